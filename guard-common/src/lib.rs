@@ -1,1 +1,53 @@
+//! What trainguard decides about a frame, written once.
+//!
+//! The same code is compiled into the XDP program and into the host binary, where `lint`, `trace`,
+//! `replay` and the tests run it. It therefore knows no maps, no clocks, no YAML and no system
+//! calls: a shell hands it a [`Packet`], the [`Tables`] of a policy and a [`Limiter`], and gets
+//! back a [`Verdict`].
+//!
+//! The entry point is [`judge`]. The order of its checks is the contract of the project; it stands
+//! in [`mod@decide`] and nowhere else.
 #![no_std]
+#![deny(
+    missing_docs,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::float_arithmetic,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+#![deny(unsafe_code)]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier loses packet bounds across calls"
+)]
+#![expect(clippy::many_single_char_names, reason = "octets of an address")]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod bucket;
+pub mod decide;
+pub mod event;
+pub mod flow;
+pub mod layout;
+pub mod limit;
+pub mod names;
+pub mod observe;
+pub mod packet;
+pub mod parse;
+pub mod siphash;
+pub mod tables;
+pub mod verdict;
+pub mod wire;
+
+pub use crate::{
+    decide::judge,
+    flow::Addr,
+    limit::Limiter,
+    observe::{Observer, Silent},
+    packet::Packet,
+    tables::Tables,
+    verdict::{Action, Reason, Verdict},
+};

@@ -1,1 +1,15 @@
-//! trainguard
+//! trainguard in user space: from a cluster manifest to a guarded interface.
+//!
+//! - [`policy`] turns YAML into tables; it touches files, never the kernel.
+//! - [`kernel`] loads, attaches and pins; it knows no YAML.
+//! - [`daemon`] keeps the two in step.
+//! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
+
+pub mod cli;
+pub mod commands;
+pub mod daemon;
+pub mod exit;
+pub mod kernel;
+pub mod object;
+pub mod policy;
+pub mod report;

@@ -1,0 +1,48 @@
+//! A sampled drop, as the kernel hands it to user space.
+
+use crate::{flow::Addr, verdict::Verdict};
+
+/// One dropped frame, or one that enforcing would have dropped. Sampled: counters are exact, events
+/// are examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Event {
+    /// Source address, IPv4 as IPv4-mapped; all zero when the frame had none that could be read.
+    pub source: [u8; 16],
+    /// The packed [`Verdict`].
+    pub verdict: u32,
+    /// Index of the interface that received the frame.
+    pub ifindex: u32,
+    /// Length of the frame in bytes.
+    pub len: u32,
+    /// Destination port; 0 when there was none.
+    pub port: u16,
+    /// IP protocol; 0 when there was none.
+    pub protocol: u8,
+    /// [`Event::IPV4`] or [`Event::IPV6`]; 0 when there is no source.
+    pub family: u8,
+}
+
+impl Event {
+    /// The source is an IPv4 address.
+    pub const IPV4: u8 = 4;
+    /// The source is an IPv6 address.
+    pub const IPV6: u8 = 6;
+
+    /// The source address.
+    pub fn source(&self) -> Option<Addr> {
+        match self.family {
+            Self::IPV4 => {
+                let [.., a, b, c, d] = self.source;
+                Some(Addr::V4([a, b, c, d]))
+            }
+            Self::IPV6 => Some(Addr::V6(self.source)),
+            _ => None,
+        }
+    }
+
+    /// The verdict; none when the record is not one of ours.
+    pub fn verdict(&self) -> Option<Verdict> {
+        Verdict::unpack(self.verdict)
+    }
+}

@@ -1,0 +1,254 @@
+//! What can be typed. Types only: what it means is decided in [`crate::commands`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Network guard for training clusters: makes the ports of distributed training reachable only
+/// from the hosts that the cluster manifest names.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trainguard",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
+#[command(
+    after_help = "Exit codes: 0 yes or done, 1 a definite no, 2 no answer possible, \
+                        3 daemon not reachable"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Guard this node: load the manifest, attach to its interfaces, follow changes
+    Daemon(DaemonArgs),
+    /// Check manifests and policies; needs no privileges
+    Lint(LintArgs),
+    /// Judge the frames of a capture by a policy
+    Replay(ReplayArgs),
+    /// Show every step of the decision about one packet
+    Trace(TraceArgs),
+    /// Say whether this node is guarded, by which policy, on which interfaces
+    Status(StatusArgs),
+    /// Show what passed and what was dropped
+    Stats(StatsArgs),
+    /// Take the guard off the interfaces; works without the daemon
+    Detach(DetachArgs),
+}
+
+/// Directories that a guard uses. Several guards on one machine, in several network namespaces,
+/// each get their own.
+#[derive(Debug, Clone, Args)]
+pub struct Directories {
+    /// Where sockets are
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/run/trainguard",
+        env = "TRAINGUARD_RUN_DIR"
+    )]
+    pub run_dir: PathBuf,
+    /// Where maps and links are pinned; on a bpf file system
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/sys/fs/bpf/trainguard",
+        env = "TRAINGUARD_BPF_DIR"
+    )]
+    pub bpf_dir: PathBuf,
+}
+
+/// How the program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// In the driver; refused where the driver cannot
+    Native,
+    /// As a tc program (not in this version)
+    Tcx,
+    /// In the network stack, after the driver has made a socket buffer: slower
+    Generic,
+    /// Native where the driver can, else generic; the choice is logged and shown by `status`
+    Auto,
+}
+
+/// Output of a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// `trainguard daemon`
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The cluster manifest
+    #[arg(long, value_name = "FILE")]
+    pub manifest: PathBuf,
+    /// Which node of the manifest this is [default: found by host name, then by address]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Guard this interface (a glob pattern) instead of those of the manifest; may be repeated
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
+    /// How to attach
+    #[arg(long, value_enum, default_value = "native")]
+    pub mode: ModeArg,
+    /// Where the last good policy is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
+    pub state_dir: PathBuf,
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+}
+
+/// `trainguard lint`
+#[derive(Debug, Args)]
+pub struct LintArgs {
+    /// Manifests, policies, or directories of them; `-` is standard input [default: .]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Form of the findings
+    #[arg(long, value_enum, default_value = "full")]
+    pub format: LintFormat,
+    /// From which severity on findings make the exit code 1
+    #[arg(long, value_enum, default_value = "warning")]
+    pub fail_on: FailOn,
+}
+
+/// Form of lint findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LintFormat {
+    /// With the source, carets and help
+    Full,
+    /// One line each
+    Concise,
+    /// One JSON document
+    Json,
+}
+
+/// Severity from which `lint` fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// Only errors
+    Error,
+    /// Warnings and errors
+    Warning,
+    /// Anything
+    Info,
+    /// Nothing
+    Never,
+}
+
+/// Which node's policy an offline verb asks.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// The cluster manifest
+    #[arg(long, value_name = "FILE")]
+    pub manifest: PathBuf,
+    /// Which node of the manifest [default: found by host name, then by address]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Judge as if the node had this tunnel device: ipip, sit, gre, ip6tnl, vti, l2tp, or
+    /// vxlan:PORT, geneve:PORT, fou:PORT; may be repeated
+    #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
+    pub tunnels: Vec<String>,
+}
+
+/// `trainguard replay`
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Whose policy.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// A capture of Ethernet frames, pcap or pcapng; `-` is standard input
+    #[arg(value_name = "FILE")]
+    pub capture: PathBuf,
+    /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
+    #[arg(long)]
+    pub kernel: bool,
+    /// Only frames sent to this node's addresses and to group addresses
+    #[arg(long)]
+    pub received: bool,
+    /// A summary for people, or a JSON line for each frame
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `trainguard trace`
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Whose policy.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Source address, with a port if wanted: 10.0.0.7, 10.0.0.7:40000, [fd00::7]:40000
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    pub from: String,
+    /// Destination address and port
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub to: String,
+    /// tcp, udp, udplite, sctp, or a protocol number
+    #[arg(long, default_value = "tcp")]
+    pub proto: String,
+    /// TCP flags: letters of S, A, F, R, P, U
+    #[arg(long, default_value = "S")]
+    pub flags: String,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Exit with 1 unless the verdict is this
+    #[arg(long, value_name = "VERDICT")]
+    pub expect: Option<Expected>,
+}
+
+/// A verdict to expect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Expected {
+    /// The packet passes
+    Pass,
+    /// The packet is dropped
+    Drop,
+}
+
+/// `trainguard status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `trainguard stats`
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+    /// Print the totals once and end
+    #[arg(long, required = true)]
+    pub once: bool,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `trainguard detach`
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+    /// Only this interface; may be repeated [default: all]
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
+}

@@ -1,0 +1,27 @@
+//! The verbs: what was typed becomes what is done.
+
+pub mod daemon;
+pub mod detach;
+pub mod lint;
+pub mod replay;
+pub mod stats;
+pub mod status;
+pub mod trace;
+
+use crate::{
+    cli::{Cli, Verb},
+    exit::Exit,
+};
+
+/// Runs a verb.
+pub fn run(cli: &Cli) -> Exit {
+    match &cli.verb {
+        Verb::Daemon(args) => daemon::run(args),
+        Verb::Lint(args) => lint::run(args),
+        Verb::Replay(args) => replay::run(args),
+        Verb::Trace(args) => trace::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Stats(args) => stats::run(args),
+        Verb::Detach(args) => detach::run(args),
+    }
+}

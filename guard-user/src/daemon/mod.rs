@@ -1,0 +1,1 @@
+//! Keeps the kernel in step with the files.

@@ -1,0 +1,1 @@
+//! Loading, attaching, pinning, reading counters. Knows no YAML.

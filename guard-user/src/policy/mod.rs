@@ -1,0 +1,1 @@
+//! From YAML to tables: document, resolve, check, compile. Touches files, never the kernel.

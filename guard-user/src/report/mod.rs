@@ -1,0 +1,32 @@
+//! Everything that is printed: data on standard output, talk on standard error.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the code that prints"
+)]
+
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+};
+
+/// Says something about the work, for people.
+pub fn talk(message: impl Display) {
+    // A closed standard error must not end the work.
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// Says why there is no answer. `{:#}` of an [`anyhow::Error`] is its whole chain.
+pub fn error(message: impl Display) {
+    talk(format_args!("error: {message}"));
+}
+
+/// Adds what can be done about the message before.
+pub fn hint(message: impl Display) {
+    talk(format_args!("  hint: {message}"));
+}
+
+/// Writes a piece of the answer; false when nobody reads it any more, which is no error.
+pub fn answer(piece: impl Display) -> bool {
+    writeln!(io::stdout(), "{piece}").is_ok()
+}
