@@ -1,4 +1,5 @@
 //! What can be typed. Types only: what it means is decided in [`crate::commands`].
+#![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
 use std::path::PathBuf;
 

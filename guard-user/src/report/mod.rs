@@ -1,10 +1,4 @@
 //! Everything that is printed: data on standard output, talk on standard error.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this is the code that prints"
-)]
-
 use std::{
     fmt::Display,
     io::{self, Write as _},
