@@ -23,22 +23,14 @@ pub struct Limit {
 
 impl Limit {
     /// No limit.
-    pub const NONE: Self = Self {
-        rate: 0,
-        unit: 0,
-        depth: 0,
-    };
+    pub const NONE: Self = Self { rate: 0, unit: 0, depth: 0 };
 
     /// A limit on things that are counted one by one: `rate` per second, bursts of `burst`. Over
     /// any time no more than `rate x time + burst` are admitted. A rate of 0 counts as 1.
     pub fn per_unit(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
         let unit = TICKS_PER_SECOND.div_ceil(rate);
-        Self {
-            rate,
-            unit,
-            depth: burst.saturating_mul(unit),
-        }
+        Self { rate, unit, depth: burst.saturating_mul(unit) }
     }
 
     /// A limit on bytes: `rate` per second, bursts of `burst`.
@@ -48,16 +40,10 @@ impl Limit {
     /// more than `rate x time + burst x 4097/4096` and one tick's worth are admitted.
     pub fn per_byte(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
-        let depth = u128::from(burst)
-            .saturating_mul(TICKS_PER_SECOND.into())
-            .div_ceil(rate.into());
+        let depth = u128::from(burst).saturating_mul(TICKS_PER_SECOND.into()).div_ceil(rate.into());
         let depth = u64::try_from(depth).unwrap_or(u64::MAX);
         let slack = depth >> 12;
-        Self {
-            rate,
-            unit: TICKS_PER_SECOND.div_ceil(rate),
-            depth: depth.saturating_add(slack),
-        }
+        Self { rate, unit: TICKS_PER_SECOND.div_ceil(rate), depth: depth.saturating_add(slack) }
     }
 
     /// Whether there is a limit.
@@ -65,21 +51,21 @@ impl Limit {
         self.rate != 0
     }
 
-    /// The price of `units` in ticks, rounded up: never more is admitted than the rate.
+    /// The price of `units` in ticks, rounded up: never more is admitted than the rate. From 2^30
+    /// units on, more than a frame ever has, no bucket is deep enough.
     #[inline(always)]
     pub fn cost(&self, units: u64) -> u64 {
         if units == 1 {
             return self.unit;
         }
-        // Bounded by the frame length times 1.6e10: below 2^64 up to frames of 1 GiB.
-        let ticks = units.saturating_mul(TICKS_PER_SECOND);
+        // The kernel target has no 128-bit product, so the overflow is looked for, not computed.
+        if units > u64::MAX / TICKS_PER_SECOND {
+            return u64::MAX;
+        }
+        let ticks = units.wrapping_mul(TICKS_PER_SECOND);
         let whole = ticks.checked_div(self.rate).unwrap_or(u64::MAX);
         let rest = ticks.wrapping_sub(whole.wrapping_mul(self.rate));
-        if rest == 0 {
-            whole
-        } else {
-            whole.saturating_add(1)
-        }
+        if rest == 0 { whole } else { whole.saturating_add(1) }
     }
 }
 
@@ -104,14 +90,8 @@ pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
     let state = state.min(empty);
     let next = state.max(now).saturating_add(cost);
     if next > empty {
-        Step {
-            state,
-            admitted: false,
-        }
+        Step { state, admitted: false }
     } else {
-        Step {
-            state: next,
-            admitted: true,
-        }
+        Step { state: next, admitted: true }
     }
 }

@@ -46,14 +46,11 @@ pub trait Limiter {
 /// one address of it has them all. The hash is keyed by a secret, so no sender can choose whose
 /// bucket it shares; a collision only ever makes a limit stricter.
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the low bits of a hash are as good as any"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
 pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
     let (family, word) = match *addr {
-        Addr::V4(octets) => (4_u64, u64::from(u32::from_be_bytes(octets))),
-        Addr::V6([a, b, c, d, e, f, g, h, ..]) => (6, u64::from_be_bytes([a, b, c, d, e, f, g, h])),
+        Addr::V4(addr) => (4, u64::from(addr)),
+        Addr::V6([prefix, _]) => (6, prefix),
     };
     let hash = siphash::hash(key, word, (u64::from(slot) << 8) | family);
     hash as u32 & HASHED_MASK
@@ -71,67 +68,60 @@ pub(crate) fn charge(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
-    let now = limiter.now();
-    let per_source = Bucket::PerSource {
-        slot,
-        addr: flow.source,
-        member: source.is_member(),
-    };
-    let total = Bucket::Total { slot };
-    let mut one = |bucket: &Bucket, unit: Unit, limit: &Limit, units: u64, reason: Reason| {
+    let packet = Charged { now: limiter.now(), opening: flow.opening, bytes: bytes.into() };
+    let bucket = Bucket::PerSource { slot, addr: flow.source, member: source.is_member() };
+    packet.charge(&service.per_source, &bucket, PER_SOURCE, limiter, observer)?;
+    packet.charge(&service.total, &Bucket::Total { slot }, TOTAL, limiter, observer)
+}
+
+const PER_SOURCE: [Reason; 3] =
+    [Reason::LimitNewConnections, Reason::LimitPackets, Reason::LimitBytes];
+const TOTAL: [Reason; 3] =
+    [Reason::LimitTotalNewConnections, Reason::LimitTotalPackets, Reason::LimitTotalBytes];
+
+/// What a packet is charged for.
+struct Charged {
+    now: u64,
+    opening: bool,
+    bytes: u64,
+}
+
+impl Charged {
+    #[inline(always)]
+    fn charge(
+        &self,
+        limits: &Limits,
+        bucket: &Bucket,
+        [on_connections, on_packets, on_bytes]: [Reason; 3],
+        limiter: &impl Limiter,
+        observer: &mut impl Observer,
+    ) -> Result<(), Reason> {
+        let Limits { new_connections, packets, bytes } = limits;
+        if self.opening {
+            let unit = Unit::NewConnections;
+            self.one(bucket, unit, new_connections, 1, on_connections, limiter, observer)?;
+        }
+        self.one(bucket, Unit::Packets, packets, 1, on_packets, limiter, observer)?;
+        self.one(bucket, Unit::Bytes, bytes, self.bytes, on_bytes, limiter, observer)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "inlined; a struct would only rename them")]
+    fn one(
+        &self,
+        bucket: &Bucket,
+        unit: Unit,
+        limit: &Limit,
+        units: u64,
+        reason: Reason,
+        limiter: &impl Limiter,
+        observer: &mut impl Observer,
+    ) -> Result<(), Reason> {
         if !limit.is_some() {
             return Ok(());
         }
-        let admitted = limiter.charge(bucket, unit, limit, now, limit.cost(units));
-        observer.note(Step::Limit {
-            reason,
-            units,
-            admitted,
-        });
+        let admitted = limiter.charge(bucket, unit, limit, self.now, limit.cost(units));
+        observer.note(Step::Limit { reason, units, admitted });
         if admitted { Ok(()) } else { Err(reason) }
-    };
-    let Limits {
-        new_connections,
-        packets,
-        bytes: by_bytes,
-    } = &service.per_source;
-    if flow.opening {
-        one(
-            &per_source,
-            Unit::NewConnections,
-            new_connections,
-            1,
-            Reason::LimitNewConnections,
-        )?;
     }
-    one(&per_source, Unit::Packets, packets, 1, Reason::LimitPackets)?;
-    one(
-        &per_source,
-        Unit::Bytes,
-        by_bytes,
-        bytes.into(),
-        Reason::LimitBytes,
-    )?;
-    let Limits {
-        new_connections,
-        packets,
-        bytes: by_bytes,
-    } = &service.total;
-    if flow.opening {
-        one(
-            &total,
-            Unit::NewConnections,
-            new_connections,
-            1,
-            Reason::LimitTotalNewConnections,
-        )?;
-    }
-    one(&total, Unit::Packets, packets, 1, Reason::LimitTotalPackets)?;
-    one(
-        &total,
-        Unit::Bytes,
-        by_bytes,
-        bytes.into(),
-        Reason::LimitTotalBytes,
-    )
 }

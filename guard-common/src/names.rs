@@ -6,7 +6,7 @@ pub const PROGRAM: &str = "guard";
 /// The program that returns the packed verdict; for test-run, never attached.
 pub const PROGRAM_VERDICT: &str = "guard_verdict";
 
-/// Policy map: one [`crate::layout::PortTable`]. Of a generation.
+/// Policy map: transport number to [`crate::layout::TransportPorts`]. Of a generation.
 pub const MAP_PORTS: &str = "TG_PORTS";
 /// Policy map: slot to [`crate::tables::Service`]. Of a generation.
 pub const MAP_SERVICES: &str = "TG_SERVICES";

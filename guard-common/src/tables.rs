@@ -88,11 +88,7 @@ impl Service {
 
     /// A service with these limits; sets the flags that say which there are.
     pub fn new(flags: u64, per_source: Limits, total: Limits) -> Self {
-        let mut service = Self {
-            flags,
-            per_source,
-            total,
-        };
+        let mut service = Self { flags, per_source, total };
         for limits in [&per_source, &total] {
             if limits.new_connections.is_some() {
                 service.flags |= Self::LIMITS_CONNECTIONS;

@@ -61,21 +61,10 @@ impl Limiter for HostLimiter {
         };
         match *of {
             Bucket::Total { slot } => step(self.totals.borrow_mut().entry(slot).or_default()),
-            Bucket::PerSource {
-                slot,
-                addr,
-                member: true,
-            } => step(
-                self.members
-                    .borrow_mut()
-                    .entry(MemberKey::new(slot, &addr))
-                    .or_default(),
-            ),
-            Bucket::PerSource {
-                slot,
-                addr,
-                member: false,
-            } => {
+            Bucket::PerSource { slot, addr, member: true } => {
+                step(self.members.borrow_mut().entry(MemberKey::new(slot, &addr)).or_default())
+            }
+            Bucket::PerSource { slot, addr, member: false } => {
                 let at = limit::hashed_bucket(self.key, slot, &addr);
                 step(self.hashed.borrow_mut().entry(at).or_default())
             }
