@@ -161,11 +161,12 @@ fn guarded(
         return refuse(Reason::NotAllowed);
     };
     // Who is not allowed leaves no state: replies from strangers are not limited.
-    if allowed
-        && service.limits(flow.opening)
-        && let Err(reason) = limit::charge(service, slot, flow, source, len, limiter, observer)
-    {
-        return refuse(reason);
+    let kinds = tables.settings().limits;
+    if allowed && kinds != 0 && service.limits(flow.opening) {
+        let charged = limit::charge(service, kinds, slot, flow, source, len, limiter, observer);
+        if let Err(reason) = charged {
+            return refuse(reason);
+        }
     }
     pass(passed)
 }

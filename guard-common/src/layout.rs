@@ -8,7 +8,7 @@ use crate::{
     event::Event,
     flow::{Addr, Transport},
     tables::{Limits, Port, Service, Source},
-    verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict},
+    verdict::{Action, MAX_SERVICES, NO_SERVICE, NODE_REASONS, Reason, Verdict},
 };
 
 /// Version of everything in this file.
@@ -123,16 +123,18 @@ pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_S
 /// All counters.
 pub const COUNTERS: u32 = COUNTERS_PER_INTERFACE * MAX_INTERFACES;
 
-/// Index of the counter of a verdict in the row of an interface.
+/// Index of the counter of a packed verdict in the row of an interface.
 #[inline(always)]
-pub fn counter_index(row: u32, verdict: Verdict) -> u32 {
-    let reason = verdict.reason as u32;
-    let within = match verdict.service {
-        None => reason.wrapping_mul(3).wrapping_add(verdict.action as u32),
-        Some(slot) => NODE_COUNTERS
-            .wrapping_add(u32::from(slot).wrapping_mul(SERVICE_COUNTERS))
+pub fn counter_index(row: u32, verdict: u32) -> u32 {
+    let [_, service, reason, action] = verdict.to_be_bytes();
+    let reason = u32::from(reason);
+    let within = if service == NO_SERVICE {
+        reason.wrapping_mul(3).wrapping_add(action.into())
+    } else {
+        NODE_COUNTERS
+            .wrapping_add(u32::from(service).wrapping_mul(SERVICE_COUNTERS))
             .wrapping_add(reason.wrapping_sub(NODE_REASONS.into()).wrapping_mul(2))
-            .wrapping_add(u32::from(matches!(verdict.action, Action::WouldDrop))),
+            .wrapping_add(u32::from(action == Action::WouldDrop as u8))
     };
     row.wrapping_mul(COUNTERS_PER_INTERFACE).wrapping_add(within)
 }
@@ -246,7 +248,7 @@ mod tests {
         let mut meanings = 0;
         for index in 0..COUNTERS {
             if let Some((row, verdict)) = counter_meaning(index) {
-                assert_eq!(counter_index(row, verdict), index);
+                assert_eq!(counter_index(row, verdict.pack()), index);
                 meanings += 1;
             }
         }

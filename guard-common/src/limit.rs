@@ -34,12 +34,18 @@ pub enum Bucket {
 
 /// Storage of bucket states, and the clock.
 pub trait Limiter {
+    /// Where the states of one bucket are: one for each [`Unit`].
+    type States;
+
     /// Now, in ticks of a monotonic clock (see [`crate::bucket`]).
     fn now(&self) -> u64;
 
-    /// Charges one bucket with `cost` ticks by [`crate::bucket::step`]; whether it fitted. A
-    /// bucket that cannot be found or updated refuses.
-    fn charge(&self, bucket: &Bucket, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool;
+    /// Finds a bucket. A bucket that cannot be found refuses.
+    fn states(&self, of: &Bucket) -> Option<Self::States>;
+
+    /// Charges one state with `cost` ticks by [`crate::bucket::step`]; whether it fitted. A state
+    /// that cannot be updated refuses.
+    fn charge(&self, of: &Self::States, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool;
 }
 
 /// The hashed bucket of a source that is no member. An IPv6 source counts as its /64: whoever has
@@ -57,10 +63,12 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
 }
 
 /// Charges every limit that applies; the reason of the first that refuses. What was charged before
-/// the refusal stays charged.
+/// the refusal stays charged. `kinds` is [`Settings::limits`](crate::tables::Settings::limits).
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
 pub(crate) fn charge(
     service: &Service,
+    kinds: u64,
     slot: u8,
     flow: &Flow,
     source: Source,
@@ -69,9 +77,10 @@ pub(crate) fn charge(
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
     let packet = Charged { now: limiter.now(), opening: flow.opening, bytes: bytes.into() };
-    let bucket = Bucket::PerSource { slot, addr: flow.source, member: source.is_member() };
-    packet.charge(&service.per_source, &bucket, PER_SOURCE, limiter, observer)?;
-    packet.charge(&service.total, &Bucket::Total { slot }, TOTAL, limiter, observer)
+    let own = Bucket::PerSource { slot, addr: flow.source, member: source.is_member() };
+    packet.charge(&service.per_source, kinds, &own, PER_SOURCE, limiter, observer)?;
+    let all = Bucket::Total { slot };
+    packet.charge(&service.total, kinds >> 3, &all, TOTAL, limiter, observer)
 }
 
 const PER_SOURCE: [Reason; 3] =
@@ -88,40 +97,36 @@ struct Charged {
 
 impl Charged {
     #[inline(always)]
-    fn charge(
+    fn charge<L: Limiter>(
         &self,
         limits: &Limits,
+        kinds: u64,
         bucket: &Bucket,
         [on_connections, on_packets, on_bytes]: [Reason; 3],
-        limiter: &impl Limiter,
+        limiter: &L,
         observer: &mut impl Observer,
     ) -> Result<(), Reason> {
         let Limits { new_connections, packets, bytes } = limits;
-        if self.opening {
-            let unit = Unit::NewConnections;
-            self.one(bucket, unit, new_connections, 1, on_connections, limiter, observer)?;
-        }
-        self.one(bucket, Unit::Packets, packets, 1, on_packets, limiter, observer)?;
-        self.one(bucket, Unit::Bytes, bytes, self.bytes, on_bytes, limiter, observer)
-    }
-
-    #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "inlined; a struct would only rename them")]
-    fn one(
-        &self,
-        bucket: &Bucket,
-        unit: Unit,
-        limit: &Limit,
-        units: u64,
-        reason: Reason,
-        limiter: &impl Limiter,
-        observer: &mut impl Observer,
-    ) -> Result<(), Reason> {
-        if !limit.is_some() {
+        let some = new_connections.is_some() || packets.is_some() || bytes.is_some();
+        if kinds.trailing_zeros() >= 3 || !some {
             return Ok(());
         }
-        let admitted = limiter.charge(bucket, unit, limit, self.now, limit.cost(units));
-        observer.note(Step::Limit { reason, units, admitted });
-        if admitted { Ok(()) } else { Err(reason) }
+        let states = limiter.states(bucket);
+        let mut one = |unit: Unit, limit: &Limit, units, reason| {
+            if kinds >> unit as u64 & 1 == 0 || !limit.is_some() {
+                return Ok(());
+            }
+            let admitted = match &states {
+                Some(states) => limiter.charge(states, unit, limit, self.now, limit.cost(units)),
+                None => false,
+            };
+            observer.note(Step::Limit { reason, units, admitted });
+            if admitted { Ok(()) } else { Err(reason) }
+        };
+        if self.opening {
+            one(Unit::NewConnections, new_connections, 1, on_connections)?;
+        }
+        one(Unit::Packets, packets, 1, on_packets)?;
+        one(Unit::Bytes, bytes, self.bytes, on_bytes)
     }
 }

@@ -50,6 +50,8 @@ pub const GLOBAL_GUARDED: &str = "TG_GUARDED";
 pub const GLOBAL_ENFORCING: &str = "TG_ENFORCING";
 /// See [`GLOBAL_GUARDED`].
 pub const GLOBAL_ANY: &str = "TG_ANY";
+/// See [`GLOBAL_GUARDED`].
+pub const GLOBAL_LIMITS: &str = "TG_LIMITS";
 /// Read-only globals, `u64` each: the two words of the secret key of the hashed buckets.
 pub const GLOBAL_KEY: [&str; 2] = ["TG_KEY0", "TG_KEY1"];
 /// Read-only globals, `u64` each: bit `n % 64` of word `n / 64` is set if a device of this node

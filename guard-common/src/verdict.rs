@@ -5,7 +5,7 @@ pub const MAX_SERVICES: u8 = 64;
 /// Number of reasons that are the node's: the first ones.
 pub const NODE_REASONS: u8 = 8;
 /// The packed form of "no service".
-const NO_SERVICE: u8 = 0xff;
+pub(crate) const NO_SERVICE: u8 = 0xff;
 
 /// What happens to the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

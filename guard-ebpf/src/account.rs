@@ -1,16 +1,13 @@
 //! Exact counters: per CPU, by interface and verdict.
 
 use aya_ebpf::programs::XdpContext;
-use guard_common::{
-    Verdict,
-    layout::{self, MAX_INTERFACES},
-};
+use guard_common::layout::{self, MAX_INTERFACES};
 
 use crate::maps::{TG_COUNTERS, TG_INTERFACES};
 
-/// Counts a frame.
+/// Counts a frame with this packed verdict.
 #[inline(always)]
-pub(crate) fn count(ctx: &XdpContext, len: u32, verdict: Verdict) {
+pub(crate) fn count(ctx: &XdpContext, len: u32, verdict: u32) {
     let ifindex = ctx.ingress_ifindex() as u32;
     // SAFETY: the value is copied at once; user space changes rows only before it attaches.
     let row = unsafe { TG_INTERFACES.get(ifindex) }.copied().unwrap_or(MAX_INTERFACES - 1);

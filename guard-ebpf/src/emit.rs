@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns, programs::XdpContext,
 };
 use guard_common::{
-    Addr, Verdict,
+    Addr,
     event::Event,
     flow::{Parsed, Transport},
     layout::{SAMPLING_BUDGET, SAMPLING_WINDOW_NS},
@@ -17,13 +17,13 @@ use crate::{
     maps::{TG_EVENTS, TG_SAMPLING, sampling},
 };
 
-/// Tells user space of a refused frame, if the budget allows.
+/// Tells user space of a refused frame with this packed verdict, if the budget allows.
 #[inline(always)]
-pub(crate) fn sample(ctx: &XdpContext, len: u32, verdict: Verdict) {
+pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
     if !sampling() {
         return;
     }
-    let Some(state) = TG_SAMPLING.get_ptr_mut(verdict.reason as u32) else {
+    let Some(state) = TG_SAMPLING.get_ptr_mut(verdict >> 8 & 0xff) else {
         return;
     };
     // SAFETY: the value of this CPU, which no other program writes while this one runs; the
@@ -46,14 +46,14 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, verdict: Verdict) {
         return;
     };
     state.emitted = state.emitted.wrapping_add(1);
-    entry.write(event(ctx, len, verdict));
+    entry.write(event(ctx, len, zero, verdict));
     entry.submit(BPF_RB_NO_WAKEUP.into());
 }
 
 /// Reads the headers again: only sampled frames pay for it.
 #[inline(always)]
-fn event(ctx: &XdpContext, len: u32, verdict: Verdict) -> Event {
-    let (source, port, protocol) = match frame::parse_whole(ctx, len).parsed() {
+fn event(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) -> Event {
+    let (source, port, protocol) = match frame::parse_whole(ctx, len).masked(zero).parsed() {
         Ok(Parsed::Flow(flow)) => (Some(flow.source), flow.port, protocol(flow.transport)),
         Ok(Parsed::Portless { source, protocol }) => (Some(source), 0, protocol),
         Ok(Parsed::LaterFragment(source)) => (Some(source), 0, 0),
@@ -61,7 +61,7 @@ fn event(ctx: &XdpContext, len: u32, verdict: Verdict) -> Event {
     };
     Event {
         source: source.map_or([0; 2], |addr| addr.mapped()),
-        verdict: verdict.pack(),
+        verdict,
         ifindex: ctx.ingress_ifindex() as u32,
         len,
         port,

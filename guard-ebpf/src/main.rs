@@ -19,32 +19,39 @@ mod frame;
 mod maps;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use guard_common::{Action, Silent, Verdict, decide};
+use guard_common::{Action, Silent, decide};
 
 use crate::{buckets::Buckets, maps::Maps};
 
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    if run(&ctx, &Buckets::live()).passes() { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
+    let [.., action] = run(&ctx, None).to_be_bytes();
+    if action == Action::Drop as u8 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
 /// Judges a frame of a test run; the packed verdict.
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
-    run(&ctx, &Buckets::at(frame::metadata_clock(&ctx))).pack()
+    run(&ctx, Some(frame::metadata_clock(&ctx)))
 }
 
+/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. The clock
+/// of limits, in ticks, is given or that of the kernel.
 #[inline(always)]
-fn run(ctx: &XdpContext, buckets: &Buckets) -> Verdict {
+fn run(ctx: &XdpContext, clock: Option<u64>) -> u32 {
     let (len, zero) = frame::len(ctx);
     let headers = frame::parse(ctx, len, zero);
-    let verdict = decide(&headers, len, &Maps, buckets, &mut Silent);
+    let verdict = decide(&headers, len, &Maps, &Buckets::new(clock, zero), &mut Silent);
+    // What follows is the same for every verdict: the verifier shall walk it once, not once for
+    // every way to get here.
+    let verdict = verdict.pack() ^ zero as u32;
     #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict.pack());
+    aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
     account::count(ctx, len, verdict);
-    if verdict.action != Action::Pass {
-        emit::sample(ctx, len, verdict);
+    let [.., action] = verdict.to_be_bytes();
+    if action != Action::Pass as u8 {
+        emit::sample(ctx, len, zero, verdict);
     }
     verdict
 }

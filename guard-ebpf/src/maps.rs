@@ -70,6 +70,8 @@ static TG_ENFORCING: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_ANY: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
+static TG_LIMITS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 static TG_KEY0: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_KEY1: Global<u64> = Global::new(0);
@@ -102,7 +104,12 @@ pub(crate) struct Maps;
 impl Tables for Maps {
     #[inline(always)]
     fn settings(&self) -> Settings {
-        Settings { guarded: TG_GUARDED.load(), enforcing: TG_ENFORCING.load(), any: TG_ANY.load() }
+        Settings {
+            guarded: TG_GUARDED.load(),
+            enforcing: TG_ENFORCING.load(),
+            any: TG_ANY.load(),
+            limits: TG_LIMITS.load(),
+        }
     }
 
     #[inline(always)]
