@@ -10,6 +10,8 @@
     allow(internal_features, reason = "core has no compare-and-swap for this target")
 )]
 #![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
+#![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]
+#![expect(clippy::needless_pass_by_value, reason = "the signature of an XDP program")]
 
 mod account;
 mod atomic;
@@ -57,14 +59,12 @@ fn run(ctx: &XdpContext, clock: Option<u64>) -> u32 {
 }
 
 /// Loops, so that the verifier refuses a program in which a panic can be reached.
-#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
 /// The licence that the kernel asks programs for; these helpers need none in particular.
-#[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
