@@ -1,2 +1,91 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: set-up, build, demo, tests and checks of trainguard.
+//!
+//! What each verb needs it finds or installs first, after saying so. Data goes to standard output,
+//! talk to standard error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
+
+mod build;
+mod check;
+mod demo;
+mod sh;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Set-up, build, demo, tests and checks of trainguard.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find or install what building the kernel object takes
+    Setup(SetupArgs),
+    /// Build the kernel object, then `target/release/trainguard` with it inside
+    Build(build::BuildArgs),
+    /// Guard a small cluster in network namespaces, attack it, and show what happened
+    Demo(demo::DemoArgs),
+    /// Run every test; ends with a line that counts them
+    Test(test::TestArgs),
+    /// Format, lints, dependency licences, documentation, repository rules
+    Check(check::CheckArgs),
+    /// Play a part in the demo (the demo starts these itself)
+    #[command(hide = true)]
+    Play {
+        #[command(subcommand)]
+        role: demo::traffic::Role,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SetupArgs {
+    /// Only say what is there and what would be installed; exit with 1 if something is missing
+    #[arg(long)]
+    dry_run: bool,
+    /// Use sudo for what needs root, without asking here
+    #[arg(long)]
+    yes: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs a verb; whether the answer is yes.
+fn run(cli: &Cli) -> Result<bool> {
+    match &cli.verb {
+        Verb::Setup(args) if args.dry_run => Ok(toolchain::survey()?.report()),
+        Verb::Setup(args) => {
+            let tools = toolchain::ensure(args.yes)?;
+            println!("set up: {tools}");
+            Ok(true)
+        }
+        Verb::Build(args) => {
+            let built = build::build(&toolchain::ensure(false)?, args)?;
+            println!("built {} (kernel object: {} bytes)", built.binary.display(), built.size);
+            Ok(true)
+        }
+        Verb::Demo(args) => demo::run(args),
+        Verb::Test(args) => test::run(args),
+        Verb::Check(args) => check::run(args),
+        Verb::Play { role } => {
+            println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Building the kernel object and the binary that carries it.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{sh, toolchain::Toolchain};
+
+/// How to build.
+#[derive(Debug, Default, Args)]
+pub(crate) struct BuildArgs {
+    /// Development only: build the kernel object with a log line for each verdict
+    #[arg(long)]
+    pub(crate) log: bool,
+}
+
+/// What was built.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// The kernel object.
+    pub(crate) object: PathBuf,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// `target/release/trainguard`
+    pub(crate) binary: PathBuf,
+}
+
+/// Builds the kernel object, then the binary.
+pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
+    let object = kernel_object(tools, args)?;
+    let size = fs::metadata(&object).with_context(|| format!("{}", object.display()))?.len();
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--release", "--package", "guard-user"]);
+    cargo.env("TRAINGUARD_OBJECT", &object);
+    if args.log {
+        cargo.args(["--features", "log"]);
+    }
+    sh::run(&mut cargo)?;
+    Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
+}
+
+/// Builds the kernel object in a target directory of its own, so that its flags do not throw away
+/// what the host build has compiled.
+fn kernel_object(tools: &Toolchain, args: &BuildArgs) -> Result<PathBuf> {
+    let target = sh::root().join("target/bpf");
+    // rustc passes `--cpu v3` on to the linker by itself.
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        "-Ctarget-cpu=v3".to_owned(),
+        format!("-Clinker={}", tools.linker.display()),
+    ];
+    let mut cargo = sh::cargo();
+    cargo
+        .args(["build", "--release", "--package", "guard-ebpf", "--target", "bpfel-unknown-none"])
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(&target)
+        .env("RUSTC", &tools.rustc.path)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTC_WRAPPER");
+    if args.log {
+        cargo.args(["--features", "log"]);
+    }
+    sh::run(&mut cargo).context("building the kernel object")?;
+    Ok(target.join("bpfel-unknown-none/release/guard"))
+}

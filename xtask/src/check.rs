@@ -1,0 +1,70 @@
+//! The gates that need no kernel: each runs, whatever the others say.
+
+use std::process::Stdio;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{sh, tidy, toolchain};
+
+/// How to check.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Take note of a changed memory layout whose version was raised
+    #[arg(long)]
+    bless_layout: bool,
+}
+
+/// Runs the gates; whether all are passed.
+pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
+    if args.bless_layout {
+        tidy::bless_layout()?;
+    }
+    toolchain::ensure_cargo_deny()?;
+    let gates: [(&str, Gate); 6] = [
+        ("format", || cargo(&["fmt", "--all", "--check"], &[])),
+        ("clippy", || {
+            let lint = ["clippy", "--workspace", "--all-targets", "--quiet", "--"];
+            cargo(&[&lint[..], &["-D", "warnings"]].concat(), &[])
+        }),
+        ("licences, bans, sources", || {
+            cargo(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"], &[])
+        }),
+        ("advisories", advisories),
+        ("documentation", || {
+            let doc = ["doc", "--no-deps", "--quiet"];
+            cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")])
+        }),
+        ("repository rules", tidy::run),
+    ];
+    let mut failed = Vec::new();
+    for (name, gate) in gates {
+        let passed = gate()?;
+        println!("{}: {name}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+    }
+    Ok(failed.is_empty())
+}
+
+type Gate = fn() -> Result<bool>;
+
+fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<bool> {
+    sh::succeeds(sh::cargo().args(args).envs(env.iter().copied()))
+}
+
+/// The advisory database is fetched from a server that not every machine reaches.
+fn advisories() -> Result<bool> {
+    let mut deny = sh::cargo();
+    deny.args(["deny", "--log-level", "error", "fetch", "db"]);
+    let fetched = deny.stdin(Stdio::null()).output()?.status.success();
+    if !fetched {
+        println!("advisories: not checked, the database could not be fetched");
+        return Ok(true);
+    }
+    cargo(&["deny", "--log-level", "error", "check", "advisories"], &[])
+}

@@ -1,0 +1,247 @@
+//! Real traffic, made by this binary in the namespaces of hosts: listeners, clients, a scanner, a
+//! flood with forged sources.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// How long an answer may take before a port counts as closed.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+/// What a host of the demo does. Not for people: the demo starts these itself.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// Accept connections on these ports, IPv4 and IPv6, and echo
+    Listen {
+        /// TCP ports
+        ports: Vec<u16>,
+    },
+    /// Send bytes through an echo and compare
+    Echo {
+        /// Where to connect
+        to: Vec<SocketAddr>,
+        /// How many bytes
+        #[arg(long, default_value_t = 100_000)]
+        bytes: usize,
+        /// How often
+        #[arg(long, default_value_t = 1)]
+        times: usize,
+    },
+    /// Try to connect; tell which ports answered
+    Scan {
+        /// Where to connect
+        to: Vec<SocketAddr>,
+    },
+    /// Open connections as fast as possible; tell how many came to be
+    Hoard {
+        /// Where to connect
+        to: SocketAddr,
+        /// How many connections to try
+        #[arg(long)]
+        count: usize,
+    },
+    /// Send SYN segments from forged sources
+    Flood {
+        /// Where to
+        to: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+}
+
+/// What a role has to tell: how many tries went well, how many did not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// Tries that went well.
+    pub(crate) well: u64,
+    /// Tries that did not.
+    pub(crate) badly: u64,
+}
+
+impl Outcome {
+    fn add(&mut self, well: bool) {
+        if well {
+            self.well += 1;
+        } else {
+            self.badly += 1;
+        }
+    }
+}
+
+/// Plays a role to its end.
+pub(crate) fn play(role: &Role) -> Result<Outcome> {
+    match role {
+        Role::Listen { ports } => listen(ports),
+        Role::Echo { to, bytes, times } => Ok(echo(to, *bytes, *times)),
+        Role::Scan { to } => Ok(scan(to)),
+        Role::Hoard { to, count } => hoard(*to, *count),
+        Role::Flood { to, count } => flood(*to, *count),
+    }
+}
+
+fn listen(ports: &[u16]) -> Result<Outcome> {
+    let threads: Vec<_> = ports
+        .iter()
+        .map(|&port| -> Result<_> {
+            // The IPv6 wildcard takes IPv4, too.
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_only_v6(false)?;
+            socket.set_reuse_address(true)?;
+            let any: SocketAddr = ([0_u16; 8], port).into();
+            socket.bind(&any.into()).with_context(|| format!("binding port {port}"))?;
+            socket.listen(4096)?;
+            let listener: TcpListener = socket.into();
+            Ok(thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    thread::spawn(move || serve(stream));
+                }
+            }))
+        })
+        .collect::<Result<_>>()?;
+    for thread in threads {
+        // Lives until the demo kills this process.
+        let _ = thread.join();
+    }
+    Ok(Outcome::default())
+}
+
+fn serve(mut stream: TcpStream) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read) = stream.read(&mut buffer) {
+        let echoed = buffer.get(..read).is_some_and(|bytes| stream.write_all(bytes).is_ok());
+        if read == 0 || !echoed {
+            break;
+        }
+    }
+}
+
+fn echo(to: &[SocketAddr], bytes: usize, times: usize) -> Outcome {
+    let sent: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).collect();
+    let mut outcome = Outcome::default();
+    for _ in 0..times {
+        for addr in to {
+            outcome.add(echo_once(addr, &sent).unwrap_or(false));
+        }
+    }
+    outcome
+}
+
+fn echo_once(to: &SocketAddr, sent: &[u8]) -> Result<bool> {
+    let stream = TcpStream::connect_timeout(to, 4 * PATIENCE)?;
+    stream.set_read_timeout(Some(4 * PATIENCE))?;
+    let mut writer = stream.try_clone()?;
+    let copy = sent.to_vec();
+    let writing = thread::spawn(move || writer.write_all(&copy));
+    let mut reader = stream;
+    let mut received = vec![0; sent.len()];
+    reader.read_exact(&mut received)?;
+    Ok(matches!(writing.join(), Ok(Ok(()))) && received == sent)
+}
+
+fn scan(to: &[SocketAddr]) -> Outcome {
+    let tries: Vec<_> = to
+        .iter()
+        .map(|&addr| {
+            thread::spawn(move || match TcpStream::connect_timeout(&addr, PATIENCE) {
+                Ok(_) => true,
+                // A refusal is an answer, too: the packet got through.
+                Err(error) => error.kind() == ErrorKind::ConnectionRefused,
+            })
+        })
+        .collect();
+    let mut outcome = Outcome::default();
+    for answered in tries {
+        outcome.add(answered.join().unwrap_or(false));
+    }
+    outcome
+}
+
+fn hoard(to: SocketAddr, count: usize) -> Result<Outcome> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = u64::try_from(count)?.saturating_add(64).min(hard);
+    setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        // In progress: whether it came to be is seen below.
+        let _ = socket.connect(&to.into());
+        sockets.push(socket);
+    }
+    // Before the first retransmission of a lost SYN, after one second.
+    thread::sleep(PATIENCE);
+    let mut outcome = Outcome::default();
+    for socket in &sockets {
+        outcome.add(socket.peer_addr().is_ok());
+    }
+    Ok(outcome)
+}
+
+fn flood(to: SocketAddr, count: u32) -> Result<Outcome> {
+    let IpAddr::V4(target) = to.ip() else { anyhow::bail!("the flood is IPv4") };
+    // Raw: the whole packet, IP header included, is ours (raw(7)).
+    let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    let address = SockAddr::from(SocketAddr::from((target, 0)));
+    let mut outcome = Outcome::default();
+    let start = Instant::now();
+    for number in 0..count {
+        // 198.18.0.0/15 is set aside for benchmarks (RFC 2544): nobody's address.
+        let source = Ipv4Addr::from_bits(0xc612_0000 | number.wrapping_mul(40_503) & 0x1_ffff);
+        let sent = socket.send_to(&syn(source, target, to.port(), number), &address);
+        outcome.add(sent.is_ok());
+        if number % 64 == 63 {
+            // About 25,000 a second: a flood, and no more than two cores digest beside the rest.
+            let due = Duration::from_micros(u64::from(number) * 40);
+            thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+    }
+    Ok(outcome)
+}
+
+/// A SYN segment in an IPv4 packet (RFC 791, RFC 9293). The kernel fills in the IP checksum.
+fn syn(source: Ipv4Addr, target: Ipv4Addr, port: u16, number: u32) -> Vec<u8> {
+    let mut segment = Vec::with_capacity(40);
+    segment.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    segment.extend(source.octets());
+    segment.extend(target.octets());
+    let source_port = 1024 + (number % 60_000) as u16;
+    segment.extend(source_port.to_be_bytes());
+    segment.extend(port.to_be_bytes());
+    segment.extend(number.to_be_bytes());
+    segment.extend([0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff]);
+    let checksum = tcp_checksum(source, target, segment.get(20..).unwrap_or_default());
+    segment.extend(checksum.to_be_bytes());
+    segment.extend([0, 0]);
+    segment
+}
+
+/// Over the pseudo header and a segment whose checksum and urgent pointer are still to come.
+fn tcp_checksum(source: Ipv4Addr, target: Ipv4Addr, segment: &[u8]) -> u16 {
+    let length = 20_u32;
+    let mut sum = 6 + length;
+    for part in [&source.octets()[..], &target.octets()[..], segment] {
+        for pair in part.chunks(2) {
+            if let [high, low] = pair {
+                sum += u32::from(u16::from_be_bytes([*high, *low]));
+            }
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or(0)
+}
+
+/// Outcomes by name, for the table.
+pub(crate) type Outcomes = BTreeMap<&'static str, Outcome>;

@@ -1,0 +1,197 @@
+//! Installing what is missing, after saying what and why.
+
+use std::{fmt, fs, path::Path, process::Command};
+
+use anyhow::{Result, bail};
+
+use super::{LINKER_VERSION, Llvm, Survey};
+use crate::sh;
+
+/// The date of the nightly that is asked of rustup where Debian's compiler is not to be had: its
+/// LLVM is 22.
+const NIGHTLY: &str = "nightly-2026-05-20";
+/// The tool that `cargo xtask check` uses.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Something to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    why: String,
+    program: &'static str,
+    args: Vec<String>,
+    env: Vec<(&'static str, String)>,
+    root: bool,
+}
+
+impl Step {
+    fn new(why: &str, program: &'static str, args: &[&str]) -> Self {
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Self { why: why.to_owned(), program, args, env: Vec::new(), root: false }
+    }
+
+    fn apt(why: &str, packages: &[&str]) -> Self {
+        let mut args = vec!["install", "-y", "--no-install-recommends"];
+        args.extend(packages);
+        Self { root: true, ..Self::new(why, "apt-get", &args) }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.root && !sh::is_root() {
+            write!(f, "sudo ")?;
+        }
+        for (name, value) in &self.env {
+            write!(f, "{name}={value} ")?;
+        }
+        write!(f, "{} {}", self.program, self.args.join(" "))
+    }
+}
+
+/// What would be run, in order, for what is missing now.
+pub(crate) fn plan(found: &Survey) -> Vec<Step> {
+    plan_on(found, is_debian(), sh::find("rustup").is_some())
+}
+
+fn plan_on(found: &Survey, debian: bool, rustup: bool) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if debian && !found.ip {
+        steps.push(Step::apt("`ip`, for tests and demo", &["iproute2"]));
+    }
+    match &found.rustc {
+        // Debian carries compiler and sources as packages, which need no other server.
+        None if debian => {
+            let why = "a compiler for the kernel object and the sources of its core";
+            steps.push(Step::apt(why, &["rustc-web", "rust-web-src"]));
+        }
+        None if rustup => {
+            let args = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "-c", "rust-src"];
+            let why = "a compiler for the kernel object and the sources of its core";
+            steps.push(Step::new(why, "rustup", &args));
+        }
+        None => {}
+        Some(rustc) if found.linker.is_none() => steps.extend(linker(rustc.llvm, debian)),
+        Some(_) => {}
+    }
+    steps
+}
+
+fn linker(llvm: Llvm, debian: bool) -> Vec<Step> {
+    let feature = format!("llvm-{}", llvm.major);
+    let mut steps = Vec::new();
+    if debian {
+        let package = format!("llvm-{}-dev", llvm.major);
+        let why = format!("LLVM {}, the compiler's, for bpf-linker", llvm.major);
+        steps.push(Step::apt(&why, &[&package, "libzstd-dev", "g++"]));
+    }
+    let args = ["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"];
+    let mut build = Step::new("the linker of the kernel object", "cargo", &args);
+    build.args.extend(["--no-default-features", "--features"].map(str::to_owned));
+    build.args.push(feature);
+    if debian {
+        build.env.push(("LLVM_PREFIX", format!("/usr/lib/llvm-{}", llvm.major)));
+    }
+    steps.push(build);
+    steps
+}
+
+/// Installs what is missing now.
+pub(crate) fn install(found: &Survey, yes: bool) -> Result<()> {
+    let steps = plan(found);
+    if steps.is_empty() {
+        found.report();
+        bail!(
+            "this machine has neither Debian's packages nor rustup: install a rustc of at least \
+             1.95 with rust-src, bpf-linker {LINKER_VERSION} of its LLVM, and iproute2"
+        );
+    }
+    if steps.iter().any(|step| step.program == "apt-get") {
+        refresh_lists(yes)?;
+    }
+    for step in steps {
+        perform(&step, yes)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that `cargo deny` is there.
+pub(crate) fn ensure_cargo_deny() -> Result<()> {
+    let version =
+        sh::find("cargo-deny").and_then(|deny| sh::read(Command::new(deny).arg("--version")).ok());
+    if version.is_some_and(|version| version.trim().ends_with(CARGO_DENY)) {
+        return Ok(());
+    }
+    let args = ["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--force"];
+    perform(&Step::new("the check of licences and sources; takes minutes", "cargo", &args), false)
+}
+
+/// A new machine has no package lists, and old ones name versions that are gone.
+fn refresh_lists(yes: bool) -> Result<()> {
+    let args = ["update", "-q"];
+    perform(&Step { root: true, ..Step::new("current package lists", "apt-get", &args) }, yes)
+}
+
+fn perform(step: &Step, yes: bool) -> Result<()> {
+    eprintln!("installing {}: {step}", step.why);
+    let mut command = if step.root && !sh::is_root() {
+        if !yes {
+            bail!(
+                "this step needs root; run it yourself, or `cargo xtask setup --yes` to let sudo \
+                 run it:\n    {step}"
+            );
+        }
+        let mut sudo = Command::new("sudo");
+        sudo.arg(step.program);
+        sudo
+    } else {
+        Command::new(step.program)
+    };
+    command.args(&step.args).envs(step.env.iter().map(|(name, value)| (*name, value)));
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    // Cargo gives its children the toolchain that runs us; a fresh build must not inherit flags
+    // meant for the kernel object.
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTC");
+    sh::run(&mut command)
+}
+
+fn is_debian() -> bool {
+    let is = |line: &str| line == "ID=debian" || line.starts_with("ID_LIKE=debian");
+    fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(is))
+        && Path::new("/usr/bin/apt-get").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolchain::Rustc;
+
+    fn bare() -> Survey {
+        Survey { rustc: None, unfit: Vec::new(), linker: None, unfit_linker: None, ip: true }
+    }
+
+    #[test]
+    fn a_bare_debian_gets_its_packages() {
+        let steps = plan_on(&bare(), true, true);
+        assert_eq!(steps.len(), 1);
+        assert!(steps[0].root);
+        assert!(steps[0].args.contains(&"rust-web-src".to_owned()));
+    }
+
+    #[test]
+    fn another_machine_gets_a_nightly() {
+        let steps = plan_on(&bare(), false, true);
+        assert_eq!(steps.len(), 1);
+        assert_eq!(steps[0].program, "rustup");
+        assert_eq!(plan_on(&bare(), false, false), []);
+    }
+
+    #[test]
+    fn the_linker_follows_the_compilers_llvm() {
+        let llvm = Llvm::for_tests(23, 1, 0);
+        let rustc = Rustc { path: "rustc".into(), release: "1.99.0".into(), llvm };
+        let steps = plan_on(&Survey { rustc: Some(rustc), ..bare() }, true, true);
+        assert!(steps[0].args.contains(&"llvm-23-dev".to_owned()));
+        assert_eq!(steps[1].env, [("LLVM_PREFIX", "/usr/lib/llvm-23".to_owned())]);
+        assert!(steps[1].args.contains(&"llvm-23".to_owned()));
+    }
+}

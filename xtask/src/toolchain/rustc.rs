@@ -1,0 +1,125 @@
+//! Finding a compiler for the kernel object.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::sh;
+
+/// The oldest compiler that knows what the kernel crate uses.
+const OLDEST: (u32, u32) = (1, 95);
+
+/// Version of an LLVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Llvm {
+    /// What the linker must agree with.
+    pub(crate) major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+#[cfg(test)]
+impl Llvm {
+    pub(crate) fn for_tests(major: u32, minor: u32, patch: u32) -> Self {
+        Self { major, minor, patch }
+    }
+}
+
+impl fmt::Display for Llvm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// A compiler that has the sources of its `core`.
+#[derive(Debug, Clone)]
+pub(crate) struct Rustc {
+    /// The binary itself, no rustup proxy.
+    pub(crate) path: PathBuf,
+    /// As it calls itself: 1.96.0, 1.97.0-nightly.
+    pub(crate) release: String,
+    /// Its LLVM.
+    pub(crate) llvm: Llvm,
+}
+
+impl fmt::Display for Rustc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rustc {} (LLVM {}) at {}", self.release, self.llvm, self.path.display())
+    }
+}
+
+/// The first compiler that will do, and why those before it will not: a nightly of rustup,
+/// Debian's `rustc-web`, rustup's stable with unstable features unlocked.
+pub(crate) fn find() -> (Option<Rustc>, Vec<String>) {
+    let mut unfit = Vec::new();
+    let candidates = [
+        rustup_which("nightly"),
+        Some(PathBuf::from("/usr/bin/rustc")).filter(|path| path.is_file()),
+        rustup_which("stable"),
+    ];
+    for path in candidates.into_iter().flatten() {
+        match inspect(&path) {
+            Ok(rustc) => return (Some(rustc), unfit),
+            Err(reason) => unfit.push(format!("{}: {reason:#}", path.display())),
+        }
+    }
+    (None, unfit)
+}
+
+fn rustup_which(toolchain: &str) -> Option<PathBuf> {
+    let mut which = Command::new(sh::find("rustup")?);
+    // A look must not start a download.
+    which.args(["which", "--toolchain", toolchain, "rustc"]).env("RUSTUP_AUTO_INSTALL", "0");
+    let path = PathBuf::from(sh::read(&mut which).ok()?.trim());
+    path.is_file().then_some(path)
+}
+
+fn inspect(path: &Path) -> Result<Rustc> {
+    let version = sh::read(Command::new(path).arg("-vV"))?;
+    let field = |name: &str| {
+        let line = version.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::trim).with_context(|| format!("`rustc -vV` says no `{name}`"))
+    };
+    let release = field("release:")?.to_owned();
+    if parse_release(&release).is_none_or(|release| release < OLDEST) {
+        bail!("rustc {release} is older than {}.{}", OLDEST.0, OLDEST.1);
+    }
+    let llvm = parse_llvm(field("LLVM version:")?).context("an LLVM version of three numbers")?;
+    let sysroot = sh::read(Command::new(path).args(["--print", "sysroot"]))?;
+    let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    if !core.is_file() {
+        bail!("rustc {release} has no sources of core (component rust-src)");
+    }
+    Ok(Rustc { path: path.to_owned(), release, llvm })
+}
+
+fn parse_release(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-']);
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn parse_llvm(version: &str) -> Option<Llvm> {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    let mut next = || numbers.next().flatten();
+    Some(Llvm { major: next()?, minor: next()?, patch: next()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(parse_release("1.97.0-nightly"), Some((1, 97)));
+        assert_eq!(parse_release("1.96.0"), Some((1, 96)));
+        assert_eq!(parse_release("nightly"), None);
+        let llvm = Llvm { major: 22, minor: 1, patch: 8 };
+        assert_eq!(parse_llvm("22.1.8"), Some(llvm));
+        assert_eq!(parse_llvm("22"), None);
+        assert_eq!(llvm.to_string(), "22.1.8");
+    }
+}
