@@ -9,7 +9,7 @@ use guard_common::{flow::Transport, verdict::MAX_SERVICES};
 
 use super::{
     diagnostic::{At, Code, Diagnostic, FileId, Place, Report, Severity, code},
-    document::{ClusterDoc, Match, NetworkContent, PolicyDoc, ServiceDoc},
+    document::{ClusterDoc, Match, PolicyDoc, ServiceDoc},
     ports::{Claim, claims},
     scalars::{MAX_NAME, PortRange},
     walk::nearest,
@@ -25,7 +25,7 @@ fn claims_of(service: &ServiceDoc) -> Vec<Claim> {
 }
 
 /// Checks a policy by itself.
-pub(super) fn policy(out: &mut Report, file: FileId, doc: &PolicyDoc) {
+pub(super) fn policy(out: &mut Report, doc: &PolicyDoc) {
     let mut names: BTreeMap<&str, Place> = BTreeMap::new();
     for service in &doc.services {
         let name = &service.name;
@@ -47,7 +47,6 @@ pub(super) fn policy(out: &mut Report, file: FileId, doc: &PolicyDoc) {
         }
         check_service(out, service);
     }
-    let _ = file;
 }
 
 fn check_service(out: &mut Report, service: &ServiceDoc) {
@@ -142,7 +141,6 @@ fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[Claim]) {
 /// Checks what the documents of a cluster say about each other. `whole`: all policies are known.
 pub(super) fn cluster(
     out: &mut Report,
-    _file: FileId,
     doc: &ClusterDoc,
     policies: &[(FileId, Rc<PolicyDoc>)],
     whole: bool,
@@ -246,8 +244,7 @@ fn check_references(
         known: doc.networks_known,
         used: BTreeSet::new(),
     };
-    for (name, content) in &doc.networks {
-        let _: &NetworkContent = content;
+    for (name, _) in &doc.networks {
         networks.defined.entry(&name.value).or_insert(name.place);
     }
     for service in policies.iter().flat_map(|(_, policy)| &policy.services) {

@@ -14,7 +14,7 @@ use guard_common::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    cluster::{Node, Service},
+    cluster::{Cluster, Node, Service},
     compiled::{CompiledPolicy, CompiledService, Prefix},
     document::{Match, Mode},
     load::Loaded,
@@ -74,7 +74,15 @@ pub fn compile(
     node: &Node,
     placement: &Placement,
 ) -> Result<CompiledPolicy, CapacityError> {
-    let cluster = &loaded.cluster;
+    for_node(&loaded.cluster, node, placement)
+}
+
+/// As [`compile`], from the cluster alone.
+pub(super) fn for_node(
+    cluster: &Cluster,
+    node: &Node,
+    placement: &Placement,
+) -> Result<CompiledPolicy, CapacityError> {
     let mut services: Vec<&Service> = cluster
         .services
         .iter()
@@ -89,7 +97,7 @@ pub fn compile(
     }
     // First as if each service had the slot of its rank, which the hash is taken of.
     let ports = ports(&services);
-    let (sources4, sources6) = source_tables(loaded, node, &services);
+    let (sources4, sources6) = source_tables(cluster, node, &services);
     for (family, count) in [("IPv4", sources4.len()), ("IPv6", sources6.len())] {
         if count > MAX_PREFIXES as usize {
             return Err(CapacityError::Prefixes {
@@ -113,7 +121,7 @@ pub fn compile(
         sources4,
         sources6,
         members: Vec::new(),
-        names: names(loaded),
+        names: names(cluster),
         reclaimed: Vec::new(),
     };
     compiled.hash = hash(&compiled);
@@ -180,7 +188,7 @@ type Table<A> = Vec<(Prefix<A>, Source)>;
 
 /// The source tables by rank.
 fn source_tables(
-    loaded: &Loaded,
+    cluster: &Cluster,
     node: &Node,
     services: &[&Service],
 ) -> (Table<[u8; 4]>, Table<[u8; 16]>) {
@@ -201,7 +209,7 @@ fn source_tables(
             six.extend(set.v6.iter().map(|prefix| (*prefix, source)));
         }
     }
-    for member in &loaded.cluster.nodes {
+    for member in &cluster.nodes {
         let masks = member
             .roles
             .iter()
@@ -225,8 +233,8 @@ fn source_tables(
     (sources::close(four), sources::close(six))
 }
 
-fn names(loaded: &Loaded) -> Vec<(Addr, String)> {
-    let nodes = loaded.cluster.nodes.iter();
+fn names(cluster: &Cluster) -> Vec<(Addr, String)> {
+    let nodes = cluster.nodes.iter();
     let mut names: Vec<(Addr, String)> = nodes
         .flat_map(|node| node.addresses.iter().map(|addr| (*addr, node.name.clone())))
         .collect();

@@ -43,8 +43,8 @@ impl fmt::Display for Code {
     }
 }
 
-/// The rules. TG0xx is the dialect, TG1xx the shape, TG2xx the meaning of a document, TG4xx the
-/// cluster as a whole, TG5xx capacity.
+/// The rules. `TG0xx` is the dialect, `TG1xx` the shape, `TG2xx` the meaning of a document,
+/// `TG4xx` the cluster as a whole, `TG5xx` capacity.
 pub mod code {
     use super::Code;
 
@@ -165,12 +165,6 @@ impl Span {
             start: narrow(start),
             end: narrow(end.max(start)),
         }
-    }
-
-    /// A part of this span, by byte offsets from its start.
-    pub fn part(self, start: usize, end: usize) -> Self {
-        let base = self.start as usize;
-        Self::new(base.saturating_add(start), base.saturating_add(end))
     }
 }
 

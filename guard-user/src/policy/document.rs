@@ -65,7 +65,6 @@ pub(super) enum NetworkContent {
 #[derive(Debug)]
 pub(super) struct PolicyDoc {
     pub(super) name: At<String>,
-    pub(super) description: Option<String>,
     pub(super) services: Vec<ServiceDoc>,
 }
 
@@ -156,7 +155,7 @@ pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Do
         Some("Cluster") => {
             let fields = walk.fields(node, "the manifest", &CLUSTER)?;
             check_version(walk, &fields);
-            cluster(walk, &fields).map(Document::Cluster)
+            Some(Document::Cluster(cluster(walk, &fields)))
         }
         Some("Policy") => {
             let fields = walk.fields(node, "the policy", &POLICY)?;
@@ -215,7 +214,7 @@ fn interfaces(walk: &mut Walk<'_>, node: &Node<'_>) -> Vec<String> {
     found.into_iter().map(|found| found.value).collect()
 }
 
-fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<ClusterDoc> {
+fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> ClusterDoc {
     let name = fields
         .need(walk, "name", "a name for the cluster, such as `name: demo`")
         .and_then(|node| walk.parsed(node, "`name`", "a name", scalars::name));
@@ -255,7 +254,7 @@ fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<ClusterDoc> {
         }
         None => doc.policies_known = false,
     }
-    Some(doc)
+    doc
 }
 
 fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> Option<NodesEntry> {
@@ -351,10 +350,9 @@ fn policy(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<PolicyDoc> {
     let name = fields
         .need(walk, "name", "a name for the policy, such as `name: mxnet`")
         .and_then(|node| walk.parsed(node, "`name`", "a name", scalars::name));
-    let description = fields.get("description").and_then(|node| {
-        let any = |text: &str, _| Ok(text.to_owned());
-        walk.parsed(node, "`description`", "a text", any)
-    });
+    if let Some(node) = fields.get("description") {
+        walk.scalar(node, "`description`", "a text");
+    }
     let services = fields.need(walk, "services", "`services:` with what is guarded");
     let services = services.and_then(|node| walk.some(node, "`services`", "services"));
     let services: Vec<ServiceDoc> = services
@@ -364,7 +362,6 @@ fn policy(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<PolicyDoc> {
         .collect();
     Some(PolicyDoc {
         name: name?,
-        description: description.map(|text| text.value),
         services,
     })
 }
@@ -468,7 +465,7 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
         return None;
     }
     let fields = walk.fields(node, "`allow`", &["roles", "networks", "cidrs", "any"])?;
-    let mut list = |walk: &mut Walk<'_>, field: &str| {
+    let list = |walk: &mut Walk<'_>, field: &str| {
         let node = fields.get(field)?;
         let what = format!("`{field}`");
         let expected = if field == "cidrs" {

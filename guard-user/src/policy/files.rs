@@ -12,7 +12,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::text::MAX_BYTES;
+/// Bytes of a document or list file.
+pub const MAX_BYTES: u64 = 64 << 20;
 
 /// What a load may ask of a file system.
 pub trait Files {
@@ -73,7 +74,7 @@ impl Files for Disk {
         let paths = glob::glob(text).map_err(|error| invalid(error.msg))?;
         let mut paths: Vec<PathBuf> = paths
             .collect::<Result<_, _>>()
-            .map_err(glob::GlobError::into_error)?;
+            .map_err(io::Error::from)?;
         paths.sort();
         Ok(paths)
     }

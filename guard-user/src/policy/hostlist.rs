@@ -6,7 +6,7 @@
 use super::{diagnostic::code, text, walk::Fault};
 
 /// Names or addresses that one manifest may expand to.
-pub const MAX_EXPANSION: usize = 1_000_000;
+pub(super) const MAX_EXPANSION: usize = 1_000_000;
 
 /// A host list, not yet expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]

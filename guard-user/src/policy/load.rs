@@ -11,8 +11,10 @@ use std::{
 
 use super::{
     check,
+    compile::{self, CapacityError},
+    placement::Placement,
     cluster::{Cluster, Node, NodeChoice, NodeError},
-    diagnostic::{At, Diagnostic, FileId, Place, Report, Severity, Span, code},
+    diagnostic::{At, Diagnostic, FileId, Place, Report, Span, code},
     document::{self, Document, PolicyDoc},
     files::{Bundle, Files, Recorder},
     resolve, yaml,
@@ -59,7 +61,7 @@ impl std::error::Error for LoadError {}
 ///
 /// # Errors
 /// Whatever is wrong in any of the files; all of it at once.
-pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, LoadError> {
+pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>> {
     let mut loader = Loader::new(files);
     let cluster = loader.manifest(manifest);
     let (report, bundle, sources) = loader.finish(manifest);
@@ -70,7 +72,7 @@ pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, LoadError> {
             sources,
             bundle,
         }),
-        _ => Err(LoadError { report, sources }),
+        _ => Err(Box::new(LoadError { report, sources })),
     }
 }
 
@@ -148,17 +150,40 @@ impl<'f> Loader<'f> {
         };
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         let policies = self.policies_of(&doc.policies, &base);
-        let whole = doc.policies_known && policies.iter().all(|(_, policy)| policy.is_some());
+        // What a broken policy uses is not known, so nothing can be called unused.
+        let whole = doc.policies_known && !self.report.has_errors();
         let policies: Vec<(FileId, Rc<PolicyDoc>)> = policies
             .into_iter()
             .filter_map(|(file, policy)| Some((file, policy?)))
             .collect();
         let cluster = resolve::cluster(self, file, &base, &doc, &policies);
-        check::cluster(&mut self.report, file, &doc, &policies, whole);
+        check::cluster(&mut self.report, &doc, &policies, whole);
         if self.report.has_errors() {
             return None;
         }
         cluster
+    }
+
+    /// Checks that the policy of every kind of node fits, by compiling it.
+    pub fn check_capacity(&mut self, path: &Path, cluster: &Cluster) {
+        let Some((file, _)) = self.open(path, None) else {
+            return;
+        };
+        for roles in cluster.role_sets() {
+            let node = cluster.nodes.iter().find(|node| *node.roles == *roles);
+            let failed = node.and_then(|node| {
+                compile::for_node(cluster, node, &Placement::default()).err()
+            });
+            if let Some(error) = failed {
+                let code = match error {
+                    CapacityError::Services { .. } => code::SERVICES,
+                    CapacityError::Prefixes { .. } => code::PREFIXES,
+                    CapacityError::MemberBuckets { .. } => code::MEMBER_BUCKETS,
+                };
+                let finding = Diagnostic::error(code, start_of(file), error.to_string());
+                self.report.push(finding);
+            }
+        }
     }
 
     /// Checks a policy by itself.
@@ -273,7 +298,6 @@ impl<'f> Loader<'f> {
             return known.clone();
         }
         let (_, text) = self.open(path, None)?;
-        let before = self.report.count(Severity::Error);
         let doc = match self.document(file, path, &text) {
             Some(Document::Policy(doc)) => Some(doc),
             Some(Document::Cluster(_)) => {
@@ -288,10 +312,8 @@ impl<'f> Loader<'f> {
             None => None,
         };
         if let Some(doc) = &doc {
-            check::policy(&mut self.report, file, doc);
+            check::policy(&mut self.report, doc);
         }
-        // A policy with errors takes no part in what is checked across files.
-        let doc = doc.filter(|_| self.report.count(Severity::Error) == before);
         let doc = doc.map(Rc::new);
         self.policies.insert(normal, doc.clone());
         doc
@@ -340,12 +362,11 @@ impl<'f> Loader<'f> {
     }
 
     fn unreadable(&mut self, path: &Path, named: Option<Place>, error: &io::Error) {
-        let (code, place) = match named {
-            Some(place) => (code::MISSING_FILE, place),
-            None => {
-                let file = self.report.sources.add(path, "".into());
-                (code::UNREADABLE, start_of(file))
-            }
+        let (code, place) = if let Some(place) = named {
+            (code::MISSING_FILE, place)
+        } else {
+            let file = self.report.sources.add(path, "".into());
+            (code::UNREADABLE, start_of(file))
         };
         let too_large = error.kind() == io::ErrorKind::FileTooLarge;
         let code = if too_large { code::BUDGET } else { code };

@@ -15,7 +15,7 @@ mod ports;
 mod resolve;
 pub mod scalars;
 mod sources;
-mod text;
+pub mod text;
 mod walk;
 mod yaml;
 

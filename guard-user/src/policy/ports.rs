@@ -19,7 +19,7 @@ pub(super) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<Claim> {
         for hole in except {
             pieces = pieces
                 .into_iter()
-                .flat_map(|piece| without(piece, hole))
+                .flat_map(|piece| without(piece, *hole))
                 .flatten()
                 .collect();
         }
@@ -32,8 +32,8 @@ pub(super) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<Claim> {
 }
 
 /// A range without another: what lies before, and what lies after.
-fn without(range: PortRange, hole: &PortRange) -> [Option<PortRange>; 2] {
-    let Some(cut) = range.intersect(hole) else {
+fn without(range: PortRange, hole: PortRange) -> [Option<PortRange>; 2] {
+    let Some(cut) = range.intersect(&hole) else {
         return [Some(range), None];
     };
     let before = (cut.first > range.first).then(|| PortRange {

@@ -3,8 +3,6 @@
 
 use super::diagnostic::{Diagnostic, FileId, Place, Report, Span, code};
 
-/// Bytes of a document or list file.
-pub const MAX_BYTES: u64 = 64 << 20;
 
 /// Whether a character may not be in a text: controls except tab and line breaks, line breaks that
 /// only some readers know, bidirectional controls, and characters without width.
@@ -13,20 +11,24 @@ pub fn is_forbidden(character: char) -> bool {
         '\t' | '\n' | '\r' => false,
         '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' => true,
         c if c.is_ascii() => false,
-        // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
-        '\u{ad}' | '\u{61c}' | '\u{180e}' => true,
-        // Zero width, bidirectional marks and embeddings, line and paragraph separator.
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' => true,
-        // Word joiner, invisible operators, isolates and deprecated format characters.
-        '\u{2060}'..='\u{206f}' | '\u{feff}' => true,
-        // Interlinear annotation, tags.
-        '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => true,
+        // Soft hyphen, Arabic letter mark, Mongolian vowel separator; zero width, bidirectional
+        // marks and embeddings, line and paragraph separator; word joiner, invisible operators,
+        // isolates; byte order mark; interlinear annotation; tags.
+        '\u{ad}'
+        | '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}' => true,
         _ => false,
     }
 }
 
 /// The name of a character that is not allowed.
-pub fn describe(character: char) -> String {
+pub(super) fn describe(character: char) -> String {
     let name = match character {
         '\0' => "a NUL character",
         '\u{85}' => "a next-line character (NEL)",
@@ -44,7 +46,7 @@ pub fn describe(character: char) -> String {
 }
 
 /// Reports every character that is not allowed.
-pub fn check(file: FileId, source: &str, out: &mut Report) {
+pub(super) fn check(file: FileId, source: &str, out: &mut Report) {
     // Printable ASCII and the line breaks are nearly all of every file.
     let suspicious = |byte: &u8| !matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
     if !source.as_bytes().iter().any(suspicious) {

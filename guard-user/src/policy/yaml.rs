@@ -22,16 +22,16 @@ const MAX_NODES: usize = 4_000_000;
 
 /// A value.
 #[derive(Debug, Clone)]
-pub struct Node<'a> {
+pub(super) struct Node<'a> {
     /// Where it stands.
-    pub span: Span,
+    pub(super) span: Span,
     /// What it is.
-    pub kind: Kind<'a>,
+    pub(super) kind: Kind<'a>,
 }
 
 /// What a value is.
 #[derive(Debug, Clone)]
-pub enum Kind<'a> {
+pub(super) enum Kind<'a> {
     /// Nothing, `~` or `null`.
     Null,
     /// A piece of text.
@@ -49,7 +49,7 @@ pub enum Kind<'a> {
 
 impl Kind<'_> {
     /// What it is called in messages.
-    pub fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Null => "nothing (null)",
             Self::Scalar { .. } => "a single value",
@@ -61,15 +61,15 @@ impl Kind<'_> {
 
 /// A key of a mapping.
 #[derive(Debug, Clone)]
-pub struct Key<'a> {
+pub(super) struct Key<'a> {
     /// Where it stands.
-    pub span: Span,
+    pub(super) span: Span,
     /// The key.
-    pub text: Cow<'a, str>,
+    pub(super) text: Cow<'a, str>,
 }
 
 /// Reads the one document of a text. Gives the tree only if the text is faultless.
-pub fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
+pub(super) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
     let before = out.count(Severity::Error);
     text::check(file, source, out);
     if out.count(Severity::Error) > before {
@@ -246,34 +246,27 @@ impl<'a> Builder<'a, '_> {
         match self.open.last_mut() {
             None => self.root = Some(Node { span, kind }),
             Some(Open::Sequence(_, items)) => items.push(Node { span, kind }),
-            Some(Open::Mapping(_, entries, key)) => match key.take() {
-                Some(key) => entries.push((key, Node { span, kind })),
-                None => {
-                    let (text, plain) = match kind {
-                        Kind::Scalar { text, plain } => (text, plain),
-                        other => {
-                            let message = format!("{} as the key of a mapping", other.name());
-                            // The value that follows still needs a key to belong to.
-                            *key = Some(Key {
-                                span,
-                                text: Cow::Borrowed(""),
-                            });
-                            self.error(code::SYNTAX, span, message);
-                            return true;
-                        }
-                    };
-                    let merge = plain && text == "<<";
-                    *key = Some(Key { span, text });
-                    if merge {
-                        self.report(
-                            code::ANCHOR,
-                            span,
-                            "a merge key (`<<`)",
-                            "write the fields out",
-                        );
-                    }
+            Some(Open::Mapping(_, entries, key)) => {
+                if let Some(key) = key.take() {
+                    entries.push((key, Node { span, kind }));
+                    return true;
                 }
-            },
+                // The value that follows needs a key to belong to, even if this is none.
+                let (text, fault) = match kind {
+                    Kind::Scalar { text, plain: true } if text == "<<" => {
+                        (text, Some((code::ANCHOR, "a merge key (`<<`)".to_owned())))
+                    }
+                    Kind::Scalar { text, .. } => (text, None),
+                    other => {
+                        let message = format!("{} as the key of a mapping", other.name());
+                        (Cow::Borrowed(""), Some((code::SYNTAX, message)))
+                    }
+                };
+                *key = Some(Key { span, text });
+                if let Some((code, message)) = fault {
+                    self.report(code, span, message, "write the fields out, each with its name");
+                }
+            }
         }
         true
     }
