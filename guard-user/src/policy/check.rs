@@ -163,7 +163,7 @@ pub(super) fn cluster(
 }
 
 fn check_interfaces(out: &mut Report, doc: &ClusterDoc) {
-    if !doc.interfaces.is_empty() {
+    if doc.interfaces.is_some() {
         return;
     }
     if let Some(entry) = doc.nodes.iter().find(|entry| entry.interfaces.is_none()) {

@@ -33,7 +33,7 @@ pub(super) enum Document {
 #[derive(Debug)]
 pub(super) struct ClusterDoc {
     pub(super) name: String,
-    pub(super) interfaces: Vec<String>,
+    pub(super) interfaces: Option<Vec<String>>,
     pub(super) nodes: Vec<NodesEntry>,
     /// Whether the roles of all nodes are known.
     pub(super) roles_known: bool,
@@ -221,7 +221,7 @@ fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> ClusterDoc {
     let patterns = fields.get("interfaces").map(|node| interfaces(walk, node));
     let mut doc = ClusterDoc {
         name: name.map_or_else(String::new, |name| name.value),
-        interfaces: patterns.unwrap_or_default(),
+        interfaces: patterns,
         nodes: Vec::new(),
         roles_known: true,
         networks: Vec::new(),

@@ -72,9 +72,7 @@ impl Files for Disk {
             .to_str()
             .ok_or_else(|| invalid("the pattern is not UTF-8"))?;
         let paths = glob::glob(text).map_err(|error| invalid(error.msg))?;
-        let mut paths: Vec<PathBuf> = paths
-            .collect::<Result<_, _>>()
-            .map_err(io::Error::from)?;
+        let mut paths: Vec<PathBuf> = paths.collect::<Result<_, _>>().map_err(io::Error::from)?;
         paths.sort();
         Ok(paths)
     }

@@ -11,12 +11,12 @@ use std::{
 
 use super::{
     check,
-    compile::{self, CapacityError},
-    placement::Placement,
     cluster::{Cluster, Node, NodeChoice, NodeError},
+    compile::{self, CapacityError},
     diagnostic::{At, Diagnostic, FileId, Place, Report, Span, code},
     document::{self, Document, PolicyDoc},
     files::{Bundle, Files, Recorder},
+    placement::Placement,
     resolve, yaml,
 };
 
@@ -171,9 +171,8 @@ impl<'f> Loader<'f> {
         };
         for roles in cluster.role_sets() {
             let node = cluster.nodes.iter().find(|node| *node.roles == *roles);
-            let failed = node.and_then(|node| {
-                compile::for_node(cluster, node, &Placement::default()).err()
-            });
+            let failed =
+                node.and_then(|node| compile::for_node(cluster, node, &Placement::default()).err());
             if let Some(error) = failed {
                 let code = match error {
                     CapacityError::Services { .. } => code::SERVICES,

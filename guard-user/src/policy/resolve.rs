@@ -56,7 +56,7 @@ pub(super) fn cluster(
 
 /// The nodes; none if a host list cannot be expanded.
 fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
-    let default: Arc<[String]> = doc.interfaces.clone().into();
+    let default: Arc<[String]> = doc.interfaces.clone().unwrap_or_default().into();
     let mut nodes: Vec<Node> = Vec::new();
     // Where each node, and each address, was written.
     let mut places: Vec<Place> = Vec::new();

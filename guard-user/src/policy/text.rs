@@ -3,7 +3,6 @@
 
 use super::diagnostic::{Diagnostic, FileId, Place, Report, Span, code};
 
-
 /// Whether a character may not be in a text: controls except tab and line breaks, line breaks that
 /// only some readers know, bidirectional controls, and characters without width.
 pub fn is_forbidden(character: char) -> bool {

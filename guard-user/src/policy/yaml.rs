@@ -113,6 +113,7 @@ impl<'a> Builder<'a, '_> {
         options.strict_indentation = false;
         options.disallow_directives = true;
         options.emit_unresolved_aliases = true;
+        options.emit_anchor_events = true;
         options.flow_nesting_limit = MAX_DEPTH;
         options.block_nesting_limit = MAX_DEPTH;
         for event in Parser::new_from_str_with_options(source, options) {
@@ -166,16 +167,17 @@ impl<'a> Builder<'a, '_> {
                 );
                 return self.place(span, Kind::Null);
             }
-            Event::Scalar(text, style, anchor, _) => {
-                self.check_anchor(anchor, span);
-                return self.scalar(text, style, span);
-            }
-            Event::SequenceStart(_, anchor, _) => {
-                self.check_anchor(anchor, span);
+            Event::Scalar(text, style, ..) => return self.scalar(text, style, span),
+            Event::SequenceStart(..) => {
                 return self.start(Open::Sequence(span, Vec::new()));
             }
-            Event::MappingStart(_, anchor, _) => {
-                self.check_anchor(anchor, span);
+            Event::Anchor(..) => self.report(
+                code::ANCHOR,
+                span,
+                "an anchor (`&name`)",
+                "anchors are not part of this format; remove it",
+            ),
+            Event::MappingStart(..) => {
                 return self.start(Open::Mapping(span, Vec::new(), None));
             }
             Event::SequenceEnd | Event::MappingEnd => return self.end(span),
@@ -264,22 +266,16 @@ impl<'a> Builder<'a, '_> {
                 };
                 *key = Some(Key { span, text });
                 if let Some((code, message)) = fault {
-                    self.report(code, span, message, "write the fields out, each with its name");
+                    self.report(
+                        code,
+                        span,
+                        message,
+                        "write the fields out, each with its name",
+                    );
                 }
             }
         }
         true
-    }
-
-    fn check_anchor(&mut self, anchor: usize, span: Span) {
-        if anchor != 0 {
-            self.report(
-                code::ANCHOR,
-                span,
-                "an anchor (`&name`) on this value",
-                "anchors are not part of this format; remove it",
-            );
-        }
     }
 
     fn check_tag(&mut self, event: &Event<'a>, span: &parser::Span) {

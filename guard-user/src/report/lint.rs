@@ -50,7 +50,11 @@ pub fn print(findings: &Report, files: usize, format: LintFormat) {
         LintFormat::Full => {
             let colour = io::stdout().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+            let renderer = if colour {
+                Renderer::styled()
+            } else {
+                Renderer::plain()
+            };
             for finding in &findings.diagnostics {
                 let piece = full(&renderer, &findings.sources, finding);
                 if !report::answer(format_args!("{piece}\n")) {
@@ -140,7 +144,10 @@ impl Piece {
         let start = spans.iter().map(|(start, _)| *start).min()?;
         let end = spans.iter().map(|(_, end)| *end).max()?;
         let first = text.get(..start)?.rfind('\n').map_or(0, |at| at + 1);
-        let last = text.get(end..)?.find('\n').map_or(text.len(), |at| end + at);
+        let last = text
+            .get(end..)?
+            .find('\n')
+            .map_or(text.len(), |at| end + at);
         let cut = text.get(first..last)?;
         if cut.lines().any(|line| line.len() > MAX_LINE) {
             return None;
@@ -160,7 +167,11 @@ impl Piece {
         for (at, character) in cut.char_indices() {
             note(first + at, clean.len());
             let harmful = text::is_forbidden(character) && character != '\n';
-            clean.push(if harmful { char::REPLACEMENT_CHARACTER } else { character });
+            clean.push(if harmful {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                character
+            });
         }
         note(last, clean.len());
         let before = text.get(..first)?;
@@ -233,7 +244,11 @@ fn show<'a>(
         .fold(true);
     for (number, ((start, end), label)) in piece.spans.iter().zip(labels).enumerate() {
         let primary = number == 0 && label.is_none();
-        let kind = if primary { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let kind = if primary {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
         let annotation = kind.span(*start..*end);
         snippet = snippet.annotation(match label {
             Some(label) => annotation.label(label.clone()),
