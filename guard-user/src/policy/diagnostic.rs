@@ -388,6 +388,21 @@ impl Report {
         }
     }
 
+    /// Adds the findings of another report about the same texts.
+    pub fn absorb(&mut self, other: Self) {
+        let mut rest = other.totals;
+        for finding in other.diagnostics {
+            if let Some(rest) = rest.get_mut(finding.severity as usize) {
+                *rest = rest.saturating_sub(1);
+            }
+            self.push(finding);
+        }
+        for (total, hidden) in self.totals.iter_mut().zip(rest) {
+            *total += hidden;
+        }
+        self.unreadable |= other.unreadable;
+    }
+
     /// Findings of a severity, the ones that are not kept included.
     pub fn count(&self, severity: Severity) -> usize {
         self.totals.get(severity as usize).copied().unwrap_or(0)

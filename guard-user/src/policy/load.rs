@@ -95,7 +95,15 @@ pub struct Loader<'f> {
     pub(super) report: Report,
     known: BTreeMap<PathBuf, Option<(FileId, Arc<str>)>>,
     policies: BTreeMap<PathBuf, Option<Rc<PolicyDoc>>>,
-    kinds: BTreeMap<PathBuf, FileKind>,
+    parsed: BTreeMap<PathBuf, Parsed>,
+}
+
+/// A file that has been looked at, but not yet used.
+struct Parsed {
+    kind: FileKind,
+    document: Option<Document>,
+    /// What is wrong with it; said when the file is used.
+    findings: Report,
 }
 
 impl fmt::Debug for Loader<'_> {
@@ -114,7 +122,7 @@ impl<'f> Loader<'f> {
             report: Report::default(),
             known: BTreeMap::new(),
             policies: BTreeMap::new(),
-            kinds: BTreeMap::new(),
+            parsed: BTreeMap::new(),
         }
     }
 
@@ -192,35 +200,15 @@ impl<'f> Loader<'f> {
         }
     }
 
-    /// What a file is. Says nothing about files that are not ours.
+    /// What a file is. Says nothing about what is wrong with it, unless it cannot be read.
     pub fn kind(&mut self, path: &Path) -> FileKind {
-        let normal = normal(path);
-        if let Some(kind) = self.kinds.get(&normal) {
-            return *kind;
-        }
-        let kind = self.find_kind(path);
-        self.kinds.insert(normal, kind);
-        kind
-    }
-
-    fn find_kind(&mut self, path: &Path) -> FileKind {
         let Some((file, text)) = self.open(path, None) else {
             return FileKind::Broken;
         };
-        // Looked at by a report of its own: what is wrong is said when the file is loaded.
-        let mut silent = Report::default();
-        let tree = yaml::read(file, &text, &mut silent);
-        match tree {
-            Some(tree) if !document::is_ours(&tree) => FileKind::Foreign,
-            Some(tree) => match document::read(file, &tree, &mut silent) {
-                Some(Document::Cluster(_)) => FileKind::Cluster,
-                Some(Document::Policy(_)) => FileKind::Policy,
-                None => FileKind::Broken,
-            },
-            // Not YAML, so nobody knows; a text that names us is taken for ours.
-            None if text.contains("trainguard/") => FileKind::Broken,
-            None => FileKind::Foreign,
-        }
+        let parsed = parse(file, &text);
+        let kind = parsed.kind;
+        self.parsed.insert(normal(path), parsed);
+        kind
     }
 
     /// Reports what is wrong with a file of which no more is known.
@@ -231,15 +219,10 @@ impl<'f> Loader<'f> {
     }
 
     fn document(&mut self, file: FileId, path: &Path, text: &str) -> Option<Document> {
-        let tree = yaml::read(file, text, &mut self.report)?;
-        let doc = document::read(file, &tree, &mut self.report);
-        let kind = match &doc {
-            Some(Document::Cluster(_)) => FileKind::Cluster,
-            Some(Document::Policy(_)) => FileKind::Policy,
-            None => FileKind::Broken,
-        };
-        self.kinds.insert(normal(path), kind);
-        doc
+        let parsed = self.parsed.remove(&normal(path));
+        let parsed = parsed.unwrap_or_else(|| parse(file, text));
+        self.report.absorb(parsed.findings);
+        parsed.document
     }
 
     /// The policies that a manifest names, in its order; none in place of one that is broken.
@@ -376,6 +359,28 @@ impl<'f> Loader<'f> {
         };
         self.report.unreadable |= !too_large;
         self.report.push(Diagnostic::error(code, place, message));
+    }
+}
+
+fn parse(file: FileId, text: &str) -> Parsed {
+    let mut findings = Report::default();
+    let tree = yaml::read(file, text, &mut findings);
+    let ours = match &tree {
+        Some(tree) => document::is_ours(tree),
+        // Nobody knows; a text that names us is taken for ours.
+        None => text.contains("trainguard/"),
+    };
+    let document = tree.and_then(|tree| document::read(file, &tree, &mut findings));
+    let kind = match &document {
+        Some(Document::Cluster(_)) => FileKind::Cluster,
+        Some(Document::Policy(_)) => FileKind::Policy,
+        None if ours => FileKind::Broken,
+        None => FileKind::Foreign,
+    };
+    Parsed {
+        kind,
+        document,
+        findings,
     }
 }
 

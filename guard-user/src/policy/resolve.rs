@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use guard_common::{Addr, layout, tables::Limits};
+use guard_common::{Addr, tables::Limits};
 
 use super::{
     cluster::{Allow, Cluster, Node, PrefixSet, Service},
@@ -19,6 +19,9 @@ use super::{
     text,
     walk::Walk,
 };
+
+/// Prefixes that the networks of one manifest may list.
+const MAX_LISTED: usize = 1_000_000;
 
 type Networks = BTreeMap<String, Arc<PrefixSet>>;
 
@@ -230,7 +233,7 @@ fn networks(loader: &mut Loader<'_>, file: FileId, base: &Path, doc: &ClusterDoc
         total = total
             .saturating_add(set.v4.len())
             .saturating_add(set.v6.len());
-        let max = layout::MAX_PREFIXES as usize;
+        let max = MAX_LISTED;
         if total > max && before <= max {
             let message =
                 format!("the networks up to here hold {total} prefixes, at most {max} fit");
@@ -268,9 +271,8 @@ fn list_file(loader: &mut Loader<'_>, base: &Path, path: &At<String>) -> Vec<Cid
             Ok(cidr) => found.push(cidr),
             Err(fault) => out.push(fault.at(Place { file, span })),
         }
-        let max = layout::MAX_PREFIXES as usize;
-        if found.len() > max {
-            let message = format!("the list has more than {max} prefixes");
+        if found.len() > MAX_LISTED {
+            let message = format!("the list has more than {MAX_LISTED} prefixes");
             out.push(Diagnostic::error(
                 code::PREFIXES,
                 Place { file, span },

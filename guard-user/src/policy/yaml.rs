@@ -17,8 +17,8 @@ use super::{
 
 /// Depth to which collections may nest. The documents need 7.
 const MAX_DEPTH: usize = 32;
-/// Nodes of one document: a million prefixes and as many again in quotes, keys and nodes.
-const MAX_NODES: usize = 4_000_000;
+/// Values and keys of one document: a million prefixes, and as many again for everything else.
+const MAX_NODES: usize = 2_000_000;
 
 /// A value.
 #[derive(Debug, Clone)]
