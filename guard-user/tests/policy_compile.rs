@@ -33,7 +33,7 @@ fn service(name: &str, ports: &str, allow: &str) -> String {
     )
 }
 
-/// Prefixes in a small world, so that they nest: under 10.0.0.0/16 or fd00::/112.
+/// Prefixes in a small world, so that they nest: under `10.0.0.0/16` or `fd00::/112`.
 fn prefix() -> impl Strategy<Value = (bool, u16, u8)> {
     (any::<bool>(), any::<u16>(), 0_u8..=16).prop_map(|(six, bits, len)| {
         let mask = u16::MAX.checked_shl(16 - u32::from(len)).unwrap_or(0);
@@ -41,7 +41,7 @@ fn prefix() -> impl Strategy<Value = (bool, u16, u8)> {
     })
 }
 
-fn written(&(six, bits, len): &(bool, u16, u8)) -> String {
+fn written((six, bits, len): (bool, u16, u8)) -> String {
     let [high, low] = bits.to_be_bytes();
     if six {
         format!("\"fd00::{bits:x}/{}\"", 112 + len)
@@ -50,7 +50,7 @@ fn written(&(six, bits, len): &(bool, u16, u8)) -> String {
     }
 }
 
-fn covers(&(six, bits, len): &(bool, u16, u8), address: (bool, u16)) -> bool {
+fn covers((six, bits, len): (bool, u16, u8), address: (bool, u16)) -> bool {
     let mask = u16::MAX.checked_shl(16 - u32::from(len)).unwrap_or(0);
     six == address.0 && address.1 & mask == bits
 }
@@ -79,7 +79,7 @@ proptest! {
     ) {
         let mut manifest = format!("{HEAD}nodes:\n");
         for (n, member) in members.iter().enumerate() {
-            let written = written(&(member.0, member.1, 16));
+            let written = written((member.0, member.1, 16));
             let address = written.replace("/32", "").replace("/128", "");
             let role = if n == 0 { "a" } else { "b" };
             write!(manifest, "  - name: n{n}\n    addresses: [{address}]\n    roles: [{role}]\n").unwrap();
@@ -87,7 +87,7 @@ proptest! {
         manifest.push_str("policies: [p.yaml]\n");
         let mut text = POLICY_HEAD.to_owned();
         for (n, prefixes) in services.iter().enumerate() {
-            let cidrs: Vec<String> = prefixes.iter().map(written).collect();
+            let cidrs: Vec<String> = prefixes.iter().copied().map(written).collect();
             // Every second service admits the other members too.
             let roles = if n % 2 == 0 && members.len() > 1 { "roles: [b], " } else { "" };
             let allow = format!("{{ {roles}cidrs: [{}] }}", cidrs.join(", "));
@@ -103,10 +103,10 @@ proptest! {
             let mut mask = 0_u64;
             for (n, prefixes) in services.iter().enumerate() {
                 let by_role = n % 2 == 0 && at.is_some_and(|at| at > 0);
-                if by_role || prefixes.iter().any(|prefix| covers(prefix, probe)) {
+                if by_role || prefixes.iter().any(|prefix| covers(*prefix, probe)) {
                     mask |= 1 << n;
                     if at.is_some_and(|at| at > 0) {
-                        expected_members.insert(MemberKey::new(n as u8, &addr(probe)));
+                        expected_members.insert(MemberKey::new(u8::try_from(n).unwrap(), &addr(probe)));
                     }
                 }
             }
@@ -162,7 +162,7 @@ proptest! {
                     (*first..=*last).contains(&port) && !hole
                 })
                 .min_by_key(|(_, (first, last))| last - first);
-            let naive = naive.map_or(Port::Unguarded, |(n, _)| Port::Guarded(n as u8));
+            let naive = naive.map_or(Port::Unguarded, |(n, _)| Port::Guarded(u8::try_from(n).unwrap()));
             prop_assert_eq!(host.port(Transport::Tcp, port), naive, "port {}", port);
             prop_assert_eq!(host.port(Transport::Udp, port), Port::Unguarded);
         }

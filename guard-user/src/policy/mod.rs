@@ -2,11 +2,13 @@
 
 mod check;
 pub mod cluster;
+pub mod code;
 pub mod compile;
 pub mod compiled;
 pub mod diagnostic;
 pub mod document;
 pub mod files;
+mod hash;
 mod hostlist;
 pub mod limiter;
 pub mod load;
@@ -14,6 +16,7 @@ pub mod placement;
 mod ports;
 mod resolve;
 pub mod scalars;
+pub mod source;
 mod sources;
 pub mod text;
 mod walk;
