@@ -9,6 +9,9 @@ pub const TICKS_PER_NS: u64 = 16;
 /// Ticks in one second.
 pub const TICKS_PER_SECOND: u64 = 16_000_000_000;
 
+/// No bucket is deeper and nothing costs more, in ticks: 4.5 years. Keeps sums from overflowing.
+pub const MAX_TICKS: u64 = 1 << 61;
+
 /// What one bucket allows. All zero: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -23,22 +26,14 @@ pub struct Limit {
 
 impl Limit {
     /// No limit.
-    pub const NONE: Self = Self {
-        rate: 0,
-        unit: 0,
-        depth: 0,
-    };
+    pub const NONE: Self = Self { rate: 0, unit: 0, depth: 0 };
 
     /// A limit on things that are counted one by one: `rate` per second, bursts of `burst`. Over
     /// any time no more than `rate x time + burst` are admitted. A rate of 0 counts as 1.
     pub fn per_unit(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
         let unit = TICKS_PER_SECOND.div_ceil(rate);
-        Self {
-            rate,
-            unit,
-            depth: burst.saturating_mul(unit),
-        }
+        Self { rate, unit, depth: burst.saturating_mul(unit).min(MAX_TICKS) }
     }
 
     /// A limit on bytes: `rate` per second, bursts of `burst`.
@@ -48,16 +43,10 @@ impl Limit {
     /// more than `rate x time + burst x 4097/4096` and one tick's worth are admitted.
     pub fn per_byte(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
-        let depth = u128::from(burst)
-            .saturating_mul(TICKS_PER_SECOND.into())
-            .div_ceil(rate.into());
-        let depth = u64::try_from(depth).unwrap_or(u64::MAX);
+        let depth = u128::from(burst).saturating_mul(TICKS_PER_SECOND.into()).div_ceil(rate.into());
+        let depth = u64::try_from(depth).unwrap_or(u64::MAX).min(MAX_TICKS);
         let slack = depth >> 12;
-        Self {
-            rate,
-            unit: TICKS_PER_SECOND.div_ceil(rate),
-            depth: depth.saturating_add(slack),
-        }
+        Self { rate, unit: TICKS_PER_SECOND.div_ceil(rate), depth: depth.saturating_add(slack) }
     }
 
     /// Whether there is a limit.
@@ -65,21 +54,22 @@ impl Limit {
         self.rate != 0
     }
 
-    /// The price of `units` in ticks, rounded up: never more is admitted than the rate.
+    /// The price of `units` in ticks, rounded up: never more is admitted than the rate. At most
+    /// [`MAX_TICKS`], which no bucket holds when something else was charged just before.
     #[inline(always)]
     pub fn cost(&self, units: u64) -> u64 {
         if units == 1 {
             return self.unit;
         }
-        // Bounded by the frame length times 1.6e10: below 2^64 up to frames of 1 GiB.
-        let ticks = units.saturating_mul(TICKS_PER_SECOND);
-        let whole = ticks.checked_div(self.rate).unwrap_or(u64::MAX);
-        let rest = ticks.wrapping_sub(whole.wrapping_mul(self.rate));
-        if rest == 0 {
-            whole
-        } else {
-            whole.saturating_add(1)
+        // The kernel target has no 128-bit product, so a frame too long to multiply is not
+        // multiplied. Frames end far below that.
+        if units > MAX_TICKS / TICKS_PER_SECOND {
+            return MAX_TICKS;
         }
+        let ticks = units.wrapping_mul(TICKS_PER_SECOND);
+        let whole = ticks.checked_div(self.rate).unwrap_or(MAX_TICKS);
+        let rest = ticks.wrapping_sub(whole.wrapping_mul(self.rate));
+        if rest == 0 { whole } else { whole.wrapping_add(1) }
     }
 }
 
@@ -92,7 +82,8 @@ pub struct Step {
     pub admitted: bool,
 }
 
-/// Charges a bucket in `state` with `cost` ticks at the time `now` (ticks of a monotonic clock).
+/// Charges a bucket in `state` with `cost` ticks at the time `now` (ticks of a monotonic clock,
+/// below 2^63).
 ///
 /// A refused charge leaves the state alone, so a flood over the limit only reads. The exception is
 /// a state further ahead than the bucket is deep, which only a changed limit leaves behind: it is
@@ -100,18 +91,13 @@ pub struct Step {
 /// beyond what its new limit allows.
 #[inline(always)]
 pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
-    let empty = now.saturating_add(limit.depth);
-    let state = state.min(empty);
+    // No sum here can overflow: MAX_TICKS bounds depth and cost, and a state that was stored is at
+    // most as far ahead as a bucket is deep.
+    let empty = now.wrapping_add(limit.depth);
     let next = state.max(now).saturating_add(cost);
-    if next > empty {
-        Step {
-            state,
-            admitted: false,
-        }
+    if next <= empty {
+        Step { state: next, admitted: true }
     } else {
-        Step {
-            state: next,
-            admitted: true,
-        }
+        Step { state: state.min(empty), admitted: false }
     }
 }

@@ -1,7 +1,7 @@
 //! The order of checks, and nothing else.
 
 use crate::{
-    flow::{Addr, Flow, Parsed},
+    flow::{Addr, Flow, Headers, Parsed},
     limit::{self, Limiter},
     observe::{Observer, Step},
     packet::Packet,
@@ -10,7 +10,8 @@ use crate::{
     verdict::{Action, Reason, Verdict},
 };
 
-/// Decides about a frame. Total: every frame gets a verdict, and the verdict says why.
+/// Judges a frame: [`parse()`], then [`decide`]. Total: every frame gets a verdict, and the verdict
+/// says why.
 #[inline(always)]
 pub fn judge(
     packet: &impl Packet,
@@ -18,48 +19,57 @@ pub fn judge(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Verdict {
-    let verdict = decide(packet, tables, limiter, observer);
+    let headers = parse(packet, observer);
+    decide(&headers, packet.len(), tables, limiter, observer)
+}
+
+/// Decides about a frame of `len` bytes with these headers.
+#[inline(always)]
+pub fn decide(
+    headers: &Headers,
+    len: u32,
+    tables: &impl Tables,
+    limiter: &impl Limiter,
+    observer: &mut impl Observer,
+) -> Verdict {
+    let verdict = match headers.parsed() {
+        Ok(parsed) => {
+            observer.note(Step::Parsed(parsed));
+            by_policy(&parsed, len, tables, limiter, observer)
+        }
+        Err(reason) => {
+            observer.note(Step::Unparsed(reason));
+            Verdict::of_node(strictest(&tables.settings()), reason)
+        }
+    };
     observer.note(Step::Verdict(verdict));
     verdict
 }
 
 #[inline(always)]
-fn decide(
-    packet: &impl Packet,
+fn by_policy(
+    parsed: &Parsed,
+    len: u32,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Verdict {
     let settings = tables.settings();
-    let parsed = match parse(packet, observer) {
-        Ok(parsed) => parsed,
-        Err(reason) => {
-            observer.note(Step::Unparsed(reason));
-            return Verdict::of_node(strictest(&settings), reason);
-        }
-    };
-    observer.note(Step::Parsed(parsed));
     match parsed {
         Parsed::NotIp => Verdict::of_node(Action::Pass, Reason::NotIp),
         Parsed::LaterFragment(addr) => {
-            let action = if is_known(tables, &settings, &addr, observer) {
+            let action = if is_known(tables, &settings, addr, observer) {
                 Action::Pass
             } else {
                 strictest(&settings)
             };
             Verdict::of_node(action, Reason::Fragment)
         }
-        Parsed::Portless { source, protocol } => not_guarded(
-            tables,
-            &settings,
-            &source,
-            tables.unpacks(protocol),
-            observer,
-        ),
+        Parsed::Portless { source, protocol } => {
+            not_guarded(tables, &settings, source, tables.unpacks(*protocol), observer)
+        }
         Parsed::Flow(flow) => match tables.port(flow.transport, flow.port) {
-            Port::Guarded(slot) => {
-                guarded(packet, tables, limiter, observer, &settings, &flow, slot)
-            }
+            Port::Guarded(slot) => guarded(flow, len, slot, tables, limiter, observer),
             Port::Tunnel => not_guarded(tables, &settings, &flow.source, true, observer),
             Port::Unguarded => not_guarded(tables, &settings, &flow.source, false, observer),
         },
@@ -117,21 +127,17 @@ fn not_guarded(
 
 #[inline(always)]
 fn guarded(
-    packet: &impl Packet,
+    flow: &Flow,
+    len: u32,
+    slot: u8,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
-    settings: &Settings,
-    flow: &Flow,
-    slot: u8,
 ) -> Verdict {
     observer.note(Step::Guarded(slot));
     let bit = 1_u64.wrapping_shl(slot.into());
-    let refusal = if settings.enforcing & bit != 0 {
-        Action::Drop
-    } else {
-        Action::WouldDrop
-    };
+    let enforced = tables.settings().enforcing & bit != 0;
+    let refusal = if enforced { Action::Drop } else { Action::WouldDrop };
     let refuse = |reason| Verdict::of_service(refusal, reason, slot);
     let pass = |reason| Verdict::of_service(Action::Pass, reason, slot);
 
@@ -155,9 +161,10 @@ fn guarded(
         return refuse(Reason::NotAllowed);
     };
     // Who is not allowed leaves no state: replies from strangers are not limited.
-    if allowed && service.limits(flow.opening) {
-        let bytes = packet.len();
-        if let Err(reason) = limit::charge(service, slot, flow, source, bytes, limiter, observer) {
+    let kinds = tables.settings().limits;
+    if allowed && kinds != 0 && service.limits(flow.opening) {
+        let charged = limit::charge(service, kinds, slot, flow, source, len, limiter, observer);
+        if let Err(reason) = charged {
             return refuse(reason);
         }
     }

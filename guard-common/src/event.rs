@@ -7,8 +7,8 @@ use crate::{flow::Addr, verdict::Verdict};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Event {
-    /// Source address, IPv4 as IPv4-mapped; all zero when the frame had none that could be read.
-    pub source: [u8; 16],
+    /// Source address as [`Addr::mapped`]; zero when the frame had none that could be read.
+    pub source: [u64; 2],
     /// The packed [`Verdict`].
     pub verdict: u32,
     /// Index of the interface that received the frame.
@@ -30,12 +30,11 @@ impl Event {
     pub const IPV6: u8 = 6;
 
     /// The source address.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of a mapped address")]
     pub fn source(&self) -> Option<Addr> {
+        let [_, low] = self.source;
         match self.family {
-            Self::IPV4 => {
-                let [.., a, b, c, d] = self.source;
-                Some(Addr::V4([a, b, c, d]))
-            }
+            Self::IPV4 => Some(Addr::V4(low as u32)),
             Self::IPV6 => Some(Addr::V6(self.source)),
             _ => None,
         }

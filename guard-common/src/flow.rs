@@ -1,45 +1,72 @@
 //! What parsing finds out about a frame.
 
-/// An IP address in network byte order.
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::verdict::Reason;
+
+/// An IP address as integers: the first octet is the most significant byte.
+///
+/// Integers, because they stay in registers; arrays of octets would be spelled out on the stack of
+/// the kernel program, byte by byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Addr {
     /// An IPv4 address.
-    V4([u8; 4]),
-    /// An IPv6 address.
-    V6([u8; 16]),
+    V4(u32),
+    /// An IPv6 address: the upper and the lower half.
+    V6([u64; 2]),
 }
 
 impl Addr {
     /// Whether no honest host can have sent a packet from this address over a wire: unspecified
     /// and "this network" (RFC 1122 3.2.1.3), loopback, multicast, limited broadcast, and
     /// IPv4-mapped IPv6 (RFC 4291 2.5.5.2), which a dual-stack socket would take for IPv4.
+    #[inline(always)]
     pub fn is_martian(&self) -> bool {
         match *self {
-            Self::V4([a, b, c, d]) => {
-                a == 0 || a == 127 || (224..=239).contains(&a) || [a, b, c, d] == [255; 4]
+            Self::V4(addr) => {
+                let first = addr >> 24;
+                first == 0 || first == 127 || first >> 4 == 0xe || addr == u32::MAX
             }
-            Self::V6(octets) => {
-                let [h0, h1, h2, h3, h4, h5, h6, h7, l0, l1, l2, l3, ..] = octets;
-                let high = u64::from_be_bytes([h0, h1, h2, h3, h4, h5, h6, h7]);
-                let mapped = high == 0 && [l0, l1, l2, l3] == [0, 0, 0xff, 0xff];
-                let low = low_half(octets);
-                h0 == 0xff || mapped || (high == 0 && low <= 1)
-            }
+            Self::V6([0, low]) => low <= 1 || low >> 32 == 0xffff,
+            Self::V6([high, _]) => high >> 56 == 0xff,
         }
     }
 
-    /// The address as 16 bytes, IPv4 as IPv4-mapped: for keys and records, never for look-ups.
-    pub fn mapped(&self) -> [u8; 16] {
+    /// The address as an IPv6 address, IPv4 as IPv4-mapped: for keys and records, never for
+    /// look-ups.
+    #[inline(always)]
+    pub fn mapped(&self) -> [u64; 2] {
         match *self {
-            Self::V4([a, b, c, d]) => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
-            Self::V6(octets) => octets,
+            Self::V4(addr) => [0, 0xffff_0000_0000 | u64::from(addr)],
+            Self::V6(halves) => halves,
         }
     }
 }
 
-fn low_half(octets: [u8; 16]) -> u64 {
-    let [.., a, b, c, d, e, f, g, h] = octets;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+impl From<IpAddr> for Addr {
+    fn from(addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(addr) => Self::V4(addr.to_bits()),
+            IpAddr::V6(addr) => {
+                let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = addr.octets();
+                Self::V6([
+                    u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+                    u64::from_be_bytes([i, j, k, l, m, n, o, p]),
+                ])
+            }
+        }
+    }
+}
+
+impl From<Addr> for IpAddr {
+    fn from(addr: Addr) -> Self {
+        match addr {
+            Addr::V4(addr) => Ipv4Addr::from_bits(addr).into(),
+            Addr::V6([high, low]) => {
+                Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
+            }
+        }
+    }
 }
 
 /// A transport whose ports a policy can name.
@@ -100,4 +127,106 @@ pub enum Parsed {
     },
     /// A packet, or a first fragment, with ports.
     Flow(Flow),
+}
+
+/// What parsing hands over: [`Parsed`] or a [`Reason`], packed into words that always hold a value.
+///
+/// Two properties of the kernel program hang on this. An enum leaves the bytes of its other
+/// variants undefined, and where paths meet the compiler copies registers that were never written:
+/// the verifier refuses that. And a shell can hide from the verifier which case it is in (see
+/// [`Headers::masked`]), so that the decision is verified once and not once for every way in which
+/// a frame can be parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// From the lowest bit: destination port (16), source port (16), protocol (8), reason (8),
+    /// kind (3), transport (2), opening (1), IPv6 (1).
+    pub facts: u64,
+    /// The source as [`Addr::mapped`].
+    pub source: [u64; 2],
+}
+
+const SOURCE_PORT_BIT: u32 = 16;
+const PROTOCOL_BIT: u32 = 32;
+const REASON_BIT: u32 = 40;
+const KIND_BIT: u32 = 48;
+const TRANSPORT_BIT: u32 = 51;
+const OPENING_BIT: u32 = 53;
+const IPV6_BIT: u32 = 54;
+
+const NOT_IP: u64 = 0;
+const LATER_FRAGMENT: u64 = 1;
+const PORTLESS: u64 = 2;
+const FLOW: u64 = 3;
+const UNPARSED: u64 = 4;
+
+impl Headers {
+    #[inline(always)]
+    pub(crate) fn new(parsed: Result<Parsed, Reason>) -> Self {
+        match parsed {
+            Ok(Parsed::NotIp) => Self { facts: NOT_IP << KIND_BIT, source: [0; 2] },
+            Ok(Parsed::LaterFragment(source)) => Self::of_source(LATER_FRAGMENT, source),
+            Ok(Parsed::Portless { source, protocol }) => {
+                let headers = Self::of_source(PORTLESS, source);
+                Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
+            }
+            Ok(Parsed::Flow(Flow { source, transport, source_port, port, opening })) => {
+                let headers = Self::of_source(FLOW, source);
+                let facts = headers.facts
+                    | u64::from(port)
+                    | u64::from(source_port) << SOURCE_PORT_BIT
+                    | (transport as u64) << TRANSPORT_BIT
+                    | u64::from(opening) << OPENING_BIT;
+                Self { facts, ..headers }
+            }
+            Err(reason) => {
+                Self { facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT, source: [0; 2] }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn of_source(kind: u64, source: Addr) -> Self {
+        let ipv6 = match source {
+            Addr::V4(_) => 0,
+            Addr::V6(_) => 1,
+        };
+        Self { facts: kind << KIND_BIT | ipv6 << IPV6_BIT, source: source.mapped() }
+    }
+
+    /// The same headers, with `zero` mixed in. If the verifier does not know that it is zero, it
+    /// does not know the facts any more either.
+    #[inline(always)]
+    #[must_use]
+    pub fn masked(self, zero: u64) -> Self {
+        Self { facts: self.facts ^ zero, ..self }
+    }
+
+    /// What the frame turned out to be, or why it could not be parsed.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
+    pub fn parsed(&self) -> Result<Parsed, Reason> {
+        let facts = self.facts;
+        let [_, low] = self.source;
+        let source =
+            if facts >> IPV6_BIT & 1 == 0 { Addr::V4(low as u32) } else { Addr::V6(self.source) };
+        match facts >> KIND_BIT & 7 {
+            NOT_IP => Ok(Parsed::NotIp),
+            LATER_FRAGMENT => Ok(Parsed::LaterFragment(source)),
+            PORTLESS => Ok(Parsed::Portless { source, protocol: (facts >> PROTOCOL_BIT) as u8 }),
+            FLOW => Ok(Parsed::Flow(Flow {
+                source,
+                transport: match facts >> TRANSPORT_BIT & 3 {
+                    0 => Transport::Tcp,
+                    1 => Transport::Udp,
+                    _ => Transport::Sctp,
+                },
+                source_port: (facts >> SOURCE_PORT_BIT) as u16,
+                port: facts as u16,
+                opening: facts >> OPENING_BIT & 1 != 0,
+            })),
+            _ => {
+                Err(Reason::from_number((facts >> REASON_BIT) as u8).unwrap_or(Reason::Undecodable))
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     event::Event,
     flow::{Addr, Transport},
     tables::{Limits, Port, Service, Source},
-    verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict},
+    verdict::{Action, MAX_SERVICES, NO_SERVICE, NODE_REASONS, Reason, Verdict},
 };
 
 /// Version of everything in this file.
@@ -19,6 +19,8 @@ pub const PORTS: usize = 1 << 16;
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An
 /// entry is a service slot, [`PORT_TUNNEL`] or [`PORT_UNGUARDED`].
 pub type PortTable = [u8; PORT_TABLE_LEN];
+/// The ports of one transport: the kernel map has an entry of it for each.
+pub type TransportPorts = [u8; PORTS];
 /// Entries of a [`PortTable`].
 pub const PORT_TABLE_LEN: usize = PORTS * 3;
 /// [`PortTable`] entry: no service.
@@ -42,24 +44,53 @@ pub fn port_entry(entry: u8) -> Port {
     }
 }
 
+/// Value of the source tries: a [`Source`] in words of 4 bytes, because the kernel puts the value
+/// of an IPv4 trie behind a key of 4 bytes (`trie_lookup_elem` in `kernel/bpf/lpm_trie.c`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct SourceEntry {
+    services: [u32; 2],
+    flags: [u32; 2],
+}
+
+impl From<Source> for SourceEntry {
+    fn from(source: Source) -> Self {
+        Self { services: halves(source.services), flags: halves(source.flags) }
+    }
+}
+
+impl From<SourceEntry> for Source {
+    #[inline(always)]
+    fn from(entry: SourceEntry) -> Self {
+        Self { services: whole(entry.services), flags: whole(entry.flags) }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
+}
+
+#[inline(always)]
+fn whole([low, high]: [u32; 2]) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Key of a member's bucket states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct MemberKey {
-    /// The address, IPv4 as IPv4-mapped.
-    pub addr: [u8; 16],
+    /// The address as [`Addr::mapped`].
+    pub addr: [u64; 2],
     /// Slot of the service.
-    pub slot: u32,
+    pub slot: u64,
 }
 
 impl MemberKey {
     /// The key of an address at a service.
     #[inline(always)]
     pub fn new(slot: u8, addr: &Addr) -> Self {
-        Self {
-            addr: addr.mapped(),
-            slot: slot.into(),
-        }
+        Self { addr: addr.mapped(), slot: slot.into() }
     }
 }
 
@@ -92,19 +123,20 @@ pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_S
 /// All counters.
 pub const COUNTERS: u32 = COUNTERS_PER_INTERFACE * MAX_INTERFACES;
 
-/// Index of the counter of a verdict in the row of an interface.
+/// Index of the counter of a packed verdict in the row of an interface.
 #[inline(always)]
-pub fn counter_index(row: u32, verdict: Verdict) -> u32 {
-    let reason = verdict.reason as u32;
-    let within = match verdict.service {
-        None => reason.wrapping_mul(3).wrapping_add(verdict.action as u32),
-        Some(slot) => NODE_COUNTERS
-            .wrapping_add(u32::from(slot).wrapping_mul(SERVICE_COUNTERS))
+pub fn counter_index(row: u32, verdict: u32) -> u32 {
+    let [_, service, reason, action] = verdict.to_be_bytes();
+    let reason = u32::from(reason);
+    let within = if service == NO_SERVICE {
+        reason.wrapping_mul(3).wrapping_add(action.into())
+    } else {
+        NODE_COUNTERS
+            .wrapping_add(u32::from(service).wrapping_mul(SERVICE_COUNTERS))
             .wrapping_add(reason.wrapping_sub(NODE_REASONS.into()).wrapping_mul(2))
-            .wrapping_add(u32::from(matches!(verdict.action, Action::WouldDrop))),
+            .wrapping_add(u32::from(action == Action::WouldDrop as u8))
     };
-    row.wrapping_mul(COUNTERS_PER_INTERFACE)
-        .wrapping_add(within)
+    row.wrapping_mul(COUNTERS_PER_INTERFACE).wrapping_add(within)
 }
 
 /// The row and the verdict that a counter counts: the inverse of [`counter_index`]. None for a
@@ -172,27 +204,25 @@ const _: () = {
     assert!(size_of::<Limit>() == 24);
     assert!(size_of::<Limits>() == 72);
     assert!(size_of::<Service>() == 152);
-    assert!(size_of::<Source>() == 16);
-    assert!(size_of::<MemberKey>() == 20);
+    assert!(size_of::<SourceEntry>() == 16);
+    assert!(align_of::<SourceEntry>() == 4);
+    assert!(size_of::<MemberKey>() == 24);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Event>() == 32);
     assert!(size_of::<Sampling>() == 40);
 };
 
 #[cfg(feature = "user")]
-#[expect(
-    unsafe_code,
-    reason = "`Pod` promises that a type is plain bytes; all promises are here"
-)]
+#[expect(unsafe_code, reason = "`Pod` promises that a type is plain bytes; all promises are here")]
 mod pod {
-    use super::{Counter, Event, MemberKey, Sampling, Service, Source};
+    use super::{Counter, Event, MemberKey, Sampling, Service, SourceEntry};
 
     // SAFETY: integers in `repr(C)` without padding (the sizes above are the sums of the fields),
     // every bit pattern is a value.
     unsafe impl aya::Pod for Service {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Source {}
-    // SAFETY: as above: 16 bytes and a `u32` at a multiple of 4.
+    unsafe impl aya::Pod for SourceEntry {}
+    // SAFETY: as above.
     unsafe impl aya::Pod for MemberKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
@@ -207,11 +237,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_source_survives_the_trie() {
+        let source =
+            Source { services: 0x8000_0001_0203_0405, flags: Source::OWN | Source::MEMBER };
+        assert_eq!(Source::from(SourceEntry::from(source)), source);
+    }
+
+    #[test]
     fn every_counter_counts_one_verdict() {
         let mut meanings = 0;
         for index in 0..COUNTERS {
             if let Some((row, verdict)) = counter_meaning(index) {
-                assert_eq!(counter_index(row, verdict), index);
+                assert_eq!(counter_index(row, verdict.pack()), index);
                 meanings += 1;
             }
         }

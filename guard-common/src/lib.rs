@@ -18,10 +18,7 @@
     clippy::unwrap_used
 )]
 #![deny(unsafe_code)]
-#![expect(
-    clippy::inline_always,
-    reason = "the verifier loses packet bounds across calls"
-)]
+#![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
 #![expect(clippy::many_single_char_names, reason = "octets of an address")]
 
 #[cfg(test)]
@@ -43,11 +40,12 @@ pub mod verdict;
 pub mod wire;
 
 pub use crate::{
-    decide::judge,
+    decide::{decide, judge},
     flow::Addr,
     limit::Limiter,
     observe::{Observer, Silent},
     packet::Packet,
+    parse::parse,
     tables::Tables,
     verdict::{Action, Reason, Verdict},
 };

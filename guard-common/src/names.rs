@@ -6,7 +6,7 @@ pub const PROGRAM: &str = "guard";
 /// The program that returns the packed verdict; for test-run, never attached.
 pub const PROGRAM_VERDICT: &str = "guard_verdict";
 
-/// Policy map: one [`crate::layout::PortTable`]. Of a generation.
+/// Policy map: transport number to [`crate::layout::TransportPorts`]. Of a generation.
 pub const MAP_PORTS: &str = "TG_PORTS";
 /// Policy map: slot to [`crate::tables::Service`]. Of a generation.
 pub const MAP_SERVICES: &str = "TG_SERVICES";
@@ -50,6 +50,8 @@ pub const GLOBAL_GUARDED: &str = "TG_GUARDED";
 pub const GLOBAL_ENFORCING: &str = "TG_ENFORCING";
 /// See [`GLOBAL_GUARDED`].
 pub const GLOBAL_ANY: &str = "TG_ANY";
+/// See [`GLOBAL_GUARDED`].
+pub const GLOBAL_LIMITS: &str = "TG_LIMITS";
 /// Read-only globals, `u64` each: the two words of the secret key of the hashed buckets.
 pub const GLOBAL_KEY: [&str; 2] = ["TG_KEY0", "TG_KEY1"];
 /// Read-only globals, `u64` each: bit `n % 64` of word `n / 64` is set if a device of this node

@@ -9,9 +9,13 @@ pub trait Packet {
     /// [`Packet::read`] can reach, when a capture cut the frame.
     fn len(&self) -> u32;
 
-    /// The `N` bytes at offset `at`, or nothing if they are not all there or `at` is beyond
-    /// [`MAX_OFFSET`].
+    /// The `N` bytes at offset `at`, or nothing if they are not all there.
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+
+    /// As [`Packet::read`], for headers that few frames have: a shell may take a slower way here.
+    fn read_rare<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.read(at)
+    }
 
     /// Whether the frame has no bytes at all.
     fn is_empty(&self) -> bool {
@@ -19,10 +23,21 @@ pub trait Packet {
     }
 }
 
-/// Largest offset that is ever read, in bytes. The verifier wants a constant bound below
-/// `MAX_PACKET_OFF` (0xffff, kernel/bpf/verifier.c); two VLAN tags and the longest chain of
-/// [`crate::wire::MAX_EXTENSION_HEADERS`] headers of 2048 bytes end below it.
-pub const MAX_OFFSET: u32 = 0x7fff;
+/// A frame of which every read is a rare one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rarely<'a, P>(pub(crate) &'a P);
+
+impl<P: Packet> Packet for Rarely<'_, P> {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        self.0.read_rare(at)
+    }
+}
 
 /// A frame in memory.
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +49,7 @@ pub struct Frame<'a> {
 impl<'a> Frame<'a> {
     /// A whole frame.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
-        }
+        Self { bytes, len: u32::try_from(bytes.len()).unwrap_or(u32::MAX) }
     }
 }
 
@@ -47,9 +59,6 @@ impl Packet for Frame<'_> {
     }
 
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        if at > MAX_OFFSET {
-            return None;
-        }
         let at = usize::try_from(at).ok()?;
         self.bytes.get(at..at.checked_add(N)?)?.try_into().ok()
     }

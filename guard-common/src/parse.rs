@@ -2,9 +2,9 @@
 //! cannot be followed is an error with a reason, never a guess.
 
 use crate::{
-    flow::{Addr, Flow, Parsed, Transport},
+    flow::{Addr, Flow, Headers, Parsed, Transport},
     observe::{Observer, Step},
-    packet::Packet,
+    packet::{Packet, Rarely},
     verdict::Reason,
     wire,
 };
@@ -20,13 +20,16 @@ pub fn transport(protocol: u8) -> Option<Transport> {
     }
 }
 
-/// Reads the headers of a frame.
-///
-/// # Errors
-/// The reason why the frame cannot be judged: [`Reason::Undecodable`], [`Reason::MalformedIp`],
-/// [`Reason::TooManyHeaders`] or [`Reason::MalformedL4`].
+/// Reads the headers of a frame. [`Headers::parsed`] says what they are, or why they cannot be
+/// read: [`Reason::Undecodable`], [`Reason::MalformedIp`], [`Reason::TooManyHeaders`] or
+/// [`Reason::MalformedL4`].
 #[inline(always)]
-pub fn parse(packet: &impl Packet, observer: &mut impl Observer) -> Result<Parsed, Reason> {
+pub fn parse(packet: &impl Packet, observer: &mut impl Observer) -> Headers {
+    Headers::new(ethernet(packet, observer))
+}
+
+#[inline(always)]
+fn ethernet(packet: &impl Packet, observer: &mut impl Observer) -> Result<Parsed, Reason> {
     let mut at = wire::ETHERTYPE_AT;
     let mut tags = 0_u32;
     let mut ethertype = ethertype_at(packet, at)?;
@@ -49,45 +52,25 @@ pub fn parse(packet: &impl Packet, observer: &mut impl Observer) -> Result<Parse
 
 #[inline(always)]
 fn is_vlan(ethertype: u16) -> bool {
-    matches!(
-        ethertype,
-        wire::ETHERTYPE_VLAN | wire::ETHERTYPE_SERVICE_VLAN
-    )
+    matches!(ethertype, wire::ETHERTYPE_VLAN | wire::ETHERTYPE_SERVICE_VLAN)
 }
 
 #[inline(always)]
 fn ethertype_at(packet: &impl Packet, at: u32) -> Result<u16, Reason> {
-    packet
-        .read(at)
-        .map(u16::from_be_bytes)
-        .ok_or(Reason::Undecodable)
+    packet.read(at).map(u16::from_be_bytes).ok_or(Reason::Undecodable)
 }
 
 /// RFC 791.
 #[inline(always)]
 fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Result<Parsed, Reason> {
-    let header: [u8; 20] = packet.read(at).ok_or(Reason::MalformedIp)?;
-    let [
-        version_ihl,
-        _,
-        t0,
-        t1,
-        _,
-        _,
-        f0,
-        f1,
-        _,
-        protocol,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        ..,
-    ] = header;
+    let [version_ihl] = packet.read(at).ok_or(Reason::MalformedIp)?;
+    let total_len = be16(packet, at.wrapping_add(2))?;
+    let fragment = be16(packet, at.wrapping_add(6))?;
+    let [protocol] = packet.read(at.wrapping_add(9)).ok_or(Reason::MalformedIp)?;
+    let source = packet.read(at.wrapping_add(12)).ok_or(Reason::MalformedIp)?;
+    let source = Addr::V4(u32::from_be_bytes(source));
+
     let header_len = u32::from(version_ihl & 0x0f).wrapping_mul(4);
-    let total_len = u32::from(u16::from_be_bytes([t0, t1]));
     let end = at.wrapping_add(total_len);
     if version_ihl >> 4 != 4
         || header_len < wire::IPV4_MIN_LEN
@@ -96,18 +79,12 @@ fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Result<P
     {
         return Err(Reason::MalformedIp);
     }
-    let source = Addr::V4([s0, s1, s2, s3]);
-    let fragment = u16::from_be_bytes([f0, f1]);
     if fragment & 0x1fff != 0 {
         return Ok(Parsed::LaterFragment(source));
     }
-    let body = Body {
-        source,
-        at: at.wrapping_add(header_len),
-        end,
-    };
-    if protocol == wire::PROTO_AH {
-        return extensions(packet, body, protocol, is_ipv4_extension, observer);
+    let body = Body { source, at: at.wrapping_add(header_len), end };
+    if is_ipv4_extension(protocol) {
+        return extensions(&Rarely(packet), body, protocol, is_ipv4_extension, observer);
     }
     ports(packet, body, protocol)
 }
@@ -115,21 +92,33 @@ fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Result<P
 /// RFC 8200.
 #[inline(always)]
 fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Result<Parsed, Reason> {
-    let header: [u8; 8] = packet.read(at).ok_or(Reason::MalformedIp)?;
-    let source: [u8; 16] = packet.read(at.wrapping_add(8)).ok_or(Reason::MalformedIp)?;
-    let [version, _, _, _, l0, l1, next, _] = header;
+    let [version] = packet.read(at).ok_or(Reason::MalformedIp)?;
+    let payload_len = be16(packet, at.wrapping_add(4))?;
+    let [next] = packet.read(at.wrapping_add(6)).ok_or(Reason::MalformedIp)?;
+    let high = packet.read(at.wrapping_add(8)).ok_or(Reason::MalformedIp)?;
+    let low = packet.read(at.wrapping_add(16)).ok_or(Reason::MalformedIp)?;
+    let source = Addr::V6([u64::from_be_bytes(high), u64::from_be_bytes(low)]);
+
     let start = at.wrapping_add(wire::IPV6_LEN);
     // A jumbogram (RFC 2675) says 0 here, so its headers lie beyond the end and are refused.
-    let end = start.wrapping_add(u32::from(u16::from_be_bytes([l0, l1])));
+    let end = start.wrapping_add(payload_len);
     if version >> 4 != 6 || end > packet.len() {
         return Err(Reason::MalformedIp);
     }
-    let body = Body {
-        source: Addr::V6(source),
-        at: start,
-        end,
-    };
-    extensions(packet, body, next, is_ipv6_extension, observer)
+    let body = Body { source, at: start, end };
+    if is_ipv6_extension(next) {
+        return extensions(&Rarely(packet), body, next, is_ipv6_extension, observer);
+    }
+    ports(packet, body, next)
+}
+
+/// A 16-bit field of an IP header.
+#[inline(always)]
+fn be16(packet: &impl Packet, at: u32) -> Result<u32, Reason> {
+    match packet.read(at) {
+        Some(field) => Ok(u16::from_be_bytes(field).into()),
+        None => Err(Reason::MalformedIp),
+    }
 }
 
 /// What follows a header: who sent it, where it starts and where the IP packet ends.

@@ -62,6 +62,16 @@ pub struct Limits {
     pub bytes: Limit,
 }
 
+impl Limits {
+    /// Bit `n` is set if the unit `n` is limited.
+    fn kinds(&self) -> u64 {
+        let Self { new_connections, packets, bytes } = self;
+        u64::from(new_connections.is_some())
+            | u64::from(packets.is_some()) << 1
+            | u64::from(bytes.is_some()) << 2
+    }
+}
+
 /// What a service asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -88,11 +98,7 @@ impl Service {
 
     /// A service with these limits; sets the flags that say which there are.
     pub fn new(flags: u64, per_source: Limits, total: Limits) -> Self {
-        let mut service = Self {
-            flags,
-            per_source,
-            total,
-        };
+        let mut service = Self { flags, per_source, total };
         for limits in [&per_source, &total] {
             if limits.new_connections.is_some() {
                 service.flags |= Self::LIMITS_CONNECTIONS;
@@ -125,6 +131,24 @@ pub struct Settings {
     pub enforcing: u64,
     /// The guarded services that every source may reach.
     pub any: u64,
+    /// The kinds of limit that some guarded service sets: bit `n` for the unit `n` per source, bit
+    /// `3 + n` for the unit `n` in total. What nobody uses costs nothing.
+    pub limits: u64,
+}
+
+impl Settings {
+    /// Adds a service in a slot.
+    pub fn add(&mut self, slot: u8, service: &Service) {
+        let bit = 1_u64.wrapping_shl(slot.into());
+        self.guarded |= bit;
+        if !service.has(Service::OBSERVE) {
+            self.enforcing |= bit;
+        }
+        if service.has(Service::ANY) {
+            self.any |= bit;
+        }
+        self.limits |= service.per_source.kinds() | service.total.kinds() << 3;
+    }
 }
 
 /// What a (transport, port) is to this node.

@@ -5,7 +5,7 @@ pub const MAX_SERVICES: u8 = 64;
 /// Number of reasons that are the node's: the first ones.
 pub const NODE_REASONS: u8 = 8;
 /// The packed form of "no service".
-const NO_SERVICE: u8 = 0xff;
+pub(crate) const NO_SERVICE: u8 = 0xff;
 
 /// What happens to the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,10 +100,7 @@ impl Reason {
 
     /// Whether an enforcing service drops for this reason.
     pub fn is_refusal(self) -> bool {
-        !matches!(
-            self,
-            Self::NotIp | Self::Unguarded | Self::Established | Self::Allowed
-        )
+        !matches!(self, Self::NotIp | Self::Unguarded | Self::Established | Self::Allowed)
     }
 
     /// The name used in output, metrics and documentation.
@@ -137,10 +134,7 @@ impl Reason {
 
     /// The reason with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.name() == name)
+        Self::ALL.iter().copied().find(|reason| reason.name() == name)
     }
 }
 
@@ -158,20 +152,12 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict without a service.
     pub fn of_node(action: Action, reason: Reason) -> Self {
-        Self {
-            action,
-            reason,
-            service: None,
-        }
+        Self { action, reason, service: None }
     }
 
     /// A verdict of the service in this slot.
     pub fn of_service(action: Action, reason: Reason, slot: u8) -> Self {
-        Self {
-            action,
-            reason,
-            service: Some(slot),
-        }
+        Self { action, reason, service: Some(slot) }
     }
 
     /// Whether the frame goes on to the network stack.
@@ -213,11 +199,7 @@ mod tests {
         for action in Action::ALL {
             for reason in Reason::ALL {
                 for service in (0..MAX_SERVICES).map(Some).chain([None]) {
-                    let verdict = Verdict {
-                        action,
-                        reason,
-                        service,
-                    };
+                    let verdict = Verdict { action, reason, service };
                     assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
                 }
             }
@@ -229,11 +211,7 @@ mod tests {
         for code in 0..16 {
             assert_eq!(Verdict::unpack(code), None);
         }
-        assert_eq!(
-            Verdict::unpack(0x7e40_0000),
-            None,
-            "service 64 does not exist"
-        );
+        assert_eq!(Verdict::unpack(0x7e40_0000), None, "service 64 does not exist");
     }
 
     #[test]

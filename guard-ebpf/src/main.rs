@@ -1,2 +1,70 @@
+//! The XDP programs: a thin shell around `guard_common::parse` and `guard_common::decide`.
+//!
+//! `guard` is attached. `guard_verdict` does the same and returns the packed verdict; it is only
+//! ever run by `BPF_PROG_TEST_RUN`, which hands it the clock as XDP metadata.
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features, reason = "core has no compare-and-swap for this target")
+)]
+#![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
+#![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]
+#![expect(clippy::needless_pass_by_value, reason = "the signature of an XDP program")]
+
+mod account;
+mod atomic;
+mod buckets;
+mod emit;
+mod frame;
+mod maps;
+
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use guard_common::{Action, Silent, decide};
+
+use crate::{buckets::Buckets, maps::Maps};
+
+/// Judges a received frame.
+#[xdp(frags)]
+fn guard(ctx: XdpContext) -> u32 {
+    let [.., action] = run(&ctx, None).to_be_bytes();
+    if action == Action::Drop as u8 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+}
+
+/// Judges a frame of a test run; the packed verdict.
+#[xdp(frags)]
+fn guard_verdict(ctx: XdpContext) -> u32 {
+    run(&ctx, Some(frame::metadata_clock(&ctx)))
+}
+
+/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. The clock
+/// of limits, in ticks, is given or that of the kernel.
+#[inline(always)]
+fn run(ctx: &XdpContext, clock: Option<u64>) -> u32 {
+    let (len, zero) = frame::len(ctx);
+    let headers = frame::parse(ctx, len, zero);
+    let verdict = decide(&headers, len, &Maps, &Buckets::new(clock, zero), &mut Silent);
+    // What follows is the same for every verdict: the verifier shall walk it once, not once for
+    // every way to get here.
+    let verdict = verdict.pack() ^ zero as u32;
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
+    account::count(ctx, len, verdict);
+    let [.., action] = verdict.to_be_bytes();
+    if action != Action::Pass as u8 {
+        emit::sample(ctx, len, zero, verdict);
+    }
+    verdict
+}
+
+/// Loops, so that the verifier refuses a program in which a panic can be reached.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The licence that the kernel asks programs for; these helpers need none in particular.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -8,16 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
 #[derive(Debug, Parser)]
-#[command(
-    name = "trainguard",
-    version,
-    max_term_width = 100,
-    propagate_version = true
-)]
-#[command(
-    after_help = "Exit codes: 0 yes or done, 1 a definite no, 2 no answer possible, \
-                        3 daemon not reachable"
-)]
+#[command(name = "trainguard", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 yes or done, 1 a definite no, 2 no answer possible, \
+                        3 daemon not reachable")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -48,12 +41,7 @@ pub enum Verb {
 #[derive(Debug, Clone, Args)]
 pub struct Directories {
     /// Where sockets are
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/run/trainguard",
-        env = "TRAINGUARD_RUN_DIR"
-    )]
+    #[arg(long, value_name = "DIR", default_value = "/run/trainguard", env = "TRAINGUARD_RUN_DIR")]
     pub run_dir: PathBuf,
     /// Where maps and links are pinned; on a bpf file system
     #[arg(

@@ -142,10 +142,7 @@ impl CompiledPolicy {
 
     /// The name of the node that has an address.
     pub fn name_of(&self, addr: &Addr) -> Option<&str> {
-        let at = self
-            .names
-            .binary_search_by(|(known, _)| known.cmp(addr))
-            .ok()?;
+        let at = self.names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
         self.names.get(at).map(|(_, name)| name.as_str())
     }
 
@@ -153,9 +150,7 @@ impl CompiledPolicy {
     pub fn no_ports() -> Box<PortTable> {
         let table = vec![PORT_UNGUARDED; PORT_TABLE_LEN].into_boxed_slice();
         // The length is that of the type.
-        table
-            .try_into()
-            .unwrap_or_else(|_| unreachable!("a vector of PORT_TABLE_LEN entries"))
+        table.try_into().unwrap_or_else(|_| unreachable!("a vector of PORT_TABLE_LEN entries"))
     }
 
     /// The policy as the host decides by it.
@@ -167,18 +162,10 @@ impl CompiledPolicy {
                 self.service_in(slot).map(|service| service.service)
             }),
             sources4: Ranges::new(self.sources4.iter().map(|(prefix, source)| {
-                (
-                    u128::from(u32::from_be_bytes(prefix.addr)),
-                    32 - u32::from(prefix.len),
-                    *source,
-                )
+                (u128::from(u32::from_be_bytes(prefix.addr)), 32 - u32::from(prefix.len), *source)
             })),
             sources6: Ranges::new(self.sources6.iter().map(|(prefix, source)| {
-                (
-                    u128::from_be_bytes(prefix.addr),
-                    128 - u32::from(prefix.len),
-                    *source,
-                )
+                (u128::from_be_bytes(prefix.addr), 128 - u32::from(prefix.len), *source)
             })),
         }
     }
@@ -205,19 +192,14 @@ impl Tables for HostTables<'_> {
     }
 
     fn unpacks(&self, protocol: u8) -> bool {
-        let word = self
-            .policy
-            .unpacks
-            .get(usize::from(protocol / 64))
-            .copied()
-            .unwrap_or(0);
+        let word = self.policy.unpacks.get(usize::from(protocol / 64)).copied().unwrap_or(0);
         word >> (protocol % 64) & 1 != 0
     }
 
     fn source(&self, addr: &Addr) -> Source {
         match *addr {
-            Addr::V4(octets) => self.sources4.find(u32::from_be_bytes(octets).into()),
-            Addr::V6(octets) => self.sources6.find(u128::from_be_bytes(octets)),
+            Addr::V4(addr) => self.sources4.find(addr.into()),
+            Addr::V6([high, low]) => self.sources6.find(u128::from(high) << 64 | u128::from(low)),
         }
     }
 
@@ -242,10 +224,7 @@ impl Ranges {
         let mut open: Vec<(u128, Source)> = Vec::new();
         let outside = |open: &[(u128, Source)]| open.last().map_or(Source::default(), |o| o.1);
         for (first, host_bits, source) in prefixes {
-            let last = first
-                | 1_u128
-                    .checked_shl(host_bits)
-                    .map_or(u128::MAX, |size| size - 1);
+            let last = first | 1_u128.checked_shl(host_bits).map_or(u128::MAX, |size| size - 1);
             while let Some(&(end, _)) = open.last()
                 && end < first
             {

@@ -17,21 +17,13 @@ use guard_common::{
 pub struct HostLimiter {
     key: [u64; 2],
     now: Cell<u64>,
-    members: RefCell<BTreeMap<MemberKey, BucketStates>>,
-    hashed: RefCell<BTreeMap<u32, BucketStates>>,
-    totals: RefCell<BTreeMap<u8, BucketStates>>,
+    states: RefCell<BTreeMap<Key, BucketStates>>,
 }
 
 impl HostLimiter {
     /// Full buckets. `key` keys the hash of sources that are no members.
     pub fn new(key: [u64; 2]) -> Self {
-        Self {
-            key,
-            now: Cell::new(0),
-            members: RefCell::default(),
-            hashed: RefCell::default(),
-            totals: RefCell::default(),
-        }
+        Self { key, now: Cell::new(0), states: RefCell::default() }
     }
 
     /// Sets the clock, in nanoseconds.
@@ -40,45 +32,49 @@ impl HostLimiter {
     }
 
     /// How many sources have state.
-    pub fn states(&self) -> usize {
-        self.members.borrow().len() + self.hashed.borrow().len()
+    pub fn sources(&self) -> usize {
+        let states = self.states.borrow();
+        states.keys().filter(|key| !matches!(key, Key::Total(_))).count()
     }
 }
 
 impl Limiter for HostLimiter {
+    type States = Key;
+
     fn now(&self) -> u64 {
         self.now.get()
     }
 
-    fn charge(&self, of: &Bucket, unit: Unit, limit: &bucket::Limit, now: u64, cost: u64) -> bool {
-        let step = |states: &mut BucketStates| {
-            let Some(state) = states.get_mut(unit as usize) else {
-                return false;
-            };
-            let step = bucket::step(limit, *state, now, cost);
-            *state = step.state;
-            step.admitted
-        };
-        match *of {
-            Bucket::Total { slot } => step(self.totals.borrow_mut().entry(slot).or_default()),
-            Bucket::PerSource {
-                slot,
-                addr,
-                member: true,
-            } => step(
-                self.members
-                    .borrow_mut()
-                    .entry(MemberKey::new(slot, &addr))
-                    .or_default(),
-            ),
-            Bucket::PerSource {
-                slot,
-                addr,
-                member: false,
-            } => {
-                let at = limit::hashed_bucket(self.key, slot, &addr);
-                step(self.hashed.borrow_mut().entry(at).or_default())
+    fn states(&self, of: &Bucket) -> Option<Key> {
+        Some(match *of {
+            Bucket::Total { slot } => Key::Total(slot),
+            Bucket::PerSource { slot, addr, member: true } => {
+                Key::Member(MemberKey::new(slot, &addr))
             }
-        }
+            Bucket::PerSource { slot, addr, member: false } => {
+                Key::Hashed(limit::hashed_bucket(self.key, slot, &addr))
+            }
+        })
     }
+
+    fn charge(&self, of: &Key, unit: Unit, limit: &bucket::Limit, now: u64, cost: u64) -> bool {
+        let mut states = self.states.borrow_mut();
+        let Some(state) = states.entry(*of).or_default().get_mut(unit as usize) else {
+            return false;
+        };
+        let step = bucket::step(limit, *state, now, cost);
+        *state = step.state;
+        step.admitted
+    }
+}
+
+/// Names a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Of all sources of the service in this slot.
+    Total(u8),
+    /// Of one member.
+    Member(MemberKey),
+    /// Of the sources that share a hash.
+    Hashed(u32),
 }
