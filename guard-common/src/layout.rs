@@ -99,8 +99,8 @@ pub type BucketStates = [u64; 3];
 
 /// Member bucket states that fit, over all services.
 pub const MAX_MEMBER_BUCKETS: u32 = 1 << 20;
-/// Prefixes of one family that fit.
-pub const MAX_PREFIXES: u32 = 1_000_000;
+/// Prefixes of one family that fit: the million that a manifest may list, and its nodes.
+pub const MAX_PREFIXES: u32 = 1 << 20;
 
 /// One counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

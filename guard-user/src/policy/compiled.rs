@@ -58,6 +58,9 @@ pub struct CompiledPolicy {
     pub members: Vec<MemberKey>,
     /// Name of the node that has an address, sorted by address: for people, not for decisions.
     pub names: Vec<(Addr, String)>,
+    /// Slots that an earlier generation gave to a service that is gone, and this one gives to
+    /// another: their counters and bucket states must be cleared.
+    pub reclaimed: Vec<u8>,
 }
 
 /// What the devices of a node unpack.

@@ -1,4 +1,7 @@
 //! Everything that is printed: data on standard output, talk on standard error.
+
+pub mod lint;
+
 use std::{
     fmt::Display,
     io::{self, Write as _},

@@ -1,0 +1,133 @@
+//! What a policy means by itself.
+
+use std::collections::BTreeMap;
+
+use guard_common::flow::Transport;
+
+use super::{
+    super::{
+        diagnostic::{At, Diagnostic, Place, Report, code},
+        document::{Match, PolicyDoc, ServiceDoc},
+        ports::Claim,
+        scalars::{MAX_NAME, PortRange},
+    },
+    claims_of,
+};
+
+/// The range from which Linux takes source ports, and ports for those who bind to 0
+/// (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// Checks a policy by itself.
+pub(in super::super) fn policy(out: &mut Report, doc: &PolicyDoc) {
+    let mut names: BTreeMap<&str, Place> = BTreeMap::new();
+    for service in &doc.services {
+        let name = &service.name;
+        if let Some(first) = names.get(name.value.as_str()) {
+            let message = format!("the service name `{}` twice", name.value);
+            out.push(
+                Diagnostic::error(code::DUPLICATE_NAME, name.place, message)
+                    .related(*first, "first used here"),
+            );
+        }
+        names.entry(&name.value).or_insert(name.place);
+        let bytes = doc.name.value.len() + 1 + name.value.len();
+        if bytes > MAX_NAME {
+            let message = format!(
+                "`{}/{}` has {bytes} bytes, at most {MAX_NAME} fit",
+                doc.name.value, name.value
+            );
+            out.push(Diagnostic::error(code::NAME, name.place, message));
+        }
+        check_service(out, service);
+    }
+}
+
+fn check_service(out: &mut Report, service: &ServiceDoc) {
+    let tcp = |port: &At<PortRange>| port.value.transport == Transport::Tcp;
+    if service.matching.value == Match::NewConnections {
+        for port in service.ports.iter().filter(|port| !tcp(port)) {
+            let message = format!(
+                "`{}` opens no connections, `match: new-connections` speaks of TCP only",
+                port.value
+            );
+            out.push(
+                Diagnostic::error(code::CONTRADICTION, port.place, message)
+                    .related(service.matching.place, "new connections only")
+                    .help("put these ports into a service with `match: all`"),
+            );
+        }
+    }
+    if !service.ports.iter().any(tcp) {
+        let limits = [&service.per_source, &service.total];
+        for limit in limits
+            .into_iter()
+            .filter_map(|l| l.new_connections.as_ref())
+        {
+            let message = "a limit on new connections at a service without TCP ports";
+            out.push(
+                Diagnostic::error(code::CONTRADICTION, limit.place, message)
+                    .help("limit `packets` or `bytes` instead"),
+            );
+        }
+    }
+    for hole in &service.except {
+        if !service
+            .ports
+            .iter()
+            .any(|port| port.value.intersect(&hole.value).is_some())
+        {
+            let message = format!("`{}` is no port of this service", hole.value);
+            out.push(
+                Diagnostic::warning(code::NEVER, hole.place, message)
+                    .help("`except` takes ports out of `ports`; remove it"),
+            );
+        }
+    }
+    let claims = claims_of(service);
+    if claims.is_empty() {
+        let message = format!("`except` leaves no port of `{}`", service.name.value);
+        out.push(Diagnostic::error(code::NEVER, service.name.place, message));
+    }
+    if service.matching.value == Match::All {
+        ephemeral(out, service, &claims);
+    }
+    if let Some(limit) = &service.per_source.packets {
+        let message = "a limit on the packets of each source stalls training";
+        out.push(
+            Diagnostic::warning(code::PACKET_LIMIT, limit.place, message).help(
+                "TCP reads a dropped packet as congestion and slows down far below the limit; \
+                 limit `newConnections` instead",
+            ),
+        );
+    }
+}
+
+fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[Claim]) {
+    let (first, last) = EPHEMERAL;
+    for port in &service.ports {
+        let met = claims.iter().find(|claim| {
+            claim.range.intersect(&port.value).is_some()
+                && claim.range.first <= last
+                && claim.range.last >= first
+        });
+        if met.is_none() {
+            continue;
+        }
+        let message = format!(
+            "`{}` meets the ephemeral ports {first}-{last}: `match: all` would drop replies to \
+             the node's own connections",
+            port.value
+        );
+        let help = if port.value.transport == Transport::Tcp {
+            "write `match: new-connections`, or pin the ports outside that range"
+        } else {
+            "pin the ports outside that range"
+        };
+        out.push(
+            Diagnostic::error(code::EPHEMERAL, port.place, message)
+                .related(service.matching.place, "every packet")
+                .help(help),
+        );
+    }
+}

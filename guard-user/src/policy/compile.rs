@@ -1,0 +1,322 @@
+//! From a cluster to the tables of one node. Deterministic: what means the same compiles to the
+//! same tables and the same hash.
+
+use std::collections::{BTreeMap, HashMap};
+
+use guard_common::{
+    Addr,
+    bucket::Limit,
+    layout::{self, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, PORT_UNGUARDED, PortTable},
+    tables::{self, Settings, Source},
+    verdict::MAX_SERVICES,
+};
+
+use super::{
+    cluster::{Cluster, Node, Service},
+    compiled::{CompiledPolicy, CompiledService, Prefix},
+    document::{Match, Mode},
+    hash,
+    load::Loaded,
+    placement::Placement,
+    ports::claims,
+    sources,
+};
+
+/// A policy that is too big for a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CapacityError {
+    /// Too many services.
+    #[error(
+        "node `{node}` would run {count} services, at most {MAX_SERVICES} are possible; join \
+         services that admit the same sources into one with several ports"
+    )]
+    Services {
+        /// The node.
+        node: String,
+        /// Its services.
+        count: usize,
+    },
+    /// Too many prefixes of one family.
+    #[error(
+        "node `{node}` would need {count} {family} prefixes, at most {MAX_PREFIXES} fit; join \
+         neighbouring prefixes into shorter ones"
+    )]
+    Prefixes {
+        /// The node.
+        node: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// Prefixes that would be needed.
+        count: usize,
+    },
+    /// Too many limiter states.
+    #[error(
+        "node `{node}` would need {count} limiter states (addresses of members times services \
+         with `perSource` limits), at most {MAX_MEMBER_BUCKETS} fit; limit fewer services per \
+         source, or use `total`"
+    )]
+    MemberBuckets {
+        /// The node.
+        node: String,
+        /// States that would be needed.
+        count: usize,
+    },
+}
+
+/// Compiles the part of a cluster that concerns one node. Services that `placement` knows keep
+/// their slots.
+///
+/// # Errors
+/// The policy is too big for a node; the figure and what to do are in the message.
+pub fn compile(
+    loaded: &Loaded,
+    node: &Node,
+    placement: &Placement,
+) -> Result<CompiledPolicy, CapacityError> {
+    for_node(&loaded.cluster, node, placement)
+}
+
+/// As [`compile`], from the cluster alone.
+pub(super) fn for_node(
+    cluster: &Cluster,
+    node: &Node,
+    placement: &Placement,
+) -> Result<CompiledPolicy, CapacityError> {
+    let mut services: Vec<&Service> = cluster
+        .services
+        .iter()
+        .filter(|service| service.runs_on(&node.roles))
+        .collect();
+    services.sort_by(|a, b| a.label.cmp(&b.label));
+    if services.len() > usize::from(MAX_SERVICES) {
+        return Err(CapacityError::Services {
+            node: node.name.clone(),
+            count: services.len(),
+        });
+    }
+    // First as if each service had the slot of its rank, which the hash is taken of.
+    let ports = ports(&services);
+    let (sources4, sources6) = source_tables(cluster, node, &services);
+    for (family, count) in [("IPv4", sources4.len()), ("IPv6", sources6.len())] {
+        if count > MAX_PREFIXES as usize {
+            return Err(CapacityError::Prefixes {
+                node: node.name.clone(),
+                family,
+                count,
+            });
+        }
+    }
+    let mut compiled = CompiledPolicy {
+        cluster: cluster.name.clone(),
+        node: node.name.clone(),
+        hash: [0; 32],
+        settings: Settings::default(),
+        services: (0..)
+            .zip(&services)
+            .map(|(slot, service)| compiled(slot, service))
+            .collect(),
+        ports,
+        unpacks: [0; 4],
+        sources4,
+        sources6,
+        members: Vec::new(),
+        names: names(cluster),
+        reclaimed: Vec::new(),
+    };
+    compiled.hash = hash::hash(&compiled);
+    let labels: Vec<&str> = services
+        .iter()
+        .map(|service| service.label.as_str())
+        .collect();
+    let (slots, reclaimed) = placement.place(&labels);
+    move_to(&mut compiled, &slots);
+    compiled.reclaimed = reclaimed;
+    compiled.settings = settings(&compiled.services);
+    compiled.members = members(&compiled);
+    if compiled.members.len() > MAX_MEMBER_BUCKETS as usize {
+        return Err(CapacityError::MemberBuckets {
+            node: node.name.clone(),
+            count: compiled.members.len(),
+        });
+    }
+    Ok(compiled)
+}
+
+fn compiled(slot: u8, service: &Service) -> CompiledService {
+    let mut flags = 0;
+    if service.matching == Match::NewConnections {
+        flags |= tables::Service::NEW_CONNECTIONS;
+    }
+    if service.mode == Mode::Observe {
+        flags |= tables::Service::OBSERVE;
+    }
+    if service.allow.any {
+        flags |= tables::Service::ANY;
+    }
+    CompiledService {
+        slot,
+        label: service.label.clone(),
+        name: service.name.clone(),
+        service: tables::Service::new(flags, service.per_source, service.total),
+    }
+}
+
+/// The port table by rank: the narrowest entry that holds a port decides.
+fn ports(services: &[&Service]) -> Box<PortTable> {
+    let mut claimed = Vec::new();
+    for (rank, service) in (0_u8..).zip(services) {
+        for claim in claims(&service.ports, &service.except) {
+            claimed.push((claim.width, rank, claim.range));
+        }
+    }
+    // The widest is written first and the narrowest last. Equal ones of different services do not
+    // pass the checks; if they did, the first label would have the port.
+    claimed.sort_unstable_by(|a, b| b.cmp(a));
+    let mut table = CompiledPolicy::no_ports();
+    for (_, rank, range) in claimed {
+        let first = layout::port_index(range.transport, range.first);
+        let last = layout::port_index(range.transport, range.last);
+        if let Some(entries) = table.get_mut(first..=last) {
+            entries.fill(rank);
+        }
+    }
+    table
+}
+
+type Table<A> = Vec<(Prefix<A>, Source)>;
+
+/// The source tables by rank.
+fn source_tables(
+    cluster: &Cluster,
+    node: &Node,
+    services: &[&Service],
+) -> (Table<[u8; 4]>, Table<[u8; 16]>) {
+    let mut four = Vec::new();
+    let mut six = Vec::new();
+    let mut by_role: BTreeMap<&str, u64> = BTreeMap::new();
+    for (rank, service) in services.iter().enumerate() {
+        let bit = 1_u64 << rank;
+        for role in &service.allow.roles {
+            *by_role.entry(role).or_default() |= bit;
+        }
+        let source = Source {
+            services: bit,
+            flags: 0,
+        };
+        for set in &service.allow.prefixes {
+            four.extend(set.v4.iter().map(|prefix| (*prefix, source)));
+            six.extend(set.v6.iter().map(|prefix| (*prefix, source)));
+        }
+    }
+    for member in &cluster.nodes {
+        let masks = member
+            .roles
+            .iter()
+            .filter_map(|role| by_role.get(role.as_str()));
+        let own = if member.name == node.name {
+            Source::OWN
+        } else {
+            0
+        };
+        let source = Source {
+            services: masks.fold(0, |all, mask| all | mask),
+            flags: Source::MEMBER | own,
+        };
+        for address in &member.addresses {
+            match *address {
+                Addr::V4(addr) => four.push((Prefix { addr, len: 32 }, source)),
+                Addr::V6(addr) => six.push((Prefix { addr, len: 128 }, source)),
+            }
+        }
+    }
+    (sources::close(four), sources::close(six))
+}
+
+fn names(cluster: &Cluster) -> Vec<(Addr, String)> {
+    let nodes = cluster.nodes.iter();
+    let mut names: Vec<(Addr, String)> = nodes
+        .flat_map(|node| node.addresses.iter().map(|addr| (*addr, node.name.clone())))
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Moves the services from their ranks to slots.
+fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
+    let slot_of = |rank: u8| slots.get(usize::from(rank)).copied();
+    for entry in compiled
+        .ports
+        .iter_mut()
+        .filter(|entry| **entry != PORT_UNGUARDED)
+    {
+        *entry = slot_of(*entry).unwrap_or(PORT_UNGUARDED);
+    }
+    for service in &mut compiled.services {
+        service.slot = slot_of(service.slot).unwrap_or(service.slot);
+    }
+    compiled.services.sort_by_key(|service| service.slot);
+    // Few masks, many prefixes.
+    let mut moved: HashMap<u64, u64> = HashMap::new();
+    let mut shift = |mask: &mut u64| {
+        let entry = moved.entry(*mask).or_insert_with(|| {
+            let ranks = (0..MAX_SERVICES).filter(|rank| *mask >> rank & 1 != 0);
+            ranks
+                .filter_map(slot_of)
+                .fold(0, |all, slot| all | 1 << slot)
+        });
+        *mask = *entry;
+    };
+    for (_, source) in &mut compiled.sources4 {
+        shift(&mut source.services);
+    }
+    for (_, source) in &mut compiled.sources6 {
+        shift(&mut source.services);
+    }
+}
+
+fn settings(services: &[CompiledService]) -> Settings {
+    let mut settings = Settings::default();
+    for service in services {
+        let bit = 1_u64 << service.slot;
+        settings.guarded |= bit;
+        if !service.service.has(tables::Service::OBSERVE) {
+            settings.enforcing |= bit;
+        }
+        if service.service.has(tables::Service::ANY) {
+            settings.any |= bit;
+        }
+    }
+    settings
+}
+
+/// A key for each address of another node with each service that limits it per source.
+fn members(compiled: &CompiledPolicy) -> Vec<MemberKey> {
+    let limited = compiled.services.iter().filter(|service| {
+        let limits = &service.service.per_source;
+        [limits.new_connections, limits.packets, limits.bytes]
+            .iter()
+            .any(Limit::is_some)
+    });
+    let limited = limited.fold(0_u64, |all, service| all | 1 << service.slot);
+    let mut members = Vec::new();
+    let mut add = |addr: Addr, source: &Source| {
+        if !source.is_member() || source.is_own() {
+            return;
+        }
+        let mut slots = (source.services | compiled.settings.any) & limited;
+        while slots != 0 {
+            // Below 64.
+            let slot = u8::try_from(slots.trailing_zeros()).unwrap_or(0);
+            members.push(MemberKey::new(slot, &addr));
+            slots &= slots.wrapping_sub(1);
+        }
+    };
+    for (prefix, source) in &compiled.sources4 {
+        add(Addr::V4(prefix.addr), source);
+    }
+    for (prefix, source) in &compiled.sources6 {
+        add(Addr::V6(prefix.addr), source);
+    }
+    members.sort_unstable();
+    members
+}

@@ -1,0 +1,196 @@
+//! The two documents as they are written, each value with its place. Says nothing about whether
+//! names and files exist.
+
+mod cluster;
+mod limits;
+mod policy;
+
+use guard_common::bucket::Limit;
+
+use super::{
+    diagnostic::{At, FileId, Report, code},
+    scalars::{self, Cidr, PortRange},
+    text,
+    walk::{Fault, Fields, Walk},
+    yaml::{Kind, Node},
+};
+
+/// The `apiVersion` of both documents.
+pub const API_VERSION: &str = "trainguard/v1";
+/// A document.
+#[derive(Debug)]
+pub(super) enum Document {
+    Cluster(ClusterDoc),
+    Policy(PolicyDoc),
+}
+
+/// A cluster manifest.
+#[derive(Debug)]
+pub(super) struct ClusterDoc {
+    pub(super) name: String,
+    pub(super) interfaces: Option<Vec<String>>,
+    pub(super) nodes: Vec<NodesEntry>,
+    /// Whether the roles of all nodes are known.
+    pub(super) roles_known: bool,
+    pub(super) networks: Vec<(At<String>, NetworkContent)>,
+    pub(super) networks_known: bool,
+    pub(super) policies: Vec<At<String>>,
+    pub(super) policies_known: bool,
+}
+
+/// One entry of `nodes`: a node or a host list of them.
+#[derive(Debug)]
+pub(super) struct NodesEntry {
+    pub(super) name: At<String>,
+    pub(super) addresses: Vec<At<String>>,
+    pub(super) roles: Vec<At<String>>,
+    pub(super) interfaces: Option<Vec<String>>,
+}
+
+/// What a named network holds.
+#[derive(Debug)]
+pub(super) enum NetworkContent {
+    Prefixes(Vec<Cidr>),
+    File(At<String>),
+    /// Written wrongly; reported.
+    Unknown,
+}
+
+/// A policy.
+#[derive(Debug)]
+pub(super) struct PolicyDoc {
+    pub(super) name: At<String>,
+    pub(super) services: Vec<ServiceDoc>,
+}
+
+/// Which packets to its ports a service is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Match {
+    /// Every packet.
+    All,
+    /// TCP segments that open a connection.
+    NewConnections,
+}
+
+/// What happens to packets that are not allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// They are dropped.
+    Enforce,
+    /// They are counted.
+    Observe,
+}
+
+/// A service.
+#[derive(Debug)]
+pub(super) struct ServiceDoc {
+    pub(super) name: At<String>,
+    pub(super) roles: Vec<At<String>>,
+    pub(super) ports: Vec<At<PortRange>>,
+    pub(super) except: Vec<At<PortRange>>,
+    pub(super) matching: At<Match>,
+    pub(super) allow: AllowDoc,
+    pub(super) mode: Mode,
+    pub(super) per_source: LimitsDoc,
+    pub(super) total: LimitsDoc,
+}
+
+/// Who may reach a service.
+#[derive(Debug)]
+pub(super) struct AllowDoc {
+    pub(super) any: bool,
+    pub(super) roles: Vec<At<String>>,
+    pub(super) networks: Vec<At<String>>,
+    pub(super) cidrs: Vec<Cidr>,
+}
+
+/// Limits, each with its place.
+#[derive(Debug, Default)]
+pub(super) struct LimitsDoc {
+    pub(super) new_connections: Option<At<Limit>>,
+    pub(super) packets: Option<At<Limit>>,
+    pub(super) bytes: Option<At<Limit>>,
+}
+
+/// Whether a tree calls itself one of our documents.
+pub(super) fn is_ours(node: &Node<'_>) -> bool {
+    let Kind::Mapping(entries) = &node.kind else {
+        return false;
+    };
+    entries.iter().any(|(key, value)| {
+        let ours = |text: &str| text.starts_with("trainguard/");
+        key.text == "apiVersion" && matches!(&value.kind, Kind::Scalar { text, .. } if ours(text))
+    })
+}
+
+/// Reads a document from its tree. What is wrong is in the report; what is left of a document is
+/// given all the same, so that further errors can be found.
+pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Document> {
+    const CLUSTER: [&str; 7] = [
+        "apiVersion",
+        "kind",
+        "name",
+        "interfaces",
+        "nodes",
+        "networks",
+        "policies",
+    ];
+    const POLICY: [&str; 5] = ["apiVersion", "kind", "name", "description", "services"];
+    let mut walk = Walk { file, out };
+    let walk = &mut walk;
+    let kind = match &node.kind {
+        Kind::Mapping(entries) => entries.iter().find(|(key, _)| key.text == "kind"),
+        _ => None,
+    };
+    let kind = kind.and_then(|(_, value)| match &value.kind {
+        Kind::Scalar { text, .. } => Some(&**text),
+        _ => None,
+    });
+    match kind {
+        Some("Cluster") => {
+            let fields = walk.fields(node, "the manifest", &CLUSTER)?;
+            check_version(walk, &fields);
+            Some(Document::Cluster(cluster::cluster(walk, &fields)))
+        }
+        Some("Policy") => {
+            let fields = walk.fields(node, "the policy", &POLICY)?;
+            check_version(walk, &fields);
+            policy::policy(walk, &fields).map(Document::Policy)
+        }
+        _ => {
+            let Kind::Mapping(entries) = &node.kind else {
+                walk.fields(node, "the document", &["apiVersion", "kind", "name"])?;
+                return None;
+            };
+            let head = entries.first().map_or(node.span, |(key, _)| key.span);
+            let all = Fields::of(node, head, "the document");
+            check_version(walk, &all);
+            if let Some(kind) = all.need(walk, "kind", "`kind: Cluster` or `kind: Policy`") {
+                walk.parsed(kind, "`kind`", "`Cluster` or `Policy`", |text, _| {
+                    let kinds = [("Cluster", ()), ("Policy", ())];
+                    scalars::choice(text, &kinds).map_err(|fault| Fault {
+                        code: code::API_VERSION,
+                        ..fault
+                    })
+                });
+            }
+            None
+        }
+    }
+}
+
+fn check_version(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) {
+    let Some(node) = fields.need(walk, "apiVersion", "`apiVersion: trainguard/v1`") else {
+        return;
+    };
+    walk.parsed(node, "`apiVersion`", "`trainguard/v1`", |text, _| {
+        if text == API_VERSION {
+            return Ok(());
+        }
+        let shown = text::shown(text);
+        Err(Fault::new(
+            code::API_VERSION,
+            format!("`{shown}` is not understood, expected `{API_VERSION}`"),
+        ))
+    });
+}

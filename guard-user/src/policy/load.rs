@@ -1,0 +1,399 @@
+//! Loading: a manifest with all that it names becomes a cluster, or a report of everything that is
+//! wrong with it.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use super::{
+    check,
+    cluster::{Cluster, Node, NodeChoice, NodeError},
+    compile::{self, CapacityError},
+    diagnostic::{At, Diagnostic, FileId, Place, Report, Span, code},
+    document::{self, Document, PolicyDoc},
+    files::{Bundle, Files, Recorder},
+    placement::Placement,
+    resolve, yaml,
+};
+
+/// A cluster that is ready to be compiled.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Warnings, and the texts that they point into.
+    pub report: Report,
+    /// Every path and glob pattern that was asked for, sorted: what to watch.
+    pub sources: Vec<PathBuf>,
+    /// What was read.
+    pub bundle: Bundle,
+}
+
+impl Loaded {
+    /// Finds the node that this machine is.
+    pub fn find_node(&self, choice: &NodeChoice) -> Result<&Node, NodeError> {
+        self.cluster.find_node(choice)
+    }
+}
+
+/// Why nothing was loaded.
+#[derive(Debug)]
+pub struct LoadError {
+    /// What is wrong.
+    pub report: Report,
+    /// Every path and glob pattern that was asked for, sorted: what to watch for a change.
+    pub sources: Vec<PathBuf>,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report.fmt(f)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Loads a manifest and all that it names.
+///
+/// # Errors
+/// Whatever is wrong in any of the files; all of it at once.
+pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>> {
+    let mut loader = Loader::new(files);
+    let cluster = loader.manifest(manifest);
+    let (report, bundle, sources) = loader.finish(manifest);
+    match cluster {
+        Some(cluster) if !report.has_errors() => Ok(Loaded {
+            cluster,
+            report,
+            sources,
+            bundle,
+        }),
+        _ => Err(Box::new(LoadError { report, sources })),
+    }
+}
+
+/// What a file turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A cluster manifest.
+    Cluster,
+    /// A policy.
+    Policy,
+    /// YAML that does not call itself ours.
+    Foreign,
+    /// Not readable, or not understood; reported.
+    Broken,
+}
+
+/// Loads files one after the other into one report.
+pub struct Loader<'f> {
+    files: Recorder<'f>,
+    pub(super) report: Report,
+    known: BTreeMap<PathBuf, Option<(FileId, Arc<str>)>>,
+    policies: BTreeMap<PathBuf, Option<Rc<PolicyDoc>>>,
+    parsed: BTreeMap<PathBuf, Parsed>,
+}
+
+/// A file that has been looked at, but not yet used.
+struct Parsed {
+    kind: FileKind,
+    document: Option<Document>,
+    /// What is wrong with it; said when the file is used.
+    findings: Report,
+}
+
+impl fmt::Debug for Loader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'f> Loader<'f> {
+    /// A loader that has read nothing.
+    pub fn new(files: &'f dyn Files) -> Self {
+        Self {
+            files: Recorder::new(files),
+            report: Report::default(),
+            known: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            parsed: BTreeMap::new(),
+        }
+    }
+
+    /// The report, what was read, and what was asked for.
+    pub fn finish(mut self, manifest: &Path) -> (Report, Bundle, Vec<PathBuf>) {
+        self.report.finish();
+        let (bundle, sources) = self.files.finish(manifest);
+        (self.report, bundle, sources)
+    }
+
+    /// Whether a policy has been read.
+    pub fn has_policy(&self, path: &Path) -> bool {
+        self.policies.contains_key(&normal(path))
+    }
+
+    /// Loads a manifest and all that it names. None if it has no meaning; the report says why.
+    pub fn manifest(&mut self, path: &Path) -> Option<Cluster> {
+        let (file, text) = self.open(path, None)?;
+        let doc = match self.document(file, path, &text)? {
+            Document::Cluster(doc) => doc,
+            Document::Policy(_) => {
+                let place = start_of(file);
+                self.report.push(
+                    Diagnostic::error(
+                        code::API_VERSION,
+                        place,
+                        "a policy where a manifest belongs",
+                    )
+                    .help("name a file with `kind: Cluster`; it names its policies itself"),
+                );
+                return None;
+            }
+        };
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let policies = self.policies_of(&doc.policies, &base);
+        // What a broken policy uses is not known, so nothing can be called unused.
+        let whole = doc.policies_known && !self.report.has_errors();
+        let policies: Vec<(FileId, Rc<PolicyDoc>)> = policies
+            .into_iter()
+            .filter_map(|(file, policy)| Some((file, policy?)))
+            .collect();
+        let cluster = resolve::cluster(self, file, &base, &doc, &policies);
+        check::cluster(&mut self.report, &doc, &policies, whole);
+        if self.report.has_errors() {
+            return None;
+        }
+        cluster
+    }
+
+    /// Checks that the policy of every kind of node fits, by compiling it.
+    pub fn check_capacity(&mut self, path: &Path, cluster: &Cluster) {
+        let Some((file, _)) = self.open(path, None) else {
+            return;
+        };
+        for roles in cluster.role_sets() {
+            let node = cluster.nodes.iter().find(|node| *node.roles == *roles);
+            let failed =
+                node.and_then(|node| compile::for_node(cluster, node, &Placement::default()).err());
+            if let Some(error) = failed {
+                let code = match error {
+                    CapacityError::Services { .. } => code::SERVICES,
+                    CapacityError::Prefixes { .. } => code::PREFIXES,
+                    CapacityError::MemberBuckets { .. } => code::MEMBER_BUCKETS,
+                };
+                let finding = Diagnostic::error(code, start_of(file), error.to_string());
+                self.report.push(finding);
+            }
+        }
+    }
+
+    /// Checks a policy by itself.
+    pub fn policy(&mut self, path: &Path) {
+        if let Some((file, _)) = self.open(path, None) {
+            self.policy_doc(file, path);
+        }
+    }
+
+    /// What a file is. Says nothing about what is wrong with it, unless it cannot be read.
+    pub fn kind(&mut self, path: &Path) -> FileKind {
+        let Some((file, text)) = self.open(path, None) else {
+            return FileKind::Broken;
+        };
+        let parsed = parse(file, &text);
+        let kind = parsed.kind;
+        self.parsed.insert(normal(path), parsed);
+        kind
+    }
+
+    /// Reports what is wrong with a file of which no more is known.
+    pub fn broken(&mut self, path: &Path) {
+        if let Some((file, text)) = self.open(path, None) {
+            let _ = self.document(file, path, &text);
+        }
+    }
+
+    fn document(&mut self, file: FileId, path: &Path, text: &str) -> Option<Document> {
+        let parsed = self.parsed.remove(&normal(path));
+        let parsed = parsed.unwrap_or_else(|| parse(file, text));
+        self.report.absorb(parsed.findings);
+        parsed.document
+    }
+
+    /// The policies that a manifest names, in its order; none in place of one that is broken.
+    fn policies_of(
+        &mut self,
+        entries: &[At<String>],
+        base: &Path,
+    ) -> Vec<(FileId, Option<Rc<PolicyDoc>>)> {
+        let mut seen: BTreeMap<PathBuf, Place> = BTreeMap::new();
+        let mut found = Vec::new();
+        for entry in entries {
+            for path in self.paths_of(entry, base) {
+                let normal = normal(&path);
+                if let Some(first) = seen.get(&normal) {
+                    let message = format!("the policy file `{}` twice", path.display());
+                    self.report.push(
+                        Diagnostic::error(code::DUPLICATE_FILE, entry.place, message)
+                            .related(*first, "already named here"),
+                    );
+                    continue;
+                }
+                seen.insert(normal, entry.place);
+                if let Some((file, _)) = self.open(&path, Some(entry.place)) {
+                    let policy = self.policy_doc(file, &path);
+                    found.push((file, policy));
+                } else {
+                    found.push((entry.place.file, None));
+                }
+            }
+        }
+        found
+    }
+
+    /// The paths that an entry of `policies` means.
+    fn paths_of(&mut self, entry: &At<String>, base: &Path) -> Vec<PathBuf> {
+        if !entry.value.contains(['*', '?', '[']) {
+            return vec![base.join(&entry.value)];
+        }
+        let base = glob::Pattern::escape(&base.to_string_lossy());
+        let pattern = Path::new(&base).join(&entry.value);
+        let problem = match self.files.glob(&pattern) {
+            Ok(paths) if paths.is_empty() => "matches no file".to_owned(),
+            Ok(paths) => return paths,
+            Err(error) => format!("cannot be used: {error}"),
+        };
+        let message = format!("the pattern `{}` {problem}", entry.value);
+        self.report
+            .push(Diagnostic::error(code::MISSING_FILE, entry.place, message));
+        Vec::new()
+    }
+
+    fn policy_doc(&mut self, file: FileId, path: &Path) -> Option<Rc<PolicyDoc>> {
+        let normal = normal(path);
+        if let Some(known) = self.policies.get(&normal) {
+            return known.clone();
+        }
+        let (_, text) = self.open(path, None)?;
+        let doc = match self.document(file, path, &text) {
+            Some(Document::Policy(doc)) => Some(doc),
+            Some(Document::Cluster(_)) => {
+                let message = "a cluster manifest where a policy belongs";
+                self.report.push(Diagnostic::error(
+                    code::API_VERSION,
+                    start_of(file),
+                    message,
+                ));
+                None
+            }
+            None => None,
+        };
+        if let Some(doc) = &doc {
+            check::policy(&mut self.report, doc);
+        }
+        let doc = doc.map(Rc::new);
+        self.policies.insert(normal, doc.clone());
+        doc
+    }
+
+    /// The text of a file. A file that cannot be read is reported, at `named` if that is known.
+    pub(super) fn open(&mut self, path: &Path, named: Option<Place>) -> Option<(FileId, Arc<str>)> {
+        let normal = normal(path);
+        if let Some(Some(known)) = self.known.get(&normal) {
+            return Some(known.clone());
+        }
+        let tried = self.known.contains_key(&normal);
+        let bytes = match self.files.read(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if !tried || named.is_some() {
+                    self.unreadable(path, named, &error);
+                }
+                self.known.insert(normal, None);
+                return None;
+            }
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => {
+                let text: Arc<str> = text.into();
+                self.files.keep(path, Arc::clone(&text));
+                let file = self.report.sources.add(path, Arc::clone(&text));
+                self.known.insert(normal, Some((file, Arc::clone(&text))));
+                Some((file, text))
+            }
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let bytes = error.into_bytes();
+                let byte = bytes.get(at).copied().unwrap_or_default();
+                let shown = String::from_utf8_lossy(&bytes);
+                let file = self.report.sources.add(path, shown.into());
+                let span = Span::new(at, at + 1);
+                let message = format!("the byte 0x{byte:02x} is not UTF-8");
+                let finding = Diagnostic::error(code::CHARACTER, Place { file, span }, message)
+                    .help("save the file as UTF-8");
+                self.report.push(finding);
+                self.known.insert(normal, None);
+                None
+            }
+        }
+    }
+
+    fn unreadable(&mut self, path: &Path, named: Option<Place>, error: &io::Error) {
+        let (code, place) = if let Some(place) = named {
+            (code::MISSING_FILE, place)
+        } else {
+            let file = self.report.sources.add(path, "".into());
+            (code::UNREADABLE, start_of(file))
+        };
+        let too_large = error.kind() == io::ErrorKind::FileTooLarge;
+        let code = if too_large { code::BUDGET } else { code };
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => format!("the file `{}` does not exist", path.display()),
+            io::ErrorKind::FileTooLarge => format!("the file `{}` {error}", path.display()),
+            _ => format!("cannot read `{}`: {error}", path.display()),
+        };
+        self.report.unreadable |= !too_large;
+        self.report.push(Diagnostic::error(code, place, message));
+    }
+}
+
+fn parse(file: FileId, text: &str) -> Parsed {
+    let mut findings = Report::default();
+    let tree = yaml::read(file, text, &mut findings);
+    let ours = match &tree {
+        Some(tree) => document::is_ours(tree),
+        // Nobody knows; a text that names us is taken for ours.
+        None => text.contains("trainguard/"),
+    };
+    let document = tree.and_then(|tree| document::read(file, &tree, &mut findings));
+    let kind = match &document {
+        Some(Document::Cluster(_)) => FileKind::Cluster,
+        Some(Document::Policy(_)) => FileKind::Policy,
+        None if ours => FileKind::Broken,
+        None => FileKind::Foreign,
+    };
+    Parsed {
+        kind,
+        document,
+        findings,
+    }
+}
+
+fn start_of(file: FileId) -> Place {
+    Place {
+        file,
+        span: Span::default(),
+    }
+}
+
+/// A path without `.` and, where that is certain, `..`: to see that two mean one file.
+fn normal(path: &Path) -> PathBuf {
+    path.components()
+        .filter(|part| !matches!(part, std::path::Component::CurDir))
+        .collect()
+}

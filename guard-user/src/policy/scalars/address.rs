@@ -1,0 +1,131 @@
+//! Addresses and prefixes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use guard_common::Addr;
+use ipnetwork::{Ipv4Network, Ipv6Network};
+
+use super::{
+    super::{compiled::Prefix, diagnostic::code, text, walk::Fault},
+    digits,
+};
+
+/// A prefix of either family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cidr {
+    /// An IPv4 prefix.
+    V4(Prefix<[u8; 4]>),
+    /// An IPv6 prefix.
+    V6(Prefix<[u8; 16]>),
+}
+
+/// An address as everybody writes it.
+fn ip(text: &str) -> Result<IpAddr, Fault> {
+    let shown = text::shown(text);
+    if text.contains('%') {
+        let message = format!("`{shown}` has a zone; a zone means something on one host only");
+        return Err(Fault::new(code::ADDRESS, message).help("write the address without `%...`"));
+    }
+    if text.contains(':') {
+        let found: Ipv6Addr = text.parse().map_err(|_invalid| {
+            Fault::new(code::ADDRESS, format!("`{shown}` is not an IPv6 address"))
+        })?;
+        if let Some(mapped) = found.to_ipv4_mapped() {
+            let message = format!("`{shown}` is an IPv4 address in IPv6 clothes");
+            return Err(Fault::new(code::ADDRESS, message).help(format!("write {mapped}")));
+        }
+        return Ok(found.into());
+    }
+    text.parse::<Ipv4Addr>()
+        .map(IpAddr::V4)
+        .map_err(|_invalid| {
+            let fault = |message: String| Fault::new(code::ADDRESS, message);
+            let octets: Vec<&str> = text.split('.').collect();
+            let numeric = octets.iter().all(|o| o.bytes().all(|b| b.is_ascii_digit()));
+            if !numeric {
+                return fault(format!("`{shown}` is not an address")).help(
+                    "names are not resolved: whoever answers DNS would decide who is let in",
+                );
+            }
+            let padded = |o: &&str| o.len() > 1 && o.starts_with('0');
+            if octets.len() == 4 && octets.iter().any(padded) {
+                return fault(format!(
+                    "`{shown}` has leading zeros, which some readers take for octal"
+                ))
+                .help("write each number without leading zeros");
+            }
+            fault(format!("`{shown}` is not an IPv4 address"))
+                .help("write four numbers from 0 to 255, separated by dots")
+        })
+}
+
+/// An address.
+pub(in super::super) fn address(text: &str) -> Result<Addr, Fault> {
+    if text.contains('/') {
+        let message = format!("`{}` is a prefix, expected an address", text::shown(text));
+        return Err(Fault::new(code::ADDRESS, message));
+    }
+    Ok(match ip(text)? {
+        IpAddr::V4(v4) => Addr::V4(v4.octets()),
+        IpAddr::V6(v6) => Addr::V6(v6.octets()),
+    })
+}
+
+/// A prefix; a bare address is a prefix of one.
+pub(in super::super) fn cidr(text: &str) -> Result<Cidr, Fault> {
+    let (address, len) = match text.split_once('/') {
+        Some((address, len)) => (address, Some(len)),
+        None => (text, None),
+    };
+    let address = ip(address)?;
+    let (family, max) = match address {
+        IpAddr::V4(_) => ("IPv4", 32),
+        IpAddr::V6(_) => ("IPv6", 128),
+    };
+    let len = match len {
+        None => max,
+        Some(len) => match digits(len) {
+            Some(n) if n <= u64::from(max) => u8::try_from(n).unwrap_or(max),
+            _ => {
+                let message = format!(
+                    "`/{}` is not the length of an {family} prefix, expected 0 to {max}",
+                    text::shown(len)
+                );
+                return Err(Fault::new(code::ADDRESS, message));
+            }
+        },
+    };
+    if len == 0 {
+        let message = format!("`{}` is every {family} address", text::shown(text));
+        return Err(Fault::new(code::EVERYTHING, message)
+            .help("write `any: true` in `allow` to admit everybody"));
+    }
+    let host_bits = |network: String| {
+        let message = format!("`{}` has bits beyond its length", text::shown(text));
+        Fault::new(code::HOST_BITS, message).help(format!(
+            "write {network}/{len} for the network, or {address}/{max} for the one host"
+        ))
+    };
+    match address {
+        IpAddr::V4(v4) => {
+            let network = Ipv4Network::new(v4, len).map_or(v4, |n| n.network());
+            if network != v4 {
+                return Err(host_bits(network.to_string()));
+            }
+            Ok(Cidr::V4(Prefix {
+                addr: v4.octets(),
+                len,
+            }))
+        }
+        IpAddr::V6(v6) => {
+            let network = Ipv6Network::new(v6, len).map_or(v6, |n| n.network());
+            if network != v6 {
+                return Err(host_bits(network.to_string()));
+            }
+            Ok(Cidr::V6(Prefix {
+                addr: v6.octets(),
+                len,
+            }))
+        }
+    }
+}

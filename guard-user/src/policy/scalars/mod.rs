@@ -1,0 +1,145 @@
+//! Single values of the documents: names, ports, prefixes, rates. Each is judged as it is written.
+
+mod address;
+mod amount;
+mod ports;
+
+pub use self::{address::Cidr, ports::PortRange};
+pub(super) use self::{
+    address::{address, cidr},
+    amount::{Counted, amount, rate},
+    ports::ports,
+};
+
+use super::{
+    diagnostic::code,
+    text,
+    walk::{Fault, nearest, one_of},
+};
+
+/// Bytes of a name; the kernel object has room for `policy/service` in as many.
+pub const MAX_NAME: usize = 127;
+/// Characters of an interface name (`IFNAMSIZ`, include/uapi/linux/if.h, without the zero).
+const MAX_INTERFACE: usize = 15;
+
+/// A whole number as everybody writes it: digits only, no leading zero.
+fn digits(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty();
+    if !plain || (text.len() > 1 && text.starts_with('0')) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// Whether YAML readers may take a plain scalar for a boolean or a number.
+fn is_ambiguous(text: &str) -> bool {
+    const WORDS: [&str; 6] = ["yes", "no", "on", "off", "true", "false"];
+    let number = text.trim_start_matches(['+', '-']);
+    let radix = |prefix: &str| {
+        let rest = number.strip_prefix(prefix);
+        rest.is_some_and(|r| !r.is_empty() && r.bytes().all(|b| b.is_ascii_hexdigit() || b == b'_'))
+    };
+    let decimal = number.bytes().any(|b| b.is_ascii_digit())
+        && number.parse::<f64>().is_ok_and(f64::is_finite);
+    let grouped = number.starts_with(|c: char| c.is_ascii_digit())
+        && number.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    WORDS.iter().any(|word| word.eq_ignore_ascii_case(text))
+        || decimal
+        || grouped
+        || radix("0x")
+        || radix("0o")
+        || radix("0b")
+}
+
+/// A piece of text that no reader takes for something else.
+pub(super) fn string(text: &str, plain: bool) -> Result<String, Fault> {
+    if plain && is_ambiguous(text) {
+        return Err(Fault::new(
+            code::AMBIGUOUS,
+            format!("`{text}` without quotes is a number or a boolean to some readers of YAML"),
+        )
+        .help(format!("write \"{text}\"")));
+    }
+    Ok(text.to_owned())
+}
+
+/// A name: letters, digits, `.`, `_` and `-`, the first a letter or digit.
+pub(super) fn name(text: &str, plain: bool) -> Result<String, Fault> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let shown = text::shown(text);
+    let rule = "a name is made of letters, digits, `.`, `_` and `-`, and starts with a letter or \
+                digit";
+    if text.len() > MAX_NAME {
+        let message = format!("the name has {} bytes, at most {MAX_NAME} fit", text.len());
+        return Err(Fault::new(code::NAME, message));
+    }
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) || !text.bytes().all(allowed) {
+        return Err(Fault::new(code::NAME, format!("`{shown}` is not a name")).help(rule));
+    }
+    string(text, plain)
+}
+
+/// A glob pattern of interface names.
+pub(super) fn interface(text: &str, plain: bool) -> Result<String, Fault> {
+    let fault = |why: &str| {
+        let shown = text::shown(text);
+        Fault::new(
+            code::INTERFACE,
+            format!("`{shown}` is not an interface pattern: {why}"),
+        )
+        .help("write a name such as `eth0` or a pattern such as `rail*`")
+    };
+    if text.is_empty() {
+        return Err(fault("it is empty"));
+    }
+    if text.contains(|c: char| c.is_whitespace() || c == '/' || !c.is_ascii_graphic()) {
+        return Err(fault("an interface name has no blanks and no `/`"));
+    }
+    if let Err(error) = glob::Pattern::new(text) {
+        return Err(fault(error.msg));
+    }
+    if !text.contains(['*', '?', '[']) && text.len() > MAX_INTERFACE {
+        return Err(fault("an interface name has at most 15 characters"));
+    }
+    string(text, plain)
+}
+
+/// A path, or a glob pattern of paths.
+pub(super) fn path(text: &str, plain: bool) -> Result<String, Fault> {
+    if text.is_empty() {
+        return Err(Fault::new(code::PATH, "the path is empty"));
+    }
+    string(text, plain)
+}
+
+/// Only `true`.
+pub(super) fn only_true(text: &str, plain: bool) -> Result<(), Fault> {
+    if plain && text == "true" {
+        return Ok(());
+    }
+    let shown = text::shown(text);
+    let quotes = if plain { "" } else { "\"" };
+    Err(Fault::new(
+        code::AMBIGUOUS,
+        format!("{quotes}{shown}{quotes} is not `true`"),
+    )
+    .help("write `any: true` to admit everybody, or leave `any` out"))
+}
+
+/// One of some words.
+pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Fault> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let message = format!(
+        "`{}` is not possible here, expected {}",
+        text::shown(text),
+        one_of(&known)
+    );
+    let fault = Fault::new(code::CHOICE, message);
+    Err(match nearest(text, known) {
+        Some(near) => fault.help(format!("did you mean `{near}`?")),
+        None => fault,
+    })
+}

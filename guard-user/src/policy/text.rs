@@ -1,0 +1,80 @@
+//! What a text must be before anybody reads it: no character that hides, reorders or breaks lines
+//! where a reviewer sees none.
+
+use super::diagnostic::{Diagnostic, FileId, Place, Report, Span, code};
+
+/// Whether a character may not be in a text: controls except tab and line breaks, line breaks that
+/// only some readers know, bidirectional controls, and characters without width.
+pub fn is_forbidden(character: char) -> bool {
+    match character {
+        '\t' | '\n' | '\r' => false,
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' => true,
+        c if c.is_ascii() => false,
+        // Soft hyphen, Arabic letter mark, Mongolian vowel separator; zero width, bidirectional
+        // marks and embeddings, line and paragraph separator; word joiner, invisible operators,
+        // isolates; byte order mark; interlinear annotation; tags.
+        '\u{ad}'
+        | '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}' => true,
+        _ => false,
+    }
+}
+
+/// The name of a character that is not allowed.
+pub(super) fn describe(character: char) -> String {
+    let name = match character {
+        '\0' => "a NUL character",
+        '\u{85}' => "a next-line character (NEL)",
+        '\u{2028}' => "a line separator",
+        '\u{2029}' => "a paragraph separator",
+        '\u{feff}' => "a byte order mark",
+        '\u{7f}' => "a DEL character",
+        '\0'..='\u{1f}' | '\u{80}'..='\u{9f}' => "a control character",
+        '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            "a character that changes the direction of writing"
+        }
+        _ => "an invisible character",
+    };
+    format!("{name} (U+{:04X})", u32::from(character))
+}
+
+/// Reports every character that is not allowed.
+pub(super) fn check(file: FileId, source: &str, out: &mut Report) {
+    // Printable ASCII and the line breaks are nearly all of every file.
+    let suspicious = |byte: &u8| !matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
+    if !source.as_bytes().iter().any(suspicious) {
+        return;
+    }
+    let forbidden = source.char_indices().filter(|(_, c)| is_forbidden(*c));
+    for (at, character) in forbidden {
+        let span = Span::new(at, at + character.len_utf8());
+        let message = format!("{} is not allowed", describe(character));
+        out.push(
+            Diagnostic::error(code::CHARACTER, Place { file, span }, message)
+                .help("remove it; it makes the file read differently from what it shows"),
+        );
+    }
+}
+
+/// A text from a file as it may be shown: without controls, and not endless.
+pub fn shown(text: &str) -> String {
+    const MAX: usize = 80;
+    let escape = |c: char| {
+        if is_forbidden(c) || c.is_control() {
+            c.escape_unicode().collect::<String>()
+        } else {
+            c.to_string()
+        }
+    };
+    let mut short: String = text.chars().take(MAX).map(escape).collect();
+    if text.chars().nth(MAX).is_some() {
+        short.push('…');
+    }
+    short
+}

@@ -1,0 +1,202 @@
+//! `trainguard lint` as it is typed: what it prints, where, and its exit codes.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: p
+services:
+  - name: s
+    roles: [a]
+    ports: [tcp/80]
+    match: all
+    allow: { any: true }
+    mode: enforce
+";
+
+fn manifest(policies: &str) -> String {
+    format!(
+        "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\nnodes:\n  \
+         - {{ name: n, addresses: [10.0.0.1], roles: [a] }}\npolicies: {policies}\n"
+    )
+}
+
+fn lint(dir: &Path, args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trainguard"))
+        .current_dir(dir)
+        .arg("lint")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    if let Some(mut input) = child.stdin.take() {
+        // A verb that does not read its input may be gone already.
+        let _ = input.write_all(stdin.as_bytes());
+    }
+    child.wait_with_output().expect("the binary ends")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("the output is UTF-8")
+}
+
+#[test]
+fn shipped_policies_are_clean() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let output = lint(&dir, &["--fail-on", "info"], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(text(&output.stdout), "");
+    assert_eq!(
+        text(&output.stderr),
+        "checked 2 files: 0 errors, 0 warnings, 0 info\n"
+    );
+}
+
+#[test]
+fn a_finding_is_shown_with_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = POLICY.replace("match: all", "mach: all");
+    fs::write(dir.path().join("p.yaml"), bad).unwrap();
+    let output = lint(dir.path(), &["p.yaml"], "");
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "\
+error[TG102]: a service lacks the field `match`
+ --> p.yaml:5:5
+  |
+5 |   - name: s
+  |     ^^^^
+  |
+help: write `match: all` or `match: new-connections`
+
+error[TG101]: a service has no field `mach`
+ --> p.yaml:8:5
+  |
+8 |     mach: all
+  |     ^^^^
+  |
+help: did you mean `match`?
+
+";
+    assert_eq!(text(&output.stdout), expected);
+}
+
+#[test]
+fn formats_and_thresholds() {
+    let dir = tempfile::tempdir().unwrap();
+    let warns = POLICY.replace("[tcp/80]", "[tcp/80]\n    except: [tcp/22]");
+    fs::write(dir.path().join("p.yaml"), warns).unwrap();
+    let output = lint(dir.path(), &["--format", "concise"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stdout),
+        "p.yaml:8:14: warning[TG204] `tcp/22` is no port of this service\n"
+    );
+    for (fail_on, code) in [("error", 0), ("warning", 1), ("info", 1), ("never", 0)] {
+        let output = lint(dir.path(), &["--fail-on", fail_on], "");
+        assert_eq!(output.status.code(), Some(code), "{fail_on}");
+    }
+    let output = lint(dir.path(), &["--format", "json"], "");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!({
+        "schema": "trainguard.lint/v1",
+        "findings": [{
+            "code": "TG204",
+            "severity": "warning",
+            "message": "`tcp/22` is no port of this service",
+            "file": "p.yaml",
+            "line": 8,
+            "column": 14,
+            "end_line": 8,
+            "end_column": 20,
+            "help": "`except` takes ports out of `ports`; remove it",
+        }],
+        "summary": { "errors": 0, "warnings": 1, "infos": 0, "files": 1 },
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn what_is_read_and_what_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    assert_eq!(lint(dir.path(), &[], "").status.code(), Some(2), "no input");
+    fs::write(at("other.yaml"), "a: [1, 2]\n").unwrap();
+    let output = lint(dir.path(), &[], "");
+    assert_eq!(output.status.code(), Some(2), "nothing of ours");
+    assert!(text(&output.stderr).contains("`other.yaml` is not ours"));
+    fs::create_dir(at("sub")).unwrap();
+    fs::write(at("sub/p.yml"), POLICY).unwrap();
+    fs::write(at("m.yaml"), manifest("[\"sub/*.yml\"]")).unwrap();
+    let output = lint(dir.path(), &[], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("checked 2 files"));
+    fs::write(at("m.yaml"), manifest("[sub/p.yml, gone.yaml]")).unwrap();
+    let output = lint(
+        dir.path(),
+        &["--format", "concise", "--fail-on", "never"],
+        "",
+    );
+    assert_eq!(output.status.code(), Some(2), "unreadable");
+    assert_eq!(
+        text(&output.stdout),
+        "m.yaml:7:23: error[TG405] the file `gone.yaml` does not exist\n"
+    );
+    let output = lint(dir.path(), &["nowhere.yaml"], "");
+    assert_eq!(output.status.code(), Some(2));
+    let output = lint(dir.path(), &["-"], POLICY);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let output = lint(dir.path(), &["--format", "concise", "-"], "kind: Policy\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).starts_with("-:1:1: error[TG102]"));
+    // A named pipe nobody writes to must not stop the work.
+    let fifo = at("pipe.yaml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let output = lint(dir.path(), &["pipe.yaml"], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stdout).contains("not a regular file"));
+}
+
+#[test]
+fn nothing_reaches_the_terminal_raw() {
+    let dir = tempfile::tempdir().unwrap();
+    let evil = POLICY.replace("name: s", "\"na\u{1b}[2Jme\u{9b}2J\u{202e}\": s");
+    fs::write(dir.path().join("\u{1b}]0;p.yaml"), &evil).unwrap();
+    let escaped = POLICY.replace("mode: enforce", "mode: \"\\e[2J\\u009b\\n\"");
+    fs::write(dir.path().join("q.yaml"), escaped).unwrap();
+    for format in ["full", "concise", "json"] {
+        let output = lint(dir.path(), &["--format", format], "");
+        assert_eq!(output.status.code(), Some(1));
+        let all = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(all.contains("TG005"), "{all}");
+        let raw = all
+            .chars()
+            .find(|c| (c.is_control() && *c != '\n') || ('\u{202a}'..='\u{202e}').contains(c));
+        assert_eq!(raw, None, "{format}: {all}");
+    }
+}
+
+#[test]
+fn hostile_sizes_are_refused_quickly() {
+    let dir = tempfile::tempdir().unwrap();
+    let huge = fs::File::create(dir.path().join("huge.yaml")).unwrap();
+    huge.set_len(100 << 20).unwrap();
+    fs::write(dir.path().join("deep.yaml"), "[".repeat(10_000)).unwrap();
+    for (file, code) in [("huge", "TG009"), ("deep", "TG009")] {
+        let name = format!("{file}.yaml");
+        let output = lint(dir.path(), &["--format", "concise", &name], "");
+        assert!(
+            text(&output.stdout).contains(code),
+            "{}",
+            text(&output.stdout)
+        );
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
