@@ -15,10 +15,7 @@ fn load(manifest: &str, policy: &str) -> Loaded {
 }
 
 fn compile(loaded: &Loaded, node: &str, placement: &Placement) -> CompiledPolicy {
-    let node = loaded
-        .cluster
-        .node(node)
-        .expect("the node is in the manifest");
+    let node = loaded.cluster.node(node).expect("the node is in the manifest");
     policy::compile(loaded, node, placement).expect("the policy fits")
 }
 
@@ -218,20 +215,11 @@ fn slots_are_kept_retired_and_reclaimed() {
         "{HEAD}nodes: [{{ name: n0, addresses: [10.0.0.1], roles: [a] }}]\npolicies: [p.yaml]\n"
     );
     let policy = |names: std::ops::Range<usize>| {
-        let services = names.map(|n| {
-            service(
-                &format!("s{n:03}"),
-                &format!("[tcp/{}]", n + 1),
-                "{ any: true }",
-            )
-        });
+        let services = names
+            .map(|n| service(&format!("s{n:03}"), &format!("[tcp/{}]", n + 1), "{ any: true }"));
         format!("{POLICY_HEAD}{}", services.collect::<String>())
     };
-    let first = compile(
-        &load(&manifest, &policy(0..40)),
-        "n0",
-        &Placement::default(),
-    );
+    let first = compile(&load(&manifest, &policy(0..40)), "n0", &Placement::default());
     assert!(first.reclaimed.is_empty());
     let placement = Placement::default().with(&first);
     // 30 stay, 24 take what is free, 6 take the lowest slots of the 10 that are gone.
@@ -286,47 +274,16 @@ fn a_node_is_found_or_its_candidates_are_named() {
         };
         loaded.find_node(&choice).map(|node| node.name.clone())
     };
-    assert_eq!(
-        find(Some("worker-2"), "worker-1", &["10.0.0.1"]).unwrap(),
-        "worker-2"
-    );
-    assert_eq!(
-        find(None, "worker-1.example.org", &["127.0.0.1"]).unwrap(),
-        "worker-1"
-    );
-    assert_eq!(
-        find(None, "pod-7f", &["127.0.0.1", "10.0.0.4"]).unwrap(),
-        "worker-3"
-    );
-    assert_eq!(
-        find(None, "worker-1", &["10.0.0.2", "10.0.0.3"]).unwrap(),
-        "worker-1"
-    );
+    assert_eq!(find(Some("worker-2"), "worker-1", &["10.0.0.1"]).unwrap(), "worker-2");
+    assert_eq!(find(None, "worker-1.example.org", &["127.0.0.1"]).unwrap(), "worker-1");
+    assert_eq!(find(None, "pod-7f", &["127.0.0.1", "10.0.0.4"]).unwrap(), "worker-3");
+    assert_eq!(find(None, "worker-1", &["10.0.0.2", "10.0.0.3"]).unwrap(), "worker-1");
     let missing = find(Some("worker-9"), "worker-1", &[]).unwrap_err();
-    assert!(
-        matches!(
-            &missing,
-            NodeError::NoSuchName {
-                nearest: Some(_),
-                ..
-            }
-        ),
-        "{missing}"
-    );
+    assert!(matches!(&missing, NodeError::NoSuchName { nearest: Some(_), .. }), "{missing}");
     let absent = find(None, "elsewhere", &["192.0.2.1"]).unwrap_err();
     assert!(absent.to_string().contains("192.0.2.1"), "{absent}");
-    let torn = find(None, "worker-1", &["10.0.0.3"])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        torn.contains("`worker-1`") && torn.contains("`worker-2`"),
-        "{torn}"
-    );
-    let two = find(None, "x", &["10.0.0.1", "10.0.0.2"])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        two.contains("`worker-0`") && two.contains("`worker-1`"),
-        "{two}"
-    );
+    let torn = find(None, "worker-1", &["10.0.0.3"]).unwrap_err().to_string();
+    assert!(torn.contains("`worker-1`") && torn.contains("`worker-2`"), "{torn}");
+    let two = find(None, "x", &["10.0.0.1", "10.0.0.2"]).unwrap_err().to_string();
+    assert!(two.contains("`worker-0`") && two.contains("`worker-1`"), "{two}");
 }

@@ -1,1 +1,8 @@
 //! Loading, attaching, pinning, reading counters. Knows no YAML.
+
+pub mod error;
+pub mod generation;
+pub mod link;
+pub mod pins;
+pub mod shared;
+pub mod sys;

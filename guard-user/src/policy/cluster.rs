@@ -203,19 +203,13 @@ impl Cluster {
                 hostname: hostname.to_owned(),
                 addresses: match choice.addresses.as_slice() {
                     [] => "none".to_owned(),
-                    some => some
-                        .iter()
-                        .map(IpAddr::to_string)
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    some => some.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", "),
                 },
                 nearest: self.nearest(short),
             }),
             (by_name, found) => {
                 let named = by_name.map(|node| format!("`{}` by its host name", node.name));
-                let addressed = found
-                    .iter()
-                    .map(|node| format!("`{}` by an address", node.name));
+                let addressed = found.iter().map(|node| format!("`{}` by an address", node.name));
                 Err(NodeError::Ambiguous {
                     candidates: named.into_iter().chain(addressed).collect(),
                 })

@@ -1,0 +1,260 @@
+//! A generation: one program on policy maps of its own, complete before anything is switched.
+
+use std::{
+    borrow::Borrow,
+    collections::BTreeSet,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _,
+    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+    programs::{TestRunOptions, Xdp},
+};
+use guard_common::{
+    bucket::TICKS_PER_NS,
+    layout::{BucketStates, MemberKey, PORTS, SourceEntry, TransportPorts},
+    names,
+    tables::{Service, Source},
+    verdict::Verdict,
+};
+
+use super::{error::KernelError, shared::Shared};
+use crate::{
+    object::kernel_object,
+    policy::compiled::{CompiledPolicy, Prefix},
+};
+
+/// Frames shorter than an Ethernet header cannot be handed to the kernel
+/// (`bpf_prog_test_run_xdp`, net/bpf/test_run.c).
+pub const SHORTEST_FRAME: usize = 14;
+
+/// Where the maps that all generations share come from.
+#[derive(Debug, Clone)]
+pub enum Maps {
+    /// Pinned in this directory, made there if they are not.
+    Pinned(PathBuf),
+    /// New ones, that end with the generation: for replay and tests.
+    Private,
+}
+
+/// How a generation is loaded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The shared maps.
+    pub maps: Maps,
+    /// The secret key of hashed buckets.
+    pub key: [u64; 2],
+    /// Whether refused frames are told of.
+    pub sampling: bool,
+}
+
+/// A loaded policy.
+#[derive(Debug)]
+pub struct Generation {
+    ebpf: Ebpf,
+    program_id: u32,
+}
+
+impl Generation {
+    /// Loads a policy and the program that enforces it. Nothing is attached yet; dropped, it
+    /// leaves nothing behind but pinned shared maps.
+    pub fn load(policy: &CompiledPolicy, options: &Options) -> Result<Self, KernelError> {
+        Self::build(policy, options, names::PROGRAM)
+    }
+
+    /// Loads a policy for [`Generation::judge`], on maps of its own.
+    pub fn for_tests(policy: &CompiledPolicy, key: [u64; 2]) -> Result<Self, KernelError> {
+        let options = Options { maps: Maps::Private, key, sampling: false };
+        Self::build(policy, &options, names::PROGRAM_VERDICT)
+    }
+
+    fn build(
+        policy: &CompiledPolicy,
+        options: &Options,
+        program: &str,
+    ) -> Result<Self, KernelError> {
+        let object = kernel_object().ok_or_else(|| {
+            KernelError::new("this binary carries no kernel object")
+                .hint("build it with `cargo xtask build`")
+        })?;
+        let globals = Globals::new(policy, options);
+        let mut loader = EbpfLoader::new();
+        globals.set(&mut loader);
+        let pins: Vec<PathBuf> = match &options.maps {
+            Maps::Pinned(directory) => {
+                names::SHARED_MAPS.iter().map(|name| directory.join(name)).collect()
+            }
+            Maps::Private => Vec::new(),
+        };
+        for (name, pin) in names::SHARED_MAPS.iter().zip(&pins) {
+            loader.map_pin_path(name, pin.as_path());
+        }
+        loader.map_max_entries(names::MAP_SOURCES4, entries(policy.sources4.len()));
+        loader.map_max_entries(names::MAP_SOURCES6, entries(policy.sources6.len()));
+        let mut ebpf = loader
+            .load(object)
+            .map_err(|error| KernelError::of("making the maps of the kernel object", error))?;
+        fill(&mut ebpf, policy)?;
+        let xdp = xdp(&mut ebpf, program)?;
+        xdp.load().map_err(|error| KernelError::of("loading the program", error))?;
+        let info = xdp.info().map_err(|error| KernelError::of("asking for the program", error))?;
+        let program_id = info.id();
+        Ok(Self { ebpf, program_id })
+    }
+
+    /// Id of the program.
+    pub fn program_id(&self) -> u32 {
+        self.program_id
+    }
+
+    /// Descriptor of the program.
+    pub fn program(&self) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(names::PROGRAM);
+        let program = program.ok_or_else(|| missing(names::PROGRAM))?;
+        let fd = program.fd().map_err(|error| KernelError::of("the program", error))?;
+        Ok(fd.as_fd())
+    }
+
+    /// The shared maps of this generation.
+    pub fn shared(&mut self) -> Result<Shared, KernelError> {
+        Shared::take(&mut self.ebpf)
+    }
+
+    /// Lets the program in the kernel judge a frame of at least [`SHORTEST_FRAME`] bytes, at this
+    /// time in nanoseconds. Only for generations made by [`Generation::for_tests`].
+    pub fn judge(&self, frame: &[u8], now_ns: u64) -> Result<Verdict, KernelError> {
+        // The clock goes in front of the frame as XDP metadata.
+        let now = now_ns.saturating_mul(TICKS_PER_NS).to_ne_bytes();
+        let input = [&now, frame].concat();
+        let context = XdpMd { data: now.len(), data_end: input.len() }.bytes();
+        let options = TestRunOptions {
+            data_in: Some(&input),
+            ctx_in: Some(&context),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        let program = self.ebpf.program(names::PROGRAM_VERDICT);
+        let xdp: &Xdp = program
+            .ok_or_else(|| missing(names::PROGRAM_VERDICT))?
+            .try_into()
+            .map_err(|error| KernelError::of(names::PROGRAM_VERDICT, error))?;
+        let result = xdp
+            .test_run(options)
+            .map_err(|error| KernelError::of(format_args!("{} bytes", frame.len()), error))?;
+        Verdict::unpack(result.return_value).ok_or_else(|| {
+            KernelError::new(format!("the program returned {:#x}, no verdict", result.return_value))
+        })
+    }
+}
+
+/// The context of a test run (`struct xdp_md`, include/uapi/linux/bpf.h): where in the input the
+/// frame begins, after the metadata, and where it ends.
+struct XdpMd {
+    data: usize,
+    data_end: usize,
+}
+
+impl XdpMd {
+    fn bytes(&self) -> [u8; 24] {
+        let word = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_ne_bytes();
+        let mut bytes = [0; 24];
+        for (at, value) in [(0, self.data), (4, self.data_end)] {
+            if let Some(field) = bytes.get_mut(at..at + 4) {
+                field.copy_from_slice(&word(value));
+            }
+        }
+        bytes
+    }
+}
+
+/// Values of the read-only globals, which the loader borrows.
+struct Globals(Vec<(&'static str, u64)>);
+
+impl Globals {
+    fn new(policy: &CompiledPolicy, options: &Options) -> Self {
+        let settings = &policy.settings;
+        let mut globals = vec![
+            (names::GLOBAL_GUARDED, settings.guarded),
+            (names::GLOBAL_ENFORCING, settings.enforcing),
+            (names::GLOBAL_ANY, settings.any),
+            (names::GLOBAL_LIMITS, settings.limits),
+            (names::GLOBAL_SAMPLING, u64::from(options.sampling)),
+        ];
+        globals.extend(names::GLOBAL_KEY.into_iter().zip(options.key));
+        globals.extend(names::GLOBAL_UNPACKS.into_iter().zip(policy.unpacks));
+        Self(globals)
+    }
+
+    fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (name, value) in &self.0 {
+            loader.override_global(name, value, true);
+        }
+    }
+}
+
+fn entries(prefixes: usize) -> u32 {
+    u32::try_from(prefixes).unwrap_or(u32::MAX).max(1)
+}
+
+fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), KernelError> {
+    let failed = |name: &'static str| {
+        move |error: aya::maps::MapError| KernelError::of(format_args!("filling {name}"), error)
+    };
+
+    let mut ports: Array<_, TransportPorts> = map(ebpf, names::MAP_PORTS)?;
+    for (transport, of_transport) in (0..).zip(policy.ports.as_chunks::<PORTS>().0) {
+        ports.set(transport, of_transport, 0).map_err(failed(names::MAP_PORTS))?;
+    }
+    let mut services: Array<_, Service> = map(ebpf, names::MAP_SERVICES)?;
+    for service in &policy.services {
+        services
+            .set(service.slot.into(), service.service, 0)
+            .map_err(failed(names::MAP_SERVICES))?;
+    }
+    let mut sources: LpmTrie<_, [u8; 4], SourceEntry> = map(ebpf, names::MAP_SOURCES4)?;
+    fill_sources(&mut sources, &policy.sources4).map_err(failed(names::MAP_SOURCES4))?;
+    let mut sources: LpmTrie<_, [u8; 16], SourceEntry> = map(ebpf, names::MAP_SOURCES6)?;
+    fill_sources(&mut sources, &policy.sources6).map_err(failed(names::MAP_SOURCES6))?;
+
+    // A member that has state keeps it: a reload must not refill a bucket.
+    let mut members: HashMap<_, MemberKey, BucketStates> = map(ebpf, names::MAP_MEMBERS)?;
+    let known: BTreeSet<MemberKey> = members.keys().filter_map(Result::ok).collect();
+    for key in policy.members.iter().filter(|key| !known.contains(key)) {
+        members.insert(key, [0; 3], 0).map_err(failed(names::MAP_MEMBERS))?;
+    }
+    Ok(())
+}
+
+fn fill_sources<M, A>(
+    trie: &mut LpmTrie<M, A, SourceEntry>,
+    sources: &[(Prefix<A>, Source)],
+) -> Result<(), aya::maps::MapError>
+where
+    M: std::borrow::BorrowMut<MapData> + Borrow<MapData>,
+    A: aya::Pod + Copy,
+{
+    for (prefix, source) in sources {
+        trie.insert(&Key::new(prefix.len.into(), prefix.addr), SourceEntry::from(*source), 0)?;
+    }
+    Ok(())
+}
+
+fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<T, KernelError>
+where
+    T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or_else(|| missing(name))?;
+    T::try_from(map).map_err(|error| KernelError::of(name, error))
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|error| KernelError::of(name, error))
+}
+
+pub(super) fn missing(name: &str) -> KernelError {
+    KernelError::new(format!("the kernel object has no `{name}`"))
+        .hint("build binary and object together with `cargo xtask build`")
+}

@@ -1,0 +1,138 @@
+//! The attachment of a program to an interface: a link, pinned, so that it outlives the daemon.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    error::KernelError,
+    sys::{self, LinkInfo, Mode},
+};
+
+/// A pinned link.
+#[derive(Debug)]
+pub struct Link {
+    fd: OwnedFd,
+    pin: PathBuf,
+}
+
+impl Link {
+    /// Attaches a program to an interface and pins the link.
+    pub fn attach(
+        program: BorrowedFd<'_>,
+        interface: &str,
+        ifindex: u32,
+        mode: Mode,
+        pin: &Path,
+    ) -> Result<Self, KernelError> {
+        let fd = sys::link_create(program, ifindex, mode)
+            .map_err(|error| refused(interface, mode, error))?;
+        // If pinning fails the descriptor is closed, and with it the attachment is gone.
+        sys::pin(fd.as_fd(), pin)
+            .map_err(|error| KernelError::of(format_args!("pinning `{}`", pin.display()), error))?;
+        Ok(Self { fd, pin: pin.to_owned() })
+    }
+
+    /// Opens a pinned link.
+    pub fn open(pin: &Path) -> Result<Self, KernelError> {
+        let fd = sys::open_pinned(pin)
+            .map_err(|error| KernelError::of(format_args!("opening `{}`", pin.display()), error))?;
+        Ok(Self { fd, pin: pin.to_owned() })
+    }
+
+    /// What the kernel says of it; index 0 and program 0 when it cannot be asked.
+    pub fn info(&self) -> LinkInfo {
+        sys::link_info(self.fd.as_fd()).unwrap_or(LinkInfo { program_id: 0, ifindex: 0 })
+    }
+
+    /// Whether it still attaches something: not when the interface is gone.
+    pub fn is_alive(&self) -> bool {
+        self.info().ifindex != 0
+    }
+
+    /// Whether its pin is still there.
+    pub fn is_pinned(&self) -> bool {
+        self.pin.exists()
+    }
+
+    /// Pins it again, after somebody removed the pin.
+    pub fn pin_again(&self) -> Result<(), KernelError> {
+        sys::pin(self.fd.as_fd(), &self.pin).map_err(|error| {
+            KernelError::of(format_args!("pinning `{}`", self.pin.display()), error)
+        })
+    }
+
+    /// Switches to another program in one step.
+    pub fn switch(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+        sys::link_update(self.fd.as_fd(), program)
+            .map_err(|error| KernelError::of("switching the program", error))
+    }
+
+    /// Detaches the program and removes the pin.
+    pub fn detach(self) -> Result<(), KernelError> {
+        match sys::link_detach(self.fd.as_fd()) {
+            Ok(()) => {}
+            // The interface has gone before.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            Err(error) => return Err(KernelError::of("detaching the program", error)),
+        }
+        self.forget()
+    }
+
+    /// Removes the pin of a link that attaches nothing any more.
+    pub fn forget(self) -> Result<(), KernelError> {
+        match fs::remove_file(&self.pin) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(KernelError::of(self.pin.display(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why an interface cannot take the program.
+fn refused(interface: &str, mode: Mode, error: io::Error) -> KernelError {
+    let errno = error.raw_os_error().unwrap_or(0);
+    let what = format!("attaching to `{interface}` ({})", mode.name());
+    let native = mode == Mode::Native;
+    let hint = match errno {
+        libc::EBUSY | libc::EEXIST => {
+            "another XDP program is attached; `ip -d link` names it. trainguard replaces no program \
+             of others"
+        }
+        libc::EOPNOTSUPP if native => {
+            "the driver has no native XDP: allow the slower generic mode with `--mode generic` or \
+             `--mode auto`"
+        }
+        libc::ERANGE if native => {
+            "the driver cannot take XDP at this MTU: lower it, or allow `--mode generic`"
+        }
+        libc::EINVAL if native => {
+            "the driver refuses XDP as the interface is set up (MTU, LRO, number of queues); \
+             `dmesg` tells more. Or allow `--mode generic`"
+        }
+        libc::ENODEV => "the interface went away",
+        _ => return KernelError::of(what, error),
+    };
+    KernelError::of(what, error).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_has_its_remedy() {
+        let hint = |errno, mode| {
+            let error = refused("eth0", mode, io::Error::from_raw_os_error(errno));
+            error.hint_text().unwrap_or_default().to_owned()
+        };
+        let native = [libc::EBUSY, libc::EOPNOTSUPP, libc::ERANGE, libc::EINVAL, libc::EPERM];
+        let hints: std::collections::BTreeSet<String> =
+            native.into_iter().map(|errno| hint(errno, Mode::Native)).collect();
+        assert_eq!(hints.len(), native.len(), "{hints:?}");
+        assert!(hint(libc::EINVAL, Mode::Generic).is_empty());
+    }
+}

@@ -1,0 +1,207 @@
+//! The pin directory: `<bpf-dir>/v<layout version>/` holds the shared maps by name and the links
+//! as `link-<interface>`.
+//!
+//! Nothing is trusted because it is already there: the version is in the path, and what the kernel
+//! says of a pinned map is compared with what this binary would make.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use aya::maps::MapInfo;
+use aya_obj::Object;
+use guard_common::{layout::LAYOUT_VERSION, names};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::statfs::statfs,
+};
+
+use super::{error::KernelError, link::Link};
+use crate::object::kernel_object;
+
+/// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const LINK_PREFIX: &str = "link-";
+
+/// The pin directory of a guard.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// Held while a daemon uses a pin directory.
+#[derive(Debug)]
+pub struct PinLock {
+    _lock: Flock<fs::File>,
+}
+
+impl Pins {
+    /// Names a directory; it need not exist.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Where this version's pins are.
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// Makes the directory, for root or the daemon's user alone. Fails if it is on no bpf file
+    /// system.
+    pub fn create(&self) -> Result<(), KernelError> {
+        let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        let known = statfs(parent)
+            .map_err(|error| KernelError::of(parent.display(), io::Error::from(error)))?;
+        #[expect(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
+        let magic = known.filesystem_type().0 as i64;
+        if magic != BPF_FS_MAGIC {
+            return Err(KernelError::new(format!(
+                "`{}` is not on a bpf file system",
+                self.root.display()
+            ))
+            .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.directory());
+        made.map_err(|error| KernelError::of(self.directory().display(), error))?;
+        // Also when somebody else made it: file modes are what keeps strangers from the pins.
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+            .map_err(|error| KernelError::of(self.root.display(), error))
+    }
+
+    /// Takes the directory for this process alone, until the lock is dropped.
+    pub fn lock(&self) -> Result<PinLock, KernelError> {
+        let directory = fs::File::open(&self.root)
+            .map_err(|error| KernelError::of(self.root.display(), error))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(PinLock { _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(KernelError::new(format!(
+                "another trainguard daemon uses `{}`",
+                self.root.display()
+            ))
+            .hint("stop it first, or give this one directories of its own (`--bpf-dir`, `--run-dir`, `--state-dir`)")),
+            Err((_, error)) => Err(KernelError::of(self.root.display(), io::Error::from(error))),
+        }
+    }
+
+    /// Compares the pinned maps with what this binary would make, listing every difference.
+    pub fn check_layout(&self) -> Result<(), KernelError> {
+        let Some(object) = kernel_object() else { return Ok(()) };
+        let object = Object::parse(object)
+            .map_err(|error| KernelError::of("reading the kernel object", error))?;
+        let mut differences = Vec::new();
+        for name in names::SHARED_MAPS {
+            let path = self.directory().join(name);
+            if !path.exists() {
+                continue;
+            }
+            let Some(wanted) = object.maps.get(name) else { continue };
+            let found =
+                MapInfo::from_pin(&path).map_err(|error| KernelError::of(path.display(), error))?;
+            let kind = found.map_type().map_or(0, |kind| kind as u32);
+            let facts = [
+                ("type", kind, wanted.map_type()),
+                ("key size", found.key_size(), wanted.key_size()),
+                ("value size", found.value_size(), wanted.value_size()),
+                ("entries", found.max_entries(), wanted.max_entries()),
+                ("flags", found.map_flags(), wanted.map_flags()),
+            ];
+            for (what, found, wanted) in facts {
+                // The kernel rounds the ring up to pages, and gives it no key and no value.
+                let ring = name == names::MAP_EVENTS && what != "type" && what != "entries";
+                if found != wanted && !ring {
+                    differences.push(format!("{name}: {what} {found}, expected {wanted}"));
+                }
+            }
+        }
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(KernelError::new(format!(
+            "`{}` holds maps of another layout: {}",
+            self.directory().display(),
+            differences.join("; ")
+        ))
+        .hint("take the old guard off with `trainguard detach`, then start again"))
+    }
+
+    /// Fails if pins of another layout version still guard an interface: two guards on one
+    /// interface cannot be, and the old one is not thrown out silently.
+    pub fn check_versions(&self) -> Result<(), KernelError> {
+        let own = self.directory();
+        for entry in read_dir(&self.root)? {
+            if entry == own || !entry.is_dir() {
+                continue;
+            }
+            let links = links_in(&entry)?;
+            if let Some((name, _)) = links.iter().find(|(_, link)| link.is_alive()) {
+                return Err(KernelError::new(format!(
+                    "`{name}` is guarded by another version, pinned in `{}`",
+                    entry.display()
+                ))
+                .hint("take it off with `trainguard detach` of that version, then start again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the link of an interface is pinned.
+    pub fn link_path(&self, interface: &str) -> PathBuf {
+        self.directory().join(format!("{LINK_PREFIX}{interface}"))
+    }
+
+    /// The pinned links by interface name, in all versions.
+    pub fn links(&self) -> Result<Vec<(String, Link)>, KernelError> {
+        let mut links = Vec::new();
+        for version in read_dir(&self.root)? {
+            if version.is_dir() {
+                links.extend(links_in(&version)?);
+            }
+        }
+        Ok(links)
+    }
+
+    /// Removes the shared maps, if no link is left that counts in them.
+    pub fn remove_maps(&self) -> Result<(), KernelError> {
+        if !self.links()?.is_empty() {
+            return Ok(());
+        }
+        for version in read_dir(&self.root)? {
+            for pin in read_dir(&version)? {
+                fs::remove_file(&pin).map_err(|error| KernelError::of(pin.display(), error))?;
+            }
+            // Not empty, or not ours: leave it.
+            let _ = fs::remove_dir(&version);
+        }
+        Ok(())
+    }
+}
+
+fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {
+    let mut links = Vec::new();
+    for path in read_dir(directory)? {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let interface = name.as_deref().and_then(|name| name.strip_prefix(LINK_PREFIX));
+        if let Some(interface) = interface {
+            links.push((interface.to_owned(), Link::open(&path)?));
+        }
+    }
+    Ok(links)
+}
+
+/// The entries of a directory, sorted; none if it does not exist.
+fn read_dir(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let failed = |error| KernelError::of(directory.display(), error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()
+        .map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}

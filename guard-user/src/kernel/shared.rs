@@ -1,0 +1,305 @@
+//! The maps that all generations share: counters, bucket states, labels, events. Pinned, so that
+//! they outlive the daemon, and readable without it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use guard_common::{
+    event::Event,
+    layout::{
+        self, BucketStates, Counter, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, Label,
+        MAX_INTERFACES, MemberKey, NODE_COUNTERS, SERVICE_COUNTERS, Sampling,
+    },
+    names,
+    verdict::{MAX_SERVICES, Reason, Verdict},
+};
+
+use super::{error::KernelError, generation::missing};
+
+/// Counters, labels, bucket states and events.
+#[derive(Debug)]
+pub struct Shared {
+    counters: PerCpuArray<MapData, Counter>,
+    sampling: PerCpuArray<MapData, Sampling>,
+    labels: Array<MapData, Label>,
+    interfaces: HashMap<MapData, u32, u32>,
+    members: HashMap<MapData, MemberKey, BucketStates>,
+    totals: Array<MapData, BucketStates>,
+    events: Option<RingBuf<MapData>>,
+}
+
+/// How many events were told, and how many not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// Told.
+    pub emitted: u64,
+    /// Beyond the sampling budget.
+    pub suppressed: u64,
+    /// The ring was full.
+    pub lost: u64,
+}
+
+impl Shared {
+    /// Those of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let mut take = |name| ebpf.take_map(name).ok_or_else(|| missing(name));
+        Ok(Self {
+            counters: typed(names::MAP_COUNTERS, take(names::MAP_COUNTERS)?)?,
+            sampling: typed(names::MAP_SAMPLING, take(names::MAP_SAMPLING)?)?,
+            labels: typed(names::MAP_LABELS, take(names::MAP_LABELS)?)?,
+            interfaces: typed(names::MAP_INTERFACES, take(names::MAP_INTERFACES)?)?,
+            members: typed(names::MAP_MEMBERS, take(names::MAP_MEMBERS)?)?,
+            totals: typed(names::MAP_TOTALS, take(names::MAP_TOTALS)?)?,
+            events: Some(typed(names::MAP_EVENTS, take(names::MAP_EVENTS)?)?),
+        })
+    }
+
+    /// Those pinned in a directory, whose layout was checked. Events are for the daemon alone.
+    pub fn open(directory: &Path) -> Result<Self, KernelError> {
+        let open = |name: &'static str| {
+            MapData::from_pin(directory.join(name))
+                .and_then(Map::from_map_data)
+                .map_err(|error| KernelError::of(format_args!("opening {name}"), error))
+        };
+        Ok(Self {
+            counters: typed(names::MAP_COUNTERS, open(names::MAP_COUNTERS)?)?,
+            sampling: typed(names::MAP_SAMPLING, open(names::MAP_SAMPLING)?)?,
+            labels: typed(names::MAP_LABELS, open(names::MAP_LABELS)?)?,
+            interfaces: typed(names::MAP_INTERFACES, open(names::MAP_INTERFACES)?)?,
+            members: typed(names::MAP_MEMBERS, open(names::MAP_MEMBERS)?)?,
+            totals: typed(names::MAP_TOTALS, open(names::MAP_TOTALS)?)?,
+            events: None,
+        })
+    }
+
+    /// Every counter that has counted something, of the interfaces and services that have labels:
+    /// (interface, verdict, counter).
+    pub fn counters(&self) -> Result<Vec<(String, Verdict, Counter)>, KernelError> {
+        let slots: Vec<u8> = self.service_labels()?.into_keys().collect();
+        let mut counted = Vec::new();
+        for (row, interface) in self.interface_labels()? {
+            let first = row * layout::COUNTERS_PER_INTERFACE;
+            let services = slots.iter().flat_map(|&slot| {
+                let first = NODE_COUNTERS + u32::from(slot) * SERVICE_COUNTERS;
+                first..first + SERVICE_COUNTERS
+            });
+            for index in (0..NODE_COUNTERS).chain(services).map(|within| first + within) {
+                let Some((_, verdict)) = layout::counter_meaning(index) else { continue };
+                let values = self.counters.get(&index, 0).map_err(read(names::MAP_COUNTERS))?;
+                let counter = values.iter().fold(Counter::default(), |sum, value| Counter {
+                    packets: sum.packets.wrapping_add(value.packets),
+                    bytes: sum.bytes.wrapping_add(value.bytes),
+                });
+                if counter.packets != 0 {
+                    counted.push((interface.clone(), verdict, counter));
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// How many events there were.
+    pub fn event_counts(&self) -> Result<EventCounts, KernelError> {
+        let mut counts = EventCounts::default();
+        for reason in Reason::ALL {
+            let values = self.sampling.get(&u32::from(reason as u8), 0);
+            for of_cpu in values.map_err(read(names::MAP_SAMPLING))?.iter() {
+                counts.emitted = counts.emitted.wrapping_add(of_cpu.emitted);
+                counts.suppressed = counts.suppressed.wrapping_add(of_cpu.suppressed);
+                counts.lost = counts.lost.wrapping_add(of_cpu.lost);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// The events since the last call, at most `limit`.
+    pub fn events(&mut self, limit: usize) -> Vec<Event> {
+        let Some(ring) = &mut self.events else { return Vec::new() };
+        let mut events = Vec::new();
+        while events.len() < limit {
+            let Some(record) = ring.next() else { break };
+            events.extend(decode(&record));
+        }
+        events
+    }
+
+    /// Service slot to `policy/service`.
+    pub fn service_labels(&self) -> Result<BTreeMap<u8, String>, KernelError> {
+        let mut labels = BTreeMap::new();
+        for slot in 0..MAX_SERVICES {
+            let label = self.label(slot.into())?;
+            if !label.is_empty() {
+                labels.insert(slot, label);
+            }
+        }
+        Ok(labels)
+    }
+
+    /// Counter row to interface name.
+    fn interface_labels(&self) -> Result<BTreeMap<u32, String>, KernelError> {
+        let mut labels = BTreeMap::new();
+        for row in 0..MAX_INTERFACES {
+            let label = self.label(LABEL_INTERFACES + row)?;
+            if !label.is_empty() {
+                labels.insert(row, label);
+            }
+        }
+        Ok(labels)
+    }
+
+    /// Number of the generation that was switched to last; 0 if there was none.
+    pub fn generation(&self) -> Result<u64, KernelError> {
+        Ok(self.label(LABEL_GENERATION)?.parse().unwrap_or(0))
+    }
+
+    /// Hash of the policy that was switched to last; empty if there was none.
+    pub fn policy_hash(&self) -> Result<String, KernelError> {
+        self.label(LABEL_POLICY)
+    }
+
+    /// Writes down what was switched to.
+    pub fn set_generation(&mut self, generation: u64, hash: &str) -> Result<(), KernelError> {
+        self.set_label(LABEL_GENERATION, &generation.to_string())?;
+        self.set_label(LABEL_POLICY, hash)
+    }
+
+    /// Gives a slot to a service. If it was another's, what was counted and charged under it is
+    /// forgotten first.
+    pub fn set_service(&mut self, slot: u8, label: &str) -> Result<(), KernelError> {
+        let known = self.label(slot.into())?;
+        if known == label {
+            return Ok(());
+        }
+        if !known.is_empty() {
+            self.forget_service(slot)?;
+        }
+        self.set_label(slot.into(), label)
+    }
+
+    fn forget_service(&mut self, slot: u8) -> Result<(), KernelError> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(what, error)| KernelError::of(format_args!("reading {what}"), error))?;
+        let zeros = || aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus]);
+        for row in 0..MAX_INTERFACES {
+            let first = row * layout::COUNTERS_PER_INTERFACE
+                + NODE_COUNTERS
+                + u32::from(slot) * SERVICE_COUNTERS;
+            for index in first..first + SERVICE_COUNTERS {
+                let zeros = zeros().map_err(|error| KernelError::of("counters", error))?;
+                self.counters.set(index, zeros, 0).map_err(write(names::MAP_COUNTERS))?;
+            }
+        }
+        self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))?;
+        self.retain_members(|key| key.slot != slot.into())
+    }
+
+    /// Removes the bucket states of sources that the policy no longer knows.
+    pub fn keep_members(&mut self, keep: &[MemberKey]) -> Result<(), KernelError> {
+        let keep: BTreeSet<&MemberKey> = keep.iter().collect();
+        self.retain_members(|key| keep.contains(key))
+    }
+
+    fn retain_members(&mut self, keep: impl Fn(&MemberKey) -> bool) -> Result<(), KernelError> {
+        // The keys first: a walk restarts when the key it stands on is removed.
+        let stale: Vec<MemberKey> =
+            self.members.keys().filter_map(Result::ok).filter(|key| !keep(key)).collect();
+        for key in stale {
+            self.members.remove(&key).map_err(write(names::MAP_MEMBERS))?;
+        }
+        Ok(())
+    }
+
+    /// Gives an interface a row of counters: its old one by name, else a free one, else the last,
+    /// which further interfaces share.
+    pub fn set_interface(&mut self, ifindex: u32, name: &str) -> Result<(), KernelError> {
+        let labels = self.interface_labels()?;
+        let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
+        let free = (0..MAX_INTERFACES - 1).find(|row| !labels.contains_key(row));
+        let row = own.or(free).unwrap_or(MAX_INTERFACES - 1);
+        if own.is_none() {
+            let shared = row == MAX_INTERFACES - 1;
+            self.set_label(LABEL_INTERFACES + row, if shared { "others" } else { name })?;
+        }
+        self.forget_interface(row, ifindex)?;
+        match self.interfaces.insert(ifindex, row, 0) {
+            // More interfaces than rows: those without an entry count in the shared row.
+            Err(MapError::SyscallError(error)) if is_full(&error) => Ok(()),
+            result => result.map_err(write(names::MAP_INTERFACES)),
+        }
+    }
+
+    /// Removes the indices that an interface had before.
+    fn forget_interface(&mut self, row: u32, now: u32) -> Result<(), KernelError> {
+        let stale: Vec<u32> = self
+            .interfaces
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|&(ifindex, of_row)| of_row == row && ifindex != now)
+            .map(|(ifindex, _)| ifindex)
+            .collect();
+        if row == MAX_INTERFACES - 1 {
+            return Ok(());
+        }
+        for ifindex in stale {
+            self.interfaces.remove(&ifindex).map_err(write(names::MAP_INTERFACES))?;
+        }
+        Ok(())
+    }
+
+    fn label(&self, index: u32) -> Result<String, KernelError> {
+        let label = self.labels.get(&index, 0).map_err(read(names::MAP_LABELS))?;
+        let text = label.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    fn set_label(&mut self, index: u32, text: &str) -> Result<(), KernelError> {
+        let mut label: Label = [0; size_of::<Label>()];
+        // Names are checked to be shorter; a longer one is cut, never refused.
+        for (to, from) in label.iter_mut().take(size_of::<Label>() - 1).zip(text.bytes()) {
+            *to = from;
+        }
+        self.labels.set(index, label, 0).map_err(write(names::MAP_LABELS))
+    }
+}
+
+fn is_full(error: &aya::sys::SyscallError) -> bool {
+    error.io_error.raw_os_error() == Some(libc::E2BIG)
+}
+
+/// A record of the ring, field by field.
+fn decode(record: &[u8]) -> Option<Event> {
+    let word = |at: usize| -> Option<[u8; 8]> { record.get(at..at + 8)?.try_into().ok() };
+    let half = |at: usize| -> Option<u32> {
+        Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?))
+    };
+    Some(Event {
+        source: [u64::from_ne_bytes(word(0)?), u64::from_ne_bytes(word(8)?)],
+        verdict: half(16)?,
+        ifindex: half(20)?,
+        len: half(24)?,
+        port: u16::from_ne_bytes(record.get(28..30)?.try_into().ok()?),
+        protocol: *record.get(30)?,
+        family: *record.get(31)?,
+    })
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<T, KernelError> {
+    T::try_from(map).map_err(|error| KernelError::of(name, error))
+}
+
+fn read(name: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |error| KernelError::of(format_args!("reading {name}"), error)
+}
+
+fn write(name: &'static str) -> impl Fn(MapError) -> KernelError {
+    move |error| KernelError::of(format_args!("writing {name}"), error)
+}

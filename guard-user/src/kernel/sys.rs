@@ -1,0 +1,157 @@
+//! The system calls that aya lacks, and the only unsafe code of this crate.
+//!
+//! Links are made here and not by `Xdp::attach`: on `EINVAL` aya 0.14 falls back to an attachment
+//! by netlink, which cannot be pinned and which nobody owns once we are gone.
+
+use std::{
+    ffi::{CString, c_long},
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{
+    XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+};
+
+/// Where in the receive path a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+impl Mode {
+    /// The name used in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    fn flags(self) -> u32 {
+        match self {
+            Self::Native => XDP_FLAGS_DRV_MODE,
+            Self::Generic => XDP_FLAGS_SKB_MODE,
+        }
+    }
+}
+
+/// What the kernel says of an XDP link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Id of the program that runs.
+    pub program_id: u32,
+    /// Index of the interface; 0 once the interface is gone or the link was detached.
+    pub ifindex: u32,
+}
+
+/// Attaches a program to an interface. The attachment lives as long as the link: its descriptors
+/// and its pins.
+///
+/// # Errors
+/// `EBUSY` or `EEXIST` if another program is attached, `EOPNOTSUPP`, `ERANGE`, `EINVAL` if the
+/// driver cannot, `EPERM`.
+pub fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    // Writing to a union of plain integers is safe; the kernel reads these fields for this command.
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.link_create.flags = mode.flags();
+    descriptor(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// Switches the program of a link, in one step: a frame sees the old one or the new one.
+///
+/// # Errors
+/// `ENOLINK` if the interface is gone.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_update.link_fd = raw(link);
+    attr.link_update.__bindgen_anon_1.new_prog_fd = raw(program);
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches the program of a link, whoever else holds the link.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed_attr();
+    attr.link_detach.link_fd = raw(link);
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// Asks what a link attaches to what.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // SAFETY: plain integers, for which all bits zero is a value.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = raw(link);
+    attr.info.info_len = u32::try_from(size_of::<bpf_link_info>()).unwrap_or(0);
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: a union of plain integers, all of them initialised above; for an XDP link the kernel
+    // has filled in this member (`bpf_xdp_link_fill_link_info`, net/core/dev.c).
+    let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+    Ok(LinkInfo { program_id: info.prog_id, ifindex })
+}
+
+/// Pins a link at a path of a bpf file system: it then outlives us.
+pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.__bindgen_anon_1.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = raw(object);
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens what is pinned at a path.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_4.__bindgen_anon_1.pathname = path.as_ptr() as u64;
+    descriptor(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
+}
+
+/// Gives memory that was freed back to the system, after a large policy was compiled.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers and only touches free memory of the allocator.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
+}
+
+fn zeroed_attr() -> bpf_attr {
+    // SAFETY: a union of plain integers, for which all bits zero is a value; the kernel wants
+    // unused bytes to be zero (`CHECK_ATTR`, kernel/bpf/syscall.c).
+    unsafe { std::mem::zeroed() }
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<c_long> {
+    // SAFETY: `attr` is a whole, initialised `bpf_attr`, and the pointers in it, if the command
+    // has any, point to values that live until this call returns.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as c_long, std::ptr::from_mut(attr), size_of_val(attr))
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn descriptor(result: c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
