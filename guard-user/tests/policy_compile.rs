@@ -15,10 +15,7 @@ fn load(manifest: &str, policy: &str) -> Loaded {
 }
 
 fn compile(loaded: &Loaded, node: &str, placement: &Placement) -> CompiledPolicy {
-    let node = loaded
-        .cluster
-        .node(node)
-        .expect("the node is in the manifest");
+    let node = loaded.cluster.node(node).expect("the node is in the manifest");
     policy::compile(loaded, node, placement).expect("the policy fits")
 }
 
@@ -56,14 +53,10 @@ fn covers((six, bits, len): (bool, u16, u8), address: (bool, u16)) -> bool {
 }
 
 fn addr((six, bits): (bool, u16)) -> Addr {
-    let [high, low] = bits.to_be_bytes();
     if six {
-        let mut octets = [0; 16];
-        octets[..2].copy_from_slice(&[0xfd, 0]);
-        octets[14..].copy_from_slice(&[high, low]);
-        Addr::V6(octets)
+        Addr::V6([0xfd00 << 48, bits.into()])
     } else {
-        Addr::V4([10, 0, high, low])
+        Addr::V4(0x0a00_0000 | u32::from(bits))
     }
 }
 
@@ -208,7 +201,7 @@ proptest! {
         }
         let slot = second.services.iter().find(|s| s.name == "one").unwrap().slot;
         prop_assert_eq!(second.host().port(Transport::Tcp, 5), Port::Guarded(slot));
-        prop_assert_eq!(second.host().source(&Addr::V4([10, 3, 0, 1])).services, 1 << slot);
+        prop_assert_eq!(second.host().source(&Addr::V4(0x0a03_0001)).services, 1 << slot);
     }
 }
 
@@ -218,20 +211,11 @@ fn slots_are_kept_retired_and_reclaimed() {
         "{HEAD}nodes: [{{ name: n0, addresses: [10.0.0.1], roles: [a] }}]\npolicies: [p.yaml]\n"
     );
     let policy = |names: std::ops::Range<usize>| {
-        let services = names.map(|n| {
-            service(
-                &format!("s{n:03}"),
-                &format!("[tcp/{}]", n + 1),
-                "{ any: true }",
-            )
-        });
+        let services = names
+            .map(|n| service(&format!("s{n:03}"), &format!("[tcp/{}]", n + 1), "{ any: true }"));
         format!("{POLICY_HEAD}{}", services.collect::<String>())
     };
-    let first = compile(
-        &load(&manifest, &policy(0..40)),
-        "n0",
-        &Placement::default(),
-    );
+    let first = compile(&load(&manifest, &policy(0..40)), "n0", &Placement::default());
     assert!(first.reclaimed.is_empty());
     let placement = Placement::default().with(&first);
     // 30 stay, 24 take what is free, 6 take the lowest slots of the 10 that are gone.
@@ -286,47 +270,16 @@ fn a_node_is_found_or_its_candidates_are_named() {
         };
         loaded.find_node(&choice).map(|node| node.name.clone())
     };
-    assert_eq!(
-        find(Some("worker-2"), "worker-1", &["10.0.0.1"]).unwrap(),
-        "worker-2"
-    );
-    assert_eq!(
-        find(None, "worker-1.example.org", &["127.0.0.1"]).unwrap(),
-        "worker-1"
-    );
-    assert_eq!(
-        find(None, "pod-7f", &["127.0.0.1", "10.0.0.4"]).unwrap(),
-        "worker-3"
-    );
-    assert_eq!(
-        find(None, "worker-1", &["10.0.0.2", "10.0.0.3"]).unwrap(),
-        "worker-1"
-    );
+    assert_eq!(find(Some("worker-2"), "worker-1", &["10.0.0.1"]).unwrap(), "worker-2");
+    assert_eq!(find(None, "worker-1.example.org", &["127.0.0.1"]).unwrap(), "worker-1");
+    assert_eq!(find(None, "pod-7f", &["127.0.0.1", "10.0.0.4"]).unwrap(), "worker-3");
+    assert_eq!(find(None, "worker-1", &["10.0.0.2", "10.0.0.3"]).unwrap(), "worker-1");
     let missing = find(Some("worker-9"), "worker-1", &[]).unwrap_err();
-    assert!(
-        matches!(
-            &missing,
-            NodeError::NoSuchName {
-                nearest: Some(_),
-                ..
-            }
-        ),
-        "{missing}"
-    );
+    assert!(matches!(&missing, NodeError::NoSuchName { nearest: Some(_), .. }), "{missing}");
     let absent = find(None, "elsewhere", &["192.0.2.1"]).unwrap_err();
     assert!(absent.to_string().contains("192.0.2.1"), "{absent}");
-    let torn = find(None, "worker-1", &["10.0.0.3"])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        torn.contains("`worker-1`") && torn.contains("`worker-2`"),
-        "{torn}"
-    );
-    let two = find(None, "x", &["10.0.0.1", "10.0.0.2"])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        two.contains("`worker-0`") && two.contains("`worker-1`"),
-        "{two}"
-    );
+    let torn = find(None, "worker-1", &["10.0.0.3"]).unwrap_err().to_string();
+    assert!(torn.contains("`worker-1`") && torn.contains("`worker-2`"), "{torn}");
+    let two = find(None, "x", &["10.0.0.1", "10.0.0.2"]).unwrap_err().to_string();
+    assert!(two.contains("`worker-0`") && two.contains("`worker-1`"), "{two}");
 }

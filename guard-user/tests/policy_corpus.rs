@@ -41,9 +41,7 @@ services:
 
 /// `file:line:column CODE` of each finding, in order; or `loaded` and the warnings.
 fn findings(texts: &[(&str, &str)]) -> Vec<String> {
-    let texts = texts
-        .iter()
-        .map(|(path, text)| (PathBuf::from(path), Arc::from(*text)));
+    let texts = texts.iter().map(|(path, text)| (PathBuf::from(path), Arc::from(*text)));
     let bundle = Bundle::new("m.yaml", texts);
     let (report, first) = match policy::load("m.yaml".as_ref(), &bundle) {
         Ok(loaded) => (loaded.report, Some("loaded".to_owned())),
@@ -58,10 +56,7 @@ fn findings(texts: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn the_base_of_all_cases_is_clean() {
-    assert_eq!(
-        findings(&[("m.yaml", MANIFEST), ("p.yaml", POLICY)]),
-        ["loaded"]
-    );
+    assert_eq!(findings(&[("m.yaml", MANIFEST), ("p.yaml", POLICY)]), ["loaded"]);
 }
 
 /// Replaces `from` in the policy by `to`; the place of findings is the line and column given.
@@ -84,11 +79,7 @@ fn manifest_case(from: &str, to: &str, expected: &[&str]) {
 #[test]
 fn dialect() {
     for (from, to, expected) in [
-        (
-            "mode: enforce",
-            "mode: enforce\n    mode: observe",
-            "13:5 TG002",
-        ),
+        ("mode: enforce", "mode: enforce\n    mode: observe", "13:5 TG002"),
         ("mode: enforce", "mode: &a enforce", "12:11 TG003"),
         ("mode: enforce", "mode: *a", "12:11 TG003"),
         ("mode: enforce", "<<: { mode: enforce }", "12:5 TG003"),
@@ -149,11 +140,7 @@ fn shape() {
         ("trainguard/v1", "trainguard/v2", &["1:13 TG107"]),
         ("kind: Policy", "kind: Polcy", &["2:7 TG107"]),
         ("kind: Policy\n", "", &["1:1 TG102"]),
-        (
-            "kind: Policy",
-            "kind: Cluster",
-            &["1:1 TG107", "1:1 TG102", "1:1 TG102", "4:1 TG101"],
-        ),
+        ("kind: Policy", "kind: Cluster", &["1:1 TG107", "1:1 TG102", "1:1 TG102", "4:1 TG101"]),
         ("[tcp/9091]", "tcp/9091", &["7:12 TG109"]),
         ("[tcp/9091]", "[]", &["7:12 TG007"]),
         ("[tcp/9091]", "[9091]", &["7:13 TG105"]),
@@ -165,11 +152,7 @@ fn shape() {
         ("[tcp/9091]", "[tcp/0x7334]", &["7:13 TG105"]),
         ("[tcp/9091]", "[tcp/1_000]", &["7:13 TG105"]),
         ("[tcp/9091]", "[tcp/٩]", &["7:13 TG105"]),
-        (
-            "[tcp/9091]",
-            "[tcp/5-3, tpc/80, udp/x]",
-            &["7:13 TG105", "7:22 TG105", "7:30 TG105"],
-        ),
+        ("[tcp/9091]", "[tcp/5-3, tpc/80, udp/x]", &["7:13 TG105", "7:22 TG105", "7:30 TG105"]),
         ("name: s", "name: \"a b\"", &["5:11 TG110"]),
         ("name: s", "name: .s", &["5:11 TG110"]),
         ("match: all", "match: everything", &["8:12 TG112"]),
@@ -183,49 +166,17 @@ fn shape() {
         ("burst: 1000", "burst: 7G", &["15:47 TG111"]),
         ("burst: 1000", "burst: 99999999999G", &["15:47 TG111"]),
         (", burst: 1000", "", &["15:27 TG102"]),
-        (
-            "networks: [office]",
-            "cidrs: [10.1.2.3/8]",
-            &["11:15 TG103"],
-        ),
-        (
-            "networks: [office]",
-            "cidrs: [\"fd00::1/64\"]",
-            &["11:15 TG103"],
-        ),
-        (
-            "networks: [office]",
-            "cidrs: [10.0.0.0/33]",
-            &["11:15 TG104"],
-        ),
-        (
-            "networks: [office]",
-            "cidrs: [10.0.0.0/08]",
-            &["11:15 TG104"],
-        ),
+        ("networks: [office]", "cidrs: [10.1.2.3/8]", &["11:15 TG103"]),
+        ("networks: [office]", "cidrs: [\"fd00::1/64\"]", &["11:15 TG103"]),
+        ("networks: [office]", "cidrs: [10.0.0.0/33]", &["11:15 TG104"]),
+        ("networks: [office]", "cidrs: [10.0.0.0/08]", &["11:15 TG104"]),
         ("networks: [office]", "cidrs: [010.1.2.3]", &["11:15 TG104"]),
         ("networks: [office]", "cidrs: [10.1]", &["11:15 TG104"]),
         ("networks: [office]", "cidrs: [1.2.3.4.]", &["11:15 TG104"]),
-        (
-            "networks: [office]",
-            "cidrs: [\"fe80::1%eth0\"]",
-            &["11:15 TG104"],
-        ),
-        (
-            "networks: [office]",
-            "cidrs: [\"::ffff:10.0.0.1/128\"]",
-            &["11:15 TG104"],
-        ),
-        (
-            "networks: [office]",
-            "cidrs: [host.example]",
-            &["11:15 TG104"],
-        ),
-        (
-            "networks: [office]",
-            "cidrs: [0.0.0.0/0, \"::/0\"]",
-            &["11:15 TG201", "11:26 TG201"],
-        ),
+        ("networks: [office]", "cidrs: [\"fe80::1%eth0\"]", &["11:15 TG104"]),
+        ("networks: [office]", "cidrs: [\"::ffff:10.0.0.1/128\"]", &["11:15 TG104"]),
+        ("networks: [office]", "cidrs: [host.example]", &["11:15 TG104"]),
+        ("networks: [office]", "cidrs: [0.0.0.0/0, \"::/0\"]", &["11:15 TG201", "11:26 TG201"]),
     ] {
         policy_case(from, to, expected);
     }
@@ -251,21 +202,9 @@ fn allow_must_say_something() {
 #[test]
 fn meaning() {
     for (from, to, expected) in [
-        (
-            "roles: [scheduler]",
-            "roles: [schedulr]",
-            &["6:13 TG407"][..],
-        ),
-        (
-            "roles: [scheduler, worker]",
-            "roles: [wrker]",
-            &["10:15 TG407"],
-        ),
-        (
-            "networks: [office]",
-            "networks: [offices]",
-            &["11:18 TG408"],
-        ),
+        ("roles: [scheduler]", "roles: [schedulr]", &["6:13 TG407"][..]),
+        ("roles: [scheduler, worker]", "roles: [wrker]", &["10:15 TG407"]),
+        ("networks: [office]", "networks: [offices]", &["11:18 TG408"]),
         ("[tcp/9091]", "[tcp/33000]", &["7:13 TG209"]),
         ("[tcp/9091]", "[tcp/any]", &["7:13 TG209"]),
         ("[tcp/9091]", "[udp/60000-61000, tcp/1]", &["7:13 TG209"]),
@@ -274,20 +213,13 @@ fn meaning() {
             "[udp/9]\n    match: new-connections",
             &["7:13 TG203", "15:27 TG203"],
         ),
-        (
-            "[tcp/9091]",
-            "[tcp/9091]\n    except: [tcp/9091]",
-            &["5:11 TG204"],
-        ),
+        ("[tcp/9091]", "[tcp/9091]\n    except: [tcp/9091]", &["5:11 TG204"]),
     ] {
         let at: Vec<&str> = expected.to_vec();
         // A role or network that is misspelt leaves the right one unused.
         let text = POLICY.replacen(from, to, 1);
         let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
-        let found: Vec<&str> = found
-            .iter()
-            .filter_map(|f| f.strip_prefix("p.yaml:"))
-            .collect();
+        let found: Vec<&str> = found.iter().filter_map(|f| f.strip_prefix("p.yaml:")).collect();
         assert_eq!(found, at, "{from:?} -> {to:?}");
     }
     let warns = POLICY.replace("[tcp/9091]", "[tcp/9091]\n    except: [tcp/22]");
@@ -327,9 +259,7 @@ fn services_that_claim_a_port_equally() {
         let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
         assert_eq!(found, expected, "{role} {ports}");
     }
-    let again = second
-        .replace("name: t", "name: s")
-        .replace("ROLE", "worker");
+    let again = second.replace("name: t", "name: s").replace("ROLE", "worker");
     let text = format!("{POLICY}{}", again.replace("PORTS", "tcp/1"));
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
     assert_eq!(found, ["p.yaml:16:11 TG205"]);
@@ -351,28 +281,16 @@ fn cluster() {
         ("\"fd00::1\"", "0.0.0.0", &["7:27 TG402"]),
         ("\"fd00::1\"", "10.0.0.0/24", &["7:27 TG104"]),
         ("[10.0.0.1, \"fd00::1\"]", "[]", &["7:16 TG411"]),
-        (
-            "    addresses: [10.0.0.1, \"fd00::1\"]\n",
-            "",
-            &["6:5 TG102"],
-        ),
+        ("    addresses: [10.0.0.1, \"fd00::1\"]\n", "", &["6:5 TG102"]),
         ("[eth0]", "[eth/0]", &["4:14 TG106"]),
         ("[eth0]", "[an-interface-name-too-long]", &["4:14 TG106"]),
         ("[p.yaml]", "[p.yaml, ./p.yaml]", &["14:20 TG409"]),
         ("[p.yaml]", "[p.yaml, q.yaml]", &["14:20 TG405"]),
         ("[p.yaml]", "[p.yaml, \"q*.yaml\"]", &["14:20 TG405"]),
         ("[10.9.0.0/24]", "{ file: missing.txt }", &["13:19 TG405"]),
-        (
-            "[10.9.0.0/24]",
-            "{ fle: missing.txt }",
-            &["13:13 TG101", "13:13 TG102"],
-        ),
+        ("[10.9.0.0/24]", "{ fle: missing.txt }", &["13:13 TG101", "13:13 TG102"]),
         ("[10.9.0.0/24]", "", &["13:9 TG007"]),
-        (
-            "[10.9.0.0/24]",
-            "[10.9.0.0/24, 10.9.0.1/24]",
-            &["13:25 TG103"],
-        ),
+        ("[10.9.0.0/24]", "[10.9.0.0/24, 10.9.0.1/24]", &["13:25 TG103"]),
         ("kind: Cluster", "kind: cluster", &["2:7 TG107"]),
     ] {
         manifest_case(from, to, expected);
@@ -409,11 +327,7 @@ fn list_files() {
         ]
     );
     let many = "10.9\n".repeat(250);
-    let texts = [
-        ("m.yaml", &*manifest),
-        ("p.yaml", POLICY),
-        ("l.txt", &*many),
-    ];
+    let texts = [("m.yaml", &*manifest), ("p.yaml", POLICY), ("l.txt", &*many)];
     let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     let error = policy::load("m.yaml".as_ref(), &Bundle::new("m.yaml", texts)).unwrap_err();
     assert_eq!(error.report.diagnostics.len(), 100);
@@ -428,16 +342,9 @@ fn errors_of_all_files_at_once() {
         .replace("[eth0]", "[\"\"]")
         .replace("policies: [p.yaml]", "policies: [p.yaml, q.yaml, r.yaml]");
     let p = POLICY.replace("tcp/9091", "tcp/0").replace("enforce", "on");
-    let q = POLICY
-        .replace("name: p", "name: q")
-        .replace("[scheduler]", "[nobody]");
+    let q = POLICY.replace("name: p", "name: q").replace("[scheduler]", "[nobody]");
     let r = "name: &r [";
-    let found = findings(&[
-        ("m.yaml", &manifest),
-        ("p.yaml", &p),
-        ("q.yaml", &q),
-        ("r.yaml", r),
-    ]);
+    let found = findings(&[("m.yaml", &manifest), ("p.yaml", &p), ("q.yaml", &q), ("r.yaml", r)]);
     assert_eq!(
         found,
         [

@@ -54,10 +54,7 @@ fn shipped_policies_are_clean() {
     let output = lint(&dir, &["--fail-on", "info"], "");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert_eq!(text(&output.stdout), "");
-    assert_eq!(
-        text(&output.stderr),
-        "checked 2 files: 0 errors, 0 warnings, 0 info\n"
-    );
+    assert_eq!(text(&output.stderr), "checked 2 files: 0 errors, 0 warnings, 0 info\n");
 }
 
 #[test]
@@ -139,11 +136,7 @@ fn what_is_read_and_what_is_not() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert!(text(&output.stderr).contains("checked 2 files"));
     fs::write(at("m.yaml"), manifest("[sub/p.yml, gone.yaml]")).unwrap();
-    let output = lint(
-        dir.path(),
-        &["--format", "concise", "--fail-on", "never"],
-        "",
-    );
+    let output = lint(dir.path(), &["--format", "concise", "--fail-on", "never"], "");
     assert_eq!(output.status.code(), Some(2), "unreadable");
     assert_eq!(
         text(&output.stdout),
@@ -192,11 +185,7 @@ fn hostile_sizes_are_refused_quickly() {
     for (file, code) in [("huge", "TG009"), ("deep", "TG009")] {
         let name = format!("{file}.yaml");
         let output = lint(dir.path(), &["--format", "concise", &name], "");
-        assert!(
-            text(&output.stdout).contains(code),
-            "{}",
-            text(&output.stdout)
-        );
+        assert!(text(&output.stdout).contains(code), "{}", text(&output.stdout));
         assert_eq!(output.status.code(), Some(1));
     }
 }

@@ -27,24 +27,15 @@ const MAX_DEPTH: usize = 32;
 /// Runs the verb.
 pub fn run(args: &LintArgs) -> Exit {
     let here = [PathBuf::from(".")];
-    let paths: &[PathBuf] = if args.paths.is_empty() {
-        &here
-    } else {
-        &args.paths
-    };
+    let paths: &[PathBuf] = if args.paths.is_empty() { &here } else { &args.paths };
     let mut inputs = Inputs::default();
     for path in paths {
         inputs.add(path);
     }
-    let files = WithStdin {
-        stdin: inputs.stdin.take(),
-    };
+    let files = WithStdin { stdin: inputs.stdin.take() };
     let outcome = check(&inputs, &files);
     for (path, problem) in &inputs.problems {
-        report::error(format_args!(
-            "cannot read `{}`: {problem}",
-            report::lint::shown_path(path)
-        ));
+        report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));
     }
     for path in &outcome.foreign {
         report::talk(format_args!(
@@ -67,9 +58,9 @@ pub fn run(args: &LintArgs) -> Exit {
     let found = match args.fail_on {
         FailOn::Error => fails(Severity::Error),
         FailOn::Warning => fails(Severity::Error) || fails(Severity::Warning),
-        FailOn::Info => [Severity::Error, Severity::Warning, Severity::Info]
-            .map(fails)
-            .contains(&true),
+        FailOn::Info => {
+            [Severity::Error, Severity::Warning, Severity::Info].map(fails).contains(&true)
+        }
         FailOn::Never => false,
     };
     if found { Exit::No } else { Exit::Yes }
@@ -91,10 +82,7 @@ impl Inputs {
         if path == Path::new(STDIN) {
             if self.stdin.is_none() {
                 let mut bytes = Vec::new();
-                let read = io::stdin()
-                    .lock()
-                    .take(MAX_BYTES + 1)
-                    .read_to_end(&mut bytes);
+                let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);
                 self.stdin = Some(read.map(|_| bytes));
                 self.named.push(path.to_owned());
             }
@@ -109,17 +97,14 @@ impl Inputs {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(error) => {
-                self.problems
-                    .push((directory.to_owned(), error.to_string()));
+                self.problems.push((directory.to_owned(), error.to_string()));
                 return;
             }
         };
         let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         entries.sort();
         for path in entries {
-            let hidden = path
-                .file_name()
-                .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+            let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
             // Links to directories are not followed: they may lead in circles.
             let is_directory = fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
             if is_directory && !hidden && depth < MAX_DEPTH {
@@ -198,9 +183,5 @@ fn check(inputs: &Inputs, files: &dyn Files) -> Outcome {
     }
     let (report, ..) = loader.finish(Path::new(""));
     let checked = report.sources.iter().count().saturating_sub(foreign.len());
-    Outcome {
-        report,
-        checked,
-        foreign,
-    }
+    Outcome { report, checked, foreign }
 }

@@ -181,14 +181,7 @@ impl Cluster {
         let hostname = choice.hostname.as_deref().unwrap_or_default();
         let short = hostname.split('.').next().unwrap_or_default();
         let by_name = self.node(hostname).or_else(|| self.node(short));
-        let own: BTreeSet<Addr> = choice
-            .addresses
-            .iter()
-            .map(|addr| match addr {
-                IpAddr::V4(v4) => Addr::V4(v4.octets()),
-                IpAddr::V6(v6) => Addr::V6(v6.octets()),
-            })
-            .collect();
+        let own: BTreeSet<Addr> = choice.addresses.iter().map(|addr| Addr::from(*addr)).collect();
         let by_address: Vec<&Node> = self
             .nodes
             .iter()
@@ -203,19 +196,13 @@ impl Cluster {
                 hostname: hostname.to_owned(),
                 addresses: match choice.addresses.as_slice() {
                     [] => "none".to_owned(),
-                    some => some
-                        .iter()
-                        .map(IpAddr::to_string)
-                        .collect::<Vec<_>>()
-                        .join(", "),
+                    some => some.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", "),
                 },
                 nearest: self.nearest(short),
             }),
             (by_name, found) => {
                 let named = by_name.map(|node| format!("`{}` by its host name", node.name));
-                let addressed = found
-                    .iter()
-                    .map(|node| format!("`{}` by an address", node.name));
+                let addressed = found.iter().map(|node| format!("`{}` by an address", node.name));
                 Err(NodeError::Ambiguous {
                     candidates: named.into_iter().chain(addressed).collect(),
                 })

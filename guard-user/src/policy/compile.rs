@@ -1,7 +1,10 @@
 //! From a cluster to the tables of one node. Deterministic: what means the same compiles to the
 //! same tables and the same hash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use guard_common::{
     Addr,
@@ -82,28 +85,18 @@ pub(super) fn for_node(
     node: &Node,
     placement: &Placement,
 ) -> Result<CompiledPolicy, CapacityError> {
-    let mut services: Vec<&Service> = cluster
-        .services
-        .iter()
-        .filter(|service| service.runs_on(&node.roles))
-        .collect();
+    let mut services: Vec<&Service> =
+        cluster.services.iter().filter(|service| service.runs_on(&node.roles)).collect();
     services.sort_by(|a, b| a.label.cmp(&b.label));
     if services.len() > usize::from(MAX_SERVICES) {
-        return Err(CapacityError::Services {
-            node: node.name.clone(),
-            count: services.len(),
-        });
+        return Err(CapacityError::Services { node: node.name.clone(), count: services.len() });
     }
     // First as if each service had the slot of its rank, which the hash is taken of.
     let ports = ports(&services);
     let (sources4, sources6) = source_tables(cluster, node, &services);
     for (family, count) in [("IPv4", sources4.len()), ("IPv6", sources6.len())] {
         if count > MAX_PREFIXES as usize {
-            return Err(CapacityError::Prefixes {
-                node: node.name.clone(),
-                family,
-                count,
-            });
+            return Err(CapacityError::Prefixes { node: node.name.clone(), family, count });
         }
     }
     let mut compiled = CompiledPolicy {
@@ -111,10 +104,7 @@ pub(super) fn for_node(
         node: node.name.clone(),
         hash: [0; 32],
         settings: Settings::default(),
-        services: (0..)
-            .zip(&services)
-            .map(|(slot, service)| compiled(slot, service))
-            .collect(),
+        services: (0..).zip(&services).map(|(slot, service)| compiled(slot, service)).collect(),
         ports,
         unpacks: [0; 4],
         sources4,
@@ -124,10 +114,7 @@ pub(super) fn for_node(
         reclaimed: Vec::new(),
     };
     compiled.hash = hash::hash(&compiled);
-    let labels: Vec<&str> = services
-        .iter()
-        .map(|service| service.label.as_str())
-        .collect();
+    let labels: Vec<&str> = services.iter().map(|service| service.label.as_str()).collect();
     let (slots, reclaimed) = placement.place(&labels);
     move_to(&mut compiled, &slots);
     compiled.reclaimed = reclaimed;
@@ -199,33 +186,21 @@ fn source_tables(
         for role in &service.allow.roles {
             *by_role.entry(role).or_default() |= bit;
         }
-        let source = Source {
-            services: bit,
-            flags: 0,
-        };
+        let source = Source { services: bit, flags: 0 };
         for set in &service.allow.prefixes {
             four.extend(set.v4.iter().map(|prefix| (*prefix, source)));
             six.extend(set.v6.iter().map(|prefix| (*prefix, source)));
         }
     }
     for member in &cluster.nodes {
-        let masks = member
-            .roles
-            .iter()
-            .filter_map(|role| by_role.get(role.as_str()));
-        let own = if member.name == node.name {
-            Source::OWN
-        } else {
-            0
-        };
-        let source = Source {
-            services: masks.fold(0, |all, mask| all | mask),
-            flags: Source::MEMBER | own,
-        };
+        let masks = member.roles.iter().filter_map(|role| by_role.get(role.as_str()));
+        let own = if member.name == node.name { Source::OWN } else { 0 };
+        let source =
+            Source { services: masks.fold(0, |all, mask| all | mask), flags: Source::MEMBER | own };
         for address in &member.addresses {
-            match *address {
-                Addr::V4(addr) => four.push((Prefix { addr, len: 32 }, source)),
-                Addr::V6(addr) => six.push((Prefix { addr, len: 128 }, source)),
+            match IpAddr::from(*address) {
+                IpAddr::V4(v4) => four.push((Prefix { addr: v4.octets(), len: 32 }, source)),
+                IpAddr::V6(v6) => six.push((Prefix { addr: v6.octets(), len: 128 }, source)),
             }
         }
     }
@@ -244,11 +219,7 @@ fn names(cluster: &Cluster) -> Vec<(Addr, String)> {
 /// Moves the services from their ranks to slots.
 fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
     let slot_of = |rank: u8| slots.get(usize::from(rank)).copied();
-    for entry in compiled
-        .ports
-        .iter_mut()
-        .filter(|entry| **entry != PORT_UNGUARDED)
-    {
+    for entry in compiled.ports.iter_mut().filter(|entry| **entry != PORT_UNGUARDED) {
         *entry = slot_of(*entry).unwrap_or(PORT_UNGUARDED);
     }
     for service in &mut compiled.services {
@@ -260,9 +231,7 @@ fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
     let mut shift = |mask: &mut u64| {
         let entry = moved.entry(*mask).or_insert_with(|| {
             let ranks = (0..MAX_SERVICES).filter(|rank| *mask >> rank & 1 != 0);
-            ranks
-                .filter_map(slot_of)
-                .fold(0, |all, slot| all | 1 << slot)
+            ranks.filter_map(slot_of).fold(0, |all, slot| all | 1 << slot)
         });
         *mask = *entry;
     };
@@ -293,9 +262,7 @@ fn settings(services: &[CompiledService]) -> Settings {
 fn members(compiled: &CompiledPolicy) -> Vec<MemberKey> {
     let limited = compiled.services.iter().filter(|service| {
         let limits = &service.service.per_source;
-        [limits.new_connections, limits.packets, limits.bytes]
-            .iter()
-            .any(Limit::is_some)
+        [limits.new_connections, limits.packets, limits.bytes].iter().any(Limit::is_some)
     });
     let limited = limited.fold(0_u64, |all, service| all | 1 << service.slot);
     let mut members = Vec::new();
@@ -312,10 +279,10 @@ fn members(compiled: &CompiledPolicy) -> Vec<MemberKey> {
         }
     };
     for (prefix, source) in &compiled.sources4 {
-        add(Addr::V4(prefix.addr), source);
+        add(IpAddr::from(prefix.addr).into(), source);
     }
     for (prefix, source) in &compiled.sources6 {
-        add(Addr::V6(prefix.addr), source);
+        add(IpAddr::from(prefix.addr).into(), source);
     }
     members.sort_unstable();
     members

@@ -79,14 +79,7 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A finding without further places and help.
     pub fn new(severity: Severity, code: Code, place: Place, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            severity,
-            message: message.into(),
-            place,
-            related: Vec::new(),
-            help: None,
-        }
+        Self { code, severity, message: message.into(), place, related: Vec::new(), help: None }
     }
 
     /// An error.

@@ -37,10 +37,7 @@ pub struct Disk;
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // Without O_NONBLOCK, opening a pipe waits for a writer that may never come.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -68,9 +65,7 @@ impl Files for Disk {
 
     fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
         let invalid = |message: &str| io::Error::new(io::ErrorKind::InvalidInput, message);
-        let text = pattern
-            .to_str()
-            .ok_or_else(|| invalid("the pattern is not UTF-8"))?;
+        let text = pattern.to_str().ok_or_else(|| invalid("the pattern is not UTF-8"))?;
         let paths = glob::glob(text).map_err(|error| invalid(error.msg))?;
         let mut paths: Vec<PathBuf> = paths.collect::<Result<_, _>>().map_err(io::Error::from)?;
         paths.sort();
@@ -138,10 +133,7 @@ fn read_texts<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<PathBuf, Arc<str>>, D::Error> {
     let texts: BTreeMap<PathBuf, String> = BTreeMap::deserialize(deserializer)?;
-    Ok(texts
-        .into_iter()
-        .map(|(path, text)| (path, text.into()))
-        .collect())
+    Ok(texts.into_iter().map(|(path, text)| (path, text.into())).collect())
 }
 
 /// Reads from other files and remembers what it read.
@@ -153,11 +145,7 @@ pub(super) struct Recorder<'f> {
 
 impl<'f> Recorder<'f> {
     pub(super) fn new(files: &'f dyn Files) -> Self {
-        Self {
-            files,
-            bundle: RefCell::default(),
-            asked: RefCell::default(),
-        }
+        Self { files, bundle: RefCell::default(), asked: RefCell::default() }
     }
 
     /// The bytes of a file. [`Recorder::keep`] puts them into the bundle once they are a text.

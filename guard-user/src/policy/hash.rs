@@ -25,11 +25,7 @@ pub(super) fn hash(compiled: &CompiledPolicy) -> [u8; 32] {
         text(&mut hash, &service.label);
         number(&mut hash, service.service.flags);
         for limits in [&service.service.per_source, &service.service.total] {
-            let Limits {
-                new_connections,
-                packets,
-                bytes,
-            } = limits;
+            let Limits { new_connections, packets, bytes } = limits;
             for limit in [new_connections, packets, bytes] {
                 number(&mut hash, limit.rate);
                 number(&mut hash, limit.unit);

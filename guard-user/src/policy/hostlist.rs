@@ -48,11 +48,8 @@ impl HostList {
     pub(super) fn parse(text: &str, radix: Radix) -> Result<Self, Fault> {
         let fault = |why: String| {
             let shown = text::shown(text);
-            Fault::new(
-                code::HOST_LIST,
-                format!("`{shown}` is not a host list: {why}"),
-            )
-            .help("write it like `worker-[0-7]`, `worker-[000-511]` or `worker-[1-3,7]`")
+            Fault::new(code::HOST_LIST, format!("`{shown}` is not a host list: {why}"))
+                .help("write it like `worker-[0-7]`, `worker-[000-511]` or `worker-[1-3,7]`")
         };
         let mut parts = Vec::new();
         let mut rest = text;
@@ -67,10 +64,8 @@ impl HostList {
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
-            let ranges: Result<Vec<Range>, String> = ranges
-                .split(',')
-                .map(|range| one_range(range, radix))
-                .collect();
+            let ranges: Result<Vec<Range>, String> =
+                ranges.split(',').map(|range| one_range(range, radix)).collect();
             parts.push(Part::Ranges(ranges.map_err(fault)?));
             rest = after;
         }
@@ -80,9 +75,7 @@ impl HostList {
         let count = parts.iter().fold(1_u64, |count, part| match part {
             Part::Text(_) => count,
             Part::Ranges(ranges) => {
-                let sum = ranges
-                    .iter()
-                    .fold(0, |n: u64, r| n.saturating_add(r.count()));
+                let sum = ranges.iter().fold(0, |n: u64, r| n.saturating_add(r.count()));
                 count.saturating_mul(sum)
             }
         });
@@ -94,11 +87,7 @@ impl HostList {
             );
             return Err(Fault::new(code::EXPANSION, message));
         };
-        Ok(Self {
-            parts,
-            radix,
-            count,
-        })
+        Ok(Self { parts, radix, count })
     }
 
     /// Number of entries.
@@ -114,9 +103,7 @@ impl HostList {
             match part {
                 Part::Text(text) => pieces.push(text.clone()),
                 Part::Ranges(ranges) => {
-                    let sum = ranges
-                        .iter()
-                        .fold(0, |n: u64, r| n.saturating_add(r.count()));
+                    let sum = ranges.iter().fold(0, |n: u64, r| n.saturating_add(r.count()));
                     let mut index = number.checked_rem(sum).unwrap_or(0);
                     number = number.checked_div(sum).unwrap_or(0);
                     for range in ranges {
@@ -154,9 +141,7 @@ fn one_range(text: &str, radix: Radix) -> Result<Range, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let padded = |text: &str| text.len() > 1 && text.starts_with('0');
     if (padded(first) || padded(last)) && first.len() != last.len() {
-        return Err(format!(
-            "the ends of `[{shown}]` are padded to different widths"
-        ));
+        return Err(format!("the ends of `[{shown}]` are padded to different widths"));
     }
     let width = if padded(first) { first.len() } else { 1 };
     let (first, last) = (number(first)?, number(last)?);
@@ -182,20 +167,14 @@ mod tests {
         use Radix::{Decimal, Hexadecimal};
         assert_eq!(expand("sched", Decimal), ["sched"]);
         assert_eq!(expand("server-[0-1]", Decimal), ["server-0", "server-1"]);
-        assert_eq!(
-            expand("w[008-011]x", Decimal),
-            ["w008x", "w009x", "w010x", "w011x"]
-        );
+        assert_eq!(expand("w[008-011]x", Decimal), ["w008x", "w009x", "w010x", "w011x"]);
         assert_eq!(expand("w[8-11]", Decimal), ["w8", "w9", "w10", "w11"]);
         assert_eq!(expand("g[1-2,7]", Decimal), ["g1", "g2", "g7"]);
         assert_eq!(
             expand("10.0.[4-5].[0-1]", Decimal),
             ["10.0.4.0", "10.0.4.1", "10.0.5.0", "10.0.5.1"]
         );
-        assert_eq!(
-            expand("fd::[9-b]", Hexadecimal),
-            ["fd::9", "fd::a", "fd::b"]
-        );
+        assert_eq!(expand("fd::[9-b]", Hexadecimal), ["fd::9", "fd::a", "fd::b"]);
     }
 
     #[test]

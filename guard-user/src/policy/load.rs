@@ -66,12 +66,7 @@ pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>
     let cluster = loader.manifest(manifest);
     let (report, bundle, sources) = loader.finish(manifest);
     match cluster {
-        Some(cluster) if !report.has_errors() => Ok(Loaded {
-            cluster,
-            report,
-            sources,
-            bundle,
-        }),
+        Some(cluster) if !report.has_errors() => Ok(Loaded { cluster, report, sources, bundle }),
         _ => Err(Box::new(LoadError { report, sources })),
     }
 }
@@ -108,9 +103,7 @@ struct Parsed {
 
 impl fmt::Debug for Loader<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loader")
-            .field("report", &self.report)
-            .finish_non_exhaustive()
+        f.debug_struct("Loader").field("report", &self.report).finish_non_exhaustive()
     }
 }
 
@@ -160,10 +153,8 @@ impl<'f> Loader<'f> {
         let policies = self.policies_of(&doc.policies, &base);
         // What a broken policy uses is not known, so nothing can be called unused.
         let whole = doc.policies_known && !self.report.has_errors();
-        let policies: Vec<(FileId, Rc<PolicyDoc>)> = policies
-            .into_iter()
-            .filter_map(|(file, policy)| Some((file, policy?)))
-            .collect();
+        let policies: Vec<(FileId, Rc<PolicyDoc>)> =
+            policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
         let cluster = resolve::cluster(self, file, &base, &doc, &policies);
         check::cluster(&mut self.report, &doc, &policies, whole);
         if self.report.has_errors() {
@@ -269,8 +260,7 @@ impl<'f> Loader<'f> {
             Err(error) => format!("cannot be used: {error}"),
         };
         let message = format!("the pattern `{}` {problem}", entry.value);
-        self.report
-            .push(Diagnostic::error(code::MISSING_FILE, entry.place, message));
+        self.report.push(Diagnostic::error(code::MISSING_FILE, entry.place, message));
         Vec::new()
     }
 
@@ -284,11 +274,7 @@ impl<'f> Loader<'f> {
             Some(Document::Policy(doc)) => Some(doc),
             Some(Document::Cluster(_)) => {
                 let message = "a cluster manifest where a policy belongs";
-                self.report.push(Diagnostic::error(
-                    code::API_VERSION,
-                    start_of(file),
-                    message,
-                ));
+                self.report.push(Diagnostic::error(code::API_VERSION, start_of(file), message));
                 None
             }
             None => None,
@@ -377,23 +363,14 @@ fn parse(file: FileId, text: &str) -> Parsed {
         None if ours => FileKind::Broken,
         None => FileKind::Foreign,
     };
-    Parsed {
-        kind,
-        document,
-        findings,
-    }
+    Parsed { kind, document, findings }
 }
 
 fn start_of(file: FileId) -> Place {
-    Place {
-        file,
-        span: Span::default(),
-    }
+    Place { file, span: Span::default() }
 }
 
 /// A path without `.` and, where that is certain, `..`: to see that two mean one file.
 fn normal(path: &Path) -> PathBuf {
-    path.components()
-        .filter(|part| !matches!(part, std::path::Component::CurDir))
-        .collect()
+    path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
 }

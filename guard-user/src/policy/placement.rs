@@ -35,9 +35,7 @@ impl Placement {
 
     /// The slot of a label.
     pub fn slot_of(&self, label: &str) -> Option<u8> {
-        self.iter()
-            .find(|(_, known)| *known == label)
-            .map(|(slot, _)| slot)
+        self.iter().find(|(_, known)| *known == label).map(|(slot, _)| slot)
     }
 
     /// This placement with the services of a policy in it: what the next generation starts from.
@@ -54,9 +52,7 @@ impl Placement {
     /// that are taken from a retired label, whose counters and state must be cleared.
     pub(super) fn place(&self, labels: &[&str]) -> (Vec<u8>, Vec<u8>) {
         let current: BTreeSet<&str> = labels.iter().copied().collect();
-        let mut free: Vec<u8> = (0..MAX_SERVICES)
-            .filter(|s| !self.0.contains_key(s))
-            .collect();
+        let mut free: Vec<u8> = (0..MAX_SERVICES).filter(|s| !self.0.contains_key(s)).collect();
         let retired = self.iter().filter(|(_, label)| !current.contains(label));
         let mut retired: Vec<u8> = retired.map(|(slot, _)| slot).collect();
         // Taken from the end: lowest first.

@@ -17,11 +17,7 @@ pub(super) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<Claim> {
     for entry in ports {
         let mut pieces = vec![*entry];
         for hole in except {
-            pieces = pieces
-                .into_iter()
-                .flat_map(|piece| without(piece, *hole))
-                .flatten()
-                .collect();
+            pieces = pieces.into_iter().flat_map(|piece| without(piece, *hole)).flatten().collect();
         }
         let width = entry.width();
         claims.extend(pieces.into_iter().map(|range| Claim { range, width }));
@@ -36,13 +32,7 @@ fn without(range: PortRange, hole: PortRange) -> [Option<PortRange>; 2] {
     let Some(cut) = range.intersect(&hole) else {
         return [Some(range), None];
     };
-    let before = (cut.first > range.first).then(|| PortRange {
-        last: cut.first - 1,
-        ..range
-    });
-    let after = (cut.last < range.last).then(|| PortRange {
-        first: cut.last + 1,
-        ..range
-    });
+    let before = (cut.first > range.first).then(|| PortRange { last: cut.first - 1, ..range });
+    let after = (cut.last < range.last).then(|| PortRange { first: cut.last + 1, ..range });
     [before, after]
 }

@@ -33,13 +33,7 @@ pub(super) fn cluster(
     doc: &ClusterDoc,
     policies: &[(FileId, Rc<PolicyDoc>)],
 ) -> Option<Cluster> {
-    let nodes = nodes(
-        &mut Walk {
-            file,
-            out: &mut loader.report,
-        },
-        doc,
-    );
+    let nodes = nodes(&mut Walk { file, out: &mut loader.report }, doc);
     let networks = networks(loader, file, base, doc);
     let services = policies
         .iter()
@@ -50,10 +44,7 @@ pub(super) fn cluster(
         name: doc.name.clone(),
         nodes: nodes?,
         services,
-        policies: policies
-            .iter()
-            .map(|(_, policy)| policy.name.value.clone())
-            .collect(),
+        policies: policies.iter().map(|(_, policy)| policy.name.value.clone()).collect(),
     })
 }
 
@@ -158,11 +149,7 @@ fn host_lists(walk: &mut Walk<'_>, entry: &NodesEntry) -> Option<Lists> {
         .iter()
         .map(|written| {
             let six = written.value.contains(':');
-            let radix = if six {
-                Radix::Hexadecimal
-            } else {
-                Radix::Decimal
-            };
+            let radix = if six { Radix::Hexadecimal } else { Radix::Decimal };
             Some((parse(written, radix)?, written.place))
         })
         .collect();
@@ -230,17 +217,12 @@ fn networks(loader: &mut Loader<'_>, file: FileId, base: &Path, doc: &ClusterDoc
             NetworkContent::Unknown => PrefixSet::default(),
         };
         let before = total;
-        total = total
-            .saturating_add(set.v4.len())
-            .saturating_add(set.v6.len());
+        total = total.saturating_add(set.v4.len()).saturating_add(set.v6.len());
         let max = MAX_LISTED;
         if total > max && before <= max {
             let message =
                 format!("the networks up to here hold {total} prefixes, at most {max} fit");
-            let mut walk = Walk {
-                file,
-                out: &mut loader.report,
-            };
+            let mut walk = Walk { file, out: &mut loader.report };
             walk.error(code::PREFIXES, name.place.span, message);
         }
         networks.insert(name.value.clone(), Arc::new(set));
@@ -273,11 +255,7 @@ fn list_file(loader: &mut Loader<'_>, base: &Path, path: &At<String>) -> Vec<Cid
         }
         if found.len() > MAX_LISTED {
             let message = format!("the list has more than {MAX_LISTED} prefixes");
-            out.push(Diagnostic::error(
-                code::PREFIXES,
-                Place { file, span },
-                message,
-            ));
+            out.push(Diagnostic::error(code::PREFIXES, Place { file, span }, message));
             break;
         }
     }
@@ -290,12 +268,8 @@ fn list_file(loader: &mut Loader<'_>, base: &Path, path: &At<String>) -> Vec<Cid
 
 fn service(policy: &PolicyDoc, doc: &ServiceDoc, networks: &Networks) -> Service {
     let values = |names: &[At<String>]| names.iter().map(|name| name.value.clone()).collect();
-    let mut prefixes: Vec<Arc<PrefixSet>> = doc
-        .allow
-        .networks
-        .iter()
-        .filter_map(|name| networks.get(&name.value).cloned())
-        .collect();
+    let mut prefixes: Vec<Arc<PrefixSet>> =
+        doc.allow.networks.iter().filter_map(|name| networks.get(&name.value).cloned()).collect();
     if !doc.allow.cidrs.is_empty() {
         prefixes.push(Arc::new(doc.allow.cidrs.iter().copied().collect()));
     }
@@ -306,11 +280,7 @@ fn service(policy: &PolicyDoc, doc: &ServiceDoc, networks: &Networks) -> Service
         ports: doc.ports.iter().map(|port| port.value).collect(),
         except: doc.except.iter().map(|port| port.value).collect(),
         matching: doc.matching.value,
-        allow: Allow {
-            any: doc.allow.any,
-            roles: values(&doc.allow.roles),
-            prefixes,
-        },
+        allow: Allow { any: doc.allow.any, roles: values(&doc.allow.roles), prefixes },
         mode: doc.mode,
         per_source: limits(&doc.per_source),
         total: limits(&doc.total),

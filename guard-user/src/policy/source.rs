@@ -18,10 +18,7 @@ impl Span {
     /// A span of byte offsets. Sources are far shorter than 4 GiB.
     pub fn new(start: usize, end: usize) -> Self {
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self {
-            start: narrow(start),
-            end: narrow(end.max(start)),
-        }
+        Self { start: narrow(start), end: narrow(end.max(start)) }
     }
 }
 
@@ -66,11 +63,7 @@ impl Source {
         self.lines.get_or_init(|| {
             let breaks = self.text.bytes().enumerate();
             std::iter::once(0)
-                .chain(
-                    breaks
-                        .filter(|(_, byte)| *byte == b'\n')
-                        .map(|(at, _)| at + 1),
-                )
+                .chain(breaks.filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1))
                 .collect()
         })
     }
@@ -95,11 +88,7 @@ impl Sources {
     /// Adds a text.
     pub fn add(&mut self, path: &Path, text: Arc<str>) -> FileId {
         let id = FileId(u32::try_from(self.0.len()).unwrap_or(u32::MAX));
-        self.0.push(Source {
-            path: path.to_owned(),
-            text,
-            lines: OnceLock::new(),
-        });
+        self.0.push(Source { path: path.to_owned(), text, lines: OnceLock::new() });
         id
     }
 
@@ -116,32 +105,17 @@ impl Sources {
     /// Where a place is, for people.
     pub fn position(&self, place: Place) -> Position {
         let Some(source) = self.get(place.file) else {
-            return Position {
-                line: 1,
-                column: 1,
-                end_line: 1,
-                end_column: 1,
-            };
+            return Position { line: 1, column: 1, end_line: 1, end_column: 1 };
         };
         let (line, column) = source.line_and_column(place.span.start);
         let (end_line, end_column) = source.line_and_column(place.span.end);
-        Position {
-            line,
-            column,
-            end_line,
-            end_column,
-        }
+        Position { line, column, end_line, end_column }
     }
 
     /// `file:line:column` of a place.
     pub fn describe(&self, place: Place) -> String {
         let position = self.position(place);
         let path = self.get(place.file).map(|s| s.path.display().to_string());
-        format!(
-            "{}:{}:{}",
-            path.unwrap_or_default(),
-            position.line,
-            position.column
-        )
+        format!("{}:{}:{}", path.unwrap_or_default(), position.line, position.column)
     }
 }

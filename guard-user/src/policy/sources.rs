@@ -48,10 +48,7 @@ pub(super) fn close<A: Octets>(mut said: Vec<(Prefix<A>, Source)>) -> Vec<(Prefi
             source.services |= again.services;
             source.flags |= again.flags;
         }
-        while open
-            .last()
-            .is_some_and(|(end, _)| *end < prefix.addr.number())
-        {
+        while open.last().is_some_and(|(end, _)| *end < prefix.addr.number()) {
             open.pop();
         }
         let outer = open.last().map_or(0, |(_, services)| *services);

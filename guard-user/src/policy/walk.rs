@@ -33,11 +33,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            help: None,
-        }
+        Self { code, message: message.into(), help: None }
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
@@ -77,10 +73,7 @@ pub(super) fn one_of(words: &[&str]) -> String {
 
 impl Walk<'_> {
     pub(super) fn place(&self, span: Span) -> Place {
-        Place {
-            file: self.file,
-            span,
-        }
+        Place { file: self.file, span }
     }
 
     pub(super) fn error(&mut self, code: Code, span: Span, message: impl Into<String>) {
@@ -95,11 +88,7 @@ impl Walk<'_> {
 
     fn wrong_type(&mut self, node: &Node<'_>, what: &str, expected: &str) {
         let found = node.kind.name();
-        let code = if matches!(node.kind, Kind::Null) {
-            code::NULL
-        } else {
-            code::TYPE
-        };
+        let code = if matches!(node.kind, Kind::Null) { code::NULL } else { code::TYPE };
         let message = format!("{what} is {found}, expected {expected}");
         self.error(code, node.span, message);
     }
@@ -121,10 +110,7 @@ impl Walk<'_> {
                 continue;
             }
             let shown = text::shown(&key.text);
-            let fault = Fault::new(
-                code::UNKNOWN_FIELD,
-                format!("{what} has no field `{shown}`"),
-            );
+            let fault = Fault::new(code::UNKNOWN_FIELD, format!("{what} has no field `{shown}`"));
             let fault = match nearest(&key.text, known.iter().copied()) {
                 Some(near) => fault.help(format!("did you mean `{near}`?")),
                 None => fault.help(format!("known fields: {}", known.join(", "))),
@@ -205,10 +191,8 @@ impl Walk<'_> {
         expected: &str,
         mut parse: impl FnMut(&str, bool) -> Result<T, Fault>,
     ) -> (Vec<At<T>>, bool) {
-        let good: Vec<At<T>> = items
-            .iter()
-            .filter_map(|item| self.parsed(item, what, expected, &mut parse))
-            .collect();
+        let good: Vec<At<T>> =
+            items.iter().filter_map(|item| self.parsed(item, what, expected, &mut parse)).collect();
         let whole = good.len() == items.len();
         (good, whole)
     }
@@ -225,10 +209,7 @@ impl<'n, 'a> Fields<'n, 'a> {
         let Kind::Mapping(entries) = &self.node.kind else {
             return None;
         };
-        entries
-            .iter()
-            .find(|(key, _)| key.text == name)
-            .map(|(_, value)| value)
+        entries.iter().find(|(key, _)| key.text == name).map(|(_, value)| value)
     }
 
     /// The value of a field that must be written.

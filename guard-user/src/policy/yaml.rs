@@ -75,20 +75,9 @@ pub(super) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Optio
     if out.count(Severity::Error) > before {
         return None;
     }
-    let mut builder = Builder {
-        file,
-        out,
-        open: Vec::new(),
-        root: None,
-        nodes: 0,
-        documents: 0,
-    };
+    let mut builder = Builder { file, out, open: Vec::new(), root: None, nodes: 0, documents: 0 };
     let tree = builder.run(source);
-    if out.count(Severity::Error) > before {
-        None
-    } else {
-        tree
-    }
+    if out.count(Severity::Error) > before { None } else { tree }
 }
 
 /// A collection whose end has not been seen.
@@ -196,11 +185,7 @@ impl<'a> Builder<'a, '_> {
             self.error(code::CHARACTER, span, format!("an escape for {what}"));
         }
         let null = matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
-        let kind = if plain && null {
-            Kind::Null
-        } else {
-            Kind::Scalar { text, plain }
-        };
+        let kind = if plain && null { Kind::Null } else { Kind::Scalar { text, plain } };
         self.place(span, kind)
     }
 
@@ -224,11 +209,7 @@ impl<'a> Builder<'a, '_> {
             }
             None => return false,
         };
-        let end = if end.end > span.end {
-            end.end
-        } else {
-            span.end
-        };
+        let end = if end.end > span.end { end.end } else { span.end };
         self.place(Span { end, ..span }, kind)
     }
 
@@ -237,12 +218,7 @@ impl<'a> Builder<'a, '_> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             let message = format!("the document has more than {MAX_NODES} values");
-            self.report(
-                code::BUDGET,
-                span,
-                message,
-                "put long lists of prefixes into list files",
-            );
+            self.report(code::BUDGET, span, message, "put long lists of prefixes into list files");
             return false;
         }
         match self.open.last_mut() {
@@ -266,12 +242,7 @@ impl<'a> Builder<'a, '_> {
                 };
                 *key = Some(Key { span, text });
                 if let Some((code, message)) = fault {
-                    self.report(
-                        code,
-                        span,
-                        message,
-                        "write the fields out, each with its name",
-                    );
+                    self.report(code, span, message, "write the fields out, each with its name");
                 }
             }
         }
@@ -309,14 +280,8 @@ impl<'a> Builder<'a, '_> {
             }
         }
         for (first, second, key) in repeated {
-            let first = Place {
-                file: self.file,
-                span: first,
-            };
-            let place = Place {
-                file: self.file,
-                span: second,
-            };
+            let first = Place { file: self.file, span: first };
+            let place = Place { file: self.file, span: second };
             let message = format!("the key `{key}` twice");
             self.out.push(
                 Diagnostic::error(code::DUPLICATE_KEY, place, message)
@@ -353,19 +318,12 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn error(&mut self, code: Code, span: Span, message: impl Into<String>) {
-        let place = Place {
-            file: self.file,
-            span,
-        };
+        let place = Place { file: self.file, span };
         self.out.push(Diagnostic::error(code, place, message));
     }
 
     fn report(&mut self, code: Code, span: Span, message: impl Into<String>, help: &str) {
-        let place = Place {
-            file: self.file,
-            span,
-        };
-        self.out
-            .push(Diagnostic::error(code, place, message).help(help));
+        let place = Place { file: self.file, span };
+        self.out.push(Diagnostic::error(code, place, message).help(help));
     }
 }

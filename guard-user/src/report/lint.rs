@@ -50,11 +50,7 @@ pub fn print(findings: &Report, files: usize, format: LintFormat) {
         LintFormat::Full => {
             let colour = io::stdout().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let renderer = if colour {
-                Renderer::styled()
-            } else {
-                Renderer::plain()
-            };
+            let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
             for finding in &findings.diagnostics {
                 let piece = full(&renderer, &findings.sources, finding);
                 if !report::answer(format_args!("{piece}\n")) {
@@ -144,10 +140,7 @@ impl Piece {
         let start = spans.iter().map(|(start, _)| *start).min()?;
         let end = spans.iter().map(|(_, end)| *end).max()?;
         let first = text.get(..start)?.rfind('\n').map_or(0, |at| at + 1);
-        let last = text
-            .get(end..)?
-            .find('\n')
-            .map_or(text.len(), |at| end + at);
+        let last = text.get(end..)?.find('\n').map_or(text.len(), |at| end + at);
         let cut = text.get(first..last)?;
         if cut.lines().any(|line| line.len() > MAX_LINE) {
             return None;
@@ -167,11 +160,7 @@ impl Piece {
         for (at, character) in cut.char_indices() {
             note(first + at, clean.len());
             let harmful = text::is_forbidden(character) && character != '\n';
-            clean.push(if harmful {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                character
-            });
+            clean.push(if harmful { char::REPLACEMENT_CHARACTER } else { character });
         }
         note(last, clean.len());
         let before = text.get(..first)?;
@@ -199,9 +188,7 @@ fn full(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String 
         Severity::Warning => Level::WARNING,
         Severity::Info => Level::INFO,
     };
-    let title = level
-        .primary_title(finding.message.clone())
-        .id(finding.code.to_string());
+    let title = level.primary_title(finding.message.clone()).id(finding.code.to_string());
     let mut group = Group::with_title(title);
     // What can be shown with the primary place in one piece.
     let (near, far): (Vec<_>, Vec<_>) = finding.related.iter().partition(|(place, _)| {
@@ -238,17 +225,11 @@ fn show<'a>(
         return group.element(Origin::path(path).line(at.line).char_column(at.column));
     };
     let labels = std::iter::once(label).chain(near.iter().map(|(_, label)| Some(label)));
-    let mut snippet = Snippet::source(piece.text)
-        .line_start(piece.first_line)
-        .path(path)
-        .fold(true);
+    let mut snippet =
+        Snippet::source(piece.text).line_start(piece.first_line).path(path).fold(true);
     for (number, ((start, end), label)) in piece.spans.iter().zip(labels).enumerate() {
         let primary = number == 0 && label.is_none();
-        let kind = if primary {
-            AnnotationKind::Primary
-        } else {
-            AnnotationKind::Context
-        };
+        let kind = if primary { AnnotationKind::Primary } else { AnnotationKind::Context };
         let annotation = kind.span(*start..*end);
         snippet = snippet.annotation(match label {
             Some(label) => annotation.label(label.clone()),

@@ -39,11 +39,7 @@ pub(super) fn check(out: &mut Report, doc: &ClusterDoc, policies: &[(FileId, Rc<
     for (number, (set, place)) in role_sets.iter().enumerate() {
         let mut count = 0_usize;
         for (service, on) in services.iter().zip(&mut runs_on) {
-            if service
-                .roles
-                .iter()
-                .any(|role| set.contains(role.value.as_str()))
-            {
+            if service.roles.iter().any(|role| set.contains(role.value.as_str())) {
                 on.insert(number);
                 count += 1;
             }

@@ -60,10 +60,7 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
     }
     if !service.ports.iter().any(tcp) {
         let limits = [&service.per_source, &service.total];
-        for limit in limits
-            .into_iter()
-            .filter_map(|l| l.new_connections.as_ref())
-        {
+        for limit in limits.into_iter().filter_map(|l| l.new_connections.as_ref()) {
             let message = "a limit on new connections at a service without TCP ports";
             out.push(
                 Diagnostic::error(code::CONTRADICTION, limit.place, message)
@@ -72,11 +69,7 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
         }
     }
     for hole in &service.except {
-        if !service
-            .ports
-            .iter()
-            .any(|port| port.value.intersect(&hole.value).is_some())
-        {
+        if !service.ports.iter().any(|port| port.value.intersect(&hole.value).is_some()) {
             let message = format!("`{}` is no port of this service", hole.value);
             out.push(
                 Diagnostic::warning(code::NEVER, hole.place, message)
@@ -94,12 +87,10 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
     }
     if let Some(limit) = &service.per_source.packets {
         let message = "a limit on the packets of each source stalls training";
-        out.push(
-            Diagnostic::warning(code::PACKET_LIMIT, limit.place, message).help(
-                "TCP reads a dropped packet as congestion and slows down far below the limit; \
+        out.push(Diagnostic::warning(code::PACKET_LIMIT, limit.place, message).help(
+            "TCP reads a dropped packet as congestion and slows down far below the limit; \
                  limit `newConnections` instead",
-            ),
-        );
+        ));
     }
 }
 

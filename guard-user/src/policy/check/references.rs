@@ -46,12 +46,7 @@ impl<'d> Names<'d> {
         for (name, place) in &self.defined {
             if !self.used.contains(name) {
                 let message = format!("{what} `{name}`");
-                out.push(Diagnostic::new(
-                    Severity::Info,
-                    code::UNUSED,
-                    *place,
-                    message,
-                ));
+                out.push(Diagnostic::new(Severity::Info, code::UNUSED, *place, message));
             }
         }
     }

@@ -68,23 +68,11 @@ pub(super) fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> ClusterDo
 }
 
 fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> Option<NodesEntry> {
-    let fields = walk.fields(
-        node,
-        "a node",
-        &["name", "addresses", "roles", "interfaces"],
-    )?;
-    let name = fields.need(
-        walk,
-        "name",
-        "`name:` with a name or a host list such as `gpu-[0-7]`",
-    );
+    let fields = walk.fields(node, "a node", &["name", "addresses", "roles", "interfaces"])?;
+    let name = fields.need(walk, "name", "`name:` with a name or a host list such as `gpu-[0-7]`");
     let name = name.and_then(|node| {
         walk.parsed(node, "`name`", "a name or a host list", |text, plain| {
-            if text.contains(['[', ']']) {
-                Ok(text.to_owned())
-            } else {
-                scalars::name(text, plain)
-            }
+            if text.contains(['[', ']']) { Ok(text.to_owned()) } else { scalars::name(text, plain) }
         })
     });
     let addresses = fields.need(walk, "addresses", "`addresses:` with at least one address");
@@ -97,10 +85,7 @@ fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> 
             return None;
         }
         let as_written = |text: &str, _| Ok(text.to_owned());
-        Some(
-            walk.parsed_list(items, "an address", expected, as_written)
-                .0,
-        )
+        Some(walk.parsed_list(items, "an address", expected, as_written).0)
     });
     let roles = fields.need(walk, "roles", "`roles:` with what the node does");
     let roles = roles.map(|node| names(walk, node, "`roles`"));
@@ -142,8 +127,7 @@ fn networks(walk: &mut Walk<'_>, node: &Node<'_>, doc: &mut ClusterDoc) {
                 None => NetworkContent::Unknown,
             },
         };
-        doc.networks
-            .push((At::new(key.text.clone().into_owned(), place), content));
+        doc.networks.push((At::new(key.text.clone().into_owned(), place), content));
     }
 }
 

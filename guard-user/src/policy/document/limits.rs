@@ -42,15 +42,11 @@ fn limit(walk: &mut Walk<'_>, node: &Node<'_>, what: &str, counted: Counted) -> 
     };
     let rate = fields.need(walk, "rate", rate_like).and_then(|node| {
         let expected = format!("a rate such as {rate_like}");
-        walk.parsed(node, "`rate`", &expected, |text, _| {
-            scalars::rate(text, counted)
-        })
+        walk.parsed(node, "`rate`", &expected, |text, _| scalars::rate(text, counted))
     });
     let burst = fields.need(walk, "burst", burst_like).and_then(|node| {
         let expected = format!("an amount such as {burst_like}");
-        walk.parsed(node, "`burst`", &expected, |text, plain| {
-            scalars::amount(text, plain, counted)
-        })
+        walk.parsed(node, "`burst`", &expected, |text, plain| scalars::amount(text, plain, counted))
     });
     let (rate, burst) = (rate?.value, burst?);
     let limit = match counted {
@@ -61,9 +57,7 @@ fn limit(walk: &mut Walk<'_>, node: &Node<'_>, what: &str, counted: Counted) -> 
     let burst = burst.value;
     let fault = |message: String| Fault::new(code::AMOUNT, message).at(place);
     if burst == 0 {
-        walk.out.push(fault(
-            "a burst of 0 lets nothing through, expected at least 1".into(),
-        ));
+        walk.out.push(fault("a burst of 0 lets nothing through, expected at least 1".into()));
         return None;
     }
     if burst / rate >= MAX_FILL {

@@ -126,15 +126,8 @@ pub(super) fn is_ours(node: &Node<'_>) -> bool {
 /// Reads a document from its tree. What is wrong is in the report; what is left of a document is
 /// given all the same, so that further errors can be found.
 pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Document> {
-    const CLUSTER: [&str; 7] = [
-        "apiVersion",
-        "kind",
-        "name",
-        "interfaces",
-        "nodes",
-        "networks",
-        "policies",
-    ];
+    const CLUSTER: [&str; 7] =
+        ["apiVersion", "kind", "name", "interfaces", "nodes", "networks", "policies"];
     const POLICY: [&str; 5] = ["apiVersion", "kind", "name", "description", "services"];
     let mut walk = Walk { file, out };
     let walk = &mut walk;
@@ -168,10 +161,8 @@ pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Do
             if let Some(kind) = all.need(walk, "kind", "`kind: Cluster` or `kind: Policy`") {
                 walk.parsed(kind, "`kind`", "`Cluster` or `Policy`", |text, _| {
                     let kinds = [("Cluster", ()), ("Policy", ())];
-                    scalars::choice(text, &kinds).map_err(|fault| Fault {
-                        code: code::API_VERSION,
-                        ..fault
-                    })
+                    scalars::choice(text, &kinds)
+                        .map_err(|fault| Fault { code: code::API_VERSION, ..fault })
                 });
             }
             None

@@ -24,30 +24,19 @@ pub(super) fn policy(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<Pol
     }
     let services = fields.need(walk, "services", "`services:` with what is guarded");
     let services = services.and_then(|node| walk.some(node, "`services`", "services"));
-    let services: Vec<ServiceDoc> = services
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|item| service(walk, item))
-        .collect();
-    Some(PolicyDoc {
-        name: name?,
-        services,
-    })
+    let services: Vec<ServiceDoc> =
+        services.unwrap_or_default().iter().filter_map(|item| service(walk, item)).collect();
+    Some(PolicyDoc { name: name?, services })
 }
 
 fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
-    const KNOWN: [&str; 8] = [
-        "name", "roles", "ports", "except", "match", "allow", "mode", "limits",
-    ];
+    const KNOWN: [&str; 8] =
+        ["name", "roles", "ports", "except", "match", "allow", "mode", "limits"];
     let fields = walk.fields(node, "a service", &KNOWN)?;
     let name = fields
         .need(walk, "name", "a name, such as `name: scheduler`")
         .and_then(|node| walk.parsed(node, "`name`", "a name", scalars::name));
-    let roles = fields.need(
-        walk,
-        "roles",
-        "`roles:` with the roles of the nodes that run it",
-    );
+    let roles = fields.need(walk, "roles", "`roles:` with the roles of the nodes that run it");
     let roles = roles.and_then(|node| {
         walk.some(node, "`roles`", "roles")?;
         Some(names(walk, node, "`roles`").0)
@@ -60,14 +49,9 @@ fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
     };
     let matching = fields.need(walk, "match", "`match: all` or `match: new-connections`");
     let matching = matching.and_then(|node| {
-        let words = [
-            ("all", Match::All),
-            ("new-connections", Match::NewConnections),
-        ];
+        let words = [("all", Match::All), ("new-connections", Match::NewConnections)];
         let expected = "`all` or `new-connections`";
-        walk.parsed(node, "`match`", expected, |text, _| {
-            scalars::choice(text, &words)
-        })
+        walk.parsed(node, "`match`", expected, |text, _| scalars::choice(text, &words))
     });
     let who = "`allow:` with `roles`, `networks`, `cidrs`, or `any: true`";
     let allow = fields.need(walk, "allow", who);
@@ -76,9 +60,7 @@ fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
     let mode = mode.and_then(|node| {
         let words = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
         let expected = "`enforce` or `observe`";
-        walk.parsed(node, "`mode`", expected, |text, _| {
-            scalars::choice(text, &words)
-        })
+        walk.parsed(node, "`mode`", expected, |text, _| scalars::choice(text, &words))
     });
     let mut per_source = LimitsDoc::default();
     let mut total = LimitsDoc::default();
@@ -108,10 +90,8 @@ fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
 fn port_list(walk: &mut Walk<'_>, node: &Node<'_>, what: &str) -> Option<Vec<At<PortRange>>> {
     let items = walk.some(node, what, "ports such as `tcp/9091`")?;
     if items.len() > MAX_PORT_ENTRIES {
-        let message = format!(
-            "{what} has {} entries, at most {MAX_PORT_ENTRIES} are possible",
-            items.len()
-        );
+        let message =
+            format!("{what} has {} entries, at most {MAX_PORT_ENTRIES} are possible", items.len());
         let fault = Fault::new(code::EXPANSION, message).help("join neighbours into ranges");
         walk.fault(node.span, fault);
         return None;
@@ -126,22 +106,14 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     if let Kind::Mapping(entries) = &node.kind
         && entries.is_empty()
     {
-        nobody(
-            walk,
-            walk.place(node.span),
-            "`allow` is empty: it would admit nobody",
-        );
+        nobody(walk, walk.place(node.span), "`allow` is empty: it would admit nobody");
         return None;
     }
     let fields = walk.fields(node, "`allow`", &["roles", "networks", "cidrs", "any"])?;
     let list = |walk: &mut Walk<'_>, field: &str| {
         let node = fields.get(field)?;
         let what = format!("`{field}`");
-        let expected = if field == "cidrs" {
-            "prefixes"
-        } else {
-            "names"
-        };
+        let expected = if field == "cidrs" { "prefixes" } else { "names" };
         let items = walk.list(node, &what, expected)?;
         if items.is_empty() {
             let message = format!("{what} is an empty list: it admits nobody");
@@ -154,9 +126,8 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     let networks = list(walk, "networks").map(|node| names(walk, node, "`networks`").0);
     let prefixes = list(walk, "cidrs").and_then(|node| walk.list(node, "`cidrs`", "prefixes"));
     let prefixes = prefixes.map(|items| cidrs(walk, items));
-    let any = fields
-        .get("any")
-        .and_then(|node| walk.parsed(node, "`any`", "`true`", scalars::only_true));
+    let any =
+        fields.get("any").and_then(|node| walk.parsed(node, "`any`", "`true`", scalars::only_true));
     if let Some(any) = &any {
         for field in ["roles", "networks", "cidrs"] {
             if let Some(other) = fields.get(field) {
@@ -180,6 +151,5 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
 
 fn nobody(walk: &mut Walk<'_>, place: Place, message: &str) {
     let help = "write who may reach the service, or `any: true` for everybody";
-    walk.out
-        .push(Fault::new(code::NOBODY, message).help(help).at(place));
+    walk.out.push(Fault::new(code::NOBODY, message).help(help).at(place));
 }

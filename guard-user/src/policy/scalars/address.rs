@@ -36,27 +36,24 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
         }
         return Ok(found.into());
     }
-    text.parse::<Ipv4Addr>()
-        .map(IpAddr::V4)
-        .map_err(|_invalid| {
-            let fault = |message: String| Fault::new(code::ADDRESS, message);
-            let octets: Vec<&str> = text.split('.').collect();
-            let numeric = octets.iter().all(|o| o.bytes().all(|b| b.is_ascii_digit()));
-            if !numeric {
-                return fault(format!("`{shown}` is not an address")).help(
-                    "names are not resolved: whoever answers DNS would decide who is let in",
-                );
-            }
-            let padded = |o: &&str| o.len() > 1 && o.starts_with('0');
-            if octets.len() == 4 && octets.iter().any(padded) {
-                return fault(format!(
-                    "`{shown}` has leading zeros, which some readers take for octal"
-                ))
-                .help("write each number without leading zeros");
-            }
-            fault(format!("`{shown}` is not an IPv4 address"))
-                .help("write four numbers from 0 to 255, separated by dots")
-        })
+    text.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_invalid| {
+        let fault = |message: String| Fault::new(code::ADDRESS, message);
+        let octets: Vec<&str> = text.split('.').collect();
+        let numeric = octets.iter().all(|o| o.bytes().all(|b| b.is_ascii_digit()));
+        if !numeric {
+            return fault(format!("`{shown}` is not an address"))
+                .help("names are not resolved: whoever answers DNS would decide who is let in");
+        }
+        let padded = |o: &&str| o.len() > 1 && o.starts_with('0');
+        if octets.len() == 4 && octets.iter().any(padded) {
+            return fault(format!(
+                "`{shown}` has leading zeros, which some readers take for octal"
+            ))
+            .help("write each number without leading zeros");
+        }
+        fault(format!("`{shown}` is not an IPv4 address"))
+            .help("write four numbers from 0 to 255, separated by dots")
+    })
 }
 
 /// An address.
@@ -65,10 +62,7 @@ pub(in super::super) fn address(text: &str) -> Result<Addr, Fault> {
         let message = format!("`{}` is a prefix, expected an address", text::shown(text));
         return Err(Fault::new(code::ADDRESS, message));
     }
-    Ok(match ip(text)? {
-        IpAddr::V4(v4) => Addr::V4(v4.octets()),
-        IpAddr::V6(v6) => Addr::V6(v6.octets()),
-    })
+    Ok(ip(text)?.into())
 }
 
 /// A prefix; a bare address is a prefix of one.
@@ -112,20 +106,14 @@ pub(in super::super) fn cidr(text: &str) -> Result<Cidr, Fault> {
             if network != v4 {
                 return Err(host_bits(network.to_string()));
             }
-            Ok(Cidr::V4(Prefix {
-                addr: v4.octets(),
-                len,
-            }))
+            Ok(Cidr::V4(Prefix { addr: v4.octets(), len }))
         }
         IpAddr::V6(v6) => {
             let network = Ipv6Network::new(v6, len).map_or(v6, |n| n.network());
             if network != v6 {
                 return Err(host_bits(network.to_string()));
             }
-            Ok(Cidr::V6(Prefix {
-                addr: v6.octets(),
-                len,
-            }))
+            Ok(Cidr::V6(Prefix { addr: v6.octets(), len }))
         }
     }
 }

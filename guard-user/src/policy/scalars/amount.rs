@@ -21,12 +21,7 @@ pub(in super::super) enum Counted {
 impl Counted {
     fn units(self) -> &'static [(&'static str, u64)] {
         match self {
-            Self::Things => &[
-                ("", 1),
-                ("k", 1_000),
-                ("M", 1_000_000),
-                ("G", 1_000_000_000),
-            ],
+            Self::Things => &[("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)],
             Self::Bytes => &[
                 ("B", 1),
                 ("kB", 1_000),
@@ -65,9 +60,7 @@ pub(in super::super) fn amount(text: &str, plain: bool, counted: Counted) -> Res
             Fault::new(code::AMBIGUOUS, message).help(format!("write {shown}, without quotes"))
         );
     }
-    let unit_at = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .unwrap_or(text.len());
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let Some(number) = digits(number) else {
         let odd = is_ambiguous(text) || text.starts_with(|c: char| c.is_ascii_digit() || c == '+');
@@ -86,18 +79,12 @@ pub(in super::super) fn amount(text: &str, plain: bool, counted: Counted) -> Res
             let unit = text::shown(unit);
             format!("`{unit}` is not a unit here, expected {}", one_of(&names))
         };
-        let code = if is_ambiguous(text) && !unit.is_empty() {
-            code::AMBIGUOUS
-        } else {
-            code::AMOUNT
-        };
+        let code =
+            if is_ambiguous(text) && !unit.is_empty() { code::AMBIGUOUS } else { code::AMOUNT };
         return Err(Fault::new(code, message).help(format!("write it like {examples}")));
     };
     number.checked_mul(*factor).ok_or_else(|| {
-        Fault::new(
-            code::AMOUNT,
-            format!("`{shown}` is too much: it does not fit 64 bits"),
-        )
+        Fault::new(code::AMOUNT, format!("`{shown}` is too much: it does not fit 64 bits"))
     })
 }
 
@@ -105,15 +92,13 @@ pub(in super::super) fn amount(text: &str, plain: bool, counted: Counted) -> Res
 pub(in super::super) fn rate(text: &str, counted: Counted) -> Result<u64, Fault> {
     let shown = text::shown(text);
     let Some(number) = text.strip_suffix("/s") else {
-        return Err(
-            Fault::new(code::AMOUNT, format!("`{shown}` is not a rate")).help(format!(
-                "write an amount per second, such as {}/s",
-                match counted {
-                    Counted::Things => "200",
-                    Counted::Bytes => "500MB",
-                }
-            )),
-        );
+        return Err(Fault::new(code::AMOUNT, format!("`{shown}` is not a rate")).help(format!(
+            "write an amount per second, such as {}/s",
+            match counted {
+                Counted::Things => "200",
+                Counted::Bytes => "500MB",
+            }
+        )));
     };
     let rate = amount(number, true, counted)?;
     let max = counted.max_rate();

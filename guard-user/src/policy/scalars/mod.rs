@@ -83,11 +83,8 @@ pub(super) fn name(text: &str, plain: bool) -> Result<String, Fault> {
 pub(super) fn interface(text: &str, plain: bool) -> Result<String, Fault> {
     let fault = |why: &str| {
         let shown = text::shown(text);
-        Fault::new(
-            code::INTERFACE,
-            format!("`{shown}` is not an interface pattern: {why}"),
-        )
-        .help("write a name such as `eth0` or a pattern such as `rail*`")
+        Fault::new(code::INTERFACE, format!("`{shown}` is not an interface pattern: {why}"))
+            .help("write a name such as `eth0` or a pattern such as `rail*`")
     };
     if text.is_empty() {
         return Err(fault("it is empty"));
@@ -119,11 +116,8 @@ pub(super) fn only_true(text: &str, plain: bool) -> Result<(), Fault> {
     }
     let shown = text::shown(text);
     let quotes = if plain { "" } else { "\"" };
-    Err(Fault::new(
-        code::AMBIGUOUS,
-        format!("{quotes}{shown}{quotes} is not `true`"),
-    )
-    .help("write `any: true` to admit everybody, or leave `any` out"))
+    Err(Fault::new(code::AMBIGUOUS, format!("{quotes}{shown}{quotes} is not `true`"))
+        .help("write `any: true` to admit everybody, or leave `any` out"))
 }
 
 /// One of some words.
@@ -132,11 +126,8 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Faul
         return Ok(*value);
     }
     let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    let message = format!(
-        "`{}` is not possible here, expected {}",
-        text::shown(text),
-        one_of(&known)
-    );
+    let message =
+        format!("`{}` is not possible here, expected {}", text::shown(text), one_of(&known));
     let fault = Fault::new(code::CHOICE, message);
     Err(match nearest(text, known) {
         Some(near) => fault.help(format!("did you mean `{near}`?")),

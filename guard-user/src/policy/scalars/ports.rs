@@ -58,23 +58,16 @@ pub(in super::super) fn ports(text: &str) -> Result<PortRange, Fault> {
         });
     };
     let names = Transport::ALL.map(|transport| (transport.name(), transport));
-    let transport = choice(transport, &names).map_err(|fault| Fault {
-        code: code::PORT,
-        ..fault
-    })?;
+    let transport =
+        choice(transport, &names).map_err(|fault| Fault { code: code::PORT, ..fault })?;
     if ports == "any" {
-        return Ok(PortRange {
-            transport,
-            first: 0,
-            last: u16::MAX,
-        });
+        return Ok(PortRange { transport, first: 0, last: u16::MAX });
     }
     let number = |text: &str| match digits(text) {
         Some(n @ 1..=65535) => Ok(u16::try_from(n).unwrap_or(u16::MAX)),
-        Some(n) => Err(Fault::new(
-            code::PORT,
-            format!("port {n} does not exist, expected 1 to 65535"),
-        )),
+        Some(n) => {
+            Err(Fault::new(code::PORT, format!("port {n} does not exist, expected 1 to 65535")))
+        }
         None => {
             let shown = text::shown(text);
             Err(Fault::new(
@@ -93,9 +86,5 @@ pub(in super::super) fn ports(text: &str) -> Result<PortRange, Fault> {
         let message = format!("the range {first}-{last} runs backwards");
         return Err(Fault::new(code::PORT, message).help(help));
     }
-    Ok(PortRange {
-        transport,
-        first,
-        last,
-    })
+    Ok(PortRange { transport, first, last })
 }
