@@ -53,14 +53,10 @@ fn covers((six, bits, len): (bool, u16, u8), address: (bool, u16)) -> bool {
 }
 
 fn addr((six, bits): (bool, u16)) -> Addr {
-    let [high, low] = bits.to_be_bytes();
     if six {
-        let mut octets = [0; 16];
-        octets[..2].copy_from_slice(&[0xfd, 0]);
-        octets[14..].copy_from_slice(&[high, low]);
-        Addr::V6(octets)
+        Addr::V6([0xfd00 << 48, bits.into()])
     } else {
-        Addr::V4([10, 0, high, low])
+        Addr::V4(0x0a00_0000 | u32::from(bits))
     }
 }
 
@@ -205,7 +201,7 @@ proptest! {
         }
         let slot = second.services.iter().find(|s| s.name == "one").unwrap().slot;
         prop_assert_eq!(second.host().port(Transport::Tcp, 5), Port::Guarded(slot));
-        prop_assert_eq!(second.host().source(&Addr::V4([10, 3, 0, 1])).services, 1 << slot);
+        prop_assert_eq!(second.host().source(&Addr::V4(0x0a03_0001)).services, 1 << slot);
     }
 }
 

@@ -181,14 +181,7 @@ impl Cluster {
         let hostname = choice.hostname.as_deref().unwrap_or_default();
         let short = hostname.split('.').next().unwrap_or_default();
         let by_name = self.node(hostname).or_else(|| self.node(short));
-        let own: BTreeSet<Addr> = choice
-            .addresses
-            .iter()
-            .map(|addr| match addr {
-                IpAddr::V4(v4) => Addr::V4(v4.octets()),
-                IpAddr::V6(v6) => Addr::V6(v6.octets()),
-            })
-            .collect();
+        let own: BTreeSet<Addr> = choice.addresses.iter().map(|addr| Addr::from(*addr)).collect();
         let by_address: Vec<&Node> = self
             .nodes
             .iter()

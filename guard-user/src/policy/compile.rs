@@ -1,7 +1,10 @@
 //! From a cluster to the tables of one node. Deterministic: what means the same compiles to the
 //! same tables and the same hash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use guard_common::{
     Addr,
@@ -195,9 +198,9 @@ fn source_tables(
         let source =
             Source { services: masks.fold(0, |all, mask| all | mask), flags: Source::MEMBER | own };
         for address in &member.addresses {
-            match *address {
-                Addr::V4(addr) => four.push((Prefix { addr, len: 32 }, source)),
-                Addr::V6(addr) => six.push((Prefix { addr, len: 128 }, source)),
+            match IpAddr::from(*address) {
+                IpAddr::V4(v4) => four.push((Prefix { addr: v4.octets(), len: 32 }, source)),
+                IpAddr::V6(v6) => six.push((Prefix { addr: v6.octets(), len: 128 }, source)),
             }
         }
     }
@@ -276,10 +279,10 @@ fn members(compiled: &CompiledPolicy) -> Vec<MemberKey> {
         }
     };
     for (prefix, source) in &compiled.sources4 {
-        add(Addr::V4(prefix.addr), source);
+        add(IpAddr::from(prefix.addr).into(), source);
     }
     for (prefix, source) in &compiled.sources6 {
-        add(Addr::V6(prefix.addr), source);
+        add(IpAddr::from(prefix.addr).into(), source);
     }
     members.sort_unstable();
     members

@@ -62,10 +62,7 @@ pub(in super::super) fn address(text: &str) -> Result<Addr, Fault> {
         let message = format!("`{}` is a prefix, expected an address", text::shown(text));
         return Err(Fault::new(code::ADDRESS, message));
     }
-    Ok(match ip(text)? {
-        IpAddr::V4(v4) => Addr::V4(v4.octets()),
-        IpAddr::V6(v6) => Addr::V6(v6.octets()),
-    })
+    Ok(ip(text)?.into())
 }
 
 /// A prefix; a bare address is a prefix of one.
