@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Frames shorter than an Ethernet header cannot be handed to the kernel
-/// (`bpf_prog_test_run_xdp`, net/bpf/test_run.c).
+/// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 pub const SHORTEST_FRAME: usize = 14;
 
 /// Where the maps that all generations share come from.

@@ -54,7 +54,6 @@ impl Pins {
         let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         let known = statfs(parent)
             .map_err(|error| KernelError::of(parent.display(), io::Error::from(error)))?;
-        #[expect(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
         let magic = known.filesystem_type().0 as i64;
         if magic != BPF_FS_MAGIC {
             return Err(KernelError::new(format!(

@@ -23,7 +23,7 @@ use guard_common::{
 use super::{error::KernelError, generation::missing};
 
 /// Counters, labels, bucket states and events.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
 pub struct Shared {
     counters: PerCpuArray<MapData, Counter>,
     sampling: PerCpuArray<MapData, Sampling>,
@@ -82,7 +82,7 @@ impl Shared {
     /// (interface, verdict, counter).
     pub fn counters(&self) -> Result<Vec<(String, Verdict, Counter)>, KernelError> {
         let slots: Vec<u8> = self.service_labels()?.into_keys().collect();
-        let mut counted = Vec::new();
+        let mut all = Vec::new();
         for (row, interface) in self.interface_labels()? {
             let first = row * layout::COUNTERS_PER_INTERFACE;
             let services = slots.iter().flat_map(|&slot| {
@@ -97,11 +97,11 @@ impl Shared {
                     bytes: sum.bytes.wrapping_add(value.bytes),
                 });
                 if counter.packets != 0 {
-                    counted.push((interface.clone(), verdict, counter));
+                    all.push((interface.clone(), verdict, counter));
                 }
             }
         }
-        Ok(counted)
+        Ok(all)
     }
 
     /// How many events there were.
@@ -196,7 +196,7 @@ impl Shared {
             }
         }
         self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))?;
-        self.retain_members(|key| key.slot != slot.into())
+        self.retain_members(|key| key.slot != u64::from(slot))
     }
 
     /// Removes the bucket states of sources that the policy no longer knows.

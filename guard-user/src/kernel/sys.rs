@@ -105,7 +105,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = zeroed_attr();
-    attr.__bindgen_anon_4.__bindgen_anon_1.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     attr.__bindgen_anon_4.bpf_fd = raw(object);
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
@@ -114,7 +114,7 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = zeroed_attr();
-    attr.__bindgen_anon_4.__bindgen_anon_1.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     descriptor(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
 }
 
