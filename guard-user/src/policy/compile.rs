@@ -246,14 +246,7 @@ fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
 fn settings(services: &[CompiledService]) -> Settings {
     let mut settings = Settings::default();
     for service in services {
-        let bit = 1_u64 << service.slot;
-        settings.guarded |= bit;
-        if !service.service.has(tables::Service::OBSERVE) {
-            settings.enforcing |= bit;
-        }
-        if service.service.has(tables::Service::ANY) {
-            settings.any |= bit;
-        }
+        settings.add(service.slot, &service.service);
     }
     settings
 }
