@@ -10,6 +10,7 @@ pub mod commands;
 pub mod daemon;
 pub mod exit;
 pub mod kernel;
+pub mod machine;
 pub mod object;
 pub mod policy;
 pub mod report;

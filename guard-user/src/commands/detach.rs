@@ -1,8 +1,80 @@
-//! `trainguard detach`
+//! `trainguard detach`: takes the guard off. Asks the daemon; without one, does it itself.
 
-use crate::{cli::DetachArgs, exit::Exit};
+use crate::{
+    cli::DetachArgs,
+    daemon::{
+        client::{self, ClientError},
+        server::{Detach, Detached},
+    },
+    exit::Exit,
+    kernel::{error::KernelError, pins::Pins},
+    report,
+};
 
 /// Runs the verb.
-pub fn run(_args: &DetachArgs) -> Exit {
-    Exit::NoAnswer
+pub fn run(args: &DetachArgs) -> Exit {
+    let wish = Detach { interfaces: args.interfaces.clone() };
+    let detached = match client::detach(&args.directories.run_dir, &wish) {
+        Ok(detached) => {
+            report::talk("the daemon stays, and attaches again when it is restarted");
+            Ok(detached)
+        }
+        Err(ClientError::Unreachable { .. }) => {
+            let pins = Pins::at(&args.directories.bpf_dir);
+            alone(&pins, &wish)
+        }
+        Err(error) => {
+            report::error(&error);
+            return Exit::NoAnswer;
+        }
+    };
+    match detached {
+        Ok(Detached { detached, not_guarded }) => {
+            for name in &detached {
+                report::talk(format_args!("detached from `{name}`: its ports are open now"));
+            }
+            for name in &not_guarded {
+                report::error(format_args!("`{name}` is not guarded"));
+            }
+            if detached.is_empty() && not_guarded.is_empty() {
+                report::talk("nothing is guarded");
+            }
+            if not_guarded.is_empty() { Exit::Yes } else { Exit::No }
+        }
+        Err(error) => {
+            report::error(&error);
+            if let Some(hint) = error.hint_text() {
+                report::hint(hint);
+            }
+            Exit::NoAnswer
+        }
+    }
+}
+
+fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, KernelError> {
+    let mut answer = Detached::default();
+    if !pins.exists() {
+        answer.not_guarded.clone_from(&wish.interfaces);
+        return Ok(answer);
+    }
+    let lock = pins.lock();
+    if lock.is_err() {
+        report::talk(
+            "warning: a daemon uses the pins but does not answer; it may attach again when it wakes",
+        );
+    }
+    for (name, link) in pins.links()? {
+        if wish.interfaces.is_empty() || wish.interfaces.contains(&name) {
+            if link.is_alive() {
+                answer.detached.push(name);
+            }
+            link.detach()?;
+        }
+    }
+    answer.not_guarded =
+        wish.interfaces.iter().filter(|name| !answer.detached.contains(name)).cloned().collect();
+    if lock.is_ok() {
+        pins.remove_maps()?;
+    }
+    Ok(answer)
 }

@@ -1,1 +1,153 @@
 //! Keeps the kernel in step with the files.
+//!
+//! One thread, one loop: files, devices, events and requests are looked at one after the other, so
+//! the guard needs no locks and no state is seen half changed.
+
+pub mod client;
+mod guard;
+mod interfaces;
+mod links;
+pub mod server;
+mod state;
+mod top;
+pub mod view;
+mod watch;
+
+use std::{future::poll_fn, time::Duration};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{
+    guard::{Failure, Guard, Wanted},
+    links::AttachMode,
+};
+use crate::{
+    cli::{DaemonArgs, ModeArg},
+    exit::Exit,
+    kernel::sys::Mode,
+    policy::compiled::Tunnels,
+    report,
+};
+
+/// How often the interfaces are looked at, besides when the kernel tells of a change.
+const HEALTH: Duration = Duration::from_secs(2);
+/// How long a burst of changes of devices may last.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How often events are taken from the ring.
+const EVENTS: Duration = Duration::from_millis(200);
+/// Requests that wait for the loop.
+const REQUESTS: usize = 64;
+
+/// Runs until a signal ends it. The guard outlives it.
+pub fn run(args: &DaemonArgs, tunnels: Tunnels) -> Exit {
+    let mode = match args.mode {
+        ModeArg::Native => AttachMode::Only(Mode::Native),
+        ModeArg::Generic => AttachMode::Only(Mode::Generic),
+        ModeArg::Auto => AttachMode::Auto,
+        ModeArg::Tcx => {
+            report::error("this version cannot attach as a tc program");
+            report::hint("use --mode native, generic or auto");
+            return Exit::NoAnswer;
+        }
+    };
+    let wanted = Wanted {
+        manifest: args.manifest.clone(),
+        node: args.node.clone(),
+        interfaces: args.interfaces.clone(),
+        mode,
+        tunnels,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(guard_until_signal(args, wanted)),
+        Err(error) => {
+            Err(Failure::Other(crate::kernel::error::KernelError::of("starting the daemon", error)))
+        }
+    };
+    match result {
+        Ok(()) => Exit::Yes,
+        Err(failure) => {
+            failure.explain();
+            Exit::NoAnswer
+        }
+    }
+}
+
+async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let mut guard = Guard::start(wanted, &args.directories.bpf_dir, &args.state_dir).await?;
+    let (asks, mut asked) = mpsc::channel(REQUESTS);
+    let run_dir = &args.directories.run_dir;
+    // Without sockets the node is guarded all the same, but nobody could ask; better not to start
+    // than to be half there.
+    let _sockets = server::serve(run_dir, &asks).map_err(|error| {
+        let what = format!("opening the sockets in `{}`", run_dir.display());
+        Failure::Other(crate::kernel::error::KernelError::of(what, error))
+    })?;
+    let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {
+        let mut interval = interval(period);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
+    });
+    loop {
+        tokio::select! {
+            _ = files.tick() => guard.check_files(),
+            _ = health.tick() => guard.look().await,
+            _ = events.tick() => guard.drain_events(),
+            () = guard.devices_changed() => {
+                tokio::time::sleep(SETTLE).await;
+                guard.look().await;
+            }
+            Some(ask) = asked.recv() => guard.answer(ask),
+            signal = signals.next() => match signal {
+                Wish::Reload => guard.reload(),
+                Wish::End => break,
+            },
+        }
+    }
+    tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
+    Ok(())
+}
+
+/// What a signal asks for.
+enum Wish {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::Other(crate::kernel::error::KernelError::of("listening to signals", error))
+            })
+        };
+        Ok(Self {
+            hangup: listen(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        poll_fn(|context| {
+            if self.terminate.poll_recv(context).is_ready()
+                || self.interrupt.poll_recv(context).is_ready()
+            {
+                return std::task::Poll::Ready(Wish::End);
+            }
+            self.hangup.poll_recv(context).map(|_| Wish::Reload)
+        })
+        .await
+    }
+}

@@ -64,6 +64,16 @@ impl Link {
         })
     }
 
+    /// Moves its pin, for an interface that was renamed.
+    pub fn move_to(&mut self, pin: &Path) -> Result<(), KernelError> {
+        if self.pin != pin {
+            fs::rename(&self.pin, pin)
+                .map_err(|error| KernelError::of(format_args!("`{}`", pin.display()), error))?;
+            self.pin = pin.to_owned();
+        }
+        Ok(())
+    }
+
     /// Switches to another program in one step.
     pub fn switch(&self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
         sys::link_update(self.fd.as_fd(), program)

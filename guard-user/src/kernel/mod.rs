@@ -3,6 +3,7 @@
 pub mod error;
 pub mod generation;
 pub mod link;
+pub mod netlink;
 pub mod pins;
 pub mod shared;
 pub mod sys;

@@ -43,6 +43,11 @@ impl Pins {
         Self { root: root.to_owned() }
     }
 
+    /// Whether there is such a directory.
+    pub fn exists(&self) -> bool {
+        self.root.is_dir()
+    }
+
     /// Where this version's pins are.
     pub fn directory(&self) -> PathBuf {
         self.root.join(format!("v{LAYOUT_VERSION}"))
@@ -147,7 +152,12 @@ impl Pins {
 
     /// Where the link of an interface is pinned.
     pub fn link_path(&self, interface: &str) -> PathBuf {
-        self.directory().join(format!("{LINK_PREFIX}{interface}"))
+        self.directory().join(format!("{LINK_PREFIX}{}", escape(interface)))
+    }
+
+    /// Whether the shared maps of this version are pinned.
+    pub fn has_maps(&self) -> bool {
+        names::SHARED_MAPS.iter().all(|name| self.directory().join(name).exists())
     }
 
     /// The pinned links by interface name, in all versions.
@@ -183,10 +193,20 @@ fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let interface = name.as_deref().and_then(|name| name.strip_prefix(LINK_PREFIX));
         if let Some(interface) = interface {
-            links.push((interface.to_owned(), Link::open(&path)?));
+            links.push((unescape(interface), Link::open(&path)?));
         }
     }
     Ok(links)
+}
+
+/// A bpf file system takes no dots in names (`bpf_lookup`, kernel/bpf/inode.c), but names of VLAN
+/// interfaces have them.
+fn escape(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+fn unescape(name: &str) -> String {
+    name.replace("%2e", ".").replace("%25", "%")
 }
 
 /// The entries of a directory, sorted; none if it does not exist.
@@ -203,4 +223,17 @@ fn read_dir(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
         .map_err(failed)?;
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_survive_the_pin() {
+        for name in ["eth0", "eth0.100", "a%2e.b", "%25"] {
+            assert!(!escape(name).contains('.'));
+            assert_eq!(unescape(&escape(name)), name);
+        }
+    }
 }

@@ -66,6 +66,18 @@ pub fn print(findings: &Report, files: usize, format: LintFormat) {
     report::talk(summary(findings, files));
 }
 
+/// Shows the findings with their source on standard error, for verbs that have another answer.
+pub fn explain(findings: &Report) {
+    let renderer = Renderer::plain();
+    for finding in &findings.diagnostics {
+        report::talk(format_args!("{}\n", full(&renderer, &findings.sources, finding)));
+    }
+    let hidden = findings.hidden();
+    if hidden > 0 {
+        report::talk(format_args!("and {hidden} more, not shown"));
+    }
+}
+
 fn summary(findings: &Report, files: usize) -> String {
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     format!(

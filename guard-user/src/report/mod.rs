@@ -1,6 +1,8 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
 pub mod lint;
+pub mod stats;
+pub mod status;
 
 use std::{
     fmt::Display,
@@ -26,4 +28,10 @@ pub fn hint(message: impl Display) {
 /// Writes a piece of the answer; false when nobody reads it any more, which is no error.
 pub fn answer(piece: impl Display) -> bool {
     writeln!(io::stdout(), "{piece}").is_ok()
+}
+
+/// Writes a document as the answer, on one line.
+pub fn answer_json(document: &impl serde::Serialize) {
+    // Our documents have string keys only, which is all that JSON asks.
+    answer(serde_json::to_string(document).unwrap_or_default());
 }

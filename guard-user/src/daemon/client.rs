@@ -1,0 +1,109 @@
+//! Asking a daemon.
+
+use std::{io, path::Path, time::Duration};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{Method, Request, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::{
+    server::{CONTROL_SOCKET, Detach, Detached, STATS_SOCKET},
+    view::{Stats, Status},
+};
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of an answer.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no daemon answers at `{path}`: {error}")]
+    Unreachable {
+        /// The socket.
+        path: String,
+        /// How connecting failed.
+        error: io::Error,
+    },
+    /// Somebody listens but does not answer.
+    #[error("the daemon at `{path}` does not answer: {why}")]
+    Silent {
+        /// The socket.
+        path: String,
+        /// What happened instead.
+        why: String,
+    },
+    /// The daemon says no.
+    #[error("the daemon refuses: {0}")]
+    Refused(String),
+}
+
+/// Asks for the status.
+pub fn status(run_dir: &Path) -> Result<Status, ClientError> {
+    ask(&run_dir.join(STATS_SOCKET), &Method::GET, "/v1/status", &())
+}
+
+/// Asks for the statistics.
+pub fn stats(run_dir: &Path) -> Result<Stats, ClientError> {
+    ask(&run_dir.join(STATS_SOCKET), &Method::GET, "/v1/stats", &())
+}
+
+/// Asks the daemon to detach.
+pub fn detach(run_dir: &Path, detach: &Detach) -> Result<Detached, ClientError> {
+    ask(&run_dir.join(CONTROL_SOCKET), &Method::POST, "/v1/detach", detach)
+}
+
+fn ask<T: DeserializeOwned>(
+    socket: &Path,
+    method: &Method,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, ClientError> {
+    let shown = || socket.display().to_string();
+    let silent = |why: String| ClientError::Silent { path: shown(), why };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| silent(error.to_string()))?;
+    runtime.block_on(async {
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|error| ClientError::Unreachable { path: shown(), error })?;
+        let answer = tokio::time::timeout(PATIENCE, converse(stream, method, path, body)).await;
+        let (good, bytes) = answer
+            .map_err(|_elapsed| silent(format!("not within {} seconds", PATIENCE.as_secs())))?
+            .map_err(silent)?;
+        if good {
+            serde_json::from_slice(&bytes).map_err(|error| silent(error.to_string()))
+        } else {
+            let refusal: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+            let why = refusal.as_ref().and_then(|r| r.get("error")).and_then(|e| e.as_str());
+            Err(ClientError::Refused(why.unwrap_or("it gives no reason").to_owned()))
+        }
+    })
+}
+
+async fn converse(
+    stream: UnixStream,
+    method: &Method,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<(bool, Bytes), String> {
+    let say = |error: &dyn std::fmt::Display| error.to_string();
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| say(&error))?;
+    tokio::spawn(connection);
+    let body = serde_json::to_vec(body).map_err(|error| say(&error))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "trainguard")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|error| say(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| say(&error))?;
+    let good = answer.status().is_success();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    Ok((good, body.map_err(|error| say(&error))?.to_bytes()))
+}

@@ -1,0 +1,349 @@
+//! The interfaces that are guarded: taken over from an earlier daemon, attached, mended, released.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{interfaces::Selection, server::Detached, view::InterfaceStatus};
+use crate::kernel::{
+    error::KernelError,
+    generation::Generation,
+    link::Link,
+    netlink::{Attached, Device},
+    pins::Pins,
+    shared::Shared,
+    sys::Mode,
+};
+
+/// How to attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AttachMode {
+    /// Like this or not at all.
+    Only(Mode),
+    /// In the driver where it can, else in the network stack.
+    Auto,
+}
+
+impl AttachMode {
+    fn allows(self, mode: Mode) -> bool {
+        match self {
+            Self::Only(only) => only == mode,
+            Self::Auto => true,
+        }
+    }
+}
+
+/// A guarded interface.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    name: String,
+    link: Link,
+    mode: Mode,
+}
+
+/// The guarded interfaces.
+#[derive(Debug)]
+pub(super) struct Links {
+    pins: Pins,
+    mode: AttachMode,
+    /// By interface index.
+    guarded: BTreeMap<u32, Guarded>,
+    /// Of an earlier daemon, not yet taken over.
+    earlier: Vec<(String, Link)>,
+    /// Why wanted interfaces are not guarded, by name.
+    failed: BTreeMap<String, String>,
+    /// The operator wants these to be without a guard until the next start.
+    released: BTreeSet<String>,
+    all_released: bool,
+}
+
+impl Links {
+    /// None yet; finds those of an earlier daemon.
+    pub(super) fn new(pins: Pins, mode: AttachMode) -> Result<Self, KernelError> {
+        let earlier = pins.links()?;
+        Ok(Self {
+            pins,
+            mode,
+            guarded: BTreeMap::new(),
+            earlier,
+            failed: BTreeMap::new(),
+            released: BTreeSet::new(),
+            all_released: false,
+        })
+    }
+
+    /// Whether no interface is guarded.
+    pub(super) fn is_empty(&self) -> bool {
+        self.guarded.is_empty()
+    }
+
+    /// Why interfaces are not guarded.
+    pub(super) fn failures(&self) -> Vec<String> {
+        self.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect()
+    }
+
+    /// Makes the interfaces what they are to be. What fails is kept for the status and tried again
+    /// next time.
+    pub(super) fn reconcile(
+        &mut self,
+        generation: &Generation,
+        shared: &mut Shared,
+        selection: &Selection,
+        devices: &[Device],
+    ) {
+        let mut failed = BTreeMap::new();
+        self.forget_dead(devices);
+        self.release_unwanted(selection, devices);
+        for guarded in self.guarded.values() {
+            if let Err(error) = mend(guarded, generation) {
+                failed.insert(guarded.name.clone(), error.to_string());
+            }
+        }
+        for device in &selection.devices {
+            if self.guarded.contains_key(&device.index) || self.is_released(&device.name) {
+                continue;
+            }
+            match self.guard(device, generation, shared) {
+                Ok(guarded) => {
+                    tracing::info!(interface = device.name, mode = guarded.mode.name(), "guarded");
+                    self.guarded.insert(device.index, guarded);
+                }
+                Err(error) => {
+                    let hint = error.hint_text().map(|hint| format!(" ({hint})"));
+                    let why = format!("{error}{}", hint.unwrap_or_default());
+                    failed.insert(device.name.clone(), why);
+                }
+            }
+        }
+        for name in &selection.missing {
+            failed.insert(name.clone(), "there is no such interface; waiting for it".to_owned());
+        }
+        for name in &selection.not_ethernet {
+            let why = "its frames have no Ethernet header: it cannot be guarded";
+            failed.insert(name.clone(), why.to_owned());
+        }
+        // Said once, not every time that it is tried again.
+        for (name, why) in &failed {
+            if self.failed.get(name) != Some(why) {
+                tracing::error!(interface = name, "not guarded: {why}");
+            }
+        }
+        self.failed = failed;
+    }
+
+    /// Ends what an earlier daemon guarded and nobody wants guarded any more.
+    pub(super) fn drop_leftovers(&mut self, devices: &[Device]) {
+        for (name, link) in std::mem::take(&mut self.earlier) {
+            let info = link.info();
+            let here = devices.iter().any(|device| runs(device, info.program_id));
+            let ended = if link.is_alive() && here {
+                tracing::warn!(interface = name, "no longer wanted: detached");
+                link.detach()
+            } else {
+                link.forget()
+            };
+            if let Err(error) = ended {
+                tracing::error!(interface = name, "{error}");
+            }
+        }
+    }
+
+    /// Detaches some interfaces, or all, until the next start.
+    pub(super) fn detach(&mut self, names: &[String]) -> Result<Detached, KernelError> {
+        let mut answer = Detached::default();
+        let known = |name: &&String| self.guarded.values().any(|guarded| guarded.name == **name);
+        answer.not_guarded = names.iter().filter(|name| !known(name)).cloned().collect();
+        if names.is_empty() {
+            self.all_released = true;
+        }
+        self.released.extend(names.iter().cloned());
+        let indices: Vec<u32> = self
+            .guarded
+            .iter()
+            .filter(|(_, guarded)| names.is_empty() || names.contains(&guarded.name))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in indices {
+            if let Some(Guarded { name, link, .. }) = self.guarded.remove(&index) {
+                link.detach()?;
+                answer.detached.push(name);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The state of every wanted interface, asked of the kernel now.
+    pub(super) fn status(&self, selection: &Selection, program_id: u32) -> Vec<InterfaceStatus> {
+        let mut all = Vec::new();
+        for guarded in self.guarded.values() {
+            let info = guarded.link.info();
+            let (state, problem) = match info.ifindex {
+                0 => ("failed", Some("the program was detached".to_owned())),
+                _ if info.program_id != program_id => {
+                    ("failed", Some("it runs an older generation".to_owned()))
+                }
+                _ => ("guarded", self.failed.get(&guarded.name).cloned()),
+            };
+            all.push(InterfaceStatus {
+                name: guarded.name.clone(),
+                mode: Some(guarded.mode.name().to_owned()),
+                program_id: (info.ifindex != 0).then_some(info.program_id),
+                state: state.to_owned(),
+                problem,
+            });
+        }
+        let bare = |name: &str, state: &str| InterfaceStatus {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            problem: self.failed.get(name).cloned(),
+            ..InterfaceStatus::default()
+        };
+        for device in &selection.devices {
+            if self.is_released(&device.name) {
+                let mut status = bare(&device.name, "detached");
+                status.problem = Some("detached by the operator".to_owned());
+                all.push(status);
+            } else if !self.guarded.contains_key(&device.index) {
+                all.push(bare(&device.name, "failed"));
+            }
+        }
+        all.extend(selection.missing.iter().map(|name| bare(name, "missing")));
+        all.extend(selection.not_ethernet.iter().map(|name| bare(name, "failed")));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn is_released(&self, name: &str) -> bool {
+        self.all_released || self.released.contains(name)
+    }
+
+    /// Forgets links whose interface is gone or that somebody detached.
+    fn forget_dead(&mut self, devices: &[Device]) {
+        let dead: Vec<u32> = self
+            .guarded
+            .iter()
+            .filter(|(index, guarded)| {
+                let here = devices.iter().any(|device| device.index == **index);
+                !guarded.link.is_alive() || !here
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        for index in dead {
+            let Some(Guarded { name, link, .. }) = self.guarded.remove(&index) else { continue };
+            tracing::warn!(interface = name, "its guard is gone");
+            // One that moved to another namespace takes its program along; end that.
+            let ended = if link.is_alive() { link.detach() } else { link.forget() };
+            if let Err(error) = ended {
+                tracing::error!(interface = name, "{error}");
+            }
+        }
+    }
+
+    /// Releases interfaces that the patterns do not mean any more. One that was renamed away from
+    /// them stays guarded: a name is no reason to open a port.
+    fn release_unwanted(&mut self, selection: &Selection, devices: &[Device]) {
+        let wanted = |index: u32| selection.devices.iter().any(|device| device.index == index);
+        let renamed = |index: u32, name: &str| {
+            !devices.iter().any(|device| device.index == index && device.name == name)
+        };
+        let unwanted: Vec<u32> = self
+            .guarded
+            .iter()
+            .filter(|(index, guarded)| !wanted(**index) && !renamed(**index, &guarded.name))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in unwanted {
+            if let Some(Guarded { name, link, .. }) = self.guarded.remove(&index) {
+                tracing::warn!(interface = name, "no longer in the manifest: released");
+                if let Err(error) = link.detach() {
+                    tracing::error!(interface = name, "{error}");
+                }
+            }
+        }
+    }
+
+    /// Takes over what an earlier daemon attached, or attaches.
+    fn guard(
+        &mut self,
+        device: &Device,
+        generation: &Generation,
+        shared: &mut Shared,
+    ) -> Result<Guarded, KernelError> {
+        // Before the first frame, so that each is counted where it belongs.
+        shared.set_interface(device.index, &device.name)?;
+        let pin = self.pins.link_path(&device.name);
+        if let Some(mut link) = self.take_earlier(device) {
+            let mode = match device.xdp {
+                Some(Attached { mode: "generic", .. }) => Mode::Generic,
+                _ => Mode::Native,
+            };
+            if self.mode.allows(mode) {
+                link.move_to(&pin)?;
+                link.switch(generation.program()?)?;
+                tracing::info!(interface = device.name, "taken over from an earlier daemon");
+                return Ok(Guarded { name: device.name.clone(), link, mode });
+            }
+            tracing::warn!(
+                interface = device.name,
+                "attached in {} mode before: open for a moment while the mode changes",
+                mode.name()
+            );
+            link.detach()?;
+        } else if let Some(foreign) = device.xdp {
+            return Err(KernelError::new(format!(
+                "another XDP program is attached, id {} ({}); trainguard replaces no program of \
+                 others",
+                foreign.program_id, foreign.mode
+            ))
+            .hint(format!(
+                "see what it is with `bpftool prog show id {}`, and take it off with `ip link set \
+                 dev {} xdp off` if it may go",
+                foreign.program_id, device.name
+            )));
+        }
+        // Of a device of this name that is gone.
+        if let Ok(stale) = Link::open(&pin)
+            && !stale.is_alive()
+        {
+            stale.forget()?;
+        }
+        let attach = |mode| {
+            let link = Link::attach(generation.program()?, &device.name, device.index, mode, &pin)?;
+            Ok(Guarded { name: device.name.clone(), link, mode })
+        };
+        match self.mode {
+            AttachMode::Only(mode) => attach(mode),
+            AttachMode::Auto => attach(Mode::Native).or_else(|error: KernelError| {
+                if !matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE)) {
+                    return Err(error);
+                }
+                tracing::warn!(interface = device.name, "{error}; attaching in generic mode");
+                attach(Mode::Generic)
+            }),
+        }
+    }
+
+    /// The earlier daemon's link on a device. Interface indices mean something only within a
+    /// namespace, which a link does not tell; program ids are the machine's.
+    fn take_earlier(&mut self, device: &Device) -> Option<Link> {
+        let at = self.earlier.iter().position(|(_, link)| {
+            let info = link.info();
+            info.ifindex == device.index && runs(device, info.program_id)
+        })?;
+        Some(self.earlier.swap_remove(at).1)
+    }
+}
+
+fn runs(device: &Device, program_id: u32) -> bool {
+    device.xdp.is_some_and(|attached| attached.program_id == program_id)
+}
+
+/// Switches to the running generation, and pins again what somebody unpinned.
+fn mend(guarded: &Guarded, generation: &Generation) -> Result<(), KernelError> {
+    if guarded.link.info().program_id != generation.program_id() {
+        guarded.link.switch(generation.program()?)?;
+    }
+    if !guarded.link.is_pinned() {
+        tracing::warn!(interface = guarded.name, "its pin was removed: pinned again");
+        guarded.link.pin_again()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! The two sockets: statistics for those who may read them, control for the administrator.
+//!
+//! HTTP/1.1, so that `curl --unix-socket` works. Every request is bounded in time and size, and so
+//! is their number: a stuck client costs a slot for some seconds, never the daemon.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, mpsc, oneshot},
+};
+
+use super::view::{Stats, Status};
+use crate::kernel::error::KernelError;
+
+/// Name of the socket that tells.
+pub const STATS_SOCKET: &str = "stats.sock";
+/// Name of the socket that commands.
+pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// Requests in work at a time, of each socket.
+const MAX_CONNECTIONS: usize = 32;
+/// How long a connection may take, request and answer together.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request's body.
+const MAX_BODY: usize = 64 * 1024;
+
+/// What the guard is asked.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// For the status.
+    Status(oneshot::Sender<Status>),
+    /// For the statistics.
+    Stats(oneshot::Sender<Result<Stats, KernelError>>),
+    /// To detach.
+    Detach(Detach, oneshot::Sender<Result<Detached, KernelError>>),
+}
+
+/// The body of `POST /v1/detach`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Only these interfaces; all if there are none.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+}
+
+/// The answer to `POST /v1/detach`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Detached {
+    /// The interfaces that were guarded and are not any more.
+    pub detached: Vec<String>,
+    /// Those that were named but not guarded.
+    pub not_guarded: Vec<String>,
+}
+
+/// The sockets; gone from the file system when this is dropped.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    paths: Vec<PathBuf>,
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            // If it cannot be removed, the next daemon does it.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Serves both sockets on tasks of this runtime.
+///
+/// # Errors
+/// The directory cannot be made or written, or another daemon answers there.
+pub(super) fn serve(directory: &Path, guard: &mpsc::Sender<Ask>) -> io::Result<Sockets> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    let mut sockets = Sockets { paths: Vec::new() };
+    for (name, mask, control) in [(STATS_SOCKET, 0o117, false), (CONTROL_SOCKET, 0o177, true)] {
+        let path = directory.join(name);
+        let listener = bind(&path, Mode::from_bits_truncate(mask))?;
+        sockets.paths.push(path);
+        tokio::spawn(accept(listener, guard.clone(), control));
+    }
+    Ok(sockets)
+}
+
+fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let message = "another daemon answers there";
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // The mode is there from the first moment on; nothing else makes files meanwhile.
+    let before = umask(mask);
+    let bound = UnixListener::bind(path);
+    umask(before);
+    bound
+}
+
+async fn accept(listener: UnixListener, guard: mpsc::Sender<Ask>, control: bool) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others need time to give some back.
+                tracing::warn!("accepting a connection: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let guard = guard.clone();
+        tokio::spawn(async move {
+            // A client that went away or was too slow is its own business.
+            let _ = tokio::time::timeout(PATIENCE, converse(stream, guard, control)).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn converse(
+    stream: UnixStream,
+    guard: mpsc::Sender<Ask>,
+    control: bool,
+) -> Result<(), hyper::Error> {
+    if control && let Ok(peer) = stream.peer_cred() {
+        tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
+    }
+    let service = service_fn(move |request| {
+        let guard = guard.clone();
+        async move { Ok::<_, Infallible>(answer(request, &guard, control).await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(MAX_BODY)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    guard: &mpsc::Sender<Ask>,
+    control: bool,
+) -> Response<Full<Bytes>> {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str(), control) {
+        (&Method::GET, "/v1/status", false) => match asked(guard, Ask::Status).await {
+            Some(status) => json(StatusCode::OK, &status),
+            None => ended(),
+        },
+        (&Method::GET, "/v1/stats", false) => match asked(guard, Ask::Stats).await {
+            Some(Ok(stats)) => json(StatusCode::OK, &stats),
+            Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            None => ended(),
+        },
+        (&Method::POST, "/v1/detach", true) => {
+            let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+            let Ok(body) = body else {
+                return refusal(StatusCode::BAD_REQUEST, "the body did not arrive, or is too long");
+            };
+            let detach: Detach = match serde_json::from_slice(&body.to_bytes()) {
+                Ok(detach) => detach,
+                Err(error) => return refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+            };
+            match asked(guard, |reply| Ask::Detach(detach, reply)).await {
+                Some(Ok(detached)) => json(StatusCode::OK, &detached),
+                Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+                None => ended(),
+            }
+        }
+        _ => refusal(StatusCode::NOT_FOUND, "no such request on this socket"),
+    }
+}
+
+async fn asked<T>(
+    guard: &mpsc::Sender<Ask>,
+    ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    guard.send(ask(reply)).await.ok()?;
+    answer.await.ok()
+}
+
+fn ended() -> Response<Full<Bytes>> {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending")
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+    json(status, &serde_json::json!({ "error": message }))
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    // Plain maps and strings always become JSON.
+    let mut body = serde_json::to_vec(value).unwrap_or_default();
+    body.push(b'\n');
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}

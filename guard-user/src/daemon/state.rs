@@ -1,0 +1,110 @@
+//! What survives a reboot: the last good policy, and the secret of the hashed buckets.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::policy::Bundle;
+
+const LAST_GOOD: &str = "last-good.json";
+const KEY: &str = "hash-key";
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    directory: PathBuf,
+}
+
+impl State {
+    /// Opens the directory; makes it if need be.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.with_context(|| format!("making the state directory `{}`", directory.display()))?;
+        Ok(Self { directory: directory.to_owned() })
+    }
+
+    /// The policy that was last switched to, with every file of it; none if there was none.
+    pub(super) fn last_good(&self) -> Result<Option<Bundle>> {
+        let path = self.directory.join(LAST_GOOD);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .with_context(|| format!("reading `{}`", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
+        }
+    }
+
+    /// Keeps a policy.
+    pub(super) fn keep(&self, bundle: &Bundle) -> Result<()> {
+        self.replace(LAST_GOOD, |file| {
+            let mut writer = io::BufWriter::new(file);
+            serde_json::to_writer(&mut writer, bundle)?;
+            writer.flush()
+        })
+    }
+
+    /// The secret of the hashed buckets; made when first asked for.
+    pub(super) fn key(&self) -> Result<[u64; 2]> {
+        let path = self.directory.join(KEY);
+        if let Some(key) = fs::read(&path).ok().as_deref().and_then(two_words) {
+            return Ok(key);
+        }
+        let mut bytes = [0; 16];
+        File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context(
+            "reading random bytes from `/dev/urandom` for the secret of the hashed buckets",
+        )?;
+        self.replace(KEY, |file| file.write_all(&bytes))?;
+        two_words(&bytes).context("16 bytes are two words")
+    }
+
+    /// Writes a file so that at any moment, also of a power cut, the old or the new one is there.
+    fn replace(&self, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+        let path = self.directory.join(name);
+        let replaced = (|| {
+            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+            file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            write(file.as_file_mut())?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            File::open(&self.directory)?.sync_all()
+        })();
+        replaced.with_context(|| format!("writing `{}`", path.display()))
+    }
+}
+
+fn two_words(bytes: &[u8]) -> Option<[u64; 2]> {
+    let ([first, second], []) = bytes.as_chunks::<8>() else { return None };
+    Some([u64::from_ne_bytes(*first), u64::from_ne_bytes(*second)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_the_bundle_survives() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(&dir.path().join("state")).expect("the directory can be made");
+        let key = state.key().expect("a key");
+        assert_ne!(key, [0, 0]);
+        assert_eq!(state.key().expect("a key"), key);
+        assert_eq!(state.last_good().expect("no file is fine"), None);
+        let bundle = Bundle::new("m.yaml", [("m.yaml".into(), "text".into())]);
+        state.keep(&bundle).expect("writing");
+        assert_eq!(state.last_good().expect("reading"), Some(bundle));
+    }
+
+    #[test]
+    fn a_damaged_bundle_is_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::open(dir.path()).expect("the directory is there");
+        fs::write(dir.path().join(LAST_GOOD), b"{\"manifest\": 7").expect("writing");
+        assert!(state.last_good().is_err());
+    }
+}

@@ -1,0 +1,242 @@
+//! What the daemon tells: the documents of `status` and `stats`. Their field names are a contract.
+
+use std::collections::BTreeMap;
+
+use guard_common::{
+    layout::Counter,
+    verdict::{Action, Reason, Verdict},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::{
+    error::KernelError,
+    shared::{EventCounts, Shared},
+};
+
+/// `schema` of [`Status`].
+pub const STATUS_SCHEMA: &str = "trainguard/status/v1";
+/// `schema` of [`Stats`].
+pub const STATS_SCHEMA: &str = "trainguard/stats/v1";
+
+/// Whether this node is guarded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`STATUS_SCHEMA`].
+    pub schema: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Whether some service drops, on every interface that is to be guarded and exists.
+    pub enforcing: bool,
+    /// Number of the running generation; counts on over restarts.
+    pub generation: u64,
+    /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is.
+    pub policy_hash: String,
+    /// Whether the files say what is running. If not, `problems` says why.
+    pub up_to_date: bool,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Name of this node.
+    pub node: String,
+    /// The manifest.
+    pub manifest: String,
+    /// The interfaces that are to be guarded.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The services of this node.
+    pub services: Vec<ServiceStatus>,
+    /// Interfaces that are up and that nobody wants guarded; loopback is left out.
+    pub unguarded: Vec<String>,
+    /// Devices that unpack tunnels, as `name (kind)` or `name (kind, udp/PORT)`.
+    pub tunnels: Vec<String>,
+    /// What is wrong, most important first.
+    pub problems: Vec<String>,
+}
+
+/// An interface that is to be guarded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name, or the pattern that matches none.
+    pub name: String,
+    /// `native` or `generic`; null if not guarded.
+    pub mode: Option<String>,
+    /// Id of the program that the kernel runs on it; null if not guarded.
+    pub program_id: Option<u32>,
+    /// `guarded`, `missing`, `failed` or `detached`.
+    pub state: String,
+    /// Why it is not guarded.
+    pub problem: Option<String>,
+}
+
+/// A service of this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// `policy/service`.
+    pub name: String,
+    /// `enforce` or `observe`.
+    pub mode: String,
+}
+
+/// What passed and what was dropped, since the counters were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// [`STATS_SCHEMA`].
+    pub schema: String,
+    /// Name of this node; empty if the daemon was not asked.
+    pub node: String,
+    /// Number of the running generation.
+    pub generation: u64,
+    /// By interface.
+    pub interfaces: Vec<InterfaceStats>,
+    /// By service, in the order of their slots.
+    pub services: Vec<ServiceStats>,
+    /// By reason, all reasons.
+    pub reasons: BTreeMap<String, ReasonStats>,
+    /// Who was refused most, by sampled events; empty if the daemon was not asked.
+    pub top_sources: Vec<TopSource>,
+    /// Samples of refused frames.
+    pub events: Events,
+}
+
+/// Frames by what happened to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStats {
+    /// Name of the interface; `others` for all beyond the counter rows.
+    pub name: String,
+    /// Frames that passed, without those of `would_drop`.
+    pub passed: u64,
+    /// Frames that were dropped.
+    pub dropped: u64,
+    /// Frames that passed only because their service observes.
+    pub would_drop: u64,
+}
+
+/// Frames of a service by what happened to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStats {
+    /// Name of the service; `policy/service` where two services of this node share a name.
+    pub name: String,
+    /// Name of its policy.
+    pub policy: String,
+    /// Frames that passed, without those of `would_drop`.
+    pub passed: u64,
+    /// Frames that were dropped.
+    pub dropped: u64,
+    /// Frames that passed only because the service observes.
+    pub would_drop: u64,
+    /// The frames by reason.
+    pub reasons: BTreeMap<String, u64>,
+}
+
+/// What was judged for a reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonStats {
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those frames among them that were dropped.
+    pub dropped: u64,
+    /// Those frames among them that only an observing service let pass.
+    pub would_drop: u64,
+}
+
+/// A source that was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopSource {
+    /// Its address.
+    pub address: String,
+    /// The node that has this address; null if it is not in the manifest.
+    pub node: Option<String>,
+    /// Sampled frames; the true number is larger under a flood.
+    pub sampled: u64,
+    /// Why the last of them was refused.
+    pub reason: String,
+    /// The service that refused it; null if no service was asked.
+    pub service: Option<String>,
+    /// Its destination: `tcp/9091`; null if it had no port.
+    pub port: Option<String>,
+}
+
+/// Samples of refused frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// Told.
+    pub emitted: u64,
+    /// Refused, but beyond the sampling budget.
+    pub suppressed: u64,
+    /// Nobody read the ring, so they found no room.
+    pub lost: u64,
+}
+
+impl From<EventCounts> for Events {
+    fn from(counts: EventCounts) -> Self {
+        let EventCounts { emitted, suppressed, lost } = counts;
+        Self { emitted, suppressed, lost }
+    }
+}
+
+impl Stats {
+    /// Reads the counters. Names and top sources are the daemon's to add.
+    pub fn read(shared: &Shared) -> Result<Self, KernelError> {
+        let labels = shared.service_labels()?;
+        let mut stats = Self {
+            schema: STATS_SCHEMA.to_owned(),
+            generation: shared.generation()?,
+            events: shared.event_counts()?.into(),
+            ..Self::default()
+        };
+        for reason in Reason::ALL {
+            stats.reasons.insert(reason.name().to_owned(), ReasonStats::default());
+        }
+        let mut services: BTreeMap<u8, ServiceStats> = labels
+            .iter()
+            .map(|(slot, label)| {
+                let (policy, _) = label.split_once('/').unwrap_or_default();
+                let name = service_name(label, labels.values()).to_owned();
+                let policy = policy.to_owned();
+                (*slot, ServiceStats { name, policy, ..ServiceStats::default() })
+            })
+            .collect();
+        let mut interfaces: BTreeMap<String, InterfaceStats> = BTreeMap::new();
+        for (interface, verdict, counter) in shared.counters()? {
+            stats.add(verdict, counter);
+            let entry = interfaces.entry(interface.clone()).or_default();
+            entry.name = interface;
+            add(verdict, counter, [&mut entry.passed, &mut entry.dropped, &mut entry.would_drop]);
+            if let Some(entry) = verdict.service.and_then(|slot| services.get_mut(&slot)) {
+                let ServiceStats { passed, dropped, would_drop, reasons, .. } = entry;
+                add(verdict, counter, [passed, dropped, would_drop]);
+                *reasons.entry(verdict.reason.name().to_owned()).or_default() += counter.packets;
+            }
+        }
+        stats.interfaces = interfaces.into_values().collect();
+        stats.services = services.into_values().collect();
+        Ok(stats)
+    }
+
+    fn add(&mut self, verdict: Verdict, counter: Counter) {
+        let entry = self.reasons.entry(verdict.reason.name().to_owned()).or_default();
+        entry.packets += counter.packets;
+        entry.bytes += counter.bytes;
+        match verdict.action {
+            Action::Pass => {}
+            Action::Drop => entry.dropped += counter.packets,
+            Action::WouldDrop => entry.would_drop += counter.packets,
+        }
+    }
+}
+
+fn add(verdict: Verdict, counter: Counter, [passed, dropped, would_drop]: [&mut u64; 3]) {
+    *match verdict.action {
+        Action::Pass => passed,
+        Action::Drop => dropped,
+        Action::WouldDrop => would_drop,
+    } += counter.packets;
+}
+
+/// What to call a service: its own name, unless another policy of this node has one of that name.
+pub fn service_name<'a>(label: &'a str, labels: impl IntoIterator<Item = &'a String>) -> &'a str {
+    let own = |label: &'a str| label.split_once('/').map_or(label, |(_, name)| name);
+    let name = own(label);
+    let same = labels.into_iter().filter(|other| own(other) == name).count();
+    if same > 1 { label } else { name }
+}

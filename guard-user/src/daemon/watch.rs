@@ -1,0 +1,161 @@
+//! Noticing that files have changed.
+//!
+//! By looking, four times a second, and not by inotify: a manifest on NFS or a `ConfigMap` that is
+//! swapped by symlink three directories up changes without an event where one would listen.
+
+use std::{
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// How often to look.
+pub(super) const INTERVAL: Duration = Duration::from_millis(250);
+
+/// What identifies a version of a file without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Signature {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<Metadata> for Signature {
+    fn from(metadata: Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Watches paths and glob patterns.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    paths: Vec<PathBuf>,
+    /// What was there when the files were last loaded.
+    loaded: Vec<(PathBuf, Option<Signature>)>,
+    /// What was there at the last look.
+    seen: Vec<(PathBuf, Option<Signature>)>,
+}
+
+impl Watch {
+    /// Watches these from now on. To be called before they are read, so that a change while they
+    /// are being read is noticed.
+    pub(super) fn mark(&mut self) {
+        self.loaded = look(&self.paths);
+        self.seen.clone_from(&self.loaded);
+    }
+
+    /// Watches these paths and patterns, if they are others than before. They were read at `began`
+    /// or later; what was written since may be newer than what was read.
+    pub(super) fn set_paths(&mut self, paths: Vec<PathBuf>, began: SystemTime) {
+        if self.paths == paths {
+            return;
+        }
+        self.paths = paths;
+        self.mark();
+        let began = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Times of files are as coarse as the kernel's timer tick.
+        let began = i64::try_from(began.as_secs()).unwrap_or(i64::MAX) - 1;
+        for (_, signature) in &mut self.loaded {
+            if signature.as_ref().is_some_and(|signature| signature.changed.0 >= began) {
+                *signature = None;
+            }
+        }
+    }
+
+    /// Whether the files differ from those loaded, and stood still since the last look: a writer
+    /// may be half through.
+    pub(super) fn changed(&mut self) -> bool {
+        let now = look(&self.paths);
+        let still = now == self.seen;
+        let changed = still && now != self.loaded;
+        self.seen = now;
+        changed
+    }
+}
+
+fn look(paths: &[PathBuf]) -> Vec<(PathBuf, Option<Signature>)> {
+    let mut found = Vec::new();
+    for path in paths {
+        // A path that exists is what it says, whatever characters it has.
+        if path.exists() || !is_pattern(path) {
+            found.push(signed(path));
+        } else if let Some(matches) = path.to_str().and_then(|text| glob::glob(text).ok()) {
+            found.extend(matches.flatten().map(|path| signed(&path)));
+        }
+    }
+    found
+}
+
+fn signed(path: &Path) -> (PathBuf, Option<Signature>) {
+    (path.to_owned(), fs::metadata(path).ok().map(Signature::from))
+}
+
+fn is_pattern(path: &Path) -> bool {
+    path.to_string_lossy().contains(['*', '?', '['])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watching(paths: Vec<PathBuf>) -> Watch {
+        let mut watch = Watch::default();
+        watch.set_paths(paths, SystemTime::now());
+        watch.mark();
+        watch
+    }
+
+    #[test]
+    fn what_was_written_while_it_was_read_is_read_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("m.yaml");
+        fs::write(&file, "").expect("a file");
+        let mut watch = Watch::default();
+        watch.set_paths(vec![file], SystemTime::now());
+        assert!(watch.changed());
+        watch.mark();
+        assert!(!watch.changed());
+    }
+
+    #[test]
+    fn a_swapped_symlink_is_a_change() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for version in ["one", "two"] {
+            fs::create_dir(dir.path().join(version)).expect("a directory");
+            fs::write(dir.path().join(version).join("m.yaml"), version).expect("a file");
+        }
+        let current = dir.path().join("current");
+        std::os::unix::fs::symlink("one", &current).expect("a link");
+        let mut watch = watching(vec![current.join("m.yaml")]);
+        assert!(!watch.changed());
+        let next = dir.path().join("next");
+        std::os::unix::fs::symlink("two", &next).expect("a link");
+        fs::rename(&next, &current).expect("the swap");
+        assert!(!watch.changed(), "it must stand still first");
+        assert!(watch.changed());
+        watch.mark();
+        assert!(!watch.changed());
+    }
+
+    #[test]
+    fn a_file_that_joins_a_pattern_is_a_change() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut watch = watching(vec![dir.path().join("*.yaml")]);
+        fs::write(dir.path().join("a.yaml"), "").expect("a file");
+        assert!(!watch.changed());
+        assert!(watch.changed());
+        watch.mark();
+        fs::remove_file(dir.path().join("a.yaml")).expect("removing");
+        assert!(!watch.changed());
+        assert!(watch.changed());
+    }
+}

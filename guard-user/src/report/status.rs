@@ -1,0 +1,68 @@
+//! The status, for people.
+
+use crate::{daemon::view::Status, report};
+
+/// Prints it.
+pub fn print(status: &Status) {
+    report::answer(text(status));
+}
+
+fn text(status: &Status) -> String {
+    let mut lines = Vec::new();
+    let state = if status.enforcing { "enforcing" } else { "NOT enforcing" };
+    lines.push(format!(
+        "{state}: node `{}` of cluster `{}`, generation {}, policy {}",
+        status.node,
+        status.cluster,
+        status.generation,
+        status.policy_hash.get(..12).unwrap_or(&status.policy_hash)
+    ));
+    for interface in &status.interfaces {
+        let mode = interface.mode.as_deref().unwrap_or("-");
+        let id = interface.program_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+        lines.push(format!(
+            "  interface {:<15} {:<9} mode {mode}, program id {id}",
+            interface.name, interface.state
+        ));
+    }
+    for service in &status.services {
+        lines.push(format!("  service   {:<25} {}", service.name, service.mode));
+    }
+    for tunnel in &status.tunnels {
+        lines.push(format!("  tunnel    {tunnel}"));
+    }
+    if !status.unguarded.is_empty() {
+        lines.push(format!("  unguarded {}", status.unguarded.join(" ")));
+    }
+    if !status.up_to_date {
+        lines.push(format!(
+            "  `{}` is not what is running; the last good policy is in force",
+            status.manifest
+        ));
+    }
+    lines.extend(status.problems.iter().map(|problem| format!("  problem   {problem}")));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::view::InterfaceStatus;
+
+    #[test]
+    fn a_node_that_is_not_guarded_is_told_so_first() {
+        let status = Status {
+            node: "sched-0".to_owned(),
+            interfaces: vec![InterfaceStatus {
+                name: "eth9".to_owned(),
+                state: "missing".to_owned(),
+                ..InterfaceStatus::default()
+            }],
+            problems: vec!["eth9: there is no such interface".to_owned()],
+            ..Status::default()
+        };
+        let text = text(&status);
+        assert!(text.starts_with("NOT enforcing: node `sched-0`"), "{text}");
+        assert!(text.contains("eth9") && text.contains("missing"), "{text}");
+    }
+}
