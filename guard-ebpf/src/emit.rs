@@ -40,13 +40,14 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
         return;
     }
     state.used = state.used.wrapping_add(1);
-    // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest.
-    let Some(mut entry) = TG_EVENTS.reserve(BPF_RB_NO_WAKEUP.into()) else {
+    // Reserving takes no flags (`bpf_ringbuf_reserve`, kernel/bpf/ringbuf.c).
+    let Some(mut entry) = TG_EVENTS.reserve(0) else {
         state.lost = state.lost.wrapping_add(1);
         return;
     };
     state.emitted = state.emitted.wrapping_add(1);
     entry.write(event(ctx, len, zero, verdict));
+    // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest.
     entry.submit(BPF_RB_NO_WAKEUP.into());
 }
 

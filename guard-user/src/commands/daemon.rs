@@ -1,5 +1,7 @@
 //! `trainguard daemon`
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::{cli::DaemonArgs, daemon, exit::Exit, policy::compiled::Tunnels};
@@ -11,6 +13,7 @@ pub fn run(args: &DaemonArgs) -> Exit {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     daemon::run(args, Tunnels::default())
