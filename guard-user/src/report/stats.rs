@@ -4,6 +4,9 @@ use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
 use crate::{daemon::view::Stats, report};
 
+/// Refused sources that are shown.
+const SOURCES: usize = 8;
+
 /// Prints them.
 pub fn print(stats: &Stats) {
     report::answer(text(stats));
@@ -49,17 +52,22 @@ fn text(stats: &Stats) -> String {
 
     if !stats.top_sources.is_empty() {
         parts.push("refused most, by samples:".to_owned());
-        for source in &stats.top_sources {
+        for source in stats.top_sources.iter().take(SOURCES) {
             let node = source.node.as_deref().unwrap_or("not in the manifest");
             let port = source.port.as_deref().unwrap_or("no port");
             let service = source.service.as_deref().map(|name| format!(" of {name}"));
             parts.push(format!(
-                "  {} ({node}) to {port}{}: {}, {} samples",
+                "  {} ({node}) to {port}{}: {}, {} sample{}",
                 source.address,
                 service.unwrap_or_default(),
                 source.reason,
-                source.sampled
+                source.sampled,
+                if source.sampled == 1 { "" } else { "s" }
             ));
+        }
+        let more = stats.top_sources.len().saturating_sub(SOURCES);
+        if more > 0 {
+            parts.push(format!("  and {more} more; `--format json` has them"));
         }
     }
     let lines = parts.iter().flat_map(|part| part.lines()).map(str::trim_end);

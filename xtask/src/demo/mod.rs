@@ -1,9 +1,115 @@
-//! `cargo xtask demo`
+//! `cargo xtask demo`: guards a small cluster, lets it work, attacks it, and compares what happened
+//! with what should have.
+
 pub(crate) mod cluster;
+mod script;
 pub(crate) mod traffic;
-/// x
-#[derive(Debug, clap::Args)]
-pub(crate) struct DemoArgs {}
-pub(crate) fn run(_: &DemoArgs) -> anyhow::Result<bool> {
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{build, sh, toolchain};
+
+/// The manifest and the capture for machines that cannot run the demo.
+const CAPTURE: &str = "tests/captures/mxnet-baseline.pcap";
+const CAPTURE_MANIFEST: &str = "tests/captures/cluster.yaml";
+const CAPTURE_NODES: [&str; 2] = ["scheduler", "server-0"];
+
+/// How to run the demo.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Do not build; use this binary (the demo calls itself so under sudo)
+    #[arg(long, hide = true, value_name = "FILE")]
+    built: Option<PathBuf>,
+}
+
+/// Runs the demo; whether everything was as expected.
+pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
+    let binary = match &args.built {
+        Some(binary) => binary.clone(),
+        None => match toolchain::ensure(false)
+            .and_then(|tools| build::build(&tools, &build::BuildArgs::default()))
+        {
+            Ok(built) => built.binary,
+            Err(error) => {
+                return without_kernel(&format!("the kernel object cannot be built: {error:#}"));
+            }
+        },
+    };
+    if !sh::is_root() {
+        return with_sudo(&binary);
+    }
+    match script::run(&binary, &Interrupt::listen()?) {
+        Ok(agrees) => Ok(agrees),
+        Err(script::Failure::Impossible(error)) => without_kernel(&format!("{error:#}")),
+        Err(script::Failure::Failed(error)) => Err(error),
+    }
+}
+
+/// The part that needs root, under sudo. Everything was built before, as the user.
+fn with_sudo(binary: &Path) -> Result<bool> {
+    let Some(sudo) = sh::find("sudo") else {
+        return without_kernel(
+            "network namespaces and bpf(2) need root, and there is no sudo here; run it as root",
+        );
+    };
+    println!("root is needed for network namespaces and bpf(2): asking sudo for that part");
+    let mut command = Command::new(sudo);
+    command.arg(env::current_exe()?).args(["demo", "--built"]).arg(binary);
+    let status = command.status().with_context(|| format!("running {command:?}"))?;
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(_) => Ok(false),
+        None => bail!("sudo was killed"),
+    }
+}
+
+/// What can be shown without the kernel. The answer is no: nothing was guarded.
+fn without_kernel(missing: &str) -> Result<bool> {
+    println!("The demo cannot run on this machine: {missing}");
+    println!();
+    println!("What can run: the same decision function, on the host, judging a capture of a real");
+    println!("MXNet training job. NO KERNEL IS INVOLVED, AND NOTHING IS GUARDED.");
+    let root = sh::root();
+    sh::run(sh::cargo().args(["build", "--release", "--quiet", "--package", "guard-user"]))?;
+    for node in CAPTURE_NODES {
+        println!("\n{CAPTURE} as `{node}` receives it:");
+        let mut replay = Command::new(root.join("target/release/trainguard"));
+        replay.current_dir(&root).args(["replay", "--received", "--manifest", CAPTURE_MANIFEST]);
+        sh::run(replay.args(["--node", node, CAPTURE]))?;
+    }
     Ok(false)
+}
+
+/// Whether the user wants to stop. What the demo made is then taken down in the ordinary way.
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn listen() -> Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in
+            [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
+        {
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        }
+        Ok(Self(flag))
+    }
+
+    /// Fails once the user wants to stop.
+    fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) {
+            bail!("interrupted; everything the demo made is taken down");
+        }
+        Ok(())
+    }
 }

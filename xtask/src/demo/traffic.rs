@@ -2,7 +2,6 @@
 //! flood with forged sources.
 
 use std::{
-    collections::BTreeMap,
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
@@ -242,6 +241,3 @@ fn tcp_checksum(source: Ipv4Addr, target: Ipv4Addr, segment: &[u8]) -> u16 {
     }
     !u16::try_from(sum).unwrap_or(0)
 }
-
-/// Outcomes by name, for the table.
-pub(crate) type Outcomes = BTreeMap<&'static str, Outcome>;

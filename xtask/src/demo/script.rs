@@ -1,0 +1,387 @@
+//! What happens in the demo, in its order, and what should come of it.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Error, Result, bail};
+use serde_json::Value;
+
+use super::{
+    Interrupt,
+    cluster::{Cluster, Host},
+    traffic::Outcome,
+};
+use crate::sh;
+
+/// The hosts. Numbers are the last parts of their addresses.
+const HOSTS: [Host; 7] = [
+    Host { name: "scheduler", number: 10, member: true },
+    Host { name: "server-0", number: 20, member: true },
+    Host { name: "server-1", number: 21, member: true },
+    Host { name: "worker-0", number: 30, member: true },
+    Host { name: "worker-1", number: 31, member: true },
+    Host { name: "outsider", number: 99, member: false },
+    Host { name: "flooder", number: 66, member: false },
+];
+const MANIFEST: &str = include_str!("cluster.yaml");
+/// The policy is the one that is shipped.
+const POLICY: &str = "policies/mxnet.yaml";
+
+const SCHEDULER_PORT: u16 = 9091;
+/// Pinned port of servers and workers.
+const PS_PORT: u16 = 9200;
+/// Where a process lands whose port was taken.
+const RANDOM_PORT: u16 = 34567;
+/// The port that the policy leaves alone.
+const SSH_PORT: u16 = 22;
+
+/// SYN segments of the flood.
+const FLOOD: u32 = 50_000;
+/// Connections that the hoarding worker wants.
+const HOARD: u64 = 1500;
+/// What the policy gives it at once, and per second; see `POLICY`.
+const BURST: u64 = 1000;
+const RATE: u64 = 200;
+
+/// How long daemons may take to be in force.
+const START: Duration = Duration::from_secs(15);
+/// How long any part may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why there is no table.
+pub(super) enum Failure {
+    /// This machine cannot do it.
+    Impossible(Error),
+    /// It should have worked.
+    Failed(Error),
+}
+
+/// One line of the table.
+struct Line {
+    what: &'static str,
+    expected: String,
+    seen: String,
+    agrees: bool,
+}
+
+/// Runs the demo; whether everything was as expected.
+pub(super) fn run(binary: &Path, interrupt: &Interrupt) -> Result<bool, Failure> {
+    let start = Instant::now();
+    say(
+        "building a cluster in network namespaces: scheduler, two servers, two workers, an outsider, a flooder (IPv4, IPv6, MTU 9000)",
+    );
+    let cluster = Cluster::build(&HOSTS).map_err(Failure::Impossible)?;
+    let mut demo = Demo { cluster, binary, interrupt, lines: Vec::new() };
+    demo.guard().map_err(|error| demo.classify(error))?;
+    demo.play().map_err(Failure::Failed)?;
+    let Demo { lines, cluster, .. } = demo;
+    drop(cluster);
+    let agrees = print(&lines);
+    println!(
+        "\n{} after {:.0} s",
+        if agrees { "all as expected" } else { "NOT as expected" },
+        start.elapsed().as_secs_f32()
+    );
+    Ok(agrees)
+}
+
+struct Demo<'a> {
+    cluster: Cluster,
+    binary: &'a Path,
+    interrupt: &'a Interrupt,
+    lines: Vec<Line>,
+}
+
+impl Demo<'_> {
+    /// A daemon that lacks a right is a machine that cannot do it.
+    fn classify(&self, error: Error) -> Failure {
+        let lacking = HOSTS.iter().any(|host| self.cluster.log(host.name).contains("CAP_BPF"));
+        if lacking { Failure::Impossible(error) } else { Failure::Failed(error) }
+    }
+
+    /// Starts a daemon in every member's namespace, and waits until all are in force.
+    fn guard(&mut self) -> Result<()> {
+        let manifest = self.cluster.path("cluster.yaml");
+        fs::write(&manifest, MANIFEST)?;
+        fs::copy(sh::root().join(POLICY), self.cluster.path("mxnet.yaml"))?;
+        say("starting `trainguard daemon` on each of the five members, from one manifest");
+        for host in HOSTS.iter().filter(|host| host.member) {
+            self.cluster.start_daemon(host, self.binary, &manifest)?;
+        }
+        let deadline = Instant::now() + START;
+        let mut native = 0_u64;
+        for host in HOSTS.iter().filter(|host| host.member) {
+            let status = self.wait_for(host.name, deadline)?;
+            let modes = status.pointer("/interfaces/0/mode").and_then(Value::as_str);
+            native += u64::from(modes == Some("native"));
+        }
+        self.expect("members guarded, in native mode at MTU 9000", 5, native);
+        Ok(())
+    }
+
+    fn wait_for(&self, host: &str, deadline: Instant) -> Result<Value> {
+        loop {
+            self.interrupt.check()?;
+            if let Ok(status) = self.ask(host, &["status"])
+                && status.get("enforcing") == Some(&Value::Bool(true))
+            {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("the daemon of {host} is not in force; it said:\n{}", self.cluster.log(host));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn play(&mut self) -> Result<()> {
+        for host in HOSTS.iter() {
+            let ports = match host.name {
+                "scheduler" => vec![SCHEDULER_PORT, RANDOM_PORT, SSH_PORT],
+                _ => vec![PS_PORT, RANDOM_PORT, SSH_PORT],
+            };
+            let mut command = self.role(host.name, "listen")?;
+            command.args(ports.iter().map(u16::to_string)).stdout(Stdio::null());
+            self.cluster.start(&mut command)?;
+        }
+        self.wait_for_listeners()?;
+        self.members_work()?;
+        self.outsider_scans()?;
+        self.flood()?;
+        self.member_hoards()?;
+        self.show("server-0")
+    }
+
+    /// Listeners are up once each answers within its own namespace: what comes over `lo` is not
+    /// guarded.
+    fn wait_for_listeners(&self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        for host in &HOSTS {
+            let port = if host.name == "scheduler" { SCHEDULER_PORT } else { PS_PORT };
+            let to = SocketAddr::new(host.ipv4().parse()?, port);
+            loop {
+                let mut command = self.role(host.name, "echo")?;
+                command.arg(to.to_string()).args(["--bytes", "1"]);
+                if self.finish(self.begin(&mut command)?)?.badly == 0 {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("the listener of {} does not answer", host.name);
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(())
+    }
+
+    fn members_work(&mut self) -> Result<()> {
+        say(
+            "the members work: clients connect to scheduler, servers and workers, and echo 100 kB each",
+        );
+        let members = || HOSTS.iter().filter(|host| host.member);
+        let mut running = Vec::new();
+        for from in members() {
+            let targets = members().filter(|to| to.name != from.name).flat_map(|to| {
+                let port = if to.name == "scheduler" { SCHEDULER_PORT } else { PS_PORT };
+                [(to, port), (to, RANDOM_PORT)]
+            });
+            let mut command = self.role(from.name, "echo")?;
+            command.args(targets.flat_map(|(to, port)| both(to, port)));
+            running.push(self.begin(&mut command)?);
+        }
+        let mut seen = Outcome::default();
+        for child in running {
+            let outcome = self.finish(child)?;
+            seen.well += outcome.well;
+            seen.badly += outcome.badly;
+        }
+        // 5 members, each to 4 others, 2 ports, 2 families.
+        self.expect("members' connections among themselves that work", 80, seen.well);
+
+        let mut command = self.role("server-0", "echo")?;
+        let outsider = host("outsider")?;
+        command.args(both(outsider, RANDOM_PORT));
+        let outcome = self.finish(self.begin(&mut command)?)?;
+        self.expect("a member's own connections to an outsider: replies pass", 2, outcome.well);
+        Ok(())
+    }
+
+    fn outsider_scans(&mut self) -> Result<()> {
+        say("the outsider scans the members: pinned ports, a random port, IPv4 and IPv6");
+        let members = || HOSTS.iter().filter(|host| host.member);
+        let ports = [SCHEDULER_PORT, PS_PORT, RANDOM_PORT];
+        let targets =
+            members().flat_map(|to| ports.into_iter().flat_map(move |port| both(to, port)));
+        let mut command = self.role("outsider", "scan")?;
+        command.args(targets);
+        let outcome = self.finish(self.begin(&mut command)?)?;
+        self.expect("guarded ports that answer the outsider, of 30", 0, outcome.well);
+
+        let mut command = self.role("outsider", "scan")?;
+        command.args(members().flat_map(|to| both(to, SSH_PORT)));
+        let outcome = self.finish(self.begin(&mut command)?)?;
+        self.expect("ssh ports (left alone by the policy) that answer it", 10, outcome.well);
+        Ok(())
+    }
+
+    fn flood(&mut self) -> Result<()> {
+        say(
+            "the flooder sends SYN segments from forged addresses to the scheduler, while a worker goes on",
+        );
+        let before = self.dropped("scheduler", "not_allowed")?;
+        let scheduler = host("scheduler")?;
+        let to = SocketAddr::new(scheduler.ipv4().parse()?, SCHEDULER_PORT);
+        let mut command = self.role("flooder", "flood")?;
+        command.arg(to.to_string()).args(["--count", &FLOOD.to_string()]);
+        let flood = self.begin(&mut command)?;
+        let mut command = self.role("worker-0", "echo")?;
+        command.args(both(scheduler, SCHEDULER_PORT)).args(["--times", "20"]);
+        let work = self.begin(&mut command)?;
+        thread::sleep(Duration::from_secs(1));
+        self.show("scheduler")?;
+        let sent = self.finish(flood)?.well;
+        let work = self.finish(work)?;
+        // The last of it may still be on its way.
+        thread::sleep(Duration::from_millis(300));
+        let dropped = self.dropped("scheduler", "not_allowed")?.saturating_sub(before);
+        self.expect("connections of the worker during the flood that work", 40, work.well);
+        // A flood may overrun the queue of the virtual wire before any program sees it.
+        self.lines.push(Line {
+            what: "forged segments dropped by the scheduler's guard",
+            expected: format!("{} to {sent}", sent / 10 * 9),
+            seen: dropped.to_string(),
+            agrees: sent > u64::from(FLOOD) / 2 && (sent / 10 * 9..=sent).contains(&dropped),
+        });
+        Ok(())
+    }
+
+    fn member_hoards(&mut self) -> Result<()> {
+        say("worker-1, a member, opens as many connections to server-0 as it can");
+        let before = self.dropped("server-0", "limit_new_connections")?;
+        let server = host("server-0")?;
+        let to = SocketAddr::new(server.ipv4().parse()?, PS_PORT);
+        let mut command = self.role("worker-1", "hoard")?;
+        command.arg(to.to_string()).args(["--count", &HOARD.to_string()]);
+        let began = Instant::now();
+        let hoard = self.finish(self.begin(&mut command)?)?;
+        let seconds = began.elapsed().as_secs() + 1;
+        let most = BURST + RATE * seconds;
+        self.lines.push(Line {
+            what: "connections that the hoarding member gets, of 1500",
+            // It has opened a few before.
+            expected: format!("{} to {most}", BURST - 50),
+            seen: hoard.well.to_string(),
+            agrees: (BURST - 50..=most).contains(&hoard.well),
+        });
+        let refused = self.dropped("server-0", "limit_new_connections")?.saturating_sub(before);
+        self.lines.push(Line {
+            what: "its segments dropped by server-0's guard for their rate",
+            expected: format!("at least {}", hoard.badly.max(1)),
+            seen: refused.to_string(),
+            agrees: refused >= hoard.badly.max(1),
+        });
+        let mut command = self.role("worker-0", "echo")?;
+        command.args(both(server, PS_PORT));
+        let other = self.finish(self.begin(&mut command)?)?;
+        self.expect("connections of the other worker, meanwhile, that work", 2, other.well);
+        Ok(())
+    }
+
+    /// Shows a node's statistics, as its operator would see them.
+    fn show(&self, host: &str) -> Result<()> {
+        println!("\n$ trainguard stats --once   (on {host})");
+        let mut command = Command::new(self.binary);
+        command.args(["stats", "--once", "--run-dir"]).arg(self.cluster.run_dir(host));
+        for line in sh::read(&mut command)?.lines() {
+            println!("    {line}");
+        }
+        println!();
+        Ok(())
+    }
+
+    /// What a node's guard has dropped for a reason.
+    fn dropped(&self, host: &str, reason: &str) -> Result<u64> {
+        let stats = self.ask(host, &["stats", "--once"])?;
+        let count = stats.pointer(&format!("/reasons/{reason}/dropped")).and_then(Value::as_u64);
+        count.with_context(|| format!("no `{reason}` in the statistics of {host}"))
+    }
+
+    /// Asks a daemon for JSON.
+    fn ask(&self, host: &str, verb: &[&str]) -> Result<Value> {
+        let mut command = Command::new(self.binary);
+        command.args(verb).args(["--format", "json", "--run-dir"]).arg(self.cluster.run_dir(host));
+        Ok(serde_json::from_str(&sh::read(&mut command)?)?)
+    }
+
+    /// A part in the demo, played by this program in a host's namespace.
+    fn role(&self, host: &str, role: &str) -> Result<Command> {
+        let mut command = self.cluster.command(host, &std::env::current_exe()?);
+        command.args(["play", role]);
+        Ok(command)
+    }
+
+    fn begin(&self, command: &mut Command) -> Result<Child> {
+        self.interrupt.check()?;
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {command:?}"))
+    }
+
+    /// Waits for a part to be played.
+    fn finish(&self, mut child: Child) -> Result<Outcome> {
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait()?.is_none() {
+            let stop = self.interrupt.check().and_then(|()| {
+                if Instant::now() > deadline {
+                    bail!("a part of the demo did not end");
+                }
+                Ok(())
+            });
+            if let Err(error) = stop {
+                // Gone already is as good.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let output = child.wait_with_output()?;
+        serde_json::from_slice(&output.stdout).context("a part of the demo failed")
+    }
+
+    fn expect(&mut self, what: &'static str, expected: u64, seen: u64) {
+        self.lines.push(Line {
+            what,
+            expected: expected.to_string(),
+            seen: seen.to_string(),
+            agrees: expected == seen,
+        });
+    }
+}
+
+fn host(name: &str) -> Result<&'static Host> {
+    HOSTS.iter().find(|host| host.name == name).with_context(|| format!("no host `{name}`"))
+}
+
+/// A port of a host, over IPv4 and IPv6.
+fn both(to: &Host, port: u16) -> [String; 2] {
+    [format!("{}:{port}", to.ipv4()), format!("[{}]:{port}", to.ipv6())]
+}
+
+fn say(what: &str) {
+    println!("* {what}");
+}
+
+/// Prints the table; whether everything agrees.
+fn print(lines: &[Line]) -> bool {
+    println!("{:<62} {:>16} {:>8}", "", "expected", "seen");
+    for line in lines {
+        let mark = if line.agrees { "ok" } else { "DIFFERS" };
+        println!("{:<62} {:>16} {:>8}  {mark}", line.what, line.expected, line.seen);
+    }
+    !lines.is_empty() && lines.iter().all(|line| line.agrees)
+}
