@@ -51,6 +51,12 @@ impl<'a> Frame<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, len: u32::try_from(bytes.len()).unwrap_or(u32::MAX) }
     }
+
+    /// The beginning of a frame that had `len` bytes on the wire: what a capture kept of it.
+    pub fn cut(bytes: &'a [u8], len: u32) -> Self {
+        let whole = Self::new(bytes);
+        Self { bytes, len: len.max(whole.len) }
+    }
 }
 
 impl Packet for Frame<'_> {

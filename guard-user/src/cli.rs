@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::compiled::Tunnels;
+
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
 #[derive(Debug, Parser)]
@@ -90,6 +92,10 @@ pub struct DaemonArgs {
     /// How to attach
     #[arg(long, value_enum, default_value = "native")]
     pub mode: ModeArg,
+    /// Take it that the node unpacks this, besides what its devices show: fou:PORT, gue:PORT,
+    /// l2tp:PORT, whose ports no device tells; may be repeated
+    #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
+    pub tunnels: Vec<Tunnels>,
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,
@@ -148,7 +154,7 @@ pub struct NodeArgs {
     /// Judge as if the node had this tunnel device: ipip, sit, gre, ip6tnl, vti, l2tp, or
     /// vxlan:PORT, geneve:PORT, fou:PORT; may be repeated
     #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
-    pub tunnels: Vec<String>,
+    pub tunnels: Vec<Tunnels>,
 }
 
 /// `trainguard replay`
@@ -177,7 +183,7 @@ pub struct TraceArgs {
     /// Whose policy.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Source address, with a port if wanted: 10.0.0.7, 10.0.0.7:40000, [fd00::7]:40000
+    /// Source address, with a port if wanted: `10.0.0.7`, `10.0.0.7:40000`, `[fd00::7]:40000`
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub from: String,
     /// Destination address and port

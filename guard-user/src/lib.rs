@@ -5,6 +5,7 @@
 //! - [`daemon`] keeps the two in step.
 //! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
 
+pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod daemon;

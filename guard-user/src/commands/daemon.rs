@@ -16,5 +16,5 @@ pub fn run(args: &DaemonArgs) -> Exit {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    daemon::run(args, Tunnels::default())
+    daemon::run(args, Tunnels::all(&args.tunnels))
 }

@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod detach;
 pub mod lint;
+mod offline;
 pub mod replay;
 pub mod stats;
 pub mod status;

@@ -30,7 +30,7 @@ use crate::{
     machine,
     policy::{
         self, Disk, Files, LoadError, Placement,
-        compiled::{CompiledPolicy, Tunnels},
+        compiled::{CompiledPolicy, Tunnels, service_name},
     },
     report,
 };
@@ -483,7 +483,7 @@ impl Guard {
             facts.services.values().map(|service| service.name.clone()).collect();
         let service_of = |verdict: &Verdict| {
             let label = &facts.services.get(&verdict.service?)?.name;
-            Some(view::service_name(label, &labels).to_owned())
+            Some(service_name(label, &labels).to_owned())
         };
         stats.top_sources = self
             .top

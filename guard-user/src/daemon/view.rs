@@ -8,9 +8,12 @@ use guard_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{
-    error::KernelError,
-    shared::{EventCounts, Shared},
+use crate::{
+    kernel::{
+        error::KernelError,
+        shared::{EventCounts, Shared},
+    },
+    policy::compiled::service_name,
 };
 
 /// `schema` of [`Status`].
@@ -231,12 +234,4 @@ fn add(verdict: Verdict, counter: Counter, [passed, dropped, would_drop]: [&mut 
         Action::Drop => dropped,
         Action::WouldDrop => would_drop,
     } += counter.packets;
-}
-
-/// What to call a service: its own name, unless another policy of this node has one of that name.
-pub fn service_name<'a>(label: &'a str, labels: impl IntoIterator<Item = &'a String>) -> &'a str {
-    let own = |label: &'a str| label.split_once('/').map_or(label, |(_, name)| name);
-    let name = own(label);
-    let same = labels.into_iter().filter(|other| own(other) == name).count();
-    if same > 1 { label } else { name }
 }

@@ -6,6 +6,7 @@ use guard_common::{
     flow::Transport,
     layout::{self, MemberKey, PORT_TABLE_LEN, PORT_TUNNEL, PORT_UNGUARDED, PortTable},
     tables::{Port, Service, Settings, Source},
+    verdict::Verdict,
     wire,
 };
 
@@ -107,6 +108,44 @@ impl Tunnels {
     }
 }
 
+impl std::str::FromStr for Tunnels {
+    type Err = String;
+
+    /// One device, as `KIND` or `KIND:PORT`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, port) = match text.split_once(':') {
+            None => (text, None),
+            Some((kind, port)) => {
+                let port: Result<u16, _> = port.parse();
+                (kind, Some(port.map_err(|_invalid| "PORT is a number up to 65535".to_owned())?))
+            }
+        };
+        let mut tunnels = Self::default();
+        tunnels.add(kind, port).map_err(|known| format!("known kinds are {known}"))?;
+        Ok(tunnels)
+    }
+}
+
+impl Tunnels {
+    /// What all of some devices unpack.
+    pub fn all<'a>(devices: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for Self { protocols, udp_ports } in devices {
+            insert_sorted(&mut all.protocols, protocols);
+            insert_sorted(&mut all.udp_ports, udp_ports);
+        }
+        all
+    }
+}
+
+/// What to call a service: its own name, unless another of these labels has the same one.
+pub fn service_name<'a>(label: &'a str, labels: impl IntoIterator<Item = &'a String>) -> &'a str {
+    let own = |label: &'a str| label.split_once('/').map_or(label, |(_, name)| name);
+    let name = own(label);
+    let same = labels.into_iter().filter(|other| own(other) == name).count();
+    if same > 1 { label } else { name }
+}
+
 fn insert_sorted<T: Copy + Ord>(into: &mut Vec<T>, items: &[T]) {
     into.extend_from_slice(items);
     into.sort_unstable();
@@ -138,6 +177,12 @@ impl CompiledPolicy {
     /// The label of the service in a slot.
     pub fn service_in(&self, slot: u8) -> Option<&CompiledService> {
         self.services.iter().find(|service| service.slot == slot)
+    }
+
+    /// What to call the service of a verdict; none if no service was asked.
+    pub fn name_of_service(&self, verdict: &Verdict) -> Option<&str> {
+        let service = self.service_in(verdict.service?)?;
+        Some(service_name(&service.label, self.services.iter().map(|service| &service.label)))
     }
 
     /// The name of the node that has an address.

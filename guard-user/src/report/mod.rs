@@ -1,8 +1,10 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
 pub mod lint;
+pub mod replay;
 pub mod stats;
 pub mod status;
+pub mod trace;
 
 use std::{
     fmt::Display,

@@ -23,7 +23,7 @@ use crate::{build, sh, toolchain};
 /// The manifest and the capture for machines that cannot run the demo.
 const CAPTURE: &str = "tests/captures/mxnet-baseline.pcap";
 const CAPTURE_MANIFEST: &str = "tests/captures/cluster.yaml";
-const CAPTURE_NODES: [&str; 2] = ["scheduler", "server-0"];
+const CAPTURE_NODES: [&str; 2] = ["sched-0", "server-0"];
 
 /// How to run the demo.
 #[derive(Debug, Args)]

@@ -349,6 +349,8 @@ impl Demo<'_> {
             }
             thread::sleep(Duration::from_millis(10));
         }
+        // A terminal's ctrl-c ends the part, too: then that is the reason.
+        self.interrupt.check()?;
         let output = child.wait_with_output()?;
         serde_json::from_slice(&output.stdout).context("a part of the demo failed")
     }

@@ -1,0 +1,380 @@
+//! Reading captures of Ethernet frames: pcap and pcapng, of either byte order and resolution.
+//!
+//! A capture is untrusted input: whatever it holds, reading it ends in frames or in an error that
+//! says where, in bounded memory.
+
+use std::{
+    io::{self, Read},
+    ops::ControlFlow,
+};
+
+use pcap_parser::{
+    Block, Linktype, PcapBlockOwned, PcapError,
+    traits::{PcapNGPacketBlock as _, PcapReaderIterator},
+};
+
+/// Bytes that a frame of a capture may have, with what surrounds it.
+const MAX_BLOCK: usize = 1 << 20;
+/// Interfaces of a pcapng section that are told apart.
+const MAX_INTERFACES: usize = 4096;
+
+/// A frame of a capture.
+#[derive(Debug, Clone, Copy)]
+pub struct Captured<'a> {
+    /// Its place in the capture, from 1 on.
+    pub number: u64,
+    /// When it was captured, in nanoseconds since some fixed time.
+    pub time_ns: u64,
+    /// What was kept of it.
+    pub bytes: &'a [u8],
+    /// Its length on the wire; at least that of `bytes`.
+    pub wire_len: u32,
+}
+
+/// Why a capture cannot be read, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// No file of this kind.
+    #[error("neither a pcap nor a pcapng file")]
+    NotACapture,
+    /// Not Ethernet.
+    #[error(
+        "frame {number} has link type {linktype}, not Ethernet (1); capture on an Ethernet \
+         interface, not on `any`"
+    )]
+    NotEthernet {
+        /// The frame.
+        number: u64,
+        /// See the registry of link types of tcpdump.
+        linktype: i32,
+    },
+    /// Cut off.
+    #[error("the file ends in the middle of frame {number}: it is cut off")]
+    CutOff {
+        /// The frame.
+        number: u64,
+    },
+    /// Too large.
+    #[error("frame {number} has more than {MAX_BLOCK} bytes")]
+    TooLarge {
+        /// The frame.
+        number: u64,
+    },
+    /// Nonsense.
+    #[error("what follows frame {after} cannot be read: the file is damaged")]
+    Damaged {
+        /// The last frame that could be read; 0 for none.
+        after: u64,
+    },
+    /// The system refuses.
+    #[error("reading: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Hands every frame of a capture to `visit`, in order, until it breaks. The number of frames.
+///
+/// # Errors
+/// See [`CaptureError`]; frames before the error were handed over.
+pub fn read(
+    input: impl Read,
+    mut visit: impl FnMut(Captured<'_>) -> ControlFlow<()>,
+) -> Result<u64, CaptureError> {
+    let mut failed = None;
+    let input = Whole { input, failed: &mut failed };
+    let result = read_blocks(input, &mut visit);
+    // The parser only says that reading failed, not how.
+    match failed {
+        Some(error) => Err(CaptureError::Io(error)),
+        None => result,
+    }
+}
+
+fn read_blocks(
+    input: impl Read,
+    visit: &mut impl FnMut(Captured<'_>) -> ControlFlow<()>,
+) -> Result<u64, CaptureError> {
+    let mut reader = pcap_parser::create_reader(MAX_BLOCK, input)
+        .map_err(|_unrecognised| CaptureError::NotACapture)?;
+    let mut form = Form::default();
+    let mut frames = 0;
+    loop {
+        let next = frames + 1;
+        match reader.next() {
+            Ok((offset, block)) => {
+                if let Some(frame) = form.frame(&block, next)? {
+                    frames = next;
+                    if visit(frame).is_break() {
+                        return Ok(frames);
+                    }
+                }
+                reader.consume(offset);
+            }
+            Err(PcapError::Eof) => return Ok(frames),
+            Err(PcapError::Incomplete(_)) => refill(&mut *reader, next)?,
+            Err(PcapError::UnexpectedEof) => return Err(CaptureError::CutOff { number: next }),
+            Err(PcapError::BufferTooSmall) => return Err(CaptureError::TooLarge { number: next }),
+            Err(_) => return Err(CaptureError::Damaged { after: frames }),
+        }
+    }
+}
+
+/// Reads on, because a block is not all there.
+fn refill(reader: &mut dyn PcapReaderIterator, number: u64) -> Result<(), CaptureError> {
+    let before = reader.data().len();
+    match reader.refill() {
+        Ok(()) => {}
+        Err(PcapError::UnexpectedEof | PcapError::Eof) => {
+            return Err(CaptureError::CutOff { number });
+        }
+        Err(PcapError::BufferTooSmall) => return Err(CaptureError::TooLarge { number }),
+        Err(_) => return Err(CaptureError::Damaged { after: number - 1 }),
+    }
+    // The parser notices an orderly end only when it has tried to read beyond it.
+    if reader.data().len() > before || before == 0 {
+        Ok(())
+    } else {
+        Err(CaptureError::CutOff { number })
+    }
+}
+
+/// What the headers so far say of the frames that follow.
+#[derive(Debug, Default)]
+struct Form {
+    /// Of a pcap file.
+    linktype: i32,
+    nanoseconds: bool,
+    /// Of the section of a pcapng file.
+    interfaces: Vec<Interface>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Interface {
+    linktype: i32,
+    snaplen: u32,
+    /// Units of a timestamp in a second.
+    resolution: u128,
+}
+
+impl Form {
+    /// The frame in a block, if it is one.
+    fn frame<'a>(
+        &mut self,
+        block: &'a PcapBlockOwned<'a>,
+        number: u64,
+    ) -> Result<Option<Captured<'a>>, CaptureError> {
+        let damaged = || CaptureError::Damaged { after: number - 1 };
+        let frame = match block {
+            PcapBlockOwned::LegacyHeader(header) => {
+                self.linktype = header.network.0;
+                self.nanoseconds = header.is_nanosecond_precision();
+                return Ok(None);
+            }
+            PcapBlockOwned::Legacy(frame) => {
+                ethernet(self.linktype, number)?;
+                let fraction = u64::from(frame.ts_usec);
+                let fraction = if self.nanoseconds { fraction } else { fraction * 1000 };
+                let kept = usize::try_from(frame.caplen).unwrap_or(usize::MAX);
+                let bytes = frame.data.get(..kept).ok_or_else(damaged)?;
+                let time_ns = u64::from(frame.ts_sec) * 1_000_000_000 + fraction;
+                captured(number, time_ns, bytes, frame.origlen)
+            }
+            PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+                self.interfaces.clear();
+                return Ok(None);
+            }
+            PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
+                if self.interfaces.len() >= MAX_INTERFACES {
+                    return Err(damaged());
+                }
+                self.interfaces.push(Interface {
+                    linktype: interface.linktype.0,
+                    snaplen: interface.snaplen,
+                    resolution: resolution(interface.if_tsresol).ok_or_else(damaged)?,
+                });
+                return Ok(None);
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+                let id = usize::try_from(packet.if_id).unwrap_or(usize::MAX);
+                let interface = self.interfaces.get(id).ok_or_else(damaged)?;
+                ethernet(interface.linktype, number)?;
+                let units = u128::from(packet.ts_high) << 32 | u128::from(packet.ts_low);
+                let time_ns = units * 1_000_000_000 / interface.resolution;
+                let kept = usize::try_from(packet.caplen).unwrap_or(usize::MAX);
+                let bytes = packet.data.get(..kept).ok_or_else(damaged)?;
+                let time_ns = u64::try_from(time_ns).unwrap_or(u64::MAX);
+                captured(number, time_ns, bytes, packet.origlen)
+            }
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
+                // It is of the first interface, and has no time of its own.
+                let interface = self.interfaces.first().ok_or_else(damaged)?;
+                ethernet(interface.linktype, number)?;
+                let limit = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
+                let kept = usize::try_from(packet.origlen.min(limit)).unwrap_or(usize::MAX);
+                let data = packet.packet_data();
+                let bytes = data.get(..kept.min(data.len())).ok_or_else(damaged)?;
+                captured(number, 0, bytes, packet.origlen)
+            }
+            PcapBlockOwned::NG(_) => return Ok(None),
+        };
+        Ok(Some(frame))
+    }
+}
+
+fn captured(number: u64, time_ns: u64, bytes: &[u8], wire_len: u32) -> Captured<'_> {
+    let kept = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    Captured { number, time_ns, bytes, wire_len: wire_len.max(kept) }
+}
+
+fn ethernet(linktype: i32, number: u64) -> Result<(), CaptureError> {
+    if linktype == Linktype::ETHERNET.0 {
+        Ok(())
+    } else {
+        Err(CaptureError::NotEthernet { number, linktype })
+    }
+}
+
+/// Units in a second: `if_tsresol` is a negative power of ten, or with its highest bit set of two.
+fn resolution(tsresol: u8) -> Option<u128> {
+    let exponent = u32::from(tsresol & 0x7f);
+    let base: u128 = if tsresol & 0x80 == 0 { 10 } else { 2 };
+    base.checked_pow(exponent).filter(|units| *units < 1 << 64)
+}
+
+/// A reader that fills what it is given: the parser takes a short read for the end of the file, and
+/// pipes read short. Keeps the error that the parser loses.
+struct Whole<'e, R> {
+    input: R,
+    failed: &'e mut Option<io::Error>,
+}
+
+impl<R: Read> Read for Whole<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(space) = buffer.get_mut(filled..).filter(|space| !space.is_empty()) {
+            match self.input.read(space) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let same = io::Error::new(error.kind(), error.to_string());
+                    *self.failed = Some(error);
+                    return Err(same);
+                }
+            }
+        }
+        Ok(filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Seen = Vec<(u64, u64, usize, u32)>;
+
+    fn frames(file: &[u8]) -> Result<Seen, CaptureError> {
+        let mut seen = Vec::new();
+        read(file, |frame| {
+            seen.push((frame.number, frame.time_ns, frame.bytes.len(), frame.wire_len));
+            ControlFlow::Continue(())
+        })?;
+        Ok(seen)
+    }
+
+    fn pcap(big: bool, magic: u32, linktype: u32) -> Vec<u8> {
+        let word = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+        let half = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
+        let mut file = Vec::new();
+        file.extend(word(magic));
+        file.extend(half(2));
+        file.extend(half(4));
+        file.extend([0; 8]);
+        file.extend(word(65_535));
+        file.extend(word(linktype));
+        for (seconds, fraction) in [(1, 5), (2, 6)] {
+            for value in [seconds, fraction, 20, 60] {
+                file.extend(word(value));
+            }
+            file.extend([0xab; 20]);
+        }
+        file
+    }
+
+    /// Section, interface with nanoseconds, an enhanced and a simple packet.
+    fn pcapng() -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut block = |kind: u32, body: &[u8]| {
+            let length = u32::try_from(body.len() + 12).expect("a short block");
+            file.extend(kind.to_le_bytes());
+            file.extend(length.to_le_bytes());
+            file.extend(body);
+            file.extend(length.to_le_bytes());
+        };
+        let mut section = vec![0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0];
+        section.extend([0xff; 8]);
+        block(0x0a0d_0d0a, &section);
+        block(1, &[1, 0, 0, 0, 0, 0, 4, 0, 9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        let mut packet = vec![0; 8];
+        packet.extend(7_u32.to_le_bytes());
+        packet.extend(18_u32.to_le_bytes());
+        packet.extend(90_u32.to_le_bytes());
+        packet.extend([0; 20]);
+        block(6, &packet);
+        let mut packet = 16_u32.to_le_bytes().to_vec();
+        packet.extend([0; 16]);
+        block(3, &packet);
+        file
+    }
+
+    #[test]
+    fn both_byte_orders_and_resolutions_are_read() {
+        for big in [false, true] {
+            let seen = frames(&pcap(big, 0xa1b2_c3d4, 1)).expect("microseconds");
+            let at = [1_000_005_000, 2_000_006_000];
+            assert_eq!(seen, [(1, at[0], 20, 60), (2, at[1], 20, 60)], "big endian: {big}");
+            let seen = frames(&pcap(big, 0xa1b2_3c4d, 1)).expect("nanoseconds");
+            assert_eq!(seen.first().map(|frame| frame.1), Some(1_000_000_005));
+        }
+    }
+
+    #[test]
+    fn pcapng_is_read() {
+        let seen = frames(&pcapng()).expect("pcapng");
+        assert_eq!(seen, [(1, 7, 18, 90), (2, 0, 16, 16)]);
+    }
+
+    #[test]
+    fn other_link_types_are_refused() {
+        let error = frames(&pcap(false, 0xa1b2_c3d4, 113)).expect_err("not Ethernet");
+        assert!(error.to_string().contains("link type 113"), "{error}");
+    }
+
+    #[test]
+    fn every_cut_is_an_error_or_fewer_frames_and_never_a_panic() {
+        for whole in [pcap(false, 0xa1b2_c3d4, 1), pcapng()] {
+            for end in 0..whole.len() {
+                let part = whole.get(..end).unwrap_or_default();
+                if let Ok(seen) = frames(part) {
+                    assert!(seen.len() < 2, "{end} of {}", whole.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic() {
+        assert!(matches!(frames(b"not a capture at all, is it"), Err(CaptureError::NotACapture)));
+        for whole in [pcap(true, 0xa1b2_c3d4, 1), pcapng()] {
+            for at in 0..whole.len() {
+                for value in [0, 0x7f, 0xff] {
+                    let mut damaged = whole.clone();
+                    if let Some(byte) = damaged.get_mut(at) {
+                        *byte = value;
+                    }
+                    // Frames or an error: both will do.
+                    let _ = frames(&damaged);
+                }
+            }
+        }
+    }
+}
