@@ -93,12 +93,13 @@ pub struct Generator {
     random: Random,
     target: Target,
     last: Vec<u8>,
+    again: usize,
 }
 
 impl Generator {
     /// Frames aimed at a policy.
     pub fn new(policy: &CompiledPolicy, seed: u64) -> Self {
-        Self { random: Random::new(seed), target: Target::of(policy), last: Vec::new() }
+        Self { random: Random::new(seed), target: Target::of(policy), last: Vec::new(), again: 0 }
     }
 
     /// The random numbers, for whatever else must follow the seed.
@@ -106,10 +107,13 @@ impl Generator {
         &mut self.random
     }
 
-    /// The next frame: anything. Some come several times in a row, which is what limits are for.
+    /// The next frame: anything. Some come many times in a row, which is what limits are for.
     pub fn any(&mut self) -> Vec<u8> {
-        if self.last.is_empty() || !self.random.chance(25) {
+        if let Some(left) = self.again.checked_sub(1) {
+            self.again = left;
+        } else {
             self.last = self.fresh();
+            self.again = if self.random.chance(5) { self.random.below(25) } else { 0 };
         }
         self.last.clone()
     }
@@ -118,6 +122,7 @@ impl Generator {
         let mut frame = match self.random.below(100) {
             0..3 => self.garbage(),
             3..6 => self.large(),
+            6..26 => return self.plain(),
             _ => self.structured(),
         };
         if self.random.chance(30) {
@@ -132,6 +137,25 @@ impl Generator {
             _ => {}
         }
         frame
+    }
+
+    /// A frame without anything odd but, perhaps, its source: what gets as far as the limits.
+    fn plain(&mut self) -> Vec<u8> {
+        let to4 = Ipv4Addr::new(10, 77, 0, 10);
+        let to6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
+        let ip = if self.random.chance(50) {
+            let from = *self.random.pick(&self.target.sources4);
+            Layer::Ipv4(Ipv4::new(from.into(), to4))
+        } else {
+            let from = *self.random.pick(&self.target.sources6);
+            Layer::Ipv6(Ipv6::new(from.into(), to6))
+        };
+        let (protocol, to) = *self.random.pick(&self.target.ports);
+        let flags = *self.random.pick(&[0x02, 0x02, 0x10]);
+        let ports = Ports { protocol, from: self.random.short(), to, flags, len: None };
+        let payload = Layer::Bytes(vec![0; self.random.below(600)]);
+        let ethernet = Ethernet { to: [2; 6], ethertype: None };
+        packet::frame(&[Layer::Ethernet(ethernet), ip, Layer::Ports(ports), payload])
     }
 
     /// A frame with an Ethernet header in front of noise.

@@ -15,11 +15,11 @@ use guard_tests::{
 use guard_user::{kernel::generation::SHORTEST_FRAME, policy::compiled::CompiledPolicy};
 
 /// Frames that each world is asked about.
-const FRAMES: usize = 12_000;
+const FRAMES: usize = 60_000;
 /// Frames of each world that are cut at every length.
 const CUT: usize = 12;
 /// No frame is fewer than that over all worlds.
-const AT_LEAST: usize = 100_000;
+const AT_LEAST: usize = 500_000;
 
 /// Nanoseconds of the first frame: buckets start at the time 0, empty of debts.
 const START_NS: u64 = 1_000_000_000;
