@@ -42,12 +42,20 @@ pub fn named(name: &str) -> World {
 impl World {
     /// The tables that the node is judged by.
     pub fn compile(&self) -> CompiledPolicy {
-        let texts = [("cluster.yaml", "cluster.yaml"), ("policy.yaml", &self.policy)];
-        let texts = texts.map(|(path, file)| {
+        self.compile_edited(str::to_owned)
+    }
+
+    /// The same with an edited policy.
+    pub fn compile_edited(&self, edit: impl Fn(&str) -> String) -> CompiledPolicy {
+        let read = |file: &str| {
             let text = fs::read_to_string(data("worlds").join(file));
-            let text = text.unwrap_or_else(|error| panic!("{file}: {error}"));
-            (PathBuf::from(path), Arc::from(text))
-        });
+            text.unwrap_or_else(|error| panic!("{file}: {error}"))
+        };
+        let texts = [
+            ("cluster.yaml", read("cluster.yaml")),
+            ("policy.yaml", edit(&read(&self.policy))),
+        ];
+        let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
         let mut compiled = compile(&load(Bundle::new("cluster.yaml", texts)), &self.node);
         let mut tunnels = Tunnels::default();
         for tunnel in &self.tunnels {
