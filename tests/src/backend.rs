@@ -82,7 +82,7 @@ pub struct Kernel<'p> {
 }
 
 /// Index of the loopback interface: where a test run says that it comes from
-/// (`bpf_prog_test_run_xdp`, net/bpf/test_run.c).
+/// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 const LOOPBACK: u32 = 1;
 
 impl<'p> Kernel<'p> {

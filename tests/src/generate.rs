@@ -50,6 +50,10 @@ const ODD6: [u128; 10] = [
     u128::MAX,
 ];
 
+/// Bytes of a frame in the first buffer of a test run: a page without headroom, shared info and
+/// the metadata that carries the clock (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
+const FIRST_BUFFER: usize = 4096 - 256 - 320 - 8;
+
 impl Target {
     fn of(policy: &CompiledPolicy) -> Self {
         let mut ports = Vec::new();
@@ -169,22 +173,37 @@ impl Generator {
         frame
     }
 
-    /// A frame over several pages, its ports sometimes behind the first.
+    /// A frame over several buffers, its ports often behind the first, or across its end.
     fn large(&mut self) -> Vec<u8> {
         let mut layers = self.link();
-        if self.random.chance(70) {
-            layers.push(Layer::Ipv6(self.ipv6()));
-            for _ in 0..=self.random.below(4) {
-                let kind = *self.random.pick(&[Kind::HopByHop, Kind::Routing, Kind::Destination]);
-                let units = 255 - u8::try_from(self.random.below(64)).unwrap_or(0);
-                layers.push(Layer::Extension(Extension { units, ..Extension::new(kind) }));
+        match self.random.below(10) {
+            0..3 => layers.push(Layer::Ipv4(self.ipv4())),
+            3..6 => {
+                layers.push(Layer::Ipv6(self.ipv6()));
+                for _ in 0..=self.random.below(4) {
+                    layers.push(self.long_header(192, 64));
+                }
             }
-        } else {
-            layers.push(Layer::Ipv4(self.ipv4()));
+            _ => {
+                // Two headers that end near the end of the first buffer.
+                let ip = Ipv6 { version: None, payload: None, protocol: None, ..self.ipv6() };
+                layers.push(Layer::Ipv6(ip));
+                layers.push(self.long_header(255, 1));
+                let left = FIRST_BUFFER - packet::frame(&layers).len();
+                let units = u8::try_from(left / 8 - 4).expect("less than one header");
+                layers.push(self.long_header(units, 8));
+            }
         }
         layers.push(self.ports());
         layers.push(Layer::Bytes(vec![0; self.random.below(9000)]));
         packet::frame(&layers)
+    }
+
+    /// An extension header of `units` or up to `more` units above that.
+    fn long_header(&mut self, units: u8, more: usize) -> Layer {
+        let kind = *self.random.pick(&[Kind::HopByHop, Kind::Routing, Kind::Destination]);
+        let units = units + u8::try_from(self.random.below(more)).unwrap_or(0);
+        Layer::Extension(Extension { units, ..Extension::new(kind) })
     }
 
     /// A frame that is mostly as it should be.

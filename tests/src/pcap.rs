@@ -16,7 +16,7 @@ pub struct Captured {
 
 /// All frames of a file with microsecond time stamps.
 pub fn read(path: &Path) -> Vec<Captured> {
-    let file = File::open(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let file = File::open(path).expect("the capture can be opened");
     let mut reader = LegacyPcapReader::new(1 << 16, file).expect("a pcap file");
     let mut frames = Vec::new();
     loop {
@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> Vec<Captured> {
             }
             Err(PcapError::Eof) => return frames,
             Err(PcapError::Incomplete(_)) => reader.refill().expect("the file can be read"),
-            Err(error) => panic!("{path:?}: {error:?}"),
+            Err(error) => panic!("{}: {error:?}", path.display()),
         }
     }
 }

@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_text_is_a_frame() {
-        let bytes = frame("vlan tag=5 / ipv4 from=192.0.2.66 options=8 / udp to=53 / pad 6").unwrap();
+        let bytes =
+            frame("vlan tag=5 / ipv4 from=192.0.2.66 options=8 / udp to=53 / pad 6").unwrap();
         assert_eq!(bytes.len(), 14 + 4 + 28 + 8 + 6);
         assert_eq!(bytes[12..20], [0x81, 0, 0, 5, 0x08, 0, 0x47, 0]);
         assert_eq!(bytes[18 + 2..18 + 4], [0, 36]);

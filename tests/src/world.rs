@@ -2,6 +2,7 @@
 //! `tests/worlds/`, all with the one manifest there.
 
 use std::{
+    fmt::Display,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -51,12 +52,10 @@ impl World {
             let text = fs::read_to_string(data("worlds").join(file));
             text.unwrap_or_else(|error| panic!("{file}: {error}"))
         };
-        let texts = [
-            ("cluster.yaml", read("cluster.yaml")),
-            ("policy.yaml", edit(&read(&self.policy))),
-        ];
+        let texts =
+            [("cluster.yaml", read("cluster.yaml")), ("policy.yaml", edit(&read(&self.policy)))];
         let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
-        let mut compiled = compile(&load(Bundle::new("cluster.yaml", texts)), &self.node);
+        let mut compiled = compile(&load(&Bundle::new("cluster.yaml", texts)), &self.node);
         let mut tunnels = Tunnels::default();
         for tunnel in &self.tunnels {
             let (kind, port) = match tunnel.split_once(':') {
@@ -71,9 +70,8 @@ impl World {
 }
 
 /// Loads what a bundle holds.
-pub fn load(bundle: Bundle) -> Loaded {
-    let manifest = bundle.manifest.clone();
-    policy::load(&manifest, &bundle).unwrap_or_else(|error| panic!("{error}"))
+pub fn load(bundle: &Bundle) -> Loaded {
+    policy::load(&bundle.manifest, bundle).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The tables of a node.
@@ -89,6 +87,10 @@ pub fn data(path: &str) -> PathBuf {
 
 /// A data file, read.
 pub fn yaml<T: DeserializeOwned>(path: &Path) -> T {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+    let text = fs::read_to_string(path).unwrap_or_else(|error| refuse(path, &error));
+    serde_yaml::from_str(&text).unwrap_or_else(|error| refuse(path, &error))
+}
+
+fn refuse(path: &Path, error: &dyn Display) -> ! {
+    panic!("{}: {error}", path.display())
 }

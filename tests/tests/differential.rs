@@ -1,5 +1,6 @@
 //! Host against kernel: the same frames, in the same order, at the same times, must get the same
 //! verdicts from both, whole: action, reason and service. A failure is repeated by its seed.
+#![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,7 @@ const START_NS: u64 = 1_000_000_000;
 
 /// What occurred, over all worlds.
 #[derive(Default)]
-struct Seen {
+struct Tally {
     compared: usize,
     reasons: BTreeMap<Reason, usize>,
     actions: BTreeSet<Action>,
@@ -38,31 +39,31 @@ fn host_and_kernel_agree() {
     let seed = random::seed();
     println!("TRAINGUARD_SEED={seed}");
     let started = Instant::now();
-    let mut seen = Seen::default();
+    let mut tally = Tally::default();
     let mut worlds = 0;
     for (nth, world) in (0..).zip(world::all()) {
         let policy = world.compile();
         let place = format!("TRAINGUARD_SEED={seed}, world `{}`", world.name);
-        compare(&policy, seed.wrapping_add(nth), &place, &mut seen);
+        compare(&policy, seed.wrapping_add(nth), &place, &mut tally);
         worlds += 1;
     }
     println!(
         "{} frames in {worlds} worlds, {:.1} s, {:?}",
-        seen.compared,
+        tally.compared,
         started.elapsed().as_secs_f32(),
-        seen.reasons,
+        tally.reasons,
     );
-    assert!(seen.compared >= AT_LEAST, "only {} frames", seen.compared);
+    assert!(tally.compared >= AT_LEAST, "only {} frames", tally.compared);
     let missing: Vec<&str> = Reason::ALL
         .into_iter()
-        .filter(|reason| !seen.reasons.contains_key(reason))
+        .filter(|reason| !tally.reasons.contains_key(reason))
         .map(Reason::name)
         .collect();
     assert!(missing.is_empty(), "TRAINGUARD_SEED={seed}: no frame gave {missing:?}");
-    assert_eq!(seen.actions, Action::ALL.into(), "TRAINGUARD_SEED={seed}");
+    assert_eq!(tally.actions, Action::ALL.into(), "TRAINGUARD_SEED={seed}");
 }
 
-fn compare(policy: &CompiledPolicy, seed: u64, place: &str, seen: &mut Seen) {
+fn compare(policy: &CompiledPolicy, seed: u64, place: &str, tally: &mut Tally) {
     let mut generator = Generator::new(policy, seed);
     let mut host = Host::new(policy);
     let mut kernel = Kernel::new(policy).unwrap_or_else(|error| panic!("{place}: {error}"));
@@ -88,9 +89,9 @@ fn compare(policy: &CompiledPolicy, seed: u64, place: &str, seen: &mut Seen) {
     };
     let mut note = |verdict: Option<Verdict>| {
         if let Some(verdict) = verdict {
-            seen.compared += 1;
-            *seen.reasons.entry(verdict.reason).or_default() += 1;
-            seen.actions.insert(verdict.action);
+            tally.compared += 1;
+            *tally.reasons.entry(verdict.reason).or_default() += 1;
+            tally.actions.insert(verdict.action);
         }
     };
     for _ in 0..FRAMES {

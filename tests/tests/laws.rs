@@ -224,21 +224,19 @@ proptest! {
 
     /// A source less in a list never lets more in.
     #[test]
-    fn a_shorter_list_admits_no_more(seed: u64, removed in 0_usize..5) {
-        let lists = ["scheduler, ", ", worker]", ", networks: [management]", "198.51.100.64/26, ", ", \"2001:db8:9::/48\""];
-        let edit = |text: &str| {
-            let kept = if lists[removed].ends_with(']') && removed == 1 { "]" } else { "" };
-            assert!(text.contains(lists[removed]));
-            text.replace(lists[removed], kept)
-        };
-        let shorter = world::named("tunnels").compile_edited(|text| {
-            // The roles of a service are where it runs, not who is allowed.
-            text.split_inclusive('\n')
-                .map(|line| if line.contains("allow:") && line.contains(lists[removed]) { edit(line) } else { line.to_owned() })
-                .collect()
-        });
+    fn a_shorter_list_admits_no_more(
+        seed: u64,
+        (listed, left) in prop::sample::select(vec![
+            ("[scheduler, server, worker]", "[server, worker]"),
+            ("[scheduler, server, worker]", "[scheduler, server]"),
+            (", networks: [management]", ""),
+            ("198.51.100.64/26, ", ""),
+            (", \"2001:db8:9::/48\"", ""),
+        ]),
+    ) {
         let longer = compiled("tunnels");
-        prop_assert_ne!(&shorter.hash, &longer.hash);
+        let shorter = world::named("tunnels").compile_edited(|text| text.replace(listed, left));
+        prop_assert_ne!(shorter.hash, longer.hash);
         for (frame, before) in judged(&longer, seed) {
             if before.action == Action::Drop {
                 prop_assert_eq!(verdict(&shorter, &frame).action, Action::Drop, "{}", hex(&frame));
