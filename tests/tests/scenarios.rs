@@ -8,6 +8,7 @@ use guard_tests::{
     skip,
     world::{self, data},
 };
+use guard_user::policy::compiled::CompiledPolicy;
 
 /// Between the starts of two scenarios: long enough that every bucket is full again.
 const PAUSE_NS: u64 = 3600 * 1_000_000_000;
@@ -32,7 +33,7 @@ fn on_host(file: &str) {
 }
 
 fn in_kernel(file: &str) {
-    let Some(()) = skip::kernel(&format!("kernel::{file}")) else { return };
+    let Some(()) = skip::kernel(&format!("scenarios_in_kernel_{file}")) else { return };
     let mut wrong = Vec::new();
     for (world, scenarios) in by_world(file) {
         let policy = world::named(&world).compile();
@@ -44,7 +45,7 @@ fn in_kernel(file: &str) {
 
 fn play(
     scenarios: &[Scenario],
-    policy: &guard_user::policy::compiled::CompiledPolicy,
+    policy: &CompiledPolicy,
     backend: &mut impl Backend,
 ) -> Vec<String> {
     let starts = (1..).map(|nth| nth * PAUSE_NS);
