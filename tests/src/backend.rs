@@ -11,6 +11,8 @@ use guard_user::{
     },
 };
 
+use crate::split::Split;
+
 /// The secret of hashed buckets: the same for both, so that sources share the same buckets.
 pub const KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
@@ -95,6 +97,11 @@ impl<'p> Kernel<'p> {
             shared.set_service(service.slot, &service.label)?;
         }
         Ok(Self { policy, generation, shared })
+    }
+
+    /// The same program for frames in several buffers; limiter state and counters are shared.
+    pub fn split(&self) -> Split {
+        Split::of(&self.generation)
     }
 }
 

@@ -9,5 +9,6 @@ pub mod pcap;
 pub mod random;
 pub mod scenario;
 pub mod skip;
+pub mod split;
 pub mod text;
 pub mod world;

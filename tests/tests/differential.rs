@@ -17,6 +17,8 @@ use guard_user::{kernel::generation::SHORTEST_FRAME, policy::compiled::CompiledP
 
 /// Frames that each world is asked about.
 const FRAMES: usize = 60_000;
+/// Frames of each world whose headers are spread over two buffers.
+const SPLIT: usize = 10_000;
 /// Frames of each world that are cut at every length.
 const CUT: usize = 12;
 /// No frame is fewer than that over all worlds.
@@ -109,6 +111,48 @@ fn compare(policy: &CompiledPolicy, seed: u64, place: &str, tally: &mut Tally) {
         }
     }
     assert_eq!(host.counts(), kernel.counts(), "{place}: counters");
+}
+
+/// Drivers choose where the first buffer ends. Wherever it is, in the middle of an address or of a
+/// port, the verdict is the same.
+#[test]
+fn buffers_change_nothing() {
+    let name = "buffers_change_nothing";
+    let Some(()) = skip::kernel(name) else { return };
+    let seed = random::seed();
+    println!("TRAINGUARD_SEED={seed}");
+    let mut compared = 0;
+    for (nth, world) in (0..).zip(world::all()) {
+        let policy = world.compile();
+        let mut generator = Generator::new(&policy, seed.wrapping_add(nth));
+        let mut host = Host::new(&policy);
+        let kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{error}"));
+        let split = kernel.split();
+        for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
+            let frame = generator.any();
+            // Nearly all headers are in the first hundred bytes.
+            let longest = frame.len().min(100);
+            if longest <= SHORTEST_FRAME {
+                continue;
+            }
+            let first = SHORTEST_FRAME + generator.random().below(longest - SHORTEST_FRAME);
+            let Some(of_kernel) = split.judge(&frame, first, now_ns) else {
+                return skip::skip(name, "kernels before 6.18 choose the first buffer themselves");
+            };
+            let of_host = host.judge(&frame, now_ns);
+            assert!(
+                of_host == of_kernel,
+                "TRAINGUARD_SEED={seed}, world `{}`, cut at {first}:\n  host   {}\n  kernel {}\n  {}",
+                world.name,
+                describe(&policy, of_host),
+                describe(&policy, of_kernel),
+                hex(&frame),
+            );
+            compared += 1;
+        }
+        assert_eq!(host.counts(), kernel.counts(), "TRAINGUARD_SEED={seed}: {}", world.name);
+    }
+    assert!(compared > AT_LEAST / 10, "only {compared} frames");
 }
 
 /// A clock that mostly goes on a little, sometimes a lot, and sometimes back, as it does between
