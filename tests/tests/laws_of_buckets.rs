@@ -78,6 +78,29 @@ proptest! {
         }
     }
 
+    /// Who takes all that fits, and then sends a tick too early every time, gets no more either:
+    /// the price is rounded up.
+    #[test]
+    fn no_fraction_of_a_tick_is_given_away(
+        rate in 1_u64..2_000_000_000,
+        burst in 1_u64..20_000,
+        size in 1_u64..2_000,
+    ) {
+        let second = u128::from(TICKS_PER_SECOND);
+        let early = |units: u64| {
+            u64::try_from(u128::from(units) * second / u128::from(rate)).unwrap()
+        };
+        for (limit, size) in [(Limit::per_unit(rate, burst), 1), (Limit::per_byte(rate, burst), size)] {
+            let drain = (0..=burst / size).map(|_| (0, size)).chain((0..=size).map(|_| (0, 1)));
+            let early = std::iter::repeat_n((early(size), size), 100);
+            let admitted = admitted(&limit, &drain.chain(early).collect::<Vec<_>>());
+            let units: u128 = admitted.iter().map(|(_, units)| u128::from(*units)).sum();
+            let (first, last) = (admitted.first().map_or(0, |a| a.0), admitted.last().map_or(0, |a| a.0));
+            let ticks = u128::from(last - first) + u128::from(limit.depth);
+            prop_assert!(units * second <= u128::from(rate) * ticks, "{units} in {ticks} ticks");
+        }
+    }
+
     /// What keeps to the rate is never refused, at any rate and after any burst that fits.
     #[test]
     fn who_keeps_to_the_rate_is_admitted(
