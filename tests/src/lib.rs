@@ -1,1 +1,14 @@
-//! tests
+//! What the tests of trainguard share: frames to send, policies to send them to, and two back ends
+//! that judge them, the host and the kernel.
+#![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
+
+pub mod backend;
+pub mod generate;
+pub mod packet;
+pub mod pcap;
+pub mod random;
+pub mod scenario;
+pub mod skip;
+pub mod split;
+pub mod text;
+pub mod world;

@@ -1,0 +1,129 @@
+//! What judges frames: the host and the kernel, each with its limiter state and its counters.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use guard_common::{Action, Silent, Verdict, judge, packet::Frame};
+use guard_user::{
+    kernel::{error::KernelError, generation::Generation, shared::Shared},
+    policy::{
+        compiled::{CompiledPolicy, HostTables},
+        limiter::HostLimiter,
+    },
+};
+
+use crate::split::Split;
+
+/// The secret of hashed buckets: the same for both, so that sources share the same buckets.
+pub const KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+
+/// Frames and bytes by verdict, as [`describe`] names it.
+pub type Counts = BTreeMap<String, (u64, u64)>;
+
+/// Judges frames, one after the other.
+pub trait Backend {
+    /// Judges a frame at a time in nanoseconds.
+    fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict;
+
+    /// What was counted so far.
+    fn counts(&self) -> Counts;
+}
+
+/// `drop not_allowed scheduler`: action, reason and the name of the service, if there is one.
+pub fn describe(policy: &CompiledPolicy, verdict: Verdict) -> String {
+    let action = match verdict.action {
+        Action::Pass => "pass",
+        Action::Drop => "drop",
+        Action::WouldDrop => "would_drop",
+    };
+    let mut text = format!("{action} {}", verdict.reason.name());
+    if let Some(slot) = verdict.service {
+        let name = policy.service_in(slot).map_or("?", |service| service.name.as_str());
+        write!(text, " {name}").expect("a string takes it");
+    }
+    text
+}
+
+/// The host.
+#[derive(Debug)]
+pub struct Host<'p> {
+    policy: &'p CompiledPolicy,
+    tables: HostTables<'p>,
+    limiter: HostLimiter,
+    counts: Counts,
+}
+
+impl<'p> Host<'p> {
+    /// A policy on the host, nothing charged yet.
+    pub fn new(policy: &'p CompiledPolicy) -> Self {
+        let limiter = HostLimiter::new(KEY);
+        Self { policy, tables: policy.host(), limiter, counts: Counts::new() }
+    }
+}
+
+impl Backend for Host<'_> {
+    fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
+        self.limiter.set_now_ns(now_ns);
+        let verdict = judge(&Frame::new(frame), &self.tables, &self.limiter, &mut Silent);
+        let (packets, bytes) = self.counts.entry(describe(self.policy, verdict)).or_default();
+        *packets += 1;
+        *bytes += frame.len() as u64;
+        verdict
+    }
+
+    fn counts(&self) -> Counts {
+        self.counts.clone()
+    }
+}
+
+/// The program in the kernel.
+#[expect(missing_debug_implementations, reason = "the shared maps have none")]
+pub struct Kernel<'p> {
+    policy: &'p CompiledPolicy,
+    generation: Generation,
+    shared: Shared,
+}
+
+/// Index of the loopback interface: where a test run says that it comes from
+/// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
+const LOOPBACK: u32 = 1;
+
+impl<'p> Kernel<'p> {
+    /// A policy in the kernel, nothing charged yet.
+    pub fn new(policy: &'p CompiledPolicy) -> Result<Self, KernelError> {
+        let mut generation = Generation::for_tests(policy, KEY)?;
+        let mut shared = generation.shared()?;
+        shared.set_interface(LOOPBACK, "lo")?;
+        for service in &policy.services {
+            shared.set_service(service.slot, &service.label)?;
+        }
+        Ok(Self { policy, generation, shared })
+    }
+
+    /// The same program for frames in several buffers; limiter state and counters are shared.
+    pub fn split(&self) -> Split {
+        Split::of(&self.generation)
+    }
+}
+
+impl Backend for Kernel<'_> {
+    fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
+        self.generation.judge(frame, now_ns).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn counts(&self) -> Counts {
+        let counters = self.shared.counters().expect("the counters can be read");
+        let named = counters.into_iter().map(|(interface, verdict, counter)| {
+            assert_eq!(interface, "lo", "the row of the interface that the frame came from");
+            (describe(self.policy, verdict), (counter.packets, counter.bytes))
+        });
+        named.collect()
+    }
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a string takes it");
+        text
+    })
+}

@@ -1,0 +1,106 @@
+//! Scenarios: frames with the verdicts and the counters that they must give, as data in
+//! `tests/corpus/`.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    backend::{Backend, Counts, describe, hex},
+    text, world,
+};
+use guard_user::policy::compiled::CompiledPolicy;
+
+/// A file of scenarios.
+pub type File = Vec<Scenario>;
+
+/// One scenario.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What holds.
+    pub name: String,
+    /// Why it matters.
+    #[serde(default)]
+    pub story: String,
+    /// The world it happens in.
+    pub world: String,
+    /// What is sent, in order.
+    pub frames: Vec<Sent>,
+    /// Verdict to `N frames M bytes`: every counter that moves. The others stay.
+    pub moved: BTreeMap<String, String>,
+}
+
+/// A frame, or several equal ones.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sent {
+    /// The frame, see [`crate::text`].
+    pub send: String,
+    /// When, in microseconds after the start of the scenario.
+    #[serde(default)]
+    pub at_us: u64,
+    /// How many of it.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// The verdict on each: `drop not_allowed scheduler`.
+    pub expect: String,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// The scenarios of a file.
+pub fn read(path: &Path) -> File {
+    let file: File = world::yaml(path);
+    for scenario in &file {
+        assert!(!scenario.frames.is_empty(), "{}: no frames", scenario.name);
+    }
+    file
+}
+
+impl Scenario {
+    /// Plays the scenario; what went wrong. `start_ns` lies far enough behind the last scenario
+    /// that all buckets are full again.
+    pub fn play(
+        &self,
+        policy: &CompiledPolicy,
+        backend: &mut impl Backend,
+        start_ns: u64,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let before = backend.counts();
+        for sent in &self.frames {
+            let frame = text::frame(&sent.send)
+                .unwrap_or_else(|error| panic!("{}: {}: {error:#}", self.name, sent.send));
+            for nth in 1..=sent.times {
+                let verdict = backend.judge(&frame, start_ns + sent.at_us * 1000);
+                let verdict = describe(policy, verdict);
+                if verdict != sent.expect {
+                    let Sent { send, expect, .. } = sent;
+                    let hex = hex(&frame);
+                    wrong.push(format!("no. {nth} of `{send}` ({hex}): {verdict}, not {expect}"));
+                }
+            }
+        }
+        let moved = difference(&before, &backend.counts());
+        if moved != self.moved {
+            let mut lines = "counters moved:".to_owned();
+            for (verdict, amount) in &moved {
+                write!(lines, "\n      {verdict}: {amount}").expect("a string takes it");
+            }
+            wrong.push(lines);
+        }
+        wrong.iter().map(|line| format!("{}: {line}", self.name)).collect()
+    }
+}
+
+fn difference(before: &Counts, after: &Counts) -> BTreeMap<String, String> {
+    let moved = after.iter().filter_map(|(verdict, (packets, bytes))| {
+        let (packets_before, bytes_before) = before.get(verdict).copied().unwrap_or_default();
+        let (packets, bytes) = (packets - packets_before, bytes - bytes_before);
+        (packets != 0).then(|| (verdict.clone(), format!("{packets} frames {bytes} bytes")))
+    });
+    moved.collect()
+}

@@ -1,0 +1,56 @@
+//! Skipping aloud: a test that cannot run says why, where `cargo xtask test` counts it.
+
+use std::{env, fs::OpenOptions, io::Write as _, sync::OnceLock};
+
+use aya::EbpfLoader;
+use guard_user::{kernel::error::KernelError, object::kernel_object};
+
+/// Writes down that a test is skipped. The test returns after this.
+#[expect(clippy::print_stdout, reason = "whoever runs one test by hand shall see it, too")]
+pub fn skip(name: &str, reason: &str) {
+    println!("skipped: {name}: {reason}");
+    if let Some(log) = env::var_os("TRAINGUARD_SKIP_LOG") {
+        let line = format!("{name}: {reason}\n");
+        // One write to a file opened for appending: test binaries and threads do not mix lines.
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .and_then(|mut file| file.write_all(line.as_bytes()))
+            .expect("the skip log can be written");
+    }
+}
+
+/// Whether tests that load programs can run here; if not, the test is skipped.
+pub fn kernel(name: &str) -> Option<()> {
+    static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
+    match OBSTACLE.get_or_init(obstacle) {
+        Some(reason) => {
+            skip(name, reason);
+            None
+        }
+        None => Some(()),
+    }
+}
+
+/// What keeps us from loading programs. A refusal by the verifier is none: it fails the test.
+fn obstacle() -> Option<String> {
+    if env::var_os("TRAINGUARD_QUICK").is_some_and(|value| value == "1") {
+        return Some("left out by --quick".to_owned());
+    }
+    let Some(object) = kernel_object() else {
+        return Some("built without the kernel object, see `cargo xtask build`".to_owned());
+    };
+    // Makes the maps, which needs the same rights as loading the program, and not the program.
+    let error = EbpfLoader::new().load(object).err()?;
+    match KernelError::of("bpf(2)", error).errno() {
+        Some(libc::EPERM | libc::EACCES) if !nix::unistd::geteuid().is_root() => {
+            Some("bpf(2) refused: needs root, or CAP_BPF and CAP_NET_ADMIN".to_owned())
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            Some("bpf(2) refused: root here has no CAP_BPF or no CAP_NET_ADMIN".to_owned())
+        }
+        Some(libc::ENOSYS) => Some("this kernel has no bpf(2)".to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,188 @@
+//! A real training job, replayed to the guard of each of its hosts: with the shipped policy it
+//! must not lose a frame, and a stranger must not get one in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use guard_common::{Action, Reason, Silent, flow::Parsed, packet::Frame, parse};
+use guard_tests::{
+    backend::{Backend, Host, Kernel},
+    pcap::{self, Captured},
+    skip,
+    world::{self, data},
+};
+use guard_user::policy::{Bundle, Loaded, compiled::CompiledPolicy};
+
+const CAPTURES: [(&str, usize); 2] =
+    [("mxnet-baseline.pcap", 2067), ("mxnet-late-scheduler.pcap", 1606)];
+const NODES: [&str; 5] = ["sched-0", "worker-0", "worker-1", "server-0", "server-1"];
+
+/// Where the addresses of an IPv4 packet without VLAN tags are, and its first byte.
+const IP_AT: usize = 14;
+const SOURCE: std::ops::Range<usize> = 26..30;
+const DESTINATION: std::ops::Range<usize> = 30..34;
+
+const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
+
+/// The hosts of the captures with the policy that we ship.
+fn cluster() -> Loaded {
+    let files = [
+        ("cluster.yaml", data("captures/cluster.yaml")),
+        ("mxnet.yaml", data("../policies/mxnet.yaml")),
+    ];
+    let texts = files.map(|(name, path)| {
+        (PathBuf::from(name), Arc::from(fs::read_to_string(path).expect("a file of the captures")))
+    });
+    world::load(&Bundle::new("cluster.yaml", texts))
+}
+
+fn captures() -> Vec<(&'static str, Vec<Captured>)> {
+    let read = |(file, count): (&'static str, usize)| {
+        let frames = pcap::read(&data("captures").join(file));
+        assert_eq!(frames.len(), count, "{file}");
+        (file, frames)
+    };
+    CAPTURES.map(read).into()
+}
+
+/// What the host `address` receives of a capture, with times from one second on.
+fn received(frames: &[Captured], address: Ipv4Addr) -> Vec<Captured> {
+    let start = frames[0].ns;
+    let mine = frames.iter().filter(|frame| frame.bytes[DESTINATION] == address.octets());
+    mine.map(|frame| Captured { ns: frame.ns - start + 1_000_000_000, bytes: frame.bytes.clone() })
+        .collect()
+}
+
+fn address(loaded: &Loaded, node: &str) -> Ipv4Addr {
+    match IpAddr::from(loaded.cluster.node(node).expect("a node").addresses[0]) {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => panic!("{address}"),
+    }
+}
+
+/// Whether the node of a policy guards what the segment is for: its ports at all, or those where
+/// only segments that open a connection are judged.
+fn guarded(policy: &CompiledPolicy, frame: &[u8]) -> bool {
+    let Ok(Parsed::Flow(flow)) = parse(&Frame::new(frame), &mut Silent).parsed() else {
+        panic!("a captured frame without ports");
+    };
+    let pinned = if policy.node == "sched-0" { 9091..=9091 } else { 9200..=9299 };
+    pinned.contains(&flow.port) || (flow.opening && flow.port != 22)
+}
+
+fn replay<'p, B: Backend>(
+    policy: &'p CompiledPolicy,
+    address: Ipv4Addr,
+    new: impl Fn(&'p CompiledPolicy) -> B,
+) {
+    for (file, frames) in captures() {
+        let place = format!("{file} at {}", policy.node);
+        let frames = received(&frames, address);
+        assert!(frames.len() > 100, "{place}: {} frames", frames.len());
+
+        let mut backend = new(policy);
+        for frame in &frames {
+            let verdict = backend.judge(&frame.bytes, frame.ns);
+            let passed = [Reason::Allowed, Reason::Established].contains(&verdict.reason);
+            assert!(verdict.action == Action::Pass && passed, "{place}: {verdict:?}");
+        }
+
+        let mut backend = new(policy);
+        let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
+        for frame in &frames {
+            let mut forged = frame.bytes.clone();
+            forged[SOURCE].copy_from_slice(&STRANGER.octets());
+            let verdict = backend.judge(&forged, frame.ns);
+            let expected = if guarded(policy, &forged) {
+                (Action::Drop, Reason::NotAllowed)
+            } else {
+                (Action::Pass, Reason::Established)
+            };
+            assert_eq!((verdict.action, verdict.reason), expected, "{place}: a stranger");
+            *reasons.entry(verdict.reason).or_default() += 1;
+        }
+        // Each host was connected to, and each had replies to connections of its own.
+        assert_eq!(
+            reasons.into_keys().collect::<BTreeSet<_>>(),
+            [Reason::Established, Reason::NotAllowed].into(),
+            "{place}"
+        );
+    }
+}
+
+/// On ports that no service guards, strangers pass like members.
+fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
+    for (_, frames) in captures() {
+        for frame in received(&frames, address) {
+            let mut forged = frame.bytes;
+            forged[SOURCE].copy_from_slice(&STRANGER.octets());
+            let verdict = backend.judge(&forged, frame.ns);
+            assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::Unguarded));
+        }
+    }
+}
+
+fn nodes() -> Vec<(CompiledPolicy, Ipv4Addr)> {
+    let loaded = cluster();
+    NODES.map(|node| (world::compile(&loaded, node), address(&loaded, node))).into()
+}
+
+#[test]
+fn the_captures_are_of_the_hosts_in_the_manifest() {
+    let loaded = cluster();
+    let members: BTreeSet<[u8; 4]> =
+        NODES.iter().map(|node| address(&loaded, node).octets()).collect();
+    for (file, frames) in captures() {
+        for range in [SOURCE, DESTINATION] {
+            let found: BTreeSet<[u8; 4]> =
+                frames.iter().map(|frame| frame.bytes[range.clone()].try_into().unwrap()).collect();
+            assert_eq!(found, members, "{file}");
+        }
+        assert!(frames.iter().all(|frame| frame.bytes[IP_AT] == 0x45), "{file}");
+    }
+}
+
+#[test]
+fn the_job_runs_and_a_stranger_stays_out_on_the_host() {
+    for (policy, address) in nodes() {
+        replay(&policy, address, Host::new);
+    }
+}
+
+#[test]
+fn the_job_runs_and_a_stranger_stays_out_in_the_kernel() {
+    let name = "the_job_runs_and_a_stranger_stays_out_in_the_kernel";
+    let Some(()) = skip::kernel(name) else { return };
+    for (policy, address) in nodes() {
+        replay(&policy, address, |policy| Kernel::new(policy).unwrap());
+    }
+}
+
+/// Guards ports of TCP that nobody in the captures uses.
+fn other_ports() -> CompiledPolicy {
+    world::named("nested").compile()
+}
+
+#[test]
+fn a_policy_for_other_ports_touches_nothing_on_the_host() {
+    let policy = other_ports();
+    for (_, address) in nodes() {
+        replay_unguarded(address, &mut Host::new(&policy));
+    }
+}
+
+#[test]
+fn a_policy_for_other_ports_touches_nothing_in_the_kernel() {
+    let name = "a_policy_for_other_ports_touches_nothing_in_the_kernel";
+    let Some(()) = skip::kernel(name) else { return };
+    let policy = other_ports();
+    let mut kernel = Kernel::new(&policy).unwrap();
+    for (_, address) in nodes() {
+        replay_unguarded(address, &mut kernel);
+    }
+}

@@ -1,0 +1,168 @@
+//! Host against kernel: the same frames, in the same order, at the same times, must get the same
+//! verdicts from both, whole: action, reason and service. A failure is repeated by its seed.
+#![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use guard_common::{Action, Reason, Verdict};
+use guard_tests::{
+    backend::{Backend as _, Host, Kernel, describe, hex},
+    generate::Generator,
+    random, skip, world,
+};
+use guard_user::{kernel::generation::SHORTEST_FRAME, policy::compiled::CompiledPolicy};
+
+/// Frames that each world is asked about.
+const FRAMES: usize = 60_000;
+/// Frames of each world whose headers are spread over two buffers.
+const SPLIT: usize = 10_000;
+/// Frames of each world that are cut at every length.
+const CUT: usize = 12;
+/// No frame is fewer than that over all worlds.
+const AT_LEAST: usize = 500_000;
+
+/// Nanoseconds of the first frame: buckets start at the time 0, empty of debts.
+const START_NS: u64 = 1_000_000_000;
+
+/// What occurred, over all worlds.
+#[derive(Default)]
+struct Tally {
+    compared: usize,
+    reasons: BTreeMap<Reason, usize>,
+    actions: BTreeSet<Action>,
+}
+
+#[test]
+fn host_and_kernel_agree() {
+    let Some(()) = skip::kernel("host_and_kernel_agree") else { return };
+    let seed = random::seed();
+    println!("TRAINGUARD_SEED={seed}");
+    let started = Instant::now();
+    let mut tally = Tally::default();
+    let mut worlds = 0;
+    for (nth, world) in (0..).zip(world::all()) {
+        let policy = world.compile();
+        let place = format!("TRAINGUARD_SEED={seed}, world `{}`", world.name);
+        compare(&policy, seed.wrapping_add(nth), &place, &mut tally);
+        worlds += 1;
+    }
+    println!(
+        "{} frames in {worlds} worlds, {:.1} s, {:?}",
+        tally.compared,
+        started.elapsed().as_secs_f32(),
+        tally.reasons,
+    );
+    assert!(tally.compared >= AT_LEAST, "only {} frames", tally.compared);
+    let missing: Vec<&str> = Reason::ALL
+        .into_iter()
+        .filter(|reason| !tally.reasons.contains_key(reason))
+        .map(Reason::name)
+        .collect();
+    assert!(missing.is_empty(), "TRAINGUARD_SEED={seed}: no frame gave {missing:?}");
+    assert_eq!(tally.actions, Action::ALL.into(), "TRAINGUARD_SEED={seed}");
+}
+
+fn compare(policy: &CompiledPolicy, seed: u64, place: &str, tally: &mut Tally) {
+    let mut generator = Generator::new(policy, seed);
+    let mut host = Host::new(policy);
+    let mut kernel = Kernel::new(policy).unwrap_or_else(|error| panic!("{place}: {error}"));
+    let mut now_ns = START_NS;
+    let mut index = 0;
+    let mut one = |frame: &[u8], now_ns: u64| {
+        index += 1;
+        // Shorter ones cannot be handed to the kernel: they say nothing of its program.
+        if frame.len() < SHORTEST_FRAME {
+            let verdict = Host::new(policy).judge(frame, now_ns);
+            assert_eq!(verdict.reason, Reason::Undecodable, "{place}: {}", hex(frame));
+            return None;
+        }
+        let (of_host, of_kernel) = (host.judge(frame, now_ns), kernel.judge(frame, now_ns));
+        assert!(
+            of_host == of_kernel,
+            "{place}, frame {index} at {now_ns} ns:\n  host   {}\n  kernel {}\n  {}",
+            describe(policy, of_host),
+            describe(policy, of_kernel),
+            hex(frame),
+        );
+        Some(of_host)
+    };
+    let mut note = |verdict: Option<Verdict>| {
+        if let Some(verdict) = verdict {
+            tally.compared += 1;
+            *tally.reasons.entry(verdict.reason).or_default() += 1;
+            tally.actions.insert(verdict.action);
+        }
+    };
+    for _ in 0..FRAMES {
+        let frame = generator.any();
+        now_ns = later(now_ns, generator.random());
+        note(one(&frame, now_ns));
+    }
+    for _ in 0..CUT {
+        let mut frame = generator.structured();
+        // Behind the headers one length is like another.
+        frame.truncate(300);
+        for len in 0..=frame.len() {
+            now_ns = later(now_ns, generator.random());
+            note(one(&frame[..len], now_ns));
+        }
+    }
+    assert_eq!(host.counts(), kernel.counts(), "{place}: counters");
+}
+
+/// Drivers choose where the first buffer ends. Wherever it is, in the middle of an address or of a
+/// port, the verdict is the same.
+#[test]
+fn buffers_change_nothing() {
+    let name = "buffers_change_nothing";
+    let Some(()) = skip::kernel(name) else { return };
+    let seed = random::seed();
+    println!("TRAINGUARD_SEED={seed}");
+    let mut compared = 0;
+    for (nth, world) in (0..).zip(world::all()) {
+        let policy = world.compile();
+        let mut generator = Generator::new(&policy, seed.wrapping_add(nth));
+        let mut host = Host::new(&policy);
+        let kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{error}"));
+        let split = kernel.split();
+        for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
+            let frame = generator.any();
+            // Nearly all headers are in the first hundred bytes.
+            let longest = frame.len().min(100);
+            if longest <= SHORTEST_FRAME {
+                continue;
+            }
+            let first = SHORTEST_FRAME + generator.random().below(longest - SHORTEST_FRAME);
+            let Some(of_kernel) = split.judge(&frame, first, now_ns) else {
+                return skip::skip(name, "kernels before 6.18 choose the first buffer themselves");
+            };
+            let of_host = host.judge(&frame, now_ns);
+            assert!(
+                of_host == of_kernel,
+                "TRAINGUARD_SEED={seed}, world `{}`, cut at {first}:\n  host   {}\n  kernel {}\n  {}",
+                world.name,
+                describe(&policy, of_host),
+                describe(&policy, of_kernel),
+                hex(&frame),
+            );
+            compared += 1;
+        }
+        assert_eq!(host.counts(), kernel.counts(), "TRAINGUARD_SEED={seed}: {}", world.name);
+    }
+    assert!(compared > AT_LEAST / 10, "only {compared} frames");
+}
+
+/// A clock that mostly goes on a little, sometimes a lot, and sometimes back, as it does between
+/// two CPUs.
+fn later(now_ns: u64, random: &mut random::Random) -> u64 {
+    let step = random.word();
+    match random.below(100) {
+        0 => now_ns + step % 2_000_000_000,
+        1..4 => now_ns.saturating_sub(step % 1_000_000).max(START_NS),
+        4..50 => now_ns,
+        _ => now_ns + step % 2_000_000,
+    }
+}

@@ -1,0 +1,266 @@
+//! What holds for every frame and policy, on the host. The differential test carries it over to
+//! the kernel.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
+
+use guard_common::{Action, Reason, Verdict};
+use guard_tests::{
+    backend::{Backend as _, Host, describe, hex},
+    generate::Generator,
+    packet::{self, Ethernet, Extension, Ipv4, Ipv6, Kind, Layer, Ports, Vlan},
+    world,
+};
+use guard_user::policy::compiled::CompiledPolicy;
+use proptest::prelude::*;
+
+/// When frames come that do not care.
+const NOW_NS: u64 = 1_000_000_000;
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn compiled(name: &str) -> CompiledPolicy {
+    world::named(name).compile()
+}
+
+/// The worlds without limits: what they say of a frame depends on the frame alone.
+static UNLIMITED: LazyLock<Vec<CompiledPolicy>> = LazyLock::new(|| {
+    let names = ["enforce", "observe", "mixed", "overlap", "tunnels", "nested", "nothing-guarded"];
+    names.map(compiled).into()
+});
+static ENFORCE: LazyLock<CompiledPolicy> = LazyLock::new(|| compiled("enforce"));
+
+fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
+    Host::new(policy).judge(frame, NOW_NS)
+}
+
+/// Frames of a seed, aimed at a policy, with what the host says of each.
+fn judged(policy: &CompiledPolicy, seed: u64) -> Vec<(Vec<u8>, Verdict)> {
+    let mut generator = Generator::new(policy, seed);
+    let mut host = Host::new(policy);
+    let frames = (0..100).map(|_| generator.any());
+    frames.map(|frame| (frame.clone(), host.judge(&frame, NOW_NS))).collect()
+}
+
+/// A true frame: no length in it lies.
+#[derive(Debug, Clone)]
+struct Shape {
+    tags: usize,
+    from: IpAddr,
+    to: u32,
+    headers: Vec<(Kind, u8)>,
+    options: usize,
+    more: bool,
+    transport: u8,
+    port: u16,
+    flags: u8,
+    payload: usize,
+}
+
+impl Shape {
+    fn frame(&self) -> Vec<u8> {
+        let ethernet = Ethernet { to: [2; 6], ethertype: None };
+        let mut layers = vec![Layer::Ethernet(ethernet)];
+        let tag = Vlan { kind: 0x8100, tag: 5, ethertype: None };
+        layers.extend(std::iter::repeat_n(Layer::Vlan(tag), self.tags));
+        match self.from {
+            IpAddr::V4(from) => {
+                let ip = Ipv4::new(from, Ipv4Addr::from_bits(self.to));
+                layers.push(Layer::Ipv4(Ipv4 { options: self.options, more: self.more, ..ip }));
+            }
+            IpAddr::V6(from) => {
+                let to = Ipv6Addr::from_bits(0xfd77_u128 << 112 | u128::from(self.to));
+                layers.push(Layer::Ipv6(Ipv6::new(from, to)));
+                for (nth, (kind, units)) in self.headers.iter().enumerate() {
+                    let more = self.more && nth == 0;
+                    let new = Extension::new(*kind);
+                    layers.push(Layer::Extension(Extension { units: *units, more, ..new }));
+                }
+            }
+        }
+        let (protocol, to, flags) = (self.transport, self.port, self.flags);
+        layers.push(Layer::Ports(Ports { protocol, from: 40000, to, flags, len: None }));
+        layers.push(Layer::Bytes(vec![0; self.payload]));
+        packet::frame(&layers)
+    }
+}
+
+/// A transport, and one of its guarded ports in the world `enforce`.
+fn guarded() -> impl Strategy<Value = (u8, u16)> {
+    prop::sample::select(vec![(6, 9091), (17, 8125), (17, 8128), (136, 8129), (132, 5000)])
+}
+
+/// A transport, and a port that the world `enforce` leaves alone.
+fn unguarded() -> impl Strategy<Value = (u8, u16)> {
+    let guarded = |(transport, port): &(u8, u16)| match transport {
+        6 => *port == 9091,
+        132 => *port == 5000,
+        _ => *port == 8125 || (8127..=8129).contains(port),
+    };
+    let near = prop::sample::select(vec![5000, 8125, 8128, 9090, 9091, 9092]);
+    let port = prop_oneof![any::<u16>(), near];
+    (prop::sample::select(vec![6, 17, 132, 136]), port)
+        .prop_filter("an unguarded port", move |chosen| !guarded(chosen))
+}
+
+/// Sources that no world allows: documentation prefixes, and those that cannot be.
+fn stranger() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u8>().prop_map(|host| Ipv4Addr::new(192, 0, 2, host).into()),
+        any::<u8>().prop_map(|host| Ipv4Addr::new(127, 0, 0, host).into()),
+        any::<[u16; 6]>().prop_map(|[a, b, c, d, e, f]| {
+            Ipv6Addr::new(0x2001, 0xdb8, a | 0x8000, b, c, d, e, f).into()
+        }),
+        any::<u32>().prop_map(|v4| Ipv4Addr::from_bits(v4).to_ipv6_mapped().into()),
+    ]
+}
+
+fn member() -> impl Strategy<Value = IpAddr> {
+    let number = prop::sample::select(vec![10_u8, 20, 21, 30, 37]);
+    (number, any::<bool>()).prop_map(|(number, six)| of_family(number, six))
+}
+
+/// The host of the manifest with this number: its IPv4 address, or the IPv6 one that is written
+/// with the same digits.
+fn of_family(number: u8, six: bool) -> IpAddr {
+    if six {
+        let digits = u16::from(number / 10 * 16 + number % 10);
+        Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, digits).into()
+    } else {
+        Ipv4Addr::new(10, 77, 0, number).into()
+    }
+}
+
+fn shape(
+    from: impl Strategy<Value = IpAddr>,
+    to: impl Strategy<Value = (u8, u16)>,
+) -> impl Strategy<Value = Shape> {
+    let kind = prop::sample::select(vec![
+        Kind::HopByHop,
+        Kind::Routing,
+        Kind::Fragment,
+        Kind::Authentication,
+        Kind::Destination,
+    ]);
+    let headers = prop::collection::vec((kind, 0_u8..4), 0..=8);
+    let ip = (0_usize..=2, from, any::<u32>(), headers, 0_usize..=10, any::<bool>());
+    (ip, to, any::<u8>(), 0_usize..200).prop_map(|(ip, (transport, port), flags, payload)| {
+        let (tags, from, to, headers, options, more) = ip;
+        let options = options * 4;
+        Shape { tags, from, to, headers, options, more, transport, port, flags, payload }
+    })
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// However it is wrapped, and wherever it is cut.
+    #[test]
+    fn a_stranger_never_passes_at_an_enforced_port(
+        shape in shape(stranger(), guarded()),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let frame = shape.frame();
+        prop_assert_eq!(verdict(&ENFORCE, &frame).action, Action::Drop, "{}", hex(&frame));
+        let cut = &frame[..cut.index(frame.len())];
+        prop_assert_eq!(verdict(&ENFORCE, cut).action, Action::Drop, "{}", hex(cut));
+    }
+
+    /// Whoever sends it, wherever to.
+    #[test]
+    fn an_unguarded_port_is_left_alone(
+        shape in shape(prop_oneof![stranger(), member()], unguarded()),
+    ) {
+        let frame = shape.frame();
+        let expected = Verdict::of_node(Action::Pass, Reason::Unguarded);
+        prop_assert_eq!(verdict(&ENFORCE, &frame), expected, "{}", hex(&frame));
+    }
+
+    /// The destination, the VLAN and IP options say nothing about who may reach a port.
+    #[test]
+    fn only_source_port_and_flags_matter(
+        shape in shape(prop_oneof![stranger(), member()], prop_oneof![guarded(), unguarded()]),
+        to in any::<u32>(),
+        tags in 0_usize..=2,
+    ) {
+        let other = Shape { to, tags, options: 0, headers: Vec::new(), more: false, ..shape.clone() };
+        for policy in UNLIMITED.iter() {
+            let (one, other) = (verdict(policy, &shape.frame()), verdict(policy, &other.frame()));
+            prop_assert_eq!(one, other);
+        }
+    }
+
+    /// Equal policies for equal hosts, in both families.
+    #[test]
+    fn the_families_agree(
+        number in prop::sample::select(vec![10_u8, 20, 21, 30, 37, 90, 99]),
+        shape in shape(member(), prop_oneof![guarded(), unguarded()]),
+    ) {
+        let [four, six] = [false, true].map(|six| Shape { from: of_family(number, six), ..shape.clone() });
+        for policy in UNLIMITED.iter() {
+            prop_assert_eq!(verdict(policy, &four.frame()), verdict(policy, &six.frame()));
+        }
+    }
+
+    /// What follows the IP packet in a frame is nobody's.
+    #[test]
+    fn padding_changes_nothing(seed: u64, byte: u8, len in 1_usize..200) {
+        for policy in UNLIMITED.iter() {
+            for (frame, before) in judged(policy, seed) {
+                // A header that promises more than there is may find it in the padding.
+                if matches!(before.reason, Reason::Undecodable | Reason::MalformedIp) {
+                    continue;
+                }
+                let mut padded = frame.clone();
+                padded.resize(frame.len() + len, byte);
+                prop_assert_eq!(verdict(policy, &padded), before, "{}", hex(&frame));
+            }
+        }
+    }
+
+    /// A source less in a list never lets more in.
+    #[test]
+    fn a_shorter_list_admits_no_more(
+        seed: u64,
+        (listed, left) in prop::sample::select(vec![
+            ("[scheduler, server, worker]", "[server, worker]"),
+            ("[scheduler, server, worker]", "[scheduler, server]"),
+            (", networks: [management]", ""),
+            ("198.51.100.64/26, ", ""),
+            (", \"2001:db8:9::/48\"", ""),
+        ]),
+    ) {
+        let longer = compiled("tunnels");
+        let shorter = world::named("tunnels").compile_edited(|text| text.replace(listed, left));
+        prop_assert_ne!(shorter.hash, longer.hash);
+        for (frame, before) in judged(&longer, seed) {
+            if before.action == Action::Drop {
+                prop_assert_eq!(verdict(&shorter, &frame).action, Action::Drop, "{}", hex(&frame));
+            }
+        }
+    }
+
+    /// Observing drops nothing, and says of each frame what enforcing does with it.
+    #[test]
+    fn observing_says_what_enforcing_does(seed: u64) {
+        for name in ["observe", "tunnels-observed", "limits-observed"] {
+            let observing = compiled(name);
+            let enforcing = world::named(name)
+                .compile_edited(|text| text.replace("mode: observe", "mode: enforce"));
+            let mut enforced = Host::new(&enforcing);
+            for (frame, seen) in judged(&observing, seed) {
+                let done = enforced.judge(&frame, NOW_NS);
+                prop_assert_ne!(seen.action, Action::Drop);
+                let expected = match done.action {
+                    Action::Drop => Verdict { action: Action::WouldDrop, ..done },
+                    _ => done,
+                };
+                prop_assert_eq!(seen, expected, "{} {}", describe(&observing, seen), hex(&frame));
+            }
+        }
+    }
+}
