@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod generate;
+pub mod node;
 pub mod packet;
 pub mod pcap;
 pub mod random;

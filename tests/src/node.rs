@@ -1,0 +1,336 @@
+//! A node and its peer in two network namespaces, with a real daemon in the node's.
+//!
+//! The peer has an address of every kind: a member's and a stranger's, IPv4 and IPv6. Namespaces,
+//! pins and processes are this test's own and end with it, also when it fails.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+use tempfile::TempDir;
+
+use crate::skip;
+
+/// The addresses of the node.
+pub const NODE: [IpAddr; 2] = pair(10);
+/// The addresses of a member, at the peer.
+pub const MEMBER: [IpAddr; 2] = pair(20);
+/// The addresses of another member, at the peer.
+pub const MEMBER_TOO: [IpAddr; 2] = pair(21);
+/// Addresses that the manifest does not know, at the peer.
+pub const STRANGER: [IpAddr; 2] = pair(99);
+
+/// The guarded port of [`POLICY`].
+pub const PORT: u16 = 9091;
+/// A port that nobody guards.
+pub const FREE_PORT: u16 = 8080;
+
+/// A manifest for the node.
+pub const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: test
+interfaces: [eth0]
+nodes:
+  - name: node
+    addresses: [10.77.0.10, \"fd77::10\"]
+    roles: [scheduler]
+  - name: member-[0-1]
+    addresses: [\"10.77.0.[20-21]\", \"fd77::[20-21]\"]
+    roles: [worker]
+policies: [policy.yaml]
+";
+
+/// Members may reach [`PORT`], over TCP and UDP.
+pub const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: test
+services:
+  - name: scheduler
+    roles: [scheduler]
+    ports: [tcp/9091, udp/9091]
+    match: all
+    allow:
+      roles: [worker]
+    mode: enforce
+";
+
+/// How long things may take that take milliseconds on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// How long an answer may take before a port counts as silent.
+const SILENCE: Duration = Duration::from_millis(400);
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+const fn pair(number: u8) -> [IpAddr; 2] {
+    // Spelled like the IPv4 address: fd77::10.
+    let spelled = (number / 10 * 16 + number % 10) as u16;
+    [
+        IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)),
+        IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, spelled)),
+    ]
+}
+
+/// The two namespaces, and the daemon.
+#[derive(Debug)]
+pub struct Node {
+    directory: TempDir,
+    namespaces: [String; 2],
+    daemon: Option<Child>,
+}
+
+impl Node {
+    /// Sets up both namespaces; none if this machine cannot, which is then said.
+    pub fn new(test: &str) -> Option<Self> {
+        skip::kernel(test)?;
+        if !nix::unistd::geteuid().is_root() {
+            skip::skip(test, "network namespaces need root");
+            return None;
+        }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("tgtest{}-{number}", std::process::id());
+        let node = Self {
+            directory: tempfile::Builder::new()
+                .prefix("trainguard-test-")
+                .tempdir()
+                .expect("a directory"),
+            namespaces: [format!("{prefix}-node"), format!("{prefix}-peer")],
+            daemon: None,
+        };
+        node.write("cluster.yaml", MANIFEST);
+        node.write("policy.yaml", POLICY);
+        let bpf = node.path("bpf");
+        fs::create_dir(&bpf).expect("a mount point");
+        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(bpf));
+        for namespace in &node.namespaces {
+            ip(&["netns", "add", namespace]);
+            for file in ["all", "default"] {
+                let key = format!("net.ipv6.conf.{file}.accept_dad=0");
+                run(Command::new("ip").args(["netns", "exec", namespace, "sysctl", "-qw", &key]));
+            }
+            ip(&["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        node.add_link("eth0");
+        node.add_addresses();
+        Some(node)
+    }
+
+    /// Adds a pair of virtual devices of this name, at an MTU of 9000, up.
+    pub fn add_link(&self, name: &str) {
+        let [node, peer] = &self.namespaces;
+        ip(&[
+            "-n", node, "link", "add", name, "mtu", "9000", "type", "veth", "peer", "name", name,
+            "netns", peer, "mtu", "9000",
+        ]);
+        for namespace in [node, peer] {
+            ip(&["-n", namespace, "link", "set", name, "up"]);
+        }
+    }
+
+    /// Gives `eth0` of both sides its addresses.
+    pub fn add_addresses(&self) {
+        let [node, peer] = &self.namespaces;
+        for (namespace, addresses) in
+            [(node, &[NODE][..]), (peer, &[MEMBER, MEMBER_TOO, STRANGER][..])]
+        {
+            for address in addresses.iter().flatten() {
+                let length = if address.is_ipv4() { 24 } else { 64 };
+                let address = format!("{address}/{length}");
+                ip(&["-n", namespace, "addr", "add", &address, "dev", "eth0"]);
+            }
+        }
+    }
+
+    /// Runs `ip` in the node's namespace.
+    pub fn ip(&self, args: &[&str]) {
+        ip(&[&["-n", &self.namespaces[0]], args].concat());
+    }
+
+    /// A path in the test's own directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file there, at once.
+    pub fn write(&self, name: &str, text: &str) {
+        let next = self.path(&format!("{name}.next"));
+        fs::write(&next, text).expect("writing");
+        fs::rename(next, self.path(name)).expect("renaming");
+    }
+
+    /// The binary, in the node's namespace, with the directories of this node.
+    pub fn trainguard(&self, verb: &[&str]) -> Command {
+        let binary = std::env::var_os("TRAINGUARD_BIN").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/trainguard"),
+            PathBuf::from,
+        );
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespaces[0]]).arg(binary).args(verb);
+        command.arg("--run-dir").arg(self.path("run")).stdin(Stdio::null());
+        command
+    }
+
+    /// The daemon's command line, for the manifest and further arguments.
+    pub fn daemon_command(&self, more: &[&str]) -> Command {
+        let mut command = self.trainguard(&["daemon", "--manifest"]);
+        command.arg(self.path("cluster.yaml")).args(["--node", "node"]);
+        command.arg("--state-dir").arg(self.path("state"));
+        if !more.contains(&"--bpf-dir") {
+            command.arg("--bpf-dir").arg(self.pins());
+        }
+        command.args(more);
+        command
+    }
+
+    /// The pin directory.
+    pub fn pins(&self) -> PathBuf {
+        self.path("bpf").join("guard")
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self, more: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.path("log"));
+        let mut command = self.daemon_command(more);
+        command.stdout(Stdio::null()).stderr(log.expect("a log"));
+        self.daemon = Some(command.spawn().expect("the daemon starts"));
+        let deadline = Instant::now() + PATIENCE;
+        while self.status().is_none() {
+            let ended = self.daemon.as_mut().map(Child::try_wait);
+            assert!(matches!(ended, Some(Ok(None))), "the daemon ended: {}", self.log());
+            assert!(Instant::now() < deadline, "the daemon does not answer: {}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs a daemon that is expected to end by itself.
+    pub fn start_in_vain(&self, more: &[&str]) -> Output {
+        self.daemon_command(more).output().expect("the daemon starts")
+    }
+
+    /// Sends the daemon a signal, by name. Those that end it: waits until it has ended.
+    pub fn signal(&mut self, signal: &str) {
+        let child = self.daemon.as_mut().expect("a daemon runs");
+        run(Command::new("kill").args(["-s", signal, &child.id().to_string()]));
+        if signal != "HUP" {
+            child.wait().expect("the daemon ends");
+            self.daemon = None;
+        }
+    }
+
+    /// What the daemon has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The status; none if nobody answers.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.trainguard(&["status", "--format", "json"]).output().expect("status");
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until the status is as wanted; it.
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status();
+            if let Some(status) = status.as_ref().filter(|status| wanted(status)) {
+                return status.clone();
+            }
+            assert!(Instant::now() < deadline, "not {what}: {status:?}\n{}", self.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The number of the generation in force.
+    pub fn generation(&self) -> u64 {
+        self.status().and_then(|status| status["generation"].as_u64()).expect("a generation")
+    }
+
+    /// The statistics.
+    pub fn stats(&self) -> Value {
+        let mut command = self.trainguard(&["stats", "--once", "--format", "json"]);
+        let output = command.arg("--bpf-dir").arg(self.pins()).output().expect("stats");
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Frames counted for a reason.
+    pub fn packets(&self, reason: &str) -> u64 {
+        self.stats()["reasons"][reason]["packets"].as_u64().expect("a known reason")
+    }
+
+    /// Runs something on a thread inside the peer's namespace.
+    pub fn at_peer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.namespaces[1], work)
+    }
+
+    /// Runs something on a thread inside the node's namespace.
+    pub fn at_node<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.namespaces[0], work)
+    }
+
+    /// Whether a TCP port of the node answers the peer, sending from this address. Nobody listens,
+    /// so a refusal is the answer: the packet was let through.
+    pub fn answers(&self, from: IpAddr, port: u16) -> bool {
+        let to = SocketAddr::new(if from.is_ipv4() { NODE[0] } else { NODE[1] }, port);
+        self.at_peer(move || {
+            let domain = Domain::for_address(to);
+            let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+            socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of the peer");
+            match socket.connect_timeout(&to.into(), SILENCE) {
+                Ok(()) => true,
+                Err(error) => error.kind() == ErrorKind::ConnectionRefused,
+            }
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        for namespace in &self.namespaces {
+            let _ = Command::new("ip").args(["netns", "del", namespace]).output();
+        }
+        let _ = Command::new("umount").arg("-l").arg(self.path("bpf")).output();
+    }
+}
+
+fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    // A namespace belongs to a thread, so one is spent on it.
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let file = File::open(Path::new("/run/netns").join(namespace)).expect("a namespace");
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).expect("entering the namespace");
+            work()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn ip(args: &[&str]) {
+    run(Command::new("ip").args(args));
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error: io::Error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}

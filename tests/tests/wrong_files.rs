@@ -1,0 +1,136 @@
+//! Files that are wrong, in every way that was thought of, while a daemon runs: each is named for
+//! what it is, and the running generation stays.
+
+use std::{fs, os::unix::fs::symlink, thread, time::Duration};
+
+use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER};
+use serde_json::Value;
+
+/// What is wrong, the manifest (or nothing), the policy (or nothing), and what must be said.
+type Case = (&'static str, Option<String>, Option<String>, &'static str);
+
+fn cases() -> Vec<Case> {
+    let manifest = |from: &str, to: &str| Some(MANIFEST.replace(from, to));
+    let policy = |from: &str, to: &str| Some(POLICY.replace(from, to));
+    vec![
+        ("unknown field", None, policy("mode: enforce", "mode: enforce\n    modus: x"), "modus"),
+        ("no such role", None, policy("[worker]", "[wroker]"), "wroker"),
+        ("duplicate node", manifest("member-[0-1]", "node"), None, "node"),
+        ("duplicate address", manifest("10.77.0.[20-21]", "10.77.0.[10-11]"), None, "10.77.0.10"),
+        ("missing policy", manifest("policy.yaml", "polizei.yaml"), None, "polizei.yaml"),
+        ("empty manifest", Some(String::new()), None, "empty"),
+        ("empty policy", None, Some(String::new()), "empty"),
+        ("too large", Some("#".repeat(100 << 20)), None, "104857600 bytes"),
+        ("brackets", Some("[".repeat(10_000)), None, "deep"),
+        ("braces", None, Some("{a: ".repeat(10_000)), "deep"),
+        ("no YAML", Some("\u{0}\u{1}\u{2}".to_owned()), None, "cluster.yaml:1:1"),
+        ("this node is gone", manifest("name: node\n", "name: nodes\n"), None, "no node `node`"),
+        ("no interfaces", manifest("interfaces: [eth0]\n", ""), None, "no interfaces"),
+        ("null allow", None, policy("allow:\n      roles: [worker]", "allow:"), "allow"),
+        (
+            "host bits",
+            None,
+            policy("roles: [worker]\n    mode", "cidrs: [10.0.0.1/8]\n    mode"),
+            "10.0.0.1/8",
+        ),
+    ]
+}
+
+#[test]
+fn each_wrong_file_is_named_and_the_running_generation_stays() {
+    let Some(mut node) = Node::new("wrong_files/running") else { return };
+    node.start(&[]);
+    let before = node.wait("enforcing", |status| status["enforcing"] == true);
+    for (what, manifest, policy, said) in cases() {
+        for (file, text) in [("cluster.yaml", manifest), ("policy.yaml", policy)] {
+            if let Some(text) = text {
+                node.write(file, &text);
+            }
+        }
+        let status = node.wait(what, |status| status["up_to_date"] == false);
+        let problems = status["problems"].to_string().to_lowercase();
+        assert!(problems.contains(&said.to_lowercase()), "{what}: `{said}` not in {problems}");
+        assert!(problems.len() < 20_000, "{what}: {} bytes of problems", problems.len());
+        for fact in ["generation", "policy_hash", "enforcing", "interfaces"] {
+            assert_eq!(status[fact], before[fact], "{what}: {fact}");
+        }
+        assert!(!node.answers(STRANGER[0], PORT), "{what}: a stranger gets in");
+        assert!(node.answers(MEMBER[0], PORT), "{what}: a member does not");
+        node.write("cluster.yaml", MANIFEST);
+        node.write("policy.yaml", POLICY);
+        let status = node.wait("well again", |status| status["up_to_date"] == true);
+        assert_eq!(status["generation"], before["generation"], "{what}: nothing had changed");
+    }
+}
+
+#[test]
+fn a_daemon_that_starts_with_a_wrong_file_uses_the_last_good_one() {
+    let Some(mut node) = Node::new("wrong_files/start") else { return };
+    node.write("cluster.yaml", "not: ours\n");
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("cluster.yaml") && said.contains("no policy to put into force"),
+        "{said}"
+    );
+
+    node.write("cluster.yaml", MANIFEST);
+    node.start(&[]);
+    let before = node.wait("enforcing", |status| status["enforcing"] == true);
+    node.signal("TERM");
+    // As after a reboot: the pins are gone, the state directory is not.
+    let mut detach = node.trainguard(&["detach", "--bpf-dir"]);
+    assert!(detach.arg(node.pins()).output().expect("detach").status.success());
+    node.write("cluster.yaml", "not: ours\n");
+    node.start(&[]);
+    let status = node.wait("enforcing", |status| status["enforcing"] == true);
+    assert_eq!(status["up_to_date"], false);
+    assert_eq!(status["policy_hash"], before["policy_hash"]);
+    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(node.answers(MEMBER[0], PORT));
+}
+
+#[test]
+fn files_are_followed_however_they_are_replaced() {
+    let Some(mut node) = Node::new("wrong_files/follow") else { return };
+    // A ConfigMap: the file is a link into a directory that is itself a link.
+    for (version, role) in [("one", "worker"), ("two", "scheduler")] {
+        fs::create_dir(node.path(version)).expect("a directory");
+        let policy = POLICY.replace("[worker]", &format!("[{role}]"));
+        fs::write(node.path(version).join("policy.yaml"), policy).expect("a policy");
+    }
+    symlink("one", node.path("data")).expect("a link");
+    fs::remove_file(node.path("policy.yaml")).expect("removing");
+    symlink("data/policy.yaml", node.path("policy.yaml")).expect("a link");
+    node.start(&[]);
+    let is = |generation: u64| move |status: &Value| status["generation"] == generation;
+    node.wait("the first", is(1));
+    assert!(node.answers(MEMBER[0], PORT));
+
+    symlink("two", node.path("data.next")).expect("a link");
+    fs::rename(node.path("data.next"), node.path("data")).expect("the swap");
+    node.wait("the swapped one", is(2));
+    assert!(!node.answers(MEMBER[0], PORT), "workers may no more");
+
+    let policy = node.path("two").join("policy.yaml");
+    fs::write(&policy, POLICY).expect("writing in place");
+    node.wait("the one rewritten in place", is(3));
+    assert!(node.answers(MEMBER[0], PORT));
+
+    // A writer that takes its time: half a policy is a wrong file at worst, never a new policy.
+    let text = POLICY.replace("[worker]", "[scheduler]");
+    let (first, second) = text.split_at(text.len() / 2);
+    fs::write(&policy, first).expect("writing the first half");
+    thread::sleep(Duration::from_millis(700));
+    assert_eq!(node.generation(), 3, "half a policy");
+    assert!(node.answers(MEMBER[0], PORT));
+    fs::write(&policy, [first, second].concat()).expect("writing the rest");
+    node.wait("the finished one", is(4));
+    assert!(!node.answers(MEMBER[0], PORT));
+
+    // The same by hand.
+    fs::write(&policy, POLICY).expect("writing in place");
+    node.signal("HUP");
+    node.wait("what the signal asked for", is(5));
+}
