@@ -12,6 +12,10 @@ pub const TICKS_PER_SECOND: u64 = 16_000_000_000;
 /// No bucket is deeper and nothing costs more, in ticks: 4.5 years. Keeps sums from overflowing.
 pub const MAX_TICKS: u64 = 1 << 61;
 
+/// How late a packet may come to its bucket after its clock was read, in ticks: one second. A
+/// program is not preempted in between, but the virtual machine under it may be.
+pub const MAX_LAG: u64 = TICKS_PER_SECOND;
+
 /// What one bucket allows. All zero: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -86,9 +90,10 @@ pub struct Step {
 /// below 2^63).
 ///
 /// A refused charge leaves the state alone, so a flood over the limit only reads. The exception is
-/// a state further ahead than the bucket is deep, which only a changed limit leaves behind: it is
-/// cut to an empty bucket, so that raising a limit helps at once and no change refills a bucket
-/// beyond what its new limit allows.
+/// a state further ahead than the bucket is deep and [`MAX_LAG`] more, which only a changed limit
+/// leaves behind: it is cut to that, so that a raised limit helps within a second and no change
+/// refills a bucket beyond what its new limit allows. Nothing nearer is cut: a CPU that read its
+/// clock early and comes late must not give back what others have charged.
 #[inline(always)]
 pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
     // No sum here can overflow: MAX_TICKS bounds depth and cost, and a state that was stored is at
@@ -98,6 +103,6 @@ pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
     if next <= empty {
         Step { state: next, admitted: true }
     } else {
-        Step { state: state.min(empty), admitted: false }
+        Step { state: state.min(empty.wrapping_add(MAX_LAG)), admitted: false }
     }
 }

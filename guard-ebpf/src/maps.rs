@@ -114,10 +114,10 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn port(&self, transport: Transport, port: u16) -> Port {
-        let Some(table) = TG_PORTS.get(0) else {
+        let Some(table) = TG_PORTS.get(transport as u32) else {
             return Port::Unguarded;
         };
-        let entry = table.get(layout::port_index(transport, port));
+        let entry = table.get(usize::from(port));
         layout::port_entry(entry.copied().unwrap_or(layout::PORT_UNGUARDED))
     }
 
