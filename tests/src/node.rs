@@ -184,11 +184,12 @@ impl Node {
 
     /// The daemon's command line, for the manifest and further arguments.
     pub fn daemon_command(&self, more: &[&str]) -> Command {
-        let mut command = self.trainguard(&["daemon", "--manifest"]);
-        command.arg(self.path("cluster.yaml")).args(["--node", "node"]);
-        command.arg("--state-dir").arg(self.path("state"));
-        if !more.contains(&"--bpf-dir") {
-            command.arg("--bpf-dir").arg(self.pins());
+        let mut command = self.trainguard(&["daemon"]);
+        command.arg("--manifest").arg(self.path("cluster.yaml")).args(["--node", "node"]);
+        for (flag, directory) in [("--state-dir", self.path("state")), ("--bpf-dir", self.pins())] {
+            if !more.contains(&flag) {
+                command.arg(flag).arg(directory);
+            }
         }
         command.args(more);
         command

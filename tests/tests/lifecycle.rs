@@ -1,6 +1,6 @@
 //! The daemon's life on a real interface: attach, crash, adoption, reload, release, refusals.
 
-use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
+use std::{fs, net::UdpSocket, os::unix::fs::chown, process::Command, thread, time::Duration};
 
 use guard_tests::node::{
     FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER,
@@ -347,8 +347,8 @@ fn what_was_taken_away_is_put_back() {
 fn detaching_works_with_and_without_the_daemon() {
     let Some(mut node) = Node::new("lifecycle/detach") else { return };
     let detach = |node: &Node| {
-        let mut command = node.trainguard(&["detach", "--bpf-dir"]);
-        command.arg(node.pins()).output().expect("detach").status.code()
+        let mut command = node.trainguard(&["detach"]);
+        command.arg("--bpf-dir").arg(node.pins()).output().expect("detach").status.code()
     };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -407,7 +407,10 @@ fn what_is_missing_is_named_with_its_remedy() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("not on a bpf file system") && said.contains("mount -t bpf"), "{said}");
 
-    let whole = node.daemon_command(&[]);
+    let state = node.path("nobodys-state");
+    fs::create_dir(&state).expect("a directory");
+    chown(&state, Some(65534), Some(65534)).expect("giving it away");
+    let whole = node.daemon_command(&["--state-dir", state.to_str().expect("UTF-8")]);
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);

@@ -12,10 +12,13 @@ type Case = (&'static str, Option<String>, Option<String>, &'static str);
 fn cases() -> Vec<Case> {
     let manifest = |from: &str, to: &str| Some(MANIFEST.replace(from, to));
     let policy = |from: &str, to: &str| Some(POLICY.replace(from, to));
+    let again = |address: &str| {
+        format!("  - name: node\n    addresses: [{address}]\n    roles: [worker]\npolicies:")
+    };
     vec![
         ("unknown field", None, policy("mode: enforce", "mode: enforce\n    modus: x"), "modus"),
         ("no such role", None, policy("[worker]", "[wroker]"), "wroker"),
-        ("duplicate node", manifest("member-[0-1]", "node"), None, "node"),
+        ("duplicate node", manifest("policies:", &again("10.77.0.50")), None, "twice"),
         ("duplicate address", manifest("10.77.0.[20-21]", "10.77.0.[10-11]"), None, "10.77.0.10"),
         ("missing policy", manifest("policy.yaml", "polizei.yaml"), None, "polizei.yaml"),
         ("empty manifest", Some(String::new()), None, "empty"),
@@ -80,8 +83,8 @@ fn a_daemon_that_starts_with_a_wrong_file_uses_the_last_good_one() {
     let before = node.wait("enforcing", |status| status["enforcing"] == true);
     node.signal("TERM");
     // As after a reboot: the pins are gone, the state directory is not.
-    let mut detach = node.trainguard(&["detach", "--bpf-dir"]);
-    assert!(detach.arg(node.pins()).output().expect("detach").status.success());
+    let mut detach = node.trainguard(&["detach"]);
+    assert!(detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach").status.success());
     node.write("cluster.yaml", "not: ours\n");
     node.start(&[]);
     let status = node.wait("enforcing", |status| status["enforcing"] == true);

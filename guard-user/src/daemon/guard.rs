@@ -151,7 +151,10 @@ impl Guard {
         let lock = pins.lock()?;
         pins.check_versions()?;
         pins.check_layout()?;
-        let state = State::open(state_dir).map_err(|error| Failure::other(format!("{error:#}")))?;
+        let state = State::open(state_dir).map_err(|error| {
+            let error = KernelError::new(format!("{error:#}"));
+            Failure::Other(error.hint("run it as the daemon's user, or name another: --state-dir"))
+        })?;
         let key = state.key().map_err(|error| Failure::other(format!("{error:#}")))?;
         let netlink = Netlink::open()?;
         let devices = netlink.devices().await?;
