@@ -209,9 +209,9 @@ fn observing_counts_and_drops_nothing() {
     let status = node.wait("in force", |status| status["generation"] == 1);
     assert_eq!(status["enforcing"], false, "observing is not enforcing");
     assert!(node.answers(STRANGER[0], PORT));
-    let stats = node.stats();
-    assert_eq!(stats["services"][0]["would_drop"], 1);
-    assert_eq!(stats["services"][0]["dropped"], 0);
+    let counted = node.stats();
+    assert_eq!(counted["services"][0]["would_drop"], 1);
+    assert_eq!(counted["services"][0]["dropped"], 0);
     let code = node.trainguard(&["status"]).output().expect("status").status.code();
     assert_eq!(code, Some(1), "a definite no");
 }

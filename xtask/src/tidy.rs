@@ -6,7 +6,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use sha2::{Digest as _, Sha256};
 
 use crate::sh;
 
@@ -23,13 +22,11 @@ pub(crate) fn run() -> Result<bool> {
     let root = sh::root();
     let mut findings = Vec::new();
     for file in files(&root)? {
-        let text = fs::read_to_string(root.join(&file))?;
-        match file.extension().and_then(|extension| extension.to_str()) {
-            Some("rs") => findings.extend(source_rules(&file, &text)),
-            Some("toml") if file.ends_with("Cargo.toml") => {
-                findings.extend(manifest_rules(&file, &text));
-            }
-            _ => {}
+        let is_source = file.extension().is_some_and(|extension| extension == "rs");
+        if is_source {
+            findings.extend(source_rules(&file, &fs::read_to_string(root.join(&file))?));
+        } else if file.ends_with("Cargo.toml") {
+            findings.extend(manifest_rules(&file, &fs::read_to_string(root.join(&file))?));
         }
     }
     findings.extend(layout_rule(&root)?);
@@ -105,9 +102,9 @@ fn layout_state(root: &Path) -> Result<String> {
     let version =
         text.lines().find_map(|line| line.strip_prefix("pub const LAYOUT_VERSION: u32 = "));
     let version = version.context("a line with LAYOUT_VERSION")?.trim_end_matches(';');
-    let hash: String =
-        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("{version} {hash}"))
+    let mut git = std::process::Command::new("git");
+    let hash = sh::read(git.current_dir(root).args(["hash-object", LAYOUT]))?;
+    Ok(format!("{version} {}", hash.trim()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `trainguard trace`: every step of the decision about one packet.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use guard_common::{
     Addr, Observer, flow::Transport, judge, observe::Step, packet::Frame, parse::transport,
@@ -100,7 +100,7 @@ impl Asked {
             }
             (from, to) => {
                 let octets = |addr| match addr {
-                    IpAddr::V4(addr) => Ipv6Addr::from(addr.to_ipv6_mapped()).octets(),
+                    IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
                     IpAddr::V6(addr) => addr.octets(),
                 };
                 frame.extend(wire::ETHERTYPE_IPV6.to_be_bytes());

@@ -1,5 +1,7 @@
 //! Which devices a node's patterns mean, and what its tunnel devices unpack.
 
+use std::iter;
+
 use crate::{kernel::netlink::Device, policy::compiled::Tunnels};
 
 /// Name of the loopback device. A pattern never means it; its name does.
@@ -75,8 +77,9 @@ pub(super) fn describe_tunnels(devices: &[Device]) -> Vec<String> {
         .filter(is_tunnel)
         .map(|device| {
             let kind = device.kind.as_deref().unwrap_or_default();
-            let ports: String = device.ports.iter().map(|port| format!(", udp/{port}")).collect();
-            format!("{} ({kind}{ports})", device.name)
+            let ports = device.ports.iter().map(|port| format!("udp/{port}"));
+            let facts: Vec<String> = iter::once(kind.to_owned()).chain(ports).collect();
+            format!("{} ({})", device.name, facts.join(", "))
         })
         .collect()
 }

@@ -69,7 +69,7 @@ impl Link {
         if self.pin != pin {
             fs::rename(&self.pin, pin)
                 .map_err(|error| KernelError::of(format_args!("`{}`", pin.display()), error))?;
-            self.pin = pin.to_owned();
+            pin.clone_into(&mut self.pin);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ const MTU: &str = "9000";
 pub(crate) struct Host {
     /// Name, also in the manifest if it is a member.
     pub(crate) name: &'static str,
-    /// Last part of its addresses, 10.77.0.N and fd77::N.
+    /// Last part of its addresses, `10.77.0.N` and `fd77::N`.
     pub(crate) number: u8,
     /// Whether the manifest knows it.
     pub(crate) member: bool,

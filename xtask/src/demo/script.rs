@@ -141,7 +141,7 @@ impl Demo<'_> {
     }
 
     fn play(&mut self) -> Result<()> {
-        for host in HOSTS.iter() {
+        for host in &HOSTS {
             let ports = match host.name {
                 "scheduler" => vec![SCHEDULER_PORT, RANDOM_PORT, SSH_PORT],
                 _ => vec![PS_PORT, RANDOM_PORT, SSH_PORT],

@@ -69,9 +69,8 @@ fn plan_on(found: &Survey, debian: bool, rustup: bool) -> Vec<Step> {
             let why = "a compiler for the kernel object and the sources of its core";
             steps.push(Step::new(why, "rustup", &args));
         }
-        None => {}
         Some(rustc) if found.linker.is_none() => steps.extend(linker(rustc.llvm, debian)),
-        Some(_) => {}
+        None | Some(_) => {}
     }
     steps
 }
