@@ -3,10 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-    sync::Arc,
 };
 
 use guard_common::{Action, Reason, Silent, flow::Parsed, packet::Frame, parse};
@@ -16,7 +13,7 @@ use guard_tests::{
     skip,
     world::{self, data},
 };
-use guard_user::policy::{Bundle, Loaded, compiled::CompiledPolicy};
+use guard_user::policy::{self, Disk, Loaded, compiled::CompiledPolicy};
 
 const CAPTURES: [(&str, usize); 2] =
     [("mxnet-baseline.pcap", 2067), ("mxnet-late-scheduler.pcap", 1606)];
@@ -31,14 +28,7 @@ const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 
 /// The hosts of the captures with the policy that we ship.
 fn cluster() -> Loaded {
-    let files = [
-        ("cluster.yaml", data("captures/cluster.yaml")),
-        ("mxnet.yaml", data("../policies/mxnet.yaml")),
-    ];
-    let texts = files.map(|(name, path)| {
-        (PathBuf::from(name), Arc::from(fs::read_to_string(path).expect("a file of the captures")))
-    });
-    world::load(&Bundle::new("cluster.yaml", texts))
+    policy::load(&data("captures/cluster.yaml"), &Disk).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn captures() -> Vec<(&'static str, Vec<Captured>)> {
