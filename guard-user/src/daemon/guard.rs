@@ -244,6 +244,8 @@ impl Guard {
     /// Takes the events from the ring.
     pub(super) fn drain_events(&mut self) {
         let Some(running) = &mut self.running else { return };
+        #[cfg(feature = "log")]
+        running.generation.flush_log();
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event);
             tracing::debug!(

@@ -51,10 +51,16 @@ pub struct Options {
 }
 
 /// A loaded policy.
-#[derive(Debug)]
+#[cfg_attr(not(feature = "log"), derive(Debug))]
+#[cfg_attr(
+    feature = "log",
+    expect(missing_debug_implementations, reason = "aya's logger has none")
+)]
 pub struct Generation {
     ebpf: Ebpf,
     program_id: u32,
+    #[cfg(feature = "log")]
+    flush_log: Option<Box<dyn FnMut()>>,
 }
 
 impl Generation {
@@ -101,7 +107,20 @@ impl Generation {
         xdp.load().map_err(|error| KernelError::of("loading the program", error))?;
         let info = xdp.info().map_err(|error| KernelError::of("asking for the program", error))?;
         let program_id = info.id();
-        Ok(Self { ebpf, program_id })
+        Ok(Self {
+            #[cfg(feature = "log")]
+            flush_log: logger(&mut ebpf),
+            ebpf,
+            program_id,
+        })
+    }
+
+    /// Development only: hands the program's log lines to the logger of this process.
+    #[cfg(feature = "log")]
+    pub fn flush_log(&mut self) {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
     }
 
     /// Id of the program.
@@ -146,6 +165,18 @@ impl Generation {
         Verdict::unpack(result.return_value).ok_or_else(|| {
             KernelError::new(format!("the program returned {:#x}, no verdict", result.return_value))
         })
+    }
+}
+
+/// The reader of the program's log lines; none if the object was built without them.
+#[cfg(feature = "log")]
+fn logger(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut()>> {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => Some(Box::new(move || logger.flush())),
+        Err(error) => {
+            tracing::warn!("no log lines from the kernel: {error}");
+            None
+        }
     }
 }
 
