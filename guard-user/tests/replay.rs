@@ -36,7 +36,7 @@ impl Kept {
 /// A segment that opens a connection, with some bytes behind its header.
 fn syn(from: [u8; 4], to: [u8; 4], port: u16, payload: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
-    frame.extend(u16::try_from(40 + payload).unwrap().to_be_bytes());
+    frame.extend(u16::try_from(40 + payload).expect("a short payload").to_be_bytes());
     frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
     frame.extend(from);
     frame.extend(to);
@@ -73,7 +73,7 @@ const FATES: &str = r#"{"frame":1,"action":"pass","reason":"allowed","service":"
 "#;
 
 fn word(big: bool, value: usize) -> [u8; 4] {
-    let value = u32::try_from(value).unwrap();
+    let value = u32::try_from(value).expect("32 bits");
     if big { value.to_be_bytes() } else { value.to_le_bytes() }
 }
 
@@ -92,7 +92,7 @@ fn pcap(big: bool, nanoseconds: bool, linktype: usize, frames: &[Kept]) -> Vec<u
     for frame in frames {
         let fraction = frame.time_ns % 1_000_000_000 / unit;
         for value in [frame.time_ns / 1_000_000_000, fraction] {
-            file.extend(word(big, usize::try_from(value).unwrap()));
+            file.extend(word(big, usize::try_from(value).expect("32 bits")));
         }
         file.extend(word(big, frame.bytes.len()));
         file.extend(word(big, frame.wire_len));
@@ -141,7 +141,7 @@ impl Blocks {
     fn packet(mut self, interface: usize, units: u64, frame: &Kept) -> Self {
         let mut body = word(self.big, interface).to_vec();
         for half in [units >> 32, units & 0xffff_ffff] {
-            body.extend(word(self.big, usize::try_from(half).unwrap()));
+            body.extend(word(self.big, usize::try_from(half).expect("32 bits")));
         }
         body.extend(word(self.big, frame.bytes.len()));
         body.extend(word(self.big, frame.wire_len));
@@ -205,11 +205,11 @@ fn assert_refused(output: &Output, said: &str) {
 
 /// A cluster of one node `n` at 10.0.0.1, with these policies.
 fn cluster(policies: &[&str]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let mut names = Vec::new();
     for (number, policy) in policies.iter().enumerate() {
         let name = format!("p{number}.yaml");
-        fs::write(dir.path().join(&name), policy).unwrap();
+        fs::write(dir.path().join(&name), policy).expect("a file");
         names.push(name);
     }
     let manifest = format!(
@@ -218,7 +218,7 @@ fn cluster(policies: &[&str]) -> tempfile::TempDir {
          - {{ name: m, addresses: [10.0.0.2], roles: [a] }}\npolicies: [{}]\n",
         names.join(", ")
     );
-    fs::write(dir.path().join("cluster.yaml"), manifest).unwrap();
+    fs::write(dir.path().join("cluster.yaml"), manifest).expect("a file");
     dir
 }
 
@@ -277,12 +277,12 @@ as node `sched-0`: 5 frames, 2 dropped
 #[test]
 fn sections_and_interfaces_keep_to_themselves() {
     // The second section is of the other byte order, and its only interface counts in halves of
-    // a microsecond.
+    // a microsecond, 2^-21 seconds each.
     let fates = fates();
     let (member, stranger) = (&fates[0], &fates[1]);
     let first =
         Blocks::section(false).interface(113, 6).interface(1, 9).packet(1, member.time_ns, member);
-    let second = Blocks::section(true).interface(1, 0x80 | 21).packet(0, 7, stranger);
+    let second = Blocks::section(true).interface(1, 0x95).packet(0, 7, stranger);
     let output = replay(&["--format", "json"], &[first.file, second.file].concat());
     let expected: String = FATES.split_inclusive('\n').take(2).collect();
     assert_answer(&output, &expected);
@@ -345,8 +345,8 @@ fn assert_limited(capture: &[u8], expected: &[&str]) {
     let reasons: Vec<String> = text(&output.stdout)
         .lines()
         .map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            line["reason"].as_str().unwrap().to_owned()
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            line["reason"].as_str().expect("a reason").to_owned()
         })
         .collect();
     assert_eq!(reasons, expected);

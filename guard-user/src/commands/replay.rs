@@ -24,8 +24,9 @@ use crate::{
 
 /// Hashed buckets start empty and end with the replay, so their key need be no secret.
 const KEY: [u64; 2] = [0x7472_6169_6e67, 0x7561_7264];
-/// The longest frame that is given to the kernel, which takes little more.
-const MAX_FRAME: usize = 64 * 1024;
+/// The longest frame that is given to the kernel, which takes little more: the longest IPv4 packet
+/// behind an Ethernet header and two VLAN tags.
+const MAX_FRAME: usize = 14 + 2 * 4 + 65_535;
 /// The longest step of the clock, in nanoseconds: every bucket is full again after it.
 const LONGEST_STEP: u64 = bucket::MAX_TICKS / bucket::TICKS_PER_NS;
 /// Where the clock stops: buckets count in ticks below 2^63.
