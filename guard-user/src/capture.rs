@@ -23,8 +23,8 @@ const MAX_INTERFACES: usize = 4096;
 pub struct Captured<'a> {
     /// Its place in the capture, from 1 on.
     pub number: u64,
-    /// When it was captured, in nanoseconds since some fixed time.
-    pub time_ns: u64,
+    /// When it was captured, in nanoseconds since some fixed time; none if the capture does not say.
+    pub time_ns: Option<u64>,
     /// What was kept of it.
     pub bytes: &'a [u8],
     /// Its length on the wire; at least that of `bytes`.
@@ -176,7 +176,7 @@ impl Form {
                 let kept = usize::try_from(frame.caplen).unwrap_or(usize::MAX);
                 let bytes = frame.data.get(..kept).ok_or_else(damaged)?;
                 let time_ns = u64::from(frame.ts_sec) * 1_000_000_000 + fraction;
-                captured(number, time_ns, bytes, frame.origlen)
+                captured(number, Some(time_ns), bytes, frame.origlen)
             }
             PcapBlockOwned::NG(Block::SectionHeader(_)) => {
                 self.interfaces.clear();
@@ -202,7 +202,7 @@ impl Form {
                 let kept = usize::try_from(packet.caplen).unwrap_or(usize::MAX);
                 let bytes = packet.data.get(..kept).ok_or_else(damaged)?;
                 let time_ns = u64::try_from(time_ns).unwrap_or(u64::MAX);
-                captured(number, time_ns, bytes, packet.origlen)
+                captured(number, Some(time_ns), bytes, packet.origlen)
             }
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
                 // It is of the first interface, and has no time of its own.
@@ -212,7 +212,7 @@ impl Form {
                 let kept = usize::try_from(packet.origlen.min(limit)).unwrap_or(usize::MAX);
                 let data = packet.packet_data();
                 let bytes = data.get(..kept.min(data.len())).ok_or_else(damaged)?;
-                captured(number, 0, bytes, packet.origlen)
+                captured(number, None, bytes, packet.origlen)
             }
             PcapBlockOwned::NG(_) => return Ok(None),
         };
@@ -220,7 +220,7 @@ impl Form {
     }
 }
 
-fn captured(number: u64, time_ns: u64, bytes: &[u8], wire_len: u32) -> Captured<'_> {
+fn captured(number: u64, time_ns: Option<u64>, bytes: &[u8], wire_len: u32) -> Captured<'_> {
     let kept = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     Captured { number, time_ns, bytes, wire_len: wire_len.max(kept) }
 }
@@ -270,7 +270,7 @@ impl<R: Read> Read for Whole<'_, R> {
 mod tests {
     use super::*;
 
-    type Seen = Vec<(u64, u64, usize, u32)>;
+    type Seen = Vec<(u64, Option<u64>, usize, u32)>;
 
     fn frames(file: &[u8]) -> Result<Seen, CaptureError> {
         let mut seen = Vec::new();
@@ -330,17 +330,17 @@ mod tests {
     fn both_byte_orders_and_resolutions_are_read() {
         for big in [false, true] {
             let seen = frames(&pcap(big, 0xa1b2_c3d4, 1)).expect("microseconds");
-            let at = [1_000_005_000, 2_000_006_000];
+            let at = [Some(1_000_005_000), Some(2_000_006_000)];
             assert_eq!(seen, [(1, at[0], 20, 60), (2, at[1], 20, 60)], "big endian: {big}");
             let seen = frames(&pcap(big, 0xa1b2_3c4d, 1)).expect("nanoseconds");
-            assert_eq!(seen.first().map(|frame| frame.1), Some(1_000_000_005));
+            assert_eq!(seen.first().map(|frame| frame.1), Some(Some(1_000_000_005)));
         }
     }
 
     #[test]
     fn pcapng_is_read() {
         let seen = frames(&pcapng()).expect("pcapng");
-        assert_eq!(seen, [(1, 7, 18, 90), (2, 0, 16, 16)]);
+        assert_eq!(seen, [(1, Some(7), 18, 90), (2, None, 16, 16)]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub fn read(path: &Path) -> Vec<Captured> {
     guard_user::capture::read(file, |frame| {
         let mut bytes = frame.bytes.to_vec();
         bytes.resize(frame.wire_len as usize, 0);
-        frames.push(Captured { ns: frame.time_ns, bytes });
+        frames.push(Captured { ns: frame.time_ns.unwrap_or_default(), bytes });
         ControlFlow::Continue(())
     })
     .unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use guard_common::{Addr, Packet as _, Silent, Verdict, judge, packet::Frame, wire};
+use guard_common::{Addr, Packet as _, Silent, Verdict, bucket, judge, packet::Frame, wire};
 
 use super::offline::{self, Offline};
 use crate::{
@@ -24,8 +24,13 @@ use crate::{
 
 /// Hashed buckets start empty and end with the replay, so their key need be no secret.
 const KEY: [u64; 2] = [0x7472_6169_6e67, 0x7561_7264];
-/// A replay fills frames up to their length on the wire; no device sends longer ones.
-const MAX_FRAME: usize = 64 * 1024;
+/// The longest frame that is given to the kernel, which takes little more: the longest IPv4 packet
+/// behind an Ethernet header and two VLAN tags.
+const MAX_FRAME: usize = 14 + 2 * 4 + 65_535;
+/// The longest step of the clock, in nanoseconds: every bucket is full again after it.
+const LONGEST_STEP: u64 = bucket::MAX_TICKS / bucket::TICKS_PER_NS;
+/// Where the clock stops: buckets count in ticks below 2^63.
+const LAST_NS: u64 = (1 << 63) / bucket::TICKS_PER_NS - 1;
 
 /// Runs the verb.
 pub fn run(args: &ReplayArgs) -> Exit {
@@ -116,17 +121,22 @@ fn replay<'a>(
     }
 }
 
-/// The time since the first frame. It never runs backwards, whatever the capture says.
+/// The time since the first frame that has one. It never runs backwards nor out of what buckets
+/// can count, whatever the capture says.
 #[derive(Debug, Default)]
 struct Clock {
-    first: Option<u64>,
+    latest: Option<u64>,
     now_ns: u64,
 }
 
 impl Clock {
-    fn at(&mut self, time_ns: u64) -> u64 {
-        let first = *self.first.get_or_insert(time_ns);
-        self.now_ns = self.now_ns.max(time_ns.saturating_sub(first));
+    fn at(&mut self, time_ns: Option<u64>) -> u64 {
+        if let Some(time_ns) = time_ns {
+            let latest = *self.latest.get_or_insert(time_ns);
+            let step = time_ns.saturating_sub(latest).min(LONGEST_STEP);
+            self.latest = Some(latest.max(time_ns));
+            self.now_ns = self.now_ns.saturating_add(step).min(LAST_NS);
+        }
         self.now_ns
     }
 }
@@ -150,8 +160,8 @@ impl Judges<'_> {
     ) -> Result<Verdict, KernelError> {
         let wire_len = usize::try_from(frame.wire_len).unwrap_or(usize::MAX);
         match &self.kernel {
-            Some(_) if wire_len < SHORTEST_FRAME => summary.too_short += 1,
-            Some(generation) if wire_len > frame.bytes.len() && wire_len <= MAX_FRAME => {
+            Some(_) if !(SHORTEST_FRAME..=MAX_FRAME).contains(&wire_len) => summary.on_host += 1,
+            Some(generation) if wire_len > frame.bytes.len() => {
                 summary.filled_up += 1;
                 let mut whole = frame.bytes.to_vec();
                 whole.resize(wire_len, 0);
@@ -190,5 +200,31 @@ fn destination(frame: &Frame<'_>) -> Option<Addr> {
             Some(Addr::V6([half(at + 2 + 24)?, half(at + 2 + 32)?]))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_starts_with_the_first_time_and_never_goes_back() {
+        let mut clock = Clock::default();
+        let epoch = 1_790_000_000_000_000_000;
+        let times = [None, Some(epoch), Some(epoch + 5), None, Some(epoch + 2), Some(epoch + 7)];
+        assert_eq!(times.map(|time| clock.at(time)), [0, 0, 5, 5, 5, 7]);
+    }
+
+    #[test]
+    fn the_clock_goes_on_after_a_leap_and_stays_within_what_buckets_count() {
+        let mut clock = Clock::default();
+        let epoch = 1_790_000_000_000_000_000;
+        assert_eq!(clock.at(Some(0)), 0);
+        let leapt = clock.at(Some(epoch));
+        assert_eq!(clock.at(Some(epoch + 9)), leapt + 9);
+        for leap in 1..32 {
+            clock.at(Some(u64::MAX / 32 * leap));
+        }
+        assert!(clock.at(Some(u64::MAX)) < (1 << 63) / bucket::TICKS_PER_NS);
     }
 }

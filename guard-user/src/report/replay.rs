@@ -37,8 +37,8 @@ pub struct Summary<'a> {
     refused: Vec<String>,
     /// Frames that were not for this node.
     pub left_out: u64,
-    /// Frames too short for the kernel, judged on the host.
-    pub too_short: u64,
+    /// Frames of lengths that the kernel does not take, judged on the host.
+    pub on_host: u64,
     /// Frames that the capture had cut, filled up with zeros for the kernel.
     pub filled_up: u64,
 }
@@ -51,7 +51,7 @@ impl<'a> Summary<'a> {
             verdicts: BTreeMap::new(),
             refused: Vec::new(),
             left_out: 0,
-            too_short: 0,
+            on_host: 0,
             filled_up: 0,
         }
     }
@@ -94,7 +94,7 @@ impl<'a> Summary<'a> {
                     self.refused.push(format!(
                         "frame {}: {}: {action}, {}{}",
                         frame.number,
-                        describe(frame.bytes),
+                        describe(&Frame::cut(frame.bytes, frame.wire_len)),
                         verdict.reason.name(),
                         service.map(|name| format!(" by {name}")).unwrap_or_default()
                     ));
@@ -110,7 +110,7 @@ impl<'a> Summary<'a> {
             report::answer(self.text());
         }
         for (count, what) in [
-            (self.too_short, "too short for the kernel: judged on the host"),
+            (self.on_host, "too short or too long for the kernel: judged on the host"),
             (self.filled_up, "cut by the capture: filled up with zeros for the kernel"),
         ] {
             if count > 0 {
@@ -162,8 +162,8 @@ pub fn action(action: Action) -> &'static str {
     }
 }
 
-fn describe(bytes: &[u8]) -> String {
-    match parse(&Frame::new(bytes), &mut Silent).parsed() {
+fn describe(frame: &Frame<'_>) -> String {
+    match parse(frame, &mut Silent).parsed() {
         Ok(Parsed::Flow(flow)) => {
             let source = std::net::IpAddr::from(flow.source);
             let source = std::net::SocketAddr::new(source, flow.source_port);
