@@ -12,11 +12,12 @@ pub mod trace;
 use crate::{
     cli::{Cli, Verb},
     exit::Exit,
+    report,
 };
 
 /// Runs a verb.
 pub fn run(cli: &Cli) -> Exit {
-    match &cli.verb {
+    let exit = match &cli.verb {
         Verb::Daemon(args) => daemon::run(args),
         Verb::Lint(args) => lint::run(args),
         Verb::Replay(args) => replay::run(args),
@@ -24,5 +25,6 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Status(args) => status::run(args),
         Verb::Stats(args) => stats::run(args),
         Verb::Detach(args) => detach::run(args),
-    }
+    };
+    if report::is_incomplete() { Exit::NoAnswer } else { exit }
 }

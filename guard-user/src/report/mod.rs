@@ -9,6 +9,7 @@ pub mod trace;
 use std::{
     fmt::Display,
     io::{self, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Says something about the work, for people.
@@ -27,9 +28,21 @@ pub fn hint(message: impl Display) {
     talk(format_args!("  hint: {message}"));
 }
 
-/// Writes a piece of the answer; false when nobody reads it any more, which is no error.
+static INCOMPLETE: AtomicBool = AtomicBool::new(false);
+
+/// Writes a piece of the answer; false when it cannot be written. That nobody reads it any more is
+/// no error; anything else is said, and remembered for the exit code.
 pub fn answer(piece: impl Display) -> bool {
-    writeln!(io::stdout(), "{piece}").is_ok()
+    let Err(failure) = writeln!(io::stdout(), "{piece}") else { return true };
+    if failure.kind() != io::ErrorKind::BrokenPipe && !INCOMPLETE.swap(true, Ordering::Relaxed) {
+        error(format_args!("writing the answer: {failure}"));
+    }
+    false
+}
+
+/// Whether a part of the answer could not be written.
+pub fn is_incomplete() -> bool {
+    INCOMPLETE.load(Ordering::Relaxed)
 }
 
 /// Writes a document as the answer, on one line.

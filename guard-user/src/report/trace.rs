@@ -7,7 +7,7 @@ use guard_common::{
     flow::{Flow, Parsed, Transport},
     observe::Step,
     tables::{Service, Source},
-    verdict::{Reason, Verdict},
+    verdict::{Action, Reason, Verdict},
 };
 use serde::Serialize;
 
@@ -25,6 +25,8 @@ struct Document<'a> {
     action: &'static str,
     reason: &'static str,
     service: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    would_drop: bool,
 }
 
 /// Prints the steps and the verdict.
@@ -45,6 +47,7 @@ pub fn print(policy: &CompiledPolicy, steps: &[Step], verdict: Verdict, format: 
             action: if verdict.passes() { "pass" } else { "drop" },
             reason: verdict.reason.name(),
             service: policy.name_of_service(&verdict),
+            would_drop: verdict.action == Action::WouldDrop,
         }),
     }
 }
