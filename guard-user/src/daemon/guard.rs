@@ -2,27 +2,28 @@
 //! change. Nothing that is in force is given up for something that may not come to be.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Write as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use guard_common::{Addr, event::Event, flow::Transport, parse, tables, verdict::Verdict};
+use guard_common::{Addr, tables};
 
 use super::{
+    answers,
+    failure::Failure,
     interfaces::{self, Selection},
     links::{AttachMode, Links},
-    server::{Ask, Detach, Detached},
     state::State,
     top::TopSources,
-    view::{self, InterfaceStatus, ServiceStatus, Stats, Status, TopSource},
+    view::ServiceStatus,
     watch::Watch,
 };
 use crate::{
     kernel::{
         error::KernelError,
-        generation::{Generation, Maps, Options},
+        generation::{Generation, Maps, Options, require_kernel_object},
         netlink::{Device, Netlink},
         pins::{PinLock, Pins},
         shared::Shared,
@@ -30,17 +31,14 @@ use crate::{
     },
     machine,
     policy::{
-        self, Disk, Files, LoadError, Placement,
-        compiled::{CompiledPolicy, Tunnels, service_name},
+        self, Disk, Files, Placement,
+        compiled::{CompiledPolicy, Tunnels},
     },
     report,
 };
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
-/// Sources in the statistics.
-const TOP: usize = 20;
-
 /// What the operator asked for.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -53,64 +51,23 @@ pub(super) struct Wanted {
     pub(super) tunnels: Tunnels,
 }
 
-/// Why a policy was not loaded.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The files are wrong.
-    Files(Box<LoadError>),
-    /// The files are right, but not for this machine; or the kernel refuses.
-    Other(KernelError),
-}
-
-impl From<KernelError> for Failure {
-    fn from(error: KernelError) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl Failure {
-    fn other(error: impl std::fmt::Display) -> Self {
-        Self::Other(KernelError::new(error.to_string()))
-    }
-
-    /// Tells people, on standard error.
-    pub(super) fn explain(&self) {
-        match self {
-            Self::Files(error) => report::lint::explain(&error.report),
-            Self::Other(error) => {
-                report::error(error);
-                if let Some(hint) = error.hint_text() {
-                    report::hint(hint);
-                }
-            }
-        }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        match self {
-            Self::Files(error) => error.report.to_string().lines().map(str::to_owned).collect(),
-            Self::Other(error) => vec![error.to_string()],
-        }
-    }
-}
-
 /// The generation that is in force.
-struct Running {
-    generation: Generation,
-    shared: Shared,
-    number: u64,
-    hash: [u8; 32],
-    tunnels: Tunnels,
-    facts: Facts,
+pub(super) struct Running {
+    pub(super) generation: Generation,
+    pub(super) shared: Shared,
+    pub(super) number: u64,
+    pub(super) hash: [u8; 32],
+    pub(super) tunnels: Tunnels,
+    pub(super) facts: Facts,
 }
 
 /// What is known of a policy besides its tables.
-struct Facts {
-    cluster: String,
-    node: String,
-    patterns: Vec<String>,
-    services: BTreeMap<u8, ServiceStatus>,
-    names: Vec<(Addr, String)>,
+pub(super) struct Facts {
+    pub(super) cluster: String,
+    pub(super) node: String,
+    pub(super) patterns: Vec<String>,
+    pub(super) services: BTreeMap<u8, ServiceStatus>,
+    pub(super) names: Vec<(Addr, String)>,
 }
 
 /// A policy, ready to be put into force.
@@ -122,21 +79,23 @@ struct Ready {
 
 /// The guard of a node.
 pub(super) struct Guard {
-    wanted: Wanted,
-    pins: Pins,
-    state: State,
-    key: [u64; 2],
-    netlink: Netlink,
-    watch: Watch,
-    running: Option<Running>,
-    links: Links,
-    devices: Vec<Device>,
-    selection: Selection,
+    pub(super) wanted: Wanted,
+    pub(super) pins: Pins,
+    pub(super) state: State,
+    pub(super) key: [u64; 2],
+    pub(super) netlink: Netlink,
+    pub(super) watch: Watch,
+    pub(super) running: Option<Running>,
+    pub(super) links: Links,
+    pub(super) devices: Vec<Device>,
+    pub(super) selection: Selection,
+    /// Whether the state directory has what is running.
+    pub(super) kept: bool,
     /// Why the files are not what is running.
-    outdated: Vec<String>,
+    pub(super) outdated: Vec<String>,
     /// What else is wrong.
-    problems: Vec<String>,
-    top: TopSources,
+    pub(super) problems: Vec<String>,
+    pub(super) top: TopSources,
     _lock: PinLock,
 }
 
@@ -147,6 +106,7 @@ impl Guard {
         bpf_dir: &Path,
         state_dir: &Path,
     ) -> Result<Self, Failure> {
+        require_kernel_object()?;
         let pins = Pins::at(bpf_dir);
         pins.create()?;
         let lock = pins.lock()?;
@@ -171,6 +131,7 @@ impl Guard {
             links,
             devices,
             selection: Selection::default(),
+            kept: true,
             outdated: Vec::new(),
             problems: Vec::new(),
             top: TopSources::default(),
@@ -234,7 +195,8 @@ impl Guard {
         if self.running.as_ref().is_some_and(|running| running.tunnels != tunnels) {
             tracing::info!("tunnel devices have changed");
             // From what is in force, not from the files: those may be wrong just now.
-            if let Err(failure) = self.load_kept() {
+            let loaded = if self.kept { self.load_kept() } else { self.load_files() };
+            if let Err(failure) = loaded {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
         }
@@ -251,21 +213,9 @@ impl Guard {
             tracing::debug!(
                 source = event.source().map(|addr| std::net::IpAddr::from(addr).to_string()),
                 reason = event.verdict().map(|verdict| verdict.reason.name()),
-                destination = destination(&event),
+                destination = answers::port(event.protocol, event.port),
                 "refused"
             );
-        }
-    }
-
-    /// Answers a request. Who has stopped listening needs no answer.
-    pub(super) fn answer(&mut self, ask: Ask) {
-        match ask {
-            Ask::Status(reply) => drop(reply.send(self.status())),
-            Ask::Stats(reply) => {
-                self.drain_events();
-                drop(reply.send(self.stats()));
-            }
-            Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
         }
     }
 
@@ -327,7 +277,9 @@ impl Guard {
         if watched_since.is_some() {
             // In force it is; that it would not survive a reboot is worth a problem, no more.
             self.problems.clear();
-            if let Err(error) = self.state.keep(&loaded.bundle) {
+            let kept = self.state.keep(&loaded.bundle);
+            self.kept = kept.is_ok();
+            if let Err(error) = kept {
                 tracing::error!("{error:#}");
                 self.problems.push(format!("{error:#}"));
             }
@@ -438,97 +390,10 @@ impl Guard {
             &self.devices,
         );
     }
-
-    fn status(&self) -> Status {
-        let mut status = Status {
-            schema: view::STATUS_SCHEMA.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            up_to_date: self.outdated.is_empty(),
-            manifest: self.wanted.manifest.display().to_string(),
-            tunnels: interfaces::describe_tunnels(&self.devices),
-            problems: self.outdated.clone(),
-            ..Status::default()
-        };
-        if let Some(running) = &self.running {
-            status.generation = running.number;
-            status.policy_hash = hexadecimal(&running.hash);
-            status.cluster.clone_from(&running.facts.cluster);
-            status.node.clone_from(&running.facts.node);
-            status.services = running.facts.services.values().cloned().collect();
-            status.interfaces = self.links.status(&self.selection, running.generation.program_id());
-        }
-        let drops = status.services.iter().any(|service| service.mode == "enforce");
-        let guarded = |interface: &&InterfaceStatus| interface.state == "guarded";
-        let open = |interface: &InterfaceStatus| {
-            interface.state == "failed" || interface.state == "detached"
-        };
-        status.enforcing = drops
-            && status.interfaces.iter().any(|interface| guarded(&interface))
-            && !status.interfaces.iter().any(open);
-        status.problems.extend(self.problems.iter().cloned());
-        let troubled = status.interfaces.iter().filter(|interface| !guarded(interface));
-        status.problems.extend(troubled.filter_map(|interface| {
-            Some(format!("{}: {}", interface.name, interface.problem.as_deref()?))
-        }));
-        let wanted: BTreeSet<&str> =
-            status.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-        let bare = self.devices.iter().filter(|device| {
-            device.up && device.name != "lo" && !wanted.contains(device.name.as_str())
-        });
-        status.unguarded = bare.map(|device| device.name.clone()).collect();
-        status
-    }
-
-    fn stats(&self) -> Result<Stats, KernelError> {
-        let running =
-            self.running.as_ref().ok_or_else(|| KernelError::new("no policy is in force"))?;
-        let mut stats = Stats::read(&running.shared)?;
-        stats.node.clone_from(&running.facts.node);
-        let facts = &running.facts;
-        let labels: Vec<String> =
-            facts.services.values().map(|service| service.name.clone()).collect();
-        let service_of = |verdict: &Verdict| {
-            let label = &facts.services.get(&verdict.service?)?.name;
-            Some(service_name(label, &labels).to_owned())
-        };
-        stats.top_sources = self
-            .top
-            .most(TOP)
-            .into_iter()
-            .map(|(addr, entry)| TopSource {
-                address: std::net::IpAddr::from(addr).to_string(),
-                node: name_of(&facts.names, &addr),
-                sampled: entry.count,
-                reason: entry.verdict.reason.name().to_owned(),
-                service: service_of(&entry.verdict),
-                port: port(entry.protocol, entry.port),
-            })
-            .collect();
-        Ok(stats)
-    }
-
-    fn detach(&mut self, detach: &Detach) -> Result<Detached, KernelError> {
-        let detached = self.links.detach(&detach.interfaces)?;
-        tracing::warn!(interfaces = detached.detached.join(" "), "detached, as asked for");
-        Ok(detached)
-    }
 }
 
-fn name_of(names: &[(Addr, String)], addr: &Addr) -> Option<String> {
-    let at = names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
-    names.get(at).map(|(_, name)| name.clone())
-}
-
-fn destination(event: &Event) -> Option<String> {
-    port(event.protocol, event.port)
-}
-
-fn port(protocol: u8, port: u16) -> Option<String> {
-    let transport: Transport = parse::transport(protocol)?;
-    Some(format!("{}/{port}", transport.name()))
-}
-
-fn hexadecimal(hash: &[u8]) -> String {
+/// Bytes as people compare them.
+pub(super) fn hexadecimal(hash: &[u8]) -> String {
     hash.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");

@@ -3,7 +3,9 @@
 //! One thread, one loop: files, devices, events and requests are looked at one after the other, so
 //! the guard needs no locks and no state is seen half changed.
 
+mod answers;
 pub mod client;
+mod failure;
 mod guard;
 mod interfaces;
 mod links;
@@ -22,7 +24,8 @@ use tokio::{
 };
 
 use self::{
-    guard::{Failure, Guard, Wanted},
+    failure::Failure,
+    guard::{Guard, Wanted},
     links::AttachMode,
 };
 use crate::{

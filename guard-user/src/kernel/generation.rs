@@ -50,6 +50,20 @@ pub struct Options {
     pub sampling: bool,
 }
 
+/// The kernel object of this binary.
+///
+/// # Errors
+/// It was built without one.
+pub fn require_kernel_object() -> Result<&'static [u8], KernelError> {
+    kernel_object().ok_or_else(|| {
+        KernelError::new(
+            "this binary carries no kernel object: it can check, trace and replay, but guard \
+             nothing",
+        )
+        .hint("build it with `cargo xtask build`")
+    })
+}
+
 /// A loaded policy.
 #[cfg_attr(not(feature = "log"), derive(Debug))]
 #[cfg_attr(
@@ -81,10 +95,7 @@ impl Generation {
         options: &Options,
         program: &str,
     ) -> Result<Self, KernelError> {
-        let object = kernel_object().ok_or_else(|| {
-            KernelError::new("this binary carries no kernel object")
-                .hint("build it with `cargo xtask build`")
-        })?;
+        let object = require_kernel_object()?;
         let globals = Globals::new(policy, options);
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader);

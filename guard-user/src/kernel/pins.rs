@@ -144,7 +144,7 @@ impl Pins {
                     "`{name}` is guarded by another version, pinned in `{}`",
                     entry.display()
                 ))
-                .hint("take it off with `trainguard detach` of that version, then start again"));
+                .hint("take it off with `trainguard detach`, then start again; the node is open in between"));
             }
         }
         Ok(())

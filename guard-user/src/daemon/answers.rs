@@ -1,0 +1,115 @@
+//! What the guard answers when it is asked.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use guard_common::{Addr, parse, verdict::Verdict};
+
+use super::{
+    guard::{Guard, hexadecimal},
+    interfaces,
+    server::{Ask, Detach, Detached},
+    view::{self, InterfaceStatus, Stats, Status, TopSource},
+};
+use crate::{kernel::error::KernelError, policy::compiled::service_name};
+
+/// Sources in the statistics.
+const TOP: usize = 20;
+
+impl Guard {
+    /// Answers a request. Who has stopped listening needs no answer.
+    pub(super) fn answer(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(reply) => drop(reply.send(self.status())),
+            Ask::Stats(reply) => {
+                self.drain_events();
+                drop(reply.send(self.stats()));
+            }
+            Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let mut status = Status {
+            schema: view::STATUS_SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            up_to_date: self.outdated.is_empty(),
+            manifest: self.wanted.manifest.display().to_string(),
+            tunnels: interfaces::describe_tunnels(&self.devices),
+            problems: self.outdated.clone(),
+            ..Status::default()
+        };
+        if let Some(running) = &self.running {
+            status.generation = running.number;
+            status.policy_hash = hexadecimal(&running.hash);
+            status.cluster.clone_from(&running.facts.cluster);
+            status.node.clone_from(&running.facts.node);
+            status.services = running.facts.services.values().cloned().collect();
+            status.interfaces = self.links.status(&self.selection, running.generation.program_id());
+        }
+        let drops = status.services.iter().any(|service| service.mode == "enforce");
+        let guarded = |interface: &&InterfaceStatus| interface.state == "guarded";
+        let open = |interface: &InterfaceStatus| {
+            interface.state == "failed" || interface.state == "detached"
+        };
+        status.enforcing = drops
+            && status.interfaces.iter().any(|interface| guarded(&interface))
+            && !status.interfaces.iter().any(open);
+        status.problems.extend(self.problems.iter().cloned());
+        let troubled = status.interfaces.iter().filter(|interface| !guarded(interface));
+        status.problems.extend(troubled.filter_map(|interface| {
+            Some(format!("{}: {}", interface.name, interface.problem.as_deref()?))
+        }));
+        let wanted: BTreeSet<&str> =
+            status.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        let bare = self.devices.iter().filter(|device| {
+            device.up && device.name != "lo" && !wanted.contains(device.name.as_str())
+        });
+        status.unguarded = bare.map(|device| device.name.clone()).collect();
+        status
+    }
+
+    fn stats(&self) -> Result<Stats, KernelError> {
+        let running =
+            self.running.as_ref().ok_or_else(|| KernelError::new("no policy is in force"))?;
+        let mut stats = Stats::read(&running.shared)?;
+        stats.node.clone_from(&running.facts.node);
+        let facts = &running.facts;
+        let labels: Vec<String> =
+            facts.services.values().map(|service| service.name.clone()).collect();
+        let service_of = |verdict: &Verdict| {
+            let label = &facts.services.get(&verdict.service?)?.name;
+            Some(service_name(label, &labels).to_owned())
+        };
+        stats.top_sources = self
+            .top
+            .most(TOP)
+            .into_iter()
+            .map(|(addr, entry)| TopSource {
+                address: IpAddr::from(addr).to_string(),
+                node: name_of(&facts.names, &addr),
+                sampled: entry.count,
+                reason: entry.verdict.reason.name().to_owned(),
+                service: service_of(&entry.verdict),
+                port: port(entry.protocol, entry.port),
+            })
+            .collect();
+        Ok(stats)
+    }
+
+    fn detach(&mut self, detach: &Detach) -> Result<Detached, KernelError> {
+        let detached = self.links.detach(&detach.interfaces)?;
+        tracing::warn!(interfaces = detached.detached.join(" "), "detached, as asked for");
+        Ok(detached)
+    }
+}
+
+fn name_of(names: &[(Addr, String)], addr: &Addr) -> Option<String> {
+    let at = names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
+    names.get(at).map(|(_, name)| name.clone())
+}
+
+/// A destination as policies write it: `tcp/9091`. None for a protocol without ports.
+pub(super) fn port(protocol: u8, port: u16) -> Option<String> {
+    let transport = parse::transport(protocol)?;
+    Some(format!("{}/{port}", transport.name()))
+}
