@@ -40,6 +40,12 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
 }
 
+/// Builds only the binary, where no kernel object can be had.
+pub(crate) fn without_kernel_object() -> Result<PathBuf> {
+    sh::run(sh::cargo().args(["build", "--release", "--quiet", "--package", "guard-user"]))?;
+    Ok(sh::root().join("target/release/trainguard"))
+}
+
 /// Builds the kernel object in a target directory of its own, so that its flags do not throw away
 /// what the host build has compiled.
 fn kernel_object(tools: &Toolchain, args: &BuildArgs) -> Result<PathBuf> {

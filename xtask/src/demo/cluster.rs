@@ -72,7 +72,7 @@ impl Cluster {
         let at = self.path("bpf");
         fs::create_dir(&at)?;
         run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&at))
-            .context("a bpf file system of our own is needed for the pins")?;
+            .context("a bpf file system of its own needs CAP_SYS_ADMIN (is this a container?)")?;
         self.bpf_mounted = true;
         Ok(())
     }

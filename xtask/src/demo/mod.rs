@@ -24,6 +24,9 @@ use crate::{build, sh, toolchain};
 const CAPTURE: &str = "tests/captures/mxnet-baseline.pcap";
 const CAPTURE_MANIFEST: &str = "tests/captures/cluster.yaml";
 const CAPTURE_NODES: [&str; 2] = ["sched-0", "server-0"];
+const SCHEDULER: &str = "10.77.0.1:9091";
+/// Of a range set aside for documentation (RFC 5737).
+const STRANGER: &str = "192.0.2.66";
 
 /// How to run the demo.
 #[derive(Debug, Args)]
@@ -42,7 +45,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
         {
             Ok(built) => built.binary,
             Err(error) => {
-                return without_kernel(&format!("the kernel object cannot be built: {error:#}"));
+                let missing = format!("the kernel object cannot be built: {error:#}");
+                return without_kernel(&missing, &build::without_kernel_object()?);
             }
         },
     };
@@ -51,7 +55,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     }
     match script::run(&binary, &Interrupt::listen()?) {
         Ok(agrees) => Ok(agrees),
-        Err(script::Failure::Impossible(error)) => without_kernel(&format!("{error:#}")),
+        Err(script::Failure::Impossible(error)) => without_kernel(&format!("{error:#}"), &binary),
         Err(script::Failure::Failed(error)) => Err(error),
     }
 }
@@ -59,9 +63,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
 /// The part that needs root, under sudo. Everything was built before, as the user.
 fn with_sudo(binary: &Path) -> Result<bool> {
     let Some(sudo) = sh::find("sudo") else {
-        return without_kernel(
-            "network namespaces and bpf(2) need root, and there is no sudo here; run it as root",
-        );
+        let missing = "network namespaces and bpf(2) need root, and there is no sudo here; run it \
+                       as root";
+        return without_kernel(missing, binary);
     };
     println!("root is needed for network namespaces and bpf(2): asking sudo for that part");
     let mut command = Command::new(sudo);
@@ -75,19 +79,23 @@ fn with_sudo(binary: &Path) -> Result<bool> {
 }
 
 /// What can be shown without the kernel. The answer is no: nothing was guarded.
-fn without_kernel(missing: &str) -> Result<bool> {
+fn without_kernel(missing: &str, binary: &Path) -> Result<bool> {
     println!("The demo cannot run on this machine: {missing}");
     println!();
     println!("What can run: the same decision function, on the host, judging a capture of a real");
     println!("MXNet training job. NO KERNEL IS INVOLVED, AND NOTHING IS GUARDED.");
-    let root = sh::root();
-    sh::run(sh::cargo().args(["build", "--release", "--quiet", "--package", "guard-user"]))?;
+    let ask = |verb: &str, args: &[&str]| {
+        let mut command = Command::new(binary);
+        command.current_dir(sh::root()).args([verb, "--manifest", CAPTURE_MANIFEST]).args(args);
+        sh::run(&mut command)
+    };
     for node in CAPTURE_NODES {
         println!("\n{CAPTURE} as `{node}` receives it:");
-        let mut replay = Command::new(root.join("target/release/trainguard"));
-        replay.current_dir(&root).args(["replay", "--received", "--manifest", CAPTURE_MANIFEST]);
-        sh::run(replay.args(["--node", node, CAPTURE]))?;
+        ask("replay", &["--received", "--node", node, CAPTURE])?;
     }
+    let [scheduler, _] = CAPTURE_NODES;
+    println!("\nA connection to `{scheduler}` from an address outside the manifest:");
+    ask("trace", &["--node", scheduler, "--from", STRANGER, "--to", SCHEDULER])?;
     Ok(false)
 }
 
