@@ -17,29 +17,18 @@ fn text(stats: &Stats) -> String {
     let who = if stats.node.is_empty() { "this node" } else { &stats.node };
     parts.push(format!("{who}, generation {}", stats.generation));
 
-    let mut table = table(["interface", "passed", "dropped", "would drop"]);
-    for row in &stats.interfaces {
-        table.add_row([
-            row.name.clone(),
-            row.passed.to_string(),
-            row.dropped.to_string(),
-            row.would_drop.to_string(),
-        ]);
-    }
-    parts.push(table.to_string());
+    let interfaces = stats.interfaces.iter();
+    parts.push(verdicts(
+        "interface",
+        interfaces.map(|row| (&row.name, [row.passed, row.dropped, row.would_drop])),
+    ));
+    let services = stats.services.iter();
+    parts.push(verdicts(
+        "service",
+        services.map(|row| (&row.name, [row.passed, row.dropped, row.would_drop])),
+    ));
 
-    let mut table = self::table(["service", "passed", "dropped", "would drop"]);
-    for row in &stats.services {
-        table.add_row([
-            row.name.clone(),
-            row.passed.to_string(),
-            row.dropped.to_string(),
-            row.would_drop.to_string(),
-        ]);
-    }
-    parts.push(table.to_string());
-
-    let mut table = self::table(["reason", "packets", "bytes", "dropped"]);
+    let mut table = table(["reason", "packets", "bytes", "dropped"]);
     for (name, row) in stats.reasons.iter().filter(|(_, row)| row.packets > 0) {
         table.add_row([
             name.clone(),
@@ -72,6 +61,15 @@ fn text(stats: &Stats) -> String {
     }
     let lines = parts.iter().flat_map(|part| part.lines()).map(str::trim_end);
     lines.collect::<Vec<_>>().join("\n")
+}
+
+fn verdicts<'a>(what: &str, rows: impl Iterator<Item = (&'a String, [u64; 3])>) -> String {
+    let mut table = table([what, "passed", "dropped", "would drop"]);
+    for (name, counts) in rows {
+        let [passed, dropped, would_drop] = counts.map(|count| count.to_string());
+        table.add_row([name, &passed, &dropped, &would_drop]);
+    }
+    table.to_string()
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
