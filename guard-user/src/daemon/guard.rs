@@ -368,6 +368,11 @@ impl Guard {
             // Only now: until the switch the old generation charged its members.
             running.shared.keep_members(&policy.members)?;
             running.shared.set_generation(number, &hexadecimal(&policy.hash))?;
+            if self.links.is_empty() {
+                // Why, was said for each interface.
+                tracing::warn!(generation = number, "loaded, but on no interface");
+                return Ok(());
+            }
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
