@@ -91,6 +91,8 @@ fn dialect() {
         ("mode: enforce", "mode: enf\u{2028}orce", "12:14 TG005"),
         ("mode: enforce", "mode: enf\0orce", "12:14 TG005"),
         ("mode: enforce", "mode: enf\u{7f}orce", "12:14 TG005"),
+        // A line break to YAML, and to most who show the file a part of the comment.
+        ("mode: enforce", "# only\r    mode: enforce", "12:11 TG005"),
         ("mode: enforce", "mode: \"enf\\u202eorce\"", "12:11 TG005"),
         ("apiVersion", "\u{feff}apiVersion", "1:1 TG005"),
         ("apiVersion", "%YAML 1.1\n---\napiVersion", "1:1 TG008"),
@@ -114,6 +116,8 @@ fn dialect() {
     ] {
         policy_case(from, to, &[expected]);
     }
+    let windows = POLICY.replace('\n', "\r\n");
+    assert_eq!(findings(&[("m.yaml", MANIFEST), ("p.yaml", &windows)]), ["loaded"]);
     let two = format!("{POLICY}---\n{POLICY}");
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &two)]);
     assert_eq!(found, ["p.yaml:16:1 TG008"]);
@@ -263,6 +267,22 @@ fn services_that_claim_a_port_equally() {
     let text = format!("{POLICY}{}", again.replace("PORTS", "tcp/1"));
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
     assert_eq!(found, ["p.yaml:16:11 TG205"]);
+}
+
+/// More zeros than a number can be formatted with.
+#[test]
+fn padding_has_an_end() {
+    let zeros = "0".repeat(65_535);
+    for (from, expected) in [
+        ("worker-[0-3]", "9:11 TG113"),
+        ("10.0.1.[0-3]", "10:17 TG113"),
+        ("fd00::1", "7:27 TG113"),
+    ] {
+        let to = format!("{}[{zeros}0-{zeros}3]", from.trim_end_matches(['[', '0', '-', '3', ']']));
+        manifest_case(from, &to, &[expected]);
+    }
+    let long = format!("{}-[1000000,1,2,3]", "w".repeat(120));
+    manifest_case("worker-[0-3]", &long, &["9:11 TG110"]);
 }
 
 #[test]

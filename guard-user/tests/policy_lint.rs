@@ -94,7 +94,7 @@ fn formats_and_thresholds() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         text(&output.stdout),
-        "p.yaml:8:14: warning[TG204] `tcp/22` is no port of this service\n"
+        "p.yaml:8:14: warning[TG204] `tcp/22` is no port of this service; `except` takes ports out of `ports`; remove it\n"
     );
     for (fail_on, code) in [("error", 0), ("warning", 1), ("info", 1), ("never", 0)] {
         let output = lint(dir.path(), &["--fail-on", fail_on], "");

@@ -78,11 +78,14 @@ impl Tunnels {
     /// `l2tp` or `fou`; `port` is the UDP port where the kind has one.
     ///
     /// # Errors
-    /// The kinds that are known, if this is none of them or lacks its port.
+    /// The kinds that are known, if this is none of them or lacks its port; or that 0 is none.
     pub fn add(&mut self, kind: &str, port: Option<u16>) -> Result<(), &'static str> {
         use wire::{
             PROTO_AH, PROTO_ESP, PROTO_GRE, PROTO_IPIP, PROTO_IPV6, PROTO_L2TP, PROTO_MPLS,
         };
+        if port == Some(0) {
+            return Err("0 is no port");
+        }
         let protocols: &[u8] = match (kind, port) {
             ("ipip", None) => &[PROTO_IPIP, PROTO_MPLS],
             ("sit" | "ip6tnl", None) => &[PROTO_IPIP, PROTO_IPV6, PROTO_MPLS],
@@ -96,7 +99,7 @@ impl Tunnels {
             }
             _ => {
                 return Err(
-                    "ipip, sit, ip6tnl, gre, gretap, erspan, ip6gre, ip6gretap, ip6erspan, \
+                    "known kinds are ipip, sit, ip6tnl, gre, gretap, erspan, ip6gre, ip6gretap, ip6erspan, \
                             vti, vti6, xfrm, l2tp, or with a port vxlan, geneve, fou, gue, l2tp, \
                             gtp, bareudp, amt",
                 );
@@ -121,7 +124,7 @@ impl std::str::FromStr for Tunnels {
             }
         };
         let mut tunnels = Self::default();
-        tunnels.add(kind, port).map_err(|known| format!("known kinds are {known}"))?;
+        tunnels.add(kind, port)?;
         Ok(tunnels)
     }
 }

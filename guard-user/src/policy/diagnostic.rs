@@ -99,6 +99,14 @@ impl Diagnostic {
         self
     }
 
+    /// What was found and what to do, on one line.
+    pub fn on_one_line(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {}", self.message, help.replace('\n', " ")),
+            None => self.message.clone(),
+        }
+    }
+
     /// Adds a further place.
     #[must_use]
     pub fn related(mut self, place: Place, label: impl Into<String>) -> Self {
@@ -195,7 +203,7 @@ impl fmt::Display for Report {
                 self.sources.describe(finding.place),
                 finding.severity.name(),
                 finding.code,
-                finding.message
+                finding.on_one_line()
             )?;
         }
         let hidden = self.hidden();

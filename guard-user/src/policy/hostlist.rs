@@ -3,7 +3,7 @@
 //! Several brackets multiply, the last one varies fastest. Zero padding is kept. In IPv6 addresses
 //! the numbers are hexadecimal.
 
-use super::{diagnostic::code, text, walk::Fault};
+use super::{diagnostic::code, scalars::MAX_NAME, text, walk::Fault};
 
 /// Names or addresses that one manifest may expand to.
 pub(super) const MAX_EXPANSION: usize = 1_000_000;
@@ -95,6 +95,25 @@ impl HostList {
         self.count
     }
 
+    /// Bytes of the longest entry.
+    pub(super) fn longest(&self) -> usize {
+        let digits = |n: u64| match self.radix {
+            Radix::Decimal => n.checked_ilog10(),
+            Radix::Hexadecimal => n.checked_ilog(16),
+        };
+        let of_part = |part: &Part| match part {
+            Part::Text(text) => text.len(),
+            Part::Ranges(ranges) => {
+                let longest = |range: &Range| {
+                    let digits = digits(range.last).unwrap_or(0) as usize + 1;
+                    digits.max(range.width)
+                };
+                ranges.iter().map(longest).max().unwrap_or(0)
+            }
+        };
+        self.parts.iter().map(of_part).sum()
+    }
+
     /// The entry of a number below [`HostList::count`].
     pub(super) fn entry(&self, number: usize) -> String {
         let mut number = number as u64;
@@ -144,6 +163,10 @@ fn one_range(text: &str, radix: Radix) -> Result<Range, String> {
         return Err(format!("the ends of `[{shown}]` are padded to different widths"));
     }
     let width = if padded(first) { first.len() } else { 1 };
+    if width > MAX_NAME {
+        let message = format!("`[{shown}]` is padded to {width} digits, at most {MAX_NAME} fit");
+        return Err(message);
+    }
     let (first, last) = (number(first)?, number(last)?);
     if first > last {
         return Err(format!("the range `[{shown}]` runs backwards"));

@@ -17,7 +17,7 @@ use super::{
     load::Loader,
     scalars::{self, Cidr},
     text,
-    walk::Walk,
+    walk::{Fault, Walk},
 };
 
 /// Prefixes that the networks of one manifest may list.
@@ -156,6 +156,15 @@ fn host_lists(walk: &mut Walk<'_>, entry: &NodesEntry) -> Option<Lists> {
     let names = names?;
     let last = names.count().checked_sub(1)?;
     if entry.name.value.is_empty() {
+        return None;
+    }
+    if names.longest() > scalars::MAX_NAME {
+        let message = format!(
+            "the longest of these names has {} bytes, at most {} fit",
+            names.longest(),
+            scalars::MAX_NAME
+        );
+        walk.fault(entry.name.place.span, Fault::new(code::NAME, message));
         return None;
     }
     if let Err(fault) = scalars::name(&names.entry(last), false) {

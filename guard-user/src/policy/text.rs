@@ -30,6 +30,7 @@ pub fn is_forbidden(character: char) -> bool {
 pub(super) fn describe(character: char) -> String {
     let name = match character {
         '\0' => "a NUL character",
+        '\r' => "a carriage return without a line feed",
         '\u{85}' => "a next-line character (NEL)",
         '\u{2028}' => "a line separator",
         '\u{2029}' => "a paragraph separator",
@@ -44,14 +45,23 @@ pub(super) fn describe(character: char) -> String {
     format!("{name} (U+{:04X})", u32::from(character))
 }
 
+/// Whether a carriage return at this byte ends no line of a text file: YAML takes it for a line
+/// break, most who show the file do not.
+fn is_bare_return(source: &str, at: usize) -> bool {
+    let bytes = source.as_bytes();
+    bytes.get(at) == Some(&b'\r') && bytes.get(at + 1) != Some(&b'\n')
+}
+
 /// Reports every character that is not allowed.
 pub(super) fn check(file: FileId, source: &str, out: &mut Report) {
     // Printable ASCII and the line breaks are nearly all of every file.
-    let suspicious = |byte: &u8| !matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
+    let suspicious = |byte: &u8| !matches!(byte, b' '..=b'~' | b'\n' | b'\t');
     if !source.as_bytes().iter().any(suspicious) {
         return;
     }
-    let forbidden = source.char_indices().filter(|(_, c)| is_forbidden(*c));
+    let forbidden = source
+        .char_indices()
+        .filter(|(at, character)| is_forbidden(*character) || is_bare_return(source, *at));
     for (at, character) in forbidden {
         let span = Span::new(at, at + character.len_utf8());
         let message = format!("{} is not allowed", describe(character));

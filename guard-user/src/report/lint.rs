@@ -99,7 +99,7 @@ fn concise(sources: &Sources, finding: &Diagnostic) -> String {
         at.column,
         finding.severity.name(),
         finding.code,
-        finding.message
+        finding.on_one_line()
     )
 }
 
