@@ -273,11 +273,9 @@ fn services_that_claim_a_port_equally() {
 #[test]
 fn padding_has_an_end() {
     let zeros = "0".repeat(65_535);
-    for (from, expected) in [
-        ("worker-[0-3]", "9:11 TG113"),
-        ("10.0.1.[0-3]", "10:17 TG113"),
-        ("fd00::1", "7:27 TG113"),
-    ] {
+    for (from, expected) in
+        [("worker-[0-3]", "9:11 TG113"), ("10.0.1.[0-3]", "10:17 TG113"), ("fd00::1", "7:27 TG113")]
+    {
         let to = format!("{}[{zeros}0-{zeros}3]", from.trim_end_matches(['[', '0', '-', '3', ']']));
         manifest_case(from, &to, &[expected]);
     }

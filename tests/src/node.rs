@@ -170,23 +170,33 @@ impl Node {
         fs::rename(next, self.path(name)).expect("renaming");
     }
 
-    /// The binary, in the node's namespace, with the directories of this node.
+    /// The binary, in the node's namespace, asking this node's daemon.
     pub fn trainguard(&self, verb: &[&str]) -> Command {
+        let mut command = self.binary(verb);
+        command.arg("--run-dir").arg(self.path("run"));
+        command
+    }
+
+    fn binary(&self, verb: &[&str]) -> Command {
         let binary = std::env::var_os("TRAINGUARD_BIN").map_or_else(
             || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/trainguard"),
             PathBuf::from,
         );
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespaces[0]]).arg(binary).args(verb);
-        command.arg("--run-dir").arg(self.path("run")).stdin(Stdio::null());
+        command.stdin(Stdio::null());
         command
     }
 
     /// The daemon's command line, for the manifest and further arguments.
     pub fn daemon_command(&self, more: &[&str]) -> Command {
-        let mut command = self.trainguard(&["daemon"]);
+        let mut command = self.binary(&["daemon"]);
         command.arg("--manifest").arg(self.path("cluster.yaml")).args(["--node", "node"]);
-        for (flag, directory) in [("--state-dir", self.path("state")), ("--bpf-dir", self.pins())] {
+        for (flag, directory) in [
+            ("--run-dir", self.path("run")),
+            ("--state-dir", self.path("state")),
+            ("--bpf-dir", self.pins()),
+        ] {
             if !more.contains(&flag) {
                 command.arg(flag).arg(directory);
             }

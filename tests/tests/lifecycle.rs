@@ -1,9 +1,17 @@
 //! The daemon's life on a real interface: attach, crash, adoption, reload, release, refusals.
 
-use std::{fs, net::UdpSocket, os::unix::fs::chown, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::UdpSocket,
+    os::unix::{fs::chown, net::UnixStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use guard_tests::node::{
-    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER,
+    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, PATIENCE, POLICY, PORT, STRANGER,
 };
 use serde_json::{Value, json};
 
@@ -223,9 +231,9 @@ fn a_foreign_program_stays_and_is_named_by_its_id() {
     let status = node.wait("enforcing", enforcing);
     let id = status["interfaces"][0]["program_id"].as_u64().expect("an id");
     // Another guard, with pins of its own, is as foreign as any program.
-    let (other, state) = (node.path("bpf").join("other"), node.path("other-state"));
-    let (other, state) = (other.to_str().expect("UTF-8"), state.to_str().expect("UTF-8"));
-    let output = node.start_in_vain(&["--bpf-dir", other, "--state-dir", state]);
+    let own = ["bpf/other", "other-state", "other-run"].map(|name| node.path(name));
+    let [bpf, state, run] = own.each_ref().map(|path| path.to_str().expect("UTF-8"));
+    let output = node.start_in_vain(&["--bpf-dir", bpf, "--state-dir", state, "--run-dir", run]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(&format!("id {id}")) && said.contains("eth0"), "{said}");
@@ -333,13 +341,127 @@ fn what_was_taken_away_is_put_back() {
     let Some(mut node) = Node::new("lifecycle/mend") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let pin = node.pins().join("v1/link-eth0");
-    fs::remove_file(&pin).expect("removing the pin");
-    let deadline = std::time::Instant::now() + guard_tests::node::PATIENCE;
-    while !pin.exists() {
-        assert!(std::time::Instant::now() < deadline, "not pinned again: {}", node.log());
-        thread::sleep(Duration::from_millis(50));
+    assert_guarded(&node);
+    let counted = node.packets("not_allowed");
+    let link = node.pins().join("v1/link-eth0");
+    for everything in [false, true] {
+        if everything {
+            fs::remove_dir_all(node.pins()).expect("removing all pins");
+        } else {
+            fs::remove_file(&link).expect("removing the pin");
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !link.exists() {
+            assert!(Instant::now() < deadline, "not pinned again: {}", node.log());
+            thread::sleep(Duration::from_millis(50));
+        }
     }
+    // The same maps: a new generation goes on counting.
+    node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
+    let status = node.wait("the next generation", |status| status["generation"] == 2);
+    assert_eq!(status["problems"], json!([]));
+    assert_eq!(node.packets("not_allowed"), counted);
+    // And they are there for the time after us.
+    node.signal("KILL");
+    assert_guarded(&node);
+}
+
+#[test]
+fn maps_without_pins_are_pinned_before_the_next_generation() {
+    let Some(mut node) = Node::new("lifecycle/maps") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert_guarded(&node);
+    let counted = node.packets("not_allowed");
+    for map in ["TG_COUNTERS", "TG_LABELS", "TG_MEMBERS"] {
+        fs::remove_file(node.pins().join("v1").join(map)).expect("removing a pin");
+    }
+    node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
+    node.wait("the next generation", |status| status["generation"] == 2);
+    assert_eq!(node.packets("not_allowed"), counted);
+}
+
+#[test]
+fn a_renamed_interface_stays_guarded_under_its_name() {
+    let Some(mut node) = Node::new("lifecycle/rename") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.ip(&["link", "set", "eth0", "name", "gx"]);
+    let status = node.wait("aware of the name", |status| status["interfaces"][1]["name"] == "gx");
+    assert_eq!(status["interfaces"][0]["name"], "eth0");
+    assert_eq!(status["interfaces"][0]["state"], "missing");
+    assert_eq!(status["interfaces"][1]["state"], "guarded");
+    assert_eq!(status["unguarded"], json!([]));
+    assert_guarded(&node);
+    // The next daemon finds it by its device, not by its name.
+    node.signal("KILL");
+    node.ip(&["link", "set", "gx", "name", "eth0"]);
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"].as_array().map(Vec::len), Some(1), "{status}");
+    assert!(node.log().contains("taken over"), "{}", node.log());
+    assert_guarded(&node);
+}
+
+#[test]
+fn a_daemon_that_nobody_could_ask_guards_nothing() {
+    let Some(node) = Node::new("lifecycle/sockets") else { return };
+    fs::write(node.path("run"), "no directory").expect("writing");
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("opening the sockets"), "{said}");
+    assert!(node.answers(STRANGER[0], PORT), "nothing was attached");
+}
+
+#[test]
+fn without_a_state_directory_the_node_is_guarded_and_the_problem_told() {
+    let Some(mut node) = Node::new("lifecycle/state") else { return };
+    node.start(&["--state-dir", "/dev/null/state"]);
+    let status = node.wait("enforcing", enforcing);
+    assert!(status["problems"].to_string().contains("/dev/null/state"), "{status}");
+    assert_guarded(&node);
+}
+
+#[test]
+fn idle_connections_keep_nobody_else_out() {
+    let Some(mut node) = Node::new("lifecycle/idle") else { return };
+    node.start(&[]);
+    let idle: Vec<UnixStream> = (0..200)
+        .map(|_| {
+            let mut stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
+            stream.write_all(b"GET /v1").expect("half a request");
+            stream
+        })
+        .collect();
+    assert!(node.status().is_some(), "{}", node.log());
+    drop(idle);
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let Some(mut node) = Node::new("lifecycle/requests") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let ask = |socket: &str, request: &str| {
+        let mut stream = UnixStream::connect(node.path("run").join(socket)).expect("a socket");
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        // What was no request may be answered by closing.
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    let detach = |body: &str| {
+        let length = body.len();
+        format!("POST /v1/detach HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    for body in ["[]", "null", "", "{", "{\"interface\": []}", "\"eth0\"", "7"] {
+        let answer = ask("control.sock", &detach(body));
+        assert!(answer.starts_with("HTTP/1.1 400"), "{body}: {answer}");
+    }
+    let answer = ask("stats.sock", &detach("{}"));
+    assert!(answer.starts_with("HTTP/1.1 404"), "the statistics socket commands nothing: {answer}");
+    ask("control.sock", "\u{0}\u{1} nonsense\r\n\r\n");
     assert_guarded(&node);
 }
 

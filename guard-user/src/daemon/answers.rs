@@ -10,7 +10,7 @@ use super::{
     server::{Ask, Detach, Detached},
     view::{self, InterfaceStatus, Stats, Status, TopSource},
 };
-use crate::{kernel::error::KernelError, policy::compiled::service_name};
+use crate::kernel::error::KernelError;
 
 /// Sources in the statistics.
 const TOP: usize = 20;
@@ -35,7 +35,7 @@ impl Guard {
             up_to_date: self.outdated.is_empty(),
             manifest: self.wanted.manifest.display().to_string(),
             tunnels: interfaces::describe_tunnels(&self.devices),
-            problems: self.outdated.clone(),
+            problems: [&self.outdated[..], &self.lasting].concat(),
             ..Status::default()
         };
         if let Some(running) = &self.running {
@@ -55,8 +55,8 @@ impl Guard {
             && status.interfaces.iter().any(|interface| guarded(&interface))
             && !status.interfaces.iter().any(open);
         status.problems.extend(self.problems.iter().cloned());
-        let troubled = status.interfaces.iter().filter(|interface| !guarded(interface));
-        status.problems.extend(troubled.filter_map(|interface| {
+        let interfaces = status.interfaces.iter();
+        status.problems.extend(interfaces.filter_map(|interface| {
             Some(format!("{}: {}", interface.name, interface.problem.as_deref()?))
         }));
         let wanted: BTreeSet<&str> =
@@ -74,12 +74,8 @@ impl Guard {
         let mut stats = Stats::read(&running.shared)?;
         stats.node.clone_from(&running.facts.node);
         let facts = &running.facts;
-        let labels: Vec<String> =
-            facts.services.values().map(|service| service.name.clone()).collect();
-        let service_of = |verdict: &Verdict| {
-            let label = &facts.services.get(&verdict.service?)?.name;
-            Some(service_name(label, &labels).to_owned())
-        };
+        let service_of =
+            |verdict: &Verdict| Some(facts.services.get(&verdict.service?)?.name.clone());
         stats.top_sources = self
             .top
             .most(TOP)

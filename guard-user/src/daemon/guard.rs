@@ -25,14 +25,14 @@ use crate::{
         error::KernelError,
         generation::{Generation, Maps, Options, require_kernel_object},
         netlink::{Device, Netlink},
-        pins::{PinLock, Pins},
+        pins::{HeldMaps, PinLock, Pins},
         shared::Shared,
         sys,
     },
     machine,
     policy::{
         self, Disk, Files, Placement,
-        compiled::{CompiledPolicy, Tunnels},
+        compiled::{CompiledPolicy, Tunnels, service_name},
     },
     report,
 };
@@ -86,6 +86,8 @@ pub(super) struct Guard {
     pub(super) netlink: Netlink,
     pub(super) watch: Watch,
     pub(super) running: Option<Running>,
+    /// The shared maps, from the first generation on.
+    pub(super) maps: Option<HeldMaps>,
     pub(super) links: Links,
     pub(super) devices: Vec<Device>,
     pub(super) selection: Selection,
@@ -93,49 +95,68 @@ pub(super) struct Guard {
     pub(super) kept: bool,
     /// Why the files are not what is running.
     pub(super) outdated: Vec<String>,
+    /// What is wrong until the next start.
+    pub(super) lasting: Vec<String>,
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
-    _lock: PinLock,
+    lock: PinLock,
 }
 
-impl Guard {
-    /// Puts the policy of the manifest into force, or the last good one if the manifest is wrong.
-    pub(super) async fn start(
-        wanted: Wanted,
-        bpf_dir: &Path,
-        state_dir: &Path,
-    ) -> Result<Self, Failure> {
+/// The pin directory, for this daemon alone, and fit for it.
+pub(super) struct Claim {
+    pins: Pins,
+    lock: PinLock,
+}
+
+impl Claim {
+    /// Claims a pin directory. Nothing is loaded or attached by this.
+    pub(super) fn take(bpf_dir: &Path) -> Result<Self, KernelError> {
         require_kernel_object()?;
         let pins = Pins::at(bpf_dir);
         pins.create()?;
         let lock = pins.lock()?;
         pins.check_versions()?;
         pins.check_layout()?;
-        let state = State::open(state_dir).map_err(|error| {
-            let error = KernelError::new(format!("{error:#}"));
-            Failure::Other(error.hint("run it as the daemon's user, or name another: --state-dir"))
-        })?;
-        let key = state.key().map_err(|error| Failure::other(format!("{error:#}")))?;
+        Ok(Self { pins, lock })
+    }
+}
+
+impl Guard {
+    /// Puts the policy of the manifest into force, or the last good one if the manifest is wrong.
+    pub(super) async fn start(
+        wanted: Wanted,
+        claim: Claim,
+        state_dir: &Path,
+    ) -> Result<Self, Failure> {
+        let Claim { pins, lock } = claim;
+        let state = State::at(state_dir);
+        let (key, unkept) = state.key().map_err(|error| Failure::other(format!("{error:#}")))?;
+        let lasting: Vec<String> = unkept.map(|error| format!("{error:#}")).into_iter().collect();
+        for problem in &lasting {
+            tracing::error!("{problem}");
+        }
         let netlink = Netlink::open()?;
         let devices = netlink.devices().await?;
         let links = Links::new(pins.clone(), wanted.mode)?;
         let mut guard = Self {
             wanted,
             pins,
+            lock,
             state,
             key,
             netlink,
             watch: Watch::default(),
             running: None,
+            maps: None,
             links,
             devices,
             selection: Selection::default(),
             kept: true,
             outdated: Vec::new(),
+            lasting,
             problems: Vec::new(),
             top: TopSources::default(),
-            _lock: lock,
         };
         if let Err(failure) = guard.load_files() {
             failure.explain();
@@ -147,10 +168,12 @@ impl Guard {
             // Made for nothing, unless an earlier daemon left them.
             guard.running = None;
             guard.pins.remove_maps()?;
-            return Err(Failure::Other(
-                KernelError::new(format!("no interface could be guarded: {why}"))
-                    .hint("name one that exists in `interfaces` of the manifest or by --interface"),
-            ));
+            let error = KernelError::new(format!("no interface could be guarded: {why}"));
+            return Err(Failure::Other(if guard.selection.devices.is_empty() {
+                error.hint("name one that exists in `interfaces` of the manifest or by --interface")
+            } else {
+                error
+            }));
         }
         Ok(guard)
     }
@@ -200,7 +223,24 @@ impl Guard {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
         }
+        self.mend_maps();
         self.reconcile();
+    }
+
+    /// Pins the shared maps again, if somebody removed their pins.
+    fn mend_maps(&mut self) {
+        let Some(maps) = &self.maps else { return };
+        let mended = self.pins.mend_maps(maps).and_then(|count| {
+            if count > 0 {
+                // The directory may be a new one.
+                self.lock = self.pins.lock()?;
+                tracing::warn!("the pins of {count} maps were removed: pinned again");
+            }
+            Ok(())
+        });
+        if let Err(error) = mended {
+            tracing::error!("{error}");
+        }
     }
 
     /// Takes the events from the ring.
@@ -307,16 +347,23 @@ impl Guard {
             policy::compile(loaded, node, &self.placement()?).map_err(Failure::other)?;
         let tunnels = interfaces::tunnels(&self.wanted.tunnels, &self.devices);
         policy.set_tunnels(&tunnels);
+        let labels = || policy.services.iter().map(|service| &service.label);
         let services = policy.services.iter().map(|service| {
             let observes = service.service.has(tables::Service::OBSERVE);
-            let mode = if observes { "observe" } else { "enforce" };
-            (service.slot, ServiceStatus { name: service.label.clone(), mode: mode.to_owned() })
+            let (of, _) = service.label.split_once('/').unwrap_or_default();
+            let status = ServiceStatus {
+                name: service_name(&service.label, labels()).to_owned(),
+                policy: of.to_owned(),
+                mode: if observes { "observe" } else { "enforce" }.to_owned(),
+            };
+            (service.slot, status)
         });
+        let services = services.collect();
         let facts = Facts {
             cluster: policy.cluster.clone(),
             node: policy.node.clone(),
             patterns,
-            services: services.collect(),
+            services,
             names: std::mem::take(&mut policy.names),
         };
         Ok(Ready { policy, facts, tunnels })
@@ -345,10 +392,14 @@ impl Guard {
             self.reconcile();
             return Ok(());
         }
+        self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
         let mut generation = Generation::load(&policy, &options)?;
         let mut shared = generation.shared()?;
+        if self.maps.is_none() {
+            self.maps = Some(self.pins.hold_maps()?);
+        }
         let number = shared.generation()? + 1;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;

@@ -37,6 +37,9 @@ pub(super) struct Guarded {
     name: String,
     link: Link,
     mode: Mode,
+    /// The name by which it was wanted, if it was renamed to one that nobody wants. It stays
+    /// guarded: a name is no reason to open a port.
+    wanted_as: Option<String>,
 }
 
 /// The guarded interfaces.
@@ -91,10 +94,14 @@ impl Links {
     ) {
         let mut failed = BTreeMap::new();
         self.forget_dead(devices);
-        self.release_unwanted(selection, devices);
+        self.follow_names(selection, devices, shared);
+        self.release_unwanted(selection);
         for guarded in self.guarded.values() {
             if let Err(error) = mend(guarded, generation) {
                 failed.insert(guarded.name.clone(), error.to_string());
+            } else if let Some(wanted) = &guarded.wanted_as {
+                let what = format!("renamed from `{wanted}`; guarded all the same");
+                failed.insert(guarded.name.clone(), what);
             }
         }
         for device in &selection.devices {
@@ -237,17 +244,41 @@ impl Links {
         }
     }
 
-    /// Releases interfaces that the patterns do not mean any more. One that was renamed away from
-    /// them stays guarded: a name is no reason to open a port.
-    fn release_unwanted(&mut self, selection: &Selection, devices: &[Device]) {
+    /// Calls interfaces what they are called now.
+    fn follow_names(&mut self, selection: &Selection, devices: &[Device], shared: &mut Shared) {
+        for (index, guarded) in &mut self.guarded {
+            if selection.devices.iter().any(|device| device.index == *index) {
+                guarded.wanted_as = None;
+            }
+            let Some(device) = devices.iter().find(|device| device.index == *index) else {
+                continue;
+            };
+            if device.name == guarded.name {
+                continue;
+            }
+            tracing::warn!(interface = device.name, "was called `{}`", guarded.name);
+            let wanted = selection.devices.iter().any(|wanted| wanted.index == *index);
+            let before = std::mem::replace(&mut guarded.name, device.name.clone());
+            if !wanted && guarded.wanted_as.is_none() {
+                guarded.wanted_as = Some(before);
+            }
+            let moved = guarded
+                .link
+                .move_to(&self.pins.link_path(&device.name))
+                .and_then(|()| shared.set_interface(device.index, &device.name));
+            if let Err(error) = moved {
+                tracing::error!(interface = device.name, "{error}");
+            }
+        }
+    }
+
+    /// Releases interfaces that the patterns do not mean any more.
+    fn release_unwanted(&mut self, selection: &Selection) {
         let wanted = |index: u32| selection.devices.iter().any(|device| device.index == index);
-        let renamed = |index: u32, name: &str| {
-            !devices.iter().any(|device| device.index == index && device.name == name)
-        };
         let unwanted: Vec<u32> = self
             .guarded
             .iter()
-            .filter(|(index, guarded)| !wanted(**index) && !renamed(**index, &guarded.name))
+            .filter(|(index, guarded)| !wanted(**index) && guarded.wanted_as.is_none())
             .map(|(index, _)| *index)
             .collect();
         for index in unwanted {
@@ -279,7 +310,7 @@ impl Links {
                 link.move_to(&pin)?;
                 link.switch(generation.program()?)?;
                 tracing::info!(interface = device.name, "taken over from an earlier daemon");
-                return Ok(Guarded { name: device.name.clone(), link, mode });
+                return Ok(Guarded { name: device.name.clone(), link, mode, wanted_as: None });
             }
             tracing::warn!(
                 interface = device.name,
@@ -307,7 +338,7 @@ impl Links {
         }
         let attach = |mode| {
             let link = Link::attach(generation.program()?, &device.name, device.index, mode, &pin)?;
-            Ok(Guarded { name: device.name.clone(), link, mode })
+            Ok(Guarded { name: device.name.clone(), link, mode, wanted_as: None })
         };
         match self.mode {
             AttachMode::Only(mode) => attach(mode),
@@ -342,8 +373,8 @@ fn mend(guarded: &Guarded, generation: &Generation) -> Result<(), KernelError> {
         guarded.link.switch(generation.program()?)?;
     }
     if !guarded.link.is_pinned() {
-        tracing::warn!(interface = guarded.name, "its pin was removed: pinned again");
         guarded.link.pin_again()?;
+        tracing::warn!(interface = guarded.name, "its pin was removed: pinned again");
     }
     Ok(())
 }

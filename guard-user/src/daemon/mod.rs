@@ -25,7 +25,7 @@ use tokio::{
 
 use self::{
     failure::Failure,
-    guard::{Guard, Wanted},
+    guard::{Claim, Guard, Wanted},
     links::AttachMode,
 };
 use crate::{
@@ -82,15 +82,15 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels) -> Exit {
 
 async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let mut guard = Guard::start(wanted, &args.directories.bpf_dir, &args.state_dir).await?;
+    let claim = Claim::take(&args.directories.bpf_dir)?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
     let run_dir = &args.directories.run_dir;
-    // Without sockets the node is guarded all the same, but nobody could ask; better not to start
-    // than to be half there.
+    // Before anything is attached: a guard that nobody can ask is not to come into force.
     let _sockets = server::serve(run_dir, &asks).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
         Failure::Other(crate::kernel::error::KernelError::of(what, error))
     })?;
+    let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
     let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {
         let mut interval = interval(period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -4,11 +4,11 @@
 //! is their number: a stuck client costs a slot for some seconds, never the daemon.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -25,7 +25,8 @@ use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
 };
 
 use super::view::{Stats, Status};
@@ -36,8 +37,9 @@ pub const STATS_SOCKET: &str = "stats.sock";
 /// Name of the socket that commands.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
-/// Requests in work at a time, of each socket.
-const MAX_CONNECTIONS: usize = 32;
+/// Connections of each socket at a time. One more ends the oldest: an answer takes milliseconds,
+/// so what is old is idle, and whoever holds connections open keeps nobody else out.
+const MAX_CONNECTIONS: usize = 64;
 /// How long a connection may take, request and answer together.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's body.
@@ -120,9 +122,8 @@ fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
 }
 
 async fn accept(listener: UnixListener, guard: mpsc::Sender<Ask>, control: bool) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -132,12 +133,17 @@ async fn accept(listener: UnixListener, guard: mpsc::Sender<Ask>, control: bool)
                 continue;
             }
         };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let guard = guard.clone();
-        tokio::spawn(async move {
+        open.push_back(tokio::spawn(async move {
             // A client that went away or was too slow is its own business.
             let _ = tokio::time::timeout(PATIENCE, converse(stream, guard, control)).await;
-            drop(slot);
-        });
+        }));
     }
 }
 
@@ -183,7 +189,11 @@ async fn answer(
             let Ok(body) = body else {
                 return refusal(StatusCode::BAD_REQUEST, "the body did not arrive, or is too long");
             };
-            let detach: Detach = match serde_json::from_slice(&body.to_bytes()) {
+            // An object first: serde would take a list for the fields in their order.
+            let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body.to_bytes());
+            let detach: Detach = match object
+                .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
+            {
                 Ok(detach) => detach,
                 Err(error) => return refusal(StatusCode::BAD_REQUEST, &error.to_string()),
             };

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 
 use crate::policy::Bundle;
 
@@ -21,11 +21,9 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Opens the directory; makes it if need be.
-    pub(super) fn open(directory: &Path) -> Result<Self> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.with_context(|| format!("making the state directory `{}`", directory.display()))?;
-        Ok(Self { directory: directory.to_owned() })
+    /// Names the directory.
+    pub(super) fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
     }
 
     /// The policy that was last switched to, with every file of it; none if there was none.
@@ -49,24 +47,26 @@ impl State {
         })
     }
 
-    /// The secret of the hashed buckets; made when first asked for.
-    pub(super) fn key(&self) -> Result<[u64; 2]> {
+    /// The secret of the hashed buckets; made when first asked for. If it cannot be kept, then why:
+    /// the next daemon makes another one, under which every source shares other buckets.
+    pub(super) fn key(&self) -> Result<([u64; 2], Option<Error>)> {
         let path = self.directory.join(KEY);
         if let Some(key) = fs::read(&path).ok().as_deref().and_then(two_words) {
-            return Ok(key);
+            return Ok((key, None));
         }
         let mut bytes = [0; 16];
         File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context(
             "reading random bytes from `/dev/urandom` for the secret of the hashed buckets",
         )?;
-        self.replace(KEY, |file| file.write_all(&bytes))?;
-        two_words(&bytes).context("16 bytes are two words")
+        let kept = self.replace(KEY, |file| file.write_all(&bytes));
+        Ok((two_words(&bytes).context("16 bytes are two words")?, kept.err()))
     }
 
     /// Writes a file so that at any moment, also of a power cut, the old or the new one is there.
     fn replace(&self, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
         let path = self.directory.join(name);
         let replaced = (|| {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
             let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
             file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
             write(file.as_file_mut())?;
@@ -90,10 +90,11 @@ mod tests {
     #[test]
     fn the_key_is_made_once_and_the_bundle_survives() {
         let dir = tempfile::tempdir().expect("a directory");
-        let state = State::open(&dir.path().join("state")).expect("the directory can be made");
-        let key = state.key().expect("a key");
+        let state = State::at(&dir.path().join("state"));
+        let (key, problem) = state.key().expect("a key");
         assert_ne!(key, [0, 0]);
-        assert_eq!(state.key().expect("a key"), key);
+        assert!(problem.is_none());
+        assert_eq!(state.key().expect("a key").0, key);
         assert_eq!(state.last_good().expect("no file is fine"), None);
         let bundle = Bundle::new("m.yaml", [("m.yaml".into(), "text".into())]);
         state.keep(&bundle).expect("writing");
@@ -101,9 +102,16 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_cannot_be_kept_is_a_key_with_a_problem() {
+        let (key, problem) = State::at(Path::new("/dev/null/state")).key().expect("a key");
+        assert_ne!(key, [0, 0]);
+        assert!(problem.is_some_and(|problem| problem.to_string().contains("/dev/null/state")));
+    }
+
+    #[test]
     fn a_damaged_bundle_is_an_error_and_no_panic() {
         let dir = tempfile::tempdir().expect("a directory");
-        let state = State::open(dir.path()).expect("the directory is there");
+        let state = State::at(dir.path());
         fs::write(dir.path().join(LAST_GOOD), b"{\"manifest\": 7").expect("writing");
         assert!(state.last_good().is_err());
     }

@@ -72,8 +72,10 @@ pub struct InterfaceStatus {
 /// A service of this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStatus {
-    /// `policy/service`.
+    /// Name of the service; `policy/service` where two services of this node share a name.
     pub name: String,
+    /// Name of its policy.
+    pub policy: String,
     /// `enforce` or `observe`.
     pub mode: String,
 }
@@ -199,11 +201,14 @@ impl Stats {
                 (*slot, ServiceStats { name, policy, ..ServiceStats::default() })
             })
             .collect();
-        let mut interfaces: BTreeMap<String, InterfaceStats> = BTreeMap::new();
+        let mut interfaces: BTreeMap<String, InterfaceStats> = shared
+            .interface_labels()?
+            .into_values()
+            .map(|name| (name.clone(), InterfaceStats { name, ..InterfaceStats::default() }))
+            .collect();
         for (interface, verdict, counter) in shared.counters()? {
             stats.add(verdict, counter);
-            let entry = interfaces.entry(interface.clone()).or_default();
-            entry.name = interface;
+            let entry = interfaces.entry(interface).or_default();
             add(verdict, counter, [&mut entry.passed, &mut entry.dropped, &mut entry.would_drop]);
             if let Some(entry) = verdict.service.and_then(|slot| services.get_mut(&slot)) {
                 let ServiceStats { passed, dropped, would_drop, reasons, .. } = entry;

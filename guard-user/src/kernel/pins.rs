@@ -6,7 +6,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -18,7 +21,7 @@ use nix::{
     sys::statfs::statfs,
 };
 
-use super::{error::KernelError, link::Link};
+use super::{error::KernelError, link::Link, sys};
 use crate::object::kernel_object;
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
@@ -30,6 +33,10 @@ const LINK_PREFIX: &str = "link-";
 pub struct Pins {
     root: PathBuf,
 }
+
+/// The shared maps by descriptor, so that their pins can be made again.
+#[derive(Debug)]
+pub struct HeldMaps(Vec<(&'static str, OwnedFd)>);
 
 /// Held while a daemon uses a pin directory.
 #[derive(Debug)]
@@ -87,6 +94,33 @@ impl Pins {
             .hint("stop it first, or give this one directories of its own (`--bpf-dir`, `--run-dir`, `--state-dir`)")),
             Err((_, error)) => Err(KernelError::of(self.root.display(), io::Error::from(error))),
         }
+    }
+
+    /// Opens the pinned shared maps, to hold them.
+    pub fn hold_maps(&self) -> Result<HeldMaps, KernelError> {
+        let held = names::SHARED_MAPS.into_iter().map(|name| {
+            let opened = sys::open_pinned(&self.directory().join(name));
+            let map = opened
+                .map_err(|error| KernelError::of(format_args!("opening the pin {name}"), error))?;
+            Ok((name, map))
+        });
+        Ok(HeldMaps(held.collect::<Result<_, _>>()?))
+    }
+
+    /// Pins maps again whose pins somebody removed; how many. A generation that is loaded next
+    /// would otherwise begin with new ones: counters at zero, buckets full.
+    pub fn mend_maps(&self, held: &HeldMaps) -> Result<usize, KernelError> {
+        let HeldMaps(held) = held;
+        let missing: Vec<_> =
+            held.iter().filter(|(name, _)| !self.directory().join(name).exists()).collect();
+        if !missing.is_empty() {
+            self.create()?;
+        }
+        for (name, map) in &missing {
+            sys::pin(map.as_fd(), &self.directory().join(name))
+                .map_err(|error| KernelError::of(format_args!("pinning {name} again"), error))?;
+        }
+        Ok(missing.len())
     }
 
     /// Compares the pinned maps with what this binary would make, listing every difference.

@@ -142,7 +142,7 @@ impl Shared {
     }
 
     /// Counter row to interface name.
-    fn interface_labels(&self) -> Result<BTreeMap<u32, String>, KernelError> {
+    pub fn interface_labels(&self) -> Result<BTreeMap<u32, String>, KernelError> {
         let mut labels = BTreeMap::new();
         for row in 0..MAX_INTERFACES {
             let label = self.label(LABEL_INTERFACES + row)?;

@@ -26,7 +26,8 @@ fn text(status: &Status) -> String {
         ));
     }
     for service in &status.services {
-        lines.push(format!("  service   {:<25} {}", service.name, service.mode));
+        let name = format!("{} ({})", service.name, service.policy);
+        lines.push(format!("  service   {name:<25} {}", service.mode));
     }
     for tunnel in &status.tunnels {
         lines.push(format!("  tunnel    {tunnel}"));
