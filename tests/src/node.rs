@@ -83,6 +83,25 @@ const fn pair(number: u8) -> [IpAddr; 2] {
     ]
 }
 
+/// Whether a status says that the node is guarded.
+pub fn enforcing(status: &Value) -> bool {
+    status["enforcing"] == true
+}
+
+/// The reasons whose counts differ between two statistics, with the difference: what is not in here
+/// has not moved. Neighbour discovery and the like come when they want: `not_ip` and `unguarded`
+/// are left out.
+pub fn moved(before: &Value, after: &Value) -> Vec<(String, u64)> {
+    let reasons = after["reasons"].as_object().expect("reasons");
+    let count = |entry: &Value| entry["packets"].as_u64().expect("a count");
+    reasons
+        .iter()
+        .filter(|(name, _)| *name != "not_ip" && *name != "unguarded")
+        .map(|(name, entry)| (name.clone(), count(entry) - count(&before["reasons"][name])))
+        .filter(|(_, difference)| *difference > 0)
+        .collect()
+}
+
 /// The two namespaces, and the daemon.
 #[derive(Debug)]
 pub struct Node {
@@ -290,6 +309,14 @@ impl Node {
     /// Runs something on a thread inside the node's namespace.
     pub fn at_node<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.namespaces[0], work)
+    }
+
+    /// Sees that members get in and strangers do not, in both families.
+    pub fn assert_guarded(&self) {
+        for family in 0..2 {
+            assert!(!self.answers(STRANGER[family], PORT), "a stranger gets in: {}", self.log());
+            assert!(self.answers(MEMBER[family], PORT), "a member does not: {}", self.log());
+        }
     }
 
     /// Whether a TCP port of the node answers the peer, sending from this address. Nobody listens,

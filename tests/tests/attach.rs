@@ -1,0 +1,168 @@
+//! Attaching: who gets in, in which mode, and when the daemon refuses to start.
+
+use std::{fs, net::UdpSocket, os::unix::fs::chown, process::Command, thread, time::Duration};
+
+use guard_tests::node::{FREE_PORT, MEMBER, NODE, Node, POLICY, PORT, STRANGER, enforcing, moved};
+use serde_json::Value;
+
+#[test]
+fn members_get_in_and_strangers_do_not_at_mtu_9000_in_native_mode() {
+    let Some(mut node) = Node::new("attach/native") else { return };
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    let [interface] = status["interfaces"].as_array().expect("interfaces").as_slice() else {
+        panic!("one interface: {status}");
+    };
+    assert_eq!(interface["mode"], "native");
+    assert_eq!(interface["name"], "eth0");
+    let before = node.stats();
+    for family in 0..2 {
+        assert!(node.answers(MEMBER[family], PORT));
+        assert!(node.answers(STRANGER[family], FREE_PORT), "an unguarded port was touched");
+    }
+    assert_eq!(moved(&before, &node.stats()), [("allowed".to_owned(), 2)]);
+
+    // Datagrams that fill the MTU: frames of several buffers.
+    let before = node.stats();
+    node.at_peer(|| {
+        for (from, family) in [(MEMBER[0], 0), (STRANGER[0], 0), (MEMBER[1], 1), (STRANGER[1], 1)] {
+            let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+            socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");
+        }
+    });
+    thread::sleep(Duration::from_millis(200));
+    let after = node.stats();
+    let expected = [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)];
+    assert_eq!(moved(&before, &after), expected);
+    let bytes = |stats: &Value| stats["reasons"]["not_allowed"]["bytes"].as_u64().expect("bytes");
+    // Ethernet 14, IPv4 20 or IPv6 40, UDP 8.
+    assert_eq!(bytes(&after) - bytes(&before), 2 * (8900 + 8 + 14) + 20 + 40);
+    let stranger = after["top_sources"].as_array().expect("top sources");
+    assert!(
+        stranger.iter().any(|source| source["address"] == "10.77.0.99"
+            && source["node"] == Value::Null
+            && source["service"] == "scheduler"),
+        "{stranger:?}"
+    );
+}
+
+#[test]
+fn observing_counts_and_drops_nothing() {
+    let Some(mut node) = Node::new("attach/observe") else { return };
+    node.write("policy.yaml", &POLICY.replace("mode: enforce", "mode: observe"));
+    node.start(&[]);
+    let status = node.wait("in force", |status| status["generation"] == 1);
+    assert_eq!(status["enforcing"], false, "observing is not enforcing");
+    assert!(node.answers(STRANGER[0], PORT));
+    let counted = node.stats();
+    assert_eq!(counted["services"][0]["would_drop"], 1);
+    assert_eq!(counted["services"][0]["dropped"], 0);
+    let code = node.trainguard(&["status"]).output().expect("status").status.code();
+    assert_eq!(code, Some(1), "a definite no");
+}
+
+#[test]
+fn a_foreign_program_stays_and_is_named_by_its_id() {
+    let Some(mut node) = Node::new("attach/foreign") else { return };
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    let id = status["interfaces"][0]["program_id"].as_u64().expect("an id");
+    // Another guard, with pins of its own, is as foreign as any program.
+    let own = ["bpf/other", "other-state", "other-run"].map(|name| node.path(name));
+    let [bpf, state, run] = own.each_ref().map(|path| path.to_str().expect("UTF-8"));
+    let output = node.start_in_vain(&["--bpf-dir", bpf, "--state-dir", state, "--run-dir", run]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("id {id}")) && said.contains("eth0"), "{said}");
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"][0]["program_id"], id);
+}
+
+#[test]
+fn two_daemons_do_not_share_pins() {
+    let Some(mut node) = Node::new("attach/two") else { return };
+    node.start(&[]);
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("another trainguard daemon uses"), "{said}");
+    node.assert_guarded();
+}
+
+#[test]
+fn pins_of_another_layout_are_refused_with_every_difference() {
+    let Some(mut node) = Node::new("attach/layout") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("TERM");
+    // As an older version might have left them.
+    let pins = node.pins().join("v1");
+    fs::rename(pins.join("TG_TOTALS"), pins.join("swap")).expect("renaming a pin");
+    fs::rename(pins.join("TG_LABELS"), pins.join("TG_TOTALS")).expect("renaming a pin");
+    fs::rename(pins.join("swap"), pins.join("TG_LABELS")).expect("renaming a pin");
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for difference in ["TG_LABELS: value size 24, expected 128", "TG_TOTALS: value size 128"] {
+        assert!(said.contains(difference), "{said}");
+    }
+    node.assert_guarded();
+}
+
+#[test]
+fn a_live_guard_of_another_layout_version_is_not_thrown_out() {
+    let Some(mut node) = Node::new("attach/version") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("TERM");
+    fs::rename(node.pins().join("v1"), node.pins().join("v0")).expect("renaming the pins");
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("guarded by another version"), "{said}");
+    node.assert_guarded();
+}
+
+#[test]
+fn a_daemon_that_nobody_could_ask_guards_nothing() {
+    let Some(node) = Node::new("attach/sockets") else { return };
+    fs::write(node.path("run"), "no directory").expect("writing");
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("opening the sockets"), "{said}");
+    assert!(node.answers(STRANGER[0], PORT), "nothing was attached");
+}
+
+#[test]
+fn without_a_state_directory_the_node_is_guarded_and_the_problem_told() {
+    let Some(mut node) = Node::new("attach/state") else { return };
+    node.start(&["--state-dir", "/dev/null/state"]);
+    let status = node.wait("enforcing", enforcing);
+    assert!(status["problems"].to_string().contains("/dev/null/state"), "{status}");
+    node.assert_guarded();
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_remedy() {
+    let Some(node) = Node::new("attach/rights") else { return };
+    let elsewhere = node.path("no-bpffs");
+    let output = node.start_in_vain(&["--bpf-dir", elsewhere.to_str().expect("UTF-8")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("not on a bpf file system") && said.contains("mount -t bpf"), "{said}");
+
+    let state = node.path("nobodys-state");
+    fs::create_dir(&state).expect("a directory");
+    chown(&state, Some(65534), Some(65534)).expect("giving it away");
+    let whole = node.daemon_command(&["--state-dir", state.to_str().expect("UTF-8")]);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    // Without `ip netns exec`, which needs rights itself.
+    let words: Vec<_> = whole.get_args().collect();
+    let output = command.args(&words[3..]).output().expect("setpriv");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("CAP_BPF"), "{said}");
+}

@@ -1,0 +1,104 @@
+//! Devices that are missing, come, go, are renamed, or unpack tunnels.
+
+use std::{net::UdpSocket, thread, time::Duration};
+
+use guard_tests::node::{MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, enforcing, moved};
+use serde_json::{Value, json};
+
+#[test]
+fn a_missing_interface_is_waited_for_if_there_are_others() {
+    let Some(mut node) = Node::new("devices/missing") else { return };
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth7]"));
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(
+        status["interfaces"][1],
+        json!({
+            "name": "eth7", "mode": null, "program_id": null, "state": "missing",
+            "problem": "there is no such interface; waiting for it"
+        })
+    );
+    node.assert_guarded();
+    node.add_link("eth7");
+    let guarded = |status: &Value| status["interfaces"][1]["state"] == "guarded";
+    node.wait("guarded on both", guarded);
+    node.ip(&["link", "del", "eth7"]);
+    node.wait("missing again", |status| status["interfaces"][1]["state"] == "missing");
+    // It comes back, and is guarded again.
+    node.add_link("eth7");
+    node.wait("guarded on both", guarded);
+    node.assert_guarded();
+}
+
+#[test]
+fn without_any_interface_the_daemon_does_not_start() {
+    let Some(node) = Node::new("devices/none") else { return };
+    let output = node.start_in_vain(&["--interface", "eth9"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("eth9: there is no such interface"), "{said}");
+    assert!(!node.pins().join("v1").exists(), "nothing is left behind");
+}
+
+#[test]
+fn an_interface_with_a_dot_in_its_name_can_be_guarded() {
+    let Some(mut node) = Node::new("devices/dot") else { return };
+    node.add_link("eth0.7");
+    node.start(&["--interface", "eth0*"]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"][1]["name"], "eth0.7");
+    assert_eq!(status["interfaces"][1]["state"], "guarded");
+    node.signal("TERM");
+    node.start(&["--interface", "eth0.7"]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"].as_array().map(Vec::len), Some(1), "{status}");
+    assert!(node.answers(STRANGER[0], PORT), "eth0 is wanted no longer, and released");
+}
+
+#[test]
+fn a_renamed_interface_stays_guarded_under_its_name() {
+    let Some(mut node) = Node::new("devices/rename") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.ip(&["link", "set", "eth0", "name", "gx"]);
+    let status = node.wait("aware of the name", |status| status["interfaces"][1]["name"] == "gx");
+    assert_eq!(status["interfaces"][0]["name"], "eth0");
+    assert_eq!(status["interfaces"][0]["state"], "missing");
+    assert_eq!(status["interfaces"][1]["state"], "guarded");
+    assert_eq!(status["unguarded"], json!([]));
+    node.assert_guarded();
+    // The next daemon finds it by its device, not by its name.
+    node.signal("KILL");
+    node.ip(&["link", "set", "gx", "name", "eth0"]);
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"].as_array().map(Vec::len), Some(1), "{status}");
+    assert!(node.log().contains("taken over"), "{}", node.log());
+    node.assert_guarded();
+}
+
+#[test]
+fn a_tunnel_device_closes_the_way_around() {
+    let Some(mut node) = Node::new("devices/tunnel") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let knock = |node: &Node| {
+        node.at_peer(|| {
+            for from in [STRANGER[0], MEMBER[0]] {
+                let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+                socket.send_to(&[8; 60], (NODE[0], 4789)).expect("sending");
+            }
+        });
+        thread::sleep(Duration::from_millis(200));
+    };
+    let before = node.stats();
+    knock(&node);
+    assert_eq!(moved(&before, &node.stats()), [], "without a device it is only UDP");
+    let add = ["link", "add", "vx0", "type", "vxlan", "id", "7", "dstport", "4789"];
+    node.ip(&[&add[..], &["local", "10.77.0.10"]].concat());
+    node.wait("aware of the device", |status| status["tunnels"][0] == "vx0 (vxlan, udp/4789)");
+    node.wait("the next generation", |status| status["generation"] == 2);
+    let before = node.stats();
+    knock(&node);
+    assert_eq!(moved(&before, &node.stats()), [("tunnel".to_owned(), 1)]);
+}
