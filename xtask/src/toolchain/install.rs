@@ -1,6 +1,11 @@
 //! Installing what is missing, after saying what and why.
 
-use std::{fmt, fs, path::Path, process::Command};
+use std::{
+    fmt, fs,
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
@@ -133,7 +138,7 @@ fn refresh_lists(yes: bool) -> Result<()> {
 fn perform(step: &Step, yes: bool) -> Result<()> {
     eprintln!("installing {}: {step}", step.why);
     let mut command = if step.root && !sh::is_root() {
-        if !yes {
+        if !yes && !agrees(step)? {
             bail!(
                 "this step needs root; run it yourself, or `cargo xtask setup --yes` to let sudo \
                  run it:\n    {step}"
@@ -151,6 +156,17 @@ fn perform(step: &Step, yes: bool) -> Result<()> {
     // meant for the kernel object.
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTC");
     sh::run(&mut command)
+}
+
+/// Asks whether sudo may run a step, if there is somebody to ask.
+fn agrees(step: &Step) -> Result<bool> {
+    if !io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("this needs root; run `{step}`? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn is_debian() -> bool {
