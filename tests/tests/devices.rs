@@ -102,3 +102,36 @@ fn a_tunnel_device_closes_the_way_around() {
     knock(&node);
     assert_eq!(moved(&before, &node.stats()), [("tunnel".to_owned(), 1)]);
 }
+
+#[test]
+fn the_guard_moves_to_another_interface_and_never_into_nothing() {
+    let Some(mut node) = Node::new("devices/move") else { return };
+    node.add_link("eth1");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eht0]"));
+    let status = node.wait("refused", |status| status["up_to_date"] == false);
+    assert!(status["problems"].to_string().contains("meant by `eht0`"), "{status}");
+    assert_eq!(status["enforcing"], true);
+    node.assert_guarded();
+
+    // The same at a start: what is attached stays.
+    node.signal("TERM");
+    let elsewhere = node.path("no-state");
+    let output = node.start_in_vain(&["--state-dir", elsewhere.to_str().expect("UTF-8")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("eht0: there is no such interface"), "{said}");
+    node.assert_guarded();
+
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth1]"));
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"].as_array().map(Vec::len), Some(1), "{status}");
+    assert_eq!(status["interfaces"][0]["name"], "eth1");
+    assert_eq!(status["unguarded"], json!(["eth0"]));
+    assert!(node.answers(STRANGER[0], PORT), "eth0 is wanted no longer");
+    node.write("cluster.yaml", MANIFEST);
+    node.wait("back", |status| status["interfaces"][0]["name"] == "eth0");
+    node.assert_guarded();
+}

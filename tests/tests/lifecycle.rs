@@ -185,6 +185,7 @@ fn maps_without_pins_are_pinned_before_the_next_generation() {
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     node.wait("the next generation", |status| status["generation"] == 2);
     assert_eq!(node.packets("not_allowed"), counted);
+    assert!(node.log().contains("the pins of 3 maps were removed: pinned again"), "{}", node.log());
 }
 
 #[test]

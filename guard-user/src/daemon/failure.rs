@@ -1,44 +1,56 @@
 //! Why a policy did not come into force.
 
+use std::fmt::Display;
+
 use crate::{kernel::error::KernelError, policy::LoadError, report};
 
-/// Why a policy was not loaded.
+/// Why a policy did not come into force.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The files are wrong.
     Files(Box<LoadError>),
-    /// The files are right, but not for this machine; or the kernel refuses.
-    Other(KernelError),
+    /// The files are right, but not for this machine: a message, and what to do.
+    Unfit(String, Option<&'static str>),
+    /// The system refuses.
+    System(KernelError),
 }
 
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
-        Self::Other(error)
+        Self::System(error)
     }
 }
 
 impl Failure {
-    pub(super) fn other(error: impl std::fmt::Display) -> Self {
-        Self::Other(KernelError::new(error.to_string()))
+    /// Files that are not for this machine.
+    pub(super) fn unfit(why: impl Display) -> Self {
+        Self::Unfit(why.to_string(), None)
     }
 
     /// Tells people, on standard error.
     pub(super) fn explain(&self) {
-        match self {
-            Self::Files(error) => report::lint::explain(&error.report),
-            Self::Other(error) => {
-                report::error(error);
-                if let Some(hint) = error.hint_text() {
-                    report::hint(hint);
-                }
+        let hint = match self {
+            Self::Files(error) => return report::lint::explain(&error.report),
+            Self::Unfit(why, hint) => {
+                report::error(why);
+                *hint
             }
+            Self::System(error) => {
+                report::error(error);
+                error.hint_text()
+            }
+        };
+        if let Some(hint) = hint {
+            report::hint(hint);
         }
     }
 
+    /// What is wrong, a line each.
     pub(super) fn lines(&self) -> Vec<String> {
         match self {
             Self::Files(error) => error.report.to_string().lines().map(str::to_owned).collect(),
-            Self::Other(error) => vec![error.to_string()],
+            Self::Unfit(why, _) => vec![why.clone()],
+            Self::System(error) => vec![error.to_string()],
         }
     }
 }

@@ -39,6 +39,10 @@ use crate::{
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
+
+const NAME_AN_INTERFACE: &str =
+    "name one that exists, in `interfaces` of the manifest or by --interface";
+
 /// What the operator asked for.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -131,7 +135,7 @@ impl Guard {
     ) -> Result<Self, Failure> {
         let Claim { pins, lock } = claim;
         let state = State::at(state_dir);
-        let (key, unkept) = state.key().map_err(|error| Failure::other(format!("{error:#}")))?;
+        let (key, unkept) = state.key().map_err(of_state)?;
         let lasting: Vec<String> = unkept.map(|error| format!("{error:#}")).into_iter().collect();
         for problem in &lasting {
             tracing::error!("{problem}");
@@ -158,23 +162,24 @@ impl Guard {
             problems: Vec::new(),
             top: TopSources::default(),
         };
-        if let Err(failure) = guard.load_files() {
-            failure.explain();
-            guard.load_last_good(&failure)?;
+        match guard.load_files() {
+            Ok(()) => {}
+            // What the system refuses for one policy it refuses for another.
+            Err(failure @ Failure::System(_)) => return Err(failure),
+            Err(failure) => {
+                failure.explain();
+                guard.load_last_good(&failure)?;
+            }
         }
-        guard.links.drop_leftovers(&guard.devices);
         if guard.links.is_empty() {
             let why = guard.links.failures().join("; ");
             // Made for nothing, unless an earlier daemon left them.
             guard.running = None;
             guard.pins.remove_maps()?;
-            let error = KernelError::new(format!("no interface could be guarded: {why}"));
-            return Err(Failure::Other(if guard.selection.devices.is_empty() {
-                error.hint("name one that exists in `interfaces` of the manifest or by --interface")
-            } else {
-                error
-            }));
+            let hint = guard.selection.devices.is_empty().then_some(NAME_AN_INTERFACE);
+            return Err(Failure::Unfit(format!("no interface could be guarded: {why}"), hint));
         }
+        guard.links.drop_leftovers(&guard.devices);
         Ok(guard)
     }
 
@@ -231,9 +236,10 @@ impl Guard {
     fn mend_maps(&mut self) {
         let Some(maps) = &self.maps else { return };
         let mended = self.pins.mend_maps(maps).and_then(|count| {
-            if count > 0 {
-                // The directory may be a new one.
+            if !self.lock.is_of(&self.pins) {
                 self.lock = self.pins.lock()?;
+            }
+            if count > 0 {
                 tracing::warn!("the pins of {count} maps were removed: pinned again");
             }
             Ok(())
@@ -276,13 +282,11 @@ impl Guard {
     }
 
     fn load_kept(&mut self) -> Result<(), Failure> {
-        let kept = self.state.last_good().map_err(|error| Failure::other(format!("{error:#}")))?;
+        let kept = self.state.last_good().map_err(of_state)?;
         let bundle = kept.ok_or_else(|| {
-            let error = KernelError::new("there is no policy to put into force");
-            Failure::Other(error.hint(
-                "correct the files above; `trainguard lint` checks them without privileges. What \
-                 an earlier daemon attached stays in force",
-            ))
+            let hint = "correct what is named above; `trainguard lint` checks files without \
+                        privileges. What an earlier daemon attached stays in force";
+            Failure::Unfit("there is no policy to put into force".to_owned(), Some(hint))
         })?;
         self.load(&bundle.manifest.clone(), &bundle, None)
     }
@@ -331,20 +335,24 @@ impl Guard {
 
     fn compile(&self, loaded: &policy::Loaded) -> Result<Ready, Failure> {
         let choice = machine::node_choice(self.wanted.node.as_deref());
-        let node = loaded.find_node(&choice).map_err(Failure::other)?;
+        let node = loaded.find_node(&choice).map_err(Failure::unfit)?;
         let patterns = if self.wanted.interfaces.is_empty() {
             node.interfaces.to_vec()
         } else {
             self.wanted.interfaces.clone()
         };
         if patterns.is_empty() {
-            let error = KernelError::new(format!("no interfaces to guard on node `{}`", node.name));
-            return Err(Failure::Other(
-                error.hint("list them under `interfaces` in the manifest, or give --interface"),
-            ));
+            let why = format!("no interfaces to guard on node `{}`", node.name);
+            return Err(Failure::Unfit(why, Some(NAME_AN_INTERFACE)));
+        }
+        // A slip of the pen must not open the node.
+        let others = self.running.as_ref().is_some_and(|now| now.facts.patterns != patterns);
+        if others && interfaces::select(&patterns, &self.devices).devices.is_empty() {
+            let why = format!("no interface of this node is meant by `{}`", patterns.join(", "));
+            return Err(Failure::Unfit(why, Some(NAME_AN_INTERFACE)));
         }
         let mut policy =
-            policy::compile(loaded, node, &self.placement()?).map_err(Failure::other)?;
+            policy::compile(loaded, node, &self.placement()?).map_err(Failure::unfit)?;
         let tunnels = interfaces::tunnels(&self.wanted.tunnels, &self.devices);
         policy.set_tunnels(&tunnels);
         let labels = || policy.services.iter().map(|service| &service.label);
@@ -446,6 +454,10 @@ impl Guard {
             &self.devices,
         );
     }
+}
+
+fn of_state(error: anyhow::Error) -> Failure {
+    Failure::unfit(format_args!("{error:#}"))
 }
 
 /// Bytes as people compare them.

@@ -95,7 +95,6 @@ impl Links {
         let mut failed = BTreeMap::new();
         self.forget_dead(devices);
         self.follow_names(selection, devices, shared);
-        self.release_unwanted(selection);
         for guarded in self.guarded.values() {
             if let Err(error) = mend(guarded, generation) {
                 failed.insert(guarded.name.clone(), error.to_string());
@@ -120,6 +119,7 @@ impl Links {
                 }
             }
         }
+        self.release_unwanted(selection);
         for name in &selection.missing {
             failed.insert(name.clone(), "there is no such interface; waiting for it".to_owned());
         }
@@ -272,9 +272,13 @@ impl Links {
         }
     }
 
-    /// Releases interfaces that the patterns do not mean any more.
+    /// Releases interfaces that the patterns do not mean any more; last, and only when one that
+    /// they do mean is guarded.
     fn release_unwanted(&mut self, selection: &Selection) {
         let wanted = |index: u32| selection.devices.iter().any(|device| device.index == index);
+        if !self.guarded.keys().any(|index| wanted(*index)) {
+            return;
+        }
         let unwanted: Vec<u32> = self
             .guarded
             .iter()

@@ -31,7 +31,7 @@ use self::{
 use crate::{
     cli::{DaemonArgs, ModeArg},
     exit::Exit,
-    kernel::sys::Mode,
+    kernel::{error::KernelError, sys::Mode},
     policy::compiled::Tunnels,
     report,
 };
@@ -67,9 +67,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(guard_until_signal(args, wanted)),
-        Err(error) => {
-            Err(Failure::Other(crate::kernel::error::KernelError::of("starting the daemon", error)))
-        }
+        Err(error) => Err(Failure::System(KernelError::of("starting the daemon", error))),
     };
     match result {
         Ok(()) => Exit::Yes,
@@ -88,7 +86,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     // Before anything is attached: a guard that nobody can ask is not to come into force.
     let _sockets = server::serve(run_dir, &asks).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
-        Failure::Other(crate::kernel::error::KernelError::of(what, error))
+        Failure::System(KernelError::of(what, error))
     })?;
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
     let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {
@@ -131,9 +129,8 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::Other(crate::kernel::error::KernelError::of("listening to signals", error))
-            })
+            signal(kind)
+                .map_err(|error| Failure::System(KernelError::of("listening to signals", error)))
         };
         Ok(Self {
             hangup: listen(SignalKind::hangup())?,

@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd as _, OwnedFd},
-        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -41,7 +41,17 @@ pub struct HeldMaps(Vec<(&'static str, OwnedFd)>);
 /// Held while a daemon uses a pin directory.
 #[derive(Debug)]
 pub struct PinLock {
-    _lock: Flock<fs::File>,
+    directory: Flock<fs::File>,
+}
+
+impl PinLock {
+    /// Whether this is still the lock of that directory: not if another one has taken its place.
+    pub fn is_of(&self, pins: &Pins) -> bool {
+        let identity = |metadata: io::Result<fs::Metadata>| {
+            metadata.ok().map(|metadata| (metadata.dev(), metadata.ino()))
+        };
+        identity(self.directory.metadata()) == identity(fs::metadata(&pins.root))
+    }
 }
 
 impl Pins {
@@ -86,7 +96,7 @@ impl Pins {
         let directory = fs::File::open(&self.root)
             .map_err(|error| KernelError::of(self.root.display(), error))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(PinLock { _lock: lock }),
+            Ok(directory) => Ok(PinLock { directory }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(KernelError::new(format!(
                 "another trainguard daemon uses `{}`",
                 self.root.display()
