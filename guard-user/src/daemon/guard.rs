@@ -135,7 +135,7 @@ impl Guard {
     ) -> Result<Self, Failure> {
         let Claim { pins, lock } = claim;
         let state = State::at(state_dir);
-        let (key, unkept) = state.key().map_err(of_state)?;
+        let (key, unkept) = state.key().map_err(|error| of_state(&error))?;
         let lasting: Vec<String> = unkept.map(|error| format!("{error:#}")).into_iter().collect();
         for problem in &lasting {
             tracing::error!("{problem}");
@@ -282,7 +282,7 @@ impl Guard {
     }
 
     fn load_kept(&mut self) -> Result<(), Failure> {
-        let kept = self.state.last_good().map_err(of_state)?;
+        let kept = self.state.last_good().map_err(|error| of_state(&error))?;
         let bundle = kept.ok_or_else(|| {
             let hint = "correct what is named above; `trainguard lint` checks files without \
                         privileges. What an earlier daemon attached stays in force";
@@ -456,7 +456,7 @@ impl Guard {
     }
 }
 
-fn of_state(error: anyhow::Error) -> Failure {
+fn of_state(error: &anyhow::Error) -> Failure {
     Failure::unfit(format_args!("{error:#}"))
 }
 
