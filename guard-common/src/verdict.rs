@@ -93,11 +93,6 @@ impl Reason {
         Self::LimitTotalBytes,
     ];
 
-    /// Whether the verdict is the node's, not a service's.
-    pub fn is_of_node(self) -> bool {
-        (self as u8) < NODE_REASONS
-    }
-
     /// Whether an enforcing service drops for this reason.
     pub fn is_refusal(self) -> bool {
         !matches!(self, Self::NotIp | Self::Unguarded | Self::Established | Self::Allowed)
