@@ -259,6 +259,11 @@ impl Node {
         }
     }
 
+    /// The daemon's process. `ip netns exec` replaces itself by what it runs.
+    pub fn daemon_id(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon runs").id()
+    }
+
     /// What the daemon has said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()

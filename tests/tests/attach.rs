@@ -2,7 +2,9 @@
 
 use std::{fs, net::UdpSocket, os::unix::fs::chown, process::Command, thread, time::Duration};
 
-use guard_tests::node::{FREE_PORT, MEMBER, NODE, Node, POLICY, PORT, STRANGER, enforcing, moved};
+use guard_tests::node::{
+    FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, STRANGER, enforcing, moved,
+};
 use serde_json::Value;
 
 #[test]
@@ -165,4 +167,23 @@ fn what_is_missing_is_named_with_its_remedy() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("CAP_BPF"), "{said}");
+}
+
+/// The design's bound: 32 MiB of resident memory, at rest, for ten thousand nodes.
+#[test]
+fn ten_thousand_nodes_fit_a_small_daemon() {
+    let Some(mut node) = Node::new("attach/many") else { return };
+    let workers = "  - name: other-[0000-9999]\n    addresses: [\"10.78.[0-39].[0-249]\"]\n    \
+                   roles: [worker]\npolicies:";
+    node.write("cluster.yaml", &MANIFEST.replace("policies:", workers));
+    let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
+    node.write("policy.yaml", &format!("{POLICY}{limits}"));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.assert_guarded();
+    let status = fs::read_to_string(format!("/proc/{}/status", node.daemon_id())).expect("proc");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|line| line.trim().strip_suffix(" kB"));
+    let resident: u64 = resident.and_then(|kib| kib.parse().ok()).expect("a size in kB");
+    assert!(resident < 32 * 1024, "{resident} KiB");
 }
