@@ -2,7 +2,7 @@
 //!
 //! The state is the theoretical arrival time: the moment at which the bucket will be full again.
 //! Time is counted in ticks of 1/16 ns, which keeps rates up to 10^9 units per second within one
-//! per cent and lasts for 36 years of uptime.
+//! per cent and lasts for 18 years of uptime.
 
 /// Ticks in one nanosecond.
 pub const TICKS_PER_NS: u64 = 16;
@@ -50,7 +50,11 @@ impl Limit {
         let depth = u128::from(burst).saturating_mul(TICKS_PER_SECOND.into()).div_ceil(rate.into());
         let depth = u64::try_from(depth).unwrap_or(u64::MAX).min(MAX_TICKS);
         let slack = depth >> 12;
-        Self { rate, unit: TICKS_PER_SECOND.div_ceil(rate), depth: depth.saturating_add(slack) }
+        Self {
+            rate,
+            unit: TICKS_PER_SECOND.div_ceil(rate),
+            depth: depth.saturating_add(slack).min(MAX_TICKS),
+        }
     }
 
     /// Whether there is a limit.

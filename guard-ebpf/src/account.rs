@@ -9,7 +9,8 @@ use crate::maps::{TG_COUNTERS, TG_INTERFACES};
 #[inline(always)]
 pub(crate) fn count(ctx: &XdpContext, len: u32, verdict: u32) {
     let ifindex = ctx.ingress_ifindex() as u32;
-    // SAFETY: the value is copied at once; user space changes rows only before it attaches.
+    // SAFETY: one aligned word is copied at once. User space may remove the row of a device that is
+    // gone meanwhile; the entry is then another's at worst, and one frame is counted in its row.
     let row = unsafe { TG_INTERFACES.get(ifindex) }.copied().unwrap_or(MAX_INTERFACES - 1);
     let index = layout::counter_index(row, verdict);
     if let Some(counter) = TG_COUNTERS.get_ptr_mut(index) {

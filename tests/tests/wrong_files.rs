@@ -1,9 +1,14 @@
 //! Files that are wrong, in every way that was thought of, while a daemon runs: each is named for
 //! what it is, and the running generation stays.
 
-use std::{fs, os::unix::fs::symlink, thread, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    thread,
+    time::{Duration, Instant},
+};
 
-use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER};
+use guard_tests::node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, STRANGER};
 use serde_json::Value;
 
 /// What is wrong, the manifest (or nothing), the policy (or nothing), and what must be said.
@@ -132,8 +137,13 @@ fn files_are_followed_however_they_are_replaced() {
     node.wait("the finished one", is(4));
     assert!(!node.answers(MEMBER[0], PORT));
 
-    // The same by hand.
-    fs::write(&policy, POLICY).expect("writing in place");
+    // By hand, without a change.
+    assert!(!node.log().contains("the policy is unchanged"), "{}", node.log());
     node.signal("HUP");
-    node.wait("what the signal asked for", is(5));
+    let deadline = Instant::now() + PATIENCE;
+    while !node.log().contains("the policy is unchanged") {
+        assert!(Instant::now() < deadline, "not loaded again: {}", node.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(node.generation(), 4);
 }

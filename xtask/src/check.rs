@@ -20,6 +20,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     if args.bless_layout {
         tidy::bless_layout()?;
     }
+    toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
     let gates: [(&str, Gate); 7] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),

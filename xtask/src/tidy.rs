@@ -39,7 +39,15 @@ pub(crate) fn run() -> Result<bool> {
 /// The files under version control, and new ones that are not ignored.
 fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut git = std::process::Command::new("git");
-    git.current_dir(root).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
+    // Root may check what another user has cloned.
+    git.current_dir(root).args([
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
     let listing = sh::read(&mut git).context("listing the files of the repository")?;
     Ok(listing.lines().map(PathBuf::from).filter(|file| root.join(file).is_file()).collect())
 }

@@ -4,12 +4,23 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::{cli::DaemonArgs, daemon, exit::Exit, policy::compiled::Tunnels};
+use crate::{cli::DaemonArgs, daemon, exit::Exit, policy::compiled::Tunnels, report};
+
+/// A kernel may know more attributes of a device than the library, which need not be said.
+const QUIETER: &str = "info,netlink_packet_route=error";
 
 /// Runs the verb.
 pub fn run(args: &DaemonArgs) -> Exit {
-    let filter = EnvFilter::try_from_env("TRAINGUARD_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,netlink_packet_route=error"));
+    let wanted = std::env::var("TRAINGUARD_LOG").ok();
+    let filter = match wanted.as_deref().map(EnvFilter::try_new) {
+        Some(Ok(filter)) => filter,
+        Some(Err(error)) => {
+            report::error(format_args!("TRAINGUARD_LOG: {error}"));
+            report::hint("write a level, as in TRAINGUARD_LOG=debug");
+            return Exit::NoAnswer;
+        }
+        None => EnvFilter::new(QUIETER),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -19,7 +19,7 @@ pub fn run(args: &DetachArgs) -> Exit {
             report::talk("the daemon stays, and attaches again when it is restarted");
             Ok(detached)
         }
-        Err(ClientError::Unreachable { .. }) => {
+        Err(ClientError::Unreachable { .. } | ClientError::Silent { .. }) => {
             let pins = Pins::at(&args.directories.bpf_dir);
             alone(&pins, &wish)
         }
@@ -53,7 +53,7 @@ pub fn run(args: &DetachArgs) -> Exit {
 
 fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, KernelError> {
     let mut answer = Detached::default();
-    if !pins.exists() {
+    if !pins.exists()? {
         answer.not_guarded.clone_from(&wish.interfaces);
         return Ok(answer);
     }

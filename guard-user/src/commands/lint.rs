@@ -39,7 +39,7 @@ pub fn run(args: &LintArgs) -> Exit {
     }
     for path in &outcome.foreign {
         report::talk(format_args!(
-            "note: `{}` is not ours (no `apiVersion: trainguard/...`), not checked",
+            "note: `{}` is no trainguard file (no `apiVersion: trainguard/...`), not checked",
             report::lint::shown_path(path)
         ));
     }

@@ -22,11 +22,13 @@ pub fn run(args: &StatusArgs) -> Exit {
             report::error(&error);
             for (interface, link) in Pins::at(&args.directories.bpf_dir).links().unwrap_or_default()
             {
-                if link.is_alive() {
+                if let Ok(info) = link.info()
+                    && info.ifindex != 0
+                {
                     report::talk(format_args!(
                         "  `{interface}` is still guarded by what an earlier daemon attached \
                          (program id {})",
-                        link.info().program_id
+                        info.program_id
                     ));
                 }
             }

@@ -24,6 +24,8 @@ impl Guard {
                 self.drain_events();
                 drop(reply.send(self.stats()));
             }
+            // Who has stopped waiting was told that nobody answers.
+            Ask::Detach(_, reply) if reply.is_closed() => {}
             Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
         }
     }

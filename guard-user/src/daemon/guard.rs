@@ -317,10 +317,10 @@ impl Guard {
             report::lint::explain(&loaded.report);
         }
         let ready = self.compile(&loaded)?;
+        self.problems.clear();
         self.put_into_force(ready)?;
         if watched_since.is_some() {
             // In force it is; that it would not survive a reboot is worth a problem, no more.
-            self.problems.clear();
             let kept = self.state.keep(&loaded.bundle);
             self.kept = kept.is_ok();
             if let Err(error) = kept {
@@ -395,7 +395,7 @@ impl Guard {
             && running.hash == policy.hash
             && running.tunnels == tunnels
         {
-            tracing::info!(generation = running.number, "the policy means the same as before");
+            tracing::info!(generation = running.number, "the policy is unchanged");
             running.facts = facts;
             self.reconcile();
             return Ok(());
@@ -412,6 +412,8 @@ impl Guard {
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
+        // A slot that was another's was cleared just now, with its members.
+        shared.add_members(&policy.members)?;
         // From here on the new generation takes over, one interface after the other.
         let previous = self.running.replace(Running {
             generation,
@@ -424,9 +426,16 @@ impl Guard {
         self.reconcile();
         drop(previous);
         if let Some(running) = &mut self.running {
-            // Only now: until the switch the old generation charged its members.
-            running.shared.keep_members(&policy.members)?;
-            running.shared.set_generation(number, &hexadecimal(&policy.hash))?;
+            // Only now: until the switch the old generation charged its members. What fails here
+            // does not undo the switch.
+            let shared = &mut running.shared;
+            let booked = shared
+                .keep_members(&policy.members)
+                .and_then(|()| shared.set_generation(number, &hexadecimal(&policy.hash)));
+            if let Err(error) = booked {
+                tracing::error!("{error}");
+                self.problems.push(error.to_string());
+            }
             if self.links.is_empty() {
                 // Why, was said for each interface.
                 tracing::warn!(generation = number, "loaded, but on no interface");

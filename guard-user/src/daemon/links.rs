@@ -13,6 +13,10 @@ use crate::kernel::{
     sys::Mode,
 };
 
+/// Listings in a row without a device after which it is taken to be in another namespace. One
+/// listing may miss a device while others come and go.
+const ABSENCES: u8 = 3;
+
 /// How to attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttachMode {
@@ -40,6 +44,8 @@ pub(super) struct Guarded {
     /// The name by which it was wanted, if it was renamed to one that nobody wants. It stays
     /// guarded: a name is no reason to open a port.
     wanted_as: Option<String>,
+    /// How often in a row its device was not among those listed.
+    absent: u8,
 }
 
 /// The guarded interfaces.
@@ -140,8 +146,16 @@ impl Links {
     pub(super) fn drop_leftovers(&mut self, devices: &[Device]) {
         for (name, link) in std::mem::take(&mut self.earlier) {
             let info = link.info();
-            let here = devices.iter().any(|device| runs(device, info.program_id));
-            let ended = if link.is_alive() && here {
+            let here = info
+                .as_ref()
+                .is_ok_and(|info| devices.iter().any(|device| runs(device, info.program_id)));
+            let gone = info.is_ok_and(|info| info.ifindex == 0);
+            // One whose taking over failed is still wanted: it is tried again.
+            if self.failed.contains_key(&name) && !gone {
+                self.earlier.push((name, link));
+                continue;
+            }
+            let ended = if here && !gone {
                 tracing::warn!(interface = name, "no longer wanted: detached");
                 link.detach()
             } else {
@@ -158,41 +172,47 @@ impl Links {
         let mut answer = Detached::default();
         let known = |name: &&String| self.guarded.values().any(|guarded| guarded.name == **name);
         answer.not_guarded = names.iter().filter(|name| !known(name)).cloned().collect();
-        if names.is_empty() {
-            self.all_released = true;
-        }
-        self.released.extend(names.iter().cloned());
-        let indices: Vec<u32> = self
-            .guarded
-            .iter()
-            .filter(|(_, guarded)| names.is_empty() || names.contains(&guarded.name))
-            .map(|(index, _)| *index)
-            .collect();
-        for index in indices {
-            if let Some(Guarded { name, link, .. }) = self.guarded.remove(&index) {
-                link.detach()?;
-                answer.detached.push(name);
+        // From now on, also if detaching fails halfway: what is detached must not come back.
+        self.released.extend(names.iter().filter(known).cloned());
+        self.all_released |= names.is_empty();
+        let mut failed = None;
+        self.guarded.retain(|_, Guarded { name, link, .. }| {
+            if !names.is_empty() && !names.contains(name) {
+                return true;
             }
-        }
-        Ok(answer)
+            match link.detach() {
+                Ok(()) => {
+                    answer.detached.push(name.clone());
+                    false
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    true
+                }
+            }
+        });
+        failed.map_or(Ok(answer), Err)
     }
 
     /// The state of every wanted interface, asked of the kernel now.
     pub(super) fn status(&self, selection: &Selection, program_id: u32) -> Vec<InterfaceStatus> {
         let mut all = Vec::new();
         for guarded in self.guarded.values() {
-            let info = guarded.link.info();
-            let (state, problem) = match info.ifindex {
-                0 => ("failed", Some("the program was detached".to_owned())),
-                _ if info.program_id != program_id => {
-                    ("failed", Some("it runs an older generation".to_owned()))
+            let (running, problem) = match guarded.link.info() {
+                Ok(info) if info.ifindex == 0 => {
+                    (None, Some("the program was detached".to_owned()))
                 }
-                _ => ("guarded", self.failed.get(&guarded.name).cloned()),
+                Ok(info) if info.program_id != program_id => {
+                    (Some(info.program_id), Some("it runs an older generation".to_owned()))
+                }
+                Ok(info) => (Some(info.program_id), self.failed.get(&guarded.name).cloned()),
+                Err(error) => (None, Some(error.to_string())),
             };
+            let state = if running == Some(program_id) { "guarded" } else { "failed" };
             all.push(InterfaceStatus {
                 name: guarded.name.clone(),
                 mode: Some(guarded.mode.name().to_owned()),
-                program_id: (info.ifindex != 0).then_some(info.program_id),
+                program_id: running,
                 state: state.to_owned(),
                 problem,
             });
@@ -224,24 +244,21 @@ impl Links {
 
     /// Forgets links whose interface is gone or that somebody detached.
     fn forget_dead(&mut self, devices: &[Device]) {
-        let dead: Vec<u32> = self
-            .guarded
-            .iter()
-            .filter(|(index, guarded)| {
-                let here = devices.iter().any(|device| device.index == **index);
-                !guarded.link.is_alive() || !here
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        for index in dead {
-            let Some(Guarded { name, link, .. }) = self.guarded.remove(&index) else { continue };
-            tracing::warn!(interface = name, "its guard is gone");
+        self.guarded.retain(|index, Guarded { name, link, absent, .. }| {
+            let here = devices.iter().any(|device| device.index == *index);
+            *absent = if here { 0 } else { *absent + 1 };
+            let alive = link.is_alive();
+            if alive && *absent < ABSENCES {
+                return true;
+            }
+            tracing::warn!(interface = name, "its XDP link is gone, or the interface is");
             // One that moved to another namespace takes its program along; end that.
-            let ended = if link.is_alive() { link.detach() } else { link.forget() };
+            let ended = if alive { link.detach() } else { link.forget() };
             if let Err(error) = ended {
                 tracing::error!(interface = name, "{error}");
             }
-        }
+            false
+        });
     }
 
     /// Calls interfaces what they are called now.
@@ -305,23 +322,33 @@ impl Links {
         // Before the first frame, so that each is counted where it belongs.
         shared.set_interface(device.index, &device.name)?;
         let pin = self.pins.link_path(&device.name);
-        if let Some(mut link) = self.take_earlier(device) {
+        let mut before = None;
+        if let Some((name, mut link)) = self.take_earlier(device) {
             let mode = match device.xdp {
                 Some(Attached { mode: "generic", .. }) => Mode::Generic,
                 _ => Mode::Native,
             };
             if self.mode.allows(mode) {
-                link.move_to(&pin)?;
-                link.switch(generation.program()?)?;
+                let taken = link.move_to(&pin).and_then(|()| link.switch(generation.program()?));
+                if let Err(error) = taken {
+                    self.earlier.push((name, link));
+                    return Err(error);
+                }
                 tracing::info!(interface = device.name, "taken over from an earlier daemon");
-                return Ok(Guarded { name: device.name.clone(), link, mode, wanted_as: None });
+                let name = device.name.clone();
+                return Ok(Guarded { name, link, mode, wanted_as: None, absent: 0 });
             }
             tracing::warn!(
                 interface = device.name,
                 "attached in {} mode before: open for a moment while the mode changes",
                 mode.name()
             );
-            link.detach()?;
+            // The kernel takes no second program in another mode, so the old one goes first.
+            if let Err(error) = link.detach() {
+                self.earlier.push((name, link));
+                return Err(error);
+            }
+            before = Some(mode);
         } else if let Some(foreign) = device.xdp {
             return Err(KernelError::new(format!(
                 "another XDP program is attached, id {} ({}); trainguard replaces no program of \
@@ -342,9 +369,9 @@ impl Links {
         }
         let attach = |mode| {
             let link = Link::attach(generation.program()?, &device.name, device.index, mode, &pin)?;
-            Ok(Guarded { name: device.name.clone(), link, mode, wanted_as: None })
+            Ok(Guarded { name: device.name.clone(), link, mode, wanted_as: None, absent: 0 })
         };
-        match self.mode {
+        let attached = match self.mode {
             AttachMode::Only(mode) => attach(mode),
             AttachMode::Auto => attach(Mode::Native).or_else(|error: KernelError| {
                 if !matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE)) {
@@ -353,17 +380,24 @@ impl Links {
                 tracing::warn!(interface = device.name, "{error}; attaching in generic mode");
                 attach(Mode::Generic)
             }),
-        }
+        };
+        // Better in the mode that it had than not at all.
+        attached.or_else(|error| match before {
+            Some(mode) => {
+                tracing::error!(interface = device.name, "{error}; still in {} mode", mode.name());
+                attach(mode)
+            }
+            None => Err(error),
+        })
     }
 
     /// The earlier daemon's link on a device. Interface indices mean something only within a
     /// namespace, which a link does not tell; program ids are the machine's.
-    fn take_earlier(&mut self, device: &Device) -> Option<Link> {
+    fn take_earlier(&mut self, device: &Device) -> Option<(String, Link)> {
         let at = self.earlier.iter().position(|(_, link)| {
-            let info = link.info();
-            info.ifindex == device.index && runs(device, info.program_id)
+            link.program_on(device.index).is_some_and(|program| runs(device, program))
         })?;
-        Some(self.earlier.swap_remove(at).1)
+        Some(self.earlier.swap_remove(at))
     }
 }
 
@@ -373,7 +407,7 @@ fn runs(device: &Device, program_id: u32) -> bool {
 
 /// Switches to the running generation, and pins again what somebody unpinned.
 fn mend(guarded: &Guarded, generation: &Generation) -> Result<(), KernelError> {
-    if guarded.link.info().program_id != generation.program_id() {
+    if guarded.link.info()?.program_id != generation.program_id() {
         guarded.link.switch(generation.program()?)?;
     }
     if !guarded.link.is_pinned() {

@@ -86,7 +86,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     // Before anything is attached: a guard that nobody can ask is not to come into force.
     let _sockets = server::serve(run_dir, &asks).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
-        Failure::System(KernelError::of(what, error))
+        Failure::System(KernelError::of(what, error).hint("choose another with --run-dir"))
     })?;
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
     let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {

@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Borrow,
-    collections::BTreeSet,
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
 };
@@ -20,7 +19,10 @@ use guard_common::{
     verdict::Verdict,
 };
 
-use super::{error::KernelError, shared::Shared};
+use super::{
+    error::KernelError,
+    shared::{self, Shared},
+};
 use crate::{
     object::kernel_object,
     policy::compiled::{CompiledPolicy, Prefix},
@@ -170,9 +172,10 @@ impl Generation {
             .ok_or_else(|| missing(names::PROGRAM_VERDICT))?
             .try_into()
             .map_err(|error| KernelError::of(names::PROGRAM_VERDICT, error))?;
-        let result = xdp
-            .test_run(options)
-            .map_err(|error| KernelError::of(format_args!("{} bytes", frame.len()), error))?;
+        let result = xdp.test_run(options).map_err(|error| {
+            let what = format!("running the program on a frame of {} bytes", frame.len());
+            KernelError::of(what, error)
+        })?;
         Verdict::unpack(result.return_value).ok_or_else(|| {
             KernelError::new(format!("the program returned {:#x}, no verdict", result.return_value))
         })
@@ -260,13 +263,8 @@ fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), KernelError> {
     let mut sources: LpmTrie<_, [u8; 16], SourceEntry> = map(ebpf, names::MAP_SOURCES6)?;
     fill_sources(&mut sources, &policy.sources6).map_err(failed(names::MAP_SOURCES6))?;
 
-    // A member that has state keeps it: a reload must not refill a bucket.
     let mut members: HashMap<_, MemberKey, BucketStates> = map(ebpf, names::MAP_MEMBERS)?;
-    let known: BTreeSet<MemberKey> = members.keys().filter_map(Result::ok).collect();
-    for key in policy.members.iter().filter(|key| !known.contains(key)) {
-        members.insert(key, [0; 3], 0).map_err(failed(names::MAP_MEMBERS))?;
-    }
-    Ok(())
+    shared::add_members(&mut members, &policy.members)
 }
 
 fn fill_sources<M, A>(

@@ -42,14 +42,22 @@ impl Link {
         Ok(Self { fd, pin: pin.to_owned() })
     }
 
-    /// What the kernel says of it; index 0 and program 0 when it cannot be asked.
-    pub fn info(&self) -> LinkInfo {
-        sys::link_info(self.fd.as_fd()).unwrap_or(LinkInfo { program_id: 0, ifindex: 0 })
+    /// What the kernel says of it.
+    pub fn info(&self) -> Result<LinkInfo, KernelError> {
+        sys::link_info(self.fd.as_fd()).map_err(|error| {
+            KernelError::of(format_args!("asking for the link `{}`", self.pin.display()), error)
+        })
     }
 
-    /// Whether it still attaches something: not when the interface is gone.
+    /// Whether it still attaches something: not when the interface is gone. One that cannot be
+    /// asked is taken for alive: whoever takes it for dead ends it.
     pub fn is_alive(&self) -> bool {
-        self.info().ifindex != 0
+        self.info().map_or(true, |info| info.ifindex != 0)
+    }
+
+    /// Id of the program that it runs on this interface; none if it does not, or cannot be asked.
+    pub fn program_on(&self, ifindex: u32) -> Option<u32> {
+        self.info().ok().filter(|info| info.ifindex == ifindex).map(|info| info.program_id)
     }
 
     /// Whether its pin is still there.
@@ -81,7 +89,7 @@ impl Link {
     }
 
     /// Detaches the program and removes the pin.
-    pub fn detach(self) -> Result<(), KernelError> {
+    pub fn detach(&self) -> Result<(), KernelError> {
         match sys::link_detach(self.fd.as_fd()) {
             Ok(()) => {}
             // The interface has gone before.
@@ -92,7 +100,7 @@ impl Link {
     }
 
     /// Removes the pin of a link that attaches nothing any more.
-    pub fn forget(self) -> Result<(), KernelError> {
+    pub fn forget(&self) -> Result<(), KernelError> {
         match fs::remove_file(&self.pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(KernelError::of(self.pin.display(), error))

@@ -61,8 +61,15 @@ impl Pins {
     }
 
     /// Whether there is such a directory.
-    pub fn exists(&self) -> bool {
-        self.root.is_dir()
+    pub fn exists(&self) -> Result<bool, KernelError> {
+        match fs::metadata(&self.root) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => {
+                let what = format!("looking at the pin directory `{}`", self.root.display());
+                Err(KernelError::of(what, error))
+            }
+        }
     }
 
     /// Where this version's pins are.
@@ -84,11 +91,23 @@ impl Pins {
             ))
             .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
         }
+        // The whole file system is everybody's; its modes are not ours to change.
+        let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
+        if self.root.is_dir() && device(&self.root) != self.root.parent().and_then(device) {
+            return Err(KernelError::new(format!(
+                "`{}` is a mount point, which others may use, too",
+                self.root.display()
+            ))
+            .hint("name a directory in it: `--bpf-dir` makes it"));
+        }
+        let making = |error| {
+            let what = format!("making the pin directory `{}`", self.directory().display());
+            KernelError::of(what, error)
+        };
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.directory());
-        made.map_err(|error| KernelError::of(self.directory().display(), error))?;
+        made.map_err(making)?;
         // Also when somebody else made it: file modes are what keeps strangers from the pins.
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
-            .map_err(|error| KernelError::of(self.root.display(), error))
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).map_err(making)
     }
 
     /// Takes the directory for this process alone, until the lock is dropped.
@@ -178,8 +197,8 @@ impl Pins {
     /// interface cannot be, and the old one is not thrown out silently.
     pub fn check_versions(&self) -> Result<(), KernelError> {
         let own = self.directory();
-        for entry in read_dir(&self.root)? {
-            if entry == own || !entry.is_dir() {
+        for entry in self.versions()? {
+            if entry == own {
                 continue;
             }
             let links = links_in(&entry)?;
@@ -207,27 +226,42 @@ impl Pins {
     /// The pinned links by interface name, in all versions.
     pub fn links(&self) -> Result<Vec<(String, Link)>, KernelError> {
         let mut links = Vec::new();
-        for version in read_dir(&self.root)? {
-            if version.is_dir() {
-                links.extend(links_in(&version)?);
-            }
+        for version in self.versions()? {
+            links.extend(links_in(&version)?);
         }
         Ok(links)
     }
 
-    /// Removes the shared maps, if no link is left that counts in them.
+    /// Removes the shared maps, if no link is left that counts in them. Only what is ours is
+    /// touched: the directory may be one that others use, too.
     pub fn remove_maps(&self) -> Result<(), KernelError> {
         if !self.links()?.is_empty() {
             return Ok(());
         }
-        for version in read_dir(&self.root)? {
-            for pin in read_dir(&version)? {
-                fs::remove_file(&pin).map_err(|error| KernelError::of(pin.display(), error))?;
+        for version in self.versions()? {
+            for name in names::SHARED_MAPS {
+                match fs::remove_file(version.join(name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        let what = format!("removing the pin {name} in `{}`", version.display());
+                        return Err(KernelError::of(what, error));
+                    }
+                    _ => {}
+                }
             }
-            // Not empty, or not ours: leave it.
+            // Not empty: leave it.
             let _ = fs::remove_dir(&version);
         }
         Ok(())
+    }
+
+    /// The directories of layout versions.
+    fn versions(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let is_version = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(|name| name.strip_prefix('v'));
+            number.is_some_and(|number| number.parse::<u32>().is_ok()) && path.is_dir()
+        };
+        Ok(read_dir(&self.root)?.into_iter().filter(is_version).collect())
     }
 }
 

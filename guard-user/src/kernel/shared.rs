@@ -2,6 +2,7 @@
 //! they outlive the daemon, and readable without it.
 
 use std::{
+    borrow::BorrowMut,
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
@@ -199,6 +200,11 @@ impl Shared {
         self.retain_members(|key| key.slot != u64::from(slot))
     }
 
+    /// Gives bucket states to members that have none.
+    pub fn add_members(&mut self, members: &[MemberKey]) -> Result<(), KernelError> {
+        add_members(&mut self.members, members)
+    }
+
     /// Removes the bucket states of sources that the policy no longer knows.
     pub fn keep_members(&mut self, keep: &[MemberKey]) -> Result<(), KernelError> {
         let keep: BTreeSet<&MemberKey> = keep.iter().collect();
@@ -226,7 +232,9 @@ impl Shared {
             let shared = row == MAX_INTERFACES - 1;
             self.set_label(LABEL_INTERFACES + row, if shared { "others" } else { name })?;
         }
-        self.forget_interface(row, ifindex)?;
+        if row < MAX_INTERFACES - 1 {
+            self.forget_interface(row, ifindex)?;
+        }
         match self.interfaces.insert(ifindex, row, 0) {
             // More interfaces than rows: those without an entry count in the shared row.
             Err(MapError::SyscallError(error)) if is_full(&error) => Ok(()),
@@ -243,9 +251,6 @@ impl Shared {
             .filter(|&(ifindex, of_row)| of_row == row && ifindex != now)
             .map(|(ifindex, _)| ifindex)
             .collect();
-        if row == MAX_INTERFACES - 1 {
-            return Ok(());
-        }
         for ifindex in stale {
             self.interfaces.remove(&ifindex).map_err(write(names::MAP_INTERFACES))?;
         }
@@ -266,6 +271,19 @@ impl Shared {
         }
         self.labels.set(index, label, 0).map_err(write(names::MAP_LABELS))
     }
+}
+
+/// Gives bucket states to members that have none. One that has keeps it: a reload must not refill
+/// a bucket.
+pub(super) fn add_members<M: BorrowMut<MapData>>(
+    map: &mut HashMap<M, MemberKey, BucketStates>,
+    members: &[MemberKey],
+) -> Result<(), KernelError> {
+    let known: BTreeSet<MemberKey> = map.keys().filter_map(Result::ok).collect();
+    for key in members.iter().filter(|key| !known.contains(key)) {
+        map.insert(key, [0; 3], 0).map_err(write(names::MAP_MEMBERS))?;
+    }
+    Ok(())
 }
 
 fn is_full(error: &aya::sys::SyscallError) -> bool {

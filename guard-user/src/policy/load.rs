@@ -370,7 +370,7 @@ fn start_of(file: FileId) -> Place {
     Place { file, span: Span::default() }
 }
 
-/// A path without `.` and, where that is certain, `..`: to see that two mean one file.
+/// A path without `.`: to see that two mean one file. A `..` stays, it may lead out of a link.
 fn normal(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
 }

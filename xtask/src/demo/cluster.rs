@@ -82,9 +82,9 @@ impl Cluster {
         ip(&["netns", "add", &namespace])?;
         self.namespaces.push(namespace.clone());
         // No duplicate address detection: the addresses are ours, and it takes a second each.
-        for file in ["all", "default"] {
-            let key = format!("net.ipv6.conf.{file}.accept_dad=0");
-            run(Command::new("ip").args(["netns", "exec", &namespace, "sysctl", "-qw", &key]))?;
+        for which in ["all", "default"] {
+            let set = format!("echo 0 > /proc/sys/net/ipv6/conf/{which}/accept_dad");
+            run(Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &set]))?;
         }
         ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
         Ok(namespace)

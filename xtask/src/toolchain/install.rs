@@ -9,14 +9,14 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{LINKER_VERSION, Llvm, Survey};
+use super::{LINKER_VERSION, Llvm, Survey, rustc::NIGHTLY};
 use crate::sh;
 
-/// The date of the nightly that is asked of rustup where Debian's compiler is not to be had: its
-/// LLVM is 22.
-const NIGHTLY: &str = "nightly-2026-05-20";
 /// The tool that `cargo xtask check` uses.
 const CARGO_DENY: &str = "0.20.2";
+
+/// Packages must not ask.
+const NOT_INTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
 
 /// Something to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,8 +109,18 @@ pub(crate) fn install(found: &Survey, yes: bool) -> Result<()> {
              1.95 with rust-src, bpf-linker {LINKER_VERSION} of its LLVM, and iproute2"
         );
     }
-    if steps.iter().any(|step| step.program == "apt-get") {
-        refresh_lists(yes)?;
+    let apt = steps.iter().any(|step| step.program == "apt-get");
+    if apt && !sh::is_root() && !yes && !io::stdin().is_terminal() {
+        let lists: Vec<String> =
+            std::iter::once(&package_lists()).chain(&steps).map(Step::to_string).collect();
+        bail!(
+            "some of this needs root; run these yourself, or `cargo xtask setup --yes` to let sudo \
+             run them:\n    {}",
+            lists.join("\n    ")
+        );
+    }
+    if apt {
+        perform(&package_lists(), yes)?;
     }
     for step in steps {
         perform(&step, yes)?;
@@ -129,10 +139,21 @@ pub(crate) fn ensure_cargo_deny() -> Result<()> {
     perform(&Step::new("the check of licences and sources; takes minutes", "cargo", &args), false)
 }
 
+/// Makes sure that the format and the lints can be checked: rustup's minimal profile lacks both.
+pub(crate) fn ensure_components() -> Result<()> {
+    for (component, verb) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let there = sh::cargo().args([verb, "--version"]).output()?.status.success();
+        if !there {
+            let args = ["component", "add", component];
+            perform(&Step::new("what the check runs", "rustup", &args), false)?;
+        }
+    }
+    Ok(())
+}
+
 /// A new machine has no package lists, and old ones name versions that are gone.
-fn refresh_lists(yes: bool) -> Result<()> {
-    let args = ["update", "-q"];
-    perform(&Step { root: true, ..Step::new("current package lists", "apt-get", &args) }, yes)
+fn package_lists() -> Step {
+    Step { root: true, ..Step::new("current package lists", "apt-get", &["update", "-q"]) }
 }
 
 fn perform(step: &Step, yes: bool) -> Result<()> {
@@ -144,14 +165,17 @@ fn perform(step: &Step, yes: bool) -> Result<()> {
                  run it:\n    {step}"
             );
         }
+        // sudo keeps little of the environment.
         let mut sudo = Command::new("sudo");
-        sudo.arg(step.program);
+        sudo.args(["env", NOT_INTERACTIVE, step.program]);
         sudo
     } else {
         Command::new(step.program)
     };
     command.args(&step.args).envs(step.env.iter().map(|(name, value)| (*name, value)));
-    command.env("DEBIAN_FRONTEND", "noninteractive");
+    if let Some((name, value)) = NOT_INTERACTIVE.split_once('=') {
+        command.env(name, value);
+    }
     // Cargo gives its children the toolchain that runs us; a fresh build must not inherit flags
     // meant for the kernel object.
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTC");

@@ -52,11 +52,15 @@ impl fmt::Display for Rustc {
     }
 }
 
+/// The nightly that is asked of rustup where Debian's compiler is not to be had: its LLVM is 22.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
+
 /// The first compiler that will do, and why those before it will not: a nightly of rustup,
 /// Debian's `rustc-web`, rustup's stable with unstable features unlocked.
 pub(crate) fn find() -> (Option<Rustc>, Vec<String>) {
     let mut unfit = Vec::new();
     let candidates = [
+        rustup_which(NIGHTLY),
         rustup_which("nightly"),
         Some(PathBuf::from("/usr/bin/rustc")).filter(|path| path.is_file()),
         rustup_which("stable"),

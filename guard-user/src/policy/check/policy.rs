@@ -98,9 +98,8 @@ fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[Claim]) {
     let (first, last) = EPHEMERAL;
     for port in &service.ports {
         let met = claims.iter().find(|claim| {
-            claim.range.intersect(&port.value).is_some()
-                && claim.range.first <= last
-                && claim.range.last >= first
+            let met = claim.range.intersect(&port.value);
+            met.is_some_and(|met| met.first <= last && met.last >= first)
         });
         if met.is_none() {
             continue;

@@ -31,7 +31,7 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
             Fault::new(code::ADDRESS, format!("`{shown}` is not an IPv6 address"))
         })?;
         if let Some(mapped) = found.to_ipv4_mapped() {
-            let message = format!("`{shown}` is an IPv4 address in IPv6 clothes");
+            let message = format!("`{shown}` is an IPv4-mapped IPv6 address");
             return Err(Fault::new(code::ADDRESS, message).help(format!("write {mapped}")));
         }
         return Ok(found.into());
