@@ -128,7 +128,7 @@ fn what_is_read_and_what_is_not() {
     fs::write(at("other.yaml"), "a: [1, 2]\n").unwrap();
     let output = lint(dir.path(), &[], "");
     assert_eq!(output.status.code(), Some(2), "nothing of ours");
-    assert!(text(&output.stderr).contains("`other.yaml` is not ours"));
+    assert!(text(&output.stderr).contains("`other.yaml` is no trainguard file"));
     fs::create_dir(at("sub")).unwrap();
     fs::write(at("sub/p.yml"), POLICY).unwrap();
     fs::write(at("m.yaml"), manifest("[\"sub/*.yml\"]")).unwrap();

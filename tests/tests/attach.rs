@@ -157,7 +157,9 @@ fn what_is_missing_is_named_with_its_remedy() {
     let state = node.path("nobodys-state");
     fs::create_dir(&state).expect("a directory");
     chown(&state, Some(65534), Some(65534)).expect("giving it away");
-    let whole = node.daemon_command(&["--state-dir", state.to_str().expect("UTF-8")]);
+    let run = state.join("run");
+    let [state, run] = [&state, &run].map(|path| path.to_str().expect("UTF-8"));
+    let whole = node.daemon_command(&["--state-dir", state, "--run-dir", run]);
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
@@ -167,6 +169,52 @@ fn what_is_missing_is_named_with_its_remedy() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("CAP_BPF"), "{said}");
+}
+
+#[test]
+fn a_mode_that_cannot_be_had_gives_way_to_the_one_that_was_there() {
+    let Some(mut node) = Node::new("attach/mode") else { return };
+    // A bridge has no native XDP.
+    node.ip(&["link", "add", "br9", "type", "bridge"]);
+    node.ip(&["link", "set", "br9", "up"]);
+    let output = node.start_in_vain(&["--interface", "br9"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--mode generic"), "{said}");
+    let generic = |status: &Value| status["interfaces"][0]["mode"] == "generic";
+    node.start(&["--interface", "br9", "--mode", "generic"]);
+    node.wait("in generic mode", generic);
+    node.signal("TERM");
+    node.start(&["--interface", "br9"]);
+    let status = node.wait("in generic mode", generic);
+    assert_eq!(status["enforcing"], true);
+    assert!(node.log().contains("still in generic mode"), "{}", node.log());
+    // Where the driver can, the mode changes.
+    node.signal("TERM");
+    node.start(&["--mode", "generic"]);
+    node.wait("in generic mode", generic);
+    node.assert_guarded();
+    node.signal("TERM");
+    node.start(&[]);
+    node.wait("in native mode", |status| status["interfaces"][0]["mode"] == "native");
+    node.assert_guarded();
+}
+
+#[test]
+fn pins_of_others_are_left_alone() {
+    let Some(node) = Node::new("attach/others") else { return };
+    let bpf = node.path("bpf");
+    fs::create_dir_all(bpf.join("v1-of-others")).expect("a directory");
+    fs::create_dir_all(bpf.join("v7")).expect("a directory");
+    fs::create_dir_all(bpf.join("v7/deeper")).expect("a directory");
+    let mut detach = node.trainguard(&["detach"]);
+    let output = detach.arg("--bpf-dir").arg(&bpf).output().expect("detach");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(bpf.join("v1-of-others").is_dir() && bpf.join("v7/deeper").is_dir());
+    let output = node.start_in_vain(&["--bpf-dir", bpf.to_str().expect("UTF-8")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("is a mount point"), "{said}");
 }
 
 /// The design's bound: 32 MiB of resident memory, at rest, for ten thousand nodes.
