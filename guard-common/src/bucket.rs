@@ -29,9 +29,6 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// No limit.
-    pub const NONE: Self = Self { rate: 0, unit: 0, depth: 0 };
-
     /// A limit on things that are counted one by one: `rate` per second, bursts of `burst`. Over
     /// any time no more than `rate x time + burst` are admitted. A rate of 0 counts as 1.
     pub fn per_unit(rate: u64, burst: u64) -> Self {

@@ -1,7 +1,5 @@
 //! Numbers of the wire: offsets, `EtherType` values, protocols, and the depths to which we follow them.
 
-/// Length of an Ethernet header without tags, in bytes (IEEE 802.3).
-pub const ETHERNET_LEN: u32 = 14;
 /// Offset of the EtherType in an untagged frame, in bytes.
 pub const ETHERTYPE_AT: u32 = 12;
 /// Length of one VLAN tag, in bytes (IEEE 802.1Q).

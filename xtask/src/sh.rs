@@ -20,7 +20,8 @@ pub(crate) fn root() -> PathBuf {
 /// The cargo that runs us, or the one on the path, at the root of the repository.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root());
+    // What is built is looked for below the root.
+    cargo.current_dir(root()).env_remove("CARGO_TARGET_DIR");
     cargo
 }
 

@@ -42,10 +42,7 @@ pub fn run(args: &DetachArgs) -> Exit {
             if not_guarded.is_empty() { Exit::Yes } else { Exit::No }
         }
         Err(error) => {
-            report::error(&error);
-            if let Some(hint) = error.hint_text() {
-                report::hint(hint);
-            }
+            report::refusal(&error);
             Exit::NoAnswer
         }
     }

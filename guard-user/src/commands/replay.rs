@@ -79,10 +79,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
 }
 
 fn refuse(error: &KernelError) -> Exit {
-    report::error(error);
-    if let Some(hint) = error.hint_text() {
-        report::hint(hint);
-    }
+    report::refusal(error);
     Exit::NoAnswer
 }
 

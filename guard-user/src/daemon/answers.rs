@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use guard_common::{Addr, parse, verdict::Verdict};
+use guard_common::{parse, verdict::Verdict};
 
 use super::{
     guard::{Guard, hexadecimal},
@@ -10,7 +10,7 @@ use super::{
     server::{Ask, Detach, Detached},
     view::{self, InterfaceStatus, Stats, Status, TopSource},
 };
-use crate::kernel::error::KernelError;
+use crate::{kernel::error::KernelError, policy::compiled::name_of};
 
 /// Sources in the statistics.
 const TOP: usize = 20;
@@ -84,7 +84,7 @@ impl Guard {
             .into_iter()
             .map(|(addr, entry)| TopSource {
                 address: IpAddr::from(addr).to_string(),
-                node: name_of(&facts.names, &addr),
+                node: name_of(&facts.names, &addr).map(str::to_owned),
                 sampled: entry.count,
                 reason: entry.verdict.reason.name().to_owned(),
                 service: service_of(&entry.verdict),
@@ -99,11 +99,6 @@ impl Guard {
         tracing::warn!(interfaces = detached.detached.join(" "), "detached, as asked for");
         Ok(detached)
     }
-}
-
-fn name_of(names: &[(Addr, String)], addr: &Addr) -> Option<String> {
-    let at = names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
-    names.get(at).map(|(_, name)| name.clone())
 }
 
 /// A destination as policies write it: `tcp/9091`. None for a protocol without ports.

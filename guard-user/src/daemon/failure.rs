@@ -29,19 +29,15 @@ impl Failure {
 
     /// Tells people, on standard error.
     pub(super) fn explain(&self) {
-        let hint = match self {
-            Self::Files(error) => return report::lint::explain(&error.report),
+        match self {
+            Self::Files(error) => report::lint::explain(&error.report),
             Self::Unfit(why, hint) => {
                 report::error(why);
-                *hint
+                if let Some(hint) = hint {
+                    report::hint(hint);
+                }
             }
-            Self::System(error) => {
-                report::error(error);
-                error.hint_text()
-            }
-        };
-        if let Some(hint) = hint {
-            report::hint(hint);
+            Self::System(error) => report::refusal(error),
         }
     }
 

@@ -90,8 +90,6 @@ pub const DUPLICATE_FILE: Code = Code(409);
 pub const COUNTS: Code = Code(410);
 /// A node without addresses.
 pub const NO_ADDRESS: Code = Code(411);
-/// A node that guards nothing.
-pub const UNGUARDED_NODE: Code = Code(412);
 
 /// More prefixes than fit.
 pub const PREFIXES: Code = Code(501);

@@ -141,6 +141,12 @@ impl Tunnels {
     }
 }
 
+/// The name that belongs to an address, among names sorted by address.
+pub fn name_of<'a>(names: &'a [(Addr, String)], addr: &Addr) -> Option<&'a str> {
+    let at = names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
+    names.get(at).map(|(_, name)| name.as_str())
+}
+
 /// What to call a service: its own name, unless another of these labels has the same one.
 pub fn service_name<'a>(label: &'a str, labels: impl IntoIterator<Item = &'a String>) -> &'a str {
     let own = |label: &'a str| label.split_once('/').map_or(label, |(_, name)| name);
@@ -190,8 +196,7 @@ impl CompiledPolicy {
 
     /// The name of the node that has an address.
     pub fn name_of(&self, addr: &Addr) -> Option<&str> {
-        let at = self.names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
-        self.names.get(at).map(|(_, name)| name.as_str())
+        name_of(&self.names, addr)
     }
 
     /// An all-unguarded port table.

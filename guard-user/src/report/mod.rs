@@ -12,6 +12,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use crate::kernel::error::KernelError;
+
 /// Says something about the work, for people.
 pub fn talk(message: impl Display) {
     // A closed standard error must not end the work.
@@ -21,6 +23,14 @@ pub fn talk(message: impl Display) {
 /// Says why there is no answer. `{:#}` of an [`anyhow::Error`] is its whole chain.
 pub fn error(message: impl Display) {
     talk(format_args!("error: {message}"));
+}
+
+/// Says what the kernel refused, and what can be done about it.
+pub fn refusal(error: &KernelError) {
+    self::error(error);
+    if let Some(hint) = error.hint_text() {
+        self::hint(hint);
+    }
 }
 
 /// Adds what can be done about the message before.
