@@ -56,15 +56,9 @@ impl World {
             [("cluster.yaml", read("cluster.yaml")), ("policy.yaml", edit(&read(&self.policy)))];
         let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
         let mut compiled = compile(&load(&Bundle::new("cluster.yaml", texts)), &self.node);
-        let mut tunnels = Tunnels::default();
-        for tunnel in &self.tunnels {
-            let (kind, port) = match tunnel.split_once(':') {
-                Some((kind, port)) => (kind, Some(port.parse().expect("a port"))),
-                None => (tunnel.as_str(), None),
-            };
-            tunnels.add(kind, port).expect("a kind of tunnel");
-        }
-        compiled.set_tunnels(&tunnels);
+        let tunnels: Vec<Tunnels> =
+            self.tunnels.iter().map(|tunnel| tunnel.parse().expect("a kind of tunnel")).collect();
+        compiled.set_tunnels(&Tunnels::all(&tunnels));
         compiled
     }
 }

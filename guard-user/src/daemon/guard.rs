@@ -288,7 +288,7 @@ impl Guard {
                         privileges. What an earlier daemon attached stays in force";
             Failure::Unfit("there is no policy to put into force".to_owned(), Some(hint))
         })?;
-        self.load(&bundle.manifest.clone(), &bundle, None)
+        self.load(&bundle.manifest, &bundle, None)
     }
 
     /// Loads a policy and puts it into force. `watched_since`: when reading began, if these are
@@ -412,8 +412,10 @@ impl Guard {
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
-        // A slot that was another's was cleared just now, with its members.
-        shared.add_members(&policy.members)?;
+        // A slot that was another's was cleared just now, with the members of the new one.
+        if !policy.reclaimed.is_empty() {
+            shared.add_members(&policy.members)?;
+        }
         // From here on the new generation takes over, one interface after the other.
         let previous = self.running.replace(Running {
             generation,

@@ -18,6 +18,13 @@ pub(super) struct Selection {
     pub(super) not_ethernet: Vec<String>,
 }
 
+impl Selection {
+    /// Whether the device of this index is to be guarded.
+    pub(super) fn means(&self, index: u32) -> bool {
+        self.devices.iter().any(|device| device.index == index)
+    }
+}
+
 /// Selects devices by glob patterns.
 pub(super) fn select(patterns: &[String], devices: &[Device]) -> Selection {
     let mut selection = Selection::default();
@@ -39,7 +46,7 @@ pub(super) fn select(patterns: &[String], devices: &[Device]) -> Selection {
                 continue;
             }
             found = true;
-            if !selection.devices.iter().any(|known| known.index == device.index) {
+            if !selection.means(device.index) {
                 selection.devices.push(device.clone());
             }
         }

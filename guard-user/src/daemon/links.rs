@@ -48,6 +48,12 @@ pub(super) struct Guarded {
     absent: u8,
 }
 
+impl Guarded {
+    fn new(device: &Device, link: Link, mode: Mode) -> Self {
+        Self { name: device.name.clone(), link, mode, wanted_as: None, absent: 0 }
+    }
+}
+
 /// The guarded interfaces.
 #[derive(Debug)]
 pub(super) struct Links {
@@ -136,7 +142,7 @@ impl Links {
         // Said once, not every time that it is tried again.
         for (name, why) in &failed {
             if self.failed.get(name) != Some(why) {
-                tracing::error!(interface = name, "not guarded: {why}");
+                tracing::error!(interface = name, "{why}");
             }
         }
         self.failed = failed;
@@ -264,7 +270,8 @@ impl Links {
     /// Calls interfaces what they are called now.
     fn follow_names(&mut self, selection: &Selection, devices: &[Device], shared: &mut Shared) {
         for (index, guarded) in &mut self.guarded {
-            if selection.devices.iter().any(|device| device.index == *index) {
+            let wanted = selection.means(*index);
+            if wanted {
                 guarded.wanted_as = None;
             }
             let Some(device) = devices.iter().find(|device| device.index == *index) else {
@@ -274,7 +281,6 @@ impl Links {
                 continue;
             }
             tracing::warn!(interface = device.name, "was called `{}`", guarded.name);
-            let wanted = selection.devices.iter().any(|wanted| wanted.index == *index);
             let before = std::mem::replace(&mut guarded.name, device.name.clone());
             if !wanted && guarded.wanted_as.is_none() {
                 guarded.wanted_as = Some(before);
@@ -292,24 +298,25 @@ impl Links {
     /// Releases interfaces that the patterns do not mean any more; last, and only when one that
     /// they do mean is guarded.
     fn release_unwanted(&mut self, selection: &Selection) {
-        let wanted = |index: u32| selection.devices.iter().any(|device| device.index == index);
-        if !self.guarded.keys().any(|index| wanted(*index)) {
+        if !self.guarded.keys().any(|index| selection.means(*index)) {
             return;
         }
-        let unwanted: Vec<u32> = self
-            .guarded
-            .iter()
-            .filter(|(index, guarded)| !wanted(**index) && guarded.wanted_as.is_none())
-            .map(|(index, _)| *index)
-            .collect();
-        for index in unwanted {
-            if let Some(Guarded { name, link, .. }) = self.guarded.remove(&index) {
-                tracing::warn!(interface = name, "no longer in the manifest: released");
-                if let Err(error) = link.detach() {
-                    tracing::error!(interface = name, "{error}");
+        self.guarded.retain(|index, Guarded { name, link, wanted_as, .. }| {
+            if selection.means(*index) || wanted_as.is_some() {
+                return true;
+            }
+            // What cannot be detached is kept, and tried again.
+            match link.detach() {
+                Ok(()) => {
+                    tracing::warn!(interface = name, "no longer in the manifest: released");
+                    false
+                }
+                Err(error) => {
+                    tracing::error!(interface = name, "cannot be released: {error}");
+                    true
                 }
             }
-        }
+        });
     }
 
     /// Takes over what an earlier daemon attached, or attaches.
@@ -335,8 +342,7 @@ impl Links {
                     return Err(error);
                 }
                 tracing::info!(interface = device.name, "taken over from an earlier daemon");
-                let name = device.name.clone();
-                return Ok(Guarded { name, link, mode, wanted_as: None, absent: 0 });
+                return Ok(Guarded::new(device, link, mode));
             }
             tracing::warn!(
                 interface = device.name,
@@ -369,7 +375,7 @@ impl Links {
         }
         let attach = |mode| {
             let link = Link::attach(generation.program()?, &device.name, device.index, mode, &pin)?;
-            Ok(Guarded { name: device.name.clone(), link, mode, wanted_as: None, absent: 0 })
+            Ok(Guarded::new(device, link, mode))
         };
         let attached = match self.mode {
             AttachMode::Only(mode) => attach(mode),
