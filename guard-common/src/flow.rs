@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::verdict::Reason;
+use crate::{layout::PORT_TABLE_LEN, verdict::Reason};
 
 /// An IP address as integers: the first octet is the most significant byte.
 ///
@@ -138,50 +138,62 @@ pub enum Parsed {
 /// a frame can be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
-    /// From the lowest bit: destination port (16), source port (16), protocol (8), reason (8),
-    /// kind (3), transport (2), opening (1), IPv6 (1).
+    /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
+    /// unused (1), protocol (8), reason (8), unused (8), source port (16).
     pub facts: u64,
     /// The source as [`Addr::mapped`].
     pub source: [u64; 2],
 }
 
-const SOURCE_PORT_BIT: u32 = 16;
-const PROTOCOL_BIT: u32 = 32;
-const REASON_BIT: u32 = 40;
-const KIND_BIT: u32 = 48;
-const TRANSPORT_BIT: u32 = 51;
-const OPENING_BIT: u32 = 53;
-const IPV6_BIT: u32 = 54;
+const TRANSPORT_BIT: u32 = 16;
+const OPENING_BIT: u32 = 18;
+const IPV6_BIT: u32 = 19;
+const KIND_BIT: u32 = 20;
+const PROTOCOL_BIT: u32 = 24;
+const REASON_BIT: u32 = 32;
+const SOURCE_PORT_BIT: u32 = 48;
 
-const NOT_IP: u64 = 0;
-const LATER_FRAGMENT: u64 = 1;
-const PORTLESS: u64 = 2;
-const FLOW: u64 = 3;
+/// Port and transport.
+const PORT_INDEX_MASK: u64 = PORT_TABLE_LEN as u64 - 1;
+
+const FLOW: u64 = 0;
+const NOT_IP: u64 = 1;
+const LATER_FRAGMENT: u64 = 2;
+const PORTLESS: u64 = 3;
 const UNPARSED: u64 = 4;
 
 impl Headers {
     #[inline(always)]
-    pub(crate) fn new(parsed: Result<Parsed, Reason>) -> Self {
-        match parsed {
-            Ok(Parsed::NotIp) => Self { facts: NOT_IP << KIND_BIT, source: [0; 2] },
-            Ok(Parsed::LaterFragment(source)) => Self::of_source(LATER_FRAGMENT, source),
-            Ok(Parsed::Portless { source, protocol }) => {
-                let headers = Self::of_source(PORTLESS, source);
-                Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
-            }
-            Ok(Parsed::Flow(Flow { source, transport, source_port, port, opening })) => {
-                let headers = Self::of_source(FLOW, source);
-                let facts = headers.facts
-                    | u64::from(port)
-                    | u64::from(source_port) << SOURCE_PORT_BIT
-                    | (transport as u64) << TRANSPORT_BIT
-                    | u64::from(opening) << OPENING_BIT;
-                Self { facts, ..headers }
-            }
-            Err(reason) => {
-                Self { facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT, source: [0; 2] }
-            }
-        }
+    pub(crate) fn not_ip() -> Self {
+        Self { facts: NOT_IP << KIND_BIT, source: [0; 2] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn unparsed(reason: Reason) -> Self {
+        Self { facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT, source: [0; 2] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn later_fragment(source: Addr) -> Self {
+        Self::of_source(LATER_FRAGMENT, source)
+    }
+
+    #[inline(always)]
+    pub(crate) fn portless(source: Addr, protocol: u8) -> Self {
+        let headers = Self::of_source(PORTLESS, source);
+        Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
+    }
+
+    #[inline(always)]
+    pub(crate) fn flow(flow: &Flow) -> Self {
+        let Flow { source, transport, source_port, port, opening } = *flow;
+        let headers = Self::of_source(FLOW, source);
+        let facts = headers.facts
+            | u64::from(port)
+            | u64::from(source_port) << SOURCE_PORT_BIT
+            | (transport as u64) << TRANSPORT_BIT
+            | u64::from(opening) << OPENING_BIT;
+        Self { facts, ..headers }
     }
 
     #[inline(always)]
@@ -201,20 +213,23 @@ impl Headers {
         Self { facts: self.facts ^ zero, ..self }
     }
 
+    /// Transport and destination port of a flow, as an index of a
+    /// [`PortTable`](crate::layout::PortTable): as they lie, nothing has to be computed.
+    #[inline(always)]
+    pub fn port_index(&self) -> usize {
+        (self.facts & PORT_INDEX_MASK) as usize
+    }
+
     /// What the frame turned out to be, or why it could not be parsed.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
     pub fn parsed(&self) -> Result<Parsed, Reason> {
         let facts = self.facts;
-        let [_, low] = self.source;
-        let source =
-            if facts >> IPV6_BIT & 1 == 0 { Addr::V4(low as u32) } else { Addr::V6(self.source) };
-        match facts >> KIND_BIT & 7 {
-            NOT_IP => Ok(Parsed::NotIp),
-            LATER_FRAGMENT => Ok(Parsed::LaterFragment(source)),
-            PORTLESS => Ok(Parsed::Portless { source, protocol: (facts >> PROTOCOL_BIT) as u8 }),
-            FLOW => Ok(Parsed::Flow(Flow {
-                source,
+        let kind = facts >> KIND_BIT & 7;
+        // First, and by itself: nearly all frames are flows.
+        if kind == FLOW {
+            return Ok(Parsed::Flow(Flow {
+                source: self.source(),
                 transport: match facts >> TRANSPORT_BIT & 3 {
                     0 => Transport::Tcp,
                     1 => Transport::Udp,
@@ -223,10 +238,25 @@ impl Headers {
                 source_port: (facts >> SOURCE_PORT_BIT) as u16,
                 port: facts as u16,
                 opening: facts >> OPENING_BIT & 1 != 0,
-            })),
+            }));
+        }
+        match kind {
+            NOT_IP => Ok(Parsed::NotIp),
+            LATER_FRAGMENT => Ok(Parsed::LaterFragment(self.source())),
+            PORTLESS => Ok(Parsed::Portless {
+                source: self.source(),
+                protocol: (facts >> PROTOCOL_BIT) as u8,
+            }),
             _ => {
                 Err(Reason::from_number((facts >> REASON_BIT) as u8).unwrap_or(Reason::Undecodable))
             }
         }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
+    fn source(&self) -> Addr {
+        let [_, low] = self.source;
+        if self.facts >> IPV6_BIT & 1 == 0 { Addr::V4(low as u32) } else { Addr::V6(self.source) }
     }
 }

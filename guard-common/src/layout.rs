@@ -8,21 +8,19 @@ use crate::{
     event::Event,
     flow::{Addr, Transport},
     tables::{Limits, Port, Service, Source},
-    verdict::{Action, MAX_SERVICES, NO_SERVICE, NODE_REASONS, Reason, Verdict},
+    trie::{Entry, Leaf, Node},
+    verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict},
 };
 
 /// Version of everything in this file.
 pub const LAYOUT_VERSION: u32 = 1;
 
-/// Ports of one transport.
-pub const PORTS: usize = 1 << 16;
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An
 /// entry is a service slot, [`PORT_TUNNEL`] or [`PORT_UNGUARDED`].
 pub type PortTable = [u8; PORT_TABLE_LEN];
-/// The ports of one transport: the kernel map has an entry of it for each.
-pub type TransportPorts = [u8; PORTS];
-/// Entries of a [`PortTable`].
-pub const PORT_TABLE_LEN: usize = PORTS * 3;
+/// Entries of a [`PortTable`]: those of three transports, and as many that are never asked for, so
+/// that every index of 18 bits is within.
+pub const PORT_TABLE_LEN: usize = 4 << 16;
 /// [`PortTable`] entry: no service.
 pub const PORT_UNGUARDED: u8 = 0xff;
 /// [`PortTable`] entry: no service, but a tunnel device unpacks what comes to this port.
@@ -42,38 +40,6 @@ pub fn port_entry(entry: u8) -> Port {
         PORT_TUNNEL => Port::Tunnel,
         _ => Port::Unguarded,
     }
-}
-
-/// Value of the source tries: a [`Source`] in words of 4 bytes, because the kernel puts the value
-/// of an IPv4 trie behind a key of 4 bytes (`trie_lookup_elem` in `kernel/bpf/lpm_trie.c`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct SourceEntry {
-    services: [u32; 2],
-    flags: [u32; 2],
-}
-
-impl From<Source> for SourceEntry {
-    fn from(source: Source) -> Self {
-        Self { services: halves(source.services), flags: halves(source.flags) }
-    }
-}
-
-impl From<SourceEntry> for Source {
-    #[inline(always)]
-    fn from(entry: SourceEntry) -> Self {
-        Self { services: whole(entry.services), flags: whole(entry.flags) }
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
-fn halves(word: u64) -> [u32; 2] {
-    [word as u32, (word >> 32) as u32]
-}
-
-#[inline(always)]
-fn whole([low, high]: [u32; 2]) -> u64 {
-    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Key of a member's bucket states.
@@ -98,9 +64,16 @@ impl MemberKey {
 pub type BucketStates = [u64; 3];
 
 /// Member bucket states that fit, over all services.
-pub const MAX_MEMBER_BUCKETS: u32 = 1 << 20;
+pub const MAX_MEMBER_BUCKETS: u32 = 1 << 19;
 /// Prefixes of one family that fit: the million that a manifest may list, and its nodes.
 pub const MAX_PREFIXES: u32 = 1 << 20;
+/// Nodes of a trie that fit. A node branches, or is the child of one that does; so there are fewer
+/// than twice the prefixes.
+pub const MAX_NODES: u32 = 2 * MAX_PREFIXES;
+/// Leaves of a trie that fit: each prefix begins one and ends one.
+pub const MAX_LEAVES: u32 = 4 * MAX_PREFIXES;
+/// Classes of sources that fit: different sets of services, with and without being a member.
+pub const MAX_CLASSES: u32 = 1 << 16;
 
 /// One counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +87,30 @@ pub struct Counter {
 
 /// Interfaces with a counter row of their own. The last row is shared by all further ones.
 pub const MAX_INTERFACES: u32 = 16;
+/// Entries of the interface map. More than there are rows, so that an interface nearly always lies
+/// where its index says.
+pub const INTERFACE_SLOTS: u32 = 64;
+/// Entries in which an interface may lie, from the one its index says on.
+pub const INTERFACE_PROBES: u32 = 4;
+
+/// Entry of the interface map: where the counters of an interface are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct InterfaceRow {
+    /// Index of the interface; 0 for a free entry.
+    pub ifindex: u32,
+    /// Index of the first counter of its row.
+    pub first: u32,
+}
+
+impl InterfaceRow {
+    /// Where the entry of an interface may lie, likeliest first.
+    #[inline(always)]
+    pub fn places(ifindex: u32) -> impl Iterator<Item = u32> {
+        (0..INTERFACE_PROBES).map(move |probe| ifindex.wrapping_add(probe) % INTERFACE_SLOTS)
+    }
+}
+
 /// Counters of the node itself: each of its reasons with each action.
 pub const NODE_COUNTERS: u32 = 3 * NODE_REASONS as u32;
 /// Counters of one service: each of its reasons, enforced and observed.
@@ -123,23 +120,23 @@ pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_S
 /// All counters.
 pub const COUNTERS: u32 = COUNTERS_PER_INTERFACE * MAX_INTERFACES;
 
-/// Index of the counter of a packed verdict in the row of an interface.
+/// Number of the counter of a verdict among those of an interface.
 #[inline(always)]
-pub fn counter_index(row: u32, verdict: u32) -> u32 {
-    let [_, service, reason, action] = verdict.to_be_bytes();
-    let reason = u32::from(reason);
-    let within = if service == NO_SERVICE {
-        reason.wrapping_mul(3).wrapping_add(action.into())
-    } else {
-        NODE_COUNTERS
-            .wrapping_add(u32::from(service).wrapping_mul(SERVICE_COUNTERS))
-            .wrapping_add(reason.wrapping_sub(NODE_REASONS.into()).wrapping_mul(2))
-            .wrapping_add(u32::from(action == Action::WouldDrop as u8))
-    };
-    row.wrapping_mul(COUNTERS_PER_INTERFACE).wrapping_add(within)
+pub fn counter(verdict: Verdict) -> u32 {
+    let Verdict { action, reason, service } = verdict;
+    let (action, reason) = (action as u32, reason as u32);
+    match service {
+        None => reason.wrapping_mul(3).wrapping_add(action),
+        Some(slot) => u32::from(slot).wrapping_mul(SERVICE_COUNTERS).wrapping_add(
+            NODE_COUNTERS
+                .wrapping_add(reason.wrapping_sub(NODE_REASONS.into()).wrapping_mul(2))
+                // 1 for `WouldDrop`.
+                .wrapping_add(action >> 1),
+        ),
+    }
 }
 
-/// The row and the verdict that a counter counts: the inverse of [`counter_index`]. None for a
+/// The row and the verdict that a counter counts: the inverse of [`counter`]. None for a
 /// counter that no verdict moves.
 pub fn counter_meaning(index: u32) -> Option<(u32, Verdict)> {
     let row = index.checked_div(COUNTERS_PER_INTERFACE)?;
@@ -204,9 +201,13 @@ const _: () = {
     assert!(size_of::<Limit>() == 24);
     assert!(size_of::<Limits>() == 72);
     assert!(size_of::<Service>() == 152);
-    assert!(size_of::<SourceEntry>() == 16);
-    assert!(align_of::<SourceEntry>() == 4);
+    assert!(size_of::<Source>() == 16);
+    assert!(size_of::<Entry>() == 4);
+    assert!(size_of::<Node>() == 32);
+    assert!(size_of::<Leaf<u32>>() == 16);
+    assert!(size_of::<Leaf<[u64; 2]>>() == 32);
     assert!(size_of::<MemberKey>() == 24);
+    assert!(size_of::<InterfaceRow>() == 8);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Event>() == 32);
     assert!(size_of::<Sampling>() == 40);
@@ -215,15 +216,25 @@ const _: () = {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "`Pod` promises that a type is plain bytes; all promises are here")]
 mod pod {
-    use super::{Counter, Event, MemberKey, Sampling, Service, SourceEntry};
+    use super::{Counter, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, Sampling, Service, Source};
 
     // SAFETY: integers in `repr(C)` without padding (the sizes above are the sums of the fields),
     // every bit pattern is a value.
     unsafe impl aya::Pod for Service {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for SourceEntry {}
+    unsafe impl aya::Pod for Source {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Entry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Node {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Leaf<u32> {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Leaf<[u64; 2]> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for MemberKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for InterfaceRow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
     // SAFETY: as above.
@@ -237,18 +248,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_survives_the_trie() {
-        let source =
-            Source { services: 0x8000_0001_0203_0405, flags: Source::OWN | Source::MEMBER };
-        assert_eq!(Source::from(SourceEntry::from(source)), source);
-    }
-
-    #[test]
     fn every_counter_counts_one_verdict() {
         let mut meanings = 0;
         for index in 0..COUNTERS {
             if let Some((row, verdict)) = counter_meaning(index) {
-                assert_eq!(counter_index(row, verdict.pack()), index);
+                assert_eq!(row * COUNTERS_PER_INTERFACE + counter(verdict), index);
                 meanings += 1;
             }
         }

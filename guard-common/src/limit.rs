@@ -5,7 +5,7 @@ use crate::{
     flow::{Addr, Flow},
     observe::{Observer, Step},
     siphash,
-    tables::{Limits, Service, Source, Unit},
+    tables::{Limits, Service, Unit},
     verdict::Reason,
 };
 
@@ -27,8 +27,8 @@ pub enum Bucket {
         slot: u8,
         /// The source.
         addr: Addr,
-        /// Whether the source is a member, with a bucket that it shares with nobody.
-        member: bool,
+        /// Of a member: the number of the bucket, which it shares with nobody.
+        member: Option<u32>,
     },
 }
 
@@ -71,13 +71,13 @@ pub(crate) fn charge(
     kinds: u64,
     slot: u8,
     flow: &Flow,
-    source: Source,
+    member: Option<u32>,
     bytes: u32,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
     let packet = Charged { now: limiter.now(), opening: flow.opening, bytes: bytes.into() };
-    let own = Bucket::PerSource { slot, addr: flow.source, member: source.is_member() };
+    let own = Bucket::PerSource { slot, addr: flow.source, member };
     packet.charge(&service.per_source, kinds, &own, PER_SOURCE, limiter, observer)?;
     let all = Bucket::Total { slot };
     packet.charge(&service.total, kinds >> 3, &all, TOTAL, limiter, observer)

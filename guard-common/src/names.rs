@@ -1,26 +1,37 @@
 //! Names of programs, maps and globals in the kernel object. At most 15 bytes, the kernel cuts the
 //! rest (`BPF_OBJ_NAME_LEN`, include/uapi/linux/bpf.h).
 
+use crate::tables::Setting;
+
 /// The XDP program.
 pub const PROGRAM: &str = "guard";
 /// The program that returns the packed verdict; for test-run, never attached.
 pub const PROGRAM_VERDICT: &str = "guard_verdict";
 
-/// Policy map: transport number to [`crate::layout::TransportPorts`]. Of a generation.
-pub const MAP_PORTS: &str = "TG_PORTS";
 /// Policy map: slot to [`crate::tables::Service`]. Of a generation.
 pub const MAP_SERVICES: &str = "TG_SERVICES";
-/// Policy map: IPv4 prefix to [`crate::tables::Source`]. Of a generation.
-pub const MAP_SOURCES4: &str = "TG_SOURCES4";
-/// Policy map: IPv6 prefix to [`crate::tables::Source`]. Of a generation.
-pub const MAP_SOURCES6: &str = "TG_SOURCES6";
+/// Policy map: class number to [`crate::tables::Source`]. Of a generation.
+pub const MAP_CLASSES: &str = "TG_CLASSES";
+/// Policy map: nodes of the IPv4 trie. Of a generation.
+pub const MAP_NODES4: &str = "TG_NODES4";
+/// Policy map: leaves of the IPv4 trie. Of a generation.
+pub const MAP_LEAVES4: &str = "TG_LEAVES4";
+/// Policy map: nodes of the IPv6 trie. Of a generation.
+pub const MAP_NODES6: &str = "TG_NODES6";
+/// Policy map: leaves of the IPv6 trie. Of a generation.
+pub const MAP_LEAVES6: &str = "TG_LEAVES6";
+/// Policy map: number of a member's bucket in this generation to its place in [`MAP_MEMBERS`].
+pub const MAP_MEMBER_SLOTS: &str = "TG_MEMBER_SLOTS";
 
-/// Shared map: counters per CPU, by interface and verdict (see [`crate::layout::counter_index`]).
+/// Shared map: counters per CPU, by interface and verdict (see [`crate::layout::counter`]).
 pub const MAP_COUNTERS: &str = "TG_COUNTERS";
-/// Shared map: interface index to counter row.
+/// Shared map: where the counters of each interface are.
 pub const MAP_INTERFACES: &str = "TG_INTERFACES";
-/// Shared map: bucket states of members. Keys are written by user space only.
+/// Shared map: bucket states of members.
 pub const MAP_MEMBERS: &str = "TG_MEMBERS";
+/// Shared map: [`crate::layout::MemberKey`] to the place of its state in [`MAP_MEMBERS`], which it
+/// keeps as long as generations know it. For user space alone.
+pub const MAP_MEMBER_KEYS: &str = "TG_MEMBER_KEYS";
 /// Shared map: bucket states of other sources, by keyed hash.
 pub const MAP_HASHED: &str = "TG_HASHED";
 /// Shared map: bucket states of whole services, by slot.
@@ -33,10 +44,11 @@ pub const MAP_EVENTS: &str = "TG_EVENTS";
 pub const MAP_SAMPLING: &str = "TG_SAMPLING";
 
 /// The maps that all generations share; they are pinned.
-pub const SHARED_MAPS: [&str; 8] = [
+pub const SHARED_MAPS: [&str; 9] = [
     MAP_COUNTERS,
     MAP_INTERFACES,
     MAP_MEMBERS,
+    MAP_MEMBER_KEYS,
     MAP_HASHED,
     MAP_TOTALS,
     MAP_LABELS,
@@ -44,14 +56,24 @@ pub const SHARED_MAPS: [&str; 8] = [
     MAP_SAMPLING,
 ];
 
-/// Read-only globals of a generation, `u64` each: the fields of [`crate::tables::Settings`].
-pub const GLOBAL_GUARDED: &str = "TG_GUARDED";
-/// See [`GLOBAL_GUARDED`].
-pub const GLOBAL_ENFORCING: &str = "TG_ENFORCING";
-/// See [`GLOBAL_GUARDED`].
-pub const GLOBAL_ANY: &str = "TG_ANY";
-/// See [`GLOBAL_GUARDED`].
-pub const GLOBAL_LIMITS: &str = "TG_LIMITS";
+/// Read-only globals of a generation, `u64` each: the [`crate::tables::Setting`]s, in the order of
+/// their numbers.
+pub const GLOBAL_SETTINGS: [&str; Setting::ALL.len()] = [
+    "TG_GUARDED",
+    "TG_ENFORCING",
+    "TG_ANY",
+    "TG_NEW_CONNS",
+    "TG_LIMITS_CONNS",
+    "TG_LIMITS_VOL",
+    "TG_PER_SOURCE",
+    "TG_KINDS",
+];
+/// Global: the [`crate::layout::PortTable`] of a generation.
+pub const GLOBAL_PORTS: &str = "TG_PORTS";
+/// Global: the direct table of the IPv4 trie of a generation.
+pub const GLOBAL_ROOT4: &str = "TG_ROOT4";
+/// Global: the direct table of the IPv6 trie of a generation.
+pub const GLOBAL_ROOT6: &str = "TG_ROOT6";
 /// Read-only globals, `u64` each: the two words of the secret key of the hashed buckets.
 pub const GLOBAL_KEY: [&str; 2] = ["TG_KEY0", "TG_KEY1"];
 /// Read-only globals, `u64` each: bit `n % 64` of word `n / 64` is set if a device of this node

@@ -1,19 +1,22 @@
-//! A frame as the decision sees it: a length, and fixed-width copies at an offset.
+//! A frame as the decision sees it: a length, and fixed-width reads at an offset.
 
 /// A received frame, unopened, from the first byte of its Ethernet header.
 ///
-/// It hands out copies, never references: a copy cannot outlive the frame, needs no alignment, and
-/// its byte order is chosen where it is read.
+/// It is read header by header: one check that `N` bytes are there, then fields at constant offsets
+/// within them, in network byte order, whatever their alignment.
 pub trait Packet {
+    /// `N` bytes that are known to be there.
+    type Bytes<const N: usize>: Fields;
+
     /// Length of the frame on the wire in bytes, without the frame check sequence. May exceed what
     /// [`Packet::read`] can reach, when a capture cut the frame.
     fn len(&self) -> u32;
 
     /// The `N` bytes at offset `at`, or nothing if they are not all there.
-    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
+    fn read<const N: usize>(&self, at: u32) -> Option<Self::Bytes<N>>;
 
     /// As [`Packet::read`], for headers that few frames have: a shell may take a slower way here.
-    fn read_rare<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+    fn read_rare<const N: usize>(&self, at: u32) -> Option<Self::Bytes<N>> {
         self.read(at)
     }
 
@@ -23,18 +26,62 @@ pub trait Packet {
     }
 }
 
+/// The fields of some bytes, at constant offsets. An offset beyond the bytes does not compile.
+pub trait Fields {
+    /// One byte.
+    fn u8<const AT: usize>(&self) -> u8;
+    /// Two bytes, the first one the most significant.
+    fn be16<const AT: usize>(&self) -> u16;
+    /// Four bytes, likewise.
+    fn be32<const AT: usize>(&self) -> u32;
+    /// Eight bytes, likewise.
+    fn be64<const AT: usize>(&self) -> u64;
+}
+
+impl<const N: usize> Fields for [u8; N] {
+    #[inline(always)]
+    fn u8<const AT: usize>(&self) -> u8 {
+        let [byte] = part::<AT, 1, N>(self);
+        byte
+    }
+
+    #[inline(always)]
+    fn be16<const AT: usize>(&self) -> u16 {
+        u16::from_be_bytes(part::<AT, 2, N>(self))
+    }
+
+    #[inline(always)]
+    fn be32<const AT: usize>(&self) -> u32 {
+        u32::from_be_bytes(part::<AT, 4, N>(self))
+    }
+
+    #[inline(always)]
+    fn be64<const AT: usize>(&self) -> u64 {
+        u64::from_be_bytes(part::<AT, 8, N>(self))
+    }
+}
+
+/// `LEN` of the bytes, from `AT` on.
+#[inline(always)]
+fn part<const AT: usize, const LEN: usize, const N: usize>(bytes: &[u8; N]) -> [u8; LEN] {
+    const { assert!(AT + LEN <= N, "a field beyond the bytes that were read") };
+    core::array::from_fn(|nth| bytes[AT + nth])
+}
+
 /// A frame of which every read is a rare one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rarely<'a, P>(pub(crate) &'a P);
 
 impl<P: Packet> Packet for Rarely<'_, P> {
+    type Bytes<const N: usize> = P::Bytes<N>;
+
     #[inline(always)]
     fn len(&self) -> u32 {
         self.0.len()
     }
 
     #[inline(always)]
-    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+    fn read<const N: usize>(&self, at: u32) -> Option<P::Bytes<N>> {
         self.0.read_rare(at)
     }
 }
@@ -60,6 +107,8 @@ impl<'a> Frame<'a> {
 }
 
 impl Packet for Frame<'_> {
+    type Bytes<const N: usize> = [u8; N];
+
     fn len(&self) -> u32 {
         self.len
     }

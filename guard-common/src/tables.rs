@@ -3,10 +3,12 @@
 use crate::{
     bucket::Limit,
     flow::{Addr, Transport},
+    layout::port_index,
+    trie::Found,
 };
 
-/// What the tables know of a source address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What the tables know of the source addresses of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Source {
     /// Bit `n` is set if the service in slot `n` lists the address, exactly or by a prefix. A
@@ -91,29 +93,6 @@ impl Service {
     pub const OBSERVE: u64 = 2;
     /// Every source is allowed.
     pub const ANY: u64 = 4;
-    /// New connections are limited, per source or in total.
-    pub const LIMITS_CONNECTIONS: u64 = 8;
-    /// Packets or bytes are limited, per source or in total.
-    pub const LIMITS_VOLUME: u64 = 16;
-
-    /// A service with these limits; sets the flags that say which there are.
-    pub fn new(flags: u64, per_source: Limits, total: Limits) -> Self {
-        let mut service = Self { flags, per_source, total };
-        for limits in [&per_source, &total] {
-            if limits.new_connections.is_some() {
-                service.flags |= Self::LIMITS_CONNECTIONS;
-            }
-            if limits.packets.is_some() || limits.bytes.is_some() {
-                service.flags |= Self::LIMITS_VOLUME;
-            }
-        }
-        service
-    }
-
-    /// Whether a limit applies to a packet that opens a connection, or does not.
-    pub fn limits(&self, opening: bool) -> bool {
-        self.has(Self::LIMITS_VOLUME) || (opening && self.has(Self::LIMITS_CONNECTIONS))
-    }
 
     /// Whether a flag is set.
     pub fn has(&self, flag: u64) -> bool {
@@ -121,33 +100,74 @@ impl Service {
     }
 }
 
-/// Facts about the whole node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct Settings {
-    /// Bit `n` is set if the service in slot `n` is guarded here. 0: nothing is guarded.
-    pub guarded: u64,
+/// A fact about the whole node: a mask of service slots, in which bit `n` stands for the service in
+/// slot `n`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Setting {
+    /// The services that are guarded here. 0: nothing is guarded.
+    Guarded = 0,
     /// The guarded services that drop, as opposed to observe.
-    pub enforcing: u64,
+    Enforcing = 1,
     /// The guarded services that every source may reach.
-    pub any: u64,
-    /// The kinds of limit that some guarded service sets: bit `n` for the unit `n` per source, bit
-    /// `3 + n` for the unit `n` in total. What nobody uses costs nothing.
-    pub limits: u64,
+    Any = 2,
+    /// The guarded services that match TCP segments that open a connection, and no others.
+    NewConnections = 3,
+    /// The guarded services that limit new connections, per source or in total.
+    LimitsConnections = 4,
+    /// The guarded services that limit packets or bytes, per source or in total.
+    LimitsVolume = 5,
+    /// The guarded services that have a limit per source: members have a bucket at each of them.
+    PerSource = 6,
+    /// No mask, but the kinds of limit that some guarded service sets: bit `n` for the unit `n` per
+    /// source, bit `3 + n` for the unit `n` in total.
+    Kinds = 7,
 }
 
+impl Setting {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Guarded,
+        Self::Enforcing,
+        Self::Any,
+        Self::NewConnections,
+        Self::LimitsConnections,
+        Self::LimitsVolume,
+        Self::PerSource,
+        Self::Kinds,
+    ];
+}
+
+/// The facts about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings([u64; Setting::ALL.len()]);
+
 impl Settings {
+    /// One of them.
+    pub fn get(&self, setting: Setting) -> u64 {
+        self.0[setting as usize]
+    }
+
     /// Adds a service in a slot.
     pub fn add(&mut self, slot: u8, service: &Service) {
         let bit = 1_u64.wrapping_shl(slot.into());
-        self.guarded |= bit;
-        if !service.has(Service::OBSERVE) {
-            self.enforcing |= bit;
+        let per_source = service.per_source.kinds();
+        let kinds = per_source | service.total.kinds() << 3;
+        let connections = 0b001_001;
+        for (setting, holds) in [
+            (Setting::Guarded, true),
+            (Setting::Enforcing, !service.has(Service::OBSERVE)),
+            (Setting::Any, service.has(Service::ANY)),
+            (Setting::NewConnections, service.has(Service::NEW_CONNECTIONS)),
+            (Setting::LimitsConnections, kinds & connections != 0),
+            (Setting::LimitsVolume, kinds & !connections != 0),
+            (Setting::PerSource, per_source != 0),
+        ] {
+            if holds {
+                self.0[setting as usize] |= bit;
+            }
         }
-        if service.has(Service::ANY) {
-            self.any |= bit;
-        }
-        self.limits |= service.per_source.kinds() | service.total.kinds() << 3;
+        self.0[Setting::Kinds as usize] |= kinds;
     }
 }
 
@@ -165,17 +185,30 @@ pub enum Port {
 /// What the decision looks up. Two implementations: plain collections on the host, maps and
 /// read-only globals in the kernel.
 pub trait Tables {
-    /// Facts about the whole node.
-    fn settings(&self) -> Settings;
+    /// A fact about the whole node. Asked for one by one: what a frame does not need is not loaded.
+    fn setting(&self, setting: Setting) -> u64;
+
+    /// What a destination port is to this node, by its [`port_index`](crate::layout::port_index).
+    fn port_at(&self, index: usize) -> Port;
 
     /// What a destination port is to this node.
-    fn port(&self, transport: Transport, port: u16) -> Port;
+    fn port(&self, transport: Transport, port: u16) -> Port {
+        self.port_at(port_index(transport, port))
+    }
 
     /// Whether a device of this node unpacks this IP protocol.
     fn unpacks(&self, protocol: u8) -> bool;
 
-    /// What is known of a source; the default for an unknown one.
-    fn source(&self, addr: &Addr) -> Source;
+    /// The class of a source, and where its buckets are; the default for an unknown one.
+    fn find(&self, addr: &Addr) -> Found;
+
+    /// What is known of all sources of a class; the default for class 0.
+    fn class(&self, class: u16) -> Source;
+
+    /// What is known of a source.
+    fn source(&self, addr: &Addr) -> Source {
+        self.class(self.find(addr).class)
+    }
 
     /// The service in a slot; none if the slot is empty.
     fn service(&self, slot: u8) -> Option<&Service>;

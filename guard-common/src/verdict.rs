@@ -1,11 +1,13 @@
 //! The verdict on a frame: an action, the reason for it, and the service that decided.
 
+use crate::layout;
+
 /// Number of service slots of a node: the bits of a source's service mask.
 pub const MAX_SERVICES: u8 = 64;
 /// Number of reasons that are the node's: the first ones.
 pub const NODE_REASONS: u8 = 8;
 /// The packed form of "no service".
-pub(crate) const NO_SERVICE: u8 = 0xff;
+const NO_SERVICE: u8 = 0xff;
 
 /// What happens to the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,11 +148,13 @@ pub struct Verdict {
 
 impl Verdict {
     /// A verdict without a service.
+    #[inline(always)]
     pub fn of_node(action: Action, reason: Reason) -> Self {
         Self { action, reason, service: None }
     }
 
     /// A verdict of the service in this slot.
+    #[inline(always)]
     pub fn of_service(action: Action, reason: Reason, slot: u8) -> Self {
         Self { action, reason, service: Some(slot) }
     }
@@ -161,9 +165,13 @@ impl Verdict {
     }
 
     /// The verdict as one word: a marker byte, service, reason, action, from the highest byte down.
+    #[inline(always)]
     pub fn pack(self) -> u32 {
         let service = self.service.unwrap_or(NO_SERVICE);
-        u32::from_be_bytes([MARKER, service, self.reason as u8, self.action as u8])
+        u32::from(MARKER) << 24
+            | u32::from(service) << 16
+            | (self.reason as u32) << 8
+            | self.action as u32
     }
 
     /// The verdict of a word that [`Verdict::pack`] made.
@@ -182,6 +190,59 @@ impl Verdict {
     }
 }
 
+/// What the decision answers: a verdict and the number of its counter, in one register. Both are
+/// constants but for the slot, so it is put together where the decision falls, not taken apart and
+/// put together again where the frame is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision(u64);
+
+impl Decision {
+    /// A decision without a service.
+    #[inline(always)]
+    pub fn of_node(action: Action, reason: Reason) -> Self {
+        Self::of(Verdict::of_node(action, reason))
+    }
+
+    /// A decision of the service in this slot.
+    #[inline(always)]
+    pub fn of_service(action: Action, reason: Reason, slot: u8) -> Self {
+        Self::of(Verdict::of_service(action, reason, slot))
+    }
+
+    #[inline(always)]
+    fn of(verdict: Verdict) -> Self {
+        Self(u64::from(layout::counter(verdict)) << 32 | u64::from(verdict.pack()))
+    }
+
+    /// The same decision, with `zero` mixed in: what comes after it is verified once, if the
+    /// verifier does not know that it is zero.
+    #[inline(always)]
+    #[must_use]
+    pub fn masked(self, zero: u64) -> Self {
+        Self(self.0 ^ zero)
+    }
+
+    /// The packed verdict.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub fn packed(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Number of its counter among those of an interface.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
+    pub fn counter(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The verdict.
+    pub fn verdict(self) -> Verdict {
+        // Made of a verdict, it holds one.
+        Verdict::unpack(self.packed()).unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
+    }
+}
+
 /// Marks a packed verdict, so that no plain XDP return code can be taken for one.
 const MARKER: u8 = 0x7e;
 
@@ -196,6 +257,7 @@ mod tests {
                 for service in (0..MAX_SERVICES).map(Some).chain([None]) {
                     let verdict = Verdict { action, reason, service };
                     assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
+                    assert_eq!(Decision::of(verdict).verdict(), verdict);
                 }
             }
         }

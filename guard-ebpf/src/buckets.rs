@@ -3,14 +3,14 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use guard_common::{
     bucket::{self, Limit, TICKS_PER_NS},
-    layout::{BucketStates, MemberKey},
+    layout::BucketStates,
     limit::{self, Bucket, Limiter},
     tables::Unit,
 };
 
 use crate::{
     atomic,
-    maps::{TG_HASHED, TG_MEMBERS, TG_TOTALS, hash_key},
+    maps::{TG_HASHED, TG_MEMBER_SLOTS, TG_MEMBERS, TG_TOTALS, hash_key},
 };
 
 /// Attempts to store a new state. Each failure means that another CPU charged the same bucket in
@@ -49,8 +49,8 @@ impl Limiter for Buckets {
         match *of {
             Bucket::Total { slot } => TG_TOTALS.get_ptr_mut(slot.into()),
             Bucket::PerSource { slot, addr, member } => {
-                if member && let Some(own) = TG_MEMBERS.get_ptr_mut(MemberKey::new(slot, &addr)) {
-                    return Some(own);
+                if let Some(number) = member {
+                    return TG_MEMBERS.get_ptr_mut(*TG_MEMBER_SLOTS.get(number)?);
                 }
                 TG_HASHED.get_ptr_mut(limit::hashed_bucket(hash_key(), slot, &addr))
             }

@@ -12,32 +12,49 @@ use aya_ebpf::{
     helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use guard_common::{Packet, Silent, flow::Headers};
+use guard_common::{Packet, Silent, flow::Headers, packet::Fields};
 
 /// Length of the frame over all buffers, in bytes, and a zero that the verifier does not know to
 /// be one. `data_end - data` is only the length of the first buffer, and the verifier refuses the
 /// subtraction without `CAP_PERFMON`.
 #[inline(always)]
-pub(crate) fn len(ctx: &XdpContext) -> (u32, u64) {
+pub(crate) fn len(ctx: &XdpContext) -> (u64, u64) {
     // SAFETY: the context is the one that the kernel passed to this program.
     let len = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) };
-    (len as u32, opaque(len) >> 32)
+    (len, opaque(len) >> 32)
 }
 
 /// Reads the headers of the frame.
 #[inline(always)]
 pub(crate) fn parse(ctx: &XdpContext, len: u32, zero: u64) -> Headers {
-    let linear = Linear { ctx, len, missed: Cell::new(false) };
-    let headers = written(guard_common::parse(&linear, &mut Silent));
-    let headers = if linear.missed.get() { parse_whole(ctx, len) } else { headers };
+    let (start, end) = (ctx.data(), ctx.data_end());
+    let headers = if start + FRONT > end {
+        parse_whole(ctx, len)
+    } else {
+        let linear = Linear { start, end, len, missed: Cell::new(false) };
+        let headers = written(guard_common::parse(&linear, &mut Silent));
+        if linear.missed.get() { parse_whole(ctx, len) } else { headers }
+    };
     headers.masked(zero)
 }
 
 /// Reads the headers of the frame wherever they lie. A function of its own: it is rarely called,
 /// and from two places.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn parse_whole(ctx: &XdpContext, len: u32) -> Headers {
-    written(guard_common::parse(&Whole { ctx, len }, &mut Silent))
+    let mut source = [0; 2];
+    let facts = facts_of_whole(ctx, len, &mut source);
+    Headers { facts, source }
+}
+
+/// Returns a word, and what else there is through a pointer: of a function that returns more the
+/// compiler makes one that returns nothing, and the verifier refuses what happens to be in the
+/// register for the result.
+#[inline(never)]
+fn facts_of_whole(ctx: &XdpContext, len: u32, source: &mut [u64; 2]) -> u64 {
+    let headers = written(guard_common::parse(&Whole { ctx, len }, &mut Silent));
+    *source = headers.source;
+    headers.facts
 }
 
 /// Keeps the compiler from leaving out words that it sees nobody read on some path: it would still
@@ -64,38 +81,115 @@ fn opaque(value: u64) -> u64 {
     core::hint::black_box(value)
 }
 
-/// The first buffer of a frame. Remembers when something was asked for that is not in it.
-struct Linear<'a> {
-    ctx: &'a XdpContext,
+/// Bytes of a frame that are compared with the end of the first buffer once, for all headers that
+/// lie there at a constant offset: Ethernet, IPv4 without options, TCP without options. No frame on
+/// a wire is shorter.
+const FRONT: usize = 54;
+
+/// The first buffer of a frame, at least [`FRONT`] bytes long. Remembers when something was asked
+/// for that is not in it.
+struct Linear {
+    start: usize,
+    end: usize,
     len: u32,
     missed: Cell<bool>,
 }
 
-impl Packet for Linear<'_> {
+/// `N` bytes of the first buffer, whose end was compared with its end.
+struct InPacket<const N: usize>(usize);
+
+/// Loads a field as it lies in the packet. Written as an instruction, because a field has no
+/// alignment, and the compiler would load it byte by byte; x86-64 and arm64 do not care.
+macro_rules! load {
+    ($from:expr, $bits:literal, $at:expr) => {{
+        #[cfg(target_arch = "bpf")]
+        {
+            let field: u64;
+            // SAFETY: reads a field of the bytes that `InPacket` vouches for; the verifier checks
+            // it, too.
+            unsafe {
+                core::arch::asm!(
+                    concat!("{0} = *(u", $bits, " *)({1} + {2})"),
+                    out(reg) field, in(reg) $from, const $at, options(nostack, readonly, pure)
+                );
+            }
+            field
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            let _ = ($from, $at);
+            unreachable!("only the kernel reads packets here")
+        }
+    }};
+}
+
+impl<const N: usize> Fields for InPacket<N> {
+    #[inline(always)]
+    fn u8<const AT: usize>(&self) -> u8 {
+        const { assert!(AT < N) };
+        load!(self.0, "8", AT) as u8
+    }
+
+    #[inline(always)]
+    fn be16<const AT: usize>(&self) -> u16 {
+        const { assert!(AT + 2 <= N) };
+        u16::from_be(load!(self.0, "16", AT) as u16)
+    }
+
+    #[inline(always)]
+    fn be32<const AT: usize>(&self) -> u32 {
+        const { assert!(AT + 4 <= N) };
+        u32::from_be(load!(self.0, "32", AT) as u32)
+    }
+
+    #[inline(always)]
+    fn be64<const AT: usize>(&self) -> u64 {
+        const { assert!(AT + 8 <= N) };
+        u64::from_be(load!(self.0, "64", AT))
+    }
+}
+
+impl Packet for Linear {
+    type Bytes<const N: usize> = InPacket<N>;
+
     #[inline(always)]
     fn len(&self) -> u32 {
         self.len
     }
 
     #[inline(always)]
-    fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+    fn read<const N: usize>(&self, at: u32) -> Option<InPacket<N>> {
+        let at = at as usize;
         // Opaque, so that the pointer that is compared is the one that is read through: the
         // verifier learns nothing about a sum that was computed another way.
-        let start = opaque((self.ctx.data() + at as usize) as u64) as usize;
-        if start + N > self.ctx.data_end() {
+        let start = opaque((self.start + at) as u64) as usize;
+        if !(is_constant(at) && at + N <= FRONT) && start + N > self.end {
             self.missed.set(true);
             return None;
         }
-        // SAFETY: `start..start + N` was just compared with the end of the first buffer; that is
-        // what the verifier checks, too. A byte array has no alignment to violate.
-        Some(unsafe { *(start as *const [u8; N]) })
+        Some(InPacket(start))
     }
 
     /// Rare headers come in chains, whose offsets cost the verifier dearly: not here.
     #[inline(always)]
-    fn read_rare<const N: usize>(&self, _: u32) -> Option<[u8; N]> {
+    fn read_rare<const N: usize>(&self, _: u32) -> Option<InPacket<N>> {
         self.missed.set(true);
         None
+    }
+}
+
+/// Whether the compiler knows a value. Only then may its bounds be left unchecked: the verifier
+/// does not remember what was checked of a pointer to which something unknown was added.
+#[inline(always)]
+fn is_constant(value: usize) -> bool {
+    #[cfg(target_arch = "bpf")]
+    {
+        core::intrinsics::is_val_statically_known(value)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = value;
+        false
     }
 }
 
@@ -106,6 +200,8 @@ struct Whole<'a> {
 }
 
 impl Packet for Whole<'_> {
+    type Bytes<const N: usize> = [u8; N];
+
     #[inline(always)]
     fn len(&self) -> u32 {
         self.len

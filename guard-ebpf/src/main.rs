@@ -28,8 +28,7 @@ use crate::{buckets::Buckets, maps::Maps};
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    let [.., action] = run(&ctx, None).to_be_bytes();
-    if action == Action::Drop as u8 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    if run(&ctx, None) & 0xff == Action::Drop as u32 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
 /// Judges a frame of a test run; the packed verdict.
@@ -43,17 +42,17 @@ fn guard_verdict(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn run(ctx: &XdpContext, clock: Option<u64>) -> u32 {
     let (len, zero) = frame::len(ctx);
-    let headers = frame::parse(ctx, len, zero);
-    let verdict = decide(&headers, len, &Maps, &Buckets::new(clock, zero), &mut Silent);
+    let headers = frame::parse(ctx, len as u32, zero);
+    let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);
     // What follows is the same for every verdict: the verifier shall walk it once, not once for
     // every way to get here.
-    let verdict = verdict.pack() ^ zero as u32;
+    let decision = decision.masked(zero);
+    let verdict = decision.packed();
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
-    account::count(ctx, len, verdict);
-    let [.., action] = verdict.to_be_bytes();
-    if action != Action::Pass as u8 {
-        emit::sample(ctx, len, zero, verdict);
+    account::count(ctx, len, decision);
+    if verdict & 0xff != Action::Pass as u32 {
+        emit::sample(ctx, len as u32, zero, verdict);
     }
     verdict
 }

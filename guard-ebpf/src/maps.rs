@@ -2,52 +2,92 @@
 //!
 //! Names and layouts are those of `guard_common::{names, layout}`.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use guard_common::{
     Addr, Tables,
     event::Event,
-    flow::Transport,
     layout::{
-        self, BucketStates, COUNTERS, Counter, EVENT_RING_BYTES, LABELS, Label, MAX_INTERFACES,
-        MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, Sampling, SourceEntry, TransportPorts,
+        self, BucketStates, COUNTERS, Counter, EVENT_RING_BYTES, INTERFACE_SLOTS, InterfaceRow, LABELS, Label,
+        MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey, PORT_TABLE_LEN, Sampling,
     },
     limit::HASHED_BUCKETS,
-    tables::{Port, Service, Settings, Source},
+    tables::{Port, Service, Setting, Source},
+    trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN},
     verdict::{MAX_SERVICES, Reason},
 };
+
+/// Global data of one generation, written by the loader.
+#[repr(transparent)]
+struct Data<T, const N: usize>(UnsafeCell<[T; N]>);
+
+// SAFETY: only read here; user space writes it before any program runs.
+unsafe impl<T: Sync, const N: usize> Sync for Data<T, N> {}
+
+impl<T: Copy, const N: usize> Data<T, N> {
+    const fn new(value: T) -> Self {
+        Self(UnsafeCell::new([value; N]))
+    }
+
+    /// An entry. The read is volatile: the compiler takes the value that it sees here for the one
+    /// that will be there.
+    #[inline(always)]
+    fn get(&self, index: usize) -> Option<T> {
+        if index >= N {
+            return None;
+        }
+        // SAFETY: within the array, as was just checked; nobody writes it while programs run.
+        Some(unsafe { self.0.get().cast::<T>().add(index).read_volatile() })
+    }
+}
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 // Of one generation: filled before the program is attached, never changed after.
 
-#[btf_map]
-static TG_PORTS: Array<TransportPorts, { Transport::ALL.len() }> = Array::new();
+/// Directly addressed: a map of one entry costs a look-up all the same.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss")]
+static TG_PORTS: Data<u8, PORT_TABLE_LEN> = Data::new(0);
 #[btf_map]
 static TG_SERVICES: Array<Service, { MAX_SERVICES as usize }> = Array::new();
-// Keys in network byte order: the trie compares the first byte first.
 #[btf_map]
-static TG_SOURCES4: LpmTrie<u32, SourceEntry, { MAX_PREFIXES as usize }> = LpmTrie::new();
+static TG_CLASSES: Array<Source, { MAX_CLASSES as usize }> = Array::new();
 #[btf_map]
-static TG_SOURCES6: LpmTrie<[u64; 2], SourceEntry, { MAX_PREFIXES as usize }> = LpmTrie::new();
+static TG_NODES4: Array<Node, { MAX_NODES as usize }> = Array::new();
+#[btf_map]
+static TG_LEAVES4: Array<Leaf<u32>, { MAX_LEAVES as usize }> = Array::new();
+#[btf_map]
+static TG_NODES6: Array<Node, { MAX_NODES as usize }> = Array::new();
+#[btf_map]
+static TG_LEAVES6: Array<Leaf<[u64; 2]>, { MAX_LEAVES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static TG_MEMBER_SLOTS: Array<u32, { MAX_MEMBER_BUCKETS as usize }> = Array::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss")]
+static TG_ROOT4: Data<Entry, ROOT_LEN> = Data::new(Entry::UNKNOWN);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".bss")]
+static TG_ROOT6: Data<Entry, ROOT_LEN> = Data::new(Entry::UNKNOWN);
 
 // Shared by all generations, pinned.
 
 #[btf_map]
 pub(crate) static TG_COUNTERS: PerCpuArray<Counter, { COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static TG_INTERFACES: HashMap<u32, u32, { MAX_INTERFACES as usize }> = HashMap::new();
+pub(crate) static TG_INTERFACES: Array<InterfaceRow, { INTERFACE_SLOTS as usize }> = Array::new();
 #[btf_map]
-pub(crate) static TG_MEMBERS: HashMap<
-    MemberKey,
-    BucketStates,
-    { MAX_MEMBER_BUCKETS as usize },
-    NO_PREALLOC,
-> = HashMap::new();
+pub(crate) static TG_MEMBERS: Array<BucketStates, { MAX_MEMBER_BUCKETS as usize }> = Array::new();
+/// Not read here: which place of [`TG_MEMBERS`] is whose.
+#[btf_map]
+static TG_MEMBER_KEYS: HashMap<MemberKey, u32, { MAX_MEMBER_BUCKETS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 pub(crate) static TG_HASHED: Array<BucketStates, { HASHED_BUCKETS as usize }> = Array::new();
 #[btf_map]
@@ -70,7 +110,15 @@ static TG_ENFORCING: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_ANY: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
-static TG_LIMITS: Global<u64> = Global::new(0);
+static TG_NEW_CONNS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_LIMITS_CONNS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_LIMITS_VOL: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_PER_SOURCE: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_KINDS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_KEY0: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -103,22 +151,22 @@ pub(crate) struct Maps;
 
 impl Tables for Maps {
     #[inline(always)]
-    fn settings(&self) -> Settings {
-        Settings {
-            guarded: TG_GUARDED.load(),
-            enforcing: TG_ENFORCING.load(),
-            any: TG_ANY.load(),
-            limits: TG_LIMITS.load(),
+    fn setting(&self, setting: Setting) -> u64 {
+        match setting {
+            Setting::Guarded => TG_GUARDED.load(),
+            Setting::Enforcing => TG_ENFORCING.load(),
+            Setting::Any => TG_ANY.load(),
+            Setting::NewConnections => TG_NEW_CONNS.load(),
+            Setting::LimitsConnections => TG_LIMITS_CONNS.load(),
+            Setting::LimitsVolume => TG_LIMITS_VOL.load(),
+            Setting::PerSource => TG_PER_SOURCE.load(),
+            Setting::Kinds => TG_KINDS.load(),
         }
     }
 
     #[inline(always)]
-    fn port(&self, transport: Transport, port: u16) -> Port {
-        let Some(table) = TG_PORTS.get(transport as u32) else {
-            return Port::Unguarded;
-        };
-        let entry = table.get(usize::from(port));
-        layout::port_entry(entry.copied().unwrap_or(layout::PORT_UNGUARDED))
+    fn port_at(&self, index: usize) -> Port {
+        layout::port_entry(TG_PORTS.get(index).unwrap_or(layout::PORT_UNGUARDED))
     }
 
     #[inline(always)]
@@ -133,16 +181,76 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn source(&self, addr: &Addr) -> Source {
+    fn find(&self, addr: &Addr) -> Found {
         let found = match *addr {
-            Addr::V4(addr) => TG_SOURCES4.get(&Key::new(32, addr.to_be())),
-            Addr::V6([high, low]) => TG_SOURCES6.get(&Key::new(128, [high.to_be(), low.to_be()])),
+            Addr::V4(addr) => find4(addr),
+            Addr::V6([high, low]) => find6(high, low),
         };
-        found.copied().unwrap_or_default().into()
+        Found { class: found as u16, buckets: (found >> 32) as u32 }
+    }
+
+    #[inline(always)]
+    fn class(&self, class: u16) -> Source {
+        TG_CLASSES.get(class.into()).copied().unwrap_or_default()
     }
 
     #[inline(always)]
     fn service(&self, slot: u8) -> Option<&Service> {
         TG_SERVICES.get(slot.into())
+    }
+}
+
+/// Functions of their own, whose result fits a register: the verifier walks them once for each place
+/// that calls them, and not once for each way to get there.
+#[inline(never)]
+fn find4(addr: u32) -> u64 {
+    found(trie::find(&Trie4, addr))
+}
+
+#[inline(never)]
+fn find6(high: u64, low: u64) -> u64 {
+    found(trie::find(&Trie6, [high, low]))
+}
+
+#[inline(always)]
+fn found(Found { class, buckets }: Found) -> u64 {
+    u64::from(buckets) << 32 | u64::from(class)
+}
+
+struct Trie4;
+
+impl Arrays<u32> for Trie4 {
+    #[inline(always)]
+    fn root(&self, index: usize) -> Option<Entry> {
+        TG_ROOT4.get(index)
+    }
+
+    #[inline(always)]
+    fn node(&self, index: u32) -> Option<&Node> {
+        TG_NODES4.get(index)
+    }
+
+    #[inline(always)]
+    fn leaf(&self, index: u32) -> Option<&Leaf<u32>> {
+        TG_LEAVES4.get(index)
+    }
+}
+
+struct Trie6;
+
+impl Arrays<[u64; 2]> for Trie6 {
+    #[inline(always)]
+    fn root(&self, index: usize) -> Option<Entry> {
+        TG_ROOT6.get(index)
+    }
+
+    #[inline(always)]
+    fn node(&self, index: u32) -> Option<&Node> {
+        TG_NODES6.get(index)
+    }
+
+    #[inline(always)]
+    fn leaf(&self, index: u32) -> Option<&Leaf<[u64; 2]>> {
+        TG_LEAVES6.get(index)
     }
 }

@@ -7,7 +7,11 @@ use std::{
     path::Path,
 };
 
-use guard_common::{Addr, Packet as _, Silent, Verdict, bucket, judge, packet::Frame, wire};
+use guard_common::{
+    Addr, Packet as _, Silent, Verdict, bucket, judge,
+    packet::{Fields as _, Frame},
+    wire,
+};
 
 use super::offline::{self, Offline};
 use crate::{
@@ -184,16 +188,16 @@ fn is_received(bytes: &[u8], addresses: &[Addr]) -> bool {
 
 fn destination(frame: &Frame<'_>) -> Option<Addr> {
     let mut at = wire::ETHERTYPE_AT;
-    let mut ethertype = u16::from_be_bytes(frame.read(at)?);
+    let mut ethertype = frame.read::<2>(at)?.be16::<0>();
     while matches!(ethertype, wire::ETHERTYPE_VLAN | wire::ETHERTYPE_SERVICE_VLAN) {
         at = at.checked_add(wire::VLAN_TAG_LEN)?;
-        ethertype = u16::from_be_bytes(frame.read(at)?);
+        ethertype = frame.read::<2>(at)?.be16::<0>();
     }
     // Behind the EtherType: 16 bytes into the IPv4 header, 24 into the IPv6 header.
     match ethertype {
-        wire::ETHERTYPE_IPV4 => Some(Addr::V4(u32::from_be_bytes(frame.read(at + 2 + 16)?))),
+        wire::ETHERTYPE_IPV4 => Some(Addr::V4(frame.read::<4>(at + 2 + 16)?.be32::<0>())),
         wire::ETHERTYPE_IPV6 => {
-            let half = |at| frame.read(at).map(u64::from_be_bytes);
+            let half = |at| frame.read::<8>(at).map(|half| half.be64::<0>());
             Some(Addr::V6([half(at + 2 + 24)?, half(at + 2 + 32)?]))
         }
         _ => None,

@@ -412,10 +412,6 @@ impl Guard {
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
-        // A slot that was another's was cleared just now, with the members of the new one.
-        if !policy.reclaimed.is_empty() {
-            shared.add_members(&policy.members)?;
-        }
         // From here on the new generation takes over, one interface after the other.
         let previous = self.running.replace(Running {
             generation,

@@ -1,32 +1,25 @@
 //! A generation: one program on policy maps of its own, complete before anything is switched.
 
 use std::{
-    borrow::Borrow,
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
 };
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _,
-    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+    maps::{Array, HashMap},
     programs::{TestRunOptions, Xdp},
 };
 use guard_common::{
     bucket::TICKS_PER_NS,
-    layout::{BucketStates, MemberKey, PORTS, SourceEntry, TransportPorts},
+    layout::{BucketStates, MemberKey},
     names,
-    tables::{Service, Source},
+    tables::{Service, Setting},
     verdict::Verdict,
 };
 
-use super::{
-    error::KernelError,
-    shared::{self, Shared},
-};
-use crate::{
-    object::kernel_object,
-    policy::compiled::{CompiledPolicy, Prefix},
-};
+use super::{error::KernelError, members, shared::Shared};
+use crate::{object::kernel_object, policy::compiled::CompiledPolicy};
 
 /// Frames shorter than an Ethernet header cannot be handed to the kernel
 /// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
@@ -101,6 +94,7 @@ impl Generation {
         let globals = Globals::new(policy, options);
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader);
+        loader.override_global(names::GLOBAL_PORTS, policy.ports.as_slice(), true);
         let pins: Vec<PathBuf> = match &options.maps {
             Maps::Pinned(directory) => {
                 names::SHARED_MAPS.iter().map(|name| directory.join(name)).collect()
@@ -110,8 +104,23 @@ impl Generation {
         for (name, pin) in names::SHARED_MAPS.iter().zip(&pins) {
             loader.map_pin_path(name, pin.as_path());
         }
-        loader.map_max_entries(names::MAP_SOURCES4, entries(policy.sources4.len()));
-        loader.map_max_entries(names::MAP_SOURCES6, entries(policy.sources6.len()));
+        loader.override_global(names::GLOBAL_ROOT4, policy.trie4.root(), true);
+        loader.override_global(names::GLOBAL_ROOT6, policy.trie6.root(), true);
+        for (name, len) in [
+            (names::MAP_CLASSES, policy.classes.len()),
+            (names::MAP_NODES4, policy.trie4.nodes().len()),
+            (names::MAP_LEAVES4, policy.trie4.leaves().len()),
+            (names::MAP_NODES6, policy.trie6.nodes().len()),
+            (names::MAP_LEAVES6, policy.trie6.leaves().len()),
+            (names::MAP_MEMBER_SLOTS, policy.members.len()),
+        ] {
+            loader.map_max_entries(name, entries(len));
+        }
+        if matches!(options.maps, Maps::Private) {
+            for name in [names::MAP_MEMBERS, names::MAP_MEMBER_KEYS] {
+                loader.map_max_entries(name, entries(policy.members.len()));
+            }
+        }
         let mut ebpf = loader
             .load(object)
             .map_err(|error| KernelError::of("making the maps of the kernel object", error))?;
@@ -219,14 +228,9 @@ struct Globals(Vec<(&'static str, u64)>);
 
 impl Globals {
     fn new(policy: &CompiledPolicy, options: &Options) -> Self {
-        let settings = &policy.settings;
-        let mut globals = vec![
-            (names::GLOBAL_GUARDED, settings.guarded),
-            (names::GLOBAL_ENFORCING, settings.enforcing),
-            (names::GLOBAL_ANY, settings.any),
-            (names::GLOBAL_LIMITS, settings.limits),
-            (names::GLOBAL_SAMPLING, u64::from(options.sampling)),
-        ];
+        let settings = Setting::ALL.map(|setting| policy.settings.get(setting));
+        let mut globals = vec![(names::GLOBAL_SAMPLING, u64::from(options.sampling))];
+        globals.extend(names::GLOBAL_SETTINGS.into_iter().zip(settings));
         globals.extend(names::GLOBAL_KEY.into_iter().zip(options.key));
         globals.extend(names::GLOBAL_UNPACKS.into_iter().zip(policy.unpacks));
         Self(globals)
@@ -248,35 +252,36 @@ fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), KernelError> {
         move |error: aya::maps::MapError| KernelError::of(format_args!("filling {name}"), error)
     };
 
-    let mut ports: Array<_, TransportPorts> = map(ebpf, names::MAP_PORTS)?;
-    for (transport, of_transport) in (0..).zip(policy.ports.as_chunks::<PORTS>().0) {
-        ports.set(transport, of_transport, 0).map_err(failed(names::MAP_PORTS))?;
-    }
     let mut services: Array<_, Service> = map(ebpf, names::MAP_SERVICES)?;
     for service in &policy.services {
         services
             .set(service.slot.into(), service.service, 0)
             .map_err(failed(names::MAP_SERVICES))?;
     }
-    let mut sources: LpmTrie<_, [u8; 4], SourceEntry> = map(ebpf, names::MAP_SOURCES4)?;
-    fill_sources(&mut sources, &policy.sources4).map_err(failed(names::MAP_SOURCES4))?;
-    let mut sources: LpmTrie<_, [u8; 16], SourceEntry> = map(ebpf, names::MAP_SOURCES6)?;
-    fill_sources(&mut sources, &policy.sources6).map_err(failed(names::MAP_SOURCES6))?;
-
-    let mut members: HashMap<_, MemberKey, BucketStates> = map(ebpf, names::MAP_MEMBERS)?;
-    shared::add_members(&mut members, &policy.members)
+    fill_array(ebpf, names::MAP_CLASSES, &policy.classes)?;
+    fill_array(ebpf, names::MAP_NODES4, policy.trie4.nodes())?;
+    fill_array(ebpf, names::MAP_LEAVES4, policy.trie4.leaves())?;
+    fill_array(ebpf, names::MAP_NODES6, policy.trie6.nodes())?;
+    fill_array(ebpf, names::MAP_LEAVES6, policy.trie6.leaves())?;
+    let [keys, states] =
+        ebpf.maps_disjoint_mut([names::MAP_MEMBER_KEYS, names::MAP_MEMBERS]);
+    let mut keys: HashMap<_, MemberKey, u32> = typed(keys, names::MAP_MEMBER_KEYS)?;
+    let mut states: Array<_, BucketStates> = typed(states, names::MAP_MEMBERS)?;
+    let places = members::places(&mut keys, &mut states, policy)?;
+    fill_array(ebpf, names::MAP_MEMBER_SLOTS, &places)
 }
 
-fn fill_sources<M, A>(
-    trie: &mut LpmTrie<M, A, SourceEntry>,
-    sources: &[(Prefix<A>, Source)],
-) -> Result<(), aya::maps::MapError>
-where
-    M: std::borrow::BorrowMut<MapData> + Borrow<MapData>,
-    A: aya::Pod + Copy,
-{
-    for (prefix, source) in sources {
-        trie.insert(&Key::new(prefix.len.into(), prefix.addr), SourceEntry::from(*source), 0)?;
+/// Fills an array from its first entry on.
+fn fill_array<T: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    values: &[T],
+) -> Result<(), KernelError> {
+    let mut array: Array<_, T> = map(ebpf, name)?;
+    for (index, value) in (0..).zip(values) {
+        array
+            .set(index, value, 0)
+            .map_err(|error| KernelError::of(format_args!("filling {name}"), error))?;
     }
     Ok(())
 }
@@ -285,7 +290,14 @@ fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<T, KernelError>
 where
     T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
 {
-    let map = ebpf.map_mut(name).ok_or_else(|| missing(name))?;
+    typed(ebpf.map_mut(name), name)
+}
+
+fn typed<M, T>(map: Option<M>, name: &str) -> Result<T, KernelError>
+where
+    T: TryFrom<M, Error = aya::maps::MapError>,
+{
+    let map = map.ok_or_else(|| missing(name))?;
     T::try_from(map).map_err(|error| KernelError::of(name, error))
 }
 

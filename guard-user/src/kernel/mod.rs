@@ -3,6 +3,7 @@
 pub mod error;
 pub mod generation;
 pub mod link;
+mod members;
 pub mod netlink;
 pub mod pins;
 pub mod shared;

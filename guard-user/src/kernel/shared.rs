@@ -2,7 +2,6 @@
 //! they outlive the daemon, and readable without it.
 
 use std::{
-    borrow::BorrowMut,
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
@@ -14,7 +13,7 @@ use aya::{
 use guard_common::{
     event::Event,
     layout::{
-        self, BucketStates, Counter, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, Label,
+        self, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, Label,
         MAX_INTERFACES, MemberKey, NODE_COUNTERS, SERVICE_COUNTERS, Sampling,
     },
     names,
@@ -29,8 +28,8 @@ pub struct Shared {
     counters: PerCpuArray<MapData, Counter>,
     sampling: PerCpuArray<MapData, Sampling>,
     labels: Array<MapData, Label>,
-    interfaces: HashMap<MapData, u32, u32>,
-    members: HashMap<MapData, MemberKey, BucketStates>,
+    interfaces: Array<MapData, InterfaceRow>,
+    member_keys: HashMap<MapData, MemberKey, u32>,
     totals: Array<MapData, BucketStates>,
     events: Option<RingBuf<MapData>>,
 }
@@ -55,7 +54,7 @@ impl Shared {
             sampling: typed(names::MAP_SAMPLING, take(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, take(names::MAP_LABELS)?)?,
             interfaces: typed(names::MAP_INTERFACES, take(names::MAP_INTERFACES)?)?,
-            members: typed(names::MAP_MEMBERS, take(names::MAP_MEMBERS)?)?,
+            member_keys: typed(names::MAP_MEMBER_KEYS, take(names::MAP_MEMBER_KEYS)?)?,
             totals: typed(names::MAP_TOTALS, take(names::MAP_TOTALS)?)?,
             events: Some(typed(names::MAP_EVENTS, take(names::MAP_EVENTS)?)?),
         })
@@ -73,7 +72,7 @@ impl Shared {
             sampling: typed(names::MAP_SAMPLING, open(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, open(names::MAP_LABELS)?)?,
             interfaces: typed(names::MAP_INTERFACES, open(names::MAP_INTERFACES)?)?,
-            members: typed(names::MAP_MEMBERS, open(names::MAP_MEMBERS)?)?,
+            member_keys: typed(names::MAP_MEMBER_KEYS, open(names::MAP_MEMBER_KEYS)?)?,
             totals: typed(names::MAP_TOTALS, open(names::MAP_TOTALS)?)?,
             events: None,
         })
@@ -196,27 +195,18 @@ impl Shared {
                 self.counters.set(index, zeros, 0).map_err(write(names::MAP_COUNTERS))?;
             }
         }
-        self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))?;
-        self.retain_members(|key| key.slot != u64::from(slot))
+        self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))
     }
 
-    /// Gives bucket states to members that have none.
-    pub fn add_members(&mut self, members: &[MemberKey]) -> Result<(), KernelError> {
-        add_members(&mut self.members, members)
-    }
-
-    /// Removes the bucket states of sources that the policy no longer knows.
+    /// Gives back the bucket states of members that the policy no longer knows. Only once no program
+    /// charges them any more.
     pub fn keep_members(&mut self, keep: &[MemberKey]) -> Result<(), KernelError> {
         let keep: BTreeSet<&MemberKey> = keep.iter().collect();
-        self.retain_members(|key| keep.contains(key))
-    }
-
-    fn retain_members(&mut self, keep: impl Fn(&MemberKey) -> bool) -> Result<(), KernelError> {
         // The keys first: a walk restarts when the key it stands on is removed.
-        let stale: Vec<MemberKey> =
-            self.members.keys().filter_map(Result::ok).filter(|key| !keep(key)).collect();
+        let keys = self.member_keys.keys().filter_map(Result::ok);
+        let stale: Vec<MemberKey> = keys.filter(|key| !keep.contains(key)).collect();
         for key in stale {
-            self.members.remove(&key).map_err(write(names::MAP_MEMBERS))?;
+            self.member_keys.remove(&key).map_err(write(names::MAP_MEMBER_KEYS))?;
         }
         Ok(())
     }
@@ -232,27 +222,30 @@ impl Shared {
             let shared = row == MAX_INTERFACES - 1;
             self.set_label(LABEL_INTERFACES + row, if shared { "others" } else { name })?;
         }
-        if row < MAX_INTERFACES - 1 {
-            self.forget_interface(row, ifindex)?;
+        self.forget_interface(row, ifindex)?;
+        if row == MAX_INTERFACES - 1 {
+            return Ok(());
         }
-        match self.interfaces.insert(ifindex, row, 0) {
-            // More interfaces than rows: those without an entry count in the shared row.
-            Err(MapError::SyscallError(error)) if is_full(&error) => Ok(()),
-            result => result.map_err(write(names::MAP_INTERFACES)),
+        let entry = InterfaceRow { ifindex, first: row * layout::COUNTERS_PER_INTERFACE };
+        for place in InterfaceRow::places(ifindex) {
+            let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
+            if there.ifindex == 0 || there.ifindex == ifindex {
+                return self.interfaces.set(place, entry, 0).map_err(write(names::MAP_INTERFACES));
+            }
         }
+        // Others lie in all its places: it counts in the shared row, as one without an entry does.
+        Ok(())
     }
 
-    /// Removes the indices that an interface had before.
-    fn forget_interface(&mut self, row: u32, now: u32) -> Result<(), KernelError> {
-        let stale: Vec<u32> = self
-            .interfaces
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|&(ifindex, of_row)| of_row == row && ifindex != now)
-            .map(|(ifindex, _)| ifindex)
-            .collect();
-        for ifindex in stale {
-            self.interfaces.remove(&ifindex).map_err(write(names::MAP_INTERFACES))?;
+    /// Removes the indices that the interface of a row had before, and the row that an index had.
+    fn forget_interface(&mut self, row: u32, ifindex: u32) -> Result<(), KernelError> {
+        let first = row * layout::COUNTERS_PER_INTERFACE;
+        for place in 0..INTERFACE_SLOTS {
+            let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
+            if there.ifindex != 0 && (there.ifindex == ifindex) != (there.first == first) {
+                let free = InterfaceRow::default();
+                self.interfaces.set(place, free, 0).map_err(write(names::MAP_INTERFACES))?;
+            }
         }
         Ok(())
     }
@@ -271,23 +264,6 @@ impl Shared {
         }
         self.labels.set(index, label, 0).map_err(write(names::MAP_LABELS))
     }
-}
-
-/// Gives bucket states to members that have none. One that has keeps it: a reload must not refill
-/// a bucket.
-pub(super) fn add_members<M: BorrowMut<MapData>>(
-    map: &mut HashMap<M, MemberKey, BucketStates>,
-    members: &[MemberKey],
-) -> Result<(), KernelError> {
-    let known: BTreeSet<MemberKey> = map.keys().filter_map(Result::ok).collect();
-    for key in members.iter().filter(|key| !known.contains(key)) {
-        map.insert(key, [0; 3], 0).map_err(write(names::MAP_MEMBERS))?;
-    }
-    Ok(())
-}
-
-fn is_full(error: &aya::sys::SyscallError) -> bool {
-    error.io_error.raw_os_error() == Some(libc::E2BIG)
 }
 
 /// A record of the ring, field by field.

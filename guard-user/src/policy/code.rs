@@ -99,3 +99,5 @@ pub const EXPANSION: Code = Code(502);
 pub const SERVICES: Code = Code(503);
 /// More limiter states than fit.
 pub const MEMBER_BUCKETS: Code = Code(504);
+/// More classes of sources than fit.
+pub const CLASSES: Code = Code(505);

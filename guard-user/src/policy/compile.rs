@@ -8,9 +8,9 @@ use std::{
 
 use guard_common::{
     Addr,
-    bucket::Limit,
-    layout::{self, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, PORT_UNGUARDED, PortTable},
-    tables::{self, Settings, Source},
+    layout::{self, MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, PORT_UNGUARDED, PortTable},
+    tables::{self, Setting, Settings, Source},
+    trie::Found,
     verdict::MAX_SERVICES,
 };
 
@@ -23,6 +23,7 @@ use super::{
     placement::Placement,
     ports::claims,
     sources,
+    trie::{Item, Trie},
 };
 
 /// A policy that is too big for a node.
@@ -50,6 +51,17 @@ pub enum CapacityError {
         /// `IPv4` or `IPv6`.
         family: &'static str,
         /// Prefixes that would be needed.
+        count: usize,
+    },
+    /// Too many classes of sources.
+    #[error(
+        "the sources of node `{node}` fall into {count} classes by the services that they may \
+         reach, at most {MAX_CLASSES} are possible; let services share their lists of sources"
+    )]
+    Classes {
+        /// The node.
+        node: String,
+        /// Classes that would be needed.
         count: usize,
     },
     /// Too many limiter states.
@@ -109,6 +121,9 @@ pub(super) fn for_node(
         unpacks: [0; 4],
         sources4,
         sources6,
+        classes: Vec::new(),
+        trie4: Trie::new(&[]),
+        trie6: Trie::new(&[]),
         members: Vec::new(),
         names: names(cluster),
         reclaimed: Vec::new(),
@@ -119,12 +134,19 @@ pub(super) fn for_node(
     move_to(&mut compiled, &slots);
     compiled.reclaimed = reclaimed;
     compiled.settings = settings(&compiled.services);
-    compiled.members = members(&compiled);
-    if compiled.members.len() > MAX_MEMBER_BUCKETS as usize {
-        return Err(CapacityError::MemberBuckets {
-            node: node.name.clone(),
-            count: compiled.members.len(),
-        });
+    compile_sources(&mut compiled);
+    for (count, most, error) in [
+        (
+            compiled.members.len(),
+            MAX_MEMBER_BUCKETS,
+            (|node, count| CapacityError::MemberBuckets { node, count })
+                as fn(String, usize) -> CapacityError,
+        ),
+        (compiled.classes.len(), MAX_CLASSES, |node, count| CapacityError::Classes { node, count }),
+    ] {
+        if count > most as usize {
+            return Err(error(node.name.clone(), count));
+        }
     }
     Ok(compiled)
 }
@@ -144,7 +166,11 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
         slot,
         label: service.label.clone(),
         name: service.name.clone(),
-        service: tables::Service::new(flags, service.per_source, service.total),
+        service: tables::Service {
+            flags,
+            per_source: service.per_source,
+            total: service.total,
+        },
     }
 }
 
@@ -251,32 +277,69 @@ fn settings(services: &[CompiledService]) -> Settings {
     settings
 }
 
-/// A key for each address of another node with each service that limits it per source.
-fn members(compiled: &CompiledPolicy) -> Vec<MemberKey> {
-    let limited = compiled.services.iter().filter(|service| {
-        let limits = &service.service.per_source;
-        [limits.new_connections, limits.packets, limits.bytes].iter().any(Limit::is_some)
-    });
-    let limited = limited.fold(0_u64, |all, service| all | 1 << service.slot);
-    let mut members = Vec::new();
-    let mut add = |addr: Addr, source: &Source| {
-        if !source.is_member() || source.is_own() {
-            return;
-        }
-        let mut slots = (source.services | compiled.settings.any) & limited;
+/// Compiles what the sources may do into classes and tries, and numbers the buckets of members: of
+/// each address of another node at each service that it may reach and that limits sources.
+fn compile_sources(compiled: &mut CompiledPolicy) {
+    let mut sources = Sources {
+        any: compiled.settings.get(Setting::Any),
+        limiting: compiled.settings.get(Setting::PerSource),
+        // What is known of the unknown.
+        classes: vec![Source::default()],
+        numbers: HashMap::from([(Source::default(), 0)]),
+        members: Vec::new(),
+    };
+    let items = |of: &mut Sources, table: &Table<[u8; 4]>| -> Vec<Item<u32>> {
+        let item = |(prefix, source): &(Prefix<[u8; 4]>, Source)| Item {
+            prefix: u32::from_be_bytes(prefix.addr),
+            len: prefix.len.into(),
+            found: of.found(Addr::V4(u32::from_be_bytes(prefix.addr)), source),
+        };
+        table.iter().map(item).collect()
+    };
+    compiled.trie4 = Trie::new(&items(&mut sources, &compiled.sources4));
+    let items = |of: &mut Sources, table: &Table<[u8; 16]>| -> Vec<Item<[u64; 2]>> {
+        let item = |(prefix, source): &(Prefix<[u8; 16]>, Source)| {
+            let bits = u128::from_be_bytes(prefix.addr);
+            let halves = [(bits >> 64) as u64, bits as u64];
+            let found = of.found(Addr::V6(halves), source);
+            Item { prefix: halves, len: prefix.len.into(), found }
+        };
+        table.iter().map(item).collect()
+    };
+    compiled.trie6 = Trie::new(&items(&mut sources, &compiled.sources6));
+    compiled.classes = sources.classes;
+    compiled.members = sources.members;
+}
+
+/// Classes and buckets, as they are numbered.
+struct Sources {
+    any: u64,
+    limiting: u64,
+    classes: Vec<Source>,
+    numbers: HashMap<Source, u16>,
+    members: Vec<MemberKey>,
+}
+
+impl Sources {
+    fn found(&mut self, addr: Addr, source: &Source) -> Found {
+        let next = self.classes.len();
+        let class = *self.numbers.entry(*source).or_insert_with(|| {
+            self.classes.push(*source);
+            // Past the last number the policy is refused.
+            u16::try_from(next).unwrap_or(0)
+        });
+        let mut slots = if source.is_member() && !source.is_own() {
+            (source.services | self.any) & self.limiting
+        } else {
+            0
+        };
+        let buckets = if slots == 0 { 0 } else { self.members.len() };
         while slots != 0 {
             // Below 64.
             let slot = u8::try_from(slots.trailing_zeros()).unwrap_or(0);
-            members.push(MemberKey::new(slot, &addr));
+            self.members.push(MemberKey::new(slot, &addr));
             slots &= slots.wrapping_sub(1);
         }
-    };
-    for (prefix, source) in &compiled.sources4 {
-        add(IpAddr::from(prefix.addr).into(), source);
+        Found { class, buckets: u32::try_from(buckets).unwrap_or(u32::MAX) }
     }
-    for (prefix, source) in &compiled.sources6 {
-        add(IpAddr::from(prefix.addr).into(), source);
-    }
-    members.sort_unstable();
-    members
 }

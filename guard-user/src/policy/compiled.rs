@@ -5,10 +5,13 @@ use guard_common::{
     Addr, Tables,
     flow::Transport,
     layout::{self, MemberKey, PORT_TABLE_LEN, PORT_TUNNEL, PORT_UNGUARDED, PortTable},
-    tables::{Port, Service, Settings, Source},
+    tables::{Port, Service, Setting, Settings, Source},
+    trie::Found,
     verdict::Verdict,
     wire,
 };
+
+use super::trie::Trie;
 
 /// A prefix of one family in network byte order: `A` is `[u8; 4]` or `[u8; 16]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,8 +57,14 @@ pub struct CompiledPolicy {
     pub sources4: Vec<(Prefix<[u8; 4]>, Source)>,
     /// IPv6 sources, likewise.
     pub sources6: Vec<(Prefix<[u8; 16]>, Source)>,
-    /// Keys of the bucket states that members need: each address of a node with each service that
-    /// limits it per source.
+    /// What may be known of a source, by the class that the tries say. Class 0 is unknown.
+    pub classes: Vec<Source>,
+    /// The IPv4 sources, compiled.
+    pub trie4: Trie<u32>,
+    /// The IPv6 sources, compiled.
+    pub trie6: Trie<[u64; 2]>,
+    /// The bucket states that members need: each address of another node with each service that it
+    /// may reach and that limits sources. The tries say where those of an address begin.
     pub members: Vec<MemberKey>,
     /// Name of the node that has an address, sorted by address: for people, not for decisions.
     pub names: Vec<(Addr, String)>,
@@ -214,33 +223,29 @@ impl CompiledPolicy {
                 let slot = u8::try_from(slot).ok()?;
                 self.service_in(slot).map(|service| service.service)
             }),
-            sources4: Ranges::new(self.sources4.iter().map(|(prefix, source)| {
-                (u128::from(u32::from_be_bytes(prefix.addr)), 32 - u32::from(prefix.len), *source)
-            })),
-            sources6: Ranges::new(self.sources6.iter().map(|(prefix, source)| {
-                (u128::from_be_bytes(prefix.addr), 128 - u32::from(prefix.len), *source)
-            })),
         }
+    }
+
+    /// Bytes of the tables that say which source may reach what.
+    pub fn source_bytes(&self) -> usize {
+        self.trie4.bytes() + self.trie6.bytes() + size_of_val(&*self.classes)
     }
 }
 
-/// A policy as plain collections. Sources are disjoint ranges and a binary search: nothing in
-/// common with the tries of the kernel, so that a comparison of the two means something.
+/// A policy as the host walks it: the arrays that the kernel gets.
 #[derive(Debug)]
 pub struct HostTables<'a> {
     policy: &'a CompiledPolicy,
     services: [Option<Service>; guard_common::verdict::MAX_SERVICES as usize],
-    sources4: Ranges,
-    sources6: Ranges,
 }
 
 impl Tables for HostTables<'_> {
-    fn settings(&self) -> Settings {
-        self.policy.settings
+    fn setting(&self, setting: Setting) -> u64 {
+        self.policy.settings.get(setting)
     }
 
-    fn port(&self, transport: Transport, port: u16) -> Port {
-        let entry = self.policy.ports.get(layout::port_index(transport, port));
+    fn port_at(&self, index: usize) -> Port {
+        let entry = self.policy.ports.get(index);
         layout::port_entry(entry.copied().unwrap_or(PORT_UNGUARDED))
     }
 
@@ -249,59 +254,18 @@ impl Tables for HostTables<'_> {
         word >> (protocol % 64) & 1 != 0
     }
 
-    fn source(&self, addr: &Addr) -> Source {
+    fn find(&self, addr: &Addr) -> Found {
         match *addr {
-            Addr::V4(addr) => self.sources4.find(addr.into()),
-            Addr::V6([high, low]) => self.sources6.find(u128::from(high) << 64 | u128::from(low)),
+            Addr::V4(addr) => self.policy.trie4.find(addr),
+            Addr::V6(halves) => self.policy.trie6.find(halves),
         }
+    }
+
+    fn class(&self, class: u16) -> Source {
+        self.policy.classes.get(usize::from(class)).copied().unwrap_or_default()
     }
 
     fn service(&self, slot: u8) -> Option<&Service> {
         self.services.get(usize::from(slot))?.as_ref()
-    }
-}
-
-/// The starts of disjoint ranges that cover everything, sorted, each with what holds from there on.
-#[derive(Debug)]
-struct Ranges(Vec<(u128, Source)>);
-
-impl Ranges {
-    /// From sorted prefixes: (first address, host bits, source).
-    fn new(prefixes: impl Iterator<Item = (u128, u32, Source)>) -> Self {
-        let mut starts: Vec<(u128, Source)> = vec![(0, Source::default())];
-        let mut set = |at: u128, source: Source| match starts.last_mut() {
-            Some((last, known)) if *last == at => *known = source,
-            _ => starts.push((at, source)),
-        };
-        // The prefixes that are open, outermost first: (last address, source).
-        let mut open: Vec<(u128, Source)> = Vec::new();
-        let outside = |open: &[(u128, Source)]| open.last().map_or(Source::default(), |o| o.1);
-        for (first, host_bits, source) in prefixes {
-            let last = first | 1_u128.checked_shl(host_bits).map_or(u128::MAX, |size| size - 1);
-            while let Some(&(end, _)) = open.last()
-                && end < first
-            {
-                open.pop();
-                if let Some(next) = end.checked_add(1) {
-                    set(next, outside(&open));
-                }
-            }
-            set(first, source);
-            open.push((last, source));
-        }
-        while let Some((end, _)) = open.pop() {
-            if let Some(next) = end.checked_add(1) {
-                set(next, outside(&open));
-            }
-        }
-        Self(starts)
-    }
-
-    fn find(&self, addr: u128) -> Source {
-        let after = self.0.partition_point(|(start, _)| *start <= addr);
-        after
-            .checked_sub(1)
-            .and_then(|at| self.0.get(at))
-            .map_or(Source::default(), |(_, source)| *source)
     }
 }

@@ -48,10 +48,10 @@ impl Limiter for HostLimiter {
     fn states(&self, of: &Bucket) -> Option<Key> {
         Some(match *of {
             Bucket::Total { slot } => Key::Total(slot),
-            Bucket::PerSource { slot, addr, member: true } => {
+            Bucket::PerSource { slot, addr, member: Some(_) } => {
                 Key::Member(MemberKey::new(slot, &addr))
             }
-            Bucket::PerSource { slot, addr, member: false } => {
+            Bucket::PerSource { slot, addr, member: None } => {
                 Key::Hashed(limit::hashed_bucket(self.key, slot, &addr))
             }
         })

@@ -177,6 +177,7 @@ impl<'f> Loader<'f> {
                     CapacityError::Services { .. } => code::SERVICES,
                     CapacityError::Prefixes { .. } => code::PREFIXES,
                     CapacityError::MemberBuckets { .. } => code::MEMBER_BUCKETS,
+                    CapacityError::Classes { .. } => code::CLASSES,
                 };
                 let finding = Diagnostic::error(code, start_of(file), error.to_string());
                 self.report.push(finding);

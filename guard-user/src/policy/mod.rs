@@ -19,6 +19,7 @@ pub mod scalars;
 pub mod source;
 mod sources;
 pub mod text;
+pub mod trie;
 mod walk;
 mod yaml;
 
