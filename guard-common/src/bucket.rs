@@ -26,7 +26,16 @@ pub struct Limit {
     pub unit: u64,
     /// Ticks that a full bucket holds.
     pub depth: u64,
+    /// Ticks that a CPU draws at once from a bucket that all CPUs share; 0 to charge each packet.
+    pub batch: u64,
 }
+
+/// Packets that a CPU draws at once from a shared bucket, at most.
+pub const BATCH: u64 = 64;
+/// The part of a bucket that a CPU draws at once, at most: together 64 CPUs hold one burst.
+pub const BATCH_PART: u64 = 64;
+/// Bytes for which a packet is taken when bytes are drawn.
+const FULL_FRAME: u64 = 1514;
 
 impl Limit {
     /// A limit on things that are counted one by one: `rate` per second, bursts of `burst`. Over
@@ -34,7 +43,7 @@ impl Limit {
     pub fn per_unit(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
         let unit = TICKS_PER_SECOND.div_ceil(rate);
-        Self { rate, unit, depth: burst.saturating_mul(unit).min(MAX_TICKS) }
+        Self { rate, unit, depth: burst.saturating_mul(unit).min(MAX_TICKS), batch: 0 }
     }
 
     /// A limit on bytes: `rate` per second, bursts of `burst`.
@@ -51,7 +60,24 @@ impl Limit {
             rate,
             unit: TICKS_PER_SECOND.div_ceil(rate),
             depth: depth.saturating_add(slack).min(MAX_TICKS),
+            batch: 0,
         }
+    }
+
+    /// The same limit on packets or connections, charged in batches: up to [`BATCH`] of them, and
+    /// no more than 1/[`BATCH_PART`] of the burst. A burst too small for that is charged one by one.
+    #[must_use]
+    pub fn in_batches(self) -> Self {
+        let things = (self.depth / BATCH_PART).checked_div(self.unit).unwrap_or(0).min(BATCH);
+        Self { batch: if things < 2 { 0 } else { things.saturating_mul(self.unit) }, ..self }
+    }
+
+    /// The same limit on bytes, charged in batches of up to [`BATCH`] full frames, and no more than
+    /// 1/[`BATCH_PART`] of the burst.
+    #[must_use]
+    pub fn in_batches_of_bytes(self) -> Self {
+        let batch = (self.depth / BATCH_PART).min(self.cost(BATCH * FULL_FRAME));
+        Self { batch: if batch < self.cost(2 * FULL_FRAME) { 0 } else { batch }, ..self }
     }
 
     /// Whether there is a limit.
@@ -106,4 +132,36 @@ pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
     } else {
         Step { state: state.min(empty.wrapping_add(MAX_LAG)), admitted: false }
     }
+}
+
+/// The outcome of charging a bucket that all CPUs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// The state to store for all CPUs.
+    pub state: u64,
+    /// Ticks that this CPU has drawn and not yet charged, to be kept for it.
+    pub credit: u64,
+    /// Whether the charge fitted.
+    pub admitted: bool,
+}
+
+/// Charges `cost` ticks to a shared bucket, of which this CPU has `credit` in hand. The state is
+/// only written when the credit does not suffice: then a batch is drawn, or if the bucket has no
+/// batch left, what this packet costs.
+///
+/// Over any time no more is admitted than the limit says, and what the CPUs had in hand before.
+#[inline(always)]
+pub fn draw(limit: &Limit, state: u64, credit: u64, now: u64, cost: u64) -> Draw {
+    if credit >= cost {
+        return Draw { state, credit: credit.wrapping_sub(cost), admitted: true };
+    }
+    if limit.batch != 0 {
+        let step = step(limit, state, now, cost.wrapping_add(limit.batch));
+        if step.admitted {
+            let credit = credit.wrapping_add(limit.batch);
+            return Draw { state: step.state, credit, admitted: true };
+        }
+    }
+    let Step { state, admitted } = step(limit, state, now, cost);
+    Draw { state, credit, admitted }
 }

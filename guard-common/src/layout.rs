@@ -174,10 +174,13 @@ pub const LABEL_POLICY: u32 = LABEL_GENERATION + 1;
 /// UTF-8 text, filled up with zeros. Longer names do not fit a policy.
 pub type Label = [u8; 128];
 
-/// Events that one CPU may emit for one reason in one [`SAMPLING_WINDOW_NS`].
+/// Events that one CPU may emit for one reason in one window.
 pub const SAMPLING_BUDGET: u32 = 32;
-/// Length of a sampling window in nanoseconds.
-pub const SAMPLING_WINDOW_NS: u64 = 250_000_000;
+/// A sampling window is 2 to this power of timer ticks (jiffies), the only clock that costs nothing:
+/// 64 ms to 640 ms, as the kernel ticks 1000 or 100 times a second.
+pub const SAMPLING_WINDOW_SHIFT: u32 = 6;
+/// How long somebody who said so is taken to be listening, in nanoseconds.
+pub const LISTENING_NS: u64 = 5_000_000_000;
 /// Bytes of the event ring.
 pub const EVENT_RING_BYTES: u32 = 1 << 18;
 
@@ -185,9 +188,9 @@ pub const EVENT_RING_BYTES: u32 = 1 << 18;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Sampling {
-    /// Start of the window, in nanoseconds of the monotonic clock.
+    /// Number of the window, counted from boot.
     pub window: u64,
-    /// Drops beyond the budget, which no event tells of.
+    /// Drops beyond the budget, or while nobody listened: no event tells of them.
     pub suppressed: u64,
     /// Events that found the ring full.
     pub lost: u64,
@@ -198,9 +201,9 @@ pub struct Sampling {
 }
 
 const _: () = {
-    assert!(size_of::<Limit>() == 24);
-    assert!(size_of::<Limits>() == 72);
-    assert!(size_of::<Service>() == 152);
+    assert!(size_of::<Limit>() == 32);
+    assert!(size_of::<Limits>() == 96);
+    assert!(size_of::<Service>() == 200);
     assert!(size_of::<Source>() == 16);
     assert!(size_of::<Entry>() == 4);
     assert!(size_of::<Node>() == 32);
@@ -216,7 +219,9 @@ const _: () = {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "`Pod` promises that a type is plain bytes; all promises are here")]
 mod pod {
-    use super::{Counter, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, Sampling, Service, Source};
+    use super::{
+        Counter, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, Sampling, Service, Source,
+    };
 
     // SAFETY: integers in `repr(C)` without padding (the sizes above are the sums of the fields),
     // every bit pattern is a value.

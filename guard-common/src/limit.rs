@@ -13,39 +13,35 @@ use crate::{
 pub const HASHED_BUCKETS: u32 = 1 << 16;
 const HASHED_MASK: u32 = HASHED_BUCKETS - 1;
 
-/// Which bucket is charged.
+/// The bucket of one source at a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Bucket {
-    /// The bucket of all sources of a service.
-    Total {
-        /// Slot of the service.
-        slot: u8,
-    },
-    /// The bucket of one source at a service.
-    PerSource {
-        /// Slot of the service.
-        slot: u8,
-        /// The source.
-        addr: Addr,
-        /// Of a member: the number of the bucket, which it shares with nobody.
-        member: Option<u32>,
-    },
+pub struct Bucket {
+    /// Slot of the service.
+    pub slot: u8,
+    /// The source.
+    pub addr: Addr,
+    /// Of a member: the number of the bucket, which it shares with nobody.
+    pub member: Option<u32>,
 }
 
 /// Storage of bucket states, and the clock.
 pub trait Limiter {
-    /// Where the states of one bucket are: one for each [`Unit`].
+    /// Where the states of a source's bucket are: one for each [`Unit`].
     type States;
 
     /// Now, in ticks of a monotonic clock (see [`crate::bucket`]).
     fn now(&self) -> u64;
 
-    /// Finds a bucket. A bucket that cannot be found refuses.
+    /// Finds the bucket of a source. A bucket that cannot be found refuses.
     fn states(&self, of: &Bucket) -> Option<Self::States>;
 
     /// Charges one state with `cost` ticks by [`crate::bucket::step`]; whether it fitted. A state
     /// that cannot be updated refuses.
     fn charge(&self, of: &Self::States, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool;
+
+    /// Charges the bucket of all sources of the service in a slot by [`crate::bucket::draw`];
+    /// whether it fitted.
+    fn charge_total(&self, slot: u8, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool;
 }
 
 /// The hashed bucket of a source that is no member. An IPv6 source counts as its /64: whoever has
@@ -63,7 +59,7 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
 }
 
 /// Charges every limit that applies; the reason of the first that refuses. What was charged before
-/// the refusal stays charged. `kinds` is [`Settings::limits`](crate::tables::Settings::limits).
+/// the refusal stays charged. `kinds` is [`Setting::Kinds`](crate::tables::Setting::Kinds).
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
 pub(crate) fn charge(
@@ -76,12 +72,22 @@ pub(crate) fn charge(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
-    let packet = Charged { now: limiter.now(), opening: flow.opening, bytes: bytes.into() };
-    let own = Bucket::PerSource { slot, addr: flow.source, member };
-    packet.charge(&service.per_source, kinds, &own, PER_SOURCE, limiter, observer)?;
-    let all = Bucket::Total { slot };
-    packet.charge(&service.total, kinds >> 3, &all, TOTAL, limiter, observer)
+    let packet = Charged { now: limiter.now(), kinds, opening: flow.opening, bytes: bytes.into() };
+    if kinds & PER_SOURCE_KINDS != 0 && service.per_source.is_some() {
+        let states = limiter.states(&Bucket { slot, addr: flow.source, member });
+        let one = |unit, limit: &Limit, cost| {
+            states.as_ref().is_some_and(|at| limiter.charge(at, unit, limit, packet.now, cost))
+        };
+        packet.charge(&service.per_source, 0, PER_SOURCE, one, observer)?;
+    }
+    let one = |unit, limit: &Limit, cost| limiter.charge_total(slot, unit, limit, packet.now, cost);
+    packet.charge(&service.total, TOTAL_KINDS_BIT, TOTAL, one, observer)
 }
+
+/// The kinds of limit per source, in [`Setting::Kinds`](crate::tables::Setting::Kinds).
+const PER_SOURCE_KINDS: u64 = 0b111;
+/// Where the kinds in total begin.
+const TOTAL_KINDS_BIT: u32 = 3;
 
 const PER_SOURCE: [Reason; 3] =
     [Reason::LimitNewConnections, Reason::LimitPackets, Reason::LimitBytes];
@@ -91,42 +97,35 @@ const TOTAL: [Reason; 3] =
 /// What a packet is charged for.
 struct Charged {
     now: u64,
+    kinds: u64,
     opening: bool,
     bytes: u64,
 }
 
 impl Charged {
+    /// Charges the limits that there are, in their order, by `one`.
     #[inline(always)]
-    fn charge<L: Limiter>(
+    fn charge(
         &self,
         limits: &Limits,
-        kinds: u64,
-        bucket: &Bucket,
+        first_kind: u32,
         [on_connections, on_packets, on_bytes]: [Reason; 3],
-        limiter: &L,
+        mut one: impl FnMut(Unit, &Limit, u64) -> bool,
         observer: &mut impl Observer,
     ) -> Result<(), Reason> {
-        let Limits { new_connections, packets, bytes } = limits;
-        let some = new_connections.is_some() || packets.is_some() || bytes.is_some();
-        if kinds.trailing_zeros() >= 3 || !some {
-            return Ok(());
-        }
-        let states = limiter.states(bucket);
-        let mut one = |unit: Unit, limit: &Limit, units, reason| {
-            if kinds >> unit as u64 & 1 == 0 || !limit.is_some() {
+        let mut charge = |unit: Unit, limit: &Limit, units, reason| {
+            // A kind that no service uses is a constant, and the verifier removes what follows.
+            if self.kinds >> first_kind >> unit as u64 & 1 == 0 || !limit.is_some() {
                 return Ok(());
             }
-            let admitted = match &states {
-                Some(states) => limiter.charge(states, unit, limit, self.now, limit.cost(units)),
-                None => false,
-            };
+            let admitted = one(unit, limit, limit.cost(units));
             observer.note(Step::Limit { reason, units, admitted });
             if admitted { Ok(()) } else { Err(reason) }
         };
         if self.opening {
-            one(Unit::NewConnections, new_connections, 1, on_connections)?;
+            charge(Unit::NewConnections, &limits.new_connections, 1, on_connections)?;
         }
-        one(Unit::Packets, packets, 1, on_packets)?;
-        one(Unit::Bytes, bytes, self.bytes, on_bytes)
+        charge(Unit::Packets, &limits.packets, 1, on_packets)?;
+        charge(Unit::Bytes, &limits.bytes, self.bytes, on_bytes)
     }
 }

@@ -40,19 +40,25 @@ pub const MAP_TOTALS: &str = "TG_TOTALS";
 pub const MAP_LABELS: &str = "TG_LABELS";
 /// Shared map: ring buffer of sampled [`crate::event::Event`] records.
 pub const MAP_EVENTS: &str = "TG_EVENTS";
+/// Shared map: until when somebody listens to events, in nanoseconds of the monotonic clock.
+pub const MAP_LISTENER: &str = "TG_LISTENER";
+/// Shared map: what each CPU has drawn from the buckets of [`MAP_TOTALS`] and not yet charged.
+pub const MAP_CREDITS: &str = "TG_CREDITS";
 /// Shared map: per-CPU sampling budget and losses of events.
 pub const MAP_SAMPLING: &str = "TG_SAMPLING";
 
 /// The maps that all generations share; they are pinned.
-pub const SHARED_MAPS: [&str; 9] = [
+pub const SHARED_MAPS: [&str; 11] = [
     MAP_COUNTERS,
     MAP_INTERFACES,
     MAP_MEMBERS,
     MAP_MEMBER_KEYS,
     MAP_HASHED,
     MAP_TOTALS,
+    MAP_CREDITS,
     MAP_LABELS,
     MAP_EVENTS,
+    MAP_LISTENER,
     MAP_SAMPLING,
 ];
 

@@ -103,7 +103,11 @@ fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     }
     let protocol = header.u8::<9>();
     if header_len == wire::IPV4_MIN_LEN && !is_ipv4_extension(protocol) {
-        return ports(packet, Body { source, at: at.wrapping_add(wire::IPV4_MIN_LEN), end }, protocol);
+        return ports(
+            packet,
+            Body { source, at: at.wrapping_add(wire::IPV4_MIN_LEN), end },
+            protocol,
+        );
     }
     let body = Body { source, at: at.wrapping_add(header_len), end };
     extensions(&Rarely(packet), body, protocol, is_ipv4_extension, observer)

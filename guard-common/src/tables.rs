@@ -65,6 +65,22 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The same limits, for a bucket that all CPUs share.
+    #[must_use]
+    pub fn in_batches(self) -> Self {
+        Self {
+            new_connections: self.new_connections.in_batches(),
+            packets: self.packets.in_batches(),
+            bytes: self.bytes.in_batches_of_bytes(),
+        }
+    }
+
+    /// Whether anything is limited.
+    #[inline(always)]
+    pub fn is_some(&self) -> bool {
+        self.new_connections.is_some() || self.packets.is_some() || self.bytes.is_some()
+    }
+
     /// Bit `n` is set if the unit `n` is limited.
     fn kinds(&self) -> u64 {
         let Self { new_connections, packets, bytes } = self;

@@ -30,8 +30,12 @@ pub trait Key: Copy + Eq {
     /// The first [`ROOT_BITS`] bits.
     fn root(self) -> usize;
 
-    /// The [`STRIDE`] bits from `depth` (below [`Key::BITS`]) on; zeros behind the end.
-    fn slot(self, depth: u32) -> u32;
+    /// The first [`STRIDE`] bits.
+    fn slot(self) -> u32;
+
+    /// Without its first `bits`, at most [`Key::BITS`]; zeros come in from behind.
+    #[must_use]
+    fn skip(self, bits: u32) -> Self;
 
     /// Whether the first `len` bits, at most [`Key::BITS`], are those of another address.
     fn agrees(self, other: Self, len: u32) -> bool;
@@ -47,9 +51,14 @@ impl Key for u32 {
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "six bits are left")]
-    fn slot(self, depth: u32) -> u32 {
-        (u64::from(self).wrapping_shl(32_u32.wrapping_add(depth)) >> (64 - STRIDE)) as u32
+    fn slot(self) -> u32 {
+        self >> (Self::BITS - STRIDE)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "what is skipped is cut off")]
+    fn skip(self, bits: u32) -> Self {
+        u64::from(self).wrapping_shl(bits) as u32
     }
 
     #[inline(always)]
@@ -71,15 +80,23 @@ impl Key for [u64; 2] {
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "six bits are left")]
-    fn slot(self, depth: u32) -> u32 {
+    fn slot(self) -> u32 {
+        let [high, _] = self;
+        (high >> (64 - STRIDE)) as u32
+    }
+
+    #[inline(always)]
+    fn skip(self, bits: u32) -> Self {
         let [high, low] = self;
-        let bits = if depth >= 64 {
-            low.wrapping_shl(depth.wrapping_sub(64))
-        } else {
+        if bits < 64 {
             // In two steps, because a shift by 64 is none.
-            high.wrapping_shl(depth) | (low >> 1).wrapping_shr(63_u32.wrapping_sub(depth))
-        };
-        (bits >> (64 - STRIDE)) as u32
+            let over = (low >> 1).wrapping_shr(63_u32.wrapping_sub(bits));
+            [high.wrapping_shl(bits) | over, low.wrapping_shl(bits)]
+        } else if bits < 128 {
+            [low.wrapping_shl(bits.wrapping_sub(64)), 0]
+        } else {
+            [0; 2]
+        }
     }
 
     #[inline(always)]
@@ -198,7 +215,8 @@ pub trait Arrays<K: Key> {
 #[expect(clippy::cast_possible_truncation, reason = "classes are 16 bits wide")]
 pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
     let mut entry = arrays.root(key.root()).unwrap_or_default();
-    let mut depth = ROOT_BITS;
+    // What is not resolved yet. Not a depth, which the verifier would follow through every way.
+    let mut rest = key.skip(ROOT_BITS);
     // A leaf can follow the last node.
     for _ in 0..=K::NODES {
         if entry.kind() == LEAF {
@@ -207,7 +225,7 @@ pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
                 return Found { class: leaf.outside, buckets: 0 };
             }
             entry = leaf.inside;
-            depth = leaf.len.into();
+            rest = key.skip(leaf.len.into());
             if entry.kind() != NODE {
                 return Found { class: entry.0 as u16, buckets: leaf.buckets };
             }
@@ -216,9 +234,8 @@ pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
             return Found { class: entry.0 as u16, buckets: 0 };
         }
         let Some(node) = arrays.node(entry.index()) else { break };
-        let slot = key.slot(depth);
-        depth = depth.wrapping_add(STRIDE);
-        let bit = 1_u64.wrapping_shl(slot);
+        let bit = 1_u64.wrapping_shl(rest.slot());
+        rest = rest.skip(STRIDE);
         let below = bit.wrapping_sub(1);
         let (is_child, is_leaf) = (node.children & bit != 0, node.leaves & bit != 0);
         if is_leaf {

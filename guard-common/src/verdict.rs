@@ -239,7 +239,8 @@ impl Decision {
     /// The verdict.
     pub fn verdict(self) -> Verdict {
         // Made of a verdict, it holds one.
-        Verdict::unpack(self.packed()).unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
+        Verdict::unpack(self.packed())
+            .unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
     }
 }
 

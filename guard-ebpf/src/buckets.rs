@@ -1,6 +1,6 @@
 //! Bucket states in maps, and the clock.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use guard_common::{
     bucket::{self, Limit, TICKS_PER_NS},
     layout::BucketStates,
@@ -10,7 +10,7 @@ use guard_common::{
 
 use crate::{
     atomic,
-    maps::{TG_HASHED, TG_MEMBER_SLOTS, TG_MEMBERS, TG_TOTALS, hash_key},
+    maps::{TG_CREDITS, TG_HASHED, TG_MEMBER_SLOTS, TG_MEMBERS, TG_TOTALS, hash_key},
 };
 
 /// Attempts to store a new state. Each failure means that another CPU charged the same bucket in
@@ -32,6 +32,14 @@ impl Buckets {
     }
 }
 
+impl Buckets {
+    /// An answer of which the verifier forgets how the loop that found it ended.
+    #[inline(always)]
+    fn forgotten(&self, answer: bool) -> bool {
+        (u64::from(answer) ^ self.zero) & 1 != 0
+    }
+}
+
 impl Limiter for Buckets {
     type States = *mut BucketStates;
 
@@ -39,21 +47,19 @@ impl Limiter for Buckets {
     fn now(&self) -> u64 {
         match self.clock {
             Some(now) => now,
+            // It goes on by the timer tick, 1 to 10 ms; the compiler of policies refuses bursts that
+            // are shorter. A precise clock costs ten times as much.
             // SAFETY: the helper takes no arguments and only reads the clock.
-            None => unsafe { bpf_ktime_get_ns() }.wrapping_mul(TICKS_PER_NS),
+            None => unsafe { bpf_ktime_get_coarse_ns() }.wrapping_mul(TICKS_PER_NS),
         }
     }
 
     #[inline(always)]
     fn states(&self, of: &Bucket) -> Option<*mut BucketStates> {
-        match *of {
-            Bucket::Total { slot } => TG_TOTALS.get_ptr_mut(slot.into()),
-            Bucket::PerSource { slot, addr, member } => {
-                if let Some(number) = member {
-                    return TG_MEMBERS.get_ptr_mut(*TG_MEMBER_SLOTS.get(number)?);
-                }
-                TG_HASHED.get_ptr_mut(limit::hashed_bucket(hash_key(), slot, &addr))
-            }
+        let Bucket { slot, addr, member } = *of;
+        match member {
+            Some(number) => TG_MEMBERS.get_ptr_mut(*TG_MEMBER_SLOTS.get(number)?),
+            None => TG_HASHED.get_ptr_mut(limit::hashed_bucket(hash_key(), slot, &addr)),
         }
     }
 
@@ -66,24 +72,53 @@ impl Limiter for Buckets {
         now: u64,
         cost: u64,
     ) -> bool {
-        // One state for the verifier, however the loop ended.
-        (u64::from(charge(*of, unit, limit, now, cost)) ^ self.zero) & 1 != 0
+        // SAFETY: `of` points to the value of a map, three words of which `unit` names one.
+        let word = unsafe { of.cast::<u64>().add(unit as usize) };
+        let charged = charge(word, |state| {
+            let step = bucket::step(limit, state, now, cost);
+            (step.state, step.admitted)
+        });
+        self.forgotten(charged)
+    }
+
+    #[inline(always)]
+    fn charge_total(&self, slot: u8, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+        let (Some(states), Some(credits)) =
+            (TG_TOTALS.get_ptr_mut(slot.into()), TG_CREDITS.get_ptr_mut(slot.into()))
+        else {
+            return false;
+        };
+        // SAFETY: as in `charge`.
+        let word = unsafe { states.cast::<u64>().add(unit as usize) };
+        // SAFETY: as above, in the value of this CPU, which no other program writes while this one
+        // runs; both pointers live until the program ends.
+        let credit = unsafe { &mut *credits.cast::<u64>().add(unit as usize) };
+        let mut left = *credit;
+        let charged = charge(word, |state| {
+            let draw = bucket::draw(limit, state, *credit, now, cost);
+            left = draw.credit;
+            (draw.state, draw.admitted)
+        });
+        let charged = self.forgotten(charged);
+        if charged {
+            *credit = left;
+        }
+        charged
     }
 }
 
+/// Gives a word the state that `step` makes of it; what `step` says of that. False if other CPUs
+/// got ahead too often.
 #[inline(always)]
-fn charge(states: *mut BucketStates, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
-    // SAFETY: `states` points to the value of a map, three words of which `unit` names one. The
-    // kernel keeps map values alive until the program ends. Other CPUs write the word only by
-    // compare-and-swap; nobody holds a reference to it.
-    let word = unsafe { states.cast::<u64>().add(unit as usize) };
+fn charge(word: *mut u64, mut step: impl FnMut(u64) -> (u64, bool)) -> bool {
     for _ in 0..ATTEMPTS {
-        // SAFETY: as above.
+        // SAFETY: the word of a map value: aligned, and the kernel keeps it until the program ends.
+        // Other CPUs write it only by compare-and-swap; nobody holds a reference to it.
         let state = unsafe { atomic::load(word) };
-        let step = bucket::step(limit, state, now, cost);
+        let (next, admitted) = step(state);
         // SAFETY: as above.
-        if step.state == state || unsafe { atomic::compare_and_swap(word, state, step.state) } {
-            return step.admitted;
+        if next == state || unsafe { atomic::compare_and_swap(word, state, next) } {
+            return admitted;
         }
     }
     false

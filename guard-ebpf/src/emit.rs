@@ -2,19 +2,21 @@
 //! flood costs no more than a trickle. What is not told is counted.
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_coarse_ns, programs::XdpContext,
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ringbuf_query},
+    programs::XdpContext,
 };
 use guard_common::{
     Addr,
     event::Event,
     flow::{Parsed, Transport},
-    layout::{SAMPLING_BUDGET, SAMPLING_WINDOW_NS},
+    layout::{EVENT_RING_BYTES, SAMPLING_BUDGET, SAMPLING_WINDOW_SHIFT},
     wire,
 };
 
 use crate::{
     frame,
-    maps::{TG_EVENTS, TG_SAMPLING, sampling},
+    maps::{TG_EVENTS, TG_LISTENER, TG_SAMPLING, sampling},
 };
 
 /// Tells user space of a refused frame with this packed verdict, if the budget allows.
@@ -29,11 +31,11 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
     // SAFETY: the value of this CPU, which no other program writes while this one runs; the
     // pointer lives until the program ends.
     let state = unsafe { &mut *state };
-    // SAFETY: the helper takes no arguments and only reads the clock.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if now.wrapping_sub(state.window) >= SAMPLING_WINDOW_NS {
-        state.window = now;
-        state.used = 0;
+    // SAFETY: the helper takes no arguments and only reads a counter.
+    let window = unsafe { bpf_jiffies64() } >> SAMPLING_WINDOW_SHIFT;
+    if window != state.window {
+        state.window = window;
+        state.used = if is_heard() { 0 } else { SAMPLING_BUDGET.into() };
     }
     if state.used >= SAMPLING_BUDGET.into() {
         state.suppressed = state.suppressed.wrapping_add(1);
@@ -47,8 +49,28 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
     };
     state.emitted = state.emitted.wrapping_add(1);
     entry.write(event(ctx, len, zero, verdict));
-    // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest.
-    entry.submit(BPF_RB_NO_WAKEUP.into());
+    // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest. Only
+    // when so much waits that the timer may come too late is the reader told.
+    let flags = if waiting() > EVENT_RING_BYTES as u64 / 2 {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    entry.submit(flags.into());
+}
+
+/// Whether somebody has said lately that he listens.
+#[inline(always)]
+fn is_heard() -> bool {
+    // SAFETY: the helper takes no arguments and only reads the clock.
+    TG_LISTENER.get(0).is_some_and(|until| unsafe { bpf_ktime_get_coarse_ns() } < *until)
+}
+
+/// Bytes in the ring that nobody has read yet.
+#[inline(always)]
+fn waiting() -> u64 {
+    // SAFETY: the address of the map, and a query that only reads.
+    unsafe { bpf_ringbuf_query((&raw const TG_EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) }
 }
 
 /// Reads the headers again: only sampled frames pay for it.

@@ -28,7 +28,11 @@ use crate::{buckets::Buckets, maps::Maps};
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    if run(&ctx, None) & 0xff == Action::Drop as u32 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    if run(&ctx, None) & 0xff == Action::Drop as u32 {
+        xdp_action::XDP_DROP
+    } else {
+        xdp_action::XDP_PASS
+    }
 }
 
 /// Judges a frame of a test run; the packed verdict.

@@ -14,8 +14,9 @@ use guard_common::{
     Addr, Tables,
     event::Event,
     layout::{
-        self, BucketStates, COUNTERS, Counter, EVENT_RING_BYTES, INTERFACE_SLOTS, InterfaceRow, LABELS, Label,
-        MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey, PORT_TABLE_LEN, Sampling,
+        self, BucketStates, COUNTERS, Counter, EVENT_RING_BYTES, INTERFACE_SLOTS, InterfaceRow,
+        LABELS, Label, MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey,
+        PORT_TABLE_LEN, Sampling,
     },
     limit::HASHED_BUCKETS,
     tables::{Port, Service, Setting, Source},
@@ -92,6 +93,11 @@ static TG_MEMBER_KEYS: HashMap<MemberKey, u32, { MAX_MEMBER_BUCKETS as usize }, 
 pub(crate) static TG_HASHED: Array<BucketStates, { HASHED_BUCKETS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static TG_TOTALS: Array<BucketStates, { MAX_SERVICES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static TG_CREDITS: PerCpuArray<BucketStates, { MAX_SERVICES as usize }> =
+    PerCpuArray::new();
+#[btf_map]
+pub(crate) static TG_LISTENER: Array<u64, 1> = Array::new();
 /// Not read here: what the slots and rows are, for whoever reads the counters.
 #[btf_map]
 static TG_LABELS: Array<Label, { LABELS as usize }> = Array::new();

@@ -12,7 +12,11 @@ fn shipped_policies_are_clean() {
     assert_eq!(loaded.cluster.nodes.len(), 7);
     for node in &loaded.cluster.nodes {
         let compiled = policy::compile(&loaded, node, &Placement::default()).unwrap();
-        assert!(compiled.settings.get(guard_common::tables::Setting::Guarded) != 0, "{} guards nothing", node.name);
+        assert!(
+            compiled.settings.get(guard_common::tables::Setting::Guarded) != 0,
+            "{} guards nothing",
+            node.name
+        );
         assert_eq!(compiled.names.len(), 14);
     }
 }

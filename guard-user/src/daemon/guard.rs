@@ -254,6 +254,9 @@ impl Guard {
         let Some(running) = &mut self.running else { return };
         #[cfg(feature = "log")]
         running.generation.flush_log();
+        if let Err(error) = running.shared.listen() {
+            tracing::error!("{error}");
+        }
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event);
             tracing::debug!(

@@ -263,8 +263,7 @@ fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), KernelError> {
     fill_array(ebpf, names::MAP_LEAVES4, policy.trie4.leaves())?;
     fill_array(ebpf, names::MAP_NODES6, policy.trie6.nodes())?;
     fill_array(ebpf, names::MAP_LEAVES6, policy.trie6.leaves())?;
-    let [keys, states] =
-        ebpf.maps_disjoint_mut([names::MAP_MEMBER_KEYS, names::MAP_MEMBERS]);
+    let [keys, states] = ebpf.maps_disjoint_mut([names::MAP_MEMBER_KEYS, names::MAP_MEMBERS]);
     let mut keys: HashMap<_, MemberKey, u32> = typed(keys, names::MAP_MEMBER_KEYS)?;
     let mut states: Array<_, BucketStates> = typed(states, names::MAP_MEMBERS)?;
     let places = members::places(&mut keys, &mut states, policy)?;

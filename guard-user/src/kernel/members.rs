@@ -46,7 +46,8 @@ pub(super) fn places<M: BorrowMut<MapData>, N: BorrowMut<MapData>>(
             places.push(*place);
             continue;
         }
-        let place = free.next().ok_or_else(|| full(known.len(), policy.members.len(), taken.len()))?;
+        let place =
+            free.next().ok_or_else(|| full(known.len(), policy.members.len(), taken.len()))?;
         states.set(place, [0; 3], 0).map_err(failed("writing", names::MAP_MEMBERS))?;
         keys.insert(key, place, 0).map_err(failed("writing", names::MAP_MEMBER_KEYS))?;
         places.push(place);

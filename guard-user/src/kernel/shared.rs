@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::Duration,
 };
 
 use aya::{
@@ -13,12 +14,15 @@ use aya::{
 use guard_common::{
     event::Event,
     layout::{
-        self, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, Label,
-        MAX_INTERFACES, MemberKey, NODE_COUNTERS, SERVICE_COUNTERS, Sampling,
+        self, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION,
+        LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES, MemberKey,
+        NODE_COUNTERS, SERVICE_COUNTERS, Sampling,
     },
     names,
     verdict::{MAX_SERVICES, Reason, Verdict},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::{error::KernelError, generation::missing};
 
@@ -31,6 +35,8 @@ pub struct Shared {
     interfaces: Array<MapData, InterfaceRow>,
     member_keys: HashMap<MapData, MemberKey, u32>,
     totals: Array<MapData, BucketStates>,
+    credits: PerCpuArray<MapData, BucketStates>,
+    listener: Array<MapData, u64>,
     events: Option<RingBuf<MapData>>,
 }
 
@@ -56,6 +62,8 @@ impl Shared {
             interfaces: typed(names::MAP_INTERFACES, take(names::MAP_INTERFACES)?)?,
             member_keys: typed(names::MAP_MEMBER_KEYS, take(names::MAP_MEMBER_KEYS)?)?,
             totals: typed(names::MAP_TOTALS, take(names::MAP_TOTALS)?)?,
+            credits: typed(names::MAP_CREDITS, take(names::MAP_CREDITS)?)?,
+            listener: typed(names::MAP_LISTENER, take(names::MAP_LISTENER)?)?,
             events: Some(typed(names::MAP_EVENTS, take(names::MAP_EVENTS)?)?),
         })
     }
@@ -74,6 +82,8 @@ impl Shared {
             interfaces: typed(names::MAP_INTERFACES, open(names::MAP_INTERFACES)?)?,
             member_keys: typed(names::MAP_MEMBER_KEYS, open(names::MAP_MEMBER_KEYS)?)?,
             totals: typed(names::MAP_TOTALS, open(names::MAP_TOTALS)?)?,
+            credits: typed(names::MAP_CREDITS, open(names::MAP_CREDITS)?)?,
+            listener: typed(names::MAP_LISTENER, open(names::MAP_LISTENER)?)?,
             events: None,
         })
     }
@@ -116,6 +126,15 @@ impl Shared {
             }
         }
         Ok(counts)
+    }
+
+    /// Tells the kernel that somebody listens to events, for the next [`LISTENING_NS`].
+    pub fn listen(&mut self) -> Result<(), KernelError> {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map_err(|error| KernelError::of("reading the clock", std::io::Error::from(error)))?;
+        let now = Duration::from(now).as_nanos();
+        let until = u64::try_from(now).unwrap_or(u64::MAX).saturating_add(LISTENING_NS);
+        self.listener.set(0, until, 0).map_err(write(names::MAP_LISTENER))
     }
 
     /// The events since the last call, at most `limit`.
@@ -195,7 +214,10 @@ impl Shared {
                 self.counters.set(index, zeros, 0).map_err(write(names::MAP_COUNTERS))?;
             }
         }
-        self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))
+        self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))?;
+        let none = aya::maps::PerCpuValues::try_from(vec![[0; 3]; cpus])
+            .map_err(|error| KernelError::of("credits", error))?;
+        self.credits.set(slot.into(), none, 0).map_err(write(names::MAP_CREDITS))
     }
 
     /// Gives back the bucket states of members that the policy no longer knows. Only once no program

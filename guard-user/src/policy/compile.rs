@@ -8,7 +8,9 @@ use std::{
 
 use guard_common::{
     Addr,
-    layout::{self, MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, PORT_UNGUARDED, PortTable},
+    layout::{
+        self, MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, PORT_UNGUARDED, PortTable,
+    },
     tables::{self, Setting, Settings, Source},
     trie::Found,
     verdict::MAX_SERVICES,
@@ -169,7 +171,7 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
         service: tables::Service {
             flags,
             per_source: service.per_source,
-            total: service.total,
+            total: service.total.in_batches(),
         },
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use guard_common::{
-    bucket,
+    bucket::{self, Limit},
     layout::{BucketStates, MemberKey},
     limit::{self, Bucket, Limiter},
     tables::Unit,
@@ -17,13 +17,21 @@ use guard_common::{
 pub struct HostLimiter {
     key: [u64; 2],
     now: Cell<u64>,
-    states: RefCell<BTreeMap<Key, BucketStates>>,
+    sources: RefCell<BTreeMap<Key, BucketStates>>,
+    totals: RefCell<BTreeMap<u8, Total>>,
+}
+
+/// The bucket of all sources of a service, on a machine with one CPU.
+#[derive(Debug, Default)]
+struct Total {
+    states: BucketStates,
+    credits: BucketStates,
 }
 
 impl HostLimiter {
     /// Full buckets. `key` keys the hash of sources that are no members.
     pub fn new(key: [u64; 2]) -> Self {
-        Self { key, now: Cell::new(0), states: RefCell::default() }
+        Self { key, now: Cell::new(0), sources: RefCell::default(), totals: RefCell::default() }
     }
 
     /// Sets the clock, in nanoseconds.
@@ -33,8 +41,7 @@ impl HostLimiter {
 
     /// How many sources have state.
     pub fn sources(&self) -> usize {
-        let states = self.states.borrow();
-        states.keys().filter(|key| !matches!(key, Key::Total(_))).count()
+        self.sources.borrow().len()
     }
 }
 
@@ -46,19 +53,15 @@ impl Limiter for HostLimiter {
     }
 
     fn states(&self, of: &Bucket) -> Option<Key> {
-        Some(match *of {
-            Bucket::Total { slot } => Key::Total(slot),
-            Bucket::PerSource { slot, addr, member: Some(_) } => {
-                Key::Member(MemberKey::new(slot, &addr))
-            }
-            Bucket::PerSource { slot, addr, member: None } => {
-                Key::Hashed(limit::hashed_bucket(self.key, slot, &addr))
-            }
+        let Bucket { slot, addr, member } = *of;
+        Some(match member {
+            Some(_) => Key::Member(MemberKey::new(slot, &addr)),
+            None => Key::Hashed(limit::hashed_bucket(self.key, slot, &addr)),
         })
     }
 
-    fn charge(&self, of: &Key, unit: Unit, limit: &bucket::Limit, now: u64, cost: u64) -> bool {
-        let mut states = self.states.borrow_mut();
+    fn charge(&self, of: &Key, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+        let mut states = self.sources.borrow_mut();
         let Some(state) = states.entry(*of).or_default().get_mut(unit as usize) else {
             return false;
         };
@@ -66,13 +69,24 @@ impl Limiter for HostLimiter {
         *state = step.state;
         step.admitted
     }
+
+    fn charge_total(&self, slot: u8, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+        let mut totals = self.totals.borrow_mut();
+        let Total { states, credits } = totals.entry(slot).or_default();
+        let (Some(state), Some(credit)) =
+            (states.get_mut(unit as usize), credits.get_mut(unit as usize))
+        else {
+            return false;
+        };
+        let draw = bucket::draw(limit, *state, *credit, now, cost);
+        (*state, *credit) = (draw.state, draw.credit);
+        draw.admitted
+    }
 }
 
-/// Names a bucket.
+/// Names the bucket of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// Of all sources of the service in this slot.
-    Total(u8),
     /// Of one member.
     Member(MemberKey),
     /// Of the sources that share a hash.

@@ -134,7 +134,8 @@ impl<K: Family> Trie<K> {
         let mut children = Vec::new();
         let mut beyond = Vec::new();
         let mut last = None;
-        let slots = slots(items, depth + STRIDE, SLOTS, class, |key| key.slot(depth) as usize);
+        let slots =
+            slots(items, depth + STRIDE, SLOTS, class, |key| key.skip(depth).slot() as usize);
         for (slot, bit) in slots.iter().zip((0..).map(|nth| 1_u64 << nth)) {
             match slot.content(depth + STRIDE) {
                 Content::Class(of_slot) if of_slot == class => {}
