@@ -139,10 +139,12 @@ pub enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
-    /// unused (1), protocol (8), reason (8), unused (8), source port (16).
+    /// unused (1), protocol (8), reason (8).
     pub facts: u64,
-    /// The source as [`Addr::mapped`].
+    /// The source: an IPv6 address, or 0 and an IPv4 address.
     pub source: [u64; 2],
+    /// Source port of a flow. By itself, because no decision looks at it.
+    pub source_port: u16,
 }
 
 const TRANSPORT_BIT: u32 = 16;
@@ -151,7 +153,6 @@ const IPV6_BIT: u32 = 19;
 const KIND_BIT: u32 = 20;
 const PROTOCOL_BIT: u32 = 24;
 const REASON_BIT: u32 = 32;
-const SOURCE_PORT_BIT: u32 = 48;
 
 /// Port and transport.
 const PORT_INDEX_MASK: u64 = PORT_TABLE_LEN as u64 - 1;
@@ -165,12 +166,16 @@ const UNPARSED: u64 = 4;
 impl Headers {
     #[inline(always)]
     pub(crate) fn not_ip() -> Self {
-        Self { facts: NOT_IP << KIND_BIT, source: [0; 2] }
+        Self { facts: NOT_IP << KIND_BIT, source: [0; 2], source_port: 0 }
     }
 
     #[inline(always)]
     pub(crate) fn unparsed(reason: Reason) -> Self {
-        Self { facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT, source: [0; 2] }
+        Self {
+            facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT,
+            source: [0; 2],
+            source_port: 0,
+        }
     }
 
     #[inline(always)]
@@ -190,19 +195,18 @@ impl Headers {
         let headers = Self::of_source(FLOW, source);
         let facts = headers.facts
             | u64::from(port)
-            | u64::from(source_port) << SOURCE_PORT_BIT
             | (transport as u64) << TRANSPORT_BIT
             | u64::from(opening) << OPENING_BIT;
-        Self { facts, ..headers }
+        Self { facts, source_port, ..headers }
     }
 
     #[inline(always)]
     fn of_source(kind: u64, source: Addr) -> Self {
-        let ipv6 = match source {
-            Addr::V4(_) => 0,
-            Addr::V6(_) => 1,
+        let (ipv6, source) = match source {
+            Addr::V4(addr) => (0, [0, addr.into()]),
+            Addr::V6(halves) => (1, halves),
         };
-        Self { facts: kind << KIND_BIT | ipv6 << IPV6_BIT, source: source.mapped() }
+        Self { facts: kind << KIND_BIT | ipv6 << IPV6_BIT, source, source_port: 0 }
     }
 
     /// The same headers, with `zero` mixed in. If the verifier does not know that it is zero, it
@@ -235,7 +239,7 @@ impl Headers {
                     1 => Transport::Udp,
                     _ => Transport::Sctp,
                 },
-                source_port: (facts >> SOURCE_PORT_BIT) as u16,
+                source_port: self.source_port,
                 port: facts as u16,
                 opening: facts >> OPENING_BIT & 1 != 0,
             }));

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Version of everything in this file.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An
 /// entry is a service slot, [`PORT_TUNNEL`] or [`PORT_UNGUARDED`].

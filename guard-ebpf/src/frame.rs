@@ -44,7 +44,7 @@ pub(crate) fn parse(ctx: &XdpContext, len: u32, zero: u64) -> Headers {
 pub(crate) fn parse_whole(ctx: &XdpContext, len: u32) -> Headers {
     let mut source = [0; 2];
     let facts = facts_of_whole(ctx, len, &mut source);
-    Headers { facts, source }
+    Headers { facts, source, source_port: 0 }
 }
 
 /// Returns a word, and what else there is through a pointer: of a function that returns more the
@@ -61,8 +61,8 @@ fn facts_of_whole(ctx: &XdpContext, len: u32, source: &mut [u64; 2]) -> u64 {
 /// copy the registers that they live in, and the verifier refuses to copy what was never written.
 #[inline(always)]
 fn written(headers: Headers) -> Headers {
-    let Headers { facts, source: [high, low] } = headers;
-    Headers { facts: opaque(facts), source: [opaque(high), opaque(low)] }
+    let Headers { facts, source: [high, low], .. } = headers;
+    Headers { facts: opaque(facts), source: [opaque(high), opaque(low)], source_port: 0 }
 }
 
 /// The same value, of which the compiler knows nothing.
