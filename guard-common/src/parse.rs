@@ -4,7 +4,7 @@
 use crate::{
     flow::{Addr, Flow, Headers, Transport},
     observe::{Observer, Step},
-    packet::{Fields as _, Packet, Rarely},
+    packet::{Fields, Packet, Rarely},
     verdict::Reason,
     wire,
 };
@@ -87,14 +87,28 @@ fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
         return Headers::unparsed(Reason::MalformedIp);
     };
     let version_ihl = header.u8::<0>();
-    let total_len = u32::from(header.be16::<2>());
+    // Without options all offsets are constants. Nearly all packets have none.
+    if version_ihl == 0x45 {
+        return ipv4_body(packet, &header, at, wire::IPV4_MIN_LEN, observer);
+    }
     let header_len = u32::from(version_ihl & 0x0f).wrapping_mul(4);
+    if version_ihl >> 4 != 4 || header_len < wire::IPV4_MIN_LEN {
+        return Headers::unparsed(Reason::MalformedIp);
+    }
+    ipv4_body(&Rarely(packet), &header, at, header_len, observer)
+}
+
+#[inline(always)]
+fn ipv4_body(
+    packet: &impl Packet,
+    header: &impl Fields,
+    at: u32,
+    header_len: u32,
+    observer: &mut impl Observer,
+) -> Headers {
+    let total_len = u32::from(header.be16::<2>());
     let end = at.wrapping_add(total_len);
-    if version_ihl >> 4 != 4
-        || header_len < wire::IPV4_MIN_LEN
-        || total_len < header_len
-        || end > packet.len()
-    {
+    if total_len < header_len || end > packet.len() {
         return Headers::unparsed(Reason::MalformedIp);
     }
     let source = Addr::V4(header.be32::<12>());
@@ -102,14 +116,10 @@ fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
         return Headers::later_fragment(source);
     }
     let protocol = header.u8::<9>();
-    if header_len == wire::IPV4_MIN_LEN && !is_ipv4_extension(protocol) {
-        return ports(
-            packet,
-            Body { source, at: at.wrapping_add(wire::IPV4_MIN_LEN), end },
-            protocol,
-        );
-    }
     let body = Body { source, at: at.wrapping_add(header_len), end };
+    if let Some(transport) = transport(protocol) {
+        return ports(packet, body, transport);
+    }
     extensions(&Rarely(packet), body, protocol, is_ipv4_extension, observer)
 }
 
@@ -129,10 +139,10 @@ fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     let source = Addr::V6([header.be64::<8>(), header.be64::<16>()]);
     let next = header.u8::<6>();
     let body = Body { source, at: start, end };
-    if is_ipv6_extension(next) {
-        return extensions(&Rarely(packet), body, next, is_ipv6_extension, observer);
+    if let Some(transport) = transport(next) {
+        return ports(packet, body, transport);
     }
-    ports(packet, body, next)
+    extensions(&Rarely(packet), body, next, is_ipv6_extension, observer)
 }
 
 /// What follows a header: who sent it, where it starts and where the IP packet ends.
@@ -171,7 +181,7 @@ fn extensions(
 ) -> Headers {
     for _ in 0..wire::MAX_EXTENSION_HEADERS {
         if !is_extension(protocol) {
-            return ports(packet, body, protocol);
+            return innermost(packet, body, protocol);
         }
         observer.note(Step::Extension(protocol));
         let Some(header) = packet.read::<4>(body.at) else {
@@ -199,15 +209,20 @@ fn extensions(
     if is_extension(protocol) {
         return Headers::unparsed(Reason::TooManyHeaders);
     }
-    ports(packet, body, protocol)
+    innermost(packet, body, protocol)
 }
 
 #[inline(always)]
-fn ports(packet: &impl Packet, body: Body, protocol: u8) -> Headers {
+fn innermost(packet: &impl Packet, body: Body, protocol: u8) -> Headers {
+    match transport(protocol) {
+        Some(transport) => ports(packet, body, transport),
+        None => Headers::portless(body.source, protocol),
+    }
+}
+
+#[inline(always)]
+fn ports(packet: &impl Packet, body: Body, transport: Transport) -> Headers {
     let Body { source, at, end } = body;
-    let Some(transport) = transport(protocol) else {
-        return Headers::portless(source, protocol);
-    };
     if at.wrapping_add(4) > end {
         return Headers::unparsed(Reason::MalformedL4);
     }
