@@ -1,10 +1,11 @@
 //! The cases of one list and family, measured in turns.
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 use guard_common::{Action, Reason, Verdict};
 use guard_tests::{
     bench::{
-        object::{Variator, Yardsticks},
+        hold::Devices,
+        object::{Sources, Variator, Yardsticks},
         run::{Program, XDP_DROP, XDP_PASS},
     },
     text,
@@ -12,7 +13,7 @@ use guard_tests::{
 
 use crate::{
     guard::Guard,
-    listing::{FREE_PORT, Family, Listing, PORT},
+    listing::{self, FREE_PORT, Family, Listing, PORT},
     xdp_filter::XdpFilter,
 };
 
@@ -74,9 +75,8 @@ impl Case {
         if self.what == What::Unlisted { XDP_DROP } else { XDP_PASS }
     }
 
-    fn frame(self, family: Family, listing: &Listing) -> Result<Vec<u8>> {
-        let [listed, unlisted] = listing.examples(family);
-        let from = if self.is_listed() { listed } else { unlisted };
+    fn frame(self, family: Family, sources: &Varied) -> Result<Vec<u8>> {
+        let from = if self.is_listed() { &sources.listed.1 } else { &sources.unlisted.1 };
         let port = if self.what == What::Unguarded { FREE_PORT } else { PORT };
         let ip = if family == Family::V4 { "ipv4" } else { "ipv6" };
         // Padded to the shortest frame of Ethernet.
@@ -97,24 +97,35 @@ pub(crate) struct Programs<'a> {
     pub(crate) peer: Option<&'a mut XdpFilter>,
 }
 
-/// Sources for varied cases.
-pub(crate) struct Families {
-    /// That are listed.
-    pub(crate) listed: Variator,
-    /// That are not.
-    pub(crate) unlisted: Variator,
+/// Sources for varied cases, and one of them for hot cases.
+pub(crate) struct Varied {
+    listed: (Variator, String),
+    unlisted: (Variator, String),
+}
+
+impl Varied {
+    /// Loads the variators for a list.
+    pub(crate) fn load(object: &[u8], listing: &Listing, family: Family) -> Result<Self> {
+        let load = |sources: Sources| {
+            Ok::<_, Error>((Variator::load(object, &sources)?, listing::first(&sources)))
+        };
+        Ok(Self {
+            listed: load(listing.listed(family))?,
+            unlisted: load(listing.unlisted(family))?,
+        })
+    }
 }
 
 /// One list and family.
 pub(crate) struct Bench<'a> {
     /// The family.
     pub(crate) family: Family,
-    /// The list.
-    pub(crate) listing: &'a Listing,
     /// What is compared.
     pub(crate) programs: Programs<'a>,
-    /// Sources for varied cases.
-    pub(crate) varied: &'a mut Families,
+    /// Sources.
+    pub(crate) varied: Varied,
+    /// Where programs are kept.
+    pub(crate) devices: &'a Devices,
 }
 
 /// Which program of a table.
@@ -152,33 +163,54 @@ impl Measured {
 impl Bench<'_> {
     /// Measures every case in so many rounds.
     pub(crate) fn run(&mut self, rounds: usize, repeat: u32) -> Result<Vec<Measured>> {
-        let cases = Case::ALL
-            .into_iter()
-            .filter(|case| case.what != What::Limited || self.programs.limited.is_some());
-        let mut measured: Vec<Measured> =
-            cases.map(|case| Measured { case, ns: Default::default() }).collect();
-        for Measured { case, .. } in &measured {
-            self.check(*case)?;
-        }
-        for round in 0..rounds {
-            for Measured { case, ns } in &mut measured {
-                let frame = case.frame(self.family, self.listing)?;
-                for which in order(round) {
-                    ns[which as usize].extend(self.time(*case, which, &frame, repeat)?);
+        let mut all = Vec::new();
+        for varied in [false, true] {
+            let _held = self.devices.hold(self.entries(varied))?;
+            let mut measured = Vec::new();
+            for case in self.cases(varied) {
+                let frame = case.frame(self.family, &self.varied)?;
+                self.check(case, &frame)?;
+                measured.push((frame, Measured { case, ns: Default::default() }));
+            }
+            for round in 0..rounds {
+                for (frame, Measured { case, ns }) in &mut measured {
+                    for which in order(round) {
+                        ns[which as usize].extend(self.time(*case, which, frame, repeat)?);
+                    }
                 }
             }
+            all.extend(measured.into_iter().map(|(_, measured)| measured));
         }
-        Ok(measured)
+        Ok(all)
+    }
+
+    fn cases(&self, varied: bool) -> Vec<Case> {
+        let limited = self.programs.limited.is_some();
+        let possible = |case: &Case| case.what != What::Limited || limited;
+        Case::ALL.into_iter().filter(|case| case.varied == varied).filter(possible).collect()
+    }
+
+    /// The programs that test runs begin with.
+    fn entries(&self, varied: bool) -> Vec<&Program> {
+        if varied {
+            let Varied { listed, unlisted } = &self.varied;
+            return [&listed.0, &unlisted.0].iter().flat_map(|one| one.programs()).collect();
+        }
+        let Programs { yardsticks, guard, limited, peer } = &self.programs;
+        [&yardsticks.drop_all, &yardsticks.parse_only, guard.program()]
+            .into_iter()
+            .chain(limited.as_ref().map(|limited| limited.program()))
+            .chain(peer.as_ref().map(|peer| peer.program()))
+            .collect()
     }
 
     /// Whether every program does what the case says.
-    fn check(&mut self, case: Case) -> Result<()> {
-        let frame = case.frame(self.family, self.listing)?;
+    fn check(&mut self, case: Case, frame: &[u8]) -> Result<()> {
         let checked = if case.varied { CHECKED } else { 1 };
         for which in Which::ALL {
             for _ in 0..checked {
                 let Some((program, expected)) = self.entry(case, which)? else { break };
-                let result = program.run(&frame, 1)?;
+                let result = program.run(frame, 1)?;
                 ensure!(result == expected, "{case:?}: {which:?} says {result}, not {expected}");
             }
         }
@@ -221,9 +253,9 @@ impl Bench<'_> {
         if !case.varied {
             return Ok(Some((program, expected)));
         }
-        let varied =
-            if case.is_listed() { &mut self.varied.listed } else { &mut self.varied.unlisted };
-        Ok(Some((varied.before(program)?, expected)))
+        let Varied { listed, unlisted } = &mut self.varied;
+        let varied = if case.is_listed() { listed } else { unlisted };
+        Ok(Some((varied.0.before(program)?, expected)))
     }
 
     /// Packets that a program says to have treated as the case says; none if it does not count.

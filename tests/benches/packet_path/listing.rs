@@ -62,7 +62,7 @@ impl Family {
     }
 
     /// An address as text.
-    pub(crate) fn text(self, addr: u128) -> String {
+    fn text(self, addr: u128) -> String {
         match self {
             Self::V4 => v4(addr).to_string(),
             Self::V6 => std::net::Ipv6Addr::from_bits(addr).to_string(),
@@ -210,16 +210,6 @@ impl Listing {
         sources(family, &addrs)
     }
 
-    /// One that is listed, and one that is not.
-    pub(crate) fn examples(&self, family: Family) -> [String; 2] {
-        let listed = self.of(family).first().map_or(0, |prefix| prefix.addr);
-        let unlisted = match self.unlisted(family) {
-            Sources::V4(all) => u32::from_be_bytes(all[0]).into(),
-            Sources::V6(all) => u128::from_be_bytes(all[0]),
-        };
-        [family.text(listed), family.text(unlisted)]
-    }
-
     /// First and last addresses of what is listed, sorted and without overlap.
     fn ranges(&self, family: Family) -> Vec<(u128, u128)> {
         let mut merged: Vec<(u128, u128)> = Vec::new();
@@ -266,6 +256,14 @@ impl Listing {
         let texts = [("cluster.yaml", manifest), ("policy.yaml", policy), ("listed.txt", list)];
         let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
         Bundle::new("cluster.yaml", texts)
+    }
+}
+
+/// The first of some sources, as text.
+pub(crate) fn first(sources: &Sources) -> String {
+    match sources {
+        Sources::V4(all) => Family::V4.text(u32::from_be_bytes(all[0]).into()),
+        Sources::V6(all) => Family::V6.text(u128::from_be_bytes(all[0])),
     }
 }
 

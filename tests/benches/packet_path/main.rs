@@ -18,17 +18,21 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use guard_tests::bench::{
     BenchArgs,
-    object::{self, Variator, Yardsticks},
+    hold::Devices,
+    object::{self, Yardsticks},
     report::Report,
     run,
 };
 
 use crate::{
-    case::{Bench, Families, Programs},
+    case::{Bench, Programs, Varied},
     guard::{Guard, Limits},
     listing::Family,
     xdp_filter::XdpFilter,
 };
+
+/// Programs of a case, at most.
+const DEVICES: usize = 6;
 
 fn main() -> ExitCode {
     match bench(&BenchArgs::parse()) {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
 fn bench(args: &BenchArgs) -> Result<()> {
     let object = object::read(&args.object())?;
     let yardsticks = Yardsticks::load(&object)?;
+    let devices = Devices::new(DEVICES)?;
     let cpu = run::stay_on_one_cpu()?;
     let peer = xdp_filter::find();
     let mut report = Report::new("packet-path");
@@ -66,17 +71,14 @@ fn bench(args: &BenchArgs) -> Result<()> {
             _ => None,
         };
         for family in Family::BOTH {
-            let mut families = Families {
-                listed: Variator::load(&object, &listing.listed(family))?,
-                unlisted: Variator::load(&object, &listing.unlisted(family))?,
-            };
             let programs = Programs {
                 yardsticks: &yardsticks,
                 guard: &mut guard,
                 limited: limited.as_mut(),
                 peer: peer.as_mut(),
             };
-            let mut bench = Bench { family, listing: &listing, programs, varied: &mut families };
+            let varied = Varied::load(&object, &listing, family)?;
+            let mut bench = Bench { family, programs, varied, devices: &devices };
             let measured = bench
                 .run(rounds, repeat)
                 .with_context(|| format!("{}, {}", listing.name, family.name()))?;

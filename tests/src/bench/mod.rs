@@ -5,6 +5,7 @@
 //! measuring thread, never time on the wall; what is compared is measured in turns in one run,
 //! in changing order; and ratios are medians over the ratios of each round, not ratios of medians.
 
+pub mod hold;
 pub mod object;
 pub mod report;
 pub mod run;

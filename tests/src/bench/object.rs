@@ -102,6 +102,11 @@ impl Variator {
         })
     }
 
+    /// Its programs, whatever is tested.
+    pub fn programs(&self) -> [&Program; 2] {
+        [&self.frags, &self.linear]
+    }
+
     /// The program to run so that this one gets varied sources; until the next call.
     pub fn before(&mut self, program: &Program) -> Result<&Program> {
         // The kernel knows whether a program has `xdp.frags` and does not tell.
