@@ -4,6 +4,7 @@
 //! talk to standard error.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
+mod bench;
 mod build;
 mod check;
 mod demo;
@@ -37,6 +38,8 @@ enum Verb {
     Test(test::TestArgs),
     /// Format, lints, dependency licences, documentation, repository rules
     Check(check::CheckArgs),
+    /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
+    Bench(bench::BenchArgs),
     /// Play a part in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
@@ -83,6 +86,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Demo(args) => demo::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Check(args) => check::run(args),
+        Verb::Bench(args) => bench::run(args),
         Verb::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)

@@ -61,7 +61,7 @@ fn bench(args: &BenchArgs) -> Result<()> {
     for note in report.notes() {
         println!("{note}");
     }
-    for listing in listing::all() {
+    for listing in listing::all(args.quick) {
         let mut guard = Guard::load(&listing, Limits::None)?;
         // A list of prefixes has no per-source state to charge.
         let mut limited =
