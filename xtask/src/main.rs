@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
 mod bench;
+mod budget;
 mod build;
 mod check;
 mod demo;
@@ -40,6 +41,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
     Bench(bench::BenchArgs),
+    /// Hold size, stack and verified instructions of the program against the committed table
+    Budget(budget::BudgetArgs),
     /// Play a part in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
@@ -87,6 +90,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Test(args) => test::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Budget(args) => budget::run(args),
         Verb::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)

@@ -1,6 +1,6 @@
 //! The benchmarks: built, run one after the other, merged into one file.
 
-mod machine;
+pub(crate) mod machine;
 
 use std::{fs, path::PathBuf, process::Command, time::Instant};
 
