@@ -127,7 +127,9 @@ pub(crate) fn table(listing: &Listing, family: Family, measured: &[Measured]) ->
             or_none(target.map(|target| ratio(target.over_drop))),
             or_none(figures.peer.map(ns)),
             or_none(figures.over_peer.map(ratio)),
-            or_none(target.map(|target| ratio(target.over_peer))),
+            or_none(
+                target.and(figures.over_peer).and(target).map(|target| ratio(target.over_peer)),
+            ),
             match figures.met(target) {
                 None => String::new(),
                 Some(true) => "met".to_owned(),

@@ -11,7 +11,7 @@ use guard_user::kernel::{
 use crate::listing::{Listing, NODE};
 
 /// Index of the loopback interface: where a test run says that it comes from
-/// (`bpf_prog_test_run_xdp`, net/bpf/test_run.c).
+/// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 const LOOPBACK: u32 = 1;
 
 /// Limits of the guarded service.

@@ -44,7 +44,7 @@ impl Family {
         }
     }
 
-    /// An address of global unicast space (IPv6: 2000::/3), which no peer takes for a martian.
+    /// An address of global unicast space (IPv6: `2000::/3`), which no peer takes for a martian.
     fn unicast(self, random: &mut Random) -> u128 {
         match self {
             Self::V4 => loop {

@@ -46,7 +46,7 @@ impl Program {
     }
 
     /// Runs it so many times on a frame; the result of the last run. What a run writes into the
-    /// frame is there for the next (`bpf_test_run`, net/bpf/test_run.c).
+    /// frame is there for the next (`bpf_test_run`, `net/bpf/test_run.c`).
     pub fn run(&self, frame: &[u8], repeat: u32) -> Result<u32> {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         Ok(self.xdp.test_run(options).context("a test run")?.return_value)

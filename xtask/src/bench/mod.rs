@@ -67,7 +67,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
             failed.push(name);
         }
     }
-    let written = write(args, before, &merged)?;
+    let written = write(args, &before, &merged)?;
     println!("\nfigures: {}, {:.0} s", written.display(), started.elapsed().as_secs_f32());
     if !failed.is_empty() {
         println!("failed: {}", failed.join(", "));
@@ -115,7 +115,7 @@ pub(crate) fn bench(target: &str, object: &std::path::Path) -> Command {
 }
 
 /// Writes the figures of all benchmarks into one file, each row with the name of its benchmark.
-fn write(args: &BenchArgs, machine: Value, benches: &[Value]) -> Result<PathBuf> {
+fn write(args: &BenchArgs, machine: &Value, benches: &[Value]) -> Result<PathBuf> {
     let mut rows = Vec::new();
     let mut notes = serde_json::Map::new();
     for bench in benches {
