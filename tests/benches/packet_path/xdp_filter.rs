@@ -20,7 +20,7 @@ use aya::{
 };
 use guard_tests::bench::run::Program;
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use tempfile::TempDir;
@@ -72,7 +72,7 @@ fn version() -> Option<String> {
 pub(crate) struct XdpFilter {
     program: Program,
     statistics: PerCpuArray<MapData, [u64; 2]>,
-    _pins: TempDir,
+    _pins: Pins,
 }
 
 impl XdpFilter {
@@ -89,11 +89,11 @@ impl XdpFilter {
 
     /// Loads it for a list of hosts.
     pub(crate) fn load(object: &Object, listing: &Listing) -> Result<Self> {
-        let pins = bpffs()?;
+        let pins = Pins::new()?;
         let bytes = fs::read(&object.path)?;
         let room = u32::try_from(listing.count)?.max(AS_SHIPPED);
         let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(pins.path())
+            .default_map_pin_directory(pins.0.path())
             .map_max_entries("filter_ipv4", room)
             .map_max_entries("filter_ipv6", room)
             .load(&bytes)
@@ -121,14 +121,26 @@ impl XdpFilter {
     }
 }
 
-/// A bpffs that only this thread and its children see, and that ends with us.
-fn bpffs() -> Result<TempDir> {
-    let directory = tempfile::tempdir()?;
-    let none: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), none).context("a bpffs")?;
-    Ok(directory)
+/// A bpffs that only this thread and its children see.
+struct Pins(TempDir);
+
+impl Pins {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let none: Option<&str> = None;
+        unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), none)
+            .context("a bpffs")?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // Or the directory could not be removed.
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
 }
 
 fn accept_ports(ebpf: &mut Ebpf) -> Result<()> {
