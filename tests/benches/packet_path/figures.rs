@@ -2,7 +2,7 @@
 
 use guard_tests::bench::{
     report,
-    stats::{difference, median, ratio},
+    stats::{difference, median, ratio, spread},
 };
 use serde_json::{Value, json};
 
@@ -159,6 +159,7 @@ pub(crate) fn json(listing: &Listing, family: Family, measured: &Measured) -> Va
         },
         "over_parse_ns": figures.over_parse,
         "over_drop": figures.over_drop,
+        "over_drop_spread": spread(measured.of(Which::Guard), measured.of(Which::Drop)),
         "over_xdp_filter": figures.over_peer,
         "target": target.map(|target| json!({
             "over_drop": target.over_drop,

@@ -27,9 +27,21 @@ pub fn difference(ours: &[f64], theirs: &[f64]) -> f64 {
     median_of(ours, theirs, |ours, theirs| ours - theirs)
 }
 
+/// The least and the greatest ratio of any round: how far to trust the median.
+pub fn spread(ours: &[f64], theirs: &[f64]) -> [f64; 2] {
+    let ratios = || ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
+    [ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_spread_shows_slow_rounds() {
+        let [least, greatest] = spread(&[2.0, 30.0], &[1.0, 10.0]);
+        assert!((least - 2.0).abs() < 1e-9 && (greatest - 3.0).abs() < 1e-9);
+    }
 
     #[test]
     fn one_slow_round_moves_no_median() {
