@@ -19,6 +19,7 @@ mod buckets;
 mod emit;
 mod frame;
 mod maps;
+mod runtime;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use guard_common::{Action, Silent, decide};
@@ -60,14 +61,3 @@ fn run(ctx: &XdpContext, clock: Option<u64>) -> u32 {
     }
     verdict
 }
-
-/// Loops, so that the verifier refuses a program in which a panic can be reached.
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-/// The licence that the kernel asks programs for; these helpers need none in particular.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -3,6 +3,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 pub mod backend;
+pub mod bench;
 pub mod generate;
 pub mod node;
 pub mod packet;

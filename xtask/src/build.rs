@@ -28,7 +28,7 @@ pub(crate) struct Built {
 
 /// Builds the kernel object, then the binary.
 pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
-    let object = kernel_object(tools, args)?;
+    let object = kernel_object(tools, "guard", args)?;
     let size = fs::metadata(&object).with_context(|| format!("{}", object.display()))?.len();
     let mut cargo = sh::cargo();
     cargo.args(["build", "--release", "--package", "guard-user"]);
@@ -40,15 +40,20 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
 }
 
+/// Builds the kernel object with the yardsticks of the benchmarks.
+pub(crate) fn bench_object(tools: &Toolchain) -> Result<PathBuf> {
+    kernel_object(tools, "bench", &BuildArgs::default())
+}
+
 /// Builds only the binary, where no kernel object can be had.
 pub(crate) fn without_kernel_object() -> Result<PathBuf> {
     sh::run(sh::cargo().args(["build", "--release", "--quiet", "--package", "guard-user"]))?;
     Ok(sh::root().join("target/release/trainguard"))
 }
 
-/// Builds the kernel object in a target directory of its own, so that its flags do not throw away
+/// Builds one kernel object in a target directory of its own, so that its flags do not throw away
 /// what the host build has compiled.
-fn kernel_object(tools: &Toolchain, args: &BuildArgs) -> Result<PathBuf> {
+fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<PathBuf> {
     let target = sh::root().join("target/bpf");
     // rustc passes `--cpu v3` on to the linker by itself.
     let flags = [
@@ -61,7 +66,7 @@ fn kernel_object(tools: &Toolchain, args: &BuildArgs) -> Result<PathBuf> {
     let mut cargo = sh::cargo();
     cargo
         .args(["build", "--release", "--package", "guard-ebpf", "--target", "bpfel-unknown-none"])
-        .args(["-Z", "build-std=core", "--target-dir"])
+        .args(["--bin", name, "-Z", "build-std=core", "--target-dir"])
         .arg(&target)
         .env("RUSTC", &tools.rustc.path)
         .env("RUSTC_BOOTSTRAP", "1")
@@ -71,6 +76,6 @@ fn kernel_object(tools: &Toolchain, args: &BuildArgs) -> Result<PathBuf> {
     if args.log {
         cargo.args(["--features", "log"]);
     }
-    sh::run(&mut cargo).context("building the kernel object")?;
-    Ok(target.join("bpfel-unknown-none/release/guard"))
+    sh::run(&mut cargo).with_context(|| format!("building the kernel object `{name}`"))?;
+    Ok(target.join("bpfel-unknown-none/release").join(name))
 }

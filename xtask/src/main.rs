@@ -4,6 +4,8 @@
 //! talk to standard error.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
+mod bench;
+mod budget;
 mod build;
 mod check;
 mod demo;
@@ -37,6 +39,10 @@ enum Verb {
     Test(test::TestArgs),
     /// Format, lints, dependency licences, documentation, repository rules
     Check(check::CheckArgs),
+    /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
+    Bench(bench::BenchArgs),
+    /// Hold size, stack and verified instructions of the program against the committed table
+    Budget(budget::BudgetArgs),
     /// Play a part in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
@@ -83,6 +89,8 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Demo(args) => demo::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Check(args) => check::run(args),
+        Verb::Bench(args) => bench::run(args),
+        Verb::Budget(args) => budget::run(args),
         Verb::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)

@@ -151,6 +151,23 @@ pub(crate) fn ensure_components() -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that what the benchmarks compare with is there: Debian's packages as they are.
+pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
+    let missing: Vec<&str> = [("xdp-filter", "xdp-tools"), ("nft", "nftables")]
+        .into_iter()
+        .filter(|(program, _)| sh::find(program).is_none())
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_debian() {
+        bail!("only Debian's packages are installed from here; install {}", missing.join(" and "));
+    }
+    perform(&package_lists(), yes)?;
+    perform(&Step::apt("what the benchmarks compare with", &missing), yes)
+}
+
 /// A new machine has no package lists, and old ones name versions that are gone.
 fn package_lists() -> Step {
     Step { root: true, ..Step::new("current package lists", "apt-get", &["update", "-q"]) }

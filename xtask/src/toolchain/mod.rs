@@ -12,7 +12,7 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Result, bail};
 
-pub(crate) use install::{ensure_cargo_deny, ensure_components};
+pub(crate) use install::{ensure_cargo_deny, ensure_components, ensure_peers};
 pub(crate) use rustc::{Llvm, Rustc};
 
 use crate::sh;

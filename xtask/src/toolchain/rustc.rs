@@ -46,9 +46,16 @@ pub(crate) struct Rustc {
     pub(crate) llvm: Llvm,
 }
 
+impl Rustc {
+    /// What decides about the code that it emits.
+    pub(crate) fn version(&self) -> String {
+        format!("rustc {} (LLVM {})", self.release, self.llvm)
+    }
+}
+
 impl fmt::Display for Rustc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rustc {} (LLVM {}) at {}", self.release, self.llvm, self.path.display())
+        write!(f, "{} at {}", self.version(), self.path.display())
     }
 }
 

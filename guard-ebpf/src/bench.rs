@@ -1,0 +1,158 @@
+//! Yardsticks for `cargo xtask bench`, in a kernel object of their own that no binary carries: an
+//! empty program, our parser alone, and variators, which give every packet a new source.
+//!
+//! One packet repeated flatters every look-up by source, because all that it touches stays in the
+//! first-level cache. A variator writes the next address of a table into the packet and
+//! jumps to the program under test: one tail call with a constant index, which the JIT turns into
+//! a plain jump. Programs with and without `xdp.frags` cannot share a program array
+//! (`bpf_prog_map_compatible`, kernel/bpf/core.c), so there is a variator of each kind.
+#![no_std]
+#![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
+#![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]
+#![expect(clippy::needless_pass_by_value, reason = "the signature of an XDP program")]
+
+#[expect(dead_code, reason = "the clock of test runs is the guard's")]
+mod frame;
+mod runtime;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    btf_maps::{Array, ProgramArray},
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+
+/// Addresses of a table. A power of two, and more than hosts are ever listed in a benchmark.
+const SOURCES: u32 = 1 << 18;
+/// Where the source lies in a packet without VLAN tags: RFC 791 section 3.1, RFC 8200 section 3.
+const IPV4_SOURCE: usize = 14 + 12;
+const IPV6_SOURCE: usize = 14 + 8;
+
+/// Addresses as words in network byte order; IPv4 in the lower half.
+#[btf_map]
+static SOURCES4: Array<[u64; 1], { SOURCES as usize }> = Array::new();
+#[btf_map]
+static SOURCES6: Array<[u64; 2], { SOURCES as usize }> = Array::new();
+/// How many packets got a source.
+#[btf_map]
+static POSITION: Array<u64, 1> = Array::new();
+/// The program under test, with `xdp.frags` and without.
+#[btf_map]
+static JUMP: ProgramArray<1> = ProgramArray::new();
+#[btf_map]
+static JUMP_LINEAR: ProgramArray<1> = ProgramArray::new();
+
+/// Drops without a look at the packet.
+#[xdp(frags)]
+fn drop_all(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// Passes without a look at the packet.
+#[xdp(frags)]
+fn pass_all(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Parses as the guard does, and drops.
+#[xdp(frags)]
+fn parse_only(ctx: XdpContext) -> u32 {
+    let (len, zero) = frame::len(&ctx);
+    let headers = frame::parse(&ctx, len, zero);
+    let [high, low] = headers.source;
+    // What was parsed decides the result, so that the compiler cannot leave it out. No packet of a
+    // benchmark gives this sum.
+    if headers.facts ^ high ^ low == u64::MAX {
+        return xdp_action::XDP_ABORTED;
+    }
+    xdp_action::XDP_DROP
+}
+
+/// Gives an IPv4 packet the next source, then jumps.
+#[xdp(frags)]
+fn vary4(ctx: XdpContext) -> u32 {
+    vary::<4, 1>(&ctx, &SOURCES4, IPV4_SOURCE, &JUMP)
+}
+
+/// Gives an IPv6 packet the next source, then jumps.
+#[xdp(frags)]
+fn vary6(ctx: XdpContext) -> u32 {
+    vary::<16, 2>(&ctx, &SOURCES6, IPV6_SOURCE, &JUMP)
+}
+
+/// [`vary4`] for programs without `xdp.frags`.
+#[xdp]
+fn vary4_linear(ctx: XdpContext) -> u32 {
+    vary::<4, 1>(&ctx, &SOURCES4, IPV4_SOURCE, &JUMP_LINEAR)
+}
+
+/// [`vary6`] for programs without `xdp.frags`.
+#[xdp]
+fn vary6_linear(ctx: XdpContext) -> u32 {
+    vary::<16, 2>(&ctx, &SOURCES6, IPV6_SOURCE, &JUMP_LINEAR)
+}
+
+/// Writes the next address of a table, `N` bytes in `WORDS` words, at an offset, then jumps.
+/// `XDP_ABORTED` if it cannot, which no case expects.
+#[inline(always)]
+fn vary<const N: usize, const WORDS: usize>(
+    ctx: &XdpContext,
+    table: &Array<[u64; WORDS], { SOURCES as usize }>,
+    offset: usize,
+    jump: &ProgramArray<1>,
+) -> u32 {
+    let start = ctx.data() + offset;
+    if start + N > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    let Some(position) = POSITION.get_ptr_mut(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the value lives until the program ends. One thread at a time runs a variator, so
+    // nobody else writes it.
+    let at = unsafe { *position };
+    // SAFETY: as above.
+    unsafe { *position = at.wrapping_add(1) };
+    let Some(source) = table.get(at as u32 & (SOURCES - 1)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: `start..start + N` was just compared with the end of the first buffer, and nobody
+    // holds a reference to the packet.
+    unsafe { store::<N, WORDS>(start, source) };
+    // SAFETY: nothing here waits to be dropped; a jump that fails comes back.
+    unsafe { jump.tail_call(ctx, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// Stores words into the packet, unaligned and whole: were they stored by bytes, as Rust would,
+/// the program under test would wait for each of them to be put together again.
+///
+/// # Safety
+/// `start` points to `N` bytes that may be written.
+#[inline(always)]
+unsafe fn store<const N: usize, const WORDS: usize>(start: usize, words: &[u64; WORDS]) {
+    #[cfg(target_arch = "bpf")]
+    {
+        use core::arch::asm;
+        match words.as_slice() {
+            // SAFETY: stores 4 bytes at `start`; the caller vouches for them.
+            [word] if N == 4 => unsafe {
+                asm!("*(u32 *)({0} + 0) = {1}", in(reg) start, in(reg) *word, options(nostack));
+            },
+            // SAFETY: stores 16 bytes at `start`; the caller vouches for them.
+            [high, low] if N == 16 => unsafe {
+                asm!("*(u64 *)({0} + 0) = {1}", in(reg) start, in(reg) *high, options(nostack));
+                asm!("*(u64 *)({0} + 8) = {1}", in(reg) start, in(reg) *low, options(nostack));
+            },
+            _ => {}
+        }
+    }
+    // So that the crate can be checked and linted on the host.
+    #[cfg(not(target_arch = "bpf"))]
+    for (at, byte) in words.iter().flat_map(|word| word.to_ne_bytes()).take(N).enumerate() {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { ((start + at) as *mut u8).write(byte) };
+    }
+}

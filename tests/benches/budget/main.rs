@@ -1,0 +1,123 @@
+//! What the verifier and the JIT make of the program under a few fixed policies, for
+//! `cargo xtask budget`, which compares it with the committed table.
+#![expect(clippy::print_stderr, reason = "a tool for the terminal")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::loaded_programs;
+use clap::Parser;
+use guard_tests::{
+    backend::KEY,
+    world::{self, data},
+};
+use guard_user::{
+    kernel::generation::{Generation, Maps, Options, require_kernel_object},
+    policy::{Bundle, compiled::CompiledPolicy},
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Where the figures go.
+#[derive(Debug, Parser)]
+struct Args {
+    /// A JSON file: the name of a policy, the name of a figure, the figure
+    #[arg(long, value_name = "PATH")]
+    json: PathBuf,
+    /// `cargo bench` says it to everyone
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Figures by name.
+type Figures = BTreeMap<&'static str, u64>;
+
+/// The policies: name, file, node of `tests/worlds/cluster.yaml`.
+const POLICIES: [(&str, &str, &str); 4] = [
+    ("nothing-guarded", "worlds/enforce.yaml", "idle-0"),
+    ("mxnet-scheduler", "../policies/mxnet.yaml", "sched-0"),
+    ("every-limit", "worlds/limits-both.yaml", "sched-0"),
+    ("observe", "worlds/observe.yaml", "sched-0"),
+];
+
+fn main() -> ExitCode {
+    match measure(&Args::parse().json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn measure(to: &Path) -> Result<()> {
+    let mut all = BTreeMap::new();
+    let bytes = u64::try_from(require_kernel_object()?.len())?;
+    all.insert("object", Figures::from([("bytes", bytes)]));
+    for (name, policy, node) in POLICIES {
+        let policy = compile(policy, node)?;
+        all.insert(name, figures(&policy).with_context(|| format!("policy `{name}`"))?);
+    }
+    fs::write(to, serde_json::to_string(&all)?).with_context(|| format!("{}", to.display()))
+}
+
+fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
+    let read = |file: &str| {
+        let path = data(file);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    };
+    let texts = [("cluster.yaml", read("worlds/cluster.yaml")?), ("policy.yaml", read(policy)?)];
+    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
+    Ok(world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), node))
+}
+
+fn load(policy: &CompiledPolicy) -> Result<Generation, guard_user::kernel::error::KernelError> {
+    Generation::load(policy, &Options { maps: Maps::Private, key: KEY, sampling: true })
+}
+
+fn figures(policy: &CompiledPolicy) -> Result<Figures> {
+    let stack = stack(policy)?;
+    let generation = load(policy)?;
+    let id = generation.program_id();
+    let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    let program = program.context("the program that was just loaded")?;
+    let verified = program.verified_instruction_count();
+    Ok(Figures::from([
+        ("verified-instructions", verified.context("a kernel that counts (5.16)")?.into()),
+        ("translated-bytes", program.size_translated().context("a translated size")?.into()),
+        ("jited-bytes", program.size_jitted().into()),
+        ("stack-bytes", stack),
+    ]))
+}
+
+/// Bytes of stack, all functions together.
+///
+/// Only the verifier's log tells, and aya hands that out only when loading fails. The last thing
+/// that can fail, behind the verifier, is the descriptor of the program (`bpf_prog_load`,
+/// kernel/bpf/syscall.c): so it is one descriptor that we lack.
+fn stack(policy: &CompiledPolicy) -> Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let used = fs::read_dir("/proc/self/fd")?.count() as u64;
+    let mut found = None;
+    for limit in used..used + 64 {
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard)?;
+        let loaded = load(policy);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        match loaded {
+            Ok(_) => break,
+            Err(error) => found = found.or(stack_of(&error.to_string())),
+        }
+    }
+    found.context("no stack depth in the log of the verifier")
+}
+
+/// `stack depth 120+0+64`: one number for each function.
+fn stack_of(log: &str) -> Option<u64> {
+    let depths = log.lines().find_map(|line| line.strip_prefix("stack depth "))?;
+    depths.split('+').map(|depth| depth.trim().parse::<u64>().ok()).sum()
+}

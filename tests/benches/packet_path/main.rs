@@ -1,0 +1,100 @@
+//! What the packet path costs, by `BPF_PROG_TEST_RUN`: the program that the daemon would attach,
+//! loaded from policies that the compiler made, beside an empty program, our parser alone, and
+//! Debian's xdp-filter doing the same job.
+//!
+//! Each case is checked before it is timed, and the counters are after: a benchmark of the wrong
+//! path is worse than none.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
+
+mod case;
+mod figures;
+mod guard;
+mod listing;
+mod xdp_filter;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use guard_tests::bench::{
+    BenchArgs,
+    hold::Devices,
+    object::{self, Yardsticks},
+    report::Report,
+    run,
+};
+
+use crate::{
+    case::{Bench, Programs, Varied},
+    guard::{Guard, Limits},
+    listing::Family,
+    xdp_filter::XdpFilter,
+};
+
+/// Programs of a case, at most.
+const DEVICES: usize = 6;
+
+fn main() -> ExitCode {
+    match bench(&BenchArgs::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn bench(args: &BenchArgs) -> Result<()> {
+    let object = object::read(&args.object())?;
+    let yardsticks = Yardsticks::load(&object)?;
+    let devices = Devices::new(DEVICES)?;
+    let cpu = run::stay_on_one_cpu()?;
+    let peer = xdp_filter::find();
+    let mut report = Report::new("packet-path");
+    let repeat = if args.quick { 1 << 16 } else { 1 << 18 };
+    let rounds = args.rounds(5, 15);
+    report.note(format!("{rounds} rounds of {repeat} packets each, on CPU {cpu}"));
+    for note in figures::LEGEND {
+        report.note(note);
+    }
+    report.note(peer.as_ref().map_or_else(|_| xdp_filter::MISSING.to_owned(), XdpFilter::describe));
+    for note in report.notes() {
+        println!("{note}");
+    }
+    for listing in listing::all(args.quick) {
+        let mut guard = Guard::load(&listing, Limits::None)?;
+        // A list of prefixes has no per-source state to charge.
+        let mut limited =
+            listing.hosts_only().then(|| Guard::load(&listing, Limits::PerSource)).transpose()?;
+        let mut peer = match &peer {
+            Ok(object) if listing.hosts_only() => Some(XdpFilter::load(object, &listing)?),
+            _ => None,
+        };
+        for family in Family::BOTH {
+            let programs = Programs {
+                yardsticks: &yardsticks,
+                guard: &mut guard,
+                limited: limited.as_mut(),
+                peer: peer.as_mut(),
+            };
+            let varied = Varied::load(&object, &listing, family)?;
+            let mut bench = Bench { family, programs, varied, devices: &devices };
+            let measured = bench
+                .run(rounds, repeat)
+                .with_context(|| format!("{}, {}", listing.name, family.name()))?;
+            println!(
+                "\n{}, {}\n{}",
+                listing.name,
+                family.name(),
+                figures::table(&listing, family, &measured)
+            );
+            for row in measured {
+                report.row(figures::json(&listing, family, &row));
+            }
+        }
+    }
+    if let Some(path) = &args.json {
+        report.write(path)?;
+    }
+    Ok(())
+}

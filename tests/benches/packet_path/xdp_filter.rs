@@ -1,0 +1,179 @@
+//! Debian's xdp-filter as a peer: its deny policy, every port but the guarded one accepted, and the
+//! listed hosts accepted as sources, which together is the guard's job.
+//!
+//! The object of the package is loaded as it is, with its maps on a bpffs of our own. The command
+//! itself would put libxdp's dispatcher in front where the kernel allows that, and a program
+//! behind a dispatcher cannot be test-run; so what is measured is a few ns less than an installation
+//! pays. The other difference: the package's 10,000 sources are raised where more are listed.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    programs::Xdp,
+};
+use guard_tests::bench::run::Program;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
+use tempfile::TempDir;
+
+use crate::listing::{Family, Listing, PORT};
+
+/// What is said without it.
+pub(crate) const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --install)";
+
+/// The variant of the object with every feature, which `xdp-filter load --policy deny` takes for
+/// TCP, UDP, IPv4 and IPv6 together.
+const OBJECT: &str = "bpf/xdpfilt_dny_all.o";
+const PROGRAM: &str = "xdpfilt_dny_all";
+/// Sources of each family that the package has room for.
+const AS_SHIPPED: u32 = 10_000;
+
+// Flags of its map values (xdp-tools, xdp-filter/common_kern_user.h).
+const SOURCE: u64 = 1 << 0;
+const DESTINATION: u64 = 1 << 1;
+const TCP: u64 = 1 << 2;
+const UDP: u64 = 1 << 3;
+
+/// The package's object, found.
+#[derive(Debug)]
+pub(crate) struct Object {
+    path: PathBuf,
+    version: String,
+}
+
+/// Looks for the package.
+pub(crate) fn find() -> io::Result<Object> {
+    let libraries = [Path::new("/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))];
+    let libraries = libraries.iter().map(PathBuf::as_path);
+    let path = libraries
+        .chain([Path::new("/usr/lib64"), Path::new("/usr/lib")])
+        .map(|directory| directory.join(OBJECT))
+        .find(|path| path.is_file())
+        .ok_or(io::ErrorKind::NotFound)?;
+    Ok(Object { path, version: version().unwrap_or_else(|| "version unknown".to_owned()) })
+}
+
+/// The command does not say it; the package manager does.
+fn version() -> Option<String> {
+    let said = Command::new("dpkg-query").args(["--show", "xdp-tools"]).output().ok()?;
+    Some(String::from_utf8(said.stdout).ok()?.split_whitespace().nth(1)?.to_owned())
+}
+
+/// It, loaded, with its maps filled.
+pub(crate) struct XdpFilter {
+    program: Program,
+    statistics: PerCpuArray<MapData, [u64; 2]>,
+    _pins: Pins,
+}
+
+impl XdpFilter {
+    /// What it is, for a note.
+    pub(crate) fn describe(object: &Object) -> String {
+        format!(
+            "xdp-filter: {}, {}, without libxdp's dispatcher; room for {AS_SHIPPED} sources as \
+             shipped, raised by us where more are listed; its sources are hosts, so a list of \
+             prefixes has no figure",
+            object.version,
+            object.path.display()
+        )
+    }
+
+    /// Loads it for a list of hosts.
+    pub(crate) fn load(object: &Object, listing: &Listing) -> Result<Self> {
+        let pins = Pins::new()?;
+        let bytes = fs::read(&object.path)?;
+        let room = u32::try_from(listing.count)?.max(AS_SHIPPED);
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(pins.0.path())
+            .map_max_entries("filter_ipv4", room)
+            .map_max_entries("filter_ipv6", room)
+            .load(&bytes)
+            .context("the maps of xdp-filter")?;
+        let program = ebpf.program_mut(PROGRAM).context("the program of xdp-filter")?;
+        let xdp: &mut Xdp = program.try_into()?;
+        xdp.load().context("loading xdp-filter")?;
+        let program = Program::by_id(xdp.info()?.id())?;
+        // The loaded program keeps its maps; before, they would end with our descriptors.
+        accept_ports(&mut ebpf)?;
+        accept_sources(&mut ebpf, listing)?;
+        let statistics = PerCpuArray::try_from(take(&mut ebpf, "xdp_stats_map")?)?;
+        Ok(Self { program, statistics, _pins: pins })
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Frames that got an XDP action so far.
+    pub(crate) fn counted(&self, action: u32) -> Result<u64> {
+        let values = self.statistics.get(&action, 0).context("the statistics of xdp-filter")?;
+        Ok(values.iter().map(|[packets, _]| packets).sum())
+    }
+}
+
+/// A bpffs that only this thread and its children see.
+struct Pins(TempDir);
+
+impl Pins {
+    fn new() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let none: Option<&str> = None;
+        unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), none)
+            .context("a bpffs")?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // Or the directory could not be removed.
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+fn accept_ports(ebpf: &mut Ebpf) -> Result<()> {
+    let mut ports = PerCpuArray::try_from(take(ebpf, "filter_ports")?)?;
+    for port in (0..=u16::MAX).filter(|port| *port != PORT) {
+        // In network byte order.
+        let index = u32::from(port.to_be());
+        ports.set(index, on_all_cpus(DESTINATION | TCP | UDP)?, 0)?;
+    }
+    Ok(())
+}
+
+fn accept_sources(ebpf: &mut Ebpf, listing: &Listing) -> Result<()> {
+    let mut sources = hash::<[u8; 4]>(ebpf, "filter_ipv4")?;
+    for addr in listing.addresses(Family::V4) {
+        sources.insert(u32::try_from(addr)?.to_be_bytes(), on_all_cpus(SOURCE)?, 0)?;
+    }
+    let mut sources = hash::<[u8; 16]>(ebpf, "filter_ipv6")?;
+    for addr in listing.addresses(Family::V6) {
+        sources.insert(addr.to_be_bytes(), on_all_cpus(SOURCE)?, 0)?;
+    }
+    Ok(())
+}
+
+fn hash<K: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<PerCpuHashMap<MapData, K, u64>> {
+    Ok(PerCpuHashMap::try_from(take(ebpf, name)?)?)
+}
+
+fn on_all_cpus(value: u64) -> Result<PerCpuValues<u64>> {
+    let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
+    Ok(PerCpuValues::try_from(vec![value; cpus])?)
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("xdp-filter has no map `{name}`"))
+}

@@ -1,0 +1,58 @@
+//! Keeping programs in the kernel's XDP dispatcher.
+//!
+//! A test run puts its program into the dispatcher (`bpf_prog_change_xdp`, `net/bpf/test_run.c`) and
+//! takes it out again. Each time code is patched and a grace period waited for: 40 ms, of which
+//! 0.25 ms count as CPU time of the one who measures. A program that is attached somewhere is in
+//! there already, so each is attached to a device that nobody sends to.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use guard_user::kernel::sys::{self, Mode};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, unshare},
+};
+
+use super::run::Program;
+
+/// Devices that are down, in a network namespace that ends with us.
+#[derive(Debug)]
+pub struct Devices(Vec<u32>);
+
+impl Devices {
+    /// Makes an even number of them. This thread stays in their namespace.
+    pub fn new(count: usize) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
+        let mut devices = Vec::new();
+        for number in 0..count.div_ceil(2) {
+            let names = ["a", "b"].map(|side| format!("hold{number}{side}"));
+            let [one, other] = names.each_ref().map(String::as_str);
+            let mut ip = Command::new("ip");
+            ip.args(["link", "add", one, "type", "veth", "peer", "name", other]);
+            let made = ip.stdin(Stdio::null()).status().context("running ip")?;
+            ensure!(made.success(), "{ip:?} failed");
+            for name in names {
+                devices.push(if_nametoindex(name.as_str())?);
+            }
+        }
+        Ok(Self(devices))
+    }
+
+    /// Keeps these programs in the dispatcher, as long as what is returned lives.
+    pub fn hold<'p>(
+        &self,
+        programs: impl IntoIterator<Item = &'p Program>,
+    ) -> Result<Vec<OwnedFd>> {
+        let mut links = Vec::new();
+        for (at, program) in programs.into_iter().enumerate() {
+            let device = self.0.get(at).context("more programs than devices to hold them")?;
+            let link = sys::link_create(program.fd().as_fd(), *device, Mode::Generic);
+            links.push(link.context("attaching a program, so that it stays in the dispatcher")?);
+        }
+        Ok(links)
+    }
+}

@@ -1,0 +1,146 @@
+//! The kernel object with the yardsticks (`guard-ebpf/src/bench.rs`).
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, ProgramArray},
+    programs::Xdp,
+};
+
+use super::run::Program;
+
+/// Addresses in the table of a variator.
+pub const SOURCES: usize = 1 << 18;
+
+/// The yardsticks, loaded; none is attached.
+#[derive(Debug)]
+pub struct Yardsticks {
+    /// Drops without a look at the packet.
+    pub drop_all: Program,
+    /// Passes without a look at the packet.
+    pub pass_all: Program,
+    /// Parses as the guard does, and drops.
+    pub parse_only: Program,
+}
+
+impl Yardsticks {
+    /// Loads them.
+    pub fn load(object: &[u8]) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(object).context("the maps of the yardsticks")?;
+        Ok(Self {
+            drop_all: load(&mut ebpf, "drop_all")?,
+            pass_all: load(&mut ebpf, "pass_all")?,
+            parse_only: load(&mut ebpf, "parse_only")?,
+        })
+    }
+}
+
+/// Reads the object.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("{}: run this by `cargo xtask bench`", path.display()))
+}
+
+/// Addresses of one family, in network byte order.
+#[derive(Debug, Clone)]
+pub enum Sources {
+    /// IPv4.
+    V4(Vec<[u8; 4]>),
+    /// IPv6.
+    V6(Vec<[u8; 16]>),
+}
+
+impl Sources {
+    fn len(&self) -> usize {
+        match self {
+            Self::V4(sources) => sources.len(),
+            Self::V6(sources) => sources.len(),
+        }
+    }
+}
+
+/// Gives every packet the next source of a table, then jumps to a program under test.
+#[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
+pub struct Variator {
+    frags: Program,
+    linear: Program,
+    jump: ProgramArray<MapData>,
+    jump_linear: ProgramArray<MapData>,
+}
+
+impl Variator {
+    /// Loads one with a table of [`SOURCES`] addresses: these, in their order, again and again.
+    pub fn load(object: &[u8], sources: &Sources) -> Result<Self> {
+        ensure!(sources.len() != 0, "a variator without sources");
+        let mut ebpf = EbpfLoader::new().load(object).context("the maps of the variator")?;
+        let [frags, linear] = match sources {
+            Sources::V4(_) => ["vary4", "vary4_linear"],
+            Sources::V6(_) => ["vary6", "vary6_linear"],
+        };
+        // The programs keep their maps; before they are loaded, taking a map would end it.
+        let (frags, linear) = (load(&mut ebpf, frags)?, load(&mut ebpf, linear)?);
+        match sources {
+            Sources::V4(sources) => {
+                let word = |&[a, b, c, d]: &[u8; 4]| [u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])];
+                fill(&mut ebpf, "SOURCES4", sources.iter().map(word))?;
+            }
+            Sources::V6(sources) => {
+                let words = |source: &[u8; 16]| {
+                    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+                    let (words, _) = source.as_chunks::<8>();
+                    [word(&words[0]), word(&words[1])]
+                };
+                fill(&mut ebpf, "SOURCES6", sources.iter().map(words))?;
+            }
+        }
+        Ok(Self {
+            frags,
+            linear,
+            jump: take(&mut ebpf, "JUMP")?,
+            jump_linear: take(&mut ebpf, "JUMP_LINEAR")?,
+        })
+    }
+
+    /// Its programs, whatever is tested.
+    pub fn programs(&self) -> [&Program; 2] {
+        [&self.frags, &self.linear]
+    }
+
+    /// The program to run so that this one gets varied sources; until the next call.
+    pub fn before(&mut self, program: &Program) -> Result<&Program> {
+        // The kernel knows whether a program has `xdp.frags` and does not tell.
+        if self.jump.set(0, program.fd(), 0).is_ok() {
+            return Ok(&self.frags);
+        }
+        self.jump_linear.set(0, program.fd(), 0).context("a jump to the program under test")?;
+        Ok(&self.linear)
+    }
+}
+
+fn fill<V: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &str,
+    words: impl Iterator<Item = V> + Clone,
+) -> Result<()> {
+    let mut table: Array<MapData, V> = take(ebpf, name)?;
+    for (at, word) in (0..).zip(words.cycle().take(SOURCES)) {
+        table.set(at, word, 0).with_context(|| format!("filling {name}"))?;
+    }
+    Ok(())
+}
+
+fn load(ebpf: &mut Ebpf, name: &str) -> Result<Program> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+    let xdp: &mut Xdp = program.try_into()?;
+    xdp.load().with_context(|| format!("loading `{name}`"))?;
+    Program::by_id(xdp.info()?.id())
+}
+
+fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> Result<T> {
+    let map = ebpf.take_map(name).with_context(|| format!("no map `{name}`"))?;
+    T::try_from(map).with_context(|| name.to_owned())
+}

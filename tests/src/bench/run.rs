@@ -1,0 +1,84 @@
+//! Programs in the kernel, run and timed.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    TestRun as _,
+    programs::{ProgramFd, ProgramInfo, TestRunOptions, Xdp, loaded_programs},
+};
+use aya_obj::programs::XdpAttachType;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
+
+/// Results of an XDP program (`enum xdp_action`, include/uapi/linux/bpf.h).
+pub const XDP_DROP: u32 = 1;
+/// See [`XDP_DROP`].
+pub const XDP_PASS: u32 = 2;
+
+/// A loaded program. It stays loaded while this lives.
+#[derive(Debug)]
+pub struct Program {
+    xdp: Xdp,
+    fd: ProgramFd,
+}
+
+impl Program {
+    /// The program with this id.
+    pub fn by_id(id: u32) -> Result<Self> {
+        let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+        Self::of(info.with_context(|| format!("no program has the id {id}"))?)
+    }
+
+    fn of(info: ProgramInfo) -> Result<Self> {
+        let fd = info.fd().context("a descriptor of the program")?;
+        let name = info.name_as_str().unwrap_or("program").to_owned().into();
+        let xdp = Xdp::from_program_info(info, name, XdpAttachType::Interface)?;
+        Ok(Self { xdp, fd })
+    }
+
+    /// Its descriptor, for a program array.
+    pub fn fd(&self) -> &ProgramFd {
+        &self.fd
+    }
+
+    /// Runs it so many times on a frame; the result of the last run. What a run writes into the
+    /// frame is there for the next (`bpf_test_run`, `net/bpf/test_run.c`).
+    pub fn run(&self, frame: &[u8], repeat: u32) -> Result<u32> {
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
+        Ok(self.xdp.test_run(options).context("a test run")?.return_value)
+    }
+
+    /// Nanoseconds of CPU time that one run takes, and the result of the last.
+    ///
+    /// The kernel's own figure is whole nanoseconds and time on the wall. Ours includes the loop of
+    /// the test run, some 5 ns for each packet.
+    pub fn time(&self, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
+        ensure!(repeat > 0, "nothing to time");
+        let before = thread_time()?;
+        let result = self.run(frame, repeat)?;
+        let spent = thread_time()?.saturating_sub(before);
+        Ok((spent.as_secs_f64() * 1e9 / f64::from(repeat), result))
+    }
+}
+
+/// CPU time of this thread.
+pub fn thread_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
+}
+
+/// Keeps this thread on the last CPU that it may use, so that caches and per-CPU values stay the
+/// same; which one.
+pub fn stay_on_one_cpu() -> Result<usize> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).context("the CPUs of this thread")?;
+    let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let last = last.context("a thread without a CPU")?;
+    let mut only = CpuSet::new();
+    only.set(last)?;
+    sched_setaffinity(this, &only).context("staying on one CPU")?;
+    Ok(last)
+}

@@ -1,0 +1,289 @@
+//! The budget of the kernel program: what the verifier and the JIT make of it under a few fixed
+//! policies, against a committed table. Growth fails until somebody says why it is worth it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::{bench, build, sh, toolchain};
+
+/// The committed table.
+const TABLE: &str = "guard-ebpf/budget.toml";
+/// What stands above it.
+const HEADER: &str = "\
+# What the verifier and the JIT make of the program, and the size of the kernel object. Compared by
+# `cargo xtask budget`; written by `cargo xtask budget --bless --reason TEXT`, which puts the reason
+# beside the figures that changed. Policies: tests/benches/budget/main.rs.
+";
+
+/// Another verifier or another compiler gives other figures. There, only what leaves the committed
+/// ones far behind fails.
+const ELSEWHERE_PERCENT: u64 = 125;
+
+/// How to compare.
+#[derive(Debug, Args)]
+pub(crate) struct BudgetArgs {
+    /// Commit to the figures as they are
+    #[arg(long, requires = "reason")]
+    bless: bool,
+    /// Why the figures that changed are worth it
+    #[arg(long, value_name = "TEXT", requires = "bless")]
+    reason: Option<String>,
+}
+
+/// A table of figures, and where they come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Table {
+    /// Version of the kernel that verified.
+    kernel: String,
+    /// The compiler.
+    compiler: String,
+    /// By policy; `object` is the file itself.
+    budget: BTreeMap<String, Entry>,
+}
+
+/// The figures of one policy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Entry {
+    /// Why they are what they are, said when one changed last.
+    reason: String,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+type Figures = BTreeMap<String, u64>;
+
+/// A figure that differs from the committed one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Change {
+    what: String,
+    committed: Option<u64>,
+    now: Option<u64>,
+    fails: bool,
+}
+
+/// Compares, or commits; whether nothing grew.
+pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
+    if !sh::is_root() {
+        bail!(
+            "only a kernel can tell what its verifier makes of a program: this needs root and \
+             bpf(2)\n  hint: `sudo -E env PATH=$PATH cargo xtask budget`"
+        );
+    }
+    let tools = toolchain::ensure(false)?;
+    let measured = measure(&tools)?;
+    let here = (version_of_kernel()?, tools.rustc.version());
+    let path = sh::root().join(TABLE);
+    if let Some(reason) = &args.reason {
+        let old = read(&path).ok();
+        return bless(&path, old.as_ref(), measured, here, reason).map(|()| true);
+    }
+    let committed = read(&path)?;
+    let elsewhere = (&committed.kernel, &committed.compiler) != (&here.0, &here.1);
+    if elsewhere {
+        println!(
+            "committed on kernel {} with {}, measured on {} with {}: only what exceeds {} per cent \
+             fails",
+            committed.kernel, committed.compiler, here.0, here.1, ELSEWHERE_PERCENT
+        );
+    }
+    let changes = compare(&committed.budget, &measured, elsewhere);
+    Ok(report(&changes, &measured))
+}
+
+fn measure(tools: &toolchain::Toolchain) -> Result<BTreeMap<String, Figures>> {
+    let object = build::build(tools, &build::BuildArgs::default())?.object;
+    let file = tempfile::NamedTempFile::new().context("a file for the figures")?;
+    sh::run(bench::bench("budget", &object).arg("--json").arg(file.path()))?;
+    serde_json::from_str(&fs::read_to_string(file.path())?).context("the figures")
+}
+
+/// The version of the kernel, without what whoever built it called the build.
+fn version_of_kernel() -> Result<String> {
+    let release = bench::machine::kernel().context("the release of this kernel")?;
+    Ok(release.split('-').next().unwrap_or(&release).to_owned())
+}
+
+fn read(path: &PathBuf) -> Result<Table> {
+    let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{}", path.display()))
+}
+
+/// Every figure that differs, and whether that fails.
+fn compare(
+    committed: &BTreeMap<String, Entry>,
+    measured: &BTreeMap<String, Figures>,
+    elsewhere: bool,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let names: BTreeSet<&String> = committed.keys().chain(measured.keys()).collect();
+    for name in names {
+        let none = Figures::new();
+        let before = committed.get(name).map_or(&none, |entry| &entry.figures);
+        let after = measured.get(name).unwrap_or(&none);
+        let figures: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for figure in figures {
+            let (committed, now) = (before.get(figure).copied(), after.get(figure).copied());
+            if committed != now {
+                let fails = fails(figure, committed, now, elsewhere);
+                changes.push(Change { what: format!("{name}: {figure}"), committed, now, fails });
+            }
+        }
+    }
+    changes
+}
+
+/// Whether a change is more than was committed to.
+fn fails(figure: &str, committed: Option<u64>, now: Option<u64>, elsewhere: bool) -> bool {
+    let (Some(committed), Some(now)) = (committed, now) else { return true };
+    let percent = match figure {
+        _ if elsewhere => ELSEWHERE_PERCENT,
+        // Names of directories are in the object, and addresses decide about the length of some
+        // instructions.
+        "bytes" | "jited-bytes" => 101,
+        _ => 100,
+    };
+    now * 100 > committed * percent
+}
+
+/// Says what changed; whether nothing failed.
+fn report(changes: &[Change], measured: &BTreeMap<String, Figures>) -> bool {
+    for change in changes {
+        println!("{change}");
+    }
+    let failed = changes.iter().filter(|change| change.fails).count();
+    if failed > 0 {
+        println!(
+            "{failed} figures of the kernel program are over the budget in {TABLE}. If what it does \
+             more is worth it:\n  cargo xtask budget --bless --reason \"what it is worth\""
+        );
+        return false;
+    }
+    if changes.is_empty() {
+        let policies = measured.len().saturating_sub(1);
+        println!("budget: as committed, {policies} policies");
+    } else {
+        println!(
+            "budget: kept; `cargo xtask budget --bless --reason TEXT` commits to what is less now"
+        );
+    }
+    true
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, committed, now, fails } = self;
+        let verdict = if *fails { "FAILED" } else { "ok" };
+        match (committed, now) {
+            (Some(committed), Some(now)) => {
+                let sign = if now > committed { '+' } else { '-' };
+                let by = now.abs_diff(*committed);
+                write!(f, "{verdict}: {what}: {now}, committed {committed}, {sign}{by}")
+            }
+            (None, Some(now)) => write!(f, "{verdict}: {what}: {now}, not committed"),
+            (Some(committed), None) => {
+                write!(f, "{verdict}: {what}: committed {committed}, not measured any more")
+            }
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Writes the table anew. A policy whose figures stayed keeps its reason.
+fn bless(
+    path: &PathBuf,
+    old: Option<&Table>,
+    measured: BTreeMap<String, Figures>,
+    (kernel, compiler): (String, String),
+    reason: &str,
+) -> Result<()> {
+    let reason = reason.trim();
+    if reason.is_empty() {
+        bail!("a reason says something");
+    }
+    let entry = |(name, figures): (String, Figures)| {
+        let same = old
+            .and_then(|old| old.budget.get(&name))
+            .filter(|entry| entry.figures == figures)
+            .map(|entry| entry.reason.clone());
+        let reason = same.unwrap_or_else(|| reason.to_owned());
+        (name, Entry { reason, figures })
+    };
+    let budget = measured.into_iter().map(entry).collect();
+    let table = Table { kernel, compiler, budget };
+    let text = format!("{HEADER}\n{}", toml::to_string_pretty(&table)?);
+    fs::write(path, text).with_context(|| format!("{}", path.display()))?;
+    println!("committed to: {TABLE}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(instructions: u64, jited: u64) -> Figures {
+        [("verified-instructions", instructions), ("jited-bytes", jited)]
+            .map(|(name, figure)| (name.to_owned(), figure))
+            .into()
+    }
+
+    fn changes(now: Figures, elsewhere: bool) -> Vec<(String, bool)> {
+        let entry = Entry { reason: "first".to_owned(), figures: figures(1000, 1000) };
+        let committed = [("observe".to_owned(), entry)].into();
+        compare(&committed, &[("observe".to_owned(), now)].into(), elsewhere)
+            .into_iter()
+            .map(|change| (change.to_string(), change.fails))
+            .collect()
+    }
+
+    #[test]
+    fn growth_fails_and_shrinking_does_not() {
+        assert_eq!(changes(figures(1000, 1000), false), []);
+        let grown = "FAILED: observe: verified-instructions: 1001, committed 1000, +1";
+        assert_eq!(changes(figures(1001, 1000), false), [(grown.to_owned(), true)]);
+        let shrunk = "ok: observe: verified-instructions: 900, committed 1000, -100";
+        assert_eq!(changes(figures(900, 1000), false), [(shrunk.to_owned(), false)]);
+    }
+
+    #[test]
+    fn addresses_may_cost_one_per_cent_of_machine_code() {
+        assert!(!changes(figures(1000, 1010), false)[0].1);
+        assert!(changes(figures(1000, 1011), false)[0].1);
+    }
+
+    #[test]
+    fn elsewhere_a_quarter_more_is_no_failure() {
+        assert!(!changes(figures(1250, 1000), true)[0].1);
+        assert!(changes(figures(1251, 1000), true)[0].1);
+    }
+
+    #[test]
+    fn a_figure_that_nobody_committed_to_fails() {
+        let mut more = figures(1000, 1000);
+        more.insert("stack-bytes".to_owned(), 8);
+        assert!(changes(more, true)[0].1);
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().to_owned();
+        let here = || ("6.18.0".to_owned(), "rustc".to_owned());
+        let now = |jited| BTreeMap::from([("observe".to_owned(), figures(1000, jited))]);
+        bless(&path, None, now(5), here(), "first").expect("a table");
+        let first = read(&path).expect("a table");
+        bless(&path, Some(&first), now(5), here(), "second").expect("a table");
+        let same = read(&path).expect("a table");
+        assert_eq!(same.budget["observe"].reason, "first");
+        bless(&path, Some(&same), now(6), here(), "second").expect("a table");
+        let changed = read(&path).expect("a table");
+        assert_eq!(changed.budget["observe"].reason, "second");
+        assert_eq!(changed.budget["observe"].figures, figures(1000, 6));
+    }
+}
