@@ -56,22 +56,74 @@ fn by_policy(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
-    match parsed {
+    // Sources are looked up in one place: in the kernel every place is a copy of the walk.
+    let (source, asked) = match parsed {
         Parsed::Flow(flow) => match tables.port_at(port_index) {
-            Port::Guarded(slot) => guarded(flow, len, slot, tables, limiter, observer),
-            Port::Tunnel => not_guarded(tables, &flow.source, true, observer),
-            Port::Unguarded => not_guarded(tables, &flow.source, false, observer),
+            Port::Guarded(slot) => {
+                observer.note(Step::Guarded(slot));
+                if flow.source.is_martian() {
+                    return refusal(tables, Reason::Martian, slot);
+                }
+                (flow.source, Asked::Service(flow, slot))
+            }
+            Port::Tunnel => match unguarded(tables, true, observer) {
+                Some(passed) => return passed,
+                None => (flow.source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
+            },
+            Port::Unguarded => {
+                return Decision::of_node(Action::Pass, {
+                    observer.note(Step::NotGuarded);
+                    Reason::Unguarded
+                });
+            }
         },
-        Parsed::NotIp => Decision::of_node(Action::Pass, Reason::NotIp),
-        Parsed::LaterFragment(addr) => {
-            let action =
-                if is_known(tables, addr, observer) { Action::Pass } else { strictest(tables) };
-            Decision::of_node(action, Reason::Fragment)
+        Parsed::NotIp => return Decision::of_node(Action::Pass, Reason::NotIp),
+        Parsed::LaterFragment(source) => {
+            if tables.setting(Setting::Any) != 0 {
+                return Decision::of_node(Action::Pass, Reason::Fragment);
+            }
+            (*source, Asked::Known(Reason::Fragment, Reason::Fragment))
         }
         Parsed::Portless { source, protocol } => {
-            not_guarded(tables, source, tables.unpacks(*protocol), observer)
+            match unguarded(tables, tables.unpacks(*protocol), observer) {
+                Some(passed) => return passed,
+                None => (*source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
+            }
+        }
+    };
+    let (known, buckets) = look_up(tables, &source, observer);
+    match asked {
+        Asked::Service(flow, slot) => {
+            guarded(flow, len, slot, known, buckets, tables, limiter, observer)
+        }
+        Asked::Known(_, passed) if known.services != 0 => Decision::of_node(Action::Pass, passed),
+        Asked::Known(refused, _) => Decision::of_node(strictest(tables), refused),
+    }
+}
+
+/// What is asked about a source.
+enum Asked<'a> {
+    /// May this flow reach the service in this slot?
+    Service(&'a Flow, u8),
+    /// Does some service know it? The reason to refuse if not, and to pass if so.
+    Known(Reason, Reason),
+}
+
+/// What is not guarded passes, unless it is encapsulation whose source has to be known.
+#[inline(always)]
+fn unguarded(
+    tables: &impl Tables,
+    encapsulation: bool,
+    observer: &mut impl Observer,
+) -> Option<Decision> {
+    observer.note(Step::NotGuarded);
+    if encapsulation && tables.setting(Setting::Guarded) != 0 {
+        observer.note(Step::Encapsulation);
+        if tables.setting(Setting::Any) == 0 {
+            return None;
         }
     }
+    Some(Decision::of_node(Action::Pass, Reason::Unguarded))
 }
 
 /// What happens to a frame that cannot be judged by port: dropped while some service of this node
@@ -87,12 +139,6 @@ fn strictest(tables: &impl Tables) -> Action {
     }
 }
 
-/// Whether some service of this node allows the source.
-#[inline(always)]
-fn is_known(tables: &impl Tables, addr: &Addr, observer: &mut impl Observer) -> bool {
-    tables.setting(Setting::Any) != 0 || look_up(tables, addr, observer).0.services != 0
-}
-
 /// What is known of a source, and the number of its first bucket.
 #[inline(always)]
 fn look_up(tables: &impl Tables, addr: &Addr, observer: &mut impl Observer) -> (Source, u32) {
@@ -102,44 +148,30 @@ fn look_up(tables: &impl Tables, addr: &Addr, observer: &mut impl Observer) -> (
     (found, buckets)
 }
 
+/// What a service does with a frame that it refuses.
 #[inline(always)]
-fn not_guarded(
-    tables: &impl Tables,
-    source: &Addr,
-    encapsulation: bool,
-    observer: &mut impl Observer,
-) -> Decision {
-    observer.note(Step::NotGuarded);
-    if encapsulation && tables.setting(Setting::Guarded) != 0 {
-        observer.note(Step::Encapsulation);
-        if !is_known(tables, source, observer) {
-            return Decision::of_node(strictest(tables), Reason::Tunnel);
-        }
-    }
-    Decision::of_node(Action::Pass, Reason::Unguarded)
+fn refusal(tables: &impl Tables, reason: Reason, slot: u8) -> Decision {
+    let enforced = tables.setting(Setting::Enforcing) & 1_u64.wrapping_shl(slot.into()) != 0;
+    let action = if enforced { Action::Drop } else { Action::WouldDrop };
+    Decision::of_service(action, reason, slot)
 }
 
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
 fn guarded(
     flow: &Flow,
     len: u32,
     slot: u8,
+    source: Source,
+    buckets: u32,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
-    observer.note(Step::Guarded(slot));
     let bit = 1_u64.wrapping_shl(slot.into());
     let is = |setting| tables.setting(setting) & bit != 0;
-    let refuse = |reason| {
-        let action = if is(Setting::Enforcing) { Action::Drop } else { Action::WouldDrop };
-        Decision::of_service(action, reason, slot)
-    };
+    let refuse = |reason| refusal(tables, reason, slot);
 
-    if flow.source.is_martian() {
-        return refuse(Reason::Martian);
-    }
-    let (source, buckets) = look_up(tables, &flow.source, observer);
     if source.is_own() {
         return refuse(Reason::Martian);
     }

@@ -33,7 +33,8 @@ pub trait Key: Copy + Eq {
     /// The first [`STRIDE`] bits.
     fn slot(self) -> u32;
 
-    /// Without its first `bits`, at most [`Key::BITS`]; zeros come in from behind.
+    /// Without its first `bits`, at most [`Key::BITS`]. What comes in from behind may be anything:
+    /// a node that reaches beyond the end of the address says the same whatever is there.
     #[must_use]
     fn skip(self, bits: u32) -> Self;
 
@@ -88,15 +89,12 @@ impl Key for [u64; 2] {
     #[inline(always)]
     fn skip(self, bits: u32) -> Self {
         let [high, low] = self;
-        if bits < 64 {
-            // In two steps, because a shift by 64 is none.
-            let over = (low >> 1).wrapping_shr(63_u32.wrapping_sub(bits));
-            [high.wrapping_shl(bits) | over, low.wrapping_shl(bits)]
-        } else if bits < 128 {
-            [low.wrapping_shl(bits.wrapping_sub(64)), 0]
-        } else {
-            [0; 2]
-        }
+        // A rotation: the verifier follows known zeros through every way there is.
+        let (high, low) = if bits & 64 == 0 { (high, low) } else { (low, high) };
+        let bits = bits & 63;
+        // In two steps, because a shift by 64 is none.
+        let over = |word: u64| (word >> 1).wrapping_shr(63_u32.wrapping_sub(bits));
+        [high.wrapping_shl(bits) | over(low), low.wrapping_shl(bits) | over(high)]
     }
 
     #[inline(always)]

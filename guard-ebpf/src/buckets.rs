@@ -17,22 +17,49 @@ use crate::{
 /// between; when all fail, the packet is refused rather than admitted uncounted.
 const ATTEMPTS: u32 = 4;
 
+/// Where the time comes from.
+pub(crate) trait Clock {
+    /// Now, in ticks.
+    fn ticks(&self) -> u64;
+}
+
+/// The clock of the kernel. It goes on by the timer tick, 1 to 10 ms; the compiler of policies
+/// refuses bursts that are shorter. A precise clock costs ten times as much.
+pub(crate) struct Coarse;
+
+impl Clock for Coarse {
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        // SAFETY: the helper takes no arguments and only reads the clock.
+        unsafe { bpf_ktime_get_coarse_ns() }.wrapping_mul(TICKS_PER_NS)
+    }
+}
+
+/// A clock that stands still at these ticks.
+pub(crate) struct Still(pub(crate) u64);
+
+impl Clock for Still {
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The limiter of the kernel.
-pub(crate) struct Buckets {
-    clock: Option<u64>,
+pub(crate) struct Buckets<C> {
+    clock: C,
     zero: u64,
 }
 
-impl Buckets {
-    /// With a clock that stands still at these ticks, or the monotonic one; `zero` is one that the
-    /// verifier does not know to be zero.
+impl<C> Buckets<C> {
+    /// `zero` is one that the verifier does not know to be zero.
     #[inline(always)]
-    pub(crate) fn new(clock: Option<u64>, zero: u64) -> Self {
+    pub(crate) fn new(clock: C, zero: u64) -> Self {
         Self { clock, zero }
     }
 }
 
-impl Buckets {
+impl<C> Buckets<C> {
     /// An answer of which the verifier forgets how the loop that found it ended.
     #[inline(always)]
     fn forgotten(&self, answer: bool) -> bool {
@@ -40,18 +67,12 @@ impl Buckets {
     }
 }
 
-impl Limiter for Buckets {
+impl<C: Clock> Limiter for Buckets<C> {
     type States = *mut BucketStates;
 
     #[inline(always)]
     fn now(&self) -> u64 {
-        match self.clock {
-            Some(now) => now,
-            // It goes on by the timer tick, 1 to 10 ms; the compiler of policies refuses bursts that
-            // are shorter. A precise clock costs ten times as much.
-            // SAFETY: the helper takes no arguments and only reads the clock.
-            None => unsafe { bpf_ktime_get_coarse_ns() }.wrapping_mul(TICKS_PER_NS),
-        }
+        self.clock.ticks()
     }
 
     #[inline(always)]

@@ -98,54 +98,37 @@ struct Linear {
 /// `N` bytes of the first buffer, whose end was compared with its end.
 struct InPacket<const N: usize>(usize);
 
-/// Loads a field as it lies in the packet. Written as an instruction, because a field has no
-/// alignment, and the compiler would load it byte by byte; x86-64 and arm64 do not care.
-macro_rules! load {
-    ($from:expr, $bits:literal, $at:expr) => {{
-        #[cfg(target_arch = "bpf")]
-        {
-            let field: u64;
-            // SAFETY: reads a field of the bytes that `InPacket` vouches for; the verifier checks
-            // it, too.
-            unsafe {
-                core::arch::asm!(
-                    concat!("{0} = *(u", $bits, " *)({1} + {2})"),
-                    out(reg) field, in(reg) $from, const $at, options(nostack, readonly, pure)
-                );
-            }
-            field
-        }
-        #[cfg(not(target_arch = "bpf"))]
-        {
-            let _ = ($from, $at);
-            unreachable!("only the kernel reads packets here")
-        }
-    }};
+impl<const N: usize> InPacket<N> {
+    /// A field as it lies in the packet. One load where the target allows misaligned ones
+    /// (`xtask/src/build.rs` says that it does), else byte by byte.
+    #[inline(always)]
+    fn field<const AT: usize, T: Copy>(&self) -> T {
+        const { assert!(AT + size_of::<T>() <= N, "a field beyond the bytes that were read") };
+        // SAFETY: within the bytes that were compared with the end of the buffer; the verifier
+        // checks that, too. Integers have no invalid bits, and the read asks for no alignment.
+        unsafe { ((self.0 + AT) as *const T).read_unaligned() }
+    }
 }
 
 impl<const N: usize> Fields for InPacket<N> {
     #[inline(always)]
     fn u8<const AT: usize>(&self) -> u8 {
-        const { assert!(AT < N) };
-        load!(self.0, "8", AT) as u8
+        self.field::<AT, u8>()
     }
 
     #[inline(always)]
     fn be16<const AT: usize>(&self) -> u16 {
-        const { assert!(AT + 2 <= N) };
-        u16::from_be(load!(self.0, "16", AT) as u16)
+        u16::from_be(self.field::<AT, u16>())
     }
 
     #[inline(always)]
     fn be32<const AT: usize>(&self) -> u32 {
-        const { assert!(AT + 4 <= N) };
-        u32::from_be(load!(self.0, "32", AT) as u32)
+        u32::from_be(self.field::<AT, u32>())
     }
 
     #[inline(always)]
     fn be64<const AT: usize>(&self) -> u64 {
-        const { assert!(AT + 8 <= N) };
-        u64::from_be(load!(self.0, "64", AT))
+        u64::from_be(self.field::<AT, u64>())
     }
 }
 
@@ -160,10 +143,13 @@ impl Packet for Linear {
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<InPacket<N>> {
         let at = at as usize;
+        if is_constant(at) && at + N <= FRONT {
+            return Some(InPacket(self.start + at));
+        }
         // Opaque, so that the pointer that is compared is the one that is read through: the
         // verifier learns nothing about a sum that was computed another way.
         let start = opaque((self.start + at) as u64) as usize;
-        if !(is_constant(at) && at + N <= FRONT) && start + N > self.end {
+        if start + N > self.end {
             self.missed.set(true);
             return None;
         }

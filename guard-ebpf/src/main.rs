@@ -24,12 +24,15 @@ mod runtime;
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use guard_common::{Action, Silent, decide};
 
-use crate::{buckets::Buckets, maps::Maps};
+use crate::{
+    buckets::{Buckets, Clock, Coarse, Still},
+    maps::Maps,
+};
 
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    if run(&ctx, None) & 0xff == Action::Drop as u32 {
+    if run(&ctx, Coarse) & 0xff == Action::Drop as u32 {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
@@ -39,13 +42,13 @@ fn guard(ctx: XdpContext) -> u32 {
 /// Judges a frame of a test run; the packed verdict.
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
-    run(&ctx, Some(frame::metadata_clock(&ctx)))
+    run(&ctx, Still(frame::metadata_clock(&ctx)))
 }
 
-/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. The clock
-/// of limits, in ticks, is given or that of the kernel.
+/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is the
+/// one that limits go by.
 #[inline(always)]
-fn run(ctx: &XdpContext, clock: Option<u64>) -> u32 {
+fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
     let (len, zero) = frame::len(ctx);
     let headers = frame::parse(ctx, len as u32, zero);
     let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);

@@ -188,11 +188,10 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn find(&self, addr: &Addr) -> Found {
-        let found = match *addr {
-            Addr::V4(addr) => find4(addr),
-            Addr::V6([high, low]) => find6(high, low),
-        };
-        Found { class: found as u16, buckets: (found >> 32) as u32 }
+        match *addr {
+            Addr::V4(addr) => trie::find(&Trie4, addr),
+            Addr::V6(halves) => trie::find(&Trie6, halves),
+        }
     }
 
     #[inline(always)]
@@ -204,23 +203,6 @@ impl Tables for Maps {
     fn service(&self, slot: u8) -> Option<&Service> {
         TG_SERVICES.get(slot.into())
     }
-}
-
-/// Functions of their own, whose result fits a register: the verifier walks them once for each place
-/// that calls them, and not once for each way to get there.
-#[inline(never)]
-fn find4(addr: u32) -> u64 {
-    found(trie::find(&Trie4, addr))
-}
-
-#[inline(never)]
-fn find6(high: u64, low: u64) -> u64 {
-    found(trie::find(&Trie6, [high, low]))
-}
-
-#[inline(always)]
-fn found(Found { class, buckets }: Found) -> u64 {
-    u64::from(buckets) << 32 | u64::from(class)
 }
 
 struct Trie4;

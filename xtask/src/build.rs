@@ -61,6 +61,9 @@ fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<Path
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
+        // Fields of packets lie where they lie. The machines that we build for load them at once,
+        // and without this the compiler would do it byte by byte.
+        "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         format!("-Clinker={}", tools.linker.display()),
     ];
     let mut cargo = sh::cargo();
