@@ -21,7 +21,9 @@ pub fn judge(
     observer: &mut impl Observer,
 ) -> Verdict {
     let headers = parse(packet, observer);
-    decide(&headers, packet.len(), tables, limiter, observer).verdict()
+    let verdict = decide(&headers, packet.len(), tables, limiter, observer).verdict();
+    observer.note(Step::Verdict(verdict));
+    verdict
 }
 
 /// Decides about a frame of `len` bytes with these headers.
@@ -33,32 +35,34 @@ pub fn decide(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
-    let decision = match headers.parsed() {
+    match headers.parsed() {
         Ok(parsed) => {
             observer.note(Step::Parsed(parsed));
-            by_policy(&parsed, headers.port_index(), len, tables, limiter, observer)
+            by_policy(headers, &parsed, len, tables, limiter, observer)
         }
         Err(reason) => {
             observer.note(Step::Unparsed(reason));
             Decision::of_node(strictest(tables), reason)
         }
-    };
-    observer.note(Step::Verdict(decision.verdict()));
-    decision
+    }
 }
 
 #[inline(always)]
 fn by_policy(
+    headers: &Headers,
     parsed: &Parsed,
-    port_index: usize,
     len: u32,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
     // Sources are looked up in one place: in the kernel every place is a copy of the walk.
-    let (source, asked) = match parsed {
-        Parsed::Flow(flow) => match tables.port_at(port_index) {
+    let (source, asked) = match *parsed {
+        Parsed::Flow(flow) => match tables.port_at(headers.port_index()) {
+            Port::Unguarded => {
+                observer.note(Step::NotGuarded);
+                return Decision::of_node(Action::Pass, Reason::Unguarded);
+            }
             Port::Guarded(slot) => {
                 observer.note(Step::Guarded(slot));
                 if flow.source.is_martian() {
@@ -70,31 +74,25 @@ fn by_policy(
                 Some(passed) => return passed,
                 None => (flow.source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
             },
-            Port::Unguarded => {
-                return Decision::of_node(Action::Pass, {
-                    observer.note(Step::NotGuarded);
-                    Reason::Unguarded
-                });
-            }
         },
         Parsed::NotIp => return Decision::of_node(Action::Pass, Reason::NotIp),
         Parsed::LaterFragment(source) => {
             if tables.setting(Setting::Any) != 0 {
                 return Decision::of_node(Action::Pass, Reason::Fragment);
             }
-            (*source, Asked::Known(Reason::Fragment, Reason::Fragment))
+            (source, Asked::Known(Reason::Fragment, Reason::Fragment))
         }
         Parsed::Portless { source, protocol } => {
-            match unguarded(tables, tables.unpacks(*protocol), observer) {
+            match unguarded(tables, tables.unpacks(protocol), observer) {
                 Some(passed) => return passed,
-                None => (*source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
+                None => (source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
             }
         }
     };
     let (known, buckets) = look_up(tables, &source, observer);
     match asked {
         Asked::Service(flow, slot) => {
-            guarded(flow, len, slot, known, buckets, tables, limiter, observer)
+            guarded(&flow, len, slot, known, buckets, tables, limiter, observer)
         }
         Asked::Known(_, passed) if known.services != 0 => Decision::of_node(Action::Pass, passed),
         Asked::Known(refused, _) => Decision::of_node(strictest(tables), refused),
@@ -102,9 +100,9 @@ fn by_policy(
 }
 
 /// What is asked about a source.
-enum Asked<'a> {
+enum Asked {
     /// May this flow reach the service in this slot?
-    Service(&'a Flow, u8),
+    Service(Flow, u8),
     /// Does some service know it? The reason to refuse if not, and to pass if so.
     Known(Reason, Reason),
 }
@@ -193,9 +191,14 @@ fn guarded(
         };
         let member = source.is_member().then(|| {
             // A member has a bucket at each service that it may reach and that limits sources.
-            let own = (source.services | tables.setting(Setting::Any))
-                & tables.setting(Setting::PerSource);
-            buckets.wrapping_add((own & bit.wrapping_sub(1)).count_ones())
+            let before = tables.setting(Setting::PerSource) & bit.wrapping_sub(1);
+            // Mostly this is the first one, and there is nothing to count.
+            let rank = if before == 0 {
+                0
+            } else {
+                (before & (source.services | tables.setting(Setting::Any))).count_ones()
+            };
+            buckets.wrapping_add(rank)
         });
         let charged = limit::charge(service, kinds, slot, flow, member, len, limiter, observer);
         if let Err(reason) = charged {

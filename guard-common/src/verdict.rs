@@ -190,11 +190,16 @@ impl Verdict {
     }
 }
 
-/// What the decision answers: a verdict and the number of its counter, in one register. Both are
-/// constants but for the slot, so it is put together where the decision falls, not taken apart and
-/// put together again where the frame is counted.
+/// What the decision answers: a verdict and the number of its counter. Both are constants but for
+/// the slot, so they are put together where the decision falls, and not taken apart and put together
+/// again where the frame is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision(u64);
+pub struct Decision {
+    /// The packed verdict.
+    pub packed: u32,
+    /// Number of its counter among those of an interface.
+    pub counter: u32,
+}
 
 impl Decision {
     /// A decision without a service.
@@ -211,36 +216,13 @@ impl Decision {
 
     #[inline(always)]
     fn of(verdict: Verdict) -> Self {
-        Self(u64::from(layout::counter(verdict)) << 32 | u64::from(verdict.pack()))
-    }
-
-    /// The same decision, with `zero` mixed in: what comes after it is verified once, if the
-    /// verifier does not know that it is zero.
-    #[inline(always)]
-    #[must_use]
-    pub fn masked(self, zero: u64) -> Self {
-        Self(self.0 ^ zero)
-    }
-
-    /// The packed verdict.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
-    pub fn packed(self) -> u32 {
-        self.0 as u32
-    }
-
-    /// Number of its counter among those of an interface.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
-    pub fn counter(self) -> u32 {
-        (self.0 >> 32) as u32
+        Self { packed: verdict.pack(), counter: layout::counter(verdict) }
     }
 
     /// The verdict.
     pub fn verdict(self) -> Verdict {
         // Made of a verdict, it holds one.
-        Verdict::unpack(self.packed())
-            .unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
+        Verdict::unpack(self.packed).unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
     }
 }
 

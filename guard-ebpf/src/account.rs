@@ -1,17 +1,14 @@
 //! Exact counters: per CPU, by interface and verdict.
 
 use aya_ebpf::programs::XdpContext;
-use guard_common::{
-    layout::{COUNTERS_PER_INTERFACE, InterfaceRow, MAX_INTERFACES},
-    verdict::Decision,
-};
+use guard_common::layout::{COUNTERS_PER_INTERFACE, InterfaceRow, MAX_INTERFACES};
 
 use crate::maps::{TG_COUNTERS, TG_INTERFACES};
 
-/// Counts a frame of `len` bytes about which this was decided.
+/// Counts a frame of `len` bytes, in this counter of the interface that it came from.
 #[inline(always)]
-pub(crate) fn count(ctx: &XdpContext, len: u64, decision: Decision) {
-    let index = first(ctx.ingress_ifindex() as u32) + decision.counter();
+pub(crate) fn count(ctx: &XdpContext, len: u64, counter: u32) {
+    let index = first(ctx.ingress_ifindex() as u32) + counter;
     if let Some(counter) = TG_COUNTERS.get_ptr_mut(index) {
         // SAFETY: the value of this CPU; a program is not preempted by another on the same CPU,
         // so nobody else writes it, and the pointer lives until the program ends.

@@ -52,15 +52,14 @@ fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
     let (len, zero) = frame::len(ctx);
     let headers = frame::parse(ctx, len as u32, zero);
     let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);
-    // What follows is the same for every verdict: the verifier shall walk it once, not once for
-    // every way to get here.
-    let decision = decision.masked(zero);
-    let verdict = decision.packed();
+    let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
-    account::count(ctx, len, decision);
+    account::count(ctx, len, decision.counter);
     if verdict & 0xff != Action::Pass as u32 {
-        emit::sample(ctx, len as u32, zero, verdict);
+        // The same for every refusal: the verifier shall walk it once, not once for every way to
+        // get here.
+        emit::sample(ctx, len as u32, zero, verdict ^ zero as u32);
     }
     verdict
 }
