@@ -1,0 +1,110 @@
+//! Programs for benchmarks on a wire: a sender of floods, and receivers to compare the guard with.
+//!
+//! `flood` is run by `BPF_PROG_TEST_RUN` on live frames: it gives each frame the next source
+//! address of a table and sends it out of an interface. The others are attached where the guard
+//! would be. None of them is in the object that is released.
+#![no_std]
+#![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
+#![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]
+#![expect(clippy::needless_pass_by_value, reason = "the signature of an XDP program")]
+
+#[expect(dead_code, reason = "no clock is read from metadata here")]
+mod frame;
+
+use aya_ebpf::{
+    Global,
+    bindings::xdp_action,
+    btf_maps::Array,
+    helpers::generated::bpf_redirect,
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+
+/// Sources of a flood. A power of two.
+const SOURCES: usize = 1 << 16;
+/// Where an IPv4 source lies in a frame.
+const SOURCE4: usize = 14 + 12;
+/// Where an IPv6 source lies in a frame.
+const SOURCE6: usize = 14 + 8;
+
+/// Source addresses in network byte order; IPv4 in the first four bytes.
+#[btf_map]
+static FLOOD_SOURCES: Array<[u8; 16], SOURCES> = Array::new();
+/// How many frames were sent: the next one's source.
+#[btf_map]
+static FLOOD_SENT: Array<u64, 1> = Array::new();
+
+/// Index of the interface that frames are sent out of.
+#[unsafe(no_mangle)]
+static FLOOD_TO: Global<u32> = Global::new(0);
+
+/// Gives the frame the next source and sends it.
+#[xdp]
+fn flood(ctx: XdpContext) -> u32 {
+    if send(&ctx).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: the helper takes no pointers.
+    unsafe { bpf_redirect(FLOOD_TO.load(), 0) as u32 }
+}
+
+#[inline(always)]
+fn send(ctx: &XdpContext) -> Option<()> {
+    let sent = FLOOD_SENT.get_ptr_mut(0)?;
+    // SAFETY: the only element of the map, and one thread runs this program.
+    let number = unsafe {
+        *sent = (*sent).wrapping_add(1);
+        *sent
+    };
+    let source = FLOOD_SOURCES.get(number as u32 & (SOURCES as u32 - 1))?;
+    let (start, end) = (ctx.data(), ctx.data_end());
+    if start + SOURCE6 + 16 > end {
+        return None;
+    }
+    // SAFETY: the frame was just found to reach to the end of an IPv6 source, behind everything
+    // that is read and written here. Byte arrays have no alignment to violate.
+    unsafe {
+        let version = *((start + 14) as *const u8) >> 4;
+        if version == 4 {
+            *((start + SOURCE4) as *mut [u8; 4]) = *source.first_chunk::<4>()?;
+        } else {
+            *((start + SOURCE6) as *mut [u8; 16]) = *source;
+        }
+    }
+    Some(())
+}
+
+/// Drops without a look.
+#[xdp(frags)]
+fn drop_all(_: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// Passes without a look.
+#[xdp(frags)]
+fn pass_all(_: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Reads the headers as the guard does, then drops: what any guard must pay that looks at a frame.
+#[xdp(frags)]
+fn parse_only(ctx: XdpContext) -> u32 {
+    let (len, zero) = frame::len(&ctx);
+    let headers = frame::parse(&ctx, len, zero);
+    // Depends on what was read, so that nothing of it is left out; never true.
+    let read = headers.facts ^ headers.source[0] ^ headers.source[1];
+    if zero & read == 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_ABORTED }
+}
+
+/// Loops, so that the verifier refuses a program in which a panic can be reached.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The licence that the kernel asks programs for; these helpers need none in particular.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,3 @@
+//! What the guard costs those who may.
+
+fn main() {}
