@@ -26,11 +26,16 @@ use guard_tests::{
 
 /// Sources; as many as the program has room for.
 pub(crate) const SOURCES: usize = 1 << 16;
-/// Frames sent at a time; the most that the kernel allows (`TEST_XDP_MAX_BATCH`,
+/// Frames sent at a time, between two pauses of the program; the most that the kernel allows (`TEST_XDP_MAX_BATCH`,
 /// net/bpf/test_run.c).
 const BURST: u32 = 256;
-/// Frames sent in one call: a few tens of milliseconds.
-const CALL: u32 = 1 << 18;
+/// Calls are to take so long. To set one up and to take it down costs tens of milliseconds, in
+/// which nothing is sent.
+const CALL: Duration = Duration::from_millis(400);
+/// Of the state of the program: nanoseconds from the start of a burst to the next.
+const PAUSE_NS: u32 = 1;
+/// Faster than anything can receive, and than we can send.
+const FASTEST: Duration = Duration::from_nanos(30);
 /// How long the receiver must have been quiet to be done.
 const QUIET: Duration = Duration::from_millis(10);
 
@@ -63,13 +68,15 @@ pub(crate) struct Flood {
     simple: Simple,
     frame: Vec<u8>,
     cpu: usize,
+    /// From a frame to the next, on average.
+    pace: Duration,
 }
 
 impl Flood {
     /// Loads it, to send out of the device of this end.
     pub(crate) fn load(object: &Path, end: &End, cpu: usize) -> Result<Self> {
         let simple = Simple::load(object, end.index()?, &["flood"])?;
-        Ok(Self { simple, frame: Vec::new(), cpu })
+        Ok(Self { simple, frame: Vec::new(), cpu, pace: FASTEST })
     }
 
     /// Sets the sources.
@@ -104,6 +111,17 @@ impl Flood {
         Ok(())
     }
 
+    /// Leaves the receiver so long for a frame. Whoever is overrun works on a full ring, whose
+    /// frames fall out of its caches: then it is the cache that is measured.
+    pub(crate) fn pace(&mut self, pace: Duration) -> Result<()> {
+        let map = self.simple.0.map_mut("FLOOD_STATE").context("FLOOD_STATE")?;
+        let mut state: Array<_, u64> = map.try_into()?;
+        let pause = (pace * BURST).as_nanos();
+        state.set(PAUSE_NS, u64::try_from(pause)?, 0)?;
+        self.pace = pace.max(FASTEST);
+        Ok(())
+    }
+
     /// Sends for so long, until the receiver has taken what was sent; how long that was.
     pub(crate) fn run(&self, lab: &Lab, duration: Duration) -> Result<Duration> {
         let elapsed = lab.sender.inside(|| {
@@ -111,10 +129,12 @@ impl Flood {
             cpu::raise(cpu::this_thread())?;
             let program: &Xdp = self.simple.0.program("flood").context("`flood`")?.try_into()?;
             let start = Instant::now();
+            let frames = duration.min(CALL).as_nanos() / self.pace.as_nanos();
+            let frames = u32::try_from(frames)?.next_multiple_of(BURST);
             while start.elapsed() < duration {
                 let options = TestRunOptions {
                     data_in: Some(&self.frame),
-                    repeat: CALL,
+                    repeat: frames,
                     attrs: TestRunAttrs::new().xdp_live_frames(BURST),
                     ..TestRunOptions::default()
                 };
