@@ -55,17 +55,18 @@ pub fn this_thread() -> Pid {
 
 /// The kernel's thread that polls a device.
 pub fn napi_thread(device: &str) -> Result<Pid> {
-    kernel_thread(&format!("napi/{device}-"))
+    let threads = kernel_threads(&format!("napi/{device}-"))?;
+    threads.first().copied().with_context(|| format!("no thread polls `{device}`"))
 }
 
-/// The kernel's thread whose name begins so.
-pub fn kernel_thread(prefix: &str) -> Result<Pid> {
-    let found = fs::read_dir("/proc")?.filter_map(Result::ok).find_map(|entry| {
+/// The kernel's threads whose names begin so.
+pub fn kernel_threads(prefix: &str) -> Result<Vec<Pid>> {
+    let found = fs::read_dir("/proc")?.filter_map(Result::ok).filter_map(|entry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
         let name = fs::read_to_string(entry.path().join("comm")).ok()?;
         name.starts_with(prefix).then_some(Pid::from_raw(number))
     });
-    found.with_context(|| format!("no thread `{prefix}...`"))
+    Ok(found.collect())
 }
 
 /// CPU time of a thread that sleeps; one that runs is behind by up to a tick.
