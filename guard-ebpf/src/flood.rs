@@ -59,7 +59,8 @@ fn flood(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     // SAFETY: the helper takes no pointers.
-    unsafe { bpf_redirect(FLOOD_TO.load(), 0) as u32 }
+    let action = unsafe { bpf_redirect(FLOOD_TO.load(), 0) };
+    u32::try_from(action).unwrap_or(xdp_action::XDP_ABORTED)
 }
 
 #[inline(always)]

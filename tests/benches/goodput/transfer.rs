@@ -1,4 +1,5 @@
 //! A client and a server, each on its end and its CPU.
+#![expect(clippy::cast_precision_loss, reason = "counts of bytes are far below 2^52")]
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -14,6 +15,7 @@ use guard_tests::wire::{
     lab::Lab,
     policy,
 };
+use socket2::SockRef;
 
 /// Bytes of a write and of a read of the bulk transfer.
 const CHUNK: usize = 1 << 18;
@@ -54,40 +56,36 @@ pub(crate) fn run(
     bulk: Duration,
     requests: Duration,
 ) -> Result<(Sample, u64)> {
-    let idle = softirq_time()?;
-    let ([sent, received], ()) = both(lab, cpus, |stream| send(stream, bulk), receive)?;
-    let softirq = softirq_time()? - idle;
-    let bulk_cpu = sent.cpu + received.cpu + softirq;
-
-    let idle = softirq_time()?;
-    let ([asked, answered], times) = both(lab, cpus, |stream| ask(stream, requests), answer)?;
-    let softirq = softirq_time()? - idle;
-    let request_cpu = asked.cpu + answered.cpu + softirq;
-
+    let (sent, received, ()) = both(lab, cpus, |stream| send(stream, bulk), receive)?;
+    let (asked, _, time) = both(lab, cpus, |stream| ask(stream, requests), answer)?;
     let sample = Sample {
         gbits: received.count as f64 * 8.0 / received.elapsed.as_secs_f64() / 1e9,
-        bulk_cpu_ns: bulk_cpu.as_secs_f64() * 1e12 / received.count as f64,
+        bulk_cpu_ns: sent.cpu.as_secs_f64() * 1e12 / received.count as f64,
         requests: asked.count as f64 / asked.elapsed.as_secs_f64(),
-        request_us: times.as_secs_f64() * 1e6,
-        request_cpu_us: request_cpu.as_secs_f64() * 1e6 / asked.count as f64,
+        request_us: time.as_secs_f64() * 1e6,
+        request_cpu_us: asked.cpu.as_secs_f64() * 1e6 / asked.count as f64,
     };
     Ok((sample, received.count))
 }
 
-/// Connects the ends, and lets each do its part.
+/// Connects the ends, and lets each do its part. The CPU time of the client is that of both, and
+/// of the kernel on their behalf.
 fn both<T: Send>(
     lab: &Lab,
     cpus: Cpus,
     client: impl FnOnce(TcpStream) -> Result<(Half, T)> + Send,
     server: impl FnOnce(TcpStream) -> Result<Half> + Send,
-) -> Result<([Half; 2], T)> {
+) -> Result<(Half, Half, T)> {
     let (node, _) = policy::NODE;
     let at = SocketAddr::new(node.into(), policy::PORT);
     let (ready, listening) = mpsc::channel();
+    let idle = softirq_time()?;
     thread::scope(|scope| {
         let server = scope.spawn(move || {
             lab.receiver.inside(|| {
                 let listener = TcpListener::bind(at)?;
+                // Also of waiting for a connection.
+                SockRef::from(&listener).set_read_timeout(Some(SILENCE))?;
                 ready.send(())?;
                 let (stream, _) = listener.accept()?;
                 settle(&stream, cpus.receiver)?;
@@ -100,13 +98,10 @@ fn both<T: Send>(
             settle(&stream, cpus.sender)?;
             client(stream)
         });
-        if asked.is_err() {
-            // The server would wait for ever for a connection.
-            let _ = lab.receiver.inside(|| Ok(TcpStream::connect_timeout(&at, SILENCE)?));
-        }
         let answered = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (asked, more) = asked?;
-        Ok(([asked, answered?], more))
+        let ((mut asked, more), answered) = (asked?, answered?);
+        asked.cpu += answered.cpu + softirq_time()?.saturating_sub(idle);
+        Ok((asked, answered, more))
     })
 }
 

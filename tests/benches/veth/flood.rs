@@ -26,8 +26,8 @@ use guard_tests::{
 
 /// Sources; as many as the program has room for.
 pub(crate) const SOURCES: usize = 1 << 16;
-/// Frames sent at a time, between two pauses of the program; the most that the kernel allows (`TEST_XDP_MAX_BATCH`,
-/// net/bpf/test_run.c).
+/// Frames sent at a time, between two pauses of the program; the most that the kernel
+/// allows (`TEST_XDP_MAX_BATCH`, `net/bpf/test_run.c`).
 const BURST: u32 = 256;
 /// Calls are to take so long. To set one up and to take it down costs tens of milliseconds, in
 /// which nothing is sent.

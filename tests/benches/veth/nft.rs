@@ -24,15 +24,16 @@ impl Nft {
         let set = |name, kind, addresses| {
             format!("  set {name} {{ type {kind}; elements = {{ {addresses} }} }}\n")
         };
-        let mut rules = format!("table netdev {TABLE} {{\n");
-        rules += &set("listed4", "ipv4_addr", joined(&listed.v4));
-        rules += &set("listed6", "ipv6_addr", joined(&listed.v6));
-        rules += &format!(
+        let sets = [
+            set("listed4", "ipv4_addr", joined(&listed.v4)),
+            set("listed6", "ipv6_addr", joined(&listed.v6)),
+        ];
+        let chain = format!(
             "  chain ingress {{\n    type filter hook ingress device \"{device}\" priority 0;\n\
              \x20   tcp dport {PORT} ip saddr != @listed4 counter drop comment \"IPv4\"\n\
-             \x20   tcp dport {PORT} ip6 saddr != @listed6 counter drop comment \"IPv6\"\n  }}\n}}\n"
+             \x20   tcp dport {PORT} ip6 saddr != @listed6 counter drop comment \"IPv6\"\n  }}\n"
         );
-        Some(Self(rules))
+        Some(Self(format!("table netdev {TABLE} {{\n{}{chain}}}\n", sets.concat())))
     }
 
     /// Sets the rules.

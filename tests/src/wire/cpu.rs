@@ -30,7 +30,7 @@ impl Cpus {
         let allowed = sched_getaffinity(Pid::this())?;
         let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
         let sender = cpus.next().context("a CPU")?;
-        let Some(receiver) = cpus.last() else { bail!("needs two CPUs, one for each end") };
+        let Some(receiver) = cpus.next_back() else { bail!("needs two CPUs, one for each end") };
         Ok(Self { sender, receiver })
     }
 }
