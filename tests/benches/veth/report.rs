@@ -18,8 +18,8 @@ ns: CPU time of the receiver's NAPI thread per frame that it took from the cable
 greatest round: driver, program and page recycling. Not included: the sender, and the hardware that
 a veth lacks. x: medians of ratios within a round. SYNs to a guarded port from 65,536 unlisted
 sources in turn, 60 bytes (IPv6 74), in bursts of 256 with pauses, so that nobody is overrun; the
-thread is woken for each burst, some 10 to 30 ns of every figure. Each case is checked to have dropped exactly the frames that
-were counted (drop_all and parse_only drop whatever comes).
+thread is woken for each burst, some 10 to 30 ns of every figure. Each case is checked to have
+dropped exactly the frames that were counted (drop_all and parse_only drop whatever comes).
   drop_all    returns without a look           parse_only  reads the headers as the guard does
   guard       the attached program, its counters and sampled events; N sources may, these may not
   xdp-filter  of xdp-tools, deny policy, all other ports and N sources allowed; no dispatcher
