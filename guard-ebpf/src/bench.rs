@@ -8,7 +8,11 @@
 //! (`bpf_prog_map_compatible`, kernel/bpf/core.c), so there is a variator of each kind.
 #![no_std]
 #![no_main]
-#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    allow(internal_features, reason = "what the compiler knows is asked by an intrinsic")
+)]
 #![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
 #![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of an XDP program")]
@@ -60,7 +64,7 @@ fn pass_all(_ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn parse_only(ctx: XdpContext) -> u32 {
     let (len, zero) = frame::len(&ctx);
-    let headers = frame::parse(&ctx, len, zero);
+    let headers = frame::parse(&ctx, len as u32, zero);
     let [high, low] = headers.source;
     // What was parsed decides the result, so that the compiler cannot leave it out. No packet of a
     // benchmark gives this sum.

@@ -13,4 +13,5 @@ pub mod scenario;
 pub mod skip;
 pub mod split;
 pub mod text;
+pub mod wire;
 pub mod world;

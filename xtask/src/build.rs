@@ -1,6 +1,9 @@
 //! Building the kernel object and the binary that carries it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -40,9 +43,11 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
 }
 
-/// Builds the kernel object with the yardsticks of the benchmarks.
-pub(crate) fn bench_object(tools: &Toolchain) -> Result<PathBuf> {
-    kernel_object(tools, "bench", &BuildArgs::default())
+/// Builds the kernel objects of the benchmarks; the directory where they lie.
+pub(crate) fn bench_objects(tools: &Toolchain) -> Result<PathBuf> {
+    kernel_object(tools, "flood", &BuildArgs::default())?;
+    let yardsticks = kernel_object(tools, "bench", &BuildArgs::default())?;
+    Ok(yardsticks.parent().map(Path::to_owned).unwrap_or_default())
 }
 
 /// Builds only the binary, where no kernel object can be had.

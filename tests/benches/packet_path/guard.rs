@@ -72,6 +72,7 @@ impl Guard {
     /// Empties the ring of events, as the daemon does on a timer. None may have been lost: writing
     /// to a full ring costs less.
     pub(crate) fn drain(&mut self) -> Result<()> {
+        self.shared.listen()?;
         self.shared.events(usize::MAX);
         let lost = self.shared.event_counts()?.lost;
         ensure!(lost == 0, "{lost} events were lost");

@@ -1,0 +1,148 @@
+//! What the guard costs those who may: a bulk transfer, and requests with answers, over TCP.
+//!
+//! The cable is a veth pair. A physical one would not change how it cuts and joins segments when a
+//! program is attached; a veth does, so that most of what is lost here is lost to XDP on a veth
+//! and not to the guard. The rows between `no XDP` and the guard take that apart.
+
+mod setup;
+mod transfer;
+
+use std::{io::Write as _, time::Duration};
+
+use anyhow::Result;
+use clap::Parser as _;
+use guard_tests::wire::{
+    Arguments,
+    cpu::Cpus,
+    lab, rounds,
+    rows::{self, Row, Spread, Target},
+};
+
+use crate::{
+    setup::{Bench, Kind},
+    transfer::Sample,
+};
+
+const SECTION: &str = "goodput";
+/// As the Internet, and as training clusters are run.
+const MTUS: [u32; 2] = [1500, 9000];
+
+const LEGEND: &str = "\
+bulk: one TCP connection, from one CPU to the other; CPU is the time of the sending and the
+receiving thread and of the kernel's softirq threads, for a kilobyte. request: 64 bytes there and
+back, one at a time; time is the median from request to answer; CPU as above, for a request.
+x: medians of ratios within a round, to `no XDP` (the first row) and to `pass_all`. The program is
+on the receiver's device; answers and acknowledgements are not judged.
+  no XDP             a veth as it is: segments of 64 KiB go through whole (TSO), nothing is copied
+  no XDP, no TSO     the sender cuts segments, as XDP on its peer makes it
+  no XDP, no TSO, GRO  the receiver joins them again before the stack sees them, as with XDP
+  pass_all           an empty program, native: what XDP itself costs on a veth; over the row above it
+                     lies the copy of each frame into a buffer that a program may look at
+  guard, ...         the attached guard; the port is guarded, the peer is listed
+";
+
+/// The figures of a case: name, unit, whether more is better, how to read it.
+type Figure = (&'static str, &'static str, fn(&Sample) -> f64);
+const FIGURES: [Figure; 5] = [
+    ("bulk", "Gbit/s", |sample| sample.gbits),
+    ("bulk_cpu", "ns/kB", |sample| sample.bulk_cpu_ns),
+    ("request_rate", "1/s", |sample| sample.requests),
+    ("request_time", "us", |sample| sample.request_us),
+    ("request_cpu", "us", |sample| sample.request_cpu_us),
+];
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    lab::enter()?;
+    let cpus = Cpus::of_this_machine()?;
+    let mut benches = Vec::new();
+    for mtu in MTUS {
+        benches.push(Bench::new(mtu, &arguments.yardsticks())?);
+    }
+    let mut cases = Vec::new();
+    for (at, bench) in benches.iter().enumerate() {
+        let wanted = |kind: &Kind| kind.is_base() || arguments.wants(&bench.case(*kind));
+        cases.extend(Kind::ALL.into_iter().filter(wanted).map(|kind| (at, kind)));
+    }
+    let bulk = Duration::from_millis(arguments.pick(150, 1_000));
+    let requests = Duration::from_millis(arguments.pick(80, 500));
+    let results = rounds::interleaved(cases.len(), arguments.pick(3, 7), |case| {
+        let (at, kind) = cases[case];
+        benches[at].measure(kind, cpus, bulk, requests)
+    })?;
+
+    let names: Vec<String> = cases.iter().map(|&(at, kind)| benches[at].case(kind)).collect();
+    let rows = report(&cases, &names, &results);
+    print(&names, &rows)?;
+    if let Some(path) = &arguments.json {
+        rows::write("goodput", &rows, path)?;
+    }
+    Ok(())
+}
+
+fn report(cases: &[(usize, Kind)], names: &[String], results: &[Vec<Sample>]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for ((&(at, kind), name), samples) in cases.iter().zip(names).zip(results) {
+        for (figure, unit, read) in FIGURES {
+            let values: Vec<f64> = samples.iter().map(read).collect();
+            rows.push(Row::new(SECTION, name, figure, unit, Spread::of(values.iter().copied())));
+            for base in [Kind::NoXdp, Kind::PassAll].into_iter().filter(|base| *base != kind) {
+                let Some(of_base) = cases.iter().position(|case| *case == (at, base)) else {
+                    continue;
+                };
+                let bases: Vec<f64> = results[of_base].iter().map(read).collect();
+                let ratios = Spread::of_ratios(&values, &bases);
+                let target = kind.target(base, figure);
+                let row = Row::new(SECTION, name, figure, "x", ratios);
+                rows.push(row.to(&names[of_base]).target(target));
+            }
+        }
+    }
+    rows
+}
+
+impl Kind {
+    /// What is wanted of a ratio: the guard is to add little to what XDP costs.
+    fn target(self, base: Self, figure: &str) -> Option<Target> {
+        let guard = matches!(self, Self::All | Self::AllLimited | Self::NewConnections);
+        let target = match figure {
+            "bulk" => Target::AtLeast(0.95),
+            "bulk_cpu" | "request_time" => Target::AtMost(1.05),
+            _ => return None,
+        };
+        (guard && base == Self::PassAll).then_some(target)
+    }
+}
+
+fn print(names: &[String], rows: &[Row]) -> Result<()> {
+    let cell = |name: &str, figure: &str, to: Option<&str>| {
+        let row = rows.iter().find(|row| {
+            let base = row.ratio_to.as_deref();
+            row.case == name
+                && row.figure == figure
+                && to.map_or(base.is_none(), |to| base.is_some_and(|base| base.ends_with(to)))
+        });
+        let median = row.and_then(|row| row.spread).map(|spread| spread.median);
+        median.map_or_else(String::new, |median| format!("{median:.2}"))
+    };
+    let lines = names.iter().map(|name| {
+        let mut line = vec![name.clone()];
+        for (figure, ..) in FIGURES.into_iter().filter(|(figure, ..)| *figure != "request_rate") {
+            line.push(cell(name, figure, None));
+            let (to_none, to_pass) = (Kind::NoXdp.name(), Kind::PassAll.name());
+            let ratios = [cell(name, figure, Some(to_none)), cell(name, figure, Some(to_pass))];
+            line.push(ratios.join(" / "));
+        }
+        line
+    });
+    let header = ["case", "bulk Gbit/s", "x", "CPU ns/kB", "x", "request us", "x", "CPU us", "x"];
+    let table = rows::table(&header, lines.collect());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{SECTION}: TCP of those who may; x to `no XDP` / to `pass_all`")?;
+    writeln!(out, "{table}\n\n{LEGEND}")?;
+    for row in rows.iter().filter(|row| row.met == Some(false)) {
+        let [figures, target] = row.cells();
+        writeln!(out, "{}, {}: {figures}, {target}", row.case, row.figure)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! The cable, and what is on it in each case.
+
+use std::{net::Ipv4Addr, path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use guard_common::Action;
+use guard_tests::wire::{
+    cpu::Cpus,
+    lab::Lab,
+    offload,
+    policy::{self, Addresses},
+    programs::{self, Guard, Simple},
+};
+
+use crate::transfer::{self, Sample};
+
+/// The peer, which the policy lists.
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 20);
+
+/// The cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nothing attached.
+    NoXdp,
+    /// Nothing attached; the sender cuts segments.
+    NoTso,
+    /// The same, and the receiver joins them.
+    NoTsoGro,
+    /// An empty program.
+    PassAll,
+    /// The guard; every packet is judged.
+    All,
+    /// The guard; every packet is judged and charged to a bucket that is never empty.
+    AllLimited,
+    /// The guard; what opens a connection is judged.
+    NewConnections,
+}
+
+impl Kind {
+    /// All, in the order of the table.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::NoXdp,
+        Self::NoTso,
+        Self::NoTsoGro,
+        Self::PassAll,
+        Self::All,
+        Self::AllLimited,
+        Self::NewConnections,
+    ];
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::NoXdp => "no XDP",
+            Self::NoTso => "no XDP, no TSO",
+            Self::NoTsoGro => "no XDP, no TSO, GRO",
+            Self::PassAll => "pass_all",
+            Self::All => "guard, match: all",
+            Self::AllLimited => "guard, match: all, limit",
+            Self::NewConnections => "guard, match: new-connections",
+        }
+    }
+
+    /// Whether others are compared with it.
+    pub(crate) fn is_base(self) -> bool {
+        matches!(self, Self::NoXdp | Self::PassAll)
+    }
+
+    /// What the service says, if it is the guard.
+    fn service(self) -> Option<&'static str> {
+        match self {
+            Self::All => Some("    match: all\n"),
+            Self::AllLimited => Some(
+                "    match: all\n    limits: { perSource: { packets: { rate: 100000000/s, \
+                 burst: 1000000 } } }\n",
+            ),
+            Self::NewConnections => Some("    match: new-connections\n"),
+            Self::NoXdp | Self::NoTso | Self::NoTsoGro | Self::PassAll => None,
+        }
+    }
+}
+
+/// A cable, and the programs for it.
+pub(crate) struct Bench {
+    mtu: u32,
+    lab: Lab,
+    simple: Simple,
+    guards: Vec<(Kind, Guard)>,
+}
+
+impl Bench {
+    /// Lays a cable and loads what is attached to it later.
+    pub(crate) fn new(mtu: u32, object: &Path) -> Result<Self> {
+        let lab = Lab::new(mtu)?;
+        let (node, _) = policy::NODE;
+        for (end, address) in [(&lab.receiver, node), (&lab.sender, PEER)] {
+            end.ip(&["addr", "add", &format!("{address}/24"), "dev", &end.device])?;
+        }
+        lab.up()?;
+        let listed = Addresses { v4: vec![PEER], v6: Vec::new() };
+        let mut guards = Vec::new();
+        for (kind, service) in
+            Kind::ALL.into_iter().filter_map(|kind| Some((kind, kind.service()?)))
+        {
+            let policy = policy::compile(&lab.receiver.device, &listed, service);
+            guards.push((kind, Guard::load(&policy, &lab.receiver)?));
+        }
+        let simple = Simple::load(object, 0, &["pass_all"])?;
+        Ok(Self { mtu, lab, simple, guards })
+    }
+
+    /// The name of a case on this cable.
+    pub(crate) fn case(&self, kind: Kind) -> String {
+        format!("MTU {}: {}", self.mtu, kind.name())
+    }
+
+    /// Measures a case.
+    pub(crate) fn measure(
+        &mut self,
+        kind: Kind,
+        cpus: Cpus,
+        bulk: Duration,
+        requests: Duration,
+    ) -> Result<Sample> {
+        let Lab { sender, receiver } = &self.lab;
+        offload::set(sender, offload::TSO, !matches!(kind, Kind::NoTso | Kind::NoTsoGro))?;
+        offload::set(receiver, offload::GRO, kind == Kind::NoTsoGro)?;
+        let mut guard = self.guards.iter_mut().find(|(of, _)| *of == kind).map(|(_, guard)| guard);
+        let link = match (&guard, kind) {
+            (Some(guard), _) => Some(receiver.attach(guard.program()?)?),
+            (None, Kind::PassAll) => Some(receiver.attach(self.simple.program("pass_all")?)?),
+            (None, _) => None,
+        };
+        let before = guard.as_mut().map(|guard| guard.counts()).transpose()?;
+        let (sample, bytes) = transfer::run(&self.lab, cpus, bulk, requests)?;
+        if let (Some(guard), Some(before)) = (guard, before) {
+            let moved = programs::moved(&before, &guard.counts()?);
+            let passed = moved.iter().filter(|((action, _), _)| *action == Action::Pass);
+            let passed: u64 = passed.map(|(_, frames)| frames).sum();
+            ensure!(moved.keys().all(|(action, _)| *action == Action::Pass), "drops: {moved:?}");
+            ensure!(passed >= bytes / u64::from(self.mtu), "{bytes} bytes in {moved:?}");
+        }
+        if let Some(link) = link {
+            link.detach()?;
+        }
+        Ok(sample)
+    }
+}

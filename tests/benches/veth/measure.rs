@@ -1,0 +1,105 @@
+//! One run of one case.
+#![expect(clippy::cast_precision_loss, reason = "counts of frames are far below 2^52")]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use guard_tests::wire::{
+    cpu,
+    lab::{End, Lab},
+};
+use nix::unistd::Pid;
+
+use crate::{
+    flood::{Family, Flood},
+    subject::Subject,
+};
+
+/// Before a measurement: caches, pools and queues fill up.
+const WARM_UP: Duration = Duration::from_millis(50);
+
+/// The cable and the sender.
+pub(crate) struct Bench {
+    pub(crate) lab: Lab,
+    pub(crate) flood: Flood,
+    /// Where the receiver runs.
+    pub(crate) cpu: usize,
+    /// How long to measure.
+    pub(crate) duration: Duration,
+}
+
+/// What one run of a case gave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sample {
+    /// CPU time of the receiver for a frame.
+    pub(crate) ns: f64,
+    /// Frames in a microsecond of wall-clock time.
+    pub(crate) mpps: f64,
+}
+
+impl Bench {
+    /// Measures a case; nothing if it is not installed.
+    pub(crate) fn measure(
+        &mut self,
+        subject: &mut Subject,
+        family: Family,
+    ) -> Result<Option<Sample>> {
+        if subject.missing().is_some() {
+            return Ok(None);
+        }
+        subject.attach(&self.lab.receiver)?;
+        let napi = self.napi()?;
+        self.warm_up(napi)?;
+        let dropped = subject.dropped(&self.lab.receiver, family)?;
+        let before = Reading::of(&self.lab.receiver, napi)?;
+        let elapsed = self.flood.run(&self.lab, self.duration)?;
+        let received = Reading::of(&self.lab.receiver, napi)?.since(before);
+        let dropped_later = subject.dropped(&self.lab.receiver, family)?;
+        subject.detach(&self.lab.receiver)?;
+        if let Some((before, after)) = dropped.zip(dropped_later) {
+            let (name, came, dropped) = (subject.kind.name(), received.frames, after - before);
+            ensure!(dropped == came, "{name} {family}: {came} frames came, {dropped} were dropped");
+        }
+        let frames = received.frames as f64;
+        Ok(Some(Sample {
+            ns: received.time.as_secs_f64() * 1e9 / frames,
+            mpps: frames / elapsed.as_secs_f64() / 1e6,
+        }))
+    }
+
+    /// The thread that polls, where it belongs. Attaching may have replaced it.
+    fn napi(&self) -> Result<Pid> {
+        let napi = cpu::napi_thread(&self.lab.receiver.device)?;
+        cpu::pin(napi, self.cpu)?;
+        cpu::raise(napi)?;
+        Ok(napi)
+    }
+
+    /// Sends as fast as it goes, then no faster than the receiver could follow.
+    fn warm_up(&mut self, napi: Pid) -> Result<()> {
+        self.flood.pace(Duration::ZERO)?;
+        let before = Reading::of(&self.lab.receiver, napi)?;
+        self.flood.run(&self.lab, WARM_UP)?;
+        let received = Reading::of(&self.lab.receiver, napi)?.since(before);
+        self.flood.pace(received.time / u32::try_from(received.frames)?.max(1))?;
+        self.flood.run(&self.lab, WARM_UP)?;
+        Ok(())
+    }
+}
+
+/// How far the receiver is.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    frames: u64,
+    time: Duration,
+}
+
+impl Reading {
+    fn of(end: &End, napi: Pid) -> Result<Self> {
+        Ok(Self { frames: end.received()?, time: cpu::time_of(napi)? })
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self { frames: self.frames - before.frames, time: self.time.saturating_sub(before.time) }
+    }
+}

@@ -1,0 +1,137 @@
+//! What is measured: a program in the place of the guard, or rules behind it.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use guard_common::{Action, Reason};
+use guard_tests::wire::{
+    lab::End,
+    policy::{self, Addresses},
+    programs::{Guard, Simple},
+};
+use guard_user::kernel::link::Link;
+
+use crate::{flood::Family, nft::Nft, xdp_filter::XdpFilter};
+
+/// How to get programs of others.
+const NOT_INSTALLED: &str = "not installed (cargo xtask bench --install)";
+
+/// The cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Drops without a look.
+    DropAll,
+    /// Reads the headers, then drops.
+    ParseOnly,
+    /// The guard with a thousand sources.
+    Guard,
+    /// The guard with a hundred thousand.
+    GuardMany,
+    /// xdp-filter of xdp-tools.
+    XdpFilter,
+    /// nftables at the ingress of the device.
+    Nft,
+}
+
+impl Kind {
+    /// All, in the order of the table.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::DropAll, Self::ParseOnly, Self::Guard, Self::GuardMany, Self::XdpFilter, Self::Nft];
+
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::DropAll => "drop_all",
+            Self::ParseOnly => "parse_only",
+            Self::Guard => "guard, 1,000 listed,",
+            Self::GuardMany => "guard, 100,000 listed,",
+            Self::XdpFilter => "xdp-filter, 1,000 listed,",
+            Self::Nft => "nftables ingress, 1,000 listed,",
+        }
+    }
+
+    /// Whether others are compared with it.
+    pub(crate) fn is_base(self) -> bool {
+        matches!(self, Self::ParseOnly | Self::Guard | Self::XdpFilter)
+    }
+}
+
+/// A case, loaded.
+pub(crate) struct Subject {
+    /// Which one.
+    pub(crate) kind: Kind,
+    loaded: Option<Loaded>,
+    link: Option<Link>,
+}
+
+enum Loaded {
+    Simple(Simple, &'static str),
+    Guard(Box<Guard>),
+    XdpFilter(Box<XdpFilter>),
+    Nft(Nft),
+}
+
+impl Subject {
+    /// Loads what the case needs; not what is not installed.
+    pub(crate) fn load(kind: Kind, listed: &Addresses, object: &Path, end: &End) -> Result<Self> {
+        let simple = |name| Ok(Loaded::Simple(Simple::load(object, 0, &[name])?, name));
+        let loaded = match kind {
+            Kind::DropAll => Some(simple("drop_all")),
+            Kind::ParseOnly => Some(simple("parse_only")),
+            Kind::Guard | Kind::GuardMany => {
+                let policy = policy::compile(&end.device, listed, "    match: all\n");
+                Some(Guard::load(&policy, end).map(|guard| Loaded::Guard(Box::new(guard))))
+            }
+            Kind::XdpFilter => XdpFilter::object().map(|object| {
+                let filter = XdpFilter::load(&object, listed)?;
+                Ok(Loaded::XdpFilter(Box::new(filter)))
+            }),
+            Kind::Nft => Nft::new(&end.device, listed).map(|nft| Ok(Loaded::Nft(nft))),
+        };
+        Ok(Self { kind, loaded: loaded.transpose()?, link: None })
+    }
+
+    /// Why it cannot be measured, if it cannot.
+    pub(crate) fn missing(&self) -> Option<&'static str> {
+        self.loaded.is_none().then_some(NOT_INSTALLED)
+    }
+
+    /// Puts it in force.
+    pub(crate) fn attach(&mut self, end: &End) -> Result<()> {
+        let program = match &self.loaded {
+            Some(Loaded::Simple(simple, name)) => simple.program(name)?,
+            Some(Loaded::Guard(guard)) => guard.program()?,
+            Some(Loaded::XdpFilter(filter)) => filter.program()?,
+            Some(Loaded::Nft(nft)) => return nft.attach(end),
+            None => return Ok(()),
+        };
+        self.link = Some(end.attach(program)?);
+        Ok(())
+    }
+
+    /// Takes it away.
+    pub(crate) fn detach(&mut self, end: &End) -> Result<()> {
+        if let Some(Loaded::Nft(nft)) = &self.loaded {
+            nft.detach(end)?;
+        }
+        if let Some(link) = self.link.take() {
+            link.detach()?;
+        }
+        Ok(())
+    }
+
+    /// Frames that it says it has dropped for the reason of the case; none if it does not count.
+    pub(crate) fn dropped(&mut self, end: &End, family: Family) -> Result<Option<u64>> {
+        match &mut self.loaded {
+            Some(Loaded::Guard(guard)) => {
+                let counts = guard.counts()?;
+                let wanted = (Action::Drop, Reason::NotAllowed);
+                ensure!(counts.keys().all(|key| *key == wanted), "more than drops: {counts:?}");
+                Ok(Some(counts.get(&wanted).copied().unwrap_or(0)))
+            }
+            Some(Loaded::XdpFilter(filter)) => filter.dropped().map(Some),
+            Some(Loaded::Nft(nft)) => nft.dropped(end, family).map(Some),
+            Some(Loaded::Simple(..)) | None => Ok(None),
+        }
+    }
+}

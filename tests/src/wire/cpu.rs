@@ -1,0 +1,83 @@
+//! Who runs where, and how long.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use rustix::{
+    process::setpriority_process,
+    time::{ClockId, clock_gettime},
+};
+
+/// Before everything of ordinary priority, behind what keeps the machine alive.
+const NICE: i32 = -15;
+
+/// The CPUs of the two ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Cpus {
+    /// Where frames are sent.
+    pub sender: usize,
+    /// Where frames are judged.
+    pub receiver: usize,
+}
+
+impl Cpus {
+    /// The first and the last CPU that this process may use.
+    pub fn of_this_machine() -> Result<Self> {
+        let allowed = sched_getaffinity(Pid::this())?;
+        let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
+        let sender = cpus.next().context("a CPU")?;
+        let Some(receiver) = cpus.next_back() else { bail!("needs two CPUs, one for each end") };
+        Ok(Self { sender, receiver })
+    }
+}
+
+/// Keeps a thread on a CPU. 0 is the calling thread.
+pub fn pin(thread: Pid, cpu: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu)?;
+    sched_setaffinity(thread, &only).with_context(|| format!("pinning {thread} to CPU {cpu}"))
+}
+
+/// Puts a thread before those of ordinary priority. 0 is the calling thread.
+pub fn raise(thread: Pid) -> Result<()> {
+    setpriority_process(rustix::process::Pid::from_raw(thread.as_raw()), NICE)
+        .with_context(|| format!("raising the priority of {thread}"))
+}
+
+/// The calling thread.
+pub fn this_thread() -> Pid {
+    Pid::from_raw(0)
+}
+
+/// The kernel's thread that polls a device.
+pub fn napi_thread(device: &str) -> Result<Pid> {
+    let threads = kernel_threads(&format!("napi/{device}-"))?;
+    threads.first().copied().with_context(|| format!("no thread polls `{device}`"))
+}
+
+/// The kernel's threads whose names begin so.
+pub fn kernel_threads(prefix: &str) -> Result<Vec<Pid>> {
+    let found = fs::read_dir("/proc")?.filter_map(Result::ok).filter_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        name.starts_with(prefix).then_some(Pid::from_raw(number))
+    });
+    Ok(found.collect())
+}
+
+/// CPU time of a thread that sleeps; one that runs is behind by up to a tick.
+pub fn time_of(thread: Pid) -> Result<Duration> {
+    let file = Path::new("/proc").join(thread.to_string()).join("schedstat");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let run = text.split_whitespace().next().context("a CPU time")?;
+    Ok(Duration::from_nanos(run.parse()?))
+}
+
+/// CPU time of the calling thread.
+pub fn own_time() -> Result<Duration> {
+    Ok(Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))?)
+}

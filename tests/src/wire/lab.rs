@@ -1,0 +1,196 @@
+//! Two network namespaces with a cable between them: frames are judged in one, and come from the
+//! other.
+//!
+//! Nothing is left on the machine, however the process ends: [`enter`] moves it to a mount
+//! namespace of its own, where the names of the network namespaces and the pins of BPF objects lie
+//! on file systems that end with it.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+use guard_user::kernel::{link::Link, sys::Mode};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
+
+/// Where `ip netns` keeps names.
+const NAMES: &str = "/run/netns";
+/// Where BPF objects are pinned; of this process alone after [`enter`].
+const PINS: &str = "/sys/fs/bpf";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Gives this process file systems of its own for the names of namespaces and for pins. To be
+/// called before there is a second thread.
+pub fn enter() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("network namespaces and bpf(2) need root");
+    }
+    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("keeping our mounts to ourselves")?;
+    fs::create_dir_all(NAMES).context(NAMES)?;
+    for (kind, at) in [("tmpfs", NAMES), ("bpf", PINS)] {
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), none)
+            .with_context(|| format!("a {kind} of our own at {at}"))?;
+    }
+    Ok(())
+}
+
+/// An end of the cable.
+#[derive(Debug, Clone)]
+pub struct End {
+    namespace: String,
+    /// Name of the device. No other device of this machine has it: threads of the kernel are named
+    /// by it, and they have no namespaces.
+    pub device: String,
+}
+
+/// The two ends.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where frames come from.
+    pub sender: End,
+    /// Where frames are judged.
+    pub receiver: End,
+}
+
+impl Lab {
+    /// Connects two new namespaces.
+    pub fn new(mtu: u32) -> Result<Self> {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tg{}x{number}", std::process::id());
+        let end =
+            |side| End { namespace: format!("{name}{side}"), device: format!("{name}{side}") };
+        let lab = Self { sender: end("s"), receiver: end("r") };
+        for end in [&lab.sender, &lab.receiver] {
+            run(Command::new("ip").args(["netns", "add", &end.namespace]))?;
+            end.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+            end.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
+        }
+        let (sender, receiver, mtu) = (&lab.sender, &lab.receiver, mtu.to_string());
+        sender.ip(&[
+            "link",
+            "add",
+            &sender.device,
+            "mtu",
+            &mtu,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &receiver.device,
+            "netns",
+            &receiver.namespace,
+            "mtu",
+            &mtu,
+        ])?;
+        Ok(lab)
+    }
+
+    /// Brings both ends up.
+    pub fn up(&self) -> Result<()> {
+        for end in [&self.sender, &self.receiver] {
+            end.ip(&["link", "set", &end.device, "up"])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for end in [&self.sender, &self.receiver] {
+            // The device goes with its namespace.
+            let _ = Command::new("ip").args(["netns", "del", &end.namespace]).output();
+        }
+    }
+}
+
+impl End {
+    /// Runs something on a thread inside the namespace.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        // A namespace belongs to a thread, so one is spent on it.
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let file = File::open(Path::new(NAMES).join(&self.namespace))?;
+                setns(file.as_fd(), CloneFlags::CLONE_NEWNET).context("entering the namespace")?;
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A command inside the namespace.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace, program]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `ip` inside the namespace.
+    pub fn ip(&self, args: &[&str]) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.namespace]).args(args)).map(drop)
+    }
+
+    /// Sets a setting of the namespace.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        self.inside(|| fs::write(Path::new("/proc/sys").join(name), value).context(name.to_owned()))
+    }
+
+    /// Lets threads of their own poll the device, instead of whoever is interrupted.
+    pub fn thread_napi(&self) -> Result<()> {
+        let set = format!("echo 1 > /sys/class/net/{}/threaded", self.device);
+        run(self.command("sh").args(["-c", &set])).map(drop)
+    }
+
+    /// Index of the device.
+    pub fn index(&self) -> Result<u32> {
+        self.inside(|| Ok(nix::net::if_::if_nametoindex(self.device.as_str())?))
+    }
+
+    /// Frames that the device has received; on a veth with NAPI: that it has taken from the cable,
+    /// whatever became of them.
+    pub fn received(&self) -> Result<u64> {
+        let table = self.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let line = table
+            .lines()
+            .find_map(|line| line.trim_start().strip_prefix(&self.device)?.strip_prefix(':'));
+        let line = line.with_context(|| format!("`{}` in /proc/net/dev", self.device))?;
+        let packets = line.split_whitespace().nth(1).context("a number of packets")?;
+        Ok(packets.parse()?)
+    }
+
+    /// Attaches a program in native mode.
+    pub fn attach(&self, program: BorrowedFd<'_>) -> Result<Link> {
+        let pin = PathBuf::from(PINS).join(&self.device);
+        let index = self.index()?;
+        self.inside(|| Ok(Link::attach(program, &self.device, index, Mode::Native, &pin)?))
+    }
+}
+
+/// Runs a command; what it says.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command that reads a text; what it says.
+pub fn run_with(command: &mut Command, text: &str) -> Result<String> {
+    let mut input = tempfile::tempfile()?;
+    input.write_all(text.as_bytes())?;
+    std::io::Seek::rewind(&mut input)?;
+    run(command.stdin(Stdio::from(input)))
+}

@@ -1,0 +1,102 @@
+//! A node whose one service lets so many addresses in, and addresses that are and are not among
+//! them.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use guard_user::policy::{Bundle, compiled::CompiledPolicy};
+
+use crate::{random::Random, world};
+
+/// The guarded port.
+pub const PORT: u16 = 9091;
+/// The node's addresses.
+pub const NODE: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(10, 77, 0, 10), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10));
+/// The name of the service in counters.
+pub const SERVICE: &str = "scheduler";
+
+/// Different addresses of both families, scattered over what is unicast.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    /// IPv4.
+    pub v4: Vec<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Vec<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// So many that somebody may list, and so many that nobody does.
+    pub fn listed_and_not(listed: usize, unlisted: usize) -> (Self, Self) {
+        let mut random = Random::new(listed as u64);
+        let mut seen = BTreeSet::new();
+        let mut some = |count| {
+            let mut fresh = |make: fn(&mut Random) -> IpAddr| loop {
+                let address = make(&mut random);
+                if seen.insert(address) {
+                    return address;
+                }
+            };
+            let mut addresses = Self::default();
+            for _ in 0..count {
+                for make in [ipv4, ipv6] {
+                    match fresh(make) {
+                        IpAddr::V4(address) => addresses.v4.push(address),
+                        IpAddr::V6(address) => addresses.v6.push(address),
+                    }
+                }
+            }
+            addresses
+        };
+        (some(listed), some(unlisted))
+    }
+}
+
+fn ipv4(random: &mut Random) -> IpAddr {
+    // From 11.0.0.0 to 126.255.255.255: neither the node nor what cannot be a source.
+    let first = 11 + random.below(116);
+    let bits = (first as u64) << 24 | random.word() >> 40;
+    Ipv4Addr::from(u32::try_from(bits).unwrap_or(0)).into()
+}
+
+fn ipv6(random: &mut Random) -> IpAddr {
+    let bits = u128::from(random.word()) << 64 | u128::from(random.word());
+    // 2000::/3
+    Ipv6Addr::from(bits >> 3 | 1 << 125).into()
+}
+
+/// The tables of a node that lets these addresses reach [`PORT`]. `service` is more of what the
+/// service says.
+pub fn compile(device: &str, listed: &Addresses, service: &str) -> CompiledPolicy {
+    let texts = [("cluster.yaml", manifest(device, listed)), ("policy.yaml", policy(service))];
+    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
+    world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node")
+}
+
+fn manifest(device: &str, listed: &Addresses) -> String {
+    let (v4, v6) = NODE;
+    let mut text = format!(
+        "apiVersion: trainguard/v1\nkind: Cluster\nname: bench\ninterfaces: [{device}]\nnodes:\n\
+         \x20 - {{ name: node, addresses: [{v4}, \"{v6}\"], roles: [scheduler] }}\n\
+         policies: [policy.yaml]\nnetworks:\n  listed:\n"
+    );
+    let v4 = listed.v4.iter().copied().map(IpAddr::from);
+    let v6 = listed.v6.iter().copied().map(IpAddr::from);
+    for address in v4.chain(v6) {
+        let _ = writeln!(text, "    - \"{address}\"");
+    }
+    text
+}
+
+fn policy(service: &str) -> String {
+    format!(
+        "apiVersion: trainguard/v1\nkind: Policy\nname: bench\nservices:\n  - name: {SERVICE}\n\
+         \x20   roles: [scheduler]\n    ports: [tcp/{PORT}]\n    allow: {{ networks: [listed] }}\n\
+         \x20   mode: enforce\n{service}"
+    )
+}

@@ -1,0 +1,49 @@
+//! Rounds: every case once in each, in changing order, so that what the machine does besides hits
+//! all of them alike.
+
+use anyhow::Result;
+
+use crate::random::Random;
+
+/// Measures every case once a round; by case, what each round gave.
+///
+/// # Errors
+/// The first error of a measurement.
+pub fn interleaved<T>(
+    cases: usize,
+    rounds: usize,
+    mut measure: impl FnMut(usize) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let mut random = Random::new(1);
+    let mut results: Vec<Vec<T>> = (0..cases).map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for case in shuffled(cases, &mut random) {
+            results[case].push(measure(case)?);
+        }
+    }
+    Ok(results)
+}
+
+fn shuffled(count: usize, random: &mut Random) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for at in (1..count).rev() {
+        order.swap(at, random.below(at + 1));
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_has_its_turn_in_every_round() {
+        let mut order = Vec::new();
+        let results = interleaved(5, 3, |case| {
+            order.push(case);
+            Ok(case)
+        });
+        assert_eq!(results.unwrap(), (0..5).map(|case| vec![case; 3]).collect::<Vec<_>>());
+        assert_ne!(order[..5], order[5..10]);
+    }
+}
