@@ -2,7 +2,7 @@
 
 use crate::{
     flow::{Addr, Flow, Headers, Parsed},
-    limit::{self, Limiter},
+    limit::{self, Bucket, Limiter},
     observe::{Observer, Step},
     packet::Packet,
     parse::parse,
@@ -189,7 +189,7 @@ fn guarded(
         let Some(service) = tables.service(slot) else {
             return refuse(Reason::NotAllowed);
         };
-        let member = source.is_member().then(|| {
+        let number = if source.is_member() {
             // A member has a bucket at each service that it may reach and that limits sources.
             let before = tables.setting(Setting::PerSource) & bit.wrapping_sub(1);
             // Mostly this is the first one, and there is nothing to count.
@@ -199,8 +199,10 @@ fn guarded(
                 (before & (source.services | tables.setting(Setting::Any))).count_ones()
             };
             buckets.wrapping_add(rank)
-        });
-        let charged = limit::charge(service, kinds, slot, flow, member, len, limiter, observer);
+        } else {
+            Bucket::SHARED
+        };
+        let charged = limit::charge(service, kinds, slot, flow, number, len, limiter, observer);
         if let Err(reason) = charged {
             return refuse(reason);
         }

@@ -20,8 +20,15 @@ pub struct Bucket {
     pub slot: u8,
     /// The source.
     pub addr: Addr,
-    /// Of a member: the number of the bucket, which it shares with nobody.
-    pub member: Option<u32>,
+    /// Of a member: the number of the bucket, which it shares with nobody. [`Bucket::SHARED`] for
+    /// others. Not an option, whose number would be undefined where there is none: the compiler
+    /// copies it all the same, and the verifier refuses that.
+    pub number: u32,
+}
+
+impl Bucket {
+    /// The number of a bucket that belongs to no member.
+    pub const SHARED: u32 = u32::MAX;
 }
 
 /// Storage of bucket states, and the clock.
@@ -67,14 +74,14 @@ pub(crate) fn charge(
     kinds: u64,
     slot: u8,
     flow: &Flow,
-    member: Option<u32>,
+    number: u32,
     bytes: u32,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
     let packet = Charged { now: limiter.now(), kinds, opening: flow.opening, bytes: bytes.into() };
     if kinds & PER_SOURCE_KINDS != 0 && service.per_source.is_some() {
-        let states = limiter.states(&Bucket { slot, addr: flow.source, member });
+        let states = limiter.states(&Bucket { slot, addr: flow.source, number });
         let one = |unit, limit: &Limit, cost| {
             states.as_ref().is_some_and(|at| limiter.charge(at, unit, limit, packet.now, cost))
         };

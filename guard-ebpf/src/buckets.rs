@@ -77,10 +77,10 @@ impl<C: Clock> Limiter for Buckets<C> {
 
     #[inline(always)]
     fn states(&self, of: &Bucket) -> Option<*mut BucketStates> {
-        let Bucket { slot, addr, member } = *of;
-        match member {
-            Some(number) => TG_MEMBERS.get_ptr_mut(*TG_MEMBER_SLOTS.get(number)?),
-            None => TG_HASHED.get_ptr_mut(limit::hashed_bucket(hash_key(), slot, &addr)),
+        let Bucket { slot, addr, number } = *of;
+        match number {
+            Bucket::SHARED => TG_HASHED.get_ptr_mut(limit::hashed_bucket(hash_key(), slot, &addr)),
+            _ => TG_MEMBERS.get_ptr_mut(*TG_MEMBER_SLOTS.get(number)?),
         }
     }
 

@@ -53,10 +53,10 @@ impl Limiter for HostLimiter {
     }
 
     fn states(&self, of: &Bucket) -> Option<Key> {
-        let Bucket { slot, addr, member } = *of;
-        Some(match member {
-            Some(_) => Key::Member(MemberKey::new(slot, &addr)),
-            None => Key::Hashed(limit::hashed_bucket(self.key, slot, &addr)),
+        let Bucket { slot, addr, number } = *of;
+        Some(match number {
+            Bucket::SHARED => Key::Hashed(limit::hashed_bucket(self.key, slot, &addr)),
+            _ => Key::Member(MemberKey::new(slot, &addr)),
         })
     }
 
