@@ -71,7 +71,7 @@ fn by_policy(
                 (flow.source, Asked::Service(flow, slot))
             }
             Port::Tunnel => match unguarded(tables, true, observer) {
-                Some(passed) => return passed,
+                Some(decision) => return decision,
                 None => (flow.source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
             },
         },
@@ -84,7 +84,7 @@ fn by_policy(
         }
         Parsed::Portless { source, protocol } => {
             match unguarded(tables, tables.unpacks(protocol), observer) {
-                Some(passed) => return passed,
+                Some(decision) => return decision,
                 None => (source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
             }
         }
@@ -94,8 +94,8 @@ fn by_policy(
         Asked::Service(flow, slot) => {
             guarded(&flow, len, slot, known, buckets, tables, limiter, observer)
         }
-        Asked::Known(_, passed) if known.services != 0 => Decision::of_node(Action::Pass, passed),
-        Asked::Known(refused, _) => Decision::of_node(strictest(tables), refused),
+        Asked::Known(_, reason) if known.services != 0 => Decision::of_node(Action::Pass, reason),
+        Asked::Known(reason, _) => Decision::of_node(strictest(tables), reason),
     }
 }
 
@@ -182,8 +182,8 @@ fn guarded(
         return refuse(Reason::NotAllowed);
     };
     // Who is not allowed leaves no state: replies from strangers are not limited.
-    let limited = is(Setting::LimitsVolume) || (flow.opening && is(Setting::LimitsConnections));
-    if allowed && limited {
+    let has_limits = is(Setting::LimitsVolume) || (flow.opening && is(Setting::LimitsConnections));
+    if allowed && has_limits {
         let kinds = tables.setting(Setting::Kinds);
         // The compiler never points a port at an empty slot; if it did, nobody would be let in.
         let Some(service) = tables.service(slot) else {

@@ -65,7 +65,8 @@ impl<const N: usize> Fields for [u8; N] {
 #[inline(always)]
 fn part<const AT: usize, const LEN: usize, const N: usize>(bytes: &[u8; N]) -> [u8; LEN] {
     const { assert!(AT + LEN <= N, "a field beyond the bytes that were read") };
-    core::array::from_fn(|nth| bytes[AT + nth])
+    // Never the default, as was just asserted; it spares a way to panic.
+    core::array::from_fn(|nth| bytes.get(AT.wrapping_add(nth)).copied().unwrap_or_default())
 }
 
 /// A frame of which every read is a rare one.

@@ -161,7 +161,13 @@ pub struct Settings([u64; Setting::ALL.len()]);
 impl Settings {
     /// One of them.
     pub fn get(&self, setting: Setting) -> u64 {
-        self.0[setting as usize]
+        self.0.get(setting as usize).copied().unwrap_or_default()
+    }
+
+    fn set(&mut self, setting: Setting, bits: u64) {
+        if let Some(mask) = self.0.get_mut(setting as usize) {
+            *mask |= bits;
+        }
     }
 
     /// Adds a service in a slot.
@@ -179,11 +185,9 @@ impl Settings {
             (Setting::LimitsVolume, kinds & !connections != 0),
             (Setting::PerSource, per_source != 0),
         ] {
-            if holds {
-                self.0[setting as usize] |= bit;
-            }
+            self.set(setting, if holds { bit } else { 0 });
         }
-        self.0[Setting::Kinds as usize] |= kinds;
+        self.set(Setting::Kinds, kinds);
     }
 }
 

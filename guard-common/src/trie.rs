@@ -73,14 +73,12 @@ impl Key for [u64; 2] {
     type Padding = [u8; 5];
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "sixteen bits are left")]
     fn root(self) -> usize {
         let [high, _] = self;
         (high >> (64 - ROOT_BITS)) as usize
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "six bits are left")]
     fn slot(self) -> u32 {
         let [high, _] = self;
         (high >> (64 - STRIDE)) as u32

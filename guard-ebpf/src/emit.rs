@@ -51,7 +51,7 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
     entry.write(event(ctx, len, zero, verdict));
     // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest. Only
     // when so much waits that the timer may come too late is the reader told.
-    let flags = if waiting() > EVENT_RING_BYTES as u64 / 2 {
+    let flags = if waiting() > u64::from(EVENT_RING_BYTES / 2) {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

@@ -167,6 +167,8 @@ fn shape() {
         ("rate: 200/s", "rate: 200kB/s", &["15:33 TG111"]),
         ("rate: 200/s", "rate: 1.5k/s", &["15:33 TG006"]),
         ("burst: 1000", "burst: 0", &["15:47 TG111"]),
+        // Shorter than a tick of the limiter's clock: 10 ms at the longest.
+        ("rate: 200/s, burst: 1000", "rate: 200k/s, burst: 1999", &["15:48 TG111"]),
         ("burst: 1000", "burst: 7G", &["15:47 TG111"]),
         ("burst: 1000", "burst: 99999999999G", &["15:47 TG111"]),
         (", burst: 1000", "", &["15:27 TG102"]),
@@ -234,13 +236,16 @@ fn meaning() {
     assert_eq!(found, ["loaded", "p.yaml:15:20 TG210"]);
     let bytes = POLICY.replace(
         "newConnections: { rate: 200/s, burst: 1000 }",
-        "bytes: { rate: 1GB/s, burst: 9000B }",
+        "bytes: { rate: 500kB/s, burst: 9000B }",
     );
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &bytes)]);
-    assert_eq!(found, ["loaded", "p.yaml:15:38 TG211"]);
+    assert_eq!(found, ["loaded", "p.yaml:15:40 TG211"]);
+    // Exactly a tick's worth.
+    let tick = POLICY.replace("rate: 200/s, burst: 1000", "rate: 200k/s, burst: 2000");
+    assert_eq!(findings(&[("m.yaml", MANIFEST), ("p.yaml", &tick)]), ["loaded"]);
     let tiny = bytes.replace("9000B", "63B");
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &tiny)]);
-    assert_eq!(found, ["p.yaml:15:38 TG111"]);
+    assert_eq!(found, ["p.yaml:15:40 TG111"]);
 }
 
 #[test]

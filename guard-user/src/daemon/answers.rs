@@ -45,6 +45,7 @@ impl Guard {
             status.policy_hash = hexadecimal(&running.hash);
             status.cluster.clone_from(&running.facts.cluster);
             status.node.clone_from(&running.facts.node);
+            status.tables = running.facts.tables.clone();
             status.services = running.facts.services.values().cloned().collect();
             status.interfaces = self.links.status(&self.selection, running.generation.program_id());
         }

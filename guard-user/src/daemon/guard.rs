@@ -17,7 +17,7 @@ use super::{
     links::{AttachMode, Links},
     state::State,
     top::TopSources,
-    view::ServiceStatus,
+    view::{ServiceStatus, TableStatus},
     watch::Watch,
 };
 use crate::{
@@ -72,6 +72,7 @@ pub(super) struct Facts {
     pub(super) patterns: Vec<String>,
     pub(super) services: BTreeMap<u8, ServiceStatus>,
     pub(super) names: Vec<(Addr, String)>,
+    pub(super) tables: TableStatus,
 }
 
 /// A policy, ready to be put into force.
@@ -376,6 +377,13 @@ impl Guard {
             patterns,
             services,
             names: std::mem::take(&mut policy.names),
+            tables: TableStatus {
+                prefixes4: policy.sources4.len(),
+                prefixes6: policy.sources6.len(),
+                classes: policy.classes.len(),
+                members: policy.members.len(),
+                source_bytes: policy.source_bytes(),
+            },
         };
         Ok(Ready { policy, facts, tunnels })
     }

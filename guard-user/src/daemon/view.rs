@@ -46,6 +46,8 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// The services of this node.
     pub services: Vec<ServiceStatus>,
+    /// The tables of the running generation.
+    pub tables: TableStatus,
     /// Interfaces that are up and that nobody wants guarded; loopback is left out.
     pub unguarded: Vec<String>,
     /// Devices that unpack tunnels, as `name (kind)` or `name (kind, udp/PORT)`.
@@ -78,6 +80,21 @@ pub struct ServiceStatus {
     pub policy: String,
     /// `enforce` or `observe`.
     pub mode: String,
+}
+
+/// How large the tables of a generation are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// IPv4 prefixes, addresses of nodes included.
+    pub prefixes4: usize,
+    /// IPv6 prefixes, likewise.
+    pub prefixes6: usize,
+    /// Sets of services that a source may reach.
+    pub classes: usize,
+    /// Limiter states of members.
+    pub members: usize,
+    /// Bytes of the tables by which sources are found, in the kernel.
+    pub source_bytes: usize,
 }
 
 /// What passed and what was dropped, since the counters were made.

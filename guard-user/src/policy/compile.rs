@@ -25,7 +25,7 @@ use super::{
     placement::Placement,
     ports::claims,
     sources,
-    trie::{Item, Trie},
+    trie::{self, Item, Trie},
 };
 
 /// A policy that is too big for a node.
@@ -301,10 +301,9 @@ fn compile_sources(compiled: &mut CompiledPolicy) {
     compiled.trie4 = Trie::new(&items(&mut sources, &compiled.sources4));
     let items = |of: &mut Sources, table: &Table<[u8; 16]>| -> Vec<Item<[u64; 2]>> {
         let item = |(prefix, source): &(Prefix<[u8; 16]>, Source)| {
-            let bits = u128::from_be_bytes(prefix.addr);
-            let halves = [(bits >> 64) as u64, bits as u64];
-            let found = of.found(Addr::V6(halves), source);
-            Item { prefix: halves, len: prefix.len.into(), found }
+            let addr = trie::halves(u128::from_be_bytes(prefix.addr));
+            let found = of.found(Addr::V6(addr), source);
+            Item { prefix: addr, len: prefix.len.into(), found }
         };
         table.iter().map(item).collect()
     };

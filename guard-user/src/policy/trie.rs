@@ -1,11 +1,6 @@
 //! Compiling prefixes into the arrays that [`guard_common::trie`] walks.
 
-use std::net::IpAddr;
-
-use guard_common::{
-    Addr,
-    trie::{self, Entry, Found, Key, Leaf, Node, ROOT_BITS, ROOT_LEN, SLOTS, STRIDE},
-};
+use guard_common::trie::{self, Entry, Found, Key, Leaf, Node, ROOT_BITS, ROOT_LEN, SLOTS, STRIDE};
 
 /// A prefix and what is known of the addresses of which it is the longest one.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +26,7 @@ pub trait Family: Key + Default {
     /// Bits that two addresses share at the beginning.
     fn shared_bits(self, other: Self) -> u32;
     /// The first `len` bits, and zeros.
+    #[must_use]
     fn first_bits(self, len: u32) -> Self;
 }
 
@@ -50,12 +46,14 @@ impl Family for [u64; 2] {
     }
 
     fn first_bits(self, len: u32) -> Self {
-        let bits = whole(self) & !u128::MAX.checked_shr(len).unwrap_or(0);
-        match Addr::from(IpAddr::from(bits.to_be_bytes())) {
-            Addr::V6(halves) => halves,
-            Addr::V4(_) => unreachable!("sixteen octets are an IPv6 address"),
-        }
+        halves(whole(self) & !u128::MAX.checked_shr(len).unwrap_or(0))
     }
+}
+
+/// An IPv6 address as tries have it.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
+pub(super) fn halves(bits: u128) -> [u64; 2] {
+    [(bits >> 64) as u64, bits as u64]
 }
 
 fn whole([high, low]: [u64; 2]) -> u128 {
@@ -211,7 +209,7 @@ struct Region<'a, K> {
     class: u16,
 }
 
-impl<'a, K> Region<'a, K> {
+impl<K> Region<'_, K> {
     /// Without the prefix that is the region itself: it is the class of all that is in it.
     fn entered(self) -> Self {
         match self.items.split_first() {

@@ -1,6 +1,9 @@
 //! The status, for people.
 
-use crate::{daemon::view::Status, report};
+use crate::{
+    daemon::view::{Status, TableStatus},
+    report,
+};
 
 /// Prints it.
 pub fn print(status: &Status) {
@@ -29,6 +32,12 @@ fn text(status: &Status) -> String {
         let name = format!("{} ({})", service.name, service.policy);
         lines.push(format!("  service   {name:<25} {}", service.mode));
     }
+    let TableStatus { prefixes4, prefixes6, classes, members, source_bytes } = &status.tables;
+    lines.push(format!(
+        "  tables    {prefixes4} IPv4 and {prefixes6} IPv6 prefixes in {classes} classes, \
+         {} KiB; {members} limiter states",
+        source_bytes / 1024
+    ));
     for tunnel in &status.tunnels {
         lines.push(format!("  tunnel    {tunnel}"));
     }

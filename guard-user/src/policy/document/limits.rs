@@ -16,6 +16,9 @@ use super::{
 const MAX_FILL: u64 = 365 * 24 * 3600;
 /// Largest Ethernet frame in use, in bytes: a jumbo frame with header and tags.
 const JUMBO_FRAME: u64 = 9216;
+/// Longest tick of the clock that limits go by, in milliseconds: kernels tick 100 to 1000 times a
+/// second. Within a tick time stands still, and no more than a burst passes.
+const LONGEST_TICK_MS: u64 = 10;
 /// Smallest Ethernet frame, in bytes.
 const SMALLEST_FRAME: u64 = 64;
 
@@ -58,6 +61,22 @@ fn limit(walk: &mut Walk<'_>, node: &Node<'_>, what: &str, counted: Counted) -> 
     let fault = |message: String| Fault::new(code::AMOUNT, message).at(place);
     if burst == 0 {
         walk.out.push(fault("a burst of 0 lets nothing through, expected at least 1".into()));
+        return None;
+    }
+    let in_a_tick = rate.div_ceil(1000 / LONGEST_TICK_MS);
+    if burst < in_a_tick {
+        let message = format!(
+            "a burst of {burst} at {rate} per second is shorter than a tick of the limiter's clock \
+             ({LONGEST_TICK_MS} ms on some kernels), so the rate could not be reached, expected at \
+             least {in_a_tick}"
+        );
+        walk.out.push(fault(message).help(format!(
+            "write `burst: {in_a_tick}{}` or more",
+            match counted {
+                Counted::Things => "",
+                Counted::Bytes => "B",
+            }
+        )));
         return None;
     }
     if burst / rate >= MAX_FILL {
