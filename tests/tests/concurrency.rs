@@ -1,10 +1,22 @@
 //! Limits when several CPUs charge one bucket at once.
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use guard_common::{Action, Reason};
+use aya::{
+    TestRun as _,
+    programs::{TestRunOptions, Xdp, loaded_programs},
+};
+use aya_obj::programs::XdpAttachType;
+use guard_common::{Action, Reason, names};
 use guard_tests::{skip, text, world};
-use guard_user::kernel::generation::Generation;
+use guard_user::kernel::generation::{Generation, Maps, Options};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 const THREADS: usize = 4;
 const FRAMES: usize = 5_000;
@@ -49,5 +61,84 @@ fn several_cpus_get_no_more_than_the_burst() {
             judging.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
         assert_eq!(admitted, BURST, "{name} from {from}");
+    }
+}
+
+/// How long a flood lasts.
+const FLOOD: Duration = Duration::from_millis(600);
+/// The longest tick of the clock that limits go by.
+const TICK: Duration = Duration::from_millis(10);
+/// Packets a second, in the two policies below.
+const RATE: u64 = 20_000;
+const DEEP: u64 = 8_000;
+
+/// The program that is attached, its own clock, and every CPU flooding at once.
+#[test]
+fn a_flood_from_all_cpus_stays_within_the_limit() {
+    if skip::kernel("concurrency/flood").is_none() {
+        return;
+    }
+    for (name, from, batch) in [
+        ("limits-per-source", "10.77.0.20", 0_u128),
+        ("limits-per-source", "10.9.0.7", 0),
+        // 1/64 of the burst, up to 64.
+        ("limits-total", "10.77.0.20", 64),
+    ] {
+        let policy = world::named(name).compile_edited(|text| {
+            text.replace("rate: 10/s, burst: 5 ", &format!("rate: {RATE}/s, burst: {DEEP} "))
+        });
+        let options = Options { maps: Maps::Private, key: [1, 2], sampling: true };
+        let mut generation = Generation::load(&policy, &options).expect("the policy loads");
+        let mut shared = generation.shared().expect("the shared maps");
+        shared.set_interface(1, "lo").expect("a row");
+        for service in &policy.services {
+            shared.set_service(service.slot, &service.label).expect("a slot");
+        }
+        let frame =
+            text::frame(&format!("ipv4 from={from} / tcp to=9091 flags=S")).expect("a frame");
+        let began = Instant::now();
+        thread::scope(|scope| {
+            for cpu in 0..CPUS {
+                let (generation, frame) = (&generation, &frame);
+                scope.spawn(move || flood(generation, frame, cpu, began));
+            }
+        });
+        let lasted = began.elapsed() + TICK;
+        let counted = shared.counters().expect("the counters");
+        let admitted: u64 = counted
+            .iter()
+            .filter(|(_, verdict, _)| verdict.action == Action::Pass)
+            .map(|(_, _, counter)| counter.packets)
+            .sum();
+        let refused: u64 =
+            counted.iter().map(|(_, _, counter)| counter.packets).sum::<u64>() - admitted;
+        let budget = u128::from(RATE) * lasted.as_micros() / 1_000_000 + u128::from(DEEP);
+        let most = budget + batch * (CPUS as u128);
+        assert!(u128::from(admitted) <= most, "{name} from {from}: {admitted} of {most}");
+        assert!(
+            u128::from(admitted) >= budget / 2,
+            "{name} from {from}: only {admitted} of {budget}"
+        );
+        assert!(refused > admitted, "{name} from {from}: {refused} refused, that is no flood");
+    }
+}
+
+const CPUS: usize = 2;
+
+fn flood(generation: &Generation, frame: &[u8], cpu: usize, began: Instant) {
+    let mut set = CpuSet::new();
+    set.set(cpu).expect("a CPU");
+    // On a machine with one CPU both share it.
+    let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    let program = loaded_programs()
+        .filter_map(Result::ok)
+        .find(|program| program.id() == generation.program_id())
+        .expect("the program is loaded");
+    let program = Xdp::from_program_info(program, names::PROGRAM.into(), XdpAttachType::Interface)
+        .expect("an XDP program");
+    while began.elapsed() < FLOOD {
+        let options =
+            TestRunOptions { data_in: Some(frame), repeat: 20_000, ..TestRunOptions::default() };
+        program.test_run(options).expect("a test run");
     }
 }

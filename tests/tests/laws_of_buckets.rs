@@ -1,6 +1,6 @@
 //! What holds for every token bucket, whatever is charged and when.
 
-use guard_common::bucket::{Limit, TICKS_PER_SECOND, step};
+use guard_common::bucket::{Draw, Limit, MAX_TICKS, TICKS_PER_SECOND, draw, step};
 use proptest::prelude::*;
 
 /// A charge: (ticks since the last one, units).
@@ -167,5 +167,97 @@ proptest! {
         let second = u128::from(TICKS_PER_SECOND);
         let allowed = u128::from(rate) * u128::from(span) + u128::from(burst) * second;
         prop_assert!(admitted * second <= allowed, "{admitted} admitted in {span} ticks");
+    }
+
+    /// Whichever CPU sees a packet: over any time no more is admitted than the limit says, and what
+    /// the CPUs had in hand when it began, which is a batch each at most.
+    #[test]
+    fn cpus_that_draw_get_no_more_than_a_batch_each_besides(
+        rate in 1_u64..=1_000_000_000,
+        burst in 1_u64..100_000,
+        cpus in 1_usize..5,
+        packets in prop::collection::vec((0..TICKS_PER_SECOND / 100, 0_usize..5), 1..400),
+    ) {
+        let limit = Limit::per_unit(rate, burst).in_batches();
+        let mut state = 0;
+        let mut credits = vec![0; cpus];
+        let mut now = TICKS_PER_SECOND;
+        // When, and how much was in hand before.
+        let mut admitted = Vec::new();
+        for (pause, cpu) in packets {
+            now += pause;
+            let in_hand: u64 = credits.iter().sum();
+            let credit = &mut credits[cpu % cpus];
+            let before = (state, *credit);
+            let done = draw(&limit, state, *credit, now, limit.cost(1));
+            (state, *credit) = (done.state, done.credit);
+            prop_assert!(*credit <= limit.batch);
+            if done.admitted {
+                admitted.push((now, in_hand));
+            } else {
+                prop_assert_eq!((state, *credit), before, "a refusal only reads");
+            }
+        }
+        let second = u128::from(TICKS_PER_SECOND);
+        for (first, (start, in_hand)) in admitted.iter().enumerate() {
+            for (nth, (end, _)) in (1_u128..).zip(&admitted[first..]) {
+                let ticks = u128::from(end - start) + u128::from(limit.depth) + u128::from(*in_hand);
+                prop_assert!((nth - 1) * u128::from(limit.unit) <= ticks, "{nth} at {rate}/s");
+                let most = u128::from(rate) * u128::from(end - start)
+                    + (u128::from(burst) + (cpus as u128) * 64) * second;
+                prop_assert!(nth * second <= most, "{nth} at {rate}/s");
+            }
+        }
+    }
+
+    /// What is drawn is not lost: at one moment a burst is given out whole, when enough is asked for.
+    #[test]
+    fn a_burst_is_given_out_whole(
+        burst in 1_u64..20_000,
+        cpus in 1_usize..5,
+        order in prop::collection::vec(0_usize..5, 64),
+    ) {
+        let limit = Limit::per_unit(1_000, burst).in_batches();
+        let mut state = 0;
+        let mut credits = vec![0; cpus];
+        let mut admitted = 0;
+        let asked = order.iter().cycle().take(usize::try_from(burst).unwrap() + 400);
+        for cpu in asked.copied().chain((0..cpus).flat_map(|cpu| [cpu; 65])) {
+            let credit = &mut credits[cpu % cpus];
+            let done = draw(&limit, state, *credit, TICKS_PER_SECOND, limit.cost(1));
+            (state, *credit) = (done.state, done.credit);
+            admitted += u64::from(done.admitted);
+        }
+        prop_assert_eq!(admitted, burst);
+        prop_assert_eq!(credits.iter().sum::<u64>(), 0);
+    }
+
+    /// A bucket too small to be drawn from in batches is charged as any other.
+    #[test]
+    fn small_bursts_are_charged_one_by_one(rate in 1_u64..2_000_000, burst in 1_u64..128, state: u32, now: u32) {
+        let limit = Limit::per_unit(rate, burst).in_batches();
+        prop_assert_eq!(limit.batch, 0);
+        let step = step(&limit, state.into(), now.into(), limit.cost(1));
+        let expected = Draw { state: step.state, credit: 0, admitted: step.admitted };
+        prop_assert_eq!(draw(&limit, state.into(), 0, now.into(), limit.cost(1)), expected);
+    }
+
+    /// After a year without a packet, and after years of uptime, a bucket is full and no fuller.
+    #[test]
+    fn idle_for_a_year(rate in 1_u64..=1_000_000_000, burst in 1_u64..5_000, years in 1_u64..10) {
+        let year = 365 * 24 * 3600 * TICKS_PER_SECOND;
+        for limit in [Limit::per_unit(rate, burst), Limit::per_unit(rate, burst).in_batches()] {
+            let mut now = years * year;
+            prop_assert!(now < 2 * MAX_TICKS);
+            let (mut state, mut credit) = (now, 0);
+            now += year;
+            let mut admitted = 0;
+            for _ in 0..burst + 10 {
+                let done = draw(&limit, state, credit, now, limit.cost(1));
+                (state, credit) = (done.state, done.credit);
+                admitted += u64::from(done.admitted);
+            }
+            prop_assert_eq!(admitted, burst);
+        }
     }
 }

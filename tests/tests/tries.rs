@@ -1,0 +1,367 @@
+//! The compiled tries against longest-prefix match as it is defined, against the kernel's own trie,
+//! and in the kernel's program.
+#![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
+
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf, sync::Arc};
+
+use aya::maps::lpm_trie::{Key as LpmKey, LpmTrie};
+use guard_common::{
+    layout::{MAX_LEAVES, MAX_NODES, MAX_PREFIXES},
+    trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN},
+};
+use guard_tests::{
+    backend::{Backend as _, Host, Kernel},
+    random::{self, Random},
+    skip, text, world,
+};
+use guard_user::policy::{
+    Bundle,
+    trie::{Family, Item, Trie},
+};
+
+/// Sets of each family that are compared with the definition.
+const SETS: usize = 20_000;
+/// Sets that are compared with the kernel's trie.
+const KERNEL_SETS: usize = 400;
+/// Allowlists that the kernel's program judges by.
+const POLICIES: usize = 40;
+
+/// A prefix: its bits from the top of a word, and its length.
+type Prefix = (u128, u32);
+
+/// A family in the tests.
+trait Address: Family + std::fmt::Debug {
+    /// The address whose bits these are, from the top.
+    fn of(bits: u128) -> Self;
+}
+
+impl Address for u32 {
+    fn of(bits: u128) -> Self {
+        u32::try_from(bits >> 96).expect("32 bits")
+    }
+}
+
+impl Address for [u64; 2] {
+    fn of(bits: u128) -> Self {
+        [bits >> 64, bits & u128::from(u64::MAX)].map(|half| u64::try_from(half).expect("64 bits"))
+    }
+}
+
+fn mask(len: u32) -> u128 {
+    !u128::MAX.checked_shr(len).unwrap_or(0)
+}
+
+fn bits(random: &mut Random) -> u128 {
+    u128::from(random.word()) << 64 | u128::from(random.word())
+}
+
+/// Lengths about which tries are wrong, if they are: ends of the direct table, of nodes, of words
+/// and of addresses.
+fn length(random: &mut Random, most: u32) -> u32 {
+    const BORDERS: [u32; 24] = [
+        0, 1, 2, 15, 16, 17, 21, 22, 23, 24, 27, 28, 29, 31, 32, 48, 63, 64, 65, 66, 122, 126, 127,
+        128,
+    ];
+    let len = if random.chance(60) {
+        *random.pick(&BORDERS)
+    } else {
+        u32::try_from(random.below(129)).expect("a length")
+    };
+    len.min(most)
+}
+
+/// A set of prefixes, of one or several kinds: scattered, a cluster under one prefix, a chain of
+/// nested ones, neighbours.
+fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
+    let mut set = BTreeSet::new();
+    for _ in 0..random.below(4) {
+        let base = bits(random);
+        let len = length(random, most);
+        let count = random.below(*random.clone().pick(&[2, 10, 80]));
+        let kind = random.below(4);
+        for nth in 0..count {
+            let (bits, len) = match kind {
+                0 => (bits(random), length(random, most)),
+                1 => (base & mask(len) | bits(random) & !mask(len), length(random, most).max(len)),
+                2 => (base, length(random, most)),
+                _ => {
+                    let step = 1_u128.checked_shl(128 - len).unwrap_or(0);
+                    (base.wrapping_add(step.wrapping_mul(nth as u128)), len)
+                }
+            };
+            set.insert((bits & mask(len), len));
+        }
+    }
+    set
+}
+
+/// Few classes, so that neighbours often share one; hosts sometimes with buckets.
+fn items<K: Address>(set: &BTreeSet<Prefix>, random: &mut Random) -> Vec<Item<K>> {
+    let mut buckets = 0;
+    set.iter()
+        .map(|&(bits, len)| {
+            let class = u16::try_from(random.below(4)).expect("a class");
+            let has_buckets = len == K::BITS && random.chance(50);
+            buckets += u32::from(has_buckets);
+            let found = Found { class, buckets: if has_buckets { buckets } else { 0 } };
+            Item { prefix: K::of(bits), len, found }
+        })
+        .collect()
+}
+
+/// The longest prefix that holds the address, by looking at all of them.
+fn by_definition<K: Address>(items: &[Item<K>], key: K) -> Found {
+    let holding = items.iter().filter(|item| item.prefix == key.first_bits(item.len));
+    holding.max_by_key(|item| item.len).map_or(Found::default(), |item| item.found)
+}
+
+/// Addresses at the edges of the prefixes, near them, and anywhere.
+fn probes(set: &BTreeSet<Prefix>, random: &mut Random, most: u32) -> Vec<u128> {
+    let one = 1_u128 << (128 - most);
+    let mut probes = vec![0, u128::MAX, bits(random)];
+    for &(first, len) in set {
+        let last = first | !mask(len);
+        let near = first ^ 1_u128 << random.below(128);
+        probes.extend([first.wrapping_sub(one), first, last, last.wrapping_add(one), near]);
+    }
+    probes
+}
+
+#[test]
+fn a_trie_finds_the_longest_prefix() {
+    let seed = random::seed();
+    println!("TRAINGUARD_SEED={seed}");
+    let mut random = Random::new(seed);
+    let probed = finds_the_longest::<u32>(&mut random) + finds_the_longest::<[u64; 2]>(&mut random);
+    println!("{probed} addresses in {} sets", 2 * SETS);
+    assert!(probed > 100 * SETS, "only {probed} addresses");
+}
+
+fn finds_the_longest<K: Address>(random: &mut Random) -> usize {
+    let mut probed = 0;
+    for nth in 0..SETS {
+        let set = set(random, K::BITS);
+        let items = items::<K>(&set, random);
+        let trie = Trie::new(&items);
+        assert!(trie.nodes().len() <= 2 * items.len(), "set {nth}: {} nodes", trie.nodes().len());
+        assert!(
+            trie.leaves().len() <= 4 * items.len(),
+            "set {nth}: {} leaves",
+            trie.leaves().len()
+        );
+        for probe in probes(&set, random, K::BITS) {
+            let key = K::of(probe);
+            let expected = by_definition(&items, key);
+            assert_eq!(trie.find(key), expected, "set {nth}: {key:?} in {items:?}");
+            probed += 1;
+        }
+    }
+    probed
+}
+
+#[test]
+fn a_trie_agrees_with_the_kernels() {
+    if skip::kernel("a_trie_agrees_with_the_kernels").is_none() {
+        return;
+    }
+    let seed = random::seed();
+    println!("TRAINGUARD_SEED={seed}");
+    let mut random = Random::new(seed);
+    for _ in 0..KERNEL_SETS {
+        agrees::<u32, [u8; 4]>(&mut random, |key| key.to_be_bytes());
+        agrees::<[u64; 2], [u8; 16]>(&mut random, |[high, low]| {
+            (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
+        });
+    }
+}
+
+fn agrees<K: Address, O: aya::Pod>(random: &mut Random, octets: impl Fn(K) -> O) {
+    let set = set(random, K::BITS);
+    let items = items::<K>(&set, random);
+    let ours = Trie::new(&items);
+    let mut theirs: LpmTrie<_, O, [u32; 2]> =
+        LpmTrie::create(1 << 12, aya_obj::generated::BPF_F_NO_PREALLOC).expect("the kernel's trie");
+    for item in &items {
+        let found = [u32::from(item.found.class), item.found.buckets];
+        theirs.insert(&LpmKey::new(item.len, octets(item.prefix)), found, 0).expect("it fits");
+    }
+    for probe in probes(&set, random, K::BITS) {
+        let key = K::of(probe);
+        let found = theirs.get(&LpmKey::new(K::BITS, octets(key)), 0).unwrap_or_default();
+        let Found { class, buckets } = ours.find(key);
+        assert_eq!([u32::from(class), buckets], found, "{key:?} in {items:?}");
+    }
+}
+
+/// The walk in the kernel is the same code; that compiler, verifier and maps leave it so is seen
+/// here.
+#[test]
+fn the_program_walks_as_the_host_does() {
+    if skip::kernel("the_program_walks_as_the_host_does").is_none() {
+        return;
+    }
+    let seed = random::seed();
+    println!("TRAINGUARD_SEED={seed}");
+    let mut random = Random::new(seed);
+    for _ in 0..POLICIES {
+        // A policy says `any` instead of a prefix of no bits.
+        let some = |most| set(&mut random, most).into_iter().filter(|(_, len)| *len > 0);
+        let [four, six] = [32, 128].map(some).map(BTreeSet::from_iter);
+        let cidrs: Vec<String> = four.iter().map(cidr4).chain(six.iter().map(cidr6)).collect();
+        if cidrs.is_empty() {
+            continue;
+        }
+        let policy = policy(&cidrs, &mut random);
+        let mut host = Host::new(&policy);
+        let mut kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{error}"));
+        let four = probes(&four, &mut random, 32);
+        let six = probes(&six, &mut random, 128);
+        let from = four.iter().map(|bits| format!("ipv4 from={}", address4(*bits)));
+        for from in from.chain(six.iter().map(|bits| format!("ipv6 from={}", address6(*bits)))) {
+            let port = 1 + random.below(3);
+            let frame = text::frame(&format!("{from} / tcp to={port} flags=S")).expect("a frame");
+            let (of_host, of_kernel) = (host.judge(&frame, 1), kernel.judge(&frame, 1));
+            assert_eq!(of_host, of_kernel, "TRAINGUARD_SEED={seed}: {from} to {port}, {cidrs:?}");
+        }
+        assert_eq!(host.counts(), kernel.counts(), "TRAINGUARD_SEED={seed}");
+    }
+}
+
+fn address4(bits: u128) -> std::net::Ipv4Addr {
+    std::net::Ipv4Addr::from_bits(u32::of(bits))
+}
+
+fn address6(bits: u128) -> std::net::Ipv6Addr {
+    std::net::Ipv6Addr::from_bits(bits)
+}
+
+fn cidr4(&(bits, len): &Prefix) -> String {
+    format!("{}/{len}", address4(bits))
+}
+
+fn cidr6(&(bits, len): &Prefix) -> String {
+    format!("{}/{len}", address6(bits))
+}
+
+/// A policy of three services, each with some of the prefixes.
+fn policy(cidrs: &[String], random: &mut Random) -> guard_user::policy::compiled::CompiledPolicy {
+    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
+    for service in 1..=3 {
+        let some: Vec<String> = cidrs
+            .iter()
+            .filter(|_| random.chance(60))
+            .chain([&cidrs[0]])
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(|cidr| format!("\"{cidr}\""))
+            .collect();
+        write!(
+            text,
+            "  - name: s{service}\n    roles: [a]\n    ports: [tcp/{service}]\n    match: all\n    \
+             allow: {{ cidrs: [{}] }}\n    mode: enforce\n",
+            some.join(", ")
+        )
+        .expect("a string takes it");
+    }
+    let manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [lo]\nnodes:\n  \
+                    - { name: n, addresses: [10.77.0.10], roles: [a] }\npolicies: [p.yaml]\n";
+    let texts = [("c.yaml", manifest.to_owned()), ("p.yaml", text)];
+    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
+    world::compile(&world::load(&Bundle::new("c.yaml", texts)), "n")
+}
+
+/// As many prefixes as a policy may have, scattered and mixed as they are worst to store.
+#[test]
+fn a_million_prefixes_fit() {
+    let mut random = Random::new(1);
+    fits::<u32>(&mut random, 8);
+    fits::<[u64; 2]>(&mut random, 24);
+    let status = fs::read_to_string("/proc/self/status").expect("the process's status");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    println!("most memory of this process: {}", peak.trim());
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    assert!(kib < 1 << 20, "{kib} KiB");
+}
+
+fn fits<K: Address + Ord>(random: &mut Random, shortest: u32) {
+    let span = usize::try_from(K::BITS - shortest + 1).expect("a length");
+    let mut set = BTreeSet::new();
+    while set.len() < MAX_PREFIXES as usize {
+        let len = shortest + u32::try_from(random.below(span)).expect("a length");
+        set.insert((bits(random) & mask(len), len));
+    }
+    let items = items::<K>(&set, random);
+    drop(set);
+    let trie = Trie::new(&items);
+    println!(
+        "{} prefixes of {} bits: {} nodes, {} leaves, {} KiB",
+        items.len(),
+        K::BITS,
+        trie.nodes().len(),
+        trie.leaves().len(),
+        trie.bytes() / 1024
+    );
+    assert!(trie.nodes().len() <= MAX_NODES as usize);
+    assert!(trie.leaves().len() <= MAX_LEAVES as usize);
+    for item in items.iter().step_by(997) {
+        let found = trie.find(item.prefix);
+        let longest = items.partition_point(|other| other.prefix <= item.prefix);
+        let same = items[..longest].iter().rev().find(|other| other.prefix == item.prefix);
+        assert_eq!(Some(found), same.map(|other| other.found));
+    }
+}
+
+/// Arrays of anything at all.
+struct Garbage {
+    nodes: Vec<Node>,
+    leaves: Vec<Leaf<[u64; 2]>>,
+    root: Vec<Entry>,
+}
+
+impl Arrays<[u64; 2]> for Garbage {
+    fn root(&self, index: usize) -> Option<Entry> {
+        self.root.get(index % self.root.len()).copied()
+    }
+    fn node(&self, index: u32) -> Option<&Node> {
+        self.nodes.get(index as usize)
+    }
+    fn leaf(&self, index: u32) -> Option<&Leaf<[u64; 2]>> {
+        self.leaves.get(index as usize)
+    }
+}
+
+#[test]
+fn a_walk_ends_whatever_the_arrays_hold() {
+    let mut random = Random::new(random::seed());
+    for _ in 0..20_000 {
+        let entry = |random: &mut Random| match random.below(3) {
+            0 => Entry::class(random.short()),
+            1 => Entry::leaf(u32::try_from(random.below(12)).expect("an index")),
+            _ => Entry::node(u32::try_from(random.below(12)).expect("an index")),
+        };
+        let garbage = Garbage {
+            nodes: (0..10)
+                .map(|_| Node {
+                    children: random.word(),
+                    leaves: random.word(),
+                    first_child: u32::from(random.byte() % 4),
+                    first_leaf: random.byte().into(),
+                    class: random.short().into(),
+                    padding: 0,
+                })
+                .collect(),
+            leaves: (0..10)
+                .map(|_| Leaf {
+                    prefix: [random.word(), 0],
+                    inside: entry(&mut random),
+                    buckets: 0,
+                    outside: random.short(),
+                    len: random.byte(),
+                    ..Leaf::default()
+                })
+                .collect(),
+            root: (0..ROOT_LEN.min(64)).map(|_| entry(&mut random)).collect(),
+        };
+        trie::find(&garbage, [random.word(), random.word()]);
+    }
+}
