@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guard_common::layout::LAYOUT_VERSION;
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -230,6 +231,11 @@ impl Node {
     /// The pin directory.
     pub fn pins(&self) -> PathBuf {
         self.path("bpf").join("guard")
+    }
+
+    /// Where the pins of this version's layout are.
+    pub fn own_pins(&self) -> PathBuf {
+        self.pins().join(format!("v{LAYOUT_VERSION}"))
     }
 
     /// Starts the daemon and waits until it answers.

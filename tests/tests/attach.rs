@@ -98,7 +98,7 @@ fn pins_of_another_layout_are_refused_with_every_difference() {
     node.wait("enforcing", enforcing);
     node.signal("TERM");
     // As an older version might have left them.
-    let pins = node.pins().join("v1");
+    let pins = node.own_pins();
     fs::rename(pins.join("TG_TOTALS"), pins.join("swap")).expect("renaming a pin");
     fs::rename(pins.join("TG_LABELS"), pins.join("TG_TOTALS")).expect("renaming a pin");
     fs::rename(pins.join("swap"), pins.join("TG_LABELS")).expect("renaming a pin");
@@ -117,7 +117,7 @@ fn a_live_guard_of_another_layout_version_is_not_thrown_out() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.signal("TERM");
-    fs::rename(node.pins().join("v1"), node.pins().join("v0")).expect("renaming the pins");
+    fs::rename(node.own_pins(), node.pins().join("v0")).expect("renaming the pins");
     let output = node.start_in_vain(&[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");

@@ -37,7 +37,7 @@ fn without_any_interface_the_daemon_does_not_start() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("eth9: there is no such interface"), "{said}");
-    assert!(!node.pins().join("v1").exists(), "nothing is left behind");
+    assert!(!node.own_pins().exists(), "nothing is left behind");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn what_was_taken_away_is_put_back() {
     node.wait("enforcing", enforcing);
     node.assert_guarded();
     let counted = node.packets("not_allowed");
-    let link = node.pins().join("v1/link-eth0");
+    let link = node.own_pins().join("link-eth0");
     for everything in [false, true] {
         if everything {
             fs::remove_dir_all(node.pins()).expect("removing all pins");
@@ -180,7 +180,7 @@ fn maps_without_pins_are_pinned_before_the_next_generation() {
     node.assert_guarded();
     let counted = node.packets("not_allowed");
     for map in ["TG_COUNTERS", "TG_LABELS", "TG_MEMBERS"] {
-        fs::remove_file(node.pins().join("v1").join(map)).expect("removing a pin");
+        fs::remove_file(node.own_pins().join(map)).expect("removing a pin");
     }
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     node.wait("the next generation", |status| status["generation"] == 2);
@@ -212,7 +212,7 @@ fn detaching_works_with_and_without_the_daemon() {
     node.assert_guarded();
     assert_eq!(detach(&node), Some(0));
     assert!(node.answers(STRANGER[0], PORT));
-    assert!(!node.pins().join("v1").exists(), "the maps are gone, too");
+    assert!(!node.own_pins().exists(), "the maps are gone, too");
     let code = node.trainguard(&["status"]).output().expect("status").status.code();
     assert_eq!(code, Some(3), "nobody to ask");
 }

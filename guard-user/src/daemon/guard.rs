@@ -414,7 +414,13 @@ impl Guard {
         self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
-        let mut generation = Generation::load(&policy, &options)?;
+        let had_maps = self.pins.has_maps();
+        let mut generation = Generation::load(&policy, &options).inspect_err(|_| {
+            // What was pinned before it failed guards nothing and counts nothing.
+            if !had_maps && let Err(error) = self.pins.remove_maps() {
+                tracing::error!("{error}");
+            }
+        })?;
         let mut shared = generation.shared()?;
         if self.maps.is_none() {
             self.maps = Some(self.pins.hold_maps()?);
