@@ -9,6 +9,10 @@ pub const TICKS_PER_NS: u64 = 16;
 /// Ticks in one second.
 pub const TICKS_PER_SECOND: u64 = 16_000_000_000;
 
+/// Longest timer tick of a kernel, in nanoseconds: kernels tick 100 to 1000 times a second. The clock
+/// of limits goes on by these ticks. Within one, no more than a burst passes.
+pub const LONGEST_TICK_NS: u64 = 10_000_000;
+
 /// No bucket is deeper and nothing costs more, in ticks: 4.5 years. Keeps sums from overflowing.
 pub const MAX_TICKS: u64 = 1 << 61;
 

@@ -169,8 +169,9 @@ impl Headers {
         Self { facts: NOT_IP << KIND_BIT, source: [0; 2], source_port: 0 }
     }
 
+    /// Headers that cannot be read, for this reason.
     #[inline(always)]
-    pub(crate) fn unparsed(reason: Reason) -> Self {
+    pub fn unparsed(reason: Reason) -> Self {
         Self {
             facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT,
             source: [0; 2],

@@ -93,8 +93,8 @@ pub(crate) fn charge(
 
 /// The kinds of limit per source, in [`Setting::Kinds`](crate::tables::Setting::Kinds).
 const PER_SOURCE_KINDS: u64 = 0b111;
-/// Where the kinds in total begin.
-const TOTAL_KINDS_BIT: u32 = 3;
+/// Where the kinds in total begin, likewise.
+pub const TOTAL_KINDS_BIT: u32 = 3;
 
 const PER_SOURCE: [Reason; 3] =
     [Reason::LimitNewConnections, Reason::LimitPackets, Reason::LimitBytes];

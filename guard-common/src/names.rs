@@ -85,5 +85,8 @@ pub const GLOBAL_KEY: [&str; 2] = ["TG_KEY0", "TG_KEY1"];
 /// Read-only globals, `u64` each: bit `n % 64` of word `n / 64` is set if a device of this node
 /// unpacks IP protocol `n`.
 pub const GLOBAL_UNPACKS: [&str; 4] = ["TG_UNPACKS0", "TG_UNPACKS1", "TG_UNPACKS2", "TG_UNPACKS3"];
+/// Read-only global, `u64`: ticks of the limiter's clock (see [`crate::bucket`]) in a timer tick of the
+/// kernel.
+pub const GLOBAL_JIFFY: &str = "TG_JIFFY";
 /// Read-only global, `u64`: whether drop events are sampled.
 pub const GLOBAL_SAMPLING: &str = "TG_SAMPLING_ON";

@@ -20,6 +20,12 @@ pub trait Packet {
         self.read(at)
     }
 
+    /// Whether the frame is long enough to end at offset `end` or behind it.
+    #[inline(always)]
+    fn reaches(&self, end: u32) -> bool {
+        end <= self.len()
+    }
+
     /// Whether the frame has no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -84,6 +90,11 @@ impl<P: Packet> Packet for Rarely<'_, P> {
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<P::Bytes<N>> {
         self.0.read_rare(at)
+    }
+
+    #[inline(always)]
+    fn reaches(&self, end: u32) -> bool {
+        self.0.reaches(end)
     }
 }
 

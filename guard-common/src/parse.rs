@@ -108,7 +108,7 @@ fn ipv4_body(
 ) -> Headers {
     let total_len = u32::from(header.be16::<2>());
     let end = at.wrapping_add(total_len);
-    if total_len < header_len || end > packet.len() {
+    if total_len < header_len || !packet.reaches(end) {
         return Headers::unparsed(Reason::MalformedIp);
     }
     let source = Addr::V4(header.be32::<12>());
@@ -133,7 +133,7 @@ fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     let start = at.wrapping_add(wire::IPV6_LEN);
     // A jumbogram (RFC 2675) says 0 here, so its headers lie beyond the end and are refused.
     let end = start.wrapping_add(header.be16::<4>().into());
-    if header.u8::<0>() >> 4 != 6 || end > packet.len() {
+    if header.u8::<0>() >> 4 != 6 || !packet.reaches(end) {
         return Headers::unparsed(Reason::MalformedIp);
     }
     let source = Addr::V6([header.be64::<8>(), header.be64::<16>()]);

@@ -28,6 +28,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
+use crate::frame::Received;
+
 /// Addresses of a table. A power of two, and more than hosts are ever listed in a benchmark.
 const SOURCES: u32 = 1 << 18;
 /// Where the source lies in a packet without VLAN tags: RFC 791 section 3.1, RFC 8200 section 3.
@@ -63,8 +65,7 @@ fn pass_all(_ctx: XdpContext) -> u32 {
 /// Parses as the guard does, and drops.
 #[xdp(frags)]
 fn parse_only(ctx: XdpContext) -> u32 {
-    let (len, zero) = frame::len(&ctx);
-    let headers = frame::parse(&ctx, len as u32, zero);
+    let Received { headers, .. } = frame::receive(&ctx, false);
     let [high, low] = headers.source;
     // What was parsed decides the result, so that the compiler cannot leave it out. No packet of a
     // benchmark gives this sum.

@@ -12,30 +12,49 @@ use aya_ebpf::{
     helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use guard_common::{Packet, Silent, flow::Headers, packet::Fields};
+use guard_common::{Packet, Reason, Silent, flow::Headers, packet::Fields};
 
-/// Length of the frame over all buffers, in bytes, and a zero that the verifier does not know to
-/// be one. `data_end - data` is only the length of the first buffer, and the verifier refuses the
-/// subtraction without `CAP_PERFMON`.
-#[inline(always)]
-pub(crate) fn len(ctx: &XdpContext) -> (u64, u64) {
-    // SAFETY: the context is the one that the kernel passed to this program.
-    let len = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) };
-    (len, opaque(len) >> 32)
+/// A received frame: what is in front, and how long it is.
+pub(crate) struct Received {
+    /// The headers.
+    pub(crate) headers: Headers,
+    /// Length over all buffers, in bytes.
+    pub(crate) len: u64,
+    /// A zero that the verifier does not know to be one.
+    pub(crate) zero: u64,
 }
 
-/// Reads the headers of the frame.
+/// Lengths of a first buffer that are taken for the length of the frame, in bytes: from the
+/// shortest frame of Ethernet to one that fills an MTU of 1500, with room for tags. No driver
+/// gives such a frame several buffers, except to part headers from what follows them; and then the
+/// IP header tells of bytes that are not here.
+const ONE_BUFFER: core::ops::RangeInclusive<u64> = 60..=1536;
+
+/// Reads the headers of the frame. Asks the kernel for its length where it may have more than one
+/// buffer, or where `exact` says so: the helper is a call, and calls are what costs.
+///
+/// The verifier allows to subtract packet pointers with `CAP_PERFMON` only.
 #[inline(always)]
-pub(crate) fn parse(ctx: &XdpContext, len: u32, zero: u64) -> Headers {
+pub(crate) fn receive(ctx: &XdpContext, exact: bool) -> Received {
     let (start, end) = (ctx.data(), ctx.data_end());
-    let headers = if start + FRONT > end {
-        parse_whole(ctx, len)
+    let front = opaque((end - start) as u64);
+    let zero = front >> 32;
+    let linear = Linear { start, end, len: front as u32, missed: Cell::new(false) };
+    let mut headers = if start + FRONT > end {
+        linear.missed.set(true);
+        Headers::unparsed(Reason::Undecodable)
     } else {
-        let linear = Linear { start, end, len, missed: Cell::new(false) };
-        let headers = written(guard_common::parse(&linear, &mut Silent));
-        if linear.missed.get() { parse_whole(ctx, len) } else { headers }
+        written(guard_common::parse(&linear, &mut Silent))
     };
-    headers.masked(zero)
+    let mut len = front;
+    if exact || linear.missed.get() || !ONE_BUFFER.contains(&front) {
+        // SAFETY: the context is the one that the kernel passed to this program.
+        len = unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) };
+        if linear.missed.get() {
+            headers = parse_whole(ctx, len as u32);
+        }
+    }
+    Received { headers: headers.masked(zero), len, zero }
 }
 
 /// Reads the headers of the frame wherever they lie. A function of its own: it is rarely called,
@@ -91,6 +110,7 @@ const FRONT: usize = 54;
 struct Linear {
     start: usize,
     end: usize,
+    /// Length of this buffer, in bytes.
     len: u32,
     missed: Cell<bool>,
 }
@@ -138,6 +158,16 @@ impl Packet for Linear {
     #[inline(always)]
     fn len(&self) -> u32 {
         self.len
+    }
+
+    /// A frame may go on behind its first buffer.
+    #[inline(always)]
+    fn reaches(&self, end: u32) -> bool {
+        let reaches = end <= self.len;
+        if !reaches {
+            self.missed.set(true);
+        }
+        reaches
     }
 
     #[inline(always)]

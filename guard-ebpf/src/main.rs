@@ -25,14 +25,15 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use guard_common::{Action, Silent, decide};
 
 use crate::{
-    buckets::{Buckets, Clock, Coarse, Still},
+    buckets::{Buckets, Clock, Jiffies, Still},
+    frame::Received,
     maps::Maps,
 };
 
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    if run(&ctx, Coarse) & 0xff == Action::Drop as u32 {
+    if run(&ctx, Jiffies) & 0xff == Action::Drop as u32 {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
@@ -49,8 +50,7 @@ fn guard_verdict(ctx: XdpContext) -> u32 {
 /// one that limits go by.
 #[inline(always)]
 fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
-    let (len, zero) = frame::len(ctx);
-    let headers = frame::parse(ctx, len as u32, zero);
+    let Received { headers, len, zero } = frame::receive(ctx, maps::limits_bytes());
     let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);
     let verdict = decision.packed;
     #[cfg(feature = "log")]

@@ -18,8 +18,8 @@ use guard_common::{
         LABELS, Label, MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey,
         PORT_TABLE_LEN, Sampling,
     },
-    limit::HASHED_BUCKETS,
-    tables::{Port, Service, Setting, Source},
+    limit::{self, HASHED_BUCKETS},
+    tables::{Port, Service, Setting, Source, Unit},
     trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN},
     verdict::{MAX_SERVICES, Reason},
 };
@@ -138,12 +138,27 @@ static TG_UNPACKS2: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_UNPACKS3: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
+static TG_JIFFY: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 static TG_SAMPLING_ON: Global<u64> = Global::new(0);
 
 /// The secret key of hashed buckets.
 #[inline(always)]
 pub(crate) fn hash_key() -> [u64; 2] {
     [TG_KEY0.load(), TG_KEY1.load()]
+}
+
+/// Ticks of the limiter's clock in a timer tick of the kernel.
+#[inline(always)]
+pub(crate) fn ticks_in_a_jiffy() -> u64 {
+    TG_JIFFY.load()
+}
+
+/// Whether some service limits bytes.
+#[inline(always)]
+pub(crate) fn limits_bytes() -> bool {
+    let both = 1 << Unit::Bytes as u64;
+    TG_KINDS.load() & (both | both << limit::TOTAL_KINDS_BIT) != 0
 }
 
 /// Whether drop events are wanted.

@@ -3,6 +3,7 @@
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
+    time::Duration,
 };
 
 use aya::{
@@ -11,12 +12,13 @@ use aya::{
     programs::{TestRunOptions, Xdp},
 };
 use guard_common::{
-    bucket::TICKS_PER_NS,
+    bucket::{LONGEST_TICK_NS, TICKS_PER_NS},
     layout::{BucketStates, MemberKey},
     names,
     tables::{Service, Setting},
     verdict::Verdict,
 };
+use nix::time::{ClockId, clock_getres};
 
 use super::{error::KernelError, members, shared::Shared};
 use crate::{object::kernel_object, policy::compiled::CompiledPolicy};
@@ -91,7 +93,7 @@ impl Generation {
         program: &str,
     ) -> Result<Self, KernelError> {
         let object = require_kernel_object()?;
-        let globals = Globals::new(policy, options);
+        let globals = Globals::new(policy, options)?;
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader);
         loader.override_global(names::GLOBAL_PORTS, policy.ports.as_slice(), true);
@@ -227,13 +229,16 @@ impl XdpMd {
 struct Globals(Vec<(&'static str, u64)>);
 
 impl Globals {
-    fn new(policy: &CompiledPolicy, options: &Options) -> Self {
+    fn new(policy: &CompiledPolicy, options: &Options) -> Result<Self, KernelError> {
         let settings = Setting::ALL.map(|setting| policy.settings.get(setting));
-        let mut globals = vec![(names::GLOBAL_SAMPLING, u64::from(options.sampling))];
+        let mut globals = vec![
+            (names::GLOBAL_SAMPLING, u64::from(options.sampling)),
+            (names::GLOBAL_JIFFY, jiffy()?),
+        ];
         globals.extend(names::GLOBAL_SETTINGS.into_iter().zip(settings));
         globals.extend(names::GLOBAL_KEY.into_iter().zip(options.key));
         globals.extend(names::GLOBAL_UNPACKS.into_iter().zip(policy.unpacks));
-        Self(globals)
+        Ok(Self(globals))
     }
 
     fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
@@ -241,6 +246,21 @@ impl Globals {
             loader.override_global(name, value, true);
         }
     }
+}
+
+/// Ticks of the limiter's clock in a timer tick of this kernel, which is the resolution of its coarse
+/// clocks (`KTIME_LOW_RES`, include/linux/hrtimer_defs.h).
+fn jiffy() -> Result<u64, KernelError> {
+    let what = "asking how often the kernel's timer ticks";
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_err(|error| KernelError::of(what, error))?;
+    let ns = u64::try_from(Duration::from(tick).as_nanos()).unwrap_or(0);
+    // As long as the compiler of policies reckons with, at most: shorter bursts were refused.
+    if !(1..=LONGEST_TICK_NS).contains(&ns) {
+        let message = format!("{what}: every {ns} ns, expected up to {LONGEST_TICK_NS}");
+        return Err(KernelError::new(message));
+    }
+    Ok(ns * TICKS_PER_NS)
 }
 
 fn entries(prefixes: usize) -> u32 {

@@ -1,6 +1,6 @@
 //! The limits of a service, from their tree.
 
-use guard_common::bucket::Limit;
+use guard_common::bucket::{LONGEST_TICK_NS, Limit};
 
 use super::{
     super::{
@@ -16,9 +16,8 @@ use super::{
 const MAX_FILL: u64 = 365 * 24 * 3600;
 /// Largest Ethernet frame in use, in bytes: a jumbo frame with header and tags.
 const JUMBO_FRAME: u64 = 9216;
-/// Longest tick of the clock that limits go by, in milliseconds: kernels tick 100 to 1000 times a
-/// second. Within a tick time stands still, and no more than a burst passes.
-const LONGEST_TICK_MS: u64 = 10;
+/// Longest tick of the clock that limits go by, in milliseconds.
+const LONGEST_TICK_MS: u64 = LONGEST_TICK_NS / 1_000_000;
 /// Smallest Ethernet frame, in bytes.
 const SMALLEST_FRAME: u64 = 64;
 
