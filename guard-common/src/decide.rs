@@ -141,7 +141,8 @@ fn strictest(tables: &impl Tables) -> Action {
 #[inline(always)]
 fn look_up(tables: &impl Tables, addr: &Addr, observer: &mut impl Observer) -> (Source, u32) {
     let Found { class, buckets } = tables.find(addr);
-    let found = tables.class(class);
+    // What is known of the unknown needs no look-up.
+    let found = if class == 0 { Source::default() } else { tables.class(class) };
     observer.note(Step::Source { addr: *addr, found });
     (found, buckets)
 }

@@ -24,31 +24,25 @@ pub fn transport(protocol: u8) -> Option<Transport> {
 /// read: [`Reason::Undecodable`], [`Reason::MalformedIp`], [`Reason::TooManyHeaders`] or
 /// [`Reason::MalformedL4`].
 #[inline(always)]
-pub fn parse(packet: &impl Packet, observer: &mut impl Observer) -> Headers {
-    let at = wire::ETHERTYPE_AT;
-    let Some(ethertype) = ethertype_at(packet, at) else {
+pub fn parse<P: Packet>(packet: &P, observer: &mut impl Observer) -> Headers {
+    let mut at = wire::ETHERTYPE_AT;
+    let Some(mut ethertype) = ethertype_at(packet, at) else {
         return Headers::unparsed(Reason::Undecodable);
     };
-    // Apart from the others: here every offset is a constant.
-    if !is_vlan(ethertype) {
+    if P::KNOWN_OFFSETS_ARE_CHEAP && !is_vlan(ethertype) {
         return ip(packet, at, 0, ethertype, observer);
     }
-    tagged(packet, observer)
-}
-
-#[inline(always)]
-fn tagged(packet: &impl Packet, observer: &mut impl Observer) -> Headers {
-    let mut at = wire::ETHERTYPE_AT;
-    for tags in 1..=wire::MAX_VLAN_TAGS {
+    let mut tags = 0_u32;
+    while is_vlan(ethertype) {
         at = at.wrapping_add(wire::VLAN_TAG_LEN);
-        let Some(ethertype) = ethertype_at(packet, at) else {
+        tags = tags.wrapping_add(1);
+        let next = if tags > wire::MAX_VLAN_TAGS { None } else { ethertype_at(packet, at) };
+        let Some(next) = next else {
             return Headers::unparsed(Reason::Undecodable);
         };
-        if !is_vlan(ethertype) {
-            return ip(packet, at, tags, ethertype, observer);
-        }
+        ethertype = next;
     }
-    Headers::unparsed(Reason::Undecodable)
+    ip(packet, at, tags, ethertype, observer)
 }
 
 /// What follows the tags.
@@ -81,14 +75,13 @@ fn ethertype_at(packet: &impl Packet, at: u32) -> Option<u16> {
 
 /// RFC 791.
 #[inline(always)]
-fn ipv4(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers {
+fn ipv4<P: Packet>(packet: &P, at: u32, observer: &mut impl Observer) -> Headers {
     // Version to source address; what follows is not looked at.
     let Some(header) = packet.read::<16>(at) else {
         return Headers::unparsed(Reason::MalformedIp);
     };
     let version_ihl = header.u8::<0>();
-    // Without options all offsets are constants. Nearly all packets have none.
-    if version_ihl == 0x45 {
+    if P::KNOWN_OFFSETS_ARE_CHEAP && version_ihl == 0x45 {
         return ipv4_body(packet, &header, at, wire::IPV4_MIN_LEN, observer);
     }
     let header_len = u32::from(version_ihl & 0x0f).wrapping_mul(4);

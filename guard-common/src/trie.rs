@@ -211,6 +211,10 @@ pub trait Arrays<K: Key> {
 #[expect(clippy::cast_possible_truncation, reason = "classes are 16 bits wide")]
 pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
     let mut entry = arrays.root(key.root()).unwrap_or_default();
+    // Before the loop: most strangers end here.
+    if entry.kind() == CLASS {
+        return Found { class: entry.0 as u16, buckets: 0 };
+    }
     // What is not resolved yet. Not a depth, which the verifier would follow through every way.
     let mut rest = key.skip(ROOT_BITS);
     // A leaf can follow the last node.
