@@ -1,7 +1,7 @@
 //! The order of checks, and nothing else.
 
 use crate::{
-    flow::{Addr, Flow, Headers, Parsed},
+    flow::{Addr, Headers, Parsed},
     limit::{self, Bucket, Limiter},
     observe::{Observer, Step},
     packet::Packet,
@@ -57,42 +57,42 @@ fn by_policy(
     observer: &mut impl Observer,
 ) -> Decision {
     // Sources are looked up in one place: in the kernel every place is a copy of the walk.
-    let (source, asked) = match *parsed {
-        Parsed::Flow(flow) => match tables.port_at(headers.port_index()) {
+    let asked = match *parsed {
+        Parsed::Flow(_) => match tables.port_at(headers.port_index()) {
             Port::Unguarded => {
                 observer.note(Step::NotGuarded);
                 return Decision::of_node(Action::Pass, Reason::Unguarded);
             }
             Port::Guarded(slot) => {
                 observer.note(Step::Guarded(slot));
-                if flow.source.is_martian() {
+                if headers.source().is_martian() {
                     return refusal(tables, Reason::Martian, slot);
                 }
-                (flow.source, Asked::Service(flow, slot))
+                Asked::Service(slot)
             }
             Port::Tunnel => match unguarded(tables, true, observer) {
                 Some(decision) => return decision,
-                None => (flow.source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
+                None => Asked::Known(Reason::Tunnel, Reason::Unguarded),
             },
         },
         Parsed::NotIp => return Decision::of_node(Action::Pass, Reason::NotIp),
-        Parsed::LaterFragment(source) => {
+        Parsed::LaterFragment(_) => {
             if tables.setting(Setting::Any) != 0 {
                 return Decision::of_node(Action::Pass, Reason::Fragment);
             }
-            (source, Asked::Known(Reason::Fragment, Reason::Fragment))
+            Asked::Known(Reason::Fragment, Reason::Fragment)
         }
-        Parsed::Portless { source, protocol } => {
+        Parsed::Portless { protocol, .. } => {
             match unguarded(tables, tables.unpacks(protocol), observer) {
                 Some(decision) => return decision,
-                None => (source, Asked::Known(Reason::Tunnel, Reason::Unguarded)),
+                None => Asked::Known(Reason::Tunnel, Reason::Unguarded),
             }
         }
     };
-    let (known, buckets) = look_up(tables, &source, observer);
+    let (known, buckets) = look_up(tables, &headers.source(), observer);
     match asked {
-        Asked::Service(flow, slot) => {
-            guarded(&flow, len, slot, known, buckets, tables, limiter, observer)
+        Asked::Service(slot) => {
+            guarded(headers, len, slot, known, buckets, tables, limiter, observer)
         }
         Asked::Known(_, reason) if known.services != 0 => Decision::of_node(Action::Pass, reason),
         Asked::Known(reason, _) => Decision::of_node(strictest(tables), reason),
@@ -101,8 +101,8 @@ fn by_policy(
 
 /// What is asked about a source.
 enum Asked {
-    /// May this flow reach the service in this slot?
-    Service(Flow, u8),
+    /// May it reach the service in this slot?
+    Service(u8),
     /// Does some service know it? The reason to refuse if not, and to pass if so.
     Known(Reason, Reason),
 }
@@ -158,7 +158,7 @@ fn refusal(tables: &impl Tables, reason: Reason, slot: u8) -> Decision {
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
 fn guarded(
-    flow: &Flow,
+    headers: &Headers,
     len: u32,
     slot: u8,
     source: Source,
@@ -175,7 +175,8 @@ fn guarded(
         return refuse(Reason::Martian);
     }
     let allowed = source.services & bit != 0 || is(Setting::Any);
-    let passed = if !flow.opening && is(Setting::NewConnections) {
+    let opening = headers.is_opening();
+    let passed = if !opening && is(Setting::NewConnections) {
         Reason::Established
     } else if allowed {
         Reason::Allowed
@@ -183,7 +184,7 @@ fn guarded(
         return refuse(Reason::NotAllowed);
     };
     // Who is not allowed leaves no state: replies from strangers are not limited.
-    let has_limits = is(Setting::LimitsVolume) || (flow.opening && is(Setting::LimitsConnections));
+    let has_limits = is(Setting::LimitsVolume) || (opening && is(Setting::LimitsConnections));
     if allowed && has_limits {
         let kinds = tables.setting(Setting::Kinds);
         // The compiler never points a port at an empty slot; if it did, nobody would be let in.
@@ -203,7 +204,7 @@ fn guarded(
         } else {
             Bucket::SHARED
         };
-        let charged = limit::charge(service, kinds, slot, flow, number, len, limiter, observer);
+        let charged = limit::charge(service, kinds, headers, slot, number, len, limiter, observer);
         if let Err(reason) = charged {
             return refuse(reason);
         }

@@ -242,7 +242,7 @@ impl Headers {
                 },
                 source_port: self.source_port,
                 port: facts as u16,
-                opening: facts >> OPENING_BIT & 1 != 0,
+                opening: self.is_opening(),
             }));
         }
         match kind {
@@ -258,9 +258,16 @@ impl Headers {
         }
     }
 
+    /// Of a flow: whether it opens a connection, as [`Flow::opening`].
+    #[inline(always)]
+    pub fn is_opening(&self) -> bool {
+        self.facts >> OPENING_BIT & 1 != 0
+    }
+
+    /// Who sent the frame; unspecified if that is not known.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
-    fn source(&self) -> Addr {
+    pub fn source(&self) -> Addr {
         let [_, low] = self.source;
         if self.facts >> IPV6_BIT & 1 == 0 { Addr::V4(low as u32) } else { Addr::V6(self.source) }
     }

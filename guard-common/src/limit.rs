@@ -2,7 +2,7 @@
 
 use crate::{
     bucket::Limit,
-    flow::{Addr, Flow},
+    flow::{Addr, Headers},
     observe::{Observer, Step},
     siphash,
     tables::{Limits, Service, Unit},
@@ -72,16 +72,16 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
 pub(crate) fn charge(
     service: &Service,
     kinds: u64,
+    headers: &Headers,
     slot: u8,
-    flow: &Flow,
     number: u32,
     bytes: u32,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
-    let packet = Charged { now: limiter.now(), kinds, opening: flow.opening, bytes: bytes.into() };
+    let packet = Charged { now: limiter.now(), kinds, opening: headers.is_opening(), bytes: bytes.into() };
     if kinds & PER_SOURCE_KINDS != 0 && service.per_source.is_some() {
-        let states = limiter.states(&Bucket { slot, addr: flow.source, number });
+        let states = limiter.states(&Bucket { slot, addr: headers.source(), number });
         let one = |unit, limit: &Limit, cost| {
             states.as_ref().is_some_and(|at| limiter.charge(at, unit, limit, packet.now, cost))
         };
