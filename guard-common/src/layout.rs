@@ -8,7 +8,7 @@ use crate::{
     event::Event,
     flow::{Addr, Transport},
     tables::{Limits, Port, Service, Source},
-    trie::{Entry, Leaf, Node},
+    trie::{self, Entry, Leaf, Node},
     verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict},
 };
 
@@ -201,6 +201,7 @@ pub struct Sampling {
 }
 
 const _: () = {
+    assert!(MAX_NODES <= MAX_LEAVES && MAX_LEAVES - 1 <= trie::MAX_INDEX);
     assert!(size_of::<Limit>() == 32);
     assert!(size_of::<Limits>() == 96);
     assert!(size_of::<Service>() == 200);

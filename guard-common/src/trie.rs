@@ -1,18 +1,21 @@
 //! A compiled set of prefixes: longest-prefix match in a few loads.
 //!
-//! A poptrie (Asai and Ohara, SIGCOMM 2015) with path compression. A direct table resolves the
-//! first 16 bits of an address, then each node six more; what a slot of a node holds is found by
-//! counting bits, so nodes and leaves lie packed in plain arrays. Where only one prefix is left, or
-//! all that are left share some bits, a leaf says so and is compared in full at once: the depth
-//! follows the number of branchings and not the length of the prefixes.
+//! A poptrie (Asai and Ohara, SIGCOMM 2015) with path compression. The bits that all prefixes share are
+//! compared at once. A direct table resolves the next 16 bits of an address, and knows which eighths of
+//! an entry are empty: most strangers end there. Then each node resolves six bits more; what a slot of a node holds is found by counting bits, so nodes and leaves lie packed in
+//! plain arrays. Where only one prefix is left, or all that are left share some bits, a leaf says so
+//! and is compared in full at once: the depth follows the number of branchings and not the length of
+//! the prefixes.
 //!
 //! The arrays are built in user space and never change. Kernel and host walk them with the same
 //! code, [`find`]. Whatever they hold, the walk ends, and what cannot be followed is unknown.
 
-/// Bits that the direct table resolves.
+/// Bits that the direct table resolves, behind those that all prefixes share.
 pub const ROOT_BITS: u32 = 16;
 /// Entries of the direct table.
 pub const ROOT_LEN: usize = 1 << ROOT_BITS;
+/// Bits behind those, of which an entry of the direct table says whether there is anything.
+pub const PEEK_BITS: u32 = 3;
 /// Bits that a node resolves.
 pub const STRIDE: u32 = 6;
 /// Slots of a node.
@@ -27,11 +30,8 @@ pub trait Key: Copy + Eq {
     /// Nodes on the longest way.
     const NODES: u32 = (Self::BITS - ROOT_BITS).div_ceil(STRIDE);
 
-    /// The first [`ROOT_BITS`] bits.
-    fn root(self) -> usize;
-
-    /// The first [`STRIDE`] bits.
-    fn slot(self) -> u32;
+    /// The first `LEN` bits, at most 32.
+    fn first<const LEN: u32>(self) -> u32;
 
     /// Without its first `bits`, at most [`Key::BITS`]. What comes in from behind may be anything:
     /// a node that reaches beyond the end of the address says the same whatever is there.
@@ -47,13 +47,8 @@ impl Key for u32 {
     type Padding = [u8; 1];
 
     #[inline(always)]
-    fn root(self) -> usize {
-        (self >> (Self::BITS - ROOT_BITS)) as usize
-    }
-
-    #[inline(always)]
-    fn slot(self) -> u32 {
-        self >> (Self::BITS - STRIDE)
+    fn first<const LEN: u32>(self) -> u32 {
+        self >> (Self::BITS - LEN)
     }
 
     #[inline(always)]
@@ -73,15 +68,9 @@ impl Key for [u64; 2] {
     type Padding = [u8; 5];
 
     #[inline(always)]
-    fn root(self) -> usize {
+    fn first<const LEN: u32>(self) -> u32 {
         let [high, _] = self;
-        (high >> (64 - ROOT_BITS)) as usize
-    }
-
-    #[inline(always)]
-    fn slot(self) -> u32 {
-        let [high, _] = self;
-        (high >> (64 - STRIDE)) as u32
+        (high >> (64 - LEN)) as u32
     }
 
     #[inline(always)]
@@ -112,7 +101,9 @@ impl Key for [u64; 2] {
 pub struct Entry(u32);
 
 const KIND_BIT: u32 = 30;
-const INDEX: u32 = (1 << KIND_BIT) - 1;
+const OCCUPIED_BIT: u32 = 22;
+/// Largest index of a node or a leaf.
+pub const MAX_INDEX: u32 = (1 << OCCUPIED_BIT) - 1;
 const CLASS: u32 = 0;
 const LEAF: u32 = 1;
 const NODE: u32 = 2;
@@ -126,14 +117,21 @@ impl Entry {
         Self(CLASS << KIND_BIT | u32::from(class))
     }
 
-    /// On at a leaf. An index is below 2^30.
+    /// The same entry, for the direct table: bit `n` is set if there is anything in the `n`th eighth of
+    /// the addresses that come here. Of the others nothing is known.
+    #[must_use]
+    pub fn occupied(self, eighths: u8) -> Self {
+        Self(self.0 | u32::from(eighths) << OCCUPIED_BIT)
+    }
+
+    /// On at a leaf, at most [`MAX_INDEX`].
     pub fn leaf(index: u32) -> Self {
-        Self(LEAF << KIND_BIT | index & INDEX)
+        Self(LEAF << KIND_BIT | index & MAX_INDEX)
     }
 
     /// On at a node.
     pub fn node(index: u32) -> Self {
-        Self(NODE << KIND_BIT | index & INDEX)
+        Self(NODE << KIND_BIT | index & MAX_INDEX)
     }
 
     #[inline(always)]
@@ -142,8 +140,13 @@ impl Entry {
     }
 
     #[inline(always)]
+    fn is_occupied(self, eighth: u32) -> bool {
+        (self.0 >> OCCUPIED_BIT).wrapping_shr(eighth) & 1 != 0
+    }
+
+    #[inline(always)]
     fn index(self) -> u32 {
-        self.0 & INDEX
+        self.0 & MAX_INDEX
     }
 }
 
@@ -195,8 +198,19 @@ pub struct Found {
     pub buckets: u32,
 }
 
+/// Where a trie begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Root<K> {
+    /// What all prefixes begin with; the other bits are zero.
+    pub shared: K,
+    /// How many bits they share, at most [`Key::BITS`] - [`ROOT_BITS`].
+    pub skip: u32,
+}
+
 /// The arrays of a trie.
 pub trait Arrays<K: Key> {
+    /// Where it begins.
+    fn begin(&self) -> Root<K>;
     /// An entry of the direct table.
     fn root(&self, index: usize) -> Option<Entry>;
     /// A node.
@@ -210,13 +224,16 @@ pub trait Arrays<K: Key> {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "classes are 16 bits wide")]
 pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
-    let mut entry = arrays.root(key.root()).unwrap_or_default();
-    // Before the loop: most strangers end here.
-    if entry.kind() == CLASS {
-        return Found { class: entry.0 as u16, buckets: 0 };
+    let Root { shared, skip } = arrays.begin();
+    if skip != 0 && !key.agrees(shared, skip) {
+        return Found::default();
     }
+    let mut entry = arrays.root(key.skip(skip).first::<ROOT_BITS>() as usize).unwrap_or_default();
     // What is not resolved yet. Not a depth, which the verifier would follow through every way.
-    let mut rest = key.skip(ROOT_BITS);
+    let mut rest = key.skip(skip.wrapping_add(ROOT_BITS));
+    if !entry.is_occupied(rest.first::<PEEK_BITS>()) {
+        return Found::default();
+    }
     // A leaf can follow the last node.
     for _ in 0..=K::NODES {
         if entry.kind() == LEAF {
@@ -234,17 +251,17 @@ pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
             return Found { class: entry.0 as u16, buckets: 0 };
         }
         let Some(node) = arrays.node(entry.index()) else { break };
-        let bit = 1_u64.wrapping_shl(rest.slot());
+        let bit = 1_u64.wrapping_shl(rest.first::<STRIDE>());
         rest = rest.skip(STRIDE);
         let below = bit.wrapping_sub(1);
         let (is_child, is_leaf) = (node.children & bit != 0, node.leaves & bit != 0);
         if is_leaf {
             let starts = (node.leaves & !node.children) & (below | bit);
             let nth = starts.count_ones().wrapping_sub(1);
-            entry = Entry(LEAF << KIND_BIT | node.first_leaf.wrapping_add(nth) & INDEX);
+            entry = Entry(LEAF << KIND_BIT | node.first_leaf.wrapping_add(nth) & MAX_INDEX);
         } else if is_child {
             let nth = ((node.children & !node.leaves) & below).count_ones();
-            entry = Entry(NODE << KIND_BIT | node.first_child.wrapping_add(nth) & INDEX);
+            entry = Entry(NODE << KIND_BIT | node.first_child.wrapping_add(nth) & MAX_INDEX);
         } else {
             return Found { class: node.class as u16, buckets: 0 };
         }

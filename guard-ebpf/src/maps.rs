@@ -20,7 +20,7 @@ use guard_common::{
     },
     limit::{self, HASHED_BUCKETS},
     tables::{Port, Service, Setting, Source, Unit},
-    trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN},
+    trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN, Root},
     verdict::{MAX_SERVICES, Reason},
 };
 
@@ -126,6 +126,16 @@ static TG_PER_SOURCE: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_KINDS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
+static TG_SHARED4: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_SKIP4: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_SHARED6A: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_SHARED6B: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_SKIP6: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
 static TG_KEY0: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_KEY1: Global<u64> = Global::new(0);
@@ -224,6 +234,14 @@ struct Trie4;
 
 impl Arrays<u32> for Trie4 {
     #[inline(always)]
+    fn begin(&self) -> Root<u32> {
+        Root {
+            shared: TG_SHARED4.load() as u32,
+            skip: TG_SKIP4.load() as u32,
+        }
+    }
+
+    #[inline(always)]
     fn root(&self, index: usize) -> Option<Entry> {
         TG_ROOT4.get(index)
     }
@@ -242,6 +260,14 @@ impl Arrays<u32> for Trie4 {
 struct Trie6;
 
 impl Arrays<[u64; 2]> for Trie6 {
+    #[inline(always)]
+    fn begin(&self) -> Root<[u64; 2]> {
+        Root {
+            shared: [TG_SHARED6A.load(), TG_SHARED6B.load()],
+            skip: TG_SKIP6.load() as u32,
+        }
+    }
+
     #[inline(always)]
     fn root(&self, index: usize) -> Option<Entry> {
         TG_ROOT6.get(index)

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf, sync::Arc};
 use aya::maps::lpm_trie::{Key as LpmKey, LpmTrie};
 use guard_common::{
     layout::{MAX_LEAVES, MAX_NODES, MAX_PREFIXES},
-    trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN},
+    trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN, Root},
 };
 use guard_tests::{
     backend::{Backend as _, Host, Kernel},
@@ -316,9 +316,13 @@ struct Garbage {
     nodes: Vec<Node>,
     leaves: Vec<Leaf<[u64; 2]>>,
     root: Vec<Entry>,
+    begin: Root<[u64; 2]>,
 }
 
 impl Arrays<[u64; 2]> for Garbage {
+    fn begin(&self) -> Root<[u64; 2]> {
+        self.begin
+    }
     fn root(&self, index: usize) -> Option<Entry> {
         self.root.get(index % self.root.len()).copied()
     }
@@ -360,7 +364,10 @@ fn a_walk_ends_whatever_the_arrays_hold() {
                     ..Leaf::default()
                 })
                 .collect(),
-            root: (0..ROOT_LEN.min(64)).map(|_| entry(&mut random)).collect(),
+            root: (0..ROOT_LEN.min(64))
+                .map(|_| entry(&mut random).occupied(random.byte()))
+                .collect(),
+            begin: Root { shared: [0; 2], skip: if random.chance(50) { 0 } else { random.short().into() } },
         };
         trie::find(&garbage, [random.word(), random.word()]);
     }

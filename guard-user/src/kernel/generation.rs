@@ -16,6 +16,7 @@ use guard_common::{
     layout::{BucketStates, MemberKey},
     names,
     tables::{Service, Setting},
+    trie::Root,
     verdict::Verdict,
 };
 use nix::time::{ClockId, clock_getres};
@@ -236,6 +237,10 @@ impl Globals {
             (names::GLOBAL_JIFFY, jiffy()?),
         ];
         globals.extend(names::GLOBAL_SETTINGS.into_iter().zip(settings));
+        let Root { shared, skip } = policy.trie4.begin();
+        globals.extend(names::GLOBAL_BEGIN4.into_iter().zip([shared, skip].map(u64::from)));
+        let Root { shared: [high, low], skip } = policy.trie6.begin();
+        globals.extend(names::GLOBAL_BEGIN6.into_iter().zip([high, low, skip.into()]));
         globals.extend(names::GLOBAL_KEY.into_iter().zip(options.key));
         globals.extend(names::GLOBAL_UNPACKS.into_iter().zip(policy.unpacks));
         Ok(Self(globals))

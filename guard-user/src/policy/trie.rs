@@ -1,6 +1,6 @@
 //! Compiling prefixes into the arrays that [`guard_common::trie`] walks.
 
-use guard_common::trie::{self, Entry, Found, Key, Leaf, Node, ROOT_BITS, ROOT_LEN, SLOTS, STRIDE};
+use guard_common::trie::{self, Entry, Found, Key, Leaf, Node, PEEK_BITS, ROOT_BITS, ROOT_LEN, Root, SLOTS, STRIDE};
 
 /// A prefix and what is known of the addresses of which it is the longest one.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,7 @@ pub struct Item<K> {
 /// A set of prefixes, compiled.
 #[derive(Debug, Clone)]
 pub struct Trie<K: Key> {
+    begin: Root<K>,
     root: Box<[Entry]>,
     nodes: Vec<Node>,
     leaves: Vec<Leaf<K>>,
@@ -63,14 +64,18 @@ fn whole([high, low]: [u64; 2]) -> u128 {
 impl<K: Family> Trie<K> {
     /// Compiles prefixes, sorted by address and then by length, none twice.
     pub fn new(items: &[Item<K>]) -> Self {
+        let begin = begin(items);
+        let depth = begin.skip + ROOT_BITS;
         let mut trie = Self {
+            begin,
             root: vec![Entry::default(); ROOT_LEN].into_boxed_slice(),
             nodes: Vec::new(),
             leaves: Vec::new(),
         };
-        let slots = slots(items, ROOT_BITS, ROOT_LEN, 0, Key::root);
+        let slot_of = |key: K| key.skip(begin.skip).first::<ROOT_BITS>() as usize;
+        let slots = slots(items, depth, ROOT_LEN, 0, slot_of);
         for (index, slot) in slots.iter().enumerate() {
-            let entry = match slot.content(ROOT_BITS) {
+            let entry = match slot.content(depth) {
                 Content::Class(class) => Entry::class(class),
                 Content::Leaf(leaf, beyond) => {
                     let at = trie.leaves.len();
@@ -81,7 +86,7 @@ impl<K: Family> Trie<K> {
                 Content::Node(region) => Entry::node(number(trie.add_node(region))),
             };
             if let Some(at) = trie.root.get_mut(index) {
-                *at = entry;
+                *at = entry.occupied(occupied(slot, depth));
             }
         }
         trie
@@ -90,6 +95,11 @@ impl<K: Family> Trie<K> {
     /// What is known of an address.
     pub fn find(&self, key: K) -> Found {
         trie::find(self, key)
+    }
+
+    /// Where it begins.
+    pub fn begin(&self) -> Root<K> {
+        self.begin
     }
 
     /// The direct table.
@@ -133,7 +143,7 @@ impl<K: Family> Trie<K> {
         let mut beyond = Vec::new();
         let mut last = None;
         let slots =
-            slots(items, depth + STRIDE, SLOTS, class, |key| key.skip(depth).slot() as usize);
+            slots(items, depth + STRIDE, SLOTS, class, |key| key.skip(depth).first::<STRIDE>() as usize);
         for (slot, bit) in slots.iter().zip((0..).map(|nth| 1_u64 << nth)) {
             match slot.content(depth + STRIDE) {
                 Content::Class(of_slot) if of_slot == class => {}
@@ -189,6 +199,10 @@ impl<K: Family> Trie<K> {
 }
 
 impl<K: Key> trie::Arrays<K> for Trie<K> {
+    fn begin(&self) -> Root<K> {
+        self.begin
+    }
+
     fn root(&self, index: usize) -> Option<Entry> {
         self.root.get(index).copied()
     }
@@ -200,6 +214,17 @@ impl<K: Key> trie::Arrays<K> for Trie<K> {
     fn leaf(&self, index: u32) -> Option<&Leaf<K>> {
         self.leaves.get(usize::try_from(index).ok()?)
     }
+}
+
+/// Where a trie of these prefixes begins.
+fn begin<K: Family>(items: &[Item<K>]) -> Root<K> {
+    let (Some(first), Some(last)) = (items.first(), items.last()) else {
+        return Root::default();
+    };
+    // Sorted: what the first and the last share, all share.
+    let shortest = items.iter().map(|item| item.len).min().unwrap_or_default();
+    let skip = first.prefix.shared_bits(last.prefix).min(shortest).min(K::BITS - ROOT_BITS);
+    Root { shared: first.prefix.first_bits(skip), skip }
 }
 
 /// Prefixes that agree in their first `depth` bits, within a prefix of this class.
@@ -275,6 +300,20 @@ impl<'a, K: Family> Slot<'a, K> {
     }
 }
 
+/// Where in a slot of the direct table, which resolves `depth` bits, something is known.
+fn occupied<K: Family>(slot: &Slot<'_, K>, depth: u32) -> u8 {
+    if slot.cover != Found::default() {
+        return u8::MAX;
+    }
+    let eighths = slot.inside.iter().map(|item| {
+        let first = item.prefix.skip(depth).first::<PEEK_BITS>();
+        // A prefix shorter than that covers several.
+        let count = 1 << (depth + PEEK_BITS).saturating_sub(item.len);
+        (first..first + count).fold(0, |eighths, eighth| eighths | 1_u8 << eighth)
+    });
+    eighths.fold(0, |all, some| all | some)
+}
+
 /// A leaf that holds for all addresses.
 fn constant<K: Key + Default>(found: Found) -> Leaf<K> {
     Leaf { inside: Entry::class(found.class), buckets: found.buckets, ..Leaf::default() }
@@ -311,7 +350,7 @@ fn slots<K: Family>(
     slots
 }
 
-/// The index of a map: there are fewer than 2^30 of anything (`MAX_LEAVES`).
+/// The index of a map: there are at most 2^22 of anything (`MAX_LEAVES`).
 fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
