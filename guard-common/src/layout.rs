@@ -100,10 +100,22 @@ pub struct InterfaceRow {
     /// Index of the interface; 0 for a free entry.
     pub ifindex: u32,
     /// Index of the first counter of its row.
-    pub first: u32,
+    pub first: u16,
+    /// 1 if the kernel need not be asked for the length of its frames: each lies in one buffer, and
+    /// that is the length. 0 if nobody knows.
+    pub one_buffer: u16,
 }
 
 impl InterfaceRow {
+    /// The row that all interfaces share that have no entry.
+    pub const OTHERS: Self = Self { ifindex: 0, first: Self::first(MAX_INTERFACES - 1), one_buffer: 0 };
+
+    /// Index of the first counter of a row.
+    #[expect(clippy::cast_possible_truncation, reason = "`COUNTERS` fits, as is asserted below")]
+    pub const fn first(row: u32) -> u16 {
+        row.wrapping_mul(COUNTERS_PER_INTERFACE) as u16
+    }
+
     /// Where the entry of an interface may lie, likeliest first.
     #[inline(always)]
     pub fn places(ifindex: u32) -> impl Iterator<Item = u32> {
@@ -202,6 +214,7 @@ pub struct Sampling {
 
 const _: () = {
     assert!(MAX_NODES <= MAX_LEAVES && MAX_LEAVES - 1 <= trie::MAX_INDEX);
+    assert!(COUNTERS <= u16::MAX as u32);
     assert!(size_of::<Limit>() == 32);
     assert!(size_of::<Limits>() == 96);
     assert!(size_of::<Service>() == 200);

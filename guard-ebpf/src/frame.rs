@@ -24,18 +24,17 @@ pub(crate) struct Received {
     pub(crate) zero: u64,
 }
 
-/// Lengths of a first buffer that are taken for the length of the frame, in bytes: from the
-/// shortest frame of Ethernet to one that fills an MTU of 1500, with room for tags. No driver
-/// gives such a frame several buffers, except to part headers from what follows them; and then the
-/// IP header tells of bytes that are not here.
-const ONE_BUFFER: core::ops::RangeInclusive<u64> = 60..=1536;
+/// The longest first buffer that is taken for a whole frame, in bytes: one that fills an MTU of 1500,
+/// with room for tags.
+const ONE_BUFFER: u64 = 1536;
 
-/// Reads the headers of the frame. Asks the kernel for its length where it may have more than one
-/// buffer, or where `exact` says so: the helper is a call, and calls are what costs.
+/// Reads the headers of the frame. `ask` says whether the kernel is to be asked for its length, over all
+/// buffers; otherwise it is the length of the first one, unless that is long or IP tells of more.
+/// Asking is a call, and calls are what costs on a CPU whose returns are mitigated.
 ///
 /// The verifier allows to subtract packet pointers with `CAP_PERFMON` only.
 #[inline(always)]
-pub(crate) fn receive(ctx: &XdpContext, exact: bool) -> Received {
+pub(crate) fn receive(ctx: &XdpContext, ask: bool) -> Received {
     let (start, end) = (ctx.data(), ctx.data_end());
     let front = opaque((end - start) as u64);
     let zero = front >> 32;
@@ -52,7 +51,7 @@ pub(crate) fn receive(ctx: &XdpContext, exact: bool) -> Received {
         let len = whole_len();
         return Received { headers: parse_whole(ctx, len as u32).masked(zero), len, zero };
     }
-    let len = if exact || !ONE_BUFFER.contains(&front) { whole_len() } else { front };
+    let len = if ask || front > ONE_BUFFER { whole_len() } else { front };
     Received { headers: headers.masked(zero), len, zero }
 }
 

@@ -92,11 +92,17 @@ impl<'p> Kernel<'p> {
     pub fn new(policy: &'p CompiledPolicy) -> Result<Self, KernelError> {
         let mut generation = Generation::for_tests(policy, KEY)?;
         let mut shared = generation.shared()?;
-        shared.set_interface(LOOPBACK, "lo")?;
+        shared.set_interface(LOOPBACK, "lo", false)?;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
         Ok(Self { policy, generation, shared })
+    }
+
+    /// Tells the program that each frame lies in one buffer.
+    pub fn say_one_buffer(mut self) -> Result<Self, KernelError> {
+        self.shared.set_interface(LOOPBACK, "lo", true)?;
+        Ok(self)
     }
 
     /// The same program for frames in several buffers; limiter state and counters are shared.

@@ -90,7 +90,7 @@ fn a_flood_from_all_cpus_stays_within_the_limit() {
         let options = Options { maps: Maps::Private, key: [1, 2], sampling: true };
         let mut generation = Generation::load(&policy, &options).expect("the policy loads");
         let mut shared = generation.shared().expect("the shared maps");
-        shared.set_interface(1, "lo").expect("a row");
+        shared.set_interface(1, "lo", true).expect("a row");
         for service in &policy.services {
             shared.set_service(service.slot, &service.label).expect("a slot");
         }

@@ -46,7 +46,12 @@ fn host_and_kernel_agree() {
     for (nth, world) in (0..).zip(world::all()) {
         let policy = world.compile();
         let place = format!("TRAINGUARD_SEED={seed}, world `{}`", world.name);
-        compare(&policy, seed.wrapping_add(nth), &place, &mut tally);
+        let kernel = Kernel::new(&policy).and_then(|kernel| {
+            // Long frames have several buffers all the same.
+            if nth % 2 == 0 { kernel.say_one_buffer() } else { Ok(kernel) }
+        });
+        let kernel = kernel.unwrap_or_else(|error| panic!("{place}: {error}"));
+        compare(&policy, kernel, seed.wrapping_add(nth), &place, &mut tally);
         worlds += 1;
     }
     println!(
@@ -65,10 +70,15 @@ fn host_and_kernel_agree() {
     assert_eq!(tally.actions, Action::ALL.into(), "TRAINGUARD_SEED={seed}");
 }
 
-fn compare(policy: &CompiledPolicy, seed: u64, place: &str, tally: &mut Tally) {
+fn compare(
+    policy: &CompiledPolicy,
+    mut kernel: Kernel<'_>,
+    seed: u64,
+    place: &str,
+    tally: &mut Tally,
+) {
     let mut generator = Generator::new(policy, seed);
     let mut host = Host::new(policy);
-    let mut kernel = Kernel::new(policy).unwrap_or_else(|error| panic!("{place}: {error}"));
     let mut now_ns = START_NS;
     let mut index = 0;
     let mut one = |frame: &[u8], now_ns: u64| {
@@ -117,7 +127,17 @@ fn compare(policy: &CompiledPolicy, seed: u64, place: &str, tally: &mut Tally) {
 /// port, the verdict is the same.
 #[test]
 fn buffers_change_nothing() {
-    let name = "buffers_change_nothing";
+    spread("buffers_change_nothing", false);
+}
+
+/// Nor does a program judge otherwise that takes the first buffer for the whole frame, because nobody
+/// has told it of a larger MTU yet: all that it may miss are bytes behind the packet.
+#[test]
+fn buffers_that_nobody_told_of_change_no_verdict() {
+    spread("buffers_that_nobody_told_of_change_no_verdict", true);
+}
+
+fn spread(name: &str, says_one_buffer: bool) {
     let Some(()) = skip::kernel(name) else { return };
     let seed = random::seed();
     println!("TRAINGUARD_SEED={seed}");
@@ -127,6 +147,11 @@ fn buffers_change_nothing() {
         let mut generator = Generator::new(&policy, seed.wrapping_add(nth));
         let mut host = Host::new(&policy);
         let kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{error}"));
+        let kernel = if says_one_buffer {
+            kernel.say_one_buffer().unwrap_or_else(|error| panic!("{error}"))
+        } else {
+            kernel
+        };
         let split = kernel.split();
         for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
             let frame = generator.any();
@@ -150,7 +175,13 @@ fn buffers_change_nothing() {
             );
             compared += 1;
         }
-        assert_eq!(host.counts(), kernel.counts(), "TRAINGUARD_SEED={seed}: {}", world.name);
+        let (mut of_host, mut of_kernel) = (host.counts(), kernel.counts());
+        if says_one_buffer {
+            for (_, bytes) in of_host.values_mut().chain(of_kernel.values_mut()) {
+                *bytes = 0;
+            }
+        }
+        assert_eq!(of_host, of_kernel, "TRAINGUARD_SEED={seed}: {}", world.name);
     }
     assert!(compared > AT_LEAST / 10, "only {compared} frames");
 }

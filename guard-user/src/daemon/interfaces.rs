@@ -100,6 +100,7 @@ mod tests {
             index,
             name: name.to_owned(),
             up: true,
+            mtu: 1500,
             ethernet: name != LOOPBACK,
             kind: None,
             ports: Vec::new(),

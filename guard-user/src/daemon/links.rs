@@ -7,7 +7,7 @@ use crate::kernel::{
     error::KernelError,
     generation::Generation,
     link::Link,
-    netlink::{Attached, Device},
+    netlink::{self, Attached, Device},
     pins::Pins,
     shared::Shared,
     sys::Mode,
@@ -44,13 +44,16 @@ pub(super) struct Guarded {
     /// The name by which it was wanted, if it was renamed to one that nobody wants. It stays
     /// guarded: a name is no reason to open a port.
     wanted_as: Option<String>,
+    /// Whether the program was told that it gets each frame in one buffer.
+    one_buffer: bool,
     /// How often in a row its device was not among those listed.
     absent: u8,
 }
 
 impl Guarded {
     fn new(device: &Device, link: Link, mode: Mode) -> Self {
-        Self { name: device.name.clone(), link, mode, wanted_as: None, absent: 0 }
+        let name = device.name.clone();
+        Self { name, link, mode, wanted_as: None, one_buffer: false, absent: 0 }
     }
 }
 
@@ -132,6 +135,7 @@ impl Links {
             }
         }
         self.release_unwanted(selection);
+        self.follow_buffers(devices, shared);
         for name in &selection.missing {
             failed.insert(name.clone(), "there is no such interface; waiting for it".to_owned());
         }
@@ -288,9 +292,27 @@ impl Links {
             let moved = guarded
                 .link
                 .move_to(&self.pins.link_path(&device.name))
-                .and_then(|()| shared.set_interface(device.index, &device.name));
+                .and_then(|()| shared.set_interface(device.index, &device.name, guarded.one_buffer));
             if let Err(error) = moved {
                 tracing::error!(interface = device.name, "{error}");
+            }
+        }
+    }
+
+    /// Says of which interfaces the program gets each frame in one buffer, as their MTU changes. A program
+    /// that has not heard of a larger one yet judges by what is there: only of bytes behind the
+    /// packet, in a later buffer, it does not know.
+    fn follow_buffers(&mut self, devices: &[Device], shared: &mut Shared) {
+        for device in devices {
+            let Some(guarded) = self.guarded.get_mut(&device.index) else { continue };
+            // In the network stack a frame lies in as many buffers as its driver likes.
+            let one_buffer = guarded.mode == Mode::Native && netlink::has_one_buffer(device.mtu);
+            if one_buffer == guarded.one_buffer {
+                continue;
+            }
+            match shared.set_interface(device.index, &guarded.name, one_buffer) {
+                Ok(()) => guarded.one_buffer = one_buffer,
+                Err(error) => tracing::error!(interface = guarded.name, "{error}"),
             }
         }
     }
@@ -327,7 +349,7 @@ impl Links {
         shared: &mut Shared,
     ) -> Result<Guarded, KernelError> {
         // Before the first frame, so that each is counted where it belongs.
-        shared.set_interface(device.index, &device.name)?;
+        shared.set_interface(device.index, &device.name, false)?;
         let pin = self.pins.link_path(&device.name);
         let mut before = None;
         if let Some((name, mut link)) = self.take_earlier(device) {

@@ -35,6 +35,8 @@ pub struct Device {
     pub name: String,
     /// Whether it is up.
     pub up: bool,
+    /// The longest packet that it takes, in bytes, without its Ethernet header.
+    pub mtu: u32,
     /// Whether its frames begin with an Ethernet header.
     pub ethernet: bool,
     /// Its kind as `ip -d link` shows it; none for hardware and loopback.
@@ -52,6 +54,12 @@ pub struct Attached {
     pub program_id: u32,
     /// How it is attached: `native`, `generic`, `offloaded` or `several`.
     pub mode: &'static str,
+}
+
+/// Whether a program that runs in a driver gets each frame in one buffer at this MTU, however small the
+/// buffers of the driver are.
+pub fn has_one_buffer(mtu: u32) -> bool {
+    mtu <= 1500
 }
 
 impl Device {
@@ -107,6 +115,7 @@ fn device(message: LinkMessage) -> Device {
         index: message.header.index,
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        mtu: u32::MAX,
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         kind: None,
         ports: Vec::new(),
@@ -115,6 +124,7 @@ fn device(message: LinkMessage) -> Device {
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name = name,
+            LinkAttribute::Mtu(mtu) => device.mtu = mtu,
             LinkAttribute::Xdp(facts) => device.xdp = attached(&facts),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -234,8 +234,14 @@ impl Shared {
     }
 
     /// Gives an interface a row of counters: its old one by name, else a free one, else the last,
-    /// which further interfaces share.
-    pub fn set_interface(&mut self, ifindex: u32, name: &str) -> Result<(), KernelError> {
+    /// which further interfaces share. `one_buffer` says that the program gets each of its frames in
+    /// one buffer.
+    pub fn set_interface(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        one_buffer: bool,
+    ) -> Result<(), KernelError> {
         let labels = self.interface_labels()?;
         let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
         let free = (0..MAX_INTERFACES - 1).find(|row| !labels.contains_key(row));
@@ -248,7 +254,11 @@ impl Shared {
         if row == MAX_INTERFACES - 1 {
             return Ok(());
         }
-        let entry = InterfaceRow { ifindex, first: row * layout::COUNTERS_PER_INTERFACE };
+        let entry = InterfaceRow {
+            ifindex,
+            first: InterfaceRow::first(row),
+            one_buffer: one_buffer.into(),
+        };
         for place in InterfaceRow::places(ifindex) {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
             if there.ifindex == 0 || there.ifindex == ifindex {
@@ -261,7 +271,7 @@ impl Shared {
 
     /// Removes the indices that the interface of a row had before, and the row that an index had.
     fn forget_interface(&mut self, row: u32, ifindex: u32) -> Result<(), KernelError> {
-        let first = row * layout::COUNTERS_PER_INTERFACE;
+        let first = InterfaceRow::first(row);
         for place in 0..INTERFACE_SLOTS {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
             if there.ifindex != 0 && (there.ifindex == ifindex) != (there.first == first) {

@@ -48,7 +48,7 @@ impl Guard {
         let options = Options { maps: Maps::Private, key: KEY, sampling: true };
         let mut generation = Generation::load(&policy, &options)?;
         let mut shared = generation.shared()?;
-        shared.set_interface(LOOPBACK, "lo")?;
+        shared.set_interface(LOOPBACK, "lo", true)?;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }

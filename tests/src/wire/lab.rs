@@ -54,6 +54,8 @@ pub struct End {
     /// Name of the device. No other device of this machine has it: threads of the kernel are named
     /// by it, and they have no namespaces.
     pub device: String,
+    /// The longest packet that it takes, in bytes.
+    pub mtu: u32,
 }
 
 /// The two ends.
@@ -71,7 +73,7 @@ impl Lab {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tg{}x{number}", std::process::id());
         let end =
-            |side| End { namespace: format!("{name}{side}"), device: format!("{name}{side}") };
+            |side| End { namespace: format!("{name}{side}"), device: format!("{name}{side}"), mtu };
         let lab = Self { sender: end("s"), receiver: end("r") };
         for end in [&lab.sender, &lab.receiver] {
             run(Command::new("ip").args(["netns", "add", &end.namespace]))?;

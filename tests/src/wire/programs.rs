@@ -12,6 +12,7 @@ use guard_common::{Action, Reason};
 use guard_user::{
     kernel::{
         generation::{Generation, Maps, Options},
+        netlink,
         shared::Shared,
     },
     policy::compiled::CompiledPolicy,
@@ -39,7 +40,7 @@ impl Guard {
         let options = Options { maps: Maps::Private, key: KEY, sampling: true };
         let mut generation = Generation::load(policy, &options)?;
         let mut shared = generation.shared()?;
-        shared.set_interface(end.index()?, &end.device)?;
+        shared.set_interface(end.index()?, &end.device, netlink::has_one_buffer(end.mtu))?;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
