@@ -93,27 +93,40 @@ pub const INTERFACE_SLOTS: u32 = 64;
 /// Entries in which an interface may lie, from the one its index says on.
 pub const INTERFACE_PROBES: u32 = 4;
 
-/// Entry of the interface map: where the counters of an interface are.
+/// Entry of the interface map, in one word, which is loaded at once. From the lowest bit: index of the
+/// interface (32), 0 for a free entry; index of the first counter of its row (16); whether the kernel
+/// need not be asked for the length of its frames, because each lies in one buffer (1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct InterfaceRow {
-    /// Index of the interface; 0 for a free entry.
-    pub ifindex: u32,
-    /// Index of the first counter of its row.
-    pub first: u16,
-    /// 1 if the kernel need not be asked for the length of its frames: each lies in one buffer, and
-    /// that is the length. 0 if nobody knows.
-    pub one_buffer: u16,
-}
+#[repr(transparent)]
+pub struct InterfaceRow(u64);
 
 impl InterfaceRow {
     /// The row that all interfaces share that have no entry.
-    pub const OTHERS: Self = Self { ifindex: 0, first: Self::first(MAX_INTERFACES - 1), one_buffer: 0 };
+    pub const OTHERS: Self = Self::new(0, MAX_INTERFACES - 1, false);
 
-    /// Index of the first counter of a row.
-    #[expect(clippy::cast_possible_truncation, reason = "`COUNTERS` fits, as is asserted below")]
-    pub const fn first(row: u32) -> u16 {
-        row.wrapping_mul(COUNTERS_PER_INTERFACE) as u16
+    /// The entry of an interface, with the number of its row.
+    pub const fn new(ifindex: u32, row: u32, one_buffer: bool) -> Self {
+        let first = row.wrapping_mul(COUNTERS_PER_INTERFACE);
+        Self(ifindex as u64 | (first as u64) << 32 | (one_buffer as u64) << 48)
+    }
+
+    /// Index of the interface.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub fn ifindex(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Index of the first counter.
+    #[inline(always)]
+    pub fn first(self) -> u32 {
+        (self.0 >> 32 & 0xffff) as u32
+    }
+
+    /// Whether each frame lies in one buffer.
+    #[inline(always)]
+    pub fn has_one_buffer(self) -> bool {
+        self.0 >> 48 != 0
     }
 
     /// Where the entry of an interface may lie, likeliest first.

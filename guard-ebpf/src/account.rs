@@ -3,12 +3,23 @@
 use aya_ebpf::programs::XdpContext;
 use guard_common::layout::InterfaceRow;
 
-use crate::maps::{TG_COUNTERS, TG_INTERFACES};
+use crate::{
+    frame,
+    maps::{TG_COUNTERS, TG_INTERFACES},
+};
 
-/// Counts a frame of `len` bytes, in this counter of the interface that it came from.
+/// The longest first buffer that is taken for a whole frame, in bytes: one that fills an MTU of 1500,
+/// with room for tags.
+const ONE_BUFFER: u64 = 1536;
+
+/// Counts a frame, in this counter of the interface that it came from; its length in bytes. `len` is
+/// what [`frame::receive`] said it is.
 #[inline(always)]
-pub(crate) fn count(row: InterfaceRow, len: u64, counter: u32) {
-    if let Some(counter) = TG_COUNTERS.get_ptr_mut(u32::from(row.first) + counter) {
+pub(crate) fn count(ctx: &XdpContext, len: u64, counter: u32) -> u64 {
+    let row = row(ctx);
+    let is_whole = row.has_one_buffer() && len <= ONE_BUFFER;
+    let len = if is_whole { len } else { frame::len(ctx) };
+    if let Some(counter) = TG_COUNTERS.get_ptr_mut(row.first() + counter) {
         // SAFETY: the value of this CPU; a program is not preempted by another on the same CPU,
         // so nobody else writes it, and the pointer lives until the program ends.
         unsafe {
@@ -16,6 +27,7 @@ pub(crate) fn count(row: InterfaceRow, len: u64, counter: u32) {
             (*counter).bytes = (*counter).bytes.wrapping_add(len);
         }
     }
+    len
 }
 
 /// What is known of the interface that the frame came from.
@@ -24,7 +36,7 @@ pub(crate) fn row(ctx: &XdpContext) -> InterfaceRow {
     let ifindex = ctx.ingress_ifindex() as u32;
     for place in InterfaceRow::places(ifindex) {
         if let Some(entry) = TG_INTERFACES.get(place)
-            && entry.ifindex == ifindex
+            && entry.ifindex() == ifindex
         {
             return *entry;
         }

@@ -18,23 +18,26 @@ use guard_common::{Packet, Reason, Silent, flow::Headers, packet::Fields};
 pub(crate) struct Received {
     /// The headers.
     pub(crate) headers: Headers,
-    /// Length over all buffers, in bytes.
+    /// Length in bytes; see [`receive`].
     pub(crate) len: u64,
     /// A zero that the verifier does not know to be one.
     pub(crate) zero: u64,
 }
 
-/// The longest first buffer that is taken for a whole frame, in bytes: one that fills an MTU of 1500,
-/// with room for tags.
-const ONE_BUFFER: u64 = 1536;
+/// Length of the frame over all buffers, in bytes. It is a call, and calls are what costs on a CPU whose
+/// returns are mitigated: not for every frame.
+#[inline(always)]
+pub(crate) fn len(ctx: &XdpContext) -> u64 {
+    // SAFETY: the context is the one that the kernel passed to this program.
+    unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }
+}
 
-/// Reads the headers of the frame. `ask` says whether the kernel is to be asked for its length, over all
-/// buffers; otherwise it is the length of the first one, unless that is long or IP tells of more.
-/// Asking is a call, and calls are what costs on a CPU whose returns are mitigated.
+/// Reads the headers of the frame. Unless `exact`, its length may be that of its first buffer, if no
+/// header tells of more: what lies behind the IP packet in other buffers is not noticed.
 ///
 /// The verifier allows to subtract packet pointers with `CAP_PERFMON` only.
 #[inline(always)]
-pub(crate) fn receive(ctx: &XdpContext, ask: bool) -> Received {
+pub(crate) fn receive(ctx: &XdpContext, exact: bool) -> Received {
     let (start, end) = (ctx.data(), ctx.data_end());
     let front = opaque((end - start) as u64);
     let zero = front >> 32;
@@ -45,13 +48,11 @@ pub(crate) fn receive(ctx: &XdpContext, ask: bool) -> Received {
     } else {
         written(guard_common::parse(&linear, &mut Silent))
     };
-    // SAFETY: the context is the one that the kernel passed to this program.
-    let whole_len = || unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) };
     if linear.missed.get() {
-        let len = whole_len();
+        let len = len(ctx);
         return Received { headers: parse_whole(ctx, len as u32).masked(zero), len, zero };
     }
-    let len = if ask || front > ONE_BUFFER { whole_len() } else { front };
+    let len = if exact { len(ctx) } else { front };
     Received { headers: headers.masked(zero), len, zero }
 }
 

@@ -50,14 +50,12 @@ fn guard_verdict(ctx: XdpContext) -> u32 {
 /// one that limits go by.
 #[inline(always)]
 fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
-    let row = account::row(ctx);
-    let ask = row.one_buffer == 0 || maps::limits_bytes();
-    let Received { headers, len, zero } = frame::receive(ctx, ask);
+    let Received { headers, len, zero } = frame::receive(ctx, maps::limits_bytes());
     let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
-    account::count(row, len, decision.counter);
+    let len = account::count(ctx, len, decision.counter);
     if verdict & 0xff != Action::Pass as u32 {
         // The same for every refusal: the verifier shall walk it once, not once for every way to
         // get here.

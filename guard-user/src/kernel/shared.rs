@@ -254,14 +254,10 @@ impl Shared {
         if row == MAX_INTERFACES - 1 {
             return Ok(());
         }
-        let entry = InterfaceRow {
-            ifindex,
-            first: InterfaceRow::first(row),
-            one_buffer: one_buffer.into(),
-        };
+        let entry = InterfaceRow::new(ifindex, row, one_buffer);
         for place in InterfaceRow::places(ifindex) {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
-            if there.ifindex == 0 || there.ifindex == ifindex {
+            if there.ifindex() == 0 || there.ifindex() == ifindex {
                 return self.interfaces.set(place, entry, 0).map_err(write(names::MAP_INTERFACES));
             }
         }
@@ -271,10 +267,10 @@ impl Shared {
 
     /// Removes the indices that the interface of a row had before, and the row that an index had.
     fn forget_interface(&mut self, row: u32, ifindex: u32) -> Result<(), KernelError> {
-        let first = InterfaceRow::first(row);
+        let first = row * layout::COUNTERS_PER_INTERFACE;
         for place in 0..INTERFACE_SLOTS {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
-            if there.ifindex != 0 && (there.ifindex == ifindex) != (there.first == first) {
+            if there.ifindex() != 0 && (there.ifindex() == ifindex) != (there.first() == first) {
                 let free = InterfaceRow::default();
                 self.interfaces.set(place, free, 0).map_err(write(names::MAP_INTERFACES))?;
             }
