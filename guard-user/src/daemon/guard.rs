@@ -4,11 +4,13 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use guard_common::{Addr, tables};
+use tokio::io::unix::AsyncFd;
 
 use super::{
     answers,
@@ -105,7 +107,27 @@ pub(super) struct Guard {
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
+    /// The ring of events, to be woken by.
+    ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
+}
+
+/// What woke the guard.
+pub(super) enum Woken {
+    /// A device has appeared, vanished or changed.
+    Devices,
+    /// The ring of events is half full: many CPUs tell of drops at once.
+    Events,
+}
+
+/// Waits until the kernel says that the ring fills up. It says so for no single event.
+async fn filling(ring: Option<&AsyncFd<OwnedFd>>) {
+    let Some(ring) = ring else { return std::future::pending().await };
+    match ring.readable().await {
+        Ok(mut ready) => ready.clear_ready(),
+        // The timer still looks at the ring.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The pin directory, for this daemon alone, and fit for it.
@@ -147,6 +169,7 @@ impl Guard {
         let mut guard = Self {
             wanted,
             pins,
+            ring: None,
             lock,
             state,
             key,
@@ -184,9 +207,13 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Waits until devices change.
-    pub(super) async fn devices_changed(&mut self) {
-        self.netlink.changed().await;
+    /// Waits until there is something to do that no timer should wait for.
+    pub(super) async fn woken(&mut self) -> Woken {
+        let Self { netlink, ring, .. } = self;
+        tokio::select! {
+            () = netlink.changed() => Woken::Devices,
+            () = filling(ring.as_ref()) => Woken::Events,
+        }
     }
 
     /// Loads the files again, if they have changed.
@@ -414,16 +441,15 @@ impl Guard {
         self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
-        let had_maps = self.pins.has_maps();
-        let mut generation = Generation::load(&policy, &options).inspect_err(|_| {
-            // What was pinned before it failed guards nothing and counts nothing.
-            if !had_maps && let Err(error) = self.pins.remove_maps() {
-                tracing::error!("{error}");
-            }
-        })?;
+        let mut generation = Generation::load(&policy, &options)?;
         let mut shared = generation.shared()?;
         if self.maps.is_none() {
             self.maps = Some(self.pins.hold_maps()?);
+        }
+        if self.ring.is_none() {
+            self.ring = shared.ring()?.map(AsyncFd::new).transpose().map_err(|error| {
+                KernelError::of("waiting for the ring of events", error)
+            })?;
         }
         let number = shared.generation()? + 1;
         for service in &policy.services {

@@ -25,7 +25,7 @@ use tokio::{
 
 use self::{
     failure::Failure,
-    guard::{Claim, Guard, Wanted},
+    guard::{Claim, Guard, Wanted, Woken},
     links::AttachMode,
 };
 use crate::{
@@ -99,10 +99,13 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             _ = files.tick() => guard.check_files(),
             _ = health.tick() => guard.look().await,
             _ = events.tick() => guard.drain_events(),
-            () = guard.devices_changed() => {
-                tokio::time::sleep(SETTLE).await;
-                guard.look().await;
-            }
+            woken = guard.woken() => match woken {
+                Woken::Devices => {
+                    tokio::time::sleep(SETTLE).await;
+                    guard.look().await;
+                }
+                Woken::Events => guard.drain_events(),
+            },
             Some(ask) = asked.recv() => guard.answer(ask),
             signal = signals.next() => match signal {
                 Wish::Reload => guard.reload(),

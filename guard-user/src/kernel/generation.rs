@@ -1,6 +1,7 @@
 //! A generation: one program on policy maps of its own, complete before anything is switched.
 
 use std::{
+    fs,
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
     time::Duration,
@@ -48,6 +49,18 @@ pub struct Options {
     pub sampling: bool,
 }
 
+impl Options {
+    /// The shared maps by name, and where they are pinned.
+    fn pins(&self) -> Vec<(&'static str, PathBuf)> {
+        match &self.maps {
+            Maps::Pinned(directory) => {
+                names::SHARED_MAPS.into_iter().map(|name| (name, directory.join(name))).collect()
+            }
+            Maps::Private => Vec::new(),
+        }
+    }
+}
+
 /// The kernel object of this binary.
 ///
 /// # Errors
@@ -93,18 +106,31 @@ impl Generation {
         options: &Options,
         program: &str,
     ) -> Result<Self, KernelError> {
+        let missing: Vec<PathBuf> =
+            options.pins().into_iter().map(|(_, pin)| pin).filter(|pin| !pin.exists()).collect();
+        Self::try_build(policy, options, program).inspect_err(|_| {
+            // What this build has pinned guards nothing and counts nothing. What else there was is
+            // somebody's.
+            for pin in missing.iter().filter(|pin| pin.exists()) {
+                if let Err(error) = fs::remove_file(pin) {
+                    tracing::error!("removing the pin `{}`: {error}", pin.display());
+                }
+            }
+        })
+    }
+
+    fn try_build(
+        policy: &CompiledPolicy,
+        options: &Options,
+        program: &str,
+    ) -> Result<Self, KernelError> {
         let object = require_kernel_object()?;
         let globals = Globals::new(policy, options)?;
         let mut loader = EbpfLoader::new();
         globals.set(&mut loader);
         loader.override_global(names::GLOBAL_PORTS, policy.ports.as_slice(), true);
-        let pins: Vec<PathBuf> = match &options.maps {
-            Maps::Pinned(directory) => {
-                names::SHARED_MAPS.iter().map(|name| directory.join(name)).collect()
-            }
-            Maps::Private => Vec::new(),
-        };
-        for (name, pin) in names::SHARED_MAPS.iter().zip(&pins) {
+        let pins = options.pins();
+        for (name, pin) in &pins {
             loader.map_pin_path(name, pin.as_path());
         }
         loader.override_global(names::GLOBAL_ROOT4, policy.trie4.root(), true);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     time::Duration,
 };
@@ -146,6 +147,13 @@ impl Shared {
             events.extend(decode(&record));
         }
         events
+    }
+
+    /// The ring of events, to wait for: readable when the kernel says that it fills up. None where
+    /// events are not for us.
+    pub fn ring(&self) -> Result<Option<OwnedFd>, KernelError> {
+        let ring = self.events.as_ref().map(|ring| ring.as_fd().try_clone_to_owned());
+        ring.transpose().map_err(|error| KernelError::of(names::MAP_EVENTS, error))
     }
 
     /// Service slot to `policy/service`.

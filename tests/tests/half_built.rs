@@ -1,0 +1,104 @@
+//! A build that fails on the way, at each of its steps in turn: for want of a descriptor, which fails
+//! where want of memory would. In a process of its own, whose limits it changes.
+#![expect(clippy::print_stdout, reason = "how far the builds got is worth knowing")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::{maps::loaded_maps, programs::loaded_programs};
+use guard_tests::{backend::KEY, node::PATIENCE, skip, world};
+use guard_user::{
+    kernel::generation::{Generation, Maps, Options},
+    policy::compiled::CompiledPolicy,
+};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::resource::{Resource, getrlimit, setrlimit},
+};
+
+/// Steps that a build has at least: each map and the program take a descriptor.
+const STEPS: usize = 15;
+
+/// What the kernel has, and what is pinned.
+#[derive(Debug, PartialEq, Eq)]
+struct Left {
+    maps: BTreeSet<u32>,
+    programs: BTreeSet<u32>,
+    pins: BTreeSet<String>,
+}
+
+impl Left {
+    fn now(pins: &Path) -> Self {
+        let pins = fs::read_dir(pins).expect("the pins").map(|entry| {
+            entry.expect("an entry").file_name().into_string().expect("a name in UTF-8")
+        });
+        Self {
+            maps: loaded_maps().map(|map| map.expect("a map").id()).collect(),
+            programs: loaded_programs().map(|program| program.expect("a program").id()).collect(),
+            pins: pins.collect(),
+        }
+    }
+}
+
+#[test]
+fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
+    if skip::kernel("half_built/steps").is_none() {
+        return;
+    }
+    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+    let directory = tempfile::tempdir().expect("a directory");
+    mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
+    let pins = directory.path();
+    let policy = world::named("limits-both").compile();
+
+    // Nothing is there before: nothing may be there after.
+    fails_at_every_step(&policy, pins);
+    // With a generation in force, it alone is there after, whole and alive.
+    let options = || Options { maps: Maps::Pinned(pins.to_owned()), key: KEY, sampling: true };
+    let running = Generation::load(&policy, &options()).expect("it loads");
+    fails_at_every_step(&policy, pins);
+    let program = running.program_id();
+    assert!(Left::now(pins).programs.contains(&program), "the running generation is gone");
+    drop(running);
+    umount2(pins, MntFlags::MNT_DETACH).expect("unmounting");
+}
+
+/// Builds with ever more descriptors, until one succeeds, and looks after each that does not.
+fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let before = Left::now(pins);
+    let used = fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64;
+    let mut errors = Vec::new();
+    for limit in used.. {
+        let options = Options { maps: Maps::Pinned(pins.to_owned()), key: KEY, sampling: true };
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("a lower limit");
+        let built = Generation::load(policy, &options);
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("the limit from before");
+        match built {
+            Ok(_) => break,
+            Err(error) => errors.push(error.to_string()),
+        }
+        // The kernel frees a program, and what it holds, a little later.
+        let deadline = Instant::now() + PATIENCE;
+        while Left::now(pins) != before && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(Left::now(pins), before, "after {} descriptors: {:?}", limit - used, errors);
+    }
+    println!("failed after {} steps: {:?}", errors.len(), errors.last());
+    assert!(errors.len() >= STEPS, "only {} steps failed: {errors:?}", errors.len());
+    // What succeeded has pinned its maps, as it should. They are this test's to remove.
+    for name in &Left::now(pins).pins {
+        if !before.pins.contains(name) {
+            fs::remove_file(pins.join(name)).expect("removing a pin");
+        }
+    }
+}
