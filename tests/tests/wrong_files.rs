@@ -14,7 +14,22 @@ use serde_json::Value;
 /// What is wrong, the manifest (or nothing), the policy (or nothing), and what must be said.
 type Case = (&'static str, Option<String>, Option<String>, &'static str);
 
+/// A policy of so many services for workers.
+fn services(count: usize, limits: &str) -> String {
+    let (head, _) = POLICY.split_once("  - name").expect("a service");
+    let service = |nth| {
+        format!(
+            "  - name: s{nth}\n    roles: [scheduler]\n    ports: [tcp/{nth}]\n    match: all\n    \
+             allow: {{ roles: [worker] }}\n    mode: enforce\n{limits}"
+        )
+    };
+    head.to_owned() + &(1..=count).map(service).collect::<String>()
+}
+
 fn cases() -> Vec<Case> {
+    let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
+    let workers = "  - name: other-[0000-9999]\n    addresses: [\"10.78.[0-39].[0-249]\"]\n    \
+                   roles: [worker]\npolicies:";
     let manifest = |from: &str, to: &str| Some(MANIFEST.replace(from, to));
     let policy = |from: &str, to: &str| Some(POLICY.replace(from, to));
     let again = |address: &str| {
@@ -35,6 +50,13 @@ fn cases() -> Vec<Case> {
         ("this node is gone", manifest("name: node\n", "name: nodes\n"), None, "no node `node`"),
         ("no interfaces", manifest("interfaces: [eth0]\n", ""), None, "no interfaces"),
         ("null allow", None, policy("allow:\n      roles: [worker]", "allow:"), "allow"),
+        ("too many services", None, Some(services(65, "")), "would run 65 services, at most 64"),
+        (
+            "too many limiter states",
+            manifest("policies:", workers),
+            Some(services(53, limits)),
+            "530212 limiter states",
+        ),
         (
             "host bits",
             None,

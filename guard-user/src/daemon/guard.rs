@@ -447,7 +447,7 @@ impl Guard {
             self.maps = Some(self.pins.hold_maps()?);
         }
         if self.ring.is_none() {
-            self.ring = shared.ring()?.map(AsyncFd::new).transpose().map_err(|error| {
+            self.ring = shared.ring()?.map(sys::readiness).transpose().map_err(|error| {
                 KernelError::of("waiting for the ring of events", error)
             })?;
         }

@@ -1,4 +1,4 @@
-//! The system calls that aya lacks, and the only unsafe code of this crate.
+//! The system calls that aya lacks, and all unsafe code of this crate.
 //!
 //! Links are made here and not by `Xdp::attach`: on `EINVAL` aya 0.14 falls back to an attachment
 //! by netlink, which cannot be pinned and which nobody owns once we are gone.
@@ -16,6 +16,7 @@ use std::{
 use aya_obj::generated::{
     XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Where in the receive path a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,16 @@ pub fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Res
     attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
     attr.link_create.flags = mode.flags();
     descriptor(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
+}
+
+/// Lets a task of tokio wait until a descriptor is readable. Must be called inside a runtime.
+///
+/// # Errors
+/// `EPERM` if nothing can wait for such a descriptor.
+pub fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` always names the one open descriptor that it owns, and closes it only when
+    // it is dropped, which the `AsyncFd` that owns it does after giving up the registration.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
 /// Switches the program of a link, in one step: a frame sees the old one or the new one.

@@ -1,0 +1,122 @@
+//! Policies that do not fit a node: lint refuses them with the words that the daemon refuses them with,
+//! which name the limit, the figure, and what to do. There is no limit on ports: a table has them all.
+
+use std::{fmt::Write as _, net::Ipv4Addr, path::PathBuf, sync::Arc};
+
+use guard_user::policy::{self, Bundle, Placement, code, diagnostic::Code, load::Loader};
+
+/// What does not fit: its name, the code of the finding, what must be said, and the files.
+struct Case {
+    name: &'static str,
+    code: Code,
+    said: [&'static str; 3],
+    manifest: String,
+    policy: String,
+    lists: Vec<(String, String)>,
+}
+
+const HEAD: &str = "apiVersion: trainguard/v1\nkind: Cluster\nname: t\ninterfaces: [eth0]\n\
+                    policies: [p.yaml]\nnodes:\n  - { name: n, addresses: [10.77.0.10], roles: [a] }\n";
+
+fn policy(services: usize, allow: impl Fn(usize) -> String, limits: &str) -> String {
+    let mut text =
+        "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
+    for nth in 0..services {
+        write!(
+            text,
+            "  - name: s{nth}\n    roles: [a]\n    ports: [tcp/{}]\n    match: all\n    allow: {{ {} }}\n    \
+             mode: enforce\n{limits}",
+            nth + 1,
+            allow(nth)
+        )
+        .expect("a string takes it");
+    }
+    text
+}
+
+/// Hosts from 11.0.0.0 on, a line each.
+fn hosts(numbers: impl Iterator<Item = u32>) -> String {
+    let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
+    numbers.fold(String::new(), |mut text, number| {
+        writeln!(text, "{}", Ipv4Addr::from(first + number)).expect("a string takes it");
+        text
+    })
+}
+
+fn cases() -> Vec<Case> {
+    let services = Case {
+        name: "services",
+        code: code::SERVICES,
+        said: ["65 services", "at most 64", "join services"],
+        manifest: HEAD.to_owned(),
+        policy: policy(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
+        lists: Vec::new(),
+    };
+    let nodes = "  - name: m-[00000-59999]\n    addresses: [\"10.[100-159].[0-9].[0-99]\"]\n    \
+                 roles: [b]\nnetworks:\n  all: { file: all.txt }\n";
+    let prefixes = Case {
+        name: "prefixes",
+        code: code::PREFIXES,
+        said: ["1050001 IPv4 prefixes", "at most 1048576", "join neighbouring prefixes"],
+        manifest: format!("{HEAD}{nodes}"),
+        policy: policy(1, |_| "networks: [all], roles: [b]".to_owned(), ""),
+        lists: vec![("all.txt".to_owned(), hosts(0..990_000))],
+    };
+    // Each host is in the services whose bits are set in its number.
+    let bit = |nth: usize| hosts((0..70_000).filter(move |number| number >> nth & 1 != 0));
+    let lists: Vec<_> = (0..17).map(|nth| (format!("l{nth}.txt"), bit(nth))).collect();
+    let networks = (0..17).map(|nth| format!("  l{nth}: {{ file: l{nth}.txt }}\n"));
+    let classes = Case {
+        name: "classes",
+        code: code::CLASSES,
+        said: ["classes by the services", "at most 65536", "share their lists"],
+        manifest: format!("{HEAD}networks:\n{}", networks.collect::<String>()),
+        policy: policy(17, |nth| format!("networks: [l{nth}]"), ""),
+        lists,
+    };
+    let nodes = "  - name: m-[0000-9999]\n    addresses: [\"10.[100-109].[0-9].[0-99]\"]\n    roles: [b]\n";
+    let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
+    let buckets = Case {
+        name: "limiter states",
+        code: code::MEMBER_BUCKETS,
+        said: ["530000 limiter states", "at most 524288", "limit fewer services"],
+        manifest: format!("{HEAD}{nodes}"),
+        policy: policy(53, |_| "roles: [b]".to_owned(), limits),
+        lists: Vec::new(),
+    };
+    vec![services, prefixes, classes, buckets]
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
+    for Case { name, code, said, manifest, policy, lists } in cases() {
+        let texts = [("m.yaml".to_owned(), manifest), ("p.yaml".to_owned(), policy)];
+        let texts = texts.into_iter().chain(lists);
+        let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
+        let bundle = Bundle::new("m.yaml", texts);
+
+        // As lint does.
+        let mut loader = Loader::new(&bundle);
+        if let Some(cluster) = loader.manifest("m.yaml".as_ref()) {
+            loader.check_capacity("m.yaml".as_ref(), &cluster);
+        }
+        let (report, ..) = loader.finish("m.yaml".as_ref());
+        let refusals: Vec<_> =
+            report.diagnostics.iter().filter(|found| found.code == code).collect();
+        let [refusal] = refusals.as_slice() else { panic!("{name}: {report:?}") };
+
+        // As the daemon does.
+        let error = match policy::load("m.yaml".as_ref(), &bundle) {
+            Err(error) => error.to_string(),
+            Ok(loaded) => {
+                let node = loaded.cluster.node("n").expect("the node");
+                policy::compile(&loaded, node, &Placement::default()).expect_err(name).to_string()
+            }
+        };
+        assert!(error.contains(&refusal.message), "{name}: {} and {error}", refusal.message);
+        let text = format!("{}; {}", refusal.message, refusal.help.as_deref().unwrap_or_default());
+        for part in said {
+            assert!(text.contains(part), "{name}: `{part}` not in {text}");
+        }
+    }
+}
