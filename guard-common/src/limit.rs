@@ -79,7 +79,8 @@ pub(crate) fn charge(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
-    let packet = Charged { now: limiter.now(), kinds, opening: headers.is_opening(), bytes: bytes.into() };
+    let packet =
+        Charged { now: limiter.now(), kinds, opening: headers.is_opening(), bytes: bytes.into() };
     if kinds & PER_SOURCE_KINDS != 0 && service.per_source.is_some() {
         let states = limiter.states(&Bucket { slot, addr: headers.source(), number });
         let one = |unit, limit: &Limit, cost| {

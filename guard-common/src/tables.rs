@@ -208,7 +208,7 @@ pub trait Tables {
     /// A fact about the whole node. Asked for one by one: what a frame does not need is not loaded.
     fn setting(&self, setting: Setting) -> u64;
 
-    /// What a destination port is to this node, by its [`port_index`](crate::layout::port_index).
+    /// What a destination port is to this node, by its [`port_index`].
     fn port_at(&self, index: usize) -> Port;
 
     /// What a destination port is to this node.

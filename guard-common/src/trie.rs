@@ -48,7 +48,7 @@ impl Key for u32 {
 
     #[inline(always)]
     fn first<const LEN: u32>(self) -> u32 {
-        self >> (Self::BITS - LEN)
+        self.wrapping_shr(Self::BITS.wrapping_sub(LEN))
     }
 
     #[inline(always)]
@@ -68,9 +68,10 @@ impl Key for [u64; 2] {
     type Padding = [u8; 5];
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 32 bits are left")]
     fn first<const LEN: u32>(self) -> u32 {
         let [high, _] = self;
-        (high >> (64 - LEN)) as u32
+        high.wrapping_shr(64_u32.wrapping_sub(LEN)) as u32
     }
 
     #[inline(always)]

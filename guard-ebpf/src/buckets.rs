@@ -10,7 +10,9 @@ use guard_common::{
 
 use crate::{
     atomic,
-    maps::{TG_CREDITS, TG_HASHED, TG_MEMBER_SLOTS, TG_MEMBERS, TG_TOTALS, hash_key, ticks_in_a_jiffy},
+    maps::{
+        TG_CREDITS, TG_HASHED, TG_MEMBER_SLOTS, TG_MEMBERS, TG_TOTALS, hash_key, ticks_in_a_jiffy,
+    },
 };
 
 /// Attempts to store a new state. Each failure means that another CPU charged the same bucket in

@@ -235,10 +235,7 @@ struct Trie4;
 impl Arrays<u32> for Trie4 {
     #[inline(always)]
     fn begin(&self) -> Root<u32> {
-        Root {
-            shared: TG_SHARED4.load() as u32,
-            skip: TG_SKIP4.load() as u32,
-        }
+        Root { shared: TG_SHARED4.load() as u32, skip: TG_SKIP4.load() as u32 }
     }
 
     #[inline(always)]
@@ -262,10 +259,7 @@ struct Trie6;
 impl Arrays<[u64; 2]> for Trie6 {
     #[inline(always)]
     fn begin(&self) -> Root<[u64; 2]> {
-        Root {
-            shared: [TG_SHARED6A.load(), TG_SHARED6B.load()],
-            skip: TG_SKIP6.load() as u32,
-        }
+        Root { shared: [TG_SHARED6A.load(), TG_SHARED6B.load()], skip: TG_SKIP6.load() as u32 }
     }
 
     #[inline(always)]

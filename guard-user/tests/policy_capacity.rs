@@ -19,8 +19,7 @@ const HEAD: &str = "apiVersion: trainguard/v1\nkind: Cluster\nname: t\ninterface
                     policies: [p.yaml]\nnodes:\n  - { name: n, addresses: [10.77.0.10], roles: [a] }\n";
 
 fn policy(services: usize, allow: impl Fn(usize) -> String, limits: &str) -> String {
-    let mut text =
-        "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
+    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
     for nth in 0..services {
         write!(
             text,
@@ -74,7 +73,8 @@ fn cases() -> Vec<Case> {
         policy: policy(17, |nth| format!("networks: [l{nth}]"), ""),
         lists,
     };
-    let nodes = "  - name: m-[0000-9999]\n    addresses: [\"10.[100-109].[0-9].[0-99]\"]\n    roles: [b]\n";
+    let nodes =
+        "  - name: m-[0000-9999]\n    addresses: [\"10.[100-109].[0-9].[0-99]\"]\n    roles: [b]\n";
     let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
     let buckets = Case {
         name: "limiter states",
@@ -108,9 +108,9 @@ fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
         // As the daemon does.
         let error = match policy::load("m.yaml".as_ref(), &bundle) {
             Err(error) => error.to_string(),
-            Ok(loaded) => {
-                let node = loaded.cluster.node("n").expect("the node");
-                policy::compile(&loaded, node, &Placement::default()).expect_err(name).to_string()
+            Ok(whole) => {
+                let node = whole.cluster.node("n").expect("the node");
+                policy::compile(&whole, node, &Placement::default()).expect_err(name).to_string()
             }
         };
         assert!(error.contains(&refusal.message), "{name}: {} and {error}", refusal.message);

@@ -168,7 +168,7 @@ fn a_trie_agrees_with_the_kernels() {
     println!("TRAINGUARD_SEED={seed}");
     let mut random = Random::new(seed);
     for _ in 0..KERNEL_SETS {
-        agrees::<u32, [u8; 4]>(&mut random, |key| key.to_be_bytes());
+        agrees::<u32, [u8; 4]>(&mut random, u32::to_be_bytes);
         agrees::<[u64; 2], [u8; 16]>(&mut random, |[high, low]| {
             (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
         });
@@ -367,7 +367,10 @@ fn a_walk_ends_whatever_the_arrays_hold() {
             root: (0..ROOT_LEN.min(64))
                 .map(|_| entry(&mut random).occupied(random.byte()))
                 .collect(),
-            begin: Root { shared: [0; 2], skip: if random.chance(50) { 0 } else { random.short().into() } },
+            begin: Root {
+                shared: [0; 2],
+                skip: if random.chance(50) { 0 } else { random.short().into() },
+            },
         };
         trie::find(&garbage, [random.word(), random.word()]);
     }

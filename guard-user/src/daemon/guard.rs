@@ -447,9 +447,11 @@ impl Guard {
             self.maps = Some(self.pins.hold_maps()?);
         }
         if self.ring.is_none() {
-            self.ring = shared.ring()?.map(sys::readiness).transpose().map_err(|error| {
-                KernelError::of("waiting for the ring of events", error)
-            })?;
+            self.ring = shared
+                .ring()?
+                .map(sys::readiness)
+                .transpose()
+                .map_err(|error| KernelError::of("waiting for the ring of events", error))?;
         }
         let number = shared.generation()? + 1;
         for service in &policy.services {

@@ -289,10 +289,9 @@ impl Links {
             if !wanted && guarded.wanted_as.is_none() {
                 guarded.wanted_as = Some(before);
             }
-            let moved = guarded
-                .link
-                .move_to(&self.pins.link_path(&device.name))
-                .and_then(|()| shared.set_interface(device.index, &device.name, guarded.one_buffer));
+            let moved = guarded.link.move_to(&self.pins.link_path(&device.name)).and_then(|()| {
+                shared.set_interface(device.index, &device.name, guarded.one_buffer)
+            });
             if let Err(error) = moved {
                 tracing::error!(interface = device.name, "{error}");
             }

@@ -1,6 +1,8 @@
 //! Compiling prefixes into the arrays that [`guard_common::trie`] walks.
 
-use guard_common::trie::{self, Entry, Found, Key, Leaf, Node, PEEK_BITS, ROOT_BITS, ROOT_LEN, Root, SLOTS, STRIDE};
+use guard_common::trie::{
+    self, Entry, Found, Key, Leaf, Node, PEEK_BITS, ROOT_BITS, ROOT_LEN, Root, SLOTS, STRIDE,
+};
 
 /// A prefix and what is known of the addresses of which it is the longest one.
 #[derive(Debug, Clone, Copy)]
@@ -142,8 +144,9 @@ impl<K: Family> Trie<K> {
         let mut children = Vec::new();
         let mut beyond = Vec::new();
         let mut last = None;
-        let slots =
-            slots(items, depth + STRIDE, SLOTS, class, |key| key.skip(depth).first::<STRIDE>() as usize);
+        let slots = slots(items, depth + STRIDE, SLOTS, class, |key| {
+            key.skip(depth).first::<STRIDE>() as usize
+        });
         for (slot, bit) in slots.iter().zip((0..).map(|nth| 1_u64 << nth)) {
             match slot.content(depth + STRIDE) {
                 Content::Class(of_slot) if of_slot == class => {}

@@ -11,8 +11,8 @@ use std::{io::Write as _, time::Duration};
 
 use anyhow::Result;
 use clap::Parser as _;
+use guard_tests::bench::Arguments;
 use guard_tests::wire::{
-    Arguments,
     cpu::Cpus,
     lab, rounds,
     rows::{self, Row, Spread, Target},
@@ -64,8 +64,8 @@ fn main() -> Result<()> {
         let wanted = |kind: &Kind| kind.is_base() || arguments.wants(&bench.case(*kind));
         cases.extend(Kind::ALL.into_iter().filter(wanted).map(|kind| (at, kind)));
     }
-    let bulk = Duration::from_millis(arguments.pick(150, 1_000));
-    let requests = Duration::from_millis(arguments.pick(80, 500));
+    let bulk = Duration::from_millis(arguments.pick(120, 1_000));
+    let requests = Duration::from_millis(arguments.pick(60, 500));
     let results = rounds::interleaved(cases.len(), arguments.pick(3, 7), |case| {
         let (at, kind) = cases[case];
         benches[at].measure(kind, cpus, bulk, requests)

@@ -1,15 +1,18 @@
 //! The cable, and what is on it in each case.
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{net::Ipv4Addr, os::fd::AsFd as _, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use guard_common::Action;
-use guard_tests::wire::{
-    cpu::Cpus,
-    lab::Lab,
-    offload,
-    policy::{self, Addresses},
-    programs::{self, Guard, Simple},
+use guard_tests::{
+    bench::guard::{self, Guard},
+    wire::{
+        cpu::Cpus,
+        lab::Lab,
+        offload,
+        policy::{self, Addresses},
+        programs::Simple,
+    },
 };
 
 use crate::transfer::{self, Sample};
@@ -103,7 +106,7 @@ impl Bench {
             Kind::ALL.into_iter().filter_map(|kind| Some((kind, kind.service()?)))
         {
             let policy = policy::compile(&lab.receiver.device, &listed, service);
-            guards.push((kind, Guard::load(&policy, &lab.receiver)?));
+            guards.push((kind, lab.receiver.guard(&policy)?));
         }
         let simple = Simple::load(object, 0, &["pass_all"])?;
         Ok(Self { mtu, lab, simple, guards })
@@ -127,14 +130,15 @@ impl Bench {
         offload::set(receiver, offload::GRO, kind == Kind::NoTsoGro)?;
         let mut guard = self.guards.iter_mut().find(|(of, _)| *of == kind).map(|(_, guard)| guard);
         let link = match (&guard, kind) {
-            (Some(guard), _) => Some(receiver.attach(guard.program()?)?),
+            (Some(guard), _) => Some(receiver.attach(guard.program().fd().as_fd())?),
             (None, Kind::PassAll) => Some(receiver.attach(self.simple.program("pass_all")?)?),
             (None, _) => None,
         };
         let before = guard.as_mut().map(|guard| guard.counts()).transpose()?;
         let (sample, bytes) = transfer::run(&self.lab, cpus, bulk, requests)?;
         if let (Some(guard), Some(before)) = (guard, before) {
-            let moved = programs::moved(&before, &guard.counts()?);
+            guard.drain()?;
+            let moved = guard::moved(&before, &guard.counts()?);
             let passed = moved.iter().filter(|((action, _), _)| *action == Action::Pass);
             let passed: u64 = passed.map(|(_, frames)| frames).sum();
             ensure!(moved.keys().all(|(action, _)| *action == Action::Pass), "drops: {moved:?}");

@@ -4,18 +4,16 @@ use anyhow::{Error, Result, ensure};
 use guard_common::{Action, Reason, Verdict};
 use guard_tests::{
     bench::{
+        guard::Guard,
         hold::Devices,
         object::{Sources, Variator, Yardsticks},
         run::{Program, XDP_DROP, XDP_PASS},
+        xdp_filter::XdpFilter,
     },
     text,
 };
 
-use crate::{
-    guard::Guard,
-    listing::{self, FREE_PORT, Family, Listing, PORT},
-    xdp_filter::XdpFilter,
-};
+use crate::listing::{self, FREE_PORT, Family, Listing, PORT};
 
 /// Packets whose verdicts are looked at one by one before a varied case is timed.
 const CHECKED: u32 = 256;

@@ -74,7 +74,8 @@ fn u32_of(random: &mut Random) -> u32 {
     u32::try_from(random.word() >> 32).unwrap_or(0)
 }
 
-fn v4(addr: u128) -> std::net::Ipv4Addr {
+/// An IPv4 address, from the lower half of a word.
+pub(crate) fn v4(addr: u128) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from_bits(u32::try_from(addr).unwrap_or(0))
 }
 

@@ -10,32 +10,31 @@ mod case;
 mod figures;
 mod guard;
 mod listing;
-mod xdp_filter;
 
-use std::process::ExitCode;
+use std::{net::Ipv6Addr, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use guard_tests::bench::{
-    BenchArgs,
+    Arguments,
     hold::Devices,
     object::{self, Yardsticks},
     report::Report,
     run,
+    xdp_filter::{self, Object, XdpFilter},
 };
 
 use crate::{
     case::{Bench, Programs, Varied},
-    guard::{Guard, Limits},
-    listing::Family,
-    xdp_filter::XdpFilter,
+    guard::Limits,
+    listing::{Family, Listing},
 };
 
 /// Programs of a case, at most.
 const DEVICES: usize = 6;
 
 fn main() -> ExitCode {
-    match bench(&BenchArgs::parse()) {
+    match bench(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -44,30 +43,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(args: &BenchArgs) -> Result<()> {
-    let object = object::read(&args.object())?;
+fn bench(args: &Arguments) -> Result<()> {
+    let object = object::read(&args.yardsticks())?;
     let yardsticks = Yardsticks::load(&object)?;
     let devices = Devices::new(DEVICES)?;
     let cpu = run::stay_on_one_cpu()?;
     let peer = xdp_filter::find();
     let mut report = Report::new("packet-path");
     let repeat = if args.quick { 1 << 16 } else { 1 << 18 };
-    let rounds = args.rounds(5, 15);
+    let rounds = args.pick(5, 15);
     report.note(format!("{rounds} rounds of {repeat} packets each, on CPU {cpu}"));
     for note in figures::LEGEND {
         report.note(note);
     }
-    report.note(peer.as_ref().map_or_else(|_| xdp_filter::MISSING.to_owned(), XdpFilter::describe));
+    report.note(peer.as_ref().map_or_else(|_| xdp_filter::MISSING.to_owned(), Object::describe));
     for note in report.notes() {
         println!("{note}");
     }
-    for listing in listing::all(args.quick) {
-        let mut guard = Guard::load(&listing, Limits::None)?;
+    for listing in listing::all(args.quick).into_iter().filter(|of| args.wants(of.name)) {
+        let mut guard = guard::load(&listing, Limits::None)?;
         // A list of prefixes has no per-source state to charge.
         let mut limited =
-            listing.hosts_only().then(|| Guard::load(&listing, Limits::PerSource)).transpose()?;
+            listing.hosts_only().then(|| guard::load(&listing, Limits::PerSource)).transpose()?;
         let mut peer = match &peer {
-            Ok(object) if listing.hosts_only() => Some(XdpFilter::load(object, &listing)?),
+            Ok(object) if listing.hosts_only() => Some(peer_for(object, &listing)?),
             _ => None,
         };
         for family in Family::BOTH {
@@ -97,4 +96,11 @@ fn bench(args: &BenchArgs) -> Result<()> {
         report.write(path)?;
     }
     Ok(())
+}
+
+/// xdp-filter, which lets the hosts of a list in.
+fn peer_for(object: &Object, listing: &Listing) -> Result<XdpFilter> {
+    let v4 = listing.addresses(Family::V4).map(listing::v4).collect::<Vec<_>>();
+    let v6 = listing.addresses(Family::V6).map(Ipv6Addr::from_bits).collect::<Vec<_>>();
+    XdpFilter::load(object, listing::PORT, &v4, &v6)
 }

@@ -15,14 +15,13 @@ mod measure;
 mod nft;
 mod report;
 mod subject;
-mod xdp_filter;
 
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser as _;
+use guard_tests::bench::Arguments;
 use guard_tests::wire::{
-    Arguments,
     cpu::Cpus,
     lab::{self, Lab},
     offload,
@@ -63,7 +62,7 @@ fn main() -> Result<()> {
         .collect();
 
     let flood = Flood::load(&arguments.sender(), &lab.sender, cpus.sender)?;
-    let duration = Duration::from_millis(arguments.pick(400, 2_000));
+    let duration = Duration::from_millis(arguments.pick(250, 2_000));
     let mut bench = Bench { lab, flood, cpu: cpus.receiver, duration };
     let samples = rounds::interleaved(cases.len(), arguments.pick(3, 7), |case| {
         let (at, family) = cases[case];

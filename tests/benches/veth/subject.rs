@@ -1,17 +1,23 @@
 //! What is measured: a program in the place of the guard, or rules behind it.
 
-use std::path::Path;
+use std::{os::fd::AsFd as _, path::Path};
 
 use anyhow::{Result, ensure};
 use guard_common::{Action, Reason};
-use guard_tests::wire::{
-    lab::End,
-    policy::{self, Addresses},
-    programs::{Guard, Simple},
+use guard_tests::{
+    bench::{
+        guard::Guard,
+        xdp_filter::{self, XdpFilter},
+    },
+    wire::{
+        lab::End,
+        policy::{self, Addresses},
+        programs::Simple,
+    },
 };
 use guard_user::kernel::link::Link;
 
-use crate::{flood::Family, nft::Nft, xdp_filter::XdpFilter};
+use crate::{flood::Family, nft::Nft};
 
 /// How to get programs of others.
 const NOT_INSTALLED: &str = "not installed (cargo xtask bench --install)";
@@ -23,6 +29,8 @@ pub(crate) enum Kind {
     DropAll,
     /// Reads the headers, then drops.
     ParseOnly,
+    /// The same, then computes as long as the guard does, in registers.
+    ParseBusy,
     /// The guard with a thousand sources.
     Guard,
     /// The guard with a hundred thousand.
@@ -35,14 +43,22 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All, in the order of the table.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::DropAll, Self::ParseOnly, Self::Guard, Self::GuardMany, Self::XdpFilter, Self::Nft];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::DropAll,
+        Self::ParseOnly,
+        Self::ParseBusy,
+        Self::Guard,
+        Self::GuardMany,
+        Self::XdpFilter,
+        Self::Nft,
+    ];
 
     /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::DropAll => "drop_all",
             Self::ParseOnly => "parse_only",
+            Self::ParseBusy => "parse_busy",
             Self::Guard => "guard, 1,000 listed,",
             Self::GuardMany => "guard, 100,000 listed,",
             Self::XdpFilter => "xdp-filter, 1,000 listed,",
@@ -78,12 +94,14 @@ impl Subject {
         let loaded = match kind {
             Kind::DropAll => Some(simple("drop_all")),
             Kind::ParseOnly => Some(simple("parse_only")),
+            Kind::ParseBusy => Some(simple("parse_busy")),
             Kind::Guard | Kind::GuardMany => {
                 let policy = policy::compile(&end.device, listed, "    match: all\n");
-                Some(Guard::load(&policy, end).map(|guard| Loaded::Guard(Box::new(guard))))
+                Some(end.guard(&policy).map(|guard| Loaded::Guard(Box::new(guard))))
             }
-            Kind::XdpFilter => XdpFilter::object().map(|object| {
-                let filter = XdpFilter::load(&object, listed)?;
+            Kind::XdpFilter => xdp_filter::find().ok().map(|object| {
+                let Addresses { v4, v6 } = listed;
+                let filter = XdpFilter::load(&object, policy::PORT, v4, v6)?;
                 Ok(Loaded::XdpFilter(Box::new(filter)))
             }),
             Kind::Nft => Nft::new(&end.device, listed).map(|nft| Ok(Loaded::Nft(nft))),
@@ -100,8 +118,8 @@ impl Subject {
     pub(crate) fn attach(&mut self, end: &End) -> Result<()> {
         let program = match &self.loaded {
             Some(Loaded::Simple(simple, name)) => simple.program(name)?,
-            Some(Loaded::Guard(guard)) => guard.program()?,
-            Some(Loaded::XdpFilter(filter)) => filter.program()?,
+            Some(Loaded::Guard(guard)) => guard.program().fd().as_fd(),
+            Some(Loaded::XdpFilter(filter)) => filter.program().fd().as_fd(),
             Some(Loaded::Nft(nft)) => return nft.attach(end),
             None => return Ok(()),
         };
@@ -124,6 +142,7 @@ impl Subject {
     pub(crate) fn dropped(&mut self, end: &End, family: Family) -> Result<Option<u64>> {
         match &mut self.loaded {
             Some(Loaded::Guard(guard)) => {
+                guard.drain()?;
                 let counts = guard.counts()?;
                 let wanted = (Action::Drop, Reason::NotAllowed);
                 ensure!(counts.keys().all(|key| *key == wanted), "more than drops: {counts:?}");

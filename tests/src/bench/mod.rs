@@ -5,11 +5,13 @@
 //! measuring thread, never time on the wall; what is compared is measured in turns in one run,
 //! in changing order; and ratios are medians over the ratios of each round, not ratios of medians.
 
+pub mod guard;
 pub mod hold;
 pub mod object;
 pub mod report;
 pub mod run;
 pub mod stats;
+pub mod xdp_filter;
 
 use std::path::PathBuf;
 
@@ -18,29 +20,41 @@ use clap::Parser;
 /// What every benchmark is told.
 #[derive(Debug, Clone, Parser)]
 #[command(max_term_width = 100)]
-pub struct BenchArgs {
-    /// Few rounds: 15 to 20 seconds, good for a look
+pub struct Arguments {
+    /// Fewer and shorter rounds: 15 to 20 seconds, good for a look
     #[arg(long)]
     pub quick: bool,
     /// Write the figures here as JSON
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
-    /// Where the kernel object `bench` lies
+    /// Where the kernel objects `bench` and `flood` lie
     #[arg(long, value_name = "DIR")]
     pub objects: PathBuf,
+    /// Only cases whose name contains this, and those that they are compared with
+    pub filter: Option<String>,
     /// `cargo bench` says it to everyone
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-impl BenchArgs {
-    /// The kernel object with the yardsticks.
-    pub fn object(&self) -> PathBuf {
+impl Arguments {
+    /// The kernel object with the programs to compare with.
+    pub fn yardsticks(&self) -> PathBuf {
         self.objects.join("bench")
     }
 
-    /// Rounds of a measurement: `quick` of them, or enough for a median that stays.
-    pub fn rounds(&self, quick: usize, full: usize) -> usize {
+    /// The kernel object with the sender of floods.
+    pub fn sender(&self) -> PathBuf {
+        self.objects.join("flood")
+    }
+
+    /// One of two values: the first for a quick run.
+    pub fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
+    }
+
+    /// Whether a case is wanted.
+    pub fn wants(&self, case: &str) -> bool {
+        self.filter.as_deref().is_none_or(|filter| case.contains(filter))
     }
 }

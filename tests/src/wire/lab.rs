@@ -16,11 +16,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use guard_user::kernel::{link::Link, sys::Mode};
+use guard_user::{
+    kernel::{link::Link, sys::Mode},
+    policy::compiled::CompiledPolicy,
+};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
 };
+
+use crate::bench::guard::Guard;
 
 /// Where `ip netns` keeps names.
 const NAMES: &str = "/run/netns";
@@ -170,6 +175,11 @@ impl End {
         let line = line.with_context(|| format!("`{}` in /proc/net/dev", self.device))?;
         let packets = line.split_whitespace().nth(1).context("a number of packets")?;
         Ok(packets.parse()?)
+    }
+
+    /// Loads the guard for the device.
+    pub fn guard(&self, policy: &CompiledPolicy) -> Result<Guard> {
+        Guard::load(policy, self.index()?, &self.device, self.mtu)
     }
 
     /// Attaches a program in native mode.

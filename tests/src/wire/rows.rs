@@ -6,7 +6,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::bench::report::Report;
+use crate::bench::{report::Report, stats::median};
 
 /// The least, the middle and the greatest of what the rounds gave.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -24,10 +24,8 @@ impl Spread {
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
-        let middle = values.len().checked_sub(1)? / 2;
-        // Of an even number, the mean of the two in the middle.
-        let median = f64::midpoint(values[middle], values[values.len() / 2]);
-        Some(Self { min: *values.first()?, median, max: *values.last()? })
+        let (min, max) = (*values.first()?, *values.last()?);
+        Some(Self { min, median: median(values), max })
     }
 
     /// Of the ratios that the rounds gave, each in itself.

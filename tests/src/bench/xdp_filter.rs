@@ -1,5 +1,6 @@
 //! Debian's xdp-filter as a peer: its deny policy, every port but the guarded one accepted, and the
-//! listed hosts accepted as sources, which together is the guard's job.
+//! listed hosts accepted as sources, which together is the guard's job. Its maps are filled directly:
+//! its command takes a port at a time.
 //!
 //! The object of the package is loaded as it is, with its maps on a bpffs of our own. The command
 //! itself would put libxdp's dispatcher in front where the kernel allows that, and a program
@@ -8,6 +9,7 @@
 
 use std::{
     fs, io,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,17 +20,16 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::Xdp,
 };
-use guard_tests::bench::run::Program;
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
 use tempfile::TempDir;
 
-use crate::listing::{Family, Listing, PORT};
+use super::run::{Program, XDP_DROP};
 
 /// What is said without it.
-pub(crate) const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --install)";
+pub const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --install)";
 
 /// The variant of the object with every feature, which `xdp-filter load --policy deny` takes for
 /// TCP, UDP, IPv4 and IPv6 together.
@@ -45,13 +46,13 @@ const UDP: u64 = 1 << 3;
 
 /// The package's object, found.
 #[derive(Debug)]
-pub(crate) struct Object {
+pub struct Object {
     path: PathBuf,
     version: String,
 }
 
 /// Looks for the package.
-pub(crate) fn find() -> io::Result<Object> {
+pub fn find() -> io::Result<Object> {
     let libraries = [Path::new("/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))];
     let libraries = libraries.iter().map(PathBuf::as_path);
     let path = libraries
@@ -68,30 +69,33 @@ fn version() -> Option<String> {
     Some(String::from_utf8(said.stdout).ok()?.split_whitespace().nth(1)?.to_owned())
 }
 
+impl Object {
+    /// What it is, for a note.
+    pub fn describe(&self) -> String {
+        format!(
+            "xdp-filter: {}, {}, without libxdp's dispatcher; room for {AS_SHIPPED} sources as \
+             shipped, raised by us where more are listed; its sources are hosts, so a list of \
+             prefixes has no figure",
+            self.version,
+            self.path.display()
+        )
+    }
+}
+
 /// It, loaded, with its maps filled.
-pub(crate) struct XdpFilter {
+#[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
+pub struct XdpFilter {
     program: Program,
     statistics: PerCpuArray<MapData, [u64; 2]>,
     _pins: Pins,
 }
 
 impl XdpFilter {
-    /// What it is, for a note.
-    pub(crate) fn describe(object: &Object) -> String {
-        format!(
-            "xdp-filter: {}, {}, without libxdp's dispatcher; room for {AS_SHIPPED} sources as \
-             shipped, raised by us where more are listed; its sources are hosts, so a list of \
-             prefixes has no figure",
-            object.version,
-            object.path.display()
-        )
-    }
-
-    /// Loads it for a list of hosts.
-    pub(crate) fn load(object: &Object, listing: &Listing) -> Result<Self> {
+    /// Loads it, to refuse `port` to all but these hosts.
+    pub fn load(object: &Object, port: u16, v4: &[Ipv4Addr], v6: &[Ipv6Addr]) -> Result<Self> {
         let pins = Pins::new()?;
         let bytes = fs::read(&object.path)?;
-        let room = u32::try_from(listing.count)?.max(AS_SHIPPED);
+        let room = u32::try_from(v4.len().max(v6.len()))?.max(AS_SHIPPED);
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(pins.0.path())
             .map_max_entries("filter_ipv4", room)
@@ -103,21 +107,27 @@ impl XdpFilter {
         xdp.load().context("loading xdp-filter")?;
         let program = Program::by_id(xdp.info()?.id())?;
         // The loaded program keeps its maps; before, they would end with our descriptors.
-        accept_ports(&mut ebpf)?;
-        accept_sources(&mut ebpf, listing)?;
+        accept_ports_but(&mut ebpf, port)?;
+        accept_sources(&mut ebpf, "filter_ipv4", v4.iter().map(Ipv4Addr::octets))?;
+        accept_sources(&mut ebpf, "filter_ipv6", v6.iter().map(Ipv6Addr::octets))?;
         let statistics = PerCpuArray::try_from(take(&mut ebpf, "xdp_stats_map")?)?;
         Ok(Self { program, statistics, _pins: pins })
     }
 
     /// The program.
-    pub(crate) fn program(&self) -> &Program {
+    pub fn program(&self) -> &Program {
         &self.program
     }
 
     /// Frames that got an XDP action so far.
-    pub(crate) fn counted(&self, action: u32) -> Result<u64> {
+    pub fn counted(&self, action: u32) -> Result<u64> {
         let values = self.statistics.get(&action, 0).context("the statistics of xdp-filter")?;
         Ok(values.iter().map(|[packets, _]| packets).sum())
+    }
+
+    /// Frames that it has dropped so far.
+    pub fn dropped(&self) -> Result<u64> {
+        self.counted(XDP_DROP)
     }
 }
 
@@ -143,9 +153,9 @@ impl Drop for Pins {
     }
 }
 
-fn accept_ports(ebpf: &mut Ebpf) -> Result<()> {
+fn accept_ports_but(ebpf: &mut Ebpf, refused: u16) -> Result<()> {
     let mut ports = PerCpuArray::try_from(take(ebpf, "filter_ports")?)?;
-    for port in (0..=u16::MAX).filter(|port| *port != PORT) {
+    for port in (0..=u16::MAX).filter(|port| *port != refused) {
         // In network byte order.
         let index = u32::from(port.to_be());
         ports.set(index, on_all_cpus(DESTINATION | TCP | UDP)?, 0)?;
@@ -153,20 +163,16 @@ fn accept_ports(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-fn accept_sources(ebpf: &mut Ebpf, listing: &Listing) -> Result<()> {
-    let mut sources = hash::<[u8; 4]>(ebpf, "filter_ipv4")?;
-    for addr in listing.addresses(Family::V4) {
-        sources.insert(u32::try_from(addr)?.to_be_bytes(), on_all_cpus(SOURCE)?, 0)?;
-    }
-    let mut sources = hash::<[u8; 16]>(ebpf, "filter_ipv6")?;
-    for addr in listing.addresses(Family::V6) {
-        sources.insert(addr.to_be_bytes(), on_all_cpus(SOURCE)?, 0)?;
+fn accept_sources<K: Pod>(
+    ebpf: &mut Ebpf,
+    map: &str,
+    sources: impl Iterator<Item = K>,
+) -> Result<()> {
+    let mut accepted = PerCpuHashMap::try_from(take(ebpf, map)?)?;
+    for source in sources {
+        accepted.insert(source, on_all_cpus(SOURCE)?, 0)?;
     }
     Ok(())
-}
-
-fn hash<K: Pod>(ebpf: &mut Ebpf, name: &str) -> Result<PerCpuHashMap<MapData, K, u64>> {
-    Ok(PerCpuHashMap::try_from(take(ebpf, name)?)?)
 }
 
 fn on_all_cpus(value: u64) -> Result<PerCpuValues<u64>> {

@@ -1,0 +1,79 @@
+//! The guard as the daemon would run it: a compiled policy, loaded with event sampling on.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use guard_common::{Action, Reason, Verdict};
+use guard_user::{
+    kernel::{
+        generation::{Generation, Maps, Options},
+        netlink,
+        shared::Shared,
+    },
+    policy::compiled::CompiledPolicy,
+};
+
+use super::run::Program;
+use crate::backend::KEY;
+
+/// Frames by what was decided of them, and why.
+pub type Counts = BTreeMap<(Action, Reason), u64>;
+
+/// A loaded policy, on maps of its own.
+#[expect(missing_debug_implementations, reason = "the shared maps have none")]
+pub struct Guard {
+    // It is loaded as long as this lives.
+    _generation: Generation,
+    shared: Shared,
+    program: Program,
+}
+
+impl Guard {
+    /// Loads a policy for a device with this index, name and MTU.
+    pub fn load(policy: &CompiledPolicy, index: u32, device: &str, mtu: u32) -> Result<Self> {
+        let options = Options { maps: Maps::Private, key: KEY, sampling: true };
+        let mut generation = Generation::load(policy, &options)?;
+        let mut shared = generation.shared()?;
+        shared.set_interface(index, device, netlink::has_one_buffer(mtu))?;
+        for service in &policy.services {
+            shared.set_service(service.slot, &service.label)?;
+        }
+        let program = Program::by_id(generation.program_id())?;
+        Ok(Self { _generation: generation, shared, program })
+    }
+
+    /// Its program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Frames that it has judged so far.
+    pub fn counts(&self) -> Result<Counts> {
+        let mut counts = Counts::new();
+        for (_, verdict, counter) in self.shared.counters().context("the counters")? {
+            *counts.entry((verdict.action, verdict.reason)).or_default() += counter.packets;
+        }
+        Ok(counts)
+    }
+
+    /// Frames that got a verdict so far, of whatever service.
+    pub fn counted(&self, verdict: Verdict) -> Result<u64> {
+        Ok(self.counts()?.get(&(verdict.action, verdict.reason)).copied().unwrap_or(0))
+    }
+
+    /// Listens to events, and empties their ring, as the daemon does on a timer. None may have been
+    /// lost: writing to a full ring costs less.
+    pub fn drain(&mut self) -> Result<()> {
+        self.shared.listen()?;
+        self.shared.events(usize::MAX);
+        let lost = self.shared.event_counts()?.lost;
+        ensure!(lost == 0, "{lost} events were lost");
+        Ok(())
+    }
+}
+
+/// What has moved between two counts.
+pub fn moved(before: &Counts, after: &Counts) -> Counts {
+    let difference = |key| after.get(key).unwrap_or(&0) - before.get(key).unwrap_or(&0);
+    after.keys().map(|key| (*key, difference(key))).filter(|(_, moved)| *moved > 0).collect()
+}
