@@ -1,11 +1,12 @@
 //! A compiled set of prefixes: longest-prefix match in a few loads.
 //!
-//! A poptrie (Asai and Ohara, SIGCOMM 2015) with path compression. The bits that all prefixes share are
-//! compared at once. A direct table resolves the next 16 bits of an address, and knows which eighths of
-//! an entry are empty: most strangers end there. Then each node resolves six bits more; what a slot of a node holds is found by counting bits, so nodes and leaves lie packed in
-//! plain arrays. Where only one prefix is left, or all that are left share some bits, a leaf says so
-//! and is compared in full at once: the depth follows the number of branchings and not the length of
-//! the prefixes.
+//! A poptrie (Asai and Ohara, SIGCOMM 2015) with path compression. The bits that all prefixes share
+//! are compared at once. A direct table resolves the next 16 bits of an address, and knows which
+//! eighths of an entry are empty: most strangers end there. Then each node resolves six bits more;
+//! what a slot of a node holds is found by counting bits, so nodes and leaves lie packed in plain
+//! arrays. Where only one prefix is left, or all that are left share some bits, a leaf says so and is
+//! compared in full at once: the depth follows the number of branchings and not the length of the
+//! prefixes.
 //!
 //! The arrays are built in user space and never change. Kernel and host walk them with the same
 //! code, [`find`]. Whatever they hold, the walk ends, and what cannot be followed is unknown.

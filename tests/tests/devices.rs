@@ -1,8 +1,14 @@
 //! Devices that are missing, come, go, are renamed, or unpack tunnels.
 
-use std::{net::UdpSocket, thread, time::Duration};
+use std::{
+    net::UdpSocket,
+    thread,
+    time::{Duration, Instant},
+};
 
-use guard_tests::node::{MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, enforcing, moved};
+use aya::maps::{Array, Map, MapData};
+use guard_common::layout::InterfaceRow;
+use guard_tests::node::{MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved};
 use serde_json::{Value, json};
 
 #[test]
@@ -134,4 +140,37 @@ fn the_guard_moves_to_another_interface_and_never_into_nothing() {
     node.write("cluster.yaml", MANIFEST);
     node.wait("back", |status| status["interfaces"][0]["name"] == "eth0");
     node.assert_guarded();
+}
+
+/// At an MTU of 1500 the program takes the first buffer for the whole frame; beyond, it asks. Whatever
+/// the MTU is changed to, every byte is counted.
+#[test]
+fn every_byte_is_counted_as_the_mtu_changes() {
+    let Some(mut node) = Node::new("devices/mtu") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let rows = MapData::from_pin(node.own_pins().join("TG_INTERFACES")).expect("the pinned map");
+    let rows: Array<_, InterfaceRow> =
+        Map::from_map_data(rows).and_then(Array::try_from).expect("an array of rows");
+    for (mtu, one_buffer, payload) in [(1500, true, 1400), (9000, false, 8900), (1500, true, 40)] {
+        node.ip(&["link", "set", "eth0", "mtu", &mtu.to_string()]);
+        let told = |row: InterfaceRow| row.ifindex() != 0 && row.has_one_buffer() == one_buffer;
+        let deadline = Instant::now() + PATIENCE;
+        while !(0..rows.len()).any(|at| rows.get(&at, 0).is_ok_and(told)) {
+            assert!(Instant::now() < deadline, "MTU {mtu} is not heard of: {}", node.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let bytes = |node: &Node| node.stats()["reasons"]["not_allowed"]["bytes"].as_u64();
+        let before = bytes(&node).unwrap_or(0);
+        node.at_peer(|| {
+            for (from, to) in STRANGER.into_iter().zip(NODE) {
+                let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+                socket.send_to(&vec![0; payload], (to, PORT)).expect("sending");
+            }
+        });
+        thread::sleep(Duration::from_millis(200));
+        // Twice Ethernet 14 and UDP 8; IPv4 20 and IPv6 40.
+        let expected = 2 * (payload as u64 + 22) + 60;
+        assert_eq!(bytes(&node).map(|after| after - before), Some(expected), "MTU {mtu}");
+    }
 }
