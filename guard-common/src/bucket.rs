@@ -9,8 +9,8 @@ pub const TICKS_PER_NS: u64 = 16;
 /// Ticks in one second.
 pub const TICKS_PER_SECOND: u64 = 16_000_000_000;
 
-/// Longest timer tick of a kernel, in nanoseconds: kernels tick 100 to 1000 times a second. The clock
-/// of limits goes on by these ticks. Within one, no more than a burst passes.
+/// Longest timer tick of a kernel, in nanoseconds: kernels tick 100 to 1000 times a second. The
+/// clock of limits goes on by these ticks. Within one, no more than a burst passes.
 pub const LONGEST_TICK_NS: u64 = 10_000_000;
 
 /// No bucket is deeper and nothing costs more, in ticks: 4.5 years. Keeps sums from overflowing.
@@ -69,7 +69,8 @@ impl Limit {
     }
 
     /// The same limit on packets or connections, charged in batches: up to [`BATCH`] of them, and
-    /// no more than 1/[`BATCH_PART`] of the burst. A burst too small for that is charged one by one.
+    /// no more than 1/[`BATCH_PART`] of the burst. A burst too small for that is charged one by
+    /// one.
     #[must_use]
     pub fn in_batches(self) -> Self {
         let things = (self.depth / BATCH_PART).checked_div(self.unit).unwrap_or(0).min(BATCH);

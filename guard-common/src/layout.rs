@@ -93,9 +93,9 @@ pub const INTERFACE_SLOTS: u32 = 64;
 /// Entries in which an interface may lie, from the one its index says on.
 pub const INTERFACE_PROBES: u32 = 4;
 
-/// Entry of the interface map, in one word, which is loaded at once. From the lowest bit: index of the
-/// interface (32), 0 for a free entry; index of the first counter of its row (16); whether the kernel
-/// need not be asked for the length of its frames, because each lies in one buffer (1).
+/// Entry of the interface map, in one word, which is loaded at once. From the lowest bit: index of
+/// the interface (32), 0 for a free entry; index of the first counter of its row (16); whether the
+/// kernel need not be asked for the length of its frames, because each lies in one buffer (1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct InterfaceRow(u64);
@@ -201,8 +201,8 @@ pub type Label = [u8; 128];
 
 /// Events that one CPU may emit for one reason in one window.
 pub const SAMPLING_BUDGET: u32 = 32;
-/// A sampling window is 2 to this power of timer ticks (jiffies), the only clock that costs nothing:
-/// 64 ms to 640 ms, as the kernel ticks 1000 or 100 times a second.
+/// A sampling window is 2 to this power of timer ticks (jiffies), the only clock that costs
+/// nothing: 64 ms to 640 ms, as the kernel ticks 1000 or 100 times a second.
 pub const SAMPLING_WINDOW_SHIFT: u32 = 6;
 /// How long somebody who said so is taken to be listening, in nanoseconds.
 pub const LISTENING_NS: u64 = 5_000_000_000;

@@ -80,8 +80,8 @@ pub const GLOBAL_PORTS: &str = "TG_PORTS";
 pub const GLOBAL_ROOT4: &str = "TG_ROOT4";
 /// Global: the direct table of the IPv6 trie of a generation.
 pub const GLOBAL_ROOT6: &str = "TG_ROOT6";
-/// Read-only globals, `u64` each: where the IPv4 trie of a generation begins: what is shared, and how many
-/// bits that is (see [`crate::trie::Root`]).
+/// Read-only globals, `u64` each: where the IPv4 trie of a generation begins: what is shared, and
+/// how many bits that is (see [`crate::trie::Root`]).
 pub const GLOBAL_BEGIN4: [&str; 2] = ["TG_SHARED4", "TG_SKIP4"];
 /// The same for IPv6, whose shared bits are two words.
 pub const GLOBAL_BEGIN6: [&str; 3] = ["TG_SHARED6A", "TG_SHARED6B", "TG_SKIP6"];
@@ -90,8 +90,8 @@ pub const GLOBAL_KEY: [&str; 2] = ["TG_KEY0", "TG_KEY1"];
 /// Read-only globals, `u64` each: bit `n % 64` of word `n / 64` is set if a device of this node
 /// unpacks IP protocol `n`.
 pub const GLOBAL_UNPACKS: [&str; 4] = ["TG_UNPACKS0", "TG_UNPACKS1", "TG_UNPACKS2", "TG_UNPACKS3"];
-/// Read-only global, `u64`: ticks of the limiter's clock (see [`crate::bucket`]) in a timer tick of the
-/// kernel.
+/// Read-only global, `u64`: ticks of the limiter's clock (see [`crate::bucket`]) in a timer tick of
+/// the kernel.
 pub const GLOBAL_JIFFY: &str = "TG_JIFFY";
 /// Read-only global, `u64`: whether drop events are sampled.
 pub const GLOBAL_SAMPLING: &str = "TG_SAMPLING_ON";

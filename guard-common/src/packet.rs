@@ -8,8 +8,9 @@ pub trait Packet {
     /// `N` bytes that are known to be there.
     type Bytes<const N: usize>: Fields;
 
-    /// Whether a read at an offset that the compiler knows costs less than another. Then frames without
-    /// VLAN tags and IP options, which nearly all are, are read by a copy of the parser of their own.
+    /// Whether a read at an offset that the compiler knows costs less than another. Then frames
+    /// without VLAN tags and IP options, which nearly all are, are read by a copy of the parser of
+    /// their own.
     const KNOWN_OFFSETS_ARE_CHEAP: bool;
 
     /// Length of the frame on the wire in bytes, without the frame check sequence. May exceed what

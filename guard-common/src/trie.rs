@@ -4,9 +4,9 @@
 //! are compared at once. A direct table resolves the next 16 bits of an address, and knows which
 //! eighths of an entry are empty: most strangers end there. Then each node resolves six bits more;
 //! what a slot of a node holds is found by counting bits, so nodes and leaves lie packed in plain
-//! arrays. Where only one prefix is left, or all that are left share some bits, a leaf says so and is
-//! compared in full at once: the depth follows the number of branchings and not the length of the
-//! prefixes.
+//! arrays. Where only one prefix is left, or all that are left share some bits, a leaf says so and
+//! is compared in full at once: the depth follows the number of branchings and not the length of
+//! the prefixes.
 //!
 //! The arrays are built in user space and never change. Kernel and host walk them with the same
 //! code, [`find`]. Whatever they hold, the walk ends, and what cannot be followed is unknown.
@@ -119,8 +119,8 @@ impl Entry {
         Self(CLASS << KIND_BIT | u32::from(class))
     }
 
-    /// The same entry, for the direct table: bit `n` is set if there is anything in the `n`th eighth of
-    /// the addresses that come here. Of the others nothing is known.
+    /// The same entry, for the direct table: bit `n` is set if there is anything in the `n`th
+    /// eighth of the addresses that come here. Of the others nothing is known.
     #[must_use]
     pub fn occupied(self, eighths: u8) -> Self {
         Self(self.0 | u32::from(eighths) << OCCUPIED_BIT)
@@ -155,7 +155,8 @@ impl Entry {
 /// Six bits of addresses that agree so far.
 ///
 /// What a slot holds is said by one bit of each map. Neither: the class of the node. `children`
-/// only: a child, the next one. `leaves` only: a leaf, the next one. Both: the leaf before once more.
+/// only: a child, the next one. `leaves` only: a leaf, the next one. Both: the leaf before once
+/// more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Node {

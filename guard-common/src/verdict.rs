@@ -191,8 +191,8 @@ impl Verdict {
 }
 
 /// What the decision answers: a verdict and the number of its counter. Both are constants but for
-/// the slot, so they are put together where the decision falls, and not taken apart and put together
-/// again where the frame is counted.
+/// the slot, so they are put together where the decision falls, and not taken apart and put
+/// together again where the frame is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     /// The packed verdict.

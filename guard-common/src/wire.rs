@@ -1,4 +1,5 @@
-//! Numbers of the wire: offsets, `EtherType` values, protocols, and the depths to which we follow them.
+//! Numbers of the wire: offsets, `EtherType` values, protocols, and the depths to which we follow
+//! them.
 
 /// Offset of the EtherType in an untagged frame, in bytes.
 pub const ETHERTYPE_AT: u32 = 12;

@@ -8,12 +8,12 @@ use crate::{
     maps::{TG_COUNTERS, TG_INTERFACES},
 };
 
-/// The longest first buffer that is taken for a whole frame, in bytes: one that fills an MTU of 1500,
-/// with room for tags.
+/// The longest first buffer that is taken for a whole frame, in bytes: one that fills an MTU of
+/// 1500, with room for tags.
 const ONE_BUFFER: u64 = 1536;
 
-/// Counts a frame, in this counter of the interface that it came from; its length in bytes. `len` is
-/// what [`frame::receive`] said it is.
+/// Counts a frame, in this counter of the interface that it came from; its length in bytes. `len`
+/// is what [`frame::receive`] said it is.
 #[inline(always)]
 pub(crate) fn count(ctx: &XdpContext, len: u64, counter: u32) -> u64 {
     let row = row(ctx);

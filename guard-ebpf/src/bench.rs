@@ -77,8 +77,9 @@ fn parse_only(ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Parses as the guard does, then adds up in registers, about as long as the guard's decision takes in a
-/// test run, and touches no more memory: what computing costs where packets come from another CPU.
+/// Parses as the guard does, then adds up in registers, about as long as the guard's decision takes
+/// in a test run, and touches no more memory: what computing costs where packets come from another
+/// CPU.
 #[xdp(frags)]
 fn parse_busy(ctx: XdpContext) -> u32 {
     let Received { headers, .. } = frame::receive(&ctx, false);

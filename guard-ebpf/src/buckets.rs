@@ -27,8 +27,8 @@ pub(crate) trait Clock {
 
 /// The clock of the kernel: its count of timer ticks, each of 1 to 10 ms. The compiler of policies
 /// refuses bursts that are shorter. The verifier makes one load of this helper (`do_misc_fixups`,
-/// kernel/bpf/verifier.c). `bpf_ktime_get_coarse_ns` goes on by the same ticks, but is called: three
-/// functions deep, which costs some 30 ns where returns are mitigated.
+/// kernel/bpf/verifier.c). `bpf_ktime_get_coarse_ns` goes on by the same ticks, but is called:
+/// three functions deep, which costs some 30 ns where returns are mitigated.
 pub(crate) struct Jiffies;
 
 impl Clock for Jiffies {

@@ -24,16 +24,16 @@ pub(crate) struct Received {
     pub(crate) zero: u64,
 }
 
-/// Length of the frame over all buffers, in bytes. It is a call, and calls are what costs on a CPU whose
-/// returns are mitigated: not for every frame.
+/// Length of the frame over all buffers, in bytes. It is a call, and calls are what costs on a CPU
+/// whose returns are mitigated: not for every frame.
 #[inline(always)]
 pub(crate) fn len(ctx: &XdpContext) -> u64 {
     // SAFETY: the context is the one that the kernel passed to this program.
     unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }
 }
 
-/// Reads the headers of the frame. Unless `exact`, its length may be that of its first buffer, if no
-/// header tells of more: what lies behind the IP packet in other buffers is not noticed.
+/// Reads the headers of the frame. Unless `exact`, its length may be that of its first buffer, if
+/// no header tells of more: what lies behind the IP packet in other buffers is not noticed.
 ///
 /// The verifier allows to subtract packet pointers with `CAP_PERFMON` only.
 #[inline(always)]
@@ -99,8 +99,9 @@ fn opaque(value: u64) -> u64 {
     core::hint::black_box(value)
 }
 
-/// The same number, of which the verifier does not know that it is the same: what it learns about one
-/// by a comparison says nothing about the other, so it need not walk on once for each comparison.
+/// The same number, of which the verifier does not know that it is the same: what it learns about
+/// one by a comparison says nothing about the other, so it need not walk on once for each
+/// comparison.
 #[inline(always)]
 fn unlinked(number: u64) -> u64 {
     #[cfg(target_arch = "bpf")]

@@ -46,8 +46,8 @@ fn guard_verdict(ctx: XdpContext) -> u32 {
     run(&ctx, Still(frame::metadata_clock(&ctx)))
 }
 
-/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is the
-/// one that limits go by.
+/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is
+/// the one that limits go by.
 #[inline(always)]
 fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
     let Received { headers, len, zero } = frame::receive(ctx, maps::limits_bytes());

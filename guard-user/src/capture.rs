@@ -23,7 +23,8 @@ const MAX_INTERFACES: usize = 4096;
 pub struct Captured<'a> {
     /// Its place in the capture, from 1 on.
     pub number: u64,
-    /// When it was captured, in nanoseconds since some fixed time; none if the capture does not say.
+    /// When it was captured, in nanoseconds since some fixed time; none if the capture does not
+    /// say.
     pub time_ns: Option<u64>,
     /// What was kept of it.
     pub bytes: &'a [u8],

@@ -1,5 +1,6 @@
-//! Policies that do not fit a node: lint refuses them with the words that the daemon refuses them with,
-//! which name the limit, the figure, and what to do. There is no limit on ports: a table has them all.
+//! Policies that do not fit a node: lint refuses them with the words that the daemon refuses them
+//! with, which name the limit, the figure, and what to do. There is no limit on ports: a table has
+//! them all.
 
 use std::{fmt::Write as _, net::Ipv4Addr, path::PathBuf, sync::Arc};
 

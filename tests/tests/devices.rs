@@ -142,8 +142,8 @@ fn the_guard_moves_to_another_interface_and_never_into_nothing() {
     node.assert_guarded();
 }
 
-/// At an MTU of 1500 the program takes the first buffer for the whole frame; beyond, it asks. Whatever
-/// the MTU is changed to, every byte is counted.
+/// At an MTU of 1500 the program takes the first buffer for the whole frame; beyond, it asks.
+/// Whatever the MTU is changed to, every byte is counted.
 #[test]
 fn every_byte_is_counted_as_the_mtu_changes() {
     let Some(mut node) = Node::new("devices/mtu") else { return };

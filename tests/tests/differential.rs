@@ -130,8 +130,8 @@ fn buffers_change_nothing() {
     spread("buffers_change_nothing", false);
 }
 
-/// Nor does a program judge otherwise that takes the first buffer for the whole frame, because nobody
-/// has told it of a larger MTU yet: all that it may miss are bytes behind the packet.
+/// Nor does a program judge otherwise that takes the first buffer for the whole frame, because
+/// nobody has told it of a larger MTU yet: all that it may miss are bytes behind the packet.
 #[test]
 fn buffers_that_nobody_told_of_change_no_verdict() {
     spread("buffers_that_nobody_told_of_change_no_verdict", true);

@@ -1,5 +1,5 @@
-//! A build that fails on the way, at each of its steps in turn: for want of a descriptor, which fails
-//! where want of memory would. In a process of its own, whose limits it changes.
+//! A build that fails on the way, at each of its steps in turn: for want of a descriptor, which
+//! fails where want of memory would. In a process of its own, whose limits it changes.
 #![expect(clippy::print_stdout, reason = "how far the builds got is worth knowing")]
 
 use std::{

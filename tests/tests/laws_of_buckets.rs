@@ -210,7 +210,8 @@ proptest! {
         }
     }
 
-    /// What is drawn is not lost: at one moment a burst is given out whole, when enough is asked for.
+    /// What is drawn is not lost: at one moment a burst is given out whole, when enough is asked
+    /// for.
     #[test]
     fn a_burst_is_given_out_whole(
         burst in 1_u64..20_000,

@@ -298,9 +298,9 @@ impl Links {
         }
     }
 
-    /// Says of which interfaces the program gets each frame in one buffer, as their MTU changes. A program
-    /// that has not heard of a larger one yet judges by what is there: only of bytes behind the
-    /// packet, in a later buffer, it does not know.
+    /// Says of which interfaces the program gets each frame in one buffer, as their MTU changes. A
+    /// program that has not heard of a larger one yet judges by what is there: only of bytes behind
+    /// the packet, in a later buffer, it does not know.
     fn follow_buffers(&mut self, devices: &[Device], shared: &mut Shared) {
         for device in devices {
             let Some(guarded) = self.guarded.get_mut(&device.index) else { continue };

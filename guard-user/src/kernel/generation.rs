@@ -279,8 +279,8 @@ impl Globals {
     }
 }
 
-/// Ticks of the limiter's clock in a timer tick of this kernel, which is the resolution of its coarse
-/// clocks (`KTIME_LOW_RES`, `include/linux/hrtimer_defs.h`).
+/// Ticks of the limiter's clock in a timer tick of this kernel, which is the resolution of its
+/// coarse clocks (`KTIME_LOW_RES`, `include/linux/hrtimer_defs.h`).
 fn jiffy() -> Result<u64, KernelError> {
     let what = "asking how often the kernel's timer ticks";
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)

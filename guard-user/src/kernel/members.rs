@@ -30,7 +30,8 @@ pub(super) fn places<M: BorrowMut<MapData>, N: BorrowMut<MapData>>(
     let mut known = BTreeMap::new();
     for entry in keys.iter() {
         let (key, place) = entry.map_err(failed("reading", names::MAP_MEMBER_KEYS))?;
-        // Nothing is trusted because it is there: a place beyond the end, or somebody else's, is none.
+        // Nothing is trusted because it is there: a place beyond the end, or somebody else's, is
+        // none.
         if let Some(taken) = taken.get_mut(place as usize)
             && !std::mem::replace(taken, true)
         {

@@ -56,8 +56,8 @@ pub struct Attached {
     pub mode: &'static str,
 }
 
-/// Whether a program that runs in a driver gets each frame in one buffer at this MTU, however small the
-/// buffers of the driver are.
+/// Whether a program that runs in a driver gets each frame in one buffer at this MTU, however small
+/// the buffers of the driver are.
 pub fn has_one_buffer(mtu: u32) -> bool {
     mtu <= 1500
 }

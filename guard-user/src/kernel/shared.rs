@@ -228,8 +228,8 @@ impl Shared {
         self.credits.set(slot.into(), none, 0).map_err(write(names::MAP_CREDITS))
     }
 
-    /// Gives back the bucket states of members that the policy no longer knows. Only once no program
-    /// charges them any more.
+    /// Gives back the bucket states of members that the policy no longer knows. Only once no
+    /// program charges them any more.
     pub fn keep_members(&mut self, keep: &[MemberKey]) -> Result<(), KernelError> {
         let keep: BTreeSet<&MemberKey> = keep.iter().collect();
         // The keys first: a walk restarts when the key it stands on is removed.
@@ -242,8 +242,8 @@ impl Shared {
     }
 
     /// Gives an interface a row of counters: its old one by name, else a free one, else the last,
-    /// which further interfaces share. `one_buffer` says that the program gets each of its frames in
-    /// one buffer.
+    /// which further interfaces share. `one_buffer` says that the program gets each of its frames
+    /// in one buffer.
     pub fn set_interface(
         &mut self,
         ifindex: u32,

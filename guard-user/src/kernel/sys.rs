@@ -74,8 +74,8 @@ pub fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Res
 /// # Errors
 /// `EPERM` if nothing can wait for such a descriptor.
 pub fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` always names the one open descriptor that it owns, and closes it only when
-    // it is dropped, which the `AsyncFd` that owns it does after giving up the registration.
+    // SAFETY: an `OwnedFd` always names the one open descriptor that it owns, and closes it only
+    // when it is dropped, which the `AsyncFd` that owns it does after giving up the registration.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 

@@ -1,7 +1,7 @@
 //! Keeping programs in the kernel's XDP dispatcher.
 //!
-//! A test run puts its program into the dispatcher (`bpf_prog_change_xdp`, `net/bpf/test_run.c`) and
-//! takes it out again. Each time code is patched and a grace period waited for: 40 ms, of which
+//! A test run puts its program into the dispatcher (`bpf_prog_change_xdp`, `net/bpf/test_run.c`)
+//! and takes it out again. Each time code is patched and a grace period waited for: 40 ms, of which
 //! 0.25 ms count as CPU time of the one who measures. A program that is attached somewhere is in
 //! there already, so each is attached to a device that nobody sends to.
 

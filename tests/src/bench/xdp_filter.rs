@@ -1,11 +1,11 @@
 //! Debian's xdp-filter as a peer: its deny policy, every port but the guarded one accepted, and the
-//! listed hosts accepted as sources, which together is the guard's job. Its maps are filled directly:
-//! its command takes a port at a time.
+//! listed hosts accepted as sources, which together is the guard's job. Its maps are filled
+//! directly: its command takes a port at a time.
 //!
 //! The object of the package is loaded as it is, with its maps on a bpffs of our own. The command
-//! itself would put libxdp's dispatcher in front where the kernel allows that, and a program
-//! behind a dispatcher cannot be test-run; so what is measured is a few ns less than an installation
-//! pays. The other difference: the package's 10,000 sources are raised where more are listed.
+//! itself would put libxdp's dispatcher in front where the kernel allows that, and a program behind
+//! a dispatcher cannot be test-run; so what is measured is a few ns less than an installation pays.
+//! The other difference: the package's 10,000 sources are raised where more are listed.
 
 use std::{
     fs, io,
