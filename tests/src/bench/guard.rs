@@ -47,7 +47,7 @@ impl Guard {
         &self.program
     }
 
-    /// Frames that it has judged so far.
+    /// Frames that it has judged so far, those of all services together.
     pub fn counts(&self) -> Result<Counts> {
         let mut counts = Counts::new();
         for (_, verdict, counter) in self.shared.counters().context("the counters")? {
@@ -56,9 +56,11 @@ impl Guard {
         Ok(counts)
     }
 
-    /// Frames that got a verdict so far, of whatever service.
+    /// Frames that got this verdict so far, of its service alone.
     pub fn counted(&self, verdict: Verdict) -> Result<u64> {
-        Ok(self.counts()?.get(&(verdict.action, verdict.reason)).copied().unwrap_or(0))
+        let counters = self.shared.counters().context("the counters")?;
+        let same = counters.into_iter().filter(|(_, counted, _)| *counted == verdict);
+        Ok(same.map(|(_, _, counter)| counter.packets).sum())
     }
 
     /// Listens to events, and empties their ring, as the daemon does on a timer. None may have been

@@ -8,7 +8,7 @@
 //! The other difference: the package's 10,000 sources are raised where more are listed.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::Command,
@@ -33,8 +33,11 @@ pub const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --instal
 
 /// The variant of the object with every feature, which `xdp-filter load --policy deny` takes for
 /// TCP, UDP, IPv4 and IPv6 together.
-const OBJECT: &str = "bpf/xdpfilt_dny_all.o";
+const OBJECT: &str = "xdpfilt_dny_all.o";
 const PROGRAM: &str = "xdpfilt_dny_all";
+/// Where distributions put it, besides the directory of the architecture.
+const DIRECTORIES: [&str; 4] =
+    ["/usr/lib64/bpf", "/usr/lib/bpf", "/usr/local/lib/bpf", "/usr/share/xdp-tools"];
 /// Sources of each family that the package has room for.
 const AS_SHIPPED: u32 = 10_000;
 
@@ -53,11 +56,10 @@ pub struct Object {
 
 /// Looks for the package.
 pub fn find() -> io::Result<Object> {
-    let libraries = [Path::new("/usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))];
-    let libraries = libraries.iter().map(PathBuf::as_path);
-    let path = libraries
-        .chain([Path::new("/usr/lib64"), Path::new("/usr/lib")])
-        .map(|directory| directory.join(OBJECT))
+    let native = format!("/usr/lib/{}-linux-gnu/bpf", std::env::consts::ARCH);
+    let path = iter::once(native.as_str())
+        .chain(DIRECTORIES)
+        .map(|directory| Path::new(directory).join(OBJECT))
         .find(|path| path.is_file())
         .ok_or(io::ErrorKind::NotFound)?;
     Ok(Object { path, version: version().unwrap_or_else(|| "version unknown".to_owned()) })

@@ -3,10 +3,13 @@
 use std::{fmt, path::Path};
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::bench::{report::Report, stats::median};
+use crate::bench::{
+    report::{self, Report},
+    stats::median,
+};
 
 /// The least, the middle and the greatest of what the rounds gave.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -166,14 +169,8 @@ pub fn write(bench: &'static str, rows: &[Row], path: &Path) -> Result<()> {
 
 /// A table for people: the first column is a name, the others are figures.
 pub fn table(header: &[&str], lines: Vec<Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::ASCII_MARKDOWN).set_header(header.to_vec());
-    for line in lines {
-        table.add_row(line);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = report::table(1, header, lines);
+    table.load_style(presets::ASCII_MARKDOWN);
     table
 }
 
