@@ -32,7 +32,7 @@ pub(crate) fn count(ctx: &XdpContext, len: u64, counter: u32) -> u64 {
 
 /// What is known of the interface that the frame came from.
 #[inline(always)]
-pub(crate) fn row(ctx: &XdpContext) -> InterfaceRow {
+fn row(ctx: &XdpContext) -> InterfaceRow {
     let ifindex = ctx.ingress_ifindex() as u32;
     for place in InterfaceRow::places(ifindex) {
         if let Some(entry) = TG_INTERFACES.get(place)

@@ -27,7 +27,6 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-
 use guard_common::flow::Headers;
 
 use crate::frame::Received;

@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod bench;
 pub mod generate;
+pub mod mounts;
 pub mod node;
 pub mod packet;
 pub mod pcap;

@@ -46,11 +46,8 @@ fn host_and_kernel_agree() {
     for (nth, world) in (0..).zip(world::all()) {
         let policy = world.compile();
         let place = format!("TRAINGUARD_SEED={seed}, world `{}`", world.name);
-        let kernel = Kernel::new(&policy).and_then(|kernel| {
-            // Long frames have several buffers all the same.
-            if nth % 2 == 0 { kernel.say_one_buffer() } else { Ok(kernel) }
-        });
-        let kernel = kernel.unwrap_or_else(|error| panic!("{place}: {error}"));
+        // Long frames have several buffers, whatever the program is told.
+        let kernel = kernel(&policy, nth % 2 == 0, &place);
         compare(&policy, kernel, seed.wrapping_add(nth), &place, &mut tally);
         worlds += 1;
     }
@@ -68,6 +65,13 @@ fn host_and_kernel_agree() {
         .collect();
     assert!(missing.is_empty(), "TRAINGUARD_SEED={seed}: no frame gave {missing:?}");
     assert_eq!(tally.actions, Action::ALL.into(), "TRAINGUARD_SEED={seed}");
+}
+
+/// A policy in the kernel, which is told that each frame lies in one buffer, or is not.
+fn kernel<'p>(policy: &'p CompiledPolicy, says_one_buffer: bool, place: &str) -> Kernel<'p> {
+    let kernel = Kernel::new(policy)
+        .and_then(|kernel| if says_one_buffer { kernel.say_one_buffer() } else { Ok(kernel) });
+    kernel.unwrap_or_else(|error| panic!("{place}: {error}"))
 }
 
 fn compare(
@@ -146,12 +150,7 @@ fn spread(name: &str, says_one_buffer: bool) {
         let policy = world.compile();
         let mut generator = Generator::new(&policy, seed.wrapping_add(nth));
         let mut host = Host::new(&policy);
-        let kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{error}"));
-        let kernel = if says_one_buffer {
-            kernel.say_one_buffer().unwrap_or_else(|error| panic!("{error}"))
-        } else {
-            kernel
-        };
+        let kernel = kernel(&policy, says_one_buffer, &world.name);
         let split = kernel.split();
         for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
             let frame = generator.any();

@@ -11,16 +11,12 @@ use std::{
 };
 
 use aya::{maps::loaded_maps, programs::loaded_programs};
-use guard_tests::{backend::KEY, node::PATIENCE, skip, world};
+use guard_tests::{backend::KEY, mounts::Bpffs, node::PATIENCE, skip, world};
 use guard_user::{
     kernel::generation::{Generation, Maps, Options},
     policy::compiled::CompiledPolicy,
 };
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-    sys::resource::{Resource, getrlimit, setrlimit},
-};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Steps that a build has at least: each map and the program take a descriptor.
 const STEPS: usize = 15;
@@ -51,12 +47,8 @@ fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     if skip::kernel("half_built/steps").is_none() {
         return;
     }
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    let directory = tempfile::tempdir().expect("a directory");
-    mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), none).expect("a bpffs");
-    let pins = directory.path();
+    let bpffs = Bpffs::new().expect("a bpffs");
+    let pins = bpffs.path();
     let policy = world::named("limits-both").compile();
 
     // Nothing is there before: nothing may be there after.
@@ -67,8 +59,6 @@ fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     fails_at_every_step(&policy, pins);
     let program = running.program_id();
     assert!(Left::now(pins).programs.contains(&program), "the running generation is gone");
-    drop(running);
-    umount2(pins, MntFlags::MNT_DETACH).expect("unmounting");
 }
 
 /// Builds with ever more descriptors, until one succeeds, and looks after each that does not.

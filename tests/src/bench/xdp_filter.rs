@@ -20,13 +20,9 @@ use aya::{
     maps::{Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::Xdp,
 };
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-};
-use tempfile::TempDir;
 
 use super::run::{Program, XDP_DROP};
+use crate::mounts::Bpffs;
 
 /// What is said without it.
 pub const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --install)";
@@ -89,17 +85,17 @@ impl Object {
 pub struct XdpFilter {
     program: Program,
     statistics: PerCpuArray<MapData, [u64; 2]>,
-    _pins: Pins,
+    _pins: Bpffs,
 }
 
 impl XdpFilter {
     /// Loads it, to refuse `port` to all but these hosts.
     pub fn load(object: &Object, port: u16, v4: &[Ipv4Addr], v6: &[Ipv6Addr]) -> Result<Self> {
-        let pins = Pins::new()?;
+        let pins = Bpffs::new()?;
         let bytes = fs::read(&object.path)?;
         let room = u32::try_from(v4.len().max(v6.len()))?.max(AS_SHIPPED);
         let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(pins.0.path())
+            .default_map_pin_directory(pins.path())
             .map_max_entries("filter_ipv4", room)
             .map_max_entries("filter_ipv6", room)
             .load(&bytes)
@@ -130,28 +126,6 @@ impl XdpFilter {
     /// Frames that it has dropped so far.
     pub fn dropped(&self) -> Result<u64> {
         self.counted(XDP_DROP)
-    }
-}
-
-/// A bpffs that only this thread and its children see.
-struct Pins(TempDir);
-
-impl Pins {
-    fn new() -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let none: Option<&str> = None;
-        unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some("bpf"), directory.path(), Some("bpf"), MsFlags::empty(), none)
-            .context("a bpffs")?;
-        Ok(Self(directory))
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        // Or the directory could not be removed.
-        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
     }
 }
 

@@ -20,12 +20,9 @@ use guard_user::{
     kernel::{link::Link, sys::Mode},
     policy::compiled::CompiledPolicy,
 };
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, setns, unshare},
-};
+use nix::sched::{CloneFlags, setns};
 
-use crate::bench::guard::Guard;
+use crate::{bench::guard::Guard, mounts};
 
 /// Where `ip netns` keeps names.
 const NAMES: &str = "/run/netns";
@@ -40,16 +37,10 @@ pub fn enter() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and bpf(2) need root");
     }
-    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .context("keeping our mounts to ourselves")?;
+    mounts::keep_to_ourselves()?;
     fs::create_dir_all(NAMES).context(NAMES)?;
-    for (kind, at) in [("tmpfs", NAMES), ("bpf", PINS)] {
-        mount(Some(kind), at, Some(kind), MsFlags::empty(), none)
-            .with_context(|| format!("a {kind} of our own at {at}"))?;
-    }
-    Ok(())
+    mounts::new("tmpfs", Path::new(NAMES))?;
+    mounts::new("bpf", Path::new(PINS))
 }
 
 /// An end of the cable.

@@ -1,5 +1,5 @@
 //! What the benchmarks on a wire share: two namespaces with a cable between them, CPU time by
-//! thread, the guard and others in its place, rounds, and rows to report.
+//! thread, the programs in the place of the guard, rounds, and rows to report.
 
 pub mod cpu;
 pub mod lab;
