@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod descriptors;
 pub mod generate;
 pub mod mounts;
 pub mod node;

@@ -11,12 +11,17 @@ use std::{
 };
 
 use aya::{maps::loaded_maps, programs::loaded_programs};
-use guard_tests::{backend::KEY, mounts::Bpffs, node::PATIENCE, skip, world};
+use guard_tests::{
+    backend::KEY,
+    descriptors::{limited, lowest_free},
+    mounts::Bpffs,
+    node::PATIENCE,
+    skip, world,
+};
 use guard_user::{
     kernel::generation::{Generation, Maps, Options},
     policy::compiled::CompiledPolicy,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Steps that a build has at least: each map and the program take a descriptor.
 const STEPS: usize = 15;
@@ -63,15 +68,12 @@ fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
 
 /// Builds with ever more descriptors, until one succeeds, and looks after each that does not.
 fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     let before = Left::now(pins);
-    let used = fs::read_dir("/proc/self/fd").expect("descriptors").count() as u64;
+    let lowest = lowest_free().expect("a descriptor");
     let mut errors = Vec::new();
-    for limit in used.. {
+    for limit in lowest.. {
         let options = Options { maps: Maps::Pinned(pins.to_owned()), key: KEY, sampling: true };
-        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("a lower limit");
-        let built = Generation::load(policy, &options);
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("the limit from before");
+        let built = limited(limit, || Generation::load(policy, &options)).expect("a lower limit");
         match built {
             Ok(_) => break,
             Err(error) => errors.push(error.to_string()),
@@ -81,7 +83,7 @@ fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
         while Left::now(pins) != before && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(Left::now(pins), before, "after {} descriptors: {:?}", limit - used, errors);
+        assert_eq!(Left::now(pins), before, "after {} descriptors: {:?}", limit - lowest, errors);
     }
     println!("failed after {} steps: {:?}", errors.len(), errors.last());
     assert!(errors.len() >= STEPS, "only {} steps failed: {errors:?}", errors.len());

@@ -15,13 +15,13 @@ use aya::programs::loaded_programs;
 use clap::Parser;
 use guard_tests::{
     backend::KEY,
+    descriptors::{limited, lowest_free},
     world::{self, data},
 };
 use guard_user::{
     kernel::generation::{Generation, Maps, Options, require_kernel_object},
     policy::{Bundle, compiled::CompiledPolicy},
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Where the figures go.
 #[derive(Debug, Parser)]
@@ -101,14 +101,12 @@ fn figures(policy: &CompiledPolicy) -> Result<Figures> {
 /// that can fail, behind the verifier, is the descriptor of the program (`bpf_prog_load`,
 /// kernel/bpf/syscall.c): so it is one descriptor that we lack.
 fn stack(policy: &CompiledPolicy) -> Result<u64> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let used = fs::read_dir("/proc/self/fd")?.count() as u64;
+    // What aya finds out about the kernel it finds out once, and takes a lack of descriptors for a
+    // lack of features.
+    load(policy)?;
     let mut found = None;
-    for limit in used..used + 64 {
-        setrlimit(Resource::RLIMIT_NOFILE, limit, hard)?;
-        let loaded = load(policy);
-        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-        match loaded {
+    for limit in lowest_free()?.. {
+        match limited(limit, || load(policy))? {
             Ok(_) => break,
             Err(error) => found = found.or(stack_of(&error.to_string())),
         }
