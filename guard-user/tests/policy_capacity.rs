@@ -98,9 +98,7 @@ fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
 
         // As lint does.
         let mut loader = Loader::new(&bundle);
-        if let Some(cluster) = loader.manifest("m.yaml".as_ref()) {
-            loader.check_capacity("m.yaml".as_ref(), &cluster);
-        }
+        loader.check_manifest("m.yaml".as_ref());
         let (report, ..) = loader.finish("m.yaml".as_ref());
         let refusals: Vec<_> =
             report.diagnostics.iter().filter(|found| found.code == code).collect();

@@ -16,7 +16,7 @@ services:
     roles: [a]
     ports: [tcp/80]
     match: all
-    allow: { any: true }
+    allow: { roles: [a] }
     mode: enforce
 ";
 

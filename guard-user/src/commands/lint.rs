@@ -163,11 +163,7 @@ fn check(inputs: &Inputs, files: &dyn Files) -> Outcome {
             continue;
         }
         match loader.kind(path) {
-            FileKind::Cluster => {
-                if let Some(cluster) = loader.manifest(path) {
-                    loader.check_capacity(path, &cluster);
-                }
-            }
+            FileKind::Cluster => loader.check_manifest(path),
             FileKind::Policy => policies.push(path),
             FileKind::Foreign if !named => {
                 checked.remove(path);
@@ -181,6 +177,7 @@ fn check(inputs: &Inputs, files: &dyn Files) -> Outcome {
             loader.policy(path);
         }
     }
+    loader.check_ignores();
     let (report, ..) = loader.finish(Path::new(""));
     let checked = report.sources.iter().count().saturating_sub(foreign.len());
     Outcome { report, checked, foreign }

@@ -1,6 +1,10 @@
 //! A cluster with everything resolved: host lists expanded, files read, names looked up.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use guard_common::{Addr, tables::Limits};
 
@@ -93,6 +97,8 @@ pub struct Cluster {
     pub name: String,
     /// Its nodes, in the order of the manifest.
     pub nodes: Vec<Node>,
+    /// The named prefixes that are no nodes.
+    pub networks: BTreeMap<String, Arc<PrefixSet>>,
     /// The services of all policies, in the order of the manifest.
     pub services: Vec<Service>,
     /// Names of the policies.

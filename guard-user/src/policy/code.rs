@@ -1,7 +1,21 @@
-//! The rules. `TG0xx` is the dialect, `TG1xx` the shape, `TG2xx` the meaning of a document,
-//! `TG4xx` the cluster as a whole, `TG5xx` capacity.
+//! The rules. `TG0xx` is the dialect, `TG1xx` the shape, `TG2xx` the meaning of a document, `TG3xx`
+//! lock-out, `TG4xx` the cluster as a whole, `TG5xx` capacity, `TG9xx` hygiene.
 
 use super::diagnostic::Code;
+
+impl Code {
+    /// Whether a comment or a flag may silence this rule where it is no error. What hides text, or
+    /// cuts somebody off, is not silenced beside the line that does it.
+    pub fn is_ignorable(self) -> bool {
+        !matches!(self.0, 0..100 | 300..400 | 900..)
+    }
+
+    /// Whether this rule is about documents together: a policy by itself does not break it.
+    pub fn needs_cluster(self) -> bool {
+        matches!(self, ONE_FAMILY | NEVER | DISGUISED | STARTUP | UNUSED)
+            || matches!(self.0, 300..600)
+    }
+}
 
 /// Not YAML.
 pub const SYNTAX: Code = Code(1);
@@ -53,6 +67,8 @@ pub const PATH: Code = Code(114);
 
 /// A prefix that is everything.
 pub const EVERYTHING: Code = Code(201);
+/// Sources of one address family at nodes of both.
+pub const ONE_FAMILY: Code = Code(202);
 /// Two fields that contradict each other.
 pub const CONTRADICTION: Code = Code(203);
 /// Something that never has an effect.
@@ -71,6 +87,19 @@ pub const EPHEMERAL: Code = Code(209);
 pub const PACKET_LIMIT: Code = Code(210);
 /// A limit too tight to be useful.
 pub const TIGHT_LIMIT: Code = Code(211);
+/// A service that enforces nothing: everybody may reach it.
+pub const OPEN: Code = Code(212);
+/// Prefixes that together are nearly everything.
+pub const DISGUISED: Code = Code(213);
+/// A limit below what the start of a job of this size needs.
+pub const STARTUP: Code = Code(214);
+
+/// ssh that nobody outside the cluster may reach.
+pub const SSH: Code = Code(301);
+/// ssh that the management network may not reach.
+pub const MANAGEMENT: Code = Code(302);
+/// A member whom a service of its own policy refuses.
+pub const MEMBER: Code = Code(303);
 
 /// A node name twice.
 pub const DUPLICATE_NODE: Code = Code(401);
@@ -78,6 +107,8 @@ pub const DUPLICATE_NODE: Code = Code(401);
 pub const MARTIAN: Code = Code(402);
 /// An address twice.
 pub const DUPLICATE_ADDRESS: Code = Code(403);
+/// A port of a framework that no service covers.
+pub const UNCOVERED: Code = Code(404);
 /// A file that the manifest names and that is not there.
 pub const MISSING_FILE: Code = Code(405);
 /// A role that no node has.
@@ -90,6 +121,10 @@ pub const DUPLICATE_FILE: Code = Code(409);
 pub const COUNTS: Code = Code(410);
 /// A node without addresses.
 pub const NO_ADDRESS: Code = Code(411);
+/// An address outside the cluster's own prefixes.
+pub const OUTSIDE: Code = Code(412);
+/// A prefix that a list holds already.
+pub const LISTED_TWICE: Code = Code(413);
 
 /// More prefixes than fit.
 pub const PREFIXES: Code = Code(501);
@@ -101,3 +136,74 @@ pub const SERVICES: Code = Code(503);
 pub const MEMBER_BUCKETS: Code = Code(504);
 /// More classes of sources than fit.
 pub const CLASSES: Code = Code(505);
+
+/// A comment that silences nothing.
+pub const UNUSED_IGNORE: Code = Code(901);
+/// A comment that silences a rule without a reason.
+pub const NO_REASON: Code = Code(902);
+/// A comment for a rule that is not to be silenced, or that does not exist.
+pub const NOT_IGNORABLE: Code = Code(903);
+
+/// All of them, by number.
+pub const ALL: &[Code] = &[
+    SYNTAX,
+    DUPLICATE_KEY,
+    ANCHOR,
+    TAG,
+    CHARACTER,
+    AMBIGUOUS,
+    NULL,
+    DOCUMENTS,
+    BUDGET,
+    UNREADABLE,
+    UNKNOWN_FIELD,
+    MISSING_FIELD,
+    HOST_BITS,
+    ADDRESS,
+    PORT,
+    INTERFACE,
+    API_VERSION,
+    TYPE,
+    NAME,
+    AMOUNT,
+    CHOICE,
+    HOST_LIST,
+    PATH,
+    EVERYTHING,
+    ONE_FAMILY,
+    CONTRADICTION,
+    NEVER,
+    DUPLICATE_NAME,
+    NOBODY,
+    OVERLAP,
+    UNUSED,
+    EPHEMERAL,
+    PACKET_LIMIT,
+    TIGHT_LIMIT,
+    OPEN,
+    DISGUISED,
+    STARTUP,
+    SSH,
+    MANAGEMENT,
+    MEMBER,
+    DUPLICATE_NODE,
+    MARTIAN,
+    DUPLICATE_ADDRESS,
+    UNCOVERED,
+    MISSING_FILE,
+    UNKNOWN_ROLE,
+    UNKNOWN_NETWORK,
+    DUPLICATE_FILE,
+    COUNTS,
+    NO_ADDRESS,
+    OUTSIDE,
+    LISTED_TWICE,
+    PREFIXES,
+    EXPANSION,
+    SERVICES,
+    MEMBER_BUCKETS,
+    CLASSES,
+    UNUSED_IGNORE,
+    NO_REASON,
+    NOT_IGNORABLE,
+];

@@ -153,6 +153,23 @@ pub(super) fn for_node(
     Ok(compiled)
 }
 
+/// Whether every node's policy is sure to fit, by what all services together could need at most.
+pub(super) fn fits_anyhow(cluster: &Cluster) -> bool {
+    let addresses: usize = cluster.nodes.iter().map(|node| node.addresses.len()).sum();
+    let listed = |service: &Service| -> usize {
+        service.allow.prefixes.iter().map(|set| set.v4.len() + set.v6.len()).sum()
+    };
+    let services = cluster.services.iter();
+    let sources = services.clone().map(listed).fold(addresses, usize::saturating_add);
+    let limiting = services.filter(|service| service.per_source.is_some()).count();
+    // On one node, where the services are few enough: what runs on it was counted before.
+    let limiting = limiting.min(MAX_SERVICES.into());
+    // A class for each source, and the one of the unknown.
+    sources < MAX_CLASSES as usize
+        && addresses.saturating_mul(limiting) <= MAX_MEMBER_BUCKETS as usize
+        && sources <= MAX_PREFIXES as usize
+}
+
 fn compiled(slot: u8, service: &Service) -> CompiledService {
     let mut flags = 0;
     if service.matching == Match::NewConnections {
@@ -177,7 +194,7 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
 }
 
 /// The port table by rank: the narrowest entry that holds a port decides.
-fn ports(services: &[&Service]) -> Box<PortTable> {
+pub(super) fn ports(services: &[&Service]) -> Box<PortTable> {
     let mut claimed = Vec::new();
     for (rank, service) in (0_u8..).zip(services) {
         for claim in claims(&service.ports, &service.except) {

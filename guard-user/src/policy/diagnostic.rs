@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use super::ignore::Ignores;
 pub use super::{
     code,
     source::{FileId, Place, Position, Source, Sources, Span},
@@ -36,6 +37,17 @@ impl Severity {
 /// Stable number of a rule, written `TGnnn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Code(pub u16);
+
+impl std::str::FromStr for Code {
+    type Err = ();
+
+    /// A rule that there is, as `TG204`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let number = text.strip_prefix("TG").filter(|number| number.len() == 3).ok_or(())?;
+        let code = Self(number.parse().map_err(|_invalid| ())?);
+        if code::ALL.contains(&code) { Ok(code) } else { Err(()) }
+    }
+}
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,12 +86,32 @@ pub struct Diagnostic {
     pub related: Vec<(Place, String)>,
     /// What to do.
     pub help: Option<String>,
+    /// What can be done without asking: the documents mean the same afterwards, or what they were
+    /// sure to mean.
+    pub fix: Vec<Edit>,
+}
+
+/// A change of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// What is replaced.
+    pub place: Place,
+    /// What takes its place.
+    pub text: String,
 }
 
 impl Diagnostic {
     /// A finding without further places and help.
     pub fn new(severity: Severity, code: Code, place: Place, message: impl Into<String>) -> Self {
-        Self { code, severity, message: message.into(), place, related: Vec::new(), help: None }
+        Self {
+            code,
+            severity,
+            message: message.into(),
+            place,
+            related: Vec::new(),
+            help: None,
+            fix: Vec::new(),
+        }
     }
 
     /// An error.
@@ -96,6 +128,13 @@ impl Diagnostic {
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Adds what can be done without asking: this text in place of those bytes.
+    #[must_use]
+    pub fn fix(mut self, place: Place, text: impl Into<String>) -> Self {
+        self.fix.push(Edit { place, text: text.into() });
         self
     }
 
@@ -128,11 +167,16 @@ pub struct Report {
     totals: [usize; 3],
     /// Findings kept, by file.
     kept: BTreeMap<FileId, usize>,
+    /// What is not to be told.
+    pub(super) ignores: Ignores,
 }
 
 impl Report {
-    /// Adds a finding, or only counts it if its file has enough of them.
+    /// Adds a finding, unless it is ignored; only counts it if its file has enough of them.
     pub fn push(&mut self, finding: Diagnostic) {
+        if self.ignores.cover(&finding) {
+            return;
+        }
         if let Some(total) = self.totals.get_mut(finding.severity as usize) {
             *total += 1;
         }
@@ -161,6 +205,11 @@ impl Report {
     /// Findings of a severity, the ones that are not kept included.
     pub fn count(&self, severity: Severity) -> usize {
         self.totals.get(severity as usize).copied().unwrap_or(0)
+    }
+
+    /// Findings that a comment or a flag silences.
+    pub fn ignored(&self) -> usize {
+        self.ignores.covered()
     }
 
     /// Findings that are only counted.

@@ -2,7 +2,7 @@
 //! wrong with it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -10,11 +10,11 @@ use std::{
 };
 
 use super::{
-    check,
+    check::{self, whole::Whole},
     cluster::{Cluster, Node, NodeChoice, NodeError},
     compile::{self, CapacityError},
-    diagnostic::{At, Diagnostic, FileId, Place, Report, Span, code},
-    document::{self, Document, PolicyDoc},
+    diagnostic::{At, Code, Diagnostic, FileId, Place, Report, Span, code},
+    document::{self, ClusterDoc, Document, PolicyDoc},
     files::{Bundle, Files, Recorder},
     placement::Placement,
     resolve, yaml,
@@ -91,6 +91,17 @@ pub struct Loader<'f> {
     known: BTreeMap<PathBuf, Option<(FileId, Arc<str>)>>,
     policies: BTreeMap<PathBuf, Option<Rc<PolicyDoc>>>,
     parsed: BTreeMap<PathBuf, Parsed>,
+    /// Files that a manifest was checked with.
+    together: BTreeSet<FileId>,
+    heeds_ignores: bool,
+}
+
+/// A manifest with what it names.
+struct Parts {
+    file: FileId,
+    doc: ClusterDoc,
+    policies: Vec<(FileId, Rc<PolicyDoc>)>,
+    cluster: Cluster,
 }
 
 /// A file that has been looked at, but not yet used.
@@ -116,7 +127,25 @@ impl<'f> Loader<'f> {
             known: BTreeMap::new(),
             policies: BTreeMap::new(),
             parsed: BTreeMap::new(),
+            together: BTreeSet::new(),
+            heeds_ignores: true,
         }
+    }
+
+    /// Tells these rules nowhere, unless they are errors.
+    pub fn allow(&mut self, codes: impl IntoIterator<Item = Code>) {
+        self.report.ignores.allow(codes);
+    }
+
+    /// Takes no notice of comments that silence rules.
+    pub fn without_ignores(&mut self) {
+        self.heeds_ignores = false;
+    }
+
+    /// Reports comments that silence nothing: to be called when all files were checked.
+    pub fn check_ignores(&mut self) {
+        let together = &self.together;
+        self.report.check_ignores(|file| !together.contains(&file));
     }
 
     /// The report, what was read, and what was asked for.
@@ -133,6 +162,19 @@ impl<'f> Loader<'f> {
 
     /// Loads a manifest and all that it names. None if it has no meaning; the report says why.
     pub fn manifest(&mut self, path: &Path) -> Option<Cluster> {
+        Some(self.parts(path)?.cluster)
+    }
+
+    /// Loads a manifest as [`Loader::manifest`], and checks what the daemon need not: whether the
+    /// policy of every node fits, and what is probably not meant.
+    pub fn check_manifest(&mut self, path: &Path) {
+        let Some(Parts { file, doc, policies, cluster }) = self.parts(path) else { return };
+        self.check_capacity(file, &cluster);
+        let whole = Whole { doc: &doc, policies: &policies, cluster: &cluster };
+        check::whole::check(&mut self.report, &whole);
+    }
+
+    fn parts(&mut self, path: &Path) -> Option<Parts> {
         let (file, text) = self.open(path, None)?;
         let doc = match self.document(file, path, &text)? {
             Document::Cluster(doc) => doc,
@@ -157,21 +199,25 @@ impl<'f> Loader<'f> {
             policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
         let cluster = resolve::cluster(self, file, &base, &doc, &policies);
         check::cluster(&mut self.report, &doc, &policies, whole);
+        self.together.insert(file);
+        self.together.extend(policies.iter().map(|(file, _)| *file));
         if self.report.has_errors() {
             return None;
         }
-        cluster
+        Some(Parts { file, doc, policies, cluster: cluster? })
     }
 
-    /// Checks that the policy of every kind of node fits, by compiling it.
-    pub fn check_capacity(&mut self, path: &Path, cluster: &Cluster) {
-        let Some((file, _)) = self.open(path, None) else {
+    /// Checks that the policy of every kind of node fits, by compiling it where that is in doubt.
+    fn check_capacity(&mut self, file: FileId, cluster: &Cluster) {
+        if compile::fits_anyhow(cluster) {
             return;
-        };
-        for roles in cluster.role_sets() {
-            let node = cluster.nodes.iter().find(|node| *node.roles == *roles);
-            let failed =
-                node.and_then(|node| compile::for_node(cluster, node, &Placement::default()).err());
+        }
+        let mut kinds: BTreeMap<&[String], &Node> = BTreeMap::new();
+        for node in &cluster.nodes {
+            kinds.entry(&node.roles).or_insert(node);
+        }
+        for node in kinds.into_values() {
+            let failed = compile::for_node(cluster, node, &Placement::default()).err();
             if let Some(error) = failed {
                 let code = match error {
                     CapacityError::Services { .. } => code::SERVICES,
@@ -310,6 +356,9 @@ impl<'f> Loader<'f> {
                 let text: Arc<str> = text.into();
                 self.files.keep(path, Arc::clone(&text));
                 let file = self.report.sources.add(path, Arc::clone(&text));
+                if self.heeds_ignores {
+                    self.report.read_ignores(file, &text);
+                }
                 self.known.insert(normal, Some((file, Arc::clone(&text))));
                 Some((file, text))
             }

@@ -43,6 +43,7 @@ pub(super) fn cluster(
     Some(Cluster {
         name: doc.name.clone(),
         nodes: nodes?,
+        networks,
         services,
         policies: policies.iter().map(|(_, policy)| policy.name.value.clone()).collect(),
     })
@@ -86,7 +87,7 @@ fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
             let mut own = Vec::with_capacity(lists.addresses.len());
             for (list, place) in &lists.addresses {
                 let written = list.entry(number);
-                let Some(address) = address(walk, &written, *place) else {
+                let Some(address) = address(walk, &written, *place, count == 1) else {
                     whole = false;
                     continue;
                 };
@@ -194,12 +195,13 @@ fn counted(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
-/// An address that a node can have.
-fn address(walk: &mut Walk<'_>, written: &str, place: Place) -> Option<Addr> {
+/// An address that a node can have. `alone`: it is all that is written at its place.
+fn address(walk: &mut Walk<'_>, written: &str, place: Place, alone: bool) -> Option<Addr> {
     let address = match scalars::address(written) {
         Ok(address) => address,
         Err(fault) => {
-            walk.fault(place.span, fault);
+            let instead = fault.instead.filter(|_| alone);
+            walk.fault(place.span, Fault { instead, ..fault });
             return None;
         }
     };
@@ -221,7 +223,7 @@ fn networks(loader: &mut Loader<'_>, file: FileId, base: &Path, doc: &ClusterDoc
     let mut total = 0_usize;
     for (name, content) in &doc.networks {
         let set: PrefixSet = match content {
-            NetworkContent::Prefixes(cidrs) => cidrs.iter().copied().collect(),
+            NetworkContent::Prefixes(cidrs) => cidrs.iter().map(|cidr| cidr.value).collect(),
             NetworkContent::File(path) => list_file(loader, base, path).into_iter().collect(),
             NetworkContent::Unknown => PrefixSet::default(),
         };
@@ -280,7 +282,7 @@ fn service(policy: &PolicyDoc, doc: &ServiceDoc, networks: &Networks) -> Service
     let mut prefixes: Vec<Arc<PrefixSet>> =
         doc.allow.networks.iter().filter_map(|name| networks.get(&name.value).cloned()).collect();
     if !doc.allow.cidrs.is_empty() {
-        prefixes.push(Arc::new(doc.allow.cidrs.iter().copied().collect()));
+        prefixes.push(Arc::new(doc.allow.cidrs.iter().map(|cidr| cidr.value).collect()));
     }
     Service {
         name: doc.name.value.clone(),
@@ -289,7 +291,7 @@ fn service(policy: &PolicyDoc, doc: &ServiceDoc, networks: &Networks) -> Service
         ports: doc.ports.iter().map(|port| port.value).collect(),
         except: doc.except.iter().map(|port| port.value).collect(),
         matching: doc.matching.value,
-        allow: Allow { any: doc.allow.any, roles: values(&doc.allow.roles), prefixes },
+        allow: Allow { any: doc.allow.any.is_some(), roles: values(&doc.allow.roles), prefixes },
         mode: doc.mode,
         per_source: limits(&doc.per_source),
         total: limits(&doc.total),

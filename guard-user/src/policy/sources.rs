@@ -33,6 +33,30 @@ fn last<A: Octets>(prefix: &Prefix<A>) -> u128 {
     prefix.addr.number() | size.map_or(u128::MAX, |size| size.wrapping_sub(1))
 }
 
+/// First and last address of a prefix.
+pub(super) fn ends<A: Octets>(prefix: &Prefix<A>) -> (u128, u128) {
+    (prefix.addr.number(), last(prefix))
+}
+
+/// The same addresses in ranges that neither overlap nor touch, in order.
+pub(super) fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::new();
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+/// Whether one of these ranges, as [`merged`] gives them, holds an address.
+pub(super) fn holds(ranges: &[(u128, u128)], at: u128) -> bool {
+    let before = ranges.partition_point(|(first, _)| *first <= at);
+    before.checked_sub(1).and_then(|n| ranges.get(n)).is_some_and(|(_, last)| at <= *last)
+}
+
 /// Joins what is said about each prefix, and makes longest-prefix search right: every prefix gets
 /// the services of all prefixes that cover it. Prefixes that then say nothing new are left out, so
 /// that equal meanings have equal tables. The flags are those of exact addresses only.

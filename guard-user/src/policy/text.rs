@@ -65,10 +65,14 @@ pub(super) fn check(file: FileId, source: &str, out: &mut Report) {
     for (at, character) in forbidden {
         let span = Span::new(at, at + character.len_utf8());
         let message = format!("{} is not allowed", describe(character));
-        out.push(
-            Diagnostic::error(code::CHARACTER, Place { file, span }, message)
-                .help("remove it; it makes the file read differently from what it shows"),
-        );
+        let place = Place { file, span };
+        let mut finding = Diagnostic::error(code::CHARACTER, place, message)
+            .help("remove it; it makes the file read differently from what it shows");
+        if at == 0 && character == '\u{feff}' {
+            // Before everything it separates and hides nothing.
+            finding = finding.fix(place, "");
+        }
+        out.push(finding);
     }
 }
 

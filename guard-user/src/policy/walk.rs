@@ -29,11 +29,13 @@ pub(super) struct Fault {
     pub(super) code: Code,
     pub(super) message: String,
     pub(super) help: Option<String>,
+    /// What can be written instead of the whole value without changing what is meant.
+    pub(super) instead: Option<String>,
 }
 
 impl Fault {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), help: None }
+        Self { code, message: message.into(), help: None, instead: None }
     }
 
     pub(super) fn help(mut self, help: impl Into<String>) -> Self {
@@ -41,8 +43,17 @@ impl Fault {
         self
     }
 
+    /// What can be written instead without asking.
+    pub(super) fn instead(mut self, text: impl Into<String>) -> Self {
+        self.instead = Some(text.into());
+        self
+    }
+
     pub(super) fn at(self, place: Place) -> Diagnostic {
-        let finding = Diagnostic::error(self.code, place, self.message);
+        let mut finding = Diagnostic::error(self.code, place, self.message);
+        if let Some(text) = self.instead {
+            finding = finding.fix(place, text);
+        }
         match self.help {
             Some(help) => finding.help(help),
             None => finding,

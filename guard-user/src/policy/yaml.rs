@@ -80,6 +80,27 @@ pub(super) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Optio
     if out.count(Severity::Error) > before { None } else { tree }
 }
 
+/// The comments of a text, each with its place and what follows the `#`; as far as it is YAML.
+pub(super) fn comments(source: &str) -> Vec<(Span, Cow<'_, str>)> {
+    let mut options = parser::Options::default();
+    options.set_emit_comments(true);
+    options.strict_indentation = false;
+    options.emit_unresolved_aliases = true;
+    options.flow_nesting_limit = MAX_DEPTH;
+    options.block_nesting_limit = MAX_DEPTH;
+    let events = Parser::new_from_str_with_options(source, options);
+    events
+        .map_while(Result::ok)
+        .filter_map(|(event, span)| match event {
+            Event::Comment(text, _) => {
+                let range = span.byte_range().unwrap_or_default();
+                Some((Span::new(range.start, range.end), text))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
 /// A collection whose end has not been seen.
 enum Open<'a> {
     Sequence(Span, Vec<Node<'a>>),

@@ -1,8 +1,15 @@
 //! What documents mean together: contradictions, names that do not exist, ports claimed twice.
 
+mod breadth;
+mod coverage;
+mod families;
+mod lockout;
 mod nodes;
+mod outside;
 mod policy;
 mod references;
+mod startup;
+pub(super) mod whole;
 
 use std::{collections::BTreeMap, rc::Rc};
 

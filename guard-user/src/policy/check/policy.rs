@@ -1,15 +1,17 @@
 //! What a policy means by itself.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use guard_common::flow::Transport;
 
 use super::{
     super::{
-        diagnostic::{At, Diagnostic, Place, Report, code},
-        document::{Match, PolicyDoc, ServiceDoc},
+        diagnostic::{At, Diagnostic, Place, Report, Severity, code},
+        document::{Match, Mode, PolicyDoc, ServiceDoc},
+        fix,
         ports::Claim,
-        scalars::{MAX_NAME, PortRange},
+        scalars::{Cidr, MAX_NAME, PortRange},
+        sources::ends,
     },
     claims_of,
 };
@@ -71,10 +73,14 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
     for hole in &service.except {
         if !service.ports.iter().any(|port| port.value.intersect(&hole.value).is_some()) {
             let message = format!("`{}` is no port of this service", hole.value);
-            out.push(
-                Diagnostic::warning(code::NEVER, hole.place, message)
-                    .help("`except` takes ports out of `ports`; remove it"),
-            );
+            let finding = Diagnostic::warning(code::NEVER, hole.place, message)
+                .help("`except` takes ports out of `ports`; remove it");
+            // The last one cannot go: an empty list is an error.
+            let fix = fix::removal_of_item(&out.sources, hole.place);
+            out.push(match fix {
+                Some(place) if service.except.len() > 1 => finding.fix(place, ""),
+                _ => finding,
+            });
         }
     }
     let claims = claims_of(service);
@@ -82,6 +88,8 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
         let message = format!("`except` leaves no port of `{}`", service.name.value);
         out.push(Diagnostic::error(code::NEVER, service.name.place, message));
     }
+    open(out, service);
+    listed_twice(out, &service.allow.cidrs);
     if service.matching.value == Match::All {
         ephemeral(out, service, &claims);
     }
@@ -91,6 +99,53 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
             "TCP reads a dropped packet as congestion and slows down far below the limit; \
                  limit `newConnections` instead",
         ));
+    }
+}
+
+/// An allow list that allows everyone. With a limit it is a public port that is bounded.
+fn open(out: &mut Report, service: &ServiceDoc) {
+    let limited = service.per_source.is_some() || service.total.is_some();
+    let Some(any) = service.allow.any.filter(|_| service.mode == Mode::Enforce && !limited) else {
+        return;
+    };
+    let message = format!(
+        "`{}` admits everybody and limits nothing: it is a service only by name",
+        service.name.value
+    );
+    out.push(Diagnostic::warning(code::OPEN, any, message).help(
+        "name who may come (`roles`, `networks`, `cidrs`), or set a limit; ports that nobody is to \
+         be kept from need no service",
+    ));
+}
+
+/// Prefixes that a list holds already, by themselves or inside another.
+pub(super) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
+    let mut sorted: Vec<(bool, (u128, u128), &At<Cidr>)> = cidrs
+        .iter()
+        .map(|cidr| match &cidr.value {
+            Cidr::V4(prefix) => (false, ends(prefix), cidr),
+            Cidr::V6(prefix) => (true, ends(prefix), cidr),
+        })
+        .collect();
+    // By family and first address, the widest first, the one written first before its twins.
+    sorted.sort_by_key(|(six, (first, last), at)| (*six, *first, Reverse(*last), at.place));
+    let mut widest: Option<(bool, (u128, u128), &At<Cidr>)> = None;
+    for (six, (first, last), at) in sorted {
+        match widest {
+            Some((of, (_, end), outer)) if of == six && last <= end => {
+                let message = format!("`{}` is in this list already", at.value);
+                let finding =
+                    Diagnostic::new(Severity::Info, code::LISTED_TWICE, at.place, message)
+                        .related(outer.place, "it is in this one")
+                        .help("leave it out, or the shorter one if that is not meant");
+                let fix = fix::removal_of_item(&out.sources, at.place);
+                out.push(match fix {
+                    Some(place) => finding.fix(place, ""),
+                    None => finding,
+                });
+            }
+            _ => widest = Some((six, (first, last), at)),
+        }
     }
 }
 

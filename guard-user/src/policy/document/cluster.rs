@@ -131,11 +131,6 @@ fn networks(walk: &mut Walk<'_>, node: &Node<'_>, doc: &mut ClusterDoc) {
     }
 }
 
-pub(super) fn cidrs(walk: &mut Walk<'_>, items: &[Node<'_>]) -> Vec<Cidr> {
-    let mut found = Vec::with_capacity(items.len());
-    for item in items {
-        let parsed = walk.parsed(item, "a prefix", "a prefix", |text, _| scalars::cidr(text));
-        found.extend(parsed.map(|cidr| cidr.value));
-    }
-    found
+pub(super) fn cidrs(walk: &mut Walk<'_>, items: &[Node<'_>]) -> Vec<At<Cidr>> {
+    walk.parsed_list(items, "a prefix", "a prefix", |text, _| scalars::cidr(text)).0
 }

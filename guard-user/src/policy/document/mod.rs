@@ -8,7 +8,7 @@ mod policy;
 use guard_common::bucket::Limit;
 
 use super::{
-    diagnostic::{At, FileId, Report, code},
+    diagnostic::{At, FileId, Place, Report, code},
     scalars::{self, Cidr, PortRange},
     text,
     walk::{Fault, Fields, Walk},
@@ -50,7 +50,7 @@ pub(super) struct NodesEntry {
 /// What a named network holds.
 #[derive(Debug)]
 pub(super) enum NetworkContent {
-    Prefixes(Vec<Cidr>),
+    Prefixes(Vec<At<Cidr>>),
     File(At<String>),
     /// Written wrongly; reported.
     Unknown,
@@ -98,10 +98,11 @@ pub(super) struct ServiceDoc {
 /// Who may reach a service.
 #[derive(Debug)]
 pub(super) struct AllowDoc {
-    pub(super) any: bool,
+    /// Where `any: true` is written.
+    pub(super) any: Option<Place>,
     pub(super) roles: Vec<At<String>>,
     pub(super) networks: Vec<At<String>>,
-    pub(super) cidrs: Vec<Cidr>,
+    pub(super) cidrs: Vec<At<Cidr>>,
 }
 
 /// Limits, each with its place.
@@ -110,6 +111,13 @@ pub(super) struct LimitsDoc {
     pub(super) new_connections: Option<At<Limit>>,
     pub(super) packets: Option<At<Limit>>,
     pub(super) bytes: Option<At<Limit>>,
+}
+
+impl LimitsDoc {
+    /// Whether anything is limited.
+    pub(super) fn is_some(&self) -> bool {
+        self.new_connections.is_some() || self.packets.is_some() || self.bytes.is_some()
+    }
 }
 
 /// Whether a tree calls itself one of our documents.

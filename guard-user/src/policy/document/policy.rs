@@ -142,7 +142,7 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
         }
     }
     Some(AllowDoc {
-        any: any.is_some(),
+        any: any.map(|any| any.place),
         roles: roles.unwrap_or_default(),
         networks: networks.unwrap_or_default(),
         cidrs: prefixes.unwrap_or_default(),

@@ -19,6 +19,15 @@ pub enum Cidr {
     V6(Prefix<[u8; 16]>),
 }
 
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::V4(prefix) => write!(f, "{}/{}", Ipv4Addr::from(prefix.addr), prefix.len),
+            Self::V6(prefix) => write!(f, "{}/{}", Ipv6Addr::from(prefix.addr), prefix.len),
+        }
+    }
+}
+
 /// An address as everybody writes it.
 fn ip(text: &str) -> Result<IpAddr, Fault> {
     let shown = text::shown(text);
@@ -32,7 +41,9 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
         })?;
         if let Some(mapped) = found.to_ipv4_mapped() {
             let message = format!("`{shown}` is an IPv4-mapped IPv6 address");
-            return Err(Fault::new(code::ADDRESS, message).help(format!("write {mapped}")));
+            return Err(Fault::new(code::ADDRESS, message)
+                .help(format!("write {mapped}"))
+                .instead(mapped.to_string()));
         }
         return Ok(found.into());
     }
@@ -71,7 +82,9 @@ pub(in super::super) fn cidr(text: &str) -> Result<Cidr, Fault> {
         Some((address, len)) => (address, Some(len)),
         None => (text, None),
     };
-    let address = ip(address)?;
+    // What could be written instead of the address alone is less than the whole.
+    let only = |fault: Fault| Fault { instead: fault.instead.filter(|_| len.is_none()), ..fault };
+    let address = ip(address).map_err(only)?;
     let (family, max) = match address {
         IpAddr::V4(_) => ("IPv4", 32),
         IpAddr::V6(_) => ("IPv6", 128),

@@ -56,9 +56,9 @@ pub(in super::super) fn amount(text: &str, plain: bool, counted: Counted) -> Res
     let examples = counted.examples();
     if !plain && digits(text).is_some() {
         let message = format!("\"{shown}\" is a text, expected a number");
-        return Err(
-            Fault::new(code::AMBIGUOUS, message).help(format!("write {shown}, without quotes"))
-        );
+        return Err(Fault::new(code::AMBIGUOUS, message)
+            .help(format!("write {shown}, without quotes"))
+            .instead(text));
     }
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);

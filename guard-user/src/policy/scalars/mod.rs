@@ -58,7 +58,8 @@ pub(super) fn string(text: &str, plain: bool) -> Result<String, Fault> {
             code::AMBIGUOUS,
             format!("`{text}` without quotes is a number or a boolean to some readers of YAML"),
         )
-        .help(format!("write \"{text}\"")));
+        .help(format!("write \"{text}\""))
+        .instead(format!("\"{text}\"")));
     }
     Ok(text.to_owned())
 }

@@ -1,0 +1,111 @@
+//! Addresses outside the cluster's own prefixes: mostly a typing error, and then a stranger is let
+//! in under a member's name.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use guard_common::Addr;
+
+use super::{
+    super::{
+        cluster::PrefixSet,
+        diagnostic::{Diagnostic, Place, Report, code},
+        sources::{ends, holds, merged},
+    },
+    whole::Whole,
+};
+
+/// The network of this name holds the cluster's own prefixes.
+const OWN: &str = "cluster";
+/// So many others must be in one place before one is said to be elsewhere.
+const OTHERS: usize = 3;
+
+pub(super) fn check(out: &mut Report, whole: &Whole<'_>) {
+    if let Some(own) = whole.cluster.networks.get(OWN) {
+        declared(out, whole, own);
+    } else {
+        for six in [false, true] {
+            alone(out, whole, six);
+        }
+    }
+}
+
+fn number(addr: &Addr) -> (bool, u128) {
+    match IpAddr::from(*addr) {
+        IpAddr::V4(v4) => (false, u32::from(v4).into()),
+        IpAddr::V6(v6) => (true, v6.into()),
+    }
+}
+
+/// The entry of the manifest in which a node is written. Nodes come in the order of their entries.
+fn place_of(whole: &Whole<'_>, name: &str) -> Option<Place> {
+    let exact = whole.doc.nodes.iter().find(|entry| entry.name.value == name);
+    let within = || {
+        whole.doc.nodes.iter().find(|entry| {
+            let head = entry.name.value.split('[').next().unwrap_or_default();
+            entry.name.value.contains('[') && name.starts_with(head)
+        })
+    };
+    let entry = exact.or_else(within)?;
+    Some(entry.addresses.first().map_or(entry.name.place, |address| address.place))
+}
+
+fn declared(out: &mut Report, whole: &Whole<'_>, own: &PrefixSet) {
+    let Some((network, _)) = whole.doc.networks.iter().find(|(name, _)| name.value == OWN) else {
+        return;
+    };
+    let four = merged(own.v4.iter().map(ends).collect());
+    let six = merged(own.v6.iter().map(ends).collect());
+    for node in &whole.cluster.nodes {
+        for address in &node.addresses {
+            let (is_six, at) = number(address);
+            let ranges = if is_six { &six } else { &four };
+            if holds(ranges, at) {
+                continue;
+            }
+            let Some(place) = place_of(whole, &node.name) else { continue };
+            let shown = IpAddr::from(*address);
+            let message = format!(
+                "{shown} of `{}` is in none of the prefixes of the network `{OWN}`",
+                node.name
+            );
+            out.push(
+                Diagnostic::warning(code::OUTSIDE, place, message)
+                    .related(network.place, "the cluster's own prefixes")
+                    .help("correct the address, or add its prefix"),
+            );
+        }
+    }
+}
+
+/// The one node of a family that is not where all the others are.
+fn alone(out: &mut Report, whole: &Whole<'_>, six: bool) {
+    let (shift, length) = if six { (80, 48) } else { (16, 16) };
+    let mut homes: HashMap<u128, (usize, &str, Addr)> = HashMap::new();
+    for node in &whole.cluster.nodes {
+        let mut seen = Vec::new();
+        for address in &node.addresses {
+            let (is_six, at) = number(address);
+            let home = at >> shift;
+            if is_six == six && !seen.contains(&home) {
+                seen.push(home);
+                homes.entry(home).or_insert((0, &node.name, *address)).0 += 1;
+            }
+        }
+    }
+    let mut homes: Vec<_> = homes.into_values().collect();
+    homes.sort_by_key(|(count, ..)| *count);
+    let [(1, name, address), (others, _, example)] = homes.as_slice() else { return };
+    if *others < OTHERS {
+        return;
+    }
+    let Some(place) = place_of(whole, name) else { return };
+    let message = format!(
+        "{} of `{name}` is alone: all others are in one /{length} with {}",
+        IpAddr::from(*address),
+        IpAddr::from(*example)
+    );
+    out.push(Diagnostic::warning(code::OUTSIDE, place, message).help(
+        "correct the address; if it is right, say so with a network `cluster` that holds all \
+         prefixes of the cluster",
+    ));
+}

@@ -1,0 +1,226 @@
+//! What is not to be told: comments that silence a rule where it is broken, and rules that the
+//! caller allows.
+//!
+//! `# trainguard: ignore[TG204] moved by TICKET-12` silences the finding on its own line, or on the
+//! next line if it stands alone; `ignore-file[...]` among the first comments of a file silences the
+//! whole file. An error is never silenced: lint must tell what the daemon refuses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    diagnostic::{Code, Diagnostic, FileId, Place, Report, Severity, Span, code},
+    text, yaml,
+};
+
+/// What a comment begins with.
+const MARK: &str = "trainguard:";
+
+/// All that is not to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Ignores {
+    files: BTreeMap<FileId, Vec<Ignore>>,
+    /// Rules that the caller allows wherever they are broken.
+    allowed: BTreeSet<Code>,
+    covered: usize,
+}
+
+/// A rule that a comment silences.
+#[derive(Debug, Clone)]
+struct Ignore {
+    code: Code,
+    /// The comment, or the code in it.
+    place: Place,
+    /// Bytes on which a finding must begin.
+    within: Span,
+    used: bool,
+    /// What goes when nothing is left to silence: the comment with the blanks before it.
+    removal: Option<Span>,
+}
+
+impl Ignores {
+    /// Silences rules everywhere: the caller has said so.
+    pub(super) fn allow(&mut self, codes: impl IntoIterator<Item = Code>) {
+        self.allowed.extend(codes);
+    }
+
+    /// How many findings were silenced.
+    pub(super) fn covered(&self) -> usize {
+        self.covered
+    }
+
+    /// Whether a finding is silenced; counts it if so.
+    pub(super) fn cover(&mut self, finding: &Diagnostic) -> bool {
+        if finding.severity == Severity::Error {
+            return false;
+        }
+        let mut covered = self.allowed.contains(&finding.code);
+        if finding.code.is_ignorable() {
+            let at = finding.place.span.start;
+            for ignore in self.files.get_mut(&finding.place.file).into_iter().flatten() {
+                let here = ignore.within.start <= at && at < ignore.within.end;
+                if here && ignore.code == finding.code {
+                    ignore.used = true;
+                    covered = true;
+                }
+            }
+        }
+        self.covered += usize::from(covered);
+        covered
+    }
+}
+
+impl Report {
+    /// Takes the comments of a file in. Says what is wrong with them.
+    pub(super) fn read_ignores(&mut self, file: FileId, source: &str) {
+        if !source.contains(MARK) {
+            return;
+        }
+        for (span, comment) in yaml::comments(source) {
+            let Some(rest) = comment.trim_start().strip_prefix(MARK) else { continue };
+            let place = Place { file, span };
+            match Comment::parse(rest.trim()) {
+                Ok(comment) => self.read_ignore(source, place, &comment),
+                Err(problem) => {
+                    let message =
+                        format!("a comment for trainguard that is not understood: {problem}");
+                    self.push(
+                        Diagnostic::warning(code::NOT_IGNORABLE, place, message)
+                            .help("write `# trainguard: ignore[TG204] reason`"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn read_ignore(&mut self, source: &str, place: Place, comment: &Comment<'_>) {
+        let Place { file, span } = place;
+        let within = if comment.whole_file { whole_file(source, span) } else { line(source, span) };
+        let Some(within) = within else {
+            let message = "`ignore-file` below the first lines of the file, where it is overlooked";
+            self.push(
+                Diagnostic::warning(code::NOT_IGNORABLE, place, message)
+                    .help("write it among the comments at the top, or `ignore` at the line"),
+            );
+            return;
+        };
+        if comment.reason.is_empty() {
+            let message = "a rule is silenced without a reason";
+            self.push(
+                Diagnostic::warning(code::NO_REASON, place, message)
+                    .help("say why behind the bracket: the next reader will ask"),
+            );
+        }
+        let only_one = comment.codes.len() == 1;
+        for written in &comment.codes {
+            let shown = text::shown(written);
+            let problem = match written.parse::<Code>() {
+                Ok(code) if code.is_ignorable() => {
+                    let removal = only_one.then(|| with_blanks(source, span));
+                    self.ignores.files.entry(file).or_default().push(Ignore {
+                        code,
+                        place,
+                        within,
+                        used: false,
+                        removal,
+                    });
+                    continue;
+                }
+                Ok(_) => format!("`{shown}` is not silenced by a comment"),
+                Err(()) => format!("`{shown}` is no rule"),
+            };
+            let finding = Diagnostic::warning(code::NOT_IGNORABLE, place, problem);
+            self.push(finding.help(
+                "`trainguard explain` lists the rules; dialect and lock-out rules can only be \
+                 allowed where lint is called: `--allow TG301`",
+            ));
+        }
+    }
+
+    /// Reports comments that silence nothing. `alone`: files that no manifest of this run uses, of
+    /// which not all is known.
+    pub(super) fn check_ignores(&mut self, alone: impl Fn(FileId) -> bool) {
+        let unused: Vec<Ignore> = self
+            .ignores
+            .files
+            .values()
+            .flatten()
+            .filter(|ignore| !ignore.used)
+            .filter(|ignore| !(ignore.code.needs_cluster() && alone(ignore.place.file)))
+            .cloned()
+            .collect();
+        for ignore in unused {
+            let message = format!("nothing here breaks {}", ignore.code);
+            let mut finding = Diagnostic::warning(code::UNUSED_IGNORE, ignore.place, message)
+                .help("remove the comment");
+            if let Some(span) = ignore.removal {
+                finding = finding.fix(Place { span, ..ignore.place }, "");
+            }
+            self.push(finding);
+        }
+    }
+}
+
+/// What a comment says.
+struct Comment<'c> {
+    whole_file: bool,
+    codes: Vec<&'c str>,
+    reason: &'c str,
+}
+
+impl<'c> Comment<'c> {
+    fn parse(text: &'c str) -> Result<Self, String> {
+        let (whole_file, rest) = match text.strip_prefix("ignore-file") {
+            Some(rest) => (true, rest),
+            None => (
+                false,
+                text.strip_prefix("ignore").ok_or_else(|| {
+                    format!("`{}`, expected `ignore[...]` or `ignore-file[...]`", text::shown(text))
+                })?,
+            ),
+        };
+        let inside = rest.strip_prefix('[').ok_or("expected `[` and the rules")?;
+        let (codes, reason) = inside.split_once(']').ok_or("the `]` is missing")?;
+        let codes: Vec<&str> = codes.split(',').map(str::trim).collect();
+        Ok(Self { whole_file, codes, reason: reason.trim() })
+    }
+}
+
+/// Bytes of the line of a comment, with the next line that holds more than a comment if the comment
+/// stands alone.
+fn line(source: &str, comment: Span) -> Option<Span> {
+    let at = comment.start as usize;
+    let start = source.get(..at)?.rfind('\n').map_or(0, |at| at + 1);
+    let own = source.get(start..at)?;
+    let mut end = comment.end as usize;
+    let mut rest = source.get(end..)?.split_inclusive('\n');
+    // What is left of its own line.
+    end += rest.next().map_or(0, str::len);
+    if own.trim().is_empty() {
+        for line in rest {
+            end += line.len();
+            let content = line.trim_start();
+            if !content.trim().is_empty() && !content.starts_with('#') {
+                break;
+            }
+        }
+    }
+    Some(Span::new(start, end))
+}
+
+/// All bytes, if only comments and blank lines stand before the comment.
+fn whole_file(source: &str, comment: Span) -> Option<Span> {
+    let before = source.get(..comment.start as usize)?;
+    let plain = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    before.lines().all(plain).then(|| Span::new(0, source.len() + 1))
+}
+
+/// A comment with the blanks before it, and with its line break if nothing else is on its line.
+fn with_blanks(source: &str, comment: Span) -> Span {
+    let before = source.get(..comment.start as usize).unwrap_or_default();
+    let start = before.trim_end_matches([' ', '\t']).len();
+    let alone = start == 0 || before.get(..start).is_some_and(|text| text.ends_with('\n'));
+    let end = comment.end as usize;
+    let rest = source.get(end..).unwrap_or_default();
+    let line_break = if rest.starts_with("\r\n") { 2 } else { usize::from(rest.starts_with('\n')) };
+    Span::new(start, if alone { end + line_break } else { end })
+}
