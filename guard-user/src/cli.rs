@@ -30,6 +30,8 @@ pub enum Verb {
     Replay(ReplayArgs),
     /// Show every step of the decision about one packet
     Trace(TraceArgs),
+    /// Show what a change of policy lets in and keeps out, with an example packet each
+    Diff(DiffArgs),
     /// Say whether this node is guarded, by which policy, on which interfaces
     Status(StatusArgs),
     /// Show what passed and what was dropped
@@ -210,6 +212,26 @@ pub enum Expected {
     Pass,
     /// The packet is dropped
     Drop,
+}
+
+/// `trainguard diff`
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The manifest or policy as it was; `-` is standard input
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// The manifest or policy as it is to be; `-` is standard input
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// The cluster manifest that names the policy, if OLD and NEW are policies
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// Exit with 1 if anything is let in that was kept out: a gate for pull requests
+    #[arg(long)]
+    pub deny_wider: bool,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
 }
 
 /// `trainguard status`

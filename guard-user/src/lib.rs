@@ -14,4 +14,5 @@ pub mod kernel;
 pub mod machine;
 pub mod object;
 pub mod policy;
+pub mod probe;
 pub mod report;

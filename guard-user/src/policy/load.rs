@@ -249,6 +249,14 @@ impl<'f> Loader<'f> {
         kind
     }
 
+    /// The name of a policy that was looked at with [`Loader::kind`].
+    pub fn policy_name(&self, path: &Path) -> Option<String> {
+        match &self.parsed.get(&normal(path))?.document {
+            Some(Document::Policy(doc)) => Some(doc.name.value.clone()),
+            _ => None,
+        }
+    }
+
     /// Reports what is wrong with a file of which no more is known.
     pub fn broken(&mut self, path: &Path) {
         if let Some((file, text)) = self.open(path, None) {

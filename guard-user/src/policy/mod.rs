@@ -6,6 +6,7 @@ pub mod code;
 pub mod compile;
 pub mod compiled;
 pub mod diagnostic;
+pub mod diff;
 pub mod document;
 pub mod files;
 pub mod fix;

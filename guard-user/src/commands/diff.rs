@@ -1,0 +1,148 @@
+//! `trainguard diff`: what a change of policy lets in and keeps out.
+
+use std::{
+    cell::RefCell,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    cli::DiffArgs,
+    exit::Exit,
+    policy::{
+        self, Disk, Files, Loaded, diff,
+        files::MAX_BYTES,
+        load::{FileKind, Loader},
+    },
+    report,
+};
+
+/// Runs the verb.
+pub fn run(args: &DiffArgs) -> Exit {
+    let files = Overlay::default();
+    if args.old == Path::new(STDIN) || args.new == Path::new(STDIN) {
+        if args.old == args.new {
+            report::error("only one of OLD and NEW can be standard input");
+            return Exit::NoAnswer;
+        }
+        let mut bytes = Vec::new();
+        let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);
+        files.put(PathBuf::from(STDIN), read.map(|_| bytes));
+    }
+    let Some((old, new)) = load_both(args, &files) else { return Exit::NoAnswer };
+    let difference = match diff::compare(&old.cluster, &new.cluster) {
+        Ok(difference) => difference,
+        Err(error) => {
+            report::error(error);
+            return Exit::NoAnswer;
+        }
+    };
+    report::diff::print(&difference, &old.cluster, &new.cluster, args.format);
+    if args.deny_wider && difference.is_wider() {
+        report::talk("wider than before, which --deny-wider refuses");
+        return Exit::No;
+    }
+    Exit::Yes
+}
+
+/// Name of standard input among the paths.
+const STDIN: &str = "-";
+
+/// Two manifests; or one manifest, with the old and then the new text of one of its policies.
+fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
+    let kind = |path: &Path| {
+        let mut loader = Loader::new(files);
+        (loader.kind(path), loader.policy_name(path))
+    };
+    let (old_kind, _) = kind(&args.old);
+    let (new_kind, new_name) = kind(&args.new);
+    let of_policies = old_kind == FileKind::Policy && new_kind == FileKind::Policy;
+    let Some(manifest) = args.manifest.as_deref().filter(|_| of_policies) else {
+        if of_policies {
+            report::error("two policies mean nothing without the cluster that they are for");
+            report::hint("name it with --manifest FILE, or compare two manifests");
+            return None;
+        }
+        if old_kind != FileKind::Broken && new_kind != FileKind::Broken && old_kind != new_kind {
+            report::error("a manifest and a policy cannot be compared");
+            report::hint("compare two manifests, or two policies with --manifest FILE");
+            return None;
+        }
+        if args.manifest.is_some() && old_kind == FileKind::Cluster {
+            report::error("--manifest is for two policies; these are manifests");
+            return None;
+        }
+        return Some((load(&args.old, files)?, load(&args.new, files)?));
+    };
+    // Which of its files holds the policy of that name?
+    let whole = load(manifest, files)?;
+    let name = new_name?;
+    let place = whole.bundle.paths().find(|path| {
+        let mut loader = Loader::new(files);
+        loader.kind(path) == FileKind::Policy && loader.policy_name(path).as_ref() == Some(&name)
+    });
+    let Some(place) = place.map(Path::to_owned) else {
+        report::error(format_args!(
+            "`{}` names no policy `{name}`",
+            report::lint::shown_path(manifest)
+        ));
+        report::hint("the manifest must name a file with a policy of that name, old or new");
+        return None;
+    };
+    let texts = [&args.old, &args.new].map(|path| files.read(path));
+    let mut both = texts.into_iter().map(|text| {
+        files.put(place.clone(), text);
+        load(manifest, files)
+    });
+    Some((both.next()??, both.next()??))
+}
+
+fn load(manifest: &Path, files: &dyn Files) -> Option<Loaded> {
+    match policy::load(manifest, files) {
+        Ok(loaded) => Some(loaded),
+        Err(error) => {
+            report::lint::explain(&error.report);
+            report::error(format_args!("`{}` cannot be used", report::lint::shown_path(manifest)));
+            None
+        }
+    }
+}
+
+/// The disk, with other texts in the place of some files.
+#[derive(Default)]
+struct Overlay(RefCell<Vec<(PathBuf, Text)>>);
+
+/// The bytes of a file, or why they could not be read.
+type Text = Result<Arc<[u8]>, (io::ErrorKind, String)>;
+
+impl Overlay {
+    fn put(&self, path: PathBuf, bytes: io::Result<Vec<u8>>) {
+        let bytes = bytes.and_then(|bytes| {
+            if bytes.len() as u64 > MAX_BYTES {
+                let message = format!("is longer than {MAX_BYTES} bytes");
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+            }
+            Ok(bytes.into())
+        });
+        let bytes = bytes.map_err(|error| (error.kind(), error.to_string()));
+        let mut texts = self.0.borrow_mut();
+        texts.retain(|(known, _)| *known != path);
+        texts.push((path, bytes));
+    }
+}
+
+impl Files for Overlay {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let texts = self.0.borrow();
+        match texts.iter().find(|(known, _)| known == path) {
+            Some((_, Ok(bytes))) => Ok(bytes.to_vec()),
+            Some((_, Err((kind, message)))) => Err(io::Error::new(*kind, message.clone())),
+            None => Disk.read(path),
+        }
+    }
+
+    fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
+        Disk.glob(pattern)
+    }
+}

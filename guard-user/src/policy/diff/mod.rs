@@ -1,0 +1,413 @@
+//! What a change of policy lets in and keeps out: computed for every packet, not sampled.
+//!
+//! The packets are cut into pieces: by destination port, as the port tables have it; by source, as
+//! the source tables and the check for martians tell them apart; by whether they open a connection.
+//! Within a piece neither policy can tell one packet from another, so one packet of each piece is
+//! put before the real decision of both. Limits are compared beside that: what is asked is what a
+//! packet meets that comes alone.
+//!
+//! Left out are the node's own addresses as sources, which a guarded port never admits, and what
+//! tunnel devices unpack: which there are no file says.
+
+mod limits;
+mod space;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use guard_common::{
+    Addr, Silent, Verdict,
+    flow::Transport,
+    judge,
+    layout::{PORT_UNGUARDED, port_index},
+    packet::Frame,
+    verdict::{Action, Reason},
+};
+
+pub use self::{
+    limits::{LimitChange, Limited},
+    space::{Range, Region},
+};
+use super::{
+    cluster::{Cluster, Node},
+    compile::{CapacityError, for_node},
+    compiled::{CompiledPolicy, HostTables},
+    limiter::HostLimiter,
+    placement::Placement,
+    scalars::PortRange,
+};
+use crate::probe::{GOES_ON, OPENS, Probe, UNREADABLE};
+
+/// What a policy makes of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Meets {
+    /// What happens to it.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// `policy/service` that decided.
+    pub service: Option<String>,
+}
+
+/// Which way a change goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// What was dropped passes.
+    Wider,
+    /// What passed is dropped.
+    Narrower,
+    /// Passes as before, but is now counted as one that enforcing would drop; or no longer is.
+    Observed,
+}
+
+/// Which packets to some ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Traffic {
+    /// All of them.
+    All,
+    /// TCP segments that open a connection.
+    Opening,
+    /// TCP segments that open none.
+    GoingOn,
+    /// Later fragments, which have no ports.
+    Fragments,
+    /// Frames that cannot be read.
+    Unreadable,
+}
+
+/// A change, for all packets of a region.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Before.
+    pub old: Meets,
+    /// After.
+    pub new: Meets,
+    /// Which packets to the ports.
+    pub traffic: Traffic,
+    /// The ports; none where packets have none.
+    pub ports: Vec<PortRange>,
+    /// The sources.
+    pub sources: Region,
+    /// A packet of it: its source, and its port if it has one.
+    pub example: Option<(IpAddr, Option<PortRange>)>,
+    /// The nodes that receive.
+    pub nodes: Vec<String>,
+}
+
+impl Change {
+    /// Which way it goes.
+    pub fn direction(&self) -> Direction {
+        match (self.old.action, self.new.action) {
+            (Action::Drop, _) => Direction::Wider,
+            (_, Action::Drop) => Direction::Narrower,
+            _ => Direction::Observed,
+        }
+    }
+}
+
+/// Interfaces of nodes that changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceChange {
+    /// Before.
+    pub old: Arc<[String]>,
+    /// After.
+    pub new: Arc<[String]>,
+    /// The nodes.
+    pub nodes: Vec<String>,
+}
+
+impl InterfaceChange {
+    /// Whether an interface may be without its guard now.
+    pub fn is_wider(&self) -> bool {
+        self.old.iter().any(|pattern| !self.new.contains(pattern))
+    }
+}
+
+/// All that differs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Who may reach what, the wider ones first.
+    pub changes: Vec<Change>,
+    /// How much they may send.
+    pub limits: Vec<LimitChange>,
+    /// Which interfaces are guarded.
+    pub interfaces: Vec<InterfaceChange>,
+    /// Nodes that only the new manifest has.
+    pub added: Vec<String>,
+    /// Nodes that only the old manifest has.
+    pub removed: Vec<String>,
+}
+
+impl Difference {
+    /// Whether anybody may do anything that was refused before.
+    pub fn is_wider(&self) -> bool {
+        self.changes.iter().any(|change| change.direction() == Direction::Wider)
+            || self.limits.iter().any(LimitChange::is_wider)
+            || self.interfaces.iter().any(InterfaceChange::is_wider)
+    }
+
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self == &Self::default()
+    }
+}
+
+/// Compares two clusters.
+///
+/// # Errors
+/// A policy does not fit its node.
+pub fn compare(old: &Cluster, new: &Cluster) -> Result<Difference, CapacityError> {
+    let before: BTreeMap<&str, &Node> =
+        old.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    let after: BTreeSet<&str> = new.nodes.iter().map(|node| node.name.as_str()).collect();
+    let mut difference = Difference::default();
+    // Nodes that were alike and are alike: by their roles before and after.
+    let mut alike: BTreeMap<(&[String], &[String]), Vec<&str>> = BTreeMap::new();
+    let mut interfaces: BTreeMap<[&Arc<[String]>; 2], Vec<String>> = BTreeMap::new();
+    for node in &new.nodes {
+        let Some(known) = before.get(node.name.as_str()) else {
+            difference.added.push(node.name.clone());
+            continue;
+        };
+        alike.entry((&known.roles, &node.roles)).or_default().push(&node.name);
+        let (old, new) = (sorted(&known.interfaces), sorted(&node.interfaces));
+        if old != new {
+            let of = interfaces.entry([&known.interfaces, &node.interfaces]).or_default();
+            of.push(node.name.clone());
+        }
+    }
+    let gone = old.nodes.iter().filter(|node| !after.contains(node.name.as_str()));
+    difference.removed = gone.map(|node| node.name.clone()).collect();
+    difference.interfaces = interfaces
+        .into_iter()
+        .map(|([old, new], nodes)| InterfaceChange {
+            old: Arc::clone(old),
+            new: Arc::clone(new),
+            nodes,
+        })
+        .collect();
+
+    let mut changes: BTreeMap<Change, Vec<String>> = BTreeMap::new();
+    let mut limits: BTreeMap<LimitChange, Vec<String>> = BTreeMap::new();
+    for ((old_roles, new_roles), nodes) in alike {
+        let pair = Pair::new(old, old_roles, new, new_roles)?;
+        let nodes: Vec<String> = nodes.into_iter().map(str::to_owned).collect();
+        for change in pair.changes() {
+            changes.entry(change).or_default().extend_from_slice(&nodes);
+        }
+        for limit in pair.limits() {
+            limits.entry(limit).or_default().extend_from_slice(&nodes);
+        }
+    }
+    difference.changes =
+        changes.into_iter().map(|(change, nodes)| Change { nodes, ..change }).collect();
+    difference.changes.sort_by_key(|change| (change.direction(), change.traffic));
+    difference.limits =
+        limits.into_iter().map(|(change, nodes)| LimitChange { nodes, ..change }).collect();
+    Ok(difference)
+}
+
+fn sorted(patterns: &[String]) -> BTreeSet<&String> {
+    patterns.iter().collect()
+}
+
+/// The old and the new policy of nodes that are alike.
+struct Pair {
+    old: CompiledPolicy,
+    new: CompiledPolicy,
+    sources: Vec<Region>,
+    ports: BTreeMap<(Transport, u8, u8), Vec<PortRange>>,
+}
+
+/// One of the two policies, ready to be asked.
+struct Side<'p> {
+    policy: &'p CompiledPolicy,
+    tables: HostTables<'p>,
+}
+
+impl<'p> Side<'p> {
+    fn of(policy: &'p CompiledPolicy) -> Self {
+        Self { policy, tables: policy.host() }
+    }
+
+    fn meets(&self, frame: &[u8]) -> Meets {
+        // Full buckets: the packet comes alone.
+        let limiter = HostLimiter::new([0; 2]);
+        let verdict: Verdict = judge(&Frame::new(frame), &self.tables, &limiter, &mut Silent);
+        let service = verdict.service.and_then(|slot| self.policy.service_in(slot));
+        Meets {
+            action: verdict.action,
+            reason: verdict.reason,
+            service: service.map(|service| service.label.clone()),
+        }
+    }
+}
+
+/// The sources for which something changes from one thing to another.
+type Transitions = BTreeMap<(Meets, Meets), Vec<usize>>;
+
+impl Pair {
+    fn new(
+        old: &Cluster,
+        old_roles: &[String],
+        new: &Cluster,
+        new_roles: &[String],
+    ) -> Result<Self, CapacityError> {
+        // A node like these, without addresses: its own are nobody's.
+        let node = |roles: &[String]| Node {
+            name: String::new(),
+            addresses: Vec::new(),
+            roles: roles.into(),
+            interfaces: Arc::new([]),
+        };
+        let old = for_node(old, &node(old_roles), &Placement::default())?;
+        let new = for_node(new, &node(new_roles), &Placement::default())?;
+        let sources = space::pieces(&old, &new).into_values().collect();
+        let ports = ports(&old, &new);
+        Ok(Self { old, new, sources, ports })
+    }
+
+    fn changes(&self) -> Vec<Change> {
+        let (old, new) = (Side::of(&self.old), Side::of(&self.new));
+        let transitions = |frame: &dyn Fn(IpAddr) -> Vec<u8>| {
+            let mut found = Transitions::new();
+            for (number, region) in self.sources.iter().enumerate() {
+                let Some(source) = region.first() else { continue };
+                let frame = frame(source);
+                let (old, new) = (old.meets(&frame), new.meets(&frame));
+                if old.action != new.action {
+                    found.entry((old, new)).or_default().push(number);
+                }
+            }
+            found
+        };
+        // What happens to which sources, with the ports at which it does.
+        let mut pieces: BTreeMap<(Meets, Meets, Traffic, Vec<usize>), Vec<PortRange>> =
+            BTreeMap::new();
+        for ((transport, ..), ranges) in &self.ports {
+            let Some(port) = ranges.first().map(|range| range.first) else { continue };
+            let with =
+                |flags| transitions(&|source| Probe::new(source, *transport, port, flags).frame());
+            let opening = with(OPENS);
+            let found = if *transport == Transport::Tcp {
+                let going_on = with(GOES_ON);
+                if opening == going_on {
+                    vec![(Traffic::All, opening)]
+                } else {
+                    vec![(Traffic::Opening, opening), (Traffic::GoingOn, going_on)]
+                }
+            } else {
+                vec![(Traffic::All, opening)]
+            };
+            for (traffic, transitions) in found {
+                for ((old, new), sources) in transitions {
+                    let at = pieces.entry((old, new, traffic, sources)).or_default();
+                    at.extend_from_slice(ranges);
+                }
+            }
+        }
+        for ((old, new), sources) in transitions(&|source| Probe::fragment(source).frame()) {
+            pieces.insert((old, new, Traffic::Fragments, sources), Vec::new());
+        }
+        let (before, after) = (old.meets(&UNREADABLE), new.meets(&UNREADABLE));
+        if before.action != after.action {
+            pieces.insert((before, after, Traffic::Unreadable, Vec::new()), Vec::new());
+        }
+        pieces
+            .into_iter()
+            .map(|((old, new, traffic, sources), mut ports)| {
+                ports.sort_unstable();
+                let sources = Region::of(sources.iter().filter_map(|at| self.sources.get(*at)));
+                let example = self.example(&sources, &ports);
+                Change { old, new, traffic, ports, sources, example, nodes: Vec::new() }
+            })
+            .collect()
+    }
+
+    /// A packet of a region; one from a node of the new manifest, or the old one, if there is any.
+    fn example(
+        &self,
+        sources: &Region,
+        ports: &[PortRange],
+    ) -> Option<(IpAddr, Option<PortRange>)> {
+        let mut names = self.new.names.iter().chain(&self.old.names).map(|(addr, _)| *addr);
+        let known = names.find(|addr| sources.holds(addr)).map(IpAddr::from);
+        let port = ports.first().map(|range| PortRange { last: range.first, ..*range });
+        Some((known.or_else(|| sources.honest())?, port))
+    }
+
+    /// The limits that differ where packets pass both before and after.
+    fn limits(&self) -> Vec<LimitChange> {
+        let (old, new) = (Side::of(&self.old), Side::of(&self.new));
+        let mut found: BTreeMap<(Limited, Limited), Vec<PortRange>> = BTreeMap::new();
+        for ((transport, before, after), ranges) in &self.ports {
+            let Some(port) = ranges.first().map(|range| range.first) else { continue };
+            let service = |policy: &CompiledPolicy, slot: u8| {
+                policy.service_in(slot).map_or_else(Limited::default, Limited::of)
+            };
+            let limited = (service(&self.old, *before), service(&self.new, *after));
+            if limited.0.same_as(&limited.1) {
+                continue;
+            }
+            let passes = self.sources.iter().filter_map(Region::first).any(|source| {
+                let frame = Probe::new(source, *transport, port, OPENS).frame();
+                [&old, &new].iter().all(|side| side.meets(&frame).action != Action::Drop)
+            });
+            if passes {
+                found.entry(limited).or_default().extend_from_slice(ranges);
+            }
+        }
+        found
+            .into_iter()
+            .map(|((old, new), mut ports)| {
+                ports.sort_unstable();
+                LimitChange { old, new, ports, nodes: Vec::new() }
+            })
+            .collect()
+    }
+}
+
+/// The ports by what they are in both policies; those that nobody guards are left out.
+fn ports(
+    old: &CompiledPolicy,
+    new: &CompiledPolicy,
+) -> BTreeMap<(Transport, u8, u8), Vec<PortRange>> {
+    let mut found: BTreeMap<(Transport, u8, u8), Vec<PortRange>> = BTreeMap::new();
+    for transport in Transport::ALL {
+        let entry = |policy: &CompiledPolicy, port: u16| {
+            policy.ports.get(port_index(transport, port)).copied().unwrap_or(PORT_UNGUARDED)
+        };
+        let mut run: Option<(u8, u8, PortRange)> = None;
+        let mut add = |run: Option<(u8, u8, PortRange)>| {
+            if let Some((old, new, range)) = run
+                && (old, new) != (PORT_UNGUARDED, PORT_UNGUARDED)
+            {
+                found.entry((transport, old, new)).or_default().push(range);
+            }
+        };
+        for port in 0..=u16::MAX {
+            let at = (entry(old, port), entry(new, port));
+            match &mut run {
+                Some((old, new, range)) if (*old, *new) == at => range.last = port,
+                _ => {
+                    let next = PortRange { transport, first: port, last: port };
+                    add(run.replace((at.0, at.1, next)));
+                }
+            }
+        }
+        add(run);
+    }
+    found
+}
+
+/// The names of nodes with an address in a region, each once, sorted.
+pub fn names_in<'c>(region: &Region, clusters: [&'c Cluster; 2]) -> BTreeSet<&'c str> {
+    let nodes = clusters.into_iter().flat_map(|cluster| &cluster.nodes);
+    nodes
+        .filter(|node| node.addresses.iter().any(|addr: &Addr| region.holds(addr)))
+        .map(|node| node.name.as_str())
+        .collect()
+}

@@ -1,0 +1,147 @@
+//! A packet to ask about: what `trace`, `test` and `diff` put before the decision.
+
+use std::net::IpAddr;
+
+use guard_common::{flow::Transport, parse::transport, wire};
+
+/// A source port for those who do not care: it decides nothing.
+pub const SOURCE_PORT: u16 = 40_000;
+/// TCP flags of a segment that opens a connection.
+pub const OPENS: u8 = wire::TCP_SYN;
+/// TCP flags of a segment in the middle of one.
+pub const GOES_ON: u8 = wire::TCP_ACK;
+
+/// A packet of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Source address and port.
+    pub from: (IpAddr, u16),
+    /// Destination address and port.
+    pub to: (IpAddr, u16),
+    /// IP protocol.
+    pub protocol: u8,
+    /// TCP flags.
+    pub flags: u8,
+    /// It is a later fragment of a packet: it has no ports.
+    pub later_fragment: bool,
+}
+
+impl Probe {
+    /// A packet from an address to a port of a host of the same family.
+    pub fn new(from: IpAddr, transport: Transport, port: u16, flags: u8) -> Self {
+        let to = match from {
+            IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
+            IpAddr::V6(_) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+        };
+        let protocol = match transport {
+            Transport::Tcp => wire::PROTO_TCP,
+            Transport::Udp => wire::PROTO_UDP,
+            Transport::Sctp => wire::PROTO_SCTP,
+        };
+        Self { from: (from, SOURCE_PORT), to: (to, port), protocol, flags, later_fragment: false }
+    }
+
+    /// A later fragment from an address.
+    pub fn fragment(from: IpAddr) -> Self {
+        Self { later_fragment: true, ..Self::new(from, Transport::Udp, 0, 0) }
+    }
+
+    /// An Ethernet frame with this packet, without checksums: nobody looks at them.
+    pub fn frame(&self) -> Vec<u8> {
+        let segment = self.segment();
+        // Locally administered addresses.
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let length = u16::try_from(segment.len()).unwrap_or(u16::MAX);
+        match (self.from.0, self.to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                // Don't fragment; or 8 bytes behind the beginning.
+                let offset = if self.later_fragment { [0, 1] } else { [0x40, 0] };
+                frame.extend(wire::ETHERTYPE_IPV4.to_be_bytes());
+                frame.extend([0x45, 0]);
+                frame.extend(length.saturating_add(20).to_be_bytes());
+                frame.extend([0, 0]);
+                frame.extend(offset);
+                frame.extend([64, self.protocol, 0, 0]);
+                frame.extend(from.octets());
+                frame.extend(to.octets());
+            }
+            (from, to) => {
+                let octets = |addr| match addr {
+                    IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+                    IpAddr::V6(addr) => addr.octets(),
+                };
+                let (next, length) = if self.later_fragment {
+                    (wire::PROTO_FRAGMENT, length.saturating_add(8))
+                } else {
+                    (self.protocol, length)
+                };
+                frame.extend(wire::ETHERTYPE_IPV6.to_be_bytes());
+                frame.extend([0x60, 0, 0, 0]);
+                frame.extend(length.to_be_bytes());
+                frame.extend([next, 64]);
+                frame.extend(octets(from));
+                frame.extend(octets(to));
+                if self.later_fragment {
+                    frame.extend([self.protocol, 0, 0, 8, 0, 0, 0, 1]);
+                }
+            }
+        }
+        frame.extend(segment);
+        frame
+    }
+
+    fn segment(&self) -> Vec<u8> {
+        let mut segment = Vec::new();
+        if let Some(transport) = transport(self.protocol) {
+            segment.extend(self.from.1.to_be_bytes());
+            segment.extend(self.to.1.to_be_bytes());
+            match transport {
+                Transport::Tcp => {
+                    segment.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, self.flags]);
+                    segment.extend([0xff, 0xff, 0, 0, 0, 0]);
+                }
+                Transport::Udp => segment.extend([0, 8, 0, 0]),
+                Transport::Sctp => segment.extend([0; 8]),
+            }
+        }
+        segment
+    }
+}
+
+/// A frame that cannot be read: a VLAN tag that is cut short.
+pub const UNREADABLE: [u8; 15] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0];
+
+/// An IP protocol by its name or number.
+///
+/// # Errors
+/// What it could be.
+pub fn protocol(text: &str) -> Result<u8, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "tcp" => Ok(wire::PROTO_TCP),
+        "udp" => Ok(wire::PROTO_UDP),
+        "udplite" => Ok(wire::PROTO_UDPLITE),
+        "sctp" => Ok(wire::PROTO_SCTP),
+        number => number.parse().map_err(|_invalid| {
+            format!("`{text}`: expected tcp, udp, udplite, sctp or a number up to 255")
+        }),
+    }
+}
+
+/// TCP flags by their letters (RFC 9293 3.1).
+///
+/// # Errors
+/// The letter that is none.
+pub fn flags(text: &str) -> Result<u8, String> {
+    text.chars().try_fold(0, |flags, letter| {
+        let bit = match letter.to_ascii_uppercase() {
+            'F' => 0x01,
+            'S' => wire::TCP_SYN,
+            'R' => 0x04,
+            'P' => 0x08,
+            'A' => wire::TCP_ACK,
+            'U' => 0x20,
+            _ => return Err(format!("`{text}`: `{letter}` is none of S, A, F, R, P, U")),
+        };
+        Ok(flags | bit)
+    })
+}

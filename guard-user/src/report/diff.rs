@@ -1,0 +1,347 @@
+//! What a change of policy lets in and keeps out, for people and for programs.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use guard_common::{
+    Addr,
+    tables::Unit,
+    verdict::{Action, Reason},
+};
+use serde::Serialize;
+
+use super::replay::action;
+use crate::{
+    cli::Format,
+    policy::{
+        cluster::Cluster,
+        diff::{Change, Difference, Direction, LimitChange, Meets, Traffic, names_in},
+        scalars::PortRange,
+    },
+    probe::SOURCE_PORT,
+    report,
+};
+
+/// `schema` of the JSON form.
+const SCHEMA: &str = "trainguard/diff/v1";
+/// Items of a list that people are shown.
+const SHOWN: usize = 8;
+
+/// Prints what differs.
+pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Format) {
+    match format {
+        Format::Text => {
+            report::answer(text(difference, [old, new]).trim_end());
+        }
+        Format::Json => report::answer_json(&document(difference, [old, new])),
+    }
+}
+
+/// Some items, and how many more there are.
+fn some(items: impl IntoIterator<Item = impl ToString>) -> String {
+    let mut items = items.into_iter();
+    let mut shown: Vec<String> = items.by_ref().take(SHOWN).map(|item| item.to_string()).collect();
+    let more = items.count();
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
+    shown.join(", ")
+}
+
+fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Wider => "WIDER   ",
+        Direction::Narrower => "NARROWER",
+        Direction::Observed => "OBSERVED",
+    }
+}
+
+fn what(change: &Change) -> String {
+    match change.traffic {
+        Traffic::All => some(&change.ports),
+        Traffic::Opening => format!("new connections to {}", some(&change.ports)),
+        Traffic::GoingOn => format!("segments of connections to {}", some(&change.ports)),
+        Traffic::Fragments => "later fragments".to_owned(),
+        Traffic::Unreadable => "frames that cannot be read".to_owned(),
+    }
+}
+
+fn meets(meets: &Meets) -> String {
+    let by = meets.service.as_ref().map(|service| format!(" by {service}")).unwrap_or_default();
+    format!("{} ({}{by})", action(meets.action), meets.reason.name())
+}
+
+fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    let mut say = |line: String| {
+        // A string takes everything.
+        let _ = writeln!(out, "{line}");
+    };
+    for change in &difference.changes {
+        say(format!(
+            "{} {} on {}: was {}, now {}",
+            direction(change.direction()),
+            what(change),
+            some(&change.nodes),
+            meets(&change.old),
+            meets(&change.new)
+        ));
+        if change.traffic == Traffic::Unreadable {
+            continue;
+        }
+        say(format!("           from {}", some(change.sources.prefixes())));
+        let names = names_in(&change.sources, clusters);
+        if !names.is_empty() {
+            let count = names.len();
+            let nodes = if count == 1 { "node" } else { "nodes" };
+            say(format!("           {count} {nodes} of the manifest among them: {}", some(names)));
+        }
+        if let Some(example) = example(change, clusters) {
+            say(format!("           e.g. {example}"));
+        }
+    }
+    for change in &difference.limits {
+        let direction =
+            direction(if change.is_wider() { Direction::Wider } else { Direction::Narrower });
+        let service = change.new.service.as_ref().or(change.old.service.as_ref());
+        say(format!(
+            "{direction} limits of {} at {} on {}",
+            service.map_or("-", String::as_str),
+            some(&change.ports),
+            some(&change.nodes)
+        ));
+        for limit in change.each() {
+            say(format!(
+                "           {}: was {}, now {}",
+                limit_name(limit.total, limit.unit),
+                limit_text(limit.old, limit.unit),
+                limit_text(limit.new, limit.unit)
+            ));
+        }
+    }
+    for change in &difference.interfaces {
+        let wider = if change.is_wider() { Direction::Wider } else { Direction::Narrower };
+        say(format!(
+            "{} interfaces of {}: were {}, now {}",
+            direction(wider),
+            some(&change.nodes),
+            some(change.old.iter()),
+            some(change.new.iter())
+        ));
+    }
+    for (names, what) in [
+        (&difference.added, "new in the manifest, guarded once its daemon runs"),
+        (&difference.removed, "no longer in the manifest: its daemon keeps what it last had"),
+    ] {
+        if !names.is_empty() {
+            say(format!("NODES    {}: {what}", some(names)));
+        }
+    }
+    if difference.is_empty() {
+        say("no difference: every packet meets the same verdict, and the same limits".to_owned());
+    } else {
+        say("unchanged for all other packets".to_owned());
+    }
+    out
+}
+
+fn limit_name(total: bool, unit: Unit) -> String {
+    let scope = if total { "total" } else { "perSource" };
+    let unit = match unit {
+        Unit::NewConnections => "newConnections",
+        Unit::Packets => "packets",
+        Unit::Bytes => "bytes",
+    };
+    format!("{scope}.{unit}")
+}
+
+fn limit_text(limit: Option<(u64, u64)>, unit: Unit) -> String {
+    let suffix = if unit == Unit::Bytes { "B" } else { "" };
+    match limit {
+        Some((rate, burst)) => format!("{rate}{suffix}/s with a burst of {burst}{suffix}"),
+        None => "unlimited".to_owned(),
+    }
+}
+
+/// A packet in words, to a node that it concerns.
+fn example(change: &Change, clusters: [&Cluster; 2]) -> Option<String> {
+    let (from, port) = change.example?;
+    let node = change.nodes.first()?;
+    let address = address_of(node, from, clusters);
+    let to = address.map_or_else(|| node.clone(), |address| address.to_string());
+    let name = name_of(from, clusters).map(|name| format!(" ({name})")).unwrap_or_default();
+    let Some(PortRange { transport, first, .. }) = port else {
+        return Some(format!("{from}{name} -> {node}: a later fragment"));
+    };
+    let flags = match change.traffic {
+        Traffic::GoingOn => " --flags A",
+        _ => "",
+    };
+    let ends = |addr: IpAddr, port: u16| std::net::SocketAddr::new(addr, port);
+    let to = address.map_or_else(|| format!("{to}:{first}"), |to| ends(to, first).to_string());
+    Some(format!(
+        "{}{name} -> {node}: `trace --node {node} --from {from} --to {to} --proto {}{flags}`",
+        ends(from, SOURCE_PORT),
+        transport.name()
+    ))
+}
+
+fn address_of(node: &str, like: IpAddr, clusters: [&Cluster; 2]) -> Option<IpAddr> {
+    let [old, new] = clusters;
+    let addresses = [new, old].into_iter().filter_map(|cluster| cluster.node(node));
+    let mut addresses = addresses.flat_map(|node| &node.addresses).map(|addr| IpAddr::from(*addr));
+    addresses.find(|addr| addr.is_ipv4() == like.is_ipv4())
+}
+
+fn name_of(addr: IpAddr, clusters: [&Cluster; 2]) -> Option<&str> {
+    let [old, new] = clusters;
+    let addr = Addr::from(addr);
+    let mut nodes = new.nodes.iter().chain(&old.nodes);
+    nodes.find(|node| node.addresses.contains(&addr)).map(|node| node.name.as_str())
+}
+
+#[derive(Serialize)]
+struct Document<'d> {
+    schema: &'static str,
+    wider: bool,
+    changes: Vec<ChangeJson<'d>>,
+    limits: Vec<LimitJson<'d>>,
+    interfaces: Vec<InterfaceJson<'d>>,
+    added_nodes: &'d [String],
+    removed_nodes: &'d [String],
+}
+
+#[derive(Serialize)]
+struct MeetsJson<'d> {
+    action: &'static str,
+    reason: &'static str,
+    service: Option<&'d str>,
+}
+
+#[derive(Serialize)]
+struct ChangeJson<'d> {
+    direction: &'static str,
+    traffic: &'static str,
+    ports: Vec<String>,
+    nodes: &'d [String],
+    old: MeetsJson<'d>,
+    new: MeetsJson<'d>,
+    sources: Vec<String>,
+    source_nodes: BTreeSet<&'d str>,
+    example: Option<ExampleJson>,
+}
+
+#[derive(Serialize)]
+struct ExampleJson {
+    source: String,
+    port: Option<String>,
+}
+
+#[derive(Serialize)]
+struct LimitJson<'d> {
+    wider: bool,
+    old_service: Option<&'d str>,
+    new_service: Option<&'d str>,
+    ports: Vec<String>,
+    nodes: &'d [String],
+    limits: Vec<OneJson>,
+}
+
+#[derive(Serialize)]
+struct OneJson {
+    limit: String,
+    wider: bool,
+    old: Option<RateJson>,
+    new: Option<RateJson>,
+}
+
+#[derive(Serialize)]
+struct RateJson {
+    rate: u64,
+    burst: u64,
+}
+
+#[derive(Serialize)]
+struct InterfaceJson<'d> {
+    wider: bool,
+    old: &'d [String],
+    new: &'d [String],
+    nodes: &'d [String],
+}
+
+fn strings(items: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
+    items.into_iter().map(|item| item.to_string()).collect()
+}
+
+fn document<'d>(difference: &'d Difference, clusters: [&'d Cluster; 2]) -> Document<'d> {
+    let action = |action: Action| match action {
+        Action::Pass => "pass",
+        Action::Drop => "drop",
+        Action::WouldDrop => "would-drop",
+    };
+    let reason = |reason: Reason| reason.name();
+    let meets = |meets: &'d Meets| MeetsJson {
+        action: action(meets.action),
+        reason: reason(meets.reason),
+        service: meets.service.as_deref(),
+    };
+    let change = |change: &'d Change| ChangeJson {
+        direction: match change.direction() {
+            Direction::Wider => "wider",
+            Direction::Narrower => "narrower",
+            Direction::Observed => "observed",
+        },
+        traffic: match change.traffic {
+            Traffic::All => "all",
+            Traffic::Opening => "new-connections",
+            Traffic::GoingOn => "established",
+            Traffic::Fragments => "fragments",
+            Traffic::Unreadable => "unreadable",
+        },
+        ports: strings(&change.ports),
+        nodes: &change.nodes,
+        old: meets(&change.old),
+        new: meets(&change.new),
+        sources: strings(change.sources.prefixes()),
+        source_nodes: names_in(&change.sources, clusters),
+        example: change.example.map(|(source, port)| ExampleJson {
+            source: source.to_string(),
+            port: port.map(|port| port.to_string()),
+        }),
+    };
+    let rate = |limit: Option<(u64, u64)>| limit.map(|(rate, burst)| RateJson { rate, burst });
+    let limit = |change: &'d LimitChange| LimitJson {
+        wider: change.is_wider(),
+        old_service: change.old.service.as_deref(),
+        new_service: change.new.service.as_deref(),
+        ports: strings(&change.ports),
+        nodes: &change.nodes,
+        limits: change
+            .each()
+            .map(|limit| OneJson {
+                limit: limit_name(limit.total, limit.unit),
+                wider: limit.is_wider(),
+                old: rate(limit.old),
+                new: rate(limit.new),
+            })
+            .collect(),
+    };
+    Document {
+        schema: SCHEMA,
+        wider: difference.is_wider(),
+        changes: difference.changes.iter().map(change).collect(),
+        limits: difference.limits.iter().map(limit).collect(),
+        interfaces: difference
+            .interfaces
+            .iter()
+            .map(|change| InterfaceJson {
+                wider: change.is_wider(),
+                old: &change.old,
+                new: &change.new,
+                nodes: &change.nodes,
+            })
+            .collect(),
+        added_nodes: &difference.added,
+        removed_nodes: &difference.removed,
+    }
+}
