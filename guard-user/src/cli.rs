@@ -30,6 +30,8 @@ pub enum Verb {
     Replay(ReplayArgs),
     /// Show every step of the decision about one packet
     Trace(TraceArgs),
+    /// Tell what a finding of lint or the reason of a verdict means
+    Explain(ExplainArgs),
     /// Say whether this node is guarded, by which policy, on which interfaces
     Status(StatusArgs),
     /// Show what passed and what was dropped
@@ -210,6 +212,17 @@ pub enum Expected {
     Pass,
     /// The packet is dropped
     Drop,
+}
+
+/// `trainguard explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A code of lint (TG103, tg103 or 103) or a reason (not_allowed) [default: list them all]
+    #[arg(value_name = "CODE|REASON")]
+    pub name: Option<String>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
 }
 
 /// `trainguard status`

@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod detach;
+pub mod explain;
 pub mod lint;
 mod offline;
 pub mod replay;
@@ -22,6 +23,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Lint(args) => lint::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),
+        Verb::Explain(args) => explain::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Stats(args) => stats::run(args),
         Verb::Detach(args) => detach::run(args),

@@ -1,5 +1,6 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
+pub mod explain;
 pub mod lint;
 pub mod replay;
 pub mod stats;
