@@ -23,6 +23,12 @@ use guard_user::{
 
 /// Where all codes are defined.
 const CODES: &str = include_str!("../src/policy/code.rs");
+/// Codes that are written about before their rules are there. Once a rule is there, its example is
+/// checked like all others.
+const AHEAD: [&str; 14] = [
+    "TG202", "TG212", "TG213", "TG214", "TG301", "TG302", "TG303", "TG404", "TG412", "TG413",
+    "TG901", "TG902", "TG903", "TG904",
+];
 /// What a page says whose example cannot be written down.
 const IN_CODE: &str = "<!-- example: in code -->";
 
@@ -162,14 +168,15 @@ fn what_examples_are_completed_with_is_clean() {
 fn every_code_and_every_reason_has_a_page() {
     let codes = codes();
     assert!(codes.len() >= 47 && codes.contains("TG001") && codes.contains("TG505"), "{codes:?}");
-    let expected: BTreeSet<String> =
-        codes.into_iter().chain(Reason::ALL.map(|reason| reason.name().to_owned())).collect();
+    let expected: BTreeSet<String> = codes
+        .into_iter()
+        .chain(AHEAD.map(str::to_owned))
+        .chain(Reason::ALL.map(|reason| reason.name().to_owned()))
+        .collect();
     let served: BTreeSet<String> = explain::names().map(str::to_owned).collect();
     assert_eq!(explain::names().count(), served.len(), "a page twice");
-    assert_eq!(served, expected);
-    let written = written();
-    let lost: Vec<_> = served.difference(&written).collect();
-    assert!(lost.is_empty(), "not in {}: {lost:?}", directory().display());
+    assert_eq!(served, expected, "what is served, and what there is");
+    assert_eq!(served, written(), "what is served, and what is in {}", directory().display());
 }
 
 #[test]
@@ -186,6 +193,13 @@ fn every_example_gives_the_finding_of_its_page() {
         assert!(!files.is_empty(), "{code} has no example");
         checked += 1;
         wrong.extend(shows(&code, &findings(files)).err());
+    }
+    // The rules that are ahead warn: their examples are policies that the daemon takes.
+    for code in AHEAD {
+        let report = findings(example(explain::page(code).expect("a page")));
+        if report.has_errors() {
+            wrong.push(format!("{code}: its example is refused: {report}"));
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
     assert!(checked >= 42, "only {checked} examples");
