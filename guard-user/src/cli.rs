@@ -32,6 +32,8 @@ pub enum Verb {
     Trace(TraceArgs),
     /// Show what a change of policy lets in and keeps out, with an example packet each
     Diff(DiffArgs),
+    /// Tell what a finding of lint or the reason of a verdict means
+    Explain(ExplainArgs),
     /// Say whether this node is guarded, by which policy, on which interfaces
     Status(StatusArgs),
     /// Show what passed and what was dropped
@@ -229,6 +231,17 @@ pub struct DiffArgs {
     /// Exit with 1 if anything is let in that was kept out: a gate for pull requests
     #[arg(long)]
     pub deny_wider: bool,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `trainguard explain`
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A code of lint (TG103, tg103 or 103) or a reason (not_allowed) [default: list them all]
+    #[arg(value_name = "CODE|REASON")]
+    pub name: Option<String>,
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,

@@ -4,12 +4,14 @@
 //! - [`kernel`] loads, attaches and pins; it knows no YAML.
 //! - [`daemon`] keeps the two in step.
 //! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
+//! - [`explain`] has a page for each finding and each reason.
 
 pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod daemon;
 pub mod exit;
+pub mod explain;
 pub mod kernel;
 pub mod machine;
 pub mod object;

@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod detach;
 pub mod diff;
+pub mod explain;
 pub mod lint;
 mod offline;
 pub mod replay;
@@ -24,6 +25,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Explain(args) => explain::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Stats(args) => stats::run(args),
         Verb::Detach(args) => detach::run(args),

@@ -26,6 +26,7 @@ pub mod trie;
 mod walk;
 mod yaml;
 
+pub(crate) use self::walk::nearest;
 pub use self::{
     cluster::{Cluster, Node, NodeChoice, NodeError},
     compile::{CapacityError, compile},

@@ -1,6 +1,7 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
 pub mod diff;
+pub mod explain;
 pub mod lint;
 pub mod replay;
 pub mod stats;

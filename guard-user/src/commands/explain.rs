@@ -1,0 +1,22 @@
+//! `trainguard explain`: what a finding of lint or the reason of a verdict means.
+
+use crate::{cli::ExplainArgs, exit::Exit, explain, report};
+
+/// Runs the verb.
+pub fn run(args: &ExplainArgs) -> Exit {
+    let Some(asked) = &args.name else {
+        report::explain::list(args.format);
+        return Exit::Yes;
+    };
+    let Some(name) = explain::name(asked) else {
+        let shown = crate::policy::text::shown(asked);
+        report::error(format_args!("`{shown}` is no code of a finding and no reason of a verdict"));
+        match explain::nearest(asked) {
+            Some(near) => report::hint(format_args!("did you mean `{near}`?")),
+            None => report::hint("`trainguard explain` lists them all"),
+        }
+        return Exit::NoAnswer;
+    };
+    report::explain::page(name, args.format);
+    Exit::Yes
+}

@@ -1,0 +1,335 @@
+//! The pages of `explain`: each code and each reason has one, and the example of each code really
+//! gives the finding that its page is about.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::Arc,
+};
+
+use guard_common::verdict::Reason;
+use guard_user::{
+    explain,
+    policy::{
+        Bundle, code,
+        diagnostic::{Report, Severity},
+        load::Loader,
+    },
+};
+
+/// Where all codes are defined.
+const CODES: &str = include_str!("../src/policy/code.rs");
+/// What a page says whose example cannot be written down.
+const IN_CODE: &str = "<!-- example: in code -->";
+
+/// The manifest and the policy of examples that are about the other one.
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: demo
+interfaces: [eth0]
+nodes:
+  - { name: sched-0, addresses: [10.77.0.10, \"fd77::10\"], roles: [scheduler] }
+  - { name: server-0, addresses: [10.77.0.20, \"fd77::20\"], roles: [server] }
+  - { name: worker-0, addresses: [10.77.0.30, \"fd77::30\"], roles: [worker] }
+policies: [policy.yaml]
+";
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: mxnet
+description: MXNet parameter server (ps-lite)
+services:
+  - name: scheduler
+    roles: [scheduler]
+    ports: [tcp/9091]
+    match: all
+    allow: { roles: [scheduler, server, worker] }
+    mode: enforce
+";
+
+type Files = BTreeMap<String, String>;
+
+/// The codes that the program knows.
+fn codes() -> BTreeSet<String> {
+    let numbers = CODES.split("= Code(").skip(1).filter_map(|rest| rest.split_once(')'));
+    numbers
+        .map(|(number, _)| format!("TG{:03}", number.parse::<u16>().expect("a number of a code")))
+        .collect()
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("explain")
+}
+
+/// The names of the files with pages.
+fn written() -> BTreeSet<String> {
+    let entries = fs::read_dir(directory()).expect("the directory of pages");
+    let names =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    names.map(|name| name.strip_suffix(".md").expect("only pages").to_owned()).collect()
+}
+
+/// The files of a page's example: the fenced blocks that have a file name.
+fn example(page: &str) -> Files {
+    let mut files = Files::new();
+    let mut open: Option<(String, String)> = None;
+    for line in page.lines() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(info)) => {
+                let name = info.split_once(' ').map(|(_, name)| name).unwrap_or_default();
+                open = Some((name.to_owned(), String::new()));
+            }
+            (Some(_), Some("")) => {
+                let (name, text) = open.take().expect("it is open");
+                if !name.is_empty() {
+                    assert!(files.insert(name.clone(), text).is_none(), "`{name}` twice");
+                }
+            }
+            (Some((_, text)), _) => {
+                text.push_str(&expanded(line));
+                text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a fence without end");
+    files
+}
+
+/// A line with the characters that it only names, as `{U+202E}`.
+fn expanded(line: &str) -> String {
+    let mut parts = line.split("{U+");
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (number, rest) = part.split_once('}').expect("a closing brace");
+        let character = u32::from_str_radix(number, 16).ok().and_then(char::from_u32);
+        whole.push(character.expect("the number of a character"));
+        whole.push_str(rest);
+    }
+    whole
+}
+
+/// What lint finds in files, as it does for a manifest and the policies beside it.
+fn findings(mut files: Files) -> Report {
+    let policies: Vec<String> =
+        files.keys().filter(|name| name.contains("policy")).cloned().collect();
+    files.entry("cluster.yaml".to_owned()).or_insert_with(|| MANIFEST.to_owned());
+    files.entry("policy.yaml".to_owned()).or_insert_with(|| POLICY.to_owned());
+    loaded(files, &policies)
+}
+
+fn loaded(files: Files, policies: &[String]) -> Report {
+    let texts = files.into_iter().map(|(name, text)| (PathBuf::from(name), Arc::from(text)));
+    let bundle = Bundle::new("cluster.yaml", texts);
+    let mut loader = Loader::new(&bundle);
+    let manifest = Path::new("cluster.yaml");
+    loader.check_manifest(manifest);
+    for policy in policies.iter().map(Path::new) {
+        if !loader.has_policy(policy) {
+            loader.policy(policy);
+        }
+    }
+    loader.check_ignores();
+    let (report, ..) = loader.finish(manifest);
+    report
+}
+
+/// Whether files give a finding of a code, and no error of another one: a page is about one thing.
+fn shows(code: &str, report: &Report) -> Result<(), String> {
+    let found: Vec<_> =
+        report.diagnostics.iter().map(|d| (d.code.to_string(), d.severity)).collect();
+    if !found.iter().any(|(found, _)| found == code) {
+        return Err(format!("{code}: its example does not give it, but: {report}"));
+    }
+    match found.iter().find(|(found, severity)| found != code && *severity == Severity::Error) {
+        Some((other, _)) => Err(format!("{code}: its example gives {other} too: {report}")),
+        None => Ok(()),
+    }
+}
+
+#[test]
+fn what_examples_are_completed_with_is_clean() {
+    assert_eq!(findings(Files::new()).to_string(), "");
+}
+
+#[test]
+fn every_code_and_every_reason_has_a_page() {
+    let codes = codes();
+    assert!(codes.len() >= 47 && codes.contains("TG001") && codes.contains("TG505"), "{codes:?}");
+    let all: BTreeSet<String> = code::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(all, codes, "`code::ALL`");
+    let expected: BTreeSet<String> =
+        codes.into_iter().chain(Reason::ALL.map(|reason| reason.name().to_owned())).collect();
+    let served: BTreeSet<String> = explain::names().map(str::to_owned).collect();
+    assert_eq!(explain::names().count(), served.len(), "a page twice");
+    assert_eq!(served, expected, "what is served, and what there is");
+    assert_eq!(served, written(), "what is served, and what is in {}", directory().display());
+}
+
+#[test]
+fn every_example_gives_the_finding_of_its_page() {
+    let mut wrong = Vec::new();
+    let mut checked = 0;
+    for code in codes() {
+        let page = explain::page(&code).unwrap_or_else(|| panic!("{code} has no page"));
+        let files = example(page);
+        if page.contains(IN_CODE) {
+            assert!(files.is_empty(), "{code}: an example in code and one on the page");
+            continue;
+        }
+        assert!(!files.is_empty(), "{code} has no example");
+        checked += 1;
+        wrong.extend(shows(&code, &findings(files)).err());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(checked >= 42, "only {checked} examples");
+}
+
+#[test]
+fn an_example_that_shows_something_else_is_noticed() {
+    assert!(shows("TG103", &findings(Files::new())).is_err(), "no finding at all");
+    let other = example(explain::page("TG104").unwrap());
+    assert!(shows("TG103", &findings(other)).is_err(), "another finding");
+    let two = POLICY.replace("[tcp/9091]", "[9091]").replace("enforce", "enforced");
+    let two = Files::from([("policy.yaml".to_owned(), two)]);
+    assert!(shows("TG105", &findings(two)).is_err(), "an error of another code beside it");
+    let page = "```yaml policy.yaml\na: {U+202E}b{U+0}\n```\n\n```yaml\nc: d\n```\n";
+    let files = Files::from([("policy.yaml".to_owned(), "a: \u{202e}b\0\n".to_owned())]);
+    assert_eq!(example(page), files);
+}
+
+/// Files that give the finding of a code whose page says that its example is in code.
+fn in_code(code: &str) -> Files {
+    const HEAD: &str = "apiVersion: trainguard/v1\nkind: Cluster\nname: t\ninterfaces: [eth0]\n\
+                        policies: [policy.yaml]\nnodes:\n  \
+                        - { name: n, addresses: [10.77.0.10], roles: [a] }\n";
+    let mut manifest = HEAD.to_owned();
+    let mut files = Files::new();
+    let policy = match code {
+        "TG010" => return files,
+        "TG501" => {
+            manifest.push_str("networks:\n  all: { file: all.txt }\n");
+            files.insert("all.txt".to_owned(), hosts(0..1_000_001));
+            services(1, |_| "networks: [all]".to_owned(), "")
+        }
+        "TG503" => services(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
+        "TG504" => {
+            manifest.push_str(
+                "  - name: m-[0000-9999]\n    addresses: [\"10.[100-109].[0-9].[0-99]\"]\n    \
+                 roles: [b]\n",
+            );
+            let limit = "    limits: { perSource: { newConnections: { rate: 9/s, burst: 9 } } }\n";
+            services(53, |_| "roles: [b]".to_owned(), limit)
+        }
+        "TG505" => {
+            manifest.push_str("networks:\n");
+            for nth in 0..17 {
+                writeln!(manifest, "  l{nth}: {{ file: l{nth}.txt }}").expect("a string takes it");
+                // Each host is in the lists whose bits are set in its number.
+                let list = hosts((0..70_000).filter(|number| number >> nth & 1 != 0));
+                files.insert(format!("l{nth}.txt"), list);
+            }
+            services(17, |nth| format!("networks: [l{nth}]"), "")
+        }
+        _ => panic!("{code}: its page says that its example is in code, and it is not"),
+    };
+    files.insert("cluster.yaml".to_owned(), manifest);
+    files.insert("policy.yaml".to_owned(), policy);
+    files
+}
+
+/// A policy of so many services.
+fn services(count: usize, allow: impl Fn(usize) -> String, more: &str) -> String {
+    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
+    for nth in 0..count {
+        let (port, allow) = (nth + 1, allow(nth));
+        write!(
+            text,
+            "  - name: s{nth}\n    roles: [a]\n    ports: [tcp/{port}]\n    match: all\n    \
+             allow: {{ {allow} }}\n    mode: enforce\n{more}"
+        )
+        .expect("a string takes it");
+    }
+    text
+}
+
+/// Hosts from 11.0.0.0 on, a line each.
+fn hosts(numbers: impl Iterator<Item = u32>) -> String {
+    let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
+    numbers.fold(String::new(), |mut text, number| {
+        writeln!(text, "{}", Ipv4Addr::from(first + number)).expect("a string takes it");
+        text
+    })
+}
+
+#[test]
+fn examples_in_code_give_the_findings_of_their_pages() {
+    let in_code = |code: &String| explain::page(code).is_some_and(|page| page.contains(IN_CODE));
+    let codes: Vec<String> = codes().into_iter().filter(in_code).collect();
+    assert!(codes.iter().any(|code| code == "TG010"), "{codes:?}");
+    for code in codes {
+        shows(&code, &loaded(self::in_code(&code), &[])).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
+    command.arg("explain").args(args).output().expect("the binary starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn a_page_is_printed_without_remarks() {
+    for asked in ["TG103", "tg103", "103"] {
+        let output = run(&[asked]);
+        assert_eq!(output.status.code(), Some(0), "{asked}");
+        assert_eq!(text(&output.stdout), explain::page("TG103").unwrap(), "{asked}");
+    }
+    let output = run(&["TG010"]);
+    assert!(text(&output.stdout).starts_with("# TG010: "), "{output:?}");
+    assert!(!text(&output.stdout).contains("<!--"), "{output:?}");
+
+    let output = run(&["not_allowed", "--format", "json"]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["schema"], "trainguard/explain/v1");
+    assert_eq!(document["name"], "not_allowed");
+    assert_eq!(document["title"], explain::title("not_allowed").unwrap());
+    let page = explain::page("not_allowed").unwrap();
+    assert_eq!(document["text"].as_str(), Some(page.trim_end()));
+}
+
+#[test]
+fn without_a_name_all_are_listed() {
+    let output = run(&[]);
+    assert_eq!(output.status.code(), Some(0));
+    let listed: Vec<&str> =
+        text(&output.stdout).lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(listed, explain::names().collect::<Vec<_>>());
+
+    let output = run(&["--format", "json"]);
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(document["schema"], "trainguard/explain/v1");
+    let pages = document["pages"].as_array().expect("a list");
+    assert_eq!(pages.len(), listed.len());
+    assert_eq!(pages[0]["title"], explain::title("TG001").unwrap());
+}
+
+#[test]
+fn an_unknown_name_is_no_answer_and_the_nearest_one_is_named() {
+    let output = run(&["not_alowed"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(output.stdout.is_empty());
+    let said = text(&output.stderr);
+    assert!(said.contains("`not_alowed`") && said.contains("did you mean `not_allowed`"), "{said}");
+    let output = run(&["what is this"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("trainguard explain"), "{output:?}");
+}
