@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod daemon;
 pub mod exit;
+pub mod init;
 pub mod kernel;
 pub mod machine;
 pub mod object;

@@ -2,6 +2,7 @@
 
 pub mod daemon;
 pub mod detach;
+pub mod init;
 pub mod lint;
 mod offline;
 pub mod replay;
@@ -25,6 +26,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Status(args) => status::run(args),
         Verb::Stats(args) => stats::run(args),
         Verb::Detach(args) => detach::run(args),
+        Verb::Init(args) => init::run(args),
     };
     if report::is_incomplete() { Exit::NoAnswer } else { exit }
 }

@@ -12,6 +12,7 @@ mod hash;
 mod hostlist;
 pub mod limiter;
 pub mod load;
+pub(crate) mod outside;
 pub mod placement;
 mod ports;
 mod resolve;
@@ -21,7 +22,7 @@ mod sources;
 pub mod text;
 pub mod trie;
 mod walk;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use self::{
     cluster::{Cluster, Node, NodeChoice, NodeError},
