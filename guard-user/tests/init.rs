@@ -14,7 +14,7 @@ use std::{
 
 use guard_common::Addr;
 use guard_user::{
-    cli::HostsFormat,
+    cli::HostsFormat::{Addresses, Auto, Dmlc, Mpi, Ray, Slurm},
     init::{
         self, Draft, Findings, Input, Request,
         profiles::{self, PROFILES, Profile, Which},
@@ -43,7 +43,7 @@ fn request<'r>(profile: &'r Profile, text: &'r str) -> Request<'r> {
     Request {
         profile,
         hosts: Input { source: "hosts", is_option: false, text },
-        format: HostsFormat::Auto,
+        format: Auto,
         resolve: None,
         scheduler: None,
         servers: None,
@@ -168,7 +168,6 @@ fn host_files_say_the_same_in_their_ways() {
         "worker-0 10.0.0.1 server+worker",
         "worker-1 10.0.0.2 server+worker",
     ];
-    use HostsFormat::{Addresses, Auto, Dmlc, Mpi, Slurm};
     for (text, formats) in [
         ("10.0.0.1\n# a comment\n\n10.0.0.2 # another\n", &[Auto, Addresses, Dmlc, Mpi, Slurm][..]),
         ("10.0.0.1\r\n10.0.0.2\r\n", &[Auto, Addresses, Dmlc, Mpi]),
@@ -180,7 +179,7 @@ fn host_files_say_the_same_in_their_ways() {
         (
             "cluster_name: default\nmax_workers: 2\nprovider:\n  type: local\n  head_ip: 10.0.0.1\n  \
              worker_ips: [10.0.0.2]\nfile_mounts: {}\nsetup_commands:\n",
-            &[Auto, HostsFormat::Ray],
+            &[Auto, Ray],
         ),
     ] {
         for format in formats {
@@ -197,8 +196,7 @@ fn host_files_say_the_same_in_their_ways() {
 #[test]
 fn six_and_ports() {
     let text = "[fd77::1]:22\nfd77::2\n[fd77::3]\n";
-    let request =
-        Request { scheduler: Some("fd77::9"), format: HostsFormat::Dmlc, ..request(mxnet(), text) };
+    let request = Request { scheduler: Some("fd77::9"), format: Dmlc, ..request(mxnet(), text) };
     let addresses: Vec<IpAddr> = nodes(&draft(&request).0).into_iter().flat_map(|n| n.1).collect();
     let expected: Vec<IpAddr> =
         ["fd77::9", "fd77::1", "fd77::2", "fd77::3"].map(|a| a.parse().unwrap()).into();
@@ -235,12 +233,8 @@ fn all_names_without_addresses_are_named_at_once() {
     let etc = "10.0.0.300 gpu7\n127.0.1.1 gpu1\n";
     let resolve = Some(Input { source: "etc", is_option: false, text: etc });
     for resolve in [None, resolve] {
-        let request = Request {
-            scheduler: Some("sub"),
-            format: HostsFormat::Mpi,
-            resolve,
-            ..request(mxnet(), text)
-        };
+        let request =
+            Request { scheduler: Some("sub"), format: Mpi, resolve, ..request(mxnet(), text) };
         let [problem] = refused(&request).try_into().expect("one message");
         let named = "gpu1 (line 2), big.example.com (line 3), sub (--scheduler)";
         assert!(problem.contains(named) && problem.contains("not looked up in DNS"), "{problem}");
@@ -256,7 +250,7 @@ fn every_bad_line_is_reported() {
                 10.0.0.9\u{202e}\n10.0.0.010\n::ffff:10.0.0.1\n-x\n10.0.0.3\r10.0.0.4\n\0\n";
     let lines = Request {
         scheduler: Some("10.0.0.1 10.0.0.5/32"),
-        format: HostsFormat::Addresses,
+        format: Addresses,
         name: Some("a b"),
         servers: Some(1),
         ..request(mxnet(), text)
@@ -271,12 +265,12 @@ fn every_bad_line_is_reported() {
     assert_eq!(places, expected, "{found:#?}");
 
     for (format, text, bad) in [
-        (HostsFormat::Mpi, "10.0.0.1:x\n10.0.0.2 slots=\n10.0.0.3 4\n[fd77::1\n", 4),
-        (HostsFormat::Slurm, "gpu[1-\ngpu[3-1]\nw[0-99999999]\n10.0.0.[250-260]\n", 4),
-        (HostsFormat::Ray, "provider: {type: aws}\n", 1),
-        (HostsFormat::Ray, "provider: {type: local, worker_ips: 10.0.0.1}\n", 2),
-        (HostsFormat::Ray, "a: 1\n", 1),
-        (HostsFormat::Ray, "- 1\n", 1),
+        (Mpi, "10.0.0.1:x\n10.0.0.2 slots=\n10.0.0.3 4\n[fd77::1\n", 4),
+        (Slurm, "gpu[1-\ngpu[3-1]\nw[0-99999999]\n10.0.0.[250-260]\n", 4),
+        (Ray, "provider: {type: aws}\n", 1),
+        (Ray, "provider: {type: local, worker_ips: 10.0.0.1}\n", 2),
+        (Ray, "a: 1\n", 1),
+        (Ray, "- 1\n", 1),
     ] {
         let request = Request { scheduler: Some(SCHEDULER), format, ..request(mxnet(), text) };
         let found = refused(&request);
@@ -288,8 +282,7 @@ fn every_bad_line_is_reported() {
 #[test]
 fn rays_legal_file_may_be_too_much() {
     let text = "provider: &p\n  type: local\n  head_ip: 10.0.0.1\nauth: *p\n";
-    let request =
-        Request { scheduler: Some(SCHEDULER), format: HostsFormat::Ray, ..request(mxnet(), text) };
+    let request = Request { scheduler: Some(SCHEDULER), format: Ray, ..request(mxnet(), text) };
     let found = refused(&request);
     assert!(found[0].starts_with("hosts:1: an anchor"), "{found:#?}");
     let last = found.last().expect("a last one");
@@ -336,7 +329,7 @@ fn lines_about_one_host_are_merged() {
         ("gpu1\ngpu1 10.0.0.1\n", 1),
         ("10.0.0.1 10.0.0.1\n", 1),
     ] {
-        let format = if text.contains('=') { HostsFormat::Mpi } else { HostsFormat::Addresses };
+        let format = if text.contains('=') { Mpi } else { Addresses };
         let request = Request { scheduler: Some(SCHEDULER), format, ..request(mxnet(), text) };
         let (draft, notes) = draft(&request);
         assert_eq!(nodes(&draft).len(), expected + 1, "{text}");
@@ -360,7 +353,7 @@ fn lines_about_one_host_are_merged() {
 #[test]
 fn servers_go_where_the_tracker_puts_them() {
     let of = |text: &str, servers| {
-        let format = HostsFormat::Dmlc;
+        let format = Dmlc;
         let scheduler = Some(SCHEDULER);
         let (draft, _) = draft(&Request { servers, format, scheduler, ..request(mxnet(), text) });
         let servers = nodes(&draft).into_iter().filter(|n| n.2.contains(&"server".to_owned()));
@@ -404,7 +397,7 @@ fn one_host_is_set_apart() {
     let (alone, _) = roles(None, "10.0.0.1\n");
     assert_eq!(alone, ["worker-0 10.0.0.1 head+worker"]);
     let file = "provider: {type: local, head_ip: 10.0.0.2, worker_ips: [10.0.0.1, 10.0.0.2]}\n";
-    let (from_file, _) = draft(&Request { format: HostsFormat::Ray, ..request(&ray, file) });
+    let (from_file, _) = draft(&Request { format: Ray, ..request(&ray, file) });
     assert_eq!(brief(&from_file), ["head-0 10.0.0.2 head", "worker-0 10.0.0.1 worker"]);
 
     let slurm = Profile {
@@ -431,6 +424,8 @@ fn one_host_is_set_apart() {
     let request = Request { scheduler: Some("ctl,10.0.0.5"), ..request(&slurm, without) };
     let (without, notes) = draft(&request);
     assert_eq!(brief(&without), ["ctl 10.0.0.5 controller+login", "gpu1 10.0.0.1 compute"]);
+    let request = Request { scheduler: Some("10.0.0.5"), ..request };
+    assert!(brief(&draft(&request).0)[0].starts_with("controller-0 "));
     assert!(notes.iter().any(|note| note.contains("`login`")), "{notes:?}");
 }
 
@@ -458,15 +453,17 @@ fn a_network_that_nobody_named_admits_nobody() {
 #[test]
 fn long_lines_and_many_lines_end_soon() {
     let scheduler = Some(SCHEDULER);
-    let long = "x".repeat(10 << 20);
-    let digits = "1".repeat(10 << 20);
-    let brackets = "[".repeat(10 << 20);
-    let words = "a ".repeat(5 << 20);
-    for text in [&long, &digits, &brackets, &words] {
-        use HostsFormat::{Addresses, Auto, Dmlc, Mpi, Ray, Slurm};
-        for format in [Auto, Addresses, Dmlc, Mpi, Slurm, Ray] {
-            let found = refused(&Request { scheduler, format, ..request(mxnet(), text) });
-            assert!(found.iter().all(|problem| problem.len() < 1000), "{format:?}");
+    let texts = |bytes: usize| ["x", "1", "[", "a "].map(|piece| piece.repeat(bytes / piece.len()));
+    let check = |text: &str, format| {
+        let found = refused(&Request { scheduler, format, ..request(mxnet(), text) });
+        assert!(found.iter().all(|problem| problem.len() < 1000), "{format:?}");
+    };
+    for text in texts(10 << 20) {
+        check(&text, Auto);
+    }
+    for text in texts(1 << 20) {
+        for format in [Addresses, Dmlc, Mpi, Slurm, Ray] {
+            check(&text, format);
         }
     }
     let mut findings = Findings::default();
@@ -491,8 +488,8 @@ fn blocks() -> impl Strategy<Value = Vec<(String, Vec<IpAddr>)>> {
         let mut taken: HashSet<IpAddr> = HashSet::new();
         let mut hosts = Vec::new();
         for (prefix, first, width, (four, six, near), count, step, families) in blocks {
-            let four = if near { 0x0a00_0000 | four % 600 } else { four };
-            let six = if near { 0xfd77 << 112 | six % 600 } else { six };
+            let four = if near { 0x0a00_0000 | (four % 600) } else { four };
+            let six = if near { (0xfd77 << 112) | (six % 600) } else { six };
             for number in 0..count {
                 let offset = number * step;
                 let v4: IpAddr = Ipv4Addr::from_bits(four.wrapping_add(offset)).into();
@@ -534,7 +531,7 @@ proptest! {
         let request = Request {
             scheduler: Some("apart 198.51.100.1"),
             servers,
-            format: HostsFormat::Addresses,
+            format: Addresses,
             ..request(mxnet(), &text)
         };
         let (draft, _) = draft(&request);
@@ -570,8 +567,8 @@ proptest! {
     fn anything_gives_a_manifest_or_a_reason(
         text in "([a-c0-2:.,= #\\-\\[\\]{}&*\t]{0,12}|10\\.0\\.0\\.[0-9]|gpu\\[[0-3]-[0-3]\\]|provider: \\{head_ip: 10\\.0\\.0\\.1\\}|\\PC{0,6})(\n[a-c0-2:.,= #\\-\\[\\]]{0,9}){0,4}",
         format in prop::sample::select(vec![
-            HostsFormat::Auto, HostsFormat::Addresses, HostsFormat::Dmlc, HostsFormat::Mpi,
-            HostsFormat::Slurm, HostsFormat::Ray,
+            Auto, Addresses, Dmlc, Mpi,
+            Slurm, Ray,
         ]),
     ) {
         let etc = Input { source: "etc", is_option: false, text: "10.8.0.1 a\n10.8.0.2 b c gpu1\n" };

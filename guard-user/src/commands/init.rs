@@ -149,12 +149,14 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
             draft.manifest,
             draft.policy.trim_end()
         ));
+        report::talk(format_args!("put the two texts into `DIR/{MANIFEST}` and `DIR/{policy}`"));
+        next(Path::new("DIR"), draft);
         return Exit::Yes;
     }
-    let files = [
-        (args.output.join(&draft.policy_name), &draft.policy),
-        (args.output.join(MANIFEST), &draft.manifest),
-    ];
+    let manifest = args.output.join(MANIFEST);
+    let policy = args.output.join(&draft.policy_name);
+    // The manifest last: who sees it finds its policy.
+    let files = [(&policy, &draft.policy), (&manifest, &draft.manifest)];
     if !args.force {
         let there = files.iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok());
         let there: Vec<String> = there.map(|(path, _)| format!("`{}`", shown_path(path))).collect();
@@ -168,25 +170,34 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
         report::error(format_args!("cannot make `{}`: {error}", shown_path(&args.output)));
         return Exit::NoAnswer;
     }
-    for (path, text) in &files {
+    for (path, text) in files {
         if let Err(error) = write(&args.output, path, text, args.force) {
             report::error(format_args!("cannot write `{}`: {error}", shown_path(path)));
             return Exit::NoAnswer;
         }
     }
-    let directory = shown_path(&args.output);
     report::talk(format_args!(
-        "wrote `{}` with {} nodes, and `{}`\nnext:\n  1. check addresses, roles and interfaces in \
-         {MANIFEST}\n  2. trainguard lint {directory}\n  3. begin by observing: write `mode: \
-         observe` for every service in {}, run `trainguard daemon --manifest {MANIFEST}` on the \
-         nodes, and look at would-drop in `trainguard stats --once` while a job runs\n  4. write \
-         `mode: enforce` when nothing is counted there that belongs to the cluster",
-        shown_path(&args.output.join(MANIFEST)),
+        "wrote `{}` with {} nodes, and `{}`",
+        shown_path(&manifest),
         draft.members.len(),
-        shown_path(&args.output.join(&draft.policy_name)),
-        draft.policy_name,
+        shown_path(&policy),
     ));
+    next(&args.output, draft);
     Exit::Yes
+}
+
+/// Says what to do with the files.
+fn next(directory: &Path, draft: &Draft) {
+    let manifest = shown_path(&directory.join(MANIFEST));
+    let policy = shown_path(&directory.join(&draft.policy_name));
+    report::talk(format_args!(
+        "next:\n  1. check addresses, roles and interfaces in `{manifest}`\n  2. trainguard lint \
+         {}\n  3. begin by observing: write `mode: observe` for every service in `{policy}`, start\n     \
+         `trainguard daemon --manifest {manifest}` on the nodes, and see in `trainguard stats \
+         --once`\n     what would be dropped while a job runs\n  4. write `mode: enforce` once \
+         nothing that belongs to the cluster is counted there",
+        shown_path(directory)
+    ));
 }
 
 /// Writes a file, whole or not at all.

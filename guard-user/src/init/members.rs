@@ -226,7 +226,7 @@ pub(super) fn members(
     for number in order {
         let (Some(host), Some(roles)) = (hosts.get(number), roles.get(number)) else { continue };
         let name = host.name.clone().unwrap_or_else(|| {
-            let role = roles.last().copied().unwrap_or("host");
+            let role = calling(profile, roles);
             let next = next.entry(role).or_default();
             loop {
                 let name = format!("{role}-{next}");
@@ -243,6 +243,16 @@ pub(super) fn members(
         });
     }
     members
+}
+
+/// The role that a host without a name is called by: the last one, which most hosts have, but none
+/// that it only has because nobody else is called so.
+fn calling(profile: &Profile, roles: &[&'static str]) -> &'static str {
+    let is_named = |role: &str| {
+        profile.roles.iter().any(|(name, which)| *name == role && *which == Which::Named)
+    };
+    let own = roles.iter().rev().find(|role| !is_named(role));
+    own.or(roles.last()).copied().unwrap_or("host")
 }
 
 fn roles(
