@@ -515,7 +515,7 @@ fn blocks() -> impl Strategy<Value = Vec<(String, Vec<IpAddr>)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// What is written expands to what was listed: no address more, none less, none elsewhere.
     #[test]
