@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-use crate::policy::compiled::Tunnels;
+use crate::{init::profiles, policy::compiled::Tunnels};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -40,6 +40,8 @@ pub enum Verb {
     Stats(StatsArgs),
     /// Take the guard off the interfaces; works without the daemon
     Detach(DetachArgs),
+    /// Write a first manifest and policy from a framework and a list of hosts
+    Init(InitArgs),
 }
 
 /// Directories that a guard uses. Several guards on one machine, in several network namespaces,
@@ -281,4 +283,79 @@ pub struct DetachArgs {
     /// Only this interface; may be repeated [default: all]
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,
+}
+
+/// How a list of hosts is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HostsFormat {
+    /// Decided by what the file holds, and said
+    Auto,
+    /// One host a line: its addresses, its name, or a name and addresses
+    Addresses,
+    /// The dmlc tracker's: `ip`, `ip:sshport`, `ip slots=N`
+    Dmlc,
+    /// Open MPI's, MPICH's, DeepSpeed's: `host slots=4`, `host:4`
+    Mpi,
+    /// Slurm's: `gpu[01-04,07],login1`
+    Slurm,
+    /// Ray's cluster file, with a provider of type local
+    Ray,
+}
+
+impl HostsFormat {
+    /// As it is typed; none for what need not be typed.
+    pub fn as_written(self) -> Option<String> {
+        let value = if self == Self::Auto { None } else { self.to_possible_value() };
+        value.map(|value| value.get_name().to_owned())
+    }
+}
+
+/// `trainguard init`
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// What the cluster runs
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(profiles::names()))]
+    pub framework: String,
+    /// The list of hosts; `-` is standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "nodelist")]
+    pub hosts: Option<PathBuf>,
+    /// How the list is written
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
+    pub hosts_format: HostsFormat,
+    /// The hosts as Slurm lists them (SLURM_JOB_NODELIST), instead of --hosts
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["hosts", "hosts_format"])]
+    pub nodelist: Option<String>,
+    /// Addresses of host names, in the form of /etc/hosts; names are never looked up in DNS
+    #[arg(long, value_name = "FILE")]
+    pub resolve: Option<PathBuf>,
+    /// Number of server processes, which the first hosts run [default: one on each host]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub servers: Option<usize>,
+    /// The host set apart (scheduler, head, controller, launcher): its name, or its addresses
+    /// with commas between
+    #[arg(long, value_name = "ADDRESS|HOST")]
+    pub scheduler: Option<String>,
+    /// A pattern of interfaces that carry training traffic; may be repeated
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
+    /// A network of the manifest that is no node; may be repeated
+    #[arg(long = "network", value_name = "NAME=PREFIX,...")]
+    pub networks: Vec<String>,
+    /// Name of the cluster [default: that of the framework]
+    #[arg(long, value_name = "CLUSTER")]
+    pub name: Option<String>,
+    /// Where to write; `-` is standard output
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub output: PathBuf,
+    /// Replace files that are there
+    #[arg(long)]
+    pub force: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_not_a_number) => Err("expected a number".to_owned()),
+    }
 }

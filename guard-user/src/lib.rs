@@ -12,6 +12,7 @@ pub mod commands;
 pub mod daemon;
 pub mod exit;
 pub mod explain;
+pub mod init;
 pub mod kernel;
 pub mod machine;
 pub mod object;

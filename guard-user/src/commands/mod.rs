@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod detach;
 pub mod diff;
 pub mod explain;
+pub mod init;
 pub mod lint;
 mod offline;
 pub mod replay;
@@ -29,6 +30,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Status(args) => status::run(args),
         Verb::Stats(args) => stats::run(args),
         Verb::Detach(args) => detach::run(args),
+        Verb::Init(args) => init::run(args),
     };
     if report::is_incomplete() { Exit::NoAnswer } else { exit }
 }

@@ -15,6 +15,7 @@ mod hostlist;
 pub mod ignore;
 pub mod limiter;
 pub mod load;
+pub(crate) mod outside;
 pub mod placement;
 mod ports;
 mod resolve;
@@ -24,7 +25,7 @@ mod sources;
 pub mod text;
 pub mod trie;
 mod walk;
-mod yaml;
+pub(crate) mod yaml;
 
 pub(crate) use self::walk::nearest;
 pub use self::{

@@ -22,16 +22,16 @@ const MAX_NODES: usize = 2_000_000;
 
 /// A value.
 #[derive(Debug, Clone)]
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// Where it stands.
-    pub(super) span: Span,
+    pub(crate) span: Span,
     /// What it is.
-    pub(super) kind: Kind<'a>,
+    pub(crate) kind: Kind<'a>,
 }
 
 /// What a value is.
 #[derive(Debug, Clone)]
-pub(super) enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     /// Nothing, `~` or `null`.
     Null,
     /// A piece of text.
@@ -49,7 +49,7 @@ pub(super) enum Kind<'a> {
 
 impl Kind<'_> {
     /// What it is called in messages.
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Null => "nothing (null)",
             Self::Scalar { .. } => "a single value",
@@ -61,15 +61,15 @@ impl Kind<'_> {
 
 /// A key of a mapping.
 #[derive(Debug, Clone)]
-pub(super) struct Key<'a> {
+pub(crate) struct Key<'a> {
     /// Where it stands.
-    pub(super) span: Span,
+    pub(crate) span: Span,
     /// The key.
-    pub(super) text: Cow<'a, str>,
+    pub(crate) text: Cow<'a, str>,
 }
 
 /// Reads the one document of a text. Gives the tree only if the text is faultless.
-pub(super) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
+pub(crate) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
     let before = out.count(Severity::Error);
     text::check(file, source, out);
     if out.count(Severity::Error) > before {

@@ -1,0 +1,215 @@
+//! `trainguard init`: writes a first manifest and its policy. Nothing starts enforcing by itself.
+
+use std::{
+    fs, io,
+    io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    cli::{HostsFormat, InitArgs},
+    exit::Exit,
+    init::{self, Draft, Findings, Input, MANIFEST, Request, profiles},
+    policy::{Disk, Files as _, files::MAX_BYTES},
+    report::{self, lint::shown_path},
+};
+
+/// Standard input as a path, and standard output as a directory.
+const STANDARD: &str = "-";
+
+/// Runs the verb.
+pub fn run(args: &InitArgs) -> Exit {
+    let Some(profile) = profiles::find(&args.framework) else {
+        report::error(format_args!("no framework `{}` is known", args.framework));
+        return Exit::NoAnswer;
+    };
+    let Some((source, hosts)) = hosts(args) else { return Exit::NoAnswer };
+    let resolve = match &args.resolve {
+        None => None,
+        Some(path) => match text(path) {
+            Some(text) => Some((shown_path(path), text)),
+            None => return Exit::NoAnswer,
+        },
+    };
+    let request = Request {
+        profile,
+        hosts: Input { source: &source, is_option: args.nodelist.is_some(), text: &hosts },
+        format: if args.nodelist.is_some() { HostsFormat::Slurm } else { args.hosts_format },
+        resolve: resolve.as_ref().map(|(source, text)| Input { source, is_option: false, text }),
+        scheduler: args.scheduler.as_deref(),
+        servers: args.servers,
+        name: args.name.as_deref(),
+        interfaces: &args.interfaces,
+        networks: &args.networks,
+        command: &command(args),
+    };
+    let mut findings = Findings::default();
+    let draft = init::draft(&request, &mut findings);
+    for note in &findings.notes {
+        report::talk(format_args!("note: {note}"));
+    }
+    for problem in &findings.problems {
+        report::error(&problem.message);
+        if let Some(hint) = &problem.hint {
+            report::hint(hint);
+        }
+    }
+    if findings.more > 0 {
+        report::error(format_args!("and {} more", findings.more));
+    }
+    match draft {
+        Some(draft) => deliver(args, &draft),
+        None => Exit::NoAnswer,
+    }
+}
+
+/// The host list and what it is called.
+fn hosts(args: &InitArgs) -> Option<(String, String)> {
+    if let Some(list) = &args.nodelist {
+        return Some(("--nodelist".to_owned(), list.clone()));
+    }
+    let path = args.hosts.as_deref().unwrap_or(Path::new(STANDARD));
+    Some((
+        if path == Path::new(STANDARD) { "standard input".to_owned() } else { shown_path(path) },
+        text(path)?,
+    ))
+}
+
+/// The text of a file. None if there is none; why was said.
+fn text(path: &Path) -> Option<String> {
+    let read = if path == Path::new(STANDARD) {
+        let mut bytes = Vec::new();
+        let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);
+        read.and_then(|_| {
+            if bytes.len() as u64 > MAX_BYTES {
+                let message = format!("more than {MAX_BYTES} bytes");
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+            }
+            Ok(bytes)
+        })
+    } else {
+        Disk.read(path)
+    };
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            report::error(format_args!("cannot read `{}`: {error}", shown_path(path)));
+            return None;
+        }
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let good = error.as_bytes().get(..at).unwrap_or_default();
+            let line = good.split(|byte| *byte == b'\n').count();
+            report::error(format_args!(
+                "{}:{line}: not UTF-8; save the file as UTF-8",
+                shown_path(path)
+            ));
+            None
+        }
+    }
+}
+
+/// The command as it may be typed again.
+fn command(args: &InitArgs) -> Vec<String> {
+    let mut words = vec!["trainguard".to_owned(), "init".to_owned()];
+    let mut option = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            words.extend([name.to_owned(), value]);
+        }
+    };
+    let path = |path: &PathBuf| path.to_string_lossy().into_owned();
+    option("--framework", Some(args.framework.clone()));
+    option("--hosts", args.hosts.as_ref().map(path));
+    if args.hosts.is_some() {
+        option("--hosts-format", args.hosts_format.as_written());
+    }
+    option("--nodelist", args.nodelist.clone());
+    option("--resolve", args.resolve.as_ref().map(path));
+    option("--servers", args.servers.map(|servers| servers.to_string()));
+    option("--scheduler", args.scheduler.clone());
+    for interface in &args.interfaces {
+        option("--interface", Some(interface.clone()));
+    }
+    for network in &args.networks {
+        option("--network", Some(network.clone()));
+    }
+    option("--name", args.name.clone());
+    words
+}
+
+fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
+    if args.output == Path::new(STANDARD) {
+        let policy = &draft.policy_name;
+        report::answer(format_args!(
+            "# ==== {MANIFEST} ====\n{}---\n# ==== {policy} ====\n{}",
+            draft.manifest,
+            draft.policy.trim_end()
+        ));
+        report::talk(format_args!("put the two texts into `DIR/{MANIFEST}` and `DIR/{policy}`"));
+        next(Path::new("DIR"), draft);
+        return Exit::Yes;
+    }
+    let manifest = args.output.join(MANIFEST);
+    let policy = args.output.join(&draft.policy_name);
+    // The manifest last: who sees it finds its policy.
+    let files = [(&policy, &draft.policy), (&manifest, &draft.manifest)];
+    if !args.force {
+        let there = files.iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok());
+        let there: Vec<String> = there.map(|(path, _)| format!("`{}`", shown_path(path))).collect();
+        if !there.is_empty() {
+            report::error(format_args!("there already: {}", there.join(" and ")));
+            report::hint("--force replaces what is there; --output DIR writes somewhere else");
+            return Exit::NoAnswer;
+        }
+    }
+    if let Err(error) = fs::create_dir_all(&args.output) {
+        report::error(format_args!("cannot make `{}`: {error}", shown_path(&args.output)));
+        return Exit::NoAnswer;
+    }
+    for (path, text) in files {
+        if let Err(error) = write(&args.output, path, text, args.force) {
+            report::error(format_args!("cannot write `{}`: {error}", shown_path(path)));
+            return Exit::NoAnswer;
+        }
+    }
+    report::talk(format_args!(
+        "wrote `{}` with {} nodes, and `{}`",
+        shown_path(&manifest),
+        draft.members.len(),
+        shown_path(&policy),
+    ));
+    next(&args.output, draft);
+    Exit::Yes
+}
+
+/// Says what to do with the files.
+fn next(directory: &Path, draft: &Draft) {
+    let manifest = shown_path(&directory.join(MANIFEST));
+    let policy = shown_path(&directory.join(&draft.policy_name));
+    report::talk(format_args!(
+        "next:\n  1. check addresses, roles and interfaces in `{manifest}`\n  2. trainguard lint \
+         {}\n  3. begin by observing: write `mode: observe` for every service in `{policy}`, start\n     \
+         `trainguard daemon --manifest {manifest}` on the nodes, and see in `trainguard stats \
+         --once`\n     what would be dropped while a job runs\n  4. write `mode: enforce` once \
+         nothing that belongs to the cluster is counted there",
+        shown_path(directory)
+    ));
+}
+
+/// Writes a file, whole or not at all.
+fn write(directory: &Path, path: &Path, text: &str, replace: bool) -> io::Result<()> {
+    // What the umask leaves of it, as for any new file.
+    let permissions = fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new()
+        .prefix(".trainguard-init-")
+        .permissions(permissions)
+        .tempfile_in(directory)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    let kept = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    kept.map(|_| ()).map_err(|error| error.error)
+}

@@ -1,0 +1,278 @@
+//! Host lists as launchers write them: host files, Slurm node lists, Ray's cluster file, addresses.
+
+use std::{net::Ipv6Addr, rc::Rc};
+
+use guard_common::Addr;
+
+use super::{
+    Input,
+    findings::{Findings, Place},
+    profiles::{Profile, Which},
+    ray,
+};
+use crate::{
+    cli::HostsFormat,
+    policy::{outside, text},
+};
+
+/// A line of a host list: one host.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Where it stands.
+    pub(super) place: Place,
+    /// Its name.
+    pub(super) name: Option<String>,
+    /// Its addresses; none if only its name is written.
+    pub(super) addresses: Vec<Addr>,
+}
+
+/// A host list.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Its lines.
+    pub(super) entries: Vec<Entry>,
+    /// Which of them is the head, where the list tells.
+    pub(super) head: Option<usize>,
+}
+
+/// A word of a line.
+pub(super) enum Word {
+    Address(Addr),
+    Name(String),
+}
+
+/// An address or a name.
+pub(super) fn word(text: &str) -> Result<Word, String> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if digits || text.contains([':', '/', '%']) {
+        return outside::address(text).map(Word::Address);
+    }
+    outside::name(text).map(|()| Word::Name(text.to_owned()))
+}
+
+/// A host of one word.
+pub(super) fn host(place: Place, text: &str) -> Result<Entry, String> {
+    Ok(match word(text)? {
+        Word::Address(address) => Entry { place, name: None, addresses: vec![address] },
+        Word::Name(name) => Entry { place, name: Some(name), addresses: Vec::new() },
+    })
+}
+
+/// `NAME`, `ADDRESS...` or `NAME ADDRESS...`; commas separate as blanks do.
+pub(super) fn named_host(place: Place, line: &str) -> Result<Entry, String> {
+    let mut entry = Entry { place, name: None, addresses: Vec::new() };
+    for (at, piece) in words(line).enumerate() {
+        match word(piece)? {
+            Word::Address(address) => entry.addresses.push(address),
+            Word::Name(name) if at == 0 => entry.name = Some(name),
+            Word::Name(name) => {
+                let shown = text::shown(&name);
+                return Err(format!(
+                    "the name `{shown}` behind the first word; write `NAME ADDRESS ADDRESS`, or, \
+                     if this is a hosts(5) file, list the names only and give it to --resolve"
+                ));
+            }
+        }
+    }
+    if entry.name.is_none() && entry.addresses.is_empty() {
+        return Err("no host".to_owned());
+    }
+    Ok(entry)
+}
+
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split([' ', '\t', ',']).filter(|word| !word.is_empty())
+}
+
+/// What a line says, without its comment.
+pub(super) fn content(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default().trim()
+}
+
+/// The lines of a text with their places. Lines with characters that hide something are reported
+/// and left out.
+pub(super) fn lines<'t>(input: Input<'t>, out: &mut Findings) -> Vec<(Place, &'t str)> {
+    let source: Rc<str> = input.source.into();
+    let mut good = Vec::new();
+    for (number, line) in (1..).zip(input.text.split('\n')) {
+        let line_number = (!input.is_option).then_some(number);
+        let place = Place { source: Rc::clone(&source), line: line_number };
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        if let Some(what) = outside::forbidden(line) {
+            out.problem(&place, format_args!("{what} is not allowed; remove it"));
+            continue;
+        }
+        let line = content(line);
+        if !line.is_empty() {
+            good.push((place, line));
+        }
+    }
+    good
+}
+
+/// Reads a host list.
+pub(super) fn read(
+    input: Input<'_>,
+    format: HostsFormat,
+    profile: &Profile,
+    out: &mut Findings,
+) -> Listing {
+    let Input { source, text, .. } = input;
+    let guessed = (format == HostsFormat::Auto).then(|| guess(text, profile));
+    if let Some((format, why)) = guessed
+        && !text.trim().is_empty()
+    {
+        out.note(format!(
+            "`{source}` is taken for {} ({why}); --hosts-format says it if that is wrong",
+            describe(format)
+        ));
+    }
+    let format = guessed.map_or(format, |(format, _)| format);
+    let listing = if format == HostsFormat::Ray {
+        ray::read(text, source, out)
+    } else {
+        let lines = lines(input, out);
+        Listing { entries: entries(&lines, format, out), head: None }
+    };
+    if listing.entries.is_empty() && !out.is_bad() {
+        out.push(format!("`{source}` lists no host"), None);
+    }
+    listing
+}
+
+fn describe(format: HostsFormat) -> &'static str {
+    match format {
+        HostsFormat::Auto | HostsFormat::Addresses => "a list of hosts, one a line",
+        HostsFormat::Dmlc => "a host file of the dmlc tracker",
+        HostsFormat::Mpi => "a host file of Open MPI, MPICH or DeepSpeed",
+        HostsFormat::Slurm => "a node list of Slurm",
+        HostsFormat::Ray => "a cluster file of Ray",
+    }
+}
+
+/// What a text seems to be, and why.
+fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
+    let hostfile = if profile.has(Which::Servers) { HostsFormat::Dmlc } else { HostsFormat::Mpi };
+    let keys = ["provider:", "cluster_name:", "---", "{"];
+    if text.lines().any(|line| keys.iter().any(|key| line.starts_with(key))) {
+        return (HostsFormat::Ray, "it has the keys of Ray's file");
+    }
+    for line in text.lines().map(content) {
+        if line.char_indices().any(|(at, c)| c == '[' && at > 0 && !line[..at].ends_with(' ')) {
+            return (HostsFormat::Slurm, "it has brackets");
+        }
+        let is_name = |word: &str| outside::name(word).is_ok() && outside::address(word).is_err();
+        if line.contains(',') && words(line).all(is_name) {
+            return (HostsFormat::Slurm, "it has names with commas");
+        }
+        if line.contains('=') {
+            return (hostfile, "it has `slots=` or the like");
+        }
+        let first = line.split_ascii_whitespace().next().unwrap_or_default();
+        if without_number(first).is_ok_and(|host| host != first) {
+            return (hostfile, "it has `host:number`");
+        }
+    }
+    (HostsFormat::Addresses, "it has nothing but names and addresses")
+}
+
+fn entries(lines: &[(Place, &str)], format: HostsFormat, out: &mut Findings) -> Vec<Entry> {
+    let mut found: Vec<Entry> = Vec::new();
+    let mut addresses = 0_usize;
+    for (place, line) in lines {
+        let room = outside::MAX_HOSTS.saturating_sub(found.len().max(addresses));
+        let hosts = match format {
+            HostsFormat::Slurm => node_list(place, line, room, out),
+            HostsFormat::Dmlc | HostsFormat::Mpi => {
+                hostfile_line(place, line).map(|entry| vec![entry])
+            }
+            _ => named_host(place.clone(), line).map(|entry| vec![entry]),
+        };
+        match hosts {
+            Ok(hosts) => {
+                addresses += hosts.iter().map(|host| host.addresses.len()).sum::<usize>();
+                found.extend(hosts);
+            }
+            Err(problem) => out.problem(place, problem),
+        }
+        if found.len().max(addresses) > outside::MAX_HOSTS {
+            let most = outside::MAX_HOSTS;
+            out.problem(place, format_args!("more than {most} hosts or addresses up to here"));
+            break;
+        }
+    }
+    found
+}
+
+/// The host before a port or a number of processes.
+fn without_number(text: &str) -> Result<&str, String> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let shown = || text::shown(text);
+    if let Some(inside) = text.strip_prefix('[') {
+        let (host, rest) =
+            inside.split_once(']').ok_or_else(|| format!("`{}` has a `[` without `]`", shown()))?;
+        if rest.is_empty() || rest.strip_prefix(':').is_some_and(is_number) {
+            return Ok(host);
+        }
+        return Err(format!("`{}` is not like `[ADDRESS]:NUMBER`", shown()));
+    }
+    match text.split_once(':') {
+        Some((host, number)) if !number.contains(':') && text.parse::<Ipv6Addr>().is_err() => {
+            if is_number(number) && !host.is_empty() {
+                return Ok(host);
+            }
+            Err(format!("`{}` is not like `HOST:NUMBER`", shown()))
+        }
+        // An IPv6 address without brackets has no number.
+        _ => Ok(text),
+    }
+}
+
+/// `HOST`, `HOST:NUMBER`, each with `slots=4` and the like behind it.
+fn hostfile_line(place: &Place, line: &str) -> Result<Entry, String> {
+    let mut words = line.split_ascii_whitespace();
+    let entry = host(place.clone(), without_number(words.next().unwrap_or_default())?)?;
+    for word in words {
+        let shown = text::shown(word);
+        let Some((key, value)) = word.split_once('=') else {
+            return Err(format!("`{shown}` behind the host, expected `slots=N` and the like"));
+        };
+        let counts = matches!(key, "slots" | "max_slots" | "max-slots");
+        if counts && (value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit())) {
+            return Err(format!("`{shown}` has no number"));
+        }
+    }
+    Ok(entry)
+}
+
+/// `gpu[01-04,07],login1`. Pieces that are wrong are reported each.
+fn node_list(
+    place: &Place,
+    line: &str,
+    room: usize,
+    out: &mut Findings,
+) -> Result<Vec<Entry>, String> {
+    let mut found = Vec::new();
+    let mut inside = false;
+    let outside_brackets = |c: char| {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            _ => {}
+        }
+        !inside && (c == ',' || c == ' ' || c == '\t')
+    };
+    for piece in line.split(outside_brackets).filter(|piece| !piece.is_empty()) {
+        for name in outside::host_list(piece, room.saturating_sub(found.len()))? {
+            match host(place.clone(), &name) {
+                Ok(entry) => found.push(entry),
+                Err(problem) => {
+                    // One piece expands to many names that are wrong in the same way.
+                    out.problem(place, problem);
+                    break;
+                }
+            }
+        }
+    }
+    Ok(found)
+}

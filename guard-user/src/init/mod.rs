@@ -1,0 +1,283 @@
+//! `trainguard init`: from a framework and a host list to a first manifest and its policy. Reads
+//! and writes no files; [`crate::commands::init`] does.
+
+mod findings;
+mod listing;
+mod manifest;
+mod members;
+pub mod profiles;
+mod ray;
+mod resolve;
+mod runs;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use self::{
+    findings::Place,
+    manifest::{GUESSED_INTERFACE, Manifest, NOBODY},
+    members::{Choice, Hosts},
+    profiles::Which,
+    resolve::Resolver,
+};
+pub use self::{
+    findings::{Findings, Problem},
+    members::Member,
+    profiles::Profile,
+};
+use crate::{
+    cli::HostsFormat,
+    policy::{self, Bundle, load::Loader, outside},
+};
+
+/// Name of the manifest's file.
+pub const MANIFEST: &str = "cluster.yaml";
+
+/// A text and what it is called.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'t> {
+    /// The file or option.
+    pub source: &'t str,
+    /// Whether it is an option, whose lines need no numbers.
+    pub is_option: bool,
+    /// What it says.
+    pub text: &'t str,
+}
+
+/// What a manifest is made of.
+#[derive(Debug)]
+pub struct Request<'r> {
+    /// The policy.
+    pub profile: &'r Profile,
+    /// The host list.
+    pub hosts: Input<'r>,
+    /// How it is written.
+    pub format: HostsFormat,
+    /// A hosts(5) file.
+    pub resolve: Option<Input<'r>>,
+    /// The host that is set apart.
+    pub scheduler: Option<&'r str>,
+    /// Number of server processes.
+    pub servers: Option<usize>,
+    /// Name of the cluster.
+    pub name: Option<&'r str>,
+    /// Interface patterns.
+    pub interfaces: &'r [String],
+    /// Networks as `NAME=PREFIX,PREFIX`.
+    pub networks: &'r [String],
+    /// The command, for the comment at the top.
+    pub command: &'r [String],
+}
+
+/// A manifest and its policy.
+#[derive(Debug)]
+pub struct Draft {
+    /// The nodes that the manifest holds.
+    pub members: Vec<Member>,
+    /// Text of the manifest.
+    pub manifest: String,
+    /// File name of the policy.
+    pub policy_name: String,
+    /// Text of the policy.
+    pub policy: String,
+}
+
+/// A comment that tells editors which schema a document has. `kind` is `cluster` or `policy`;
+/// `trainguard schema` writes the schema itself.
+pub fn schema_modeline(kind: &str) -> String {
+    format!("# yaml-language-server: $schema={kind}.schema.json")
+}
+
+/// Makes a manifest and a policy. None if something is wrong; the findings say what, all of it.
+pub fn draft(request: &Request<'_>, out: &mut Findings) -> Option<Draft> {
+    let profile = request.profile;
+    check_options(request, out);
+    let members = members(request, out);
+    let (networks, nobody) = networks(request, out);
+    if out.is_bad() {
+        return None;
+    }
+    if request.interfaces.is_empty() {
+        out.note(format!(
+            "no --interface was given: `interfaces: [{GUESSED_INTERFACE}]` is a guess"
+        ));
+    }
+    let policy_name = format!("{}.yaml", profile.name);
+    let manifest = Manifest {
+        command: request.command,
+        name: request.name.unwrap_or(profile.name),
+        interfaces: request.interfaces,
+        members: &members,
+        networks: &networks,
+        nobody: &nobody,
+        policy: &policy_name,
+    };
+    let policy = if profile.policy.contains("yaml-language-server") {
+        profile.policy.to_owned()
+    } else {
+        format!("{}\n{}", schema_modeline("policy"), profile.policy)
+    };
+    let draft = Draft { manifest: manifest.text(), members, policy_name, policy };
+    verify(&draft, out).then_some(draft)
+}
+
+/// Whether the daemon would take the draft.
+fn verify(draft: &Draft, out: &mut Findings) -> bool {
+    let policy: Arc<str> = draft.policy.as_str().into();
+    let texts = [
+        (MANIFEST.into(), draft.manifest.as_str().into()),
+        (draft.policy_name.clone().into(), policy),
+    ];
+    let bundle = Bundle::new(MANIFEST, texts);
+    let mut loader = Loader::new(&bundle);
+    let path = Path::new(MANIFEST);
+    loader.check_manifest(path);
+    let (report, ..) = loader.finish(path);
+    let loads = !report.has_errors();
+    if !loads {
+        out.push(format!("the manifest that these hosts give cannot be used:\n{report}"), None);
+    }
+    loads
+}
+
+fn check_options(request: &Request<'_>, out: &mut Findings) {
+    let profile = request.profile;
+    if request.servers.is_some() && !profile.has(Which::Servers) {
+        out.problem(
+            &Place::option("--servers"),
+            format_args!("{} has no servers; leave it out", profile.name),
+        );
+    }
+    if request.scheduler.is_some() && !profile.has_first() {
+        out.problem(
+            &Place::option("--scheduler"),
+            format_args!(
+                "{} has no scheduler; list a host that takes part with the others",
+                profile.name
+            ),
+        );
+    }
+    if request.scheduler.is_none() && profile.has(Which::Scheduler) {
+        let role = profile.roles.iter().find(|(_, which)| *which == Which::Scheduler);
+        let role = role.map_or("scheduler", |(role, _)| role);
+        out.push(
+            format!("{} needs its {role} named with --scheduler ADDRESS", profile.name),
+            Some(format!(
+                "the {role} runs on a host of its own, or on the machine that launches, and is in \
+                 no host list; write all its addresses: --scheduler 10.77.0.10,fd77::10"
+            )),
+        );
+    }
+    if let Some(name) = request.name
+        && let Err(problem) = outside::name(name)
+    {
+        out.problem(&Place::option("--name"), problem);
+    }
+    for interface in request.interfaces {
+        if let Err(problem) = outside::interface(interface) {
+            out.problem(&Place::option("--interface"), problem);
+        }
+    }
+}
+
+fn members(request: &Request<'_>, out: &mut Findings) -> Vec<Member> {
+    let source = request.hosts.source;
+    let listing = listing::read(request.hosts, request.format, request.profile, out);
+    let mut entries = listing.entries;
+    let listed = entries.len();
+    if let Some(scheduler) = request.scheduler {
+        match listing::named_host(Place::option("--scheduler"), scheduler) {
+            Ok(entry) => entries.push(entry),
+            Err(problem) => out.problem(&Place::option("--scheduler"), problem),
+        }
+    }
+    let resolver = request.resolve.map(|input| Resolver::new(input, out));
+    resolve::resolve(&mut entries, resolver.as_ref(), out);
+    let hosts = Hosts::merge(&entries, listed, out);
+    if out.is_bad() {
+        return Vec::new();
+    }
+    let of = |entry: usize| hosts.of_entry.get(entry).copied().flatten();
+    let named = if entries.len() > listed { of(listed) } else { None };
+    let head = listing.head.and_then(of);
+    if named.is_some() && head.is_some() && named != head {
+        out.note(format!("--scheduler is taken instead of the head of `{source}`"));
+    }
+    let first = named.or(head);
+    if first.is_none()
+        && let Some((role, _)) = request.profile.roles.iter().find(|(_, w)| *w == Which::First)
+    {
+        out.note(format!(
+            "the first host of `{source}` is taken for the {role}; --scheduler names another"
+        ));
+    }
+    let processes: Vec<usize> = (0..listed).filter_map(of).collect();
+    let choice = Choice { first, servers: request.servers, lines: &processes };
+    members::members(request.profile, &hosts.all, choice, out)
+}
+
+/// The networks of the manifest, and which of them hold nobody yet.
+fn networks(
+    request: &Request<'_>,
+    out: &mut Findings,
+) -> (BTreeMap<String, Vec<String>>, Vec<String>) {
+    let place = Place::option("--network");
+    let mut networks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for written in request.networks {
+        let Some((name, prefixes)) = written.split_once('=') else {
+            let shown = policy::text::shown(written);
+            out.problem(&place, format_args!("`{shown}` is not like `NAME=PREFIX,PREFIX`"));
+            continue;
+        };
+        if let Err(problem) = outside::name(name) {
+            out.problem(&place, problem);
+        }
+        let known = networks.entry(name.to_owned()).or_default();
+        for prefix in prefixes.split(',') {
+            match outside::prefix(prefix) {
+                Ok(()) => known.push(prefix.to_owned()),
+                Err(problem) => out.problem(&place, problem),
+            }
+        }
+    }
+    let needs = outside::needs(request.profile.policy).unwrap_or_default();
+    let nobody: Vec<String> =
+        needs.networks.into_iter().filter(|name| !networks.contains_key(name)).collect();
+    for name in &nobody {
+        networks.insert(name.clone(), NOBODY.map(str::to_owned).to_vec());
+        out.note(format!(
+            "the policy admits the network `{name}`, which holds nobody yet: give it with \
+             --network {name}=PREFIX, or write it into {MANIFEST}"
+        ));
+    }
+    (networks, nobody)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frameworks of every shape: a draft for each loads with the policy that is built in.
+    #[test]
+    fn every_role_of_a_policy_is_given_to_somebody() {
+        for profile in profiles::PROFILES {
+            let needs = outside::needs(profile.policy).expect("a policy");
+            for role in &needs.roles {
+                let known = profile.roles.iter().any(|(name, _)| name == role);
+                assert!(known, "{}: nobody gets the role {role}", profile.name);
+            }
+            for (role, _) in profile.roles {
+                assert!(needs.roles.contains(*role), "{} knows no role {role}", profile.name);
+            }
+        }
+    }
+
+    #[test]
+    fn profiles_are_called_what_their_policies_are_called() {
+        for profile in profiles::PROFILES {
+            let name = format!("\nname: {}\n", profile.name);
+            assert!(profile.policy.contains(&name), "{}", profile.name);
+        }
+        let names: std::collections::BTreeSet<&str> = profiles::names().collect();
+        assert_eq!(names.len(), profiles::PROFILES.len());
+    }
+}
