@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod detach;
 pub mod lint;
 mod offline;
+mod outputs;
 pub mod replay;
 pub mod stats;
 pub mod status;
