@@ -26,6 +26,8 @@ pub enum Verb {
     Daemon(DaemonArgs),
     /// Check manifests and policies; needs no privileges
     Lint(LintArgs),
+    /// Print the JSON Schema of a document, for editors and other tools
+    Schema(SchemaArgs),
     /// Judge the frames of a capture by a policy
     Replay(ReplayArgs),
     /// Show every step of the decision about one packet
@@ -173,6 +175,25 @@ pub enum FailOn {
     Info,
     /// Nothing
     Never,
+}
+
+/// `trainguard schema`
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Which document
+    #[arg(value_enum, value_name = "DOCUMENT")]
+    pub document: SchemaDocument,
+}
+
+/// A document that has a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaDocument {
+    /// The cluster manifest
+    Cluster,
+    /// A policy
+    Policy,
+    /// A policy unit test
+    Test,
 }
 
 /// Which node's policy an offline verb asks.

@@ -1,5 +1,6 @@
 //! Every form of lint findings: that each is what its readers expect, whatever the findings say,
 //! and that all of them tell the same.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails, helpers included")]
 
 use std::{
     collections::BTreeSet,

@@ -10,6 +10,7 @@ pub mod document;
 pub mod files;
 mod hash;
 mod hostlist;
+pub mod json;
 pub mod limiter;
 pub mod load;
 pub mod placement;

@@ -1,7 +1,7 @@
 //! Findings as test results (`JUnit` XML): a suite for each file, a case for each finding, and one
 //! case that passes for each file without any.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
@@ -64,10 +64,11 @@ fn case(
     let mut description = format!("{path}:{}:{}: {}", at.line, at.column, clean(&finding.message));
     for (place, label) in &finding.related {
         let place = clean(&findings.sources.describe(*place));
-        description.push_str(&format!("\n{place}: {}", clean(label)));
+        // Writing to a string does not fail.
+        let _ = write!(description, "\n{place}: {}", clean(label));
     }
     if let Some(help) = &finding.help {
-        description.push_str(&format!("\nhelp: {}", clean(help)));
+        let _ = write!(description, "\nhelp: {}", clean(help));
     }
     status.set_description(description);
     let name = format!("{} at {}:{}", finding.code, at.line, at.column);

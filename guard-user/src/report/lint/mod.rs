@@ -10,6 +10,7 @@ pub mod sarif;
 mod titles;
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
@@ -96,7 +97,8 @@ fn json_text(document: &serde_json::Value) -> String {
     for character in text.chars() {
         if character != '\n' && (character.is_control() || text::is_forbidden(character)) {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                safe.push_str(&format!("\\u{unit:04x}"));
+                // Writing to a string does not fail.
+                let _ = write!(safe, "\\u{unit:04x}");
             }
         } else {
             safe.push(character);
