@@ -26,6 +26,8 @@ pub enum Verb {
     Daemon(DaemonArgs),
     /// Check manifests and policies; needs no privileges
     Lint(LintArgs),
+    /// Print the JSON Schema of a document, for editors and other tools
+    Schema(SchemaArgs),
     /// Judge the frames of a capture by a policy
     Replay(ReplayArgs),
     /// Show every step of the decision about one packet
@@ -116,9 +118,13 @@ pub struct LintArgs {
     /// Manifests, policies, or directories of them; `-` is standard input [default: .]
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Form of the findings
-    #[arg(long, value_enum, default_value = "full")]
-    pub format: LintFormat,
+    /// Form of the findings on standard output [default: full]
+    #[arg(long, value_enum)]
+    pub format: Option<LintFormat>,
+    /// Write the findings to a file as well, in a form of its own; `-` is standard output; may be
+    /// repeated
+    #[arg(long = "output", value_name = "FORMAT=PATH")]
+    pub outputs: Vec<LintOutput>,
     /// From which severity on findings make the exit code 1
     #[arg(long, value_enum, default_value = "warning")]
     pub fail_on: FailOn,
@@ -133,6 +139,35 @@ pub enum LintFormat {
     Concise,
     /// One JSON document
     Json,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// Annotations of GitHub Actions
+    Github,
+    /// JUnit XML, a test case for each finding
+    Junit,
+}
+
+/// A form of lint findings, and the file that gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LintOutput {
+    /// The form.
+    pub format: LintFormat,
+    /// The file; `-` is standard output.
+    pub path: PathBuf,
+}
+
+impl std::str::FromStr for LintOutput {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (format, path) = text
+            .split_once('=')
+            .ok_or_else(|| "expected FORMAT=PATH, such as sarif=lint.sarif".to_owned())?;
+        if path.is_empty() {
+            return Err("the path is empty, expected FORMAT=PATH".to_owned());
+        }
+        Ok(Self { format: LintFormat::from_str(format, false)?, path: path.into() })
+    }
 }
 
 /// Severity from which `lint` fails.
@@ -146,6 +181,25 @@ pub enum FailOn {
     Info,
     /// Nothing
     Never,
+}
+
+/// `trainguard schema`
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Which document
+    #[arg(value_enum, value_name = "DOCUMENT")]
+    pub document: SchemaDocument,
+}
+
+/// A document that has a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaDocument {
+    /// The cluster manifest
+    Cluster,
+    /// A policy
+    Policy,
+    /// A policy unit test
+    Test,
 }
 
 /// Which node's policy an offline verb asks.

@@ -1,8 +1,21 @@
 //! Bad input, each with the code, line and column of every finding that it must give.
 
-use std::{path::PathBuf, sync::Arc};
+mod support;
 
-use guard_user::policy::{self, Bundle};
+use std::{
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+};
+
+use guard_user::{
+    cli::SchemaDocument,
+    policy::{self, Bundle},
+};
+use jsonschema::Validator;
+use support::shape;
+
+static CLUSTER: LazyLock<Validator> = LazyLock::new(|| shape::validator(SchemaDocument::Cluster));
+static SERVICES: LazyLock<Validator> = LazyLock::new(|| shape::validator(SchemaDocument::Policy));
 
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
@@ -39,8 +52,18 @@ services:
         newConnections: { rate: 200/s, burst: 1000 }
 ";
 
-/// `file:line:column CODE` of each finding, in order; or `loaded` and the warnings.
+/// `file:line:column CODE` of each finding, in order; or `loaded` and the warnings. The JSON
+/// Schemas must judge the shape of each document alike.
 fn findings(texts: &[(&str, &str)]) -> Vec<String> {
+    for (path, text) in texts {
+        match *path {
+            "m.yaml" => shape::assert_alike(SchemaDocument::Cluster, &CLUSTER, text),
+            path if path.ends_with(".yaml") => {
+                shape::assert_alike(SchemaDocument::Policy, &SERVICES, text)
+            }
+            _ => false,
+        };
+    }
     let texts = texts.iter().map(|(path, text)| (PathBuf::from(path), Arc::from(*text)));
     let bundle = Bundle::new("m.yaml", texts);
     let (report, first) = match policy::load("m.yaml".as_ref(), &bundle) {

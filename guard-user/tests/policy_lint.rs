@@ -32,6 +32,8 @@ fn lint(dir: &Path, args: &[&str], stdin: &str) -> Output {
         .current_dir(dir)
         .arg("lint")
         .args(args)
+        // Findings are shown differently in a workflow.
+        .env_remove("GITHUB_ACTIONS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -103,7 +105,7 @@ fn formats_and_thresholds() {
     let output = lint(dir.path(), &["--format", "json"], "");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let expected = serde_json::json!({
-        "schema": "trainguard.lint/v1",
+        "schema": "trainguard/lint/v1",
         "findings": [{
             "code": "TG204",
             "severity": "warning",
@@ -114,6 +116,7 @@ fn formats_and_thresholds() {
             "end_line": 8,
             "end_column": 20,
             "help": "`except` takes ports out of `ports`; remove it",
+            "related": [],
         }],
         "summary": { "errors": 0, "warnings": 1, "infos": 0, "files": 1 },
     });
@@ -164,7 +167,7 @@ fn nothing_reaches_the_terminal_raw() {
     fs::write(dir.path().join("\u{1b}]0;p.yaml"), &evil).unwrap();
     let escaped = POLICY.replace("mode: enforce", "mode: \"\\e[2J\\u009b\\n\"");
     fs::write(dir.path().join("q.yaml"), escaped).unwrap();
-    for format in ["full", "concise", "json"] {
+    for format in ["full", "concise", "json", "sarif", "github", "junit"] {
         let output = lint(dir.path(), &["--format", format], "");
         assert_eq!(output.status.code(), Some(1));
         let all = format!("{}{}", text(&output.stdout), text(&output.stderr));

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
+use super::outputs::Outputs;
 use crate::{
     cli::{FailOn, LintArgs},
     exit::Exit,
@@ -16,7 +17,10 @@ use crate::{
         files::MAX_BYTES,
         load::{FileKind, Loader},
     },
-    report,
+    report::{
+        self,
+        lint::{Findings, github},
+    },
 };
 
 /// Name of standard input among the paths.
@@ -26,6 +30,13 @@ const MAX_DEPTH: usize = 32;
 
 /// Runs the verb.
 pub fn run(args: &LintArgs) -> Exit {
+    let mut outputs = match Outputs::open(args) {
+        Ok(outputs) => outputs,
+        Err(problem) => {
+            report::error(problem);
+            return Exit::NoAnswer;
+        }
+    };
     let here = [PathBuf::from(".")];
     let paths: &[PathBuf] = if args.paths.is_empty() { &here } else { &args.paths };
     let mut inputs = Inputs::default();
@@ -33,7 +44,7 @@ pub fn run(args: &LintArgs) -> Exit {
         inputs.add(path);
     }
     let files = WithStdin { stdin: inputs.stdin.take() };
-    let outcome = check(&inputs, &files);
+    let mut outcome = check(&inputs, &files);
     for (path, problem) in &inputs.problems {
         report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));
     }
@@ -50,20 +61,36 @@ pub fn run(args: &LintArgs) -> Exit {
         );
         return Exit::NoAnswer;
     }
-    report::lint::print(&outcome.report, outcome.checked, args.format);
-    if outcome.report.unreadable || !inputs.problems.is_empty() {
+    outcome.report.unreadable |= !inputs.problems.is_empty();
+    let root = env::current_dir().unwrap_or_default();
+    let findings = Findings {
+        report: &outcome.report,
+        files: outcome.checked,
+        foreign: &outcome.foreign,
+        threshold: threshold(args.fail_on),
+        root: &root,
+    };
+    report::lint::print(&findings, outputs.format);
+    let written = outputs.write(&findings);
+    if let Err(problem) = github::append_summary(&outcome.report, outcome.checked) {
+        report::error(format_args!("cannot write the summary of the step: {problem}"));
+    }
+    if let Err(problem) = &written {
+        report::error(problem);
+    }
+    if written.is_err() || outcome.report.unreadable {
         return Exit::NoAnswer;
     }
-    let fails = |severity| outcome.report.count(severity) > 0;
-    let found = match args.fail_on {
-        FailOn::Error => fails(Severity::Error),
-        FailOn::Warning => fails(Severity::Error) || fails(Severity::Warning),
-        FailOn::Info => {
-            [Severity::Error, Severity::Warning, Severity::Info].map(fails).contains(&true)
-        }
-        FailOn::Never => false,
-    };
-    if found { Exit::No } else { Exit::Yes }
+    if findings.fail() { Exit::No } else { Exit::Yes }
+}
+
+fn threshold(fail_on: FailOn) -> Option<Severity> {
+    match fail_on {
+        FailOn::Error => Some(Severity::Error),
+        FailOn::Warning => Some(Severity::Warning),
+        FailOn::Info => Some(Severity::Info),
+        FailOn::Never => None,
+    }
 }
 
 /// What there is to check.

@@ -7,7 +7,9 @@ pub mod explain;
 pub mod init;
 pub mod lint;
 mod offline;
+mod outputs;
 pub mod replay;
+pub mod schema;
 pub mod stats;
 pub mod status;
 pub mod trace;
@@ -23,6 +25,7 @@ pub fn run(cli: &Cli) -> Exit {
     let exit = match &cli.verb {
         Verb::Daemon(args) => daemon::run(args),
         Verb::Lint(args) => lint::run(args),
+        Verb::Schema(args) => schema::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),
         Verb::Diff(args) => diff::run(args),

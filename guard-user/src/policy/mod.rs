@@ -13,6 +13,7 @@ pub mod fix;
 mod hash;
 mod hostlist;
 pub mod ignore;
+pub mod json;
 pub mod limiter;
 pub mod load;
 pub(crate) mod outside;

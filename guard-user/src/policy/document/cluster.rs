@@ -72,7 +72,11 @@ fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> 
     let name = fields.need(walk, "name", "`name:` with a name or a host list such as `gpu-[0-7]`");
     let name = name.and_then(|node| {
         walk.parsed(node, "`name`", "a name or a host list", |text, plain| {
-            if text.contains(['[', ']']) { Ok(text.to_owned()) } else { scalars::name(text, plain) }
+            if !text.contains(['[', ']']) {
+                return scalars::name(text, plain);
+            }
+            scalars::listed_name(text)?;
+            Ok(text.to_owned())
         })
     });
     let addresses = fields.need(walk, "addresses", "`addresses:` with at least one address");
@@ -84,8 +88,15 @@ fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> 
             walk.error(code::NO_ADDRESS, node.span, message);
             return None;
         }
-        let as_written = |text: &str, _| Ok(text.to_owned());
-        Some(walk.parsed_list(items, "an address", expected, as_written).0)
+        let one = |text: &str, _| {
+            if text.contains(['[', ']']) {
+                scalars::listed_address(text)?;
+            } else {
+                scalars::address(text)?;
+            }
+            Ok(text.to_owned())
+        };
+        Some(walk.parsed_list(items, "an address", expected, one).0)
     });
     let roles = fields.need(walk, "roles", "`roles:` with what the node does");
     let roles = roles.map(|node| names(walk, node, "`roles`"));

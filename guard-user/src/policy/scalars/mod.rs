@@ -80,6 +80,39 @@ pub(super) fn name(text: &str, plain: bool) -> Result<String, Fault> {
     string(text, plain)
 }
 
+/// What of a host list stands outside of brackets: in every name, or address, that it means.
+fn outside(list: &str) -> impl Iterator<Item = &str> {
+    list.split(['[', ']']).step_by(2)
+}
+
+/// A host list of names, as far as that shows before it is expanded.
+pub(super) fn listed_name(text: &str) -> Result<(), Fault> {
+    let starts = text.starts_with('[') || text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (starts || text.starts_with(']')) && outside(text).all(|part| part.chars().all(allowed)) {
+        return Ok(());
+    }
+    let message = format!("`{}` is not a name with numbers in brackets", text::shown(text));
+    Err(Fault::new(code::NAME, message)
+        .help("outside of brackets, write letters, digits, `.`, `_` and `-`"))
+}
+
+/// A host list of addresses, as far as that shows before it is expanded.
+pub(super) fn listed_address(text: &str) -> Result<(), Fault> {
+    let six = text.contains(':');
+    let allowed = |c: char| match c {
+        '.' => true,
+        ':' => six,
+        c if six => c.is_ascii_hexdigit(),
+        c => c.is_ascii_digit(),
+    };
+    if outside(text).all(|part| part.chars().all(allowed)) {
+        return Ok(());
+    }
+    let message = format!("`{}` is not an address with numbers in brackets", text::shown(text));
+    Err(Fault::new(code::ADDRESS, message).help("write it like `10.0.0.[1-8]` or `fd00::[1-8]`"))
+}
+
 /// A glob pattern of interface names.
 pub(super) fn interface(text: &str, plain: bool) -> Result<String, Fault> {
     let fault = |why: &str| {

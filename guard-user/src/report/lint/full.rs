@@ -1,20 +1,13 @@
-//! Lint findings: with their source, one line each, or as JSON.
+//! Findings with their source, carets and help, for people.
 
-use std::{
-    io::{self, IsTerminal as _},
-    path::Path,
-};
+use std::fmt::Write as _;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use serde_json::json;
 
-use crate::{
-    cli::LintFormat,
-    policy::{
-        diagnostic::{Diagnostic, Place, Report, Severity, Source, Sources},
-        text,
-    },
-    report,
+use super::{shown_path, shown_text};
+use crate::policy::{
+    diagnostic::{Diagnostic, Place, Report, Severity, Source, Sources},
+    text,
 };
 
 /// Lines longer than this many bytes are not shown.
@@ -22,119 +15,16 @@ const MAX_LINE: usize = 2000;
 /// Places of one file this many bytes apart are shown in one piece.
 const MAX_PIECE: usize = 20_000;
 
-/// A path as it may be shown on a terminal.
-pub fn shown_path(path: &Path) -> String {
-    let escape = |c: char| {
-        if c.is_control() || text::is_forbidden(c) {
-            c.escape_unicode().to_string()
-        } else {
-            c.to_string()
-        }
-    };
-    path.to_string_lossy().chars().map(escape).collect()
-}
-
-/// Prints the findings on standard output and a summary on standard error.
-pub fn print(findings: &Report, files: usize, format: LintFormat) {
-    match format {
-        LintFormat::Json => {
-            report::answer(json(findings, files));
-        }
-        LintFormat::Concise => {
-            for finding in &findings.diagnostics {
-                if !report::answer(concise(&findings.sources, finding)) {
-                    return;
-                }
-            }
-        }
-        LintFormat::Full => {
-            let colour = io::stdout().is_terminal()
-                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-            let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-            for finding in &findings.diagnostics {
-                let piece = full(&renderer, &findings.sources, finding);
-                if !report::answer(format_args!("{piece}\n")) {
-                    return;
-                }
-            }
-        }
-    }
-    let hidden = findings.hidden();
-    if hidden > 0 {
-        report::talk(format_args!("and {hidden} more, not shown"));
-    }
-    report::talk(summary(findings, files));
-}
-
-/// Shows the findings with their source on standard error, for verbs that have another answer.
-pub fn explain(findings: &Report) {
-    let renderer = Renderer::plain();
+/// The findings, an empty line after each.
+pub fn render(findings: &Report, colour: bool) -> String {
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let mut out = String::new();
     for finding in &findings.diagnostics {
-        report::talk(format_args!("{}\n", full(&renderer, &findings.sources, finding)));
+        let piece = one(&renderer, &findings.sources, finding);
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{piece}\n");
     }
-    let hidden = findings.hidden();
-    if hidden > 0 {
-        report::talk(format_args!("and {hidden} more, not shown"));
-    }
-}
-
-fn summary(findings: &Report, files: usize) -> String {
-    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!(
-        "checked {}: {}, {}, {} info",
-        counted(files, "file"),
-        counted(findings.count(Severity::Error), "error"),
-        counted(findings.count(Severity::Warning), "warning"),
-        findings.count(Severity::Info),
-    )
-}
-
-fn concise(sources: &Sources, finding: &Diagnostic) -> String {
-    let at = sources.position(finding.place);
-    let path = sources.get(finding.place.file).map(|s| shown_path(&s.path));
-    format!(
-        "{}:{}:{}: {}[{}] {}",
-        path.unwrap_or_default(),
-        at.line,
-        at.column,
-        finding.severity.name(),
-        finding.code,
-        finding.on_one_line()
-    )
-}
-
-fn json(findings: &Report, files: usize) -> String {
-    let all: Vec<serde_json::Value> = findings
-        .diagnostics
-        .iter()
-        .map(|finding| {
-            let sources = &findings.sources;
-            let at = sources.position(finding.place);
-            let file = sources.get(finding.place.file);
-            json!({
-                "code": finding.code.to_string(),
-                "severity": finding.severity.name(),
-                "message": finding.message,
-                "file": file.map(|source| source.path.to_string_lossy()),
-                "line": at.line,
-                "column": at.column,
-                "end_line": at.end_line,
-                "end_column": at.end_column,
-                "help": finding.help,
-            })
-        })
-        .collect();
-    let document = json!({
-        "schema": "trainguard.lint/v1",
-        "findings": all,
-        "summary": {
-            "errors": findings.count(Severity::Error),
-            "warnings": findings.count(Severity::Warning),
-            "infos": findings.count(Severity::Info),
-            "files": files,
-        },
-    });
-    format!("{document:#}")
+    out
 }
 
 /// A part of a source, without characters that a terminal would act on.
@@ -194,13 +84,13 @@ fn on_one_line(source: &Source, place: Place) -> (usize, usize) {
     (start, line)
 }
 
-fn full(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String {
+fn one(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String {
     let level = match finding.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
         Severity::Info => Level::INFO,
     };
-    let title = level.primary_title(finding.message.clone()).id(finding.code.to_string());
+    let title = level.primary_title(shown_text(&finding.message)).id(finding.code.to_string());
     let mut group = Group::with_title(title);
     // What can be shown with the primary place in one piece.
     let (near, far): (Vec<_>, Vec<_>) = finding.related.iter().partition(|(place, _)| {
@@ -213,7 +103,7 @@ fn full(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String 
     }
     let mut groups = vec![group];
     if let Some(help) = &finding.help {
-        groups.push(Group::with_title(Level::HELP.secondary_title(help.clone())));
+        groups.push(Group::with_title(Level::HELP.secondary_title(shown_text(help))));
     }
     renderer.render(&groups)
 }
@@ -244,7 +134,7 @@ fn show<'a>(
         let kind = if primary { AnnotationKind::Primary } else { AnnotationKind::Context };
         let annotation = kind.span(*start..*end);
         snippet = snippet.annotation(match label {
-            Some(label) => annotation.label(label.clone()),
+            Some(label) => annotation.label(shown_text(label)),
             None => annotation,
         });
     }

@@ -1,0 +1,26 @@
+//! One line for each finding: `file:line:column: severity[TGnnn] message`.
+
+use std::fmt::Write as _;
+
+use super::{file_of, shown_text};
+use crate::policy::diagnostic::Report;
+
+/// The findings, a line each.
+pub fn render(findings: &Report) -> String {
+    let mut out = String::new();
+    for finding in &findings.diagnostics {
+        let at = findings.sources.position(finding.place);
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            out,
+            "{}:{}:{}: {}[{}] {}",
+            file_of(findings, finding.place),
+            at.line,
+            at.column,
+            finding.severity.name(),
+            finding.code,
+            shown_text(&finding.on_one_line())
+        );
+    }
+    out
+}

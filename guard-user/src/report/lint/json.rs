@@ -1,0 +1,58 @@
+//! One JSON document of our own form.
+
+use serde_json::{Value, json};
+
+use super::json_text;
+use crate::policy::diagnostic::{Place, Report, Severity};
+
+/// `schema` of the document.
+pub const SCHEMA: &str = "trainguard/lint/v1";
+
+/// The document.
+pub fn render(findings: &Report, files: usize) -> String {
+    let file = |place: Place| {
+        findings.sources.get(place.file).map(|source| source.path.to_string_lossy().into_owned())
+    };
+    let all: Vec<Value> = findings
+        .diagnostics
+        .iter()
+        .map(|finding| {
+            let at = findings.sources.position(finding.place);
+            let related: Vec<Value> = finding
+                .related
+                .iter()
+                .map(|(place, label)| {
+                    let at = findings.sources.position(*place);
+                    json!({
+                        "file": file(*place),
+                        "line": at.line,
+                        "column": at.column,
+                        "message": label,
+                    })
+                })
+                .collect();
+            json!({
+                "code": finding.code.to_string(),
+                "severity": finding.severity.name(),
+                "message": finding.message,
+                "file": file(finding.place),
+                "line": at.line,
+                "column": at.column,
+                "end_line": at.end_line,
+                "end_column": at.end_column,
+                "help": finding.help,
+                "related": related,
+            })
+        })
+        .collect();
+    json_text(&json!({
+        "schema": SCHEMA,
+        "findings": all,
+        "summary": {
+            "errors": findings.count(Severity::Error),
+            "warnings": findings.count(Severity::Warning),
+            "infos": findings.count(Severity::Info),
+            "files": files,
+        },
+    }))
+}

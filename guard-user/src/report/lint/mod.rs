@@ -1,0 +1,156 @@
+//! Lint findings, in every form in which they are told. Each form is a function of its own from
+//! findings to text; only [`print`] and [`explain`] print.
+
+pub mod concise;
+pub mod full;
+pub mod github;
+pub mod json;
+pub mod junit;
+pub mod sarif;
+mod titles;
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+};
+
+pub use self::titles::title_of;
+use crate::{
+    cli::LintFormat,
+    policy::{
+        diagnostic::{Report, Severity},
+        text,
+    },
+    report,
+};
+
+/// What one run of `lint` has found.
+#[derive(Debug)]
+pub struct Findings<'r> {
+    /// The findings.
+    pub report: &'r Report,
+    /// Files that were checked.
+    pub files: usize,
+    /// Files that were looked at and are none of ours.
+    pub foreign: &'r [PathBuf],
+    /// From which severity on findings are a failure; never if there is none.
+    pub threshold: Option<Severity>,
+    /// The directory that paths in machine-readable forms are relative to.
+    pub root: &'r Path,
+}
+
+impl Findings<'_> {
+    /// The findings in a form, with a line break at the end; empty where there is nothing to say.
+    pub fn render(&self, format: LintFormat, colour: bool) -> String {
+        match format {
+            LintFormat::Full => full::render(self.report, colour),
+            LintFormat::Concise => concise::render(self.report),
+            LintFormat::Json => json::render(self.report, self.files),
+            LintFormat::Sarif => sarif::render(self.report, self.root),
+            LintFormat::Github => github::render(self.report),
+            LintFormat::Junit => junit::render(self.report, self.foreign, self.threshold),
+        }
+    }
+
+    /// Whether there are findings from the threshold on.
+    pub fn fail(&self) -> bool {
+        [Severity::Info, Severity::Warning, Severity::Error]
+            .into_iter()
+            .any(|severity| self.is_failure(severity) && self.report.count(severity) > 0)
+    }
+
+    fn is_failure(&self, severity: Severity) -> bool {
+        self.threshold.is_some_and(|threshold| severity >= threshold)
+    }
+}
+
+/// A text as it may be shown on a terminal or in a browser: what would move the cursor, break the
+/// line or reorder the text is written as an escape.
+pub fn shown_text(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || text::is_forbidden(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A path as it may be shown.
+pub fn shown_path(path: &Path) -> String {
+    shown_text(&path.to_string_lossy())
+}
+
+/// The name of the file of a place, as it may be shown.
+fn file_of(findings: &Report, place: crate::policy::diagnostic::Place) -> String {
+    findings.sources.get(place.file).map(|source| shown_path(&source.path)).unwrap_or_default()
+}
+
+/// A JSON document in which nothing moves a cursor or reorders text, and which says the same:
+/// outside of strings JSON is ASCII, and in strings any character may be an escape.
+fn json_text(document: &serde_json::Value) -> String {
+    let text = format!("{document:#}\n");
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character != '\n' && (character.is_control() || text::is_forbidden(character)) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string does not fail.
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// Prints the findings on standard output and a summary on standard error.
+pub fn print(findings: &Findings<'_>, format: LintFormat) {
+    let colour = io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let text = findings.render(format, colour);
+    let annotated = format == LintFormat::Full && github::is_runner();
+    let answer = if annotated { github::inert(&text) } else { text };
+    // The last line break is written by `answer`.
+    if answer.strip_suffix('\n').is_some_and(|answer| !report::answer(answer)) {
+        return;
+    }
+    if annotated {
+        let annotations = github::annotations(findings.report);
+        if !annotations.is_empty() {
+            report::answer(annotations.trim_end_matches('\n'));
+        }
+    }
+    let hidden = findings.report.hidden();
+    if hidden > 0 {
+        report::talk(format_args!("and {hidden} more, not shown"));
+    }
+    report::talk(summary(findings.report, findings.files));
+}
+
+/// Shows the findings with their source on standard error, for verbs that have another answer.
+pub fn explain(findings: &Report) {
+    let text = full::render(findings, false);
+    if let Some(text) = text.strip_suffix('\n') {
+        report::talk(text);
+    }
+    let hidden = findings.hidden();
+    if hidden > 0 {
+        report::talk(format_args!("and {hidden} more, not shown"));
+    }
+}
+
+/// How many files were checked, and what was found.
+pub fn summary(findings: &Report, files: usize) -> String {
+    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    format!(
+        "checked {}: {}, {}, {} info",
+        counted(files, "file"),
+        counted(findings.count(Severity::Error), "error"),
+        counted(findings.count(Severity::Warning), "warning"),
+        findings.count(Severity::Info),
+    )
+}

@@ -1,0 +1,107 @@
+//! Holds the parser and the JSON Schemas against each other. What counts as shape is said at
+//! `commands::schema`; here it is by codes, and for codes that are only partly shape by messages.
+
+use std::{path::PathBuf, sync::Arc};
+
+use guard_user::{
+    cli::SchemaDocument,
+    commands::schema,
+    policy::{
+        self, Bundle,
+        diagnostic::{Diagnostic, Report, Severity},
+        json,
+    },
+};
+use jsonschema::Validator;
+use serde_json::Value;
+
+/// A manifest for policies.
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: c
+interfaces: [eth0]
+nodes:
+  - { name: n, addresses: [10.0.0.1], roles: [r] }
+policies: [p.yaml]
+";
+
+/// The schema of a document, ready to judge.
+pub(crate) fn validator(document: SchemaDocument) -> Validator {
+    let schema: Value = serde_json::from_str(schema::text(document)).expect("JSON");
+    let built = jsonschema::draft7::options().build(&schema);
+    built.unwrap_or_else(|error| panic!("{document:?}: {error}"))
+}
+
+/// What the parser says about the shape of a document: the codes.
+fn shape_codes(document: SchemaDocument, text: &str) -> Vec<u16> {
+    let (path, texts) = match document {
+        SchemaDocument::Cluster => ("m.yaml", vec![("m.yaml", text)]),
+        _ => ("p.yaml", vec![("m.yaml", MANIFEST), ("p.yaml", text)]),
+    };
+    let texts = texts.into_iter().map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
+    let report = match policy::load("m.yaml".as_ref(), &Bundle::new("m.yaml", texts)) {
+        Ok(loaded) => loaded.report,
+        Err(error) => error.report,
+    };
+    let about = |finding: &&Diagnostic| {
+        report.sources.get(finding.place.file).is_some_and(|s| s.path.as_os_str() == path)
+    };
+    let findings = report.diagnostics.iter().filter(about);
+    findings.filter(|finding| is_shape(&report, finding)).map(|finding| finding.code.0).collect()
+}
+
+fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
+    if finding.severity != Severity::Error {
+        return false;
+    }
+    let says = |words: &str| finding.message.contains(words);
+    let source = report.sources.get(finding.place.file).expect("a source");
+    let span = finding.place.span;
+    let value = source.text.get(span.start as usize..span.end as usize).unwrap_or_default();
+    let value = value.trim_matches(['"', '\'']);
+    match finding.code.0 {
+        6 | 7 | 101 | 102 | 106 | 107 | 109 | 112 | 114 | 206 | 411 => true,
+        // What a host list is expanded to is not.
+        104 if value.contains(['[', ']']) => says("is not an address with numbers in brackets"),
+        104 => !says("is an IPv4-mapped"),
+        105 => !says("runs backwards"),
+        // A name by itself; not with what it is expanded to, or joined with another.
+        110 => says("is not a name") || says("the name has"),
+        111 if says("a burst of") => says("a burst of 0 "),
+        111 => !says("does not fit 64 bits") || value.ends_with("/s"),
+        // A list is told one thing that is wrong with it, which need not be the one of shape.
+        113 => {
+            let digit = if value.contains(':') { "[0-9a-fA-F]" } else { "[0-9]" };
+            let range = format!("{digit}+(-{digit}+)?");
+            let list = format!(r"^[^\[\]]*(\[{range}(,{range})*\][^\[\]]*)+$");
+            !regex::Regex::new(&list).expect("an expression").is_match(value)
+        }
+        _ => false,
+    }
+}
+
+/// Asserts that parser and schema say the same about the shape of a text, if it is one of the
+/// dialect at all. Whether it is.
+pub(crate) fn assert_alike(document: SchemaDocument, validator: &Validator, text: &str) -> bool {
+    let Some(value) = json::value(text) else {
+        return false;
+    };
+    // As written, `010` is ambiguous and 8 or 10; its value is none of both problems. How a value
+    // was written is not shape.
+    let as_value = shape_codes(document, &value.to_string());
+    let mut as_written = shape_codes(document, text);
+    as_written.retain(|code| *code != 6 || as_value.contains(code));
+    let errors: Vec<String> = validator
+        .iter_errors(&value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    for (codes, how) in [(&as_written, "as written"), (&as_value, "as a value")] {
+        assert_eq!(
+            codes.is_empty(),
+            errors.is_empty(),
+            "{document:?} {how}: the parser says {codes:?}, the schema {errors:#?}\n{text}"
+        );
+    }
+    true
+}
