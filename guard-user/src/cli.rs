@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-use crate::{init::profiles, policy::compiled::Tunnels};
+use crate::{init::profiles, policy::{compiled::Tunnels, diagnostic::Code}};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -28,6 +28,8 @@ pub enum Verb {
     Lint(LintArgs),
     /// Print the JSON Schema of a document, for editors and other tools
     Schema(SchemaArgs),
+    /// Run the unit tests of policies
+    Test(TestArgs),
     /// Judge the frames of a capture by a policy
     Replay(ReplayArgs),
     /// Show every step of the decision about one packet
@@ -128,6 +130,64 @@ pub struct LintArgs {
     /// From which severity on findings make the exit code 1
     #[arg(long, value_enum, default_value = "warning")]
     pub fail_on: FailOn,
+    /// Do not tell warnings of this rule, such as TG301; may be repeated
+    #[arg(long = "allow", value_name = "CODE", value_parser = rule)]
+    pub allow: Vec<Code>,
+    /// Tell what comments (`# trainguard: ignore[TG204] reason`) silence, too
+    #[arg(long)]
+    pub no_ignores: bool,
+    /// Apply the safe fixes to the files
+    #[arg(long, conflicts_with_all = ["format", "outputs"])]
+    pub fix: bool,
+    /// Show the safe fixes as a diff, and change nothing; exit with 1 if there are any
+    #[arg(long, conflicts_with_all = ["format", "outputs"])]
+    pub diff: bool,
+}
+
+/// A rule of lint by its code.
+fn rule(text: &str) -> Result<Code, String> {
+    text.parse().map_err(|()| "no such rule; `trainguard explain` lists them".to_owned())
+}
+
+/// `trainguard test`
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Files of tests, or directories with *.test.yaml files [default: .]
+    #[arg(value_name = "FILE")]
+    pub paths: Vec<PathBuf>,
+    /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
+    #[arg(long)]
+    pub kernel: bool,
+    /// Only tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Form of the results
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: TestFormat,
+    /// Write the results to a file as JUnit XML, too
+    #[arg(long, value_name = "PATH")]
+    pub junit: Option<PathBuf>,
+    /// Add a test for each event on standard input, a JSON line each, to the one FILE; made with
+    /// --manifest if it is not there. Without FILE the tests are printed
+    #[arg(long, conflicts_with_all = ["kernel", "filter", "junit"])]
+    pub record: bool,
+    /// The manifest that a new file of recorded tests names
+    #[arg(long, value_name = "FILE", requires = "record")]
+    pub manifest: Option<PathBuf>,
+    /// The node of recorded events that name none
+    #[arg(long, value_name = "NAME", requires = "record")]
+    pub node: Option<String>,
+}
+
+/// Form of test results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TestFormat {
+    /// For people: what failed, and a count
+    Text,
+    /// One JSON document
+    Json,
+    /// JUnit XML
+    Junit,
 }
 
 /// Form of lint findings.

@@ -1,18 +1,13 @@
 //! `trainguard diff`: what a change of policy lets in and keeps out.
 
-use std::{
-    cell::RefCell,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::Path;
 
+use super::inputs::{Overlay, STDIN};
 use crate::{
     cli::DiffArgs,
     exit::Exit,
     policy::{
-        self, Disk, Files, Loaded, diff,
-        files::MAX_BYTES,
+        self, Files, Loaded, diff,
         load::{FileKind, Loader},
     },
     report,
@@ -26,9 +21,7 @@ pub fn run(args: &DiffArgs) -> Exit {
             report::error("only one of OLD and NEW can be standard input");
             return Exit::NoAnswer;
         }
-        let mut bytes = Vec::new();
-        let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);
-        files.put(PathBuf::from(STDIN), read.map(|_| bytes));
+        files.read_stdin();
     }
     let Some((old, new)) = load_both(args, &files) else { return Exit::NoAnswer };
     let difference = match diff::compare(&old.cluster, &new.cluster) {
@@ -45,9 +38,6 @@ pub fn run(args: &DiffArgs) -> Exit {
     }
     Exit::Yes
 }
-
-/// Name of standard input among the paths.
-const STDIN: &str = "-";
 
 /// Two manifests; or one manifest, with the old and then the new text of one of its policies.
 fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
@@ -106,43 +96,5 @@ fn load(manifest: &Path, files: &dyn Files) -> Option<Loaded> {
             report::error(format_args!("`{}` cannot be used", report::lint::shown_path(manifest)));
             None
         }
-    }
-}
-
-/// The disk, with other texts in the place of some files.
-#[derive(Default)]
-struct Overlay(RefCell<Vec<(PathBuf, Text)>>);
-
-/// The bytes of a file, or why they could not be read.
-type Text = Result<Arc<[u8]>, (io::ErrorKind, String)>;
-
-impl Overlay {
-    fn put(&self, path: PathBuf, bytes: io::Result<Vec<u8>>) {
-        let bytes = bytes.and_then(|bytes| {
-            if bytes.len() as u64 > MAX_BYTES {
-                let message = format!("is longer than {MAX_BYTES} bytes");
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-            }
-            Ok(bytes.into())
-        });
-        let bytes = bytes.map_err(|error| (error.kind(), error.to_string()));
-        let mut texts = self.0.borrow_mut();
-        texts.retain(|(known, _)| *known != path);
-        texts.push((path, bytes));
-    }
-}
-
-impl Files for Overlay {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let texts = self.0.borrow();
-        match texts.iter().find(|(known, _)| known == path) {
-            Some((_, Ok(bytes))) => Ok(bytes.to_vec()),
-            Some((_, Err((kind, message)))) => Err(io::Error::new(*kind, message.clone())),
-            None => Disk.read(path),
-        }
-    }
-
-    fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
-        Disk.glob(pattern)
     }
 }

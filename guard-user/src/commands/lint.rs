@@ -2,19 +2,21 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
-    io::{self, Read as _},
+    env,
     path::{Path, PathBuf},
 };
 
-use super::outputs::Outputs;
+use super::{
+    inputs::{self, Inputs, Overlay},
+    outputs::Outputs,
+};
 use crate::{
     cli::{FailOn, LintArgs},
     exit::Exit,
     policy::{
-        Disk, Files,
+        Files,
         diagnostic::{Report, Severity},
-        files::MAX_BYTES,
+        fix,
         load::{FileKind, Loader},
     },
     report::{
@@ -22,11 +24,6 @@ use crate::{
         lint::{Findings, github},
     },
 };
-
-/// Name of standard input among the paths.
-const STDIN: &str = "-";
-/// Depth to which directories are searched.
-const MAX_DEPTH: usize = 32;
 
 /// Runs the verb.
 pub fn run(args: &LintArgs) -> Exit {
@@ -39,12 +36,12 @@ pub fn run(args: &LintArgs) -> Exit {
     };
     let here = [PathBuf::from(".")];
     let paths: &[PathBuf] = if args.paths.is_empty() { &here } else { &args.paths };
-    let mut inputs = Inputs::default();
-    for path in paths {
-        inputs.add(path);
+    let files = Overlay::default();
+    let inputs = Inputs::find(paths, is_yaml, &files);
+    if args.fix || args.diff {
+        return fix_all(args, &inputs, &files);
     }
-    let files = WithStdin { stdin: inputs.stdin.take() };
-    let mut outcome = check(&inputs, &files);
+    let mut outcome = check(args, &inputs, &files);
     for (path, problem) in &inputs.problems {
         report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));
     }
@@ -93,92 +90,22 @@ fn threshold(fail_on: FailOn) -> Option<Severity> {
     }
 }
 
-/// What there is to check.
-#[derive(Default)]
-struct Inputs {
-    /// Files that were named.
-    named: Vec<PathBuf>,
-    /// Files that were found in directories.
-    found: Vec<PathBuf>,
-    stdin: Option<io::Result<Vec<u8>>>,
-    problems: Vec<(PathBuf, String)>,
-}
-
-impl Inputs {
-    fn add(&mut self, path: &Path) {
-        if path == Path::new(STDIN) {
-            if self.stdin.is_none() {
-                let mut bytes = Vec::new();
-                let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);
-                self.stdin = Some(read.map(|_| bytes));
-                self.named.push(path.to_owned());
-            }
-        } else if path.is_dir() {
-            self.search(path, 0);
-        } else {
-            self.named.push(path.to_owned());
-        }
-    }
-
-    fn search(&mut self, directory: &Path, depth: usize) {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) => {
-                self.problems.push((directory.to_owned(), error.to_string()));
-                return;
-            }
-        };
-        let mut entries: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        entries.sort();
-        for path in entries {
-            let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-            // Links to directories are not followed: they may lead in circles.
-            let is_directory = fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
-            if is_directory && !hidden && depth < MAX_DEPTH {
-                self.search(&path, depth + 1);
-            } else if !hidden && path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
-                let plain = path.strip_prefix(".").unwrap_or(&path).to_owned();
-                self.found.push(plain);
-            }
-        }
-    }
-}
-
-/// The disk, and standard input under its name.
-struct WithStdin {
-    stdin: Option<io::Result<Vec<u8>>>,
-}
-
-impl Files for WithStdin {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        match &self.stdin {
-            Some(Ok(bytes)) if path == Path::new(STDIN) => {
-                if bytes.len() as u64 > MAX_BYTES {
-                    let message = format!("is longer than {MAX_BYTES} bytes");
-                    return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-                }
-                Ok(bytes.clone())
-            }
-            Some(Err(error)) if path == Path::new(STDIN) => {
-                Err(io::Error::new(error.kind(), error.to_string()))
-            }
-            _ => Disk.read(path),
-        }
-    }
-
-    fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
-        Disk.glob(pattern)
-    }
-}
-
 struct Outcome {
     report: Report,
     checked: usize,
     foreign: Vec<PathBuf>,
 }
 
-fn check(inputs: &Inputs, files: &dyn Files) -> Outcome {
+fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+}
+
+fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files) -> Outcome {
     let mut loader = Loader::new(files);
+    loader.allow(args.allow.iter().copied());
+    if args.no_ignores {
+        loader.without_ignores();
+    }
     let mut foreign = Vec::new();
     let mut checked = BTreeSet::new();
     let mut policies = Vec::new();
@@ -192,6 +119,9 @@ fn check(inputs: &Inputs, files: &dyn Files) -> Outcome {
         match loader.kind(path) {
             FileKind::Cluster => loader.check_manifest(path),
             FileKind::Policy => policies.push(path),
+            FileKind::Test => {
+                loader.test(path);
+            }
             FileKind::Foreign if !named => {
                 checked.remove(path);
                 foreign.push(path.clone());
@@ -208,4 +138,52 @@ fn check(inputs: &Inputs, files: &dyn Files) -> Outcome {
     let (report, ..) = loader.finish(Path::new(""));
     let checked = report.sources.iter().count().saturating_sub(foreign.len());
     Outcome { report, checked, foreign }
+}
+
+/// Applies the safe fixes, until none is left, or shows them; then what is left is for `lint`.
+fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
+    // A fix may make way for the next one. Each takes a finding away, so this ends.
+    let mut originals: Vec<(PathBuf, String)> = Vec::new();
+    let mut done = 0;
+    let outcome = loop {
+        let outcome = check(args, inputs, files);
+        let fixed = fix::apply(&outcome.report);
+        if fixed.is_empty() {
+            break outcome;
+        }
+        for fix::Fixed { path, before, after, fixes } in fixed {
+            done += fixes;
+            files.put(path.clone(), Ok(after.into_bytes()));
+            if !originals.iter().any(|(known, _)| *known == path) {
+                originals.push((path, before));
+            }
+        }
+    };
+    let mut exit = Exit::Yes;
+    for (path, before) in &originals {
+        let Ok(after) = files.read(path) else { continue };
+        let after = String::from_utf8_lossy(&after);
+        if args.diff {
+            report::lint::fixes::print(path, before, &after);
+        } else if path == Path::new(inputs::STDIN) {
+            report::answer(after.trim_end_matches('\n'));
+        } else if let Err(error) = fix::write(path, after.as_bytes()) {
+            let shown = report::lint::shown_path(path);
+            report::error(format_args!("cannot write `{shown}`: {error}"));
+            exit = Exit::NoAnswer;
+        }
+    }
+    let verb = if args.diff { "would be fixed" } else { "fixed" };
+    let files = originals.len();
+    report::talk(format_args!(
+        "{done} finding{} in {files} file{} {verb}; {} left to be looked at",
+        if done == 1 { "" } else { "s" },
+        if files == 1 { "" } else { "s" },
+        outcome.report.diagnostics.len() + outcome.report.hidden()
+    ));
+    if outcome.report.unreadable || !inputs.problems.is_empty() || outcome.checked == 0 {
+        return Exit::NoAnswer;
+    }
+    // As a check: something to be fixed is a no.
+    if args.diff && done > 0 { Exit::No } else { exit }
 }

@@ -5,6 +5,7 @@ pub mod detach;
 pub mod diff;
 pub mod explain;
 pub mod init;
+mod inputs;
 pub mod lint;
 mod offline;
 mod outputs;
@@ -12,6 +13,7 @@ pub mod replay;
 pub mod schema;
 pub mod stats;
 pub mod status;
+pub mod test;
 pub mod trace;
 
 use crate::{
@@ -26,6 +28,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Daemon(args) => daemon::run(args),
         Verb::Lint(args) => lint::run(args),
         Verb::Schema(args) => schema::run(args),
+        Verb::Test(args) => test::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),
         Verb::Diff(args) => diff::run(args),

@@ -125,6 +125,8 @@ pub const NO_ADDRESS: Code = Code(411);
 pub const OUTSIDE: Code = Code(412);
 /// A prefix that a list holds already.
 pub const LISTED_TWICE: Code = Code(413);
+/// A node, or the address of one, that the manifest does not have.
+pub const UNKNOWN_NODE: Code = Code(414);
 
 /// More prefixes than fit.
 pub const PREFIXES: Code = Code(501);
@@ -198,6 +200,7 @@ pub const ALL: &[Code] = &[
     NO_ADDRESS,
     OUTSIDE,
     LISTED_TWICE,
+    UNKNOWN_NODE,
     PREFIXES,
     EXPANSION,
     SERVICES,

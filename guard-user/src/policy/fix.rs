@@ -1,6 +1,10 @@
 //! Safe fixes: the edits that findings carry, put into their texts.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
 use super::diagnostic::{Edit, FileId, Place, Report, Sources, Span};
 
@@ -15,6 +19,22 @@ pub struct Fixed {
     pub after: String,
     /// How many findings were fixed.
     pub fixes: usize,
+}
+
+/// Puts a text into a file, all of it or nothing; the file keeps its mode.
+///
+/// # Errors
+/// The file or its directory cannot be written.
+pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    // A link stays a link: what it leads to is replaced.
+    let path = path.canonicalize()?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(text)?;
+    file.as_file().set_permissions(path.metadata()?.permissions())?;
+    file.as_file().sync_all()?;
+    file.persist(&path)?;
+    Ok(())
 }
 
 /// What goes with an item of a list: its separator, or its line. None where that would take

@@ -28,9 +28,19 @@ pub(super) fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> ClusterDo
     let name = fields
         .need(walk, "name", "a name for the cluster, such as `name: demo`")
         .and_then(|node| walk.parsed(node, "`name`", "a name", scalars::name));
+    let name = name.map_or_else(String::new, |name| name.value);
+    in_place(walk, fields, name)
+}
+
+/// The cluster that stands in these fields, under a name.
+pub(super) fn in_place(
+    walk: &mut Walk<'_>,
+    fields: &Fields<'_, '_>,
+    name: String,
+) -> ClusterDoc {
     let patterns = fields.get("interfaces").map(|node| interfaces(walk, node));
     let mut doc = ClusterDoc {
-        name: name.map_or_else(String::new, |name| name.value),
+        name,
         interfaces: patterns,
         nodes: Vec::new(),
         roles_known: true,

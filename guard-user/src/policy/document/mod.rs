@@ -4,6 +4,7 @@
 mod cluster;
 mod limits;
 mod policy;
+pub(super) mod test;
 
 use guard_common::bucket::Limit;
 
@@ -22,6 +23,7 @@ pub const API_VERSION: &str = "trainguard/v1";
 pub(super) enum Document {
     Cluster(ClusterDoc),
     Policy(PolicyDoc),
+    Test(test::TestDoc),
 }
 
 /// A cluster manifest.
@@ -158,6 +160,11 @@ pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Do
             check_version(walk, &fields);
             policy::policy(walk, &fields).map(Document::Policy)
         }
+        Some("Test") => {
+            let fields = walk.fields(node, "the test", &test::FIELDS)?;
+            check_version(walk, &fields);
+            Some(Document::Test(test::test(walk, &fields)))
+        }
         _ => {
             let Kind::Mapping(entries) = &node.kind else {
                 walk.fields(node, "the document", &["apiVersion", "kind", "name"])?;
@@ -166,9 +173,9 @@ pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Do
             let head = entries.first().map_or(node.span, |(key, _)| key.span);
             let all = Fields::of(node, head, "the document");
             check_version(walk, &all);
-            if let Some(kind) = all.need(walk, "kind", "`kind: Cluster` or `kind: Policy`") {
-                walk.parsed(kind, "`kind`", "`Cluster` or `Policy`", |text, _| {
-                    let kinds = [("Cluster", ()), ("Policy", ())];
+            if let Some(kind) = all.need(walk, "kind", "`kind: Cluster`, `kind: Policy` or `kind: Test`") {
+                walk.parsed(kind, "`kind`", "`Cluster`, `Policy` or `Test`", |text, _| {
+                    let kinds = [("Cluster", ()), ("Policy", ()), ("Test", ())];
                     scalars::choice(text, &kinds)
                         .map_err(|fault| Fault { code: code::API_VERSION, ..fault })
                 });
