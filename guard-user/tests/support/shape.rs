@@ -62,8 +62,8 @@ fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
     let value = value.trim_matches(['"', '\'']);
     match finding.code.0 {
         6 | 7 | 101 | 102 | 106 | 107 | 109 | 112 | 114 | 206 | 411 => true,
-        // What a host list is expanded to is not.
-        104 if value.contains(['[', ']']) => says("is not an address with numbers in brackets"),
+        // What a host list is expanded to is not; the message shows which it is about.
+        104 if value.contains(['[', ']']) => says("[") || says("]"),
         104 => !says("is an IPv4-mapped"),
         105 => !says("runs backwards"),
         // A name by itself; not with what it is expanded to, or joined with another.

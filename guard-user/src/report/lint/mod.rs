@@ -1,5 +1,5 @@
 //! Lint findings, in every form in which they are told. Each form is a function of its own from
-//! findings to text; only [`print`] and [`explain`] print.
+//! findings to text; only [`print()`] and [`explain`] print.
 
 pub mod concise;
 pub mod full;
