@@ -6,6 +6,7 @@ use guard_common::{Addr, tables::Limits};
 
 use super::{
     compiled::Prefix,
+    diagnostic::{At, Place},
     document::{Match, Mode},
     scalars::{Cidr, PortRange},
     walk::nearest,
@@ -48,6 +49,17 @@ pub struct Node {
     pub roles: Arc<[String]>,
     /// Glob patterns of the interfaces to guard.
     pub interfaces: Arc<[String]>,
+    /// Where the manifest names it: a name, or the host list that it comes from.
+    pub place: Place,
+}
+
+/// A named network of the manifest.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Its name, and where the manifest gives it.
+    pub name: At<String>,
+    /// What it holds.
+    pub prefixes: Arc<PrefixSet>,
 }
 
 /// A service of a policy.
@@ -57,6 +69,8 @@ pub struct Service {
     pub name: String,
     /// `policy/service`, unique in the cluster.
     pub label: String,
+    /// Where its policy names it.
+    pub place: Place,
     /// The roles of the nodes that run it.
     pub roles: Vec<String>,
     /// Its ports.
@@ -84,6 +98,12 @@ pub struct Allow {
     pub roles: Vec<String>,
     /// The prefixes of the networks and prefixes that it lists.
     pub prefixes: Vec<Arc<PrefixSet>>,
+    /// Where it lists each of `roles`, in their order.
+    pub role_places: Vec<Place>,
+    /// The names of the networks that it lists, and where.
+    pub networks: Vec<At<String>>,
+    /// The prefixes that it lists itself, and where.
+    pub cidrs: Vec<At<Cidr>>,
 }
 
 /// A cluster.
@@ -93,6 +113,8 @@ pub struct Cluster {
     pub name: String,
     /// Its nodes, in the order of the manifest.
     pub nodes: Vec<Node>,
+    /// The networks that the manifest names, by name.
+    pub networks: Vec<Network>,
     /// The services of all policies, in the order of the manifest.
     pub services: Vec<Service>,
     /// Names of the policies.
@@ -163,6 +185,11 @@ impl Cluster {
     /// The node of a name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The service of a label.
+    pub fn service(&self, label: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.label == label)
     }
 
     fn nearest(&self, name: &str) -> Option<String> {

@@ -38,6 +38,11 @@ impl Loaded {
     pub fn find_node(&self, choice: &NodeChoice) -> Result<&Node, NodeError> {
         self.cluster.find_node(choice)
     }
+
+    /// Where the service with a label was written: `FILE:LINE:COLUMN`.
+    pub fn origin(&self, label: &str) -> Option<String> {
+        Some(self.report.sources.describe(self.cluster.service(label)?.place))
+    }
 }
 
 /// Why nothing was loaded.

@@ -14,6 +14,7 @@ pub mod limiter;
 pub mod load;
 pub mod placement;
 mod ports;
+pub mod provenance;
 mod resolve;
 pub mod scalars;
 pub mod source;

@@ -131,7 +131,7 @@ fn networks(walk: &mut Walk<'_>, node: &Node<'_>, doc: &mut ClusterDoc) {
     }
 }
 
-pub(super) fn cidrs(walk: &mut Walk<'_>, items: &[Node<'_>]) -> Vec<Cidr> {
+fn cidrs(walk: &mut Walk<'_>, items: &[Node<'_>]) -> Vec<Cidr> {
     let mut found = Vec::with_capacity(items.len());
     for item in items {
         let parsed = walk.parsed(item, "a prefix", "a prefix", |text, _| scalars::cidr(text));

@@ -101,7 +101,7 @@ pub(super) struct AllowDoc {
     pub(super) any: bool,
     pub(super) roles: Vec<At<String>>,
     pub(super) networks: Vec<At<String>>,
-    pub(super) cidrs: Vec<Cidr>,
+    pub(super) cidrs: Vec<At<Cidr>>,
 }
 
 /// Limits, each with its place.
