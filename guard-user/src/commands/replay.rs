@@ -1,6 +1,7 @@
 //! `trainguard replay`: judges the frames of a capture, on the host or in the kernel.
 
 use std::{
+    cell::Cell,
     fs::File,
     io::{self, Read},
     ops::ControlFlow,
@@ -8,8 +9,13 @@ use std::{
 };
 
 use guard_common::{
-    Addr, Packet as _, Silent, Verdict, bucket, judge,
+    Addr, Observer, Packet, Reason, Silent, Tables as _, Verdict, bucket,
+    flow::Parsed,
+    judge,
+    observe::Step,
     packet::{Fields as _, Frame},
+    parse,
+    tables::Setting,
     wire,
 };
 
@@ -23,7 +29,10 @@ use crate::{
         generation::{Generation, SHORTEST_FRAME},
     },
     policy::{compiled::HostTables, limiter::HostLimiter},
-    report::{self, replay::Summary},
+    report::{
+        self,
+        replay::{Judged, Summary},
+    },
 };
 
 /// Hashed buckets start empty and end with the replay, so their key need be no secret.
@@ -39,11 +48,16 @@ const LAST_NS: u64 = (1 << 63) / bucket::TICKS_PER_NS - 1;
 /// Runs the verb.
 pub fn run(args: &ReplayArgs) -> Exit {
     let Some(offline) = offline::prepare(&args.node) else { return Exit::NoAnswer };
+    let mut length = None;
     let input: Box<dyn Read> = if args.capture == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
         match File::open(&args.capture) {
-            Ok(file) => Box::new(file),
+            Ok(file) => {
+                // A pipe with a name has no length.
+                length = file.metadata().ok().map(|data| data.len()).filter(|length| *length > 0);
+                Box::new(file)
+            }
             Err(error) => {
                 report::error(format_args!("cannot open `{}`: {error}", args.capture.display()));
                 return Exit::NoAnswer;
@@ -61,8 +75,20 @@ pub fn run(args: &ReplayArgs) -> Exit {
         None
     };
     let judges = Judges { host, kernel };
-    match replay(args, input, &offline, &judges) {
-        Ok(summary) if summary.frames() == 0 => {
+    let mut summary = Summary::new(&offline.loaded, &offline.policy, args.format);
+    let progress = report::replay::progress(length, args.format);
+    let result = replay(args, progress.wrap_read(input), &offline, &judges, &mut summary);
+    progress.finish_and_clear();
+    if summary.frames() > 0 {
+        summary.finish();
+    }
+    match result {
+        Err(Failure::Capture(error)) => {
+            report::error(format_args!("`{}`: {error}", args.capture.display()));
+            Exit::NoAnswer
+        }
+        Err(Failure::Kernel(error)) => refuse(&error),
+        Ok(()) if summary.frames() == 0 => {
             report::error(if args.received && summary.left_out > 0 {
                 "no frame of the capture is for this node"
             } else {
@@ -70,15 +96,11 @@ pub fn run(args: &ReplayArgs) -> Exit {
             });
             Exit::NoAnswer
         }
-        Ok(summary) => {
-            summary.finish(args.format);
-            Exit::Yes
-        }
-        Err(Failure::Capture(error)) => {
-            report::error(format_args!("`{}`: {error}", args.capture.display()));
+        Ok(()) if summary.judged() == 0 => {
+            report::error("the capture has cut every frame too short to be judged");
             Exit::NoAnswer
         }
-        Err(Failure::Kernel(error)) => refuse(&error),
+        Ok(()) => Exit::Yes,
     }
 }
 
@@ -92,23 +114,23 @@ enum Failure {
     Kernel(KernelError),
 }
 
-fn replay<'a>(
+fn replay(
     args: &ReplayArgs,
     input: impl Read,
-    offline: &'a Offline,
+    offline: &Offline,
     judges: &Judges<'_>,
-) -> Result<Summary<'a>, Failure> {
-    let mut summary = Summary::new(&offline.policy);
+    summary: &mut Summary<'_>,
+) -> Result<(), Failure> {
     let mut failed = None;
     let mut clock = Clock::default();
     let read = capture::read(input, |frame| {
         let now_ns = clock.at(frame.time_ns);
-        if args.received && !is_received(frame.bytes, &offline.addresses) {
+        if args.received && !is_received(&frame, &offline.addresses) {
             summary.left_out += 1;
             return ControlFlow::Continue(());
         }
-        match judges.judge(&frame, now_ns, &mut summary) {
-            Ok(verdict) => summary.add(&frame, verdict, args.format),
+        match judges.judge(&frame, now_ns, summary) {
+            Ok(found) => summary.add(&frame, &found),
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
@@ -117,7 +139,7 @@ fn replay<'a>(
     });
     match (failed, read) {
         (Some(error), _) => Err(Failure::Kernel(error)),
-        (None, Ok(_)) => Ok(summary),
+        (None, Ok(_)) => Ok(()),
         (None, Err(error)) => Err(Failure::Capture(error)),
     }
 }
@@ -158,35 +180,117 @@ impl Judges<'_> {
         frame: &Captured<'_>,
         now_ns: u64,
         summary: &mut Summary<'_>,
-    ) -> Result<Verdict, KernelError> {
+    ) -> Result<Judged, KernelError> {
         let wire_len = usize::try_from(frame.wire_len).unwrap_or(usize::MAX);
-        match &self.kernel {
-            Some(_) if !(SHORTEST_FRAME..=MAX_FRAME).contains(&wire_len) => summary.on_host += 1,
+        let kept = Kept::of(frame);
+        let verdict = match &self.kernel {
+            Some(_) if !(SHORTEST_FRAME..=MAX_FRAME).contains(&wire_len) => {
+                summary.on_host += 1;
+                None
+            }
             Some(generation) if wire_len > frame.bytes.len() => {
                 summary.filled_up += 1;
                 let mut whole = frame.bytes.to_vec();
                 whole.resize(wire_len, 0);
-                return generation.judge(&whole, now_ns);
+                Some(generation.judge(&whole, now_ns)?)
             }
-            Some(generation) => return generation.judge(frame.bytes, now_ns),
-            None => {}
+            Some(generation) => Some(generation.judge(frame.bytes, now_ns)?),
+            None => None,
+        };
+        let (verdict, parsed) = if let Some(verdict) = verdict {
+            (verdict, parse(&kept, &mut Silent).parsed().ok())
+        } else {
+            self.host.limiter.set_now_ns(now_ns);
+            let mut noted = Noted::default();
+            let verdict = judge(&kept, self.host.tables, &self.host.limiter, &mut noted);
+            (verdict, noted.parsed)
+        };
+        let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());
+        Ok(Judged { verdict, parsed, truncated })
+    }
+
+    /// Whether a verdict on what was kept of a frame could be another one on all of it, when the
+    /// decision asked for bytes that were not kept.
+    fn depends_on_more(&self, verdict: Verdict, parsed: Option<&Parsed>) -> bool {
+        if parsed.is_none() {
+            return true;
         }
-        self.host.limiter.set_now_ns(now_ns);
-        let packet = Frame::cut(frame.bytes, frame.wire_len);
-        Ok(judge(&packet, self.host.tables, &self.host.limiter, &mut Silent))
+        // All but the flags of TCP was there.
+        let bit = verdict.service.map_or(0, |slot| 1_u64.wrapping_shl(slot.into()));
+        let is = |setting| self.host.tables.setting(setting) & bit != 0;
+        match verdict.reason {
+            Reason::NotIp
+            | Reason::Unguarded
+            | Reason::Fragment
+            | Reason::Tunnel
+            | Reason::Martian => false,
+            Reason::NotAllowed => is(Setting::NewConnections),
+            Reason::Allowed => is(Setting::NewConnections) || is(Setting::LimitsConnections),
+            _ => true,
+        }
+    }
+}
+
+/// What a capture kept of a frame; knows when more was asked for than that.
+struct Kept<'a> {
+    frame: Frame<'a>,
+    /// Whether a read failed that the whole frame would have answered.
+    is_short: Cell<bool>,
+}
+
+impl<'a> Kept<'a> {
+    fn of(frame: &Captured<'a>) -> Self {
+        Self { frame: Frame::cut(frame.bytes, frame.wire_len), is_short: Cell::new(false) }
+    }
+}
+
+impl<'a> Packet for Kept<'a> {
+    type Bytes<const N: usize> = <Frame<'a> as Packet>::Bytes<N>;
+    const KNOWN_OFFSETS_ARE_CHEAP: bool = <Frame<'a> as Packet>::KNOWN_OFFSETS_ARE_CHEAP;
+
+    fn len(&self) -> u32 {
+        self.frame.len()
+    }
+
+    fn read<const N: usize>(&self, at: u32) -> Option<Self::Bytes<N>> {
+        let read = self.frame.read(at);
+        if read.is_none() {
+            let end = u32::try_from(N).ok().and_then(|len| at.checked_add(len));
+            if end.is_some_and(|end| self.frame.reaches(end)) {
+                self.is_short.set(true);
+            }
+        }
+        read
+    }
+}
+
+/// Remembers what a frame was read as.
+#[derive(Debug, Default)]
+struct Noted {
+    parsed: Option<Parsed>,
+}
+
+impl Observer for Noted {
+    fn note(&mut self, step: Step) {
+        if let Step::Parsed(parsed) = step {
+            self.parsed = Some(parsed);
+        }
     }
 }
 
 /// Whether a frame is for a host with these addresses: sent to one of them, or to a group.
-fn is_received(bytes: &[u8], addresses: &[Addr]) -> bool {
+/// A frame that is cut in front of its destination is: then it is told that it cannot be judged.
+fn is_received(frame: &Captured<'_>, addresses: &[Addr]) -> bool {
     // The lowest bit of the first octet marks a group address (IEEE 802).
-    if bytes.first().is_some_and(|first| first & 1 != 0) {
+    if frame.bytes.first().is_some_and(|first| first & 1 != 0) {
         return true;
     }
-    destination(&Frame::new(bytes)).is_some_and(|addr| addresses.contains(&addr))
+    let kept = Kept::of(frame);
+    let destination = destination(&kept);
+    kept.is_short.get() || destination.is_some_and(|addr| addresses.contains(&addr))
 }
 
-fn destination(frame: &Frame<'_>) -> Option<Addr> {
+fn destination(frame: &Kept<'_>) -> Option<Addr> {
     let mut at = wire::ETHERTYPE_AT;
     let mut ethertype = frame.read::<2>(at)?.be16::<0>();
     while matches!(ethertype, wire::ETHERTYPE_VLAN | wire::ETHERTYPE_SERVICE_VLAN) {

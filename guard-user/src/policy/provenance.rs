@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn choices_are_joined_like_people_do() {
-        let list = |items: &[&str]| super::list(items.iter().map(|item| (*item).to_owned()));
+        let list = |items: &[&str]| list(items.iter().map(|item| (*item).to_owned()));
         assert_eq!(list(&[]), "");
         assert_eq!(list(&["a"]), "a");
         assert_eq!(list(&["a", "b", "c"]), "a, b or c");

@@ -35,7 +35,7 @@ struct Document<'a> {
     /// Where the service that was asked was written; none if no service was.
     rule: Option<Written>,
     /// The entries that admit the source to this service.
-    admitted_by: Vec<Entry>,
+    admitted_by: Vec<Admitting>,
     /// What could be written to admit a source that this service refused.
     ways_in: Vec<String>,
 }
@@ -50,7 +50,7 @@ struct Written {
 
 /// An entry that admits a source.
 #[derive(Serialize)]
-struct Entry {
+struct Admitting {
     kind: &'static str,
     name: Option<String>,
     entry: Option<String>,
@@ -150,7 +150,7 @@ impl Trace<'_> {
         }
         let entries = admissions
             .iter()
-            .map(|entry| Entry {
+            .map(|entry| Admitting {
                 kind: entry.kind(),
                 name: entry.name(),
                 entry: entry.entry(sources).map(str::to_owned),
@@ -177,7 +177,7 @@ impl Trace<'_> {
 /// What is known of the source of a packet to a service.
 struct Source {
     lines: Vec<String>,
-    entries: Vec<Entry>,
+    entries: Vec<Admitting>,
     ways_in: Vec<String>,
 }
 
