@@ -18,6 +18,19 @@ const MAX_BLOCK: usize = 1 << 20;
 /// Interfaces of a pcapng section that are told apart.
 const MAX_INTERFACES: usize = 4096;
 
+/// How compressed files start, what they are called, and what unpacks them to standard output.
+const COMPRESSED: [(&[u8], &str, &str); 5] = [
+    (&[0x1f, 0x8b], "gzip", "gunzip -c"),
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -dc"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4", "lz4 -dc"),
+    (&[0xfd, b'7', b'z', b'X'], "xz", "xz -dc"),
+    (b"BZh", "bzip2", "bunzip2 -c"),
+];
+/// Nanoseconds in a second.
+const NS: u128 = 1_000_000_000;
+/// The obsolete packet block of pcapng, which the parser leaves to us.
+const PACKET_BLOCK: u32 = 2;
+
 /// A frame of a capture.
 #[derive(Debug, Clone, Copy)]
 pub struct Captured<'a> {
@@ -38,10 +51,22 @@ pub enum CaptureError {
     /// No file of this kind.
     #[error("neither a pcap nor a pcapng file")]
     NotACapture,
+    /// Compressed.
+    #[error(
+        "the file is compressed ({with}); unpack it first, as in `{unpack} FILE | trainguard \
+         replay ... -`"
+    )]
+    Compressed {
+        /// What it was compressed with.
+        with: &'static str,
+        /// The command that unpacks it to standard output.
+        unpack: &'static str,
+    },
     /// Not Ethernet.
     #[error(
-        "frame {number} has link type {linktype}, not Ethernet (1); capture on an Ethernet \
-         interface, not on `any`"
+        "frame {number} has link type {linktype}{}, not Ethernet (1); {}",
+        linktype_name(*.linktype),
+        linktype_help(*.linktype)
     )]
     NotEthernet {
         /// The frame.
@@ -77,11 +102,17 @@ pub enum CaptureError {
 /// # Errors
 /// See [`CaptureError`]; frames before the error were handed over.
 pub fn read(
-    input: impl Read,
+    mut input: impl Read,
     mut visit: impl FnMut(Captured<'_>) -> ControlFlow<()>,
 ) -> Result<u64, CaptureError> {
+    let mut start = Vec::new();
+    input.by_ref().take(4).read_to_end(&mut start)?;
+    if let Some((_, with, unpack)) = COMPRESSED.iter().find(|(magic, ..)| start.starts_with(magic))
+    {
+        return Err(CaptureError::Compressed { with, unpack });
+    }
     let mut failed = None;
-    let input = Whole { input, failed: &mut failed };
+    let input = Whole { input: start.chain(input), failed: &mut failed };
     let result = read_blocks(input, &mut visit);
     // The parser only says that reading failed, not how.
     match failed {
@@ -145,6 +176,7 @@ struct Form {
     linktype: i32,
     nanoseconds: bool,
     /// Of the section of a pcapng file.
+    big_endian: bool,
     interfaces: Vec<Interface>,
 }
 
@@ -154,6 +186,18 @@ struct Interface {
     snaplen: u32,
     /// Units of a timestamp in a second.
     resolution: u128,
+    /// Seconds to add to each timestamp.
+    offset: i64,
+}
+
+impl Interface {
+    /// The time that a timestamp of this interface means.
+    fn time_ns(&self, high: u32, low: u32) -> u64 {
+        let units = u128::from(high) << 32 | u128::from(low);
+        let time_ns = i128::try_from(units * NS / self.resolution).unwrap_or(i128::MAX);
+        let time_ns = time_ns.saturating_add(i128::from(self.offset) * 1_000_000_000).max(0);
+        u64::try_from(time_ns).unwrap_or(u64::MAX)
+    }
 }
 
 impl Form {
@@ -179,7 +223,8 @@ impl Form {
                 let time_ns = u64::from(frame.ts_sec) * 1_000_000_000 + fraction;
                 captured(number, Some(time_ns), bytes, frame.origlen)
             }
-            PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+            PcapBlockOwned::NG(Block::SectionHeader(section)) => {
+                self.big_endian = section.big_endian();
                 self.interfaces.clear();
                 return Ok(None);
             }
@@ -191,6 +236,12 @@ impl Form {
                     linktype: interface.linktype.0,
                     snaplen: interface.snaplen,
                     resolution: resolution(interface.if_tsresol).ok_or_else(damaged)?,
+                    // The parser takes it for little-endian in every section.
+                    offset: if self.big_endian {
+                        interface.if_tsoffset.swap_bytes()
+                    } else {
+                        interface.if_tsoffset
+                    },
                 });
                 return Ok(None);
             }
@@ -198,11 +249,9 @@ impl Form {
                 let id = usize::try_from(packet.if_id).unwrap_or(usize::MAX);
                 let interface = self.interfaces.get(id).ok_or_else(damaged)?;
                 ethernet(interface.linktype, number)?;
-                let units = u128::from(packet.ts_high) << 32 | u128::from(packet.ts_low);
-                let time_ns = units * 1_000_000_000 / interface.resolution;
                 let kept = usize::try_from(packet.caplen).unwrap_or(usize::MAX);
                 let bytes = packet.data.get(..kept).ok_or_else(damaged)?;
-                let time_ns = u64::try_from(time_ns).unwrap_or(u64::MAX);
+                let time_ns = interface.time_ns(packet.ts_high, packet.ts_low);
                 captured(number, Some(time_ns), bytes, packet.origlen)
             }
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
@@ -215,9 +264,39 @@ impl Form {
                 let bytes = data.get(..kept.min(data.len())).ok_or_else(damaged)?;
                 captured(number, None, bytes, packet.origlen)
             }
+            PcapBlockOwned::NG(Block::Unknown(block))
+                if block.block_type == self.native(PACKET_BLOCK) =>
+            {
+                self.obsolete(block.data, number)?
+            }
             PcapBlockOwned::NG(_) => return Ok(None),
         };
         Ok(Some(frame))
+    }
+
+    /// A word as the section writes it, read as little-endian.
+    fn native(&self, word: u32) -> u32 {
+        if self.big_endian { word.swap_bytes() } else { word }
+    }
+
+    /// The frame in an obsolete packet block: interface and drop count in 16 bits each, the upper
+    /// and lower half of the timestamp, captured and original length, data.
+    fn obsolete<'a>(&self, data: &'a [u8], number: u64) -> Result<Captured<'a>, CaptureError> {
+        let damaged = || CaptureError::Damaged { after: number - 1 };
+        let (words, data) = data.split_at_checked(20).ok_or_else(damaged)?;
+        let word = |nth: usize| {
+            let bytes = words.get(nth * 4..nth * 4 + 4)?.try_into().ok()?;
+            Some(self.native(u32::from_le_bytes(bytes)))
+        };
+        let [first, high, low, kept, wire_len] =
+            [word(0), word(1), word(2), word(3), word(4)].map(Option::unwrap_or_default);
+        let id = if self.big_endian { first >> 16 } else { first & 0xffff };
+        let id = usize::try_from(id).unwrap_or(usize::MAX);
+        let interface = self.interfaces.get(id).ok_or_else(damaged)?;
+        ethernet(interface.linktype, number)?;
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+        let bytes = data.get(..kept).ok_or_else(damaged)?;
+        Ok(captured(number, Some(interface.time_ns(high, low)), bytes, wire_len))
     }
 }
 
@@ -231,6 +310,28 @@ fn ethernet(linktype: i32, number: u64) -> Result<(), CaptureError> {
         Ok(())
     } else {
         Err(CaptureError::NotEthernet { number, linktype })
+    }
+}
+
+/// What a link type is called, for the ones that people meet.
+fn linktype_name(linktype: i32) -> &'static str {
+    match linktype {
+        0 | 108 => " (loopback)",
+        101 | 228 | 229 => " (IP without Ethernet, as of a tunnel)",
+        105 | 127 => " (wireless)",
+        113 => " (Linux cooked capture)",
+        276 => " (Linux cooked capture v2)",
+        _ => "",
+    }
+}
+
+fn linktype_help(linktype: i32) -> &'static str {
+    match linktype {
+        113 | 276 => {
+            "`tcpdump -i any` leaves the Ethernet header out: capture on the interface that is \
+             guarded, `tcpdump -i eth0 -w FILE`"
+        }
+        _ => "capture on the Ethernet interface that is guarded",
     }
 }
 

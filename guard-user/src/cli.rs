@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
-use crate::{init::profiles, policy::{compiled::Tunnels, diagnostic::Code}};
+use crate::{
+    init::profiles,
+    policy::{compiled::Tunnels, diagnostic::Code},
+};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod daemon;
+pub mod event;
 pub mod exit;
 pub mod explain;
 pub mod init;

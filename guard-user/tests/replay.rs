@@ -6,6 +6,7 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
 };
 
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
@@ -128,13 +129,37 @@ impl Blocks {
     }
 
     /// An interface whose timestamps have this `if_tsresol`.
-    fn interface(mut self, linktype: u16, resolution: u8) -> Self {
+    fn interface(self, linktype: u16, resolution: u8) -> Self {
+        self.interface_with(linktype, 0, &[(9, &[resolution])])
+    }
+
+    /// An interface with a snap length, 0 for none, and options.
+    fn interface_with(mut self, linktype: u16, snaplen: usize, options: &[(u16, &[u8])]) -> Self {
         let mut body = half(self.big, linktype).to_vec();
-        body.extend([0; 6]);
-        body.extend(half(self.big, 9));
-        body.extend(half(self.big, 1));
-        body.extend([resolution, 0, 0, 0, 0, 0, 0, 0]);
+        body.extend([0; 2]);
+        body.extend(word(self.big, snaplen));
+        for (code, value) in options {
+            body.extend(half(self.big, *code));
+            body.extend(half(self.big, u16::try_from(value.len()).expect("a short option")));
+            body.extend(*value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        }
+        body.extend([0; 4]);
         self.add(1, &body);
+        self
+    }
+
+    /// A packet in the block that `packet` made obsolete.
+    fn obsolete(mut self, interface: u16, units: u64, frame: &Kept) -> Self {
+        let mut body = half(self.big, interface).to_vec();
+        body.extend(half(self.big, 0xffff));
+        for half in [units >> 32, units & 0xffff_ffff] {
+            body.extend(word(self.big, usize::try_from(half).expect("32 bits")));
+        }
+        body.extend(word(self.big, frame.bytes.len()));
+        body.extend(word(self.big, frame.wire_len));
+        body.extend(&frame.bytes);
+        self.add(2, &body);
         self
     }
 
@@ -170,14 +195,23 @@ fn command(manifest: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// Runs a replay with a capture as its standard input.
+fn feed(command: &mut Command, capture: &[u8]) -> Output {
+    let mut child = command.arg("-").spawn().expect("the binary starts");
+    let input = child.stdin.take();
+    thread::scope(|scope| {
+        // Both pipes fill up: one is written while the other is read.
+        scope.spawn(move || {
+            // A replay that has failed does not read on.
+            input.is_some_and(|mut input| input.write_all(capture).is_ok())
+        });
+        child.wait_with_output().expect("the binary ends")
+    })
+}
+
 /// Replays a capture from standard input.
 fn replay_on(manifest: &Path, args: &[&str], capture: &[u8]) -> Output {
-    let mut child = command(manifest, args).arg("-").spawn().expect("the binary starts");
-    if let Some(mut input) = child.stdin.take() {
-        // A replay that has failed does not read on.
-        let _ = input.write_all(capture);
-    }
-    child.wait_with_output().expect("the binary ends")
+    feed(&mut command(manifest, args), capture)
 }
 
 fn replay(args: &[&str], capture: &[u8]) -> Output {
@@ -194,6 +228,25 @@ fn assert_answer(output: &Output, expected: &str) {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
+/// The JSON lines without what says when a frame came and what it was.
+fn lines(answer: &[u8]) -> Vec<serde_json::Value> {
+    let parse = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let fields = line.as_object_mut().expect("an object");
+        for of_frame in ["time_ns", "source", "transport", "destination_port"] {
+            fields.remove(of_frame);
+        }
+        line
+    };
+    text(answer).lines().map(parse).collect()
+}
+
+#[track_caller]
+fn assert_lines(output: &Output, expected: &str) {
+    assert_eq!(lines(&output.stdout), lines(expected.as_bytes()), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
 /// No answer, with this said about it.
 #[track_caller]
 fn assert_refused(output: &Output, said: &str) {
@@ -203,7 +256,8 @@ fn assert_refused(output: &Output, said: &str) {
     assert_eq!(output.status.code(), Some(2), "{talk}");
 }
 
-/// A cluster of one node `n` at 10.0.0.1, with these policies.
+/// A cluster of a node `n` at 10.0.0.1, another of its role, and some that are not, with these
+/// policies.
 fn cluster(policies: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let mut names = Vec::new();
@@ -215,7 +269,9 @@ fn cluster(policies: &[&str]) -> tempfile::TempDir {
     let manifest = format!(
         "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\nnodes:\n  \
          - {{ name: n, addresses: [10.0.0.1], roles: [a] }}\n  \
-         - {{ name: m, addresses: [10.0.0.2], roles: [a] }}\npolicies: [{}]\n",
+         - {{ name: m, addresses: [10.0.0.2], roles: [a] }}\n  \
+         - {{ name: \"b-[3-4]\", addresses: [\"10.0.0.[3-4]\"], roles: [b] }}\nnetworks:\n  \
+         lab: [10.9.0.0/16]\npolicies: [{}]\n",
         names.join(", ")
     );
     fs::write(dir.path().join("cluster.yaml"), manifest).expect("a file");
@@ -234,13 +290,13 @@ fn policy(name: &str, port: u16, mode: &str, limits: &str) -> String {
 fn every_frame_has_its_line_in_either_byte_order_and_resolution() {
     for (big, nanoseconds) in [(false, false), (false, true), (true, false), (true, true)] {
         let output = replay(&["--format", "json"], &pcap(big, nanoseconds, 1, &fates()));
-        assert_answer(&output, FATES);
+        assert_lines(&output, FATES);
     }
     for big in [false, true] {
         let blocks = Blocks::section(big).interface(1, 9);
         let blocks =
             fates().iter().fold(blocks, |blocks, frame| blocks.packet(0, frame.time_ns, frame));
-        assert_answer(&replay(&["--format", "json"], &blocks.file), FATES);
+        assert_lines(&replay(&["--format", "json"], &blocks.file), FATES);
     }
 }
 
@@ -251,27 +307,212 @@ fn a_file_is_read_like_standard_input() {
     fs::write(&file, pcap(false, false, 1, &fates())).unwrap();
     let args = ["--node", "sched-0", "--format", "json"];
     let output = command(&shipped(), &args).arg(&file).output().unwrap();
-    assert_answer(&output, FATES);
+    assert_lines(&output, FATES);
     let output = command(&shipped(), &args).arg(dir.path().join("none")).output().unwrap();
     assert_refused(&output, "cannot open");
 }
 
 #[test]
+fn a_line_says_when_and_what_besides() {
+    let output = replay(&["--format", "json"], &pcap(false, true, 1, &fates()));
+    let expected = r#"{"frame":2,"action":"drop","reason":"not_allowed","service":"scheduler","time_ns":1790000000001000000,"source":"192.0.2.9","transport":"tcp","destination_port":9091}
+{"frame":3,"action":"pass","reason":"not_ip","service":null,"time_ns":1790000000002000000}
+"#;
+    let answer: String = text(&output.stdout).split_inclusive('\n').skip(1).take(2).collect();
+    assert_eq!(answer, expected);
+}
+
+/// Replays in the directory of a cluster, for places in files that do not depend on the machine.
+fn replay_in(dir: &Path, args: &[&str], capture: &[u8]) -> Output {
+    let mut command = command(Path::new("cluster.yaml"), &[&["--node", "n"], args].concat());
+    feed(command.current_dir(dir), capture)
+}
+
+const OWN: [u8; 4] = [10, 0, 0, 1];
+
+#[test]
 fn people_get_a_summary() {
-    let output = replay(&[], &pcap(false, false, 1, &fates()));
+    let dir = cluster(&[&policy("p", 80, "enforce", ""), &policy("q", 81, "observe", "")]);
+    let second = 1_000_000_000;
+    let frames = [
+        Kept::at(EPOCH, syn([10, 0, 0, 2], OWN, 80, 0)),
+        Kept::at(EPOCH + second, syn(STRANGER, OWN, 80, 500)).cut(96),
+        Kept::at(EPOCH + 61 * second, syn(STRANGER, OWN, 80, 0)),
+        Kept::at(EPOCH + 2 * second, arp()),
+        Kept::at(EPOCH + 2 * second, syn([10, 9, 0, 7], OWN, 81, 0)),
+        Kept::at(EPOCH + 3 * second, syn(STRANGER, OWN, 22, 0)),
+        Kept::at(EPOCH + 4 * second, vec![2; 13]),
+        Kept::at(EPOCH + 4 * second, syn([10, 0, 0, 2], OWN, 80, 0)).cut(20),
+    ];
+    let output = replay_in(dir.path(), &[], &pcap(false, false, 1, &frames));
     let expected = "
- service    action  reason       frames  bytes
- -          drop    undecodable       1     13
- -          pass    not_ip            1     60
- -          pass    unguarded         1     54
- scheduler  drop    not_allowed       1    554
- scheduler  pass    allowed           1     54
+ service  action      reason       frames  share  bytes  first    last
+ -        drop        undecodable       1  14.2%     13  4.000   4.000
+ -        pass        not_ip            1  14.2%     60  2.000   2.000
+ -        pass        unguarded         1  14.2%     54  3.000   3.000
+ p/s      drop        not_allowed       2  28.5%    608  1.000  61.000
+ p/s      pass        allowed           1  14.2%     54  0.000   0.000
+ q/s      would drop  not_allowed       1  14.2%     54  2.000   2.000
 the first that were refused:
-  frame 2: 192.0.2.9:40000 to tcp/9091: drop, not_allowed by scheduler
-  frame 5: not readable: drop, undecodable
-as node `sched-0`: 5 frames, 2 dropped
+  frame 2: 192.0.2.9:40000 to tcp/80: drop, not_allowed by p/s (p0.yaml:5:11)
+  frame 3: 192.0.2.9:40000 to tcp/80: drop, not_allowed by p/s (p0.yaml:5:11)
+  frame 5: 10.9.0.7:40000 to tcp/81: would drop, not_allowed by q/s (p1.yaml:5:11)
+  frame 7: not readable: drop, undecodable
+the sources that were refused most:
+  192.0.2.9: 2 frames by p/s; not in the manifest
+  10.9.0.7: 1 frame by q/s; in network `lab`, 10.9.0.0/16 at cluster.yaml:10:3
+1 frame is cut too short by the capture to be judged; raise the snap length (tcpdump -s 0)
+as node `n`: 8 frames, 3 dropped, 1 would be dropped, 1 not judged; 897 bytes in 61.000 s from \
+                    2026-09-21T14:13:20.000Z
 ";
     assert_answer(&output, expected.trim_start_matches('\n'));
+}
+
+#[test]
+fn refused_members_are_named_and_the_rest_is_counted() {
+    // `b` is no role of the service; it is the loudest.
+    let dir = cluster(&[&policy("p", 80, "enforce", "")]);
+    let mut frames = vec![Kept::at(EPOCH, syn([10, 0, 0, 3], OWN, 80, 0)); 3];
+    frames.extend((1..=12).map(|host| Kept::at(EPOCH, syn([192, 0, 2, host], OWN, 80, 0))));
+    let output = replay_in(dir.path(), &[], &pcap(false, false, 1, &frames));
+    let answer = text(&output.stdout);
+    let top: Vec<&str> = answer
+        .lines()
+        .skip_while(|line| *line != "the sources that were refused most:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .collect();
+    assert_eq!(top.len(), 11, "{answer}");
+    assert_eq!(top[0], "  10.0.0.3: 3 frames by s; `b-3`, `b-[3-4]` at cluster.yaml:8:13");
+    assert_eq!(top[1], "  192.0.2.1: 1 frame by s; not in the manifest");
+    assert_eq!(top[10], "  and 3 others");
+}
+
+/// Reason and whether it is marked as cut, of a frame of which so many bytes were kept.
+fn judged_when_cut(frame: &[u8], kept: usize) -> (String, bool) {
+    let frame = Kept::at(EPOCH, frame.to_vec()).cut(kept);
+    // Another frame, so that there is something to judge.
+    let capture = pcap(false, false, 1, &[frame, Kept::at(EPOCH, arp())]);
+    let output = replay(&["--format", "json"], &capture);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let line = lines(&output.stdout).swap_remove(0);
+    let truncated = line.get("truncated").is_some_and(|flag| flag == true);
+    let told = text(&output.stderr).contains("1 frame is cut too short by the capture");
+    assert_eq!(told, truncated, "{}", text(&output.stderr));
+    (line["reason"].as_str().expect("a reason").to_owned(), truncated)
+}
+
+#[test]
+fn a_frame_is_not_blamed_for_what_the_capture_left_out() {
+    let frame = syn(STRANGER, NODE, 9091, 0);
+    for (kept, reason) in
+        [(13, "undecodable"), (14, "malformed_ip"), (29, "malformed_ip"), (30, "malformed_l4")]
+    {
+        assert_eq!(judged_when_cut(&frame, kept), (reason.to_owned(), true), "{kept} bytes");
+        // The same bytes as a whole frame are what they are.
+        let whole = frame.get(..kept).expect("a longer frame");
+        let (reason, truncated) = judged_when_cut(whole, kept);
+        assert!(reason.starts_with("malformed") || reason == "undecodable", "{reason}");
+        assert!(!truncated, "{kept} bytes");
+    }
+    let mut tagged = frame;
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
+    assert_eq!(judged_when_cut(&tagged, 16), ("undecodable".to_owned(), true));
+}
+
+#[test]
+fn a_verdict_that_needs_no_more_than_was_kept_stands() {
+    let not_cut = |reason: &str| (reason.to_owned(), false);
+    let cut = |reason: &str| (reason.to_owned(), true);
+    // Ports, and no flags: what does not depend on them is known.
+    let kept = 38;
+    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 9091, 0), kept), not_cut("not_allowed"));
+    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 22, 0), kept), not_cut("unguarded"));
+    assert_eq!(judged_when_cut(&syn([127, 0, 0, 1], NODE, 9091, 0), kept), not_cut("martian"));
+    // It could be a reply, or the limit on new connections does not apply.
+    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 50_000, 0), kept), cut("not_allowed"));
+    assert_eq!(judged_when_cut(&syn(MEMBER, NODE, 9091, 0), kept), cut("allowed"));
+    // Flags, and nothing else is missed.
+    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 50_000, 0), 48), not_cut("not_allowed"));
+    assert_eq!(judged_when_cut(&syn(MEMBER, NODE, 9091, 0), 48), not_cut("allowed"));
+}
+
+#[test]
+fn a_capture_of_which_nothing_can_be_judged_is_no_answer() {
+    let capture = pcap(false, false, 1, &[Kept::at(EPOCH, syn(MEMBER, NODE, 9091, 0)).cut(20)]);
+    let output = replay(&[], &capture);
+    assert_refused(&output, "the capture has cut every frame too short to be judged");
+    // Where a frame went is not known either.
+    assert_refused(&replay(&["--received"], &capture), "cut every frame too short");
+}
+
+#[test]
+fn all_packet_blocks_are_read_with_their_times() {
+    let [member, stranger] = [0, 1].map(|nth| fates()[nth].clone());
+    for big in [false, true] {
+        // Of the second interface, whose clock counts microseconds from a day after the epoch on.
+        let offset: i64 = 86_400;
+        let offset = if big { offset.to_be_bytes() } else { offset.to_le_bytes() };
+        let blocks = Blocks::section(big)
+            .interface_with(1, 40, &[(9, &[9])])
+            .interface_with(1, 0, &[(9, &[6]), (14, &offset)])
+            .obsolete(1, 7, &member)
+            .packet(1, 8, &stranger)
+            // Kept to the snap length of the first interface.
+            .simple(&member.clone().cut(40));
+        let output = replay(&["--format", "json"], &blocks.file);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let answer: Vec<serde_json::Value> = text(&output.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        let times: Vec<Option<u64>> = answer.iter().map(|line| line["time_ns"].as_u64()).collect();
+        let day = 86_400_000_000_000;
+        assert_eq!(times, [Some(day + 7000), Some(day + 8000), None], "big endian: {big}");
+        let reasons: Vec<&str> = answer.iter().filter_map(|line| line["reason"].as_str()).collect();
+        assert_eq!(reasons, ["allowed", "not_allowed", "allowed"], "big endian: {big}");
+        assert_eq!(answer[2]["truncated"], true, "the flags lie behind the snap length");
+    }
+}
+
+#[test]
+fn broken_obsolete_blocks_are_no_answer() {
+    for (keep, said) in [(19, "cannot be read"), (30, "cannot be read")] {
+        let mut blocks = Blocks::section(false).interface(1, 6);
+        let mut body = half(false, 0).to_vec();
+        body.extend(half(false, 0));
+        for value in [0, 0, 54, 54] {
+            body.extend(word(false, value));
+        }
+        body.extend([0; 54]);
+        body.truncate(keep);
+        blocks.add(2, &body);
+        assert_refused(&replay(&[], &blocks.file), said);
+    }
+    let blocks = Blocks::section(false).interface(1, 6).obsolete(3, 0, &opening(EPOCH));
+    assert_refused(&replay(&[], &blocks.file), "cannot be read");
+}
+
+#[test]
+fn a_compressed_file_is_told_how_to_be_unpacked() {
+    for (magic, unpack) in [
+        (&[0x1f, 0x8b, 8, 0][..], "gunzip -c FILE"),
+        (&[0x28, 0xb5, 0x2f, 0xfd], "zstd -dc FILE"),
+        (&[0xfd, b'7', b'z', b'X'], "xz -dc FILE"),
+    ] {
+        let file = [magic, &[0x5a; 200]].concat();
+        assert_refused(&replay(&[], &file), unpack);
+    }
+}
+
+#[test]
+fn nothing_is_drawn_where_there_is_no_terminal() {
+    let frames = vec![Kept::at(EPOCH, syn(MEMBER, NODE, 22, 1000)); 4000];
+    for format in ["text", "json"] {
+        let output = replay(&["--format", format], &pcap(false, false, 1, &frames));
+        assert_eq!(text(&output.stderr), "");
+        assert!(!text(&output.stdout).contains(['\r', '\u{1b}']));
+    }
 }
 
 #[test]
@@ -285,7 +526,7 @@ fn sections_and_interfaces_keep_to_themselves() {
     let second = Blocks::section(true).interface(1, 0x95).packet(0, 7, stranger);
     let output = replay(&["--format", "json"], &[first.file, second.file].concat());
     let expected: String = FATES.split_inclusive('\n').take(2).collect();
-    assert_answer(&output, &expected);
+    assert_lines(&output, &expected);
 }
 
 #[test]
@@ -300,7 +541,7 @@ fn frames_for_others_are_left_out_if_asked() {
     let expected = (1..4).rev().fold(expected, |lines, number| {
         lines.replace(&format!("\"frame\":{number},"), &format!("\"frame\":{},", number + 1))
     });
-    assert_answer(&output, &expected);
+    assert_lines(&output, &expected);
     let output = replay(&["--received"], &pcap(false, false, 1, &[others]));
     assert_refused(&output, "no frame of the capture is for this node");
 }
@@ -318,7 +559,7 @@ fn observing_passes_and_says_what_it_would_drop() {
     let expected = r#"{"frame":1,"action":"pass","reason":"allowed","service":"s"}
 {"frame":2,"action":"pass","reason":"not_allowed","service":"s","would_drop":true}
 "#;
-    assert_answer(&output, expected);
+    assert_lines(&output, expected);
 }
 
 #[test]
@@ -331,7 +572,7 @@ fn services_of_one_name_are_told_apart_by_their_policies() {
     let expected = r#"{"frame":1,"action":"drop","reason":"not_allowed","service":"p/s"}
 {"frame":2,"action":"drop","reason":"not_allowed","service":"q/s"}
 "#;
-    assert_answer(&output, expected);
+    assert_lines(&output, expected);
 }
 
 /// Reasons, of a service that admits a burst of two connections and then one each second.
@@ -395,16 +636,23 @@ fn a_file_that_is_cut_off_is_no_answer() {
     let output = replay(&["--format", "json"], &capture);
     assert_refused(&output, "the file ends in the middle of frame 5");
     let before: String = FATES.split_inclusive('\n').take(4).collect();
-    assert_eq!(text(&output.stdout), before, "what was read was judged");
+    assert_eq!(lines(&output.stdout), lines(before.as_bytes()), "what was read was judged");
+    let output = replay(&[], &capture);
+    assert_refused(&output, "the file ends in the middle of frame 5");
+    let summary = text(&output.stdout);
+    assert!(summary.contains("as node `sched-0`: 4 frames, 1 dropped"), "{summary}");
 }
 
 #[test]
 fn what_is_no_capture_of_ethernet_frames_is_no_answer() {
     let output = replay(&[], &pcap(false, false, 113, &fates()));
-    assert_refused(&output, "frame 1 has link type 113, not Ethernet");
+    assert_refused(&output, "frame 1 has link type 113 (Linux cooked capture), not Ethernet");
+    assert_refused(&output, "`tcpdump -i any` leaves the Ethernet header out");
     let frame = opening(EPOCH);
     let blocks = Blocks::section(false).interface(276, 6).packet(0, 0, &frame);
     assert_refused(&replay(&[], &blocks.file), "frame 1 has link type 276");
+    let raw = pcap(true, true, 101, &fates());
+    assert_refused(&replay(&[], &raw), "link type 101 (IP without Ethernet");
     assert_refused(&replay(&[], b""), "neither a pcap nor a pcapng file");
     assert_refused(&replay(&[], &[0x5a; 4096]), "neither a pcap nor a pcapng file");
     assert_refused(&replay(&[], &pcap(false, false, 1, &[])), "the capture has no frames");

@@ -1,18 +1,90 @@
 //! `trainguard trace` as it is typed: the steps of one decision, and its exit codes.
 
 use std::{
-    path::Path,
+    fs,
     process::{Command, Output},
 };
 
+/// Lines of it are counted below.
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: example
+interfaces: [eth0]
+nodes:
+  - name: sched-0
+    addresses: [10.77.0.10, \"fd77::10\"]
+    roles: [scheduler]
+  - name: worker-[0-3]
+    addresses: [\"10.77.0.[30-33]\", \"fd77::[30-33]\"]
+    roles: [worker]
+  - { name: \"store-0\", addresses: [10.77.0.40], roles: [storage] }
+networks:
+  management: [10.9.0.0/24, 10.0.0.0/8, \"fd09::/64\"]
+  lab: [10.8.0.0/16]
+policies: [mxnet.yaml]
+";
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: mxnet
+services:
+  - name: scheduler
+    roles: [scheduler]
+    ports: [tcp/9091]
+    match: all
+    allow:
+      roles: [scheduler, worker]
+    mode: enforce
+    limits:
+      perSource:
+        newConnections: { rate: 200/s, burst: 1000 }
+      total:
+        newConnections: { rate: 2000/s, burst: 4000 }
+  - name: members-only
+    roles: [scheduler, worker]
+    ports: [tcp/any]
+    except: [tcp/22]
+    match: new-connections
+    allow:
+      roles: [scheduler, worker]
+      networks: [management]
+      cidrs: [10.9.0.0/28, 203.0.113.0/24, \"fd09::/16\"]
+    mode: enforce
+  - name: metrics
+    roles: [storage]
+    ports: [udp/9100]
+    match: all
+    allow: { any: true }
+    mode: enforce
+    limits: { total: { packets: { rate: 1k/s, burst: 1k } } }
+  - name: unused-lab
+    roles: [storage]
+    ports: [tcp/9999]
+    match: all
+    allow: { networks: [lab] }
+    mode: enforce
+";
+
 fn trace(args: &[&str]) -> Output {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/cluster.yaml");
+    trace_on("sched-0", args)
+}
+
+fn trace_on(node: &str, args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join("cluster.yaml"), MANIFEST).expect("a file");
+    fs::write(dir.path().join("mxnet.yaml"), POLICY).expect("a file");
     Command::new(env!("CARGO_BIN_EXE_trainguard"))
-        .args(["trace", "--node", "sched-0", "--manifest"])
-        .arg(manifest)
+        .args(["trace", "--node", node, "--manifest", "cluster.yaml"])
         .args(args)
+        .current_dir(dir.path())
         .output()
         .expect("the binary starts")
+}
+
+fn document(args: &[&str]) -> serde_json::Value {
+    let output = trace(&[args, &["--format", "json"]].concat());
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -43,8 +115,10 @@ fn a_member_is_followed_to_its_limits() {
         "\
 Ethernet frame, EtherType 0x0800
 from 10.77.0.30 to tcp/9091, opens a connection
-guarded by `mxnet/scheduler`: matches every packet, enforces
+guarded by `mxnet/scheduler` (mxnet.yaml:5:11): matches every packet, enforces
 10.77.0.30 is `worker-0`, listed by mxnet/members-only, mxnet/scheduler
+admitted to `mxnet/scheduler` by role `worker` (allowed at mxnet.yaml:10:26): `worker-[0-3]` at \
+             cluster.yaml:9:11
 limit on new connections of this source: 1 charged, within it (buckets start full)
 limit on new connections of all sources together: 1 charged, within it (buckets start full)
 verdict: pass, allowed by scheduler
@@ -63,8 +137,12 @@ fn a_stranger_is_followed_to_the_refusal_in_either_family() {
                 "\
 Ethernet frame, EtherType 0x{ethertype}
 from {from} to tcp/9091, opens a connection
-guarded by `mxnet/scheduler`: matches every packet, enforces
+guarded by `mxnet/scheduler` (mxnet.yaml:5:11): matches every packet, enforces
 {from} is no node of the manifest, listed by no service of this node
+nothing admits it to `mxnet/scheduler`; any of these would:
+  add the address to a node of role `scheduler` (`sched-0` at cluster.yaml:6:11) or `worker` \
+                 (`worker-[0-3]` at cluster.yaml:9:11)
+  list the address under `cidrs` in `allow` of `mxnet/scheduler` (mxnet.yaml:5:11)
 verdict: drop, not_allowed by scheduler
 "
             ),
@@ -96,6 +174,94 @@ fn programs_get_a_document() {
     let steps = document["steps"].as_array().unwrap();
     assert!(steps.iter().all(serde_json::Value::is_string), "{document}");
     assert!(steps.iter().any(|step| step == "no service of this node guards that"), "{document}");
+}
+
+/// The steps that say who admits the source, or nobody.
+fn admitted(from: &str, to: &str, args: &[&str]) -> Vec<String> {
+    let document = document(&[&["--from", from, "--to", to], args].concat());
+    let steps = document["steps"].as_array().expect("steps").iter();
+    let steps = steps.map(|step| step.as_str().expect("a text").to_owned());
+    steps.filter(|step| step.contains("admit") || step.starts_with("  ")).collect()
+}
+
+#[test]
+fn every_entry_that_admits_a_source_is_named_with_its_lines() {
+    let members_only = "10.77.0.10:50000";
+    assert_eq!(
+        admitted("10.9.0.7", members_only, &[]),
+        [
+            "admitted to `mxnet/members-only` by network `management` (allowed at \
+             mxnet.yaml:24:18): 10.9.0.0/24 at cluster.yaml:14:3",
+            "admitted to `mxnet/members-only` by prefix 10.9.0.0/28 at mxnet.yaml:25:15",
+        ]
+    );
+    assert_eq!(
+        admitted("fd09:0:0:1::7", "[fd77::10]:50000", &[]),
+        ["admitted to `mxnet/members-only` by prefix fd09::/16 at mxnet.yaml:25:44"]
+    );
+    // A node that lies in a listed network is admitted twice over.
+    assert_eq!(
+        admitted("10.77.0.33", members_only, &[]),
+        [
+            "admitted to `mxnet/members-only` by role `worker` (allowed at mxnet.yaml:23:26): \
+             `worker-[0-3]` at cluster.yaml:9:11",
+            "admitted to `mxnet/members-only` by network `management` (allowed at \
+             mxnet.yaml:24:18): 10.0.0.0/8 at cluster.yaml:14:3",
+        ]
+    );
+    let to = ["--from", "192.0.2.9", "--to", "10.77.0.40:9100", "--proto", "udp"];
+    let output = trace_on("store-0", &to);
+    let admitted =
+        "admitted to `mxnet/metrics` by `any: true` of the service at mxnet.yaml:27:11\n";
+    assert!(text(&output.stdout).contains(admitted), "{}", text(&output.stdout));
+}
+
+#[test]
+fn what_would_admit_a_source_depends_on_what_the_manifest_knows_of_it() {
+    // A node of another role, in a network that the service does not list.
+    assert_eq!(
+        admitted("10.77.0.40", "10.77.0.10:9091", &[]),
+        [
+            "nothing admits it to `mxnet/scheduler`; any of these would:",
+            "  list a role of `store-0` (storage) in `allow` of `mxnet/scheduler` \
+             (mxnet.yaml:5:11)",
+            "  give `store-0` at cluster.yaml:12:13 the role `scheduler` or `worker`",
+            "  list network `management` (10.0.0.0/8 at cluster.yaml:14:3) in `allow` of \
+             `mxnet/scheduler` (mxnet.yaml:5:11)",
+            "  list the address under `cidrs` in `allow` of `mxnet/scheduler` (mxnet.yaml:5:11)",
+        ]
+    );
+    // Nothing is known of it; the service lists a network that it could be in.
+    assert_eq!(
+        admitted("192.0.2.9", "10.77.0.10:50000", &[]).get(2).map(String::as_str),
+        Some("  add the address to network `management` (cluster.yaml:14:3)")
+    );
+    // A reply passes: there is nothing to do.
+    assert_eq!(
+        admitted("192.0.2.9", "10.77.0.10:50000", &["--flags", "A"]),
+        ["nothing admits it to `mxnet/members-only`"]
+    );
+    // Nobody may send from the node's own address, whatever is listed.
+    assert_eq!(admitted("10.77.0.10", "10.77.0.10:9091", &[]), [""; 0]);
+}
+
+#[test]
+fn programs_get_the_places_by_line_and_column() {
+    let member = document(&["--from", "10.77.0.30", "--to", "10.77.0.10:9091"]);
+    let rule = serde_json::json!({ "file": "mxnet.yaml", "line": 5, "column": 11 });
+    assert_eq!(member["rule"], rule);
+    let entry = serde_json::json!([{
+        "kind": "role", "name": "worker", "entry": "worker-[0-3]",
+        "file": "cluster.yaml", "line": 9, "column": 11,
+    }]);
+    assert_eq!(member["admitted_by"], entry);
+    assert_eq!(member["ways_in"], serde_json::json!([]));
+    let stranger = document(&["--from", "192.0.2.9", "--to", "10.77.0.10:9091"]);
+    assert_eq!(stranger["rule"], rule);
+    assert_eq!(stranger["admitted_by"], serde_json::json!([]));
+    assert_eq!(stranger["ways_in"].as_array().map(Vec::len), Some(2));
+    let unguarded = document(&["--from", "192.0.2.9", "--to", "10.77.0.10:22"]);
+    assert_eq!(unguarded["rule"], serde_json::Value::Null);
 }
 
 #[test]

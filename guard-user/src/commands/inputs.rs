@@ -29,11 +29,7 @@ pub(super) struct Inputs {
 impl Inputs {
     /// Finds what some paths mean. Of the files in directories those are taken that `wanted` says;
     /// standard input is read, and found in `files` from then on.
-    pub(super) fn find(
-        paths: &[PathBuf],
-        wanted: impl Fn(&Path) -> bool,
-        files: &Overlay,
-    ) -> Self {
+    pub(super) fn find(paths: &[PathBuf], wanted: impl Fn(&Path) -> bool, files: &Overlay) -> Self {
         let mut inputs = Self::default();
         for path in paths {
             if path == Path::new(STDIN) {

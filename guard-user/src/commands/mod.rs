@@ -6,6 +6,7 @@ pub mod diff;
 pub mod explain;
 pub mod init;
 mod inputs;
+mod judges;
 pub mod lint;
 mod offline;
 mod outputs;
@@ -14,6 +15,7 @@ pub mod schema;
 pub mod stats;
 pub mod status;
 pub mod test;
+
 pub mod trace;
 
 use crate::{
@@ -28,6 +30,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Daemon(args) => daemon::run(args),
         Verb::Lint(args) => lint::run(args),
         Verb::Schema(args) => schema::run(args),
+
         Verb::Test(args) => test::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),

@@ -6,7 +6,7 @@ use crate::{
     cli::NodeArgs,
     machine,
     policy::{
-        self, Disk, Placement,
+        self, Disk, Loaded, Placement,
         compiled::{CompiledPolicy, Tunnels},
     },
     report,
@@ -15,6 +15,8 @@ use crate::{
 /// A node's policy.
 #[derive(Debug)]
 pub(super) struct Offline {
+    /// What was loaded: where everything was written.
+    pub(super) loaded: Loaded,
     /// The policy, with the tunnel devices that were named.
     pub(super) policy: CompiledPolicy,
     /// The addresses of the node.
@@ -44,7 +46,7 @@ pub(super) fn prepare(args: &NodeArgs) -> Option<Offline> {
     match compiled {
         Ok((mut policy, addresses)) => {
             policy.set_tunnels(&Tunnels::all(&args.tunnels));
-            Some(Offline { policy, addresses })
+            Some(Offline { loaded, policy, addresses })
         }
         Err(error) => {
             report::error(error);

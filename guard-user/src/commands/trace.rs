@@ -40,7 +40,13 @@ pub fn run(args: &TraceArgs) -> Exit {
     // Full buckets: nobody else has sent anything.
     let limiter = HostLimiter::new([0; 2]);
     let verdict: Verdict = judge(&Frame::new(&frame), &tables, &limiter, &mut recorder);
-    report::trace::print(&offline.policy, &recorder.steps, verdict, args.format);
+    let trace = report::trace::Trace {
+        loaded: &offline.loaded,
+        policy: &offline.policy,
+        steps: &recorder.steps,
+        verdict,
+    };
+    trace.print(args.format);
     let expected = match args.expect {
         None => true,
         Some(Expected::Pass) => verdict.passes(),

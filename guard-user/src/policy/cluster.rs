@@ -1,15 +1,12 @@
 //! A cluster with everything resolved: host lists expanded, files read, names looked up.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use guard_common::{Addr, tables::Limits};
 
 use super::{
     compiled::Prefix,
+    diagnostic::{At, Place},
     document::{Match, Mode},
     scalars::{Cidr, PortRange},
     walk::nearest,
@@ -52,6 +49,17 @@ pub struct Node {
     pub roles: Arc<[String]>,
     /// Glob patterns of the interfaces to guard.
     pub interfaces: Arc<[String]>,
+    /// Where the manifest names it: a name, or the host list that it comes from.
+    pub place: Place,
+}
+
+/// A named network of the manifest.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Its name, and where the manifest gives it.
+    pub name: At<String>,
+    /// What it holds.
+    pub prefixes: Arc<PrefixSet>,
 }
 
 /// A service of a policy.
@@ -61,6 +69,8 @@ pub struct Service {
     pub name: String,
     /// `policy/service`, unique in the cluster.
     pub label: String,
+    /// Where its policy names it.
+    pub place: Place,
     /// The roles of the nodes that run it.
     pub roles: Vec<String>,
     /// Its ports.
@@ -88,6 +98,12 @@ pub struct Allow {
     pub roles: Vec<String>,
     /// The prefixes of the networks and prefixes that it lists.
     pub prefixes: Vec<Arc<PrefixSet>>,
+    /// Where it lists each of `roles`, in their order.
+    pub role_places: Vec<Place>,
+    /// The names of the networks that it lists, and where.
+    pub networks: Vec<At<String>>,
+    /// The prefixes that it lists itself, and where.
+    pub cidrs: Vec<At<Cidr>>,
 }
 
 /// A cluster.
@@ -97,8 +113,8 @@ pub struct Cluster {
     pub name: String,
     /// Its nodes, in the order of the manifest.
     pub nodes: Vec<Node>,
-    /// The named prefixes that are no nodes.
-    pub networks: BTreeMap<String, Arc<PrefixSet>>,
+    /// The networks that the manifest names, by name.
+    pub networks: Vec<Network>,
     /// The services of all policies, in the order of the manifest.
     pub services: Vec<Service>,
     /// Names of the policies.
@@ -166,9 +182,20 @@ impl Cluster {
         self.nodes.iter().map(|node| &*node.roles).collect()
     }
 
+    /// The prefixes of a named network.
+    pub fn network(&self, name: &str) -> Option<&PrefixSet> {
+        let network = self.networks.iter().find(|network| network.name.value == name)?;
+        Some(&network.prefixes)
+    }
+
     /// The node of a name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The service of a label.
+    pub fn service(&self, label: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.label == label)
     }
 
     fn nearest(&self, name: &str) -> Option<String> {

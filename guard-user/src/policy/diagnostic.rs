@@ -1,7 +1,10 @@
 //! Findings as data: a code, a severity, a message, and the places that it is about. Nothing here
 //! prints; [`crate::report`] does.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use super::ignore::Ignores;
 pub use super::{
@@ -167,6 +170,8 @@ pub struct Report {
     totals: [usize; 3],
     /// Findings kept, by file.
     kept: BTreeMap<FileId, usize>,
+    /// Files with errors.
+    broken: BTreeSet<FileId>,
     /// What is not to be told.
     pub(super) ignores: Ignores,
 }
@@ -179,6 +184,9 @@ impl Report {
         }
         if let Some(total) = self.totals.get_mut(finding.severity as usize) {
             *total += 1;
+        }
+        if finding.severity == Severity::Error {
+            self.broken.insert(finding.place.file);
         }
         let kept = self.kept.entry(finding.place.file).or_default();
         if *kept < MAX_SHOWN_PER_FILE {
@@ -216,6 +224,11 @@ impl Report {
     pub fn hidden(&self) -> usize {
         let all: usize = self.totals.iter().sum();
         all.saturating_sub(self.diagnostics.len())
+    }
+
+    /// Whether there is an error in a file.
+    pub(super) fn is_broken(&self, file: FileId) -> bool {
+        self.broken.contains(&file)
     }
 
     /// Whether there is an error.

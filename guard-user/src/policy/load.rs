@@ -13,11 +13,16 @@ use super::{
     check::{self, whole::Whole},
     cluster::{Cluster, Node, NodeChoice, NodeError},
     compile::{self, CapacityError},
-    diagnostic::{At, Code, Diagnostic, FileId, Place, Report, Span, code},
-    document::{self, ClusterDoc, Document, PolicyDoc},
+    diagnostic::{At, Code, Diagnostic, FileId, Place, Report, Severity, Span, code},
+    document::{
+        self, ClusterDoc, Document, PolicyDoc,
+        test::{TestCluster, TestDoc},
+    },
     files::{Bundle, Files, Recorder},
     placement::Placement,
-    resolve, yaml,
+    resolve,
+    suite::{self, Suite},
+    yaml,
 };
 
 /// A cluster that is ready to be compiled.
@@ -37,6 +42,11 @@ impl Loaded {
     /// Finds the node that this machine is.
     pub fn find_node(&self, choice: &NodeChoice) -> Result<&Node, NodeError> {
         self.cluster.find_node(choice)
+    }
+
+    /// Where the service with a label was written: `FILE:LINE:COLUMN`.
+    pub fn origin(&self, label: &str) -> Option<String> {
+        Some(self.report.sources.describe(self.cluster.service(label)?.place))
     }
 }
 
@@ -78,6 +88,8 @@ pub enum FileKind {
     Cluster,
     /// A policy.
     Policy,
+    /// Unit tests of policies.
+    Test,
     /// YAML that does not call itself ours.
     Foreign,
     /// Not readable, or not understood; reported.
@@ -175,36 +187,84 @@ impl<'f> Loader<'f> {
     }
 
     fn parts(&mut self, path: &Path) -> Option<Parts> {
-        let (file, text) = self.open(path, None)?;
+        self.parts_named(path, None)
+    }
+
+    /// As [`Loader::parts`], where another file names the manifest.
+    fn parts_named(&mut self, path: &Path, named: Option<Place>) -> Option<Parts> {
+        let (file, text) = self.open(path, named)?;
+        let before = self.report.count(Severity::Error);
         let doc = match self.document(file, path, &text)? {
             Document::Cluster(doc) => doc,
-            Document::Policy(_) => {
-                let place = start_of(file);
+            Document::Policy(_) | Document::Test(_) => {
+                let place = named.unwrap_or(start_of(file));
+                let message = "a policy or a test where a manifest belongs";
                 self.report.push(
-                    Diagnostic::error(
-                        code::API_VERSION,
-                        place,
-                        "a policy where a manifest belongs",
-                    )
-                    .help("name a file with `kind: Cluster`; it names its policies itself"),
+                    Diagnostic::error(code::API_VERSION, place, message)
+                        .help("name a file with `kind: Cluster`; it names its policies itself"),
                 );
                 return None;
             }
         };
+        self.parts_of(file, path, doc, before)
+    }
+
+    /// A cluster with what it names. `before`: how many errors there were before it was read.
+    fn parts_of(
+        &mut self,
+        file: FileId,
+        path: &Path,
+        doc: ClusterDoc,
+        before: usize,
+    ) -> Option<Parts> {
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         let policies = self.policies_of(&doc.policies, &base);
+        let complete =
+            policies.iter().all(|(file, policy)| policy.is_some() && !self.report.is_broken(*file));
         // What a broken policy uses is not known, so nothing can be called unused.
-        let whole = doc.policies_known && !self.report.has_errors();
+        let fine = complete && self.report.count(Severity::Error) == before;
+        let whole = doc.policies_known && fine;
         let policies: Vec<(FileId, Rc<PolicyDoc>)> =
             policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
         let cluster = resolve::cluster(self, file, &base, &doc, &policies);
         check::cluster(&mut self.report, &doc, &policies, whole);
         self.together.insert(file);
         self.together.extend(policies.iter().map(|(file, _)| *file));
-        if self.report.has_errors() {
+        // Errors of other files are no reason to be silent about this one.
+        if !complete || self.report.count(Severity::Error) > before {
             return None;
         }
         Some(Parts { file, doc, policies, cluster: cluster? })
+    }
+
+    /// Loads unit tests with the cluster that they are about. None if anything is wrong with them
+    /// or with it; the report says what.
+    pub fn test(&mut self, path: &Path) -> Option<Suite> {
+        let (file, text) = self.open(path, None)?;
+        let before = self.report.count(Severity::Error);
+        let doc = match self.document(file, path, &text)? {
+            Document::Test(doc) => doc,
+            Document::Cluster(_) | Document::Policy(_) => {
+                let message = "a manifest or a policy where tests belong";
+                self.report.push(
+                    Diagnostic::error(code::API_VERSION, start_of(file), message)
+                        .help("name a file with `kind: Test`"),
+                );
+                return None;
+            }
+        };
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let TestDoc { cluster, cases } = doc;
+        let parts = match cluster {
+            TestCluster::Manifest(manifest) => {
+                self.parts_named(&base.join(&manifest.value), Some(manifest.place))
+            }
+            TestCluster::InPlace(doc) => self.parts_of(file, path, *doc, before),
+            TestCluster::Unknown => None,
+        };
+        let cluster = parts?.cluster;
+        let suite = suite::resolve(&mut self.report, &base, cluster, cases);
+        (self.report.count(Severity::Error) == before).then_some(suite)
     }
 
     /// Checks that the policy of every kind of node fits, by compiling it where that is in doubt.
@@ -327,8 +387,8 @@ impl<'f> Loader<'f> {
         let (_, text) = self.open(path, None)?;
         let doc = match self.document(file, path, &text) {
             Some(Document::Policy(doc)) => Some(doc),
-            Some(Document::Cluster(_)) => {
-                let message = "a cluster manifest where a policy belongs";
+            Some(Document::Cluster(_) | Document::Test(_)) => {
+                let message = "a manifest or a test where a policy belongs";
                 self.report.push(Diagnostic::error(code::API_VERSION, start_of(file), message));
                 None
             }
@@ -418,6 +478,7 @@ fn parse(file: FileId, text: &str) -> Parsed {
     let kind = match &document {
         Some(Document::Cluster(_)) => FileKind::Cluster,
         Some(Document::Policy(_)) => FileKind::Policy,
+        Some(Document::Test(_)) => FileKind::Test,
         None if ours => FileKind::Broken,
         None => FileKind::Foreign,
     };

@@ -10,7 +10,7 @@ use std::{
 use guard_common::{Addr, tables::Limits};
 
 use super::{
-    cluster::{Allow, Cluster, Node, PrefixSet, Service},
+    cluster::{Allow, Cluster, Network, Node, PrefixSet, Service},
     diagnostic::{At, Diagnostic, FileId, Place, Report, Span, code},
     document::{ClusterDoc, LimitsDoc, NetworkContent, NodesEntry, PolicyDoc, ServiceDoc},
     hostlist::{HostList, MAX_EXPANSION, Radix},
@@ -23,7 +23,7 @@ use super::{
 /// Prefixes that the networks of one manifest may list.
 const MAX_LISTED: usize = 1_000_000;
 
-type Networks = BTreeMap<String, Arc<PrefixSet>>;
+type Networks = BTreeMap<String, Network>;
 
 /// Resolves a manifest and its policies. The result means something only if nothing was reported.
 pub(super) fn cluster(
@@ -43,7 +43,7 @@ pub(super) fn cluster(
     Some(Cluster {
         name: doc.name.clone(),
         nodes: nodes?,
-        networks,
+        networks: networks.into_values().collect(),
         services,
         policies: policies.iter().map(|(_, policy)| policy.name.value.clone()).collect(),
     })
@@ -108,6 +108,7 @@ fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
                 addresses: own,
                 roles: Arc::clone(&roles),
                 interfaces: Arc::clone(&interfaces),
+                place: entry.name.place,
             });
         }
     }
@@ -236,7 +237,8 @@ fn networks(loader: &mut Loader<'_>, file: FileId, base: &Path, doc: &ClusterDoc
             let mut walk = Walk { file, out: &mut loader.report };
             walk.error(code::PREFIXES, name.place.span, message);
         }
-        networks.insert(name.value.clone(), Arc::new(set));
+        let network = Network { name: name.clone(), prefixes: Arc::new(set) };
+        networks.insert(name.value.clone(), network);
     }
     networks
 }
@@ -279,19 +281,29 @@ fn list_file(loader: &mut Loader<'_>, base: &Path, path: &At<String>) -> Vec<Cid
 
 fn service(policy: &PolicyDoc, doc: &ServiceDoc, networks: &Networks) -> Service {
     let values = |names: &[At<String>]| names.iter().map(|name| name.value.clone()).collect();
+    let allow = &doc.allow;
+    let listed = allow.networks.iter().filter_map(|name| networks.get(&name.value));
     let mut prefixes: Vec<Arc<PrefixSet>> =
-        doc.allow.networks.iter().filter_map(|name| networks.get(&name.value).cloned()).collect();
-    if !doc.allow.cidrs.is_empty() {
-        prefixes.push(Arc::new(doc.allow.cidrs.iter().map(|cidr| cidr.value).collect()));
+        listed.map(|network| Arc::clone(&network.prefixes)).collect();
+    if !allow.cidrs.is_empty() {
+        prefixes.push(Arc::new(allow.cidrs.iter().map(|cidr| cidr.value).collect()));
     }
     Service {
         name: doc.name.value.clone(),
         label: format!("{}/{}", policy.name.value, doc.name.value),
+        place: doc.name.place,
         roles: values(&doc.roles),
         ports: doc.ports.iter().map(|port| port.value).collect(),
         except: doc.except.iter().map(|port| port.value).collect(),
         matching: doc.matching.value,
-        allow: Allow { any: doc.allow.any.is_some(), roles: values(&doc.allow.roles), prefixes },
+        allow: Allow {
+            any: allow.any.is_some(),
+            roles: values(&allow.roles),
+            prefixes,
+            role_places: allow.roles.iter().map(|role| role.place).collect(),
+            networks: allow.networks.clone(),
+            cidrs: allow.cidrs.clone(),
+        },
         mode: doc.mode,
         per_source: limits(&doc.per_source),
         total: limits(&doc.total),

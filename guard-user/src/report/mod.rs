@@ -6,6 +6,7 @@ pub mod lint;
 pub mod replay;
 pub mod stats;
 pub mod status;
+pub mod test;
 pub mod trace;
 
 use std::{
@@ -45,11 +46,43 @@ static INCOMPLETE: AtomicBool = AtomicBool::new(false);
 /// Writes a piece of the answer; false when it cannot be written. That nobody reads it any more is
 /// no error; anything else is said, and remembered for the exit code.
 pub fn answer(piece: impl Display) -> bool {
-    let Err(failure) = writeln!(io::stdout(), "{piece}") else { return true };
+    written(writeln!(io::stdout(), "{piece}"))
+}
+
+fn written(result: io::Result<()>) -> bool {
+    let Err(failure) = result else { return true };
     if failure.kind() != io::ErrorKind::BrokenPipe && !INCOMPLETE.swap(true, Ordering::Relaxed) {
         error(format_args!("writing the answer: {failure}"));
     }
     false
+}
+
+/// An answer of many documents, one a line, written in large parts. [`Lines::flush`] ends it.
+#[derive(Debug)]
+pub struct Lines(io::BufWriter<io::Stdout>);
+
+impl Lines {
+    /// No line yet.
+    pub fn new() -> Self {
+        Self(io::BufWriter::with_capacity(1 << 16, io::stdout()))
+    }
+
+    /// Adds a document; false as [`answer`] says it.
+    pub fn add(&mut self, document: &impl serde::Serialize) -> bool {
+        let line = serde_json::to_writer(&mut self.0, document).map_err(io::Error::from);
+        written(line.and_then(|()| self.0.write_all(b"\n")))
+    }
+
+    /// Writes what has not been written yet; false as [`answer`] says it.
+    pub fn flush(&mut self) -> bool {
+        written(self.0.flush())
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Whether a part of the answer could not be written.

@@ -1,21 +1,34 @@
 //! What a replay found: a JSON line for each frame, or a summary.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::HashMap,
+    io::{self, IsTerminal as _},
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use guard_common::{
-    Silent,
+    Addr,
     flow::Parsed,
-    packet::Frame,
-    parse,
-    verdict::{Action, Verdict},
+    layout::{self, COUNTERS_PER_INTERFACE},
+    verdict::{Action, MAX_SERVICES, Verdict},
 };
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::{capture::Captured, cli::Format, policy::compiled::CompiledPolicy, report};
+use crate::{
+    capture::Captured,
+    cli::Format,
+    policy::{Loaded, compiled::CompiledPolicy, provenance::Known},
+    report::{self, Lines},
+};
 
-/// Refused frames that are shown one by one.
+/// Refused frames that are shown one by one, and sources that are shown.
 const SHOWN: usize = 10;
+/// Refused sources that are told apart.
+const MAX_SOURCES: usize = 1 << 16;
 
 /// A verdict as JSON. The first four fields are a contract.
 #[derive(Serialize)]
@@ -26,87 +39,184 @@ struct Line<'a> {
     service: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     would_drop: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_port: Option<u16>,
+}
+
+/// What came of a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    /// The verdict on what the capture kept of the frame.
+    pub verdict: Verdict,
+    /// What the frame is; none if it cannot be read.
+    pub parsed: Option<Parsed>,
+    /// Whether the verdict on the whole frame could be another one.
+    pub truncated: bool,
+    /// The kernel does not take a frame of this length: the host judged.
+    pub on_host: bool,
+    /// What was not kept was filled up with zeros for the kernel.
+    pub filled_up: bool,
+}
+
+/// How many frames, and when.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    frames: u64,
+    bytes: u64,
+    times: Option<(u64, u64)>,
+}
+
+impl Tally {
+    fn add(&mut self, frame: &Captured<'_>) {
+        self.frames += 1;
+        self.bytes += u64::from(frame.wire_len);
+        if let Some(time) = frame.time_ns {
+            let (first, last) = self.times.unwrap_or((time, time));
+            self.times = Some((first.min(time), last.max(time)));
+        }
+    }
 }
 
 /// What came of a replay.
 #[derive(Debug)]
 pub struct Summary<'a> {
+    loaded: &'a Loaded,
     policy: &'a CompiledPolicy,
-    /// Frames and bytes by verdict.
-    verdicts: BTreeMap<(&'a str, &'static str, &'static str), (u64, u64)>,
+    format: Format,
+    /// What to call the service in each slot.
+    names: Vec<Option<&'a str>>,
+    /// By the number of the counter that a verdict has in the kernel.
+    verdicts: Vec<Tally>,
+    all: Tally,
+    /// Frames that the capture has cut too short to be judged.
+    truncated: u64,
     refused: Vec<String>,
+    sources: Refused,
+    lines: Lines,
     /// Frames that were not for this node.
     pub left_out: u64,
     /// Frames of lengths that the kernel does not take, judged on the host.
-    pub on_host: u64,
+    on_host: u64,
     /// Frames that the capture had cut, filled up with zeros for the kernel.
-    pub filled_up: u64,
+    filled_up: u64,
 }
 
 impl<'a> Summary<'a> {
     /// Nothing yet.
-    pub fn new(policy: &'a CompiledPolicy) -> Self {
+    pub fn new(loaded: &'a Loaded, policy: &'a CompiledPolicy, format: Format) -> Self {
+        let name = |slot| policy.name_of_service(&Verdict::of_service(ANY.0, ANY.1, slot));
         Self {
+            loaded,
             policy,
-            verdicts: BTreeMap::new(),
+            format,
+            names: (0..MAX_SERVICES).map(name).collect(),
+            verdicts: vec![Tally::default(); COUNTERS_PER_INTERFACE as usize],
+            all: Tally::default(),
+            truncated: 0,
             refused: Vec::new(),
+            sources: Refused::default(),
+            lines: Lines::new(),
             left_out: 0,
             on_host: 0,
             filled_up: 0,
         }
     }
 
-    /// Frames that were judged.
+    /// Frames that were looked at.
     pub fn frames(&self) -> u64 {
-        self.verdicts.values().map(|(frames, _)| frames).sum()
+        self.all.frames
+    }
+
+    /// Frames that could be judged.
+    pub fn judged(&self) -> u64 {
+        self.all.frames - self.truncated
     }
 
     /// Adds a verdict, and prints it if each is wanted. Breaks when nobody reads any more.
-    pub fn add(
-        &mut self,
-        frame: &Captured<'_>,
-        verdict: Verdict,
-        format: Format,
-    ) -> ControlFlow<()> {
-        let service = self.policy.name_of_service(&verdict);
-        let action = action(verdict.action);
-        let key = (service.unwrap_or("-"), action, verdict.reason.name());
-        let (frames, bytes) = self.verdicts.entry(key).or_default();
-        *frames += 1;
-        *bytes += u64::from(frame.wire_len);
-        match format {
-            Format::Json => {
-                let line = Line {
-                    frame: frame.number,
-                    action: if verdict.passes() { "pass" } else { "drop" },
-                    reason: verdict.reason.name(),
-                    service,
-                    would_drop: verdict.action == Action::WouldDrop,
-                };
-                // Names and numbers always become JSON.
-                let line = serde_json::to_string(&line).unwrap_or_default();
-                if !report::answer(line) {
-                    return ControlFlow::Break(());
-                }
+    pub fn add(&mut self, frame: &Captured<'_>, judged: &Judged) -> ControlFlow<()> {
+        let Judged { verdict, parsed, truncated, on_host, filled_up } = *judged;
+        self.all.add(frame);
+        self.on_host += u64::from(on_host);
+        self.filled_up += u64::from(filled_up);
+        if self.format == Format::Json {
+            let line = self.line(frame, judged);
+            if !self.lines.add(&line) {
+                return ControlFlow::Break(());
             }
-            Format::Text => {
-                if verdict.action != Action::Pass && self.refused.len() < SHOWN {
-                    self.refused.push(format!(
-                        "frame {}: {}: {action}, {}{}",
-                        frame.number,
-                        describe(&Frame::cut(frame.bytes, frame.wire_len)),
-                        verdict.reason.name(),
-                        service.map(|name| format!(" by {name}")).unwrap_or_default()
-                    ));
-                }
+        }
+        if truncated {
+            self.truncated += 1;
+            return ControlFlow::Continue(());
+        }
+        let counter = usize::try_from(layout::counter(verdict)).unwrap_or(usize::MAX);
+        if let Some(tally) = self.verdicts.get_mut(counter) {
+            tally.add(frame);
+        }
+        if verdict.action != Action::Pass && self.format == Format::Text {
+            if self.refused.len() < SHOWN {
+                let refused = self.describe(frame, verdict, parsed);
+                self.refused.push(refused);
+            }
+            if let Some(addr) = parsed.and_then(source) {
+                self.sources.add(addr, verdict.service);
             }
         }
         ControlFlow::Continue(())
     }
 
+    fn name(&self, verdict: Verdict) -> Option<&'a str> {
+        self.names.get(usize::from(verdict.service?)).copied().flatten()
+    }
+
+    fn line(&self, frame: &Captured<'_>, judged: &Judged) -> Line<'a> {
+        let Judged { verdict, parsed, truncated, .. } = *judged;
+        let flow = match parsed {
+            Some(Parsed::Flow(flow)) => Some(flow),
+            _ => None,
+        };
+        Line {
+            frame: frame.number,
+            action: if verdict.passes() { "pass" } else { "drop" },
+            reason: verdict.reason.name(),
+            service: self.name(verdict),
+            would_drop: verdict.action == Action::WouldDrop,
+            truncated,
+            time_ns: frame.time_ns,
+            source: parsed.and_then(source).map(IpAddr::from),
+            transport: flow.map(|flow| flow.transport.name()),
+            destination_port: flow.map(|flow| flow.port),
+        }
+    }
+
+    /// A refused frame in words, with the place of the service that refused it.
+    fn describe(&self, frame: &Captured<'_>, verdict: Verdict, parsed: Option<Parsed>) -> String {
+        let by = self.name(verdict).map(|name| format!(" by {name}")).unwrap_or_default();
+        let service = verdict.service.and_then(|slot| self.policy.service_in(slot));
+        let origin = service
+            .and_then(|service| self.loaded.origin(&service.label))
+            .map(|origin| format!(" ({origin})"))
+            .unwrap_or_default();
+        format!(
+            "frame {}: {}: {}, {}{by}{origin}",
+            frame.number,
+            describe(parsed),
+            action(verdict.action),
+            verdict.reason.name(),
+        )
+    }
+
     /// Says what is to be said at the end.
-    pub fn finish(&self, format: Format) {
-        if format == Format::Text {
+    pub fn finish(&mut self) {
+        self.lines.flush();
+        if self.format == Format::Text {
             report::answer(self.text());
         }
         for (count, what) in [
@@ -117,16 +227,44 @@ impl<'a> Summary<'a> {
                 report::talk(format_args!("note: {count} frames {what}"));
             }
         }
+        if self.format == Format::Json && self.truncated > 0 {
+            report::talk(format_args!("note: {}", cut_too_short(self.truncated)));
+        }
     }
 
     fn text(&self) -> String {
+        let mut rows: Vec<(&str, &str, &str, &Tally)> = (0..)
+            .zip(&self.verdicts)
+            .filter(|(_, tally)| tally.frames > 0)
+            .filter_map(|(counter, tally)| {
+                let (_, verdict) = layout::counter_meaning(counter)?;
+                let service = self.name(verdict).unwrap_or("-");
+                Some((service, action(verdict.action), verdict.reason.name(), tally))
+            })
+            .collect();
+        rows.sort_by_key(|(service, action, reason, _)| (*service, *action, *reason));
         let mut table = Table::new();
-        table.load_style(NOTHING).set_header(["service", "action", "reason", "frames", "bytes"]);
+        table.load_style(NOTHING).set_header([
+            "service", "action", "reason", "frames", "share", "bytes", "first", "last",
+        ]);
         for column in table.column_iter_mut().skip(3) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        for ((service, action, reason), (frames, bytes)) in &self.verdicts {
-            table.add_row([*service, action, reason, &frames.to_string(), &bytes.to_string()]);
+        let time = |time: Option<u64>| match (time, self.all.times) {
+            (Some(time), Some((start, _))) => seconds(time.saturating_sub(start)),
+            _ => "-".to_owned(),
+        };
+        for (service, action, reason, tally) in &rows {
+            table.add_row([
+                *service,
+                action,
+                reason,
+                &tally.frames.to_string(),
+                &share(tally.frames, self.judged()),
+                &tally.bytes.to_string(),
+                &time(tally.times.map(|(first, _)| first)),
+                &time(tally.times.map(|(_, last)| last)),
+            ]);
         }
         let mut lines: Vec<String> =
             table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
@@ -134,23 +272,137 @@ impl<'a> Summary<'a> {
             lines.push("the first that were refused:".to_owned());
             lines.extend(self.refused.iter().map(|frame| format!("  {frame}")));
         }
-        let dropped: u64 = self
-            .verdicts
-            .iter()
-            .filter(|((_, action, _), _)| *action == self::action(Action::Drop))
-            .map(|(_, (frames, _))| frames)
-            .sum();
-        let left_out = match self.left_out {
-            0 => String::new(),
-            count => format!(", {count} not for this node left out"),
+        lines.extend(self.top());
+        if self.truncated > 0 {
+            lines.push(cut_too_short(self.truncated));
+        }
+        let of = |wanted: Action| -> u64 {
+            let rows = rows.iter().filter(|(_, action, ..)| *action == self::action(wanted));
+            rows.map(|(.., tally)| tally.frames).sum()
         };
+        let mut counts =
+            format!("{}, {} dropped", counted(self.frames(), "frame"), of(Action::Drop));
+        let further = [
+            (of(Action::WouldDrop), "would be dropped"),
+            (self.truncated, "not judged"),
+            (self.left_out, "not for this node left out"),
+        ];
+        let further = further.iter().filter(|(count, _)| *count > 0);
+        counts.extend(further.map(|(count, what)| format!(", {count} {what}")));
+        let time = self.all.times.map(|(first, last)| {
+            let start = UNIX_EPOCH + Duration::from_nanos(first);
+            let start = humantime::format_rfc3339_millis(start);
+            format!(" in {} s from {start}", seconds(last - first))
+        });
         lines.push(format!(
-            "as node `{}`: {} frames, {dropped} dropped{left_out}",
+            "as node `{}`: {counts}; {}{}",
             self.policy.node,
-            self.frames()
+            counted(self.all.bytes, "byte"),
+            time.unwrap_or_default()
         ));
         lines.join("\n")
     }
+
+    /// The sources that were refused most.
+    fn top(&self) -> Vec<String> {
+        let top = self.sources.top();
+        if top.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec!["the sources that were refused most:".to_owned()];
+        for (addr, refused) in &top {
+            let services: Vec<&str> = (0..)
+                .zip(&self.names)
+                .filter(|(slot, _)| refused.services >> slot & 1 != 0)
+                .filter_map(|(_, name)| *name)
+                .collect();
+            let at = match services.as_slice() {
+                [] => String::new(),
+                names => format!(" by {}", names.join(", ")),
+            };
+            lines.push(format!(
+                "  {}: {}{at}; {}",
+                IpAddr::from(*addr),
+                counted(refused.frames, "frame"),
+                Known::of(&self.loaded.cluster, addr).describe(&self.loaded.report.sources)
+            ));
+        }
+        let more = self.sources.seen.len() - top.len();
+        if self.sources.forgotten > 0 {
+            lines.push(format!(
+                "  and more than {MAX_SOURCES} others; to bound memory the rarest were forgotten \
+                 on the way, so a source may have up to {} more",
+                counted(self.sources.forgotten, "frame")
+            ));
+        } else if more > 0 {
+            lines.push(format!("  and {}", counted(u64::try_from(more).unwrap_or(0), "other")));
+        }
+        lines
+    }
+}
+
+/// Any verdict of a service, to ask for its name.
+const ANY: (Action, guard_common::Reason) = (Action::Pass, guard_common::Reason::Allowed);
+
+/// The refused sources, in bounded memory.
+#[derive(Debug, Default)]
+struct Refused {
+    seen: HashMap<Addr, OfSource>,
+    /// Frames that a source may have in addition to those counted.
+    forgotten: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct OfSource {
+    frames: u64,
+    /// Bit `n` is set if the service in slot `n` refused it.
+    services: u64,
+}
+
+impl Refused {
+    fn add(&mut self, addr: Addr, service: Option<u8>) {
+        if self.seen.len() >= MAX_SOURCES && !self.seen.contains_key(&addr) {
+            self.forget();
+        }
+        let of = self.seen.entry(addr).or_default();
+        of.frames += 1;
+        of.services |= service.map_or(0, |slot| 1_u64.wrapping_shl(slot.into()));
+    }
+
+    /// Forgets at least half of the sources, those with the fewest frames. What a source loses by
+    /// that is at most what the most frequent of the forgotten had.
+    fn forget(&mut self) {
+        let mut counts: Vec<u64> = self.seen.values().map(|of| of.frames).collect();
+        let middle = counts.len() / 2;
+        let (_, most, _) = counts.select_nth_unstable(middle);
+        let most = *most;
+        self.seen.retain(|_, of| of.frames > most);
+        self.forgotten += most;
+    }
+
+    fn top(&self) -> Vec<(Addr, OfSource)> {
+        let mut all: Vec<(Addr, OfSource)> = self.seen.iter().map(|(a, of)| (*a, *of)).collect();
+        all.sort_unstable_by_key(|(addr, of)| (std::cmp::Reverse(of.frames), *addr));
+        all.truncate(SHOWN);
+        all
+    }
+}
+
+/// Shows how far the reading of `length` bytes is, of unknown length without it: on a terminal,
+/// and only if the answer does not go to the same one line by line.
+pub fn progress(length: Option<u64>, format: Format) -> ProgressBar {
+    let in_the_way = format == Format::Json && io::stdout().is_terminal();
+    if !io::stderr().is_terminal() || in_the_way {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match length {
+        Some(length) => {
+            (ProgressBar::new(length), "{percent}% of {total_bytes}, {bytes_per_sec}, {eta} to go")
+        }
+        None => (ProgressBar::new_spinner(), "{bytes} read, {bytes_per_sec}"),
+    };
+    let style = ProgressStyle::with_template(template);
+    style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
 /// The name of an action in tables.
@@ -162,20 +414,81 @@ pub fn action(action: Action) -> &'static str {
     }
 }
 
-fn describe(frame: &Frame<'_>) -> String {
-    match parse(frame, &mut Silent).parsed() {
-        Ok(Parsed::Flow(flow)) => {
-            let source = std::net::IpAddr::from(flow.source);
-            let source = std::net::SocketAddr::new(source, flow.source_port);
+fn cut_too_short(frames: u64) -> String {
+    let are = if frames == 1 { "is" } else { "are" };
+    format!(
+        "{} {are} cut too short by the capture to be judged; raise the snap length (tcpdump -s 0)",
+        counted(frames, "frame")
+    )
+}
+
+fn counted(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Nanoseconds as seconds, to the millisecond.
+fn seconds(ns: u64) -> String {
+    format!("{}.{:03}", ns / 1_000_000_000, ns / 1_000_000 % 1000)
+}
+
+fn share(part: u64, whole: u64) -> String {
+    let permille = u128::from(part) * 1000 / u128::from(whole.max(1));
+    format!("{}.{}%", permille / 10, permille % 10)
+}
+
+fn source(parsed: Parsed) -> Option<Addr> {
+    match parsed {
+        Parsed::Flow(flow) => Some(flow.source),
+        Parsed::LaterFragment(source) | Parsed::Portless { source, .. } => Some(source),
+        Parsed::NotIp => None,
+    }
+}
+
+fn describe(parsed: Option<Parsed>) -> String {
+    match parsed {
+        Some(Parsed::Flow(flow)) => {
+            let source = SocketAddr::new(IpAddr::from(flow.source), flow.source_port);
             format!("{source} to {}/{}", flow.transport.name(), flow.port)
         }
-        Ok(Parsed::LaterFragment(source)) => {
-            format!("later fragment from {}", std::net::IpAddr::from(source))
+        Some(Parsed::LaterFragment(source)) => {
+            format!("later fragment from {}", IpAddr::from(source))
         }
-        Ok(Parsed::Portless { source, protocol }) => {
-            format!("IP protocol {protocol} from {}", std::net::IpAddr::from(source))
+        Some(Parsed::Portless { source, protocol }) => {
+            format!("IP protocol {protocol} from {}", IpAddr::from(source))
         }
-        Ok(Parsed::NotIp) => "not IP".to_owned(),
-        Err(_) => "not readable".to_owned(),
+        Some(Parsed::NotIp) => "not IP".to_owned(),
+        None => "not readable".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loudest_sources_survive_a_flood_of_forged_ones_in_bounded_memory() {
+        let mut refused = Refused::default();
+        let loud = Addr::V4(1);
+        for forged in 0..4_u32 << 16 {
+            refused.add(Addr::V4(0x0a00_0000 | forged), None);
+            if forged % 4 == 0 {
+                refused.add(loud, Some(3));
+            }
+            assert!(refused.seen.len() <= MAX_SOURCES);
+        }
+        let top = refused.top();
+        let (addr, of) = top.first().expect("a source");
+        assert_eq!((*addr, of.services), (loud, 1 << 3));
+        let sent = 1 << 16;
+        assert!(of.frames <= sent && of.frames + refused.forgotten >= sent, "{refused:?}");
+        assert!(refused.forgotten > 0);
+    }
+
+    #[test]
+    fn shares_and_seconds_are_rounded_down() {
+        assert_eq!(share(1, 3), "33.3%");
+        assert_eq!(share(0, 0), "0.0%");
+        assert_eq!(share(u64::MAX, u64::MAX), "100.0%");
+        assert_eq!(seconds(61_002_999_999), "61.002");
     }
 }

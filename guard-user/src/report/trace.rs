@@ -6,17 +6,22 @@ use guard_common::{
     Addr,
     flow::{Flow, Parsed, Transport},
     observe::Step,
-    tables::{Service, Source},
+    tables::{self, Service},
     verdict::{Action, Reason, Verdict},
 };
 use serde::Serialize;
 
 use super::replay::action;
-use crate::{cli::Format, policy::compiled::CompiledPolicy, report};
+use crate::{
+    cli::Format,
+    policy::{Loaded, cluster, compiled::CompiledPolicy, diagnostic::Place, provenance},
+    report,
+};
 
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/trace/v1";
 
+/// The answer as JSON.
 #[derive(Serialize)]
 struct Document<'a> {
     schema: &'static str,
@@ -27,29 +32,153 @@ struct Document<'a> {
     service: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     would_drop: bool,
+    /// Where the service that was asked was written; none if no service was.
+    rule: Option<Written>,
+    /// The entries that admit the source to this service.
+    admitted_by: Vec<Admitting>,
+    /// What could be written to admit a source that this service refused.
+    ways_in: Vec<String>,
 }
 
-/// Prints the steps and the verdict.
-pub fn print(policy: &CompiledPolicy, steps: &[Step], verdict: Verdict, format: Format) {
-    let lines: Vec<String> = steps.iter().map(|step| describe(policy, step)).collect();
-    match format {
-        Format::Text => {
-            for line in lines {
-                if !report::answer(line) {
-                    return;
-                }
+/// A place in a file.
+#[derive(Serialize)]
+struct Written {
+    file: String,
+    line: usize,
+    column: usize,
+}
+
+/// An entry that admits a source.
+#[derive(Serialize)]
+struct Admitting {
+    kind: &'static str,
+    name: Option<String>,
+    entry: Option<String>,
+    #[serde(flatten)]
+    place: Written,
+}
+
+/// A decision, followed.
+#[derive(Debug, Clone, Copy)]
+pub struct Trace<'a> {
+    /// Where things were written.
+    pub loaded: &'a Loaded,
+    /// The policy that decided.
+    pub policy: &'a CompiledPolicy,
+    /// What it did.
+    pub steps: &'a [Step],
+    /// What came of it.
+    pub verdict: Verdict,
+}
+
+impl Trace<'_> {
+    /// Prints the steps and the verdict.
+    pub fn print(&self, format: Format) {
+        let source = self.source();
+        let mut lines = Vec::new();
+        for step in self.steps {
+            lines.push(self.describe(step));
+            if let (Step::Source { .. }, Some(source)) = (step, &source) {
+                lines.extend(source.lines.iter().cloned());
             }
         }
-        Format::Json => report::answer_json(&Document {
-            schema: SCHEMA,
-            node: &policy.node,
-            steps: lines,
-            action: if verdict.passes() { "pass" } else { "drop" },
-            reason: verdict.reason.name(),
-            service: policy.name_of_service(&verdict),
-            would_drop: verdict.action == Action::WouldDrop,
-        }),
+        match format {
+            Format::Text => {
+                for line in lines {
+                    if !report::answer(line) {
+                        return;
+                    }
+                }
+            }
+            Format::Json => {
+                let rule = self.service().map(|service| self.written(service.place));
+                let (admitted_by, ways_in) =
+                    source.map(|source| (source.entries, source.ways_in)).unwrap_or_default();
+                report::answer_json(&Document {
+                    schema: SCHEMA,
+                    node: &self.policy.node,
+                    steps: lines,
+                    action: if self.verdict.passes() { "pass" } else { "drop" },
+                    reason: self.verdict.reason.name(),
+                    service: self.policy.name_of_service(&self.verdict),
+                    would_drop: self.verdict.action == Action::WouldDrop,
+                    rule,
+                    admitted_by,
+                    ways_in,
+                });
+            }
+        }
     }
+
+    /// The service that guards the port, as it was written.
+    fn service(&self) -> Option<&cluster::Service> {
+        let slot = self.steps.iter().find_map(|step| match step {
+            Step::Guarded(slot) => Some(*slot),
+            _ => None,
+        })?;
+        self.loaded.cluster.service(&self.policy.service_in(slot)?.label)
+    }
+
+    fn written(&self, place: Place) -> Written {
+        let (file, at) = provenance::position(&self.loaded.report.sources, place);
+        Written { file, line: at.line, column: at.column }
+    }
+
+    /// Who admits the source to the service, if the service was asked about it.
+    fn source(&self) -> Option<Source> {
+        let service = self.service()?;
+        let addr = self.steps.iter().find_map(|step| match step {
+            // The node's own address is refused, whatever lists it.
+            Step::Source { addr, found } if !found.is_own() => Some(addr),
+            _ => None,
+        })?;
+        let sources = &self.loaded.report.sources;
+        let admissions = provenance::admissions(&self.loaded.cluster, service, addr);
+        let label = &service.label;
+        let mut lines: Vec<String> = admissions
+            .iter()
+            .map(|entry| format!("admitted to `{label}` by {}", entry.describe(sources)))
+            .collect();
+        let mut ways_in = Vec::new();
+        if admissions.is_empty() {
+            if self.verdict.reason == Reason::NotAllowed {
+                ways_in = provenance::ways_in(self.loaded, service, addr);
+            }
+            let any = if ways_in.is_empty() { "" } else { "; any of these would:" };
+            lines.push(format!("nothing admits it to `{label}`{any}"));
+            lines.extend(ways_in.iter().map(|way| format!("  {way}")));
+        }
+        let entries = admissions
+            .iter()
+            .map(|entry| Admitting {
+                kind: entry.kind(),
+                name: entry.name(),
+                entry: entry.entry(sources).map(str::to_owned),
+                place: self.written(entry.place()),
+            })
+            .collect();
+        Some(Source { lines, entries, ways_in })
+    }
+
+    fn describe(&self, step: &Step) -> String {
+        let policy = self.policy;
+        match step {
+            Step::Guarded(slot) => {
+                let origin = self.service().map(|service| {
+                    format!(" ({})", self.loaded.report.sources.describe(service.place))
+                });
+                guarded(policy, *slot, &origin.unwrap_or_default())
+            }
+            step => describe(policy, step),
+        }
+    }
+}
+
+/// What is known of the source of a packet to a service.
+struct Source {
+    lines: Vec<String>,
+    entries: Vec<Admitting>,
+    ways_in: Vec<String>,
 }
 
 fn describe(policy: &CompiledPolicy, step: &Step) -> String {
@@ -63,7 +192,7 @@ fn describe(policy: &CompiledPolicy, step: &Step) -> String {
         Step::Extension(protocol) => format!("extension header {protocol}: stepped over"),
         Step::Parsed(parsed) => self::parsed(parsed),
         Step::Unparsed(reason) => format!("cannot be read: {}", reason.name()),
-        Step::Guarded(slot) => guarded(policy, *slot),
+        Step::Guarded(slot) => guarded(policy, *slot, ""),
         Step::NotGuarded => "no service of this node guards that".to_owned(),
         Step::Encapsulation => "a tunnel device of this node would unpack it".to_owned(),
         Step::Source { addr, found } => source(policy, addr, found),
@@ -110,7 +239,7 @@ fn parsed(parsed: &Parsed) -> String {
     }
 }
 
-fn guarded(policy: &CompiledPolicy, slot: u8) -> String {
+fn guarded(policy: &CompiledPolicy, slot: u8, origin: &str) -> String {
     let Some(service) = policy.service_in(slot) else {
         return format!("guarded by an empty slot {slot}");
     };
@@ -119,10 +248,10 @@ fn guarded(policy: &CompiledPolicy, slot: u8) -> String {
         if flags.has(Service::NEW_CONNECTIONS) { "new connections" } else { "every packet" };
     let mode = if flags.has(Service::OBSERVE) { "observes" } else { "enforces" };
     let any = if flags.has(Service::ANY) { ", open to any source" } else { "" };
-    format!("guarded by `{}`: matches {matching}, {mode}{any}", service.label)
+    format!("guarded by `{}`{origin}: matches {matching}, {mode}{any}", service.label)
 }
 
-fn source(policy: &CompiledPolicy, addr: &Addr, found: &Source) -> String {
+fn source(policy: &CompiledPolicy, addr: &Addr, found: &tables::Source) -> String {
     let shown = IpAddr::from(*addr);
     if found.is_own() {
         return format!("{shown} is this node's own address: nobody else may send from it");

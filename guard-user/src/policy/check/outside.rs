@@ -7,7 +7,7 @@ use guard_common::Addr;
 
 use super::{
     super::{
-        cluster::PrefixSet,
+        cluster::{Node, PrefixSet},
         diagnostic::{Diagnostic, Place, Report, code},
         sources::{ends, holds, merged},
     },
@@ -20,7 +20,7 @@ const OWN: &str = "cluster";
 const OTHERS: usize = 3;
 
 pub(super) fn check(out: &mut Report, whole: &Whole<'_>) {
-    if let Some(own) = whole.cluster.networks.get(OWN) {
+    if let Some(own) = whole.cluster.network(OWN) {
         declared(out, whole, own);
     } else {
         for six in [false, true] {
@@ -36,17 +36,10 @@ fn number(addr: &Addr) -> (bool, u128) {
     }
 }
 
-/// The entry of the manifest in which a node is written. Nodes come in the order of their entries.
-fn place_of(whole: &Whole<'_>, name: &str) -> Option<Place> {
-    let exact = whole.doc.nodes.iter().find(|entry| entry.name.value == name);
-    let within = || {
-        whole.doc.nodes.iter().find(|entry| {
-            let head = entry.name.value.split('[').next().unwrap_or_default();
-            entry.name.value.contains('[') && name.starts_with(head)
-        })
-    };
-    let entry = exact.or_else(within)?;
-    Some(entry.addresses.first().map_or(entry.name.place, |address| address.place))
+/// Where the addresses of a node are written.
+fn place_of(whole: &Whole<'_>, node: &Node) -> Place {
+    let entry = whole.doc.nodes.iter().find(|entry| entry.name.place == node.place);
+    entry.and_then(|entry| entry.addresses.first()).map_or(node.place, |address| address.place)
 }
 
 fn declared(out: &mut Report, whole: &Whole<'_>, own: &PrefixSet) {
@@ -62,7 +55,7 @@ fn declared(out: &mut Report, whole: &Whole<'_>, own: &PrefixSet) {
             if holds(ranges, at) {
                 continue;
             }
-            let Some(place) = place_of(whole, &node.name) else { continue };
+            let place = place_of(whole, node);
             let shown = IpAddr::from(*address);
             let message = format!(
                 "{shown} of `{}` is in none of the prefixes of the network `{OWN}`",
@@ -80,7 +73,7 @@ fn declared(out: &mut Report, whole: &Whole<'_>, own: &PrefixSet) {
 /// The one node of a family that is not where all the others are.
 fn alone(out: &mut Report, whole: &Whole<'_>, six: bool) {
     let (shift, length) = if six { (80, 48) } else { (16, 16) };
-    let mut homes: HashMap<u128, (usize, &str, Addr)> = HashMap::new();
+    let mut homes: HashMap<u128, (usize, &Node, Addr)> = HashMap::new();
     for node in &whole.cluster.nodes {
         let mut seen = Vec::new();
         for address in &node.addresses {
@@ -88,20 +81,21 @@ fn alone(out: &mut Report, whole: &Whole<'_>, six: bool) {
             let home = at >> shift;
             if is_six == six && !seen.contains(&home) {
                 seen.push(home);
-                homes.entry(home).or_insert((0, &node.name, *address)).0 += 1;
+                homes.entry(home).or_insert((0, node, *address)).0 += 1;
             }
         }
     }
     let mut homes: Vec<_> = homes.into_values().collect();
     homes.sort_by_key(|(count, ..)| *count);
-    let [(1, name, address), (others, _, example)] = homes.as_slice() else { return };
+    let [(1, node, address), (others, _, example)] = homes.as_slice() else { return };
     if *others < OTHERS {
         return;
     }
-    let Some(place) = place_of(whole, name) else { return };
+    let place = place_of(whole, node);
     let message = format!(
-        "{} of `{name}` is alone: all others are in one /{length} with {}",
+        "{} of `{}` is alone: all others are in one /{length} with {}",
         IpAddr::from(*address),
+        node.name,
         IpAddr::from(*example)
     );
     out.push(Diagnostic::warning(code::OUTSIDE, place, message).help(

@@ -35,6 +35,7 @@ use super::{
     cluster::{Cluster, Node},
     compile::{CapacityError, for_node},
     compiled::{CompiledPolicy, HostTables},
+    diagnostic::{FileId, Place, Span},
     limiter::HostLimiter,
     placement::Placement,
     scalars::PortRange,
@@ -259,6 +260,7 @@ impl Pair {
         // A node like these, without addresses: its own are nobody's.
         let node = |roles: &[String]| Node {
             name: String::new(),
+            place: Place { file: FileId(0), span: Span::default() },
             addresses: Vec::new(),
             roles: roles.into(),
             interfaces: Arc::new([]),

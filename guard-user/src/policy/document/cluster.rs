@@ -33,11 +33,7 @@ pub(super) fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> ClusterDo
 }
 
 /// The cluster that stands in these fields, under a name.
-pub(super) fn in_place(
-    walk: &mut Walk<'_>,
-    fields: &Fields<'_, '_>,
-    name: String,
-) -> ClusterDoc {
+pub(super) fn in_place(walk: &mut Walk<'_>, fields: &Fields<'_, '_>, name: String) -> ClusterDoc {
     let patterns = fields.get("interfaces").map(|node| interfaces(walk, node));
     let mut doc = ClusterDoc {
         name,

@@ -173,7 +173,9 @@ pub(super) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Do
             let head = entries.first().map_or(node.span, |(key, _)| key.span);
             let all = Fields::of(node, head, "the document");
             check_version(walk, &all);
-            if let Some(kind) = all.need(walk, "kind", "`kind: Cluster`, `kind: Policy` or `kind: Test`") {
+            if let Some(kind) =
+                all.need(walk, "kind", "`kind: Cluster`, `kind: Policy` or `kind: Test`")
+            {
                 walk.parsed(kind, "`kind`", "`Cluster`, `Policy` or `Test`", |text, _| {
                     let kinds = [("Cluster", ()), ("Policy", ()), ("Test", ())];
                     scalars::choice(text, &kinds)

@@ -8,7 +8,7 @@ use super::{
         yaml::{Kind, Node},
     },
     AllowDoc, LimitsDoc, Match, Mode, PolicyDoc, ServiceDoc,
-    cluster::{cidrs, names},
+    cluster::names,
     limits::limits,
 };
 
@@ -125,7 +125,10 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     let roles = list(walk, "roles").map(|node| names(walk, node, "`roles`").0);
     let networks = list(walk, "networks").map(|node| names(walk, node, "`networks`").0);
     let prefixes = list(walk, "cidrs").and_then(|node| walk.list(node, "`cidrs`", "prefixes"));
-    let prefixes = prefixes.map(|items| cidrs(walk, items));
+    let prefixes = prefixes.map(|items| {
+        let one = |item| walk.parsed(item, "a prefix", "a prefix", |text, _| scalars::cidr(text));
+        items.iter().filter_map(one).collect()
+    });
     let any =
         fields.get("any").and_then(|node| walk.parsed(node, "`any`", "`true`", scalars::only_true));
     if let Some(any) = &any {

@@ -97,7 +97,10 @@ pub(super) fn test(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> TestDoc {
             path.map_or(TestCluster::Unknown, TestCluster::Manifest)
         }
         (None, Some(_)) => {
-            TestCluster::InPlace(Box::new(in_place(walk, fields, "test".to_owned())))
+            let mut cluster = in_place(walk, fields, "test".to_owned());
+            // Nothing is attached anywhere.
+            cluster.interfaces.get_or_insert_default();
+            TestCluster::InPlace(Box::new(cluster))
         }
         (None, None) => {
             let hint = "`manifest:` with a path, or `nodes` and `policies` in its place";

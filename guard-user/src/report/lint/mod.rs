@@ -2,6 +2,7 @@
 //! findings to text; only [`print()`] and [`explain`] print.
 
 pub mod concise;
+pub mod fixes;
 pub mod full;
 pub mod github;
 pub mod json;

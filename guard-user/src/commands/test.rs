@@ -1,0 +1,275 @@
+//! `trainguard test`: runs the unit tests of policies.
+
+mod record;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use guard_common::{
+    Verdict,
+    verdict::{Action, Reason},
+};
+
+use super::{
+    inputs::{Inputs, Overlay},
+    judges::{Clock, Judges},
+};
+use crate::{
+    capture::{self, Captured},
+    cli::TestArgs,
+    exit::Exit,
+    kernel::error::KernelError,
+    policy::{
+        compiled::CompiledPolicy,
+        load::Loader,
+        suite::{Answer, Asked, Case, Suite},
+    },
+    probe::Probe,
+    report::{
+        self,
+        test::{Outcome, Results},
+    },
+};
+
+/// How files of tests end.
+const ENDINGS: [&str; 2] = [".test.yaml", ".test.yml"];
+
+/// Runs the verb.
+pub fn run(args: &TestArgs) -> Exit {
+    if args.record {
+        return record::run(args);
+    }
+    let here = [PathBuf::from(".")];
+    let paths: &[PathBuf] = if args.paths.is_empty() { &here } else { &args.paths };
+    let files = Overlay::default();
+    let is_test = |path: &Path| {
+        let name = path.to_string_lossy();
+        ENDINGS.iter().any(|ending| name.ends_with(ending))
+    };
+    let inputs = Inputs::find(paths, is_test, &files);
+    let mut whole = inputs.problems.is_empty();
+    for (path, problem) in &inputs.problems {
+        report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));
+    }
+    let mut results = Results::default();
+    for path in inputs.named.iter().chain(&inputs.found) {
+        let mut loader = Loader::new(&files);
+        let suite = loader.test(path);
+        let (findings, ..) = loader.finish(path);
+        let Some(suite) = suite else {
+            report::lint::explain(&findings);
+            report::error(format_args!("`{}` cannot be used", report::lint::shown_path(path)));
+            whole = false;
+            continue;
+        };
+        let wanted = |case: &&Case| {
+            args.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str()))
+        };
+        for case in suite.cases.iter().filter(wanted) {
+            let failures = match run_case(args, &suite, case) {
+                Ok(failures) => failures,
+                Err(Problem::Kernel(error)) => {
+                    report::refusal(&error);
+                    return Exit::NoAnswer;
+                }
+                Err(Problem::Other(error)) => {
+                    let place = findings.sources.describe(case.place);
+                    report::error(format_args!("{place}: {error}"));
+                    whole = false;
+                    continue;
+                }
+            };
+            results.add(Outcome {
+                file: path.clone(),
+                line: findings.sources.position(case.place).line,
+                name: case.name.clone(),
+                failures,
+            });
+        }
+    }
+    if results.is_empty() {
+        if whole {
+            report::error("no tests to run");
+            report::hint("name a file of `kind: Test`, or a directory with *.test.yaml files");
+        }
+        return Exit::NoAnswer;
+    }
+    results.print(args.format);
+    if let Some(path) = &args.junit
+        && let Err(error) = fs::write(path, results.junit())
+    {
+        report::error(format_args!("cannot write `{}`: {error}", report::lint::shown_path(path)));
+        whole = false;
+    }
+    match (whole, results.failed()) {
+        (false, _) => Exit::NoAnswer,
+        (true, 0) => Exit::Yes,
+        (true, _) => Exit::No,
+    }
+}
+
+/// Why a test cannot be run.
+enum Problem {
+    Kernel(KernelError),
+    Other(String),
+}
+
+impl From<KernelError> for Problem {
+    fn from(error: KernelError) -> Self {
+        Self::Kernel(error)
+    }
+}
+
+/// What does not hold; nothing if the test passes.
+fn run_case(args: &TestArgs, suite: &Suite, case: &Case) -> Result<Vec<String>, Problem> {
+    let policy = suite.compile(&case.node).map_err(|error| Problem::Other(error.to_string()))?;
+    let Some(policy) = policy else {
+        return Err(Problem::Other(format!("no node `{}`", case.node)));
+    };
+    match &case.asked {
+        Asked::Packets { probes, after, times, answer } => {
+            let mut failures = Vec::new();
+            for probe in probes {
+                failures.extend(packets(args, &policy, case, probe, [*after, *times], answer)?);
+            }
+            Ok(failures)
+        }
+        Asked::Capture { path, summary } => frames(args, &policy, path, summary),
+    }
+}
+
+/// A verdict in words, as it is written in tests.
+fn words(action: Action, reason: Reason, service: Option<&str>) -> String {
+    let verdict = match action {
+        Action::Pass => "pass",
+        Action::Drop => "drop",
+        Action::WouldDrop => "would-drop",
+    };
+    match service {
+        Some(service) => format!("{verdict}, {} by {service}", reason.name()),
+        None => format!("{verdict}, {}", reason.name()),
+    }
+}
+
+/// Whether a verdict is the one that must be; a service may be written with its policy.
+fn is_met(policy: &CompiledPolicy, verdict: Verdict, answer: &Answer) -> bool {
+    let service = verdict.service.and_then(|slot| policy.service_in(slot));
+    let named = match (&answer.service, service) {
+        (None, None) => true,
+        (Some(name), Some(service)) => {
+            // Where two services have one name, the policy tells them apart.
+            policy.name_of_service(&verdict) == Some(name) || service.label == *name
+        }
+        _ => false,
+    };
+    verdict.action == answer.action && verdict.reason == answer.reason && named
+}
+
+fn packets(
+    args: &TestArgs,
+    policy: &CompiledPolicy,
+    case: &Case,
+    probe: &Probe,
+    [after, times]: [u64; 2],
+    answer: &Answer,
+) -> Result<Option<String>, Problem> {
+    let bytes = probe.frame();
+    let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let frame = Captured { number: 1, time_ns: Some(0), bytes: &bytes, wire_len };
+    let tables = policy.host();
+    // Full buckets for each address.
+    let judges = Judges::new(policy, &tables, args.kernel)?;
+    for _ in 0..after {
+        judges.judge(&frame, 0)?;
+    }
+    for nth in 1..=times {
+        let verdict = judges.judge(&frame, 0)?.verdict;
+        if is_met(policy, verdict, answer) {
+            continue;
+        }
+        let expected = words(answer.action, answer.reason, answer.service.as_deref());
+        let found = words(verdict.action, verdict.reason, policy.name_of_service(&verdict));
+        let which = if times > 1 { format!(", packet {nth} of {times}") } else { String::new() };
+        let Probe { from: (from, _), to: (to, port), .. } = probe;
+        let to = std::net::SocketAddr::new(*to, *port);
+        return Ok(Some(format!(
+            "from {from} to {to} on {}{which}: expected {expected}; found {found}",
+            case.node
+        )));
+    }
+    Ok(None)
+}
+
+/// How often a capture got a verdict, by the service's name.
+type Counts = BTreeMap<(Action, Reason, Option<String>), u64>;
+
+fn frames(
+    args: &TestArgs,
+    policy: &CompiledPolicy,
+    path: &Path,
+    summary: &[(Answer, u64)],
+) -> Result<Vec<String>, Problem> {
+    let shown = report::lint::shown_path(path);
+    let file = File::open(path)
+        .map_err(|error| Problem::Other(format!("cannot open `{shown}`: {error}")))?;
+    let tables = policy.host();
+    let judges = Judges::new(policy, &tables, args.kernel)?;
+    let mut clock = Clock::default();
+    let mut found = Counts::new();
+    let mut truncated = 0_u64;
+    let mut failed = None;
+    let read = capture::read(file, |frame| match judges.judge(&frame, clock.at(frame.time_ns)) {
+        Ok(judged) => {
+            truncated += u64::from(judged.truncated);
+            let verdict = judged.verdict;
+            let service = verdict.service.and_then(|slot| policy.service_in(slot));
+            let service = service.map(|service| service.label.clone());
+            *found.entry((verdict.action, verdict.reason, service)).or_default() += 1;
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            failed = Some(error);
+            ControlFlow::Break(())
+        }
+    });
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    read.map_err(|error| Problem::Other(format!("`{shown}`: {error}")))?;
+    if truncated > 0 {
+        let message = format!(
+            "`{shown}`: {truncated} frames are cut too short by the capture to be judged; raise \
+             the snap length (tcpdump -s 0)"
+        );
+        return Err(Problem::Other(message));
+    }
+    let mut failures = Vec::new();
+    for (answer, frames) in summary {
+        let alike: Vec<_> = found
+            .keys()
+            .filter(|(action, reason, label)| {
+                let name = label
+                    .as_deref()
+                    .map(|label| label.split_once('/').map_or(label, |(_, name)| name));
+                let named = answer.service.as_deref() == name || answer.service == *label;
+                *action == answer.action && *reason == answer.reason && named
+            })
+            .cloned()
+            .collect();
+        let got: u64 = alike.iter().filter_map(|key| found.remove(key)).sum();
+        if got != *frames {
+            let what = words(answer.action, answer.reason, answer.service.as_deref());
+            failures.push(format!("`{shown}`: expected {frames} frames {what}; found {got}"));
+        }
+    }
+    // What is not named must not happen.
+    for ((action, reason, label), frames) in found {
+        let what = words(action, reason, label.as_deref());
+        failures.push(format!("`{shown}`: {frames} frames {what}, which `summary` does not name"));
+    }
+    Ok(failures)
+}

@@ -1,0 +1,204 @@
+//! `trainguard test --record`: what happened becomes a test.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, BufRead as _},
+    path::{Path, PathBuf},
+};
+
+use super::super::inputs::Overlay;
+use crate::{
+    cli::TestArgs,
+    event::{Event, SCHEMA},
+    exit::Exit,
+    policy::{fix, load::Loader},
+    report,
+};
+
+/// Bytes of an event; one that is longer is none of ours.
+const MAX_LINE: usize = 1 << 20;
+/// Events of one run.
+const MAX_EVENTS: usize = 10_000;
+
+pub(super) fn run(args: &TestArgs) -> Exit {
+    let file = match args.paths.as_slice() {
+        [] => None,
+        [file] => Some(file.as_path()),
+        _ => {
+            report::error("--record adds to one file, several are named");
+            return Exit::NoAnswer;
+        }
+    };
+    let mut known: Vec<String> = match file.filter(|file| file.exists()).map(names) {
+        Some(None) => return Exit::NoAnswer,
+        Some(Some(names)) => names,
+        None => Vec::new(),
+    };
+    let mut cases = String::new();
+    let mut whole = true;
+    let mut count = 0_usize;
+    let mut input = io::stdin().lock();
+    for number in 1.. {
+        let mut line = Vec::new();
+        let read = io::Read::take(&mut input, MAX_LINE as u64).read_until(b'\n', &mut line);
+        match read {
+            Ok(0) => break,
+            Ok(_) if line.iter().all(u8::is_ascii_whitespace) => continue,
+            Ok(_) if count < MAX_EVENTS => {}
+            Ok(_) => {
+                report::error(format_args!("more than {MAX_EVENTS} events"));
+                whole = false;
+                break;
+            }
+            Err(error) => {
+                report::error(format_args!("reading the events: {error}"));
+                return Exit::NoAnswer;
+            }
+        }
+        match case(&line, args.node.as_deref(), &mut known) {
+            Ok(Some(case)) => {
+                count += 1;
+                cases.push_str(&case);
+            }
+            // The same thing happened again.
+            Ok(None) => {}
+            Err(problem) => {
+                report::error(format_args!("line {number}: {problem}"));
+                whole = false;
+            }
+        }
+    }
+    if count == 0 {
+        report::talk("no new tests");
+        return if whole { Exit::Yes } else { Exit::NoAnswer };
+    }
+    match file {
+        None => {
+            report::answer(cases.trim_end_matches('\n'));
+        }
+        Some(file) => {
+            if let Err(problem) = add(args, file, &cases) {
+                report::error(problem);
+                report::talk("the tests, to be added by hand:");
+                report::answer(cases.trim_end_matches('\n'));
+                return Exit::NoAnswer;
+            }
+            let shown = report::lint::shown_path(file);
+            report::talk(format_args!("{count} new tests in `{shown}`"));
+        }
+    }
+    if whole { Exit::Yes } else { Exit::NoAnswer }
+}
+
+/// The names of the tests of a file; none if it cannot be used, which was said.
+fn names(file: &Path) -> Option<Vec<String>> {
+    let files = Overlay::default();
+    let mut loader = Loader::new(&files);
+    let suite = loader.test(file);
+    let (findings, ..) = loader.finish(file);
+    let Some(suite) = suite else {
+        report::lint::explain(&findings);
+        report::error(format_args!("`{}` cannot be used", report::lint::shown_path(file)));
+        return None;
+    };
+    Some(suite.cases.into_iter().map(|case| case.name).collect())
+}
+
+/// An event as a test; none if there is such a test.
+fn case(
+    line: &[u8],
+    node: Option<&str>,
+    known: &mut Vec<String>,
+) -> Result<Option<String>, String> {
+    let event: Event = serde_json::from_slice(line)
+        .map_err(|error| format!("not an event, expected a JSON object of `{SCHEMA}`: {error}"))?;
+    if event.schema != SCHEMA {
+        let shown = crate::policy::text::shown(&event.schema);
+        return Err(format!("`{shown}` is not understood, expected `{SCHEMA}`"));
+    }
+    let node = event.node.as_deref().or(node);
+    let node = node.ok_or("the event names no node; give --node NAME")?;
+    let (Some(source), Some(transport), Some(port)) = (event.source, &event.transport, event.port)
+    else {
+        return Err(format!(
+            "a packet without source and port ({}) cannot be written as a test; keep its capture",
+            crate::policy::text::shown(&event.reason)
+        ));
+    };
+    if event.reason.starts_with("limit_") {
+        return Err(format!(
+            "{} depends on what came before, which an event does not tell; write a test with \
+             `times` or `after`",
+            crate::policy::text::shown(&event.reason)
+        ));
+    }
+    let to = format!("{transport}/{port}");
+    let name = format!("{source} to {to} on {node}: {}", event.reason);
+    if known.contains(&name) {
+        return Ok(None);
+    }
+    let service = event.service.map(|name| format!(", service: {}", quoted(&name)));
+    let mut text = String::new();
+    // A string takes everything.
+    let _ = write!(
+        text,
+        "  - name: {}\n    node: {}\n    packet: {{ from: {}, to: {} }}\n    expect: {{ verdict: {}, \
+         reason: {}{} }}\n",
+        quoted(&name),
+        quoted(node),
+        quoted(&source.to_string()),
+        quoted(&to),
+        quoted(&event.verdict),
+        quoted(&event.reason),
+        service.unwrap_or_default()
+    );
+    known.push(name);
+    Ok(Some(text))
+}
+
+/// A text in double quotes, which every reader of YAML takes for itself. What JSON escapes is
+/// escaped alike in YAML.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+/// Adds tests to a file, or makes it. Says why that is impossible; the file is as it was then.
+fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
+    let shown = report::lint::shown_path(file);
+    let made = !file.exists();
+    let before = if made {
+        let manifest = args
+            .manifest
+            .as_deref()
+            .ok_or_else(|| format!("`{shown}` does not exist; give --manifest FILE to make it"))?;
+        // Paths in the file are relative to it.
+        let base = file.parent().unwrap_or(Path::new(""));
+        let manifest = manifest.strip_prefix(base).map(PathBuf::from).or_else(|_| {
+            std::path::absolute(manifest)
+                .map_err(|error| format!("{}: {error}", manifest.display()))
+        })?;
+        format!(
+            "apiVersion: trainguard/v1\nkind: Test\nmanifest: {}\ntests:\n",
+            quoted(&manifest.to_string_lossy())
+        )
+    } else {
+        fs::read_to_string(file).map_err(|error| format!("cannot read `{shown}`: {error}"))?
+    };
+    let line_break = if before.ends_with('\n') { "" } else { "\n" };
+    let after = format!("{before}{line_break}{cases}");
+    // What was there must be there still, with what is new behind it.
+    let files = Overlay::default();
+    files.put(file.to_owned(), Ok(after.clone().into_bytes()));
+    let mut loader = Loader::new(&files);
+    let suite = loader.test(file);
+    let (findings, ..) = loader.finish(file);
+    if suite.is_none() {
+        return Err(format!(
+            "`{shown}` cannot take them at its end (is `tests` its last field, indented by two \
+             blanks?):\n{findings}"
+        ));
+    }
+    let written = if made { fs::write(file, &after) } else { fix::write(file, after.as_bytes()) };
+    written.map_err(|error| format!("cannot write `{shown}`: {error}"))
+}

@@ -1,0 +1,125 @@
+//! What came of unit tests.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, TestSuite};
+use serde::Serialize;
+
+use super::lint::{shown_path, shown_text};
+use crate::{cli::TestFormat, report};
+
+/// `schema` of the JSON form.
+const SCHEMA: &str = "trainguard/test/v1";
+
+/// What came of a test.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The file that it is in.
+    pub file: PathBuf,
+    /// The line of its name.
+    pub line: usize,
+    /// What must hold.
+    pub name: String,
+    /// What does not hold; nothing if it passed.
+    pub failures: Vec<String>,
+}
+
+/// What came of all tests.
+#[derive(Debug, Default)]
+pub struct Results(Vec<Outcome>);
+
+#[derive(Serialize)]
+struct Document<'r> {
+    schema: &'static str,
+    tests: Vec<TestJson<'r>>,
+    passed: usize,
+    failed: usize,
+}
+
+#[derive(Serialize)]
+struct TestJson<'r> {
+    file: String,
+    line: usize,
+    name: &'r str,
+    passed: bool,
+    failures: &'r [String],
+}
+
+impl Results {
+    /// Adds a test.
+    pub fn add(&mut self, outcome: Outcome) {
+        self.0.push(outcome);
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many failed.
+    pub fn failed(&self) -> usize {
+        self.0.iter().filter(|outcome| !outcome.failures.is_empty()).count()
+    }
+
+    /// Prints them.
+    pub fn print(&self, format: TestFormat) {
+        let (failed, all) = (self.failed(), self.0.len());
+        match format {
+            TestFormat::Text => {
+                for outcome in self.0.iter().filter(|outcome| !outcome.failures.is_empty()) {
+                    let Outcome { file, line, name, failures } = outcome;
+                    let mut lines =
+                        vec![format!("FAILED {}:{line}: {}", shown_path(file), shown_text(name))];
+                    lines.extend(failures.iter().map(|f| format!("       {}", shown_text(f))));
+                    if !report::answer(lines.join("\n")) {
+                        return;
+                    }
+                }
+                report::answer(format_args!("{} passed, {failed} failed", all - failed));
+            }
+            TestFormat::Json => report::answer_json(&Document {
+                schema: SCHEMA,
+                tests: self
+                    .0
+                    .iter()
+                    .map(|outcome| TestJson {
+                        file: shown_path(&outcome.file),
+                        line: outcome.line,
+                        name: &outcome.name,
+                        passed: outcome.failures.is_empty(),
+                        failures: &outcome.failures,
+                    })
+                    .collect(),
+                passed: all - failed,
+                failed,
+            }),
+            TestFormat::Junit => {
+                report::answer(self.junit().trim_end());
+            }
+        }
+    }
+
+    /// As `JUnit` XML: a suite for each file.
+    pub fn junit(&self) -> String {
+        let mut suites: BTreeMap<&PathBuf, TestSuite> = BTreeMap::new();
+        for outcome in &self.0 {
+            let path = shown_path(&outcome.file);
+            let suite = suites.entry(&outcome.file).or_insert_with(|| TestSuite::new(&path));
+            let status = if outcome.failures.is_empty() {
+                TestCaseStatus::success()
+            } else {
+                let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                status.set_message(shown_text(&outcome.failures.join("; ")));
+                status.set_type("verdict");
+                status
+            };
+            let mut case = TestCase::new(shown_text(&outcome.name), status);
+            case.set_classname(format!("{path}:{}", outcome.line));
+            suite.add_test_case(case);
+        }
+        let mut document = Junit::new("trainguard test");
+        document.add_test_suites(suites.into_values());
+        // A writer that is a string does not fail, and all text is UTF-8.
+        document.to_string().unwrap_or_default()
+    }
+}
