@@ -1,6 +1,6 @@
 //! Who judges the frames of `replay` and `test`: the host, or the real program in the kernel.
 
-use std::cell::Cell;
+use std::{cell::Cell, rc::Rc};
 
 use guard_common::{
     Observer, Packet, Reason, Silent, Tables as _, Verdict, bucket, flow::Parsed, judge,
@@ -28,7 +28,7 @@ const MAX_FRAME: usize = 14 + 2 * 4 + 65_535;
 /// The longest step of the clock, in nanoseconds: every bucket is full again after it.
 const LONGEST_STEP: u64 = bucket::MAX_TICKS / bucket::TICKS_PER_NS;
 /// Where the clock stops: buckets count in ticks below 2^63.
-const LAST_NS: u64 = (1 << 63) / bucket::TICKS_PER_NS - 1;
+pub(super) const LAST_NS: u64 = (1 << 63) / bucket::TICKS_PER_NS - 1;
 
 /// The time since the first frame that has one. It never runs backwards nor out of what buckets
 /// can count, whatever the capture says.
@@ -58,19 +58,18 @@ struct Host<'a> {
 /// The host, or the program in the kernel, with buckets that are full at the beginning.
 pub(super) struct Judges<'a> {
     host: Host<'a>,
-    kernel: Option<Generation>,
+    kernel: Option<Rc<Generation>>,
+}
+
+/// Loads a policy into the kernel, to judge there.
+pub(super) fn in_kernel(policy: &CompiledPolicy) -> Result<Rc<Generation>, KernelError> {
+    Generation::for_tests(policy, KEY).map(Rc::new)
 }
 
 impl<'a> Judges<'a> {
-    /// The host; and the kernel, if that is to judge.
-    pub(super) fn new(
-        policy: &CompiledPolicy,
-        tables: &'a HostTables<'a>,
-        kernel: bool,
-    ) -> Result<Self, KernelError> {
-        let host = Host { tables, limiter: HostLimiter::new(KEY) };
-        let kernel = if kernel { Some(Generation::for_tests(policy, KEY)?) } else { None };
-        Ok(Self { host, kernel })
+    /// The host; or the kernel, if that is to judge.
+    pub(super) fn new(tables: &'a HostTables<'a>, kernel: Option<Rc<Generation>>) -> Self {
+        Self { host: Host { tables, limiter: HostLimiter::new(KEY) }, kernel }
     }
 
     pub(super) fn judge(&self, frame: &Captured<'_>, now_ns: u64) -> Result<Judged, KernelError> {

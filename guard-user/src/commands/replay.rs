@@ -10,7 +10,7 @@ use std::{
 use guard_common::{Addr, Packet as _, packet::Fields as _, wire};
 
 use super::{
-    judges::{Clock, Judges, Kept},
+    judges::{self, Clock, Judges, Kept},
     offline::{self, Offline},
 };
 use crate::{
@@ -41,10 +41,11 @@ pub fn run(args: &ReplayArgs) -> Exit {
         }
     };
     let tables = offline.policy.host();
-    let judges = match Judges::new(&offline.policy, &tables, args.kernel) {
-        Ok(judges) => judges,
+    let kernel = match args.kernel.then(|| judges::in_kernel(&offline.policy)).transpose() {
+        Ok(kernel) => kernel,
         Err(error) => return refuse(&error),
     };
+    let judges = Judges::new(&tables, kernel);
     let mut summary = Summary::new(&offline.loaded, &offline.policy, args.format);
     let progress = report::replay::progress(length, args.format);
     let result = replay(args, progress.wrap_read(input), &offline, &judges, &mut summary);

@@ -7,22 +7,23 @@ use std::{
     fs::{self, File},
     ops::ControlFlow,
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use guard_common::{
-    Verdict,
+    Verdict, bucket,
     verdict::{Action, Reason},
 };
 
 use super::{
     inputs::{Inputs, Overlay},
-    judges::{Clock, Judges},
+    judges::{self, Clock, Judges, LAST_NS},
 };
 use crate::{
     capture::{self, Captured},
     cli::TestArgs,
     exit::Exit,
-    kernel::error::KernelError,
+    kernel::{error::KernelError, generation::Generation},
     policy::{
         compiled::CompiledPolicy,
         load::Loader,
@@ -66,11 +67,12 @@ pub fn run(args: &TestArgs) -> Exit {
             whole = false;
             continue;
         };
+        let mut runner = Runner { suite: &suite, kernel: args.kernel, loaded: BTreeMap::new() };
         let wanted = |case: &&Case| {
             args.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str()))
         };
         for case in suite.cases.iter().filter(wanted) {
-            let failures = match run_case(args, &suite, case) {
+            let failures = match runner.run(case) {
                 Ok(failures) => failures,
                 Err(Problem::Kernel(error)) => {
                     report::refusal(&error);
@@ -124,21 +126,78 @@ impl From<KernelError> for Problem {
     }
 }
 
-/// What does not hold; nothing if the test passes.
-fn run_case(args: &TestArgs, suite: &Suite, case: &Case) -> Result<Vec<String>, Problem> {
-    let policy = suite.compile(&case.node).map_err(|error| Problem::Other(error.to_string()))?;
-    let Some(policy) = policy else {
-        return Err(Problem::Other(format!("no node `{}`", case.node)));
-    };
-    match &case.asked {
-        Asked::Packets { probes, after, times, answer } => {
-            let mut failures = Vec::new();
-            for probe in probes {
-                failures.extend(packets(args, &policy, case, probe, [*after, *times], answer)?);
-            }
-            Ok(failures)
+/// Runs the tests of a file. What they need is made once for each node.
+struct Runner<'s> {
+    suite: &'s Suite,
+    kernel: bool,
+    loaded: BTreeMap<String, Node>,
+}
+
+/// The policy of a node, and the kernel that has it.
+struct Node {
+    policy: CompiledPolicy,
+    kernel: Option<Rc<Generation>>,
+    /// When the next packet is sent: every bucket is full again by then.
+    now_ns: u64,
+}
+
+impl Node {
+    fn of(suite: &Suite, name: &str, kernel: bool) -> Result<Self, Problem> {
+        let policy = suite.compile(name).map_err(|error| Problem::Other(error.to_string()))?;
+        let policy = policy.ok_or_else(|| Problem::Other(format!("no node `{name}`")))?;
+        let kernel = kernel.then(|| judges::in_kernel(&policy)).transpose()?;
+        Ok(Self { policy, kernel, now_ns: 0 })
+    }
+
+    /// How long the emptiest bucket takes to fill.
+    fn refill_ns(&self) -> u64 {
+        let limits = self.policy.services.iter().flat_map(|service| {
+            let service = &service.service;
+            [service.per_source, service.total]
+        });
+        let depths = limits.flat_map(|limits| {
+            [limits.new_connections.depth, limits.packets.depth, limits.bytes.depth]
+        });
+        depths.max().unwrap_or(0) / bucket::TICKS_PER_NS + 1
+    }
+}
+
+impl Runner<'_> {
+    /// The policy of a node. `fresh`: nothing may be left in any bucket's credits, either.
+    fn node(&mut self, name: &str, fresh: bool) -> Result<&mut Node, Problem> {
+        let known = self.loaded.get(name).is_some_and(|node| {
+            let next = node.now_ns.saturating_add(node.refill_ns());
+            node.kernel.is_none() || (!fresh && next < LAST_NS)
+        });
+        if !known {
+            let node = Node::of(self.suite, name, self.kernel)?;
+            self.loaded.insert(name.to_owned(), node);
         }
-        Asked::Capture { path, summary } => frames(args, &policy, path, summary),
+        let node = self.loaded.get_mut(name);
+        node.ok_or_else(|| Problem::Other(format!("no node `{name}`")))
+    }
+
+    /// What does not hold; nothing if the test passes.
+    fn run(&mut self, case: &Case) -> Result<Vec<String>, Problem> {
+        match &case.asked {
+            Asked::Packets { probes, after, times, answer } => {
+                let mut failures = Vec::new();
+                for probe in probes {
+                    let node = self.node(&case.node, *after > 0)?;
+                    let refill = node.refill_ns();
+                    failures.extend(packets(node, case, probe, [*after, *times], answer)?);
+                    node.now_ns = node.now_ns.saturating_add(refill);
+                }
+                Ok(failures)
+            }
+            Asked::Capture { path, summary } => {
+                let node = self.node(&case.node, true)?;
+                // A capture takes what time it takes.
+                let found = frames(node, path, summary);
+                node.now_ns = LAST_NS;
+                found
+            }
+        }
     }
 }
 
@@ -170,8 +229,7 @@ fn is_met(policy: &CompiledPolicy, verdict: Verdict, answer: &Answer) -> bool {
 }
 
 fn packets(
-    args: &TestArgs,
-    policy: &CompiledPolicy,
+    node: &Node,
     case: &Case,
     probe: &Probe,
     [after, times]: [u64; 2],
@@ -180,14 +238,15 @@ fn packets(
     let bytes = probe.frame();
     let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let frame = Captured { number: 1, time_ns: Some(0), bytes: &bytes, wire_len };
+    let Node { policy, kernel, now_ns } = node;
     let tables = policy.host();
     // Full buckets for each address.
-    let judges = Judges::new(policy, &tables, args.kernel)?;
+    let judges = Judges::new(&tables, kernel.clone());
     for _ in 0..after {
-        judges.judge(&frame, 0)?;
+        judges.judge(&frame, *now_ns)?;
     }
     for nth in 1..=times {
-        let verdict = judges.judge(&frame, 0)?.verdict;
+        let verdict = judges.judge(&frame, *now_ns)?.verdict;
         if is_met(policy, verdict, answer) {
             continue;
         }
@@ -207,17 +266,13 @@ fn packets(
 /// How often a capture got a verdict, by the service's name.
 type Counts = BTreeMap<(Action, Reason, Option<String>), u64>;
 
-fn frames(
-    args: &TestArgs,
-    policy: &CompiledPolicy,
-    path: &Path,
-    summary: &[(Answer, u64)],
-) -> Result<Vec<String>, Problem> {
+fn frames(node: &Node, path: &Path, summary: &[(Answer, u64)]) -> Result<Vec<String>, Problem> {
     let shown = report::lint::shown_path(path);
     let file = File::open(path)
         .map_err(|error| Problem::Other(format!("cannot open `{shown}`: {error}")))?;
+    let policy = &node.policy;
     let tables = policy.host();
-    let judges = Judges::new(policy, &tables, args.kernel)?;
+    let judges = Judges::new(&tables, node.kernel.clone());
     let mut clock = Clock::default();
     let mut found = Counts::new();
     let mut truncated = 0_u64;

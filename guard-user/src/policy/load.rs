@@ -206,16 +206,18 @@ impl<'f> Loader<'f> {
                 return None;
             }
         };
-        self.parts_of(file, path, doc, before)
+        self.parts_of(file, path, doc, before, true)
     }
 
     /// A cluster with what it names. `before`: how many errors there were before it was read.
+    /// `all`: what it does not use is of no use.
     fn parts_of(
         &mut self,
         file: FileId,
         path: &Path,
         doc: ClusterDoc,
         before: usize,
+        all: bool,
     ) -> Option<Parts> {
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         let policies = self.policies_of(&doc.policies, &base);
@@ -223,7 +225,7 @@ impl<'f> Loader<'f> {
             policies.iter().all(|(file, policy)| policy.is_some() && !self.report.is_broken(*file));
         // What a broken policy uses is not known, so nothing can be called unused.
         let fine = complete && self.report.count(Severity::Error) == before;
-        let whole = doc.policies_known && fine;
+        let whole = all && doc.policies_known && fine;
         let policies: Vec<(FileId, Rc<PolicyDoc>)> =
             policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
         let cluster = resolve::cluster(self, file, &base, &doc, &policies);
@@ -259,7 +261,7 @@ impl<'f> Loader<'f> {
             TestCluster::Manifest(manifest) => {
                 self.parts_named(&base.join(&manifest.value), Some(manifest.place))
             }
-            TestCluster::InPlace(doc) => self.parts_of(file, path, *doc, before),
+            TestCluster::InPlace(doc) => self.parts_of(file, path, *doc, before, false),
             TestCluster::Unknown => None,
         };
         let cluster = parts?.cluster;
