@@ -145,3 +145,15 @@ pub fn flags(text: &str) -> Result<u8, String> {
         Ok(flags | bit)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_letters() {
+        assert_eq!(flags("SA"), Ok(0x12));
+        assert_eq!(flags(""), Ok(0));
+        assert!(flags("SYN").is_err());
+    }
+}

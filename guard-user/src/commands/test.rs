@@ -32,6 +32,7 @@ use crate::{
     probe::Probe,
     report::{
         self,
+        replay::Judged,
         test::{Outcome, Results},
     },
 };
@@ -278,9 +279,8 @@ fn frames(node: &Node, path: &Path, summary: &[(Answer, u64)]) -> Result<Vec<Str
     let mut truncated = 0_u64;
     let mut failed = None;
     let read = capture::read(file, |frame| match judges.judge(&frame, clock.at(frame.time_ns)) {
-        Ok(judged) => {
-            truncated += u64::from(judged.truncated);
-            let verdict = judged.verdict;
+        Ok(Judged { verdict, truncated: is_short, .. }) => {
+            truncated += u64::from(is_short);
             let service = verdict.service.and_then(|slot| policy.service_in(slot));
             let service = service.map(|service| service.label.clone());
             *found.entry((verdict.action, verdict.reason, service)).or_default() += 1;

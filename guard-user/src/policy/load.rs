@@ -224,8 +224,8 @@ impl<'f> Loader<'f> {
         let complete =
             policies.iter().all(|(file, policy)| policy.is_some() && !self.report.is_broken(*file));
         // What a broken policy uses is not known, so nothing can be called unused.
-        let fine = complete && self.report.count(Severity::Error) == before;
-        let whole = all && doc.policies_known && fine;
+        let faultless = complete && self.report.count(Severity::Error) == before;
+        let whole = all && doc.policies_known && faultless;
         let policies: Vec<(FileId, Rc<PolicyDoc>)> =
             policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
         let cluster = resolve::cluster(self, file, &base, &doc, &policies);

@@ -130,15 +130,13 @@ fn probes(
     packet: &PacketDoc,
 ) -> Option<Vec<Probe>> {
     let from = &packet.from;
-    let sources = match scalars::address(&from.value) {
-        Ok(address) => vec![address],
-        Err(_) => match cluster.node(&from.value) {
-            Some(node) => node.addresses.clone(),
-            None => {
-                unknown(out, cluster, &from.value, from.place, "neither an address nor a node:");
-                return None;
-            }
-        },
+    let sources = if let Ok(address) = scalars::address(&from.value) {
+        vec![address]
+    } else if let Some(node) = cluster.node(&from.value) {
+        node.addresses.clone()
+    } else {
+        unknown(out, cluster, &from.value, from.place, "neither an address nor a node:");
+        return None;
     };
     let probe = |source: IpAddr| {
         let mut probe = Probe::new(source, packet.to.transport, packet.to.first, packet.flags);

@@ -194,7 +194,7 @@ fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {
         let Some(node) = fields.get(field) else { return Some(least) };
         let what = format!("`{field}`");
         let parsed = walk.parsed(node, &what, "a number", |text, plain| {
-            let number = scalars::amount(text, plain, scalars::Counted::Things)?;
+            let number = number(text, plain)?;
             if (least..=MAX_TIMES).contains(&number) {
                 return Ok(number);
             }
@@ -205,6 +205,16 @@ fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {
     };
     let (after, times) = (count("after", 0), count("times", 1));
     Some(PacketDoc { from: from?, to: to?.value, flags: flags?, after: after?, times: times? })
+}
+
+/// A number without a unit.
+fn number(text: &str, plain: bool) -> Result<u64, Fault> {
+    let number = scalars::amount(text, plain, scalars::Counted::Things)?;
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(number);
+    }
+    let message = format!("`{}` is not a number by itself", text::shown(text));
+    Err(Fault::new(code::AMOUNT, message).help(format!("write {number}")))
 }
 
 fn answer(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<Answer> {
@@ -260,10 +270,6 @@ fn group(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<(Answer, u64)> {
     let fields = walk.fields(node, "a line of `summary`", &known)?;
     let answer = answer_of(walk, &fields, walk.place(node.span));
     let frames = fields.need(walk, "frames", "`frames:` with how many");
-    let frames = frames.and_then(|node| {
-        walk.parsed(node, "`frames`", "a number", |text, plain| {
-            scalars::amount(text, plain, scalars::Counted::Things)
-        })
-    });
+    let frames = frames.and_then(|node| walk.parsed(node, "`frames`", "a number", number));
     Some((answer?, frames?.value))
 }

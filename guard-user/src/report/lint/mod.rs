@@ -8,7 +8,6 @@ pub mod github;
 pub mod json;
 pub mod junit;
 pub mod sarif;
-mod titles;
 
 use std::{
     fmt::Write as _,
@@ -16,11 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use self::titles::title_of;
 use crate::{
     cli::LintFormat,
+    explain,
     policy::{
-        diagnostic::{Report, Severity},
+        diagnostic::{Code, Report, Severity},
         text,
     },
     report,
@@ -78,6 +77,12 @@ pub fn shown_text(text: &str) -> String {
         }
     }
     shown
+}
+
+/// The title of a rule, as `explain` has it.
+pub fn title_of(code: Code) -> String {
+    let name = code.to_string();
+    explain::title(&name).map_or_else(|| format!("rule {name}"), str::to_owned)
 }
 
 /// A path as it may be shown.
