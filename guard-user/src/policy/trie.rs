@@ -309,9 +309,10 @@ fn occupied<K: Family>(slot: &Slot<'_, K>, depth: u32) -> u8 {
         return u8::MAX;
     }
     let eighths = slot.inside.iter().map(|item| {
-        let first = item.prefix.skip(depth).first::<PEEK_BITS>();
-        // A prefix shorter than that covers several.
-        let count = 1 << (depth + PEEK_BITS).saturating_sub(item.len);
+        // A prefix shorter than that covers several. What follows its own bits may be anything.
+        let free = (depth + PEEK_BITS).saturating_sub(item.len);
+        let first = (item.prefix.skip(depth).first::<PEEK_BITS>() >> free) << free;
+        let count = 1 << free;
         (first..first + count).fold(0, |eighths, eighth| eighths | 1_u8 << eighth)
     });
     eighths.fold(0, |all, some| all | some)
@@ -361,4 +362,26 @@ fn number(index: usize) -> u32 {
 /// A length, which is at most 128.
 fn length(bits: u32) -> u8 {
     u8::try_from(bits).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two hosts that differ in bit 112: the direct table reaches to bit 127, and what is looked at
+    /// beyond comes in from the front of the address, here `11`.
+    #[test]
+    fn what_lies_beyond_an_address_says_nothing() {
+        let host = |low: u64| Item {
+            prefix: [0xfd00 << 48, low],
+            len: 128,
+            found: Found { class: 1, buckets: 0 },
+        };
+        let items = [host(1), host(1 << 16)];
+        let depth = begin(&items).skip + ROOT_BITS;
+        assert_eq!(depth, 127);
+        let inside = |at: usize| Slot { cover: Found::default(), inside: &items[at..=at] };
+        assert_eq!(occupied(&inside(0), depth), 0b1111_0000, "the last bit is 1");
+        assert_eq!(occupied(&inside(1), depth), 0b0000_1111, "the last bit is 0");
+    }
 }

@@ -1,0 +1,372 @@
+//! `trainguard test` as it is typed: what passes, what fails and how that is said, and recording.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: demo
+interfaces: [eth0]
+nodes:
+  - { name: sched, addresses: [10.0.0.1, \"fd00::1\"], roles: [scheduler] }
+  - { name: worker, addresses: [10.0.1.0, \"fd00::1:0\"], roles: [worker] }
+policies: [p.yaml]
+";
+
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: p
+services:
+  - name: s
+    roles: [scheduler]
+    ports: [tcp/9091]
+    match: all
+    allow: { roles: [worker] }
+    mode: enforce
+    limits: { perSource: { newConnections: { rate: 1/s, burst: 10 } } }
+";
+
+const TESTS: &str = "\
+apiVersion: trainguard/v1
+kind: Test
+manifest: m.yaml
+tests:
+  - name: a worker registers
+    node: sched
+    packet: { from: worker, to: tcp/9091, times: 10 }
+    expect: { verdict: pass, reason: allowed, service: s }
+  - name: it does so once too often
+    node: sched
+    packet: { from: worker, to: tcp/9091, after: 10 }
+    expect: { verdict: drop, reason: limit_new_connections, service: p/s }
+  - name: a stranger is refused
+    node: sched
+    packet: { from: \"2001:db8::7\", to: tcp/9091, flags: A }
+    expect: { verdict: drop, reason: not_allowed, service: s }
+  - name: ssh is nobody's business
+    node: sched
+    packet: { from: 192.0.2.7, to: tcp/22 }
+    expect: { verdict: pass, reason: unguarded }
+";
+
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        let dir = Self(tempfile::tempdir().expect("a directory"));
+        dir.write("m.yaml", MANIFEST);
+        dir.write("p.yaml", POLICY);
+        dir.write("p.test.yaml", TESTS);
+        dir
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.path().join(name), text).expect("written");
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).expect("a file")
+    }
+
+    fn run(&self, args: &[&str], input: &str) -> (Option<i32>, String, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_trainguard"))
+            .current_dir(self.path())
+            .arg("test")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        // It may have ended without reading.
+        let _ = child.stdin.take().expect("its input").write_all(input.as_bytes());
+        let output = child.wait_with_output().expect("the binary ends");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+#[test]
+fn what_holds_passes() {
+    let dir = Dir::new();
+    for args in [&[][..], &["."], &["p.test.yaml"], &[".", "p.test.yaml"]] {
+        let (code, out, err) = dir.run(args, "");
+        assert_eq!(code, Some(0), "{out}{err}");
+        assert!(out.ends_with(" passed, 0 failed\n"), "{out}");
+    }
+    let (code, out, _) = dir.run(&["--filter", "stranger"], "");
+    assert_eq!((code, out.as_str()), (Some(0), "1 passed, 0 failed\n"));
+}
+
+/// The tests of what ships: each profile has some, and all hold.
+#[test]
+fn shipped_policies_pass_their_tests() {
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+    let profiles = fs::read_dir(&policies).expect("a directory").flatten().filter(|entry| {
+        let name = entry.file_name().into_string().expect("UTF-8");
+        name.ends_with(".yaml") && !name.ends_with(".test.yaml") && name != "cluster.yaml"
+    });
+    let mut count = 0;
+    for profile in profiles {
+        let tests = profile.path().with_extension("test.yaml");
+        let output = Command::new(env!("CARGO_BIN_EXE_trainguard"))
+            .arg("test")
+            .arg(&tests)
+            .output()
+            .expect("the binary runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}: {text}", tests.display());
+        count += 1;
+    }
+    assert_eq!(count, 14);
+}
+
+#[test]
+fn what_does_not_hold_is_told_with_its_place() {
+    let dir = Dir::new();
+    let wrong = TESTS.replace("times: 10 }", "times: 12 }").replace(
+        "verdict: pass, reason: unguarded",
+        "verdict: drop, reason: not_allowed, service: s",
+    );
+    dir.write("p.test.yaml", wrong);
+    let (code, out, err) = dir.run(&["--junit", "out.xml"], "");
+    assert_eq!(code, Some(1), "{err}");
+    let expected = "\
+FAILED p.test.yaml:5: a worker registers
+       from 10.0.1.0 to 10.0.0.1:9091 on sched, packet 11 of 12: expected pass, allowed by s; found drop, limit_new_connections by s
+       from fd00::1:0 to [fd00::1]:9091 on sched, packet 11 of 12: expected pass, allowed by s; found drop, limit_new_connections by s
+FAILED p.test.yaml:17: ssh is nobody's business
+       from 192.0.2.7 to 10.0.0.1:22 on sched: expected drop, not_allowed by s; found pass, unguarded
+2 passed, 2 failed
+";
+    assert_eq!(out, expected);
+    let xml = dir.read("out.xml");
+    let xml = roxmltree::Document::parse(&xml).expect("well-formed");
+    let count = |name: &str| xml.descendants().filter(|node| node.has_tag_name(name)).count();
+    assert_eq!((count("testcase"), count("failure")), (4, 2));
+    let (_, out, _) = dir.run(&["--format", "json"], "");
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((&json["schema"], &json["failed"]), (&"trainguard/test/v1".into(), &2.into()));
+    assert_eq!(json["tests"][0]["line"], 5);
+    assert_eq!(json["tests"][2]["passed"], true);
+}
+
+#[test]
+fn every_part_of_a_verdict_counts() {
+    for (from, to) in [
+        (
+            "expect: { verdict: drop, reason: not_allowed, service: s }",
+            "expect: { verdict: would-drop, reason: not_allowed, service: s }",
+        ),
+        (
+            "expect: { verdict: drop, reason: not_allowed, service: s }",
+            "expect: { verdict: drop, reason: martian, service: s }",
+        ),
+        (
+            "expect: { verdict: drop, reason: not_allowed, service: s }",
+            "expect: { verdict: drop, reason: not_allowed, service: t }",
+        ),
+        (
+            "expect: { verdict: drop, reason: not_allowed, service: s }",
+            "expect: { verdict: drop, reason: not_allowed, service: q/s }",
+        ),
+        (
+            "expect: { verdict: drop, reason: not_allowed, service: s }",
+            "expect: { verdict: drop, reason: not_allowed }",
+        ),
+        (
+            "expect: { verdict: pass, reason: unguarded }",
+            "expect: { verdict: pass, reason: unguarded, service: s }",
+        ),
+        ("after: 10", "after: 9"),
+    ] {
+        let dir = Dir::new();
+        assert!(TESTS.contains(from));
+        dir.write("p.test.yaml", TESTS.replacen(from, to, 1));
+        let (code, out, _) = dir.run(&[], "");
+        assert_eq!(code, Some(1), "{from} -> {to}");
+        assert!(out.ends_with("3 passed, 1 failed\n"), "{from} -> {to}: {out}");
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_is_no_answer() {
+    let dir = Dir::new();
+    fs::create_dir(dir.path().join("empty")).expect("a directory");
+    for (args, text, said) in [
+        (&["empty"][..], TESTS.to_owned(), "no tests to run"),
+        (&["gone.test.yaml"], TESTS.to_owned(), "does not exist"),
+        (&["--filter", "nothing is called that"], TESTS.to_owned(), "no tests to run"),
+        (&[], TESTS.replace("m.yaml", "gone.yaml"), "p.test.yaml:3:11"),
+        (&[], TESTS.replace("manifest: m.yaml", "manifest: p.yaml"), "a manifest belongs"),
+        (&[], TESTS.replace("node: sched", "node: shed"), "did you mean `sched`?"),
+        (&[], TESTS.replace("from: worker", "from: wrker"), "did you mean `worker`?"),
+        (&[], TESTS.replace("it does so once too often", "a worker registers"), "TG205"),
+        (&["p.yaml"], TESTS.to_owned(), "where tests belong"),
+        (&["--junit", "gone/out.xml"], TESTS.to_owned(), "cannot write `gone/out.xml`"),
+    ] {
+        dir.write("p.test.yaml", &text);
+        let (code, out, err) = dir.run(args, "");
+        assert_eq!(code, Some(2), "{args:?}: {out}{err}");
+        assert!(err.contains(said), "{args:?}: {said:?} is not in {err}");
+    }
+    // One file that cannot be used does not hide what others have to say.
+    dir.write("p.test.yaml", TESTS);
+    dir.write("q.test.yaml", TESTS.replace("m.yaml", "gone.yaml"));
+    let (code, out, _) = dir.run(&[], "");
+    assert_eq!((code, out.as_str()), (Some(2), "4 passed, 0 failed\n"));
+}
+
+/// A little-endian pcap file of Ethernet frames, each kept up to a length.
+fn pcap(frames: &[(Vec<u8>, usize)]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for (number, (frame, kept)) in (0_u32..).zip(frames) {
+        let kept = frame.get(..*kept).unwrap_or(frame);
+        let lengths = [kept.len(), frame.len()].map(|len| u32::try_from(len).expect("short"));
+        for word in [1_700_000_000, number, lengths[0], lengths[1]] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(kept);
+    }
+    file
+}
+
+#[test]
+fn a_capture_must_have_what_is_named_and_nothing_else() {
+    use guard_common::flow::Transport::Tcp;
+    use guard_user::probe::{OPENS, Probe};
+    let frame =
+        |from: &str, port| Probe::new(from.parse().expect("an address"), Tcp, port, OPENS).frame();
+    let all = usize::MAX;
+    let frames = [
+        (frame("10.0.1.0", 9091), all),
+        (frame("10.0.1.0", 9091), all),
+        (frame("192.0.2.7", 9091), all),
+        (frame("192.0.2.7", 22), all),
+    ];
+    let dir = Dir::new();
+    dir.write("job.pcap", pcap(&frames));
+    let test = |summary: &str| {
+        format!(
+            "apiVersion: trainguard/v1\nkind: Test\nmanifest: m.yaml\ntests:\n  - name: a job\n    node: \
+             sched\n    capture: job.pcap\n    expect:\n      summary:\n{summary}"
+        )
+    };
+    let whole = "        - { verdict: pass, reason: allowed, service: s, frames: 2 }
+        - { verdict: drop, reason: not_allowed, service: s, frames: 1 }
+        - { verdict: pass, reason: unguarded, frames: 1 }
+";
+    dir.write("p.test.yaml", test(whole));
+    let (code, out, err) = dir.run(&[], "");
+    assert_eq!(code, Some(0), "{out}{err}");
+    for (from, to, said) in [
+        ("frames: 2", "frames: 3", "expected 3 frames pass, allowed by s; found 2"),
+        (
+            "        - { verdict: pass, reason: unguarded, frames: 1 }\n",
+            "",
+            "1 frames pass, unguarded, which `summary` does not name",
+        ),
+        (
+            "service: s, frames: 1",
+            "service: t, frames: 1",
+            "expected 1 frames drop, not_allowed by t; found 0",
+        ),
+    ] {
+        dir.write("p.test.yaml", test(&whole.replacen(from, to, 1)));
+        let (code, out, _) = dir.run(&[], "");
+        assert_eq!(code, Some(1), "{out}");
+        assert!(out.contains(said), "{said:?} is not in {out}");
+    }
+    // What is not there cannot be judged.
+    dir.write("p.test.yaml", test(whole));
+    dir.write("job.pcap", pcap(&[(frame("192.0.2.7", 9091), 30)]));
+    let (code, _, err) = dir.run(&[], "");
+    assert_eq!(code, Some(2));
+    assert!(err.contains("snap length"), "{err}");
+}
+
+#[test]
+fn an_event_becomes_a_test_that_holds() {
+    let dir = Dir::new();
+    let event = |source: &str, port: u16, more: &str| {
+        format!(
+            "{{\"schema\":\"trainguard/event/v1\",\"node\":\"sched\",\"verdict\":\"drop\",\"reason\":\"not_allowed\",\
+             \"service\":\"s\",\"source\":\"{source}\",\"transport\":\"tcp\",\"port\":{port}{more}}}\n"
+        )
+    };
+    let events = [
+        event("192.0.2.9", 9091, ""),
+        event("2001:db8::9", 9091, ",\"interface\":\"eth0\""),
+        event("192.0.2.9", 9091, ""),
+    ]
+    .concat();
+    // Printed, added to a file, and to a new one.
+    let (code, out, err) = dir.run(&["--record"], &events);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(out.matches("- name:").count(), 2, "the same again is the same: {out}");
+    let (code, _, err) = dir.run(&["--record", "p.test.yaml"], &events);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(dir.read("p.test.yaml").starts_with(TESTS), "what was there stays");
+    assert_eq!(dir.run(&[], "").1, "6 passed, 0 failed\n");
+    let (_, _, err) = dir.run(&["--record", "p.test.yaml"], &events);
+    assert!(err.contains("no new tests"), "{err}");
+    let (code, _, err) = dir.run(&["--record", "new.test.yaml", "--manifest", "m.yaml"], &events);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(dir.run(&["new.test.yaml"], "").1, "2 passed, 0 failed\n");
+    // A changed policy is noticed by what was recorded.
+    dir.write(
+        "p.yaml",
+        POLICY.replace("roles: [worker] }", "roles: [worker], cidrs: [192.0.2.0/24] }"),
+    );
+    assert_eq!(dir.run(&["new.test.yaml"], "").1.lines().last(), Some("1 passed, 1 failed"));
+}
+
+#[test]
+fn events_that_are_no_tests_are_told_and_lose_nothing() {
+    let dir = Dir::new();
+    let good = "{\"schema\":\"trainguard/event/v1\",\"verdict\":\"drop\",\"reason\":\"not_allowed\",\"service\":\"s\",\
+                \"source\":\"192.0.2.9\",\"transport\":\"tcp\",\"port\":9091}";
+    for (line, said) in [
+        ("not json".to_owned(), "not an event"),
+        (good.replace("event/v1", "event/v9"), "is not understood"),
+        (good.replace("\"192.0.2.9\"", "null"), "without source and port"),
+        (good.replace("not_allowed", "limit_packets"), "depends on what came before"),
+        (good.replace("\"192.0.2.9\"", "\"worker\""), "not an event"),
+    ] {
+        let input = format!("{line}\n{good}\n");
+        let (code, out, err) = dir.run(&["--record", "--node", "sched"], &input);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains("line 1") && err.contains(said), "{said:?} is not in {err}");
+        assert_eq!(out.matches("- name:").count(), 1, "the others are recorded: {out}");
+    }
+    let (code, _, err) = dir.run(&["--record"], &format!("{good}\n"));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("--node"), "{err}");
+    let (code, _, err) = dir.run(&["--record", "new.test.yaml", "--node", "sched"], good);
+    assert_eq!(code, Some(2));
+    assert!(err.contains("--manifest"), "{err}");
+    // A file that cannot take them stays as it is.
+    let reordered = TESTS.replace("manifest: m.yaml\n", "") + "manifest: m.yaml\n";
+    dir.write("p.test.yaml", &reordered);
+    let (code, out, err) = dir.run(&["--record", "p.test.yaml", "--node", "sched"], good);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(out.contains("- name:"), "printed instead: {out}");
+    assert_eq!(dir.read("p.test.yaml"), reordered);
+    // Evil names stay in their quotes.
+    let evil = good.replace("\"schema\"", "\"node\":\"x\\\\u0022 }\\\\n- y\",\"schema\"");
+    let (_, out, _) = dir.run(&["--record"], &evil.replace("\\\\", "\\"));
+    assert!(!out.contains("\n- y"), "{out}");
+}
