@@ -26,6 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
+    #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),
     /// Check manifests and policies; needs no privileges
     Lint(LintArgs),
@@ -42,10 +43,13 @@ pub enum Verb {
     /// Tell what a finding of lint or the reason of a verdict means
     Explain(ExplainArgs),
     /// Say whether this node is guarded, by which policy, on which interfaces
+    #[cfg(feature = "daemon")]
     Status(StatusArgs),
     /// Show what passed and what was dropped
+    #[cfg(feature = "daemon")]
     Stats(StatsArgs),
     /// Take the guard off the interfaces; works without the daemon
+    #[cfg(feature = "daemon")]
     Detach(DetachArgs),
     /// Write a first manifest and policy from a framework and a list of hosts
     Init(InitArgs),
@@ -53,6 +57,7 @@ pub enum Verb {
 
 /// Directories that a guard uses. Several guards on one machine, in several network namespaces,
 /// each get their own.
+#[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Args)]
 pub struct Directories {
     /// Where sockets are
@@ -69,6 +74,7 @@ pub struct Directories {
 }
 
 /// How the program is attached.
+#[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ModeArg {
     /// In the driver; refused where the driver cannot
@@ -91,6 +97,7 @@ pub enum Format {
 }
 
 /// `trainguard daemon`
+#[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct DaemonArgs {
     /// The cluster manifest
@@ -367,6 +374,7 @@ pub struct ExplainArgs {
 }
 
 /// `trainguard status`
+#[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Where sockets and pins are.
@@ -378,6 +386,7 @@ pub struct StatusArgs {
 }
 
 /// `trainguard stats`
+#[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct StatsArgs {
     /// Where sockets and pins are.
@@ -392,6 +401,7 @@ pub struct StatsArgs {
 }
 
 /// `trainguard detach`
+#[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct DetachArgs {
     /// Where sockets and pins are.

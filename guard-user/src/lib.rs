@@ -9,6 +9,7 @@
 pub mod capture;
 pub mod cli;
 pub mod commands;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 pub mod event;
 pub mod exit;
@@ -16,6 +17,7 @@ pub mod explain;
 pub mod init;
 pub mod kernel;
 pub mod machine;
+#[cfg(feature = "daemon")]
 pub mod object;
 pub mod policy;
 pub mod probe;

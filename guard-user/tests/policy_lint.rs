@@ -56,7 +56,7 @@ fn shipped_policies_are_clean() {
     let output = lint(&dir, &["--fail-on", "info"], "");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert_eq!(text(&output.stdout), "");
-    assert_eq!(text(&output.stderr), "checked 2 files: 0 errors, 0 warnings, 0 info\n");
+    assert_eq!(text(&output.stderr), "checked 29 files: 0 errors, 0 warnings, 0 info\n");
 }
 
 #[test]
@@ -117,8 +117,9 @@ fn formats_and_thresholds() {
             "end_column": 20,
             "help": "`except` takes ports out of `ports`; remove it",
             "related": [],
+            "fixable": false,
         }],
-        "summary": { "errors": 0, "warnings": 1, "infos": 0, "files": 1 },
+        "summary": { "errors": 0, "warnings": 1, "infos": 0, "files": 1, "silenced": 0 },
     });
     assert_eq!(json, expected);
 }
@@ -191,4 +192,109 @@ fn hostile_sizes_are_refused_quickly() {
         assert!(text(&output.stdout).contains(code), "{}", text(&output.stdout));
         assert_eq!(output.status.code(), Some(1));
     }
+}
+
+/// A policy that has something to fix, something to allow, and something to look at.
+fn fixable() -> String {
+    POLICY
+        .replace("name: p", "name: on")
+        .replace("[tcp/80]", "[tcp/22]\n    except: [udp/1, tcp/23, udp/2]")
+}
+
+#[test]
+fn fixes_are_shown_and_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.yaml");
+    fs::write(&file, fixable()).unwrap();
+    let output = lint(dir.path(), &[], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("1 fix available (`--fix`)"), "{}", text(&output.stderr));
+
+    // Shown: nothing changes.
+    let output = lint(dir.path(), &["--diff"], "");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let diff = text(&output.stdout);
+    let expected = "\
+--- a/p.yaml
++++ b/p.yaml
+@@ -1,11 +1,11 @@
+ apiVersion: trainguard/v1
+ kind: Policy
+-name: on
++name: \"on\"
+ services:
+   - name: s
+     roles: [a]
+     ports: [tcp/22]
+-    except: [udp/1, tcp/23, udp/2]
++    except: [udp/2]
+     match: all
+     allow: { roles: [a] }
+     mode: enforce
+";
+    assert_eq!(diff, expected);
+    assert_eq!(fs::read_to_string(&file).unwrap(), fixable());
+
+    // Made, through a link, with the mode kept.
+    let link = dir.path().join("link.yaml");
+    std::os::unix::fs::symlink("p.yaml", &link).unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    let output = lint(dir.path(), &["--fix", "link.yaml"], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let fixed = fs::read_to_string(&file).unwrap();
+    assert!(fixed.contains("name: \"on\"") && fixed.contains("except: [udp/2]"), "{fixed}");
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o640);
+    // The last entry cannot go by itself.
+    let output = lint(dir.path(), &["--diff", "p.yaml"], "");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""));
+    let output = lint(dir.path(), &["--format", "concise", "p.yaml"], "");
+    assert!(text(&output.stdout).contains("TG204"), "{}", text(&output.stdout));
+
+    // From standard input to standard output.
+    let output = lint(dir.path(), &["--fix", "-"], &fixable());
+    assert!(text(&output.stdout).contains("name: \"on\""), "{}", text(&output.stdout));
+    assert_eq!(lint(dir.path(), &["--fix", "gone.yaml"], "").status.code(), Some(2));
+    assert_eq!(lint(dir.path(), &["--fix", "--format", "json"], "").status.code(), Some(2));
+}
+
+#[test]
+fn rules_are_silenced_by_comments_and_by_the_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = "allow: { any: true }  # trainguard: ignore[TG212] decided in June";
+    fs::write(dir.path().join("p.yaml"), POLICY.replace("allow: { roles: [a] }", open)).unwrap();
+    let output = lint(dir.path(), &[], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("1 finding silenced"), "{}", text(&output.stderr));
+    let output = lint(dir.path(), &["--no-ignores"], "");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("TG212"));
+    let output = lint(dir.path(), &["--no-ignores", "--allow", "TG212"], "");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    for code in ["TG999", "212", "tg212", ""] {
+        assert_eq!(lint(dir.path(), &["--allow", code], "").status.code(), Some(2), "{code}");
+    }
+    // An error is told whatever the caller allows.
+    fs::write(dir.path().join("p.yaml"), POLICY.replace("mode: enforce", "mode: enforced"))
+        .unwrap();
+    assert_eq!(lint(dir.path(), &["--allow", "TG112"], "").status.code(), Some(1));
+}
+
+#[test]
+fn one_broken_manifest_does_not_hide_what_another_means() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = POLICY.replace("allow: { roles: [a] }", "allow: { any: true }");
+    fs::write(dir.path().join("p.yaml"), &open).unwrap();
+    fs::write(dir.path().join("a.yaml"), manifest("[gone.yaml]")).unwrap();
+    let two = manifest("[p.yaml]").replace("[10.0.0.1]", "[10.0.0.1, \"fd00::1\"]");
+    let two = two
+        .replace("roles: [a] }", "roles: [a] }\n  - { name: o, addresses: [10.0.0.2], roles: [] }");
+    fs::write(dir.path().join("b.yaml"), two).unwrap();
+    let output = lint(dir.path(), &["--format", "concise"], "");
+    let found = text(&output.stdout);
+    for code in ["TG405", "TG212", "TG202", "TG303"] {
+        assert!(found.contains(code), "{code} is not in {found}");
+    }
+    assert_eq!(output.status.code(), Some(2), "one could not be read");
 }

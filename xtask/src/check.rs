@@ -1,6 +1,6 @@
 //! The gates that need no kernel: each runs, whatever the others say.
 
-use std::process::Stdio;
+use std::{collections::BTreeSet, process::Stdio};
 
 use anyhow::Result;
 use clap::Args;
@@ -22,12 +22,13 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     }
     toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
-    let gates: [(&str, Gate); 7] = [
+    let gates: [(&str, Gate); 8] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
         ("clippy", || clippy(&["--workspace", "--exclude", "guard-ebpf", "--all-targets"])),
         // By itself: together with the others its dependencies would get their features, and with
         // them the standard library.
         ("clippy of the kernel crate", || clippy(&["--package", "guard-ebpf"])),
+        ("the build for CI, without kernel and terminal", build_for_ci),
         ("licences, bans, sources", || {
             cargo(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"], &[])
         }),
@@ -53,6 +54,32 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
 }
 
 type Gate = fn() -> Result<bool>;
+
+/// The build without default features: it compiles, and brings nothing along that its users have no
+/// use for.
+fn build_for_ci() -> Result<bool> {
+    const UNWANTED: [&str; 9] = [
+        "aya",
+        "aya-obj",
+        "tokio",
+        "hyper",
+        "rtnetlink",
+        "indicatif",
+        "console",
+        "crossterm",
+        "ratatui",
+    ];
+    let build = ["--package", "guard-user", "--no-default-features"];
+    let mut tree = sh::cargo();
+    tree.arg("tree").args(build).args(["--edges", "normal", "--prefix", "none"]);
+    let tree = sh::read(&mut tree)?;
+    let names = tree.lines().filter_map(|line| line.split(' ').next());
+    let found: BTreeSet<&str> = names.filter(|name| UNWANTED.contains(name)).collect();
+    if !found.is_empty() {
+        println!("it depends on {found:?}");
+    }
+    Ok(clippy(&[&build[..], &["--lib", "--bins"]].concat())? && found.is_empty())
+}
 
 fn clippy(what: &[&str]) -> Result<bool> {
     cargo(&[&["clippy", "--quiet"], what, &["--", "-D", "warnings"]].concat(), &[])

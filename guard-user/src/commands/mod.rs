@@ -1,6 +1,8 @@
 //! The verbs: what was typed becomes what is done.
 
+#[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
 pub mod detach;
 pub mod diff;
 pub mod explain;
@@ -12,7 +14,9 @@ mod offline;
 mod outputs;
 pub mod replay;
 pub mod schema;
+#[cfg(feature = "daemon")]
 pub mod stats;
+#[cfg(feature = "daemon")]
 pub mod status;
 pub mod test;
 
@@ -27,6 +31,7 @@ use crate::{
 /// Runs a verb.
 pub fn run(cli: &Cli) -> Exit {
     let exit = match &cli.verb {
+        #[cfg(feature = "daemon")]
         Verb::Daemon(args) => daemon::run(args),
         Verb::Lint(args) => lint::run(args),
         Verb::Schema(args) => schema::run(args),
@@ -36,8 +41,11 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Trace(args) => trace::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Explain(args) => explain::run(args),
+        #[cfg(feature = "daemon")]
         Verb::Status(args) => status::run(args),
+        #[cfg(feature = "daemon")]
         Verb::Stats(args) => stats::run(args),
+        #[cfg(feature = "daemon")]
         Verb::Detach(args) => detach::run(args),
         Verb::Init(args) => init::run(args),
     };

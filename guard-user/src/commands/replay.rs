@@ -18,7 +18,7 @@ use crate::{
     cli::ReplayArgs,
     exit::Exit,
     kernel::error::KernelError,
-    report::{self, replay::Summary},
+    report::{self, progress::Progress, replay::Summary},
 };
 
 /// Runs the verb.
@@ -47,9 +47,9 @@ pub fn run(args: &ReplayArgs) -> Exit {
     };
     let judges = Judges::new(&tables, kernel);
     let mut summary = Summary::new(&offline.loaded, &offline.policy, args.format);
-    let progress = report::replay::progress(length, args.format);
-    let result = replay(args, progress.wrap_read(input), &offline, &judges, &mut summary);
-    progress.finish_and_clear();
+    let progress = Progress::new(length, args.format);
+    let result = replay(args, progress.of(input), &offline, &judges, &mut summary);
+    progress.finish();
     if summary.frames() > 0 {
         summary.finish();
     }

@@ -220,6 +220,11 @@ impl Report {
         self.ignores.covered()
     }
 
+    /// Findings that [`super::fix`] can mend.
+    pub fn fixable(&self) -> usize {
+        self.diagnostics.iter().filter(|finding| !finding.fix.is_empty()).count()
+    }
+
     /// Findings that are only counted.
     pub fn hidden(&self) -> usize {
         let all: usize = self.totals.iter().sum();

@@ -3,8 +3,11 @@
 pub mod diff;
 pub mod explain;
 pub mod lint;
+pub mod progress;
 pub mod replay;
+#[cfg(feature = "daemon")]
 pub mod stats;
+#[cfg(feature = "daemon")]
 pub mod status;
 pub mod test;
 pub mod trace;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    io::{self, IsTerminal as _},
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     time::{Duration, UNIX_EPOCH},
@@ -15,7 +14,6 @@ use guard_common::{
     layout::{self, COUNTERS_PER_INTERFACE},
     verdict::{Action, MAX_SERVICES, Verdict},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::{
@@ -386,23 +384,6 @@ impl Refused {
         all.truncate(SHOWN);
         all
     }
-}
-
-/// Shows how far the reading of `length` bytes is, of unknown length without it: on a terminal,
-/// and only if the answer does not go to the same one line by line.
-pub fn progress(length: Option<u64>, format: Format) -> ProgressBar {
-    let in_the_way = format == Format::Json && io::stdout().is_terminal();
-    if !io::stderr().is_terminal() || in_the_way {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match length {
-        Some(length) => {
-            (ProgressBar::new(length), "{percent}% of {total_bytes}, {bytes_per_sec}, {eta} to go")
-        }
-        None => (ProgressBar::new_spinner(), "{bytes} read, {bytes_per_sec}"),
-    };
-    let style = ProgressStyle::with_template(template);
-    style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
 /// The name of an action in tables.

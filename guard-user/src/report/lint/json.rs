@@ -42,6 +42,7 @@ pub fn render(findings: &Report, files: usize) -> String {
                 "end_column": at.end_column,
                 "help": finding.help,
                 "related": related,
+                "fixable": !finding.fix.is_empty(),
             })
         })
         .collect();
@@ -53,6 +54,7 @@ pub fn render(findings: &Report, files: usize) -> String {
             "warnings": findings.count(Severity::Warning),
             "infos": findings.count(Severity::Info),
             "files": files,
+            "silenced": findings.ignored(),
         },
     }))
 }

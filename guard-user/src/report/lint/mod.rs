@@ -1,5 +1,5 @@
 //! Lint findings, in every form in which they are told. Each form is a function of its own from
-//! findings to text; only [`print()`] and [`explain`] print.
+//! findings to text; only [`print()`] and [`explain()`] print.
 
 pub mod concise;
 pub mod fixes;
@@ -135,6 +135,14 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
         report::talk(format_args!("and {hidden} more, not shown"));
     }
     report::talk(summary(findings.report, findings.files));
+    if let Some(first) = findings.report.diagnostics.first()
+        && matches!(format, LintFormat::Full | LintFormat::Concise)
+    {
+        report::hint(format_args!(
+            "`trainguard explain {}` tells more, and so for each",
+            first.code
+        ));
+    }
 }
 
 /// Shows the findings with their source on standard error, for verbs that have another answer.
@@ -152,11 +160,24 @@ pub fn explain(findings: &Report) {
 /// How many files were checked, and what was found.
 pub fn summary(findings: &Report, files: usize) -> String {
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    format!(
+    let mut text = format!(
         "checked {}: {}, {}, {} info",
         counted(files, "file"),
         counted(findings.count(Severity::Error), "error"),
         counted(findings.count(Severity::Warning), "warning"),
         findings.count(Severity::Info),
-    )
+    );
+    let ignored = findings.ignored();
+    if ignored > 0 {
+        let _ = write!(text, "; {} silenced (`--no-ignores` tells)", counted(ignored, "finding"));
+    }
+    let fixable = findings.fixable();
+    if fixable > 0 {
+        let _ = write!(
+            text,
+            "; {} available (`--fix`)",
+            if fixable == 1 { "1 fix".to_owned() } else { format!("{fixable} fixes") }
+        );
+    }
+    text
 }
