@@ -153,21 +153,22 @@ pub(super) fn for_node(
     Ok(compiled)
 }
 
-/// Whether every node's policy is sure to fit, by what all services together could need at most.
-pub(super) fn fits_anyhow(cluster: &Cluster) -> bool {
-    let addresses: usize = cluster.nodes.iter().map(|node| node.addresses.len()).sum();
-    let listed = |service: &Service| -> usize {
-        service.allow.prefixes.iter().map(|set| set.v4.len() + set.v6.len()).sum()
-    };
-    let services = cluster.services.iter();
-    let sources = services.clone().map(listed).fold(addresses, usize::saturating_add);
-    let limiting = services.filter(|service| service.per_source.is_some()).count();
-    // On one node, where the services are few enough: what runs on it was counted before.
-    let limiting = limiting.min(MAX_SERVICES.into());
-    // A class for each source, and the one of the unknown.
-    sources < MAX_CLASSES as usize
-        && addresses.saturating_mul(limiting) <= MAX_MEMBER_BUCKETS as usize
+/// Whether the policy of nodes with these roles is sure to fit, by what its services could need at
+/// most, where the nodes of the cluster have so many `addresses`.
+pub(super) fn fits_anyhow(cluster: &Cluster, roles: &[String], addresses: usize) -> bool {
+    let (mut services, mut limiting, mut sources) = (0_usize, 0_usize, addresses);
+    for service in cluster.services.iter().filter(|service| service.runs_on(roles)) {
+        services += 1;
+        limiting += usize::from(service.per_source.is_some());
+        for set in &service.allow.prefixes {
+            sources = sources.saturating_add(set.v4.len()).saturating_add(set.v6.len());
+        }
+    }
+    services <= usize::from(MAX_SERVICES)
+        // A class for each source, and the one of the unknown.
+        && sources < MAX_CLASSES as usize
         && sources <= MAX_PREFIXES as usize
+        && addresses.saturating_mul(limiting) <= MAX_MEMBER_BUCKETS as usize
 }
 
 fn compiled(slot: u8, service: &Service) -> CompiledService {
@@ -194,7 +195,7 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
 }
 
 /// The port table by rank: the narrowest entry that holds a port decides.
-pub(super) fn ports(services: &[&Service]) -> Box<PortTable> {
+fn ports(services: &[&Service]) -> Box<PortTable> {
     let mut claimed = Vec::new();
     for (rank, service) in (0_u8..).zip(services) {
         for claim in claims(&service.ports, &service.except) {

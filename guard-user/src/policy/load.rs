@@ -271,14 +271,15 @@ impl<'f> Loader<'f> {
 
     /// Checks that the policy of every kind of node fits, by compiling it where that is in doubt.
     fn check_capacity(&mut self, file: FileId, cluster: &Cluster) {
-        if compile::fits_anyhow(cluster) {
-            return;
-        }
+        let addresses = cluster.nodes.iter().map(|node| node.addresses.len()).sum();
         let mut kinds: BTreeMap<&[String], &Node> = BTreeMap::new();
         for node in &cluster.nodes {
             kinds.entry(&node.roles).or_insert(node);
         }
         for node in kinds.into_values() {
+            if compile::fits_anyhow(cluster, &node.roles, addresses) {
+                continue;
+            }
             let failed = compile::for_node(cluster, node, &Placement::default()).err();
             if let Some(error) = failed {
                 let code = match error {

@@ -1,12 +1,15 @@
 //! Services that never have a port, and ports of a framework that no service covers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use guard_common::flow::Transport;
 
 use super::{
-    super::diagnostic::{Diagnostic, Report, code},
-    whole::{Alike, Known},
+    super::{
+        diagnostic::{Diagnostic, Report, code},
+        ports::Claim,
+    },
+    whole::{Alike, Held, Known},
 };
 
 /// Ports that one process, or the processes of one host, listen on.
@@ -33,47 +36,62 @@ const FRAMEWORKS: [Framework; 5] = [
 /// An entry that is wider names no port in particular.
 const PINNED: u16 = 1000;
 
-pub(super) fn check(out: &mut Report, services: &[Known<'_>], alike: &[Alike<'_>]) {
-    let mut ever: BTreeSet<usize> = BTreeSet::new();
-    let mut uncovered: BTreeMap<(usize, u16), (&Framework, &str)> = BTreeMap::new();
-    for group in alike {
-        ever.extend(group.owners());
-        for framework in &FRAMEWORKS {
-            let pinned =
-                framework.ports.iter().find_map(|(port, _)| pinned(group, services, *port));
-            let Some(service) = pinned else { continue };
-            for (port, what) in framework.ports {
-                if group.owner(Transport::Tcp, *port).is_none() {
-                    uncovered.insert((service, *port), (framework, what));
-                }
-            }
-        }
+/// Services that name a port of a framework, each with a port of it that no service has beside
+/// them.
+pub(super) fn uncovered_by(held: &Held, services: &[Known<'_>]) -> Vec<(usize, u16)> {
+    let mut found = Vec::new();
+    for framework in &FRAMEWORKS {
+        let mut ports = framework.ports.iter().map(|(port, _)| *port);
+        let Some(service) = ports.find_map(|port| pinned(held, services, port)) else { continue };
+        let bare = framework.ports.iter().map(|(port, _)| *port);
+        let bare = bare.filter(|port| held.owner(Transport::Tcp, *port).is_none());
+        found.extend(bare.map(|port| (service, port)));
     }
-    for ((service, port), (framework, what)) in uncovered {
-        let Some(known) = services.get(service) else { continue };
+    found
+}
+
+pub(super) fn uncovered(
+    out: &mut Report,
+    services: &[Known<'_>],
+    uncovered: &BTreeSet<(usize, u16)>,
+) {
+    for (service, port) in uncovered {
+        let Some(known) = services.get(*service) else { continue };
+        let of = FRAMEWORKS.iter().find_map(|framework| {
+            let (_, what) = framework.ports.iter().find(|(known, _)| known == port)?;
+            Some((framework.name, what))
+        });
+        let Some((framework, what)) = of else { continue };
         let place = known.doc.ports.first().map_or(known.doc.name.place, |entry| entry.place);
         let message = format!(
-            "no service covers tcp/{port} ({what}), where {} listens, too, unless told otherwise",
-            framework.name
+            "no service covers tcp/{port} ({what}), where {framework} listens, too, unless told \
+             otherwise"
         );
         out.push(Diagnostic::warning(code::UNCOVERED, place, message).help(format!(
             "add `tcp/{port}` to `ports`, or a service of its own; or a service for `tcp/any` \
              with `match: new-connections` behind them"
         )));
     }
+}
+
+/// Services that are not among `owners`, which have a port somewhere.
+pub(super) fn never(
+    out: &mut Report,
+    services: &[Known<'_>],
+    alike: &[Alike<'_>],
+    claims: &[Vec<Claim>],
+    owners: &BTreeSet<usize>,
+) {
     for (number, known) in services.iter().enumerate() {
-        let runs = alike.iter().filter(|group| group.runs.contains(&number));
-        let mut runs = runs.peekable();
-        // A service that runs nowhere has its own finding: its roles do not exist.
-        if runs.peek().is_none() || ever.contains(&number) {
+        if owners.contains(&number) {
             continue;
         }
-        let holders: BTreeSet<usize> = runs
-            .flat_map(|group| {
-                let ports = known.service.ports.iter();
-                ports.filter_map(|range| group.owner(range.transport, range.first))
-            })
-            .collect();
+        // A service that runs nowhere has its own finding: its roles do not exist.
+        let Some(group) = alike.iter().find(|group| group.runs.contains(&number)) else { continue };
+        let held = Held::of(group, claims);
+        let ports = known.service.ports.iter();
+        let holders: BTreeSet<usize> =
+            ports.filter_map(|range| held.owner(range.transport, range.first)).collect();
         let message = format!(
             "`{}` can never match: narrower services have each of its ports on every node that \
              runs it",
@@ -89,9 +107,9 @@ pub(super) fn check(out: &mut Report, services: &[Known<'_>], alike: &[Alike<'_>
     }
 }
 
-/// The service that names a port, more or less by itself, and matches every packet to it.
-fn pinned(group: &Alike<'_>, services: &[Known<'_>], port: u16) -> Option<usize> {
-    let number = group.owner(Transport::Tcp, port)?;
+/// The service that names a port, more or less by itself.
+fn pinned(held: &Held, services: &[Known<'_>], port: u16) -> Option<usize> {
+    let number = held.owner(Transport::Tcp, port)?;
     let known = services.get(number)?;
     let names = known.doc.ports.iter().any(|entry| {
         let range = entry.value;

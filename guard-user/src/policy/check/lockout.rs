@@ -9,7 +9,7 @@ use super::{
         diagnostic::{Diagnostic, Place, Report, code},
         scalars::PortRange,
     },
-    whole::{Alike, Known, Whole},
+    whole::{Held, Known, Whole},
 };
 
 /// The port of ssh.
@@ -19,19 +19,35 @@ const MANAGEMENT: [&str; 6] = ["management", "admin", "mgmt", "ops", "bastion", 
 /// What roles are called whose nodes people log in to first.
 const ENTRANCE: [&str; 7] = ["login", "bastion", "admin", "jump", "management", "submit", "head"];
 
+/// The service that has ssh.
+pub(super) fn ssh_owner(held: &Held) -> Option<usize> {
+    held.owner(SSH.transport, SSH.first)
+}
+
 pub(super) fn check(
     out: &mut Report,
     whole: &Whole<'_>,
     services: &[Known<'_>],
-    alike: &[Alike<'_>],
+    owners: &BTreeSet<usize>,
 ) {
-    let owners: BTreeSet<usize> =
-        alike.iter().filter_map(|group| group.owner(SSH.transport, SSH.first)).collect();
-    for known in owners.into_iter().filter_map(|number| services.get(number)) {
+    for known in owners.iter().filter_map(|number| services.get(*number)) {
         ssh(out, whole, known);
     }
-    for (number, known) in services.iter().enumerate() {
-        members(out, whole, services, number, known);
+}
+
+/// Members that are cut off.
+pub(super) fn members(out: &mut Report, whole: &Whole<'_>, services: &[Known<'_>]) {
+    let mut taking_part: BTreeMap<usize, BTreeMap<&str, Place>> = BTreeMap::new();
+    for known in services {
+        for role in &known.doc.roles {
+            let of_policy = taking_part.entry(known.policy).or_default();
+            of_policy.entry(&role.value).or_insert(role.place);
+        }
+    }
+    for known in services {
+        if let Some(of_policy) = taking_part.get(&known.policy) {
+            forgotten(out, whole, of_policy, known);
+        }
     }
     for entry in whole.doc.nodes.iter().filter(|entry| entry.roles.is_empty()) {
         let message = format!("`{}` has no role: every service refuses it", entry.name.value);
@@ -81,22 +97,15 @@ fn ssh(out: &mut Report, whole: &Whole<'_>, known: &Known<'_>) {
 }
 
 /// Members whom a service forgets: of the roles that take part in its policy, all but one may come.
-fn members(
+fn forgotten(
     out: &mut Report,
     whole: &Whole<'_>,
-    services: &[Known<'_>],
-    number: usize,
+    taking_part: &BTreeMap<&str, Place>,
     known: &Known<'_>,
 ) {
     let allow = &known.doc.allow;
     if allow.any.is_some() || allow.roles.is_empty() {
         return;
-    }
-    let mut taking_part: BTreeMap<&str, Place> = BTreeMap::new();
-    for other in services.iter().filter(|other| other.policy == known.policy) {
-        for role in &other.doc.roles {
-            taking_part.entry(&role.value).or_insert(role.place);
-        }
     }
     let admits = |role: &str| allow.roles.iter().any(|admitted| admitted.value == role);
     let admitted = taking_part.keys().filter(|role| admits(role)).count();
@@ -110,7 +119,7 @@ fn members(
         node.roles.iter().any(|own| own == role) && !node.roles.iter().any(|own| admits(own))
     });
     let cut_off: Vec<&str> = cut_off.map(|node| node.name.as_str()).collect();
-    let itself = services.get(number).is_some_and(|known| known.service.roles == [*role]);
+    let itself = known.service.roles == [*role];
     let Some(first) = cut_off.first().filter(|_| !(itself && cut_off.len() == 1)) else {
         return;
     };

@@ -48,7 +48,7 @@ pub(super) fn check(out: &mut Report, whole: &Whole<'_>, services: &[Known<'_>])
     for known in services {
         let roles = known.doc.roles.iter().map(|role| role.value.as_str());
         // The scheduler has its own port always: what stands behind it is not asked.
-        let behind = is_behind(known, services);
+        let behind = roles.clone().any(|role| role == "scheduler") && is_behind(known, services);
         let asked = roles.filter(|role| !(behind && *role == "scheduler"));
         let Some((need, role)) = asked.map(|role| (job.connections(role), role)).max() else {
             continue;

@@ -6,14 +6,14 @@ use std::{
     rc::Rc,
 };
 
-use guard_common::layout::{self, PORT_UNGUARDED, PortTable};
+use guard_common::flow::Transport;
 
 use super::{
     super::{
         cluster::{Cluster, Node, Service},
-        compile,
         diagnostic::{FileId, Report},
         document::{ClusterDoc, PolicyDoc, ServiceDoc},
+        ports::{self, Claim},
     },
     breadth, coverage, families, lockout, outside, startup,
 };
@@ -35,38 +35,78 @@ pub(super) struct Known<'w> {
 
 /// The nodes that run the same services.
 pub(super) struct Alike<'w> {
-    /// Numbers of the services that they run, sorted.
+    /// Numbers of the services that they run, in the order of their labels.
     pub(super) runs: Vec<usize>,
     /// The nodes.
     pub(super) nodes: Vec<&'w Node>,
-    /// By port: the rank among `runs`, in the order of labels.
-    ports: Box<PortTable>,
-    /// The services by rank.
-    ranks: Vec<usize>,
 }
 
-impl Alike<'_> {
+/// Which service has which port on nodes that are alike.
+pub(super) struct Held {
+    /// The claims with the number of their service, those first that decide where several hold a
+    /// port: the narrowest, and of equal ones that of the first label.
+    claims: Vec<(Claim, usize)>,
+}
+
+impl Held {
+    /// Of a group, where each service claims what `claims` says.
+    pub(super) fn of(group: &Alike<'_>, claims: &[Vec<Claim>]) -> Self {
+        let mut held: Vec<(Claim, usize)> = Vec::new();
+        for number in &group.runs {
+            let own = claims.get(*number).into_iter().flatten();
+            held.extend(own.map(|claim| (*claim, *number)));
+        }
+        // Stable: labels stay in their order.
+        held.sort_by_key(|(claim, _)| claim.width);
+        Self { claims: held }
+    }
+
     /// The service that has a port.
-    pub(super) fn owner(
-        &self,
-        transport: guard_common::flow::Transport,
-        port: u16,
-    ) -> Option<usize> {
-        let entry = *self.ports.get(layout::port_index(transport, port))?;
-        self.ranks.get(usize::from(entry)).copied().filter(|_| entry != PORT_UNGUARDED)
+    pub(super) fn owner(&self, transport: Transport, port: u16) -> Option<usize> {
+        let holds = |claim: &Claim| {
+            claim.range.transport == transport
+                && (claim.range.first..=claim.range.last).contains(&port)
+        };
+        self.claims.iter().find(|(claim, _)| holds(claim)).map(|(_, number)| *number)
     }
 
     /// The services that have a port at all.
     pub(super) fn owners(&self) -> BTreeSet<usize> {
-        let mut ranks: [bool; 256] = [false; 256];
-        for entry in self.ports.iter() {
-            if let Some(seen) = ranks.get_mut(usize::from(*entry)) {
-                *seen = true;
+        let mut owners = BTreeSet::new();
+        for transport in Transport::ALL {
+            // The ports that are taken, by the first one of each run.
+            let mut taken: BTreeMap<u32, u32> = BTreeMap::new();
+            let claims = self.claims.iter().filter(|(claim, _)| claim.range.transport == transport);
+            for (claim, number) in claims {
+                if add(&mut taken, claim.range.first.into(), claim.range.last.into()) {
+                    owners.insert(*number);
+                }
             }
         }
-        let held = self.ranks.iter().zip(ranks);
-        held.filter(|(_, seen)| *seen).map(|(service, _)| *service).collect()
+        owners
     }
+}
+
+/// Adds a run to runs that neither overlap nor touch; whether there was anything new in it.
+fn add(taken: &mut BTreeMap<u32, u32>, first: u32, last: u32) -> bool {
+    let (mut first, mut last) = (first, last);
+    // The runs that meet it or touch it.
+    let near: Vec<(u32, u32)> = taken
+        .range(..=last.saturating_add(1))
+        .rev()
+        .take_while(|(_, end)| end.saturating_add(1) >= first)
+        .map(|(start, end)| (*start, *end))
+        .collect();
+    if near.iter().any(|(start, end)| *start <= first && last <= *end) {
+        return false;
+    }
+    for (start, end) in near {
+        taken.remove(&start);
+        first = first.min(start);
+        last = last.max(end);
+    }
+    taken.insert(first, last);
+    true
 }
 
 impl<'w> Whole<'w> {
@@ -100,15 +140,17 @@ impl<'w> Whole<'w> {
         let of = |number: &usize| self.cluster.services.get(*number);
         by_services
             .into_iter()
-            .map(|(runs, nodes)| {
-                let mut ranks = runs.clone();
-                ranks.sort_by_key(|number| of(number).map(|service| &service.label));
-                let ports = compile::ports(&ranks.iter().filter_map(of).collect::<Vec<_>>());
-                Alike { runs, nodes, ports, ranks }
+            .map(|(mut runs, nodes)| {
+                runs.sort_by_key(|number| of(number).map(|service| &service.label));
+                Alike { runs, nodes }
             })
             .collect()
     }
 }
+
+/// Claims of all groups together that are looked at: documents that are made to have more than that
+/// must not keep lint busy.
+const MAX_CLAIMS: usize = 2_000_000;
 
 /// Checks what the documents mean together.
 pub(in super::super) fn check(out: &mut Report, whole: &Whole<'_>) {
@@ -117,7 +159,49 @@ pub(in super::super) fn check(out: &mut Report, whole: &Whole<'_>) {
     families::check(out, whole, &services, &alike);
     breadth::check(out, &services);
     startup::check(out, whole, &services);
-    lockout::check(out, whole, &services, &alike);
-    coverage::check(out, &services, &alike);
+    lockout::members(out, whole, &services);
     outside::check(out, whole);
+
+    let claims: Vec<Vec<Claim>> = services
+        .iter()
+        .map(|known| ports::claims(&known.service.ports, &known.service.except))
+        .collect();
+    let mut facts = Facts::default();
+    let mut left = MAX_CLAIMS;
+    for group in &alike {
+        let count = |number: &usize| claims.get(*number).map_or(0, Vec::len);
+        let cost = group.runs.iter().map(count).sum::<usize>() + 1;
+        if let Some(rest) = left.checked_sub(cost) {
+            left = rest;
+            facts.add(group, &Held::of(group, &claims), &services);
+        } else {
+            // What is not known is not told.
+            facts.owners.extend(&group.runs);
+        }
+    }
+    lockout::check(out, whole, &services, &facts.ssh);
+    coverage::uncovered(out, &services, &facts.uncovered);
+    coverage::never(out, &services, &alike, &claims, &facts.owners);
+}
+
+/// What is true of some nodes at least.
+#[derive(Default)]
+struct Facts {
+    /// Services that have a port somewhere.
+    owners: BTreeSet<usize>,
+    /// Services that have the port of ssh somewhere.
+    ssh: BTreeSet<usize>,
+    /// Services of a framework, with a port of it that no service has beside them.
+    uncovered: BTreeSet<(usize, u16)>,
+}
+
+impl Facts {
+    fn add(&mut self, group: &Alike<'_>, held: &Held, services: &[Known<'_>]) {
+        self.ssh.extend(lockout::ssh_owner(held));
+        self.uncovered.extend(coverage::uncovered_by(held, services));
+        // Mostly they all are known already.
+        if !group.runs.iter().all(|number| self.owners.contains(number)) {
+            self.owners.extend(held.owners());
+        }
+    }
 }
