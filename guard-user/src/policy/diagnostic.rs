@@ -195,6 +195,11 @@ impl Report {
         }
     }
 
+    /// Whether a further finding of a file is only counted.
+    pub(super) fn is_full(&self, file: FileId) -> bool {
+        self.kept.get(&file).is_some_and(|kept| *kept >= MAX_SHOWN_PER_FILE)
+    }
+
     /// Adds the findings of another report about the same texts.
     pub fn absorb(&mut self, other: Self) {
         let mut rest = other.totals;

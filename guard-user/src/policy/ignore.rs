@@ -14,6 +14,10 @@ use super::{
 
 /// What a comment begins with.
 const MARK: &str = "trainguard:";
+/// Comments of a file that are heeded. A file with more of them is no reviewed file.
+const MAX_COMMENTS: usize = 1000;
+/// Lines of comments that may stand between a comment and the line that it is about.
+const MAX_BETWEEN: usize = 32;
 
 /// All that is not to be told.
 #[derive(Debug, Clone, Default)]
@@ -75,9 +79,18 @@ impl Report {
         if !source.contains(MARK) {
             return;
         }
+        let mut count = 0_usize;
         for (span, comment) in yaml::comments(source) {
             let Some(rest) = comment.trim_start().strip_prefix(MARK) else { continue };
             let place = Place { file, span };
+            count += 1;
+            if count > MAX_COMMENTS {
+                let message = format!("more than {MAX_COMMENTS} comments for trainguard");
+                self.push(Diagnostic::warning(code::NOT_IGNORABLE, place, message).help(
+                    "this one and those that follow are not heeded; `--allow` a rule instead",
+                ));
+                break;
+            }
             match Comment::parse(rest.trim()) {
                 Ok(comment) => self.read_ignore(source, place, &comment),
                 Err(problem) => {
@@ -196,7 +209,7 @@ fn line(source: &str, comment: Span) -> Option<Span> {
     // What is left of its own line.
     end += rest.next().map_or(0, str::len);
     if own.trim().is_empty() {
-        for line in rest {
+        for line in rest.take(MAX_BETWEEN) {
             end += line.len();
             let content = line.trim_start();
             if !content.trim().is_empty() && !content.starts_with('#') {

@@ -138,7 +138,10 @@ pub(super) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
                     Diagnostic::new(Severity::Info, code::LISTED_TWICE, at.place, message)
                         .related(outer.place, "it is in this one")
                         .help("leave it out, or the shorter one if that is not meant");
-                let fix = fix::removal_of_item(&out.sources, at.place);
+                // What nobody sees need not be fixed: looking for the ends of a line takes time.
+                let fix = (!out.is_full(at.place.file))
+                    .then(|| fix::removal_of_item(&out.sources, at.place))
+                    .flatten();
                 out.push(match fix {
                     Some(place) => finding.fix(place, ""),
                     None => finding,
