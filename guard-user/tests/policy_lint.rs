@@ -233,6 +233,8 @@ fn fixes_are_shown_and_made() {
      mode: enforce
 ";
     assert_eq!(diff, expected);
+    let output = lint(dir.path(), &["--fix", "--diff"], "");
+    assert_eq!(text(&output.stdout), expected);
     assert_eq!(fs::read_to_string(&file).unwrap(), fixable());
 
     // Made, through a link, with the mode kept.

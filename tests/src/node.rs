@@ -201,12 +201,8 @@ impl Node {
     }
 
     fn binary(&self, verb: &[&str]) -> Command {
-        let binary = std::env::var_os("TRAINGUARD_BIN").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/trainguard"),
-            PathBuf::from,
-        );
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespaces[0]]).arg(binary).args(verb);
+        command.args(["netns", "exec", &self.namespaces[0]]).arg(binary()).args(verb);
         command.stdin(Stdio::null());
         command
     }
@@ -385,4 +381,12 @@ fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error: io::Error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// Where the `trainguard` binary is.
+pub fn binary() -> PathBuf {
+    std::env::var_os("TRAINGUARD_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/trainguard"),
+        PathBuf::from,
+    )
 }

@@ -195,8 +195,10 @@ fn next(directory: &Path, draft: &Draft) {
          {}\n  3. begin by observing: write `mode: observe` for every service in `{policy}`, start\n     \
          `trainguard daemon --manifest {manifest}` on the nodes, and see in `trainguard stats \
          --once`\n     what would be dropped while a job runs\n  4. write `mode: enforce` once \
-         nothing that belongs to the cluster is counted there",
-        shown_path(directory)
+         nothing that belongs to the cluster is counted there\nfor an editor that checks while you \
+         type: `trainguard schema cluster > {}`,\nand the same for policy",
+        shown_path(directory),
+        shown_path(&directory.join("cluster.schema.json"))
     ));
 }
 

@@ -194,7 +194,7 @@ pub fn compare(old: &Cluster, new: &Cluster) -> Result<Difference, CapacityError
     let mut changes: BTreeMap<Change, Vec<String>> = BTreeMap::new();
     let mut limits: BTreeMap<LimitChange, Vec<String>> = BTreeMap::new();
     for ((old_roles, new_roles), nodes) in alike {
-        let pair = Pair::new(old, old_roles, new, new_roles)?;
+        let Some(pair) = Pair::new(old, old_roles, new, new_roles)? else { continue };
         let nodes: Vec<String> = nodes.into_iter().map(str::to_owned).collect();
         for change in pair.changes() {
             changes.entry(change).or_default().extend_from_slice(&nodes);
@@ -251,12 +251,13 @@ impl<'p> Side<'p> {
 type Transitions = BTreeMap<(Meets, Meets), Vec<usize>>;
 
 impl Pair {
+    /// None if the two are one and the same.
     fn new(
         old: &Cluster,
         old_roles: &[String],
         new: &Cluster,
         new_roles: &[String],
-    ) -> Result<Self, CapacityError> {
+    ) -> Result<Option<Self>, CapacityError> {
         // A node like these, without addresses: its own are nobody's.
         let node = |roles: &[String]| Node {
             name: String::new(),
@@ -267,9 +268,13 @@ impl Pair {
         };
         let old = for_node(old, &node(old_roles), &Placement::default())?;
         let new = for_node(new, &node(new_roles), &Placement::default())?;
+        // The hash is taken of all that is enforced.
+        if old.hash == new.hash {
+            return Ok(None);
+        }
         let sources = space::pieces(&old, &new).into_values().collect();
         let ports = ports(&old, &new);
-        Ok(Self { old, new, sources, ports })
+        Ok(Some(Self { old, new, sources, ports }))
     }
 
     fn changes(&self) -> Vec<Change> {
