@@ -1,7 +1,7 @@
 //! Why a service admits a source or does not: the lines of manifest and policy that say so, and
 //! those that could be changed. For people; no decision is made here.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use guard_common::Addr;
 
@@ -66,7 +66,7 @@ impl Admission<'_> {
             Self::Any { .. } => None,
             Self::Role { role, .. } => Some((*role).to_owned()),
             Self::Network { network, .. } => Some(network.name.value.clone()),
-            Self::Cidr { prefix, .. } => Some(shown(prefix)),
+            Self::Cidr { prefix, .. } => Some(prefix.to_string()),
         }
     }
 
@@ -104,11 +104,11 @@ impl Admission<'_> {
                 "network `{}` (allowed at {}): {} at {}",
                 network.name.value,
                 sources.describe(*allowed),
-                shown(prefix),
+                prefix,
                 sources.describe(network.name.place)
             ),
             Self::Cidr { prefix, allowed } => {
-                format!("prefix {} at {}", shown(prefix), sources.describe(*allowed))
+                format!("prefix {} at {}", prefix, sources.describe(*allowed))
             }
         }
     }
@@ -138,7 +138,7 @@ impl<'a> Known<'a> {
         let node = self.node.map(|node| format!("`{}`, {}", node.name, entry(node, sources)));
         let networks = self.networks.iter().map(|(network, prefix)| {
             let place = sources.describe(network.name.place);
-            format!("in network `{}`, {} at {place}", network.name.value, shown(prefix))
+            format!("in network `{}`, {} at {place}", network.name.value, prefix)
         });
         let known: Vec<String> = node.into_iter().chain(networks).collect();
         if known.is_empty() { "not in the manifest".to_owned() } else { known.join("; ") }
@@ -195,7 +195,7 @@ pub fn ways_in(loaded: &Loaded, service: &Service, addr: &Addr) -> Vec<String> {
     for (network, prefix) in &known.networks {
         let place = sources.describe(network.name.place);
         let name = &network.name.value;
-        ways.push(format!("list network `{name}` ({} at {place}) in {at}", shown(prefix)));
+        ways.push(format!("list network `{name}` ({prefix} at {place}) in {at}"));
     }
     let listed =
         |network: &&Network| allow.networks.iter().any(|name| name.value == network.name.value);
@@ -234,13 +234,6 @@ fn list(items: impl IntoIterator<Item = String>) -> String {
     let mut items: Vec<String> = items.into_iter().collect();
     let last = items.pop().unwrap_or_default();
     if items.is_empty() { last } else { format!("{} or {last}", items.join(", ")) }
-}
-
-fn shown(cidr: &Cidr) -> String {
-    match cidr {
-        Cidr::V4(prefix) => format!("{}/{}", Ipv4Addr::from(prefix.addr), prefix.len),
-        Cidr::V6(prefix) => format!("{}/{}", Ipv6Addr::from(prefix.addr), prefix.len),
-    }
 }
 
 /// The first `len` bits of an address.
@@ -302,7 +295,7 @@ mod tests {
             ("fe00::", None),
         ] {
             let found = covering(&set, &addr(text));
-            assert_eq!(found.map(|cidr| shown(&cidr)).as_deref(), expected, "{text}");
+            assert_eq!(found.map(|cidr| cidr.to_string()).as_deref(), expected, "{text}");
         }
         let all: PrefixSet = [four(0)].into_iter().collect();
         assert_eq!(covering(&all, &addr("203.0.113.7")), Some(four(0)));
