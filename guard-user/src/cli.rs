@@ -25,23 +25,25 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
+    /// Write a first manifest and policy from a framework and a list of hosts
+    Init(InitArgs),
+    /// Check manifests and policies; needs no privileges
+    Lint(LintArgs),
+    /// Run the unit tests of policies
+    Test(TestArgs),
+    /// Show what a change of policy lets in and keeps out, with an example packet each
+    Diff(DiffArgs),
+    /// Show every step of the decision about one packet
+    Trace(TraceArgs),
+    /// Judge the frames of a capture by a policy
+    Replay(ReplayArgs),
+    /// Tell what a finding of lint or the reason of a verdict means
+    Explain(ExplainArgs),
+    /// Print the JSON Schema of a document, for editors and other tools
+    Schema(SchemaArgs),
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),
-    /// Check manifests and policies; needs no privileges
-    Lint(LintArgs),
-    /// Print the JSON Schema of a document, for editors and other tools
-    Schema(SchemaArgs),
-    /// Run the unit tests of policies
-    Test(TestArgs),
-    /// Judge the frames of a capture by a policy
-    Replay(ReplayArgs),
-    /// Show every step of the decision about one packet
-    Trace(TraceArgs),
-    /// Show what a change of policy lets in and keeps out, with an example packet each
-    Diff(DiffArgs),
-    /// Tell what a finding of lint or the reason of a verdict means
-    Explain(ExplainArgs),
     /// Say whether this node is guarded, by which policy, on which interfaces
     #[cfg(feature = "daemon")]
     Status(StatusArgs),
@@ -51,8 +53,6 @@ pub enum Verb {
     /// Take the guard off the interfaces; works without the daemon
     #[cfg(feature = "daemon")]
     Detach(DetachArgs),
-    /// Write a first manifest and policy from a framework and a list of hosts
-    Init(InitArgs),
 }
 
 /// Directories that a guard uses. Several guards on one machine, in several network namespaces,
@@ -177,8 +177,9 @@ pub struct TestArgs {
     /// Write the results to a file as JUnit XML, too
     #[arg(long, value_name = "PATH")]
     pub junit: Option<PathBuf>,
-    /// Add a test for each event on standard input, a JSON line each, to the one FILE; made with
-    /// --manifest if it is not there. Without FILE the tests are printed
+    /// Add a test for each refused packet on standard input, a JSON line each as `events` or
+    /// `replay --format json` prints it, to the one FILE; made with --manifest if it is not there.
+    /// Without FILE the tests are printed
     #[arg(long, conflicts_with_all = ["kernel", "filter", "junit"])]
     pub record: bool,
     /// The manifest that a new file of recorded tests names

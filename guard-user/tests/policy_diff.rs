@@ -451,6 +451,13 @@ WIDER    later fragments on sched: was drop (fragment), now pass (fragment)
 unchanged for all other packets
 ";
     assert_eq!(out, expected);
+    // As `git show` gives it.
+    let script = format!(
+        "\"{}\" diff - new.yaml --manifest m.yaml < p.yaml",
+        env!("CARGO_BIN_EXE_trainguard")
+    );
+    let piped = Command::new("sh").current_dir(dir.path()).args(["-c", &script]).output();
+    assert_eq!(String::from_utf8(piped.expect("a shell").stdout).expect("UTF-8"), expected);
     let gate = |args: &[&str]| run(dir.path(), &[args, &["--deny-wider"]].concat()).0;
     assert_eq!(gate(&["p.yaml", "new.yaml", "--manifest", "m.yaml"]), Some(1));
     assert_eq!(gate(&["new.yaml", "p.yaml", "--manifest", "m.yaml"]), Some(0));

@@ -335,6 +335,39 @@ fn an_event_becomes_a_test_that_holds() {
     assert_eq!(dir.run(&["new.test.yaml"], "").1.lines().last(), Some("1 passed, 1 failed"));
 }
 
+/// What a replay refuses becomes tests, which hold.
+#[test]
+fn refused_frames_become_tests() {
+    use guard_common::flow::Transport::Tcp;
+    use guard_user::probe::{GOES_ON, OPENS, Probe};
+    let frame = |from: &str, port, flags| {
+        let probe = Probe::new(from.parse().expect("an address"), Tcp, port, flags);
+        (probe.frame(), usize::MAX)
+    };
+    let dir = Dir::new();
+    let frames = [
+        frame("10.0.1.0", 9091, OPENS),
+        frame("192.0.2.7", 9091, OPENS),
+        frame("192.0.2.8", 9091, GOES_ON),
+        frame("192.0.2.7", 9091, OPENS),
+        frame("192.0.2.7", 22, OPENS),
+        (frame("192.0.2.9", 9091, OPENS).0, 30),
+    ];
+    dir.write("job.pcap", pcap(&frames));
+    let output = Command::new(env!("CARGO_BIN_EXE_trainguard"))
+        .current_dir(dir.path())
+        .args(["replay", "--manifest", "m.yaml", "--node", "sched", "--format", "json", "job.pcap"])
+        .output()
+        .expect("the binary runs");
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(lines.lines().count(), 6, "{lines}");
+    let args = ["--record", "new.test.yaml", "--manifest", "m.yaml", "--node", "sched"];
+    let (code, _, err) = dir.run(&args, &lines);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("2 new tests"), "{err}");
+    assert_eq!(dir.run(&["new.test.yaml"], "").1, "2 passed, 0 failed\n");
+}
+
 #[test]
 fn events_that_are_no_tests_are_told_and_lose_nothing() {
     let dir = Dir::new();

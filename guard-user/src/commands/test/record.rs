@@ -10,7 +10,7 @@ use std::{
 use super::super::inputs::Overlay;
 use crate::{
     cli::TestArgs,
-    event::{Event, SCHEMA},
+    event::{self, Line},
     exit::Exit,
     policy::{fix, load::Loader},
     report,
@@ -61,7 +61,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
                 count += 1;
                 cases.push_str(&case);
             }
-            // The same thing happened again.
+            // The same thing happened again, or a frame passed.
             Ok(None) => {}
             Err(problem) => {
                 report::error(format_args!("line {number}: {problem}"));
@@ -105,18 +105,13 @@ fn names(file: &Path) -> Option<Vec<String>> {
     Some(suite.cases.into_iter().map(|case| case.name).collect())
 }
 
-/// An event as a test; none if there is such a test.
+/// An event as a test; none if there is such a test, or nothing was refused.
 fn case(
     line: &[u8],
     node: Option<&str>,
     known: &mut Vec<String>,
 ) -> Result<Option<String>, String> {
-    let event: Event = serde_json::from_slice(line)
-        .map_err(|error| format!("not an event, expected a JSON object of `{SCHEMA}`: {error}"))?;
-    if event.schema != SCHEMA {
-        let shown = crate::policy::text::shown(&event.schema);
-        return Err(format!("`{shown}` is not understood, expected `{SCHEMA}`"));
-    }
+    let Line::Event(event) = event::read(line)? else { return Ok(None) };
     let node = event.node.as_deref().or(node);
     let node = node.ok_or("the event names no node; give --node NAME")?;
     let (Some(source), Some(transport), Some(port)) = (event.source, &event.transport, event.port)
