@@ -428,7 +428,7 @@ fn files_that_are_none() {
         ("latin.yaml", "TG005", "0xe9 is not UTF-8", 1),
         ("utf16.yaml", "TG005", "0xff is not UTF-8", 1),
         ("huge.yaml", "TG009", "at most", 1),
-        ("\"*.nothing\"", "TG405", "matches no file", 1),
+        ("\"*.nothing\"", "TG405", "matches no policy file", 1),
         ("\"[\"", "TG405", "cannot be used", 1),
         ("/proc/self/mem", "TG405", "/proc/self/mem", 2),
     ] {

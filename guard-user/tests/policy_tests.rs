@@ -335,6 +335,28 @@ fn an_event_becomes_a_test_that_holds() {
     assert_eq!(dir.run(&["new.test.yaml"], "").1.lines().last(), Some("1 passed, 1 failed"));
 }
 
+/// A pattern of policies does not mean the tests that stand beside them.
+#[test]
+fn tests_stand_beside_policies() {
+    let dir = Dir::new();
+    dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[\"p*.yaml\"]"));
+    let lint = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
+        let output = command.current_dir(dir.path()).arg("lint").args(args).output();
+        let output = output.expect("the binary runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
+    };
+    assert_eq!(lint(&[]), (Some(0), String::new()));
+    assert_eq!(dir.run(&[], "").1, "4 passed, 0 failed\n");
+    dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[\"p.test.*\"]"));
+    let (code, out) = lint(&["m.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("matches no policy file"), "{out}");
+    dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[p.yaml, p.test.yaml]"));
+    let (code, out) = lint(&["m.yaml"]);
+    assert_eq!(code, Some(1), "named by itself it is a slip: {out}");
+}
+
 /// What a replay refuses becomes tests, which hold.
 #[test]
 fn refused_frames_become_tests() {

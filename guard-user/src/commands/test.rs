@@ -27,7 +27,7 @@ use crate::{
     policy::{
         compiled::CompiledPolicy,
         load::Loader,
-        suite::{Answer, Asked, Case, Suite},
+        suite::{Answer, Asked, Case, Suite, is_test_file},
     },
     probe::Probe,
     report::{
@@ -37,9 +37,6 @@ use crate::{
     },
 };
 
-/// How files of tests end.
-const ENDINGS: [&str; 2] = [".test.yaml", ".test.yml"];
-
 /// Runs the verb.
 pub fn run(args: &TestArgs) -> Exit {
     if args.record {
@@ -48,11 +45,7 @@ pub fn run(args: &TestArgs) -> Exit {
     let here = [PathBuf::from(".")];
     let paths: &[PathBuf] = if args.paths.is_empty() { &here } else { &args.paths };
     let files = Overlay::default();
-    let is_test = |path: &Path| {
-        let name = path.to_string_lossy();
-        ENDINGS.iter().any(|ending| name.ends_with(ending))
-    };
-    let inputs = Inputs::find(paths, is_test, &files);
+    let inputs = Inputs::find(paths, is_test_file, &files);
     let mut whole = inputs.problems.is_empty();
     for (path, problem) in &inputs.problems {
         report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));

@@ -373,8 +373,14 @@ impl<'f> Loader<'f> {
         let base = glob::Pattern::escape(&base.to_string_lossy());
         let pattern = Path::new(&base).join(&entry.value);
         let problem = match self.files.glob(&pattern) {
-            Ok(paths) if paths.is_empty() => "matches no file".to_owned(),
-            Ok(paths) => return paths,
+            Ok(paths) => {
+                let paths: Vec<PathBuf> =
+                    paths.into_iter().filter(|path| !suite::is_test_file(path)).collect();
+                if !paths.is_empty() {
+                    return paths;
+                }
+                "matches no policy file".to_owned()
+            }
             Err(error) => format!("cannot be used: {error}"),
         };
         let message = format!("the pattern `{}` {problem}", entry.value);

@@ -19,6 +19,13 @@ use super::{
 };
 use crate::probe::Probe;
 
+/// Whether a file is one of tests by its name: `NAME.test.yaml`. They stand beside the policies,
+/// and a pattern for those does not mean them.
+pub fn is_test_file(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.ends_with(b".test.yaml") || name.ends_with(b".test.yml")
+}
+
 /// Tests and the cluster that they are about.
 #[derive(Debug)]
 pub struct Suite {

@@ -14,7 +14,7 @@ use crate::{
     cli::Format,
     policy::{
         cluster::Cluster,
-        diff::{Change, Difference, Direction, LimitChange, Meets, Traffic, names_in},
+        diff::{Change, Difference, Direction, LimitChange, Meets, Region, Traffic, names_in},
         scalars::PortRange,
     },
     probe::SOURCE_PORT,
@@ -45,6 +45,32 @@ fn some(items: impl IntoIterator<Item = impl ToString>) -> String {
         shown.push(format!("and {more} more"));
     }
     shown.join(", ")
+}
+
+/// The sources of a region, by family where one of them is nearly all: then those are named that
+/// are left out.
+fn sources(region: &Region) -> Vec<String> {
+    let rest = region.rest();
+    let one = |v4: bool, of: &Region| Region {
+        v4: if v4 { of.v4.clone() } else { Vec::new() },
+        v6: if v4 { Vec::new() } else { of.v6.clone() },
+    };
+    let mut families = Vec::new();
+    let mut few = Vec::new();
+    for (v4, name) in [(true, "IPv4"), (false, "IPv6")] {
+        let (inside, left) = (one(v4, region).prefixes(), one(v4, &rest).prefixes());
+        if left.len() >= inside.len() {
+            few.extend(inside);
+        } else if left.is_empty() {
+            families.push(format!("every {name} address"));
+        } else {
+            families.push(format!("every {name} address but {}", some(left)));
+        }
+    }
+    if !few.is_empty() {
+        families.insert(0, some(few));
+    }
+    families
 }
 
 fn direction(direction: Direction) -> &'static str {
@@ -89,7 +115,9 @@ fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
         if change.traffic == Traffic::Unreadable {
             continue;
         }
-        say(format!("           from {}", some(change.sources.prefixes())));
+        for family in sources(&change.sources) {
+            say(format!("           from {family}"));
+        }
         let names = names_in(&change.sources, clusters);
         if !names.is_empty() {
             let count = names.len();

@@ -68,6 +68,12 @@ impl Region {
         honest(false).or_else(|| honest(true)).or_else(|| self.first())
     }
 
+    /// The addresses that a host can have and that are not in it.
+    #[must_use]
+    pub fn rest(&self) -> Self {
+        Self { v4: without(&HONEST4, &self.v4), v6: without(&HONEST6, &self.v6) }
+    }
+
     /// The same addresses as prefixes, as few as possible.
     pub fn prefixes(&self) -> Vec<Cidr> {
         let mut prefixes = Vec::new();
@@ -153,6 +159,30 @@ fn set<T: Copy>(points: &mut Points<T>, at: u128, what: T) {
 const TURNS4: [u128; 6] = [0, 1 << 24, 127 << 24, 128 << 24, 224 << 24, 240 << 24];
 const LAST4: u128 = u32::MAX as u128;
 const TURNS6: [u128; 5] = [0, 2, 0xffff << 32, 0x1_0000 << 32, 0xff << 120];
+
+/// The addresses that are no martians.
+const HONEST4: [Range; 3] =
+    [(1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1), (240 << 24, LAST4 - 1)];
+const HONEST6: [Range; 2] = [(2, (0xffff << 32) - 1), (0x1_0000 << 32, (0xff << 120) - 1)];
+
+/// Ranges without others; both neither overlap nor touch and are in order.
+fn without(ranges: &[Range], holes: &[Range]) -> Vec<Range> {
+    let mut left = Vec::new();
+    for (first, last) in ranges {
+        let mut next = *first;
+        let from = holes.partition_point(|(_, end)| end < first);
+        for (start, end) in holes.iter().skip(from).take_while(|(start, _)| start <= last) {
+            if next < *start {
+                left.push((next, start - 1));
+            }
+            next = end.saturating_add(1);
+        }
+        if next <= *last {
+            left.push((next, *last));
+        }
+    }
+    left
+}
 
 /// What tells sources apart: what the old and the new policy know, and whether the address is a
 /// martian.
@@ -249,6 +279,27 @@ mod tests {
     }
 
     proptest! {
+        /// What is left of a region and the region make up every address that a host can have.
+        #[test]
+        fn a_region_and_the_rest_are_all(
+            cuts in prop::collection::btree_set(any::<u32>(), 0..9),
+            number: u32,
+            six in prop::collection::btree_set(any::<u128>(), 0..9),
+            number6: u128,
+        ) {
+            let pairs = |cuts: Vec<u128>| -> Vec<Range> {
+                sources::merged(cuts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+            };
+            let region = Region {
+                v4: pairs(cuts.into_iter().map(u128::from).collect()),
+                v6: pairs(six.into_iter().collect()),
+            };
+            let rest = region.rest();
+            for addr in [address(false, number.into()), address(true, number6)].map(Addr::from) {
+                prop_assert_eq!(rest.holds(&addr), !region.holds(&addr) && !addr.is_martian());
+            }
+        }
+
         /// The turns are all of the turns.
         #[test]
         fn martians_turn_where_it_is_said(number: u32, high: u128, near in -3_i128..3) {
