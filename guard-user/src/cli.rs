@@ -116,6 +116,10 @@ pub struct DaemonArgs {
     /// l2tp:PORT, whose ports no device tells; may be repeated
     #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
     pub tunnels: Vec<Tunnels>,
+    /// Show the metrics on this address of the loopback device, too, such as 127.0.0.1:9477;
+    /// without it only on the socket of the statistics, as /metrics
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<std::net::SocketAddr>,
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,

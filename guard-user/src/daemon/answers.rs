@@ -6,7 +6,7 @@ use guard_common::{parse, verdict::Verdict};
 
 use super::{
     guard::{Guard, hexadecimal},
-    interfaces,
+    interfaces, metrics,
     server::{Ask, Detach, Detached},
     view::{self, InterfaceStatus, Stats, Status, TopSource},
 };
@@ -23,6 +23,10 @@ impl Guard {
             Ask::Stats(reply) => {
                 self.drain_events();
                 drop(reply.send(self.stats()));
+            }
+            Ask::Metrics(reply) => {
+                let shared = self.running.as_ref().map(|running| &running.shared);
+                drop(reply.send(metrics::text(&self.status(), shared, self.loads)));
             }
             // Who has stopped waiting was told that nobody answers.
             Ask::Detach(_, reply) if reply.is_closed() => {}

@@ -17,6 +17,7 @@ use super::{
     failure::Failure,
     interfaces::{self, Selection},
     links::{AttachMode, Links},
+    metrics::Loads,
     state::State,
     top::TopSources,
     view::{ServiceStatus, TableStatus},
@@ -107,6 +108,7 @@ pub(super) struct Guard {
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
+    pub(super) loads: Loads,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
@@ -176,6 +178,7 @@ impl Guard {
             netlink,
             watch: Watch::default(),
             running: None,
+            loads: Loads::default(),
             maps: None,
             links,
             devices,
@@ -300,9 +303,15 @@ impl Guard {
         let began = SystemTime::now();
         self.watch.mark();
         let manifest = self.wanted.manifest.clone();
-        self.load(&manifest, &Disk, Some(began))?;
-        self.outdated.clear();
-        Ok(())
+        let loaded = self.load(&manifest, &Disk, Some(began));
+        match &loaded {
+            Ok(()) => {
+                self.loads.success += 1;
+                self.outdated.clear();
+            }
+            Err(_) => self.loads.failure += 1,
+        }
+        loaded
     }
 
     /// For a start with wrong files: the policy that was last in force.

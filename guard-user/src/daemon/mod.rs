@@ -9,6 +9,7 @@ mod failure;
 mod guard;
 mod interfaces;
 mod links;
+mod metrics;
 pub mod server;
 mod state;
 mod top;
@@ -88,6 +89,12 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
         let what = format!("opening the sockets in `{}`", run_dir.display());
         Failure::System(KernelError::of(what, error).hint("choose another with --run-dir"))
     })?;
+    if let Some(address) = args.metrics_listen {
+        server::serve_metrics(address, &asks).await.map_err(|error| {
+            let what = format!("listening on {address} for --metrics-listen");
+            Failure::System(KernelError::of(what, error))
+        })?;
+    }
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
     let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {
         let mut interval = interval(period);

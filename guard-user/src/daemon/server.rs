@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     fs, io,
+    net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -16,7 +17,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::CONTENT_TYPE,
+    header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -24,7 +25,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -45,6 +47,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
 
+/// Where the metrics are.
+pub const METRICS: &str = "/metrics";
+
+/// What may be asked where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Status, statistics and metrics.
+    Stats,
+    /// Metrics only.
+    Metrics,
+    /// Commands.
+    Control,
+}
+
 /// What the guard is asked.
 #[derive(Debug)]
 pub(super) enum Ask {
@@ -52,6 +68,8 @@ pub(super) enum Ask {
     Status(oneshot::Sender<Status>),
     /// For the statistics.
     Stats(oneshot::Sender<Result<Stats, KernelError>>),
+    /// For the metrics.
+    Metrics(oneshot::Sender<Result<String, KernelError>>),
     /// To detach.
     Detach(Detach, oneshot::Sender<Result<Detached, KernelError>>),
 }
@@ -96,13 +114,75 @@ impl Drop for Sockets {
 pub(super) fn serve(directory: &Path, guard: &mpsc::Sender<Ask>) -> io::Result<Sockets> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     let mut sockets = Sockets { paths: Vec::new() };
-    for (name, mask, control) in [(STATS_SOCKET, 0o117, false), (CONTROL_SOCKET, 0o177, true)] {
+    for (name, mask, door) in
+        [(STATS_SOCKET, 0o117, Door::Stats), (CONTROL_SOCKET, 0o177, Door::Control)]
+    {
         let path = directory.join(name);
         let listener = bind(&path, Mode::from_bits_truncate(mask))?;
         sockets.paths.push(path);
-        tokio::spawn(accept(listener, guard.clone(), control));
+        let guard = guard.clone();
+        match door {
+            Door::Control => tokio::spawn(accept(Control(listener), guard, door)),
+            _ => tokio::spawn(accept(listener, guard, door)),
+        };
     }
     Ok(sockets)
+}
+
+/// Serves the metrics on an address of this machine, for scrapers that speak TCP only.
+///
+/// # Errors
+/// The address is not of the loopback device, or taken.
+pub(super) async fn serve_metrics(
+    address: SocketAddr,
+    guard: &mpsc::Sender<Ask>,
+) -> io::Result<()> {
+    if !address.ip().is_loopback() {
+        let message = "not an address of the loopback device; put a proxy that authenticates in \
+                       front of it";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let listener = TcpListener::bind(address).await?;
+    tokio::spawn(accept(listener, guard.clone(), Door::Metrics));
+    Ok(())
+}
+
+/// Where connections come from.
+trait Listener: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn connection(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn connection(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn connection(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// A socket that commands: who connects is written down.
+struct Control(UnixListener);
+
+impl Listener for Control {
+    type Stream = UnixStream;
+
+    async fn connection(&self) -> io::Result<UnixStream> {
+        let stream = self.0.accept().await?.0;
+        if let Ok(peer) = stream.peer_cred() {
+            tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
+        }
+        Ok(stream)
+    }
 }
 
 fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
@@ -121,11 +201,11 @@ fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
     bound
 }
 
-async fn accept(listener: UnixListener, guard: mpsc::Sender<Ask>, control: bool) {
+async fn accept(listener: impl Listener, guard: mpsc::Sender<Ask>, door: Door) {
     let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let stream = match listener.connection().await {
+            Ok(stream) => stream,
             Err(error) => {
                 // Out of descriptors, most likely: others need time to give some back.
                 tracing::warn!("accepting a connection: {error}");
@@ -142,22 +222,19 @@ async fn accept(listener: UnixListener, guard: mpsc::Sender<Ask>, control: bool)
         let guard = guard.clone();
         open.push_back(tokio::spawn(async move {
             // A client that went away or was too slow is its own business.
-            let _ = tokio::time::timeout(PATIENCE, converse(stream, guard, control)).await;
+            let _ = tokio::time::timeout(PATIENCE, converse(stream, guard, door)).await;
         }));
     }
 }
 
 async fn converse(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     guard: mpsc::Sender<Ask>,
-    control: bool,
+    door: Door,
 ) -> Result<(), hyper::Error> {
-    if control && let Ok(peer) = stream.peer_cred() {
-        tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
-    }
     let service = service_fn(move |request| {
         let guard = guard.clone();
-        async move { Ok::<_, Infallible>(answer(request, &guard, control).await) }
+        async move { Ok::<_, Infallible>(answer(request, &guard, door).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -171,20 +248,32 @@ async fn converse(
 async fn answer(
     request: Request<Incoming>,
     guard: &mpsc::Sender<Ask>,
-    control: bool,
+    door: Door,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
-    match (request.method(), path.as_str(), control) {
-        (&Method::GET, "/v1/status", false) => match asked(guard, Ask::Status).await {
+    match (request.method(), path.as_str(), door) {
+        (&Method::GET, "/v1/status", Door::Stats) => match asked(guard, Ask::Status).await {
             Some(status) => json(StatusCode::OK, &status),
             None => ended(),
         },
-        (&Method::GET, "/v1/stats", false) => match asked(guard, Ask::Stats).await {
+        (&Method::GET, "/v1/stats", Door::Stats) => match asked(guard, Ask::Stats).await {
             Some(Ok(stats)) => json(StatusCode::OK, &stats),
             Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             None => ended(),
         },
-        (&Method::POST, "/v1/detach", true) => {
+        (&Method::GET, METRICS, Door::Stats | Door::Metrics) => {
+            match asked(guard, Ask::Metrics).await {
+                Some(Ok(metrics)) => {
+                    let mut response = Response::new(Full::new(Bytes::from(metrics)));
+                    let form = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                    response.headers_mut().insert(CONTENT_TYPE, form);
+                    response
+                }
+                Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+                None => ended(),
+            }
+        }
+        (&Method::POST, "/v1/detach", Door::Control) => {
             let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
             let Ok(body) = body else {
                 return refusal(StatusCode::BAD_REQUEST, "the body did not arrive, or is too long");
@@ -230,8 +319,6 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     body.push(b'\n');
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -1,0 +1,184 @@
+//! What Prometheus scrapes from a daemon on a real interface: exact, there from the start, and never
+//! less than it was.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    time::Instant,
+};
+
+use guard_tests::node::{Node, PATIENCE, POLICY, enforcing};
+
+/// Series by their text, as `name{label="value"}`.
+type Series = BTreeMap<String, f64>;
+
+fn get(mut stream: impl Read + Write, path: &str) -> io::Result<String> {
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn scrape(node: &Node) -> Series {
+    let stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
+    let answer = get(stream, "/metrics").expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    parse(body)
+}
+
+/// Reads the text format, strictly: each family has its help and type before it, each series is
+/// there once.
+fn parse(text: &str) -> Series {
+    let mut series = Series::new();
+    let mut family = (String::new(), String::new());
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, text) = help.split_once(' ').expect("a help");
+            assert!(text.ends_with('.'), "{line}");
+            family = (name.to_owned(), String::new());
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').expect("a type");
+            assert_eq!(name, family.0, "help and type stand together");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            kind.clone_into(&mut family.1);
+        } else {
+            let (key, value) = line.rsplit_once(' ').expect("a value");
+            let name = key.split('{').next().expect("a name");
+            assert_eq!(name, family.0, "a series outside its family: {line}");
+            assert!(!family.1.is_empty(), "a family without type: {line}");
+            let value = value.parse().expect("a number");
+            assert!(series.insert(key.to_owned(), value).is_none(), "twice: {line}");
+        }
+    }
+    series
+}
+
+fn dropped(reason: &str, service: &str) -> String {
+    let labels = format!("interface=\"eth0\",service=\"{service}\",reason=\"{reason}\"");
+    format!("trainguard_dropped_packets_total{{{labels}}}")
+}
+
+/// Counters that are less than they were, or gone.
+fn fallen(before: &Series, after: &Series) -> Vec<String> {
+    let counters = before.iter().filter(|(key, _)| {
+        // Of this daemon, not of the guard.
+        key.contains("_total") && !key.starts_with("trainguard_policy_loads_total")
+    });
+    let less = |(key, value): &(&String, &f64)| after.get(*key).is_none_or(|now| now < value);
+    counters.filter(less).map(|(key, _)| key.clone()).collect()
+}
+
+#[test]
+fn metrics_are_exact_and_never_fall() {
+    let Some(mut node) = Node::new("metrics/exact") else { return };
+    node.start(&["--metrics-listen", "127.0.0.1:9477"]);
+    node.wait("enforcing", enforcing);
+
+    // Everything is there before anything happens.
+    let first = scrape(&node);
+    for (key, value) in [
+        (dropped("not_allowed", "scheduler"), 0.0),
+        (dropped("limit_total_bytes", "scheduler"), 0.0),
+        (dropped("malformed_ip", ""), 0.0),
+        ("trainguard_enforcing{interface=\"eth0\"}".to_owned(), 1.0),
+        ("trainguard_policy_up_to_date".to_owned(), 1.0),
+        ("trainguard_policy_loads_total{result=\"failure\"}".to_owned(), 0.0),
+        ("trainguard_events_lost_total".to_owned(), 0.0),
+        ("trainguard_generation".to_owned(), 1.0),
+        (
+            "trainguard_interface_info{interface=\"eth0\",state=\"guarded\",mode=\"native\"}"
+                .to_owned(),
+            1.0,
+        ),
+    ] {
+        assert_eq!(first.get(&key), Some(&value), "{key}: {first:#?}");
+    }
+    // Files that were written just before may be looked at twice.
+    let loads = |series: &Series, result: &str| {
+        series.get(&format!("trainguard_policy_loads_total{{result=\"{result}\"}}")).copied()
+    };
+    assert!(loads(&first, "success") >= Some(1.0));
+    let has = |prefix: &str| first.keys().any(|key| key.starts_with(prefix));
+    assert!(has("trainguard_policy_info{name=\"") && has("trainguard_build_info{version=\""));
+    assert!(
+        !first.keys().any(|key| key.contains("reason=\"allowed\"")),
+        "nobody is dropped for it"
+    );
+
+    // What the statistics count, the metrics do.
+    node.assert_guarded();
+    let after = scrape(&node);
+    let stats = node.stats();
+    let refused = stats["reasons"]["not_allowed"]["dropped"].as_u64().expect("a number");
+    assert!(refused > 0);
+    #[expect(clippy::cast_precision_loss, reason = "few frames")]
+    let refused = refused as f64;
+    assert_eq!(after.get(&dropped("not_allowed", "scheduler")), Some(&refused));
+    let verdict = |verdict: &str| {
+        let labels = format!("interface=\"eth0\",service=\"scheduler\",verdict=\"{verdict}\"");
+        after.get(&format!("trainguard_packets_total{{{labels}}}")).copied().expect("a series")
+    };
+    assert!((verdict("drop") - refused).abs() < 0.5, "nothing else was dropped there");
+    assert!(verdict("pass") > 0.0);
+    assert_eq!(fallen(&first, &after), [""; 0]);
+
+    // No address is a label.
+    let addresses = ["10.77.", "fd77:", "source="];
+    assert!(!after.keys().any(|key| addresses.iter().any(|address| key.contains(address))));
+
+    // A wrong file is counted, and does not change what is in force.
+    node.write("policy.yaml", "nonsense\n");
+    let deadline = Instant::now() + PATIENCE;
+    let mut wrong = scrape(&node);
+    while wrong.get("trainguard_policy_up_to_date") != Some(&0.0) && Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        wrong = scrape(&node);
+    }
+    assert_eq!(wrong.get("trainguard_policy_up_to_date"), Some(&0.0));
+    assert!(loads(&wrong, "failure") >= Some(1.0));
+    assert_eq!(wrong.get("trainguard_enforcing{interface=\"eth0\"}"), Some(&1.0));
+    node.write("policy.yaml", POLICY);
+    node.wait("up to date", |status| status["up_to_date"] == true);
+
+    // Over a crash and another daemon.
+    let before = scrape(&node);
+    node.signal("KILL");
+    node.assert_guarded();
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let next = scrape(&node);
+    assert_eq!(fallen(&before, &next), [""; 0]);
+    let more = next.get(&dropped("not_allowed", "scheduler")).expect("a series");
+    assert!(*more > refused, "what was refused without a daemon is counted, too");
+}
+
+#[test]
+fn each_door_gives_what_it_is_for() {
+    let Some(mut node) = Node::new("metrics/doors") else { return };
+    node.ip(&["link", "set", "lo", "up"]);
+    // Nobody but this machine may ask without a socket's modes.
+    for address in ["0.0.0.0:9477", "[::]:9477", "10.77.0.10:9477"] {
+        let output = node.start_in_vain(&["--metrics-listen", address]);
+        assert_eq!(output.status.code(), Some(2), "{address}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("loopback"), "{said}");
+    }
+    node.start(&["--metrics-listen", "127.0.0.1:9477"]);
+    node.wait("enforcing", enforcing);
+    let over_tcp = |path: &'static str| {
+        node.at_node(move || {
+            let stream = TcpStream::connect("127.0.0.1:9477").expect("it listens");
+            get(stream, path).expect("an answer")
+        })
+    };
+    assert!(over_tcp("/metrics").starts_with("HTTP/1.1 200"));
+    for path in ["/v1/stats", "/v1/status", "/v1/detach", "/"] {
+        assert!(over_tcp(path).starts_with("HTTP/1.1 404"), "{path}");
+    }
+    let control = UnixStream::connect(node.path("run/control.sock")).expect("a socket");
+    assert!(get(control, "/metrics").expect("an answer").starts_with("HTTP/1.1 404"));
+}
