@@ -24,6 +24,15 @@ pub enum Action {
 impl Action {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Pass, Self::Drop, Self::WouldDrop];
+
+    /// Its name, as tests and events write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::WouldDrop => "would-drop",
+        }
+    }
 }
 
 /// Why. Dense, so that it indexes counters: first the reasons of the node, where no service was

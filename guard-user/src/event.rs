@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use guard_common::verdict::Action;
 use serde::{Deserialize, Serialize};
 
 /// `schema` of an event.
@@ -74,7 +75,11 @@ pub fn read(line: &[u8]) -> Result<Line, String> {
         return Ok(Line::Event(Event {
             schema: SCHEMA.to_owned(),
             node: None,
-            verdict: if frame.would_drop { "would-drop".to_owned() } else { frame.action },
+            verdict: if frame.would_drop {
+                Action::WouldDrop.name().to_owned()
+            } else {
+                frame.action
+            },
             reason: frame.reason,
             service: frame.service,
             source: frame.source,

@@ -8,7 +8,6 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Output},
-    sync::Arc,
 };
 
 use guard_common::verdict::Reason;
@@ -124,8 +123,7 @@ fn findings(mut files: Files) -> Report {
 }
 
 fn loaded(files: Files, policies: &[String]) -> Report {
-    let texts = files.into_iter().map(|(name, text)| (PathBuf::from(name), Arc::from(text)));
-    let bundle = Bundle::new("cluster.yaml", texts);
+    let bundle = Bundle::new("cluster.yaml", files);
     let mut loader = Loader::new(&bundle);
     let manifest = Path::new("cluster.yaml");
     loader.check_manifest(manifest);

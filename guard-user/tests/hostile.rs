@@ -6,9 +6,8 @@ use std::{
     fmt::Write as _,
     fs,
     os::unix::{ffi::OsStrExt as _, fs::symlink},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
-    sync::Arc,
 };
 
 use guard_user::policy::{
@@ -154,7 +153,7 @@ const CASES: &[Case] = &[
 
 fn load(manifest: &str, policy: &str) -> Bundle {
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];
-    Bundle::new("m.yaml", texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text))))
+    Bundle::new("m.yaml", texts)
 }
 
 /// What lint finds.

@@ -1,15 +1,16 @@
 //! `trainguard init`: what it writes loads, and says exactly what the host list said; what it
 //! cannot use it refuses, naming every line.
 
+#[path = "support/run.rs"]
+mod run;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt::Write as _,
     fs,
-    io::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
-    process::{Command, Output, Stdio},
-    sync::Arc,
+    process::Output,
 };
 
 use guard_common::Addr;
@@ -71,10 +72,7 @@ fn refused(request: &Request<'_>) -> Vec<String> {
 }
 
 fn load(draft: &Draft) -> Loaded {
-    let texts = [
-        (init::MANIFEST.into(), Arc::from(draft.manifest.as_str())),
-        (draft.policy_name.clone().into(), Arc::from(draft.policy.as_str())),
-    ];
+    let texts = [(init::MANIFEST, &*draft.manifest), (&*draft.policy_name, &*draft.policy)];
     policy::load(Path::new(init::MANIFEST), &Bundle::new(init::MANIFEST, texts))
         .unwrap_or_else(|error| panic!("{error}\n{}", draft.manifest))
 }
@@ -590,17 +588,8 @@ proptest! {
 }
 
 fn trainguard(args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trainguard"))
-        .args(["init", "--framework", "mxnet"])
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    // It may end before it has read all.
-    let _ = child.stdin.take().expect("a pipe").write_all(stdin);
-    child.wait_with_output().expect("it ends")
+    let args = [&["init", "--framework", "mxnet"], args].concat();
+    run::trainguard(Path::new("."), &args, stdin)
 }
 
 #[test]
@@ -641,7 +630,6 @@ fn both_texts_go_to_standard_output() {
     assert!(manifest.starts_with("# ==== cluster.yaml ====\n"), "{manifest}");
     assert!(policy.starts_with("# ==== mxnet.yaml ====\n"), "{policy}");
     let texts = [("m.yaml", manifest), ("mxnet.yaml", policy)];
-    let texts = texts.map(|(path, text)| (path.into(), Arc::from(text)));
     let loaded = policy::load(Path::new("m.yaml"), &Bundle::new("m.yaml", texts));
     assert_eq!(loaded.unwrap_or_else(|error| panic!("{error}")).cluster.nodes.len(), 4);
     assert!(manifest.contains("--nodelist '10.0.0.[1-3]'"), "{manifest}");

@@ -2,7 +2,7 @@
 //! with, which name the limit, the figure, and what to do. There is no limit on ports: a table has
 //! them all.
 
-use std::{fmt::Write as _, net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{fmt::Write as _, net::Ipv4Addr};
 
 use guard_user::policy::{self, Bundle, Placement, code, diagnostic::Code, load::Loader};
 
@@ -93,7 +93,6 @@ fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
     for Case { name, code, said, manifest, policy, lists } in cases() {
         let texts = [("m.yaml".to_owned(), manifest), ("p.yaml".to_owned(), policy)];
         let texts = texts.into_iter().chain(lists);
-        let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
         let bundle = Bundle::new("m.yaml", texts);
 
         // As lint does.

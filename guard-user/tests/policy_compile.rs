@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 fn load(manifest: &str, policy: &str) -> Loaded {
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     let bundle = Bundle::new("m.yaml", texts);
     policy::load("m.yaml".as_ref(), &bundle)
         .unwrap_or_else(|error| panic!("{error}\n{manifest}\n{policy}"))

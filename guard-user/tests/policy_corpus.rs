@@ -2,10 +2,7 @@
 
 mod support;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, LazyLock},
-};
+use std::sync::LazyLock;
 
 use guard_user::{
     cli::SchemaDocument,
@@ -63,7 +60,7 @@ fn findings(texts: &[(&str, &str)]) -> Vec<String> {
             shape::assert_alike(SchemaDocument::Policy, &SERVICES, text);
         }
     }
-    let texts = texts.iter().map(|(path, text)| (PathBuf::from(path), Arc::from(*text)));
+    let texts = texts.iter().copied();
     let bundle = Bundle::new("m.yaml", texts);
     let (report, first) = match policy::load("m.yaml".as_ref(), &bundle) {
         Ok(loaded) => (loaded.report, Some("loaded".to_owned())),
@@ -373,7 +370,6 @@ fn list_files() {
     );
     let many = "10.9\n".repeat(250);
     let texts = [("m.yaml", &*manifest), ("p.yaml", POLICY), ("l.txt", &*many)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     let error = policy::load("m.yaml".as_ref(), &Bundle::new("m.yaml", texts)).unwrap_err();
     assert_eq!(error.report.diagnostics.len(), 100);
     assert_eq!(error.report.hidden(), 150);

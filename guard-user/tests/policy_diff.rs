@@ -1,12 +1,13 @@
 //! `diff` and the decision agree about every packet; and what `diff` says, to people and programs.
 
+#[path = "support/run.rs"]
+mod run;
+
 use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
+    path::Path,
 };
 
 use guard_common::{Addr, Silent, Verdict, flow::Transport, judge, packet::Frame, verdict::Action};
@@ -20,6 +21,7 @@ use guard_user::{
     probe::{GOES_ON, OPENS, Probe, UNREADABLE},
 };
 use proptest::{prelude::*, sample::select};
+use run::trainguard;
 
 /// A service of a random policy.
 #[derive(Debug, Clone)]
@@ -152,7 +154,6 @@ impl World {
 
 fn load(manifest: &str, policy: &str) -> Loaded {
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     policy::load("m.yaml".as_ref(), &Bundle::new("m.yaml", texts))
         .unwrap_or_else(|error| panic!("{error}\n{manifest}\n{policy}"))
 }
@@ -419,12 +420,7 @@ fn a_burst_of_bytes_is_the_one_that_was_written() {
 }
 
 fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_trainguard"))
-        .current_dir(dir)
-        .arg("diff")
-        .args(args)
-        .output()
-        .expect("the binary runs");
+    let output = trainguard(dir, &[&["diff"], args].concat(), "");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
@@ -452,12 +448,9 @@ unchanged for all other packets
 ";
     assert_eq!(out, expected);
     // As `git show` gives it.
-    let script = format!(
-        "\"{}\" diff - new.yaml --manifest m.yaml < p.yaml",
-        env!("CARGO_BIN_EXE_trainguard")
-    );
-    let piped = Command::new("sh").current_dir(dir.path()).args(["-c", &script]).output();
-    assert_eq!(String::from_utf8(piped.expect("a shell").stdout).expect("UTF-8"), expected);
+    let from_git = ["diff", "-", "new.yaml", "--manifest", "m.yaml"];
+    let piped = trainguard(dir.path(), &from_git, POLICY);
+    assert_eq!(String::from_utf8(piped.stdout).expect("UTF-8"), expected);
     let gate = |args: &[&str]| run(dir.path(), &[args, &["--deny-wider"]].concat()).0;
     assert_eq!(gate(&["p.yaml", "new.yaml", "--manifest", "m.yaml"]), Some(1));
     assert_eq!(gate(&["new.yaml", "p.yaml", "--manifest", "m.yaml"]), Some(0));

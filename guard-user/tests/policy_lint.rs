@@ -1,11 +1,11 @@
 //! `trainguard lint` as it is typed: what it prints, where, and its exit codes.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+#[path = "support/run.rs"]
+mod run;
+
+use std::{fs, path::Path, process::Output};
+
+use run::trainguard;
 
 const POLICY: &str = "\
 apiVersion: trainguard/v1
@@ -28,22 +28,7 @@ fn manifest(policies: &str) -> String {
 }
 
 fn lint(dir: &Path, args: &[&str], stdin: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trainguard"))
-        .current_dir(dir)
-        .arg("lint")
-        .args(args)
-        // Findings are shown differently in a workflow.
-        .env_remove("GITHUB_ACTIONS")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    if let Some(mut input) = child.stdin.take() {
-        // A verb that does not read its input may be gone already.
-        let _ = input.write_all(stdin.as_bytes());
-    }
-    child.wait_with_output().expect("the binary ends")
+    trainguard(dir, &[&["lint"], args].concat(), stdin)
 }
 
 fn text(bytes: &[u8]) -> &str {

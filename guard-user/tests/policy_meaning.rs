@@ -1,10 +1,7 @@
 //! What is probably not meant: each rule about meaning with documents that break it and documents
 //! that come near and do not, and what comments and fixes do to findings.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::Path;
 
 use guard_user::policy::{self, Bundle, code, diagnostic::Report, fix, load::Loader};
 
@@ -52,7 +49,6 @@ services:
 
 fn lint(manifest: &str, policy: &str) -> Report {
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     let bundle = Bundle::new("m.yaml", texts);
     let mut loader = Loader::new(&bundle);
     loader.check_manifest("m.yaml".as_ref());
@@ -466,7 +462,6 @@ fn comments_silence_where_they_stand() {
 fn rules_that_the_caller_allows() {
     let (manifest, policy) = change(&[("    except: [tcp/22]\n", "")]);
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     let bundle = Bundle::new("m.yaml", texts);
     let mut loader = Loader::new(&bundle);
     loader.allow([code::SSH]);

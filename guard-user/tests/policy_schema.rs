@@ -169,7 +169,7 @@ fn what_the_repository_holds_is_accepted() {
 
 /// Whether the parser takes the shape of a test. Files that are not there are not shape.
 fn parser_takes(text: &str) -> bool {
-    let bundle = Bundle::new("t.test.yaml", [("t.test.yaml".into(), text.into())]);
+    let bundle = Bundle::new("t.test.yaml", [("t.test.yaml", text)]);
     let mut loader = Loader::new(&bundle);
     let _ = loader.test("t.test.yaml".as_ref());
     let (report, ..) = loader.finish("t.test.yaml".as_ref());

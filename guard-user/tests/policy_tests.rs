@@ -1,11 +1,11 @@
 //! `trainguard test` as it is typed: what passes, what fails and how that is said, and recording.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    process::{Command, Stdio},
-};
+#[path = "support/run.rs"]
+mod run;
+
+use std::{fs, path::Path};
+
+use run::trainguard;
 
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
@@ -79,18 +79,7 @@ impl Dir {
     }
 
     fn run(&self, args: &[&str], input: &str) -> (Option<i32>, String, String) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_trainguard"))
-            .current_dir(self.path())
-            .arg("test")
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        // It may have ended without reading.
-        let _ = child.stdin.take().expect("its input").write_all(input.as_bytes());
-        let output = child.wait_with_output().expect("the binary ends");
+        let output = trainguard(self.path(), &[&["test"], args].concat(), input);
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
@@ -120,11 +109,8 @@ fn shipped_policies_pass_their_tests() {
     let mut count = 0;
     for profile in profiles {
         let tests = profile.path().with_extension("test.yaml");
-        let output = Command::new(env!("CARGO_BIN_EXE_trainguard"))
-            .arg("test")
-            .arg(&tests)
-            .output()
-            .expect("the binary runs");
+        let tests_path = tests.to_str().expect("UTF-8");
+        let output = trainguard(&policies, &["test", tests_path], "");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{}: {text}", tests.display());
         count += 1;
@@ -341,9 +327,7 @@ fn tests_stand_beside_policies() {
     let dir = Dir::new();
     dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[\"p*.yaml\"]"));
     let lint = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-        let output = command.current_dir(dir.path()).arg("lint").args(args).output();
-        let output = output.expect("the binary runs");
+        let output = trainguard(dir.path(), &[&["lint"], args].concat(), "");
         (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
     };
     assert_eq!(lint(&[]), (Some(0), String::new()));
@@ -376,11 +360,9 @@ fn refused_frames_become_tests() {
         (frame("192.0.2.9", 9091, OPENS).0, 30),
     ];
     dir.write("job.pcap", pcap(&frames));
-    let output = Command::new(env!("CARGO_BIN_EXE_trainguard"))
-        .current_dir(dir.path())
-        .args(["replay", "--manifest", "m.yaml", "--node", "sched", "--format", "json", "job.pcap"])
-        .output()
-        .expect("the binary runs");
+    let replay =
+        ["replay", "--manifest", "m.yaml", "--node", "sched", "--format", "json", "job.pcap"];
+    let output = trainguard(dir.path(), &replay, "");
     let lines = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(lines.lines().count(), 6, "{lines}");
     let args = ["--record", "new.test.yaml", "--manifest", "m.yaml", "--node", "sched"];

@@ -5,7 +5,6 @@ use std::{
     fmt::Display,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use guard_user::policy::{
@@ -54,7 +53,6 @@ impl World {
         };
         let texts =
             [("cluster.yaml", read("cluster.yaml")), ("policy.yaml", edit(&read(&self.policy)))];
-        let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
         let mut compiled = compile(&load(&Bundle::new("cluster.yaml", texts)), &self.node);
         let tunnels: Vec<Tunnels> =
             self.tunnels.iter().map(|tunnel| tunnel.parse().expect("a kind of tunnel")).collect();

@@ -2,7 +2,7 @@
 //! and in the kernel's program.
 #![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
-use std::{collections::BTreeSet, fmt::Write as _, fs, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, fs};
 
 use aya::maps::lpm_trie::{Key as LpmKey, LpmTrie};
 use guard_common::{
@@ -266,7 +266,6 @@ fn policy(cidrs: &[String], random: &mut Random) -> guard_user::policy::compiled
     let manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [lo]\nnodes:\n  \
                     - { name: n, addresses: [10.77.0.10], roles: [a] }\npolicies: [p.yaml]\n";
     let texts = [("c.yaml", manifest.to_owned()), ("p.yaml", text)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     world::compile(&world::load(&Bundle::new("c.yaml", texts)), "n")
 }
 

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use super::inputs::{Overlay, STDIN};
+use super::{
+    inputs::{Overlay, STDIN},
+    offline::load,
+};
 use crate::{
     cli::DiffArgs,
     exit::Exit,
     policy::{
-        self, Files, Loaded, diff,
+        Files as _, Loaded, diff,
         load::{FileKind, Loader},
     },
     report,
@@ -86,15 +89,4 @@ fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
         load(manifest, files)
     });
     Some((both.next()??, both.next()??))
-}
-
-fn load(manifest: &Path, files: &dyn Files) -> Option<Loaded> {
-    match policy::load(manifest, files) {
-        Ok(loaded) => Some(loaded),
-        Err(error) => {
-            report::lint::explain(&error.report);
-            report::error(format_args!("`{}` cannot be used", report::lint::shown_path(manifest)));
-            None
-        }
-    }
 }

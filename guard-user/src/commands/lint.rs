@@ -174,11 +174,10 @@ fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
         }
     }
     let verb = if args.diff { "would be fixed" } else { "fixed" };
-    let files = originals.len();
     report::talk(format_args!(
-        "{done} finding{} in {files} file{} {verb}; {} left to be looked at",
-        if done == 1 { "" } else { "s" },
-        if files == 1 { "" } else { "s" },
+        "{} in {} {verb}; {} left to be looked at",
+        report::counted(done, "finding"),
+        report::counted(originals.len(), "file"),
         outcome.report.diagnostics.len() + outcome.report.hidden()
     ));
     if outcome.report.unreadable || !inputs.problems.is_empty() || outcome.checked == 0 {

@@ -1,4 +1,6 @@
-//! What `replay` and `trace` share: the policy of a node, from the files alone.
+//! What the offline verbs share: loading what they ask, from the files alone.
+
+use std::path::Path;
 
 use guard_common::Addr;
 
@@ -6,8 +8,11 @@ use crate::{
     cli::NodeArgs,
     machine,
     policy::{
-        self, Disk, Loaded, Placement,
+        self, Disk, Files, Loaded, Placement,
         compiled::{CompiledPolicy, Tunnels},
+        diagnostic::Report,
+        load::Loader,
+        suite::Suite,
     },
     report,
 };
@@ -23,19 +28,32 @@ pub(super) struct Offline {
     pub(super) addresses: Vec<Addr>,
 }
 
+/// Loads a manifest and all that it names. None if that is impossible; why was said.
+pub(super) fn load(manifest: &Path, files: &dyn Files) -> Option<Loaded> {
+    match policy::load(manifest, files) {
+        Ok(loaded) => Some(loaded),
+        Err(error) => {
+            report::lint::refuse(&error.report, manifest);
+            None
+        }
+    }
+}
+
+/// Loads unit tests, with the report that has their places. None if that is impossible; why was
+/// said.
+pub(super) fn load_tests(path: &Path, files: &dyn Files) -> Option<(Suite, Report)> {
+    let mut loader = Loader::new(files);
+    let suite = loader.test(path);
+    let (findings, ..) = loader.finish(path);
+    if suite.is_none() {
+        report::lint::refuse(&findings, path);
+    }
+    Some((suite?, findings))
+}
+
 /// Loads and compiles. None if that is impossible; why was said.
 pub(super) fn prepare(args: &NodeArgs) -> Option<Offline> {
-    let loaded = match policy::load(&args.manifest, &Disk) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            report::lint::explain(&error.report);
-            report::error(format_args!(
-                "`{}` cannot be used",
-                report::lint::shown_path(&args.manifest)
-            ));
-            return None;
-        }
-    };
+    let loaded = load(&args.manifest, &Disk)?;
     let compiled = loaded
         .find_node(&machine::node_choice(args.node.as_deref()))
         .map_err(|error| error.to_string())

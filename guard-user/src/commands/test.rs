@@ -18,6 +18,7 @@ use guard_common::{
 use super::{
     inputs::{Inputs, Overlay},
     judges::{self, Clock, Judges, LAST_NS},
+    offline,
 };
 use crate::{
     capture::{self, Captured},
@@ -26,7 +27,6 @@ use crate::{
     kernel::{error::KernelError, generation::Generation},
     policy::{
         compiled::CompiledPolicy,
-        load::Loader,
         suite::{Answer, Asked, Case, Suite, is_test_file},
     },
     probe::Probe,
@@ -52,12 +52,7 @@ pub fn run(args: &TestArgs) -> Exit {
     }
     let mut results = Results::default();
     for path in inputs.named.iter().chain(&inputs.found) {
-        let mut loader = Loader::new(&files);
-        let suite = loader.test(path);
-        let (findings, ..) = loader.finish(path);
-        let Some(suite) = suite else {
-            report::lint::explain(&findings);
-            report::error(format_args!("`{}` cannot be used", report::lint::shown_path(path)));
+        let Some((suite, findings)) = offline::load_tests(path, &files) else {
             whole = false;
             continue;
         };
@@ -197,11 +192,7 @@ impl Runner<'_> {
 
 /// A verdict in words, as it is written in tests.
 fn words(action: Action, reason: Reason, service: Option<&str>) -> String {
-    let verdict = match action {
-        Action::Pass => "pass",
-        Action::Drop => "drop",
-        Action::WouldDrop => "would-drop",
-    };
+    let verdict = action.name();
     match service {
         Some(service) => format!("{verdict}, {} by {service}", reason.name()),
         None => format!("{verdict}, {}", reason.name()),

@@ -96,7 +96,7 @@ mod tests {
         assert!(problem.is_none());
         assert_eq!(state.key().expect("a key").0, key);
         assert_eq!(state.last_good().expect("no file is fine"), None);
-        let bundle = Bundle::new("m.yaml", [("m.yaml".into(), "text".into())]);
+        let bundle = Bundle::new("m.yaml", [("m.yaml", "text")]);
         state.keep(&bundle).expect("writing");
         assert_eq!(state.last_good().expect("reading"), Some(bundle));
     }

@@ -10,7 +10,7 @@ mod ray;
 mod resolve;
 mod runs;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path};
 
 use self::{
     findings::Place,
@@ -122,11 +122,7 @@ pub fn draft(request: &Request<'_>, out: &mut Findings) -> Option<Draft> {
 
 /// Whether the daemon would take the draft.
 fn verify(draft: &Draft, out: &mut Findings) -> bool {
-    let policy: Arc<str> = draft.policy.as_str().into();
-    let texts = [
-        (MANIFEST.into(), draft.manifest.as_str().into()),
-        (draft.policy_name.clone().into(), policy),
-    ];
+    let texts = [(MANIFEST, &*draft.manifest), (&*draft.policy_name, &*draft.policy)];
     let bundle = Bundle::new(MANIFEST, texts);
     let mut loader = Loader::new(&bundle);
     let path = Path::new(MANIFEST);

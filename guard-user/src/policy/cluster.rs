@@ -177,11 +177,6 @@ fn hint(nearest: Option<&str>) -> String {
 }
 
 impl Cluster {
-    /// The distinct sets of roles that nodes have.
-    pub fn role_sets(&self) -> BTreeSet<&[String]> {
-        self.nodes.iter().map(|node| &*node.roles).collect()
-    }
-
     /// The prefixes of a named network.
     pub fn network(&self, name: &str) -> Option<&PrefixSet> {
         let network = self.networks.iter().find(|network| network.name.value == name)?;
@@ -196,6 +191,11 @@ impl Cluster {
     /// The service of a label.
     pub fn service(&self, label: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.label == label)
+    }
+
+    /// The node that has an address.
+    pub fn node_at(&self, addr: &Addr) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.addresses.contains(addr))
     }
 
     fn nearest(&self, name: &str) -> Option<String> {

@@ -88,11 +88,11 @@ impl Bundle {
     /// A bundle of texts, for tests and for standard input.
     pub fn new(
         manifest: impl Into<PathBuf>,
-        texts: impl IntoIterator<Item = (PathBuf, Arc<str>)>,
+        texts: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<Arc<str>>)>,
     ) -> Self {
         Self {
             manifest: manifest.into(),
-            texts: texts.into_iter().collect(),
+            texts: texts.into_iter().map(|(path, text)| (path.into(), text.into())).collect(),
             globs: BTreeMap::new(),
         }
     }

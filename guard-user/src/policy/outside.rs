@@ -41,15 +41,7 @@ pub(crate) fn prefix(text: &str) -> Result<(), String> {
 
 /// An address that a node can have.
 pub(crate) fn address(text: &str) -> Result<Addr, String> {
-    let address = scalars::address(text).map_err(on_one_line)?;
-    if address.is_martian() {
-        let shown = text::shown(text);
-        return Err(format!(
-            "`{shown}` cannot be the address of a host on a network; loopback, multicast, \
-             broadcast and unspecified addresses are refused"
-        ));
-    }
-    Ok(address)
+    scalars::host_address(text).map_err(on_one_line)
 }
 
 /// The names that a host list stands for, at most `most` of them.

@@ -128,7 +128,7 @@ impl<'a> Known<'a> {
     pub fn of(cluster: &'a Cluster, addr: &Addr) -> Self {
         let holds = |network: &'a Network| Some((network, covering(&network.prefixes, addr)?));
         Self {
-            node: cluster.nodes.iter().find(|node| node.addresses.contains(addr)),
+            node: cluster.node_at(addr),
             networks: cluster.networks.iter().filter_map(holds).collect(),
         }
     }

@@ -198,24 +198,14 @@ fn counted(n: usize, one: &str, more: &str) -> String {
 
 /// An address that a node can have. `alone`: it is all that is written at its place.
 fn address(walk: &mut Walk<'_>, written: &str, place: Place, alone: bool) -> Option<Addr> {
-    let address = match scalars::address(written) {
-        Ok(address) => address,
+    match scalars::host_address(written) {
+        Ok(address) => Some(address),
         Err(fault) => {
             let instead = fault.instead.filter(|_| alone);
             walk.fault(place.span, Fault { instead, ..fault });
-            return None;
+            None
         }
-    };
-    if address.is_martian() {
-        let shown = text::shown(written);
-        let message = format!("`{shown}` cannot be the address of a host on a network");
-        walk.out.push(
-            Diagnostic::error(code::MARTIAN, place, message)
-                .help("loopback, multicast, broadcast and unspecified addresses are refused"),
-        );
-        return None;
     }
-    Some(address)
 }
 
 /// The prefixes of each network. A network that is broken is there, and empty.

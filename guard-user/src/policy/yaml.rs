@@ -80,14 +80,25 @@ pub(crate) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Optio
     if out.count(Severity::Error) > before { None } else { tree }
 }
 
-/// The comments of a text, each with its place and what follows the `#`; as far as it is YAML.
-pub(super) fn comments(source: &str) -> Vec<(Span, Cow<'_, str>)> {
+/// How texts are parsed.
+fn options() -> parser::Options {
     let mut options = parser::Options::default();
-    options.set_emit_comments(true);
+    options.set_emit_comments(false);
     options.strict_indentation = false;
+    options.disallow_directives = true;
     options.emit_unresolved_aliases = true;
+    options.emit_anchor_events = true;
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
+    options
+}
+
+/// The comments of a text, each with its place and what follows the `#`; as far as it is YAML.
+pub(super) fn comments(source: &str) -> Vec<(Span, Cow<'_, str>)> {
+    let mut options = options();
+    options.set_emit_comments(true);
+    // An error elsewhere; what stands behind it is read all the same.
+    options.disallow_directives = false;
     let events = Parser::new_from_str_with_options(source, options);
     events
         .map_while(Result::ok)
@@ -118,15 +129,7 @@ struct Builder<'a, 'o> {
 
 impl<'a> Builder<'a, '_> {
     fn run(&mut self, source: &'a str) -> Option<Node<'a>> {
-        let mut options = parser::Options::default();
-        options.set_emit_comments(false);
-        options.strict_indentation = false;
-        options.disallow_directives = true;
-        options.emit_unresolved_aliases = true;
-        options.emit_anchor_events = true;
-        options.flow_nesting_limit = MAX_DEPTH;
-        options.block_nesting_limit = MAX_DEPTH;
-        for event in Parser::new_from_str_with_options(source, options) {
+        for event in Parser::new_from_str_with_options(source, options()) {
             let (event, span) = match event {
                 Ok(found) => found,
                 Err(error) => {

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use guard_common::{
-    Addr,
-    tables::Unit,
-    verdict::{Action, Reason},
-};
+use guard_common::{Addr, tables::Unit};
 use serde::Serialize;
 
 use super::replay::action;
@@ -120,9 +116,8 @@ fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
         }
         let names = names_in(&change.sources, clusters);
         if !names.is_empty() {
-            let count = names.len();
-            let nodes = if count == 1 { "node" } else { "nodes" };
-            say(format!("           {count} {nodes} of the manifest among them: {}", some(names)));
+            let nodes = report::counted(names.len(), "node");
+            say(format!("           {nodes} of the manifest among them: {}", some(names)));
         }
         if let Some(example) = example(change, clusters) {
             say(format!("           e.g. {example}"));
@@ -221,11 +216,10 @@ fn address_of(node: &str, like: IpAddr, clusters: [&Cluster; 2]) -> Option<IpAdd
     addresses.find(|addr| addr.is_ipv4() == like.is_ipv4())
 }
 
-fn name_of(addr: IpAddr, clusters: [&Cluster; 2]) -> Option<&str> {
-    let [old, new] = clusters;
+fn name_of(addr: IpAddr, [old, new]: [&Cluster; 2]) -> Option<&str> {
     let addr = Addr::from(addr);
-    let mut nodes = new.nodes.iter().chain(&old.nodes);
-    nodes.find(|node| node.addresses.contains(&addr)).map(|node| node.name.as_str())
+    let node = new.node_at(&addr).or_else(|| old.node_at(&addr));
+    node.map(|node| node.name.as_str())
 }
 
 #[derive(Serialize)]
@@ -302,15 +296,9 @@ fn strings(items: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
 }
 
 fn document<'d>(difference: &'d Difference, clusters: [&'d Cluster; 2]) -> Document<'d> {
-    let action = |action: Action| match action {
-        Action::Pass => "pass",
-        Action::Drop => "drop",
-        Action::WouldDrop => "would-drop",
-    };
-    let reason = |reason: Reason| reason.name();
     let meets = |meets: &'d Meets| MeetsJson {
-        action: action(meets.action),
-        reason: reason(meets.reason),
+        action: meets.action.name(),
+        reason: meets.reason.name(),
         service: meets.service.as_deref(),
     };
     let change = |change: &'d Change| ChangeJson {

@@ -39,6 +39,12 @@ pub fn refusal(error: &KernelError) {
     }
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub fn counted<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
+    let s = if n == N::from(1) { "" } else { "s" };
+    format!("{n} {what}{s}")
+}
+
 /// Adds what can be done about the message before.
 pub fn hint(message: impl Display) {
     talk(format_args!("  hint: {message}"));

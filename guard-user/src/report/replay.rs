@@ -20,7 +20,7 @@ use crate::{
     capture::Captured,
     cli::Format,
     policy::{Loaded, compiled::CompiledPolicy, provenance::Known},
-    report::{self, Lines},
+    report::{self, Lines, counted},
 };
 
 /// Refused frames that are shown one by one, and sources that are shown.
@@ -401,10 +401,6 @@ fn cut_too_short(frames: u64) -> String {
         "{} {are} cut too short by the capture to be judged; raise the snap length (tcpdump -s 0)",
         counted(frames, "frame")
     )
-}
-
-fn counted(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Nanoseconds as seconds, to the millisecond.

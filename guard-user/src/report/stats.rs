@@ -46,12 +46,11 @@ fn text(stats: &Stats) -> String {
             let port = source.port.as_deref().unwrap_or("no port");
             let service = source.service.as_deref().map(|name| format!(" of {name}"));
             parts.push(format!(
-                "  {} ({node}) to {port}{}: {}, {} sample{}",
+                "  {} ({node}) to {port}{}: {}, {}",
                 source.address,
                 service.unwrap_or_default(),
                 source.reason,
-                source.sampled,
-                if source.sampled == 1 { "" } else { "s" }
+                report::counted(source.sampled, "sample")
             ));
         }
         let more = stats.top_sources.len().saturating_sub(SOURCES);

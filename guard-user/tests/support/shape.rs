@@ -1,8 +1,6 @@
 //! Holds the parser and the JSON Schemas against each other. What counts as shape is said at
 //! `commands::schema`; here it is by codes, and for codes that are only partly shape by messages.
 
-use std::{path::PathBuf, sync::Arc};
-
 use guard_user::{
     cli::SchemaDocument,
     commands::schema,
@@ -39,7 +37,6 @@ fn shape_codes(document: SchemaDocument, text: &str) -> Vec<u16> {
         SchemaDocument::Cluster => ("m.yaml", vec![("m.yaml", text)]),
         _ => ("p.yaml", vec![("m.yaml", MANIFEST), ("p.yaml", text)]),
     };
-    let texts = texts.into_iter().map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     let report = match policy::load("m.yaml".as_ref(), &Bundle::new("m.yaml", texts)) {
         Ok(loaded) => loaded.report,
         Err(error) => error.report,

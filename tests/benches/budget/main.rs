@@ -7,7 +7,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
@@ -72,7 +71,6 @@ fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
         fs::read_to_string(&path).with_context(|| path.display().to_string())
     };
     let texts = [("cluster.yaml", read("worlds/cluster.yaml")?), ("policy.yaml", read(policy)?)];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     Ok(world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), node))
 }
 

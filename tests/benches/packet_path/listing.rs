@@ -1,6 +1,6 @@
 //! Who is listed: hosts or prefixes of both families, and who is not.
 
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use guard_tests::{
     bench::object::{SOURCES, Sources},
@@ -258,7 +258,6 @@ impl Listing {
              mode: enforce\n{limits}"
         );
         let texts = [("cluster.yaml", manifest), ("policy.yaml", policy), ("listed.txt", list)];
-        let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
         Bundle::new("cluster.yaml", texts)
     }
 }

@@ -5,8 +5,6 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
-    sync::Arc,
 };
 
 use guard_user::policy::{Bundle, compiled::CompiledPolicy};
@@ -74,7 +72,6 @@ fn ipv6(random: &mut Random) -> IpAddr {
 /// service says.
 pub fn compile(device: &str, listed: &Addresses, service: &str) -> CompiledPolicy {
     let texts = [("cluster.yaml", manifest(device, listed)), ("policy.yaml", policy(service))];
-    let texts = texts.map(|(path, text)| (PathBuf::from(path), Arc::from(text)));
     world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node")
 }
 

@@ -7,12 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::inputs::Overlay;
+use super::super::{inputs::Overlay, offline};
 use crate::{
     cli::TestArgs,
     event::{self, Line},
     exit::Exit,
-    policy::{fix, load::Loader},
+    policy::{Disk, fix, load::Loader},
     report,
 };
 
@@ -93,15 +93,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
 
 /// The names of the tests of a file; none if it cannot be used, which was said.
 fn names(file: &Path) -> Option<Vec<String>> {
-    let files = Overlay::default();
-    let mut loader = Loader::new(&files);
-    let suite = loader.test(file);
-    let (findings, ..) = loader.finish(file);
-    let Some(suite) = suite else {
-        report::lint::explain(&findings);
-        report::error(format_args!("`{}` cannot be used", report::lint::shown_path(file)));
-        return None;
-    };
+    let (suite, _) = offline::load_tests(file, &Disk)?;
     Some(suite.cases.into_iter().map(|case| case.name).collect())
 }
 

@@ -9,6 +9,7 @@ use super::{
     super::{
         cluster::{Node, PrefixSet},
         diagnostic::{Diagnostic, Place, Report, code},
+        document::ClusterDoc,
         sources::{ends, holds, merged},
     },
     whole::Whole,
@@ -36,16 +37,28 @@ fn number(addr: &Addr) -> (bool, u128) {
     }
 }
 
-/// Where the addresses of a node are written.
-fn place_of(whole: &Whole<'_>, node: &Node) -> Place {
-    let entry = whole.doc.nodes.iter().find(|entry| entry.name.place == node.place);
-    entry.and_then(|entry| entry.addresses.first()).map_or(node.place, |address| address.place)
+/// Where the addresses of nodes are written, by where their names are.
+struct Places(HashMap<Place, Place>);
+
+impl Places {
+    fn of(doc: &ClusterDoc) -> Self {
+        let written = doc
+            .nodes
+            .iter()
+            .filter_map(|entry| Some((entry.name.place, entry.addresses.first()?.place)));
+        Self(written.collect())
+    }
+
+    fn addresses(&self, node: &Node) -> Place {
+        self.0.get(&node.place).copied().unwrap_or(node.place)
+    }
 }
 
 fn declared(out: &mut Report, whole: &Whole<'_>, own: &PrefixSet) {
     let Some((network, _)) = whole.doc.networks.iter().find(|(name, _)| name.value == OWN) else {
         return;
     };
+    let places = Places::of(whole.doc);
     let four = merged(own.v4.iter().map(ends).collect());
     let six = merged(own.v6.iter().map(ends).collect());
     for node in &whole.cluster.nodes {
@@ -55,7 +68,7 @@ fn declared(out: &mut Report, whole: &Whole<'_>, own: &PrefixSet) {
             if holds(ranges, at) {
                 continue;
             }
-            let place = place_of(whole, node);
+            let place = places.addresses(node);
             let shown = IpAddr::from(*address);
             let message = format!(
                 "{shown} of `{}` is in none of the prefixes of the network `{OWN}`",
@@ -91,7 +104,7 @@ fn alone(out: &mut Report, whole: &Whole<'_>, six: bool) {
     if *others < OTHERS {
         return;
     }
-    let place = place_of(whole, node);
+    let place = Places::of(whole.doc).addresses(node);
     let message = format!(
         "{} of `{}` is alone: all others are in one /{length} with {}",
         IpAddr::from(*address),

@@ -225,8 +225,7 @@ fn answer(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<Answer> {
 fn answer_of(walk: &mut Walk<'_>, fields: &Fields<'_, '_>, place: Place) -> Option<Answer> {
     let action = fields.need(walk, "verdict", "`verdict: pass`, `drop` or `would-drop`");
     let action = action.and_then(|node| {
-        let words =
-            [("pass", Action::Pass), ("drop", Action::Drop), ("would-drop", Action::WouldDrop)];
+        let words = Action::ALL.map(|action| (action.name(), action));
         let expected = "`pass`, `drop` or `would-drop`";
         walk.parsed(node, "`verdict`", expected, |text, _| scalars::choice(text, &words))
     });

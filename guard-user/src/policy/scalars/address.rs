@@ -76,6 +76,18 @@ pub(in super::super) fn address(text: &str) -> Result<Addr, Fault> {
     Ok(ip(text)?.into())
 }
 
+/// An address that a host can have on a network.
+pub(in super::super) fn host_address(text: &str) -> Result<Addr, Fault> {
+    let address = address(text)?;
+    if address.is_martian() {
+        let shown = text::shown(text);
+        let message = format!("`{shown}` cannot be the address of a host on a network");
+        return Err(Fault::new(code::MARTIAN, message)
+            .help("loopback, multicast, broadcast and unspecified addresses are refused"));
+    }
+    Ok(address)
+}
+
 /// A prefix; a bare address is a prefix of one.
 pub(in super::super) fn cidr(text: &str) -> Result<Cidr, Fault> {
     let (address, len) = match text.split_once('/') {

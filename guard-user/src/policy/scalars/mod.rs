@@ -6,7 +6,7 @@ mod ports;
 
 pub use self::{address::Cidr, ports::PortRange};
 pub(super) use self::{
-    address::{address, cidr},
+    address::{address, cidr, host_address},
     amount::{Counted, amount, rate},
     ports::ports,
 };

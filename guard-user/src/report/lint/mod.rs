@@ -22,7 +22,7 @@ use crate::{
         diagnostic::{Code, Report, Severity},
         text,
     },
-    report,
+    report::{self, counted},
 };
 
 /// What one run of `lint` has found.
@@ -157,9 +157,14 @@ pub fn explain(findings: &Report) {
     }
 }
 
+/// Says that a file cannot be used, and why, for verbs that have another answer.
+pub fn refuse(findings: &Report, path: &Path) {
+    explain(findings);
+    report::error(format_args!("`{}` cannot be used", shown_path(path)));
+}
+
 /// How many files were checked, and what was found.
 pub fn summary(findings: &Report, files: usize) -> String {
-    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(
         "checked {}: {}, {}, {} info",
         counted(files, "file"),
