@@ -47,6 +47,7 @@ impl Guard {
         if let Some(running) = &self.running {
             status.generation = running.number;
             status.policy_hash = hexadecimal(&running.hash);
+            status.in_force_since = Some(view::time(running.since));
             status.cluster.clone_from(&running.facts.cluster);
             status.node.clone_from(&running.facts.node);
             status.tables = running.facts.tables.clone();
@@ -79,7 +80,18 @@ impl Guard {
         let running =
             self.running.as_ref().ok_or_else(|| KernelError::new("no policy is in force"))?;
         let mut stats = Stats::read(&running.shared)?;
-        stats.node.clone_from(&running.facts.node);
+        let now = self.status();
+        stats.node = now.node;
+        stats.enforcing = Some(now.enforcing);
+        stats.in_force_since = now.in_force_since;
+        for row in &mut stats.interfaces {
+            let interface = now.interfaces.iter().find(|interface| interface.name == row.name);
+            row.mode = interface.and_then(|interface| interface.mode.clone());
+        }
+        for row in &mut stats.services {
+            let service = now.services.iter().find(|service| service.name == row.name);
+            row.mode = service.map(|service| service.mode.clone());
+        }
         let facts = &running.facts;
         let service_of =
             |verdict: &Verdict| Some(facts.services.get(&verdict.service?)?.name.clone());
@@ -91,6 +103,9 @@ impl Guard {
                 address: IpAddr::from(addr).to_string(),
                 node: name_of(&facts.names, &addr).map(str::to_owned),
                 sampled: entry.count,
+                packets: entry.count,
+                first_seen: view::time(entry.first),
+                last_seen: view::time(entry.last),
                 reason: entry.verdict.reason.name().to_owned(),
                 service: service_of(&entry.verdict),
                 port: port(entry.protocol, entry.port),

@@ -63,6 +63,7 @@ pub(super) struct Running {
     pub(super) generation: Generation,
     pub(super) shared: Shared,
     pub(super) number: u64,
+    pub(super) since: SystemTime,
     pub(super) hash: [u8; 32],
     pub(super) tunnels: Tunnels,
     pub(super) facts: Facts,
@@ -288,8 +289,9 @@ impl Guard {
         if let Err(error) = running.shared.listen() {
             tracing::error!("{error}");
         }
+        let now = SystemTime::now();
         for event in running.shared.events(EVENTS_AT_A_TIME) {
-            self.top.add(&event);
+            self.top.add(&event, now);
             tracing::debug!(
                 source = event.source().map(|addr| std::net::IpAddr::from(addr).to_string()),
                 reason = event.verdict().map(|verdict| verdict.reason.name()),
@@ -471,6 +473,7 @@ impl Guard {
             generation,
             shared,
             number,
+            since: SystemTime::now(),
             hash: policy.hash,
             tunnels,
             facts,

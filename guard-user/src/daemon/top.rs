@@ -4,7 +4,7 @@
 //! takes the place of the smallest entry and inherits its count. No frequent source is ever lost,
 //! whatever a flood of forged ones does.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use guard_common::{Addr, event::Event, verdict::Verdict};
 
@@ -17,6 +17,10 @@ pub(super) struct Entry {
     /// Sampled frames; at most `inherited` of them were another's.
     pub(super) count: u64,
     inherited: u64,
+    /// When it came into the table.
+    pub(super) first: SystemTime,
+    /// When it was last seen.
+    pub(super) last: SystemTime,
     /// The last verdict.
     pub(super) verdict: Verdict,
     /// The last destination port.
@@ -31,10 +35,11 @@ pub(super) struct TopSources(BTreeMap<Addr, Entry>);
 
 impl TopSources {
     /// Counts an event.
-    pub(super) fn add(&mut self, event: &Event) {
+    pub(super) fn add(&mut self, event: &Event, now: SystemTime) {
         let (Some(source), Some(verdict)) = (event.source(), event.verdict()) else { return };
         if let Some(entry) = self.0.get_mut(&source) {
             entry.count += 1;
+            entry.last = now;
             entry.verdict = verdict;
             entry.port = event.port;
             entry.protocol = event.protocol;
@@ -49,7 +54,10 @@ impl TopSources {
             }
         }
         let (port, protocol) = (event.port, event.protocol);
-        self.0.insert(source, Entry { count: inherited + 1, inherited, verdict, port, protocol });
+        let (first, last) = (now, now);
+        let count = inherited + 1;
+        let entry = Entry { count, inherited, first, last, verdict, port, protocol };
+        self.0.insert(source, entry);
     }
 
     /// The sources that were certainly seen most, at most `limit` of them.
@@ -81,9 +89,9 @@ mod tests {
     fn a_flood_of_forged_sources_hides_nobody() {
         let mut top = TopSources::default();
         for round in 0..50_000_u32 {
-            top.add(&event(0x0a00_0000 + round));
+            top.add(&event(0x0a00_0000 + round), SystemTime::UNIX_EPOCH);
             if round % 16 == 0 {
-                top.add(&event(7));
+                top.add(&event(7), SystemTime::UNIX_EPOCH);
             }
         }
         assert_eq!(top.0.len(), CAPACITY);

@@ -1,6 +1,6 @@
 //! What the daemon tells: the documents of `status` and `stats`. Their field names are a contract.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use guard_common::{
     layout::Counter,
@@ -34,6 +34,8 @@ pub struct Status {
     pub generation: u64,
     /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is.
     pub policy_hash: String,
+    /// Since when it is in force: RFC 3339, UTC, to the millisecond; null if nothing is.
+    pub in_force_since: Option<String>,
     /// Whether the files say what is running. If not, `problems` says why.
     pub up_to_date: bool,
     /// Name of the cluster.
@@ -102,10 +104,19 @@ pub struct TableStatus {
 pub struct Stats {
     /// [`STATS_SCHEMA`].
     pub schema: String,
+    /// When they were read: RFC 3339, UTC, to the millisecond.
+    pub time: String,
     /// Name of this node; empty if the daemon was not asked.
     pub node: String,
+    /// Whether the node is guarded, as [`Status::enforcing`] says it; null if the daemon was not
+    /// asked.
+    pub enforcing: Option<bool>,
     /// Number of the running generation.
     pub generation: u64,
+    /// SHA-256 of what is enforced, in hexadecimal.
+    pub policy_hash: String,
+    /// Since when it is in force, as [`Stats::time`]; null if the daemon was not asked.
+    pub in_force_since: Option<String>,
     /// By interface.
     pub interfaces: Vec<InterfaceStats>,
     /// By service, in the order of their slots.
@@ -129,6 +140,14 @@ pub struct InterfaceStats {
     pub dropped: u64,
     /// Frames that passed only because their service observes.
     pub would_drop: u64,
+    /// Bytes of the frames that passed.
+    pub passed_bytes: u64,
+    /// Bytes of the frames that were dropped.
+    pub dropped_bytes: u64,
+    /// Bytes of the frames of `would_drop`.
+    pub would_drop_bytes: u64,
+    /// `native` or `generic`; null if not guarded now, or if the daemon was not asked.
+    pub mode: Option<String>,
 }
 
 /// Frames of a service by what happened to them.
@@ -144,6 +163,9 @@ pub struct ServiceStats {
     pub dropped: u64,
     /// Frames that passed only because the service observes.
     pub would_drop: u64,
+    /// `enforce` or `observe`; null if it is not of the running generation, or if the daemon was
+    /// not asked.
+    pub mode: Option<String>,
     /// The frames by reason.
     pub reasons: BTreeMap<String, u64>,
 }
@@ -170,6 +192,12 @@ pub struct TopSource {
     pub node: Option<String>,
     /// Sampled frames; the true number is larger under a flood.
     pub sampled: u64,
+    /// Refused frames that the samples stand for: an estimate.
+    pub packets: u64,
+    /// When it was first seen since the daemon keeps it, as [`Stats::time`].
+    pub first_seen: String,
+    /// When it was last seen, as [`Stats::time`].
+    pub last_seen: String,
     /// Why the last of them was refused.
     pub reason: String,
     /// The service that refused it; null if no service was asked.
@@ -202,7 +230,9 @@ impl Stats {
         let labels = shared.service_labels()?;
         let mut stats = Self {
             schema: STATS_SCHEMA.to_owned(),
+            time: time(SystemTime::now()),
             generation: shared.generation()?,
+            policy_hash: shared.policy_hash()?,
             events: shared.event_counts()?.into(),
             ..Self::default()
         };
@@ -226,10 +256,13 @@ impl Stats {
         for (interface, verdict, counter) in shared.counters()? {
             stats.add(verdict, counter);
             let entry = interfaces.entry(interface).or_default();
-            add(verdict, counter, [&mut entry.passed, &mut entry.dropped, &mut entry.would_drop]);
+            let InterfaceStats { passed, dropped, would_drop, .. } = entry;
+            add(verdict, counter.packets, [passed, dropped, would_drop]);
+            let InterfaceStats { passed_bytes, dropped_bytes, would_drop_bytes, .. } = entry;
+            add(verdict, counter.bytes, [passed_bytes, dropped_bytes, would_drop_bytes]);
             if let Some(entry) = verdict.service.and_then(|slot| services.get_mut(&slot)) {
                 let ServiceStats { passed, dropped, would_drop, reasons, .. } = entry;
-                add(verdict, counter, [passed, dropped, would_drop]);
+                add(verdict, counter.packets, [passed, dropped, would_drop]);
                 *reasons.entry(verdict.reason.name().to_owned()).or_default() += counter.packets;
             }
         }
@@ -250,10 +283,15 @@ impl Stats {
     }
 }
 
-fn add(verdict: Verdict, counter: Counter, [passed, dropped, would_drop]: [&mut u64; 3]) {
+fn add(verdict: Verdict, count: u64, [passed, dropped, would_drop]: [&mut u64; 3]) {
     *match verdict.action {
         Action::Pass => passed,
         Action::Drop => dropped,
         Action::WouldDrop => would_drop,
-    } += counter.packets;
+    } += count;
+}
+
+/// A point in time as the documents write it.
+pub(crate) fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
 }

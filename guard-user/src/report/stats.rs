@@ -92,7 +92,7 @@ mod tests {
                 name: "eth0".to_owned(),
                 passed: 3,
                 dropped: 41,
-                would_drop: 0,
+                ..InterfaceStats::default()
             }],
             top_sources: vec![TopSource {
                 address: "10.0.0.9".to_owned(),
@@ -100,7 +100,7 @@ mod tests {
                 reason: "not_allowed".to_owned(),
                 service: Some("scheduler".to_owned()),
                 port: Some("tcp/9091".to_owned()),
-                node: None,
+                ..TopSource::default()
             }],
             ..Stats::default()
         };
