@@ -4,7 +4,7 @@ use crate::{flow::Addr, verdict::Verdict};
 
 /// One dropped frame, or one that enforcing would have dropped. Sampled: counters are exact, events
 /// are examples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
     /// Source address as [`Addr::mapped`]; zero when the frame had none that could be read.
@@ -21,6 +21,32 @@ pub struct Event {
     pub protocol: u8,
     /// [`Event::IPV4`] or [`Event::IPV6`]; 0 when there is no source.
     pub family: u8,
+    /// Frames that this one stands for: it is one of so many, on average.
+    pub weight: u32,
+    /// Bytes of `head` that are the frame's; what is behind them means nothing.
+    pub head_len: u32,
+    /// The beginning of the frame.
+    pub head: [u8; HEAD_LEN],
+}
+
+/// Bytes of a frame that an event holds: its headers, and IPv6 extension headers of usual length.
+pub const HEAD_LEN: usize = 128;
+
+impl Default for Event {
+    fn default() -> Self {
+        Self {
+            source: [0; 2],
+            verdict: 0,
+            ifindex: 0,
+            len: 0,
+            port: 0,
+            protocol: 0,
+            family: 0,
+            weight: 1,
+            head_len: 0,
+            head: [0; HEAD_LEN],
+        }
+    }
 }
 
 impl Event {

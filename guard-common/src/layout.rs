@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Version of everything in this file.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An
 /// entry is a service slot, [`PORT_TUNNEL`] or [`PORT_UNGUARDED`].
@@ -200,14 +200,17 @@ pub const LABEL_POLICY: u32 = LABEL_GENERATION + 1;
 pub type Label = [u8; 128];
 
 /// Events that one CPU may emit for one reason in one window.
-pub const SAMPLING_BUDGET: u32 = 32;
+pub const SAMPLING_BUDGET: u32 = 64;
+/// Events that it aims at, where more frames than that are refused: the others are skipped at
+/// random, so that each frame has the same chance to be told of. As a power of two.
+pub const SAMPLING_AIM_SHIFT: u32 = 5;
 /// A sampling window is 2 to this power of timer ticks (jiffies), the only clock that costs
 /// nothing: 64 ms to 640 ms, as the kernel ticks 1000 or 100 times a second.
 pub const SAMPLING_WINDOW_SHIFT: u32 = 6;
 /// How long somebody who said so is taken to be listening, in nanoseconds.
 pub const LISTENING_NS: u64 = 5_000_000_000;
 /// Bytes of the event ring.
-pub const EVENT_RING_BYTES: u32 = 1 << 18;
+pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
 /// Sampling state of one reason on one CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -215,14 +218,20 @@ pub const EVENT_RING_BYTES: u32 = 1 << 18;
 pub struct Sampling {
     /// Number of the window, counted from boot.
     pub window: u64,
-    /// Drops beyond the budget, or while nobody listened: no event tells of them.
+    /// Frames refused in this window.
+    pub seen: u64,
+    /// Frames to be skipped between two events of this window, on average.
+    pub gap: u64,
+    /// Frames to be skipped before the next event.
+    pub skip: u64,
+    /// Events emitted in this window.
+    pub used: u64,
+    /// Drops that no event tells of: skipped, beyond the budget, or while nobody listened.
     pub suppressed: u64,
     /// Events that found the ring full.
     pub lost: u64,
     /// Events emitted.
     pub emitted: u64,
-    /// Events emitted in this window.
-    pub used: u64,
 }
 
 const _: () = {
@@ -239,8 +248,8 @@ const _: () = {
     assert!(size_of::<MemberKey>() == 24);
     assert!(size_of::<InterfaceRow>() == 8);
     assert!(size_of::<Counter>() == 16);
-    assert!(size_of::<Event>() == 32);
-    assert!(size_of::<Sampling>() == 40);
+    assert!(size_of::<Event>() == 168);
+    assert!(size_of::<Sampling>() == 64);
 };
 
 #[cfg(feature = "user")]

@@ -1,16 +1,24 @@
 //! Sampled drop events. Counters are exact; events are examples, bounded per CPU and reason, so a
 //! flood costs no more than a trickle. What is not told is counted.
+//!
+//! Under a flood frames are skipped at random, as many as the window before suggests: who sends one
+//! per cent of what is refused is one per cent of what is told, whenever he sends. The cost is a
+//! decrement; only who is told of pays for a random number.
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ringbuf_query},
+    helpers::generated::{
+        bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ringbuf_query,
+    },
     programs::XdpContext,
 };
 use guard_common::{
     Addr,
     event::Event,
     flow::{Parsed, Transport},
-    layout::{EVENT_RING_BYTES, SAMPLING_BUDGET, SAMPLING_WINDOW_SHIFT},
+    layout::{
+        EVENT_RING_BYTES, SAMPLING_AIM_SHIFT, SAMPLING_BUDGET, SAMPLING_WINDOW_SHIFT, Sampling,
+    },
     wire,
 };
 
@@ -19,7 +27,7 @@ use crate::{
     maps::{TG_EVENTS, TG_LISTENER, TG_SAMPLING, sampling},
 };
 
-/// Tells user space of a refused frame with this packed verdict, if the budget allows.
+/// Tells user space of a refused frame with this packed verdict, if its turn comes.
 #[inline(always)]
 pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
     if !sampling() {
@@ -34,10 +42,12 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
     // SAFETY: the helper takes no arguments and only reads a counter.
     let window = unsafe { bpf_jiffies64() } >> SAMPLING_WINDOW_SHIFT;
     if window != state.window {
-        state.window = window;
-        state.used = if is_heard() { 0 } else { SAMPLING_BUDGET.into() };
+        begin(state, window);
     }
-    if state.used >= SAMPLING_BUDGET.into() {
+    state.seen = state.seen.wrapping_add(1);
+    let skipped = state.skip > 0;
+    state.skip = state.skip.saturating_sub(1);
+    if skipped || state.used >= SAMPLING_BUDGET.into() {
         state.suppressed = state.suppressed.wrapping_add(1);
         return;
     }
@@ -48,7 +58,17 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
         return;
     };
     state.emitted = state.emitted.wrapping_add(1);
-    entry.write(event(ctx, len, zero, verdict));
+    write(ctx, len, zero, verdict, entry.as_mut_ptr());
+    let weight = state.gap.wrapping_add(1) as u32;
+    // SAFETY: in the record that was reserved, which is ours until it is submitted.
+    unsafe { (&raw mut (*entry.as_mut_ptr()).weight).write(weight) };
+    if state.gap > 0 {
+        // At random: a source that knows the rhythm could send between the beats.
+        // SAFETY: the helper takes no arguments.
+        let random = u64::from(unsafe { bpf_get_prandom_u32() });
+        // Every number from 0 to twice the gap is as likely as any other.
+        state.skip = random.wrapping_mul(state.gap.wrapping_mul(2).wrapping_add(1)) >> 32;
+    }
     // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest. Only
     // when so much waits that the timer may come too late is the reader told.
     let flags = if waiting() > u64::from(EVENT_RING_BYTES / 2) {
@@ -57,6 +77,20 @@ pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
         BPF_RB_NO_WAKEUP
     };
     entry.submit(flags.into());
+}
+
+/// Begins a window: what was refused in the one before says how many frames to skip in this one.
+#[inline(always)]
+fn begin(state: &mut Sampling, window: u64) {
+    let is_next = window == state.window.wrapping_add(1);
+    // Beyond 32 bits a gap is longer than any window.
+    let gap = (state.seen >> SAMPLING_AIM_SHIFT).min(u64::from(u32::MAX) >> 1);
+    state.gap = if is_next { gap } else { 0 };
+    // After a flood the next event is not to wait as long as during it.
+    state.skip = state.skip.min(state.gap.wrapping_mul(2));
+    state.window = window;
+    state.seen = 0;
+    state.used = if is_heard() { 0 } else { SAMPLING_BUDGET.into() };
 }
 
 /// Whether somebody has said lately that he listens.
@@ -73,27 +107,33 @@ fn waiting() -> u64 {
     unsafe { bpf_ringbuf_query((&raw const TG_EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) }
 }
 
-/// Reads the headers again: only sampled frames pay for it.
+/// Fills in a record, but for its weight. Reads the headers again: only sampled frames pay for it.
 #[inline(always)]
-fn event(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) -> Event {
+fn write(ctx: &XdpContext, len: u32, zero: u64, verdict: u32, event: *mut Event) {
     let (source, port, protocol) = match frame::parse_whole(ctx, len).masked(zero).parsed() {
         Ok(Parsed::Flow(flow)) => (Some(flow.source), flow.port, protocol(flow.transport)),
         Ok(Parsed::Portless { source, protocol }) => (Some(source), 0, protocol),
         Ok(Parsed::LaterFragment(source)) => (Some(source), 0, 0),
         Ok(Parsed::NotIp) | Err(_) => (None, 0, 0),
     };
-    Event {
-        source: source.map_or([0; 2], |addr| addr.mapped()),
-        verdict,
-        ifindex: ctx.ingress_ifindex() as u32,
-        len,
-        port,
-        protocol,
-        family: match source {
-            Some(Addr::V4(_)) => Event::IPV4,
-            Some(Addr::V6(_)) => Event::IPV6,
-            None => 0,
-        },
+    let family = match source {
+        Some(Addr::V4(_)) => Event::IPV4,
+        Some(Addr::V6(_)) => Event::IPV6,
+        None => 0,
+    };
+    // SAFETY: a record that was reserved and is not submitted yet is ours alone. Each field is
+    // written by itself, because the whole would be put together on the stack first, which is too
+    // small. Of `head` the rest stays what it was: it means nothing.
+    unsafe {
+        (&raw mut (*event).source).write(source.map_or([0; 2], |addr| addr.mapped()));
+        (&raw mut (*event).verdict).write(verdict);
+        (&raw mut (*event).ifindex).write(ctx.ingress_ifindex() as u32);
+        (&raw mut (*event).len).write(len);
+        (&raw mut (*event).port).write(port);
+        (&raw mut (*event).protocol).write(protocol);
+        (&raw mut (*event).family).write(family);
+        let head_len = frame::copy_front(ctx, len, &raw mut (*event).head);
+        (&raw mut (*event).head_len).write(head_len);
     }
 }
 

@@ -32,6 +32,20 @@ pub(crate) fn len(ctx: &XdpContext) -> u64 {
     unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }
 }
 
+/// Copies the beginning of a frame of this length, as much as there is room for; the number of
+/// bytes, 0 if it cannot be read.
+#[inline(always)]
+pub(crate) fn copy_front<const N: usize>(ctx: &XdpContext, len: u32, to: *mut [u8; N]) -> u32 {
+    // Opaque, so that the register that is compared is the one that the helper gets.
+    let len = opaque(len.into());
+    let count = if len > N as u64 { N as u64 } else { len };
+    // SAFETY: the context is the one that the kernel passed to this program. Callers hand over room
+    // for `N` bytes, and no more are asked for; the verifier checks both. It refuses to ask for none.
+    let copied = count > 0
+        && unsafe { bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to.cast(), count as u32) } == 0;
+    if copied { count as u32 } else { 0 }
+}
+
 /// Reads the headers of the frame. Unless `exact`, its length may be that of its first buffer, if
 /// no header tells of more: what lies behind the IP packet in other buffers is not noticed.
 ///

@@ -13,7 +13,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
 use guard_common::{
-    event::Event,
+    event::{Event, HEAD_LEN},
     layout::{
         self, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION,
         LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES, MemberKey,
@@ -304,18 +304,23 @@ impl Shared {
 
 /// A record of the ring, field by field.
 fn decode(record: &[u8]) -> Option<Event> {
-    let word = |at: usize| -> Option<[u8; 8]> { record.get(at..at + 8)?.try_into().ok() };
     let half = |at: usize| -> Option<u32> {
         Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?))
     };
+    let word = |at: usize| -> Option<u64> {
+        Some(u64::from_ne_bytes(record.get(at..at + 8)?.try_into().ok()?))
+    };
     Some(Event {
-        source: [u64::from_ne_bytes(word(0)?), u64::from_ne_bytes(word(8)?)],
+        source: [word(0)?, word(8)?],
         verdict: half(16)?,
         ifindex: half(20)?,
         len: half(24)?,
         port: u16::from_ne_bytes(record.get(28..30)?.try_into().ok()?),
         protocol: *record.get(30)?,
         family: *record.get(31)?,
+        weight: half(32)?,
+        head_len: half(36)?,
+        head: record.get(40..40 + HEAD_LEN)?.try_into().ok()?,
     })
 }
 
