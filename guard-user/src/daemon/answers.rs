@@ -1,6 +1,6 @@
 //! What the guard answers when it is asked.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::SystemTime};
 
 use guard_common::{parse, verdict::Verdict};
 
@@ -76,7 +76,7 @@ impl Guard {
         status
     }
 
-    fn stats(&self) -> Result<Stats, KernelError> {
+    fn stats(&mut self) -> Result<Stats, KernelError> {
         let running =
             self.running.as_ref().ok_or_else(|| KernelError::new("no policy is in force"))?;
         let mut stats = Stats::read(&running.shared)?;
@@ -97,13 +97,13 @@ impl Guard {
             |verdict: &Verdict| Some(facts.services.get(&verdict.service?)?.name.clone());
         stats.top_sources = self
             .top
-            .most(TOP)
+            .most(TOP, SystemTime::now())
             .into_iter()
             .map(|(addr, entry)| TopSource {
                 address: IpAddr::from(addr).to_string(),
                 node: name_of(&facts.names, &addr).map(str::to_owned),
-                sampled: entry.count,
-                packets: entry.count,
+                sampled: entry.sampled,
+                packets: entry.packets,
                 first_seen: view::time(entry.first),
                 last_seen: view::time(entry.last),
                 reason: entry.verdict.reason.name().to_owned(),
