@@ -21,6 +21,9 @@ use aya_ebpf::{
 
 /// Sources of a flood. A power of two.
 const SOURCES: usize = 1 << 16;
+/// Which byte of an IPv4 source in the table says which bits of its second octet change, each time
+/// that the table is through: so it holds more sources than it has entries.
+const VARIED: usize = 15;
 /// Where an IPv4 source lies in a frame.
 const SOURCE4: usize = 14 + 12;
 /// Where an IPv6 source lies in a frame.
@@ -84,7 +87,9 @@ fn send(ctx: &XdpContext) -> Option<()> {
     unsafe {
         let version = *((start + 14) as *const u8) >> 4;
         if version == 4 {
-            *((start + SOURCE4) as *mut [u8; 4]) = *source.first_chunk::<4>()?;
+            let mut octets = *source.first_chunk::<4>()?;
+            octets[1] ^= (number >> 16) as u8 & source[VARIED];
+            *((start + SOURCE4) as *mut [u8; 4]) = octets;
         } else {
             *((start + SOURCE6) as *mut [u8; 16]) = *source;
         }

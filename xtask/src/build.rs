@@ -45,9 +45,14 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
 
 /// Builds the kernel objects of the benchmarks; the directory where they lie.
 pub(crate) fn bench_objects(tools: &Toolchain) -> Result<PathBuf> {
-    kernel_object(tools, "flood", &BuildArgs::default())?;
+    flood_object(tools)?;
     let yardsticks = kernel_object(tools, "bench", &BuildArgs::default())?;
     Ok(yardsticks.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// Builds the kernel object of the sender of floods.
+pub(crate) fn flood_object(tools: &Toolchain) -> Result<PathBuf> {
+    kernel_object(tools, "flood", &BuildArgs::default())
 }
 
 /// Builds only the binary, where no kernel object can be had.

@@ -31,7 +31,9 @@ struct Count {
 
 /// Runs the tests; whether all passed.
 pub(crate) fn run(args: &TestArgs) -> Result<bool> {
-    let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
+    let tools = toolchain::ensure(false)?;
+    let built = build::build(&tools, &build::BuildArgs::default())?;
+    let flood = build::flood_object(&tools)?;
     if !sh::is_root() {
         eprintln!("not root: the tests that load programs and make namespaces are skipped");
         eprintln!("  hint: `sudo -E env PATH=$PATH cargo xtask test` runs them, too");
@@ -43,6 +45,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
         .args(["-p", "guard-common", "-p", "guard-user", "-p", "xtask", "-p", "guard-tests"])
         .env("TRAINGUARD_OBJECT", &built.object)
         .env("TRAINGUARD_BIN", &built.binary)
+        .env("TRAINGUARD_FLOOD", &flood)
         .env("TRAINGUARD_SKIP_LOG", log.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());

@@ -10,7 +10,6 @@
 //! pages on their way than its caches hold at one offset of a page, and pays for that: with a
 //! sender as fast as it can, a case that is a little slower than it would look twice as slow.
 
-mod flood;
 mod measure;
 mod nft;
 mod report;
@@ -23,6 +22,7 @@ use clap::Parser as _;
 use guard_tests::bench::Arguments;
 use guard_tests::wire::{
     cpu::Cpus,
+    flood::{self, Family, Flood},
     lab::{self, Lab},
     offload,
     policy::Addresses,
@@ -30,7 +30,6 @@ use guard_tests::wire::{
 };
 
 use crate::{
-    flood::{Family, Flood},
     measure::Bench,
     report::Results,
     subject::{Kind, Subject},
@@ -61,7 +60,7 @@ fn main() -> Result<()> {
         .flat_map(|family| (0..kinds.len()).map(move |at| (at, family)))
         .collect();
 
-    let flood = Flood::load(&arguments.sender(), &lab.sender, cpus.sender)?;
+    let flood = Flood::load(&arguments.sender(), lab.sender.index()?, cpus.sender)?;
     let duration = Duration::from_millis(arguments.pick(250, 2_000));
     let mut bench = Bench { lab, flood, cpu: cpus.receiver, duration };
     let samples = rounds::interleaved(cases.len(), arguments.pick(3, 7), |case| {

@@ -1,22 +1,22 @@
 //! One run of one case.
 #![expect(clippy::cast_precision_loss, reason = "counts of frames are far below 2^52")]
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use guard_tests::wire::{
     cpu,
+    flood::{Family, Flood},
     lab::{End, Lab},
 };
 use nix::unistd::Pid;
 
-use crate::{
-    flood::{Family, Flood},
-    subject::Subject,
-};
+use crate::subject::Subject;
 
 /// Before a measurement: caches, pools and queues fill up.
 const WARM_UP: Duration = Duration::from_millis(50);
+/// How long the receiver must have been quiet to be done.
+const QUIET: Duration = Duration::from_millis(10);
 
 /// The cable and the sender.
 pub(crate) struct Bench {
@@ -52,7 +52,7 @@ impl Bench {
         self.warm_up(napi)?;
         let dropped = subject.dropped(&self.lab.receiver, family)?;
         let before = Reading::of(&self.lab.receiver, napi)?;
-        let elapsed = self.flood.run(&self.lab, self.duration)?;
+        let elapsed = self.run(self.duration)?;
         let received = Reading::of(&self.lab.receiver, napi)?.since(before);
         let dropped_later = subject.dropped(&self.lab.receiver, family)?;
         subject.detach(&self.lab.receiver)?;
@@ -67,6 +67,20 @@ impl Bench {
         }))
     }
 
+    /// Sends for so long, until the receiver has taken what was sent; how long the sending was.
+    fn run(&self, duration: Duration) -> Result<Duration> {
+        let elapsed = self.lab.sender.inside(|| self.flood.send(duration))?;
+        let mut received = self.lab.receiver.received()?;
+        loop {
+            thread::sleep(QUIET);
+            let now = self.lab.receiver.received()?;
+            if now == received {
+                return Ok(elapsed);
+            }
+            received = now;
+        }
+    }
+
     /// The thread that polls, where it belongs. Attaching may have replaced it.
     fn napi(&self) -> Result<Pid> {
         let napi = cpu::napi_thread(&self.lab.receiver.device)?;
@@ -79,10 +93,10 @@ impl Bench {
     fn warm_up(&mut self, napi: Pid) -> Result<()> {
         self.flood.pace(Duration::ZERO)?;
         let before = Reading::of(&self.lab.receiver, napi)?;
-        self.flood.run(&self.lab, WARM_UP)?;
+        self.run(WARM_UP)?;
         let received = Reading::of(&self.lab.receiver, napi)?.since(before);
         self.flood.pace(received.time / u32::try_from(received.frames)?.max(1))?;
-        self.flood.run(&self.lab, WARM_UP)?;
+        self.run(WARM_UP)?;
         Ok(())
     }
 }

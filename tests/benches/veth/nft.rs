@@ -4,12 +4,11 @@ use std::{fmt::Display, process::Command};
 
 use anyhow::{Context as _, Result};
 use guard_tests::wire::{
+    flood::Family,
     lab::{End, run, run_with},
     policy::{Addresses, PORT},
 };
 use serde_json::Value;
-
-use crate::flood::Family;
 
 const TABLE: &str = "bench";
 

@@ -3,10 +3,12 @@
 use std::io::Write as _;
 
 use anyhow::Result;
-use guard_tests::wire::rows::{self, Row, Spread, Target};
+use guard_tests::wire::{
+    flood::Family,
+    rows::{self, Row, Spread, Target},
+};
 
 use crate::{
-    flood::Family,
     measure::Sample,
     subject::{Kind, Subject},
 };

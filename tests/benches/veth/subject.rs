@@ -10,6 +10,7 @@ use guard_tests::{
         xdp_filter::{self, XdpFilter},
     },
     wire::{
+        flood::Family,
         lab::End,
         policy::{self, Addresses},
         programs::Simple,
@@ -17,7 +18,7 @@ use guard_tests::{
 };
 use guard_user::kernel::link::Link;
 
-use crate::{flood::Family, nft::Nft};
+use crate::nft::Nft;
 
 /// How to get programs of others.
 const NOT_INSTALLED: &str = "not installed (cargo xtask bench --install)";

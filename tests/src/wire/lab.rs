@@ -159,13 +159,7 @@ impl End {
     /// Frames that the device has received; on a veth with NAPI: that it has taken from the cable,
     /// whatever became of them.
     pub fn received(&self) -> Result<u64> {
-        let table = self.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
-        let line = table
-            .lines()
-            .find_map(|line| line.trim_start().strip_prefix(&self.device)?.strip_prefix(':'));
-        let line = line.with_context(|| format!("`{}` in /proc/net/dev", self.device))?;
-        let packets = line.split_whitespace().nth(1).context("a number of packets")?;
-        Ok(packets.parse()?)
+        self.inside(|| received(&self.device))
     }
 
     /// Loads the guard for the device.
@@ -179,6 +173,16 @@ impl End {
         let index = self.index()?;
         self.inside(|| Ok(Link::attach(program, &self.device, index, Mode::Native, &pin)?))
     }
+}
+
+/// Frames that a device of the calling thread's namespace has received, as [`End::received`].
+pub fn received(device: &str) -> Result<u64> {
+    let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+    let line =
+        table.lines().find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'));
+    let line = line.with_context(|| format!("`{device}` in /proc/net/dev"))?;
+    let packets = line.split_whitespace().nth(1).context("a number of packets")?;
+    Ok(packets.parse()?)
 }
 
 /// Runs a command; what it says.

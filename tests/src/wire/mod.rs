@@ -2,6 +2,7 @@
 //! thread, the programs in the place of the guard, rounds, and rows to report.
 
 pub mod cpu;
+pub mod flood;
 pub mod lab;
 pub mod offload;
 pub mod policy;
