@@ -14,11 +14,13 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     answers,
+    drift::GuardedPorts,
     failure::Failure,
     interfaces::{self, Selection},
     links::{AttachMode, Links},
     metrics::Loads,
     state::State,
+    status::Attempt,
     top::TopSources,
     view::{ServiceStatus, TableStatus},
     watch::Watch,
@@ -76,6 +78,7 @@ pub(super) struct Facts {
     pub(super) patterns: Vec<String>,
     pub(super) services: BTreeMap<u8, ServiceStatus>,
     pub(super) names: Vec<(Addr, String)>,
+    pub(super) ports: GuardedPorts,
     pub(super) tables: TableStatus,
 }
 
@@ -104,6 +107,12 @@ pub(super) struct Guard {
     pub(super) kept: bool,
     /// Why the files are not what is running.
     pub(super) outdated: Vec<String>,
+    /// SHA-256 over the files that are not what is running.
+    pub(super) refused_files: Option<[u8; 32]>,
+    /// Why the last good policy is in force and not the files.
+    pub(super) kept_because: Option<String>,
+    /// The last time that the files were loaded.
+    pub(super) last_load: Option<Attempt>,
     /// What is wrong until the next start.
     pub(super) lasting: Vec<String>,
     /// What else is wrong.
@@ -186,6 +195,9 @@ impl Guard {
             selection: Selection::default(),
             kept: true,
             outdated: Vec::new(),
+            refused_files: None,
+            kept_because: None,
+            last_load: None,
             lasting,
             problems: Vec::new(),
             top: TopSources::default(),
@@ -306,12 +318,18 @@ impl Guard {
         self.watch.mark();
         let manifest = self.wanted.manifest.clone();
         let loaded = self.load(&manifest, &Disk, Some(began));
+        self.last_load = Some(Attempt { began, success: loaded.is_ok() });
         match &loaded {
             Ok(()) => {
                 self.loads.success += 1;
                 self.outdated.clear();
+                self.refused_files = None;
+                self.kept_because = None;
             }
-            Err(_) => self.loads.failure += 1,
+            Err(_) => {
+                self.loads.failure += 1;
+                self.refused_files = self.watch.digest();
+            }
         }
         loaded
     }
@@ -320,7 +338,9 @@ impl Guard {
     fn load_last_good(&mut self, failure: &Failure) -> Result<(), Failure> {
         self.outdated = failure.lines();
         tracing::warn!("the manifest is not loaded; looking for the last good policy");
-        self.load_kept()
+        self.load_kept()?;
+        self.kept_because = self.outdated.first().cloned();
+        Ok(())
     }
 
     fn load_kept(&mut self) -> Result<(), Failure> {
@@ -415,6 +435,7 @@ impl Guard {
             patterns,
             services,
             names: std::mem::take(&mut policy.names),
+            ports: GuardedPorts::of(&policy.ports),
             tables: TableStatus {
                 prefixes4: policy.sources4.len(),
                 prefixes6: policy.sources6.len(),

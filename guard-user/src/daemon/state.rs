@@ -26,9 +26,14 @@ impl State {
         Self { directory: directory.to_owned() }
     }
 
+    /// Where the policy that was last switched to is kept.
+    pub(super) fn last_good_path(&self) -> PathBuf {
+        self.directory.join(LAST_GOOD)
+    }
+
     /// The policy that was last switched to, with every file of it; none if there was none.
     pub(super) fn last_good(&self) -> Result<Option<Bundle>> {
-        let path = self.directory.join(LAST_GOOD);
+        let path = self.last_good_path();
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
