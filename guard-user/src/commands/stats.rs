@@ -15,29 +15,27 @@ use crate::{
 pub fn run(args: &StatsArgs) -> Exit {
     let stats = match client::stats(&args.directories.run_dir) {
         Ok(stats) => stats,
-        Err(error @ (ClientError::Unreachable { .. } | ClientError::Silent { .. })) => {
-            match pinned(&Pins::at(&args.directories.bpf_dir)) {
-                Some(Ok(stats)) => {
-                    report::talk(format_args!("note: {error}"));
-                    report::talk("note: counters read from the pinned maps, without top sources");
-                    stats
-                }
-                Some(Err(also)) => {
-                    report::error(&error);
-                    report::error(&also);
-                    return Exit::Unreachable;
-                }
-                None => {
-                    report::error(&error);
-                    report::hint("is it running? with the same --run-dir?");
-                    return Exit::Unreachable;
-                }
-            }
-        }
-        Err(error) => {
+        Err(error @ ClientError::Refused(_)) => {
             report::error(&error);
-            return Exit::NoAnswer;
+            return error.exit();
         }
+        Err(error) => match pinned(&Pins::at(&args.directories.bpf_dir)) {
+            Some(Ok(stats)) => {
+                report::talk(format_args!("note: {error}"));
+                report::talk("note: counters read from the pinned maps, without top sources");
+                stats
+            }
+            Some(Err(also)) => {
+                report::error(&error);
+                report::error(&also);
+                return error.exit();
+            }
+            None => {
+                report::error(&error);
+                report::hint("is it running? with the same --run-dir?");
+                return error.exit();
+            }
+        },
     };
     match args.format {
         Format::Json => report::answer_json(&stats),

@@ -5,8 +5,9 @@ use std::{net::IpAddr, time::SystemTime};
 use guard_common::{parse, verdict::Verdict};
 
 use super::{
+    doors::Door,
     guard::Guard,
-    metrics,
+    metrics::{self, Moments},
     server::{Ask, Detach, Detached},
     view::{self, Stats, TopSource},
 };
@@ -25,13 +26,24 @@ impl Guard {
                 drop(reply.send(self.stats().await));
             }
             Ask::Metrics(reply) => {
+                self.drain_events();
+                self.keep_tallies();
                 let status = self.status().await;
                 let shared = self.running.as_ref().map(|running| &running.shared);
-                drop(reply.send(metrics::text(&status, shared, self.loads)));
+                drop(reply.send(metrics::text(&status, shared, &self.moments())));
             }
             // Who has stopped waiting was told that nobody answers.
             Ask::Detach(_, reply) if reply.is_closed() => {}
             Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
+        }
+    }
+
+    fn moments(&self) -> Moments {
+        Moments {
+            started: self.started,
+            in_force: self.running.as_ref().map(|running| running.since),
+            last_load: self.last_load.as_ref().map(|last| (last.began, last.success)),
+            connections: Door::ALL.map(|door| self.doors.open(door)),
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -14,13 +15,14 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     answers,
+    doors::Doors,
     drift::GuardedPorts,
     failure::Failure,
     interfaces::{self, Selection},
     links::{AttachMode, Links},
-    metrics::Loads,
     state::State,
     status::Attempt,
+    tallies::Tallies,
     top::TopSources,
     view::{ServiceStatus, TableStatus},
     watch::Watch,
@@ -74,6 +76,8 @@ pub(super) struct Running {
 /// What is known of a policy besides its tables.
 pub(super) struct Facts {
     pub(super) cluster: String,
+    /// SHA-256 over the files.
+    pub(super) files_hash: [u8; 32],
     pub(super) node: String,
     pub(super) patterns: Vec<String>,
     pub(super) services: BTreeMap<u8, ServiceStatus>,
@@ -118,7 +122,11 @@ pub(super) struct Guard {
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
-    pub(super) loads: Loads,
+    pub(super) tallies: Tallies,
+    /// The connections of the sockets.
+    pub(super) doors: Arc<Doors>,
+    /// When the daemon was started.
+    pub(super) started: SystemTime,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
@@ -188,7 +196,9 @@ impl Guard {
             netlink,
             watch: Watch::default(),
             running: None,
-            loads: Loads::default(),
+            tallies: Tallies::default(),
+            doors: Arc::default(),
+            started: SystemTime::now(),
             maps: None,
             links,
             devices,
@@ -304,6 +314,7 @@ impl Guard {
         let now = SystemTime::now();
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
+            self.tallies.add_member_drops(&event, &running.facts);
             tracing::debug!(
                 source = event.source().map(|addr| std::net::IpAddr::from(addr).to_string()),
                 reason = event.verdict().map(|verdict| verdict.reason.name()),
@@ -313,22 +324,30 @@ impl Guard {
         }
     }
 
+    /// Puts what was counted where it outlives the daemon.
+    pub(super) fn keep_tallies(&mut self) {
+        self.doors.tally(&mut self.tallies);
+        let Some(running) = &mut self.running else { return };
+        if let Err(error) = self.tallies.flush(&mut running.shared) {
+            tracing::error!("{error}");
+        }
+    }
+
     fn load_files(&mut self) -> Result<(), Failure> {
         let began = SystemTime::now();
         self.watch.mark();
         let manifest = self.wanted.manifest.clone();
         let loaded = self.load(&manifest, &Disk, Some(began));
         self.last_load = Some(Attempt { began, success: loaded.is_ok() });
+        self.tallies.add_load(loaded.is_ok());
         match &loaded {
             Ok(()) => {
-                self.loads.success += 1;
                 self.outdated.clear();
                 self.refused_files = None;
                 self.kept_because = None;
             }
             Err(_) => {
-                self.loads.failure += 1;
-                self.refused_files = self.watch.digest();
+                self.refused_files = self.watch.digest(&self.wanted.manifest);
             }
         }
         loaded
@@ -431,6 +450,7 @@ impl Guard {
         let services = services.collect();
         let facts = Facts {
             cluster: policy.cluster.clone(),
+            files_hash: loaded.bundle.hash(),
             node: policy.node.clone(),
             patterns,
             services,
@@ -470,6 +490,9 @@ impl Guard {
             self.reconcile();
             return Ok(());
         }
+        // What was counted for a slot is its present service's.
+        self.drain_events();
+        self.keep_tallies();
         self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };

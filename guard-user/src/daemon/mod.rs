@@ -6,7 +6,9 @@
 mod answers;
 mod check;
 pub mod client;
+mod doors;
 mod drift;
+mod exposition;
 pub mod facts;
 mod failure;
 mod guard;
@@ -17,11 +19,12 @@ pub mod server;
 mod state;
 mod status;
 pub mod stray;
+mod tallies;
 mod top;
 pub mod view;
 mod watch;
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -30,6 +33,7 @@ use tokio::{
 };
 
 use self::{
+    doors::Doors,
     failure::Failure,
     guard::{Claim, Guard, Wanted, Woken},
     links::AttachMode,
@@ -88,19 +92,21 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     let mut signals = Signals::new()?;
     let claim = Claim::take(&args.directories.bpf_dir)?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
+    let doors = Arc::new(Doors::default());
     let run_dir = &args.directories.run_dir;
     // Before anything is attached: a guard that nobody can ask is not to come into force.
-    let _sockets = server::serve(run_dir, &asks).map_err(|error| {
+    let _sockets = server::serve(run_dir, &asks, &doors).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
         Failure::System(KernelError::of(what, error).hint("choose another with --run-dir"))
     })?;
     if let Some(address) = args.metrics_listen {
-        server::serve_metrics(address, &asks).await.map_err(|error| {
+        server::serve_metrics(address, &asks, &doors).await.map_err(|error| {
             let what = format!("listening on {address} for --metrics-listen");
             Failure::System(KernelError::of(what, error))
         })?;
     }
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
+    guard.doors = doors;
     let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {
         let mut interval = interval(period);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -110,7 +116,10 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
         tokio::select! {
             _ = files.tick() => guard.check_files(),
             _ = health.tick() => guard.look().await,
-            _ = events.tick() => guard.drain_events(),
+            _ = events.tick() => {
+                guard.drain_events();
+                guard.keep_tallies();
+            }
             woken = guard.woken() => match woken {
                 Woken::Devices => {
                     tokio::time::sleep(SETTLE).await;
@@ -125,6 +134,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             },
         }
     }
+    guard.keep_tallies();
     tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
     Ok(())
 }

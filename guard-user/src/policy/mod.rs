@@ -10,7 +10,7 @@ pub mod diff;
 pub mod document;
 pub mod files;
 pub mod fix;
-mod hash;
+pub(crate) mod hash;
 mod hostlist;
 pub mod ignore;
 pub mod json;
