@@ -173,6 +173,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(MAX_BODY)
+        .half_close(true)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(PATIENCE, connection).await {

@@ -67,6 +67,9 @@ impl Families {
 
     /// Each interface that is to be guarded.
     pub(super) fn interfaces(&mut self, status: &Status) {
+        let help =
+            "1 while some service drops, on every interface that is to be guarded and exists.";
+        self.flags(&[("node_enforcing", help, status.enforcing)]);
         let drops = status.services.iter().any(|service| service.mode == "enforce");
         let told = told(&status.interfaces);
         let enforcing = told.iter().map(|interface| {
