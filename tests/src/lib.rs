@@ -10,6 +10,7 @@ pub mod mounts;
 pub mod node;
 pub mod packet;
 pub mod pcap;
+pub mod prometheus;
 pub mod random;
 pub mod scenario;
 pub mod skip;
