@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     answers,
-    drift::GuardedPorts,
+    drift::{self, GuardedPorts},
     failure::Failure,
     interfaces::{self, Selection},
     links::{AttachMode, Links},
@@ -111,6 +111,8 @@ pub(super) struct Guard {
     pub(super) refused_files: Option<[u8; 32]>,
     /// Why the last good policy is in force and not the files.
     pub(super) kept_because: Option<String>,
+    /// What was open at the last look.
+    pub(super) open_ports: Option<drift::Look>,
     /// The last time that the files were loaded.
     pub(super) last_load: Option<Attempt>,
     /// What is wrong until the next start.
@@ -198,6 +200,7 @@ impl Guard {
             refused_files: None,
             kept_because: None,
             last_load: None,
+            open_ports: None,
             lasting,
             problems: Vec::new(),
             top: TopSources::default(),
