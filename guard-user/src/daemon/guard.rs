@@ -341,17 +341,14 @@ impl Guard {
         let manifest = self.wanted.manifest.clone();
         let loaded = self.load(&manifest, &Disk, Some(began));
         self.last_load = Some(Attempt { began, success: loaded.is_ok() });
-        match &loaded {
-            Ok(()) => {
-                self.loads.success += 1;
-                self.outdated.clear();
-                self.refused_files = None;
-                self.kept_because = None;
-            }
-            Err(_) => {
-                self.loads.failure += 1;
-                self.refused_files = self.watch.digest();
-            }
+        if loaded.is_ok() {
+            self.loads.success += 1;
+            self.outdated.clear();
+            self.refused_files = None;
+            self.kept_because = None;
+        } else {
+            self.loads.failure += 1;
+            self.refused_files = self.watch.digest();
         }
         loaded
     }

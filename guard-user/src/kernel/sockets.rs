@@ -35,7 +35,7 @@ use super::error::KernelError;
 /// told.
 const MOST: usize = 65_536;
 /// Bytes of an answer's part. The kernel fills what it is given (`netlink_dump`,
-/// net/netlink/af_netlink.c), up to 32 KiB.
+/// `net/netlink/af_netlink.c`), up to 32 KiB.
 const PART: usize = 32 * 1024;
 /// Milliseconds that the kernel may take for a part of an answer.
 const PATIENCE_MS: i64 = 500;
@@ -125,11 +125,11 @@ fn dump(
     message.serialize(&mut bytes);
     socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
     let mut looked_at = 0;
-    let mut part = Vec::with_capacity(PART);
+    let mut answer = Vec::with_capacity(PART);
     loop {
-        part.clear();
-        socket.recv(&mut part, 0)?;
-        let mut rest = part.as_slice();
+        answer.clear();
+        socket.recv(&mut answer, 0)?;
+        let mut rest = answer.as_slice();
         while !rest.is_empty() {
             let packet = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             match packet.message_type() {

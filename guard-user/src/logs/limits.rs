@@ -12,7 +12,7 @@ use super::record::Record;
 
 /// Records of one place in the code within a minute.
 pub(super) const PER_MINUTE: u32 = 20;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 /// Characters of the last record that was not written.
 const SHOWN: usize = 200;
 

@@ -60,7 +60,8 @@ fn render(record: &Record, form: Form, now: SystemTime) -> String {
         let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}")).collect();
         return lines.join("\n");
     }
-    let text = text.replace('\n', "\n    ");
+    // Empty lines stay empty.
+    let text = text.replace('\n', "\n    ").replace("\n    \n", "\n\n");
     let (name, colour) = match record.level {
         Level::ERROR => ("ERROR", "31"),
         Level::WARN => ("WARN", "33"),
