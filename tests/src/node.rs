@@ -181,6 +181,11 @@ impl Node {
         ip(&[&["-n", &self.namespaces[0]], args].concat());
     }
 
+    /// Name of the peer's namespace.
+    pub fn peer(&self) -> &str {
+        &self.namespaces[1]
+    }
+
     /// A path in the test's own directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

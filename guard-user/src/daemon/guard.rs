@@ -14,17 +14,17 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    answers,
+    digest::Digest,
     doors::Doors,
-    drift::GuardedPorts,
-    failure::Failure,
+    drift::{self, GuardedPorts},
+    failure::{Failure, log_findings},
     interfaces::{self, Selection},
     links::{AttachMode, Links},
     state::State,
     status::Attempt,
     tallies::Tallies,
     top::TopSources,
-    view::{ServiceStatus, TableStatus},
+    view::{ServiceStatus, Stats, TableStatus},
     watch::Watch,
 };
 use crate::{
@@ -36,12 +36,12 @@ use crate::{
         shared::Shared,
         sys,
     },
+    logs::Log,
     machine,
     policy::{
         self, Disk, Files, Placement,
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
-    report,
 };
 
 /// Events taken from the ring at a time.
@@ -60,6 +60,7 @@ pub(super) struct Wanted {
     pub(super) mode: AttachMode,
     /// Besides what the devices unpack.
     pub(super) tunnels: Tunnels,
+    pub(super) log: Log,
 }
 
 /// The generation that is in force.
@@ -115,6 +116,8 @@ pub(super) struct Guard {
     pub(super) refused_files: Option<[u8; 32]>,
     /// Why the last good policy is in force and not the files.
     pub(super) kept_because: Option<String>,
+    /// What was open at the last look.
+    pub(super) open_ports: Option<drift::Look>,
     /// The last time that the files were loaded.
     pub(super) last_load: Option<Attempt>,
     /// What is wrong until the next start.
@@ -127,6 +130,8 @@ pub(super) struct Guard {
     pub(super) doors: Arc<Doors>,
     /// When the daemon was started.
     pub(super) started: SystemTime,
+    /// What was counted when it was last told what was refused.
+    digested: Option<Stats>,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
@@ -208,9 +213,11 @@ impl Guard {
             refused_files: None,
             kept_because: None,
             last_load: None,
+            open_ports: None,
             lasting,
             problems: Vec::new(),
             top: TopSources::default(),
+            digested: None,
         };
         match guard.load_files() {
             Ok(()) => {}
@@ -268,7 +275,12 @@ impl Guard {
                 tracing::warn!("{error}; opening a new netlink socket");
                 match Netlink::open() {
                     Ok(netlink) => self.netlink = netlink,
-                    Err(error) => tracing::error!("{error}"),
+                    Err(error) => {
+                        tracing::error!(
+                            hint = error.hint_text(),
+                            "changes of interfaces are not followed: {error}"
+                        );
+                    }
                 }
                 return;
             }
@@ -299,7 +311,7 @@ impl Guard {
             Ok(())
         });
         if let Err(error) = mended {
-            tracing::error!("{error}");
+            tracing::error!(hint = error.hint_text(), "pins were removed: {error}");
         }
     }
 
@@ -309,18 +321,12 @@ impl Guard {
         #[cfg(feature = "log")]
         running.generation.flush_log();
         if let Err(error) = running.shared.listen() {
-            tracing::error!("{error}");
+            tracing::warn!(hint = error.hint_text(), "refused frames are not sampled: {error}");
         }
         let now = SystemTime::now();
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
             self.tallies.add_member_drops(&event, &running.facts);
-            tracing::debug!(
-                source = event.source().map(|addr| std::net::IpAddr::from(addr).to_string()),
-                reason = event.verdict().map(|verdict| verdict.reason.name()),
-                destination = answers::port(event.protocol, event.port),
-                "refused"
-            );
         }
     }
 
@@ -333,6 +339,22 @@ impl Guard {
         }
     }
 
+    /// Tells the log what was refused since the last time, and what the log itself left out.
+    pub(super) async fn tell(&mut self) {
+        self.drain_events();
+        match self.stats().await {
+            Ok(stats) => {
+                let before = self.digested.as_ref();
+                if let Some(digest) = before.and_then(|before| Digest::between(before, &stats)) {
+                    digest.log();
+                }
+                self.digested = Some(stats);
+            }
+            Err(error) => tracing::warn!(hint = error.hint_text(), "{error}"),
+        }
+        self.wanted.log.tell();
+    }
+
     fn load_files(&mut self) -> Result<(), Failure> {
         let began = SystemTime::now();
         self.watch.mark();
@@ -340,15 +362,12 @@ impl Guard {
         let loaded = self.load(&manifest, &Disk, Some(began));
         self.last_load = Some(Attempt { began, success: loaded.is_ok() });
         self.tallies.add_load(loaded.is_ok());
-        match &loaded {
-            Ok(()) => {
-                self.outdated.clear();
-                self.refused_files = None;
-                self.kept_because = None;
-            }
-            Err(_) => {
-                self.refused_files = self.watch.digest(&self.wanted.manifest);
-            }
+        if loaded.is_ok() {
+            self.outdated.clear();
+            self.refused_files = None;
+            self.kept_because = None;
+        } else {
+            self.refused_files = self.watch.digest(&self.wanted.manifest);
         }
         loaded
     }
@@ -395,7 +414,7 @@ impl Guard {
         };
         follow(&loaded.sources);
         if watched_since.is_some() && !loaded.report.diagnostics.is_empty() {
-            report::lint::explain(&loaded.report);
+            log_findings(&loaded.report);
         }
         let ready = self.compile(&loaded)?;
         self.problems.clear();
@@ -532,18 +551,18 @@ impl Guard {
                 .keep_members(&policy.members)
                 .and_then(|()| shared.set_generation(number, &hexadecimal(&policy.hash)));
             if let Err(error) = booked {
-                tracing::error!("{error}");
+                tracing::error!(hint = error.hint_text(), "{error}");
                 self.problems.push(error.to_string());
             }
             if self.links.is_empty() {
                 // Why, was said for each interface.
-                tracing::warn!(generation = number, "loaded, but on no interface");
+                tracing::error!(generation = number, "loaded, but on no interface");
                 return Ok(());
             }
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
-                policy = short(&policy.hash),
+                policy = hexadecimal(&policy.hash),
                 services = running.facts.services.len(),
                 "in force"
             );
@@ -575,8 +594,4 @@ pub(super) fn hexadecimal(hash: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn short(hash: &[u8; 32]) -> String {
-    hexadecimal(hash.get(..6).unwrap_or_default())
 }

@@ -28,7 +28,7 @@ pub(super) struct Attempt {
 
 impl Guard {
     /// The whole status.
-    pub(super) async fn status(&self) -> Status {
+    pub(super) async fn status(&mut self) -> Status {
         let (devices, problem) = self.devices_now().await;
         let mut status = self.condition(&devices);
         status.problems.extend(problem);
@@ -57,6 +57,7 @@ impl Guard {
             manifest: self.wanted.manifest.display().to_string(),
             source: self.source(),
             tunnels: interfaces::describe_tunnels(devices),
+            log: self.wanted.log.missing().into(),
             problems: [&self.outdated[..], &self.lasting].concat(),
             ..Status::default()
         };
@@ -114,18 +115,22 @@ impl Guard {
     }
 
     /// What is open besides what the running policy guards.
-    fn open_ports(&self, devices: &[Device]) -> OpenPorts {
-        let Some(running) = &self.running else { return OpenPorts::default() };
-        match sockets::listening() {
-            Ok(found) => drift::open_ports(
-                &found,
-                &running.facts.ports,
-                devices,
-                &self.links.indices(),
-                &sockets::ephemeral_ports(),
-            ),
-            Err(error) => OpenPorts { problem: Some(error.to_string()), ..OpenPorts::default() },
-        }
+    fn open_ports(&mut self, devices: &[Device]) -> OpenPorts {
+        let Self { running: Some(running), links, open_ports, .. } = self else {
+            return OpenPorts::default();
+        };
+        let look = || {
+            let (ports, ephemeral) = (&running.facts.ports, sockets::ephemeral_ports());
+            let mut open = drift::Collector::new(ports, devices, links.indices(), ephemeral);
+            match sockets::listening(|socket| open.add(socket)) {
+                Ok(more) => open.finish(more),
+                Err(error) => {
+                    OpenPorts { problem: Some(error.to_string()), ..OpenPorts::default() }
+                }
+            }
+        };
+        let renewed = drift::Look::renew(open_ports.take(), look);
+        open_ports.insert(renewed).found().clone()
     }
 }
 

@@ -35,7 +35,7 @@ use super::error::KernelError;
 /// told.
 const MOST: usize = 65_536;
 /// Bytes of an answer's part. The kernel fills what it is given (`netlink_dump`,
-/// net/netlink/af_netlink.c), up to 32 KiB.
+/// `net/netlink/af_netlink.c`), up to 32 KiB.
 const PART: usize = 32 * 1024;
 /// Milliseconds that the kernel may take for a part of an answer.
 const PATIENCE_MS: i64 = 500;
@@ -59,49 +59,43 @@ pub struct Listening {
     pub inode: u32,
 }
 
-/// The sockets that were found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The sockets, in no order.
-    pub sockets: Vec<Listening>,
-    /// Whether there are more than are looked at.
-    pub more: bool,
-}
-
-/// The sockets of the network namespace of this thread. Needs no rights.
+/// Tells `each` of the sockets of this thread's network namespace, in no order; whether there are
+/// more than are looked at. Needs no rights.
 ///
 /// # Errors
 /// The kernel does not answer, or cannot tell of TCP or UDP sockets (`CONFIG_INET_DIAG`,
 /// `CONFIG_INET_UDP_DIAG`).
-pub fn listening() -> Result<Found, KernelError> {
+pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, KernelError> {
     let failed = |error: io::Error| KernelError::of("listing the sockets that listen", error);
     let socket = open().map_err(failed)?;
-    let mut found = Found::default();
     for (protocol, transport, states) in [
         (libc::IPPROTO_TCP, Transport::Tcp, StateFlags::LISTEN),
         (libc::IPPROTO_UDP, Transport::Udp, StateFlags::CLOSE),
         (libc::IPPROTO_UDPLITE, Transport::Udp, StateFlags::CLOSE),
         (libc::IPPROTO_SCTP, Transport::Sctp, StateFlags::LISTEN),
     ] {
+        // A kernel without these has no such sockets.
+        let optional = !matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
         for family in [AF_INET, AF_INET6] {
             let protocol = u8::try_from(protocol).unwrap_or_default();
-            match dump(&socket, family, protocol, states.clone(), transport, &mut found) {
-                Ok(()) => {}
-                // Nobody here can have such a socket.
+            match dump(&socket, family, protocol, states.clone(), transport, &mut each) {
+                Ok(Whole::Yes) => {}
+                // The rest of the answer lies unread in this socket.
+                Ok(Whole::No) => return Ok(true),
                 Err(error)
                     if error.raw_os_error() == Some(libc::ENOENT)
-                        && (transport == Transport::Sctp
-                            || family == AF_INET6
-                            || i32::from(protocol) == libc::IPPROTO_UDPLITE) => {}
+                        && (optional || family == AF_INET6) => {}
                 Err(error) => return Err(failed(error)),
-            }
-            if found.more {
-                // The rest of the answer lies unread in this socket.
-                return Ok(found);
             }
         }
     }
-    Ok(found)
+    Ok(false)
+}
+
+/// Whether all sockets were told of.
+enum Whole {
+    Yes,
+    No,
 }
 
 fn open() -> io::Result<Socket> {
@@ -117,8 +111,8 @@ fn dump(
     protocol: u8,
     states: StateFlags,
     transport: Transport,
-    found: &mut Found,
-) -> io::Result<()> {
+    each: &mut impl FnMut(Listening),
+) -> io::Result<Whole> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let extensions = ExtensionFlags::empty();
     let request = InetRequest { family, protocol, extensions, states, socket_id };
@@ -131,15 +125,15 @@ fn dump(
     message.serialize(&mut bytes);
     socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
     let mut looked_at = 0;
-    let mut part = Vec::with_capacity(PART);
+    let mut answer = Vec::with_capacity(PART);
     loop {
-        part.clear();
-        socket.recv(&mut part, 0)?;
-        let mut rest = part.as_slice();
+        answer.clear();
+        socket.recv(&mut answer, 0)?;
+        let mut rest = answer.as_slice();
         while !rest.is_empty() {
             let packet = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             match packet.message_type() {
-                NLMSG_DONE => return Ok(()),
+                NLMSG_DONE => return Ok(Whole::Yes),
                 NLMSG_ERROR => return Err(refusal(packet.payload())),
                 _ => {}
             }
@@ -147,7 +141,7 @@ fn dump(
             looked_at += 1;
             let SocketId { source_port: port, source_address, interface_id, .. } = header.socket_id;
             if port != 0 {
-                found.sockets.push(Listening {
+                each(Listening {
                     transport,
                     address: source_address.to_canonical(),
                     port,
@@ -161,8 +155,7 @@ fn dump(
             rest = rest.get(length..).unwrap_or_default();
         }
         if looked_at >= MOST {
-            found.more = true;
-            return Ok(());
+            return Ok(Whole::No);
         }
     }
 }
@@ -224,9 +217,15 @@ mod tests {
 
     use super::*;
 
-    fn of(found: &Found, transport: Transport, port: u16) -> Vec<Listening> {
-        let is = |socket: &&Listening| socket.transport == transport && socket.port == port;
-        found.sockets.iter().filter(is).copied().collect()
+    fn of(transport: Transport, port: u16) -> Vec<Listening> {
+        let mut found = Vec::new();
+        let more = listening(|socket| {
+            if socket.transport == transport && socket.port == port {
+                found.push(socket);
+            }
+        });
+        assert!(!more.expect("the sockets"), "all of them");
+        found
     }
 
     #[test]
@@ -239,21 +238,20 @@ mod tests {
         let connected = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         connected.connect("127.0.0.1:9").expect("connecting");
 
-        let found = listening().expect("the sockets");
-        let [listener] = of(&found, Transport::Tcp, port)[..] else { panic!("{found:?}") };
+        let [listener] = of(Transport::Tcp, port)[..] else { panic!("one socket at {port}") };
         assert_eq!(listener.address, IpAddr::from([127, 0, 0, 1]));
         assert_eq!(listener.uid, nix::unistd::getuid().as_raw());
-        assert_eq!(of(&found, Transport::Udp, bound).len(), 1);
+        assert_eq!(of(Transport::Udp, bound).len(), 1);
         for (transport, address) in
             [(Transport::Tcp, connection.local_addr()), (Transport::Udp, connected.local_addr())]
         {
             let port = address.expect("an address").port();
-            assert_eq!(of(&found, transport, port), [], "it talks to one peer only");
+            assert_eq!(of(transport, port), [], "it talks to one peer only");
         }
         let name = fs::read_to_string("/proc/self/comm").expect("our name");
         let commands = commands(&BTreeSet::from([listener.inode]));
         assert_eq!(commands.get(&listener.inode).map(String::as_str), Some(name.trim_end()));
         drop(tcp);
-        assert_eq!(of(&listening().expect("the sockets"), Transport::Tcp, port), []);
+        assert_eq!(of(Transport::Tcp, port), []);
     }
 }
