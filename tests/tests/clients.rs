@@ -130,10 +130,8 @@ fn ten_thousand_connections_keep_nobody_out() {
     assert_works(&node);
     let grown = peak(&node) - peak_before;
     assert!(grown < MOST_MEMORY, "{grown} KiB");
-    // Ten lines a second.
     let said = node.log().lines().count() - log_before;
-    assert!(said < 1000, "{said} lines");
-    assert!(node.log().contains("control connections were not written down"), "{}", node.log());
+    assert!(said < 100, "{said} lines");
 }
 
 #[test]
@@ -163,7 +161,7 @@ fn a_crowd_on_loopback_keeps_no_scraper_out() {
 fn stream(node: &Node, socket: &str, beginning: &str) -> usize {
     let mut stream = connect(node, socket).expect("a connection");
     let mut taken = 0;
-    let part = [b'a'; 1 << 16];
+    let part = vec![b'a'; 1 << 16];
     let mut sent = stream.write_all(beginning.as_bytes());
     while sent.is_ok() && taken < GIGABYTE {
         sent = stream.write(&part).map(|count| taken += count);

@@ -34,8 +34,6 @@ const MOMENT: Duration = Duration::from_millis(50);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of answers that were made and not yet taken, of all sockets.
 const MAX_HELD: usize = 32 << 20;
-/// Control connections that are written down in a second.
-const NOTED: u32 = 10;
 
 /// What may be asked where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,10 +101,7 @@ impl Doors {
             (TALLY_CONNECTIONS_CUT, &self.cut),
         ] {
             for (index, count) in (first..).zip(counts) {
-                let count = count.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    tallies.add(index, count);
-                }
+                tallies.add(index, count.swap(0, Ordering::Relaxed));
             }
         }
     }
@@ -234,73 +229,19 @@ impl Listener for TcpListener {
     }
 }
 
-/// A socket that commands: who connects is written down.
+/// A socket that commands: who connects is written down, as often as the log allows.
 #[derive(Debug)]
-pub(super) struct Control {
-    listener: UnixListener,
-    notes: Sparing,
-}
-
-impl Control {
-    pub(super) fn new(listener: UnixListener) -> Self {
-        Self { listener, notes: Sparing::new(Instant::now()) }
-    }
-}
+pub(super) struct Control(pub(super) UnixListener);
 
 impl Listener for Control {
     type Stream = UnixStream;
 
     async fn connection(&mut self) -> io::Result<UnixStream> {
-        let stream = self.listener.accept().await?.0;
+        let stream = self.0.accept().await?.0;
         if let Ok(peer) = stream.peer_cred() {
-            match self.notes.next(Instant::now()) {
-                Note::Not => {}
-                Note::Now { left_out } => {
-                    if left_out > 0 {
-                        tracing::warn!(left_out, "control connections were not written down");
-                    }
-                    tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
-                }
-            }
+            tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
         }
         Ok(stream)
-    }
-}
-
-/// Writes down so many a second, and counts the others.
-#[derive(Debug)]
-struct Sparing {
-    second: Instant,
-    said: u32,
-    left_out: u64,
-}
-
-/// Whether something is written down.
-#[derive(Debug, PartialEq, Eq)]
-enum Note {
-    Not,
-    /// It is; and so many before it were not.
-    Now {
-        left_out: u64,
-    },
-}
-
-impl Sparing {
-    fn new(now: Instant) -> Self {
-        Self { second: now, said: 0, left_out: 0 }
-    }
-
-    fn next(&mut self, now: Instant) -> Note {
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.said = 0;
-        }
-        if self.said >= NOTED {
-            self.left_out += 1;
-            return Note::Not;
-        }
-        self.said += 1;
-        Note::Now { left_out: std::mem::take(&mut self.left_out) }
     }
 }
 
@@ -333,21 +274,5 @@ pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         doors.inside().insert(number, inside);
         // Who came with a request is heard before the next one comes in.
         tokio::task::yield_now().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn notes_are_sparing_and_say_so() {
-        let start = Instant::now();
-        let mut notes = Sparing::new(start);
-        let said = (0..1000).filter(|_| notes.next(start) != Note::Not).count();
-        assert_eq!(said, NOTED as usize);
-        let later = start + Duration::from_secs(1);
-        assert_eq!(notes.next(later), Note::Now { left_out: 1000 - u64::from(NOTED) });
-        assert_eq!(notes.next(later), Note::Now { left_out: 0 });
     }
 }

@@ -333,6 +333,7 @@ impl Guard {
     /// Puts what was counted where it outlives the daemon.
     pub(super) fn keep_tallies(&mut self) {
         self.doors.tally(&mut self.tallies);
+        self.tallies.add_log(self.wanted.log.missing());
         let Some(running) = &mut self.running else { return };
         if let Err(error) = self.tallies.flush(&mut running.shared) {
             tracing::error!("{error}");

@@ -114,7 +114,7 @@ pub(super) fn serve(
         let (guard, doors) = (guard.clone(), Arc::clone(doors));
         match door {
             Door::Control => {
-                let listener = Control::new(listener);
+                let listener = Control(listener);
                 tokio::spawn(doors::accept(listener, guard, door, doors, converse))
             }
             _ => tokio::spawn(doors::accept(listener, guard, door, doors, converse)),

@@ -168,6 +168,11 @@ pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
     perform(&Step::apt("what the benchmarks compare with", &missing), yes)
 }
 
+/// Fetches the package lists anew.
+pub(super) fn update_package_lists(yes: bool) -> Result<()> {
+    perform(&package_lists(), yes)
+}
+
 /// A new machine has no package lists, and old ones name versions that are gone.
 fn package_lists() -> Step {
     Step { root: true, ..Step::new("current package lists", "apt-get", &["update", "-q"]) }
@@ -210,7 +215,7 @@ fn agrees(step: &Step) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn is_debian() -> bool {
+pub(super) fn is_debian() -> bool {
     let is = |line: &str| line == "ID=debian" || line.starts_with("ID_LIKE=debian");
     fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(is))
         && Path::new("/usr/bin/apt-get").is_file()
