@@ -2,6 +2,8 @@
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
 use std::path::PathBuf;
+#[cfg(feature = "daemon")]
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
@@ -50,6 +52,15 @@ pub enum Verb {
     /// Show what passed and what was dropped
     #[cfg(feature = "daemon")]
     Stats(StatsArgs),
+    /// Put another policy into force now, for good or until somebody confirms it
+    #[cfg(feature = "daemon")]
+    Apply(ApplyArgs),
+    /// Keep the policy that is on trial
+    #[cfg(feature = "daemon")]
+    Confirm(SettleArgs),
+    /// Undo the policy that is on trial: what was in force before is again
+    #[cfg(feature = "daemon")]
+    Rollback(SettleArgs),
     /// Take the guard off the interfaces; works without the daemon
     #[cfg(feature = "daemon")]
     Detach(DetachArgs),
@@ -403,6 +414,42 @@ pub struct StatsArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+}
+
+/// `trainguard apply`
+#[cfg(feature = "daemon")]
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The cluster manifest; the daemon keeps what it names, and reads none of it later
+    #[arg(value_name = "MANIFEST")]
+    pub manifest: PathBuf,
+    /// Undo it after this time, such as 2m, unless `trainguard confirm` keeps it: the daemon does
+    /// it, whatever has become of this terminal
+    #[arg(long, value_name = "TIME", value_parser = trial_time)]
+    pub confirm_within: Option<Duration>,
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+}
+
+#[cfg(feature = "daemon")]
+fn trial_time(text: &str) -> Result<Duration, String> {
+    let [shortest, longest] = crate::daemon::trial::CONFIRM_WITHIN;
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (shortest..=longest).contains(&time) {
+        return Ok(time);
+    }
+    let [shortest, longest] = [shortest, longest].map(humantime::format_duration);
+    Err(format!("expected {shortest} to {longest}"))
+}
+
+/// `trainguard confirm` and `trainguard rollback`
+#[cfg(feature = "daemon")]
+#[derive(Debug, Args)]
+pub struct SettleArgs {
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
 }
 
 /// `trainguard detach`

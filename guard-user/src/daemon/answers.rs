@@ -8,6 +8,7 @@ use super::{
     guard::{Guard, hexadecimal},
     interfaces, metrics,
     server::{Ask, Detach, Detached},
+    trial::Trial,
     view::{self, InterfaceStatus, Stats, Status, TopSource},
 };
 use crate::{kernel::error::KernelError, policy::compiled::name_of};
@@ -31,6 +32,10 @@ impl Guard {
             // Who has stopped waiting was told that nobody answers.
             Ask::Detach(_, reply) if reply.is_closed() => {}
             Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
+            Ask::Apply(_, reply) if reply.is_closed() => {}
+            Ask::Apply(apply, reply) => drop(reply.send(self.apply(&apply))),
+            Ask::Confirm(reply) => drop(reply.send(self.confirm())),
+            Ask::RollBack(reply) => drop(reply.send(self.roll_back())),
         }
     }
 
@@ -38,7 +43,8 @@ impl Guard {
         let mut status = Status {
             schema: view::STATUS_SCHEMA.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            up_to_date: self.outdated.is_empty(),
+            up_to_date: self.outdated.is_empty() && self.trial.is_none(),
+            trial: self.trial.as_ref().map(Trial::status),
             manifest: self.wanted.manifest.display().to_string(),
             tunnels: interfaces::describe_tunnels(&self.devices),
             problems: [&self.outdated[..], &self.lasting].concat(),

@@ -9,11 +9,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use super::{
-    server::{CONTROL_SOCKET, Detach, Detached, STATS_SOCKET},
+    server::{Applied, Apply, CONTROL_SOCKET, Detach, Detached, STATS_SOCKET},
     view::{Stats, Status},
 };
 
-/// How long an answer may take.
+/// How long an answer may take. A policy of a million prefixes is loaded in half of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 16 << 20;
@@ -54,7 +54,30 @@ pub fn stats(run_dir: &Path) -> Result<Stats, ClientError> {
 
 /// Asks the daemon to detach.
 pub fn detach(run_dir: &Path, detach: &Detach) -> Result<Detached, ClientError> {
-    ask(&run_dir.join(CONTROL_SOCKET), &Method::POST, "/v1/detach", detach)
+    command(run_dir, "/v1/detach", detach)
+}
+
+/// Asks the daemon to put a policy into force.
+pub fn apply(run_dir: &Path, apply: &Apply) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/apply", apply)
+}
+
+/// Asks the daemon to keep what is on trial.
+pub fn confirm(run_dir: &Path) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/confirm", &())
+}
+
+/// Asks the daemon to undo what is on trial.
+pub fn roll_back(run_dir: &Path) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/rollback", &())
+}
+
+fn command<T: DeserializeOwned>(
+    run_dir: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, ClientError> {
+    ask(&run_dir.join(CONTROL_SOCKET), &Method::POST, path, body)
 }
 
 fn ask<T: DeserializeOwned>(

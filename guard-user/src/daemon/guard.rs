@@ -20,6 +20,7 @@ use super::{
     metrics::Loads,
     state::State,
     top::TopSources,
+    trial::Trial,
     view::{ServiceStatus, TableStatus},
     watch::Watch,
 };
@@ -34,7 +35,7 @@ use crate::{
     },
     machine,
     policy::{
-        self, Disk, Files, Placement,
+        self, Bundle, Disk, Files, Placement,
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
     report,
@@ -110,6 +111,8 @@ pub(super) struct Guard {
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
     pub(super) loads: Loads,
+    /// What is in force until somebody confirms it.
+    pub(super) trial: Option<Trial>,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
@@ -180,6 +183,7 @@ impl Guard {
             watch: Watch::default(),
             running: None,
             loads: Loads::default(),
+            trial: None,
             maps: None,
             links,
             devices,
@@ -190,7 +194,8 @@ impl Guard {
             problems: Vec::new(),
             top: TopSources::default(),
         };
-        match guard.load_files() {
+        let loaded = if guard.resume_trial() { Ok(()) } else { guard.load_files() };
+        match loaded {
             Ok(()) => {}
             // What the system refuses for one policy it refuses for another.
             Err(failure @ Failure::System(_)) => return Err(failure),
@@ -222,7 +227,8 @@ impl Guard {
 
     /// Loads the files again, if they have changed.
     pub(super) fn check_files(&mut self) {
-        if self.watch.changed() {
+        // A trial is ended by who began it, or by its deadline; what changed is noticed then.
+        if self.trial.is_none() && self.watch.changed() {
             tracing::info!("files have changed");
             self.reload();
         }
@@ -230,6 +236,10 @@ impl Guard {
 
     /// Loads the files again. If they are wrong, what is in force stays.
     pub(super) fn reload(&mut self) {
+        if self.trial.is_some() {
+            tracing::warn!("a policy is on trial: the files are not loaded before it ends");
+            return;
+        }
         if let Err(failure) = self.load_files() {
             failure.explain();
             self.outdated = failure.lines();
@@ -255,7 +265,11 @@ impl Guard {
         if self.running.as_ref().is_some_and(|running| running.tunnels != tunnels) {
             tracing::info!("tunnel devices have changed");
             // From what is in force, not from the files: those may be wrong just now.
-            let loaded = if self.kept { self.load_kept() } else { self.load_files() };
+            let loaded = match &self.trial {
+                Some(trial) => self.load_bundle(&trial.bundle.clone()),
+                None if self.kept => self.load_kept(),
+                None => self.load_files(),
+            };
             if let Err(failure) = loaded {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
@@ -323,7 +337,7 @@ impl Guard {
         self.load_kept()
     }
 
-    fn load_kept(&mut self) -> Result<(), Failure> {
+    pub(super) fn load_kept(&mut self) -> Result<(), Failure> {
         let kept = self.state.last_good().map_err(|error| of_state(&error))?;
         let bundle = kept.ok_or_else(|| {
             let hint = "correct what is named above; `trainguard lint` checks files without \
@@ -335,7 +349,7 @@ impl Guard {
 
     /// Loads a policy and puts it into force. `watched_since`: when reading began, if these are
     /// files to be watched and kept.
-    fn load(
+    pub(super) fn load(
         &mut self,
         manifest: &Path,
         files: &dyn Files,
@@ -362,17 +376,22 @@ impl Guard {
         self.problems.clear();
         self.put_into_force(ready)?;
         if watched_since.is_some() {
-            // In force it is; that it would not survive a reboot is worth a problem, no more.
-            let kept = self.state.keep(&loaded.bundle);
-            self.kept = kept.is_ok();
-            if let Err(error) = kept {
-                tracing::error!("{error:#}");
-                self.problems.push(format!("{error:#}"));
-            }
+            self.keep(&loaded.bundle);
         }
         drop(loaded);
         sys::trim_heap();
         Ok(())
+    }
+
+    /// Keeps what is in force. In force it is; that it would not survive a reboot is worth a
+    /// problem, no more.
+    pub(super) fn keep(&mut self, bundle: &Bundle) {
+        let kept = self.state.keep(bundle);
+        self.kept = kept.is_ok();
+        if let Err(error) = kept {
+            tracing::error!("{error:#}");
+            self.problems.push(format!("{error:#}"));
+        }
     }
 
     fn compile(&self, loaded: &policy::Loaded) -> Result<Ready, Failure> {

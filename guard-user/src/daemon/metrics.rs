@@ -13,7 +13,7 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use super::view::Status;
+use super::view::{Status, TrialStatus};
 use crate::{
     kernel::{
         error::KernelError,
@@ -175,6 +175,13 @@ impl Families {
         ] {
             self.add(MetricType::GAUGE, name, help, &[(Vec::new(), value)]);
         }
+        let deadline = status.trial.as_ref().map_or(0, TrialStatus::deadline_seconds);
+        self.add(
+            MetricType::GAUGE,
+            "trainguard_policy_trial_deadline_timestamp_seconds",
+            "When the policy on trial is undone unless it is confirmed; 0 while none is.",
+            &[(Vec::new(), deadline)],
+        );
         let labels = vec![("version", status.version.as_str())];
         let help = "1, with the version of the daemon.";
         self.add(MetricType::GAUGE, "trainguard_build_info", help, &[(labels, 1)]);

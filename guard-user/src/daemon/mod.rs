@@ -13,6 +13,7 @@ mod metrics;
 pub mod server;
 mod state;
 mod top;
+pub mod trial;
 pub mod view;
 mod watch;
 
@@ -103,7 +104,10 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     });
     loop {
         tokio::select! {
-            _ = files.tick() => guard.check_files(),
+            _ = files.tick() => {
+                guard.check_trial();
+                guard.check_files();
+            }
             _ = health.tick() => guard.look().await,
             _ = events.tick() => guard.drain_events(),
             woken = guard.woken() => match woken {

@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::stat::{Mode, umask};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -31,8 +31,8 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::view::{Stats, Status};
-use crate::kernel::error::KernelError;
+use super::view::{Stats, Status, TrialStatus};
+use crate::{kernel::error::KernelError, policy::Bundle};
 
 /// Name of the socket that tells.
 pub const STATS_SOCKET: &str = "stats.sock";
@@ -46,6 +46,9 @@ const MAX_CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
+
+/// Bytes of a policy: a million prefixes with their names.
+const MAX_POLICY: usize = 64 << 20;
 
 /// Where the metrics are.
 pub const METRICS: &str = "/metrics";
@@ -70,6 +73,12 @@ pub(super) enum Ask {
     Stats(oneshot::Sender<Result<Stats, KernelError>>),
     /// For the metrics.
     Metrics(oneshot::Sender<Result<String, KernelError>>),
+    /// To put a policy into force. Boxed: it may be large.
+    Apply(Box<Apply>, oneshot::Sender<Result<Applied, String>>),
+    /// To keep what is on trial.
+    Confirm(oneshot::Sender<Result<Applied, String>>),
+    /// To undo what is on trial.
+    RollBack(oneshot::Sender<Result<Applied, String>>),
     /// To detach.
     Detach(Detach, oneshot::Sender<Result<Detached, KernelError>>),
 }
@@ -90,6 +99,32 @@ pub struct Detached {
     pub detached: Vec<String>,
     /// Those that were named but not guarded.
     pub not_guarded: Vec<String>,
+}
+
+/// The body of `POST /v1/apply`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// The manifest, and every file that it names.
+    pub bundle: Bundle,
+    /// Seconds after which it is undone unless it is confirmed; for good if there are none.
+    #[serde(default)]
+    pub confirm_within: Option<u64>,
+}
+
+/// The answer to `POST /v1/apply`, `/v1/confirm` and `/v1/rollback`: what is in force now.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Number of the generation.
+    pub generation: u64,
+    /// SHA-256 of what is enforced, in hexadecimal.
+    pub policy_hash: String,
+    /// Whether it is another one than before.
+    pub changed: bool,
+    /// Until when it must be confirmed; null if it need not be.
+    pub trial: Option<TrialStatus>,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
 }
 
 /// The sockets; gone from the file system when this is dropped.
@@ -274,17 +309,9 @@ async fn answer(
             }
         }
         (&Method::POST, "/v1/detach", Door::Control) => {
-            let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
-            let Ok(body) = body else {
-                return refusal(StatusCode::BAD_REQUEST, "the body did not arrive, or is too long");
-            };
-            // An object first: serde would take a list for the fields in their order.
-            let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body.to_bytes());
-            let detach: Detach = match object
-                .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
-            {
+            let detach: Detach = match body(request, MAX_BODY).await {
                 Ok(detach) => detach,
-                Err(error) => return refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
             match asked(guard, |reply| Ask::Detach(detach, reply)).await {
                 Some(Ok(detached)) => json(StatusCode::OK, &detached),
@@ -292,7 +319,39 @@ async fn answer(
                 None => ended(),
             }
         }
+        (&Method::POST, "/v1/apply", Door::Control) => {
+            let apply: Apply = match body(request, MAX_POLICY).await {
+                Ok(apply) => apply,
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+            };
+            applied(asked(guard, |reply| Ask::Apply(Box::new(apply), reply)).await)
+        }
+        (&Method::POST, "/v1/confirm", Door::Control) => applied(asked(guard, Ask::Confirm).await),
+        (&Method::POST, "/v1/rollback", Door::Control) => {
+            applied(asked(guard, Ask::RollBack).await)
+        }
         _ => refusal(StatusCode::NOT_FOUND, "no such request on this socket"),
+    }
+}
+
+/// The body of a request, which is a JSON object of at most so many bytes.
+async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> Result<T, String> {
+    let body = Limited::new(request.into_body(), most).collect().await;
+    let Ok(body) = body else {
+        return Err("the body did not arrive, or is too long".to_owned());
+    };
+    // An object first: serde would take a list for the fields in their order.
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body.to_bytes());
+    object
+        .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
+        .map_err(|error| error.to_string())
+}
+
+fn applied(answer: Option<Result<Applied, String>>) -> Response<Full<Bytes>> {
+    match answer {
+        Some(Ok(applied)) => json(StatusCode::OK, &applied),
+        Some(Err(why)) => refusal(StatusCode::CONFLICT, &why),
+        None => ended(),
     }
 }
 

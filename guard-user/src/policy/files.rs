@@ -97,6 +97,16 @@ impl Bundle {
         }
     }
 
+    /// Whether it has the same texts, wherever they lie.
+    pub fn has_texts_of(&self, other: &Self) -> bool {
+        let sorted = |bundle: &Self| {
+            let mut texts: Vec<Arc<str>> = bundle.texts.values().cloned().collect();
+            texts.sort();
+            texts
+        };
+        sorted(self) == sorted(other)
+    }
+
     /// Paths of the files in it.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.texts.keys().map(PathBuf::as_path)

@@ -44,7 +44,14 @@ fn text(status: &Status) -> String {
     if !status.unguarded.is_empty() {
         lines.push(format!("  unguarded {}", status.unguarded.join(" ")));
     }
-    if !status.up_to_date {
+    if let Some(trial) = &status.trial {
+        lines.push(format!(
+            "  on trial  from {}: undone in {} (at {}) unless `trainguard confirm` keeps it",
+            report::lint::shown_text(&trial.manifest),
+            humantime::format_duration(std::time::Duration::from_secs(trial.seconds_left)),
+            trial.deadline
+        ));
+    } else if !status.up_to_date {
         lines.push(format!(
             "  `{}` is not what is running; the last good policy is in force",
             status.manifest
