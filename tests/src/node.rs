@@ -181,6 +181,11 @@ impl Node {
         ip(&[&["-n", &self.namespaces[0]], args].concat());
     }
 
+    /// Name of the peer's namespace.
+    pub fn peer(&self) -> &str {
+        &self.namespaces[1]
+    }
+
     /// A path in the test's own directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -274,10 +279,16 @@ impl Node {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// The status; none if nobody answers.
+    /// The status; none if no daemon answers.
     pub fn status(&self) -> Option<Value> {
-        let output = self.trainguard(&["status", "--format", "json"]).output().expect("status");
-        serde_json::from_slice(&output.stdout).ok()
+        self.status_and_code().map(|(status, _)| status).filter(|status| status["daemon"] == true)
+    }
+
+    /// The status and the exit code, also of a node without a daemon.
+    pub fn status_and_code(&self) -> Option<(Value, Option<i32>)> {
+        let mut command = self.trainguard(&["status", "--format", "json"]);
+        let output = command.arg("--bpf-dir").arg(self.pins()).output().expect("status");
+        Some((serde_json::from_slice(&output.stdout).ok()?, output.status.code()))
     }
 
     /// Waits until the status is as wanted; it.

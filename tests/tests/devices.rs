@@ -20,8 +20,8 @@ fn a_missing_interface_is_waited_for_if_there_are_others() {
     assert_eq!(
         status["interfaces"][1],
         json!({
-            "name": "eth7", "mode": null, "program_id": null, "state": "missing",
-            "problem": "there is no such interface; waiting for it"
+            "name": "eth7", "mode": null, "program_id": null, "state": "missing", "index": null,
+            "up": null, "problem": "there is no such interface; waiting for it", "remedy": null
         })
     );
     node.assert_guarded();

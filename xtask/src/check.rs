@@ -58,12 +58,13 @@ type Gate = fn() -> Result<bool>;
 /// The build without default features: it compiles, and brings nothing along that its users have no
 /// use for.
 fn build_for_ci() -> Result<bool> {
-    const UNWANTED: [&str; 9] = [
+    const UNWANTED: [&str; 10] = [
         "aya",
         "aya-obj",
         "tokio",
         "hyper",
         "rtnetlink",
+        "netlink-packet-sock-diag",
         "indicatif",
         "console",
         "crossterm",

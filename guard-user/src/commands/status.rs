@@ -1,39 +1,43 @@
 //! `trainguard status`: is this node guarded?
 
+use std::collections::BTreeSet;
+
 use crate::{
     cli::{Format, StatusArgs},
-    daemon::client,
+    daemon::{client, stray, view::Status},
     exit::Exit,
-    kernel::pins::Pins,
+    kernel::sockets,
     report,
 };
 
 /// Runs the verb.
 pub fn run(args: &StatusArgs) -> Exit {
-    match client::status(&args.directories.run_dir) {
-        Ok(status) => {
-            match args.format {
-                Format::Json => report::answer_json(&status),
-                Format::Text => report::status::print(&status),
-            }
-            if status.enforcing { Exit::Yes } else { Exit::No }
-        }
+    let (status, exit) = match client::status(&args.directories.run_dir) {
+        Ok(status) if status.enforcing => (status, Exit::Yes),
+        Ok(status) => (status, Exit::No),
         Err(error) => {
             report::error(&error);
-            for (interface, link) in Pins::at(&args.directories.bpf_dir).links().unwrap_or_default()
-            {
-                if let Ok(info) = link.info()
-                    && info.ifindex != 0
-                {
-                    report::talk(format_args!(
-                        "  `{interface}` is still guarded by what an earlier daemon attached \
-                         (program id {})",
-                        info.program_id
-                    ));
-                }
-            }
             report::hint("is it running? with the same --run-dir? may you read its socket?");
-            Exit::Unreachable
+            (stray::status(&args.directories.bpf_dir, error.to_string()), Exit::Unreachable)
+        }
+    };
+    let status = with_commands(status);
+    match args.format {
+        Format::Json => report::answer_json(&status),
+        Format::Text => report::status::print(&status),
+    }
+    exit
+}
+
+/// Who has the open ports, as far as the caller may see it.
+fn with_commands(mut status: Status) -> Status {
+    let inodes: BTreeSet<u32> =
+        status.open_ports.ports.iter().map(|port| port.inode).filter(|inode| *inode != 0).collect();
+    if !inodes.is_empty() {
+        let commands = sockets::commands(&inodes);
+        for port in &mut status.open_ports.ports {
+            port.command = commands.get(&port.inode).cloned();
         }
     }
+    status
 }

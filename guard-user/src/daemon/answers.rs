@@ -1,15 +1,14 @@
 //! What the guard answers when it is asked.
 
-use std::{collections::BTreeSet, net::IpAddr, time::SystemTime};
+use std::{net::IpAddr, time::SystemTime};
 
 use guard_common::{parse, verdict::Verdict};
 
 use super::{
-    guard::{Guard, hexadecimal},
-    interfaces, metrics,
+    guard::Guard,
+    metrics,
     server::{Ask, Detach, Detached},
-    trial::Trial,
-    view::{self, InterfaceStatus, Stats, Status, TopSource},
+    view::{self, Stats, TopSource},
 };
 use crate::{kernel::error::KernelError, policy::compiled::name_of};
 
@@ -18,16 +17,17 @@ const TOP: usize = 20;
 
 impl Guard {
     /// Answers a request. Who has stopped listening needs no answer.
-    pub(super) fn answer(&mut self, ask: Ask) {
+    pub(super) async fn answer(&mut self, ask: Ask) {
         match ask {
-            Ask::Status(reply) => drop(reply.send(self.status())),
+            Ask::Status(reply) => drop(reply.send(self.status().await)),
             Ask::Stats(reply) => {
                 self.drain_events();
-                drop(reply.send(self.stats()));
+                drop(reply.send(self.stats().await));
             }
             Ask::Metrics(reply) => {
+                let status = self.status().await;
                 let shared = self.running.as_ref().map(|running| &running.shared);
-                drop(reply.send(metrics::text(&self.status(), shared, self.loads)));
+                drop(reply.send(metrics::text(&status, shared, self.loads)));
             }
             // Who has stopped waiting was told that nobody answers.
             Ask::Detach(_, reply) if reply.is_closed() => {}
@@ -39,54 +39,11 @@ impl Guard {
         }
     }
 
-    fn status(&self) -> Status {
-        let mut status = Status {
-            schema: view::STATUS_SCHEMA.to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            up_to_date: self.outdated.is_empty() && self.trial.is_none(),
-            trial: self.trial.as_ref().map(Trial::status),
-            manifest: self.wanted.manifest.display().to_string(),
-            tunnels: interfaces::describe_tunnels(&self.devices),
-            problems: [&self.outdated[..], &self.lasting].concat(),
-            ..Status::default()
-        };
-        if let Some(running) = &self.running {
-            status.generation = running.number;
-            status.policy_hash = hexadecimal(&running.hash);
-            status.in_force_since = Some(view::time(running.since));
-            status.cluster.clone_from(&running.facts.cluster);
-            status.node.clone_from(&running.facts.node);
-            status.tables = running.facts.tables.clone();
-            status.services = running.facts.services.values().cloned().collect();
-            status.interfaces = self.links.status(&self.selection, running.generation.program_id());
-        }
-        let drops = status.services.iter().any(|service| service.mode == "enforce");
-        let guarded = |interface: &&InterfaceStatus| interface.state == "guarded";
-        let open = |interface: &InterfaceStatus| {
-            interface.state == "failed" || interface.state == "detached"
-        };
-        status.enforcing = drops
-            && status.interfaces.iter().any(|interface| guarded(&interface))
-            && !status.interfaces.iter().any(open);
-        status.problems.extend(self.problems.iter().cloned());
-        let interfaces = status.interfaces.iter();
-        status.problems.extend(interfaces.filter_map(|interface| {
-            Some(format!("{}: {}", interface.name, interface.problem.as_deref()?))
-        }));
-        let wanted: BTreeSet<&str> =
-            status.interfaces.iter().map(|interface| interface.name.as_str()).collect();
-        let bare = self.devices.iter().filter(|device| {
-            device.up && device.name != "lo" && !wanted.contains(device.name.as_str())
-        });
-        status.unguarded = bare.map(|device| device.name.clone()).collect();
-        status
-    }
-
-    fn stats(&mut self) -> Result<Stats, KernelError> {
+    async fn stats(&mut self) -> Result<Stats, KernelError> {
         let running =
             self.running.as_ref().ok_or_else(|| KernelError::new("no policy is in force"))?;
         let mut stats = Stats::read(&running.shared)?;
-        let now = self.status();
+        let now = self.condition(&self.devices_now().await.0);
         stats.node = now.node;
         stats.enforcing = Some(now.enforcing);
         stats.in_force_since = now.in_force_since;

@@ -14,11 +14,13 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     answers,
+    drift::{self, GuardedPorts},
     failure::Failure,
     interfaces::{self, Selection},
     links::{AttachMode, Links},
     metrics::Loads,
     state::State,
+    status::Attempt,
     top::TopSources,
     trial::Trial,
     view::{ServiceStatus, TableStatus},
@@ -77,6 +79,7 @@ pub(super) struct Facts {
     pub(super) patterns: Vec<String>,
     pub(super) services: BTreeMap<u8, ServiceStatus>,
     pub(super) names: Vec<(Addr, String)>,
+    pub(super) ports: GuardedPorts,
     pub(super) tables: TableStatus,
 }
 
@@ -105,6 +108,14 @@ pub(super) struct Guard {
     pub(super) kept: bool,
     /// Why the files are not what is running.
     pub(super) outdated: Vec<String>,
+    /// SHA-256 over the files that are not what is running.
+    pub(super) refused_files: Option<[u8; 32]>,
+    /// Why the last good policy is in force and not the files.
+    pub(super) kept_because: Option<String>,
+    /// What was open at the last look.
+    pub(super) open_ports: Option<drift::Look>,
+    /// The last time that the files were loaded.
+    pub(super) last_load: Option<Attempt>,
     /// What is wrong until the next start.
     pub(super) lasting: Vec<String>,
     /// What else is wrong.
@@ -113,6 +124,8 @@ pub(super) struct Guard {
     pub(super) loads: Loads,
     /// What is in force until somebody confirms it.
     pub(super) trial: Option<Trial>,
+    /// The manifest that was applied and is in force, if the files do not say the same.
+    pub(super) applied_from: Option<PathBuf>,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
@@ -184,12 +197,17 @@ impl Guard {
             running: None,
             loads: Loads::default(),
             trial: None,
+            applied_from: None,
             maps: None,
             links,
             devices,
             selection: Selection::default(),
             kept: true,
             outdated: Vec::new(),
+            refused_files: None,
+            kept_because: None,
+            last_load: None,
+            open_ports: None,
             lasting,
             problems: Vec::new(),
             top: TopSources::default(),
@@ -320,12 +338,16 @@ impl Guard {
         self.watch.mark();
         let manifest = self.wanted.manifest.clone();
         let loaded = self.load(&manifest, &Disk, Some(began));
-        match &loaded {
-            Ok(()) => {
-                self.loads.success += 1;
-                self.outdated.clear();
-            }
-            Err(_) => self.loads.failure += 1,
+        self.last_load = Some(Attempt { began, success: loaded.is_ok() });
+        if loaded.is_ok() {
+            self.loads.success += 1;
+            self.outdated.clear();
+            self.refused_files = None;
+            self.kept_because = None;
+            self.applied_from = None;
+        } else {
+            self.loads.failure += 1;
+            self.refused_files = self.watch.digest();
         }
         loaded
     }
@@ -334,7 +356,9 @@ impl Guard {
     fn load_last_good(&mut self, failure: &Failure) -> Result<(), Failure> {
         self.outdated = failure.lines();
         tracing::warn!("the manifest is not loaded; looking for the last good policy");
-        self.load_kept()
+        self.load_kept()?;
+        self.kept_because = self.outdated.first().cloned();
+        Ok(())
     }
 
     pub(super) fn load_kept(&mut self) -> Result<(), Failure> {
@@ -434,6 +458,7 @@ impl Guard {
             patterns,
             services,
             names: std::mem::take(&mut policy.names),
+            ports: GuardedPorts::of(&policy.ports),
             tables: TableStatus {
                 prefixes4: policy.sources4.len(),
                 prefixes6: policy.sources6.len(),

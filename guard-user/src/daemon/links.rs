@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{interfaces::Selection, server::Detached, view::InterfaceStatus};
+use super::{
+    check::{self, Finding},
+    interfaces::Selection,
+    server::Detached,
+    view::InterfaceStatus,
+};
 use crate::kernel::{
     error::KernelError,
     generation::Generation,
@@ -204,46 +209,60 @@ impl Links {
         failed.map_or(Ok(answer), Err)
     }
 
-    /// The state of every wanted interface, asked of the kernel now.
-    pub(super) fn status(&self, selection: &Selection, program_id: u32) -> Vec<InterfaceStatus> {
+    /// Indices of the guarded interfaces.
+    pub(super) fn indices(&self) -> BTreeSet<u32> {
+        self.guarded.keys().copied().collect()
+    }
+
+    /// The state of every wanted interface: what its link says now, beside what the device says in
+    /// a listing made now.
+    pub(super) fn status(
+        &self,
+        selection: &Selection,
+        program_id: u32,
+        devices: &[Device],
+    ) -> Vec<InterfaceStatus> {
         let mut all = Vec::new();
-        for guarded in self.guarded.values() {
-            let (running, problem) = match guarded.link.info() {
-                Ok(info) if info.ifindex == 0 => {
-                    (None, Some("the program was detached".to_owned()))
-                }
-                Ok(info) if info.program_id != program_id => {
-                    (Some(info.program_id), Some("it runs an older generation".to_owned()))
-                }
-                Ok(info) => (Some(info.program_id), self.failed.get(&guarded.name).cloned()),
-                Err(error) => (None, Some(error.to_string())),
-            };
-            let state = if running == Some(program_id) { "guarded" } else { "failed" };
+        for (index, guarded) in &self.guarded {
+            let device = devices.iter().find(|device| device.index == *index);
+            let Finding { state, problem, remedy } =
+                check::check(&guarded.link.info(), device, program_id);
             all.push(InterfaceStatus {
-                name: guarded.name.clone(),
-                mode: Some(guarded.mode.name().to_owned()),
-                program_id: running,
                 state: state.to_owned(),
-                problem,
+                problem: problem.or_else(|| self.failed.get(&guarded.name).cloned()),
+                remedy,
+                ..told(&guarded.name, device)
             });
         }
-        let bare = |name: &str, state: &str| InterfaceStatus {
-            name: name.to_owned(),
-            state: state.to_owned(),
-            problem: self.failed.get(name).cloned(),
-            ..InterfaceStatus::default()
+        let bare = |name: &str, state: &str| {
+            let device = devices.iter().find(|device| device.name == name);
+            let problem = self.failed.get(name).cloned();
+            InterfaceStatus { state: state.to_owned(), problem, ..told(name, device) }
         };
         for device in &selection.devices {
+            if self.guarded.contains_key(&device.index) {
+                continue;
+            }
             if self.is_released(&device.name) {
                 let mut status = bare(&device.name, "detached");
                 status.problem = Some("detached by the operator".to_owned());
+                status.remedy = Some("restart the daemon to guard it again".to_owned());
                 all.push(status);
-            } else if !self.guarded.contains_key(&device.index) {
-                all.push(bare(&device.name, "failed"));
+                continue;
+            }
+            let mut status = bare(&device.name, "failed");
+            status.problem.get_or_insert_with(|| "it has just appeared".to_owned());
+            all.push(status);
+        }
+        for (names, state) in [(&selection.missing, "missing"), (&selection.not_ethernet, "failed")]
+        {
+            for name in names {
+                // One that has just gone is told of above.
+                if !all.iter().any(|status| status.name == *name) {
+                    all.push(bare(name, state));
+                }
             }
         }
-        all.extend(selection.missing.iter().map(|name| bare(name, "missing")));
-        all.extend(selection.not_ethernet.iter().map(|name| bare(name, "failed")));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -425,6 +444,19 @@ impl Links {
             link.program_on(device.index).is_some_and(|program| runs(device, program))
         })?;
         Some(self.earlier.swap_remove(at))
+    }
+}
+
+/// What a device tells of itself.
+fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
+    let xdp = device.and_then(|device| device.xdp);
+    InterfaceStatus {
+        name: name.to_owned(),
+        mode: xdp.map(|attached| attached.mode.to_owned()),
+        program_id: xdp.map(|attached| attached.program_id),
+        index: device.map(|device| device.index),
+        up: device.map(|device| device.up),
+        ..InterfaceStatus::default()
     }
 }
 

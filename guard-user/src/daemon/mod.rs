@@ -4,7 +4,10 @@
 //! the guard needs no locks and no state is seen half changed.
 
 mod answers;
+mod check;
 pub mod client;
+mod drift;
+pub mod facts;
 mod failure;
 mod guard;
 mod interfaces;
@@ -12,6 +15,8 @@ mod links;
 mod metrics;
 pub mod server;
 mod state;
+mod status;
+pub mod stray;
 mod top;
 pub mod trial;
 pub mod view;
@@ -117,7 +122,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
                 }
                 Woken::Events => guard.drain_events(),
             },
-            Some(ask) = asked.recv() => guard.answer(ask),
+            Some(ask) = asked.recv() => guard.answer(ask).await,
             signal = signals.next() => match signal {
                 Wish::Reload => guard.reload(),
                 Wish::End => break,

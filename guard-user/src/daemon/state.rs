@@ -29,6 +29,11 @@ impl State {
         Self { directory: directory.to_owned() }
     }
 
+    /// Where the policy that was last switched to is kept.
+    pub(super) fn last_good_path(&self) -> PathBuf {
+        self.directory.join(LAST_GOOD)
+    }
+
     /// The policy that was last switched to, with every file of it; none if there was none.
     pub(super) fn last_good(&self) -> Result<Option<Bundle>> {
         self.read(LAST_GOOD)

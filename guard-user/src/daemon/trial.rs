@@ -220,6 +220,8 @@ impl Guard {
         let same = crate::policy::load(&self.wanted.manifest, &crate::policy::Disk)
             .is_ok_and(|loaded| loaded.bundle.has_texts_of(applied));
         self.outdated.clear();
+        self.kept_because = None;
+        self.applied_from = (!same).then(|| applied.manifest.clone());
         if !same {
             let (from, manifest) = (applied.manifest.display(), self.wanted.manifest.display());
             self.outdated.push(format!(

@@ -8,6 +8,7 @@ use guard_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use super::facts::{LoadStatus, LogStatus, OpenPort, OpenPorts, ProgramStatus, SourceStatus};
 use crate::{
     kernel::{
         error::KernelError,
@@ -28,8 +29,17 @@ pub struct Status {
     pub schema: String,
     /// Version of the daemon.
     pub version: String,
-    /// Whether some service drops, on every interface that is to be guarded and exists.
+    /// Whether a daemon answered. If not, this is what pins and devices tell, and nobody follows
+    /// the files.
+    pub daemon: bool,
+    /// When all this was asked of the kernel: RFC 3339, UTC, to the millisecond.
+    pub time: String,
+    /// Whether some service drops, on every interface that is to be guarded and exists. False as
+    /// well if no daemon can tell.
     pub enforcing: bool,
+    /// What the services do: `enforce`, `observe`, `mixed`, or `none` if there is none. Null if
+    /// no daemon can tell.
+    pub mode: Option<String>,
     /// Number of the running generation; counts on over restarts.
     pub generation: u64,
     /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is.
@@ -46,6 +56,11 @@ pub struct Status {
     pub node: String,
     /// The manifest.
     pub manifest: String,
+    /// Where the running policy comes from, and what became of the files.
+    pub source: SourceStatus,
+    /// The program of the running generation, as the kernel tells of it; null if it cannot be
+    /// asked.
+    pub program: Option<ProgramStatus>,
     /// The interfaces that are to be guarded.
     pub interfaces: Vec<InterfaceStatus>,
     /// The services of this node.
@@ -56,6 +71,12 @@ pub struct Status {
     pub unguarded: Vec<String>,
     /// Devices that unpack tunnels, as `name (kind)` or `name (kind, udp/PORT)`.
     pub tunnels: Vec<String>,
+    /// Ports that take what strangers send and that no service guards: for information.
+    pub open_ports: OpenPorts,
+    /// Samples of refused frames; null if they cannot be read.
+    pub events: Option<Events>,
+    /// Log records that were not written.
+    pub log: LogStatus,
     /// What is wrong, most important first.
     pub problems: Vec<String>,
 }
@@ -85,14 +106,21 @@ impl TrialStatus {
 pub struct InterfaceStatus {
     /// Its name, or the pattern that matches none.
     pub name: String,
-    /// `native` or `generic`; null if not guarded.
+    /// How the program runs on it, as the device itself tells: `native` or `generic`; null if none
+    /// does.
     pub mode: Option<String>,
-    /// Id of the program that the kernel runs on it; null if not guarded.
+    /// Id of the program that the device itself says it runs, whoever attached it; null if none.
     pub program_id: Option<u32>,
     /// `guarded`, `missing`, `failed` or `detached`.
     pub state: String,
-    /// Why it is not guarded.
+    /// Its index; null if there is no such device in this network namespace.
+    pub index: Option<u32>,
+    /// Whether it is up; null likewise.
+    pub up: Option<bool>,
+    /// Why it is not guarded, or what else is not as it should be.
     pub problem: Option<String>,
+    /// What to do about that; null if the problem says it, or nothing can be done.
+    pub remedy: Option<String>,
 }
 
 /// A service of this node.

@@ -10,8 +10,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use sha2::{Digest as _, Sha256};
+
 /// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Bytes of a file up to which it is read for [`Watch::digest`]: as many as a document may have.
+const MAX_DIGESTED: u64 = 64 << 20;
 
 /// What identifies a version of a file without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +87,30 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// Whether files differ from those that were last loaded, still or not.
+    pub(super) fn differs(&self) -> bool {
+        look(&self.paths) != self.loaded
+    }
+
+    /// SHA-256 over what the files hold, in the order in which they are listed; none if there is
+    /// none, or one of them cannot be read whole.
+    pub(super) fn digest(&self) -> Option<[u8; 32]> {
+        let files = look(&self.paths);
+        let mut digest = Sha256::new();
+        for (path, signature) in &files {
+            if signature.as_ref().is_none_or(|signature| signature.size > MAX_DIGESTED) {
+                return None;
+            }
+            let bytes = fs::read(path).ok()?;
+            // The length tells where one file ends and the next begins.
+            digest.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(bytes);
+        }
+        (!files.is_empty()).then(|| digest.finalize().into())
+    }
+}
+
 fn look(paths: &[PathBuf]) -> Vec<(PathBuf, Option<Signature>)> {
     let mut found = Vec::new();
     for path in paths {
@@ -124,6 +153,24 @@ mod tests {
         assert!(watch.changed());
         watch.mark();
         assert!(!watch.changed());
+    }
+
+    #[test]
+    fn a_digest_is_of_all_files_or_there_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = ["a", "b"].map(|name| dir.path().join(name));
+        let watch = watching(files.to_vec());
+        assert_eq!(watch.digest(), None);
+        let digest = |texts: [&str; 2]| {
+            for (file, text) in files.iter().zip(texts) {
+                fs::write(file, text).expect("a file");
+            }
+            watch.digest().expect("a digest")
+        };
+        assert_ne!(digest(["ab", "c"]), digest(["a", "bc"]));
+        assert_eq!(digest(["ab", "c"]), digest(["ab", "c"]));
+        assert!(watch.differs());
+        assert_eq!(watching(Vec::new()).digest(), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use guard_common::{
 };
 use nix::time::{ClockId, clock_getres};
 
-use super::{error::KernelError, members, shared::Shared};
+use super::{error::KernelError, members, program::Program, shared::Shared};
 use crate::{object::kernel_object, policy::compiled::CompiledPolicy};
 
 /// Frames shorter than an Ethernet header cannot be handed to the kernel
@@ -177,6 +177,14 @@ impl Generation {
     /// Id of the program.
     pub fn program_id(&self) -> u32 {
         self.program_id
+    }
+
+    /// The program, as the kernel tells of it now.
+    pub fn describe(&self) -> Result<Program, KernelError> {
+        let program = self.ebpf.program(names::PROGRAM);
+        let info = program.ok_or_else(|| missing(names::PROGRAM))?.info();
+        let info = info.map_err(|error| KernelError::of("asking for the program", error))?;
+        Ok(Program::from(&info))
     }
 
     /// Descriptor of the program.

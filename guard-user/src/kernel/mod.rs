@@ -17,6 +17,10 @@ pub mod netlink;
 #[cfg(feature = "daemon")]
 pub mod pins;
 #[cfg(feature = "daemon")]
+pub mod program;
+#[cfg(feature = "daemon")]
 pub mod shared;
+#[cfg(feature = "daemon")]
+pub mod sockets;
 #[cfg(feature = "daemon")]
 pub mod sys;

@@ -110,6 +110,13 @@ impl Netlink {
     }
 }
 
+/// All devices of the network namespace of this thread, for who has no runtime.
+pub fn devices_now() -> Result<Vec<Device>, KernelError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| KernelError::of("opening a netlink socket", error))?;
+    runtime.block_on(async { Netlink::open()?.devices().await })
+}
+
 fn device(message: LinkMessage) -> Device {
     let mut device = Device {
         index: message.header.index,

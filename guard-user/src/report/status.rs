@@ -1,9 +1,22 @@
-//! The status, for people.
+//! The status, for people: a screen of 80 columns, what matters most first.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
-    daemon::view::{Status, TableStatus},
-    report,
+    daemon::view::{InterfaceStatus, OpenPort, Status, TableStatus},
+    policy::text::shown,
+    report::{self, counted},
 };
+
+/// Columns of the screen.
+const WIDTH: usize = 80;
+/// Where the facts of a line begin, after the word that says what they are about.
+const INDENT: usize = 11;
+/// Characters of a long text, an error most likely.
+const LONGEST: usize = 600;
 
 /// Prints it.
 pub fn print(status: &Status) {
@@ -11,75 +24,398 @@ pub fn print(status: &Status) {
 }
 
 fn text(status: &Status) -> String {
-    let mut lines = Vec::new();
-    let state = if status.enforcing { "enforcing" } else { "NOT enforcing" };
-    lines.push(format!(
-        "{state}: node `{}` of cluster `{}`, generation {}, policy {}",
-        status.node,
-        status.cluster,
-        status.generation,
-        status.policy_hash.get(..12).unwrap_or(&status.policy_hash)
-    ));
+    let mut screen = Screen::default();
+    headline(&mut screen, status);
+    for problem in &status.problems {
+        screen.line("problem", problem);
+    }
+    source(&mut screen, status);
     for interface in &status.interfaces {
-        let mode = interface.mode.as_deref().unwrap_or("-");
-        let id = interface.program_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        lines.push(format!(
-            "  interface {:<15} {:<9} mode {mode}, program id {id}",
-            interface.name, interface.state
-        ));
+        screen.line("interface", &interface_line(interface));
+        if let Some(remedy) = &interface.remedy {
+            screen.line("", &format!("to do: {remedy}"));
+        }
     }
     for service in &status.services {
-        let name = format!("{} ({})", service.name, service.policy);
-        lines.push(format!("  service   {name:<25} {}", service.mode));
+        let policy = shown(&service.policy);
+        screen.line("service", &format!("{}: {} ({policy})", shown(&service.name), service.mode));
+    }
+    open(&mut screen, status);
+    if let Some(events) = &status.events {
+        let line = format!(
+            "{} sampled of refused frames; {} more not sampled, {} lost",
+            events.emitted, events.suppressed, events.lost
+        );
+        screen.line("events", &line);
+    }
+    if status.log.suppressed > 0 || status.log.lost > 0 {
+        let line = format!(
+            "{} not written because they repeated, {} because nobody took them",
+            counted(status.log.suppressed, "record"),
+            status.log.lost
+        );
+        screen.line("log", &line);
     }
     let TableStatus { prefixes4, prefixes6, classes, members, source_bytes } = &status.tables;
-    lines.push(format!(
-        "  tables    {prefixes4} IPv4 and {prefixes6} IPv6 prefixes in {classes} classes, \
-         {} KiB; {members} limiter states",
-        source_bytes / 1024
-    ));
-    for tunnel in &status.tunnels {
-        lines.push(format!("  tunnel    {tunnel}"));
+    if status.daemon {
+        let line = format!(
+            "{prefixes4} IPv4 and {prefixes6} IPv6 prefixes in {classes} classes, {} KiB; \
+             {members} limiter states",
+            source_bytes / 1024
+        );
+        screen.line("tables", &line);
     }
-    if !status.unguarded.is_empty() {
-        lines.push(format!("  unguarded {}", status.unguarded.join(" ")));
+    screen.0
+}
+
+/// Guarded or not, who, and for how long.
+fn headline(screen: &mut Screen, status: &Status) {
+    if !status.daemon {
+        let guarded = status.interfaces.iter().filter(|interface| interface.state == "guarded");
+        let line = match guarded.count() {
+            0 => "nothing is guarded, as far as can be seen".to_owned(),
+            count => format!(
+                "{} still guarded by generation {}, policy {}",
+                counted(count, "interface"),
+                status.generation,
+                short(&status.policy_hash)
+            ),
+        };
+        screen.line("NO DAEMON", &line);
+        return;
     }
+    let state = match (status.enforcing, status.mode.as_deref()) {
+        (true, Some("mixed")) => "enforcing (some services only observe)",
+        (true, _) => "enforcing",
+        (false, Some("observe")) => "NOT enforcing (all services only observe)",
+        (false, _) => "NOT enforcing",
+    };
+    let line = format!(
+        "{state}: node `{}` of cluster `{}`, generation {}, policy {}{}",
+        shown(&status.node),
+        shown(&status.cluster),
+        status.generation,
+        short(&status.policy_hash),
+        age(status, status.in_force_since.as_deref(), " in force for ", ""),
+    );
+    screen.wrapped("", 4, &line);
+}
+
+/// Where the policy comes from.
+fn source(screen: &mut Screen, status: &Status) {
+    let source = &status.source;
+    if source.path.is_empty() {
+        return;
+    }
+    let path = shown(&source.path);
+    let what = match source.kind.as_str() {
+        "last_good" => format!("the last good copy, `{path}`"),
+        "applied" => format!("`{path}`, as it was applied"),
+        _ => format!("`{path}`"),
+    };
+    let load = source.last_load.as_ref().map_or_else(String::new, |load| {
+        format!("; last load: {}{}", load.result, age(status, Some(&load.time), ", ", " ago"))
+    });
+    screen.line("source", &format!("{what}{load}"));
     if let Some(trial) = &status.trial {
-        lines.push(format!(
-            "  on trial  from {}: undone in {} (at {}) unless `trainguard confirm` keeps it",
-            report::lint::shown_text(&trial.manifest),
-            humantime::format_duration(std::time::Duration::from_secs(trial.seconds_left)),
+        let left = Duration::from_secs(trial.seconds_left);
+        let line = format!(
+            "from `{}`: undone in {}, at {}, unless `trainguard confirm` keeps it",
+            shown(&trial.manifest),
+            humantime::format_duration(left),
             trial.deadline
-        ));
+        );
+        screen.line("on trial", &line);
     } else if !status.up_to_date {
-        lines.push(format!(
-            "  `{}` is not what is running; the last good policy is in force",
-            status.manifest
-        ));
+        let files = source.refused_files.as_deref().map(short);
+        let files = files.map_or_else(String::new, |hash| format!(" (SHA-256 {hash})"));
+        let line = format!("`{}` is not what is running{files}", status.manifest);
+        screen.line("", &line);
     }
-    lines.extend(status.problems.iter().map(|problem| format!("  problem   {problem}")));
-    lines.join("\n")
+    if source.changed {
+        screen.line("", "files have changed; they are loaded once they stand still");
+    }
+}
+
+fn interface_line(interface: &InterfaceStatus) -> String {
+    let state = if interface.state == "guarded" {
+        interface.state.clone()
+    } else {
+        interface.state.to_uppercase()
+    };
+    let mut line = format!("{:<15} {state}", shown(&interface.name));
+    if let Some(mode) = &interface.mode {
+        let _ = write!(line, ", mode {mode}");
+    }
+    if let Some(id) = interface.program_id {
+        let _ = write!(line, ", program id {id}");
+    }
+    if interface.up == Some(false) {
+        line.push_str(", down");
+    }
+    line
+}
+
+/// What is left open: for information.
+fn open(screen: &mut Screen, status: &Status) {
+    if !status.unguarded.is_empty() {
+        let names: Vec<String> = status.unguarded.iter().map(|name| shown(name)).collect();
+        screen.line("unguarded", &format!("up, and nobody wants it guarded: {}", names.join(" ")));
+    }
+    for tunnel in &status.tunnels {
+        screen.line("tunnel", tunnel);
+    }
+    for port in &status.open_ports.ports {
+        screen.line("open port", &open_port(port));
+    }
+    if status.open_ports.more > 0 {
+        screen.line("", &format!("and {} more", status.open_ports.more));
+    }
+    if !status.open_ports.ports.is_empty() {
+        screen.line("", "(sockets listen there, and no service of the policy guards them)");
+    }
+    if let Some(problem) = &status.open_ports.problem {
+        screen.line("open port", problem);
+    }
+}
+
+fn open_port(port: &OpenPort) -> String {
+    let addresses: Vec<&str> = port.addresses.iter().map(String::as_str).collect();
+    let mut line = format!("{:<10} on {}, user {}", port.port, addresses.join(" "), port.uid);
+    if let Some(command) = &port.command {
+        let _ = write!(line, ", `{}`", shown(command));
+    }
+    if port.sockets > 1 {
+        let _ = write!(line, ", {}", counted(port.sockets, "socket"));
+    }
+    line
+}
+
+fn short(hash: &str) -> String {
+    if hash.is_empty() { "-".to_owned() } else { hash.chars().take(12).collect() }
+}
+
+/// How long before the status something was, between two words; nothing if that is not known.
+fn age(status: &Status, since: Option<&str>, before: &str, after: &str) -> String {
+    let time = |text: &str| humantime::parse_rfc3339(text).ok();
+    let age = (|| {
+        let now: SystemTime = time(&status.time)?;
+        now.duration_since(time(since?)?).ok()
+    })();
+    age.map_or_else(String::new, |age| format!("{before}{}{after}", duration(age)))
+}
+
+/// A duration by its two largest units.
+fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
+    let largest = units.iter().position(|(unit, _)| seconds >= *unit).unwrap_or(3);
+    let mut rest = seconds;
+    let mut parts = Vec::new();
+    for (unit, name) in units.iter().skip(largest).take(2) {
+        let count = rest / unit;
+        rest %= unit;
+        if count > 0 || parts.is_empty() {
+            parts.push(format!("{count} {name}"));
+        }
+    }
+    parts.join(" ")
+}
+
+/// Lines of at most [`WIDTH`] columns.
+#[derive(Default)]
+struct Screen(String);
+
+impl Screen {
+    /// Adds facts about something.
+    fn line(&mut self, about: &str, facts: &str) {
+        self.wrapped(about, INDENT, facts);
+    }
+
+    /// Adds a text, broken at spaces; what follows the first line is indented.
+    fn wrapped(&mut self, about: &str, indent: usize, text: &str) {
+        if !self.0.is_empty() {
+            self.0.push('\n');
+        }
+        let mut column = 0;
+        if indent == INDENT {
+            let _ = write!(self.0, "{about:<INDENT$}");
+            column = INDENT;
+        }
+        let clean: String = report::lint::shown_text(text).chars().take(LONGEST).collect();
+        let mut first = true;
+        for word in clean.split(' ') {
+            let width = word.chars().count();
+            if !first && column + 1 + width > WIDTH {
+                let _ = write!(self.0, "\n{:indent$}", "");
+                column = indent;
+                first = true;
+            }
+            if !first {
+                self.0.push(' ');
+                column += 1;
+            }
+            self.0.push_str(word);
+            column += width;
+            first = false;
+        }
+        // No line ends in spaces, so that two screens can be compared.
+        self.0.truncate(self.0.trim_end_matches(' ').len());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::view::InterfaceStatus;
+    use crate::daemon::view::{Events, LoadStatus, LogStatus, OpenPorts, ServiceStatus};
 
-    #[test]
-    fn a_node_that_is_not_guarded_is_told_so_first() {
-        let status = Status {
+    fn interface(name: &str, state: &str) -> InterfaceStatus {
+        InterfaceStatus { name: name.to_owned(), state: state.to_owned(), ..Default::default() }
+    }
+
+    fn guarded() -> Status {
+        let mut eth0 = interface("eth0", "guarded");
+        eth0.mode = Some("native".to_owned());
+        eth0.program_id = Some(812);
+        eth0.up = Some(true);
+        let mut status = Status {
+            daemon: true,
+            time: "2026-03-01T12:14:07.250Z".to_owned(),
+            enforcing: true,
+            mode: Some("enforce".to_owned()),
+            generation: 3,
+            policy_hash: "4f2c9a1b2c3d4e5f".to_owned(),
+            in_force_since: Some("2026-03-01T10:00:00.000Z".to_owned()),
+            up_to_date: true,
+            cluster: "demo".to_owned(),
             node: "sched-0".to_owned(),
-            interfaces: vec![InterfaceStatus {
-                name: "eth9".to_owned(),
-                state: "missing".to_owned(),
-                ..InterfaceStatus::default()
+            manifest: "/etc/trainguard/cluster.yaml".to_owned(),
+            interfaces: vec![eth0],
+            services: vec![ServiceStatus {
+                name: "scheduler".to_owned(),
+                policy: "mxnet".to_owned(),
+                mode: "enforce".to_owned(),
             }],
-            problems: vec!["eth9: there is no such interface".to_owned()],
+            events: Some(Events { emitted: 12, suppressed: 3, lost: 0 }),
             ..Status::default()
         };
+        status.source.kind = "files".to_owned();
+        status.source.path = "/etc/trainguard/cluster.yaml".to_owned();
+        status.source.last_load = Some(LoadStatus {
+            time: "2026-03-01T10:00:00.000Z".to_owned(),
+            result: "success".to_owned(),
+        });
+        status
+    }
+
+    #[test]
+    fn a_node_that_is_well_fits_a_few_lines() {
+        assert_eq!(
+            text(&guarded()),
+            "\
+enforcing: node `sched-0` of cluster `demo`, generation 3, policy 4f2c9a1b2c3d
+    in force for 2 h 14 min
+source     `/etc/trainguard/cluster.yaml`; last load: success, 2 h 14 min ago
+interface  eth0            guarded, mode native, program id 812
+service    scheduler: enforce (mxnet)
+events     12 sampled of refused frames; 3 more not sampled, 0 lost
+tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_first_and_with_its_remedy() {
+        let mut status = guarded();
+        status.enforcing = false;
+        status.up_to_date = false;
+        status.problems = vec!["eth1: another XDP program runs on it, id 77".to_owned()];
+        let mut eth1 = interface("eth1", "failed");
+        eth1.up = Some(false);
+        eth1.remedy = Some("see what it is with `bpftool prog show id 77`".to_owned());
+        status.interfaces.push(eth1);
+        status.source.kind = "last_good".to_owned();
+        status.source.path = "/var/lib/trainguard/last-good.json".to_owned();
+        status.source.last_load = None;
+        status.source.refused_files = Some("0123456789abcdef".to_owned());
+        status.source.changed = true;
+        status.log = LogStatus { suppressed: 1, lost: 2 };
+        assert_eq!(
+            text(&status),
+            "\
+NOT enforcing: node `sched-0` of cluster `demo`, generation 3, policy
+    4f2c9a1b2c3d in force for 2 h 14 min
+problem    eth1: another XDP program runs on it, id 77
+source     the last good copy, `/var/lib/trainguard/last-good.json`
+           `/etc/trainguard/cluster.yaml` is not what is running (SHA-256
+           0123456789ab)
+           files have changed; they are loaded once they stand still
+interface  eth0            guarded, mode native, program id 812
+interface  eth1            FAILED, down
+           to do: see what it is with `bpftool prog show id 77`
+service    scheduler: enforce (mxnet)
+events     12 sampled of refused frames; 3 more not sampled, 0 lost
+log        1 record not written because they repeated, 2 because nobody took
+           them
+tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
+        );
+    }
+
+    #[test]
+    fn what_is_left_open_is_listed() {
+        let mut status = guarded();
+        status.mode = Some("mixed".to_owned());
+        status.unguarded = vec!["eth8".to_owned(), "eth9".to_owned()];
+        status.tunnels = vec!["vx0 (vxlan, udp/4789)".to_owned()];
+        let ssh = OpenPort {
+            port: "tcp/22".to_owned(),
+            addresses: vec!["0.0.0.0".to_owned(), "::".to_owned()],
+            command: Some("ss\u{1b}[31mhd".to_owned()),
+            sockets: 2,
+            ..OpenPort::default()
+        };
+        status.open_ports = OpenPorts { ports: vec![ssh], more: 4, problem: None };
         let text = text(&status);
-        assert!(text.starts_with("NOT enforcing: node `sched-0`"), "{text}");
-        assert!(text.contains("eth9") && text.contains("missing"), "{text}");
+        let (before, rest) = text.split_once("unguarded").expect("unguarded interfaces");
+        assert!(before.starts_with("enforcing (some services only observe): "), "{before}");
+        let (listed, _) = rest.split_once("\nevents").expect("events");
+        assert_eq!(
+            listed,
+            "  up, and nobody wants it guarded: eth8 eth9
+tunnel     vx0 (vxlan, udp/4789)
+open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
+           and 4 more
+           (sockets listen there, and no service of the policy guards them)"
+        );
+    }
+
+    #[test]
+    fn without_a_daemon_it_is_told_what_guards_still() {
+        let mut status = guarded();
+        status.daemon = false;
+        status.enforcing = false;
+        status.source = Default::default();
+        status.services.clear();
+        assert_eq!(
+            text(&status),
+            "\
+NO DAEMON  1 interface still guarded by generation 3, policy 4f2c9a1b2c3d
+interface  eth0            guarded, mode native, program id 812
+events     12 sampled of refused frames; 3 more not sampled, 0 lost"
+        );
+        status.interfaces.clear();
+        assert!(text(&status).starts_with("NO DAEMON  nothing is guarded"));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_screen_and_none_moves_the_cursor() {
+        let mut status = guarded();
+        status.problems = vec![format!("{} \u{1b}[2J\nenforcing", "a bad file ".repeat(100))];
+        let text = text(&status);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(!text.contains('\u{1b}'));
+        assert!(!text.lines().skip(1).any(|line| line.starts_with("enforcing")), "{text}");
+        for (seconds, said) in [(0, "0 s"), (61, "1 min 1 s"), (7200, "2 h"), (90_000, "1 d 1 h")] {
+            assert_eq!(duration(Duration::from_secs(seconds)), said);
+        }
     }
 }

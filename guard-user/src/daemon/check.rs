@@ -1,0 +1,149 @@
+//! Whether an interface runs what it should: what its link says, beside what the device says.
+
+use crate::kernel::{error::KernelError, netlink::Device, sys::LinkInfo};
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// `guarded`, `missing` or `failed`.
+    pub(super) state: &'static str,
+    pub(super) problem: Option<String>,
+    pub(super) remedy: Option<String>,
+}
+
+impl Finding {
+    fn new(state: &'static str, problem: impl Into<String>) -> Self {
+        Self { state, problem: Some(problem.into()), remedy: None }
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+/// Checks an interface that is to run the program of this id. `device` is none if it is not in this
+/// network namespace.
+pub(super) fn check(
+    link: &Result<LinkInfo, KernelError>,
+    device: Option<&Device>,
+    program_id: u32,
+) -> Finding {
+    const SOON: &str = "the daemon attaches it again within seconds; find out who detached it";
+    let link = match link {
+        Ok(link) => link,
+        Err(error) => {
+            let finding = Finding::new("failed", format!("its link cannot be asked: {error}"));
+            return match error.hint_text() {
+                Some(hint) => finding.remedy(hint),
+                None => finding,
+            };
+        }
+    };
+    let Some(device) = device else {
+        if link.ifindex == 0 {
+            return Finding::new("missing", "the interface is gone");
+        }
+        return Finding::new("failed", "the interface has moved to another network namespace")
+            .remedy("move it back, or take it out of the manifest");
+    };
+    let running = device.xdp.map(|attached| attached.program_id);
+    if link.ifindex != device.index {
+        return match running {
+            None => {
+                Finding::new("failed", "the program was detached, not by this daemon").remedy(SOON)
+            }
+            Some(other) => foreign(device, other),
+        };
+    }
+    match running {
+        None => Finding::new(
+            "failed",
+            format!(
+                "its link says that program {} runs, the device says that none does",
+                link.program_id
+            ),
+        )
+        .remedy(SOON),
+        Some(other) if other != link.program_id => foreign(device, other),
+        Some(id) if id != program_id => Finding::new(
+            "failed",
+            format!("it runs another generation: program {id}, not {program_id}"),
+        )
+        .remedy("it is switched within seconds; if it is not, the log says why"),
+        Some(_) if !device.up => Finding::new("guarded", "it is down")
+            .remedy(format!("`ip link set dev {} up`, if it is to be used", device.name)),
+        Some(_) => Finding { state: "guarded", ..Finding::default() },
+    }
+}
+
+fn foreign(device: &Device, id: u32) -> Finding {
+    Finding::new("failed", format!("another XDP program runs on it, id {id}")).remedy(format!(
+        "see what it is with `bpftool prog show id {id}`; `ip link set dev {} xdp off` takes it off \
+         if it may go",
+        device.name
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::netlink::Attached;
+
+    fn device(program_id: Option<u32>) -> Device {
+        Device {
+            index: 2,
+            name: "eth0".to_owned(),
+            up: true,
+            mtu: 1500,
+            ethernet: true,
+            kind: None,
+            ports: Vec::new(),
+            xdp: program_id.map(|program_id| Attached { program_id, mode: "native" }),
+        }
+    }
+
+    fn found(link: (u32, u32), device: Option<&Device>) -> (&'static str, String) {
+        let (program_id, ifindex) = link;
+        let finding = check(&Ok(LinkInfo { program_id, ifindex }), device, 7);
+        assert_eq!(
+            finding.problem.is_none(),
+            finding.remedy.is_none() && finding.state == "guarded"
+        );
+        (finding.state, finding.problem.unwrap_or_default())
+    }
+
+    #[test]
+    fn only_what_link_and_device_agree_on_is_guarded() {
+        assert_eq!(found((7, 2), Some(&device(Some(7)))), ("guarded", String::new()));
+        for (link, running, said) in [
+            ((7, 0), None, "detached"),
+            ((7, 0), Some(9), "another XDP program runs on it, id 9"),
+            ((7, 2), None, "says that none does"),
+            ((7, 2), Some(9), "another XDP program runs on it, id 9"),
+            ((6, 2), Some(6), "program 6, not 7"),
+            ((7, 3), None, "detached"),
+        ] {
+            let (state, problem) = found(link, Some(&device(running)));
+            assert_eq!(state, "failed", "{link:?} {running:?}");
+            assert!(problem.contains(said), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_left_is_told_apart_from_what_is_gone() {
+        let gone = check(&Ok(LinkInfo { program_id: 7, ifindex: 0 }), None, 7);
+        assert_eq!(gone.state, "missing");
+        assert_eq!(found((7, 2), None).0, "failed");
+        let refused = check(&Err(KernelError::new("no").hint("try")), Some(&device(Some(7))), 7);
+        assert_eq!((refused.state, refused.remedy.as_deref()), ("failed", Some("try")));
+    }
+
+    #[test]
+    fn an_interface_that_is_down_is_guarded_and_told_of() {
+        let mut device = device(Some(7));
+        device.up = false;
+        let (state, problem) = found((7, 2), Some(&device));
+        assert_eq!((state, problem.as_str()), ("guarded", "it is down"));
+    }
+}
