@@ -1,4 +1,5 @@
 //! The statistics for programs: the daemon's document, and the rates since the one before.
+#![expect(clippy::struct_field_names, reason = "they are the names in the document")]
 
 use std::collections::BTreeMap;
 

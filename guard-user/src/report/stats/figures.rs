@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthChar as _;
 use super::rates::real;
 use crate::policy::text;
 
-/// A number with at most seven columns: `0`, `1.5`, `61`, `1.8 k`, `10.3 M`.
+/// A number with at most six columns: `0`, `1.5`, `61`, `1.8 k`, `10.3 M`.
 pub fn short(value: f64) -> String {
     const UNITS: [&str; 7] = ["", " k", " M", " G", " T", " P", " E"];
     if !value.is_finite() || value <= 0.0 {
@@ -155,9 +155,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_short_number_has_at_most_seven_columns(value in any::<f64>(), total in any::<u64>()) {
+        fn a_short_number_has_at_most_six_columns(value in any::<f64>(), total in any::<u64>()) {
             if value < 1e21 {
-                prop_assert!(short(value).len() <= 7, "{}", short(value));
+                prop_assert!(short(value).len() <= 6, "{}", short(value));
             }
             prop_assert!(count(total).len() <= 9);
         }

@@ -85,7 +85,7 @@ fn shares(wants: &[u16], room: u16) -> Vec<u16> {
     shares
 }
 
-/// The widths of the columns that there is room for: as many from the left as fit at their least,
+/// The widths of the columns that there is room for: as many from the left as fit at their least
 /// and then what is left for those whose texts are longer.
 pub fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
     let columns = table.columns();
@@ -93,8 +93,13 @@ pub fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
     let mut taken = 0_u16;
     for column in columns {
         let gap = if widths.is_empty() { 0 } else { GAP };
-        // However narrow the screen, there is a first column.
-        let wanted = if widths.is_empty() { column.least.min(width) } else { column.least };
+        // What a row is about is shown whole where that leaves room for more, and at least begun
+        // however narrow the screen is.
+        let wanted = if widths.is_empty() {
+            wanted(table, column, 0, rows).min(width / 2).max(column.least).min(width)
+        } else {
+            column.least
+        };
         if taken + gap + wanted > width {
             break;
         }

@@ -154,6 +154,13 @@ impl Model {
         }
     }
 
+    /// The highest of those rates, of any interface.
+    pub fn highest(&self) -> f64 {
+        let edge = self.at.saturating_sub(WINDOW);
+        let rates = self.history.values().flat_map(|history| &history.0);
+        rates.filter(|(_, to, _)| *to > edge).map(|entry| entry.2).fold(0.0, f64::max)
+    }
+
     fn remember(&mut self, stats: &Stats, from: Duration, to: Duration) {
         for row in &stats.interfaces {
             if let Some(rate) = self.rates.interface(row).rate(DROPPED) {
@@ -307,12 +314,12 @@ mod tests {
         let mut stats = *reading("a", 0);
         stats.enforcing = Some(false);
         stats.services = vec![service("observe")];
-        let state = |stats: &Stats| Model { stats: stats.clone(), ..Model::default() }.state();
-        assert_eq!(state(&stats), State::Observing);
+        let told = |stats: &Stats| Model { stats: stats.clone(), ..Model::default() }.state();
+        assert_eq!(told(&stats), State::Observing);
         stats.services.push(service("enforce"));
-        assert_eq!(state(&stats), State::Open, "what is to drop and does not is open");
+        assert_eq!(told(&stats), State::Open, "what is to drop and does not is open");
         stats.services.pop();
         stats.interfaces[0].mode = None;
-        assert_eq!(state(&stats), State::Open);
+        assert_eq!(told(&stats), State::Open);
     }
 }

@@ -101,7 +101,7 @@ fn facts(model: &Model, source: &TopSource, look: Look) -> Vec<Line<'static>> {
             lines.push(figures::line(&trace, look.ascii).into());
         }
         None => {
-            lines.push("It had no port, so `trainguard trace` needs more than is known.".into())
+            lines.push("It had no port, so `trainguard trace` needs more than is known.".into());
         }
     }
     let explain = format!("trainguard explain {}", name(&quoted(&source.reason)));

@@ -119,12 +119,6 @@ fn headline(model: &Model, look: Look, line: &mut Line) {
     if let Some(age) = since.and_then(|since| figures::between(since, &stats.time)) {
         line.put(&format!("  in force {}", figures::age(age)), Style::new());
     }
-    let time = figures::time_of_day(&stats.time);
-    let start = line.end.saturating_sub(u16::try_from(time.len()).unwrap_or(u16::MAX));
-    if start > line.x + GAP {
-        line.x = start;
-        line.put(&time, Style::new());
-    }
 }
 
 /// What all interfaces together do.
@@ -160,6 +154,13 @@ fn sums(model: &Model, view: &View, look: Look, line: &mut Line) {
     if let Some(time) = model.restarted() {
         let time = figures::time_of_day(time);
         line.put(&format!("counters began anew {time}"), look.tone(Tone::Warn));
+    }
+    // It shows that the screen lives.
+    let time = figures::time_of_day(&model.stats.time);
+    let start = line.end.saturating_sub(u16::try_from(time.len()).unwrap_or(u16::MAX));
+    if start > line.x {
+        line.x = start;
+        line.put(&time, Style::new());
     }
 }
 
@@ -254,13 +255,15 @@ impl Drawn<'_> {
             let room = usize::from(width.saturating_sub(GUTTER));
             buffer.set_stringn(x + GUTTER.min(width), y + 1, why, room, Style::new());
         }
+        // All sparklines are of one scale, so that they can be compared.
+        let highest = self.model.highest();
         let lines = self.rows.iter().enumerate().skip(first).take(room);
         for (line, (index, row)) in lines.enumerate() {
             let y = y + 1 + u16::try_from(line).unwrap_or(u16::MAX);
             if focused && index == cursor {
                 buffer.set_stringn(x, y, ">", usize::from(width), Style::new());
             }
-            self.row(row, &widths, y, buffer);
+            self.row(row, &widths, y, highest, buffer);
         }
     }
 
@@ -307,7 +310,7 @@ impl Drawn<'_> {
         }
     }
 
-    fn row(&self, row: &Row, widths: &[u16], y: u16, buffer: &mut Buffer) {
+    fn row(&self, row: &Row, widths: &[u16], y: u16, highest: f64, buffer: &mut Buffer) {
         let table = self.part.table;
         let mut at = self.part.x + GUTTER;
         let columns = table.columns().iter().zip(widths).zip(&row.cells);
@@ -315,7 +318,7 @@ impl Drawn<'_> {
             let style = self.look.tone(cell.tone);
             if table == Table::Interfaces && index == SPARKLINE {
                 let history = self.model.history(&row.key, usize::from(*width));
-                let line = sparkline(&history, self.look.ascii);
+                let line = sparkline(&history, highest, self.look.ascii);
                 buffer.set_stringn(at, y, line, usize::from(*width), style);
             } else {
                 put(&cell.text, at, y, *width, column.right, style, self.look, buffer);
@@ -348,12 +351,11 @@ fn put(
     buffer.set_stringn(x + shift, y, text, room, style).0
 }
 
-/// Rates as a line of bars, the highest of them the full height.
-fn sparkline(history: &[Option<f64>], ascii: bool) -> String {
+/// Rates as a line of bars, the highest rate the full height.
+fn sparkline(history: &[Option<f64>], highest: f64, ascii: bool) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const LETTERS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
     let bars = if ascii { LETTERS } else { BARS };
-    let highest = history.iter().flatten().copied().fold(0.0, f64::max);
     let bar = |rate: &Option<f64>| match rate {
         None => ' ',
         Some(rate) if *rate <= 0.0 => bars[0],
@@ -374,8 +376,8 @@ mod tests {
     #[test]
     fn a_sparkline_shows_the_least_drop_and_no_reading() {
         let history = [None, Some(0.0), Some(1.0), Some(500.0), Some(1000.0)];
-        assert_eq!(sparkline(&history, false), " ▁▂▅█");
-        assert_eq!(sparkline(&history, true), " _.=#");
-        assert_eq!(sparkline(&[Some(0.0)], true), "_");
+        assert_eq!(sparkline(&history, 1000.0, false), " ▁▂▅█");
+        assert_eq!(sparkline(&history, 1000.0, true), " _.=#");
+        assert_eq!(sparkline(&[Some(0.0)], 0.0, true), "_");
     }
 }

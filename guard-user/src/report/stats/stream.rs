@@ -127,73 +127,83 @@ impl Rows {
         let mut lines = Vec::new();
         let time = word(&stats.time);
         for row in &stats.interfaces {
-            let counts = rates::interface(row);
+            let change = rates.interface(row);
             let picked = [PASSED, DROPPED, WOULD_DROP, BYTES + PASSED, BYTES + DROPPED];
-            let columns = columns(&rates.interface(row), &counts, picked, rates);
-            self.add([&time, "interface", &word(&row.name)], columns, &mut lines);
+            let numbers = numbers(&change, &rates::interface(row), picked);
+            let words = [&time, "interface", &word(&row.name)];
+            self.add(words, unit(&change, rates), &numbers, &mut lines);
         }
         for (name, row) in &stats.reasons {
-            let change = rates.reason(name);
             // Frames of a reason that were not refused passed.
             let passed = row.packets.saturating_sub(row.dropped).saturating_sub(row.would_drop);
-            let counts = [passed, row.dropped, row.would_drop];
-            let now = match change {
+            let change = match rates.reason(name) {
                 Change::Rates([all, dropped, would, _]) => {
                     Change::Rates([(all - dropped - would).max(0.0), dropped, would])
                 }
                 Change::Restarted => Change::Restarted,
                 Change::New => Change::New,
             };
-            let [unit, numbers @ ..] = columns(&now, &counts, [0, 1, 2, 3, 3], rates);
-            let refused = match now {
+            let refused = match change {
                 Change::Rates([_, dropped, would]) => dropped + would > 0.0,
                 Change::New | Change::Restarted => row.dropped + row.would_drop > 0,
             };
             if refused {
-                let [passed, dropped, would, ..] = numbers;
-                let cells = [unit, passed, dropped, would, "-".to_owned(), "-".to_owned()];
-                self.add([&time, "reason", &word(name)], cells, &mut lines);
+                let counts = [passed, row.dropped, row.would_drop];
+                // Bytes are counted by reason, and not by what was done.
+                let numbers = numbers(&change, &counts, [0, 1, 2, usize::MAX, usize::MAX]);
+                let words = [&time, "reason", &word(name)];
+                self.add(words, unit(&change, rates), &numbers, &mut lines);
             }
         }
         lines
     }
 
-    fn add(&mut self, [time, kind, name]: [&str; 3], cells: [String; 6], lines: &mut Vec<String>) {
+    fn add(
+        &mut self,
+        words: [&str; 3],
+        unit: &str,
+        numbers: &[String; 5],
+        lines: &mut Vec<String>,
+    ) {
         if self.written.is_multiple_of(PAGE) {
-            let heads =
-                ["UNIT", "PASSED", "DROPPED", "WOULD_DROP", "PASSED_BYTES", "DROPPED_BYTES"];
-            lines.push(line(["TIME", "KIND", "NAME"], heads));
+            let heads = ["PASSED", "DROPPED", "WOULD_DROP", "PASSED_BYTES", "DROPPED_BYTES"];
+            lines.push(line(["TIME", "KIND", "NAME"], "UNIT", &heads.map(str::to_owned)));
         }
         self.written += 1;
-        lines.push(line([time, kind, name], cells.each_ref().map(String::as_str)));
+        lines.push(line(words, unit, numbers));
     }
 }
 
-fn line([time, kind, name]: [&str; 3], [unit, a, b, c, d, e]: [&str; 6]) -> String {
-    format!("{time:<24} {kind:<9} {name:<16} {unit:<9} {a:>12} {b:>12} {c:>12} {d:>15} {e:>15}")
+fn line([time, kind, name]: [&str; 3], unit: &str, numbers: &[String; 5]) -> String {
+    let [passed, dropped, would, passed_bytes, dropped_bytes] = numbers;
+    format!(
+        "{time:<24} {kind:<9} {name:<16} {unit:<9} {passed:>12} {dropped:>12} {would:>12} \
+         {passed_bytes:>15} {dropped_bytes:>15}"
+    )
 }
 
-/// The unit and five numbers: what has come a second; totals in the first reading, and where the
-/// counters began anew.
-fn columns<const N: usize>(
-    change: &Change<N>,
-    counts: &[u64; N],
-    picked: [usize; 5],
-    rates: &Rates,
-) -> [String; 6] {
-    let unit = match change {
+/// In what a row counts: what has come a second; or totals in the first reading, and of counters
+/// that began anew.
+fn unit<const N: usize>(change: &Change<N>, rates: &Rates) -> &'static str {
+    match change {
         Change::Rates(_) => "/s",
         Change::Restarted => "restarted",
         // It appeared between two readings.
         Change::New if rates.span.is_some() => "new",
         Change::New => "total",
-    };
-    let number = |index: usize| match change {
+    }
+}
+
+/// Five of the numbers; a dash for one that there is none of.
+fn numbers<const N: usize>(
+    change: &Change<N>,
+    counts: &[u64; N],
+    picked: [usize; 5],
+) -> [String; 5] {
+    picked.map(|index| match change {
         Change::Rates(rates) => rates.get(index).map_or_else(dash, |rate| format!("{rate:.1}")),
         _ => counts.get(index).map_or_else(dash, u64::to_string),
-    };
-    let [a, b, c, d, e] = picked.map(number);
-    [unit.to_owned(), a, b, c, d, e]
+    })
 }
 
 fn dash() -> String {

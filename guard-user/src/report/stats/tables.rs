@@ -121,7 +121,7 @@ const SERVICES: [Column; 7] = [
 ];
 const REASONS: [Column; 6] = [
     text("REASON", 11, 24),
-    number("RATE", 7),
+    number("RATE", 6),
     number("TOTAL", 9),
     number("DROPPED#", 9),
     number("WOULD#", 9),
@@ -129,8 +129,8 @@ const REASONS: [Column; 6] = [
 ];
 const SOURCES: [Column; 9] = [
     text("SOURCE", 15, 39),
-    number("RATE", 7),
-    text("NODE", 19, 32),
+    number("RATE", 6),
+    text("NODE", 12, 32),
     text("REASON", 11, 16),
     text("SERVICE", 9, 24),
     text("PORT", 8, 10),
@@ -218,12 +218,16 @@ impl Cells<'_> {
         let change = self.model.rates.interface(row);
         let counts = super::rates::interface(row);
         let mode = match row.mode.as_deref() {
-            Some("native") | None => Tone::Plain,
-            Some(_) => Tone::Warn,
+            // Who knows says that nobody guards it.
+            None if self.model.stats.enforcing.is_some() => {
+                Cell { tone: Tone::Bad, ..self.word(Some("none")) }
+            }
+            Some("native") | None => self.word(row.mode.as_deref()),
+            Some(mode) => Cell { tone: Tone::Warn, ..self.word(Some(mode)) },
         };
         let cells = vec![
             self.word(Some(&row.name)),
-            Cell { tone: mode, ..self.word(row.mode.as_deref()) },
+            mode,
             self.frames(&change, &counts, PASSED, Tone::Plain),
             self.frames(&change, &counts, DROPPED, Tone::Bad),
             self.frames(&change, &counts, WOULD_DROP, Tone::Warn),
@@ -292,8 +296,13 @@ impl Cells<'_> {
     }
 
     fn word(&self, word: Option<&str>) -> Cell {
-        let text = figures::name(word.unwrap_or("-"), self.ascii);
-        let order = word.map_or(Order::Nothing, |_| Order::Text(text.to_lowercase()));
+        let text = match word {
+            None => "-".to_owned(),
+            // A blank would look like a fault of ours.
+            Some("") => "''".to_owned(),
+            Some(word) => figures::name(word, self.ascii),
+        };
+        let order = word.map_or(Order::Nothing, |_| Order::Text(natural(&text)));
         Cell { text, order, tone: Tone::Plain }
     }
 
@@ -356,14 +365,32 @@ impl Cells<'_> {
     }
 }
 
-fn rate<const N: usize>(change: &Change<N>, index: usize) -> Cell {
-    match change.rate(index) {
-        Some(rate) => figure(figures::short(rate), rate),
-        None => {
-            let text = if change.restarted() { "anew" } else { "-" };
-            Cell { text: text.to_owned(), order: Order::Nothing, tone: Tone::Plain }
+/// A text as people sort it: `eth2` before `eth10`.
+fn natural(text: &str) -> String {
+    const DIGITS: usize = 20;
+    let mut key = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let word = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (before, after) = rest.split_at(word);
+        let number = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        let (digits, after) = after.split_at(number);
+        key.push_str(&before.to_lowercase());
+        if !digits.is_empty() {
+            key.extend(std::iter::repeat_n('0', DIGITS.saturating_sub(digits.len())));
+            key.push_str(digits);
         }
+        rest = after;
     }
+    key
+}
+
+fn rate<const N: usize>(change: &Change<N>, index: usize) -> Cell {
+    if let Some(rate) = change.rate(index) {
+        return figure(figures::short(rate), rate);
+    }
+    let text = if change.restarted() { "anew" } else { "-" };
+    Cell { text: text.to_owned(), order: Order::Nothing, tone: Tone::Plain }
 }
 
 fn total(count: u64) -> Cell {

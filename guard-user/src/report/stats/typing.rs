@@ -98,6 +98,19 @@ fn the_focused_table_is_sorted() {
 }
 
 #[test]
+fn names_are_sorted_as_people_do() {
+    let mut viewer = Viewer::new();
+    let names = ["eth10", "eth2", "Eth1", "lo", "eth", "99999999999999999999999"];
+    let interface = |name: &str| crate::daemon::view::InterfaceStats {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    viewer.model.stats.interfaces = names.map(interface).to_vec();
+    let sorted = ["99999999999999999999999", "eth", "Eth1", "eth2", "eth10", "lo"];
+    assert_eq!(viewer.keys(Table::Interfaces), sorted);
+}
+
+#[test]
 fn tables_get_the_focus_in_turn() {
     let mut viewer = Viewer::new();
     for table in Table::ALL {
