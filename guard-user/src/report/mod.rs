@@ -101,6 +101,11 @@ pub fn is_incomplete() -> bool {
 
 /// Writes a document as the answer, on one line.
 pub fn answer_json(document: &impl serde::Serialize) {
+    answer_sample(document);
+}
+
+/// Writes a document of several as the answer, on one line; false as [`answer`] says it.
+pub fn answer_sample(document: &impl serde::Serialize) -> bool {
     // Our documents have string keys only, which is all that JSON asks.
-    answer(serde_json::to_string(document).unwrap_or_default());
+    answer(serde_json::to_string(document).unwrap_or_default())
 }

@@ -393,7 +393,7 @@ open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
         let mut status = guarded();
         status.daemon = false;
         status.enforcing = false;
-        status.source = Default::default();
+        status.source = crate::daemon::view::SourceStatus::default();
         status.services.clear();
         assert_eq!(
             text(&status),
