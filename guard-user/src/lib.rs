@@ -4,6 +4,7 @@
 //! - [`kernel`] loads, attaches and pins; it knows no YAML.
 //! - [`daemon`] keeps the two in step.
 //! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
+//! - [`logs`] is what the daemon says of itself.
 //! - [`explain`] has a page for each finding and each reason.
 
 pub mod capture;
@@ -16,6 +17,8 @@ pub mod exit;
 pub mod explain;
 pub mod init;
 pub mod kernel;
+#[cfg(feature = "daemon")]
+pub mod logs;
 pub mod machine;
 #[cfg(feature = "daemon")]
 pub mod object;

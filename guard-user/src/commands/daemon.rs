@@ -1,10 +1,8 @@
 //! `trainguard daemon`
 
-use std::io::IsTerminal as _;
-
 use tracing_subscriber::EnvFilter;
 
-use crate::{cli::DaemonArgs, daemon, exit::Exit, policy::compiled::Tunnels, report};
+use crate::{cli::DaemonArgs, daemon, exit::Exit, logs::Log, policy::compiled::Tunnels, report};
 
 /// A kernel may know more attributes of a device than the library, which need not be said.
 const QUIETER: &str = "info,netlink_packet_route=error";
@@ -21,11 +19,5 @@ pub fn run(args: &DaemonArgs) -> Exit {
         }
         None => EnvFilter::new(QUIETER),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    daemon::run(args, Tunnels::all(&args.tunnels))
+    daemon::run(args, Tunnels::all(&args.tunnels), &Log::start(filter))
 }

@@ -39,7 +39,7 @@ impl Guard {
         }
     }
 
-    async fn stats(&mut self) -> Result<Stats, KernelError> {
+    pub(super) async fn stats(&mut self) -> Result<Stats, KernelError> {
         let running =
             self.running.as_ref().ok_or_else(|| KernelError::new("no policy is in force"))?;
         let mut stats = Stats::read(&running.shared)?;
@@ -85,7 +85,7 @@ impl Guard {
 }
 
 /// A destination as policies write it: `tcp/9091`. None for a protocol without ports.
-pub(super) fn port(protocol: u8, port: u16) -> Option<String> {
+fn port(protocol: u8, port: u16) -> Option<String> {
     let transport = parse::transport(protocol)?;
     Some(format!("{}/{port}", transport.name()))
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::guard::hexadecimal;
-use crate::kernel::program::Program;
+use crate::{kernel::program::Program, logs::Missing};
 
 /// Where the running policy comes from, and what became of the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,4 +93,11 @@ pub struct LogStatus {
     pub suppressed: u64,
     /// Nobody took them: the journal or the reader of standard error stands still.
     pub lost: u64,
+}
+
+impl From<Missing> for LogStatus {
+    fn from(missing: Missing) -> Self {
+        let Missing { suppressed, lost } = missing;
+        Self { suppressed, lost }
+    }
 }

@@ -2,7 +2,15 @@
 
 use std::fmt::Display;
 
-use crate::{kernel::error::KernelError, policy::LoadError, report};
+use crate::{
+    kernel::error::KernelError,
+    logs::PAGE,
+    policy::{
+        LoadError,
+        diagnostic::{Report, Severity},
+    },
+    report::lint,
+};
 
 /// Why a policy did not come into force.
 #[derive(Debug)]
@@ -27,17 +35,15 @@ impl Failure {
         Self::Unfit(why.to_string(), None)
     }
 
-    /// Tells people, on standard error.
+    /// Tells people, in the log.
     pub(super) fn explain(&self) {
         match self {
-            Self::Files(error) => report::lint::explain(&error.report),
-            Self::Unfit(why, hint) => {
-                report::error(why);
-                if let Some(hint) = hint {
-                    report::hint(hint);
-                }
+            Self::Files(error) => log_findings(&error.report),
+            Self::Unfit(why, hint) => tracing::error!(hint = *hint, "{why}"),
+            Self::System(error) => {
+                // What the verifier says has many lines.
+                tracing::error!(target: PAGE, hint = error.hint_text(), "{error}");
             }
-            Self::System(error) => report::refusal(error),
         }
     }
 
@@ -48,5 +54,17 @@ impl Failure {
             Self::Unfit(why, _) => vec![why.clone()],
             Self::System(error) => vec![error.to_string()],
         }
+    }
+}
+
+/// Writes findings to the log, with their source.
+pub(super) fn log_findings(findings: &Report) {
+    let text = lint::explained(findings);
+    if findings.count(Severity::Error) > 0 {
+        tracing::error!(target: PAGE, "{text}");
+    } else if findings.count(Severity::Warning) > 0 {
+        tracing::warn!(target: PAGE, "{text}");
+    } else {
+        tracing::info!(target: PAGE, "{text}");
     }
 }

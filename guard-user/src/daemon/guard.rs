@@ -13,9 +13,9 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    answers,
+    digest::Digest,
     drift::{self, GuardedPorts},
-    failure::Failure,
+    failure::{Failure, log_findings},
     interfaces::{self, Selection},
     links::{AttachMode, Links},
     metrics::Loads,
@@ -23,7 +23,7 @@ use super::{
     status::Attempt,
     top::TopSources,
     trial::Trial,
-    view::{ServiceStatus, TableStatus},
+    view::{ServiceStatus, Stats, TableStatus},
     watch::Watch,
 };
 use crate::{
@@ -35,12 +35,12 @@ use crate::{
         shared::Shared,
         sys,
     },
+    logs::Log,
     machine,
     policy::{
         self, Bundle, Disk, Files, Placement,
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
-    report,
 };
 
 /// Events taken from the ring at a time.
@@ -59,6 +59,7 @@ pub(super) struct Wanted {
     pub(super) mode: AttachMode,
     /// Besides what the devices unpack.
     pub(super) tunnels: Tunnels,
+    pub(super) log: Log,
 }
 
 /// The generation that is in force.
@@ -121,6 +122,8 @@ pub(super) struct Guard {
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
+    /// What was counted when it was last told what was refused.
+    digested: Option<Stats>,
     pub(super) loads: Loads,
     /// What is in force until somebody confirms it.
     pub(super) trial: Option<Trial>,
@@ -211,6 +214,7 @@ impl Guard {
             lasting,
             problems: Vec::new(),
             top: TopSources::default(),
+            digested: None,
         };
         let loaded = if guard.resume_trial() { Ok(()) } else { guard.load_files() };
         match loaded {
@@ -274,7 +278,12 @@ impl Guard {
                 tracing::warn!("{error}; opening a new netlink socket");
                 match Netlink::open() {
                     Ok(netlink) => self.netlink = netlink,
-                    Err(error) => tracing::error!("{error}"),
+                    Err(error) => {
+                        tracing::error!(
+                            hint = error.hint_text(),
+                            "changes of interfaces are not followed: {error}"
+                        );
+                    }
                 }
                 return;
             }
@@ -309,7 +318,7 @@ impl Guard {
             Ok(())
         });
         if let Err(error) = mended {
-            tracing::error!("{error}");
+            tracing::error!(hint = error.hint_text(), "pins were removed: {error}");
         }
     }
 
@@ -319,18 +328,28 @@ impl Guard {
         #[cfg(feature = "log")]
         running.generation.flush_log();
         if let Err(error) = running.shared.listen() {
-            tracing::error!("{error}");
+            tracing::warn!(hint = error.hint_text(), "refused frames are not sampled: {error}");
         }
         let now = SystemTime::now();
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
-            tracing::debug!(
-                source = event.source().map(|addr| std::net::IpAddr::from(addr).to_string()),
-                reason = event.verdict().map(|verdict| verdict.reason.name()),
-                destination = answers::port(event.protocol, event.port),
-                "refused"
-            );
         }
+    }
+
+    /// Tells the log what was refused since the last time, and what the log itself left out.
+    pub(super) async fn tell(&mut self) {
+        self.drain_events();
+        match self.stats().await {
+            Ok(stats) => {
+                let before = self.digested.as_ref();
+                if let Some(digest) = before.and_then(|before| Digest::between(before, &stats)) {
+                    digest.log();
+                }
+                self.digested = Some(stats);
+            }
+            Err(error) => tracing::warn!(hint = error.hint_text(), "{error}"),
+        }
+        self.wanted.log.tell();
     }
 
     fn load_files(&mut self) -> Result<(), Failure> {
@@ -394,7 +413,7 @@ impl Guard {
         };
         follow(&loaded.sources);
         if watched_since.is_some() && !loaded.report.diagnostics.is_empty() {
-            report::lint::explain(&loaded.report);
+            log_findings(&loaded.report);
         }
         let ready = self.compile(&loaded)?;
         self.problems.clear();
@@ -532,18 +551,18 @@ impl Guard {
                 .keep_members(&policy.members)
                 .and_then(|()| shared.set_generation(number, &hexadecimal(&policy.hash)));
             if let Err(error) = booked {
-                tracing::error!("{error}");
+                tracing::error!(hint = error.hint_text(), "{error}");
                 self.problems.push(error.to_string());
             }
             if self.links.is_empty() {
                 // Why, was said for each interface.
-                tracing::warn!(generation = number, "loaded, but on no interface");
+                tracing::error!(generation = number, "loaded, but on no interface");
                 return Ok(());
             }
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
-                policy = short(&policy.hash),
+                policy = hexadecimal(&policy.hash),
                 services = running.facts.services.len(),
                 "in force"
             );
@@ -575,8 +594,4 @@ pub(super) fn hexadecimal(hash: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
-}
-
-fn short(hash: &[u8; 32]) -> String {
-    hexadecimal(hash.get(..6).unwrap_or_default())
 }

@@ -150,7 +150,14 @@ impl Links {
         }
         // Said once, not every time that it is tried again.
         for (name, why) in &failed {
-            if self.failed.get(name) != Some(why) {
+            if self.failed.get(name) == Some(why) {
+                continue;
+            }
+            // What is not there, or only has another name, is not open.
+            let renamed = |guarded: &Guarded| guarded.name == *name && guarded.wanted_as.is_some();
+            if selection.missing.contains(name) || self.guarded.values().any(renamed) {
+                tracing::warn!(interface = name, "{why}");
+            } else {
                 tracing::error!(interface = name, "{why}");
             }
         }
@@ -177,7 +184,7 @@ impl Links {
                 link.forget()
             };
             if let Err(error) = ended {
-                tracing::error!(interface = name, "{error}");
+                tracing::error!(interface = name, hint = error.hint_text(), "{error}");
             }
         }
     }
@@ -284,7 +291,7 @@ impl Links {
             // One that moved to another namespace takes its program along; end that.
             let ended = if alive { link.detach() } else { link.forget() };
             if let Err(error) = ended {
-                tracing::error!(interface = name, "{error}");
+                tracing::error!(interface = name, hint = error.hint_text(), "{error}");
             }
             false
         });
@@ -312,7 +319,7 @@ impl Links {
                 shared.set_interface(device.index, &device.name, guarded.one_buffer)
             });
             if let Err(error) = moved {
-                tracing::error!(interface = device.name, "{error}");
+                tracing::error!(interface = device.name, hint = error.hint_text(), "{error}");
             }
         }
     }
@@ -330,7 +337,13 @@ impl Links {
             }
             match shared.set_interface(device.index, &guarded.name, one_buffer) {
                 Ok(()) => guarded.one_buffer = one_buffer,
-                Err(error) => tracing::error!(interface = guarded.name, "{error}"),
+                Err(error) => {
+                    tracing::error!(
+                        interface = guarded.name,
+                        hint = error.hint_text(),
+                        "a change of its MTU is not followed: {error}"
+                    );
+                }
             }
         }
     }
@@ -352,7 +365,11 @@ impl Links {
                     false
                 }
                 Err(error) => {
-                    tracing::error!(interface = name, "cannot be released: {error}");
+                    tracing::error!(
+                        interface = name,
+                        hint = error.hint_text(),
+                        "cannot be released: {error}"
+                    );
                     true
                 }
             }

@@ -6,6 +6,7 @@
 mod answers;
 mod check;
 pub mod client;
+mod digest;
 mod drift;
 pub mod facts;
 mod failure;
@@ -39,6 +40,7 @@ use crate::{
     cli::{DaemonArgs, ModeArg},
     exit::Exit,
     kernel::{error::KernelError, sys::Mode},
+    logs::Log,
     policy::compiled::Tunnels,
     report,
 };
@@ -49,11 +51,13 @@ const HEALTH: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often events are taken from the ring.
 const EVENTS: Duration = Duration::from_millis(200);
+/// How often it is told what was refused, and what was not written to the log.
+const DIGEST: Duration = Duration::from_mins(1);
 /// Requests that wait for the loop.
 const REQUESTS: usize = 64;
 
 /// Runs until a signal ends it. The guard outlives it.
-pub fn run(args: &DaemonArgs, tunnels: Tunnels) -> Exit {
+pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
     let mode = match args.mode {
         ModeArg::Native => AttachMode::Only(Mode::Native),
         ModeArg::Generic => AttachMode::Only(Mode::Generic),
@@ -70,19 +74,23 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels) -> Exit {
         interfaces: args.interfaces.clone(),
         mode,
         tunnels,
+        log: log.clone(),
     };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(guard_until_signal(args, wanted)),
         Err(error) => Err(Failure::System(KernelError::of("starting the daemon", error))),
     };
-    match result {
+    let exit = match result {
         Ok(()) => Exit::Yes,
         Err(failure) => {
             failure.explain();
             Exit::NoAnswer
         }
-    }
+    };
+    log.tell();
+    exit
 }
 
 async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
@@ -102,11 +110,12 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
         })?;
     }
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
-    let [mut files, mut health, mut events] = [watch::INTERVAL, HEALTH, EVENTS].map(|period| {
-        let mut interval = interval(period);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        interval
-    });
+    let [mut files, mut health, mut events, mut digest] = [watch::INTERVAL, HEALTH, EVENTS, DIGEST]
+        .map(|period| {
+            let mut interval = interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
     loop {
         tokio::select! {
             _ = files.tick() => {
@@ -115,6 +124,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             }
             _ = health.tick() => guard.look().await,
             _ = events.tick() => guard.drain_events(),
+            _ = digest.tick() => guard.tell().await,
             woken = guard.woken() => match woken {
                 Woken::Devices => {
                     tokio::time::sleep(SETTLE).await;

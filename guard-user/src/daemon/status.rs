@@ -59,6 +59,7 @@ impl Guard {
             manifest: self.wanted.manifest.display().to_string(),
             source: self.source(),
             tunnels: interfaces::describe_tunnels(devices),
+            log: self.wanted.log.missing().into(),
             problems: [&self.outdated[..], &self.lasting].concat(),
             ..Status::default()
         };

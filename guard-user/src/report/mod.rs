@@ -26,6 +26,14 @@ pub fn talk(message: impl Display) {
     let _ = writeln!(io::stderr(), "{message}");
 }
 
+/// Writes a part of a text that talks, as it is.
+///
+/// # Errors
+/// Standard error takes no more.
+pub fn talk_part(part: &[u8]) -> io::Result<()> {
+    io::stderr().write_all(part)
+}
+
 /// Says why there is no answer. `{:#}` of an [`anyhow::Error`] is its whole chain.
 pub fn error(message: impl Display) {
     talk(format_args!("error: {message}"));

@@ -267,7 +267,9 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::view::{Events, LoadStatus, LogStatus, OpenPorts, ServiceStatus};
+    use crate::daemon::view::{
+        Events, LoadStatus, LogStatus, OpenPorts, ServiceStatus, SourceStatus,
+    };
 
     fn interface(name: &str, state: &str) -> InterfaceStatus {
         InterfaceStatus { name: name.to_owned(), state: state.to_owned(), ..Default::default() }
@@ -393,7 +395,7 @@ open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
         let mut status = guarded();
         status.daemon = false;
         status.enforcing = false;
-        status.source = crate::daemon::view::SourceStatus::default();
+        status.source = SourceStatus::default();
         status.services.clear();
         assert_eq!(
             text(&status),

@@ -147,14 +147,19 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
 
 /// Shows the findings with their source on standard error, for verbs that have another answer.
 pub fn explain(findings: &Report) {
-    let text = full::render(findings, false);
-    if let Some(text) = text.strip_suffix('\n') {
-        report::talk(text);
-    }
+    report::talk(explained(findings));
+}
+
+/// The findings with their source, for people; without colour, and without a line break at the end.
+pub fn explained(findings: &Report) -> String {
+    let mut text = full::render(findings, false);
     let hidden = findings.hidden();
     if hidden > 0 {
-        report::talk(format_args!("and {hidden} more, not shown"));
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "and {hidden} more, not shown");
     }
+    text.truncate(text.trim_end_matches('\n').len());
+    text
 }
 
 /// Says that a file cannot be used, and why, for verbs that have another answer.

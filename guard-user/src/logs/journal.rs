@@ -1,0 +1,154 @@
+//! The journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): a datagram of fields
+//! for each record.
+//!
+//! By hand, because `tracing-journald` waits for a journal that stands still, and a guard must not;
+//! and because it sends what it is given, unescaped and of any length.
+
+use std::{
+    io,
+    os::{fd::AsFd as _, unix::net::UnixDatagram},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use tracing::Level;
+
+use super::{Patience, record::Record};
+
+/// Where the journal listens.
+pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// Name under which records are found: `journalctl -t trainguard`.
+const IDENTIFIER: &str = "trainguard";
+
+/// A connection to the journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    /// Connected, because only then it tells whether there is room.
+    socket: Mutex<UnixDatagram>,
+    path: PathBuf,
+    patience: Patience,
+}
+
+impl Journal {
+    /// Opens it. Fails if nobody listens there.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            socket: Mutex::new(connect(path)?),
+            path: path.to_owned(),
+            patience: Patience::default(),
+        })
+    }
+
+    /// Writes a record; false if the journal does not take it at once.
+    pub(super) fn write(&self, record: &Record) -> bool {
+        let datagram = datagram(record);
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sent = socket.send(&datagram);
+        match &sent {
+            Ok(_) => self.patience.renew(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if self.patience.has_room(socket.as_fd()) {
+                    sent = socket.send(&datagram);
+                }
+            }
+            // A journal that was restarted has another socket there.
+            Err(_) => {
+                if let Ok(restarted) = connect(&self.path) {
+                    *socket = restarted;
+                    sent = socket.send(&datagram);
+                }
+            }
+        }
+        sent.is_ok()
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(path)?;
+    Ok(socket)
+}
+
+fn datagram(record: &Record) -> Vec<u8> {
+    let mut datagram = Vec::with_capacity(1024);
+    put(&mut datagram, "MESSAGE", &record.text());
+    put(&mut datagram, "PRIORITY", priority(record.level));
+    put(&mut datagram, "SYSLOG_IDENTIFIER", IDENTIFIER);
+    if let Some((file, line)) = record.place {
+        put(&mut datagram, "CODE_FILE", file);
+        put(&mut datagram, "CODE_LINE", &line.to_string());
+    }
+    if let Some(hint) = &record.hint {
+        put(&mut datagram, "TRAINGUARD_HINT", hint);
+    }
+    for (name, value) in &record.fields {
+        put(&mut datagram, &field_name(name), value);
+    }
+    datagram
+}
+
+/// Priorities of syslog(3), by what has to be done.
+pub(super) fn priority(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "3",
+        Level::WARN => "4",
+        Level::INFO => "6",
+        _ => "7",
+    }
+}
+
+/// The journal takes capital letters, digits and underscores.
+fn field_name(name: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("TRAINGUARD_{}", name.chars().map(allowed).collect::<String>())
+}
+
+fn put(datagram: &mut Vec<u8>, name: &str, value: &str) {
+    datagram.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        // A value with lines has its length in front, so that no line of it is taken for a field.
+        let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
+        datagram.push(b'\n');
+        datagram.extend_from_slice(&length.to_le_bytes());
+    } else {
+        datagram.push(b'=');
+    }
+    datagram.extend_from_slice(value.as_bytes());
+    datagram.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_a_datagram_of_fields() {
+        let mut record = Record::new(Level::ERROR, "not guarded".to_owned());
+        record.fields = vec![("interface", "eth0".to_owned()), ("top.source", "a b".to_owned())];
+        record.place = Some(("a.rs", 7));
+        let expected = "MESSAGE=not guarded interface=eth0 top.source=\"a b\"\nPRIORITY=3\n\
+                        SYSLOG_IDENTIFIER=trainguard\nCODE_FILE=a.rs\nCODE_LINE=7\n\
+                        TRAINGUARD_INTERFACE=eth0\nTRAINGUARD_TOP_SOURCE=a b\n";
+        assert_eq!(String::from_utf8_lossy(&datagram(&record)), expected);
+    }
+
+    #[test]
+    fn no_line_of_a_message_becomes_a_field() {
+        let mut record = Record::new(Level::INFO, "one\nPRIORITY=0".to_owned());
+        record.hint = Some("two".to_owned());
+        let datagram = datagram(&record);
+        let message = b"one\nPRIORITY=0\nhint: two";
+        let mut begin = b"MESSAGE\n".to_vec();
+        begin.extend_from_slice(&(message.len() as u64).to_le_bytes());
+        begin.extend_from_slice(message);
+        assert!(datagram.starts_with(&begin));
+    }
+
+    #[test]
+    fn without_a_journal_there_is_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(Journal::open(&dir.path().join("socket")).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! How often one place in the code may speak.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::{Level, callsite::Identifier};
+
+use super::record::Record;
+
+/// Records of one place in the code within a minute.
+pub(super) const PER_MINUTE: u32 = 20;
+const MINUTE: Duration = Duration::from_mins(1);
+/// Characters of the last record that was not written.
+const SHOWN: usize = 200;
+
+/// What each place has said. As many entries as there are places, so the memory is bounded.
+#[derive(Debug, Default)]
+pub(super) struct Limits(Mutex<HashMap<Identifier, Place>>);
+
+#[derive(Debug)]
+struct Place {
+    since: Instant,
+    written: u32,
+    suppressed: u64,
+    last: Option<(Level, String)>,
+}
+
+impl Limits {
+    /// Whether a record of this place may be written; counted if not.
+    pub(super) fn admit(&self, place: Identifier, record: &Record) -> bool {
+        self.admit_at(Instant::now(), place, record)
+    }
+
+    fn admit_at(&self, now: Instant, place: Identifier, record: &Record) -> bool {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Place { since: now, written: 0, suppressed: 0, last: None };
+        let place = places.entry(place).or_insert_with(fresh);
+        if now.duration_since(place.since) >= MINUTE {
+            place.since = now;
+            place.written = 0;
+        }
+        if place.written < PER_MINUTE {
+            place.written += 1;
+            return true;
+        }
+        place.suppressed += 1;
+        let first_line = record.message.lines().next().unwrap_or_default();
+        place.last = Some((record.level, first_line.chars().take(SHOWN).collect()));
+        false
+    }
+
+    /// A record for each place that was silenced since the last call.
+    pub(super) fn take_suppressed(&self) -> Vec<Record> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = places.values_mut().filter_map(|place| {
+            let count = std::mem::take(&mut place.suppressed);
+            let (level, last) = place.last.take()?;
+            let message = format!("{count} more like this were not written; the last was: {last}");
+            Some(Record::new(level, message))
+        });
+        told.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Callsite as _, callsite::DefaultCallsite};
+
+    use super::*;
+
+    #[test]
+    fn a_place_may_speak_again_in_the_next_minute() {
+        static CALLSITE: DefaultCallsite = {
+            static METADATA: tracing::Metadata<'static> = tracing::Metadata::new(
+                "a test",
+                "a test",
+                Level::INFO,
+                None,
+                None,
+                None,
+                tracing::field::FieldSet::new(&[], Identifier(&CALLSITE)),
+                tracing::metadata::Kind::EVENT,
+            );
+            DefaultCallsite::new(&METADATA)
+        };
+        let place = || CALLSITE.metadata().callsite();
+        let limits = Limits::default();
+        let start = Instant::now();
+        let record = Record::new(Level::INFO, "said".to_owned());
+        let written =
+            |at: Instant| (0..100).filter(|_| limits.admit_at(at, place(), &record)).count();
+        assert_eq!(written(start), PER_MINUTE as usize);
+        assert_eq!(written(start + MINUTE / 2), 0);
+        assert_eq!(written(start + MINUTE), PER_MINUTE as usize);
+        let told = limits.take_suppressed();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].message.starts_with("260 more like this"), "{told:?}");
+        assert!(limits.take_suppressed().is_empty());
+    }
+}

@@ -1,0 +1,307 @@
+//! What the daemon says of itself: to the journal with fields when its standard error is connected
+//! to it, else as readable text.
+//!
+//! A log is no lock: whoever does not take a record in time loses it, and the guard goes on. What
+//! is repeated is written a few times a minute and then only counted. No byte from outside gets
+//! through unescaped, and no record is longer than its bound.
+//!
+//! Levels tell consequences. `ERROR`: somebody must act, or the node is not guarded as wanted.
+//! `WARN`: somebody may have to. `INFO`: what happens in the life of a guard. `DEBUG` and `TRACE`
+//! are for development, and are neither limited nor written unless asked for.
+
+mod journal;
+mod limits;
+mod record;
+mod text;
+
+use std::{
+    io::{self, IsTerminal as _},
+    os::fd::BorrowedFd,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::stat::fstat,
+};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    layer::{Context, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
+
+use self::{journal::Journal, limits::Limits, record::Record, text::Text};
+
+/// Target of records that are whole pages, such as findings with their source: their lines stay
+/// lines, so whoever writes one escapes what comes from outside.
+pub const PAGE: &str = "trainguard::page";
+
+/// Where records go.
+#[derive(Debug)]
+enum Sink {
+    Journal(Journal),
+    Text(Text),
+}
+
+/// The log of this process.
+#[derive(Debug, Clone)]
+pub struct Log(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sink: Sink,
+    limits: Limits,
+    suppressed: AtomicU64,
+    lost: AtomicU64,
+    /// Lost records of which nobody was told yet.
+    untold: AtomicU64,
+}
+
+/// Records that were not written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// They were repeated too often.
+    pub suppressed: u64,
+    /// Nobody took them.
+    pub lost: u64,
+}
+
+impl Log {
+    /// Sets up logging for this process: to the journal, or as text on standard error. To be called
+    /// once.
+    pub fn start(filter: EnvFilter) -> Self {
+        let (sink, unreachable) = if stderr_is_journal() {
+            match Journal::open(Path::new(journal::SOCKET)) {
+                Ok(journal) => (Sink::Journal(journal), None),
+                Err(error) => (Sink::Text(Text::for_journal()), Some(error)),
+            }
+        } else {
+            (Sink::Text(Text::new(io::stderr().is_terminal())), None)
+        };
+        let log = Self::to(sink);
+        tracing_subscriber::registry().with(filter).with(log.clone()).init();
+        if let Some(error) = unreachable {
+            tracing::warn!(
+                socket = journal::SOCKET,
+                "the journal cannot be reached, so records have no fields: {error}"
+            );
+        }
+        log
+    }
+
+    fn to(sink: Sink) -> Self {
+        Self(Arc::new(Inner {
+            sink,
+            limits: Limits::default(),
+            suppressed: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
+        }))
+    }
+
+    /// Tells of what was not written since the last call: a record for each place in the code. To
+    /// be called once a minute, and at the end.
+    pub fn tell(&self) {
+        for suppressed in self.0.limits.take_suppressed() {
+            self.write(&suppressed);
+        }
+        let untold = self.0.untold.swap(0, Ordering::Relaxed);
+        if untold > 0 {
+            let message = format!("{untold} log records were lost: nobody took them");
+            self.write(&Record::new(Level::WARN, message));
+        }
+    }
+
+    /// What was not written since the start.
+    pub fn missing(&self) -> Missing {
+        Missing {
+            suppressed: self.0.suppressed.load(Ordering::Relaxed),
+            lost: self.0.lost.load(Ordering::Relaxed),
+        }
+    }
+
+    fn write(&self, record: &Record) {
+        let taken = match &self.0.sink {
+            Sink::Journal(journal) => journal.write(record),
+            Sink::Text(text) => text.write(record),
+        };
+        if !taken {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+            self.0.untold.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let metadata = event.metadata();
+        let limited = *metadata.level() <= Level::INFO;
+        let record = Record::of(event);
+        if limited && !self.0.limits.admit(metadata.callsite(), &record) {
+            self.0.suppressed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.write(&record);
+    }
+}
+
+/// Whether standard error is the stream that the service manager has connected to the journal.
+fn stderr_is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    fstat(io::stderr()).is_ok_and(|file| is_stream(&stream, file.st_dev, file.st_ino))
+}
+
+/// Whether a value of `JOURNAL_STREAM` (systemd.exec(5)) names this file.
+fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
+    let numbers = stream.split_once(':');
+    let parsed = numbers.and_then(|(device, inode)| {
+        Some((device.parse::<u64>().ok()?, inode.parse::<u64>().ok()?))
+    });
+    parsed == Some((device, inode))
+}
+
+/// Waits until somebody who takes records makes room; for some time the first time, then not any
+/// more until there is room again.
+#[derive(Debug, Default)]
+struct Patience {
+    stuck: AtomicBool,
+}
+
+impl Patience {
+    /// Milliseconds that there are to make room.
+    const MS: u8 = 50;
+
+    /// There is room again.
+    fn renew(&self) {
+        self.stuck.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether there is room.
+    fn has_room(&self, file: BorrowedFd<'_>) -> bool {
+        let most = if self.stuck.load(Ordering::Relaxed) { 0 } else { Self::MS };
+        let mut files = [PollFd::new(file, PollFlags::POLLOUT)];
+        // What cannot be asked is tried.
+        let stuck = poll(&mut files, PollTimeout::from(most)).is_ok_and(|ready| ready == 0);
+        self.stuck.store(stuck, Ordering::Relaxed);
+        !stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixDatagram, thread};
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[test]
+    fn only_the_very_stream_is_the_journal() {
+        assert!(is_stream("8:123", 8, 123));
+        for other in ["", "8", "8:", ":123", "8:124", "9:123", "8:123:1", "0x8:123", "8 :123"] {
+            assert!(!is_stream(other, 8, 123), "{other}");
+        }
+    }
+
+    /// What arrives in a fake journal while something is logged.
+    fn logged(work: impl FnOnce(&Log)) -> (Vec<String>, Missing) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let journal = UnixDatagram::bind(&path).expect("a socket");
+        let reader = thread::spawn(move || {
+            let mut records = Vec::new();
+            let mut datagram = vec![0; 1 << 16];
+            loop {
+                let length = journal.recv(&mut datagram).expect("a datagram");
+                match &datagram[..length] {
+                    b"END" => return records,
+                    b"" => {}
+                    record => records.push(String::from_utf8_lossy(record).into_owned()),
+                }
+            }
+        });
+        let log = Log::to(Sink::Journal(Journal::open(&path).expect("the journal")));
+        with_default(tracing_subscriber::registry().with(log.clone()), || work(&log));
+        let end = UnixDatagram::unbound().expect("a socket");
+        end.send_to(b"END", &path).expect("the end");
+        (reader.join().expect("the records"), log.missing())
+    }
+
+    #[test]
+    fn what_is_repeated_is_written_a_few_times_and_then_counted() {
+        let (records, missing) = logged(|log| {
+            for number in 0..1000 {
+                tracing::error!(number, "flapping");
+                if number % 500 == 0 {
+                    tracing::info!("seldom");
+                }
+            }
+            log.tell();
+            log.tell();
+        });
+        let of = |what: &str| records.iter().filter(|record| record.contains(what)).count();
+        let told = records.iter().filter(|record| record.contains("more like"));
+        let told: Vec<&String> = told.collect();
+        assert_eq!(of("flapping"), limits::PER_MINUTE as usize + 1, "and once as told");
+        assert_eq!(of("seldom"), 2, "another place in the code is not concerned");
+        assert_eq!(missing.suppressed, 1000 - u64::from(limits::PER_MINUTE));
+        let suppressed = format!("{} more like this", missing.suppressed);
+        assert!(told.len() == 1 && told[0].contains(&suppressed), "{told:?}");
+    }
+
+    #[test]
+    fn a_journal_that_stands_still_blocks_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let _full = UnixDatagram::bind(&path).expect("a socket");
+        let log = Log::to(Sink::Journal(Journal::open(&path).expect("the journal")));
+        with_default(tracing_subscriber::registry().with(log.clone()), || {
+            for _ in 0..10_000 {
+                tracing::debug!("not limited, and nobody reads");
+            }
+        });
+        assert!(log.missing().lost > 0);
+    }
+
+    #[test]
+    fn a_journal_that_was_restarted_is_found_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let first = drop_and_bind(&path);
+        let journal = Journal::open(&path).expect("the journal");
+        let record = Record::new(Level::INFO, "said".to_owned());
+        assert!(journal.write(&record));
+        drop(first);
+        assert!(!journal.write(&record), "nobody listens");
+        let second = drop_and_bind(&path);
+        assert!(journal.write(&record));
+        let mut datagram = vec![0; 1 << 10];
+        while second.recv(&mut datagram).expect("a datagram") == 0 {}
+        assert!(datagram.starts_with(b"MESSAGE=said\n"));
+    }
+
+    fn drop_and_bind(path: &Path) -> UnixDatagram {
+        let _ = std::fs::remove_file(path);
+        UnixDatagram::bind(path).expect("a socket")
+    }
+
+    #[test]
+    fn nothing_from_outside_gets_through_as_it_is() {
+        let (records, _) = logged(|_| {
+            let name = "eth\u{1b}[31m0\nMESSAGE=forged\u{202e}";
+            tracing::warn!(interface = name, "was called `{name}`");
+            tracing::info!(interface = "x".repeat(100_000), "{}", "long ".repeat(100_000));
+        });
+        let [first, second] = &records[..] else { panic!("{records:?}") };
+        for harmful in ["\u{1b}", "\u{202e}", "\nMESSAGE=forged"] {
+            assert!(!first.contains(harmful), "{first:?}");
+        }
+        assert!(first.contains("TRAINGUARD_INTERFACE=eth\\u{1b}[31m0\\nMESSAGE=forged"), "{first}");
+        assert!(second.len() < 4096, "{} bytes", second.len());
+    }
+}

@@ -1,0 +1,106 @@
+//! Records as text on standard error. A record begins at the first column; its further lines are
+//! indented, so none of them looks like a record.
+
+use std::{io, os::fd::AsFd as _, time::SystemTime};
+
+use tracing::Level;
+
+use super::{Patience, journal, record::Record};
+use crate::report;
+
+/// Bytes that a pipe with room takes without blocking (`PIPE_BUF`).
+const PART: usize = 4096;
+
+/// How records are written.
+#[derive(Debug)]
+pub(super) struct Text {
+    form: Form,
+    patience: Patience,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// For a terminal.
+    Colour,
+    Plain,
+    /// For a journal that reads standard error: it has times of its own, and a priority in front of
+    /// each line makes it that line's (sd-daemon(3)).
+    Prefixed,
+}
+
+impl Text {
+    /// For a terminal, or for whoever reads.
+    pub(super) fn new(terminal: bool) -> Self {
+        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            form: if colour { Form::Colour } else { Form::Plain },
+            patience: Patience::default(),
+        }
+    }
+
+    /// For a journal that reads standard error.
+    pub(super) fn for_journal() -> Self {
+        Self { form: Form::Prefixed, patience: Patience::default() }
+    }
+
+    /// Writes a record; false if standard error does not take it.
+    pub(super) fn write(&self, record: &Record) -> bool {
+        let text = render(record, self.form, SystemTime::now()) + "\n";
+        let stderr = io::stderr();
+        text.as_bytes()
+            .chunks(PART)
+            .all(|part| self.patience.has_room(stderr.as_fd()) && report::talk_part(part).is_ok())
+    }
+}
+
+fn render(record: &Record, form: Form, now: SystemTime) -> String {
+    let text = record.text();
+    if form == Form::Prefixed {
+        let prefix = format!("<{}>", journal::priority(record.level));
+        let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}")).collect();
+        return lines.join("\n");
+    }
+    // Empty lines stay empty.
+    let text = text.replace('\n', "\n    ").replace("\n    \n", "\n\n");
+    let (name, colour) = match record.level {
+        Level::ERROR => ("ERROR", "31"),
+        Level::WARN => ("WARN", "33"),
+        Level::INFO => ("INFO", "32"),
+        Level::DEBUG => ("DEBUG", "34"),
+        Level::TRACE => ("TRACE", "35"),
+    };
+    let time = humantime::format_rfc3339_millis(now);
+    if form == Form::Colour {
+        format!("{time} \u{1b}[{colour}m{name:>5}\u{1b}[0m {text}")
+    } else {
+        format!("{time} {name:>5} {text}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let mut record = Record::new(Level::WARN, "one\ntwo".to_owned());
+        record.hint = Some("three".to_owned());
+        record
+    }
+
+    #[test]
+    fn a_further_line_is_no_record() {
+        let text = render(&record(), Form::Plain, SystemTime::UNIX_EPOCH);
+        assert_eq!(text, "1970-01-01T00:00:00.000Z  WARN one\n    two\n    hint: three");
+        let text = render(&record(), Form::Colour, SystemTime::UNIX_EPOCH);
+        assert!(
+            text.starts_with("1970-01-01T00:00:00.000Z \u{1b}[33m WARN\u{1b}[0m one"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_journal_that_reads_text_is_told_the_priority_of_each_line() {
+        let text = render(&record(), Form::Prefixed, SystemTime::UNIX_EPOCH);
+        assert_eq!(text, "<4>one\n<4>two\n<4>hint: three");
+    }
+}

@@ -1,0 +1,271 @@
+//! What the daemon writes to its log: bounded whatever happens, to the journal with fields, and
+//! never waiting for a reader.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::MetadataExt as _,
+        net::{UnixDatagram, UnixStream},
+    },
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya_obj::Object;
+use guard_common::names;
+use guard_tests::{
+    node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
+    skip,
+};
+use guard_user::object::kernel_object;
+use serde_json::Value;
+
+/// Records of one place in the code within a minute, and as many in the next one.
+const MOST: usize = 2 * 20;
+
+/// A daemon of this test that is not started by the node.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the node's daemon behind a shell script, in a mount namespace of its own whose `/run` is
+/// empty. The script ends in `exec "$@"`.
+fn start(node: &Node, script: &str, stderr: Stdio) -> Daemon {
+    let whole = node.daemon_command(&[]);
+    let words: Vec<_> = whole.get_args().collect();
+    let mut command = Command::new("ip");
+    // `ip netns exec NAMESPACE`, then what is to be run there.
+    command.args(&words[..3]).args(["unshare", "--mount", "sh", "-ec"]);
+    command.arg(format!("mount -t tmpfs tmpfs /run; {script}")).arg("sh").args(&words[3..]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    Daemon(command.spawn().expect("the daemon starts"))
+}
+
+fn lines(log: &str, said: &str) -> usize {
+    log.lines().filter(|line| line.contains(said)).count()
+}
+
+#[test]
+fn whatever_is_repeated_the_log_stays_short() {
+    let Some(mut node) = Node::new("logs/short") else { return };
+    node.add_link("eth1");
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, \"eth1*\"]"));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    for round in 0..10_000 {
+        let mut stream = UnixStream::connect(node.path("run/control.sock")).expect("a socket");
+        if round % 100 == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+        }
+    }
+    // A file that is wrong in another way each time, loaded whether it has changed or not.
+    let failures = |node: &Node| {
+        let mut stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let name = "trainguard_policy_loads_total{result=\"failure\"} ";
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)).expect("a counter");
+        line.parse::<u64>().expect("a number")
+    };
+    let deadline = Instant::now() + PATIENCE * 2;
+    let mut round = 0;
+    while failures(&node) < 60 {
+        round += 1;
+        node.write("policy.yaml", &format!("not{round}: \"\u{1b}[31m ours\"\n"));
+        node.signal("HUP");
+        thread::sleep(Duration::from_millis(10));
+        assert!(Instant::now() < deadline, "{} loads", failures(&node));
+    }
+    let names = ["eth1", "eth1b"];
+    for round in 0..60 {
+        node.ip(&["link", "set", names[round % 2], "name", names[(round + 1) % 2]]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    let status = node.wait("answering", |status| status["log"]["suppressed"].as_u64() > Some(9000));
+    assert_eq!(status["enforcing"], true);
+    let log = node.log();
+    for said in ["control connection", "not loaded; the running", "was called", "not0"] {
+        assert!(lines(&log, said) <= MOST, "{said}: {} lines", lines(&log, said));
+    }
+    assert!(lines(&log, "control connection") >= 20, "{log}");
+    assert!(log.len() < 200_000, "{} bytes", log.len());
+    assert!(!log.contains('\u{1b}'), "escapes of a file");
+    // At the end at the latest it is told what was left out.
+    node.signal("TERM");
+    let log = node.log();
+    assert!(lines(&log, "more like this were not written; the last was: control") >= 1, "{log}");
+    node.assert_guarded();
+}
+
+/// The fields of a datagram of the journal.
+fn fields(datagram: &[u8]) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n').expect("a line");
+        let (line, after) = (&rest[..end], &rest[end + 1..]);
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        if let Some(equals) = line.iter().position(|byte| *byte == b'=') {
+            fields.push((text(&line[..equals]), text(&line[equals + 1..])));
+            rest = after;
+        } else {
+            let length = u64::from_le_bytes(after[..8].try_into().expect("a length"));
+            let value = &after[8..8 + usize::try_from(length).expect("a length")];
+            fields.push((text(line), text(value)));
+            rest = &after[8 + value.len() + 1..];
+        }
+    }
+    fields
+}
+
+/// The next record whose message contains this.
+fn record(journal: &UnixDatagram, said: &str) -> Vec<(String, String)> {
+    let mut datagram = vec![0; 1 << 16];
+    loop {
+        let length = journal.recv(&mut datagram).unwrap_or_else(|error| panic!("{said}: {error}"));
+        let fields = fields(&datagram[..length]);
+        if fields.iter().any(|(name, value)| name == "MESSAGE" && value.contains(said)) {
+            return fields;
+        }
+    }
+}
+
+fn of<'a>(record: &'a [(String, String)], field: &str) -> &'a str {
+    let found = record.iter().find(|(name, _)| name == field);
+    found.map_or("", |(_, value)| value.as_str())
+}
+
+/// The value of `JOURNAL_STREAM` for a file.
+fn stream_of(file: &File) -> String {
+    let metadata = file.metadata().expect("metadata");
+    format!("JOURNAL_STREAM={}:{}", metadata.dev(), metadata.ino())
+}
+
+#[test]
+fn a_journal_gets_records_with_fields_and_priorities() {
+    let Some(node) = Node::new("logs/journal") else { return };
+    let socket = node.path("journal");
+    let journal = UnixDatagram::bind(&socket).expect("a socket");
+    journal.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let stderr = File::create(node.path("log")).expect("a log");
+    let script = format!(
+        "mkdir -p /run/systemd/journal; ln -s {} /run/systemd/journal/socket; export {}; exec \"$@\"",
+        socket.display(),
+        stream_of(&stderr)
+    );
+    let _daemon = start(&node, &script, stderr.into());
+    let guarded = record(&journal, "guarded");
+    for (field, value) in [
+        ("MESSAGE", "guarded interface=eth0 mode=native"),
+        ("PRIORITY", "6"),
+        ("SYSLOG_IDENTIFIER", "trainguard"),
+        ("TRAINGUARD_INTERFACE", "eth0"),
+        ("TRAINGUARD_MODE", "native"),
+    ] {
+        assert_eq!(of(&guarded, field), value);
+    }
+    let in_force = record(&journal, "in force");
+    assert_eq!(of(&in_force, "TRAINGUARD_GENERATION"), "1");
+    assert_eq!(of(&in_force, "TRAINGUARD_NODE"), "node");
+    assert_eq!(of(&in_force, "TRAINGUARD_POLICY").len(), 64);
+    // Findings with their source are one record, and what they quote is not in force of anything.
+    let harmful = "\"\u{7f}PRIORITY=0\"";
+    node.write("policy.yaml", &POLICY.replace("mode: enforce", &format!("mode: {harmful}")));
+    let page = record(&journal, "policy.yaml:");
+    assert_eq!(of(&page, "PRIORITY"), "3");
+    let text = of(&page, "MESSAGE");
+    assert!(text.lines().count() > 3 && text.contains("error["), "{text}");
+    assert!(!text.contains('\u{7f}'), "{text:?}");
+    let kept = record(&journal, "not loaded");
+    assert_eq!((of(&kept, "PRIORITY"), of(&kept, "TRAINGUARD_GENERATION")), ("3", "1"));
+    assert_eq!(node.log(), "", "nothing on standard error");
+    let exit = node.trainguard(&["detach"]).output().expect("detach");
+    assert!(exit.status.success());
+    assert_eq!(of(&record(&journal, "detached"), "PRIORITY"), "4");
+    // The journal stands still: the daemon does not, and says what was lost.
+    node.write("policy.yaml", POLICY);
+    for round in 0..200 {
+        node.write("policy.yaml", &format!("not{round}: ours\n"));
+        if node.wait("answering", |_| true)["log"]["lost"].as_u64() > Some(0) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(300));
+    }
+    panic!("a journal of ten records is never full");
+}
+
+#[test]
+fn without_a_journal_text_has_priorities_and_says_why() {
+    let Some(node) = Node::new("logs/no-journal") else { return };
+    let stderr = File::create(node.path("log")).expect("a log");
+    let script = format!("export {}; exec \"$@\"", stream_of(&stderr));
+    let _daemon = start(&node, &script, stderr.into());
+    node.wait("enforcing", enforcing);
+    let log = node.log();
+    assert_eq!(lines(&log, "the journal cannot be reached"), 1, "{log}");
+    assert!(log.lines().all(|line| line.starts_with("<4>") || line.starts_with("<6>")), "{log}");
+    assert!(log.contains("<6>guarded interface=eth0 mode=native\n"), "{log}");
+}
+
+#[test]
+fn another_stream_than_the_journal_gets_text_with_times() {
+    let Some(node) = Node::new("logs/other") else { return };
+    let stderr = File::create(node.path("log")).expect("a log");
+    let script = format!("export {}9; exec \"$@\"", stream_of(&stderr));
+    let _daemon = start(&node, &script, stderr.into());
+    node.wait("enforcing", enforcing);
+    let log = node.log();
+    assert!(log.lines().all(|line| line.starts_with("20") && line.contains("Z  INFO ")), "{log}");
+}
+
+#[test]
+fn nobody_who_does_not_read_stops_the_guard() {
+    let Some(node) = Node::new("logs/pipe") else { return };
+    let mut daemon = start(&node, "export TRAINGUARD_LOG=trace; exec \"$@\"", Stdio::piped());
+    let unread = daemon.0.stderr.take().expect("a pipe");
+    let deadline = Instant::now() + PATIENCE;
+    while node.status().is_none() {
+        assert!(Instant::now() < deadline, "the daemon does not answer");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // More than the pipe holds.
+    let mut generation = 1;
+    let lost = |status: &Value| status["log"]["lost"].as_u64() > Some(100);
+    while !lost(&node.wait("answering", |_| true)) {
+        generation += 1;
+        let role = if generation % 2 == 0 { "[scheduler]" } else { "[worker]" };
+        node.write("policy.yaml", &POLICY.replace("[worker]", role));
+        node.wait("the next one", |status| status["generation"] == generation);
+        assert!(generation < 1000, "a pipe that nobody reads is never full");
+    }
+    node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
+    let status = node.wait("the next one", |status| status["generation"] == generation + 1);
+    assert_eq!(status["enforcing"], true);
+    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(node.answers(MEMBER[0], PORT));
+    drop(unread);
+}
+
+/// A log line for each verdict costs more than the verdict.
+#[test]
+fn the_kernel_object_that_ships_has_no_log() {
+    if skip::kernel("logs/object").is_none() {
+        return;
+    }
+    let object = Object::parse(kernel_object().expect("an object")).expect("an object of ours");
+    let maps: Vec<&String> = object.maps.keys().collect();
+    assert!(object.maps.contains_key(names::MAP_COUNTERS), "{maps:?}");
+    // Where aya-log writes is called `AYA_LOGS`.
+    assert!(!maps.iter().any(|name| name.to_lowercase().contains("log")), "{maps:?}");
+}
