@@ -1,6 +1,9 @@
 //! What can be typed. Types only: what it means is decided in [`crate::commands`].
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
+#[cfg(feature = "daemon")]
+mod events;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
@@ -9,6 +12,9 @@ use crate::{
     init::profiles,
     policy::{compiled::Tunnels, diagnostic::Code},
 };
+
+#[cfg(feature = "daemon")]
+pub use self::events::{Colour, EventsArgs, EventsFormat};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -50,6 +56,9 @@ pub enum Verb {
     /// Show what passed and what was dropped
     #[cfg(feature = "daemon")]
     Stats(StatsArgs),
+    /// Show refused packets and other events as they happen, or which member is missing
+    #[cfg(feature = "daemon")]
+    Events(EventsArgs),
     /// Take the guard off the interfaces; works without the daemon
     #[cfg(feature = "daemon")]
     Detach(DetachArgs),
@@ -298,7 +307,8 @@ pub struct ReplayArgs {
     /// Whose policy.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// A capture of Ethernet frames, pcap or pcapng; `-` is standard input
+    /// A capture of Ethernet frames, pcap or pcapng, or what `events` prints into a pipe; `-` is
+    /// standard input
     #[arg(value_name = "FILE")]
     pub capture: PathBuf,
     /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)

@@ -5,6 +5,8 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod detach;
 pub mod diff;
+#[cfg(feature = "daemon")]
+pub mod events;
 pub mod explain;
 pub mod init;
 mod inputs;
@@ -45,6 +47,8 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Status(args) => status::run(args),
         #[cfg(feature = "daemon")]
         Verb::Stats(args) => stats::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Events(args) => events::run(args),
         #[cfg(feature = "daemon")]
         Verb::Detach(args) => detach::run(args),
         Verb::Init(args) => init::run(args),

@@ -16,14 +16,17 @@ use super::{
     answers,
     failure::Failure,
     interfaces::{self, Selection},
+    journal::{Journal, Names},
     links::{AttachMode, Links},
     metrics::Loads,
     state::State,
+    strangers::Neighbourhood,
     top::TopSources,
     view::{ServiceStatus, TableStatus},
     watch::Watch,
 };
 use crate::{
+    event::{self, Policy},
     kernel::{
         error::KernelError,
         generation::{Generation, Maps, Options, require_kernel_object},
@@ -42,6 +45,9 @@ use crate::{
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
+
+/// Lines of what is wrong with files that an event tells.
+const NOTED_LINES: usize = 5;
 
 const NAME_AN_INTERFACE: &str =
     "name one that exists, in `interfaces` of the manifest or by --interface";
@@ -76,6 +82,8 @@ pub(super) struct Facts {
     pub(super) patterns: Vec<String>,
     pub(super) services: BTreeMap<u8, ServiceStatus>,
     pub(super) names: Vec<(Addr, String)>,
+    /// Taken by [`Journal::strangers`].
+    near: Neighbourhood,
     pub(super) tables: TableStatus,
 }
 
@@ -109,6 +117,7 @@ pub(super) struct Guard {
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
+    pub(super) journal: Journal,
     pub(super) loads: Loads,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
@@ -189,6 +198,7 @@ impl Guard {
             lasting,
             problems: Vec::new(),
             top: TopSources::default(),
+            journal: Journal::new(SystemTime::now()),
         };
         match guard.load_files() {
             Ok(()) => {}
@@ -196,6 +206,7 @@ impl Guard {
             Err(failure @ Failure::System(_)) => return Err(failure),
             Err(failure) => {
                 failure.explain();
+                guard.note_policy("refused", &failure.lines());
                 guard.load_last_good(&failure)?;
             }
         }
@@ -208,6 +219,7 @@ impl Guard {
             return Err(Failure::Unfit(format!("no interface could be guarded: {why}"), hint));
         }
         guard.links.drop_leftovers(&guard.devices);
+        guard.note_interfaces();
         Ok(guard)
     }
 
@@ -233,6 +245,7 @@ impl Guard {
         if let Err(failure) = self.load_files() {
             failure.explain();
             self.outdated = failure.lines();
+            self.note_policy("refused", &failure.lines());
             let generation = self.running.as_ref().map_or(0, |running| running.number);
             tracing::error!(generation, "not loaded; the running generation stays in force");
         }
@@ -290,8 +303,13 @@ impl Guard {
             tracing::error!("{error}");
         }
         let now = SystemTime::now();
+        let facts = &running.facts;
+        let names =
+            Names { services: &facts.services, nodes: &facts.names, devices: &self.devices };
+        self.journal.tick(names, now, || running.shared.event_counts().ok());
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
+            self.journal.packet(&event, names, now);
             tracing::debug!(
                 source = event.source().map(|addr| std::net::IpAddr::from(addr).to_string()),
                 reason = event.verdict().map(|verdict| verdict.reason.name()),
@@ -299,6 +317,20 @@ impl Guard {
                 "refused"
             );
         }
+    }
+
+    /// Takes note of what became of a policy.
+    fn note_policy(&mut self, what: &str, lines: &[String]) {
+        let running = self.running.as_ref();
+        let hash = running.map(|running| hexadecimal(&running.hash));
+        let lines = lines.get(..NOTED_LINES).unwrap_or(lines);
+        self.journal.policy(Policy {
+            what: what.to_owned(),
+            generation: running.map_or(0, |running| running.number),
+            policy_hash: hash.unwrap_or_default(),
+            since: running.map(|running| event::time(running.since)),
+            text: lines.join("\n"),
+        });
     }
 
     fn load_files(&mut self) -> Result<(), Failure> {
@@ -320,7 +352,9 @@ impl Guard {
     fn load_last_good(&mut self, failure: &Failure) -> Result<(), Failure> {
         self.outdated = failure.lines();
         tracing::warn!("the manifest is not loaded; looking for the last good policy");
-        self.load_kept()
+        self.load_kept()?;
+        self.note_policy("last_good", &["kept by an earlier daemon".to_owned()]);
+        Ok(())
     }
 
     fn load_kept(&mut self) -> Result<(), Failure> {
@@ -415,6 +449,7 @@ impl Guard {
             patterns,
             services,
             names: std::mem::take(&mut policy.names),
+            near: Neighbourhood::of(&loaded.cluster),
             tables: TableStatus {
                 prefixes4: policy.sources4.len(),
                 prefixes6: policy.sources6.len(),
@@ -439,13 +474,17 @@ impl Guard {
     }
 
     fn put_into_force(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { policy, facts, tunnels } = ready;
+        let Ready { policy, mut facts, tunnels } = ready;
+        let near = std::mem::take(&mut facts.near);
+        facts.node.clone_into(&mut self.journal.node);
         if let Some(running) = &mut self.running
             && running.hash == policy.hash
             && running.tunnels == tunnels
         {
             tracing::info!(generation = running.number, "the policy is unchanged");
             running.facts = facts;
+            self.journal.strangers.set_policy(near, &running.facts.names);
+            self.note_policy("unchanged", &[]);
             self.reconcile();
             return Ok(());
         }
@@ -496,6 +535,7 @@ impl Guard {
                 tracing::warn!(generation = number, "loaded, but on no interface");
                 return Ok(());
             }
+            self.journal.strangers.set_policy(near, &running.facts.names);
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
@@ -504,6 +544,7 @@ impl Guard {
                 "in force"
             );
         }
+        self.note_policy("in_force", &[]);
         Ok(())
     }
 
@@ -517,6 +558,14 @@ impl Guard {
             &self.selection,
             &self.devices,
         );
+        self.note_interfaces();
+    }
+
+    /// Takes note of what became of interfaces.
+    pub(super) fn note_interfaces(&mut self) {
+        for note in self.links.take_notes() {
+            self.journal.interface(note.what, &note.interface, &note.text);
+        }
     }
 }
 
