@@ -109,6 +109,9 @@ pub enum Colour {
     Never,
 }
 
+/// Seconds of a day.
+const DAY: u64 = 24 * 3600;
+
 /// A point in time, as it is typed.
 fn since(text: &str) -> Result<SystemTime, String> {
     since_at(text, SystemTime::now())
@@ -124,7 +127,6 @@ fn since_at(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     if let Ok(at) = humantime::parse_rfc3339(text) {
         return Ok(at);
     }
-    const DAY: u64 = 24 * 3600;
     let of_day = time_of_day(text).ok_or_else(expected)?;
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let midnight = since_epoch - since_epoch % DAY;

@@ -161,7 +161,7 @@ impl Journal {
             self.folds.insert(alike, Fold { since: now, waiting: None });
             let packets = sample.weight.into();
             let alone = Waiting { latest: *sample, count: 1, packets, first: now, last: now };
-            self.push(now, What::Packet(told(&alone, names)));
+            self.push(now, What::packet(told(&alone, names)));
         } else {
             self.not_kept += 1;
         }
@@ -183,7 +183,7 @@ impl Journal {
         for (alike, fold) in due {
             let Some(waiting) = fold.waiting else { continue };
             if self.packets.allows(now) {
-                self.push(now, What::Packet(told(&waiting, names)));
+                self.push(now, What::packet(told(&waiting, names)));
                 self.folds.insert(alike, Fold { since: now, waiting: None });
             } else {
                 self.not_kept += waiting.count;

@@ -221,14 +221,14 @@ impl Strangers {
         like.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.attempts + entry.datagrams));
         let sources = like.into_iter().map(|(addr, entry)| {
             let neighbours = neighbours(names, addr);
-            let mut named: Vec<String> = neighbours.iter().map(|(_, name)| name.clone()).collect();
-            named.dedup();
-            let neighbour_count = named.len();
-            named.truncate(NEIGHBOURS);
+            let mut known: Vec<String> = neighbours.iter().map(|(_, name)| name.clone()).collect();
+            known.dedup();
+            let neighbour_count = known.len();
+            known.truncate(NEIGHBOURS);
             Stranger {
                 address: IpAddr::from(*addr),
                 near: entry.near,
-                neighbours: named,
+                neighbours: known,
                 neighbour_count,
                 attempts: entry.attempts,
                 datagrams: entry.datagrams,
@@ -257,4 +257,111 @@ fn neighbours<'n>(names: &'n [(Addr, String)], addr: &Addr) -> &'n [(Addr, Strin
     let from = names.partition_point(|(known, _)| *known < first);
     let to = names.partition_point(|(known, _)| *known <= last);
     names.get(from..to).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use guard_common::verdict::Action;
+
+    use super::*;
+    use crate::daemon::view::ServiceStatus;
+
+    const NEAR: u32 = 0x0a4d_0063;
+    const FAR: u32 = 0xc000_0200;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000 + seconds)
+    }
+
+    fn strangers() -> Strangers {
+        let mut strangers = Strangers::new(at(0));
+        let near = Neighbourhood { v4: [NEAR >> 8].into(), ..Neighbourhood::default() };
+        strangers.set_policy(near, &[(Addr::V4(0x0a4d_0014), "worker-0".to_owned())]);
+        strangers
+    }
+
+    fn refuse(strangers: &mut Strangers, source: u32, port: u16, flags: u8, now: SystemTime) {
+        let verdict = Verdict::of_service(Action::Drop, Reason::NotAllowed, 0);
+        let sample = Sample {
+            source: Addr::V4(source).mapped(),
+            family: Sample::IPV4,
+            protocol: 6,
+            port,
+            verdict: verdict.pack(),
+            ..Sample::default()
+        };
+        let status = ServiceStatus { name: "s".to_owned(), ..ServiceStatus::default() };
+        let services = [(0, status)].into();
+        let names = Names { services: &services, nodes: &names(), devices: &[] };
+        strangers.add(&sample, verdict, Some(flags), names, now);
+    }
+
+    fn names() -> Vec<(Addr, String)> {
+        vec![(Addr::V4(0x0a4d_0014), "worker-0".to_owned())]
+    }
+
+    fn listed(strangers: &Strangers) -> Vec<(String, bool)> {
+        let missing = strangers.missing(&names());
+        missing.sources.iter().map(|source| (source.address.to_string(), source.near)).collect()
+    }
+
+    #[test]
+    fn who_comes_again_and_again_is_like_a_member() {
+        let mut strangers = strangers();
+        for _ in 0..100 {
+            refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN, at(0));
+        }
+        assert_eq!(listed(&strangers), [], "all at one time is a scan");
+        refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN, at(6));
+        let missing = strangers.missing(&names());
+        let [source] = missing.sources.as_slice() else { panic!("{missing:?}") };
+        assert_eq!((source.attempts, source.datagrams, source.slots), (101, 0, 2));
+        assert_eq!(
+            (source.near, source.neighbours.as_slice()),
+            (true, &["worker-0".to_owned()][..])
+        );
+        assert_eq!(source.tried, [Tried { service: "s".to_owned(), port: "tcp/9091".to_owned() }]);
+        // Who is a node now is missing no more.
+        strangers.set_policy(Neighbourhood::default(), &[(Addr::V4(NEAR), "new".to_owned())]);
+        assert_eq!(listed(&strangers), []);
+        assert!(strangers.ranks.is_empty());
+    }
+
+    #[test]
+    fn what_opens_no_connection_is_no_attempt() {
+        let mut strangers = strangers();
+        for second in 0..60 {
+            refuse(&mut strangers, NEAR, 9091, wire::TCP_ACK, at(second));
+            refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN | wire::TCP_ACK, at(second));
+            refuse(&mut strangers, 0x0a4d_0014, 9091, wire::TCP_SYN, at(second));
+        }
+        assert!(strangers.entries.is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_forged_sources_of_the_world_hides_no_neighbour() {
+        let mut strangers = strangers();
+        for round in 0..60_000_u32 {
+            refuse(&mut strangers, FAR + round, 9091, wire::TCP_SYN, at(u64::from(round / 1000)));
+            if round % 20_000 == 0 {
+                refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN, at(u64::from(round / 1000)));
+            }
+            assert!(strangers.entries.len() <= CAPACITY);
+            assert_eq!(strangers.entries.len(), strangers.ranks.len());
+        }
+        assert_eq!(listed(&strangers), [("10.77.0.99".to_owned(), true)]);
+    }
+
+    #[test]
+    fn ports_are_bounded() {
+        let mut strangers = strangers();
+        for port in 1..1000 {
+            refuse(&mut strangers, NEAR, port, wire::TCP_SYN, at(port.into()));
+        }
+        let missing = strangers.missing(&names());
+        let source = missing.sources.first().expect("a source");
+        assert_eq!((source.tried.len(), source.tried_more), (TRIED, true));
+    }
 }

@@ -205,7 +205,7 @@ impl Filter {
             && take(&self.reasons, |value| packet.is_some_and(|p| p.reason == value.name()))
             && take(&self.verdicts, |value| packet.is_some_and(|p| p.verdict == value.name()))
             && take(&self.interfaces, |value| interface == Some(value))
-            && take(&self.ports, |value| packet.is_some_and(|packet| is_to(value, packet)))
+            && take(&self.ports, |value| packet.is_some_and(|packet| is_to(*value, packet)))
     }
 }
 
@@ -225,7 +225,7 @@ fn is_of(service: &str, packet: &Packet) -> bool {
     name == service || name.split_once('/').is_some_and(|(_, own)| own == service)
 }
 
-fn is_to(ports: &PortRange, packet: &Packet) -> bool {
+fn is_to(ports: PortRange, packet: &Packet) -> bool {
     packet.transport.as_deref() == Some(ports.transport.name())
         && packet.port.is_some_and(|port| (ports.first..=ports.last).contains(&port))
 }
@@ -254,7 +254,7 @@ mod tests {
         let ports = prop_oneof![Just(None), Just(Some(("tcp", 22))), Just(Some(("udp", 22)))];
         (source, reasons, verdicts, services, ports).prop_map(
             |(source, reason, verdict, service, port)| {
-                What::Packet(Packet {
+                What::packet(Packet {
                     verdict: verdict.to_owned(),
                     reason: reason.to_owned(),
                     service: service.map(str::to_owned),

@@ -107,7 +107,10 @@ pub fn beginning(input: &mut impl Read) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn read_all(text: &str) -> Result<Vec<(Option<u64>, Vec<u8>, u32)>, String> {
+    /// Time, bytes kept, length.
+    type Seen = (Option<u64>, Vec<u8>, u32);
+
+    fn read_all(text: &str) -> Result<Vec<Seen>, String> {
         let mut seen = Vec::new();
         let read = read(text.as_bytes(), |frame| {
             seen.push((frame.time_ns, frame.bytes.to_vec(), frame.wire_len));

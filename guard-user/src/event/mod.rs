@@ -42,7 +42,7 @@ pub struct Event {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum What {
     /// Packets were refused, or enforcing would have refused them.
-    Packet(Packet),
+    Packet(Box<Packet>),
     /// Something became of a policy.
     Policy(Policy),
     /// Something became of an interface.
@@ -55,6 +55,11 @@ pub enum What {
 }
 
 impl What {
+    /// Refused packets.
+    pub fn packet(packet: Packet) -> Self {
+        Self::Packet(Box::new(packet))
+    }
+
     /// Its name: that of `kind`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -250,7 +255,7 @@ pub fn read(line: &[u8]) -> Result<Line, String> {
             time: None,
             seq: None,
             node: None,
-            what: What::Packet(Packet {
+            what: What::packet(Packet {
                 verdict: if frame.would_drop {
                     Action::WouldDrop.name().to_owned()
                 } else {
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn events_are_read_as_they_were_written() {
         let whats = [
-            What::Packet(Packet {
+            What::packet(Packet {
                 verdict: "would-drop".to_owned(),
                 reason: "not_allowed".to_owned(),
                 flags: Some("SA".to_owned()),

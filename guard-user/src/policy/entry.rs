@@ -59,25 +59,19 @@ impl NodeList {
         let address = if address.contains(':') { format!("\"{address}\"") } else { address };
         let roles = list(roles);
         let patterns = (!interfaces.is_empty()).then(|| list(interfaces));
-        match self.indent {
-            Some(indent) => {
-                let blanks = " ".repeat(indent);
-                let mut lines = format!(
-                    "{blanks}- name: {name}\n{blanks}  addresses: [{address}]\n{blanks}  roles: {roles}"
-                );
-                if let Some(patterns) = patterns {
-                    lines.push_str(&format!("\n{blanks}  interfaces: {patterns}"));
-                }
-                lines
-            }
-            None => {
-                let patterns = patterns.map(|patterns| format!(", interfaces: {patterns}"));
-                format!(
-                    "{{ name: {name}, addresses: [{address}], roles: {roles}{} }}",
-                    patterns.unwrap_or_default()
-                )
-            }
-        }
+        let Some(indent) = self.indent else {
+            let patterns = patterns.map(|patterns| format!(", interfaces: {patterns}"));
+            return format!(
+                "{{ name: {name}, addresses: [{address}], roles: {roles}{} }}",
+                patterns.unwrap_or_default()
+            );
+        };
+        let blanks = " ".repeat(indent);
+        let patterns = patterns.map(|patterns| format!("\n{blanks}  interfaces: {patterns}"));
+        format!(
+            "{blanks}- name: {name}\n{blanks}  addresses: [{address}]\n{blanks}  roles: {roles}{}",
+            patterns.unwrap_or_default()
+        )
     }
 
     /// A manifest with an entry in it.

@@ -180,13 +180,13 @@ mod tests {
     #[test]
     fn a_packet_is_a_line() {
         assert_eq!(
-            line(What::Packet(packet())),
+            line(What::packet(packet())),
             "14:02:11.204 eth0 DROP not_allowed 10.20.48.9:51514 (not in the manifest) -> \
              10.20.4.17:9091 tcp S scheduler len 74 (x61 in 1.0 s)"
         );
         let estimated =
             Packet { count: 1, packets: 32, source_node: Some("gpu-1".to_owned()), ..packet() };
-        let line = line(What::Packet(estimated));
+        let line = line(What::packet(estimated));
         assert!(line.contains("(gpu-1)") && line.ends_with("(about 32 frames)"), "{line}");
     }
 
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(line(What::Lost(lost)), "14:02:11.204 - lost 7 refused frames were not sampled");
         let hostile = "\u{1b}[2J\u{202e}\nx";
         for what in [
-            What::Packet(Packet {
+            What::packet(Packet {
                 source_node: Some(hostile.to_owned()),
                 interface: Some(hostile.to_owned()),
                 service: Some(hostile.to_owned()),

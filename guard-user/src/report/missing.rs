@@ -47,6 +47,8 @@ pub struct Remedy {
     pub roles: Vec<String>,
     /// Services of this node that they open besides those that were tried.
     pub admits_also: Vec<String>,
+    /// What lint says of them; nothing that was said before.
+    pub findings: Vec<String>,
     /// Why there are no lines.
     pub why: Option<String>,
     /// What else could be written.
@@ -61,17 +63,16 @@ pub fn print(found: &Found) {
 fn text(found: &Found) -> String {
     let node = visible(&found.node);
     if found.members.is_empty() {
-        let mut text = format!(
-            "no refused source behaves like a missing member, on `{node}` since {}",
+        let far = if found.not_near > 0 {
+            let sources = counted(found.not_near, "source");
+            format!("; {sources} came again and again from networks that are not the cluster's")
+        } else {
+            String::new()
+        };
+        return format!(
+            "no refused source behaves like a missing member, on `{node}` since {}{far}",
             visible(&found.since)
         );
-        if found.not_near > 0 {
-            text.push_str(&format!(
-                "; {} came again and again from networks that are not the cluster's",
-                counted(found.not_near, "source")
-            ));
-        }
-        return text;
     }
     let mut lines = Vec::new();
     for member in &found.members {
@@ -96,17 +97,17 @@ fn text(found: &Found) -> String {
 }
 
 fn facts(stranger: &Stranger) -> Vec<String> {
-    let mut tries = Vec::new();
+    let mut packets = Vec::new();
     if stranger.attempts > 0 {
-        tries.push(counted(stranger.attempts, "connection"));
+        packets.push(counted(stranger.attempts, "connection"));
     }
     if stranger.datagrams > 0 {
-        tries.push(counted(stranger.datagrams, "datagram"));
+        packets.push(counted(stranger.datagrams, "datagram"));
     }
     let mut lines = vec![format!(
         "{}: {} (sampled) from {} to {}",
         stranger.address,
-        tries.join(" and "),
+        packets.join(" and "),
         visible(&stranger.first_seen),
         visible(&stranger.last_seen)
     )];
@@ -141,6 +142,7 @@ fn remedy(remedy: &Remedy, manifest: &str) -> Vec<String> {
             lines.push(format!("  they open also: {}", also.join(", ")));
         }
     }
+    lines.extend(remedy.findings.iter().map(|finding| format!("  lint: {}", visible(finding))));
     if let Some(why) = &remedy.why {
         lines.push(format!("  no lines: {}", visible(why)));
     }

@@ -70,6 +70,16 @@ struct Plan {
     labels: BTreeSet<String>,
 }
 
+/// An entry that was tried, and admits what it should.
+struct Tried {
+    entry: Entry,
+    /// The manifest with it.
+    text: String,
+    loaded: Loaded,
+    /// What lint finds then, and did not before.
+    findings: BTreeSet<(Code, String)>,
+}
+
 /// An entry that admits a source.
 pub(super) struct Lines {
     pub(super) text: String,
@@ -78,6 +88,8 @@ pub(super) struct Lines {
     pub(super) under: usize,
     /// What it does that was not tried.
     pub(super) admits_also: Vec<String>,
+    /// What lint says of it.
+    pub(super) findings: Vec<String>,
 }
 
 impl Manifest {
@@ -113,25 +125,48 @@ impl Manifest {
             Err(answer) => return answer,
         };
         let mut why = "no few roles would admit it".to_owned();
+        let mut best: Option<Tried> = None;
         for roles in plan.sets {
             // Where the manifest names interfaces for all nodes, an entry needs none.
             for interfaces in [Vec::new(), plan.interfaces.clone()] {
                 let name = self.free_name(stranger.address);
                 let (address, roles) = (stranger.address, roles.clone());
                 let entry = Entry { name, address, roles, interfaces };
-                if let Err(problem) = self.put(plan.nodes, &entry, &plan.ports) {
-                    why = problem;
-                    continue;
+                match self.attempt(plan.nodes, entry, &plan.ports) {
+                    Ok(tried) => {
+                        let fewest = best.as_ref().map_or(usize::MAX, |best| best.findings.len());
+                        if tried.findings.len() < fewest {
+                            best = Some(tried);
+                        }
+                    }
+                    Err(problem) => why = problem,
                 }
-                return Answer::Lines(Lines {
+            }
+            if best.as_ref().is_some_and(|best| best.findings.is_empty()) {
+                break;
+            }
+        }
+        // A later entry is tried beside this one.
+        let answer = match best {
+            Some(Tried { entry, text, loaded, findings }) => {
+                self.text = text;
+                self.loaded = loaded;
+                self.findings.extend(findings.iter().cloned());
+                Answer::Lines(Lines {
                     text: plan.nodes.lines(&entry),
                     admits_also: also(&self.loaded.cluster, &self.node, &entry.roles, &plan.labels),
                     roles: entry.roles,
                     under: plan.nodes.line,
-                });
+                    findings: findings
+                        .iter()
+                        .map(|(code, message)| format!("{code}: {message}"))
+                        .collect(),
+                })
             }
-        }
-        Answer::No(why, self.other_ways(&plan.labels, &Addr::from(stranger.address)))
+            None => Answer::No(why, self.other_ways(&plan.labels, &Addr::from(stranger.address))),
+        };
+        self.files.put(self.path.clone(), Ok(self.text.clone().into_bytes()));
+        answer
     }
 
     /// What could be put into the manifest for a source; an answer where that is of no use.
@@ -182,41 +217,21 @@ impl Manifest {
         name
     }
 
-    /// Puts an entry in, if it admits what was tried and lint finds nothing new. Else says why not.
-    fn put(&mut self, nodes: NodeList, entry: &Entry, ports: &[PortRange]) -> Result<(), String> {
-        let text = nodes.put(&self.text, entry).ok_or("there is no place for it")?;
+    /// The manifest with an entry, if it loads and admits what was tried. Else says why not.
+    fn attempt(&self, nodes: NodeList, entry: Entry, ports: &[PortRange]) -> Result<Tried, String> {
+        let text = nodes.put(&self.text, &entry).ok_or("there is no place for it")?;
         self.files.put(self.path.clone(), Ok(text.clone().into_bytes()));
-        match self.judge(entry, ports) {
-            Ok(loaded) => {
-                self.loaded = loaded;
-                self.text = text;
-                Ok(())
-            }
-            Err(problem) => {
-                self.files.put(self.path.clone(), Ok(self.text.clone().into_bytes()));
-                Err(problem)
-            }
-        }
-    }
-
-    fn judge(&self, entry: &Entry, ports: &[PortRange]) -> Result<Loaded, String> {
         let loaded = policy::load(&self.path, &self.files).map_err(|error| {
-            error
-                .report
-                .diagnostics
-                .first()
-                .map(|finding| finding.message.clone())
-                .unwrap_or_default()
+            let first = error.report.diagnostics.first();
+            first.map(|finding| finding.message.clone()).unwrap_or_default()
         })?;
         let compiled = compile(&loaded, &self.node)?;
         if let Some(label) = refusing(&compiled, entry.address, ports).first() {
             return Err(format!("`{label}` would refuse it all the same"));
         }
         let found = findings(&self.path, &self.files);
-        match found.difference(&self.findings).next() {
-            Some((code, message)) => Err(format!("lint would find {code}: {message}")),
-            None => Ok(loaded),
-        }
+        let findings = found.difference(&self.findings).cloned().collect();
+        Ok(Tried { entry, text, loaded, findings })
     }
 }
 

@@ -79,6 +79,7 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> F
                     under: Some(lines.under),
                     roles: lines.roles,
                     admits_also: lines.admits_also,
+                    findings: lines.findings,
                     ..Remedy::default()
                 },
                 Answer::No(why, ways) => Remedy { why: Some(why), ways, ..Remedy::default() },
