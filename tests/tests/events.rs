@@ -79,6 +79,12 @@ fn sum(events: &[Value], field: &str) -> u64 {
     events.iter().filter_map(|event| event[field].as_u64()).sum()
 }
 
+/// Events as they were printed.
+fn stream(events: &[Value]) -> Vec<u8> {
+    let lines = events.iter().flat_map(|event| [event.to_string(), "\n".to_owned()]);
+    lines.collect::<String>().into_bytes()
+}
+
 /// Runs the binary on some input.
 fn piped(args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(binary())
@@ -161,7 +167,7 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
     let [last] = last.as_slice() else { panic!("{last:?}") };
     let since = events(&node, &["--since", last["time"].as_str().expect("a time")]);
     assert!(since.contains(last), "{since:?}");
-    let later = humantime(SystemTime::now() + Duration::from_secs(3600));
+    let later = humantime(SystemTime::now() + Duration::from_hours(1));
     assert_eq!(events(&node, &["--since", &later]), [Value::Null; 0]);
     assert!(events(&node, &["--since", "1h"]).contains(last));
 }
@@ -240,8 +246,8 @@ fn policies_and_interfaces_are_told_of() {
 #[test]
 fn events_are_judged_again_alike_and_become_tests_that_pass() {
     let Some(node) = started("events/again") else { return };
-    for family in 0..2 {
-        assert!(!node.answers(STRANGER[family], PORT));
+    for stranger in STRANGER {
+        assert!(!node.answers(stranger, PORT));
     }
     send(&node, [(Ipv4Addr::new(127, 0, 0, 9), 40_000, PORT), (OUTSIDE, 1, PORT)].into_iter());
     let found = until(&node, &[], "all of them", |found| {
@@ -249,11 +255,11 @@ fn events_are_judged_again_alike_and_become_tests_that_pass() {
             && found.iter().filter(|event| event["kind"] == "packet").count() >= 3
     });
     let packets: Vec<&Value> = found.iter().filter(|event| event["kind"] == "packet").collect();
-    let stream: String = found.iter().map(|event| format!("{event}\n")).collect();
+    let printed = stream(&found);
     let manifest = node.path("cluster.yaml");
     let manifest = manifest.to_str().expect("UTF-8");
     let replay = ["replay", "--manifest", manifest, "--node", "node", "--format", "json", "-"];
-    let output = piped(&replay, stream.as_bytes());
+    let output = piped(&replay, &printed);
     assert!(output.status.success(), "{}", text(&output));
     let judged = lines(&output);
     assert_eq!(judged.len(), packets.len());
@@ -272,10 +278,10 @@ fn events_are_judged_again_alike_and_become_tests_that_pass() {
     }
     // A martian is no packet that a test can be about: it is left out by the filter, as typed.
     let refused = events(&node, &["--reason", "not_allowed"]);
-    let stream: String = refused.iter().map(|event| format!("{event}\n")).collect();
+    let printed = stream(&refused);
     let file = node.path("refused.test.yaml");
     let file = file.to_str().expect("UTF-8");
-    let output = piped(&["test", "--record", "--manifest", manifest, file], stream.as_bytes());
+    let output = piped(&["test", "--record", "--manifest", manifest, file], &printed);
     assert!(output.status.success(), "{}", text(&output));
     let output = piped(&["test", file], b"");
     assert!(output.status.success(), "{}", text(&output));
@@ -391,9 +397,9 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
         let args = [&["events", "--missing-members"], flags].concat();
         node.trainguard(&args).output().expect("events")
     };
-    let none = view(&[]);
-    assert_eq!(none.status.code(), Some(0), "{}", text(&none));
-    assert!(text(&none).starts_with("no refused source"), "{}", text(&none));
+    let nobody = view(&[]);
+    assert_eq!(nobody.status.code(), Some(0), "{}", text(&nobody));
+    assert!(text(&nobody).starts_with("no refused source"), "{}", text(&nobody));
 
     // A scanner from elsewhere comes as often, to 200 ports.
     let scan = || send(&node, (9000..9200).map(|port| (OUTSIDE, 50_000, port)));
@@ -432,8 +438,8 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
     node.wait("the next", |status| status["generation"].as_u64() > Some(generation));
     assert!(node.answers(STRANGER[0], PORT), "{lines}");
     assert!(!node.answers(STRANGER[1], PORT));
-    let none = view(&[]);
-    assert_eq!(none.status.code(), Some(0), "{}", text(&none));
+    let nobody = view(&[]);
+    assert_eq!(nobody.status.code(), Some(0), "{}", text(&nobody));
     // A manifest that cannot be read helps nobody.
     let wrong = view(&["--manifest", "/nowhere.yaml"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));

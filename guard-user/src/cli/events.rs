@@ -122,7 +122,8 @@ fn since_at(text: &str, now: SystemTime) -> Result<SystemTime, String> {
         "expected so long ago (10m, 2h) or a time in UTC (14:05, 2026-01-31T14:05:00Z)".to_owned()
     };
     if let Ok(ago) = humantime::parse_duration(text) {
-        return now.checked_sub(ago).ok_or_else(expected);
+        let at = now.checked_sub(ago).filter(|at| *at >= SystemTime::UNIX_EPOCH);
+        return at.ok_or_else(expected);
     }
     if let Ok(at) = humantime::parse_rfc3339(text) {
         return Ok(at);

@@ -200,7 +200,8 @@ pub struct Page {
 
 /// A point in time as events write it.
 pub fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
+    // A clock that was never set may be before what can be written.
+    humantime::format_rfc3339_millis(at.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 /// TCP flags as their letters.

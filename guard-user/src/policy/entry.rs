@@ -117,6 +117,7 @@ services:
   - name: s
     roles: [server]
     ports: [tcp/9091]
+    match: all
     allow:
       roles: [worker]
     mode: enforce
