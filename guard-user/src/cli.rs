@@ -1,6 +1,9 @@
 //! What can be typed. Types only: what it means is decided in [`crate::commands`].
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
+#[cfg(feature = "daemon")]
+mod events;
+
 use std::path::PathBuf;
 #[cfg(feature = "daemon")]
 use std::time::Duration;
@@ -11,6 +14,9 @@ use crate::{
     init::profiles,
     policy::{compiled::Tunnels, diagnostic::Code},
 };
+
+#[cfg(feature = "daemon")]
+pub use self::events::{EventsArgs, EventsFormat};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -52,6 +58,9 @@ pub enum Verb {
     /// Show what passed and what was dropped: live on a terminal, rows in a pipe
     #[cfg(feature = "daemon")]
     Stats(StatsArgs),
+    /// Show refused packets and other events as they happen, or which member is missing
+    #[cfg(feature = "daemon")]
+    Events(EventsArgs),
     /// Put another policy into force now, for good or until somebody confirms it
     #[cfg(feature = "daemon")]
     Apply(ApplyArgs),
@@ -309,7 +318,8 @@ pub struct ReplayArgs {
     /// Whose policy.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// A capture of Ethernet frames, pcap or pcapng; `-` is standard input
+    /// A capture of Ethernet frames, pcap or pcapng, or what `events` prints into a pipe; `-` is
+    /// standard input
     #[arg(value_name = "FILE")]
     pub capture: PathBuf,
     /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
@@ -417,7 +427,7 @@ pub enum StatsFormat {
 /// Whether to use colours.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ColorArg {
+pub enum Colour {
     /// On a terminal, unless NO_COLOR is set
     Auto,
     /// Always
@@ -458,7 +468,7 @@ pub struct StatsArgs {
     pub format: Option<StatsFormat>,
     /// Whether the live screen uses colours
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
-    pub color: ColorArg,
+    pub color: Colour,
     /// Where sockets and pins are.
     #[command(flatten)]
     pub directories: Directories,

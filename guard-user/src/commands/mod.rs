@@ -7,6 +7,8 @@ pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod detach;
 pub mod diff;
+#[cfg(feature = "daemon")]
+pub mod events;
 pub mod explain;
 pub mod init;
 mod inputs;
@@ -47,6 +49,8 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Status(args) => status::run(args),
         #[cfg(feature = "daemon")]
         Verb::Stats(args) => stats::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Events(args) => events::run(args),
         #[cfg(feature = "daemon")]
         Verb::Apply(args) => apply::run(args),
         #[cfg(feature = "daemon")]

@@ -6,12 +6,19 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{
+    net::UnixStream,
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use super::{
-    server::{Applied, Apply, CONTROL_SOCKET, Detach, Detached, STATS_SOCKET},
+    server::{
+        Applied, Apply, CONTROL_SOCKET, Detach, Detached, EVENTS, MISSING_MEMBERS, STATS_SOCKET,
+    },
     view::{Stats, Status},
 };
+use crate::event::{Page, missing::Missing};
 
 /// How long an answer may take. A policy of a million prefixes is loaded in half of it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,6 +57,49 @@ pub fn status(run_dir: &Path) -> Result<Status, ClientError> {
 /// Asks for the statistics.
 pub fn stats(run_dir: &Path) -> Result<Stats, ClientError> {
     ask(&run_dir.join(STATS_SOCKET), &Method::GET, "/v1/stats", &())
+}
+
+/// Asks for the events after a number, at most so many.
+pub fn events(run_dir: &Path, after: u64, limit: usize) -> Result<Page, ClientError> {
+    let path = format!("{EVENTS}?after={after}&limit={limit}");
+    ask(&run_dir.join(STATS_SOCKET), &Method::GET, &path, &())
+}
+
+/// Asks for refused sources that behave like members.
+pub fn missing_members(run_dir: &Path) -> Result<Missing, ClientError> {
+    ask(&run_dir.join(STATS_SOCKET), &Method::GET, MISSING_MEMBERS, &())
+}
+
+/// Waits between questions, until somebody wants an end of it.
+#[derive(Debug)]
+pub struct Pause {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Pause {
+    /// From now on an interrupt is a wish, and ends nothing by itself.
+    pub fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (interrupt, terminate) = {
+            let _guard = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        Ok(Self { runtime, interrupt, terminate })
+    }
+
+    /// Waits; false if an end is wanted.
+    pub fn wait(&mut self, time: Duration) -> bool {
+        let Self { runtime, interrupt, terminate } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => false,
+                _ = terminate.recv() => false,
+                () = tokio::time::sleep(time) => true,
+            }
+        })
+    }
 }
 
 /// Asks the daemon to detach.

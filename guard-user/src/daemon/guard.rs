@@ -17,16 +17,19 @@ use super::{
     drift::{self, GuardedPorts},
     failure::{Failure, log_findings},
     interfaces::{self, Selection},
+    journal::{Journal, Names},
     links::{AttachMode, Links},
     metrics::Loads,
     state::State,
     status::Attempt,
+    strangers::Neighbourhood,
     top::TopSources,
     trial::Trial,
     view::{ServiceStatus, Stats, TableStatus},
     watch::Watch,
 };
 use crate::{
+    event::{self, Policy},
     kernel::{
         error::KernelError,
         generation::{Generation, Maps, Options, require_kernel_object},
@@ -45,6 +48,9 @@ use crate::{
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
+
+/// Lines of what is wrong with files that an event tells.
+const NOTED_LINES: usize = 5;
 
 const NAME_AN_INTERFACE: &str =
     "name one that exists, in `interfaces` of the manifest or by --interface";
@@ -81,6 +87,8 @@ pub(super) struct Facts {
     pub(super) services: BTreeMap<u8, ServiceStatus>,
     pub(super) names: Vec<(Addr, String)>,
     pub(super) ports: GuardedPorts,
+    /// Taken by [`Journal::strangers`].
+    near: Neighbourhood,
     pub(super) tables: TableStatus,
 }
 
@@ -124,6 +132,7 @@ pub(super) struct Guard {
     pub(super) top: TopSources,
     /// What was counted when it was last told what was refused.
     digested: Option<Stats>,
+    pub(super) journal: Journal,
     pub(super) loads: Loads,
     /// What is in force until somebody confirms it.
     pub(super) trial: Option<Trial>,
@@ -215,6 +224,7 @@ impl Guard {
             problems: Vec::new(),
             top: TopSources::default(),
             digested: None,
+            journal: Journal::new(SystemTime::now()),
         };
         let loaded = if guard.resume_trial() { Ok(()) } else { guard.load_files() };
         match loaded {
@@ -223,6 +233,7 @@ impl Guard {
             Err(failure @ Failure::System(_)) => return Err(failure),
             Err(failure) => {
                 failure.explain();
+                guard.note_policy("refused", &failure.lines());
                 guard.load_last_good(&failure)?;
             }
         }
@@ -235,6 +246,7 @@ impl Guard {
             return Err(Failure::Unfit(format!("no interface could be guarded: {why}"), hint));
         }
         guard.links.drop_leftovers(&guard.devices);
+        guard.note_interfaces();
         Ok(guard)
     }
 
@@ -265,6 +277,7 @@ impl Guard {
         if let Err(failure) = self.load_files() {
             failure.explain();
             self.outdated = failure.lines();
+            self.note_policy("refused", &failure.lines());
             let generation = self.running.as_ref().map_or(0, |running| running.number);
             tracing::error!(generation, "not loaded; the running generation stays in force");
         }
@@ -331,8 +344,13 @@ impl Guard {
             tracing::warn!(hint = error.hint_text(), "refused frames are not sampled: {error}");
         }
         let now = SystemTime::now();
+        let facts = &running.facts;
+        let names =
+            Names { services: &facts.services, nodes: &facts.names, devices: &self.devices };
+        self.journal.tick(names, now, || running.shared.event_counts().ok());
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
+            self.journal.packet(&event, names, now);
         }
     }
 
@@ -350,6 +368,20 @@ impl Guard {
             Err(error) => tracing::warn!(hint = error.hint_text(), "{error}"),
         }
         self.wanted.log.tell();
+    }
+
+    /// Takes note of what became of a policy.
+    pub(super) fn note_policy(&mut self, what: &str, lines: &[String]) {
+        let running = self.running.as_ref();
+        let hash = running.map(|running| hexadecimal(&running.hash));
+        let lines = lines.get(..NOTED_LINES).unwrap_or(lines);
+        self.journal.policy(Policy {
+            what: what.to_owned(),
+            generation: running.map_or(0, |running| running.number),
+            policy_hash: hash.unwrap_or_default(),
+            since: running.map(|running| event::time(running.since)),
+            text: lines.join("\n"),
+        });
     }
 
     fn load_files(&mut self) -> Result<(), Failure> {
@@ -377,6 +409,7 @@ impl Guard {
         tracing::warn!("the manifest is not loaded; looking for the last good policy");
         self.load_kept()?;
         self.kept_because = self.outdated.first().cloned();
+        self.note_policy("last_good", &["kept by an earlier daemon".to_owned()]);
         Ok(())
     }
 
@@ -478,6 +511,7 @@ impl Guard {
             services,
             names: std::mem::take(&mut policy.names),
             ports: GuardedPorts::of(&policy.ports),
+            near: Neighbourhood::of(&loaded.cluster),
             tables: TableStatus {
                 prefixes4: policy.sources4.len(),
                 prefixes6: policy.sources6.len(),
@@ -502,13 +536,17 @@ impl Guard {
     }
 
     fn put_into_force(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { policy, facts, tunnels } = ready;
+        let Ready { policy, mut facts, tunnels } = ready;
+        let near = std::mem::take(&mut facts.near);
+        facts.node.clone_into(&mut self.journal.node);
         if let Some(running) = &mut self.running
             && running.hash == policy.hash
             && running.tunnels == tunnels
         {
             tracing::info!(generation = running.number, "the policy is unchanged");
             running.facts = facts;
+            self.journal.strangers.set_policy(near, &running.facts.names);
+            self.note_policy("unchanged", &[]);
             self.reconcile();
             return Ok(());
         }
@@ -559,6 +597,7 @@ impl Guard {
                 tracing::error!(generation = number, "loaded, but on no interface");
                 return Ok(());
             }
+            self.journal.strangers.set_policy(near, &running.facts.names);
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
@@ -567,6 +606,7 @@ impl Guard {
                 "in force"
             );
         }
+        self.note_policy("in_force", &[]);
         Ok(())
     }
 
@@ -580,6 +620,14 @@ impl Guard {
             &self.selection,
             &self.devices,
         );
+        self.note_interfaces();
+    }
+
+    /// Takes note of what became of interfaces.
+    pub(super) fn note_interfaces(&mut self) {
+        for note in self.links.take_notes() {
+            self.journal.interface(note.what, &note.interface, &note.text);
+        }
     }
 }
 

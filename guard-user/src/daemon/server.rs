@@ -31,8 +31,15 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::view::{Stats, Status, TrialStatus};
-use crate::{kernel::error::KernelError, policy::Bundle};
+use super::{
+    journal::PAGE,
+    view::{Stats, Status, TrialStatus},
+};
+use crate::{
+    event::{Page, missing::Missing},
+    kernel::error::KernelError,
+    policy::{Bundle, text},
+};
 
 /// Name of the socket that tells.
 pub const STATS_SOCKET: &str = "stats.sock";
@@ -50,6 +57,10 @@ const MAX_BODY: usize = 64 * 1024;
 /// Bytes of a policy: a million prefixes with their names.
 const MAX_POLICY: usize = 64 << 20;
 
+/// Where events are.
+pub(super) const EVENTS: &str = "/v1/events";
+/// Where refused sources are that behave like members.
+pub(super) const MISSING_MEMBERS: &str = "/v1/missing-members";
 /// Where the metrics are.
 pub const METRICS: &str = "/metrics";
 
@@ -79,6 +90,10 @@ pub(super) enum Ask {
     Confirm(oneshot::Sender<Result<Applied, String>>),
     /// To undo what is on trial.
     RollBack(oneshot::Sender<Result<Applied, String>>),
+    /// For the events after a number, at most so many.
+    Events { after: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// For refused sources that behave like members.
+    MissingMembers(oneshot::Sender<Missing>),
     /// To detach.
     Detach(Detach, oneshot::Sender<Result<Detached, KernelError>>),
 }
@@ -296,6 +311,22 @@ async fn answer(
             Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             None => ended(),
         },
+        (&Method::GET, EVENTS, Door::Stats) => {
+            let (after, limit) = match page_wanted(request.uri().query().unwrap_or_default()) {
+                Ok(wanted) => wanted,
+                Err(problem) => return refusal(StatusCode::BAD_REQUEST, &problem),
+            };
+            match asked(guard, |reply| Ask::Events { after, limit, reply }).await {
+                Some(page) => json(StatusCode::OK, &page),
+                None => ended(),
+            }
+        }
+        (&Method::GET, MISSING_MEMBERS, Door::Stats) => {
+            match asked(guard, Ask::MissingMembers).await {
+                Some(missing) => json(StatusCode::OK, &missing),
+                None => ended(),
+            }
+        }
         (&Method::GET, METRICS, Door::Stats | Door::Metrics) => {
             match asked(guard, Ask::Metrics).await {
                 Some(Ok(metrics)) => {
@@ -355,6 +386,38 @@ fn applied(answer: Option<Result<Applied, String>>) -> Response<Full<Bytes>> {
     }
 }
 
+/// The query of [`EVENTS`]: after which number, and how many at most.
+fn page_wanted(query: &str) -> Result<(u64, usize), String> {
+    let (mut after, mut limit) = (None, None);
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let shown = text::shown(part);
+        let wrong = || {
+            format!("`{shown}`: expected after=NUMBER and limit=NUMBER, each once, as in after=7")
+        };
+        let (name, value) = part.split_once('=').ok_or_else(wrong)?;
+        // Digits only: a sign is no part of a number here.
+        let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+        let value: Option<u64> = value.parse().ok().filter(|_| is_number);
+        let field = match name {
+            "after" => &mut after,
+            "limit" => &mut limit,
+            _ => return Err(wrong()),
+        };
+        if value.is_none() || field.is_some() {
+            return Err(wrong());
+        }
+        *field = value;
+    }
+    let limit = match limit {
+        None => PAGE,
+        Some(limit) => usize::try_from(limit)
+            .ok()
+            .filter(|limit| (1..=PAGE).contains(limit))
+            .ok_or_else(|| format!("limit={limit}: expected 1 to {PAGE}"))?,
+    };
+    Ok((after.unwrap_or(0), limit))
+}
+
 async fn asked<T>(
     guard: &mpsc::Sender<Ask>,
     ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
@@ -380,4 +443,31 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_is_not_understood_is_refused() {
+        assert_eq!(page_wanted(""), Ok((0, PAGE)));
+        assert_eq!(page_wanted("after=7&limit=1"), Ok((7, 1)));
+        assert_eq!(page_wanted(&format!("after={}", u64::MAX)), Ok((u64::MAX, PAGE)));
+        for bad in [
+            "after",
+            "after=",
+            "after=-1",
+            "after=+1",
+            "after=1&after=2",
+            "limit=0",
+            "limit=1001",
+            "limit=99999999999999999999",
+            "since=1",
+            "after=1;limit=2",
+            "\u{1b}=1",
+        ] {
+            assert!(page_wanted(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -149,6 +149,10 @@ impl Guard {
             seconds = within.as_secs(),
             "on trial: undone unless confirmed"
         );
+        self.note_policy(
+            "on_trial",
+            &[format!("undone after {}", humantime::format_duration(within))],
+        );
         self.trial = Some(trial);
         Ok(())
     }
@@ -164,6 +168,7 @@ impl Guard {
         self.forget_trial();
         self.follow_files(&trial.bundle);
         tracing::warn!("the policy on trial is confirmed");
+        self.note_policy("confirmed", &[]);
         self.in_force()
     }
 
@@ -176,6 +181,7 @@ impl Guard {
         self.trial = None;
         self.forget_trial();
         tracing::warn!("the policy on trial is undone");
+        self.note_policy("undone", &[]);
         self.in_force()
     }
 

@@ -1,8 +1,12 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
 pub mod diff;
+#[cfg(feature = "daemon")]
+pub mod events;
 pub mod explain;
 pub mod lint;
+#[cfg(feature = "daemon")]
+pub mod missing;
 pub mod progress;
 pub mod replay;
 #[cfg(feature = "daemon")]
@@ -88,6 +92,11 @@ impl Lines {
     pub fn add(&mut self, document: &impl serde::Serialize) -> bool {
         let line = serde_json::to_writer(&mut self.0, document).map_err(io::Error::from);
         written(line.and_then(|()| self.0.write_all(b"\n")))
+    }
+
+    /// Adds a line of text; false as [`answer`] says it.
+    pub fn add_text(&mut self, line: &str) -> bool {
+        written(writeln!(self.0, "{line}"))
     }
 
     /// Writes what has not been written yet; false as [`answer`] says it.

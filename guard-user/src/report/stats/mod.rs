@@ -28,7 +28,7 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use crate::cli::ColorArg;
+use crate::cli::Colour;
 
 pub use totals::print;
 
@@ -40,12 +40,12 @@ pub fn suits_a_screen() -> bool {
 
 impl screen::Look {
     /// What the terminal of standard output can show, as the environment tells it.
-    pub fn of_terminal(color: ColorArg) -> Self {
+    pub fn of_terminal(color: Colour) -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let color = match color {
-            ColorArg::Always => true,
-            ColorArg::Never => false,
-            ColorArg::Auto => set("NO_COLOR").is_none(),
+            Colour::Always => true,
+            Colour::Never => false,
+            Colour::Auto => set("NO_COLOR").is_none(),
         };
         // The first that is set counts, as for the C library.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
