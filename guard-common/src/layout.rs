@@ -199,6 +199,26 @@ pub const LABEL_POLICY: u32 = LABEL_GENERATION + 1;
 /// UTF-8 text, filled up with zeros. Longer names do not fit a policy.
 pub type Label = [u8; 128];
 
+/// Entries of the tally map: what the daemon counts and the kernel cannot, kept where the kernel's
+/// counters are, so that it lives as long as they do. Written by one daemon at a time, entry by
+/// entry; those without a name below are zero.
+pub const TALLIES: u32 = 256;
+/// Tally: loads of the files that came into force.
+pub const TALLY_LOADS_DONE: u32 = 0;
+/// Tally: loads of the files that did not.
+pub const TALLY_LOADS_FAILED: u32 = 1;
+/// Tally: dropped frames of members, for reasons of the node. Estimated from samples.
+pub const TALLY_MEMBER_DROPS_NODE: u32 = 2;
+/// First of three tallies: requests that were answered, by socket (statistics, metrics over TCP,
+/// control).
+pub const TALLY_REQUESTS_SERVED: u32 = 8;
+/// First of three tallies: requests that were refused, likewise.
+pub const TALLY_REQUESTS_REFUSED: u32 = 12;
+/// First of three tallies: connections that were ended before they had their answer, likewise.
+pub const TALLY_CONNECTIONS_CUT: u32 = 16;
+/// First of the tallies of services, by slot: dropped frames of members. Estimated from samples.
+pub const TALLY_MEMBER_DROPS: u32 = 64;
+
 /// Events that one CPU may emit for one reason in one window.
 pub const SAMPLING_BUDGET: u32 = 64;
 /// Events that it aims at, where more frames than that are refused: the others are skipped at
@@ -237,6 +257,7 @@ pub struct Sampling {
 const _: () = {
     assert!(MAX_NODES <= MAX_LEAVES && MAX_LEAVES - 1 <= trie::MAX_INDEX);
     assert!(COUNTERS <= u16::MAX as u32);
+    assert!(TALLY_MEMBER_DROPS + MAX_SERVICES as u32 <= TALLIES);
     assert!(size_of::<Limit>() == 32);
     assert!(size_of::<Limits>() == 96);
     assert!(size_of::<Service>() == 200);

@@ -38,6 +38,8 @@ pub const MAP_HASHED: &str = "TG_HASHED";
 pub const MAP_TOTALS: &str = "TG_TOTALS";
 /// Shared map: what the slots are, written by user space for whoever reads the counters.
 pub const MAP_LABELS: &str = "TG_LABELS";
+/// Shared map: what the daemon counts (see [`crate::layout::TALLIES`]). For user space alone.
+pub const MAP_TALLIES: &str = "TG_TALLIES";
 /// Shared map: ring buffer of sampled [`crate::event::Event`] records.
 pub const MAP_EVENTS: &str = "TG_EVENTS";
 /// Shared map: until when somebody listens to events, in nanoseconds of the monotonic clock.
@@ -48,7 +50,7 @@ pub const MAP_CREDITS: &str = "TG_CREDITS";
 pub const MAP_SAMPLING: &str = "TG_SAMPLING";
 
 /// The maps that all generations share; they are pinned.
-pub const SHARED_MAPS: [&str; 11] = [
+pub const SHARED_MAPS: [&str; 12] = [
     MAP_COUNTERS,
     MAP_INTERFACES,
     MAP_MEMBERS,
@@ -57,6 +59,7 @@ pub const SHARED_MAPS: [&str; 11] = [
     MAP_TOTALS,
     MAP_CREDITS,
     MAP_LABELS,
+    MAP_TALLIES,
     MAP_EVENTS,
     MAP_LISTENER,
     MAP_SAMPLING,

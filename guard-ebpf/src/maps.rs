@@ -16,7 +16,7 @@ use guard_common::{
     layout::{
         self, BucketStates, COUNTERS, Counter, EVENT_RING_BYTES, INTERFACE_SLOTS, InterfaceRow,
         LABELS, Label, MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey,
-        PORT_TABLE_LEN, Sampling,
+        PORT_TABLE_LEN, Sampling, TALLIES,
     },
     limit::{self, HASHED_BUCKETS},
     tables::{Port, Service, Setting, Source, Unit},
@@ -101,6 +101,9 @@ pub(crate) static TG_LISTENER: Array<u64, 1> = Array::new();
 /// Not read here: what the slots and rows are, for whoever reads the counters.
 #[btf_map]
 static TG_LABELS: Array<Label, { LABELS as usize }> = Array::new();
+/// Not read here: what the daemon counts.
+#[btf_map]
+static TG_TALLIES: Array<u64, { TALLIES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static TG_EVENTS: RingBuf<Event, { EVENT_RING_BYTES as usize }> = RingBuf::new();
 #[btf_map]

@@ -11,6 +11,7 @@ pub mod node;
 pub mod packet;
 pub mod pane;
 pub mod pcap;
+pub mod prometheus;
 pub mod random;
 pub mod scenario;
 pub mod skip;

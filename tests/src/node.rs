@@ -205,10 +205,21 @@ impl Node {
         command
     }
 
-    fn binary(&self, verb: &[&str]) -> Command {
+    /// The name of the node's namespace.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespaces[0]
+    }
+
+    /// Another program, in the node's namespace.
+    pub fn command_at_node(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespaces[0]]).arg(binary()).args(verb);
-        command.stdin(Stdio::null());
+        command.args(["netns", "exec", self.namespace()]).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    fn binary(&self, verb: &[&str]) -> Command {
+        let mut command = self.command_at_node(&binary());
+        command.args(verb);
         command
     }
 
@@ -369,7 +380,8 @@ impl Drop for Node {
     }
 }
 
-fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+/// Runs something on a thread inside a namespace.
+pub(crate) fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     // A namespace belongs to a thread, so one is spent on it.
     thread::scope(|scope| {
         let thread = scope.spawn(|| {

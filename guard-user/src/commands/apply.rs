@@ -76,11 +76,10 @@ fn tell(applied: &Applied, what: &str) {
 
 fn refuse(error: &ClientError) -> Exit {
     report::error(error);
-    match error {
-        ClientError::Refused(_) => Exit::No,
-        ClientError::Unreachable { .. } | ClientError::Silent { .. } => {
-            report::hint("is it running? with the same --run-dir? may you write to its socket?");
-            Exit::Unreachable
-        }
+    let exit = error.exit();
+    if exit == Exit::Unreachable {
+        report::hint("is it running? with the same --run-dir? may you write to its socket?");
     }
+    // That the daemon will not is an answer.
+    if matches!(error, ClientError::Refused(_)) { Exit::No } else { exit }
 }

@@ -19,7 +19,11 @@ pub fn run(args: &DetachArgs) -> Exit {
             report::talk("the daemon stays, and attaches again when it is restarted");
             Ok(detached)
         }
-        Err(ClientError::Unreachable { .. } | ClientError::Silent { .. }) => {
+        Err(
+            ClientError::Unreachable { .. }
+            | ClientError::Silent { .. }
+            | ClientError::Garbled { .. },
+        ) => {
             let pins = Pins::at(&args.directories.bpf_dir);
             alone(&pins, &wish)
         }

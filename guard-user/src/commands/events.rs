@@ -88,13 +88,11 @@ fn output(args: &EventsArgs) -> Output {
 /// Says why there is no answer.
 fn refuse(error: &ClientError) -> Exit {
     report::error(error);
-    match error {
-        ClientError::Refused(_) => Exit::NoAnswer,
-        ClientError::Unreachable { .. } | ClientError::Silent { .. } => {
-            report::hint("is it running? with the same --run-dir? may you read its socket?");
-            Exit::Unreachable
-        }
+    let exit = error.exit();
+    if exit == Exit::Unreachable {
+        report::hint("is it running? with the same --run-dir? may you read its socket?");
     }
+    exit
 }
 
 /// Whether something happened then or later. What has no time that can be read might have.

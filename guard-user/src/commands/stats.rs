@@ -94,7 +94,7 @@ fn first(directories: &Directories) -> Result<Reading, Exit> {
         Ok(stats) => return Ok(Reading::Answered(Box::new(stats))),
         Err(error @ ClientError::Refused(_)) => {
             report::error(&error);
-            return Err(Exit::NoAnswer);
+            return Err(error.exit());
         }
         Err(error) => error,
     };
@@ -107,12 +107,12 @@ fn first(directories: &Directories) -> Result<Reading, Exit> {
         Some(Err(also)) => {
             report::error(&error);
             report::error(&also);
-            Err(Exit::Unreachable)
+            Err(error.exit())
         }
         None => {
             report::error(&error);
             report::hint("is it running? with the same --run-dir?");
-            Err(Exit::Unreachable)
+            Err(error.exit())
         }
     }
 }

@@ -18,7 +18,7 @@ pub fn run(args: &StatusArgs) -> Exit {
         Err(error) => {
             report::error(&error);
             report::hint("is it running? with the same --run-dir? may you read its socket?");
-            (stray::status(&args.directories.bpf_dir, error.to_string()), Exit::Unreachable)
+            (stray::status(&args.directories.bpf_dir, error.to_string()), error.exit())
         }
     };
     let status = with_commands(status);

@@ -5,8 +5,9 @@ use std::{net::IpAddr, time::SystemTime};
 use guard_common::{parse, verdict::Verdict};
 
 use super::{
+    doors::Door,
     guard::Guard,
-    metrics,
+    metrics::{self, Moments},
     server::{Ask, Detach, Detached},
     view::{self, Stats, TopSource},
 };
@@ -25,9 +26,11 @@ impl Guard {
                 drop(reply.send(self.stats().await));
             }
             Ask::Metrics(reply) => {
+                self.drain_events();
+                self.keep_tallies();
                 let status = self.status().await;
                 let shared = self.running.as_ref().map(|running| &running.shared);
-                drop(reply.send(metrics::text(&status, shared, self.loads)));
+                drop(reply.send(metrics::text(&status, shared, &self.moments())));
             }
             Ask::Events { after, limit, reply } => {
                 drop(reply.send(self.journal.page(after, limit)));
@@ -40,6 +43,15 @@ impl Guard {
             Ask::Apply(apply, reply) => drop(reply.send(self.apply(&apply))),
             Ask::Confirm(reply) => drop(reply.send(self.confirm())),
             Ask::RollBack(reply) => drop(reply.send(self.roll_back())),
+        }
+    }
+
+    fn moments(&self) -> Moments {
+        Moments {
+            started: self.started,
+            in_force: self.running.as_ref().map(|running| running.since),
+            last_load: self.last_load.as_ref().map(|last| (last.began, last.success)),
+            connections: Door::ALL.map(|door| self.doors.open(door)),
         }
     }
 

@@ -18,12 +18,20 @@ use super::{
     },
     view::{Stats, Status},
 };
-use crate::event::{Page, missing::Missing};
+use crate::{
+    event::{Page, missing::Missing},
+    exit::Exit,
+    policy::text::shown,
+};
 
 /// How long an answer may take. A policy of a million prefixes is loaded in half of it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before the next attempt to get into a crowd's queue.
+const CROWDED: Duration = Duration::from_millis(20);
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 16 << 20;
+/// Bytes of its head.
+const MAX_HEAD: usize = 64 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +52,44 @@ pub enum ClientError {
         /// What happened instead.
         why: String,
     },
+    /// Somebody answers, but not as our daemon does.
+    #[error("what answers at `{path}` is no trainguard daemon of this version: {why}")]
+    Garbled {
+        /// The socket.
+        path: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
     /// The daemon says no.
     #[error("the daemon refuses: {0}")]
     Refused(String),
+}
+
+impl ClientError {
+    /// The exit code that says so.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Unreachable { .. } | Self::Silent { .. } => Exit::Unreachable,
+            Self::Garbled { .. } | Self::Refused(_) => Exit::NoAnswer,
+        }
+    }
+}
+
+/// Why a conversation failed.
+enum Failure {
+    Unreachable(io::Error),
+    Silent(String),
+    Garbled(String),
+}
+
+impl From<hyper::Error> for Failure {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
+            Self::Garbled(error.to_string())
+        } else {
+            Self::Silent(format!("it ended the connection before its answer was whole ({error})"))
+        }
+    }
 }
 
 /// Asks for the status.
@@ -136,47 +179,70 @@ fn ask<T: DeserializeOwned>(
     path: &str,
     body: &impl Serialize,
 ) -> Result<T, ClientError> {
-    let shown = || socket.display().to_string();
-    let silent = |why: String| ClientError::Silent { path: shown(), why };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| silent(error.to_string()))?;
-    runtime.block_on(async {
-        let stream = UnixStream::connect(socket)
-            .await
-            .map_err(|error| ClientError::Unreachable { path: shown(), error })?;
-        let answer = tokio::time::timeout(PATIENCE, converse(stream, method, path, body)).await;
-        let (good, bytes) = answer
-            .map_err(|_elapsed| silent(format!("not within {} seconds", PATIENCE.as_secs())))?
-            .map_err(silent)?;
-        if good {
-            serde_json::from_slice(&bytes).map_err(|error| silent(error.to_string()))
-        } else {
-            let refusal: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
-            let why = refusal.as_ref().and_then(|r| r.get("error")).and_then(|e| e.as_str());
-            Err(ClientError::Refused(why.unwrap_or("it gives no reason").to_owned()))
+    let failed = |failure| {
+        let path = socket.display().to_string();
+        match failure {
+            Failure::Unreachable(error) => ClientError::Unreachable { path, error },
+            Failure::Silent(why) => ClientError::Silent { path, why },
+            Failure::Garbled(why) => ClientError::Garbled { path, why },
         }
-    })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| failed(Failure::Silent(error.to_string())))?;
+    let (good, bytes) = runtime
+        .block_on(async {
+            let answer = converse(socket, method, path, body);
+            tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_elapsed| {
+                let why = format!("not within {} seconds", PATIENCE.as_secs());
+                Err(Failure::Silent(why))
+            })
+        })
+        .map_err(failed)?;
+    if good {
+        return serde_json::from_slice(&bytes)
+            .map_err(|error| failed(Failure::Garbled(error.to_string())));
+    }
+    let refusal: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+    let why = refusal.as_ref().and_then(|r| r.get("error")).and_then(|e| e.as_str());
+    Err(ClientError::Refused(shown(why.unwrap_or("it gives no reason"))))
 }
 
 async fn converse(
-    stream: UnixStream,
+    socket: &Path,
     method: &Method,
     path: &str,
     body: &impl Serialize,
-) -> Result<(bool, Bytes), String> {
-    let say = |error: &dyn std::fmt::Display| error.to_string();
+) -> Result<(bool, Bytes), Failure> {
+    let stream = connect(socket).await.map_err(Failure::Unreachable)?;
     let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| say(&error))?;
+        http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let body = serde_json::to_vec(body).map_err(|error| say(&error))?;
+    let unsaid = |error: &dyn std::fmt::Display| Failure::Silent(error.to_string());
+    let body = serde_json::to_vec(body).map_err(|error| unsaid(&error))?;
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "trainguard")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| say(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| say(&error))?;
+        .map_err(|error| unsaid(&error))?;
+    let answer = sender.send_request(request).await?;
     let good = answer.status().is_success();
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-    Ok((good, body.map_err(|error| say(&error))?.to_bytes()))
+    let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+        Ok(error) => Failure::from(*error),
+        Err(_too_long) => Failure::Garbled(format!("more than {MAX_ANSWER} bytes")),
+    })?;
+    Ok((good, body.to_bytes()))
+}
+
+/// Connects; waits while the queue of the socket is full.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(CROWDED).await;
+            }
+            connected => return connected,
+        }
+    }
 }

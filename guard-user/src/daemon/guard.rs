@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -14,15 +15,16 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     digest::Digest,
+    doors::Doors,
     drift::{self, GuardedPorts},
     failure::{Failure, log_findings},
     interfaces::{self, Selection},
     journal::{Journal, Names},
     links::{AttachMode, Links},
-    metrics::Loads,
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
+    tallies::Tallies,
     top::TopSources,
     trial::Trial,
     view::{ServiceStatus, Stats, TableStatus},
@@ -82,6 +84,8 @@ pub(super) struct Running {
 /// What is known of a policy besides its tables.
 pub(super) struct Facts {
     pub(super) cluster: String,
+    /// SHA-256 over the files.
+    pub(super) files_hash: [u8; 32],
     pub(super) node: String,
     pub(super) patterns: Vec<String>,
     pub(super) services: BTreeMap<u8, ServiceStatus>,
@@ -130,10 +134,14 @@ pub(super) struct Guard {
     /// What else is wrong.
     pub(super) problems: Vec<String>,
     pub(super) top: TopSources,
+    pub(super) tallies: Tallies,
+    /// The connections of the sockets.
+    pub(super) doors: Arc<Doors>,
+    /// When the daemon was started.
+    pub(super) started: SystemTime,
     /// What was counted when it was last told what was refused.
     digested: Option<Stats>,
     pub(super) journal: Journal,
-    pub(super) loads: Loads,
     /// What is in force until somebody confirms it.
     pub(super) trial: Option<Trial>,
     /// The manifest that was applied and is in force, if the files do not say the same.
@@ -207,9 +215,11 @@ impl Guard {
             netlink,
             watch: Watch::default(),
             running: None,
-            loads: Loads::default(),
             trial: None,
             applied_from: None,
+            tallies: Tallies::default(),
+            doors: Arc::default(),
+            started: SystemTime::now(),
             maps: None,
             links,
             devices,
@@ -351,6 +361,16 @@ impl Guard {
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
             self.journal.packet(&event, names, now);
+            self.tallies.add_member_drops(&event, &running.facts);
+        }
+    }
+
+    /// Puts what was counted where it outlives the daemon.
+    pub(super) fn keep_tallies(&mut self) {
+        self.doors.tally(&mut self.tallies);
+        let Some(running) = &mut self.running else { return };
+        if let Err(error) = self.tallies.flush(&mut running.shared) {
+            tracing::error!("{error}");
         }
     }
 
@@ -390,15 +410,14 @@ impl Guard {
         let manifest = self.wanted.manifest.clone();
         let loaded = self.load(&manifest, &Disk, Some(began));
         self.last_load = Some(Attempt { began, success: loaded.is_ok() });
+        self.tallies.add_load(loaded.is_ok());
         if loaded.is_ok() {
-            self.loads.success += 1;
             self.outdated.clear();
             self.refused_files = None;
             self.kept_because = None;
             self.applied_from = None;
         } else {
-            self.loads.failure += 1;
-            self.refused_files = self.watch.digest();
+            self.refused_files = self.watch.digest(&self.wanted.manifest);
         }
         loaded
     }
@@ -506,6 +525,7 @@ impl Guard {
         let services = services.collect();
         let facts = Facts {
             cluster: policy.cluster.clone(),
+            files_hash: loaded.bundle.hash(),
             node: policy.node.clone(),
             patterns,
             services,
@@ -550,6 +570,9 @@ impl Guard {
             self.reconcile();
             return Ok(());
         }
+        // What was counted for a slot is its present service's.
+        self.drain_events();
+        self.keep_tallies();
         self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };

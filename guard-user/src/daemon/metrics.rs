@@ -1,19 +1,29 @@
 //! What Prometheus scrapes: counters that only grow, of what the guard did, and gauges of what it
 //! is. Names and labels are a contract; a source address is never a label.
 //!
-//! The counters are those of the kernel, by interface and service and reason, and live as long as
-//! their pins: neither a new generation nor a new daemon starts them anew. Every series that is
-//! known is there from the start, at zero, so that `rate()` sees the first drop.
+//! The counters are those of the kernel, by interface and service and reason, and the daemon's
+//! tallies beside them. They live as long as their pins: neither a new generation nor a new daemon
+//! starts them anew. Every series that is known is there from the start, at zero, so that `rate()`
+//! sees the first drop. Their number is bounded by those of interfaces and services.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod families;
+mod state;
 
-use guard_common::verdict::{Action, NODE_REASONS, Reason};
-use prometheus::{
-    Encoder as _, TextEncoder,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
 };
 
-use super::view::{Status, TrialStatus};
+use guard_common::{
+    layout::{
+        TALLY_CONNECTIONS_CUT, TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_MEMBER_DROPS,
+        TALLY_MEMBER_DROPS_NODE, TALLY_REQUESTS_REFUSED, TALLY_REQUESTS_SERVED,
+    },
+    verdict::{Action, NODE_REASONS, Reason},
+};
+
+use self::families::{Families, number};
+use super::{doors::Door, view::Status};
 use crate::{
     kernel::{
         error::KernelError,
@@ -22,13 +32,17 @@ use crate::{
     policy::compiled::service_name,
 };
 
-/// How often policies were loaded since the daemon was started.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Loads {
-    /// Put into force.
-    pub(super) success: u64,
-    /// Refused.
-    pub(super) failure: u64,
+/// What the status does not tell, or tells for people.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moments {
+    /// When the daemon was started.
+    pub(super) started: SystemTime,
+    /// Since when the policy is in force.
+    pub(super) in_force: Option<SystemTime>,
+    /// When files were last loaded, and whether that put them into force.
+    pub(super) last_load: Option<(SystemTime, bool)>,
+    /// Open connections by [`Door`].
+    pub(super) connections: [usize; 3],
 }
 
 /// Packets and bytes.
@@ -37,41 +51,31 @@ type Sums = [u64; 2];
 /// By interface, service and reason; then by action.
 type Counts = BTreeMap<(String, String, Reason), [Sums; 3]>;
 
-/// A value with its labels.
-type Row<'a> = (Vec<(&'static str, &'a str)>, u64);
-
 /// All metrics in the text format of Prometheus 0.0.4. `shared` is none while no policy is in
 /// force.
 pub(super) fn text(
     status: &Status,
     shared: Option<&Shared>,
-    loads: Loads,
+    moments: &Moments,
 ) -> Result<String, KernelError> {
     let mut families = Families::default();
     if let Some(shared) = shared {
         let counts = counts(shared)?;
         families.frames(&counts);
         families.reasons(&counts);
+        families.member_drops(shared)?;
         families.events(shared.event_counts()?);
+        families.daemon(shared)?;
+        families.tables(status, shared.interface_labels()?.len());
     }
-    families.state(status, loads);
-    let mut bytes = Vec::new();
-    let encoded = TextEncoder::new().encode(&families.0, &mut bytes);
-    encoded.map_err(|error| KernelError::of("writing the metrics", error))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    families.policy(status, moments);
+    families.interfaces(status);
+    families.findings(status);
+    families.process(status, moments);
+    families.text()
 }
 
-/// The families, in the order in which they are told.
-#[derive(Default)]
-struct Families(Vec<MetricFamily>);
-
 impl Families {
-    fn add(&mut self, kind: MetricType, name: &str, help: &str, rows: &[Row<'_>]) {
-        if !rows.is_empty() {
-            self.0.push(family(kind, name, help, rows));
-        }
-    }
-
     /// Frames and bytes by verdict.
     fn frames(&mut self, counts: &Counts) {
         let mut by_verdict: BTreeMap<(&str, &str, &str), Sums> = BTreeMap::new();
@@ -88,9 +92,9 @@ impl Families {
             let rows = by_verdict.iter().map(|((interface, service, verdict), sums)| {
                 let labels =
                     vec![("interface", *interface), ("service", *service), ("verdict", *verdict)];
-                (labels, sums[unit])
+                (labels, number(sums[unit]))
             });
-            self.add(MetricType::COUNTER, name, help, &rows.collect::<Vec<_>>());
+            self.counter(name, help, &rows.collect::<Vec<_>>());
         }
     }
 
@@ -111,10 +115,27 @@ impl Families {
                     ("service", service.as_str()),
                     ("reason", reason.name()),
                 ];
-                (labels, actions.get(action as usize).map_or(0, |sums| sums[0]))
+                (labels, number(actions.get(action as usize).map_or(0, |sums| sums[0])))
             });
-            self.add(MetricType::COUNTER, name, help, &rows.collect::<Vec<_>>());
+            self.counter(name, help, &rows.collect::<Vec<_>>());
         }
+    }
+
+    fn member_drops(&mut self, shared: &Shared) -> Result<(), KernelError> {
+        let labels = shared.service_labels()?;
+        let mut rows =
+            vec![(vec![("service", "")], number(shared.tally(TALLY_MEMBER_DROPS_NODE)?))];
+        for (slot, label) in &labels {
+            let dropped = shared.tally(TALLY_MEMBER_DROPS + u32::from(*slot))?;
+            let service = service_name(label, labels.values());
+            rows.push((vec![("service", service)], number(dropped)));
+        }
+        self.counter(
+            "trainguard_member_drops_estimated_total",
+            "Dropped frames from addresses of nodes of the manifest, estimated from samples.",
+            &rows,
+        );
+        Ok(())
     }
 
     fn events(&mut self, events: EventCounts) {
@@ -131,60 +152,34 @@ impl Families {
                 events.lost,
             ),
         ] {
-            self.add(MetricType::COUNTER, name, help, &[(Vec::new(), value)]);
+            self.counter(name, help, &[(Vec::new(), number(value))]);
         }
     }
 
-    /// What the guard is.
-    fn state(&mut self, status: &Status, loads: Loads) {
-        let results = [("success", loads.success), ("failure", loads.failure)];
-        self.add(
-            MetricType::COUNTER,
-            "trainguard_policy_loads_total",
-            "Policies that were loaded since the daemon was started.",
-            &results.map(|(result, count)| (vec![("result", result)], count)),
-        );
-        let drops = status.services.iter().any(|service| service.mode == "enforce");
-        let enforcing = status.interfaces.iter().map(|interface| {
-            let enforcing = drops && interface.state == "guarded";
-            (vec![("interface", interface.name.as_str())], u64::from(enforcing))
-        });
-        let help = "1 while the interface is guarded by a policy that drops.";
-        self.add(MetricType::GAUGE, "trainguard_enforcing", help, &enforcing.collect::<Vec<_>>());
-        let info = status.interfaces.iter().map(|interface| {
-            let mode = interface.mode.as_deref().unwrap_or("none");
-            let labels =
-                vec![("interface", &*interface.name), ("state", &*interface.state), ("mode", mode)];
-            (labels, 1)
-        });
-        let help = "1 for each interface that is to be guarded, with its state and mode.";
-        self.add(MetricType::GAUGE, "trainguard_interface_info", help, &info.collect::<Vec<_>>());
-        if !status.policy_hash.is_empty() {
-            let labels =
-                vec![("name", status.cluster.as_str()), ("hash", status.policy_hash.as_str())];
-            let help = "1 for what is in force: its cluster, and the hash of its meaning.";
-            self.add(MetricType::GAUGE, "trainguard_policy_info", help, &[(labels, 1)]);
+    /// What the daemon has done.
+    fn daemon(&mut self, shared: &Shared) -> Result<(), KernelError> {
+        let mut loads = Vec::new();
+        for (result, index) in [("success", TALLY_LOADS_DONE), ("failure", TALLY_LOADS_FAILED)] {
+            loads.push((vec![("result", result)], number(shared.tally(index)?)));
         }
-        for (name, help, value) in [
-            (
-                "trainguard_policy_up_to_date",
-                "1 while the files say what is in force.",
-                u64::from(status.up_to_date),
-            ),
-            ("trainguard_generation", "Number of the generation in force.", status.generation),
-        ] {
-            self.add(MetricType::GAUGE, name, help, &[(Vec::new(), value)]);
+        let help = "Loads of the files, by whether that put them into force.";
+        self.counter("trainguard_policy_loads_total", help, &loads);
+        let (mut requests, mut cut) = (Vec::new(), Vec::new());
+        for door in Door::ALL {
+            for (result, first) in
+                [("served", TALLY_REQUESTS_SERVED), ("refused", TALLY_REQUESTS_REFUSED)]
+            {
+                let labels = vec![("socket", door.name()), ("result", result)];
+                requests.push((labels, number(shared.tally(first + door.place())?)));
+            }
+            let count = shared.tally(TALLY_CONNECTIONS_CUT + door.place())?;
+            cut.push((vec![("socket", door.name())], number(count)));
         }
-        let deadline = status.trial.as_ref().map_or(0, TrialStatus::deadline_seconds);
-        self.add(
-            MetricType::GAUGE,
-            "trainguard_policy_trial_deadline_timestamp_seconds",
-            "When the policy on trial is undone unless it is confirmed; 0 while none is.",
-            &[(Vec::new(), deadline)],
-        );
-        let labels = vec![("version", status.version.as_str())];
-        let help = "1, with the version of the daemon.";
-        self.add(MetricType::GAUGE, "trainguard_build_info", help, &[(labels, 1)]);
+        let help = "Requests by what they got.";
+        self.counter("trainguard_requests_total", help, &requests);
+        let help = "Connections that were ended: too slow, or in the way of others.";
+        self.counter("trainguard_connections_cut_total", help, &cut);
+        Ok(())
     }
 }
 
@@ -221,35 +216,4 @@ fn counts(shared: &Shared) -> Result<Counts, KernelError> {
         }
     }
     Ok(counts)
-}
-
-fn family(kind: MetricType, name: &str, help: &str, rows: &[Row<'_>]) -> MetricFamily {
-    let metrics = rows.iter().map(|(labels, value)| {
-        let pairs = labels.iter().map(|(name, value)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
-            pair
-        });
-        let mut metric = Metric::from_label(pairs.collect());
-        // Exact up to 2^53: a rate of 10^9 a second gets there in a hundred days.
-        #[expect(clippy::cast_precision_loss, reason = "the format has floating point only")]
-        let value = *value as f64;
-        if kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        metric
-    });
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics.collect());
-    family
 }

@@ -7,7 +7,9 @@ mod answers;
 mod check;
 pub mod client;
 mod digest;
+mod doors;
 mod drift;
+mod exposition;
 pub mod facts;
 mod failure;
 mod guard;
@@ -20,12 +22,13 @@ mod state;
 mod status;
 mod strangers;
 pub mod stray;
+mod tallies;
 mod top;
 pub mod trial;
 pub mod view;
 mod watch;
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -34,6 +37,7 @@ use tokio::{
 };
 
 use self::{
+    doors::Doors,
     failure::Failure,
     guard::{Claim, Guard, Wanted, Woken},
     links::AttachMode,
@@ -99,19 +103,21 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     let mut signals = Signals::new()?;
     let claim = Claim::take(&args.directories.bpf_dir)?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
+    let doors = Arc::new(Doors::default());
     let run_dir = &args.directories.run_dir;
     // Before anything is attached: a guard that nobody can ask is not to come into force.
-    let _sockets = server::serve(run_dir, &asks).map_err(|error| {
+    let _sockets = server::serve(run_dir, &asks, &doors).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
         Failure::System(KernelError::of(what, error).hint("choose another with --run-dir"))
     })?;
     if let Some(address) = args.metrics_listen {
-        server::serve_metrics(address, &asks).await.map_err(|error| {
+        server::serve_metrics(address, &asks, &doors).await.map_err(|error| {
             let what = format!("listening on {address} for --metrics-listen");
             Failure::System(KernelError::of(what, error))
         })?;
     }
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
+    guard.doors = doors;
     let [mut files, mut health, mut events, mut digest] = [watch::INTERVAL, HEALTH, EVENTS, DIGEST]
         .map(|period| {
             let mut interval = interval(period);
@@ -125,7 +131,10 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
                 guard.check_files();
             }
             _ = health.tick() => guard.look().await,
-            _ = events.tick() => guard.drain_events(),
+            _ = events.tick() => {
+                guard.drain_events();
+                guard.keep_tallies();
+            }
             _ = digest.tick() => guard.tell().await,
             woken = guard.woken() => match woken {
                 Woken::Devices => {
@@ -141,6 +150,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             },
         }
     }
+    guard.keep_tallies();
     tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
     Ok(())
 }

@@ -1,22 +1,22 @@
 //! The two sockets: statistics for those who may read them, control for the administrator.
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works. Every request is bounded in time and size, and so
-//! is their number: a stuck client costs a slot for some seconds, never the daemon.
+//! is their number (see [`super::doors`]): a stuck client costs a place for some seconds, never the
+//! daemon.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     fs, io,
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
 };
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body as _, Bytes, Incoming},
     header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -26,12 +26,13 @@ use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, UnixListener},
     sync::{mpsc, oneshot},
-    task::JoinHandle,
 };
 
 use super::{
+    doors::{self, Control, Door, Doors, PATIENCE, Visit},
+    exposition::Form,
     journal::PAGE,
     view::{Stats, Status, TrialStatus},
 };
@@ -46,11 +47,6 @@ pub const STATS_SOCKET: &str = "stats.sock";
 /// Name of the socket that commands.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
-/// Connections of each socket at a time. One more ends the oldest: an answer takes milliseconds,
-/// so what is old is idle, and whoever holds connections open keeps nobody else out.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take, request and answer together.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -63,17 +59,6 @@ pub(super) const EVENTS: &str = "/v1/events";
 pub(super) const MISSING_MEMBERS: &str = "/v1/missing-members";
 /// Where the metrics are.
 pub const METRICS: &str = "/metrics";
-
-/// What may be asked where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Door {
-    /// Status, statistics and metrics.
-    Stats,
-    /// Metrics only.
-    Metrics,
-    /// Commands.
-    Control,
-}
 
 /// What the guard is asked.
 #[derive(Debug)]
@@ -161,7 +146,11 @@ impl Drop for Sockets {
 ///
 /// # Errors
 /// The directory cannot be made or written, or another daemon answers there.
-pub(super) fn serve(directory: &Path, guard: &mpsc::Sender<Ask>) -> io::Result<Sockets> {
+pub(super) fn serve(
+    directory: &Path,
+    guard: &mpsc::Sender<Ask>,
+    doors: &Arc<Doors>,
+) -> io::Result<Sockets> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     let mut sockets = Sockets { paths: Vec::new() };
     for (name, mask, door) in
@@ -170,10 +159,13 @@ pub(super) fn serve(directory: &Path, guard: &mpsc::Sender<Ask>) -> io::Result<S
         let path = directory.join(name);
         let listener = bind(&path, Mode::from_bits_truncate(mask))?;
         sockets.paths.push(path);
-        let guard = guard.clone();
+        let (guard, doors) = (guard.clone(), Arc::clone(doors));
         match door {
-            Door::Control => tokio::spawn(accept(Control(listener), guard, door)),
-            _ => tokio::spawn(accept(listener, guard, door)),
+            Door::Control => {
+                let listener = Control::new(listener);
+                tokio::spawn(doors::accept(listener, guard, door, doors, converse))
+            }
+            _ => tokio::spawn(doors::accept(listener, guard, door, doors, converse)),
         };
     }
     Ok(sockets)
@@ -186,6 +178,7 @@ pub(super) fn serve(directory: &Path, guard: &mpsc::Sender<Ask>) -> io::Result<S
 pub(super) async fn serve_metrics(
     address: SocketAddr,
     guard: &mpsc::Sender<Ask>,
+    doors: &Arc<Doors>,
 ) -> io::Result<()> {
     if !address.ip().is_loopback() {
         let message = "not an address of the loopback device; put a proxy that authenticates in \
@@ -193,46 +186,9 @@ pub(super) async fn serve_metrics(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let listener = TcpListener::bind(address).await?;
-    tokio::spawn(accept(listener, guard.clone(), Door::Metrics));
+    let doors = Arc::clone(doors);
+    tokio::spawn(doors::accept(listener, guard.clone(), Door::Metrics, doors, converse));
     Ok(())
-}
-
-/// Where connections come from.
-trait Listener: Send + 'static {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-
-    fn connection(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
-}
-
-impl Listener for UnixListener {
-    type Stream = UnixStream;
-
-    async fn connection(&self) -> io::Result<UnixStream> {
-        Ok(self.accept().await?.0)
-    }
-}
-
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-
-    async fn connection(&self) -> io::Result<TcpStream> {
-        Ok(self.accept().await?.0)
-    }
-}
-
-/// A socket that commands: who connects is written down.
-struct Control(UnixListener);
-
-impl Listener for Control {
-    type Stream = UnixStream;
-
-    async fn connection(&self) -> io::Result<UnixStream> {
-        let stream = self.0.accept().await?.0;
-        if let Ok(peer) = stream.peer_cred() {
-            tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
-        }
-        Ok(stream)
-    }
 }
 
 fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
@@ -251,57 +207,35 @@ fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
     bound
 }
 
-async fn accept(listener: impl Listener, guard: mpsc::Sender<Ask>, door: Door) {
-    let mut open: VecDeque<JoinHandle<()>> = VecDeque::new();
-    loop {
-        let stream = match listener.connection().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                // Out of descriptors, most likely: others need time to give some back.
-                tracing::warn!("accepting a connection: {error}");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                continue;
-            }
-        };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-        }
-        let guard = guard.clone();
-        open.push_back(tokio::spawn(async move {
-            // A client that went away or was too slow is its own business.
-            let _ = tokio::time::timeout(PATIENCE, converse(stream, guard, door)).await;
-        }));
-    }
-}
-
-async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    guard: mpsc::Sender<Ask>,
-    door: Door,
-) -> Result<(), hyper::Error> {
-    let service = service_fn(move |request| {
-        let guard = guard.clone();
-        async move { Ok::<_, Infallible>(answer(request, &guard, door).await) }
+/// Hears one request and answers it.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
+    let visit = &visit;
+    let service = service_fn(move |request| async move {
+        let response = answer(request, visit).await;
+        let bytes = response.body().size_hint().exact().unwrap_or(0);
+        visit
+            .answered(response.status().is_success(), usize::try_from(bytes).unwrap_or(usize::MAX));
+        Ok::<_, Infallible>(response)
     });
-    http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(MAX_BODY)
+        .half_close(true)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(PATIENCE, connection).await {
+        Ok(Err(error)) if error.is_timeout() => visit.late(),
+        Ok(Err(error)) if error.is_parse() => visit.garbled(),
+        // A client that went away is its own business.
+        Ok(_) => {}
+        Err(_elapsed) => visit.late(),
+    }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    guard: &mpsc::Sender<Ask>,
-    door: Door,
-) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
-    match (request.method(), path.as_str(), door) {
+    match (request.method(), path.as_str(), guard.door) {
         (&Method::GET, "/v1/status", Door::Stats) => match asked(guard, Ask::Status).await {
             Some(status) => json(StatusCode::OK, &status),
             None => ended(),
@@ -328,11 +262,11 @@ async fn answer(
             }
         }
         (&Method::GET, METRICS, Door::Stats | Door::Metrics) => {
+            let form = Form::wanted(request.headers());
             match asked(guard, Ask::Metrics).await {
                 Some(Ok(metrics)) => {
-                    let mut response = Response::new(Full::new(Bytes::from(metrics)));
-                    let form = HeaderValue::from_static(prometheus::TEXT_FORMAT);
-                    response.headers_mut().insert(CONTENT_TYPE, form);
+                    let mut response = Response::new(Full::new(Bytes::from(form.of(metrics))));
+                    response.headers_mut().insert(CONTENT_TYPE, form.content_type());
                     response
                 }
                 Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -418,12 +352,9 @@ fn page_wanted(query: &str) -> Result<(u64, usize), String> {
     Ok((after.unwrap_or(0), limit))
 }
 
-async fn asked<T>(
-    guard: &mpsc::Sender<Ask>,
-    ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
-) -> Option<T> {
+async fn asked<T>(guard: &Visit, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
     let (reply, answer) = oneshot::channel();
-    guard.send(ask(reply)).await.ok()?;
+    guard.ask(ask(reply)).await?;
     answer.await.ok()
 }
 

@@ -66,6 +66,7 @@ impl Guard {
         if let Some(running) = &self.running {
             status.generation = running.number;
             status.policy_hash = hexadecimal(&running.hash);
+            status.files_hash = hexadecimal(&running.facts.files_hash);
             status.in_force_since = Some(view::time(running.since));
             status.cluster.clone_from(&running.facts.cluster);
             status.node.clone_from(&running.facts.node);

@@ -44,6 +44,9 @@ pub struct Status {
     pub generation: u64,
     /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is.
     pub policy_hash: String,
+    /// SHA-256 over manifest, policies and lists that it comes from, in hexadecimal: the same on all
+    /// nodes that run the same files. Empty if nothing is in force.
+    pub files_hash: String,
     /// Since when it is in force: RFC 3339, UTC, to the millisecond; null if nothing is.
     pub in_force_since: Option<String>,
     /// The policy that is undone unless it is confirmed; null if none is on trial.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use sha2::{Digest as _, Sha256};
+use crate::policy::hash;
 
 /// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
@@ -93,21 +93,18 @@ impl Watch {
         look(&self.paths) != self.loaded
     }
 
-    /// SHA-256 over what the files hold, in the order in which they are listed; none if there is
-    /// none, or one of them cannot be read whole.
-    pub(super) fn digest(&self) -> Option<[u8; 32]> {
-        let files = look(&self.paths);
-        let mut digest = Sha256::new();
-        for (path, signature) in &files {
-            if signature.as_ref().is_none_or(|signature| signature.size > MAX_DIGESTED) {
-                return None;
-            }
-            let bytes = fs::read(path).ok()?;
-            // The length tells where one file ends and the next begins.
-            digest.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_be_bytes());
-            digest.update(bytes);
-        }
-        (!files.is_empty()).then(|| digest.finalize().into())
+    /// SHA-256 over the files, as [`crate::policy::Bundle::hash`] has it; none if there is none, or
+    /// one of them cannot be read whole.
+    pub(super) fn digest(&self, manifest: &Path) -> Option<[u8; 32]> {
+        let files = look(&self.paths).into_iter().map(|(path, signature)| {
+            let size = signature.as_ref().map(|signature| signature.size);
+            let bytes =
+                size.filter(|size| *size <= MAX_DIGESTED).and_then(|_| fs::read(&path).ok());
+            Some((path, bytes?))
+        });
+        let files: Vec<(PathBuf, Vec<u8>)> = files.collect::<Option<_>>()?;
+        let files = files.iter().map(|(path, bytes)| (path.as_path(), bytes.as_slice()));
+        (!self.paths.is_empty()).then(|| hash::of_files(manifest, files))
     }
 }
 
@@ -160,17 +157,17 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let files = ["a", "b"].map(|name| dir.path().join(name));
         let watch = watching(files.to_vec());
-        assert_eq!(watch.digest(), None);
+        assert_eq!(watch.digest(Path::new("m.yaml")), None);
         let digest = |texts: [&str; 2]| {
             for (file, text) in files.iter().zip(texts) {
                 fs::write(file, text).expect("a file");
             }
-            watch.digest().expect("a digest")
+            watch.digest(Path::new("m.yaml")).expect("a digest")
         };
         assert_ne!(digest(["ab", "c"]), digest(["a", "bc"]));
         assert_eq!(digest(["ab", "c"]), digest(["ab", "c"]));
         assert!(watch.differs());
-        assert_eq!(watching(Vec::new()).digest(), None);
+        assert_eq!(watching(Vec::new()).digest(Path::new("m.yaml")), None);
     }
 
     #[test]

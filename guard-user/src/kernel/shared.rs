@@ -17,7 +17,7 @@ use guard_common::{
     layout::{
         self, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION,
         LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES, MemberKey,
-        NODE_COUNTERS, SERVICE_COUNTERS, Sampling,
+        NODE_COUNTERS, SERVICE_COUNTERS, Sampling, TALLY_MEMBER_DROPS,
     },
     names,
     verdict::{MAX_SERVICES, Reason, Verdict},
@@ -33,6 +33,7 @@ pub struct Shared {
     counters: PerCpuArray<MapData, Counter>,
     sampling: PerCpuArray<MapData, Sampling>,
     labels: Array<MapData, Label>,
+    tallies: Array<MapData, u64>,
     interfaces: Array<MapData, InterfaceRow>,
     member_keys: HashMap<MapData, MemberKey, u32>,
     totals: Array<MapData, BucketStates>,
@@ -60,6 +61,7 @@ impl Shared {
             counters: typed(names::MAP_COUNTERS, take(names::MAP_COUNTERS)?)?,
             sampling: typed(names::MAP_SAMPLING, take(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, take(names::MAP_LABELS)?)?,
+            tallies: typed(names::MAP_TALLIES, take(names::MAP_TALLIES)?)?,
             interfaces: typed(names::MAP_INTERFACES, take(names::MAP_INTERFACES)?)?,
             member_keys: typed(names::MAP_MEMBER_KEYS, take(names::MAP_MEMBER_KEYS)?)?,
             totals: typed(names::MAP_TOTALS, take(names::MAP_TOTALS)?)?,
@@ -80,6 +82,7 @@ impl Shared {
             counters: typed(names::MAP_COUNTERS, open(names::MAP_COUNTERS)?)?,
             sampling: typed(names::MAP_SAMPLING, open(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, open(names::MAP_LABELS)?)?,
+            tallies: typed(names::MAP_TALLIES, open(names::MAP_TALLIES)?)?,
             interfaces: typed(names::MAP_INTERFACES, open(names::MAP_INTERFACES)?)?,
             member_keys: typed(names::MAP_MEMBER_KEYS, open(names::MAP_MEMBER_KEYS)?)?,
             totals: typed(names::MAP_TOTALS, open(names::MAP_TOTALS)?)?,
@@ -127,6 +130,17 @@ impl Shared {
             }
         }
         Ok(counts)
+    }
+
+    /// What the daemon has counted under an index of [`layout::TALLIES`].
+    pub fn tally(&self, index: u32) -> Result<u64, KernelError> {
+        self.tallies.get(&index, 0).map_err(read(names::MAP_TALLIES))
+    }
+
+    /// Counts on from what was there. By one process at a time: who holds the pin directory.
+    pub fn add_to_tally(&mut self, index: u32, count: u64) -> Result<(), KernelError> {
+        let sum = self.tally(index)?.saturating_add(count);
+        self.tallies.set(index, sum, 0).map_err(write(names::MAP_TALLIES))
     }
 
     /// Tells the kernel that somebody listens to events, for the next [`LISTENING_NS`].
@@ -222,6 +236,8 @@ impl Shared {
                 self.counters.set(index, zeros, 0).map_err(write(names::MAP_COUNTERS))?;
             }
         }
+        let member_drops = TALLY_MEMBER_DROPS + u32::from(slot);
+        self.tallies.set(member_drops, 0, 0).map_err(write(names::MAP_TALLIES))?;
         self.totals.set(slot.into(), [0; 3], 0).map_err(write(names::MAP_TOTALS))?;
         let none = aya::maps::PerCpuValues::try_from(vec![[0; 3]; cpus])
             .map_err(|error| KernelError::of("credits", error))?;

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use super::hash;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes of a document or list file.
@@ -105,6 +106,12 @@ impl Bundle {
             texts
         };
         sorted(self) == sorted(other)
+    }
+
+    /// SHA-256 over the files in it: the same on all nodes that have the same files.
+    pub fn hash(&self) -> [u8; 32] {
+        let files = self.texts.iter().map(|(path, text)| (path.as_path(), text.as_bytes()));
+        hash::of_files(&self.manifest, files)
     }
 
     /// Paths of the files in it.

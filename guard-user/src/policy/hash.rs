@@ -1,4 +1,6 @@
-//! The hash that names a policy.
+//! The hashes that name a policy: of what it means on a node, and of the files that it comes from.
+
+use std::{collections::BTreeMap, path::Path};
 
 use guard_common::{
     flow::Transport,
@@ -55,4 +57,56 @@ fn hash_source(hash: &mut Sha256, len: u8, source: &Source) {
     hash.update([len]);
     hash.update(source.services.to_be_bytes());
     hash.update(source.flags.to_be_bytes());
+}
+
+/// SHA-256 over files, in any order: each by its path from the manifest, which itself has none. So
+/// nodes that keep the same files at different places have the same hash.
+pub(crate) fn of_files<'a>(
+    manifest: &Path,
+    files: impl IntoIterator<Item = (&'a Path, &'a [u8])>,
+) -> [u8; 32] {
+    let directory = manifest.parent().unwrap_or(Path::new(""));
+    let name = |path: &'a Path| match path.strip_prefix(directory) {
+        _ if path == manifest => Path::new(""),
+        Ok(relative) => relative,
+        Err(_) => path,
+    };
+    let files: BTreeMap<&Path, &[u8]> =
+        files.into_iter().map(|(path, bytes)| (name(path), bytes)).collect();
+    let mut hash = Sha256::new();
+    hash.update(b"trainguard files 1");
+    for (path, bytes) in files {
+        for part in [path.as_os_str().as_encoded_bytes(), bytes] {
+            // The length tells where one ends and the next begins.
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(manifest: &str, files: &[(&str, &str)]) -> [u8; 32] {
+        let files = files.iter().map(|(path, text)| (Path::new(*path), text.as_bytes()));
+        of_files(Path::new(manifest), files)
+    }
+
+    #[test]
+    fn the_same_files_elsewhere_have_the_same_hash() {
+        let here = hash("/etc/tg/c.yaml", &[("/etc/tg/c.yaml", "a"), ("/etc/tg/p/x.yaml", "b")]);
+        assert_eq!(hash("d.yaml", &[("p/x.yaml", "b"), ("d.yaml", "a")]), here);
+        for other in [
+            hash("c.yaml", &[("c.yaml", "a"), ("p/x.yaml", "c")]),
+            hash("c.yaml", &[("c.yaml", "b"), ("p/x.yaml", "a")]),
+            hash("c.yaml", &[("c.yaml", "a"), ("p/y.yaml", "b")]),
+            hash("c.yaml", &[("c.yaml", "a")]),
+            hash("c.yaml", &[("c.yaml", "ap/x.yaml"), ("b", "")]),
+            hash("/etc/tg/c.yaml", &[("/etc/tg/c.yaml", "a"), ("/p/x.yaml", "b")]),
+        ] {
+            assert_ne!(other, here);
+        }
+    }
 }

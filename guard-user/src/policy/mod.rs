@@ -11,7 +11,7 @@ pub mod document;
 pub mod entry;
 pub mod files;
 pub mod fix;
-mod hash;
+pub(crate) mod hash;
 mod hostlist;
 pub mod ignore;
 pub mod json;

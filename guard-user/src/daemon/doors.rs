@@ -1,0 +1,353 @@
+//! Who is in: the connections of all sockets, bounded in number, time and memory.
+//!
+//! Each socket has room for [`MAX_CONNECTIONS`]. One more ends the oldest that waits for nothing
+//! from us: an answer takes milliseconds, so what is old is idle or does not read, and whoever holds
+//! connections open keeps nobody else out. Each has a moment of its own first, so that a crowd that
+//! connects as fast as it can does not push out who has just come: then the crowd waits in the
+//! kernel's queue.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use guard_common::layout::{TALLY_CONNECTIONS_CUT, TALLY_REQUESTS_REFUSED, TALLY_REQUESTS_SERVED};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+    task::AbortHandle,
+};
+
+use super::{server::Ask, tallies::Tallies};
+
+/// Connections of each socket at a time.
+pub(super) const MAX_CONNECTIONS: usize = 128;
+/// How long a connection is left alone, whoever else wants to come in.
+const MOMENT: Duration = Duration::from_millis(50);
+/// How long a connection may take, request and answer together.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of answers that were made and not yet taken, of all sockets.
+const MAX_HELD: usize = 32 << 20;
+/// Control connections that are written down in a second.
+const NOTED: u32 = 10;
+
+/// What may be asked where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// Status, statistics and metrics.
+    Stats,
+    /// Metrics only.
+    Metrics,
+    /// Commands.
+    Control,
+}
+
+impl Door {
+    /// All of them, in the order of their tallies.
+    pub(super) const ALL: [Self; 3] = [Self::Stats, Self::Metrics, Self::Control];
+
+    /// Its name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Stats => "stats",
+            Self::Metrics => "metrics",
+            Self::Control => "control",
+        }
+    }
+
+    /// Its place in [`Door::ALL`].
+    pub(super) fn place(self) -> u32 {
+        self as u32
+    }
+}
+
+/// A connection.
+#[derive(Debug)]
+struct Inside {
+    door: Door,
+    since: Instant,
+    task: AbortHandle,
+    /// It waits for an answer that is being made.
+    asking: bool,
+    /// Bytes of its answer that it has not taken yet.
+    held: usize,
+}
+
+/// The connections, by the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    inside: Mutex<BTreeMap<u64, Inside>>,
+    came: AtomicU64,
+    served: [AtomicU64; 3],
+    refused: [AtomicU64; 3],
+    cut: [AtomicU64; 3],
+}
+
+impl Doors {
+    /// How many connections there are.
+    pub(super) fn open(&self, door: Door) -> usize {
+        self.inside().values().filter(|inside| inside.door == door).count()
+    }
+
+    /// Hands over what was counted since the last call.
+    pub(super) fn tally(&self, tallies: &mut Tallies) {
+        for (first, counts) in [
+            (TALLY_REQUESTS_SERVED, &self.served),
+            (TALLY_REQUESTS_REFUSED, &self.refused),
+            (TALLY_CONNECTIONS_CUT, &self.cut),
+        ] {
+            for (index, count) in (first..).zip(counts) {
+                let count = count.swap(0, Ordering::Relaxed);
+                if count > 0 {
+                    tallies.add(index, count);
+                }
+            }
+        }
+    }
+
+    fn inside(&self) -> MutexGuard<'_, BTreeMap<u64, Inside>> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(counts: &[AtomicU64; 3], door: Door) {
+        if let Some(count) = counts.get(door.place() as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the oldest connection that may be ended, if there is no room for another one. How
+    /// long to wait if none may.
+    fn make_room(&self, door: Door) -> Result<(), Duration> {
+        let mut inside = self.inside();
+        let of_door = || inside.iter().filter(|(_, inside)| inside.door == door);
+        if of_door().count() < MAX_CONNECTIONS {
+            return Ok(());
+        }
+        let Some((&number, oldest)) = of_door().find(|(_, inside)| !inside.asking) else {
+            return Err(MOMENT);
+        };
+        let young = MOMENT.saturating_sub(oldest.since.elapsed());
+        if !young.is_zero() {
+            return Err(young);
+        }
+        self.end(&mut inside, number);
+        Ok(())
+    }
+
+    fn end(&self, inside: &mut BTreeMap<u64, Inside>, number: u64) {
+        if let Some(Inside { door, task, .. }) = inside.remove(&number) {
+            task.abort();
+            Self::count(&self.cut, door);
+        }
+    }
+}
+
+/// A connection from its own side; it is gone with this.
+#[derive(Debug)]
+pub(super) struct Visit {
+    doors: Arc<Doors>,
+    number: u64,
+    pub(super) door: Door,
+    guard: mpsc::Sender<Ask>,
+}
+
+impl Visit {
+    /// Asks the guard. None if it has ended.
+    pub(super) async fn ask(&self, ask: Ask) -> Option<()> {
+        self.change(|inside| inside.asking = true);
+        self.guard.send(ask).await.ok()
+    }
+
+    /// Says that an answer has been made, and of how many bytes. Others that take none of theirs
+    /// are ended if all answers together become too many.
+    pub(super) fn answered(&self, success: bool, bytes: usize) {
+        let counts = if success { &self.doors.served } else { &self.doors.refused };
+        Doors::count(counts, self.door);
+        self.change(|inside| {
+            inside.asking = false;
+            inside.held = bytes;
+        });
+        let mut inside = self.doors.inside();
+        let held = |inside: &BTreeMap<u64, Inside>| -> usize {
+            inside.values().map(|inside| inside.held).sum()
+        };
+        while held(&inside) > MAX_HELD {
+            let mut others = inside.iter().filter(|(number, _)| **number != self.number);
+            let Some(&number) =
+                others.find(|(_, inside)| inside.held > 0).map(|(number, _)| number)
+            else {
+                break;
+            };
+            self.doors.end(&mut inside, number);
+        }
+    }
+
+    /// Says that what was sent is no request.
+    pub(super) fn garbled(&self) {
+        Doors::count(&self.doors.refused, self.door);
+    }
+
+    /// Says that it took too long.
+    pub(super) fn late(&self) {
+        Doors::count(&self.doors.cut, self.door);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inside)) {
+        if let Some(inside) = self.doors.inside().get_mut(&self.number) {
+            change(inside);
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.doors.inside().remove(&self.number);
+    }
+}
+
+/// Where connections come from.
+pub(super) trait Listener: Send + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn connection(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn connection(&mut self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn connection(&mut self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// A socket that commands: who connects is written down.
+#[derive(Debug)]
+pub(super) struct Control {
+    listener: UnixListener,
+    notes: Sparing,
+}
+
+impl Control {
+    pub(super) fn new(listener: UnixListener) -> Self {
+        Self { listener, notes: Sparing::new(Instant::now()) }
+    }
+}
+
+impl Listener for Control {
+    type Stream = UnixStream;
+
+    async fn connection(&mut self) -> io::Result<UnixStream> {
+        let stream = self.listener.accept().await?.0;
+        if let Ok(peer) = stream.peer_cred() {
+            match self.notes.next(Instant::now()) {
+                Note::Not => {}
+                Note::Now { left_out } => {
+                    if left_out > 0 {
+                        tracing::warn!(left_out, "control connections were not written down");
+                    }
+                    tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
+                }
+            }
+        }
+        Ok(stream)
+    }
+}
+
+/// Writes down so many a second, and counts the others.
+#[derive(Debug)]
+struct Sparing {
+    second: Instant,
+    said: u32,
+    left_out: u64,
+}
+
+/// Whether something is written down.
+#[derive(Debug, PartialEq, Eq)]
+enum Note {
+    Not,
+    /// It is; and so many before it were not.
+    Now {
+        left_out: u64,
+    },
+}
+
+impl Sparing {
+    fn new(now: Instant) -> Self {
+        Self { second: now, said: 0, left_out: 0 }
+    }
+
+    fn next(&mut self, now: Instant) -> Note {
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            self.second = now;
+            self.said = 0;
+        }
+        if self.said >= NOTED {
+            self.left_out += 1;
+            return Note::Not;
+        }
+        self.said += 1;
+        Note::Now { left_out: std::mem::take(&mut self.left_out) }
+    }
+}
+
+/// Lets connections in, for ever, and hands each to `converse`.
+pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
+    mut listener: L,
+    guard: mpsc::Sender<Ask>,
+    door: Door,
+    doors: Arc<Doors>,
+    converse: impl Fn(L::Stream, Visit) -> F + Send,
+) {
+    loop {
+        let stream = match listener.connection().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: others need time to give some back.
+                tracing::warn!("accepting a connection: {error}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        while let Err(wait) = doors.make_room(door) {
+            tokio::time::sleep(wait).await;
+        }
+        let number = doors.came.fetch_add(1, Ordering::Relaxed);
+        let visit = Visit { doors: Arc::clone(&doors), number, door, guard: guard.clone() };
+        // What it does first, it does after this: there is one thread.
+        let task = tokio::spawn(converse(stream, visit)).abort_handle();
+        let inside = Inside { door, since: Instant::now(), task, asking: false, held: 0 };
+        doors.inside().insert(number, inside);
+        // Who came with a request is heard before the next one comes in.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_sparing_and_say_so() {
+        let start = Instant::now();
+        let mut notes = Sparing::new(start);
+        let said = (0..1000).filter(|_| notes.next(start) != Note::Not).count();
+        assert_eq!(said, NOTED as usize);
+        let later = start + Duration::from_secs(1);
+        assert_eq!(notes.next(later), Note::Now { left_out: 1000 - u64::from(NOTED) });
+        assert_eq!(notes.next(later), Note::Now { left_out: 0 });
+    }
+}

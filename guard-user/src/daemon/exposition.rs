@@ -1,0 +1,148 @@
+//! The two text formats in which metrics are told: that of Prometheus, and `OpenMetrics` for who
+//! asks for it.
+//!
+//! No library writes both: `prometheus` writes the first, `prometheus-client` the second. They differ
+//! in three things here, where there are only counters and gauges without a time: what a counter's
+//! family is called, how its end is marked, and what they are called themselves.
+
+use std::fmt::Write as _;
+
+use hyper::{
+    HeaderMap,
+    header::{ACCEPT, HeaderValue},
+};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A text format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Version 0.0.4 of Prometheus.
+    Prometheus,
+    /// `OpenMetrics` 1.0.0.
+    OpenMetrics,
+}
+
+impl Form {
+    /// The format that a scraper likes best.
+    pub(super) fn wanted(headers: &HeaderMap) -> Self {
+        let mut open_metrics = 0;
+        let mut prometheus = 0;
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        for range in values.flat_map(|value| value.split(',')) {
+            let (media, weight) = weighed(range);
+            match media.as_str() {
+                "application/openmetrics-text" => open_metrics = weight.max(open_metrics),
+                "text/plain" | "text/*" | "*/*" => prometheus = weight.max(prometheus),
+                _ => {}
+            }
+        }
+        if open_metrics > 0 && open_metrics >= prometheus {
+            Self::OpenMetrics
+        } else {
+            Self::Prometheus
+        }
+    }
+
+    /// How it is called.
+    pub(super) fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Prometheus => prometheus::TEXT_FORMAT,
+            Self::OpenMetrics => OPEN_METRICS,
+        })
+    }
+
+    /// Metrics in this format, from that of Prometheus.
+    pub(super) fn of(self, text: String) -> String {
+        if self == Self::Prometheus {
+            return text;
+        }
+        let mut open = String::with_capacity(text.len() + 8);
+        for line in text.lines() {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            // Writing to a string does not fail.
+            let _ = match words[..] {
+                ["#", what @ ("HELP" | "TYPE"), family, rest] => {
+                    let family = family.strip_suffix("_total").unwrap_or(family);
+                    writeln!(open, "# {what} {family} {rest}")
+                }
+                _ => writeln!(open, "{line}"),
+            };
+        }
+        open.push_str("# EOF\n");
+        open
+    }
+}
+
+/// The type of a media range and its weight in thousandths; 0 for a version that is not ours.
+fn weighed(range: &str) -> (String, u16) {
+    let mut parts = range.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let mut weight = 1000;
+    for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+        let value = value.trim().trim_matches('"');
+        match name.trim().to_ascii_lowercase().as_str() {
+            "q" => {
+                let quality: f32 = value.parse().unwrap_or(0.0);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 0 and 1000"
+                )]
+                let thousandths = (quality.clamp(0.0, 1.0) * 1000.0) as u16;
+                weight = weight.min(thousandths);
+            }
+            "version" if !matches!(value, "1.0.0" | "0.0.4") => weight = 0,
+            _ => {}
+        }
+    }
+    (media, weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(accept: &[&str]) -> Form {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(ACCEPT, HeaderValue::from_str(value).expect("a header"));
+        }
+        Form::wanted(&headers)
+    }
+
+    #[test]
+    fn a_scraper_gets_what_it_likes_best() {
+        // Prometheus 2.42 and 3.
+        let old = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
+                   version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let new = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                   application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=1.0.0;q=0.4,\
+                   text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+        for accept in [&[old][..], &[new], &["application/openmetrics-text"]] {
+            assert_eq!(wanted(accept), Form::OpenMetrics, "{accept:?}");
+        }
+        for accept in [
+            &[][..],
+            &["*/*"],
+            &["text/plain"],
+            &["text/plain;version=0.0.4", "application/openmetrics-text;q=0.9"],
+            &["application/openmetrics-text;q=0"],
+            &["application/openmetrics-text;q=nonsense"],
+            &["application/openmetrics-text; version=2.0.0"],
+            &[";;;=,q=1,\"", "application/json"],
+        ] {
+            assert_eq!(wanted(accept), Form::Prometheus, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_counter_is_called_by_its_family_only_where_it_is_declared() {
+        let text = "# HELP a_total A # HELP b_total.\n# TYPE a_total counter\na_total{x=\"# TYPE a_total b\"} 1\n\
+                    # HELP g G.\n# TYPE g gauge\ng 2\n";
+        let open = "# HELP a A # HELP b_total.\n# TYPE a counter\na_total{x=\"# TYPE a_total b\"} 1\n\
+                    # HELP g G.\n# TYPE g gauge\ng 2\n# EOF\n";
+        assert_eq!(Form::OpenMetrics.of(text.to_owned()), open);
+        assert_eq!(Form::Prometheus.of(text.to_owned()), text);
+    }
+}

@@ -1,0 +1,268 @@
+//! Clients that behave badly towards a real daemon: whatever they do, it guards, counts, answers
+//! others, and is as small afterwards as it was before.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpStream},
+    os::unix::net::UnixStream,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::{
+    node::{MEMBER, Node, PATIENCE, PORT, STRANGER, enforcing, moved},
+    skip,
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Connections of the crowds at each socket.
+const CROWDS: [(&str, usize); 2] = [("stats.sock", 10_000), ("control.sock", 5_000)];
+/// Open files that a daemon may have at most: 128 connections on each of two sockets, and its own.
+const MOST_FILES: usize = 2 * 128 + 100;
+/// KiB that bad clients may cost at most: 32 MiB of answers that nobody takes, and buffers.
+const MOST_MEMORY: u64 = 64 << 10;
+/// Bytes of a line without an end.
+const GIGABYTE: usize = 1 << 30;
+
+fn files(node: &Node) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", node.daemon_id())).expect("a daemon").count()
+}
+
+/// The most KiB that the daemon has had resident.
+fn peak(node: &Node) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.daemon_id())).expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// A daemon in force, with what it is like before anybody is bad to it.
+fn started(test: &str) -> Option<(Node, usize, u64)> {
+    let mut node = Node::new(test)?;
+    node.start(&["--metrics-listen", "127.0.0.1:9477"]);
+    node.wait("enforcing", enforcing);
+    let files = settled(&node, |_| true);
+    let peak = peak(&node);
+    Some((node, files, peak))
+}
+
+/// Waits until the number of open files is as wanted, twice in a row; it.
+fn settled(node: &Node, wanted: impl Fn(usize) -> bool) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    let mut before = usize::MAX;
+    loop {
+        thread::sleep(Duration::from_millis(100));
+        let now = files(node);
+        if now == before && wanted(now) {
+            return now;
+        }
+        before = now;
+        assert!(Instant::now() < deadline, "{now} files are open");
+    }
+}
+
+/// Sees that the daemon does its work, and counts exactly.
+fn assert_works(node: &Node) {
+    let before = node.stats();
+    for family in 0..2 {
+        assert!(!node.answers(STRANGER[family], PORT), "a stranger gets in");
+        assert!(node.answers(MEMBER[family], PORT), "a member does not");
+    }
+    let moved = moved(&before, &node.stats());
+    assert_eq!(moved, [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)]);
+    assert!(node.status().is_some_and(|status| enforcing(&status)), "{}", node.log());
+}
+
+fn connect(node: &Node, socket: &str) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(node.path("run").join(socket))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Everything that comes until the end, or until the other side throws us out.
+fn rest(mut stream: UnixStream) -> String {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn ten_thousand_connections_keep_nobody_out() {
+    let Some((node, files_before, peak_before)) = started("clients/crowd") else { return };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    let wanted: usize = CROWDS.iter().map(|(_, size)| size + 500).sum();
+    if usize::try_from(hard).is_ok_and(|hard| hard < wanted) {
+        return skip::skip("clients/crowd", &format!("needs {wanted} open files, may have {hard}"));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("more files");
+    let log_before = node.log().lines().count();
+    let done = AtomicUsize::new(0);
+    let held: Vec<Vec<UnixStream>> = thread::scope(|scope| {
+        let crowds = CROWDS.map(|(socket, size)| {
+            let (node, done) = (&node, &done);
+            scope.spawn(move || {
+                let held: Vec<UnixStream> = (0..size)
+                    .map(|_| connect(node, socket).expect("a place in the queue"))
+                    .collect();
+                done.fetch_add(1, Ordering::Relaxed);
+                held
+            })
+        });
+        let mut most = 0;
+        while done.load(Ordering::Relaxed) < CROWDS.len() {
+            assert!(node.status().is_some(), "no answer in the crowd: {}", node.log());
+            most = most.max(files(&node));
+        }
+        assert!(most > files_before + 100, "the crowd was not there: {most} files");
+        assert!(most <= MOST_FILES, "{most} files");
+        assert_works(&node);
+        crowds.map(|crowd| crowd.join().expect("a crowd")).into()
+    });
+    // They all still hold what they have.
+    assert_works(&node);
+    drop(held);
+    settled(&node, |files| files == files_before);
+    assert_works(&node);
+    let grown = peak(&node) - peak_before;
+    assert!(grown < MOST_MEMORY, "{grown} KiB");
+    // Ten lines a second.
+    let said = node.log().lines().count() - log_before;
+    assert!(said < 1000, "{said} lines");
+    assert!(node.log().contains("control connections were not written down"), "{}", node.log());
+}
+
+#[test]
+fn a_crowd_on_loopback_keeps_no_scraper_out() {
+    let Some((node, files_before, _)) = started("clients/loopback") else { return };
+    let scrape = || {
+        let mut stream = TcpStream::connect("127.0.0.1:9477").expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    node.at_node(|| {
+        let crowd: Vec<TcpStream> = (0..2000)
+            .map(|_| TcpStream::connect("127.0.0.1:9477").expect("a place in the queue"))
+            .collect();
+        scrape();
+        drop(crowd);
+        scrape();
+    });
+    settled(&node, |files| files == files_before);
+    assert_works(&node);
+}
+
+/// Sends the same over and over until it is refused; how much was taken.
+fn stream(node: &Node, socket: &str, beginning: &str) -> usize {
+    let mut stream = connect(node, socket).expect("a connection");
+    let mut taken = 0;
+    let part = [b'a'; 1 << 16];
+    let mut sent = stream.write_all(beginning.as_bytes());
+    while sent.is_ok() && taken < GIGABYTE {
+        sent = stream.write(&part).map(|count| taken += count);
+    }
+    let error = sent.expect_err("a gigabyte was taken");
+    let thrown_out = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    assert!(thrown_out.contains(&error.kind()), "{error}");
+    let said = rest(stream);
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+    taken
+}
+
+#[test]
+fn a_line_without_an_end_is_refused() {
+    let Some((node, files_before, peak_before)) = started("clients/gigabyte") else { return };
+    let post = "POST /v1/detach HTTP/1.1\r\nhost: x\r\n";
+    for (socket, beginning) in [
+        ("stats.sock", "GET /".to_owned()),
+        ("stats.sock", String::new()),
+        ("stats.sock", "GET /v1/status HTTP/1.1\r\nhost: x\r\nlong: ".to_owned()),
+        (
+            "stats.sock",
+            "POST /v1/status HTTP/1.1\r\nhost: x\r\ncontent-length: 1073741824\r\n\r\n".to_owned(),
+        ),
+        ("control.sock", format!("{post}content-length: 1073741824\r\n\r\n{{\"interfaces\": [\"")),
+        ("control.sock", format!("{post}transfer-encoding: chunked\r\n\r\n40000000\r\n")),
+        // A chunk whose size never ends.
+        ("control.sock", format!("{post}transfer-encoding: chunked\r\n\r\n")),
+    ] {
+        let taken = stream(&node, socket, &beginning);
+        assert!(taken < 16 << 20, "{taken} bytes were taken of {beginning}");
+    }
+    assert_works(&node);
+    settled(&node, |files| files == files_before);
+    let grown = peak(&node) - peak_before;
+    assert!(grown < MOST_MEMORY, "{grown} KiB");
+}
+
+#[test]
+fn who_is_slow_or_talks_nonsense_is_ended() {
+    let Some((node, files_before, peak_before)) = started("clients/odd") else { return };
+    let open = || connect(&node, "stats.sock").expect("a connection");
+    let request = "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    // Half closed before a request: nothing to answer. After one: the answer.
+    let stream = open();
+    stream.shutdown(Shutdown::Write).expect("a half");
+    assert_eq!(rest(stream), "");
+    let mut stream = open();
+    stream.write_all(request.as_bytes()).expect("a request");
+    stream.shutdown(Shutdown::Write).expect("a half");
+    assert!(rest(stream).starts_with("HTTP/1.1 200"));
+
+    // Garbage, in both directions of time: refused, at once.
+    let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    for garbage in [
+        &tls[..],
+        &[0xff; 4096],
+        b"\r\n\r\n\r\n\0",
+        b"GET\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        let mut stream = open();
+        stream.write_all(garbage).expect("garbage");
+        stream.shutdown(Shutdown::Write).expect("a half");
+        let said = rest(stream);
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+    }
+
+    // A pipeline: the first request is answered, and no other.
+    let mut stream = open();
+    stream.write_all(request.repeat(1000).as_bytes()).expect("requests");
+    let said = rest(stream);
+    assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+
+    // Asks and never reads, more often than there is room: the answers are not kept for ever.
+    let unread: Vec<UnixStream> = (0..500)
+        .map(|_| {
+            let mut stream = open();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+            stream
+        })
+        .collect();
+    assert_works(&node);
+
+    // Says nothing, or a letter at a time: ended when its time is over.
+    let silent = open();
+    let mut loris = open();
+    let began = Instant::now();
+    loris.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ").expect("a beginning");
+    while loris.write_all(b"x").is_ok() {
+        assert!(began.elapsed() < 3 * PATIENCE, "it may be slow for ever");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!rest(loris).starts_with("HTTP/1.1 2"));
+    assert!(!rest(silent).starts_with("HTTP/1.1 2"));
+    settled(&node, |files| files == files_before);
+    drop(unread);
+    assert_works(&node);
+    let grown = peak(&node) - peak_before;
+    assert!(grown < MOST_MEMORY, "{grown} KiB");
+}

@@ -1,0 +1,198 @@
+//! What `status` and `stats` say where something else than a daemon of ours is at the socket: in
+//! bounded time and memory, and which it is.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::{
+    node::{PATIENCE, binary},
+    skip,
+};
+use nix::sys::resource::{UsageWho, getrusage};
+
+/// KiB that a verb may need at most: an answer of 16 MiB, and reading it.
+const MOST_MEMORY: i64 = 128 << 10;
+
+/// What a fake does with a connection, once it has the request.
+type Fake = fn(UnixStream);
+
+/// Runs a verb against a fake; its exit code and what it said.
+fn ask(verb: &[&str], fake: Option<Fake>) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = directory.path().join("run");
+    fs::create_dir(&run).expect("a directory");
+    if let Some(fake) = fake {
+        let listener = UnixListener::bind(run.join("stats.sock")).expect("a socket");
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let mut stream = stream;
+                    let _ = stream.read(&mut [0; 4096]);
+                    fake(stream);
+                });
+            }
+        });
+    }
+    verb_in(verb, &run, directory.path())
+}
+
+fn verb_in(verb: &[&str], run: &Path, bpf: &Path) -> (Option<i32>, String) {
+    let began = Instant::now();
+    let mut command = Command::new(binary());
+    command.args(verb).arg("--run-dir").arg(run).arg("--bpf-dir").arg(bpf.join("none"));
+    let output = command.stdin(Stdio::null()).output().expect("the verb starts");
+    assert!(began.elapsed() < 2 * PATIENCE, "it took {:?}", began.elapsed());
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn say(mut stream: UnixStream, what: &[u8]) {
+    let _ = stream.write_all(what);
+}
+
+/// Says the same until nobody listens any more.
+fn repeat(mut stream: UnixStream, beginning: &str) {
+    let part = [b'a'; 1 << 16];
+    let mut said = stream.write_all(beginning.as_bytes());
+    while said.is_ok() {
+        said = stream.write_all(&part);
+    }
+}
+
+fn silent(mut stream: UnixStream) {
+    // Until the other side has gone.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+fn trickle(mut stream: UnixStream) {
+    while stream.write_all(b"H").is_ok() {
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_verb_says_what_is_at_the_socket() {
+    if !binary().is_file() {
+        return skip::skip("fake_daemons", "the binary is not built, see `cargo xtask build`");
+    }
+    let fakes: [(&str, Option<Fake>, i32, &str); 13] = [
+        ("nobody", None, 3, "no daemon answers"),
+        ("silence", Some(silent), 3, "not within 5 seconds"),
+        ("a trickle", Some(trickle), 3, "not within 5 seconds"),
+        ("gone at once", Some(drop), 3, "ended the connection"),
+        (
+            "gone within the head",
+            Some(|stream| say(stream, b"HTTP/1.1 200 OK\r\ncontent-le")),
+            3,
+            "ended the connection",
+        ),
+        (
+            "gone within the body",
+            Some(|stream| {
+                say(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{\"schema\":")
+            }),
+            3,
+            "ended the connection",
+        ),
+        ("garbage", Some(|stream| say(stream, &[0xff; 9000])), 2, "is no trainguard daemon"),
+        (
+            "another protocol",
+            Some(|stream| say(stream, b"SSH-2.0-x\r\n")),
+            2,
+            "is no trainguard daemon",
+        ),
+        (
+            "another document",
+            Some(|stream| say(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")),
+            2,
+            "is no trainguard daemon",
+        ),
+        (
+            "deep nesting",
+            Some(|stream| {
+                let body = "[".repeat(1 << 20);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                say(stream, (head + &body).as_bytes());
+            }),
+            2,
+            "is no trainguard daemon",
+        ),
+        (
+            "a refusal with control characters",
+            Some(|stream| {
+                say(
+                    stream,
+                    b"HTTP/1.1 500 X\r\ncontent-length: 27\r\n\r\n{\"error\": \"a \\u001b[31m b\"}",
+                );
+            }),
+            2,
+            "\\u{1b}[31m",
+        ),
+        (
+            "a head without an end",
+            Some(|stream| repeat(stream, "HTTP/1.1 200 OK\r\nlong: ")),
+            2,
+            "is no trainguard daemon",
+        ),
+        (
+            "a body without an end",
+            Some(|stream| repeat(stream, "HTTP/1.1 200 OK\r\n\r\n\"")),
+            2,
+            "more than 16777216 bytes",
+        ),
+    ];
+    for (what, fake, code, said) in fakes {
+        for verb in [&["status"][..], &["stats", "--once"]] {
+            let (exit, stderr) = ask(verb, fake);
+            assert!(stderr.contains(said), "{what}, {verb:?}: {stderr}");
+            assert!(!stderr.contains('\u{1b}'), "{what}, {verb:?}: {stderr:?}");
+            assert_eq!(exit, Some(code), "{what}, {verb:?}: {stderr}");
+        }
+    }
+    let most = getrusage(UsageWho::RUSAGE_CHILDREN).expect("usage").max_rss();
+    assert!(most < MOST_MEMORY, "{most} KiB");
+}
+
+#[test]
+fn a_full_queue_is_waited_for() {
+    if !binary().is_file() {
+        return skip::skip(
+            "fake_daemons/queue",
+            "the binary is not built, see `cargo xtask build`",
+        );
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("stats.sock");
+    // Nobody accepts, until the queue is so full that no more connections are taken.
+    let raw =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
+    raw.bind(&socket2::SockAddr::unix(&socket).expect("an address")).expect("a name");
+    raw.listen(1).expect("a queue");
+    let waiting: Vec<UnixStream> =
+        (0..2).map(|_| UnixStream::connect(&socket).expect("a place in the queue")).collect();
+    let server = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        let listener = UnixListener::from(std::os::fd::OwnedFd::from(raw));
+        for stream in listener.incoming().flatten().take(3) {
+            let mut stream = stream;
+            let _ = stream.read(&mut [0; 4096]);
+            say(stream, b"HTTP/1.1 500 X\r\ncontent-length: 22\r\n\r\n{\"error\": \"it waited\"}");
+        }
+    });
+    let asked = thread::spawn({
+        let run = directory.path().to_owned();
+        move || verb_in(&["status"], &run, &run)
+    });
+    thread::sleep(Duration::from_millis(500));
+    drop(waiting);
+    let (exit, stderr) = asked.join().expect("an answer");
+    assert!(stderr.contains("it waited"), "{stderr}");
+    assert_eq!(exit, Some(2));
+    server.join().expect("a server");
+}
