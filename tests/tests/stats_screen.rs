@@ -81,16 +81,18 @@ fn modes(pane: &Pane, mark: &str) -> String {
     modes.to_owned()
 }
 
+/// Ends an attack, also when what is done meanwhile panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Has a stranger send to the guarded port while something is done.
 fn under_attack<T>(node: &Node, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
-    /// Ends the attack also when the work panics.
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     thread::scope(|scope| {
         scope.spawn(|| {
             node.at_peer(|| {
@@ -243,6 +245,27 @@ fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
         shown.starts_with(" ENFORCING") && shown.contains("counters began anew")
     });
     pane.keys(&["q"]);
+    watched.assert_given_back(0);
+}
+
+#[test]
+fn a_terminal_without_a_cursor_gets_rows_and_one_without_colours_none() {
+    let Some(mut node) = Node::new("stats_screen/plain") else { return };
+    node.start(&[]);
+    let Some(watched) = Watched::open("plain", &node) else { return };
+    let pane = &watched.pane;
+    pane.until("green", |_| pane.coloured().contains("\u{1b}[38;5;2mENFORCING"));
+    pane.keys(&["q"]);
+    watched.assert_given_back(0);
+    pane.line(&format!("NO_COLOR=1 {}", watched.command));
+    pane.until("the state", |shown| shown.contains("ENFORCING"));
+    assert!(!pane.coloured().contains("[38;"), "{}", pane.coloured());
+    pane.keys(&["q"]);
+    watched.assert_given_back(0);
+    pane.line(&format!("TERM=dumb {}", watched.command));
+    pane.until("rows", |shown| shown.matches(" interface ").count() >= 2);
+    assert_eq!(pane.value("alternate_on"), "0");
+    pane.keys(&["C-c"]);
     watched.assert_given_back(0);
 }
 
