@@ -440,14 +440,14 @@ pub enum Colour {
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
-On a terminal this is a live screen; `?` in it tells the keys. In a pipe, with --format text or with
-a COUNT it writes rows, for each sample one for every interface and one for every reason for which
-frames were refused. As with vmstat the first sample comes at once and tells totals, since the
-counters were made; the ones after it tell what came a second (column UNIT: `total`, then `/s`;
-`restarted` and `new`: totals again, of counters that began anew). It ends with 0 after COUNT samples,
-on an interrupt, or when nobody reads it any more.
+On a terminal this is a live screen; `?` in it tells the keys. In a pipe, with --format text or \
+with a COUNT it writes rows, for each sample one for every interface and one for every reason for \
+which frames were refused. As with vmstat the first sample comes at once and tells totals, since \
+the counters were made; the ones after it tell what came a second (column UNIT: `total`, then `/s`; \
+`restarted` and `new`: totals again, of counters that began anew). It ends with 0 after COUNT \
+samples, on an interrupt, or when nobody reads it any more.
 
-JSON has `..._per_second` beside each count: null in the first sample, in ndjson since the sample
+JSON has `..._per_second` beside each count: null in the first sample, in ndjson since the sample \
 before, in json since the first of COUNT samples.
 
 Without a daemon the pinned maps are read, which takes root: without top sources.

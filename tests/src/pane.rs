@@ -1,18 +1,20 @@
 //! A real terminal for a program: a pane of tmux, on a server of its own that ends with the test.
 
 use std::{
-    path::Path,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+use tempfile::TempDir;
 
 use crate::{node::PATIENCE, skip};
 
 /// The pane. A shell runs in it.
 #[derive(Debug)]
 pub struct Pane {
-    server: String,
+    // tmux leaves its socket behind.
+    directory: TempDir,
 }
 
 impl Pane {
@@ -22,7 +24,8 @@ impl Pane {
             skip::skip(test, "there is no tmux, see `cargo xtask setup`");
             return None;
         }
-        let pane = Self { server: format!("trainguard-{test}-{}", std::process::id()) };
+        let directory = tempfile::Builder::new().prefix("trainguard-pane-").tempdir();
+        let pane = Self { directory: directory.expect("a directory") };
         // Nothing of the machine's: neither its settings nor its locale, prompt or history.
         let mut command = pane.tmux(&["new-session", "-d"]);
         command.args(["-x", &columns.to_string(), "-y", &lines.to_string()]);
@@ -38,7 +41,8 @@ impl Pane {
 
     fn tmux(&self, args: &[&str]) -> Command {
         let mut command = Command::new("tmux");
-        command.args(["-u", "-L", &self.server, "-f", "/dev/null"]).args(args);
+        command.arg("-S").arg(self.directory.path().join("tmux"));
+        command.args(["-u", "-f", "/dev/null"]).args(args);
         command.stdin(Stdio::null());
         command
     }
@@ -66,17 +70,17 @@ impl Pane {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// The same with the sequences for colours and emphasis.
+    pub fn coloured(&self) -> String {
+        let output = run(&mut self.tmux(&["capture-pane", "-p", "-e"]));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// A value of the pane, by tmux's name of it.
     pub fn value(&self, name: &str) -> String {
         let format = format!("#{{{name}}}");
         let output = run(&mut self.tmux(&["display-message", "-p", &format]));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-
-    /// Copies everything that the program writes to a file, from now on.
-    pub fn record(&self, file: &Path) {
-        let command = format!("cat > '{}'", file.display());
-        run(&mut self.tmux(&["pipe-pane", &command]));
     }
 
     /// Waits until what is shown is as wanted; it.

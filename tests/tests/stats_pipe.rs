@@ -70,8 +70,7 @@ fn three_samples_are_three_rows_for_the_interface() {
     assert_eq!(units("not_allowed"), ["total"], "{lines:#?}");
     let total = rows.iter().find(|row| row[2] == "not_allowed").expect("a row");
     assert_eq!(total[5].parse(), Ok(node.packets("not_allowed")));
-    let ends = lines.iter().map(|line| line.len());
-    assert!(ends.clone().all(|end| Some(end) == ends.clone().next()), "columns: {lines:#?}");
+    assert!(lines.iter().all(|line| line.len() == lines[0].len()), "columns: {lines:#?}");
 }
 
 #[test]

@@ -75,21 +75,24 @@ fn modes(pane: &Pane, mark: &str) -> String {
     pane.line(&format!("echo {mark}-$((1)) `stty -g`"));
     let mark = format!("{mark}-1 ");
     let shown = pane.until("stty", |shown| shown.contains(&mark));
-    let modes = shown.lines().find_map(|line| line.strip_prefix(&mark)).expect("a line");
+    // Behind the prompt, if the shell was slower than the typing.
+    let (_, modes) = shown.lines().find_map(|line| line.split_once(&mark)).expect("what stty says");
     assert!(modes.contains(':'), "{modes}");
     modes.to_owned()
+}
+
+/// Ends an attack, also when what is done meanwhile panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Has a stranger send to the guarded port while something is done.
 fn under_attack<T>(node: &Node, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
-    /// Ends the attack also when the work panics.
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     thread::scope(|scope| {
         scope.spawn(|| {
             node.at_peer(|| {
@@ -146,6 +149,8 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
         let details = pane.until("the details", |shown| shown.contains("trainguard trace"));
         assert!(details.contains("--from 10.77.0.99 --to 192.0.2.1:9091 --proto udp"), "{details}");
         pane.keys(&["Escape"]);
+        // Escape and a letter at once would be another key.
+        pane.until("no details", |shown| !shown.contains("trainguard trace"));
 
         pane.keys(&["p"]);
         let held = pane.until("a pause", |shown| shown.contains("PAUSED"));
@@ -171,7 +176,7 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
         pane.until("the shell", |shown| shown.contains("ready>") && !shown.contains("INTERFACE"));
         assert_eq!(pane.value("alternate_on"), "0");
         assert_eq!(modes(pane, "aside"), watched.modes);
-        pane.line("fg");
+        pane.line("fg; echo code $?");
         pane.until("the screen again", |shown| shown.contains("INTERFACE") && stranger(shown));
     });
     pane.keys(&["q"]);
@@ -198,12 +203,13 @@ fn signals_give_the_terminal_back() {
         kill(watched.process(), signal).expect("it runs");
         watched.assert_given_back(code);
     }
-    // Stopped from outside, by the signal that cannot be caught, and let go on.
+    // Stopped from outside and let go on.
     watched.start();
     let process = watched.process();
-    kill(process, Signal::SIGSTOP).expect("it runs");
+    kill(process, Signal::SIGTSTP).expect("it runs");
     watched.pane.until("the shell", |shown| shown.contains("ready>"));
-    watched.pane.line("fg");
+    assert_eq!(modes(&watched.pane, "aside"), watched.modes);
+    watched.pane.line("fg; echo code $?");
     watched.pane.until("the screen again", |shown| shown.contains("INTERFACE"));
     watched.pane.keys(&["q"]);
     watched.assert_given_back(0);
@@ -231,14 +237,35 @@ fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
     });
     // With the pins gone as well, the last picture stays.
     node.signal("KILL");
-    let pins = node.own_pins();
-    let aside = pins.with_extension("aside");
-    fs::rename(&pins, &aside).expect("pins can be moved");
+    fs::remove_dir_all(node.own_pins()).expect("pins can be removed");
     let old = pane.until("that all is old", |shown| shown.contains("all this is old"));
     assert!(old.contains("eth0"), "{old}");
-    fs::rename(&aside, &pins).expect("and moved back");
-    pane.until("the maps", |shown| shown.contains("counters of the pinned maps"));
+    node.start(&[]);
+    pane.until("new counters", |shown| {
+        shown.starts_with(" ENFORCING") && shown.contains("counters began anew")
+    });
     pane.keys(&["q"]);
+    watched.assert_given_back(0);
+}
+
+#[test]
+fn a_terminal_without_a_cursor_gets_rows_and_one_without_colours_none() {
+    let Some(mut node) = Node::new("stats_screen/plain") else { return };
+    node.start(&[]);
+    let Some(watched) = Watched::open("plain", &node) else { return };
+    let pane = &watched.pane;
+    pane.until("green", |_| pane.coloured().contains("\u{1b}[38;5;2mENFORCING"));
+    pane.keys(&["q"]);
+    watched.assert_given_back(0);
+    pane.line(&format!("NO_COLOR=1 {}", watched.command));
+    pane.until("the state", |shown| shown.contains("ENFORCING"));
+    assert!(!pane.coloured().contains("[38;"), "{}", pane.coloured());
+    pane.keys(&["q"]);
+    watched.assert_given_back(0);
+    pane.line(&format!("TERM=dumb {}", watched.command));
+    pane.until("rows", |shown| shown.matches(" interface ").count() >= 2);
+    assert_eq!(pane.value("alternate_on"), "0");
+    pane.keys(&["C-c"]);
     watched.assert_given_back(0);
 }
 

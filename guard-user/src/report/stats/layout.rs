@@ -95,11 +95,9 @@ pub fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
         let gap = if widths.is_empty() { 0 } else { GAP };
         // What a row is about is shown whole where that leaves room for more, and at least begun
         // however narrow the screen is.
-        let wanted = if widths.is_empty() {
-            wanted(table, column, 0, rows).min(width / 2).max(column.least).min(width)
-        } else {
-            column.least
-        };
+        let most = if widths.is_empty() { (width / 2).saturating_sub(GAP) } else { column.worth };
+        let wanted = wanted(table, column, widths.len(), rows).min(most).max(column.least);
+        let wanted = if widths.is_empty() { wanted.min(width) } else { wanted };
         if taken + gap + wanted > width {
             break;
         }

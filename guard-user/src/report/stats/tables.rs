@@ -82,18 +82,20 @@ pub struct Column {
     pub title: &'static str,
     /// Columns of the screen that it takes at least.
     pub least: u16,
-    /// And at most.
+    /// As many as its texts need up to here are worth more than a column further to the right.
+    pub worth: u16,
+    /// Columns of the screen that it takes at most.
     pub most: u16,
     /// Aligned to the right.
     pub right: bool,
 }
 
 const fn text(title: &'static str, least: u16, most: u16) -> Column {
-    Column { title, least, most, right: false }
+    Column { title, least, worth: least, most, right: false }
 }
 
 const fn number(title: &'static str, width: u16) -> Column {
-    Column { title, least: width, most: width, right: true }
+    Column { title, least: width, worth: width, most: width, right: true }
 }
 
 /// Where the sparkline is among the columns of [`Table::Interfaces`].
@@ -130,7 +132,8 @@ const REASONS: [Column; 6] = [
 const SOURCES: [Column; 9] = [
     text("SOURCE", 15, 39),
     number("RATE", 6),
-    text("NODE", 12, 32),
+    // `not in the manifest` is 19.
+    Column { title: "NODE", least: 12, worth: 19, most: 32, right: false },
     text("REASON", 11, 16),
     text("SERVICE", 9, 24),
     text("PORT", 8, 10),

@@ -25,6 +25,7 @@ use ratatui::{
             EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size,
         },
     },
+    layout::{Position, Rect},
 };
 
 use super::signals;
@@ -102,7 +103,9 @@ impl Screen {
     /// # Errors
     /// The terminal is gone.
     pub fn forget(&mut self) -> io::Result<()> {
-        self.terminal.clear()
+        // Not `clear`, which asks the terminal where its cursor is: the answer comes as keys do.
+        let area = Rect::from((Position::ORIGIN, self.terminal.size()?));
+        self.terminal.resize(area)
     }
 
     /// Gives the terminal back, stops until somebody lets us go on, and takes it again.

@@ -48,6 +48,7 @@ fn there_are_three_ways_out_and_one_aside() {
     assert_eq!(viewer.press(control('c')), Effect::Quit);
     assert_eq!(viewer.press(control('z')), Effect::Suspend);
     assert_eq!(viewer.press(KeyCode::Char('x')), Effect::Nothing);
+    assert_eq!(viewer.press(control('q')), Effect::Nothing, "that is another key");
     for over in ['?', '/'] {
         viewer.press(KeyCode::Char(over));
         assert_eq!(viewer.press(control('c')), Effect::Quit, "also from over there");

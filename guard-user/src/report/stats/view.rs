@@ -175,6 +175,9 @@ impl View {
             self.typing = self.typed(key, before);
             return Effect::Draw;
         }
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return Effect::Nothing;
+        }
         if self.over != Over::Nothing {
             return self.closing(key.code);
         }
