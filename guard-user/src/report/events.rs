@@ -27,7 +27,7 @@ impl Output {
         Self { format, colour, lines: Lines::new(), day: String::new() }
     }
 
-    /// Adds an event; false as [`report::answer`] says it.
+    /// Adds an event; false as [`crate::report::answer`] says it.
     pub fn add(&mut self, event: &Event) -> bool {
         if self.format == EventsFormat::Ndjson {
             return self.lines.add(event);
@@ -43,7 +43,7 @@ impl Output {
         self.lines.add_text(&compact(event, self.colour))
     }
 
-    /// Writes what has not been written yet; false as [`report::answer`] says it.
+    /// Writes what has not been written yet; false as [`crate::report::answer`] says it.
     pub fn flush(&mut self) -> bool {
         self.lines.flush()
     }
