@@ -1,4 +1,5 @@
-//! Reading captures of Ethernet frames: pcap and pcapng, of either byte order and resolution.
+//! Reading captures of Ethernet frames: pcap and pcapng, of either byte order and resolution, and
+//! events of `trainguard events`, which hold the headers of frames.
 //!
 //! A capture is untrusted input: whatever it holds, reading it ends in frames or in an error that
 //! says where, in bounded memory.
@@ -13,8 +14,12 @@ use pcap_parser::{
     traits::{PcapNGPacketBlock as _, PcapReaderIterator},
 };
 
+use crate::event::frames;
+
 /// Bytes that a frame of a capture may have, with what surrounds it.
 const MAX_BLOCK: usize = 1 << 20;
+/// Bytes that a frame of events may have.
+pub const MAX_FRAME: usize = MAX_BLOCK;
 /// Interfaces of a pcapng section that are told apart.
 const MAX_INTERFACES: usize = 4096;
 
@@ -49,7 +54,7 @@ pub struct Captured<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// No file of this kind.
-    #[error("neither a pcap nor a pcapng file")]
+    #[error("neither a pcap nor a pcapng file, nor the lines of `trainguard events`")]
     NotACapture,
     /// Compressed.
     #[error(
@@ -92,6 +97,14 @@ pub enum CaptureError {
         /// The last frame that could be read; 0 for none.
         after: u64,
     },
+    /// Not an event.
+    #[error("line {number}: {problem}")]
+    Line {
+        /// The line.
+        number: u64,
+        /// What was found, and what was expected.
+        problem: String,
+    },
     /// The system refuses.
     #[error("reading: {0}")]
     Io(#[from] io::Error),
@@ -105,8 +118,10 @@ pub fn read(
     mut input: impl Read,
     mut visit: impl FnMut(Captured<'_>) -> ControlFlow<()>,
 ) -> Result<u64, CaptureError> {
-    let mut start = Vec::new();
-    input.by_ref().take(4).read_to_end(&mut start)?;
+    let start = frames::beginning(&mut input)?;
+    if frames::begins_like_events(&start) {
+        return frames::read(start.chain(input), visit);
+    }
     if let Some((_, with, unpack)) = COMPRESSED.iter().find(|(magic, ..)| start.starts_with(magic))
     {
         return Err(CaptureError::Compressed { with, unpack });

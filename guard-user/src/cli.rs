@@ -1,7 +1,12 @@
 //! What can be typed. Types only: what it means is decided in [`crate::commands`].
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
+#[cfg(feature = "daemon")]
+mod events;
+
 use std::path::PathBuf;
+#[cfg(feature = "daemon")]
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
@@ -9,6 +14,9 @@ use crate::{
     init::profiles,
     policy::{compiled::Tunnels, diagnostic::Code},
 };
+
+#[cfg(feature = "daemon")]
+pub use self::events::{EventsArgs, EventsFormat};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -47,9 +55,21 @@ pub enum Verb {
     /// Say whether this node is guarded, by which policy, on which interfaces
     #[cfg(feature = "daemon")]
     Status(StatusArgs),
-    /// Show what passed and what was dropped
+    /// Show what passed and what was dropped: live on a terminal, rows in a pipe
     #[cfg(feature = "daemon")]
     Stats(StatsArgs),
+    /// Show refused packets and other events as they happen, or which member is missing
+    #[cfg(feature = "daemon")]
+    Events(EventsArgs),
+    /// Put another policy into force now, for good or until somebody confirms it
+    #[cfg(feature = "daemon")]
+    Apply(ApplyArgs),
+    /// Keep the policy that is on trial
+    #[cfg(feature = "daemon")]
+    Confirm(SettleArgs),
+    /// Undo the policy that is on trial: what was in force before is again
+    #[cfg(feature = "daemon")]
+    Rollback(SettleArgs),
     /// Take the guard off the interfaces; works without the daemon
     #[cfg(feature = "daemon")]
     Detach(DetachArgs),
@@ -298,7 +318,8 @@ pub struct ReplayArgs {
     /// Whose policy.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// A capture of Ethernet frames, pcap or pcapng; `-` is standard input
+    /// A capture of Ethernet frames, pcap or pcapng, or what `events` prints into a pipe; `-` is
+    /// standard input
     #[arg(value_name = "FILE")]
     pub capture: PathBuf,
     /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
@@ -390,19 +411,121 @@ pub struct StatusArgs {
     pub format: Format,
 }
 
+/// How statistics are shown.
+#[cfg(feature = "daemon")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatsFormat {
+    /// Rows of fixed columns; with --once the totals, for people
+    #[value(alias = "plain")]
+    Text,
+    /// One document
+    Json,
+    /// A document a line for each sample
+    Ndjson,
+}
+
+/// Whether to use colours.
+#[cfg(feature = "daemon")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
 /// `trainguard stats`
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
+#[command(after_help = "\
+On a terminal this is a live screen; `?` in it tells the keys. In a pipe, with --format text or \
+with a COUNT it writes rows, for each sample one for every interface and one for every reason for \
+which frames were refused. As with vmstat the first sample comes at once and tells totals, since \
+the counters were made; the ones after it tell what came a second (column UNIT: `total`, then `/s`; \
+`restarted` and `new`: totals again, of counters that began anew). It ends with 0 after COUNT \
+samples, on an interrupt, or when nobody reads it any more.
+
+JSON has `..._per_second` beside each count: null in the first sample, in ndjson since the sample \
+before, in json since the first of COUNT samples.
+
+Without a daemon the pinned maps are read, which takes root: without top sources.
+
+Exit codes: 0 done, 2 no answer possible, 3 neither daemon nor pinned maps at the start")]
 pub struct StatsArgs {
+    /// Time between two samples: seconds (5, 0.5) or a duration (500ms, 2s) [default: 1]
+    #[arg(value_name = "INTERVAL", value_parser = interval)]
+    pub interval: Option<Duration>,
+    /// Number of samples, then end
+    #[arg(value_name = "COUNT", value_parser = at_least_one_sample)]
+    pub count: Option<u64>,
+    /// Print the totals once and end
+    #[arg(long, conflicts_with_all = ["interval", "count"])]
+    pub once: bool,
+    /// Form of the answer [default: a live screen on a terminal, else text]
+    #[arg(long, value_enum)]
+    pub format: Option<StatsFormat>,
+    /// Whether the live screen uses colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub color: Colour,
     /// Where sockets and pins are.
     #[command(flatten)]
     pub directories: Directories,
-    /// Print the totals once and end
-    #[arg(long, required = true)]
-    pub once: bool,
-    /// Form of the answer
-    #[arg(long, value_enum, default_value = "text")]
-    pub format: Format,
+}
+
+/// Between 0.1 seconds and a day.
+#[cfg(feature = "daemon")]
+fn interval(text: &str) -> Result<Duration, String> {
+    let expected = "expected seconds or a duration of 100ms to 1day, such as 5, 0.5, 500ms or 2s";
+    let interval = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_no_number) => humantime::parse_duration(text).ok(),
+    };
+    let sane = Duration::from_millis(100)..=Duration::from_hours(24);
+    interval.filter(|interval| sane.contains(interval)).ok_or_else(|| expected.to_owned())
+}
+
+#[cfg(feature = "daemon")]
+fn at_least_one_sample(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "expected a number of samples, at least 1".to_owned())
+}
+
+/// `trainguard apply`
+#[cfg(feature = "daemon")]
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The cluster manifest; the daemon keeps what it names, and reads none of it later
+    #[arg(value_name = "MANIFEST")]
+    pub manifest: PathBuf,
+    /// Undo it after this time, such as 2m, unless `trainguard confirm` keeps it: the daemon does
+    /// it, whatever has become of this terminal
+    #[arg(long, value_name = "TIME", value_parser = trial_time)]
+    pub confirm_within: Option<Duration>,
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+}
+
+#[cfg(feature = "daemon")]
+fn trial_time(text: &str) -> Result<Duration, String> {
+    let [shortest, longest] = crate::daemon::trial::CONFIRM_WITHIN;
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (shortest..=longest).contains(&time) {
+        return Ok(time);
+    }
+    let [shortest, longest] = [shortest, longest].map(humantime::format_duration);
+    Err(format!("expected {shortest} to {longest}"))
+}
+
+/// `trainguard confirm` and `trainguard rollback`
+#[cfg(feature = "daemon")]
+#[derive(Debug, Args)]
+pub struct SettleArgs {
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
 }
 
 /// `trainguard detach`

@@ -1,9 +1,13 @@
 //! What this machine knows of itself: its host name and its addresses, by which it finds itself in
-//! a manifest.
+//! a manifest; and whether anybody reads what we say.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, io, net::IpAddr, os::fd::AsFd as _};
 
-use nix::{ifaddrs::getifaddrs, unistd::gethostname};
+use nix::{
+    ifaddrs::getifaddrs,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::gethostname,
+};
 
 use crate::policy::NodeChoice;
 
@@ -14,6 +18,17 @@ pub fn node_choice(name: Option<&str>) -> NodeChoice {
         hostname: gethostname().ok().map(|name| name.to_string_lossy().into_owned()),
         addresses: addresses(),
     }
+}
+
+/// Whether nobody reads standard output any more. Who writes now and then would notice late.
+pub fn is_answer_unread() -> bool {
+    let stdout = io::stdout();
+    // Errors are told without being asked for.
+    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let told = poll(&mut asked, PollTimeout::ZERO);
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    told.is_ok_and(|count| count > 0)
+        && asked.iter().filter_map(PollFd::revents).any(|events| events.intersects(gone))
 }
 
 /// The addresses of this network namespace, loopback and link-local ones left out: every machine

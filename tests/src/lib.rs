@@ -9,6 +9,7 @@ pub mod generate;
 pub mod mounts;
 pub mod node;
 pub mod packet;
+pub mod pane;
 pub mod pcap;
 pub mod prometheus;
 pub mod random;

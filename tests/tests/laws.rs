@@ -6,14 +6,17 @@ use std::{
     sync::LazyLock,
 };
 
-use guard_common::{Action, Reason, Verdict};
+use guard_common::{Action, Reason, Silent, Verdict, event::HEAD_LEN, judge, packet::Frame};
 use guard_tests::{
     backend::{Backend as _, Host, describe, hex},
     generate::Generator,
     packet::{self, Ethernet, Extension, Ipv4, Ipv6, Kind, Layer, Ports, Vlan},
-    world,
+    random, world,
 };
-use guard_user::policy::compiled::CompiledPolicy;
+use guard_user::{
+    event::headers,
+    policy::{compiled::CompiledPolicy, limiter::HostLimiter},
+};
 use proptest::prelude::*;
 
 /// When frames come that do not care.
@@ -263,4 +266,31 @@ proptest! {
             }
         }
     }
+}
+
+/// What events keep of a frame is judged like all of it, and is the beginning of it, but for
+/// padding, which is gone.
+#[test]
+fn headers_are_judged_like_the_whole_frame() {
+    let seed = random::seed();
+    let mut refused = 0;
+    for (nth, policy) in (0..).zip(UNLIMITED.iter()) {
+        let (tables, limiter) = (policy.host(), HostLimiter::new([1, 2]));
+        let verdict = |frame: &Frame<'_>| judge(frame, &tables, &limiter, &mut Silent);
+        let mut generator = Generator::new(policy, seed.wrapping_add(nth));
+        for _ in 0..20_000 {
+            let frame = generator.any();
+            let len = u32::try_from(frame.len()).expect("a short frame");
+            let head = frame.get(..HEAD_LEN).unwrap_or(&frame);
+            let headers = headers::of(head, len);
+            let place = format!("TRAINGUARD_SEED={seed}: {}", hex(&frame));
+            let kept = Frame::cut(&headers.bytes, len);
+            assert_eq!(verdict(&kept), verdict(&Frame::cut(head, len)), "{place}");
+            let mut bytes = headers.bytes.iter().zip(head);
+            assert!(bytes.all(|(kept, was)| kept == was || *kept == 0), "{place}");
+            assert!(headers.bytes.len() <= head.len(), "{place}");
+            refused += usize::from(verdict(&kept).reason.is_refusal());
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
 }

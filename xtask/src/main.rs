@@ -78,6 +78,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Setup(args) if args.dry_run => Ok(toolchain::survey()?.report()),
         Verb::Setup(args) => {
             let tools = toolchain::ensure(args.yes)?;
+            toolchain::ensure_tmux(args.yes)?;
             toolchain::ensure_prometheus(args.yes);
             println!("set up: {tools}");
             Ok(true)

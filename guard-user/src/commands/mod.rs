@@ -1,10 +1,14 @@
 //! The verbs: what was typed becomes what is done.
 
 #[cfg(feature = "daemon")]
+pub mod apply;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod detach;
 pub mod diff;
+#[cfg(feature = "daemon")]
+pub mod events;
 pub mod explain;
 pub mod init;
 mod inputs;
@@ -45,6 +49,14 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Status(args) => status::run(args),
         #[cfg(feature = "daemon")]
         Verb::Stats(args) => stats::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Events(args) => events::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Apply(args) => apply::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Confirm(args) => apply::confirm(args),
+        #[cfg(feature = "daemon")]
+        Verb::Rollback(args) => apply::roll_back(args),
         #[cfg(feature = "daemon")]
         Verb::Detach(args) => detach::run(args),
         Verb::Init(args) => init::run(args),

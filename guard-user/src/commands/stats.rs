@@ -1,47 +1,134 @@
 //! `trainguard stats`: what passed, what was dropped, and who was refused.
 
+use std::time::Duration;
+
 use crate::{
-    cli::{Format, StatsArgs},
+    cli::{Directories, StatsArgs, StatsFormat},
     daemon::{
         client::{self, ClientError},
         view::Stats,
     },
     exit::Exit,
     kernel::{error::KernelError, pins::Pins, shared::Shared},
-    report,
+    report::{
+        self,
+        stats::{
+            live::Live,
+            model::Reading,
+            screen::Look,
+            stream::{self, Form, Plan},
+        },
+    },
 };
+
+/// Time between two samples.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the verb.
 pub fn run(args: &StatsArgs) -> Exit {
-    let stats = match client::stats(&args.directories.run_dir) {
-        Ok(stats) => stats,
+    let interval = args.interval.unwrap_or(INTERVAL);
+    let form = match args.format {
+        Some(StatsFormat::Json) if args.interval.is_some() && args.count.is_none() => {
+            report::error("one document of samples without an end");
+            report::hint("give a COUNT, or take --format ndjson");
+            return Exit::NoAnswer;
+        }
+        Some(StatsFormat::Json) => Form::Document,
+        Some(StatsFormat::Ndjson) => Form::Lines,
+        Some(StatsFormat::Text) | None => Form::Rows,
+    };
+    let first = match first(&args.directories) {
+        Ok(first) => first,
+        Err(exit) => return exit,
+    };
+    if args.once && form == Form::Rows {
+        first.stats().into_iter().for_each(report::stats::print);
+        return Exit::Yes;
+    }
+    let directories = args.directories.clone();
+    let read = move || again(&directories);
+    let endless = !args.once && args.count.is_none();
+    let first = match args.format {
+        None if endless && report::stats::suits_a_screen() => {
+            match live(first, interval, args, read.clone()) {
+                Ok(exit) => return exit,
+                Err(first) => *first,
+            }
+        }
+        _ => first,
+    };
+    // A document has an end, also if nobody says so.
+    let once = args.once || (form == Form::Document && args.count.is_none());
+    let count = if once { Some(1) } else { args.count };
+    stream::run(first, Plan { form, interval, count }, read)
+}
+
+/// Shows the live screen; gives the reading back if this terminal cannot have one.
+fn live(
+    first: Reading,
+    interval: Duration,
+    args: &StatsArgs,
+    read: impl FnMut() -> Reading + Send + 'static,
+) -> Result<Exit, Box<Reading>> {
+    // Only for the commands that the screen proposes.
+    let manifest = client::status(&args.directories.run_dir).ok().map(|status| status.manifest);
+    let live = match Live::open(&first, manifest, Look::of_terminal(args.color)) {
+        Ok(live) => live,
+        Err(error) => {
+            report::talk(format_args!("note: no live screen here ({error}); rows instead"));
+            return Err(Box::new(first));
+        }
+    };
+    match live.run(interval, read) {
+        Ok(()) => Ok(Exit::Yes),
+        Err(error) => {
+            report::error(format_args!("the terminal: {error}"));
+            Ok(Exit::NoAnswer)
+        }
+    }
+}
+
+/// The first reading. Without one there is nothing to show, and a code that says why.
+fn first(directories: &Directories) -> Result<Reading, Exit> {
+    let error = match client::stats(&directories.run_dir) {
+        Ok(stats) => return Ok(Reading::Answered(Box::new(stats))),
         Err(error @ ClientError::Refused(_)) => {
             report::error(&error);
-            return error.exit();
+            return Err(error.exit());
         }
-        Err(error) => match pinned(&Pins::at(&args.directories.bpf_dir)) {
-            Some(Ok(stats)) => {
-                report::talk(format_args!("note: {error}"));
-                report::talk("note: counters read from the pinned maps, without top sources");
-                stats
-            }
-            Some(Err(also)) => {
-                report::error(&error);
-                report::error(&also);
-                return error.exit();
-            }
-            None => {
-                report::error(&error);
-                report::hint("is it running? with the same --run-dir?");
-                return error.exit();
-            }
-        },
+        Err(error) => error,
     };
-    match args.format {
-        Format::Json => report::answer_json(&stats),
-        Format::Text => report::stats::print(&stats),
+    match pinned(&Pins::at(&directories.bpf_dir)) {
+        Some(Ok(stats)) => {
+            report::talk(format_args!("note: {error}"));
+            report::talk("note: counters read from the pinned maps, without top sources");
+            Ok(Reading::Pinned(Box::new(stats), error.to_string()))
+        }
+        Some(Err(also)) => {
+            report::error(&error);
+            report::error(&also);
+            Err(error.exit())
+        }
+        None => {
+            report::error(&error);
+            report::hint("is it running? with the same --run-dir?");
+            Err(error.exit())
+        }
     }
-    Exit::Yes
+}
+
+/// A later reading: whatever happens, the next one may be better.
+fn again(directories: &Directories) -> Reading {
+    let why = match client::stats(&directories.run_dir) {
+        Ok(stats) => return Reading::Answered(Box::new(stats)),
+        Err(error @ ClientError::Refused(_)) => return Reading::Nothing(error.to_string()),
+        Err(error) => error.to_string(),
+    };
+    match pinned(&Pins::at(&directories.bpf_dir)) {
+        Some(Ok(stats)) => Reading::Pinned(Box::new(stats), why),
+        Some(Err(also)) => Reading::Nothing(format!("{why}; {also}")),
+        None => Reading::Nothing(why),
+    }
 }
 
 /// The counters, without a daemon; none if nothing is pinned.

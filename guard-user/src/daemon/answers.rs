@@ -11,7 +11,7 @@ use super::{
     server::{Ask, Detach, Detached},
     view::{self, Stats, TopSource},
 };
-use crate::{kernel::error::KernelError, policy::compiled::name_of};
+use crate::{event::missing::Missing, kernel::error::KernelError, policy::compiled::name_of};
 
 /// Sources in the statistics.
 const TOP: usize = 20;
@@ -32,9 +32,17 @@ impl Guard {
                 let shared = self.running.as_ref().map(|running| &running.shared);
                 drop(reply.send(metrics::text(&status, shared, &self.moments())));
             }
+            Ask::Events { after, limit, reply } => {
+                drop(reply.send(self.journal.page(after, limit)));
+            }
+            Ask::MissingMembers(reply) => drop(reply.send(self.missing_members())),
             // Who has stopped waiting was told that nobody answers.
             Ask::Detach(_, reply) if reply.is_closed() => {}
             Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
+            Ask::Apply(_, reply) if reply.is_closed() => {}
+            Ask::Apply(apply, reply) => drop(reply.send(self.apply(&apply))),
+            Ask::Confirm(reply) => drop(reply.send(self.confirm())),
+            Ask::RollBack(reply) => drop(reply.send(self.roll_back())),
         }
     }
 
@@ -85,8 +93,21 @@ impl Guard {
         Ok(stats)
     }
 
+    fn missing_members(&self) -> Missing {
+        let facts = self.running.as_ref().map(|running| &running.facts);
+        let names = facts.map(|facts| facts.names.as_slice()).unwrap_or_default();
+        Missing {
+            instance: self.journal.instance.clone(),
+            node: facts.map(|facts| facts.node.clone()).unwrap_or_default(),
+            manifest: self.wanted.manifest.display().to_string(),
+            ..self.journal.strangers.missing(names)
+        }
+    }
+
     fn detach(&mut self, detach: &Detach) -> Result<Detached, KernelError> {
-        let detached = self.links.detach(&detach.interfaces)?;
+        let detached = self.links.detach(&detach.interfaces);
+        self.note_interfaces();
+        let detached = detached?;
         tracing::warn!(interfaces = detached.detached.join(" "), "detached, as asked for");
         Ok(detached)
     }

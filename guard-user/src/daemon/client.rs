@@ -6,16 +6,25 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
-
-use crate::{exit::Exit, policy::text::shown};
-
-use super::{
-    server::{CONTROL_SOCKET, Detach, Detached, STATS_SOCKET},
-    view::{Stats, Status},
+use tokio::{
+    net::UnixStream,
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
 };
 
-/// How long an answer may take.
+use super::{
+    server::{
+        Applied, Apply, CONTROL_SOCKET, Detach, Detached, EVENTS, MISSING_MEMBERS, STATS_SOCKET,
+    },
+    view::{Stats, Status},
+};
+use crate::{
+    event::{Page, missing::Missing},
+    exit::Exit,
+    policy::text::shown,
+};
+
+/// How long an answer may take. A policy of a million prefixes is loaded in half of it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before the next attempt to get into a crowd's queue.
 const CROWDED: Duration = Duration::from_millis(20);
@@ -93,9 +102,75 @@ pub fn stats(run_dir: &Path) -> Result<Stats, ClientError> {
     ask(&run_dir.join(STATS_SOCKET), &Method::GET, "/v1/stats", &())
 }
 
+/// Asks for the events after a number, at most so many.
+pub fn events(run_dir: &Path, after: u64, limit: usize) -> Result<Page, ClientError> {
+    let path = format!("{EVENTS}?after={after}&limit={limit}");
+    ask(&run_dir.join(STATS_SOCKET), &Method::GET, &path, &())
+}
+
+/// Asks for refused sources that behave like members.
+pub fn missing_members(run_dir: &Path) -> Result<Missing, ClientError> {
+    ask(&run_dir.join(STATS_SOCKET), &Method::GET, MISSING_MEMBERS, &())
+}
+
+/// Waits between questions, until somebody wants an end of it.
+#[derive(Debug)]
+pub struct Pause {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Pause {
+    /// From now on an interrupt is a wish, and ends nothing by itself.
+    pub fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (interrupt, terminate) = {
+            let _guard = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
+        Ok(Self { runtime, interrupt, terminate })
+    }
+
+    /// Waits; false if an end is wanted.
+    pub fn wait(&mut self, time: Duration) -> bool {
+        let Self { runtime, interrupt, terminate } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => false,
+                _ = terminate.recv() => false,
+                () = tokio::time::sleep(time) => true,
+            }
+        })
+    }
+}
+
 /// Asks the daemon to detach.
 pub fn detach(run_dir: &Path, detach: &Detach) -> Result<Detached, ClientError> {
-    ask(&run_dir.join(CONTROL_SOCKET), &Method::POST, "/v1/detach", detach)
+    command(run_dir, "/v1/detach", detach)
+}
+
+/// Asks the daemon to put a policy into force.
+pub fn apply(run_dir: &Path, apply: &Apply) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/apply", apply)
+}
+
+/// Asks the daemon to keep what is on trial.
+pub fn confirm(run_dir: &Path) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/confirm", &())
+}
+
+/// Asks the daemon to undo what is on trial.
+pub fn roll_back(run_dir: &Path) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/rollback", &())
+}
+
+fn command<T: DeserializeOwned>(
+    run_dir: &Path,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, ClientError> {
+    ask(&run_dir.join(CONTROL_SOCKET), &Method::POST, path, body)
 }
 
 fn ask<T: DeserializeOwned>(

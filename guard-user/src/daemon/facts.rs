@@ -9,8 +9,8 @@ use crate::{kernel::program::Program, logs::Missing};
 /// Where the running policy comes from, and what became of the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// `files`, or `last_good` for the copy of the policy that was last in force; empty if nothing
-    /// is in force.
+    /// `files`; `last_good` for the copy of the policy that was last in force; `applied` or `trial`
+    /// for one that was applied and is not what the files say; empty if nothing is in force.
     pub kind: String,
     /// The manifest, or the copy.
     pub path: String,

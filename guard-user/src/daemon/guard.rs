@@ -19,15 +19,19 @@ use super::{
     drift::{self, GuardedPorts},
     failure::{Failure, log_findings},
     interfaces::{self, Selection},
+    journal::{Journal, Names},
     links::{AttachMode, Links},
     state::State,
     status::Attempt,
+    strangers::Neighbourhood,
     tallies::Tallies,
     top::TopSources,
+    trial::Trial,
     view::{ServiceStatus, Stats, TableStatus},
     watch::Watch,
 };
 use crate::{
+    event::{self, Policy},
     kernel::{
         error::KernelError,
         generation::{Generation, Maps, Options, require_kernel_object},
@@ -39,13 +43,16 @@ use crate::{
     logs::Log,
     machine,
     policy::{
-        self, Disk, Files, Placement,
+        self, Bundle, Disk, Files, Placement,
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
 };
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
+
+/// Lines of what is wrong with files that an event tells.
+const NOTED_LINES: usize = 5;
 
 const NAME_AN_INTERFACE: &str =
     "name one that exists, in `interfaces` of the manifest or by --interface";
@@ -84,6 +91,8 @@ pub(super) struct Facts {
     pub(super) services: BTreeMap<u8, ServiceStatus>,
     pub(super) names: Vec<(Addr, String)>,
     pub(super) ports: GuardedPorts,
+    /// Taken by [`Journal::strangers`].
+    near: Neighbourhood,
     pub(super) tables: TableStatus,
 }
 
@@ -132,6 +141,11 @@ pub(super) struct Guard {
     pub(super) started: SystemTime,
     /// What was counted when it was last told what was refused.
     digested: Option<Stats>,
+    pub(super) journal: Journal,
+    /// What is in force until somebody confirms it.
+    pub(super) trial: Option<Trial>,
+    /// The manifest that was applied and is in force, if the files do not say the same.
+    pub(super) applied_from: Option<PathBuf>,
     /// The ring of events, to be woken by.
     ring: Option<AsyncFd<OwnedFd>>,
     lock: PinLock,
@@ -201,6 +215,8 @@ impl Guard {
             netlink,
             watch: Watch::default(),
             running: None,
+            trial: None,
+            applied_from: None,
             tallies: Tallies::default(),
             doors: Arc::default(),
             started: SystemTime::now(),
@@ -218,13 +234,16 @@ impl Guard {
             problems: Vec::new(),
             top: TopSources::default(),
             digested: None,
+            journal: Journal::new(SystemTime::now()),
         };
-        match guard.load_files() {
+        let loaded = if guard.resume_trial() { Ok(()) } else { guard.load_files() };
+        match loaded {
             Ok(()) => {}
             // What the system refuses for one policy it refuses for another.
             Err(failure @ Failure::System(_)) => return Err(failure),
             Err(failure) => {
                 failure.explain();
+                guard.note_policy("refused", &failure.lines());
                 guard.load_last_good(&failure)?;
             }
         }
@@ -237,6 +256,7 @@ impl Guard {
             return Err(Failure::Unfit(format!("no interface could be guarded: {why}"), hint));
         }
         guard.links.drop_leftovers(&guard.devices);
+        guard.note_interfaces();
         Ok(guard)
     }
 
@@ -251,7 +271,8 @@ impl Guard {
 
     /// Loads the files again, if they have changed.
     pub(super) fn check_files(&mut self) {
-        if self.watch.changed() {
+        // A trial is ended by who began it, or by its deadline; what changed is noticed then.
+        if self.trial.is_none() && self.watch.changed() {
             tracing::info!("files have changed");
             self.reload();
         }
@@ -259,9 +280,14 @@ impl Guard {
 
     /// Loads the files again. If they are wrong, what is in force stays.
     pub(super) fn reload(&mut self) {
+        if self.trial.is_some() {
+            tracing::warn!("a policy is on trial: the files are not loaded before it ends");
+            return;
+        }
         if let Err(failure) = self.load_files() {
             failure.explain();
             self.outdated = failure.lines();
+            self.note_policy("refused", &failure.lines());
             let generation = self.running.as_ref().map_or(0, |running| running.number);
             tracing::error!(generation, "not loaded; the running generation stays in force");
         }
@@ -289,7 +315,11 @@ impl Guard {
         if self.running.as_ref().is_some_and(|running| running.tunnels != tunnels) {
             tracing::info!("tunnel devices have changed");
             // From what is in force, not from the files: those may be wrong just now.
-            let loaded = if self.kept { self.load_kept() } else { self.load_files() };
+            let loaded = match &self.trial {
+                Some(trial) => self.load_bundle(&trial.bundle.clone()),
+                None if self.kept => self.load_kept(),
+                None => self.load_files(),
+            };
             if let Err(failure) = loaded {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
@@ -324,8 +354,13 @@ impl Guard {
             tracing::warn!(hint = error.hint_text(), "refused frames are not sampled: {error}");
         }
         let now = SystemTime::now();
+        let facts = &running.facts;
+        let names =
+            Names { services: &facts.services, nodes: &facts.names, devices: &self.devices };
+        self.journal.tick(names, now, || running.shared.event_counts().ok());
         for event in running.shared.events(EVENTS_AT_A_TIME) {
             self.top.add(&event, now);
+            self.journal.packet(&event, names, now);
             self.tallies.add_member_drops(&event, &running.facts);
         }
     }
@@ -356,6 +391,20 @@ impl Guard {
         self.wanted.log.tell();
     }
 
+    /// Takes note of what became of a policy.
+    pub(super) fn note_policy(&mut self, what: &str, lines: &[String]) {
+        let running = self.running.as_ref();
+        let hash = running.map(|running| hexadecimal(&running.hash));
+        let lines = lines.get(..NOTED_LINES).unwrap_or(lines);
+        self.journal.policy(Policy {
+            what: what.to_owned(),
+            generation: running.map_or(0, |running| running.number),
+            policy_hash: hash.unwrap_or_default(),
+            since: running.map(|running| event::time(running.since)),
+            text: lines.join("\n"),
+        });
+    }
+
     fn load_files(&mut self) -> Result<(), Failure> {
         let began = SystemTime::now();
         self.watch.mark();
@@ -367,6 +416,7 @@ impl Guard {
             self.outdated.clear();
             self.refused_files = None;
             self.kept_because = None;
+            self.applied_from = None;
         } else {
             self.refused_files = self.watch.digest(&self.wanted.manifest);
         }
@@ -379,10 +429,11 @@ impl Guard {
         tracing::warn!("the manifest is not loaded; looking for the last good policy");
         self.load_kept()?;
         self.kept_because = self.outdated.first().cloned();
+        self.note_policy("last_good", &["kept by an earlier daemon".to_owned()]);
         Ok(())
     }
 
-    fn load_kept(&mut self) -> Result<(), Failure> {
+    pub(super) fn load_kept(&mut self) -> Result<(), Failure> {
         let kept = self.state.last_good().map_err(|error| of_state(&error))?;
         let bundle = kept.ok_or_else(|| {
             let hint = "correct what is named above; `trainguard lint` checks files without \
@@ -394,7 +445,7 @@ impl Guard {
 
     /// Loads a policy and puts it into force. `watched_since`: when reading began, if these are
     /// files to be watched and kept.
-    fn load(
+    pub(super) fn load(
         &mut self,
         manifest: &Path,
         files: &dyn Files,
@@ -421,17 +472,22 @@ impl Guard {
         self.problems.clear();
         self.put_into_force(ready)?;
         if watched_since.is_some() {
-            // In force it is; that it would not survive a reboot is worth a problem, no more.
-            let kept = self.state.keep(&loaded.bundle);
-            self.kept = kept.is_ok();
-            if let Err(error) = kept {
-                tracing::error!("{error:#}");
-                self.problems.push(format!("{error:#}"));
-            }
+            self.keep(&loaded.bundle);
         }
         drop(loaded);
         sys::trim_heap();
         Ok(())
+    }
+
+    /// Keeps what is in force. In force it is; that it would not survive a reboot is worth a
+    /// problem, no more.
+    pub(super) fn keep(&mut self, bundle: &Bundle) {
+        let kept = self.state.keep(bundle);
+        self.kept = kept.is_ok();
+        if let Err(error) = kept {
+            tracing::error!("{error:#}");
+            self.problems.push(format!("{error:#}"));
+        }
     }
 
     fn compile(&self, loaded: &policy::Loaded) -> Result<Ready, Failure> {
@@ -476,6 +532,7 @@ impl Guard {
             services,
             names: std::mem::take(&mut policy.names),
             ports: GuardedPorts::of(&policy.ports),
+            near: Neighbourhood::of(&loaded.cluster),
             tables: TableStatus {
                 prefixes4: policy.sources4.len(),
                 prefixes6: policy.sources6.len(),
@@ -500,13 +557,17 @@ impl Guard {
     }
 
     fn put_into_force(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { policy, facts, tunnels } = ready;
+        let Ready { policy, mut facts, tunnels } = ready;
+        let near = std::mem::take(&mut facts.near);
+        facts.node.clone_into(&mut self.journal.node);
         if let Some(running) = &mut self.running
             && running.hash == policy.hash
             && running.tunnels == tunnels
         {
             tracing::info!(generation = running.number, "the policy is unchanged");
             running.facts = facts;
+            self.journal.strangers.set_policy(near, &running.facts.names);
+            self.note_policy("unchanged", &[]);
             self.reconcile();
             return Ok(());
         }
@@ -560,6 +621,7 @@ impl Guard {
                 tracing::error!(generation = number, "loaded, but on no interface");
                 return Ok(());
             }
+            self.journal.strangers.set_policy(near, &running.facts.names);
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
@@ -568,6 +630,7 @@ impl Guard {
                 "in force"
             );
         }
+        self.note_policy("in_force", &[]);
         Ok(())
     }
 
@@ -581,6 +644,14 @@ impl Guard {
             &self.selection,
             &self.devices,
         );
+        self.note_interfaces();
+    }
+
+    /// Takes note of what became of interfaces.
+    pub(super) fn note_interfaces(&mut self) {
+        for note in self.links.take_notes() {
+            self.journal.interface(note.what, &note.interface, &note.text);
+        }
     }
 }
 

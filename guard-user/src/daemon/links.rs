@@ -76,6 +76,21 @@ pub(super) struct Links {
     /// The operator wants these to be without a guard until the next start.
     released: BTreeSet<String>,
     all_released: bool,
+    /// What became of interfaces since [`Links::take_notes`] was called last.
+    notes: Vec<Note>,
+}
+
+/// Something became of an interface.
+#[derive(Debug)]
+pub(super) struct Note {
+    /// As events call it.
+    pub(super) what: &'static str,
+    pub(super) interface: String,
+    pub(super) text: String,
+}
+
+fn note(notes: &mut Vec<Note>, what: &'static str, interface: &str, text: impl Into<String>) {
+    notes.push(Note { what, interface: interface.to_owned(), text: text.into() });
 }
 
 impl Links {
@@ -90,7 +105,13 @@ impl Links {
             failed: BTreeMap::new(),
             released: BTreeSet::new(),
             all_released: false,
+            notes: Vec::new(),
         })
+    }
+
+    /// What became of interfaces since the last call.
+    pub(super) fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
     }
 
     /// Whether no interface is guarded.
@@ -129,7 +150,9 @@ impl Links {
             }
             match self.guard(device, generation, shared) {
                 Ok(guarded) => {
-                    tracing::info!(interface = device.name, mode = guarded.mode.name(), "guarded");
+                    let mode = guarded.mode.name();
+                    tracing::info!(interface = device.name, mode, "guarded");
+                    note(&mut self.notes, "guarded", &device.name, format!("{mode} mode"));
                     self.guarded.insert(device.index, guarded);
                 }
                 Err(error) => {
@@ -159,6 +182,7 @@ impl Links {
                 tracing::warn!(interface = name, "{why}");
             } else {
                 tracing::error!(interface = name, "{why}");
+                note(&mut self.notes, "failed", name, why);
             }
         }
         self.failed = failed;
@@ -178,7 +202,9 @@ impl Links {
                 continue;
             }
             let ended = if here && !gone {
-                tracing::warn!(interface = name, "no longer wanted: detached");
+                let why = "no longer wanted: detached";
+                tracing::warn!(interface = name, "{why}");
+                note(&mut self.notes, "released", &name, why);
                 link.detach()
             } else {
                 link.forget()
@@ -198,13 +224,15 @@ impl Links {
         self.released.extend(names.iter().filter(known).cloned());
         self.all_released |= names.is_empty();
         let mut failed = None;
-        self.guarded.retain(|_, Guarded { name, link, .. }| {
+        let Self { guarded, notes, .. } = self;
+        guarded.retain(|_, Guarded { name, link, .. }| {
             if !names.is_empty() && !names.contains(name) {
                 return true;
             }
             match link.detach() {
                 Ok(()) => {
                     answer.detached.push(name.clone());
+                    note(notes, "detached", name, "by the operator");
                     false
                 }
                 Err(error) => {
@@ -280,14 +308,17 @@ impl Links {
 
     /// Forgets links whose interface is gone or that somebody detached.
     fn forget_dead(&mut self, devices: &[Device]) {
-        self.guarded.retain(|index, Guarded { name, link, absent, .. }| {
+        let Self { guarded, notes, .. } = self;
+        guarded.retain(|index, Guarded { name, link, absent, .. }| {
             let here = devices.iter().any(|device| device.index == *index);
             *absent = if here { 0 } else { *absent + 1 };
             let alive = link.is_alive();
             if alive && *absent < ABSENCES {
                 return true;
             }
-            tracing::warn!(interface = name, "its XDP link is gone, or the interface is");
+            let why = "its XDP link is gone, or the interface is";
+            tracing::warn!(interface = name, "{why}");
+            note(notes, "lost", name, why);
             // One that moved to another namespace takes its program along; end that.
             let ended = if alive { link.detach() } else { link.forget() };
             if let Err(error) = ended {
@@ -310,7 +341,9 @@ impl Links {
             if device.name == guarded.name {
                 continue;
             }
-            tracing::warn!(interface = device.name, "was called `{}`", guarded.name);
+            let was = format!("was called `{}`", guarded.name);
+            tracing::warn!(interface = device.name, "{was}");
+            note(&mut self.notes, "renamed", &device.name, was);
             let before = std::mem::replace(&mut guarded.name, device.name.clone());
             if !wanted && guarded.wanted_as.is_none() {
                 guarded.wanted_as = Some(before);
@@ -354,14 +387,17 @@ impl Links {
         if !self.guarded.keys().any(|index| selection.means(*index)) {
             return;
         }
-        self.guarded.retain(|index, Guarded { name, link, wanted_as, .. }| {
+        let Self { guarded, notes, .. } = self;
+        guarded.retain(|index, Guarded { name, link, wanted_as, .. }| {
             if selection.means(*index) || wanted_as.is_some() {
                 return true;
             }
             // What cannot be detached is kept, and tried again.
             match link.detach() {
                 Ok(()) => {
-                    tracing::warn!(interface = name, "no longer in the manifest: released");
+                    let why = "no longer in the manifest: released";
+                    tracing::warn!(interface = name, "{why}");
+                    note(notes, "released", name, why);
                     false
                 }
                 Err(error) => {

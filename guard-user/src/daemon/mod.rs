@@ -14,14 +14,17 @@ pub mod facts;
 mod failure;
 mod guard;
 mod interfaces;
+mod journal;
 mod links;
 mod metrics;
 pub mod server;
 mod state;
 mod status;
+mod strangers;
 pub mod stray;
 mod tallies;
 mod top;
+pub mod trial;
 pub mod view;
 mod watch;
 
@@ -123,7 +126,10 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
         });
     loop {
         tokio::select! {
-            _ = files.tick() => guard.check_files(),
+            _ = files.tick() => {
+                guard.check_trial();
+                guard.check_files();
+            }
             _ = health.tick() => guard.look().await,
             _ = events.tick() => {
                 guard.drain_events();

@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::stat::{Mode, umask};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -33,9 +33,14 @@ use tokio::{
 use super::{
     doors::{self, Control, Door, Doors, PATIENCE, Visit},
     exposition::Form,
-    view::{Stats, Status},
+    journal::PAGE,
+    view::{Stats, Status, TrialStatus},
 };
-use crate::kernel::error::KernelError;
+use crate::{
+    event::{Page, missing::Missing},
+    kernel::error::KernelError,
+    policy::{Bundle, text},
+};
 
 /// Name of the socket that tells.
 pub const STATS_SOCKET: &str = "stats.sock";
@@ -45,6 +50,13 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
 
+/// Bytes of a policy: a million prefixes with their names.
+const MAX_POLICY: usize = 64 << 20;
+
+/// Where events are.
+pub(super) const EVENTS: &str = "/v1/events";
+/// Where refused sources are that behave like members.
+pub(super) const MISSING_MEMBERS: &str = "/v1/missing-members";
 /// Where the metrics are.
 pub const METRICS: &str = "/metrics";
 
@@ -57,6 +69,16 @@ pub(super) enum Ask {
     Stats(oneshot::Sender<Result<Stats, KernelError>>),
     /// For the metrics.
     Metrics(oneshot::Sender<Result<String, KernelError>>),
+    /// To put a policy into force. Boxed: it may be large.
+    Apply(Box<Apply>, oneshot::Sender<Result<Applied, String>>),
+    /// To keep what is on trial.
+    Confirm(oneshot::Sender<Result<Applied, String>>),
+    /// To undo what is on trial.
+    RollBack(oneshot::Sender<Result<Applied, String>>),
+    /// For the events after a number, at most so many.
+    Events { after: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// For refused sources that behave like members.
+    MissingMembers(oneshot::Sender<Missing>),
     /// To detach.
     Detach(Detach, oneshot::Sender<Result<Detached, KernelError>>),
 }
@@ -77,6 +99,32 @@ pub struct Detached {
     pub detached: Vec<String>,
     /// Those that were named but not guarded.
     pub not_guarded: Vec<String>,
+}
+
+/// The body of `POST /v1/apply`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// The manifest, and every file that it names.
+    pub bundle: Bundle,
+    /// Seconds after which it is undone unless it is confirmed; for good if there are none.
+    #[serde(default)]
+    pub confirm_within: Option<u64>,
+}
+
+/// The answer to `POST /v1/apply`, `/v1/confirm` and `/v1/rollback`: what is in force now.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Number of the generation.
+    pub generation: u64,
+    /// SHA-256 of what is enforced, in hexadecimal.
+    pub policy_hash: String,
+    /// Whether it is another one than before.
+    pub changed: bool,
+    /// Until when it must be confirmed; null if it need not be.
+    pub trial: Option<TrialStatus>,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
 }
 
 /// The sockets; gone from the file system when this is dropped.
@@ -197,6 +245,22 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Full<Byte
             Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             None => ended(),
         },
+        (&Method::GET, EVENTS, Door::Stats) => {
+            let (after, limit) = match page_wanted(request.uri().query().unwrap_or_default()) {
+                Ok(wanted) => wanted,
+                Err(problem) => return refusal(StatusCode::BAD_REQUEST, &problem),
+            };
+            match asked(guard, |reply| Ask::Events { after, limit, reply }).await {
+                Some(page) => json(StatusCode::OK, &page),
+                None => ended(),
+            }
+        }
+        (&Method::GET, MISSING_MEMBERS, Door::Stats) => {
+            match asked(guard, Ask::MissingMembers).await {
+                Some(missing) => json(StatusCode::OK, &missing),
+                None => ended(),
+            }
+        }
         (&Method::GET, METRICS, Door::Stats | Door::Metrics) => {
             let form = Form::wanted(request.headers());
             match asked(guard, Ask::Metrics).await {
@@ -210,17 +274,9 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Full<Byte
             }
         }
         (&Method::POST, "/v1/detach", Door::Control) => {
-            let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
-            let Ok(body) = body else {
-                return refusal(StatusCode::BAD_REQUEST, "the body did not arrive, or is too long");
-            };
-            // An object first: serde would take a list for the fields in their order.
-            let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body.to_bytes());
-            let detach: Detach = match object
-                .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
-            {
+            let detach: Detach = match body(request, MAX_BODY).await {
                 Ok(detach) => detach,
-                Err(error) => return refusal(StatusCode::BAD_REQUEST, &error.to_string()),
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
             match asked(guard, |reply| Ask::Detach(detach, reply)).await {
                 Some(Ok(detached)) => json(StatusCode::OK, &detached),
@@ -228,8 +284,72 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Full<Byte
                 None => ended(),
             }
         }
+        (&Method::POST, "/v1/apply", Door::Control) => {
+            let apply: Apply = match body(request, MAX_POLICY).await {
+                Ok(apply) => apply,
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+            };
+            applied(asked(guard, |reply| Ask::Apply(Box::new(apply), reply)).await)
+        }
+        (&Method::POST, "/v1/confirm", Door::Control) => applied(asked(guard, Ask::Confirm).await),
+        (&Method::POST, "/v1/rollback", Door::Control) => {
+            applied(asked(guard, Ask::RollBack).await)
+        }
         _ => refusal(StatusCode::NOT_FOUND, "no such request on this socket"),
     }
+}
+
+/// The body of a request, which is a JSON object of at most so many bytes.
+async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> Result<T, String> {
+    let body = Limited::new(request.into_body(), most).collect().await;
+    let Ok(body) = body else {
+        return Err("the body did not arrive, or is too long".to_owned());
+    };
+    // An object first: serde would take a list for the fields in their order.
+    let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body.to_bytes());
+    object
+        .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
+        .map_err(|error| error.to_string())
+}
+
+fn applied(answer: Option<Result<Applied, String>>) -> Response<Full<Bytes>> {
+    match answer {
+        Some(Ok(applied)) => json(StatusCode::OK, &applied),
+        Some(Err(why)) => refusal(StatusCode::CONFLICT, &why),
+        None => ended(),
+    }
+}
+
+/// The query of [`EVENTS`]: after which number, and how many at most.
+fn page_wanted(query: &str) -> Result<(u64, usize), String> {
+    let (mut after, mut limit) = (None, None);
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let shown = text::shown(part);
+        let wrong = || {
+            format!("`{shown}`: expected after=NUMBER and limit=NUMBER, each once, as in after=7")
+        };
+        let (name, value) = part.split_once('=').ok_or_else(wrong)?;
+        // Digits only: a sign is no part of a number here.
+        let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+        let value: Option<u64> = value.parse().ok().filter(|_| is_number);
+        let field = match name {
+            "after" => &mut after,
+            "limit" => &mut limit,
+            _ => return Err(wrong()),
+        };
+        if value.is_none() || field.is_some() {
+            return Err(wrong());
+        }
+        *field = value;
+    }
+    let limit = match limit {
+        None => PAGE,
+        Some(limit) => usize::try_from(limit)
+            .ok()
+            .filter(|limit| (1..=PAGE).contains(limit))
+            .ok_or_else(|| format!("limit={limit}: expected 1 to {PAGE}"))?,
+    };
+    Ok((after.unwrap_or(0), limit))
 }
 
 async fn asked<T>(guard: &Visit, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
@@ -254,4 +374,31 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_is_not_understood_is_refused() {
+        assert_eq!(page_wanted(""), Ok((0, PAGE)));
+        assert_eq!(page_wanted("after=7&limit=1"), Ok((7, 1)));
+        assert_eq!(page_wanted(&format!("after={}", u64::MAX)), Ok((u64::MAX, PAGE)));
+        for bad in [
+            "after",
+            "after=",
+            "after=-1",
+            "after=+1",
+            "after=1&after=2",
+            "limit=0",
+            "limit=1001",
+            "limit=99999999999999999999",
+            "since=1",
+            "after=1;limit=2",
+            "\u{1b}=1",
+        ] {
+            assert!(page_wanted(bad).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -8,11 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result};
+use serde::{Serialize, de::DeserializeOwned};
 
+use super::trial::Trial;
 use crate::policy::Bundle;
 
 const LAST_GOOD: &str = "last-good.json";
 const KEY: &str = "hash-key";
+const TRIAL: &str = "trial.json";
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -33,7 +36,37 @@ impl State {
 
     /// The policy that was last switched to, with every file of it; none if there was none.
     pub(super) fn last_good(&self) -> Result<Option<Bundle>> {
-        let path = self.last_good_path();
+        self.read(LAST_GOOD)
+    }
+
+    /// Keeps a policy.
+    pub(super) fn keep(&self, bundle: &Bundle) -> Result<()> {
+        self.write(LAST_GOOD, bundle)
+    }
+
+    /// The trial that is going on; none if there is none.
+    pub(super) fn trial(&self) -> Result<Option<Trial>> {
+        self.read(TRIAL)
+    }
+
+    /// Keeps a trial.
+    pub(super) fn keep_trial(&self, trial: &Trial) -> Result<()> {
+        self.write(TRIAL, trial)
+    }
+
+    /// Forgets the trial, if there is one.
+    pub(super) fn forget_trial(&self) -> Result<()> {
+        let path = self.directory.join(TRIAL);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing `{}`", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.directory.join(name);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
@@ -43,11 +76,10 @@ impl State {
         }
     }
 
-    /// Keeps a policy.
-    pub(super) fn keep(&self, bundle: &Bundle) -> Result<()> {
-        self.replace(LAST_GOOD, |file| {
+    fn write(&self, name: &str, document: &impl Serialize) -> Result<()> {
+        self.replace(name, |file| {
             let mut writer = io::BufWriter::new(file);
-            serde_json::to_writer(&mut writer, bundle)?;
+            serde_json::to_writer(&mut writer, document)?;
             writer.flush()
         })
     }

@@ -10,6 +10,7 @@ use super::{
     facts::{LoadStatus, OpenPorts, SourceStatus},
     guard::{Guard, hexadecimal},
     interfaces,
+    trial::Trial,
     view::{self, InterfaceStatus, ServiceStatus, Status},
 };
 use crate::kernel::{netlink::Device, sockets};
@@ -53,7 +54,8 @@ impl Guard {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             daemon: true,
             time: view::time(SystemTime::now()),
-            up_to_date: self.outdated.is_empty(),
+            up_to_date: self.outdated.is_empty() && self.trial.is_none(),
+            trial: self.trial.as_ref().map(Trial::status),
             manifest: self.wanted.manifest.display().to_string(),
             source: self.source(),
             tunnels: interfaces::describe_tunnels(devices),
@@ -94,15 +96,16 @@ impl Guard {
     }
 
     fn source(&self) -> SourceStatus {
-        let files = self.kept_because.is_none();
-        let path = if files { self.wanted.manifest.clone() } else { self.state.last_good_path() };
-        SourceStatus {
-            kind: match self.running {
-                None => "",
-                Some(_) if files => "files",
-                Some(_) => "last_good",
+        let (kind, path) = match (&self.trial, &self.applied_from) {
+            (Some(trial), _) => ("trial", trial.bundle.manifest.clone()),
+            (None, Some(manifest)) => ("applied", manifest.clone()),
+            (None, None) if self.kept_because.is_some() => {
+                ("last_good", self.state.last_good_path())
             }
-            .to_owned(),
+            (None, None) => ("files", self.wanted.manifest.clone()),
+        };
+        SourceStatus {
+            kind: self.running.as_ref().map_or("", |_| kind).to_owned(),
             path: path.display().to_string(),
             why: self.kept_because.clone(),
             changed: self.watch.differs(),

@@ -49,6 +49,8 @@ pub struct Status {
     pub files_hash: String,
     /// Since when it is in force: RFC 3339, UTC, to the millisecond; null if nothing is.
     pub in_force_since: Option<String>,
+    /// The policy that is undone unless it is confirmed; null if none is on trial.
+    pub trial: Option<TrialStatus>,
     /// Whether the files say what is running. If not, `problems` says why.
     pub up_to_date: bool,
     /// Name of the cluster.
@@ -80,6 +82,26 @@ pub struct Status {
     pub log: LogStatus,
     /// What is wrong, most important first.
     pub problems: Vec<String>,
+}
+
+/// A policy on trial.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialStatus {
+    /// The manifest that it was applied from.
+    pub manifest: String,
+    /// When it is undone: RFC 3339, UTC, to the millisecond.
+    pub deadline: String,
+    /// Seconds until then.
+    pub seconds_left: u64,
+}
+
+impl TrialStatus {
+    /// When it is undone, in seconds since 1970; 0 if the time is none.
+    pub(crate) fn deadline_seconds(&self) -> u64 {
+        let at = humantime::parse_rfc3339(&self.deadline).ok();
+        let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        since.map_or(0, |since| since.as_secs())
+    }
 }
 
 /// An interface that is to be guarded.

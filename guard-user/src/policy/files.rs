@@ -98,6 +98,16 @@ impl Bundle {
         }
     }
 
+    /// Whether it has the same texts, wherever they lie.
+    pub fn has_texts_of(&self, other: &Self) -> bool {
+        let sorted = |bundle: &Self| {
+            let mut texts: Vec<Arc<str>> = bundle.texts.values().cloned().collect();
+            texts.sort();
+            texts
+        };
+        sorted(self) == sorted(other)
+    }
+
     /// SHA-256 over the files in it: the same on all nodes that have the same files.
     pub fn hash(&self) -> [u8; 32] {
         let files = self.texts.iter().map(|(path, text)| (path.as_path(), text.as_bytes()));

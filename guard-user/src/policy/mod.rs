@@ -8,6 +8,7 @@ pub mod compiled;
 pub mod diagnostic;
 pub mod diff;
 pub mod document;
+pub mod entry;
 pub mod files;
 pub mod fix;
 pub(crate) mod hash;

@@ -247,7 +247,8 @@ fn cut6(addr: u128, len: u8) -> Prefix<[u8; 16]> {
     Prefix { addr: (addr & mask).to_be_bytes(), len }
 }
 
-fn holds(cidr: &Cidr, addr: &Addr) -> bool {
+/// Whether a prefix holds an address.
+pub fn holds(cidr: &Cidr, addr: &Addr) -> bool {
     match (cidr, IpAddr::from(*addr)) {
         (Cidr::V4(prefix), IpAddr::V4(addr)) => cut4(addr.to_bits(), prefix.len) == *prefix,
         (Cidr::V6(prefix), IpAddr::V6(addr)) => cut6(addr.to_bits(), prefix.len) == *prefix,
@@ -257,7 +258,7 @@ fn holds(cidr: &Cidr, addr: &Addr) -> bool {
 
 /// The longest prefix of a set that holds an address. Sets may be long: they are searched, once for
 /// each length.
-fn covering(set: &PrefixSet, addr: &Addr) -> Option<Cidr> {
+pub(crate) fn covering(set: &PrefixSet, addr: &Addr) -> Option<Cidr> {
     match IpAddr::from(*addr) {
         IpAddr::V4(addr) => (0..=32)
             .rev()

@@ -79,6 +79,16 @@ pub(super) fn check(file: FileId, source: &str, out: &mut Report) {
 /// A text from a file as it may be shown: without controls, and not endless.
 pub fn shown(text: &str) -> String {
     const MAX: usize = 80;
+    let end = text.char_indices().nth(MAX).map_or(text.len(), |(at, _)| at);
+    let mut short = visible(text.get(..end).unwrap_or(text));
+    if end < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// A text of any length as it may be shown: without controls and line breaks.
+pub fn visible(text: &str) -> String {
     let escape = |c: char| {
         if is_forbidden(c) || c.is_control() {
             c.escape_unicode().collect::<String>()
@@ -86,9 +96,5 @@ pub fn shown(text: &str) -> String {
             c.to_string()
         }
     };
-    let mut short: String = text.chars().take(MAX).map(escape).collect();
-    if text.chars().nth(MAX).is_some() {
-        short.push('…');
-    }
-    short
+    text.chars().map(escape).collect()
 }

@@ -49,6 +49,14 @@ impl Fault {
         self
     }
 
+    /// What was found and what to do.
+    pub(super) fn on_one_line(self) -> String {
+        match self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message,
+        }
+    }
+
     pub(super) fn at(self, place: Place) -> Diagnostic {
         let mut finding = Diagnostic::error(self.code, place, self.message);
         if let Some(text) = self.instead {

@@ -1,8 +1,12 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
 pub mod diff;
+#[cfg(feature = "daemon")]
+pub mod events;
 pub mod explain;
 pub mod lint;
+#[cfg(feature = "daemon")]
+pub mod missing;
 pub mod progress;
 pub mod replay;
 #[cfg(feature = "daemon")]
@@ -90,6 +94,11 @@ impl Lines {
         written(line.and_then(|()| self.0.write_all(b"\n")))
     }
 
+    /// Adds a line of text; false as [`answer`] says it.
+    pub fn add_text(&mut self, line: &str) -> bool {
+        written(writeln!(self.0, "{line}"))
+    }
+
     /// Writes what has not been written yet; false as [`answer`] says it.
     pub fn flush(&mut self) -> bool {
         written(self.0.flush())
@@ -109,6 +118,11 @@ pub fn is_incomplete() -> bool {
 
 /// Writes a document as the answer, on one line.
 pub fn answer_json(document: &impl serde::Serialize) {
+    answer_sample(document);
+}
+
+/// Writes a document of several as the answer, on one line; false as [`answer`] says it.
+pub fn answer_sample(document: &impl serde::Serialize) -> bool {
     // Our documents have string keys only, which is all that JSON asks.
-    answer(serde_json::to_string(document).unwrap_or_default());
+    answer(serde_json::to_string(document).unwrap_or_default())
 }

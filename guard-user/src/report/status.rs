@@ -107,22 +107,29 @@ fn source(screen: &mut Screen, status: &Status) {
     if source.path.is_empty() {
         return;
     }
-    let what = if source.kind == "last_good" {
-        format!("the last good copy, `{}`", source.path)
-    } else {
-        format!("`{}`", source.path)
+    let path = shown(&source.path);
+    let what = match source.kind.as_str() {
+        "last_good" => format!("the last good copy, `{path}`"),
+        "applied" => format!("`{path}`, as it was applied"),
+        _ => format!("`{path}`"),
     };
     let load = source.last_load.as_ref().map_or_else(String::new, |load| {
         format!("; last load: {}{}", load.result, age(status, Some(&load.time), ", ", " ago"))
     });
     screen.line("source", &format!("{what}{load}"));
-    if !status.up_to_date {
+    if let Some(trial) = &status.trial {
+        let left = Duration::from_secs(trial.seconds_left);
+        let line = format!(
+            "from `{}`: undone in {}, at {}, unless `trainguard confirm` keeps it",
+            shown(&trial.manifest),
+            humantime::format_duration(left),
+            trial.deadline
+        );
+        screen.line("on trial", &line);
+    } else if !status.up_to_date {
         let files = source.refused_files.as_deref().map(short);
         let files = files.map_or_else(String::new, |hash| format!(" (SHA-256 {hash})"));
-        let line = format!(
-            "`{}` is not what is running{files}; the last good policy is in force",
-            status.manifest
-        );
+        let line = format!("`{}` is not what is running{files}", status.manifest);
         screen.line("", &line);
     }
     if source.changed {
@@ -342,7 +349,7 @@ NOT enforcing: node `sched-0` of cluster `demo`, generation 3, policy
 problem    eth1: another XDP program runs on it, id 77
 source     the last good copy, `/var/lib/trainguard/last-good.json`
            `/etc/trainguard/cluster.yaml` is not what is running (SHA-256
-           0123456789ab); the last good policy is in force
+           0123456789ab)
            files have changed; they are loaded once they stand still
 interface  eth0            guarded, mode native, program id 812
 interface  eth1            FAILED, down

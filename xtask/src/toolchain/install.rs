@@ -18,6 +18,9 @@ const CARGO_DENY: &str = "0.20.2";
 /// Packages must not ask.
 const NOT_INTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
 
+/// What tmux is for.
+const TMUX: &str = "a terminal, for the test of the live screen";
+
 /// Something to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -62,6 +65,9 @@ fn plan_on(found: &Survey, debian: bool, rustup: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if debian && !found.ip {
         steps.push(Step::apt("`ip`, for tests and demo", &["iproute2"]));
+    }
+    if debian && !found.tmux {
+        steps.push(Step::apt(TMUX, &["tmux"]));
     }
     match &found.rustc {
         // Debian carries compiler and sources as packages, which need no other server.
@@ -173,6 +179,16 @@ pub(super) fn update_package_lists(yes: bool) -> Result<()> {
     perform(&package_lists(), yes)
 }
 
+/// Makes sure that the test of the live screen has a terminal, where Debian's packages are: without
+/// one it is skipped, and says so.
+pub(crate) fn ensure_tmux(yes: bool) -> Result<()> {
+    if !is_debian() || sh::find("tmux").is_some() {
+        return Ok(());
+    }
+    perform(&package_lists(), yes)?;
+    perform(&Step::apt(TMUX, &["tmux"]), yes)
+}
+
 /// A new machine has no package lists, and old ones name versions that are gone.
 fn package_lists() -> Step {
     Step { root: true, ..Step::new("current package lists", "apt-get", &["update", "-q"]) }
@@ -227,7 +243,14 @@ mod tests {
     use crate::toolchain::Rustc;
 
     fn bare() -> Survey {
-        Survey { rustc: None, unfit: Vec::new(), linker: None, unfit_linker: None, ip: true }
+        Survey {
+            rustc: None,
+            unfit: Vec::new(),
+            linker: None,
+            unfit_linker: None,
+            ip: true,
+            tmux: true,
+        }
     }
 
     #[test]
@@ -236,6 +259,14 @@ mod tests {
         assert_eq!(steps.len(), 1);
         assert!(steps[0].root);
         assert!(steps[0].args.contains(&"rust-web-src".to_owned()));
+    }
+
+    #[test]
+    fn what_tests_need_is_installed_with_its_why() {
+        let steps = plan_on(&Survey { ip: false, tmux: false, ..bare() }, true, true);
+        let last: Vec<_> = steps.iter().filter_map(|step| step.args.last()).collect();
+        assert_eq!(last, ["iproute2", "tmux", "rust-web-src"]);
+        assert!(steps.iter().all(|step| !step.why.is_empty()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Result, bail};
 
-pub(crate) use install::{ensure_cargo_deny, ensure_components, ensure_peers};
+pub(crate) use install::{ensure_cargo_deny, ensure_components, ensure_peers, ensure_tmux};
 pub(crate) use prometheus::ensure_prometheus;
 pub(crate) use rustc::{Llvm, Rustc};
 
@@ -50,6 +50,9 @@ pub(crate) struct Survey {
     pub(crate) unfit_linker: Option<String>,
     /// Whether `ip` is there, for the tests and the demo.
     pub(crate) ip: bool,
+    /// Whether `tmux` is there, in which the tests use the live screen. Without it they skip that
+    /// one, so nothing else waits for it.
+    pub(crate) tmux: bool,
 }
 
 impl Survey {
@@ -79,6 +82,7 @@ impl Survey {
             println!("  passed over: {reason}");
         }
         println!("{}: ip, of iproute2", if self.ip { "found" } else { "missing" });
+        println!("{}: tmux", if self.tmux { "found" } else { "missing" });
         prometheus::report();
         for step in install::plan(self) {
             println!("would run: {step}");
@@ -94,7 +98,8 @@ pub(crate) fn survey() -> Result<Survey> {
         Some(rustc) => probe::find_linker(rustc)?,
         None => (None, None),
     };
-    Ok(Survey { rustc, unfit, linker, unfit_linker, ip: sh::find("ip").is_some() })
+    let [ip, tmux] = ["ip", "tmux"].map(|program| sh::find(program).is_some());
+    Ok(Survey { rustc, unfit, linker, unfit_linker, ip, tmux })
 }
 
 /// Finds the parts, installing what is missing. With `yes`, sudo is used where root is needed.

@@ -10,14 +10,12 @@ use std::{
 use super::super::{inputs::Overlay, offline};
 use crate::{
     cli::TestArgs,
-    event::{self, Line},
+    event::{self, Line, MAX_LINE, What},
     exit::Exit,
     policy::{Disk, fix, load::Loader},
     report,
 };
 
-/// Bytes of an event; one that is longer is none of ours.
-const MAX_LINE: usize = 1 << 20;
 /// Events of one run.
 const MAX_EVENTS: usize = 10_000;
 
@@ -61,7 +59,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
                 count += 1;
                 cases.push_str(&case);
             }
-            // The same thing happened again, or a frame passed.
+            // The same thing happened again, a frame passed, or it is about no packet.
             Ok(None) => {}
             Err(problem) => {
                 report::error(format_args!("line {number}: {problem}"));
@@ -104,28 +102,30 @@ fn case(
     known: &mut Vec<String>,
 ) -> Result<Option<String>, String> {
     let Line::Event(event) = event::read(line)? else { return Ok(None) };
+    let What::Packet(packet) = event.what else { return Ok(None) };
     let node = event.node.as_deref().or(node);
     let node = node.ok_or("the event names no node; give --node NAME")?;
-    let (Some(source), Some(transport), Some(port)) = (event.source, &event.transport, event.port)
+    let (Some(source), Some(transport), Some(port)) =
+        (packet.source, &packet.transport, packet.port)
     else {
         return Err(format!(
             "a packet without source and port ({}) cannot be written as a test; keep its capture",
-            crate::policy::text::shown(&event.reason)
+            crate::policy::text::shown(&packet.reason)
         ));
     };
-    if event.reason.starts_with("limit_") {
+    if packet.reason.starts_with("limit_") {
         return Err(format!(
             "{} depends on what came before, which an event does not tell; write a test with \
              `times` or `after`",
-            crate::policy::text::shown(&event.reason)
+            crate::policy::text::shown(&packet.reason)
         ));
     }
     let to = format!("{transport}/{port}");
-    let name = format!("{source} to {to} on {node}: {}", event.reason);
+    let name = format!("{source} to {to} on {node}: {}", packet.reason);
     if known.contains(&name) {
         return Ok(None);
     }
-    let service = event.service.map(|name| format!(", service: {}", quoted(&name)));
+    let service = packet.service.map(|name| format!(", service: {}", quoted(&name)));
     let mut text = String::new();
     // A string takes everything.
     let _ = write!(
@@ -136,8 +136,8 @@ fn case(
         quoted(node),
         quoted(&source.to_string()),
         quoted(&to),
-        quoted(&event.verdict),
-        quoted(&event.reason),
+        quoted(&packet.verdict),
+        quoted(&packet.reason),
         service.unwrap_or_default()
     );
     known.push(name);

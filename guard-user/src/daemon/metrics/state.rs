@@ -13,7 +13,7 @@ use super::{
 };
 use crate::daemon::{
     doors::Door,
-    view::{InterfaceStatus, Status},
+    view::{InterfaceStatus, Status, TrialStatus},
 };
 
 /// Interfaces that are told one by one. What the patterns of a manifest match has no bound.
@@ -58,6 +58,9 @@ impl Families {
             let help = "When files were last loaded, whatever came of it.";
             self.plain("policy_last_load_timestamp_seconds", help, seconds(began));
         }
+        let deadline = status.trial.as_ref().map_or(0, TrialStatus::deadline_seconds);
+        let help = "When the policy on trial is undone unless it is confirmed; 0 while none is.";
+        self.plain("policy_trial_deadline_timestamp_seconds", help, number(deadline));
         let modes = ["enforce", "observe"].map(|mode| {
             let count = status.services.iter().filter(|service| service.mode == mode).count();
             (vec![("mode", mode)], small(count))

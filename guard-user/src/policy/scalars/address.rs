@@ -67,6 +67,15 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
     })
 }
 
+impl std::str::FromStr for Cidr {
+    type Err = String;
+
+    /// As manifests write it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        cidr(text).map_err(Fault::on_one_line)
+    }
+}
+
 /// An address.
 pub(in super::super) fn address(text: &str) -> Result<Addr, Fault> {
     if text.contains('/') {

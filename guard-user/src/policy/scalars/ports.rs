@@ -47,6 +47,15 @@ impl std::fmt::Display for PortRange {
     }
 }
 
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    /// As policies write it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        ports(text).map_err(Fault::on_one_line)
+    }
+}
+
 /// `tcp/N`, `tcp/N-M`, `tcp/any`, and the same with `udp` and `sctp`.
 pub(in super::super) fn ports(text: &str) -> Result<PortRange, Fault> {
     let shown = text::shown(text);

@@ -1,0 +1,169 @@
+//! What can be typed behind `trainguard events`.
+#![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, ValueEnum};
+use guard_common::verdict::{Action, Reason};
+
+use super::{Colour, Directories};
+use crate::{
+    event::filter::{self, Source, Wanted},
+    policy::scalars::PortRange,
+};
+
+const PIPES: &str = "\
+Filters: several values of one flag are alternatives, different flags restrict each other. A `!` in
+front of a value takes out what it means; quote it for the shell: --source '!10.30.0.0/16'. Records
+of kind `lost` tell how many events there are no records of; they are shown whatever the filters
+say, unless --kind '!lost' is given. Packets are sampled; the counters of `stats` are exact.
+
+Into a pipe events go as JSON lines, which other verbs read:
+  trainguard events | trainguard replay --manifest cluster.yaml -
+  trainguard events --reason not_allowed | trainguard test --record refused.test.yaml
+
+Times are UTC. Exit codes: 0 done, also after an interrupt or when nobody reads any more; with
+--missing-members 0 if no member is missing, 1 if some are; 2 no answer; 3 daemon not reachable";
+
+/// `trainguard events`
+#[derive(Debug, Args)]
+#[command(after_help = PIPES)]
+pub struct EventsArgs {
+    /// Go on with what happens next, also over a restart of the daemon
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Begin here: so long ago (10m, 2h), or at a time (14:05, 2026-01-31T14:05:00Z); UTC
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<SystemTime>,
+    /// Only the last so many of those that are kept [default: all; with --follow 10]
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub last: Option<usize>,
+    /// Form of the events [default: compact on a terminal, ndjson otherwise]
+    #[arg(long, value_enum)]
+    pub format: Option<EventsFormat>,
+    /// Whether verdicts have colours; NO_COLOR is heeded
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
+    pub color: Colour,
+    /// Only packets from here: an address, a prefix, the name of a node, or `unknown` for whom the
+    /// manifest does not know; may be repeated
+    #[arg(long = "source", value_name = "SOURCE", value_parser = filter::source)]
+    pub sources: Vec<Wanted<Source>>,
+    /// Only packets that this service refused; may be repeated
+    #[arg(long = "service", value_name = "NAME", value_parser = filter::service)]
+    pub services: Vec<Wanted<String>>,
+    /// Only packets that were refused for this reason; may be repeated
+    #[arg(long = "reason", value_name = "REASON", value_parser = filter::reason)]
+    pub reasons: Vec<Wanted<Reason>>,
+    /// Only packets with this verdict: drop or would-drop
+    #[arg(long = "verdict", value_name = "VERDICT", value_parser = filter::verdict)]
+    pub verdicts: Vec<Wanted<Action>>,
+    /// Only what this interface received, and what became of it; may be repeated
+    #[arg(long = "interface", value_name = "NAME", value_parser = filter::interface)]
+    pub interfaces: Vec<Wanted<String>>,
+    /// Only packets to these ports, such as tcp/9091 or udp/5000-5099; may be repeated
+    #[arg(long = "port", value_name = "PORTS", value_parser = filter::port)]
+    pub ports: Vec<Wanted<PortRange>>,
+    /// Only events of this kind: packet, policy, interface or lost; may be repeated
+    #[arg(long = "kind", value_name = "KIND", value_parser = filter::kind)]
+    pub kinds: Vec<Wanted<&'static str>>,
+    /// Instead of events show which refused sources behave like a member that the manifest lacks,
+    /// with the lines that would admit each. Nothing is changed
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "follow", "since", "last", "sources", "services", "reasons", "verdicts", "interfaces",
+            "ports", "kinds",
+        ]
+    )]
+    pub missing_members: bool,
+    /// The manifest that members are missing from [default: the one of the daemon]
+    #[arg(long, value_name = "FILE", requires = "missing_members")]
+    pub manifest: Option<PathBuf>,
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+}
+
+/// Form of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EventsFormat {
+    /// For people, a line each
+    #[value(alias = "text")]
+    Compact,
+    /// For programs, a JSON object a line
+    #[value(alias = "json")]
+    Ndjson,
+}
+
+/// Seconds of a day.
+const DAY: u64 = 24 * 3600;
+
+/// A point in time, as it is typed.
+fn since(text: &str) -> Result<SystemTime, String> {
+    since_at(text, SystemTime::now())
+}
+
+fn since_at(text: &str, now: SystemTime) -> Result<SystemTime, String> {
+    let expected = || {
+        "expected so long ago (10m, 2h) or a time in UTC (14:05, 2026-01-31T14:05:00Z)".to_owned()
+    };
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let at = now.checked_sub(ago).filter(|at| *at >= SystemTime::UNIX_EPOCH);
+        return at.ok_or_else(expected);
+    }
+    if let Ok(at) = humantime::parse_rfc3339(text) {
+        return Ok(at);
+    }
+    let of_day = time_of_day(text).ok_or_else(expected)?;
+    let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let midnight = since_epoch - since_epoch % DAY;
+    let today = midnight + of_day;
+    // A time that is still to come was yesterday.
+    let at = if today > since_epoch { today.saturating_sub(DAY) } else { today };
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(at))
+}
+
+/// `HH:MM` or `HH:MM:SS` in seconds.
+fn time_of_day(text: &str) -> Option<u64> {
+    let mut seconds = 0;
+    let mut parts = 0;
+    for (part, limit) in text.split(':').zip([24, 60, 60]) {
+        let two_digits = part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u64 = part.parse().ok().filter(|number| two_digits && *number < limit)?;
+        seconds = seconds * 60 + number;
+        parts += 1;
+    }
+    match (parts, text.split(':').count()) {
+        (2, 2) => Some(seconds * 60),
+        (3, 3) => Some(seconds),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_durations_points_or_times_of_day() {
+        let now = humantime::parse_rfc3339("2026-01-31T14:05:30Z").expect("a time");
+        let is = |text: &str| {
+            since_at(text, now).map(|at| humantime::format_rfc3339_seconds(at).to_string())
+        };
+        for (text, expected) in [
+            ("10m", "2026-01-31T13:55:30Z"),
+            ("14:05", "2026-01-31T14:05:00Z"),
+            ("14:05:31", "2026-01-30T14:05:31Z"),
+            ("23:59", "2026-01-30T23:59:00Z"),
+            ("2026-01-01T00:00:00.5Z", "2026-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(is(text).as_deref(), Ok(expected), "{text}");
+        }
+        for bad in ["", "10", "24:00", "1:00", "14:60", "14:05:30:00", "yesterday", "99999999y"] {
+            assert!(is(bad).is_err(), "{bad}");
+        }
+    }
+}

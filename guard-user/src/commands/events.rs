@@ -1,0 +1,211 @@
+//! `trainguard events`: what has happened, and what happens.
+
+mod admit;
+mod missing;
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    cli::{Colour, EventsArgs, EventsFormat},
+    daemon::client::{self, ClientError, Pause},
+    event::{self, Event, Lost, Page, What, filter::Filter},
+    exit::Exit,
+    machine,
+    report::{self, events::Output},
+};
+
+/// How often the daemon is asked when events are followed.
+const OFTEN: Duration = Duration::from_millis(250);
+/// Events that are asked for at a time.
+const PAGE: usize = 1000;
+/// Events of the past that come first when events are followed, unless told otherwise.
+const LAST: usize = 10;
+
+/// Runs the verb.
+pub fn run(args: &EventsArgs) -> Exit {
+    if args.missing_members {
+        return missing::run(args);
+    }
+    // Before anything is printed: an interrupt is no failure.
+    let pause = match args.follow.then(Pause::new).transpose() {
+        Ok(pause) => pause,
+        Err(error) => {
+            report::error(format_args!("listening to signals: {error}"));
+            return Exit::NoAnswer;
+        }
+    };
+    let mut reader = Reader::new(&args.directories.run_dir);
+    let past = match reader.past() {
+        Ok(past) => past,
+        Err(error) => return refuse(&error),
+    };
+    let filter = filter(args);
+    let mut output = output(args);
+    note_beginning(args, &past, reader.oldest);
+    let wanted: Vec<&Event> = past
+        .iter()
+        .filter(|event| {
+            filter.takes(event) && args.since.is_none_or(|since| is_since(event, since))
+        })
+        .collect();
+    let default = if args.follow && args.since.is_none() { LAST } else { usize::MAX };
+    let skip = wanted.len().saturating_sub(args.last.unwrap_or(default));
+    let written = wanted.into_iter().skip(skip).all(|event| output.add(event)) && output.flush();
+    match pause {
+        Some(pause) if written => follow(reader, pause, &filter, &mut output),
+        _ => Exit::Yes,
+    }
+}
+
+fn filter(args: &EventsArgs) -> Filter {
+    Filter {
+        sources: args.sources.clone(),
+        services: args.services.clone(),
+        reasons: args.reasons.clone(),
+        verdicts: args.verdicts.clone(),
+        interfaces: args.interfaces.clone(),
+        ports: args.ports.clone(),
+        kinds: args.kinds.clone(),
+    }
+}
+
+fn output(args: &EventsArgs) -> Output {
+    let terminal = io::stdout().is_terminal();
+    let default = if terminal { EventsFormat::Compact } else { EventsFormat::Ndjson };
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = match args.color {
+        Colour::Always => true,
+        Colour::Auto => terminal && !plain,
+        Colour::Never => false,
+    };
+    Output::new(args.format.unwrap_or(default), colour)
+}
+
+/// Says why there is no answer.
+fn refuse(error: &ClientError) -> Exit {
+    report::error(error);
+    let exit = error.exit();
+    if exit == Exit::Unreachable {
+        report::hint("is it running? with the same --run-dir? may you read its socket?");
+    }
+    exit
+}
+
+/// Whether something happened then or later. What has no time that can be read might have.
+fn is_since(event: &Event, since: SystemTime) -> bool {
+    let at = event.time.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
+    at.is_none_or(|at| at >= since)
+}
+
+/// Says that more was asked for than is kept.
+fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
+    let reaches = |event: &Event| args.since.is_some_and(|since| !is_since(event, since));
+    if args.since.is_none() || oldest <= 1 || past.first().is_some_and(reaches) {
+        return;
+    }
+    report::talk(format_args!(
+        "note: the {} before these are not kept any more",
+        report::counted(oldest - 1, "record")
+    ));
+}
+
+/// Goes on with what happens, until an end is wanted or nobody reads any more.
+fn follow(mut reader: Reader<'_>, mut pause: Pause, filter: &Filter, output: &mut Output) -> Exit {
+    let mut waiting = false;
+    while pause.wait(OFTEN) && !machine::is_answer_unread() {
+        let events = match reader.news() {
+            Ok(events) => events,
+            Err(error) => {
+                if !std::mem::replace(&mut waiting, true) {
+                    report::talk(format_args!("note: {error}; waiting for it"));
+                }
+                continue;
+            }
+        };
+        waiting = false;
+        let mut wanted = events.iter().filter(|event| filter.takes(event));
+        if !wanted.all(|event| output.add(event)) || !output.flush() {
+            break;
+        }
+    }
+    Exit::Yes
+}
+
+/// Reads the events of a daemon in their order, each once.
+struct Reader<'a> {
+    run_dir: &'a Path,
+    /// Which daemon; empty before the first answer.
+    instance: String,
+    /// The number of the last event that was read.
+    after: u64,
+    /// The number of the oldest that was kept when reading began.
+    oldest: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn new(run_dir: &'a Path) -> Self {
+        Self { run_dir, instance: String::new(), after: 0, oldest: 0 }
+    }
+
+    /// What is kept.
+    fn past(&mut self) -> Result<Vec<Event>, ClientError> {
+        let now = client::events(self.run_dir, u64::MAX, 1)?;
+        self.after = now.first.saturating_sub(1);
+        self.oldest = now.first;
+        self.instance = now.instance;
+        self.news()
+    }
+
+    /// What has happened since the last call; at most what a daemon keeps.
+    fn news(&mut self) -> Result<Vec<Event>, ClientError> {
+        let mut events = Vec::new();
+        let mut until = None;
+        loop {
+            let page = client::events(self.run_dir, self.after, PAGE)?;
+            if page.instance != self.instance {
+                report::talk(
+                    "note: the daemon was restarted; what the one before had not told yet is gone",
+                );
+                self.after = 0;
+                self.instance = page.instance;
+                until = None;
+                continue;
+            }
+            events.extend(self.gap(&page));
+            // What happens meanwhile is for the next time: else a flood would hold this one.
+            let until = *until.get_or_insert(page.next);
+            let is_last = page.events.is_empty();
+            if let Some(last) = page.events.last().and_then(|event| event.seq) {
+                self.after = self.after.max(last);
+            }
+            events.extend(page.events);
+            if is_last || self.after.saturating_add(1) >= until {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// The records that were gone when they were asked for.
+    fn gap(&mut self, page: &Page) -> Option<Event> {
+        let gone = page.first.checked_sub(self.after.saturating_add(1)).filter(|gone| *gone > 0)?;
+        self.after = page.first - 1;
+        Some(Event {
+            schema: event::SCHEMA.to_owned(),
+            time: Some(event::time(SystemTime::now())),
+            seq: None,
+            node: None,
+            what: What::Lost(Lost {
+                records: gone,
+                text: format!(
+                    "{} were gone when they were asked for",
+                    report::counted(gone, "record")
+                ),
+                ..Lost::default()
+            }),
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! `trainguard events --missing-members`: who is refused and behaves like a member.
+
+use std::path::{Path, PathBuf};
+
+use super::admit::{Answer, Manifest};
+use crate::{
+    cli::{EventsArgs, EventsFormat},
+    daemon::client,
+    event::missing::{Missing, Stranger},
+    exit::Exit,
+    report::{
+        self,
+        missing::{Found, Member, Remedy},
+    },
+};
+
+/// Sources for which lines are looked for: each takes a load of the manifest and more.
+const WITH_LINES: usize = 32;
+
+pub(super) fn run(args: &EventsArgs) -> Exit {
+    let missing = match client::missing_members(&args.directories.run_dir) {
+        Ok(missing) => missing,
+        Err(error) => return super::refuse(&error),
+    };
+    let path = args.manifest.clone().unwrap_or_else(|| PathBuf::from(&missing.manifest));
+    let mut manifest = match Manifest::load(&path, &missing.node) {
+        Ok(manifest) => Some(manifest),
+        Err(problem) => {
+            let shown = report::lint::shown_path(&path);
+            report::talk(format_args!(
+                "note: no lines are proposed, `{shown}` is no help: {problem}"
+            ));
+            report::hint("name a manifest that you may read with --manifest");
+            // Named and wrong is an error; the daemon's own may be for root only.
+            if args.manifest.is_some() {
+                return Exit::NoAnswer;
+            }
+            None
+        }
+    };
+    let found = find(missing, &path, manifest.as_mut());
+    let any = !found.members.is_empty();
+    match args.format {
+        Some(EventsFormat::Ndjson) => report::answer_json(&found),
+        _ => report::missing::print(&found),
+    }
+    if any { Exit::No } else { Exit::Yes }
+}
+
+fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> Found {
+    let Missing { schema, node, since, sources, .. } = missing;
+    let is_near = |stranger: &Stranger, manifest: Option<&Manifest>| {
+        stranger.near || manifest.is_some_and(|manifest| manifest.is_near(stranger.address))
+    };
+    let (near, far): (Vec<Stranger>, Vec<Stranger>) =
+        sources.into_iter().partition(|stranger| is_near(stranger, manifest.as_deref()));
+    let mut found = Found {
+        schema,
+        node,
+        since,
+        manifest: path.display().to_string(),
+        members: Vec::new(),
+        not_near: far.len(),
+    };
+    for (number, stranger) in near.into_iter().enumerate() {
+        let remedy = match manifest.as_deref_mut() {
+            Some(manifest) if number < WITH_LINES => match manifest.admit(&stranger) {
+                // No member is missing from this manifest.
+                Answer::Known(name) => {
+                    note(&stranger, &format!("the manifest has it by now, as `{name}`"));
+                    continue;
+                }
+                Answer::Open => {
+                    note(&stranger, "the manifest admits it by now where it was refused");
+                    continue;
+                }
+                Answer::Lines(lines) => Remedy {
+                    lines: Some(lines.text),
+                    under: Some(lines.under),
+                    roles: lines.roles,
+                    admits_also: lines.admits_also,
+                    findings: lines.findings,
+                    ..Remedy::default()
+                },
+                Answer::No(why, ways) => Remedy { why: Some(why), ways, ..Remedy::default() },
+            },
+            Some(_) => {
+                let why = format!("lines are proposed for the first {WITH_LINES} only");
+                Remedy { why: Some(why), ..Remedy::default() }
+            }
+            None => Remedy::default(),
+        };
+        found.members.push(Member { stranger, remedy });
+    }
+    found
+}
+
+fn note(stranger: &Stranger, what: &str) {
+    report::talk(format_args!(
+        "note: {}: {}; what the daemon has in force may be older, see `trainguard status`",
+        stranger.address,
+        crate::policy::text::visible(what)
+    ));
+}

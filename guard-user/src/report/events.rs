@@ -1,0 +1,246 @@
+//! Events: JSON lines for programs, a line each for people.
+
+use std::{fmt::Write as _, net::SocketAddr, time::SystemTime};
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use crate::{
+    cli::EventsFormat,
+    event::{Event, Packet, What},
+    policy::text::visible,
+    report::Lines,
+};
+
+/// Where events go.
+#[derive(Debug)]
+pub struct Output {
+    format: EventsFormat,
+    colour: bool,
+    lines: Lines,
+    /// The day of the last line.
+    day: String,
+}
+
+impl Output {
+    /// No event yet.
+    pub fn new(format: EventsFormat, colour: bool) -> Self {
+        Self { format, colour, lines: Lines::new(), day: String::new() }
+    }
+
+    /// Adds an event; false as [`crate::report::answer`] says it.
+    pub fn add(&mut self, event: &Event) -> bool {
+        if self.format == EventsFormat::Ndjson {
+            return self.lines.add(event);
+        }
+        let (day, _) =
+            event.time.as_deref().and_then(|time| time.split_once('T')).unwrap_or_default();
+        if day != self.day {
+            day.clone_into(&mut self.day);
+            if !self.lines.add_text(&format!("-- {}, times are UTC --", visible(day))) {
+                return false;
+            }
+        }
+        self.lines.add_text(&compact(event, self.colour))
+    }
+
+    /// Writes what has not been written yet; false as [`crate::report::answer`] says it.
+    pub fn flush(&mut self) -> bool {
+        self.lines.flush()
+    }
+}
+
+/// An event on one line, without its day.
+fn compact(event: &Event, colour: bool) -> String {
+    let time = event.time.as_deref().and_then(|time| time.split_once('T'));
+    let time = time.map_or("--:--:--.---", |(_, time)| time.trim_end_matches('Z'));
+    let (interface, rest) = match &event.what {
+        What::Packet(packet) => (packet.interface.as_deref(), of_packet(packet, colour)),
+        What::Policy(policy) => {
+            let hash = policy.policy_hash.get(..12).unwrap_or(&policy.policy_hash);
+            let what = policy.what.replace('_', " ");
+            (
+                None,
+                told(
+                    "policy",
+                    &what,
+                    &format!("generation {} {hash}", policy.generation),
+                    &policy.text,
+                ),
+            )
+        }
+        What::Interface(interface) => (
+            Some(interface.interface.as_str()),
+            told("interface", &interface.what, "", &interface.text),
+        ),
+        What::Lost(lost) => (None, told("lost", "", "", &lost.text)),
+        What::Unknown => (None, "an event that this version does not know".to_owned()),
+    };
+    format!("{} {} {rest}", visible(time), visible(interface.unwrap_or("-")))
+}
+
+fn told(kind: &str, what: &str, facts: &str, text: &str) -> String {
+    // A text of several lines is one line here.
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let text = visible(&lines.join("; "));
+    let (what, facts) = (visible(what), visible(facts));
+    let parts = [kind, &what, &facts, &text];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(" ")
+}
+
+fn of_packet(packet: &Packet, colour: bool) -> String {
+    let style = match packet.verdict.as_str() {
+        _ if !colour => Style::new(),
+        "drop" => AnsiColor::Red.on_default().bold(),
+        _ => AnsiColor::Yellow.on_default(),
+    };
+    let verdict = visible(&packet.verdict.to_ascii_uppercase());
+    let mut line = format!("{style}{verdict}{style:#} {}", visible(&packet.reason));
+    // Writing to a string does not fail.
+    let _ = match (packet.source, packet.source_port) {
+        (Some(addr), Some(port)) => write!(line, " {}", SocketAddr::new(addr, port)),
+        (Some(addr), None) => write!(line, " {addr}"),
+        (None, _) => write!(line, " from whom cannot be read"),
+    };
+    if packet.source.is_some() {
+        let node =
+            packet.source_node.as_deref().map_or_else(|| "not in the manifest".to_owned(), visible);
+        let _ = write!(line, " ({node})");
+    }
+    let _ = match (packet.destination, packet.port) {
+        (Some(addr), Some(port)) => write!(line, " -> {}", SocketAddr::new(addr, port)),
+        (Some(addr), None) => write!(line, " -> {addr}"),
+        (None, Some(port)) => write!(line, " -> port {port}"),
+        (None, None) => Ok(()),
+    };
+    let protocol = packet.protocol.map(|number| format!("protocol {number}"));
+    let length = packet.length.map(|length| format!("len {length}"));
+    let words =
+        [&packet.transport, &protocol, &packet.flags, &packet.service, &length, &folded(packet)];
+    for word in words.into_iter().flatten().filter(|word| !word.is_empty()) {
+        let _ = write!(line, " {}", visible(word));
+    }
+    line
+}
+
+/// What a record sums up, if it is more than one frame.
+fn folded(packet: &Packet) -> Option<String> {
+    let about = format!("about {} frames", packet.packets);
+    let estimated = packet.packets > packet.count;
+    if packet.count <= 1 {
+        return estimated.then(|| format!("({about})"));
+    }
+    let at = |time: &Option<String>| -> Option<SystemTime> {
+        humantime::parse_rfc3339(time.as_deref()?).ok()
+    };
+    let lasted = at(&packet.last).zip(at(&packet.first));
+    let lasted = lasted.and_then(|(last, first)| last.duration_since(first).ok());
+    let lasted = lasted.map(|lasted| format!(" in {:.1} s", lasted.as_secs_f64()));
+    let about = if estimated { format!(", {about},") } else { String::new() };
+    Some(format!("(x{}{about}{})", packet.count, lasted.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Interface, Lost, Policy, SCHEMA};
+
+    fn line(what: What) -> String {
+        let event = Event {
+            schema: SCHEMA.to_owned(),
+            time: Some("2026-01-31T14:02:11.204Z".to_owned()),
+            seq: Some(1),
+            node: Some("n".to_owned()),
+            what,
+        };
+        compact(&event, false)
+    }
+
+    fn packet() -> Packet {
+        Packet {
+            verdict: "drop".to_owned(),
+            reason: "not_allowed".to_owned(),
+            service: Some("scheduler".to_owned()),
+            source: Some("10.20.48.9".parse().expect("an address")),
+            transport: Some("tcp".to_owned()),
+            port: Some(9091),
+            source_port: Some(51514),
+            destination: Some("10.20.4.17".parse().expect("an address")),
+            flags: Some("S".to_owned()),
+            interface: Some("eth0".to_owned()),
+            length: Some(74),
+            count: 61,
+            packets: 61,
+            first: Some("2026-01-31T14:02:10.204Z".to_owned()),
+            last: Some("2026-01-31T14:02:11.204Z".to_owned()),
+            ..Packet::default()
+        }
+    }
+
+    #[test]
+    fn a_packet_is_a_line() {
+        assert_eq!(
+            line(What::packet(packet())),
+            "14:02:11.204 eth0 DROP not_allowed 10.20.48.9:51514 (not in the manifest) -> \
+             10.20.4.17:9091 tcp S scheduler len 74 (x61 in 1.0 s)"
+        );
+        let estimated =
+            Packet { count: 1, packets: 32, source_node: Some("gpu-1".to_owned()), ..packet() };
+        let line = line(What::packet(estimated));
+        assert!(line.contains("(gpu-1)") && line.ends_with("(about 32 frames)"), "{line}");
+    }
+
+    #[test]
+    fn colours_are_for_verdicts_only_and_when_wanted() {
+        let coloured = of_packet(&packet(), true);
+        assert!(
+            coloured.starts_with("\u{1b}[1m\u{1b}[31mDROP\u{1b}[0m not_allowed"),
+            "{coloured:?}"
+        );
+        assert!(!of_packet(&packet(), false).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn other_kinds_are_a_line_each_and_hostile_names_are_harmless() {
+        let policy = Policy {
+            what: "in_force".to_owned(),
+            generation: 5,
+            policy_hash: "0123456789abcdef".to_owned(),
+            ..Policy::default()
+        };
+        assert_eq!(
+            line(What::Policy(policy)),
+            "14:02:11.204 - policy in force generation 5 0123456789ab"
+        );
+        let lost = Lost { text: "7 refused frames were not sampled".to_owned(), ..Lost::default() };
+        assert_eq!(line(What::Lost(lost)), "14:02:11.204 - lost 7 refused frames were not sampled");
+        let hostile = "\u{1b}[2J\u{202e}\nx";
+        for what in [
+            What::packet(Packet {
+                source_node: Some(hostile.to_owned()),
+                interface: Some(hostile.to_owned()),
+                service: Some(hostile.to_owned()),
+                reason: hostile.to_owned(),
+                verdict: hostile.to_owned(),
+                transport: Some(hostile.to_owned()),
+                flags: Some(hostile.to_owned()),
+                ..packet()
+            }),
+            What::Interface(Interface {
+                what: hostile.to_owned(),
+                interface: hostile.to_owned(),
+                text: hostile.to_owned(),
+            }),
+            What::Policy(Policy {
+                what: hostile.to_owned(),
+                policy_hash: hostile.to_owned(),
+                text: hostile.to_owned(),
+                ..Policy::default()
+            }),
+            What::Lost(Lost { text: hostile.to_owned(), ..Lost::default() }),
+        ] {
+            let line = line(what);
+            assert!(!line.contains(['\u{1b}', '\u{202e}', '\n']), "{line:?}");
+        }
+    }
+}

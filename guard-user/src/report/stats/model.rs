@@ -1,0 +1,325 @@
+//! The picture that the live screen shows, made of one reading after another. No terminal, no
+//! clock but the one it is given.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use super::rates::{DROPPED, Rates};
+use crate::daemon::view::{InterfaceStats, ServiceStats, Stats};
+
+/// How far back the sparklines go.
+pub const WINDOW: Duration = Duration::from_mins(1);
+/// Rates of the past that are kept for an interface; more would be finer than any screen.
+const MAX_HISTORY: usize = 1024;
+/// How long it is told that counters began anew.
+const TOLD: Duration = Duration::from_mins(1);
+
+/// What asking for the statistics brought.
+#[derive(Debug, Clone)]
+pub enum Reading {
+    /// The daemon's answer.
+    Answered(Box<Stats>),
+    /// No daemon answers, for this reason; the counters are of the pinned maps.
+    Pinned(Box<Stats>, String),
+    /// Neither daemon nor maps, for this reason.
+    Nothing(String),
+}
+
+impl Reading {
+    /// What was read, if anything was.
+    pub fn stats(&self) -> Option<&Stats> {
+        match self {
+            Self::Answered(stats) | Self::Pinned(stats, _) => Some(stats),
+            Self::Nothing(_) => None,
+        }
+    }
+
+    /// Why no daemon answers.
+    pub fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Answered(_) => None,
+            Self::Pinned(_, why) | Self::Nothing(why) => Some(why),
+        }
+    }
+}
+
+/// No daemon answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why.
+    pub why: String,
+    /// When it was last heard of, as [`Stats::time`]; empty if never.
+    pub since: String,
+    /// The counters are read from the pinned maps; else they are the last that were read.
+    pub pinned: bool,
+}
+
+/// Whether the node is guarded, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It drops.
+    Enforcing,
+    /// It only counts what it would drop.
+    Observing,
+    /// It does neither, or not everywhere.
+    Open,
+    /// Nobody who knows was asked.
+    Unknown,
+}
+
+/// The picture.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    /// What is shown: the last reading; what only the daemon knows is kept from its last answer.
+    pub stats: Stats,
+    /// Since the reading before.
+    pub rates: Rates,
+    /// Why this is not the daemon's word.
+    pub trouble: Option<Trouble>,
+    /// The manifest, if the daemon said which.
+    pub manifest: Option<String>,
+    /// When the last reading was made, by the viewer's clock.
+    pub at: Duration,
+    heard: String,
+    history: BTreeMap<String, History>,
+    restarted: Option<(Duration, String)>,
+    before: Option<(Stats, Duration)>,
+}
+
+impl Model {
+    /// Takes a reading of this time, by a clock that only goes forward.
+    pub fn take(&mut self, reading: Reading, at: Duration) {
+        let at = at.max(self.at);
+        let pinned = matches!(reading, Reading::Pinned(..));
+        self.trouble = reading.trouble().map(|why| Trouble {
+            why: why.to_owned(),
+            since: self.heard.clone(),
+            pinned,
+        });
+        let stats = match reading {
+            Reading::Nothing(_) => return,
+            Reading::Answered(stats) => {
+                self.heard.clone_from(&stats.time);
+                stats
+            }
+            Reading::Pinned(stats, _) => stats,
+        };
+        let stats = *stats;
+        self.rates = match &self.before {
+            Some((before, then)) => {
+                Rates::between(before, &stats, at.checked_sub(*then).unwrap_or_default())
+            }
+            None => Rates::default(),
+        };
+        if self.rates.restarted() {
+            self.restarted = Some((at, stats.time.clone()));
+        }
+        if let Some((_, then)) = &self.before {
+            self.remember(&stats, *then, at);
+        }
+        self.stats = if pinned { self.completed(&stats) } else { stats.clone() };
+        self.at = at;
+        self.before = Some((stats, at));
+    }
+
+    /// When counters last began anew, as [`Stats::time`], for a while.
+    pub fn restarted(&self) -> Option<&str> {
+        let (then, time) = self.restarted.as_ref()?;
+        (self.at.checked_sub(*then)? < TOLD).then_some(time.as_str())
+    }
+
+    /// In a word, whether the node is guarded.
+    pub fn state(&self) -> State {
+        let stats = &self.stats;
+        let mode = |row: &ServiceStats| row.mode.as_deref() == Some("observe");
+        let observes = stats.services.iter().any(mode);
+        let drops = stats.services.iter().any(|row| row.mode.as_deref() == Some("enforce"));
+        let guarded = stats.interfaces.iter().any(|row| row.mode.is_some());
+        match stats.enforcing {
+            None => State::Unknown,
+            Some(true) => State::Enforcing,
+            Some(false) if observes && !drops && guarded => State::Observing,
+            Some(false) => State::Open,
+        }
+    }
+
+    /// Frames dropped a second in the last minute, by `columns` equal parts of it, oldest first;
+    /// none where nothing was read.
+    pub fn history(&self, interface: &str, columns: usize) -> Vec<Option<f64>> {
+        match self.history.get(interface) {
+            Some(history) => history.parts(self.at, columns),
+            None => vec![None; columns],
+        }
+    }
+
+    /// The highest of those rates, of any interface.
+    pub fn highest(&self) -> f64 {
+        let edge = self.at.saturating_sub(WINDOW);
+        let rates = self.history.values().flat_map(|history| &history.0);
+        rates.filter(|(_, to, _)| *to > edge).map(|entry| entry.2).fold(0.0, f64::max)
+    }
+
+    fn remember(&mut self, stats: &Stats, from: Duration, to: Duration) {
+        for row in &stats.interfaces {
+            if let Some(rate) = self.rates.interface(row).rate(DROPPED) {
+                let history = self.history.entry(row.name.clone()).or_default();
+                history.add(from, to, rate);
+            }
+        }
+        let there = |name: &String| stats.interfaces.iter().any(|row| row.name == *name);
+        self.history.retain(|name, _| there(name));
+    }
+
+    /// Counters of the maps with what the daemon said last of the rest.
+    fn completed(&self, stats: &Stats) -> Stats {
+        let mut stats = stats.clone();
+        stats.node.clone_from(&self.stats.node);
+        stats.top_sources.clone_from(&self.stats.top_sources);
+        if stats.generation == self.stats.generation {
+            stats.in_force_since.clone_from(&self.stats.in_force_since);
+        }
+        for row in &mut stats.interfaces {
+            let same = |old: &&InterfaceStats| old.name == row.name;
+            row.mode = self.stats.interfaces.iter().find(same).and_then(|old| old.mode.clone());
+        }
+        for row in &mut stats.services {
+            let same = |old: &&ServiceStats| old.name == row.name && old.policy == row.policy;
+            row.mode = self.stats.services.iter().find(same).and_then(|old| old.mode.clone());
+        }
+        stats
+    }
+}
+
+/// Rates of the last minute, with the time that each stands for.
+#[derive(Debug, Clone, Default)]
+struct History(VecDeque<(Duration, Duration, f64)>);
+
+impl History {
+    fn add(&mut self, from: Duration, to: Duration, rate: f64) {
+        self.0.push_back((from, to, rate));
+        let edge = to.saturating_sub(WINDOW * 2);
+        while self.0.len() > MAX_HISTORY || self.0.front().is_some_and(|(_, to, _)| *to < edge) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The highest rate in each part of the window. Parts begin at whole multiples of their
+    /// length, so that a peak keeps its height while it moves.
+    fn parts(&self, now: Duration, columns: usize) -> Vec<Option<f64>> {
+        let count = u32::try_from(columns).unwrap_or(u32::MAX).max(1);
+        let length = (WINDOW / count).max(Duration::from_millis(1));
+        let last = now.as_millis().saturating_sub(1) / length.as_millis();
+        let mut parts = vec![None; columns];
+        for (index, part) in parts.iter_mut().rev().enumerate() {
+            let Some(number) = last.checked_sub(index as u128) else { break };
+            let (from, to) = (number * length.as_millis(), (number + 1) * length.as_millis());
+            let within = |entry: &&(Duration, Duration, f64)| {
+                entry.0.as_millis() < to && entry.1.as_millis() > from
+            };
+            *part = self.0.iter().filter(within).map(|entry| entry.2).reduce(f64::max);
+        }
+        parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(time: &str, dropped: u64) -> Box<Stats> {
+        Box::new(Stats {
+            time: time.to_owned(),
+            node: "gpu-017".to_owned(),
+            enforcing: Some(true),
+            interfaces: vec![InterfaceStats {
+                name: "eth0".to_owned(),
+                dropped,
+                mode: Some("native".to_owned()),
+                ..InterfaceStats::default()
+            }],
+            ..Stats::default()
+        })
+    }
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    #[test]
+    fn a_clock_that_is_set_changes_no_rate() {
+        let mut model = Model::default();
+        model.take(Reading::Answered(reading("2026-01-01T00:00:00Z", 0)), at(1));
+        model.take(Reading::Answered(reading("1970-01-01T00:00:00Z", 50)), at(2));
+        assert_eq!(model.rates.total(DROPPED), Some(50.0));
+        // Nor does one that goes back, which this one must not.
+        model.take(Reading::Answered(reading("1970-01-01T00:00:00Z", 60)), at(1));
+        assert_eq!(model.rates.total(DROPPED), None);
+    }
+
+    #[test]
+    fn counters_that_fall_have_restarted() {
+        let mut model = Model::default();
+        model.take(Reading::Answered(reading("a", 1000)), at(1));
+        assert_eq!(model.restarted(), None);
+        model.take(Reading::Answered(reading("b", 10)), at(2));
+        assert_eq!((model.rates.total(DROPPED), model.restarted()), (None, Some("b")));
+        model.take(Reading::Answered(reading("c", 30)), at(3));
+        assert_eq!((model.rates.total(DROPPED), model.restarted()), (Some(20.0), Some("b")));
+        model.take(Reading::Answered(reading("d", 30)), at(80));
+        assert_eq!(model.restarted(), None);
+    }
+
+    #[test]
+    fn a_daemon_that_is_gone_leaves_the_last_picture_and_comes_back() {
+        let mut model = Model::default();
+        model.take(Reading::Answered(reading("a", 10)), at(1));
+        model.take(Reading::Nothing("gone".to_owned()), at(2));
+        let trouble = model.trouble.clone().expect("told");
+        assert_eq!((trouble.since.as_str(), trouble.pinned), ("a", false));
+        assert_eq!(model.stats.interfaces[0].dropped, 10);
+        let mut bare = reading("c", 30);
+        bare.node.clear();
+        bare.enforcing = None;
+        bare.interfaces[0].mode = None;
+        model.take(Reading::Pinned(bare, "gone".to_owned()), at(3));
+        assert_eq!((model.stats.node.as_str(), model.state()), ("gpu-017", State::Unknown));
+        assert_eq!(model.stats.interfaces[0].mode.as_deref(), Some("native"));
+        assert_eq!(model.trouble.as_ref().map(|t| (t.since.as_str(), t.pinned)), Some(("a", true)));
+        // Two seconds lie between the two readings of the counters.
+        assert_eq!(model.rates.total(DROPPED), Some(10.0));
+        model.take(Reading::Answered(reading("d", 40)), at(4));
+        assert_eq!((&model.trouble, model.state()), (&None, State::Enforcing));
+    }
+
+    #[test]
+    fn the_last_minute_has_its_peaks_and_its_gaps() {
+        let mut model = Model::default();
+        for (second, dropped) in [(100, 0), (101, 0), (102, 500), (103, 500), (200, 500)] {
+            model.take(Reading::Answered(reading("a", dropped)), at(second));
+        }
+        model.take(Reading::Answered(reading("a", 600)), at(201));
+        let parts = model.history("eth0", 60);
+        assert_eq!(parts.len(), 60);
+        assert_eq!(parts.last(), Some(&Some(100.0)));
+        assert_eq!(parts.first(), Some(&Some(0.0)), "one reading stood for the long gap");
+        assert_eq!(model.history("eth1", 3), [None; 3]);
+    }
+
+    #[test]
+    fn a_node_that_only_observes_says_so() {
+        let service =
+            |mode: &str| ServiceStats { mode: Some(mode.to_owned()), ..ServiceStats::default() };
+        let mut stats = *reading("a", 0);
+        stats.enforcing = Some(false);
+        stats.services = vec![service("observe")];
+        let told = |stats: &Stats| Model { stats: stats.clone(), ..Model::default() }.state();
+        assert_eq!(told(&stats), State::Observing);
+        stats.services.push(service("enforce"));
+        assert_eq!(told(&stats), State::Open, "what is to drop and does not is open");
+        stats.services.pop();
+        stats.interfaces[0].mode = None;
+        assert_eq!(told(&stats), State::Open);
+    }
+}

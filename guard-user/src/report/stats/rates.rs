@@ -1,0 +1,219 @@
+//! What became of the counters between two readings: rates, never negative and never from a clock
+//! that somebody has set.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::daemon::view::{InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
+
+/// Readings that are closer than this tell nothing of a rate.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// What became of a row's counters since the reading before.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Change<const N: usize> {
+    /// There was no reading of it before, or it was just now.
+    #[default]
+    New,
+    /// A counter fell: it was made again, and counts from zero.
+    Restarted,
+    /// So much a second, each finite and at least 0.
+    Rates([f64; N]),
+}
+
+impl<const N: usize> Change<N> {
+    /// Of these counters, `span` apart.
+    pub fn between(before: Option<&[u64; N]>, now: &[u64; N], span: Duration) -> Self {
+        let Some(before) = before.filter(|_| span >= SHORTEST) else { return Self::New };
+        let mut rates = [0.0; N];
+        for ((rate, before), now) in rates.iter_mut().zip(before).zip(now) {
+            let Some(more) = now.checked_sub(*before) else { return Self::Restarted };
+            *rate = real(more) / span.as_secs_f64();
+        }
+        Self::Rates(rates)
+    }
+
+    /// One of the rates; none if there is none.
+    pub fn rate(&self, index: usize) -> Option<f64> {
+        match self {
+            Self::Rates(rates) => rates.get(index).copied(),
+            Self::New | Self::Restarted => None,
+        }
+    }
+
+    /// Whether a counter fell.
+    pub fn restarted(&self) -> bool {
+        matches!(self, Self::Restarted)
+    }
+}
+
+/// A count as a number to divide.
+#[expect(clippy::cast_precision_loss, reason = "a rate of 16 digits is exact enough for anybody")]
+pub fn real(count: u64) -> f64 {
+    count as f64
+}
+
+/// Indices of an interface's counters, in [`interface`].
+pub const PASSED: usize = 0;
+/// Frames dropped.
+pub const DROPPED: usize = 1;
+/// Frames that only an observing service let pass.
+pub const WOULD_DROP: usize = 2;
+/// Bytes of [`PASSED`]; those of the other two follow.
+pub const BYTES: usize = 3;
+
+/// An interface's counters: passed, dropped, would drop; and their bytes.
+pub fn interface(row: &InterfaceStats) -> [u64; 6] {
+    let InterfaceStats { passed, dropped, would_drop, .. } = *row;
+    [passed, dropped, would_drop, row.passed_bytes, row.dropped_bytes, row.would_drop_bytes]
+}
+
+/// A service's counters: passed, dropped, would drop.
+pub fn service(row: &ServiceStats) -> [u64; 3] {
+    [row.passed, row.dropped, row.would_drop]
+}
+
+/// A reason's counters: frames, dropped ones, would-dropped ones, bytes.
+pub fn reason(row: &ReasonStats) -> [u64; 4] {
+    [row.packets, row.dropped, row.would_drop, row.bytes]
+}
+
+/// Since the reading before, by row.
+#[derive(Debug, Clone, Default)]
+pub struct Rates {
+    /// Time between the readings, by a clock that nobody sets; none if this is the first.
+    pub span: Option<Duration>,
+    interfaces: BTreeMap<String, Change<6>>,
+    services: BTreeMap<(String, String), Change<3>>,
+    reasons: BTreeMap<String, Change<4>>,
+    sources: BTreeMap<String, Change<1>>,
+}
+
+impl Rates {
+    /// Between two readings.
+    pub fn between(before: &Stats, now: &Stats, span: Duration) -> Self {
+        // A row that is listed twice keeps its last line, on both sides.
+        let old: BTreeMap<_, _> =
+            before.interfaces.iter().map(|row| (&row.name, interface(row))).collect();
+        let interfaces = now.interfaces.iter().map(|row| {
+            let change = Change::between(old.get(&row.name), &interface(row), span);
+            (row.name.clone(), change)
+        });
+        let old: BTreeMap<_, _> =
+            before.services.iter().map(|row| ((&row.policy, &row.name), service(row))).collect();
+        let services = now.services.iter().map(|row| {
+            let change = Change::between(old.get(&(&row.policy, &row.name)), &service(row), span);
+            ((row.policy.clone(), row.name.clone()), change)
+        });
+        let reasons = now.reasons.iter().map(|(name, row)| {
+            let old = before.reasons.get(name).map(reason);
+            (name.clone(), Change::between(old.as_ref(), &reason(row), span))
+        });
+        // An entry that was first seen at another time is another entry: its count began anew.
+        let old: BTreeMap<_, _> = before
+            .top_sources
+            .iter()
+            .map(|row| ((&row.address, &row.first_seen), [row.packets]))
+            .collect();
+        let sources = now.top_sources.iter().map(|row| {
+            let old = old.get(&(&row.address, &row.first_seen));
+            (row.address.clone(), Change::between(old, &[row.packets], span))
+        });
+        Self {
+            span: Some(span),
+            interfaces: interfaces.collect(),
+            services: services.collect(),
+            reasons: reasons.collect(),
+            sources: sources.collect(),
+        }
+    }
+
+    /// Of an interface: frames passed, dropped, would drop; and their bytes.
+    pub fn interface(&self, row: &InterfaceStats) -> Change<6> {
+        self.interfaces.get(&row.name).copied().unwrap_or_default()
+    }
+
+    /// Of a service: frames passed, dropped, would drop.
+    pub fn service(&self, row: &ServiceStats) -> Change<3> {
+        let key = (row.policy.clone(), row.name.clone());
+        self.services.get(&key).copied().unwrap_or_default()
+    }
+
+    /// Of a reason: frames, dropped ones, would-dropped ones, bytes.
+    pub fn reason(&self, name: &str) -> Change<4> {
+        self.reasons.get(name).copied().unwrap_or_default()
+    }
+
+    /// Of a source: frames refused, estimated.
+    pub fn source(&self, row: &TopSource) -> Change<1> {
+        self.sources.get(&row.address).copied().unwrap_or_default()
+    }
+
+    /// Whether a counter of an interface, a service or a reason fell.
+    pub fn restarted(&self) -> bool {
+        self.interfaces.values().any(Change::restarted)
+            || self.services.values().any(Change::restarted)
+            || self.reasons.values().any(Change::restarted)
+    }
+
+    /// Over all interfaces; none if no interface has one.
+    pub fn total(&self, index: usize) -> Option<f64> {
+        let rates: Vec<f64> =
+            self.interfaces.values().filter_map(|change| change.rate(index)).collect();
+        (!rates.is_empty()).then(|| rates.iter().sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_rate_is_finite_and_never_negative(
+            before in any::<Option<[u64; 6]>>(),
+            now in any::<[u64; 6]>(),
+            span in any::<u64>(),
+        ) {
+            let span = Duration::from_nanos(span);
+            match Change::between(before.as_ref(), &now, span) {
+                Change::Rates(rates) => {
+                    let before = before.expect("rates take a reading before");
+                    prop_assert!(rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0));
+                    prop_assert!(before.iter().zip(now).all(|(before, now)| *before <= now));
+                    for ((rate, before), now) in rates.iter().zip(before).zip(now) {
+                        let back = rate * span.as_secs_f64();
+                        let more = real(now - before);
+                        prop_assert!((back - more).abs() <= more * 1e-9, "{back} {more}");
+                    }
+                }
+                Change::Restarted => {
+                    let before = before.expect("only what was there can restart");
+                    prop_assert!(before.iter().zip(now).any(|(before, now)| *before > now));
+                }
+                Change::New => prop_assert!(before.is_none() || span < SHORTEST),
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_came_again_has_no_rate_yet() {
+        let source = |first: &str, packets| Stats {
+            top_sources: vec![TopSource {
+                address: "10.0.0.9".to_owned(),
+                first_seen: first.to_owned(),
+                packets,
+                ..TopSource::default()
+            }],
+            ..Stats::default()
+        };
+        let second = Duration::from_secs(1);
+        let (before, now) = (source("a", 10), source("a", 30));
+        let same = Rates::between(&before, &now, second);
+        assert_eq!(same.source(&now.top_sources[0]), Change::Rates([20.0]));
+        let now = source("b", 30);
+        let other = Rates::between(&before, &now, second);
+        assert_eq!(other.source(&now.top_sources[0]), Change::New);
+    }
+}

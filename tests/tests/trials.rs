@@ -1,0 +1,176 @@
+//! `apply`, `confirm` and `rollback` against a real daemon: what is on trial is undone, whatever
+//! becomes of who began it and of the daemon.
+
+use std::process::Output;
+
+use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing};
+use serde_json::Value;
+
+/// A policy that locks the members out.
+fn locking_out(node: &Node) {
+    node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
+    node.write("next-policy.yaml", &POLICY.replace("roles: [worker]", "roles: [scheduler]"));
+}
+
+fn run(node: &Node, verb: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = node.trainguard(verb).output().expect("it runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn apply(node: &Node, manifest: &str, more: &[&str]) -> (Option<i32>, String, String) {
+    let path = node.path(manifest);
+    run(node, &[&["apply", path.to_str().expect("a path")], more].concat())
+}
+
+fn on_trial(status: &Value) -> bool {
+    status["trial"].is_object()
+}
+
+fn member_gets_in(node: &Node) -> bool {
+    let answers = node.answers(MEMBER[0], PORT);
+    assert_eq!(answers, node.answers(MEMBER[1], PORT), "both families alike");
+    assert!(!node.answers(STRANGER[0], PORT), "a stranger never gets in");
+    answers
+}
+
+#[test]
+fn what_nobody_confirms_is_undone() {
+    let Some(mut node) = Node::new("trials/undone") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert!(member_gets_in(&node));
+    locking_out(&node);
+    let (code, said, told) = apply(&node, "next.yaml", &["--confirm-within", "6s"]);
+    assert_eq!(code, Some(0), "{said}{told}");
+    assert!(said.starts_with("in force: generation 2, policy "), "{said}");
+    assert!(told.contains("trainguard confirm"), "{told}");
+    assert!(!member_gets_in(&node));
+    let status = node.status().expect("a status");
+    assert!(on_trial(&status), "{status}");
+    assert_eq!(status["up_to_date"], false);
+    assert!(status["trial"]["seconds_left"].as_u64().is_some_and(|left| left <= 6), "{status}");
+    let (_, shown, _) = run(&node, &["status"]);
+    assert!(shown.contains("on trial") && shown.contains("trainguard confirm"), "{shown}");
+
+    // Meanwhile nothing else is put into force, and what was wrong with a try is said.
+    let (code, _, told) = apply(&node, "next.yaml", &[]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("on trial"), "{told}");
+    node.write("policy.yaml", &format!("{POLICY}# touched\n"));
+    node.signal("HUP");
+    assert!(on_trial(&node.status().expect("a status")));
+
+    let status = node.wait("undone", |status| !on_trial(status));
+    assert_eq!(status["up_to_date"], true, "{status}");
+    assert!(member_gets_in(&node));
+    assert!(node.log().contains("nobody has confirmed"), "{}", node.log());
+    let (code, _, told) = run(&node, &["confirm"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("no policy is on trial"), "{told}");
+}
+
+#[test]
+fn a_trial_outlives_the_daemon_and_is_undone_by_the_next_one() {
+    let Some(mut node) = Node::new("trials/crash") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    locking_out(&node);
+    let (code, ..) = apply(&node, "next.yaml", &["--confirm-within", "8s"]);
+    assert_eq!(code, Some(0));
+    node.signal("KILL");
+    assert!(!member_gets_in(&node), "without a daemon it stays as it was");
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    assert!(on_trial(&status), "{status}");
+    assert!(!member_gets_in(&node));
+    node.wait("undone", |status| !on_trial(status));
+    assert!(member_gets_in(&node));
+
+    // One whose time is over while no daemon runs is undone by its start.
+    let (code, ..) = apply(&node, "next.yaml", &["--confirm-within", "5s"]);
+    assert_eq!(code, Some(0));
+    node.signal("KILL");
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    node.start(&[]);
+    assert!(!on_trial(&node.wait("enforcing", enforcing)));
+    assert!(member_gets_in(&node));
+}
+
+#[test]
+fn what_is_confirmed_or_rolled_back_stays_so() {
+    let Some(mut node) = Node::new("trials/settled") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    locking_out(&node);
+    let (code, ..) = apply(&node, "next.yaml", &["--confirm-within", "1h"]);
+    assert_eq!(code, Some(0));
+    let (code, said, _) = run(&node, &["rollback"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(member_gets_in(&node));
+
+    apply(&node, "next.yaml", &["--confirm-within", "1h"]);
+    let (code, said, told) = run(&node, &["confirm"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(said.starts_with("confirmed, in force"), "{said}");
+    // The daemon follows its files, and what is in force is not what they say: that is told.
+    assert!(told.contains("next.yaml") && told.contains("says something else"), "{told}");
+    let status = node.status().expect("a status");
+    assert_eq!((on_trial(&status), &status["up_to_date"]), (false, &Value::Bool(false)));
+    assert!(!member_gets_in(&node));
+
+    // Once the files say the same, all is well, and a restart changes nothing.
+    node.write("policy.yaml", &POLICY.replace("roles: [worker]", "roles: [scheduler]"));
+    node.wait("up to date", |status| status["up_to_date"] == true);
+    assert!(!member_gets_in(&node));
+    node.signal("TERM");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert!(!member_gets_in(&node));
+
+    // For good at once.
+    node.write("old.yaml", &MANIFEST.replace("policy.yaml", "old-policy.yaml"));
+    node.write("old-policy.yaml", POLICY);
+    let (code, _, told) = apply(&node, "old.yaml", &[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(member_gets_in(&node));
+}
+
+#[test]
+fn what_cannot_be_tried_is_refused_and_changes_nothing() {
+    let Some(mut node) = Node::new("trials/refused") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let before = node.generation();
+    locking_out(&node);
+    for (time, part) in [("1s", "expected 5s to 1day"), ("2d", "1day"), ("soon", "number")] {
+        let (code, _, told) = apply(&node, "next.yaml", &["--confirm-within", time]);
+        assert_eq!(code, Some(2), "{time}: {told}");
+        assert!(told.contains(part), "{time}: {told}");
+    }
+    // Wrong files are told of by who reads them.
+    node.write("next-policy.yaml", "nonsense\n");
+    let (code, _, told) = apply(&node, "next.yaml", &[]);
+    assert_eq!(code, Some(2));
+    assert!(told.contains("next-policy.yaml:1"), "{told}");
+    // Right ones that are not for this node, by the daemon.
+    locking_out(&node);
+    node.write("next.yaml", &MANIFEST.replace("name: node", "name: other"));
+    let (code, _, told) = apply(&node, "next.yaml", &["--confirm-within", "1m"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("`node`"), "{told}");
+    // A node that could not go back.
+    locking_out(&node);
+    std::fs::remove_dir_all(node.path("state")).expect("removing");
+    std::fs::write(node.path("state"), "in the way").expect("writing");
+    let (code, _, told) = apply(&node, "next.yaml", &["--confirm-within", "1m"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("could not be undone"), "{told}");
+    let status = node.status().expect("a status");
+    assert!(!on_trial(&status));
+    assert_eq!(node.generation(), before);
+    assert!(member_gets_in(&node));
+    node.signal("TERM");
+    let (code, ..) = run(&node, &["rollback"]);
+    assert_eq!(code, Some(3));
+}
