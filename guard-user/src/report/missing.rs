@@ -99,7 +99,7 @@ fn text(found: &Found) -> String {
 fn facts(stranger: &Stranger) -> Vec<String> {
     let mut packets = Vec::new();
     if stranger.attempts > 0 {
-        packets.push(counted(stranger.attempts, "connection"));
+        packets.push(counted(stranger.attempts, "connection attempt"));
     }
     if stranger.datagrams > 0 {
         packets.push(counted(stranger.datagrams, "datagram"));

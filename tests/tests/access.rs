@@ -1,0 +1,55 @@
+//! Who may ask a daemon: root and the group of the socket; who may command it: root alone.
+
+use std::{
+    os::unix::fs::{PermissionsExt as _, chown},
+    process::Command,
+};
+
+use guard_tests::node::{Node, binary, enforcing};
+
+/// A group and users that nobody has an account for.
+const GROUP: u32 = 54_321;
+const OTHERS: u32 = 54_322;
+const USER: u32 = 54_323;
+
+/// The binary as somebody else; its exit code and what it says.
+fn asks(node: &Node, group: u32, verb: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={USER}"), &format!("--regid={group}"), "--clear-groups"]);
+    // Copied, because others may not walk to where it was built.
+    command.arg(node.path("trainguard")).args(verb);
+    for (flag, path) in [("--run-dir", node.path("run")), ("--bpf-dir", node.pins())] {
+        command.arg(flag).arg(path);
+    }
+    let output = command.output().expect("setpriv");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn the_group_may_look_and_only_root_may_touch() {
+    let Some(mut node) = Node::new("access/group") else { return };
+    std::fs::copy(binary(), node.path("trainguard")).expect("a copy");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(node.path(""), open).expect("a mode");
+    // What is made in a directory with this mode has its group, as systemd makes it for a unit.
+    std::fs::create_dir(node.path("run")).expect("a directory");
+    chown(node.path("run"), None, Some(GROUP)).expect("a group");
+    let setgid = std::fs::Permissions::from_mode(0o2755);
+    std::fs::set_permissions(node.path("run"), setgid).expect("a mode");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+
+    for verb in [&["status"][..], &["stats", "--once"], &["events"]] {
+        let (code, told) = asks(&node, GROUP, verb);
+        assert_eq!(code, Some(0), "{verb:?}: {told}");
+        let (code, told) = asks(&node, OTHERS, verb);
+        assert_eq!(code, Some(3), "{verb:?}: {told}");
+        assert!(told.contains("ermission denied"), "{verb:?}: {told}");
+    }
+    let (code, told) = asks(&node, GROUP, &["confirm"]);
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("ermission denied"), "{told}");
+    let (code, told) = asks(&node, GROUP, &["detach"]);
+    assert_ne!(code, Some(0), "{told}");
+    node.assert_guarded();
+}
