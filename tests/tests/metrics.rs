@@ -13,7 +13,7 @@ use guard_common::{
     layout::MAX_INTERFACES,
     verdict::{MAX_SERVICES, NODE_REASONS, Reason},
 };
-use guard_tests::node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, enforcing};
+use guard_tests::node::{MEMBER, Node, PATIENCE, POLICY, PORT, enforcing, many_services};
 
 /// Series by their text, as `name{label="value"}`.
 type Series = BTreeMap<String, f64>;
@@ -184,28 +184,11 @@ fn each_door_gives_what_it_is_for() {
     assert!(get(control, "/metrics").expect("an answer").starts_with("HTTP/1.1 404"));
 }
 
-/// A policy of as many services as there may be, each of which refuses members.
-fn many_services(prefix: &str) -> String {
-    let service = |number: u8| {
-        format!(
-            "  - name: {prefix}-{number}\n    roles: [scheduler]\n    ports: [tcp/{}]\n    \
-             match: all\n    allow:\n      roles: [scheduler]\n    mode: enforce\n",
-            PORT + u16::from(number)
-        )
-    };
-    let (head, _) = POLICY.split_once("  - name").expect("services");
-    (0..MAX_SERVICES).fold(head.to_owned(), |text, number| text + &service(number))
-}
-
 #[test]
 fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
     let Some(mut node) = Node::new("metrics/bounds") else { return };
-    // More interfaces than there are rows of counters.
     let interfaces = MAX_INTERFACES as usize;
-    for number in 0..interfaces + 4 {
-        node.add_link(&format!("x{number}"));
-    }
-    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, \"x*\"]"));
+    node.fill_tables();
     node.write("policy.yaml", &many_services("a"));
     node.start(&[]);
     node.wait("enforcing", enforcing);

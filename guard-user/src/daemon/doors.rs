@@ -7,7 +7,7 @@
 //! kernel's queue.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +17,7 @@ use std::{
 };
 
 use guard_common::layout::{TALLY_CONNECTIONS_CUT, TALLY_REQUESTS_REFUSED, TALLY_REQUESTS_SERVED};
+use hyper::body::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -73,8 +74,8 @@ struct Inside {
     task: AbortHandle,
     /// It waits for an answer that is being made.
     asking: bool,
-    /// Bytes of its answer that it has not taken yet.
-    held: usize,
+    /// Its answer, which it has not taken whole.
+    held: Bytes,
 }
 
 /// The connections, by the order in which they came.
@@ -143,6 +144,12 @@ impl Doors {
     }
 }
 
+/// Bytes of all answers. One that several share is there once.
+fn held(inside: &BTreeMap<u64, Inside>) -> usize {
+    let answers = inside.values().map(|inside| (inside.held.as_ptr(), inside.held.len()));
+    answers.collect::<BTreeSet<_>>().into_iter().map(|(_, len)| len).sum()
+}
+
 /// A connection from its own side; it is gone with this.
 #[derive(Debug)]
 pub(super) struct Visit {
@@ -159,26 +166,20 @@ impl Visit {
         self.guard.send(ask).await.ok()
     }
 
-    /// Says that an answer has been made, and of how many bytes. Others that take none of theirs
-    /// are ended if all answers together become too many.
-    pub(super) fn answered(&self, success: bool, bytes: usize) {
+    /// Says that an answer has been made. Others that take none of theirs are ended if all answers
+    /// together become too many.
+    pub(super) fn answered(&self, success: bool, answer: &Bytes) {
         let counts = if success { &self.doors.served } else { &self.doors.refused };
         Doors::count(counts, self.door);
         self.change(|inside| {
             inside.asking = false;
-            inside.held = bytes;
+            inside.held = answer.clone();
         });
         let mut inside = self.doors.inside();
-        let held = |inside: &BTreeMap<u64, Inside>| -> usize {
-            inside.values().map(|inside| inside.held).sum()
-        };
         while held(&inside) > MAX_HELD {
             let mut others = inside.iter().filter(|(number, _)| **number != self.number);
-            let Some(&number) =
-                others.find(|(_, inside)| inside.held > 0).map(|(number, _)| number)
-            else {
-                break;
-            };
+            let oldest = others.find(|(_, inside)| !inside.held.is_empty());
+            let Some(number) = oldest.map(|(number, _)| *number) else { break };
             self.doors.end(&mut inside, number);
         }
     }
@@ -270,7 +271,8 @@ pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         let visit = Visit { doors: Arc::clone(&doors), number, door, guard: guard.clone() };
         // What it does first, it does after this: there is one thread.
         let task = tokio::spawn(converse(stream, visit)).abort_handle();
-        let inside = Inside { door, since: Instant::now(), task, asking: false, held: 0 };
+        let inside =
+            Inside { door, since: Instant::now(), task, asking: false, held: Bytes::new() };
         doors.inside().insert(number, inside);
         // Who came with a request is heard before the next one comes in.
         tokio::task::yield_now().await;

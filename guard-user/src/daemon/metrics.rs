@@ -40,6 +40,8 @@ pub(super) struct Moments {
     pub(super) started: SystemTime,
     /// Since when the policy is in force.
     pub(super) in_force: Option<SystemTime>,
+    /// When the policy on trial is undone.
+    pub(super) trial_deadline: Option<SystemTime>,
     /// When files were last loaded, and whether that put them into force.
     pub(super) last_load: Option<(SystemTime, bool)>,
     /// Open connections by [`Door`].
