@@ -209,6 +209,10 @@ pub const TALLY_LOADS_DONE: u32 = 0;
 pub const TALLY_LOADS_FAILED: u32 = 1;
 /// Tally: dropped frames of members, for reasons of the node. Estimated from samples.
 pub const TALLY_MEMBER_DROPS_NODE: u32 = 2;
+/// Tally: log records that were not written because they repeated.
+pub const TALLY_LOG_SUPPRESSED: u32 = 3;
+/// Tally: log records that were not written because nobody took them.
+pub const TALLY_LOG_LOST: u32 = 4;
 /// First of three tallies: requests that were answered, by socket (statistics, metrics over TCP,
 /// control).
 pub const TALLY_REQUESTS_SERVED: u32 = 8;

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_common::layout::LAYOUT_VERSION;
+use guard_common::{
+    layout::{LAYOUT_VERSION, MAX_INTERFACES},
+    verdict::MAX_SERVICES,
+};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -67,6 +70,19 @@ services:
       roles: [worker]
     mode: enforce
 ";
+
+/// A policy of as many services as there may be, each of which refuses members.
+pub fn many_services(prefix: &str) -> String {
+    let service = |number: u8| {
+        format!(
+            "  - name: {prefix}-{number}\n    roles: [scheduler]\n    ports: [tcp/{}]\n    \
+             match: all\n    allow:\n      roles: [scheduler]\n    mode: enforce\n",
+            PORT + u16::from(number)
+        )
+    };
+    let (head, _) = POLICY.split_once("  - name").expect("services");
+    (0..MAX_SERVICES).fold(head.to_owned(), |text, number| text + &service(number))
+}
 
 /// How long things may take that take milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -160,6 +176,15 @@ impl Node {
         for namespace in [node, peer] {
             ip(&["-n", namespace, "link", "set", name, "up"]);
         }
+    }
+
+    /// Lets there be more interfaces than counters have rows, and as many services as there may be.
+    pub fn fill_tables(&self) {
+        for number in 0..MAX_INTERFACES + 4 {
+            self.add_link(&format!("x{number}"));
+        }
+        self.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, \"x*\"]"));
+        self.write("policy.yaml", &many_services("service"));
     }
 
     /// Gives `eth0` of both sides its addresses.

@@ -130,10 +130,8 @@ fn ten_thousand_connections_keep_nobody_out() {
     assert_works(&node);
     let grown = peak(&node) - peak_before;
     assert!(grown < MOST_MEMORY, "{grown} KiB");
-    // Ten lines a second.
     let said = node.log().lines().count() - log_before;
-    assert!(said < 1000, "{said} lines");
-    assert!(node.log().contains("control connections were not written down"), "{}", node.log());
+    assert!(said < 100, "{said} lines");
 }
 
 #[test]
@@ -163,7 +161,7 @@ fn a_crowd_on_loopback_keeps_no_scraper_out() {
 fn stream(node: &Node, socket: &str, beginning: &str) -> usize {
     let mut stream = connect(node, socket).expect("a connection");
     let mut taken = 0;
-    let part = [b'a'; 1 << 16];
+    let part = vec![b'a'; 1 << 16];
     let mut sent = stream.write_all(beginning.as_bytes());
     while sent.is_ok() && taken < GIGABYTE {
         sent = stream.write(&part).map(|count| taken += count);
@@ -263,6 +261,35 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     settled(&node, |files| files == files_before);
     drop(unread);
     assert_works(&node);
+    let grown = peak(&node) - peak_before;
+    assert!(grown < MOST_MEMORY, "{grown} KiB");
+}
+
+#[test]
+fn a_crowd_that_asks_for_much_and_reads_nothing_keeps_nobody_out() {
+    let Some(mut node) = Node::new("clients/much") else { return };
+    node.fill_tables();
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let (files_before, peak_before) = (settled(&node, |_| true), peak(&node));
+    for path in ["/metrics", "/v1/stats"] {
+        let unread: Vec<UnixStream> = (0..500)
+            .map(|_| {
+                let mut stream = connect(&node, "stats.sock").expect("a connection");
+                write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+                stream
+            })
+            .collect();
+        assert!(node.status().is_some_and(|status| enforcing(&status)), "{path}: no status");
+        let mut scraper = connect(&node, "stats.sock").expect("a connection");
+        write!(scraper, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
+        let metrics = rest(scraper);
+        assert!(metrics.contains("\ntrainguard_packets_total{"), "{path}: no metrics");
+        assert!(metrics.ends_with('\n'), "{path}: half of the metrics");
+        assert!(!node.answers(MEMBER[0], PORT), "a member gets in");
+        drop(unread);
+    }
+    settled(&node, |files| files == files_before);
     let grown = peak(&node) - peak_before;
     assert!(grown < MOST_MEMORY, "{grown} KiB");
 }

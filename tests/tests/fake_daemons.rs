@@ -58,7 +58,7 @@ fn say(mut stream: UnixStream, what: &[u8]) {
 
 /// Says the same until nobody listens any more.
 fn repeat(mut stream: UnixStream, beginning: &str) {
-    let part = [b'a'; 1 << 16];
+    let part = vec![b'a'; 1 << 16];
     let mut said = stream.write_all(beginning.as_bytes());
     while said.is_ok() {
         said = stream.write_all(&part);

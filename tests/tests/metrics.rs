@@ -9,7 +9,11 @@ use std::{
     time::Instant,
 };
 
-use guard_tests::node::{Node, PATIENCE, POLICY, enforcing};
+use guard_common::{
+    layout::MAX_INTERFACES,
+    verdict::{MAX_SERVICES, NODE_REASONS, Reason},
+};
+use guard_tests::node::{MEMBER, Node, PATIENCE, POLICY, PORT, enforcing, many_services};
 
 /// Series by their text, as `name{label="value"}`.
 type Series = BTreeMap<String, f64>;
@@ -64,10 +68,7 @@ fn dropped(reason: &str, service: &str) -> String {
 
 /// Counters that are less than they were, or gone.
 fn fallen(before: &Series, after: &Series) -> Vec<String> {
-    let counters = before.iter().filter(|(key, _)| {
-        // Of this daemon, not of the guard.
-        key.contains("_total") && !key.starts_with("trainguard_policy_loads_total")
-    });
+    let counters = before.iter().filter(|(key, _)| key.contains("_total"));
     let less = |(key, value): &(&String, &f64)| after.get(*key).is_none_or(|now| now < value);
     counters.filter(less).map(|(key, _)| key.clone()).collect()
 }
@@ -181,4 +182,47 @@ fn each_door_gives_what_it_is_for() {
     }
     let control = UnixStream::connect(node.path("run/control.sock")).expect("a socket");
     assert!(get(control, "/metrics").expect("an answer").starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
+    let Some(mut node) = Node::new("metrics/bounds") else { return };
+    let interfaces = MAX_INTERFACES as usize;
+    node.fill_tables();
+    node.write("policy.yaml", &many_services("a"));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert!(!node.answers(MEMBER[0], PORT));
+    let first = scrape(&node);
+    let drops = |series: &Series, name: &str, service: &str| -> Option<f64> {
+        let label = format!("service=\"{service}\"");
+        let of_service = series.iter().filter(|(key, _)| {
+            key.starts_with(&format!("trainguard_{name}_total{{")) && key.contains(&label)
+        });
+        of_service.map(|(_, value)| *value).reduce(|sum, value| sum + value)
+    };
+    for name in ["member_drops_estimated", "dropped_packets"] {
+        assert!(drops(&first, name, "a-0") > Some(0.0), "{name}");
+        assert_eq!(drops(&first, name, "a-1"), Some(0.0), "{name}");
+    }
+
+    let services = usize::from(MAX_SERVICES);
+    let (node_reasons, service_reasons): (Vec<Reason>, Vec<Reason>) =
+        Reason::ALL.into_iter().partition(|reason| (*reason as u8) < NODE_REASONS);
+    let refusals = |of: &[Reason]| of.iter().filter(|reason| reason.is_refusal()).count();
+    let by_verdict = 2 * 3 * (1 + services);
+    let by_reason = 2 * (refusals(&node_reasons) + services * refusals(&service_reasons));
+    let bound = interfaces * (by_verdict + by_reason + 3) + 1 + services + 60;
+    assert!(first.len() <= bound, "{} series, bound {bound}", first.len());
+    assert!(first.len() > bound - 60, "{} series do not try the bound {bound}", first.len());
+
+    // Every slot becomes another service's, and what was counted there is not.
+    node.write("policy.yaml", &many_services("b"));
+    node.wait("the second generation", |status| status["generation"] == 2);
+    let second = scrape(&node);
+    assert_eq!(second.len(), first.len());
+    for name in ["member_drops_estimated", "dropped_packets"] {
+        assert_eq!(drops(&second, name, "a-0"), None, "{name}");
+        assert_eq!(drops(&second, name, "b-0"), Some(0.0), "{name}");
+    }
 }

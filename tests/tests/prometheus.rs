@@ -267,11 +267,11 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
 
 #[test]
 fn promtool_is_content() {
-    let test = "prometheus/promtool";
-    let Some(tool) = program(test, "promtool") else { return };
+    let name = "prometheus/promtool";
+    let Some(tool) = program(name, "promtool") else { return };
     promtool(&tool, &["check", "rules", "alerts.yaml"], "");
     promtool(&tool, &["test", "rules", "alerts.test.yaml"], "");
-    let Some(node) = started(test) else { return };
+    let Some(node) = started(name) else { return };
     let answer = scrape(&node, "*/*");
     let (head, text) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");

@@ -34,6 +34,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let tools = toolchain::ensure(false)?;
     let built = build::build(&tools, &build::BuildArgs::default())?;
     let flood = build::flood_object(&tools)?;
+    if !args.quick {
+        toolchain::ensure_prometheus(false);
+    }
     if !sh::is_root() {
         eprintln!("not root: the tests that load programs and make namespaces are skipped");
         eprintln!("  hint: `sudo -E env PATH=$PATH cargo xtask test` runs them, too");

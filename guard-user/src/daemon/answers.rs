@@ -1,37 +1,70 @@
 //! What the guard answers when it is asked.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{net::IpAddr, rc::Rc, time::SystemTime};
 
 use guard_common::{parse, verdict::Verdict};
+use tokio::time::Instant;
 
 use super::{
     doors::Door,
+    exposition::Told,
     guard::Guard,
     metrics::{self, Moments},
     server::{Ask, Detach, Detached},
+    trial::Trial,
     view::{self, Stats, TopSource},
 };
-use crate::{event::missing::Missing, kernel::error::KernelError, policy::compiled::name_of};
+use crate::{
+    event::missing::Missing,
+    kernel::{error::KernelError, sys},
+    policy::compiled::name_of,
+};
 
+/// Bytes of metrics whose making leaves the heap much larger than it need be.
+const LARGE: usize = 1 << 20;
 /// Sources in the statistics.
 const TOP: usize = 20;
 
 impl Guard {
+    /// Answers those who wait for statistics or metrics.
+    pub(super) async fn answer_readers(&mut self) {
+        let began = Instant::now();
+        let (stats, metrics) = self.readers.take();
+        if !stats.is_empty() {
+            self.drain_events();
+            let answer = self.stats().await;
+            for reply in stats {
+                drop(reply.send(answer.clone()));
+            }
+        }
+        if !metrics.is_empty() {
+            let answer = self.metrics().await;
+            for (form, reply) in metrics {
+                drop(reply.send(answer.clone().map(|told| told.of(form))));
+            }
+        }
+        self.readers.answered(began);
+    }
+
+    async fn metrics(&mut self) -> Result<Rc<Told>, KernelError> {
+        self.drain_events();
+        self.keep_tallies();
+        let status = self.status().await;
+        let shared = self.running.as_ref().map(|running| &running.shared);
+        let text = metrics::text(&status, shared, &self.moments())?;
+        if text.len() > LARGE {
+            sys::trim_heap();
+        }
+        Ok(Rc::new(Told::new(text)))
+    }
+
     /// Answers a request. Who has stopped listening needs no answer.
     pub(super) async fn answer(&mut self, ask: Ask) {
         match ask {
+            Ask::Stats(reply) => self.readers.want_stats(reply),
+            Ask::Metrics(form, reply) => self.readers.want_metrics(form, reply),
+            Ask::Status(reply) if reply.is_closed() => {}
             Ask::Status(reply) => drop(reply.send(self.status().await)),
-            Ask::Stats(reply) => {
-                self.drain_events();
-                drop(reply.send(self.stats().await));
-            }
-            Ask::Metrics(reply) => {
-                self.drain_events();
-                self.keep_tallies();
-                let status = self.status().await;
-                let shared = self.running.as_ref().map(|running| &running.shared);
-                drop(reply.send(metrics::text(&status, shared, &self.moments())));
-            }
             Ask::Events { after, limit, reply } => {
                 drop(reply.send(self.journal.page(after, limit)));
             }
@@ -50,6 +83,7 @@ impl Guard {
         Moments {
             started: self.started,
             in_force: self.running.as_ref().map(|running| running.since),
+            trial_deadline: self.trial.as_ref().map(Trial::deadline),
             last_load: self.last_load.as_ref().map(|last| (last.began, last.success)),
             connections: Door::ALL.map(|door| self.doors.open(door)),
         }

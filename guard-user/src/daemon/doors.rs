@@ -7,7 +7,7 @@
 //! kernel's queue.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +17,7 @@ use std::{
 };
 
 use guard_common::layout::{TALLY_CONNECTIONS_CUT, TALLY_REQUESTS_REFUSED, TALLY_REQUESTS_SERVED};
+use hyper::body::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -34,8 +35,6 @@ const MOMENT: Duration = Duration::from_millis(50);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of answers that were made and not yet taken, of all sockets.
 const MAX_HELD: usize = 32 << 20;
-/// Control connections that are written down in a second.
-const NOTED: u32 = 10;
 
 /// What may be asked where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +74,8 @@ struct Inside {
     task: AbortHandle,
     /// It waits for an answer that is being made.
     asking: bool,
-    /// Bytes of its answer that it has not taken yet.
-    held: usize,
+    /// Its answer, which it has not taken whole.
+    held: Bytes,
 }
 
 /// The connections, by the order in which they came.
@@ -103,10 +102,7 @@ impl Doors {
             (TALLY_CONNECTIONS_CUT, &self.cut),
         ] {
             for (index, count) in (first..).zip(counts) {
-                let count = count.swap(0, Ordering::Relaxed);
-                if count > 0 {
-                    tallies.add(index, count);
-                }
+                tallies.add(index, count.swap(0, Ordering::Relaxed));
             }
         }
     }
@@ -148,6 +144,12 @@ impl Doors {
     }
 }
 
+/// Bytes of all answers. One that several share is there once.
+fn held(inside: &BTreeMap<u64, Inside>) -> usize {
+    let answers = inside.values().map(|inside| (inside.held.as_ptr(), inside.held.len()));
+    answers.collect::<BTreeSet<_>>().into_iter().map(|(_, len)| len).sum()
+}
+
 /// A connection from its own side; it is gone with this.
 #[derive(Debug)]
 pub(super) struct Visit {
@@ -164,26 +166,20 @@ impl Visit {
         self.guard.send(ask).await.ok()
     }
 
-    /// Says that an answer has been made, and of how many bytes. Others that take none of theirs
-    /// are ended if all answers together become too many.
-    pub(super) fn answered(&self, success: bool, bytes: usize) {
+    /// Says that an answer has been made. Others that take none of theirs are ended if all answers
+    /// together become too many.
+    pub(super) fn answered(&self, success: bool, answer: &Bytes) {
         let counts = if success { &self.doors.served } else { &self.doors.refused };
         Doors::count(counts, self.door);
         self.change(|inside| {
             inside.asking = false;
-            inside.held = bytes;
+            inside.held = answer.clone();
         });
         let mut inside = self.doors.inside();
-        let held = |inside: &BTreeMap<u64, Inside>| -> usize {
-            inside.values().map(|inside| inside.held).sum()
-        };
         while held(&inside) > MAX_HELD {
             let mut others = inside.iter().filter(|(number, _)| **number != self.number);
-            let Some(&number) =
-                others.find(|(_, inside)| inside.held > 0).map(|(number, _)| number)
-            else {
-                break;
-            };
+            let oldest = others.find(|(_, inside)| !inside.held.is_empty());
+            let Some(number) = oldest.map(|(number, _)| *number) else { break };
             self.doors.end(&mut inside, number);
         }
     }
@@ -234,73 +230,19 @@ impl Listener for TcpListener {
     }
 }
 
-/// A socket that commands: who connects is written down.
+/// A socket that commands: who connects is written down, as often as the log allows.
 #[derive(Debug)]
-pub(super) struct Control {
-    listener: UnixListener,
-    notes: Sparing,
-}
-
-impl Control {
-    pub(super) fn new(listener: UnixListener) -> Self {
-        Self { listener, notes: Sparing::new(Instant::now()) }
-    }
-}
+pub(super) struct Control(pub(super) UnixListener);
 
 impl Listener for Control {
     type Stream = UnixStream;
 
     async fn connection(&mut self) -> io::Result<UnixStream> {
-        let stream = self.listener.accept().await?.0;
+        let stream = self.0.accept().await?.0;
         if let Ok(peer) = stream.peer_cred() {
-            match self.notes.next(Instant::now()) {
-                Note::Not => {}
-                Note::Now { left_out } => {
-                    if left_out > 0 {
-                        tracing::warn!(left_out, "control connections were not written down");
-                    }
-                    tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
-                }
-            }
+            tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
         }
         Ok(stream)
-    }
-}
-
-/// Writes down so many a second, and counts the others.
-#[derive(Debug)]
-struct Sparing {
-    second: Instant,
-    said: u32,
-    left_out: u64,
-}
-
-/// Whether something is written down.
-#[derive(Debug, PartialEq, Eq)]
-enum Note {
-    Not,
-    /// It is; and so many before it were not.
-    Now {
-        left_out: u64,
-    },
-}
-
-impl Sparing {
-    fn new(now: Instant) -> Self {
-        Self { second: now, said: 0, left_out: 0 }
-    }
-
-    fn next(&mut self, now: Instant) -> Note {
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            self.second = now;
-            self.said = 0;
-        }
-        if self.said >= NOTED {
-            self.left_out += 1;
-            return Note::Not;
-        }
-        self.said += 1;
-        Note::Now { left_out: std::mem::take(&mut self.left_out) }
     }
 }
 
@@ -329,25 +271,10 @@ pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         let visit = Visit { doors: Arc::clone(&doors), number, door, guard: guard.clone() };
         // What it does first, it does after this: there is one thread.
         let task = tokio::spawn(converse(stream, visit)).abort_handle();
-        let inside = Inside { door, since: Instant::now(), task, asking: false, held: 0 };
+        let inside =
+            Inside { door, since: Instant::now(), task, asking: false, held: Bytes::new() };
         doors.inside().insert(number, inside);
         // Who came with a request is heard before the next one comes in.
         tokio::task::yield_now().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn notes_are_sparing_and_say_so() {
-        let start = Instant::now();
-        let mut notes = Sparing::new(start);
-        let said = (0..1000).filter(|_| notes.next(start) != Note::Not).count();
-        assert_eq!(said, NOTED as usize);
-        let later = start + Duration::from_secs(1);
-        assert_eq!(notes.next(later), Note::Now { left_out: 1000 - u64::from(NOTED) });
-        assert_eq!(notes.next(later), Note::Now { left_out: 0 });
     }
 }

@@ -5,14 +5,18 @@
 //! in three things here, where there are only counters and gauges without a time: what a counter's
 //! family is called, how its end is marked, and what they are called themselves.
 
-use std::fmt::Write as _;
+use std::cell::OnceCell;
 
 use hyper::{
     HeaderMap,
+    body::Bytes,
     header::{ACCEPT, HeaderValue},
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What ends a text of `OpenMetrics`.
+const END: &[u8] = b"# EOF\n";
 
 /// A text format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,27 +55,45 @@ impl Form {
             Self::OpenMetrics => OPEN_METRICS,
         })
     }
+}
 
-    /// Metrics in this format, from that of Prometheus.
-    pub(super) fn of(self, text: String) -> String {
-        if self == Self::Prometheus {
-            return text;
-        }
-        let mut open = String::with_capacity(text.len() + 8);
-        for line in text.lines() {
-            let words: Vec<&str> = line.splitn(4, ' ').collect();
-            // Writing to a string does not fail.
-            let _ = match words[..] {
-                ["#", what @ ("HELP" | "TYPE"), family, rest] => {
-                    let family = family.strip_suffix("_total").unwrap_or(family);
-                    writeln!(open, "# {what} {family} {rest}")
-                }
-                _ => writeln!(open, "{line}"),
-            };
-        }
-        open.push_str("# EOF\n");
-        open
+/// Metrics as they are told, in each format that somebody asks for; shared by all who ask at once.
+#[derive(Debug)]
+pub(super) struct Told {
+    prometheus: Bytes,
+    open: OnceCell<Bytes>,
+}
+
+impl Told {
+    /// From the text format of Prometheus.
+    pub(super) fn new(text: String) -> Self {
+        Self { prometheus: Bytes::from(text), open: OnceCell::new() }
     }
+
+    /// The metrics in a format.
+    pub(super) fn of(&self, form: Form) -> Bytes {
+        match form {
+            Form::Prometheus => self.prometheus.clone(),
+            Form::OpenMetrics => self.open.get_or_init(|| open_metrics(&self.prometheus)).clone(),
+        }
+    }
+}
+
+fn open_metrics(text: &[u8]) -> Bytes {
+    let mut open = Vec::with_capacity(text.len() + END.len());
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        let mut words = line.splitn(4, |&byte| byte == b' ');
+        if let (Some(b"#"), Some(what @ (b"HELP" | b"TYPE")), Some(family), Some(rest)) =
+            (words.next(), words.next(), words.next(), words.next())
+        {
+            let family = family.strip_suffix(b"_total").unwrap_or(family);
+            open.extend([b"#", what, family, rest].join(&b' '));
+        } else {
+            open.extend(line);
+        }
+    }
+    open.extend(END);
+    open.into()
 }
 
 /// The type of a media range and its weight in thousandths; 0 for a version that is not ours.
@@ -142,7 +164,8 @@ mod tests {
                     # HELP g G.\n# TYPE g gauge\ng 2\n";
         let open = "# HELP a A # HELP b_total.\n# TYPE a counter\na_total{x=\"# TYPE a_total b\"} 1\n\
                     # HELP g G.\n# TYPE g gauge\ng 2\n# EOF\n";
-        assert_eq!(Form::OpenMetrics.of(text.to_owned()), open);
-        assert_eq!(Form::Prometheus.of(text.to_owned()), text);
+        let told = Told::new(text.to_owned());
+        assert_eq!(told.of(Form::OpenMetrics), open);
+        assert_eq!(told.of(Form::Prometheus), text);
     }
 }

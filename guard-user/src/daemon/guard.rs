@@ -21,6 +21,7 @@ use super::{
     interfaces::{self, Selection},
     journal::{Journal, Names},
     links::{AttachMode, Links},
+    readers::Readers,
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
@@ -137,6 +138,7 @@ pub(super) struct Guard {
     pub(super) tallies: Tallies,
     /// The connections of the sockets.
     pub(super) doors: Arc<Doors>,
+    pub(super) readers: Readers,
     /// When the daemon was started.
     pub(super) started: SystemTime,
     /// What was counted when it was last told what was refused.
@@ -157,6 +159,8 @@ pub(super) enum Woken {
     Devices,
     /// The ring of events is half full: many CPUs tell of drops at once.
     Events,
+    /// Somebody waits for statistics or metrics.
+    Readers,
 }
 
 /// Waits until the kernel says that the ring fills up. It says so for no single event.
@@ -219,6 +223,7 @@ impl Guard {
             applied_from: None,
             tallies: Tallies::default(),
             doors: Arc::default(),
+            readers: Readers::default(),
             started: SystemTime::now(),
             maps: None,
             links,
@@ -262,10 +267,11 @@ impl Guard {
 
     /// Waits until there is something to do that no timer should wait for.
     pub(super) async fn woken(&mut self) -> Woken {
-        let Self { netlink, ring, .. } = self;
+        let Self { netlink, ring, readers, .. } = self;
         tokio::select! {
             () = netlink.changed() => Woken::Devices,
             () = filling(ring.as_ref()) => Woken::Events,
+            () = readers.due() => Woken::Readers,
         }
     }
 
@@ -368,6 +374,7 @@ impl Guard {
     /// Puts what was counted where it outlives the daemon.
     pub(super) fn keep_tallies(&mut self) {
         self.doors.tally(&mut self.tallies);
+        self.tallies.add_log(self.wanted.log.missing());
         let Some(running) = &mut self.running else { return };
         if let Err(error) = self.tallies.flush(&mut running.shared) {
             tracing::error!("{error}");

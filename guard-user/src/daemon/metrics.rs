@@ -16,8 +16,9 @@ use std::{
 
 use guard_common::{
     layout::{
-        TALLY_CONNECTIONS_CUT, TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_MEMBER_DROPS,
-        TALLY_MEMBER_DROPS_NODE, TALLY_REQUESTS_REFUSED, TALLY_REQUESTS_SERVED,
+        TALLY_CONNECTIONS_CUT, TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_LOG_LOST,
+        TALLY_LOG_SUPPRESSED, TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE, TALLY_REQUESTS_REFUSED,
+        TALLY_REQUESTS_SERVED,
     },
     verdict::{Action, NODE_REASONS, Reason},
 };
@@ -39,6 +40,8 @@ pub(super) struct Moments {
     pub(super) started: SystemTime,
     /// Since when the policy is in force.
     pub(super) in_force: Option<SystemTime>,
+    /// When the policy on trial is undone.
+    pub(super) trial_deadline: Option<SystemTime>,
     /// When files were last loaded, and whether that put them into force.
     pub(super) last_load: Option<(SystemTime, bool)>,
     /// Open connections by [`Door`].
@@ -177,6 +180,20 @@ impl Families {
         }
         let help = "Requests by what they got.";
         self.counter("trainguard_requests_total", help, &requests);
+        for (name, help, index) in [
+            (
+                "trainguard_log_records_suppressed_total",
+                "Log records that were not written because they repeated.",
+                TALLY_LOG_SUPPRESSED,
+            ),
+            (
+                "trainguard_log_records_lost_total",
+                "Log records that were not written because nobody took them.",
+                TALLY_LOG_LOST,
+            ),
+        ] {
+            self.counter(name, help, &[(Vec::new(), number(shared.tally(index)?))]);
+        }
         let help = "Connections that were ended: too slow, or in the way of others.";
         self.counter("trainguard_connections_cut_total", help, &cut);
         Ok(())

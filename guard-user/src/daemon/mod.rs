@@ -17,6 +17,7 @@ mod interfaces;
 mod journal;
 mod links;
 mod metrics;
+mod readers;
 pub mod server;
 mod state;
 mod status;
@@ -142,6 +143,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
                     guard.look().await;
                 }
                 Woken::Events => guard.drain_events(),
+                Woken::Readers => guard.answer_readers().await,
             },
             Some(ask) = asked.recv() => guard.answer(ask).await,
             signal = signals.next() => match signal {

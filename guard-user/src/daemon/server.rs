@@ -16,7 +16,7 @@ use std::{
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body as _, Bytes, Incoming},
+    body::{Bytes, Incoming},
     header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
@@ -67,8 +67,8 @@ pub(super) enum Ask {
     Status(oneshot::Sender<Status>),
     /// For the statistics.
     Stats(oneshot::Sender<Result<Stats, KernelError>>),
-    /// For the metrics.
-    Metrics(oneshot::Sender<Result<String, KernelError>>),
+    /// For the metrics in a format.
+    Metrics(Form, oneshot::Sender<Result<Bytes, KernelError>>),
     /// To put a policy into force. Boxed: it may be large.
     Apply(Box<Apply>, oneshot::Sender<Result<Applied, String>>),
     /// To keep what is on trial.
@@ -162,7 +162,7 @@ pub(super) fn serve(
         let (guard, doors) = (guard.clone(), Arc::clone(doors));
         match door {
             Door::Control => {
-                let listener = Control::new(listener);
+                let listener = Control(listener);
                 tokio::spawn(doors::accept(listener, guard, door, doors, converse))
             }
             _ => tokio::spawn(doors::accept(listener, guard, door, doors, converse)),
@@ -212,10 +212,8 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
     let visit = &visit;
     let service = service_fn(move |request| async move {
         let response = answer(request, visit).await;
-        let bytes = response.body().size_hint().exact().unwrap_or(0);
-        visit
-            .answered(response.status().is_success(), usize::try_from(bytes).unwrap_or(usize::MAX));
-        Ok::<_, Infallible>(response)
+        visit.answered(response.status().is_success(), response.body());
+        Ok::<_, Infallible>(response.map(Full::new))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -233,7 +231,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
     }
 }
 
-async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Bytes> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str(), guard.door) {
         (&Method::GET, "/v1/status", Door::Stats) => match asked(guard, Ask::Status).await {
@@ -263,9 +261,9 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Full<Byte
         }
         (&Method::GET, METRICS, Door::Stats | Door::Metrics) => {
             let form = Form::wanted(request.headers());
-            match asked(guard, Ask::Metrics).await {
+            match asked(guard, |reply| Ask::Metrics(form, reply)).await {
                 Some(Ok(metrics)) => {
-                    let mut response = Response::new(Full::new(Bytes::from(form.of(metrics))));
+                    let mut response = Response::new(metrics);
                     response.headers_mut().insert(CONTENT_TYPE, form.content_type());
                     response
                 }
@@ -312,7 +310,7 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> R
         .map_err(|error| error.to_string())
 }
 
-fn applied(answer: Option<Result<Applied, String>>) -> Response<Full<Bytes>> {
+fn applied(answer: Option<Result<Applied, String>>) -> Response<Bytes> {
     match answer {
         Some(Ok(applied)) => json(StatusCode::OK, &applied),
         Some(Err(why)) => refusal(StatusCode::CONFLICT, &why),
@@ -358,19 +356,19 @@ async fn asked<T>(guard: &Visit, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) ->
     answer.await.ok()
 }
 
-fn ended() -> Response<Full<Bytes>> {
+fn ended() -> Response<Bytes> {
     refusal(StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending")
 }
 
-fn refusal(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+fn refusal(status: StatusCode, message: &str) -> Response<Bytes> {
     json(status, &serde_json::json!({ "error": message }))
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Bytes> {
     // Plain maps and strings always become JSON.
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -5,26 +5,44 @@ use std::collections::BTreeMap;
 
 use guard_common::{
     event::Event,
-    layout::{TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE},
+    layout::{
+        TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_LOG_LOST, TALLY_LOG_SUPPRESSED,
+        TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE,
+    },
     verdict::{Action, Reason},
 };
 
 use super::guard::Facts;
 use crate::{
     kernel::{error::KernelError, shared::Shared},
+    logs::Missing,
     policy::compiled::name_of,
 };
 
-/// Counts that are not in the map yet, by the indices of `guard_common::layout`: the first files
-/// are loaded before there is a map.
+/// Counts on their way to the map.
 #[derive(Debug, Default)]
-pub(super) struct Tallies(BTreeMap<u32, u64>);
+pub(super) struct Tallies {
+    /// Those that are not there yet, by the indices of `guard_common::layout`: the first files are
+    /// loaded before there is a map.
+    waiting: BTreeMap<u32, u64>,
+    /// The log's own counts, as far as they are counted here.
+    log: Missing,
+}
 
 impl Tallies {
     /// Counts.
     pub(super) fn add(&mut self, index: u32, count: u64) {
-        let sum = self.0.entry(index).or_default();
-        *sum = sum.saturating_add(count);
+        if count > 0 {
+            let sum = self.waiting.entry(index).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    /// Counts what the log has not written since it was last counted.
+    pub(super) fn add_log(&mut self, now: Missing) {
+        let before = std::mem::replace(&mut self.log, now);
+        self.add(TALLY_LOG_SUPPRESSED, now.suppressed.saturating_sub(before.suppressed));
+        self.add(TALLY_LOG_LOST, now.lost.saturating_sub(before.lost));
     }
 
     /// Counts a load of the files.
@@ -49,10 +67,24 @@ impl Tallies {
 
     /// Puts the counts into the map. Those that cannot be put there wait.
     pub(super) fn flush(&mut self, shared: &mut Shared) -> Result<(), KernelError> {
-        while let Some(first) = self.0.first_entry() {
+        while let Some(first) = self.waiting.first_entry() {
             shared.add_to_tally(*first.key(), *first.get())?;
             first.remove();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_counted_by_what_was_added() {
+        let mut tallies = Tallies::default();
+        for (suppressed, lost) in [(0, 0), (5, 0), (5, 1), (9, 1)] {
+            tallies.add_log(Missing { suppressed, lost });
+        }
+        assert_eq!(tallies.waiting, [(TALLY_LOG_SUPPRESSED, 9), (TALLY_LOG_LOST, 1)].into());
     }
 }

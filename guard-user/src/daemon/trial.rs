@@ -63,6 +63,11 @@ impl Trial {
         self.deadline.checked_sub(now).filter(|left| !left.is_zero())
     }
 
+    /// When it ends, by the clock of the wall.
+    pub(super) fn deadline(&self) -> SystemTime {
+        SystemTime::now() + self.left().unwrap_or_default()
+    }
+
     /// For the status.
     pub(super) fn status(&self) -> TrialStatus {
         let left = self.left().unwrap_or_default();

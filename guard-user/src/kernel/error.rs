@@ -1,13 +1,13 @@
 //! What can go wrong with the kernel, and what to do about it.
 
-use std::{error::Error as StdError, fmt, io};
+use std::{error::Error as StdError, fmt, io, sync::Arc};
 
 /// A message with a hint of what to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KernelError {
     message: String,
     hint: Option<String>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl KernelError {
@@ -27,7 +27,7 @@ impl KernelError {
     pub fn of(what: impl fmt::Display, error: impl StdError + Send + Sync + 'static) -> Self {
         let hint = os_error(&error).and_then(hint_of);
         let chain = chain(&error);
-        Self { message: format!("{what}: {chain}"), hint, source: Some(Box::new(error)) }
+        Self { message: format!("{what}: {chain}"), hint, source: Some(Arc::new(error)) }
     }
 
     /// The hint.

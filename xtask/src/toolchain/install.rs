@@ -174,6 +174,11 @@ pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
     perform(&Step::apt("what the benchmarks compare with", &missing), yes)
 }
 
+/// Fetches the package lists anew.
+pub(super) fn update_package_lists(yes: bool) -> Result<()> {
+    perform(&package_lists(), yes)
+}
+
 /// Makes sure that the test of the live screen has a terminal, where Debian's packages are: without
 /// one it is skipped, and says so.
 pub(crate) fn ensure_tmux(yes: bool) -> Result<()> {
@@ -226,7 +231,7 @@ fn agrees(step: &Step) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn is_debian() -> bool {
+pub(super) fn is_debian() -> bool {
     let is = |line: &str| line == "ID=debian" || line.starts_with("ID_LIKE=debian");
     fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(is))
         && Path::new("/usr/bin/apt-get").is_file()

@@ -6,6 +6,7 @@
 
 mod install;
 mod probe;
+mod prometheus;
 mod rustc;
 
 use std::{fmt, path::PathBuf};
@@ -13,6 +14,7 @@ use std::{fmt, path::PathBuf};
 use anyhow::{Result, bail};
 
 pub(crate) use install::{ensure_cargo_deny, ensure_components, ensure_peers, ensure_tmux};
+pub(crate) use prometheus::ensure_prometheus;
 pub(crate) use rustc::{Llvm, Rustc};
 
 use crate::sh;
@@ -81,6 +83,7 @@ impl Survey {
         }
         println!("{}: ip, of iproute2", if self.ip { "found" } else { "missing" });
         println!("{}: tmux", if self.tmux { "found" } else { "missing" });
+        prometheus::report();
         for step in install::plan(self) {
             println!("would run: {step}");
         }

@@ -42,6 +42,11 @@ impl Families {
                 status.source.kind == "last_good",
             ),
             (
+                "policy_on_trial",
+                "1 while what is in force is undone unless somebody confirms it.",
+                status.trial.is_some(),
+            ),
+            (
                 "policy_files_changed",
                 "1 while files differ from those that were last loaded.",
                 status.source.changed,
@@ -51,6 +56,10 @@ impl Families {
         if let Some(since) = moments.in_force {
             let help = "Since when the policy is in force.";
             self.plain("policy_in_force_timestamp_seconds", help, seconds(since));
+        }
+        if let Some(deadline) = moments.trial_deadline {
+            let help = "When the policy on trial is undone.";
+            self.plain("policy_trial_deadline_timestamp_seconds", help, seconds(deadline));
         }
         if let Some((began, success)) = moments.last_load {
             let help = "1 if the last load of the files put them into force.";
