@@ -95,7 +95,7 @@ fn a_verb_says_what_is_at_the_socket() {
         (
             "gone within the body",
             Some(|stream| {
-                say(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{\"schema\":")
+                say(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{\"schema\":");
             }),
             3,
             "ended the connection",
