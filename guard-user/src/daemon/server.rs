@@ -1,7 +1,7 @@
 //! The two sockets: statistics for those who may read them, control for the administrator.
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works. Every request is bounded in time and size, and so
-//! is their number (see [`super::doors`]): a stuck client costs a place for some seconds, never the
+//! is their number (see `doors.rs`): a stuck client costs a place for some seconds, never the
 //! daemon.
 
 use std::{
