@@ -84,8 +84,14 @@ fn a_trial_outlives_the_daemon_and_is_undone_by_the_next_one() {
     let status = node.wait("enforcing", enforcing);
     assert!(on_trial(&status), "{status}");
     assert!(!member_gets_in(&node));
-    node.wait("undone", |status| !on_trial(status));
+    let status = node.wait("undone", |status| !on_trial(status));
     assert!(member_gets_in(&node));
+    // From now on the files are followed, which this daemon has not loaded yet.
+    node.write("policy.yaml", &POLICY.replace("roles: [worker]", "roles: [scheduler]"));
+    node.wait("followed", |next| next["policy_hash"] != status["policy_hash"]);
+    assert!(!member_gets_in(&node));
+    node.write("policy.yaml", POLICY);
+    node.wait("back", |next| next["policy_hash"] == status["policy_hash"]);
 
     // One whose time is over while no daemon runs is undone by its start.
     let (code, ..) = apply(&node, "next.yaml", &["--confirm-within", "5s"]);

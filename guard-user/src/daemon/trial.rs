@@ -18,7 +18,10 @@ use super::{
     server::{Applied, Apply},
     view::{self, TrialStatus},
 };
-use crate::{kernel::error::KernelError, policy::Bundle};
+use crate::{
+    kernel::error::KernelError,
+    policy::{self, Bundle, Disk},
+};
 
 /// After how long a return that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -34,6 +37,9 @@ pub(super) struct Trial {
     deadline: Duration,
     /// What is tried.
     pub(super) bundle: Bundle,
+    /// This daemon goes on with what an earlier one has begun, and has not loaded its files yet.
+    #[serde(skip)]
+    resumed: bool,
 }
 
 /// Time since boot, suspension included.
@@ -53,7 +59,7 @@ fn boot_id() -> Result<String, KernelError> {
 impl Trial {
     fn begin(bundle: Bundle, within: Duration) -> Result<Self, KernelError> {
         let deadline = since_boot()?.saturating_add(within);
-        Ok(Self { boot: boot_id()?, deadline, bundle })
+        Ok(Self { boot: boot_id()?, deadline, bundle, resumed: false })
     }
 
     /// How long it goes on; none if it is over, or of another boot.
@@ -95,7 +101,8 @@ impl Guard {
             match self.load_bundle(&trial.bundle) {
                 Ok(()) => {
                     tracing::warn!(seconds = left.as_secs(), "the trial goes on");
-                    self.trial = Some(trial);
+                    self.trial = Some(Trial { resumed: true, ..trial });
+                    self.expect_files();
                     return true;
                 }
                 Err(failure) => failure.explain(),
@@ -104,6 +111,16 @@ impl Guard {
         tracing::warn!("the trial of an earlier daemon was not confirmed: it is undone");
         self.forget_trial();
         false
+    }
+
+    /// Looks at the files from now on, which were not loaded at the start because of the trial.
+    fn expect_files(&mut self) {
+        let began = SystemTime::now();
+        let sources = match policy::load(&self.wanted.manifest, &Disk) {
+            Ok(loaded) => loaded.sources,
+            Err(error) => error.sources,
+        };
+        self.watch.set_paths(sources, began);
     }
 
     /// Puts a policy into force, for good or on trial.
@@ -183,7 +200,10 @@ impl Guard {
             return Err("no policy is on trial".to_owned());
         }
         self.load_kept().map_err(|failure| said(&failure))?;
-        self.trial = None;
+        if self.trial.take().is_some_and(|trial| trial.resumed) {
+            // Without the trial this daemon would have begun with them.
+            self.watch.forget();
+        }
         self.forget_trial();
         tracing::warn!("the policy on trial is undone");
         self.note_policy("undone", &[]);
@@ -228,7 +248,7 @@ impl Guard {
 
     /// What was applied is not what the daemon follows: says so, unless the files agree.
     fn follow_files(&mut self, applied: &Bundle) {
-        let same = crate::policy::load(&self.wanted.manifest, &crate::policy::Disk)
+        let same = policy::load(&self.wanted.manifest, &Disk)
             .is_ok_and(|loaded| loaded.bundle.has_texts_of(applied));
         self.outdated.clear();
         self.kept_because = None;

@@ -76,6 +76,13 @@ impl Watch {
         }
     }
 
+    /// Takes all files for changed.
+    pub(super) fn forget(&mut self) {
+        for (_, signature) in &mut self.loaded {
+            *signature = None;
+        }
+    }
+
     /// Whether the files differ from those loaded, and stood still since the last look: a writer
     /// may be half through.
     pub(super) fn changed(&mut self) -> bool {
