@@ -76,10 +76,9 @@ fn filter(args: &EventsArgs) -> Filter {
 fn output(args: &EventsArgs) -> Output {
     let terminal = io::stdout().is_terminal();
     let default = if terminal { EventsFormat::Compact } else { EventsFormat::Ndjson };
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colour = match args.color {
         Colour::Always => true,
-        Colour::Auto => terminal && !plain,
+        Colour::Auto => terminal && report::allows_colour(),
         Colour::Never => false,
     };
     Output::new(args.format.unwrap_or(default), colour)

@@ -137,14 +137,7 @@ impl Guard {
             }
             Some(seconds) => self.begin_trial(&apply.bundle, Duration::from_secs(seconds))?,
         }
-        let running = self.running.as_ref().ok_or("nothing is in force")?;
-        Ok(Applied {
-            generation: running.number,
-            policy_hash: hexadecimal(&running.hash),
-            changed: before != Some(running.number),
-            trial: self.trial.as_ref().map(Trial::status),
-            problems: self.outdated.clone(),
-        })
+        self.in_force(before)
     }
 
     fn begin_trial(&mut self, bundle: &Bundle, within: Duration) -> Result<(), String> {
@@ -191,7 +184,7 @@ impl Guard {
         self.follow_files(&trial.bundle);
         tracing::warn!("the policy on trial is confirmed");
         self.note_policy("confirmed", &[]);
-        self.in_force()
+        self.in_force(None)
     }
 
     /// Ends the trial: what was in force before is again.
@@ -207,7 +200,7 @@ impl Guard {
         self.forget_trial();
         tracing::warn!("the policy on trial is undone");
         self.note_policy("undone", &[]);
-        self.in_force()
+        self.in_force(None)
     }
 
     /// Ends a trial whose time is over.
@@ -224,13 +217,14 @@ impl Guard {
         }
     }
 
-    fn in_force(&self) -> Result<Applied, String> {
+    /// What is in force now, where the generation of this number was.
+    fn in_force(&self, before: Option<u64>) -> Result<Applied, String> {
         let running = self.running.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
             generation: running.number,
             policy_hash: hexadecimal(&running.hash),
-            changed: true,
-            trial: None,
+            changed: before != Some(running.number),
+            trial: self.trial.as_ref().map(Trial::status),
             problems: self.outdated.clone(),
         })
     }

@@ -9,6 +9,7 @@ use guard_common::{
 use serde::{Deserialize, Serialize};
 
 pub use super::facts::{LoadStatus, LogStatus, OpenPort, OpenPorts, ProgramStatus, SourceStatus};
+pub(crate) use crate::event::time;
 use crate::{
     kernel::{
         error::KernelError,
@@ -342,9 +343,4 @@ fn add(verdict: Verdict, count: u64, [passed, dropped, would_drop]: [&mut u64; 3
         Action::Drop => dropped,
         Action::WouldDrop => would_drop,
     } += count;
-}
-
-/// A point in time as the documents write it.
-pub(crate) fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
 }

@@ -198,7 +198,7 @@ pub struct Page {
     pub events: Vec<Event>,
 }
 
-/// A point in time as events write it.
+/// A point in time as all documents and the log write it.
 pub fn time(at: SystemTime) -> String {
     // A clock that was never set may be before what can be written.
     humantime::format_rfc3339_millis(at.max(SystemTime::UNIX_EPOCH)).to_string()

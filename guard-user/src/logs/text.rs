@@ -31,7 +31,7 @@ enum Form {
 impl Text {
     /// For a terminal, or for whoever reads.
     pub(super) fn new(terminal: bool) -> Self {
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colour = terminal && report::allows_colour();
         Self {
             form: if colour { Form::Colour } else { Form::Plain },
             patience: Patience::default(),
@@ -69,7 +69,7 @@ fn render(record: &Record, form: Form, now: SystemTime) -> String {
         Level::DEBUG => ("DEBUG", "34"),
         Level::TRACE => ("TRACE", "35"),
     };
-    let time = humantime::format_rfc3339_millis(now);
+    let time = crate::event::time(now);
     if form == Form::Colour {
         format!("{time} \u{1b}[{colour}m{name:>5}\u{1b}[0m {text}")
     } else {

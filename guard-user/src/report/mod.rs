@@ -51,6 +51,11 @@ pub fn refusal(error: &KernelError) {
     }
 }
 
+/// Whether the environment has nothing against colours on a terminal (<https://no-color.org>).
+pub fn allows_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// A number of things: `1 file`, `2 files`.
 pub fn counted<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
     let s = if n == N::from(1) { "" } else { "s" };

@@ -115,8 +115,7 @@ fn json_text(document: &serde_json::Value) -> String {
 
 /// Prints the findings on standard output and a summary on standard error.
 pub fn print(findings: &Findings<'_>, format: LintFormat) {
-    let colour = io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = io::stdout().is_terminal() && report::allows_colour();
     let text = findings.render(format, colour);
     let annotated = format == LintFormat::Full && github::is_runner();
     let answer = if annotated { github::inert(&text) } else { text };

@@ -28,7 +28,7 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use crate::cli::Colour;
+use crate::{cli::Colour, report};
 
 pub use totals::print;
 
@@ -45,7 +45,7 @@ impl screen::Look {
         let color = match color {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => set("NO_COLOR").is_none(),
+            Colour::Auto => report::allows_colour(),
         };
         // The first that is set counts, as for the C library.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
