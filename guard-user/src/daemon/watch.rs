@@ -15,6 +15,10 @@ use crate::policy::hash;
 /// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
 
+/// Looks in a row at which a file that was seen to be written in place must be the same: two
+/// seconds. The first half of a policy may be a policy; a copy over a slow line stops now and then.
+const STILL_IN_PLACE: u32 = 8;
+
 /// Bytes of a file up to which it is read for [`Watch::digest`]: as many as a document may have.
 const MAX_DIGESTED: u64 = 64 << 20;
 
@@ -40,14 +44,29 @@ impl From<Metadata> for Signature {
     }
 }
 
+impl Signature {
+    /// Whether this is the same file with other contents: written in place, and not replaced by
+    /// another one.
+    fn is_rewritten(&self, before: &Self) -> bool {
+        let identity = |file: &Self| (file.device, file.inode);
+        identity(self) == identity(before)
+            && (self.size, self.modified) != (before.size, before.modified)
+    }
+}
+
+/// What was there, of each path.
+type Seen = Vec<(PathBuf, Option<Signature>)>;
+
 /// Watches paths and glob patterns.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
     /// What was there when the files were last loaded.
-    loaded: Vec<(PathBuf, Option<Signature>)>,
+    loaded: Seen,
     /// What was there at the last look.
-    seen: Vec<(PathBuf, Option<Signature>)>,
+    seen: Seen,
+    /// Looks that nothing may change at before the files are taken for finished.
+    wait: u32,
 }
 
 impl Watch {
@@ -56,6 +75,7 @@ impl Watch {
     pub(super) fn mark(&mut self) {
         self.loaded = look(&self.paths);
         self.seen.clone_from(&self.loaded);
+        self.wait = 0;
     }
 
     /// Watches these paths and patterns, if they are others than before. They were read at `began`
@@ -83,14 +103,19 @@ impl Watch {
         }
     }
 
-    /// Whether the files differ from those loaded, and stood still since the last look: a writer
-    /// may be half through.
+    /// Whether the files differ from those loaded, and have stood still: a writer may be half
+    /// through. A file that took the place of another was finished before, so one look is enough;
+    /// one that was seen to be written in place must rest for [`STILL_IN_PLACE`].
     pub(super) fn changed(&mut self) -> bool {
         let now = look(&self.paths);
-        let still = now == self.seen;
-        let changed = still && now != self.loaded;
-        self.seen = now;
-        changed
+        if now != self.seen {
+            let in_place = is_rewritten(&now, &self.seen) || is_rewritten(&now, &self.loaded);
+            self.wait = if in_place { STILL_IN_PLACE } else { self.wait.max(1) };
+            self.seen = now;
+            return false;
+        }
+        self.wait = self.wait.saturating_sub(1);
+        self.wait == 0 && now != self.loaded
     }
 }
 
@@ -115,7 +140,16 @@ impl Watch {
     }
 }
 
-fn look(paths: &[PathBuf]) -> Vec<(PathBuf, Option<Signature>)> {
+/// Whether one of the files was written in place since.
+fn is_rewritten(now: &Seen, before: &Seen) -> bool {
+    now.iter().any(|(path, file)| {
+        let earlier = before.iter().find(|(known, _)| known == path);
+        let files = file.as_ref().zip(earlier.and_then(|(_, file)| file.as_ref()));
+        files.is_some_and(|(file, earlier)| file.is_rewritten(earlier))
+    })
+}
+
+fn look(paths: &[PathBuf]) -> Seen {
     let mut found = Vec::new();
     for path in paths {
         // A path that exists is what it says, whatever characters it has.
@@ -195,6 +229,37 @@ mod tests {
         assert!(watch.changed());
         watch.mark();
         assert!(!watch.changed());
+    }
+
+    #[test]
+    fn a_file_that_is_written_in_place_must_rest_for_longer_than_one_that_replaces_another() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("m.yaml");
+        fs::write(&file, "all of it").expect("a file");
+        let mut watch = watching(vec![file.clone()]);
+        let looks = |watch: &mut Watch| (1..100).find(|_| watch.changed());
+
+        let next = dir.path().join("next");
+        fs::write(&next, "another").expect("a file");
+        fs::rename(&next, &file).expect("replacing");
+        assert_eq!(looks(&mut watch), Some(2));
+        watch.mark();
+
+        fs::write(&file, "half").expect("writing in place");
+        for _ in 0..STILL_IN_PLACE {
+            assert!(!watch.changed(), "it may go on");
+        }
+        fs::write(&file, "half and half").expect("writing the rest");
+        assert_eq!(looks(&mut watch), Some(1 + STILL_IN_PLACE));
+        watch.mark();
+        assert_eq!(looks(&mut watch), None);
+
+        // One that is new, and grows while it is looked at.
+        fs::remove_file(&file).expect("removing");
+        fs::write(&file, "h").expect("a new file");
+        assert!(!watch.changed());
+        fs::write(&file, "ha").expect("more of it");
+        assert_eq!(looks(&mut watch), Some(1 + STILL_IN_PLACE));
     }
 
     #[test]
