@@ -201,6 +201,7 @@ impl Guard {
     ) -> Result<Self, Failure> {
         let Claim { pins, lock } = claim;
         let state = State::at(state_dir);
+        state.tidy();
         let (key, unkept) = state.key().map_err(|error| of_state(&error))?;
         let lasting: Vec<String> = unkept.map(|error| format!("{error:#}")).into_iter().collect();
         for problem in &lasting {
@@ -581,6 +582,7 @@ impl Guard {
         self.drain_events();
         self.keep_tallies();
         self.mend_maps();
+        self.pins.check_writable()?;
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
         let mut generation = Generation::load(&policy, &options)?;

@@ -16,6 +16,8 @@ use crate::policy::Bundle;
 const LAST_GOOD: &str = "last-good.json";
 const KEY: &str = "hash-key";
 const TRIAL: &str = "trial.json";
+/// How the names of files begin that are not finished.
+const UNFINISHED: &str = ".unfinished-";
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -27,6 +29,17 @@ impl State {
     /// Names the directory.
     pub(super) fn at(directory: &Path) -> Self {
         Self { directory: directory.to_owned() }
+    }
+
+    /// Removes what daemons that were killed while they wrote have left. To be called while no
+    /// other daemon uses the directory. What cannot be removed is tried again next time.
+    pub(super) fn tidy(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Where the policy that was last switched to is kept.
@@ -104,7 +117,8 @@ impl State {
         let path = self.directory.join(name);
         let replaced = (|| {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+            let mut file =
+                tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
             file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
             write(file.as_file_mut())?;
             file.as_file().sync_all()?;
@@ -136,6 +150,19 @@ mod tests {
         let bundle = Bundle::new("m.yaml", [("m.yaml", "text")]);
         state.keep(&bundle).expect("writing");
         assert_eq!(state.last_good().expect("reading"), Some(bundle));
+    }
+
+    #[test]
+    fn what_was_not_finished_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = State::at(dir.path());
+        state.keep(&Bundle::new("m.yaml", [("m.yaml", "text")])).expect("writing");
+        fs::write(dir.path().join(format!("{UNFINISHED}x1")), "half").expect("writing");
+        state.tidy();
+        let left = fs::read_dir(dir.path()).expect("a directory").flatten();
+        let names: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(names, [LAST_GOOD]);
+        State::at(Path::new("/dev/null/state")).tidy();
     }
 
     #[test]

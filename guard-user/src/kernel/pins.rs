@@ -18,7 +18,10 @@ use aya_obj::Object;
 use guard_common::{layout::LAYOUT_VERSION, names};
 use nix::{
     fcntl::{Flock, FlockArg},
-    sys::statfs::statfs,
+    sys::{
+        statfs::statfs,
+        statvfs::{FsFlags, statvfs},
+    },
 };
 
 use super::{error::KernelError, link::Link, sys};
@@ -91,6 +94,7 @@ impl Pins {
             ))
             .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
         }
+        self.check_writable()?;
         // The whole file system is everybody's; its modes are not ours to change.
         let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
         if self.root.is_dir() && device(&self.root) != self.root.parent().and_then(device) {
@@ -108,6 +112,19 @@ impl Pins {
         made.map_err(making)?;
         // Also when somebody else made it: file modes are what keeps strangers from the pins.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).map_err(making)
+    }
+
+    /// Fails if nothing can be pinned because the file system is mounted read-only: maps that are
+    /// pinned there cannot be opened to be written either (`bpf_obj_do_get`, kernel/bpf/inode.c).
+    pub fn check_writable(&self) -> Result<(), KernelError> {
+        let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        let known = statvfs(parent)
+            .map_err(|error| KernelError::of(parent.display(), io::Error::from(error)))?;
+        if !known.flags().contains(FsFlags::ST_RDONLY) {
+            return Ok(());
+        }
+        let what = format!("the bpf file system of `{}` is mounted read-only", self.root.display());
+        Err(KernelError::new(what).hint("`mount -o remount,rw` it; what is pinned there stays"))
     }
 
     /// Takes the directory for this process alone, until the lock is dropped.
