@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod cgroup;
 pub mod descriptors;
 pub mod generate;
 pub mod mounts;
@@ -17,5 +18,6 @@ pub mod scenario;
 pub mod skip;
 pub mod split;
 pub mod text;
+pub mod traffic;
 pub mod wire;
 pub mod world;

@@ -1,6 +1,9 @@
 //! Mounts that nobody else sees, and that end with whoever made them.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -48,4 +51,32 @@ impl Drop for Bpffs {
         // Or the directory could not be removed.
         let _ = umount2(self.path(), MntFlags::MNT_DETACH);
     }
+}
+
+/// A file system of its own for a directory, where a daemon sees it; unmounted when it is dropped.
+#[derive(Debug)]
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts a memory file system of a size in bytes at a directory, which is made.
+    pub fn tmpfs(at: &Path, size: usize) -> Result<Self> {
+        fs::create_dir_all(at)?;
+        let options = format!("size={size},mode=0700");
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| at.display().to_string())?;
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Lets a file system be written to, or not.
+pub fn writable(at: &Path, writable: bool) -> Result<()> {
+    let flags = if writable { MsFlags::empty() } else { MsFlags::MS_RDONLY };
+    mount(NONE, at, NONE, flags | MsFlags::MS_REMOUNT, NONE)
+        .with_context(|| at.display().to_string())
 }

@@ -277,10 +277,7 @@ impl Node {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self, more: &[&str]) {
-        let log = File::options().create(true).append(true).open(self.path("log"));
-        let mut command = self.daemon_command(more);
-        command.stdout(Stdio::null()).stderr(log.expect("a log"));
-        self.daemon = Some(command.spawn().expect("the daemon starts"));
+        self.launch(more);
         let deadline = Instant::now() + PATIENCE;
         while self.status().is_none() {
             let ended = self.daemon.as_mut().map(Child::try_wait);
@@ -288,6 +285,14 @@ impl Node {
             assert!(Instant::now() < deadline, "the daemon does not answer: {}", self.log());
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Starts the daemon and waits for nothing.
+    pub fn launch(&mut self, more: &[&str]) {
+        let log = File::options().create(true).append(true).open(self.path("log"));
+        let mut command = self.daemon_command(more);
+        command.stdout(Stdio::null()).stderr(log.expect("a log"));
+        self.daemon = Some(command.spawn().expect("the daemon starts"));
     }
 
     /// Runs a daemon that is expected to end by itself.

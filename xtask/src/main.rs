@@ -37,6 +37,8 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Run every test; ends with a line that counts them
     Test(test::TestArgs),
+    /// Kill, starve and reload daemons a thousand times under traffic; prints figures
+    Chaos(test::ChaosArgs),
     /// Format, lints, dependency licences, documentation, repository rules
     Check(check::CheckArgs),
     /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> Result<bool> {
         }
         Verb::Demo(args) => demo::run(args),
         Verb::Test(args) => test::run(args),
+        Verb::Chaos(args) => test::chaos(args),
         Verb::Check(args) => check::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Budget(args) => budget::run(args),

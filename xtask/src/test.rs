@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{BufRead as _, BufReader},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result};
@@ -31,12 +31,43 @@ struct Count {
 
 /// Runs the tests; whether all passed.
 pub(crate) fn run(args: &TestArgs) -> Result<bool> {
-    let tools = toolchain::ensure(false)?;
-    let built = build::build(&tools, &build::BuildArgs::default())?;
-    let flood = build::flood_object(&tools)?;
     if !args.quick {
         toolchain::ensure_prometheus(false);
     }
+    count(|cargo| {
+        cargo.args(["-p", "guard-common", "-p", "guard-user", "-p", "xtask", "-p", "guard-tests"]);
+        if args.quick {
+            cargo.env("TRAINGUARD_QUICK", "1");
+        }
+        if let Some(filter) = &args.filter {
+            cargo.arg(filter);
+        }
+    })
+}
+
+/// How long the tests of the worst moments go on.
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArgs {
+    /// Rounds of each test that goes on and on
+    #[arg(long, default_value_t = 1000)]
+    rounds: u64,
+}
+
+/// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures.
+pub(crate) fn chaos(args: &ChaosArgs) -> Result<bool> {
+    count(|cargo| {
+        cargo
+            .args(["-p", "guard-tests", "--test", "chaos", "--test", "faults"])
+            .env("TRAINGUARD_ROUNDS", args.rounds.to_string())
+            .args(["--", "--nocapture"]);
+    })
+}
+
+/// Builds, runs tests that `choose` chooses, and counts; whether all passed.
+fn count(choose: impl FnOnce(&mut Command)) -> Result<bool> {
+    let tools = toolchain::ensure(false)?;
+    let built = build::build(&tools, &build::BuildArgs::default())?;
+    let flood = build::flood_object(&tools)?;
     if !sh::is_root() {
         eprintln!("not root: the tests that load programs and make namespaces are skipped");
         eprintln!("  hint: `sudo -E env PATH=$PATH cargo xtask test` runs them, too");
@@ -45,19 +76,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let mut cargo = sh::cargo();
     cargo
         .args(["test", "--release", "--no-fail-fast"])
-        .args(["-p", "guard-common", "-p", "guard-user", "-p", "xtask", "-p", "guard-tests"])
         .env("TRAINGUARD_OBJECT", &built.object)
         .env("TRAINGUARD_BIN", &built.binary)
         .env("TRAINGUARD_FLOOD", &flood)
         .env("TRAINGUARD_SKIP_LOG", log.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    if args.quick {
-        cargo.env("TRAINGUARD_QUICK", "1");
-    }
-    if let Some(filter) = &args.filter {
-        cargo.arg(filter);
-    }
+    choose(&mut cargo);
     let mut child = cargo.spawn().with_context(|| format!("running {cargo:?}"))?;
     let mut count = Count::default();
     if let Some(output) = child.stdout.take() {

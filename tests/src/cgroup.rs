@@ -1,0 +1,109 @@
+//! A memory control group of a test's own: what a daemon has taken of the kernel's memory, maps and
+//! programs included, and a limit to it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process, thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Where systemd and most others mount them: the hierarchy of version 2, or the one of the memory
+/// controller of version 1.
+const ROOTS: [(&str, Version); 3] = [
+    ("/sys/fs/cgroup", Version::Two),
+    ("/sys/fs/cgroup/unified", Version::Two),
+    ("/sys/fs/cgroup/memory", Version::One),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// A memory control group; gone when it is dropped.
+#[derive(Debug)]
+pub struct Cgroup {
+    directory: PathBuf,
+    version: Version,
+}
+
+impl Cgroup {
+    /// Makes one; why not, if this machine has no memory controller that we may use.
+    pub fn new(name: &str) -> Result<Self> {
+        for (root, version) in ROOTS {
+            let directory = Path::new(root).join(format!("tgtest-{}-{name}", process::id()));
+            if fs::create_dir(&directory).is_err() {
+                continue;
+            }
+            let group = Self { directory, version };
+            // Without its controller a group of version 2 counts nothing.
+            if group.memory().is_ok() {
+                return Ok(group);
+            }
+        }
+        bail!("no memory control group can be made")
+    }
+
+    /// Moves a process in. What it takes from now on is counted here.
+    pub fn add(&self, process: u32) -> Result<()> {
+        self.write("cgroup.procs", &process.to_string())
+    }
+
+    /// Memory taken, in bytes: the kernel's where it is counted apart, else all.
+    pub fn memory(&self) -> Result<u64> {
+        let name = match self.version {
+            Version::One => "memory.kmem.usage_in_bytes",
+            Version::Two => "memory.current",
+        };
+        let text = fs::read_to_string(self.directory.join(name)).context(name)?;
+        text.trim().parse().context(name)
+    }
+
+    /// Memory taken in all, in bytes.
+    pub fn total(&self) -> Result<u64> {
+        let name = match self.version {
+            Version::One => "memory.usage_in_bytes",
+            Version::Two => "memory.current",
+        };
+        let text = fs::read_to_string(self.directory.join(name)).context(name)?;
+        text.trim().parse().context(name)
+    }
+
+    /// Lets it take no more than this, in bytes.
+    pub fn limit(&self, bytes: u64) -> Result<()> {
+        let name = match self.version {
+            Version::One => "memory.limit_in_bytes",
+            Version::Two => "memory.max",
+        };
+        self.write(name, &bytes.to_string())
+    }
+
+    /// Takes the limit away.
+    pub fn no_limit(&self) -> Result<()> {
+        match self.version {
+            Version::One => self.write("memory.limit_in_bytes", "-1"),
+            Version::Two => self.write("memory.max", "max"),
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Its last process may still be ending.
+        for _ in 0..50 {
+            if fs::remove_dir(&self.directory).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The worst moments: a daemon that is killed at any point of a reload or of its start, and reloads
+//! without end, under traffic of which every frame is accounted for.
+//!
+//! `cargo xtask chaos` runs these for a thousand rounds; a plain test run takes fewer.
+#![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
+
+use std::{
+    env, fs,
+    path::Path,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::{
+    cgroup::Cgroup,
+    node::{MEMBER, MEMBER_TOO, Node, PATIENCE, STRANGER, enforcing},
+    random::{Random, seed},
+    skip,
+    traffic::{Lane, Traffic},
+};
+use serde_json::Value;
+
+/// One test at a time: each keeps both CPUs of a small machine busy.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Rounds unless the environment asks for another number.
+const ROUNDS: u64 = 25;
+
+fn rounds() -> u64 {
+    env::var("TRAINGUARD_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"))
+}
+
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: chaos
+interfaces: [eth0]
+nodes:
+  - name: node
+    addresses: [10.77.0.10, \"fd77::10\"]
+    roles: [scheduler]
+  - name: left
+    addresses: [10.77.0.20, \"fd77::20\"]
+    roles: [left]
+  - name: right
+    addresses: [10.77.0.21, \"fd77::21\"]
+    roles: [right]
+policies: [policy.yaml]
+";
+
+const PORTS: [u16; 2] = [9091, 9092];
+
+/// Two policies that mean the same in other words: `left` may reach the first port, `right` the
+/// second. What is called `one` in one of them is called `other` in the other, so their port tables
+/// and their source tables fit only each to its own: whoever takes a part of this and a part of
+/// that lets `left` in where only `right` may, and the other way round.
+fn policy(swapped: bool) -> String {
+    let [mut one, mut other] = [(PORTS[0], "left"), (PORTS[1], "right")];
+    if swapped {
+        std::mem::swap(&mut one, &mut other);
+    }
+    let service = |name: &str, (port, role): (u16, &str)| {
+        format!(
+            "  - name: {name}\n    roles: [scheduler]\n    ports: [udp/{port}]\n    match: all\n    \
+             allow: {{ roles: [{role}] }}\n    mode: enforce\n"
+        )
+    };
+    format!(
+        "apiVersion: trainguard/v1\nkind: Policy\nname: chaos\nservices:\n{}{}",
+        service("one", one),
+        service("other", other)
+    )
+}
+
+/// Everybody to every port, in both families.
+fn lanes() -> Vec<Lane> {
+    let mut lanes = Vec::new();
+    for family in 0..2 {
+        for (from, may) in
+            [(MEMBER, Some(PORTS[0])), (MEMBER_TOO, Some(PORTS[1])), (STRANGER, None)]
+        {
+            for port in PORTS {
+                lanes.push(Lane { from: from[family], port, passes: may == Some(port) });
+            }
+        }
+    }
+    lanes
+}
+
+fn started(test: &str) -> Option<Node> {
+    let mut node = Node::new(test)?;
+    node.write("cluster.yaml", MANIFEST);
+    node.write("policy.yaml", &policy(false));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    Some(node)
+}
+
+/// The policy that is in force; both mean the same, but are not the same.
+fn hash(status: &Value) -> String {
+    status["policy_hash"].as_str().expect("a hash").to_owned()
+}
+
+/// Puts the next policy into force and waits for it; how long that took.
+fn reload(node: &mut Node, swapped: bool) -> Duration {
+    let generation = node.generation();
+    node.write("policy.yaml", &policy(swapped));
+    let began = Instant::now();
+    node.signal("HUP");
+    node.wait("the next generation", |status| status["generation"] == generation + 1);
+    began.elapsed()
+}
+
+/// Case 92: SIGKILL at each of N points of a reload, and cases 93 and 94 in passing.
+#[test]
+fn a_daemon_that_is_killed_at_any_point_neither_opens_nor_mixes() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut node) = started("chaos/kill") else { return };
+    let first = hash(&node.status().expect("a status"));
+    reload(&mut node, true);
+    let hashes = [first, hash(&node.status().expect("a status"))];
+    assert_ne!(hashes[0], hashes[1], "the two policies are told apart");
+    let reloads = reload(&mut node, false);
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let mut pause = |upto: Duration| {
+        let micros = usize::try_from(upto.as_micros()).expect("a short time");
+        thread::sleep(Duration::from_micros(random.below(micros) as u64));
+    };
+    let traffic = Traffic::start(&node, &lanes());
+    let (mut survived, mut came_through) = (0, 0);
+    for round in 0..rounds() {
+        let swapped = round % 2 == 0;
+        node.write("policy.yaml", &policy(swapped));
+        node.signal("HUP");
+        pause(reloads * 3 / 2);
+        node.signal("KILL");
+        traffic.assert_none_slipped_in();
+        // And sometimes its successor, while it takes over.
+        if round % 3 == 0 {
+            node.launch(&[]);
+            pause(reloads * 4);
+            node.signal("KILL");
+            traffic.assert_none_slipped_in();
+            survived += 1;
+        }
+        node.launch(&[]);
+        let status =
+            node.wait("enforcing", |status| enforcing(status) && status["up_to_date"] == true);
+        assert_eq!(hash(&status), hashes[usize::from(swapped)], "seed {seed}, round {round}");
+        came_through += u64::from(status["problems"] == serde_json::json!([]));
+    }
+    let sum = traffic.end();
+    assert_eq!(came_through, rounds(), "seed {seed}: {}", node.log());
+    let pins = entries(&node.own_pins());
+    let state = entries(&node.path("state"));
+    println!(
+        "{} rounds, {} kills: {sum:?}; a reload takes {reloads:?}; left: {pins:?}, {state:?}",
+        rounds(),
+        rounds() + survived,
+    );
+    assert_eq!(pins.iter().filter(|name| name.starts_with("link-")).count(), 1, "{pins:?}");
+    assert_eq!(state, ["hash-key", "last-good.json"], "nothing unfinished is left");
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What a daemon holds.
+#[derive(Debug, Clone, Copy)]
+struct Holdings {
+    descriptors: usize,
+    maps: usize,
+    threads: usize,
+    /// Resident, in KiB.
+    resident: u64,
+    /// Of the kernel's memory, in KiB.
+    kernel: u64,
+}
+
+fn holdings(node: &Node, group: &Cgroup) -> Holdings {
+    let process = format!("/proc/{}", node.daemon_id());
+    let descriptors: Vec<_> = fs::read_dir(format!("{process}/fd"))
+        .expect("the descriptors")
+        .flatten()
+        .map(|entry| fs::read_link(entry.path()).unwrap_or_default())
+        .collect();
+    let maps = descriptors.iter().filter(|to| to.to_string_lossy().contains("bpf-map")).count();
+    let status = fs::read_to_string(format!("{process}/status")).expect("a status");
+    let figure = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure");
+        line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
+    };
+    Holdings {
+        descriptors: descriptors.len(),
+        maps,
+        threads: usize::try_from(figure("Threads:")).expect("a number"),
+        resident: figure("VmRSS:"),
+        kernel: group.memory().expect("the memory of the group") / 1024,
+    }
+}
+
+/// A thousand reloads in a row hold no more than a hundred.
+#[test]
+fn reloads_without_end_leave_nothing_behind() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let test = "chaos/reloads";
+    let Some(mut node) = started(test) else { return };
+    let group = match Cgroup::new("reloads") {
+        Ok(group) => group,
+        Err(why) => return skip::skip(test, &format!("{why:#}")),
+    };
+    group.add(node.daemon_id()).expect("a group of its own");
+    let traffic = Traffic::start(&node, &lanes());
+    let mut swapped = false;
+    let mut times = Vec::new();
+    let mut some = |node: &mut Node, count: u64| {
+        for _ in 0..count {
+            swapped = !swapped;
+            times.push(reload(node, swapped));
+        }
+    };
+    some(&mut node, 10);
+    let before = holdings(&node, &group);
+    some(&mut node, rounds());
+    let after = holdings(&node, &group);
+    let sum = traffic.end();
+    times.sort();
+    println!(
+        "{} reloads: {before:?}, then {after:?}; {sum:?}; median {:?}, longest {:?}",
+        rounds(),
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+    assert_eq!(after.descriptors, before.descriptors);
+    assert_eq!(after.maps, before.maps);
+    assert_eq!(after.threads, before.threads);
+    // The journal of events fills up to 4 MiB, and the allocator keeps what it likes, once. What
+    // leaks, leaks each time.
+    assert!(after.resident < before.resident + (10 << 10), "{before:?}, then {after:?}");
+    // Memory of maps is given back when a grace period is over, so some of it is always on its way.
+    let deadline = Instant::now() + PATIENCE;
+    while holdings(&node, &group).kernel > before.kernel + 2048 {
+        assert!(Instant::now() < deadline, "{before:?}, then {:?}", holdings(&node, &group));
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Case 126: the same file, loaded a hundred times a second.
+#[test]
+fn a_file_that_says_nothing_new_is_loaded_and_changes_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut node) = started("chaos/same") else { return };
+    let traffic = Traffic::start(&node, &lanes());
+    let before = node.status().expect("a status");
+    for _ in 0..rounds() * 4 {
+        node.write("policy.yaml", &policy(false));
+        node.signal("HUP");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let after = node.wait("up to date", |status| status["up_to_date"] == true);
+    for fact in ["generation", "policy_hash", "enforcing", "problems"] {
+        assert_eq!(after[fact], before[fact], "{fact}");
+    }
+    assert_eq!(after["interfaces"], before["interfaces"]);
+    traffic.end();
+}
+
+/// Case 127: half a policy that is a policy by itself, and guards one port less. Whoever writes in
+/// place and stops for less than two seconds is waited for.
+#[test]
+fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(node) = started("chaos/slow") else { return };
+    let traffic = Traffic::start(&node, &lanes());
+    for swapped in [true, false] {
+        let generation = node.generation();
+        let text = policy(swapped);
+        let second = text.rfind("  - name").expect("two services");
+        // The end of the first service, then somewhere in the second.
+        for end in [second, second + 1, second + 40] {
+            fs::write(node.path("policy.yaml"), &text[..end]).expect("writing in place");
+            thread::sleep(Duration::from_millis(1200));
+            assert_eq!(node.generation(), generation, "{}", node.log());
+        }
+        fs::write(node.path("policy.yaml"), &text).expect("writing in place");
+        node.wait("the whole policy", |status| status["generation"] == generation + 1);
+    }
+    traffic.end();
+}
+
+/// What the other tests here rely on: traffic that is let in where it must not be is seen.
+#[test]
+fn a_node_without_a_guard_is_noticed() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(node) = started("chaos/control") else { return };
+    let traffic = Traffic::start(&node, &lanes());
+    assert_eq!(traffic.slipped_in(), 0);
+    let detached = node.trainguard(&["detach"]).arg("--bpf-dir").arg(node.pins()).output();
+    assert!(detached.expect("detach").status.success());
+    let deadline = Instant::now() + PATIENCE;
+    while traffic.slipped_in() < 100 {
+        assert!(Instant::now() < deadline, "{} slipped in", traffic.slipped_in());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Case 93: stopped for a while, aborted, killed for want of memory.
+#[test]
+fn a_daemon_that_stands_still_or_dies_guards_on() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut node) = started("chaos/dies") else { return };
+    let traffic = Traffic::start(&node, &lanes());
+    let process = node.daemon_id().to_string();
+    for signal in ["STOP", "CONT"] {
+        let sent = Command::new("kill").args(["-s", signal, &process]).status().expect("kill");
+        assert!(sent.success());
+        thread::sleep(Duration::from_secs(3));
+        traffic.assert_none_slipped_in();
+    }
+    node.wait("going on", enforcing);
+    node.signal("ABRT");
+    thread::sleep(Duration::from_millis(300));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    traffic.end();
+}

@@ -1,0 +1,177 @@
+//! What a machine runs out of: disk, memory, descriptors, a file system that can be written to. The
+//! guard stays in place, what cannot be done is said, and it is done once it can be.
+#![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
+
+use std::{fs, io::Write as _, net::Ipv4Addr, process::Command, thread, time::Duration};
+
+use guard_tests::{
+    cgroup::Cgroup,
+    mounts::{Mounted, writable},
+    node::{MANIFEST, Node, POLICY, PORT, STRANGER, enforcing},
+    skip,
+};
+use serde_json::{Value, json};
+
+/// The policy, and another one that means something else for nobody who is asked here.
+fn another() -> String {
+    POLICY.replace("udp/9091", "udp/9092")
+}
+
+fn is(generation: u64) -> impl Fn(&Value) -> bool {
+    move |status| status["generation"] == generation && enforcing(status)
+}
+
+/// Case 111: a full disk keeps no policy from coming into force, and only what needs the disk to be
+/// undone is refused.
+#[test]
+fn a_full_disk_stops_trials_and_nothing_else() {
+    let Some(mut node) = Node::new("faults/disk") else { return };
+    let _state = Mounted::tmpfs(&node.path("state"), 64 << 10).expect("a small disk");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let mut filler = fs::File::create(node.path("state").join("filler")).expect("a file");
+    while filler.write_all(&[0; 512]).is_ok() {}
+
+    node.write("policy.yaml", &another());
+    let status = node.wait("the next generation", is(2));
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("No space left on device"), "{problems}");
+    assert!(problems.contains("last-good.json"), "{problems}");
+    node.assert_guarded();
+
+    node.write("trial.yaml", &MANIFEST.replace("[20-21]", "[20-22]").replace("[0-1]", "[0-2]"));
+    let mut apply = node.trainguard(&["apply", "--confirm-within", "1m"]);
+    let output = apply.arg(node.path("trial.yaml")).output().expect("apply");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("could not be undone"), "{said}");
+    assert_eq!(node.generation(), 2);
+
+    drop(filler);
+    fs::remove_file(node.path("state").join("filler")).expect("removing");
+    node.write("policy.yaml", POLICY);
+    let status = node.wait("the third", is(3));
+    assert_eq!(status["problems"], json!([]));
+    node.assert_guarded();
+}
+
+/// Case 103: pins that cannot be made or opened. A bpf file system knows no limit to its entries
+/// (`bpf_mkobj_ops`, kernel/bpf/inode.c), so one that cannot be written to stands for a full one.
+#[test]
+fn what_is_pinned_on_a_read_only_file_system_goes_on_and_changes_are_refused() {
+    let Some(mut node) = Node::new("faults/pins") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let bpf = node.path("bpf");
+    writable(&bpf, false).expect("read-only");
+    node.write("policy.yaml", &another());
+    let status = node.wait("refused", |status| status["up_to_date"] == false);
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("mounted read-only"), "{problems}");
+    assert_eq!((enforcing(&status), &status["generation"]), (true, &json!(1)));
+    node.signal("KILL");
+    node.assert_guarded();
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("mounted read-only") && said.contains("remount,rw"), "{said}");
+    node.assert_guarded();
+
+    writable(&bpf, true).expect("writable");
+    node.start(&[]);
+    node.wait("enforcing", |status| status["up_to_date"] == true && enforcing(status));
+    node.assert_guarded();
+}
+
+/// Case 112, memory: maps that the limit of the unit leaves no room for.
+#[test]
+fn a_policy_that_memory_is_too_small_for_changes_nothing() {
+    const TEST: &str = "faults/memory";
+    let Some(mut node) = Node::new(TEST) else { return };
+    let group = match Cgroup::new("memory") {
+        Ok(group) => group,
+        Err(why) => return skip::skip(TEST, &format!("{why:#}")),
+    };
+    node.start(&[]);
+    let before = node.wait("enforcing", enforcing);
+    group.add(node.daemon_id()).expect("a group of its own");
+    node.write("policy.yaml", &another());
+    node.wait("the next generation", is(2));
+    let room = group.total().expect("the memory of the group") + (4 << 20);
+    group.limit(room).expect("a limit");
+
+    let prefixes = (0..400_000_u32).fold(String::new(), |text, number| {
+        text + &Ipv4Addr::from(0x0b00_0000 + number * 256).to_string()
+            + "
+"
+    });
+    node.write("many.txt", &prefixes);
+    let manifest =
+        MANIFEST.replace("policies:", "networks: { many: { file: many.txt } }\npolicies:");
+    node.write("cluster.yaml", &manifest);
+    node.write(
+        "policy.yaml",
+        &another().replace(
+            "roles: [worker]\n    mode",
+            "roles: [worker]\n      networks: [many]\n    mode",
+        ),
+    );
+    // Refused, or the kernel has ended the daemon: either way what was in force is.
+    let mut ended = false;
+    for _ in 0..100 {
+        thread::sleep(Duration::from_millis(100));
+        match node.status() {
+            Some(status) if status["up_to_date"] == false => break,
+            Some(_) => {}
+            None => {
+                ended = true;
+                break;
+            }
+        }
+    }
+    node.assert_guarded();
+    if ended {
+        node.signal("KILL");
+        node.assert_guarded();
+        node.start(&[]);
+    } else {
+        let status = node.status().expect("a status");
+        assert_eq!(status["generation"], 2, "{}", node.log());
+        assert_ne!(status["policy_hash"], before["policy_hash"]);
+        group.no_limit().expect("no limit");
+        node.write("many.txt", &format!("# once more\n{prefixes}"));
+    }
+    node.wait("the large policy", |status| {
+        status["up_to_date"] == true && enforcing(status) && status["tables"]["prefixes4"] != 3
+    });
+    node.assert_guarded();
+    println!("400,000 prefixes in {room} bytes: {}", if ended { "ended" } else { "refused" });
+}
+
+/// Case 112, descriptors.
+#[test]
+fn a_daemon_without_descriptors_keeps_what_is_in_force() {
+    let Some(mut node) = Node::new("faults/descriptors") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let process = node.daemon_id();
+    let open = fs::read_dir(format!("/proc/{process}/fd")).expect("the descriptors").count();
+    let limit = |number: usize| {
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args(["--pid", &process.to_string(), &format!("--nofile={number}:")]);
+        assert!(prlimit.status().expect("prlimit").success());
+    };
+    // Enough to be asked, and to read the files; not enough for a generation.
+    limit(open + 8);
+    node.write("policy.yaml", &another());
+    let status = node.wait("refused", |status| status["up_to_date"] == false);
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("Too many open files"), "{problems}");
+    assert_eq!(status["generation"], 1);
+    node.assert_guarded();
+    limit(4096);
+    node.signal("HUP");
+    node.wait("the next generation", is(2));
+    assert!(!node.answers(STRANGER[0], PORT));
+    node.assert_guarded();
+}
