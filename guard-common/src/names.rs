@@ -7,6 +7,8 @@ use crate::tables::Setting;
 pub const PROGRAM: &str = "guard";
 /// The program that returns the packed verdict; for test-run, never attached.
 pub const PROGRAM_VERDICT: &str = "guard_verdict";
+/// The program that decides without limits and counts nothing, for a rehearsal.
+pub const PROGRAM_REHEARSAL: &str = "guard_rehearsal";
 
 /// Policy map: slot to [`crate::tables::Service`]. Of a generation.
 pub const MAP_SERVICES: &str = "TG_SERVICES";

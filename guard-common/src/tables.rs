@@ -233,3 +233,42 @@ pub trait Tables {
     /// The service in a slot; none if the slot is empty.
     fn service(&self, slot: u8) -> Option<&Service>;
 }
+
+/// The same tables, but nothing is limited: whoever decides by them charges no bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct Unlimited<T>(pub T);
+
+impl<T: Tables> Tables for Unlimited<T> {
+    #[inline(always)]
+    fn setting(&self, setting: Setting) -> u64 {
+        match setting {
+            Setting::LimitsConnections | Setting::LimitsVolume => 0,
+            _ => self.0.setting(setting),
+        }
+    }
+
+    #[inline(always)]
+    fn port_at(&self, index: usize) -> Port {
+        self.0.port_at(index)
+    }
+
+    #[inline(always)]
+    fn unpacks(&self, protocol: u8) -> bool {
+        self.0.unpacks(protocol)
+    }
+
+    #[inline(always)]
+    fn find(&self, addr: &Addr) -> Found {
+        self.0.find(addr)
+    }
+
+    #[inline(always)]
+    fn class(&self, class: u16) -> Source {
+        self.0.class(class)
+    }
+
+    #[inline(always)]
+    fn service(&self, slot: u8) -> Option<&Service> {
+        self.0.service(slot)
+    }
+}

@@ -1,7 +1,8 @@
 //! The XDP programs: a thin shell around `guard_common::parse` and `guard_common::decide`.
 //!
-//! `guard` is attached. `guard_verdict` does the same and returns the packed verdict; it is only
-//! ever run by `BPF_PROG_TEST_RUN`, which hands it the clock as XDP metadata.
+//! `guard` is attached. The others are only ever run by `BPF_PROG_TEST_RUN` and return the packed
+//! verdict: `guard_verdict` does the same and takes the clock as XDP metadata; `guard_rehearsal`
+//! decides by the same tables and leaves no trace.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
@@ -22,7 +23,7 @@ mod maps;
 mod runtime;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use guard_common::{Action, Silent, decide};
+use guard_common::{Action, Silent, decide, tables::Unlimited};
 
 use crate::{
     buckets::{Buckets, Clock, Jiffies, Still},
@@ -44,6 +45,16 @@ fn guard(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
     run(&ctx, Still(frame::metadata_clock(&ctx)))
+}
+
+/// Judges a frame of a rehearsal, before the program of its tables is attached; the packed verdict.
+/// Nothing is limited, counted or told: what is shared with the program that is attached now stays
+/// as it is.
+#[xdp(frags)]
+fn guard_rehearsal(ctx: XdpContext) -> u32 {
+    let Received { headers, len, zero } = frame::receive(&ctx, false);
+    let buckets = Buckets::new(Still(0), zero);
+    decide(&headers, len as u32, &Unlimited(Maps), &buckets, &mut Silent).packed
 }
 
 /// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -48,6 +47,8 @@ use crate::{
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
 };
+
+pub(super) use crate::policy::hash::hexadecimal;
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
@@ -665,13 +666,4 @@ impl Guard {
 
 fn of_state(error: &anyhow::Error) -> Failure {
     Failure::unfit(format_args!("{error:#}"))
-}
-
-/// Bytes as people compare them.
-pub(super) fn hexadecimal(hash: &[u8]) -> String {
-    hash.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -22,7 +22,7 @@ use guard_common::{
 };
 use nix::time::{ClockId, clock_getres};
 
-use super::{error::KernelError, members, program::Program, shared::Shared};
+use super::{error::KernelError, members, program::Program, rehearsal, shared::Shared};
 use crate::{object::kernel_object, policy::compiled::CompiledPolicy};
 
 /// Frames shorter than an Ethernet header cannot be handed to the kernel
@@ -91,8 +91,20 @@ pub struct Generation {
 impl Generation {
     /// Loads a policy and the program that enforces it. Nothing is attached yet; dropped, it
     /// leaves nothing behind but pinned shared maps.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or judges by it otherwise than the host does.
     pub fn load(policy: &CompiledPolicy, options: &Options) -> Result<Self, KernelError> {
         Self::build(policy, options, names::PROGRAM)
+    }
+
+    /// Sees that the kernel judges by the tables of this generation as the host does by this
+    /// policy's. [`Generation::load`] has done it.
+    ///
+    /// # Errors
+    /// It does not, or cannot be asked.
+    pub fn rehearse(&mut self, policy: &CompiledPolicy) -> Result<(), KernelError> {
+        rehearsal::rehearse(xdp(&mut self.ebpf, names::PROGRAM_REHEARSAL)?, policy)
     }
 
     /// Loads a policy for [`Generation::judge`], on maps of its own.
@@ -154,10 +166,14 @@ impl Generation {
             .load(object)
             .map_err(|error| KernelError::of("making the maps of the kernel object", error))?;
         fill(&mut ebpf, policy)?;
-        let xdp = xdp(&mut ebpf, program)?;
-        xdp.load().map_err(|error| KernelError::of("loading the program", error))?;
-        let info = xdp.info().map_err(|error| KernelError::of("asking for the program", error))?;
+        let attached = xdp(&mut ebpf, program)?;
+        attached.load().map_err(|error| KernelError::of("loading the program", error))?;
+        let info =
+            attached.info().map_err(|error| KernelError::of("asking for the program", error))?;
         let program_id = info.id();
+        if program == names::PROGRAM {
+            rehearsal::rehearse(xdp(&mut ebpf, names::PROGRAM_REHEARSAL)?, policy)?;
+        }
         Ok(Self {
             #[cfg(feature = "log")]
             flush_log: logger(&mut ebpf),

@@ -19,6 +19,8 @@ pub mod pins;
 #[cfg(feature = "daemon")]
 pub mod program;
 #[cfg(feature = "daemon")]
+mod rehearsal;
+#[cfg(feature = "daemon")]
 pub mod shared;
 #[cfg(feature = "daemon")]
 pub mod sockets;

@@ -1,6 +1,6 @@
 //! The hashes that name a policy: of what it means on a node, and of the files that it comes from.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use guard_common::{
     flow::Transport,
@@ -83,6 +83,15 @@ pub(crate) fn of_files<'a>(
         }
     }
     hash.finalize().into()
+}
+
+/// Bytes as people compare them.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     path::{Component, Path},
 };
 
@@ -11,7 +10,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{json_text, title_of};
-use crate::policy::diagnostic::{Code, Diagnostic, FileId, Place, Report, Severity, Sources};
+use crate::policy::{
+    diagnostic::{Code, Diagnostic, FileId, Place, Report, Severity, Sources},
+    hash::hexadecimal,
+};
 
 /// What the document is valid against.
 const SCHEMA: &str =
@@ -165,10 +167,5 @@ fn fingerprint<'r>(
 
     let number = seen.entry((finding.place.file, finding.code, line)).or_default();
     *number += 1;
-    let hash = Sha256::digest(format!("{}\n{line}\n{number}", finding.code));
-    hash.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hexadecimal(&Sha256::digest(format!("{}\n{line}\n{number}", finding.code)))
 }

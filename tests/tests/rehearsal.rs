@@ -1,0 +1,28 @@
+//! Known packets are judged by a generation before it comes into force.
+
+use guard_tests::{backend::KEY, skip, world};
+use guard_user::kernel::generation::{Generation, Maps, Options};
+
+/// Case 115: a generation that judges otherwise than its policy says does not come to be. Tables
+/// that were filled wrongly are here those of another policy.
+#[test]
+fn a_generation_with_other_tables_is_refused_with_the_frame() {
+    if skip::kernel("rehearsal").is_none() {
+        return;
+    }
+    let options = Options { maps: Maps::Private, key: KEY, sampling: true };
+    let names = ["enforce", "observe", "mixed", "nested", "new-connections", "limits-both", "any"];
+    for name in names {
+        let policy = world::named(name).compile();
+        let mut generation = Generation::load(&policy, &options).expect("the policy loads");
+        generation.rehearse(&policy).expect("once more");
+        for other in names.into_iter().filter(|other| *other != name) {
+            let wrong = world::named(other).compile();
+            let error = generation.rehearse(&wrong).expect_err("other verdicts").to_string();
+            assert!(error.contains("for the frame 0200"), "{name} as {other}: {error}");
+        }
+        let counted = generation.shared().expect("the maps").counters().expect("the counters");
+        let counted: u64 = counted.iter().map(|(_, _, counter)| counter.packets).sum();
+        assert_eq!(counted, 0, "{name}: a rehearsal leaves no trace");
+    }
+}
