@@ -3,6 +3,7 @@
 
 #[cfg(feature = "daemon")]
 mod events;
+mod pages;
 
 use std::path::PathBuf;
 #[cfg(feature = "daemon")]
@@ -17,6 +18,7 @@ use crate::{
 
 #[cfg(feature = "daemon")]
 pub use self::events::{EventsArgs, EventsFormat};
+pub use self::pages::{CompletionsArgs, ManArgs, Shell};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -49,6 +51,10 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Print the JSON Schema of a document, for editors and other tools
     Schema(SchemaArgs),
+    /// Print a manual page, or write all of them
+    Man(ManArgs),
+    /// Print what makes a shell complete verbs and flags
+    Completions(CompletionsArgs),
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),
