@@ -76,6 +76,8 @@ impl Guard {
             Ask::Apply(apply, reply) => drop(reply.send(self.apply(&apply))),
             Ask::Confirm(reply) => drop(reply.send(self.confirm())),
             Ask::RollBack(reply) => drop(reply.send(self.roll_back())),
+            Ask::Mode(_, reply) if reply.is_closed() => {}
+            Ask::Mode(change, reply) => drop(reply.send(self.change_mode(&change))),
         }
     }
 

@@ -6,6 +6,9 @@
 mod answers;
 mod check;
 pub mod client;
+pub mod connections;
+pub mod cuts;
+mod deadline;
 mod digest;
 mod doors;
 mod drift;
@@ -17,6 +20,7 @@ mod interfaces;
 mod journal;
 mod links;
 mod metrics;
+pub mod mode;
 mod readers;
 pub mod server;
 mod state;
@@ -129,6 +133,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
         tokio::select! {
             _ = files.tick() => {
                 guard.check_trial();
+                guard.check_mode();
                 guard.check_files();
             }
             _ = health.tick() => guard.look().await,

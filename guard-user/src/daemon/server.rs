@@ -31,9 +31,13 @@ use tokio::{
 };
 
 use super::{
+    connections::Consent,
+    cuts::Connections,
     doors::{self, Control, Door, Doors, PATIENCE, Visit},
     exposition::Form,
     journal::PAGE,
+    mode::ModeChange,
+    trial::Refusal,
     view::{Stats, Status, TrialStatus},
 };
 use crate::{
@@ -70,11 +74,13 @@ pub(super) enum Ask {
     /// For the metrics in a format.
     Metrics(Form, oneshot::Sender<Result<Bytes, KernelError>>),
     /// To put a policy into force. Boxed: it may be large.
-    Apply(Box<Apply>, oneshot::Sender<Result<Applied, String>>),
+    Apply(Box<Apply>, oneshot::Sender<Result<Applied, Refusal>>),
     /// To keep what is on trial.
-    Confirm(oneshot::Sender<Result<Applied, String>>),
+    Confirm(oneshot::Sender<Result<Applied, Refusal>>),
     /// To undo what is on trial.
-    RollBack(oneshot::Sender<Result<Applied, String>>),
+    RollBack(oneshot::Sender<Result<Applied, Refusal>>),
+    /// To change the mode of services.
+    Mode(ModeChange, oneshot::Sender<Result<Applied, Refusal>>),
     /// For the events after a number, at most so many.
     Events { after: u64, limit: usize, reply: oneshot::Sender<Page> },
     /// For refused sources that behave like members.
@@ -110,17 +116,30 @@ pub struct Apply {
     /// Seconds after which it is undone unless it is confirmed; for good if there are none.
     #[serde(default)]
     pub confirm_within: Option<u64>,
+    /// Only tell what would become of it.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What may be cut.
+    #[serde(default)]
+    pub consent: Consent,
 }
 
-/// The answer to `POST /v1/apply`, `/v1/confirm` and `/v1/rollback`: what is in force now.
+/// The answer to `POST /v1/apply`, `/v1/confirm`, `/v1/rollback` and `/v1/mode`: what is in force
+/// now; of a dry run, what would be.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Applied {
-    /// Number of the generation.
+    /// Number of the generation; of a dry run, that of the one in force.
     pub generation: u64,
     /// SHA-256 of what is enforced, in hexadecimal.
     pub policy_hash: String,
     /// Whether it is another one than before.
     pub changed: bool,
+    /// What became of open connections.
+    #[serde(default)]
+    pub connections: Connections,
+    /// Of a dry run: what is in force, to compare with; none if it is not kept.
+    #[serde(default)]
+    pub in_force: Option<Bundle>,
     /// Until when it must be confirmed; null if it need not be.
     pub trial: Option<TrialStatus>,
     /// What is wrong with it.
@@ -289,6 +308,13 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Bytes> {
             };
             applied(asked(guard, |reply| Ask::Apply(Box::new(apply), reply)).await)
         }
+        (&Method::POST, "/v1/mode", Door::Control) => {
+            let change: ModeChange = match body(request, MAX_BODY).await {
+                Ok(change) => change,
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+            };
+            applied(asked(guard, |reply| Ask::Mode(change, reply)).await)
+        }
         (&Method::POST, "/v1/confirm", Door::Control) => applied(asked(guard, Ask::Confirm).await),
         (&Method::POST, "/v1/rollback", Door::Control) => {
             applied(asked(guard, Ask::RollBack).await)
@@ -310,10 +336,10 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> R
         .map_err(|error| error.to_string())
 }
 
-fn applied(answer: Option<Result<Applied, String>>) -> Response<Bytes> {
+fn applied(answer: Option<Result<Applied, Refusal>>) -> Response<Bytes> {
     match answer {
         Some(Ok(applied)) => json(StatusCode::OK, &applied),
-        Some(Err(why)) => refusal(StatusCode::CONFLICT, &why),
+        Some(Err(refusal)) => json(StatusCode::CONFLICT, &refusal),
         None => ended(),
     }
 }

@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::trial::Trial;
+use super::{mode::Override, trial::Trial};
 use crate::policy::Bundle;
 
 const LAST_GOOD: &str = "last-good.json";
 const KEY: &str = "hash-key";
 const TRIAL: &str = "trial.json";
+const MODE: &str = "mode.json";
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -54,9 +55,28 @@ impl State {
         self.write(TRIAL, trial)
     }
 
+    /// The modes by hand; none if the policy's are in force.
+    pub(super) fn mode(&self) -> Result<Option<Override>> {
+        self.read(MODE)
+    }
+
+    /// Keeps modes by hand.
+    pub(super) fn keep_mode(&self, wanted: &Override) -> Result<()> {
+        self.write(MODE, wanted)
+    }
+
+    /// Forgets the modes by hand, if there are any.
+    pub(super) fn forget_mode(&self) -> Result<()> {
+        self.forget(MODE)
+    }
+
     /// Forgets the trial, if there is one.
     pub(super) fn forget_trial(&self) -> Result<()> {
-        let path = self.directory.join(TRIAL);
+        self.forget(TRIAL)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing `{}`", path.display()))
