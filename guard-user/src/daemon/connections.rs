@@ -40,6 +40,18 @@ pub struct Consent {
     pub session: Option<Session>,
 }
 
+impl std::fmt::Display for Consent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.cut_connections {
+            f.write_str(", connections may be cut")?;
+        }
+        if self.cut_own_session {
+            f.write_str(", the caller's session may be cut")?;
+        }
+        Ok(())
+    }
+}
+
 impl Consent {
     /// Whether this may be done.
     ///

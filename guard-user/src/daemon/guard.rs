@@ -14,6 +14,7 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    audit::Trail,
     digest::Digest,
     doors::Doors,
     drift::{self, GuardedPorts},
@@ -29,6 +30,7 @@ use super::{
     tallies::Tallies,
     top::TopSources,
     trial::Trial,
+    trusted::Trusted,
     view::{ServiceStatus, Stats, TableStatus},
     watch::Watch,
 };
@@ -45,7 +47,7 @@ use crate::{
     logs::Log,
     machine,
     policy::{
-        self, Bundle, Disk, Files, Placement,
+        self, Bundle, Files, Placement,
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
 };
@@ -151,6 +153,8 @@ pub(super) struct Guard {
     /// What was counted when it was last told what was refused.
     digested: Option<Stats>,
     pub(super) journal: Journal,
+    /// Who commanded what.
+    pub(super) audit: Trail,
     /// What is in force until somebody confirms it.
     pub(super) trial: Option<Trial>,
     /// Modes that are not those of the policy.
@@ -250,6 +254,7 @@ impl Guard {
             top: TopSources::default(),
             digested: None,
             journal: Journal::new(SystemTime::now()),
+            audit: Trail::at(state_dir),
         };
         guard.resume_mode();
         let loaded = if guard.resume_trial() { Ok(()) } else { guard.load_files() };
@@ -429,7 +434,7 @@ impl Guard {
         let began = SystemTime::now();
         self.watch.mark();
         let manifest = self.wanted.manifest.clone();
-        let loaded = self.load(&manifest, &Disk, Some(began));
+        let loaded = self.load(&manifest, &Trusted, Some(began));
         self.last_load = Some(Attempt { began, success: loaded.is_ok() });
         self.tallies.add_load(loaded.is_ok());
         if loaded.is_ok() {

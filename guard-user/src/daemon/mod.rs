@@ -4,6 +4,8 @@
 //! the guard needs no locks and no state is seen half changed.
 
 mod answers;
+mod audit;
+mod caller;
 mod check;
 pub mod client;
 pub mod connections;
@@ -30,6 +32,7 @@ pub mod stray;
 mod tallies;
 mod top;
 pub mod trial;
+mod trusted;
 pub mod view;
 mod watch;
 
@@ -152,7 +155,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             },
             Some(ask) = asked.recv() => guard.answer(ask).await,
             signal = signals.next() => match signal {
-                Wish::Reload => guard.reload(),
+                Wish::Reload => guard.hang_up(),
                 Wish::End => break,
             },
         }

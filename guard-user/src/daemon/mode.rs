@@ -93,16 +93,19 @@ impl Override {
     }
 }
 
-/// What an override is, in words.
-fn described(wish: Wish, services: &[String], seconds: Option<u64>) -> String {
-    let which = if services.is_empty() { "all services".to_owned() } else { services.join(", ") };
-    let time = match seconds {
-        Some(seconds) => {
-            format!("for {}", humantime::format_duration(Duration::from_secs(seconds)))
+impl std::fmt::Display for ModeChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { mode, services, seconds, consent } = self;
+        let which =
+            if services.is_empty() { "all services".to_owned() } else { services.join(", ") };
+        write!(f, "{}: {which}", mode.name())?;
+        match seconds.map(Duration::from_secs) {
+            _ if *mode == Wish::Policy => {}
+            Some(time) => write!(f, ", for {}", humantime::format_duration(time))?,
+            None => f.write_str(", until it is changed")?,
         }
-        None => "until it is changed".to_owned(),
-    };
-    format!("{}: {which}, {time}", wish.name())
+        write!(f, "{consent}")
+    }
 }
 
 impl Guard {
@@ -159,10 +162,10 @@ impl Guard {
         match self.switch_mode(&bundle, &change.consent) {
             Ok(connections) => {
                 self.keep_mode();
-                let ModeChange { mode, services, seconds, .. } = change;
-                let what = described(*mode, services, *seconds);
+                let what = change.to_string();
                 tracing::warn!("mode by hand: {what}");
-                let note = if *mode == Wish::Policy { "mode_of_policy" } else { "mode_by_hand" };
+                let note =
+                    if change.mode == Wish::Policy { "mode_of_policy" } else { "mode_by_hand" };
                 self.note_policy(note, &[what]);
                 let mut applied = self.in_force(before)?;
                 applied.connections = connections;

@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     connections::Consent,
     cuts::Connections,
-    doors::{self, Control, Door, Doors, PATIENCE, Visit},
+    doors::{self, Asked, Control, Door, Doors, PATIENCE, Visit},
     exposition::Form,
     journal::PAGE,
     mode::ModeChange,
@@ -83,6 +83,8 @@ pub(super) enum Ask {
     Mode(ModeChange, oneshot::Sender<Result<Applied, Refusal>>),
     /// For the events after a number, at most so many.
     Events { after: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// For nothing: somebody wanted this who may not.
+    Refused(String),
     /// For refused sources that behave like members.
     MissingMembers(oneshot::Sender<Missing>),
     /// To detach.
@@ -122,6 +124,20 @@ pub struct Apply {
     /// What may be cut.
     #[serde(default)]
     pub consent: Consent,
+}
+
+impl std::fmt::Display for Apply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bundle, confirm_within, dry_run, consent } = self;
+        write!(f, "{}", bundle.manifest.display())?;
+        if let Some(seconds) = confirm_within {
+            write!(f, ", on trial for {seconds} s")?;
+        }
+        if *dry_run {
+            f.write_str(", as a dry run")?;
+        }
+        write!(f, "{consent}")
+    }
 }
 
 /// The answer to `POST /v1/apply`, `/v1/confirm`, `/v1/rollback` and `/v1/mode`: what is in force
@@ -167,7 +183,7 @@ impl Drop for Sockets {
 /// The directory cannot be made or written, or another daemon answers there.
 pub(super) fn serve(
     directory: &Path,
-    guard: &mpsc::Sender<Ask>,
+    guard: &mpsc::Sender<Asked>,
     doors: &Arc<Doors>,
 ) -> io::Result<Sockets> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
@@ -181,7 +197,8 @@ pub(super) fn serve(
         let (guard, doors) = (guard.clone(), Arc::clone(doors));
         match door {
             Door::Control => {
-                let listener = Control(listener);
+                let path = sockets.paths.last().cloned().unwrap_or_default();
+                let listener = Control { listener, path };
                 tokio::spawn(doors::accept(listener, guard, door, doors, converse))
             }
             _ => tokio::spawn(doors::accept(listener, guard, door, doors, converse)),
@@ -196,7 +213,7 @@ pub(super) fn serve(
 /// The address is not of the loopback device, or taken.
 pub(super) async fn serve_metrics(
     address: SocketAddr,
-    guard: &mpsc::Sender<Ask>,
+    guard: &mpsc::Sender<Asked>,
     doors: &Arc<Doors>,
 ) -> io::Result<()> {
     if !address.ip().is_loopback() {
@@ -252,6 +269,13 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
 
 async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Bytes> {
     let path = request.uri().path().to_owned();
+    if guard.caller.as_ref().is_some_and(|(_, may)| !may) {
+        // That the daemon is ending changes nothing for them.
+        let _ended = guard.ask(Ask::Refused(format!("{} {path}", request.method()))).await;
+        let why = "you may not command this daemon: root, its user, and the group of this socket \
+                   may";
+        return refusal(StatusCode::FORBIDDEN, why);
+    }
     match (request.method(), path.as_str(), guard.door) {
         (&Method::GET, "/v1/status", Door::Stats) => match asked(guard, Ask::Status).await {
             Some(status) => json(StatusCode::OK, &status),

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{mode::Override, trial::Trial};
+use super::{mode::Override, trial::Trial, trusted};
 use crate::policy::Bundle;
 
 const LAST_GOOD: &str = "last-good.json";
@@ -87,7 +87,8 @@ impl State {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.directory.join(name);
-        match fs::read(&path) {
+        // What another could have put there is not ours.
+        match trusted::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
                 .with_context(|| format!("reading `{}`", path.display())),
@@ -108,7 +109,7 @@ impl State {
     /// the next daemon makes another one, under which every source shares other buckets.
     pub(super) fn key(&self) -> Result<([u64; 2], Option<Error>)> {
         let path = self.directory.join(KEY);
-        if let Some(key) = fs::read(&path).ok().as_deref().and_then(two_words) {
+        if let Some(key) = trusted::read(&path).ok().as_deref().and_then(two_words) {
             return Ok((key, None));
         }
         let mut bytes = [0; 16];

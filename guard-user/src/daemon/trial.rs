@@ -14,11 +14,12 @@ use super::{
     failure::Failure,
     guard::{Guard, Ready, hexadecimal},
     server::{Applied, Apply},
+    trusted::Trusted,
     view::{self, TrialStatus},
 };
 use crate::{
     kernel::error::KernelError,
-    policy::{self, Bundle, Disk},
+    policy::{self, Bundle},
 };
 
 /// After how long a return that failed is tried again.
@@ -48,6 +49,12 @@ pub(super) struct Refusal {
     /// The connections that it would cut, if that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) connections: Option<Box<Connections>>,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 impl<T: Into<String>> From<T> for Refusal {
@@ -108,7 +115,7 @@ impl Guard {
     /// Looks at the files from now on, which were not loaded at the start because of the trial.
     fn expect_files(&mut self) {
         let began = SystemTime::now();
-        let sources = match policy::load(&self.wanted.manifest, &Disk) {
+        let sources = match policy::load(&self.wanted.manifest, &Trusted) {
             Ok(loaded) => loaded.sources,
             Err(error) => error.sources,
         };
@@ -168,7 +175,7 @@ impl Guard {
 
     /// The texts of the files, if they are what is in force.
     pub(super) fn bundle_of_files(&self) -> Option<Bundle> {
-        let bundle = policy::load(&self.wanted.manifest, &Disk).ok()?.bundle;
+        let bundle = policy::load(&self.wanted.manifest, &Trusted).ok()?.bundle;
         let running = self.running.as_ref()?;
         (bundle.hash() == running.facts.files_hash).then_some(bundle)
     }
@@ -286,7 +293,7 @@ impl Guard {
 
     /// What was applied is not what the daemon follows: says so, unless the files agree.
     fn follow_files(&mut self, applied: &Bundle) {
-        let same = policy::load(&self.wanted.manifest, &Disk)
+        let same = policy::load(&self.wanted.manifest, &Trusted)
             .is_ok_and(|loaded| loaded.bundle.has_texts_of(applied));
         self.outdated.clear();
         self.kept_because = None;
