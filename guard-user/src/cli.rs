@@ -4,6 +4,8 @@
 #[cfg(feature = "daemon")]
 mod events;
 mod pages;
+#[cfg(feature = "daemon")]
+mod safety;
 
 use std::path::PathBuf;
 #[cfg(feature = "daemon")]
@@ -16,9 +18,12 @@ use crate::{
     policy::{compiled::Tunnels, diagnostic::Code},
 };
 
-#[cfg(feature = "daemon")]
-pub use self::events::{EventsArgs, EventsFormat};
 pub use self::pages::{CompletionsArgs, ManArgs, Shell};
+#[cfg(feature = "daemon")]
+pub use self::{
+    events::{EventsArgs, EventsFormat},
+    safety::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
+};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -76,6 +81,9 @@ pub enum Verb {
     /// Undo the policy that is on trial: what was in force before is again
     #[cfg(feature = "daemon")]
     Rollback(SettleArgs),
+    /// Let services observe or enforce for a time, whatever the policy says
+    #[cfg(feature = "daemon")]
+    Mode(ModeArgs),
     /// Take the guard off the interfaces; works without the daemon
     #[cfg(feature = "daemon")]
     Detach(DetachArgs),
@@ -501,46 +509,6 @@ fn interval(text: &str) -> Result<Duration, String> {
 fn at_least_one_sample(text: &str) -> Result<u64, String> {
     let count = text.parse().ok().filter(|count| *count > 0);
     count.ok_or_else(|| "expected a number of samples, at least 1".to_owned())
-}
-
-/// `trainguard apply`
-#[cfg(feature = "daemon")]
-#[derive(Debug, Args)]
-pub struct ApplyArgs {
-    /// The cluster manifest; the daemon keeps what it names, and reads none of it later
-    #[arg(value_name = "MANIFEST", required_unless_present = "reload")]
-    pub manifest: Option<PathBuf>,
-    /// Let the daemon read the files that it follows again now, instead of a MANIFEST; exit with 1
-    /// if it refuses them: what was in force stays
-    #[arg(long, conflicts_with_all = ["manifest", "confirm_within"])]
-    pub reload: bool,
-    /// Undo it after this time, such as 2m, unless `trainguard confirm` keeps it: the daemon does
-    /// it, whatever has become of this terminal
-    #[arg(long, value_name = "TIME", value_parser = trial_time)]
-    pub confirm_within: Option<Duration>,
-    /// Where sockets and pins are.
-    #[command(flatten)]
-    pub directories: Directories,
-}
-
-#[cfg(feature = "daemon")]
-fn trial_time(text: &str) -> Result<Duration, String> {
-    let [shortest, longest] = crate::daemon::trial::CONFIRM_WITHIN;
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (shortest..=longest).contains(&time) {
-        return Ok(time);
-    }
-    let [shortest, longest] = [shortest, longest].map(humantime::format_duration);
-    Err(format!("expected {shortest} to {longest}"))
-}
-
-/// `trainguard confirm` and `trainguard rollback`
-#[cfg(feature = "daemon")]
-#[derive(Debug, Args)]
-pub struct SettleArgs {
-    /// Where sockets and pins are.
-    #[command(flatten)]
-    pub directories: Directories,
 }
 
 /// `trainguard detach`

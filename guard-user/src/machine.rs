@@ -1,7 +1,7 @@
 //! What this machine knows of itself: its host name and its addresses, by which it finds itself in
 //! a manifest; and whether anybody reads what we say.
 
-use std::{collections::BTreeSet, io, net::IpAddr, os::fd::AsFd as _};
+use std::{collections::BTreeSet, fs, io, net::IpAddr, os::fd::AsFd as _};
 
 use nix::{
     ifaddrs::getifaddrs,
@@ -29,6 +29,32 @@ pub fn is_answer_unread() -> bool {
     let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
     told.is_ok_and(|count| count > 0)
         && asked.iter().filter_map(PollFd::revents).any(|events| events.intersects(gone))
+}
+
+/// What the shell that we run in knows of its ssh session (`SSH_CONNECTION`, ssh(1)). sudo takes it
+/// out of the environment, so the processes that started us are asked as well, as far as we may.
+pub fn ssh_session() -> Option<String> {
+    const NAME: &str = "SSH_CONNECTION";
+    /// Shells, sudo and multiplexers between us and the session.
+    const ANCESTORS: usize = 10;
+    if let Ok(session) = std::env::var(NAME) {
+        return Some(session);
+    }
+    let mut process = nix::unistd::getppid().as_raw();
+    for _ in 0..ANCESTORS {
+        let environment = fs::read(format!("/proc/{process}/environ")).ok()?;
+        let found = environment.split(|byte| *byte == 0).find_map(|entry| {
+            let (name, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;
+            (name == NAME).then(|| value.to_owned())
+        });
+        if found.is_some() {
+            return found;
+        }
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        process = parent.trim().parse().ok().filter(|parent| *parent > 1)?;
+    }
+    None
 }
 
 /// The addresses of this network namespace, loopback and link-local ones left out: every machine

@@ -66,7 +66,8 @@ pub struct EventsArgs {
     /// Only packets to these ports, such as tcp/9091 or udp/5000-5099; may be repeated
     #[arg(long = "port", value_name = "PORTS", value_parser = filter::port)]
     pub ports: Vec<Wanted<PortRange>>,
-    /// Only events of this kind: packet, policy, interface or lost; may be repeated
+    /// Only events of this kind: packet, policy, interface, audit (who
+    /// commanded what) or lost; may be repeated
     #[arg(long = "kind", value_name = "KIND", value_parser = filter::kind)]
     pub kinds: Vec<Wanted<&'static str>>,
     /// Instead of events show which refused sources behave like a member that the manifest lacks,

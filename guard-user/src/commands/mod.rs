@@ -62,6 +62,8 @@ pub fn run(cli: &Cli) -> Exit {
         #[cfg(feature = "daemon")]
         Verb::Rollback(args) => apply::roll_back(args),
         #[cfg(feature = "daemon")]
+        Verb::Mode(args) => apply::mode(args),
+        #[cfg(feature = "daemon")]
         Verb::Detach(args) => detach::run(args),
         Verb::Init(args) => init::run(args),
     };

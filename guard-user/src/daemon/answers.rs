@@ -6,7 +6,8 @@ use guard_common::{parse, verdict::Verdict};
 use tokio::time::Instant;
 
 use super::{
-    doors::Door,
+    audit::Request,
+    doors::{Asked, Door},
     exposition::Told,
     guard::Guard,
     metrics::{self, Moments},
@@ -59,7 +60,9 @@ impl Guard {
     }
 
     /// Answers a request. Who has stopped listening needs no answer.
-    pub(super) async fn answer(&mut self, ask: Ask) {
+    pub(super) async fn answer(&mut self, asked: Asked) {
+        let Asked { caller, ask } = asked;
+        let caller = caller.as_ref();
         match ask {
             Ask::Stats(reply) => self.readers.want_stats(reply),
             Ask::Metrics(form, reply) => self.readers.want_metrics(form, reply),
@@ -71,16 +74,50 @@ impl Guard {
             Ask::MissingMembers(reply) => drop(reply.send(self.missing_members())),
             // Who has stopped waiting was told that nobody answers.
             Ask::Detach(_, reply) if reply.is_closed() => {}
-            Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
+            Ask::Detach(detach, reply) => {
+                let arguments = match &detach.interfaces[..] {
+                    [] => "all interfaces".to_owned(),
+                    interfaces => interfaces.join(" "),
+                };
+                let request = Request { name: "detach", arguments };
+                let detached = self.audited(caller, request, |guard| guard.detach(&detach));
+                drop(reply.send(detached));
+            }
             Ask::Apply(_, reply) if reply.is_closed() => {}
-            Ask::Apply(apply, reply) => drop(reply.send(self.apply(&apply))),
+            Ask::Apply(apply, reply) => {
+                let request = Request { name: "apply", arguments: apply.to_string() };
+                drop(reply.send(self.audited(caller, request, |guard| guard.apply(&apply))));
+            }
             Ask::Reload(reply) if reply.is_closed() => {}
             Ask::Reload(reply) => {
-                let before = self.running.as_ref().map(|running| running.number);
-                drop(reply.send(self.reload().and_then(|()| self.in_force(before))));
+                let request = Request { name: "reload", arguments: String::new() };
+                let reloaded = self.audited(caller, request, |guard| {
+                    let before = guard.running.as_ref().map(|running| running.number);
+                    guard.reload()?;
+                    guard.in_force(before)
+                });
+                drop(reply.send(reloaded));
             }
-            Ask::Confirm(reply) => drop(reply.send(self.confirm())),
-            Ask::RollBack(reply) => drop(reply.send(self.roll_back())),
+            Ask::Confirm(reply) => {
+                let request = Request { name: "confirm", arguments: String::new() };
+                drop(reply.send(self.audited(caller, request, Self::confirm)));
+            }
+            Ask::RollBack(reply) => {
+                let request = Request { name: "rollback", arguments: String::new() };
+                drop(reply.send(self.audited(caller, request, Self::roll_back)));
+            }
+            Ask::Mode(_, reply) if reply.is_closed() => {}
+            Ask::Mode(change, reply) => {
+                let request = Request { name: "mode", arguments: change.to_string() };
+                let changed = self.audited(caller, request, |guard| guard.change_mode(&change));
+                drop(reply.send(changed));
+            }
+            Ask::Refused(request) => {
+                if let Some(caller) = caller {
+                    let request = Request { name: "request", arguments: request };
+                    self.audit_refused(caller, request);
+                }
+            }
         }
     }
 

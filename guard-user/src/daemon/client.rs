@@ -13,9 +13,12 @@ use tokio::{
 };
 
 use super::{
+    cuts::Connections,
+    mode::ModeChange,
     server::{
         Applied, Apply, CONTROL_SOCKET, Detach, Detached, EVENTS, MISSING_MEMBERS, STATS_SOCKET,
     },
+    trial::Refusal,
     view::{Stats, Status},
 };
 use crate::{
@@ -30,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CROWDED: Duration = Duration::from_millis(20);
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 16 << 20;
+/// Bytes of an answer to a command: a dry run is answered with the policy in force.
+const MAX_TEXTS: usize = 96 << 20;
 /// Bytes of its head.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -63,6 +68,14 @@ pub enum ClientError {
     /// The daemon says no.
     #[error("the daemon refuses: {0}")]
     Refused(String),
+    /// The daemon says no, for the sake of open connections.
+    #[error("the daemon refuses: {why}")]
+    WouldCut {
+        /// In words.
+        why: String,
+        /// What would be cut.
+        connections: Box<Connections>,
+    },
 }
 
 impl ClientError {
@@ -71,6 +84,15 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } => Exit::Unreachable,
             Self::Garbled { .. } | Self::Refused(_) => Exit::NoAnswer,
+            Self::WouldCut { .. } => Exit::No,
+        }
+    }
+
+    /// The connections that it would cut, if that is why.
+    pub fn connections(&self) -> Option<&Connections> {
+        match self {
+            Self::WouldCut { connections, .. } => Some(connections),
+            _ => None,
         }
     }
 }
@@ -160,6 +182,11 @@ pub fn reload(run_dir: &Path) -> Result<Applied, ClientError> {
     command(run_dir, "/v1/reload", &())
 }
 
+/// Asks the daemon to change the mode of services.
+pub fn mode(run_dir: &Path, change: &ModeChange) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/mode", change)
+}
+
 /// Asks the daemon to keep what is on trial.
 pub fn confirm(run_dir: &Path) -> Result<Applied, ClientError> {
     command(run_dir, "/v1/confirm", &())
@@ -207,9 +234,13 @@ fn ask<T: DeserializeOwned>(
         return serde_json::from_slice(&bytes)
             .map_err(|error| failed(Failure::Garbled(error.to_string())));
     }
-    let refusal: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
-    let why = refusal.as_ref().and_then(|r| r.get("error")).and_then(|e| e.as_str());
-    Err(ClientError::Refused(page(why.unwrap_or("it gives no reason"))))
+    let refusal: Option<Refusal> = serde_json::from_slice(&bytes).ok();
+    let refusal = refusal.unwrap_or_else(|| "it gives no reason".into());
+    let why = page(&refusal.why);
+    Err(match refusal.connections {
+        Some(connections) => ClientError::WouldCut { why, connections },
+        None => ClientError::Refused(why),
+    })
 }
 
 /// What a daemon says, as it may be shown: so many lines, each of a bounded length.
@@ -242,10 +273,11 @@ async fn converse(
         .map_err(|error| unsaid(&error))?;
     let answer = sender.send_request(request).await?;
     let good = answer.status().is_success();
-    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    let most = if method == Method::POST { MAX_TEXTS } else { MAX_ANSWER };
+    let body = Limited::new(answer.into_body(), most).collect().await;
     let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
         Ok(error) => Failure::from(*error),
-        Err(_too_long) => Failure::Garbled(format!("more than {MAX_ANSWER} bytes")),
+        Err(_too_long) => Failure::Garbled(format!("more than {most} bytes")),
     })?;
     Ok((good, body.to_bytes()))
 }

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +26,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{server::Ask, tallies::Tallies};
+use super::{caller::Caller, server::Ask, tallies::Tallies};
 
 /// Connections of each socket at a time.
 pub(super) const MAX_CONNECTIONS: usize = 128;
@@ -156,14 +157,24 @@ pub(super) struct Visit {
     doors: Arc<Doors>,
     number: u64,
     pub(super) door: Door,
-    guard: mpsc::Sender<Ask>,
+    /// Who is at the other end of a control connection, and whether they may command.
+    pub(super) caller: Option<(Caller, bool)>,
+    guard: mpsc::Sender<Asked>,
+}
+
+/// A question to the guard, and who has it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) caller: Option<Caller>,
+    pub(super) ask: Ask,
 }
 
 impl Visit {
     /// Asks the guard. None if it has ended.
     pub(super) async fn ask(&self, ask: Ask) -> Option<()> {
         self.change(|inside| inside.asking = true);
-        self.guard.send(ask).await.ok()
+        let caller = self.caller.as_ref().map(|(caller, _)| caller.clone());
+        self.guard.send(Asked { caller, ask }).await.ok()
     }
 
     /// Says that an answer has been made. Others that take none of theirs are ended if all answers
@@ -211,6 +222,11 @@ impl Drop for Visit {
 pub(super) trait Listener: Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Who is at the other end, and whether they may command; none where nobody commands.
+    fn caller(&self, _: &Self::Stream) -> Option<(Caller, bool)> {
+        None
+    }
+
     fn connection(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -230,26 +246,32 @@ impl Listener for TcpListener {
     }
 }
 
-/// A socket that commands: who connects is written down, as often as the log allows.
+/// A socket that commands. Who connects is asked of the kernel at once: processes end.
 #[derive(Debug)]
-pub(super) struct Control(pub(super) UnixListener);
+pub(super) struct Control {
+    pub(super) listener: UnixListener,
+    pub(super) path: PathBuf,
+}
 
 impl Listener for Control {
     type Stream = UnixStream;
 
+    fn caller(&self, stream: &UnixStream) -> Option<(Caller, bool)> {
+        // Who is not known may not.
+        let caller = Caller::of(stream);
+        let may = caller.as_ref().is_some_and(|caller| caller.may_command(&self.path));
+        Some((caller.unwrap_or_default(), may))
+    }
+
     async fn connection(&mut self) -> io::Result<UnixStream> {
-        let stream = self.0.accept().await?.0;
-        if let Ok(peer) = stream.peer_cred() {
-            tracing::info!(uid = peer.uid(), pid = peer.pid(), "control connection");
-        }
-        Ok(stream)
+        Ok(self.listener.accept().await?.0)
     }
 }
 
 /// Lets connections in, for ever, and hands each to `converse`.
 pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
     mut listener: L,
-    guard: mpsc::Sender<Ask>,
+    guard: mpsc::Sender<Asked>,
     door: Door,
     doors: Arc<Doors>,
     converse: impl Fn(L::Stream, Visit) -> F + Send,
@@ -264,11 +286,12 @@ pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
                 continue;
             }
         };
+        let caller = listener.caller(&stream);
         while let Err(wait) = doors.make_room(door) {
             tokio::time::sleep(wait).await;
         }
         let number = doors.came.fetch_add(1, Ordering::Relaxed);
-        let visit = Visit { doors: Arc::clone(&doors), number, door, guard: guard.clone() };
+        let visit = Visit { doors: Arc::clone(&doors), number, door, caller, guard: guard.clone() };
         // What it does first, it does after this: there is one thread.
         let task = tokio::spawn(converse(stream, visit)).abort_handle();
         let inside =

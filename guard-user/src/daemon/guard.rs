@@ -13,6 +13,7 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    audit::Trail,
     digest::Digest,
     doors::Doors,
     drift::{self, GuardedPorts},
@@ -20,6 +21,7 @@ use super::{
     interfaces::{self, Selection},
     journal::{Journal, Names},
     links::{AttachMode, Links},
+    mode::Override,
     readers::Readers,
     service::{Service, Work},
     state::State,
@@ -28,6 +30,7 @@ use super::{
     tallies::Tallies,
     top::TopSources,
     trial::Trial,
+    trusted::Trusted,
     view::{ServiceStatus, Stats, TableStatus},
     watch::Watch,
 };
@@ -44,7 +47,7 @@ use crate::{
     logs::Log,
     machine,
     policy::{
-        self, Bundle, Disk, Files, Placement,
+        self, Bundle, Files, Placement,
         compiled::{CompiledPolicy, Tunnels, service_name},
     },
 };
@@ -103,10 +106,16 @@ pub(super) struct Facts {
 }
 
 /// A policy, ready to be put into force.
-struct Ready {
-    policy: CompiledPolicy,
-    facts: Facts,
+pub(super) struct Ready {
+    pub(super) policy: CompiledPolicy,
+    pub(super) facts: Facts,
     tunnels: Tunnels,
+}
+
+/// It, and the texts that it comes from.
+pub(super) struct Prepared {
+    pub(super) ready: Ready,
+    bundle: Bundle,
 }
 
 /// The guard of a node.
@@ -150,8 +159,12 @@ pub(super) struct Guard {
     /// What was counted when it was last told what was refused.
     digested: Option<Stats>,
     pub(super) journal: Journal,
+    /// Who commanded what.
+    pub(super) audit: Trail,
     /// What is in force until somebody confirms it.
     pub(super) trial: Option<Trial>,
+    /// Modes that are not those of the policy.
+    pub(super) mode_override: Option<Override>,
     /// The manifest that was applied and is in force, if the files do not say the same.
     pub(super) applied_from: Option<PathBuf>,
     /// The ring of events, to be woken by.
@@ -228,6 +241,7 @@ impl Guard {
             watch: Watch::default(),
             running: None,
             trial: None,
+            mode_override: None,
             applied_from: None,
             tallies: Tallies::default(),
             doors: Arc::default(),
@@ -249,7 +263,9 @@ impl Guard {
             top: TopSources::default(),
             digested: None,
             journal: Journal::new(SystemTime::now()),
+            audit: Trail::at(state_dir),
         };
+        guard.resume_mode();
         let loaded = if guard.resume_trial() { Ok(()) } else { guard.load_files() };
         match loaded {
             Ok(()) => {}
@@ -341,19 +357,22 @@ impl Guard {
         let tunnels = interfaces::tunnels(&self.wanted.tunnels, &self.devices);
         if self.running.as_ref().is_some_and(|running| running.tunnels != tunnels) {
             tracing::info!("tunnel devices have changed");
-            // From what is in force, not from the files: those may be wrong just now.
-            let loaded = match &self.trial {
-                Some(trial) => self.load_bundle(&trial.bundle.clone()),
-                None if self.kept => self.load_kept(),
-                None => self.load_files(),
-            };
-            if let Err(failure) = loaded {
+            if let Err(failure) = self.load_again() {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
         }
         self.mend_maps();
         self.reconcile();
         self.service.did(Work::Interfaces);
+    }
+
+    /// Builds again what is in force, not what the files say: they may be wrong just now.
+    pub(super) fn load_again(&mut self) -> Result<(), Failure> {
+        match &self.trial {
+            Some(trial) => self.load_bundle(&trial.bundle.clone()),
+            None if self.kept => self.load_kept(),
+            None => self.load_files(),
+        }
     }
 
     /// Pins the shared maps again, if somebody removed their pins.
@@ -438,7 +457,7 @@ impl Guard {
         let began = SystemTime::now();
         self.watch.mark();
         let manifest = self.wanted.manifest.clone();
-        let loaded = self.load(&manifest, &Disk, Some(began));
+        let loaded = self.load(&manifest, &Trusted, Some(began));
         self.last_load = Some(Attempt { began, success: loaded.is_ok() });
         self.tallies.add_load(loaded.is_ok());
         if loaded.is_ok() {
@@ -480,13 +499,42 @@ impl Guard {
         files: &dyn Files,
         watched_since: Option<SystemTime>,
     ) -> Result<(), Failure> {
+        let Prepared { ready, bundle } = self.prepare(manifest, files, watched_since)?;
+        let is_followed = watched_since.is_some();
+        let connections = is_followed.then(|| self.connections_under(&ready, None));
+        self.install(ready)?;
+        if is_followed {
+            self.keep(&bundle);
+        }
+        if let Some(connections) = connections {
+            self.tell_of_cuts(&connections);
+        }
+        Ok(())
+    }
+
+    /// Puts a policy into force.
+    pub(super) fn install(&mut self, ready: Ready) -> Result<(), Failure> {
+        self.problems.clear();
+        self.put_into_force(ready)?;
+        sys::trim_heap();
+        Ok(())
+    }
+
+    /// Loads a policy as far as it can be without changing anything; the arguments are those of
+    /// [`Guard::load`].
+    pub(super) fn prepare(
+        &mut self,
+        manifest: &Path,
+        files: &dyn Files,
+        watched_since: Option<SystemTime>,
+    ) -> Result<Prepared, Failure> {
         let watch = &mut self.watch;
         let mut follow = |sources: &[PathBuf]| {
             if let Some(began) = watched_since {
                 watch.set_paths(sources.to_vec(), began);
             }
         };
-        let loaded = match policy::load(manifest, files) {
+        let mut loaded = match policy::load(manifest, files) {
             Ok(loaded) => loaded,
             Err(error) => {
                 follow(&error.sources);
@@ -497,15 +545,9 @@ impl Guard {
         if watched_since.is_some() && !loaded.report.diagnostics.is_empty() {
             log_findings(&loaded.report);
         }
+        self.override_modes(&mut loaded);
         let ready = self.compile(&loaded)?;
-        self.problems.clear();
-        self.put_into_force(ready)?;
-        if watched_since.is_some() {
-            self.keep(&loaded.bundle);
-        }
-        drop(loaded);
-        sys::trim_heap();
-        Ok(())
+        Ok(Prepared { ready, bundle: loaded.bundle })
     }
 
     /// Keeps what is in force. In force it is; that it would not survive a reboot is worth a

@@ -14,7 +14,7 @@ use guard_common::{Addr, event::Event as Sample, parse};
 
 use super::{strangers::Strangers, view::ServiceStatus};
 use crate::{
-    event::{self, Event, Interface, Lost, Packet, Page, Policy, What, headers},
+    event::{self, Audit, Event, Interface, Lost, Packet, Page, Policy, What, headers},
     kernel::{netlink::Device, shared::EventCounts},
     policy::compiled::name_of,
 };
@@ -233,6 +233,17 @@ impl Journal {
         }));
     }
 
+    /// Takes note of what somebody commanded; the record of it.
+    pub(super) fn audit(&mut self, audit: Audit) -> Event {
+        let [text, arguments, command] =
+            [&audit.text, &audit.arguments, audit.command.as_ref().unwrap_or(&String::new())]
+                .map(|text| short(text));
+        let command = audit.command.as_ref().map(|_| command);
+        let audit = Audit { text, arguments, command, ..audit };
+        // They are few, and must not give way to others.
+        self.push(SystemTime::now(), What::Audit(Box::new(audit)))
+    }
+
     fn other(&mut self, what: What) {
         let now = SystemTime::now();
         if self.others.allows(now) {
@@ -242,7 +253,7 @@ impl Journal {
         }
     }
 
-    fn push(&mut self, now: SystemTime, what: What) {
+    fn push(&mut self, now: SystemTime, what: What) -> Event {
         let event = Event {
             schema: event::SCHEMA.to_owned(),
             time: Some(event::time(now)),
@@ -252,11 +263,12 @@ impl Journal {
         };
         self.next += 1;
         self.bytes += size(&event);
-        self.records.push_back(event);
+        self.records.push_back(event.clone());
         while self.records.len() > RECORDS || self.bytes > BYTES {
             let Some(gone) = self.records.pop_front() else { break };
             self.bytes -= size(&gone);
         }
+        event
     }
 
     /// The events after a number, at most so many. None are left out between them.
@@ -286,6 +298,7 @@ fn size(event: &Event) -> usize {
         What::Packet(packet) => packet.frame.as_ref().map_or(0, String::len),
         What::Policy(policy) => policy.text.len(),
         What::Interface(interface) => interface.text.len(),
+        What::Audit(audit) => audit.text.len() + audit.arguments.len(),
         What::Lost(lost) => lost.text.len(),
         What::Unknown => 0,
     };

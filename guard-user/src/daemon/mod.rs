@@ -4,8 +4,13 @@
 //! the guard needs no locks and no state is seen half changed.
 
 mod answers;
+mod audit;
+mod caller;
 mod check;
 pub mod client;
+pub mod connections;
+pub mod cuts;
+mod deadline;
 mod digest;
 mod doors;
 mod drift;
@@ -17,6 +22,7 @@ mod interfaces;
 mod journal;
 mod links;
 mod metrics;
+pub mod mode;
 mod readers;
 pub mod server;
 mod service;
@@ -27,6 +33,7 @@ pub mod stray;
 mod tallies;
 mod top;
 pub mod trial;
+mod trusted;
 pub mod view;
 mod watch;
 
@@ -131,6 +138,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
         tokio::select! {
             _ = files.tick() => {
                 guard.check_trial();
+                guard.check_mode();
                 guard.check_files();
             }
             _ = health.tick() => guard.look().await,
@@ -153,8 +161,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             },
             Some(ask) = asked.recv() => guard.answer(ask).await,
             signal = signals.next() => match signal {
-                // What is wrong was said.
-                Wish::Reload => drop(guard.reload()),
+                Wish::Reload => guard.hang_up(),
                 Wish::End => break,
             },
         }

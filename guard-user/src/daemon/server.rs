@@ -31,9 +31,13 @@ use tokio::{
 };
 
 use super::{
-    doors::{self, Control, Door, Doors, PATIENCE, Visit},
+    connections::Consent,
+    cuts::Connections,
+    doors::{self, Asked, Control, Door, Doors, PATIENCE, Visit},
     exposition::Form,
     journal::PAGE,
+    mode::ModeChange,
+    trial::Refusal,
     view::{Stats, Status, TrialStatus},
 };
 use crate::{
@@ -75,15 +79,19 @@ pub(super) enum Ask {
     /// For the metrics in a format.
     Metrics(Form, oneshot::Sender<Result<Bytes, KernelError>>),
     /// To put a policy into force. Boxed: it may be large.
-    Apply(Box<Apply>, oneshot::Sender<Result<Applied, String>>),
+    Apply(Box<Apply>, oneshot::Sender<Result<Applied, Refusal>>),
     /// To read the files again.
-    Reload(oneshot::Sender<Result<Applied, String>>),
+    Reload(oneshot::Sender<Result<Applied, Refusal>>),
     /// To keep what is on trial.
-    Confirm(oneshot::Sender<Result<Applied, String>>),
+    Confirm(oneshot::Sender<Result<Applied, Refusal>>),
     /// To undo what is on trial.
-    RollBack(oneshot::Sender<Result<Applied, String>>),
+    RollBack(oneshot::Sender<Result<Applied, Refusal>>),
+    /// To change the mode of services.
+    Mode(ModeChange, oneshot::Sender<Result<Applied, Refusal>>),
     /// For the events after a number, at most so many.
     Events { after: u64, limit: usize, reply: oneshot::Sender<Page> },
+    /// For nothing: somebody wanted this who may not.
+    Refused(String),
     /// For refused sources that behave like members.
     MissingMembers(oneshot::Sender<Missing>),
     /// To detach.
@@ -117,17 +125,44 @@ pub struct Apply {
     /// Seconds after which it is undone unless it is confirmed; for good if there are none.
     #[serde(default)]
     pub confirm_within: Option<u64>,
+    /// Only tell what would become of it.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What may be cut.
+    #[serde(default)]
+    pub consent: Consent,
 }
 
-/// The answer to `POST /v1/apply`, `/v1/reload`, `/v1/confirm` and `/v1/rollback`: what is in force now.
+impl std::fmt::Display for Apply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bundle, confirm_within, dry_run, consent } = self;
+        write!(f, "{}", bundle.manifest.display())?;
+        if let Some(seconds) = confirm_within {
+            write!(f, ", on trial for {seconds} s")?;
+        }
+        if *dry_run {
+            f.write_str(", as a dry run")?;
+        }
+        write!(f, "{consent}")
+    }
+}
+
+/// The answer to `POST /v1/apply`, `/v1/reload`, `/v1/confirm`, `/v1/rollback` and `/v1/mode`: what
+/// is in force now; of a dry run, what would be.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Applied {
-    /// Number of the generation.
+    /// Number of the generation; of a dry run, that of the one in force.
     pub generation: u64,
     /// SHA-256 of what is enforced, in hexadecimal.
     pub policy_hash: String,
     /// Whether it is another one than before.
     pub changed: bool,
+    /// What became of open connections.
+    #[serde(default)]
+    pub connections: Connections,
+    /// Of a dry run: what is in force, to compare with; none if it is not kept.
+    #[serde(default)]
+    pub in_force: Option<Bundle>,
     /// Until when it must be confirmed; null if it need not be.
     pub trial: Option<TrialStatus>,
     /// What is wrong with it.
@@ -155,7 +190,7 @@ impl Drop for Sockets {
 /// The directory cannot be made or written, or another daemon answers there.
 pub(super) fn serve(
     directory: &Path,
-    guard: &mpsc::Sender<Ask>,
+    guard: &mpsc::Sender<Asked>,
     doors: &Arc<Doors>,
 ) -> io::Result<Sockets> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
@@ -172,7 +207,8 @@ pub(super) fn serve(
         let (guard, doors) = (guard.clone(), Arc::clone(doors));
         match door {
             Door::Control => {
-                let listener = Control(listener);
+                let path = sockets.paths.last().cloned().unwrap_or_default();
+                let listener = Control { listener, path };
                 tokio::spawn(doors::accept(listener, guard, door, doors, converse))
             }
             _ => tokio::spawn(doors::accept(listener, guard, door, doors, converse)),
@@ -187,7 +223,7 @@ pub(super) fn serve(
 /// The address is not of the loopback device, or taken.
 pub(super) async fn serve_metrics(
     address: SocketAddr,
-    guard: &mpsc::Sender<Ask>,
+    guard: &mpsc::Sender<Asked>,
     doors: &Arc<Doors>,
 ) -> io::Result<()> {
     if !address.ip().is_loopback() {
@@ -267,6 +303,13 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
 
 async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Bytes> {
     let path = request.uri().path().to_owned();
+    if guard.caller.as_ref().is_some_and(|(_, may)| !may) {
+        // That the daemon is ending changes nothing for them.
+        let _ended = guard.ask(Ask::Refused(format!("{} {path}", request.method()))).await;
+        let why = "you may not command this daemon: root, its user, and the group of this socket \
+                   may";
+        return refusal(StatusCode::FORBIDDEN, why);
+    }
     match (request.method(), path.as_str(), guard.door) {
         (&Method::GET, "/v1/status", Door::Stats) => match asked(guard, Ask::Status).await {
             Some(status) => json(StatusCode::OK, &status),
@@ -324,6 +367,13 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Bytes> {
             applied(asked(guard, |reply| Ask::Apply(Box::new(apply), reply)).await)
         }
         (&Method::POST, "/v1/reload", Door::Control) => applied(asked(guard, Ask::Reload).await),
+        (&Method::POST, "/v1/mode", Door::Control) => {
+            let change: ModeChange = match body(request, MAX_BODY).await {
+                Ok(change) => change,
+                Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
+            };
+            applied(asked(guard, |reply| Ask::Mode(change, reply)).await)
+        }
         (&Method::POST, "/v1/confirm", Door::Control) => applied(asked(guard, Ask::Confirm).await),
         (&Method::POST, "/v1/rollback", Door::Control) => {
             applied(asked(guard, Ask::RollBack).await)
@@ -345,10 +395,10 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> R
         .map_err(|error| error.to_string())
 }
 
-fn applied(answer: Option<Result<Applied, String>>) -> Response<Bytes> {
+fn applied(answer: Option<Result<Applied, Refusal>>) -> Response<Bytes> {
     match answer {
         Some(Ok(applied)) => json(StatusCode::OK, &applied),
-        Some(Err(why)) => refusal(StatusCode::CONFLICT, &why),
+        Some(Err(refusal)) => json(StatusCode::CONFLICT, &refusal),
         None => ended(),
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::trial::Trial;
+use super::{mode::Override, trial::Trial, trusted};
 use crate::policy::Bundle;
 
 const LAST_GOOD: &str = "last-good.json";
@@ -18,6 +18,7 @@ const KEY: &str = "hash-key";
 const TRIAL: &str = "trial.json";
 /// How the names of files begin that are not finished.
 const UNFINISHED: &str = ".unfinished-";
+const MODE: &str = "mode.json";
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -67,9 +68,28 @@ impl State {
         self.write(TRIAL, trial)
     }
 
+    /// The modes by hand; none if the policy's are in force.
+    pub(super) fn mode(&self) -> Result<Option<Override>> {
+        self.read(MODE)
+    }
+
+    /// Keeps modes by hand.
+    pub(super) fn keep_mode(&self, wanted: &Override) -> Result<()> {
+        self.write(MODE, wanted)
+    }
+
+    /// Forgets the modes by hand, if there are any.
+    pub(super) fn forget_mode(&self) -> Result<()> {
+        self.forget(MODE)
+    }
+
     /// Forgets the trial, if there is one.
     pub(super) fn forget_trial(&self) -> Result<()> {
-        let path = self.directory.join(TRIAL);
+        self.forget(TRIAL)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing `{}`", path.display()))
@@ -80,7 +100,8 @@ impl State {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.directory.join(name);
-        match fs::read(&path) {
+        // What another could have put there is not ours.
+        match trusted::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
                 .with_context(|| format!("reading `{}`", path.display())),
@@ -101,7 +122,7 @@ impl State {
     /// the next daemon makes another one, under which every source shares other buckets.
     pub(super) fn key(&self) -> Result<([u64; 2], Option<Error>)> {
         let path = self.directory.join(KEY);
-        if let Some(key) = fs::read(&path).ok().as_deref().and_then(two_words) {
+        if let Some(key) = trusted::read(&path).ok().as_deref().and_then(two_words) {
             return Ok((key, None));
         }
         let mut bytes = [0; 16];

@@ -10,6 +10,7 @@ use super::{
     facts::{LoadStatus, OpenPorts, SourceStatus},
     guard::{Guard, hexadecimal},
     interfaces,
+    mode::Override,
     trial::Trial,
     view::{self, InterfaceStatus, ServiceStatus, Status},
 };
@@ -56,11 +57,12 @@ impl Guard {
             time: view::time(SystemTime::now()),
             up_to_date: self.outdated.is_empty() && self.trial.is_none(),
             trial: self.trial.as_ref().map(Trial::status),
+            mode_override: self.mode_override.as_ref().map(Override::status),
             manifest: self.wanted.manifest.display().to_string(),
             source: self.source(),
             tunnels: interfaces::describe_tunnels(devices),
             log: self.wanted.log.missing().into(),
-            problems: [&self.outdated[..], &self.lasting].concat(),
+            problems: [self.mode_problems(), self.outdated.clone(), self.lasting.clone()].concat(),
             ..Status::default()
         };
         if let Some(running) = &self.running {
@@ -87,6 +89,7 @@ impl Guard {
         status.mode = Some(mode(&status.services).to_owned());
         status.enforcing = enforces(&status);
         status.problems.extend(self.problems.iter().cloned());
+        status.problems.extend(self.audit.problem.clone());
         let interfaces = status.interfaces.iter();
         status.problems.extend(interfaces.filter_map(|interface| {
             Some(format!("{}: {}", interface.name, interface.problem.as_deref()?))

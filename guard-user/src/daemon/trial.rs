@@ -4,37 +4,35 @@
 //! that hangs nor a daemon that ends loses them. The deadline is one of the clock that counts from
 //! boot and cannot be set. A machine that was started again has no trial: it begins with its files.
 
-use std::{
-    fs, io,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cuts::Connections,
+    deadline::Deadline,
     failure::Failure,
-    guard::{Guard, hexadecimal},
+    guard::{Guard, Ready, hexadecimal},
     server::{Applied, Apply},
+    trusted::Trusted,
     view::{self, TrialStatus},
 };
 use crate::{
     kernel::error::KernelError,
-    policy::{self, Bundle, Disk},
+    policy::{self, Bundle},
 };
 
 /// After how long a return that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(5);
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
 /// The shortest and the longest time to confirm in.
 pub const CONFIRM_WITHIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_hours(24)];
 
 /// A trial, as the state directory keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trial {
-    /// Id of the boot that the deadline counts from.
-    boot: String,
-    /// When it ends, since boot.
-    deadline: Duration,
+    /// When it ends.
+    #[serde(flatten)]
+    deadline: Deadline,
     /// What is tried.
     pub(super) bundle: Bundle,
     /// This daemon goes on with what an earlier one has begun, and has not loaded its files yet.
@@ -42,41 +40,42 @@ pub(super) struct Trial {
     resumed: bool,
 }
 
-/// Time since boot, suspension included.
-fn since_boot() -> Result<Duration, KernelError> {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map_err(|error| KernelError::of("reading the clock", io::Error::from(error)))?;
-    Ok(now.into())
+/// Why something is not done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    /// Why.
+    #[serde(rename = "error")]
+    pub(super) why: String,
+    /// The connections that it would cut, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) connections: Option<Box<Connections>>,
 }
 
-/// Id of this boot (random(4)).
-fn boot_id() -> Result<String, KernelError> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(PATH).map_err(|error| KernelError::of(PATH, error))?;
-    Ok(id.trim_end().to_owned())
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl<T: Into<String>> From<T> for Refusal {
+    fn from(why: T) -> Self {
+        Self { why: why.into(), connections: None }
+    }
 }
 
 impl Trial {
     fn begin(bundle: Bundle, within: Duration) -> Result<Self, KernelError> {
-        let deadline = since_boot()?.saturating_add(within);
-        Ok(Self { boot: boot_id()?, deadline, bundle, resumed: false })
-    }
-
-    /// How long it goes on; none if it is over, or of another boot.
-    fn left(&self) -> Option<Duration> {
-        let same_boot = boot_id().is_ok_and(|id| id == self.boot);
-        let now = since_boot().ok().filter(|_| same_boot)?;
-        self.deadline.checked_sub(now).filter(|left| !left.is_zero())
+        Ok(Self { deadline: Deadline::after(within)?, bundle, resumed: false })
     }
 
     /// When it ends, by the clock of the wall.
     pub(super) fn deadline(&self) -> SystemTime {
-        SystemTime::now() + self.left().unwrap_or_default()
+        self.deadline.time()
     }
 
     /// For the status.
     pub(super) fn status(&self) -> TrialStatus {
-        let left = self.left().unwrap_or_default();
+        let left = self.deadline.left().unwrap_or_default();
         TrialStatus {
             manifest: self.bundle.manifest.display().to_string(),
             deadline: view::time(SystemTime::now() + left),
@@ -97,7 +96,7 @@ impl Guard {
                 return false;
             }
         };
-        if let Some(left) = trial.left() {
+        if let Some(left) = trial.deadline.left() {
             match self.load_bundle(&trial.bundle) {
                 Ok(()) => {
                     tracing::warn!(seconds = left.as_secs(), "the trial goes on");
@@ -116,7 +115,7 @@ impl Guard {
     /// Looks at the files from now on, which were not loaded at the start because of the trial.
     fn expect_files(&mut self) {
         let began = SystemTime::now();
-        let sources = match policy::load(&self.wanted.manifest, &Disk) {
+        let sources = match policy::load(&self.wanted.manifest, &Trusted) {
             Ok(loaded) => loaded.sources,
             Err(error) => error.sources,
         };
@@ -124,38 +123,88 @@ impl Guard {
     }
 
     /// Puts a policy into force, for good or on trial.
-    pub(super) fn apply(&mut self, apply: &Apply) -> Result<Applied, String> {
-        if self.trial.is_some() {
+    pub(super) fn apply(&mut self, apply: &Apply) -> Result<Applied, Refusal> {
+        let Apply { bundle, confirm_within, dry_run, consent } = apply;
+        if self.trial.is_some() && !dry_run {
             return Err("a policy is on trial: `trainguard confirm` or `rollback` first".into());
         }
         let before = self.running.as_ref().map(|running| running.number);
-        match apply.confirm_within {
-            None => {
-                self.load_bundle(&apply.bundle).map_err(|failure| said(&failure))?;
-                self.keep(&apply.bundle);
-                self.follow_files(&apply.bundle);
-            }
-            Some(seconds) => self.begin_trial(&apply.bundle, Duration::from_secs(seconds))?,
+        let within = confirm_within.map(Duration::from_secs);
+        if let Some(within) = within.filter(|_| !dry_run) {
+            self.require_way_back(within)?;
         }
-        self.in_force(before)
+        let prepared = self.prepare(&bundle.manifest, bundle, None);
+        let ready = prepared.map_err(|failure| said(&failure))?.ready;
+        let connections = self.connections_under(&ready, consent.session);
+        if *dry_run {
+            return self.planned(&ready, connections);
+        }
+        consent.check(&connections)?;
+        match within {
+            None => {
+                self.install(ready).map_err(|failure| said(&failure))?;
+                self.keep(bundle);
+                self.follow_files(bundle);
+            }
+            Some(within) => self.begin_trial(bundle, ready, within)?,
+        }
+        Ok(Applied { connections, ..self.in_force(before)? })
     }
 
-    fn begin_trial(&mut self, bundle: &Bundle, within: Duration) -> Result<(), String> {
+    /// What would become of it.
+    fn planned(&self, ready: &Ready, connections: Connections) -> Result<Applied, Refusal> {
+        let running = self.running.as_ref().ok_or("nothing is in force")?;
+        Ok(Applied {
+            generation: running.number,
+            policy_hash: hexadecimal(&ready.policy.hash),
+            changed: running.hash != ready.policy.hash,
+            connections,
+            in_force: self.bundle_in_force(),
+            ..Applied::default()
+        })
+    }
+
+    /// The texts of what is in force; none if they are not kept.
+    pub(super) fn bundle_in_force(&self) -> Option<Bundle> {
+        match &self.trial {
+            Some(trial) => Some(trial.bundle.clone()),
+            None if self.kept => self.state.last_good().ok()?,
+            None => None,
+        }
+    }
+
+    /// The texts of the files, if they are what is in force.
+    pub(super) fn bundle_of_files(&self) -> Option<Bundle> {
+        let bundle = policy::load(&self.wanted.manifest, &Trusted).ok()?.bundle;
+        let running = self.running.as_ref()?;
+        (bundle.hash() == running.facts.files_hash).then_some(bundle)
+    }
+
+    /// What cannot be undone must not be tried.
+    fn require_way_back(&self, within: Duration) -> Result<(), String> {
         if !(CONFIRM_WITHIN[0]..=CONFIRM_WITHIN[1]).contains(&within) {
             let [shortest, longest] = CONFIRM_WITHIN.map(humantime::format_duration);
             return Err(format!("a trial takes from {shortest} to {longest}"));
         }
-        // What cannot be undone must not be tried.
         let is_kept = self.kept && self.state.last_good().is_ok_and(|bundle| bundle.is_some());
         if !is_kept {
             return Err("what is in force is not in the state directory: a trial could not be \
                         undone"
                 .to_owned());
         }
+        Ok(())
+    }
+
+    fn begin_trial(
+        &mut self,
+        bundle: &Bundle,
+        ready: Ready,
+        within: Duration,
+    ) -> Result<(), String> {
         let trial = Trial::begin(bundle.clone(), within).map_err(|error| error.to_string())?;
         // Before the switch: a daemon that ends in between undoes it.
         self.state.keep_trial(&trial).map_err(|error| format!("{error:#}"))?;
-        if let Err(failure) = self.load_bundle(bundle) {
+        if let Err(failure) = self.install(ready) {
             self.forget_trial();
             return Err(said(&failure));
         }
@@ -173,12 +222,12 @@ impl Guard {
     }
 
     /// Keeps what is on trial.
-    pub(super) fn confirm(&mut self) -> Result<Applied, String> {
+    pub(super) fn confirm(&mut self) -> Result<Applied, Refusal> {
         let trial = self.trial.take().ok_or("no policy is on trial")?;
         self.keep(&trial.bundle);
         if !self.kept {
             self.trial = Some(trial);
-            return Err(format!("it is not confirmed: {}", self.problems.join("; ")));
+            return Err(format!("it is not confirmed: {}", self.problems.join("; ")).into());
         }
         self.forget_trial();
         self.follow_files(&trial.bundle);
@@ -188,9 +237,9 @@ impl Guard {
     }
 
     /// Ends the trial: what was in force before is again.
-    pub(super) fn roll_back(&mut self) -> Result<Applied, String> {
+    pub(super) fn roll_back(&mut self) -> Result<Applied, Refusal> {
         if self.trial.is_none() {
-            return Err("no policy is on trial".to_owned());
+            return Err("no policy is on trial".into());
         }
         self.load_kept().map_err(|failure| said(&failure))?;
         if self.trial.take().is_some_and(|trial| trial.resumed) {
@@ -205,20 +254,21 @@ impl Guard {
 
     /// Ends a trial whose time is over.
     pub(super) fn check_trial(&mut self) {
-        if self.trial.as_ref().is_none_or(|trial| trial.left().is_some()) {
+        if self.trial.as_ref().is_none_or(|trial| trial.deadline.left().is_some()) {
             return;
         }
         tracing::warn!("nobody has confirmed the policy on trial");
         if let Err(why) = self.roll_back() {
+            let why = why.why;
             tracing::error!("the policy on trial cannot be undone, trying again: {why}");
-            if let (Some(trial), Ok(now)) = (&mut self.trial, since_boot()) {
-                trial.deadline = now + AGAIN;
+            if let (Some(trial), Ok(again)) = (&mut self.trial, Deadline::after(AGAIN)) {
+                trial.deadline = again;
             }
         }
     }
 
     /// What is in force now, where the generation of this number was.
-    pub(super) fn in_force(&self, before: Option<u64>) -> Result<Applied, String> {
+    pub(super) fn in_force(&self, before: Option<u64>) -> Result<Applied, Refusal> {
         let running = self.running.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
             generation: running.number,
@@ -226,6 +276,7 @@ impl Guard {
             changed: before != Some(running.number),
             trial: self.trial.as_ref().map(Trial::status),
             problems: self.outdated.clone(),
+            ..Applied::default()
         })
     }
 
@@ -242,7 +293,7 @@ impl Guard {
 
     /// What was applied is not what the daemon follows: says so, unless the files agree.
     fn follow_files(&mut self, applied: &Bundle) {
-        let same = policy::load(&self.wanted.manifest, &Disk)
+        let same = policy::load(&self.wanted.manifest, &Trusted)
             .is_ok_and(|loaded| loaded.bundle.has_texts_of(applied));
         self.outdated.clear();
         self.kept_because = None;
@@ -258,21 +309,6 @@ impl Guard {
 }
 
 /// Why a policy was not put into force.
-fn said(failure: &Failure) -> String {
+pub(super) fn said(failure: &Failure) -> String {
     failure.lines().join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trial_ends_with_its_time_and_with_its_boot() {
-        let trial = Trial::begin(Bundle::default(), Duration::from_mins(10)).expect("a clock");
-        assert!(trial.left().is_some_and(|left| left > Duration::from_mins(9)));
-        let over = Trial { deadline: Duration::from_nanos(1), ..trial.clone() };
-        assert_eq!(over.left(), None);
-        let elsewhere = Trial { boot: "another".to_owned(), ..trial };
-        assert_eq!(elsewhere.left(), None);
-    }
 }

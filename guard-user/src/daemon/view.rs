@@ -52,6 +52,9 @@ pub struct Status {
     pub in_force_since: Option<String>,
     /// The policy that is undone unless it is confirmed; null if none is on trial.
     pub trial: Option<TrialStatus>,
+    /// Modes by hand, instead of the policy's; null if there are none.
+    #[serde(default)]
+    pub mode_override: Option<ModeOverride>,
     /// Whether the files say what is running. If not, `problems` says why.
     pub up_to_date: bool,
     /// Name of the cluster.
@@ -105,6 +108,21 @@ impl TrialStatus {
     }
 }
 
+/// Modes of services that are not those of their policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModeOverride {
+    /// `observe` or `enforce`.
+    pub mode: String,
+    /// Which services; all if there are none.
+    pub services: Vec<String>,
+    /// Since when: RFC 3339, UTC, to the millisecond.
+    pub since: String,
+    /// Until when, likewise; null if until somebody changes it.
+    pub until: Option<String>,
+    /// Seconds until then; null likewise.
+    pub seconds_left: Option<u64>,
+}
+
 /// An interface that is to be guarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
@@ -136,6 +154,14 @@ pub struct ServiceStatus {
     pub policy: String,
     /// `enforce` or `observe`.
     pub mode: String,
+}
+
+impl ServiceStatus {
+    /// Whether this is its name, or `policy/service`.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let whole = || name.strip_prefix(&*self.policy)?.strip_prefix('/');
+        self.name == name || whole() == Some(&self.name)
+    }
 }
 
 /// How large the tables of a generation are.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::policy::hash;
+use crate::policy::{Disk, Files as _, hash};
 
 /// How often to look.
 pub(super) const INTERVAL: Duration = Duration::from_millis(250);
@@ -130,8 +130,9 @@ impl Watch {
     pub(super) fn digest(&self, manifest: &Path) -> Option<[u8; 32]> {
         let files = look(&self.paths).into_iter().map(|(path, signature)| {
             let size = signature.as_ref().map(|signature| signature.size);
+            // Not by `fs::read`, which waits for ever at a pipe.
             let bytes =
-                size.filter(|size| *size <= MAX_DIGESTED).and_then(|_| fs::read(&path).ok());
+                size.filter(|size| *size <= MAX_DIGESTED).and_then(|_| Disk.read(&path).ok());
             Some((path, bytes?))
         });
         let files: Vec<(PathBuf, Vec<u8>)> = files.collect::<Option<_>>()?;

@@ -56,7 +56,7 @@ pub struct Filter {
 }
 
 /// The kinds of events.
-pub const KINDS: [&str; 4] = ["packet", "policy", "interface", "lost"];
+pub const KINDS: [&str; 5] = ["packet", "policy", "interface", "audit", "lost"];
 
 fn wanted<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Wanted<T>, String> {
     let (not, text) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));

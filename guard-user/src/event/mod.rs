@@ -47,6 +47,8 @@ pub enum What {
     Policy(Policy),
     /// Something became of an interface.
     Interface(Interface),
+    /// Somebody commanded something.
+    Audit(Box<Audit>),
     /// Events were not told.
     Lost(Lost),
     /// Of a newer version.
@@ -66,6 +68,7 @@ impl What {
             Self::Packet(_) => "packet",
             Self::Policy(_) => "policy",
             Self::Interface(_) => "interface",
+            Self::Audit(_) => "audit",
             Self::Lost(_) => "lost",
             Self::Unknown => "unknown",
         }
@@ -160,6 +163,45 @@ pub struct Interface {
     /// In words.
     #[serde(default)]
     pub text: String,
+}
+
+/// Somebody commanded something, over the control socket or by a signal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// `apply`, `confirm`, `rollback`, `mode`, `detach` or `reload`; of one who may not, what was
+    /// asked for.
+    pub request: String,
+    /// What was asked, in words.
+    #[serde(default)]
+    pub arguments: String,
+    /// `done` or `refused`.
+    pub result: String,
+    /// Why it was refused.
+    #[serde(default)]
+    pub text: String,
+    /// The user; none if the kernel does not tell.
+    pub uid: Option<u32>,
+    /// Its name, if it is a local user.
+    pub user: Option<String>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// The process.
+    pub pid: Option<i32>,
+    /// What the process calls itself.
+    pub command: Option<String>,
+    /// As whom the person logged in, if anybody did.
+    pub login_uid: Option<u32>,
+    /// The name of that user, if it is a local one.
+    pub login: Option<String>,
+    /// SHA-256 of what was in force before, in hexadecimal; empty if nothing was.
+    #[serde(default)]
+    pub old_policy: String,
+    /// The same of what was in force afterwards.
+    #[serde(default)]
+    pub new_policy: String,
+    /// Number of the generation afterwards.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// Events that were not told, since the last record of this kind. The counters of the statistics

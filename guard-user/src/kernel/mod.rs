@@ -2,6 +2,8 @@
 //!
 //! A build without the feature `daemon` has only what says that it cannot ask the kernel.
 
+#[cfg(feature = "daemon")]
+pub mod connections;
 pub mod error;
 #[cfg(feature = "daemon")]
 pub mod generation;

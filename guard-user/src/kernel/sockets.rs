@@ -33,7 +33,7 @@ use super::error::KernelError;
 
 /// Sockets that are looked at, of each kind and family. Who opens more hides the rest, which is
 /// told.
-const MOST: usize = 65_536;
+pub(super) const MOST: usize = 65_536;
 /// Bytes of an answer's part. The kernel fills what it is given (`netlink_dump`,
 /// `net/netlink/af_netlink.c`), up to 32 KiB.
 const PART: usize = 32 * 1024;
@@ -76,9 +76,22 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, KernelError> {
     ] {
         // A kernel without these has no such sockets.
         let optional = !matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
+        let mut of_transport = |header: &InetResponseHeader| {
+            let SocketId { source_port: port, source_address, interface_id, .. } = header.socket_id;
+            if port != 0 {
+                each(Listening {
+                    transport,
+                    address: source_address.to_canonical(),
+                    port,
+                    ifindex: interface_id,
+                    uid: header.uid,
+                    inode: header.inode,
+                });
+            }
+        };
         for family in [AF_INET, AF_INET6] {
             let protocol = u8::try_from(protocol).unwrap_or_default();
-            match dump(&socket, family, protocol, states.clone(), transport, &mut each) {
+            match dump(&socket, family, protocol, states.clone(), MOST, &mut of_transport) {
                 Ok(Whole::Yes) => {}
                 // The rest of the answer lies unread in this socket.
                 Ok(Whole::No) => return Ok(true),
@@ -93,25 +106,27 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, KernelError> {
 }
 
 /// Whether all sockets were told of.
-enum Whole {
+pub(super) enum Whole {
     Yes,
     No,
 }
 
-fn open() -> io::Result<Socket> {
+pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
     Ok(socket)
 }
 
-fn dump(
+/// Tells `each` of the sockets of a family in some states, `most` of them or a part of an answer
+/// more.
+pub(super) fn dump(
     socket: &Socket,
     family: u8,
     protocol: u8,
     states: StateFlags,
-    transport: Transport,
-    each: &mut impl FnMut(Listening),
+    most: usize,
+    each: &mut impl FnMut(&InetResponseHeader),
 ) -> io::Result<Whole> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let extensions = ExtensionFlags::empty();
@@ -139,22 +154,12 @@ fn dump(
             }
             let header = InetResponseHeader::parse(packet.payload()).map_err(io::Error::other)?;
             looked_at += 1;
-            let SocketId { source_port: port, source_address, interface_id, .. } = header.socket_id;
-            if port != 0 {
-                each(Listening {
-                    transport,
-                    address: source_address.to_canonical(),
-                    port,
-                    ifindex: interface_id,
-                    uid: header.uid,
-                    inode: header.inode,
-                });
-            }
+            each(&header);
             // Messages are aligned to four bytes.
             let length = (packet.length() as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
         }
-        if looked_at >= MOST {
+        if looked_at >= most {
             return Ok(Whole::No);
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -31,6 +31,44 @@ pub trait Files {
     fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>>;
 }
 
+/// Sees that an open file is a regular one.
+///
+/// # Errors
+/// It is something else.
+pub(crate) fn require_regular(file: &File) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(())
+}
+
+/// The bytes of an open, regular file.
+///
+/// # Errors
+/// It has more than [`MAX_BYTES`], or cannot be read.
+pub(crate) fn read_whole(file: File) -> io::Result<Vec<u8>> {
+    let too_large = |len: u64| {
+        let message = format!("has {len} bytes, at most {MAX_BYTES} are read");
+        io::Error::new(io::ErrorKind::FileTooLarge, message)
+    };
+    let len = file.metadata()?.len();
+    if len > MAX_BYTES {
+        return Err(too_large(len));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    let len = bytes.len() as u64;
+    // The file may have grown since.
+    if len > MAX_BYTES {
+        return Err(too_large(len));
+    }
+    Ok(bytes)
+}
+
 /// The file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
@@ -39,29 +77,8 @@ impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         // Without O_NONBLOCK, opening a pipe waits for a writer that may never come.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        if !metadata.is_file() {
-            let message = "not a regular file";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        }
-        let too_large = |len: u64| {
-            let message = format!("has {len} bytes, at most {MAX_BYTES} are read");
-            io::Error::new(io::ErrorKind::FileTooLarge, message)
-        };
-        if metadata.len() > MAX_BYTES {
-            return Err(too_large(metadata.len()));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-        let len = bytes.len() as u64;
-        // The file may have grown since.
-        if len > MAX_BYTES {
-            return Err(too_large(len));
-        }
-        Ok(bytes)
+        require_regular(&file)?;
+        read_whole(file)
     }
 
     fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {

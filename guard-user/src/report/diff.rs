@@ -92,7 +92,8 @@ fn meets(meets: &Meets) -> String {
     format!("{} ({}{by})", action(meets.action), meets.reason.name())
 }
 
-fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
+/// The form for people.
+pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     let mut say = |line: String| {
@@ -295,7 +296,11 @@ fn strings(items: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
     items.into_iter().map(|item| item.to_string()).collect()
 }
 
-fn document<'d>(difference: &'d Difference, clusters: [&'d Cluster; 2]) -> Document<'d> {
+/// The JSON form.
+pub(super) fn document<'d>(
+    difference: &'d Difference,
+    clusters: [&'d Cluster; 2],
+) -> impl Serialize + use<'d> {
     let meets = |meets: &'d Meets| MeetsJson {
         action: meets.action.name(),
         reason: meets.reason.name(),

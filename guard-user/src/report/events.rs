@@ -6,7 +6,7 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::{
     cli::EventsFormat,
-    event::{Event, Packet, What},
+    event::{Audit, Event, Packet, What},
     policy::text::visible,
     report::Lines,
 };
@@ -72,6 +72,7 @@ fn compact(event: &Event, colour: bool) -> String {
             Some(interface.interface.as_str()),
             told("interface", &interface.what, "", &interface.text),
         ),
+        What::Audit(audit) => (None, of_command(audit)),
         What::Lost(lost) => (None, told("lost", "", "", &lost.text)),
         What::Unknown => (None, "an event that this version does not know".to_owned()),
     };
@@ -86,6 +87,29 @@ fn told(kind: &str, what: &str, facts: &str, text: &str) -> String {
     let parts = [kind, &what, &facts, &text];
     let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(" ")
+}
+
+/// Who commanded what.
+fn of_command(audit: &Audit) -> String {
+    let named = |name: &Option<String>, uid: u32| {
+        name.as_deref().map_or_else(|| format!("uid {uid}"), visible)
+    };
+    let mut who = match audit.uid {
+        Some(uid) => format!("by {}", named(&audit.user, uid)),
+        None => "by whom is not known".to_owned(),
+    };
+    // Writing to a string does not fail.
+    if let Some(uid) = audit.login_uid.filter(|uid| Some(*uid) != audit.uid) {
+        let _ = write!(who, ", logged in as {}", named(&audit.login, uid));
+    }
+    if let Some(command) = &audit.command {
+        let _ = write!(who, ", `{}`", visible(command));
+    }
+    if let Some(pid) = audit.pid {
+        let _ = write!(who, " (pid {pid})");
+    }
+    let asked = format!("{} {}", visible(&audit.request), visible(&audit.arguments));
+    told("audit", &audit.result, &format!("{} {who}", asked.trim_end()), &audit.text)
 }
 
 fn of_packet(packet: &Packet, colour: bool) -> String {
@@ -144,6 +168,31 @@ fn folded(packet: &Packet) -> Option<String> {
 mod tests {
     use super::*;
     use crate::event::{Interface, Lost, Policy, SCHEMA};
+
+    #[test]
+    fn a_command_is_a_line_with_who_sent_it() {
+        let audit = Audit {
+            request: "apply".to_owned(),
+            arguments: "/etc/c.yaml".to_owned(),
+            result: "refused".to_owned(),
+            text: "no".to_owned(),
+            uid: Some(0),
+            user: Some("root".to_owned()),
+            pid: Some(7),
+            command: Some("trainguard".to_owned()),
+            login_uid: Some(1000),
+            login: Some("ann".to_owned()),
+            ..Audit::default()
+        };
+        assert_eq!(
+            line(What::Audit(Box::new(audit))),
+            "14:02:11.204 - audit refused apply /etc/c.yaml by root, logged in as ann, `trainguard` \
+             (pid 7) no"
+        );
+        let signal = Audit { request: "reload".to_owned(), ..Audit::default() };
+        let line = line(What::Audit(Box::new(signal)));
+        assert!(line.contains("by whom is not known"), "{line}");
+    }
 
     fn line(what: What) -> String {
         let event = Event {
@@ -237,6 +286,18 @@ mod tests {
                 text: hostile.to_owned(),
                 ..Policy::default()
             }),
+            What::Audit(Box::new(Audit {
+                request: hostile.to_owned(),
+                arguments: hostile.to_owned(),
+                result: hostile.to_owned(),
+                text: hostile.to_owned(),
+                uid: Some(1),
+                user: Some(hostile.to_owned()),
+                login_uid: Some(2),
+                login: Some(hostile.to_owned()),
+                command: Some(hostile.to_owned()),
+                ..Audit::default()
+            })),
             What::Lost(Lost { text: hostile.to_owned(), ..Lost::default() }),
         ] {
             let line = line(what);

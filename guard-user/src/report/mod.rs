@@ -1,5 +1,7 @@
 //! Everything that is printed: data on standard output, talk on standard error.
 
+#[cfg(feature = "daemon")]
+pub mod applied;
 pub mod diff;
 #[cfg(feature = "daemon")]
 pub mod events;

@@ -30,6 +30,7 @@ fn text(status: &Status) -> String {
         screen.line("problem", problem);
     }
     source(&mut screen, status);
+    mode_by_hand(&mut screen, status);
     for interface in &status.interfaces {
         screen.line("interface", &interface_line(interface));
         if let Some(remedy) = &interface.remedy {
@@ -135,6 +136,25 @@ fn source(screen: &mut Screen, status: &Status) {
     if source.changed {
         screen.line("", "files have changed; they are loaded once they stand still");
     }
+}
+
+/// The modes that are not the policy's.
+fn mode_by_hand(screen: &mut Screen, status: &Status) {
+    let Some(by_hand) = &status.mode_override else { return };
+    let services: Vec<String> = by_hand.services.iter().map(|name| shown(name)).collect();
+    let which = if services.is_empty() { "all services".to_owned() } else { services.join(", ") };
+    let until = match (&by_hand.until, by_hand.seconds_left) {
+        (Some(until), Some(left)) => {
+            let left = humantime::format_duration(Duration::from_secs(left));
+            format!("for {left} more, until {until}")
+        }
+        _ => "until somebody changes it".to_owned(),
+    };
+    let line = format!(
+        "{which}: {}, by hand since {}, {until}; `trainguard mode policy` ends it",
+        by_hand.mode, by_hand.since
+    );
+    screen.line("mode", &line);
 }
 
 fn interface_line(interface: &InterfaceStatus) -> String {

@@ -70,6 +70,12 @@ impl Families {
         let deadline = status.trial.as_ref().map_or(0, TrialStatus::deadline_seconds);
         let help = "When the policy on trial is undone unless it is confirmed; 0 while none is.";
         self.plain("policy_trial_deadline_timestamp_seconds", help, number(deadline));
+        let by_hand = ["enforce", "observe"].map(|mode| {
+            let wanted = status.mode_override.as_ref();
+            (vec![("mode", mode)], flag(wanted.is_some_and(|wanted| wanted.mode == mode)))
+        });
+        let help = "1 while services have this mode by hand, whatever their policy says.";
+        self.gauge("trainguard_mode_override", help, &by_hand);
         let modes = ["enforce", "observe"].map(|mode| {
             let count = status.services.iter().filter(|service| service.mode == mode).count();
             (vec![("mode", mode)], small(count))

@@ -1,0 +1,276 @@
+//! What a switch of policy does to connections that are open: asked of the one decision, with a
+//! segment in the middle of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use guard_common::{Addr, Silent, Verdict, judge, packet::Frame, wire};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    kernel::{connections::Connection, netlink::Device},
+    policy::{
+        compiled::{CompiledPolicy, HostTables, name_of},
+        limiter::HostLimiter,
+    },
+    probe::{GOES_ON, OPENS, Probe},
+};
+
+/// Groups of connections that an answer lists.
+const LISTED: usize = 100;
+/// Where ssh listens, unless told otherwise.
+pub(super) const SSH: u16 = 22;
+/// Devices whose packets come in through others, which may be guarded: an address on one of them
+/// may be reached through the guard.
+const UPPER: [&str; 9] =
+    ["bond", "bridge", "dummy", "hsr", "ipvlan", "macvlan", "team", "vlan", "vrf"];
+
+/// The caller's own ssh session, as its shell knows it (`SSH_CONNECTION`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Where the caller sits.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+}
+
+impl Session {
+    /// From the four words of `SSH_CONNECTION`; none if it is something else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [peer, peer_port, local, local_port] = words[..] else { return None };
+        let end = |address: &str, port: &str| {
+            let address: IpAddr = address.parse().ok()?;
+            Some(SocketAddr::new(address.to_canonical(), port.parse().ok()?))
+        };
+        Some(Self { peer: end(peer, peer_port)?, local: end(local, local_port)? })
+    }
+
+    /// Whether a connection is this session.
+    pub(super) fn is(&self, connection: &Connection) -> bool {
+        (self.peer, self.local) == (connection.peer, connection.local)
+    }
+}
+
+/// What becomes of open connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// Connections that were looked at: TCP, with other hosts.
+    pub looked_at: u64,
+    /// Why not all of them were; null if all were.
+    pub incomplete: Option<String>,
+    /// Those whose packets pass now and would be dropped.
+    pub cut: Affected,
+    /// Those that would go on, but could not be opened again.
+    pub not_reopened: Affected,
+}
+
+/// Some connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affected {
+    /// How many.
+    pub connections: u64,
+    /// The ssh sessions among them that the caller may be using.
+    pub sessions: u64,
+    /// What they are, sessions first; not more than a hundred groups.
+    pub groups: Vec<Group>,
+}
+
+/// Connections that have all of this in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// How many.
+    pub connections: u64,
+    /// The other end; of a node with several addresses one of them.
+    pub peer: String,
+    /// The node that has it; null if it is not in the manifest.
+    pub node: Option<String>,
+    /// `in`: opened by the peer, to `port` of this node. `out`: opened from here, to `port` of the
+    /// peer.
+    pub direction: String,
+    /// The port at which it was opened.
+    pub port: u16,
+    /// The service that would refuse it.
+    pub service: String,
+    /// It is an ssh session that the caller may be using.
+    pub session: bool,
+}
+
+impl Group {
+    /// For people.
+    pub fn line(&self) -> String {
+        let Self { connections, peer, node, port, service, .. } = self;
+        let who = match node {
+            Some(node) => format!("{node} ({peer})"),
+            None => format!("{peer} (not in the manifest)"),
+        };
+        let count = crate::report::counted(*connections, "connection");
+        let line = if self.direction == "in" {
+            format!("{count} of {who} to tcp/{port} ({service})")
+        } else {
+            format!("{count} to tcp/{port} of {who}, whose replies meet {service}")
+        };
+        if self.session { format!("{line}: an ssh session, yours it seems") } else { line }
+    }
+}
+
+impl Affected {
+    /// A line for each group, at most so many, and one that counts the rest.
+    pub fn lines(&self, most: usize) -> Vec<String> {
+        let told = self.groups.iter().take(most);
+        let count: u64 = told.clone().map(|group| group.connections).sum();
+        let mut lines: Vec<String> = told.map(Group::line).collect();
+        if let Some(rest) = self.connections.checked_sub(count).filter(|rest| *rest > 0) {
+            lines.push(format!("and {} more", crate::report::counted(rest, "connection")));
+        }
+        lines
+    }
+}
+
+/// What is asked of a policy.
+pub(super) struct Asked<'a> {
+    /// The policy.
+    pub(super) policy: &'a CompiledPolicy,
+    /// Indices of the interfaces that it guards.
+    pub(super) guarded: &'a BTreeSet<u32>,
+    /// Names of the devices of this node's addresses.
+    pub(super) addresses: &'a BTreeMap<IpAddr, BTreeSet<String>>,
+    pub(super) devices: &'a [Device],
+}
+
+/// What may become of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// What goes on in it is dropped.
+    Cut,
+    /// What opens it is dropped.
+    NotReopened,
+}
+
+/// A connection that a policy refuses.
+#[derive(Debug, Clone)]
+pub(super) struct Suspect {
+    pub(super) connection: Connection,
+    pub(super) fate: Fate,
+    /// The peer has opened it.
+    incoming: bool,
+    service: String,
+    node: Option<String>,
+}
+
+impl Asked<'_> {
+    /// Whether packets of a connection come in through a guarded interface. Where that cannot be
+    /// known, they do.
+    fn is_reached(&self, connection: &Connection) -> bool {
+        let over = |device: &Device| {
+            self.guarded.contains(&device.index)
+                || device.name == "lo"
+                || device.kind.as_deref().is_some_and(|kind| UPPER.contains(&kind))
+        };
+        if self.guarded.is_empty() {
+            return false;
+        }
+        if connection.ifindex != 0 {
+            let device = self.devices.iter().find(|device| device.index == connection.ifindex);
+            return device.is_none_or(over);
+        }
+        let Some(names) = self.addresses.get(&connection.local.ip()) else { return true };
+        let mut devices = self.devices.iter().filter(|device| names.contains(&device.name));
+        devices.any(over) || !self.devices.iter().any(|device| names.contains(&device.name))
+    }
+
+    /// The service that refuses a segment of the peer with these flags.
+    fn refuses(
+        &self,
+        tables: &HostTables<'_>,
+        connection: &Connection,
+        flags: u8,
+    ) -> Option<String> {
+        let Connection { local, peer, .. } = connection;
+        let probe = Probe {
+            from: (peer.ip(), peer.port()),
+            to: (local.ip(), local.port()),
+            protocol: wire::PROTO_TCP,
+            flags,
+            later_fragment: false,
+        };
+        // Full buckets: a limit that is reached for a moment cuts nothing.
+        let limiter = HostLimiter::new([0; 2]);
+        let frame = probe.frame();
+        let verdict: Verdict = judge(&Frame::new(&frame), tables, &limiter, &mut Silent);
+        let name = || self.policy.name_of_service(&verdict).unwrap_or("no service").to_owned();
+        (!verdict.passes()).then(name)
+    }
+
+    /// The connections that this policy refuses. `listening` are ports of which somebody listens:
+    /// a connection at another one was opened from here.
+    pub(super) fn suspects(
+        &self,
+        connections: &[Connection],
+        listening: &BTreeSet<u16>,
+    ) -> Vec<Suspect> {
+        let tables = self.policy.host();
+        let reached = connections.iter().filter(|connection| self.is_reached(connection));
+        let suspects = reached.filter_map(|connection| {
+            let incoming = listening.contains(&connection.local.port());
+            let cut = self.refuses(&tables, connection, GOES_ON);
+            let (fate, service) = match cut {
+                Some(service) => (Fate::Cut, service),
+                // What answers a connection of ours opens none.
+                None if incoming => (Fate::NotReopened, self.refuses(&tables, connection, OPENS)?),
+                None => return None,
+            };
+            let peer = Addr::from(connection.peer.ip());
+            let node = name_of(&self.policy.names, &peer).map(str::to_owned);
+            Some(Suspect { connection: *connection, fate, incoming, service, node })
+        });
+        suspects.collect()
+    }
+
+    /// Takes out what this policy, the one in force, refuses already.
+    pub(super) fn keep_passing(&self, suspects: &mut Vec<Suspect>) {
+        let tables = self.policy.host();
+        suspects.retain(|suspect| {
+            let flags = if suspect.fate == Fate::Cut { GOES_ON } else { OPENS };
+            !self.is_reached(&suspect.connection)
+                || self.refuses(&tables, &suspect.connection, flags).is_none()
+        });
+    }
+}
+
+/// Sums suspects up. `is_session` says which of them the caller may be using.
+pub(super) fn sum_up(
+    suspects: &[Suspect],
+    fate: Fate,
+    names: &[(Addr, String)],
+    is_session: impl Fn(&Connection) -> bool,
+) -> Affected {
+    let mut affected = Affected::default();
+    let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+    for suspect in suspects.iter().filter(|suspect| suspect.fate == fate) {
+        let Suspect { connection, incoming, service, .. } = suspect;
+        let peer = connection.peer.ip();
+        // Who is no member of the new policy may have been one of the old.
+        let node = suspect.node.clone();
+        let node = node.or_else(|| name_of(names, &Addr::from(peer)).map(str::to_owned));
+        let port = if *incoming { connection.local.port() } else { connection.peer.port() };
+        let session = is_session(connection);
+        affected.connections += 1;
+        affected.sessions += u64::from(session);
+        let who = node.clone().unwrap_or_else(|| peer.to_string());
+        let group = groups.entry((!session, !incoming, service, port, who)).or_insert(Group {
+            connections: 0,
+            peer: peer.to_string(),
+            node,
+            direction: if *incoming { "in" } else { "out" }.to_owned(),
+            port,
+            service: service.clone(),
+            session,
+        });
+        group.connections += 1;
+    }
+    affected.groups = groups.into_values().take(LISTED).collect();
+    affected
+}

@@ -1,0 +1,70 @@
+//! A point in time that nobody can set the clock past, and that a daemon finds again after a crash.
+
+use std::{
+    fs, io,
+    time::{Duration, SystemTime},
+};
+
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::error::KernelError;
+
+/// A time of the clock that counts from boot, suspension included. It is over in any other boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Deadline {
+    /// Id of the boot that it counts from.
+    boot: String,
+    /// When it is, since boot.
+    #[serde(rename = "deadline")]
+    at: Duration,
+}
+
+/// Time since boot, suspension included.
+fn since_boot() -> Result<Duration, KernelError> {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_err(|error| KernelError::of("reading the clock", io::Error::from(error)))?;
+    Ok(now.into())
+}
+
+/// Id of this boot (random(4)).
+fn boot_id() -> Result<String, KernelError> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let id = fs::read_to_string(PATH).map_err(|error| KernelError::of(PATH, error))?;
+    Ok(id.trim_end().to_owned())
+}
+
+impl Deadline {
+    /// So long from now.
+    pub(super) fn after(time: Duration) -> Result<Self, KernelError> {
+        Ok(Self { boot: boot_id()?, at: since_boot()?.saturating_add(time) })
+    }
+
+    /// How long it is until then; none if it is over, or of another boot.
+    pub(super) fn left(&self) -> Option<Duration> {
+        let same_boot = boot_id().is_ok_and(|id| id == self.boot);
+        let now = since_boot().ok().filter(|_| same_boot)?;
+        self.at.checked_sub(now).filter(|left| !left.is_zero())
+    }
+
+    /// When it is, by the clock of the wall.
+    pub(super) fn time(&self) -> SystemTime {
+        SystemTime::now() + self.left().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case 109: the clock of the wall, which may be set, is not asked.
+    #[test]
+    fn a_deadline_is_over_with_its_time_and_with_its_boot() {
+        let deadline = Deadline::after(Duration::from_mins(10)).expect("a clock");
+        assert!(deadline.left().is_some_and(|left| left > Duration::from_mins(9)));
+        let over = Deadline { at: Duration::from_nanos(1), ..deadline.clone() };
+        assert_eq!(over.left(), None);
+        let elsewhere = Deadline { boot: "another".to_owned(), ..deadline };
+        assert_eq!(elsewhere.left(), None);
+    }
+}

@@ -1,0 +1,312 @@
+//! Files that only root or the daemon's own user can have written: what a policy is read from, and
+//! what the daemon has kept for itself.
+//!
+//! A path is walked from the root directory, name by name, each opened below the directory before
+//! it and looked at through its own descriptor: nobody can put something else in its place between
+//! the look and the reading. Symbolic links are followed, as a `ConfigMap` of Kubernetes consists of
+//! them, but whatever a link leads to, and every directory on the way there, obeys the same rule.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
+    sys::{
+        stat::{FileStat, Mode, SFlag, fstat, fstatat},
+        statvfs::{FsFlags, fstatvfs},
+    },
+    unistd::geteuid,
+};
+
+use crate::policy::{Disk, Files, files};
+
+/// Links on the way to a file, as many as the kernel follows (`MAXSYMLINKS`).
+const MAX_LINKS: usize = 40;
+/// Writable by the group, by others.
+const SHARED: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
+/// The file system, as far as it can be trusted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Trusted;
+
+impl Files for Trusted {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = open_trusted(path)?;
+        files::read_whole(file)
+    }
+
+    fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
+        Disk.glob(pattern)
+    }
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// It is not there, or somebody else may write to it or put another one in its place: who, and what
+/// to do.
+pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
+    let absolute = std::path::absolute(path)?;
+    let mut walk = Walk { ahead: VecDeque::new(), behind: PathBuf::from("/"), links: 0 };
+    walk.add(&absolute);
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut directory = open("/", flags, Mode::empty())?;
+    check_directory(&directory, &walk.behind)?;
+    while let Some(name) = walk.ahead.pop_front() {
+        let found = fstatat(&directory, &*name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let is_last = walk.ahead.is_empty();
+        match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFLNK => {
+                check_owner(&found, &walk.behind.join(&name))?;
+                let target = PathBuf::from(readlinkat(&directory, &*name)?);
+                walk.links += 1;
+                if walk.links > MAX_LINKS {
+                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
+                }
+                if target.is_absolute() {
+                    directory = open("/", flags, Mode::empty())?;
+                    walk.behind = PathBuf::from("/");
+                }
+                walk.add_before(&target);
+            }
+            SFlag::S_IFDIR if !is_last => {
+                let next = flags | OFlag::O_NOFOLLOW;
+                directory = openat(&directory, &*name, next, Mode::empty())?;
+                walk.step(&name);
+                check_directory(&directory, &walk.behind)?;
+            }
+            _ if is_last => return open_last(&directory, &name, &walk.behind.join(&name)),
+            _ => return Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+    Err(io::ErrorKind::IsADirectory.into())
+}
+
+/// What is still to be walked.
+struct Walk {
+    ahead: VecDeque<OsString>,
+    /// Where it is, for people.
+    behind: PathBuf,
+    links: usize,
+}
+
+impl Walk {
+    fn names(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
+        path.components().filter_map(|component| match component {
+            Component::Normal(name) => Some(name),
+            Component::ParentDir => Some(OsStr::new("..")),
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+        })
+    }
+
+    fn add(&mut self, path: &Path) {
+        self.ahead.extend(Self::names(path).map(OsStr::to_owned));
+    }
+
+    fn add_before(&mut self, path: &Path) {
+        for name in Self::names(path).rev() {
+            self.ahead.push_front(name.to_owned());
+        }
+    }
+
+    fn step(&mut self, name: &OsStr) {
+        if name == ".." {
+            self.behind.pop();
+        } else {
+            self.behind.push(name);
+        }
+    }
+}
+
+fn open_last(directory: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<File> {
+    // Opening a pipe would wait for a writer that may never come, and opening a terminal may make it
+    // ours.
+    let flags = OFlag::O_RDONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_NOCTTY
+        | OFlag::O_CLOEXEC;
+    let file = File::from(openat(directory, name, flags, Mode::empty())?);
+    files::require_regular(&file)?;
+    let found = fstat(file.as_fd())?;
+    check_owner(&found, path)?;
+    let shown = path.display();
+    if found.st_mode & SHARED != 0 {
+        let mode = found.st_mode & 0o7777;
+        return Err(refusal(format!(
+            "others may write to `{shown}` (mode {mode:04o}): `chmod go-w` it"
+        )));
+    }
+    let names = file.metadata()?.nlink();
+    if names != 1 {
+        return Err(refusal(format!(
+            "`{shown}` has {names} names (hard links), and whoever has another one may have it \
+             elsewhere: put a copy in its place"
+        )));
+    }
+    Ok(file)
+}
+
+fn check_directory(directory: &OwnedFd, path: &Path) -> io::Result<()> {
+    let found = fstat(directory.as_fd())?;
+    check_owner(&found, path)?;
+    // In a sticky directory nobody can put something in the place of what is another's, and whose
+    // that is is looked at next. A `ConfigMap` is mounted read-only, at a directory of mode 0777.
+    let is_shared = found.st_mode & SHARED != 0 && found.st_mode & STICKY == 0;
+    if is_shared && !fstatvfs(directory)?.flags().contains(FsFlags::ST_RDONLY) {
+        let mode = found.st_mode & 0o7777;
+        return Err(refusal(format!(
+            "others may put files into the directory `{}` (mode {mode:04o}): `chmod go-w` it",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+fn check_owner(found: &FileStat, path: &Path) -> io::Result<()> {
+    let own = geteuid().as_raw();
+    if found.st_uid == 0 || found.st_uid == own {
+        return Ok(());
+    }
+    let who = if own == 0 { String::new() } else { format!(" or user {own}, whom the daemon is") };
+    Err(refusal(format!(
+        "`{}` belongs to user {}, expected root{who}: `chown` it",
+        path.display(),
+        found.st_uid
+    )))
+}
+
+fn refusal(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+/// Reads a file of our own.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_trusted(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, chown, symlink},
+        time::{Duration, Instant},
+    };
+
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    const TEXT: &[u8] = b"text";
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    }
+
+    fn why(path: &Path) -> String {
+        let began = Instant::now();
+        let error = Trusted.read(path).expect_err("it is refused");
+        assert!(began.elapsed() < Duration::from_secs(1), "no waiting");
+        error.to_string()
+    }
+
+    /// Case 128.
+    #[test]
+    fn what_others_may_write_is_refused_and_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (inner, file) = (dir.path().join("inner"), dir.path().join("inner/file"));
+        fs::create_dir(&inner).expect("a directory");
+        fs::write(&file, TEXT).expect("a file");
+        assert_eq!(Trusted.read(&file).expect("a file of our own"), TEXT);
+        for (path, mode, part) in [
+            (&file, 0o664, "others may write to"),
+            (&file, 0o646, "mode 0646"),
+            (&inner, 0o775, "others may put files into the directory"),
+            (&inner, 0o757, "inner` (mode 0757)"),
+        ] {
+            let before = fs::metadata(path).expect("a mode").permissions().mode();
+            set_mode(path, mode);
+            let told = why(&file);
+            assert!(told.contains(part) && told.contains("chmod go-w"), "{mode:o}: {told}");
+            set_mode(path, before);
+        }
+        // As /tmp is: what is in it is looked at.
+        set_mode(&inner, 0o1777);
+        assert_eq!(Trusted.read(&file).expect("a sticky directory"), TEXT);
+        fs::hard_link(&file, dir.path().join("another name")).expect("a hard link");
+        assert!(why(&file).contains("2 names"), "{}", why(&file));
+        fs::remove_file(dir.path().join("another name")).expect("removing");
+        if geteuid().is_root() {
+            for path in [&file, &inner] {
+                chown(path, Some(1000), None).expect("another owner");
+                let told = why(&file);
+                assert!(told.contains("belongs to user 1000, expected root"), "{told}");
+                chown(path, Some(0), None).expect("the owner");
+            }
+        }
+        assert_eq!(Trusted.read(&file).expect("as before"), TEXT);
+    }
+
+    #[test]
+    fn links_are_followed_as_far_as_they_lead_through_what_is_ours() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        for version in ["one", "two"] {
+            fs::create_dir(at(version)).expect("a directory");
+            fs::write(at(version).join("file"), version).expect("a file");
+        }
+        symlink("one", at("data")).expect("a link");
+        symlink("data/file", at("file")).expect("a link");
+        symlink(at("two").join("../one/./file"), at("absolute")).expect("a link");
+        for link in ["file", "absolute"] {
+            assert_eq!(Trusted.read(&at(link)).expect("a link"), b"one", "{link}");
+        }
+        set_mode(&at("one"), 0o777);
+        for link in ["file", "absolute"] {
+            assert!(why(&at(link)).contains("one` (mode 0777)"), "{}", why(&at(link)));
+        }
+        set_mode(&at("one"), 0o755);
+        symlink("around", at("around")).expect("a link");
+        assert!(why(&at("around")).contains("symbolic links"), "{}", why(&at("around")));
+        if geteuid().is_root() {
+            std::os::unix::fs::lchown(at("data"), Some(1000), None).expect("another owner");
+            assert!(
+                why(&at("file")).contains("data` belongs to user 1000"),
+                "{}",
+                why(&at("file"))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pipe = dir.path().join("pipe");
+        mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        for path in [&pipe, Path::new("/dev/null"), Path::new("/dev/tty"), dir.path()] {
+            let told = Trusted.read(path).expect_err("no file").to_string();
+            let expected = ["not a regular file", "directory", "No such device"]
+                .iter()
+                .any(|p| told.contains(p));
+            assert!(expected, "{}: {told}", path.display());
+        }
+        assert!(
+            Trusted
+                .read(&dir.path().join("nothing"))
+                .is_err_and(|error| { error.kind() == io::ErrorKind::NotFound })
+        );
+        assert!(Trusted.read(&pipe.join("below")).is_err());
+    }
+}

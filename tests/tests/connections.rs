@@ -1,0 +1,284 @@
+//! What a switch of policy would do to connections that are open: real ones, between the namespaces,
+//! before a real daemon.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use guard_tests::node::{
+    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER, enforcing,
+};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Where ssh listens.
+const SSH: u16 = 22;
+/// Where a connection of the node's own comes from: a port that a policy may guard.
+const OURS: u16 = 9200;
+
+/// A connection: our end, and that of the peer.
+type Pair = (TcpStream, TcpStream);
+
+fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP));
+    let socket = socket.expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&from.into()).expect("an address");
+    socket.connect_timeout(&to.into(), Duration::from_secs(5)).expect("a connection");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
+    stream
+}
+
+/// A listener of the node.
+fn listen(node: &Node, address: IpAddr, port: u16) -> TcpListener {
+    node.at_node(|| TcpListener::bind((address, port)).expect("a listener"))
+}
+
+/// Opens a connection from the peer.
+fn open(node: &Node, listener: &TcpListener, from: IpAddr) -> Pair {
+    let to = listener.local_addr().expect("an address");
+    let peer = node.at_peer(|| connect(SocketAddr::new(from, 0), to));
+    let (ours, _) = listener.accept().expect("accepting");
+    ours.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
+    (ours, peer)
+}
+
+/// Whether what the peer sends arrives.
+fn goes_on((ours, peer): &mut Pair) -> bool {
+    peer.write_all(b"x").expect("sending");
+    match ours.read(&mut [0; 64]) {
+        Ok(count) => count > 0,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn apply(node: &Node, manifest: &str, more: &[&str], ssh: &str) -> (Option<i32>, Value, String) {
+    let path = node.path(manifest);
+    let verb = ["apply", path.to_str().expect("a path"), "--format", "json"];
+    let mut command = node.trainguard(&[&verb[..], more].concat());
+    let Output { status, stdout, stderr } =
+        command.env("SSH_CONNECTION", ssh).output().expect("it runs");
+    let told = String::from_utf8_lossy(&stderr).into_owned();
+    (status.code(), serde_json::from_slice(&stdout).unwrap_or_default(), told)
+}
+
+/// A policy, beside the one in force.
+fn next(node: &Node, policy: &str) {
+    node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
+    node.write("next-policy.yaml", policy);
+}
+
+/// Nobody but the scheduler, which is the node itself, may.
+fn locking_out() -> String {
+    POLICY.replace("roles: [worker]", "roles: [scheduler]")
+}
+
+fn groups(document: &Value, which: &str) -> Vec<(String, u64, String, u64, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let groups = document["connections"][which]["groups"].as_array().expect("groups");
+    let group = |group: &Value| {
+        let number = |name: &str| group[name].as_u64().expect("a number");
+        let [direction, node, service] = ["direction", "node", "service"].map(|n| text(&group[n]));
+        (direction, number("connections"), node, number("port"), service)
+    };
+    groups.iter().map(group).collect()
+}
+
+#[test]
+fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
+    let Some(mut node) = Node::new("connections/refused") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let before = node.generation();
+    let [guarded, guarded6] = NODE.map(|address| listen(&node, address, PORT));
+    let free = listen(&node, NODE[0], FREE_PORT);
+    let mut connections = [
+        open(&node, &guarded, MEMBER[0]),
+        open(&node, &guarded, MEMBER[0]),
+        open(&node, &guarded6, MEMBER_TOO[1]),
+    ];
+    // Not of the policy; a stranger's at a port that nobody guards goes on.
+    let mut others = [open(&node, &free, MEMBER[0]), open(&node, &free, STRANGER[0])];
+    next(&node, &locking_out());
+
+    let cut = [
+        ("in".to_owned(), 2, "member-0".to_owned(), PORT.into(), "scheduler".to_owned()),
+        ("in".to_owned(), 1, "member-1".to_owned(), PORT.into(), "scheduler".to_owned()),
+    ];
+    for more in [&[][..], &["--confirm-within", "1m"], &["--dry-run"]] {
+        let (code, document, told) = apply(&node, "next.yaml", more, "");
+        assert_eq!(code, Some(1), "{more:?}: {document} {told}");
+        assert_eq!(groups(&document, "cut"), cut, "{more:?}");
+        assert_eq!(groups(&document, "not_reopened"), [], "{more:?}");
+        let dry = more == ["--dry-run"];
+        assert_eq!(document["result"], if dry { "dry_run" } else { "refused" }, "{more:?}");
+        assert_eq!(document["difference"].is_object(), dry, "{more:?}: {document}");
+        assert_eq!(node.generation(), before, "{more:?}");
+        assert!(node.status().expect("a status")["trial"].is_null(), "{more:?}");
+        assert!(connections.iter_mut().chain(&mut others).all(goes_on), "{more:?}");
+    }
+    // People are told in words.
+    let path = node.path("next.yaml");
+    let mut command = node.trainguard(&["apply", path.to_str().expect("a path")]);
+    let output = command.output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    for part in [
+        "would cut 3 open connections",
+        "2 connections of member-0 (10.77.0.20) to tcp/9091 (scheduler)",
+        "1 connection of member-1 (fd77::21) to tcp/9091 (scheduler)",
+        "--cut-connections",
+    ] {
+        assert!(told.contains(part), "`{part}` not in {told}");
+    }
+    assert!(!told.contains("--cut-own-session"), "{told}");
+
+    // Whoever says so has his way.
+    let (code, document, told) = apply(&node, "next.yaml", &["--cut-connections"], "");
+    assert_eq!(code, Some(0), "{document} {told}");
+    assert_eq!(document["connections"]["cut"]["connections"], 3, "{document}");
+    assert!(!connections.iter_mut().any(goes_on));
+    assert!(others.iter_mut().all(goes_on));
+
+    // What is cut already is no reason to refuse: these are dropped with or without that.
+    next(&node, &locking_out().replace("udp/9091", "udp/9092"));
+    let (code, document, told) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(0), "{document} {told}");
+}
+
+#[test]
+fn what_goes_on_but_could_not_be_opened_again_is_a_note() {
+    let Some(mut node) = Node::new("connections/weak") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let listener = listen(&node, NODE[0], PORT);
+    let mut connection = open(&node, &listener, MEMBER[0]);
+    let opening = locking_out().replace("match: all", "match: new-connections");
+    next(&node, &opening.replace(", udp/9091", ""));
+    let (code, document, told) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(0), "{document} {told}");
+    assert_eq!(groups(&document, "cut"), []);
+    assert_eq!(groups(&document, "not_reopened").len(), 1, "{document}");
+    assert!(goes_on(&mut connection));
+    assert!(!node.answers(MEMBER[0], PORT));
+}
+
+#[test]
+fn replies_to_own_connections_count_and_unguarded_interfaces_do_not() {
+    let Some(mut node) = Node::new("connections/own") else { return };
+    node.add_link("eth1");
+    node.ip(&["addr", "add", "10.78.0.10/24", "dev", "eth1"]);
+    node.at_peer(|| {
+        let status = std::process::Command::new("ip")
+            .args(["addr", "add", "10.78.0.20/24", "dev", "eth1"])
+            .status();
+        assert!(status.expect("ip").success());
+    });
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    // The node has opened it: what the peer sends goes to the port that it has chosen.
+    let listener = node.at_peer(|| TcpListener::bind((MEMBER[0], 7000)).expect("a listener"));
+    let ours =
+        node.at_node(|| connect(SocketAddr::new(NODE[0], OURS), SocketAddr::new(MEMBER[0], 7000)));
+    let mut outgoing = (ours, listener.accept().expect("accepting").0);
+    // Another one, by an interface that nobody guards, to the port that is guarded.
+    let unguarded = listen(&node, IpAddr::from([10, 78, 0, 10]), PORT);
+    let mut beside = open(&node, &unguarded, IpAddr::from([10, 78, 0, 20]));
+    assert!(goes_on(&mut outgoing) && goes_on(&mut beside));
+    let wide = locking_out().replace("tcp/9091,", "tcp/9091, tcp/9200,");
+    next(&node, &wide);
+    let (code, document, told) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(1), "{document} {told}");
+    let expected = ("out".to_owned(), 1, "member-0".to_owned(), 7000, "scheduler".to_owned());
+    assert_eq!(groups(&document, "cut"), [expected], "{document}");
+    assert!(goes_on(&mut outgoing) && goes_on(&mut beside));
+    // Once that interface is guarded, too, its connection is cut as well.
+    node.write("next.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
+    let (code, document, told) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(1), "{document} {told}");
+    let expected = ("in".to_owned(), 1, "-".to_owned(), PORT.into(), "scheduler".to_owned());
+    assert_eq!(groups(&document, "cut"), [expected], "{document}");
+}
+
+/// Case 124: a policy that closes the management port to the caller's own address.
+#[test]
+fn the_callers_own_session_takes_a_word_of_its_own() {
+    let Some(mut node) = Node::new("connections/session") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let ssh = listen(&node, NODE[0], SSH);
+    let mut session = open(&node, &ssh, STRANGER[0]);
+    let mut colleague = open(&node, &ssh, STRANGER[0]);
+    let port = session.1.local_addr().expect("an address").port();
+    let own = format!("{} {port} {} {SSH}", STRANGER[0], NODE[0]);
+    next(&node, &POLICY.replace("tcp/9091,", "tcp/9091, tcp/22,"));
+
+    let (code, document, told) = apply(&node, "next.yaml", &["--cut-connections"], &own);
+    assert_eq!(code, Some(1), "{document} {told}");
+    let cut = &document["connections"]["cut"];
+    assert_eq!((&cut["connections"], &cut["sessions"]), (&2.into(), &1.into()), "{document}");
+    assert_eq!(cut["groups"][0]["session"], true, "{document}");
+    assert!(document["error"].as_str().expect("why").contains("own ssh session"), "{document}");
+    let (code, document, _) = apply(&node, "next.yaml", &["--cut-own-session"], &own);
+    assert_eq!(code, Some(1), "the colleague's is another matter: {document}");
+    // Who does not know his session might be any of them; a session of yesterday is none.
+    for unknown in ["", "10.0.0.1 1 10.0.0.2 22", "nonsense"] {
+        let (code, document, _) = apply(&node, "next.yaml", &["--cut-connections"], unknown);
+        assert_eq!(code, Some(1), "{unknown}: {document}");
+        assert_eq!(document["connections"]["cut"]["sessions"], 2, "{unknown}: {document}");
+    }
+    assert!(goes_on(&mut session) && goes_on(&mut colleague));
+    let both = ["--cut-connections", "--cut-own-session"];
+    let (code, document, told) = apply(&node, "next.yaml", &both, &own);
+    assert_eq!(code, Some(0), "{document} {told}");
+    assert!(!goes_on(&mut session) && !goes_on(&mut colleague));
+}
+
+#[test]
+fn files_that_cut_connections_are_followed_and_it_is_told() {
+    let Some(mut node) = Node::new("connections/files") else { return };
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    let listener = listen(&node, NODE[0], PORT);
+    let mut connection = open(&node, &listener, MEMBER[0]);
+    node.write("policy.yaml", &locking_out());
+    node.wait("followed", |next| next["policy_hash"] != status["policy_hash"]);
+    assert!(!goes_on(&mut connection));
+    let part = "1 connection of member-0 (10.77.0.20) to tcp/9091 (scheduler)";
+    assert!(node.log().contains(part), "{}", node.log());
+    let events = node.trainguard(&["events", "--kind", "policy"]).output().expect("events");
+    let events = String::from_utf8_lossy(&events.stdout);
+    assert!(events.contains("cuts_connections") && events.contains(part), "{events}");
+}
+
+/// The look is bounded, in number and time.
+#[test]
+fn many_connections_are_looked_at_in_bounded_time() {
+    const MANY: usize = 3000;
+    let Some(mut node) = Node::new("connections/many") else { return };
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let (_, hard) = limit.expect("a limit");
+    let wanted = (2 * MANY + 200) as u64;
+    if hard < wanted {
+        guard_tests::skip::skip("connections/many", "RLIMIT_NOFILE is too low");
+        return;
+    }
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, wanted, hard)
+        .expect("setting a limit");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let listener = listen(&node, NODE[0], PORT);
+    let connections: Vec<Pair> = (0..MANY).map(|_| open(&node, &listener, MEMBER[0])).collect();
+    next(&node, &locking_out());
+    let began = Instant::now();
+    let (code, document, told) = apply(&node, "next.yaml", &["--dry-run"], "");
+    let took = began.elapsed();
+    assert_eq!(code, Some(1), "{told}");
+    assert_eq!(document["connections"]["cut"]["connections"], MANY, "{document}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    drop(connections);
+}
