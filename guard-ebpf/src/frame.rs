@@ -36,13 +36,17 @@ pub(crate) fn len(ctx: &XdpContext) -> u64 {
 /// bytes, 0 if it cannot be read.
 #[inline(always)]
 pub(crate) fn copy_front<const N: usize>(ctx: &XdpContext, len: u32, to: *mut [u8; N]) -> u32 {
-    // Opaque, so that the register that is compared is the one that the helper gets.
-    let len = opaque(len.into());
-    let count = if len > N as u64 { N as u64 } else { len };
+    // The helper must not be asked for nothing, and before 6.8 the verifier learns nothing from a
+    // comparison with zero. So what is bounded is the index of the last byte. There is none in an
+    // empty frame, of which the helper then refuses the `N` bytes that it is asked for. Opaque, so
+    // that the register that is compared is the one that the helper gets.
+    let last = opaque(u64::from(len).wrapping_sub(1));
+    let bounded = if last < N as u64 { last } else { N as u64 - 1 };
+    let count = opaque(bounded) + 1;
     // SAFETY: the context is the one that the kernel passed to this program. Callers hand over room
-    // for `N` bytes, and no more are asked for; the verifier checks both. It refuses to ask for none.
-    let copied = count > 0
-        && unsafe { bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to.cast(), count as u32) } == 0;
+    // for `N` bytes, and no more are asked for; the verifier checks both.
+    let copied =
+        unsafe { bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to.cast(), count as u32) } == 0;
     if copied { count as u32 } else { 0 }
 }
 

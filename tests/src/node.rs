@@ -130,6 +130,30 @@ pub struct Node {
 impl Node {
     /// Sets up both namespaces; none if this machine cannot, which is then said.
     pub fn new(test: &str) -> Option<Self> {
+        let node = Self::without_devices(test)?;
+        node.add_link("eth0");
+        node.add_addresses();
+        Some(node)
+    }
+
+    /// The same with two network cards that are on one cable, by their addresses. To be used where
+    /// nothing else needs them: in a virtual machine.
+    pub fn on_cards(test: &str, cards: [&str; 2]) -> Option<Self> {
+        let node = Self::without_devices(test)?;
+        for (namespace, card) in node.namespaces.iter().zip(cards) {
+            let Some(device) = card_with(card) else {
+                skip::skip(test, &format!("no network card {card}, see `cargo xtask vm`"));
+                return None;
+            };
+            ip(&["link", "set", &device, "netns", namespace]);
+            ip(&["-n", namespace, "link", "set", &device, "name", "eth0"]);
+            ip(&["-n", namespace, "link", "set", "eth0", "up"]);
+        }
+        node.add_addresses();
+        Some(node)
+    }
+
+    fn without_devices(test: &str) -> Option<Self> {
         skip::kernel(test)?;
         if !nix::unistd::geteuid().is_root() {
             skip::skip(test, "network namespaces need root");
@@ -161,8 +185,6 @@ impl Node {
             });
             ip(&["-n", namespace, "link", "set", "lo", "up"]);
         }
-        node.add_link("eth0");
-        node.add_addresses();
         Some(node)
     }
 
@@ -424,6 +446,22 @@ pub(crate) fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) 
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// The device with this address, in the namespace of this thread. A card comes back from a namespace
+/// that ended, a moment later.
+fn card_with(address: &str) -> Option<String> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        for entry in fs::read_dir("/sys/class/net").expect("devices").filter_map(Result::ok) {
+            let file = entry.path().join("address");
+            if fs::read_to_string(file).is_ok_and(|text| text.trim() == address) {
+                return entry.file_name().into_string().ok();
+            }
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    None
 }
 
 fn ip(args: &[&str]) {

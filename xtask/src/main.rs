@@ -13,6 +13,7 @@ mod sh;
 mod test;
 mod tidy;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Hold size, stack and verified instructions of the program against the committed table
     Budget(budget::BudgetArgs),
+    /// Test under other kernels and as a service, in virtual machines
+    Vm(vm::VmArgs),
     /// Play a part in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
@@ -96,6 +99,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Check(args) => check::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Budget(args) => budget::run(args),
+        Verb::Vm(args) => vm::run(args),
         Verb::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)

@@ -23,10 +23,10 @@ pub(crate) struct TestArgs {
 
 /// Tests that passed, failed, were skipped.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
 }
 
 /// Runs the tests; whether all passed.
@@ -128,7 +128,7 @@ fn report_skips(skips: &str) -> Result<u64> {
 
 impl Count {
     /// Adds a line of the test harness: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("test result: ") else { return };
         let number = |word: &str| -> u64 {
             rest.split(['.', ';'])

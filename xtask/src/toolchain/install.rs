@@ -175,7 +175,7 @@ pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
 }
 
 /// Fetches the package lists anew.
-pub(super) fn update_package_lists(yes: bool) -> Result<()> {
+pub(crate) fn update_package_lists(yes: bool) -> Result<()> {
     perform(&package_lists(), yes)
 }
 
@@ -231,7 +231,7 @@ fn agrees(step: &Step) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-pub(super) fn is_debian() -> bool {
+pub(crate) fn is_debian() -> bool {
     let is = |line: &str| line == "ID=debian" || line.starts_with("ID_LIKE=debian");
     fs::read_to_string("/etc/os-release").is_ok_and(|text| text.lines().any(is))
         && Path::new("/usr/bin/apt-get").is_file()

@@ -1,0 +1,104 @@
+//! The guard on virtio-net: two cards of a virtual machine on one cable, at the MTU of training
+//! clusters. `cargo xtask vm` runs it; what the driver can depends on the kernel.
+
+use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
+
+use guard_tests::node::{MEMBER, NODE, Node, PORT, STRANGER, enforcing, moved};
+use serde_json::Value;
+
+/// The cards that `xtask/src/vm/run.rs` gives a guest.
+const CARDS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
+
+/// virtio-net takes programs for frames of several buffers from 6.3 on
+/// (`virtnet_xdp_set`, `drivers/net/virtio_net.c`).
+fn takes_several_buffers() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+}
+
+fn mode(status: &Value) -> &str {
+    status["interfaces"][0]["mode"].as_str().unwrap_or("none")
+}
+
+/// Datagrams that fill a jumbo frame, from a member and from a stranger, in both families.
+fn assert_judges_long_frames(node: &Node) {
+    let before = node.stats();
+    node.at_peer(|| {
+        for family in 0..2 {
+            for from in [MEMBER[family], STRANGER[family]] {
+                let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+                socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");
+            }
+        }
+    });
+    thread::sleep(Duration::from_millis(500));
+    let expected = [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)];
+    assert_eq!(moved(&before, &node.stats()), expected);
+}
+
+/// Cases 83 and 84. No silent generic attach where the driver refuses, and native where it does not.
+#[test]
+fn at_mtu_9000_native_mode_is_had_or_refused_with_the_remedy() {
+    let Some(mut node) = Node::on_cards("virtio/jumbo", CARDS) else { return };
+    if takes_several_buffers() {
+        node.start(&[]);
+        assert_eq!(mode(&node.wait("enforcing", enforcing)), "native");
+        node.assert_guarded();
+        assert_judges_long_frames(&node);
+        node.signal("TERM");
+        node.assert_guarded();
+        return;
+    }
+    let output = node.start_in_vain(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("eth0") && said.contains("MTU"), "{said}");
+    assert!(said.contains("--mode generic"), "{said}");
+    assert!(node.answers(STRANGER[0], PORT), "refused, and attached all the same");
+}
+
+/// Case 83. By choice the guard is in generic mode, on each kernel.
+#[test]
+fn at_mtu_9000_generic_mode_is_had_by_choice() {
+    let Some(mut node) = Node::on_cards("virtio/generic", CARDS) else { return };
+    node.start(&["--mode", "generic"]);
+    assert_eq!(mode(&node.wait("enforcing", enforcing)), "generic");
+    node.assert_guarded();
+    assert_judges_long_frames(&node);
+}
+
+/// `auto` takes what the driver can, and says what that was.
+#[test]
+fn at_mtu_9000_auto_mode_finds_one_that_works() {
+    let Some(mut node) = Node::on_cards("virtio/auto", CARDS) else { return };
+    node.start(&["--mode", "auto"]);
+    let status = node.wait("enforcing", enforcing);
+    // Whatever there is between native and generic, it is stated.
+    assert_eq!(mode(&status) == "native", takes_several_buffers(), "{status}");
+    assert_ne!(mode(&status), "none");
+    node.assert_guarded();
+    assert_judges_long_frames(&node);
+}
+
+/// Case 86. The kernel takes the larger MTU or refuses it; the guard stays.
+#[test]
+fn raising_the_mtu_under_the_guard_opens_nothing() {
+    let Some(mut node) = Node::on_cards("virtio/mtu", CARDS) else { return };
+    node.ip(&["link", "set", "eth0", "mtu", "1500"]);
+    node.start(&[]);
+    assert_eq!(mode(&node.wait("enforcing", enforcing)), "native", "at an MTU of 1500");
+    node.assert_guarded();
+    let raised = node.at_node(|| {
+        let mut ip = Command::new("ip");
+        ip.args(["link", "set", "eth0", "mtu", "9000"]).output().expect("ip").status.success()
+    });
+    assert_eq!(raised, takes_several_buffers());
+    node.assert_guarded();
+    if raised {
+        // The daemon tells the program, before which the longer frames are judged as well.
+        assert_judges_long_frames(&node);
+    }
+    assert_eq!(mode(&node.wait("enforcing", enforcing)), "native");
+    node.assert_guarded();
+}

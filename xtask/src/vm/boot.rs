@@ -1,0 +1,371 @@
+//! The guard as a service of a whole system: its package and its unit, under systemd, and what a
+//! stranger on the wire gets to see from power-on to power-off.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Tally,
+    fetch::{Cache, Kernel},
+    initramfs::{Initramfs, Start},
+    rootfs,
+    run::{Card, Machine},
+    wire::{self, Answers, Seen, Stranger},
+};
+use crate::sh;
+
+/// What is tested in the guest, in the order of the names.
+const SCRIPTS: &str = "tests/vm/systemd";
+/// Where `cargo xtask dist` puts packages.
+const DIST: &str = "target/dist";
+/// Memory of a guest with systemd.
+const MEMORY_MIB: u32 = 1024;
+/// A boot, its job, and power-off, at most.
+const BOOT: Duration = Duration::from_secs(150);
+/// All scripts together, at most.
+const SERVICE: Duration = Duration::from_mins(20);
+
+/// The guest's network, and a listener at both ports. The card's driver is loaded by udev: late, as
+/// on hardware. The listener needs nothing, so that it is there before the network is.
+const NETWORK: [(&str, &str); 3] = [
+    (
+        "etc/systemd/network/10-wire.network",
+        "[Match]\nMACAddress=52:54:00:00:ff:01\n[Network]\nAddress=192.0.2.1/24\n\
+         LinkLocalAddressing=no\nIPv6AcceptRA=no\n",
+    ),
+    (
+        "etc/systemd/system/vm-listen.socket",
+        "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=9091\nListenStream=8080\n",
+    ),
+    (
+        "etc/systemd/system/vm-listen.service",
+        "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=/bin/sleep infinity\n",
+    ),
+];
+
+/// Links that `systemctl enable` would make.
+const ENABLED: [(&str, &str); 2] = [
+    (
+        "etc/systemd/system/sysinit.target.wants/vm-listen.socket",
+        "/etc/systemd/system/vm-listen.socket",
+    ),
+    (
+        "etc/systemd/system/multi-user.target.wants/systemd-networkd.service",
+        "/lib/systemd/system/systemd-networkd.service",
+    ),
+];
+
+/// The cluster that the guest is a node of. The stranger is not in it.
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: vm
+interfaces: [\"en*\"]
+nodes:
+  - name: vm
+    addresses: [192.0.2.1]
+    roles: [scheduler]
+  - name: member
+    addresses: [192.0.2.2]
+    roles: [worker]
+policies: [policy.yaml]
+";
+
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: vm
+services:
+  - name: scheduler
+    roles: [scheduler]
+    ports: [tcp/9091]
+    match: all
+    allow:
+      roles: [worker]
+    mode: enforce
+";
+
+/// Without the guard: a while for the stranger, then the package is installed for the boots to come.
+const INSTALL: &str = "#!/bin/sh
+sleep 3
+dpkg --install /vm/trainguard.deb || exit 1
+install -D -m 644 /vm/cluster.yaml /etc/trainguard/cluster.yaml
+install -D -m 644 /vm/policy.yaml /etc/trainguard/policy.yaml
+systemctl enable trainguard.service
+";
+
+/// With it: the service must come up, and stays up for a while.
+const BOOTED: &str = "#!/bin/sh
+n=0
+until trainguard status > /vm/status; do
+    n=$((n + 1))
+    [ $n -lt 100 ] || { cat /vm/status; systemctl status --no-pager trainguard; exit 1; }
+    sleep 0.2
+done
+sleep 2
+";
+
+/// Runs the scripts; a line `not ok` shows what the service has said.
+const SERVICE_JOB: &str = "#!/bin/sh
+for script in /vm/systemd/*.sh; do
+    echo \"@@script ${script##*/}\"
+    bash \"$script\" 2>&1
+    code=$?
+    [ $code = 0 ] || journalctl --no-pager --unit trainguard --lines 60
+    echo \"@@done $code\"
+done
+";
+
+/// The package that `cargo xtask dist` made last.
+pub(super) fn package() -> Result<PathBuf> {
+    let directory = sh::root().join(DIST);
+    let entries = fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
+    let packages = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("trainguard_") && name.ends_with("_amd64.deb")
+    });
+    let newest =
+        packages.max_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok());
+    newest.with_context(|| {
+        format!("no package in {}: `cargo xtask dist` makes it", directory.display())
+    })
+}
+
+/// The same package with a higher version, for an upgrade.
+fn next_version(package: &Path, scratch: &Path) -> Result<PathBuf> {
+    let tree = scratch.join("next");
+    sh::run(Command::new("dpkg-deb").arg("--raw-extract").args([package, &tree]))?;
+    let control = tree.join("DEBIAN/control");
+    let text = fs::read_to_string(&control).with_context(|| control.display().to_string())?;
+    let raise = |line: &str| match line.strip_prefix("Version: ") {
+        Some(version) => format!("Version: {version}+next\n"),
+        None => format!("{line}\n"),
+    };
+    fs::write(&control, text.lines().map(raise).collect::<String>())?;
+    let next = scratch.join("next.deb");
+    let mut build = Command::new("dpkg-deb");
+    build.args(["--root-owner-group", "-Znone", "--build"]).args([&tree, &next]);
+    sh::read(&mut build)?;
+    Ok(next)
+}
+
+/// Where a system is booted.
+#[derive(Debug)]
+pub(super) struct System<'s> {
+    pub(super) name: &'s str,
+    pub(super) cache: &'s Cache,
+    pub(super) kernel: &'s Kernel,
+}
+
+impl System<'_> {
+    /// Runs the scripts in one boot; each of their lines counts as a test.
+    pub(super) fn service(&self) -> Result<Tally> {
+        let scripts = sh::root().join(SCRIPTS);
+        ensure!(scripts.is_dir(), "there is no {SCRIPTS}");
+        let package = package()?;
+        let image = rootfs::ensure(self.cache)?;
+        let scratch = self.cache.scratch()?;
+        let next = next_version(&package, scratch.path())?;
+        let mut initramfs = self.initramfs(SERVICE_JOB)?;
+        initramfs.copy(&package, Path::new("payload/vm/trainguard.deb"))?;
+        initramfs.copy(&next, Path::new("payload/vm/trainguard-next.deb"))?;
+        initramfs.copy(&scripts, Path::new("payload/vm/systemd"))?;
+        let mut tally = Tally::default();
+        let mut script = Script::default();
+        let outcome = self
+            .machine(&initramfs, scratch.path(), (image, false), Vec::new(), SERVICE)?
+            .run(|line| script.line(self.name, line, &mut tally))?;
+        ensure!(
+            tally.count.passed + tally.count.failed > 0,
+            "no script of {SCRIPTS} said anything"
+        );
+        tally.judge(self.name, &outcome);
+        Ok(tally)
+    }
+
+    /// Boots one system several times, with the stranger on the wire all the time: first without
+    /// the guard, which shows that the stranger would get in.
+    pub(super) fn boots(&self, rounds: u32) -> Result<Tally> {
+        let package = package()?;
+        let image = rootfs::ensure(self.cache)?;
+        let scratch = self.cache.scratch()?;
+        let disk = scratch.path().join("disk");
+        rootfs::copy(&image, &disk)?;
+        let mut install = self.initramfs(INSTALL)?;
+        install.copy(&package, Path::new("payload/vm/trainguard.deb"))?;
+        install.text("payload/vm/cluster.yaml", MANIFEST);
+        install.text("payload/vm/policy.yaml", POLICY);
+        for (path, text) in NETWORK {
+            install.text(Path::new("payload").join(path), text);
+        }
+        for (path, target) in ENABLED {
+            install.link(Path::new("payload").join(path), target);
+        }
+        let mut tally = Tally::default();
+        let open = |seen: &Seen| seen.guarded.count > 0 && seen.control.count > 0;
+        if !self.boot("without the guard", &install, scratch.path(), &disk, &mut tally, open)? {
+            // What follows would prove nothing.
+            return Ok(tally);
+        }
+        let booted = self.initramfs(BOOTED)?;
+        let closed = |seen: &Seen| seen.guarded.count == 0 && seen.control.count > 0;
+        for round in 1..=rounds {
+            let what = format!("boot {round} of {rounds}");
+            self.boot(&what, &booted, scratch.path(), &disk, &mut tally, closed)?;
+        }
+        Ok(tally)
+    }
+
+    /// One boot; whether it was as expected.
+    fn boot(
+        &self,
+        what: &str,
+        initramfs: &Initramfs,
+        scratch: &Path,
+        disk: &Path,
+        tally: &mut Tally,
+        expected: impl Fn(&Seen) -> bool,
+    ) -> Result<bool> {
+        let stranger = Stranger::start(scratch)?;
+        let cards = vec![Card::Wire(scratch.to_owned())];
+        let machine = self.machine(initramfs, scratch, (disk.to_owned(), true), cards, BOOT)?;
+        let mut said = Vec::new();
+        let outcome = machine.run(|line| said.push(line.to_owned()));
+        let seen = stranger.stop();
+        let outcome = outcome?;
+        println!(
+            "{}: {what}: {} knocks at each port, answers: {} by tcp/{} (guarded), {} by tcp/{} ({:.0} s)",
+            self.name,
+            seen.knocks,
+            said_of(&seen.guarded),
+            wire::GUARDED,
+            said_of(&seen.control),
+            wire::CONTROL,
+            outcome.took.as_secs_f32()
+        );
+        let failed = tally.count.failed;
+        tally.judge(self.name, &outcome);
+        if !expected(&seen) {
+            println!("{}: {what}: not what was expected", self.name);
+            tally.count.failed += 1;
+        }
+        let well = tally.count.failed == failed;
+        if well {
+            tally.count.passed += 1;
+        } else {
+            for line in &said {
+                println!("  {line}");
+            }
+        }
+        Ok(well)
+    }
+
+    fn initramfs(&self, job: &str) -> Result<Initramfs> {
+        let mut initramfs = Initramfs::new(self.cache, self.kernel, Start::Disk)?;
+        initramfs.script("payload/vm/job", job);
+        Ok(initramfs)
+    }
+
+    fn machine(
+        &self,
+        initramfs: &Initramfs,
+        scratch: &Path,
+        disk: (PathBuf, bool),
+        cards: Vec<Card>,
+        limit: Duration,
+    ) -> Result<Machine<'_>> {
+        let file = scratch.join("initramfs");
+        initramfs.write(&file)?;
+        Ok(Machine {
+            cache: self.cache,
+            kernel: self.kernel,
+            initramfs: file,
+            memory_mib: MEMORY_MIB,
+            disks: vec![disk],
+            cards,
+            limit,
+        })
+    }
+}
+
+fn said_of(answers: &Answers) -> String {
+    match (answers.first, answers.last) {
+        (Some(first), Some(last)) => {
+            let (first, last) = (first.as_secs_f32(), last.as_secs_f32());
+            format!("{} (from {first:.1} s to {last:.1} s)", answers.count)
+        }
+        _ => answers.count.to_string(),
+    }
+}
+
+/// Reads what scripts say: `ok NAME`, `not ok NAME: why`, `skip NAME: why`.
+#[derive(Debug, Default)]
+struct Script {
+    name: String,
+    failed_before: u64,
+    said: Vec<String>,
+}
+
+impl Script {
+    fn line(&mut self, machine: &str, line: &str, tally: &mut Tally) {
+        if let Some(name) = line.strip_prefix("@@script ") {
+            *self =
+                Self { name: name.to_owned(), failed_before: tally.count.failed, said: Vec::new() };
+        } else if let Some(code) = line.strip_prefix("@@done ") {
+            self.done(machine, code, tally);
+        } else if line.starts_with("ok ") {
+            println!("{machine}: {}: {line}", self.name);
+            tally.count.passed += 1;
+        } else if line.starts_with("not ok ") {
+            println!("{machine}: {}: {line}", self.name);
+            tally.count.failed += 1;
+        } else if let Some(skip) = line.strip_prefix("skip ") {
+            tally.skip(format!("{machine}: {}: {skip}", self.name));
+        } else {
+            self.said.push(line.to_owned());
+        }
+    }
+
+    fn done(&mut self, machine: &str, code: &str, tally: &mut Tally) {
+        let told = tally.count.failed > self.failed_before;
+        if code != "0" && !told {
+            println!("{machine}: {}: exit status {code}", self.name);
+            tally.count.failed += 1;
+        }
+        if code != "0" || told {
+            for line in &self.said {
+                println!("  {line}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_scripts_are_counted_and_a_script_that_dies_is_a_failure() {
+        let mut tally = Tally::default();
+        let mut script = Script::default();
+        for line in [
+            "@@script 10-install.sh",
+            "ok installed",
+            "talk",
+            "not ok enabled: it is",
+            "@@done 1",
+            "@@script 20-start.sh",
+            "ok started",
+            "@@done 127",
+        ] {
+            script.line("vm", line, &mut tally);
+        }
+        assert_eq!((tally.count.passed, tally.count.failed), (2, 2));
+    }
+}

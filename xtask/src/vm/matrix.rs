@@ -1,0 +1,428 @@
+//! The test programs of this repository, under another kernel: the same executables, libraries and
+//! data, in a guest that has nothing else.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Tally,
+    fetch::{Cache, Kernel},
+    initramfs::{Initramfs, Start},
+    run::{Card, Ended, Machine, Outcome},
+};
+use crate::{
+    build::{self, Built},
+    sh,
+    test::Count,
+    toolchain::Toolchain,
+};
+
+/// Which tests run, and what is known of each kernel.
+const PLAN: &str = "tests/vm/plan.toml";
+/// Data that tests read, below the root of the repository. It lies at the same place in the guest:
+/// the executables know no other.
+const DATA: [&str; 4] = ["tests/corpus", "tests/worlds", "tests/captures", "policies"];
+/// The benchmark that tells what the verifier makes of the program.
+const BUDGET: &str = "budget";
+/// Memory of a guest: the executables lie in it.
+const MEMORY_MIB: u32 = 2048;
+/// From power-on to the first test, at most.
+const BOOT: Duration = Duration::from_secs(90);
+/// The MTU of training clusters.
+const JUMBO: u16 = 9000;
+
+/// The file, read.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plan {
+    test: Vec<Test>,
+    #[serde(default)]
+    skip: Vec<Known>,
+    #[serde(default)]
+    leave_out: Vec<Known>,
+}
+
+/// A test program.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Test {
+    program: String,
+    form: Form,
+    /// How long it may take, under emulation on a busy machine.
+    seconds: u64,
+}
+
+/// In which form of the run something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Form {
+    /// Also under each variant of a kernel: what the program and the oracle of named frames say.
+    Core,
+    Short,
+    Long,
+}
+
+/// A test that skips, or that is left out, on some kernels.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    test: String,
+    /// Beginnings of releases; none: all.
+    #[serde(default)]
+    kernels: Vec<String>,
+    #[expect(dead_code, reason = "for whoever reads the file")]
+    reason: String,
+}
+
+impl Known {
+    fn is(&self, test: &str, release: &str) -> bool {
+        self.test == test && self.on(release)
+    }
+
+    fn on(&self, release: &str) -> bool {
+        let begins = |version: &String| {
+            let rest = release.strip_prefix(version.as_str());
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        self.kernels.is_empty() || self.kernels.iter().any(begins)
+    }
+}
+
+impl Plan {
+    pub(super) fn read() -> Result<Self> {
+        let path = sh::root().join(PLAN);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    fn tests(&self, form: Form) -> impl Iterator<Item = &Test> {
+        self.test.iter().filter(move |test| test.form <= form)
+    }
+}
+
+/// What is run in guests.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) trainguard: PathBuf,
+    tests: BTreeMap<String, PathBuf>,
+    /// They lie here, without the information for debuggers: a fifth of the size.
+    _stripped: tempfile::TempDir,
+}
+
+impl Programs {
+    /// Builds binary and tests.
+    pub(super) fn build(cache: &Cache, tools: &Toolchain) -> Result<Self> {
+        let built = build::build(tools, &build::BuildArgs::default())?;
+        let plan = Plan::read()?;
+        let stripped = cache.scratch()?;
+        let strip = |from: &Path, name: &str| -> Result<PathBuf> {
+            let to = stripped.path().join(name);
+            let strip = sh::find("strip").context("no `strip`, which is in binutils")?;
+            sh::run(std::process::Command::new(strip).arg("-o").arg(&to).arg(from))?;
+            Ok(to)
+        };
+        let executables = executables(&built, &plan)?;
+        let mut tests = BTreeMap::new();
+        for (name, path) in executables {
+            tests.insert(name.clone(), strip(&path, &name)?);
+        }
+        let trainguard = strip(&built.binary, "trainguard")?;
+        Ok(Self { trainguard, tests, _stripped: stripped })
+    }
+
+    fn test(&self, name: &str) -> Result<&Path> {
+        let path = self.tests.get(name).map(PathBuf::as_path);
+        path.with_context(|| format!("{PLAN} names a test program `{name}` that there is not"))
+    }
+}
+
+/// The executables of the tests that the plan names, and of the budget.
+fn executables(built: &Built, plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
+    let mut cargo = sh::cargo();
+    cargo.args(["test", "--release", "--no-run", "--package", "guard-tests"]);
+    cargo.args(["--message-format", "json-render-diagnostics", "--bench", BUDGET]);
+    for test in &plan.test {
+        cargo.args(["--test", &test.program]);
+    }
+    cargo.env("TRAINGUARD_OBJECT", &built.object).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = cargo.output().with_context(|| format!("running {cargo:?}"))?;
+    ensure!(output.status.success(), "the tests do not compile");
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let message: Value = serde_json::from_str(line)?;
+        let target = message["target"]["name"].as_str();
+        if let (Some(name), Some(executable)) = (target, message["executable"].as_str()) {
+            found.insert(name.to_owned(), executable.into());
+        }
+    }
+    Ok(found)
+}
+
+/// One run of the tests.
+#[derive(Debug)]
+pub(super) struct Run<'r> {
+    pub(super) name: &'r str,
+    pub(super) cache: &'r Cache,
+    pub(super) kernel: &'r Kernel,
+    pub(super) programs: &'r Programs,
+    pub(super) form: Form,
+    /// Settings of the kernel, as `sysctl -w` takes them.
+    pub(super) settings: &'r [&'r str],
+}
+
+impl Run<'_> {
+    /// Runs the tests in a guest.
+    pub(super) fn run(&self) -> Result<Tally> {
+        let plan = Plan::read()?;
+        let scratch = self.cache.scratch()?;
+        let initramfs = scratch.path().join("initramfs");
+        self.initramfs(&plan)?.write(&initramfs)?;
+        let limit =
+            plan.tests(self.form).map(|test| Duration::from_secs(test.seconds)).sum::<Duration>();
+        let machine = Machine {
+            cache: self.cache,
+            kernel: self.kernel,
+            initramfs,
+            memory_mib: MEMORY_MIB,
+            disks: Vec::new(),
+            cards: vec![Card::Loop { mtu: JUMBO }],
+            limit: limit + BOOT,
+        };
+        let mut reader = Reader::new(self.name, &self.kernel.release, &plan);
+        let outcome = machine.run(|line| reader.line(line))?;
+        Ok(reader.finish(&outcome))
+    }
+
+    fn initramfs(&self, plan: &Plan) -> Result<Initramfs> {
+        let mut initramfs = Initramfs::new(self.cache, self.kernel, Start::Job)?;
+        initramfs.program(&self.programs.trainguard, "vm/trainguard")?;
+        initramfs.program(self.programs.test(BUDGET)?, "vm/budget")?;
+        for test in plan.tests(self.form) {
+            let to = format!("vm/tests/{}", test.program);
+            initramfs.program(self.programs.test(&test.program)?, &to)?;
+        }
+        for data in DATA {
+            let path = sh::root().join(data);
+            initramfs.copy(&path, &path)?;
+        }
+        initramfs.script("vm/job", &self.job(plan));
+        Ok(initramfs)
+    }
+
+    /// The script that the guest runs.
+    fn job(&self, plan: &Plan) -> String {
+        let mut job = "#!/bin/sh\n\
+                       export TRAINGUARD_BIN=/vm/trainguard TRAINGUARD_SKIP_LOG=/tmp/skips \
+                       TRAINGUARD_VM=1\n\
+                       : > $TRAINGUARD_SKIP_LOG\n"
+            .to_owned();
+        for setting in self.settings {
+            let _ = writeln!(job, "sysctl -w {setting} || exit 1");
+        }
+        job += "/vm/budget --json /tmp/figures && echo \"@@figures $(cat /tmp/figures)\"\n";
+        let left_out = plan.leave_out.iter().filter(|known| known.on(&self.kernel.release));
+        let mut options = "--test-threads=1 --exact".to_owned();
+        for known in left_out {
+            let _ = write!(options, " --skip {}", known.test);
+        }
+        for Test { program, seconds, .. } in plan.tests(self.form) {
+            // What daemons say would land amid the lines of the harness, which has all that a
+            // failed test said anyway.
+            let _ = writeln!(
+                job,
+                "echo '@@test {program}'\n\
+                 timeout {seconds} /vm/tests/{program} {options} 2> /tmp/said\n\
+                 code=$?; [ $code = 0 ] || tail -n 50 /tmp/said\n\
+                 echo \"@@done $code\""
+            );
+        }
+        job += "sed 's/^/@@skip /' $TRAINGUARD_SKIP_LOG\n";
+        job
+    }
+}
+
+/// Reads what the guest says while it says it.
+struct Reader<'r> {
+    name: &'r str,
+    release: &'r str,
+    plan: &'r Plan,
+    tally: Tally,
+    /// The test program that runs, since when, what it has counted and said.
+    current: Option<(String, Instant, Count, Vec<String>)>,
+}
+
+impl<'r> Reader<'r> {
+    fn new(name: &'r str, release: &'r str, plan: &'r Plan) -> Self {
+        Self { name, release, plan, tally: Tally::default(), current: None }
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(program) = line.strip_prefix("@@test ") {
+            self.current = Some((program.to_owned(), Instant::now(), Count::default(), Vec::new()));
+        } else if let Some(code) = line.strip_prefix("@@done ") {
+            self.done(code);
+        } else if let Some(skip) = line.strip_prefix("@@skip ") {
+            self.skip(skip);
+        } else if let Some(figures) = line.strip_prefix("@@figures ") {
+            println!("{}: {}", self.name, figures_line(figures));
+        } else if let Some(seconds) = line.strip_prefix("@@up ") {
+            println!("{}: Linux {}, up after {seconds} s", self.name, self.release);
+        } else if let Some((_, _, count, said)) = &mut self.current {
+            count.add(line);
+            said.push(line.to_owned());
+        } else if !line.is_empty() {
+            println!("{}: {line}", self.name);
+        }
+    }
+
+    fn done(&mut self, code: &str) {
+        let Some((program, since, mut count, said)) = self.current.take() else { return };
+        if code != "0" && count.failed == 0 {
+            // It died, or its time was over.
+            count.failed = 1;
+            let why = if code == "143" {
+                "out of time".to_owned()
+            } else {
+                format!("exit status {code}")
+            };
+            println!("{}: {program}: {why}", self.name);
+        }
+        if code == "0" && count.passed + count.ignored == 0 {
+            println!("{}: {program}: no test ran", self.name);
+            count.failed += 1;
+        }
+        if count.failed > 0 {
+            for line in &said {
+                println!("  {line}");
+            }
+        }
+        let seconds = since.elapsed().as_secs_f32();
+        println!(
+            "{}: {program}: {} passed, {} failed ({seconds:.1} s)",
+            self.name, count.passed, count.failed
+        );
+        self.tally.count.passed += count.passed;
+        self.tally.count.failed += count.failed;
+        self.tally.count.ignored += count.ignored;
+    }
+
+    fn skip(&mut self, skip: &str) {
+        let name = skip.split(':').next().unwrap_or(skip);
+        let expected = self.plan.skip.iter().any(|known| known.is(name, self.release));
+        // A skipped test has returned, so the harness counts it as passed.
+        self.tally.count.passed = self.tally.count.passed.saturating_sub(1);
+        if expected {
+            self.tally.skip(format!("{}: {skip}", self.name));
+        } else {
+            println!("{}: {skip}: a skip that {PLAN} does not name", self.name);
+            self.tally.count.failed += 1;
+        }
+    }
+
+    fn finish(mut self, outcome: &Outcome) -> Tally {
+        if self.current.is_some() {
+            self.done("nothing: the machine went off");
+        }
+        self.tally.judge(self.name, outcome);
+        self.tally
+    }
+}
+
+/// Instructions that the verifier went through, by policy.
+fn figures_line(json: &str) -> String {
+    let figures: BTreeMap<String, BTreeMap<String, u64>> =
+        serde_json::from_str(json).unwrap_or_default();
+    let each = figures.iter().filter_map(|(policy, figures)| {
+        Some(format!("{policy} {}", figures.get("verified-instructions")?))
+    });
+    format!("instructions verified: {}", each.collect::<Vec<_>>().join(", "))
+}
+
+/// Runs the core of the tests on the kernel of this machine, for comparison.
+pub(super) fn on_this_machine(name: &str, programs: &Programs) -> Result<Tally> {
+    if !sh::is_root() {
+        bail!("loading programs and making namespaces needs root");
+    }
+    let plan = Plan::read()?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    let log = tempfile::NamedTempFile::new().context("a file for the skips")?;
+    let mut reader = Reader::new(name, &release, &plan);
+    for test in plan.tests(Form::Short).filter(|test| !test.guest_only()) {
+        reader.line(&format!("@@test {}", test.program));
+        let mut command = std::process::Command::new(programs.test(&test.program)?);
+        command
+            .arg("--test-threads=1")
+            .env("TRAINGUARD_BIN", &programs.trainguard)
+            .env("TRAINGUARD_SKIP_LOG", log.path())
+            .stdin(Stdio::null());
+        let output = command.output().with_context(|| format!("running {command:?}"))?;
+        String::from_utf8_lossy(&output.stdout).lines().for_each(|line| reader.line(line));
+        reader.line(&format!("@@done {}", output.status.code().unwrap_or(-1)));
+    }
+    let skips = fs::read_to_string(log.path())?;
+    skips.lines().for_each(|skip| reader.skip(skip));
+    Ok(reader.tally)
+}
+
+impl Test {
+    /// Whether it takes network cards that a test may do anything with.
+    fn guest_only(&self) -> bool {
+        self.program == "virtio"
+    }
+}
+
+/// Whether a machine did what it should.
+impl Tally {
+    pub(super) fn judge(&mut self, name: &str, outcome: &Outcome) {
+        let trouble = outcome.trouble();
+        for line in &trouble {
+            println!("{name}: the kernel says: {line}");
+        }
+        self.count.failed += trouble.len() as u64;
+        match outcome.ended {
+            Ended::Code(0) => return,
+            Ended::Code(code) => println!("{name}: the job ended with {code}"),
+            Ended::TimedOut => println!("{name}: out of time after {} s", outcome.took.as_secs()),
+            Ended::Silent => println!("{name}: the machine went off without a word"),
+        }
+        self.count.failed += 1;
+        let console: Vec<&str> = outcome.console.lines().collect();
+        for line in console.iter().rev().take(30).rev() {
+            println!("  console: {line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_can_be_read_and_names_each_program_once() {
+        let plan = Plan::read().unwrap();
+        let mut names: Vec<&str> = plan.test.iter().map(|test| test.program.as_str()).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn what_is_known_of_a_kernel_is_not_said_of_another() {
+        let known =
+            Known { test: "a".to_owned(), kernels: vec!["6.1".to_owned()], reason: String::new() };
+        assert!(known.is("a", "6.1.0-56-cloud-amd64"));
+        assert!(!known.is("a", "6.12.117+deb12-cloud-amd64"));
+        assert!(!known.is("b", "6.1.0-56-cloud-amd64"));
+    }
+}

@@ -1,0 +1,265 @@
+//! `cargo xtask vm`: the guard under other kernels, and as a service of a whole system, in virtual
+//! machines.
+
+mod boot;
+mod fetch;
+mod initramfs;
+mod matrix;
+mod rootfs;
+mod run;
+mod wire;
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use self::{
+    fetch::{Cache, Wanted},
+    matrix::{Form, Programs},
+};
+use crate::{sh, test::Count, toolchain};
+
+/// What to run.
+#[derive(Debug, Args)]
+pub(crate) struct VmArgs {
+    /// Every kernel and every scenario; the short form takes minutes
+    #[arg(long)]
+    long: bool,
+    /// Only scenarios on this kernel: 6.1, 6.12, 6.12-rt, host; may be given several times
+    #[arg(long, value_name = "VERSION")]
+    kernel: Vec<String>,
+    /// Only this scenario; may be given several times
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// Only say what there is
+    #[arg(long)]
+    list: bool,
+    /// Where packages, kernels and images are kept
+    #[arg(long, env = "VM_CACHE", value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+/// Something that is run on a kernel.
+#[derive(Debug)]
+struct Scenario {
+    name: &'static str,
+    /// None: the kernel of this machine.
+    kernel: Option<Wanted>,
+    /// Whether the short form has it.
+    short: bool,
+    what: What,
+    about: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// The tests of this repository, with settings of the kernel.
+    Tests(Form, &'static [&'static str]),
+    /// The scripts of `tests/vm/systemd`, in a system with systemd.
+    Service,
+    /// Boots with a stranger on the wire: how many in the short and in the long form.
+    Boots(u32, u32),
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "tests-6.1",
+        kernel: Some(Wanted::cloud("6.1")),
+        short: true,
+        what: What::Tests(Form::Short, &[]),
+        about: "load, attach, named frames, life cycle on the oldest kernel",
+    },
+    Scenario {
+        name: "tests-6.12",
+        kernel: Some(Wanted::cloud("6.12")),
+        short: true,
+        what: What::Tests(Form::Short, &[]),
+        about: "the same on Debian 13's",
+    },
+    Scenario {
+        name: "interpreter",
+        kernel: Some(Wanted::cloud("6.1")),
+        short: true,
+        what: What::Tests(Form::Core, &["net.core.bpf_jit_enable=0"]),
+        about: "without the JIT: program and named frames",
+    },
+    Scenario {
+        name: "hardened",
+        kernel: Some(Wanted::cloud("6.12")),
+        short: true,
+        what: What::Tests(Form::Core, &["net.core.bpf_jit_harden=2"]),
+        about: "with constants blinded by the JIT: program and named frames",
+    },
+    Scenario {
+        name: "tests-6.12-rt",
+        kernel: Some(Wanted::real_time("6.12")),
+        short: false,
+        what: What::Tests(Form::Long, &[]),
+        about: "load, attach, named frames, life cycle under PREEMPT_RT",
+    },
+    Scenario {
+        name: "tests-host",
+        kernel: None,
+        short: false,
+        what: What::Tests(Form::Short, &[]),
+        about: "the same test programs on the kernel of this machine",
+    },
+    Scenario {
+        name: "service",
+        kernel: Some(Wanted::cloud("6.12")),
+        short: true,
+        what: What::Service,
+        about: "package and unit under systemd: install, crash, upgrade, removal",
+    },
+    Scenario {
+        name: "service-6.1",
+        kernel: Some(Wanted::cloud("6.1")),
+        short: false,
+        what: What::Service,
+        about: "the same on the oldest kernel",
+    },
+    Scenario {
+        name: "boot",
+        kernel: Some(Wanted::cloud("6.1")),
+        short: true,
+        what: What::Boots(2, 20),
+        about: "a stranger on the wire from power-on to power-off",
+    },
+    Scenario {
+        name: "boot-6.12",
+        kernel: Some(Wanted::cloud("6.12")),
+        short: false,
+        what: What::Boots(2, 20),
+        about: "the same on Debian 13's kernel",
+    },
+];
+
+/// What was counted.
+#[derive(Debug, Default)]
+struct Tally {
+    count: Count,
+    skips: Vec<String>,
+}
+
+impl Tally {
+    fn skip(&mut self, what: String) {
+        self.skips.push(what);
+    }
+
+    fn add(&mut self, other: Self) {
+        self.count.passed += other.count.passed;
+        self.count.failed += other.count.failed;
+        self.count.ignored += other.count.ignored;
+        self.skips.extend(other.skips);
+    }
+
+    /// The last lines; whether nothing failed.
+    fn report(&self) -> bool {
+        for skip in &self.skips {
+            println!("skipped: {skip}");
+        }
+        let Count { passed, failed, ignored } = self.count;
+        let skipped = ignored + self.skips.len() as u64;
+        println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+        failed == 0
+    }
+}
+
+impl Scenario {
+    fn kernel_name(&self) -> String {
+        self.kernel.map_or_else(|| "host".to_owned(), |kernel| kernel.to_string())
+    }
+}
+
+/// Runs scenarios; whether all of them went well.
+pub(crate) fn run(args: &VmArgs) -> Result<bool> {
+    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| args.means(scenario)).collect();
+    if args.list {
+        for scenario in SCENARIOS {
+            let form = if scenario.short { "short" } else { "long" };
+            println!(
+                "{:<16} {:<8} {form:<6} {}",
+                scenario.name,
+                scenario.kernel_name(),
+                scenario.about
+            );
+        }
+        return Ok(true);
+    }
+    if chosen.is_empty() {
+        anyhow::bail!("no such scenario or kernel; `cargo xtask vm --list` names them");
+    }
+    let mut tally = Tally::default();
+    let cache = match tools(args) {
+        Ok(cache) => cache,
+        Err(error) => {
+            tally.skip(format!("vm: this machine cannot: {error:#}"));
+            return Ok(tally.report());
+        }
+    };
+    let tests = chosen.iter().any(|scenario| matches!(scenario.what, What::Tests(..)));
+    let programs =
+        tests.then(|| Programs::build(&cache, &toolchain::ensure(false)?)).transpose()?;
+    for scenario in chosen {
+        println!("\n== {}: {} ==", scenario.name, scenario.about);
+        let started = Instant::now();
+        let counted = scenario.run(&cache, programs.as_ref(), args.long)?;
+        println!("{}: {:.0} s", scenario.name, started.elapsed().as_secs_f32());
+        tally.add(counted);
+    }
+    Ok(tally.report())
+}
+
+/// The cache, with the tools in it.
+fn tools(args: &VmArgs) -> Result<Cache> {
+    let directory = args.cache.clone().unwrap_or_else(|| sh::root().join("target/vm"));
+    let cache = Cache::open(&directory)?;
+    cache.ensure_tools()?;
+    Ok(cache)
+}
+
+impl VmArgs {
+    fn means(&self, scenario: &Scenario) -> bool {
+        let named = self.scenario.iter().any(|name| name == scenario.name);
+        let kernel = self.kernel.is_empty() || self.kernel.contains(&scenario.kernel_name());
+        if self.scenario.is_empty() {
+            kernel && (scenario.short || self.long)
+        } else {
+            named && kernel
+        }
+    }
+}
+
+impl Scenario {
+    /// Runs it. What this machine cannot do is skipped, and says why.
+    fn run(&self, cache: &Cache, programs: Option<&Programs>, long: bool) -> Result<Tally> {
+        let skipped = |error: &anyhow::Error| {
+            let mut tally = Tally::default();
+            tally.skip(format!("{}: {error:#}", self.name));
+            tally
+        };
+        let programs = || programs.context("the programs were built");
+        let Some(wanted) = self.kernel else {
+            return matrix::on_this_machine(self.name, programs()?);
+        };
+        let kernel = match cache.ensure_kernel(wanted) {
+            Ok(kernel) => &kernel.clone(),
+            Err(error) => return Ok(skipped(&error)),
+        };
+        let name = self.name;
+        let system = boot::System { name, cache, kernel };
+        match self.what {
+            What::Tests(form, settings) => {
+                let form = if long && form == Form::Short { Form::Long } else { form };
+                let programs = programs()?;
+                matrix::Run { name, cache, kernel, programs, form, settings }.run()
+            }
+            What::Service | What::Boots(..) if boot::package().is_err() => {
+                boot::package().map(|_| Tally::default()).or_else(|error| Ok(skipped(&error)))
+            }
+            What::Service => system.service(),
+            What::Boots(short, full) => system.boots(if long { full } else { short }),
+        }
+    }
+}

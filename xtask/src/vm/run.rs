@@ -1,0 +1,230 @@
+//! A virtual machine, from power-on to power-off: emulated in software, without a network that leads
+//! anywhere, time-limited.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::fetch::{Cache, Kernel};
+
+/// What the kernel says on its console when something is broken in it. None of that may appear.
+const TROUBLE: [&str; 10] = [
+    "Kernel panic",
+    "BUG:",
+    "WARNING: ",
+    "Oops",
+    "general protection fault",
+    "unable to handle",
+    "soft lockup",
+    "self-detected stall",
+    "detected stalls",
+    "blocked for more than",
+];
+
+/// Kernel messages that say one of these are none of the guard's business.
+const NO_TROUBLE: [&str; 1] = [
+    // An emulated CPU has the flaws of the model that it copies.
+    "WARNING: Spectre",
+];
+
+/// What a machine has.
+#[derive(Debug)]
+pub(super) struct Machine<'m> {
+    pub(super) cache: &'m Cache,
+    pub(super) kernel: &'m Kernel,
+    pub(super) initramfs: PathBuf,
+    pub(super) memory_mib: u32,
+    /// Disks, with whether what the guest writes is kept.
+    pub(super) disks: Vec<(PathBuf, bool)>,
+    pub(super) cards: Vec<Card>,
+    /// From power-on.
+    pub(super) limit: Duration,
+}
+
+/// A network card, or two of them.
+#[derive(Debug, Clone)]
+pub(super) enum Card {
+    /// Two cards of the same machine on one cable, at this MTU.
+    Loop { mtu: u16 },
+    /// A card whose cable ends in two unix sockets of this directory: a process that binds `host`
+    /// gets the guest's frames, a frame in a datagram, and sends its own to `guest`.
+    Wire(PathBuf),
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// What the kernel wrote.
+    pub(super) console: String,
+    pub(super) ended: Ended,
+    pub(super) took: Duration,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The job did, with this exit status.
+    Code(i32),
+    /// It was out of time.
+    TimedOut,
+    /// The machine went off without the job's last word.
+    Silent,
+}
+
+impl Machine<'_> {
+    fn command(&self, console: &Path) -> Result<Command> {
+        let mut qemu = self.cache.qemu()?;
+        qemu.args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-nodefaults", "-no-user-config"])
+            .args(["-no-reboot", "-display", "none", "-m", &format!("{}M", self.memory_mib)])
+            .arg("-kernel")
+            .arg(self.kernel.image())
+            .arg("-initrd")
+            .arg(&self.initramfs)
+            // Warnings of the kernel are shown, what it merely tells is not. Mitigations are for
+            // neighbours, of whom there are none.
+            .args(["-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off rdinit=/init"])
+            .args(["-chardev", &format!("file,id=console,path={}", console.display())])
+            .args(["-serial", "chardev:console"])
+            .args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=log,signal=off"])
+            .args(["-device", "virtserialport,chardev=log,name=log", "-device", "virtio-rng-pci"]);
+        for (file, keep) in &self.disks {
+            let snapshot = if *keep { "off" } else { "on" };
+            qemu.arg("-drive").arg(format!(
+                "file={},format=raw,if=virtio,snapshot={snapshot},cache=unsafe",
+                file.display()
+            ));
+        }
+        for (number, card) in self.cards.iter().enumerate() {
+            card.add_to(&mut qemu, number);
+        }
+        Ok(qemu)
+    }
+
+    /// Switches it on, and waits until it is off. Each line of the job is handed on as it comes.
+    pub(super) fn run(&self, mut each: impl FnMut(&str)) -> Result<Outcome> {
+        let scratch = self.cache.scratch()?;
+        let console = scratch.path().join("console");
+        let mut command = self.command(&console)?;
+        // The port "log" counts as closed once our end of its input is.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let started = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
+        let output = child.stdout.take().context("the output of the emulator")?;
+        let guard = TimeLimit::start(child, self.limit);
+        let mut ended = Ended::Silent;
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).trim_end_matches('\r').to_owned();
+            if let Some(code) = line.strip_prefix("@@end ") {
+                ended = code.parse().map_or(Ended::Silent, Ended::Code);
+                continue;
+            }
+            each(&line);
+        }
+        if guard.finish() && ended == Ended::Silent {
+            ended = Ended::TimedOut;
+        }
+        let console = String::from_utf8_lossy(&fs::read(&console)?).replace('\r', "");
+        Ok(Outcome { console, ended, took: started.elapsed() })
+    }
+}
+
+impl Card {
+    fn add_to(&self, qemu: &mut Command, number: usize) {
+        // Locally administered addresses, the number of the card in them.
+        match self {
+            Self::Loop { mtu } => {
+                for end in [1, 2] {
+                    let id = format!("loop{number}e{end}");
+                    qemu.arg("-netdev").arg(format!("hubport,id={id},hubid={number}"));
+                    qemu.arg("-device").arg(format!(
+                        "virtio-net-pci,netdev={id},mac=52:54:00:00:{number:02x}:{end:02x},host_mtu={mtu}"
+                    ));
+                }
+            }
+            Self::Wire(directory) => {
+                let at = directory.display();
+                qemu.arg("-netdev").arg(format!(
+                    "dgram,id=wire,local.type=unix,local.path={at}/guest,remote.type=unix,\
+                     remote.path={at}/host"
+                ));
+                qemu.arg("-device").arg("virtio-net-pci,netdev=wire,mac=52:54:00:00:ff:01");
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// What the kernel complained of.
+    pub(super) fn trouble(&self) -> Vec<&str> {
+        trouble(&self.console)
+    }
+}
+
+fn trouble(console: &str) -> Vec<&str> {
+    let is = |line: &&str| {
+        TROUBLE.iter().any(|words| line.contains(words))
+            && !NO_TROUBLE.iter().any(|words| line.contains(words))
+    };
+    console.lines().filter(is).collect()
+}
+
+/// Ends the emulator when its time is over, or when we are interrupted.
+struct TimeLimit {
+    expired: Arc<AtomicBool>,
+    finished: mpsc::Sender<()>,
+    child: Arc<Mutex<Child>>,
+}
+
+impl TimeLimit {
+    fn start(child: Child, limit: Duration) -> Self {
+        let expired = Arc::new(AtomicBool::new(false));
+        let child = Arc::new(Mutex::new(child));
+        let (finished, wait) = mpsc::channel();
+        let (flag, victim) = (Arc::clone(&expired), Arc::clone(&child));
+        thread::spawn(move || {
+            if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                flag.store(true, Ordering::Relaxed);
+                if let Ok(mut child) = victim.lock() {
+                    let _ = child.kill();
+                }
+            }
+        });
+        Self { expired, finished, child }
+    }
+
+    /// Waits for the emulator, whose output has ended; whether it was stopped by us.
+    fn finish(self) -> bool {
+        let _ = self.finished.send(());
+        if let Ok(mut child) = self.child.lock() {
+            let _ = child.wait();
+        }
+        self.expired.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_of_the_kernel_is_seen() {
+        let console = "[    1.2] e1000: loaded\n[    3.4] WARNING: CPU: 0 PID: 7 at net/core/dev.c:1\n\
+                       [    5.6] Kernel panic - not syncing: Attempted to kill init!\n";
+        assert_eq!(trouble(console).len(), 2);
+        assert!(
+            trouble("[    0.1] WARNING: Spectre v2 mitigation leaves CPU vulnerable").is_empty()
+        );
+    }
+}

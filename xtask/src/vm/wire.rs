@@ -1,0 +1,246 @@
+//! What is at the other end of a guest's cable: a stranger that knocks at two of its ports from
+//! power-on to power-off and counts who answers.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use etherparse::{
+    ArpEthIpv4Packet, ArpOperation, EtherType, Ethernet2Header, NetSlice, PacketBuilder,
+    SlicedPacket, TransportSlice,
+};
+
+/// Addresses of the guest, of a range set aside for documentation (RFC 5737).
+pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// Address of the stranger.
+pub(super) const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
+/// The port that the guard guards.
+pub(super) const GUARDED: u16 = 9091;
+/// The port that nobody guards: it shows that knocks arrive.
+pub(super) const CONTROL: u16 = 8080;
+
+/// Of the guest's card, see `run.rs`.
+const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x01];
+const STRANGER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x02];
+
+/// Between two knocks at each port.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What the stranger saw.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    /// Knocks that went into the cable, for each port.
+    pub(super) knocks: u64,
+    pub(super) guarded: Answers,
+    pub(super) control: Answers,
+}
+
+/// Answers of a port: an acceptance or a refusal, either says that the knock reached the stack.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answers {
+    pub(super) count: u64,
+    /// After the cable was plugged in.
+    pub(super) first: Option<Duration>,
+    pub(super) last: Option<Duration>,
+}
+
+impl Answers {
+    fn note(&mut self, after: Duration) {
+        self.count += 1;
+        self.first.get_or_insert(after);
+        self.last = Some(after);
+    }
+}
+
+/// The stranger, at work.
+pub(super) struct Stranger {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Seen>,
+}
+
+impl Stranger {
+    /// Plugs the cable in; the guest's end is the socket `guest` in the same directory.
+    pub(super) fn start(directory: &Path) -> Result<Self> {
+        for end in ["host", "guest"] {
+            let path = directory.join(end);
+            if path.exists() {
+                fs::remove_file(&path)?;
+            }
+        }
+        let socket = UnixDatagram::bind(directory.join("host")).context("the end of a cable")?;
+        socket.set_read_timeout(Some(PAUSE))?;
+        // A guest that takes no frames fills the cable: what does not fit is lost, as on a wire.
+        socket.set_write_timeout(Some(PAUSE))?;
+        let guest = directory.join("guest");
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let thread = thread::spawn(move || Knocking::new(socket, guest).run(&flag));
+        Ok(Self { stop, thread })
+    }
+
+    /// Pulls the cable; what was seen.
+    pub(super) fn stop(self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+struct Knocking {
+    socket: UnixDatagram,
+    guest: PathBuf,
+    started: Instant,
+    seen: Seen,
+}
+
+impl Knocking {
+    fn new(socket: UnixDatagram, guest: PathBuf) -> Self {
+        Self { socket, guest, started: Instant::now(), seen: Seen::default() }
+    }
+
+    fn run(mut self, stop: &AtomicBool) -> Seen {
+        let mut buffer = [0; 2048];
+        let mut next = Instant::now();
+        let mut source_port = 20_000;
+        while !stop.load(Ordering::Relaxed) {
+            if Instant::now() >= next {
+                next = Instant::now() + PAUSE;
+                // A connection of its own each time: a retransmission would be no knock.
+                source_port = if source_port == 60_000 { 20_000 } else { source_port + 1 };
+                let sent = [GUARDED, CONTROL].map(|port| self.send(&knock(source_port, port)));
+                self.seen.knocks += u64::from(sent == [true, true]);
+            }
+            if let Ok(length) = self.socket.recv(&mut buffer) {
+                self.received(&buffer[..length]);
+            }
+        }
+        self.seen
+    }
+
+    /// Whether the frame went into the cable: not before the guest is on, or when it is off.
+    fn send(&self, frame: &[u8]) -> bool {
+        self.socket.send_to(frame, &self.guest).is_ok()
+    }
+
+    fn received(&mut self, frame: &[u8]) {
+        let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return };
+        match (&packet.net, &packet.transport) {
+            (Some(NetSlice::Arp(arp)), _) => {
+                let wanted = arp.operation() == ArpOperation::REQUEST
+                    && arp.target_protocol_addr() == STRANGER.octets();
+                if wanted {
+                    self.send(&here_i_am());
+                }
+            }
+            (_, Some(TransportSlice::Tcp(tcp))) => {
+                let answers = match tcp.source_port() {
+                    GUARDED => &mut self.seen.guarded,
+                    CONTROL => &mut self.seen.control,
+                    _ => return,
+                };
+                answers.note(self.started.elapsed());
+                if !tcp.rst() {
+                    // Or the guest would say it again, and its queue would fill.
+                    let port = tcp.source_port();
+                    self.send(&hang_up(tcp.destination_port(), port, tcp.acknowledgment_number()));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A connection's first segment.
+fn knock(from: u16, to: u16) -> Vec<u8> {
+    frame(|ip| ip.tcp(from, to, 1, 64_000).syn())
+}
+
+/// Its end.
+fn hang_up(from: u16, to: u16, sequence: u32) -> Vec<u8> {
+    frame(|ip| ip.tcp(from, to, sequence, 0).rst())
+}
+
+fn frame(
+    segment: impl FnOnce(
+        etherparse::PacketBuilderStep<etherparse::IpHeaders>,
+    ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(STRANGER_MAC, GUEST_MAC);
+    let step = segment(ethernet.ipv4(STRANGER.octets(), GUEST.octets(), 64));
+    let mut bytes = Vec::with_capacity(step.size(0));
+    if step.write(&mut bytes, &[]).is_err() {
+        bytes.clear();
+    }
+    bytes
+}
+
+/// The answer to the guest's question for our address.
+fn here_i_am() -> Vec<u8> {
+    let ethernet = Ethernet2Header {
+        source: STRANGER_MAC,
+        destination: GUEST_MAC,
+        ether_type: EtherType::ARP,
+    };
+    let arp = ArpEthIpv4Packet {
+        operation: ArpOperation::REPLY,
+        sender_mac: STRANGER_MAC,
+        sender_ipv4: STRANGER.octets(),
+        target_mac: GUEST_MAC,
+        target_ipv4: GUEST.octets(),
+    };
+    [&ethernet.to_bytes()[..], &arp.to_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knocks_are_what_they_seem() {
+        let bytes = knock(20_000, GUARDED);
+        let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
+        assert!(tcp.syn() && !tcp.ack());
+        assert_eq!((tcp.source_port(), tcp.destination_port()), (20_000, GUARDED));
+        assert_eq!(tcp.calc_checksum_ipv4(STRANGER.octets(), GUEST.octets()), Ok(tcp.checksum()));
+    }
+
+    #[test]
+    fn answers_are_counted_by_port_and_hung_up_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let stranger = Stranger::start(directory.path()).unwrap();
+        let guest = UnixDatagram::bind(directory.path().join("guest")).unwrap();
+        guest.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut buffer = [0; 2048];
+        let mut hung_up = false;
+        for _ in 0..50 {
+            let length = guest.recv(&mut buffer).unwrap();
+            let packet = SlicedPacket::from_ethernet(&buffer[..length]).unwrap();
+            let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
+            hung_up |= tcp.rst();
+            if tcp.syn() && tcp.destination_port() == CONTROL {
+                let step = PacketBuilder::ethernet2(GUEST_MAC, STRANGER_MAC)
+                    .ipv4(GUEST.octets(), STRANGER.octets(), 64)
+                    .tcp(CONTROL, tcp.source_port(), 7, 100)
+                    .syn()
+                    .ack(2);
+                let mut answer = Vec::new();
+                step.write(&mut answer, &[]).unwrap();
+                guest.send_to(&answer, directory.path().join("host")).unwrap();
+            }
+        }
+        let seen = stranger.stop();
+        assert!(seen.control.count > 10 && seen.knocks > 10, "{seen:?}");
+        assert_eq!(seen.guarded.count, 0);
+        assert!(hung_up);
+    }
+}
