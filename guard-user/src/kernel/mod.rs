@@ -2,6 +2,8 @@
 //!
 //! A build without the feature `daemon` has only what says that it cannot ask the kernel.
 
+#[cfg(feature = "daemon")]
+pub mod abilities;
 pub mod error;
 #[cfg(feature = "daemon")]
 pub mod generation;
@@ -14,6 +16,8 @@ pub mod link;
 mod members;
 #[cfg(feature = "daemon")]
 pub mod netlink;
+#[cfg(feature = "daemon")]
+pub mod nic;
 #[cfg(feature = "daemon")]
 pub mod pins;
 #[cfg(feature = "daemon")]
