@@ -2,6 +2,8 @@
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
 #[cfg(feature = "daemon")]
+mod doctor;
+#[cfg(feature = "daemon")]
 mod events;
 
 use std::path::PathBuf;
@@ -15,6 +17,8 @@ use crate::{
     policy::{compiled::Tunnels, diagnostic::Code},
 };
 
+#[cfg(feature = "daemon")]
+pub use self::doctor::DoctorArgs;
 #[cfg(feature = "daemon")]
 pub use self::events::{EventsArgs, EventsFormat};
 
@@ -49,6 +53,9 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Print the JSON Schema of a document, for editors and other tools
     Schema(SchemaArgs),
+    /// Look for what would keep this node from being guarded, and tell what to do about it
+    #[cfg(feature = "daemon")]
+    Doctor(DoctorArgs),
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),

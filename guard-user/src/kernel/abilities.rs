@@ -145,9 +145,9 @@ fn veth() -> Result<u32, KernelError> {
         handle.link().add(pair).execute().await.map_err(failed)?;
         let mut links = handle.link().get().match_name(NAME.to_owned()).execute();
         let link: Option<LinkMessage> = links.try_next().await.map_err(failed)?;
-        let index = link.map(|link| link.header.index).ok_or_else(|| {
-            KernelError::new("the virtual device that was made is not there")
-        })?;
+        let index = link
+            .map(|link| link.header.index)
+            .ok_or_else(|| KernelError::new("the virtual device that was made is not there"))?;
         // Not every kernel takes the MTU of a device that is being made for both ends.
         let change = LinkUnspec::new_with_index(index).mtu(JUMBO).build();
         handle.link().set(change).execute().await.map_err(failed)?;

@@ -27,4 +27,6 @@ pub mod shared;
 #[cfg(feature = "daemon")]
 pub mod sockets;
 #[cfg(feature = "daemon")]
+pub mod stacking;
+#[cfg(feature = "daemon")]
 pub mod sys;

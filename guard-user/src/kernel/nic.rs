@@ -12,7 +12,8 @@ use nix::sys::{
 };
 use rtnetlink::{
     packet_core::{
-        NLA_F_NESTED, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator,
+        NLA_F_NESTED, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer,
+        NlasIterator,
     },
     sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC},
 };
@@ -23,7 +24,7 @@ use super::{error::KernelError, sockets::refusal};
 /// Milliseconds that the kernel may take for a part of an answer.
 const PATIENCE_MS: i64 = 500;
 /// Bytes of a part of an answer: what the kernel fills at most (`netlink_dump`,
-/// net/netlink/af_netlink.c).
+/// `net/netlink/af_netlink.c`).
 const PART: usize = 32 * 1024;
 /// Bytes of the headers in front of a question: `nlmsghdr` and `genlmsghdr`.
 const HEADERS: usize = 20;

@@ -161,7 +161,7 @@ pub fn xdp_load(instructions: &[[u8; 8]], frags: bool) -> io::Result<OwnedFd> {
 }
 
 /// Bytes of machine code that the kernel's compiler made of a program; 0 if the kernel interprets
-/// it, or does not tell who lacks CAP_BPF.
+/// it, or does not tell who lacks `CAP_BPF`.
 pub fn compiled_len(program: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain integers, for which all bits zero is a value; no pointer in it asks for more.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };

@@ -2,6 +2,8 @@
 
 pub mod diff;
 #[cfg(feature = "daemon")]
+pub mod doctor;
+#[cfg(feature = "daemon")]
 pub mod events;
 pub mod explain;
 pub mod lint;
