@@ -2,6 +2,8 @@
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
 #[cfg(feature = "daemon")]
+mod doctor;
+#[cfg(feature = "daemon")]
 mod events;
 mod pages;
 #[cfg(feature = "daemon")]
@@ -21,6 +23,7 @@ use crate::{
 pub use self::pages::{CompletionsArgs, ManArgs, Shell};
 #[cfg(feature = "daemon")]
 pub use self::{
+    doctor::DoctorArgs,
     events::{EventsArgs, EventsFormat},
     safety::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
 };
@@ -60,6 +63,9 @@ pub enum Verb {
     Man(ManArgs),
     /// Print what makes a shell complete verbs and flags
     Completions(CompletionsArgs),
+    /// Look for what would keep this node from being guarded, and tell what to do about it
+    #[cfg(feature = "daemon")]
+    Doctor(DoctorArgs),
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),

@@ -5,6 +5,7 @@
 //! - [`daemon`] keeps the two in step.
 //! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
 //! - [`logs`] is what the daemon says of itself.
+//! - `doctor` tells what would keep a node from being guarded, and what to do about it.
 //! - [`explain`] has a page for each finding and each reason.
 
 pub mod capture;
@@ -12,6 +13,8 @@ pub mod cli;
 pub mod commands;
 #[cfg(feature = "daemon")]
 pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod doctor;
 pub mod event;
 pub mod exit;
 pub mod explain;

@@ -9,6 +9,8 @@ pub mod daemon;
 pub mod detach;
 pub mod diff;
 #[cfg(feature = "daemon")]
+pub mod doctor;
+#[cfg(feature = "daemon")]
 pub mod events;
 pub mod explain;
 pub mod init;
@@ -49,6 +51,8 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Trace(args) => trace::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Explain(args) => explain::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Doctor(args) => doctor::run(args),
         #[cfg(feature = "daemon")]
         Verb::Status(args) => status::run(args),
         #[cfg(feature = "daemon")]

@@ -1,7 +1,5 @@
 //! `trainguard status`: is this node guarded?
 
-use std::collections::BTreeSet;
-
 use crate::{
     cli::{Format, StatusArgs},
     daemon::{client, stray, view::Status},
@@ -31,13 +29,9 @@ pub fn run(args: &StatusArgs) -> Exit {
 
 /// Who has the open ports, as far as the caller may see it.
 fn with_commands(mut status: Status) -> Status {
-    let inodes: BTreeSet<u32> =
-        status.open_ports.ports.iter().map(|port| port.inode).filter(|inode| *inode != 0).collect();
+    let inodes = status.open_ports.inodes();
     if !inodes.is_empty() {
-        let commands = sockets::commands(&inodes);
-        for port in &mut status.open_ports.ports {
-            port.command = commands.get(&port.inode).cloned();
-        }
+        status.open_ports.set_commands(&sockets::commands(&inodes));
     }
     status
 }

@@ -27,11 +27,11 @@ const SPARING: u32 = 20;
 
 /// The ports that services guard, as a bit each.
 #[derive(Debug, Clone)]
-pub(super) struct GuardedPorts(Vec<u64>);
+pub(crate) struct GuardedPorts(Vec<u64>);
 
 impl GuardedPorts {
     /// Those of a policy.
-    pub(super) fn of(table: &PortTable) -> Self {
+    pub(crate) fn of(table: &PortTable) -> Self {
         let word = |entries: &[u8]| {
             let guarded = |entry: &u8| matches!(layout::port_entry(*entry), Port::Guarded(_));
             let bits = entries.iter().enumerate().filter(|(_, entry)| guarded(entry));
@@ -62,7 +62,7 @@ type Place = (bool, u8, u16);
 
 /// Collects what is open, in memory that does not grow with the number of sockets.
 #[derive(Debug)]
-pub(super) struct Collector<'a> {
+pub(crate) struct Collector<'a> {
     ports: &'a GuardedPorts,
     /// Indices of guarded interfaces.
     guarded: BTreeSet<u32>,
@@ -78,7 +78,7 @@ pub(super) struct Collector<'a> {
 
 impl<'a> Collector<'a> {
     /// Nothing yet.
-    pub(super) fn new(
+    pub(crate) fn new(
         ports: &'a GuardedPorts,
         devices: &[Device],
         guarded: BTreeSet<u32>,
@@ -96,7 +96,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Adds a socket.
-    pub(super) fn add(&mut self, socket: Listening) {
+    pub(crate) fn add(&mut self, socket: Listening) {
         let Listening { transport, address, port, ifindex, .. } = socket;
         let udp = transport == Transport::Udp;
         if address.is_loopback()
@@ -129,7 +129,7 @@ impl<'a> Collector<'a> {
     }
 
     /// The list. `more` says that there are sockets of which nobody told.
-    pub(super) fn finish(self, more: bool) -> OpenPorts {
+    pub(crate) fn finish(self, more: bool) -> OpenPorts {
         let seen: u64 = self.seen.iter().map(|word| u64::from(word.count_ones())).sum();
         let listed = u64::try_from(self.listed.len()).unwrap_or(u64::MAX);
         OpenPorts {

@@ -1,6 +1,8 @@
 //! Parts of the status that say where a policy comes from, what runs, and what is left open. Their
 //! field names are a contract, like those of [`super::view`].
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::guard::hexadecimal;
@@ -65,6 +67,20 @@ pub struct OpenPorts {
     pub more: u64,
     /// Why some may be missing.
     pub problem: Option<String>,
+}
+
+impl OpenPorts {
+    /// The sockets, by inode.
+    pub fn inodes(&self) -> BTreeSet<u32> {
+        self.ports.iter().map(|port| port.inode).filter(|inode| *inode != 0).collect()
+    }
+
+    /// Names the processes that have them, by inode.
+    pub fn set_commands(&mut self, commands: &BTreeMap<u32, String>) {
+        for port in &mut self.ports {
+            port.command = commands.get(&port.inode).cloned();
+        }
+    }
 }
 
 /// A port with sockets.

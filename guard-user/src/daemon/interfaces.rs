@@ -9,24 +9,24 @@ const LOOPBACK: &str = "lo";
 
 /// What the patterns select.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Selection {
+pub(crate) struct Selection {
     /// Devices to guard.
-    pub(super) devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
     /// Patterns without a device.
-    pub(super) missing: Vec<String>,
+    pub(crate) missing: Vec<String>,
     /// Devices that cannot be guarded: their frames begin without an Ethernet header.
-    pub(super) not_ethernet: Vec<String>,
+    pub(crate) not_ethernet: Vec<String>,
 }
 
 impl Selection {
     /// Whether the device of this index is to be guarded.
-    pub(super) fn means(&self, index: u32) -> bool {
+    pub(crate) fn means(&self, index: u32) -> bool {
         self.devices.iter().any(|device| device.index == index)
     }
 }
 
 /// Selects devices by glob patterns.
-pub(super) fn select(patterns: &[String], devices: &[Device]) -> Selection {
+pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
     let mut selection = Selection::default();
     for pattern in patterns {
         let parsed = glob::Pattern::new(pattern).ok();
@@ -74,7 +74,7 @@ pub(super) fn tunnels(told: &Tunnels, devices: &[Device]) -> Tunnels {
 }
 
 /// The tunnel devices, for people.
-pub(super) fn describe_tunnels(devices: &[Device]) -> Vec<String> {
+pub(crate) fn describe_tunnels(devices: &[Device]) -> Vec<String> {
     let is_tunnel = |device: &&Device| {
         device.may_unpack()
             && tunnels(&Tunnels::default(), std::slice::from_ref(device)) != Tunnels::default()

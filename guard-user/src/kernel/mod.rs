@@ -3,6 +3,8 @@
 //! A build without the feature `daemon` has only what says that it cannot ask the kernel.
 
 #[cfg(feature = "daemon")]
+pub mod abilities;
+#[cfg(feature = "daemon")]
 pub mod connections;
 pub mod error;
 #[cfg(feature = "daemon")]
@@ -17,6 +19,8 @@ mod members;
 #[cfg(feature = "daemon")]
 pub mod netlink;
 #[cfg(feature = "daemon")]
+pub mod nic;
+#[cfg(feature = "daemon")]
 pub mod pins;
 #[cfg(feature = "daemon")]
 pub mod program;
@@ -26,5 +30,7 @@ mod rehearsal;
 pub mod shared;
 #[cfg(feature = "daemon")]
 pub mod sockets;
+#[cfg(feature = "daemon")]
+pub mod stacking;
 #[cfg(feature = "daemon")]
 pub mod sys;

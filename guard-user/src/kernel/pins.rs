@@ -19,7 +19,7 @@ use guard_common::{layout::LAYOUT_VERSION, names};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::{
-        statfs::statfs,
+        statfs::{FsType, Statfs, statfs},
         statvfs::{FsFlags, statvfs},
     },
 };
@@ -28,7 +28,7 @@ use super::{error::KernelError, link::Link, sys};
 use crate::object::kernel_object;
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 /// Inode of the root of every bpf file system (`simple_fill_super`, fs/libfs.c).
 const BPF_FS_ROOT: u64 = 1;
 const LINK_PREFIX: &str = "link-";
@@ -88,8 +88,7 @@ impl Pins {
         let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         let known = statfs(parent)
             .map_err(|error| KernelError::of(parent.display(), io::Error::from(error)))?;
-        let magic = known.filesystem_type().0 as i64;
-        if magic != BPF_FS_MAGIC {
+        if !is_bpf(&known) {
             return Err(KernelError::new(format!(
                 "`{}` is not on a bpf file system",
                 self.root.display()
@@ -283,6 +282,11 @@ impl Pins {
         };
         Ok(read_dir(&self.root)?.into_iter().filter(is_version).collect())
     }
+}
+
+/// Whether this is a bpf file system.
+pub fn is_bpf(known: &Statfs) -> bool {
+    known.filesystem_type() == BPF_FS_MAGIC
 }
 
 fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {

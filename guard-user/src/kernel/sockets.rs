@@ -166,7 +166,7 @@ pub(super) fn dump(
 }
 
 /// The error in a message of that kind: a negative number.
-fn refusal(payload: &[u8]) -> io::Error {
+pub(super) fn refusal(payload: &[u8]) -> io::Error {
     let errno = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     io::Error::from_raw_os_error(errno.unwrap_or_default().saturating_neg())
 }

@@ -14,7 +14,8 @@ use std::{
 };
 
 use aya_obj::generated::{
-    XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
+    BPF_F_XDP_HAS_FRAGS, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr,
+    bpf_cmd, bpf_link_info, bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -127,6 +128,49 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     descriptor(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
+}
+
+/// Makes a map, to see whether the kernel does. It ends with its descriptor.
+///
+/// # Errors
+/// `EINVAL` if the kernel has no such maps, `EPERM`.
+pub fn map_create(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_1.map_type = kind as u32;
+    attr.__bindgen_anon_1.key_size = key;
+    attr.__bindgen_anon_1.value_size = value;
+    attr.__bindgen_anon_1.max_entries = entries;
+    descriptor(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
+}
+
+/// Loads an XDP program of these instructions (`struct bpf_insn`, 8 bytes each), to see whether the
+/// kernel does. `frags`: as one that takes frames of several buffers. It ends with its descriptor.
+///
+/// # Errors
+/// `EINVAL` if the kernel does not know the flag, `EPERM`.
+pub fn xdp_load(instructions: &[[u8; 8]], frags: bool) -> io::Result<OwnedFd> {
+    const LICENSE: &std::ffi::CStr = c"GPL";
+    let mut attr = zeroed_attr();
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_XDP as u32;
+    attr.__bindgen_anon_3.expected_attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.__bindgen_anon_3.insn_cnt = u32::try_from(instructions.len()).unwrap_or(u32::MAX);
+    attr.__bindgen_anon_3.insns = instructions.as_ptr() as u64;
+    attr.__bindgen_anon_3.license = LICENSE.as_ptr() as u64;
+    attr.__bindgen_anon_3.prog_flags = if frags { BPF_F_XDP_HAS_FRAGS } else { 0 };
+    descriptor(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
+}
+
+/// Bytes of machine code that the kernel's compiler made of a program; 0 if the kernel interprets
+/// it, or does not tell who lacks `CAP_BPF`.
+pub fn compiled_len(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers, for which all bits zero is a value; no pointer in it asks for more.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = raw(program);
+    attr.info.info_len = u32::try_from(size_of::<bpf_prog_info>()).unwrap_or(0);
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.jited_prog_len)
 }
 
 /// Gives memory that was freed back to the system, after a large policy was compiled.

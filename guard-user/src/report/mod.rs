@@ -4,6 +4,8 @@
 pub mod applied;
 pub mod diff;
 #[cfg(feature = "daemon")]
+pub mod doctor;
+#[cfg(feature = "daemon")]
 pub mod events;
 pub mod explain;
 pub mod lint;

@@ -1,0 +1,100 @@
+//! `trainguard doctor`: what would keep this node from being guarded?
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use crate::{
+    cli::{DoctorArgs, Format},
+    doctor::{
+        Diagnosis, State,
+        gather::{self, Asked, Found},
+        redact::{self, Names},
+    },
+    exit::Exit,
+    policy::{Disk, Files as _},
+    report,
+};
+
+/// Runs the verb.
+pub fn run(args: &DoctorArgs) -> Exit {
+    if let Some(manifest) = &args.manifest
+        && let Err(error) = Disk.read(manifest)
+    {
+        report::error(format_args!(
+            "cannot read `{}`: {error}",
+            report::lint::shown_path(manifest)
+        ));
+        return Exit::NoAnswer;
+    }
+    // Before the work: one that cannot be written is said at once.
+    let file = match args.report.as_deref().map(create).transpose() {
+        Ok(file) => file,
+        Err(problem) => {
+            report::error(problem);
+            return Exit::NoAnswer;
+        }
+    };
+    let asked = Asked {
+        manifest: args.manifest.as_deref(),
+        node: args.node.as_deref(),
+        interfaces: &args.interfaces,
+        run_dir: &args.directories.run_dir,
+        bpf_dir: &args.directories.bpf_dir,
+        state_dir: &args.state_dir,
+    };
+    let found = match gather::gather(&asked) {
+        Ok(found) => found,
+        Err(error) => {
+            report::refusal(&error);
+            return Exit::NoAnswer;
+        }
+    };
+    let diagnosis = Diagnosis::of(&found.facts);
+    match args.format {
+        Format::Json => report::answer_json(&diagnosis),
+        Format::Text => report::doctor::print(&diagnosis),
+    }
+    if let (Some(file), Some(path)) = (file, &args.report) {
+        if let Err(error) = write(file, &found, &diagnosis, &args.directories.run_dir) {
+            let shown = report::lint::shown_path(path);
+            report::error(format_args!("writing `{shown}`: {error}"));
+            return Exit::NoAnswer;
+        }
+        report::talk(format_args!(
+            "`{}` has the report; read it before it leaves the house",
+            report::lint::shown_path(path)
+        ));
+    }
+    exit(&diagnosis)
+}
+
+fn exit(diagnosis: &Diagnosis) -> Exit {
+    match diagnosis.checks.iter().map(|check| check.state).max() {
+        Some(State::Failed) => Exit::No,
+        Some(State::Unknown) => Exit::NoAnswer,
+        _ => Exit::Yes,
+    }
+}
+
+/// Makes the file of a report, for its owner alone. One that is there is not overwritten.
+fn create(path: &Path) -> Result<File, String> {
+    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+    made.map_err(|error| {
+        let shown = report::lint::shown_path(path);
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return format!("`{shown}` is there already; name a new file for the report");
+        }
+        format!("cannot write `{shown}`: {error}")
+    })
+}
+
+fn write(mut file: File, found: &Found, diagnosis: &Diagnosis, run_dir: &Path) -> io::Result<()> {
+    let names = Names::of(found.loaded.as_ref().map(|loaded| &loaded.cluster));
+    let document = redact::report(diagnosis, &found.facts, redact::records(run_dir), names);
+    let text = serde_json::to_string_pretty(&document).map_err(io::Error::from)?;
+    writeln!(file, "{text}")
+}

@@ -1,0 +1,178 @@
+//! Files and directories: who may change what is guarded.
+
+use std::path::Path;
+
+use super::{Check, State, listed, quoted};
+use crate::doctor::facts::{Directory, Facts, Owned, Policy, PolicyFile, Seen};
+
+/// Bytes that should be free where policies are kept.
+const LITTLE: u64 = 16 << 20;
+/// Write permission for the group and for others.
+const OTHERS_WRITE: u32 = 0o022;
+/// Anything for the group and for others.
+const OTHERS: u32 = 0o077;
+/// In such a directory one only changes what is one's own.
+const STICKY: u32 = 0o1000;
+
+pub(super) fn all(facts: &Facts) -> Vec<Check> {
+    let mut checks: Vec<Check> = facts.policy.iter().map(policy_files).collect();
+    checks.push(state_dir(&facts.state_dir));
+    checks.push(run_dir(&facts.run_dir));
+    checks
+}
+
+/// The bpf file system and the pin directory.
+pub(super) fn pins(facts: &Facts) -> Vec<Check> {
+    const ID: &str = "bpffs";
+    let bpffs = &facts.bpffs;
+    let path = bpffs.path.display();
+    let existing = bpffs.existing.display();
+    let why = "pins keep the guard in force while no daemon runs";
+    let check = match &bpffs.is_bpf {
+        Seen::Hidden(why) => {
+            Check::new(ID, State::Unknown, format!("`{existing}` cannot be looked at: {why}"))
+                .fix("run doctor as root")
+        }
+        Seen::Known(false) => {
+            let found = format!("`{existing}` is not on a bpf file system");
+            Check::new(ID, State::Failed, found).why(why).fix(
+                "mount -t bpf bpf /sys/fs/bpf; in a container: mount the host's. Or name another with \
+                 --bpf-dir",
+            )
+        }
+        Seen::Known(true) if bpffs.read_only => {
+            let found = format!("the bpf file system of `{existing}` is mounted read-only");
+            Check::new(ID, State::Failed, found)
+                .why(why)
+                .fix(format!("mount -o remount,rw {}", quoted(&existing.to_string())))
+        }
+        Seen::Known(true) if !bpffs.writable => {
+            let state = if facts.rights.uid == 0 { State::Failed } else { State::Unknown };
+            Check::new(
+                ID,
+                state,
+                format!("user {} may not write to `{existing}`", facts.rights.uid),
+            )
+            .why(why)
+            .fix("run doctor as root, or as the user of the daemon")
+        }
+        Seen::Known(true) => {
+            match &bpffs.directory {
+                None => Check::ok(ID, format!("`{path}` can be made, on a bpf file system")),
+                Some(Seen::Hidden(why)) => {
+                    Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
+                        .fix("run doctor as root")
+                }
+                Some(Seen::Known(Owned { mode, .. })) if mode & OTHERS != 0 => {
+                    let found = format!("`{path}` has mode {:04o}, expected 0700", mode & 0o7777);
+                    Check::new(ID, State::Failed, found)
+                    .why("whoever may write to a pin may change or end the guard; file modes are \
+                          all that keeps them from it")
+                    .fix(format!("chmod 0700 {}", quoted(&path.to_string())))
+                }
+                Some(Seen::Known(_)) => {
+                    Check::ok(ID, format!("`{path}`, mode 0700, on a bpf file system"))
+                }
+            }
+        }
+    };
+    vec![check]
+}
+
+fn policy_files(policy: &Policy) -> Check {
+    const ID: &str = "policy-files";
+    let files = match &policy.files {
+        Seen::Known(files) => files,
+        Seen::Hidden(why) => {
+            return Check::new(ID, State::Unknown, format!("cannot be looked at: {why}"))
+                .fix("run doctor as root");
+        }
+    };
+    let wrong: Vec<(&PolicyFile, String)> =
+        files.iter().filter_map(|file| Some((file, wrong_with(file, &policy.trusted)?))).collect();
+    let Some((first, _)) = wrong.first() else {
+        let count = files.iter().filter(|file| file.kind == "file").count();
+        let found = format!(
+            "{}, and the directories on the way, are changed by root and the daemon's user only",
+            crate::report::counted(count, "file")
+        );
+        return Check::ok(ID, found);
+    };
+    let said: Vec<String> = wrong
+        .iter()
+        .map(|(file, problem)| format!("{} `{}` {problem}", file.kind, file.path.display()))
+        .collect();
+    let path = quoted(&first.path.display().to_string());
+    let fix = if first.owned.mode & OTHERS_WRITE != 0 && first.kind != "link" {
+        format!("chmod go-w {path}")
+    } else {
+        format!("chown -h root {path}")
+    };
+    Check::new(ID, State::Failed, listed(&said))
+        .why("whoever may write to them may open the ports; the daemon refuses such files")
+        .fix(fix)
+}
+
+/// What is wrong with a file; nothing, most often.
+fn wrong_with(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
+    let Owned { uid, mode } = file.owned;
+    if uid != 0 && !trusted.contains(&uid) {
+        return Some(format!("belongs to user {uid}"));
+    }
+    let sticky = file.kind == "directory" && mode & STICKY != 0;
+    // The mode of a link means nothing.
+    if file.kind != "link" && mode & OTHERS_WRITE != 0 && !sticky {
+        return Some(format!("may be written by others (mode {:04o})", mode & 0o7777));
+    }
+    None
+}
+
+fn state_dir(directory: &Directory) -> Check {
+    const ID: &str = "state-dir";
+    let path = directory.path.display();
+    match &directory.owned {
+        None => Check::ok(ID, format!("`{path}` is made by the daemon")),
+        Some(Seen::Hidden(why)) => {
+            Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
+                .fix("run doctor as root")
+        }
+        Some(Seen::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => {
+            others_write(ID, &directory.path, owned, "the policy of the next start lies in it")
+        }
+        Some(Seen::Known(_)) => match directory.free {
+            Some(free) if free < LITTLE => {
+                Check::new(ID, State::Warning, format!("{} KiB are free in `{path}`", free >> 10))
+                    .why("the daemon keeps the last good policy there, for a start with a bad file")
+                    .fix("make room, or name another with --state-dir")
+            }
+            _ => Check::ok(ID, format!("`{path}`")),
+        },
+    }
+}
+
+fn run_dir(directory: &Directory) -> Check {
+    const ID: &str = "run-dir";
+    let path = directory.path.display();
+    match &directory.owned {
+        None => Check::ok(ID, format!("`{path}` is made by the daemon")),
+        Some(Seen::Hidden(why)) => {
+            Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
+                .fix("run doctor as root")
+        }
+        Some(Seen::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => others_write(
+            ID,
+            &directory.path,
+            owned,
+            "a stranger could answer in the daemon's place",
+        ),
+        Some(Seen::Known(_)) => Check::ok(ID, format!("`{path}`")),
+    }
+}
+
+fn others_write(id: &'static str, path: &Path, owned: &Owned, why: &str) -> Check {
+    let found =
+        format!("`{}` may be written by others (mode {:04o})", path.display(), owned.mode & 0o7777);
+    Check::new(id, State::Failed, found)
+        .why(why)
+        .fix(format!("chmod go-w {}", quoted(&path.display().to_string())))
+}

@@ -1,0 +1,300 @@
+//! The interfaces to guard: whether their drivers can, who is there already, and what goes past.
+
+use super::{Check, State, listed, quoted};
+use crate::{
+    doctor::facts::{Facts, Interface, Program, Seen},
+    kernel::netlink,
+    report::counted,
+};
+
+/// Bytes that a frame of one buffer has at most, whatever the driver: a page of 4096 bytes. Many
+/// drivers take less.
+const ONE_BUFFER: u32 = 4096;
+/// Offloads that make one frame of several, each as `ethtool -K` calls it.
+const MERGING: [(&str, &str); 2] = [("rx-lro", "lro"), ("rx-gro-hw", "rx-gro-hw")];
+/// The offload that takes VLAN tags off.
+const VLAN_PARSE: &str = "rx-vlan-hw-parse";
+
+pub(super) fn all(facts: &Facts) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for interface in &facts.interfaces {
+        let about = |check: Check| check.about(&interface.name);
+        checks.push(about(device(interface)));
+        checks.push(about(driver(interface)));
+        checks.extend(interface.program.as_ref().map(|program| about(foreign(interface, program))));
+        checks.push(about(offloads(interface)));
+        checks.extend(queues(interface, facts.cpus).map(about));
+        checks.extend(stacked(interface).map(about));
+        checks.extend(functions(interface).map(about));
+    }
+    checks.extend(facts.unmet.missing.iter().map(|pattern| missing(pattern)));
+    checks.extend(facts.unmet.not_ethernet.iter().map(|name| not_ethernet(name)));
+    if facts.interfaces.is_empty() && facts.unmet.missing.is_empty() {
+        let found = "there is no interface to guard";
+        checks.push(
+            Check::new("interface", State::Failed, found)
+                .fix("name them under `interfaces` of the manifest, or with --interface"),
+        );
+    }
+    checks.push(unguarded(facts));
+    checks.push(tunnels(facts));
+    checks.push(rdma(facts));
+    checks
+}
+
+fn device(interface: &Interface) -> Check {
+    const ID: &str = "interface";
+    let driver = interface.driver.as_deref().or(interface.kind.as_deref());
+    let driver = driver.map_or_else(String::new, |driver| format!(", {driver}"));
+    let queues = interface
+        .queues
+        .map_or_else(String::new, |queues| format!(", {}", counted(queues, "receive queue")));
+    let state = if interface.up { "up" } else { "down" };
+    let found = format!("{state}, MTU {}{driver}{queues}", interface.mtu);
+    if interface.up {
+        return Check::ok(ID, found);
+    }
+    Check::new(ID, State::Note, found)
+        .why("nothing arrives on it; it is guarded all the same")
+        .fix(format!("ip link set dev {} up  # if it is to be used", quoted(&interface.name)))
+}
+
+fn missing(pattern: &str) -> Check {
+    Check::new("interface", State::Warning, format!("no device is called `{pattern}`"))
+        .about(pattern)
+        .why("the daemon guards it once it appears; under another name it stays open")
+        .fix("compare `interfaces` of the manifest with `ip -br link`")
+}
+
+fn not_ethernet(name: &str) -> Check {
+    Check::new("interface", State::Failed, format!("frames of `{name}` have no Ethernet header"))
+        .about(name)
+        .why("the guard reads Ethernet headers: IP over InfiniBand, tun and WireGuard devices cannot \
+              be guarded")
+        .fix("take it out of `interfaces`, and close its ports with nftables")
+}
+
+fn driver(interface: &Interface) -> Check {
+    const ID: &str = "xdp-driver";
+    let Interface { mtu, name, .. } = interface;
+    let generic = "start the daemon with `--mode generic` (slower), or `--mode auto`, which takes it \
+                   where the driver cannot";
+    match &interface.xdp {
+        Seen::Known(support) if !support.native => {
+            Check::new(ID, State::Warning, "the driver has no native XDP")
+                .why(
+                    "`--mode native` is refused; in generic mode a frame costs more, and frames \
+                      that tc redirects to this interface go past the program",
+                )
+                .fix(generic)
+        }
+        Seen::Known(support) if !support.several_buffers && !netlink::has_one_buffer(*mtu) => {
+            let surely = *mtu >= ONE_BUFFER;
+            let state = if surely { State::Failed } else { State::Warning };
+            let refuses = if surely { "refuses" } else { "may refuse" };
+            Check::new(
+                ID,
+                state,
+                format!("the driver runs XDP on frames of one buffer only, the MTU is {mtu}"),
+            )
+            .why(format!("it {refuses} the program at this MTU (EINVAL or ERANGE)"))
+            .fix(format!("ip link set dev {} mtu 1500; or {generic}", quoted(name)))
+        }
+        Seen::Known(support) => {
+            let buffers =
+                if support.several_buffers { ", also frames of several buffers" } else { "" };
+            Check::ok(ID, format!("native XDP{buffers}"))
+        }
+        Seen::Hidden(why) => {
+            Check::new(ID, State::Note, format!("the driver does not tell: {why}"))
+                .why("kernels tell since 6.3; before, only attaching shows")
+                .fix("look at what the daemon says when it starts; `--mode generic` works anywhere")
+        }
+    }
+}
+
+fn foreign(interface: &Interface, program: &Program) -> Check {
+    const ID: &str = "xdp-foreign";
+    let Program { id, mode, ours } = program;
+    match ours {
+        Seen::Known(true) => Check::ok(ID, format!("trainguard's program {id} runs on it ({mode})")),
+        Seen::Known(false) => Check::new(
+            ID,
+            State::Failed,
+            format!("another XDP program is attached ({mode}), id {id}"),
+        )
+        .why("an interface runs one; trainguard replaces no program of others. It may be the \
+              cluster's network (CNI)")
+        .fix(format!(
+            "see what it is: `bpftool prog show id {id}`; if it may go: `ip link set dev {} xdp off`",
+            quoted(&interface.name)
+        )),
+        Seen::Hidden(why) => Check::new(
+            ID,
+            State::Unknown,
+            format!("an XDP program is attached ({mode}), id {id}; whose is not known: {why}"),
+        )
+        .fix("run doctor as root"),
+    }
+}
+
+fn offloads(interface: &Interface) -> Check {
+    const ID: &str = "offloads";
+    let on = match &interface.offloads {
+        Seen::Known(on) => on,
+        Seen::Hidden(why) => {
+            return Check::new(ID, State::Note, format!("not visible: {why}"));
+        }
+    };
+    let has = |name: &str| on.iter().any(|other| other == name);
+    let merging: Vec<_> = MERGING.iter().filter(|(name, _)| has(name)).collect();
+    if !merging.is_empty() {
+        let names: Vec<&str> = merging.iter().map(|(name, _)| *name).collect();
+        let flags: Vec<String> = merging.iter().map(|(_, flag)| format!("{flag} off")).collect();
+        return Check::new(ID, State::Warning, format!("switched on: {}", listed(&names)))
+            .why(
+                "the card makes one frame of several before the program sees them; drivers switch \
+                  that off when a program is attached, or refuse the program",
+            )
+            .fix(format!("ethtool -K {} {}", quoted(&interface.name), flags.join(" ")));
+    }
+    if has(VLAN_PARSE) {
+        return Check::new(ID, State::Note, "the card takes VLAN tags off (rx-vlan-hw-parse)")
+            .why("policies go by port, which does not need the tag");
+    }
+    Check::ok(ID, "none that hides or merges frames")
+}
+
+fn queues(interface: &Interface, cpus: usize) -> Option<Check> {
+    if interface.queues != Some(1) || cpus < 2 || interface.kind.is_some() {
+        return None;
+    }
+    let found = format!("one receive queue, {}", counted(cpus, "processor"));
+    let check = Check::new("queues", State::Note, found)
+        .why("all frames are judged by one processor: a flood has that one to fill")
+        .fix(format!("ethtool -L {} combined {cpus}", quoted(&interface.name)));
+    Some(check)
+}
+
+fn stacked(interface: &Interface) -> Option<Check> {
+    const ID: &str = "stacked";
+    if let Some((controller, kind)) = &interface.controller {
+        if interface.controller_guarded {
+            let found = format!("a port of {controller} ({kind}), which is guarded as well");
+            return Some(
+                Check::new(ID, State::Warning, found)
+                    .why("each frame is judged and counted twice, or the second attachment is refused")
+                    .fix(format!("guard `{controller}` or its ports, not both")),
+            );
+        }
+        let open = &interface.siblings_unguarded;
+        let found = format!("a port of {controller} ({kind})");
+        if open.is_empty() || kind == "bridge" {
+            return Some(Check::ok(ID, found));
+        }
+        return Some(
+            Check::new(
+                ID,
+                State::Warning,
+                format!("{found}; its other ports are not guarded: {}", listed(open)),
+            )
+            .why("what arrives there reaches the same addresses")
+            .fix(format!("guard all ports, or `{controller}` itself")),
+        );
+    }
+    let lies_on = matches!(
+        interface.kind.as_deref(),
+        Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap")
+    );
+    let lower = interface.lower.as_deref().filter(|_| lies_on)?;
+    let kind = interface.kind.as_deref().unwrap_or_default();
+    if interface.lower_guarded {
+        return Some(Check::ok(ID, format!("lies on {lower} ({kind}), which is guarded")));
+    }
+    Some(
+        Check::new(ID, State::Warning, format!("lies on {lower} ({kind}), which is not guarded"))
+            .why(
+                "the guard reads VLAN tags itself: on the card it runs in the driver and sees what \
+                  arrives for all such devices",
+            )
+            .fix(format!("guard `{lower}` instead")),
+    )
+}
+
+fn functions(interface: &Interface) -> Option<Check> {
+    let count = interface.virtual_functions;
+    if count == 0 {
+        return None;
+    }
+    let found = counted(count, "virtual function");
+    let check = Check::new("sr-iov", State::Warning, found)
+        .why("the card hands their frames on before this interface's program sees them")
+        .fix("guard each where it is used: on its own interface, in the container or guest");
+    Some(check)
+}
+
+fn unguarded(facts: &Facts) -> Check {
+    const ID: &str = "unguarded";
+    if !facts.interfaces_chosen {
+        let found = "no manifest or flag says which interfaces to guard; those that are up were \
+                     looked at";
+        return Check::new(ID, State::Note, found).fix("name a manifest with --manifest");
+    }
+    if facts.unguarded.is_empty() {
+        return Check::ok(ID, "no other interface is up");
+    }
+    Check::new(
+        ID,
+        State::Warning,
+        format!("up, and not to be guarded: {}", listed(&facts.unguarded)),
+    )
+    .why(
+        "Linux takes packets for any of its addresses on any interface: one that is left out is \
+              a way in",
+    )
+    .fix("add them to `interfaces` of the manifest, unless no stranger can reach them")
+}
+
+fn tunnels(facts: &Facts) -> Check {
+    const ID: &str = "tunnels";
+    if facts.tunnels.is_empty() {
+        return Check::ok(ID, "no device unpacks tunnels");
+    }
+    Check::new(ID, State::Note, format!("devices unpack tunnels: {}", listed(&facts.tunnels))).why(
+        "the guard sees the outer packet: tunnelled packets pass from sources that some service \
+         allows, and are dropped from others. FOU, GUE and L2TP ports show no device: name them with \
+         `--tunnel`",
+    )
+}
+
+fn rdma(facts: &Facts) -> Check {
+    const ID: &str = "rdma";
+    let devices = match &facts.rdma {
+        Seen::Known(devices) => devices,
+        Seen::Hidden(why) => return Check::new(ID, State::Note, format!("not visible: {why}")),
+    };
+    if devices.is_empty() {
+        return Check::ok(ID, "no RDMA device");
+    }
+    let names: Vec<String> = devices
+        .iter()
+        .map(|device| {
+            let layer = device.link_layer.iter().cloned();
+            let facts: Vec<String> = layer.chain(device.netdevs.iter().cloned()).collect();
+            if facts.is_empty() {
+                device.name.clone()
+            } else {
+                format!("{} ({})", device.name, facts.join(", "))
+            }
+        })
+        .collect();
+    Check::new(ID, State::Warning, format!("RDMA devices: {}", listed(&names)))
+        .why(
+            "what comes by RDMA (RoCE, InfiniBand verbs) goes from the card to memory: no packet \
+              filter of this host sees it, this one included",
+        )
+        .fix(
+            "keep strangers off that fabric: partition keys on InfiniBand, filters for udp/4791 on \
+              the switches for RoCE",
+        )
+}

@@ -1,0 +1,60 @@
+//! The checks: facts in, [`Check`]s out. Each of them is a function without an outside world.
+
+mod files;
+mod interfaces;
+mod kernel;
+mod network;
+mod node;
+
+use std::fmt::Write as _;
+
+use super::{Check, State, facts::Facts};
+
+/// All of them, in the order in which they are told: the kernel first, without which the rest is
+/// idle.
+pub fn all(facts: &Facts) -> Vec<Check> {
+    let mut checks = kernel::all(facts);
+    checks.extend(files::pins(facts));
+    checks.extend(interfaces::all(facts));
+    checks.extend(network::all(facts));
+    checks.extend(files::all(facts));
+    checks.extend(node::all(facts));
+    checks
+}
+
+/// A name as a shell takes it for that name: whoever names an interface may choose nearly any
+/// character, and commands are copied.
+fn quoted(name: &str) -> String {
+    let plain =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '@' | ':');
+    if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
+        return name.to_owned();
+    }
+    let mut text = "'".to_owned();
+    for c in name.chars() {
+        let _ = if c == '\'' { write!(text, "'\\''") } else { write!(text, "{c}") };
+    }
+    text + "'"
+}
+
+/// Names with commas between; the rest is counted.
+fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    const MOST: usize = 8;
+    let shown: Vec<&str> = names.iter().take(MOST).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_no_command() {
+        assert_eq!(quoted("eth0.100"), "eth0.100");
+        assert_eq!(quoted("$(reboot)"), "'$(reboot)'");
+        assert_eq!(quoted("a'b"), "'a'\\''b'");
+        assert_eq!(quoted("-x"), "'-x'");
+    }
+}

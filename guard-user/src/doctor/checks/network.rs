@@ -1,0 +1,201 @@
+//! Settings of the network, and who listens.
+
+use super::{Check, State, listed};
+use crate::doctor::facts::{Facts, Interface, Seen, ServicePorts};
+
+pub(super) fn all(facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![syncookies(facts), reverse_path(facts), route_localnet(facts)];
+    checks.extend(port_range(facts));
+    checks.extend(open_ports(facts));
+    checks.push(root_services(facts));
+    checks
+}
+
+fn syncookies(facts: &Facts) -> Check {
+    const ID: &str = "syncookies";
+    match &facts.network.syncookies {
+        Seen::Known(0) => {
+            Check::new(ID, State::Warning, "SYN cookies are off (tcp_syncookies = 0)")
+                .why("forged SYNs from a member's address then fill the queue of a listening port")
+                .fix("sysctl -w net.ipv4.tcp_syncookies=1")
+        }
+        Seen::Known(_) => Check::ok(ID, "SYN cookies are on"),
+        Seen::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
+    }
+}
+
+/// Interfaces whose setting, together with that of all, is this. The kernel takes the larger one.
+fn with<'a>(
+    facts: &'a Facts,
+    all: &Seen<i64>,
+    own: impl Fn(&Interface) -> &Seen<i64>,
+    wanted: i64,
+) -> Vec<&'a str> {
+    let all = all.known().copied().unwrap_or(0);
+    let is = |interface: &&Interface| {
+        own(interface).known().is_some_and(|own| (*own).max(all) == wanted)
+    };
+    facts.interfaces.iter().filter(is).map(|interface| interface.name.as_str()).collect()
+}
+
+fn reverse_path(facts: &Facts) -> Check {
+    const ID: &str = "rp-filter";
+    let of = |value| with(facts, &facts.network.rp_filter, |interface| &interface.rp_filter, value);
+    let (off, loose) = (of(0), of(2));
+    let fix = "sysctl -w net.ipv4.conf.all.rp_filter=1  # not with asymmetric routes";
+    if !off.is_empty() {
+        return Check::new(ID, State::Warning, format!("off on {}", listed(&off)))
+            .why(
+                "a packet is taken whichever interface it comes in at: whoever reaches one network \
+                  may forge a member of another",
+            )
+            .fix(fix);
+    }
+    if !loose.is_empty() {
+        return Check::new(ID, State::Note, format!("loose on {}", listed(&loose)))
+            .why("a source is taken from any interface if there is some route to it: a member may be \
+                  forged from the network of another interface")
+            .fix(fix);
+    }
+    if let Seen::Hidden(why) = &facts.network.rp_filter {
+        return Check::new(ID, State::Note, format!("not visible: {why}"));
+    }
+    Check::ok(ID, "sources are only taken from the interface that leads to them")
+}
+
+fn route_localnet(facts: &Facts) -> Check {
+    const ID: &str = "route-localnet";
+    let own = |interface: &Interface| interface.route_localnet.known() == Some(&1);
+    let mut on: Vec<&str> = facts
+        .interfaces
+        .iter()
+        .filter(|i| own(i))
+        .map(|interface| interface.name.as_str())
+        .collect();
+    if facts.network.route_localnet.known() == Some(&1) {
+        on = vec!["all"];
+    }
+    if on.is_empty() {
+        return match &facts.network.route_localnet {
+            Seen::Known(_) => Check::ok(ID, "127.0.0.0/8 is not reachable from a wire"),
+            Seen::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
+        };
+    }
+    Check::new(ID, State::Warning, format!("on for {}", listed(&on)))
+        .why(
+            "neighbours reach what listens on 127.0.0.1, at ports that no policy names because \
+              nobody thought them open",
+        )
+        .fix(
+            "sysctl -w net.ipv4.conf.all.route_localnet=0, and for each interface; some CNI and \
+              kube-proxy set-ups need it: there, guard those ports",
+        )
+}
+
+/// Ports of services that the kernel may give to others. A range that holds the whole of the
+/// kernel's is one that was meant to.
+fn port_range(facts: &Facts) -> Option<Check> {
+    const ID: &str = "port-range";
+    let policy = facts.policy.as_ref()?;
+    let (first, last) = match &facts.network.ephemeral {
+        Seen::Known(range) => *range,
+        Seen::Hidden(why) => {
+            return Some(Check::new(ID, State::Note, format!("not visible: {why}")));
+        }
+    };
+    let reserved = facts.network.reserved.known().map(Vec::as_slice).unwrap_or_default();
+    let meets = |ports: &&ServicePorts| {
+        let (from, to) = (ports.first.max(first), ports.last.min(last));
+        let whole = ports.first <= first && ports.last >= last;
+        let kept = reserved.iter().any(|(low, high)| *low <= from && to <= *high);
+        ports.transport != "sctp" && from <= to && !whole && !kept
+    };
+    let meeting: Vec<&ServicePorts> = policy.ports.iter().filter(meets).collect();
+    if meeting.is_empty() {
+        return Some(Check::ok(
+            ID,
+            format!("no service's ports are among {first}-{last}, which the kernel gives away"),
+        ));
+    }
+    let range = |ports: &ServicePorts| {
+        if ports.first == ports.last {
+            ports.first.to_string()
+        } else {
+            format!("{}-{}", ports.first, ports.last)
+        }
+    };
+    let named: Vec<String> = meeting
+        .iter()
+        .map(|ports| format!("{} ({}/{})", ports.service, ports.transport, range(ports)))
+        .collect();
+    let mut keep: Vec<String> = reserved
+        .iter()
+        .map(|(low, high)| if low == high { low.to_string() } else { format!("{low}-{high}") })
+        .collect();
+    keep.extend(meeting.iter().map(|ports| range(ports)));
+    keep.dedup();
+    let found = format!("among {first}-{last}, which the kernel gives away: {}", listed(&named));
+    Some(
+        Check::new(ID, State::Warning, found)
+            .why(
+                "another program may get the port first; ps-lite then listens at a random one and \
+                  says nothing",
+            )
+            .fix(format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", keep.join(","))),
+    )
+}
+
+fn open_ports(facts: &Facts) -> Option<Check> {
+    const ID: &str = "open-ports";
+    let open = &facts.open_ports;
+    if let Some(problem) = &open.problem {
+        return Some(Check::new(ID, State::Note, problem.as_str()));
+    }
+    facts
+        .policy
+        .as_ref()
+        .and_then(|policy| policy.node.as_ref())
+        .or_else(|| facts.daemon.known().map(|status| &status.node))?;
+    if open.ports.is_empty() {
+        return Some(Check::ok(ID, "whatever listens is guarded"));
+    }
+    let mut names: Vec<String> = open
+        .ports
+        .iter()
+        .map(|port| match &port.command {
+            Some(command) => format!("{} ({command})", port.port),
+            None => port.port.clone(),
+        })
+        .collect();
+    names.extend((open.more > 0).then(|| format!("{} more", open.more)));
+    Some(
+        Check::new(
+            ID,
+            State::Note,
+            format!("listening, and no service guards them: {}", listed(&names)),
+        )
+        .why("anybody reaches them, as far as trainguard goes")
+        .fix("what only members need: give it a service in the policy"),
+    )
+}
+
+fn root_services(facts: &Facts) -> Check {
+    const ID: &str = "root-services";
+    if facts.root_services.is_empty() {
+        return Check::ok(
+            ID,
+            "no process of a training framework that can be seen listens as root",
+        );
+    }
+    let named: Vec<String> = facts
+        .root_services
+        .iter()
+        .map(|service| format!("{} ({})", service.port, service.command))
+        .collect();
+    Check::new(ID, State::Warning, format!("listening as root: {}", listed(&named)))
+        .why(
+            "by its name this is part of a training framework, and these run what a peer sends: \
+              whoever gets that far has the machine",
+        )
+        .fix("run jobs as a user of their own; members are trusted by the guard, not by you")
+}

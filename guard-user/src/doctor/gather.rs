@@ -1,0 +1,503 @@
+//! Asks the machine. Changes nothing: what is made to try something ends with the attempt.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use guard_common::flow::Transport;
+use nix::{
+    sys::{
+        statfs::statfs,
+        statvfs::{FsFlags, statvfs},
+    },
+    unistd::{AccessFlags, User, access, geteuid},
+};
+
+use super::{
+    facts::{
+        self, Abilities, BpfFs, Directory, Facts, Interface, Network, Policy, Program, Refusal,
+        Rights, RootService, Seen, ServicePorts, Tried, Unmet,
+    },
+    files,
+    sysfs::Tree,
+    system,
+};
+use crate::{
+    daemon::{
+        client,
+        drift::{Collector, GuardedPorts},
+        interfaces::{self, Selection},
+        view::{OpenPorts, Status},
+    },
+    kernel::{
+        abilities,
+        error::KernelError,
+        generation::{Generation, Maps, Options},
+        netlink::{self, Device},
+        nic, pins,
+        pins::Pins,
+        sockets::{self, Listening},
+        stacking::{self, Stacked},
+    },
+    machine,
+    object::kernel_object,
+    policy::{
+        self, Bundle, Disk, Loaded, Placement,
+        compiled::{CompiledPolicy, Tunnels},
+        diagnostic::{Report, Severity},
+        load::Loader,
+    },
+};
+
+/// The user of the daemon, where packages make one.
+const DAEMON_USER: &str = "trainguard";
+/// Sockets of root that are looked at.
+const MOST_ROOT_SOCKETS: usize = 256;
+/// How processes of training frameworks call themselves, at the beginning. `python` is most of
+/// them.
+const TRAINING: [&str; 22] = [
+    "python",
+    "torchrun",
+    "pt_main_thread",
+    "raylet",
+    "ray::",
+    "gcs_server",
+    "plasma_store",
+    "dask-",
+    "dask",
+    "horovodrun",
+    "orted",
+    "prted",
+    "prterun",
+    "mpirun",
+    "mpiexec",
+    "hydra_",
+    "deepspeed",
+    "bpslaunch",
+    "tensorboard",
+    "jupyter-",
+    "tensorflow_mode",
+    "mlflow",
+];
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The manifest.
+    pub manifest: Option<&'a Path>,
+    /// Name of the node.
+    pub node: Option<&'a str>,
+    /// Patterns of interfaces instead of the manifest's.
+    pub interfaces: &'a [String],
+    /// Where sockets are.
+    pub run_dir: &'a Path,
+    /// Where pins are.
+    pub bpf_dir: &'a Path,
+    /// Where the last good policy is.
+    pub state_dir: &'a Path,
+}
+
+/// What was found, and what a report must know of it.
+#[derive(Debug)]
+pub struct Found {
+    /// The facts.
+    pub facts: Facts,
+    /// The cluster; none if there is no manifest, or it has errors.
+    pub loaded: Option<Loaded>,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// The kernel does not list the network interfaces: then there is nothing to say.
+pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
+    let tree = Tree::of_this_machine();
+    let rights = Rights { uid: geteuid().as_raw(), capabilities: tree.capabilities() };
+    let devices = netlink::devices_now()?;
+    let daemon: Seen<Box<Status>> = client::status(asked.run_dir).map(Box::new).into();
+    let (policy, loaded, compiled) = asked.manifest.map_or((None, None, None), |manifest| {
+        let (policy, loaded, compiled) = policy_of(manifest, asked.node);
+        (Some(policy), loaded, compiled)
+    });
+    let patterns = patterns(asked, loaded.as_ref(), policy.as_ref(), &daemon);
+    let chosen = patterns.is_some();
+    let selection =
+        patterns.map_or_else(|| all_up(&devices), |it| interfaces::select(&it, &devices));
+    let stack = stacking::all().unwrap_or_default();
+    let interfaces = describe(&tree, asked.bpf_dir, &selection, &devices, &stack, &daemon);
+    let (open_ports, root_services) = listeners(compiled.as_ref(), &selection, &devices, &daemon);
+    let facts = Facts {
+        kernel: kernel(&tree),
+        abilities: try_kernel(compiled.as_ref()),
+        bpffs: bpffs(asked.bpf_dir),
+        policy,
+        interfaces,
+        unguarded: if chosen { unguarded(&selection, &devices, &stack) } else { Vec::new() },
+        unmet: Unmet { missing: selection.missing, not_ethernet: selection.not_ethernet },
+        interfaces_chosen: chosen,
+        tunnels: interfaces::describe_tunnels(&devices),
+        rdma: tree.rdma(),
+        network: network(&tree),
+        open_ports,
+        root_services,
+        state_dir: directory(asked.state_dir),
+        run_dir: directory(asked.run_dir),
+        unit: system::unit(),
+        daemon,
+        cpus: thread::available_parallelism().map_or(1, Into::into),
+        rights,
+    };
+    Ok(Found { facts, loaded })
+}
+
+fn kernel(tree: &Tree) -> facts::Kernel {
+    let text = |path| tree.text(path).known().cloned().unwrap_or_default();
+    facts::Kernel {
+        release: text("proc/sys/kernel/osrelease"),
+        version: text("proc/sys/kernel/version"),
+        architecture: std::env::consts::ARCH,
+        jit_harden: tree.number("proc/sys/net/core/bpf_jit_harden"),
+        lockdown: tree.text("sys/kernel/security/lockdown"),
+        unprivileged_bpf_disabled: tree.number("proc/sys/kernel/unprivileged_bpf_disabled"),
+    }
+}
+
+fn tried(attempt: abilities::Attempt) -> Tried {
+    attempt.map_err(Refusal::from)
+}
+
+fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
+    let abilities::Abilities { maps, xdp, frags, compiled, native, generic, switch } =
+        abilities::Abilities::probe();
+    Abilities {
+        maps: maps.into_iter().map(|(kind, made)| (kind, tried(made))).collect(),
+        xdp: tried(xdp),
+        frags: tried(frags),
+        compiled: compiled.into(),
+        native: tried(native),
+        generic: tried(generic),
+        switch: tried(switch),
+        guard: kernel_object().map(|_| load_guard(policy)),
+    }
+}
+
+/// Loads the guard as the daemon does, with this policy or one that uses all of it, on maps of its
+/// own.
+fn load_guard(policy: Option<&CompiledPolicy>) -> Tried {
+    let sample;
+    let policy = if let Some(policy) = policy {
+        policy
+    } else {
+        sample = sample_policy().map_err(|message| Refusal { errno: None, message })?;
+        &sample
+    };
+    let options = Options { maps: Maps::Private, key: [0; 2], sampling: true };
+    Generation::load(policy, &options).map(drop).map_err(Refusal::from)
+}
+
+/// A policy with everything that costs the verifier something.
+fn sample_policy() -> Result<CompiledPolicy, String> {
+    const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: doctor
+interfaces: [doctor0]
+nodes:
+  - { name: a, addresses: [192.0.2.1, \"2001:db8::1\"], roles: [member] }
+  - { name: b, addresses: [192.0.2.2, \"2001:db8::2\"], roles: [member] }
+policies: [policy.yaml]
+";
+    const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: doctor
+services:
+  - name: all
+    roles: [member]
+    ports: [tcp/9091, udp/9091]
+    match: all
+    allow: { roles: [member] }
+    mode: enforce
+    limits:
+      perSource:
+        newConnections: { rate: 200/s, burst: 1000 }
+        packets: { rate: 200k/s, burst: 400k }
+        bytes: { rate: 1GB/s, burst: 64MB }
+      total:
+        newConnections: { rate: 2000/s, burst: 4000 }
+";
+    let manifest = PathBuf::from("cluster.yaml");
+    let texts = [(manifest.clone(), MANIFEST), (PathBuf::from("policy.yaml"), POLICY)];
+    let bundle = Bundle::new(manifest.clone(), texts);
+    let loaded = policy::load(&manifest, &bundle).map_err(|error| error.to_string())?;
+    let node = loaded.cluster.nodes.first().ok_or("no node")?;
+    let mut policy =
+        policy::compile(&loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
+    let mut tunnels = Tunnels::default();
+    for kind in ["ipip", "sit", "gre"] {
+        tunnels.add(kind, None)?;
+    }
+    policy.set_tunnels(&tunnels);
+    Ok(policy)
+}
+
+fn bpffs(path: &Path) -> BpfFs {
+    let existing = path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let mounted = statvfs(existing);
+    BpfFs {
+        path: path.to_owned(),
+        existing: existing.to_owned(),
+        is_bpf: statfs(existing).map(|known| pins::is_bpf(&known)).into(),
+        read_only: mounted.is_ok_and(|facts| facts.flags().contains(FsFlags::ST_RDONLY)),
+        writable: access(existing, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
+        directory: files::owned(path),
+    }
+}
+
+fn directory(path: &Path) -> Directory {
+    let free = statvfs(path)
+        .ok()
+        .map(|facts| facts.blocks_available().saturating_mul(facts.fragment_size()));
+    Directory { path: path.to_owned(), owned: files::owned(path), free }
+}
+
+fn network(tree: &Tree) -> Network {
+    let ephemeral = match tree.port_ranges("ip_local_port_range") {
+        Seen::Known(ranges) => ranges.first().copied().ok_or("ip_local_port_range is empty").into(),
+        Seen::Hidden(why) => Seen::Hidden(why),
+    };
+    Network {
+        syncookies: tree.ipv4("tcp_syncookies"),
+        rp_filter: tree.ipv4_of("all", "rp_filter"),
+        route_localnet: tree.ipv4_of("all", "route_localnet"),
+        ephemeral,
+        reserved: tree.port_ranges("ip_local_reserved_ports"),
+    }
+}
+
+/// The manifest as lint sees it, and the policy of this node.
+fn policy_of(
+    manifest: &Path,
+    node: Option<&str>,
+) -> (Policy, Option<Loaded>, Option<CompiledPolicy>) {
+    let mut lint = Loader::new(&Disk);
+    lint.check_manifest(manifest);
+    let (report, _, sources) = lint.finish(manifest);
+    let first = |report: &Report| {
+        let mut errors = report.diagnostics.iter().filter(|it| it.severity == Severity::Error);
+        errors.next().map(|finding| finding.message.clone())
+    };
+    let mut policy = Policy {
+        manifest: manifest.to_owned(),
+        errors: (report.count(Severity::Error), first(&report)),
+        warnings: report.count(Severity::Warning),
+        node: None,
+        node_problem: None,
+        ports: Vec::new(),
+        files: files::on_the_way(&sources),
+        trusted: trusted(),
+    };
+    let Ok(loaded) = policy::load(manifest, &Disk) else { return (policy, None, None) };
+    let mut compiled = None;
+    match loaded.find_node(&machine::node_choice(node)) {
+        Ok(node) => {
+            policy.node = Some(node.name.clone());
+            let services = loaded.cluster.services.iter().filter(|it| it.runs_on(&node.roles));
+            let ports = services.flat_map(|service| {
+                service.ports.iter().map(|range| ServicePorts {
+                    service: service.label.clone(),
+                    transport: range.transport.name(),
+                    first: range.first,
+                    last: range.last,
+                })
+            });
+            policy.ports = ports.collect();
+            compiled = policy::compile(&loaded, node, &Placement::default()).ok();
+        }
+        Err(error) => policy.node_problem = Some(error.to_string()),
+    }
+    (policy, Some(loaded), compiled)
+}
+
+/// Who may own policy files: who asks, and the daemon's user. Root may anyway.
+fn trusted() -> Vec<u32> {
+    let daemon = User::from_name(DAEMON_USER).ok().flatten().map(|user| user.uid.as_raw());
+    let mut users: Vec<u32> = daemon.into_iter().chain([geteuid().as_raw()]).collect();
+    users.sort_unstable();
+    users.dedup();
+    users
+}
+
+/// Patterns of the interfaces to guard; none if nobody says.
+fn patterns(
+    asked: &Asked<'_>,
+    loaded: Option<&Loaded>,
+    policy: Option<&Policy>,
+    daemon: &Seen<Box<Status>>,
+) -> Option<Vec<String>> {
+    if !asked.interfaces.is_empty() {
+        return Some(asked.interfaces.to_vec());
+    }
+    let node = policy.and_then(|policy| policy.node.as_deref());
+    if let Some(node) = node.and_then(|name| loaded?.cluster.node(name)) {
+        return Some(node.interfaces.to_vec());
+    }
+    let status = daemon.known()?;
+    Some(status.interfaces.iter().map(|interface| interface.name.clone()).collect())
+}
+
+/// Everything that is up and could be guarded.
+fn all_up(devices: &[Device]) -> Selection {
+    let could_be = |device: &&Device| device.up && device.ethernet && device.name != "lo";
+    Selection {
+        devices: devices.iter().filter(could_be).cloned().collect(),
+        ..Selection::default()
+    }
+}
+
+/// Devices that are up, that nobody wants guarded, and that do not share the frames of one that is.
+fn unguarded(
+    selection: &Selection,
+    devices: &[Device],
+    stack: &BTreeMap<u32, Stacked>,
+) -> Vec<String> {
+    let bare = devices.iter().filter(|device| {
+        let Stacked { controller, lower } = stack.get(&device.index).copied().unwrap_or_default();
+        let lies_on = device.kind.as_deref().is_some_and(|kind| kind != "veth");
+        let covered = |index: Option<u32>| index.is_some_and(|index| selection.means(index));
+        device.up
+            && device.name != "lo"
+            && !selection.means(device.index)
+            && !covered(controller)
+            && !(lies_on && covered(lower))
+    });
+    bare.map(|device| device.name.clone()).collect()
+}
+
+fn describe(
+    tree: &Tree,
+    bpf_dir: &Path,
+    selection: &Selection,
+    devices: &[Device],
+    stack: &BTreeMap<u32, Stacked>,
+    daemon: &Seen<Box<Status>>,
+) -> Vec<Interface> {
+    let (xdp, offloads) = (nic::xdp_support(), nic::offloads());
+    let queues = nic::receive_queues().unwrap_or_default();
+    let by_index: BTreeMap<u32, &Device> =
+        devices.iter().map(|device| (device.index, device)).collect();
+    let of = |index: Option<u32>| index.and_then(|index| by_index.get(&index).copied());
+    let one = |device: &Device| {
+        let Stacked { controller, lower } = stack.get(&device.index).copied().unwrap_or_default();
+        let (driver, virtual_functions) = tree.driver(&device.name);
+        let siblings = devices.iter().filter(|other| {
+            controller.is_some()
+                && other.index != device.index
+                && stack.get(&other.index).is_some_and(|other| other.controller == controller)
+                && !selection.means(other.index)
+        });
+        Interface {
+            name: device.name.clone(),
+            up: device.up,
+            mtu: device.mtu,
+            kind: device.kind.clone(),
+            driver,
+            xdp: about(&xdp, device.index, "the kernel does not list it"),
+            program: device.xdp.map(|attached| Program {
+                id: attached.program_id,
+                mode: attached.mode,
+                ours: is_ours(bpf_dir, device.index, attached.program_id, daemon),
+            }),
+            offloads: about(&offloads, device.index, "the kernel does not list it"),
+            queues: queues.get(&device.index).copied(),
+            virtual_functions,
+            controller: of(controller).map(|controller| {
+                let kind = controller.kind.clone().unwrap_or_default();
+                (controller.name.clone(), kind)
+            }),
+            controller_guarded: controller.is_some_and(|index| selection.means(index)),
+            siblings_unguarded: siblings.map(|device| device.name.clone()).collect(),
+            lower: of(lower).map(|lower| lower.name.clone()),
+            lower_guarded: lower.is_some_and(|index| selection.means(index)),
+            rp_filter: tree.ipv4_of(&device.name, "rp_filter"),
+            route_localnet: tree.ipv4_of(&device.name, "route_localnet"),
+        }
+    };
+    selection.devices.iter().map(one).collect()
+}
+
+fn about<T: Clone>(
+    answer: &Result<BTreeMap<u32, T>, KernelError>,
+    index: u32,
+    absent: &str,
+) -> Seen<T> {
+    match answer {
+        Ok(answer) => answer.get(&index).cloned().ok_or(absent).into(),
+        Err(error) => Seen::Hidden(error.to_string()),
+    }
+}
+
+/// Whether trainguard runs this program: the daemon says so, or a pinned link does.
+fn is_ours(bpf_dir: &Path, index: u32, id: u32, daemon: &Seen<Box<Status>>) -> Seen<bool> {
+    let told = daemon.known().and_then(|status| status.program.as_ref());
+    if told.is_some_and(|program| program.id == id) {
+        return Seen::Known(true);
+    }
+    match Pins::at(bpf_dir).links() {
+        Ok(links) => Seen::Known(links.iter().any(|(_, link)| link.program_on(index) == Some(id))),
+        Err(error) => Seen::Hidden(error.to_string()),
+    }
+}
+
+/// Ports that nobody guards, and processes of root that look like training. What the daemon found
+/// counts: its policy may be another one than that of the files.
+fn listeners(
+    policy: Option<&CompiledPolicy>,
+    selection: &Selection,
+    devices: &[Device],
+    daemon: &Seen<Box<Status>>,
+) -> (OpenPorts, Vec<RootService>) {
+    let none = CompiledPolicy::no_ports();
+    let ports = GuardedPorts::of(policy.map_or(&none, |policy| &policy.ports));
+    let guarded: BTreeSet<u32> = selection.devices.iter().map(|device| device.index).collect();
+    let mut open = Collector::new(&ports, devices, guarded, sockets::ephemeral_ports());
+    let mut of_root: Vec<Listening> = Vec::new();
+    let listed = sockets::listening(|socket| {
+        open.add(socket);
+        let reachable = socket.uid == 0 && socket.inode != 0 && !socket.address.is_loopback();
+        if reachable && socket.transport == Transport::Tcp && of_root.len() < MOST_ROOT_SOCKETS {
+            of_root.push(socket);
+        }
+    });
+    let mut open = match (daemon, policy, listed) {
+        (Seen::Known(status), _, _) => status.open_ports.clone(),
+        (_, Some(_), Ok(more)) => open.finish(more),
+        (_, None, Ok(_)) => OpenPorts::default(),
+        (_, _, Err(error)) => {
+            OpenPorts { problem: Some(error.to_string()), ..OpenPorts::default() }
+        }
+    };
+    let mut inodes = open.inodes();
+    inodes.extend(of_root.iter().map(|socket| socket.inode));
+    let commands = sockets::commands(&inodes);
+    open.set_commands(&commands);
+    (open, root_services(&of_root, &commands))
+}
+
+fn root_services(sockets: &[Listening], commands: &BTreeMap<u32, String>) -> Vec<RootService> {
+    let found: BTreeSet<(u16, &str, &String)> = sockets
+        .iter()
+        .filter_map(|socket| {
+            let command = commands.get(&socket.inode)?;
+            let training = TRAINING.iter().any(|name| command.starts_with(name));
+            training.then_some((socket.port, socket.transport.name(), command))
+        })
+        .collect();
+    let service = |(port, transport, command): (u16, &str, &String)| RootService {
+        port: format!("{transport}/{port}"),
+        command: command.clone(),
+    };
+    found.into_iter().map(service).collect()
+}

@@ -1,0 +1,193 @@
+//! What the kernel tells in files: settings, rights, RDMA devices, virtual functions. Under a root
+//! of its own, so that a test can write such files.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::facts::{Rdma, Seen};
+
+/// A tree with `proc` and `sys`.
+#[derive(Debug, Clone)]
+pub(super) struct Tree(PathBuf);
+
+impl Tree {
+    pub(super) fn of_this_machine() -> Self {
+        Self(PathBuf::from("/"))
+    }
+
+    #[cfg(test)]
+    pub(super) fn at(root: &Path) -> Self {
+        Self(root.to_owned())
+    }
+
+    /// The text of a file.
+    pub(super) fn text(&self, path: &str) -> Seen<String> {
+        fs::read_to_string(self.0.join(path))
+            .map(|text| text.trim_end().to_owned())
+            .map_err(|error| format!("/{path}: {error}"))
+            .into()
+    }
+
+    /// The number in a file.
+    pub(super) fn number(&self, path: &str) -> Seen<i64> {
+        match self.text(path) {
+            Seen::Known(text) => text
+                .trim()
+                .parse()
+                .map_err(|_no_number| format!("/{path} holds `{text}`, expected a number"))
+                .into(),
+            Seen::Hidden(why) => Seen::Hidden(why),
+        }
+    }
+
+    /// A setting of the IPv4 network of this namespace.
+    pub(super) fn ipv4(&self, name: &str) -> Seen<i64> {
+        self.number(&format!("proc/sys/net/ipv4/{name}"))
+    }
+
+    /// A setting of one interface, or of `all`.
+    pub(super) fn ipv4_of(&self, interface: &str, name: &str) -> Seen<i64> {
+        self.ipv4(&format!("conf/{interface}/{name}"))
+    }
+
+    /// Ranges of ports, as the kernel writes them: `1-5,9`.
+    pub(super) fn port_ranges(&self, name: &str) -> Seen<Vec<(u16, u16)>> {
+        let text = match self.text(&format!("proc/sys/net/ipv4/{name}")) {
+            Seen::Known(text) => text,
+            Seen::Hidden(why) => return Seen::Hidden(why),
+        };
+        // `ip_local_port_range` has a tab where the other has a dash.
+        let ranges = text.split(',').map(str::trim).filter(|range| !range.is_empty());
+        let ranges: Option<Vec<(u16, u16)>> = ranges
+            .map(|range| {
+                let mut ends = range.split(['-', '\t', ' ']).filter(|end| !end.is_empty());
+                let first = ends.next()?.parse().ok()?;
+                Some((first, ends.next().map_or(Some(first), |last| last.parse().ok())?))
+            })
+            .collect();
+        ranges.ok_or_else(|| format!("{name} holds `{text}`, expected ranges of ports")).into()
+    }
+
+    /// Effective capabilities of this process.
+    pub(super) fn capabilities(&self) -> u64 {
+        let status = self.text("proc/self/status");
+        let line = status.known().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        });
+        line.unwrap_or(0)
+    }
+
+    /// The driver of an interface, and how many virtual functions were made of it.
+    pub(super) fn driver(&self, interface: &str) -> (Option<String>, u32) {
+        let device = self.0.join("sys/class/net").join(interface).join("device");
+        let driver = fs::read_link(device.join("driver")).ok();
+        let driver = driver.as_deref().and_then(Path::file_name);
+        let functions = fs::read_to_string(device.join("sriov_numvfs")).ok();
+        let functions = functions.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        (driver.map(|name| name.to_string_lossy().into_owned()), functions)
+    }
+
+    /// The RDMA devices, by name.
+    pub(super) fn rdma(&self) -> Seen<Vec<Rdma>> {
+        let class = self.0.join("sys/class/infiniband");
+        match names(&class) {
+            Ok(devices) => Seen::Known(
+                devices.into_iter().map(|name| rdma_device(&class.join(&name), name)).collect(),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::Known(Vec::new()),
+            Err(error) => Seen::Hidden(format!("/sys/class/infiniband: {error}")),
+        }
+    }
+}
+
+fn rdma_device(path: &Path, name: String) -> Rdma {
+    let mut netdevs: BTreeSet<String> =
+        names(&path.join("device/net")).unwrap_or_default().into_iter().collect();
+    let mut link_layer = None;
+    for port in names(&path.join("ports")).unwrap_or_default() {
+        let port = path.join("ports").join(port);
+        let read = |file: PathBuf| Some(fs::read_to_string(file).ok()?.trim().to_owned());
+        link_layer = link_layer.or_else(|| read(port.join("link_layer")));
+        let ndevs = port.join("gid_attrs/ndevs");
+        // An entry that is not in use cannot be read.
+        netdevs.extend(
+            names(&ndevs).unwrap_or_default().into_iter().filter_map(|gid| read(ndevs.join(gid))),
+        );
+    }
+    netdevs.retain(|name| !name.is_empty());
+    Rdma { name, netdevs: netdevs.into_iter().collect(), link_layer }
+}
+
+/// The names in a directory, sorted.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let names = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Tree) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let tree = Tree::at(directory.path());
+        (directory, tree)
+    }
+
+    fn write(tree: &Tree, path: &str, text: &str) {
+        let path = tree.0.join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
+        fs::write(path, text).expect("a file");
+    }
+
+    /// Cases 81 and 82 begin with knowing that the card has a way around.
+    #[test]
+    fn cards_with_rdma_and_virtual_functions_are_known_by_their_interface() {
+        let (_directory, tree) = tree();
+        assert_eq!(tree.rdma(), Seen::Known(vec![]));
+        write(&tree, "sys/class/infiniband/mlx5_1/ports/1/link_layer", "InfiniBand\n");
+        write(&tree, "sys/class/infiniband/mlx5_0/ports/1/link_layer", "Ethernet\n");
+        write(&tree, "sys/class/infiniband/mlx5_0/ports/1/gid_attrs/ndevs/0", "rail0\n");
+        write(&tree, "sys/class/infiniband/mlx5_0/ports/1/gid_attrs/ndevs/1", "rail0\n");
+        write(&tree, "sys/class/infiniband/mlx5_0/device/net/rail0/mtu", "9000\n");
+        let device = |name: &str, netdevs: &[&str], layer: &str| Rdma {
+            name: name.to_owned(),
+            netdevs: netdevs.iter().map(|name| (*name).to_owned()).collect(),
+            link_layer: Some(layer.to_owned()),
+        };
+        let expected =
+            vec![device("mlx5_0", &["rail0"], "Ethernet"), device("mlx5_1", &[], "InfiniBand")];
+        assert_eq!(tree.rdma(), Seen::Known(expected));
+
+        write(&tree, "sys/class/net/rail0/device/sriov_numvfs", "8\n");
+        let driver = tree.0.join("sys/class/net/rail0/device/driver");
+        symlink("../../../bus/pci/drivers/mlx5_core", driver).expect("a link");
+        assert_eq!(tree.driver("rail0"), (Some("mlx5_core".to_owned()), 8));
+        assert_eq!(tree.driver("none"), (None, 0));
+    }
+
+    #[test]
+    fn ranges_of_ports_are_read_as_the_kernel_writes_them() {
+        let (_directory, tree) = tree();
+        for (text, expected) in [
+            ("32768\t60999\n", Some(vec![(32768, 60999)])),
+            ("9091,29500-29510\n", Some(vec![(9091, 9091), (29500, 29510)])),
+            ("\n", Some(vec![])),
+            ("x\n", None),
+        ] {
+            write(&tree, "proc/sys/net/ipv4/a_range", text);
+            assert_eq!(tree.port_ranges("a_range").known(), expected.as_ref(), "{text:?}");
+        }
+        let hidden = tree.port_ranges("no_such");
+        assert!(matches!(&hidden, Seen::Hidden(why) if why.contains("no_such")), "{hidden:?}");
+    }
+}

@@ -1,0 +1,89 @@
+//! What the doctor found, for people: a line for each check, then what to do.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+};
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use crate::{
+    doctor::{Check, Diagnosis, State, Summary},
+    report::{self, lint::shown_text},
+};
+
+/// Columns of the longest state.
+const STATE: usize = 8;
+/// Columns of what a check is called and about, unless one is longer.
+const NAME: usize = 24;
+
+/// Prints it.
+pub fn print(diagnosis: &Diagnosis) {
+    let colour = io::stdout().is_terminal() && report::allows_colour();
+    report::answer(text(diagnosis, colour));
+}
+
+fn text(diagnosis: &Diagnosis, colour: bool) -> String {
+    let mut text = String::new();
+    for check in &diagnosis.checks {
+        let state = state(check.state, colour);
+        let _ = writeln!(text, "{state} {:<NAME$} {}", name(check), clean(&check.found));
+    }
+    for check in &diagnosis.checks {
+        if check.why.is_none() && check.fix.is_none() {
+            continue;
+        }
+        let _ = writeln!(
+            text,
+            "\n{} {}: {}",
+            state(check.state, colour).trim_end(),
+            name(check),
+            clean(&check.found)
+        );
+        if let Some(why) = &check.why {
+            let _ = writeln!(text, "  why: {}", clean(why));
+        }
+        if let Some(fix) = &check.fix {
+            let _ = writeln!(text, "  fix: {}", clean(fix));
+        }
+    }
+    let Summary { ok, note, warning, failed, unknown } = diagnosis.summary;
+    let counts = [
+        (failed, "failed".to_owned()),
+        (unknown, "could not be seen".to_owned()),
+        (warning, if warning == 1 { "warning".to_owned() } else { "warnings".to_owned() }),
+        (note, if note == 1 { "note".to_owned() } else { "notes".to_owned() }),
+    ];
+    let _ = write!(text, "\n{ok} ok");
+    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
+        let _ = write!(text, ", {count} {what}");
+    }
+    text
+}
+
+/// What is told may come from anywhere: names of interfaces, of processes, of files.
+fn clean(text: &str) -> String {
+    shown_text(&text.replace('\n', " "))
+}
+
+fn name(check: &Check) -> String {
+    match &check.subject {
+        Some(subject) => format!("{} {}", check.id, clean(subject)),
+        None => check.id.to_owned(),
+    }
+}
+
+/// Colour only repeats what the word says.
+fn state(state: State, colour: bool) -> String {
+    let style = match state {
+        _ if !colour => Style::new(),
+        State::Ok => AnsiColor::Green.on_default(),
+        State::Note => AnsiColor::Cyan.on_default(),
+        State::Warning => AnsiColor::Yellow.on_default(),
+        State::Unknown => AnsiColor::Magenta.on_default(),
+        State::Failed => AnsiColor::Red.on_default().bold(),
+    };
+    let word = if state == State::Failed { "FAILED" } else { state.name() };
+    let pad = STATE.saturating_sub(word.len());
+    format!("{style}{word}{style:#}{:pad$}", "")
+}
