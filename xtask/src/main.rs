@@ -9,6 +9,7 @@ mod budget;
 mod build;
 mod check;
 mod demo;
+mod dist;
 mod sh;
 mod test;
 mod tidy;
@@ -43,6 +44,8 @@ enum Verb {
     Bench(bench::BenchArgs),
     /// Hold size, stack and verified instructions of the program against the committed table
     Budget(budget::BudgetArgs),
+    /// Make packages of a static binary in `target/dist`: deb, rpm, tar.gz
+    Dist(dist::DistArgs),
     /// Play a part in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
@@ -93,6 +96,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Check(args) => check::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Budget(args) => budget::run(args),
+        Verb::Dist(args) => dist::run(args),
         Verb::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)

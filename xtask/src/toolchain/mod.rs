@@ -13,7 +13,9 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Result, bail};
 
-pub(crate) use install::{ensure_cargo_deny, ensure_components, ensure_peers, ensure_tmux};
+pub(crate) use install::{
+    ensure_cargo_deny, ensure_components, ensure_peers, ensure_target, ensure_tmux,
+};
 pub(crate) use prometheus::ensure_prometheus;
 pub(crate) use rustc::{Llvm, Rustc};
 
