@@ -3,6 +3,7 @@
 
 #[cfg(feature = "daemon")]
 mod events;
+mod pages;
 
 use std::path::PathBuf;
 #[cfg(feature = "daemon")]
@@ -17,6 +18,7 @@ use crate::{
 
 #[cfg(feature = "daemon")]
 pub use self::events::{EventsArgs, EventsFormat};
+pub use self::pages::{CompletionsArgs, ManArgs, Shell};
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -49,6 +51,10 @@ pub enum Verb {
     Explain(ExplainArgs),
     /// Print the JSON Schema of a document, for editors and other tools
     Schema(SchemaArgs),
+    /// Print a manual page, or write all of them
+    Man(ManArgs),
+    /// Print what makes a shell complete verbs and flags
+    Completions(CompletionsArgs),
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),
@@ -140,6 +146,11 @@ pub struct DaemonArgs {
     /// without it only on the socket of the statistics, as /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<std::net::SocketAddr>,
+    /// Wait for interfaces that are not there yet, instead of ending if there is none. A service
+    /// manager is told that the guard is ready when all are guarded, or after this time, such as
+    /// 30s, without those that are missing
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,
@@ -497,8 +508,12 @@ fn at_least_one_sample(text: &str) -> Result<u64, String> {
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
     /// The cluster manifest; the daemon keeps what it names, and reads none of it later
-    #[arg(value_name = "MANIFEST")]
-    pub manifest: PathBuf,
+    #[arg(value_name = "MANIFEST", required_unless_present = "reload")]
+    pub manifest: Option<PathBuf>,
+    /// Let the daemon read the files that it follows again now, instead of a MANIFEST; exit with 1
+    /// if it refuses them: what was in force stays
+    #[arg(long, conflicts_with_all = ["manifest", "confirm_within"])]
+    pub reload: bool,
     /// Undo it after this time, such as 2m, unless `trainguard confirm` keeps it: the daemon does
     /// it, whatever has become of this terminal
     #[arg(long, value_name = "TIME", value_parser = trial_time)]

@@ -214,7 +214,7 @@ fn pins_of_others_are_left_alone() {
     let output = node.start_in_vain(&["--bpf-dir", bpf.to_str().expect("UTF-8")]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("is a mount point"), "{said}");
+    assert!(said.contains("is a whole bpf file system"), "{said}");
 }
 
 /// The design's bound: 32 MiB of resident memory, at rest, for ten thousand nodes.

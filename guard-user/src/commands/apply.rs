@@ -14,11 +14,15 @@ use crate::{
 
 /// Puts a policy into force.
 pub fn run(args: &ApplyArgs) -> Exit {
+    // One of both, says the command line.
+    let Some(manifest) = &args.manifest else {
+        return settle(client::reload(&args.directories.run_dir), "the files are in force");
+    };
     // Absolute: the daemon tells where the policy came from.
-    let manifest = match std::path::absolute(&args.manifest) {
+    let manifest = match std::path::absolute(manifest) {
         Ok(manifest) => manifest,
         Err(error) => {
-            report::error(format_args!("`{}`: {error}", args.manifest.display()));
+            report::error(format_args!("`{}`: {error}", manifest.display()));
             return Exit::NoAnswer;
         }
     };

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "daemon")]
 pub mod apply;
+pub mod completions;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
@@ -14,6 +15,7 @@ pub mod init;
 mod inputs;
 mod judges;
 pub mod lint;
+pub mod man;
 mod offline;
 mod outputs;
 pub mod replay;
@@ -39,6 +41,8 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Daemon(args) => daemon::run(args),
         Verb::Lint(args) => lint::run(args),
         Verb::Schema(args) => schema::run(args),
+        Verb::Man(args) => man::run(args),
+        Verb::Completions(args) => completions::run(args),
 
         Verb::Test(args) => test::run(args),
         Verb::Replay(args) => replay::run(args),

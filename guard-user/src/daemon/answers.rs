@@ -74,6 +74,11 @@ impl Guard {
             Ask::Detach(detach, reply) => drop(reply.send(self.detach(&detach))),
             Ask::Apply(_, reply) if reply.is_closed() => {}
             Ask::Apply(apply, reply) => drop(reply.send(self.apply(&apply))),
+            Ask::Reload(reply) if reply.is_closed() => {}
+            Ask::Reload(reply) => {
+                let before = self.running.as_ref().map(|running| running.number);
+                drop(reply.send(self.reload().and_then(|()| self.in_force(before))));
+            }
             Ask::Confirm(reply) => drop(reply.send(self.confirm())),
             Ask::RollBack(reply) => drop(reply.send(self.roll_back())),
         }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     event::{Page, missing::Missing},
     exit::Exit,
-    policy::text::shown,
+    policy::text::visible,
 };
 
 /// How long an answer may take. A policy of a million prefixes is loaded in half of it.
@@ -155,6 +155,11 @@ pub fn apply(run_dir: &Path, apply: &Apply) -> Result<Applied, ClientError> {
     command(run_dir, "/v1/apply", apply)
 }
 
+/// Asks the daemon to read its files again now.
+pub fn reload(run_dir: &Path) -> Result<Applied, ClientError> {
+    command(run_dir, "/v1/reload", &())
+}
+
 /// Asks the daemon to keep what is on trial.
 pub fn confirm(run_dir: &Path) -> Result<Applied, ClientError> {
     command(run_dir, "/v1/confirm", &())
@@ -204,7 +209,17 @@ fn ask<T: DeserializeOwned>(
     }
     let refusal: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
     let why = refusal.as_ref().and_then(|r| r.get("error")).and_then(|e| e.as_str());
-    Err(ClientError::Refused(shown(why.unwrap_or("it gives no reason"))))
+    Err(ClientError::Refused(page(why.unwrap_or("it gives no reason"))))
+}
+
+/// What a daemon says, as it may be shown: so many lines, each of a bounded length.
+fn page(text: &str) -> String {
+    const LINES: usize = 20;
+    const LENGTH: usize = 400;
+    let lines = text.lines().take(LINES);
+    let lines: Vec<String> =
+        lines.map(|line| visible(line).chars().take(LENGTH).collect()).collect();
+    lines.join("\n")
 }
 
 async fn converse(

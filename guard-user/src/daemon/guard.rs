@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use guard_common::{Addr, tables};
@@ -22,6 +22,7 @@ use super::{
     journal::{Journal, Names},
     links::{AttachMode, Links},
     readers::Readers,
+    service::{Service, Work},
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
@@ -68,6 +69,9 @@ pub(super) struct Wanted {
     pub(super) mode: AttachMode,
     /// Besides what the devices unpack.
     pub(super) tunnels: Tunnels,
+    /// How long to wait for interfaces before the daemon is ready without them; none to end if
+    /// there is none.
+    pub(super) wait: Option<Duration>,
     pub(super) log: Log,
 }
 
@@ -139,6 +143,7 @@ pub(super) struct Guard {
     /// The connections of the sockets.
     pub(super) doors: Arc<Doors>,
     pub(super) readers: Readers,
+    pub(super) service: Service,
     /// When the daemon was started.
     pub(super) started: SystemTime,
     /// What was counted when it was last told what was refused.
@@ -209,6 +214,7 @@ impl Guard {
         let netlink = Netlink::open()?;
         let devices = netlink.devices().await?;
         let links = Links::new(pins.clone(), wanted.mode)?;
+        let service = Service::new(wanted.wait.unwrap_or_default());
         let mut guard = Self {
             wanted,
             pins,
@@ -224,6 +230,7 @@ impl Guard {
             tallies: Tallies::default(),
             doors: Arc::default(),
             readers: Readers::default(),
+            service,
             started: SystemTime::now(),
             maps: None,
             links,
@@ -252,7 +259,7 @@ impl Guard {
                 guard.load_last_good(&failure)?;
             }
         }
-        if guard.links.is_empty() {
+        if guard.links.is_empty() && !guard.waits() {
             let why = guard.links.failures().join("; ");
             // Made for nothing, unless an earlier daemon left them.
             guard.running = None;
@@ -260,9 +267,14 @@ impl Guard {
             let hint = guard.selection.devices.is_empty().then_some(NAME_AN_INTERFACE);
             return Err(Failure::Unfit(format!("no interface could be guarded: {why}"), hint));
         }
-        guard.links.drop_leftovers(&guard.devices);
-        guard.note_interfaces();
         Ok(guard)
+    }
+
+    /// Whether interfaces that are not there yet are all that is amiss. What an earlier daemon
+    /// attached stays until one is guarded.
+    fn waits(&self) -> bool {
+        let Selection { devices, not_ethernet, .. } = &self.selection;
+        self.wanted.wait.is_some() && devices.is_empty() && not_ethernet.is_empty()
     }
 
     /// Waits until there is something to do that no timer should wait for.
@@ -280,23 +292,30 @@ impl Guard {
         // A trial is ended by who began it, or by its deadline; what changed is noticed then.
         if self.trial.is_none() && self.watch.changed() {
             tracing::info!("files have changed");
-            self.reload();
+            // What is wrong was said.
+            drop(self.reload());
         }
+        self.service.did(Work::Files);
     }
 
     /// Loads the files again. If they are wrong, what is in force stays.
-    pub(super) fn reload(&mut self) {
+    pub(super) fn reload(&mut self) -> Result<(), String> {
         if self.trial.is_some() {
-            tracing::warn!("a policy is on trial: the files are not loaded before it ends");
-            return;
+            let why = "a policy is on trial: the files are not loaded before it ends";
+            tracing::warn!("{why}");
+            return Err(format!("{why}; `trainguard confirm` or `rollback` ends it"));
         }
-        if let Err(failure) = self.load_files() {
+        let told = self.service.reloading();
+        let loaded = self.load_files();
+        if let Err(failure) = &loaded {
             failure.explain();
             self.outdated = failure.lines();
             self.note_policy("refused", &failure.lines());
             let generation = self.running.as_ref().map_or(0, |running| running.number);
             tracing::error!(generation, "not loaded; the running generation stays in force");
         }
+        self.service.reloaded(told);
+        loaded.map_err(|failure| failure.lines().join("\n"))
     }
 
     /// Looks at the devices, and mends what is not as it should be.
@@ -332,6 +351,7 @@ impl Guard {
         }
         self.mend_maps();
         self.reconcile();
+        self.service.did(Work::Interfaces);
     }
 
     /// Pins the shared maps again, if somebody removed their pins.
@@ -353,6 +373,7 @@ impl Guard {
 
     /// Takes the events from the ring.
     pub(super) fn drain_events(&mut self) {
+        self.service.did(Work::Events);
         let Some(running) = &mut self.running else { return };
         #[cfg(feature = "log")]
         running.generation.flush_log();
@@ -622,12 +643,12 @@ impl Guard {
                 tracing::error!(hint = error.hint_text(), "{error}");
                 self.problems.push(error.to_string());
             }
+            self.journal.strangers.set_policy(near, &running.facts.names);
             if self.links.is_empty() {
                 // Why, was said for each interface.
                 tracing::error!(generation = number, "loaded, but on no interface");
                 return Ok(());
             }
-            self.journal.strangers.set_policy(near, &running.facts.names);
             tracing::info!(
                 generation = number,
                 node = running.facts.node,
@@ -650,6 +671,9 @@ impl Guard {
             &self.selection,
             &self.devices,
         );
+        if !self.links.is_empty() {
+            self.links.drop_leftovers(&self.devices);
+        }
         self.note_interfaces();
     }
 

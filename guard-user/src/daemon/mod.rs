@@ -19,6 +19,7 @@ mod links;
 mod metrics;
 mod readers;
 pub mod server;
+mod service;
 mod state;
 mod status;
 mod strangers;
@@ -81,6 +82,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         interfaces: args.interfaces.clone(),
         mode,
         tunnels,
+        wait: args.wait,
         log: log.clone(),
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
@@ -119,8 +121,8 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     }
     let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
     guard.doors = doors;
-    let [mut files, mut health, mut events, mut digest] = [watch::INTERVAL, HEALTH, EVENTS, DIGEST]
-        .map(|period| {
+    let [mut files, mut health, mut events, mut digest, mut manager] =
+        [watch::INTERVAL, HEALTH, EVENTS, DIGEST, service::INTERVAL].map(|period| {
             let mut interval = interval(period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
@@ -137,21 +139,27 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
                 guard.keep_tallies();
             }
             _ = digest.tick() => guard.tell().await,
+            _ = manager.tick() => guard.tell_service().await,
             woken = guard.woken() => match woken {
                 Woken::Devices => {
-                    tokio::time::sleep(SETTLE).await;
+                    // At once, so that what has just appeared is not open; the rest of a burst
+                    // together.
                     guard.look().await;
+                    guard.tell_service().await;
+                    tokio::time::sleep(SETTLE).await;
                 }
                 Woken::Events => guard.drain_events(),
                 Woken::Readers => guard.answer_readers().await,
             },
             Some(ask) = asked.recv() => guard.answer(ask).await,
             signal = signals.next() => match signal {
-                Wish::Reload => guard.reload(),
+                // What is wrong was said.
+                Wish::Reload => drop(guard.reload()),
                 Wish::End => break,
             },
         }
     }
+    guard.service.stopping();
     guard.keep_tallies();
     tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
     Ok(())

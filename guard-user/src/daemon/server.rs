@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     fs, io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -47,6 +47,11 @@ pub const STATS_SOCKET: &str = "stats.sock";
 /// Name of the socket that commands.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
+/// Members of this group may command.
+const ADMINISTRATORS: &str = "trainguard-admin";
+/// The groups of this machine.
+const GROUPS: &str = "/etc/group";
+
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -71,6 +76,8 @@ pub(super) enum Ask {
     Metrics(Form, oneshot::Sender<Result<Bytes, KernelError>>),
     /// To put a policy into force. Boxed: it may be large.
     Apply(Box<Apply>, oneshot::Sender<Result<Applied, String>>),
+    /// To read the files again.
+    Reload(oneshot::Sender<Result<Applied, String>>),
     /// To keep what is on trial.
     Confirm(oneshot::Sender<Result<Applied, String>>),
     /// To undo what is on trial.
@@ -112,7 +119,7 @@ pub struct Apply {
     pub confirm_within: Option<u64>,
 }
 
-/// The answer to `POST /v1/apply`, `/v1/confirm` and `/v1/rollback`: what is in force now.
+/// The answer to `POST /v1/apply`, `/v1/reload`, `/v1/confirm` and `/v1/rollback`: what is in force now.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Applied {
     /// Number of the generation.
@@ -158,6 +165,9 @@ pub(super) fn serve(
     {
         let path = directory.join(name);
         let listener = bind(&path, Mode::from_bits_truncate(mask))?;
+        if door == Door::Control {
+            admit_administrators(&path)?;
+        }
         sockets.paths.push(path);
         let (guard, doors) = (guard.clone(), Arc::clone(doors));
         match door {
@@ -189,6 +199,30 @@ pub(super) async fn serve_metrics(
     let doors = Arc::clone(doors);
     tokio::spawn(doors::accept(listener, guard.clone(), Door::Metrics, doors, converse));
     Ok(())
+}
+
+/// Lets the group of administrators command, if this machine has one and this daemon may give the
+/// socket to it: because it is root, or in that group itself.
+fn admit_administrators(path: &Path) -> io::Result<()> {
+    let Some(group) = group_id(&fs::read_to_string(GROUPS).unwrap_or_default(), ADMINISTRATORS)
+    else {
+        return Ok(());
+    };
+    match std::os::unix::fs::chown(path, None, Some(group)) {
+        // Only now: before, the mode would have been for another group.
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o660)),
+        Err(error) => {
+            tracing::warn!("members of `{ADMINISTRATORS}` may not command this daemon: {error}");
+            Ok(())
+        }
+    }
+}
+
+/// Number of a group in a text like that of `/etc/group`. Looked up here and not by the C library,
+/// which may ask the network, and in a static binary cannot ask everybody.
+fn group_id(groups: &str, name: &str) -> Option<u32> {
+    let mut rows = groups.lines().map(|line| line.split(':'));
+    rows.find_map(|mut row| (row.next() == Some(name)).then(|| row.nth(1)?.parse().ok())?)
 }
 
 fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
@@ -289,6 +323,7 @@ async fn answer(request: Request<Incoming>, guard: &Visit) -> Response<Bytes> {
             };
             applied(asked(guard, |reply| Ask::Apply(Box::new(apply), reply)).await)
         }
+        (&Method::POST, "/v1/reload", Door::Control) => applied(asked(guard, Ask::Reload).await),
         (&Method::POST, "/v1/confirm", Door::Control) => applied(asked(guard, Ask::Confirm).await),
         (&Method::POST, "/v1/rollback", Door::Control) => {
             applied(asked(guard, Ask::RollBack).await)
@@ -377,6 +412,15 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_found_by_their_whole_name() {
+        let groups = "root:x:0:\ntrainguard:x:990:\ntrainguard-admin:x:991:ann,bob\nbad:x\n";
+        assert_eq!(group_id(groups, ADMINISTRATORS), Some(991));
+        assert_eq!(group_id(groups, "trainguard"), Some(990));
+        assert_eq!(group_id(groups, "bad"), None);
+        assert_eq!(group_id("", ADMINISTRATORS), None);
+    }
 
     #[test]
     fn a_query_that_is_not_understood_is_refused() {

@@ -218,7 +218,7 @@ impl Guard {
     }
 
     /// What is in force now, where the generation of this number was.
-    fn in_force(&self, before: Option<u64>) -> Result<Applied, String> {
+    pub(super) fn in_force(&self, before: Option<u64>) -> Result<Applied, String> {
         let running = self.running.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
             generation: running.number,

@@ -26,6 +26,8 @@ use crate::object::kernel_object;
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Inode of the root of every bpf file system (`simple_fill_super`, fs/libfs.c).
+const BPF_FS_ROOT: u64 = 1;
 const LINK_PREFIX: &str = "link-";
 
 /// The pin directory of a guard.
@@ -91,11 +93,12 @@ impl Pins {
             ))
             .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
         }
-        // The whole file system is everybody's; its modes are not ours to change.
-        let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
-        if self.root.is_dir() && device(&self.root) != self.root.parent().and_then(device) {
+        // The whole file system is everybody's; its modes are not ours to change. A directory of it
+        // that is mounted here, as the unit does it, is ours like any other.
+        let inode = fs::metadata(&self.root).ok().map(|metadata| metadata.ino());
+        if inode == Some(BPF_FS_ROOT) {
             return Err(KernelError::new(format!(
-                "`{}` is a mount point, which others may use, too",
+                "`{}` is a whole bpf file system, which others may use, too",
                 self.root.display()
             ))
             .hint("name a directory in it: `--bpf-dir` makes it"));

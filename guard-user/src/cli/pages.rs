@@ -1,0 +1,35 @@
+//! `trainguard man` and `trainguard completions`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// `trainguard man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The verb that the page is about [default: the page about trainguard as a whole]
+    #[arg(value_name = "VERB")]
+    pub verb: Option<String>,
+    /// Write all pages into this directory instead
+    #[arg(long, value_name = "DIR", conflicts_with = "verb")]
+    pub output: Option<PathBuf>,
+}
+
+/// `trainguard completions`
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// A shell that completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash, with the package bash-completion
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}

@@ -1,0 +1,86 @@
+//! `trainguard man`: the manual pages, made from what can be typed.
+
+use std::{fs, io, path::Path};
+
+use clap::{Command, CommandFactory as _};
+use clap_mangen::Man;
+
+use crate::{
+    cli::{Cli, ManArgs},
+    exit::Exit,
+    report,
+};
+
+/// Runs the verb.
+pub fn run(args: &ManArgs) -> Exit {
+    match (&args.verb, &args.output) {
+        (_, Some(directory)) => write_all(directory),
+        (None, None) => print(whole()),
+        (Some(verb), None) => {
+            if let Some(page) = verbs().into_iter().find(|(name, _)| name == verb) {
+                return print(page.1);
+            }
+            report::error(format_args!("there is no verb `{verb}`"));
+            report::hint("`trainguard --help` lists them");
+            Exit::NoAnswer
+        }
+    }
+}
+
+/// The page about all of it.
+fn whole() -> Command {
+    // Its verbs are what it lists; of `help` there is no page.
+    Cli::command().disable_help_subcommand(true)
+}
+
+/// The verbs with the commands that their pages describe.
+fn verbs() -> Vec<(String, Command)> {
+    let mut whole = whole();
+    whole.build();
+    let described = whole.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| {
+        let name = verb.get_name().to_owned();
+        let page = format!("trainguard-{name}");
+        (name, verb.clone().display_name(page))
+    });
+    described.collect()
+}
+
+fn render(command: Command) -> io::Result<Vec<u8>> {
+    let version = concat!("trainguard ", env!("CARGO_PKG_VERSION"));
+    let mut page = Vec::new();
+    Man::new(command).source(version).manual("trainguard").render(&mut page)?;
+    Ok(page)
+}
+
+fn print(command: Command) -> Exit {
+    match render(command) {
+        Ok(page) => {
+            report::answer(String::from_utf8_lossy(&page).trim_end());
+            Exit::Yes
+        }
+        Err(error) => {
+            report::error(error);
+            Exit::NoAnswer
+        }
+    }
+}
+
+fn write_all(directory: &Path) -> Exit {
+    let pages = verbs().into_iter().map(|(name, page)| (format!("trainguard-{name}.1"), page));
+    let pages = pages.chain([("trainguard.1".to_owned(), whole())]);
+    let mut count = 0_usize;
+    for (name, command) in pages {
+        let path = directory.join(name);
+        let written = fs::create_dir_all(directory)
+            .and_then(|()| render(command))
+            .and_then(|page| fs::write(&path, page));
+        if let Err(error) = written {
+            report::error(format_args!("`{}`: {error}", path.display()));
+            return Exit::NoAnswer;
+        }
+        count += 1;
+    }
+    let pages = report::counted(count, "page");
+    report::talk(format_args!("wrote {pages} to `{}`", directory.display()));
+    Exit::Yes
+}

@@ -1,0 +1,256 @@
+//! The daemon under a service manager: what it tells it, when it is ready, and a reload that waits
+//! for the answer. The manager is a datagram socket of this test.
+
+use std::{
+    os::unix::net::UnixDatagram,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::node::{MANIFEST, Node, PATIENCE, POLICY, enforcing};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// How long nothing must come for it to count as silence.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+/// A daemon, and what it tells its manager.
+struct Managed {
+    daemon: Child,
+    socket: UnixDatagram,
+}
+
+impl Managed {
+    fn start(node: &Node, more: &[&str], watchdog: Option<Duration>) -> Self {
+        let path = node.path("notify");
+        // Of the daemon before this one.
+        let _ = std::fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        let mut command = node.daemon_command(more);
+        command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(watchdog) = watchdog {
+            command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        Self { daemon: command.spawn().expect("the daemon starts"), socket }
+    }
+
+    fn next(&self, patience: Duration) -> Option<String> {
+        let mut buffer = [0; 4096];
+        self.socket.set_read_timeout(Some(patience)).expect("a time limit");
+        let length = self.socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    /// What comes until something holds this; the last one does.
+    fn until(&self, wanted: &str) -> Vec<String> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut messages = Vec::new();
+        while Instant::now() < deadline {
+            messages.extend(self.next(Duration::from_millis(100)));
+            if messages.last().is_some_and(|last| last.contains(wanted)) {
+                return messages;
+            }
+        }
+        panic!("no `{wanted}` in {messages:?}");
+    }
+
+    /// What comes within some time.
+    fn within(&self, time: Duration) -> Vec<String> {
+        let deadline = Instant::now() + time;
+        let left = || Some(deadline.saturating_duration_since(Instant::now()));
+        let mut messages = Vec::new();
+        while let Some(left) = left().filter(|left| !left.is_zero()) {
+            messages.extend(self.next(left));
+        }
+        messages
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.daemon.id()).expect("a process id");
+        kill(Pid::from_raw(id), signal).expect("the daemon is there");
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+fn has(messages: &[String], wanted: &str) -> bool {
+    messages.iter().any(|message| message.lines().any(|line| line.starts_with(wanted)))
+}
+
+fn reload(node: &Node) -> Output {
+    node.trainguard(&["apply", "--reload"]).output().expect("apply")
+}
+
+#[test]
+fn ready_is_who_guards_every_interface() {
+    let Some(node) = Node::new("service/ready") else { return };
+    let interfaces = ["--interface", "eth0", "--interface", "eth7", "--wait", "10m"];
+    let managed = Managed::start(&node, &interfaces, None);
+    node.wait("waiting", |status| status["interfaces"][1]["state"] == "missing");
+    node.assert_guarded();
+    assert!(!has(&managed.within(SILENCE), "READY=1"), "ready without eth7");
+    node.add_link("eth7");
+    managed.until("READY=1");
+    let said = managed.until("STATUS=").pop().expect("a message");
+    let (before, after) = said.split_once('@').expect("a hash");
+    assert_eq!(before, "STATUS=enforcing test");
+    assert!(after.get(7..).is_some_and(|after| after.starts_with(" on 2 interfaces")), "{said}");
+    managed.signal(Signal::SIGTERM);
+    let last = managed.until("STOPPING=1").pop().expect("a message");
+    assert!(last.contains("STATUS=ended; the guard stays in force"), "{last}");
+    node.assert_guarded();
+}
+
+/// Case 97, its half without a machine that boots: a device that is late neither ends the daemon
+/// nor opens what was guarded before, and is guarded when it comes.
+#[test]
+fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
+    let Some(mut node) = Node::new("service/missing") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("TERM");
+
+    let managed = Managed::start(&node, &["--interface", "eth9", "--wait", "2s"], None);
+    let began = Instant::now();
+    managed.until("READY=1");
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    let line = managed.until("STATUS=").pop().expect("a message");
+    assert!(line.starts_with("STATUS=NOT ENFORCING test@"), "{line}");
+    assert!(line.contains(" on 0 interfaces"), "{line}");
+    assert!(line.ends_with("; waiting for eth9\n"), "{line}");
+    let status = node.status().expect("a status");
+    assert_eq!(status["enforcing"], false);
+    // The daemon before guarded eth0: that stays until there is something to guard instead.
+    node.assert_guarded();
+    node.add_link("eth9");
+    node.wait("enforcing", enforcing);
+    let line = managed.until("STATUS=enforcing").pop().expect("a message");
+    assert!(line.contains(" on 1 interface"), "{line}");
+    // A reload of a daemon that was ready is over at once, whatever is missing.
+    node.ip(&["link", "del", "eth9"]);
+    node.wait("missing", |status| status["interfaces"][0]["state"] == "missing");
+    managed.signal(Signal::SIGHUP);
+    managed.until("RELOADING=1");
+    managed.until("READY=1");
+}
+
+#[test]
+fn a_reload_waits_for_the_answer() {
+    let Some(node) = Node::new("service/reload") else { return };
+    let managed = Managed::start(&node, &[], None);
+    managed.until("READY=1");
+
+    node.write("policy.yaml", &POLICY.replace("[tcp/9091, udp/9091]", "[tcp/9091]"));
+    let output = reload(&node);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(said.starts_with("the files are in force: generation 2, policy "), "{said}");
+    assert_eq!(node.generation(), 2);
+    let messages = managed.until("READY=1");
+    let reloading = messages.iter().find(|message| message.starts_with("RELOADING=1\n"));
+    let since = reloading.and_then(|message| message.split_once("MONOTONIC_USEC="));
+    let since: u64 = since.and_then(|(_, time)| time.trim().parse().ok()).expect("a time");
+    assert!(since > 0);
+
+    node.write("policy.yaml", &POLICY.replace("tcp/9091", "tcp/nine"));
+    let output = reload(&node);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("policy.yaml:7:13: error[TG105]"), "{said}");
+    managed.until("READY=1");
+    let line = managed.until("STATUS=").pop().expect("a message");
+    assert!(line.starts_with("STATUS=enforcing test@"), "{line}");
+    assert!(line.contains("; not what the files say: "), "{line}");
+    node.assert_guarded();
+    assert_eq!(node.generation(), 2);
+}
+
+#[test]
+fn no_reload_ends_a_trial() {
+    let Some(node) = Node::new("service/trial") else { return };
+    let managed = Managed::start(&node, &[], None);
+    managed.until("READY=1");
+    let other = node.path("other.yaml");
+    node.write("other.yaml", &MANIFEST.replace("name: test", "name: tried"));
+    let mut apply = node.trainguard(&["apply", "--confirm-within", "5m"]);
+    let output = apply.arg(&other).output().expect("apply");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = reload(&node);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("a policy is on trial"), "{said}");
+    let line = managed.until("ON TRIAL, undone at ").pop().expect("a message");
+    assert!(line.starts_with("STATUS=enforcing tried@"), "{line}");
+}
+
+#[test]
+fn a_reload_without_a_daemon_is_no_success() {
+    let Some(node) = Node::new("service/nobody") else { return };
+    assert_eq!(reload(&node).status.code(), Some(3));
+    let both = node.trainguard(&["apply", "--reload", "cluster.yaml"]).output().expect("apply");
+    assert_eq!(both.status.code(), Some(2));
+}
+
+/// Case 93, its SIGSTOP: the manager hears nothing from a daemon that does no work, and ends it.
+#[test]
+fn a_daemon_that_is_stuck_gives_no_sign_of_life() {
+    let Some(node) = Node::new("service/stuck") else { return };
+    let managed = Managed::start(&node, &[], Some(Duration::from_secs(2)));
+    managed.until("READY=1");
+    for _ in 0..3 {
+        managed.until("WATCHDOG=1");
+    }
+    managed.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_millis(200));
+    while managed.next(Duration::from_millis(10)).is_some() {}
+    assert_eq!(managed.within(2 * SILENCE), Vec::<String>::new());
+    node.assert_guarded();
+    managed.signal(Signal::SIGCONT);
+    managed.until("WATCHDOG=1");
+}
+
+/// Case 103: where there is no bpf file system nothing is attached, and nobody is told otherwise.
+#[test]
+fn without_a_bpf_file_system_the_daemon_is_never_ready() {
+    let Some(node) = Node::new("service/bpffs") else { return };
+    let plain = node.path("plain");
+    std::fs::create_dir(&plain).expect("a directory");
+    let plain = plain.to_str().expect("UTF-8");
+    let mut managed = Managed::start(&node, &["--bpf-dir", plain, "--wait", "1s"], None);
+    assert_eq!(managed.daemon.wait().expect("it ends").code(), Some(2));
+    assert!(!has(&managed.within(Duration::from_millis(100)), "READY=1"));
+    assert!(node.answers(guard_tests::node::STRANGER[0], guard_tests::node::PORT), "nothing runs");
+}
+
+/// The unit mounts the pin directory at another place, because its user cannot walk to it.
+#[test]
+fn pins_may_be_reached_through_a_mount_of_their_directory() {
+    let Some(mut node) = Node::new("service/mounted") else { return };
+    let (pins, mounted) = (node.pins(), node.path("mounted"));
+    std::fs::create_dir(&pins).expect("the pin directory");
+    std::fs::create_dir(&mounted).expect("a mount point");
+    let mount = |command: &mut Command| {
+        let output = command.output().expect("mount");
+        assert!(output.status.success(), "{output:?}");
+    };
+    mount(Command::new("mount").arg("--bind").arg(&pins).arg(&mounted));
+    node.start(&["--bpf-dir", mounted.to_str().expect("UTF-8")]);
+    node.wait("enforcing", enforcing);
+    node.assert_guarded();
+    node.signal("KILL");
+    mount(Command::new("umount").arg(&mounted));
+    node.assert_guarded();
+    // Root finds them where they are.
+    let mut detach = node.trainguard(&["detach"]);
+    let output = detach.arg("--bpf-dir").arg(&pins).output().expect("detach");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(node.answers(guard_tests::node::STRANGER[0], guard_tests::node::PORT), "detached");
+}
