@@ -181,6 +181,9 @@ impl Node {
                     // No duplicate address detection: it takes a second for each address.
                     let file = format!("/proc/sys/net/ipv6/conf/{which}/accept_dad");
                     fs::write(file, "0").expect("a setting of the namespace");
+                    // IPv6 addresses outlive that their device is down, as IPv4 ones do.
+                    let file = format!("/proc/sys/net/ipv6/conf/{which}/keep_addr_on_down");
+                    fs::write(file, "1").expect("a setting of the namespace");
                 }
             });
             ip(&["-n", namespace, "link", "set", "lo", "up"]);
@@ -226,6 +229,18 @@ impl Node {
     /// Runs `ip` in the node's namespace.
     pub fn ip(&self, args: &[&str]) {
         ip(&[&["-n", &self.namespaces[0]], args].concat());
+    }
+
+    /// Renames a device of the node. Before 6.2 the kernel takes that from a device that is down only
+    /// (`dev_change_name`, `net/core/dev.c`).
+    pub fn rename(&self, from: &str, to: &str) {
+        let live = ["-n", &self.namespaces[0], "link", "set", from, "name", to];
+        let live = Command::new("ip").args(live).output().expect("ip");
+        if !live.status.success() {
+            self.ip(&["link", "set", from, "down"]);
+            self.ip(&["link", "set", from, "name", to]);
+            self.ip(&["link", "set", to, "up"]);
+        }
     }
 
     /// Name of the peer's namespace.

@@ -66,7 +66,7 @@ fn a_renamed_interface_stays_guarded_under_its_name() {
     let Some(mut node) = Node::new("devices/rename") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    node.ip(&["link", "set", "eth0", "name", "gx"]);
+    node.rename("eth0", "gx");
     let status = node.wait("aware of the name", |status| status["interfaces"][1]["name"] == "gx");
     assert_eq!(status["interfaces"][0]["name"], "eth0");
     assert_eq!(status["interfaces"][0]["state"], "missing");
@@ -75,7 +75,7 @@ fn a_renamed_interface_stays_guarded_under_its_name() {
     node.assert_guarded();
     // The next daemon finds it by its device, not by its name.
     node.signal("KILL");
-    node.ip(&["link", "set", "gx", "name", "eth0"]);
+    node.rename("gx", "eth0");
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
     assert_eq!(status["interfaces"].as_array().map(Vec::len), Some(1), "{status}");

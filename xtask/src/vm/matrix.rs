@@ -222,8 +222,7 @@ impl Run<'_> {
     /// The script that the guest runs.
     fn job(&self, plan: &Plan) -> String {
         let mut job = "#!/bin/sh\n\
-                       export TRAINGUARD_BIN=/vm/trainguard TRAINGUARD_SKIP_LOG=/tmp/skips \
-                       TRAINGUARD_VM=1\n\
+                       export TRAINGUARD_BIN=/vm/trainguard TRAINGUARD_SKIP_LOG=/tmp/skips\n\
                        : > $TRAINGUARD_SKIP_LOG\n"
             .to_owned();
         for setting in self.settings {
@@ -399,6 +398,9 @@ impl Tally {
         let console: Vec<&str> = outcome.console.lines().collect();
         for line in console.iter().rev().take(30).rev() {
             println!("  console: {line}");
+        }
+        for line in outcome.talk.lines() {
+            println!("  emulator: {line}");
         }
     }
 }

@@ -68,6 +68,8 @@ pub(super) enum Card {
 pub(super) struct Outcome {
     /// What the kernel wrote.
     pub(super) console: String,
+    /// What the emulator wrote.
+    pub(super) talk: String,
     pub(super) ended: Ended,
     pub(super) took: Duration,
 }
@@ -118,7 +120,10 @@ impl Machine<'_> {
         let console = scratch.path().join("console");
         let mut command = self.command(&console)?;
         // The port "log" counts as closed once our end of its input is.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // It warns of what is meant, as that a hub leads nowhere: shown when something went wrong.
+        let talk = scratch.path().join("talk");
+        command.stderr(fs::File::create(&talk)?);
         let started = Instant::now();
         let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
         let output = child.stdout.take().context("the output of the emulator")?;
@@ -135,8 +140,11 @@ impl Machine<'_> {
         if guard.finish() && ended == Ended::Silent {
             ended = Ended::TimedOut;
         }
-        let console = String::from_utf8_lossy(&fs::read(&console)?).replace('\r', "");
-        Ok(Outcome { console, ended, took: started.elapsed() })
+        // None, if it did not even start.
+        let console = fs::read(&console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console).replace('\r', "");
+        let talk = fs::read_to_string(&talk)?;
+        Ok(Outcome { console, talk, ended, took: started.elapsed() })
     }
 }
 

@@ -10,7 +10,8 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
-while read -r module || [ -n "$module" ]; do modprobe -q "$module"; done < /etc/modules
+# Not the shell's own one, which takes no compressed modules.
+while read -r module || [ -n "$module" ]; do /sbin/modprobe -q "$module"; done < /etc/modules
 
 if [ "$(cat /etc/start)" = disk ]; then
     until [ -b /dev/vda ]; do sleep 0.1; done
