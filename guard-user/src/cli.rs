@@ -148,6 +148,10 @@ pub struct DaemonArgs {
     /// without it only on the socket of the statistics, as /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<std::net::SocketAddr>,
+    /// Accept only policies that are signed with this key, a public key of minisign: MANIFEST.sums,
+    /// which sha256sum makes, and MANIFEST.sums.minisig
+    #[arg(long, value_name = "FILE")]
+    pub policy_key: Option<PathBuf>,
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let built = build::build(&tools, &build::BuildArgs::default())?;
     let flood = build::flood_object(&tools)?;
     if !args.quick {
-        toolchain::ensure_prometheus(false);
+        toolchain::ensure_test_tools(false);
     }
     if !sh::is_root() {
         eprintln!("not root: the tests that load programs and make namespaces are skipped");

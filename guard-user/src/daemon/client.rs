@@ -24,7 +24,7 @@ use super::{
 use crate::{
     event::{Page, missing::Missing},
     exit::Exit,
-    policy::text::shown,
+    policy::text::visible,
 };
 
 /// How long an answer may take. A policy of a million prefixes is loaded in half of it.
@@ -35,6 +35,8 @@ const CROWDED: Duration = Duration::from_millis(20);
 const MAX_ANSWER: usize = 16 << 20;
 /// Bytes of an answer to a command: a dry run is answered with the policy in force.
 const MAX_TEXTS: usize = 96 << 20;
+/// Characters of a reason to refuse.
+const MAX_REASON: usize = 2000;
 /// Bytes of its head.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -231,11 +233,20 @@ fn ask<T: DeserializeOwned>(
     }
     let refusal: Option<Refusal> = serde_json::from_slice(&bytes).ok();
     let refusal = refusal.unwrap_or_else(|| "it gives no reason".into());
-    let why = shown(&refusal.why);
+    let why = on_one_line(&refusal.why);
     Err(match refusal.connections {
         Some(connections) => ClientError::WouldCut { why, connections },
         None => ClientError::Refused(why),
     })
+}
+
+/// What the daemon gives as a reason, as it may be shown; not endless, whoever answers.
+fn on_one_line(why: &str) -> String {
+    let lines: Vec<&str> = why.lines().map(str::trim).collect();
+    let text = lines.join("; ");
+    let short: String = text.chars().take(MAX_REASON).collect();
+    let more = if short.len() < text.len() { "…" } else { "" };
+    visible(&short) + more
 }
 
 async fn converse(

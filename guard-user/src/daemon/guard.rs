@@ -24,6 +24,7 @@ use super::{
     links::{AttachMode, Links},
     mode::Override,
     readers::Readers,
+    signature::{self, Signed},
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
@@ -71,6 +72,8 @@ pub(super) struct Wanted {
     pub(super) mode: AttachMode,
     /// Besides what the devices unpack.
     pub(super) tunnels: Tunnels,
+    /// Whose signature a policy must have.
+    pub(super) policy_key: Option<PathBuf>,
     pub(super) log: Log,
 }
 
@@ -110,7 +113,7 @@ pub(super) struct Ready {
 /// It, and the texts that it comes from.
 pub(super) struct Prepared {
     pub(super) ready: Ready,
-    bundle: Bundle,
+    pub(super) bundle: Bundle,
 }
 
 /// The guard of a node.
@@ -478,10 +481,17 @@ impl Guard {
     ) -> Result<(), Failure> {
         let Prepared { ready, bundle } = self.prepare(manifest, files, watched_since)?;
         let is_followed = watched_since.is_some();
+        let accepted = if is_followed {
+            self.check_signature(&bundle, || Signed::read(manifest, files))?
+        } else {
+            // What is kept was checked when it came.
+            None
+        };
         let connections = is_followed.then(|| self.connections_under(&ready, None));
         self.install(ready)?;
         if is_followed {
             self.keep(&bundle);
+            self.accept(accepted.as_ref());
         }
         if let Some(connections) = connections {
             self.tell_of_cuts(&connections);
@@ -506,9 +516,14 @@ impl Guard {
         watched_since: Option<SystemTime>,
     ) -> Result<Prepared, Failure> {
         let watch = &mut self.watch;
+        let is_signed = self.wanted.policy_key.is_some();
         let mut follow = |sources: &[PathBuf]| {
             if let Some(began) = watched_since {
-                watch.set_paths(sources.to_vec(), began);
+                let mut sources = sources.to_vec();
+                if is_signed {
+                    sources.extend(signature::paths(manifest));
+                }
+                watch.set_paths(sources, began);
             }
         };
         let mut loaded = match policy::load(manifest, files) {

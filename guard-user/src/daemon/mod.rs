@@ -25,6 +25,7 @@ mod metrics;
 pub mod mode;
 mod readers;
 pub mod server;
+pub mod signature;
 mod state;
 mod status;
 mod strangers;
@@ -88,6 +89,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         interfaces: args.interfaces.clone(),
         mode,
         tunnels,
+        policy_key: args.policy_key.clone(),
         log: log.clone(),
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
