@@ -165,6 +165,10 @@ pub struct DaemonArgs {
     /// 30s, without those that are missing
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub wait: Option<Duration>,
+    /// Accept only policies that are signed with this key, a public key of minisign: MANIFEST.sums,
+    /// which sha256sum makes, and MANIFEST.sums.minisig
+    #[arg(long, value_name = "FILE")]
+    pub policy_key: Option<PathBuf>,
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,

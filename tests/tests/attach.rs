@@ -80,6 +80,7 @@ fn a_foreign_program_stays_and_is_named_by_its_id() {
     assert_eq!(status["interfaces"][0]["program_id"], id);
 }
 
+/// Case 104.
 #[test]
 fn two_daemons_do_not_share_pins() {
     let Some(mut node) = Node::new("attach/two") else { return };
@@ -91,6 +92,7 @@ fn two_daemons_do_not_share_pins() {
     node.assert_guarded();
 }
 
+/// Case 105.
 #[test]
 fn pins_of_another_layout_are_refused_with_every_difference() {
     let Some(mut node) = Node::new("attach/layout") else { return };

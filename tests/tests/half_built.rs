@@ -47,6 +47,7 @@ impl Left {
     }
 }
 
+/// Case 106.
 #[test]
 fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     if skip::kernel("half_built/steps").is_none() {

@@ -87,7 +87,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Setup(args) => {
             let tools = toolchain::ensure(args.yes)?;
             toolchain::ensure_tmux(args.yes)?;
-            toolchain::ensure_prometheus(args.yes);
+            toolchain::ensure_test_tools(args.yes);
             println!("set up: {tools}");
             Ok(true)
         }

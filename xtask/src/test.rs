@@ -32,7 +32,7 @@ pub(crate) struct Count {
 /// Runs the tests; whether all passed.
 pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     if !args.quick {
-        toolchain::ensure_prometheus(false);
+        toolchain::ensure_test_tools(false);
     }
     count(|cargo| {
         cargo.args(["-p", "guard-common", "-p", "guard-user", "-p", "xtask", "-p", "guard-tests"]);

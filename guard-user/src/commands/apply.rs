@@ -9,6 +9,7 @@ use crate::{
         connections::Consent,
         mode::{ModeChange, Wish},
         server::Apply,
+        signature::Signed,
     },
     exit::Exit,
     machine,
@@ -38,7 +39,15 @@ pub fn run(args: &ApplyArgs) -> Exit {
     if !loaded.report.diagnostics.is_empty() {
         report::lint::explain(&loaded.report);
     }
+    let signed = match Signed::read(&manifest, &Disk) {
+        Ok(signed) => signed,
+        Err(error) => {
+            report::error(error);
+            return Exit::NoAnswer;
+        }
+    };
     let apply = Apply {
+        signed,
         bundle: std::mem::take(&mut loaded.bundle),
         confirm_within: args.confirm_within.map(|within| within.as_secs()),
         dry_run: args.dry_run,

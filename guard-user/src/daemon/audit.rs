@@ -61,17 +61,17 @@ impl Trail {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         let path = self.directory.join(NAME);
-        let mut file = match self.open(&path) {
+        let mut file = match Self::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-                self.open(&path)?
+                Self::open(&path)?
             }
             opened => opened?,
         };
         let mut length = file.metadata()?.len();
         if length > 0 && length.saturating_add(line.len() as u64) > self.full {
             fs::rename(&path, self.directory.join(OLD))?;
-            file = self.open(&path)?;
+            file = Self::open(&path)?;
             length = 0;
         }
         if length > 0 {
@@ -87,7 +87,7 @@ impl Trail {
         file.sync_data()
     }
 
-    fn open(&self, path: &Path) -> io::Result<File> {
+    fn open(path: &Path) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let file = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;

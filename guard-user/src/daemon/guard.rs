@@ -24,6 +24,7 @@ use super::{
     mode::Override,
     readers::Readers,
     service::{Service, Work},
+    signature::{self, Signed},
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
@@ -76,6 +77,8 @@ pub(super) struct Wanted {
     /// How long to wait for interfaces before the daemon is ready without them; none to end if
     /// there is none.
     pub(super) wait: Option<Duration>,
+    /// Whose signature a policy must have.
+    pub(super) policy_key: Option<PathBuf>,
     pub(super) log: Log,
 }
 
@@ -115,7 +118,7 @@ pub(super) struct Ready {
 /// It, and the texts that it comes from.
 pub(super) struct Prepared {
     pub(super) ready: Ready,
-    bundle: Bundle,
+    pub(super) bundle: Bundle,
 }
 
 /// The guard of a node.
@@ -501,10 +504,17 @@ impl Guard {
     ) -> Result<(), Failure> {
         let Prepared { ready, bundle } = self.prepare(manifest, files, watched_since)?;
         let is_followed = watched_since.is_some();
+        let accepted = if is_followed {
+            self.check_signature(&bundle, || Signed::read(manifest, files))?
+        } else {
+            // What is kept was checked when it came.
+            None
+        };
         let connections = is_followed.then(|| self.connections_under(&ready, None));
         self.install(ready)?;
         if is_followed {
             self.keep(&bundle);
+            self.accept(accepted.as_ref());
         }
         if let Some(connections) = connections {
             self.tell_of_cuts(&connections);
@@ -529,9 +539,14 @@ impl Guard {
         watched_since: Option<SystemTime>,
     ) -> Result<Prepared, Failure> {
         let watch = &mut self.watch;
+        let is_signed = self.wanted.policy_key.is_some();
         let mut follow = |sources: &[PathBuf]| {
             if let Some(began) = watched_since {
-                watch.set_paths(sources.to_vec(), began);
+                let mut sources = sources.to_vec();
+                if is_signed {
+                    sources.extend(signature::paths(manifest));
+                }
+                watch.set_paths(sources, began);
             }
         };
         let mut loaded = match policy::load(manifest, files) {

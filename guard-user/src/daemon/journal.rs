@@ -239,7 +239,7 @@ impl Journal {
             [&audit.text, &audit.arguments, audit.command.as_ref().unwrap_or(&String::new())]
                 .map(|text| short(text));
         let command = audit.command.as_ref().map(|_| command);
-        let audit = Audit { text, arguments, command, ..audit };
+        let audit = Audit { arguments, text, command, ..audit };
         // They are few, and must not give way to others.
         self.push(SystemTime::now(), What::Audit(Box::new(audit)))
     }

@@ -24,7 +24,11 @@ use guard_common::{
 };
 
 use self::families::{Families, number};
-use super::{doors::Door, view::Status};
+use super::{
+    doors::Door,
+    tallies::{TALLY_SIGNATURES_REFUSED, TALLY_SIGNATURES_REPLAYED},
+    view::Status,
+};
 use crate::{
     kernel::{
         error::KernelError,
@@ -167,6 +171,14 @@ impl Families {
         }
         let help = "Loads of the files, by whether that put them into force.";
         self.counter("trainguard_policy_loads_total", help, &loads);
+        let mut refusals = Vec::new();
+        for (reason, index) in
+            [("bad", TALLY_SIGNATURES_REFUSED), ("replay", TALLY_SIGNATURES_REPLAYED)]
+        {
+            refusals.push((vec![("reason", reason)], number(shared.tally(index)?)));
+        }
+        let help = "Policies that were not accepted for the sake of their signature.";
+        self.counter("trainguard_policy_signature_refusals_total", help, &refusals);
         let (mut requests, mut cut) = (Vec::new(), Vec::new());
         for door in Door::ALL {
             for (result, first) in

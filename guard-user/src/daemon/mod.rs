@@ -26,6 +26,7 @@ pub mod mode;
 mod readers;
 pub mod server;
 mod service;
+pub mod signature;
 mod state;
 mod status;
 mod strangers;
@@ -90,6 +91,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         mode,
         tunnels,
         wait: args.wait,
+        policy_key: args.policy_key.clone(),
         log: log.clone(),
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");

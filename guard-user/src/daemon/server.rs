@@ -37,6 +37,7 @@ use super::{
     exposition::Form,
     journal::PAGE,
     mode::ModeChange,
+    signature::Signed,
     trial::Refusal,
     view::{Stats, Status, TrialStatus},
 };
@@ -125,6 +126,9 @@ pub struct Apply {
     /// Seconds after which it is undone unless it is confirmed; for good if there are none.
     #[serde(default)]
     pub confirm_within: Option<u64>,
+    /// The signature of the files; none if there is none.
+    #[serde(default)]
+    pub signed: Option<Signed>,
     /// Only tell what would become of it.
     #[serde(default)]
     pub dry_run: bool,
@@ -135,7 +139,7 @@ pub struct Apply {
 
 impl std::fmt::Display for Apply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { bundle, confirm_within, dry_run, consent } = self;
+        let Self { bundle, confirm_within, dry_run, consent, .. } = self;
         write!(f, "{}", bundle.manifest.display())?;
         if let Some(seconds) = confirm_within {
             write!(f, ", on trial for {seconds} s")?;

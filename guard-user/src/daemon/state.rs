@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{mode::Override, trial::Trial, trusted};
+use super::{mode::Override, signature::Accepted, trial::Trial, trusted};
 use crate::policy::Bundle;
 
 const LAST_GOOD: &str = "last-good.json";
@@ -19,6 +19,7 @@ const TRIAL: &str = "trial.json";
 /// How the names of files begin that are not finished.
 const UNFINISHED: &str = ".unfinished-";
 const MODE: &str = "mode.json";
+const ACCEPTED: &str = "accepted.json";
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -66,6 +67,16 @@ impl State {
     /// Keeps a trial.
     pub(super) fn keep_trial(&self, trial: &Trial) -> Result<()> {
         self.write(TRIAL, trial)
+    }
+
+    /// The signed policy that was accepted last; none if there was none.
+    pub(super) fn accepted(&self) -> Result<Option<Accepted>> {
+        self.read(ACCEPTED)
+    }
+
+    /// Keeps what was accepted.
+    pub(super) fn keep_accepted(&self, accepted: &Accepted) -> Result<()> {
+        self.write(ACCEPTED, accepted)
     }
 
     /// The modes by hand; none if the policy's are in force.

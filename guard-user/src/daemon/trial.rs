@@ -12,8 +12,9 @@ use super::{
     cuts::Connections,
     deadline::Deadline,
     failure::Failure,
-    guard::{Guard, Ready, hexadecimal},
+    guard::{Guard, Prepared, Ready, hexadecimal},
     server::{Applied, Apply},
+    signature::{self, Accepted},
     trusted::Trusted,
     view::{self, TrialStatus},
 };
@@ -35,6 +36,9 @@ pub(super) struct Trial {
     deadline: Deadline,
     /// What is tried.
     pub(super) bundle: Bundle,
+    /// What is to be remembered of its signature once it is confirmed.
+    #[serde(default)]
+    accepted: Option<Accepted>,
     /// This daemon goes on with what an earlier one has begun, and has not loaded its files yet.
     #[serde(skip)]
     resumed: bool,
@@ -64,8 +68,12 @@ impl<T: Into<String>> From<T> for Refusal {
 }
 
 impl Trial {
-    fn begin(bundle: Bundle, within: Duration) -> Result<Self, KernelError> {
-        Ok(Self { deadline: Deadline::after(within)?, bundle, resumed: false })
+    fn begin(
+        bundle: Bundle,
+        accepted: Option<Accepted>,
+        within: Duration,
+    ) -> Result<Self, KernelError> {
+        Ok(Self { deadline: Deadline::after(within)?, bundle, accepted, resumed: false })
     }
 
     /// When it ends, by the clock of the wall.
@@ -115,16 +123,19 @@ impl Guard {
     /// Looks at the files from now on, which were not loaded at the start because of the trial.
     fn expect_files(&mut self) {
         let began = SystemTime::now();
-        let sources = match policy::load(&self.wanted.manifest, &Trusted) {
+        let mut sources = match policy::load(&self.wanted.manifest, &Trusted) {
             Ok(loaded) => loaded.sources,
             Err(error) => error.sources,
         };
+        if self.wanted.policy_key.is_some() {
+            sources.extend(signature::paths(&self.wanted.manifest));
+        }
         self.watch.set_paths(sources, began);
     }
 
     /// Puts a policy into force, for good or on trial.
     pub(super) fn apply(&mut self, apply: &Apply) -> Result<Applied, Refusal> {
-        let Apply { bundle, confirm_within, dry_run, consent } = apply;
+        let Apply { bundle, confirm_within, signed, dry_run, consent } = apply;
         if self.trial.is_some() && !dry_run {
             return Err("a policy is on trial: `trainguard confirm` or `rollback` first".into());
         }
@@ -133,8 +144,12 @@ impl Guard {
         if let Some(within) = within.filter(|_| !dry_run) {
             self.require_way_back(within)?;
         }
+        // Of what was sent, only what is read counts.
         let prepared = self.prepare(&bundle.manifest, bundle, None);
-        let ready = prepared.map_err(|failure| said(&failure))?.ready;
+        let Prepared { ready, bundle } = prepared.map_err(|failure| said(&failure))?;
+        let bundle = &bundle;
+        let accepted = self.check_signature(bundle, || Ok(signed.clone()));
+        let accepted = accepted.map_err(|failure| said(&failure))?;
         let connections = self.connections_under(&ready, consent.session);
         if *dry_run {
             return self.planned(&ready, connections);
@@ -144,9 +159,10 @@ impl Guard {
             None => {
                 self.install(ready).map_err(|failure| said(&failure))?;
                 self.keep(bundle);
+                self.accept(accepted.as_ref());
                 self.follow_files(bundle);
             }
-            Some(within) => self.begin_trial(bundle, ready, within)?,
+            Some(within) => self.begin_trial(bundle, accepted, ready, within)?,
         }
         Ok(Applied { connections, ..self.in_force(before)? })
     }
@@ -198,10 +214,12 @@ impl Guard {
     fn begin_trial(
         &mut self,
         bundle: &Bundle,
+        accepted: Option<Accepted>,
         ready: Ready,
         within: Duration,
     ) -> Result<(), String> {
-        let trial = Trial::begin(bundle.clone(), within).map_err(|error| error.to_string())?;
+        let trial =
+            Trial::begin(bundle.clone(), accepted, within).map_err(|error| error.to_string())?;
         // Before the switch: a daemon that ends in between undoes it.
         self.state.keep_trial(&trial).map_err(|error| format!("{error:#}"))?;
         if let Err(failure) = self.install(ready) {
@@ -230,6 +248,7 @@ impl Guard {
             return Err(format!("it is not confirmed: {}", self.problems.join("; ")).into());
         }
         self.forget_trial();
+        self.accept(trial.accepted.as_ref());
         self.follow_files(&trial.bundle);
         tracing::warn!("the policy on trial is confirmed");
         self.note_policy("confirmed", &[]);

@@ -131,6 +131,14 @@ impl Bundle {
         hash::of_files(&self.manifest, files)
     }
 
+    /// The files in it, by their paths from the directory of the manifest.
+    pub fn relative(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let directory = self.manifest.parent().unwrap_or(Path::new(""));
+        self.texts
+            .iter()
+            .map(move |(path, text)| (path.strip_prefix(directory).unwrap_or(path), &**text))
+    }
+
     /// Paths of the files in it.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.texts.keys().map(PathBuf::as_path)

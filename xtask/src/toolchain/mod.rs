@@ -6,8 +6,8 @@
 
 mod install;
 mod probe;
-mod prometheus;
 mod rustc;
+mod test_tools;
 
 use std::{fmt, path::PathBuf};
 
@@ -17,8 +17,8 @@ pub(crate) use install::{
     ensure_cargo_deny, ensure_components, ensure_peers, ensure_target, ensure_tmux, is_debian,
     update_package_lists,
 };
-pub(crate) use prometheus::ensure_prometheus;
 pub(crate) use rustc::{Llvm, Rustc};
+pub(crate) use test_tools::ensure_test_tools;
 
 use crate::sh;
 
@@ -86,7 +86,7 @@ impl Survey {
         }
         println!("{}: ip, of iproute2", if self.ip { "found" } else { "missing" });
         println!("{}: tmux", if self.tmux { "found" } else { "missing" });
-        prometheus::report();
+        test_tools::report();
         for step in install::plan(self) {
             println!("would run: {step}");
         }

@@ -1,0 +1,97 @@
+//! Tools that only tests run: Debian's packages, unpacked and not installed.
+//!
+//! Installing Prometheus would start a server on this machine and bring a dozen packages along for a
+//! web page that no test looks at. Unpacked below `target` it is two programs, and gone with
+//! `target`.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use super::install;
+use crate::sh;
+
+/// A tool for tests.
+struct Tool {
+    /// What it is unpacked to, below `target`.
+    name: &'static str,
+    /// Its packages: what it needs that may not be on this machine among them.
+    packages: &'static [&'static str],
+    /// What the tests run.
+    programs: &'static [&'static str],
+}
+
+const TOOLS: [Tool; 2] = [
+    Tool { name: "prometheus", packages: &["prometheus"], programs: &["prometheus", "promtool"] },
+    Tool { name: "minisign", packages: &["minisign", "libsodium23"], programs: &["minisign"] },
+];
+
+/// Tells which are there, and what would be run for those that are not.
+pub(super) fn report() {
+    TOOLS.iter().for_each(Tool::report);
+}
+
+/// Makes sure that they are there. Where one cannot be had that is said, and the tests that need it
+/// are skipped: nothing else depends on it.
+pub(crate) fn ensure_test_tools(yes: bool) {
+    for tool in TOOLS.iter().filter(|tool| !tool.is_there()) {
+        let got = if install::is_debian() {
+            tool.unpack(yes)
+        } else {
+            Err(anyhow::anyhow!("only Debian's package is fetched from here"))
+        };
+        if let Err(error) = got {
+            eprintln!("no {}: {error:#}; the tests that need it are skipped", tool.name);
+        }
+    }
+}
+
+impl Tool {
+    /// Where it is unpacked, and where the tests look before they look on the path.
+    fn directory(&self) -> PathBuf {
+        sh::root().join("target").join(self.name)
+    }
+
+    fn is_there(&self) -> bool {
+        let unpacked = self.directory().join("usr/bin");
+        let found = |name: &&str| unpacked.join(name).is_file() || sh::find(name).is_some();
+        self.programs.iter().all(found)
+    }
+
+    fn report(&self) {
+        let there = self.is_there();
+        let programs = self.programs.join(" and ");
+        println!("{}: {programs}, for tests", if there { "found" } else { "missing" });
+        if !there && install::is_debian() {
+            println!("would run: apt-get download {}", self.packages.join(" "));
+            for package in self.packages {
+                println!("would run: dpkg -x {package}_*.deb {}", self.directory().display());
+            }
+        }
+    }
+
+    fn unpack(&self, yes: bool) -> Result<()> {
+        let directory = self.directory();
+        fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+        let packages = self.packages.join(" ");
+        eprintln!("unpacking Debian's {packages} for tests into {}", directory.display());
+        let download = || {
+            let mut apt = Command::new("apt-get");
+            sh::succeeds(apt.args(["download", "-q"]).args(self.packages).current_dir(&directory))
+        };
+        if !download()? {
+            // Package lists that are missing, or that name a version that is gone.
+            install::update_package_lists(yes)?;
+            anyhow::ensure!(download()?, "`apt-get download {packages}` failed");
+        }
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                sh::run(Command::new("dpkg").arg("-x").arg(&path).arg(&directory))?;
+                fs::remove_file(&path)?;
+            }
+        }
+        anyhow::ensure!(self.is_there(), "no {} in {packages}", self.programs.join(" and no "));
+        Ok(())
+    }
+}
