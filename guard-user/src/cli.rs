@@ -6,6 +6,8 @@ mod doctor;
 #[cfg(feature = "daemon")]
 mod events;
 
+mod learn;
+
 use std::path::PathBuf;
 #[cfg(feature = "daemon")]
 use std::time::Duration;
@@ -21,6 +23,7 @@ use crate::{
 pub use self::doctor::DoctorArgs;
 #[cfg(feature = "daemon")]
 pub use self::events::{EventsArgs, EventsFormat};
+pub use self::learn::LearnArgs;
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -49,6 +52,8 @@ pub enum Verb {
     Trace(TraceArgs),
     /// Judge the frames of a capture by a policy
     Replay(ReplayArgs),
+    /// Propose services and manifest entries for the traffic of a capture, for review
+    Learn(LearnArgs),
     /// Tell what a finding of lint or the reason of a verdict means
     Explain(ExplainArgs),
     /// Print the JSON Schema of a document, for editors and other tools

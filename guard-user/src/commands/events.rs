@@ -1,6 +1,5 @@
 //! `trainguard events`: what has happened, and what happens.
 
-mod admit;
 mod missing;
 
 use std::{

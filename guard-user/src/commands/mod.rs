@@ -1,5 +1,6 @@
 //! The verbs: what was typed becomes what is done.
 
+mod admit;
 #[cfg(feature = "daemon")]
 pub mod apply;
 #[cfg(feature = "daemon")]
@@ -15,9 +16,11 @@ pub mod explain;
 pub mod init;
 mod inputs;
 mod judges;
+pub mod learn;
 pub mod lint;
 mod offline;
 mod outputs;
+mod proposal;
 pub mod replay;
 pub mod schema;
 #[cfg(feature = "daemon")]
@@ -45,6 +48,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Test(args) => test::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),
+        Verb::Learn(args) => learn::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Explain(args) => explain::run(args),
         #[cfg(feature = "daemon")]
