@@ -52,7 +52,7 @@ pub enum Verb {
     Trace(TraceArgs),
     /// Judge the frames of a capture by a policy
     Replay(ReplayArgs),
-    /// Propose services and manifest entries for the traffic of a capture, for review
+    /// Propose services and manifest entries for the traffic that was seen, for review
     Learn(LearnArgs),
     /// Tell what a finding of lint or the reason of a verdict means
     Explain(ExplainArgs),

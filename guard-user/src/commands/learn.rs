@@ -11,10 +11,11 @@ use super::{offline, proposal};
 use crate::{
     capture,
     cli::{Format, LearnArgs},
+    event::frames,
     exit::Exit,
     learn::watch::Watch,
     machine,
-    policy::{self, Disk, Files as _, Loaded, Placement},
+    policy::{self, Disk, Files as _, Loaded, Node, Placement},
     report::{
         self,
         learn::{Documents, Learned},
@@ -25,7 +26,18 @@ use crate::{
 /// Runs the verb.
 pub fn run(args: &LearnArgs) -> Exit {
     let Some(loaded) = offline::load(&args.manifest, &Disk) else { return Exit::NoAnswer };
-    match learn(args, &loaded) {
+    let node = match loaded.find_node(&machine::node_choice(args.node.as_deref())) {
+        Ok(node) => node,
+        Err(error) => {
+            report::error(error);
+            return Exit::NoAnswer;
+        }
+    };
+    let watch = match watch(args, node) {
+        Ok(watch) => watch,
+        Err(exit) => return exit,
+    };
+    match learn(args, &loaded, node, &watch) {
         Ok(learned) => {
             match args.format {
                 Format::Json => report::answer_json(&learned),
@@ -40,39 +52,102 @@ pub fn run(args: &LearnArgs) -> Exit {
     }
 }
 
-fn learn(args: &LearnArgs, loaded: &Loaded) -> Result<Learned, String> {
-    let node = loaded
-        .find_node(&machine::node_choice(args.node.as_deref()))
-        .map_err(|error| error.to_string())?;
-    let compiled =
-        policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
-    let shown = shown_path(&args.capture);
-    let input: Box<dyn Read> = if args.capture == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        let file = File::open(&args.capture);
-        Box::new(file.map_err(|error| format!("cannot open `{shown}`: {error}"))?)
-    };
+/// What was seen of the node. Says why nothing was.
+fn watch(args: &LearnArgs, node: &Node) -> Result<Watch, Exit> {
     let mut watch = Watch::new(&node.addresses);
-    capture::read(input, |frame| {
-        watch.add(&frame);
-        ControlFlow::Continue(())
-    })
-    .map_err(|error| format!("`{shown}`: {error}"))?;
-    if watch.of_node == 0 {
-        return Err(format!(
+    let read = match args.capture() {
+        Some(path) => read(path, &mut watch),
+        None => return ask(args, node, watch),
+    };
+    let read = read.and_then(|()| {
+        if watch.of_node > 0 {
+            return Ok(());
+        }
+        Err(format!(
             "no frame of the capture is from or to `{}`; capture at the node, or name another with \
              --node",
             node.name
-        ));
+        ))
+    });
+    match read {
+        Ok(()) => Ok(watch),
+        Err(problem) => {
+            report::error(problem);
+            Err(Exit::NoAnswer)
+        }
     }
-    let mut learned = Learned::of(&watch, node, &args.manifest);
+}
+
+fn read(path: &Path, watch: &mut Watch) -> Result<(), String> {
+    let shown = shown_path(path);
+    let mut input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let file = File::open(path);
+        Box::new(file.map_err(|error| format!("cannot open `{shown}`: {error}"))?)
+    };
+    let start = frames::beginning(&mut input).map_err(|error| format!("`{shown}`: {error}"))?;
+    let are_events = frames::begins_like_events(&start);
+    let input = start.chain(input);
+    let goes_on = ControlFlow::Continue(());
+    let read = if are_events {
+        frames::events(input, |event| watch.hear(event).map(|()| goes_on))
+    } else {
+        capture::read(input, |frame| {
+            watch.add(&frame);
+            goes_on
+        })
+        .map(drop)
+    };
+    read.map_err(|error| format!("`{shown}`: {error}"))
+}
+
+/// Asks the daemon for its events.
+#[cfg(feature = "daemon")]
+fn ask(args: &LearnArgs, node: &Node, mut watch: Watch) -> Result<Watch, Exit> {
+    use super::events::{self, Reader};
+
+    let past = Reader::new(&args.directories.run_dir).past();
+    let past = past.map_err(|error| events::refuse(&error))?;
+    let wanted =
+        past.iter().filter(|event| args.since.is_none_or(|since| events::is_since(event, since)));
+    for event in wanted {
+        // A daemon that guards another node tells nothing of this one.
+        if let Some(other) = event.node.as_deref().filter(|other| *other != node.name) {
+            report::error(format_args!(
+                "the daemon guards `{}`, not `{}`",
+                policy::text::shown(other),
+                node.name
+            ));
+            return Err(Exit::NoAnswer);
+        }
+        if let Err(problem) = watch.hear(event) {
+            report::error(problem);
+            return Err(Exit::NoAnswer);
+        }
+    }
+    if watch.of_node == 0 {
+        report::talk("note: the daemon has told of no refused frame");
+    }
+    watch.by_events = true;
+    Ok(watch)
+}
+
+#[cfg(not(feature = "daemon"))]
+fn ask(_args: &LearnArgs, _node: &Node, _watch: Watch) -> Result<Watch, Exit> {
+    Err(Exit::NoAnswer)
+}
+
+fn learn(args: &LearnArgs, loaded: &Loaded, node: &Node, watch: &Watch) -> Result<Learned, String> {
+    let compiled =
+        policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
+    let mut learned = Learned::of(watch, node, &args.manifest);
     let made = proposal::make(
         &args.manifest,
         loaded,
         node,
         &compiled,
-        &watch,
+        watch,
         (args.aggregate(), &learned.watched),
     )?;
     learned.add(&made.judged, &made.services, &loaded.cluster);

@@ -88,7 +88,7 @@ pub fn judge(watch: &Watch, cluster: &Cluster, policy: &CompiledPolicy) -> Judge
                 packets: contact.packets,
                 why,
             };
-            match fate(policy, *source, *port, contact) {
+            match fate(policy, *source, *port, contact, watch.by_events) {
                 Ok(fate) => judged.kept.push(Kept {
                     source: *source,
                     port: *port,
@@ -114,7 +114,13 @@ fn fate(
     source: Addr,
     port: Port,
     contact: &Contact,
+    by_events: bool,
 ) -> Result<Fate, String> {
+    if contact.completed == 0 && by_events {
+        return Err("it was not told of in the middle of a connection twice, only that it came; whether it \
+                    was answered, a capture shows"
+            .to_owned());
+    }
     if contact.completed == 0 {
         let tries = counted(contact.openings, "time");
         return Err(match contact.answered {

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use guard_common::{
-    Addr, Silent,
+    Action, Addr, Silent,
     flow::{Flow, Parsed, Transport},
     packet::Frame,
     parse, wire,
 };
 
-use crate::{capture::Captured, event::headers};
+use crate::{
+    capture::Captured,
+    event::{Event, What, frames, headers},
+};
 
 /// Connections, and pairs of a source and a port, that are followed at a time. What comes after
 /// them is counted.
@@ -90,6 +93,10 @@ pub struct Watch {
     under_way: HashSet<Key>,
     /// Frames that were not followed: there was too much.
     pub not_followed: u64,
+    /// It was told of by events: samples of what is refused, without the answers.
+    pub by_events: bool,
+    /// Frames that were dropped and not only counted: what did not get through is no evidence.
+    pub dropped: u64,
     /// When the first and the last frame came.
     pub span_ns: Option<(u64, u64)>,
 }
@@ -109,6 +116,8 @@ impl Watch {
             without_ports: 0,
             under_way: HashSet::new(),
             not_followed: 0,
+            by_events: false,
+            dropped: 0,
             span_ns: None,
         }
     }
@@ -118,13 +127,74 @@ impl Watch {
         self.under_way.len()
     }
 
-    /// Looks at a frame.
-    pub fn add(&mut self, frame: &Captured<'_>) {
-        self.frames += 1;
-        if let Some(time) = frame.time_ns {
+    /// Hears of frames that enforcing would refuse: an event of the daemon. A source that is in the
+    /// middle of a connection in two of them counts: it was answered, or forges that it was.
+    ///
+    /// # Errors
+    /// Its time is none.
+    pub fn hear(&mut self, event: &Event) -> Result<(), String> {
+        let What::Packet(packet) = &event.what else { return Ok(()) };
+        self.by_events = true;
+        self.frames += packet.packets;
+        self.of_node += packet.packets;
+        let time_ns = event.time.as_deref().map(frames::time_ns).transpose()?;
+        self.during(time_ns);
+        if packet.verdict != Action::WouldDrop.name() {
+            self.dropped += packet.packets;
+            return Ok(());
+        }
+        let transport = packet.transport.as_deref();
+        let transport = Transport::ALL.into_iter().find(|it| Some(it.name()) == transport);
+        let (Some(source), Some(transport), Some(port)) = (packet.source, transport, packet.port)
+        else {
+            self.without_ports += packet.packets;
+            return Ok(());
+        };
+        let source = Addr::from(source);
+        if source.is_martian() || self.own.contains(&source) {
+            *self.untrue.entry(source).or_default() += packet.packets;
+            return Ok(());
+        }
+        let has = |flag| packet.flags.as_deref().is_some_and(|flags| flags.contains(flag));
+        let opens = transport != Transport::Tcp || (has('S') && !has('A'));
+        // A record stands for a second and has the flags of the last frame in it. A connection that
+        // comes to nothing has one such record at most.
+        let goes_on = has('A') && !['S', 'R', 'F'].into_iter().any(has);
+        let key = (source, 0, (transport, port));
+        if self.connections.len() >= MOST && !self.connections.contains_key(&key) {
+            self.not_followed += packet.packets;
+            return Ok(());
+        }
+        let progress = self.connections.entry(key).or_default();
+        let counts = goes_on && progress.answered && !progress.counted;
+        progress.answered |= goes_on;
+        progress.counted |= counts;
+        let ports = self.contacts.entry(source).or_default();
+        let contact = ports.entry((transport, port)).or_insert_with(|| Contact {
+            first_frame: event.seq.unwrap_or(self.frames),
+            first_ns: time_ns,
+            ..Contact::default()
+        });
+        contact.packets += packet.packets;
+        contact.last_ns = contact.last_ns.max(time_ns);
+        if opens {
+            contact.opens(time_ns);
+        }
+        contact.completed += u64::from(counts);
+        Ok(())
+    }
+
+    fn during(&mut self, time_ns: Option<u64>) {
+        if let Some(time) = time_ns {
             let (first, last) = self.span_ns.unwrap_or((time, time));
             self.span_ns = Some((first.min(time), last.max(time)));
         }
+    }
+
+    /// Looks at a frame.
+    pub fn add(&mut self, frame: &Captured<'_>) {
+        self.frames += 1;
+        self.during(frame.time_ns);
         let parsed = parse(&Frame::cut(frame.bytes, frame.wire_len), &mut Silent).parsed();
         let found = headers::of(frame.bytes, frame.wire_len);
         let Some(to) = found.destination.map(Addr::from) else { return };

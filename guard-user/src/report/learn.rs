@@ -62,7 +62,7 @@ pub struct Contact {
     pub packets: u64,
     /// The most that were opened in a second.
     pub peak_per_second: u64,
-    /// The first frame, from 1 on.
+    /// The first frame, from 1 on; of events, the number of the first.
     pub first_frame: u64,
     /// When it came; null if that is not known.
     pub first_seen: Option<String>,
@@ -128,12 +128,12 @@ impl Learned {
             let seconds = humantime::format_duration(seconds);
             format!(" in {seconds} from {} on", draft::time_of(first))
         });
-        let watched = format!(
-            "{} of `{}`, {} of them sent by it{during}",
-            counted(watch.of_node, "frame"),
-            node.name,
-            watch.sent
-        );
+        let frames = counted(watch.of_node, "frame");
+        let watched = if watch.by_events {
+            format!("events of `{}`, which stand for {frames}{during}", node.name)
+        } else {
+            format!("{frames} of `{}`, {} of them sent by it{during}", node.name, watch.sent)
+        };
         Self {
             schema: SCHEMA,
             node: node.name.clone(),
@@ -158,7 +158,25 @@ impl Learned {
 
 fn notes(watch: &Watch) -> Vec<String> {
     let mut notes = vec![draft::CAUTION.to_owned()];
-    if watch.sent == 0 {
+    if watch.by_events {
+        notes.push(
+            "Events are samples of what enforcing would refuse, without the answers of the node. \
+             Who is in the middle of a connection in two of them counts; such packets can be forged. \
+             A capture knows more."
+                .to_owned(),
+        );
+    }
+    if watch.dropped > 0 {
+        notes.push(format!(
+            "{} dropped, not only counted: they are no evidence that anybody belongs. `trainguard \
+             events --missing-members` tells who behaves like a member.",
+            match watch.dropped {
+                1 => "1 frame was".to_owned(),
+                count => format!("{count} frames were"),
+            }
+        ));
+    }
+    if watch.sent == 0 && !watch.by_events {
         notes.push(
             "The capture has no frame that the node sent: whether it answered is not known, so \
              nothing counts. Capture both directions."
