@@ -5,6 +5,7 @@
 mod doctor;
 #[cfg(feature = "daemon")]
 mod events;
+mod learn;
 mod pages;
 #[cfg(feature = "daemon")]
 mod safety;
@@ -27,6 +28,7 @@ pub use self::{
     events::{EventsArgs, EventsFormat},
     safety::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
 };
+pub use self::learn::LearnArgs;
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -55,6 +57,8 @@ pub enum Verb {
     Trace(TraceArgs),
     /// Judge the frames of a capture by a policy
     Replay(ReplayArgs),
+    /// Propose services and manifest entries for the traffic that was seen, for review
+    Learn(LearnArgs),
     /// Tell what a finding of lint or the reason of a verdict means
     Explain(ExplainArgs),
     /// Print the JSON Schema of a document, for editors and other tools

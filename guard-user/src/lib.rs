@@ -6,6 +6,7 @@
 //! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
 //! - [`logs`] is what the daemon says of itself.
 //! - `doctor` tells what would keep a node from being guarded, and what to do about it.
+//! - [`learn`] makes a proposal of what was seen.
 //! - [`explain`] has a page for each finding and each reason.
 
 pub mod capture;
@@ -20,6 +21,7 @@ pub mod exit;
 pub mod explain;
 pub mod init;
 pub mod kernel;
+pub mod learn;
 #[cfg(feature = "daemon")]
 pub mod logs;
 pub mod machine;

@@ -103,7 +103,7 @@ pub enum EventsFormat {
 const DAY: u64 = 24 * 3600;
 
 /// A point in time, as it is typed.
-fn since(text: &str) -> Result<SystemTime, String> {
+pub(super) fn since(text: &str) -> Result<SystemTime, String> {
     since_at(text, SystemTime::now())
 }
 

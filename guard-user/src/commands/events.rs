@@ -1,6 +1,5 @@
 //! `trainguard events`: what has happened, and what happens.
 
-mod admit;
 mod missing;
 
 use std::{
@@ -85,7 +84,7 @@ fn output(args: &EventsArgs) -> Output {
 }
 
 /// Says why there is no answer.
-fn refuse(error: &ClientError) -> Exit {
+pub(super) fn refuse(error: &ClientError) -> Exit {
     report::error(error);
     let exit = error.exit();
     if exit == Exit::Unreachable {
@@ -95,7 +94,7 @@ fn refuse(error: &ClientError) -> Exit {
 }
 
 /// Whether something happened then or later. What has no time that can be read might have.
-fn is_since(event: &Event, since: SystemTime) -> bool {
+pub(super) fn is_since(event: &Event, since: SystemTime) -> bool {
     let at = event.time.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
     at.is_none_or(|at| at >= since)
 }
@@ -135,7 +134,7 @@ fn follow(mut reader: Reader<'_>, mut pause: Pause, filter: &Filter, output: &mu
 }
 
 /// Reads the events of a daemon in their order, each once.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     run_dir: &'a Path,
     /// Which daemon; empty before the first answer.
     instance: String,
@@ -146,12 +145,12 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(run_dir: &'a Path) -> Self {
+    pub(super) fn new(run_dir: &'a Path) -> Self {
         Self { run_dir, instance: String::new(), after: 0, oldest: 0 }
     }
 
     /// What is kept.
-    fn past(&mut self) -> Result<Vec<Event>, ClientError> {
+    pub(super) fn past(&mut self) -> Result<Vec<Event>, ClientError> {
         let now = client::events(self.run_dir, u64::MAX, 1)?;
         self.after = now.first.saturating_sub(1);
         self.oldest = now.first;

@@ -1,5 +1,6 @@
 //! The verbs: what was typed becomes what is done.
 
+mod admit;
 #[cfg(feature = "daemon")]
 pub mod apply;
 pub mod completions;
@@ -16,10 +17,12 @@ pub mod explain;
 pub mod init;
 mod inputs;
 mod judges;
+pub mod learn;
 pub mod lint;
 pub mod man;
 mod offline;
 mod outputs;
+mod proposal;
 pub mod replay;
 pub mod schema;
 #[cfg(feature = "daemon")]
@@ -49,6 +52,7 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Test(args) => test::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),
+        Verb::Learn(args) => learn::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Explain(args) => explain::run(args),
         #[cfg(feature = "daemon")]

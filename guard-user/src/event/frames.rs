@@ -6,7 +6,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use super::{Line, MAX_LINE, Packet, What};
+use super::{Event, Line, MAX_LINE, Packet, What};
 use crate::capture::{CaptureError, Captured, MAX_FRAME};
 
 /// Hands a frame to `visit` for every record of packets, in order, until it breaks. Records of
@@ -18,8 +18,27 @@ pub fn read(
     input: impl Read,
     mut visit: impl FnMut(Captured<'_>) -> ControlFlow<()>,
 ) -> Result<u64, CaptureError> {
-    let mut input = BufReader::new(input);
     let mut frames = 0;
+    events(input, |event| {
+        let What::Packet(packet) = &event.what else { return Ok(ControlFlow::Continue(())) };
+        let (bytes, wire_len) = frame(packet)?;
+        let time = event.time.as_deref().map(time_ns).transpose()?;
+        frames += 1;
+        Ok(visit(Captured { number: frames, time_ns: time, bytes: &bytes, wire_len }))
+    })?;
+    Ok(frames)
+}
+
+/// Hands every event to `visit`, in order, until it breaks or finds one wrong, which is told by the
+/// number of its line.
+///
+/// # Errors
+/// A line that is no event; those before it were handed over.
+pub fn events(
+    input: impl Read,
+    mut visit: impl FnMut(&Event) -> Result<ControlFlow<()>, String>,
+) -> Result<(), CaptureError> {
+    let mut input = BufReader::new(input);
     let mut line = Vec::new();
     for number in 1.. {
         line.clear();
@@ -38,15 +57,11 @@ pub fn read(
                 "a frame that `replay` has judged, without its bytes; expected an event".to_owned(),
             ));
         };
-        let What::Packet(packet) = &event.what else { continue };
-        let (bytes, wire_len) = frame(packet).map_err(wrong)?;
-        let time = event.time.as_deref().map(time_ns).transpose().map_err(wrong)?;
-        frames += 1;
-        if visit(Captured { number: frames, time_ns: time, bytes: &bytes, wire_len }).is_break() {
+        if visit(&event).map_err(wrong)?.is_break() {
             break;
         }
     }
-    Ok(frames)
+    Ok(())
 }
 
 /// What was kept of a frame, and its length on the wire.
@@ -74,7 +89,8 @@ fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
     Ok((bytes, length))
 }
 
-fn time_ns(text: &str) -> Result<u64, String> {
+/// Nanoseconds since 1970.
+pub(crate) fn time_ns(text: &str) -> Result<u64, String> {
     let at = humantime::parse_rfc3339(text).ok();
     let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     since

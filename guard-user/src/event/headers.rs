@@ -21,6 +21,8 @@ pub struct Headers {
     pub destination: Option<IpAddr>,
     /// TCP flags; none if it has none.
     pub flags: Option<u8>,
+    /// Bytes behind the header of TCP or UDP, by what the headers say; 0 if that cannot be read.
+    pub payload: u32,
 }
 
 /// Takes the headers from the beginning of a frame that had `len` bytes on the wire.
@@ -56,6 +58,17 @@ pub fn of(head: &[u8], len: u32) -> Headers {
         if flow.transport == Transport::Tcp && flags_at < ip_end {
             headers.flags = part::<1>(head, flags_at).map(|[flags]| flags);
         }
+        let l4_at = looked.ports_at.get();
+        // Words of four bytes, in the upper half of the byte in front of the flags.
+        let tcp_header = part::<1>(head, flags_at - 1).map(|[words]| u32::from(words >> 4) * 4);
+        let header = match flow.transport {
+            Transport::Tcp => tcp_header,
+            Transport::Udp => Some(8),
+            Transport::Sctp => None,
+        };
+        // Behind a jumbogram's length of zero, nothing is known.
+        let payload = header.map(|header| ip_end.saturating_sub(l4_at.saturating_add(header)));
+        headers.payload = payload.filter(|_| ip_end != u32::MAX).unwrap_or(0);
     }
     headers.bytes = head.iter().take(end as usize).copied().collect();
     // Behind the IP packet is padding, which may be what the memory of the sender held before.

@@ -18,6 +18,7 @@ pub mod json;
 pub mod limiter;
 pub mod load;
 pub(crate) mod outside;
+pub mod patch;
 pub mod placement;
 mod ports;
 pub mod provenance;

@@ -8,6 +8,7 @@ pub mod doctor;
 #[cfg(feature = "daemon")]
 pub mod events;
 pub mod explain;
+pub mod learn;
 pub mod lint;
 #[cfg(feature = "daemon")]
 pub mod missing;

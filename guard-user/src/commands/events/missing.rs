@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::admit::{Answer, Manifest};
+use super::super::admit::{Answer, Manifest};
 use crate::{
     cli::{EventsArgs, EventsFormat},
     daemon::client,
     event::missing::{Missing, Stranger},
     exit::Exit,
+    policy::scalars::PortRange,
     report::{
         self,
         missing::{Found, Member, Remedy},
@@ -64,26 +65,28 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> F
     };
     for (number, stranger) in near.into_iter().enumerate() {
         let remedy = match manifest.as_deref_mut() {
-            Some(manifest) if number < WITH_LINES => match manifest.admit(&stranger) {
-                // No member is missing from this manifest.
-                Answer::Known(name) => {
-                    note(&stranger, &format!("the manifest has it by now, as `{name}`"));
-                    continue;
+            Some(manifest) if number < WITH_LINES => {
+                match manifest.admit(stranger.address, ports(&stranger)) {
+                    // No member is missing from this manifest.
+                    Answer::Known(name) => {
+                        note(&stranger, &format!("the manifest has it by now, as `{name}`"));
+                        continue;
+                    }
+                    Answer::Open => {
+                        note(&stranger, "the manifest admits it by now where it was refused");
+                        continue;
+                    }
+                    Answer::Lines(lines) => Remedy {
+                        lines: Some(lines.text),
+                        under: Some(lines.under),
+                        roles: lines.roles,
+                        admits_also: lines.admits_also,
+                        findings: lines.findings,
+                        ..Remedy::default()
+                    },
+                    Answer::No(why, ways) => Remedy { why: Some(why), ways, ..Remedy::default() },
                 }
-                Answer::Open => {
-                    note(&stranger, "the manifest admits it by now where it was refused");
-                    continue;
-                }
-                Answer::Lines(lines) => Remedy {
-                    lines: Some(lines.text),
-                    under: Some(lines.under),
-                    roles: lines.roles,
-                    admits_also: lines.admits_also,
-                    findings: lines.findings,
-                    ..Remedy::default()
-                },
-                Answer::No(why, ways) => Remedy { why: Some(why), ways, ..Remedy::default() },
-            },
+            }
             Some(_) => {
                 let why = format!("lines are proposed for the first {WITH_LINES} only");
                 Remedy { why: Some(why), ..Remedy::default() }
@@ -101,4 +104,9 @@ fn note(stranger: &Stranger, what: &str) {
         stranger.address,
         crate::policy::text::visible(what)
     ));
+}
+
+/// The ports that it tried.
+fn ports(stranger: &Stranger) -> Vec<PortRange> {
+    stranger.tried.iter().filter_map(|tried| tried.port.parse().ok()).collect()
 }

@@ -9,9 +9,8 @@ use std::{
 
 use guard_common::{Addr, Silent, Verdict, judge, packet::Frame};
 
-use super::super::inputs::Overlay;
+use super::inputs::Overlay;
 use crate::{
-    event::missing::Stranger,
     policy::{
         self, Cluster, Files as _, Loaded, Node, Placement,
         cluster::Service,
@@ -118,9 +117,15 @@ impl Manifest {
             || neighbours(&self.loaded.cluster, &addr).next().is_some()
     }
 
-    /// What would admit a source. The entry that does is in the manifest for the next question.
-    pub(super) fn admit(&mut self, stranger: &Stranger) -> Answer {
-        let plan = match self.plan(stranger) {
+    /// The manifest, with the entries that were proposed.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What would admit a source to some ports. The entry that does is in the manifest for the next
+    /// question.
+    pub(super) fn admit(&mut self, source: IpAddr, ports: Vec<PortRange>) -> Answer {
+        let plan = match self.plan(source, ports) {
             Ok(plan) => plan,
             Err(answer) => return answer,
         };
@@ -129,8 +134,8 @@ impl Manifest {
         for roles in plan.sets {
             // Where the manifest names interfaces for all nodes, an entry needs none.
             for interfaces in [Vec::new(), plan.interfaces.clone()] {
-                let name = self.free_name(stranger.address);
-                let (address, roles) = (stranger.address, roles.clone());
+                let name = self.free_name(source);
+                let (address, roles) = (source, roles.clone());
                 let entry = Entry { name, address, roles, interfaces };
                 match self.attempt(plan.nodes, entry, &plan.ports) {
                     Ok(tried) => {
@@ -163,24 +168,22 @@ impl Manifest {
                         .collect(),
                 })
             }
-            None => Answer::No(why, self.other_ways(&plan.labels, &Addr::from(stranger.address))),
+            None => Answer::No(why, self.other_ways(&plan.labels, &Addr::from(source))),
         };
         self.files.put(self.path.clone(), Ok(self.text.clone().into_bytes()));
         answer
     }
 
     /// What could be put into the manifest for a source; an answer where that is of no use.
-    fn plan(&self, stranger: &Stranger) -> Result<Plan, Answer> {
-        let addr = Addr::from(stranger.address);
+    fn plan(&self, source: IpAddr, ports: Vec<PortRange>) -> Result<Plan, Answer> {
+        let addr = Addr::from(source);
         let cluster = &self.loaded.cluster;
         if let Some(node) = cluster.node_at(&addr) {
             return Err(Answer::Known(node.name.clone()));
         }
-        let ports: Vec<PortRange> =
-            stranger.tried.iter().filter_map(|tried| tried.port.parse().ok()).collect();
         let policy = compile(&self.loaded, &self.node);
         let policy = policy.map_err(|problem| Answer::No(problem, Vec::new()))?;
-        let labels = refusing(&policy, stranger.address, &ports);
+        let labels = refusing(&policy, source, &ports);
         if labels.is_empty() {
             return Err(Answer::Open);
         }

@@ -1,0 +1,226 @@
+//! `trainguard learn`: what would let exactly those in who were seen?
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write as _},
+    ops::ControlFlow,
+    path::{Component, Path, PathBuf},
+};
+
+use super::{offline, proposal};
+use crate::{
+    capture,
+    cli::{Format, LearnArgs},
+    event::frames,
+    exit::Exit,
+    learn::watch::Watch,
+    machine,
+    policy::{self, Disk, Files as _, Loaded, Node, Placement},
+    report::{
+        self,
+        learn::{Documents, Learned},
+        lint::shown_path,
+    },
+};
+
+/// Runs the verb.
+pub fn run(args: &LearnArgs) -> Exit {
+    let Some(loaded) = offline::load(&args.manifest, &Disk) else { return Exit::NoAnswer };
+    let node = match loaded.find_node(&machine::node_choice(args.node.as_deref())) {
+        Ok(node) => node,
+        Err(error) => {
+            report::error(error);
+            return Exit::NoAnswer;
+        }
+    };
+    let watch = match watch(args, node) {
+        Ok(watch) => watch,
+        Err(exit) => return exit,
+    };
+    match learn(args, &loaded, node, &watch) {
+        Ok(learned) => {
+            match args.format {
+                Format::Json => report::answer_json(&learned),
+                Format::Text => report::learn::print(&learned),
+            }
+            deliver(args, &loaded, learned.documents.as_ref())
+        }
+        Err(problem) => {
+            report::error(problem);
+            Exit::NoAnswer
+        }
+    }
+}
+
+/// What was seen of the node. Says why nothing was.
+fn watch(args: &LearnArgs, node: &Node) -> Result<Watch, Exit> {
+    let mut watch = Watch::new(&node.addresses);
+    let read = match args.capture() {
+        Some(path) => read(path, &mut watch),
+        None => return ask(args, node, watch),
+    };
+    let read = read.and_then(|()| {
+        if watch.of_node > 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "no frame of the capture is from or to `{}`; capture at the node, or name another with \
+             --node",
+            node.name
+        ))
+    });
+    match read {
+        Ok(()) => Ok(watch),
+        Err(problem) => {
+            report::error(problem);
+            Err(Exit::NoAnswer)
+        }
+    }
+}
+
+fn read(path: &Path, watch: &mut Watch) -> Result<(), String> {
+    let shown = shown_path(path);
+    let mut input: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        let file = File::open(path);
+        Box::new(file.map_err(|error| format!("cannot open `{shown}`: {error}"))?)
+    };
+    let start = frames::beginning(&mut input).map_err(|error| format!("`{shown}`: {error}"))?;
+    let are_events = frames::begins_like_events(&start);
+    let input = start.chain(input);
+    let goes_on = ControlFlow::Continue(());
+    let read = if are_events {
+        frames::events(input, |event| watch.hear(event).map(|()| goes_on))
+    } else {
+        capture::read(input, |frame| {
+            watch.add(&frame);
+            goes_on
+        })
+        .map(drop)
+    };
+    read.map_err(|error| format!("`{shown}`: {error}"))
+}
+
+/// Asks the daemon for its events.
+#[cfg(feature = "daemon")]
+fn ask(args: &LearnArgs, node: &Node, mut watch: Watch) -> Result<Watch, Exit> {
+    use super::events::{self, Reader};
+
+    let past = Reader::new(&args.directories.run_dir).past();
+    let past = past.map_err(|error| events::refuse(&error))?;
+    let wanted =
+        past.iter().filter(|event| args.since.is_none_or(|since| events::is_since(event, since)));
+    for event in wanted {
+        // A daemon that guards another node tells nothing of this one.
+        if let Some(other) = event.node.as_deref().filter(|other| *other != node.name) {
+            report::error(format_args!(
+                "the daemon guards `{}`, not `{}`",
+                policy::text::shown(other),
+                node.name
+            ));
+            return Err(Exit::NoAnswer);
+        }
+        if let Err(problem) = watch.hear(event) {
+            report::error(problem);
+            return Err(Exit::NoAnswer);
+        }
+    }
+    if watch.of_node == 0 {
+        report::talk("note: the daemon has told of no refused frame");
+    }
+    watch.by_events = true;
+    Ok(watch)
+}
+
+#[cfg(not(feature = "daemon"))]
+fn ask(_args: &LearnArgs, _node: &Node, _watch: Watch) -> Result<Watch, Exit> {
+    Err(Exit::NoAnswer)
+}
+
+fn learn(args: &LearnArgs, loaded: &Loaded, node: &Node, watch: &Watch) -> Result<Learned, String> {
+    let compiled =
+        policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
+    let mut learned = Learned::of(watch, node, &args.manifest);
+    let made = proposal::make(
+        &args.manifest,
+        loaded,
+        node,
+        &compiled,
+        watch,
+        (args.aggregate(), &learned.watched),
+    )?;
+    learned.add(&made.judged, &made.services, &loaded.cluster);
+    learned.entries = made.admitted;
+    learned.left_out = made.left_out;
+    learned.documents = made.documents;
+    Ok(learned)
+}
+
+/// Writes the documents where that is wished.
+fn deliver(args: &LearnArgs, loaded: &Loaded, documents: Option<&Documents>) -> Exit {
+    let Some(directory) = &args.output else { return Exit::Yes };
+    let Some(documents) = documents else {
+        report::talk("nothing is proposed, nothing was written");
+        return Exit::Yes;
+    };
+    match write(directory, &args.manifest, loaded, documents) {
+        Ok(manifest) => {
+            let manifest = shown_path(&manifest);
+            report::talk(format_args!(
+                "wrote the proposal; compare and check it:\n  trainguard diff {} {manifest}\n  \
+                 trainguard lint {manifest}",
+                shown_path(&args.manifest)
+            ));
+            Exit::Yes
+        }
+        Err(problem) => {
+            report::error(problem);
+            Exit::NoAnswer
+        }
+    }
+}
+
+/// Writes the manifest, the new policy, and what the manifest names beside it, into a directory that
+/// is made for it. The path of the manifest there.
+fn write(
+    directory: &Path,
+    manifest: &Path,
+    loaded: &Loaded,
+    documents: &Documents,
+) -> Result<PathBuf, String> {
+    let base = manifest.parent().unwrap_or(Path::new(""));
+    let name = manifest.file_name().ok_or("the manifest has no name")?;
+    let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for path in loaded.bundle.paths().filter(|path| *path != manifest) {
+        let below = path
+            .strip_prefix(base)
+            .ok()
+            .filter(|below| below.components().all(|part| matches!(part, Component::Normal(_))));
+        let below = below.ok_or_else(|| {
+            format!(
+                "`{}` is not beside the manifest, so no copy of both would hold together; take the \
+                 printed diff instead of --output",
+                shown_path(path)
+            )
+        })?;
+        let bytes = Disk.read(path).map_err(|error| format!("`{}`: {error}", shown_path(path)))?;
+        files.push((below.to_owned(), bytes));
+    }
+    if let (Some(file), Some(text)) = (&documents.policy_file, &documents.policy) {
+        files.push((file.into(), text.clone().into_bytes()));
+    }
+    // The manifest last: who sees it finds what it names.
+    files.push((name.into(), documents.manifest.clone().into_bytes()));
+    let failed =
+        |path: &Path, error: io::Error| format!("cannot write `{}`: {error}", shown_path(path));
+    fs::create_dir(directory).map_err(|error| failed(directory, error))?;
+    for (below, bytes) in files {
+        let path = directory.join(below);
+        let parent = path.parent().unwrap_or(directory);
+        fs::create_dir_all(parent).map_err(|error| failed(parent, error))?;
+        let mut file = File::create_new(&path).map_err(|error| failed(&path, error))?;
+        file.write_all(&bytes).map_err(|error| failed(&path, error))?;
+    }
+    Ok(directory.join(name))
+}

@@ -1,0 +1,281 @@
+//! Writes services for ports that nobody guards, with the evidence for each line.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
+
+use guard_common::{Addr, flow::Transport};
+
+use super::{
+    judge::{EPHEMERAL, Fate, Kept, LeftOut},
+    watch::Port,
+};
+use crate::{
+    event::time,
+    policy::{Cluster, Node, scalars::PortRange},
+    report::counted,
+};
+
+/// How much more than was seen is allowed: jobs start at once, and grow.
+const HEADROOM: u64 = 4;
+/// The limit of new connections of each source that policies have by default, a second and at once.
+const LEAST: (u64, u64) = (200, 1000);
+/// Sources that are told for each line; more are counted.
+const TOLD: usize = 8;
+
+/// How long prefixes are that stand for several sources seen in them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Aggregate {
+    /// Bits of an IPv4 prefix; none: exact hosts.
+    pub v4: Option<u8>,
+    /// Bits of an IPv6 prefix; none: exact hosts.
+    pub v6: Option<u8>,
+}
+
+/// A service that is proposed.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// Its ports.
+    pub ports: Vec<PortRange>,
+    /// Whether only the opening of connections is judged.
+    pub opening_only: bool,
+    /// Roles that it allows.
+    pub roles: BTreeSet<String>,
+    /// Prefixes of sources that no node is, for a network of the manifest of the service's name.
+    pub prefixes: BTreeSet<(IpAddr, u8)>,
+    /// The evidence.
+    pub evidence: Vec<Kept>,
+    /// Other nodes that the roles allow, and that were not seen.
+    pub unseen: usize,
+}
+
+impl Service {
+    /// Its network in the manifest; none if every source is a node.
+    pub fn network(&self) -> Option<(&str, Vec<String>)> {
+        let prefixes = self.prefixes.iter().map(|(address, len)| format!("{address}/{len}"));
+        (!self.prefixes.is_empty()).then(|| (self.name.as_str(), prefixes.collect()))
+    }
+}
+
+/// The services for what was kept for one. Ports with the same sources share one.
+pub fn services(
+    kept: &[Kept],
+    left_out: &[LeftOut],
+    cluster: &Cluster,
+    aggregate: Aggregate,
+) -> Vec<Service> {
+    let mut by_port: BTreeMap<Option<Port>, Vec<&Kept>> = BTreeMap::new();
+    for contact in kept.iter().filter(|contact| contact.fate == Fate::Service) {
+        // Ports that the kernel gives away change from run to run: they are one.
+        let random = contact.port.0 == Transport::Tcp && EPHEMERAL.contains(&contact.port.1);
+        by_port.entry((!random).then_some(contact.port)).or_default().push(contact);
+    }
+    let excluded: BTreeSet<Addr> = left_out.iter().map(|left| left.source).collect();
+    let mut services: Vec<Service> = Vec::new();
+    for (port, contacts) in by_port {
+        let service = service(port, &contacts, &excluded, cluster, aggregate);
+        let same = services.iter_mut().find(|other| {
+            port.is_some()
+                && !other.opening_only
+                && (&other.roles, &other.prefixes) == (&service.roles, &service.prefixes)
+        });
+        match same {
+            Some(other) => {
+                other.ports.extend(service.ports);
+                other.evidence.extend(service.evidence);
+            }
+            None => services.push(service),
+        }
+    }
+    services
+}
+
+fn service(
+    port: Option<Port>,
+    contacts: &[&Kept],
+    excluded: &BTreeSet<Addr>,
+    cluster: &Cluster,
+    aggregate: Aggregate,
+) -> Service {
+    let range = port.map_or(
+        PortRange { transport: Transport::Tcp, first: *EPHEMERAL.start(), last: *EPHEMERAL.end() },
+        |(transport, port)| PortRange { transport, first: port, last: port },
+    );
+    let name = match port {
+        Some((transport, port)) => format!("learned-{}-{port}", transport.name()),
+        None => "learned-random-ports".to_owned(),
+    };
+    let (mut roles, mut strangers) = (BTreeSet::new(), BTreeSet::new());
+    for contact in contacts {
+        match cluster.node_at(&contact.source).and_then(|node| rarest_role(cluster, node)) {
+            Some(role) => {
+                roles.insert(role.to_owned());
+            }
+            None => {
+                strangers.insert(contact.source);
+            }
+        }
+    }
+    let seen: BTreeSet<&str> = contacts
+        .iter()
+        .filter_map(|contact| cluster.node_at(&contact.source))
+        .map(|node| node.name.as_str())
+        .collect();
+    let admitted = |node: &&Node| node.roles.iter().any(|role| roles.contains(role));
+    let unseen = cluster.nodes.iter().filter(admitted).filter(|node| !seen.contains(&*node.name));
+    let unseen = unseen.count();
+    Service {
+        name,
+        ports: vec![range],
+        opening_only: port.is_none(),
+        roles,
+        prefixes: prefixes(&strangers, excluded, aggregate),
+        evidence: contacts.iter().map(|contact| (*contact).clone()).collect(),
+        unseen,
+    }
+}
+
+/// The role of a node that the fewest others have: it allows the least that was not seen.
+pub fn rarest_role<'c>(cluster: &Cluster, node: &'c Node) -> Option<&'c str> {
+    let having =
+        |role: &String| cluster.nodes.iter().filter(|node| node.roles.contains(role)).count();
+    node.roles.iter().min_by_key(|role| (having(role), role.as_str())).map(String::as_str)
+}
+
+/// Exact hosts; or prefixes for those that share one, unless a source that was left out is in it.
+fn prefixes(
+    sources: &BTreeSet<Addr>,
+    excluded: &BTreeSet<Addr>,
+    aggregate: Aggregate,
+) -> BTreeSet<(IpAddr, u8)> {
+    let prefix = |addr: Addr| match addr {
+        Addr::V4(bits) => {
+            let len = aggregate.v4.unwrap_or(32).min(32);
+            let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+            (Addr::V4(bits & mask), len)
+        }
+        Addr::V6([high, low]) => {
+            let len = aggregate.v6.unwrap_or(128).min(128);
+            let bits = u128::from(high) << 64 | u128::from(low);
+            let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+            (Addr::from(IpAddr::V6((bits & mask).into())), len)
+        }
+    };
+    let mut groups: BTreeMap<(Addr, u8), Vec<Addr>> = BTreeMap::new();
+    for source in sources {
+        groups.entry(prefix(*source)).or_default().push(*source);
+    }
+    let mut found = BTreeSet::new();
+    for ((network, len), members) in groups {
+        let spoilt = excluded.iter().any(|other| prefix(*other) == (network, len));
+        if members.len() > 1 && !spoilt {
+            found.insert((IpAddr::from(network), len));
+        } else {
+            found.extend(members.into_iter().map(|addr| {
+                (IpAddr::from(addr), if matches!(addr, Addr::V4(_)) { 32 } else { 128 })
+            }));
+        }
+    }
+    found
+}
+
+/// Times and numbers of a contact, on one line.
+pub fn evidence(kept: &Kept, cluster: &Cluster) -> String {
+    let contact = &kept.contact;
+    let source = IpAddr::from(kept.source);
+    let who = match cluster.node_at(&kept.source) {
+        Some(node) => format!("{} ({source})", node.name),
+        None => format!("{source}, in no manifest"),
+    };
+    let when = match (contact.first_ns, contact.last_ns) {
+        (Some(first), Some(last)) => format!(", {} to {}", time_of(first), time_of(last)),
+        _ => String::new(),
+    };
+    format!(
+        "{who}: {} to {}/{}, {}{when}, first in frame {}",
+        counted(contact.completed, "connection"),
+        kept.port.0.name(),
+        kept.port.1,
+        counted(contact.packets, "packet"),
+        contact.first_frame
+    )
+}
+
+/// A time of a capture.
+pub fn time_of(ns: u64) -> String {
+    time(std::time::UNIX_EPOCH + std::time::Duration::from_nanos(ns))
+}
+
+/// What is told of the whole, at the head of a policy and of an answer.
+pub const CAUTION: &str = "What was seen is no proof of membership: find out whose each address is, \
+                           and what else must be able to connect.";
+
+/// The policy of some services; `own_role` is that of the node that runs them.
+pub fn policy(
+    name: &str,
+    services: &[Service],
+    own_role: &str,
+    cluster: &Cluster,
+    watched: &str,
+) -> String {
+    let mut text = String::new();
+    let mut say = |line: String| {
+        let _ = writeln!(text, "{line}");
+    };
+    say(format!("# Proposed by `trainguard learn`: {watched}."));
+    say(format!("# {CAUTION}"));
+    say("apiVersion: trainguard/v1".to_owned());
+    say("kind: Policy".to_owned());
+    say(format!("name: {name}"));
+    say("services:".to_owned());
+    for service in services {
+        let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
+        say(format!("  - name: {}", service.name));
+        say(format!("    roles: [{own_role}]"));
+        if service.opening_only {
+            let seen: BTreeSet<u16> = service.evidence.iter().map(|kept| kept.port.1).collect();
+            let seen: Vec<String> = seen.iter().take(TOLD).map(u16::to_string).collect();
+            say(format!("    # Ports that the kernel gives away; seen: {}", seen.join(", ")));
+        }
+        say(format!("    ports: [{}]", ports.join(", ")));
+        let matching = if service.opening_only { "new-connections" } else { "all" };
+        say(format!("    match: {matching}"));
+        say("    allow:".to_owned());
+        for kept in service.evidence.iter().take(TOLD) {
+            say(format!("      # {}", evidence(kept, cluster)));
+        }
+        if service.evidence.len() > TOLD {
+            say(format!("      # and {} more", service.evidence.len() - TOLD));
+        }
+        if !service.roles.is_empty() {
+            let roles: Vec<&str> = service.roles.iter().map(String::as_str).collect();
+            if service.unseen > 0 {
+                let unseen = counted(service.unseen, "other node");
+                say(format!("      # The roles allow {unseen} that did not come."));
+            }
+            say(format!("      roles: [{}]", roles.join(", ")));
+        }
+        if !service.prefixes.is_empty() {
+            say(format!("      networks: [{}]", service.name));
+        }
+        say("    # Then `enforce`, once `trainguard stats` counts nothing here that belongs."
+            .to_owned());
+        say("    mode: observe".to_owned());
+        let peak = service.evidence.iter().map(|kept| kept.contact.peak).max().unwrap_or(0);
+        let rate = (peak * HEADROOM).max(LEAST.0);
+        let burst = (rate * 5).max(LEAST.1);
+        say(format!(
+            "    # At most {peak} were opened in a second by one source; {HEADROOM} times that, at \
+             least {}.",
+            LEAST.0
+        ));
+        say("    limits:".to_owned());
+        say("      perSource:".to_owned());
+        say(format!("        newConnections: {{ rate: {rate}/s, burst: {burst} }}"));
+    }
+    text
+}

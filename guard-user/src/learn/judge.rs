@@ -1,0 +1,157 @@
+//! Which contacts count, and what is to become of each.
+
+use std::collections::BTreeMap;
+
+use guard_common::{Addr, Reason, Silent, flow::Transport, packet::Frame};
+
+use super::watch::{Contact, Port, Watch};
+use crate::{
+    policy::{Cluster, compiled::CompiledPolicy, limiter::HostLimiter},
+    probe::{OPENS, Probe},
+    report::counted,
+};
+
+/// Ports that a source may try in vain before it is taken for one that looks around.
+const MANY_PORTS: usize = 8;
+/// The port of ssh, which no proposal guards: who reads it may sit behind it.
+const SSH: Port = (Transport::Tcp, 22);
+/// The ports that the kernel gives to whoever asks for none in particular, by default.
+pub const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+
+/// What is to become of a contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The policy allows it already.
+    Allowed,
+    /// No service guards the port: one is proposed.
+    Service,
+    /// A service refuses it: an entry for the manifest is looked for.
+    Entry,
+}
+
+/// A contact that counts.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The source.
+    pub source: Addr,
+    /// The port.
+    pub port: Port,
+    /// What it did.
+    pub contact: Contact,
+    /// What is to become of it.
+    pub fate: Fate,
+}
+
+/// What is not proposed.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// The source.
+    pub source: Addr,
+    /// The port; none if it is about the source as a whole.
+    pub port: Option<Port>,
+    /// Frames that came.
+    pub packets: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// The contacts of a node, judged.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// What counts.
+    pub kept: Vec<Kept>,
+    /// What does not, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Judges what was seen, beside a policy.
+pub fn judge(watch: &Watch, cluster: &Cluster, policy: &CompiledPolicy) -> Judged {
+    let mut judged = Judged::default();
+    for (source, packets) in &watch.untrue {
+        judged.left_out.push(LeftOut {
+            source: *source,
+            port: None,
+            packets: *packets,
+            why: "no host can have this address on a wire: it is forged".to_owned(),
+        });
+    }
+    for (source, ports) in &watch.contacts {
+        if let Some(why) = looks_around(ports).filter(|_| cluster.node_at(source).is_none()) {
+            let packets = ports.values().map(|contact| contact.packets).sum();
+            judged.left_out.push(LeftOut { source: *source, port: None, packets, why });
+            continue;
+        }
+        for (port, contact) in ports {
+            let left_out = |why: String| LeftOut {
+                source: *source,
+                port: Some(*port),
+                packets: contact.packets,
+                why,
+            };
+            match fate(policy, *source, *port, contact, watch.by_events) {
+                Ok(fate) => judged.kept.push(Kept {
+                    source: *source,
+                    port: *port,
+                    contact: contact.clone(),
+                    fate,
+                }),
+                Err(why) => judged.left_out.push(left_out(why)),
+            }
+        }
+    }
+    judged
+}
+
+/// Why a source counts as one that looks around; none if it does not.
+fn looks_around(ports: &BTreeMap<Port, Contact>) -> Option<String> {
+    let in_vain = ports.values().filter(|contact| contact.completed == 0).count();
+    (in_vain > MANY_PORTS && in_vain * 2 > ports.len())
+        .then(|| format!("it looks around: it tried {} in vain", counted(in_vain, "port")))
+}
+
+fn fate(
+    policy: &CompiledPolicy,
+    source: Addr,
+    port: Port,
+    contact: &Contact,
+    by_events: bool,
+) -> Result<Fate, String> {
+    if contact.completed == 0 && by_events {
+        return Err("it was not told of in the middle of a connection twice, only that it came; whether it \
+                    was answered, a capture shows"
+            .to_owned());
+    }
+    if contact.completed == 0 {
+        let tries = counted(contact.openings, "time");
+        return Err(match contact.answered {
+            0 => format!("it tried {tries} and was never answered"),
+            _ => format!("it was answered, but no data went both ways (tried {tries})"),
+        });
+    }
+    let reason = reason(policy, source, port);
+    if !reason.is_refusal() && reason != Reason::Unguarded {
+        return Ok(Fate::Allowed);
+    }
+    if reason != Reason::Unguarded {
+        return Ok(Fate::Entry);
+    }
+    if port == SSH {
+        return Err(
+            "ssh is guarded by no proposal: you may sit behind it; the port stays as it is"
+                .to_owned(),
+        );
+    }
+    if port.0 != Transport::Tcp && EPHEMERAL.contains(&port.1) {
+        return Err("a port that the kernel gives away, of a protocol without connections: who \
+                    asked and who answers cannot be told apart; the port stays as it is"
+            .to_owned());
+    }
+    Ok(Fate::Service)
+}
+
+/// What becomes of a packet of this source that opens a connection.
+pub fn reason(policy: &CompiledPolicy, source: Addr, (transport, port): Port) -> Reason {
+    let frame = Probe::new(source.into(), transport, port, OPENS).frame();
+    let limiter = HostLimiter::new([0; 2]);
+    guard_common::judge(&Frame::new(&frame), &policy.host(), &limiter, &mut Silent).reason
+}

@@ -1,0 +1,323 @@
+//! What was learned from a capture, for people and for programs.
+
+use std::{fmt::Write as _, net::IpAddr, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    learn::{
+        SCHEMA,
+        draft::{self, Service},
+        judge::{Fate, Judged, Kept},
+        watch::Watch,
+    },
+    policy::{Cluster, Node},
+    report::{self, counted, lint::shown_text},
+};
+
+/// Lines of a kind that are printed for people; programs get all.
+const MOST: usize = 40;
+
+/// The answer of `learn`.
+#[derive(Debug, Serialize)]
+pub struct Learned {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The node.
+    pub node: String,
+    /// The manifest.
+    pub manifest: String,
+    /// How much was seen, in words.
+    pub watched: String,
+    /// Frames of the capture.
+    pub frames: u64,
+    /// Frames to or from the node.
+    pub node_frames: u64,
+    /// When the first and the last frame were captured: RFC 3339, UTC; null if that is not known.
+    pub span: Option<[String; 2]>,
+    /// What has to be known to judge the proposal.
+    pub notes: Vec<String>,
+    /// Contacts that count, with what is proposed for each.
+    pub contacts: Vec<Contact>,
+    /// Entries for the manifest.
+    pub entries: Vec<Admitted>,
+    /// What was left out.
+    pub left_out: Vec<Left>,
+    /// The documents; null if nothing is proposed.
+    pub documents: Option<Documents>,
+}
+
+/// A contact that counts.
+#[derive(Debug, Serialize)]
+pub struct Contact {
+    /// The source.
+    pub source: IpAddr,
+    /// Its name in the manifest; null if it has none.
+    pub node: Option<String>,
+    /// As policies write it: `tcp/9091`.
+    pub port: String,
+    /// Connections that carried data both ways.
+    pub connections: u64,
+    /// Frames that came.
+    pub packets: u64,
+    /// The most that were opened in a second.
+    pub peak_per_second: u64,
+    /// The first frame, from 1 on; of events, the number of the first.
+    pub first_frame: u64,
+    /// When it came; null if that is not known.
+    pub first_seen: Option<String>,
+    /// When the last one came.
+    pub last_seen: Option<String>,
+    /// `allowed` by the policy already, by a proposed `service`, or by an `entry` for the manifest.
+    pub by: &'static str,
+    /// The proposed service; null if it is none.
+    pub service: Option<String>,
+}
+
+/// An entry for the manifest that admits a source.
+#[derive(Debug, Serialize)]
+pub struct Admitted {
+    /// The source.
+    pub source: IpAddr,
+    /// The entry, as it stands in the manifest.
+    pub lines: String,
+    /// The roles in it.
+    pub roles: Vec<String>,
+    /// Services of this node that it opens besides those that were seen.
+    pub admits_also: Vec<String>,
+    /// What lint says of it.
+    pub findings: Vec<String>,
+}
+
+/// What was left out.
+#[derive(Debug, Serialize)]
+pub struct Left {
+    /// The source.
+    pub source: IpAddr,
+    /// The port; null if it is about the source as a whole.
+    pub port: Option<String>,
+    /// Frames that came.
+    pub packets: u64,
+    /// Why.
+    pub why: String,
+    /// What the proposal does to it at that port: `refused`; `open`, for no service guards the port;
+    /// `allowed`, by a role that others were seen with, or because it counts at another of the
+    /// ports that the kernel gives away. Null if it is about no one port.
+    pub then: Option<&'static str>,
+}
+
+/// The proposed documents.
+#[derive(Debug, Serialize)]
+pub struct Documents {
+    /// The manifest.
+    pub manifest: String,
+    /// What changes in it, as a unified diff.
+    pub manifest_diff: String,
+    /// Name of the file of the policy, beside the manifest; null if there is none.
+    pub policy_file: Option<String>,
+    /// The policy.
+    pub policy: Option<String>,
+}
+
+impl Learned {
+    /// What was seen of a node, before anything is proposed.
+    pub fn of(watch: &Watch, node: &Node, manifest: &Path) -> Self {
+        let span = watch.span_ns.map(|(first, last)| [first, last].map(draft::time_of));
+        let during = watch.span_ns.map_or_else(String::new, |(first, last)| {
+            let seconds = std::time::Duration::from_secs((last - first) / 1_000_000_000);
+            let seconds = humantime::format_duration(seconds);
+            format!(" in {seconds} from {} on", draft::time_of(first))
+        });
+        let frames = counted(watch.of_node, "frame");
+        let watched = if watch.by_events {
+            format!("events of `{}`, which stand for {frames}{during}", node.name)
+        } else {
+            format!("{frames} of `{}`, {} of them sent by it{during}", node.name, watch.sent)
+        };
+        Self {
+            schema: SCHEMA,
+            node: node.name.clone(),
+            manifest: manifest.display().to_string(),
+            watched,
+            frames: watch.frames,
+            node_frames: watch.of_node,
+            span,
+            notes: notes(watch),
+            contacts: Vec::new(),
+            entries: Vec::new(),
+            left_out: Vec::new(),
+            documents: None,
+        }
+    }
+
+    /// Adds the contacts that count.
+    pub fn add(&mut self, judged: &Judged, services: &[Service], cluster: &Cluster) {
+        self.contacts = judged.kept.iter().map(|kept| contact(kept, services, cluster)).collect();
+    }
+}
+
+fn notes(watch: &Watch) -> Vec<String> {
+    let mut notes = vec![draft::CAUTION.to_owned()];
+    if watch.by_events {
+        notes.push(
+            "Events are samples of what enforcing would refuse, without the answers of the node. \
+             Who is in the middle of a connection in two of them counts; such packets can be forged. \
+             A capture knows more."
+                .to_owned(),
+        );
+    }
+    if watch.dropped > 0 {
+        notes.push(format!(
+            "{} dropped, not only counted: they are no evidence that anybody belongs. `trainguard \
+             events --missing-members` tells who behaves like a member.",
+            match watch.dropped {
+                1 => "1 frame was".to_owned(),
+                count => format!("{count} frames were"),
+            }
+        ));
+    }
+    if watch.sent == 0 && !watch.by_events {
+        notes.push(
+            "The capture has no frame that the node sent: whether it answered is not known, so \
+             nothing counts. Capture both directions."
+                .to_owned(),
+        );
+    }
+    if watch.under_way() > 0 {
+        notes.push(format!(
+            "{} under way when the capture began; who opened them is not in it, and they do not \
+             count. Begin before the job does.",
+            match watch.under_way() {
+                1 => "1 connection was".to_owned(),
+                count => format!("{count} connections were"),
+            }
+        ));
+    }
+    if watch.without_ports > 0 {
+        notes.push(format!(
+            "{} had no ports that could be read (fragments, other protocols, cut): not looked at.",
+            counted(watch.without_ports, "frame")
+        ));
+    }
+    if watch.not_followed > 0 {
+        notes.push(format!(
+            "{} of connections beyond a million were not followed: the list is not whole.",
+            counted(watch.not_followed, "frame")
+        ));
+    }
+    notes.push(
+        "What did not happen meanwhile (a restart, a new worker, a backup, monitoring) is not in it."
+            .to_owned(),
+    );
+    notes
+}
+
+fn contact(kept: &Kept, services: &[Service], cluster: &Cluster) -> Contact {
+    let seen = &kept.contact;
+    let has = |service: &&Service| {
+        service.evidence.iter().any(|other| (other.source, other.port) == (kept.source, kept.port))
+    };
+    let service = services.iter().find(has).filter(|_| kept.fate == Fate::Service);
+    Contact {
+        source: kept.source.into(),
+        node: cluster.node_at(&kept.source).map(|node| node.name.clone()),
+        port: format!("{}/{}", kept.port.0.name(), kept.port.1),
+        connections: seen.completed,
+        packets: seen.packets,
+        peak_per_second: seen.peak,
+        first_frame: seen.first_frame,
+        first_seen: seen.first_ns.map(draft::time_of),
+        last_seen: seen.last_ns.map(draft::time_of),
+        by: match kept.fate {
+            Fate::Allowed => "allowed",
+            Fate::Service => "service",
+            Fate::Entry => "entry",
+        },
+        service: service.map(|service| service.name.clone()),
+    }
+}
+
+/// Prints it.
+pub fn print(learned: &Learned) {
+    report::answer(text(learned).trim_end());
+}
+
+fn text(learned: &Learned) -> String {
+    let mut text = String::new();
+    let mut say = |line: &str| {
+        let _ = writeln!(text, "{}", shown_text(line));
+    };
+    say(&format!("learned from {}", learned.watched));
+    for note in &learned.notes {
+        say(&format!("note: {note}"));
+    }
+    for (by, heading) in [
+        ("allowed", "allowed by the policy already:"),
+        ("service", "no service guards the port; a service is proposed:"),
+        ("entry", "refused by the policy; an entry for the manifest is proposed:"),
+    ] {
+        let contacts: Vec<&Contact> = learned.contacts.iter().filter(|it| it.by == by).collect();
+        if contacts.is_empty() {
+            continue;
+        }
+        say("");
+        say(heading);
+        for contact in contacts.iter().take(MOST) {
+            let who = contact.node.as_deref().unwrap_or("in no manifest");
+            say(&format!(
+                "  {} ({who}) to {}: {}, {}, first in frame {}",
+                contact.source,
+                contact.port,
+                counted(contact.connections, "connection"),
+                counted(contact.packets, "packet"),
+                contact.first_frame
+            ));
+        }
+        rest(&mut say, contacts.len());
+    }
+    for entry in learned
+        .entries
+        .iter()
+        .filter(|entry| !entry.admits_also.is_empty() || !entry.findings.is_empty())
+    {
+        for service in &entry.admits_also {
+            say(&format!("  the entry of {} opens `{service}`, too", entry.source));
+        }
+        for finding in &entry.findings {
+            say(&format!("  lint says of the entry of {}: {finding}", entry.source));
+        }
+    }
+    if !learned.left_out.is_empty() {
+        say("");
+        say("left out:");
+        for left in learned.left_out.iter().take(MOST) {
+            let port = left.port.as_deref().map_or_else(String::new, |port| format!(" to {port}"));
+            let then = left.then.map_or_else(String::new, |then| format!(" [{then}]"));
+            say(&format!(
+                "  {}{port}, {}: {}{then}",
+                left.source,
+                counted(left.packets, "packet"),
+                left.why
+            ));
+        }
+        rest(&mut say, learned.left_out.len());
+    }
+    say("");
+    let Some(documents) = &learned.documents else {
+        say("nothing is proposed");
+        return text;
+    };
+    say(&format!("# ==== {} (what changes) ====", learned.manifest));
+    documents.manifest_diff.lines().for_each(&mut say);
+    if let (Some(file), Some(policy)) = (&documents.policy_file, &documents.policy) {
+        say(&format!("# ==== {file} (new, beside the manifest) ===="));
+        policy.lines().for_each(&mut say);
+    }
+    text
+}
+
+fn rest(say: &mut impl FnMut(&str), count: usize) {
+    if count > MOST {
+        say(&format!("  and {} more; --format json tells all", count - MOST));
+    }
+}

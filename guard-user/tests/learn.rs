@@ -1,0 +1,463 @@
+//! `trainguard learn` as it is typed: what it proposes for captures that the tests write, and for
+//! those of a real job. Whatever it proposes is put before `replay` with the same capture.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use proptest::prelude::*;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const NODE: [u8; 4] = [10, 77, 0, 10];
+const MEMBER: [u8; 4] = [10, 77, 0, 30];
+const MEMBER_TOO: [u8; 4] = [10, 77, 0, 31];
+const STRANGER: [u8; 4] = [192, 0, 2, 9];
+/// Some day of 2026, in microseconds.
+const EPOCH: u64 = 1_790_000_000_000_000;
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const PSH: u8 = 0x18;
+
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: demo
+interfaces: [eth0]
+nodes:
+  - name: node
+    addresses: [10.77.0.10]
+    roles: [server]
+  - name: worker-[0-1]
+    addresses: [\"10.77.0.[30-31]\"]
+    roles: [worker]
+networks:
+  old: [10.9.0.0/24]
+policies: [policy.yaml]
+";
+
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: mine
+services:
+  - name: guarded
+    roles: [server]
+    ports: [tcp/9091]
+    match: all
+    allow: { roles: [worker], networks: [old] }
+    mode: observe
+";
+
+/// A segment.
+fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8, payload: u16) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+    frame.extend((40 + payload).to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend(from.0);
+    frame.extend(to.0);
+    frame.extend(from.1.to_be_bytes());
+    frame.extend(to.1.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.resize(frame.len() + usize::from(payload), 0xab);
+    frame
+}
+
+/// What a source does at a port of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Act {
+    /// A connection with data both ways.
+    Talks,
+    /// Opens, and is not answered.
+    Knocks,
+    /// Opens and is answered; says nothing.
+    Looks,
+    /// Asks, and is told nothing.
+    Asks,
+    /// Sends data in the middle of a connection that nobody opened.
+    Forges,
+}
+
+fn frames(act: Act, from: [u8; 4], source_port: u16, port: u16) -> Vec<Vec<u8>> {
+    let (there, here) = ((from, source_port), (NODE, port));
+    let open = segment(there, here, SYN, 0);
+    let answer = segment(here, there, SYN | ACK, 0);
+    let ack = segment(there, here, ACK, 0);
+    let (says, answers) = (segment(there, here, PSH, 20), segment(here, there, PSH, 30));
+    match act {
+        Act::Talks => vec![open, answer, ack, says, answers],
+        Act::Knocks => vec![open.clone(), open],
+        Act::Looks => vec![open, answer, ack],
+        Act::Asks => vec![open, answer, ack, says],
+        Act::Forges => vec![says.clone(), says],
+    }
+}
+
+fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for (time, frame) in (EPOCH..).step_by(2000).zip(frames) {
+        let length = u32::try_from(frame.len()).expect("a short frame");
+        let word = |value: u64| u32::try_from(value).expect("32 bits").to_le_bytes();
+        file.extend(word(time / 1_000_000));
+        file.extend(word(time % 1_000_000));
+        file.extend([length.to_le_bytes(), length.to_le_bytes()].concat());
+        file.extend(frame);
+    }
+    file
+}
+
+/// A directory with a manifest, a policy and a capture.
+struct Place(TempDir);
+
+impl Place {
+    fn new(frames: &[Vec<u8>]) -> Self {
+        let place = Self(tempfile::tempdir().expect("a directory"));
+        for (name, text) in [("cluster.yaml", MANIFEST), ("policy.yaml", POLICY)] {
+            fs::write(place.path(name), text).expect("a file");
+        }
+        fs::write(place.path("seen.pcap"), pcap(frames)).expect("a capture");
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn learn(&self, more: &[&str]) -> Output {
+        let mut command = trainguard(&["learn"]);
+        if !more.contains(&"--node") {
+            command.args(["--node", "node"]);
+        }
+        command.arg("--manifest").arg(self.path("cluster.yaml"));
+        command.arg("--capture").arg(self.path("seen.pcap"));
+        command.args(more).output().expect("learn")
+    }
+
+    fn json(&self, more: &[&str]) -> Value {
+        let output = self.learn(&[&["--format", "json"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// Writes the proposal; its manifest.
+    fn propose(&self, more: &[&str]) -> PathBuf {
+        let new = self.path("new");
+        let output = self.learn(&[&["--output", new.to_str().expect("UTF-8")], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        let manifest = new.join("cluster.yaml");
+        let lint = trainguard(&["lint", "--fail-on", "error"]).arg(&new).output().expect("lint");
+        assert_eq!(lint.status.code(), Some(0), "{}", String::from_utf8_lossy(&lint.stdout));
+        manifest
+    }
+
+    fn replay(&self, manifest: &Path) -> Vec<Value> {
+        let mut command = trainguard(&["replay", "--node", "node", "--format", "json"]);
+        let output = command.arg("--manifest").arg(manifest).arg(self.path("seen.pcap")).output();
+        let output = output.expect("replay");
+        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).expect("JSON")).collect()
+    }
+}
+
+fn trainguard(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
+    command.args(args);
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What is told of a source at a port: `by` of a contact, or why it was left out.
+fn told(answer: &Value, source: [u8; 4], port: Option<&str>) -> Option<String> {
+    let source = Ipv4Addr::from(source).to_string();
+    let of = |list: &str, fact: &str| {
+        let entry = answer[list]
+            .as_array()?
+            .iter()
+            .find(|entry| entry["source"] == source.as_str() && entry["port"].as_str() == port)?;
+        entry[fact].as_str().map(str::to_owned)
+    };
+    of("contacts", "by").or_else(|| of("left_out", "why"))
+}
+
+#[test]
+fn each_contact_becomes_what_it_deserves() {
+    let frames = [
+        frames(Act::Talks, MEMBER, 40_000, 8000),
+        frames(Act::Talks, STRANGER, 40_000, 8000),
+        frames(Act::Talks, MEMBER, 40_001, 9091),
+        frames(Act::Talks, [10, 77, 0, 99], 40_000, 9091),
+        frames(Act::Talks, MEMBER, 40_002, 22),
+        frames(Act::Talks, MEMBER, 40_003, 45_000),
+        frames(Act::Knocks, [192, 0, 2, 10], 40_000, 8000),
+        frames(Act::Looks, [192, 0, 2, 11], 40_000, 8000),
+        frames(Act::Asks, [192, 0, 2, 12], 40_000, 8000),
+        frames(Act::Forges, [192, 0, 2, 13], 40_000, 8000),
+        frames(Act::Knocks, [127, 0, 0, 1], 40_000, 8000),
+        frames(Act::Knocks, NODE, 40_000, 8001),
+        // The node's own connection: who answers is no client.
+        vec![
+            segment((NODE, 50_000), ([192, 0, 2, 14], 443), SYN, 0),
+            segment(([192, 0, 2, 14], 443), (NODE, 50_000), SYN | ACK, 0),
+            segment((NODE, 50_000), ([192, 0, 2, 14], 443), PSH, 9),
+            segment(([192, 0, 2, 14], 443), (NODE, 50_000), PSH, 9),
+        ],
+    ];
+    let place = Place::new(&frames.concat());
+    let answer = place.json(&[]);
+    let of = |source, port| told(&answer, source, Some(port)).unwrap_or_default();
+    assert_eq!(of(MEMBER, "tcp/8000"), "service");
+    assert_eq!(of(STRANGER, "tcp/8000"), "service");
+    assert_eq!(of(MEMBER, "tcp/9091"), "allowed");
+    assert_eq!(of([10, 77, 0, 99], "tcp/9091"), "entry");
+    assert_eq!(of(MEMBER, "tcp/45000"), "service");
+    for (source, port, why) in [
+        (MEMBER, Some("tcp/22"), "ssh is guarded by no proposal"),
+        ([192, 0, 2, 10], Some("tcp/8000"), "never answered"),
+        ([192, 0, 2, 11], Some("tcp/8000"), "no data went both ways"),
+        ([192, 0, 2, 12], Some("tcp/8000"), "no data went both ways"),
+        ([127, 0, 0, 1], None, "forged"),
+        (NODE, None, "forged"),
+    ] {
+        let told = told(&answer, source, port).unwrap_or_default();
+        assert!(told.contains(why), "{source:?}: {told}");
+    }
+    for nobody in [[192, 0, 2, 13], [192, 0, 2, 14]] {
+        let address = Ipv4Addr::from(nobody).to_string();
+        let documents = answer["documents"].to_string();
+        assert!(!documents.contains(&address), "{address} is proposed: {documents}");
+    }
+    let notes = answer["notes"].to_string();
+    assert!(notes.contains("1 connection was under way"), "{notes}");
+    assert!(notes.contains("no proof of membership"), "{notes}");
+
+    let manifest = answer["documents"]["manifest"].as_str().expect("a manifest");
+    assert!(manifest.contains("  learned-tcp-8000: [192.0.2.9/32]\n  old:"), "{manifest}");
+    assert!(manifest.contains("addresses: [10.77.0.99]\n    roles: [worker]"), "{manifest}");
+    assert!(manifest.contains("policies: [learned.yaml, policy.yaml]"), "{manifest}");
+    let policy = answer["documents"]["policy"].as_str().expect("a policy");
+    assert!(policy.contains("ports: [tcp/32768-60999]\n    match: new-connections"), "{policy}");
+    assert!(policy.contains("mode: observe") && !policy.contains("mode: enforce"), "{policy}");
+    // The same capture, the same proposal.
+    assert_eq!(place.json(&[]), answer);
+}
+
+#[test]
+fn who_looks_around_is_left_out_whatever_it_found() {
+    let scanner = [10, 77, 0, 66];
+    let mut all = frames(Act::Talks, MEMBER, 40_000, 8000);
+    all.extend((1..40).flat_map(|port| frames(Act::Knocks, scanner, 41_000, port)));
+    all.extend(frames(Act::Talks, scanner, 41_000, 8000));
+    let place = Place::new(&all);
+    let answer = place.json(&[]);
+    let why = told(&answer, scanner, None).expect("it is told of");
+    assert!(why.contains("it looks around: it tried 39 ports in vain"), "{why}");
+    assert!(!answer["documents"].to_string().contains("10.77.0.66"), "{answer:#}");
+    let text = String::from_utf8_lossy(&place.learn(&[]).stdout).into_owned();
+    assert!(text.contains("10.77.0.66, 81 packets: it looks around"), "{text}");
+}
+
+#[test]
+fn prefixes_are_proposed_only_when_asked_for_and_never_over_who_was_left_out() {
+    let talks = |last| frames(Act::Talks, [192, 0, 2, last], 40_000, 8000);
+    let place = Place::new(&[talks(9), talks(10), talks(11)].concat());
+    let network = |place: &Place, more: &[&str]| {
+        let answer = place.json(more);
+        let manifest = answer["documents"]["manifest"].as_str().expect("a manifest").to_owned();
+        let line = manifest.lines().find(|line| line.contains("learned-tcp-8000:"));
+        line.expect("a network").trim().to_owned()
+    };
+    let exact = "learned-tcp-8000: [192.0.2.9/32, 192.0.2.10/32, 192.0.2.11/32]";
+    assert_eq!(network(&place, &[]), exact);
+    assert_eq!(network(&place, &["--aggregate", "/24"]), "learned-tcp-8000: [192.0.2.0/24]");
+    assert_eq!(network(&place, &["--aggregate", "/64"]), exact, "that is for IPv6");
+    // Two that share a prefix become one, the third stays itself.
+    let some = "learned-tcp-8000: [192.0.2.9/32, 192.0.2.10/31]";
+    assert_eq!(network(&place, &["--aggregate", "/31"]), some);
+    let knocks = frames(Act::Knocks, [192, 0, 2, 77], 40_000, 8000);
+    let place = Place::new(&[talks(9), talks(10), talks(11), knocks].concat());
+    assert_eq!(network(&place, &["--aggregate", "/24"]), exact);
+    let wrong = place.learn(&["--aggregate", "/0"]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn what_gives_no_answer_says_why() {
+    let place = Place::new(&frames(Act::Talks, MEMBER, 40_000, 9091));
+    let answer = place.json(&[]);
+    assert_eq!(answer["documents"], Value::Null, "all of it is allowed");
+    let output = place.learn(&["--output", place.path("new").to_str().expect("UTF-8")]);
+    assert!(said(&output).contains("nothing was written"), "{}", said(&output));
+    assert!(!place.path("new").exists());
+
+    let elsewhere = segment((MEMBER, 1), (STRANGER, 2), SYN, 0);
+    let place = Place::new(&[elsewhere]);
+    let output = place.learn(&[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("no frame of the capture is from or to `node`"));
+
+    // One direction only.
+    let inwards = frames(Act::Talks, MEMBER, 40_000, 8000).into_iter();
+    let inwards: Vec<_> = inwards.filter(|frame| frame[26..30] == MEMBER).collect();
+    let place = Place::new(&inwards);
+    let answer = place.json(&[]);
+    assert_eq!(answer["documents"], Value::Null);
+    assert!(answer["notes"].to_string().contains("Capture both directions"), "{answer:#}");
+
+    // A directory that is there is not written into.
+    let place = Place::new(&frames(Act::Talks, MEMBER, 40_000, 8000));
+    let output = place.learn(&["--output", place.0.path().to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(fs::read_to_string(place.path("cluster.yaml")).expect("a manifest"), MANIFEST);
+}
+
+/// A real job, at its scheduler and at a worker, with one of its hosts missing from the manifest.
+#[test]
+fn a_captured_job_is_learned_whole() {
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures");
+    for file in ["mxnet-baseline.pcap", "mxnet-late-scheduler.pcap"] {
+        for (node, address, port) in
+            [("sched-0", [10, 77, 0, 1], "tcp/9091"), ("worker-0", [10, 77, 0, 11], "")]
+        {
+            let place = Place::new(&[]);
+            fs::copy(captures.join(file), place.path("seen.pcap")).expect("a capture");
+            let manifest = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: captured
+interfaces: [eth0]
+nodes:
+  - { name: sched-0, addresses: [10.77.0.1], roles: [server, scheduler] }
+  - { name: worker-0, addresses: [10.77.0.11], roles: [server, worker] }
+  - { name: worker-1, addresses: [10.77.0.12], roles: [worker] }
+  - { name: server-0, addresses: [10.77.0.21], roles: [worker] }
+networks: { old: [10.9.0.0/24] }
+policies: [policy.yaml]
+";
+            fs::write(place.path("cluster.yaml"), manifest).expect("a manifest");
+            let policy = POLICY.replace("9091", "8080");
+            fs::write(place.path("policy.yaml"), policy).expect("a policy");
+            let answer = place.json(&["--node", node]);
+            let contacts = answer["contacts"].as_array().expect("contacts");
+            assert!(contacts.iter().all(|contact| contact["by"] == "service"), "{answer:#}");
+            if !port.is_empty() {
+                assert!(contacts.iter().all(|contact| contact["port"] == port), "{answer:#}");
+                assert_eq!(contacts.len(), 4, "two workers, two servers: {answer:#}");
+            }
+            assert!(answer["documents"]["manifest"].to_string().contains("[10.77.0.22/32]"));
+            let proposed = place.propose(&["--node", node]);
+            let mut command = trainguard(&["replay", "--received", "--format", "json"]);
+            command.args(["--node", node]).arg("--manifest").arg(proposed);
+            let output = command.arg(place.path("seen.pcap")).output().expect("replay");
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.lines().count() > 100, "{address:?}: {}", said(&output));
+            let refused =
+                text.lines().find(|line| line.contains("not_allowed") || line.contains("limit_"));
+            assert_eq!(refused, None, "{file} at {node}");
+        }
+    }
+}
+
+/// Who may act: two members, and strangers that share a network.
+fn actor() -> impl Strategy<Value = [u8; 4]> {
+    prop_oneof![
+        Just(MEMBER),
+        Just(MEMBER_TOO),
+        (1_u8..6).prop_map(|last| [192, 0, 2, last]),
+        (1_u8..4).prop_map(|last| [10, 77, 0, 200 + last]),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => Just(Act::Talks),
+        1 => Just(Act::Knocks),
+        1 => Just(Act::Looks),
+        1 => Just(Act::Asks),
+        1 => Just(Act::Forges),
+    ]
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(8000_u16), Just(8001), Just(9091), Just(22), Just(45_000), Just(45_001)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Everything that is proposed passes, and what was left out is refused wherever the proposal
+    /// guards; what it says of each is what `replay` does.
+    #[test]
+    fn a_proposal_lets_exactly_those_in_of_whom_it_says_so(
+        acts in proptest::collection::vec((actor(), act(), port()), 1..24),
+        aggregate in any::<bool>(),
+    ) {
+        let mut all = Vec::new();
+        for (source_port, (from, act, port)) in (40_000..).zip(&acts) {
+            all.extend(frames(*act, *from, source_port, *port));
+        }
+        let place = Place::new(&all);
+        let more: &[&str] = if aggregate { &["--aggregate", "/24"] } else { &[] };
+        let answer = place.json(more);
+        let manifest = if answer["documents"].is_null() {
+            place.path("cluster.yaml")
+        } else {
+            place.propose(more)
+        };
+        let talked: BTreeSet<([u8; 4], u16)> = acts
+            .iter()
+            .filter(|(_, act, _)| *act == Act::Talks)
+            .map(|(from, _, port)| (*from, *port))
+            .collect();
+        let mut verdicts: BTreeMap<([u8; 4], u16), BTreeSet<String>> = BTreeMap::new();
+        for (frame, verdict) in all.iter().zip(place.replay(&manifest)) {
+            if frame[30..34] == NODE && frame[47] & ACK == 0 {
+                let from = <[u8; 4]>::try_from(&frame[26..30]).expect("an address");
+                let port = u16::from_be_bytes([frame[36], frame[37]]);
+                let reason = verdict["reason"].as_str().expect("a reason").to_owned();
+                verdicts.entry((from, port)).or_default().insert(reason);
+            }
+        }
+        for ((from, port), reasons) in &verdicts {
+            let name = format!("tcp/{port}");
+            let told = told(&answer, *from, Some(&name));
+            let one = reasons.iter().next().filter(|_| reasons.len() == 1);
+            let reason = one.expect("one fate for all segments that open a connection").as_str();
+            let by = told.as_deref().unwrap_or_default();
+            if talked.contains(&(*from, *port)) && *port != 22 && !by.contains("service admits") {
+                prop_assert_eq!(reason, "allowed", "{:?} at {}: {} {:#}", from, port, by, answer);
+                continue;
+            }
+            let left = answer["left_out"].as_array().expect("a list").iter().find(|left| {
+                left["source"] == Ipv4Addr::from(*from).to_string() && left["port"] == name
+            });
+            let then = left.and_then(|left| left["then"].as_str());
+            let expected = match reason {
+                "not_allowed" => "refused",
+                "unguarded" => "open",
+                "allowed" => "allowed",
+                other => other,
+            };
+            prop_assert_eq!(then, Some(expected), "{:?} at {}: {:#}", from, port, answer);
+            // Nobody is let in who was not seen to talk, unless by the role of a member that was, or
+            // at another of the ports that the kernel gives away.
+            let random = |port| port >= 32_768 && talked.contains(&(*from, port));
+            let member = [MEMBER, MEMBER_TOO].contains(from);
+            let entry = answer["entries"].as_array().expect("entries").iter().any(|entry| {
+                entry["source"] == Ipv4Addr::from(*from).to_string()
+            });
+            let fine = member || entry || (*port >= 32_768 && [45_000, 45_001].into_iter().any(random));
+            prop_assert!(reason != "allowed" || fine, "{:?} at {}: {:#}", from, port, answer);
+        }
+    }
+}

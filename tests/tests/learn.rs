@@ -1,0 +1,154 @@
+//! Learning from a node that observes: who came through, and would not have.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, PATIENCE, POLICY, PORT, STRANGER};
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Frames of every protocol, those that are sent among them (`include/uapi/linux/if_ether.h`).
+const ETH_P_ALL: u16 = 3;
+
+/// A connection to the node, from an address of the peer.
+fn connect(node: &Node, from: IpAddr, port: u16) -> TcpStream {
+    node.at_peer(|| {
+        let to = SocketAddr::new(NODE[0], port);
+        let socket =
+            Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+        socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of the peer");
+        socket.connect_timeout(&to.into(), PATIENCE).expect("a node that observes lets it in");
+        socket.into()
+    })
+}
+
+/// A connection with data both ways, for so many seconds.
+fn talk(node: &Node, listener: &TcpListener, from: IpAddr, seconds: usize) {
+    let mut there = connect(node, from, listener.local_addr().expect("an address").port());
+    let (mut here, _) = listener.accept().expect("a connection");
+    let mut bytes = [0; 4];
+    for _ in 0..=seconds * 4 {
+        there.write_all(b"ping").expect("sending");
+        here.read_exact(&mut bytes).expect("receiving");
+        here.write_all(b"pong").expect("answering");
+        there.read_exact(&mut bytes).expect("receiving");
+        if seconds > 0 {
+            thread::sleep(Duration::from_millis(250));
+        }
+    }
+}
+
+fn learn(node: &Node, more: &[&str]) -> Value {
+    let mut command = node.trainguard(&["learn", "--node", "node", "--format", "json"]);
+    let output = command.arg("--manifest").arg(node.path("cluster.yaml")).args(more).output();
+    let output = output.expect("learn");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+#[test]
+fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
+    let Some(mut node) = Node::new("learn/observe") else { return };
+    let lonely = MANIFEST
+        .replace("member-[0-1]", "member-0")
+        .replace("10.77.0.[20-21]", "10.77.0.20")
+        .replace("fd77::[20-21]", "fd77::20");
+    node.write("cluster.yaml", &lonely);
+    node.write("policy.yaml", &POLICY.replace("enforce", "observe"));
+    node.start(&[]);
+    let listener = node.at_node(|| TcpListener::bind((NODE[0], PORT))).expect("a listener");
+    talk(&node, &listener, MEMBER_TOO[0], 4);
+    // Connects, and says nothing.
+    drop(connect(&node, STRANGER[0], PORT));
+    let deadline = Instant::now() + PATIENCE;
+    let answer = loop {
+        let answer = learn(&node, &[]);
+        let of_stranger = |left: &Value| left["source"] == STRANGER[0].to_string();
+        let told = answer["left_out"].as_array().expect("a list").iter().any(of_stranger);
+        if told && !answer["entries"].as_array().expect("a list").is_empty() {
+            break answer;
+        }
+        assert!(Instant::now() < deadline, "{answer:#}\n{}", node.log());
+        thread::sleep(Duration::from_millis(100));
+    };
+    let entries = answer["entries"].as_array().expect("a list");
+    assert_eq!(entries.len(), 1, "{answer:#}");
+    assert_eq!(entries[0]["source"], MEMBER_TOO[0].to_string());
+    assert!(answer["notes"].to_string().contains("such packets can be forged"), "{answer:#}");
+    assert!(!answer["documents"].to_string().contains("10.77.0.99"), "{answer:#}");
+
+    // The same from what `events` printed, which may be kept and moved.
+    let events = node.trainguard(&["events", "--format", "ndjson"]).output().expect("events");
+    fs::write(node.path("events.json"), &events.stdout).expect("a file");
+    let path = node.path("events.json");
+    let again = learn(&node, &["--capture", path.to_str().expect("UTF-8")]);
+    assert_eq!(again["entries"], answer["entries"], "{again:#}");
+    assert_eq!(learn(&node, &["--since", "1s"])["schema"], "trainguard.learn/v1");
+
+    // What it says is so: with the proposed manifest in force, the member is in, and the stranger
+    // is not.
+    node.write("cluster.yaml", answer["documents"]["manifest"].as_str().expect("a manifest"));
+    node.write("policy.yaml", POLICY);
+    node.wait("enforcing", |status| status["enforcing"] == true && status["up_to_date"] == true);
+    assert!(node.answers(MEMBER_TOO[0], PORT), "{}", node.log());
+    assert!(!node.answers(STRANGER[0], PORT));
+}
+
+/// Captures what every device of the node sends and receives while something happens.
+fn capture(node: &Node, happens: impl FnOnce()) -> Vec<u8> {
+    let all = Protocol::from(i32::from(ETH_P_ALL.to_be()));
+    let socket = node.at_node(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)));
+    let mut socket = socket.expect("a packet socket");
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+    happens();
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    let mut frame = vec![0; 65_535];
+    let mut second = 1_790_000_000_u32;
+    while let Ok(length) = socket.read(&mut frame) {
+        let length32 = u32::try_from(length).expect("a frame").to_le_bytes();
+        for word in [second.to_le_bytes(), [0; 4], length32, length32] {
+            file.extend(word);
+        }
+        file.extend(&frame[..length]);
+        second += 1;
+    }
+    file
+}
+
+#[test]
+fn a_capture_of_the_node_becomes_a_policy_that_the_daemon_takes() {
+    let Some(mut node) = Node::new("learn/capture") else { return };
+    let listener = node.at_node(|| TcpListener::bind((NODE[0], 8000))).expect("a listener");
+    let seen = capture(&node, || {
+        talk(&node, &listener, MEMBER_TOO[0], 0);
+        drop(connect(&node, STRANGER[0], 8000));
+    });
+    let file = node.path("seen.pcap");
+    fs::write(&file, seen).expect("a capture");
+    let new = node.path("new");
+    let path = file.to_str().expect("UTF-8");
+    let more = ["--capture", path, "--output", new.to_str().expect("UTF-8")];
+    let answer = learn(&node, &more);
+    let policy = fs::read_to_string(new.join("learned.yaml")).expect("a policy");
+    assert!(policy.contains("ports: [tcp/8000]") && policy.contains("roles: [worker]"), "{policy}");
+    assert!(!answer["documents"].to_string().contains("10.77.0.99"), "{answer:#}");
+    for (name, text) in [
+        ("learned.yaml", policy.replace("mode: observe", "mode: enforce")),
+        ("cluster.yaml", fs::read_to_string(new.join("cluster.yaml")).expect("a manifest")),
+    ] {
+        node.write(name, &text);
+    }
+    node.start(&[]);
+    node.wait("enforcing", |status| status["enforcing"] == true);
+    assert!(node.answers(MEMBER_TOO[0], 8000), "{}", node.log());
+    assert!(!node.answers(STRANGER[0], 8000), "{}", node.log());
+}
