@@ -43,6 +43,31 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
 }
 
+/// Builds a statically linked binary for distribution, in a target directory of its own. Neither
+/// where it was built nor by whom is to be read in it.
+pub(crate) fn static_binary(tools: &Toolchain, triple: &str) -> Result<PathBuf> {
+    let object = kernel_object(tools, "guard", &BuildArgs::default())?;
+    let target = sh::root().join("target/static");
+    let home = std::env::var("CARGO_HOME")
+        .or_else(|_unset| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
+    let root = sh::root();
+    let remap = |from: &str, to: &str| format!("--remap-path-prefix={from}={to}");
+    let mut flags = vec![remap(&root.to_string_lossy(), "/usr/src/trainguard")];
+    flags.extend(home.ok().map(|home| remap(&home, "/usr/src/cargo")));
+    let mut cargo = sh::cargo();
+    cargo
+        .args(["build", "--release", "--package", "guard-user", "--target", triple])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("TRAINGUARD_OBJECT", &object)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env_remove("RUSTFLAGS");
+    sh::run(&mut cargo).with_context(|| format!("building for {triple}"))?;
+    Ok(target.join(triple).join("release/trainguard"))
+}
+
 /// Builds the kernel objects of the benchmarks; the directory where they lie.
 pub(crate) fn bench_objects(tools: &Toolchain) -> Result<PathBuf> {
     flood_object(tools)?;

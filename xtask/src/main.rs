@@ -9,6 +9,7 @@ mod budget;
 mod build;
 mod check;
 mod demo;
+mod dist;
 mod sh;
 mod test;
 mod tidy;
@@ -46,6 +47,8 @@ enum Verb {
     Budget(budget::BudgetArgs),
     /// Test under other kernels and as a service, in virtual machines
     Vm(vm::VmArgs),
+    /// Make packages of a static binary in `target/dist`: deb, rpm, tar.gz
+    Dist(dist::DistArgs),
     /// Play a part in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
@@ -97,6 +100,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Bench(args) => bench::run(args),
         Verb::Budget(args) => budget::run(args),
         Verb::Vm(args) => vm::run(args),
+        Verb::Dist(args) => dist::run(args),
         Verb::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)

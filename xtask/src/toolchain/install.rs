@@ -174,6 +174,23 @@ pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
     perform(&Step::apt("what the benchmarks compare with", &missing), yes)
 }
 
+/// Makes sure that binaries for this target can be built.
+pub(crate) fn ensure_target(triple: &str) -> Result<()> {
+    let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.current_dir(sh::root()).args(["--print", "target-libdir", "--target", triple]);
+    if Path::new(sh::read(&mut rustc)?.trim()).is_dir() {
+        return Ok(());
+    }
+    if sh::find("rustup").is_none() {
+        bail!(
+            "the standard library for {triple} is missing, and there is no rustup to get it; \
+             install it into the sysroot of rustc"
+        );
+    }
+    let args = ["target", "add", triple];
+    perform(&Step::new("the standard library for a static binary", "rustup", &args), false)
+}
+
 /// Fetches the package lists anew.
 pub(crate) fn update_package_lists(yes: bool) -> Result<()> {
     perform(&package_lists(), yes)

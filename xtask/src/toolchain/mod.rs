@@ -14,7 +14,7 @@ use std::{fmt, path::PathBuf};
 use anyhow::{Result, bail};
 
 pub(crate) use install::{
-    ensure_cargo_deny, ensure_components, ensure_peers, ensure_tmux, is_debian,
+    ensure_cargo_deny, ensure_components, ensure_peers, ensure_target, ensure_tmux, is_debian,
     update_package_lists,
 };
 pub(crate) use prometheus::ensure_prometheus;

@@ -1,0 +1,290 @@
+#!/bin/bash
+# The package and the unit, in a machine with systemd that may be broken. Run as root, with
+# /vm/trainguard.deb and /vm/trainguard-next.deb, the same with a higher version. Prints `ok NAME` or
+# `not ok NAME: why` for each check; exits with 1 if one failed.
+#
+# An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
+# first start to the removal of the package none may be answered, whatever happens to the daemon
+# (cases 93, 94, 103, 113, 144, 145, 146, 148).
+
+failed=0
+check() { # NAME WHY COMMAND...
+    local name=$1 why=$2
+    shift 2
+    if "$@"; then echo "ok $name"; else
+        echo "not ok $name: $why"
+        failed=1
+    fi
+}
+holds() { [[ $1 == $2 ]]; }
+show() { systemctl show --property "$1" --value trainguard.service; }
+pid() { show MainPID; }
+mode() { stat -c '%a %U:%G' "$1" 2>/dev/null; }
+attached() { ip -n attacker link show dev tg1 >/dev/null && ip link show dev tg0 | grep -q xdp; }
+detached() { ! attached; }
+active() { systemctl is-active --quiet trainguard; }
+# Waits until a command succeeds, at most so many seconds.
+within() {
+    local seconds=$1
+    shift
+    for ((i = 0; i < seconds * 5; i++)); do
+        "$@" && return
+        sleep 0.2
+    done
+    return 1
+}
+says() { [[ $(show StatusText) == $1 ]]; }
+
+# ---- the network: the node here, attacker and member at the other end
+ip netns add attacker
+ip link add tg0 type veth peer name tg1 netns attacker
+ip link set tg0 up
+ip addr add 10.77.0.10/24 dev tg0
+ip -n attacker link set lo up
+ip -n attacker link set tg1 up
+ip -n attacker addr add 10.77.0.20/24 dev tg1
+ip -n attacker addr add 10.77.0.99/24 dev tg1
+
+# Opens connections from an address, each with time for an answer: a refusal is one, too, because the
+# packet came through. Writes how many it tried, and how many were answered, after each.
+cat >/run/knock.py <<'PY'
+import socket, sys, time
+source, times, report = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+tried = answered = 0
+while times == 0 or tried < times:
+    with socket.socket() as s:
+        s.settimeout(0.3)
+        s.bind((source, 0))
+        try:
+            s.connect(("10.77.0.10", 9091))
+            answered += 1
+        except ConnectionRefusedError:
+            answered += 1
+        except OSError:
+            pass
+    tried += 1
+    with open(report, "w") as f:
+        f.write(f"{tried} {answered}\n")
+    time.sleep(0.02)
+PY
+knock() { # ADDRESS: whether it is answered
+    ip netns exec attacker python3 /run/knock.py "$1" 2 /run/once
+    [[ $(cut -d' ' -f2 /run/once) -gt 0 ]]
+}
+unanswered() { ! knock "$1"; }
+# What the attacker has got since this was asked last; waits until it has tried again.
+spent=0
+quiet() { # NAME
+    local tried answered before
+    read -r before _ </run/attack
+    within 20 moved "$before"
+    read -r tried answered </run/attack
+    check "$1: nobody gets in" "$answered of $tried attempts were answered" [ "$answered" -eq 0 ]
+    check "$1: the attacker tried" "only $((tried - spent)) attempts" [ $((tried - spent)) -gt 3 ]
+    spent=$tried
+}
+moved() { # BEFORE: whether the attacker has finished three more attempts since
+    local tried
+    read -r tried _ </run/attack
+    [ "$tried" -gt $(($1 + 3)) ]
+}
+
+# ---- installed, and nothing else
+dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
+check "the package installs" "$(tail -3 /run/dpkg.log)" [ $? -eq 0 ]
+check "installing enables nothing" "$(systemctl is-enabled trainguard)" \
+    holds "$(systemctl is-enabled trainguard 2>/dev/null)" disabled
+check "installing starts nothing" "$(systemctl is-active trainguard)" \
+    holds "$(systemctl is-active trainguard)" inactive
+check "installing attaches nothing" "an XDP program is on tg0" detached
+check "installing opens nothing: the stranger was in before" "no answer without a guard" knock 10.77.0.99
+check "the pin directory is there, and private" "$(mode /sys/fs/bpf/trainguard)" \
+    holds "$(mode /sys/fs/bpf/trainguard)" "700 trainguard:trainguard"
+check "/sys/fs/bpf is root's alone as before" "$(mode /sys/fs/bpf)" \
+    holds "$(mode /sys/fs/bpf)" "1700 root:root"
+systemctl start trainguard
+check "without a manifest a start neither fails nor enforces" "$(show Result) $(show ActiveState)" \
+    holds "$(show Result) $(show ActiveState) $(show ConditionResult)" "success inactive no"
+check "there are manual pages" "no page" test -s /usr/share/man/man1/trainguard-apply.1.gz
+
+# ---- configured and started
+cat >/etc/trainguard/cluster.yaml <<'YAML'
+apiVersion: trainguard/v1
+kind: Cluster
+name: life
+interfaces: [tg0]
+nodes:
+  - { name: here, addresses: [10.77.0.10], roles: [scheduler] }
+  - { name: member, addresses: [10.77.0.20], roles: [worker] }
+policies: [policy.yaml]
+YAML
+cat >/etc/trainguard/policy.yaml <<'YAML'
+apiVersion: trainguard/v1
+kind: Policy
+name: life
+services:
+  - name: scheduler
+    roles: [scheduler]
+    ports: [tcp/9091]
+    match: all
+    allow: { roles: [worker] }
+    mode: enforce
+YAML
+# What the environment of the manager holds must not matter (case 148).
+systemctl set-environment TRAINGUARD_RUN_DIR=/run/elsewhere LD_PRELOAD=/no/such.so RUST_LOG=trace
+systemctl start trainguard
+check "start: ready means enforced" "$(show StatusText)" unanswered 10.77.0.99
+check "start: active" "$(systemctl status trainguard | tail -5)" active
+check "start: members get in" "no answer" knock 10.77.0.20
+check "start: the status says so" "$(show StatusText)" within 10 says 'enforcing life@* on 1 interface, * drops/s'
+check "the environment does not matter" "$(ls /run/elsewhere 2>&1)" test ! -e /run/elsewhere -a -S /run/trainguard/stats.sock
+check "no environment reaches the daemon" "RUST_LOG has an effect" test -z "$(journalctl -u trainguard -o cat | grep -i 'trace')"
+systemctl unset-environment TRAINGUARD_RUN_DIR LD_PRELOAD RUST_LOG
+echo '0 0' >/run/attack
+ip netns exec attacker python3 /run/knock.py 10.77.0.99 0 /run/attack &
+attacker=$!
+
+# ---- who it is, and what it may
+status=/proc/$(pid)/status
+check "it is not root" "$(grep Uid "$status")" holds "$(stat -c %U "/proc/$(pid)")" trainguard
+for set in CapPrm CapEff CapBnd CapAmb; do
+    # CAP_NET_ADMIN 12, CAP_PERFMON 38, CAP_BPF 39
+    check "$set: three capabilities" "$(grep $set "$status")" \
+        holds "$(awk -v set="$set:" '$1 == set { print $2 }' "$status")" 000000c000001000
+done
+check "it cannot get more" "$(grep NoNewPrivs "$status")" grep -q $'NoNewPrivs:\t1' "$status"
+check "its system calls are filtered" "$(grep Seccomp: "$status")" grep -q $'Seccomp:\t2' "$status"
+score=$(systemd-analyze security trainguard --no-pager | sed -n 's/.*level for trainguard.service: \([0-9.]*\).*/\1/p')
+check "systemd-analyze security: 2.0 or better" "$score" awk "BEGIN { exit !(\"$score\" != \"\" && $score <= 2.0) }"
+for file in /sys/fs/bpf/trainguard/v*/*; do
+    wrong=$(stat -c '%a %U' "$file")
+    [ "$wrong" = "600 trainguard" ] || break
+done
+check "pins are private" "$file: $wrong" holds "$wrong" "600 trainguard"
+check "the state directory is private" "$(mode /var/lib/trainguard)" \
+    holds "$(mode /var/lib/trainguard)" "700 trainguard:trainguard"
+check "statistics are for the group trainguard" "$(mode /run/trainguard/stats.sock)" \
+    holds "$(mode /run/trainguard/stats.sock)" "660 trainguard:trainguard"
+check "commands are for the group trainguard-admin" "$(mode /run/trainguard/control.sock)" \
+    holds "$(mode /run/trainguard/control.sock)" "660 trainguard:trainguard-admin"
+as() { setpriv --reuid 4711 --regid 4711 --groups "$1" "${@:2}" >/run/as.log 2>&1; }
+reader=$(getent group trainguard | cut -d: -f3)
+admin=$(getent group trainguard-admin | cut -d: -f3)
+refused() { ! "$@"; }
+check "a stranger may not read" "he did" refused as 1000 trainguard status
+check "a stranger may not command" "he did" refused as 1000 trainguard apply --reload
+check "a stranger does not see the pins" "he did" refused as 1000 ls /sys/fs/bpf/trainguard
+check "a reader may read" "$(cat /run/as.log)" as "$reader" trainguard status
+check "a reader may not command" "he did" refused as "$reader" trainguard apply --reload
+check "an administrator may command" "$(cat /run/as.log)" as "$admin" trainguard apply --reload
+check "who commands is in the journal" "no such record" \
+    within 5 bash -c "journalctl -u trainguard -o cat | grep -q 'control connection uid=4711'"
+quiet "rights"
+
+# ---- reload
+generation() { trainguard status --format json | sed -n 's/.*"generation": *\([0-9]*\).*/\1/p' | head -1; }
+before=$(generation)
+sed -i 's/\[tcp\/9091\]/[tcp\/9091, udp\/9091]/' /etc/trainguard/policy.yaml
+check "a good reload succeeds" "$(journalctl -u trainguard -o cat | tail -3)" systemctl reload trainguard
+check "a good reload is in force" "generation $(generation), before $before" [ "$(generation)" -gt "$before" ]
+before=$(generation)
+cp /etc/trainguard/policy.yaml /run/good.yaml
+sed -i 's/match: all/match: none/' /etc/trainguard/policy.yaml
+check "a bad reload fails" "systemctl says that it succeeded" refused systemctl reload trainguard 2>/dev/null
+check "a bad reload changes nothing" "generation $(generation), before $before" [ "$(generation)" -eq "$before" ]
+check "a bad reload is told" "$(show StatusText)" within 15 says 'enforcing life@*not what the files say: *policy.yaml:8:*'
+check "a bad reload ends nothing" "$(show ActiveState)" active
+quiet "reload"
+
+# ---- starts with bad files: the last good policy
+systemctl restart trainguard
+check "a start with bad files takes the last good policy" "$(show StatusText)" \
+    within 15 says 'enforcing life@*not what the files say*'
+cp /run/good.yaml /etc/trainguard/policy.yaml
+check "files that are good again are followed" "$(show StatusText)" \
+    within 20 says 'enforcing life@* drops/s'
+quiet "bad files"
+
+# ---- the daemon dies
+for signal in KILL ABRT; do
+    old=$(pid)
+    kill -s $signal "$old"
+    another() { [ "$(pid)" -ne 0 ] && [ "$(pid)" -ne "$old" ] && active; }
+    check "SIG$signal: it is started again" "$(show ActiveState)" within 60 another
+    quiet "SIG$signal"
+done
+old=$(pid)
+kill -s STOP "$old"
+check "SIGSTOP: the watchdog ends it, and it is started again" "$(show ActiveState) $(pid), before $old" \
+    within 90 another
+check "SIGSTOP: it was the watchdog" "no such record" \
+    bash -c "journalctl -u trainguard -o cat | grep -qi 'watchdog timeout'"
+quiet "watchdog"
+
+# ---- without the rights it needs, or without its pins
+mkdir -p /run/systemd/system/trainguard.service.d
+printf '[Service]\nAmbientCapabilities=\n' >/run/systemd/system/trainguard.service.d/test.conf
+systemctl daemon-reload
+check "without its capabilities it does not start" "it did" refused systemctl restart trainguard 2>/dev/null
+quiet "no capabilities"
+rm /run/systemd/system/trainguard.service.d/test.conf
+systemctl daemon-reload
+
+# ---- a binary that does not work
+mv /usr/bin/trainguard /run/trainguard.good
+printf '#!/bin/sh\nexit 7\n' >/usr/bin/trainguard
+chmod 755 /usr/bin/trainguard
+systemctl restart trainguard 2>/dev/null
+sleep 12
+check "a broken binary: it is tried again and again" "$(show NRestarts) times" [ "$(show NRestarts)" -ge 3 ]
+quiet "broken binary"
+mv /run/trainguard.good /usr/bin/trainguard
+check "a mended binary: it comes back by itself" "$(show ActiveState)" within 60 active
+quiet "mended binary"
+
+# ---- stop, start, upgrade
+systemctl stop trainguard
+check "stop: the guard stays" "nothing is attached" attached
+check "stop: members get in" "no answer" knock 10.77.0.20
+quiet "stop"
+systemctl start trainguard
+check "start again" "$(show ActiveState)" active
+quiet "start again"
+old=$(pid)
+dpkg --install /vm/trainguard-next.deb >/run/dpkg.log 2>&1
+check "the package is upgraded" "$(tail -3 /run/dpkg.log)" [ $? -eq 0 ]
+check "upgrade: another daemon runs" "$(show ActiveState) $(pid), before $old" within 30 another
+check "upgrade: it is not enabled by that" "it is" holds "$(systemctl is-enabled trainguard 2>/dev/null)" disabled
+quiet "upgrade"
+systemctl stop trainguard
+dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
+check "upgrade: a stopped daemon stays stopped" "$(show ActiveState)" holds "$(show ActiveState)" inactive
+quiet "upgrade of a stopped one"
+
+# ---- a device that comes late
+systemctl start trainguard
+kill $attacker
+wait $attacker 2>/dev/null
+sed -i 's/interfaces: \[tg0\]/interfaces: [tg0, late0]/' /etc/trainguard/cluster.yaml
+systemctl restart --no-block trainguard
+check "a missing device: not ready yet" "$(show ActiveState)" holds "$(sleep 8; show ActiveState)" activating
+check "a missing device: the others are guarded" "the stranger gets in" unanswered 10.77.0.99
+ip link add late0 type veth peer name late1
+check "the device comes: ready" "$(show ActiveState) $(show StatusText)" within 20 active
+check "the device comes: guarded" "$(ip link show late0)" bash -c 'ip link show late0 | grep -q xdp'
+ip link del late0
+systemctl restart trainguard
+check "a device that never comes does not fail the unit" "$(show ActiveState)" active
+check "a device that never comes is told" "$(show StatusText)" within 15 says '*waiting for late0'
+
+# ---- removed
+dpkg --remove trainguard >/run/dpkg.log 2>&1
+check "the package is removed" "$(tail -3 /run/dpkg.log)" [ $? -eq 0 ]
+check "removal detaches" "an XDP program is on tg0" detached
+check "removal leaves no pins" "$(ls /sys/fs/bpf/trainguard 2>/dev/null)" test ! -e /sys/fs/bpf/trainguard
+check "removal opens the port" "no answer" knock 10.77.0.99
+check "removal keeps state and configuration" "they are gone" test -e /var/lib/trainguard/last-good.json -a -e /etc/trainguard/cluster.yaml
+dpkg --purge trainguard >/run/dpkg.log 2>&1
+check "purge removes the state" "$(tail -3 /run/dpkg.log)" test ! -e /var/lib/trainguard
+check "purge keeps what an administrator wrote" "it is gone" test -e /etc/trainguard/cluster.yaml
+exit $failed

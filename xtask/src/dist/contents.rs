@@ -1,0 +1,138 @@
+//! What is in the packages, and where it goes.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+use flate2::{Compression, GzBuilder};
+
+use crate::sh;
+
+/// A file.
+#[derive(Debug)]
+pub(super) struct File {
+    /// Where it goes, from the root.
+    pub(super) path: String,
+    /// Its mode.
+    pub(super) mode: u32,
+    /// What is in it.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The files of every package, sorted, and directories that are there without a file.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) files: Vec<File>,
+    pub(super) directories: Vec<&'static str>,
+}
+
+impl Contents {
+    /// Gathers them: from the sources, and from what this binary says of itself.
+    pub(super) fn gather(binary: &Path) -> Result<Self> {
+        let mut contents = Self { files: Vec::new(), directories: vec!["etc/trainguard"] };
+        contents.add("usr/bin/trainguard", 0o755, read(binary)?);
+        contents.services()?;
+        contents.shared()?;
+        contents.documentation()?;
+        contents.pages(binary)?;
+        for (shell, path) in [
+            ("bash", "usr/share/bash-completion/completions/trainguard"),
+            ("zsh", "usr/share/zsh/site-functions/_trainguard"),
+            ("fish", "usr/share/fish/vendor_completions.d/trainguard.fish"),
+        ] {
+            let script = sh::read(Command::new(binary).args(["completions", shell]))?;
+            contents.add(path, 0o644, script.into_bytes());
+        }
+        contents.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(contents)
+    }
+
+    fn add(&mut self, path: impl Into<String>, mode: u32, bytes: Vec<u8>) {
+        self.files.push(File { path: path.into(), mode, bytes });
+    }
+
+    /// A file of the sources.
+    fn copy(&mut self, from: &str, to: impl Into<String>) -> Result<()> {
+        self.add(to, 0o644, read(&sh::root().join(from))?);
+        Ok(())
+    }
+
+    fn services(&mut self) -> Result<()> {
+        for (from, to) in [
+            ("trainguard.service", "usr/lib/systemd/system/trainguard.service"),
+            ("trainguard-pins.service", "usr/lib/systemd/system/trainguard-pins.service"),
+            ("sysusers.conf", "usr/lib/sysusers.d/trainguard.conf"),
+            ("tmpfiles.conf", "usr/lib/tmpfiles.d/trainguard.conf"),
+        ] {
+            self.copy(&format!("guard-user/packaging/systemd/{from}"), to)?;
+        }
+        Ok(())
+    }
+
+    /// Profiles, schemas, alerts and the dashboard.
+    fn shared(&mut self) -> Result<()> {
+        for (from, to) in [
+            ("policies", "policies"),
+            ("guard-user/schema", "schema"),
+            ("guard-user/packaging", "monitoring"),
+            ("guard-user/packaging/container", "container"),
+        ] {
+            for path in files_in(&sh::root().join(from))? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.add(format!("usr/share/trainguard/{to}/{name}"), 0o644, read(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn documentation(&mut self) -> Result<()> {
+        let doc = "usr/share/doc/trainguard";
+        // Examples, not in force: a manifest that is in /etc/trainguard is.
+        self.copy("policies/cluster.yaml", format!("{doc}/examples/cluster.yaml"))?;
+        self.copy("policies/mxnet.yaml", format!("{doc}/examples/mxnet.yaml"))?;
+        self.copy("README.md", format!("{doc}/README.md"))?;
+        let licence = fs::read_to_string(sh::root().join("LICENSE-MIT"))?;
+        let copyright = format!(
+            "trainguard is licensed under the MIT licence, which follows, or the Apache License,\n\
+             version 2.0, as you like. On Debian its text is in\n\
+             /usr/share/common-licenses/Apache-2.0.\n\n{licence}"
+        );
+        self.add(format!("{doc}/copyright"), 0o644, copyright.into_bytes());
+        Ok(())
+    }
+
+    fn pages(&mut self, binary: &Path) -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        sh::read(Command::new(binary).args(["man", "--output"]).arg(directory.path()))?;
+        for page in files_in(directory.path())? {
+            let name = page.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let bytes = gzip(&read(&page)?)?;
+            self.add(format!("usr/share/man/man1/{name}.gz"), 0o644, bytes);
+        }
+        Ok(())
+    }
+}
+
+/// The files of a directory, sorted; not those of directories in it.
+fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
+    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let mut files: Vec<_> = paths.into_iter().filter(|path| path.is_file()).collect();
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Compresses, without a name or a time in it.
+pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?)
+}

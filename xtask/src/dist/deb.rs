@@ -1,0 +1,68 @@
+//! The package of Debian and its relatives (deb(5)): an `ar` archive of two tar archives.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use md5::{Digest as _, Md5};
+
+use super::{
+    Release,
+    archive::{self, Tar},
+    contents::Contents,
+};
+use crate::sh;
+
+/// The scripts that the package manager runs.
+const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+
+/// The package's file name.
+pub(super) fn name(release: &Release) -> String {
+    format!("trainguard_{}_amd64.deb", version(release))
+}
+
+fn version(release: &Release) -> String {
+    match release.revision {
+        Some(revision) => format!("{}-{revision}", release.version),
+        None => release.version.clone(),
+    }
+}
+
+/// The package.
+pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
+    let mut ar = ar::Builder::new(Vec::new());
+    for (name, bytes) in [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar.gz", control(release, contents)?),
+        ("data.tar.gz", archive::tree(release, contents, ".")?),
+    ] {
+        let mut header = ar::Header::new(name.as_bytes().to_vec(), bytes.len() as u64);
+        header.set_mtime(u64::from(release.time));
+        header.set_mode(0o100_644);
+        ar.append(&header, &bytes[..])?;
+    }
+    Ok(ar.into_inner()?)
+}
+
+fn control(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
+    let source = |name: &str| {
+        let path = sh::root().join("guard-user/packaging/deb").join(name);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    };
+    let mut tar = Tar::new(release.time);
+    // In KiB, each file rounded up (deb-substvars(5)).
+    let size: usize = contents.files.iter().map(|file| file.bytes.len().div_ceil(1024)).sum();
+    let text = source("control")?
+        .replace("@VERSION@", &version(release))
+        .replace("@SIZE@", &size.to_string());
+    tar.file("./control", 0o644, text.as_bytes())?;
+    let sums = contents.files.iter().map(|file| {
+        let hash: String =
+            Md5::digest(&file.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{hash}  {}\n", file.path)
+    });
+    tar.file("./md5sums", 0o644, sums.collect::<String>().as_bytes())?;
+    for name in SCRIPTS {
+        tar.file(&format!("./{name}"), 0o755, source(name)?.as_bytes())?;
+    }
+    tar.finish()
+}

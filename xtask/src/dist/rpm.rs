@@ -1,0 +1,56 @@
+//! The package of Fedora, SUSE and their relatives.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use rpm::{BuildConfig, CompressionType, Dependency, FileOptions, PackageBuilder};
+
+use super::{Release, contents::Contents};
+use crate::sh;
+
+/// The package's file name.
+pub(super) fn name(release: &Release) -> String {
+    format!("trainguard-{}-{}.x86_64.rpm", release.version, revision(release))
+}
+
+fn revision(release: &Release) -> u32 {
+    release.revision.unwrap_or(1)
+}
+
+/// The package.
+pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
+    let script = |name: &str| {
+        let path = sh::root().join("guard-user/packaging/rpm").join(name);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    };
+    let summary = "Network guard of a training cluster (XDP)";
+    let licence = "MIT OR Apache-2.0";
+    let mut builder =
+        PackageBuilder::new("trainguard", &release.version, licence, "x86_64", summary);
+    let config =
+        BuildConfig::default().compression(CompressionType::Gzip).source_date(release.time);
+    builder
+        .using_config(config)
+        .release(revision(release).to_string())
+        .url("https://github.com/trainguard/trainguard")
+        .description(
+            "Makes the ports of distributed training reachable only from the hosts that the \
+             cluster manifest names. Nothing is enabled, started or enforced by installation.",
+        )
+        .build_host("localhost")
+        .requires(Dependency::greater_eq("systemd", "252"))
+        .post_install_script(script("post")?)
+        .pre_uninstall_script(script("preun")?)
+        .post_uninstall_script(script("postun")?);
+    for path in &contents.directories {
+        builder.with_dir_entry(FileOptions::dir(format!("/{path}")).permissions(0o755))?;
+    }
+    for file in &contents.files {
+        let mode = u16::try_from(file.mode).context("a file mode")?;
+        let options = FileOptions::new(format!("/{}", file.path)).permissions(mode);
+        builder.with_file_contents(file.bytes.clone(), options)?;
+    }
+    let mut bytes = Vec::new();
+    builder.build()?.write(&mut bytes)?;
+    Ok(bytes)
+}
