@@ -99,11 +99,12 @@ fn without_kernel(missing: &str, binary: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether the user wants to stop. What the demo made is then taken down in the ordinary way.
+/// Whether the user wants to stop. What was made is then taken down in the ordinary way.
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    fn listen() -> Result<Self> {
+    /// Notes the signals that ask for an end, from now on.
+    pub(crate) fn listen() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in
             [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP]
@@ -113,9 +114,14 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
+    /// Whether the user wants to stop.
+    pub(crate) fn came(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// Fails once the user wants to stop.
     fn check(&self) -> Result<()> {
-        if self.0.load(Ordering::Relaxed) {
+        if self.came() {
             bail!("interrupted; everything the demo made is taken down");
         }
         Ok(())

@@ -46,6 +46,12 @@ struct Release {
     time: u32,
 }
 
+/// Packs this binary, without building a static one: for the machine that it was built on, and for
+/// guests with the same system.
+pub(crate) fn pack(binary: PathBuf) -> Result<()> {
+    run(&DistArgs { revision: None, binary: Some(binary) }).map(drop)
+}
+
 /// Makes the packages in `target/dist`, and says which.
 pub(crate) fn run(args: &DistArgs) -> Result<bool> {
     let binary = match &args.binary {

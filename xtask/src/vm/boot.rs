@@ -27,7 +27,7 @@ const DIST: &str = "target/dist";
 /// Memory of a guest with systemd.
 const MEMORY_MIB: u32 = 1024;
 /// A boot, its job, and power-off, at most.
-const BOOT: Duration = Duration::from_secs(150);
+const BOOT: Duration = Duration::from_mins(5);
 /// All scripts together, at most.
 const SERVICE: Duration = Duration::from_mins(20);
 

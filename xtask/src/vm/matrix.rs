@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -345,39 +345,6 @@ fn figures_line(json: &str) -> String {
         Some(format!("{policy} {}", figures.get("verified-instructions")?))
     });
     format!("instructions verified: {}", each.collect::<Vec<_>>().join(", "))
-}
-
-/// Runs the core of the tests on the kernel of this machine, for comparison.
-pub(super) fn on_this_machine(name: &str, programs: &Programs) -> Result<Tally> {
-    if !sh::is_root() {
-        bail!("loading programs and making namespaces needs root");
-    }
-    let plan = Plan::read()?;
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-    let log = tempfile::NamedTempFile::new().context("a file for the skips")?;
-    let mut reader = Reader::new(name, &release, &plan);
-    for test in plan.tests(Form::Short).filter(|test| !test.guest_only()) {
-        reader.line(&format!("@@test {}", test.program));
-        let mut command = std::process::Command::new(programs.test(&test.program)?);
-        command
-            .arg("--test-threads=1")
-            .env("TRAINGUARD_BIN", &programs.trainguard)
-            .env("TRAINGUARD_SKIP_LOG", log.path())
-            .stdin(Stdio::null());
-        let output = command.output().with_context(|| format!("running {command:?}"))?;
-        String::from_utf8_lossy(&output.stdout).lines().for_each(|line| reader.line(line));
-        reader.line(&format!("@@done {}", output.status.code().unwrap_or(-1)));
-    }
-    let skips = fs::read_to_string(log.path())?;
-    skips.lines().for_each(|skip| reader.skip(skip));
-    Ok(reader.tally)
-}
-
-impl Test {
-    /// Whether it takes network cards that a test may do anything with.
-    fn guest_only(&self) -> bool {
-        self.program == "virtio"
-    }
 }
 
 /// Whether a machine did what it should.

@@ -18,7 +18,7 @@ use self::{
     fetch::{Cache, Wanted},
     matrix::{Form, Programs},
 };
-use crate::{sh, test::Count, toolchain};
+use crate::{build, dist, sh, test::Count, toolchain};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ pub(crate) struct VmArgs {
     /// Every kernel and every scenario; the short form takes minutes
     #[arg(long)]
     long: bool,
-    /// Only scenarios on this kernel: 6.1, 6.12, 6.12-rt, host; may be given several times
+    /// Only scenarios on this kernel: 6.1, 6.12, 6.12-rt; may be given several times
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
     /// Only this scenario; may be given several times
@@ -44,8 +44,7 @@ pub(crate) struct VmArgs {
 #[derive(Debug)]
 struct Scenario {
     name: &'static str,
-    /// None: the kernel of this machine.
-    kernel: Option<Wanted>,
+    kernel: Wanted,
     /// Whether the short form has it.
     short: bool,
     what: What,
@@ -65,70 +64,63 @@ enum What {
 const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "tests-6.1",
-        kernel: Some(Wanted::cloud("6.1")),
+        kernel: Wanted::cloud("6.1"),
         short: true,
         what: What::Tests(Form::Short, &[]),
         about: "load, attach, named frames, life cycle on the oldest kernel",
     },
     Scenario {
         name: "tests-6.12",
-        kernel: Some(Wanted::cloud("6.12")),
+        kernel: Wanted::cloud("6.12"),
         short: true,
         what: What::Tests(Form::Short, &[]),
         about: "the same on Debian 13's",
     },
     Scenario {
         name: "interpreter",
-        kernel: Some(Wanted::cloud("6.1")),
+        kernel: Wanted::cloud("6.1"),
         short: true,
         what: What::Tests(Form::Core, &["net.core.bpf_jit_enable=0"]),
         about: "without the JIT: program and named frames",
     },
     Scenario {
         name: "hardened",
-        kernel: Some(Wanted::cloud("6.12")),
+        kernel: Wanted::cloud("6.12"),
         short: true,
         what: What::Tests(Form::Core, &["net.core.bpf_jit_harden=2"]),
         about: "with constants blinded by the JIT: program and named frames",
     },
     Scenario {
         name: "tests-6.12-rt",
-        kernel: Some(Wanted::real_time("6.12")),
+        kernel: Wanted::real_time("6.12"),
         short: false,
         what: What::Tests(Form::Long, &[]),
         about: "load, attach, named frames, life cycle under PREEMPT_RT",
     },
     Scenario {
-        name: "tests-host",
-        kernel: None,
-        short: false,
-        what: What::Tests(Form::Short, &[]),
-        about: "the same test programs on the kernel of this machine",
-    },
-    Scenario {
         name: "service",
-        kernel: Some(Wanted::cloud("6.12")),
+        kernel: Wanted::cloud("6.12"),
         short: true,
         what: What::Service,
         about: "package and unit under systemd: install, crash, upgrade, removal",
     },
     Scenario {
         name: "service-6.1",
-        kernel: Some(Wanted::cloud("6.1")),
+        kernel: Wanted::cloud("6.1"),
         short: false,
         what: What::Service,
         about: "the same on the oldest kernel",
     },
     Scenario {
         name: "boot",
-        kernel: Some(Wanted::cloud("6.1")),
+        kernel: Wanted::cloud("6.1"),
         short: true,
         what: What::Boots(2, 20),
         about: "a stranger on the wire from power-on to power-off",
     },
     Scenario {
         name: "boot-6.12",
-        kernel: Some(Wanted::cloud("6.12")),
+        kernel: Wanted::cloud("6.12"),
         short: false,
         what: What::Boots(2, 20),
         about: "the same on Debian 13's kernel",
@@ -166,12 +158,6 @@ impl Tally {
     }
 }
 
-impl Scenario {
-    fn kernel_name(&self) -> String {
-        self.kernel.map_or_else(|| "host".to_owned(), |kernel| kernel.to_string())
-    }
-}
-
 /// Runs scenarios; whether all of them went well.
 pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| args.means(scenario)).collect();
@@ -181,7 +167,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
             println!(
                 "{:<16} {:<8} {form:<6} {}",
                 scenario.name,
-                scenario.kernel_name(),
+                scenario.kernel.to_string(),
                 scenario.about
             );
         }
@@ -199,6 +185,12 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
         }
     };
     let tests = chosen.iter().any(|scenario| matches!(scenario.what, What::Tests(..)));
+    let systems = chosen.iter().any(|scenario| !matches!(scenario.what, What::Tests(..)));
+    if systems && boot::package().is_err() {
+        println!("no package yet: packing the binary of this machine");
+        let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
+        dist::pack(built.binary)?;
+    }
     let programs =
         tests.then(|| Programs::build(&cache, &toolchain::ensure(false)?)).transpose()?;
     for scenario in chosen {
@@ -222,7 +214,7 @@ fn tools(args: &VmArgs) -> Result<Cache> {
 impl VmArgs {
     fn means(&self, scenario: &Scenario) -> bool {
         let named = self.scenario.iter().any(|name| name == scenario.name);
-        let kernel = self.kernel.is_empty() || self.kernel.contains(&scenario.kernel_name());
+        let kernel = self.kernel.is_empty() || self.kernel.contains(&scenario.kernel.to_string());
         if self.scenario.is_empty() {
             kernel && (scenario.short || self.long)
         } else {
@@ -239,11 +231,7 @@ impl Scenario {
             tally.skip(format!("{}: {error:#}", self.name));
             tally
         };
-        let programs = || programs.context("the programs were built");
-        let Some(wanted) = self.kernel else {
-            return matrix::on_this_machine(self.name, programs()?);
-        };
-        let kernel = match cache.ensure_kernel(wanted) {
+        let kernel = match cache.ensure_kernel(self.kernel) {
             Ok(kernel) => &kernel.clone(),
             Err(error) => return Ok(skipped(&error)),
         };
@@ -252,11 +240,8 @@ impl Scenario {
         match self.what {
             What::Tests(form, settings) => {
                 let form = if long && form == Form::Short { Form::Long } else { form };
-                let programs = programs()?;
+                let programs = programs.context("the programs were built")?;
                 matrix::Run { name, cache, kernel, programs, form, settings }.run()
-            }
-            What::Service | What::Boots(..) if boot::package().is_err() => {
-                boot::package().map(|_| Tally::default()).or_else(|error| Ok(skipped(&error)))
             }
             What::Service => system.service(),
             What::Boots(short, full) => system.boots(if long { full } else { short }),

@@ -6,18 +6,15 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::fetch::{Cache, Kernel};
+use crate::demo::Interrupt;
 
 /// What the kernel says on its console when something is broken in it. None of that may appear.
 const TROUBLE: [&str; 10] = [
@@ -127,7 +124,7 @@ impl Machine<'_> {
         let started = Instant::now();
         let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
         let output = child.stdout.take().context("the output of the emulator")?;
-        let guard = TimeLimit::start(child, self.limit);
+        let guard = TimeLimit::start(child, started + self.limit, Interrupt::listen()?);
         let mut ended = Ended::Silent;
         for line in BufReader::new(output).split(b'\n') {
             let line = String::from_utf8_lossy(&line?).trim_end_matches('\r').to_owned();
@@ -137,8 +134,10 @@ impl Machine<'_> {
             }
             each(&line);
         }
-        if guard.finish() && ended == Ended::Silent {
-            ended = Ended::TimedOut;
+        match guard.finish() {
+            Some(Stopped::Interrupted) => bail!("interrupted; the machine is off"),
+            Some(Stopped::OutOfTime) if ended == Ended::Silent => ended = Ended::TimedOut,
+            _ => {}
         }
         // None, if it did not even start.
         let console = fs::read(&console).unwrap_or_default();
@@ -188,37 +187,51 @@ fn trouble(console: &str) -> Vec<&str> {
     console.lines().filter(is).collect()
 }
 
-/// Ends the emulator when its time is over, or when we are interrupted.
+/// Why the emulator was stopped by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    OutOfTime,
+    Interrupted,
+}
+
+/// Ends the emulator when its time is over, or when the user wants to stop.
 struct TimeLimit {
-    expired: Arc<AtomicBool>,
     finished: mpsc::Sender<()>,
-    child: Arc<Mutex<Child>>,
+    thread: JoinHandle<Option<Stopped>>,
 }
 
 impl TimeLimit {
-    fn start(child: Child, limit: Duration) -> Self {
-        let expired = Arc::new(AtomicBool::new(false));
-        let child = Arc::new(Mutex::new(child));
+    /// How often it is looked whether the user wants to stop.
+    const LOOK: Duration = Duration::from_millis(200);
+
+    fn start(mut child: Child, end: Instant, interrupt: Interrupt) -> Self {
         let (finished, wait) = mpsc::channel();
-        let (flag, victim) = (Arc::clone(&expired), Arc::clone(&child));
-        thread::spawn(move || {
-            if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                flag.store(true, Ordering::Relaxed);
-                if let Ok(mut child) = victim.lock() {
-                    let _ = child.kill();
+        let thread = thread::spawn(move || {
+            let stopped = loop {
+                match wait.recv_timeout(Self::LOOK) {
+                    Ok(()) | Err(RecvTimeoutError::Disconnected) => break None,
+                    Err(RecvTimeoutError::Timeout) if interrupt.came() => {
+                        break Some(Stopped::Interrupted);
+                    }
+                    Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
+                        break Some(Stopped::OutOfTime);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
                 }
+            };
+            if stopped.is_some() {
+                let _ = child.kill();
             }
+            let _ = child.wait();
+            stopped
         });
-        Self { expired, finished, child }
+        Self { finished, thread }
     }
 
-    /// Waits for the emulator, whose output has ended; whether it was stopped by us.
-    fn finish(self) -> bool {
+    /// Waits for the emulator, whose output has ended; why it was stopped, if it was.
+    fn finish(self) -> Option<Stopped> {
         let _ = self.finished.send(());
-        if let Ok(mut child) = self.child.lock() {
-            let _ = child.wait();
-        }
-        self.expired.load(Ordering::Relaxed)
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
