@@ -10,6 +10,9 @@ use std::{
 
 use guard_tests::node::{MANIFEST, Node, POLICY, enforcing};
 
+/// What must be said, and what makes such a file.
+type Case<'a> = (&'a str, &'a dyn Fn(&Path));
+
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
@@ -30,7 +33,7 @@ fn files_of_others_are_refused_while_the_daemon_runs() {
     let write = |path: &Path, text: &str| fs::write(path, text).expect("writing");
     for file in ["cluster.yaml", "policy.yaml"] {
         let text = if file == "cluster.yaml" { MANIFEST } else { POLICY };
-        let cases: [(&str, &dyn Fn(&Path)); 6] = [
+        let cases: [Case<'_>; 6] = [
             ("mode 0666", &|path| {
                 write(path, text);
                 set_mode(path, 0o666);

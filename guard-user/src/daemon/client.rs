@@ -29,6 +29,9 @@ use crate::{
 
 /// How long an answer may take. A policy of a million prefixes is loaded in half of it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the answer to a command may take, which may load two policies: as long as the daemon
+/// keeps the connection, nearly.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(9);
 /// How long to wait before the next attempt to get into a crowd's queue.
 const CROWDED: Duration = Duration::from_millis(20);
 /// Bytes of an answer.
@@ -221,11 +224,12 @@ fn ask<T: DeserializeOwned>(
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(Failure::Silent(error.to_string())))?;
+    let patience = if method == Method::POST { COMMAND_PATIENCE } else { PATIENCE };
     let (good, bytes) = runtime
         .block_on(async {
             let answer = converse(socket, method, path, body);
-            tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_elapsed| {
-                let why = format!("not within {} seconds", PATIENCE.as_secs());
+            tokio::time::timeout(patience, answer).await.unwrap_or_else(|_elapsed| {
+                let why = format!("not within {} seconds", patience.as_secs());
                 Err(Failure::Silent(why))
             })
         })

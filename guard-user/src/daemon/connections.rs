@@ -20,7 +20,7 @@ use crate::{
     report,
 };
 
-/// Connections that are looked at: it takes some ten milliseconds.
+/// Connections that are looked at.
 const LOOKED_AT: usize = 10_000;
 /// Lines about connections in a log record and an event.
 const TOLD: usize = 5;

@@ -123,7 +123,7 @@ impl Affected {
         let count: u64 = told.clone().map(|group| group.connections).sum();
         let mut lines: Vec<String> = told.map(Group::line).collect();
         if let Some(rest) = self.connections.checked_sub(count).filter(|rest| *rest > 0) {
-            lines.push(format!("and {} more", crate::report::counted(rest, "connection")));
+            lines.push(format!("and {rest} more"));
         }
         lines
     }
@@ -273,4 +273,159 @@ pub(super) fn sum_up(
     }
     affected.groups = groups.into_values().take(LISTED).collect();
     affected
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::policy::{self, Bundle, Placement};
+
+    const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: test
+interfaces: [eth0]
+nodes:
+  - { name: node, addresses: [10.0.0.1], roles: [scheduler] }
+  - { name: worker, addresses: [10.0.0.2], roles: [worker] }
+policies: [policy.yaml]
+";
+
+    fn policy(matching: &str, role: &str) -> CompiledPolicy {
+        let text = format!(
+            "apiVersion: trainguard/v1\nkind: Policy\nname: test\nservices:\n  - name: s\n    \
+             roles: [scheduler]\n    ports: [tcp/9091]\n    match: {matching}\n    allow: \
+             {{ roles: [{role}] }}\n    mode: enforce\n"
+        );
+        let bundle = Bundle::new("m.yaml", [("m.yaml", MANIFEST), ("policy.yaml", &text)]);
+        let loaded = policy::load(&bundle.manifest, &bundle).expect("a policy");
+        let node = &loaded.cluster.nodes[0];
+        policy::compile(&loaded, node, &Placement::default()).expect("it fits")
+    }
+
+    fn device(index: u32, name: &str, kind: Option<&str>) -> Device {
+        Device {
+            index,
+            name: name.to_owned(),
+            up: true,
+            mtu: 1500,
+            ethernet: true,
+            kind: kind.map(str::to_owned),
+            ports: Vec::new(),
+            xdp: None,
+        }
+    }
+
+    fn connection(local: &str, peer: &str) -> Connection {
+        let [local, peer] = [local, peer].map(|end| end.parse().expect("an address"));
+        Connection { local, peer, ifindex: 0, inode: 0 }
+    }
+
+    /// What becomes of connections under a policy that guards device 2.
+    fn under(policy: &CompiledPolicy, connections: &[Connection]) -> Vec<Suspect> {
+        let devices = [
+            device(1, "lo", None),
+            device(2, "eth0", None),
+            device(3, "eth1", None),
+            device(4, "bond0", Some("bond")),
+            device(5, "tun0", Some("tun")),
+        ];
+        let addresses = [
+            ("10.0.0.1", "eth0"),
+            ("10.1.0.1", "eth1"),
+            ("10.2.0.1", "bond0"),
+            ("10.3.0.1", "tun0"),
+            ("10.4.0.1", "lo"),
+        ];
+        let addresses = addresses.map(|(address, device)| {
+            (address.parse().expect("an address"), BTreeSet::from([device.to_owned()]))
+        });
+        let (addresses, guarded) = (BTreeMap::from(addresses), BTreeSet::from([2]));
+        let asked = Asked { policy, guarded: &guarded, addresses: &addresses, devices: &devices };
+        asked.suspects(connections, &BTreeSet::from([9091]))
+    }
+
+    #[test]
+    fn what_comes_in_elsewhere_is_left_out_and_what_may_come_in_here_is_not() {
+        let refusing = policy("all", "scheduler");
+        for (local, reached) in [
+            ("10.0.0.1:9091", true),
+            ("10.1.0.1:9091", false),
+            ("10.2.0.1:9091", true),
+            ("10.3.0.1:9091", false),
+            ("10.4.0.1:9091", true),
+            // Of no device any more.
+            ("10.5.0.1:9091", true),
+        ] {
+            let found = under(&refusing, &[connection(local, "10.0.0.2:40000")]);
+            assert_eq!(!found.is_empty(), reached, "{local}");
+        }
+        let mut bound = connection("10.0.0.1:9091", "10.0.0.2:40000");
+        bound.ifindex = 3;
+        assert!(under(&refusing, &[bound]).is_empty(), "bound to what nobody guards");
+        bound.ifindex = 2;
+        assert_eq!(under(&refusing, &[bound]).len(), 1);
+    }
+
+    #[test]
+    fn cut_is_what_goes_on_and_weak_is_what_opens() {
+        let open = [
+            connection("10.0.0.1:9091", "10.0.0.2:40000"),
+            connection("10.0.0.1:9091", "10.0.0.9:40000"),
+            connection("10.0.0.1:40000", "10.0.0.9:9091"),
+        ];
+        let fates = |policy: &CompiledPolicy| -> Vec<(u16, Fate)> {
+            let suspects = under(policy, &open);
+            let fate = |suspect: &Suspect| (suspect.connection.peer.port(), suspect.fate);
+            suspects.iter().map(fate).collect()
+        };
+        assert_eq!(fates(&policy("all", "worker")), [(40000, Fate::Cut)]);
+        let weak = [(40000, Fate::NotReopened)];
+        assert_eq!(fates(&policy("new-connections", "worker")), weak);
+        // What is refused today is no loss.
+        let mut suspects = under(&policy("all", "scheduler"), &open);
+        assert_eq!(suspects.len(), 2);
+        let guarded = BTreeSet::from([2]);
+        let before = policy("all", "worker");
+        let none = BTreeMap::new();
+        let asked = Asked { policy: &before, guarded: &guarded, addresses: &none, devices: &[] };
+        asked.keep_passing(&mut suspects);
+        let [left] = &suspects[..] else { panic!("one: {suspects:?}") };
+        assert_eq!(left.connection, open[0]);
+        let sum = sum_up(&suspects, Fate::Cut, &[], |_| true);
+        let line =
+            "1 connection of worker (10.0.0.2) to tcp/9091 (s): an ssh session, yours it seems";
+        assert_eq!((sum.sessions, sum.lines(9)), (1, vec![line.to_owned()]));
+    }
+
+    #[test]
+    fn ten_thousand_are_looked_at_in_no_time_and_told_in_few_lines() {
+        let end = |n: u32| format!("10.9.{}.{}:40000", n / 250, 1 + n % 250);
+        let open: Vec<Connection> =
+            (0..10_000).map(|n| connection("10.0.0.1:9091", &end(n))).collect();
+        let refusing = policy("all", "worker");
+        let began = Instant::now();
+        let suspects = under(&refusing, &open);
+        let took = began.elapsed();
+        assert_eq!(suspects.len(), 10_000);
+        // Some ten milliseconds; a debug build on a busy machine may take its time.
+        assert!(took < Duration::from_secs(3), "{took:?}");
+        let sum = sum_up(&suspects, Fate::Cut, &[], |_| false);
+        assert_eq!((sum.connections, sum.groups.len()), (10_000, LISTED));
+        let lines = sum.lines(3);
+        assert_eq!(lines.len(), 4);
+        assert_eq!(lines[3], "and 9997 more");
+    }
+
+    #[test]
+    fn a_session_is_four_words() {
+        let session = Session::parse("10.0.0.9 50000 ::ffff:10.0.0.1 22").expect("a session");
+        assert!(session.is(&connection("10.0.0.1:22", "10.0.0.9:50000")));
+        for bad in ["", "10.0.0.9 50000 10.0.0.1", "a b c d", "10.0.0.9 x 10.0.0.1 22", "1 2 3 4 5"]
+        {
+            assert_eq!(Session::parse(bad), None, "{bad}");
+        }
+    }
 }

@@ -246,7 +246,8 @@ impl Listener for TcpListener {
     }
 }
 
-/// A socket that commands. Who connects is asked of the kernel at once: processes end.
+/// A socket that commands. Who connects is asked of the kernel at once, as processes end, and
+/// written down as often as the log allows.
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) listener: UnixListener,
@@ -258,9 +259,10 @@ impl Listener for Control {
 
     fn caller(&self, stream: &UnixStream) -> Option<(Caller, bool)> {
         // Who is not known may not.
-        let caller = Caller::of(stream);
-        let may = caller.as_ref().is_some_and(|caller| caller.may_command(&self.path));
-        Some((caller.unwrap_or_default(), may))
+        let Some(caller) = Caller::of(stream) else { return Some((Caller::default(), false)) };
+        tracing::info!(uid = caller.uid, pid = caller.pid, "control connection");
+        let may = caller.may_command(&self.path);
+        Some((caller, may))
     }
 
     async fn connection(&mut self) -> io::Result<UnixStream> {
