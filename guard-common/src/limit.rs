@@ -65,6 +65,23 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
     hash as u32 & HASHED_MASK
 }
 
+/// How much is charged for a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Its length in bytes.
+    pub bytes: u32,
+    /// Packets that it was on the wire: more than one if the kernel has merged some.
+    pub packets: u32,
+}
+
+impl Size {
+    /// A frame of this many bytes, as it came.
+    #[inline(always)]
+    pub fn of_one(bytes: u32) -> Self {
+        Self { bytes, packets: 1 }
+    }
+}
+
 /// Charges every limit that applies; the reason of the first that refuses. What was charged before
 /// the refusal stays charged. `kinds` is [`Setting::Kinds`](crate::tables::Setting::Kinds).
 #[inline(always)]
@@ -75,12 +92,11 @@ pub(crate) fn charge(
     headers: &Headers,
     slot: u8,
     number: u32,
-    bytes: u32,
+    size: Size,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
-    let packet =
-        Charged { now: limiter.now(), kinds, opening: headers.is_opening(), bytes: bytes.into() };
+    let packet = Charged { now: limiter.now(), kinds, opening: headers.is_opening(), size };
     if kinds & PER_SOURCE_KINDS != 0 && service.per_source.is_some() {
         let states = limiter.states(&Bucket { slot, addr: headers.source(), number });
         let one = |unit, limit: &Limit, cost| {
@@ -107,7 +123,7 @@ struct Charged {
     now: u64,
     kinds: u64,
     opening: bool,
-    bytes: u64,
+    size: Size,
 }
 
 impl Charged {
@@ -126,14 +142,22 @@ impl Charged {
             if self.kinds >> first_kind >> unit as u64 & 1 == 0 || !limit.is_some() {
                 return Ok(());
             }
-            let admitted = one(unit, limit, limit.cost(units));
+            let admitted = one(unit, limit, self.cost(limit, units));
             observer.note(Step::Limit { reason, units, admitted });
             if admitted { Ok(()) } else { Err(reason) }
         };
         if self.opening {
             charge(Unit::NewConnections, &limits.new_connections, 1, on_connections)?;
         }
-        charge(Unit::Packets, &limits.packets, 1, on_packets)?;
-        charge(Unit::Bytes, &limits.bytes, self.bytes, on_bytes)
+        charge(Unit::Packets, &limits.packets, self.size.packets.into(), on_packets)?;
+        charge(Unit::Bytes, &limits.bytes, self.size.bytes.into(), on_bytes)
+    }
+
+    /// What `units` cost. Merged packets never cost more than a whole burst: one by one, as they
+    /// came, some of them would have been admitted, and a sender cannot choose what is merged.
+    #[inline(always)]
+    fn cost(&self, limit: &Limit, units: u64) -> u64 {
+        let cost = limit.cost(units);
+        if self.size.packets > 1 { cost.min(limit.depth) } else { cost }
     }
 }

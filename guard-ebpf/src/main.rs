@@ -1,7 +1,8 @@
-//! The XDP programs: a thin shell around `guard_common::parse` and `guard_common::decide`.
+//! The programs: thin shells around `guard_common::parse` and `guard_common::decide`.
 //!
-//! `guard` is attached. `guard_verdict` does the same and returns the packed verdict; it is only
-//! ever run by `BPF_PROG_TEST_RUN`, which hands it the clock as XDP metadata.
+//! `guard` is attached to the XDP hook, `guard_tc` to the tc hook (TCX). `guard_verdict` and
+//! `tc_verdict` do the same and return the packed verdict; they are only ever run by
+//! `BPF_PROG_TEST_RUN`, which hands them the clock, as XDP metadata and in the control buffer.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
@@ -16,16 +17,22 @@
 mod account;
 mod atomic;
 mod buckets;
+mod context;
 mod emit;
 mod frame;
 mod maps;
 mod runtime;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use guard_common::{Action, Silent, decide};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use guard_common::{Action, Silent, decide, limit::Size};
 
 use crate::{
     buckets::{Buckets, Clock, Jiffies, Still},
+    context::{Context, Skb},
     frame::Received,
     maps::Maps,
 };
@@ -46,12 +53,31 @@ fn guard_verdict(ctx: XdpContext) -> u32 {
     run(&ctx, Still(frame::metadata_clock(&ctx)))
 }
 
+/// Judges a packet of the network stack. One that may pass goes on to the programs of others:
+/// `TCX_PASS` would end their chain.
+#[classifier]
+fn guard_tc(ctx: TcContext) -> i32 {
+    if run(&Skb::received(ctx), Jiffies) & 0xff == Action::Drop as u32 {
+        TC_ACT_SHOT
+    } else {
+        TCX_NEXT
+    }
+}
+
+/// Judges a packet of a test run; the packed verdict.
+#[classifier]
+fn tc_verdict(ctx: TcContext) -> i32 {
+    let (skb, clock) = Skb::tested(ctx);
+    run(&skb, Still(clock)).cast_signed()
+}
+
 /// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is
 /// the one that limits go by.
 #[inline(always)]
-fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
+fn run(ctx: &impl Context, clock: impl Clock) -> u32 {
     let Received { headers, len, zero } = frame::receive(ctx, maps::limits_bytes());
-    let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);
+    let size = Size { bytes: (len + ctx.tag().len()) as u32, packets: ctx.packets() };
+    let decision = decide(&headers, size, &Maps, &Buckets::new(clock, zero), &mut Silent);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);

@@ -14,13 +14,14 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    attach::AttachMode,
     digest::Digest,
     doors::Doors,
     drift::{self, GuardedPorts},
     failure::{Failure, log_findings},
     interfaces::{self, Selection},
     journal::{Journal, Names},
-    links::{AttachMode, Links},
+    links::Links,
     readers::Readers,
     state::State,
     status::Attempt,
@@ -583,7 +584,12 @@ impl Guard {
         self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
-        let mut generation = Generation::load(&policy, &options)?;
+        let mut generation =
+            Generation::load_for(self.wanted.mode.first_hook(), &policy, &options)?;
+        // Complete before anything is switched.
+        for hook in self.links.hooks() {
+            generation.add(hook)?;
+        }
         let mut shared = generation.shared()?;
         if self.maps.is_none() {
             self.maps = Some(self.pins.hold_maps()?);
@@ -645,7 +651,7 @@ impl Guard {
         let Some(running) = &mut self.running else { return };
         self.selection = interfaces::select(&running.facts.patterns, &self.devices);
         self.links.reconcile(
-            &running.generation,
+            &mut running.generation,
             &mut running.shared,
             &self.selection,
             &self.devices,
