@@ -44,6 +44,11 @@ impl Link {
         Ok(Self { fd, pin: pin.to_owned() })
     }
 
+    /// Its descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// What the kernel says of it.
     pub fn info(&self) -> Result<LinkInfo, KernelError> {
         sys::link_info(self.fd.as_fd()).map_err(|error| {
