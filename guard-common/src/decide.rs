@@ -2,7 +2,7 @@
 
 use crate::{
     flow::{Addr, Headers, Parsed},
-    limit::{self, Bucket, Limiter, Size},
+    limit::{self, Bucket, Limiter},
     observe::{Observer, Step},
     packet::Packet,
     parse::parse,
@@ -21,16 +21,16 @@ pub fn judge(
     observer: &mut impl Observer,
 ) -> Verdict {
     let headers = parse(packet, observer);
-    let verdict = decide(&headers, Size::of_one(packet.len()), tables, limiter, observer).verdict();
+    let verdict = decide(&headers, packet.len(), tables, limiter, observer).verdict();
     observer.note(Step::Verdict(verdict));
     verdict
 }
 
-/// Decides about a frame of this size with these headers.
+/// Decides about a frame of `len` bytes with these headers.
 #[inline(always)]
 pub fn decide(
     headers: &Headers,
-    size: Size,
+    len: u32,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
@@ -38,7 +38,7 @@ pub fn decide(
     match headers.parsed() {
         Ok(parsed) => {
             observer.note(Step::Parsed(parsed));
-            by_policy(headers, &parsed, size, tables, limiter, observer)
+            by_policy(headers, &parsed, len, tables, limiter, observer)
         }
         Err(reason) => {
             observer.note(Step::Unparsed(reason));
@@ -51,7 +51,7 @@ pub fn decide(
 fn by_policy(
     headers: &Headers,
     parsed: &Parsed,
-    size: Size,
+    len: u32,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
@@ -92,7 +92,7 @@ fn by_policy(
     let (known, buckets) = look_up(tables, &headers.source(), observer);
     match asked {
         Asked::Service(slot) => {
-            guarded(headers, size, slot, known, buckets, tables, limiter, observer)
+            guarded(headers, len, slot, known, buckets, tables, limiter, observer)
         }
         Asked::Known(_, reason) if known.services != 0 => Decision::of_node(Action::Pass, reason),
         Asked::Known(reason, _) => Decision::of_node(strictest(tables), reason),
@@ -159,7 +159,7 @@ fn refusal(tables: &impl Tables, reason: Reason, slot: u8) -> Decision {
 #[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
 fn guarded(
     headers: &Headers,
-    size: Size,
+    len: u32,
     slot: u8,
     source: Source,
     buckets: u32,
@@ -204,7 +204,7 @@ fn guarded(
         } else {
             Bucket::SHARED
         };
-        let charged = limit::charge(service, kinds, headers, slot, number, size, limiter, observer);
+        let charged = limit::charge(service, kinds, headers, slot, number, len, limiter, observer);
         if let Err(reason) = charged {
             return refuse(reason);
         }

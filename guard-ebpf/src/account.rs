@@ -17,11 +17,11 @@ const ONE_BUFFER: u64 = 1536;
 /// Merged packets count as many as they were; their bytes are those of the merged one, which has
 /// its headers once.
 #[inline(always)]
-pub(crate) fn count<C: Context>(ctx: &C, len: u64, counter: u32) -> u64 {
+pub(crate) fn count<C: Context>(ctx: &C, len: u64, packets: u32, counter: u32) -> u64 {
     let row = row(ctx);
     let is_whole = C::LEN_IS_CHEAP || (row.has_one_buffer() && len <= ONE_BUFFER);
     let len = if is_whole { len } else { ctx.len() };
-    let (packets, bytes) = (ctx.packets().into(), len + ctx.tag().len());
+    let (packets, bytes) = (packets.into(), len.wrapping_add(ctx.tag().len().into()));
     if let Some(counter) = TG_COUNTERS.get_ptr_mut(row.first() + counter) {
         // SAFETY: the value of this CPU; a program is not preempted by another on the same CPU,
         // so nobody else writes it, and the pointer lives until the program ends.

@@ -40,9 +40,10 @@ pub(crate) trait Context: EbpfContext {
         Tag::NONE
     }
 
-    /// Packets that came over the wire: more than one if they were merged.
+    /// Packets that came over the wire: more than one if they were merged. `zero` is one that the
+    /// verifier does not know to be zero.
     #[inline(always)]
-    fn packets(&self) -> u32 {
+    fn packets(&self, _zero: u64) -> u32 {
         1
     }
 
@@ -54,22 +55,24 @@ pub(crate) trait Context: EbpfContext {
 }
 
 /// A VLAN tag as it lies in a frame: EtherType, then priority and VLAN. 0 is none.
+///
+/// No question about it is a branch: the verifier would walk all that follows once for each answer.
 #[derive(Clone, Copy)]
 pub(crate) struct Tag(pub(crate) u32);
 
 impl Tag {
     const NONE: Self = Self(0);
 
-    /// How many tags this is.
+    /// How many tags this is. All EtherTypes of tags have their first bit set.
     #[inline(always)]
     pub(crate) fn count(self) -> u32 {
-        u32::from(self.0 != 0)
+        self.0 >> 31
     }
 
     /// Its length in bytes.
     #[inline(always)]
-    pub(crate) fn len(self) -> u64 {
-        if self.0 == 0 { 0 } else { wire::VLAN_TAG_LEN as u64 }
+    pub(crate) fn len(self) -> u32 {
+        self.count() * wire::VLAN_TAG_LEN
     }
 }
 
@@ -125,8 +128,8 @@ impl Skb {
             ((*skb).vlan_present, (*skb).vlan_tci, (*skb).vlan_proto)
         };
         let kind: u32 = u16::from_be(kind as u16).into();
-        let tag = if present == 0 { Tag::NONE } else { Tag(kind << 16 | tci & 0xffff) };
-        Self { ctx, tag }
+        let all_or_nothing = (present & 1).wrapping_neg();
+        Self { ctx, tag: Tag((kind << 16 | tci & 0xffff) & all_or_nothing) }
     }
 
     /// What a test run passes: its control buffer holds a clock and the tag that was taken off,
@@ -185,10 +188,11 @@ impl Context for Skb {
 
     /// 0 where a driver has merged and does not tell how many: then it counts as one.
     #[inline(always)]
-    fn packets(&self) -> u32 {
+    fn packets(&self, zero: u64) -> u32 {
         // SAFETY: as above.
         let segments = unsafe { (*self.ctx.skb.skb).gso_segs };
-        if segments == 0 { 1 } else { segments }
+        // Mixed, so that the verifier forgets which of the two it was.
+        (if segments == 0 { 1 } else { segments }) ^ zero as u32
     }
 
     #[inline(always)]

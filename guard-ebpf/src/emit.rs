@@ -128,7 +128,7 @@ fn write(ctx: &impl Context, len: u32, zero: u64, verdict: u32, event: *mut Even
         (&raw mut (*event).source).write(source.map_or([0; 2], |addr| addr.mapped()));
         (&raw mut (*event).verdict).write(verdict);
         (&raw mut (*event).ifindex).write(ctx.ifindex());
-        (&raw mut (*event).len).write(len.wrapping_add(ctx.tag().len() as u32));
+        (&raw mut (*event).len).write(len.wrapping_add(ctx.tag().len()));
         (&raw mut (*event).port).write(port);
         (&raw mut (*event).protocol).write(protocol);
         (&raw mut (*event).family).write(family);

@@ -25,11 +25,7 @@ pub(crate) struct Received {
 /// Copies the beginning of a frame of this length, as much as there is room for; the number of
 /// bytes, 0 if it cannot be read. A tag that was taken off is put back to its place.
 #[inline(always)]
-pub(crate) fn copy_front<const N: usize>(
-    ctx: &impl Context,
-    len: u32,
-    to: *mut [u8; N],
-) -> u32 {
+pub(crate) fn copy_front<const N: usize>(ctx: &impl Context, len: u32, to: *mut [u8; N]) -> u32 {
     let tag = ctx.tag();
     if tag.count() == 0 {
         return copy_part(ctx, len, 0, to.cast(), N);
@@ -71,7 +67,14 @@ pub(crate) fn receive<C: Context>(ctx: &C, exact: bool) -> Received {
     let front = opaque((end - start) as u64);
     let zero = front >> 32;
     let known = if C::LEN_IS_CHEAP { ctx.len() } else { front };
-    let linear = Linear { ctx, start, end, len: unlinked(known) as u32, missed: Cell::new(false) };
+    let linear = Linear {
+        start,
+        end,
+        len: unlinked(known) as u32,
+        tags: ctx.tag().count(),
+        merged: ctx.is_merged(),
+        missed: Cell::new(false),
+    };
     let headers = if start + FRONT > end {
         linear.missed.set(true);
         Headers::unparsed(Reason::Undecodable)
@@ -152,12 +155,15 @@ const FRONT: usize = 54;
 
 /// The first buffer of a frame, at least [`FRONT`] bytes long. Remembers when something was asked
 /// for that is not in it.
-struct Linear<'a, C> {
-    ctx: &'a C,
+struct Linear {
     start: usize,
     end: usize,
     /// Length of the frame if that is known, else of this buffer, in bytes.
     len: u32,
+    /// As [`Packet::tags_taken_off`].
+    tags: u32,
+    /// As [`Packet::is_merged`].
+    merged: bool,
     missed: Cell<bool>,
 }
 
@@ -198,7 +204,7 @@ impl<const N: usize> Fields for InPacket<N> {
     }
 }
 
-impl<C: Context> Packet for Linear<'_, C> {
+impl Packet for Linear {
     type Bytes<const N: usize> = InPacket<N>;
     const KNOWN_OFFSETS_ARE_CHEAP: bool = true;
 
@@ -235,12 +241,12 @@ impl<C: Context> Packet for Linear<'_, C> {
 
     #[inline(always)]
     fn tags_taken_off(&self) -> u32 {
-        self.ctx.tag().count()
+        self.tags
     }
 
     #[inline(always)]
     fn is_merged(&self) -> bool {
-        self.ctx.is_merged()
+        self.merged
     }
 
     /// Rare headers come in chains, whose offsets cost the verifier dearly: not here.

@@ -28,7 +28,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use guard_common::{Action, Silent, decide, limit::Size};
+use guard_common::{Action, Limiter, Silent, decide, limit::Merged};
 
 use crate::{
     buckets::{Buckets, Clock, Jiffies, Still},
@@ -40,7 +40,7 @@ use crate::{
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    if run(&ctx, Jiffies) & 0xff == Action::Drop as u32 {
+    if run(&ctx, Jiffies, |buckets, _| buckets) & 0xff == Action::Drop as u32 {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
@@ -50,14 +50,14 @@ fn guard(ctx: XdpContext) -> u32 {
 /// Judges a frame of a test run; the packed verdict.
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
-    run(&ctx, Still(frame::metadata_clock(&ctx)))
+    run(&ctx, Still(frame::metadata_clock(&ctx)), |buckets, _| buckets)
 }
 
 /// Judges a packet of the network stack. One that may pass goes on to the programs of others:
 /// `TCX_PASS` would end their chain.
 #[classifier]
 fn guard_tc(ctx: TcContext) -> i32 {
-    if run(&Skb::received(ctx), Jiffies) & 0xff == Action::Drop as u32 {
+    if run(&Skb::received(ctx), Jiffies, Merged::new) & 0xff == Action::Drop as u32 {
         TC_ACT_SHOT
     } else {
         TCX_NEXT
@@ -68,20 +68,26 @@ fn guard_tc(ctx: TcContext) -> i32 {
 #[classifier]
 fn tc_verdict(ctx: TcContext) -> i32 {
     let (skb, clock) = Skb::tested(ctx);
-    run(&skb, Still(clock)).cast_signed()
+    run(&skb, Still(clock), Merged::new).cast_signed()
 }
 
 /// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is
-/// the one that limits go by.
+/// the one that limits go by; `limiter` makes of the buckets what charges so many packets.
 #[inline(always)]
-fn run(ctx: &impl Context, clock: impl Clock) -> u32 {
+fn run<C: Clock, L: Limiter>(
+    ctx: &impl Context,
+    clock: C,
+    limiter: impl FnOnce(Buckets<C>, u32) -> L,
+) -> u32 {
     let Received { headers, len, zero } = frame::receive(ctx, maps::limits_bytes());
-    let size = Size { bytes: (len + ctx.tag().len()) as u32, packets: ctx.packets() };
-    let decision = decide(&headers, size, &Maps, &Buckets::new(clock, zero), &mut Silent);
+    let packets = ctx.packets(zero);
+    let limiter = limiter(Buckets::new(clock, zero), packets);
+    let bytes = (len as u32).wrapping_add(ctx.tag().len());
+    let decision = decide(&headers, bytes, &Maps, &limiter, &mut Silent);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
-    let len = account::count(ctx, len, decision.counter);
+    let len = account::count(ctx, len, packets, decision.counter);
     if verdict & 0xff != Action::Pass as u32 {
         // The same for every refusal: the verifier shall walk it once, not once for every way to
         // get here.

@@ -12,7 +12,9 @@ use std::{
 use guard_tests::{
     backend::{Backend as _, Host, KEY},
     generate::Generator,
-    node::{FREE_PORT, MANIFEST, MEMBER, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing, moved},
+    node::{
+        FREE_PORT, MANIFEST, MEMBER, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing, moved,
+    },
     random, raw, skip, text, world,
 };
 use guard_user::{
@@ -93,7 +95,8 @@ fn every_mode_judges_the_frames_of_a_wire_alike() {
         for length in [0, 4, 100, 4_200, 8_000] {
             let tags = "vlan tag=0 / ".repeat(tags);
             let from = ["10.77.0.99", "10.77.0.20"];
-            let line = |from| format!("{tags}ipv4 from={from} to=10.77.0.10 / udp to=9091 / pad {length}");
+            let line =
+                |from| format!("{tags}ipv4 from={from} to=10.77.0.10 / udp to=9091 / pad {length}");
             frames.extend(from.map(|from| text::frame(&line(from)).expect("a frame")));
         }
     }
@@ -127,7 +130,10 @@ fn every_mode_judges_the_frames_of_a_wire_alike() {
         let deadline = Instant::now() + PATIENCE;
         while counted(&node.stats()) != expected {
             let stats = counted(&node.stats());
-            assert!(Instant::now() < deadline, "TRAINGUARD_SEED={seed}, {mode}: {stats:?}, not {expected:?}");
+            assert!(
+                Instant::now() < deadline,
+                "TRAINGUARD_SEED={seed}, {mode}: {stats:?}, not {expected:?}"
+            );
             thread::sleep(Duration::from_millis(100));
         }
     }
@@ -230,7 +236,8 @@ fn a_change_of_mode_opens_nothing() {
             assert_eq!(status["enforcing"], true, "{wanted}: {status}");
             assert_eq!(status["problems"], serde_json::json!([]), "{wanted}");
             let links = fs::read_dir(node.own_pins()).expect("pins");
-            let links = links.filter_map(|entry| entry.expect("a pin").file_name().into_string().ok());
+            let links =
+                links.filter_map(|entry| entry.expect("a pin").file_name().into_string().ok());
             assert_eq!(links.filter(|name| name.starts_with("link-")).count(), 1, "{wanted}");
         }
         stop.store(true, Ordering::Relaxed);

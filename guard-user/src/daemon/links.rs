@@ -186,7 +186,9 @@ impl Links {
                 devices.iter().any(|device| device.mode_of(info.program_id).is_some())
             });
             let replaced = info.as_ref().is_ok_and(|info| {
-                self.guarded.get(&info.ifindex).is_some_and(|now| Some(now.mode.hook()) != info.hook)
+                self.guarded
+                    .get(&info.ifindex)
+                    .is_some_and(|now| Some(now.mode.hook()) != info.hook)
             });
             let gone = info.is_ok_and(|info| info.ifindex == 0);
             // One whose taking over failed is still wanted: it is tried again.
@@ -432,8 +434,7 @@ impl Links {
     ) -> Result<Guarded, KernelError> {
         // Before the first frame, so that each is counted where it belongs.
         shared.set_interface(device.index, &device.name, false)?;
-        let attached =
-            attach::guard(self.mode, device, generation, &self.pins, &mut self.earlier)?;
+        let attached = attach::guard(self.mode, device, generation, &self.pins, &mut self.earlier)?;
         Ok(Guarded::new(device, attached))
     }
 }

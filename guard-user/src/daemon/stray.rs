@@ -92,9 +92,9 @@ fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
         }
     };
     // An index means something only within a namespace, which a link does not tell.
-    let device = devices.iter().find(|device| {
-        device.index == info.ifindex && device.mode_of(info.program_id).is_some()
-    });
+    let device = devices
+        .iter()
+        .find(|device| device.index == info.ifindex && device.mode_of(info.program_id).is_some());
     let (state, problem) = match device {
         Some(_) => ("guarded", None),
         None if info.ifindex == 0 => {

@@ -73,7 +73,9 @@ fn hint(interface: &str, mode: Mode, errno: i32) -> Option<String> {
              them may make room. Or allow `--mode tcx`"
         ),
         (Mode::Native, libc::E2BIG) => {
-            format!("the program is too long for the device: {DRIVERS_WORDS}. Or allow `--mode tcx`")
+            format!(
+                "the program is too long for the device: {DRIVERS_WORDS}. Or allow `--mode tcx`"
+            )
         }
         (Mode::Generic, libc::EOPNOTSUPP | libc::EINVAL) => {
             "the interface belongs to a bond or a team that runs XDP itself, or its kind takes \
