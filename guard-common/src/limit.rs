@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn merged_packets_cost_what_they_were_and_never_more_than_a_burst() {
-        let limit = Limit::new(1_000, 100);
+        let limit = Limit::per_unit(1_000, 100);
         assert_eq!(charged(1, Unit::Packets, &limit, limit.unit), limit.unit);
         assert_eq!(charged(45, Unit::Packets, &limit, limit.unit), 45 * limit.unit);
         assert_eq!(charged(101, Unit::Packets, &limit, limit.unit), limit.depth);

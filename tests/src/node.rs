@@ -231,7 +231,7 @@ impl Node {
     }
 
     /// The name of the node's namespace.
-    pub(crate) fn namespace(&self) -> &str {
+    pub fn namespace(&self) -> &str {
         &self.namespaces[0]
     }
 

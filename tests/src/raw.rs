@@ -12,7 +12,7 @@ const AT_A_TIME: usize = 64;
 
 /// Sends frames out of an interface of this network namespace; how many it took. Of frames that
 /// fill a page only the Ethernet header is in the first buffer of the packet (`packet_alloc_skb`,
-/// net/packet/af_packet.c).
+/// `net/packet/af_packet.c`).
 pub fn send(interface: &str, frames: &[Vec<u8>]) -> io::Result<usize> {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None)?;
     let to = address(interface)?;

@@ -75,17 +75,18 @@ pub(super) fn check(
             format!("it runs another generation: program {id}, not {program_id}"),
         )
         .remedy("it is switched within seconds; if it is not, the log says why"),
-        Some(id) if hook == Hook::Tc && in_front(device, id).is_some() => {
-            in_front(device, id).unwrap_or_default()
-        }
         Some(_) if !device.up => Finding::new("guarded", "it is down")
             .remedy(format!("`ip link set dev {} up`, if it is to be used", device.name)),
-        Some(_) => Finding { state: "guarded", ..Finding::default() },
+        Some(id) => in_front(hook, device, id)
+            .unwrap_or_else(|| Finding { state: "guarded", ..Finding::default() }),
     }
 }
 
-/// Programs of others that see a packet before the tc program of this id does.
-fn in_front(device: &Device, id: u32) -> Option<Finding> {
+/// Programs of others that see a packet before the program of this id at this hook does.
+pub(super) fn in_front(hook: Hook, device: &Device, id: u32) -> Option<Finding> {
+    if hook == Hook::Xdp {
+        return None;
+    }
     if let Some(xdp) = device.xdp {
         let what = format!(
             "an XDP program runs in front of it, id {}: what that redirects never reaches the guard",
@@ -138,13 +139,13 @@ mod tests {
         }
     }
 
-    fn at(program_id: u32, ifindex: u32, hook: Hook) -> Result<LinkInfo, KernelError> {
-        Ok(LinkInfo { hook: Some(hook), program_id, ifindex })
+    fn at(program_id: u32, ifindex: u32, hook: Hook) -> LinkInfo {
+        LinkInfo { hook: Some(hook), program_id, ifindex }
     }
 
     fn found(link: (u32, u32), device: Option<&Device>) -> (&'static str, String) {
         let (program_id, ifindex) = link;
-        let finding = check(&at(program_id, ifindex, Hook::Xdp), Hook::Xdp, device, 7);
+        let finding = check(&Ok(at(program_id, ifindex, Hook::Xdp)), Hook::Xdp, device, 7);
         assert_eq!(
             finding.problem.is_none(),
             finding.remedy.is_none() && finding.state == "guarded"
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_left_is_told_apart_from_what_is_gone() {
-        let gone = check(&at(7, 0, Hook::Xdp), Hook::Xdp, None, 7);
+        let gone = check(&Ok(at(7, 0, Hook::Xdp)), Hook::Xdp, None, 7);
         assert_eq!(gone.state, "missing");
         assert_eq!(found((7, 2), None).0, "failed");
         let error = Err(KernelError::new("no").hint("try"));
@@ -191,7 +192,7 @@ mod tests {
     fn who_runs_in_front_of_a_tc_program_is_named() {
         let check = |tc: &[u32], xdp| {
             let device = Device { tc: tc.to_vec(), ..device(xdp) };
-            let finding = check(&at(7, 2, Hook::Tc), Hook::Tc, Some(&device), 7);
+            let finding = check(&Ok(at(7, 2, Hook::Tc)), Hook::Tc, Some(&device), 7);
             (finding.state, finding.problem.unwrap_or_default())
         };
         assert_eq!(check(&[7, 8], None), ("guarded", String::new()));

@@ -26,6 +26,7 @@ use super::{
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
+    surroundings::Surroundings,
     tallies::Tallies,
     top::TopSources,
     trial::Trial,
@@ -119,6 +120,7 @@ pub(super) struct Guard {
     pub(super) links: Links,
     pub(super) devices: Vec<Device>,
     pub(super) selection: Selection,
+    pub(super) surroundings: Surroundings,
     /// Whether the state directory has what is running.
     pub(super) kept: bool,
     /// Why the files are not what is running.
@@ -230,6 +232,7 @@ impl Guard {
             links,
             devices,
             selection: Selection::default(),
+            surroundings: Surroundings::default(),
             kept: true,
             outdated: Vec::new(),
             refused_files: None,
@@ -657,6 +660,7 @@ impl Guard {
             &self.devices,
         );
         self.note_interfaces();
+        self.note_surroundings();
     }
 
     /// Takes note of what became of interfaces.

@@ -247,6 +247,17 @@ impl Links {
         self.guarded.values().map(|guarded| guarded.mode.hook()).collect()
     }
 
+    /// What runs in front of the guard, by interface.
+    pub(super) fn in_front(&self, devices: &[Device]) -> Vec<(String, String)> {
+        let told = self.guarded.iter().filter_map(|(index, guarded)| {
+            let device = devices.iter().find(|device| device.index == *index)?;
+            let id = guarded.link.info().ok()?.program_id;
+            let finding = check::in_front(guarded.mode.hook(), device, id)?;
+            Some((guarded.name.clone(), finding.problem?))
+        });
+        told.collect()
+    }
+
     /// Indices of the guarded interfaces.
     pub(super) fn indices(&self) -> BTreeSet<u32> {
         self.guarded.keys().copied().collect()

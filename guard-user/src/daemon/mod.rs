@@ -24,6 +24,7 @@ mod state;
 mod status;
 mod strangers;
 pub mod stray;
+mod surroundings;
 mod tallies;
 mod top;
 pub mod trial;

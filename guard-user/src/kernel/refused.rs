@@ -57,7 +57,8 @@ fn hint(interface: &str, mode: Mode, errno: i32) -> Option<String> {
         ),
         (Mode::Native, libc::EOPNOTSUPP) => {
             "the driver has no native XDP, or not for frames of several buffers: allow \
-             `--mode tcx`, or `--mode auto` to have the best that can be had"
+             `--mode tcx` (Linux 6.6), the slower `--mode generic`, or `--mode auto`, which takes \
+             the best that can be had"
                 .to_owned()
         }
         (Mode::Native, libc::ERANGE) => format!(

@@ -90,7 +90,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { hook: Hook::of_link(info.type_), program_id: info.prog_id, ifindex })
 }
 
-/// Most tc programs of an interface that the kernel takes (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
+/// More tc programs than an interface has (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).
 const MOST_TC_PROGRAMS: usize = 64;
 
 /// Ids of the tc programs on an interface (TCX, ingress), in the order in which they run.
