@@ -21,6 +21,7 @@ use crate::{
     policy::{compiled::Tunnels, diagnostic::Code},
 };
 
+pub use self::learn::LearnArgs;
 pub use self::pages::{CompletionsArgs, ManArgs, Shell};
 #[cfg(feature = "daemon")]
 pub use self::{
@@ -28,7 +29,6 @@ pub use self::{
     events::{EventsArgs, EventsFormat},
     safety::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
 };
-pub use self::learn::LearnArgs;
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
 /// from the hosts that the cluster manifest names.
@@ -123,11 +123,13 @@ pub struct Directories {
 pub enum ModeArg {
     /// In the driver; refused where the driver cannot
     Native,
-    /// As a tc program (not in this version)
+    /// As a tc program (TCX, Linux 6.6 or later), on any interface: later than native, and faster
+    /// than generic where frames are merged first
     Tcx,
     /// In the network stack, after the driver has made a socket buffer: slower
     Generic,
-    /// Native where the driver can, else generic; the choice is logged and shown by `status`
+    /// Native where the driver can, else tcx, else generic; the choice and why are logged and shown
+    /// by `status`
     Auto,
 }
 

@@ -315,6 +315,7 @@ policies: [policy.yaml]
             kind: kind.map(str::to_owned),
             ports: Vec::new(),
             xdp: None,
+            tc: Vec::new(),
         }
     }
 

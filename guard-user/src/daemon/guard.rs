@@ -13,6 +13,7 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    attach::AttachMode,
     audit::Trail,
     digest::Digest,
     doors::Doors,
@@ -20,7 +21,7 @@ use super::{
     failure::{Failure, log_findings},
     interfaces::{self, Selection},
     journal::{Journal, Names},
-    links::{AttachMode, Links},
+    links::Links,
     mode::Override,
     readers::Readers,
     service::{Service, Work},
@@ -28,6 +29,7 @@ use super::{
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
+    surroundings::Surroundings,
     tallies::Tallies,
     top::TopSources,
     trial::Trial,
@@ -135,6 +137,7 @@ pub(super) struct Guard {
     pub(super) links: Links,
     pub(super) devices: Vec<Device>,
     pub(super) selection: Selection,
+    pub(super) surroundings: Surroundings,
     /// Whether the state directory has what is running.
     pub(super) kept: bool,
     /// Why the files are not what is running.
@@ -255,6 +258,7 @@ impl Guard {
             links,
             devices,
             selection: Selection::default(),
+            surroundings: Surroundings::default(),
             kept: true,
             outdated: Vec::new(),
             refused_files: None,
@@ -664,7 +668,12 @@ impl Guard {
         self.pins.check_writable()?;
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
-        let mut generation = Generation::load(&policy, &options)?;
+        let mut generation =
+            Generation::load_for(self.wanted.mode.first_hook(), &policy, &options)?;
+        // Complete before anything is switched.
+        for hook in self.links.hooks() {
+            generation.add(hook)?;
+        }
         let mut shared = generation.shared()?;
         if self.maps.is_none() {
             self.maps = Some(self.pins.hold_maps()?);
@@ -726,7 +735,7 @@ impl Guard {
         let Some(running) = &mut self.running else { return };
         self.selection = interfaces::select(&running.facts.patterns, &self.devices);
         self.links.reconcile(
-            &running.generation,
+            &mut running.generation,
             &mut running.shared,
             &self.selection,
             &self.devices,
@@ -735,6 +744,7 @@ impl Guard {
             self.links.drop_leftovers(&self.devices);
         }
         self.note_interfaces();
+        self.note_surroundings();
     }
 
     /// Takes note of what became of interfaces.

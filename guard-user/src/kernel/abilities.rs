@@ -17,10 +17,7 @@ use futures_util::TryStreamExt as _;
 use nix::sched::{CloneFlags, unshare};
 use rtnetlink::{LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
 
-use super::{
-    error::KernelError,
-    sys::{self, Mode},
-};
+use super::{error::KernelError, mode::Mode, sys};
 
 /// `r0 = 2 (XDP_PASS); exit`.
 const PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];

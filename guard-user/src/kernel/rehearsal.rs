@@ -10,14 +10,14 @@ use std::{
 };
 
 use aya::{
-    TestRun as _,
+    Ebpf, TestRun as _,
     programs::{TestRunOptions, Xdp},
 };
 use guard_common::{
-    Silent, Verdict, flow::Transport, judge, layout, packet::Frame, tables::Unlimited,
+    Silent, Verdict, flow::Transport, judge, layout, names, packet::Frame, tables::Unlimited,
 };
 
-use super::error::KernelError;
+use super::{error::KernelError, generation::missing};
 use crate::{
     policy::{compiled::CompiledPolicy, hash::hexadecimal, limiter::HostLimiter},
     probe::{self, Probe},
@@ -27,7 +27,10 @@ use crate::{
 const SOURCES: usize = 4;
 
 /// Lets the program of rehearsals judge, and compares its verdicts with the host's.
-pub(super) fn rehearse(program: &mut Xdp, policy: &CompiledPolicy) -> Result<(), KernelError> {
+pub(super) fn rehearse(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), KernelError> {
+    let name = names::PROGRAM_REHEARSAL;
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    let program: &mut Xdp = program.try_into().map_err(|error| KernelError::of(name, error))?;
     program.load().map_err(|error| KernelError::of("loading the program of rehearsals", error))?;
     let compared = compare(program, policy);
     // It was loaded for this. Its end is no reason to refuse what it has found to be right.
