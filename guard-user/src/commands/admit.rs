@@ -19,7 +19,7 @@ use crate::{
         entry::{Entry, NodeList},
         limiter::HostLimiter,
         load::Loader,
-        provenance::{self, Known},
+        provenance,
         scalars::PortRange,
     },
     probe::{OPENS, Probe},
@@ -84,6 +84,7 @@ pub(super) struct Lines {
     pub(super) text: String,
     pub(super) roles: Vec<String>,
     /// Line of the key under which it belongs.
+    #[cfg(feature = "daemon")]
     pub(super) under: usize,
     /// What it does that was not tried.
     pub(super) admits_also: Vec<String>,
@@ -111,9 +112,10 @@ impl Manifest {
     }
 
     /// Whether an address is in a network of the manifest, or near a node of it.
+    #[cfg(feature = "daemon")]
     pub(super) fn is_near(&self, address: IpAddr) -> bool {
         let addr = Addr::from(address);
-        !Known::of(&self.loaded.cluster, &addr).networks.is_empty()
+        !provenance::Known::of(&self.loaded.cluster, &addr).networks.is_empty()
             || neighbours(&self.loaded.cluster, &addr).next().is_some()
     }
 
@@ -161,6 +163,7 @@ impl Manifest {
                     text: plan.nodes.lines(&entry),
                     admits_also: also(&self.loaded.cluster, &self.node, &entry.roles, &plan.labels),
                     roles: entry.roles,
+                    #[cfg(feature = "daemon")]
                     under: plan.nodes.line,
                     findings: findings
                         .iter()

@@ -228,7 +228,7 @@ pub struct Policy {
     pub ports: Vec<ServicePorts>,
     /// The files, and the directories and links on the way to them.
     pub files: Seen<Vec<PolicyFile>>,
-    /// Users who may own them, besides root: the one who asks, and the daemon's.
+    /// Users who may own them, besides root: the daemon's.
     pub trusted: Vec<u32>,
 }
 

@@ -1,12 +1,7 @@
 //! Asks the machine. Changes nothing: what is made to try something ends with the attempt.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{collections::BTreeMap, path::Path, thread};
 
-use guard_common::flow::Transport;
 use nix::{
     sys::{
         statfs::statfs,
@@ -16,36 +11,32 @@ use nix::{
 };
 
 use super::{
+    attempts,
     facts::{
-        self, Abilities, BpfFs, Directory, Facts, Interface, Network, Policy, Program, Refusal,
-        Rights, RootService, Seen, ServicePorts, Tried, Unmet,
+        self, BpfFs, Directory, Facts, Interface, Network, Policy, Program, Rights, Seen,
+        ServicePorts, Unmet,
     },
-    files,
+    files, listeners,
     sysfs::Tree,
     system,
 };
 use crate::{
     daemon::{
         client,
-        drift::{Collector, GuardedPorts},
         interfaces::{self, Selection},
-        view::{OpenPorts, Status},
+        view::Status,
     },
     kernel::{
-        abilities,
         error::KernelError,
-        generation::{Generation, Maps, Options},
         netlink::{self, Device},
         nic, pins,
         pins::Pins,
-        sockets::{self, Listening},
         stacking::{self, Stacked},
     },
     machine,
-    object::kernel_object,
     policy::{
-        self, Bundle, Disk, Loaded, Placement,
-        compiled::{CompiledPolicy, Tunnels},
+        self, Disk, Loaded, Placement,
+        compiled::CompiledPolicy,
         diagnostic::{Report, Severity},
         load::Loader,
     },
@@ -53,35 +44,6 @@ use crate::{
 
 /// The user of the daemon, where packages make one.
 const DAEMON_USER: &str = "trainguard";
-/// Sockets of root that are looked at.
-const MOST_ROOT_SOCKETS: usize = 256;
-/// How processes of training frameworks call themselves, at the beginning. `python` is most of
-/// them.
-const TRAINING: [&str; 22] = [
-    "python",
-    "torchrun",
-    "pt_main_thread",
-    "raylet",
-    "ray::",
-    "gcs_server",
-    "plasma_store",
-    "dask-",
-    "dask",
-    "horovodrun",
-    "orted",
-    "prted",
-    "prterun",
-    "mpirun",
-    "mpiexec",
-    "hydra_",
-    "deepspeed",
-    "bpslaunch",
-    "tensorboard",
-    "jupyter-",
-    "tensorflow_mode",
-    "mlflow",
-];
-
 /// What is to be looked at.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
@@ -127,10 +89,11 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
         patterns.map_or_else(|| all_up(&devices), |it| interfaces::select(&it, &devices));
     let stack = stacking::all().unwrap_or_default();
     let interfaces = describe(&tree, asked.bpf_dir, &selection, &devices, &stack, &daemon);
-    let (open_ports, root_services) = listeners(compiled.as_ref(), &selection, &devices, &daemon);
+    let (open_ports, root_services) =
+        listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
     let facts = Facts {
         kernel: kernel(&tree),
-        abilities: try_kernel(compiled.as_ref()),
+        abilities: attempts::try_kernel(compiled.as_ref()),
         bpffs: bpffs(asked.bpf_dir),
         policy,
         interfaces,
@@ -162,85 +125,6 @@ fn kernel(tree: &Tree) -> facts::Kernel {
         lockdown: tree.text("sys/kernel/security/lockdown"),
         unprivileged_bpf_disabled: tree.number("proc/sys/kernel/unprivileged_bpf_disabled"),
     }
-}
-
-fn tried(attempt: abilities::Attempt) -> Tried {
-    attempt.map_err(Refusal::from)
-}
-
-fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
-    let abilities::Abilities { maps, xdp, frags, compiled, native, generic, switch } =
-        abilities::Abilities::probe();
-    Abilities {
-        maps: maps.into_iter().map(|(kind, made)| (kind, tried(made))).collect(),
-        xdp: tried(xdp),
-        frags: tried(frags),
-        compiled: compiled.into(),
-        native: tried(native),
-        generic: tried(generic),
-        switch: tried(switch),
-        guard: kernel_object().map(|_| load_guard(policy)),
-    }
-}
-
-/// Loads the guard as the daemon does, with this policy or one that uses all of it, on maps of its
-/// own.
-fn load_guard(policy: Option<&CompiledPolicy>) -> Tried {
-    let sample;
-    let policy = if let Some(policy) = policy {
-        policy
-    } else {
-        sample = sample_policy().map_err(|message| Refusal { errno: None, message })?;
-        &sample
-    };
-    let options = Options { maps: Maps::Private, key: [0; 2], sampling: true };
-    Generation::load(policy, &options).map(drop).map_err(Refusal::from)
-}
-
-/// A policy with everything that costs the verifier something.
-fn sample_policy() -> Result<CompiledPolicy, String> {
-    const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: doctor
-interfaces: [doctor0]
-nodes:
-  - { name: a, addresses: [192.0.2.1, \"2001:db8::1\"], roles: [member] }
-  - { name: b, addresses: [192.0.2.2, \"2001:db8::2\"], roles: [member] }
-policies: [policy.yaml]
-";
-    const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: doctor
-services:
-  - name: all
-    roles: [member]
-    ports: [tcp/9091, udp/9091]
-    match: all
-    allow: { roles: [member] }
-    mode: enforce
-    limits:
-      perSource:
-        newConnections: { rate: 200/s, burst: 1000 }
-        packets: { rate: 200k/s, burst: 400k }
-        bytes: { rate: 1GB/s, burst: 64MB }
-      total:
-        newConnections: { rate: 2000/s, burst: 4000 }
-";
-    let manifest = PathBuf::from("cluster.yaml");
-    let texts = [(manifest.clone(), MANIFEST), (PathBuf::from("policy.yaml"), POLICY)];
-    let bundle = Bundle::new(manifest.clone(), texts);
-    let loaded = policy::load(&manifest, &bundle).map_err(|error| error.to_string())?;
-    let node = loaded.cluster.nodes.first().ok_or("no node")?;
-    let mut policy =
-        policy::compile(&loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
-    let mut tunnels = Tunnels::default();
-    for kind in ["ipip", "sit", "gre"] {
-        tunnels.add(kind, None)?;
-    }
-    policy.set_tunnels(&tunnels);
-    Ok(policy)
 }
 
 fn bpffs(path: &Path) -> BpfFs {
@@ -321,13 +205,10 @@ fn policy_of(
     (policy, Some(loaded), compiled)
 }
 
-/// Who may own policy files: who asks, and the daemon's user. Root may anyway.
+/// Who may own policy files besides root: the daemon's user, where there is one.
 fn trusted() -> Vec<u32> {
-    let daemon = User::from_name(DAEMON_USER).ok().flatten().map(|user| user.uid.as_raw());
-    let mut users: Vec<u32> = daemon.into_iter().chain([geteuid().as_raw()]).collect();
-    users.sort_unstable();
-    users.dedup();
-    users
+    let daemon = User::from_name(DAEMON_USER).ok().flatten();
+    daemon.map(|user| user.uid.as_raw()).into_iter().collect()
 }
 
 /// Patterns of the interfaces to guard; none if nobody says.
@@ -451,55 +332,4 @@ fn is_ours(bpf_dir: &Path, index: u32, id: u32, daemon: &Seen<Box<Status>>) -> S
         })),
         Err(error) => Seen::Hidden(error.to_string()),
     }
-}
-
-/// Ports that nobody guards, and processes of root that look like training. What the daemon found
-/// counts: its policy may be another one than that of the files.
-fn listeners(
-    policy: Option<&CompiledPolicy>,
-    selection: &Selection,
-    devices: &[Device],
-    daemon: &Seen<Box<Status>>,
-) -> (OpenPorts, Vec<RootService>) {
-    let none = CompiledPolicy::no_ports();
-    let ports = GuardedPorts::of(policy.map_or(&none, |policy| &policy.ports));
-    let guarded: BTreeSet<u32> = selection.devices.iter().map(|device| device.index).collect();
-    let mut open = Collector::new(&ports, devices, guarded, sockets::ephemeral_ports());
-    let mut of_root: Vec<Listening> = Vec::new();
-    let listed = sockets::listening(|socket| {
-        open.add(socket);
-        let reachable = socket.uid == 0 && socket.inode != 0 && !socket.address.is_loopback();
-        if reachable && socket.transport == Transport::Tcp && of_root.len() < MOST_ROOT_SOCKETS {
-            of_root.push(socket);
-        }
-    });
-    let mut open = match (daemon, policy, listed) {
-        (Seen::Known(status), _, _) => status.open_ports.clone(),
-        (_, Some(_), Ok(more)) => open.finish(more),
-        (_, None, Ok(_)) => OpenPorts::default(),
-        (_, _, Err(error)) => {
-            OpenPorts { problem: Some(error.to_string()), ..OpenPorts::default() }
-        }
-    };
-    let mut inodes = open.inodes();
-    inodes.extend(of_root.iter().map(|socket| socket.inode));
-    let commands = sockets::commands(&inodes);
-    open.set_commands(&commands);
-    (open, root_services(&of_root, &commands))
-}
-
-fn root_services(sockets: &[Listening], commands: &BTreeMap<u32, String>) -> Vec<RootService> {
-    let found: BTreeSet<(u16, &str, &String)> = sockets
-        .iter()
-        .filter_map(|socket| {
-            let command = commands.get(&socket.inode)?;
-            let training = TRAINING.iter().any(|name| command.starts_with(name));
-            training.then_some((socket.port, socket.transport.name(), command))
-        })
-        .collect();
-    let service = |(port, transport, command): (u16, &str, &String)| RootService {
-        port: format!("{transport}/{port}"),
-        command: command.clone(),
-    };
-    found.into_iter().map(service).collect()
 }

@@ -5,10 +5,12 @@
 //! found ([`facts`]), so that every machine can be made up in a test. [`redact`] makes a report that
 //! may leave the house.
 
+mod attempts;
 pub mod checks;
 pub mod facts;
 mod files;
 pub mod gather;
+mod listeners;
 pub mod redact;
 mod sysfs;
 mod system;

@@ -1,0 +1,96 @@
+//! What the kernel does when asked to, the guard itself included.
+
+use std::path::PathBuf;
+
+use super::facts::{Abilities, Refusal, Tried};
+use crate::{
+    kernel::{
+        abilities,
+        generation::{Generation, Maps, Options},
+    },
+    object::kernel_object,
+    policy::{
+        self, Bundle, Placement,
+        compiled::{CompiledPolicy, Tunnels},
+    },
+};
+
+fn tried(attempt: abilities::Attempt) -> Tried {
+    attempt.map_err(Refusal::from)
+}
+
+/// Tries everything; the guard with this policy, or with one that uses all of it.
+pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
+    let abilities::Abilities { maps, xdp, frags, compiled, native, generic, switch } =
+        abilities::Abilities::probe();
+    Abilities {
+        maps: maps.into_iter().map(|(kind, made)| (kind, tried(made))).collect(),
+        xdp: tried(xdp),
+        frags: tried(frags),
+        compiled: compiled.into(),
+        native: tried(native),
+        generic: tried(generic),
+        switch: tried(switch),
+        guard: kernel_object().map(|_| load_guard(policy)),
+    }
+}
+
+/// Loads the guard as the daemon does, with this policy or one that uses all of it, on maps of its
+/// own.
+fn load_guard(policy: Option<&CompiledPolicy>) -> Tried {
+    let sample;
+    let policy = if let Some(policy) = policy {
+        policy
+    } else {
+        sample = sample_policy().map_err(|message| Refusal { errno: None, message })?;
+        &sample
+    };
+    let options = Options { maps: Maps::Private, key: [0; 2], sampling: true };
+    Generation::load(policy, &options).map(drop).map_err(Refusal::from)
+}
+
+/// A policy with everything that costs the verifier something.
+fn sample_policy() -> Result<CompiledPolicy, String> {
+    const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: doctor
+interfaces: [doctor0]
+nodes:
+  - { name: a, addresses: [192.0.2.1, \"2001:db8::1\"], roles: [member] }
+  - { name: b, addresses: [192.0.2.2, \"2001:db8::2\"], roles: [member] }
+policies: [policy.yaml]
+";
+    const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: doctor
+services:
+  - name: all
+    roles: [member]
+    ports: [tcp/9091, udp/9091]
+    match: all
+    allow: { roles: [member] }
+    mode: enforce
+    limits:
+      perSource:
+        newConnections: { rate: 200/s, burst: 1000 }
+        packets: { rate: 200k/s, burst: 400k }
+        bytes: { rate: 1GB/s, burst: 64MB }
+      total:
+        newConnections: { rate: 2000/s, burst: 4000 }
+";
+    let manifest = PathBuf::from("cluster.yaml");
+    let texts = [(manifest.clone(), MANIFEST), (PathBuf::from("policy.yaml"), POLICY)];
+    let bundle = Bundle::new(manifest.clone(), texts);
+    let loaded = policy::load(&manifest, &bundle).map_err(|error| error.to_string())?;
+    let node = loaded.cluster.nodes.first().ok_or("no node")?;
+    let mut policy =
+        policy::compile(&loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
+    let mut tunnels = Tunnels::default();
+    for kind in ["ipip", "sit", "gre"] {
+        tunnels.add(kind, None)?;
+    }
+    policy.set_tunnels(&tunnels);
+    Ok(policy)
+}

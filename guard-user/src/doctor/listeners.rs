@@ -1,0 +1,99 @@
+//! Who listens: at ports that nobody guards, and as root.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use guard_common::flow::Transport;
+
+use super::facts::{RootService, Seen};
+use crate::{
+    daemon::{
+        drift::{Collector, GuardedPorts},
+        interfaces::Selection,
+        view::{OpenPorts, Status},
+    },
+    kernel::{
+        netlink::Device,
+        sockets::{self, Listening},
+    },
+    policy::compiled::CompiledPolicy,
+};
+
+/// Sockets of root that are looked at.
+const MOST_ROOT_SOCKETS: usize = 256;
+/// How processes of training frameworks call themselves, at the beginning. `python` is most of
+/// them.
+const TRAINING: [&str; 22] = [
+    "python",
+    "torchrun",
+    "pt_main_thread",
+    "raylet",
+    "ray::",
+    "gcs_server",
+    "plasma_store",
+    "dask-",
+    "dask",
+    "horovodrun",
+    "orted",
+    "prted",
+    "prterun",
+    "mpirun",
+    "mpiexec",
+    "hydra_",
+    "deepspeed",
+    "bpslaunch",
+    "tensorboard",
+    "jupyter-",
+    "tensorflow_mode",
+    "mlflow",
+];
+
+/// Ports that nobody guards, and processes of root that look like training. What the daemon found
+/// counts: its policy may be another one than that of the files.
+pub(super) fn look(
+    policy: Option<&CompiledPolicy>,
+    selection: &Selection,
+    devices: &[Device],
+    daemon: &Seen<Box<Status>>,
+) -> (OpenPorts, Vec<RootService>) {
+    let none = CompiledPolicy::no_ports();
+    let ports = GuardedPorts::of(policy.map_or(&none, |policy| &policy.ports));
+    let guarded: BTreeSet<u32> = selection.devices.iter().map(|device| device.index).collect();
+    let mut open = Collector::new(&ports, devices, guarded, sockets::ephemeral_ports());
+    let mut of_root: Vec<Listening> = Vec::new();
+    let listed = sockets::listening(|socket| {
+        open.add(socket);
+        let reachable = socket.uid == 0 && socket.inode != 0 && !socket.address.is_loopback();
+        if reachable && socket.transport == Transport::Tcp && of_root.len() < MOST_ROOT_SOCKETS {
+            of_root.push(socket);
+        }
+    });
+    let mut open = match (daemon, policy, listed) {
+        (Seen::Known(status), _, _) => status.open_ports.clone(),
+        (_, Some(_), Ok(more)) => open.finish(more),
+        (_, None, Ok(_)) => OpenPorts::default(),
+        (_, _, Err(error)) => {
+            OpenPorts { problem: Some(error.to_string()), ..OpenPorts::default() }
+        }
+    };
+    let mut inodes = open.inodes();
+    inodes.extend(of_root.iter().map(|socket| socket.inode));
+    let commands = sockets::commands(&inodes);
+    open.set_commands(&commands);
+    (open, root_services(&of_root, &commands))
+}
+
+fn root_services(sockets: &[Listening], commands: &BTreeMap<u32, String>) -> Vec<RootService> {
+    let found: BTreeSet<(u16, &str, &String)> = sockets
+        .iter()
+        .filter_map(|socket| {
+            let command = commands.get(&socket.inode)?;
+            let training = TRAINING.iter().any(|name| command.starts_with(name));
+            training.then_some((socket.port, socket.transport.name(), command))
+        })
+        .collect();
+    let service = |(port, transport, command): (u16, &str, &String)| RootService {
+        port: format!("{transport}/{port}"),
+        command: command.clone(),
+    };
+    found.into_iter().map(service).collect()
+}
