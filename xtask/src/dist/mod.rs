@@ -9,6 +9,7 @@ mod deb;
 mod rpm;
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -66,21 +67,29 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(&directory)?;
-    let mut sums = String::new();
+    let mut sums = Vec::new();
     for (name, bytes) in [
         (deb::name(&release), deb::package(&release, &contents)?),
         (rpm::name(&release), rpm::package(&release, &contents)?),
         (archive::name(&release), archive::package(&release, &contents)?),
     ] {
-        let hash: String =
-            Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hexadecimal(&Sha256::digest(&bytes));
         println!("{hash}  {name} ({} KiB)", bytes.len() / 1024);
-        sums += &format!("{hash}  {name}\n");
+        sums.push(format!("{hash}  {name}\n"));
         fs::write(directory.join(&name), bytes).with_context(|| name)?;
     }
-    fs::write(directory.join("SHA256SUMS"), sums)?;
+    fs::write(directory.join("SHA256SUMS"), sums.concat())?;
     println!("packed into {}", directory.display());
     Ok(true)
+}
+
+/// Bytes as lists of checksums have them.
+fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Builds the binary that is packed.
