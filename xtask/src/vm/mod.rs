@@ -189,7 +189,8 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     if systems && boot::package().is_err() {
         println!("no package yet: packing the binary of this machine");
         let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
-        dist::pack(built.binary)?;
+        let scratch = cache.scratch()?;
+        dist::pack(matrix::strip(&built.binary, &scratch.path().join("trainguard"))?)?;
     }
     let programs =
         tests.then(|| Programs::build(&cache, &toolchain::ensure(false)?)).transpose()?;
