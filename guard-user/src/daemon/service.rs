@@ -135,8 +135,8 @@ impl Service {
     /// not sent now is sent next time. Whether it was sent.
     fn send(&self, states: &[NotifyState]) -> bool {
         let Some(socket) = &self.socket else { return false };
-        let message: String = states.iter().map(|state| format!("{state}\n")).collect();
-        match socket.send(message.as_bytes()) {
+        let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+        match socket.send((lines.join("\n") + "\n").as_bytes()) {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
@@ -222,26 +222,25 @@ fn line(status: &Status, rate: Option<f64>) -> String {
         Some("none") => "no service to guard in",
         _ => "NOT ENFORCING",
     };
-    let mut line = format!("{does} {}@{hash} on {}", status.cluster, counted(guarded, "interface"));
-    if let Some(rate) = rate {
-        line += &format!(", {} drops/s", figures::short(rate));
-    }
+    let drops = rate.map(|rate| format!(", {} drops/s", figures::short(rate))).unwrap_or_default();
+    let on = counted(guarded, "interface");
+    let mut parts = vec![format!("{does} {}@{hash} on {on}{drops}", status.cluster)];
     for (state, what) in
         [("missing", "waiting for"), ("failed", "FAILED"), ("detached", "detached")]
     {
         let names = of(state);
         if !names.is_empty() {
-            line += &format!("; {what} {}", names.join(", "));
+            parts.push(format!("{what} {}", names.join(", ")));
         }
     }
     if let Some(trial) = &status.trial {
         let time = trial.deadline.get(11..19).unwrap_or(&trial.deadline);
-        line += &format!("; ON TRIAL, undone at {time} UTC unless confirmed");
+        parts.push(format!("ON TRIAL, undone at {time} UTC unless confirmed"));
     } else if !status.up_to_date {
         let why = status.problems.first().map_or("see `trainguard status`", String::as_str);
-        line += &format!("; not what the files say: {why}");
+        parts.push(format!("not what the files say: {why}"));
     }
-    text::visible(&line).chars().take(LINE_LENGTH).collect()
+    text::visible(&parts.join("; ")).chars().take(LINE_LENGTH).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{
     Release,
     archive::{self, Tar},
     contents::Contents,
+    hexadecimal,
 };
 use crate::sh;
 
@@ -55,12 +56,12 @@ fn control(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
         .replace("@VERSION@", &version(release))
         .replace("@SIZE@", &size.to_string());
     tar.file("./control", 0o644, text.as_bytes())?;
-    let sums = contents.files.iter().map(|file| {
-        let hash: String =
-            Md5::digest(&file.bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{hash}  {}\n", file.path)
-    });
-    tar.file("./md5sums", 0o644, sums.collect::<String>().as_bytes())?;
+    let sums: Vec<String> = contents
+        .files
+        .iter()
+        .map(|file| format!("{}  {}\n", hexadecimal(&Md5::digest(&file.bytes)), file.path))
+        .collect();
+    tar.file("./md5sums", 0o644, sums.concat().as_bytes())?;
     for name in SCRIPTS {
         tar.file(&format!("./{name}"), 0o755, source(name)?.as_bytes())?;
     }

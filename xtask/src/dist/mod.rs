@@ -9,6 +9,7 @@ mod deb;
 mod rpm;
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -46,10 +47,11 @@ struct Release {
     time: u32,
 }
 
-/// Packs this binary, without building a static one: for the machine that it was built on, and for
-/// guests with the same system.
-pub(crate) fn pack(binary: PathBuf) -> Result<()> {
-    run(&DistArgs { revision: None, binary: Some(binary) }).map(drop)
+/// Packs this binary as a deb, into a file: for guests with the same system as this machine.
+pub(crate) fn pack_deb(binary: &Path, to: &Path) -> Result<()> {
+    let release = Release { version: version(binary)?, revision: None, time: time()? };
+    let bytes = deb::package(&release, &Contents::gather(binary)?)?;
+    fs::write(to, bytes).with_context(|| to.display().to_string())
 }
 
 /// Makes the packages in `target/dist`, and says which.
@@ -66,21 +68,29 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(&directory)?;
-    let mut sums = String::new();
+    let mut sums = Vec::new();
     for (name, bytes) in [
         (deb::name(&release), deb::package(&release, &contents)?),
         (rpm::name(&release), rpm::package(&release, &contents)?),
         (archive::name(&release), archive::package(&release, &contents)?),
     ] {
-        let hash: String =
-            Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hexadecimal(&Sha256::digest(&bytes));
         println!("{hash}  {name} ({} KiB)", bytes.len() / 1024);
-        sums += &format!("{hash}  {name}\n");
+        sums.push(format!("{hash}  {name}\n"));
         fs::write(directory.join(&name), bytes).with_context(|| name)?;
     }
-    fs::write(directory.join("SHA256SUMS"), sums)?;
+    fs::write(directory.join("SHA256SUMS"), sums.concat())?;
     println!("packed into {}", directory.display());
     Ok(true)
+}
+
+/// Bytes as lists of checksums have them.
+fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Builds the binary that is packed.
@@ -115,4 +125,141 @@ fn time() -> Result<u32> {
         }
     };
     text.trim().parse().with_context(|| format!("`{}` is no time in seconds", text.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    /// What the packing asks of a binary.
+    const BINARY: &str = "#!/bin/sh\n\
+        case $1 in --version) echo trainguard 9.8.7;; completions) echo complete $2;; \
+        man) echo .TH > $3/trainguard.1;; esac\n";
+
+    fn contents() -> Contents {
+        let directory = tempfile::tempdir().expect("a directory");
+        let binary = directory.path().join("trainguard");
+        fs::write(&binary, BINARY).expect("writing");
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("its mode");
+        assert_eq!(version(&binary).expect("a version"), "9.8.7");
+        Contents::gather(&binary).expect("contents")
+    }
+
+    fn release(revision: Option<u32>) -> Release {
+        Release { version: "9.8.7".to_owned(), revision, time: 1_700_000_000 }
+    }
+
+    /// The parts of a Debian package.
+    fn parts(package: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let mut archive = ar::Archive::new(package);
+        let mut parts = Vec::new();
+        while let Some(entry) = archive.next_entry() {
+            let mut entry = entry.expect("a part");
+            let name = String::from_utf8_lossy(entry.header().identifier()).into_owned();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).expect("its bytes");
+            parts.push((name, bytes));
+        }
+        parts
+    }
+
+    /// The entries of a compressed archive: path, mode, whose, text.
+    fn entries(archive: &[u8]) -> Vec<(String, u32, u64, String)> {
+        let mut archive = tar::Archive::new(GzDecoder::new(archive));
+        let entries = archive.entries().expect("entries").map(|entry| {
+            let mut entry = entry.expect("an entry");
+            let path = entry.path().expect("a path").to_string_lossy().into_owned();
+            let (mode, uid) = (entry.header().mode(), entry.header().uid());
+            assert_eq!(entry.header().mtime().expect("a time"), 1_700_000_000, "{path}");
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).expect("its bytes");
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            (path, mode.expect("a mode"), uid.expect("an owner"), text)
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn a_debian_package_holds_what_it_says() {
+        let contents = contents();
+        let package = deb::package(&release(Some(2)), &contents).expect("a package");
+        assert_eq!(package, deb::package(&release(Some(2)), &contents).expect("the same bytes"));
+        let parts = parts(&package);
+        let names: Vec<_> = parts.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["debian-binary", "control.tar.gz", "data.tar.gz"]);
+        let control = entries(&parts[1].1);
+        assert!(control[0].3.contains("\nVersion: 9.8.7-2\n"), "{}", control[0].3);
+        assert!(!control[0].3.contains('@'), "{}", control[0].3);
+        for (script, mode, ..) in &control[2..] {
+            assert_eq!(*mode, 0o755, "{script}");
+        }
+        let data = entries(&parts[2].1);
+        assert!(data.iter().all(|(.., uid, _)| *uid == 0), "all is root's");
+        let find = |wanted: &str| data.iter().find(|(path, ..)| path == wanted);
+        for (path, mode) in [
+            ("usr/bin/trainguard", 0o755),
+            ("usr/lib/systemd/system/trainguard.service", 0o644),
+            ("usr/share/man/man1/trainguard.1.gz", 0o644),
+            ("usr/share/trainguard/policies/mxnet.yaml", 0o644),
+            ("usr/share/trainguard/schema/policy.schema.json", 0o644),
+            ("usr/share/trainguard/monitoring/alerts.yaml", 0o644),
+            ("usr/share/trainguard/monitoring/dashboard.json", 0o644),
+            ("usr/share/doc/trainguard/copyright", 0o644),
+            ("usr/share/bash-completion/completions/trainguard", 0o644),
+        ] {
+            assert_eq!(find(path).map(|(_, mode, ..)| *mode), Some(mode), "{path}");
+        }
+        // A manifest there would be one that is in force.
+        let etc = data.iter().filter(|(path, ..)| path.starts_with("etc/"));
+        let etc: Vec<_> = etc.map(|(path, ..)| path.trim_end_matches('/')).collect();
+        assert_eq!(etc, ["etc", "etc/trainguard"].as_slice());
+        // Each directory once, and before what is in it.
+        for (at, (path, ..)) in data.iter().enumerate() {
+            let parent =
+                Path::new(path).parent().map(|parent| parent.to_string_lossy().into_owned());
+            let parent = parent.filter(|parent| !parent.is_empty());
+            let before = |parent: &String| {
+                data[..at].iter().filter(|(path, ..)| path.trim_end_matches('/') == parent).count()
+            };
+            assert!(parent.as_ref().is_none_or(|parent| before(parent) == 1), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_other_package_holds_the_same() {
+        let contents = contents();
+        let bytes = rpm::package(&release(None), &contents).expect("a package");
+        assert!(bytes == rpm::package(&release(None), &contents).expect("a package"), "same bytes");
+        let package = ::rpm::Package::parse(&mut &bytes[..]).expect("a package");
+        let metadata = &package.metadata;
+        let facts = [metadata.get_name(), metadata.get_version(), metadata.get_release()];
+        assert_eq!(
+            facts.map(|fact| fact.expect("a fact").to_owned()),
+            ["trainguard", "9.8.7", "1"]
+        );
+        let paths = metadata.get_file_paths().expect("paths");
+        for file in &contents.files {
+            let path = Path::new("/").join(&file.path);
+            assert!(paths.contains(&path), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn no_script_enables_or_starts_anything() {
+        let root = sh::root().join("guard-user/packaging");
+        for script in
+            ["deb/postinst", "deb/prerm", "deb/postrm", "rpm/post", "rpm/preun", "rpm/postun"]
+        {
+            let path = root.join(script);
+            let text = fs::read_to_string(&path).expect("a script");
+            for word in ["enable", "start ", "reload-or-restart", "restart "] {
+                assert!(!text.contains(&format!("systemctl {word}")), "{script}: {word}");
+            }
+            sh::run(Command::new("sh").arg("-n").arg(&path)).expect("a shell understands it");
+        }
+    }
 }

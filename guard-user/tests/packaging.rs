@@ -1,0 +1,142 @@
+//! What is installed besides the binary: units that systemd understands and that give nothing away,
+//! and the example for Kubernetes.
+#![expect(clippy::print_stdout, reason = "a check that is left out is said")]
+
+mod support {
+    pub(crate) mod run;
+}
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use self::support::run::trainguard;
+
+const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
+const UNITS: [&str; 2] = ["trainguard.service", "trainguard-pins.service"];
+
+fn packaging(name: &str) -> String {
+    fs::read_to_string(Path::new(PACKAGING).join(name)).expect("a file of the packages")
+}
+
+/// The units as they would be installed, with a binary that is there.
+fn units() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    for unit in UNITS {
+        let text = packaging(&format!("systemd/{unit}"));
+        let text = text.replace("/usr/bin/trainguard", env!("CARGO_BIN_EXE_trainguard"));
+        fs::write(directory.path().join(unit), text).expect("writing");
+    }
+    directory
+}
+
+/// Runs `systemd-analyze` on a unit; none where there is no systemd, which is then said.
+fn analyze(test: &str, args: &[&str], directory: &TempDir, unit: &str) -> Option<Output> {
+    let mut command = Command::new("systemd-analyze");
+    let output = command.args(args).arg(directory.path().join(unit)).output();
+    if output.is_err() {
+        println!("skipped: packaging/{test}: there is no systemd-analyze here");
+    }
+    output.ok()
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let directory = units();
+    for unit in UNITS {
+        let Some(output) = analyze("verify", &["verify", "--man=no"], &directory, unit) else {
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        // It goes on after what it does not know. What it says of other units is not ours.
+        let ours: Vec<_> = said.lines().filter(|line| line.contains("trainguard")).collect();
+        assert!(ours.is_empty(), "{ours:?}");
+    }
+}
+
+/// 2.0 or better, of 10.
+#[test]
+fn the_service_is_not_exposed() {
+    let directory = units();
+    let args = ["security", "--offline=true", "--no-pager", "--threshold=20"];
+    let Some(output) = analyze("security", &args, &directory, "trainguard.service") else { return };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("Overall exposure level for trainguard.service: 1."), "{said}");
+}
+
+#[test]
+fn the_unit_calls_what_can_be_called() {
+    let unit = packaging("systemd/trainguard.service");
+    for (key, wanted) in [("ExecStart=", 2), ("ExecReload=", 3)] {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect("a command");
+        let mut words: Vec<_> = line.split(' ').skip(1).collect();
+        // Understood, and then without a manifest or without a daemon.
+        let nowhere = ["--run-dir", "/nonexistent/run"];
+        words.extend(nowhere);
+        let output = trainguard(Path::new("/"), &words, "");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(wanted), "{words:?}: {said}");
+        assert!(!said.contains("Usage:"), "{said}");
+    }
+}
+
+fn documents() -> Vec<Value> {
+    let text = packaging("container/daemonset.yaml");
+    let parse = |text| serde_yaml::from_str(text).expect("YAML");
+    text.split("\n---\n").map(parse).collect()
+}
+
+fn of_kind<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
+    documents.iter().find(|document| document["kind"] == kind).expect("a document")
+}
+
+#[test]
+fn the_container_has_three_capabilities_and_is_not_privileged() {
+    let documents = documents();
+    let spec = &of_kind(&documents, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(spec["hostNetwork"], true);
+    let container = &spec["containers"][0];
+    let security = &container["securityContext"];
+    assert_eq!(
+        security["capabilities"],
+        json!({ "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] })
+    );
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    let volumes = spec["volumes"].as_array().expect("volumes");
+    for mount in container["volumeMounts"].as_array().expect("mounts") {
+        assert!(volumes.iter().any(|volume| volume["name"] == mount["name"]), "{mount}");
+    }
+    let bpf = volumes.iter().find(|volume| volume["name"] == "bpf").expect("the bpf file system");
+    assert_eq!(bpf["hostPath"]["path"], "/sys/fs/bpf");
+    // The probes are verbs with flags that exist: nobody answers here.
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let words = container[probe]["exec"]["command"].as_array().expect("a command");
+        let mut words: Vec<_> = words.iter().skip(1).filter_map(Value::as_str).collect();
+        let nowhere = ["--run-dir", "/nonexistent", "--bpf-dir", "/nonexistent"];
+        words.extend(nowhere);
+        let output = trainguard(Path::new("/"), &words, "");
+        assert_eq!(output.status.code(), Some(3), "{words:?}: {output:?}");
+    }
+}
+
+#[test]
+fn the_policy_of_the_example_is_a_good_one() {
+    let documents = documents();
+    let files = of_kind(&documents, "ConfigMap")["data"].as_object().expect("files").clone();
+    let directory = tempfile::tempdir().expect("a directory");
+    for (name, text) in files {
+        fs::write(directory.path().join(name), text.as_str().expect("a text")).expect("writing");
+    }
+    let output =
+        trainguard(directory.path(), &["lint", "--fail-on", "warning", "cluster.yaml"], "");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
