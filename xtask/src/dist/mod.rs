@@ -47,10 +47,11 @@ struct Release {
     time: u32,
 }
 
-/// Packs this binary, without building a static one: for the machine that it was built on, and for
-/// guests with the same system.
-pub(crate) fn pack(binary: PathBuf) -> Result<()> {
-    run(&DistArgs { revision: None, binary: Some(binary) }).map(drop)
+/// Packs this binary as a deb, into a file: for guests with the same system as this machine.
+pub(crate) fn pack_deb(binary: &Path, to: &Path) -> Result<()> {
+    let release = Release { version: version(binary)?, revision: None, time: time()? };
+    let bytes = deb::package(&release, &Contents::gather(binary)?)?;
+    fs::write(to, bytes).with_context(|| to.display().to_string())
 }
 
 /// Makes the packages in `target/dist`, and says which.

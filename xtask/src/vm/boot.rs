@@ -9,21 +9,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
 
 use super::{
     Tally,
     fetch::{Cache, Kernel},
     initramfs::{Initramfs, Start},
+    matrix::strip,
     rootfs,
     run::{Card, Machine},
     wire::{self, Answers, Seen, Stranger},
 };
-use crate::sh;
+use crate::{build, dist, sh, toolchain};
 
 /// What is tested in the guest, in the order of the names.
 const SCRIPTS: &str = "tests/vm/systemd";
-/// Where `cargo xtask dist` puts packages.
-const DIST: &str = "target/dist";
 /// Memory of a guest with systemd.
 const MEMORY_MIB: u32 = 1024;
 /// A boot, its job, and power-off, at most.
@@ -122,19 +122,14 @@ for script in /vm/systemd/*.sh; do
 done
 ";
 
-/// The package that `cargo xtask dist` made last.
-pub(super) fn package() -> Result<PathBuf> {
-    let directory = sh::root().join(DIST);
-    let entries = fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
-    let packages = entries.map(|entry| entry.path()).filter(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("trainguard_") && name.ends_with("_amd64.deb")
-    });
-    let newest =
-        packages.max_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).ok());
-    newest.with_context(|| {
-        format!("no package in {}: `cargo xtask dist` makes it", directory.display())
-    })
+/// A package of this machine's binary, in a directory of its own.
+pub(super) fn package(cache: &Cache) -> Result<(TempDir, PathBuf)> {
+    let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
+    let scratch = cache.scratch()?;
+    let binary = strip(&built.binary, &scratch.path().join("trainguard"))?;
+    let package = scratch.path().join("trainguard.deb");
+    dist::pack_deb(&binary, &package)?;
+    Ok((scratch, package))
 }
 
 /// The same package with a higher version, for an upgrade.
@@ -161,6 +156,7 @@ pub(super) struct System<'s> {
     pub(super) name: &'s str,
     pub(super) cache: &'s Cache,
     pub(super) kernel: &'s Kernel,
+    pub(super) package: &'s Path,
 }
 
 impl System<'_> {
@@ -168,12 +164,11 @@ impl System<'_> {
     pub(super) fn service(&self) -> Result<Tally> {
         let scripts = sh::root().join(SCRIPTS);
         ensure!(scripts.is_dir(), "there is no {SCRIPTS}");
-        let package = package()?;
         let image = rootfs::ensure(self.cache)?;
         let scratch = self.cache.scratch()?;
-        let next = next_version(&package, scratch.path())?;
+        let next = next_version(self.package, scratch.path())?;
         let mut initramfs = self.initramfs(SERVICE_JOB)?;
-        initramfs.copy(&package, Path::new("payload/vm/trainguard.deb"))?;
+        initramfs.copy(self.package, Path::new("payload/vm/trainguard.deb"))?;
         initramfs.copy(&next, Path::new("payload/vm/trainguard-next.deb"))?;
         initramfs.copy(&scripts, Path::new("payload/vm/systemd"))?;
         let mut tally = Tally::default();
@@ -192,13 +187,12 @@ impl System<'_> {
     /// Boots one system several times, with the stranger on the wire all the time: first without
     /// the guard, which shows that the stranger would get in.
     pub(super) fn boots(&self, rounds: u32) -> Result<Tally> {
-        let package = package()?;
         let image = rootfs::ensure(self.cache)?;
         let scratch = self.cache.scratch()?;
         let disk = scratch.path().join("disk");
         rootfs::copy(&image, &disk)?;
         let mut install = self.initramfs(INSTALL)?;
-        install.copy(&package, Path::new("payload/vm/trainguard.deb"))?;
+        install.copy(self.package, Path::new("payload/vm/trainguard.deb"))?;
         install.text("payload/vm/cluster.yaml", MANIFEST);
         install.text("payload/vm/policy.yaml", POLICY);
         for (path, text) in NETWORK {

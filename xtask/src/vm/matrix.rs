@@ -125,12 +125,7 @@ impl Programs {
         let built = build::build(tools, &build::BuildArgs::default())?;
         let plan = Plan::read()?;
         let stripped = cache.scratch()?;
-        let strip = |from: &Path, name: &str| -> Result<PathBuf> {
-            let to = stripped.path().join(name);
-            let strip = sh::find("strip").context("no `strip`, which is in binutils")?;
-            sh::run(std::process::Command::new(strip).arg("-o").arg(&to).arg(from))?;
-            Ok(to)
-        };
+        let strip = |from: &Path, name: &str| strip(from, &stripped.path().join(name));
         let executables = executables(&built, &plan)?;
         let mut tests = BTreeMap::new();
         for (name, path) in executables {
@@ -144,6 +139,13 @@ impl Programs {
         let path = self.tests.get(name).map(PathBuf::as_path);
         path.with_context(|| format!("{PLAN} names a test program `{name}` that there is not"))
     }
+}
+
+/// Leaves out the information for debuggers.
+pub(super) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
+    let strip = sh::find("strip").context("no `strip`, which is in binutils")?;
+    sh::run(std::process::Command::new(strip).arg("-o").args([to, from]))?;
+    Ok(to.to_owned())
 }
 
 /// The executables of the tests that the plan names, and of the budget.
@@ -228,7 +230,7 @@ impl Run<'_> {
         for setting in self.settings {
             let _ = writeln!(job, "sysctl -w {setting} || exit 1");
         }
-        job += "/vm/budget --json /tmp/figures && echo \"@@figures $(cat /tmp/figures)\"\n";
+        job += "/vm/budget --without-stack --json /tmp/figures && echo \"@@figures $(cat /tmp/figures)\"\n";
         let left_out = plan.leave_out.iter().filter(|known| known.on(&self.kernel.release));
         let mut options = "--test-threads=1 --exact".to_owned();
         for known in left_out {

@@ -9,7 +9,10 @@ mod rootfs;
 mod run;
 mod wire;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -18,7 +21,7 @@ use self::{
     fetch::{Cache, Wanted},
     matrix::{Form, Programs},
 };
-use crate::{build, dist, sh, test::Count, toolchain};
+use crate::{sh, test::Count, toolchain};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -186,17 +189,14 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     };
     let tests = chosen.iter().any(|scenario| matches!(scenario.what, What::Tests(..)));
     let systems = chosen.iter().any(|scenario| !matches!(scenario.what, What::Tests(..)));
-    if systems && boot::package().is_err() {
-        println!("no package yet: packing the binary of this machine");
-        let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
-        dist::pack(built.binary)?;
-    }
+    let package = systems.then(|| boot::package(&cache)).transpose()?;
+    let package = package.as_ref().map(|(_directory, file)| file.as_path());
     let programs =
         tests.then(|| Programs::build(&cache, &toolchain::ensure(false)?)).transpose()?;
     for scenario in chosen {
         println!("\n== {}: {} ==", scenario.name, scenario.about);
         let started = Instant::now();
-        let counted = scenario.run(&cache, programs.as_ref(), args.long)?;
+        let counted = scenario.run(&cache, programs.as_ref(), package, args.long)?;
         println!("{}: {:.0} s", scenario.name, started.elapsed().as_secs_f32());
         tally.add(counted);
     }
@@ -225,7 +225,13 @@ impl VmArgs {
 
 impl Scenario {
     /// Runs it. What this machine cannot do is skipped, and says why.
-    fn run(&self, cache: &Cache, programs: Option<&Programs>, long: bool) -> Result<Tally> {
+    fn run(
+        &self,
+        cache: &Cache,
+        programs: Option<&Programs>,
+        package: Option<&Path>,
+        long: bool,
+    ) -> Result<Tally> {
         let skipped = |error: &anyhow::Error| {
             let mut tally = Tally::default();
             tally.skip(format!("{}: {error:#}", self.name));
@@ -236,15 +242,18 @@ impl Scenario {
             Err(error) => return Ok(skipped(&error)),
         };
         let name = self.name;
-        let system = boot::System { name, cache, kernel };
+        let system = || -> Result<boot::System<'_>> {
+            let package = package.context("the package was made")?;
+            Ok(boot::System { name, cache, kernel, package })
+        };
         match self.what {
             What::Tests(form, settings) => {
                 let form = if long && form == Form::Short { Form::Long } else { form };
                 let programs = programs.context("the programs were built")?;
                 matrix::Run { name, cache, kernel, programs, form, settings }.run()
             }
-            What::Service => system.service(),
-            What::Boots(short, full) => system.boots(if long { full } else { short }),
+            What::Service => system()?.service(),
+            What::Boots(short, full) => system()?.boots(if long { full } else { short }),
         }
     }
 }
