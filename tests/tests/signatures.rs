@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::{Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -75,7 +76,6 @@ fn run(node: &Node, verb: &[&str]) -> (Option<i32>, String) {
 fn metric(node: &Node, reason: &str) -> u64 {
     let path = node.path("run/stats.sock");
     let mut stream = std::os::unix::net::UnixStream::connect(path).expect("a socket");
-    use std::io::{Read as _, Write as _};
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("asking");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");

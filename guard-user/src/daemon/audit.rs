@@ -267,7 +267,7 @@ mod tests {
             match in_the_way {
                 "link" => std::os::unix::fs::symlink("elsewhere", &path).expect("a link"),
                 "pipe" => {
-                    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe")
+                    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
                 }
                 _ => fs::create_dir(&path).expect("a directory"),
             }
