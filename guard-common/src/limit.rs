@@ -65,6 +65,60 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
     hash as u32 & HASHED_MASK
 }
 
+/// Charges for a packet that the kernel has merged from several.
+#[derive(Debug, Clone, Copy)]
+pub struct Merged<L> {
+    limiter: L,
+    packets: u32,
+}
+
+impl<L> Merged<L> {
+    /// A frame that was so many packets on the wire; 1 if nothing was merged.
+    #[inline(always)]
+    pub fn new(limiter: L, packets: u32) -> Self {
+        Self { limiter, packets }
+    }
+
+    /// As many packets as there were. Merged ones never cost more than a whole burst: one by one,
+    /// as they came, some of them would have been admitted, and no sender chooses what is merged.
+    #[inline(always)]
+    fn cost(&self, unit: Unit, limit: &Limit, cost: u64) -> u64 {
+        if self.packets <= 1 {
+            return cost;
+        }
+        let times = if unit == Unit::Packets { u64::from(self.packets) } else { 1 };
+        // The kernel target has no product that says when it does not fit.
+        if cost >> 47 != 0 || times >> 16 != 0 {
+            return limit.depth;
+        }
+        cost.wrapping_mul(times).min(limit.depth)
+    }
+}
+
+impl<L: Limiter> Limiter for Merged<L> {
+    type States = L::States;
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        self.limiter.now()
+    }
+
+    #[inline(always)]
+    fn states(&self, of: &Bucket) -> Option<Self::States> {
+        self.limiter.states(of)
+    }
+
+    #[inline(always)]
+    fn charge(&self, of: &Self::States, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+        self.limiter.charge(of, unit, limit, now, self.cost(unit, limit, cost))
+    }
+
+    #[inline(always)]
+    fn charge_total(&self, slot: u8, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+        self.limiter.charge_total(slot, unit, limit, now, self.cost(unit, limit, cost))
+    }
+}
+
 /// Charges every limit that applies; the reason of the first that refuses. What was charged before
 /// the refusal stays charged. `kinds` is [`Setting::Kinds`](crate::tables::Setting::Kinds).
 #[inline(always)]
@@ -135,5 +189,61 @@ impl Charged {
         }
         charge(Unit::Packets, &limits.packets, 1, on_packets)?;
         charge(Unit::Bytes, &limits.bytes, self.bytes, on_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    /// Remembers what it was asked to charge.
+    #[derive(Default)]
+    struct Asked(Cell<u64>);
+
+    impl Limiter for Asked {
+        type States = ();
+
+        fn now(&self) -> u64 {
+            0
+        }
+
+        fn states(&self, _: &Bucket) -> Option<()> {
+            Some(())
+        }
+
+        fn charge(&self, (): &(), _: Unit, _: &Limit, _: u64, cost: u64) -> bool {
+            self.0.set(cost);
+            true
+        }
+
+        fn charge_total(&self, _: u8, _: Unit, _: &Limit, _: u64, cost: u64) -> bool {
+            self.0.set(cost);
+            true
+        }
+    }
+
+    fn charged(packets: u32, unit: Unit, limit: &Limit, cost: u64) -> u64 {
+        let merged = Merged::new(Asked::default(), packets);
+        assert!(merged.charge(&(), unit, limit, 0, cost));
+        let of_source = merged.limiter.0.take();
+        assert!(merged.charge_total(0, unit, limit, 0, cost));
+        assert_eq!(merged.limiter.0.take(), of_source);
+        of_source
+    }
+
+    #[test]
+    fn merged_packets_cost_what_they_were_and_never_more_than_a_burst() {
+        let limit = Limit::per_unit(1_000, 100);
+        assert_eq!(charged(1, Unit::Packets, &limit, limit.unit), limit.unit);
+        assert_eq!(charged(45, Unit::Packets, &limit, limit.unit), 45 * limit.unit);
+        assert_eq!(charged(101, Unit::Packets, &limit, limit.unit), limit.depth);
+        assert_eq!(charged(u32::MAX, Unit::Packets, &limit, limit.unit), limit.depth);
+        assert_eq!(charged(45, Unit::Packets, &limit, u64::MAX), limit.depth);
+        // Bytes are those of all of them already.
+        assert_eq!(charged(45, Unit::Bytes, &limit, limit.unit), limit.unit);
+        assert_eq!(charged(45, Unit::Bytes, &limit, 2 * limit.depth), limit.depth);
+        assert_eq!(charged(1, Unit::Bytes, &limit, 2 * limit.depth), 2 * limit.depth);
     }
 }

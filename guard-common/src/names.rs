@@ -8,6 +8,11 @@ pub const PROGRAM: &str = "guard";
 /// The program that returns the packed verdict; for test-run, never attached.
 pub const PROGRAM_VERDICT: &str = "guard_verdict";
 
+/// The program for the tc hook.
+pub const PROGRAM_TC: &str = "guard_tc";
+/// The same, returning the packed verdict, as [`PROGRAM_VERDICT`].
+pub const PROGRAM_TC_VERDICT: &str = "tc_verdict";
+
 /// Policy map: slot to [`crate::tables::Service`]. Of a generation.
 pub const MAP_SERVICES: &str = "TG_SERVICES";
 /// Policy map: class number to [`crate::tables::Source`]. Of a generation.

@@ -31,6 +31,20 @@ pub trait Packet {
         end <= self.len()
     }
 
+    /// VLAN tags that a driver or the kernel took off the frame before. They count like tags that
+    /// are still in it.
+    #[inline(always)]
+    fn tags_taken_off(&self) -> u32 {
+        0
+    }
+
+    /// Whether the kernel has merged several packets into this one. It may then be longer than its
+    /// header can say, which says 0 instead.
+    #[inline(always)]
+    fn is_merged(&self) -> bool {
+        false
+    }
+
     /// Whether the frame has no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
@@ -101,6 +115,16 @@ impl<P: Packet> Packet for Rarely<'_, P> {
     #[inline(always)]
     fn reaches(&self, end: u32) -> bool {
         self.0.reaches(end)
+    }
+
+    #[inline(always)]
+    fn tags_taken_off(&self) -> u32 {
+        self.0.tags_taken_off()
+    }
+
+    #[inline(always)]
+    fn is_merged(&self) -> bool {
+        self.0.is_merged()
     }
 }
 

@@ -29,10 +29,10 @@ pub fn parse<P: Packet>(packet: &P, observer: &mut impl Observer) -> Headers {
     let Some(mut ethertype) = ethertype_at(packet, at) else {
         return Headers::unparsed(Reason::Undecodable);
     };
+    let mut tags = packet.tags_taken_off();
     if P::KNOWN_OFFSETS_ARE_CHEAP && !is_vlan(ethertype) {
-        return ip(packet, at, 0, ethertype, observer);
+        return ip(packet, at, tags, ethertype, observer);
     }
-    let mut tags = 0_u32;
     while is_vlan(ethertype) {
         at = at.wrapping_add(wire::VLAN_TAG_LEN);
         tags = tags.wrapping_add(1);
@@ -99,7 +99,7 @@ fn ipv4_body(
     header_len: u32,
     observer: &mut impl Observer,
 ) -> Headers {
-    let total_len = u32::from(header.be16::<2>());
+    let total_len = length(packet, header.be16::<2>(), at);
     let end = at.wrapping_add(total_len);
     if total_len < header_len || !packet.reaches(end) {
         return Headers::unparsed(Reason::MalformedIp);
@@ -116,6 +116,14 @@ fn ipv4_body(
     extensions(&Rarely(packet), body, protocol, is_ipv4_extension, observer)
 }
 
+/// A length that an IP header says, of what begins at offset `at`. A merged packet too long for the
+/// field has 0 in it, and ends where the frame ends: so does the stack take it (`skb_ip_totlen`,
+/// include/linux/ip.h).
+#[inline(always)]
+fn length(packet: &impl Packet, said: u16, at: u32) -> u32 {
+    if said == 0 && packet.is_merged() { packet.len().wrapping_sub(at) } else { said.into() }
+}
+
 /// RFC 8200.
 #[inline(always)]
 fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers {
@@ -125,7 +133,7 @@ fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     };
     let start = at.wrapping_add(wire::IPV6_LEN);
     // A jumbogram (RFC 2675) says 0 here, so its headers lie beyond the end and are refused.
-    let end = start.wrapping_add(header.be16::<4>().into());
+    let end = start.wrapping_add(length(packet, header.be16::<4>(), start));
     if header.u8::<0>() >> 4 != 6 || !packet.reaches(end) {
         return Headers::unparsed(Reason::MalformedIp);
     }

@@ -17,6 +17,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]
 #![expect(clippy::needless_pass_by_value, reason = "the signature of an XDP program")]
 
+#[expect(dead_code, reason = "the other shell is the guard's")]
+mod context;
 #[expect(dead_code, reason = "the clock of test runs is the guard's")]
 mod frame;
 mod runtime;

@@ -10,7 +10,6 @@ use aya_ebpf::{
     helpers::generated::{
         bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ringbuf_query,
     },
-    programs::XdpContext,
 };
 use guard_common::{
     Addr,
@@ -23,13 +22,14 @@ use guard_common::{
 };
 
 use crate::{
+    context::Context,
     frame,
     maps::{TG_EVENTS, TG_LISTENER, TG_SAMPLING, sampling},
 };
 
 /// Tells user space of a refused frame with this packed verdict, if its turn comes.
 #[inline(always)]
-pub(crate) fn sample(ctx: &XdpContext, len: u32, zero: u64, verdict: u32) {
+pub(crate) fn sample(ctx: &impl Context, len: u32, zero: u64, verdict: u32) {
     if !sampling() {
         return;
     }
@@ -109,7 +109,7 @@ fn waiting() -> u64 {
 
 /// Fills in a record, but for its weight. Reads the headers again: only sampled frames pay for it.
 #[inline(always)]
-fn write(ctx: &XdpContext, len: u32, zero: u64, verdict: u32, event: *mut Event) {
+fn write(ctx: &impl Context, len: u32, zero: u64, verdict: u32, event: *mut Event) {
     let (source, port, protocol) = match frame::parse_whole(ctx, len).masked(zero).parsed() {
         Ok(Parsed::Flow(flow)) => (Some(flow.source), flow.port, protocol(flow.transport)),
         Ok(Parsed::Portless { source, protocol }) => (Some(source), 0, protocol),
@@ -127,8 +127,8 @@ fn write(ctx: &XdpContext, len: u32, zero: u64, verdict: u32, event: *mut Event)
     unsafe {
         (&raw mut (*event).source).write(source.map_or([0; 2], |addr| addr.mapped()));
         (&raw mut (*event).verdict).write(verdict);
-        (&raw mut (*event).ifindex).write(ctx.ingress_ifindex() as u32);
-        (&raw mut (*event).len).write(len);
+        (&raw mut (*event).ifindex).write(ctx.ifindex());
+        (&raw mut (*event).len).write(len.wrapping_add(ctx.tag().len()));
         (&raw mut (*event).port).write(port);
         (&raw mut (*event).protocol).write(protocol);
         (&raw mut (*event).family).write(family);

@@ -7,12 +7,10 @@
 
 use core::{cell::Cell, mem::MaybeUninit};
 
-use aya_ebpf::{
-    EbpfContext as _,
-    helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
-    programs::XdpContext,
-};
-use guard_common::{Packet, Reason, Silent, flow::Headers, packet::Fields};
+use aya_ebpf::programs::XdpContext;
+use guard_common::{Packet, Reason, Silent, flow::Headers, packet::Fields, wire};
+
+use crate::context::Context;
 
 /// A received frame: what is in front, and how long it is.
 pub(crate) struct Received {
@@ -24,25 +22,38 @@ pub(crate) struct Received {
     pub(crate) zero: u64,
 }
 
-/// Length of the frame over all buffers, in bytes. It is a call, and calls are what costs on a CPU
-/// whose returns are mitigated: not for every frame.
+/// Copies the beginning of a frame of this length, as much as there is room for; the number of
+/// bytes, 0 if it cannot be read. A tag that was taken off is put back to its place.
 #[inline(always)]
-pub(crate) fn len(ctx: &XdpContext) -> u64 {
-    // SAFETY: the context is the one that the kernel passed to this program.
-    unsafe { bpf_xdp_get_buff_len(ctx.as_ptr().cast()) }
+pub(crate) fn copy_front<const N: usize>(ctx: &impl Context, len: u32, to: *mut [u8; N]) -> u32 {
+    let tag = ctx.tag();
+    if tag.count() == 0 {
+        return copy_part(ctx, len, 0, to.cast(), N);
+    }
+    let addresses = wire::ETHERTYPE_AT as usize;
+    let tag_end = addresses + wire::VLAN_TAG_LEN as usize;
+    let to: *mut u8 = to.cast();
+    // SAFETY: the addresses, the tag behind them and what is left of `N` bytes behind that are in
+    // the room that callers hand over.
+    unsafe {
+        if !ctx.copy(0, to, addresses as u32) {
+            return 0;
+        }
+        to.add(addresses).cast::<[u8; 4]>().write(tag.0.to_be_bytes());
+        let rest = copy_part(ctx, len, wire::ETHERTYPE_AT, to.add(tag_end), N - tag_end);
+        tag_end as u32 + rest
+    }
 }
 
-/// Copies the beginning of a frame of this length, as much as there is room for; the number of
-/// bytes, 0 if it cannot be read.
+/// Copies what a frame of this length has from `at` on, up to `room` bytes; how many.
 #[inline(always)]
-pub(crate) fn copy_front<const N: usize>(ctx: &XdpContext, len: u32, to: *mut [u8; N]) -> u32 {
+fn copy_part(ctx: &impl Context, len: u32, at: u32, to: *mut u8, room: usize) -> u32 {
     // Opaque, so that the register that is compared is the one that the helper gets.
-    let len = opaque(len.into());
-    let count = if len > N as u64 { N as u64 } else { len };
-    // SAFETY: the context is the one that the kernel passed to this program. Callers hand over room
-    // for `N` bytes, and no more are asked for; the verifier checks both. It refuses to ask for none.
-    let copied = count > 0
-        && unsafe { bpf_xdp_load_bytes(ctx.as_ptr().cast(), 0, to.cast(), count as u32) } == 0;
+    let len = opaque(len.wrapping_sub(at).into());
+    let count = if len > room as u64 { room as u64 } else { len };
+    // SAFETY: callers hand over that much room, and no more is asked for; the verifier checks it.
+    // It refuses to ask for none.
+    let copied = count > 0 && unsafe { ctx.copy(at, to, count as u32) };
     if copied { count as u32 } else { 0 }
 }
 
@@ -51,11 +62,19 @@ pub(crate) fn copy_front<const N: usize>(ctx: &XdpContext, len: u32, to: *mut [u
 ///
 /// The verifier allows to subtract packet pointers with `CAP_PERFMON` only.
 #[inline(always)]
-pub(crate) fn receive(ctx: &XdpContext, exact: bool) -> Received {
-    let (start, end) = (ctx.data(), ctx.data_end());
+pub(crate) fn receive<C: Context>(ctx: &C, exact: bool) -> Received {
+    let (start, end) = (ctx.start(), ctx.end());
     let front = opaque((end - start) as u64);
     let zero = front >> 32;
-    let linear = Linear { start, end, len: unlinked(front) as u32, missed: Cell::new(false) };
+    let known = if C::LEN_IS_CHEAP { ctx.len() } else { front };
+    let linear = Linear {
+        start,
+        end,
+        len: unlinked(known) as u32,
+        tags: ctx.tag().count(),
+        merged: ctx.is_merged(),
+        missed: Cell::new(false),
+    };
     let headers = if start + FRONT > end {
         linear.missed.set(true);
         Headers::unparsed(Reason::Undecodable)
@@ -63,17 +82,17 @@ pub(crate) fn receive(ctx: &XdpContext, exact: bool) -> Received {
         written(guard_common::parse(&linear, &mut Silent))
     };
     if linear.missed.get() {
-        let len = len(ctx);
+        let len = ctx.len();
         return Received { headers: parse_whole(ctx, len as u32).masked(zero), len, zero };
     }
-    let len = if exact { len(ctx) } else { front };
+    let len = if exact { ctx.len() } else { known };
     Received { headers: headers.masked(zero), len, zero }
 }
 
 /// Reads the headers of the frame wherever they lie. A function of its own: it is rarely called,
 /// and from two places.
 #[inline(always)]
-pub(crate) fn parse_whole(ctx: &XdpContext, len: u32) -> Headers {
+pub(crate) fn parse_whole(ctx: &impl Context, len: u32) -> Headers {
     let mut source = [0; 2];
     let facts = facts_of_whole(ctx, len, &mut source);
     Headers { facts, source, source_port: 0 }
@@ -83,7 +102,7 @@ pub(crate) fn parse_whole(ctx: &XdpContext, len: u32) -> Headers {
 /// compiler makes one that returns nothing, and the verifier refuses what happens to be in the
 /// register for the result.
 #[inline(never)]
-fn facts_of_whole(ctx: &XdpContext, len: u32, source: &mut [u64; 2]) -> u64 {
+fn facts_of_whole(ctx: &impl Context, len: u32, source: &mut [u64; 2]) -> u64 {
     let headers = written(guard_common::parse(&Whole { ctx, len }, &mut Silent));
     *source = headers.source;
     headers.facts
@@ -139,8 +158,12 @@ const FRONT: usize = 54;
 struct Linear {
     start: usize,
     end: usize,
-    /// Length of this buffer, in bytes.
+    /// Length of the frame if that is known, else of this buffer, in bytes.
     len: u32,
+    /// As [`Packet::tags_taken_off`].
+    tags: u32,
+    /// As [`Packet::is_merged`].
+    merged: bool,
     missed: Cell<bool>,
 }
 
@@ -216,6 +239,16 @@ impl Packet for Linear {
         Some(InPacket(start))
     }
 
+    #[inline(always)]
+    fn tags_taken_off(&self) -> u32 {
+        self.tags
+    }
+
+    #[inline(always)]
+    fn is_merged(&self) -> bool {
+        self.merged
+    }
+
     /// Rare headers come in chains, whose offsets cost the verifier dearly: not here.
     #[inline(always)]
     fn read_rare<const N: usize>(&self, _: u32) -> Option<InPacket<N>> {
@@ -240,12 +273,12 @@ fn is_constant(value: usize) -> bool {
 }
 
 /// All buffers of a frame, read by copying.
-struct Whole<'a> {
-    ctx: &'a XdpContext,
+struct Whole<'a, C> {
+    ctx: &'a C,
     len: u32,
 }
 
-impl Packet for Whole<'_> {
+impl<C: Context> Packet for Whole<'_, C> {
     type Bytes<const N: usize> = [u8; N];
     const KNOWN_OFFSETS_ARE_CHEAP: bool = false;
 
@@ -259,11 +292,19 @@ impl Packet for Whole<'_> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `bytes` has room for the `N` bytes that are asked for; the helper checks the
         // offset against the frame and writes all of them, or fails.
-        let result = unsafe {
-            bpf_xdp_load_bytes(self.ctx.as_ptr().cast(), at, bytes.as_mut_ptr().cast(), N as u32)
-        };
-        // SAFETY: the helper has written all bytes when it returns 0.
-        if result == 0 { Some(unsafe { bytes.assume_init() }) } else { None }
+        let copied = unsafe { self.ctx.copy(at, bytes.as_mut_ptr().cast(), N as u32) };
+        // SAFETY: the helper has written all bytes when it says so.
+        if copied { Some(unsafe { bytes.assume_init() }) } else { None }
+    }
+
+    #[inline(always)]
+    fn tags_taken_off(&self) -> u32 {
+        self.ctx.tag().count()
+    }
+
+    #[inline(always)]
+    fn is_merged(&self) -> bool {
+        self.ctx.is_merged()
     }
 }
 

@@ -1,7 +1,8 @@
-//! The XDP programs: a thin shell around `guard_common::parse` and `guard_common::decide`.
+//! The programs: thin shells around `guard_common::parse` and `guard_common::decide`.
 //!
-//! `guard` is attached. `guard_verdict` does the same and returns the packed verdict; it is only
-//! ever run by `BPF_PROG_TEST_RUN`, which hands it the clock as XDP metadata.
+//! `guard` is attached to the XDP hook, `guard_tc` to the tc hook (TCX). `guard_verdict` and
+//! `tc_verdict` do the same and return the packed verdict; they are only ever run by
+//! `BPF_PROG_TEST_RUN`, which hands them the clock, as XDP metadata and in the control buffer.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
@@ -16,16 +17,22 @@
 mod account;
 mod atomic;
 mod buckets;
+mod context;
 mod emit;
 mod frame;
 mod maps;
 mod runtime;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use guard_common::{Action, Silent, decide};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use guard_common::{Action, Limiter, Silent, decide, limit::Merged};
 
 use crate::{
     buckets::{Buckets, Clock, Jiffies, Still},
+    context::{Context, Skb},
     frame::Received,
     maps::Maps,
 };
@@ -33,7 +40,7 @@ use crate::{
 /// Judges a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
-    if run(&ctx, Jiffies) & 0xff == Action::Drop as u32 {
+    if run(&ctx, Jiffies, |buckets, _| buckets) & 0xff == Action::Drop as u32 {
         xdp_action::XDP_DROP
     } else {
         xdp_action::XDP_PASS
@@ -43,19 +50,44 @@ fn guard(ctx: XdpContext) -> u32 {
 /// Judges a frame of a test run; the packed verdict.
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
-    run(&ctx, Still(frame::metadata_clock(&ctx)))
+    run(&ctx, Still(frame::metadata_clock(&ctx)), |buckets, _| buckets)
+}
+
+/// Judges a packet of the network stack. One that may pass goes on to the programs of others:
+/// `TCX_PASS` would end their chain.
+#[classifier]
+fn guard_tc(ctx: TcContext) -> i32 {
+    if run(&Skb::received(ctx), Jiffies, Merged::new) & 0xff == Action::Drop as u32 {
+        TC_ACT_SHOT
+    } else {
+        TCX_NEXT
+    }
+}
+
+/// Judges a packet of a test run; the packed verdict.
+#[classifier]
+fn tc_verdict(ctx: TcContext) -> i32 {
+    let (skb, clock) = Skb::tested(ctx);
+    run(&skb, Still(clock), Merged::new).cast_signed()
 }
 
 /// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is
-/// the one that limits go by.
+/// the one that limits go by; `limiter` makes of the buckets what charges so many packets.
 #[inline(always)]
-fn run(ctx: &XdpContext, clock: impl Clock) -> u32 {
+fn run<C: Clock, L: Limiter>(
+    ctx: &impl Context,
+    clock: C,
+    limiter: impl FnOnce(Buckets<C>, u32) -> L,
+) -> u32 {
     let Received { headers, len, zero } = frame::receive(ctx, maps::limits_bytes());
-    let decision = decide(&headers, len as u32, &Maps, &Buckets::new(clock, zero), &mut Silent);
+    let packets = ctx.packets(zero);
+    let limiter = limiter(Buckets::new(clock, zero), packets);
+    let bytes = (len as u32).wrapping_add(ctx.tag().len());
+    let decision = decide(&headers, bytes, &Maps, &limiter, &mut Silent);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
-    let len = account::count(ctx, len, decision.counter);
+    let len = account::count(ctx, len, packets, decision.counter);
     if verdict & 0xff != Action::Pass as u32 {
         // The same for every refusal: the verifier shall walk it once, not once for every way to
         // get here.
