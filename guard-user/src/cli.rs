@@ -99,11 +99,13 @@ pub struct Directories {
 pub enum ModeArg {
     /// In the driver; refused where the driver cannot
     Native,
-    /// As a tc program (not in this version)
+    /// As a tc program (TCX, Linux 6.6 or later), on any interface: later than native, and faster
+    /// than generic where frames are merged first
     Tcx,
     /// In the network stack, after the driver has made a socket buffer: slower
     Generic,
-    /// Native where the driver can, else generic; the choice is logged and shown by `status`
+    /// Native where the driver can, else tcx, else generic; the choice and why are logged and shown
+    /// by `status`
     Auto,
 }
 

@@ -1,6 +1,6 @@
 //! Whether an interface runs what it should: what its link says, beside what the device says.
 
-use crate::kernel::{error::KernelError, netlink::Device, sys::LinkInfo};
+use crate::kernel::{error::KernelError, mode::Hook, netlink::Device, sys::LinkInfo};
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,10 +22,11 @@ impl Finding {
     }
 }
 
-/// Checks an interface that is to run the program of this id. `device` is none if it is not in this
+/// Checks an interface that is to run the program of this id at a hook. `device` is none if it is not in this
 /// network namespace.
 pub(super) fn check(
     link: &Result<LinkInfo, KernelError>,
+    hook: Hook,
     device: Option<&Device>,
     program_id: u32,
 ) -> Finding {
@@ -47,7 +48,10 @@ pub(super) fn check(
         return Finding::new("failed", "the interface has moved to another network namespace")
             .remedy("move it back, or take it out of the manifest");
     };
-    let running = device.xdp.map(|attached| attached.program_id);
+    let running = match hook {
+        Hook::Xdp => device.xdp.map(|attached| attached.program_id),
+        Hook::Tc => device.tc.iter().copied().find(|id| *id == link.program_id),
+    };
     if link.ifindex != device.index {
         return match running {
             None => {
@@ -73,8 +77,39 @@ pub(super) fn check(
         .remedy("it is switched within seconds; if it is not, the log says why"),
         Some(_) if !device.up => Finding::new("guarded", "it is down")
             .remedy(format!("`ip link set dev {} up`, if it is to be used", device.name)),
-        Some(_) => Finding { state: "guarded", ..Finding::default() },
+        Some(id) => in_front(hook, device, id)
+            .unwrap_or_else(|| Finding { state: "guarded", ..Finding::default() }),
     }
+}
+
+/// Programs of others that see a packet before the program of this id at this hook does.
+pub(super) fn in_front(hook: Hook, device: &Device, id: u32) -> Option<Finding> {
+    if hook == Hook::Xdp {
+        return None;
+    }
+    if let Some(xdp) = device.xdp {
+        let what = format!(
+            "an XDP program runs in front of it, id {}: what that redirects never reaches the guard",
+            xdp.program_id
+        );
+        let remedy = format!("see what it is with `bpftool prog show id {}`", xdp.program_id);
+        return Some(Finding::new("guarded", what).remedy(remedy));
+    }
+    let ids: Vec<String> =
+        device.tc.iter().take_while(|other| **other != id).map(u32::to_string).collect();
+    if ids.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "tc programs run in front of it, id {}: what one of them accepts for good or redirects \
+         never reaches the guard",
+        ids.join(", ")
+    );
+    let remedy = format!(
+        "see what they are with `bpftool net show dev {}`, and have them attached behind it",
+        device.name
+    );
+    Some(Finding::new("guarded", what).remedy(remedy))
 }
 
 fn foreign(device: &Device, id: u32) -> Finding {
@@ -100,12 +135,17 @@ mod tests {
             kind: None,
             ports: Vec::new(),
             xdp: program_id.map(|program_id| Attached { program_id, mode: "native" }),
+            tc: Vec::new(),
         }
+    }
+
+    fn at(program_id: u32, ifindex: u32, hook: Hook) -> LinkInfo {
+        LinkInfo { hook: Some(hook), program_id, ifindex }
     }
 
     fn found(link: (u32, u32), device: Option<&Device>) -> (&'static str, String) {
         let (program_id, ifindex) = link;
-        let finding = check(&Ok(LinkInfo { program_id, ifindex }), device, 7);
+        let finding = check(&Ok(at(program_id, ifindex, Hook::Xdp)), Hook::Xdp, device, 7);
         assert_eq!(
             finding.problem.is_none(),
             finding.remedy.is_none() && finding.state == "guarded"
@@ -132,10 +172,11 @@ mod tests {
 
     #[test]
     fn what_left_is_told_apart_from_what_is_gone() {
-        let gone = check(&Ok(LinkInfo { program_id: 7, ifindex: 0 }), None, 7);
+        let gone = check(&Ok(at(7, 0, Hook::Xdp)), Hook::Xdp, None, 7);
         assert_eq!(gone.state, "missing");
         assert_eq!(found((7, 2), None).0, "failed");
-        let refused = check(&Err(KernelError::new("no").hint("try")), Some(&device(Some(7))), 7);
+        let error = Err(KernelError::new("no").hint("try"));
+        let refused = check(&error, Hook::Xdp, Some(&device(Some(7))), 7);
         assert_eq!((refused.state, refused.remedy.as_deref()), ("failed", Some("try")));
     }
 
@@ -145,5 +186,21 @@ mod tests {
         device.up = false;
         let (state, problem) = found((7, 2), Some(&device));
         assert_eq!((state, problem.as_str()), ("guarded", "it is down"));
+    }
+
+    #[test]
+    fn who_runs_in_front_of_a_tc_program_is_named() {
+        let check = |tc: &[u32], xdp| {
+            let device = Device { tc: tc.to_vec(), ..device(xdp) };
+            let finding = check(&Ok(at(7, 2, Hook::Tc)), Hook::Tc, Some(&device), 7);
+            (finding.state, finding.problem.unwrap_or_default())
+        };
+        assert_eq!(check(&[7, 8], None), ("guarded", String::new()));
+        let (state, problem) = check(&[5, 6, 7, 8], None);
+        assert!(state == "guarded" && problem.contains("id 5, 6:"), "{problem}");
+        let (state, problem) = check(&[7], Some(9));
+        assert!(state == "guarded" && problem.contains("id 9:"), "{problem}");
+        let (state, problem) = check(&[5, 6], None);
+        assert!(state == "failed" && problem.contains("says that none does"), "{problem}");
     }
 }

@@ -203,6 +203,7 @@ mod tests {
             kind: Some("vxlan".to_owned()),
             ports: vec![4789],
             xdp: None,
+            tc: Vec::new(),
         }
     }
 

@@ -14,17 +14,19 @@ use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
 use super::{
+    attach::AttachMode,
     digest::Digest,
     doors::Doors,
     drift::{self, GuardedPorts},
     failure::{Failure, log_findings},
     interfaces::{self, Selection},
     journal::{Journal, Names},
-    links::{AttachMode, Links},
+    links::Links,
     readers::Readers,
     state::State,
     status::Attempt,
     strangers::Neighbourhood,
+    surroundings::Surroundings,
     tallies::Tallies,
     top::TopSources,
     trial::Trial,
@@ -118,6 +120,7 @@ pub(super) struct Guard {
     pub(super) links: Links,
     pub(super) devices: Vec<Device>,
     pub(super) selection: Selection,
+    pub(super) surroundings: Surroundings,
     /// Whether the state directory has what is running.
     pub(super) kept: bool,
     /// Why the files are not what is running.
@@ -229,6 +232,7 @@ impl Guard {
             links,
             devices,
             selection: Selection::default(),
+            surroundings: Surroundings::default(),
             kept: true,
             outdated: Vec::new(),
             refused_files: None,
@@ -583,7 +587,12 @@ impl Guard {
         self.mend_maps();
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
-        let mut generation = Generation::load(&policy, &options)?;
+        let mut generation =
+            Generation::load_for(self.wanted.mode.first_hook(), &policy, &options)?;
+        // Complete before anything is switched.
+        for hook in self.links.hooks() {
+            generation.add(hook)?;
+        }
         let mut shared = generation.shared()?;
         if self.maps.is_none() {
             self.maps = Some(self.pins.hold_maps()?);
@@ -645,12 +654,13 @@ impl Guard {
         let Some(running) = &mut self.running else { return };
         self.selection = interfaces::select(&running.facts.patterns, &self.devices);
         self.links.reconcile(
-            &running.generation,
+            &mut running.generation,
             &mut running.shared,
             &self.selection,
             &self.devices,
         );
         self.note_interfaces();
+        self.note_surroundings();
     }
 
     /// Takes note of what became of interfaces.

@@ -105,6 +105,7 @@ mod tests {
             kind: None,
             ports: Vec::new(),
             xdp: None,
+            tc: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    attach::{self, AttachMode, Attachment},
     check::{self, Finding},
     interfaces::Selection,
     server::Detached,
@@ -12,33 +13,15 @@ use crate::kernel::{
     error::KernelError,
     generation::Generation,
     link::Link,
-    netlink::{self, Attached, Device},
+    mode::{Hook, Mode},
+    netlink::{self, Device},
     pins::Pins,
     shared::Shared,
-    sys::Mode,
 };
 
 /// Listings in a row without a device after which it is taken to be in another namespace. One
 /// listing may miss a device while others come and go.
 const ABSENCES: u8 = 3;
-
-/// How to attach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AttachMode {
-    /// Like this or not at all.
-    Only(Mode),
-    /// In the driver where it can, else in the network stack.
-    Auto,
-}
-
-impl AttachMode {
-    fn allows(self, mode: Mode) -> bool {
-        match self {
-            Self::Only(only) => only == mode,
-            Self::Auto => true,
-        }
-    }
-}
 
 /// A guarded interface.
 #[derive(Debug)]
@@ -46,6 +29,8 @@ pub(super) struct Guarded {
     name: String,
     link: Link,
     mode: Mode,
+    /// Why it is not in a better mode, if one was tried.
+    instead: Option<String>,
     /// The name by which it was wanted, if it was renamed to one that nobody wants. It stays
     /// guarded: a name is no reason to open a port.
     wanted_as: Option<String>,
@@ -56,9 +41,10 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    fn new(device: &Device, link: Link, mode: Mode) -> Self {
+    fn new(device: &Device, attachment: Attachment) -> Self {
+        let Attachment { link, mode, instead } = attachment;
         let name = device.name.clone();
-        Self { name, link, mode, wanted_as: None, one_buffer: false, absent: 0 }
+        Self { name, link, mode, instead, wanted_as: None, one_buffer: false, absent: 0 }
     }
 }
 
@@ -128,7 +114,7 @@ impl Links {
     /// next time.
     pub(super) fn reconcile(
         &mut self,
-        generation: &Generation,
+        generation: &mut Generation,
         shared: &mut Shared,
         selection: &Selection,
         devices: &[Device],
@@ -152,7 +138,11 @@ impl Links {
                 Ok(guarded) => {
                     let mode = guarded.mode.name();
                     tracing::info!(interface = device.name, mode, "guarded");
-                    note(&mut self.notes, "guarded", &device.name, format!("{mode} mode"));
+                    let text = match &guarded.instead {
+                        Some(why) => format!("{mode} mode: {why}"),
+                        None => format!("{mode} mode"),
+                    };
+                    note(&mut self.notes, "guarded", &device.name, text);
                     self.guarded.insert(device.index, guarded);
                 }
                 Err(error) => {
@@ -192,16 +182,24 @@ impl Links {
     pub(super) fn drop_leftovers(&mut self, devices: &[Device]) {
         for (name, link) in std::mem::take(&mut self.earlier) {
             let info = link.info();
-            let here = info
-                .as_ref()
-                .is_ok_and(|info| devices.iter().any(|device| runs(device, info.program_id)));
+            let here = info.as_ref().is_ok_and(|info| {
+                devices.iter().any(|device| device.mode_of(info.program_id).is_some())
+            });
+            let replaced = info.as_ref().is_ok_and(|info| {
+                self.guarded
+                    .get(&info.ifindex)
+                    .is_some_and(|now| Some(now.mode.hook()) != info.hook)
+            });
             let gone = info.is_ok_and(|info| info.ifindex == 0);
             // One whose taking over failed is still wanted: it is tried again.
             if self.failed.contains_key(&name) && !gone {
                 self.earlier.push((name, link));
                 continue;
             }
-            let ended = if here && !gone {
+            let ended = if here && replaced {
+                tracing::info!(interface = name, "guarded in another mode now: the old one ends");
+                link.detach()
+            } else if here && !gone {
                 let why = "no longer wanted: detached";
                 tracing::warn!(interface = name, "{why}");
                 note(&mut self.notes, "released", &name, why);
@@ -244,6 +242,22 @@ impl Links {
         failed.map_or(Ok(answer), Err)
     }
 
+    /// The hooks that are in use.
+    pub(super) fn hooks(&self) -> BTreeSet<Hook> {
+        self.guarded.values().map(|guarded| guarded.mode.hook()).collect()
+    }
+
+    /// What runs in front of the guard, by interface.
+    pub(super) fn in_front(&self, devices: &[Device]) -> Vec<(String, String)> {
+        let told = self.guarded.iter().filter_map(|(index, guarded)| {
+            let device = devices.iter().find(|device| device.index == *index)?;
+            let id = guarded.link.info().ok()?.program_id;
+            let finding = check::in_front(guarded.mode.hook(), device, id)?;
+            Some((guarded.name.clone(), finding.problem?))
+        });
+        told.collect()
+    }
+
     /// Indices of the guarded interfaces.
     pub(super) fn indices(&self) -> BTreeSet<u32> {
         self.guarded.keys().copied().collect()
@@ -254,19 +268,28 @@ impl Links {
     pub(super) fn status(
         &self,
         selection: &Selection,
-        program_id: u32,
+        programs: &BTreeMap<Hook, u32>,
         devices: &[Device],
     ) -> Vec<InterfaceStatus> {
         let mut all = Vec::new();
         for (index, guarded) in &self.guarded {
             let device = devices.iter().find(|device| device.index == *index);
-            let Finding { state, problem, remedy } =
-                check::check(&guarded.link.info(), device, program_id);
+            let link = guarded.link.info();
+            let hook = guarded.mode.hook();
+            let expected = programs.get(&hook).copied().unwrap_or(0);
+            let Finding { state, problem, remedy } = check::check(&link, hook, device, expected);
+            let problem = problem.or_else(|| self.failed.get(&guarded.name).cloned());
+            let told = told(&guarded.name, device);
+            // What the device says of the program that the link runs.
+            let id = link.ok().map(|info| info.program_id);
+            let ours = id.and_then(|id| Some((id, device?.mode_of(id)?)));
             all.push(InterfaceStatus {
                 state: state.to_owned(),
-                problem: problem.or_else(|| self.failed.get(&guarded.name).cloned()),
+                problem: problem.or_else(|| Some(in_mode(guarded.mode, guarded.instead.as_ref()?))),
                 remedy,
-                ..told(&guarded.name, device)
+                mode: ours.map(|(_, mode)| mode.to_owned()).or(told.mode),
+                program_id: ours.map(|(id, _)| id).or(told.program_id),
+                ..told
             });
         }
         let bare = |name: &str, state: &str| {
@@ -316,7 +339,7 @@ impl Links {
             if alive && *absent < ABSENCES {
                 return true;
             }
-            let why = "its XDP link is gone, or the interface is";
+            let why = "its link is gone, or the interface is";
             tracing::warn!(interface = name, "{why}");
             note(notes, "lost", name, why);
             // One that moved to another namespace takes its program along; end that.
@@ -348,7 +371,8 @@ impl Links {
             if !wanted && guarded.wanted_as.is_none() {
                 guarded.wanted_as = Some(before);
             }
-            let moved = guarded.link.move_to(&self.pins.link_path(&device.name)).and_then(|()| {
+            let pin = self.pins.link_path(&device.name, guarded.mode.hook());
+            let moved = guarded.link.move_to(&pin).and_then(|()| {
                 shared.set_interface(device.index, &device.name, guarded.one_buffer)
             });
             if let Err(error) = moved {
@@ -416,88 +440,19 @@ impl Links {
     fn guard(
         &mut self,
         device: &Device,
-        generation: &Generation,
+        generation: &mut Generation,
         shared: &mut Shared,
     ) -> Result<Guarded, KernelError> {
         // Before the first frame, so that each is counted where it belongs.
         shared.set_interface(device.index, &device.name, false)?;
-        let pin = self.pins.link_path(&device.name);
-        let mut before = None;
-        if let Some((name, mut link)) = self.take_earlier(device) {
-            let mode = match device.xdp {
-                Some(Attached { mode: "generic", .. }) => Mode::Generic,
-                _ => Mode::Native,
-            };
-            if self.mode.allows(mode) {
-                let taken = link.move_to(&pin).and_then(|()| link.switch(generation.program()?));
-                if let Err(error) = taken {
-                    self.earlier.push((name, link));
-                    return Err(error);
-                }
-                tracing::info!(interface = device.name, "taken over from an earlier daemon");
-                return Ok(Guarded::new(device, link, mode));
-            }
-            tracing::warn!(
-                interface = device.name,
-                "attached in {} mode before: open for a moment while the mode changes",
-                mode.name()
-            );
-            // The kernel takes no second program in another mode, so the old one goes first.
-            if let Err(error) = link.detach() {
-                self.earlier.push((name, link));
-                return Err(error);
-            }
-            before = Some(mode);
-        } else if let Some(foreign) = device.xdp {
-            return Err(KernelError::new(format!(
-                "another XDP program is attached, id {} ({}); trainguard replaces no program of \
-                 others",
-                foreign.program_id, foreign.mode
-            ))
-            .hint(format!(
-                "see what it is with `bpftool prog show id {}`, and take it off with `ip link set \
-                 dev {} xdp off` if it may go",
-                foreign.program_id, device.name
-            )));
-        }
-        // Of a device of this name that is gone.
-        if let Ok(stale) = Link::open(&pin)
-            && !stale.is_alive()
-        {
-            stale.forget()?;
-        }
-        let attach = |mode| {
-            let link = Link::attach(generation.program()?, &device.name, device.index, mode, &pin)?;
-            Ok(Guarded::new(device, link, mode))
-        };
-        let attached = match self.mode {
-            AttachMode::Only(mode) => attach(mode),
-            AttachMode::Auto => attach(Mode::Native).or_else(|error: KernelError| {
-                if !matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE)) {
-                    return Err(error);
-                }
-                tracing::warn!(interface = device.name, "{error}; attaching in generic mode");
-                attach(Mode::Generic)
-            }),
-        };
-        // Better in the mode that it had than not at all.
-        attached.or_else(|error| match before {
-            Some(mode) => {
-                tracing::error!(interface = device.name, "{error}; still in {} mode", mode.name());
-                attach(mode)
-            }
-            None => Err(error),
-        })
+        let attached = attach::guard(self.mode, device, generation, &self.pins, &mut self.earlier)?;
+        Ok(Guarded::new(device, attached))
     }
+}
 
-    /// The earlier daemon's link on a device. Interface indices mean something only within a
-    /// namespace, which a link does not tell; program ids are the machine's.
-    fn take_earlier(&mut self, device: &Device) -> Option<(String, Link)> {
-        let at = self.earlier.iter().position(|(_, link)| {
-            link.program_on(device.index).is_some_and(|program| runs(device, program))
-        })?;
-        Some(self.earlier.swap_remove(at))
-    }
+/// Said of an interface that is guarded in a mode that was not the first choice.
+fn in_mode(mode: Mode, why: &str) -> String {
+    format!("guarded in {} mode: {why}", mode.name())
 }
 
 /// What a device tells of itself.
@@ -513,14 +468,11 @@ fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
     }
 }
 
-fn runs(device: &Device, program_id: u32) -> bool {
-    device.xdp.is_some_and(|attached| attached.program_id == program_id)
-}
-
 /// Switches to the running generation, and pins again what somebody unpinned.
-fn mend(guarded: &Guarded, generation: &Generation) -> Result<(), KernelError> {
-    if guarded.link.info()?.program_id != generation.program_id() {
-        guarded.link.switch(generation.program()?)?;
+fn mend(guarded: &Guarded, generation: &mut Generation) -> Result<(), KernelError> {
+    let hook = guarded.mode.hook();
+    if guarded.link.info()?.program_id != generation.add(hook)? {
+        guarded.link.switch(generation.program(hook)?)?;
     }
     if !guarded.link.is_pinned() {
         guarded.link.pin_again()?;

@@ -4,6 +4,7 @@
 //! the guard needs no locks and no state is seen half changed.
 
 mod answers;
+mod attach;
 mod check;
 pub mod client;
 mod digest;
@@ -23,6 +24,7 @@ mod state;
 mod status;
 mod strangers;
 pub mod stray;
+mod surroundings;
 mod tallies;
 mod top;
 pub mod trial;
@@ -38,18 +40,17 @@ use tokio::{
 };
 
 use self::{
+    attach::AttachMode,
     doors::Doors,
     failure::Failure,
     guard::{Claim, Guard, Wanted, Woken},
-    links::AttachMode,
 };
 use crate::{
     cli::{DaemonArgs, ModeArg},
     exit::Exit,
-    kernel::{error::KernelError, sys::Mode},
+    kernel::{error::KernelError, mode::Mode},
     logs::Log,
     policy::compiled::Tunnels,
-    report,
 };
 
 /// How often the interfaces are looked at, besides when the kernel tells of a change.
@@ -69,11 +70,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         ModeArg::Native => AttachMode::Only(Mode::Native),
         ModeArg::Generic => AttachMode::Only(Mode::Generic),
         ModeArg::Auto => AttachMode::Auto,
-        ModeArg::Tcx => {
-            report::error("this version cannot attach as a tc program");
-            report::hint("use --mode native, generic or auto");
-            return Exit::NoAnswer;
-        }
+        ModeArg::Tcx => AttachMode::Only(Mode::Tcx),
     };
     let wanted = Wanted {
         manifest: args.manifest.clone(),

@@ -72,7 +72,9 @@ impl Guard {
             status.node.clone_from(&running.facts.node);
             status.tables = running.facts.tables.clone();
             status.services = running.facts.services.values().cloned().collect();
-            match running.generation.describe() {
+            let hook = self.links.hooks().first().copied();
+            let hook = hook.unwrap_or_else(|| self.wanted.mode.first_hook());
+            match running.generation.describe(hook) {
                 Ok(program) => status.program = Some(program.into()),
                 Err(error) => status.problems.push(error.to_string()),
             }
@@ -81,8 +83,8 @@ impl Guard {
                 Err(error) => status.problems.push(error.to_string()),
             }
             let selection = interfaces::select(&running.facts.patterns, devices);
-            let id = running.generation.program_id();
-            status.interfaces = self.links.status(&selection, id, devices);
+            let programs = running.generation.program_ids();
+            status.interfaces = self.links.status(&selection, programs, devices);
         }
         status.mode = Some(mode(&status.services).to_owned());
         status.enforcing = enforces(&status);

@@ -92,10 +92,9 @@ fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
         }
     };
     // An index means something only within a namespace, which a link does not tell.
-    let device = devices.iter().find(|device| {
-        device.index == info.ifindex
-            && device.xdp.is_some_and(|attached| attached.program_id == info.program_id)
-    });
+    let device = devices
+        .iter()
+        .find(|device| device.index == info.ifindex && device.mode_of(info.program_id).is_some());
     let (state, problem) = match device {
         Some(_) => ("guarded", None),
         None if info.ifindex == 0 => {
@@ -105,7 +104,7 @@ fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
     };
     InterfaceStatus {
         name: device.map_or(name, |device| &device.name).to_owned(),
-        mode: device.and_then(|device| Some(device.xdp?.mode.to_owned())),
+        mode: device.and_then(|device| device.mode_of(info.program_id)).map(str::to_owned),
         program_id: (info.ifindex != 0).then_some(info.program_id),
         state: state.to_owned(),
         index: device.map(|device| device.index),

@@ -110,8 +110,8 @@ impl TrialStatus {
 pub struct InterfaceStatus {
     /// Its name, or the pattern that matches none.
     pub name: String,
-    /// How the program runs on it, as the device itself tells: `native` or `generic`; null if none
-    /// does.
+    /// How the program runs on it, as the device itself tells: `native`, `tcx` or `generic`; null if
+    /// none does.
     pub mode: Option<String>,
     /// Id of the program that the device itself says it runs, whoever attached it; null if none.
     pub program_id: Option<u32>,
@@ -200,7 +200,7 @@ pub struct InterfaceStats {
     pub dropped_bytes: u64,
     /// Bytes of the frames of `would_drop`.
     pub would_drop_bytes: u64,
-    /// `native` or `generic`; null if not guarded now, or if the daemon was not asked.
+    /// `native`, `tcx` or `generic`; null if not guarded now, or if the daemon was not asked.
     pub mode: Option<String>,
 }
 

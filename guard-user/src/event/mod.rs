@@ -153,7 +153,9 @@ pub struct Policy {
 /// Something became of an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// `guarded`, `lost`, `detached`, `failed`, `released` or `renamed`.
+    /// `guarded`, `lost`, `detached`, `failed`, `released` or `renamed`; `unguarded` for one that is
+    /// up and meant by no pattern, `tunnel` for a device that unpacks, `warning` for what else is
+    /// not as it should be.
     pub what: String,
     /// Its name.
     pub interface: String,

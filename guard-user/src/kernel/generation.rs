@@ -1,6 +1,7 @@
 //! A generation: one program on policy maps of its own, complete before anything is switched.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
@@ -8,9 +9,9 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, TestRun as _,
+    Ebpf, EbpfLoader,
     maps::{Array, HashMap},
-    programs::{TestRunOptions, Xdp},
+    programs,
 };
 use guard_common::{
     bucket::{LONGEST_TICK_NS, TICKS_PER_NS},
@@ -18,11 +19,10 @@ use guard_common::{
     names,
     tables::{Service, Setting},
     trie::Root,
-    verdict::Verdict,
 };
 use nix::time::{ClockId, clock_getres};
 
-use super::{error::KernelError, members, program::Program, shared::Shared};
+use super::{error::KernelError, members, mode::Hook, program::Program, shared::Shared};
 use crate::{object::kernel_object, policy::compiled::CompiledPolicy};
 
 /// Frames shorter than an Ethernet header cannot be handed to the kernel
@@ -83,32 +83,54 @@ pub fn require_kernel_object() -> Result<&'static [u8], KernelError> {
 )]
 pub struct Generation {
     ebpf: Ebpf,
-    program_id: u32,
+    /// The hook that it was loaded for.
+    hook: Hook,
+    /// Ids of the loaded programs.
+    ids: BTreeMap<Hook, u32>,
     #[cfg(feature = "log")]
     flush_log: Option<Box<dyn FnMut()>>,
 }
 
 impl Generation {
-    /// Loads a policy and the program that enforces it. Nothing is attached yet; dropped, it
-    /// leaves nothing behind but pinned shared maps.
+    /// Loads a policy and the program that enforces it at the XDP hook. Nothing is attached yet;
+    /// dropped, it leaves nothing behind but pinned shared maps.
     pub fn load(policy: &CompiledPolicy, options: &Options) -> Result<Self, KernelError> {
-        Self::build(policy, options, names::PROGRAM)
+        Self::load_for(Hook::Xdp, policy, options)
+    }
+
+    /// The same for a hook.
+    pub fn load_for(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        options: &Options,
+    ) -> Result<Self, KernelError> {
+        Self::build(policy, options, hook, hook.program())
     }
 
     /// Loads a policy for [`Generation::judge`], on maps of its own.
     pub fn for_tests(policy: &CompiledPolicy, key: [u64; 2]) -> Result<Self, KernelError> {
+        Self::for_tests_of(Hook::Xdp, policy, key)
+    }
+
+    /// The same, with the program for a hook.
+    pub fn for_tests_of(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        key: [u64; 2],
+    ) -> Result<Self, KernelError> {
         let options = Options { maps: Maps::Private, key, sampling: false };
-        Self::build(policy, &options, names::PROGRAM_VERDICT)
+        Self::build(policy, &options, hook, hook.verdict_program())
     }
 
     fn build(
         policy: &CompiledPolicy,
         options: &Options,
+        hook: Hook,
         program: &str,
     ) -> Result<Self, KernelError> {
         let missing: Vec<PathBuf> =
             options.pins().into_iter().map(|(_, pin)| pin).filter(|pin| !pin.exists()).collect();
-        Self::try_build(policy, options, program).inspect_err(|_| {
+        Self::try_build(policy, options, hook, program).inspect_err(|_| {
             // What this build has pinned guards nothing and counts nothing. What else there was is
             // somebody's.
             for pin in missing.iter().filter(|pin| pin.exists()) {
@@ -122,6 +144,7 @@ impl Generation {
     fn try_build(
         policy: &CompiledPolicy,
         options: &Options,
+        hook: Hook,
         program: &str,
     ) -> Result<Self, KernelError> {
         let object = require_kernel_object()?;
@@ -154,16 +177,25 @@ impl Generation {
             .load(object)
             .map_err(|error| KernelError::of("making the maps of the kernel object", error))?;
         fill(&mut ebpf, policy)?;
-        let xdp = xdp(&mut ebpf, program)?;
-        xdp.load().map_err(|error| KernelError::of("loading the program", error))?;
-        let info = xdp.info().map_err(|error| KernelError::of("asking for the program", error))?;
-        let program_id = info.id();
+        let id = load_program(&mut ebpf, program)?;
         Ok(Self {
             #[cfg(feature = "log")]
             flush_log: logger(&mut ebpf),
             ebpf,
-            program_id,
+            hook,
+            ids: BTreeMap::from([(hook, id)]),
         })
+    }
+
+    /// Loads the program for a hook, too, on the same maps; its id. A hook that has one already
+    /// keeps it.
+    pub fn add(&mut self, hook: Hook) -> Result<u32, KernelError> {
+        if let Some(id) = self.ids.get(&hook) {
+            return Ok(*id);
+        }
+        let id = load_program(&mut self.ebpf, hook.program())?;
+        self.ids.insert(hook, id);
+        Ok(id)
     }
 
     /// Development only: hands the program's log lines to the logger of this process.
@@ -174,57 +206,43 @@ impl Generation {
         }
     }
 
-    /// Id of the program.
+    /// Id of the program that it was loaded with.
     pub fn program_id(&self) -> u32 {
-        self.program_id
+        self.ids.get(&self.hook).copied().unwrap_or(0)
     }
 
-    /// The program, as the kernel tells of it now.
-    pub fn describe(&self) -> Result<Program, KernelError> {
-        let program = self.ebpf.program(names::PROGRAM);
-        let info = program.ok_or_else(|| missing(names::PROGRAM))?.info();
+    /// Ids of its programs.
+    pub fn program_ids(&self) -> &BTreeMap<Hook, u32> {
+        &self.ids
+    }
+
+    /// The program for a hook, as the kernel tells of it now.
+    pub fn describe(&self, hook: Hook) -> Result<Program, KernelError> {
+        let program = self.ebpf.program(hook.program());
+        let info = program.ok_or_else(|| missing(hook.program()))?.info();
         let info = info.map_err(|error| KernelError::of("asking for the program", error))?;
         Ok(Program::from(&info))
     }
 
-    /// Descriptor of the program.
-    pub fn program(&self) -> Result<BorrowedFd<'_>, KernelError> {
-        let program = self.ebpf.program(names::PROGRAM);
-        let program = program.ok_or_else(|| missing(names::PROGRAM))?;
+    /// Descriptor of the program for a hook, which has been loaded.
+    pub fn program(&self, hook: Hook) -> Result<BorrowedFd<'_>, KernelError> {
+        let program = self.ebpf.program(hook.program());
+        let program = program.ok_or_else(|| missing(hook.program()))?;
         let fd = program.fd().map_err(|error| KernelError::of("the program", error))?;
         Ok(fd.as_fd())
+    }
+
+    pub(super) fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    pub(super) fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
     }
 
     /// The shared maps of this generation.
     pub fn shared(&mut self) -> Result<Shared, KernelError> {
         Shared::take(&mut self.ebpf)
-    }
-
-    /// Lets the program in the kernel judge a frame of at least [`SHORTEST_FRAME`] bytes, at this
-    /// time in nanoseconds. Only for generations made by [`Generation::for_tests`].
-    pub fn judge(&self, frame: &[u8], now_ns: u64) -> Result<Verdict, KernelError> {
-        // The clock goes in front of the frame as XDP metadata.
-        let now = now_ns.saturating_mul(TICKS_PER_NS).to_ne_bytes();
-        let input = [&now, frame].concat();
-        let context = XdpMd { data: now.len(), data_end: input.len() }.bytes();
-        let options = TestRunOptions {
-            data_in: Some(&input),
-            ctx_in: Some(&context),
-            repeat: 1,
-            ..TestRunOptions::default()
-        };
-        let program = self.ebpf.program(names::PROGRAM_VERDICT);
-        let xdp: &Xdp = program
-            .ok_or_else(|| missing(names::PROGRAM_VERDICT))?
-            .try_into()
-            .map_err(|error| KernelError::of(names::PROGRAM_VERDICT, error))?;
-        let result = xdp.test_run(options).map_err(|error| {
-            let what = format!("running the program on a frame of {} bytes", frame.len());
-            KernelError::of(what, error)
-        })?;
-        Verdict::unpack(result.return_value).ok_or_else(|| {
-            KernelError::new(format!("the program returned {:#x}, no verdict", result.return_value))
-        })
     }
 }
 
@@ -237,26 +255,6 @@ fn logger(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut()>> {
             tracing::warn!("no log lines from the kernel: {error}");
             None
         }
-    }
-}
-
-/// The context of a test run (`struct xdp_md`, include/uapi/linux/bpf.h): where in the input the
-/// frame begins, after the metadata, and where it ends.
-struct XdpMd {
-    data: usize,
-    data_end: usize,
-}
-
-impl XdpMd {
-    fn bytes(&self) -> [u8; 24] {
-        let word = |value: usize| u32::try_from(value).unwrap_or(u32::MAX).to_ne_bytes();
-        let mut bytes = [0; 24];
-        for (at, value) in [(0, self.data), (4, self.data_end)] {
-            if let Some(field) = bytes.get_mut(at..at + 4) {
-                field.copy_from_slice(&word(value));
-            }
-        }
-        bytes
     }
 }
 
@@ -359,9 +357,17 @@ where
     T::try_from(map).map_err(|error| KernelError::of(name, error))
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, KernelError> {
+/// Loads a program of the kernel object; its id.
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<u32, KernelError> {
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
-    program.try_into().map_err(|error| KernelError::of(name, error))
+    match program {
+        programs::Program::Xdp(program) => program.load(),
+        programs::Program::SchedClassifier(program) => program.load(),
+        _ => return Err(missing(name)),
+    }
+    .map_err(|error| KernelError::of("loading the program", error))?;
+    let info = program.info().map_err(|error| KernelError::of("asking for the program", error))?;
+    Ok(info.id())
 }
 
 pub(super) fn missing(name: &str) -> KernelError {

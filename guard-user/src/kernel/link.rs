@@ -8,7 +8,9 @@ use std::{
 
 use super::{
     error::KernelError,
-    sys::{self, LinkInfo, Mode},
+    mode::Mode,
+    refused::refused,
+    sys::{self, LinkInfo},
 };
 
 /// A pinned link.
@@ -42,6 +44,11 @@ impl Link {
         Ok(Self { fd, pin: pin.to_owned() })
     }
 
+    /// Its descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// What the kernel says of it.
     pub fn info(&self) -> Result<LinkInfo, KernelError> {
         sys::link_info(self.fd.as_fd()).map_err(|error| {
@@ -53,11 +60,6 @@ impl Link {
     /// asked is taken for alive: whoever takes it for dead ends it.
     pub fn is_alive(&self) -> bool {
         self.info().map_or(true, |info| info.ifindex != 0)
-    }
-
-    /// Id of the program that it runs on this interface; none if it does not, or cannot be asked.
-    pub fn program_on(&self, ifindex: u32) -> Option<u32> {
-        self.info().ok().filter(|info| info.ifindex == ifindex).map(|info| info.program_id)
     }
 
     /// Whether its pin is still there.
@@ -107,50 +109,5 @@ impl Link {
             }
             _ => Ok(()),
         }
-    }
-}
-
-/// Why an interface cannot take the program.
-fn refused(interface: &str, mode: Mode, error: io::Error) -> KernelError {
-    let errno = error.raw_os_error().unwrap_or(0);
-    let what = format!("attaching to `{interface}` ({})", mode.name());
-    let native = mode == Mode::Native;
-    let hint = match errno {
-        libc::EBUSY | libc::EEXIST => {
-            "another XDP program is attached; `ip -d link` names it. trainguard replaces no program \
-             of others"
-        }
-        libc::EOPNOTSUPP if native => {
-            "the driver has no native XDP: allow the slower generic mode with `--mode generic` or \
-             `--mode auto`"
-        }
-        libc::ERANGE if native => {
-            "the driver cannot take XDP at this MTU: lower it, or allow `--mode generic`"
-        }
-        libc::EINVAL if native => {
-            "the driver refuses XDP as the interface is set up (MTU, LRO, number of queues); \
-             `dmesg` tells more. Or allow `--mode generic`"
-        }
-        libc::ENODEV => "the interface went away",
-        _ => return KernelError::of(what, error),
-    };
-    KernelError::of(what, error).hint(hint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_refusal_has_its_remedy() {
-        let hint = |errno, mode| {
-            let error = refused("eth0", mode, io::Error::from_raw_os_error(errno));
-            error.hint_text().unwrap_or_default().to_owned()
-        };
-        let native = [libc::EBUSY, libc::EOPNOTSUPP, libc::ERANGE, libc::EINVAL, libc::EPERM];
-        let hints: std::collections::BTreeSet<String> =
-            native.into_iter().map(|errno| hint(errno, Mode::Native)).collect();
-        assert_eq!(hints.len(), native.len(), "{hints:?}");
-        assert!(hint(libc::EINVAL, Mode::Generic).is_empty());
     }
 }

@@ -9,15 +9,21 @@ pub mod generation;
 #[path = "no_generation.rs"]
 pub mod generation;
 #[cfg(feature = "daemon")]
+pub mod judge;
+#[cfg(feature = "daemon")]
 pub mod link;
 #[cfg(feature = "daemon")]
 mod members;
+#[cfg(feature = "daemon")]
+pub mod mode;
 #[cfg(feature = "daemon")]
 pub mod netlink;
 #[cfg(feature = "daemon")]
 pub mod pins;
 #[cfg(feature = "daemon")]
 pub mod program;
+#[cfg(feature = "daemon")]
+mod refused;
 #[cfg(feature = "daemon")]
 pub mod shared;
 #[cfg(feature = "daemon")]

@@ -16,7 +16,7 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 
-use super::error::KernelError;
+use super::{error::KernelError, mode::Mode, sys};
 
 /// UDP ports of GTP (`GTP0_PORT`, `GTP1U_PORT`, include/net/gtp.h): a device always has both.
 const GTP_PORTS: [u16; 2] = [3386, 2152];
@@ -45,6 +45,8 @@ pub struct Device {
     pub ports: Vec<u16>,
     /// The XDP program on it.
     pub xdp: Option<Attached>,
+    /// Ids of its tc programs (TCX, ingress), in the order in which they run.
+    pub tc: Vec<u32>,
 }
 
 /// An XDP program on a device.
@@ -67,6 +69,14 @@ impl Device {
     /// that none comes up unnoticed; but not the ones that nobody asked for.
     pub fn may_unpack(&self) -> bool {
         self.up || !FALLBACK_DEVICES.contains(&self.name.as_str())
+    }
+
+    /// How a program runs on it; none if it does not.
+    pub fn mode_of(&self, program_id: u32) -> Option<&'static str> {
+        match self.xdp {
+            Some(attached) if attached.program_id == program_id => Some(attached.mode),
+            _ => self.tc.contains(&program_id).then(|| Mode::Tcx.name()),
+        }
     }
 }
 
@@ -127,6 +137,8 @@ fn device(message: LinkMessage) -> Device {
         kind: None,
         ports: Vec::new(),
         xdp: None,
+        // None as well where the kernel has no such programs.
+        tc: sys::tc_programs(message.header.index).unwrap_or_default(),
     };
     for attribute in message.attributes {
         match attribute {

@@ -1,5 +1,5 @@
 //! The pin directory: `<bpf-dir>/v<layout version>/` holds the shared maps by name and the links
-//! as `link-<interface>`.
+//! as `link-<interface>`, those of the tc hook as `link-<interface>:tcx`.
 //!
 //! Nothing is trusted because it is already there: the version is in the path, and what the kernel
 //! says of a pinned map is compared with what this binary would make.
@@ -21,12 +21,15 @@ use nix::{
     sys::statfs::statfs,
 };
 
-use super::{error::KernelError, link::Link, sys};
+use super::{error::KernelError, link::Link, mode::Hook, sys};
 use crate::object::kernel_object;
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const LINK_PREFIX: &str = "link-";
+/// Behind the name of an interface, which has no colon in it: a link of the tc hook. For a moment
+/// an interface can have one of each hook.
+const TC_SUFFIX: &str = ":tcx";
 
 /// The pin directory of a guard.
 #[derive(Debug, Clone)]
@@ -214,8 +217,12 @@ impl Pins {
     }
 
     /// Where the link of an interface is pinned.
-    pub fn link_path(&self, interface: &str) -> PathBuf {
-        self.directory().join(format!("{LINK_PREFIX}{}", escape(interface)))
+    pub fn link_path(&self, interface: &str, hook: Hook) -> PathBuf {
+        let suffix = match hook {
+            Hook::Xdp => "",
+            Hook::Tc => TC_SUFFIX,
+        };
+        self.directory().join(format!("{LINK_PREFIX}{}{suffix}", escape(interface)))
     }
 
     /// Whether the shared maps of this version are pinned.
@@ -271,6 +278,7 @@ fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let interface = name.as_deref().and_then(|name| name.strip_prefix(LINK_PREFIX));
         if let Some(interface) = interface {
+            let interface = interface.strip_suffix(TC_SUFFIX).unwrap_or(interface);
             links.push((unescape(interface), Link::open(&path)?));
         }
     }

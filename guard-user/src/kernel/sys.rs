@@ -13,40 +13,16 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{
-    XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info,
-};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info};
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Where in the receive path a program runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// In the driver.
-    Native,
-    /// In the network stack.
-    Generic,
-}
+use super::mode::{Hook, Mode};
 
-impl Mode {
-    /// The name used in output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        }
-    }
-
-    fn flags(self) -> u32 {
-        match self {
-            Self::Native => XDP_FLAGS_DRV_MODE,
-            Self::Generic => XDP_FLAGS_SKB_MODE,
-        }
-    }
-}
-
-/// What the kernel says of an XDP link.
+/// What the kernel says of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkInfo {
+    /// The hook that it attaches to; none if that is neither XDP nor tc.
+    pub hook: Option<Hook>,
     /// Id of the program that runs.
     pub program_id: u32,
     /// Index of the interface; 0 once the interface is gone or the link was detached.
@@ -57,14 +33,15 @@ pub struct LinkInfo {
 /// and its pins.
 ///
 /// # Errors
-/// `EBUSY` or `EEXIST` if another program is attached, `EOPNOTSUPP`, `ERANGE`, `EINVAL` if the
-/// driver cannot, `EPERM`.
+/// XDP: `EBUSY` or `EEXIST` if another program is attached, `EOPNOTSUPP`, `ERANGE`, `EINVAL` if the
+/// driver cannot. tc: `EINVAL` if the kernel has no TCX, which came with 6.6; `ERANGE` if the
+/// interface has as many programs as it may. `ENODEV`, `EPERM`.
 pub fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
     // Writing to a union of plain integers is safe; the kernel reads these fields for this command.
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
     attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
-    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.link_create.attach_type = mode.attach_type() as u32;
     attr.link_create.flags = mode.flags();
     descriptor(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
@@ -107,9 +84,31 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     attr.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // SAFETY: a union of plain integers, all of them initialised above; for an XDP link the kernel
-    // has filled in this member (`bpf_xdp_link_fill_link_info`, net/core/dev.c).
+    // has filled in this member (`bpf_xdp_link_fill_link_info`, net/core/dev.c). That of a tc link
+    // (`tcx_link_fill_info`, kernel/bpf/tcx.c) begins with the same field.
     let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkInfo { program_id: info.prog_id, ifindex })
+    Ok(LinkInfo { hook: Hook::of_link(info.type_), program_id: info.prog_id, ifindex })
+}
+
+/// More tc programs than an interface has (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).
+const MOST_TC_PROGRAMS: usize = 64;
+
+/// Ids of the tc programs on an interface (TCX, ingress), in the order in which they run.
+///
+/// # Errors
+/// `EINVAL` if the kernel has no TCX, `ENODEV`, `EPERM`.
+pub fn tc_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; MOST_TC_PROGRAMS];
+    let mut attr = zeroed_attr();
+    attr.query.__bindgen_anon_1.target_ifindex = ifindex;
+    attr.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    attr.query.prog_ids = (&raw mut ids) as u64;
+    attr.query.__bindgen_anon_2.count = u32::try_from(ids.len()).unwrap_or(0);
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: a union of plain integers, all of them initialised; the kernel has set this one.
+    let count = unsafe { attr.query.__bindgen_anon_2.count };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    Ok(ids.get(..count).unwrap_or(&ids).to_vec())
 }
 
 /// Pins a link at a path of a bpf file system: it then outlives us.
