@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use guard_common::{Action, Silent, Verdict, judge, packet::Frame};
 use guard_user::{
-    kernel::{error::KernelError, generation::Generation, shared::Shared},
+    kernel::{
+        error::KernelError, generation::Generation, judge::Received, mode::Hook, shared::Shared,
+    },
     policy::{
         compiled::{CompiledPolicy, HostTables},
         limiter::HostLimiter,
@@ -26,6 +28,12 @@ pub trait Backend {
 
     /// What was counted so far.
     fn counts(&self) -> Counts;
+
+    /// Whether it can be handed this frame. Those that it cannot are sent over a wire by
+    /// `tests/tests/tcx.rs`.
+    fn takes(&self, _frame: &[u8]) -> bool {
+        true
+    }
 }
 
 /// `drop not_allowed scheduler`: action, reason and the name of the service, if there is one.
@@ -81,6 +89,8 @@ pub struct Kernel<'p> {
     policy: &'p CompiledPolicy,
     generation: Generation,
     shared: Shared,
+    hook: Hook,
+    judged: usize,
 }
 
 /// Index of the loopback interface: where a test run says that it comes from
@@ -88,15 +98,21 @@ pub struct Kernel<'p> {
 const LOOPBACK: u32 = 1;
 
 impl<'p> Kernel<'p> {
-    /// A policy in the kernel, nothing charged yet.
+    /// A policy in the kernel at the XDP hook, nothing charged yet.
     pub fn new(policy: &'p CompiledPolicy) -> Result<Self, KernelError> {
-        let mut generation = Generation::for_tests(policy, KEY)?;
+        Self::at(Hook::Xdp, policy)
+    }
+
+    /// The same at a hook. At that of tc every other frame whose tag is whole comes without it, as
+    /// the kernel hands it over; the rest as no kernel does: it must not matter.
+    pub fn at(hook: Hook, policy: &'p CompiledPolicy) -> Result<Self, KernelError> {
+        let mut generation = Generation::for_tests_of(hook, policy, KEY)?;
         let mut shared = generation.shared()?;
         shared.set_interface(LOOPBACK, "lo", false)?;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
-        Ok(Self { policy, generation, shared })
+        Ok(Self { policy, generation, shared, hook, judged: 0 })
     }
 
     /// Tells the program that each frame lies in one buffer.
@@ -113,7 +129,20 @@ impl<'p> Kernel<'p> {
 
 impl Backend for Kernel<'_> {
     fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
-        self.generation.judge(frame, now_ns).unwrap_or_else(|error| panic!("{error}"))
+        self.judged += 1;
+        let judged = match untagged(frame) {
+            Some((frame, tag)) if self.hook == Hook::Tc && self.judged.is_multiple_of(2) => {
+                self.generation.judge_received(&frame, Received { tag, packets: 1 }, now_ns)
+            }
+            _ => self.generation.judge(frame, now_ns),
+        };
+        judged.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn takes(&self, frame: &[u8]) -> bool {
+        let untagged = untagged(frame);
+        self.hook == Hook::Xdp
+            || (is_packet(frame) && untagged.is_none_or(|(frame, _)| is_packet(&frame)))
     }
 
     fn counts(&self) -> Counts {
@@ -124,6 +153,25 @@ impl Backend for Kernel<'_> {
         });
         named.collect()
     }
+}
+
+/// Whether a test run takes a frame for a packet of the network stack. It wants what its `EtherType`
+/// promises (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`), and puts all of it into one page.
+fn is_packet(frame: &[u8]) -> bool {
+    let shortest = match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 15,
+    };
+    (shortest..=3_500).contains(&frame.len())
+}
+
+/// A frame without its first VLAN tag, and that tag; none if it has no whole one.
+fn untagged(frame: &[u8]) -> Option<(Vec<u8>, u32)> {
+    let (addresses, rest) = frame.split_at_checked(12)?;
+    let (tag, rest) = rest.split_first_chunk::<4>()?;
+    let is_tag = matches!(tag, [0x81, 0x00, ..] | [0x88, 0xa8, ..]);
+    (is_tag && rest.len() >= 2).then(|| ([addresses, rest].concat(), u32::from_be_bytes(*tag)))
 }
 
 /// Bytes in hexadecimal.

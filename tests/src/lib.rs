@@ -13,6 +13,7 @@ pub mod pane;
 pub mod pcap;
 pub mod prometheus;
 pub mod random;
+pub mod raw;
 pub mod scenario;
 pub mod skip;
 pub mod split;

@@ -231,7 +231,7 @@ impl Node {
     }
 
     /// The name of the node's namespace.
-    pub(crate) fn namespace(&self) -> &str {
+    pub fn namespace(&self) -> &str {
         &self.namespaces[0]
     }
 
@@ -406,7 +406,7 @@ impl Drop for Node {
 }
 
 /// Runs something on a thread inside a namespace.
-pub(crate) fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     // A namespace belongs to a thread, so one is spent on it.
     thread::scope(|scope| {
         let thread = scope.spawn(|| {

@@ -61,6 +61,16 @@ pub fn read(path: &Path) -> File {
 }
 
 impl Scenario {
+    /// Whether a back end can be handed all of its frames.
+    pub fn fits(&self, backend: &impl Backend) -> bool {
+        self.frames.iter().all(|sent| backend.takes(&self.frame(sent)))
+    }
+
+    fn frame(&self, sent: &Sent) -> Vec<u8> {
+        text::frame(&sent.send)
+            .unwrap_or_else(|error| panic!("{}: {}: {error:#}", self.name, sent.send))
+    }
+
     /// Plays the scenario; what went wrong. `start_ns` lies far enough behind the last scenario
     /// that all buckets are full again.
     pub fn play(
@@ -72,8 +82,7 @@ impl Scenario {
         let mut wrong = Vec::new();
         let before = backend.counts();
         for sent in &self.frames {
-            let frame = text::frame(&sent.send)
-                .unwrap_or_else(|error| panic!("{}: {}: {error:#}", self.name, sent.send));
+            let frame = self.frame(sent);
             for nth in 1..=sent.times {
                 let verdict = backend.judge(&frame, start_ns + sent.at_us * 1000);
                 let verdict = describe(policy, verdict);

@@ -13,7 +13,10 @@ use guard_tests::{
     generate::Generator,
     random, skip, world,
 };
-use guard_user::{kernel::generation::SHORTEST_FRAME, policy::compiled::CompiledPolicy};
+use guard_user::{
+    kernel::{generation::SHORTEST_FRAME, mode::Hook},
+    policy::compiled::CompiledPolicy,
+};
 
 /// Frames that each world is asked about.
 const FRAMES: usize = 60_000;
@@ -37,7 +40,17 @@ struct Tally {
 
 #[test]
 fn host_and_kernel_agree() {
-    let Some(()) = skip::kernel("host_and_kernel_agree") else { return };
+    agree("host_and_kernel_agree", Hook::Xdp);
+}
+
+/// The program for the tc hook is the same decision in another shell.
+#[test]
+fn host_and_tc_agree() {
+    agree("host_and_tc_agree", Hook::Tc);
+}
+
+fn agree(name: &str, hook: Hook) {
+    let Some(()) = skip::kernel(name) else { return };
     let seed = random::seed();
     println!("TRAINGUARD_SEED={seed}");
     let started = Instant::now();
@@ -47,7 +60,7 @@ fn host_and_kernel_agree() {
         let policy = world.compile();
         let place = format!("TRAINGUARD_SEED={seed}, world `{}`", world.name);
         // Long frames have several buffers, whatever the program is told.
-        let kernel = kernel(&policy, nth % 2 == 0, &place);
+        let kernel = kernel(hook, &policy, nth % 2 == 0, &place);
         compare(&policy, kernel, seed.wrapping_add(nth), &place, &mut tally);
         worlds += 1;
     }
@@ -68,8 +81,13 @@ fn host_and_kernel_agree() {
 }
 
 /// A policy in the kernel, which is told that each frame lies in one buffer, or is not.
-fn kernel<'p>(policy: &'p CompiledPolicy, says_one_buffer: bool, place: &str) -> Kernel<'p> {
-    let kernel = Kernel::new(policy)
+fn kernel<'p>(
+    hook: Hook,
+    policy: &'p CompiledPolicy,
+    says_one_buffer: bool,
+    place: &str,
+) -> Kernel<'p> {
+    let kernel = Kernel::at(hook, policy)
         .and_then(|kernel| if says_one_buffer { kernel.say_one_buffer() } else { Ok(kernel) });
     kernel.unwrap_or_else(|error| panic!("{place}: {error}"))
 }
@@ -91,6 +109,9 @@ fn compare(
         if frame.len() < SHORTEST_FRAME {
             let verdict = Host::new(policy).judge(frame, now_ns);
             assert_eq!(verdict.reason, Reason::Undecodable, "{place}: {}", hex(frame));
+            return None;
+        }
+        if !kernel.takes(frame) {
             return None;
         }
         let (of_host, of_kernel) = (host.judge(frame, now_ns), kernel.judge(frame, now_ns));
@@ -150,7 +171,7 @@ fn spread(name: &str, says_one_buffer: bool) {
         let policy = world.compile();
         let mut generator = Generator::new(&policy, seed.wrapping_add(nth));
         let mut host = Host::new(&policy);
-        let kernel = kernel(&policy, says_one_buffer, &world.name);
+        let kernel = kernel(Hook::Xdp, &policy, says_one_buffer, &world.name);
         let split = kernel.split();
         for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
             let frame = generator.any();

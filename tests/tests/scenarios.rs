@@ -1,4 +1,5 @@
-//! The corpus: frames that matter, each with its story, played to the host and to the kernel.
+//! The corpus: frames that matter, each with its story, played to the host and to both hooks of
+//! the kernel.
 
 use std::{collections::BTreeMap, fs};
 
@@ -8,7 +9,7 @@ use guard_tests::{
     skip,
     world::{self, data},
 };
-use guard_user::policy::compiled::CompiledPolicy;
+use guard_user::{kernel::mode::Hook, policy::compiled::CompiledPolicy};
 
 /// Between the starts of two scenarios: long enough that every bucket is full again.
 const PAUSE_NS: u64 = 3600 * 1_000_000_000;
@@ -32,15 +33,22 @@ fn on_host(file: &str) {
     assert!(wrong.is_empty(), "{file} on the host:\n  {}", wrong.join("\n  "));
 }
 
-fn in_kernel(file: &str) {
-    let Some(()) = skip::kernel(&format!("scenarios_in_kernel_{file}")) else { return };
+fn in_kernel(hook: Hook, file: &str) {
+    let name = format!("scenarios_in_kernel_{}_{file}", hook.name());
+    let Some(()) = skip::kernel(&name) else { return };
+    let (mut all, mut played) = (0, 0);
     let mut wrong = Vec::new();
-    for (world, scenarios) in by_world(file) {
+    for (world, mut scenarios) in by_world(file) {
         let policy = world::named(&world).compile();
-        let mut kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{world}: {error}"));
+        let kernel = Kernel::at(hook, &policy);
+        let mut kernel = kernel.unwrap_or_else(|error| panic!("{world}: {error}"));
+        all += scenarios.len();
+        scenarios.retain(|scenario| scenario.fits(&kernel));
+        played += scenarios.len();
         wrong.extend(play(&scenarios, &policy, &mut kernel));
     }
-    assert!(wrong.is_empty(), "{file} in the kernel:\n  {}", wrong.join("\n  "));
+    assert!(played * 2 > all, "{file} at the {} hook: {played} of {all} played", hook.name());
+    assert!(wrong.is_empty(), "{file} at the {} hook:\n  {}", hook.name(), wrong.join("\n  "));
 }
 
 fn play(
@@ -62,7 +70,11 @@ macro_rules! corpus {
         }
 
         mod kernel {
-            $(#[test] fn $file() { super::in_kernel(stringify!($file)); })*
+            $(#[test] fn $file() { super::in_kernel(super::Hook::Xdp, stringify!($file)); })*
+        }
+
+        mod tc {
+            $(#[test] fn $file() { super::in_kernel(super::Hook::Tc, stringify!($file)); })*
         }
     };
 }

@@ -18,7 +18,11 @@ use guard_tests::{
     world::{self, data},
 };
 use guard_user::{
-    kernel::generation::{Generation, Maps, Options, require_kernel_object},
+    kernel::{
+        error::KernelError,
+        generation::{Generation, Maps, Options, require_kernel_object},
+        mode::Hook,
+    },
     policy::{Bundle, compiled::CompiledPolicy},
 };
 
@@ -36,7 +40,7 @@ struct Args {
 /// Figures by name.
 type Figures = BTreeMap<&'static str, u64>;
 
-/// The policies: name, file, node of `tests/worlds/cluster.yaml`.
+/// The policies: name, file, node of `tests/worlds/cluster.yaml`. Each is loaded for both hooks.
 const POLICIES: [(&str, &str, &str); 4] = [
     ("nothing-guarded", "worlds/enforce.yaml", "idle-0"),
     ("mxnet-scheduler", "../policies/mxnet.yaml", "sched-0"),
@@ -57,10 +61,13 @@ fn main() -> ExitCode {
 fn measure(to: &Path) -> Result<()> {
     let mut all = BTreeMap::new();
     let bytes = u64::try_from(require_kernel_object()?.len())?;
-    all.insert("object", Figures::from([("bytes", bytes)]));
+    all.insert("object".to_owned(), Figures::from([("bytes", bytes)]));
     for (name, policy, node) in POLICIES {
         let policy = compile(policy, node)?;
-        all.insert(name, figures(&policy).with_context(|| format!("policy `{name}`"))?);
+        for (hook, name) in [(Hook::Xdp, name.to_owned()), (Hook::Tc, format!("{name}-tc"))] {
+            let figures = figures(hook, &policy).with_context(|| format!("policy `{name}`"))?;
+            all.insert(name, figures);
+        }
     }
     fs::write(to, serde_json::to_string(&all)?).with_context(|| format!("{}", to.display()))
 }
@@ -74,13 +81,14 @@ fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
     Ok(world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), node))
 }
 
-fn load(policy: &CompiledPolicy) -> Result<Generation, guard_user::kernel::error::KernelError> {
-    Generation::load(policy, &Options { maps: Maps::Private, key: KEY, sampling: true })
+fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, KernelError> {
+    let options = Options { maps: Maps::Private, key: KEY, sampling: true };
+    Generation::load_for(hook, policy, &options)
 }
 
-fn figures(policy: &CompiledPolicy) -> Result<Figures> {
-    let stack = stack(policy)?;
-    let generation = load(policy)?;
+fn figures(hook: Hook, policy: &CompiledPolicy) -> Result<Figures> {
+    let stack = stack(hook, policy)?;
+    let generation = load(hook, policy)?;
     let id = generation.program_id();
     let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
     let program = program.context("the program that was just loaded")?;
@@ -98,13 +106,13 @@ fn figures(policy: &CompiledPolicy) -> Result<Figures> {
 /// Only the verifier's log tells, and aya hands that out only when loading fails. The last thing
 /// that can fail, behind the verifier, is the descriptor of the program (`bpf_prog_load`,
 /// kernel/bpf/syscall.c): so it is one descriptor that we lack.
-fn stack(policy: &CompiledPolicy) -> Result<u64> {
+fn stack(hook: Hook, policy: &CompiledPolicy) -> Result<u64> {
     // What aya finds out about the kernel it finds out once, and takes a lack of descriptors for a
     // lack of features.
-    load(policy)?;
+    load(hook, policy)?;
     let mut found = None;
     for limit in lowest_free()?.. {
-        match limited(limit, || load(policy))? {
+        match limited(limit, || load(hook, policy))? {
             Ok(_) => break,
             Err(error) => found = found.or(stack_of(&error.to_string())),
         }

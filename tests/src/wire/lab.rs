@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use guard_user::{
-    kernel::{link::Link, sys::Mode},
+    kernel::{link::Link, mode::Mode},
     policy::compiled::CompiledPolicy,
 };
 use nix::sched::{CloneFlags, setns};

@@ -1,0 +1,122 @@
+//! Case 107: switches of the generation under load, as fast as the kernel makes them: it waits for
+//! the programs that run, so a thousand a second it may not make. Every packet is judged by one of
+//! the two, whole.
+
+#![expect(clippy::print_stdout, reason = "how fast it was is worth knowing")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_common::Verdict;
+use guard_tests::{
+    backend::KEY,
+    node::{MANIFEST, NODE, Node, POLICY, PORT, STRANGER, inside},
+    world,
+};
+use guard_user::{
+    kernel::{
+        generation::{Generation, Maps, Options},
+        link::Link,
+        mode::{Hook, Mode},
+        shared::Shared,
+    },
+    policy::Bundle,
+};
+use nix::net::if_::if_nametoindex;
+
+/// How long.
+const LOAD: Duration = Duration::from_secs(2);
+/// Switches in that time, at least.
+const FLIPS: u64 = 40;
+
+/// A generation on maps of its own, so that it is known which of them counted.
+fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generation, Shared) {
+    let texts = [("cluster.yaml", MANIFEST.to_owned()), ("policy.yaml", edit(POLICY))];
+    let policy = world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node");
+    let options = Options { maps: Maps::Private, key: KEY, sampling: false };
+    let mut generation = Generation::load_for(hook, &policy, &options).expect("it loads");
+    let mut shared = generation.shared().expect("maps");
+    shared.set_interface(index, "eth0", false).expect("a row");
+    (generation, shared)
+}
+
+/// Packets by verdict, without those of nobody's.
+fn counted(shared: &Shared) -> BTreeMap<String, u64> {
+    let counters = shared.counters().expect("counters");
+    let named = counters.into_iter().map(|(_, verdict, counter)| {
+        let Verdict { action, reason, .. } = verdict;
+        (format!("{action:?} {}", reason.name()), counter.packets)
+    });
+    named.filter(|(name, count)| *count > 0 && !name.ends_with("not_ip")).collect()
+}
+
+/// Packets that the peer's side of the wire could not deliver.
+fn lost() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").expect("the devices");
+    let line = text.lines().find(|line| line.trim_start().starts_with("eth0:"));
+    let fields = line.and_then(|line| line.split(':').nth(1)).expect("eth0");
+    // Twelfth field: transmit drops.
+    fields.split_whitespace().nth(11).and_then(|field| field.parse().ok()).expect("drops")
+}
+
+#[test]
+fn no_packet_is_judged_by_half_of_two_generations() {
+    for mode in [Mode::Native, Mode::Tcx] {
+        let Some(node) = Node::new("flips") else { return };
+        let hook = mode.hook();
+        let index = node.at_node(|| if_nametoindex("eth0").expect("an index"));
+        // One refuses the stranger, the other only counts that it would.
+        let (one, ones) = generation(hook, index, str::to_owned);
+        let (other, others) = generation(hook, index, |policy| {
+            policy.replace("mode: enforce", "mode: observe").replace("tcp/9091, ", "")
+        });
+        let pin = node.path("bpf").join("link");
+        let link = node.at_node(|| {
+            Link::attach(one.program(hook).expect("loaded"), "eth0", index, mode, &pin)
+        });
+        let link = link.expect("attaching");
+        let stop = AtomicBool::new(false);
+        let peer = node.peer().to_owned();
+        let (sent, flips, took) = thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                inside(&peer, || {
+                    let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address");
+                    let before = lost();
+                    let mut sent = 0_u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        sent += u64::from(socket.send_to(b"knock", (NODE[0], PORT)).is_ok());
+                    }
+                    thread::sleep(Duration::from_millis(200));
+                    sent - (lost() - before)
+                })
+            });
+            let started = Instant::now();
+            let mut flips = 0_u64;
+            while started.elapsed() < LOAD {
+                for next in [&other, &one] {
+                    link.switch(next.program(hook).expect("loaded")).expect("switching");
+                    flips += 1;
+                }
+            }
+            let took = started.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            (sending.join().expect("sending"), flips, took)
+        });
+        println!("{mode:?}: {flips} switches in {:.1} s, {sent} packets", took.as_secs_f32());
+        assert!(flips >= FLIPS, "{mode:?}: {flips} switches");
+        let (ones, others) = (counted(&ones), counted(&others));
+        let dropped = ones.get("Drop not_allowed").copied().unwrap_or(0);
+        let observed = others.get("WouldDrop not_allowed").copied().unwrap_or(0);
+        assert!(dropped > 100 && observed > 100, "{mode:?}: both judge: {ones:?} {others:?}");
+        assert_eq!(dropped + observed, sent, "{mode:?}, {flips} switches: {ones:?} {others:?}");
+        assert!(!ones.contains_key("WouldDrop not_allowed"), "{ones:?}");
+        assert!(!others.contains_key("Drop not_allowed"), "{others:?}");
+        link.detach().expect("detaching");
+    }
+}

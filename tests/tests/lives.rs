@@ -1,0 +1,242 @@
+//! Interfaces in all their lives, while a stranger knocks: not one of his datagrams arrives as long
+//! as the interface is guarded, and the counters say that they came.
+
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::node::{
+    MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, inside,
+};
+use serde_json::{Value, json};
+
+/// Both hooks live the same life.
+const MODES: [&str; 2] = ["native", "tcx"];
+
+fn ip(args: &[&str]) {
+    let output = Command::new("ip").args(args).output().expect("ip");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {said}", args.join(" "));
+}
+
+/// The stranger, who knocks until the work is done, and the door.
+struct Knocking<'n> {
+    node: &'n Node,
+    door: UdpSocket,
+    mode: &'static str,
+}
+
+/// Lets a stranger knock while something is done.
+fn while_knocking(node: &Node, mode: &'static str, work: impl FnOnce(&Knocking<'_>)) {
+    let door = node.at_node(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("a port"));
+    door.set_nonblocking(true).expect("not blocking");
+    let (stop, peer) = (AtomicBool::new(false), node.peer().to_owned());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            inside(&peer, || {
+                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                while !stop.load(Ordering::Relaxed) {
+                    // There may be no way to the node just now.
+                    let _ = socket.send_to(b"knock", (NODE[0], PORT));
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            work(&Knocking { node, door, mode });
+        }));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = done {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+impl Knocking<'_> {
+    /// Sees that knocks come and that none has arrived so far.
+    fn refused(&self, when: &str) {
+        let Self { node, mode, .. } = self;
+        let before = node.packets("not_allowed");
+        let deadline = Instant::now() + PATIENCE;
+        while node.packets("not_allowed") < before + 20 {
+            assert!(Instant::now() < deadline, "{mode}: no knocks {when}: {}", node.log());
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.nothing_arrived(when);
+        let status = node.status().expect("a status");
+        assert_eq!(status["enforcing"], true, "{mode}, {when}: {status}");
+    }
+
+    fn nothing_arrived(&self, when: &str) {
+        let mut buffer = [0; 16];
+        let arrived = self.door.recv(&mut buffer);
+        assert!(arrived.is_err(), "{}: a knock arrived {when}: {}", self.mode, self.node.log());
+    }
+
+    /// Lets the peer ask anew where the node is.
+    fn forget_neighbours(&self) {
+        ip(&["-n", self.node.peer(), "neigh", "flush", "dev", "eth0"]);
+    }
+}
+
+fn guarded<'a>(name: &'a str, mode: &'a str) -> impl Fn(&Value) -> bool + 'a {
+    move |status: &Value| {
+        status["interfaces"].as_array().into_iter().flatten().any(|interface| {
+            interface["name"] == name
+                && interface["state"] == "guarded"
+                && interface["mode"] == mode
+        })
+    }
+}
+
+/// Cases 86 and 100.
+#[test]
+fn an_interface_stays_guarded_through_its_life() {
+    for mode in MODES {
+        let Some(mut node) = Node::new("lives/life") else { return };
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", enforcing);
+        while_knocking(&node, mode, |knocking| {
+            knocking.refused("at first");
+            node.ip(&["link", "set", "eth0", "down"]);
+            node.ip(&["link", "set", "eth0", "up"]);
+            knocking.refused("after down and up");
+            node.ip(&["link", "set", "eth0", "address", "02:00:00:00:00:07"]);
+            knocking.forget_neighbours();
+            knocking.refused("with another address");
+            for mtu in ["1500", "9000", "1280", "9000"] {
+                node.ip(&["link", "set", "eth0", "mtu", mtu]);
+                knocking.refused("with another MTU");
+            }
+            node.ip(&["link", "set", "eth0", "down"]);
+            node.ip(&["link", "set", "eth0", "name", "gx"]);
+            node.ip(&["link", "set", "gx", "up"]);
+            node.wait("aware of the name", guarded("gx", mode));
+            knocking.refused("with another name");
+            node.ip(&["link", "set", "gx", "down"]);
+            node.ip(&["link", "set", "gx", "name", "eth0"]);
+            node.ip(&["link", "set", "eth0", "up"]);
+            node.wait("aware of the name", guarded("eth0", mode));
+            knocking.refused("with its own name");
+        });
+        assert_eq!(node.status().expect("a status")["generation"], 1);
+        assert!(node.answers(MEMBER[0], PORT), "{mode}: {}", node.log());
+    }
+}
+
+/// Case 100: an interface that leaves the network namespace takes its guard along; when it comes
+/// back it is guarded before it has an address again.
+#[test]
+fn an_interface_comes_back_from_another_namespace() {
+    for mode in MODES {
+        let Some(mut node) = Node::new("lives/namespace") else { return };
+        node.add_link("eth1");
+        node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", enforcing);
+        let elsewhere = format!("{}-else", node.peer());
+        ip(&["netns", "add", &elsewhere]);
+        for stay in [Duration::ZERO, Duration::from_secs(8)] {
+            node.ip(&["link", "set", "eth0", "netns", &elsewhere]);
+            thread::sleep(stay);
+            ip(&["-n", &elsewhere, "link", "set", "eth0", "netns", node.namespace()]);
+            node.wait("guarded again", guarded("eth0", mode));
+            while_knocking(&node, mode, |knocking| {
+                node.ip(&["addr", "add", &format!("{}/24", NODE[0]), "dev", "eth0"]);
+                node.ip(&["link", "set", "eth0", "up"]);
+                knocking.refused("after coming back");
+            });
+        }
+        ip(&["netns", "del", &elsewhere]);
+    }
+}
+
+/// Case 99: as when a driver is loaded anew. The dead pin is replaced.
+#[test]
+fn an_interface_that_is_made_again_is_guarded_again() {
+    for mode in MODES {
+        let Some(mut node) = Node::new("lives/again") else { return };
+        node.add_link("keep0");
+        node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[\"eth*\", keep0]"));
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", enforcing);
+        for _ in 0..3 {
+            node.ip(&["link", "del", "eth0"]);
+            node.wait("gone", |status| !guarded("eth0", mode)(status));
+            node.add_link("eth0");
+            let appeared = Instant::now();
+            node.wait("guarded again", guarded("eth0", mode));
+            assert!(appeared.elapsed() < Duration::from_secs(2), "{:?}", appeared.elapsed());
+            node.add_addresses();
+            while_knocking(&node, mode, |knocking| knocking.refused("after it was made again"));
+        }
+        let status = node.status().expect("a status");
+        assert_eq!(status["problems"], json!([]), "{status}");
+    }
+}
+
+/// Cases 76 and 77: what appears with an address and is meant by no pattern is told of, in the
+/// status and as an event.
+#[test]
+fn an_interface_that_nobody_guards_is_told_of() {
+    let Some(mut node) = Node::new("lives/unguarded") else { return };
+    node.start(&[]);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["unguarded"], json!([]));
+    node.add_link("cni0");
+    node.ip(&["addr", "add", "10.88.0.1/24", "dev", "cni0"]);
+    node.wait("told of", |status| status["unguarded"] == json!(["cni0"]));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = node.trainguard(&["events", "--format", "json"]).output().expect("events");
+        let events = String::from_utf8_lossy(&output.stdout).into_owned();
+        if events.lines().any(|line| line.contains("\"unguarded\"") && line.contains("cni0")) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no event: {events}");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(node.log().contains("up and unguarded"), "{}", node.log());
+}
+
+/// A frame that a bridge or a macvlan hands on was judged at the port that it came in by, and is
+/// counted there, once.
+#[test]
+fn what_lies_on_top_of_a_guarded_interface_is_guarded_by_it() {
+    for mode in MODES {
+        for kind in ["bridge", "macvlan"] {
+            let Some(mut node) = Node::new("lives/upper") else { return };
+            node.start(&["--mode", mode]);
+            node.wait("enforcing", enforcing);
+            node.ip(&["addr", "flush", "dev", "eth0"]);
+            match kind {
+                "bridge" => {
+                    node.ip(&["link", "add", "up0", "type", "bridge"]);
+                    node.ip(&["link", "set", "eth0", "master", "up0"]);
+                }
+                _ => node.ip(&["link", "add", "link", "eth0", "name", "up0", "type", "macvlan"]),
+            }
+            node.ip(&["addr", "add", &format!("{}/24", NODE[0]), "dev", "up0"]);
+            node.ip(&["link", "set", "up0", "up"]);
+            while_knocking(&node, mode, |knocking| {
+                knocking.forget_neighbours();
+                knocking.refused(kind);
+            });
+            assert!(node.answers(MEMBER[0], PORT), "{mode}, {kind}: {}", node.log());
+            let sent = 50;
+            let before = node.packets("not_allowed");
+            node.at_peer(|| {
+                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                for _ in 0..sent {
+                    socket.send_to(b"knock", (NODE[0], PORT)).expect("sending");
+                }
+            });
+            thread::sleep(Duration::from_millis(300));
+            assert_eq!(node.packets("not_allowed") - before, sent, "{mode}, {kind}");
+        }
+    }
+}
