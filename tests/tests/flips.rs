@@ -1,5 +1,8 @@
-//! Case 107: a thousand switches of the generation a second, under load. Every packet is judged by
+//! Case 107: switches of the generation under load: a thousand a second at the tc hook; in a driver as
+//! fast as the kernel makes them, which waits for the programs that run. Every packet is judged by
 //! one of the two, whole.
+
+#![expect(clippy::print_stdout, reason = "how fast it was is worth knowing")]
 
 use std::{
     collections::BTreeMap,
@@ -29,8 +32,6 @@ use nix::net::if_::if_nametoindex;
 
 /// How long.
 const LOAD: Duration = Duration::from_secs(2);
-/// Switches a second, at least.
-const RATE: u64 = 1_000;
 
 /// A generation on maps of its own, so that it is known which of them counted.
 fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generation, Shared) {
@@ -40,6 +41,9 @@ fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generat
     let mut generation = Generation::load_for(hook, &policy, &options).expect("it loads");
     let mut shared = generation.shared().expect("maps");
     shared.set_interface(index, "eth0", false).expect("a row");
+    for service in &policy.services {
+        shared.set_service(service.slot, &service.label).expect("a label");
+    }
     (generation, shared)
 }
 
@@ -64,7 +68,7 @@ fn lost() -> u64 {
 
 #[test]
 fn no_packet_is_judged_by_half_of_two_generations() {
-    for mode in [Mode::Native, Mode::Tcx] {
+    for (mode, least) in [(Mode::Native, 40), (Mode::Tcx, 1_000 * LOAD.as_secs())] {
         let Some(node) = Node::new("flips") else { return };
         let hook = mode.hook();
         let index = node.at_node(|| if_nametoindex("eth0").expect("an index"));
@@ -105,8 +109,8 @@ fn no_packet_is_judged_by_half_of_two_generations() {
             stop.store(true, Ordering::Relaxed);
             (sending.join().expect("sending"), flips, took)
         });
-        let rate = flips * 1_000 / u64::try_from(took.as_millis()).expect("a short time");
-        assert!(rate >= RATE, "{mode:?}: {rate} switches a second");
+        println!("{mode:?}: {flips} switches in {:.1} s, {sent} packets", took.as_secs_f32());
+        assert!(flips >= least, "{mode:?}: {flips} switches");
         let (ones, others) = (counted(&ones), counted(&others));
         let dropped = ones.get("Drop not_allowed").copied().unwrap_or(0);
         let observed = others.get("WouldDrop not_allowed").copied().unwrap_or(0);

@@ -350,9 +350,12 @@ fn tc_programs_of_others_run_and_are_named() {
     let named = |status: &Value| status["problems"].to_string().contains(&id);
     let status = node.wait("told of the other", named);
     assert_eq!(status["interfaces"][0]["state"], "guarded");
-    let events = node.trainguard(&["events", "--format", "json"]).output().expect("events");
-    let events = String::from_utf8_lossy(&events.stdout).into_owned();
-    assert!(events.contains("\"warning\"") && events.contains(&id), "{events}");
+    // The kernel tells nobody of such a change: it is seen at the next look.
+    node.wait("an event", |_| {
+        let events = node.trainguard(&["events", "--format", "json"]).output().expect("events");
+        let events = String::from_utf8_lossy(&events.stdout).into_owned();
+        events.contains("\"warning\"") && events.contains(&id)
+    });
     in_front.link.detach().expect("detaching");
     node.wait("quiet again", |status| status["problems"] == serde_json::json!([]));
 }
