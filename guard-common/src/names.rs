@@ -15,11 +15,6 @@ pub const PROGRAM_TC: &str = "guard_tc";
 /// The same, returning the packed verdict, as [`PROGRAM_VERDICT`].
 pub const PROGRAM_TC_VERDICT: &str = "tc_verdict";
 
-/// The program for the tc hook.
-pub const PROGRAM_TC: &str = "guard_tc";
-/// The same, returning the packed verdict, as [`PROGRAM_VERDICT`].
-pub const PROGRAM_TC_VERDICT: &str = "tc_verdict";
-
 /// Policy map: slot to [`crate::tables::Service`]. Of a generation.
 pub const MAP_SERVICES: &str = "TG_SERVICES";
 /// Policy map: class number to [`crate::tables::Source`]. Of a generation.

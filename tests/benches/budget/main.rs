@@ -87,8 +87,7 @@ fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, KernelError> 
 }
 
 fn figures(hook: Hook, policy: &CompiledPolicy, without_stack: bool) -> Result<Figures> {
-    let stack =
-        if without_stack { None } else { Some(("stack-bytes", stack(hook, policy)?)) };
+    let stack = if without_stack { None } else { Some(("stack-bytes", stack(hook, policy)?)) };
     let generation = load(hook, policy)?;
     let id = generation.program_id();
     let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
