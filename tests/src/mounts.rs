@@ -27,6 +27,16 @@ pub fn new(kind: &str, at: &Path) -> Result<()> {
         .with_context(|| format!("a {kind} of our own at {}", at.display()))
 }
 
+/// Something that was mounted where others see it; not any more when this is dropped.
+#[derive(Debug)]
+pub struct Mounted(pub std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 /// A bpffs that only this thread and its children see.
 #[derive(Debug)]
 pub struct Bpffs(TempDir);

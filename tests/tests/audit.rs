@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MANIFEST, Node, PATIENCE, POLICY, binary, enforcing};
+use guard_tests::{
+    mounts::Mounted,
+    node::{MANIFEST, Node, PATIENCE, POLICY, binary, enforcing},
+};
 use serde_json::Value;
 
 /// A user who is nobody's member.
@@ -161,6 +164,7 @@ fn a_full_disk_does_not_block_a_rollback() {
         guard_tests::skip::skip("audit/full", "a tmpfs cannot be mounted");
         return;
     }
+    let _mounted = Mounted(state.clone());
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
     node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
@@ -188,7 +192,4 @@ fn a_full_disk_does_not_block_a_rollback() {
     assert_eq!(run(&node, &["mode", "policy"]), Some(0));
     let status = node.status().expect("a status");
     assert!(!status["problems"].to_string().contains("audit.jsonl"), "{status}");
-    node.signal("TERM");
-    let unmounted = Command::new("umount").arg(&state).status().expect("umount");
-    assert!(unmounted.success());
 }

@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use guard_tests::node::{MANIFEST, Node, POLICY, enforcing};
+use guard_tests::{
+    mounts::Mounted,
+    node::{MANIFEST, Node, POLICY, enforcing},
+};
 
 /// What must be said, and what makes such a file.
 type Case<'a> = (&'a str, &'a dyn Fn(&Path));
@@ -93,6 +96,7 @@ fn a_mount_that_nobody_can_write_may_have_any_mode() {
         assert!(command.status().expect("mount").success(), "{options}");
     };
     mount("mode=0777");
+    let _mounted = Mounted(volume.clone());
     let data = volume.join("..2026_01_01");
     fs::create_dir(&data).expect("a directory");
     set_mode(&data, 0o755);
@@ -120,9 +124,6 @@ fn a_mount_that_nobody_can_write_may_have_any_mode() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.assert_guarded();
-    node.signal("TERM");
-    let unmounted = Command::new("umount").arg(&volume).status().expect("umount");
-    assert!(unmounted.success());
 }
 
 /// What the daemon has kept is trusted by the same rule.
