@@ -63,7 +63,7 @@ pub(crate) struct Tag(pub(crate) u32);
 impl Tag {
     const NONE: Self = Self(0);
 
-    /// How many tags this is. All EtherTypes of tags have their first bit set.
+    /// How many tags this is. Each `EtherType` of a tag has its first bit set.
     #[inline(always)]
     pub(crate) fn count(self) -> u32 {
         self.0 >> 31
@@ -133,7 +133,7 @@ impl Skb {
     }
 
     /// What a test run passes: its control buffer holds a clock and the tag that was taken off,
-    /// which nobody can pass otherwise (`convert___skb_to_skb`, net/bpf/test_run.c). The clock is
+    /// which nobody can pass otherwise (`convert___skb_to_skb`, `net/bpf/test_run.c`). The clock is
     /// the second result.
     #[inline(always)]
     pub(crate) fn tested(ctx: TcContext) -> (Self, u64) {

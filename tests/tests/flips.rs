@@ -68,7 +68,7 @@ fn lost() -> u64 {
 
 #[test]
 fn no_packet_is_judged_by_half_of_two_generations() {
-    for (mode, least) in [(Mode::Native, 40), (Mode::Tcx, 1_000 * LOAD.as_secs())] {
+    for (mode, least) in [(Mode::Native, 10), (Mode::Tcx, 1_000 * LOAD.as_secs())] {
         let Some(node) = Node::new("flips") else { return };
         let hook = mode.hook();
         let index = node.at_node(|| if_nametoindex("eth0").expect("an index"));
