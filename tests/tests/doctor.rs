@@ -65,7 +65,7 @@ fn a_node_is_well_before_and_after_the_daemon_starts() {
     let (answer, code) = doctor(&node, &[]);
     assert_eq!(code, Some(0), "{answer:#}");
     assert_eq!(outside(&node), before, "looking changes nothing");
-    assert_eq!(answer["schema"], "trainguard.doctor/v1");
+    assert_eq!(answer["schema"], "trainguard/doctor/v1");
     assert_eq!(answer["node"], "node");
     for id in ["bpf-maps", "xdp", "xdp-frags", "bpf-link", "guard-program", "jit", "bpffs"] {
         assert_eq!(state(&answer, id, None), "ok", "{answer:#}");

@@ -89,7 +89,7 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     let path = node.path("events.json");
     let again = learn(&node, &["--capture", path.to_str().expect("UTF-8")]);
     assert_eq!(again["entries"], answer["entries"], "{again:#}");
-    assert_eq!(learn(&node, &["--since", "1s"])["schema"], "trainguard.learn/v1");
+    assert_eq!(learn(&node, &["--since", "1s"])["schema"], "trainguard/learn/v1");
 
     // What it says is so: with the proposed manifest in force, the member is in, and the stranger
     // is not.

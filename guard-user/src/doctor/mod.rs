@@ -18,7 +18,7 @@ mod system;
 use serde::Serialize;
 
 /// `schema` of [`Diagnosis`].
-pub const SCHEMA: &str = "trainguard.doctor/v1";
+pub const SCHEMA: &str = "trainguard/doctor/v1";
 
 /// How a check came out, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// `schema` of a report.
-pub const SCHEMA: &str = "trainguard.doctor-report/v1";
+pub const SCHEMA: &str = "trainguard/doctor-report/v1";
 /// Events and log records that are told.
 const RECORDS: usize = 50;
 /// The first user that is a person's (`UID_MIN`, login.defs), and the first above that is not.

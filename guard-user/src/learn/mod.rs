@@ -9,4 +9,4 @@ pub mod judge;
 pub mod watch;
 
 /// `schema` of the answer of `learn`.
-pub const SCHEMA: &str = "trainguard.learn/v1";
+pub const SCHEMA: &str = "trainguard/learn/v1";
