@@ -116,15 +116,12 @@ fn the_container_has_three_capabilities_and_is_not_privileged() {
     }
     let bpf = volumes.iter().find(|volume| volume["name"] == "bpf").expect("the bpf file system");
     assert_eq!(bpf["hostPath"]["path"], "/sys/fs/bpf");
-    // The probes are verbs with flags that exist: nobody answers here.
-    for probe in ["livenessProbe", "readinessProbe"] {
-        let words = container[probe]["exec"]["command"].as_array().expect("a command");
-        let mut words: Vec<_> = words.iter().skip(1).filter_map(Value::as_str).collect();
-        let nowhere = ["--run-dir", "/nonexistent", "--bpf-dir", "/nonexistent"];
-        words.extend(nowhere);
-        let output = trainguard(Path::new("/"), &words, "");
-        assert_eq!(output.status.code(), Some(3), "{words:?}: {output:?}");
-    }
+    // The probe is a verb that exists: nobody answers here.
+    let words = container["readinessProbe"]["exec"]["command"].as_array().expect("a command");
+    let mut words: Vec<_> = words.iter().skip(1).filter_map(Value::as_str).collect();
+    words.extend(["--run-dir", "/nonexistent", "--bpf-dir", "/nonexistent"]);
+    let output = trainguard(Path::new("/"), &words, "");
+    assert_eq!(output.status.code(), Some(3), "{words:?}: {output:?}");
 }
 
 #[test]

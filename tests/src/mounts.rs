@@ -27,16 +27,6 @@ pub fn new(kind: &str, at: &Path) -> Result<()> {
         .with_context(|| format!("a {kind} of our own at {}", at.display()))
 }
 
-/// Something that was mounted where others see it; not any more when this is dropped.
-#[derive(Debug)]
-pub struct Mounted(pub std::path::PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
-}
-
 /// A bpffs that only this thread and its children see.
 #[derive(Debug)]
 pub struct Bpffs(TempDir);
@@ -63,9 +53,9 @@ impl Drop for Bpffs {
     }
 }
 
-/// A file system of its own for a directory, where a daemon sees it; unmounted when it is dropped.
+/// Something that was mounted where others see it; not any more when this is dropped.
 #[derive(Debug)]
-pub struct Mounted(PathBuf);
+pub struct Mounted(pub PathBuf);
 
 impl Mounted {
     /// Mounts a memory file system of a size in bytes at a directory, which is made.

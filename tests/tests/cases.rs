@@ -39,7 +39,7 @@ fn each_case_has_its_tests_or_a_reason() {
             let text = fs::read_to_string(root.join(file));
             let text = text.unwrap_or_else(|error| panic!("case {case}: {file}: {error}"));
             let is_there = if Path::new(file).extension().is_some_and(|kind| kind == "rs") {
-                text.contains(&format!("fn {name}()"))
+                text.contains(&format!("fn {name}("))
             } else {
                 text.contains(name)
             };

@@ -5,7 +5,7 @@
 #
 # An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
 # first start to the removal of the package none may be answered, whatever happens to the daemon
-# (cases 93, 94, 103, 113, 144, 145, 146, 148).
+# (cases 93, 94, 96, 113, 145, 148).
 
 failed=0
 check() { # NAME WHY COMMAND...
@@ -91,7 +91,8 @@ moved() { # BEFORE: whether the attacker has finished three more attempts since
 
 # ---- installed, and nothing else
 dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
-check "the package installs" "$(tail -3 /run/dpkg.log)" [ $? -eq 0 ]
+done=$?
+check "the package installs" "$(tail -3 /run/dpkg.log)" [ $done -eq 0 ]
 check "installing enables nothing" "$(systemctl is-enabled trainguard)" \
     holds "$(systemctl is-enabled trainguard 2>/dev/null)" disabled
 check "installing starts nothing" "$(systemctl is-active trainguard)" \
@@ -252,7 +253,8 @@ check "start again" "$(show ActiveState)" active
 quiet "start again"
 old=$(pid)
 dpkg --install /vm/trainguard-next.deb >/run/dpkg.log 2>&1
-check "the package is upgraded" "$(tail -3 /run/dpkg.log)" [ $? -eq 0 ]
+done=$?
+check "the package is upgraded" "$(tail -3 /run/dpkg.log)" [ $done -eq 0 ]
 check "upgrade: another daemon runs" "$(show ActiveState) $(pid), before $old" within 30 another
 check "upgrade: it is not enabled by that" "it is" holds "$(systemctl is-enabled trainguard 2>/dev/null)" disabled
 quiet "upgrade"
@@ -279,7 +281,8 @@ check "a device that never comes is told" "$(show StatusText)" within 15 says '*
 
 # ---- removed
 dpkg --remove trainguard >/run/dpkg.log 2>&1
-check "the package is removed" "$(tail -3 /run/dpkg.log)" [ $? -eq 0 ]
+done=$?
+check "the package is removed" "$(tail -3 /run/dpkg.log)" [ $done -eq 0 ]
 check "removal detaches" "an XDP program is on tg0" detached
 check "removal leaves no pins" "$(ls /sys/fs/bpf/trainguard 2>/dev/null)" test ! -e /sys/fs/bpf/trainguard
 check "removal opens the port" "no answer" knock 10.77.0.99
