@@ -11,7 +11,7 @@ const NUMBERS: [std::ops::RangeInclusive<u32>; 3] = [73..=115, 124..=130, 144..=
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
+struct Entry {
     case: u32,
     what: String,
     /// A file of the repository and a function of it, `FILE::FUNCTION`; for a script of a guest a
@@ -25,12 +25,12 @@ struct Case {
 
 #[test]
 fn each_case_has_its_tests_or_a_reason() {
-    let cases: Vec<Case> = yaml(&data("cases.yaml"));
+    let cases: Vec<Entry> = yaml(&data("cases.yaml"));
     let numbers: Vec<u32> = cases.iter().map(|case| case.case).collect();
     let expected: Vec<u32> = NUMBERS.into_iter().flatten().collect();
     assert_eq!(numbers, expected, "each case once, in order");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for Case { case, what, tests, left } in &cases {
+    for Entry { case, what, tests, left } in &cases {
         assert!(!what.trim().is_empty(), "case {case}");
         assert!(!tests.is_empty() || left.is_some(), "case {case} has neither a test nor a reason");
         assert_eq!(tests.len(), tests.iter().collect::<BTreeSet<_>>().len(), "case {case}");
