@@ -50,7 +50,11 @@ fn a_full_disk_stops_trials_and_nothing_else() {
     drop(filler);
     fs::remove_file(node.path("state").join("filler")).expect("removing");
     node.write("policy.yaml", POLICY);
-    let status = node.wait("the third", is(3));
+    node.wait("the third", is(3));
+    // The attempt above could not be written down; from the next command on it can.
+    let reload = node.trainguard(&["apply", "--reload"]).output().expect("apply");
+    assert!(reload.status.success(), "{}", String::from_utf8_lossy(&reload.stderr));
+    let status = node.status().expect("a status");
     assert_eq!(status["problems"], json!([]));
     node.assert_guarded();
 }

@@ -277,7 +277,7 @@ fn a_killed_daemon_leaves_the_guard_and_a_reload_keeps_counting() {
     node.ip(&["link", "set", "eth0", "name", "gx"]);
     node.ip(&["link", "set", "gx", "address", "02:00:00:00:00:07"]);
     node.ip(&["link", "set", "gx", "up"]);
-    node.ip(&["addr", "add", "fd77::10/64", "dev", "gx"]);
+    node.ip(&["addr", "replace", "fd77::10/64", "dev", "gx"]);
     node.wait("aware of the name", |status| status["interfaces"][1]["name"] == "gx");
     node.assert_guarded();
     let mut detach = node.trainguard(&["detach"]);
