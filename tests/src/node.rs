@@ -243,6 +243,11 @@ impl Node {
         }
     }
 
+    /// Lets the peer ask again who has the node's addresses: its device may have another one.
+    pub fn forget_neighbours(&self) {
+        ip(&["-n", self.peer(), "neigh", "flush", "dev", "eth0"]);
+    }
+
     /// Name of the peer's namespace.
     pub fn peer(&self) -> &str {
         &self.namespaces[1]

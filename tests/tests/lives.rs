@@ -79,7 +79,7 @@ impl Knocking<'_> {
 
     /// Lets the peer ask anew where the node is.
     fn forget_neighbours(&self) {
-        ip(&["-n", self.node.peer(), "neigh", "flush", "dev", "eth0"]);
+        self.node.forget_neighbours();
     }
 }
 

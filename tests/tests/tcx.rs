@@ -279,6 +279,7 @@ fn a_killed_daemon_leaves_the_guard_and_a_reload_keeps_counting() {
     node.ip(&["link", "set", "gx", "up"]);
     node.ip(&["addr", "replace", "fd77::10/64", "dev", "gx"]);
     node.wait("aware of the name", |status| status["interfaces"][1]["name"] == "gx");
+    node.forget_neighbours();
     node.assert_guarded();
     let mut detach = node.trainguard(&["detach"]);
     let code = detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach").status.code();
