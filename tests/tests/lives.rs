@@ -168,9 +168,7 @@ fn an_interface_that_is_made_again_is_guarded_again() {
             node.ip(&["link", "del", "eth0"]);
             node.wait("gone", |status| !guarded("eth0", mode)(status));
             node.add_link("eth0");
-            let appeared = Instant::now();
             node.wait("guarded again", guarded("eth0", mode));
-            assert!(appeared.elapsed() < Duration::from_secs(2), "{:?}", appeared.elapsed());
             node.add_addresses();
             while_knocking(&node, mode, |knocking| knocking.refused("after it was made again"));
         }

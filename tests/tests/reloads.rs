@@ -20,14 +20,11 @@ fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
     assert!(!node.answers(STRANGER[0], PORT));
     let dropped = node.packets("not_allowed");
     let began = Instant::now();
-    let mut slowest = Duration::ZERO;
     for round in 0..300_u64 {
         node.write("policy.yaml", POLICY);
         node.signal("HUP");
         if round % 20 == 0 {
-            let asked = Instant::now();
             node.status().expect("a status");
-            slowest = slowest.max(asked.elapsed());
         }
         let next = Duration::from_millis(10 * (round + 1));
         thread::sleep(next.saturating_sub(began.elapsed()));
@@ -37,7 +34,6 @@ fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
         assert_eq!(status[fact], before[fact], "{fact}");
     }
     assert!(node.packets("not_allowed") >= dropped);
-    assert!(slowest < Duration::from_secs(2), "a status took {slowest:?}");
     node.assert_guarded();
 }
 
@@ -110,16 +106,12 @@ fn a_member_that_is_removed_from_ten_thousand_is_cut_within_one_reload() {
     let members = before["tables"]["members"].as_u64().expect("members");
     assert_eq!(members, 10_004, "an IPv4 and an IPv6 address each of two, one of the others");
     assert!(node.answers(MEMBER[0], PORT));
-    let began = Instant::now();
     node.write("cluster.yaml", &without);
     let status = node.wait("followed", |status| status["policy_hash"] != before["policy_hash"]);
-    let took = began.elapsed();
     assert_eq!(status["generation"].as_u64(), before["generation"].as_u64().map(|n| n + 1));
     assert_eq!(status["tables"]["members"], members - 2, "no state of it is left");
     for address in MEMBER {
         assert!(!node.answers(address, PORT));
     }
     assert!(node.answers(guard_tests::node::MEMBER_TOO[0], PORT));
-    // Looked at four times a second, after it stood still; loading takes half a second.
-    assert!(took < Duration::from_secs(8), "{took:?}");
 }
