@@ -108,17 +108,23 @@ fn a_daemon_that_starts_with_a_wrong_file_uses_the_last_good_one() {
     node.write("cluster.yaml", MANIFEST);
     node.start(&[]);
     let before = node.wait("enforcing", |status| status["enforcing"] == true);
-    node.signal("TERM");
-    // As after a reboot: the pins are gone, the state directory is not.
-    let mut detach = node.trainguard(&["detach"]);
-    assert!(detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach").status.success());
-    node.write("cluster.yaml", "not: ours\n");
-    node.start(&[]);
-    let status = node.wait("enforcing", |status| status["enforcing"] == true);
-    assert_eq!(status["up_to_date"], false);
-    assert_eq!(status["policy_hash"], before["policy_hash"]);
-    assert!(!node.answers(STRANGER[0], PORT));
-    assert!(node.answers(MEMBER[0], PORT));
+    for wrong in [Some("not: ours\n"), Some(""), None] {
+        node.signal("TERM");
+        // As after a reboot: the pins are gone, the state directory is not.
+        let mut detach = node.trainguard(&["detach"]);
+        let output = detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach");
+        assert!(output.status.success());
+        match wrong {
+            Some(text) => node.write("cluster.yaml", text),
+            None => fs::remove_file(node.path("cluster.yaml")).expect("removing"),
+        }
+        node.start(&[]);
+        let status = node.wait("enforcing", |status| status["enforcing"] == true);
+        assert_eq!(status["up_to_date"], false, "{wrong:?}");
+        assert_eq!(status["policy_hash"], before["policy_hash"], "{wrong:?}");
+        assert!(!node.answers(STRANGER[0], PORT), "{wrong:?}");
+        assert!(node.answers(MEMBER[0], PORT), "{wrong:?}");
+    }
 }
 
 #[test]
