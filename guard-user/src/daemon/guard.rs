@@ -154,6 +154,8 @@ pub(super) struct Guard {
     pub(super) lasting: Vec<String>,
     /// What else is wrong.
     pub(super) problems: Vec<String>,
+    /// Why pins cannot be made.
+    pub(super) unpinned: Option<String>,
     pub(super) top: TopSources,
     pub(super) tallies: Tallies,
     /// The connections of the sockets.
@@ -267,6 +269,7 @@ impl Guard {
             open_ports: None,
             lasting,
             problems: Vec::new(),
+            unpinned: None,
             top: TopSources::default(),
             digested: None,
             journal: Journal::new(SystemTime::now()),
@@ -368,7 +371,7 @@ impl Guard {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
         }
-        self.mend_maps();
+        self.look_at_pins();
         self.reconcile();
         self.service.did(Work::Interfaces);
     }
@@ -382,21 +385,48 @@ impl Guard {
         }
     }
 
-    /// Pins the shared maps again, if somebody removed their pins.
-    fn mend_maps(&mut self) {
-        let Some(maps) = &self.maps else { return };
-        let mended = self.pins.mend_maps(maps).and_then(|count| {
-            if !self.lock.is_of(&self.pins) {
-                self.lock = self.pins.lock()?;
-            }
-            if count > 0 {
-                tracing::warn!("the pins of {count} maps were removed: pinned again");
-            }
-            Ok(())
-        });
-        if let Err(error) = mended {
-            tracing::error!(hint = error.hint_text(), "pins were removed: {error}");
+    /// Makes again what somebody removed of the pins, in the directory that the path names now.
+    fn mend_pins(&mut self) -> Result<(), KernelError> {
+        self.pins.check_writable()?;
+        let Some(maps) = &self.maps else { return Ok(()) };
+        if !self.lock.is_of(&self.pins) {
+            // Removed, or something else is mounted there: it may be another daemon's.
+            self.pins.create()?;
+            self.lock = self.pins.lock()?;
         }
+        let count = self.pins.mend_maps(maps)?;
+        if count > 0 {
+            let text = format!("the pins of {count} maps were removed: pinned again");
+            tracing::warn!("{text}");
+            self.note_policy("pins", &[text]);
+        }
+        Ok(())
+    }
+
+    /// The same, at each look: what cannot be mended is told until it can.
+    fn look_at_pins(&mut self) {
+        let trouble = self.mend_pins().err().map(|error| {
+            let hint = error.hint_text().map(|hint| format!(" ({hint})"));
+            format!(
+                "no other policy comes into force before the pins are mended: {error}{}",
+                hint.unwrap_or_default()
+            )
+        });
+        if trouble == self.unpinned {
+            return;
+        }
+        let text = match &trouble {
+            Some(trouble) => {
+                tracing::error!("{trouble}");
+                trouble.clone()
+            }
+            None => {
+                tracing::info!("the pins can be made again");
+                "the pins can be made again".to_owned()
+            }
+        };
+        self.note_policy("pins", &[text]);
+        self.unpinned = trouble;
     }
 
     /// Takes the events from the ring.
@@ -664,8 +694,7 @@ impl Guard {
         // What was counted for a slot is its present service's.
         self.drain_events();
         self.keep_tallies();
-        self.mend_maps();
-        self.pins.check_writable()?;
+        self.mend_pins()?;
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
         let mut generation =
