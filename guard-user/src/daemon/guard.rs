@@ -140,6 +140,8 @@ pub(super) struct Guard {
     pub(super) surroundings: Surroundings,
     /// Whether the state directory has what is running.
     pub(super) kept: bool,
+    /// The serial number with which what is running was signed, if only signed policies may.
+    pub(super) serial: Option<u64>,
     /// Why the files are not what is running.
     pub(super) outdated: Vec<String>,
     /// SHA-256 over the files that are not what is running.
@@ -262,6 +264,7 @@ impl Guard {
             selection: Selection::default(),
             surroundings: Surroundings::default(),
             kept: true,
+            serial: None,
             outdated: Vec::new(),
             refused_files: None,
             kept_because: None,
@@ -525,7 +528,11 @@ impl Guard {
                         privileges. What an earlier daemon attached stays in force";
             Failure::Unfit("there is no policy to put into force".to_owned(), Some(hint))
         })?;
-        self.load(&bundle.manifest, &bundle, None)
+        self.load(&bundle.manifest, &bundle, None)?;
+        // What is kept is what was accepted last.
+        let accepted = self.wanted.policy_key.as_ref().and_then(|_| self.state.accepted().ok()?);
+        self.serial = accepted.map(|accepted| accepted.serial);
+        Ok(())
     }
 
     /// Loads a policy and puts it into force. `watched_since`: when reading began, if these are
@@ -547,6 +554,7 @@ impl Guard {
         let connections = is_followed.then(|| self.connections_under(&ready, None));
         self.install(ready)?;
         if is_followed {
+            self.serial = accepted.as_ref().map(|accepted| accepted.serial);
             self.keep(&bundle);
             self.accept(accepted.as_ref());
         }
@@ -685,9 +693,17 @@ impl Guard {
             && running.tunnels == tunnels
         {
             tracing::info!(generation = running.number, "the policy is unchanged");
-            running.facts = facts;
+            let before = std::mem::replace(&mut running.facts, facts).patterns;
+            let now = &running.facts.patterns;
+            let elsewhere = (before != *now).then(|| {
+                let (before, now) = (before.join(", "), now.join(", "));
+                format!("other interfaces are meant: `{now}`, before that `{before}`")
+            });
+            if let Some(elsewhere) = &elsewhere {
+                tracing::info!("{elsewhere}");
+            }
             self.journal.strangers.set_policy(near, &running.facts.names);
-            self.note_policy("unchanged", &[]);
+            self.note_policy("unchanged", elsewhere.as_slice());
             self.reconcile();
             return Ok(());
         }

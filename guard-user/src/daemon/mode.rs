@@ -157,7 +157,7 @@ impl Guard {
              `trainguard detach` takes the guard off"
                 .to_owned()
         })?;
-        let before = self.running.as_ref().map(|running| running.number);
+        let before = self.mark();
         let kept = std::mem::replace(&mut self.mode_override, wanted);
         match self.switch_mode(&bundle, &change.consent) {
             Ok(connections) => {

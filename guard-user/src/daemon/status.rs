@@ -113,6 +113,7 @@ impl Guard {
         SourceStatus {
             kind: self.running.as_ref().map_or("", |_| kind).to_owned(),
             path: path.display().to_string(),
+            serial: self.serial,
             why: self.kept_because.clone(),
             changed: self.watch.differs(),
             refused_files: self.refused_files.as_ref().map(|hash| hexadecimal(hash)),
