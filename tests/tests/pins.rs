@@ -2,19 +2,19 @@
 //! what it no longer outlives, and it is mended once it can be.
 
 use std::{
-    fs, thread,
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use guard_tests::{
-    mounts::{self, writable},
+    mounts::writable,
     node::{FREE_PORT, MANIFEST, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
 };
 use guard_user::kernel::link::Link;
-use nix::{
-    fcntl::{Flock, FlockArg},
-    mount::{MntFlags, umount2},
-};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 const UNPINNED: &str = "guarded only as long as this daemon runs";
@@ -96,6 +96,14 @@ fn an_interface_that_cannot_be_pinned_is_guarded_and_told_of() {
     }
 }
 
+/// Changes what the daemon has mounted. Its mount namespace is its own (`ip netns exec`).
+fn mounting(node: &Node, program: &str, args: &[&str]) {
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--mount", "--target", &node.daemon_id().to_string(), program]).args(args);
+    let output = nsenter.arg(node.path("bpf")).output().expect("nsenter");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Case 101: another bpf file system in the place of the one with the pins, as after `umount` and
 /// `mount`. Everything that was pinned is pinned there; when it goes, the old pins are good again.
 #[test]
@@ -106,11 +114,13 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
         node.wait("enforcing", well);
         node.assert_guarded();
         let counted = node.packets("not_allowed");
-        let bpf = node.path("bpf");
         let suffix = if mode == "tcx" { ":tcx" } else { "" };
         let pin = node.own_pins().join(format!("link-eth0{suffix}"));
+        // As the daemon sees it.
+        let root = PathBuf::from(format!("/proc/{}/root", node.daemon_id()));
+        let pin = root.join(pin.strip_prefix("/").expect("an absolute path"));
 
-        umount2(&bpf, MntFlags::MNT_DETACH).expect("unmounting");
+        mounting(&node, "umount", &["-l"]);
         let status = node.wait("told of", says("is not on a bpf file system"));
         assert_eq!(status["enforcing"], true, "{status}");
         assert!(says(UNPINNED)(&status), "{status}");
@@ -121,29 +131,29 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
         assert_eq!((&status["generation"], enforcing(&status)), (&json!(1), true));
         node.assert_guarded();
 
-        mounts::new("bpf", &bpf).expect("a new file system");
+        mounting(&node, "mount", &["-t", "bpf", "bpf"]);
         let took = until(&node, "pinned", || pin.exists());
         assert!(took < Duration::from_secs(4), "{took:?}");
         node.signal("HUP");
-        let status = node.wait("the next generation", |status| status["generation"] == 2);
+        node.wait("the next generation", |status| status["generation"] == 2);
         node.wait("well", well);
-        assert!(node.packets("not_allowed") > counted, "the same maps count on: {status}");
+        node.assert_guarded();
+        assert!(node.packets("not_allowed") > counted, "the same maps count on");
 
         // One that hides it, and goes again.
-        mounts::new("bpf", &bpf).expect("another file system");
+        mounting(&node, "mount", &["-t", "bpf", "bpf"]);
         until(&node, "pinned there, too", || pin.exists());
         node.wait("well", well);
-        umount2(&bpf, MntFlags::MNT_DETACH).expect("unmounting");
+        mounting(&node, "umount", &["-l"]);
         thread::sleep(Duration::from_secs(3));
         node.wait("well", well);
+        assert!(Link::open(&pin).expect("the pin").is_alive());
+        node.assert_guarded();
         let told = events(&node);
         for what in ["pins of 12 maps were removed", "its pin was removed", "is not on a bpf file"]
         {
             assert!(told.contains(what), "no {what}: {told}");
         }
-        node.signal("KILL");
-        node.assert_guarded();
-        assert!(Link::open(&pin).expect("the pin").is_alive());
     }
 }
 

@@ -88,11 +88,11 @@ fn what_tc_redirects_to_a_guarded_interface_is_judged_in_tcx_mode_only() {
                 Command::new("ip").args(["-n", node.peer()]).args(args).output().expect("ip");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         };
-        let address = node.at_node(|| std::fs::read_to_string("/sys/class/net/eth0/address"));
-        let address = address.expect("an address").trim().to_owned();
+        let address = "02:00:00:00:00:09";
+        node.ip(&["link", "set", "side0", "address", address]);
         let to = NODE[0].to_string();
         peer(&["route", "add", &format!("{to}/32"), "dev", "side0"]);
-        peer(&["neigh", "replace", &to, "lladdr", &address, "dev", "side0"]);
+        peer(&["neigh", "replace", &to, "lladdr", address, "dev", "side0"]);
         let door = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
         door.set_read_timeout(Some(Duration::from_millis(500))).expect("a time");
         let knock = |from| {
