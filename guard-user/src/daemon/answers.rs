@@ -93,7 +93,7 @@ impl Guard {
                 let reloaded = self.audited(caller, request, |guard| {
                     let before = guard.mark();
                     guard.reload()?;
-                    guard.in_force(before)
+                    guard.in_force(before.as_ref())
                 });
                 drop(reply.send(reloaded));
             }

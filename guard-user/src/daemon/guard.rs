@@ -418,15 +418,12 @@ impl Guard {
         if trouble == self.unpinned {
             return;
         }
-        let text = match &trouble {
-            Some(trouble) => {
-                tracing::error!("{trouble}");
-                trouble.clone()
-            }
-            None => {
-                tracing::info!("the pins can be made again");
-                "the pins can be made again".to_owned()
-            }
+        let text = if let Some(trouble) = &trouble {
+            tracing::error!("{trouble}");
+            trouble.clone()
+        } else {
+            tracing::info!("the pins can be made again");
+            "the pins can be made again".to_owned()
         };
         self.note_policy("pins", &[text]);
         self.unpinned = trouble;

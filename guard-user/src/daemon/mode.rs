@@ -167,7 +167,7 @@ impl Guard {
                 let note =
                     if change.mode == Wish::Policy { "mode_of_policy" } else { "mode_by_hand" };
                 self.note_policy(note, &[what]);
-                let mut applied = self.in_force(before)?;
+                let mut applied = self.in_force(before.as_ref())?;
                 applied.connections = connections;
                 applied.problems.extend(self.mode_problems());
                 applied.problems.extend(self.problems.iter().cloned());

@@ -169,7 +169,7 @@ impl Guard {
             }
             Some(within) => self.begin_trial(bundle, accepted, ready, within)?,
         }
-        Ok(Applied { connections, ..self.in_force(before)? })
+        Ok(Applied { connections, ..self.in_force(before.as_ref())? })
     }
 
     /// What would become of it.
@@ -299,12 +299,12 @@ impl Guard {
     }
 
     /// What is in force now, where this was.
-    pub(super) fn in_force(&self, before: Option<Mark>) -> Result<Applied, Refusal> {
+    pub(super) fn in_force(&self, before: Option<&Mark>) -> Result<Applied, Refusal> {
         let running = self.running.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
             generation: running.number,
             policy_hash: hexadecimal(&running.hash),
-            changed: before != self.mark(),
+            changed: before != self.mark().as_ref(),
             trial: self.trial.as_ref().map(Trial::status),
             problems: self.outdated.clone(),
             ..Applied::default()

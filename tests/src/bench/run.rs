@@ -18,8 +18,8 @@ use nix::{
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_PASS: u32 = 2;
-/// Results of a tc program (`TC_ACT_SHOT`, include/uapi/linux/pkt_cls.h; `TCX_NEXT`,
-/// include/uapi/linux/bpf.h).
+/// Results of a tc program (`TC_ACT_SHOT`, `include/uapi/linux/pkt_cls.h`; `TCX_NEXT`,
+/// `include/uapi/linux/bpf.h`).
 pub const TC_DROP: u32 = 2;
 /// See [`TC_DROP`].
 pub const TC_NEXT: u32 = u32::MAX;
