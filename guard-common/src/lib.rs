@@ -36,6 +36,7 @@ pub mod packet;
 pub mod parse;
 pub mod siphash;
 pub mod tables;
+pub mod tally;
 pub mod trie;
 pub mod verdict;
 pub mod wire;

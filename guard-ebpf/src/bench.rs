@@ -24,10 +24,10 @@ mod frame;
 mod runtime;
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    bindings::{tcx_action_base::TCX_NEXT, xdp_action},
     btf_maps::{Array, ProgramArray},
-    macros::{btf_map, xdp},
-    programs::XdpContext,
+    macros::{btf_map, classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use guard_common::flow::Headers;
 
@@ -63,6 +63,12 @@ fn drop_all(_ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn pass_all(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Hands every packet on without a look at it, at the tc hook.
+#[classifier]
+fn tc_next(_ctx: TcContext) -> i32 {
+    TCX_NEXT
 }
 
 /// Parses as the guard does, and drops.

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod bench;
 pub mod cgroup;
 pub mod descriptors;
+pub mod ethtool;
 pub mod generate;
 pub mod mounts;
 pub mod node;

@@ -13,7 +13,7 @@ use guard_common::{
     layout::MAX_INTERFACES,
     verdict::{MAX_SERVICES, NODE_REASONS, Reason},
 };
-use guard_tests::node::{MEMBER, Node, PATIENCE, POLICY, PORT, enforcing, many_services};
+use guard_tests::node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, enforcing, many_services};
 
 /// Series by their text, as `name{label="value"}`.
 type Series = BTreeMap<String, f64>;
@@ -225,4 +225,39 @@ fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
         assert_eq!(drops(&second, name, "a-0"), None, "{name}");
         assert_eq!(drops(&second, name, "b-0"), Some(0.0), "{name}");
     }
+}
+
+/// A trial and a mode by hand tell when they end, and nothing is told twice, as [`parse`] sees.
+#[test]
+fn what_is_in_force_for_a_time_tells_when_it_ends() {
+    const TRIAL: &str = "trainguard_policy_trial_deadline_timestamp_seconds";
+    const BY_HAND: &str = "trainguard_mode_override_deadline_timestamp_seconds";
+    let Some(mut node) = Node::new("metrics/deadlines") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let run = |verb: &[&str]| {
+        let output = node.trainguard(verb).output().expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{verb:?}: {told}");
+    };
+    let left = |name: &str| {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs_f64();
+        let deadline = scrape(&node)[name];
+        if deadline > 0.0 { deadline - now } else { 0.0 }
+    };
+    let soon = 3500.0..=3601.0;
+    assert_eq!((left(TRIAL), left(BY_HAND)), (0.0, 0.0));
+    run(&["mode", "observe", "--for", "1h"]);
+    assert!(soon.contains(&left(BY_HAND)) && left(TRIAL) == 0.0, "{}", left(BY_HAND));
+    run(&["mode", "observe", "--until-changed"]);
+    assert_eq!(left(BY_HAND), 0.0);
+    assert_eq!(scrape(&node)["trainguard_mode_override{mode=\"observe\"}"], 1.0);
+    run(&["mode", "policy"]);
+    node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
+    node.write("next-policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
+    let next = node.path("next.yaml");
+    run(&["apply", next.to_str().expect("a path"), "--confirm-within", "1h"]);
+    assert!(soon.contains(&left(TRIAL)) && left(BY_HAND) == 0.0, "{}", left(TRIAL));
+    run(&["rollback"]);
+    assert_eq!((left(TRIAL), left(BY_HAND)), (0.0, 0.0));
 }

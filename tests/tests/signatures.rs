@@ -104,11 +104,13 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=5");
     node.start(&more);
     let before = node.wait("enforcing", enforcing);
+    assert_eq!(before["source"]["serial"], 5);
     let replayed = metric(&node, "replay");
     let refused = |part: &str| {
         let has = |status: &Value| status["problems"].to_string().contains(part);
         let status = node.wait(part, has);
         assert_eq!(status["policy_hash"], before["policy_hash"], "{part}");
+        assert_eq!(status["source"]["serial"], before["source"]["serial"], "{part}");
         assert!(enforcing(&status), "{part}");
     };
     // Somebody writes to a file.
@@ -153,7 +155,12 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     assert_eq!(status["source"]["kind"], "last_good", "{status}");
     assert_eq!(status["policy_hash"], before["policy_hash"]);
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=8 expires=2020-01-01");
-    node.wait("accepted", |status| status["up_to_date"] == true);
+    let status = node.wait("accepted", |status| status["up_to_date"] == true);
+    assert_eq!(status["source"]["serial"], 8);
+    let shown = node.trainguard(&["status"]).output().expect("status");
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    assert!(words.join(" ").contains("signed with serial number 8"), "{shown}");
     assert!(node.log().contains("has expired"), "{}", node.log());
 }
 
@@ -183,10 +190,14 @@ fn what_is_applied_brings_its_signature_along() {
     let (code, told) = run(&node, &trial);
     assert_eq!(code, Some(0), "{told}");
     assert!(!node.answers(MEMBER[0], PORT));
+    let serial = || node.status().expect("a status")["source"]["serial"].clone();
+    assert_eq!(serial(), 3);
     assert_eq!(run(&node, &["rollback"]).0, Some(0));
+    assert_eq!(serial(), 1);
     signer.sign(&node, "next.yaml", &files, "trainguard serial=2");
     assert_eq!(run(&node, &trial).0, Some(0));
     assert_eq!(run(&node, &["confirm"]).0, Some(0));
+    assert_eq!(serial(), 2);
     signer.sign(&node, "next.yaml", &files, "trainguard serial=1");
     let (code, told) = run(&node, &["apply", path]);
     assert_eq!(code, Some(1));

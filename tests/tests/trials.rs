@@ -180,3 +180,24 @@ fn what_cannot_be_tried_is_refused_and_changes_nothing() {
     let (code, ..) = run(&node, &["rollback"]);
     assert_eq!(code, Some(3));
 }
+
+/// Where a policy is enforced is no part of its hash, but another place is a change.
+#[test]
+fn other_interfaces_are_a_change_without_another_policy() {
+    let Some(mut node) = Node::new("trials/interfaces") else { return };
+    node.add_link("eth1");
+    node.start(&[]);
+    let before = node.wait("enforcing", enforcing);
+    node.write("next.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
+    let (code, said, told) = apply(&node, "next.yaml", &[]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(!said.contains("as before"), "{said}");
+    let status = node.status().expect("a status");
+    assert_eq!(status["policy_hash"], before["policy_hash"]);
+    assert_eq!(status["generation"], before["generation"]);
+    assert_ne!(status["files_hash"], before["files_hash"]);
+    assert_eq!(status["interfaces"][1]["state"], "guarded", "{status}");
+    assert!(node.log().contains("other interfaces are meant: `eth0, eth1`"), "{}", node.log());
+    let (_, said, _) = apply(&node, "next.yaml", &[]);
+    assert!(said.contains("as before"), "{said}");
+}

@@ -12,7 +12,6 @@ use super::{
     guard::Guard,
     metrics::{self, Moments},
     server::{Ask, Detach, Detached},
-    trial::Trial,
     view::{self, Stats, TopSource},
 };
 use crate::{
@@ -92,9 +91,9 @@ impl Guard {
             Ask::Reload(reply) => {
                 let request = Request { name: "reload", arguments: String::new() };
                 let reloaded = self.audited(caller, request, |guard| {
-                    let before = guard.running.as_ref().map(|running| running.number);
+                    let before = guard.mark();
                     guard.reload()?;
-                    guard.in_force(before)
+                    guard.in_force(before.as_ref())
                 });
                 drop(reply.send(reloaded));
             }
@@ -125,7 +124,6 @@ impl Guard {
         Moments {
             started: self.started,
             in_force: self.running.as_ref().map(|running| running.since),
-            trial_deadline: self.trial.as_ref().map(Trial::deadline),
             last_load: self.last_load.as_ref().map(|last| (last.began, last.success)),
             connections: Door::ALL.map(|door| self.doors.open(door)),
         }

@@ -247,12 +247,6 @@ fn attach(
 ) -> Result<Attachment, KernelError> {
     let hook = mode.hook();
     let pin = pins.link_path(&device.name, hook);
-    // Of a device of this name that is gone.
-    if let Ok(stale) = Link::open(&pin)
-        && !stale.is_alive()
-    {
-        stale.forget()?;
-    }
     generation.add(hook)?;
     let link = Link::attach(generation.program(hook)?, &device.name, device.index, mode, &pin)?;
     Ok(Attachment { link, mode, instead: None })

@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn at(program_id: u32, ifindex: u32, hook: Hook) -> LinkInfo {
-        LinkInfo { hook: Some(hook), program_id, ifindex }
+        LinkInfo { id: 1, hook: Some(hook), program_id, ifindex }
     }
 
     fn found(link: (u32, u32), device: Option<&Device>) -> (&'static str, String) {

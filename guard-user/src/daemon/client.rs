@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     cuts::Connections,
+    doors::WORK,
     mode::ModeChange,
     server::{
         Applied, Apply, CONTROL_SOCKET, Detach, Detached, EVENTS, MISSING_MEMBERS, STATS_SOCKET,
@@ -25,13 +26,14 @@ use crate::{
     event::{Page, missing::Missing},
     exit::Exit,
     policy::text::visible,
+    report,
 };
 
 /// How long an answer may take. A policy of a million prefixes is loaded in half of it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the answer to a command may take, which may load two policies: as long as the daemon
-/// keeps the connection, nearly.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(9);
+/// How long the answer to a command may take, which may load two policies after those of others: as
+/// long as the daemon keeps the connection, nearly. A daemon that ends, closes it.
+const COMMAND_PATIENCE: Duration = WORK.saturating_sub(Duration::from_secs(5));
 /// How long to wait before the next attempt to get into a crowd's queue.
 const CROWDED: Duration = Duration::from_millis(20);
 /// Bytes of an answer.
@@ -224,11 +226,21 @@ fn ask<T: DeserializeOwned>(
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(Failure::Silent(error.to_string())))?;
-    let patience = if method == Method::POST { COMMAND_PATIENCE } else { PATIENCE };
     let (good, bytes) = runtime
         .block_on(async {
-            let answer = converse(socket, method, path, body);
-            tokio::time::timeout(patience, answer).await.unwrap_or_else(|_elapsed| {
+            let mut answer = std::pin::pin!(converse(socket, method, path, body));
+            let mut patience = PATIENCE;
+            let mut answered = tokio::time::timeout(PATIENCE, &mut answer).await;
+            if answered.is_err() && method == Method::POST {
+                patience = COMMAND_PATIENCE;
+                let more = patience.saturating_sub(PATIENCE);
+                report::talk(format_args!(
+                    "the daemon is at it; its answer is waited for, {} seconds more at most",
+                    more.as_secs()
+                ));
+                answered = tokio::time::timeout(more, &mut answer).await;
+            }
+            answered.unwrap_or_else(|_elapsed| {
                 let why = format!("not within {} seconds", patience.as_secs());
                 Err(Failure::Silent(why))
             })

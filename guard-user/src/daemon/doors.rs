@@ -32,8 +32,11 @@ use super::{caller::Caller, server::Ask, tallies::Tallies};
 pub(super) const MAX_CONNECTIONS: usize = 128;
 /// How long a connection is left alone, whoever else wants to come in.
 const MOMENT: Duration = Duration::from_millis(50);
-/// How long a connection may take, request and answer together.
+/// How long a connection may take for its request, and again for taking its answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a command may take that was heard, the commands before it included: some of them build
+/// a generation, which takes seconds for a large policy or on a busy machine.
+pub(super) const WORK: Duration = Duration::from_mins(2);
 /// Bytes of answers that were made and not yet taken, of all sockets.
 const MAX_HELD: usize = 32 << 20;
 
@@ -72,6 +75,8 @@ impl Door {
 struct Inside {
     door: Door,
     since: Instant,
+    /// Until when it must have got on.
+    deadline: Instant,
     task: AbortHandle,
     /// It waits for an answer that is being made.
     asking: bool,
@@ -172,7 +177,11 @@ pub(super) struct Asked {
 impl Visit {
     /// Asks the guard. None if it has ended.
     pub(super) async fn ask(&self, ask: Ask) -> Option<()> {
-        self.change(|inside| inside.asking = true);
+        let work = if self.door == Door::Control { WORK } else { PATIENCE };
+        self.change(|inside| {
+            inside.asking = true;
+            inside.deadline = Instant::now() + work;
+        });
         let caller = self.caller.as_ref().map(|(caller, _)| caller.clone());
         self.guard.send(Asked { caller, ask }).await.ok()
     }
@@ -184,6 +193,7 @@ impl Visit {
         Doors::count(counts, self.door);
         self.change(|inside| {
             inside.asking = false;
+            inside.deadline = Instant::now() + PATIENCE;
             inside.held = answer.clone();
         });
         let mut inside = self.doors.inside();
@@ -193,6 +203,12 @@ impl Visit {
             let Some(number) = oldest.map(|(number, _)| *number) else { break };
             self.doors.end(&mut inside, number);
         }
+    }
+
+    /// How long it may take from now on, until it gets on.
+    pub(super) fn left(&self) -> Duration {
+        let deadline = self.doors.inside().get(&self.number).map(|inside| inside.deadline);
+        deadline.map_or(PATIENCE, |deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// Says that what was sent is no request.
@@ -296,8 +312,9 @@ pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         let visit = Visit { doors: Arc::clone(&doors), number, door, caller, guard: guard.clone() };
         // What it does first, it does after this: there is one thread.
         let task = tokio::spawn(converse(stream, visit)).abort_handle();
-        let inside =
-            Inside { door, since: Instant::now(), task, asking: false, held: Bytes::new() };
+        let since = Instant::now();
+        let deadline = since + PATIENCE;
+        let inside = Inside { door, since, deadline, task, asking: false, held: Bytes::new() };
         doors.inside().insert(number, inside);
         // Who came with a request is heard before the next one comes in.
         tokio::task::yield_now().await;

@@ -16,6 +16,9 @@ pub struct SourceStatus {
     pub kind: String,
     /// The manifest, or the copy.
     pub path: String,
+    /// The serial number that it was signed with; null if the daemon takes unsigned ones, too.
+    #[serde(default)]
+    pub serial: Option<u64>,
     /// Why the copy is used and not the files.
     pub why: Option<String>,
     /// Whether files differ from those that were last loaded. They are loaded once they stand

@@ -140,6 +140,8 @@ pub(super) struct Guard {
     pub(super) surroundings: Surroundings,
     /// Whether the state directory has what is running.
     pub(super) kept: bool,
+    /// The serial number with which what is running was signed, if only signed policies may.
+    pub(super) serial: Option<u64>,
     /// Why the files are not what is running.
     pub(super) outdated: Vec<String>,
     /// SHA-256 over the files that are not what is running.
@@ -154,6 +156,8 @@ pub(super) struct Guard {
     pub(super) lasting: Vec<String>,
     /// What else is wrong.
     pub(super) problems: Vec<String>,
+    /// Why pins cannot be made.
+    pub(super) unpinned: Option<String>,
     pub(super) top: TopSources,
     pub(super) tallies: Tallies,
     /// The connections of the sockets.
@@ -260,6 +264,7 @@ impl Guard {
             selection: Selection::default(),
             surroundings: Surroundings::default(),
             kept: true,
+            serial: None,
             outdated: Vec::new(),
             refused_files: None,
             kept_because: None,
@@ -267,6 +272,7 @@ impl Guard {
             open_ports: None,
             lasting,
             problems: Vec::new(),
+            unpinned: None,
             top: TopSources::default(),
             digested: None,
             journal: Journal::new(SystemTime::now()),
@@ -368,7 +374,7 @@ impl Guard {
                 tracing::error!("tunnels are not followed: {}", failure.lines().join("; "));
             }
         }
-        self.mend_maps();
+        self.look_at_pins();
         self.reconcile();
         self.service.did(Work::Interfaces);
     }
@@ -382,21 +388,45 @@ impl Guard {
         }
     }
 
-    /// Pins the shared maps again, if somebody removed their pins.
-    fn mend_maps(&mut self) {
-        let Some(maps) = &self.maps else { return };
-        let mended = self.pins.mend_maps(maps).and_then(|count| {
-            if !self.lock.is_of(&self.pins) {
-                self.lock = self.pins.lock()?;
-            }
-            if count > 0 {
-                tracing::warn!("the pins of {count} maps were removed: pinned again");
-            }
-            Ok(())
-        });
-        if let Err(error) = mended {
-            tracing::error!(hint = error.hint_text(), "pins were removed: {error}");
+    /// Makes again what somebody removed of the pins, in the directory that the path names now.
+    fn mend_pins(&mut self) -> Result<(), KernelError> {
+        self.pins.check_writable()?;
+        let Some(maps) = &self.maps else { return Ok(()) };
+        if !self.lock.is_of(&self.pins) {
+            // Removed, or something else is mounted there: it may be another daemon's.
+            self.pins.create()?;
+            self.lock = self.pins.lock()?;
         }
+        let count = self.pins.mend_maps(maps)?;
+        if count > 0 {
+            let text = format!("the pins of {count} maps were removed: pinned again");
+            tracing::warn!("{text}");
+            self.note_policy("pins", &[text]);
+        }
+        Ok(())
+    }
+
+    /// The same, at each look: what cannot be mended is told until it can.
+    fn look_at_pins(&mut self) {
+        let trouble = self.mend_pins().err().map(|error| {
+            let hint = error.hint_text().map(|hint| format!(" ({hint})"));
+            format!(
+                "no other policy comes into force before the pins are mended: {error}{}",
+                hint.unwrap_or_default()
+            )
+        });
+        if trouble == self.unpinned {
+            return;
+        }
+        let text = if let Some(trouble) = &trouble {
+            tracing::error!("{trouble}");
+            trouble.clone()
+        } else {
+            tracing::info!("the pins can be made again");
+            "the pins can be made again".to_owned()
+        };
+        self.note_policy("pins", &[text]);
+        self.unpinned = trouble;
     }
 
     /// Takes the events from the ring.
@@ -495,7 +525,11 @@ impl Guard {
                         privileges. What an earlier daemon attached stays in force";
             Failure::Unfit("there is no policy to put into force".to_owned(), Some(hint))
         })?;
-        self.load(&bundle.manifest, &bundle, None)
+        self.load(&bundle.manifest, &bundle, None)?;
+        // What is kept is what was accepted last.
+        let accepted = self.wanted.policy_key.as_ref().and_then(|_| self.state.accepted().ok()?);
+        self.serial = accepted.map(|accepted| accepted.serial);
+        Ok(())
     }
 
     /// Loads a policy and puts it into force. `watched_since`: when reading began, if these are
@@ -517,6 +551,7 @@ impl Guard {
         let connections = is_followed.then(|| self.connections_under(&ready, None));
         self.install(ready)?;
         if is_followed {
+            self.serial = accepted.as_ref().map(|accepted| accepted.serial);
             self.keep(&bundle);
             self.accept(accepted.as_ref());
         }
@@ -655,17 +690,24 @@ impl Guard {
             && running.tunnels == tunnels
         {
             tracing::info!(generation = running.number, "the policy is unchanged");
-            running.facts = facts;
+            let before = std::mem::replace(&mut running.facts, facts).patterns;
+            let now = &running.facts.patterns;
+            let elsewhere = (before != *now).then(|| {
+                let (before, now) = (before.join(", "), now.join(", "));
+                format!("other interfaces are meant: `{now}`, before that `{before}`")
+            });
+            if let Some(elsewhere) = &elsewhere {
+                tracing::info!("{elsewhere}");
+            }
             self.journal.strangers.set_policy(near, &running.facts.names);
-            self.note_policy("unchanged", &[]);
+            self.note_policy("unchanged", elsewhere.as_slice());
             self.reconcile();
             return Ok(());
         }
         // What was counted for a slot is its present service's.
         self.drain_events();
         self.keep_tallies();
-        self.mend_maps();
-        self.pins.check_writable()?;
+        self.mend_pins()?;
         let maps = Maps::Pinned(self.pins.directory());
         let options = Options { maps, key: self.key, sampling: true };
         let mut generation =

@@ -123,11 +123,8 @@ impl Links {
         self.forget_dead(devices);
         self.follow_names(selection, devices, shared);
         for guarded in self.guarded.values() {
-            if let Err(error) = mend(guarded, generation) {
+            if let Err(error) = switch(guarded, generation) {
                 failed.insert(guarded.name.clone(), error.to_string());
-            } else if let Some(wanted) = &guarded.wanted_as {
-                let what = format!("renamed from `{wanted}`; guarded all the same");
-                failed.insert(guarded.name.clone(), what);
             }
         }
         for device in &selection.devices {
@@ -153,6 +150,7 @@ impl Links {
             }
         }
         self.release_unwanted(selection);
+        self.pin_all(&mut failed);
         self.follow_buffers(devices, shared);
         for name in &selection.missing {
             failed.insert(name.clone(), "there is no such interface; waiting for it".to_owned());
@@ -172,7 +170,8 @@ impl Links {
                 tracing::warn!(interface = name, "{why}");
             } else {
                 tracing::error!(interface = name, "{why}");
-                note(&mut self.notes, "failed", name, why);
+                let what = if why.starts_with(UNPINNED) { "warning" } else { "failed" };
+                note(&mut self.notes, what, name, why);
             }
         }
         self.failed = failed;
@@ -371,11 +370,9 @@ impl Links {
             if !wanted && guarded.wanted_as.is_none() {
                 guarded.wanted_as = Some(before);
             }
-            let pin = self.pins.link_path(&device.name, guarded.mode.hook());
-            let moved = guarded.link.move_to(&pin).and_then(|()| {
-                shared.set_interface(device.index, &device.name, guarded.one_buffer)
-            });
-            if let Err(error) = moved {
+            // Its pin follows with the others.
+            let counts = shared.set_interface(device.index, &device.name, guarded.one_buffer);
+            if let Err(error) = counts {
                 tracing::error!(interface = device.name, hint = error.hint_text(), "{error}");
             }
         }
@@ -436,6 +433,36 @@ impl Links {
         });
     }
 
+    /// Pins what is not pinned, under its present name, and says of what is not so and why.
+    fn pin_all(&mut self, failed: &mut BTreeMap<String, String>) {
+        let Self { guarded, pins, notes, failed: before, .. } = self;
+        for guarded in guarded.values_mut() {
+            let Guarded { name, link, mode, wanted_as, .. } = guarded;
+            let pinned = link.move_to(&pins.link_path(name, mode.hook())).and_then(|()| {
+                let missing = !link.is_pinned();
+                if missing { link.pin_again().map(|()| true) } else { Ok(false) }
+            });
+            let trouble = match (pinned, &*wanted_as) {
+                (Err(error), _) => unpinned(&error),
+                (Ok(again), wanted) => {
+                    if again {
+                        let text = if before.get(name).is_some_and(|why| why.starts_with(UNPINNED))
+                        {
+                            "pinned at last: it outlives the daemon"
+                        } else {
+                            "its pin was removed: pinned again; find out who did that"
+                        };
+                        tracing::warn!(interface = name, "{text}");
+                        note(notes, "warning", name, text);
+                    }
+                    let Some(wanted) = wanted else { continue };
+                    format!("renamed from `{wanted}`; guarded all the same")
+                }
+            };
+            failed.entry(name.clone()).or_insert(trouble);
+        }
+    }
+
     /// Takes over what an earlier daemon attached, or attaches.
     fn guard(
         &mut self,
@@ -468,15 +495,22 @@ fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
     }
 }
 
-/// Switches to the running generation, and pins again what somebody unpinned.
-fn mend(guarded: &Guarded, generation: &mut Generation) -> Result<(), KernelError> {
+/// How it is said of a guarded interface that its link is pinned nowhere.
+const UNPINNED: &str = "guarded only as long as this daemon runs: its link is not pinned";
+
+fn unpinned(error: &KernelError) -> String {
+    let hint = error.hint_text().map(|hint| format!(" ({hint})"));
+    format!(
+        "{UNPINNED}; do not end it, pinning is tried again: {error}{}",
+        hint.unwrap_or_default()
+    )
+}
+
+/// Switches a link to the running generation.
+fn switch(guarded: &Guarded, generation: &mut Generation) -> Result<(), KernelError> {
     let hook = guarded.mode.hook();
     if guarded.link.info()?.program_id != generation.add(hook)? {
         guarded.link.switch(generation.program(hook)?)?;
-    }
-    if !guarded.link.is_pinned() {
-        guarded.link.pin_again()?;
-        tracing::warn!(interface = guarded.name, "its pin was removed: pinned again");
     }
     Ok(())
 }

@@ -20,15 +20,12 @@ use guard_common::{
         TALLY_LOG_SUPPRESSED, TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE, TALLY_REQUESTS_REFUSED,
         TALLY_REQUESTS_SERVED,
     },
+    tally::{SIGNATURES_REFUSED, SIGNATURES_REPLAYED},
     verdict::{Action, NODE_REASONS, Reason},
 };
 
 use self::families::{Families, number};
-use super::{
-    doors::Door,
-    tallies::{TALLY_SIGNATURES_REFUSED, TALLY_SIGNATURES_REPLAYED},
-    view::Status,
-};
+use super::{doors::Door, view::Status};
 use crate::{
     kernel::{
         error::KernelError,
@@ -44,8 +41,6 @@ pub(super) struct Moments {
     pub(super) started: SystemTime,
     /// Since when the policy is in force.
     pub(super) in_force: Option<SystemTime>,
-    /// When the policy on trial is undone.
-    pub(super) trial_deadline: Option<SystemTime>,
     /// When files were last loaded, and whether that put them into force.
     pub(super) last_load: Option<(SystemTime, bool)>,
     /// Open connections by [`Door`].
@@ -172,9 +167,7 @@ impl Families {
         let help = "Loads of the files, by whether that put them into force.";
         self.counter("trainguard_policy_loads_total", help, &loads);
         let mut refusals = Vec::new();
-        for (reason, index) in
-            [("bad", TALLY_SIGNATURES_REFUSED), ("replay", TALLY_SIGNATURES_REPLAYED)]
-        {
+        for (reason, index) in [("bad", SIGNATURES_REFUSED), ("replay", SIGNATURES_REPLAYED)] {
             refusals.push((vec![("reason", reason)], number(shared.tally(index)?)));
         }
         let help = "Policies that were not accepted for the sake of their signature.";

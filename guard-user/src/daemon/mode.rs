@@ -157,7 +157,7 @@ impl Guard {
              `trainguard detach` takes the guard off"
                 .to_owned()
         })?;
-        let before = self.running.as_ref().map(|running| running.number);
+        let before = self.mark();
         let kept = std::mem::replace(&mut self.mode_override, wanted);
         match self.switch_mode(&bundle, &change.consent) {
             Ok(connections) => {
@@ -167,7 +167,7 @@ impl Guard {
                 let note =
                     if change.mode == Wish::Policy { "mode_of_policy" } else { "mode_by_hand" };
                 self.note_policy(note, &[what]);
-                let mut applied = self.in_force(before)?;
+                let mut applied = self.in_force(before.as_ref())?;
                 applied.connections = connections;
                 applied.problems.extend(self.mode_problems());
                 applied.problems.extend(self.problems.iter().cloned());

@@ -296,12 +296,18 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
         .half_close(true)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(PATIENCE, connection).await {
-        Ok(Err(error)) if error.is_timeout() => visit.late(),
-        Ok(Err(error)) if error.is_parse() => visit.garbled(),
-        // A client that went away is its own business.
-        Ok(_) => {}
-        Err(_elapsed) => visit.late(),
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        match tokio::time::timeout(visit.left(), &mut connection).await {
+            Ok(Err(error)) if error.is_timeout() => visit.late(),
+            Ok(Err(error)) if error.is_parse() => visit.garbled(),
+            // A client that went away is its own business.
+            Ok(_) => {}
+            // It has got on meanwhile.
+            Err(_elapsed) if !visit.left().is_zero() => continue,
+            Err(_elapsed) => visit.late(),
+        }
+        return;
     }
 }
 

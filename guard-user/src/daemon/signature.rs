@@ -17,6 +17,7 @@ use std::{
     time::SystemTime,
 };
 
+use guard_common::tally::{SIGNATURES_REFUSED, SIGNATURES_REPLAYED};
 use minisign_verify::{Error, PublicKey, Signature};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +25,6 @@ use sha2::{Digest as _, Sha256};
 use super::{
     failure::Failure,
     guard::{Guard, hexadecimal},
-    tallies::{TALLY_SIGNATURES_REFUSED, TALLY_SIGNATURES_REPLAYED},
     trusted::Trusted,
 };
 use crate::policy::{Bundle, Files, text::shown};
@@ -239,8 +239,8 @@ impl Guard {
         let verified = self.verified(&key, bundle, signed);
         let verified = verified.map_err(|unacceptable| {
             let (why, tally) = match unacceptable {
-                Unacceptable::Bad(why) => (why, TALLY_SIGNATURES_REFUSED),
-                Unacceptable::Replayed(why) => (why, TALLY_SIGNATURES_REPLAYED),
+                Unacceptable::Bad(why) => (why, SIGNATURES_REFUSED),
+                Unacceptable::Replayed(why) => (why, SIGNATURES_REPLAYED),
             };
             self.tallies.add(tally, 1);
             Failure::unfit(format_args!("not accepted: {why}"))

@@ -91,6 +91,7 @@ impl Guard {
         status.mode = Some(mode(&status.services).to_owned());
         status.enforcing = enforces(&status);
         status.problems.extend(self.problems.iter().cloned());
+        status.problems.extend(self.unpinned.clone());
         status.problems.extend(self.audit.problem.clone());
         let interfaces = status.interfaces.iter();
         status.problems.extend(interfaces.filter_map(|interface| {
@@ -112,6 +113,7 @@ impl Guard {
         SourceStatus {
             kind: self.running.as_ref().map_or("", |_| kind).to_owned(),
             path: path.display().to_string(),
+            serial: self.serial,
             why: self.kept_because.clone(),
             changed: self.watch.differs(),
             refused_files: self.refused_files.as_ref().map(|hash| hexadecimal(hash)),

@@ -1,9 +1,11 @@
 //! What is around the guarded interfaces and matters to them: others that are up and unguarded,
-//! devices that unpack tunnels, programs of others in front of ours. Each is told of when it comes.
+//! devices that unpack tunnels, programs of others in front of ours, offloads of the cards. Each is
+//! told of when it comes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{guard::Guard, interfaces};
+use crate::kernel::nic::{self, MERGING, VLAN_PARSE};
 
 /// What was there at the last look.
 #[derive(Debug, Default)]
@@ -12,6 +14,37 @@ pub(super) struct Surroundings {
     tunnels: BTreeSet<String>,
     /// Name of an interface, and what is in front of the guard there.
     in_front: BTreeSet<(String, String)>,
+    /// Offloads that are switched on, by index of the guarded interface.
+    offloads: BTreeMap<u32, Vec<String>>,
+}
+
+/// Offloads that matter and were not on before. Those of an interface that was not known before were
+/// on before it was guarded: that is the doctor's to tell.
+fn switched_on<'a>(
+    before: &BTreeMap<u32, Vec<String>>,
+    now: &'a BTreeMap<u32, Vec<String>>,
+) -> Vec<(u32, &'a str)> {
+    let known = now.iter().filter_map(|(index, now)| Some((index, now, before.get(index)?)));
+    let new = known.flat_map(|(index, now, before)| {
+        now.iter().filter(|name| !before.contains(name)).map(|name| (*index, name.as_str()))
+    });
+    let matter =
+        |name: &str| name == VLAN_PARSE.0 || MERGING.iter().any(|(merging, _)| *merging == name);
+    new.filter(|(_, name)| matter(name)).collect()
+}
+
+/// What an offload means for the guard.
+fn meaning(offload: &str, interface: &str) -> String {
+    match MERGING.iter().find(|(name, _)| *name == offload) {
+        Some((_, flag)) => format!(
+            "{offload} was switched on: the card makes one frame of several before the guard sees \
+             them; `ethtool -K {interface} {flag} off` ends that"
+        ),
+        None => format!(
+            "{offload} was switched on: the card takes VLAN tags off before the guard sees a frame; \
+             verdicts stay, as policies go by port"
+        ),
+    }
 }
 
 impl Guard {
@@ -22,7 +55,10 @@ impl Guard {
             let wanted = guarded.contains(&device.index) || self.selection.means(device.index);
             device.up && device.name != "lo" && !wanted
         });
+        // Where the kernel cannot be asked, what was known is.
+        let offloads = nic::offloads_of(guarded.iter().copied());
         let now = Surroundings {
+            offloads: offloads.unwrap_or_else(|_error| self.surroundings.offloads.clone()),
             unguarded: bare.map(|device| device.name.clone()).collect(),
             tunnels: interfaces::describe_tunnels(&self.devices).into_iter().collect(),
             in_front: self.links.in_front(&self.devices).into_iter().collect(),
@@ -40,9 +76,45 @@ impl Guard {
         for (name, what) in now.in_front.difference(&before.in_front) {
             notes.push(("warning", name, what.clone()));
         }
+        let names: Vec<(&String, String)> = switched_on(&before.offloads, &now.offloads)
+            .into_iter()
+            .filter_map(|(index, offload)| {
+                let device = self.devices.iter().find(|device| device.index == index)?;
+                Some((&device.name, meaning(offload, &device.name)))
+            })
+            .collect();
+        for (name, text) in names {
+            notes.push(("warning", name, text));
+        }
         for (what, name, text) in notes {
             tracing::warn!(interface = name, "{text}");
             self.journal.interface(what, name, &text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(devices: &[(u32, &[&str])]) -> BTreeMap<u32, Vec<String>> {
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        devices.iter().map(|(index, names)| (*index, named(names))).collect()
+    }
+
+    #[test]
+    fn what_is_switched_on_is_told_once_and_only_if_it_matters() {
+        let before = on(&[(2, &["rx-checksum"]), (3, &["rx-lro"])]);
+        let now = on(&[
+            (2, &["rx-checksum", "rx-gro-hw", "rx-gro-list", "rx-lro", "rx-vlan-hw-parse"]),
+            (3, &["rx-lro"]),
+            (4, &["rx-lro"]),
+        ]);
+        let told = [(2, "rx-gro-hw"), (2, "rx-lro"), (2, "rx-vlan-hw-parse")];
+        assert_eq!(switched_on(&before, &now), told);
+        assert_eq!(switched_on(&now, &now), []);
+        assert_eq!(switched_on(&now, &before), [], "switched off");
+        assert!(meaning("rx-lro", "eth0").contains("`ethtool -K eth0 lro off`"));
+        assert!(meaning("rx-vlan-hw-parse", "eth0").contains("verdicts stay"));
     }
 }

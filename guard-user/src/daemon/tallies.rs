@@ -19,12 +19,6 @@ use crate::{
     policy::compiled::name_of,
 };
 
-/// Tally: policies that were not accepted because they are not what the holder of the policy key
-/// has signed. The kernel side counts nothing here: `guard_common::layout` leaves it free.
-pub(super) const TALLY_SIGNATURES_REFUSED: u32 = 24;
-/// Tally: policies that were signed, but replaced since, or that share a serial number. Likewise.
-pub(super) const TALLY_SIGNATURES_REPLAYED: u32 = 25;
-
 /// Counts on their way to the map.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {

@@ -28,6 +28,9 @@ pub(super) const AGAIN: Duration = Duration::from_secs(5);
 /// The shortest and the longest time to confirm in.
 pub const CONFIRM_WITHIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_hours(24)];
 
+/// Number of a generation, and the patterns of interfaces beside it.
+pub(super) type Mark = (u64, Vec<String>);
+
 /// A trial, as the state directory keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Trial {
@@ -76,9 +79,9 @@ impl Trial {
         Ok(Self { deadline: Deadline::after(within)?, bundle, accepted, resumed: false })
     }
 
-    /// When it ends, by the clock of the wall.
-    pub(super) fn deadline(&self) -> SystemTime {
-        self.deadline.time()
+    /// The serial number that it was signed with.
+    fn serial(&self) -> Option<u64> {
+        self.accepted.as_ref().map(|accepted| accepted.serial)
     }
 
     /// For the status.
@@ -108,6 +111,7 @@ impl Guard {
             match self.load_bundle(&trial.bundle) {
                 Ok(()) => {
                     tracing::warn!(seconds = left.as_secs(), "the trial goes on");
+                    self.serial = trial.serial();
                     self.trial = Some(Trial { resumed: true, ..trial });
                     self.expect_files();
                     return true;
@@ -139,7 +143,7 @@ impl Guard {
         if self.trial.is_some() && !dry_run {
             return Err("a policy is on trial: `trainguard confirm` or `rollback` first".into());
         }
-        let before = self.running.as_ref().map(|running| running.number);
+        let before = self.mark();
         let within = confirm_within.map(Duration::from_secs);
         if let Some(within) = within.filter(|_| !dry_run) {
             self.require_way_back(within)?;
@@ -158,13 +162,14 @@ impl Guard {
         match within {
             None => {
                 self.install(ready).map_err(|failure| said(&failure))?;
+                self.serial = accepted.as_ref().map(|accepted| accepted.serial);
                 self.keep(bundle);
                 self.accept(accepted.as_ref());
                 self.follow_files(bundle);
             }
             Some(within) => self.begin_trial(bundle, accepted, ready, within)?,
         }
-        Ok(Applied { connections, ..self.in_force(before)? })
+        Ok(Applied { connections, ..self.in_force(before.as_ref())? })
     }
 
     /// What would become of it.
@@ -173,7 +178,8 @@ impl Guard {
         Ok(Applied {
             generation: running.number,
             policy_hash: hexadecimal(&ready.policy.hash),
-            changed: running.hash != ready.policy.hash,
+            changed: running.hash != ready.policy.hash
+                || running.facts.patterns != ready.facts.patterns,
             connections,
             in_force: self.bundle_in_force(),
             ..Applied::default()
@@ -226,6 +232,7 @@ impl Guard {
             self.forget_trial();
             return Err(said(&failure));
         }
+        self.serial = trial.serial();
         tracing::warn!(
             manifest = %bundle.manifest.display(),
             seconds = within.as_secs(),
@@ -286,13 +293,18 @@ impl Guard {
         }
     }
 
-    /// What is in force now, where the generation of this number was.
-    pub(super) fn in_force(&self, before: Option<u64>) -> Result<Applied, Refusal> {
+    /// What is in force: which generation, and which interfaces are meant.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.running.as_ref().map(|running| (running.number, running.facts.patterns.clone()))
+    }
+
+    /// What is in force now, where this was.
+    pub(super) fn in_force(&self, before: Option<&Mark>) -> Result<Applied, Refusal> {
         let running = self.running.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
             generation: running.number,
             policy_hash: hexadecimal(&running.hash),
-            changed: before != Some(running.number),
+            changed: before != self.mark().as_ref(),
             trial: self.trial.as_ref().map(Trial::status),
             problems: self.outdated.clone(),
             ..Applied::default()

@@ -43,7 +43,8 @@ pub struct Status {
     pub mode: Option<String>,
     /// Number of the running generation; counts on over restarts.
     pub generation: u64,
-    /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is.
+    /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is. Where it is enforced is no
+    /// part of it: see `interfaces`.
     pub policy_hash: String,
     /// SHA-256 over manifest, policies and lists that it comes from, in hexadecimal: the same on all
     /// nodes that run the same files. Empty if nothing is in force.
@@ -102,10 +103,15 @@ pub struct TrialStatus {
 impl TrialStatus {
     /// When it is undone, in seconds since 1970; 0 if the time is none.
     pub(crate) fn deadline_seconds(&self) -> u64 {
-        let at = humantime::parse_rfc3339(&self.deadline).ok();
-        let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-        since.map_or(0, |since| since.as_secs())
+        seconds_of(&self.deadline)
     }
+}
+
+/// A time of these documents in seconds since 1970; 0 if it is none.
+fn seconds_of(time: &str) -> u64 {
+    let at = humantime::parse_rfc3339(time).ok();
+    let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// Modes of services that are not those of their policy.
@@ -121,6 +127,13 @@ pub struct ModeOverride {
     pub until: Option<String>,
     /// Seconds until then; null likewise.
     pub seconds_left: Option<u64>,
+}
+
+impl ModeOverride {
+    /// When they end, in seconds since 1970; 0 if only when somebody changes them.
+    pub(crate) fn deadline_seconds(&self) -> u64 {
+        self.until.as_deref().map_or(0, seconds_of)
+    }
 }
 
 /// An interface that is to be guarded.

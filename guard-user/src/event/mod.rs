@@ -140,7 +140,8 @@ fn one() -> u64 {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// `in_force`, `unchanged`, `refused`, `last_good`; `on_trial`, `confirmed` or `undone`;
-    /// `cuts_connections` of files that cut open ones; `mode_by_hand` or `mode_of_policy`.
+    /// `cuts_connections` of files that cut open ones; `mode_by_hand` or `mode_of_policy`; `pins` if
+    /// pins were removed, or cannot be made.
     pub what: String,
     /// The generation in force afterwards; 0 if there is none.
     pub generation: u64,

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -13,15 +16,28 @@ use super::{
     sys::{self, LinkInfo},
 };
 
-/// A pinned link.
+/// A link, pinned wherever that is possible.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
+    /// Where it is to be pinned.
     pin: PathBuf,
+    /// Which entry there is its pin; none if it is not pinned.
+    pinned: Option<Entry>,
+}
+
+/// An entry of a file system: its device and inode. A path alone says nothing: another file system
+/// may be mounted over it, or another link be pinned there.
+type Entry = (u64, u64);
+
+fn entry_at(path: &Path) -> Option<Entry> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 impl Link {
-    /// Attaches a program to an interface and pins the link.
+    /// Attaches a program to an interface and pins the link. One that cannot be pinned is attached
+    /// all the same, for as long as it is held: better than an open interface. See
+    /// [`Self::is_pinned`].
     pub fn attach(
         program: BorrowedFd<'_>,
         interface: &str,
@@ -31,17 +47,17 @@ impl Link {
     ) -> Result<Self, KernelError> {
         let fd = sys::link_create(program, ifindex, mode)
             .map_err(|error| refused(interface, mode, error))?;
-        // If pinning fails the descriptor is closed, and with it the attachment is gone.
-        sys::pin(fd.as_fd(), pin)
-            .map_err(|error| KernelError::of(format_args!("pinning `{}`", pin.display()), error))?;
-        Ok(Self { fd, pin: pin.to_owned() })
+        let mut link = Self { fd, pin: pin.to_owned(), pinned: None };
+        // Why not is asked by whoever pins it later.
+        let _ = link.pin_again();
+        Ok(link)
     }
 
     /// Opens a pinned link.
     pub fn open(pin: &Path) -> Result<Self, KernelError> {
         let fd = sys::open_pinned(pin)
             .map_err(|error| KernelError::of(format_args!("opening `{}`", pin.display()), error))?;
-        Ok(Self { fd, pin: pin.to_owned() })
+        Ok(Self { fd, pin: pin.to_owned(), pinned: entry_at(pin) })
     }
 
     /// Its descriptor.
@@ -62,23 +78,48 @@ impl Link {
         self.info().map_or(true, |info| info.ifindex != 0)
     }
 
-    /// Whether its pin is still there.
+    /// Whether its pin is there.
     pub fn is_pinned(&self) -> bool {
-        self.pin.exists()
+        self.pinned.is_some() && self.pinned == entry_at(&self.pin)
     }
 
-    /// Pins it again, after somebody removed the pin.
-    pub fn pin_again(&self) -> Result<(), KernelError> {
-        sys::pin(self.fd.as_fd(), &self.pin).map_err(|error| {
-            KernelError::of(format_args!("pinning `{}`", self.pin.display()), error)
-        })
+    /// Pins it, after that failed or somebody removed the pin. What else is pinned there gives way
+    /// only if it attaches nothing any more.
+    pub fn pin_again(&mut self) -> Result<(), KernelError> {
+        let pinning =
+            |error| KernelError::of(format_args!("pinning `{}`", self.pin.display()), error);
+        match sys::pin(self.fd.as_fd(), &self.pin) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let there = Self::open(&self.pin)?;
+                let id = |link: &Self| sys::link_info(link.fd.as_fd()).map(|info| info.id);
+                // A mount that hid its pin may have gone.
+                if id(&there).map_err(pinning)? != id(self).map_err(pinning)? {
+                    if there.is_alive() {
+                        let what = format!(
+                            "pinning `{}`: another link is pinned there",
+                            self.pin.display()
+                        );
+                        return Err(KernelError::new(what)
+                            .hint("find out whose it is with `bpftool link show`"));
+                    }
+                    there.forget()?;
+                    sys::pin(self.fd.as_fd(), &self.pin).map_err(pinning)?;
+                }
+            }
+            pinned => pinned.map_err(pinning)?,
+        }
+        self.pinned = entry_at(&self.pin);
+        Ok(())
     }
 
-    /// Moves its pin, for an interface that was renamed.
+    /// Moves its pin, for an interface that was renamed. One that is not there is left to
+    /// [`Self::pin_again`].
     pub fn move_to(&mut self, pin: &Path) -> Result<(), KernelError> {
         if self.pin != pin {
-            fs::rename(&self.pin, pin)
-                .map_err(|error| KernelError::of(format_args!("`{}`", pin.display()), error))?;
+            if self.is_pinned() {
+                fs::rename(&self.pin, pin)
+                    .map_err(|error| KernelError::of(format_args!("`{}`", pin.display()), error))?;
+            }
             pin.clone_into(&mut self.pin);
         }
         Ok(())
@@ -101,8 +142,11 @@ impl Link {
         self.forget()
     }
 
-    /// Removes the pin of a link that attaches nothing any more.
+    /// Removes the pin of a link that attaches nothing any more. What else is there stays.
     pub fn forget(&self) -> Result<(), KernelError> {
+        if !self.is_pinned() {
+            return Ok(());
+        }
         match fs::remove_file(&self.pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(KernelError::of(self.pin.display(), error))

@@ -29,6 +29,12 @@ const PART: usize = 32 * 1024;
 /// Bytes of the headers in front of a question: `nlmsghdr` and `genlmsghdr`.
 const HEADERS: usize = 20;
 
+/// Offloads that make one frame of several before a program sees them: as the kernel calls them,
+/// and as `ethtool -K` does.
+pub const MERGING: [(&str, &str); 2] = [("rx-lro", "lro"), ("rx-gro-hw", "rx-gro-hw")];
+/// The offload that takes VLAN tags off, likewise.
+pub const VLAN_PARSE: (&str, &str) = ("rx-vlan-hw-parse", "rxvlan");
+
 // From include/uapi/linux/genetlink.h.
 const GENL_ID_CTRL: u16 = 0x10;
 const CTRL_CMD_GETFAMILY: u8 = 3;
@@ -90,17 +96,49 @@ pub fn xdp_support() -> Result<BTreeMap<u32, XdpSupport>, KernelError> {
 pub fn offloads() -> Result<BTreeMap<u32, Vec<String>>, KernelError> {
     let mut found = BTreeMap::new();
     ask_ethtool("the offloads of the cards", ETHTOOL_MSG_FEATURES_GET, |index, answer| {
-        let bits = answer.inside(ETHTOOL_A_FEATURES_ACTIVE).inside(ETHTOOL_A_BITSET_BITS);
-        // A set without a mask lists those that are on.
-        let names = bits.all().filter_map(|(_, bit)| {
-            let name = Attributes(bit).value(ETHTOOL_A_BITSET_BIT_NAME)?;
-            Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
-        });
-        let mut names: Vec<String> = names.collect();
-        names.sort_unstable();
-        found.insert(index, names);
+        found.insert(index, switched_on(answer));
     })?;
     Ok(found)
+}
+
+/// The same of some devices, for who asks often: a listing of all that a machine with many
+/// containers has is long. Devices that are not there are left out.
+///
+/// # Errors
+/// Like those of [`offloads`].
+pub fn offloads_of(
+    devices: impl IntoIterator<Item = u32>,
+) -> Result<BTreeMap<u32, Vec<String>>, KernelError> {
+    let conversation = || {
+        let mut found = BTreeMap::new();
+        let (socket, family) = open("ethtool")?;
+        for index in devices {
+            let header = attribute(ETHTOOL_A_HEADER_DEV_INDEX, &index.to_ne_bytes());
+            let header = attribute(ETHTOOL_A_HEADER | NLA_F_NESTED, &header);
+            let answer =
+                converse(&socket, family, ETHTOOL_MSG_FEATURES_GET, 0, &header, |answer| {
+                    found.insert(index, switched_on(answer));
+                });
+            match answer {
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                answer => answer?,
+            }
+        }
+        Ok(found)
+    };
+    conversation().map_err(|error: io::Error| KernelError::of("asking for offloads", error))
+}
+
+fn switched_on(answer: Attributes<'_>) -> Vec<String> {
+    let bits = answer.inside(ETHTOOL_A_FEATURES_ACTIVE).inside(ETHTOOL_A_BITSET_BITS);
+    // A set without a mask lists those that are on.
+    let names = bits.all().filter_map(|(_, bit)| {
+        let name = Attributes(bit).value(ETHTOOL_A_BITSET_BIT_NAME)?;
+        Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names
 }
 
 /// How many queues receive, by index of the device. Drivers that do not tell are left out.
@@ -143,20 +181,25 @@ fn ask(
     each: impl FnMut(Attributes<'_>),
 ) -> Result<(), KernelError> {
     let conversation = || {
-        let mut socket = Socket::new(NETLINK_GENERIC)?;
-        socket.bind_auto()?;
-        setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
-        let name = attribute(CTRL_ATTR_FAMILY_NAME, &[family.as_bytes(), b"\0"].concat());
-        let mut id = None;
-        converse(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name, |answer| {
-            id = answer.number(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes);
-        })?;
-        let id = id.ok_or(io::ErrorKind::NotFound)?;
+        let (socket, id) = open(family)?;
         converse(&socket, id, command, NLM_F_DUMP, attributes, each)
     };
     conversation().map_err(|error: io::Error| {
         KernelError::of(format_args!("asking for {what} (generic netlink, `{family}`)"), error)
     })
+}
+
+/// A socket, and the number of a family.
+fn open(family: &str) -> io::Result<(Socket, u16)> {
+    let mut socket = Socket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
+    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
+    let name = attribute(CTRL_ATTR_FAMILY_NAME, &[family.as_bytes(), b"\0"].concat());
+    let mut id = None;
+    converse(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name, |answer| {
+        id = answer.number(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes);
+    })?;
+    Ok((socket, id.ok_or(io::ErrorKind::NotFound)?))
 }
 
 /// A question and its answer: one message, or all parts of a dump.
@@ -247,6 +290,8 @@ mod tests {
         let on = offloads.get(&1).expect("the loopback device");
         assert!(on.iter().any(|name| name == "loopback"), "{on:?}");
         assert!(!on.iter().any(|name| name == "rx-lro"), "{on:?}");
+        let one = offloads_of([1, u32::MAX]).expect("offloads");
+        assert_eq!(one, BTreeMap::from([(1, on.clone())]));
         receive_queues().expect("queues");
         match xdp_support() {
             Ok(xdp) => assert_eq!(xdp.get(&1).map(|support| support.native), Some(false)),

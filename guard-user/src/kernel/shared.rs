@@ -106,10 +106,7 @@ impl Shared {
             for index in (0..NODE_COUNTERS).chain(services).map(|within| first + within) {
                 let Some((_, verdict)) = layout::counter_meaning(index) else { continue };
                 let values = self.counters.get(&index, 0).map_err(read(names::MAP_COUNTERS))?;
-                let counter = values.iter().fold(Counter::default(), |sum, value| Counter {
-                    packets: sum.packets.wrapping_add(value.packets),
-                    bytes: sum.bytes.wrapping_add(value.bytes),
-                });
+                let counter = sum(values.iter());
                 if counter.packets != 0 {
                     all.push((interface.clone(), verdict, counter));
                 }
@@ -318,6 +315,15 @@ impl Shared {
     }
 }
 
+/// What all CPUs together have counted. The kernel has a value for each CPU that may ever be there,
+/// so those of one that was taken out still count.
+fn sum<'c>(values: impl IntoIterator<Item = &'c Counter>) -> Counter {
+    values.into_iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets.wrapping_add(value.packets),
+        bytes: sum.bytes.wrapping_add(value.bytes),
+    })
+}
+
 /// A record of the ring, field by field.
 fn decode(record: &[u8]) -> Option<Event> {
     let half = |at: usize| -> Option<u32> {
@@ -353,4 +359,33 @@ fn read(name: &'static str) -> impl Fn(MapError) -> KernelError {
 
 fn write(name: &'static str) -> impl Fn(MapError) -> KernelError {
     move |error| KernelError::of(format_args!("writing {name}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case 110: two of 288 CPUs are there, and others were.
+    #[test]
+    fn what_cpus_counted_that_are_gone_still_counts() {
+        let mut values = vec![Counter::default(); 288];
+        for (cpu, packets) in [(0, 3), (1, 4), (200, 50), (287, 600)] {
+            values[cpu] = Counter { packets, bytes: packets * 100 };
+        }
+        let Counter { packets, bytes } = sum(&values);
+        assert_eq!((packets, bytes), (657, 65_700));
+    }
+
+    /// Case 110: the kernel fills a value for each CPU that may ever be there into the memory that it
+    /// is given, however many there are now.
+    #[test]
+    fn there_is_room_for_each_cpu_that_may_ever_be_there() {
+        let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("a list");
+        let cpus = listed.trim().split(',').map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let number = |text: &str| text.parse::<usize>().expect("a number");
+            number(last) - number(first) + 1
+        });
+        assert_eq!(aya::util::nr_cpus().expect("the CPUs"), cpus.sum::<usize>());
+    }
 }

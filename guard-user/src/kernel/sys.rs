@@ -24,6 +24,8 @@ use super::mode::{Hook, Mode};
 /// What the kernel says of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkInfo {
+    /// Its id, which no other link of this machine has while it lives.
+    pub id: u32,
     /// The hook that it attaches to; none if that is neither XDP nor tc.
     pub hook: Option<Hook>,
     /// Id of the program that runs.
@@ -90,7 +92,8 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // has filled in this member (`bpf_xdp_link_fill_link_info`, net/core/dev.c). That of a tc link
     // (`tcx_link_fill_info`, kernel/bpf/tcx.c) begins with the same field.
     let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
-    Ok(LinkInfo { hook: Hook::of_link(info.type_), program_id: info.prog_id, ifindex })
+    let hook = Hook::of_link(info.type_);
+    Ok(LinkInfo { id: info.id, hook, program_id: info.prog_id, ifindex })
 }
 
 /// More tc programs than an interface has (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).

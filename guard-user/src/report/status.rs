@@ -117,7 +117,8 @@ fn source(screen: &mut Screen, status: &Status) {
     let load = source.last_load.as_ref().map_or_else(String::new, |load| {
         format!("; last load: {}{}", load.result, age(status, Some(&load.time), ", ", " ago"))
     });
-    screen.line("source", &format!("{what}{load}"));
+    let signed = source.serial.map(|serial| format!(", signed with serial number {serial}"));
+    screen.line("source", &format!("{what}{}{load}", signed.unwrap_or_default()));
     if let Some(trial) = &status.trial {
         let left = Duration::from_secs(trial.seconds_left);
         let line = format!(
@@ -380,6 +381,16 @@ log        1 record not written because they repeated, 2 because nobody took
            them
 tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
         );
+    }
+
+    #[test]
+    fn a_signed_policy_shows_its_serial_number() {
+        let mut status = guarded();
+        status.source.serial = Some(42);
+        let text = text(&status);
+        let source =
+            "source     `/etc/trainguard/cluster.yaml`, signed with serial number 42; last\n";
+        assert!(text.contains(source), "{text}");
     }
 
     #[test]

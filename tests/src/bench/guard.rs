@@ -7,6 +7,7 @@ use guard_common::{Action, Reason, Verdict};
 use guard_user::{
     kernel::{
         generation::{Generation, Maps, Options},
+        mode::Hook,
         netlink,
         shared::Shared,
     },
@@ -31,14 +32,28 @@ pub struct Guard {
 impl Guard {
     /// Loads a policy for a device with this index, name and MTU.
     pub fn load(policy: &CompiledPolicy, index: u32, device: &str, mtu: u32) -> Result<Self> {
+        Self::load_for(Hook::Xdp, policy, index, device, mtu)
+    }
+
+    /// The same for a hook.
+    pub fn load_for(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        index: u32,
+        device: &str,
+        mtu: u32,
+    ) -> Result<Self> {
         let options = Options { maps: Maps::Private, key: KEY, sampling: true };
-        let mut generation = Generation::load(policy, &options)?;
+        let mut generation = Generation::load_for(hook, policy, &options)?;
         let mut shared = generation.shared()?;
-        shared.set_interface(index, device, netlink::has_one_buffer(mtu))?;
+        // As the daemon says it: in the network stack a frame lies in as many buffers as it likes.
+        let one_buffer = hook == Hook::Xdp && netlink::has_one_buffer(mtu);
+        shared.set_interface(index, device, one_buffer)?;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
-        let program = Program::by_id(generation.program_id())?;
+        let id = generation.program_ids().get(&hook).context("a program at the hook")?;
+        let program = Program::by_id(*id)?;
         Ok(Self { _generation: generation, shared, program })
     }
 

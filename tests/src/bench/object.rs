@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, ProgramArray},
-    programs::Xdp,
+    programs::{SchedClassifier, Xdp},
 };
 
 use super::run::Program;
@@ -23,6 +23,8 @@ pub struct Yardsticks {
     pub pass_all: Program,
     /// Parses as the guard does, and drops.
     pub parse_only: Program,
+    /// Hands every packet on, at the tc hook.
+    pub tc_next: Program,
 }
 
 impl Yardsticks {
@@ -33,6 +35,7 @@ impl Yardsticks {
             drop_all: load(&mut ebpf, "drop_all")?,
             pass_all: load(&mut ebpf, "pass_all")?,
             parse_only: load(&mut ebpf, "parse_only")?,
+            tc_next: load_tc(&mut ebpf, "tc_next")?,
         })
     }
 }
@@ -135,6 +138,13 @@ fn load(ebpf: &mut Ebpf, name: &str) -> Result<Program> {
     let xdp: &mut Xdp = program.try_into()?;
     xdp.load().with_context(|| format!("loading `{name}`"))?;
     Program::by_id(xdp.info()?.id())
+}
+
+fn load_tc(ebpf: &mut Ebpf, name: &str) -> Result<Program> {
+    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+    let tc: &mut SchedClassifier = program.try_into()?;
+    tc.load().with_context(|| format!("loading `{name}`"))?;
+    Program::by_id(tc.info()?.id())
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(

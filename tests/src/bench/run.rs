@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     TestRun as _,
-    programs::{ProgramFd, ProgramInfo, TestRunOptions, Xdp, loaded_programs},
+    programs::{ProgramFd, ProgramInfo, SchedClassifier, TestRunOptions, Xdp, loaded_programs},
 };
-use aya_obj::programs::XdpAttachType;
+use aya_obj::{generated::bpf_prog_type, programs::XdpAttachType};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
@@ -18,12 +18,23 @@ use nix::{
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_PASS: u32 = 2;
+/// Results of a tc program (`TC_ACT_SHOT`, `include/uapi/linux/pkt_cls.h`; `TCX_NEXT`,
+/// `include/uapi/linux/bpf.h`).
+pub const TC_DROP: u32 = 2;
+/// See [`TC_DROP`].
+pub const TC_NEXT: u32 = u32::MAX;
 
 /// A loaded program. It stays loaded while this lives.
 #[derive(Debug)]
 pub struct Program {
-    xdp: Xdp,
+    kind: Kind,
     fd: ProgramFd,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Xdp(Xdp),
+    Tc(SchedClassifier),
 }
 
 impl Program {
@@ -36,8 +47,12 @@ impl Program {
     fn of(info: ProgramInfo) -> Result<Self> {
         let fd = info.fd().context("a descriptor of the program")?;
         let name = info.name_as_str().unwrap_or("program").to_owned().into();
-        let xdp = Xdp::from_program_info(info, name, XdpAttachType::Interface)?;
-        Ok(Self { xdp, fd })
+        let kind = if info.program_type() == bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS {
+            Kind::Tc(SchedClassifier::from_program_info(info, name)?)
+        } else {
+            Kind::Xdp(Xdp::from_program_info(info, name, XdpAttachType::Interface)?)
+        };
+        Ok(Self { kind, fd })
     }
 
     /// Its descriptor, for a program array.
@@ -49,7 +64,11 @@ impl Program {
     /// frame is there for the next (`bpf_test_run`, `net/bpf/test_run.c`).
     pub fn run(&self, frame: &[u8], repeat: u32) -> Result<u32> {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        Ok(self.xdp.test_run(options).context("a test run")?.return_value)
+        let result = match &self.kind {
+            Kind::Xdp(program) => program.test_run(options),
+            Kind::Tc(program) => program.test_run(options),
+        };
+        Ok(result.context("a test run")?.return_value)
     }
 
     /// Nanoseconds of CPU time that one run takes, and the result of the last.

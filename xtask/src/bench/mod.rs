@@ -14,8 +14,13 @@ use crate::{build, sh, toolchain};
 const SCHEMA: &str = "trainguard/bench/v1";
 
 /// The benchmarks: name, and bench target of `guard-tests`.
-const BENCHES: [(&str, &str); 4] =
-    [("packet-path", "packet_path"), ("veth", "veth"), ("goodput", "goodput"), ("flood", "flood")];
+const BENCHES: [(&str, &str); 5] = [
+    ("packet-path", "packet_path"),
+    ("hooks", "hooks"),
+    ("veth", "veth"),
+    ("goodput", "goodput"),
+    ("flood", "flood"),
+];
 
 /// What to measure.
 #[derive(Debug, Args)]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::daemon::{
     doors::Door,
-    view::{InterfaceStatus, Status, TrialStatus},
+    view::{InterfaceStatus, ModeOverride, Status, TrialStatus},
 };
 
 /// Interfaces that are told one by one. What the patterns of a manifest match has no bound.
@@ -57,10 +57,6 @@ impl Families {
             let help = "Since when the policy is in force.";
             self.plain("policy_in_force_timestamp_seconds", help, seconds(since));
         }
-        if let Some(deadline) = moments.trial_deadline {
-            let help = "When the policy on trial is undone.";
-            self.plain("policy_trial_deadline_timestamp_seconds", help, seconds(deadline));
-        }
         if let Some((began, success)) = moments.last_load {
             let help = "1 if the last load of the files put them into force.";
             self.flags(&[("policy_last_load_successful", help, success)]);
@@ -76,6 +72,10 @@ impl Families {
         });
         let help = "1 while services have this mode by hand, whatever their policy says.";
         self.gauge("trainguard_mode_override", help, &by_hand);
+        let deadline = status.mode_override.as_ref().map_or(0, ModeOverride::deadline_seconds);
+        let help = "When the modes by hand end; 0 while there are none, and for those that last \
+                    until somebody changes them.";
+        self.plain("mode_override_deadline_timestamp_seconds", help, number(deadline));
         let modes = ["enforce", "observe"].map(|mode| {
             let count = status.services.iter().filter(|service| service.mode == mode).count();
             (vec![("mode", mode)], small(count))

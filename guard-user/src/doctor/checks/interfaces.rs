@@ -3,17 +3,16 @@
 use super::{Check, State, listed, quoted};
 use crate::{
     doctor::facts::{Facts, Interface, Program, Seen},
-    kernel::netlink,
+    kernel::{
+        netlink,
+        nic::{MERGING, VLAN_PARSE},
+    },
     report::counted,
 };
 
 /// Bytes that a frame of one buffer has at most, whatever the driver: a page of 4096 bytes. Many
 /// drivers take less.
 const ONE_BUFFER: u32 = 4096;
-/// Offloads that make one frame of several, each as `ethtool -K` calls it.
-const MERGING: [(&str, &str); 2] = [("rx-lro", "lro"), ("rx-gro-hw", "rx-gro-hw")];
-/// The offload that takes VLAN tags off.
-const VLAN_PARSE: &str = "rx-vlan-hw-parse";
 
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -77,14 +76,15 @@ fn not_ethernet(name: &str) -> Check {
 fn driver(interface: &Interface) -> Check {
     const ID: &str = "xdp-driver";
     let Interface { mtu, name, .. } = interface;
-    let generic = "start the daemon with `--mode generic` (slower), or `--mode auto`, which takes it \
-                   where the driver cannot";
+    let generic = "start the daemon with `--mode tcx` (Linux 6.6), on older kernels with `--mode \
+                   generic` (slower), or with `--mode auto`, which takes the best that can be had";
     match &interface.xdp {
         Seen::Known(support) if !support.native => {
             Check::new(ID, State::Warning, "the driver has no native XDP")
                 .why(
                     "`--mode native` is refused; in generic mode a frame costs more, and frames \
-                      that tc redirects to this interface go past the program",
+                      that tc redirects to this interface go past the program, which in tcx mode \
+                      they do not",
                 )
                 .fix(generic)
         }
@@ -108,7 +108,8 @@ fn driver(interface: &Interface) -> Check {
         Seen::Hidden(why) => {
             Check::new(ID, State::Note, format!("the driver does not tell: {why}"))
                 .why("kernels tell since 6.3; before, only attaching shows")
-                .fix("look at what the daemon says when it starts; `--mode generic` works anywhere")
+                .fix("look at what the daemon says when it starts; `--mode tcx` works anywhere from Linux 6.6 \
+                      on, `--mode generic` before")
         }
     }
 }
@@ -158,7 +159,7 @@ fn offloads(interface: &Interface) -> Check {
             )
             .fix(format!("ethtool -K {} {}", quoted(&interface.name), flags.join(" ")));
     }
-    if has(VLAN_PARSE) {
+    if has(VLAN_PARSE.0) {
         return Check::new(ID, State::Note, "the card takes VLAN tags off (rx-vlan-hw-parse)")
             .why("policies go by port, which does not need the tag");
     }

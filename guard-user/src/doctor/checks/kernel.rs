@@ -139,7 +139,8 @@ fn link(abilities: &Abilities, rights: &Rights) -> Check {
                     "the virtual device's driver refuses; a real card's may not, its own checks \
                       below tell",
                 )
-                .fix("start the daemon with `--mode generic` where a driver refuses")
+                .fix("start the daemon with `--mode tcx`, before Linux 6.6 with `--mode generic`, where a \
+                      driver refuses")
         }
         (_, Err(check)) => check
             .why("an attachment that is no link cannot outlive the daemon")

@@ -1,0 +1,204 @@
+//! Pins that cannot be made, or that go away under a running daemon: the guard holds, it is said
+//! what it no longer outlives, and it is mended once it can be.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::{
+    mounts::writable,
+    node::{FREE_PORT, MANIFEST, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
+};
+use guard_user::kernel::link::Link;
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
+
+const UNPINNED: &str = "guarded only as long as this daemon runs";
+
+fn events(node: &Node) -> String {
+    let output = node.trainguard(&["events", "--format", "json"]).output().expect("events");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn says<'a>(what: &'a str) -> impl Fn(&Value) -> bool + 'a {
+    move |status| status["problems"].to_string().contains(what)
+}
+
+fn well(status: &Value) -> bool {
+    enforcing(status) && status["problems"] == json!([])
+}
+
+/// Waits for a condition that no status tells; how long it took.
+fn until(node: &Node, what: &str, holds: impl Fn() -> bool) -> Duration {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "not {what}: {}", node.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    began.elapsed()
+}
+
+/// Case 77, where nothing can be pinned: an interface that appears is guarded all the same, for as
+/// long as the daemon runs, which is said; once it can be pinned it is.
+#[test]
+fn an_interface_that_cannot_be_pinned_is_guarded_and_told_of() {
+    for mode in ["native", "tcx"] {
+        let Some(mut node) = Node::new("pins/new") else { return };
+        node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[\"eth*\", keep0]"));
+        node.add_link("keep0");
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", well);
+        let bpf = node.path("bpf");
+        writable(&bpf, false).expect("read-only");
+        // Made again: a pin of this name is there, of a link that is dead and cannot be removed.
+        node.ip(&["link", "del", "eth0"]);
+        node.add_link("eth0");
+        node.add_link("eth1");
+        let two = |status: &Value| status["problems"].to_string().matches(UNPINNED).count() == 2;
+        let status = node.wait("told of", two);
+        assert_eq!(status["enforcing"], true, "{status}");
+        for name in ["eth0", "eth1"] {
+            let interfaces = status["interfaces"].as_array().expect("interfaces");
+            let interface = interfaces.iter().find(|interface| interface["name"] == name);
+            let interface = interface.expect("the interface");
+            assert_eq!(interface["state"], "guarded", "{status}");
+            let problem = interface["problem"].as_str().expect("a problem");
+            assert!(problem.starts_with(UNPINNED) && problem.contains("Read-only"), "{problem}");
+        }
+        assert!(says("remount,rw")(&status), "{status}");
+        node.add_addresses();
+        node.assert_guarded();
+        assert!(node.answers(STRANGER[0], FREE_PORT));
+        assert!(events(&node).contains(UNPINNED), "{}", events(&node));
+
+        // Renamed meanwhile, it is pinned under the name that it has then.
+        node.rename("eth1", "eth9");
+        node.wait("aware of the name", says("eth9"));
+        writable(&bpf, true).expect("writable");
+        let suffix = if mode == "tcx" { ":tcx" } else { "" };
+        let pins = node.own_pins();
+        let pin = |name: &str| pins.join(format!("link-{name}{suffix}"));
+        let took = until(&node, "pinned", || pin("eth9").exists());
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        let status = node.wait("well again", well);
+        assert_eq!(status["generation"], 1);
+        assert!(!pin("eth1").exists());
+        assert!(events(&node).contains("pinned at last"), "{}", events(&node));
+        node.signal("KILL");
+        node.assert_guarded();
+        for name in ["eth0", "eth9", "keep0"] {
+            assert!(Link::open(&pin(name)).expect("a pin").is_alive(), "{name}");
+        }
+    }
+}
+
+/// Changes what the daemon has mounted. Its mount namespace is its own (`ip netns exec`).
+fn mounting(node: &Node, program: &str, args: &[&str]) {
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--mount", "--target", &node.daemon_id().to_string(), program]).args(args);
+    let output = nsenter.arg(node.path("bpf")).output().expect("nsenter");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Case 101: another bpf file system in the place of the one with the pins, as after `umount` and
+/// `mount`. Everything that was pinned is pinned there; when it goes, the old pins are good again.
+#[test]
+fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
+    for mode in ["native", "tcx"] {
+        let Some(mut node) = Node::new("pins/mounted") else { return };
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", well);
+        node.assert_guarded();
+        let counted = node.packets("not_allowed");
+        let suffix = if mode == "tcx" { ":tcx" } else { "" };
+        let pin = node.own_pins().join(format!("link-eth0{suffix}"));
+        // As the daemon sees it.
+        let root = PathBuf::from(format!("/proc/{}/root", node.daemon_id()));
+        let pin = root.join(pin.strip_prefix("/").expect("an absolute path"));
+
+        mounting(&node, "umount", &["-l"]);
+        let status = node.wait("told of", says("is not on a bpf file system"));
+        assert_eq!(status["enforcing"], true, "{status}");
+        assert!(says(UNPINNED)(&status), "{status}");
+        node.assert_guarded();
+        // What would not outlive the daemon does not come into force.
+        node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
+        let status = node.wait("refused", |status| status["up_to_date"] == false);
+        assert_eq!((&status["generation"], enforcing(&status)), (&json!(1), true));
+        node.assert_guarded();
+
+        mounting(&node, "mount", &["-t", "bpf", "bpf"]);
+        let took = until(&node, "pinned", || pin.exists());
+        assert!(took < Duration::from_secs(4), "{took:?}");
+        node.signal("HUP");
+        node.wait("the next generation", |status| status["generation"] == 2);
+        node.wait("well", well);
+        node.assert_guarded();
+        assert!(node.packets("not_allowed") > counted, "the same maps count on");
+
+        // One that hides it, and goes again.
+        mounting(&node, "mount", &["-t", "bpf", "bpf"]);
+        until(&node, "pinned there, too", || pin.exists());
+        node.wait("well", well);
+        mounting(&node, "umount", &["-l"]);
+        thread::sleep(Duration::from_secs(3));
+        node.wait("well", well);
+        assert!(Link::open(&pin).expect("the pin").is_alive());
+        node.assert_guarded();
+        let told = events(&node);
+        for what in ["pins of 12 maps were removed", "its pin was removed", "is not on a bpf file"]
+        {
+            assert!(told.contains(what), "no {what}: {told}");
+        }
+    }
+}
+
+/// Case 101: somebody removes the pins and detaches the link.
+#[test]
+fn pins_and_link_that_are_taken_together_come_back_with_an_alarm() {
+    let Some(mut node) = Node::new("pins/taken") else { return };
+    node.start(&[]);
+    node.wait("enforcing", well);
+    let pin = node.own_pins().join("link-eth0");
+    let link = Link::open(&pin).expect("the pinned link");
+    fs::remove_dir_all(node.pins()).expect("removing the pins");
+    guard_user::kernel::sys::link_detach(link.fd()).expect("detaching");
+    let took = until(&node, "pinned", || pin.exists());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    node.wait("well", well);
+    node.assert_guarded();
+    let told = events(&node);
+    assert!(told.contains("pins of 12 maps were removed") && told.contains("\"lost\""), "{told}");
+}
+
+/// Case 104: a directory that another daemon has made and uses in the place of one that was removed.
+#[test]
+fn pins_of_another_daemon_are_not_taken_for_ours() {
+    let Some(mut node) = Node::new("pins/other") else { return };
+    node.start(&[]);
+    node.wait("enforcing", well);
+    // As one that was started right after the removal would hold it.
+    fs::rename(node.pins(), node.path("bpf").join("old")).expect("moving the pins away");
+    fs::create_dir(node.pins()).expect("a directory");
+    let theirs = fs::File::open(node.pins()).expect("the directory");
+    let lock = Flock::lock(theirs, FlockArg::LockExclusiveNonblock).expect("a lock");
+    let status = node.wait("told of", says("another trainguard daemon uses"));
+    assert_eq!(status["enforcing"], true, "{status}");
+    node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
+    let status = node.wait("refused", |status| status["up_to_date"] == false);
+    assert_eq!(status["generation"], 1);
+    assert!(!node.own_pins().join("TG_COUNTERS").exists(), "nothing is pinned among theirs");
+    assert!(!node.answers(STRANGER[0], PORT));
+    drop(lock);
+    node.wait("pinned there", |status| {
+        status["problems"].as_array().is_some_and(|all| all.len() == 1)
+    });
+    node.signal("HUP");
+    node.wait("the next generation", |status| status["generation"] == 2);
+    node.wait("well", well);
+    node.assert_guarded();
+}

@@ -1,0 +1,120 @@
+//! What somebody does around a guard that runs: switches offloads of its interface, redirects
+//! packets to it past the wire.
+
+use std::{
+    net::UdpSocket,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::{
+    ethtool,
+    node::{MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved},
+};
+use serde_json::json;
+
+fn warnings(node: &Node, what: &str) -> usize {
+    let output = node.trainguard(&["events", "--format", "json"]).output().expect("events");
+    let events = String::from_utf8_lossy(&output.stdout).into_owned();
+    let warning = |line: &&str| line.contains("\"warning\"") && line.contains(what);
+    events.lines().filter(warning).count()
+}
+
+/// Case 89: each time that an offload is switched on is told of, once, and the verdicts stay.
+#[test]
+fn offloads_that_are_switched_on_later_are_told_of_once() {
+    const OFFLOAD: &str = "rx-vlan-hw-parse";
+    for mode in ["native", "tcx", "generic"] {
+        let Some(mut node) = Node::new("surroundings/offloads") else { return };
+        let switch = |node: &Node, on| {
+            let done = node.at_node(|| ethtool::switch("eth0", OFFLOAD, on));
+            done.unwrap_or_else(|error| panic!("{mode}: {error:#}"));
+        };
+        switch(&node, true);
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", enforcing);
+        let look = Duration::from_millis(2500);
+        thread::sleep(look);
+        assert_eq!(warnings(&node, OFFLOAD), 0, "what was on before is the doctor's to tell");
+        for round in 1..=2 {
+            switch(&node, false);
+            thread::sleep(look);
+            node.assert_guarded();
+            assert_eq!(warnings(&node, OFFLOAD), round - 1, "switched off");
+            switch(&node, true);
+            let began = Instant::now();
+            while warnings(&node, OFFLOAD) < round {
+                assert!(began.elapsed() < PATIENCE, "{mode}: not told: {}", node.log());
+                thread::sleep(Duration::from_millis(50));
+            }
+            assert!(began.elapsed() < Duration::from_secs(4), "{mode}: {:?}", began.elapsed());
+            thread::sleep(look);
+            assert_eq!(warnings(&node, OFFLOAD), round, "{mode}: told once");
+            node.assert_guarded();
+        }
+        let status = node.status().expect("a status");
+        assert_eq!((&status["problems"], &status["generation"]), (&json!([]), &json!(1)));
+        node.signal("TERM");
+    }
+}
+
+/// Case 82: packets that tc hands from an interface that nobody guards to one that is. In generic
+/// mode they go past the program (`netif_receive_generic_xdp`, net/core/dev.c), which README and
+/// `doctor` say; in native mode they do, too, as they never come from the driver; in tcx mode they
+/// are judged.
+#[test]
+fn what_tc_redirects_to_a_guarded_interface_is_judged_in_tcx_mode_only() {
+    const KNOCKS: u64 = 20;
+    for (mode, judged) in [("generic", false), ("native", false), ("tcx", true)] {
+        let Some(mut node) = Node::new("surroundings/redirect") else { return };
+        node.add_link("side0");
+        node.start(&["--mode", mode]);
+        node.wait("enforcing", enforcing);
+        node.assert_guarded();
+        let tc = |words: &str| {
+            let mut tc = node.command_at_node(Path::new("tc"));
+            let output = tc.args(words.split(' ')).output().expect("tc");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "tc {words}: {said}");
+        };
+        tc("qdisc add dev side0 clsact");
+        tc("filter add dev side0 ingress protocol ip u32 match u32 0 0 action mirred ingress \
+            redirect dev eth0");
+        // The peer sends to the node's address by the other cable.
+        let peer = |args: &[&str]| {
+            let output =
+                Command::new("ip").args(["-n", node.peer()]).args(args).output().expect("ip");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        let address = "02:00:00:00:00:09";
+        node.ip(&["link", "set", "side0", "address", address]);
+        let to = NODE[0].to_string();
+        peer(&["route", "add", &format!("{to}/32"), "dev", "side0"]);
+        peer(&["neigh", "replace", &to, "lladdr", address, "dev", "side0"]);
+        let door = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
+        door.set_read_timeout(Some(Duration::from_millis(500))).expect("a time");
+        let knock = |from| {
+            let before = node.stats();
+            node.at_peer(|| {
+                let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+                for _ in 0..KNOCKS {
+                    socket.send_to(b"knock", (NODE[0], PORT)).expect("sending");
+                }
+            });
+            let mut buffer = [0; 16];
+            let arrived = (0..KNOCKS).take_while(|_| door.recv(&mut buffer).is_ok()).count();
+            (arrived as u64, moved(&before, &node.stats()))
+        };
+        let stranger = knock(STRANGER[0]);
+        let member = knock(MEMBER[0]);
+        if judged {
+            assert_eq!(stranger, (0, vec![("not_allowed".to_owned(), KNOCKS)]), "{mode}");
+            assert_eq!(member, (KNOCKS, vec![("allowed".to_owned(), KNOCKS)]), "{mode}");
+        } else {
+            assert_eq!(stranger, (KNOCKS, vec![]), "{mode}: as documented, it goes past");
+            assert_eq!(member, (KNOCKS, vec![]), "{mode}");
+        }
+    }
+}
