@@ -205,6 +205,10 @@ pub struct LintArgs {
     /// Tell what comments (`# trainguard: ignore[TG204] reason`) silence, too
     #[arg(long)]
     pub no_ignores: bool,
+    /// Refuse manifests that are not signed with this key, a public key of minisign, as a daemon
+    /// with the same flag does. Whether one is newer than what is in force, only a daemon knows
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["fix", "diff"])]
+    pub policy_key: Option<PathBuf>,
     /// Apply the safe fixes to the files
     #[arg(long, conflicts_with_all = ["format", "outputs"])]
     pub fix: bool,

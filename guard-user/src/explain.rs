@@ -23,6 +23,7 @@ const PAGES: &[Page] = pages! {
     "TG213" "TG214"
     "TG301" "TG302" "TG303"
     "TG401" "TG402" "TG403" "TG404" "TG405" "TG407" "TG408" "TG409" "TG410" "TG411" "TG412" "TG413" "TG414"
+    "TG415"
     "TG501" "TG502" "TG503" "TG504" "TG505"
     "TG901" "TG902" "TG903"
     "not_ip" "unguarded" "undecodable" "malformed_ip" "too_many_headers" "fragment" "malformed_l4"

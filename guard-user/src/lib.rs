@@ -7,6 +7,7 @@
 //! - [`logs`] is what the daemon says of itself.
 //! - `doctor` tells what would keep a node from being guarded, and what to do about it.
 //! - [`learn`] makes a proposal of what was seen.
+//! - `trust` is who could change a file, for daemon and doctor.
 //! - [`explain`] has a page for each finding and each reason.
 
 pub mod capture;
@@ -30,3 +31,5 @@ pub mod object;
 pub mod policy;
 pub mod probe;
 pub mod report;
+#[cfg(feature = "daemon")]
+pub mod trust;

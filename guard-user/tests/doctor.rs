@@ -144,7 +144,7 @@ fn ports(service: &str, first: u16, last: u16) -> ServicePorts {
 }
 
 fn file(path: &str, kind: &'static str, uid: u32, mode: u32) -> PolicyFile {
-    PolicyFile { path: path.into(), kind, owned: owned(uid, mode) }
+    PolicyFile { path: path.into(), kind, owned: owned(uid, mode), names: 1, read_only: false }
 }
 
 fn refusal(errno: i32) -> Refusal {
@@ -468,7 +468,7 @@ fn who_listens_is_told() {
     assert!(said.contains("tcp/9091 (python3)"), "{said}");
 }
 
-/// Cases 145 and 147, as far as files go: who may change what is guarded.
+/// Cases 128, 145 and 147, as far as files go: who may change what is guarded.
 #[test]
 fn case_145_and_147_files_that_others_may_change_are_named() {
     let with = |wrong: PolicyFile| {
@@ -481,6 +481,11 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
         (file("/etc/a b.yaml", "file", 0, 0o646), "chmod go-w '/etc/a b.yaml'"),
         (file("/etc/x.yaml", "file", 1001, 0o644), "chown -h root /etc/x.yaml"),
         (file("/etc/x.yaml", "link", 1001, 0o777), "chown -h root /etc/x.yaml"),
+        (file("/etc/x.yaml", "other", 0, 0o600), "rm /etc/x.yaml, and put a file in its place"),
+        (
+            PolicyFile { names: 2, ..file("/etc/x", "file", 0, 0o600) },
+            "cp -p /etc/x /etc/x.new && mv /etc/x.new /etc/x",
+        ),
     ] {
         let (id, state, said) = with(wrong);
         assert_eq!((id, state), ("policy-files", State::Failed), "{said}");
@@ -490,6 +495,8 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
         file("/tmp", "directory", 0, 0o1777),
         file("/etc/x.yaml", "link", 0, 0o777),
         file("/etc/x.yaml", "file", 990, 0o644),
+        // As a ConfigMap is mounted.
+        PolicyFile { read_only: true, ..file("/etc/trainguard", "directory", 0, 0o777) },
     ] {
         let checks = diagnosis(|facts| {
             facts.policy.as_mut().expect("a policy").files = known(vec![fine]);

@@ -17,6 +17,7 @@ use guard_user::{
         Bundle, code,
         diagnostic::{Report, Severity},
         load::Loader,
+        signature,
     },
 };
 
@@ -203,6 +204,19 @@ fn an_example_that_shows_something_else_is_noticed() {
     assert_eq!(example(page), files);
 }
 
+/// What lint finds if a manifest is to be signed that is not.
+fn unsigned() -> Report {
+    let pair = minisign::KeyPair::generate_unencrypted_keypair().expect("a key");
+    let key = pair.pk.to_box().expect("a key").to_string();
+    let key = signature::Key::parse(key.as_bytes()).expect("a key");
+    let bundle = Bundle::new("cluster.yaml", [("cluster.yaml", MANIFEST), ("policy.yaml", POLICY)]);
+    let mut loader = Loader::new(&bundle);
+    let manifest = Path::new("cluster.yaml");
+    loader.check_manifest(manifest);
+    loader.check_signature(manifest, &bundle, &key);
+    loader.finish(manifest).0
+}
+
 /// Files that give the finding of a code whose page says that its example is in code.
 fn in_code(code: &str) -> Files {
     const HEAD: &str = "apiVersion: trainguard/v1\nkind: Cluster\nname: t\ninterfaces: [eth0]\n\
@@ -273,7 +287,8 @@ fn examples_in_code_give_the_findings_of_their_pages() {
     let codes: Vec<String> = codes().into_iter().filter(in_code).collect();
     assert!(codes.iter().any(|code| code == "TG010"), "{codes:?}");
     for code in codes {
-        shows(&code, &loaded(self::in_code(&code), &[])).unwrap_or_else(|error| panic!("{error}"));
+        let report = if code == "TG415" { unsigned() } else { loaded(self::in_code(&code), &[]) };
+        shows(&code, &report).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

@@ -60,6 +60,67 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     }
 }
 
+/// The values of a key of the service's unit, of all its lines.
+fn values(key: &str) -> Vec<String> {
+    let unit = packaging("systemd/trainguard.service");
+    let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    lines.flat_map(str::split_ascii_whitespace).map(str::to_owned).collect()
+}
+
+/// Nobody configures a network, and nobody with the default dependencies listens, before the guard
+/// is ready: `multi-user.target`, which wants it, does not wait for a unit without them.
+#[test]
+fn network_and_services_wait_for_the_guard() {
+    assert_eq!(values("DefaultDependencies"), ["no"]);
+    assert_eq!(values("Before"), ["network-pre.target", "sysinit.target", "shutdown.target"]);
+    assert_eq!(
+        values("After"),
+        [
+            "local-fs.target",
+            "systemd-sysctl.service",
+            "systemd-modules-load.service",
+            "trainguard-pins.service"
+        ]
+    );
+    assert_eq!(values("Type"), ["notify"], "started is ready");
+}
+
+/// The order leaves nobody waiting for himself, with cloud-init as Debian has it neither.
+#[test]
+fn the_order_has_no_cycle() {
+    let directory = units();
+    let write = |name: &str, order: &str| {
+        let text = format!(
+            "[Unit]\nDescription={name}\nDefaultDependencies=no\n{order}\n[Service]\nExecStart=/bin/true\n"
+        );
+        fs::write(directory.path().join(name), text).expect("writing");
+    };
+    write(
+        "local.service",
+        "After=systemd-remount-fs.service\nBefore=network-pre.target sysinit.target",
+    );
+    write("net.service", "After=network-pre.target local-fs.target\nBefore=network.target");
+    write(
+        "init.service",
+        "After=local.service net.service\nBefore=network-online.target sysinit.target",
+    );
+    let verify = |target: &str| {
+        let text = format!(
+            "[Unit]\nDescription=All\nRequires=basic.target {target}\nAfter=basic.target\n\
+             Wants=trainguard.service local.service net.service init.service network-online.target\n"
+        );
+        fs::write(directory.path().join("all.target"), text).expect("writing");
+        let output = analyze("order", &["verify", "--man=no"], &directory, "all.target")?;
+        Some(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let Some(said) = verify("") else { return };
+    assert!(!said.contains("cycle"), "{said}");
+    // It would say so.
+    write("turn.service", "After=sysinit.target\nBefore=trainguard.service");
+    let said = verify("turn.service").expect("as before");
+    assert!(said.contains("cycle"), "{said}");
+}
+
 /// 2.0 or better, of 10.
 #[test]
 fn the_service_is_not_exposed() {
@@ -108,6 +169,9 @@ fn the_container_has_three_capabilities_and_is_not_privileged() {
         security["capabilities"],
         json!({ "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] })
     );
+    let unit = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
+    assert_eq!(values("CapabilityBoundingSet"), unit, "the same");
+    assert_eq!(values("AmbientCapabilities"), unit, "the same");
     assert_eq!(security["privileged"], false);
     assert_eq!(security["allowPrivilegeEscalation"], false);
     let volumes = spec["volumes"].as_array().expect("volumes");

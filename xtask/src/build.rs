@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -48,12 +49,8 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
 pub(crate) fn static_binary(tools: &Toolchain, triple: &str) -> Result<PathBuf> {
     let object = kernel_object(tools, "guard", &BuildArgs::default())?;
     let target = sh::root().join("target/static");
-    let home = std::env::var("CARGO_HOME")
-        .or_else(|_unset| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
-    let root = sh::root();
-    let remap = |from: &str, to: &str| format!("--remap-path-prefix={from}={to}");
-    let mut flags = vec![remap(&root.to_string_lossy(), "/usr/src/trainguard")];
-    flags.extend(home.ok().map(|home| remap(&home, "/usr/src/cargo")));
+    let rustc = PathBuf::from(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    let flags = anonymous(&rustc)?;
     let mut cargo = sh::cargo();
     cargo
         .args(["build", "--release", "--package", "guard-user", "--target", triple])
@@ -66,6 +63,23 @@ pub(crate) fn static_binary(tools: &Toolchain, triple: &str) -> Result<PathBuf> 
         .env_remove("RUSTFLAGS");
     sh::run(&mut cargo).with_context(|| format!("building for {triple}"))?;
     Ok(target.join(triple).join("release/trainguard"))
+}
+
+/// Flags that keep a compiler from writing down where things lie on this machine: the sources, those
+/// of dependencies, and its own. The same sources give the same bytes in any directory.
+fn anonymous(rustc: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new(rustc);
+    let sysroot = sh::read(command.current_dir(sh::root()).args(["--print", "sysroot"]))?;
+    let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
+    let mut places = vec![(sh::root(), "/usr/src/trainguard"), (library, "/usr/src/rust")];
+    places.extend(sh::cargo_home().map(|home| (home, "/usr/src/cargo")));
+    let remap = |(from, to): (PathBuf, &str)| {
+        // What the compiler is told are paths without links.
+        let real = fs::canonicalize(&from).ok().filter(|real| *real != from);
+        let flag = |from: &Path| format!("--remap-path-prefix={}={to}", from.display());
+        [Some(flag(&from)), real.map(|real| flag(&real))]
+    };
+    Ok(places.into_iter().flat_map(remap).flatten().collect())
 }
 
 /// Builds the kernel objects of the benchmarks; the directory where they lie.
@@ -90,8 +104,9 @@ pub(crate) fn without_kernel_object() -> Result<PathBuf> {
 /// what the host build has compiled.
 fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<PathBuf> {
     let target = sh::root().join("target/bpf");
+    let mut flags = anonymous(&tools.rustc.path)?;
     // rustc passes `--cpu v3` on to the linker by itself.
-    let flags = [
+    flags.extend([
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
@@ -100,7 +115,7 @@ fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<Path
         // and without this the compiler would do it byte by byte.
         "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         format!("-Clinker={}", tools.linker.display()),
-    ];
+    ]);
     let mut cargo = sh::cargo();
     cargo
         .args(["build", "--release", "--package", "guard-ebpf", "--target", "bpfel-unknown-none"])

@@ -43,10 +43,14 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Where `cargo install` puts binaries.
 fn cargo_bin() -> Option<PathBuf> {
-    let home = env::var_os("CARGO_HOME")
+    cargo_home().map(|home| home.join("bin"))
+}
+
+/// Where cargo keeps the sources of dependencies.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    env::var_os("CARGO_HOME")
         .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    home.map(|home| home.join("bin"))
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
 }
 
 /// The standard output of a program that must succeed.

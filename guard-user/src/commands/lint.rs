@@ -14,10 +14,11 @@ use crate::{
     cli::{FailOn, LintArgs},
     exit::Exit,
     policy::{
-        Files,
+        Disk, Files,
         diagnostic::{Report, Severity},
         fix,
         load::{FileKind, Loader},
+        signature::Key,
     },
     report::{
         self,
@@ -34,6 +35,13 @@ pub fn run(args: &LintArgs) -> Exit {
             return Exit::NoAnswer;
         }
     };
+    let key = match args.policy_key.as_deref().map(policy_key).transpose() {
+        Ok(key) => key,
+        Err(problem) => {
+            report::error(problem);
+            return Exit::NoAnswer;
+        }
+    };
     let here = [PathBuf::from(".")];
     let paths: &[PathBuf] = if args.paths.is_empty() { &here } else { &args.paths };
     let files = Overlay::default();
@@ -41,7 +49,7 @@ pub fn run(args: &LintArgs) -> Exit {
     if args.fix || args.diff {
         return fix_all(args, &inputs, &files);
     }
-    let mut outcome = check(args, &inputs, &files);
+    let mut outcome = check(args, &inputs, &files, key.as_ref());
     for (path, problem) in &inputs.problems {
         report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));
     }
@@ -56,6 +64,11 @@ pub fn run(args: &LintArgs) -> Exit {
         report::hint(
             "name a file, or a directory with *.yaml files of `apiVersion: trainguard/v1`",
         );
+        return Exit::NoAnswer;
+    }
+    if key.is_some() && outcome.manifests == 0 {
+        report::error("no manifest whose signature could be checked");
+        report::hint("a signature covers a manifest with all that it names: name the manifest");
         return Exit::NoAnswer;
     }
     outcome.report.unreadable |= !inputs.problems.is_empty();
@@ -90,9 +103,17 @@ fn threshold(fail_on: FailOn) -> Option<Severity> {
     }
 }
 
+/// Reads a key for signed policies.
+fn policy_key(path: &Path) -> Result<Key, String> {
+    let shown = report::lint::shown_path(path);
+    let text = Disk.read(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+    Key::parse(&text).map_err(|why| format!("`{shown}`: {why}"))
+}
+
 struct Outcome {
     report: Report,
     checked: usize,
+    manifests: usize,
     foreign: Vec<PathBuf>,
 }
 
@@ -100,7 +121,7 @@ fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
 }
 
-fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files) -> Outcome {
+fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files, key: Option<&Key>) -> Outcome {
     let mut loader = Loader::new(files);
     loader.allow(args.allow.iter().copied());
     if args.no_ignores {
@@ -109,6 +130,7 @@ fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files) -> Outcome {
     let mut foreign = Vec::new();
     let mut checked = BTreeSet::new();
     let mut policies = Vec::new();
+    let mut manifests = 0;
     let named = inputs.named.iter().map(|path| (path, true));
     let found = inputs.found.iter().map(|path| (path, false));
     // Manifests first: they check their policies, knowing more than a policy by itself says.
@@ -117,7 +139,13 @@ fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files) -> Outcome {
             continue;
         }
         match loader.kind(path) {
-            FileKind::Cluster => loader.check_manifest(path),
+            FileKind::Cluster => {
+                manifests += 1;
+                loader.check_manifest(path);
+                if let Some(key) = key {
+                    loader.check_signature(path, files, key);
+                }
+            }
             FileKind::Policy => policies.push(path),
             FileKind::Test => {
                 loader.test(path);
@@ -137,7 +165,7 @@ fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files) -> Outcome {
     loader.check_ignores();
     let (report, ..) = loader.finish(Path::new(""));
     let checked = report.sources.iter().count().saturating_sub(foreign.len());
-    Outcome { report, checked, foreign }
+    Outcome { report, checked, manifests, foreign }
 }
 
 /// Applies the safe fixes, until none is left, or shows them; then what is left is for `lint`.
@@ -146,7 +174,7 @@ fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
     let mut originals: Vec<(PathBuf, String)> = Vec::new();
     let mut done = 0;
     let outcome = loop {
-        let outcome = check(args, inputs, files);
+        let outcome = check(args, inputs, files, None);
         let fixed = fix::apply(&outcome.report);
         if fixed.is_empty() {
             break outcome;

@@ -1,39 +1,22 @@
 //! Files that only root or the daemon's own user can have written: what a policy is read from, and
-//! what the daemon has kept for itself.
-//!
-//! A path is walked from the root directory, name by name, each opened below the directory before
-//! it and looked at through its own descriptor: nobody can put something else in its place between
-//! the look and the reading. Symbolic links are followed, as a `ConfigMap` of Kubernetes consists of
-//! them, but whatever a link leads to, and every directory on the way there, obeys the same rule.
+//! what the daemon has kept for itself. The rules are those of [`crate::trust`].
 
 use std::{
-    collections::VecDeque,
-    ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read as _},
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
-    },
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use nix::{
-    fcntl::{AtFlags, OFlag, open, openat, readlinkat},
-    sys::{
-        stat::{FileStat, Mode, SFlag, fstat, fstatat},
-        statvfs::{FsFlags, fstatvfs},
-    },
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
     unistd::geteuid,
 };
 
-use crate::policy::{Disk, Files, files};
-
-/// Links on the way to a file, as many as the kernel follows (`MAXSYMLINKS`).
-const MAX_LINKS: usize = 40;
-/// Writable by the group, by others.
-const SHARED: u32 = 0o022;
-const STICKY: u32 = 0o1000;
+use crate::{
+    policy::{Disk, Files, files},
+    trust::{self, End, Fault, Owned, Passed},
+};
 
 /// The file system, as far as it can be trusted.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,79 +39,7 @@ impl Files for Trusted {
 /// It is not there, or somebody else may write to it or put another one in its place: who, and what
 /// to do.
 pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
-    let absolute = std::path::absolute(path)?;
-    let mut walk = Walk { ahead: VecDeque::new(), behind: PathBuf::from("/"), links: 0 };
-    walk.add(&absolute);
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut directory = open("/", flags, Mode::empty())?;
-    check_directory(&directory, &walk.behind)?;
-    while let Some(name) = walk.ahead.pop_front() {
-        let found = fstatat(&directory, &*name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        let is_last = walk.ahead.is_empty();
-        match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFLNK => {
-                check_owner(&found, &walk.behind.join(&name))?;
-                let target = PathBuf::from(readlinkat(&directory, &*name)?);
-                walk.links += 1;
-                if walk.links > MAX_LINKS {
-                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
-                }
-                if target.is_absolute() {
-                    directory = open("/", flags, Mode::empty())?;
-                    walk.behind = PathBuf::from("/");
-                }
-                walk.add_before(&target);
-            }
-            SFlag::S_IFDIR if !is_last => {
-                let next = flags | OFlag::O_NOFOLLOW;
-                directory = openat(&directory, &*name, next, Mode::empty())?;
-                walk.step(&name);
-                check_directory(&directory, &walk.behind)?;
-            }
-            _ if is_last => return open_last(&directory, &name, &walk.behind.join(&name)),
-            _ => return Err(io::ErrorKind::NotADirectory.into()),
-        }
-    }
-    Err(io::ErrorKind::IsADirectory.into())
-}
-
-/// What is still to be walked.
-struct Walk {
-    ahead: VecDeque<OsString>,
-    /// Where it is, for people.
-    behind: PathBuf,
-    links: usize,
-}
-
-impl Walk {
-    fn names(path: &Path) -> impl DoubleEndedIterator<Item = &OsStr> {
-        path.components().filter_map(|component| match component {
-            Component::Normal(name) => Some(name),
-            Component::ParentDir => Some(OsStr::new("..")),
-            Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
-        })
-    }
-
-    fn add(&mut self, path: &Path) {
-        self.ahead.extend(Self::names(path).map(OsStr::to_owned));
-    }
-
-    fn add_before(&mut self, path: &Path) {
-        for name in Self::names(path).rev() {
-            self.ahead.push_front(name.to_owned());
-        }
-    }
-
-    fn step(&mut self, name: &OsStr) {
-        if name == ".." {
-            self.behind.pop();
-        } else {
-            self.behind.push(name);
-        }
-    }
-}
-
-fn open_last(directory: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<File> {
+    let End { directory, name, path } = trust::walk(path, &mut |passed| require(&passed))?;
     // Opening a pipe would wait for a writer that may never come, and opening a terminal may make it
     // ours.
     let flags = OFlag::O_RDONLY
@@ -136,58 +47,41 @@ fn open_last(directory: &OwnedFd, name: &OsStr, path: &Path) -> io::Result<File>
         | OFlag::O_NONBLOCK
         | OFlag::O_NOCTTY
         | OFlag::O_CLOEXEC;
-    let file = File::from(openat(directory, name, flags, Mode::empty())?);
+    let file = File::from(openat(&directory, &*name, flags, Mode::empty())?);
     files::require_regular(&file)?;
-    let found = fstat(file.as_fd())?;
-    check_owner(&found, path)?;
-    let shown = path.display();
-    if found.st_mode & SHARED != 0 {
-        let mode = found.st_mode & 0o7777;
-        return Err(refusal(format!(
-            "others may write to `{shown}` (mode {mode:04o}): `chmod go-w` it"
-        )));
-    }
-    let names = file.metadata()?.nlink();
-    if names != 1 {
-        return Err(refusal(format!(
-            "`{shown}` has {names} names (hard links), and whoever has another one may have it \
-             elsewhere: put a copy in its place"
-        )));
-    }
+    require(&Passed::file(path, &file)?)?;
     Ok(file)
 }
 
-fn check_directory(directory: &OwnedFd, path: &Path) -> io::Result<()> {
-    let found = fstat(directory.as_fd())?;
-    check_owner(&found, path)?;
-    // In a sticky directory nobody can put something in the place of what is another's, and whose
-    // that is is looked at next. A `ConfigMap` is mounted read-only, at a directory of mode 0777.
-    let is_shared = found.st_mode & SHARED != 0 && found.st_mode & STICKY == 0;
-    if is_shared && !fstatvfs(directory)?.flags().contains(FsFlags::ST_RDONLY) {
-        let mode = found.st_mode & 0o7777;
-        return Err(refusal(format!(
-            "others may put files into the directory `{}` (mode {mode:04o}): `chmod go-w` it",
-            path.display()
-        )));
-    }
-    Ok(())
-}
-
-fn check_owner(found: &FileStat, path: &Path) -> io::Result<()> {
+/// Sees that nobody but root and ourselves can change this.
+fn require(passed: &Passed) -> io::Result<()> {
     let own = geteuid().as_raw();
-    if found.st_uid == 0 || found.st_uid == own {
-        return Ok(());
-    }
-    let who = if own == 0 { String::new() } else { format!(" or user {own}, whom the daemon is") };
-    Err(refusal(format!(
-        "`{}` belongs to user {}, expected root{who}: `chown` it",
-        path.display(),
-        found.st_uid
-    )))
-}
-
-fn refusal(why: String) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, why)
+    let Some(fault) = passed.fault(&[own]) else { return Ok(()) };
+    let shown = passed.path.display();
+    let Owned { uid, mode } = passed.owned;
+    let why = match fault {
+        Fault::Owner => {
+            let who = if own == 0 {
+                String::new()
+            } else {
+                format!(" or user {own}, whom the daemon is")
+            };
+            format!("`{shown}` belongs to user {uid}, expected root{who}: `chown` it")
+        }
+        Fault::Writable => {
+            format!("others may write to `{shown}` (mode {mode:04o}): `chmod go-w` it")
+        }
+        Fault::Shared => format!(
+            "others may put files into the directory `{shown}` (mode {mode:04o}): `chmod go-w` it"
+        ),
+        Fault::Kind => format!("`{shown}` is not a regular file"),
+        Fault::Names => format!(
+            "`{shown}` has {} names (hard links), and whoever has another one may have it \
+             elsewhere: put a copy in its place",
+            passed.names
+        ),
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
 /// Reads a file of our own.

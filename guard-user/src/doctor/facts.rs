@@ -9,6 +9,8 @@ use crate::{
     kernel::{error::KernelError, nic::XdpSupport},
 };
 
+pub use crate::trust::{Owned, Passed as PolicyFile};
+
 /// Something that may be hidden from who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,15 +193,6 @@ pub struct BpfFs {
     pub directory: Option<Seen<Owned>>,
 }
 
-/// Owner and mode.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Owned {
-    /// Owner.
-    pub uid: u32,
-    /// Permission bits, the sticky bit among them.
-    pub mode: u32,
-}
-
 /// A directory.
 #[derive(Debug, Clone, Serialize)]
 pub struct Directory {
@@ -243,17 +236,6 @@ pub struct ServicePorts {
     pub first: u16,
     /// Last port.
     pub last: u16,
-}
-
-/// A file that decides what is guarded, or lies on the way to one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PolicyFile {
-    /// Its path.
-    pub path: PathBuf,
-    /// `file`, `directory`, `link` or `other`.
-    pub kind: &'static str,
-    /// Owner and mode.
-    pub owned: Owned,
 }
 
 /// An interface.

@@ -1,17 +1,14 @@
-//! Who may change a file: its owner and mode, and those of every directory and link on the way.
+//! What lies on the way to the files of a policy, and what is in the place of directories.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    ffi::OsString,
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use super::facts::{Owned, PolicyFile, Seen};
-
-/// Links that are followed on the way to one file, as many as the kernel follows (`MAXSYMLINKS`).
-const MOST_LINKS: usize = 40;
+use crate::trust;
 
 /// Looks at some files and at all on the way to them, each once, sorted by path. What does not
 /// exist is left out: patterns are asked for as well.
@@ -42,56 +39,16 @@ fn of(metadata: &fs::Metadata) -> Owned {
 }
 
 fn walk(path: &Path, found: &mut BTreeMap<PathBuf, PolicyFile>) -> io::Result<()> {
-    let absolute = std::path::absolute(path)?;
-    let mut rest: VecDeque<OsString> = parts(&absolute);
-    let mut at = PathBuf::from("/");
-    look(&at, found)?;
-    let mut links = 0;
-    while let Some(next) = rest.pop_front() {
-        if next == ".." {
-            at.pop();
-            continue;
-        }
-        let here = at.join(&next);
-        if look(&here, found)? != "link" {
-            at = here;
-            continue;
-        }
-        links += 1;
-        if links > MOST_LINKS {
-            return Err(io::Error::from_raw_os_error(libc::ELOOP));
-        }
-        let target = fs::read_link(&here)?;
-        if target.is_absolute() {
-            at = PathBuf::from("/");
-        }
-        for part in parts(&target).into_iter().rev() {
-            rest.push_front(part);
-        }
-    }
-    Ok(())
-}
-
-fn parts(path: &Path) -> VecDeque<OsString> {
-    let parts = path.components().filter_map(|component| match component {
-        Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
-        _ => None,
-    });
-    parts.collect()
-}
-
-/// Notes what is at a path; its kind.
-fn look(path: &Path, found: &mut BTreeMap<PathBuf, PolicyFile>) -> io::Result<&'static str> {
-    let metadata = fs::symlink_metadata(path)?;
-    let kind = match metadata.file_type() {
-        kind if kind.is_symlink() => "link",
-        kind if kind.is_dir() => "directory",
-        kind if kind.is_file() => "file",
-        _ => "other",
+    let mut note = |passed: PolicyFile| {
+        found.insert(passed.path.clone(), passed);
+        Ok(())
     };
-    let file = PolicyFile { path: path.to_owned(), kind, owned: of(&metadata) };
-    found.insert(path.to_owned(), file);
-    Ok(kind)
+    match trust::walk(path, &mut note) {
+        Ok(end) => note(end.look()?),
+        // It was come by, and lint says that it is no file.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ fn hint_of(errno: i32) -> Option<String> {
     match errno {
         libc::EPERM | libc::EACCES => Some(
             "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and write access to \
-             the pin directory"
+             the pin directory; in a container its seccomp profile must allow bpf(2), too"
                 .to_owned(),
         ),
         libc::ENOMEM | libc::ENOSPC => {

@@ -127,6 +127,8 @@ pub const OUTSIDE: Code = Code(412);
 pub const LISTED_TWICE: Code = Code(413);
 /// A node, or the address of one, that the manifest does not have.
 pub const UNKNOWN_NODE: Code = Code(414);
+/// A policy that is not as it was signed, or not signed at all.
+pub const SIGNATURE: Code = Code(415);
 
 /// More prefixes than fit.
 pub const PREFIXES: Code = Code(501);
@@ -201,6 +203,7 @@ pub const ALL: &[Code] = &[
     OUTSIDE,
     LISTED_TWICE,
     UNKNOWN_NODE,
+    SIGNATURE,
     PREFIXES,
     EXPANSION,
     SERVICES,

@@ -24,6 +24,7 @@ mod ports;
 pub mod provenance;
 mod resolve;
 pub mod scalars;
+pub mod signature;
 pub mod source;
 mod sources;
 pub mod suite;

@@ -7,7 +7,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::{
     Release,
-    contents::{Contents, gzip},
+    contents::{Contents, apache, gzip},
 };
 
 /// The archive's file name.
@@ -22,7 +22,8 @@ fn top(release: &Release) -> String {
 
 /// The archive: everything below one directory, as it lies below the root of a machine.
 pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
-    tree(release, contents, &top(release))
+    let (path, text) = apache()?;
+    tree(release, &contents.with(&path, text), &top(release))
 }
 
 /// Everything below this directory, compressed.

@@ -10,10 +10,14 @@ use std::{
 use anyhow::{Context as _, Result};
 use flate2::{Compression, GzBuilder};
 
+use super::notices;
 use crate::sh;
 
+/// Where documentation goes.
+pub(super) const DOC: &str = "usr/share/doc/trainguard";
+
 /// A file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct File {
     /// Where it goes, from the root.
     pub(super) path: String,
@@ -24,7 +28,7 @@ pub(super) struct File {
 }
 
 /// The files of every package, sorted, and directories that are there without a file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Contents {
     pub(super) files: Vec<File>,
     pub(super) directories: Vec<&'static str>,
@@ -49,6 +53,14 @@ impl Contents {
         }
         contents.files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(contents)
+    }
+
+    /// The same, with one more file, for one kind of package.
+    pub(super) fn with(&self, path: &str, bytes: Vec<u8>) -> Self {
+        let mut contents = self.clone();
+        contents.add(path, 0o644, bytes);
+        contents.files.sort_by(|a, b| a.path.cmp(&b.path));
+        contents
     }
 
     fn add(&mut self, path: impl Into<String>, mode: u32, bytes: Vec<u8>) {
@@ -90,7 +102,7 @@ impl Contents {
     }
 
     fn documentation(&mut self) -> Result<()> {
-        let doc = "usr/share/doc/trainguard";
+        let doc = DOC;
         // Examples, not in force: a manifest that is in /etc/trainguard is.
         self.copy("policies/cluster.yaml", format!("{doc}/examples/cluster.yaml"))?;
         self.copy("policies/mxnet.yaml", format!("{doc}/examples/mxnet.yaml"))?;
@@ -99,9 +111,11 @@ impl Contents {
         let copyright = format!(
             "trainguard is licensed under the MIT licence, which follows, or the Apache License,\n\
              version 2.0, as you like. On Debian its text is in\n\
-             /usr/share/common-licenses/Apache-2.0.\n\n{licence}"
+             /usr/share/common-licenses/Apache-2.0, elsewhere beside this file. The licences of\n\
+             what is linked with it are in third-party.txt.\n\n{licence}"
         );
         self.add(format!("{doc}/copyright"), 0o644, copyright.into_bytes());
+        self.add(format!("{doc}/third-party.txt"), 0o644, notices::gather()?.into_bytes());
         Ok(())
     }
 
@@ -117,8 +131,14 @@ impl Contents {
     }
 }
 
+/// The licence whose text a machine without Debian's collection of them does not have, and where it
+/// goes.
+pub(super) fn apache() -> Result<(String, Vec<u8>)> {
+    Ok((format!("{DOC}/LICENSE-APACHE"), read(&sh::root().join("LICENSE-APACHE"))?))
+}
+
 /// The files of a directory, sorted; not those of directories in it.
-fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     let mut files: Vec<_> = paths.into_iter().filter(|path| path.is_file()).collect();
@@ -126,7 +146,7 @@ fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| path.display().to_string())
 }
 

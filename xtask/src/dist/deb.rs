@@ -1,14 +1,14 @@
 //! The package of Debian and its relatives (deb(5)): an `ar` archive of two tar archives.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result};
 use md5::{Digest as _, Md5};
 
 use super::{
-    Release,
+    MAINTAINER, Release,
     archive::{self, Tar},
-    contents::Contents,
+    contents::{Contents, DOC, gzip},
     hexadecimal,
 };
 use crate::sh;
@@ -30,6 +30,9 @@ fn version(release: &Release) -> String {
 
 /// The package.
 pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
+    let contents = &contents
+        .with("usr/share/lintian/overrides/trainguard", source("lintian-overrides")?.into_bytes())
+        .with(&format!("{DOC}/{}", changelog_name(release)), gzip(changelog(release)?.as_bytes())?);
     let mut ar = ar::Builder::new(Vec::new());
     for (name, bytes) in [
         ("debian-binary", b"2.0\n".to_vec()),
@@ -44,17 +47,37 @@ pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>>
     Ok(ar.into_inner()?)
 }
 
+/// A file of the sources.
+fn source(name: &str) -> Result<String> {
+    let path = sh::root().join("guard-user/packaging/deb").join(name);
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// A package with a revision has the version of its sources from elsewhere.
+fn changelog_name(release: &Release) -> &'static str {
+    if release.revision.is_some() { "changelog.Debian.gz" } else { "changelog.gz" }
+}
+
+/// What Debian's tools want to know of a version (deb-changelog(5)).
+fn changelog(release: &Release) -> Result<String> {
+    let version = version(release);
+    let mut date = Command::new("date");
+    let date = sh::read(date.args(["-u", "-R", "-d"]).arg(format!("@{}", release.time)))?;
+    Ok(format!(
+        "trainguard ({version}) unstable; urgency=medium\n\n  * trainguard {version}, packed from its \
+         sources.\n\n -- {MAINTAINER}  {}\n",
+        date.trim()
+    ))
+}
+
 fn control(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
-    let source = |name: &str| {
-        let path = sh::root().join("guard-user/packaging/deb").join(name);
-        fs::read_to_string(&path).with_context(|| path.display().to_string())
-    };
     let mut tar = Tar::new(release.time);
     // In KiB, each file rounded up (deb-substvars(5)).
     let size: usize = contents.files.iter().map(|file| file.bytes.len().div_ceil(1024)).sum();
     let text = source("control")?
         .replace("@VERSION@", &version(release))
-        .replace("@SIZE@", &size.to_string());
+        .replace("@SIZE@", &size.to_string())
+        .replace("@MAINTAINER@", MAINTAINER);
     tar.file("./control", 0o644, text.as_bytes())?;
     let sums: Vec<String> = contents
         .files

@@ -4,9 +4,12 @@
 //! distribution are missing on the other.
 
 mod archive;
+mod attempt;
 mod contents;
 mod deb;
+mod notices;
 mod rpm;
+mod verify;
 
 use std::{
     fmt::Write as _,
@@ -25,6 +28,9 @@ use crate::{build, sh, toolchain};
 /// Statically linked, with musl: runs on any x86-64 Linux whose kernel is new enough.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 
+/// Who answers for the packages.
+const MAINTAINER: &str = "trainguard <trainguard@users.noreply.github.com>";
+
 /// What to pack.
 #[derive(Debug, Args)]
 pub(crate) struct DistArgs {
@@ -34,10 +40,14 @@ pub(crate) struct DistArgs {
     /// Pack this binary instead of building one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Install, upgrade and remove the packages, too, in a root directory that is thrown away (as
+    /// root; an overlay over this machine's own, which stays as it is)
+    #[arg(long = "try")]
+    attempt: bool,
 }
 
 /// What all packages have in common.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Release {
     /// Of the sources.
     version: String,
@@ -68,6 +78,12 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(&directory)?;
+    // What is given may be for a test; what is built for others is as it must be.
+    match (verify::binary(&binary), &args.binary) {
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(_given)) => eprintln!("warning: {error:#}"),
+        (Ok(()), _) => {}
+    }
     let mut sums = Vec::new();
     for (name, bytes) in [
         (deb::name(&release), deb::package(&release, &contents)?),
@@ -80,8 +96,12 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
         fs::write(directory.join(&name), bytes).with_context(|| name)?;
     }
     fs::write(directory.join("SHA256SUMS"), sums.concat())?;
+    verify::rpm(&fs::read(directory.join(rpm::name(&release)))?)?;
+    if !verify::deb(&directory.join(deb::name(&release)))? {
+        eprintln!("the deb was not looked at by lintian, which is not here");
+    }
     println!("packed into {}", directory.display());
-    Ok(true)
+    if args.attempt { attempt::run(&release, &contents, &directory) } else { Ok(true) }
 }
 
 /// Bytes as lists of checksums have them.
@@ -193,7 +213,9 @@ mod tests {
         assert_eq!(names, ["debian-binary", "control.tar.gz", "data.tar.gz"]);
         let control = entries(&parts[1].1);
         assert!(control[0].3.contains("\nVersion: 9.8.7-2\n"), "{}", control[0].3);
-        assert!(!control[0].3.contains('@'), "{}", control[0].3);
+        let filled =
+            !["@VERSION@", "@SIZE@", "@MAINTAINER@"].iter().any(|it| control[0].3.contains(it));
+        assert!(filled, "{}", control[0].3);
         for (script, mode, ..) in &control[2..] {
             assert_eq!(*mode, 0o755, "{script}");
         }
@@ -209,6 +231,9 @@ mod tests {
             ("usr/share/trainguard/monitoring/alerts.yaml", 0o644),
             ("usr/share/trainguard/monitoring/dashboard.json", 0o644),
             ("usr/share/doc/trainguard/copyright", 0o644),
+            ("usr/share/doc/trainguard/third-party.txt", 0o644),
+            ("usr/share/doc/trainguard/changelog.Debian.gz", 0o644),
+            ("usr/share/lintian/overrides/trainguard", 0o644),
             ("usr/share/bash-completion/completions/trainguard", 0o644),
         ] {
             assert_eq!(find(path).map(|(_, mode, ..)| *mode), Some(mode), "{path}");
@@ -245,6 +270,15 @@ mod tests {
         for file in &contents.files {
             let path = Path::new("/").join(&file.path);
             assert!(paths.contains(&path), "{}", path.display());
+        }
+        for (directory, ours) in [
+            ("/etc/trainguard", true),
+            ("/usr/share/trainguard", true),
+            ("/usr/share/doc/trainguard/examples", true),
+            ("/usr/share/man/man1", false),
+            ("/usr/bin", false),
+        ] {
+            assert_eq!(paths.contains(&directory.into()), ours, "{directory}");
         }
     }
 

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::{Check, State, listed, quoted};
-use crate::doctor::facts::{Directory, Facts, Owned, Policy, PolicyFile, Seen};
+use crate::{
+    doctor::facts::{Directory, Facts, Owned, Policy, PolicyFile, Seen},
+    trust::Fault,
+};
 
 /// Bytes that should be free where policies are kept.
 const LITTLE: u64 = 16 << 20;
@@ -11,8 +14,6 @@ const LITTLE: u64 = 16 << 20;
 const OTHERS_WRITE: u32 = 0o022;
 /// Anything for the group and for others.
 const OTHERS: u32 = 0o077;
-/// In such a directory one only changes what is one's own.
-const STICKY: u32 = 0o1000;
 
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
     let mut checks: Vec<Check> = facts.policy.iter().map(policy_files).collect();
@@ -102,29 +103,31 @@ fn policy_files(policy: &Policy) -> Check {
         .iter()
         .map(|(file, problem)| format!("{} `{}` {problem}", file.kind, file.path.display()))
         .collect();
-    let path = quoted(&first.path.display().to_string());
-    let fix = if first.owned.mode & OTHERS_WRITE != 0 && first.kind != "link" {
-        format!("chmod go-w {path}")
-    } else {
-        format!("chown -h root {path}")
-    };
     Check::new(ID, State::Failed, listed(&said))
         .why("whoever may write to them may open the ports; the daemon refuses such files")
-        .fix(fix)
+        .fix(remedy(first, &policy.trusted).unwrap_or_default())
 }
 
 /// What is wrong with a file; nothing, most often.
 fn wrong_with(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
     let Owned { uid, mode } = file.owned;
-    if uid != 0 && !trusted.contains(&uid) {
-        return Some(format!("belongs to user {uid}"));
-    }
-    let sticky = file.kind == "directory" && mode & STICKY != 0;
-    // The mode of a link means nothing.
-    if file.kind != "link" && mode & OTHERS_WRITE != 0 && !sticky {
-        return Some(format!("may be written by others (mode {:04o})", mode & 0o7777));
-    }
-    None
+    Some(match file.fault(trusted)? {
+        Fault::Owner => format!("belongs to user {uid}"),
+        Fault::Writable | Fault::Shared => format!("may be written by others (mode {mode:04o})"),
+        Fault::Kind => "is not a regular file".to_owned(),
+        Fault::Names => format!("has {} names (hard links)", file.names),
+    })
+}
+
+/// The command that mends it.
+fn remedy(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
+    let path = quoted(&file.path.display().to_string());
+    Some(match file.fault(trusted)? {
+        Fault::Owner => format!("chown -h root {path}"),
+        Fault::Writable | Fault::Shared => format!("chmod go-w {path}"),
+        Fault::Kind => format!("rm {path}, and put a file in its place"),
+        Fault::Names => format!("cp -p {path} {path}.new && mv {path}.new {path}"),
+    })
 }
 
 fn state_dir(directory: &Directory) -> Check {

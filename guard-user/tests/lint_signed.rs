@@ -1,0 +1,165 @@
+//! `lint --policy-key`: in CI, without privileges, what a daemon with that key would refuse. The
+//! files are listed and signed as the documentation says, by the library of the tool.
+
+mod support {
+    pub(crate) mod run;
+}
+
+use std::{fs, path::Path};
+
+use minisign::KeyPair;
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use self::support::run::trainguard;
+
+const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: demo
+interfaces: [eth0]
+nodes:
+  - { name: sched-0, addresses: [10.77.0.10], roles: [scheduler] }
+policies: [\"policies/*.yaml\"]
+";
+const POLICY: &str = "\
+apiVersion: trainguard/v1
+kind: Policy
+name: demo
+services:
+  - name: scheduler
+    roles: [scheduler]
+    ports: [tcp/9091]
+    match: all
+    allow: { roles: [scheduler] }
+    mode: enforce
+";
+
+struct Repository {
+    directory: TempDir,
+    pair: KeyPair,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pair = KeyPair::generate_unencrypted_keypair().expect("a key");
+        let repository = Self { directory, pair };
+        fs::create_dir(repository.path().join("policies")).expect("a directory");
+        repository.write("cluster.yaml", MANIFEST);
+        repository.write("policies/a.yaml", POLICY);
+        repository.write_key("policy.pub", &repository.pair);
+        repository
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("writing");
+    }
+
+    fn write_key(&self, name: &str, pair: &KeyPair) {
+        self.write(name, &pair.pk.to_box().expect("a key").to_string());
+    }
+
+    /// Lists files as sha256sum does, and signs the list.
+    fn sign(&self, files: &[&str], comment: &str) {
+        let line = |name: &&str| {
+            let bytes = fs::read(self.path().join(name)).expect("a file");
+            let sum = Sha256::digest(bytes);
+            let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{sum}  {name}\n")
+        };
+        let sums: String = files.iter().map(line).collect();
+        let signature = minisign::sign(None, &self.pair.sk, sums.as_bytes(), Some(comment), None);
+        self.write("cluster.yaml.sums.minisig", &signature.expect("a signature").to_string());
+        self.write("cluster.yaml.sums", &sums);
+    }
+
+    /// Exit code, and what was found.
+    fn lint(&self, args: &[&str]) -> (Option<i32>, String) {
+        let words = [&["lint", "--format", "concise"], args].concat();
+        let output = trainguard(self.path(), &words, "");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn refused(&self, part: &str) {
+        let (code, said) = self.lint(&["--policy-key", "policy.pub"]);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("cluster.yaml:1:1: error[TG415] not signed: "), "{said}");
+        assert!(said.contains(part), "`{part}` is not in: {said}");
+    }
+}
+
+const BOTH: [&str; 2] = ["cluster.yaml", "policies/a.yaml"];
+const KEY: [&str; 2] = ["--policy-key", "policy.pub"];
+
+/// Case 129, before a policy reaches a node.
+#[test]
+fn what_a_daemon_would_refuse_is_an_error() {
+    let repository = Repository::new();
+    assert_eq!(repository.lint(&[]).0, Some(0), "nobody asks for a signature");
+    repository.refused("not both of `cluster.yaml.sums` and `cluster.yaml.sums.minisig`");
+
+    repository.sign(&BOTH, "trainguard serial=42");
+    for paths in [&[][..], &["cluster.yaml"], &["."], &["./cluster.yaml"]] {
+        let (code, said) = repository.lint(&[&KEY, paths].concat());
+        assert_eq!(code, Some(0), "{paths:?}: {said}");
+    }
+    repository.write("policies/a.yaml", &POLICY.replace("9091", "9092"));
+    repository.refused("`policies/a.yaml`: is not as it was signed");
+    repository.write("policies/a.yaml", POLICY);
+    // What a pattern finds besides is not signed, what it finds no more is missing.
+    repository.write("policies/b.yaml", &POLICY.replace("9091", "9092").replace("demo", "more"));
+    repository.refused("`policies/b.yaml`: has no signature");
+    repository.sign(&[BOTH[0], BOTH[1], "policies/b.yaml"], "trainguard serial=43");
+    fs::remove_file(repository.path().join("policies/b.yaml")).expect("removing");
+    repository.refused("`policies/b.yaml`: is signed and is not read");
+
+    repository.sign(&BOTH, "serial=44");
+    repository.refused("expected `trainguard serial=NUMBER`");
+    repository.sign(&BOTH, "trainguard serial=44");
+    repository.write("cluster.yaml.sums.minisig", "nonsense\n");
+    repository.refused("no signature of minisign");
+    repository.sign(&BOTH, "trainguard serial=44");
+    repository.write_key("policy.pub", &KeyPair::generate_unencrypted_keypair().expect("a key"));
+    repository.refused("another key than the policy key");
+}
+
+#[test]
+fn what_has_expired_is_a_warning() {
+    let repository = Repository::new();
+    repository.sign(&BOTH, "trainguard serial=1 expires=2020-01-31");
+    let (code, said) = repository.lint(&KEY);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("cluster.yaml:1:1: warning[TG415] its signature has expired (2020-01-31)")
+    );
+    assert_eq!(repository.lint(&[&KEY[..], &["--fail-on", "error"]].concat()).0, Some(0));
+    assert_eq!(repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat()).0, Some(0));
+}
+
+#[test]
+fn without_a_key_or_a_manifest_there_is_no_answer() {
+    let repository = Repository::new();
+    repository.sign(&BOTH, "trainguard serial=1");
+    repository.write("bad.pub", "nonsense\n");
+    for (args, part) in [
+        (&["--policy-key", "no.pub"][..], "cannot read `no.pub`"),
+        (&["--policy-key", "bad.pub"], "no public key of minisign"),
+        (&["--policy-key", "policy.pub", "policies"], "no manifest whose signature"),
+        (&["--policy-key", "policy.pub", "--fix"], "cannot be used with"),
+    ] {
+        let (code, said) = repository.lint(args);
+        assert_eq!(code, Some(2), "{args:?}: {said}");
+        assert!(said.contains(part), "{args:?}: {said}");
+    }
+    // An error is not silenced, and what does not load is refused for that.
+    repository.write("cluster.yaml", &MANIFEST.replace("eth0]", "eth0]\nbogus: 1"));
+    let (code, said) = repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("TG101") && !said.contains("TG415"), "{said}");
+}

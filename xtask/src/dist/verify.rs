@@ -1,0 +1,94 @@
+//! Looking at what was written: a binary that needs nothing and tells nothing of this machine, and
+//! packages that those who know their formats find nothing wrong with.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use object::{
+    Endianness, elf,
+    read::elf::{FileHeader as _, ProgramHeader as _},
+};
+
+use crate::sh;
+
+/// Sees that a binary needs neither a loader nor a library, and that no place of this machine is to
+/// be read in it.
+pub(super) fn binary(path: &Path) -> Result<()> {
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    let shown = path.display();
+    ensure!(!needs_a_loader(&bytes)?, "`{shown}` is not statically linked: it names a loader");
+    for place in places() {
+        let needle = place.as_os_str().as_encoded_bytes();
+        if bytes.windows(needle.len()).any(|window| window == needle) {
+            bail!(
+                "`{shown}` has `{}` in it, expected no place of the machine that built it: the \
+                 flags of `build::anonymous` miss something",
+                place.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn needs_a_loader(bytes: &[u8]) -> Result<bool> {
+    let header = elf::FileHeader64::<Endianness>::parse(bytes).context("an ELF file")?;
+    let endian = header.endian().context("an ELF file")?;
+    let segments = header.program_headers(endian, bytes).context("its segments")?;
+    Ok(segments.iter().any(|segment| segment.p_type(endian) == elf::PT_INTERP))
+}
+
+/// Places that are this machine's: the sources, and what belongs to who builds.
+fn places() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let places = [Some(sh::root()), sh::cargo_home(), home.map(|home| home.join(".rustup"))];
+    places.into_iter().flatten().filter(|place| place.components().count() > 1).collect()
+}
+
+/// Sees that an rpm is whole.
+pub(super) fn rpm(bytes: &[u8]) -> Result<()> {
+    let package = ::rpm::Package::parse(&mut &*bytes).context("reading the rpm again")?;
+    package.verify_digests().context("the digests of the rpm")
+}
+
+/// Asks Debian's checker about a package, where it is; whether it was.
+pub(super) fn deb(path: &Path) -> Result<bool> {
+    let Some(lintian) = sh::find("lintian") else { return Ok(false) };
+    let mut command = Command::new(lintian);
+    command.args(["--fail-on", "error,warning", "--tag-display-limit", "0", "--allow-root"]);
+    if !sh::succeeds(command.arg(path))? {
+        bail!("lintian finds something wrong with `{}`, see above", path.display());
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_loader_or_names_a_place_is_refused() {
+        // This test is linked as usual.
+        let test = std::env::current_exe().expect("a path");
+        let bytes = fs::read(test).expect("a binary");
+        assert!(needs_a_loader(&bytes).expect("an ELF file"));
+        assert!(needs_a_loader(b"#!/bin/sh\n").is_err());
+        // The smallest file that needs none: a header without segments.
+        let mut none = bytes[..64].to_vec();
+        none[32..40].fill(0);
+        none[56..58].fill(0);
+        assert!(!needs_a_loader(&none).expect("an ELF file"));
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("binary");
+        fs::write(&path, &none).expect("writing");
+        binary(&path).expect("nothing is wrong with it");
+        none.extend(sh::root().join("x.rs").as_os_str().as_encoded_bytes());
+        fs::write(&path, &none).expect("writing");
+        assert!(
+            binary(&path).expect_err("a place").to_string().contains("no place of the machine")
+        );
+    }
+}
