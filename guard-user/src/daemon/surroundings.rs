@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{guard::Guard, interfaces};
+use crate::kernel::stacking;
 
 /// What was there at the last look.
 #[derive(Debug, Default)]
@@ -20,7 +21,11 @@ impl Guard {
         let guarded = self.links.indices();
         let bare = self.devices.iter().filter(|device| {
             let wanted = guarded.contains(&device.index) || self.selection.means(device.index);
-            device.up && device.name != "lo" && !wanted
+            let covered = |index: u32| guarded.contains(&index);
+            device.up
+                && device.name != "lo"
+                && !wanted
+                && !stacking::is_covered(device, &self.devices, covered)
         });
         let now = Surroundings {
             unguarded: bare.map(|device| device.name.clone()).collect(),
