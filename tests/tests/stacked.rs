@@ -18,8 +18,9 @@ use guard_tests::{
 };
 use serde_json::{Value, json};
 
-/// Datagrams of each sender that are counted one by one.
-const EXACTLY: u64 = 60;
+/// Datagrams of each sender that are counted one by one: at the MTU of training clusters each takes
+/// a page of the socket's buffer, which has room for some fifty.
+const EXACTLY: u64 = 40;
 
 /// The modes that this kernel has: TCX is of 6.6 (`CONFIG_NET_XGRESS`).
 fn modes() -> &'static [&'static str] {
@@ -348,6 +349,7 @@ fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize 
 
 #[test]
 fn a_port_is_guarded_from_its_first_frame() {
+    let mut leaks: Vec<String> = Vec::new();
     for mode in modes() {
         for patterns in ["[eth0]", "[\"m*\"]"] {
             let Some(mut node) = bond("stacked/new-port") else { return };
@@ -361,10 +363,12 @@ fn a_port_is_guarded_from_its_first_frame() {
                         node.wait("guarded", |status| modes_of(status).contains_key(port));
                     }
                 });
-                println!("LEAK {mode} {patterns} {port}: {count} of {}", node.packets("not_allowed") - before);
+                let refused = node.packets("not_allowed") - before;
+                leaks.push(format!("{mode} {patterns} {port}: {count} of {refused}"));
             }
         }
     }
+    panic!("{leaks:#?}");
 }
 
 /// Case 78: the kernel takes one XDP program on a bond and its ports together. Whoever wants both is

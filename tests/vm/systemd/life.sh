@@ -178,6 +178,7 @@ done
 check "it cannot get more" "$(grep NoNewPrivs "$status")" grep -q $'NoNewPrivs:\t1' "$status"
 check "its system calls are filtered" "$(grep Seccomp: "$status")" grep -q $'Seccomp:\t2' "$status"
 score=$(systemd-analyze security trainguard --no-pager | sed -n 's/.*level for trainguard.service: \([0-9.]*\).*/\1/p')
+echo "systemd-analyze security: $score"
 check "systemd-analyze security: 2.0 or better" "$score" awk "BEGIN { exit !(\"$score\" != \"\" && $score <= 2.0) }"
 for file in /sys/fs/bpf/trainguard/v*/*; do
     wrong=$(stat -c '%a %U' "$file")
@@ -199,7 +200,11 @@ check "a stranger may not command" "he did" refused as 1000 trainguard apply --r
 check "a stranger does not see the pins" "he did" refused as 1000 ls /sys/fs/bpf/trainguard
 check "a reader may read" "$(cat /run/as.log)" as "$reader" trainguard status
 check "a reader may not command" "he did" refused as "$reader" trainguard apply --reload
-check "an administrator may command" "$(cat /run/as.log)" as "$admin" trainguard apply --reload
+as "$admin" trainguard apply --reload
+done=$?
+check "an administrator may command" "$(cat /run/as.log)" [ $done -eq 0 ]
+check "who commands is written down with the program" "$(tail -1 /var/lib/trainguard/audit.jsonl)" \
+    grep -q '"uid":4711.*"command":"trainguard"\|"command":"trainguard".*"uid":4711' /var/lib/trainguard/audit.jsonl
 check "who commands is in the journal" "no such record" \
     within 5 bash -c "journalctl -u trainguard -o cat | grep -q 'control connection uid=4711'"
 quiet "rights"
