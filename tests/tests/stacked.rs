@@ -234,6 +234,9 @@ fn swap(door: &Door<'_>, added: impl Fn(&str)) {
         enslave(node, "m2");
         door.well("with a third port");
         for port in ["m0", "m1"] {
+            // Down first: out of the bond it is a card of its own, with the bond's address still,
+            // and Linux takes packets for any address by any card.
+            at_both(node, &["link", "set", port, "down"]);
             at_both(node, &["link", "set", port, "nomaster"]);
             door.well("without a port");
             node.ip(&["link", "del", port]);
@@ -347,11 +350,17 @@ fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize 
     count
 }
 
+/// Case 78: with the stack's hooks on the bond, and with a guard on each port, a port lets no
+/// stranger in from its first frame on. In the driver the bond hands its program to a port only
+/// after frames can come (`bond_enslave`, `drivers/net/bonding/bond_main.c`): nothing is claimed.
 #[test]
 fn a_port_is_guarded_from_its_first_frame() {
-    let mut leaks: Vec<String> = Vec::new();
     for mode in modes() {
         for patterns in ["[eth0]", "[\"m*\"]"] {
+            let on_bond = patterns == "[eth0]";
+            if on_bond && *mode == "native" {
+                continue;
+            }
             let Some(mut node) = bond("stacked/new-port") else { return };
             guard_these(&node, patterns);
             node.start(&["--mode", mode]);
@@ -359,16 +368,15 @@ fn a_port_is_guarded_from_its_first_frame() {
             for port in ["m2", "m3", "m4"] {
                 let before = node.packets("not_allowed");
                 let count = got_in_by_a_new_port(&node, port, || {
-                    if patterns != "[eth0]" {
+                    if !on_bond {
                         node.wait("guarded", |status| modes_of(status).contains_key(port));
                     }
                 });
-                let refused = node.packets("not_allowed") - before;
-                leaks.push(format!("{mode} {patterns} {port}: {count} of {refused}"));
+                assert_eq!(count, 0, "{mode}, {patterns}, {port}: {}", node.log());
+                assert!(node.packets("not_allowed") - before > 100, "{mode}, {patterns}: no flood");
             }
         }
     }
-    panic!("{leaks:#?}");
 }
 
 /// Case 78: the kernel takes one XDP program on a bond and its ports together. Whoever wants both is
