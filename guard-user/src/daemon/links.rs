@@ -484,7 +484,9 @@ impl Links {
 fn lower_first(devices: &[Device]) -> Vec<&Device> {
     let of = |index: u32| devices.iter().find(|device| device.index == index);
     let below = |device: &Device| {
-        iter::successors(device.lies_on(), |index| of(*index)?.lies_on()).take(devices.len()).count()
+        iter::successors(device.lies_on(), |index| of(*index)?.lies_on())
+            .take(devices.len())
+            .count()
     };
     let mut ordered: Vec<&Device> = devices.iter().collect();
     ordered.sort_by_key(|device| below(device));

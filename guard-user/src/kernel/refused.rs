@@ -79,9 +79,7 @@ fn hint(interface: &str, mode: Mode, errno: i32) -> Option<String> {
              them may make room. Or {INSTEAD}"
         ),
         (Mode::Native, libc::E2BIG) => {
-            format!(
-                "the program is too long for the device: {DRIVERS_WORDS}. Or {INSTEAD}"
-            )
+            format!("the program is too long for the device: {DRIVERS_WORDS}. Or {INSTEAD}")
         }
         (Mode::Generic, libc::EOPNOTSUPP | libc::EINVAL) => {
             "the interface belongs to a bond or a team that runs XDP itself, or its kind takes \

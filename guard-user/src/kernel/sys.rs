@@ -191,8 +191,8 @@ pub fn trim_heap() {
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
-        let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice()))
-            .map_err(io::Error::other)?;
+        let mut length =
+            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
         // SAFETY: the kernel writes at most `length` bytes, which is what `groups` holds, and they
         // are numbers, any of which is a value.
         let result = unsafe {

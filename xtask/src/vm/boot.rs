@@ -300,8 +300,7 @@ impl System<'_> {
         let Disk { scratch, file, tally } = disk;
         let stranger = Stranger::start(scratch.path())?;
         let cards = vec![Card::Wire(scratch.path().to_owned())];
-        let machine =
-            self.machine(initramfs, scratch.path(), (file.clone(), true), cards, BOOT)?;
+        let machine = self.machine(initramfs, scratch.path(), (file.clone(), true), cards, BOOT)?;
         let (mut said, mut is_cut) = (Vec::new(), false);
         let outcome = machine.run_until(|line| {
             said.push(line.to_owned());

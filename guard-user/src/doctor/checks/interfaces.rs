@@ -112,7 +112,9 @@ fn driver(interface: &Interface) -> Check {
         Seen::Hidden(_) if loses_long_frames(interface) => Check::new(
             ID,
             State::Failed,
-            format!("virtio_net of this kernel runs XDP on frames of one page only, the MTU is {mtu}"),
+            format!(
+                "virtio_net of this kernel runs XDP on frames of one page only, the MTU is {mtu}"
+            ),
         )
         .why(format!(
             "before Linux 6.3 it refuses the program at this MTU; where it was raised under the \
