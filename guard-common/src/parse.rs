@@ -33,7 +33,12 @@ pub fn parse<P: Packet>(packet: &P, observer: &mut impl Observer) -> Headers {
     if P::KNOWN_OFFSETS_ARE_CHEAP && !is_vlan(ethertype) {
         return ip(packet, at, tags, ethertype, observer);
     }
-    while is_vlan(ethertype) {
+    // Counted, though the last round returns in any case: what a `while` was compiled to in the tc
+    // program, Linux 6.1 takes for a loop without an end (`check_cfg`, `kernel/bpf/verifier.c`).
+    for _ in 0..=wire::MAX_VLAN_TAGS {
+        if !is_vlan(ethertype) {
+            break;
+        }
         at = at.wrapping_add(wire::VLAN_TAG_LEN);
         tags = tags.wrapping_add(1);
         let next = if tags > wire::MAX_VLAN_TAGS { None } else { ethertype_at(packet, at) };

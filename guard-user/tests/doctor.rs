@@ -317,6 +317,19 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
         [State::Ok, State::Warning, State::Warning, State::Failed]
     );
     assert_eq!(one(|facts| facts.interfaces[0].xdp = hidden()).1, State::Note);
+    let virtio_before_6_3 = |mtu, mode: Option<&'static str>| {
+        one(|facts| {
+            let interface = &mut facts.interfaces[0];
+            interface.xdp = hidden();
+            interface.driver = Some("virtio_net".to_owned());
+            interface.mtu = mtu;
+            interface.program = mode.map(|mode| Program { id: 812, mode, ours: known(true) });
+        })
+    };
+    let (id, state, said) = virtio_before_6_3(9000, None);
+    assert_eq!((id, state), ("xdp-driver", State::Failed));
+    assert!(said.contains("`--mode generic`") && said.contains("are lost"), "{said}");
+    assert_eq!(virtio_before_6_3(9000, Some("native")).1, State::Failed);
 
     let program = |ours| Program { id: 812, mode: "native", ours };
     let (id, state, said) = one(|facts| facts.interfaces[0].program = Some(program(known(false))));

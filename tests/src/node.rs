@@ -130,7 +130,7 @@ pub struct Node {
 impl Node {
     /// Sets up both namespaces; none if this machine cannot, which is then said.
     pub fn new(test: &str) -> Option<Self> {
-        let node = Self::without_devices(test)?;
+        let node = Self::bare(test)?;
         node.add_link("eth0");
         node.add_addresses();
         Some(node)
@@ -139,7 +139,7 @@ impl Node {
     /// The same with two network cards that are on one cable, by their addresses. To be used where
     /// nothing else needs them: in a virtual machine.
     pub fn on_cards(test: &str, cards: [&str; 2]) -> Option<Self> {
-        let node = Self::without_devices(test)?;
+        let node = Self::bare(test)?;
         for (namespace, card) in node.namespaces.iter().zip(cards) {
             let Some(device) = card_with(card) else {
                 skip::skip(test, &format!("no network card {card}, see `cargo xtask vm`"));
@@ -153,7 +153,8 @@ impl Node {
         Some(node)
     }
 
-    fn without_devices(test: &str) -> Option<Self> {
+    /// The same without a device in either namespace, for who makes others.
+    pub fn bare(test: &str) -> Option<Self> {
         skip::kernel(test)?;
         if !nix::unistd::geteuid().is_root() {
             skip::skip(test, "network namespaces need root");

@@ -112,6 +112,10 @@ fn raising_the_mtu_under_the_guard_opens_nothing() {
     }
     assert_eq!(mode(&node.wait("enforcing", enforcing)), "native");
     node.assert_guarded();
+    let output = node.trainguard(&["doctor", "--interface", "eth0"]).output().expect("doctor");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let warns = said.contains("virtio_net of this kernel") && said.contains("--mode generic");
+    assert_eq!(warns, !takes_several_buffers(), "{said}");
     // At the larger MTU the driver of 6.1 does not even let go of the program, and the kernel warns
     // (`dev_xdp_detach_link`, `net/core/dev.c`).
     node.ip(&["link", "set", "eth0", "mtu", "1500"]);

@@ -29,13 +29,18 @@ pub(crate) struct Count {
     pub(crate) ignored: u64,
 }
 
+/// The packages whose tests are run. Built together: with others beside them, what they depend on
+/// is compiled in another way.
+pub(crate) const PACKAGES: [&str; 8] =
+    ["-p", "guard-common", "-p", "guard-user", "-p", "xtask", "-p", "guard-tests"];
+
 /// Runs the tests; whether all passed.
 pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     if !args.quick {
         toolchain::ensure_test_tools(false);
     }
     count(|cargo| {
-        cargo.args(["-p", "guard-common", "-p", "guard-user", "-p", "xtask", "-p", "guard-tests"]);
+        cargo.args(PACKAGES);
         if args.quick {
             cargo.env("TRAINGUARD_QUICK", "1");
         }

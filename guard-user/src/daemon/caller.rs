@@ -1,10 +1,16 @@
 //! Who commands: what the kernel tells of the process at the other end of a control connection, at
 //! the moment in which it connects.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
 use nix::unistd::geteuid;
 use tokio::net::UnixStream;
+
+use crate::kernel::sys;
 
 /// The local users. The C library is not asked: it may ask the network, which takes its time.
 const USERS: &str = "/etc/passwd";
@@ -44,7 +50,7 @@ impl Caller {
             command: read("comm").map(|name| name.trim_end_matches('\n').to_owned()),
             login_uid,
             login: login_uid.and_then(|uid| name_in(&users, uid)),
-            groups: read("status").map(|status| groups_in(&status)).unwrap_or_default(),
+            groups: sys::peer_groups(stream.as_fd()).unwrap_or_default(),
         })
     }
 
@@ -70,12 +76,6 @@ fn name_in(users: &str, uid: u32) -> Option<String> {
     })
 }
 
-/// The groups of a process, in a text like that of `/proc/PID/status`.
-fn groups_in(status: &str) -> Vec<u32> {
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
-    groups.unwrap_or_default().split_whitespace().filter_map(|gid| gid.parse().ok()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,8 +85,17 @@ mod tests {
         let users = "root:x:0:0:root:/root:/bin/sh\nbad\nann:x:1000:100::/home/ann:/bin/sh\n";
         assert_eq!(name_in(users, 1000).as_deref(), Some("ann"));
         assert_eq!(name_in(users, 100), None);
-        assert_eq!(groups_in("Name:\tx\nGroups:\t4 27 1000 \nNStgid:\t1\n"), [4, 27, 1000]);
-        assert!(groups_in("Name:\tx\n").is_empty());
+    }
+
+    #[test]
+    fn groups_are_those_of_the_process_at_the_other_end() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut told = sys::peer_groups(ours.as_fd()).expect("the groups");
+        let known = nix::unistd::getgroups().expect("our groups");
+        let mut known: Vec<u32> = known.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
     }
 
     /// Case 146.

@@ -136,6 +136,7 @@ mod tests {
             ports: Vec::new(),
             xdp: program_id.map(|program_id| Attached { program_id, mode: "native" }),
             tc: Vec::new(),
+            stacked: crate::kernel::stacking::Stacked::default(),
         }
     }
 

@@ -314,6 +314,7 @@ policies: [policy.yaml]
             ports: Vec::new(),
             xdp: None,
             tc: Vec::new(),
+            stacked: crate::kernel::stacking::Stacked::default(),
         }
     }
 

@@ -204,6 +204,7 @@ mod tests {
             ports: vec![4789],
             xdp: None,
             tc: Vec::new(),
+            stacked: crate::kernel::stacking::Stacked::default(),
         }
     }
 

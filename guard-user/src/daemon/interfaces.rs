@@ -106,6 +106,7 @@ mod tests {
             ports: Vec::new(),
             xdp: None,
             tc: Vec::new(),
+            stacked: crate::kernel::stacking::Stacked::default(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The interfaces that are guarded: taken over from an earlier daemon, attached, mended, released.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter,
+};
 
 use super::{
     attach::{self, AttachMode, Attachment},
@@ -17,6 +20,7 @@ use crate::kernel::{
     netlink::{self, Device},
     pins::Pins,
     shared::Shared,
+    stacking,
 };
 
 /// Listings in a row without a device after which it is taken to be in another namespace. One
@@ -127,11 +131,11 @@ impl Links {
                 failed.insert(guarded.name.clone(), error.to_string());
             }
         }
-        for device in &selection.devices {
+        for device in lower_first(&selection.devices) {
             if self.guarded.contains_key(&device.index) || self.is_released(&device.name) {
                 continue;
             }
-            match self.guard(device, generation, shared) {
+            match self.guard(device, devices, generation, shared) {
                 Ok(guarded) => {
                     let mode = guarded.mode.name();
                     tracing::info!(interface = device.name, mode, "guarded");
@@ -152,6 +156,7 @@ impl Links {
         self.release_unwanted(selection);
         self.pin_all(&mut failed);
         self.follow_buffers(devices, shared);
+        self.follow_ports(devices, shared);
         for name in &selection.missing {
             failed.insert(name.clone(), "there is no such interface; waiting for it".to_owned());
         }
@@ -402,6 +407,24 @@ impl Links {
         }
     }
 
+    /// Says of which bonds the ports are, as they come and go: in the driver the program sees those.
+    fn follow_ports(&mut self, devices: &[Device], shared: &mut Shared) {
+        for (index, guarded) in &self.guarded {
+            let ports: Vec<u32> =
+                stacking::ports_of(*index, devices).map(|port| port.index).collect();
+            if guarded.mode != Mode::Native || ports.is_empty() {
+                continue;
+            }
+            if let Err(error) = shared.set_ports(*index, &guarded.name, &ports) {
+                tracing::error!(
+                    interface = guarded.name,
+                    hint = error.hint_text(),
+                    "frames of its ports are counted as others': {error}"
+                );
+            }
+        }
+    }
+
     /// Releases interfaces that the patterns do not mean any more; last, and only when one that
     /// they do mean is guarded.
     fn release_unwanted(&mut self, selection: &Selection) {
@@ -467,14 +490,34 @@ impl Links {
     fn guard(
         &mut self,
         device: &Device,
+        devices: &[Device],
         generation: &mut Generation,
         shared: &mut Shared,
     ) -> Result<Guarded, KernelError> {
         // Before the first frame, so that each is counted where it belongs.
         shared.set_interface(device.index, &device.name, false)?;
+        let ports: Vec<u32> =
+            stacking::ports_of(device.index, devices).map(|port| port.index).collect();
+        if self.mode.first_hook() == Hook::Xdp && !ports.is_empty() {
+            shared.set_ports(device.index, &device.name, &ports)?;
+        }
         let attached = attach::guard(self.mode, device, generation, &self.pins, &mut self.earlier)?;
         Ok(Guarded::new(device, attached))
     }
+}
+
+/// Devices in the order in which they are attached to. On a device that lies on another one a program
+/// keeps the kernel from attaching to that (`dev_xdp_attach`, `net/core/dev.c`), not the reverse.
+fn lower_first(devices: &[Device]) -> Vec<&Device> {
+    let of = |index: u32| devices.iter().find(|device| device.index == index);
+    let below = |device: &Device| {
+        iter::successors(device.lies_on(), |index| of(*index)?.lies_on())
+            .take(devices.len())
+            .count()
+    };
+    let mut ordered: Vec<&Device> = devices.iter().collect();
+    ordered.sort_by_key(|device| below(device));
+    ordered
 }
 
 /// Said of an interface that is guarded in a mode that was not the first choice.

@@ -14,7 +14,7 @@ use super::{
     trial::Trial,
     view::{self, InterfaceStatus, ServiceStatus, Status},
 };
-use crate::kernel::{netlink::Device, sockets};
+use crate::kernel::{netlink::Device, sockets, stacking};
 
 /// How long the kernel may take to list the devices; it takes a millisecond for hundreds of them.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -162,12 +162,20 @@ fn enforces(status: &Status) -> bool {
     drops && has("guarded") && !has("failed") && !has("detached")
 }
 
-/// Devices that are up and that nobody wants guarded.
+/// Devices that are up, that nobody wants guarded, and whose frames no other guard sees.
 pub(super) fn unguarded(interfaces: &[InterfaceStatus], devices: &[Device]) -> Vec<String> {
     let wanted: BTreeSet<&str> =
         interfaces.iter().map(|interface| interface.name.as_str()).collect();
-    let bare = devices
+    let guarded: BTreeSet<u32> = interfaces
         .iter()
-        .filter(|device| device.up && device.name != "lo" && !wanted.contains(&*device.name));
+        .filter(|interface| interface.state == "guarded")
+        .filter_map(|interface| interface.index)
+        .collect();
+    let bare = devices.iter().filter(|device| {
+        device.up
+            && device.name != "lo"
+            && !wanted.contains(&*device.name)
+            && !stacking::is_covered(device, devices, |index| guarded.contains(&index))
+    });
     bare.map(|device| device.name.clone()).collect()
 }

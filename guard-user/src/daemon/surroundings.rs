@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{guard::Guard, interfaces};
-use crate::kernel::nic::{self, MERGING, VLAN_PARSE};
+use crate::kernel::{
+    nic::{self, MERGING, VLAN_PARSE},
+    stacking,
+};
 
 /// What was there at the last look.
 #[derive(Debug, Default)]
@@ -53,7 +56,11 @@ impl Guard {
         let guarded = self.links.indices();
         let bare = self.devices.iter().filter(|device| {
             let wanted = guarded.contains(&device.index) || self.selection.means(device.index);
-            device.up && device.name != "lo" && !wanted
+            let covered = |index: u32| guarded.contains(&index);
+            device.up
+                && device.name != "lo"
+                && !wanted
+                && !stacking::is_covered(device, &self.devices, covered)
         });
         // Where the kernel cannot be asked, what was known is.
         let offloads = nic::offloads_of(guarded.iter().copied());

@@ -348,7 +348,10 @@ impl Stats {
             .collect();
         for (interface, verdict, counter) in shared.counters()? {
             stats.add(verdict, counter);
-            let entry = interfaces.entry(interface).or_default();
+            let entry = interfaces.entry(interface).or_insert_with_key(|name| InterfaceStats {
+                name: name.clone(),
+                ..Default::default()
+            });
             let InterfaceStats { passed, dropped, would_drop, .. } = entry;
             add(verdict, counter.packets, [passed, dropped, would_drop]);
             let InterfaceStats { passed_bytes, dropped_bytes, would_drop_bytes, .. } = entry;

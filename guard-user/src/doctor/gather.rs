@@ -97,7 +97,7 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
         bpffs: bpffs(asked.bpf_dir),
         policy,
         interfaces,
-        unguarded: if chosen { unguarded(&selection, &devices, &stack) } else { Vec::new() },
+        unguarded: if chosen { unguarded(&selection, &devices) } else { Vec::new() },
         unmet: Unmet { missing: selection.missing, not_ethernet: selection.not_ethernet },
         interfaces_chosen: chosen,
         tunnels: interfaces::describe_tunnels(&devices),
@@ -239,20 +239,12 @@ fn all_up(devices: &[Device]) -> Selection {
 }
 
 /// Devices that are up, that nobody wants guarded, and that do not share the frames of one that is.
-fn unguarded(
-    selection: &Selection,
-    devices: &[Device],
-    stack: &BTreeMap<u32, Stacked>,
-) -> Vec<String> {
+fn unguarded(selection: &Selection, devices: &[Device]) -> Vec<String> {
     let bare = devices.iter().filter(|device| {
-        let Stacked { controller, lower } = stack.get(&device.index).copied().unwrap_or_default();
-        let lies_on = device.kind.as_deref().is_some_and(|kind| kind != "veth");
-        let covered = |index: Option<u32>| index.is_some_and(|index| selection.means(index));
         device.up
             && device.name != "lo"
             && !selection.means(device.index)
-            && !covered(controller)
-            && !(lies_on && covered(lower))
+            && !stacking::is_covered(device, devices, |index| selection.means(index))
     });
     bare.map(|device| device.name.clone()).collect()
 }

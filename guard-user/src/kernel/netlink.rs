@@ -16,7 +16,7 @@ use rtnetlink::{
     sys::SocketAddr,
 };
 
-use super::{error::KernelError, mode::Mode, sys};
+use super::{error::KernelError, mode::Mode, stacking::Stacked, sys};
 
 /// UDP ports of GTP (`GTP0_PORT`, `GTP1U_PORT`, include/net/gtp.h): a device always has both.
 const GTP_PORTS: [u16; 2] = [3386, 2152];
@@ -47,6 +47,8 @@ pub struct Device {
     pub xdp: Option<Attached>,
     /// Ids of its tc programs (TCX, ingress), in the order in which they run.
     pub tc: Vec<u32>,
+    /// What it lies on, and what lies on it.
+    pub stacked: Stacked,
 }
 
 /// An XDP program on a device.
@@ -139,6 +141,7 @@ fn device(message: LinkMessage) -> Device {
         xdp: None,
         // None as well where the kernel has no such programs.
         tc: sys::tc_programs(message.header.index).unwrap_or_default(),
+        stacked: Stacked::of(&message),
     };
     for attribute in message.attributes {
         match attribute {

@@ -10,6 +10,9 @@ use super::{error::KernelError, mode::Mode};
 const DRIVERS_WORDS: &str = "the driver's own words are in the tracepoint \
                              xdp:bpf_xdp_link_attach_failed and often in `dmesg`";
 
+/// What may be had where the driver refuses.
+const INSTEAD: &str = "allow `--mode tcx` (Linux 6.6) or the slower `--mode generic`";
+
 /// The error of an attempt to attach.
 pub(super) fn refused(interface: &str, mode: Mode, error: io::Error) -> KernelError {
     let errno = error.raw_os_error().unwrap_or(0);
@@ -52,31 +55,31 @@ fn hint(interface: &str, mode: Mode, errno: i32) -> Option<String> {
              trainguard replaces no program of others"
         ),
         (_, libc::EEXIST) => format!(
-            "another XDP program is attached in the other mode; `ip -d link show dev {interface}` \
-             names it. trainguard replaces no program of others"
+            "another XDP program is attached in the other mode, or on a device over this one (a bond \
+             that it is a port of, a VLAN device): `ip -d link` names it. Guard a bond or its ports, \
+             not both; trainguard replaces no program of others"
         ),
         (Mode::Native, libc::EOPNOTSUPP) => {
-            "the driver has no native XDP, or not for frames of several buffers: allow \
-             `--mode tcx` (Linux 6.6), the slower `--mode generic`, or `--mode auto`, which takes \
-             the best that can be had"
+            "the driver has no native XDP, or not for frames of several buffers; or it is a bond \
+             with a port that has none, or a program already (guard a bond or its ports, not \
+             both). Allow `--mode tcx` (Linux 6.6), the slower `--mode generic`, or \
+             `--mode auto`, which takes the best that can be had"
                 .to_owned()
         }
         (Mode::Native, libc::ERANGE) => format!(
             "the driver cannot take XDP at this MTU: `ip link set dev {interface} mtu N` lowers \
-             it, or allow `--mode tcx`"
+             it, or {INSTEAD}"
         ),
         (Mode::Native, libc::EINVAL) => format!(
             "the driver refuses XDP as the interface is set up (MTU, LRO, number of queues): \
-             {DRIVERS_WORDS}. Or allow `--mode tcx`"
+             {DRIVERS_WORDS}. Or {INSTEAD}"
         ),
         (Mode::Native, libc::ENOSPC) => format!(
             "the driver lacks queues for XDP; `ethtool -L {interface} combined N` with fewer of \
-             them may make room. Or allow `--mode tcx`"
+             them may make room. Or {INSTEAD}"
         ),
         (Mode::Native, libc::E2BIG) => {
-            format!(
-                "the program is too long for the device: {DRIVERS_WORDS}. Or allow `--mode tcx`"
-            )
+            format!("the program is too long for the device: {DRIVERS_WORDS}. Or {INSTEAD}")
         }
         (Mode::Generic, libc::EOPNOTSUPP | libc::EINVAL) => {
             "the interface belongs to a bond or a team that runs XDP itself, or its kind takes \

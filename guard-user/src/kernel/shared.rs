@@ -27,6 +27,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{error::KernelError, generation::missing};
 
+/// The label of the row that all interfaces share that have none of their own.
+const OTHERS: &str = "others";
+
 /// Counters, labels, bucket states and events.
 #[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
 pub struct Shared {
@@ -97,7 +100,11 @@ impl Shared {
     pub fn counters(&self) -> Result<Vec<(String, Verdict, Counter)>, KernelError> {
         let slots: Vec<u8> = self.service_labels()?.into_keys().collect();
         let mut all = Vec::new();
-        for (row, interface) in self.interface_labels()? {
+        let mut rows = self.interface_labels()?;
+        // Frames of a device that the program has not been told of, as a port that has just been
+        // added to a guarded bond, are counted there.
+        rows.entry(MAX_INTERFACES - 1).or_insert_with(|| OTHERS.to_owned());
+        for (row, interface) in rows {
             let first = row * layout::COUNTERS_PER_INTERFACE;
             let services = slots.iter().flat_map(|&slot| {
                 let first = NODE_COUNTERS + u32::from(slot) * SERVICE_COUNTERS;
@@ -269,13 +276,43 @@ impl Shared {
         let row = own.or(free).unwrap_or(MAX_INTERFACES - 1);
         if own.is_none() {
             let shared = row == MAX_INTERFACES - 1;
-            self.set_label(LABEL_INTERFACES + row, if shared { "others" } else { name })?;
+            self.set_label(LABEL_INTERFACES + row, if shared { OTHERS } else { name })?;
         }
         self.forget_interface(row, ifindex)?;
         if row == MAX_INTERFACES - 1 {
             return Ok(());
         }
-        let entry = InterfaceRow::new(ifindex, row, one_buffer);
+        self.set_row(InterfaceRow::new(ifindex, row, one_buffer))
+    }
+
+    /// Counts what comes in by the ports of an interface as the interface's, which has a row. A
+    /// program on a bond runs at its ports, and sees their indices (`bond_xdp_set`,
+    /// `drivers/net/bonding/bond_main.c`).
+    pub fn set_ports(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        ports: &[u32],
+    ) -> Result<(), KernelError> {
+        let labels = self.interface_labels()?;
+        let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
+        let Some(row) = own.filter(|row| *row < MAX_INTERFACES - 1) else { return Ok(()) };
+        let first = row * layout::COUNTERS_PER_INTERFACE;
+        for place in 0..INTERFACE_SLOTS {
+            let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
+            let is_port = ports.contains(&there.ifindex());
+            let is_other = there.ifindex() != 0 && there.ifindex() != ifindex;
+            // What was a port; and the row that a port had of its own.
+            if is_other && is_port != (there.first() == first) {
+                let free = InterfaceRow::default();
+                self.interfaces.set(place, free, 0).map_err(write(names::MAP_INTERFACES))?;
+            }
+        }
+        ports.iter().try_for_each(|port| self.set_row(InterfaceRow::new(*port, row, false)))
+    }
+
+    fn set_row(&mut self, entry: InterfaceRow) -> Result<(), KernelError> {
+        let ifindex = entry.ifindex();
         for place in InterfaceRow::places(ifindex) {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
             if there.ifindex() == 0 || there.ifindex() == ifindex {

@@ -66,7 +66,14 @@ pub struct Listening {
 /// The kernel does not answer, or cannot tell of TCP or UDP sockets (`CONFIG_INET_DIAG`,
 /// `CONFIG_INET_UDP_DIAG`).
 pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, KernelError> {
-    let failed = |error: io::Error| KernelError::of("listing the sockets that listen", error);
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOENT) => KernelError::new(
+            "not known: the kernel does not tell which sockets listen without its modules tcp_diag \
+             and udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG); `modprobe -a tcp_diag udp_diag` \
+             loads them",
+        ),
+        _ => KernelError::of("listing the sockets that listen", error),
+    };
     let socket = open().map_err(failed)?;
     for (protocol, transport, states) in [
         (libc::IPPROTO_TCP, Transport::Tcp, StateFlags::LISTEN),

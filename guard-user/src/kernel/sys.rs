@@ -186,6 +186,41 @@ pub fn trim_heap() {
     }
 }
 
+/// The groups, beside the first one, of the process at the other end of a unix socket, as they were
+/// when it connected. In `/proc` a service may not see the processes of others.
+///
+/// # Errors
+/// As `getsockopt(2)` has them.
+pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut length =
+            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes, which is what `groups` holds, and they
+        // are numbers, any of which is a value.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // Then the length says how much room it takes.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
 }

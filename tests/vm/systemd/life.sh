@@ -5,7 +5,7 @@
 #
 # An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
 # first start to the removal of the package none may be answered, whatever happens to the daemon
-# (cases 93, 94, 96, 113, 145, 148).
+# (cases 93, 94, 96, 109, 113, 145, 148).
 
 failed=0
 check() { # NAME WHY COMMAND...
@@ -50,13 +50,14 @@ ip -n attacker addr add 10.77.0.99/24 dev tg1
 cat >/run/knock.py <<'PY'
 import socket, sys, time
 source, times, report = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+target = sys.argv[4] if len(sys.argv) > 4 else "10.77.0.10"
 tried = answered = 0
 while times == 0 or tried < times:
     with socket.socket() as s:
         s.settimeout(0.3)
         s.bind((source, 0))
         try:
-            s.connect(("10.77.0.10", 9091))
+            s.connect((target, 9091))
             answered += 1
         except ConnectionRefusedError:
             answered += 1
@@ -72,18 +73,39 @@ knock() { # ADDRESS: whether it is answered
     [[ $(cut -d' ' -f2 /run/once) -gt 0 ]]
 }
 unanswered() { ! knock "$1"; }
+# How many of 60 datagrams of the member, sent at once to the limited port, arrive.
+cat >/run/burst.py <<'PY'
+import socket, subprocess, sys
+if len(sys.argv) > 1:
+    with socket.socket(type=socket.SOCK_DGRAM) as s:
+        s.bind(("10.77.0.20", 0))
+        for _ in range(60):
+            s.sendto(b"x", ("10.77.0.10", 9092))
+    sys.exit()
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.bind(("10.77.0.10", 9092))
+    s.settimeout(1)
+    subprocess.run(["ip", "netns", "exec", "attacker", "python3", sys.argv[0], "send"], check=True)
+    arrived = 0
+    try:
+        while s.recv(16):
+            arrived += 1
+    except OSError:
+        print(arrived)
+PY
+burst() { arrived=$(python3 /run/burst.py); }
 # What the attacker has got since this was asked last; waits until it has tried again.
 spent=0
 quiet() { # NAME
     local tried answered before
     read -r before _ </run/attack
-    within 20 moved "$before"
+    within 20 tried_since "$before"
     read -r tried answered </run/attack
     check "$1: nobody gets in" "$answered of $tried attempts were answered" [ "$answered" -eq 0 ]
     check "$1: the attacker tried" "only $((tried - spent)) attempts" [ $((tried - spent)) -gt 3 ]
     spent=$tried
 }
-moved() { # BEFORE: whether the attacker has finished three more attempts since
+tried_since() { # BEFORE: whether the attacker has finished three more attempts since
     local tried
     read -r tried _ </run/attack
     [ "$tried" -gt $(($1 + 3)) ]
@@ -156,6 +178,7 @@ done
 check "it cannot get more" "$(grep NoNewPrivs "$status")" grep -q $'NoNewPrivs:\t1' "$status"
 check "its system calls are filtered" "$(grep Seccomp: "$status")" grep -q $'Seccomp:\t2' "$status"
 score=$(systemd-analyze security trainguard --no-pager | sed -n 's/.*level for trainguard.service: \([0-9.]*\).*/\1/p')
+echo "systemd-analyze security: $score"
 check "systemd-analyze security: 2.0 or better" "$score" awk "BEGIN { exit !(\"$score\" != \"\" && $score <= 2.0) }"
 for file in /sys/fs/bpf/trainguard/v*/*; do
     wrong=$(stat -c '%a %U' "$file")
@@ -177,10 +200,58 @@ check "a stranger may not command" "he did" refused as 1000 trainguard apply --r
 check "a stranger does not see the pins" "he did" refused as 1000 ls /sys/fs/bpf/trainguard
 check "a reader may read" "$(cat /run/as.log)" as "$reader" trainguard status
 check "a reader may not command" "he did" refused as "$reader" trainguard apply --reload
-check "an administrator may command" "$(cat /run/as.log)" as "$admin" trainguard apply --reload
+as "$admin" trainguard apply --reload
+done=$?
+check "an administrator may command" "$(cat /run/as.log)" [ $done -eq 0 ]
+check "who commands is written down with the program" "$(tail -1 /var/lib/trainguard/audit.jsonl)" \
+    grep -q '"uid":4711.*"command":"trainguard"\|"command":"trainguard".*"uid":4711' /var/lib/trainguard/audit.jsonl
 check "who commands is in the journal" "no such record" \
     within 5 bash -c "journalctl -u trainguard -o cat | grep -q 'control connection uid=4711'"
 quiet "rights"
+
+# ---- what the status tells
+trainguard status >/run/status.log 2>&1
+check "status: open ports are listed" "$(grep 'open port' /run/status.log)" \
+    refused grep -q 'does not tell which sockets\|No such file' /run/status.log
+
+# ---- the wall clock steps: what is decided goes by clocks that do not
+cat >>/etc/trainguard/policy.yaml <<'YAML'
+  - name: limited
+    roles: [scheduler]
+    ports: [udp/9092]
+    match: all
+    allow: { roles: [worker] }
+    mode: enforce
+    limits:
+      perSource:
+        packets: { rate: 1/s, burst: 40 }
+YAML
+check "clock: a policy with a limit" "$(journalctl -u trainguard -o cat | tail -3)" systemctl reload trainguard
+before=$(pid)
+by_hand() { trainguard status --format json | tr -d ' \n' | grep -q '"mode_override":{'; }
+not_by_hand() { ! by_hand; }
+trainguard mode enforce --for 25s >/run/mode.log 2>&1
+check "clock: a mode by hand, for a while" "$(cat /run/mode.log)" by_hand
+burst
+check "clock: the limit lets a burst through" "$arrived of 60 arrived" [ "$arrived" -ge 40 -a "$arrived" -le 55 ]
+date -s '+1 day' >/dev/null
+burst
+check "clock, a day on: the limit is not refilled" "$arrived of 60 arrived" [ "$arrived" -le 25 ]
+check "clock, a day on: the mode by hand is not over" "it is" by_hand
+quiet "clock, a day on"
+date -s '-2 days' >/dev/null
+quiet "clock, a day back"
+sleep 6
+burst
+check "clock, a day back: the limit is refilled in its time" "$arrived of 60 arrived" \
+    [ "$arrived" -ge 4 -a "$arrived" -le 39 ]
+check "clock, a day back: members get in" "no answer" knock 10.77.0.20
+check "clock: the mode by hand ends in its time" "it does not" within 40 not_by_hand
+sleep 31
+check "clock: the watchdog does not mind" "pid $(pid), before $before" [ "$(pid)" = "$before" ]
+check "clock: the status is right" "$(show StatusText)" within 10 says 'enforcing life@*'
+date -s '+1 day' >/dev/null
+quiet "clock, right again"
 
 # ---- reload
 generation() { trainguard status --format json | sed -n 's/.*"generation": *\([0-9]*\).*/\1/p' | head -1; }
@@ -265,19 +336,35 @@ quiet "upgrade of a stopped one"
 
 # ---- a device that comes late
 systemctl start trainguard
-kill $attacker
-wait $attacker 2>/dev/null
 sed -i 's/interfaces: \[tg0\]/interfaces: [tg0, late0]/' /etc/trainguard/cluster.yaml
 systemctl restart --no-block trainguard
 check "a missing device: not ready yet" "$(show ActiveState)" holds "$(sleep 8; show ActiveState)" activating
-check "a missing device: the others are guarded" "the stranger gets in" unanswered 10.77.0.99
-ip link add late0 type veth peer name late1
+quiet "a missing device"
+# Configured as soon as it is there, with somebody at its other end already.
+echo '0 0' >/run/late
+ip link add late0 type veth peer name late1 netns attacker
+ip -n attacker addr add 10.78.0.99/24 dev late1
+ip -n attacker link set late1 up
+ip netns exec attacker python3 /run/knock.py 10.78.0.99 0 /run/late 10.78.0.10 &
+late=$!
+ip addr add 10.78.0.10/24 dev late0
+ip link set late0 up
 check "the device comes: ready" "$(show ActiveState) $(show StatusText)" within 20 active
 check "the device comes: guarded" "$(ip link show late0)" bash -c 'ip link show late0 | grep -q xdp'
+quiet "the device comes"
+late_tried() { [ "$(cut -d' ' -f1 /run/late)" -gt 5 ]; }
+check "the device comes: somebody tries there" "$(cat /run/late)" within 20 late_tried
+check "the device comes: nobody gets in there" "$(cat /run/late)" \
+    holds "$(cut -d' ' -f2 /run/late)" 0
+kill $late
+wait $late 2>/dev/null
 ip link del late0
 systemctl restart trainguard
 check "a device that never comes does not fail the unit" "$(show ActiveState)" active
 check "a device that never comes is told" "$(show StatusText)" within 15 says '*waiting for late0'
+quiet "a device that never comes"
+kill $attacker
+wait $attacker 2>/dev/null
 
 # ---- removed
 dpkg --remove trainguard >/run/dpkg.log 2>&1

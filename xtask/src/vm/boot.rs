@@ -3,8 +3,10 @@
 
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -17,7 +19,7 @@ use super::{
     initramfs::{Initramfs, Start},
     matrix::strip,
     rootfs,
-    run::{Card, Machine},
+    run::{Card, Ended, Machine},
     wire::{self, Answers, Seen, Stranger},
 };
 use crate::{build, dist, sh, toolchain};
@@ -111,6 +113,46 @@ done
 sleep 2
 ";
 
+/// Reloads without an end: three policies that are good, one that is cut off, a file that is gone.
+/// Written aside and renamed as well as in place, and never synced: that is the daemon's part.
+const RELOADS: &str = "#!/bin/sh
+n=0
+until trainguard status > /vm/status; do
+    n=$((n + 1))
+    [ $n -lt 100 ] || { cat /vm/status; exit 1; }
+    sleep 0.2
+done
+cd /etc/trainguard
+n=0
+while :; do
+    n=$((n + 1))
+    case $((n % 5)) in
+    0) head -c 150 /vm/policy.yaml > policy.yaml ;;
+    1) cat /vm/policy.yaml > policy.yaml ;;
+    2) rm policy.yaml ;;
+    *) sed \"s|tcp/9091|tcp/9091, udp/$((9000 + n))|\" /vm/policy.yaml > next; mv next policy.yaml ;;
+    esac
+    echo \"@@reload $n\"
+    trainguard apply --reload > /dev/null 2>&1
+done
+";
+/// Reloads before the power goes: each kind has had its turn at least once.
+const RELOADS_BEFORE: u32 = 5;
+/// What follows a power cut: the guard is in force, and what it says of its policy.
+const AFTER_CUT: &str = "#!/bin/sh
+n=0
+until trainguard status > /vm/status; do
+    n=$((n + 1))
+    [ $n -lt 100 ] || { cat /vm/status; systemctl status --no-pager trainguard; exit 1; }
+    sleep 0.2
+done
+cat /vm/status
+trainguard status --format json | grep -q '\"enforcing\": *true' || exit 1
+# The next cut begins with good files.
+cat /vm/policy.yaml > /etc/trainguard/policy.yaml
+sleep 2
+";
+
 /// Runs the scripts; a line `not ok` shows what the service has said.
 const SERVICE_JOB: &str = "#!/bin/sh
 for script in /vm/systemd/*.sh; do
@@ -187,10 +229,51 @@ impl System<'_> {
     /// Boots one system several times, with the stranger on the wire all the time: first without
     /// the guard, which shows that the stranger would get in.
     pub(super) fn boots(&self, rounds: u32) -> Result<Tally> {
-        let image = rootfs::ensure(self.cache)?;
-        let scratch = self.cache.scratch()?;
-        let disk = scratch.path().join("disk");
-        rootfs::copy(&image, &disk)?;
+        let mut disk = Disk::new(self)?;
+        if self.install(&mut disk)? {
+            let booted = self.initramfs(BOOTED)?;
+            for round in 1..=rounds {
+                let what = format!("boot {round} of {rounds}");
+                self.boot(&what, &booted, &mut disk, closed, never)?;
+            }
+        }
+        Ok(disk.tally)
+    }
+
+    /// Cuts the power while policies are loaded, and boots again, with the stranger on the wire all
+    /// the time. What the guest has handed to its disk is there then, what it has not is lost.
+    pub(super) fn power_cuts(&self, rounds: u32) -> Result<Tally> {
+        let mut disk = Disk::new(self)?;
+        if !self.install(&mut disk)? {
+            return Ok(disk.tally);
+        }
+        let mut reloads = self.initramfs(RELOADS)?;
+        let mut after = self.initramfs(AFTER_CUT)?;
+        for initramfs in [&mut reloads, &mut after] {
+            initramfs.text("payload/vm/policy.yaml", POLICY);
+        }
+        for round in 1..=rounds {
+            // Each round a little later in a reload, and in another kind of reload.
+            let moment = Duration::from_millis(u64::from(round * 137 % 700));
+            let last = format!("@@reload {}", RELOADS_BEFORE + round);
+            let cut = |line: &str| {
+                if line != last {
+                    return ControlFlow::Continue(());
+                }
+                thread::sleep(moment);
+                ControlFlow::Break(())
+            };
+            let what = format!("power cut {round} of {rounds}");
+            self.boot(&what, &reloads, &mut disk, closed, cut)?;
+            let what = format!("boot after power cut {round}");
+            self.boot(&what, &after, &mut disk, closed, never)?;
+        }
+        Ok(disk.tally)
+    }
+
+    /// The boot without the guard, which shows that the stranger would get in and installs the
+    /// package for the boots to come. Whether that is so: what follows would prove nothing otherwise.
+    fn install(&self, disk: &mut Disk) -> Result<bool> {
         let mut install = self.initramfs(INSTALL)?;
         install.copy(self.package, Path::new("payload/vm/trainguard.deb"))?;
         install.text("payload/vm/cluster.yaml", MANIFEST);
@@ -201,36 +284,30 @@ impl System<'_> {
         for (path, target) in ENABLED {
             install.link(Path::new("payload").join(path), target);
         }
-        let mut tally = Tally::default();
         let open = |seen: &Seen| seen.guarded.count > 0 && seen.control.count > 0;
-        if !self.boot("without the guard", &install, scratch.path(), &disk, &mut tally, open)? {
-            // What follows would prove nothing.
-            return Ok(tally);
-        }
-        let booted = self.initramfs(BOOTED)?;
-        let closed = |seen: &Seen| seen.guarded.count == 0 && seen.control.count > 0;
-        for round in 1..=rounds {
-            let what = format!("boot {round} of {rounds}");
-            self.boot(&what, &booted, scratch.path(), &disk, &mut tally, closed)?;
-        }
-        Ok(tally)
+        self.boot("without the guard", &install, disk, open, never)
     }
 
-    /// One boot; whether it was as expected.
+    /// One boot; whether it was as expected. `cut` says after which line the power goes.
     fn boot(
         &self,
         what: &str,
         initramfs: &Initramfs,
-        scratch: &Path,
-        disk: &Path,
-        tally: &mut Tally,
+        disk: &mut Disk,
         expected: impl Fn(&Seen) -> bool,
+        mut cut: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<bool> {
-        let stranger = Stranger::start(scratch)?;
-        let cards = vec![Card::Wire(scratch.to_owned())];
-        let machine = self.machine(initramfs, scratch, (disk.to_owned(), true), cards, BOOT)?;
-        let mut said = Vec::new();
-        let outcome = machine.run(|line| said.push(line.to_owned()));
+        let Disk { scratch, file, tally } = disk;
+        let stranger = Stranger::start(scratch.path())?;
+        let cards = vec![Card::Wire(scratch.path().to_owned())];
+        let machine = self.machine(initramfs, scratch.path(), (file.clone(), true), cards, BOOT)?;
+        let (mut said, mut is_cut) = (Vec::new(), false);
+        let outcome = machine.run_until(|line| {
+            said.push(line.to_owned());
+            let flow = cut(line);
+            is_cut |= flow.is_break();
+            flow
+        });
         let seen = stranger.stop();
         let outcome = outcome?;
         println!(
@@ -244,7 +321,11 @@ impl System<'_> {
             outcome.took.as_secs_f32()
         );
         let failed = tally.count.failed;
-        tally.judge(self.name, &outcome);
+        if is_cut && outcome.ended == Ended::Cut {
+            tally.judge_console(self.name, &outcome);
+        } else {
+            tally.judge(self.name, &outcome);
+        }
         if !expected(&seen) {
             println!("{}: {what}: not what was expected", self.name);
             tally.count.failed += 1;
@@ -285,6 +366,33 @@ impl System<'_> {
             cards,
             limit,
         })
+    }
+}
+
+/// Nobody but the machine itself got through the guarded port; the other one shows that knocks came.
+fn closed(seen: &Seen) -> bool {
+    seen.guarded.count == 0 && seen.control.count > 0
+}
+
+/// The power stays on.
+fn never(_line: &str) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// The disk of one machine, over its boots, and what was counted in them.
+struct Disk {
+    scratch: TempDir,
+    file: PathBuf,
+    tally: Tally,
+}
+
+impl Disk {
+    fn new(system: &System<'_>) -> Result<Self> {
+        let image = rootfs::ensure(system.cache)?;
+        let scratch = system.cache.scratch()?;
+        let file = scratch.path().join("disk");
+        rootfs::copy(&image, &file)?;
+        Ok(Self { scratch, file, tally: Tally::default() })
     }
 }
 

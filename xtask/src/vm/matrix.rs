@@ -23,12 +23,12 @@ use super::{
 use crate::{
     build::{self, Built},
     sh,
-    test::Count,
+    test::{Count, PACKAGES},
     toolchain::Toolchain,
 };
 
 /// Which tests run, and what is known of each kernel.
-const PLAN: &str = "tests/vm/plan.toml";
+pub(super) const PLAN: &str = "tests/vm/plan.toml";
 /// Data that tests read, below the root of the repository. It lies at the same place in the guest:
 /// the executables know no other.
 const DATA: [&str; 4] = ["tests/corpus", "tests/worlds", "tests/captures", "policies"];
@@ -105,8 +105,12 @@ impl Plan {
         toml::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    fn tests(&self, form: Form) -> impl Iterator<Item = &Test> {
-        self.test.iter().filter(move |test| test.form <= form)
+    /// The programs of a form; of those, the ones that were asked for by name.
+    fn tests<'p>(&'p self, form: Form, only: &'p [String]) -> impl Iterator<Item = &'p Test> {
+        let means = move |test: &&Test| {
+            if only.is_empty() { test.form <= form } else { only.contains(&test.program) }
+        };
+        self.test.iter().filter(means)
     }
 }
 
@@ -120,13 +124,18 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// Builds binary and tests.
-    pub(super) fn build(cache: &Cache, tools: &Toolchain) -> Result<Self> {
+    /// Builds binary and tests: those of a form, or the ones that are named.
+    pub(super) fn build(
+        cache: &Cache,
+        tools: &Toolchain,
+        form: Form,
+        only: &[String],
+    ) -> Result<Self> {
         let built = build::build(tools, &build::BuildArgs::default())?;
         let plan = Plan::read()?;
         let stripped = cache.scratch()?;
         let strip = |from: &Path, name: &str| strip(from, &stripped.path().join(name));
-        let executables = executables(&built, &plan)?;
+        let executables = executables(&built, plan.tests(form, only))?;
         let mut tests = BTreeMap::new();
         for (name, path) in executables {
             tests.insert(name.clone(), strip(&path, &name)?);
@@ -148,12 +157,15 @@ pub(super) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
     Ok(to.to_owned())
 }
 
-/// The executables of the tests that the plan names, and of the budget.
-fn executables(built: &Built, plan: &Plan) -> Result<BTreeMap<String, PathBuf>> {
+/// The executables of tests that the plan names, and of the budget.
+fn executables<'p>(
+    built: &Built,
+    tests: impl Iterator<Item = &'p Test>,
+) -> Result<BTreeMap<String, PathBuf>> {
     let mut cargo = sh::cargo();
-    cargo.args(["test", "--release", "--no-run", "--package", "guard-tests"]);
+    cargo.args(["test", "--release", "--no-run"]).args(PACKAGES);
     cargo.args(["--message-format", "json-render-diagnostics", "--bench", BUDGET]);
-    for test in &plan.test {
+    for test in tests {
         cargo.args(["--test", &test.program]);
     }
     cargo.env("TRAINGUARD_OBJECT", &built.object).stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -178,6 +190,8 @@ pub(super) struct Run<'r> {
     pub(super) kernel: &'r Kernel,
     pub(super) programs: &'r Programs,
     pub(super) form: Form,
+    /// Only these programs, if any are named.
+    pub(super) only: &'r [String],
     /// Settings of the kernel, as `sysctl -w` takes them.
     pub(super) settings: &'r [&'r str],
 }
@@ -189,8 +203,9 @@ impl Run<'_> {
         let scratch = self.cache.scratch()?;
         let initramfs = scratch.path().join("initramfs");
         self.initramfs(&plan)?.write(&initramfs)?;
-        let limit =
-            plan.tests(self.form).map(|test| Duration::from_secs(test.seconds)).sum::<Duration>();
+        let tests = plan.tests(self.form, self.only);
+        let limit = tests.map(|test| Duration::from_secs(test.seconds)).sum::<Duration>();
+        ensure!(!limit.is_zero(), "{PLAN} names none of these test programs: {:?}", self.only);
         let machine = Machine {
             cache: self.cache,
             kernel: self.kernel,
@@ -209,7 +224,7 @@ impl Run<'_> {
         let mut initramfs = Initramfs::new(self.cache, self.kernel, Start::Job)?;
         initramfs.program(&self.programs.trainguard, "vm/trainguard")?;
         initramfs.program(self.programs.test(BUDGET)?, "vm/budget")?;
-        for test in plan.tests(self.form) {
+        for test in plan.tests(self.form, self.only) {
             let to = format!("vm/tests/{}", test.program);
             initramfs.program(self.programs.test(&test.program)?, &to)?;
         }
@@ -236,7 +251,7 @@ impl Run<'_> {
         for known in left_out {
             let _ = write!(options, " --skip {}", known.test);
         }
-        for Test { program, seconds, .. } in plan.tests(self.form) {
+        for Test { program, seconds, .. } in plan.tests(self.form, self.only) {
             // What daemons say would land amid the lines of the harness, which has all that a
             // failed test said anyway.
             let _ = writeln!(
@@ -323,7 +338,7 @@ impl<'r> Reader<'r> {
         // A skipped test has returned, so the harness counts it as passed.
         self.tally.count.passed = self.tally.count.passed.saturating_sub(1);
         if expected {
-            self.tally.skip(format!("{}: {skip}", self.name));
+            self.tally.skip_as_planned(format!("{}: {skip}", self.name));
         } else {
             println!("{}: {skip}: a skip that {PLAN} does not name", self.name);
             self.tally.count.failed += 1;
@@ -351,17 +366,23 @@ fn figures_line(json: &str) -> String {
 
 /// Whether a machine did what it should.
 impl Tally {
-    pub(super) fn judge(&mut self, name: &str, outcome: &Outcome) {
+    /// What the kernel complained of counts.
+    pub(super) fn judge_console(&mut self, name: &str, outcome: &Outcome) {
         let trouble = outcome.trouble();
         for line in &trouble {
             println!("{name}: the kernel says: {line}");
         }
         self.count.failed += trouble.len() as u64;
+    }
+
+    pub(super) fn judge(&mut self, name: &str, outcome: &Outcome) {
+        self.judge_console(name, outcome);
         match outcome.ended {
             Ended::Code(0) => return,
             Ended::Code(code) => println!("{name}: the job ended with {code}"),
             Ended::TimedOut => println!("{name}: out of time after {} s", outcome.took.as_secs()),
             Ended::Silent => println!("{name}: the machine went off without a word"),
+            Ended::Cut => println!("{name}: the power was cut"),
         }
         self.count.failed += 1;
         let console: Vec<&str> = outcome.console.lines().collect();

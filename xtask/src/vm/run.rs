@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -80,6 +81,8 @@ pub(super) enum Ended {
     TimedOut,
     /// The machine went off without the job's last word.
     Silent,
+    /// The power was cut, as it was asked for.
+    Cut,
 }
 
 impl Machine<'_> {
@@ -113,6 +116,18 @@ impl Machine<'_> {
 
     /// Switches it on, and waits until it is off. Each line of the job is handed on as it comes.
     pub(super) fn run(&self, mut each: impl FnMut(&str)) -> Result<Outcome> {
+        self.run_until(|line| {
+            each(line);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// The same, and cuts the power when it is told to: the guest does not get to write what it has
+    /// not handed to its disk yet.
+    pub(super) fn run_until(
+        &self,
+        mut each: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Outcome> {
         let scratch = self.cache.scratch()?;
         let console = scratch.path().join("console");
         let mut command = self.command(&console)?;
@@ -132,9 +147,12 @@ impl Machine<'_> {
                 ended = code.parse().map_or(Ended::Silent, Ended::Code);
                 continue;
             }
-            each(&line);
+            if each(&line).is_break() {
+                guard.cut();
+            }
         }
         match guard.finish() {
+            Some(Stopped::Cut) => ended = Ended::Cut,
             Some(Stopped::Interrupted) => bail!("interrupted; the machine is off"),
             Some(Stopped::OutOfTime) if ended == Ended::Silent => ended = Ended::TimedOut,
             _ => {}
@@ -192,11 +210,19 @@ fn trouble(console: &str) -> Vec<&str> {
 enum Stopped {
     OutOfTime,
     Interrupted,
+    Cut,
+}
+
+/// What the thread that watches the emulator is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Finished,
+    Cut,
 }
 
 /// Ends the emulator when its time is over, or when the user wants to stop.
 struct TimeLimit {
-    finished: mpsc::Sender<()>,
+    word: mpsc::Sender<Word>,
     thread: JoinHandle<Option<Stopped>>,
 }
 
@@ -205,11 +231,12 @@ impl TimeLimit {
     const LOOK: Duration = Duration::from_millis(200);
 
     fn start(mut child: Child, end: Instant, interrupt: Interrupt) -> Self {
-        let (finished, wait) = mpsc::channel();
+        let (word, wait) = mpsc::channel();
         let thread = thread::spawn(move || {
             let stopped = loop {
                 match wait.recv_timeout(Self::LOOK) {
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => break None,
+                    Ok(Word::Cut) => break Some(Stopped::Cut),
+                    Ok(Word::Finished) | Err(RecvTimeoutError::Disconnected) => break None,
                     Err(RecvTimeoutError::Timeout) if interrupt.came() => {
                         break Some(Stopped::Interrupted);
                     }
@@ -225,12 +252,17 @@ impl TimeLimit {
             let _ = child.wait();
             stopped
         });
-        Self { finished, thread }
+        Self { word, thread }
+    }
+
+    /// Stops the emulator at once.
+    fn cut(&self) {
+        let _ = self.word.send(Word::Cut);
     }
 
     /// Waits for the emulator, whose output has ended; why it was stopped, if it was.
     fn finish(self) -> Option<Stopped> {
-        let _ = self.finished.send(());
+        let _ = self.word.send(Word::Finished);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }

@@ -13,6 +13,10 @@ use crate::{
 /// Bytes that a frame of one buffer has at most, whatever the driver: a page of 4096 bytes. Many
 /// drivers take less.
 const ONE_BUFFER: u32 = 4096;
+/// What the driver of virtio cards puts into one page before Linux 6.3: a page without the room before
+/// a packet (256 bytes), behind it (320), and for its headers (26); `xdp_linearize_page`,
+/// `drivers/net/virtio_net.c`.
+const VIRTIO_ONE_PAGE: u32 = 4096 - 256 - 320 - 26;
 
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -105,6 +109,21 @@ fn driver(interface: &Interface) -> Check {
                 if support.several_buffers { ", also frames of several buffers" } else { "" };
             Check::ok(ID, format!("native XDP{buffers}"))
         }
+        Seen::Hidden(_) if loses_long_frames(interface) => Check::new(
+            ID,
+            State::Failed,
+            format!(
+                "virtio_net of this kernel runs XDP on frames of one page only, the MTU is {mtu}"
+            ),
+        )
+        .why(format!(
+            "before Linux 6.3 it refuses the program at this MTU; where it was raised under the \
+             program, frames of more than some {VIRTIO_ONE_PAGE} bytes are lost, members' too"
+        ))
+        .fix(format!(
+            "start the daemon with `--mode generic` (slower), or `ip link set dev {} mtu 1500`",
+            quoted(name)
+        )),
         Seen::Hidden(why) => {
             Check::new(ID, State::Note, format!("the driver does not tell: {why}"))
                 .why("kernels tell since 6.3; before, only attaching shows")
@@ -112,6 +131,12 @@ fn driver(interface: &Interface) -> Check {
                       on, `--mode generic` before")
         }
     }
+}
+
+/// Whether frames are lost that the MTU allows. Kernels that tell of drivers have a later one.
+fn loses_long_frames(interface: &Interface) -> bool {
+    let generic = interface.program.as_ref().is_some_and(|program| program.mode == "generic");
+    interface.driver.as_deref() == Some("virtio_net") && interface.mtu > VIRTIO_ONE_PAGE && !generic
 }
 
 fn foreign(interface: &Interface, program: &Program) -> Check {

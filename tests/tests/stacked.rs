@@ -1,0 +1,434 @@
+//! Devices that lie over others, while a member and a stranger send: a bond whose ports come and go,
+//! a VLAN device on a card. Wherever the guard is, the member gets in, the stranger does not, and
+//! each frame is counted where it was judged.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, UdpSocket},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_tests::{
+    node::{MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, inside, moved},
+    raw, skip, text,
+};
+use serde_json::{Value, json};
+
+/// Datagrams of each sender that are counted one by one: at the MTU of training clusters each takes
+/// a page of the socket's buffer, which has room for some fifty.
+const EXACTLY: u64 = 40;
+
+/// The modes that this kernel has: TCX is of 6.6 (`CONFIG_NET_XGRESS`).
+fn modes() -> &'static [&'static str] {
+    if is_at_least(6, 6) { &["native", "tcx", "generic"] } else { &["native", "generic"] }
+}
+
+/// The mode that follows native where a device has no driver to run XDP.
+fn after_native() -> &'static str {
+    if is_at_least(6, 6) { "tcx" } else { "generic" }
+}
+
+fn is_at_least(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
+/// Runs `ip` in the namespaces of node and peer.
+fn at_both(node: &Node, args: &[&str]) {
+    for namespace in [node.namespace(), node.peer()] {
+        let output = Command::new("ip").args(["-n", namespace]).args(args).output().expect("ip");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {}: {said}", args.join(" "));
+    }
+}
+
+/// Whether the kernel can make devices of a kind; if not, the test is skipped.
+fn can_make(node: &Node, test: &str, module: &str, args: &[&str]) -> bool {
+    let add = ["-n", node.namespace(), "link", "add", "try0"];
+    let output = Command::new("ip").args(add).args(args).output().expect("ip");
+    if output.status.success() {
+        node.ip(&["link", "del", "try0"]);
+        return true;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Unknown device type") || said.contains("not supported"), "{said}");
+    skip::skip(test, &format!("no {module} module"));
+    false
+}
+
+/// `eth0` is a bond of `m0` and `m1` on both sides. Frames take turns, so both ports carry.
+fn bond(test: &str) -> Option<Node> {
+    let node = Node::bare(test)?;
+    let kind = ["type", "bond", "mode", "balance-rr", "miimon", "50"];
+    if !can_make(&node, test, "bonding", &kind) {
+        return None;
+    }
+    at_both(&node, &[&["link", "add", "eth0", "mtu", "9000"], &kind[..]].concat());
+    at_both(&node, &["link", "set", "eth0", "up"]);
+    for port in ["m0", "m1"] {
+        node.add_link(port);
+        enslave(&node, port);
+    }
+    node.add_addresses();
+    Some(node)
+}
+
+/// Puts both ends of a cable into the bonds.
+fn enslave(node: &Node, port: &str) {
+    at_both(node, &["link", "set", port, "down"]);
+    at_both(node, &["link", "set", port, "master", "eth0"]);
+}
+
+/// `eth0` is the VLAN 5 on `card`, on both sides.
+fn vlan(test: &str) -> Option<Node> {
+    let node = Node::bare(test)?;
+    node.add_link("card");
+    let kind = ["link", "card", "type", "vlan", "id", "6"];
+    if !can_make(&node, test, "8021q", &kind) {
+        return None;
+    }
+    at_both(&node, &["link", "add", "link", "card", "name", "eth0", "type", "vlan", "id", "5"]);
+    at_both(&node, &["link", "set", "eth0", "up"]);
+    node.add_addresses();
+    Some(node)
+}
+
+fn guard_these(node: &Node, patterns: &str) {
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", patterns));
+}
+
+fn modes_of(status: &Value) -> BTreeMap<String, String> {
+    let interfaces = status["interfaces"].as_array().into_iter().flatten();
+    let guarded = interfaces.filter(|interface| interface["state"] == "guarded");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    guarded.map(|interface| (text(&interface["name"]), text(&interface["mode"]))).collect()
+}
+
+fn names<const N: usize>(names: [&str; N], mode: &str) -> BTreeMap<String, String> {
+    names.into_iter().map(|name| (name.to_owned(), mode.to_owned())).collect()
+}
+
+/// What the interfaces have let pass and dropped, by name, since `before`.
+fn by_interface(before: &Value, after: &Value) -> BTreeMap<String, (u64, u64)> {
+    let of = |stats: &Value| -> BTreeMap<String, (u64, u64)> {
+        let count = |entry: &Value, what: &str| entry[what].as_u64().expect("a count");
+        let all = stats["interfaces"].as_array().into_iter().flatten();
+        all.map(|entry| {
+            let name = entry["name"].as_str().expect("a name").to_owned();
+            (name, (count(entry, "passed"), count(entry, "dropped")))
+        })
+        .collect()
+    };
+    let before = of(before);
+    let mut moved = of(after);
+    for (name, (passed, dropped)) in &mut moved {
+        let (passed_before, dropped_before) = before.get(name).copied().unwrap_or_default();
+        (*passed, *dropped) = (*passed - passed_before, *dropped - dropped_before);
+    }
+    moved
+}
+
+/// Sees who gets in: datagrams that arrive at the node, by sender.
+struct Door<'n> {
+    node: &'n Node,
+    socket: UdpSocket,
+    /// In which mode, guarded where.
+    what: String,
+}
+
+impl<'n> Door<'n> {
+    fn new(node: &'n Node, what: String) -> Self {
+        let socket = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
+        socket.set_nonblocking(true).expect("not blocking");
+        Self { node, socket, what }
+    }
+
+    /// How many datagrams of the member have arrived since the last call. None of a stranger may.
+    fn members(&self, when: &str) -> u64 {
+        let (mut buffer, mut count) = ([0; 16], 0);
+        while let Ok((_, from)) = self.socket.recv_from(&mut buffer) {
+            let Self { what, node, .. } = self;
+            assert_eq!(from.ip(), MEMBER[0], "{what}: a stranger got in {when}: {}", node.log());
+            count += 1;
+        }
+        count
+    }
+
+    /// While both send: the member gets in, the stranger is refused, and the status says so.
+    fn well(&self, when: &str) {
+        let Self { node, what, .. } = self;
+        let (refused, mut arrived) = (node.packets("not_allowed"), 0);
+        // What came before does not count.
+        self.members(when);
+        let deadline = Instant::now() + PATIENCE;
+        while arrived < 20 || node.packets("not_allowed") < refused + 20 {
+            assert!(Instant::now() < deadline, "{what}: {arrived} arrived {when}: {}", node.log());
+            thread::sleep(Duration::from_millis(50));
+            arrived += self.members(when);
+        }
+        let status = node.status().expect("a status");
+        assert_eq!(status["enforcing"], true, "{what}, {when}: {status}");
+    }
+
+    /// Lets both send a number of datagrams, one by one, and returns what was counted: by reason,
+    /// and by interface, passed and dropped.
+    fn exactly(&self) -> (Vec<(String, u64)>, BTreeMap<String, (u64, u64)>) {
+        let Self { node, what, .. } = self;
+        thread::sleep(Duration::from_millis(300));
+        self.members("before");
+        let before = node.stats();
+        node.at_peer(|| {
+            for from in [MEMBER[0], STRANGER[0]] {
+                let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+                for _ in 0..EXACTLY {
+                    socket.send_to(b"counted", (NODE[0], PORT)).expect("sending");
+                    thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(self.members("when counted"), EXACTLY, "{what}");
+        let after = node.stats();
+        (moved(&before, &after), by_interface(&before, &after))
+    }
+}
+
+/// Member and stranger send while something is done.
+fn while_sending(door: &Door<'_>, work: impl FnOnce()) {
+    let (stop, peer) = (AtomicBool::new(false), door.node.peer().to_owned());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            inside(&peer, || {
+                let sockets = [MEMBER[0], STRANGER[0]]
+                    .map(|from| UdpSocket::bind((from, 0)).expect("an address of the peer"));
+                while !stop.load(Ordering::Relaxed) {
+                    for socket in &sockets {
+                        // A port may just be on its way.
+                        let _ = socket.send_to(b"sent", SocketAddr::new(NODE[0], PORT));
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+        });
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = done {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Swaps every port of the bond while both send: `added` is called when a device is there and not
+/// yet a port.
+fn swap(door: &Door<'_>, added: impl Fn(&str)) {
+    let node = door.node;
+    while_sending(door, || {
+        door.well("at first");
+        node.add_link("m2");
+        added("m2");
+        enslave(node, "m2");
+        door.well("with a third port");
+        for port in ["m0", "m1"] {
+            // Down first: out of the bond it is a card of its own, with the bond's address still,
+            // and Linux takes packets for any address by any card.
+            at_both(node, &["link", "set", port, "down"]);
+            at_both(node, &["link", "set", port, "nomaster"]);
+            door.well("without a port");
+            node.ip(&["link", "del", port]);
+            door.well("without its device");
+        }
+        node.add_link("m3");
+        added("m3");
+        enslave(node, "m3");
+        // Without a word to the bond, as a card that is pulled.
+        node.ip(&["link", "del", "m2"]);
+        door.well("with another port than at first");
+        node.add_link("m4");
+        added("m4");
+        enslave(node, "m4");
+        door.well("with two other ports");
+    });
+}
+
+fn reasons(allowed: u64, refused: u64) -> Vec<(String, u64)> {
+    vec![("allowed".to_owned(), allowed), ("not_allowed".to_owned(), refused)]
+}
+
+/// Case 78: in the driver the program runs at the ports, which the bond hands it to; the stack's
+/// hooks run at the bond. Whatever comes in is the bond's.
+#[test]
+fn a_bond_is_guarded_whatever_its_ports() {
+    for mode in modes() {
+        let Some(mut node) = bond("stacked/bond") else { return };
+        node.start(&["--mode", mode]);
+        let status = node.wait("enforcing", enforcing);
+        assert_eq!(modes_of(&status), names(["eth0"], mode), "{status}");
+        assert_eq!(status["problems"], json!([]), "{mode}");
+        assert_eq!(status["unguarded"], json!([]), "{mode}: its ports are guarded by it");
+        let door = Door::new(&node, format!("bond, {mode}"));
+        swap(&door, |_| {});
+        let (by_reason, by_interface) = door.exactly();
+        assert_eq!(by_reason, reasons(EXACTLY, EXACTLY), "{mode}");
+        // ARP and the like pass beside them.
+        let others = by_interface.iter().filter(|(name, _)| *name != "eth0");
+        assert!(others.clone().all(|(_, counts)| *counts == (0, 0)), "{mode}: {by_interface:?}");
+        assert_eq!(by_interface["eth0"].1, EXACTLY, "{mode}: {by_interface:?}");
+        assert!(by_interface["eth0"].0 >= EXACTLY, "{mode}: {by_interface:?}");
+        assert_eq!(node.status().expect("a status")["generation"], 1);
+    }
+}
+
+/// Case 78, the other way: each port has a guard of its own, before it is a port.
+#[test]
+fn the_ports_of_a_bond_are_guarded_each() {
+    for mode in modes() {
+        let Some(mut node) = bond("stacked/ports") else { return };
+        guard_these(&node, "[\"m*\"]");
+        node.start(&["--mode", mode]);
+        let status = node.wait("enforcing", enforcing);
+        assert_eq!(modes_of(&status), names(["m0", "m1"], mode), "{status}");
+        assert_eq!(status["problems"], json!([]), "{mode}");
+        assert_eq!(status["unguarded"], json!([]), "{mode}: the bond is guarded by its ports");
+        let door = Door::new(&node, format!("ports, {mode}"));
+        swap(&door, |port| {
+            node.wait("guarded", |status| {
+                modes_of(status).get(port).is_some_and(|has| has == mode)
+            });
+        });
+        let (by_reason, by_interface) = door.exactly();
+        assert_eq!(by_reason, reasons(EXACTLY, EXACTLY), "{mode}");
+        // The frames take turns.
+        let dropped = ["m3", "m4"].map(|port| by_interface[port].1);
+        assert_eq!(dropped.iter().sum::<u64>(), EXACTLY, "{mode}: {by_interface:?}");
+        assert!(dropped.iter().all(|count| *count >= EXACTLY / 3), "{mode}: {by_interface:?}");
+    }
+}
+
+/// The Ethernet address of the node.
+fn address(node: &Node) -> Vec<u8> {
+    let show = ["-n", node.namespace(), "-brief", "link", "show", "eth0"];
+    let output = Command::new("ip").args(show).output().expect("ip");
+    let said = String::from_utf8(output.stdout).expect("text");
+    let address = said.split_whitespace().nth(2).expect("an address");
+    address.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect()
+}
+
+/// What a stranger gets in by a port while it is being added, with the cable full of his frames.
+fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize {
+    let door = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
+    door.set_nonblocking(true).expect("not blocking");
+    node.add_link(port);
+    added();
+    let mut frame =
+        text::frame("ipv4 from=10.77.0.99 to=10.77.0.10 / udp to=9091").expect("a frame");
+    frame[..6].copy_from_slice(&address(node));
+    let (stop, peer) = (AtomicBool::new(false), node.peer().to_owned());
+    let frames = vec![frame; 64];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            inside(&peer, || {
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = raw::send(port, &frames);
+                }
+            });
+        });
+        thread::sleep(Duration::from_millis(100));
+        node.ip(&["link", "set", port, "down"]);
+        node.ip(&["link", "set", port, "master", "eth0"]);
+        thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let mut count = 0;
+    while door.recv(&mut [0; 16]).is_ok() {
+        count += 1;
+    }
+    count
+}
+
+/// Case 78: with the stack's hooks on the bond, and with a guard on each port, a port lets no
+/// stranger in from its first frame on. In the driver the bond hands its program to a port only
+/// after frames can come (`bond_enslave`, `drivers/net/bonding/bond_main.c`): nothing is claimed.
+#[test]
+fn a_port_is_guarded_from_its_first_frame() {
+    for mode in modes() {
+        for patterns in ["[eth0]", "[\"m*\"]"] {
+            let on_bond = patterns == "[eth0]";
+            if on_bond && *mode == "native" {
+                continue;
+            }
+            let Some(mut node) = bond("stacked/new-port") else { return };
+            guard_these(&node, patterns);
+            node.start(&["--mode", mode]);
+            node.wait("enforcing", enforcing);
+            for port in ["m2", "m3", "m4"] {
+                let before = node.packets("not_allowed");
+                let count = got_in_by_a_new_port(&node, port, || {
+                    if !on_bond {
+                        node.wait("guarded", |status| modes_of(status).contains_key(port));
+                    }
+                });
+                assert_eq!(count, 0, "{mode}, {patterns}, {port}: {}", node.log());
+                assert!(node.packets("not_allowed") - before > 100, "{mode}, {patterns}: no flood");
+            }
+        }
+    }
+}
+
+/// Case 78: the kernel takes one XDP program on a bond and its ports together. Whoever wants both is
+/// told which stands in the way of which, and what is guarded stays so.
+#[test]
+fn a_bond_and_its_ports_are_not_guarded_both_in_the_driver() {
+    for patterns in ["[eth0, \"m*\"]", "[\"m*\", eth0]"] {
+        let Some(mut node) = bond("stacked/both") else { return };
+        guard_these(&node, patterns);
+        node.start(&["--mode", "native"]);
+        let status = node.wait("decided", |status| {
+            status["interfaces"].as_array().is_some_and(|all| all.len() == 3)
+        });
+        let first = if patterns.starts_with("[eth0") { &["eth0"][..] } else { &["m0", "m1"] };
+        let guarded: Vec<String> = modes_of(&status).into_keys().collect();
+        assert_eq!(guarded, first, "{status}");
+        let problems = status["problems"].to_string();
+        assert!(problems.contains("bond") && problems.contains("port"), "{problems}");
+        node.assert_guarded();
+    }
+}
+
+/// Case 79: a frame with a tag is the card's before it is the VLAN device's. On the card it is judged
+/// once; on both, what passes the one is judged and counted by the other, too.
+#[test]
+fn a_vlan_device_and_the_card_below_it() {
+    let both = BTreeMap::from([
+        ("card".to_owned(), "native".to_owned()),
+        ("eth0".to_owned(), after_native().to_owned()),
+    ]);
+    let cases = [
+        ("[card]", names(["card"], "native"), [("card", EXACTLY)], EXACTLY),
+        ("[eth0]", names(["eth0"], after_native()), [("eth0", EXACTLY)], EXACTLY),
+        ("[card, eth0]", both.clone(), [("card", EXACTLY)], 2 * EXACTLY),
+        ("[eth0, card]", both, [("card", EXACTLY)], 2 * EXACTLY),
+    ];
+    for (patterns, expected, dropped, allowed) in cases {
+        let Some(mut node) = vlan("stacked/vlan") else { return };
+        guard_these(&node, patterns);
+        node.start(&["--mode", "auto"]);
+        let status = node.wait("enforcing", enforcing);
+        assert_eq!(modes_of(&status), expected, "{patterns}: {status}");
+        // On the VLAN device alone, other frames of the card go past the guard.
+        let bare = if patterns == "[eth0]" { json!(["card"]) } else { json!([]) };
+        assert_eq!(status["unguarded"], bare, "{patterns}");
+        let door = Door::new(&node, format!("VLAN, {patterns}"));
+        while_sending(&door, || door.well("at first"));
+        let (by_reason, by_interface) = door.exactly();
+        assert_eq!(by_reason, reasons(allowed, EXACTLY), "{patterns}");
+        for (name, (_, count)) in &by_interface {
+            let expected = dropped.iter().find(|(dropper, _)| dropper == name);
+            assert_eq!(*count, expected.map_or(0, |(_, count)| *count), "{by_interface:?}");
+        }
+    }
+}
