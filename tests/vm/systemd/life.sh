@@ -272,6 +272,19 @@ quiet "reload"
 systemctl restart trainguard
 check "a start with bad files takes the last good policy" "$(show StatusText)" \
     within 15 says 'enforcing life@*not what the files say*'
+# As at a boot: the pins are gone, and the device is down until the guard is ready.
+systemctl stop trainguard
+mv /etc/trainguard/cluster.yaml /run/cluster.yaml
+ip link set tg0 down
+trainguard detach >/run/detach.log 2>&1
+check "without files: the guard is off" "$(cat /run/detach.log)" detached
+systemctl start trainguard
+ip link set tg0 up
+check "a start without files takes the last good policy" "$(show ActiveState) $(show StatusText)" active
+quiet "no files"
+check "a start without files is told" "$(show StatusText)" \
+    within 15 says 'enforcing life@*not what the files say*'
+mv /run/cluster.yaml /etc/trainguard/cluster.yaml
 cp /run/good.yaml /etc/trainguard/policy.yaml
 check "files that are good again are followed" "$(show StatusText)" \
     within 20 says 'enforcing life@* drops/s'
