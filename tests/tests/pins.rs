@@ -24,7 +24,7 @@ fn events(node: &Node) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn says<'a>(what: &'a str) -> impl Fn(&Value) -> bool + 'a {
+fn says(what: &str) -> impl Fn(&Value) -> bool + '_ {
     move |status| status["problems"].to_string().contains(what)
 }
 

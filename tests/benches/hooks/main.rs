@@ -6,7 +6,7 @@
 //! socket buffer, GRO) is in it, nor what a driver does for XDP.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
-use std::process::ExitCode;
+use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
@@ -54,10 +54,12 @@ fn bundle(limits: &str) -> Bundle {
             .to_owned();
     for number in 0..1000 {
         let (subnet, host) = (number / 250, number % 250 + 1);
-        manifest += &format!(
+        let written = writeln!(
+            manifest,
             "  - {{ name: host-{number}, addresses: [10.4.{subnet}.{host}, \
-             \"fd77:0:2:{subnet}::{host:x}\"], roles: [member] }}\n"
+             \"fd77:0:2:{subnet}::{host:x}\"], roles: [member] }}"
         );
+        written.expect("a string takes it");
     }
     let policy = format!(
         "apiVersion: trainguard/v1\nkind: Policy\nname: bench\nservices:\n  - name: guarded\n    \
@@ -147,7 +149,9 @@ fn bench(args: &Arguments) -> Result<()> {
     let rounds = args.pick(5, 15);
     let mut report = Report::new("hooks");
     report.note(format!("{rounds} rounds of {repeat} packets each, on CPU {cpu}"));
-    LEGEND.into_iter().for_each(|note| report.note(note));
+    for note in LEGEND {
+        report.note(note);
+    }
     for note in report.notes() {
         println!("{note}");
     }
