@@ -69,7 +69,8 @@ impl Repository {
         let line = |name: &&str| {
             let bytes = fs::read(self.path().join(name)).expect("a file");
             let sum = Sha256::digest(bytes);
-            let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+            let sum: Vec<String> = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+            let sum = sum.concat();
             format!("{sum}  {name}\n")
         };
         let sums: String = files.iter().map(line).collect();
