@@ -113,9 +113,12 @@ fn names<const N: usize>(names: [&str; N], mode: &str) -> BTreeMap<String, Strin
     names.into_iter().map(|name| (name.to_owned(), mode.to_owned())).collect()
 }
 
-/// What the interfaces have let pass and dropped, by name, since `before`.
-fn by_interface(before: &Value, after: &Value) -> BTreeMap<String, (u64, u64)> {
-    let of = |stats: &Value| -> BTreeMap<String, (u64, u64)> {
+/// Frames that interfaces have let pass and dropped, by name.
+type ByInterface = BTreeMap<String, (u64, u64)>;
+
+/// What that is since `before`.
+fn by_interface(before: &Value, after: &Value) -> ByInterface {
+    let of = |stats: &Value| -> ByInterface {
         let count = |entry: &Value, what: &str| entry[what].as_u64().expect("a count");
         let all = stats["interfaces"].as_array().into_iter().flatten();
         all.map(|entry| {
@@ -177,7 +180,7 @@ impl<'n> Door<'n> {
 
     /// Lets both send a number of datagrams, one by one, and returns what was counted: by reason,
     /// and by interface, passed and dropped.
-    fn exactly(&self) -> (Vec<(String, u64)>, BTreeMap<String, (u64, u64)>) {
+    fn exactly(&self) -> (Vec<(String, u64)>, ByInterface) {
         let Self { node, what, .. } = self;
         thread::sleep(Duration::from_millis(300));
         self.members("before");

@@ -54,11 +54,12 @@ fn hint(interface: &str, mode: Mode, errno: i32) -> Option<String> {
             "another XDP program is attached; `ip -d link show dev {interface}` names it. \
              trainguard replaces no program of others"
         ),
-        (_, libc::EEXIST) => format!(
-            "another XDP program is attached in the other mode, or on a device over this one (a bond \
-             that it is a port of, a VLAN device): `ip -d link` names it. Guard a bond or its ports, \
-             not both; trainguard replaces no program of others"
-        ),
+        (_, libc::EEXIST) => {
+            "another XDP program is attached in the other mode, or on a device over this one (a \
+             bond that it is a port of, a VLAN device): `ip -d link` names it. Guard a bond or its \
+             ports, not both; trainguard replaces no program of others"
+                .to_owned()
+        }
         (Mode::Native, libc::EOPNOTSUPP) => {
             "the driver has no native XDP, or not for frames of several buffers; or it is a bond \
              with a port that has none, or a program already (guard a bond or its ports, not \

@@ -138,7 +138,7 @@ const SCENARIOS: &[Scenario] = &[
         name: "power-cut",
         kernel: Wanted::cloud("6.12"),
         short: false,
-        what: What::PowerCuts(8),
+        what: What::PowerCuts(5),
         about: "the power goes in the middle of reloads, a stranger on the wire",
     },
 ];
