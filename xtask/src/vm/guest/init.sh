@@ -26,7 +26,11 @@ if [ "$(cat /etc/start)" = disk ]; then
     exec switch_root /newroot /lib/systemd/systemd
 fi
 
+# What the tests read lies where the sources lay, and those may have been below /tmp.
+mkdir /brought && cp -a /tmp/. /brought/
 mount -t tmpfs tmpfs /tmp
+cp -a /brought/. /tmp/ && rm -r /brought
+chmod 1777 /tmp
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
