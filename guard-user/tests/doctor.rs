@@ -317,19 +317,21 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
         [State::Ok, State::Warning, State::Warning, State::Failed]
     );
     assert_eq!(one(|facts| facts.interfaces[0].xdp = hidden()).1, State::Note);
-    let virtio_before_6_3 = |mtu, mode: Option<&'static str>| {
-        one(|facts| {
+    let virtio_before_6_3 = |mode: Option<&'static str>| {
+        let checks = changed(|facts| {
             let interface = &mut facts.interfaces[0];
             interface.xdp = hidden();
             interface.driver = Some("virtio_net".to_owned());
-            interface.mtu = mtu;
+            interface.mtu = 9000;
             interface.program = mode.map(|mode| Program { id: 812, mode, ours: known(true) });
-        })
+        });
+        checks.into_iter().find(|check| check.id == "xdp-driver").expect("a check")
     };
-    let (id, state, said) = virtio_before_6_3(9000, None);
-    assert_eq!((id, state), ("xdp-driver", State::Failed));
-    assert!(said.contains("`--mode generic`") && said.contains("are lost"), "{said}");
-    assert_eq!(virtio_before_6_3(9000, Some("native")).1, State::Failed);
+    let check = virtio_before_6_3(None);
+    assert_eq!(check.state, State::Failed);
+    assert!(check.fix.is_some_and(|fix| fix.contains("`--mode generic`")));
+    assert!(check.why.is_some_and(|why| why.contains("are lost")));
+    assert_eq!(virtio_before_6_3(Some("native")).state, State::Failed);
 
     let program = |ours| Program { id: 812, mode: "native", ours };
     let (id, state, said) = one(|facts| facts.interfaces[0].program = Some(program(known(false))));

@@ -223,7 +223,13 @@ mod tests {
         let mut buffer = [0; 2048];
         let mut hung_up = false;
         for _ in 0..50 {
-            let length = guest.recv(&mut buffer).unwrap();
+            // The handler of another test's signal may run in this thread.
+            let length = loop {
+                match guest.recv(&mut buffer) {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    received => break received.unwrap(),
+                }
+            };
             let packet = SlicedPacket::from_ethernet(&buffer[..length]).unwrap();
             let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
             hung_up |= tcp.rst();
