@@ -102,27 +102,32 @@ install -D -m 644 /vm/policy.yaml /etc/trainguard/policy.yaml
 systemctl enable trainguard.service
 ";
 
-/// With it: the service must come up, and stays up for a while.
-const BOOTED: &str = "#!/bin/sh
+/// How a script begins that needs the guard: it waits for it, or says what is wrong and ends.
+macro_rules! wait_for_the_guard {
+    () => {
+        "#!/bin/sh
 n=0
 until trainguard status > /vm/status; do
     n=$((n + 1))
     [ $n -lt 100 ] || { cat /vm/status; systemctl status --no-pager trainguard; exit 1; }
     sleep 0.2
 done
-sleep 2
-";
+"
+    };
+}
+
+/// With it: the service must come up, and stays up for a while.
+const BOOTED: &str = concat!(
+    wait_for_the_guard!(),
+    "sleep 2
+"
+);
 
 /// Reloads without an end: three policies that are good, one that is cut off, a file that is gone.
 /// Written aside and renamed as well as in place, and never synced: that is the daemon's part.
-const RELOADS: &str = "#!/bin/sh
-n=0
-until trainguard status > /vm/status; do
-    n=$((n + 1))
-    [ $n -lt 100 ] || { cat /vm/status; exit 1; }
-    sleep 0.2
-done
-cd /etc/trainguard
+const RELOADS: &str = concat!(
+    wait_for_the_guard!(),
+    "cd /etc/trainguard
 n=0
 while :; do
     n=$((n + 1))
@@ -135,23 +140,20 @@ while :; do
     echo \"@@reload $n\"
     trainguard apply --reload > /dev/null 2>&1
 done
-";
+"
+);
 /// Reloads before the power goes: each kind has had its turn at least once.
 const RELOADS_BEFORE: u32 = 5;
 /// What follows a power cut: the guard is in force, and what it says of its policy.
-const AFTER_CUT: &str = "#!/bin/sh
-n=0
-until trainguard status > /vm/status; do
-    n=$((n + 1))
-    [ $n -lt 100 ] || { cat /vm/status; systemctl status --no-pager trainguard; exit 1; }
-    sleep 0.2
-done
-cat /vm/status
+const AFTER_CUT: &str = concat!(
+    wait_for_the_guard!(),
+    "cat /vm/status
 trainguard status --format json | grep -q '\"enforcing\": *true' || exit 1
 # The next cut begins with good files.
 cat /vm/policy.yaml > /etc/trainguard/policy.yaml
 sleep 2
-";
+"
+);
 
 /// Runs the scripts; a line `not ok` shows what the service has said.
 const SERVICE_JOB: &str = "#!/bin/sh
