@@ -409,10 +409,9 @@ impl Guard {
     /// The same, at each look: what cannot be mended is told until it can.
     fn look_at_pins(&mut self) {
         let trouble = self.mend_pins().err().map(|error| {
-            let hint = error.hint_text().map(|hint| format!(" ({hint})"));
             format!(
-                "no other policy comes into force before the pins are mended: {error}{}",
-                hint.unwrap_or_default()
+                "no other policy comes into force before the pins are mended: {}",
+                error.with_hint()
             )
         });
         if trouble == self.unpinned {
@@ -551,7 +550,6 @@ impl Guard {
         let connections = is_followed.then(|| self.connections_under(&ready, None));
         self.install(ready)?;
         if is_followed {
-            self.serial = accepted.as_ref().map(|accepted| accepted.serial);
             self.keep(&bundle);
             self.accept(accepted.as_ref());
         }

@@ -147,9 +147,7 @@ impl Links {
                     self.guarded.insert(device.index, guarded);
                 }
                 Err(error) => {
-                    let hint = error.hint_text().map(|hint| format!(" ({hint})"));
-                    let why = format!("{error}{}", hint.unwrap_or_default());
-                    failed.insert(device.name.clone(), why);
+                    failed.insert(device.name.clone(), error.with_hint());
                 }
             }
         }
@@ -410,8 +408,7 @@ impl Links {
     /// Says of which bonds the ports are, as they come and go: in the driver the program sees those.
     fn follow_ports(&mut self, devices: &[Device], shared: &mut Shared) {
         for (index, guarded) in &self.guarded {
-            let ports: Vec<u32> =
-                stacking::ports_of(*index, devices).map(|port| port.index).collect();
+            let ports = stacking::ports_of(*index, devices);
             if guarded.mode != Mode::Native || ports.is_empty() {
                 continue;
             }
@@ -496,8 +493,7 @@ impl Links {
     ) -> Result<Guarded, KernelError> {
         // Before the first frame, so that each is counted where it belongs.
         shared.set_interface(device.index, &device.name, false)?;
-        let ports: Vec<u32> =
-            stacking::ports_of(device.index, devices).map(|port| port.index).collect();
+        let ports = stacking::ports_of(device.index, devices);
         if self.mode.first_hook() == Hook::Xdp && !ports.is_empty() {
             shared.set_ports(device.index, &device.name, &ports)?;
         }
@@ -542,11 +538,7 @@ fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
 const UNPINNED: &str = "guarded only as long as this daemon runs: its link is not pinned";
 
 fn unpinned(error: &KernelError) -> String {
-    let hint = error.hint_text().map(|hint| format!(" ({hint})"));
-    format!(
-        "{UNPINNED}; do not end it, pinning is tried again: {error}{}",
-        hint.unwrap_or_default()
-    )
+    format!("{UNPINNED}; do not end it, pinning is tried again: {}", error.with_hint())
 }
 
 /// Switches a link to the running generation.

@@ -113,6 +113,7 @@ impl Guard {
 
     /// Remembers what has come into force.
     pub(super) fn accept(&mut self, accepted: Option<&Accepted>) {
+        self.serial = accepted.map(|accepted| accepted.serial);
         let Some(accepted) = accepted else { return };
         if let Err(error) = self.state.keep_accepted(accepted) {
             tracing::error!("{error:#}");

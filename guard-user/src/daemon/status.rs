@@ -171,11 +171,10 @@ pub(super) fn unguarded(interfaces: &[InterfaceStatus], devices: &[Device]) -> V
         .filter(|interface| interface.state == "guarded")
         .filter_map(|interface| interface.index)
         .collect();
-    let bare = devices.iter().filter(|device| {
-        device.up
-            && device.name != "lo"
-            && !wanted.contains(&*device.name)
-            && !stacking::is_covered(device, devices, |index| guarded.contains(&index))
-    });
+    let bare = stacking::unguarded(
+        devices,
+        |device| wanted.contains(&*device.name),
+        |index| guarded.contains(&index),
+    );
     bare.map(|device| device.name.clone()).collect()
 }

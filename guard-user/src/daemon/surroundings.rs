@@ -54,14 +54,11 @@ impl Guard {
     /// Takes note of what is new around the guarded interfaces.
     pub(super) fn note_surroundings(&mut self) {
         let guarded = self.links.indices();
-        let bare = self.devices.iter().filter(|device| {
-            let wanted = guarded.contains(&device.index) || self.selection.means(device.index);
-            let covered = |index: u32| guarded.contains(&index);
-            device.up
-                && device.name != "lo"
-                && !wanted
-                && !stacking::is_covered(device, &self.devices, covered)
-        });
+        let bare = stacking::unguarded(
+            &self.devices,
+            |device| guarded.contains(&device.index) || self.selection.means(device.index),
+            |index| guarded.contains(&index),
+        );
         // Where the kernel cannot be asked, what was known is.
         let offloads = nic::offloads_of(guarded.iter().copied());
         let now = Surroundings {

@@ -162,7 +162,6 @@ impl Guard {
         match within {
             None => {
                 self.install(ready).map_err(|failure| said(&failure))?;
-                self.serial = accepted.as_ref().map(|accepted| accepted.serial);
                 self.keep(bundle);
                 self.accept(accepted.as_ref());
                 self.follow_files(bundle);

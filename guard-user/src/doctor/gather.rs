@@ -87,8 +87,7 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
     let chosen = patterns.is_some();
     let selection =
         patterns.map_or_else(|| all_up(&devices), |it| interfaces::select(&it, &devices));
-    let stack = stacking::all().unwrap_or_default();
-    let interfaces = describe(&tree, asked.bpf_dir, &selection, &devices, &stack, &daemon);
+    let interfaces = describe(&tree, asked.bpf_dir, &selection, &devices, &daemon);
     let (open_ports, root_services) =
         listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
     let facts = Facts {
@@ -240,12 +239,8 @@ fn all_up(devices: &[Device]) -> Selection {
 
 /// Devices that are up, that nobody wants guarded, and that do not share the frames of one that is.
 fn unguarded(selection: &Selection, devices: &[Device]) -> Vec<String> {
-    let bare = devices.iter().filter(|device| {
-        device.up
-            && device.name != "lo"
-            && !selection.means(device.index)
-            && !stacking::is_covered(device, devices, |index| selection.means(index))
-    });
+    let wanted = |device: &Device| selection.means(device.index);
+    let bare = stacking::unguarded(devices, wanted, |index| selection.means(index));
     bare.map(|device| device.name.clone()).collect()
 }
 
@@ -254,7 +249,6 @@ fn describe(
     bpf_dir: &Path,
     selection: &Selection,
     devices: &[Device],
-    stack: &BTreeMap<u32, Stacked>,
     daemon: &Seen<Box<Status>>,
 ) -> Vec<Interface> {
     let (xdp, offloads) = (nic::xdp_support(), nic::offloads());
@@ -263,12 +257,12 @@ fn describe(
         devices.iter().map(|device| (device.index, device)).collect();
     let of = |index: Option<u32>| index.and_then(|index| by_index.get(&index).copied());
     let one = |device: &Device| {
-        let Stacked { controller, lower } = stack.get(&device.index).copied().unwrap_or_default();
+        let Stacked { controller, lower } = device.stacked;
         let (driver, virtual_functions) = tree.driver(&device.name);
         let siblings = devices.iter().filter(|other| {
             controller.is_some()
                 && other.index != device.index
-                && stack.get(&other.index).is_some_and(|other| other.controller == controller)
+                && other.stacked.controller == controller
                 && !selection.means(other.index)
         });
         Interface {
