@@ -1,21 +1,19 @@
-//! The corpus: frames that matter, each with its story, played to the host and to both hooks of
-//! the kernel.
+//! The corpus: frames that matter, each with its story, played to the host.
 
 use std::{collections::BTreeMap, fs};
 
 use guard_tests::{
-    backend::{Backend, Host, Kernel},
+    backend::{Backend, Host},
     scenario::{self, Scenario},
-    skip,
     world::{self, data},
 };
-use guard_user::{kernel::mode::Hook, policy::compiled::CompiledPolicy};
+use guard_user::policy::compiled::CompiledPolicy;
 
 /// Between the starts of two scenarios: long enough that every bucket is full again.
 const PAUSE_NS: u64 = 3600 * 1_000_000_000;
 
 /// The scenarios of a file, by world.
-fn by_world(file: &str) -> BTreeMap<String, Vec<Scenario>> {
+pub(crate) fn by_world(file: &str) -> BTreeMap<String, Vec<Scenario>> {
     let mut worlds: BTreeMap<String, Vec<Scenario>> = BTreeMap::new();
     for scenario in scenario::read(&data("corpus").join(file).with_extension("yaml")) {
         worlds.entry(scenario.world.clone()).or_default().push(scenario);
@@ -33,25 +31,7 @@ fn on_host(file: &str) {
     assert!(wrong.is_empty(), "{file} on the host:\n  {}", wrong.join("\n  "));
 }
 
-fn in_kernel(hook: Hook, file: &str) {
-    let name = format!("scenarios_in_kernel_{}_{file}", hook.name());
-    let Some(()) = skip::kernel(&name) else { return };
-    let (mut all, mut played) = (0, 0);
-    let mut wrong = Vec::new();
-    for (world, mut scenarios) in by_world(file) {
-        let policy = world::named(&world).compile();
-        let kernel = Kernel::at(hook, &policy);
-        let mut kernel = kernel.unwrap_or_else(|error| panic!("{world}: {error}"));
-        all += scenarios.len();
-        scenarios.retain(|scenario| scenario.fits(&kernel));
-        played += scenarios.len();
-        wrong.extend(play(&scenarios, &policy, &mut kernel));
-    }
-    assert!(played * 2 > all, "{file} at the {} hook: {played} of {all} played", hook.name());
-    assert!(wrong.is_empty(), "{file} at the {} hook:\n  {}", hook.name(), wrong.join("\n  "));
-}
-
-fn play(
+pub(crate) fn play(
     scenarios: &[Scenario],
     policy: &CompiledPolicy,
     backend: &mut impl Backend,
@@ -61,25 +41,28 @@ fn play(
     played.flat_map(|(scenario, start)| scenario.play(policy, backend, start)).collect()
 }
 
+/// Hands the names of the corpus's files to a macro.
 macro_rules! corpus {
-    ($($file:ident),* $(,)?) => {
-        const FILES: &[&str] = &[$(stringify!($file)),*];
-
-        mod host {
-            $(#[test] fn $file() { super::on_host(stringify!($file)); })*
-        }
-
-        mod kernel {
-            $(#[test] fn $file() { super::in_kernel(super::Hook::Xdp, stringify!($file)); })*
-        }
-
-        mod tc {
-            $(#[test] fn $file() { super::in_kernel(super::Hook::Tc, stringify!($file)); })*
-        }
+    ($with:ident!($($more:tt)*)) => {
+        $with!($($more)*; ethernet ipv4 ipv6 fragments transport sources tunnels services limits clock);
     };
 }
 
-corpus!(ethernet, ipv4, ipv6, fragments, transport, sources, tunnels, services, limits, clock);
+/// A test for each file, which hands its name to a function.
+macro_rules! test_each {
+    ($play:expr; $($file:ident)*) => {
+        $(#[test] fn $file() { $play(stringify!($file)); })*
+    };
+}
+
+/// The names as texts.
+macro_rules! names {
+    (; $($file:ident)*) => { const FILES: &[&str] = &[$(stringify!($file)),*]; };
+}
+pub(crate) use {corpus, test_each};
+
+corpus!(names!());
+corpus!(test_each!(on_host));
 
 #[test]
 fn every_file_is_played_and_every_name_given_once() {

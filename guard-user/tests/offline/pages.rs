@@ -1,16 +1,12 @@
 //! Manual pages and completions: every verb has its own.
 #![expect(clippy::print_stdout, reason = "a check that is left out is said")]
 
-mod support {
-    pub(crate) mod run;
-}
-
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use clap::CommandFactory as _;
 use guard_user::cli::Cli;
 
-use self::support::run::trainguard;
+use super::binary::trainguard;
 
 fn verbs() -> BTreeSet<String> {
     let command = Cli::command();

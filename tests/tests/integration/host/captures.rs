@@ -8,9 +8,8 @@ use std::{
 
 use guard_common::{Action, Reason, Silent, flow::Parsed, packet::Frame, parse};
 use guard_tests::{
-    backend::{Backend, Host, Kernel},
+    backend::{Backend, Host},
     pcap::{self, Captured},
-    skip,
     world::{self, data},
 };
 use guard_user::policy::{self, Disk, Loaded, compiled::CompiledPolicy};
@@ -65,7 +64,7 @@ fn guarded(policy: &CompiledPolicy, frame: &[u8]) -> bool {
     pinned.contains(&flow.port) || (flow.opening && flow.port != 22)
 }
 
-fn replay<'p, B: Backend>(
+pub(crate) fn replay<'p, B: Backend>(
     policy: &'p CompiledPolicy,
     address: Ipv4Addr,
     new: impl Fn(&'p CompiledPolicy) -> B,
@@ -106,7 +105,7 @@ fn replay<'p, B: Backend>(
 }
 
 /// On ports that no service guards, strangers pass like members.
-fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
+pub(crate) fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
     for (_, frames) in captures() {
         for frame in received(&frames, address) {
             let mut forged = frame.bytes;
@@ -117,7 +116,7 @@ fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
     }
 }
 
-fn nodes() -> Vec<(CompiledPolicy, Ipv4Addr)> {
+pub(crate) fn nodes() -> Vec<(CompiledPolicy, Ipv4Addr)> {
     let loaded = cluster();
     NODES.map(|node| (world::compile(&loaded, node), address(&loaded, node))).into()
 }
@@ -144,17 +143,8 @@ fn the_job_runs_and_a_stranger_stays_out_on_the_host() {
     }
 }
 
-#[test]
-fn the_job_runs_and_a_stranger_stays_out_in_the_kernel() {
-    let name = "the_job_runs_and_a_stranger_stays_out_in_the_kernel";
-    let Some(()) = skip::kernel(name) else { return };
-    for (policy, address) in nodes() {
-        replay(&policy, address, |policy| Kernel::new(policy).unwrap());
-    }
-}
-
 /// Guards ports of TCP that nobody in the captures uses.
-fn other_ports() -> CompiledPolicy {
+pub(crate) fn other_ports() -> CompiledPolicy {
     world::named("nested").compile()
 }
 
@@ -163,16 +153,5 @@ fn a_policy_for_other_ports_touches_nothing_on_the_host() {
     let policy = other_ports();
     for (_, address) in nodes() {
         replay_unguarded(address, &mut Host::new(&policy));
-    }
-}
-
-#[test]
-fn a_policy_for_other_ports_touches_nothing_in_the_kernel() {
-    let name = "a_policy_for_other_ports_touches_nothing_in_the_kernel";
-    let Some(()) = skip::kernel(name) else { return };
-    let policy = other_ports();
-    let mut kernel = Kernel::new(&policy).unwrap();
-    for (_, address) in nodes() {
-        replay_unguarded(address, &mut kernel);
     }
 }

@@ -1,17 +1,13 @@
 //! `lint --policy-key`: in CI, without privileges, what a daemon with that key would refuse. The
 //! files are listed and signed as the documentation says, by the library of the tool.
 
-mod support {
-    pub(crate) mod run;
-}
-
 use std::{fs, path::Path};
 
 use minisign::KeyPair;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use self::support::run::trainguard;
+use super::binary::trainguard;
 
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1

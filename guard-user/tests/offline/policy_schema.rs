@@ -1,8 +1,6 @@
 //! The JSON Schemas of `trainguard schema`: that they are schemas, and that they and the parser
 //! say the same about the shape of documents. Every text of `policy_corpus.rs` is judged there.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -18,7 +16,7 @@ use guard_user::{
 use jsonschema::Validator;
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Map, Value};
-use support::shape::{assert_alike, validator};
+use super::shape::{assert_alike, validator};
 
 const DOCUMENTS: [SchemaDocument; 3] =
     [SchemaDocument::Cluster, SchemaDocument::Policy, SchemaDocument::Test];

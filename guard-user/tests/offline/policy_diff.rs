@@ -1,8 +1,5 @@
 //! `diff` and the decision agree about every packet; and what `diff` says, to people and programs.
 
-#[path = "support/run.rs"]
-mod run;
-
 use std::{
     fmt::Write as _,
     fs,
@@ -21,7 +18,7 @@ use guard_user::{
     probe::{GOES_ON, OPENS, Probe, UNREADABLE},
 };
 use proptest::{prelude::*, sample::select};
-use run::trainguard;
+use super::binary::trainguard;
 
 /// A service of a random policy.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! What we ship for Prometheus and Grafana, against a real Prometheus that scrapes a real daemon.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::CommandFactory as _;
 use guard_tests::{
     node::{MEMBER, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
     prometheus::{METRICS, Prometheus, packaging, program, promtool},
 };
-use guard_user::cli::Cli;
 use serde_json::Value;
+
+use crate::host::dashboards::{dashboard, panels};
 
 /// A port that members may not reach.
 const PRIVATE: u16 = 9092;
@@ -172,17 +172,6 @@ fn with_variables(text: &str, variables: &[(&str, &str)]) -> String {
     text
 }
 
-/// The panels of the dashboard that ask something.
-fn panels(dashboard: &Value) -> Vec<&Value> {
-    let all = dashboard["panels"].as_array().expect("panels").iter();
-    all.filter(|panel| panel["type"] != "row").collect()
-}
-
-fn dashboard() -> Value {
-    let text = fs::read_to_string(packaging().join("dashboard.json")).expect("the dashboard");
-    serde_json::from_str(&text).expect("JSON")
-}
-
 /// Names of labels in a legend: `{{verdict}}`.
 fn legend_labels(legend: &str) -> Vec<&str> {
     legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0)).collect()
@@ -288,76 +277,4 @@ fn promtool_is_content() {
         lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
     };
     assert_eq!(series(text), series(open));
-}
-
-#[test]
-fn each_alert_says_what_to_do_by_commands_that_exist() {
-    let text = fs::read_to_string(packaging().join("alerts.yaml")).expect("the alerts");
-    let cli = Cli::command();
-    let mut alerts: BTreeMap<&str, String> = BTreeMap::new();
-    let mut alert = "";
-    for line in text.lines() {
-        if let Some(name) = line.trim().strip_prefix("- alert: ") {
-            alert = name;
-        }
-        let so_far = alerts.entry(alert).or_default();
-        *so_far = format!("{so_far} {}", line.trim());
-    }
-    alerts.remove("");
-    for (alert, text) in alerts {
-        assert!(alert.starts_with("Trainguard"), "{alert}");
-        for field in ["severity: ", "summary: ", "description: "] {
-            assert!(text.contains(field), "{alert} has no {field}");
-        }
-        let verbs: Vec<&str> = text
-            .split("`trainguard ")
-            .skip(1)
-            .filter_map(|rest| rest.split(['`', ' ']).next())
-            .collect();
-        assert!(!verbs.is_empty(), "{alert} names no command");
-        for verb in verbs {
-            assert!(cli.find_subcommand(verb).is_some(), "{alert}: there is no verb {verb}");
-        }
-    }
-}
-
-#[test]
-fn the_dashboard_is_one_that_grafana_shows() {
-    let dashboard = dashboard();
-    assert_eq!(dashboard["schemaVersion"], 39);
-    let variables: BTreeSet<&str> = dashboard["templating"]["list"]
-        .as_array()
-        .expect("variables")
-        .iter()
-        .filter_map(|variable| variable["name"].as_str())
-        .collect();
-    assert_eq!(variables, ["datasource", "interface", "job", "node", "service"].into());
-    let all = dashboard["panels"].as_array().expect("panels");
-    let rows: Vec<&str> = all
-        .iter()
-        .filter(|panel| panel["type"] == "row")
-        .filter_map(|row| row["title"].as_str())
-        .collect();
-    assert_eq!(rows, ["Cluster", "Node $node"]);
-    let ids: BTreeSet<u64> = all.iter().filter_map(|panel| panel["id"].as_u64()).collect();
-    assert_eq!(ids.len(), all.len(), "an id that is there twice");
-    let mut taken = BTreeSet::new();
-    for panel in all {
-        let number = |field: &str| panel["gridPos"][field].as_u64().expect("a place");
-        assert!(number("x") + number("w") <= 24, "{}", panel["title"]);
-        for y in number("y")..number("y") + number("h") {
-            for x in number("x")..number("x") + number("w") {
-                assert!(taken.insert((x, y)), "{} lies upon another", panel["title"]);
-            }
-        }
-    }
-    for panel in panels(&dashboard) {
-        let title = panel["title"].as_str().expect("a title");
-        assert!(panel["description"].as_str().is_some_and(|text| text.ends_with('.')), "{title}");
-        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}");
-        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
-        for target in panel["targets"].as_array().expect("targets") {
-            assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
-        }
-    }
 }

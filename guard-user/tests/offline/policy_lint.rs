@@ -1,11 +1,8 @@
 //! `trainguard lint` as it is typed: what it prints, where, and its exit codes.
 
-#[path = "support/run.rs"]
-mod run;
-
 use std::{fs, path::Path, process::Output};
 
-use run::trainguard;
+use super::binary::trainguard;
 
 const POLICY: &str = "\
 apiVersion: trainguard/v1

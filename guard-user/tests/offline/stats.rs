@@ -1,6 +1,4 @@
 //! What `trainguard stats` takes and refuses, where nobody can be asked.
-#![cfg(feature = "daemon")]
-
 use std::process::{Command, Output};
 
 fn stats(args: &[&str]) -> Output {

@@ -1,11 +1,8 @@
 //! `trainguard test` as it is typed: what passes, what fails and how that is said, and recording.
 
-#[path = "support/run.rs"]
-mod run;
-
 use std::{fs, path::Path};
 
-use run::trainguard;
+use super::binary::trainguard;
 
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1

@@ -1,7 +1,5 @@
 //! What the doctor says of machines that were made up: each check at its edges, the texts whole.
 
-#![cfg(feature = "daemon")]
-
 use std::path::PathBuf;
 
 use guard_user::{

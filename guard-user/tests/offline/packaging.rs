@@ -2,10 +2,6 @@
 //! and the example for Kubernetes.
 #![expect(clippy::print_stdout, reason = "a check that is left out is said")]
 
-mod support {
-    pub(crate) mod run;
-}
-
 use std::{
     fs,
     path::Path,
@@ -15,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use self::support::run::trainguard;
+use super::binary::trainguard;
 
 const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
 const UNITS: [&str; 2] = ["trainguard.service", "trainguard-pins.service"];

@@ -1,9 +1,6 @@
 //! `trainguard init`: what it writes loads, and says exactly what the host list said; what it
 //! cannot use it refuses, naming every line.
 
-#[path = "support/run.rs"]
-mod run;
-
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt::Write as _,
@@ -589,7 +586,7 @@ proptest! {
 
 fn trainguard(args: &[&str], stdin: &[u8]) -> Output {
     let args = [&["init", "--framework", "mxnet"], args].concat();
-    run::trainguard(Path::new("."), &args, stdin)
+    super::binary::trainguard(Path::new("."), &args, stdin)
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! Bad input, each with the code, line and column of every finding that it must give.
 
-mod support;
-
 use std::sync::LazyLock;
 
 use guard_user::{
@@ -9,7 +7,7 @@ use guard_user::{
     policy::{self, Bundle},
 };
 use jsonschema::Validator;
-use support::shape;
+use super::shape;
 
 static CLUSTER: LazyLock<Validator> = LazyLock::new(|| shape::validator(SchemaDocument::Cluster));
 static SERVICES: LazyLock<Validator> = LazyLock::new(|| shape::validator(SchemaDocument::Policy));

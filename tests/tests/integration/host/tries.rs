@@ -1,36 +1,23 @@
-//! The compiled tries against longest-prefix match as it is defined, against the kernel's own trie,
-//! and in the kernel's program.
+//! The compiled tries against longest-prefix match as it is defined.
 #![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
-use std::{collections::BTreeSet, fmt::Write as _, fs};
+use std::{collections::BTreeSet, fs};
 
-use aya::maps::lpm_trie::{Key as LpmKey, LpmTrie};
 use guard_common::{
     layout::{MAX_LEAVES, MAX_NODES, MAX_PREFIXES},
     trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN, Root},
 };
-use guard_tests::{
-    backend::{Backend as _, Host, Kernel},
-    random::{self, Random},
-    skip, text, world,
-};
-use guard_user::policy::{
-    Bundle,
-    trie::{Family, Item, Trie},
-};
+use guard_tests::random::{self, Random};
+use guard_user::policy::trie::{Family, Item, Trie};
 
 /// Sets of each family that are compared with the definition.
 const SETS: usize = 20_000;
-/// Sets that are compared with the kernel's trie.
-const KERNEL_SETS: usize = 400;
-/// Allowlists that the kernel's program judges by.
-const POLICIES: usize = 40;
 
 /// A prefix: its bits from the top of a word, and its length.
-type Prefix = (u128, u32);
+pub(crate) type Prefix = (u128, u32);
 
 /// A family in the tests.
-trait Address: Family + std::fmt::Debug {
+pub(crate) trait Address: Family + std::fmt::Debug {
     /// The address whose bits these are, from the top.
     fn of(bits: u128) -> Self;
 }
@@ -72,7 +59,7 @@ fn length(random: &mut Random, most: u32) -> u32 {
 
 /// A set of prefixes, of one or several kinds: scattered, a cluster under one prefix, a chain of
 /// nested ones, neighbours.
-fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
+pub(crate) fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
     let mut set = BTreeSet::new();
     for _ in 0..random.below(4) {
         let base = bits(random);
@@ -96,7 +83,7 @@ fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
 }
 
 /// Few classes, so that neighbours often share one; hosts sometimes with buckets.
-fn items<K: Address>(set: &BTreeSet<Prefix>, random: &mut Random) -> Vec<Item<K>> {
+pub(crate) fn items<K: Address>(set: &BTreeSet<Prefix>, random: &mut Random) -> Vec<Item<K>> {
     let mut buckets = 0;
     set.iter()
         .map(|&(bits, len)| {
@@ -116,7 +103,7 @@ fn by_definition<K: Address>(items: &[Item<K>], key: K) -> Found {
 }
 
 /// Addresses at the edges of the prefixes, near them, and anywhere.
-fn probes(set: &BTreeSet<Prefix>, random: &mut Random, most: u32) -> Vec<u128> {
+pub(crate) fn probes(set: &BTreeSet<Prefix>, random: &mut Random, most: u32) -> Vec<u128> {
     let one = 1_u128 << (128 - most);
     let mut probes = vec![0, u128::MAX, bits(random)];
     for &(first, len) in set {
@@ -157,116 +144,6 @@ fn finds_the_longest<K: Address>(random: &mut Random) -> usize {
         }
     }
     probed
-}
-
-#[test]
-fn a_trie_agrees_with_the_kernels() {
-    if skip::kernel("a_trie_agrees_with_the_kernels").is_none() {
-        return;
-    }
-    let seed = random::seed();
-    println!("TRAINGUARD_SEED={seed}");
-    let mut random = Random::new(seed);
-    for _ in 0..KERNEL_SETS {
-        agrees::<u32, [u8; 4]>(&mut random, u32::to_be_bytes);
-        agrees::<[u64; 2], [u8; 16]>(&mut random, |[high, low]| {
-            (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
-        });
-    }
-}
-
-fn agrees<K: Address, O: aya::Pod>(random: &mut Random, octets: impl Fn(K) -> O) {
-    let set = set(random, K::BITS);
-    let items = items::<K>(&set, random);
-    let ours = Trie::new(&items);
-    let mut theirs: LpmTrie<_, O, [u32; 2]> =
-        LpmTrie::create(1 << 12, aya_obj::generated::BPF_F_NO_PREALLOC).expect("the kernel's trie");
-    for item in &items {
-        let found = [u32::from(item.found.class), item.found.buckets];
-        theirs.insert(&LpmKey::new(item.len, octets(item.prefix)), found, 0).expect("it fits");
-    }
-    for probe in probes(&set, random, K::BITS) {
-        let key = K::of(probe);
-        let found = theirs.get(&LpmKey::new(K::BITS, octets(key)), 0).unwrap_or_default();
-        let Found { class, buckets } = ours.find(key);
-        assert_eq!([u32::from(class), buckets], found, "{key:?} in {items:?}");
-    }
-}
-
-/// The walk in the kernel is the same code; that compiler, verifier and maps leave it so is seen
-/// here.
-#[test]
-fn the_program_walks_as_the_host_does() {
-    if skip::kernel("the_program_walks_as_the_host_does").is_none() {
-        return;
-    }
-    let seed = random::seed();
-    println!("TRAINGUARD_SEED={seed}");
-    let mut random = Random::new(seed);
-    for _ in 0..POLICIES {
-        // A policy says `any` instead of a prefix of no bits.
-        let some = |most| set(&mut random, most).into_iter().filter(|(_, len)| *len > 0);
-        let [four, six] = [32, 128].map(some).map(BTreeSet::from_iter);
-        let cidrs: Vec<String> = four.iter().map(cidr4).chain(six.iter().map(cidr6)).collect();
-        if cidrs.is_empty() {
-            continue;
-        }
-        let policy = policy(&cidrs, &mut random);
-        let mut host = Host::new(&policy);
-        let mut kernel = Kernel::new(&policy).unwrap_or_else(|error| panic!("{error}"));
-        let four = probes(&four, &mut random, 32);
-        let six = probes(&six, &mut random, 128);
-        let from = four.iter().map(|bits| format!("ipv4 from={}", address4(*bits)));
-        for from in from.chain(six.iter().map(|bits| format!("ipv6 from={}", address6(*bits)))) {
-            let port = 1 + random.below(3);
-            let frame = text::frame(&format!("{from} / tcp to={port} flags=S")).expect("a frame");
-            let (of_host, of_kernel) = (host.judge(&frame, 1), kernel.judge(&frame, 1));
-            assert_eq!(of_host, of_kernel, "TRAINGUARD_SEED={seed}: {from} to {port}, {cidrs:?}");
-        }
-        assert_eq!(host.counts(), kernel.counts(), "TRAINGUARD_SEED={seed}");
-    }
-}
-
-fn address4(bits: u128) -> std::net::Ipv4Addr {
-    std::net::Ipv4Addr::from_bits(u32::of(bits))
-}
-
-fn address6(bits: u128) -> std::net::Ipv6Addr {
-    std::net::Ipv6Addr::from_bits(bits)
-}
-
-fn cidr4(&(bits, len): &Prefix) -> String {
-    format!("{}/{len}", address4(bits))
-}
-
-fn cidr6(&(bits, len): &Prefix) -> String {
-    format!("{}/{len}", address6(bits))
-}
-
-/// A policy of three services, each with some of the prefixes.
-fn policy(cidrs: &[String], random: &mut Random) -> guard_user::policy::compiled::CompiledPolicy {
-    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
-    for service in 1..=3 {
-        let some: Vec<String> = cidrs
-            .iter()
-            .filter(|_| random.chance(60))
-            .chain([&cidrs[0]])
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .map(|cidr| format!("\"{cidr}\""))
-            .collect();
-        write!(
-            text,
-            "  - name: s{service}\n    roles: [a]\n    ports: [tcp/{service}]\n    match: all\n    \
-             allow: {{ cidrs: [{}] }}\n    mode: enforce\n",
-            some.join(", ")
-        )
-        .expect("a string takes it");
-    }
-    let manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [lo]\nnodes:\n  \
-                    - { name: n, addresses: [10.77.0.10], roles: [a] }\npolicies: [p.yaml]\n";
-    let texts = [("c.yaml", manifest.to_owned()), ("p.yaml", text)];
-    world::compile(&world::load(&Bundle::new("c.yaml", texts)), "n")
 }
 
 /// As many prefixes as a policy may have, scattered and mixed as they are worst to store.

@@ -1,0 +1,9 @@
+//! Attaching to devices of every kind, and what becomes of the guard when they change.
+
+mod attach;
+mod devices;
+mod interface_lifecycle;
+mod pins;
+mod stacked;
+mod surroundings;
+mod tcx;

@@ -1,0 +1,8 @@
+//! What takes bpf(2), network namespaces or root. `cargo xtask test --quick` leaves it out.
+
+mod daemon;
+mod exclusive;
+mod guest;
+mod interfaces;
+mod program;
+mod telemetry;

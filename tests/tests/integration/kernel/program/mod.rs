@@ -1,0 +1,9 @@
+//! The program in the kernel, handed frames by the test run or by a wire.
+
+mod captures;
+mod differential;
+mod frames_on_a_wire;
+mod policies;
+mod rehearsal;
+mod scenarios;
+mod tries;

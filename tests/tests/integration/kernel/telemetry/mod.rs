@@ -1,0 +1,9 @@
+//! What a daemon reports: status, statistics, events, metrics, logs.
+
+mod events;
+mod logs;
+mod metrics;
+mod prometheus;
+mod stats_pipe;
+mod stats_screen;
+mod status;
