@@ -16,6 +16,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
+#[cfg(feature = "daemon")]
+use crate::daemon::{
+    client::Client,
+    timing::{self, AnswerTimeouts, Timing},
+};
 use crate::{
     init::profiles,
     policy::{compiled::Tunnels, diagnostic::Code},
@@ -117,6 +122,36 @@ pub struct Directories {
     pub bpf_dir: PathBuf,
 }
 
+/// How to ask the daemon of this node.
+#[cfg(feature = "daemon")]
+#[derive(Debug, Clone, Args)]
+pub struct AskArgs {
+    /// Where sockets and pins are.
+    #[command(flatten)]
+    pub directories: Directories,
+    /// Wait this long for an answer, for tests
+    #[arg(long, value_name = "TIME", value_parser = timing::time, hide = true)]
+    pub answer_within: Option<Duration>,
+    /// Wait this long for the answer to a command, for tests
+    #[arg(long, value_name = "TIME", value_parser = timing::time, hide = true)]
+    pub command_within: Option<Duration>,
+}
+
+#[cfg(feature = "daemon")]
+impl AskArgs {
+    /// Who asks.
+    pub fn client(&self) -> Client {
+        let default = AnswerTimeouts::default();
+        Client::new(
+            &self.directories.run_dir,
+            AnswerTimeouts {
+                question: self.answer_within.unwrap_or(default.question),
+                command: self.command_within.unwrap_or(default.command),
+            },
+        )
+    }
+}
+
 /// How the program is attached.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -178,6 +213,9 @@ pub struct DaemonArgs {
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,
+    /// Other intervals and time limits, for tests
+    #[arg(long, value_name = "KEY=TIME,...", hide = true)]
+    pub timing: Option<Timing>,
     /// Where sockets and pins are.
     #[command(flatten)]
     pub directories: Directories,
@@ -442,9 +480,9 @@ pub struct ExplainArgs {
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
@@ -508,9 +546,9 @@ pub struct StatsArgs {
     /// Whether the live screen uses colours
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
 }
 
 /// Between 0.1 seconds and a day.
@@ -535,9 +573,9 @@ fn at_least_one_sample(text: &str) -> Result<u64, String> {
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
     /// Only this interface; may be repeated [default: all]
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,

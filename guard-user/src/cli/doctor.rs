@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Directories, Format};
+use super::{AskArgs, Format};
 
 /// `trainguard doctor`
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub struct DoctorArgs {
     /// Where the last good policy is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
 }

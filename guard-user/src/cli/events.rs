@@ -9,7 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use guard_common::verdict::{Action, Reason};
 
-use super::{Colour, Directories};
+use super::{AskArgs, Colour};
 use crate::{
     event::filter::{self, Source, Wanted},
     policy::scalars::PortRange,
@@ -83,9 +83,9 @@ pub struct EventsArgs {
     /// The manifest that members are missing from [default: the one of the daemon]
     #[arg(long, value_name = "FILE", requires = "missing_members")]
     pub manifest: Option<PathBuf>,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
 }
 
 /// Form of events.

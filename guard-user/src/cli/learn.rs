@@ -56,10 +56,10 @@ pub struct LearnArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[cfg(feature = "daemon")]
     #[command(flatten)]
-    pub directories: super::Directories,
+    pub ask: super::AskArgs,
 }
 
 impl LearnArgs {

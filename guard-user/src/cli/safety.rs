@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{Directories, Format};
+use super::{AskArgs, Format};
 use crate::daemon::{mode, trial};
 
 /// What may be cut.
@@ -49,9 +49,9 @@ pub struct ApplyArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
 }
 
 /// `trainguard confirm` and `trainguard rollback`
@@ -60,9 +60,9 @@ pub struct SettleArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
 }
 
 /// What services shall do.
@@ -102,9 +102,9 @@ pub struct ModeArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Where sockets and pins are.
+    /// How to ask the daemon.
     #[command(flatten)]
-    pub directories: Directories,
+    pub ask: AskArgs,
 }
 
 fn trial_time(text: &str) -> Result<Duration, String> {

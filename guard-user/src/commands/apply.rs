@@ -5,7 +5,7 @@ use super::offline;
 use crate::{
     cli::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
     daemon::{
-        client::{self, ClientError},
+        client::ClientError,
         connections::Consent,
         mode::{ModeChange, Wish},
         server::Apply,
@@ -24,7 +24,7 @@ use crate::{
 pub fn run(args: &ApplyArgs) -> Exit {
     // One of both, says the command line.
     let Some(manifest) = &args.manifest else {
-        let answer = client::reload(&args.directories.run_dir);
+        let answer = args.ask.client().reload();
         return settle(answer, "the files are in force", args.format);
     };
     // Absolute: the daemon tells where the policy came from.
@@ -53,7 +53,7 @@ pub fn run(args: &ApplyArgs) -> Exit {
         dry_run: args.dry_run,
         consent: consent(&args.cut),
     };
-    match client::apply(&args.directories.run_dir, &apply) {
+    match args.ask.client().apply(&apply) {
         Ok(applied) if args.dry_run => {
             let difference = match compared(applied.in_force.as_ref(), &loaded) {
                 Ok(difference) => difference,
@@ -115,7 +115,7 @@ pub fn mode(args: &ModeArgs) -> Exit {
         seconds: args.time.map(|time| time.as_secs()),
         consent: consent(&args.cut),
     };
-    match client::mode(&args.directories.run_dir, &change) {
+    match args.ask.client().mode(&change) {
         Ok(applied) => {
             let what = match mode {
                 Wish::Policy => "the policy's modes".to_owned(),
@@ -138,12 +138,12 @@ fn consent(args: &CutArgs) -> Consent {
 
 /// Keeps what is on trial.
 pub fn confirm(args: &SettleArgs) -> Exit {
-    settle(client::confirm(&args.directories.run_dir), "confirmed, in force", args.format)
+    settle(args.ask.client().confirm(), "confirmed, in force", args.format)
 }
 
 /// Undoes what is on trial.
 pub fn roll_back(args: &SettleArgs) -> Exit {
-    settle(client::roll_back(&args.directories.run_dir), "undone, in force again", args.format)
+    settle(args.ask.client().roll_back(), "undone, in force again", args.format)
 }
 
 fn settle(

@@ -3,7 +3,7 @@
 use crate::{
     cli::DetachArgs,
     daemon::{
-        client::{self, ClientError},
+        client::ClientError,
         server::{Detach, Detached},
     },
     exit::Exit,
@@ -14,7 +14,7 @@ use crate::{
 /// Runs the verb.
 pub fn run(args: &DetachArgs) -> Exit {
     let wish = Detach { interfaces: args.interfaces.clone() };
-    let detached = match client::detach(&args.directories.run_dir, &wish) {
+    let detached = match args.ask.client().detach(&wish) {
         Ok(detached) => {
             report::talk("the daemon stays, and attaches again when it is restarted");
             Ok(detached)
@@ -24,7 +24,7 @@ pub fn run(args: &DetachArgs) -> Exit {
             | ClientError::Silent { .. }
             | ClientError::Garbled { .. },
         ) => {
-            let pins = Pins::at(&args.directories.bpf_dir);
+            let pins = Pins::at(&args.ask.directories.bpf_dir);
             alone(&pins, &wish)
         }
         Err(error) => {

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     cli::{DoctorArgs, Format},
+    daemon::client::Client,
     doctor::{
         Diagnosis, State,
         gather::{self, Asked, Found},
@@ -38,12 +39,13 @@ pub fn run(args: &DoctorArgs) -> Exit {
             return Exit::NoAnswer;
         }
     };
+    let client = args.ask.client();
     let asked = Asked {
         manifest: args.manifest.as_deref(),
         node: args.node.as_deref(),
         interfaces: &args.interfaces,
-        run_dir: &args.directories.run_dir,
-        bpf_dir: &args.directories.bpf_dir,
+        client: &client,
+        bpf_dir: &args.ask.directories.bpf_dir,
         state_dir: &args.state_dir,
     };
     let found = match gather::gather(&asked) {
@@ -59,7 +61,7 @@ pub fn run(args: &DoctorArgs) -> Exit {
         Format::Text => report::doctor::print(&diagnosis),
     }
     if let (Some(file), Some(path)) = (file, &args.report) {
-        if let Err(error) = write(file, &found, &diagnosis, &args.directories.run_dir) {
+        if let Err(error) = write(file, &found, &diagnosis, &client) {
             let shown = report::lint::shown_path(path);
             report::error(format_args!("writing `{shown}`: {error}"));
             return Exit::NoAnswer;
@@ -92,9 +94,9 @@ fn create(path: &Path) -> Result<File, String> {
     })
 }
 
-fn write(mut file: File, found: &Found, diagnosis: &Diagnosis, run_dir: &Path) -> io::Result<()> {
+fn write(mut file: File, found: &Found, diagnosis: &Diagnosis, client: &Client) -> io::Result<()> {
     let names = Names::of(found.loaded.as_ref().map(|loaded| &loaded.cluster));
-    let document = redact::report(diagnosis, &found.facts, redact::records(run_dir), names);
+    let document = redact::report(diagnosis, &found.facts, redact::records(client), names);
     let text = serde_json::to_string_pretty(&document).map_err(io::Error::from)?;
     writeln!(file, "{text}")
 }

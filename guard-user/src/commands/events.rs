@@ -4,13 +4,12 @@ mod missing;
 
 use std::{
     io::{self, IsTerminal as _},
-    path::Path,
     time::{Duration, SystemTime},
 };
 
 use crate::{
     cli::{Colour, EventsArgs, EventsFormat},
-    daemon::client::{self, ClientError, Pause},
+    daemon::client::{Client, ClientError, Pause},
     event::{self, Event, Lost, Page, What, filter::Filter},
     exit::Exit,
     machine,
@@ -18,7 +17,7 @@ use crate::{
 };
 
 /// How often the daemon is asked when events are followed.
-const OFTEN: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Events that are asked for at a time.
 const PAGE: usize = 1000;
 /// Events of the past that come first when events are followed, unless told otherwise.
@@ -37,7 +36,7 @@ pub fn run(args: &EventsArgs) -> Exit {
             return Exit::NoAnswer;
         }
     };
-    let mut reader = Reader::new(&args.directories.run_dir);
+    let mut reader = Reader::new(args.ask.client());
     let past = match reader.past() {
         Ok(past) => past,
         Err(error) => return refuse(&error),
@@ -112,9 +111,9 @@ fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
 }
 
 /// Goes on with what happens, until an end is wanted or nobody reads any more.
-fn follow(mut reader: Reader<'_>, mut pause: Pause, filter: &Filter, output: &mut Output) -> Exit {
+fn follow(mut reader: Reader, mut pause: Pause, filter: &Filter, output: &mut Output) -> Exit {
     let mut waiting = false;
-    while pause.wait(OFTEN) && !machine::is_answer_unread() {
+    while pause.wait(POLL_INTERVAL) && !machine::is_answer_unread() {
         let events = match reader.news() {
             Ok(events) => events,
             Err(error) => {
@@ -134,8 +133,8 @@ fn follow(mut reader: Reader<'_>, mut pause: Pause, filter: &Filter, output: &mu
 }
 
 /// Reads the events of a daemon in their order, each once.
-pub(super) struct Reader<'a> {
-    run_dir: &'a Path,
+pub(super) struct Reader {
+    client: Client,
     /// Which daemon; empty before the first answer.
     instance: String,
     /// The number of the last event that was read.
@@ -144,14 +143,14 @@ pub(super) struct Reader<'a> {
     oldest: u64,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(run_dir: &'a Path) -> Self {
-        Self { run_dir, instance: String::new(), after: 0, oldest: 0 }
+impl Reader {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, instance: String::new(), after: 0, oldest: 0 }
     }
 
     /// What is kept.
     pub(super) fn past(&mut self) -> Result<Vec<Event>, ClientError> {
-        let now = client::events(self.run_dir, u64::MAX, 1)?;
+        let now = self.client.events(u64::MAX, 1)?;
         self.after = now.first.saturating_sub(1);
         self.oldest = now.first;
         self.instance = now.instance;
@@ -163,7 +162,7 @@ impl<'a> Reader<'a> {
         let mut events = Vec::new();
         let mut until = None;
         loop {
-            let page = client::events(self.run_dir, self.after, PAGE)?;
+            let page = self.client.events(self.after, PAGE)?;
             if page.instance != self.instance {
                 report::talk(
                     "note: the daemon was restarted; what the one before had not told yet is gone",

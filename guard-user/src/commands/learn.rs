@@ -107,7 +107,7 @@ fn read(path: &Path, watch: &mut Watch) -> Result<(), String> {
 fn ask(args: &LearnArgs, node: &Node, mut watch: Watch) -> Result<Watch, Exit> {
     use super::events::{self, Reader};
 
-    let past = Reader::new(&args.directories.run_dir).past();
+    let past = Reader::new(args.ask.client()).past();
     let past = past.map_err(|error| events::refuse(&error))?;
     let wanted =
         past.iter().filter(|event| args.since.is_none_or(|since| events::is_since(event, since)));

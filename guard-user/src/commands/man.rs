@@ -84,3 +84,24 @@ fn write_all(directory: &Path) -> Exit {
     report::talk(format_args!("wrote {pages} to `{}`", directory.display()));
     Exit::Yes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_page_has_a_hidden_option() {
+        let mut hidden = 0;
+        for (name, mut command) in verbs() {
+            let help = command.render_long_help().to_string();
+            let page = render(command.clone()).expect("a page");
+            let page = String::from_utf8(page).expect("UTF-8").replace('\\', "");
+            for option in command.get_arguments().filter(|option| option.is_hide_set()) {
+                let flag = format!("--{}", option.get_long().expect("a flag"));
+                assert!(!page.contains(&flag) && !help.contains(&flag), "{name}: {flag}");
+                hidden += 1;
+            }
+        }
+        assert!(!cfg!(feature = "daemon") || hidden > 0, "there are some");
+    }
+}

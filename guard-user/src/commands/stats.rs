@@ -3,11 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    cli::{Directories, StatsArgs, StatsFormat},
-    daemon::{
-        client::{self, ClientError},
-        view::Stats,
-    },
+    cli::{AskArgs, StatsArgs, StatsFormat},
+    daemon::{client::ClientError, view::Stats},
     exit::Exit,
     kernel::{error::KernelError, pins::Pins, shared::Shared},
     report::{
@@ -37,7 +34,7 @@ pub fn run(args: &StatsArgs) -> Exit {
         Some(StatsFormat::Ndjson) => Form::Lines,
         Some(StatsFormat::Text) | None => Form::Rows,
     };
-    let first = match first(&args.directories) {
+    let first = match first(&args.ask) {
         Ok(first) => first,
         Err(exit) => return exit,
     };
@@ -45,8 +42,8 @@ pub fn run(args: &StatsArgs) -> Exit {
         first.stats().into_iter().for_each(report::stats::print);
         return Exit::Yes;
     }
-    let directories = args.directories.clone();
-    let read = move || again(&directories);
+    let ask = args.ask.clone();
+    let read = move || again(&ask);
     let endless = !args.once && args.count.is_none();
     let first = match args.format {
         None if endless && report::stats::suits_a_screen() => {
@@ -71,7 +68,7 @@ fn live(
     read: impl FnMut() -> Reading + Send + 'static,
 ) -> Result<Exit, Box<Reading>> {
     // Only for the commands that the screen proposes.
-    let manifest = client::status(&args.directories.run_dir).ok().map(|status| status.manifest);
+    let manifest = args.ask.client().status().ok().map(|status| status.manifest);
     let live = match Live::open(&first, manifest, Look::of_terminal(args.color)) {
         Ok(live) => live,
         Err(error) => {
@@ -89,8 +86,8 @@ fn live(
 }
 
 /// The first reading. Without one there is nothing to show, and a code that says why.
-fn first(directories: &Directories) -> Result<Reading, Exit> {
-    let error = match client::stats(&directories.run_dir) {
+fn first(ask: &AskArgs) -> Result<Reading, Exit> {
+    let error = match ask.client().stats() {
         Ok(stats) => return Ok(Reading::Answered(Box::new(stats))),
         Err(error @ ClientError::Refused(_)) => {
             report::error(&error);
@@ -98,7 +95,7 @@ fn first(directories: &Directories) -> Result<Reading, Exit> {
         }
         Err(error) => error,
     };
-    match pinned(&Pins::at(&directories.bpf_dir)) {
+    match pinned(&Pins::at(&ask.directories.bpf_dir)) {
         Some(Ok(stats)) => {
             report::talk(format_args!("note: {error}"));
             report::talk("note: counters read from the pinned maps, without top sources");
@@ -118,13 +115,13 @@ fn first(directories: &Directories) -> Result<Reading, Exit> {
 }
 
 /// A later reading: whatever happens, the next one may be better.
-fn again(directories: &Directories) -> Reading {
-    let why = match client::stats(&directories.run_dir) {
+fn again(ask: &AskArgs) -> Reading {
+    let why = match ask.client().stats() {
         Ok(stats) => return Reading::Answered(Box::new(stats)),
         Err(error @ ClientError::Refused(_)) => return Reading::Nothing(error.to_string()),
         Err(error) => error.to_string(),
     };
-    match pinned(&Pins::at(&directories.bpf_dir)) {
+    match pinned(&Pins::at(&ask.directories.bpf_dir)) {
         Some(Ok(stats)) => Reading::Pinned(Box::new(stats), why),
         Some(Err(also)) => Reading::Nothing(format!("{why}; {also}")),
         None => Reading::Nothing(why),

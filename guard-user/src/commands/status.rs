@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{Format, StatusArgs},
-    daemon::{client, stray, view::Status},
+    daemon::{stray, view::Status},
     exit::Exit,
     kernel::sockets,
     report,
@@ -10,13 +10,13 @@ use crate::{
 
 /// Runs the verb.
 pub fn run(args: &StatusArgs) -> Exit {
-    let (status, exit) = match client::status(&args.directories.run_dir) {
+    let (status, exit) = match args.ask.client().status() {
         Ok(status) if status.enforcing => (status, Exit::Yes),
         Ok(status) => (status, Exit::No),
         Err(error) => {
             report::error(&error);
             report::hint("is it running? with the same --run-dir? may you read its socket?");
-            (stray::status(&args.directories.bpf_dir, error.to_string()), error.exit())
+            (stray::status(&args.ask.directories.bpf_dir, error.to_string()), error.exit())
         }
     };
     let status = with_commands(status);

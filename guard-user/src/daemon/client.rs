@@ -1,6 +1,10 @@
 //! Asking a daemon.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, body::Bytes, client::conn::http1};
@@ -14,11 +18,11 @@ use tokio::{
 
 use super::{
     cuts::Connections,
-    doors::WORK,
     mode::ModeChange,
     server::{
         Applied, Apply, CONTROL_SOCKET, Detach, Detached, EVENTS, MISSING_MEMBERS, STATS_SOCKET,
     },
+    timing::AnswerTimeouts,
     trial::Refusal,
     view::{Stats, Status},
 };
@@ -29,13 +33,8 @@ use crate::{
     report,
 };
 
-/// How long an answer may take. A policy of a million prefixes is loaded in half of it.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the answer to a command may take, which may load two policies after those of others: as
-/// long as the daemon keeps the connection, nearly. A daemon that ends, closes it.
-const COMMAND_PATIENCE: Duration = WORK.saturating_sub(Duration::from_secs(5));
-/// How long to wait before the next attempt to get into a crowd's queue.
-const CROWDED: Duration = Duration::from_millis(20);
+/// How long to wait before the next attempt to connect while the socket's queue is full.
+const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 16 << 20;
 /// Bytes of an answer to a command: a dry run is answered with the policy in force.
@@ -119,25 +118,85 @@ impl From<hyper::Error> for Failure {
     }
 }
 
-/// Asks for the status.
-pub fn status(run_dir: &Path) -> Result<Status, ClientError> {
-    ask(&run_dir.join(STATS_SOCKET), &Method::GET, "/v1/status", &())
+/// Asks the daemon of this node, each time on a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    run_dir: PathBuf,
+    timeouts: AnswerTimeouts,
 }
 
-/// Asks for the statistics.
-pub fn stats(run_dir: &Path) -> Result<Stats, ClientError> {
-    ask(&run_dir.join(STATS_SOCKET), &Method::GET, "/v1/stats", &())
-}
+impl Client {
+    /// For the daemon whose sockets are in this directory.
+    pub fn new(run_dir: &Path, timeouts: AnswerTimeouts) -> Self {
+        Self { run_dir: run_dir.to_owned(), timeouts }
+    }
 
-/// Asks for the events after a number, at most so many.
-pub fn events(run_dir: &Path, after: u64, limit: usize) -> Result<Page, ClientError> {
-    let path = format!("{EVENTS}?after={after}&limit={limit}");
-    ask(&run_dir.join(STATS_SOCKET), &Method::GET, &path, &())
-}
+    /// Where the sockets are.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
 
-/// Asks for refused sources that behave like members.
-pub fn missing_members(run_dir: &Path) -> Result<Missing, ClientError> {
-    ask(&run_dir.join(STATS_SOCKET), &Method::GET, MISSING_MEMBERS, &())
+    /// Asks for the status.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.question("/v1/status")
+    }
+
+    /// Asks for the statistics.
+    pub fn stats(&self) -> Result<Stats, ClientError> {
+        self.question("/v1/stats")
+    }
+
+    /// Asks for the events after a number, at most so many.
+    pub fn events(&self, after: u64, limit: usize) -> Result<Page, ClientError> {
+        self.question(&format!("{EVENTS}?after={after}&limit={limit}"))
+    }
+
+    /// Asks for refused sources that behave like members.
+    pub fn missing_members(&self) -> Result<Missing, ClientError> {
+        self.question(MISSING_MEMBERS)
+    }
+
+    /// Asks the daemon to detach.
+    pub fn detach(&self, detach: &Detach) -> Result<Detached, ClientError> {
+        self.command("/v1/detach", detach)
+    }
+
+    /// Asks the daemon to put a policy into force.
+    pub fn apply(&self, apply: &Apply) -> Result<Applied, ClientError> {
+        self.command("/v1/apply", apply)
+    }
+
+    /// Asks the daemon to read its files again now.
+    pub fn reload(&self) -> Result<Applied, ClientError> {
+        self.command("/v1/reload", &())
+    }
+
+    /// Asks the daemon to change the mode of services.
+    pub fn mode(&self, change: &ModeChange) -> Result<Applied, ClientError> {
+        self.command("/v1/mode", change)
+    }
+
+    /// Asks the daemon to keep what is on trial.
+    pub fn confirm(&self) -> Result<Applied, ClientError> {
+        self.command("/v1/confirm", &())
+    }
+
+    /// Asks the daemon to undo what is on trial.
+    pub fn roll_back(&self) -> Result<Applied, ClientError> {
+        self.command("/v1/rollback", &())
+    }
+
+    fn question<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        ask(&self.run_dir.join(STATS_SOCKET), &Method::GET, path, &(), self.timeouts)
+    }
+
+    fn command<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        ask(&self.run_dir.join(CONTROL_SOCKET), &Method::POST, path, body, self.timeouts)
+    }
 }
 
 /// Waits between questions, until somebody wants an end of it.
@@ -172,49 +231,12 @@ impl Pause {
     }
 }
 
-/// Asks the daemon to detach.
-pub fn detach(run_dir: &Path, detach: &Detach) -> Result<Detached, ClientError> {
-    command(run_dir, "/v1/detach", detach)
-}
-
-/// Asks the daemon to put a policy into force.
-pub fn apply(run_dir: &Path, apply: &Apply) -> Result<Applied, ClientError> {
-    command(run_dir, "/v1/apply", apply)
-}
-
-/// Asks the daemon to read its files again now.
-pub fn reload(run_dir: &Path) -> Result<Applied, ClientError> {
-    command(run_dir, "/v1/reload", &())
-}
-
-/// Asks the daemon to change the mode of services.
-pub fn mode(run_dir: &Path, change: &ModeChange) -> Result<Applied, ClientError> {
-    command(run_dir, "/v1/mode", change)
-}
-
-/// Asks the daemon to keep what is on trial.
-pub fn confirm(run_dir: &Path) -> Result<Applied, ClientError> {
-    command(run_dir, "/v1/confirm", &())
-}
-
-/// Asks the daemon to undo what is on trial.
-pub fn roll_back(run_dir: &Path) -> Result<Applied, ClientError> {
-    command(run_dir, "/v1/rollback", &())
-}
-
-fn command<T: DeserializeOwned>(
-    run_dir: &Path,
-    path: &str,
-    body: &impl Serialize,
-) -> Result<T, ClientError> {
-    ask(&run_dir.join(CONTROL_SOCKET), &Method::POST, path, body)
-}
-
 fn ask<T: DeserializeOwned>(
     socket: &Path,
     method: &Method,
     path: &str,
     body: &impl Serialize,
+    timeouts: AnswerTimeouts,
 ) -> Result<T, ClientError> {
     let failed = |failure| {
         let path = socket.display().to_string();
@@ -229,19 +251,19 @@ fn ask<T: DeserializeOwned>(
     let (good, bytes) = runtime
         .block_on(async {
             let mut answer = std::pin::pin!(converse(socket, method, path, body));
-            let mut patience = PATIENCE;
-            let mut answered = tokio::time::timeout(PATIENCE, &mut answer).await;
+            let mut within = timeouts.question;
+            let mut answered = tokio::time::timeout(within, &mut answer).await;
             if answered.is_err() && method == Method::POST {
-                patience = COMMAND_PATIENCE;
-                let more = patience.saturating_sub(PATIENCE);
+                let more = timeouts.command.saturating_sub(within);
+                within = timeouts.command;
                 report::talk(format_args!(
                     "the daemon is at it; its answer is waited for, {} seconds more at most",
-                    more.as_secs()
+                    more.as_secs_f64()
                 ));
                 answered = tokio::time::timeout(more, &mut answer).await;
             }
             answered.unwrap_or_else(|_elapsed| {
-                let why = format!("not within {} seconds", patience.as_secs());
+                let why = format!("not within {} seconds", within.as_secs_f64());
                 Err(Failure::Silent(why))
             })
         })
@@ -303,7 +325,7 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(socket).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(CROWDED).await;
+                tokio::time::sleep(CONNECT_RETRY_INTERVAL).await;
             }
             connected => return connected,
         }

@@ -26,17 +26,10 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{caller::Caller, server::Ask, tallies::Tallies};
+use super::{caller::Caller, server::Ask, tallies::Tallies, timing::Timing};
 
 /// Connections of each socket at a time.
 pub(super) const MAX_CONNECTIONS: usize = 128;
-/// How long a connection is left alone, whoever else wants to come in.
-const MOMENT: Duration = Duration::from_millis(50);
-/// How long a connection may take for its request, and again for taking its answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a command may take that was heard, the commands before it included: some of them build
-/// a generation, which takes seconds for a large policy or on a busy machine.
-pub(super) const WORK: Duration = Duration::from_mins(2);
 /// Bytes of answers that were made and not yet taken, of all sockets.
 const MAX_HELD: usize = 32 << 20;
 
@@ -85,8 +78,14 @@ struct Inside {
 }
 
 /// The connections, by the order in which they came.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Doors {
+    /// [`Timing::grace`].
+    grace: Duration,
+    /// [`Timing::request`].
+    request_timeout: Duration,
+    /// [`Timing::command`].
+    command_timeout: Duration,
     inside: Mutex<BTreeMap<u64, Inside>>,
     came: AtomicU64,
     served: [AtomicU64; 3],
@@ -95,6 +94,20 @@ pub(super) struct Doors {
 }
 
 impl Doors {
+    /// No connections yet.
+    pub(super) fn new(timing: &Timing) -> Self {
+        Self {
+            grace: timing.grace,
+            request_timeout: timing.request,
+            command_timeout: timing.command,
+            inside: Mutex::default(),
+            came: AtomicU64::default(),
+            served: Default::default(),
+            refused: Default::default(),
+            cut: Default::default(),
+        }
+    }
+
     /// How many connections there are.
     pub(super) fn open(&self, door: Door) -> usize {
         self.inside().values().filter(|inside| inside.door == door).count()
@@ -132,9 +145,9 @@ impl Doors {
             return Ok(());
         }
         let Some((&number, oldest)) = of_door().find(|(_, inside)| !inside.asking) else {
-            return Err(MOMENT);
+            return Err(self.grace);
         };
-        let young = MOMENT.saturating_sub(oldest.since.elapsed());
+        let young = self.grace.saturating_sub(oldest.since.elapsed());
         if !young.is_zero() {
             return Err(young);
         }
@@ -177,7 +190,10 @@ pub(super) struct Asked {
 impl Visit {
     /// Asks the guard. None if it has ended.
     pub(super) async fn ask(&self, ask: Ask) -> Option<()> {
-        let work = if self.door == Door::Control { WORK } else { PATIENCE };
+        let work = match self.door {
+            Door::Control => self.doors.command_timeout,
+            Door::Stats | Door::Metrics => self.doors.request_timeout,
+        };
         self.change(|inside| {
             inside.asking = true;
             inside.deadline = Instant::now() + work;
@@ -193,7 +209,7 @@ impl Visit {
         Doors::count(counts, self.door);
         self.change(|inside| {
             inside.asking = false;
-            inside.deadline = Instant::now() + PATIENCE;
+            inside.deadline = Instant::now() + self.request_timeout();
             inside.held = answer.clone();
         });
         let mut inside = self.doors.inside();
@@ -208,7 +224,15 @@ impl Visit {
     /// How long it may take from now on, until it gets on.
     pub(super) fn left(&self) -> Duration {
         let deadline = self.doors.inside().get(&self.number).map(|inside| inside.deadline);
-        deadline.map_or(PATIENCE, |deadline| deadline.saturating_duration_since(Instant::now()))
+        deadline.map_or_else(
+            || self.request_timeout(),
+            |deadline| deadline.saturating_duration_since(Instant::now()),
+        )
+    }
+
+    /// How long it may take to send its request, and again to take its answer.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.doors.request_timeout
     }
 
     /// Says that what was sent is no request.
@@ -313,7 +337,7 @@ pub(super) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         // What it does first, it does after this: there is one thread.
         let task = tokio::spawn(converse(stream, visit)).abort_handle();
         let since = Instant::now();
-        let deadline = since + PATIENCE;
+        let deadline = since + doors.request_timeout;
         let inside = Inside { door, since, deadline, task, asking: false, held: Bytes::new() };
         doors.inside().insert(number, inside);
         // Who came with a request is heard before the next one comes in.

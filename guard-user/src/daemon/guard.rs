@@ -31,6 +31,7 @@ use super::{
     strangers::Neighbourhood,
     surroundings::Surroundings,
     tallies::Tallies,
+    timing::Timing,
     top::TopSources,
     trial::Trial,
     trusted::Trusted,
@@ -81,6 +82,7 @@ pub(super) struct Wanted {
     pub(super) wait: Option<Duration>,
     /// Whose signature a policy must have.
     pub(super) policy_key: Option<PathBuf>,
+    pub(super) timing: Timing,
     pub(super) log: Log,
 }
 
@@ -226,6 +228,7 @@ impl Guard {
     pub(super) async fn start(
         wanted: Wanted,
         claim: Claim,
+        doors: Arc<Doors>,
         state_dir: &Path,
     ) -> Result<Self, Failure> {
         let Claim { pins, lock } = claim;
@@ -239,8 +242,9 @@ impl Guard {
         let netlink = Netlink::open()?;
         let devices = netlink.devices().await?;
         let links = Links::new(pins.clone(), wanted.mode)?;
-        let service = Service::new(wanted.wait.unwrap_or_default());
+        let service = Service::new(wanted.wait.unwrap_or_default(), &wanted.timing);
         let mut guard = Self {
+            watch: Watch::new(&wanted.timing),
             wanted,
             pins,
             ring: None,
@@ -248,13 +252,12 @@ impl Guard {
             state,
             key,
             netlink,
-            watch: Watch::default(),
             running: None,
             trial: None,
             mode_override: None,
             applied_from: None,
             tallies: Tallies::default(),
-            doors: Arc::default(),
+            doors,
             readers: Readers::default(),
             service,
             started: SystemTime::now(),

@@ -34,13 +34,14 @@ mod strangers;
 pub mod stray;
 mod surroundings;
 mod tallies;
+pub mod timing;
 mod top;
 pub mod trial;
 mod trusted;
 pub mod view;
 mod watch;
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -53,6 +54,7 @@ use self::{
     doors::Doors,
     failure::Failure,
     guard::{Claim, Guard, Wanted, Woken},
+    timing::Timing,
 };
 use crate::{
     cli::{DaemonArgs, ModeArg},
@@ -62,14 +64,6 @@ use crate::{
     policy::compiled::Tunnels,
 };
 
-/// How often the interfaces are looked at, besides when the kernel tells of a change.
-const HEALTH: Duration = Duration::from_secs(2);
-/// How long a burst of changes of devices may last.
-const SETTLE: Duration = Duration::from_millis(50);
-/// How often events are taken from the ring.
-const EVENTS: Duration = Duration::from_millis(200);
-/// How often it is told what was refused, and what was not written to the log.
-const DIGEST: Duration = Duration::from_mins(1);
 /// Requests that wait for the loop.
 const REQUESTS: usize = 64;
 
@@ -81,6 +75,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         ModeArg::Auto => AttachMode::Auto,
         ModeArg::Tcx => AttachMode::Only(Mode::Tcx),
     };
+    let timing = args.timing.unwrap_or_default();
     let wanted = Wanted {
         manifest: args.manifest.clone(),
         node: args.node.clone(),
@@ -89,6 +84,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         tunnels,
         wait: args.wait,
         policy_key: args.policy_key.clone(),
+        timing,
         log: log.clone(),
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
@@ -112,7 +108,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
     let mut signals = Signals::new()?;
     let claim = Claim::take(&args.directories.bpf_dir)?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
-    let doors = Arc::new(Doors::default());
+    let doors = Arc::new(Doors::new(&wanted.timing));
     let run_dir = &args.directories.run_dir;
     // Before anything is attached: a guard that nobody can ask is not to come into force.
     let _sockets = server::serve(run_dir, &asks, &doors).map_err(|error| {
@@ -125,10 +121,10 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
             Failure::System(KernelError::of(what, error))
         })?;
     }
-    let mut guard = Guard::start(wanted, claim, &args.state_dir).await?;
-    guard.doors = doors;
-    let [mut files, mut health, mut events, mut digest, mut manager] =
-        [watch::INTERVAL, HEALTH, EVENTS, DIGEST, service::INTERVAL].map(|period| {
+    let Timing { files, look, events, summary, manager, settle, .. } = wanted.timing;
+    let mut guard = Guard::start(wanted, claim, doors, &args.state_dir).await?;
+    let [mut files, mut look, mut events, mut summary, mut manager] =
+        [files, look, events, summary, manager].map(|period| {
             let mut interval = interval(period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
@@ -140,12 +136,12 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
                 guard.check_mode();
                 guard.check_files();
             }
-            _ = health.tick() => guard.look().await,
+            _ = look.tick() => guard.look().await,
             _ = events.tick() => {
                 guard.drain_events();
                 guard.keep_tallies();
             }
-            _ = digest.tick() => guard.tell().await,
+            _ = summary.tick() => guard.tell().await,
             _ = manager.tick() => guard.tell_service().await,
             woken = guard.woken() => match woken {
                 Woken::Devices => {
@@ -153,7 +149,7 @@ async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Fai
                     // together.
                     guard.look().await;
                     guard.tell_service().await;
-                    tokio::time::sleep(SETTLE).await;
+                    tokio::time::sleep(settle).await;
                 }
                 Woken::Events => guard.drain_events(),
                 Woken::Readers => guard.answer_readers().await,

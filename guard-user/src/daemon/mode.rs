@@ -10,13 +10,14 @@ use super::{
     deadline::Deadline,
     guard::Guard,
     server::Applied,
-    trial::{AGAIN, Refusal, said},
+    timing::SHORTEST,
+    trial::{Refusal, said},
     view::{self, ModeOverride},
 };
 use crate::policy::{self, Bundle, Loaded, document::Mode};
 
 /// The shortest and the longest time of an override.
-pub const MODE_FOR: [Duration; 2] = [Duration::from_secs(5), Duration::from_hours(30 * 24)];
+pub const MODE_FOR: [Duration; 2] = [SHORTEST, Duration::from_hours(30 * 24)];
 
 /// What services shall do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,13 +209,14 @@ impl Guard {
                 return Err(format!("this node has no service `{name}`; it has {names}"));
             }
         }
+        let accepted = [self.wanted.timing.shortest, MODE_FOR[1]];
         let until = match seconds.map(Duration::from_secs) {
             None => None,
-            Some(time) if (MODE_FOR[0]..=MODE_FOR[1]).contains(&time) => {
+            Some(time) if (accepted[0]..=accepted[1]).contains(&time) => {
                 Some(Deadline::after(time).map_err(|error| error.to_string())?)
             }
             Some(_) => {
-                let [shortest, longest] = MODE_FOR.map(humantime::format_duration);
+                let [shortest, longest] = accepted.map(humantime::format_duration);
                 return Err(format!("a mode by hand takes from {shortest} to {longest}"));
             }
         };
@@ -234,7 +236,8 @@ impl Guard {
             Err(failure) => {
                 let why = said(&failure);
                 tracing::error!("the policy's modes cannot be set, trying again: {why}");
-                self.mode_override = Some(Override { until: Deadline::after(AGAIN).ok(), ..over });
+                let until = Deadline::after(self.wanted.timing.retry).ok();
+                self.mode_override = Some(Override { until, ..over });
             }
         }
     }

@@ -33,7 +33,7 @@ use tokio::{
 use super::{
     connections::Consent,
     cuts::Connections,
-    doors::{self, Asked, Control, Door, Doors, PATIENCE, Visit},
+    doors::{self, Asked, Control, Door, Doors, Visit},
     exposition::Form,
     journal::PAGE,
     mode::ModeChange,
@@ -291,7 +291,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: Visit) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(visit.request_timeout())
         .max_buf_size(MAX_BODY)
         .half_close(true)
         .keep_alive(false)

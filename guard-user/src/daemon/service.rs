@@ -20,19 +20,13 @@ use std::{
 use guard_common::verdict::Action;
 use sd_notify::NotifyState;
 
-use super::{guard::Guard, view::Status};
+use super::{guard::Guard, timing::Timing, view::Status};
 use crate::{
     kernel::shared::Shared,
     policy::text,
     report::{counted, stats::figures},
 };
 
-/// How often it is looked whether there is something to tell.
-pub(super) const INTERVAL: Duration = Duration::from_secs(1);
-/// How often the line about the state is made anew.
-const LINE: Duration = Duration::from_secs(5);
-/// How old the last look of each kind may be. A policy of a million prefixes takes the loop seconds.
-const FRESH: Duration = Duration::from_secs(15);
 /// Signs of life in the time that the manager waits for one.
 const SIGNS: u32 = 4;
 /// Characters of the line about the state.
@@ -53,6 +47,10 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct Service {
     socket: Option<UnixDatagram>,
+    /// [`Timing::line`].
+    line_interval: Duration,
+    /// [`Timing::fresh`].
+    fresh: Duration,
     /// How often to send a sign of life; none if nobody waits for one.
     signs: Option<Duration>,
     last_sign: Instant,
@@ -71,7 +69,7 @@ pub(super) struct Service {
 impl Service {
     /// The manager that the environment names; without one nothing is told. `patience`: how long
     /// the daemon waits for interfaces before it is ready without them.
-    pub(super) fn new(patience: Duration) -> Self {
+    pub(super) fn new(patience: Duration, timing: &Timing) -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(name.as_bytes())
                 .inspect_err(|error| tracing::warn!("NOTIFY_SOCKET: {error}"))
@@ -79,6 +77,8 @@ impl Service {
         });
         let now = Instant::now();
         Self {
+            line_interval: timing.line,
+            fresh: timing.fresh,
             signs: sd_notify::watchdog_enabled()
                 .filter(|_| socket.is_some())
                 .map(|all| all / SIGNS),
@@ -120,7 +120,12 @@ impl Service {
 
     /// Whether everything has been looked at lately.
     fn works(&self) -> bool {
-        self.done.iter().all(|done| done.elapsed() <= FRESH)
+        self.done.iter().all(|done| done.elapsed() <= self.fresh)
+    }
+
+    /// Whether the line about the state is to be made anew.
+    fn is_line_due(&self) -> bool {
+        self.line.as_ref().is_none_or(|(_, made)| made.elapsed() >= self.line_interval)
     }
 
     fn send_sign(&mut self) {
@@ -177,7 +182,7 @@ impl Guard {
             return;
         }
         self.service.send_sign();
-        let due = self.service.line.as_ref().is_none_or(|(_, made)| made.elapsed() >= LINE);
+        let due = self.service.is_line_due();
         if self.service.ready && !due {
             return;
         }
@@ -254,6 +259,8 @@ mod tests {
         let now = Instant::now();
         let service = Service {
             socket: Some(ours),
+            line_interval: Timing::default().line,
+            fresh: Timing::default().fresh,
             signs: Some(Duration::ZERO),
             last_sign: now,
             done: [now; 3],
@@ -273,7 +280,7 @@ mod tests {
         assert_eq!(manager.recv(&mut buffer).ok(), Some("WATCHDOG=1\n".len()));
         for work in [Work::Files, Work::Interfaces, Work::Events] {
             // A machine that has just been started has no such time.
-            let Some(old) = Instant::now().checked_sub(2 * FRESH) else { return };
+            let Some(old) = Instant::now().checked_sub(2 * service.fresh) else { return };
             service.done[work as usize] = old;
             service.send_sign();
             assert!(manager.recv(&mut buffer).is_err(), "{work:?}");

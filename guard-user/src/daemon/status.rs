@@ -1,9 +1,6 @@
 //! Whether this node is guarded: asked of the kernel in the moment of the question, not remembered.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, time::SystemTime};
 
 use super::{
     drift,
@@ -15,9 +12,6 @@ use super::{
     view::{self, InterfaceStatus, ServiceStatus, Status},
 };
 use crate::kernel::{netlink::Device, sockets, stacking};
-
-/// How long the kernel may take to list the devices; it takes a millisecond for hundreds of them.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The last time that the files were loaded.
 #[derive(Debug, Clone)]
@@ -40,7 +34,8 @@ impl Guard {
 
     /// The devices as they are now. If the kernel cannot be asked: as they were, and why.
     pub(super) async fn devices_now(&self) -> (Vec<Device>, Option<String>) {
-        let why = match tokio::time::timeout(PATIENCE, self.netlink.devices()).await {
+        let listed = tokio::time::timeout(self.wanted.timing.netlink, self.netlink.devices());
+        let why = match listed.await {
             Ok(Ok(devices)) => return (devices, None),
             Ok(Err(error)) => error.to_string(),
             Err(_elapsed) => "listing the network interfaces takes too long".to_owned(),

@@ -15,6 +15,7 @@ use super::{
     guard::{Guard, Prepared, Ready, hexadecimal},
     server::{Applied, Apply},
     signature::{self, Accepted},
+    timing::SHORTEST,
     trusted::Trusted,
     view::{self, TrialStatus},
 };
@@ -23,10 +24,8 @@ use crate::{
     policy::{self, Bundle},
 };
 
-/// After how long a return that failed is tried again.
-pub(super) const AGAIN: Duration = Duration::from_secs(5);
 /// The shortest and the longest time to confirm in.
-pub const CONFIRM_WITHIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_hours(24)];
+pub const CONFIRM_WITHIN: [Duration; 2] = [SHORTEST, Duration::from_hours(24)];
 
 /// Number of a generation, and the patterns of interfaces beside it.
 pub(super) type Mark = (u64, Vec<String>);
@@ -203,8 +202,9 @@ impl Guard {
 
     /// What cannot be undone must not be tried.
     fn require_way_back(&self, within: Duration) -> Result<(), String> {
-        if !(CONFIRM_WITHIN[0]..=CONFIRM_WITHIN[1]).contains(&within) {
-            let [shortest, longest] = CONFIRM_WITHIN.map(humantime::format_duration);
+        let accepted = [self.wanted.timing.shortest, CONFIRM_WITHIN[1]];
+        if !(accepted[0]..=accepted[1]).contains(&within) {
+            let [shortest, longest] = accepted.map(humantime::format_duration);
             return Err(format!("a trial takes from {shortest} to {longest}"));
         }
         let is_kept = self.kept && self.state.last_good().is_ok_and(|bundle| bundle.is_some());
@@ -286,7 +286,8 @@ impl Guard {
         if let Err(why) = self.roll_back() {
             let why = why.why;
             tracing::error!("the policy on trial cannot be undone, trying again: {why}");
-            if let (Some(trial), Ok(again)) = (&mut self.trial, Deadline::after(AGAIN)) {
+            let again = Deadline::after(self.wanted.timing.retry);
+            if let (Some(trial), Ok(again)) = (&mut self.trial, again) {
                 trial.deadline = again;
             }
         }

@@ -1,23 +1,17 @@
 //! Noticing that files have changed.
 //!
-//! By looking, four times a second, and not by inotify: a manifest on NFS or a `ConfigMap` that is
+//! By looking, every [`Timing::files`], and not by inotify: a manifest on NFS or a `ConfigMap` that is
 //! swapped by symlink three directories up changes without an event where one would listen.
 
 use std::{
     fs::{self, Metadata},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
+use super::timing::Timing;
 use crate::policy::{Disk, Files as _, hash};
-
-/// How often to look.
-pub(super) const INTERVAL: Duration = Duration::from_millis(250);
-
-/// Looks in a row at which a file that was seen to be written in place must be the same: two
-/// seconds. The first half of a policy may be a policy; a copy over a slow line stops now and then.
-const STILL_IN_PLACE: u32 = 8;
 
 /// Bytes of a file up to which it is read for [`Watch::digest`]: as many as a document may have.
 const MAX_DIGESTED: u64 = 64 << 20;
@@ -58,8 +52,11 @@ impl Signature {
 type Seen = Vec<(PathBuf, Option<Signature>)>;
 
 /// Watches paths and glob patterns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
+    /// Looks in a row at which a file that was seen to be written in place must be the same. The
+    /// first half of a policy may be a policy; a copy over a slow line stops now and then.
+    checks_at_rest: u32,
     paths: Vec<PathBuf>,
     /// What was there when the files were last loaded.
     loaded: Seen,
@@ -70,6 +67,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Watches nothing yet.
+    pub(super) fn new(timing: &Timing) -> Self {
+        Self {
+            checks_at_rest: timing.checks_at_rest(),
+            paths: Vec::new(),
+            loaded: Seen::new(),
+            seen: Seen::new(),
+            wait: 0,
+        }
+    }
+
     /// Watches these from now on. To be called before they are read, so that a change while they
     /// are being read is noticed.
     pub(super) fn mark(&mut self) {
@@ -105,12 +113,12 @@ impl Watch {
 
     /// Whether the files differ from those loaded, and have stood still: a writer may be half
     /// through. A file that took the place of another was finished before, so one look is enough;
-    /// one that was seen to be written in place must rest for [`STILL_IN_PLACE`].
+    /// one that was seen to be written in place must rest for [`Timing::rest`].
     pub(super) fn changed(&mut self) -> bool {
         let now = look(&self.paths);
         if now != self.seen {
             let in_place = is_rewritten(&now, &self.seen) || is_rewritten(&now, &self.loaded);
-            self.wait = if in_place { STILL_IN_PLACE } else { self.wait.max(1) };
+            self.wait = if in_place { self.checks_at_rest } else { self.wait.max(1) };
             self.seen = now;
             return false;
         }
@@ -176,7 +184,7 @@ mod tests {
     use super::*;
 
     fn watching(paths: Vec<PathBuf>) -> Watch {
-        let mut watch = Watch::default();
+        let mut watch = Watch::new(&Timing::default());
         watch.set_paths(paths, SystemTime::now());
         watch.mark();
         watch
@@ -187,7 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("m.yaml");
         fs::write(&file, "").expect("a file");
-        let mut watch = Watch::default();
+        let mut watch = Watch::new(&Timing::default());
         watch.set_paths(vec![file], SystemTime::now());
         assert!(watch.changed());
         watch.mark();
@@ -247,11 +255,11 @@ mod tests {
         watch.mark();
 
         fs::write(&file, "half").expect("writing in place");
-        for _ in 0..STILL_IN_PLACE {
+        for _ in 0..watch.checks_at_rest {
             assert!(!watch.changed(), "it may go on");
         }
         fs::write(&file, "half and half").expect("writing the rest");
-        assert_eq!(looks(&mut watch), Some(1 + STILL_IN_PLACE));
+        assert_eq!(looks(&mut watch), Some(1 + watch.checks_at_rest));
         watch.mark();
         assert_eq!(looks(&mut watch), None);
 
@@ -260,7 +268,7 @@ mod tests {
         fs::write(&file, "h").expect("a new file");
         assert!(!watch.changed());
         fs::write(&file, "ha").expect("more of it");
-        assert_eq!(looks(&mut watch), Some(1 + STILL_IN_PLACE));
+        assert_eq!(looks(&mut watch), Some(1 + watch.checks_at_rest));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     daemon::{
-        client,
+        client::Client,
         interfaces::{self, Selection},
         view::Status,
     },
@@ -53,8 +53,8 @@ pub struct Asked<'a> {
     pub node: Option<&'a str>,
     /// Patterns of interfaces instead of the manifest's.
     pub interfaces: &'a [String],
-    /// Where sockets are.
-    pub run_dir: &'a Path,
+    /// Whom to ask for the status.
+    pub client: &'a Client,
     /// Where pins are.
     pub bpf_dir: &'a Path,
     /// Where the last good policy is.
@@ -78,7 +78,7 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
     let tree = Tree::of_this_machine();
     let rights = Rights { uid: geteuid().as_raw(), capabilities: tree.capabilities() };
     let devices = netlink::devices_now()?;
-    let daemon: Seen<Box<Status>> = client::status(asked.run_dir).map(Box::new).into();
+    let daemon: Seen<Box<Status>> = asked.client.status().map(Box::new).into();
     let (policy, loaded, compiled) = asked.manifest.map_or((None, None, None), |manifest| {
         let (policy, loaded, compiled) = policy_of(manifest, asked.node);
         (Some(policy), loaded, compiled)
@@ -105,7 +105,7 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
         open_ports,
         root_services,
         state_dir: directory(asked.state_dir),
-        run_dir: directory(asked.run_dir),
+        run_dir: directory(asked.client.run_dir()),
         unit: system::unit(),
         daemon,
         cpus: thread::available_parallelism().map_or(1, Into::into),

@@ -4,7 +4,7 @@
 //! it stands, so that who reads the report can still follow. Words are numbered in the order of the
 //! document, which is sorted: equal findings give equal reports.
 
-use std::{collections::HashMap, net::IpAddr, path::Path, sync::LazyLock};
+use std::{collections::HashMap, net::IpAddr, sync::LazyLock};
 
 use nix::unistd::gethostname;
 use regex::{Captures, Regex};
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Diagnosis, facts::Facts, system};
 use crate::{
-    daemon::client,
+    daemon::client::Client,
     event::{Event, What},
     policy::Cluster,
 };
@@ -100,10 +100,10 @@ pub struct Records {
 }
 
 /// Asks the daemon and the journal, as far as they tell.
-pub fn records(run_dir: &Path) -> Records {
-    let now = client::events(run_dir, u64::MAX, 1).ok();
+pub fn records(client: &Client) -> Records {
+    let now = client.events(u64::MAX, 1).ok();
     let after = now.map(|now| now.next.saturating_sub(RECORDS as u64 + 1));
-    let events = after.and_then(|after| client::events(run_dir, after, RECORDS).ok());
+    let events = after.and_then(|after| client.events(after, RECORDS).ok());
     let events = events.map(|page| page.events).unwrap_or_default();
     Records { events, log: system::journal(RECORDS) }
 }

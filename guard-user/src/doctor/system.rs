@@ -13,7 +13,7 @@ use super::facts::{Seen, Unit};
 /// The unit.
 const UNIT: &str = "trainguard.service";
 /// How long a program of systemd may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of what it says.
 const MOST: u64 = 1 << 20;
 
@@ -67,14 +67,17 @@ fn run(command: &mut Command) -> Result<String, String> {
         let read = output.map(|output| output.take(MOST).read_to_end(&mut text));
         read.transpose().map(|_| String::from_utf8_lossy(&text).into_owned())
     });
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PROGRAM_TIMEOUT;
     let status = loop {
         match child.try_wait().map_err(failed)? {
             Some(status) => break status,
             None if Instant::now() >= deadline => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("{name}: no answer within {} seconds", PATIENCE.as_secs()));
+                return Err(format!(
+                    "{name}: no answer within {} seconds",
+                    PROGRAM_TIMEOUT.as_secs()
+                ));
             }
             None => thread::sleep(Duration::from_millis(10)),
         }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::super::admit::{Answer, Manifest};
 use crate::{
     cli::{EventsArgs, EventsFormat},
-    daemon::client,
     event::missing::{Missing, Stranger},
     exit::Exit,
     policy::scalars::PortRange,
@@ -19,7 +18,7 @@ use crate::{
 const WITH_LINES: usize = 32;
 
 pub(super) fn run(args: &EventsArgs) -> Exit {
-    let missing = match client::missing_members(&args.directories.run_dir) {
+    let missing = match args.ask.client().missing_members() {
         Ok(missing) => missing,
         Err(error) => return super::refuse(&error),
     };
