@@ -19,6 +19,7 @@ use guard_common::{
     layout::{LAYOUT_VERSION, MAX_INTERFACES},
     verdict::MAX_SERVICES,
 };
+use guard_user::daemon::{client::Client, timing::AnswerTimeouts};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -86,6 +87,9 @@ pub fn many_services(prefix: &str) -> String {
 
 /// How long things may take that take milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// `--timing` of daemons for which no test gives another: files are checked often, as most tests
+/// wait for a changed policy.
+const TIMING: [&str; 2] = ["--timing", "files=50ms"];
 /// How long an answer may take before a port counts as silent.
 const SILENCE: Duration = Duration::from_millis(400);
 
@@ -304,6 +308,9 @@ impl Node {
                 command.arg(flag).arg(directory);
             }
         }
+        if !more.contains(&TIMING[0]) {
+            command.args(TIMING);
+        }
         command.args(more);
         command
     }
@@ -338,6 +345,12 @@ impl Node {
         self.daemon = Some(command.spawn().expect("the daemon starts"));
     }
 
+    /// Who asks the daemon, without the limits of the command line.
+    pub fn client(&self) -> Client {
+        let timeouts = AnswerTimeouts { question: PATIENCE, ..AnswerTimeouts::default() };
+        Client::new(&self.path("run"), timeouts)
+    }
+
     /// Runs a daemon that is expected to end by itself.
     pub fn start_in_vain(&self, more: &[&str]) -> Output {
         self.daemon_command(more).output().expect("the daemon starts")
@@ -370,7 +383,14 @@ impl Node {
 
     /// The status and the exit code, also of a node without a daemon.
     pub fn status_and_code(&self) -> Option<(Value, Option<i32>)> {
+        // On a busy machine a daemon may take longer than users are to wait.
+        self.status_and_code_within(PATIENCE)
+    }
+
+    /// The same with another limit for the daemon's answer.
+    pub fn status_and_code_within(&self, time: Duration) -> Option<(Value, Option<i32>)> {
         let mut command = self.trainguard(&["status", "--format", "json"]);
+        command.arg("--answer-within").arg(format!("{}ms", time.as_millis()));
         let output = command.arg("--bpf-dir").arg(self.pins()).output().expect("status");
         Some((serde_json::from_slice(&output.stdout).ok()?, output.status.code()))
     }
@@ -396,6 +416,7 @@ impl Node {
     /// The statistics.
     pub fn stats(&self) -> Value {
         let mut command = self.trainguard(&["stats", "--once", "--format", "json"]);
+        command.arg("--answer-within").arg(format!("{}ms", PATIENCE.as_millis()));
         let output = command.arg("--bpf-dir").arg(self.pins()).output().expect("stats");
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))

@@ -23,6 +23,11 @@ const CROWDS: [(&str, usize); 2] = [("stats.sock", 10_000), ("control.sock", 5_0
 const MOST_FILES: usize = 2 * 128 + 100;
 /// KiB that bad clients may cost at most: 32 MiB of answers that nobody takes, and buffers.
 const MOST_MEMORY: u64 = 64 << 10;
+/// A request time-out that is longer than any test waits for an answer: who gets in meanwhile owes
+/// it to nobody's time being over.
+const LONG: &str = "2m";
+/// A request time-out that tests wait for.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of a line without an end.
 const GIGABYTE: usize = 1 << 30;
 
@@ -37,10 +42,12 @@ fn peak(node: &Node) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// A daemon in force, with what it is like before anybody is bad to it.
-fn started(test: &str) -> Option<(Node, usize, u64)> {
+/// A daemon with a request time-out of this length in force, with what it is like before anybody is
+/// bad to it.
+fn started(test: &str, request: &str) -> Option<(Node, usize, u64)> {
     let mut node = Node::new(test)?;
-    node.start(&["--metrics-listen", "127.0.0.1:9477"]);
+    let timing = format!("request={request}");
+    node.start(&["--metrics-listen", "127.0.0.1:9477", "--timing", &timing]);
     node.wait("enforcing", enforcing);
     let files = settled(&node, |_| true);
     let peak = peak(&node);
@@ -93,7 +100,7 @@ fn rest(mut stream: UnixStream) -> String {
 
 #[test]
 fn ten_thousand_connections_keep_nobody_out() {
-    let Some((node, files_before, peak_before)) = started("clients/crowd") else { return };
+    let Some((node, files_before, peak_before)) = started("clients/crowd", LONG) else { return };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     let wanted: usize = CROWDS.iter().map(|(_, size)| size + 500).sum();
     if usize::try_from(hard).is_ok_and(|hard| hard < wanted) {
@@ -136,7 +143,7 @@ fn ten_thousand_connections_keep_nobody_out() {
 
 #[test]
 fn a_crowd_on_loopback_keeps_no_scraper_out() {
-    let Some((node, files_before, _)) = started("clients/loopback") else { return };
+    let Some((node, files_before, _)) = started("clients/loopback", LONG) else { return };
     let scrape = || {
         let mut stream = TcpStream::connect("127.0.0.1:9477").expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
@@ -176,7 +183,7 @@ fn stream(node: &Node, socket: &str, beginning: &str) -> usize {
 
 #[test]
 fn a_line_without_an_end_is_refused() {
-    let Some((node, files_before, peak_before)) = started("clients/gigabyte") else { return };
+    let Some((node, files_before, peak_before)) = started("clients/gigabyte", LONG) else { return };
     let post = "POST /v1/detach HTTP/1.1\r\nhost: x\r\n";
     for (socket, beginning) in [
         ("stats.sock", "GET /".to_owned()),
@@ -202,7 +209,11 @@ fn a_line_without_an_end_is_refused() {
 
 #[test]
 fn who_is_slow_or_talks_nonsense_is_ended() {
-    let Some((node, files_before, peak_before)) = started("clients/odd") else { return };
+    let Some((node, files_before, peak_before)) =
+        started("clients/odd", &format!("{}ms", REQUEST_TIMEOUT.as_millis()))
+    else {
+        return;
+    };
     let open = || connect(&node, "stats.sock").expect("a connection");
     let request = "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
 
@@ -248,14 +259,15 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     assert_works(&node);
 
     // Says nothing, or a letter at a time: ended when its time is over.
+    let began = Instant::now();
     let silent = open();
     let mut loris = open();
-    let began = Instant::now();
     loris.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ").expect("a beginning");
     while loris.write_all(b"x").is_ok() {
         assert!(began.elapsed() < 3 * PATIENCE, "it may be slow for ever");
         thread::sleep(Duration::from_millis(100));
     }
+    assert!(began.elapsed() >= REQUEST_TIMEOUT, "it was ended after {:?}", began.elapsed());
     assert!(!rest(loris).starts_with("HTTP/1.1 2"));
     assert!(!rest(silent).starts_with("HTTP/1.1 2"));
     settled(&node, |files| files == files_before);
@@ -269,7 +281,7 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
 fn a_crowd_that_asks_for_much_and_reads_nothing_keeps_nobody_out() {
     let Some(mut node) = Node::new("clients/much") else { return };
     node.fill_tables();
-    node.start(&[]);
+    node.start(&["--timing", &format!("request={LONG}")]);
     node.wait("enforcing", enforcing);
     let (files_before, peak_before) = (settled(&node, |_| true), peak(&node));
     for path in ["/metrics", "/v1/stats"] {

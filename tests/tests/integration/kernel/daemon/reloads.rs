@@ -43,7 +43,7 @@ fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
 #[test]
 fn a_whole_policy_is_in_force_or_the_one_before() {
     let Some(mut node) = Node::new("reloads/swaps") else { return };
-    node.start(&[]);
+    node.start(&["--timing", "files=50ms,rest=1s"]);
     let one = node.wait("enforcing", enforcing);
     let other = POLICY.replace("udp/9091", "udp/9092");
     node.write("policy.yaml", &other);
@@ -71,7 +71,7 @@ fn a_whole_policy_is_in_force_or_the_one_before() {
                 fs::remove_file(&path).expect("removing");
                 for end in [text.len() / 3, 2 * text.len() / 3, text.len()] {
                     fs::write(&path, &text[..end]).expect("writing");
-                    thread::sleep(Duration::from_millis(600));
+                    thread::sleep(Duration::from_millis(300));
                     let status = node.status().expect("a status");
                     assert!(known.contains(&hash(&status)), "round {round}: {status}");
                 }

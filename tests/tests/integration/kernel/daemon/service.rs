@@ -14,8 +14,12 @@ use nix::{
     unistd::Pid,
 };
 
+/// The manager is told sooner than usual.
+const TIMING: [&str; 2] = ["--timing", "manager=100ms,line=500ms"];
+/// The same, and files are read when they are asked for, not when they change.
+const BY_COMMAND: [&str; 2] = ["--timing", "manager=100ms,line=500ms,files=1h"];
 /// How long nothing must come for it to count as silence.
-const SILENCE: Duration = Duration::from_millis(1500);
+const SILENCE: Duration = Duration::from_millis(750);
 
 /// A daemon, and what it tells its manager.
 struct Managed {
@@ -29,7 +33,8 @@ impl Managed {
         // Of the daemon before this one.
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        let mut command = node.daemon_command(more);
+        let timing = if more.contains(&TIMING[0]) { &[][..] } else { &TIMING };
+        let mut command = node.daemon_command(&[more, timing].concat());
         command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(watchdog) = watchdog {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
@@ -118,8 +123,8 @@ fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
     node.wait("enforcing", enforcing);
     node.signal("TERM");
 
-    let managed = Managed::start(&node, &["--interface", "eth9", "--wait", "2s"], None);
     let began = Instant::now();
+    let managed = Managed::start(&node, &["--interface", "eth9", "--wait", "2s"], None);
     let told = managed.until("READY=1");
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
     // A line that has been told already is not told again.
@@ -147,7 +152,7 @@ fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
 #[test]
 fn a_reload_waits_for_the_answer() {
     let Some(node) = Node::new("service/reload") else { return };
-    let managed = Managed::start(&node, &[], None);
+    let managed = Managed::start(&node, &BY_COMMAND, None);
     managed.until("READY=1");
 
     node.write("policy.yaml", &POLICY.replace("[tcp/9091, udp/9091]", "[tcp/9091]"));
@@ -205,7 +210,7 @@ fn a_reload_without_a_daemon_is_no_success() {
 #[test]
 fn a_daemon_that_is_stuck_gives_no_sign_of_life() {
     let Some(node) = Node::new("service/stuck") else { return };
-    let managed = Managed::start(&node, &[], Some(Duration::from_secs(2)));
+    let managed = Managed::start(&node, &[], Some(Duration::from_secs(1)));
     managed.until("READY=1");
     for _ in 0..3 {
         managed.until("WATCHDOG=1");

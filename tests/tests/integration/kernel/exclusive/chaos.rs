@@ -90,10 +90,14 @@ fn lanes() -> Vec<Lane> {
 }
 
 fn started(test: &str) -> Option<Node> {
+    started_with(test, &[])
+}
+
+fn started_with(test: &str, more: &[&str]) -> Option<Node> {
     let mut node = Node::new(test)?;
     node.write("cluster.yaml", MANIFEST);
     node.write("policy.yaml", &policy(false));
-    node.start(&[]);
+    node.start(more);
     node.wait("enforcing", enforcing);
     Some(node)
 }
@@ -281,11 +285,12 @@ fn a_file_that_says_nothing_new_is_loaded_and_changes_nothing() {
 }
 
 /// Case 127: half a policy that is a policy by itself, and guards one port less. Whoever writes in
-/// place and stops for less than two seconds is waited for.
+/// place and stops for less than the time that such a file must rest is waited for.
 #[test]
 fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(node) = started("chaos/slow") else { return };
+    let timing = ["--timing", "files=50ms,rest=1500ms"];
+    let Some(node) = started_with("chaos/slow", &timing) else { return };
     let traffic = Traffic::start(&node, &lanes());
     for swapped in [true, false] {
         let generation = node.generation();
@@ -294,7 +299,7 @@ fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
         // The end of the first service, then somewhere in the second.
         for end in [second, second + 1, second + 40] {
             fs::write(node.path("policy.yaml"), &text[..end]).expect("writing in place");
-            thread::sleep(Duration::from_millis(1200));
+            thread::sleep(Duration::from_millis(600));
             assert_eq!(node.generation(), generation, "{}", node.log());
         }
         fs::write(node.path("policy.yaml"), &text).expect("writing in place");

@@ -136,13 +136,17 @@ fn an_interface_comes_back_from_another_namespace() {
         let Some(mut node) = Node::new("lives/namespace") else { return };
         node.add_link("eth1");
         node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
-        node.start(&["--mode", mode]);
+        node.start(&["--mode", mode, "--timing", "look=200ms"]);
         node.wait("enforcing", enforcing);
         let elsewhere = format!("{}-else", node.peer());
         ip(&["netns", "add", &elsewhere]);
-        for stay in [Duration::ZERO, Duration::from_secs(8)] {
+        for stays in [false, true] {
             node.ip(&["link", "set", "eth0", "netns", &elsewhere]);
-            thread::sleep(stay);
+            if stays {
+                node.wait("gone", |status| !guarded("eth0", mode)(status));
+                // Several looks.
+                thread::sleep(Duration::from_secs(1));
+            }
             ip(&["-n", &elsewhere, "link", "set", "eth0", "netns", node.namespace()]);
             node.wait("guarded again", guarded("eth0", mode));
             while_knocking(&node, mode, |knocking| {

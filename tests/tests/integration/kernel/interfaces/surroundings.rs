@@ -33,14 +33,14 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
             done.unwrap_or_else(|error| panic!("{mode}: {error:#}"));
         };
         switch(&node, true);
-        node.start(&["--mode", mode]);
+        node.start(&["--mode", mode, "--timing", "look=50ms"]);
         node.wait("enforcing", enforcing);
-        let look = Duration::from_millis(2500);
-        thread::sleep(look);
+        let looks = Duration::from_millis(750);
+        thread::sleep(looks);
         assert_eq!(warnings(&node, OFFLOAD), 0, "what was on before is the doctor's to tell");
         for round in 1..=2 {
             switch(&node, false);
-            thread::sleep(look);
+            thread::sleep(looks);
             node.assert_guarded();
             assert_eq!(warnings(&node, OFFLOAD), round - 1, "switched off");
             switch(&node, true);
@@ -49,8 +49,7 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
                 assert!(began.elapsed() < PATIENCE, "{mode}: not told: {}", node.log());
                 thread::sleep(Duration::from_millis(50));
             }
-            assert!(began.elapsed() < Duration::from_secs(4), "{mode}: {:?}", began.elapsed());
-            thread::sleep(look);
+            thread::sleep(looks);
             assert_eq!(warnings(&node, OFFLOAD), round, "{mode}: told once");
             node.assert_guarded();
         }

@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::AsFd as _,
     process::Command,
+    time::Duration,
 };
 
 use aya::programs::loaded_programs;
@@ -90,7 +91,7 @@ fn a_program_that_was_swapped_by_force_is_named_with_what_to_do() {
     let link = sys::open_pinned(&node.own_pins().join("link-eth0")).expect("the link");
     sys::link_detach(link.as_fd()).expect("detaching");
     attach_foreign(&node, "eth0", foreign);
-    let (status, code) = node.status_and_code().expect("a status");
+    let (status, code) = node.status_and_code_within(Duration::from_secs(1)).expect("a status");
     assert_eq!((&status["interfaces"][0]["state"], code), (&json!("missing"), Some(3)), "{status}");
     signal(&node, "CONT");
     let status = node.wait("failed", |status| status["interfaces"][0]["state"] == "failed");
@@ -294,7 +295,7 @@ fn a_daemon_that_hangs_is_told_apart_from_one_that_is_gone() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     signal(&node, "STOP");
-    let answer = node.status_and_code();
+    let answer = node.status_and_code_within(Duration::from_secs(1));
     signal(&node, "CONT");
     let (status, code) = answer.expect("a status");
     assert_eq!(code, Some(3));
