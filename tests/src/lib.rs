@@ -2,15 +2,15 @@
 //! that judge them, the host and the kernel.
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
+pub use guard_test_support::{packet, text};
+
 pub mod backend;
 pub mod bench;
 pub mod cgroup;
 pub mod descriptors;
-pub mod ethtool;
 pub mod generate;
 pub mod mounts;
 pub mod node;
-pub mod packet;
 pub mod pane;
 pub mod pcap;
 pub mod prometheus;
@@ -19,7 +19,6 @@ pub mod raw;
 pub mod scenario;
 pub mod skip;
 pub mod split;
-pub mod text;
 pub mod traffic;
 pub mod wire;
 pub mod world;

@@ -9,10 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::{
-    ethtool,
-    node::{MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved},
-};
+use guard_test_support::ethtool;
+use guard_tests::node::{MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved};
 use serde_json::json;
 
 fn warnings(node: &Node, what: &str) -> usize {
@@ -29,7 +27,7 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
     for mode in ["native", "tcx", "generic"] {
         let Some(mut node) = Node::new("surroundings/offloads") else { return };
         let switch = |node: &Node, on| {
-            let done = node.at_node(|| ethtool::switch("eth0", OFFLOAD, on));
+            let done = node.at_node(|| ethtool::switch("eth0", &[OFFLOAD], on));
             done.unwrap_or_else(|error| panic!("{mode}: {error:#}"));
         };
         switch(&node, true);

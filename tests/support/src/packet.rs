@@ -1,7 +1,14 @@
 //! Frames, layer by layer. Lengths and protocol numbers are right unless a knob says otherwise;
 //! checksums are zero, nobody here looks at them.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// TCP flag: opens a connection.
+pub const SYN: u8 = 0x02;
+/// TCP flag: hand data over at once.
+pub const PSH: u8 = 0x08;
+/// TCP flag: acknowledges.
+pub const ACK: u8 = 0x10;
 
 /// One layer of a frame. What follows it is the next layer, down to nothing.
 #[derive(Debug, Clone)]
@@ -145,6 +152,31 @@ pub fn frame(layers: &[Layer]) -> Vec<u8> {
         next = Some(layer);
     }
     bytes
+}
+
+/// A TCP segment in a whole frame, with so many bytes of payload.
+///
+/// # Panics
+///
+/// If the addresses are of different families.
+pub fn segment(
+    from: impl Into<SocketAddr>,
+    to: impl Into<SocketAddr>,
+    flags: u8,
+    payload: usize,
+) -> Vec<u8> {
+    let (from, to) = (from.into(), to.into());
+    let ip = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Layer::Ipv4(Ipv4::new(from, to)),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Layer::Ipv6(Ipv6::new(from, to)),
+        (from, to) => panic!("{from} and {to} are of different families"),
+    };
+    frame(&[
+        Layer::Ethernet(Ethernet { to: [2, 0, 0, 0, 0, 2], ethertype: None }),
+        ip,
+        Layer::Ports(Ports { protocol: 6, from: from.port(), to: to.port(), flags, len: None }),
+        Layer::Bytes(vec![0xab; payload]),
+    ])
 }
 
 impl Layer {
@@ -313,6 +345,16 @@ mod tests {
         assert_eq!(bytes[23], 6);
         assert_eq!(bytes[34..38], [0x12, 0x34, 0x56, 0x78]);
         assert_eq!(bytes[47], 2);
+    }
+
+    #[test]
+    fn a_segment_is_what_its_text_says() {
+        let text = "ipv4 from=192.0.2.9 to=10.77.0.10 / tcp from=7 to=9091 flags=SA";
+        let bytes = segment(([192, 0, 2, 9], 7), ([10, 77, 0, 10], 9091), SYN | ACK, 0);
+        assert_eq!(bytes, crate::text::frame(text).unwrap());
+        let bytes = segment(([192, 0, 2, 9], 7), ([10, 77, 0, 10], 9091), PSH | ACK, 3);
+        assert_eq!(bytes[16..18], [0, 43]);
+        assert_eq!(bytes[54..], [0xab; 3]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Switching offloads of a device in the namespace of this thread, as `ethtool -K` does, which not
-//! every machine has: by generic netlink.
+//! Switching the offloads of a device in this thread's network namespace, as `ethtool -K` does, over
+//! generic netlink (Documentation/networking/ethtool-netlink.rst). Not every machine has the tool,
+//! and no crate that we know sends these messages.
 
 use std::{io, os::fd::AsRawFd as _};
 
@@ -15,9 +16,11 @@ const CTRL_ATTR_FAMILY_ID: u16 = 1;
 const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 // From include/uapi/linux/ethtool_netlink.h.
 const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
-const ETHTOOL_A_HEADER: u16 = 1;
-const ETHTOOL_A_HEADER_DEV_NAME: u16 = 2;
+const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
 const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
+const ETHTOOL_A_HEADER_DEV_NAME: u16 = 2;
+const ETHTOOL_A_HEADER_FLAGS: u16 = 3;
+const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
@@ -30,35 +33,42 @@ const NESTED: u16 = 1 << 15;
 /// Bytes of `nlmsghdr` and `genlmsghdr`.
 const HEADERS: usize = 20;
 
-/// Switches an offload on or off, by the kernel's name for it (`rx-vlan-hw-parse`).
-pub fn switch(device: &str, offload: &str, on: bool) -> Result<()> {
-    let name = attribute(CTRL_ATTR_FAMILY_NAME, b"ethtool\0");
-    let answer = ask(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name)?;
-    let family = value(&answer[HEADERS..], CTRL_ATTR_FAMILY_ID).context("a family `ethtool`")?;
-    let family = u16::from_ne_bytes(family.try_into()?);
-    let header = attribute(ETHTOOL_A_HEADER_DEV_NAME, &[device.as_bytes(), b"\0"].concat());
-    let mut bit = attribute(ETHTOOL_A_BITSET_BIT_NAME, &[offload.as_bytes(), b"\0"].concat());
-    if on {
-        bit.extend(attribute(ETHTOOL_A_BITSET_BIT_VALUE, &[]));
-    }
-    let bits = attribute(NESTED | ETHTOOL_A_BITSET_BITS_BIT, &bit);
-    let wanted = attribute(NESTED | ETHTOOL_A_BITSET_BITS, &bits);
-    let request = [
-        attribute(NESTED | ETHTOOL_A_HEADER, &header),
-        attribute(NESTED | ETHTOOL_A_FEATURES_WANTED, &wanted),
-    ];
-    let answer = ask(family, ETHTOOL_MSG_FEATURES_SET, NLM_F_ACK, &request.concat())?;
-    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
-    let error = i32::from_ne_bytes(answer[16..20].try_into()?);
-    ensure!(
-        kind != NLMSG_ERROR || error == 0,
-        "{device}: {offload}: {}",
-        io::Error::from_raw_os_error(-error)
-    );
-    Ok(())
+/// Switches offloads on or off, by the kernel's names for them (`rx-vlan-hw-parse`).
+pub fn switch(device: &str, offloads: &[&str], on: bool) -> Result<()> {
+    set_features(device, offloads, on)
+        .with_context(|| format!("switching {offloads:?} of `{device}`"))
 }
 
-/// The first message of an answer.
+fn set_features(device: &str, offloads: &[&str], on: bool) -> Result<()> {
+    let name = attribute(CTRL_ATTR_FAMILY_NAME, b"ethtool\0");
+    let answer = ask(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name)?;
+    let family = value(&answer[HEADERS..], CTRL_ATTR_FAMILY_ID)
+        .context("this kernel has no ethtool over netlink")?;
+    let family = u16::from_ne_bytes(family.try_into()?);
+    ask(family, ETHTOOL_MSG_FEATURES_SET, NLM_F_ACK, &request(device, offloads, on)).map(drop)
+}
+
+fn request(device: &str, offloads: &[&str], on: bool) -> Vec<u8> {
+    let header = [
+        attribute(ETHTOOL_A_HEADER_DEV_NAME, &[device.as_bytes(), b"\0"].concat()),
+        attribute(ETHTOOL_A_HEADER_FLAGS, &ETHTOOL_FLAG_OMIT_REPLY.to_ne_bytes()),
+    ];
+    let bits = offloads.iter().flat_map(|offload| {
+        let mut bit = attribute(ETHTOOL_A_BITSET_BIT_NAME, &[offload.as_bytes(), b"\0"].concat());
+        if on {
+            bit.extend(attribute(ETHTOOL_A_BITSET_BIT_VALUE, &[]));
+        }
+        attribute(NESTED | ETHTOOL_A_BITSET_BITS_BIT, &bit)
+    });
+    let wanted = attribute(NESTED | ETHTOOL_A_BITSET_BITS, &bits.collect::<Vec<u8>>());
+    [
+        attribute(NESTED | ETHTOOL_A_FEATURES_HEADER, &header.concat()),
+        attribute(NESTED | ETHTOOL_A_FEATURES_WANTED, &wanted),
+    ]
+    .concat()
+}
+
+/// Sends a request. Returns the first message of the answer.
 fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8>> {
     let generic = SockProtocol::NetlinkGeneric;
     let kernel = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, generic)?;
@@ -66,6 +76,7 @@ fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8
     let mut message = length.to_ne_bytes().to_vec();
     message.extend(family.to_ne_bytes());
     message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    // Sequence number and port, then the command and its version.
     message.extend([0; 8]);
     message.extend([command, 1, 0, 0]);
     message.extend(attributes);
@@ -74,9 +85,16 @@ fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8
     let length = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty())?;
     ensure!(length >= HEADERS, "an answer of {length} bytes");
     answer.truncate(length);
+    let kind = u16::from_ne_bytes([answer[4], answer[5]]);
+    // 0 acknowledges the request.
+    let errno = i32::from_ne_bytes(answer[16..20].try_into()?);
+    if kind == NLMSG_ERROR && errno != 0 {
+        return Err(io::Error::from_raw_os_error(-errno).into());
+    }
     Ok(answer)
 }
 
+/// An attribute: length, kind and value, padded to a multiple of four bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).expect("a short value");
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
@@ -93,5 +111,16 @@ fn value(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
             return attributes.get(4..length);
         }
         attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_device_is_an_error() {
+        let error = switch("no-such-device0", &["rx-gro"], true).expect_err("no such device");
+        assert!(error.to_string().contains("no-such-device0"), "{error:#}");
     }
 }
