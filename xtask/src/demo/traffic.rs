@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use etherparse::PacketBuilder;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -197,7 +198,7 @@ fn flood(to: SocketAddr, count: u32) -> Result<Outcome> {
     for number in 0..count {
         // 198.18.0.0/15 is set aside for benchmarks (RFC 2544): nobody's address.
         let source = Ipv4Addr::from_bits(0xc612_0000 | number.wrapping_mul(40_503) & 0x1_ffff);
-        let sent = socket.send_to(&syn(source, target, to.port(), number), &address);
+        let sent = socket.send_to(&syn(source, target, to.port(), number)?, &address);
         outcome.add(sent.is_ok());
         if number % 64 == 63 {
             // About 25,000 a second: a flood, and no more than two cores digest beside the rest.
@@ -208,36 +209,13 @@ fn flood(to: SocketAddr, count: u32) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// A SYN segment in an IPv4 packet (RFC 791, RFC 9293). The kernel fills in the IP checksum.
-fn syn(source: Ipv4Addr, target: Ipv4Addr, port: u16, number: u32) -> Vec<u8> {
-    let mut segment = Vec::with_capacity(40);
-    segment.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
-    segment.extend(source.octets());
-    segment.extend(target.octets());
+/// A SYN segment in an IPv4 packet.
+fn syn(source: Ipv4Addr, target: Ipv4Addr, port: u16, number: u32) -> Result<Vec<u8>> {
     let source_port = 1024 + (number % 60_000) as u16;
-    segment.extend(source_port.to_be_bytes());
-    segment.extend(port.to_be_bytes());
-    segment.extend(number.to_be_bytes());
-    segment.extend([0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff]);
-    let checksum = tcp_checksum(source, target, segment.get(20..).unwrap_or_default());
-    segment.extend(checksum.to_be_bytes());
-    segment.extend([0, 0]);
-    segment
-}
-
-/// Over the pseudo header and a segment whose checksum and urgent pointer are still to come.
-fn tcp_checksum(source: Ipv4Addr, target: Ipv4Addr, segment: &[u8]) -> u16 {
-    let length = 20_u32;
-    let mut sum = 6 + length;
-    for part in [&source.octets()[..], &target.octets()[..], segment] {
-        for pair in part.chunks(2) {
-            if let [high, low] = pair {
-                sum += u32::from(u16::from_be_bytes([*high, *low]));
-            }
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
+    let step = PacketBuilder::ipv4(source.octets(), target.octets(), 64)
+        .tcp(source_port, port, number, u16::MAX)
+        .syn();
+    let mut packet = Vec::with_capacity(step.size(0));
+    step.write(&mut packet, &[])?;
+    Ok(packet)
 }
