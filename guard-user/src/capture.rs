@@ -385,6 +385,8 @@ impl<R: Read> Read for Whole<'_, R> {
 
 #[cfg(test)]
 mod tests {
+    use guard_test_support::pcap::{Blocks, Frame, Pcap};
+
     use super::*;
 
     type Seen = Vec<(u64, Option<u64>, usize, u32)>;
@@ -398,58 +400,30 @@ mod tests {
         Ok(seen)
     }
 
-    fn pcap(big: bool, magic: u32, linktype: u32) -> Vec<u8> {
-        let word = |value: u32| if big { value.to_be_bytes() } else { value.to_le_bytes() };
-        let half = |value: u16| if big { value.to_be_bytes() } else { value.to_le_bytes() };
-        let mut file = Vec::new();
-        file.extend(word(magic));
-        file.extend(half(2));
-        file.extend(half(4));
-        file.extend([0; 8]);
-        file.extend(word(65_535));
-        file.extend(word(linktype));
-        for (seconds, fraction) in [(1, 5), (2, 6)] {
-            for value in [seconds, fraction, 20, 60] {
-                file.extend(word(value));
-            }
-            file.extend([0xab; 20]);
-        }
-        file
+    fn pcap(form: Pcap) -> Vec<u8> {
+        let unit = if form.nanoseconds { 1 } else { 1000 };
+        let frames = [(1, 5), (2, 6)].map(|(seconds, fraction)| {
+            let time_ns = seconds * 1_000_000_000 + fraction * unit;
+            Frame { time_ns, bytes: vec![0xab; 20], wire_len: 60 }
+        });
+        form.file(&frames)
     }
 
     /// Section, interface with nanoseconds, an enhanced and a simple packet.
     fn pcapng() -> Vec<u8> {
-        let mut file = Vec::new();
-        let mut block = |kind: u32, body: &[u8]| {
-            let length = u32::try_from(body.len() + 12).expect("a short block");
-            file.extend(kind.to_le_bytes());
-            file.extend(length.to_le_bytes());
-            file.extend(body);
-            file.extend(length.to_le_bytes());
-        };
-        let mut section = vec![0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0];
-        section.extend([0xff; 8]);
-        block(0x0a0d_0d0a, &section);
-        block(1, &[1, 0, 0, 0, 0, 0, 4, 0, 9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
-        let mut packet = vec![0; 8];
-        packet.extend(7_u32.to_le_bytes());
-        packet.extend(18_u32.to_le_bytes());
-        packet.extend(90_u32.to_le_bytes());
-        packet.extend([0; 20]);
-        block(6, &packet);
-        let mut packet = 16_u32.to_le_bytes().to_vec();
-        packet.extend([0; 16]);
-        block(3, &packet);
-        file
+        let long = Frame { time_ns: 7, bytes: vec![0; 18], wire_len: 90 };
+        let blocks = Blocks::section(false).interface_with(1, 0x4_0000, &[(9, &[9])]);
+        blocks.packet(0, 7, &long).simple(&Frame::at(0, vec![0; 16])).file
     }
 
     #[test]
     fn both_byte_orders_and_resolutions_are_read() {
         for big in [false, true] {
-            let seen = frames(&pcap(big, 0xa1b2_c3d4, 1)).expect("microseconds");
+            let form = Pcap { big_endian: big, ..Pcap::default() };
+            let seen = frames(&pcap(form)).expect("microseconds");
             let at = [Some(1_000_005_000), Some(2_000_006_000)];
             assert_eq!(seen, [(1, at[0], 20, 60), (2, at[1], 20, 60)], "big endian: {big}");
-            let seen = frames(&pcap(big, 0xa1b2_3c4d, 1)).expect("nanoseconds");
+            let seen = frames(&pcap(Pcap { nanoseconds: true, ..form })).expect("nanoseconds");
             assert_eq!(seen.first().map(|frame| frame.1), Some(Some(1_000_000_005)));
         }
     }
@@ -462,13 +436,14 @@ mod tests {
 
     #[test]
     fn other_link_types_are_refused() {
-        let error = frames(&pcap(false, 0xa1b2_c3d4, 113)).expect_err("not Ethernet");
+        let error =
+            frames(&pcap(Pcap { link_type: 113, ..Pcap::default() })).expect_err("not Ethernet");
         assert!(error.to_string().contains("link type 113"), "{error}");
     }
 
     #[test]
     fn every_cut_is_an_error_or_fewer_frames_and_never_a_panic() {
-        for whole in [pcap(false, 0xa1b2_c3d4, 1), pcapng()] {
+        for whole in [pcap(Pcap::default()), pcapng()] {
             for end in 0..whole.len() {
                 let part = whole.get(..end).unwrap_or_default();
                 if let Ok(seen) = frames(part) {
@@ -481,7 +456,7 @@ mod tests {
     #[test]
     fn garbage_is_an_error_and_never_a_panic() {
         assert!(matches!(frames(b"not a capture at all, is it"), Err(CaptureError::NotACapture)));
-        for whole in [pcap(true, 0xa1b2_c3d4, 1), pcapng()] {
+        for whole in [pcap(Pcap { big_endian: true, ..Pcap::default() }), pcapng()] {
             for at in 0..whole.len() {
                 for value in [0, 0x7f, 0xff] {
                     let mut damaged = whole.clone();

@@ -19,6 +19,7 @@ use guard_common::{
     layout::{LAYOUT_VERSION, MAX_INTERFACES},
     verdict::MAX_SERVICES,
 };
+pub use guard_test_support::binary::path as binary;
 use guard_user::daemon::{client::Client, timing::AnswerTimeouts};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
@@ -514,12 +515,4 @@ fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error: io::Error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
-}
-
-/// Where the `trainguard` binary is.
-pub fn binary() -> PathBuf {
-    std::env::var_os("TRAINGUARD_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/trainguard"),
-        PathBuf::from,
-    )
 }

@@ -5,9 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use super::binary;
+
 fn trainguard(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-    command.args(args).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null());
+    let mut command = binary::command(args);
+    command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::null());
     command
 }
 

@@ -7,7 +7,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
 use guard_common::verdict::Reason;
@@ -20,6 +20,8 @@ use guard_user::{
         signature,
     },
 };
+
+use super::binary;
 
 /// Where all codes are defined.
 const CODES: &str = include_str!("../../src/policy/code.rs");
@@ -293,8 +295,7 @@ fn examples_in_code_give_the_findings_of_their_pages() {
 }
 
 fn run(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-    command.arg("explain").args(args).output().expect("the binary starts")
+    binary::command(&["explain"]).args(args).output().expect("the binary starts")
 }
 
 fn text(bytes: &[u8]) -> &str {

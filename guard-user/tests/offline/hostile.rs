@@ -17,6 +17,8 @@ use guard_user::policy::{
 };
 use proptest::{prelude::*, sample::select};
 
+use super::binary;
+
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
 kind: Cluster
@@ -258,7 +260,7 @@ fn bounded(dir: &Path, args: &[&str], megabytes: usize) -> Output {
         format!("ulimit -v {kilobytes} && ulimit -t 20 || exit 99; exec \"$0\" lint \"$@\"");
     Command::new("sh")
         .current_dir(dir)
-        .args(["-c", &script, env!("CARGO_BIN_EXE_trainguard")])
+        .args(["-c", &script, binary::PATH])
         .args(args)
         .stdin(Stdio::null())
         .output()

@@ -6,23 +6,28 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
+use guard_test_support::{
+    packet::{ACK, PSH, SYN, segment},
+    pcap::{Frame, Pcap},
+};
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use super::binary::command as trainguard;
 
 const NODE: [u8; 4] = [10, 77, 0, 10];
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
 const MEMBER_TOO: [u8; 4] = [10, 77, 0, 31];
 const STRANGER: [u8; 4] = [192, 0, 2, 9];
-/// Some day of 2026, in microseconds.
-const EPOCH: u64 = 1_790_000_000_000_000;
+/// Some day of 2026, in nanoseconds.
+const EPOCH: u64 = 1_790_000_000_000_000_000;
 
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
-const PSH: u8 = 0x18;
+/// Flags of a segment with data.
+const DATA: u8 = PSH | ACK;
 
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
@@ -54,20 +59,6 @@ services:
     mode: observe
 ";
 
-/// A segment.
-fn segment(from: ([u8; 4], u16), to: ([u8; 4], u16), flags: u8, payload: u16) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
-    frame.extend((40 + payload).to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-    frame.extend(from.0);
-    frame.extend(to.0);
-    frame.extend(from.1.to_be_bytes());
-    frame.extend(to.1.to_be_bytes());
-    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    frame.resize(frame.len() + usize::from(payload), 0xab);
-    frame
-}
-
 /// What a source does at a port of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
@@ -88,7 +79,7 @@ fn frames(act: Act, from: [u8; 4], source_port: u16, port: u16) -> Vec<Vec<u8>> 
     let open = segment(there, here, SYN, 0);
     let answer = segment(here, there, SYN | ACK, 0);
     let ack = segment(there, here, ACK, 0);
-    let (says, answers) = (segment(there, here, PSH, 20), segment(here, there, PSH, 30));
+    let (says, answers) = (segment(there, here, DATA, 20), segment(here, there, DATA, 30));
     match act {
         Act::Talks => vec![open, answer, ack, says, answers],
         Act::Knocks => vec![open.clone(), open],
@@ -99,19 +90,9 @@ fn frames(act: Act, from: [u8; 4], source_port: u16, port: u16) -> Vec<Vec<u8>> 
 }
 
 fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(word.to_le_bytes());
-    }
-    for (time, frame) in (EPOCH..).step_by(2000).zip(frames) {
-        let length = u32::try_from(frame.len()).expect("a short frame");
-        let word = |value: u64| u32::try_from(value).expect("32 bits").to_le_bytes();
-        file.extend(word(time / 1_000_000));
-        file.extend(word(time % 1_000_000));
-        file.extend([length.to_le_bytes(), length.to_le_bytes()].concat());
-        file.extend(frame);
-    }
-    file
+    let times = (EPOCH..).step_by(2_000_000);
+    let frames = times.zip(frames).map(|(time_ns, frame)| Frame::at(time_ns, frame.clone()));
+    Pcap::default().file(&frames.collect::<Vec<_>>())
 }
 
 /// A directory with a manifest, a policy and a capture.
@@ -167,12 +148,6 @@ impl Place {
     }
 }
 
-fn trainguard(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-    command.args(args);
-    command
-}
-
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -209,8 +184,8 @@ fn each_contact_becomes_what_it_deserves() {
         vec![
             segment((NODE, 50_000), ([192, 0, 2, 14], 443), SYN, 0),
             segment(([192, 0, 2, 14], 443), (NODE, 50_000), SYN | ACK, 0),
-            segment((NODE, 50_000), ([192, 0, 2, 14], 443), PSH, 9),
-            segment(([192, 0, 2, 14], 443), (NODE, 50_000), PSH, 9),
+            segment((NODE, 50_000), ([192, 0, 2, 14], 443), DATA, 9),
+            segment(([192, 0, 2, 14], 443), (NODE, 50_000), DATA, 9),
         ],
     ];
     let place = Place::new(&frames.concat());

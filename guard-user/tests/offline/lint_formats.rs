@@ -16,6 +16,8 @@ use guard_user::{
 };
 use serde_json::Value;
 
+use super::binary;
+
 const FORMATS: [LintFormat; 6] = [
     LintFormat::Full,
     LintFormat::Concise,
@@ -364,12 +366,9 @@ fn in_directory(policy: &str) -> tempfile::TempDir {
 }
 
 fn lint(dir: &Path, args: &[&str], variables: &[(&str, &Path)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_trainguard"))
+    binary::command(&["lint"])
         .current_dir(dir)
-        .arg("lint")
         .args(args)
-        .env_remove("GITHUB_ACTIONS")
-        .env_remove("GITHUB_STEP_SUMMARY")
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
@@ -486,7 +485,7 @@ fn the_action_lints() {
     let dir = in_directory(POLICY);
     let bin = dir.path().join("trainguard/bin");
     fs::create_dir_all(&bin).unwrap();
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_trainguard"), bin.join("trainguard")).unwrap();
+    std::os::unix::fs::symlink(binary::PATH, bin.join("trainguard")).unwrap();
     let script = step["run"].as_str().unwrap();
     assert!(!script.contains("${{"), "values in a script may be commands");
     let mut command = Command::new("bash");

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::binary::trainguard;
+use super::binary::{self, trainguard};
 
 const PACKAGING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
 const UNITS: [&str; 2] = ["trainguard.service", "trainguard-pins.service"];
@@ -25,7 +25,7 @@ fn units() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     for unit in UNITS {
         let text = packaging(&format!("systemd/{unit}"));
-        let text = text.replace("/usr/bin/trainguard", env!("CARGO_BIN_EXE_trainguard"));
+        let text = text.replace("/usr/bin/trainguard", binary::PATH);
         fs::write(directory.path().join(unit), text).expect("writing");
     }
     directory

@@ -2,12 +2,12 @@
 
 use std::sync::LazyLock;
 
+use super::shape;
 use guard_user::{
     cli::SchemaDocument,
     policy::{self, Bundle},
 };
 use jsonschema::Validator;
-use super::shape;
 
 static CLUSTER: LazyLock<Validator> = LazyLock::new(|| shape::validator(SchemaDocument::Cluster));
 static SERVICES: LazyLock<Validator> = LazyLock::new(|| shape::validator(SchemaDocument::Policy));

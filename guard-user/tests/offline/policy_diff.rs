@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use super::binary::trainguard;
 use guard_common::{Addr, Silent, Verdict, flow::Transport, judge, packet::Frame, verdict::Action};
 use guard_user::{
     policy::{
@@ -18,7 +19,6 @@ use guard_user::{
     probe::{GOES_ON, OPENS, Probe, UNREADABLE},
 };
 use proptest::{prelude::*, sample::select};
-use super::binary::trainguard;
 
 /// A service of a random policy.
 #[derive(Debug, Clone)]

@@ -4,7 +4,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::LazyLock,
 };
 
@@ -16,7 +15,11 @@ use guard_user::{
 use jsonschema::Validator;
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Map, Value};
-use super::shape::{assert_alike, validator};
+
+use super::{
+    binary,
+    shape::{assert_alike, validator},
+};
 
 const DOCUMENTS: [SchemaDocument; 3] =
     [SchemaDocument::Cluster, SchemaDocument::Policy, SchemaDocument::Test];
@@ -123,8 +126,7 @@ fn shared_definitions_are_equal() {
 #[test]
 fn the_verb_prints_them() {
     for (name, kind) in ["cluster", "policy", "test"].into_iter().zip(DOCUMENTS) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-        let output = command.args(["schema", name]).output().expect("the binary starts");
+        let output = binary::command(&["schema", name]).output().expect("the binary starts");
         assert_eq!(output.status.code(), Some(0));
         let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(printed, document(kind));

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use guard_test_support::pcap::{Frame, Pcap};
+
 use super::binary::trainguard;
 
 const MANIFEST: &str = "\
@@ -211,21 +213,13 @@ fn what_cannot_be_answered_is_no_answer() {
     assert_eq!((code, out.as_str()), (Some(2), "4 passed, 0 failed\n"));
 }
 
-/// A little-endian pcap file of Ethernet frames, each kept up to a length.
+/// A pcap file of Ethernet frames, each kept up to a length.
 fn pcap(frames: &[(Vec<u8>, usize)]) -> Vec<u8> {
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(word.to_le_bytes());
-    }
-    for (number, (frame, kept)) in (0_u32..).zip(frames) {
-        let kept = frame.get(..*kept).unwrap_or(frame);
-        let lengths = [kept.len(), frame.len()].map(|len| u32::try_from(len).expect("short"));
-        for word in [1_700_000_000, number, lengths[0], lengths[1]] {
-            file.extend(word.to_le_bytes());
-        }
-        file.extend(kept);
-    }
-    file
+    let times = (1_700_000_000_000_000_000..).step_by(1000);
+    let frames = times
+        .zip(frames)
+        .map(|(time_ns, (frame, kept))| Frame::at(time_ns, frame.clone()).cut(*kept));
+    Pcap::default().file(&frames.collect::<Vec<_>>())
 }
 
 #[test]

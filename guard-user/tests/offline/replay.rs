@@ -2,11 +2,15 @@
 
 use std::{
     fs,
-    io::Write as _,
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    thread,
+};
+
+use guard_test_support::{
+    binary, packet,
+    pcap::{Blocks, Frame, Pcap},
+    text as frames,
 };
 
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
@@ -15,54 +19,23 @@ const NODE: [u8; 4] = [10, 77, 0, 10];
 /// Some day of 2026, in nanoseconds.
 const EPOCH: u64 = 1_790_000_000_000_000_000;
 
-/// A frame of a capture.
-#[derive(Clone)]
-struct Kept {
-    time_ns: u64,
-    bytes: Vec<u8>,
-    wire_len: usize,
-}
-
-impl Kept {
-    fn at(time_ns: u64, bytes: Vec<u8>) -> Self {
-        Self { time_ns, wire_len: bytes.len(), bytes }
-    }
-
-    fn cut(mut self, kept: usize) -> Self {
-        self.bytes.truncate(kept);
-        self
-    }
-}
-
 /// A segment that opens a connection, with some bytes behind its header.
 fn syn(from: [u8; 4], to: [u8; 4], port: u16, payload: usize) -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
-    frame.extend(u16::try_from(40 + payload).expect("a short payload").to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-    frame.extend(from);
-    frame.extend(to);
-    frame.extend(40_000_u16.to_be_bytes());
-    frame.extend(port.to_be_bytes());
-    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]);
-    frame.resize(frame.len() + payload, 0xab);
-    frame
+    packet::segment((from, 40_000), (to, port), packet::SYN, payload)
 }
 
 fn arp() -> Vec<u8> {
-    let mut frame = vec![0xff; 6];
-    frame.extend([2, 0, 0, 0, 0, 2, 8, 6]);
-    frame.resize(60, 0);
-    frame
+    frames::frame("eth broadcast type=0x806 / bytes 46").expect("a frame")
 }
 
 /// One frame of each fate.
-fn fates() -> Vec<Kept> {
+fn fates() -> Vec<Frame> {
     vec![
-        Kept::at(EPOCH, syn(MEMBER, NODE, 9091, 0)),
-        Kept::at(EPOCH + 1_000_000, syn(STRANGER, NODE, 9091, 500)).cut(96),
-        Kept::at(EPOCH + 2_000_000, arp()),
-        Kept::at(EPOCH + 3_000_000, syn(STRANGER, NODE, 22, 0)),
-        Kept::at(EPOCH + 4_000_000, vec![2; 13]),
+        Frame::at(EPOCH, syn(MEMBER, NODE, 9091, 0)),
+        Frame::at(EPOCH + 1_000_000, syn(STRANGER, NODE, 9091, 500)).cut(96),
+        Frame::at(EPOCH + 2_000_000, arp()),
+        Frame::at(EPOCH + 3_000_000, syn(STRANGER, NODE, 22, 0)),
+        Frame::at(EPOCH + 4_000_000, vec![2; 13]),
     ]
 }
 
@@ -73,115 +46,9 @@ const FATES: &str = r#"{"frame":1,"action":"pass","reason":"allowed","service":"
 {"frame":5,"action":"drop","reason":"undecodable","service":null}
 "#;
 
-fn word(big: bool, value: usize) -> [u8; 4] {
-    let value = u32::try_from(value).expect("32 bits");
-    if big { value.to_be_bytes() } else { value.to_le_bytes() }
-}
-
-fn half(big: bool, value: u16) -> [u8; 2] {
-    if big { value.to_be_bytes() } else { value.to_le_bytes() }
-}
-
-fn pcap(big: bool, nanoseconds: bool, linktype: usize, frames: &[Kept]) -> Vec<u8> {
-    let (magic, unit) = if nanoseconds { (0xa1b2_3c4d, 1) } else { (0xa1b2_c3d4, 1000) };
-    let mut file = word(big, magic).to_vec();
-    file.extend(half(big, 2));
-    file.extend(half(big, 4));
-    for value in [0, 0, 262_144, linktype] {
-        file.extend(word(big, value));
-    }
-    for frame in frames {
-        let fraction = frame.time_ns % 1_000_000_000 / unit;
-        for value in [frame.time_ns / 1_000_000_000, fraction] {
-            file.extend(word(big, usize::try_from(value).expect("32 bits")));
-        }
-        file.extend(word(big, frame.bytes.len()));
-        file.extend(word(big, frame.wire_len));
-        file.extend(&frame.bytes);
-    }
-    file
-}
-
-/// Blocks of a pcapng file.
-struct Blocks {
-    big: bool,
-    file: Vec<u8>,
-}
-
-impl Blocks {
-    fn section(big: bool) -> Self {
-        let mut blocks = Self { big, file: Vec::new() };
-        let mut body = word(big, 0x1a2b_3c4d).to_vec();
-        body.extend(half(big, 1));
-        body.extend(half(big, 0));
-        body.extend([0xff; 8]);
-        blocks.add(0x0a0d_0d0a, &body);
-        blocks
-    }
-
-    fn add(&mut self, kind: usize, body: &[u8]) {
-        let padded = body.len().next_multiple_of(4);
-        self.file.extend(word(self.big, kind));
-        self.file.extend(word(self.big, padded + 12));
-        self.file.extend(body);
-        self.file.resize(self.file.len() + padded - body.len(), 0);
-        self.file.extend(word(self.big, padded + 12));
-    }
-
-    /// An interface whose timestamps have this `if_tsresol`.
-    fn interface(self, linktype: u16, resolution: u8) -> Self {
-        self.interface_with(linktype, 0, &[(9, &[resolution])])
-    }
-
-    /// An interface with a snap length, 0 for none, and options.
-    fn interface_with(mut self, linktype: u16, snaplen: usize, options: &[(u16, &[u8])]) -> Self {
-        let mut body = half(self.big, linktype).to_vec();
-        body.extend([0; 2]);
-        body.extend(word(self.big, snaplen));
-        for (code, value) in options {
-            body.extend(half(self.big, *code));
-            body.extend(half(self.big, u16::try_from(value.len()).expect("a short option")));
-            body.extend(*value);
-            body.resize(body.len().next_multiple_of(4), 0);
-        }
-        body.extend([0; 4]);
-        self.add(1, &body);
-        self
-    }
-
-    /// A packet in the block that `packet` made obsolete.
-    fn obsolete(mut self, interface: u16, units: u64, frame: &Kept) -> Self {
-        let mut body = half(self.big, interface).to_vec();
-        body.extend(half(self.big, 0xffff));
-        for half in [units >> 32, units & 0xffff_ffff] {
-            body.extend(word(self.big, usize::try_from(half).expect("32 bits")));
-        }
-        body.extend(word(self.big, frame.bytes.len()));
-        body.extend(word(self.big, frame.wire_len));
-        body.extend(&frame.bytes);
-        self.add(2, &body);
-        self
-    }
-
-    fn packet(mut self, interface: usize, units: u64, frame: &Kept) -> Self {
-        let mut body = word(self.big, interface).to_vec();
-        for half in [units >> 32, units & 0xffff_ffff] {
-            body.extend(word(self.big, usize::try_from(half).expect("32 bits")));
-        }
-        body.extend(word(self.big, frame.bytes.len()));
-        body.extend(word(self.big, frame.wire_len));
-        body.extend(&frame.bytes);
-        self.add(6, &body);
-        self
-    }
-
-    /// A packet without a time.
-    fn simple(mut self, frame: &Kept) -> Self {
-        let mut body = word(self.big, frame.wire_len).to_vec();
-        body.extend(&frame.bytes);
-        self.add(3, &body);
-        self
-    }
+/// A file of Ethernet frames in microseconds, little-endian.
+fn pcap(frames: &[Frame]) -> Vec<u8> {
+    Pcap::default().file(frames)
 }
 
 fn shipped() -> PathBuf {
@@ -189,24 +56,15 @@ fn shipped() -> PathBuf {
 }
 
 fn command(manifest: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-    command.arg("replay").arg("--manifest").arg(manifest).args(args);
+    let mut command = super::binary::command(&["replay"]);
+    command.arg("--manifest").arg(manifest).args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// Runs a replay with a capture as its standard input.
 fn feed(command: &mut Command, capture: &[u8]) -> Output {
-    let mut child = command.arg("-").spawn().expect("the binary starts");
-    let input = child.stdin.take();
-    thread::scope(|scope| {
-        // Both pipes fill up: one is written while the other is read.
-        scope.spawn(move || {
-            // A replay that has failed does not read on.
-            input.is_some_and(|mut input| input.write_all(capture).is_ok())
-        });
-        child.wait_with_output().expect("the binary ends")
-    })
+    binary::feed(command.arg("-"), capture)
 }
 
 /// Replays a capture from standard input.
@@ -289,7 +147,8 @@ fn policy(name: &str, port: u16, mode: &str, limits: &str) -> String {
 #[test]
 fn every_frame_has_its_line_in_either_byte_order_and_resolution() {
     for (big, nanoseconds) in [(false, false), (false, true), (true, false), (true, true)] {
-        let output = replay(&["--format", "json"], &pcap(big, nanoseconds, 1, &fates()));
+        let form = Pcap { big_endian: big, nanoseconds, ..Pcap::default() };
+        let output = replay(&["--format", "json"], &form.file(&fates()));
         assert_lines(&output, FATES);
     }
     for big in [false, true] {
@@ -304,7 +163,7 @@ fn every_frame_has_its_line_in_either_byte_order_and_resolution() {
 fn a_file_is_read_like_standard_input() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("some.pcap");
-    fs::write(&file, pcap(false, false, 1, &fates())).unwrap();
+    fs::write(&file, pcap(&fates())).unwrap();
     let args = ["--node", "sched-0", "--format", "json"];
     let output = command(&shipped(), &args).arg(&file).output().unwrap();
     assert_lines(&output, FATES);
@@ -314,7 +173,10 @@ fn a_file_is_read_like_standard_input() {
 
 #[test]
 fn a_line_says_when_and_what_besides() {
-    let output = replay(&["--format", "json"], &pcap(false, true, 1, &fates()));
+    let output = replay(
+        &["--format", "json"],
+        &Pcap { nanoseconds: true, ..Pcap::default() }.file(&fates()),
+    );
     let expected = r#"{"frame":2,"action":"drop","reason":"not_allowed","service":"scheduler","time_ns":1790000000001000000,"source":"192.0.2.9","transport":"tcp","destination_port":9091}
 {"frame":3,"action":"pass","reason":"not_ip","service":null,"time_ns":1790000000002000000}
 "#;
@@ -335,16 +197,16 @@ fn people_get_a_summary() {
     let dir = cluster(&[&policy("p", 80, "enforce", ""), &policy("q", 81, "observe", "")]);
     let second = 1_000_000_000;
     let frames = [
-        Kept::at(EPOCH, syn([10, 0, 0, 2], OWN, 80, 0)),
-        Kept::at(EPOCH + second, syn(STRANGER, OWN, 80, 500)).cut(96),
-        Kept::at(EPOCH + 61 * second, syn(STRANGER, OWN, 80, 0)),
-        Kept::at(EPOCH + 2 * second, arp()),
-        Kept::at(EPOCH + 2 * second, syn([10, 9, 0, 7], OWN, 81, 0)),
-        Kept::at(EPOCH + 3 * second, syn(STRANGER, OWN, 22, 0)),
-        Kept::at(EPOCH + 4 * second, vec![2; 13]),
-        Kept::at(EPOCH + 4 * second, syn([10, 0, 0, 2], OWN, 80, 0)).cut(20),
+        Frame::at(EPOCH, syn([10, 0, 0, 2], OWN, 80, 0)),
+        Frame::at(EPOCH + second, syn(STRANGER, OWN, 80, 500)).cut(96),
+        Frame::at(EPOCH + 61 * second, syn(STRANGER, OWN, 80, 0)),
+        Frame::at(EPOCH + 2 * second, arp()),
+        Frame::at(EPOCH + 2 * second, syn([10, 9, 0, 7], OWN, 81, 0)),
+        Frame::at(EPOCH + 3 * second, syn(STRANGER, OWN, 22, 0)),
+        Frame::at(EPOCH + 4 * second, vec![2; 13]),
+        Frame::at(EPOCH + 4 * second, syn([10, 0, 0, 2], OWN, 80, 0)).cut(20),
     ];
-    let output = replay_in(dir.path(), &[], &pcap(false, false, 1, &frames));
+    let output = replay_in(dir.path(), &[], &pcap(&frames));
     let expected = "
  service  action      reason       frames  share  bytes  first    last
  -        drop        undecodable       1  14.2%     13  4.000   4.000
@@ -372,9 +234,9 @@ as node `n`: 8 frames, 3 dropped, 1 would be dropped, 1 not judged; 897 bytes in
 fn refused_members_are_named_and_the_rest_is_counted() {
     // `b` is no role of the service; it is the loudest.
     let dir = cluster(&[&policy("p", 80, "enforce", "")]);
-    let mut frames = vec![Kept::at(EPOCH, syn([10, 0, 0, 3], OWN, 80, 0)); 3];
-    frames.extend((1..=12).map(|host| Kept::at(EPOCH, syn([192, 0, 2, host], OWN, 80, 0))));
-    let output = replay_in(dir.path(), &[], &pcap(false, false, 1, &frames));
+    let mut frames = vec![Frame::at(EPOCH, syn([10, 0, 0, 3], OWN, 80, 0)); 3];
+    frames.extend((1..=12).map(|host| Frame::at(EPOCH, syn([192, 0, 2, host], OWN, 80, 0))));
+    let output = replay_in(dir.path(), &[], &pcap(&frames));
     let answer = text(&output.stdout);
     let top: Vec<&str> = answer
         .lines()
@@ -390,9 +252,9 @@ fn refused_members_are_named_and_the_rest_is_counted() {
 
 /// Reason and whether it is marked as cut, of a frame of which so many bytes were kept.
 fn judged_when_cut(frame: &[u8], kept: usize) -> (String, bool) {
-    let frame = Kept::at(EPOCH, frame.to_vec()).cut(kept);
+    let frame = Frame::at(EPOCH, frame.to_vec()).cut(kept);
     // Another frame, so that there is something to judge.
-    let capture = pcap(false, false, 1, &[frame, Kept::at(EPOCH, arp())]);
+    let capture = pcap(&[frame, Frame::at(EPOCH, arp())]);
     let output = replay(&["--format", "json"], &capture);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let line = lines(&output.stdout).swap_remove(0);
@@ -439,7 +301,7 @@ fn a_verdict_that_needs_no_more_than_was_kept_stands() {
 
 #[test]
 fn a_capture_of_which_nothing_can_be_judged_is_no_answer() {
-    let capture = pcap(false, false, 1, &[Kept::at(EPOCH, syn(MEMBER, NODE, 9091, 0)).cut(20)]);
+    let capture = pcap(&[Frame::at(EPOCH, syn(MEMBER, NODE, 9091, 0)).cut(20)]);
     let output = replay(&[], &capture);
     assert_refused(&output, "the capture has cut every frame too short to be judged");
     // Where a frame went is not known either.
@@ -479,12 +341,8 @@ fn all_packet_blocks_are_read_with_their_times() {
 fn broken_obsolete_blocks_are_no_answer() {
     for (keep, said) in [(19, "cannot be read"), (30, "cannot be read")] {
         let mut blocks = Blocks::section(false).interface(1, 6);
-        let mut body = half(false, 0).to_vec();
-        body.extend(half(false, 0));
-        for value in [0, 0, 54, 54] {
-            body.extend(word(false, value));
-        }
-        body.extend([0; 54]);
+        let lengths = [54_u32.to_le_bytes(), 54_u32.to_le_bytes()].concat();
+        let mut body = [&[0; 12][..], &lengths, &[0; 54]].concat();
         body.truncate(keep);
         blocks.add(2, &body);
         assert_refused(&replay(&[], &blocks.file), said);
@@ -507,9 +365,9 @@ fn a_compressed_file_is_told_how_to_be_unpacked() {
 
 #[test]
 fn nothing_is_drawn_where_there_is_no_terminal() {
-    let frames = vec![Kept::at(EPOCH, syn(MEMBER, NODE, 22, 1000)); 4000];
+    let frames = vec![Frame::at(EPOCH, syn(MEMBER, NODE, 22, 1000)); 4000];
     for format in ["text", "json"] {
-        let output = replay(&["--format", format], &pcap(false, false, 1, &frames));
+        let output = replay(&["--format", format], &pcap(&frames));
         assert_eq!(text(&output.stderr), "");
         assert!(!text(&output.stdout).contains(['\r', '\u{1b}']));
     }
@@ -531,18 +389,18 @@ fn sections_and_interfaces_keep_to_themselves() {
 
 #[test]
 fn frames_for_others_are_left_out_if_asked() {
-    let others = Kept::at(EPOCH, syn(STRANGER, [10, 77, 0, 20], 9091, 0));
+    let others = Frame::at(EPOCH, syn(STRANGER, [10, 77, 0, 20], 9091, 0));
     let mut frames = fates();
     frames.truncate(3);
     frames.insert(0, others.clone());
-    let output = replay(&["--received", "--format", "json"], &pcap(false, false, 1, &frames));
+    let output = replay(&["--received", "--format", "json"], &pcap(&frames));
     // Numbers are those of the capture, as other tools show them.
     let expected: String = FATES.split_inclusive('\n').take(3).collect();
     let expected = (1..4).rev().fold(expected, |lines, number| {
         lines.replace(&format!("\"frame\":{number},"), &format!("\"frame\":{},", number + 1))
     });
     assert_lines(&output, &expected);
-    let output = replay(&["--received"], &pcap(false, false, 1, &[others]));
+    let output = replay(&["--received"], &pcap(&[others]));
     assert_refused(&output, "no frame of the capture is for this node");
 }
 
@@ -550,11 +408,11 @@ fn frames_for_others_are_left_out_if_asked() {
 fn observing_passes_and_says_what_it_would_drop() {
     let dir = cluster(&[&policy("p", 80, "observe", "")]);
     let frames = [
-        Kept::at(EPOCH, syn([10, 0, 0, 2], [10, 0, 0, 1], 80, 0)),
-        Kept::at(EPOCH, syn(STRANGER, [10, 0, 0, 1], 80, 0)),
+        Frame::at(EPOCH, syn([10, 0, 0, 2], [10, 0, 0, 1], 80, 0)),
+        Frame::at(EPOCH, syn(STRANGER, [10, 0, 0, 1], 80, 0)),
     ];
     let manifest = dir.path().join("cluster.yaml");
-    let capture = pcap(false, false, 1, &frames);
+    let capture = pcap(&frames);
     let output = replay_on(&manifest, &["--node", "n", "--format", "json"], &capture);
     let expected = r#"{"frame":1,"action":"pass","reason":"allowed","service":"s"}
 {"frame":2,"action":"pass","reason":"not_allowed","service":"s","would_drop":true}
@@ -565,9 +423,9 @@ fn observing_passes_and_says_what_it_would_drop() {
 #[test]
 fn services_of_one_name_are_told_apart_by_their_policies() {
     let dir = cluster(&[&policy("p", 80, "enforce", ""), &policy("q", 81, "enforce", "")]);
-    let frames = [80, 81].map(|port| Kept::at(EPOCH, syn(STRANGER, [10, 0, 0, 1], port, 0)));
+    let frames = [80, 81].map(|port| Frame::at(EPOCH, syn(STRANGER, [10, 0, 0, 1], port, 0)));
     let manifest = dir.path().join("cluster.yaml");
-    let capture = pcap(false, false, 1, &frames);
+    let capture = pcap(&frames);
     let output = replay_on(&manifest, &["--node", "n", "--format", "json"], &capture);
     let expected = r#"{"frame":1,"action":"drop","reason":"not_allowed","service":"p/s"}
 {"frame":2,"action":"drop","reason":"not_allowed","service":"q/s"}
@@ -593,8 +451,8 @@ fn assert_limited(capture: &[u8], expected: &[&str]) {
     assert_eq!(reasons, expected);
 }
 
-fn opening(time_ns: u64) -> Kept {
-    Kept::at(time_ns, syn([10, 0, 0, 2], [10, 0, 0, 1], 80, 0))
+fn opening(time_ns: u64) -> Frame {
+    Frame::at(time_ns, syn([10, 0, 0, 2], [10, 0, 0, 1], 80, 0))
 }
 
 const FITS: &str = "allowed";
@@ -608,7 +466,7 @@ fn limits_run_on_the_time_of_the_capture() {
     let frames = times.map(|time| opening(EPOCH + time));
     let expected = [FITS, FITS, BEYOND, FITS, BEYOND, FITS, FITS, BEYOND];
     for nanoseconds in [false, true] {
-        assert_limited(&pcap(false, nanoseconds, 1, &frames), &expected);
+        assert_limited(&Pcap { nanoseconds, ..Pcap::default() }.file(&frames), &expected);
     }
 }
 
@@ -626,12 +484,12 @@ fn a_frame_without_a_time_does_not_stop_the_clock_of_the_rest() {
     assert_limited(&blocks.file, &[FITS, FITS, BEYOND, FITS]);
     // The same with a time that is wrong.
     let frames = [0, EPOCH, EPOCH, EPOCH, EPOCH + second].map(opening);
-    assert_limited(&pcap(false, false, 1, &frames), &[FITS, FITS, FITS, BEYOND, FITS]);
+    assert_limited(&pcap(&frames), &[FITS, FITS, FITS, BEYOND, FITS]);
 }
 
 #[test]
 fn a_file_that_is_cut_off_is_no_answer() {
-    let mut capture = pcap(false, false, 1, &fates());
+    let mut capture = pcap(&fates());
     capture.pop();
     let output = replay(&["--format", "json"], &capture);
     assert_refused(&output, "the file ends in the middle of frame 5");
@@ -645,22 +503,23 @@ fn a_file_that_is_cut_off_is_no_answer() {
 
 #[test]
 fn what_is_no_capture_of_ethernet_frames_is_no_answer() {
-    let output = replay(&[], &pcap(false, false, 113, &fates()));
+    let output = replay(&[], &Pcap { link_type: 113, ..Pcap::default() }.file(&fates()));
     assert_refused(&output, "frame 1 has link type 113 (Linux cooked capture), not Ethernet");
     assert_refused(&output, "`tcpdump -i any` leaves the Ethernet header out");
     let frame = opening(EPOCH);
     let blocks = Blocks::section(false).interface(276, 6).packet(0, 0, &frame);
     assert_refused(&replay(&[], &blocks.file), "frame 1 has link type 276");
-    let raw = pcap(true, true, 101, &fates());
+    let raw = Pcap { big_endian: true, nanoseconds: true, link_type: 101, ..Pcap::default() };
+    let raw = raw.file(&fates());
     assert_refused(&replay(&[], &raw), "link type 101 (IP without Ethernet");
     assert_refused(&replay(&[], b""), "neither a pcap nor a pcapng file");
     assert_refused(&replay(&[], &[0x5a; 4096]), "neither a pcap nor a pcapng file");
-    assert_refused(&replay(&[], &pcap(false, false, 1, &[])), "the capture has no frames");
+    assert_refused(&replay(&[], &pcap(&[])), "the capture has no frames");
 }
 
 #[test]
 fn damage_and_boundless_frames_are_no_answer() {
-    let mut capture = pcap(false, false, 1, &fates()[..1]);
+    let mut capture = pcap(&fates()[..1]);
     // A second frame that claims four gigabytes.
     capture.extend([0; 8]);
     capture.extend([0xff; 8]);
@@ -674,7 +533,7 @@ fn damage_and_boundless_frames_are_no_answer() {
 
 #[test]
 fn a_node_that_is_not_known_is_no_answer() {
-    let capture = pcap(false, false, 1, &fates());
+    let capture = pcap(&fates());
     let output = replay_on(&shipped(), &["--node", "sched-9"], &capture);
     assert_refused(&output, "sched-9");
     let output = replay_on(Path::new("no-such-manifest.yaml"), &["--node", "n"], &capture);
@@ -687,7 +546,7 @@ fn a_node_that_is_not_known_is_no_answer() {
 fn a_tunnel_device_makes_its_port_a_question() {
     let mut frame = syn(STRANGER, NODE, 4789, 0);
     frame[23] = 17;
-    let capture = pcap(false, false, 1, &[Kept::at(EPOCH, frame)]);
+    let capture = pcap(&[Frame::at(EPOCH, frame)]);
     let without = replay(&["--format", "json"], &capture);
     assert!(text(&without.stdout).contains("\"unguarded\""), "{}", text(&without.stdout));
     let with = replay(&["--format", "json", "--tunnel", "vxlan:4789"], &capture);
@@ -696,10 +555,10 @@ fn a_tunnel_device_makes_its_port_a_question() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    let frames = vec![Kept::at(EPOCH, syn(MEMBER, NODE, 22, 0)); 5000];
+    let frames = vec![Frame::at(EPOCH, syn(MEMBER, NODE, 22, 0)); 5000];
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("long.pcap");
-    fs::write(&file, pcap(false, false, 1, &frames)).unwrap();
+    fs::write(&file, pcap(&frames)).unwrap();
     let args = ["--node", "sched-0", "--format", "json"];
     let mut child = command(&shipped(), &args).arg(&file).spawn().unwrap();
     drop(child.stdout.take());

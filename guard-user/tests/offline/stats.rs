@@ -1,11 +1,14 @@
 //! What `trainguard stats` takes and refuses, where nobody can be asked.
-use std::process::{Command, Output};
+
+use std::process::Output;
+
+use super::binary;
 
 fn stats(args: &[&str]) -> Output {
     let directory = tempfile::tempdir().expect("a directory");
     let missing = directory.path().join("missing");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainguard"));
-    command.arg("stats").args(args).arg("--run-dir").arg(&missing).arg("--bpf-dir").arg(&missing);
+    let mut command = binary::command(&["stats"]);
+    command.args(args).arg("--run-dir").arg(&missing).arg("--bpf-dir").arg(&missing);
     command.output().expect("the binary runs")
 }
 

@@ -1,9 +1,8 @@
 //! `trainguard trace` as it is typed: the steps of one decision, and its exit codes.
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+use std::{fs, process::Output};
+
+use super::binary::trainguard;
 
 /// Lines of it are counted below.
 const MANIFEST: &str = "\
@@ -74,12 +73,8 @@ fn trace_on(node: &str, args: &[&str]) -> Output {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join("cluster.yaml"), MANIFEST).expect("a file");
     fs::write(dir.path().join("mxnet.yaml"), POLICY).expect("a file");
-    Command::new(env!("CARGO_BIN_EXE_trainguard"))
-        .args(["trace", "--node", node, "--manifest", "cluster.yaml"])
-        .args(args)
-        .current_dir(dir.path())
-        .output()
-        .expect("the binary starts")
+    let trace = ["trace", "--node", node, "--manifest", "cluster.yaml"];
+    trainguard(dir.path(), &[&trace, args].concat(), "")
 }
 
 fn document(args: &[&str]) -> serde_json::Value {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guard_test_support::pcap::{Frame, Pcap};
 use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, PATIENCE, POLICY, PORT, STRANGER};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -107,21 +108,13 @@ fn capture(node: &Node, happens: impl FnOnce()) -> Vec<u8> {
     let mut socket = socket.expect("a packet socket");
     socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
     happens();
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
-        file.extend(word.to_le_bytes());
-    }
+    let mut frames = Vec::new();
     let mut frame = vec![0; 65_535];
-    let mut second = 1_790_000_000_u32;
-    while let Ok(length) = socket.read(&mut frame) {
-        let length32 = u32::try_from(length).expect("a frame").to_le_bytes();
-        for word in [second.to_le_bytes(), [0; 4], length32, length32] {
-            file.extend(word);
-        }
-        file.extend(&frame[..length]);
-        second += 1;
+    let mut seconds = 1_790_000_000..;
+    while let (Ok(length), Some(second)) = (socket.read(&mut frame), seconds.next()) {
+        frames.push(Frame::at(second * 1_000_000_000, frame[..length].to_vec()));
     }
-    file
+    Pcap::default().file(&frames)
 }
 
 #[test]

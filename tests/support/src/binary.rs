@@ -1,0 +1,70 @@
+//! Running the `trainguard` binary.
+
+use std::{
+    env,
+    ffi::OsStr,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+};
+
+/// Where the binary of guard-tests is: `TRAINGUARD_BIN`, or where a build of the workspace leaves it.
+pub fn path() -> PathBuf {
+    env::var_os("TRAINGUARD_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/trainguard"),
+        PathBuf::from,
+    )
+}
+
+/// A command line of the binary, outside of any workflow: lint shows findings differently in one.
+pub fn command<A: AsRef<OsStr>>(
+    binary: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = A>,
+) -> Command {
+    let mut command = Command::new(binary);
+    command.args(args).env_remove("GITHUB_ACTIONS").env_remove("GITHUB_STEP_SUMMARY");
+    command
+}
+
+/// Runs the binary in a directory with this on its standard input, and waits until it ends.
+pub fn run<A: AsRef<OsStr>>(
+    binary: impl AsRef<OsStr>,
+    dir: &Path,
+    args: impl IntoIterator<Item = A>,
+    stdin: impl AsRef<[u8]>,
+) -> Output {
+    feed(command(binary, args).current_dir(dir), stdin.as_ref())
+}
+
+/// Runs a command with this on its standard input, and waits until it ends.
+pub fn feed(command: &mut Command, stdin: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let input = child.stdin.take();
+    thread::scope(|scope| {
+        // Both pipes fill up: one is written while the other is read.
+        scope.spawn(move || {
+            // A verb that does not read all of its input may be gone already.
+            input.is_some_and(|mut input| input.write_all(stdin).is_ok())
+        });
+        child.wait_with_output().expect("the binary ends")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_a_pipe_holds_goes_in_and_comes_out() {
+        let bytes = vec![b'x'; 1 << 20];
+        assert_eq!(run("cat", Path::new("."), [""; 0], &bytes).stdout, bytes);
+    }
+
+    #[test]
+    fn who_reads_nothing_is_no_failure() {
+        let output = run("true", Path::new("."), [""; 0], vec![0; 1 << 20]);
+        assert!(output.status.success());
+    }
+}
