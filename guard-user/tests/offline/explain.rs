@@ -11,6 +11,7 @@ use std::{
 };
 
 use guard_common::verdict::Reason;
+use guard_test_support::bundle;
 use guard_user::{
     explain,
     policy::{
@@ -221,31 +222,25 @@ fn unsigned() -> Report {
 
 /// Files that give the finding of a code whose page says that its example is in code.
 fn in_code(code: &str) -> Files {
-    const HEAD: &str = "apiVersion: trainguard/v1\nkind: Cluster\nname: t\ninterfaces: [eth0]\n\
-                        policies: [policy.yaml]\nnodes:\n  \
-                        - { name: n, addresses: [10.77.0.10], roles: [a] }\n";
-    let mut manifest = HEAD.to_owned();
+    let mut manifest = bundle::cluster("t").node("n", "10.77.0.10", "a").policies("policy.yaml");
     let mut files = Files::new();
     let policy = match code {
         "TG010" => return files,
         "TG501" => {
-            manifest.push_str("networks:\n  all: { file: all.txt }\n");
+            manifest = manifest.network("all", "{ file: all.txt }");
             files.insert("all.txt".to_owned(), hosts(0..1_000_001));
             services(1, |_| "networks: [all]".to_owned(), "")
         }
         "TG503" => services(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
         "TG504" => {
-            manifest.push_str(
-                "  - name: m-[0000-9999]\n    addresses: [\"10.[100-109].[0-9].[0-99]\"]\n    \
-                 roles: [b]\n",
-            );
+            manifest = manifest.node("m-[0000-9999]", "10.[100-109].[0-9].[0-99]", "b");
             let limit = "    limits: { perSource: { newConnections: { rate: 9/s, burst: 9 } } }\n";
             services(53, |_| "roles: [b]".to_owned(), limit)
         }
         "TG505" => {
-            manifest.push_str("networks:\n");
             for nth in 0..17 {
-                writeln!(manifest, "  l{nth}: {{ file: l{nth}.txt }}").expect("a string takes it");
+                let file = format!("{{ file: l{nth}.txt }}");
+                manifest = manifest.network(&format!("l{nth}"), &file);
                 // Each host is in the lists whose bits are set in its number.
                 let list = hosts((0..70_000).filter(|number| number >> nth & 1 != 0));
                 files.insert(format!("l{nth}.txt"), list);
@@ -254,24 +249,18 @@ fn in_code(code: &str) -> Files {
         }
         _ => panic!("{code}: its page says that its example is in code, and it is not"),
     };
-    files.insert("cluster.yaml".to_owned(), manifest);
+    files.insert("cluster.yaml".to_owned(), manifest.to_string());
     files.insert("policy.yaml".to_owned(), policy);
     files
 }
 
 /// A policy of so many services.
 fn services(count: usize, allow: impl Fn(usize) -> String, more: &str) -> String {
-    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
-    for nth in 0..count {
-        let (port, allow) = (nth + 1, allow(nth));
-        write!(
-            text,
-            "  - name: s{nth}\n    roles: [a]\n    ports: [tcp/{port}]\n    match: all\n    \
-             allow: {{ {allow} }}\n    mode: enforce\n{more}"
-        )
-        .expect("a string takes it");
-    }
-    text
+    let services = (0..count).map(|nth| {
+        let port = format!("tcp/{}", nth + 1);
+        bundle::service(&format!("s{nth}"), "a", &port, &allow(nth)) + more
+    });
+    bundle::policy("p", services)
 }
 
 /// Hosts from 11.0.0.0 on, a line each.

@@ -10,6 +10,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use guard_test_support::bundle::{self, MANIFEST, POLICY};
 use guard_user::policy::{
     self, Bundle, Placement,
     diagnostic::{Code, Diagnostic, Report, Severity},
@@ -18,38 +19,6 @@ use guard_user::policy::{
 use proptest::{prelude::*, sample::select};
 
 use super::binary;
-
-const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: demo
-interfaces: [eth0]
-nodes:
-  - { name: sched, addresses: [10.0.0.1, \"fd00::1\"], roles: [scheduler] }
-  - { name: \"worker-[0-3]\", addresses: [\"10.0.1.[0-3]\", \"fd00::1:[0-3]\"], roles: [worker] }
-networks:
-  office: [10.9.0.0/24, \"fd00:9::/64\"]
-policies: [p.yaml]
-";
-
-const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: p
-description: a text
-services:
-  - name: s
-    roles: [scheduler]
-    ports: [tcp/9091]
-    match: all
-    allow:
-      roles: [scheduler, worker]
-      networks: [office]
-    mode: enforce
-    limits:
-      perSource:
-        newConnections: { rate: 200/s, burst: 1000 }
-";
 
 /// A change of the manifest or the policy, and all codes of errors that it must give.
 type Case = (&'static str, &'static str, &'static [u16]);
@@ -374,28 +343,21 @@ fn big_inputs_end_within_bounds() {
 #[test]
 fn many_groups_of_nodes_end_within_bounds() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\n\
-                        policies: [p.yaml]\nnodes:\n"
-        .to_owned();
+    let mut manifest = bundle::cluster("c");
     // No two nodes run the same services.
     for n in 0..10_000_u32 {
-        let roles: Vec<String> =
-            (0..14).filter(|bit| n >> bit & 1 != 0).map(|bit| format!("r{bit}")).collect();
-        let address = std::net::Ipv4Addr::from(0x0a00_0000 + n);
-        writeln!(
-            manifest,
-            "  - {{ name: n{n}, addresses: [{address}], roles: [all, {}] }}",
-            roles.join(", ")
-        )
-        .expect("a string");
+        let roles: String =
+            (0..14).filter(|bit| n >> bit & 1 != 0).map(|bit| format!(", r{bit}")).collect();
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string();
+        manifest = manifest.node(&format!("n{n}"), &address, &format!("all{roles}"));
     }
-    let mut policy = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
-    for bit in 0..14 {
+    let services = (0..14).map(|bit| {
         let ports: Vec<String> =
             (0..200).map(|n| format!("tcp/{}", 1000 + bit * 300 + n)).collect();
-        writeln!(policy, "  - {{ name: s{bit}, roles: [r{bit}], ports: [{}], match: all, allow: {{ roles: [all] }}, mode: enforce }}", ports.join(", ")).expect("a string");
-    }
-    fs::write(dir.path().join("m.yaml"), &manifest).expect("written");
+        bundle::service(&format!("s{bit}"), &format!("r{bit}"), &ports.join(", "), "roles: [all]")
+    });
+    let policy = bundle::policy("p", services);
+    fs::write(dir.path().join("m.yaml"), manifest.to_string()).expect("written");
     fs::write(dir.path().join("p.yaml"), &policy).expect("written");
     let output = bounded(dir.path(), &["m.yaml"], 1);
     let err = String::from_utf8_lossy(&output.stderr);

@@ -9,6 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use guard_test_support::bundle::LEAST_POLICY;
 use guard_user::{
     cli::LintFormat,
     policy::diagnostic::{Code, Diagnostic, FileId, Place, Report, Severity, Span},
@@ -346,18 +347,10 @@ fn the_problem_matcher_matches_what_is_printed() {
     }
 }
 
-const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: p
-services:
-  - name: s
-    roles: [a]
-    ports: [tcp/80]
-    mach: all
-    allow: { any: true }
-    mode: enforce
-";
+/// A policy with a misspelt field.
+fn misspelt() -> String {
+    LEAST_POLICY.replace("match: all", "mach: all")
+}
 
 fn in_directory(policy: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -381,7 +374,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn one_run_writes_several_forms() {
-    let dir = in_directory(POLICY);
+    let dir = in_directory(&misspelt());
     let at = |name: &str| dir.path().join(name);
     // A longer file from before must not shine through.
     fs::write(at("l.sarif"), "x".repeat(100_000)).unwrap();
@@ -400,7 +393,7 @@ fn one_run_writes_several_forms() {
 
 #[test]
 fn files_that_cannot_be_written_are_no_answer() {
-    let dir = in_directory(POLICY);
+    let dir = in_directory(&misspelt());
     std::os::unix::fs::symlink("l.json", dir.path().join("link")).unwrap();
     for (args, reason) in [
         (&["--output", "json=l.json", "--output", "sarif=./l.json"][..], "two `--output`"),
@@ -419,13 +412,13 @@ fn files_that_cannot_be_written_are_no_answer() {
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(text(&output.stderr).contains(reason), "{args:?}: {}", text(&output.stderr));
     }
-    assert_eq!(fs::read_to_string(dir.path().join("p.yaml")).unwrap(), POLICY);
+    assert_eq!(fs::read_to_string(dir.path().join("p.yaml")).unwrap(), misspelt());
 }
 
 #[test]
 fn in_a_workflow_full_annotates_as_well() {
     // What a stranger's pull request shows must not become a command of the runner.
-    let evil = POLICY.replace("    mach: all", "    mach: \"##[error]pwned\" # ::error::pwned");
+    let evil = misspelt().replace("    mach: all", "    mach: \"##[error]pwned\" # ::error::pwned");
     let dir = in_directory(&evil);
     let summary = dir.path().join("summary.md");
     fs::write(&summary, "before\n").unwrap();
@@ -482,7 +475,7 @@ fn the_action_lints() {
     let (_, action) = integration("action.yml");
     assert_eq!(action["runs"]["using"], "composite");
     let step = &action["runs"]["steps"][1];
-    let dir = in_directory(POLICY);
+    let dir = in_directory(&misspelt());
     let bin = dir.path().join("trainguard/bin");
     fs::create_dir_all(&bin).unwrap();
     std::os::unix::fs::symlink(binary::PATH, bin.join("trainguard")).unwrap();

@@ -3,33 +3,17 @@
 
 use std::{fs, path::Path};
 
+use guard_test_support::bundle::{MANIFEST, POLICY};
 use minisign::KeyPair;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::binary::trainguard;
 
-const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: demo
-interfaces: [eth0]
-nodes:
-  - { name: sched-0, addresses: [10.77.0.10], roles: [scheduler] }
-policies: [\"policies/*.yaml\"]
-";
-const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: demo
-services:
-  - name: scheduler
-    roles: [scheduler]
-    ports: [tcp/9091]
-    match: all
-    allow: { roles: [scheduler] }
-    mode: enforce
-";
+/// The small cluster, with all policies of a directory.
+fn manifest() -> String {
+    MANIFEST.replace("[p.yaml]", "[\"policies/*.yaml\"]")
+}
 
 struct Repository {
     directory: TempDir,
@@ -42,7 +26,7 @@ impl Repository {
         let pair = KeyPair::generate_unencrypted_keypair().expect("a key");
         let repository = Self { directory, pair };
         fs::create_dir(repository.path().join("policies")).expect("a directory");
-        repository.write("cluster.yaml", MANIFEST);
+        repository.write("cluster.yaml", &manifest());
         repository.write("policies/a.yaml", POLICY);
         repository.write_key("policy.pub", &repository.pair);
         repository
@@ -110,7 +94,8 @@ fn what_a_daemon_would_refuse_is_an_error() {
     repository.refused("`policies/a.yaml`: is not as it was signed");
     repository.write("policies/a.yaml", POLICY);
     // What a pattern finds besides is not signed, what it finds no more is missing.
-    repository.write("policies/b.yaml", &POLICY.replace("9091", "9092").replace("demo", "more"));
+    repository
+        .write("policies/b.yaml", &POLICY.replace("9091", "9092").replace("name: p", "name: more"));
     repository.refused("`policies/b.yaml`: has no signature");
     repository.sign(&[BOTH[0], BOTH[1], "policies/b.yaml"], "trainguard serial=43");
     fs::remove_file(repository.path().join("policies/b.yaml")).expect("removing");
@@ -155,7 +140,7 @@ fn without_a_key_or_a_manifest_there_is_no_answer() {
         assert!(said.contains(part), "{args:?}: {said}");
     }
     // An error is not silenced, and what does not load is refused for that.
-    repository.write("cluster.yaml", &MANIFEST.replace("eth0]", "eth0]\nbogus: 1"));
+    repository.write("cluster.yaml", &manifest().replace("eth0]", "eth0]\nbogus: 1"));
     let (code, said) = repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat());
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("TG101") && !said.contains("TG415"), "{said}");

@@ -4,6 +4,7 @@
 
 use std::{fmt::Write as _, net::Ipv4Addr};
 
+use guard_test_support::bundle::{self, Cluster};
 use guard_user::policy::{self, Bundle, Placement, code, diagnostic::Code, load::Loader};
 
 /// What does not fit: its name, the code of the finding, what must be said, and the files.
@@ -16,22 +17,16 @@ struct Case {
     lists: Vec<(String, String)>,
 }
 
-const HEAD: &str = "apiVersion: trainguard/v1\nkind: Cluster\nname: t\ninterfaces: [eth0]\n\
-                    policies: [p.yaml]\nnodes:\n  - { name: n, addresses: [10.77.0.10], roles: [a] }\n";
+fn manifest() -> Cluster {
+    bundle::cluster("t").node("n", "10.77.0.10", "a")
+}
 
 fn policy(services: usize, allow: impl Fn(usize) -> String, limits: &str) -> String {
-    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
-    for nth in 0..services {
-        write!(
-            text,
-            "  - name: s{nth}\n    roles: [a]\n    ports: [tcp/{}]\n    match: all\n    allow: {{ {} }}\n    \
-             mode: enforce\n{limits}",
-            nth + 1,
-            allow(nth)
-        )
-        .expect("a string takes it");
-    }
-    text
+    let services = (0..services).map(|nth| {
+        let port = format!("tcp/{}", nth + 1);
+        bundle::service(&format!("s{nth}"), "a", &port, &allow(nth)) + limits
+    });
+    bundle::policy("p", services)
 }
 
 /// Hosts from 11.0.0.0 on, a line each.
@@ -48,40 +43,41 @@ fn cases() -> Vec<Case> {
         name: "services",
         code: code::SERVICES,
         said: ["65 services", "at most 64", "join services"],
-        manifest: HEAD.to_owned(),
+        manifest: manifest().to_string(),
         policy: policy(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
         lists: Vec::new(),
     };
-    let nodes = "  - name: m-[00000-59999]\n    addresses: [\"10.[100-159].[0-9].[0-99]\"]\n    \
-                 roles: [b]\nnetworks:\n  all: { file: all.txt }\n";
     let prefixes = Case {
         name: "prefixes",
         code: code::PREFIXES,
         said: ["1050001 IPv4 prefixes", "at most 1048576", "join neighbouring prefixes"],
-        manifest: format!("{HEAD}{nodes}"),
+        manifest: manifest()
+            .node("m-[00000-59999]", "10.[100-159].[0-9].[0-99]", "b")
+            .network("all", "{ file: all.txt }")
+            .to_string(),
         policy: policy(1, |_| "networks: [all], roles: [b]".to_owned(), ""),
         lists: vec![("all.txt".to_owned(), hosts(0..990_000))],
     };
     // Each host is in the services whose bits are set in its number.
     let bit = |nth: usize| hosts((0..70_000).filter(move |number| number >> nth & 1 != 0));
     let lists: Vec<_> = (0..17).map(|nth| (format!("l{nth}.txt"), bit(nth))).collect();
-    let networks = (0..17).map(|nth| format!("  l{nth}: {{ file: l{nth}.txt }}\n"));
+    let networks = (0..17).fold(manifest(), |manifest, nth| {
+        manifest.network(&format!("l{nth}"), &format!("{{ file: l{nth}.txt }}"))
+    });
     let classes = Case {
         name: "classes",
         code: code::CLASSES,
         said: ["classes by the services", "at most 65536", "share their lists"],
-        manifest: format!("{HEAD}networks:\n{}", networks.collect::<String>()),
+        manifest: networks.to_string(),
         policy: policy(17, |nth| format!("networks: [l{nth}]"), ""),
         lists,
     };
-    let nodes =
-        "  - name: m-[0000-9999]\n    addresses: [\"10.[100-109].[0-9].[0-99]\"]\n    roles: [b]\n";
     let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
     let buckets = Case {
         name: "limiter states",
         code: code::MEMBER_BUCKETS,
         said: ["530000 limiter states", "at most 524288", "limit fewer services"],
-        manifest: format!("{HEAD}{nodes}"),
+        manifest: manifest().node("m-[0000-9999]", "10.[100-109].[0-9].[0-99]", "b").to_string(),
         policy: policy(53, |_| "roles: [b]".to_owned(), limits),
         lists: Vec::new(),
     };

@@ -7,8 +7,8 @@ use std::{
     path::Path,
 };
 
-use super::binary::trainguard;
 use guard_common::{Addr, Silent, Verdict, flow::Transport, judge, packet::Frame, verdict::Action};
+use guard_test_support::bundle;
 use guard_user::{
     policy::{
         self, Bundle, Loaded, Placement,
@@ -19,6 +19,8 @@ use guard_user::{
     probe::{GOES_ON, OPENS, Probe, UNREADABLE},
 };
 use proptest::{prelude::*, sample::select};
+
+use super::binary::trainguard;
 
 /// A service of a random policy.
 #[derive(Debug, Clone)]
@@ -100,21 +102,14 @@ fn world() -> impl Strategy<Value = World> {
 
 impl World {
     fn load(&self) -> Loaded {
-        let mut manifest =
-            "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\n\
-                            policies: [p.yaml]\nnodes:\n"
-                .to_owned();
+        let mut manifest = bundle::cluster("c");
         for (number, roles) in self.roles.iter().enumerate() {
-            let _ = writeln!(
-                manifest,
-                "  - {{ name: n{number}, addresses: [10.0.0.{number}, \"fd00::{number}\"], roles: [{}] }}",
-                roles.join(", ")
-            );
+            let addresses = format!("10.0.0.{number}, fd00::{number}");
+            manifest = manifest.node(&format!("n{number}"), &addresses, &roles.join(", "));
         }
         // Roles that no node has would be an error.
-        let all = ROLES.join(", ");
-        let _ = writeln!(manifest, "  - {{ name: all, addresses: [10.0.0.99], roles: [{all}] }}");
-        let mut policy = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
+        let manifest = manifest.node("all", "10.0.0.99", &ROLES.join(", ")).to_string();
+        let mut policy = bundle::policy("p", [""; 0]);
         for (number, service) in self.services.iter().enumerate() {
             // Each has a width of its own: equal ones would be an error where they overlap.
             let last = service.first + u16::try_from(number * 7).expect("few services");

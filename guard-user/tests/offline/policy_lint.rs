@@ -2,26 +2,12 @@
 
 use std::{fs, path::Path, process::Output};
 
+use guard_test_support::bundle::{self, LEAST_POLICY as POLICY};
+
 use super::binary::trainguard;
 
-const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: p
-services:
-  - name: s
-    roles: [a]
-    ports: [tcp/80]
-    match: all
-    allow: { roles: [a] }
-    mode: enforce
-";
-
 fn manifest(policies: &str) -> String {
-    format!(
-        "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\nnodes:\n  \
-         - {{ name: n, addresses: [10.0.0.1], roles: [a] }}\npolicies: {policies}\n"
-    )
+    bundle::cluster("c").node("n", "10.0.0.1", "a").policies(policies).to_string()
 }
 
 fn lint(dir: &Path, args: &[&str], stdin: &str) -> Output {
@@ -117,11 +103,11 @@ fn what_is_read_and_what_is_not() {
     assert!(text(&output.stderr).contains("`other.yaml` is no trainguard file"));
     fs::create_dir(at("sub")).unwrap();
     fs::write(at("sub/p.yml"), POLICY).unwrap();
-    fs::write(at("m.yaml"), manifest("[\"sub/*.yml\"]")).unwrap();
+    fs::write(at("m.yaml"), manifest("\"sub/*.yml\"")).unwrap();
     let output = lint(dir.path(), &[], "");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert!(text(&output.stderr).contains("checked 2 files"));
-    fs::write(at("m.yaml"), manifest("[sub/p.yml, gone.yaml]")).unwrap();
+    fs::write(at("m.yaml"), manifest("sub/p.yml, gone.yaml")).unwrap();
     let output = lint(dir.path(), &["--format", "concise", "--fail-on", "never"], "");
     assert_eq!(output.status.code(), Some(2), "unreadable");
     assert_eq!(
@@ -270,8 +256,8 @@ fn one_broken_manifest_does_not_hide_what_another_means() {
     let dir = tempfile::tempdir().unwrap();
     let open = POLICY.replace("allow: { roles: [a] }", "allow: { any: true }");
     fs::write(dir.path().join("p.yaml"), &open).unwrap();
-    fs::write(dir.path().join("a.yaml"), manifest("[gone.yaml]")).unwrap();
-    let two = manifest("[p.yaml]").replace("[10.0.0.1]", "[10.0.0.1, \"fd00::1\"]");
+    fs::write(dir.path().join("a.yaml"), manifest("gone.yaml")).unwrap();
+    let two = manifest("p.yaml").replace("[10.0.0.1]", "[10.0.0.1, \"fd00::1\"]");
     let two = two
         .replace("roles: [a] }", "roles: [a] }\n  - { name: o, addresses: [10.0.0.2], roles: [] }");
     fs::write(dir.path().join("b.yaml"), two).unwrap();

@@ -2,34 +2,26 @@
 
 use std::{fs, path::Path};
 
-use guard_test_support::pcap::{Frame, Pcap};
+use guard_test_support::{
+    bundle::{self, Cluster},
+    pcap::{Frame, Pcap},
+};
 
 use super::binary::trainguard;
 
-const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: demo
-interfaces: [eth0]
-nodes:
-  - { name: sched, addresses: [10.0.0.1, \"fd00::1\"], roles: [scheduler] }
-  - { name: worker, addresses: [10.0.1.0, \"fd00::1:0\"], roles: [worker] }
-policies: [p.yaml]
-";
+fn manifest() -> Cluster {
+    bundle::cluster("demo").node("sched", "10.0.0.1, fd00::1", "scheduler").node(
+        "worker",
+        "10.0.1.0, fd00::1:0",
+        "worker",
+    )
+}
 
-const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: p
-services:
-  - name: s
-    roles: [scheduler]
-    ports: [tcp/9091]
-    match: all
-    allow: { roles: [worker] }
-    mode: enforce
-    limits: { perSource: { newConnections: { rate: 1/s, burst: 10 } } }
-";
+fn policy() -> String {
+    let service = bundle::service("s", "scheduler", "tcp/9091", "roles: [worker]");
+    let limits = "    limits: { perSource: { newConnections: { rate: 1/s, burst: 10 } } }\n";
+    bundle::policy("p", [service + limits])
+}
 
 const TESTS: &str = "\
 apiVersion: trainguard/v1
@@ -59,8 +51,8 @@ struct Dir(tempfile::TempDir);
 impl Dir {
     fn new() -> Self {
         let dir = Self(tempfile::tempdir().expect("a directory"));
-        dir.write("m.yaml", MANIFEST);
-        dir.write("p.yaml", POLICY);
+        dir.write("m.yaml", manifest().to_string());
+        dir.write("p.yaml", policy());
         dir.write("p.test.yaml", TESTS);
         dir
     }
@@ -307,7 +299,7 @@ fn an_event_becomes_a_test_that_holds() {
     // A changed policy is noticed by what was recorded.
     dir.write(
         "p.yaml",
-        POLICY.replace("roles: [worker] }", "roles: [worker], cidrs: [192.0.2.0/24] }"),
+        policy().replace("roles: [worker] }", "roles: [worker], cidrs: [192.0.2.0/24] }"),
     );
     assert_eq!(dir.run(&["new.test.yaml"], "").1.lines().last(), Some("1 passed, 1 failed"));
 }
@@ -316,18 +308,18 @@ fn an_event_becomes_a_test_that_holds() {
 #[test]
 fn tests_stand_beside_policies() {
     let dir = Dir::new();
-    dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[\"p*.yaml\"]"));
+    dir.write("m.yaml", manifest().policies("\"p*.yaml\"").to_string());
     let lint = |args: &[&str]| {
         let output = trainguard(dir.path(), &[&["lint"], args].concat(), "");
         (output.status.code(), String::from_utf8(output.stdout).expect("UTF-8"))
     };
     assert_eq!(lint(&[]), (Some(0), String::new()));
     assert_eq!(dir.run(&[], "").1, "4 passed, 0 failed\n");
-    dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[\"p.test.*\"]"));
+    dir.write("m.yaml", manifest().policies("\"p.test.*\"").to_string());
     let (code, out) = lint(&["m.yaml"]);
     assert_eq!(code, Some(1));
     assert!(out.contains("matches no policy file"), "{out}");
-    dir.write("m.yaml", MANIFEST.replace("[p.yaml]", "[p.yaml, p.test.yaml]"));
+    dir.write("m.yaml", manifest().policies("p.yaml, p.test.yaml").to_string());
     let (code, out) = lint(&["m.yaml"]);
     assert_eq!(code, Some(1), "named by itself it is a slip: {out}");
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use guard_test_support::{
-    binary, packet,
+    binary, bundle, packet,
     pcap::{Blocks, Frame, Pcap},
     text as frames,
 };
@@ -124,24 +124,19 @@ fn cluster(policies: &[&str]) -> tempfile::TempDir {
         fs::write(dir.path().join(&name), policy).expect("a file");
         names.push(name);
     }
-    let manifest = format!(
-        "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\nnodes:\n  \
-         - {{ name: n, addresses: [10.0.0.1], roles: [a] }}\n  \
-         - {{ name: m, addresses: [10.0.0.2], roles: [a] }}\n  \
-         - {{ name: \"b-[3-4]\", addresses: [\"10.0.0.[3-4]\"], roles: [b] }}\nnetworks:\n  \
-         lab: [10.9.0.0/16]\npolicies: [{}]\n",
-        names.join(", ")
-    );
-    fs::write(dir.path().join("cluster.yaml"), manifest).expect("a file");
+    let manifest = bundle::cluster("c")
+        .node("n", "10.0.0.1", "a")
+        .node("m", "10.0.0.2", "a")
+        .node("b-[3-4]", "10.0.0.[3-4]", "b")
+        .network("lab", "[10.9.0.0/16]")
+        .policies(&names.join(", "));
+    fs::write(dir.path().join("cluster.yaml"), manifest.to_string()).expect("a file");
     dir
 }
 
 fn policy(name: &str, port: u16, mode: &str, limits: &str) -> String {
-    format!(
-        "apiVersion: trainguard/v1\nkind: Policy\nname: {name}\nservices:\n  - name: s\n    \
-         roles: [a]\n    ports: [tcp/{port}]\n    match: all\n    allow: {{ roles: [a] }}\n    \
-         mode: {mode}\n{limits}"
-    )
+    let service = bundle::service("s", "a", &format!("tcp/{port}"), "roles: [a]");
+    bundle::policy(name, [service.replace("enforce", mode) + limits])
 }
 
 #[test]

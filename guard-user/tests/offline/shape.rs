@@ -1,6 +1,7 @@
 //! Holds the parser and the JSON Schemas against each other. What counts as shape is said at
 //! `commands::schema`; here it is by codes, and for codes that are only partly shape by messages.
 
+use guard_test_support::bundle::MANIFEST;
 use guard_user::{
     cli::SchemaDocument,
     commands::schema,
@@ -12,17 +13,6 @@ use guard_user::{
 };
 use jsonschema::Validator;
 use serde_json::Value;
-
-/// A manifest for policies.
-const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: c
-interfaces: [eth0]
-nodes:
-  - { name: n, addresses: [10.0.0.1], roles: [r] }
-policies: [p.yaml]
-";
 
 /// The schema of a document, ready to judge.
 pub(crate) fn validator(document: SchemaDocument) -> Validator {

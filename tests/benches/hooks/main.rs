@@ -6,11 +6,12 @@
 //! socket buffer, GRO) is in it, nor what a driver does for XDP.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 use guard_common::{Action, Reason, Verdict};
+use guard_test_support::bundle;
 use guard_tests::{
     bench::{
         Arguments,
@@ -47,26 +48,19 @@ fn main() -> ExitCode {
 
 /// A thousand hosts of a cluster in two networks.
 fn bundle(limits: &str) -> Bundle {
-    let mut manifest =
-        "apiVersion: trainguard/v1\nkind: Cluster\nname: bench\ninterfaces: [eth0]\n\
-                        policies: [policy.yaml]\nnodes:\n  - { name: node, addresses: [192.0.2.1, \
-                        \"2001:db8::1\"], roles: [target] }\n"
-            .to_owned();
+    let mut manifest = bundle::cluster("bench").policies("policy.yaml").node(
+        "node",
+        "192.0.2.1, 2001:db8::1",
+        "target",
+    );
     for number in 0..1000 {
         let (subnet, host) = (number / 250, number % 250 + 1);
-        let written = writeln!(
-            manifest,
-            "  - {{ name: host-{number}, addresses: [10.4.{subnet}.{host}, \
-             \"fd77:0:2:{subnet}::{host:x}\"], roles: [member] }}"
-        );
-        written.expect("a string takes it");
+        let addresses = format!("10.4.{subnet}.{host}, fd77:0:2:{subnet}::{host:x}");
+        manifest = manifest.node(&format!("host-{number}"), &addresses, "member");
     }
-    let policy = format!(
-        "apiVersion: trainguard/v1\nkind: Policy\nname: bench\nservices:\n  - name: guarded\n    \
-         roles: [target]\n    ports: [tcp/9091]\n    match: all\n    allow: {{ roles: [member] }}\n    \
-         mode: enforce\n{limits}"
-    );
-    Bundle::new("cluster.yaml", [("cluster.yaml", manifest), ("policy.yaml", policy)])
+    let service = bundle::service("guarded", "target", "tcp/9091", "roles: [member]");
+    let policy = bundle::policy("bench", [service + limits]);
+    Bundle::new("cluster.yaml", [("cluster.yaml", manifest.to_string()), ("policy.yaml", policy)])
 }
 
 fn load(hook: Hook, limits: &str) -> Result<Guard> {

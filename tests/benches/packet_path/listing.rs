@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
+use guard_test_support::bundle;
 use guard_tests::{
     bench::object::{SOURCES, Sources},
     random::Random,
@@ -230,34 +231,30 @@ impl Listing {
     /// A manifest and a policy in which this list, and nobody else, may reach [`PORT`].
     pub(crate) fn bundle(&self, limits: &str) -> Bundle {
         let allow = if self.hosts { "roles: [member]" } else { "networks: [listed]" };
-        let mut manifest = format!(
-            "apiVersion: trainguard/v1\nkind: Cluster\nname: bench\ninterfaces: [eth0]\n\
-             policies: [policy.yaml]\nnetworks:\n  listed: {}\nnodes:\n  \
-             - {{ name: {NODE}, addresses: [10.77.0.10, \"fd77::10\"], roles: [target] }}\n",
-            if self.hosts { "[192.0.2.0/24]" } else { "{ file: listed.txt }" },
+        let mut manifest = bundle::cluster("bench").policies("policy.yaml").node(
+            NODE,
+            "10.77.0.10, fd77::10",
+            "target",
         );
+        manifest = manifest
+            .network("listed", if self.hosts { "[192.0.2.0/24]" } else { "{ file: listed.txt }" });
         let mut list = String::new();
         let lines = Family::BOTH.map(|family| {
             self.of(family).iter().map(move |prefix| (family.text(prefix.addr), prefix.len))
         });
         let [ipv4, ipv6] = lines;
         for (number, ((addr4, len4), (addr6, len6))) in ipv4.zip(ipv6).enumerate() {
-            let written = if self.hosts {
-                writeln!(
-                    manifest,
-                    "  - {{ name: host-{number}, addresses: [{addr4}, \"{addr6}\"], roles: [member] }}"
-                )
+            if self.hosts {
+                let addresses = format!("{addr4}, {addr6}");
+                manifest = manifest.node(&format!("host-{number}"), &addresses, "member");
             } else {
-                writeln!(list, "{addr4}/{len4}\n{addr6}/{len6}")
-            };
-            written.expect("a string takes it");
+                writeln!(list, "{addr4}/{len4}\n{addr6}/{len6}").expect("a string takes it");
+            }
         }
-        let policy = format!(
-            "apiVersion: trainguard/v1\nkind: Policy\nname: bench\nservices:\n  - name: guarded\n    \
-             roles: [target]\n    ports: [tcp/{PORT}]\n    match: all\n    allow: {{ {allow} }}\n    \
-             mode: enforce\n{limits}"
-        );
-        let texts = [("cluster.yaml", manifest), ("policy.yaml", policy), ("listed.txt", list)];
+        let service = bundle::service("guarded", "target", &format!("tcp/{PORT}"), allow);
+        let policy = bundle::policy("bench", [service + limits]);
+        let texts =
+            [("cluster.yaml", manifest.to_string()), ("policy.yaml", policy), ("listed.txt", list)];
         Bundle::new("cluster.yaml", texts)
     }
 }

@@ -3,10 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+use guard_test_support::bundle;
 use guard_user::policy::{Bundle, compiled::CompiledPolicy};
 
 use crate::{random::Random, world};
@@ -77,23 +77,20 @@ pub fn compile(device: &str, listed: &Addresses, service: &str) -> CompiledPolic
 
 fn manifest(device: &str, listed: &Addresses) -> String {
     let (v4, v6) = NODE;
-    let mut text = format!(
-        "apiVersion: trainguard/v1\nkind: Cluster\nname: bench\ninterfaces: [{device}]\nnodes:\n\
-         \x20 - {{ name: node, addresses: [{v4}, \"{v6}\"], roles: [scheduler] }}\n\
-         policies: [policy.yaml]\nnetworks:\n  listed:\n"
-    );
-    let v4 = listed.v4.iter().copied().map(IpAddr::from);
-    let v6 = listed.v6.iter().copied().map(IpAddr::from);
-    for address in v4.chain(v6) {
-        let _ = writeln!(text, "    - \"{address}\"");
-    }
-    text
+    let addresses = listed.v4.iter().copied().map(IpAddr::from);
+    let addresses = addresses.chain(listed.v6.iter().copied().map(IpAddr::from));
+    // A line each: there may be a million.
+    let lines: String = addresses.map(|address| format!("\n    - \"{address}\"")).collect();
+    bundle::cluster("bench")
+        .interfaces(device)
+        .node("node", &format!("{v4}, {v6}"), "scheduler")
+        .network("listed", &lines)
+        .policies("policy.yaml")
+        .to_string()
 }
 
-fn policy(service: &str) -> String {
-    format!(
-        "apiVersion: trainguard/v1\nkind: Policy\nname: bench\nservices:\n  - name: {SERVICE}\n\
-         \x20   roles: [scheduler]\n    ports: [tcp/{PORT}]\n    allow: {{ networks: [listed] }}\n\
-         \x20   mode: enforce\n{service}"
-    )
+fn policy(more: &str) -> String {
+    let port = format!("tcp/{PORT}");
+    let service = bundle::service(SERVICE, "scheduler", &port, "networks: [listed]");
+    bundle::policy("bench", [service + more])
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 pub mod binary;
+pub mod bundle;
 pub mod ethtool;
 pub mod packet;
 pub mod pcap;

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guard_test_support::bundle::{self, Cluster};
 use guard_tests::{
     cgroup::Cgroup,
     node::{MEMBER, MEMBER_TOO, Node, PATIENCE, STRANGER, enforcing},
@@ -32,23 +33,13 @@ fn rounds() -> u64 {
     env::var("TRAINGUARD_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"))
 }
 
-const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: chaos
-interfaces: [eth0]
-nodes:
-  - name: node
-    addresses: [10.77.0.10, \"fd77::10\"]
-    roles: [scheduler]
-  - name: left
-    addresses: [10.77.0.20, \"fd77::20\"]
-    roles: [left]
-  - name: right
-    addresses: [10.77.0.21, \"fd77::21\"]
-    roles: [right]
-policies: [policy.yaml]
-";
+fn manifest() -> Cluster {
+    bundle::cluster("chaos")
+        .node("node", "10.77.0.10, fd77::10", "scheduler")
+        .node("left", "10.77.0.20, fd77::20", "left")
+        .node("right", "10.77.0.21, fd77::21", "right")
+        .policies("policy.yaml")
+}
 
 const PORTS: [u16; 2] = [9091, 9092];
 
@@ -62,16 +53,9 @@ fn policy(swapped: bool) -> String {
         std::mem::swap(&mut one, &mut other);
     }
     let service = |name: &str, (port, role): (u16, &str)| {
-        format!(
-            "  - name: {name}\n    roles: [scheduler]\n    ports: [udp/{port}]\n    match: all\n    \
-             allow: {{ roles: [{role}] }}\n    mode: enforce\n"
-        )
+        bundle::service(name, "scheduler", &format!("udp/{port}"), &format!("roles: [{role}]"))
     };
-    format!(
-        "apiVersion: trainguard/v1\nkind: Policy\nname: chaos\nservices:\n{}{}",
-        service("one", one),
-        service("other", other)
-    )
+    bundle::policy("chaos", [service("one", one), service("other", other)])
 }
 
 /// Everybody to every port, in both families.
@@ -95,7 +79,7 @@ fn started(test: &str) -> Option<Node> {
 
 fn started_with(test: &str, more: &[&str]) -> Option<Node> {
     let mut node = Node::new(test)?;
-    node.write("cluster.yaml", MANIFEST);
+    node.write("cluster.yaml", &manifest().to_string());
     node.write("policy.yaml", &policy(false));
     node.start(more);
     node.wait("enforcing", enforcing);

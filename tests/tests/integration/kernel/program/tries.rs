@@ -1,10 +1,11 @@
 //! The compiled tries against the kernel's own trie, and in the kernel's program.
 #![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
 
 use aya::maps::lpm_trie::{Key as LpmKey, LpmTrie};
 use guard_common::trie::Found;
+use guard_test_support::bundle;
 use guard_tests::{
     backend::{Backend as _, Host, Kernel},
     random::{self, Random},
@@ -105,8 +106,7 @@ fn cidr6(&(bits, len): &Prefix) -> String {
 
 /// A policy of three services, each with some of the prefixes.
 fn policy(cidrs: &[String], random: &mut Random) -> guard_user::policy::compiled::CompiledPolicy {
-    let mut text = "apiVersion: trainguard/v1\nkind: Policy\nname: p\nservices:\n".to_owned();
-    for service in 1..=3 {
+    let services = (1..=3).map(|service| {
         let some: Vec<String> = cidrs
             .iter()
             .filter(|_| random.chance(60))
@@ -115,16 +115,11 @@ fn policy(cidrs: &[String], random: &mut Random) -> guard_user::policy::compiled
             .into_iter()
             .map(|cidr| format!("\"{cidr}\""))
             .collect();
-        write!(
-            text,
-            "  - name: s{service}\n    roles: [a]\n    ports: [tcp/{service}]\n    match: all\n    \
-             allow: {{ cidrs: [{}] }}\n    mode: enforce\n",
-            some.join(", ")
-        )
-        .expect("a string takes it");
-    }
-    let manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [lo]\nnodes:\n  \
-                    - { name: n, addresses: [10.77.0.10], roles: [a] }\npolicies: [p.yaml]\n";
-    let texts = [("c.yaml", manifest.to_owned()), ("p.yaml", text)];
+        let allow = format!("cidrs: [{}]", some.join(", "));
+        bundle::service(&format!("s{service}"), "a", &format!("tcp/{service}"), &allow)
+    });
+    let text = bundle::policy("p", services);
+    let manifest = bundle::cluster("c").interfaces("lo").node("n", "10.77.0.10", "a");
+    let texts = [("c.yaml", manifest.to_string()), ("p.yaml", text)];
     world::compile(&world::load(&Bundle::new("c.yaml", texts)), "n")
 }
