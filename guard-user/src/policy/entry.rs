@@ -106,26 +106,18 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use guard_test_support::bundle;
+
     use super::*;
     use crate::policy::{self, Bundle};
 
-    const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: p
-services:
-  - name: s
-    roles: [server]
-    ports: [tcp/9091]
-    match: all
-    allow:
-      roles: [worker]
-    mode: enforce
-";
+    fn policy() -> String {
+        bundle::policy("p", [bundle::service("s", "server", "tcp/9091", "roles: [worker]")])
+    }
 
     fn with_an_entry(manifest: &str) -> Option<String> {
         let bundle = |manifest: &str| {
-            Bundle::new("m.yaml", [("m.yaml", manifest.to_owned()), ("p.yaml", POLICY.to_owned())])
+            Bundle::new("m.yaml", [("m.yaml", manifest.to_owned()), ("p.yaml", policy())])
         };
         let loaded = policy::load(Path::new("m.yaml"), &bundle(manifest)).expect("a manifest");
         let entry = Entry {

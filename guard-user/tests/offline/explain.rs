@@ -29,31 +29,21 @@ const CODES: &str = include_str!("../../src/policy/code.rs");
 /// What a page says whose example cannot be written down.
 const IN_CODE: &str = "<!-- example: in code -->";
 
-/// The manifest and the policy of examples that are about the other one.
-const MANIFEST: &str = "\
-apiVersion: trainguard/v1
-kind: Cluster
-name: demo
-interfaces: [eth0]
-nodes:
-  - { name: sched-0, addresses: [10.77.0.10, \"fd77::10\"], roles: [scheduler] }
-  - { name: server-0, addresses: [10.77.0.20, \"fd77::20\"], roles: [server] }
-  - { name: worker-0, addresses: [10.77.0.30, \"fd77::30\"], roles: [worker] }
-policies: [policy.yaml]
-";
-const POLICY: &str = "\
-apiVersion: trainguard/v1
-kind: Policy
-name: mxnet
-description: MXNet parameter server (ps-lite)
-services:
-  - name: scheduler
-    roles: [scheduler]
-    ports: [tcp/9091]
-    match: all
-    allow: { roles: [scheduler, server, worker] }
-    mode: enforce
-";
+/// The manifest of examples that are about a policy.
+fn manifest() -> String {
+    bundle::cluster("demo")
+        .node("sched-0", "10.77.0.10, fd77::10", "scheduler")
+        .node("server-0", "10.77.0.20, fd77::20", "server")
+        .node("worker-0", "10.77.0.30, fd77::30", "worker")
+        .policies("policy.yaml")
+        .to_string()
+}
+
+/// The policy of examples that are about a manifest.
+fn policy() -> String {
+    let allow = "roles: [scheduler, server, worker]";
+    bundle::policy("mxnet", [bundle::service("scheduler", "scheduler", "tcp/9091", allow)])
+}
 
 type Files = BTreeMap<String, String>;
 
@@ -121,8 +111,8 @@ fn expanded(line: &str) -> String {
 fn findings(mut files: Files) -> Report {
     let policies: Vec<String> =
         files.keys().filter(|name| name.contains("policy")).cloned().collect();
-    files.entry("cluster.yaml".to_owned()).or_insert_with(|| MANIFEST.to_owned());
-    files.entry("policy.yaml".to_owned()).or_insert_with(|| POLICY.to_owned());
+    files.entry("cluster.yaml".to_owned()).or_insert_with(manifest);
+    files.entry("policy.yaml".to_owned()).or_insert_with(policy);
     loaded(files, &policies)
 }
 
@@ -199,7 +189,7 @@ fn an_example_that_shows_something_else_is_noticed() {
     assert!(shows("TG103", &findings(Files::new())).is_err(), "no finding at all");
     let other = example(explain::page("TG104").unwrap());
     assert!(shows("TG103", &findings(other)).is_err(), "another finding");
-    let two = POLICY.replace("[tcp/9091]", "[9091]").replace("enforce", "enforced");
+    let two = policy().replace("[tcp/9091]", "[9091]").replace("enforce", "enforced");
     let two = Files::from([("policy.yaml".to_owned(), two)]);
     assert!(shows("TG105", &findings(two)).is_err(), "an error of another code beside it");
     let page = "```yaml policy.yaml\na: {U+202E}b{U+0}\n```\n\n```yaml\nc: d\n```\n";
@@ -212,7 +202,8 @@ fn unsigned() -> Report {
     let pair = minisign::KeyPair::generate_unencrypted_keypair().expect("a key");
     let key = pair.pk.to_box().expect("a key").to_string();
     let key = signature::Key::parse(key.as_bytes()).expect("a key");
-    let bundle = Bundle::new("cluster.yaml", [("cluster.yaml", MANIFEST), ("policy.yaml", POLICY)]);
+    let bundle =
+        Bundle::new("cluster.yaml", [("cluster.yaml", manifest()), ("policy.yaml", policy())]);
     let mut loader = Loader::new(&bundle);
     let manifest = Path::new("cluster.yaml");
     loader.check_manifest(manifest);

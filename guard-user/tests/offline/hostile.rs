@@ -346,10 +346,10 @@ fn many_groups_of_nodes_end_within_bounds() {
     let mut manifest = bundle::cluster("c");
     // No two nodes run the same services.
     for n in 0..10_000_u32 {
-        let roles: String =
-            (0..14).filter(|bit| n >> bit & 1 != 0).map(|bit| format!(", r{bit}")).collect();
+        let roles: Vec<String> =
+            (0..14).filter(|bit| n >> bit & 1 != 0).map(|bit| format!("r{bit}")).collect();
         let address = std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string();
-        manifest = manifest.node(&format!("n{n}"), &address, &format!("all{roles}"));
+        manifest = manifest.node(&format!("n{n}"), &address, &format!("all, {}", roles.join(", ")));
     }
     let services = (0..14).map(|bit| {
         let ports: Vec<String> =

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -80,7 +81,10 @@ fn manifest(device: &str, listed: &Addresses) -> String {
     let addresses = listed.v4.iter().copied().map(IpAddr::from);
     let addresses = addresses.chain(listed.v6.iter().copied().map(IpAddr::from));
     // A line each: there may be a million.
-    let lines: String = addresses.map(|address| format!("\n    - \"{address}\"")).collect();
+    let lines = addresses.fold(String::new(), |mut text, address| {
+        let _ = write!(text, "\n    - \"{address}\"");
+        text
+    });
     bundle::cluster("bench")
         .interfaces(device)
         .node("node", &format!("{v4}, {v6}"), "scheduler")

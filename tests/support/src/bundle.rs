@@ -91,18 +91,17 @@ impl Cluster {
     #[must_use]
     pub fn node(mut self, name: &str, addresses: &str, roles: &str) -> Self {
         let addresses: Vec<String> = addresses.split(", ").map(quoted).collect();
-        self.nodes += &format!(
-            "  - {{ name: {}, addresses: [{}], roles: [{roles}] }}\n",
-            quoted(name),
-            addresses.join(", ")
-        );
+        let (name, addresses) = (quoted(name), addresses.join(", "));
+        let node = format!("  - {{ name: {name}, addresses: [{addresses}], roles: [{roles}] }}\n");
+        self.nodes.push_str(&node);
         self
     }
 
     /// Adds a network, whose value is written as it is.
     #[must_use]
     pub fn network(mut self, name: &str, value: &str) -> Self {
-        self.networks += &format!("  {name}: {value}\n");
+        let network = format!("  {name}: {value}\n");
+        self.networks.push_str(&network);
         self
     }
 }

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guard_test_support::binary;
 use guard_tests::{
     mounts::Mounted,
-    node::{MANIFEST, Node, PATIENCE, POLICY, binary, enforcing},
+    node::{MANIFEST, Node, PATIENCE, POLICY, enforcing},
 };
 use serde_json::Value;
 
@@ -115,8 +116,9 @@ fn who_may_not_command_is_refused_and_written_down() {
         set_mode(&path, mode);
     }
     let as_nobody = |gid: u32| -> (Option<i32>, String) {
-        let mut command = Command::new(binary());
-        command.args(["mode", "observe", "--for", "1h", "--run-dir"]).arg(node.path("run"));
+        let mode = ["mode", "observe", "--for", "1h", "--run-dir"];
+        let mut command = binary::command(binary::path(), mode);
+        command.arg(node.path("run"));
         // Setting the user drops the other groups as well.
         let output = command.uid(NOBODY).gid(gid).output();
         let Output { status, stderr, .. } = match output {

@@ -6,15 +6,13 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
-use guard_tests::{
-    node::{PATIENCE, binary},
-    skip,
-};
+use guard_test_support::binary;
+use guard_tests::{node::PATIENCE, skip};
 use nix::sys::resource::{UsageWho, getrusage};
 
 /// KiB that a verb may need at most: an answer of 16 MiB, and reading it.
@@ -45,8 +43,8 @@ fn ask(verb: &[&str], fake: Option<Fake>) -> (Option<i32>, String) {
 
 fn verb_in(verb: &[&str], run: &Path, bpf: &Path) -> (Option<i32>, String) {
     let began = Instant::now();
-    let mut command = Command::new(binary());
-    command.args(verb).arg("--run-dir").arg(run).arg("--bpf-dir").arg(bpf.join("none"));
+    let mut command = binary::command(binary::path(), verb);
+    command.arg("--run-dir").arg(run).arg("--bpf-dir").arg(bpf.join("none"));
     let output = command.stdin(Stdio::null()).output().expect("the verb starts");
     assert!(began.elapsed() < 4 * PATIENCE, "it took {:?}", began.elapsed());
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -78,7 +76,7 @@ fn trickle(mut stream: UnixStream) {
 
 #[test]
 fn a_verb_says_what_is_at_the_socket() {
-    if !binary().is_file() {
+    if !binary::path().is_file() {
         return skip::skip("fake_daemons", "the binary is not built, see `cargo xtask build`");
     }
     let fakes: [(&str, Option<Fake>, i32, &str); 13] = [
@@ -162,7 +160,7 @@ fn a_verb_says_what_is_at_the_socket() {
 
 #[test]
 fn a_full_queue_is_waited_for() {
-    if !binary().is_file() {
+    if !binary::path().is_file() {
         return skip::skip(
             "fake_daemons/queue",
             "the binary is not built, see `cargo xtask build`",

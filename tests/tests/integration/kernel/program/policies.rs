@@ -1,21 +1,18 @@
 //! The unit tests of the policies that ship, judged by the real program. On the host they are run
 //! by the tests of guard-user.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
-use guard_tests::{node, skip};
+use guard_test_support::binary;
+use guard_tests::skip;
 
 #[test]
 fn shipped_policies_pass_their_tests_in_the_kernel() {
     let Some(()) = skip::kernel("policies/kernel") else { return };
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
     let run = |kernel: &[&str]| {
-        let output = Command::new(node::binary())
-            .arg("test")
-            .args(kernel)
-            .arg(&policies)
-            .output()
-            .expect("the binary runs");
+        let mut command = binary::command(binary::path(), ["test"]);
+        let output = command.args(kernel).arg(&policies).output().expect("the binary runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{text}{error}");
@@ -39,8 +36,8 @@ fn a_test_that_does_not_hold_fails_in_the_kernel() {
         std::fs::write(dir.path().join(file), text).expect("written");
     }
     let run = |kernel: &[&str]| {
-        let output = Command::new(node::binary()).arg("test").args(kernel).arg(dir.path()).output();
-        let output = output.expect("the binary runs");
+        let mut command = binary::command(binary::path(), ["test"]);
+        let output = command.args(kernel).arg(dir.path()).output().expect("the binary runs");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (code, on_host) = run(&[]);
