@@ -1,6 +1,6 @@
 //! trainguard in user space: from a cluster manifest to a guarded interface.
 //!
-//! - [`policy`] turns YAML into tables; it touches files, never the kernel.
+//! - [`policy`], a crate of its own, turns YAML into tables; it touches files, never the kernel.
 //! - [`kernel`] loads, attaches and pins; it knows no YAML.
 //! - [`daemon`] keeps the two in step.
 //! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
@@ -28,8 +28,8 @@ pub mod logs;
 pub mod machine;
 #[cfg(feature = "daemon")]
 pub mod object;
-pub mod policy;
-pub mod probe;
 pub mod report;
 #[cfg(feature = "daemon")]
 pub mod trust;
+
+pub use guard_policy::{self as policy, probe};

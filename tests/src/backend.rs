@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use guard_common::{Action, Silent, Verdict, judge, packet::Frame};
+use guard_common::{Action, Verdict, packet::Frame};
 use guard_user::{
     kernel::{
         error::KernelError, generation::Generation, judge::Received, mode::Hook, shared::Shared,
@@ -30,7 +30,7 @@ pub trait Backend {
     fn counts(&self) -> Counts;
 
     /// Whether it can be handed this frame. Those that it cannot are sent over a wire by
-    /// `tests/tests/tcx.rs`.
+    /// `kernel/interfaces/tcx.rs`.
     fn takes(&self, _frame: &[u8]) -> bool {
         true
     }
@@ -71,7 +71,7 @@ impl<'p> Host<'p> {
 impl Backend for Host<'_> {
     fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
         self.limiter.set_now_ns(now_ns);
-        let verdict = judge(&Frame::new(frame), &self.tables, &self.limiter, &mut Silent);
+        let verdict = self.tables.verdict(&Frame::new(frame), &self.limiter);
         let (packets, bytes) = self.counts.entry(describe(self.policy, verdict)).or_default();
         *packets += 1;
         *bytes += frame.len() as u64;

@@ -4,17 +4,14 @@
 //! is that they do so on this machine, with this kernel's compiler, on the tables that were filled
 //! just now: a generation that fails is not switched to, and what was in force stays.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use aya::{
     Ebpf, TestRun as _,
     programs::{TestRunOptions, Xdp},
 };
 use guard_common::{
-    Silent, Verdict, flow::Transport, judge, layout, names, packet::Frame, tables::Unlimited,
+    Silent, Verdict, flow::Transport, judge, names, packet::Frame, tables::Unlimited,
 };
 
 use super::{error::KernelError, generation::missing};
@@ -75,7 +72,7 @@ fn frames(policy: &CompiledPolicy) -> Vec<Vec<u8>> {
     let mut frames = vec![probe::UNREADABLE.to_vec()];
     for source in sources {
         frames.push(Probe::fragment(source).frame());
-        for (transport, port) in ports(policy) {
+        for (transport, port) in policy.first_ports() {
             for flags in [probe::OPENS, probe::GOES_ON] {
                 frames.push(Probe::new(source, transport, port, flags).frame());
                 if transport != Transport::Tcp {
@@ -85,23 +82,6 @@ fn frames(policy: &CompiledPolicy) -> Vec<Vec<u8>> {
         }
     }
     frames
-}
-
-/// The first port of each service, and the first that nobody guards.
-fn ports(policy: &CompiledPolicy) -> Vec<(Transport, u16)> {
-    let mut first: BTreeMap<u8, (Transport, u16)> = BTreeMap::new();
-    let mut before = None;
-    for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
-        for port in 0..=u16::MAX {
-            let entry = policy.ports.get(layout::port_index(transport, port)).copied();
-            // Tables are long and services few.
-            if entry != before {
-                before = entry;
-                first.entry(entry.unwrap_or_default()).or_insert((transport, port));
-            }
-        }
-    }
-    first.into_values().collect()
 }
 
 /// The first of a list, the last, and some in between.

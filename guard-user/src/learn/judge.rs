@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guard_common::{Addr, Reason, Silent, flow::Transport, packet::Frame};
+use guard_common::{Addr, Reason, flow::Transport, packet::Frame};
 
 use super::watch::{Contact, Port, Watch};
 use crate::{
@@ -153,5 +153,5 @@ fn fate(
 pub fn reason(policy: &CompiledPolicy, source: Addr, (transport, port): Port) -> Reason {
     let frame = Probe::new(source.into(), transport, port, OPENS).frame();
     let limiter = HostLimiter::new([0; 2]);
-    guard_common::judge(&Frame::new(&frame), &policy.host(), &limiter, &mut Silent).reason
+    policy.host().verdict(&Frame::new(&frame), &limiter).reason
 }

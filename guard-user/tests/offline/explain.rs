@@ -25,7 +25,7 @@ use guard_user::{
 use super::binary;
 
 /// Where all codes are defined.
-const CODES: &str = include_str!("../../src/policy/code.rs");
+const CODES: &str = include_str!("../../policy/src/code.rs");
 /// What a page says whose example cannot be written down.
 const IN_CODE: &str = "<!-- example: in code -->";
 

@@ -7,8 +7,8 @@ use std::{
     path::Path,
 };
 
-use guard_common::{Addr, Silent, Verdict, flow::Transport, judge, packet::Frame, verdict::Action};
-use guard_test_support::bundle;
+use guard_common::{Addr, Verdict, flow::Transport, packet::Frame, verdict::Action};
+use guard_test_support::{bundle, repetitions};
 use guard_user::{
     policy::{
         self, Bundle, Loaded, Placement,
@@ -156,7 +156,7 @@ fn compile(loaded: &Loaded, node: &str) -> CompiledPolicy {
 }
 
 fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
-    judge(&Frame::new(frame), &policy.host(), &HostLimiter::new([0; 2]), &mut Silent)
+    policy.host().verdict(&Frame::new(frame), &HostLimiter::new([0; 2]))
 }
 
 /// Sources at the edges of everything that the worlds know, and anywhere.
@@ -210,7 +210,7 @@ fn matching<'d>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 30 } else { 300 }))]
+    #![proptest_config(ProptestConfig::with_cases(repetitions(100, 300)))]
 
     #[test]
     fn diff_and_decision_agree(

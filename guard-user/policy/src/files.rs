@@ -35,7 +35,7 @@ pub trait Files {
 ///
 /// # Errors
 /// It is something else.
-pub(crate) fn require_regular(file: &File) -> io::Result<()> {
+pub fn require_regular(file: &File) -> io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -50,7 +50,7 @@ pub(crate) fn require_regular(file: &File) -> io::Result<()> {
 ///
 /// # Errors
 /// It has more than [`MAX_BYTES`], or cannot be read.
-pub(crate) fn read_whole(file: File) -> io::Result<Vec<u8>> {
+pub fn read_whole(file: File) -> io::Result<Vec<u8>> {
     let too_large = |len: u64| {
         let message = format!("has {len} bytes, at most {MAX_BYTES} are read");
         io::Error::new(io::ErrorKind::FileTooLarge, message)

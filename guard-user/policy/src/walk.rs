@@ -70,7 +70,7 @@ impl Fault {
 }
 
 /// The name among `known` that was probably meant, as help.
-pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     // A name that no one mistypes is not compared: strsim takes time by the product of lengths.
     if name.len() > 128 {
         return None;

@@ -31,6 +31,9 @@ pub trait Family: Key + Default {
     /// The first `len` bits, and zeros.
     #[must_use]
     fn first_bits(self, len: u32) -> Self;
+    /// [`Trie::new`], compiled here and not, less optimised, where it is called.
+    #[doc(hidden)]
+    fn compile(items: &[Item<Self>]) -> Trie<Self>;
 }
 
 impl Family for u32 {
@@ -41,6 +44,12 @@ impl Family for u32 {
     fn first_bits(self, len: u32) -> Self {
         self & !Self::MAX.checked_shr(len).unwrap_or(0)
     }
+
+    // Inlined, it would be compiled where it is called after all.
+    #[inline(never)]
+    fn compile(items: &[Item<Self>]) -> Trie<Self> {
+        Trie::compile(items)
+    }
 }
 
 impl Family for [u64; 2] {
@@ -50,6 +59,12 @@ impl Family for [u64; 2] {
 
     fn first_bits(self, len: u32) -> Self {
         halves(whole(self) & !u128::MAX.checked_shr(len).unwrap_or(0))
+    }
+
+    // Inlined, it would be compiled where it is called after all.
+    #[inline(never)]
+    fn compile(items: &[Item<Self>]) -> Trie<Self> {
+        Trie::compile(items)
     }
 }
 
@@ -66,6 +81,10 @@ fn whole([high, low]: [u64; 2]) -> u128 {
 impl<K: Family> Trie<K> {
     /// Compiles prefixes, sorted by address and then by length, none twice.
     pub fn new(items: &[Item<K>]) -> Self {
+        K::compile(items)
+    }
+
+    fn compile(items: &[Item<K>]) -> Self {
         let begin = begin(items);
         let depth = begin.skip + ROOT_BITS;
         let mut trie = Self {

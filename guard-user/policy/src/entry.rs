@@ -109,7 +109,7 @@ mod tests {
     use guard_test_support::bundle;
 
     use super::*;
-    use crate::policy::{self, Bundle};
+    use crate::Bundle;
 
     fn policy() -> String {
         bundle::policy("p", [bundle::service("s", "server", "tcp/9091", "roles: [worker]")])
@@ -119,7 +119,7 @@ mod tests {
         let bundle = |manifest: &str| {
             Bundle::new("m.yaml", [("m.yaml", manifest.to_owned()), ("p.yaml", policy())])
         };
-        let loaded = policy::load(Path::new("m.yaml"), &bundle(manifest)).expect("a manifest");
+        let loaded = crate::load(Path::new("m.yaml"), &bundle(manifest)).expect("a manifest");
         let entry = Entry {
             name: "new".to_owned(),
             address: "fd00::9".parse().expect("an address"),
@@ -127,7 +127,7 @@ mod tests {
             interfaces: vec!["eth*".to_owned()],
         };
         let after = NodeList::of(&loaded, Path::new("m.yaml"))?.put(manifest, &entry)?;
-        let again = policy::load(Path::new("m.yaml"), &bundle(&after));
+        let again = crate::load(Path::new("m.yaml"), &bundle(&after));
         let again = again.unwrap_or_else(|error| panic!("{error}\n{after}"));
         let node = again.cluster.node("new").expect("the new node");
         assert_eq!(*node.roles, ["no", "worker"].map(str::to_owned));

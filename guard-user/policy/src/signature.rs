@@ -44,7 +44,7 @@ pub struct Signed {
 }
 
 /// Where list and signature of a manifest lie: beside it.
-pub(crate) fn paths(manifest: &Path) -> [PathBuf; 2] {
+pub fn paths(manifest: &Path) -> [PathBuf; 2] {
     [".sums", ".sums.minisig"].map(|ending| {
         let mut path = manifest.as_os_str().to_owned();
         path.push(ending);
@@ -53,7 +53,7 @@ pub(crate) fn paths(manifest: &Path) -> [PathBuf; 2] {
 }
 
 /// What is said where there is not both.
-pub(crate) fn missing(manifest: &Path) -> String {
+pub fn missing(manifest: &Path) -> String {
     let [sums, signature] = paths(manifest);
     format!("there are not both of `{}` and `{}`", sums.display(), signature.display())
 }

@@ -1,17 +1,21 @@
 //! A node's policy in the form in which it is enforced: the bytes of the kernel maps, and the same
 //! tables for the host.
 
+use std::collections::BTreeMap;
+
 use guard_common::{
-    Addr, Tables,
+    Addr, Silent, Tables,
     flow::Transport,
+    judge,
     layout::{self, MemberKey, PORT_TABLE_LEN, PORT_TUNNEL, PORT_UNGUARDED, PortTable},
+    packet::Frame,
     tables::{Port, Service, Setting, Settings, Source},
     trie::Found,
     verdict::Verdict,
     wire,
 };
 
-use super::trie::Trie;
+use super::{limiter::HostLimiter, trie::Trie};
 
 /// A prefix of one family in network byte order: `A` is `[u8; 4]` or `[u8; 16]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,6 +219,23 @@ impl CompiledPolicy {
         table.try_into().unwrap_or_else(|_| unreachable!("a vector of PORT_TABLE_LEN entries"))
     }
 
+    /// The first port of each service, and the first that no service guards.
+    pub fn first_ports(&self) -> Vec<(Transport, u16)> {
+        let mut first: BTreeMap<u8, (Transport, u16)> = BTreeMap::new();
+        let mut before = None;
+        for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
+            for port in 0..=u16::MAX {
+                let entry = self.ports.get(layout::port_index(transport, port)).copied();
+                // Tables are long and services few.
+                if entry != before {
+                    before = entry;
+                    first.entry(entry.unwrap_or_default()).or_insert((transport, port));
+                }
+            }
+        }
+        first.into_values().collect()
+    }
+
     /// The policy as the host decides by it.
     pub fn host(&self) -> HostTables<'_> {
         HostTables {
@@ -237,6 +258,17 @@ impl CompiledPolicy {
 pub struct HostTables<'a> {
     policy: &'a CompiledPolicy,
     services: [Option<Service>; guard_common::verdict::MAX_SERVICES as usize],
+}
+
+impl HostTables<'_> {
+    /// The verdict of the decision on a frame, with these tables and the bucket states of `limiter`.
+    ///
+    /// The decision is generic; this is the one place where it is compiled for the host, optimised also
+    /// where the caller is not: inlined, it would be compiled there.
+    #[inline(never)]
+    pub fn verdict(&self, frame: &Frame<'_>, limiter: &HostLimiter) -> Verdict {
+        judge(frame, self, limiter, &mut Silent)
+    }
 }
 
 impl Tables for HostTables<'_> {

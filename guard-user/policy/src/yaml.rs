@@ -22,16 +22,16 @@ const MAX_NODES: usize = 2_000_000;
 
 /// A value.
 #[derive(Debug, Clone)]
-pub(crate) struct Node<'a> {
+pub struct Node<'a> {
     /// Where it stands.
-    pub(crate) span: Span,
+    pub span: Span,
     /// What it is.
-    pub(crate) kind: Kind<'a>,
+    pub kind: Kind<'a>,
 }
 
 /// What a value is.
 #[derive(Debug, Clone)]
-pub(crate) enum Kind<'a> {
+pub enum Kind<'a> {
     /// Nothing, `~` or `null`.
     Null,
     /// A piece of text.
@@ -49,7 +49,7 @@ pub(crate) enum Kind<'a> {
 
 impl Kind<'_> {
     /// What it is called in messages.
-    pub(crate) fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Null => "nothing (null)",
             Self::Scalar { .. } => "a single value",
@@ -61,15 +61,15 @@ impl Kind<'_> {
 
 /// A key of a mapping.
 #[derive(Debug, Clone)]
-pub(crate) struct Key<'a> {
+pub struct Key<'a> {
     /// Where it stands.
-    pub(crate) span: Span,
+    pub span: Span,
     /// The key.
-    pub(crate) text: Cow<'a, str>,
+    pub text: Cow<'a, str>,
 }
 
 /// Reads the one document of a text. Gives the tree only if the text is faultless.
-pub(crate) fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
+pub fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
     let before = out.count(Severity::Error);
     text::check(file, source, out);
     if out.count(Severity::Error) > before {

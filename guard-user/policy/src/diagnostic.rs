@@ -1,5 +1,5 @@
 //! Findings as data: a code, a severity, a message, and the places that it is about. Nothing here
-//! prints; [`crate::report`] does.
+//! prints; `guard_user::report` does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

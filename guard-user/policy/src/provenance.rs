@@ -258,7 +258,7 @@ pub fn holds(cidr: &Cidr, addr: &Addr) -> bool {
 
 /// The longest prefix of a set that holds an address. Sets may be long: they are searched, once for
 /// each length.
-pub(crate) fn covering(set: &PrefixSet, addr: &Addr) -> Option<Cidr> {
+pub fn covering(set: &PrefixSet, addr: &Addr) -> Option<Cidr> {
     match IpAddr::from(*addr) {
         IpAddr::V4(addr) => (0..=32)
             .rev()

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Names, and addresses, that one manifest may have.
-pub(crate) const MAX_HOSTS: usize = hostlist::MAX_EXPANSION;
+pub const MAX_HOSTS: usize = hostlist::MAX_EXPANSION;
 
 fn on_one_line(fault: Fault) -> String {
     match fault.help {
@@ -25,27 +25,27 @@ fn on_one_line(fault: Fault) -> String {
 }
 
 /// Whether a text is a name; if not, why.
-pub(crate) fn name(text: &str) -> Result<(), String> {
+pub fn name(text: &str) -> Result<(), String> {
     scalars::name(text, false).map(|_| ()).map_err(on_one_line)
 }
 
 /// Whether a text is a pattern of interface names; if not, why.
-pub(crate) fn interface(text: &str) -> Result<(), String> {
+pub fn interface(text: &str) -> Result<(), String> {
     scalars::interface(text, false).map(|_| ()).map_err(on_one_line)
 }
 
 /// Whether a text is a prefix; if not, why.
-pub(crate) fn prefix(text: &str) -> Result<(), String> {
+pub fn prefix(text: &str) -> Result<(), String> {
     scalars::cidr(text).map(|_| ()).map_err(on_one_line)
 }
 
 /// An address that a node can have.
-pub(crate) fn address(text: &str) -> Result<Addr, String> {
+pub fn address(text: &str) -> Result<Addr, String> {
     scalars::host_address(text).map_err(on_one_line)
 }
 
 /// The names that a host list stands for, at most `most` of them.
-pub(crate) fn host_list(text: &str, most: usize) -> Result<Vec<String>, String> {
+pub fn host_list(text: &str, most: usize) -> Result<Vec<String>, String> {
     let list = HostList::parse(text, Radix::Decimal).map_err(on_one_line)?;
     if list.count() > most {
         let shown = text::shown(text);
@@ -59,7 +59,7 @@ pub(crate) fn host_list(text: &str, most: usize) -> Result<Vec<String>, String> 
 }
 
 /// Whether a text means the same to every reader of YAML if it stands without quotes.
-pub(crate) fn is_plain(text: &str) -> bool {
+pub fn is_plain(text: &str) -> bool {
     let null_or_boolean = ["null", "y", "n"].iter().any(|word| word.eq_ignore_ascii_case(text));
     let first = text.starts_with(|c: char| c.is_ascii_alphabetic());
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -68,22 +68,22 @@ pub(crate) fn is_plain(text: &str) -> bool {
 }
 
 /// The first character of a line that may not be in it.
-pub(crate) fn forbidden(line: &str) -> Option<String> {
+pub fn forbidden(line: &str) -> Option<String> {
     let found = line.chars().find(|c| text::is_forbidden(*c) || *c == '\r');
     found.map(text::describe)
 }
 
 /// What a policy needs of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Needs {
+pub struct Needs {
     /// Roles that nodes must have.
-    pub(crate) roles: BTreeSet<String>,
+    pub roles: BTreeSet<String>,
     /// Networks that must be defined.
-    pub(crate) networks: BTreeSet<String>,
+    pub networks: BTreeSet<String>,
 }
 
 /// What a policy needs of a manifest; none if the text is no policy.
-pub(crate) fn needs(policy: &str) -> Option<Needs> {
+pub fn needs(policy: &str) -> Option<Needs> {
     let mut report = Report::default();
     let file = report.sources.add("policy".as_ref(), policy.into());
     let tree = yaml::read(file, policy, &mut report)?;

@@ -61,7 +61,7 @@ fn hash_source(hash: &mut Sha256, len: u8, source: &Source) {
 
 /// SHA-256 over files, in any order: each by its path from the manifest, which itself has none. So
 /// nodes that keep the same files at different places have the same hash.
-pub(crate) fn of_files<'a>(
+pub fn of_files<'a>(
     manifest: &Path,
     files: impl IntoIterator<Item = (&'a Path, &'a [u8])>,
 ) -> [u8; 32] {
@@ -86,7 +86,7 @@ pub(crate) fn of_files<'a>(
 }
 
 /// Bytes as people compare them.
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
