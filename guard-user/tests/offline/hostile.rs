@@ -10,7 +10,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use guard_test_support::bundle::{self, MANIFEST, POLICY};
+use guard_test_support::{
+    bundle::{self, MANIFEST, POLICY},
+    repetitions,
+};
 use guard_user::policy::{
     self, Bundle, Placement,
     diagnostic::{Code, Diagnostic, Report, Severity},
@@ -486,7 +489,7 @@ fn pieces_of(text: &str) -> Vec<(usize, usize)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 3000 }))]
+    #![proptest_config(ProptestConfig::with_cases(repetitions(1000, 3000)))]
 
     #[test]
     fn lint_and_daemon_are_one_reader(

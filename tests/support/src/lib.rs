@@ -9,3 +9,9 @@ pub mod ethtool;
 pub mod packet;
 pub mod pcap;
 pub mod text;
+
+/// How often a generated test is repeated: `gate` times, or `nightly` times where `TRAINGUARD_LONG` is set,
+/// as `cargo xtask nightly` does. Each run takes another seed, so what a gate leaves out the next may find.
+pub fn repetitions<T>(gate: T, nightly: T) -> T {
+    if std::env::var_os("TRAINGUARD_LONG").is_some() { nightly } else { gate }
+}

@@ -7,11 +7,14 @@ use guard_common::{
     layout::{MAX_LEAVES, MAX_NODES, MAX_PREFIXES},
     trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN, Root},
 };
+use guard_test_support::repetitions;
 use guard_tests::random::{self, Random};
 use guard_user::policy::trie::{Family, Item, Trie};
 
 /// Sets of each family that are compared with the definition.
-const SETS: usize = 20_000;
+fn sets() -> usize {
+    repetitions(4_000, 20_000)
+}
 
 /// A prefix: its bits from the top of a word, and its length.
 pub(crate) type Prefix = (u128, u32);
@@ -120,13 +123,13 @@ fn a_trie_finds_the_longest_prefix() {
     println!("TRAINGUARD_SEED={seed}");
     let mut random = Random::new(seed);
     let probed = finds_the_longest::<u32>(&mut random) + finds_the_longest::<[u64; 2]>(&mut random);
-    println!("{probed} addresses in {} sets", 2 * SETS);
-    assert!(probed > 100 * SETS, "only {probed} addresses");
+    println!("{probed} addresses in {} sets", 2 * sets());
+    assert!(probed > 100 * sets(), "only {probed} addresses");
 }
 
 fn finds_the_longest<K: Address>(random: &mut Random) -> usize {
     let mut probed = 0;
-    for nth in 0..SETS {
+    for nth in 0..sets() {
         let set = set(random, K::BITS);
         let items = items::<K>(&set, random);
         let trie = Trie::new(&items);

@@ -186,7 +186,7 @@ fn a_full_queue_is_waited_for() {
     });
     let asked = thread::spawn({
         let run = directory.path().to_owned();
-        move || verb_in(&["status"], &run, &run)
+        move || verb_in(&["status", "--answer-within", "30s"], &run, &run)
     });
     thread::sleep(Duration::from_millis(500));
     drop(waiting);

@@ -272,22 +272,49 @@ fn a_file_that_says_nothing_new_is_loaded_and_changes_nothing() {
 /// place and stops for less than the time that such a file must rest is waited for.
 #[test]
 fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
+    const REST: Duration = Duration::from_secs(2);
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let timing = ["--timing", "files=50ms,rest=1500ms"];
-    let Some(node) = started_with("chaos/slow", &timing) else { return };
+    let timing = format!("files=50ms,rest={}s", REST.as_secs());
+    let Some(node) = started_with("chaos/slow", &["--timing", &timing]) else { return };
     let traffic = Traffic::start(&node, &lanes());
+    let loads = || node.log().matches("INFO in force generation=").count();
     for swapped in [true, false] {
-        let generation = node.generation();
+        let kept = node.status().expect("a status");
         let text = policy(swapped);
         let second = text.rfind("  - name").expect("two services");
-        // The end of the first service, then somewhere in the second.
-        for end in [second, second + 1, second + 40] {
-            fs::write(node.path("policy.yaml"), &text[..end]).expect("writing in place");
-            thread::sleep(Duration::from_millis(600));
-            assert_eq!(node.generation(), generation, "{}", node.log());
-        }
-        fs::write(node.path("policy.yaml"), &text).expect("writing in place");
-        node.wait("the whole policy", |status| status["generation"] == generation + 1);
+        // On a busy machine a piece may rest for so long that it is rightly taken: then again.
+        let was_waited_for = (0..5).any(|_| {
+            node.write("policy.yaml", &policy(!swapped));
+            let is_kept = |status: &Value| hash(status) == hash(&kept);
+            node.wait("the policy before", |status| {
+                is_kept(status) && status["source"]["changed"] == false
+            });
+            let before = loads();
+            let mut longest = Duration::ZERO;
+            let mut last = Instant::now();
+            // The end of the first service, then somewhere in the second, then all of it.
+            for end in [second, second + 1, second + 40, text.len()] {
+                let began = Instant::now();
+                fs::write(node.path("policy.yaml"), &text[..end]).expect("writing in place");
+                if end > second {
+                    longest = longest.max(last.elapsed());
+                }
+                last = began;
+                if end < text.len() {
+                    thread::sleep(Duration::from_millis(600));
+                    let is_kept = loads() == before;
+                    assert!(is_kept || last.elapsed() >= REST, "{}", node.log());
+                }
+            }
+            if longest >= REST {
+                return false;
+            }
+            node.wait("the whole policy", |status| hash(status) != hash(&kept));
+            assert_eq!(loads(), before + 1, "{}", node.log());
+            true
+        });
+        assert!(was_waited_for, "the machine is too busy: {}", node.log());
+        assert!(node.status().is_some_and(|status| status["up_to_date"] == true));
     }
     traffic.end();
 }

@@ -219,7 +219,9 @@ fn pins_of_others_are_left_alone() {
     assert!(said.contains("is a whole bpf file system"), "{said}");
 }
 
-/// The design's bound: 32 MiB of resident memory, at rest, for ten thousand nodes.
+/// The design's bound: 32 MiB of resident memory, at rest, for ten thousand nodes. Of them 8 MiB are left
+/// to the program itself, which is several times as large where it is not optimised: what is counted is
+/// what it allocates.
 #[test]
 fn ten_thousand_nodes_fit_a_small_daemon() {
     let Some(mut node) = Node::new("attach/many") else { return };
@@ -232,8 +234,8 @@ fn ten_thousand_nodes_fit_a_small_daemon() {
     node.wait("enforcing", enforcing);
     node.assert_guarded();
     let status = fs::read_to_string(format!("/proc/{}/status", node.daemon_id())).expect("proc");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let resident = resident.and_then(|line| line.trim().strip_suffix(" kB"));
     let resident: u64 = resident.and_then(|kib| kib.parse().ok()).expect("a size in kB");
-    assert!(resident < 32 * 1024, "{resident} KiB");
+    assert!(resident < 24 * 1024, "{resident} KiB");
 }

@@ -281,7 +281,9 @@ fn a_panic_gives_the_terminal_back() {
     let Some(pane) = Pane::open("panic", [80, 24]) else { return };
     let before = modes(&pane, "before");
     let test: PathBuf = env::current_exe().expect("this test");
-    let name = "a_panic_gives_the_terminal_back";
+    // The harness knows it without the name of its executable.
+    let (_, module) = module_path!().split_once("::").expect("a module of the tests");
+    let name = format!("{module}::a_panic_gives_the_terminal_back");
     pane.line(&format!("{MARK}=1 '{}' --exact {name} --nocapture; echo code $?", test.display()));
     let shown = pane.until("its end", |shown| shown.contains("code 101"));
     assert!(shown.contains("on purpose"), "the message is to be read: {shown}");
