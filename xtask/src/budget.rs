@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,11 +16,13 @@ use crate::{bench, build, sh, toolchain};
 
 /// The committed table.
 const TABLE: &str = "guard-ebpf/budget.toml";
+/// The program that asks the verifier.
+pub(crate) const FIGURES: &str = "verifier-figures";
 /// What stands above it.
 const HEADER: &str = "\
 # What the verifier and the JIT make of the program, and the size of the kernel object. Compared by
 # `cargo xtask budget`; written by `cargo xtask budget --bless --reason TEXT`, which puts the reason
-# beside the figures that changed. Policies: tests/benches/budget/main.rs.
+# beside the figures that changed. Policies: tests/src/bin/verifier-figures.rs.
 ";
 
 /// Another verifier or another compiler gives other figures. There, only what leaves the committed
@@ -27,7 +30,7 @@ const HEADER: &str = "\
 const ELSEWHERE_PERCENT: u64 = 125;
 
 /// How to compare.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct BudgetArgs {
     /// Commit to the figures as they are
     #[arg(long, requires = "reason")]
@@ -77,7 +80,7 @@ pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
         );
     }
     let tools = toolchain::ensure(false)?;
-    let measured = measure(&tools)?;
+    let measured = measure()?;
     let here = (version_of_kernel()?, tools.rustc.version());
     let path = sh::root().join(TABLE);
     if let Some(reason) = &args.reason {
@@ -97,10 +100,12 @@ pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
     Ok(report(&changes, &measured))
 }
 
-fn measure(tools: &toolchain::Toolchain) -> Result<BTreeMap<String, Figures>> {
-    let object = build::build(tools, &build::BuildArgs::default())?.object;
+fn measure() -> Result<BTreeMap<String, Figures>> {
+    // The tests carry it: for a kernel it makes no difference how its loader was compiled.
+    build::for_tests()?;
     let file = tempfile::NamedTempFile::new().context("a file for the figures")?;
-    sh::run(bench::bench("budget", &object).arg("--json").arg(file.path()))?;
+    let mut figures = Command::new(sh::root().join("target/debug").join(FIGURES));
+    sh::run(figures.arg("--json").arg(file.path()))?;
     serde_json::from_str(&fs::read_to_string(file.path())?).context("the figures")
 }
 

@@ -3,13 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
-use crate::{sh, toolchain::Toolchain};
+use crate::{
+    sh,
+    toolchain::{self, Toolchain},
+};
 
 /// How to build.
 #[derive(Debug, Default, Args)]
@@ -26,14 +29,25 @@ pub(crate) struct Built {
     pub(crate) object: PathBuf,
     /// Its size in bytes.
     pub(crate) size: u64,
-    /// `target/release/trainguard`
+    /// `target/release/trainguard` or `target/debug/trainguard`
     pub(crate) binary: PathBuf,
 }
 
-/// Builds the kernel object, then the binary.
+/// The packages of every cargo call that builds or checks for this machine. Always the same ones: cargo
+/// unifies the features of what the chosen packages depend on, so that another choice would compile
+/// the same dependencies again. `cargo xtask check` compares the choices ([`crate::one_build`]).
+pub(crate) const PACKAGES: [&str; 6] = [
+    "--package=guard-common",
+    "--package=guard-policy",
+    "--package=guard-user",
+    "--package=guard-test-support",
+    "--package=guard-tests",
+    "--package=xtask",
+];
+
+/// Builds the kernel object, then the binary as it is shipped.
 pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
-    let object = kernel_object(tools, "guard", args)?;
-    let size = fs::metadata(&object).with_context(|| format!("{}", object.display()))?.len();
+    let (object, size) = object(tools, args)?;
     let mut cargo = sh::cargo();
     cargo.args(["build", "--release", "--package", "guard-user"]);
     cargo.env("TRAINGUARD_OBJECT", &object);
@@ -42,6 +56,73 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     }
     sh::run(&mut cargo)?;
     Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
+}
+
+/// Builds the binary as tests and demo run it: quickly, not optimised.
+pub(crate) fn for_demo() -> Result<Built> {
+    let mut cargo = sh::cargo();
+    cargo.arg("build").args(PACKAGES).args(["--bin", "trainguard"]);
+    beside_kernel_object(cargo, |_| Ok(())).map(|(built, ())| built)
+}
+
+/// The same, the tests with it, and the kernel object of the sender of floods.
+pub(crate) fn for_tests() -> Result<(Built, PathBuf)> {
+    beside_kernel_object(tests(None), flood_object)
+}
+
+/// Builds the kernel object, and more of what needs its toolchain, while `cargo` builds for this
+/// machine: the one is mostly a chain of single steps, the other is not. Where the two meet, in the
+/// build script of guard-user, that one waits for the kernel object.
+fn beside_kernel_object<T>(
+    mut cargo: Command,
+    more: impl FnOnce(&Toolchain) -> Result<T>,
+) -> Result<(Built, T)> {
+    let path = kernel_object_path("guard");
+    let pending = tempfile::Builder::new()
+        .prefix(&format!("trainguard-object-{}-", std::process::id()))
+        .tempfile()
+        .context("a file that says that the kernel object is not built yet")?;
+    cargo.env("TRAINGUARD_OBJECT", &path).env("TRAINGUARD_OBJECT_PENDING", pending.path());
+    let mut host = cargo.stdin(Stdio::null()).spawn().context("running cargo")?;
+    let built = toolchain::ensure(false).and_then(|tools| {
+        let (object, size) = object(&tools, &BuildArgs::default())?;
+        Ok((tools, Built { object, size, binary: development_binary() }))
+    });
+    let (tools, built) = match built {
+        Ok(built) => built,
+        Err(error) => {
+            let _ = host.kill();
+            let _ = host.wait();
+            return Err(error);
+        }
+    };
+    drop(pending);
+    let more = more(&tools);
+    ensure!(host.wait()?.success(), "{cargo:?} failed");
+    Ok((built, more?))
+}
+
+/// Builds everything that tests run: executables of tests, binaries. To be run.
+pub(crate) fn tests(built: Option<&Built>) -> Command {
+    let mut cargo = sh::cargo();
+    cargo.arg("build").args(PACKAGES).args(["--tests", "--bins"]);
+    match built {
+        Some(built) => cargo.env("TRAINGUARD_OBJECT", &built.object),
+        None => cargo.env_remove("TRAINGUARD_OBJECT"),
+    };
+    cargo
+}
+
+/// The binary that tests and demo run.
+pub(crate) fn development_binary() -> PathBuf {
+    sh::root().join("target/debug/trainguard")
+}
+
+/// Builds the kernel object; its size in bytes.
+fn object(tools: &Toolchain, args: &BuildArgs) -> Result<(PathBuf, u64)> {
+    let object = kernel_object(tools, "guard", args)?;
+    let size = fs::metadata(&object).with_context(|| format!("{}", object.display()))?.len();
+    Ok((object, size))
 }
 
 /// Builds a statically linked binary for distribution, in a target directory of its own. Neither
@@ -96,8 +177,8 @@ pub(crate) fn flood_object(tools: &Toolchain) -> Result<PathBuf> {
 
 /// Builds only the binary, where no kernel object can be had.
 pub(crate) fn without_kernel_object() -> Result<PathBuf> {
-    sh::run(sh::cargo().args(["build", "--release", "--quiet", "--package", "guard-user"]))?;
-    Ok(sh::root().join("target/release/trainguard"))
+    sh::run(sh::cargo().args(["build", "--quiet"]).args(PACKAGES).args(["--bin", "trainguard"]))?;
+    Ok(development_binary())
 }
 
 /// Builds one kernel object in a target directory of its own, so that its flags do not throw away
@@ -130,5 +211,10 @@ fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<Path
         cargo.args(["--features", "log"]);
     }
     sh::run(&mut cargo).with_context(|| format!("building the kernel object `{name}`"))?;
-    Ok(target.join("bpfel-unknown-none/release").join(name))
+    Ok(kernel_object_path(name))
+}
+
+/// Where the kernel object of this name is, or will be.
+pub(crate) fn kernel_object_path(name: &str) -> PathBuf {
+    sh::root().join("target/bpf/bpfel-unknown-none/release").join(name)
 }

@@ -1,11 +1,17 @@
 //! The gates that need no kernel: each runs, whatever the others say.
 
-use std::{collections::BTreeSet, process::Stdio};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::{sh, tidy, toolchain};
+use crate::{
+    build::{self, PACKAGES},
+    one_build, sh, tidy, toolchain,
+};
 
 /// How to check.
 #[derive(Debug, Args)]
@@ -22,21 +28,24 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     }
     toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
-    let gates: [(&str, Gate); 8] = [
+    let gates: [(&str, Gate); 9] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
-        ("clippy", || clippy(&["--workspace", "--exclude", "guard-ebpf", "--all-targets"])),
+        ("clippy", || clippy(&[&PACKAGES[..], &["--all-targets"]].concat())),
         // By itself: together with the others its dependencies would get their features, and with
         // them the standard library.
-        ("clippy of the kernel crate", || clippy(&["--package", "guard-ebpf"])),
+        ("clippy of the kernel crate", || {
+            clippy(&["--package", "guard-ebpf", "--profile", "kernel-check"])
+        }),
         ("the build for CI, without kernel and terminal", build_for_ci),
         ("licences, bans, sources", || {
-            cargo(&["deny", "--log-level", "error", "check", "licenses", "bans", "sources"], &[])
+            Ok(deny(&["check", "licenses", "bans", "sources"])?.status()?.success())
         }),
         ("advisories, where they can be had", advisories),
         ("documentation", || {
-            let doc = ["doc", "--no-deps", "--quiet"];
+            let doc = [&["doc", "--no-deps", "--quiet"], &PACKAGES[..]].concat();
             cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")])
         }),
+        ("one build", one_build::run),
         ("repository rules", tidy::run),
     ];
     let mut failed = Vec::new();
@@ -87,17 +96,30 @@ fn clippy(what: &[&str]) -> Result<bool> {
 }
 
 fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<bool> {
-    sh::succeeds(sh::cargo().args(args).envs(env.iter().copied()))
+    let mut cargo = sh::cargo();
+    // With the kernel object that the tests were built with: without it the build script of guard-user
+    // would run again, and all that depends on it be compiled again after the gates.
+    let object = build::kernel_object_path("guard");
+    if object.is_file() {
+        cargo.env("TRAINGUARD_OBJECT", object);
+    }
+    sh::succeeds(cargo.args(args).envs(env.iter().copied()))
 }
 
 /// The advisory database is fetched from a server that not every machine reaches.
 fn advisories() -> Result<bool> {
-    let mut deny = sh::cargo();
-    deny.args(["deny", "--log-level", "error", "fetch", "db"]);
-    let fetched = deny.stdin(Stdio::null()).output()?.status.success();
+    let mut fetch = deny(&["fetch", "db"])?;
+    let fetched = fetch.output()?.status.success();
     if !fetched {
         println!("advisories: not checked, the database could not be fetched");
         return Ok(true);
     }
-    cargo(&["deny", "--log-level", "error", "check", "advisories"], &[])
+    Ok(deny(&["check", "advisories"])?.status()?.success())
+}
+
+fn deny(args: &[&str]) -> Result<Command> {
+    let program = toolchain::cargo_deny().context("no cargo-deny")?;
+    let mut deny = Command::new(program);
+    deny.current_dir(sh::root()).args(["--log-level", "error"]).args(args).stdin(Stdio::null());
+    Ok(deny)
 }

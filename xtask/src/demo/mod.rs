@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{build, sh, toolchain};
+use crate::{build, sh};
 
 /// The manifest and the capture for machines that cannot run the demo.
 const CAPTURE: &str = "tests/captures/mxnet-baseline.pcap";
@@ -40,9 +40,7 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     let binary = match &args.built {
         Some(binary) => binary.clone(),
-        None => match toolchain::ensure(false)
-            .and_then(|tools| build::build(&tools, &build::BuildArgs::default()))
-        {
+        None => match build::for_demo() {
             Ok(built) => built.binary,
             Err(error) => {
                 let missing = format!("the kernel object cannot be built: {error:#}");

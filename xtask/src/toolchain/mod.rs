@@ -14,8 +14,8 @@ use std::{fmt, path::PathBuf};
 use anyhow::{Result, bail};
 
 pub(crate) use install::{
-    ensure_cargo_deny, ensure_components, ensure_peers, ensure_target, ensure_tmux, is_debian,
-    update_package_lists,
+    cargo_deny, ensure_cargo_deny, ensure_components, ensure_peers, ensure_target, ensure_tmux,
+    is_debian, update_package_lists,
 };
 pub(crate) use rustc::{Llvm, Rustc};
 pub(crate) use test_tools::ensure_test_tools;

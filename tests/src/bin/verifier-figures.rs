@@ -30,9 +30,6 @@ struct Args {
     /// Leave out the stack, for which the program is loaded again and again
     #[arg(long)]
     without_stack: bool,
-    /// `cargo bench` says it to everyone
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// Figures by name.
