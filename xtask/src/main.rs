@@ -8,8 +8,10 @@ mod bench;
 mod budget;
 mod build;
 mod check;
+mod ci;
 mod demo;
 mod dist;
+mod one_build;
 mod sh;
 mod test;
 mod tidy;
@@ -43,6 +45,10 @@ enum Verb {
     Chaos(test::ChaosArgs),
     /// Format, lints, dependency licences, documentation, repository rules
     Check(check::CheckArgs),
+    /// Everything that must hold before a change lands: tests, checks, budget, a guest
+    Ci,
+    /// What takes too long for each change: a thousand rounds of chaos, boots, packages, benchmarks
+    Nightly(ci::NightlyArgs),
     /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
     Bench(bench::BenchArgs),
     /// Hold size, stack and verified instructions of the program against the committed table
@@ -98,7 +104,13 @@ fn run(cli: &Cli) -> Result<bool> {
         }
         Verb::Demo(args) => demo::run(args),
         Verb::Test(args) => test::run(args),
-        Verb::Chaos(args) => test::chaos(args),
+        Verb::Chaos(args) => {
+            let count = test::chaos(args)?;
+            println!("\n{count}");
+            Ok(count.failed == 0)
+        }
+        Verb::Ci => ci::run(),
+        Verb::Nightly(args) => ci::nightly(args),
         Verb::Check(args) => check::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Budget(args) => budget::run(args),

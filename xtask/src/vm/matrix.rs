@@ -6,13 +6,11 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::{
     Tally,
@@ -21,10 +19,9 @@ use super::{
     run::{Card, Ended, Machine, Outcome},
 };
 use crate::{
-    build::{self, Built},
-    sh,
-    test::{Count, PACKAGES},
-    toolchain::Toolchain,
+    budget::FIGURES,
+    build, sh,
+    test::{self, Count, INTEGRATION},
 };
 
 /// Which tests run, and what is known of each kernel.
@@ -32,8 +29,6 @@ pub(super) const PLAN: &str = "tests/vm/plan.toml";
 /// Data that tests read, below the root of the repository. It lies at the same place in the guest:
 /// the executables know no other.
 const DATA: [&str; 4] = ["tests/corpus", "tests/worlds", "tests/captures", "policies"];
-/// The benchmark that tells what the verifier makes of the program.
-const BUDGET: &str = "budget";
 /// Memory of a guest: the executables lie in it.
 const MEMORY_MIB: u32 = 2048;
 /// From power-on to the first test, at most.
@@ -52,11 +47,11 @@ pub(super) struct Plan {
     leave_out: Vec<Known>,
 }
 
-/// A test program.
+/// A module of the tests.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Test {
-    program: String,
+    module: String,
     form: Form,
     /// How long it may take, under emulation on a busy machine.
     seconds: u64,
@@ -105,10 +100,10 @@ impl Plan {
         toml::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    /// The programs of a form; of those, the ones that were asked for by name.
+    /// The modules of a form; of those, the ones that were asked for by name.
     fn tests<'p>(&'p self, form: Form, only: &'p [String]) -> impl Iterator<Item = &'p Test> {
         let means = move |test: &&Test| {
-            if only.is_empty() { test.form <= form } else { only.contains(&test.program) }
+            if only.is_empty() { test.form <= form } else { only.contains(&test.module) }
         };
         self.test.iter().filter(means)
     }
@@ -118,35 +113,32 @@ impl Plan {
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) trainguard: PathBuf,
-    tests: BTreeMap<String, PathBuf>,
+    tests: PathBuf,
+    figures: PathBuf,
     /// They lie here, without the information for debuggers: a fifth of the size.
     _stripped: tempfile::TempDir,
 }
 
 impl Programs {
-    /// Builds binary and tests: those of a form, or the ones that are named.
-    pub(super) fn build(
-        cache: &Cache,
-        tools: &Toolchain,
-        form: Form,
-        only: &[String],
-    ) -> Result<Self> {
-        let built = build::build(tools, &build::BuildArgs::default())?;
-        let plan = Plan::read()?;
-        let stripped = cache.scratch()?;
-        let strip = |from: &Path, name: &str| strip(from, &stripped.path().join(name));
-        let executables = executables(&built, plan.tests(form, only))?;
-        let mut tests = BTreeMap::new();
-        for (name, path) in executables {
-            tests.insert(name.clone(), strip(&path, &name)?);
-        }
-        let trainguard = strip(&built.binary, "trainguard")?;
-        Ok(Self { trainguard, tests, _stripped: stripped })
+    /// Builds binaries and tests.
+    pub(super) fn build(cache: &Cache) -> Result<Self> {
+        let (built, _) = build::for_tests()?;
+        let executables = test::executables(Some(&built))?;
+        let tests = executables.into_iter().find(|executable| executable.target == INTEGRATION);
+        Self::of(cache, &tests.with_context(|| format!("no test executable `{INTEGRATION}`"))?.path)
     }
 
-    fn test(&self, name: &str) -> Result<&Path> {
-        let path = self.tests.get(name).map(PathBuf::as_path);
-        path.with_context(|| format!("{PLAN} names a test program `{name}` that there is not"))
+    /// Those that are built, with this executable of the tests.
+    pub(super) fn of(cache: &Cache, tests: &Path) -> Result<Self> {
+        let stripped = cache.scratch()?;
+        let strip = |from: &Path, name: &str| strip(from, &stripped.path().join(name));
+        let binary = build::development_binary();
+        Ok(Self {
+            trainguard: strip(&binary, "trainguard")?,
+            tests: strip(tests, INTEGRATION)?,
+            figures: strip(&binary.with_file_name(FIGURES), FIGURES)?,
+            _stripped: stripped,
+        })
     }
 }
 
@@ -157,31 +149,6 @@ pub(super) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
     Ok(to.to_owned())
 }
 
-/// The executables of tests that the plan names, and of the budget.
-fn executables<'p>(
-    built: &Built,
-    tests: impl Iterator<Item = &'p Test>,
-) -> Result<BTreeMap<String, PathBuf>> {
-    let mut cargo = sh::cargo();
-    cargo.args(["test", "--release", "--no-run"]).args(PACKAGES);
-    cargo.args(["--message-format", "json-render-diagnostics", "--bench", BUDGET]);
-    for test in tests {
-        cargo.args(["--test", &test.program]);
-    }
-    cargo.env("TRAINGUARD_OBJECT", &built.object).stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = cargo.output().with_context(|| format!("running {cargo:?}"))?;
-    ensure!(output.status.success(), "the tests do not compile");
-    let mut found = BTreeMap::new();
-    for line in String::from_utf8(output.stdout)?.lines() {
-        let message: Value = serde_json::from_str(line)?;
-        let target = message["target"]["name"].as_str();
-        if let (Some(name), Some(executable)) = (target, message["executable"].as_str()) {
-            found.insert(name.to_owned(), executable.into());
-        }
-    }
-    Ok(found)
-}
-
 /// One run of the tests.
 #[derive(Debug)]
 pub(super) struct Run<'r> {
@@ -190,7 +157,7 @@ pub(super) struct Run<'r> {
     pub(super) kernel: &'r Kernel,
     pub(super) programs: &'r Programs,
     pub(super) form: Form,
-    /// Only these programs, if any are named.
+    /// Only these modules, if any are named.
     pub(super) only: &'r [String],
     /// Settings of the kernel, as `sysctl -w` takes them.
     pub(super) settings: &'r [&'r str],
@@ -205,7 +172,7 @@ impl Run<'_> {
         self.initramfs(&plan)?.write(&initramfs)?;
         let tests = plan.tests(self.form, self.only);
         let limit = tests.map(|test| Duration::from_secs(test.seconds)).sum::<Duration>();
-        ensure!(!limit.is_zero(), "{PLAN} names none of these test programs: {:?}", self.only);
+        ensure!(!limit.is_zero(), "{PLAN} names none of these modules: {:?}", self.only);
         let machine = Machine {
             cache: self.cache,
             kernel: self.kernel,
@@ -223,11 +190,8 @@ impl Run<'_> {
     fn initramfs(&self, plan: &Plan) -> Result<Initramfs> {
         let mut initramfs = Initramfs::new(self.cache, self.kernel, Start::Job)?;
         initramfs.program(&self.programs.trainguard, "vm/trainguard")?;
-        initramfs.program(self.programs.test(BUDGET)?, "vm/budget")?;
-        for test in plan.tests(self.form, self.only) {
-            let to = format!("vm/tests/{}", test.program);
-            initramfs.program(self.programs.test(&test.program)?, &to)?;
-        }
+        initramfs.program(&self.programs.figures, "vm/figures")?;
+        initramfs.program(&self.programs.tests, "vm/tests")?;
         for data in DATA {
             let path = sh::root().join(data);
             initramfs.copy(&path, &path)?;
@@ -245,19 +209,19 @@ impl Run<'_> {
         for setting in self.settings {
             let _ = writeln!(job, "sysctl -w {setting} || exit 1");
         }
-        job += "/vm/budget --without-stack --json /tmp/figures && echo \"@@figures $(cat /tmp/figures)\"\n";
+        job += "/vm/figures --without-stack --json /tmp/figures && echo \"@@figures $(cat /tmp/figures)\"\n";
         let left_out = plan.leave_out.iter().filter(|known| known.on(&self.kernel.release));
-        let mut options = "--test-threads=1 --exact".to_owned();
+        let mut options = "--test-threads=1".to_owned();
         for known in left_out {
             let _ = write!(options, " --skip {}", known.test);
         }
-        for Test { program, seconds, .. } in plan.tests(self.form, self.only) {
+        for Test { module, seconds, .. } in plan.tests(self.form, self.only) {
             // What daemons say would land amid the lines of the harness, which has all that a
             // failed test said anyway.
             let _ = writeln!(
                 job,
-                "echo '@@test {program}'\n\
-                 timeout {seconds} /vm/tests/{program} {options} 2> /tmp/said\n\
+                "echo '@@test {module}'\n\
+                 timeout {seconds} /vm/tests {module}:: {options} 2> /tmp/said\n\
                  code=$?; [ $code = 0 ] || tail -n 50 /tmp/said\n\
                  echo \"@@done $code\""
             );
@@ -273,7 +237,7 @@ struct Reader<'r> {
     release: &'r str,
     plan: &'r Plan,
     tally: Tally,
-    /// The test program that runs, since when, what it has counted and said.
+    /// The module whose tests run, since when, what it has counted and said.
     current: Option<(String, Instant, Count, Vec<String>)>,
 }
 
@@ -400,9 +364,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_can_be_read_and_names_each_program_once() {
+    fn the_plan_can_be_read_and_names_each_module_once() {
         let plan = Plan::read().unwrap();
-        let mut names: Vec<&str> = plan.test.iter().map(|test| test.program.as_str()).collect();
+        let mut names: Vec<&str> = plan.test.iter().map(|test| test.module.as_str()).collect();
         names.sort_unstable();
         let count = names.len();
         names.dedup();

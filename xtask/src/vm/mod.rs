@@ -22,7 +22,7 @@ use self::{
     fetch::{Cache, Wanted},
     matrix::{Form, Programs},
 };
-use crate::{sh, test::Count, toolchain};
+use crate::{sh, test::Count};
 
 /// What to run.
 #[derive(Debug, Args)]
@@ -36,9 +36,12 @@ pub(crate) struct VmArgs {
     /// Only this scenario; may be given several times
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
-    /// Of the tests of this repository only this program; may be given several times
+    /// Of the tests of this repository only those of this module; may be given several times
     #[arg(long, value_name = "NAME")]
-    program: Vec<String>,
+    module: Vec<String>,
+    /// The executable of the tests; it and the binaries beside it are built already
+    #[arg(long, hide = true, value_name = "FILE")]
+    tests: Option<PathBuf>,
     /// Only say what there is
     #[arg(long)]
     list: bool,
@@ -218,11 +221,12 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     let systems = chosen.iter().any(|scenario| !matches!(scenario.what, What::Tests(..)));
     let package = systems.then(|| boot::package(&cache)).transpose()?;
     let package = package.as_ref().map(|(_directory, file)| file.as_path());
-    let forms = chosen.iter().filter_map(|scenario| scenario.form(args.long));
-    let programs = forms
-        .max()
-        .map(|form| Programs::build(&cache, &toolchain::ensure(false)?, form, &args.program))
-        .transpose()?;
+    let tests = chosen.iter().any(|scenario| matches!(scenario.what, What::Tests(..)));
+    let programs = match &args.tests {
+        _ if !tests => None,
+        Some(tests) => Some(Programs::of(&cache, tests)?),
+        None => Some(Programs::build(&cache)?),
+    };
     let mut times = Vec::new();
     for scenario in chosen {
         println!("\n== {}: {} ==", scenario.name, scenario.about);
@@ -292,7 +296,7 @@ impl Scenario {
             What::Tests(_, settings) => {
                 let form = self.form(long).context("it has tests")?;
                 let programs = programs.context("the programs were built")?;
-                let only = &args.program;
+                let only = &args.module;
                 matrix::Run { name, cache, kernel, programs, form, only, settings }.run()
             }
             What::Service => system()?.service(),

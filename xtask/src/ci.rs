@@ -1,0 +1,207 @@
+//! `cargo xtask ci`: everything that must hold before a change lands, as `.ci/run` calls it. And
+//! `cargo xtask nightly`: what takes too long for that.
+//!
+//! The tests wait more than they compute, so the gates and a guest run beside them, at a lower
+//! priority. Both are this program again, as processes with logs of their own.
+
+use std::{
+    env, fs,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    budget, sh,
+    test::{self, ChaosArgs, Count, INTEGRATION, TestArgs, Tests},
+};
+
+/// What takes too long for each change: arguments of this program.
+const NIGHTLY: [&[&str]; 5] = [
+    // With more repetitions of what is generated.
+    &["test"],
+    &["vm", "--scenario", "service", "--scenario", "boot"],
+    &["vm", "--scenario", "tests-6.12", "--scenario", "interpreter", "--scenario", "hardened"],
+    &["dist", "--try"],
+    &["bench", "--quick", "--install"],
+];
+
+/// What to run at night.
+#[derive(Debug, Args)]
+pub(crate) struct NightlyArgs {
+    /// Rounds of each test of `cargo xtask chaos`
+    #[arg(long, default_value_t = 1000)]
+    rounds: u64,
+    /// Every guest and every boot, too (`cargo xtask vm --long`): hours
+    #[arg(long)]
+    long: bool,
+}
+
+/// A part of a run that ended.
+struct Part {
+    name: String,
+    passed: bool,
+    count: Option<Count>,
+    took: Duration,
+}
+
+/// Runs everything that must hold; whether it does.
+pub(crate) fn run() -> Result<bool> {
+    let started = Instant::now();
+    let mut parts = Vec::new();
+    let args = TestArgs::default();
+    let tests = Tests::build(&args)?;
+    println!("built in {} s", started.elapsed().as_secs());
+
+    // A guest with the oldest kernel that the guard supports, and the gates. The tests and the guest call
+    // no cargo, so neither waits for the gates, which do.
+    let integration = tests.executable(INTEGRATION).context("the tests of the kernel")?;
+    let integration = integration.display().to_string();
+    let logs = tempfile::tempdir().context("a directory for logs")?;
+    let mut beside = Vec::new();
+    for args in [&["vm", "--scenario", "tests-6.1", "--tests", &integration][..], &["check"]] {
+        beside.push(Beside::start(args, logs.path(), false)?);
+    }
+    let began = Instant::now();
+    let counted = tests.run(&args);
+    let count = counted.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Count { failed: 1, ..Count::default() }
+    });
+    parts.push(Part {
+        name: "test".to_owned(),
+        passed: count.failed == 0,
+        count: Some(count),
+        took: began.elapsed(),
+    });
+    for process in beside {
+        parts.push(process.end()?);
+    }
+    // Alone: it lacks descriptors on purpose, and is done in seconds.
+    let began = Instant::now();
+    println!("\n== budget ==");
+    let passed = budget::run(&budget::BudgetArgs::default()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        false
+    });
+    parts.push(Part { name: "budget".to_owned(), passed, count: None, took: began.elapsed() });
+    Ok(report(&parts, started.elapsed()))
+}
+
+/// Runs what takes too long for each change, one after the other; whether all of it holds.
+pub(crate) fn nightly(args: &NightlyArgs) -> Result<bool> {
+    let started = Instant::now();
+    let logs = tempfile::tempdir().context("a directory for logs")?;
+    let mut parts = Vec::new();
+    let began = Instant::now();
+    let counted = test::chaos(&ChaosArgs { rounds: args.rounds });
+    let count = counted.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Count { failed: 1, ..Count::default() }
+    });
+    let name = format!("chaos --rounds {}", args.rounds);
+    let passed = count.failed == 0;
+    parts.push(Part { name, passed, count: Some(count), took: began.elapsed() });
+    let long: &[&[&str]] = if args.long { &[&["vm", "--long"]] } else { &[] };
+    for part in NIGHTLY.iter().chain(long) {
+        let part = Beside::start(part, logs.path(), true)?.end()?;
+        println!("{}", part.verdict());
+        parts.push(part);
+    }
+    Ok(report(&parts, started.elapsed()))
+}
+
+/// The verdicts, and the last line, which counts; whether all parts passed.
+fn report(parts: &[Part], took: Duration) -> bool {
+    println!();
+    for part in parts {
+        println!("{}", part.verdict());
+    }
+    println!("{} s in all", took.as_secs());
+    let mut all = Count::default();
+    for count in parts.iter().filter_map(|part| part.count) {
+        all.join(count);
+    }
+    println!("{all}");
+    parts.iter().all(|part| part.passed)
+}
+
+impl Part {
+    fn verdict(&self) -> String {
+        let Self { name, passed, count, took } = self;
+        let passed = if *passed { "passed" } else { "FAILED" };
+        let count = count.map_or_else(String::new, |count| format!(", {count}"));
+        format!("cargo xtask {name}: {passed} ({} s{count})", took.as_secs())
+    }
+}
+
+/// This program again, in a process of its own.
+struct Beside {
+    name: String,
+    log: std::path::PathBuf,
+    child: Child,
+    began: Instant,
+}
+
+impl Beside {
+    /// `nightly`: generated tests are repeated more often than the gate has time for.
+    fn start(args: &[&str], directory: &std::path::Path, nightly: bool) -> Result<Self> {
+        // Without the path of the tests' executable.
+        let words = args.iter().filter(|word| !word.starts_with('/') && **word != "--tests");
+        let name = words.copied().collect::<Vec<_>>().join(" ");
+        let log = directory.join(name.replace(' ', "_"));
+        let file = fs::File::create(&log).with_context(|| log.display().to_string())?;
+        let mut command = Command::new("nice");
+        command.arg("--adjustment=10").arg(env::current_exe()?).args(args);
+        command.current_dir(sh::root()).stdin(Stdio::null());
+        if nightly {
+            command.env("TRAINGUARD_LONG", "1");
+        }
+        command.stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("running {command:?}"))?;
+        Ok(Self { name, log, child, began: Instant::now() })
+    }
+
+    /// Waits for its end, and shows what it said.
+    fn end(mut self) -> Result<Part> {
+        let status: ExitStatus = self.child.wait()?;
+        let took = self.began.elapsed();
+        let said = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
+        let said = String::from_utf8_lossy(&said);
+        println!("\n== {} ==\n{}", self.name, said.trim_end());
+        if status.code().is_none() {
+            bail!("cargo xtask {}: {status}", self.name);
+        }
+        let count = said.lines().rev().find_map(read_count);
+        Ok(Part { name: self.name, passed: status.success(), count, took })
+    }
+}
+
+/// A line that counts: `3 passed, 0 failed, 1 skipped`.
+fn read_count(line: &str) -> Option<Count> {
+    let mut parts = line.split(", ").map(|part| part.split_once(' '));
+    let mut next = |word: &str| -> Option<u64> {
+        let (number, said) = parts.next()??;
+        (said == word).then(|| number.parse().ok())?
+    };
+    let count =
+        Count { passed: next("passed")?, failed: next("failed")?, ignored: next("skipped")? };
+    (count.to_string() == line).then_some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_as_they_are_written() {
+        let count = Count { passed: 13, failed: 2, ignored: 1 };
+        assert_eq!(read_count(&count.to_string()), Some(count));
+        for line in ["", "13 passed", "13 passed, 2 failed, 1 skipped, more", "a passed, b failed"]
+        {
+            assert_eq!(read_count(line), None, "{line}");
+        }
+    }
+}

