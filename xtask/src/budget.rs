@@ -104,7 +104,7 @@ fn measure() -> Result<BTreeMap<String, Figures>> {
     // The tests carry it: for a kernel it makes no difference how its loader was compiled.
     build::for_tests()?;
     let file = tempfile::NamedTempFile::new().context("a file for the figures")?;
-    let mut figures = Command::new(sh::root().join("target/debug").join(FIGURES));
+    let mut figures = Command::new(build::development_binary(FIGURES));
     sh::run(figures.arg("--json").arg(file.path()))?;
     serde_json::from_str(&fs::read_to_string(file.path())?).context("the figures")
 }

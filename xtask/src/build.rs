@@ -86,7 +86,7 @@ fn beside_kernel_object<T>(
     let mut host = cargo.stdin(Stdio::null()).spawn().context("running cargo")?;
     let built = toolchain::ensure(false).and_then(|tools| {
         let (object, size) = object(&tools, &BuildArgs::default())?;
-        Ok((tools, Built { object, size, binary: development_binary() }))
+        Ok((tools, Built { object, size, binary: development_binary("trainguard") }))
     });
     let (tools, built) = match built {
         Ok(built) => built,
@@ -113,9 +113,9 @@ pub(crate) fn tests(built: Option<&Built>) -> Command {
     cargo
 }
 
-/// The binary that tests and demo run.
-pub(crate) fn development_binary() -> PathBuf {
-    sh::root().join("target/debug/trainguard")
+/// A binary of the build that tests and demo run.
+pub(crate) fn development_binary(name: &str) -> PathBuf {
+    sh::root().join("target/debug").join(name)
 }
 
 /// Builds the kernel object; its size in bytes.
@@ -178,7 +178,7 @@ pub(crate) fn flood_object(tools: &Toolchain) -> Result<PathBuf> {
 /// Builds only the binary, where no kernel object can be had.
 pub(crate) fn without_kernel_object() -> Result<PathBuf> {
     sh::run(sh::cargo().args(["build", "--quiet"]).args(PACKAGES).args(["--bin", "trainguard"]))?;
-    Ok(development_binary())
+    Ok(development_binary("trainguard"))
 }
 
 /// Builds one kernel object in a target directory of its own, so that its flags do not throw away

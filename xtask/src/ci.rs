@@ -6,6 +6,7 @@
 
 use std::{
     env, fs,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use clap::Args;
 
 use crate::{
     budget, sh,
-    test::{self, ChaosArgs, Count, INTEGRATION, TestArgs, Tests},
+    test::{self, ChaosArgs, Count, TestArgs, Tests},
 };
 
 /// What takes too long for each change: arguments of this program.
@@ -57,25 +58,14 @@ pub(crate) fn run() -> Result<bool> {
 
     // A guest with the oldest kernel that the guard supports, and the gates. The tests and the guest call
     // no cargo, so neither waits for the gates, which do.
-    let integration = tests.executable(INTEGRATION).context("the tests of the kernel")?;
-    let integration = integration.display().to_string();
+    let integration = tests.integration()?.display().to_string();
     let logs = tempfile::tempdir().context("a directory for logs")?;
     let mut beside = Vec::new();
     for args in [&["vm", "--scenario", "tests-6.1", "--tests", &integration][..], &["check"]] {
         beside.push(Beside::start(args, logs.path(), false)?);
     }
     let began = Instant::now();
-    let counted = tests.run(&args);
-    let count = counted.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        Count { failed: 1, ..Count::default() }
-    });
-    parts.push(Part {
-        name: "test".to_owned(),
-        passed: count.failed == 0,
-        count: Some(count),
-        took: began.elapsed(),
-    });
+    parts.push(Part::counted("test".to_owned(), tests.run(&args), began));
     for process in beside {
         parts.push(process.end()?);
     }
@@ -97,13 +87,7 @@ pub(crate) fn nightly(args: &NightlyArgs) -> Result<bool> {
     let mut parts = Vec::new();
     let began = Instant::now();
     let counted = test::chaos(&ChaosArgs { rounds: args.rounds });
-    let count = counted.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        Count { failed: 1, ..Count::default() }
-    });
-    let name = format!("chaos --rounds {}", args.rounds);
-    let passed = count.failed == 0;
-    parts.push(Part { name, passed, count: Some(count), took: began.elapsed() });
+    parts.push(Part::counted(format!("chaos --rounds {}", args.rounds), counted, began));
     let long: &[&[&str]] = if args.long { &[&["vm", "--long"]] } else { &[] };
     for part in NIGHTLY.iter().chain(long) {
         let part = Beside::start(part, logs.path(), true)?.end()?;
@@ -129,6 +113,15 @@ fn report(parts: &[Part], took: Duration) -> bool {
 }
 
 impl Part {
+    /// Tests that were run since `began`. That they could not be counts as one that failed.
+    fn counted(name: String, counted: Result<Count>, began: Instant) -> Self {
+        let count = counted.unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            Count { failed: 1, ..Count::default() }
+        });
+        Self { name, passed: count.failed == 0, count: Some(count), took: began.elapsed() }
+    }
+
     fn verdict(&self) -> String {
         let Self { name, passed, count, took } = self;
         let passed = if *passed { "passed" } else { "FAILED" };
@@ -140,14 +133,14 @@ impl Part {
 /// This program again, in a process of its own.
 struct Beside {
     name: String,
-    log: std::path::PathBuf,
+    log: PathBuf,
     child: Child,
     began: Instant,
 }
 
 impl Beside {
     /// `nightly`: generated tests are repeated more often than the gate has time for.
-    fn start(args: &[&str], directory: &std::path::Path, nightly: bool) -> Result<Self> {
+    fn start(args: &[&str], directory: &Path, nightly: bool) -> Result<Self> {
         // Without the path of the tests' executable.
         let words = args.iter().filter(|word| !word.starts_with('/') && **word != "--tests");
         let name = words.copied().collect::<Vec<_>>().join(" ");

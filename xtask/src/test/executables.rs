@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The target of the tests of the crate `guard-tests`.
-pub(crate) const INTEGRATION: &str = "integration";
+const INTEGRATION: &str = "integration";
 
 /// A test executable.
 #[derive(Debug, Clone)]
@@ -51,6 +51,13 @@ pub(crate) fn executables(built: Option<&Built>) -> Result<Vec<Executable>> {
     }
     ensure!(!found.is_empty(), "cargo names no test executable");
     Ok(found)
+}
+
+/// The executable of the crate `guard-tests`, which has the tests of the kernel.
+pub(crate) fn integration(executables: &[Executable]) -> Result<&Path> {
+    let found = executables.iter().find(|executable| executable.target == INTEGRATION);
+    let found = found.with_context(|| format!("no test executable `{INTEGRATION}`"))?;
+    Ok(&found.path)
 }
 
 impl Executable {

@@ -20,64 +20,61 @@ pub(super) fn run(
     selection: &Selection,
     environment: &Environment,
 ) -> Result<Count> {
+    let listed = list(executables, selection)?;
     let mut count = Count::default();
-    let mut exclusive = Vec::new();
-    for executable in executables {
-        let tests = executable.tests()?;
-        let chosen = tests.iter().map(String::as_str).filter(|name| selection.has(name));
-        let (alone, beside): (Vec<_>, Vec<_>) =
-            chosen.partition(|name| name.starts_with(EXCLUSIVE));
-        if !beside.is_empty() {
-            count.join(run_tests(executable, &beside, &[THREADS], environment, None)?);
+    for (exclusive, threads) in [(false, THREADS), (true, ONE_THREAD)] {
+        for (executable, tests) in &listed {
+            let mut tests = tests.clone();
+            tests.retain(|name| name.starts_with(EXCLUSIVE) == exclusive);
+            count.join(run_tests(executable, &tests, &[threads], environment)?);
         }
-        let alone = alone.into_iter().map(str::to_owned).collect::<Vec<_>>();
-        if !alone.is_empty() {
-            exclusive.push((executable, alone));
-        }
-    }
-    for (executable, alone) in exclusive {
-        let alone: Vec<_> = alone.iter().map(String::as_str).collect();
-        count.join(run_tests(executable, &alone, &[ONE_THREAD], environment, None)?);
     }
     Ok(count)
 }
 
-/// Runs the selected tests one by one for `rounds` rounds each, and shows the figures that they print.
+/// Runs the selected tests one by one, and shows the figures that they print.
 pub(super) fn figures(
     executables: &[Executable],
     selection: &Selection,
     environment: &Environment,
-    rounds: u64,
 ) -> Result<Count> {
     let mut count = Count::default();
-    for executable in executables {
-        let tests = executable.tests()?;
-        let chosen: Vec<_> =
-            tests.iter().map(String::as_str).filter(|name| selection.has(name)).collect();
-        if !chosen.is_empty() {
-            let options = [ONE_THREAD, "--nocapture"];
-            count.join(run_tests(executable, &chosen, &options, environment, Some(rounds))?);
-        }
+    for (executable, tests) in list(executables, selection)? {
+        let options = [ONE_THREAD, "--nocapture"];
+        count.join(run_tests(executable, &tests, &options, environment)?);
     }
     Ok(count)
 }
 
+/// The selected tests of each executable.
+fn list<'e>(
+    executables: &'e [Executable],
+    selection: &Selection,
+) -> Result<Vec<(&'e Executable, Vec<String>)>> {
+    let mut listed = Vec::new();
+    for executable in executables {
+        let mut tests = executable.tests()?;
+        tests.retain(|name| selection.has(name));
+        listed.push((executable, tests));
+    }
+    Ok(listed)
+}
+
 fn run_tests(
     executable: &Executable,
-    tests: &[&str],
+    tests: &[String],
     options: &[&str],
     environment: &Environment,
-    rounds: Option<u64>,
 ) -> Result<Count> {
+    let mut count = Count::default();
+    if tests.is_empty() {
+        return Ok(count);
+    }
     let mut command = executable.command();
     command.args(options).arg("--exact").args(tests).stdout(Stdio::piped());
-    command.envs(environment.variables.iter().map(|(name, path)| (name, path)));
-    if let Some(rounds) = rounds {
-        command.env("TRAINGUARD_ROUNDS", rounds.to_string());
-    }
+    command.envs(environment.variables());
     println!("\n== {} ==", executable.target);
     let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
-    let mut count = Count::default();
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).lines() {
             let line = line?;

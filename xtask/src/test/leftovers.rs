@@ -28,13 +28,13 @@ pub(super) fn remove() {
         }
     }
     let temporary = env::temp_dir();
-    for name in names(&temporary.display().to_string()) {
+    for name in names(&temporary) {
         let owner = name.strip_prefix(DIRECTORY).and_then(|rest| rest.split('-').next());
         if owner.is_some_and(is_gone) {
             let directory = temporary.join(&name);
             eprintln!("removing the directory `{}` of a test that was killed", directory.display());
             // What was mounted there: a bpf file system, and a small disk for a state directory.
-            for mount in names(&directory.display().to_string()) {
+            for mount in names(&directory) {
                 let mut umount = Command::new("umount");
                 let _ = umount.arg("-l").arg(directory.join(mount)).output();
             }
@@ -52,7 +52,7 @@ pub(super) fn remove() {
     }
 }
 
-fn names(directory: &str) -> Vec<String> {
+fn names(directory: impl AsRef<Path>) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

@@ -10,15 +10,17 @@ mod leftovers;
 mod nextest;
 
 use std::{
-    collections::BTreeSet,
-    env, fs,
+    env,
+    ffi::{OsStr, OsString},
+    fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use tempfile::NamedTempFile;
 
-pub(crate) use executables::{Executable, INTEGRATION, executables};
+pub(crate) use executables::{Executable, executables, integration};
 
 use crate::{
     build::{self, Built},
@@ -64,10 +66,10 @@ struct Selection {
 }
 
 /// What tests find in their environment.
-#[derive(Debug)]
 struct Environment {
-    /// Absolute paths by the name of a variable.
-    variables: Vec<(&'static str, PathBuf)>,
+    variables: Vec<(&'static str, OsString)>,
+    /// Where tests write down that they are skipped.
+    skips: NamedTempFile,
 }
 
 /// Tests that are built and can be run.
@@ -109,10 +111,9 @@ impl Tests {
         Ok(Self { executables, runner, built })
     }
 
-    /// The executable of this target.
-    pub(crate) fn executable(&self, target: &str) -> Option<&Path> {
-        let found = self.executables.iter().find(|executable| executable.target == target);
-        found.map(|executable| executable.path.as_path())
+    /// The executable with the tests of the kernel.
+    pub(crate) fn integration(&self) -> Result<&Path> {
+        integration(&self.executables)
     }
 
     /// Runs them, and prints the skips; what was counted. Calls no cargo.
@@ -123,9 +124,7 @@ impl Tests {
         }
         let selection =
             Selection { names: args.filter.clone().into_iter().collect(), quick: args.quick };
-        let log = tempfile::NamedTempFile::new().context("a file for the skips")?;
-        let built = self.built.as_ref().map(|(built, flood)| (built, flood.as_path()));
-        let environment = Environment::new(built, log.path());
+        let environment = Environment::new(self.built.as_ref())?;
         let counted = match &self.runner {
             Runner::Nextest(nextest) => nextest.run(&selection, &environment),
             Runner::Harness => {
@@ -135,18 +134,11 @@ impl Tests {
                 harness::run(&self.executables, &selection, &environment)
             }
         };
-        leftovers::remove();
-        let mut count = counted?;
-        let skips = fs::read_to_string(log.path())?;
-        let unexpected = report_skips(&skips)?;
+        let (mut count, unexpected) = environment.settle(counted)?;
         if env::var_os("CI").is_some() && unexpected > 0 {
             println!("{unexpected} skips that CI does not expect ({EXPECTED_SKIPS})");
             count.failed += unexpected;
         }
-        let skipped = skips.lines().count() as u64;
-        // A test that skips itself returns, and counts as passed until here.
-        count.passed = count.passed.saturating_sub(skipped);
-        count.ignored += skipped;
         if args.quick {
             let left_out = left_out(&self.executables, &selection)?;
             println!("skipped: {left_out} tests that need the kernel, left out by --quick");
@@ -167,21 +159,15 @@ pub(crate) struct ChaosArgs {
 /// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures;
 /// what was counted.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
-    let (built, _) = build::for_tests()?;
-    let executables = executables(Some(&built))?;
+    let built = build::for_tests()?;
+    let executables = executables(Some(&built.0))?;
     let names = ["chaos", "faults"].map(|module| format!("{EXCLUSIVE}{module}::"));
     let selection = Selection { names: names.into(), quick: false };
-    let log = tempfile::NamedTempFile::new().context("a file for the skips")?;
-    let environment = Environment::new(Some((&built, Path::new(""))), log.path());
-    let counted = harness::figures(&executables, &selection, &environment, args.rounds);
-    leftovers::remove();
-    let mut count = counted?;
-    let skips = fs::read_to_string(log.path())?;
-    report_skips(&skips)?;
-    let skipped = skips.lines().count() as u64;
-    count.passed = count.passed.saturating_sub(skipped);
-    count.ignored += skipped;
-    Ok(count)
+    let mut environment = Environment::new(Some(&built))?;
+    environment.variables.push(("TRAINGUARD_ROUNDS", args.rounds.to_string().into()));
+    let counted = harness::figures(&executables, &selection, &environment);
+    // Skips fail nothing: it is run by hand.
+    environment.settle(counted).map(|(count, _unexpected)| count)
 }
 
 /// Names the skips; how many of them are not expected.
@@ -205,11 +191,8 @@ fn left_out(executables: &[Executable], selection: &Selection) -> Result<u64> {
     let mut left_out = 0;
     for executable in executables {
         let tests = executable.tests()?;
-        let count = |selection: &Selection| {
-            let chosen = tests.iter().filter(|name| selection.has(name));
-            chosen.collect::<BTreeSet<_>>().len()
-        };
-        left_out += (count(&all) - count(selection)) as u64;
+        left_out +=
+            tests.iter().filter(|name| all.has(name) && !selection.has(name)).count() as u64;
     }
     Ok(left_out)
 }
@@ -223,16 +206,34 @@ impl Selection {
 }
 
 impl Environment {
-    fn new(built: Option<(&Built, &Path)>, skips: &Path) -> Self {
-        let mut variables = vec![("TRAINGUARD_SKIP_LOG", skips.to_owned())];
+    /// `built`: what was built, and the kernel object of the sender of floods.
+    fn new(built: Option<&(Built, PathBuf)>) -> Result<Self> {
+        let skips = NamedTempFile::new().context("a file for the skips")?;
+        let mut variables = vec![("TRAINGUARD_SKIP_LOG", skips.path().into())];
         if let Some((built, flood)) = built {
-            variables.push(("TRAINGUARD_OBJECT", built.object.clone()));
-            variables.push(("TRAINGUARD_BIN", built.binary.clone()));
-            if !flood.as_os_str().is_empty() {
-                variables.push(("TRAINGUARD_FLOOD", flood.to_owned()));
-            }
+            variables.push(("TRAINGUARD_OBJECT", built.object.clone().into()));
+            variables.push(("TRAINGUARD_BIN", built.binary.clone().into()));
+            variables.push(("TRAINGUARD_FLOOD", flood.clone().into()));
         }
-        Self { variables }
+        Ok(Self { variables, skips })
+    }
+
+    fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
+    }
+
+    /// Cleans up after the tests, names their skips, and moves those from the passed ones; how many are
+    /// not expected.
+    fn settle(&self, counted: Result<Count>) -> Result<(Count, u64)> {
+        leftovers::remove();
+        let mut count = counted?;
+        let skips = fs::read_to_string(self.skips.path())?;
+        let unexpected = report_skips(&skips)?;
+        let skipped = skips.lines().count() as u64;
+        // A test that skips itself returns, and counts as passed until here.
+        count.passed = count.passed.saturating_sub(skipped);
+        count.ignored += skipped;
+        Ok((count, unexpected))
     }
 }
 

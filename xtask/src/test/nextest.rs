@@ -78,7 +78,7 @@ impl Listed {
         command.arg("--binaries-metadata").arg(self.binaries.path());
         command.arg("--cargo-metadata").arg(self.workspace.path());
         command.args(["--filterset", &filterset(selection)]);
-        command.envs(environment.variables.iter().map(|(name, path)| (name, path)));
+        command.envs(environment.variables());
         let status = command.stdin(std::process::Stdio::null()).status();
         let status = status.with_context(|| format!("running {command:?}"))?;
         if !report.is_file() {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     budget::FIGURES,
     build, sh,
-    test::{self, Count, INTEGRATION},
+    test::{self, Count},
 };
 
 /// Which tests run, and what is known of each kernel.
@@ -124,19 +124,17 @@ impl Programs {
     pub(super) fn build(cache: &Cache) -> Result<Self> {
         let (built, _) = build::for_tests()?;
         let executables = test::executables(Some(&built))?;
-        let tests = executables.into_iter().find(|executable| executable.target == INTEGRATION);
-        Self::of(cache, &tests.with_context(|| format!("no test executable `{INTEGRATION}`"))?.path)
+        Self::of(cache, test::integration(&executables)?)
     }
 
     /// Those that are built, with this executable of the tests.
     pub(super) fn of(cache: &Cache, tests: &Path) -> Result<Self> {
         let stripped = cache.scratch()?;
         let strip = |from: &Path, name: &str| strip(from, &stripped.path().join(name));
-        let binary = build::development_binary();
         Ok(Self {
-            trainguard: strip(&binary, "trainguard")?,
-            tests: strip(tests, INTEGRATION)?,
-            figures: strip(&binary.with_file_name(FIGURES), FIGURES)?,
+            trainguard: strip(&build::development_binary("trainguard"), "trainguard")?,
+            tests: strip(tests, "tests")?,
+            figures: strip(&build::development_binary(FIGURES), FIGURES)?,
             _stripped: stripped,
         })
     }
