@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -444,6 +444,29 @@ impl Node {
             assert!(!self.answers(STRANGER[family], PORT), "a stranger gets in: {}", self.log());
             assert!(self.answers(MEMBER[family], PORT), "a member does not: {}", self.log());
         }
+    }
+
+    /// Sees that datagrams which fill the MTU of 9000, frames of several buffers, are judged and counted,
+    /// from a member and a stranger in both families; the statistics afterwards.
+    pub fn assert_judges_long_frames(&self) -> Value {
+        let before = self.stats();
+        self.at_peer(|| {
+            for (from, family) in
+                [(MEMBER[0], 0), (STRANGER[0], 0), (MEMBER[1], 1), (STRANGER[1], 1)]
+            {
+                let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
+                socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");
+            }
+        });
+        thread::sleep(Duration::from_millis(200));
+        let after = self.stats();
+        let expected = [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)];
+        assert_eq!(moved(&before, &after), expected);
+        let bytes =
+            |stats: &Value| stats["reasons"]["not_allowed"]["bytes"].as_u64().expect("bytes");
+        // Ethernet 14, IPv4 20 or IPv6 40, UDP 8.
+        assert_eq!(bytes(&after) - bytes(&before), 2 * (8900 + 8 + 14) + 20 + 40);
+        after
     }
 
     /// Whether a TCP port of the node answers the peer, sending from this address. Nobody listens,

@@ -263,8 +263,8 @@ pub struct HostTables<'a> {
 impl HostTables<'_> {
     /// The verdict of the decision on a frame, with these tables and the bucket states of `limiter`.
     ///
-    /// The decision is generic; this is the one place where it is compiled for the host, optimised also
-    /// where the caller is not: inlined, it would be compiled there.
+    /// The decision is generic. Without an observer it is compiled for the host here and nowhere else, so
+    /// optimised also where the caller is not: inlined, it would be compiled there.
     #[inline(never)]
     pub fn verdict(&self, frame: &Frame<'_>, limiter: &HostLimiter) -> Verdict {
         judge(frame, self, limiter, &mut Silent)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use guard_common::{Addr, Silent, Verdict, judge, packet::Frame};
+use guard_common::{Addr, Verdict, packet::Frame};
 
 use super::inputs::Overlay;
 use crate::{
@@ -260,7 +260,7 @@ fn refusing(policy: &CompiledPolicy, from: IpAddr, ports: &[PortRange]) -> BTree
     let limiter = HostLimiter::new([0; 2]);
     let verdicts = ports.iter().map(|port| -> Verdict {
         let frame = Probe::new(from, port.transport, port.first, OPENS).frame();
-        judge(&Frame::new(&frame), &tables, &limiter, &mut Silent)
+        tables.verdict(&Frame::new(&frame), &limiter)
     });
     let refused = verdicts.filter(|verdict| verdict.reason.is_refusal());
     refused.filter_map(|verdict| Some(policy.service_in(verdict.service?)?.label.clone())).collect()

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use guard_common::{Addr, Silent, Verdict, judge, packet::Frame, wire};
+use guard_common::{Addr, Verdict, packet::Frame, wire};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -199,7 +199,7 @@ impl Asked<'_> {
         // Full buckets: a limit that is reached for a moment cuts nothing.
         let limiter = HostLimiter::new([0; 2]);
         let frame = probe.frame();
-        let verdict: Verdict = judge(&Frame::new(&frame), tables, &limiter, &mut Silent);
+        let verdict: Verdict = tables.verdict(&Frame::new(&frame), &limiter);
         let name = || self.policy.name_of_service(&verdict).unwrap_or("no service").to_owned();
         (!verdict.passes()).then(name)
     }

@@ -3,15 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     fs,
-    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Output,
 };
 
 use guard_common::verdict::Reason;
-use guard_test_support::bundle;
+use guard_test_support::bundle::{self, hosts, services};
 use guard_user::{
     explain,
     policy::{
@@ -243,24 +241,6 @@ fn in_code(code: &str) -> Files {
     files.insert("cluster.yaml".to_owned(), manifest.to_string());
     files.insert("policy.yaml".to_owned(), policy);
     files
-}
-
-/// A policy of so many services.
-fn services(count: usize, allow: impl Fn(usize) -> String, more: &str) -> String {
-    let services = (0..count).map(|nth| {
-        let port = format!("tcp/{}", nth + 1);
-        bundle::service(&format!("s{nth}"), "a", &port, &allow(nth)) + more
-    });
-    bundle::policy("p", services)
-}
-
-/// Hosts from 11.0.0.0 on, a line each.
-fn hosts(numbers: impl Iterator<Item = u32>) -> String {
-    let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
-    numbers.fold(String::new(), |mut text, number| {
-        writeln!(text, "{}", Ipv4Addr::from(first + number)).expect("a string takes it");
-        text
-    })
 }
 
 #[test]

@@ -2,9 +2,7 @@
 //! with, which name the limit, the figure, and what to do. There is no limit on ports: a table has
 //! them all.
 
-use std::{fmt::Write as _, net::Ipv4Addr};
-
-use guard_test_support::bundle::{self, Cluster};
+use guard_test_support::bundle::{self, Cluster, hosts};
 use guard_user::policy::{self, Bundle, Placement, code, diagnostic::Code, load::Loader};
 
 /// What does not fit: its name, the code of the finding, what must be said, and the files.
@@ -21,30 +19,13 @@ fn manifest() -> Cluster {
     bundle::cluster("t").node("n", "10.77.0.10", "a")
 }
 
-fn policy(services: usize, allow: impl Fn(usize) -> String, limits: &str) -> String {
-    let services = (0..services).map(|nth| {
-        let port = format!("tcp/{}", nth + 1);
-        bundle::service(&format!("s{nth}"), "a", &port, &allow(nth)) + limits
-    });
-    bundle::policy("p", services)
-}
-
-/// Hosts from 11.0.0.0 on, a line each.
-fn hosts(numbers: impl Iterator<Item = u32>) -> String {
-    let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
-    numbers.fold(String::new(), |mut text, number| {
-        writeln!(text, "{}", Ipv4Addr::from(first + number)).expect("a string takes it");
-        text
-    })
-}
-
 fn cases() -> Vec<Case> {
     let services = Case {
         name: "services",
         code: code::SERVICES,
         said: ["65 services", "at most 64", "join services"],
         manifest: manifest().to_string(),
-        policy: policy(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
+        policy: bundle::services(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
         lists: Vec::new(),
     };
     let prefixes = Case {
@@ -55,7 +36,7 @@ fn cases() -> Vec<Case> {
             .node("m-[00000-59999]", "10.[100-159].[0-9].[0-99]", "b")
             .network("all", "{ file: all.txt }")
             .to_string(),
-        policy: policy(1, |_| "networks: [all], roles: [b]".to_owned(), ""),
+        policy: bundle::services(1, |_| "networks: [all], roles: [b]".to_owned(), ""),
         lists: vec![("all.txt".to_owned(), hosts(0..990_000))],
     };
     // Each host is in the services whose bits are set in its number.
@@ -69,7 +50,7 @@ fn cases() -> Vec<Case> {
         code: code::CLASSES,
         said: ["classes by the services", "at most 65536", "share their lists"],
         manifest: networks.to_string(),
-        policy: policy(17, |nth| format!("networks: [l{nth}]"), ""),
+        policy: bundle::services(17, |nth| format!("networks: [l{nth}]"), ""),
         lists,
     };
     let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
@@ -78,7 +59,7 @@ fn cases() -> Vec<Case> {
         code: code::MEMBER_BUCKETS,
         said: ["530000 limiter states", "at most 524288", "limit fewer services"],
         manifest: manifest().node("m-[0000-9999]", "10.[100-109].[0-9].[0-99]", "b").to_string(),
-        policy: policy(53, |_| "roles: [b]".to_owned(), limits),
+        policy: bundle::services(53, |_| "roles: [b]".to_owned(), limits),
         lists: Vec::new(),
     };
     vec![services, prefixes, classes, buckets]

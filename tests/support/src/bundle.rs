@@ -1,7 +1,10 @@
 //! Manifests and policies: the small cluster that most tests of documents use, and the parts that
 //! others are put together from.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display, Write as _},
+    net::Ipv4Addr,
+};
 
 /// A scheduler, four workers and an office network, in both families. Its policy is `p.yaml`.
 pub const MANIFEST: &str = "\
@@ -142,6 +145,25 @@ pub fn service(name: &str, roles: &str, ports: &str, allow: &str) -> String {
         "  - name: {name}\n    roles: [{roles}]\n    ports: [{ports}]\n    match: all\n    \
          allow: {{ {allow} }}\n    mode: enforce\n"
     )
+}
+
+/// A policy of as many services for role `a`, each with a port of its own. `allow` gives what stands between
+/// the braces of that field of the nth; `more` are further fields.
+pub fn services(count: usize, allow: impl Fn(usize) -> String, more: &str) -> String {
+    let services = (0..count).map(|nth| {
+        let port = format!("tcp/{}", nth + 1);
+        service(&format!("s{nth}"), "a", &port, &allow(nth)) + more
+    });
+    policy("p", services)
+}
+
+/// Hosts from 11.0.0.0 on, a line each.
+pub fn hosts(numbers: impl Iterator<Item = u32>) -> String {
+    let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
+    numbers.fold(String::new(), |mut text, number| {
+        writeln!(text, "{}", Ipv4Addr::from(first + number)).expect("a string takes it");
+        text
+    })
 }
 
 #[cfg(test)]

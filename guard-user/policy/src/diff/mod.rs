@@ -19,9 +19,8 @@ use std::{
 };
 
 use guard_common::{
-    Addr, Silent, Verdict,
+    Addr, Verdict,
     flow::Transport,
-    judge,
     layout::{PORT_UNGUARDED, port_index},
     packet::Frame,
     verdict::{Action, Reason},
@@ -237,7 +236,7 @@ impl<'p> Side<'p> {
     fn meets(&self, frame: &[u8]) -> Meets {
         // Full buckets: the packet comes alone.
         let limiter = HostLimiter::new([0; 2]);
-        let verdict: Verdict = judge(&Frame::new(frame), &self.tables, &limiter, &mut Silent);
+        let verdict: Verdict = self.tables.verdict(&Frame::new(frame), &limiter);
         let service = verdict.service.and_then(|slot| self.policy.service_in(slot));
         Meets {
             action: verdict.action,

@@ -1,9 +1,9 @@
 //! Attaching: who gets in, in which mode, and when the daemon refuses to start.
 
-use std::{fs, net::UdpSocket, os::unix::fs::chown, process::Command, thread, time::Duration};
+use std::{fs, os::unix::fs::chown, process::Command};
 
 use guard_tests::node::{
-    FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, STRANGER, enforcing, moved,
+    FREE_PORT, MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing, moved,
 };
 use serde_json::Value;
 
@@ -24,21 +24,7 @@ fn members_get_in_and_strangers_do_not_at_mtu_9000_in_native_mode() {
     }
     assert_eq!(moved(&before, &node.stats()), [("allowed".to_owned(), 2)]);
 
-    // Datagrams that fill the MTU: frames of several buffers.
-    let before = node.stats();
-    node.at_peer(|| {
-        for (from, family) in [(MEMBER[0], 0), (STRANGER[0], 0), (MEMBER[1], 1), (STRANGER[1], 1)] {
-            let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
-            socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");
-        }
-    });
-    thread::sleep(Duration::from_millis(200));
-    let after = node.stats();
-    let expected = [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)];
-    assert_eq!(moved(&before, &after), expected);
-    let bytes = |stats: &Value| stats["reasons"]["not_allowed"]["bytes"].as_u64().expect("bytes");
-    // Ethernet 14, IPv4 20 or IPv6 40, UDP 8.
-    assert_eq!(bytes(&after) - bytes(&before), 2 * (8900 + 8 + 14) + 20 + 40);
+    let after = node.assert_judges_long_frames();
     let stranger = after["top_sources"].as_array().expect("top sources");
     assert!(
         stranger.iter().any(|source| source["address"] == "10.77.0.99"

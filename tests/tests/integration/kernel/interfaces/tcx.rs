@@ -12,9 +12,7 @@ use std::{
 use guard_tests::{
     backend::{Backend as _, Host, KEY},
     generate::Generator,
-    node::{
-        FREE_PORT, MANIFEST, MEMBER, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing, moved,
-    },
+    node::{FREE_PORT, MANIFEST, MEMBER, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
     random, raw, skip, text, world,
 };
 use guard_user::{
@@ -52,21 +50,7 @@ fn members_get_in_and_strangers_do_not() {
     assert_eq!(status["program"]["id"], status["interfaces"][0]["program_id"]);
     node.assert_guarded();
     assert!(node.answers(STRANGER[0], FREE_PORT), "an unguarded port was touched");
-    // Datagrams that fill the MTU: packets of several buffers.
-    let before = node.stats();
-    node.at_peer(|| {
-        for (from, family) in [(MEMBER[0], 0), (STRANGER[0], 0), (MEMBER[1], 1), (STRANGER[1], 1)] {
-            let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
-            socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");
-        }
-    });
-    thread::sleep(Duration::from_millis(200));
-    let after = node.stats();
-    let expected = [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)];
-    assert_eq!(moved(&before, &after), expected);
-    let bytes = |stats: &Value| stats["reasons"]["not_allowed"]["bytes"].as_u64().expect("bytes");
-    // Ethernet 14, IPv4 20 or IPv6 40, UDP 8.
-    assert_eq!(bytes(&after) - bytes(&before), 2 * (8900 + 8 + 14) + 20 + 40);
+    node.assert_judges_long_frames();
 }
 
 /// What was counted, by reason: packets and bytes. Left out is what comes when it wants.
