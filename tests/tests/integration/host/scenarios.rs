@@ -1,6 +1,9 @@
 //! The corpus: frames that matter, each with its story, played to the host.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use guard_tests::{
     backend::{Backend, Host},
@@ -12,8 +15,18 @@ use guard_user::policy::compiled::CompiledPolicy;
 /// Between the starts of two scenarios: long enough that every bucket is full again.
 const PAUSE_NS: u64 = 3600 * 1_000_000_000;
 
+/// The worlds that scenarios play in.
+pub(crate) fn worlds_in_use() -> BTreeSet<String> {
+    FILES.iter().flat_map(|file| by_world(file).into_keys()).collect()
+}
+
+/// The scenarios that play in a world.
+pub(crate) fn in_world(world: &str) -> Vec<Scenario> {
+    FILES.iter().filter_map(|file| by_world(file).remove(world)).flatten().collect()
+}
+
 /// The scenarios of a file, by world.
-pub(crate) fn by_world(file: &str) -> BTreeMap<String, Vec<Scenario>> {
+fn by_world(file: &str) -> BTreeMap<String, Vec<Scenario>> {
     let mut worlds: BTreeMap<String, Vec<Scenario>> = BTreeMap::new();
     for scenario in scenario::read(&data("corpus").join(file).with_extension("yaml")) {
         worlds.entry(scenario.world.clone()).or_default().push(scenario);
@@ -59,7 +72,7 @@ macro_rules! test_each {
 macro_rules! names {
     (; $($file:ident)*) => { const FILES: &[&str] = &[$(stringify!($file)),*]; };
 }
-pub(crate) use {corpus, test_each};
+pub(crate) use test_each;
 
 corpus!(names!());
 corpus!(test_each!(on_host));

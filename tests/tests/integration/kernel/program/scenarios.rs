@@ -1,36 +1,62 @@
-//! The corpus, played to both hooks of the kernel.
+//! The corpus, played to both hooks of the kernel: a test for each world, which loads the program once.
+
+use std::collections::BTreeSet;
 
 use guard_tests::{backend::Kernel, skip, world};
 use guard_user::kernel::mode::Hook;
 
-use crate::host::scenarios::{by_world, corpus, play, test_each};
+use crate::host::scenarios::{in_world, play, test_each, worlds_in_use};
 
-fn in_kernel(hook: Hook, file: &str) {
-    let name = format!("scenarios_in_kernel_{}_{file}", hook.name());
+/// Hands the names of the worlds that the corpus plays in to a macro, with underscores.
+macro_rules! worlds {
+    ($with:ident!($($more:tt)*)) => {
+        $with!($($more)*; any enforce limits_both limits_observed limits_per_source limits_total
+            many_services mixed nested new_connections nothing_guarded observe overlap tunnels
+            tunnels_any tunnels_observed);
+    };
+}
+
+/// The names as texts.
+macro_rules! names {
+    (; $($world:ident)*) => { const WORLDS: &[&str] = &[$(stringify!($world)),*]; };
+}
+
+worlds!(names!());
+
+fn in_kernel(hook: Hook, world: &str) {
+    let name = format!("scenarios_in_kernel_{}_{world}", hook.name());
     let Some(()) = skip::kernel(&name) else { return };
-    let (mut all, mut played) = (0, 0);
-    let mut wrong = Vec::new();
-    for (world, mut scenarios) in by_world(file) {
-        let policy = world::named(&world).compile();
-        let kernel = Kernel::at(hook, &policy);
-        let mut kernel = kernel.unwrap_or_else(|error| panic!("{world}: {error}"));
-        all += scenarios.len();
-        scenarios.retain(|scenario| scenario.fits(&kernel));
-        played += scenarios.len();
-        wrong.extend(play(&scenarios, &policy, &mut kernel));
-    }
-    assert!(played * 2 > all, "{file} at the {} hook: {played} of {all} played", hook.name());
-    assert!(wrong.is_empty(), "{file} at the {} hook:\n  {}", hook.name(), wrong.join("\n  "));
+    let world = world.replace('_', "-");
+    let policy = world::named(&world).compile();
+    let mut kernel = Kernel::at(hook, &policy).unwrap_or_else(|error| panic!("{world}: {error}"));
+    let mut scenarios = in_world(&world);
+    let all = scenarios.len();
+    scenarios.retain(|scenario| scenario.fits(&kernel));
+    let played = scenarios.len();
+    let enough = match hook {
+        Hook::Xdp => played == all,
+        // It is handed no short and no long frames: the one scenario of `limits-observed` has a long one.
+        Hook::Tc => played * 2 > all || world == "limits-observed",
+    };
+    assert!(enough, "{world} at the {} hook: {played} of {all} played", hook.name());
+    let wrong = play(&scenarios, &policy, &mut kernel);
+    assert!(wrong.is_empty(), "{world} at the {} hook:\n  {}", hook.name(), wrong.join("\n  "));
 }
 
 mod xdp {
-    use super::{Hook, corpus, in_kernel, test_each};
+    use super::{Hook, in_kernel, test_each};
 
-    corpus!(test_each!(|file| in_kernel(Hook::Xdp, file)));
+    worlds!(test_each!(|world| in_kernel(Hook::Xdp, world)));
 }
 
 mod tc {
-    use super::{Hook, corpus, in_kernel, test_each};
+    use super::{Hook, in_kernel, test_each};
 
-    corpus!(test_each!(|file| in_kernel(Hook::Tc, file)));
+    worlds!(test_each!(|world| in_kernel(Hook::Tc, world)));
+}
+
+#[test]
+fn every_world_of_the_corpus_is_played() {
+    let listed: BTreeSet<String> = WORLDS.iter().map(|world| world.replace('_', "-")).collect();
+    assert_eq!(worlds_in_use(), listed);
 }
