@@ -210,7 +210,7 @@ fn matching<'d>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(repetitions(100, 300)))]
+    #![proptest_config(ProptestConfig::with_cases(repetitions(50, 300)))]
 
     #[test]
     fn diff_and_decision_agree(

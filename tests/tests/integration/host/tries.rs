@@ -13,7 +13,7 @@ use guard_user::policy::trie::{Family, Item, Trie};
 
 /// Sets of each family that are compared with the definition.
 fn sets() -> usize {
-    repetitions(4_000, 20_000)
+    repetitions(2_000, 20_000)
 }
 
 /// A prefix: its bits from the top of a word, and its length.

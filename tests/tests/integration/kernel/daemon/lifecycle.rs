@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guard_test_support::repetitions;
 use guard_tests::node::{
     MEMBER, MEMBER_TOO, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing,
 };
@@ -87,7 +88,7 @@ fn no_frame_is_judged_by_neither_or_both_of_two_generations() {
                 sent
             })
         });
-        for round in 0..10_usize {
+        for round in 0..repetitions(4, 10_usize) {
             let generation = node.generation();
             node.write("policy.yaml", &policies[(round + 1) % 2]);
             node.wait("the next generation", |status| {
