@@ -19,6 +19,9 @@ pub(crate) struct CheckArgs {
     /// Take note of a changed memory layout whose version was raised
     #[arg(long)]
     bless_layout: bool,
+    /// Check the build for CI with no features but its own, too: this compiles its dependencies again
+    #[arg(long)]
+    own_features: bool,
 }
 
 /// Runs the gates; whether all are passed.
@@ -28,7 +31,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     }
     toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
-    let gates: [(&str, Gate); 9] = [
+    let always: [(&str, Gate); 9] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
         ("clippy", || clippy(&[&PACKAGES[..], &["--all-targets"]].concat())),
         // By itself: together with the others its dependencies would get their features, and with
@@ -36,7 +39,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
         ("clippy of the kernel crate", || {
             clippy(&["--package", "guard-ebpf", "--profile", "kernel-check"])
         }),
-        ("the build for CI, without kernel and terminal", build_for_ci),
+        ("the build for CI, without kernel and terminal", || build_for_ci(&PACKAGES_BELOW_DAEMON)),
         ("licences, bans, sources", || {
             Ok(deny(&["check", "licenses", "bans", "sources"])?.status()?.success())
         }),
@@ -48,6 +51,10 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
         ("one build", one_build::run),
         ("repository rules", tidy::run),
     ];
+    let mut gates = Vec::from(always);
+    if args.own_features {
+        gates.push(("the build for CI by itself", || build_for_ci(&["--package=guard-user"])));
+    }
     let mut failed = Vec::new();
     for (name, gate) in gates {
         let passed = gate()?;
@@ -64,9 +71,18 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
 
 type Gate = fn() -> Result<bool>;
 
-/// The build without default features: it compiles, and brings nothing along that its users have no
-/// use for.
-fn build_for_ci() -> Result<bool> {
+/// guard-user, and what asks for the features that its dependencies have in the gate's other builds.
+const PACKAGES_BELOW_DAEMON: [&str; 5] = [
+    "--package=guard-common",
+    "--package=guard-policy",
+    "--package=guard-user",
+    "--package=guard-test-support",
+    "--package=xtask",
+];
+
+/// The build without default features: it compiles among `packages`, and brings nothing along that
+/// its users have no use for.
+fn build_for_ci(packages: &[&str]) -> Result<bool> {
     const UNWANTED: [&str; 10] = [
         "aya",
         "aya-obj",
@@ -79,16 +95,17 @@ fn build_for_ci() -> Result<bool> {
         "crossterm",
         "ratatui",
     ];
-    let build = ["--package", "guard-user", "--no-default-features"];
     let mut tree = sh::cargo();
-    tree.arg("tree").args(build).args(["--edges", "normal", "--prefix", "none"]);
+    tree.args(["tree", "--package", "guard-user", "--no-default-features"])
+        .args(["--edges", "normal", "--prefix", "none"]);
     let tree = sh::read(&mut tree)?;
     let names = tree.lines().filter_map(|line| line.split(' ').next());
     let found: BTreeSet<&str> = names.filter(|name| UNWANTED.contains(name)).collect();
     if !found.is_empty() {
         println!("it depends on {found:?}");
     }
-    Ok(clippy(&[&build[..], &["--lib", "--bins"]].concat())? && found.is_empty())
+    let build = ["--no-default-features", "--lib", "--bins"];
+    Ok(clippy(&[packages, &build].concat())? && found.is_empty())
 }
 
 fn clippy(what: &[&str]) -> Result<bool> {

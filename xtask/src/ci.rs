@@ -1,8 +1,8 @@
 //! `cargo xtask ci`: everything that must hold before a change lands, as `.ci/run` calls it. And
 //! `cargo xtask nightly`: what takes too long for that.
 //!
-//! The tests wait more than they compute, so the gates and a guest run beside them, at a lower
-//! priority. Both are this program again, as processes with logs of their own.
+//! The tests wait about as much as they compute, so the gates and a guest run beside them. Both are this
+//! program again, as processes with logs of their own.
 
 use std::{
     env, fs,
@@ -20,11 +20,12 @@ use crate::{
 };
 
 /// What takes too long for each change: arguments of this program.
-const NIGHTLY: [&[&str]; 5] = [
+const NIGHTLY: [&[&str]; 6] = [
     // With more repetitions of what is generated.
     &["test"],
     &["vm", "--scenario", "service", "--scenario", "boot"],
     &["vm", "--scenario", "tests-6.12", "--scenario", "interpreter", "--scenario", "hardened"],
+    &["check", "--own-features"],
     &["dist", "--try"],
     &["bench", "--quick", "--install"],
 ];
@@ -57,12 +58,13 @@ pub(crate) fn run() -> Result<bool> {
     println!("built in {} s", started.elapsed().as_secs());
 
     // A guest with the oldest kernel that the guard supports, and the gates. The tests and the guest call
-    // no cargo, so neither waits for the gates, which do.
+    // no cargo, so neither waits for the gates, which do. The guest is one long chain of single steps:
+    // it goes first, and the gates, which use every CPU that is free, last.
     let integration = tests.integration()?.display().to_string();
     let logs = tempfile::tempdir().context("a directory for logs")?;
     let guest = ["vm", "--scenario", "tests-6.1", "--tests", &integration];
-    let guest = Beside::start(&guest, logs.path(), false)?;
-    let check = Beside::start(&["check"], logs.path(), false)?;
+    let guest = Beside::start(&guest, -10, logs.path(), false)?;
+    let check = Beside::start(&["check"], 10, logs.path(), false)?;
     let began = Instant::now();
     parts.push(Part::counted("test".to_owned(), tests.run(&args), began));
     parts.push(check.end()?);
@@ -88,7 +90,7 @@ pub(crate) fn nightly(args: &NightlyArgs) -> Result<bool> {
     parts.push(Part::counted(format!("chaos --rounds {}", args.rounds), counted, began));
     let long: &[&[&str]] = if args.long { &[&["vm", "--long"]] } else { &[] };
     for part in NIGHTLY.iter().chain(long) {
-        let part = Beside::start(part, logs.path(), true)?.end()?;
+        let part = Beside::start(part, 0, logs.path(), true)?.end()?;
         println!("{}", part.verdict());
         parts.push(part);
     }
@@ -137,15 +139,16 @@ struct Beside {
 }
 
 impl Beside {
-    /// `nightly`: generated tests are repeated more often than the gate has time for.
-    fn start(args: &[&str], directory: &Path, nightly: bool) -> Result<Self> {
+    /// `nice`: added to this process's (nice(1)). `nightly`: generated tests are repeated more often than
+    /// the gate has time for.
+    fn start(args: &[&str], nice: i8, directory: &Path, nightly: bool) -> Result<Self> {
         // Without the path of the tests' executable.
         let words = args.iter().filter(|word| !word.starts_with('/') && **word != "--tests");
         let name = words.copied().collect::<Vec<_>>().join(" ");
         let log = directory.join(name.replace(' ', "_"));
         let file = fs::File::create(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new("nice");
-        command.arg("--adjustment=10").arg(env::current_exe()?).args(args);
+        command.arg(format!("--adjustment={nice}")).arg(env::current_exe()?).args(args);
         command.current_dir(sh::root()).stdin(Stdio::null());
         if nightly {
             command.env("TRAINGUARD_LONG", "1");
