@@ -26,6 +26,9 @@ pub fn lowest_free() -> io::Result<u64> {
 ///
 /// The limit of this process cannot be changed.
 pub fn limited<T>(limit: u64, act: impl FnOnce() -> T) -> Result<T, Errno> {
+    // aya asks the kernel for its features once in a process, and takes a lack of descriptors for a lack
+    // of features. Loading would then fail whatever the limit.
+    aya::features();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, limit, hard)?;
     let result = act();

@@ -104,9 +104,6 @@ fn figures(hook: Hook, policy: &CompiledPolicy, without_stack: bool) -> Result<F
 /// that can fail, behind the verifier, is the descriptor of the program (`bpf_prog_load`,
 /// kernel/bpf/syscall.c): so it is one descriptor that we lack.
 fn stack(hook: Hook, policy: &CompiledPolicy) -> Result<u64> {
-    // What aya finds out about the kernel it finds out once, and takes a lack of descriptors for a
-    // lack of features.
-    load(hook, policy)?;
     let mut found = None;
     for limit in lowest_free()?.. {
         match limited(limit, || load(hook, policy))? {
