@@ -39,7 +39,12 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
         ("clippy of the kernel crate", || {
             clippy(&["--package", "guard-ebpf", "--profile", "kernel-check"])
         }),
-        ("the build for CI, without kernel and terminal", || build_for_ci(&PACKAGES_BELOW_DAEMON)),
+        ("the build for CI, without kernel and terminal", || {
+            // Among packages that ask for the features of the other builds. The tests ask for the daemon.
+            let without_tests =
+                PACKAGES.into_iter().filter(|name| *name != "--package=guard-tests");
+            build_for_ci(&without_tests.collect::<Vec<_>>())
+        }),
         ("licences, bans, sources", || {
             Ok(deny(&["check", "licenses", "bans", "sources"])?.status()?.success())
         }),
@@ -70,15 +75,6 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
 }
 
 type Gate = fn() -> Result<bool>;
-
-/// guard-user, and what asks for the features that its dependencies have in the gate's other builds.
-const PACKAGES_BELOW_DAEMON: [&str; 5] = [
-    "--package=guard-common",
-    "--package=guard-policy",
-    "--package=guard-user",
-    "--package=guard-test-support",
-    "--package=xtask",
-];
 
 /// The build without default features: it compiles among `packages`, and brings nothing along that
 /// its users have no use for.

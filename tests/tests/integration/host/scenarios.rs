@@ -17,18 +17,23 @@ const PAUSE_NS: u64 = 3600 * 1_000_000_000;
 
 /// The worlds that scenarios play in.
 pub(crate) fn worlds_in_use() -> BTreeSet<String> {
-    FILES.iter().flat_map(|file| by_world(file).into_keys()).collect()
+    FILES.iter().flat_map(|file| in_file(file)).map(|scenario| scenario.world).collect()
 }
 
 /// The scenarios that play in a world.
 pub(crate) fn in_world(world: &str) -> Vec<Scenario> {
-    FILES.iter().filter_map(|file| by_world(file).remove(world)).flatten().collect()
+    let all = FILES.iter().flat_map(|file| in_file(file));
+    all.filter(|scenario| scenario.world == world).collect()
+}
+
+fn in_file(file: &str) -> Vec<Scenario> {
+    scenario::read(&data("corpus").join(file).with_extension("yaml"))
 }
 
 /// The scenarios of a file, by world.
 fn by_world(file: &str) -> BTreeMap<String, Vec<Scenario>> {
     let mut worlds: BTreeMap<String, Vec<Scenario>> = BTreeMap::new();
-    for scenario in scenario::read(&data("corpus").join(file).with_extension("yaml")) {
+    for scenario in in_file(file) {
         worlds.entry(scenario.world.clone()).or_default().push(scenario);
     }
     worlds
@@ -68,13 +73,13 @@ macro_rules! test_each {
     };
 }
 
-/// The names as texts.
+/// The names as texts, in a constant.
 macro_rules! names {
-    (; $($file:ident)*) => { const FILES: &[&str] = &[$(stringify!($file)),*]; };
+    ($list:ident; $($name:ident)*) => { const $list: &[&str] = &[$(stringify!($name)),*]; };
 }
-pub(crate) use test_each;
+pub(crate) use {names, test_each};
 
-corpus!(names!());
+corpus!(names!(FILES));
 corpus!(test_each!(on_host));
 
 #[test]

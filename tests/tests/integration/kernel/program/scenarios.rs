@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use guard_tests::{backend::Kernel, skip, world};
 use guard_user::kernel::mode::Hook;
 
-use crate::host::scenarios::{in_world, play, test_each, worlds_in_use};
+use crate::host::scenarios::{in_world, names, play, test_each, worlds_in_use};
 
 /// Hands the names of the worlds that the corpus plays in to a macro, with underscores.
 macro_rules! worlds {
@@ -16,12 +16,7 @@ macro_rules! worlds {
     };
 }
 
-/// The names as texts.
-macro_rules! names {
-    (; $($world:ident)*) => { const WORLDS: &[&str] = &[$(stringify!($world)),*]; };
-}
-
-worlds!(names!());
+worlds!(names!(WORLDS));
 
 fn in_kernel(hook: Hook, world: &str) {
     let name = format!("scenarios_in_kernel_{}_{world}", hook.name());
