@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use aya::VerifierLogLevel;
 use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
@@ -710,7 +711,12 @@ impl Guard {
         self.keep_tallies();
         self.mend_pins()?;
         let maps = Maps::Pinned(self.pins.directory());
-        let options = Options { maps, key: self.key, sampling: true };
+        let options = Options {
+            maps,
+            key: self.key,
+            sampling: true,
+            verifier_log: VerifierLogLevel::default(),
+        };
         let mut generation =
             Generation::load_for(self.wanted.mode.first_hook(), &policy, &options)?;
         // Complete before anything is switched.

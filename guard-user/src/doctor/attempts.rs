@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use aya::VerifierLogLevel;
+
 use super::facts::{Abilities, Refusal, Tried};
 use crate::{
     kernel::{
@@ -45,7 +47,12 @@ fn load_guard(policy: Option<&CompiledPolicy>) -> Tried {
         sample = sample_policy().map_err(|message| Refusal { errno: None, message })?;
         &sample
     };
-    let options = Options { maps: Maps::Private, key: [0; 2], sampling: true };
+    let options = Options {
+        maps: Maps::Private,
+        key: [0; 2],
+        sampling: true,
+        verifier_log: VerifierLogLevel::default(),
+    };
     Generation::load(policy, &options).map(drop).map_err(Refusal::from)
 }
 

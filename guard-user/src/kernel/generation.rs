@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap},
     programs,
 };
@@ -47,6 +47,9 @@ pub struct Options {
     pub key: [u64; 2],
     /// Whether refused frames are told of.
     pub sampling: bool,
+    /// What the verifier writes down if it refuses the program. Everything helps to find out why, and
+    /// is up to 16 MB that take ten times as long.
+    pub verifier_log: VerifierLogLevel,
 }
 
 impl Options {
@@ -130,7 +133,12 @@ impl Generation {
         policy: &CompiledPolicy,
         key: [u64; 2],
     ) -> Result<Self, KernelError> {
-        let options = Options { maps: Maps::Private, key, sampling: false };
+        let options = Options {
+            maps: Maps::Private,
+            key,
+            sampling: false,
+            verifier_log: VerifierLogLevel::default(),
+        };
         Self::build(policy, &options, hook, hook.verdict_program())
     }
 
@@ -162,6 +170,7 @@ impl Generation {
         let object = require_kernel_object()?;
         let globals = Globals::new(policy, options)?;
         let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(options.verifier_log);
         globals.set(&mut loader);
         loader.override_global(names::GLOBAL_PORTS, policy.ports.as_slice(), true);
         let pins = options.pins();

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use aya::programs::loaded_programs;
+use aya::{VerifierLogLevel, programs::loaded_programs};
 use clap::Parser;
 use guard_tests::{
     backend::KEY,
@@ -79,7 +79,12 @@ fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
 }
 
 fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, KernelError> {
-    let options = Options { maps: Maps::Private, key: KEY, sampling: true };
+    let options = Options {
+        maps: Maps::Private,
+        key: KEY,
+        sampling: true,
+        verifier_log: VerifierLogLevel::STATS,
+    };
     Generation::load_for(hook, policy, &options)
 }
 

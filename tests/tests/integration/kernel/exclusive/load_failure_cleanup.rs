@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{maps::loaded_maps, programs::loaded_programs};
+use aya::{VerifierLogLevel, maps::loaded_maps, programs::loaded_programs};
 use guard_tests::{
     backend::KEY,
     descriptors::{limited, lowest_free},
@@ -60,7 +60,12 @@ fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     // Nothing is there before: nothing may be there after.
     fails_at_every_step(&policy, pins);
     // With a generation in force, it alone is there after, whole and alive.
-    let options = || Options { maps: Maps::Pinned(pins.to_owned()), key: KEY, sampling: true };
+    let options = || Options {
+        maps: Maps::Pinned(pins.to_owned()),
+        key: KEY,
+        sampling: true,
+        verifier_log: VerifierLogLevel::STATS,
+    };
     let running = Generation::load(&policy, &options()).expect("it loads");
     fails_at_every_step(&policy, pins);
     let program = running.program_id();
@@ -73,7 +78,12 @@ fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
     let lowest = lowest_free().expect("a descriptor");
     let mut errors = Vec::new();
     for limit in lowest.. {
-        let options = Options { maps: Maps::Pinned(pins.to_owned()), key: KEY, sampling: true };
+        let options = Options {
+            maps: Maps::Pinned(pins.to_owned()),
+            key: KEY,
+            sampling: true,
+            verifier_log: VerifierLogLevel::STATS,
+        };
         let built = limited(limit, || Generation::load(policy, &options)).expect("a lower limit");
         match built {
             Ok(_) => break,
