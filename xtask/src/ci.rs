@@ -5,17 +5,19 @@
 //! program again, as processes with logs of their own.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 
 use crate::{
-    budget, sh,
+    budget::{self, BudgetArgs},
+    sh,
     test::{self, ChaosArgs, Count, TestArgs, Tests},
 };
 
@@ -67,15 +69,15 @@ pub(crate) fn run() -> Result<bool> {
     let check = Beside::start(&["check"], 10, logs.path(), false)?;
     let began = Instant::now();
     parts.push(Part::counted("test".to_owned(), tests.run(&args), began));
-    parts.push(check.end()?);
-    // Behind the gates: both call cargo.
+    // Behind the tests, some of which count the programs of the machine.
     let began = Instant::now();
     println!("\n== budget ==");
-    let passed = budget::run(&budget::BudgetArgs::default()).unwrap_or_else(|error| {
+    let passed = budget::run(&BudgetArgs::built()).unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         false
     });
     parts.push(Part { name: "budget".to_owned(), passed, count: None, took: began.elapsed() });
+    parts.push(check.end()?);
     parts.push(guest.end()?);
     Ok(report(&parts, started.elapsed()))
 }
@@ -134,8 +136,8 @@ impl Part {
 struct Beside {
     name: String,
     log: PathBuf,
-    child: Child,
-    began: Instant,
+    /// Waits for it; what became of it, and how long it took.
+    waiter: JoinHandle<io::Result<(ExitStatus, Duration)>>,
 }
 
 impl Beside {
@@ -154,14 +156,17 @@ impl Beside {
             command.env("TRAINGUARD_LONG", "1");
         }
         command.stdout(file.try_clone()?).stderr(file);
-        let child = command.spawn().with_context(|| format!("running {command:?}"))?;
-        Ok(Self { name, log, child, began: Instant::now() })
+        let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
+        let began = Instant::now();
+        let waiter = thread::spawn(move || child.wait().map(|status| (status, began.elapsed())));
+        Ok(Self { name, log, waiter })
     }
 
     /// Waits for its end, and shows what it said.
-    fn end(mut self) -> Result<Part> {
-        let status: ExitStatus = self.child.wait()?;
-        let took = self.began.elapsed();
+    fn end(self) -> Result<Part> {
+        let ended =
+            self.waiter.join().map_err(|_| anyhow!("waiting for {} panicked", self.name))?;
+        let (status, took) = ended?;
         let said = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
         let said = String::from_utf8_lossy(&said);
         println!("\n== {} ==\n{}", self.name, said.trim_end());
