@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
@@ -164,8 +164,7 @@ impl Beside {
 
     /// Waits for its end, and shows what it said.
     fn end(self) -> Result<Part> {
-        let ended =
-            self.waiter.join().map_err(|_| anyhow!("waiting for {} panicked", self.name))?;
+        let Ok(ended) = self.waiter.join() else { bail!("waiting for {} panicked", self.name) };
         let (status, took) = ended?;
         let said = fs::read(&self.log).with_context(|| self.log.display().to_string())?;
         let said = String::from_utf8_lossy(&said);
