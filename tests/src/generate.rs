@@ -3,10 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use guard_common::{
-    flow::Transport,
-    layout::{self, PORT_UNGUARDED},
-};
+use guard_common::{flow::Transport, layout::PORT_UNGUARDED};
 use guard_user::policy::compiled::CompiledPolicy;
 
 use crate::{
@@ -59,15 +56,12 @@ impl Target {
         let mut ports = Vec::new();
         let numbers: [&[u8]; 3] = [&[6], &[17, 136], &[132]];
         for (transport, numbers) in Transport::ALL.into_iter().zip(numbers) {
-            let mut before = PORT_UNGUARDED;
-            for port in 0..=u16::MAX {
-                let entry = policy.ports[layout::port_index(transport, port)];
-                if entry != before {
-                    // Both sides of each edge, and what lies behind.
-                    for near in [port.wrapping_sub(1), port, port.wrapping_add(1)] {
-                        ports.extend(numbers.iter().map(|number| (*number, near)));
-                    }
-                    before = entry;
+            let runs = policy.port_runs(transport).into_iter();
+            // Port 0 is an edge if it is guarded.
+            for (port, _) in runs.filter(|run| *run != (0, PORT_UNGUARDED)) {
+                // Both sides of each edge, and what lies behind.
+                for near in [port.wrapping_sub(1), port, port.wrapping_add(1)] {
+                    ports.extend(numbers.iter().map(|number| (*number, near)));
                 }
             }
         }

@@ -222,18 +222,25 @@ impl CompiledPolicy {
     /// The first port of each service, and the first that no service guards.
     pub fn first_ports(&self) -> Vec<(Transport, u16)> {
         let mut first: BTreeMap<u8, (Transport, u16)> = BTreeMap::new();
-        let mut before = None;
         for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
-            for port in 0..=u16::MAX {
-                let entry = self.ports.get(layout::port_index(transport, port)).copied();
-                // Tables are long and services few.
-                if entry != before {
-                    before = entry;
-                    first.entry(entry.unwrap_or_default()).or_insert((transport, port));
-                }
+            for (port, entry) in self.port_runs(transport) {
+                first.entry(entry).or_insert((transport, port));
             }
         }
         first.into_values().collect()
+    }
+
+    /// The ports of a transport in runs of equal entries: the first port of each run, and its entry.
+    pub fn port_runs(&self, transport: Transport) -> Vec<(u16, u8)> {
+        let [first, last] = [0, u16::MAX].map(|port| layout::port_index(transport, port));
+        let entries = self.ports.get(first..=last).unwrap_or_default();
+        let mut port = 0;
+        let runs = entries.chunk_by(|entry, next| entry == next).filter_map(|run| {
+            let first = u16::try_from(port).ok()?;
+            port += run.len();
+            Some((first, *run.first()?))
+        });
+        runs.collect()
     }
 
     /// The policy as the host decides by it.

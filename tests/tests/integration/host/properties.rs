@@ -295,12 +295,12 @@ fn headers_are_judged_like_the_whole_frame() {
             let len = u32::try_from(frame.len()).expect("a short frame");
             let head = frame.get(..HEAD_LEN).unwrap_or(&frame);
             let headers = headers::of(head, len);
-            let place = format!("TRAINGUARD_SEED={seed}: {}", hex(&frame));
+            let place = || format!("TRAINGUARD_SEED={seed}: {}", hex(&frame));
             let kept = Frame::cut(&headers.bytes, len);
-            assert_eq!(verdict(&kept), verdict(&Frame::cut(head, len)), "{place}");
+            assert_eq!(verdict(&kept), verdict(&Frame::cut(head, len)), "{}", place());
             let mut bytes = headers.bytes.iter().zip(head);
-            assert!(bytes.all(|(kept, was)| kept == was || *kept == 0), "{place}");
-            assert!(headers.bytes.len() <= head.len(), "{place}");
+            assert!(bytes.all(|(kept, was)| kept == was || *kept == 0), "{}", place());
+            assert!(headers.bytes.len() <= head.len(), "{}", place());
             refused += usize::from(verdict(&kept).reason.is_refusal());
         }
     }
