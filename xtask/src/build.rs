@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -47,7 +49,7 @@ pub(crate) const PACKAGES: [&str; 6] = [
 
 /// Builds the kernel object, then the binary as it is shipped.
 pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
-    let (object, size) = object(tools, args)?;
+    let (object, size) = object(tools, args, SystemTime::now())?;
     let mut cargo = sh::cargo();
     cargo.args(["build", "--release", "--package", "guard-user"]);
     cargo.env("TRAINGUARD_OBJECT", &object);
@@ -77,15 +79,16 @@ fn beside_kernel_object<T>(
     mut cargo: Command,
     more: impl FnOnce(&Toolchain) -> Result<T>,
 ) -> Result<(Built, T)> {
-    let path = kernel_object_path("guard");
+    let path = embedded_object();
     let pending = tempfile::Builder::new()
         .prefix(&format!("trainguard-object-{}-", std::process::id()))
         .tempfile()
         .context("a file that says that the kernel object is not built yet")?;
     cargo.env("TRAINGUARD_OBJECT", &path).env("TRAINGUARD_OBJECT_PENDING", pending.path());
+    let before = SystemTime::now();
     let mut host = cargo.stdin(Stdio::null()).spawn().context("running cargo")?;
     let built = toolchain::ensure(false).and_then(|tools| {
-        let (object, size) = object(&tools, &BuildArgs::default())?;
+        let (object, size) = object(&tools, &BuildArgs::default(), before)?;
         Ok((tools, Built { object, size, binary: development_binary("trainguard") }))
     });
     let (tools, built) = match built {
@@ -118,11 +121,23 @@ pub(crate) fn development_binary(name: &str) -> PathBuf {
     sh::root().join("target/debug").join(name)
 }
 
-/// Builds the kernel object; its size in bytes.
-fn object(tools: &Toolchain, args: &BuildArgs) -> Result<(PathBuf, u64)> {
-    let object = kernel_object(tools, "guard", args)?;
-    let size = fs::metadata(&object).with_context(|| format!("{}", object.display()))?.len();
-    Ok((object, size))
+/// Builds the kernel object, and puts it where the build of guard-user takes it from; its size in bytes.
+///
+/// `before`: a time before that build began. A file that is younger than the start of the build script
+/// that read it makes cargo run the script, and compile guard-user, once more at its next call.
+fn object(tools: &Toolchain, args: &BuildArgs, before: SystemTime) -> Result<(PathBuf, u64)> {
+    let built = kernel_object(tools, "guard", args)?;
+    let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
+    let object = embedded_object();
+    let unchanged = fs::read(&object).is_ok_and(|there| there == bytes);
+    if !unchanged {
+        let directory = object.parent().context("a path below the root of the repository")?;
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(&bytes)?;
+        file.as_file().set_modified(before)?;
+        file.persist(&object).with_context(|| object.display().to_string())?;
+    }
+    Ok((object, u64::try_from(bytes.len())?))
 }
 
 /// Builds a statically linked binary for distribution, in a target directory of its own. Neither
@@ -211,10 +226,10 @@ fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<Path
         cargo.args(["--features", "log"]);
     }
     sh::run(&mut cargo).with_context(|| format!("building the kernel object `{name}`"))?;
-    Ok(kernel_object_path(name))
+    Ok(target.join("bpfel-unknown-none/release").join(name))
 }
 
-/// Where the kernel object of this name is, or will be.
-pub(crate) fn kernel_object_path(name: &str) -> PathBuf {
-    sh::root().join("target/bpf/bpfel-unknown-none/release").join(name)
+/// The kernel object that is embedded, or will be.
+pub(crate) fn embedded_object() -> PathBuf {
+    sh::root().join("target/bpf/guard.o")
 }

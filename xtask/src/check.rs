@@ -112,7 +112,7 @@ fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<bool> {
     let mut cargo = sh::cargo();
     // With the kernel object that the tests were built with: without it the build script of guard-user
     // would run again, and all that depends on it be compiled again after the gates.
-    let object = build::kernel_object_path("guard");
+    let object = build::embedded_object();
     if object.is_file() {
         cargo.env("TRAINGUARD_OBJECT", object);
     }
