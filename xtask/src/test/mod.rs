@@ -161,7 +161,7 @@ pub(crate) struct ChaosArgs {
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
     let built = build::for_tests()?;
     let executables = executables(Some(&built.0))?;
-    let names = ["chaos", "faults"].map(|module| format!("{EXCLUSIVE}{module}::"));
+    let names = [format!("{EXCLUSIVE}chaos::"), format!("{KERNEL}daemon::faults::")];
     let selection = Selection { names: names.into(), quick: false };
     let mut environment = Environment::new(Some(&built))?;
     environment.variables.push(("TRAINGUARD_ROUNDS", args.rounds.to_string().into()));

@@ -7,6 +7,7 @@ mod clients;
 mod connections;
 mod doctor;
 mod fake_daemons;
+mod faults;
 mod learn;
 mod lifecycle;
 mod modes;

@@ -3,7 +3,6 @@
 
 mod chaos;
 mod concurrency;
-mod faults;
 mod flood;
 mod generation_switch;
 mod load_failure_cleanup;
