@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, sync::Arc};
 
-use guard_common::{Addr, Tables as _, flow::Transport, layout::MemberKey, tables::Port};
+use guard_common::{
+    Addr, Tables as _,
+    flow::Transport,
+    layout::{MemberKey, PORT_UNGUARDED},
+    tables::Port,
+};
 use guard_user::policy::{self, Bundle, Disk, Loaded, Placement, compiled::CompiledPolicy};
 use proptest::prelude::*;
 
@@ -238,6 +243,33 @@ fn slots_are_kept_retired_and_reclaimed() {
     );
     let error = error.unwrap_err().to_string();
     assert!(error.contains("TG503") && error.contains("65"), "{error}");
+}
+
+#[test]
+fn runs_of_ports_have_both_ends_of_the_table() {
+    let node = "nodes: [{ name: n, addresses: [10.0.0.1], roles: [a] }]";
+    let manifest = format!("{HEAD}policies: [p.yaml]\n{node}\n");
+    let policy = [
+        service("low", "[tcp/1-2]", "{ roles: [a] }"),
+        service("next", "[tcp/3]", "{ roles: [a] }"),
+        service("high", "[tcp/65535]", "{ roles: [a] }"),
+    ];
+    let loaded = load(&manifest, &format!("{POLICY_HEAD}{}", policy.concat()));
+    let compiled = compile(&loaded, "n", &Placement::default());
+    let slot = |label: &str| {
+        let service = compiled.services.iter().find(|service| service.label.ends_with(label));
+        service.expect("a service of this name").slot
+    };
+    let tcp = [
+        (0, PORT_UNGUARDED),
+        (1, slot("low")),
+        (3, slot("next")),
+        (4, PORT_UNGUARDED),
+        (65_535, slot("high")),
+    ];
+    assert_eq!(compiled.port_runs(Transport::Tcp), tcp);
+    assert_eq!(compiled.port_runs(Transport::Udp), [(0, PORT_UNGUARDED)]);
+    assert_eq!(compiled.port_runs(Transport::Sctp), [(0, PORT_UNGUARDED)]);
 }
 
 #[test]
