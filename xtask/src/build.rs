@@ -49,7 +49,7 @@ pub(crate) const PACKAGES: [&str; 6] = [
 
 /// Builds the kernel object, then the binary as it is shipped.
 pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
-    let (object, size) = object(tools, args, SystemTime::now())?;
+    let Object { path: object, size, .. } = object(tools, args, SystemTime::now())?;
     let mut cargo = sh::cargo();
     cargo.args(["build", "--release", "--package", "guard-user"]);
     cargo.env("TRAINGUARD_OBJECT", &object);
@@ -88,10 +88,10 @@ fn beside_kernel_object<T>(
     let before = SystemTime::now();
     let mut host = cargo.stdin(Stdio::null()).spawn().context("running cargo")?;
     let built = toolchain::ensure(false).and_then(|tools| {
-        let (object, size) = object(&tools, &BuildArgs::default(), before)?;
-        Ok((tools, Built { object, size, binary: development_binary("trainguard") }))
+        let Object { path: object, size, changed } = object(&tools, &BuildArgs::default(), before)?;
+        Ok((tools, changed, Built { object, size, binary: development_binary("trainguard") }))
     });
-    let (tools, built) = match built {
+    let (tools, changed, built) = match built {
         Ok(built) => built,
         Err(error) => {
             let _ = host.kill();
@@ -102,6 +102,11 @@ fn beside_kernel_object<T>(
     drop(pending);
     let more = more(&tools);
     ensure!(host.wait()?.success(), "{cargo:?} failed");
+    if changed {
+        // A build script that ran in an earlier call did not run now: the object was the old one when cargo
+        // looked at it.
+        sh::run(cargo.arg("--quiet"))?;
+    }
     Ok((built, more?))
 }
 
@@ -121,23 +126,32 @@ pub(crate) fn development_binary(name: &str) -> PathBuf {
     sh::root().join("target/debug").join(name)
 }
 
-/// Builds the kernel object, and puts it where the build of guard-user takes it from; its size in bytes.
+/// A kernel object where the build of guard-user takes it from.
+struct Object {
+    path: PathBuf,
+    /// Bytes.
+    size: u64,
+    /// Whether it is another one than before.
+    changed: bool,
+}
+
+/// Builds the kernel object, and puts it where the build of guard-user takes it from.
 ///
 /// `before`: a time before that build began. A file that is younger than the start of the build script
 /// that read it makes cargo run the script, and compile guard-user, once more at its next call.
-fn object(tools: &Toolchain, args: &BuildArgs, before: SystemTime) -> Result<(PathBuf, u64)> {
+fn object(tools: &Toolchain, args: &BuildArgs, before: SystemTime) -> Result<Object> {
     let built = kernel_object(tools, "guard", args)?;
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
-    let object = embedded_object();
-    let unchanged = fs::read(&object).is_ok_and(|there| there == bytes);
-    if !unchanged {
-        let directory = object.parent().context("a path below the root of the repository")?;
+    let path = embedded_object();
+    let changed = fs::read(&path).map_or(true, |there| there != bytes);
+    if changed {
+        let directory = path.parent().context("a path below the root of the repository")?;
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         file.write_all(&bytes)?;
         file.as_file().set_modified(before)?;
-        file.persist(&object).with_context(|| object.display().to_string())?;
+        file.persist(&path).with_context(|| path.display().to_string())?;
     }
-    Ok((object, u64::try_from(bytes.len())?))
+    Ok(Object { path, size: u64::try_from(bytes.len())?, changed })
 }
 
 /// Builds a statically linked binary for distribution, in a target directory of its own. Neither
