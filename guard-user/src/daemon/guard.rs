@@ -9,7 +9,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aya::VerifierLogLevel;
 use guard_common::{Addr, tables};
 use tokio::io::unix::AsyncFd;
 
@@ -711,12 +710,7 @@ impl Guard {
         self.keep_tallies();
         self.mend_pins()?;
         let maps = Maps::Pinned(self.pins.directory());
-        let options = Options {
-            maps,
-            key: self.key,
-            sampling: true,
-            verifier_log: VerifierLogLevel::default(),
-        };
+        let options = Options::new(maps, self.key, true);
         let mut generation =
             Generation::load_for(self.wanted.mode.first_hook(), &policy, &options)?;
         // Complete before anything is switched.

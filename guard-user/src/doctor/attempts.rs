@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use aya::VerifierLogLevel;
-
 use super::facts::{Abilities, Refusal, Tried};
 use crate::{
     kernel::{
@@ -47,12 +45,7 @@ fn load_guard(policy: Option<&CompiledPolicy>) -> Tried {
         sample = sample_policy().map_err(|message| Refusal { errno: None, message })?;
         &sample
     };
-    let options = Options {
-        maps: Maps::Private,
-        key: [0; 2],
-        sampling: true,
-        verifier_log: VerifierLogLevel::default(),
-    };
+    let options = Options::new(Maps::Private, [0; 2], true);
     Generation::load(policy, &options).map(drop).map_err(Refusal::from)
 }
 

@@ -53,6 +53,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Where the verifier writes down everything if it refuses the program.
+    pub fn new(maps: Maps, key: [u64; 2], sampling: bool) -> Self {
+        Self { maps, key, sampling, verifier_log: VerifierLogLevel::default() }
+    }
+
     /// The shared maps by name, and where they are pinned.
     fn pins(&self) -> Vec<(&'static str, PathBuf)> {
         match &self.maps {
@@ -133,12 +138,7 @@ impl Generation {
         policy: &CompiledPolicy,
         key: [u64; 2],
     ) -> Result<Self, KernelError> {
-        let options = Options {
-            maps: Maps::Private,
-            key,
-            sampling: false,
-            verifier_log: VerifierLogLevel::default(),
-        };
+        let options = Options::new(Maps::Private, key, false);
         Self::build(policy, &options, hook, hook.verdict_program())
     }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use aya::VerifierLogLevel;
 use guard_common::{Action, Reason, Verdict};
 use guard_user::{
     kernel::{
@@ -44,12 +43,7 @@ impl Guard {
         device: &str,
         mtu: u32,
     ) -> Result<Self> {
-        let options = Options {
-            maps: Maps::Private,
-            key: KEY,
-            sampling: true,
-            verifier_log: VerifierLogLevel::default(),
-        };
+        let options = Options::new(Maps::Private, KEY, true);
         let mut generation = Generation::load_for(hook, policy, &options)?;
         let mut shared = generation.shared()?;
         // As the daemon says it: in the network stack a frame lies in as many buffers as it likes.

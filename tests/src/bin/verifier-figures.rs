@@ -79,12 +79,8 @@ fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
 }
 
 fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, KernelError> {
-    let options = Options {
-        maps: Maps::Private,
-        key: KEY,
-        sampling: true,
-        verifier_log: VerifierLogLevel::STATS,
-    };
+    let options =
+        Options { verifier_log: VerifierLogLevel::STATS, ..Options::new(Maps::Private, KEY, true) };
     Generation::load_for(hook, policy, &options)
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::{
-    TestRun as _, VerifierLogLevel,
+    TestRun as _,
     programs::{TestRunOptions, Xdp, loaded_programs},
 };
 use aya_obj::programs::XdpAttachType;
@@ -87,12 +87,7 @@ fn a_flood_from_all_cpus_stays_within_the_limit() {
         let policy = world::named(name).compile_edited(|text| {
             text.replace("rate: 10/s, burst: 5 ", &format!("rate: {RATE}/s, burst: {DEEP} "))
         });
-        let options = Options {
-            maps: Maps::Private,
-            key: [1, 2],
-            sampling: true,
-            verifier_log: VerifierLogLevel::default(),
-        };
+        let options = Options::new(Maps::Private, [1, 2], true);
         let mut generation = Generation::load(&policy, &options).expect("the policy loads");
         let mut shared = generation.shared().expect("the shared maps");
         shared.set_interface(1, "lo", true).expect("a row");

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::VerifierLogLevel;
 use guard_common::Verdict;
 use guard_tests::{
     backend::KEY,
@@ -38,12 +37,7 @@ const LOAD: Duration = Duration::from_secs(2);
 fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generation, Shared) {
     let texts = [("cluster.yaml", MANIFEST.to_owned()), ("policy.yaml", edit(POLICY))];
     let policy = world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node");
-    let options = Options {
-        maps: Maps::Private,
-        key: KEY,
-        sampling: false,
-        verifier_log: VerifierLogLevel::default(),
-    };
+    let options = Options::new(Maps::Private, KEY, false);
     let mut generation = Generation::load_for(hook, &policy, &options).expect("it loads");
     let mut shared = generation.shared().expect("maps");
     shared.set_interface(index, "eth0", false).expect("a row");

@@ -60,16 +60,16 @@ fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     // Nothing is there before: nothing may be there after.
     fails_at_every_step(&policy, pins);
     // With a generation in force, it alone is there after, whole and alive.
-    let options = || Options {
-        maps: Maps::Pinned(pins.to_owned()),
-        key: KEY,
-        sampling: true,
-        verifier_log: VerifierLogLevel::STATS,
-    };
-    let running = Generation::load(&policy, &options()).expect("it loads");
+    let running = Generation::load(&policy, &options(pins)).expect("it loads");
     fails_at_every_step(&policy, pins);
     let program = running.program_id();
     assert!(Left::now(pins).programs.contains(&program), "the running generation is gone");
+}
+
+/// The figures of the verifier are enough here: a build is refused many times.
+fn options(pins: &Path) -> Options {
+    let options = Options::new(Maps::Pinned(pins.to_owned()), KEY, true);
+    Options { verifier_log: VerifierLogLevel::STATS, ..options }
 }
 
 /// Builds with ever more descriptors, until one succeeds, and looks after each that does not.
@@ -78,13 +78,8 @@ fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
     let lowest = lowest_free().expect("a descriptor");
     let mut errors = Vec::new();
     for limit in lowest.. {
-        let options = Options {
-            maps: Maps::Pinned(pins.to_owned()),
-            key: KEY,
-            sampling: true,
-            verifier_log: VerifierLogLevel::STATS,
-        };
-        let built = limited(limit, || Generation::load(policy, &options)).expect("a lower limit");
+        let built =
+            limited(limit, || Generation::load(policy, &options(pins))).expect("a lower limit");
         match built {
             Ok(_) => break,
             Err(error) => errors.push(error.to_string()),

@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::VerifierLogLevel;
 use guard_tests::{
     backend::{Backend as _, Host, KEY},
     generate::Generator,
@@ -301,12 +300,7 @@ struct Other {
 }
 
 fn other_in_front(node: &Node, nth: usize) -> Other {
-    let options = Options {
-        maps: Maps::Private,
-        key: KEY,
-        sampling: false,
-        verifier_log: VerifierLogLevel::default(),
-    };
+    let options = Options::new(Maps::Private, KEY, false);
     let mut generation = Generation::load_for(Hook::Tc, &policy(), &options).expect("it loads");
     let mut shared = generation.shared().expect("maps");
     let pin = node.path("bpf").join(format!("other-{nth}"));

@@ -1,6 +1,5 @@
 //! Known packets are judged by a generation before it comes into force.
 
-use aya::VerifierLogLevel;
 use guard_tests::{backend::KEY, skip, world};
 use guard_user::kernel::generation::{Generation, Maps, Options};
 
@@ -11,12 +10,7 @@ fn a_generation_with_other_tables_is_refused_with_the_frame() {
     if skip::kernel("rehearsal").is_none() {
         return;
     }
-    let options = Options {
-        maps: Maps::Private,
-        key: KEY,
-        sampling: true,
-        verifier_log: VerifierLogLevel::default(),
-    };
+    let options = Options::new(Maps::Private, KEY, true);
     let names = ["enforce", "observe", "mixed", "nested", "new-connections", "limits-both", "any"];
     for name in names {
         let policy = world::named(name).compile();
