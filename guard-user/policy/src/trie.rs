@@ -89,13 +89,17 @@ impl<K: Family> Trie<K> {
         let depth = begin.skip + ROOT_BITS;
         let mut trie = Self {
             begin,
-            root: vec![Entry::default(); ROOT_LEN].into_boxed_slice(),
+            root: vec![Entry::UNKNOWN; ROOT_LEN].into_boxed_slice(),
             nodes: Vec::new(),
             leaves: Vec::new(),
         };
+        if items.is_empty() {
+            return trie;
+        }
         let slot_of = |key: K| key.skip(begin.skip).first::<ROOT_BITS>() as usize;
         let slots = slots(items, depth, ROOT_LEN, 0, slot_of);
-        for (index, slot) in slots.iter().enumerate() {
+        // Most of the direct table is unknown, as it was made.
+        for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| !slot.is_unknown()) {
             let entry = match slot.content(depth) {
                 Content::Class(class) => Entry::class(class),
                 Content::Leaf(leaf, beyond) => {
@@ -269,6 +273,7 @@ impl<K> Region<'_, K> {
 }
 
 /// One slot of a node, or of the direct table.
+#[derive(Clone, Copy)]
 struct Slot<'a, K> {
     /// Of the shortest prefixes that cover all of it, the longest.
     cover: Found,
@@ -287,6 +292,11 @@ enum Content<'a, K: Key> {
 }
 
 impl<'a, K: Family> Slot<'a, K> {
+    /// Whether no prefix covers it and none lies in it.
+    fn is_unknown(&self) -> bool {
+        self.inside.is_empty() && self.cover == Found::default()
+    }
+
     /// `depth`: bits that are resolved where the slot is.
     fn content(&self, depth: u32) -> Content<'a, K> {
         let [first, .., last] = self.inside else {
@@ -350,9 +360,8 @@ fn slots<K: Family>(
     class: u16,
     slot_of: impl Fn(K) -> usize,
 ) -> Vec<Slot<'_, K>> {
-    let outer = Found { class, buckets: 0 };
-    let mut slots: Vec<Slot<'_, K>> =
-        (0..count).map(|_| Slot { cover: outer, inside: &[] }).collect();
+    let outer = Slot { cover: Found { class, buckets: 0 }, inside: &[] };
+    let mut slots: Vec<Slot<'_, K>> = vec![outer; count];
     let mut rest = items;
     while let Some(item) = rest.first() {
         let slot = slot_of(item.prefix);
