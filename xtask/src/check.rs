@@ -11,6 +11,7 @@ use clap::Args;
 use crate::{
     build::{self, PACKAGES},
     one_build, sh, tidy, toolchain,
+    units::Units,
 };
 
 /// How to check.
@@ -33,26 +34,23 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     toolchain::ensure_cargo_deny()?;
     let always: [(&str, Gate); 9] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
-        ("clippy", || clippy(&[&PACKAGES[..], &["--all-targets"]].concat())),
-        // By itself: together with the others its dependencies would get their features, and with
-        // them the standard library.
-        ("clippy of the kernel crate", || {
-            clippy(&["--package", "guard-ebpf", "--profile", "kernel-check"])
-        }),
         ("the build for CI, without kernel and terminal", || {
             // Among packages that ask for the features of the other builds. The tests ask for the daemon.
             let without_tests =
                 PACKAGES.into_iter().filter(|name| *name != "--package=guard-tests");
             build_for_ci(&without_tests.collect::<Vec<_>>())
         }),
+        ("clippy", lint),
+        // By itself: together with the others its dependencies would get their features, and with
+        // them the standard library.
+        ("clippy of the kernel crate", || {
+            clippy(&["--package=guard-ebpf", "--package=aya-build", "--profile", "kernel-check"])
+        }),
         ("licences, bans, sources", || {
             Ok(deny(&["check", "licenses", "bans", "sources"])?.status()?.success())
         }),
         ("advisories, where they can be had", advisories),
-        ("documentation", || {
-            let doc = [&["doc", "--no-deps", "--quiet"], &PACKAGES[..]].concat();
-            cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")])
-        }),
+        ("documentation", document),
         ("one build", one_build::run),
         ("repository rules", tidy::run),
     ];
@@ -101,7 +99,31 @@ fn build_for_ci(packages: &[&str]) -> Result<bool> {
         println!("it depends on {found:?}");
     }
     let build = ["--no-default-features", "--lib", "--bins"];
-    Ok(clippy(&[packages, &build].concat())? && found.is_empty())
+    let build = [packages, &build].concat();
+    let passed = if Units::are_recorded() {
+        // Linted with the others.
+        cargo(&[&["build", "--quiet"], &build[..]].concat(), &[])?
+    } else {
+        clippy(&build)?
+    };
+    Ok(passed && found.is_empty())
+}
+
+fn lint() -> Result<bool> {
+    if !Units::are_recorded() {
+        return clippy(&[&PACKAGES[..], &["--all-targets"]].concat());
+    }
+    // The tests call no benchmarks.
+    let all = [&["build", "--quiet"], &PACKAGES[..], &["--all-targets"]].concat();
+    Ok(cargo(&all, &[])? && Units::read()?.lint()?)
+}
+
+fn document() -> Result<bool> {
+    if Units::are_recorded() {
+        return Units::read()?.document();
+    }
+    let doc = [&["doc", "--no-deps", "--quiet"], &PACKAGES[..]].concat();
+    cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")])
 }
 
 fn clippy(what: &[&str]) -> Result<bool> {

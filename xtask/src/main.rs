@@ -16,6 +16,7 @@ mod sh;
 mod test;
 mod tidy;
 mod toolchain;
+mod units;
 mod vm;
 
 use std::process::ExitCode;

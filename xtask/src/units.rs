@@ -1,0 +1,267 @@
+//! Linting and documenting our crates by the commands that compiled them.
+//!
+//! A dependency that cargo has compiled for a build it reads once more for clippy and for rustdoc, which
+//! takes a third of what the gates take. Where `.ci/rustc` has written down how each of our crates was
+//! compiled, clippy and rustdoc are called in the same way, beside the same dependencies.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::sh;
+
+/// How one crate was compiled.
+#[derive(Debug)]
+struct Unit {
+    when: SystemTime,
+    environment: Vec<(String, String)>,
+    /// The compiler, and what it was given.
+    compiler: String,
+    arguments: Vec<String>,
+}
+
+/// What was written down. None where builds write nothing down.
+#[derive(Debug)]
+pub(crate) struct Units(Vec<Unit>);
+
+impl Units {
+    /// Whether builds in this environment write down how they compile.
+    pub(crate) fn are_recorded() -> bool {
+        let wrapper = env::var_os("RUSTC_WORKSPACE_WRAPPER").map(PathBuf::from);
+        wrapper.is_some_and(|wrapper| wrapper == sh::root().join(".ci/rustc"))
+    }
+
+    /// Reads what was written down: of each crate, in each of its forms, how it was compiled last.
+    pub(crate) fn read() -> Result<Self> {
+        let mut units = BTreeMap::new();
+        for entry in fs::read_dir(sh::root().join("target/units"))? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "args") {
+                continue;
+            }
+            let unit = Unit::read(&path).with_context(|| path.display().to_string())?;
+            let known: &mut Unit = match units.entry(unit.form()) {
+                std::collections::btree_map::Entry::Vacant(place) => {
+                    place.insert(unit);
+                    continue;
+                }
+                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            };
+            if known.when < unit.when {
+                *known = unit;
+            }
+        }
+        Ok(Self(units.into_values().collect()))
+    }
+
+    /// Lints all of them; whether clippy finds nothing.
+    pub(crate) fn lint(&self) -> Result<bool> {
+        each(self.0.iter().collect(), Unit::clippy)
+    }
+
+    /// Documents libraries, and programs that are not called like one; whether rustdoc finds nothing.
+    pub(crate) fn document(&self) -> Result<bool> {
+        let libraries: Vec<&str> =
+            self.0.iter().filter(|unit| unit.is_library()).filter_map(Unit::name).collect();
+        let documented = |unit: &&Unit| {
+            let is_program =
+                unit.value_of("--crate-type") == Some("bin") && !unit.is_build_script();
+            let is_free = !unit.name().is_some_and(|name| libraries.contains(&name));
+            unit.is_library() || (is_program && is_free && !unit.has("--test"))
+        };
+        // The form with the most features.
+        let mut by_source: BTreeMap<_, &Unit> = BTreeMap::new();
+        for unit in self.0.iter().filter(documented) {
+            let known = by_source.entry(unit.source()).or_insert(unit);
+            if known.features().len() < unit.features().len() {
+                *known = unit;
+            }
+        }
+        each(by_source.into_values().collect(), Unit::rustdoc)
+    }
+}
+
+impl Unit {
+    fn read(path: &Path) -> Result<Self> {
+        let parts = |path: &Path| -> Result<Vec<String>> {
+            let text = fs::read_to_string(path)?;
+            Ok(text.split_terminator('\0').map(str::to_owned).collect())
+        };
+        let environment = parts(&path.with_extension("env"))?;
+        let environment = environment.iter().filter_map(|line| line.split_once('='));
+        let mut arguments = parts(path)?;
+        let compiler = arguments.first().cloned().context("no compiler")?;
+        arguments.remove(0);
+        // What an edit leaves of the compiler's own work.
+        if let Some(at) = arguments.iter().position(|argument| argument.starts_with("incremental="))
+        {
+            arguments.drain(at.saturating_sub(1)..=at);
+        }
+        Ok(Self {
+            when: fs::metadata(path)?.modified()?,
+            environment: environment.map(|(name, value)| (name.into(), value.into())).collect(),
+            compiler,
+            arguments,
+        })
+    }
+
+    fn has(&self, argument: &str) -> bool {
+        self.arguments.iter().any(|known| known == argument)
+    }
+
+    fn value_of(&self, option: &str) -> Option<&str> {
+        let pair =
+            self.arguments.windows(2).find(|pair| pair.first().is_some_and(|it| it == option));
+        pair.and_then(|pair| pair.get(1)).map(String::as_str)
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.value_of("--crate-name")
+    }
+
+    fn source(&self) -> Option<&String> {
+        let is_source = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");
+        self.arguments.iter().find(|argument| is_source(Path::new(argument)))
+    }
+
+    fn is_library(&self) -> bool {
+        self.value_of("--crate-type") == Some("lib")
+    }
+
+    fn is_build_script(&self) -> bool {
+        self.name().is_some_and(|name| name.starts_with("build_script"))
+    }
+
+    fn features(&self) -> Vec<&str> {
+        let is_feature = |argument: &&str| argument.starts_with("feature=");
+        self.arguments.iter().map(String::as_str).filter(is_feature).collect()
+    }
+
+    /// What tells the forms of a crate apart.
+    fn form(&self) -> (Option<String>, Option<String>, bool, Vec<String>) {
+        let features = self.features().into_iter().map(str::to_owned).collect();
+        (self.name().map(str::to_owned), self.source().cloned(), self.has("--test"), features)
+    }
+
+    /// A program, in the place of the compiler: same directory, same environment.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(sh::root()).env_clear().envs(self.environment.iter().cloned());
+        // Of cargo, which is gone: how many may run at a time.
+        command.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn clippy(&self) -> Result<Output> {
+        let out = sh::root().join("target/lint");
+        let mut clippy = self.command("clippy-driver");
+        // How its arguments reach it from `cargo clippy`.
+        clippy.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+        clippy.arg(&self.compiler).args(self.without(&["--out-dir", "--emit"]));
+        clippy.arg("--emit=metadata").arg("--out-dir").arg(out);
+        clippy.output().context("running clippy-driver")
+    }
+
+    fn rustdoc(&self) -> Result<Output> {
+        let mut rustdoc = self.command("rustdoc");
+        let lints = ["--warn", "--deny", "--allow", "--forbid"];
+        let of_compiler = ["--out-dir", "--emit", "-C", "--test"];
+        rustdoc.args(self.without(&[&lints[..], &of_compiler].concat()));
+        rustdoc.arg("-Dwarnings").arg("--out-dir").arg(sh::root().join("target/doc"));
+        rustdoc.output().context("running rustdoc")
+    }
+
+    /// The arguments without some options and their values, and with messages for people.
+    fn without(&self, options: &[&str]) -> Vec<&str> {
+        let mut kept = Vec::new();
+        let mut arguments = self.arguments.iter().map(String::as_str);
+        while let Some(argument) = arguments.next() {
+            let name = argument.split_once('=').map_or(argument, |(name, _)| name);
+            if options.contains(&argument) && argument != "--test" {
+                arguments.next();
+            } else if !options.contains(&name) && !["--error-format", "--json"].contains(&name) {
+                kept.push(argument);
+            }
+        }
+        kept
+    }
+}
+
+/// Does something with all units, as many at a time as there are CPUs, and shows what was said; whether
+/// it succeeded with each.
+fn each(mut units: Vec<&Unit>, run: fn(&Unit) -> Result<Output>) -> Result<bool> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    units.reverse();
+    let queue = Mutex::new(units);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || -> Result<bool> {
+        let mut passed = true;
+        while let Some(unit) = next() {
+            let output = run(unit)?;
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            passed &= output.status.success();
+        }
+        Ok(passed)
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
+        let mut passed = true;
+        for worker in workers {
+            let Ok(result) = worker.join() else { anyhow::bail!("a worker panicked") };
+            passed &= result?;
+        }
+        Ok(passed)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(arguments: &str) -> Unit {
+        Unit {
+            when: SystemTime::UNIX_EPOCH,
+            environment: Vec::new(),
+            compiler: "rustc".to_owned(),
+            arguments: arguments.split(' ').map(str::to_owned).collect(),
+        }
+    }
+
+    #[test]
+    fn the_arguments_of_a_compiler_are_read() {
+        let library = unit(
+            "--crate-name guard_common --edition=2024 guard-common/src/lib.rs --error-format=json \
+             --json=artifacts --crate-type lib --emit=dep-info,metadata,link -C opt-level=2 \
+             --warn=clippy::pedantic --cfg feature=\"user\" --check-cfg cfg(docsrs,test) -C \
+             extra-filename=-12 --out-dir target/debug/deps -L dependency=target/debug/deps --extern \
+             aya=target/debug/deps/libaya-34.rmeta",
+        );
+        assert_eq!(library.name(), Some("guard_common"));
+        assert!(library.is_library() && !library.is_build_script());
+        assert_eq!(library.features(), ["feature=\"user\""]);
+        assert_eq!(
+            library.without(&["--warn", "--emit", "--out-dir", "-C", "--test"]).join(" "),
+            "--crate-name guard_common --edition=2024 guard-common/src/lib.rs --crate-type lib --cfg \
+             feature=\"user\" --check-cfg cfg(docsrs,test) -L dependency=target/debug/deps --extern \
+             aya=target/debug/deps/libaya-34.rmeta"
+        );
+    }
+
+    #[test]
+    fn tests_are_another_form_than_what_they_test() {
+        let form = |arguments: &str| unit(arguments).form();
+        let library = "--crate-name a a/src/lib.rs --crate-type lib";
+        assert_ne!(form("--crate-name a a/src/lib.rs --test"), form("--crate-name a a/src/lib.rs"));
+        assert_eq!(form(library), form(&format!("{library} -C metadata=12")));
+        assert_ne!(form(library), form(&format!("{library} --cfg feature=\"x\"")));
+    }
+}
