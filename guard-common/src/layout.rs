@@ -2,7 +2,8 @@
 //!
 //! Integers and byte arrays only, padding written out, sizes asserted. Whoever changes a layout
 //! raises [`LAYOUT_VERSION`]: it is part of the path under which the shared maps are pinned, so a
-//! daemon never reads maps of another layout.
+//! daemon never reads maps of another layout. `cargo xtask check` holds what pinned maps have to do
+//! with, here and in other files, against `layout.lock`.
 use crate::{
     bucket::Limit,
     event::Event,
@@ -12,7 +13,7 @@ use crate::{
     verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict},
 };
 
-/// Version of everything in this file.
+/// Version of what the pinned maps hold, and of where they are pinned.
 pub const LAYOUT_VERSION: u32 = 3;
 
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An

@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::{
     build::{self, PACKAGES},
-    one_build, sh, tidy, toolchain,
+    layout, one_build, sh, tidy, toolchain,
     units::Units,
 };
 
@@ -28,11 +28,11 @@ pub(crate) struct CheckArgs {
 /// Runs the gates; whether all are passed.
 pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     if args.bless_layout {
-        tidy::bless_layout()?;
+        layout::bless()?;
     }
     toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
-    let always: [(&str, Gate); 9] = [
+    let always: [(&str, Gate); 10] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
         ("the build for CI, without kernel and terminal", || {
             // Among packages that ask for the features of the other builds. The tests ask for the daemon.
@@ -51,6 +51,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
         }),
         ("advisories, where they can be had", advisories),
         ("documentation", document),
+        ("layout of what is pinned", layout::run),
         ("one build", one_build::run),
         ("repository rules", tidy::run),
     ];

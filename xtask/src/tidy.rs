@@ -9,13 +9,9 @@ use anyhow::{Context as _, Result};
 
 use crate::sh;
 
-/// Where a changed layout is noticed.
-const LAYOUT: &str = "guard-common/src/layout.rs";
-/// Its version and hash when they were last looked at together.
-const LAYOUT_LOCK: &str = "guard-common/layout.lock";
 /// Files that may contain unsafe code. The kernel crate is left out: packets and map values are
 /// pointers there, and the linter asks for a safety note at each.
-const UNSAFE: [&str; 2] = [LAYOUT, "guard-user/src/kernel/sys.rs"];
+const UNSAFE: [&str; 2] = ["guard-common/src/layout.rs", "guard-user/src/kernel/sys.rs"];
 
 /// Checks the rules; whether all hold.
 pub(crate) fn run() -> Result<bool> {
@@ -29,7 +25,6 @@ pub(crate) fn run() -> Result<bool> {
             findings.extend(manifest_rules(&file, &fs::read_to_string(root.join(&file))?));
         }
     }
-    findings.extend(layout_rule(&root)?);
     for finding in &findings {
         println!("{finding}");
     }
@@ -83,36 +78,6 @@ fn manifest_rules(file: &Path, text: &str) -> Option<String> {
     let is_root = text.contains("[workspace.lints");
     (!inherits && !is_root)
         .then(|| format!("{}: does not inherit the workspace's lints", file.display()))
-}
-
-/// A layout that changes under the same version would be read wrongly by a daemon of another build.
-fn layout_rule(root: &Path) -> Result<Option<String>> {
-    let lock = fs::read_to_string(root.join(LAYOUT_LOCK)).unwrap_or_default();
-    let now = layout_state(root)?;
-    Ok((lock.trim() != now).then(|| {
-        format!(
-            "{LAYOUT}: changed since {LAYOUT_LOCK} was written; if a key, a value or the meaning \
-             of one changed since the last release, raise LAYOUT_VERSION; then run \
-             `cargo xtask check --bless-layout`"
-        )
-    }))
-}
-
-/// Writes down the layout as it is.
-pub(crate) fn bless_layout() -> Result<()> {
-    let root = sh::root();
-    fs::write(root.join(LAYOUT_LOCK), layout_state(&root)? + "\n")?;
-    Ok(())
-}
-
-fn layout_state(root: &Path) -> Result<String> {
-    let text = fs::read_to_string(root.join(LAYOUT)).with_context(|| LAYOUT.to_owned())?;
-    let version =
-        text.lines().find_map(|line| line.strip_prefix("pub const LAYOUT_VERSION: u32 = "));
-    let version = version.context("a line with LAYOUT_VERSION")?.trim_end_matches(';');
-    let mut git = std::process::Command::new("git");
-    let hash = sh::read(git.current_dir(root).args(["hash-object", LAYOUT]))?;
-    Ok(format!("{version} {}", hash.trim()))
 }
 
 #[cfg(test)]

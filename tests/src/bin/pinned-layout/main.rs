@@ -1,0 +1,23 @@
+//! Prints the layout of everything that is pinned, one `name = value` a line, for `cargo xtask check`,
+//! which compares it with `guard-common/layout.lock`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
+
+mod pins;
+mod values;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match pins::lines() {
+        Ok(pins) => {
+            for (name, value) in values::lines().into_iter().chain(pins) {
+                println!("{name} = {value}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What the keys and values of the pinned maps are, and what their numbers mean.
+//!
+//! Of our crates this file uses guard-common alone, so that a changed copy of that can be described by
+//! it, too (`xtask/src/layout.rs`).
+
+use std::{any::type_name, mem::offset_of};
+
+use guard_common::{
+    Action, Addr, Reason, Verdict,
+    bucket::TICKS_PER_NS,
+    event::{Event, HEAD_LEN},
+    layout::{
+        self, BucketStates, Counter, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow,
+        LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, LAYOUT_VERSION, Label, MAX_INTERFACES,
+        MemberKey, Sampling,
+    },
+    limit::{HASHED_BUCKETS, hashed_bucket},
+    tables::Unit,
+    tally,
+    verdict::{MAX_SERVICES, NODE_REASONS},
+};
+
+/// `name = value`, in the order in which they are to be read.
+type Lines = Vec<(String, String)>;
+
+/// The fields of a struct: of what type each is, and at which byte.
+macro_rules! fields {
+    ($lines:ident, $type:ident { $($field:ident),+ $(,)? }) => {
+        // Each of them, or this does not compile.
+        let _ = |$type { $($field: _),+ }: $type| ();
+        $lines.push((stringify!($type).to_owned(), format!("{} bytes", size_of::<$type>())));
+        $(
+            let kind = kind_of(|value: &$type| &value.$field);
+            let at = offset_of!($type, $field);
+            $lines.push((
+                concat!(stringify!($type), ".", stringify!($field)).to_owned(),
+                format!("{kind} at byte {at}"),
+            ));
+        )+
+    };
+}
+
+/// Constants by their names.
+macro_rules! numbers {
+    ($lines:ident, $($number:path),+ $(,)?) => {
+        $($lines.push((stringify!($number).to_owned(), $number.to_string()));)+
+    };
+}
+
+/// Lines on the values.
+pub(crate) fn lines() -> Lines {
+    let mut lines = vec![("LAYOUT_VERSION".to_owned(), LAYOUT_VERSION.to_string())];
+    structs(&mut lines);
+    enums(&mut lines);
+    counters(&mut lines);
+    others(&mut lines);
+    lines
+}
+
+fn structs(lines: &mut Lines) {
+    fields!(lines, Counter { packets, bytes });
+    fields!(lines, MemberKey { addr, slot });
+    fields!(lines, Sampling { window, seen, gap, skip, used, suppressed, lost, emitted });
+    fields!(
+        lines,
+        Event { source, verdict, ifindex, len, port, protocol, family, weight, head_len, head }
+    );
+    for (name, kind) in
+        [("BucketStates", type_name::<BucketStates>()), ("Label", type_name::<Label>())]
+    {
+        lines.push((name.to_owned(), kind.to_owned()));
+    }
+}
+
+fn enums(lines: &mut Lines) {
+    for action in Action::ALL {
+        lines.push((format!("Action {}", action.name()), (action as u8).to_string()));
+    }
+    for reason in Reason::ALL {
+        lines.push((format!("Reason {}", reason.name()), (reason as u8).to_string()));
+    }
+    for unit in Unit::ALL {
+        lines.push((format!("Unit {unit:?}"), (unit as u8).to_string()));
+    }
+    numbers!(lines, NODE_REASONS, MAX_SERVICES, Event::IPV4, Event::IPV6, HEAD_LEN);
+    let verdict = Verdict::of_service(Action::Drop, Reason::NotAllowed, 5);
+    lines.push(("packed: drop, not_allowed, slot 5".to_owned(), format!("{:#x}", verdict.pack())));
+    let verdict = Verdict::of_node(Action::WouldDrop, Reason::Fragment);
+    lines.push(("packed: would-drop, fragment".to_owned(), format!("{:#x}", verdict.pack())));
+}
+
+/// Where in the counters of an interface each verdict is counted.
+fn counters(lines: &mut Lines) {
+    numbers!(
+        lines,
+        layout::COUNTERS,
+        layout::COUNTERS_PER_INTERFACE,
+        layout::NODE_COUNTERS,
+        layout::SERVICE_COUNTERS,
+    );
+    let first_of_second_service = layout::NODE_COUNTERS.saturating_add(layout::SERVICE_COUNTERS);
+    for index in 0..first_of_second_service {
+        if let Some((_, Verdict { action, reason, service })) = layout::counter_meaning(index) {
+            let of = if service.is_some() { "a service" } else { "the node" };
+            let name = format!("counter of {of}: {}, {}", action.name(), reason.name());
+            lines.push((name, index.to_string()));
+        }
+    }
+}
+
+fn others(lines: &mut Lines) {
+    numbers!(lines, MAX_INTERFACES, INTERFACE_SLOTS, INTERFACE_PROBES);
+    let row = InterfaceRow::new(70, 2, true);
+    lines.push(("row of interface 70, third row, one buffer".to_owned(), format!("{row:x?}")));
+    let places: Vec<u32> = InterfaceRow::places(70).collect();
+    lines.push(("places of interface 70".to_owned(), format!("{places:?}")));
+    let four = Addr::V4(0x0a01_0203);
+    let key = MemberKey::new(3, &four);
+    lines.push(("key of 10.1.2.3 in slot 3".to_owned(), format!("{:x?} {}", key.addr, key.slot)));
+    numbers!(lines, TICKS_PER_NS, HASHED_BUCKETS);
+    let six = Addr::V6([0xfd00 << 48, 9]);
+    let buckets = [four, six].map(|addr| hashed_bucket([1, 2], 3, &addr));
+    lines.push(("hashed buckets of 10.1.2.3 and fd00::9".to_owned(), format!("{buckets:?}")));
+    numbers!(lines, LABEL_INTERFACES, LABEL_GENERATION, LABEL_POLICY, layout::LABELS);
+    numbers!(
+        lines,
+        layout::TALLIES,
+        layout::TALLY_LOADS_DONE,
+        layout::TALLY_LOADS_FAILED,
+        layout::TALLY_MEMBER_DROPS_NODE,
+        layout::TALLY_LOG_SUPPRESSED,
+        layout::TALLY_LOG_LOST,
+        layout::TALLY_REQUESTS_SERVED,
+        layout::TALLY_REQUESTS_REFUSED,
+        layout::TALLY_CONNECTIONS_CUT,
+        layout::TALLY_MEMBER_DROPS,
+        tally::SIGNATURES_REFUSED,
+        tally::SIGNATURES_REPLAYED,
+    );
+}
+
+/// The type of a field.
+fn kind_of<T, F>(_: impl Fn(&T) -> &F) -> &'static str {
+    type_name::<F>()
+}

@@ -1,0 +1,307 @@
+//! The layout of what is pinned, against `guard-common/layout.lock`.
+//!
+//! Programs and daemons of two builds meet at the pinned maps. They may if both say the same
+//! `LAYOUT_VERSION`, so everything that one of them writes and another one reads must be the same then:
+//! offsets and types of fields, numbers of reasons, sizes and flags of maps. A program of guard-tests says
+//! what it is (`tests/src/bin/pinned-layout`), and this compares it with what was written down with the
+//! version. Comments and names that no map holds are no part of it.
+
+use std::{collections::BTreeMap, fmt, fs, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    build::{self, PACKAGES},
+    sh,
+};
+
+/// What was written down, from the root of the repository.
+const LOCK: &str = "guard-common/layout.lock";
+/// The program that says what the layout is.
+const PROGRAM: &str = "pinned-layout";
+/// The line with the version.
+const VERSION: &str = "LAYOUT_VERSION";
+/// How lines on maps begin: they are known where the kernel object is.
+const MAP: &str = "map ";
+/// The line that lists the pinned maps.
+const PINNED: &str = "pins of maps";
+/// Where the maps are declared.
+const MAPS: &str = "guard-ebpf/src/maps.rs";
+
+/// Everything that is said of a layout: `name = value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Layout(BTreeMap<String, String>);
+
+/// One line that is not what it was.
+#[derive(Debug, PartialEq, Eq)]
+struct Change {
+    name: String,
+    before: Option<String>,
+    now: Option<String>,
+}
+
+/// How a layout compares with the one that was written down.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Same,
+    /// Another layout under the same version.
+    Unversioned(Vec<Change>),
+    /// Another version, which was not written down yet.
+    Unwritten,
+}
+
+/// Compares; whether the layout is what was written down.
+pub(crate) fn run() -> Result<bool> {
+    let locked = Layout::parse(&fs::read_to_string(sh::root().join(LOCK)).context(LOCK)?);
+    let now = described()?;
+    match locked.verdict(&now) {
+        Verdict::Same => Ok(true),
+        Verdict::Unversioned(changes) => {
+            println!("{LOCK}: what is pinned has changed:");
+            for change in changes {
+                println!("  {change}");
+            }
+            println!(
+                "hint: a daemon of another build would read it wrongly: raise {VERSION} \
+                 (guard-common/src/layout.rs), then run `cargo xtask check --bless-layout`"
+            );
+            Ok(false)
+        }
+        Verdict::Unwritten => {
+            println!(
+                "{LOCK}: it is of another {VERSION}; `cargo xtask check --bless-layout` writes down the \
+                 new layout"
+            );
+            Ok(false)
+        }
+    }
+}
+
+/// Writes down a layout whose version was raised.
+pub(crate) fn bless() -> Result<()> {
+    let path = sh::root().join(LOCK);
+    // The maps are part of it.
+    build::for_tests()?;
+    let now = described()?;
+    if !now.has_maps() {
+        bail!("{PROGRAM} carries no kernel object");
+    }
+    let locked =
+        fs::read_to_string(&path).map_or(Layout(BTreeMap::new()), |text| Layout::parse(&text));
+    if let Verdict::Unversioned(changes) = locked.verdict(&now) {
+        let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
+        bail!("raise {VERSION} first: what is pinned has changed: {}", changes.join("; "));
+    }
+    fs::write(&path, now.to_string()).context(LOCK)
+}
+
+/// The layout as it is.
+fn described() -> Result<Layout> {
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--quiet"]).args(PACKAGES).args(["--bin", PROGRAM]);
+    // The object that the tests carry: with another one, or none, guard-user would be compiled again.
+    let object = build::embedded_object();
+    if object.is_file() {
+        cargo.env("TRAINGUARD_OBJECT", object);
+    }
+    sh::run(&mut cargo)?;
+    let text = sh::read(&mut Command::new(build::development_binary(PROGRAM)))?;
+    let mut layout = Layout::parse(&text);
+    layout.declare(&fs::read_to_string(sh::root().join(MAPS)).context(MAPS)?);
+    Ok(layout)
+}
+
+impl Layout {
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().filter_map(|line| line.split_once(" = "));
+        Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    /// Adds what the pinned maps are declared to hold: a kernel object tells sizes, which two types may
+    /// share.
+    fn declare(&mut self, source: &str) {
+        let pinned = self.0.get(PINNED).cloned().unwrap_or_default();
+        for map in source.split("#[btf_map]").skip(1) {
+            let declaration = map.split_once("static ").and_then(|(_, rest)| rest.split_once(" ="));
+            let Some((name, kind)) = declaration.and_then(|(text, _)| text.split_once(':')) else {
+                continue;
+            };
+            if pinned.split(' ').any(|pin| pin == name) {
+                let kind = kind.split_whitespace().collect::<Vec<_>>().join(" ");
+                self.0.insert(format!("declared: {name}"), kind);
+            }
+        }
+    }
+
+    fn has_maps(&self) -> bool {
+        self.0.keys().any(|name| name.starts_with(MAP))
+    }
+
+    fn version(&self) -> Option<&String> {
+        self.0.get(VERSION)
+    }
+
+    /// Compares with what it is now. Maps count if they are known.
+    fn verdict(&self, now: &Self) -> Verdict {
+        let counts = |name: &String| now.has_maps() || !name.starts_with(MAP);
+        let mut changes: Vec<Change> = Vec::new();
+        for (name, before) in self.0.iter().filter(|(name, _)| counts(name)) {
+            let after = now.0.get(name);
+            if after != Some(before) {
+                let (before, now) = (Some(before.clone()), after.cloned());
+                changes.push(Change { name: name.clone(), before, now });
+            }
+        }
+        for (name, after) in now.0.iter().filter(|(name, _)| !self.0.contains_key(*name)) {
+            changes.push(Change { name: name.clone(), before: None, now: Some(after.clone()) });
+        }
+        if changes.is_empty() {
+            Verdict::Same
+        } else if self.version() == now.version() {
+            Verdict::Unversioned(changes)
+        } else {
+            Verdict::Unwritten
+        }
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|(name, value)| writeln!(f, "{name} = {value}"))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, before, now } = self;
+        match (before, now) {
+            (Some(before), Some(now)) => write!(f, "{name}: was {before}, is {now}"),
+            (Some(before), None) => write!(f, "{name}: was {before}, is gone"),
+            (None, now) => write!(f, "{name}: is new: {}", now.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// The layout of a copy of guard-common: its values, without the maps.
+#[cfg(test)]
+fn described_from(sources: &std::path::Path) -> Result<Layout> {
+    let out = tempfile::tempdir().context("a directory for what is compiled")?;
+    let rustc = || {
+        let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+        rustc.current_dir(sh::root()).args(["--edition=2024", "--cap-lints=allow", "--out-dir"]);
+        rustc.arg(out.path());
+        rustc
+    };
+    sh::read(
+        rustc().args(["--crate-name=guard_common", "--crate-type=lib"]).arg(sources.join("lib.rs")),
+    )?;
+    let values = sh::root().join("tests/src/bin").join(PROGRAM).join("values.rs");
+    let main = format!(
+        "#[path = {values:?}] mod values;\n\
+         fn main() {{ for (name, value) in values::lines() {{ println!(\"{{name}} = {{value}}\") }} }}\n"
+    );
+    let file = out.path().join("main.rs");
+    fs::write(&file, main)?;
+    let library = format!("guard_common={}", out.path().join("libguard_common.rlib").display());
+    sh::read(rustc().arg("--extern").arg(library).arg(file))?;
+    Ok(Layout::parse(&sh::read(&mut Command::new(out.path().join("main")))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of the values that are not what was written down any more, after a change of
+    /// guard-common.
+    fn changes(file: &str, edits: &[(&str, &str)]) -> Vec<String> {
+        let copy = tempfile::tempdir().expect("a directory");
+        let sources = sh::root().join("guard-common/src");
+        let lock = fs::read_to_string(sh::root().join(LOCK)).expect("the lock");
+        let mut locked = Layout::parse(&lock);
+        // Not the pins and the maps, of which guard-common alone knows nothing.
+        let known = described_from(&sources).expect("a layout");
+        locked.0.retain(|name, _| known.0.contains_key(name));
+        assert_eq!(locked, known);
+        for entry in fs::read_dir(&sources).expect("the sources") {
+            let path = entry.expect("a file").path();
+            let name = path.file_name().expect("a name");
+            let mut text = fs::read_to_string(&path).expect("a text");
+            if name == file {
+                for (from, to) in edits {
+                    assert_eq!(text.matches(from).count(), 1, "`{from}` in {file}");
+                    text = text.replace(from, to);
+                }
+            }
+            fs::write(copy.path().join(name), text).expect("a copy");
+        }
+        match locked.verdict(&described_from(copy.path()).expect("a layout")) {
+            Verdict::Same => Vec::new(),
+            Verdict::Unversioned(changes) => {
+                changes.into_iter().map(|change| change.name).collect()
+            }
+            Verdict::Unwritten => vec![VERSION.to_owned()],
+        }
+    }
+
+    #[test]
+    fn two_fields_that_are_swapped_are_named() {
+        let edits = [
+            ("pub ifindex: u32,", "pub was_ifindex: u32,"),
+            ("pub len: u32,", "pub ifindex: u32,"),
+            ("pub was_ifindex: u32,", "pub len: u32,"),
+        ];
+        assert_eq!(changes("event.rs", &edits), ["Event.ifindex", "Event.len"]);
+    }
+
+    #[test]
+    fn two_reasons_that_are_swapped_are_named() {
+        let edits = [("Martian = 10,", "Martian = 11 ,"), ("NotAllowed = 11,", "NotAllowed = 10,")];
+        let changes = changes("verdict.rs", &edits);
+        for name in ["Reason martian", "Reason not_allowed"] {
+            assert!(changes.iter().any(|change| change == name), "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn comments_do_not_count_and_the_version_does() {
+        let comment = [("//! A sampled drop", "//! One more word.\n//! A sampled drop")];
+        assert_eq!(changes("event.rs", &comment), [""; 0]);
+        let version = [("LAYOUT_VERSION: u32 = 3", "LAYOUT_VERSION: u32 = 4")];
+        assert_eq!(changes("layout.rs", &version), [VERSION]);
+    }
+
+    #[test]
+    fn what_maps_are_declared_to_hold_counts() {
+        let source = "#[btf_map]\npub(crate) static TG_A: Array<A, { N as usize }> = Array::new();\n\
+                      /// Not read here.\n#[btf_map]\nstatic TG_B: HashMap<Key, u32,\n    0> =\n    \
+                      HashMap::new();\n#[btf_map]\nstatic TG_NODES: Array<Node, 1> = Array::new();\n";
+        let mut layout = Layout::parse("pins of maps = TG_A TG_B\n");
+        layout.declare(source);
+        let declared = "declared: TG_A = Array<A, { N as usize }>\n\
+                        declared: TG_B = HashMap<Key, u32, 0>\npins of maps = TG_A TG_B\n";
+        assert_eq!(layout.to_string(), declared);
+        // Each of the pinned ones is found in the source as it is.
+        let lock = fs::read_to_string(sh::root().join(LOCK)).expect("the lock");
+        let pinned = Layout::parse(&lock).0[PINNED].split(' ').count();
+        assert_eq!(lock.matches("declared: ").count(), pinned);
+    }
+
+    #[test]
+    fn what_came_and_went_is_told() {
+        let layout = |text: &str| Layout::parse(text);
+        let locked = layout("LAYOUT_VERSION = 3\nmap A.flags = 0\nx = 1\n");
+        assert_eq!(locked.verdict(&locked), Verdict::Same);
+        // Without a kernel object.
+        assert_eq!(locked.verdict(&layout("LAYOUT_VERSION = 3\nx = 1\n")), Verdict::Same);
+        let now = layout("LAYOUT_VERSION = 3\nmap B.flags = 1\nx = 2\n");
+        let Verdict::Unversioned(changes) = locked.verdict(&now) else { panic!("it is another") };
+        let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
+        assert_eq!(
+            changes,
+            ["map A.flags: was 0, is gone", "x: was 1, is 2", "map B.flags: is new: 1"]
+        );
+        let raised = layout("LAYOUT_VERSION = 4\nx = 2\n");
+        assert_eq!(locked.verdict(&raised), Verdict::Unwritten);
+        assert_eq!(Layout::parse(&locked.to_string()), locked);
+    }
+}
