@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of what the pinned maps hold, and of where they are pinned.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An
 /// entry is a service slot, [`PORT_TUNNEL`] or [`PORT_UNGUARDED`].
@@ -200,6 +200,11 @@ pub const LABEL_POLICY: u32 = LABEL_GENERATION + 1;
 /// UTF-8 text, filled up with zeros. Longer names do not fit a policy.
 pub type Label = [u8; 128];
 
+/// Bytes of the map that says what the layout is: text as in `layout.lock`, filled up with zeros.
+pub const ABOUT_BYTES: usize = 1 << 14;
+/// That text.
+pub type About = [u8; ABOUT_BYTES];
+
 /// Entries of the tally map: what the daemon counts and the kernel cannot, kept where the kernel's
 /// counters are, so that it lives as long as they do. Written by one daemon at a time, entry by
 /// entry; those without a name below are zero.
@@ -221,6 +226,9 @@ pub const TALLY_REQUESTS_SERVED: u32 = 8;
 pub const TALLY_REQUESTS_REFUSED: u32 = 12;
 /// First of three tallies: connections that were ended before they had their answer, likewise.
 pub const TALLY_CONNECTIONS_CUT: u32 = 16;
+/// First of three tallies: events that programs of other layouts have emitted, that they suppressed,
+/// and that they lost.
+pub const TALLY_EVENTS_CARRIED: u32 = 28;
 /// First of the tallies of services, by slot: dropped frames of members. Estimated from samples.
 pub const TALLY_MEMBER_DROPS: u32 = 64;
 

@@ -47,6 +47,12 @@ pub const MAP_TOTALS: &str = "TG_TOTALS";
 pub const MAP_LABELS: &str = "TG_LABELS";
 /// Shared map: what the daemon counts (see [`crate::layout::TALLIES`]). For user space alone.
 pub const MAP_TALLIES: &str = "TG_TALLIES";
+/// Shared map: what guards of other layouts have counted, by the same index as in [`MAP_COUNTERS`].
+/// For user space alone.
+pub const MAP_CARRIED: &str = "TG_CARRIED";
+/// Shared map: what the layout is, in a text that guards of other layouts read. Its name and its form
+/// are the same in all layouts from the fourth on. For user space alone.
+pub const MAP_ABOUT: &str = "TG_ABOUT";
 /// Shared map: ring buffer of sampled [`crate::event::Event`] records.
 pub const MAP_EVENTS: &str = "TG_EVENTS";
 /// Shared map: until when somebody listens to events, in nanoseconds of the monotonic clock.
@@ -57,7 +63,7 @@ pub const MAP_CREDITS: &str = "TG_CREDITS";
 pub const MAP_SAMPLING: &str = "TG_SAMPLING";
 
 /// The maps that all generations share; they are pinned.
-pub const SHARED_MAPS: [&str; 12] = [
+pub const SHARED_MAPS: [&str; 14] = [
     MAP_COUNTERS,
     MAP_INTERFACES,
     MAP_MEMBERS,
@@ -67,6 +73,8 @@ pub const SHARED_MAPS: [&str; 12] = [
     MAP_CREDITS,
     MAP_LABELS,
     MAP_TALLIES,
+    MAP_CARRIED,
+    MAP_ABOUT,
     MAP_EVENTS,
     MAP_LISTENER,
     MAP_SAMPLING,

@@ -78,6 +78,12 @@ pub enum Verb {
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),
+    /// Take over from a guard of a newer version, which this one would not replace by itself
+    ///
+    /// Takes the options of the daemon that will run then, which starts as usual afterwards. Each
+    /// interface is switched in one step: there is no moment without a guard.
+    #[cfg(feature = "daemon")]
+    Downgrade(DaemonArgs),
     /// Say whether this node is guarded, by which policy, on which interfaces
     #[cfg(feature = "daemon")]
     Status(StatusArgs),

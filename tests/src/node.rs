@@ -130,6 +130,8 @@ pub struct Node {
     directory: TempDir,
     namespaces: [String; 2],
     daemon: Option<Child>,
+    /// What is run at this node.
+    binary: PathBuf,
 }
 
 impl Node {
@@ -174,6 +176,7 @@ impl Node {
                 .expect("a directory"),
             namespaces: [format!("{prefix}-node"), format!("{prefix}-peer")],
             daemon: None,
+            binary: binary(),
         };
         node.write("cluster.yaml", MANIFEST);
         node.write("policy.yaml", POLICY);
@@ -290,15 +293,30 @@ impl Node {
         command
     }
 
+    /// Runs the binary of the next layout from now on, or the usual one again.
+    pub fn set_next_layout(&mut self, is_next: bool) {
+        let usual = binary();
+        self.binary = if is_next { usual.with_file_name("trainguard-next") } else { usual };
+    }
+
     fn binary(&self, verb: &[&str]) -> Command {
-        let mut command = self.command_at_node(&binary());
+        let mut command = self.command_at_node(&self.binary);
         command.args(verb);
         command
     }
 
     /// The daemon's command line, for the manifest and further arguments.
     pub fn daemon_command(&self, more: &[&str]) -> Command {
-        let mut command = self.binary(&["daemon"]);
+        self.command_of_daemon("daemon", more)
+    }
+
+    /// The command that takes over from a guard of a newer layout, likewise.
+    pub fn downgrade_command(&self, more: &[&str]) -> Command {
+        self.command_of_daemon("downgrade", more)
+    }
+
+    fn command_of_daemon(&self, verb: &str, more: &[&str]) -> Command {
+        let mut command = self.binary(&[verb]);
         command.arg("--manifest").arg(self.path("cluster.yaml")).args(["--node", "node"]);
         for (flag, directory) in [
             ("--run-dir", self.path("run")),

@@ -68,6 +68,13 @@ pub struct Sum {
     pub lost: u64,
 }
 
+/// Rounds of a test that repeats itself, unless the environment asks for another number, as
+/// `cargo xtask chaos` does.
+pub fn rounds(usual: u64) -> u64 {
+    std::env::var("TRAINGUARD_ROUNDS")
+        .map_or(usual, |text| text.parse().expect("a number of rounds"))
+}
+
 impl Traffic {
     /// Begins. Nobody else may listen on the ports of the lanes.
     pub fn start(node: &Node, lanes: &[Lane]) -> Self {

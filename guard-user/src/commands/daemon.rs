@@ -1,4 +1,4 @@
-//! `trainguard daemon`
+//! `trainguard daemon` and `trainguard downgrade`
 
 use tracing_subscriber::EnvFilter;
 
@@ -7,8 +7,17 @@ use crate::{cli::DaemonArgs, daemon, exit::Exit, logs::Log, policy::compiled::Tu
 /// A kernel may know more attributes of a device than the library, which need not be said.
 const QUIETER: &str = "info,netlink_packet_route=error";
 
-/// Runs the verb.
+/// Runs `daemon`.
 pub fn run(args: &DaemonArgs) -> Exit {
+    with_log(|log| daemon::run(args, Tunnels::all(&args.tunnels), log))
+}
+
+/// Runs `downgrade`.
+pub fn downgrade(args: &DaemonArgs) -> Exit {
+    with_log(|log| daemon::downgrade(args, Tunnels::all(&args.tunnels), log))
+}
+
+fn with_log(run: impl FnOnce(&Log) -> Exit) -> Exit {
     let wanted = std::env::var("TRAINGUARD_LOG").ok();
     let filter = match wanted.as_deref().map(EnvFilter::try_new) {
         Some(Ok(filter)) => filter,
@@ -19,5 +28,5 @@ pub fn run(args: &DaemonArgs) -> Exit {
         }
         None => EnvFilter::new(QUIETER),
     };
-    daemon::run(args, Tunnels::all(&args.tunnels), &Log::start(filter))
+    run(&Log::start(filter))
 }

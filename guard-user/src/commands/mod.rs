@@ -44,6 +44,8 @@ pub fn run(cli: &Cli) -> Exit {
     let exit = match &cli.verb {
         #[cfg(feature = "daemon")]
         Verb::Daemon(args) => daemon::run(args),
+        #[cfg(feature = "daemon")]
+        Verb::Downgrade(args) => daemon::downgrade(args),
         Verb::Lint(args) => lint::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Man(args) => man::run(args),

@@ -78,7 +78,7 @@ pub(super) fn guard(
         return first_of(wanted.modes(), device, generation, pins);
     };
     if wanted.modes().contains(&mode) {
-        return take_over(name, link, mode, device, generation, pins, earlier);
+        return take_over(name, link, mode, device, generation, earlier);
     }
     let changed = if wanted.modes().iter().any(|new| new.hook() != mode.hook()) {
         beside(wanted, device, generation, pins)
@@ -102,7 +102,7 @@ pub(super) fn guard(
         Err(error) if link.is_alive() => {
             let why = format!("{error}; still in {} mode", mode.name());
             tracing::error!(interface = device.name, "{why}");
-            let kept = take_over(name, link, mode, device, generation, pins, earlier)?;
+            let kept = take_over(name, link, mode, device, generation, earlier)?;
             Ok(Attachment { instead: Some(why), ..kept })
         }
         Err(error) => Err(error),
@@ -138,18 +138,15 @@ fn best(
 
 fn take_over(
     name: String,
-    mut link: Link,
+    link: Link,
     mode: Mode,
     device: &Device,
     generation: &mut Generation,
-    pins: &Pins,
     earlier: &mut Vec<(String, Link)>,
 ) -> Result<Attachment, KernelError> {
     let hook = mode.hook();
-    let taken = link
-        .move_to(&pins.link_path(&device.name, hook))
-        .and_then(|()| generation.add(hook))
-        .and_then(|_| link.switch(generation.program(hook)?));
+    // Its pin follows with the others: until it has, what is pinned says that it was another layout's.
+    let taken = generation.add(hook).and_then(|_| link.switch(generation.program(hook)?));
     if let Err(error) = taken {
         earlier.push((name, link));
         return Err(error);

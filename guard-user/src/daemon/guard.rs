@@ -44,9 +44,10 @@ use crate::{
         error::KernelError,
         generation::{Generation, Maps, Options, require_kernel_object},
         netlink::{Device, Netlink},
-        pins::{HeldMaps, PinLock, Pins},
+        pins::{HeldMaps, Newer, PinLock, Pins},
         shared::Shared,
         sys,
+        takeover::Other,
     },
     logs::Log,
     machine,
@@ -129,6 +130,8 @@ pub(super) struct Prepared {
 pub(super) struct Guard {
     pub(super) wanted: Wanted,
     pub(super) pins: Pins,
+    /// Guards of other layouts that are not yet taken over from as a whole.
+    others: Vec<Other>,
     pub(super) state: State,
     pub(super) key: [u64; 2],
     pub(super) netlink: Netlink,
@@ -208,18 +211,20 @@ async fn filling(ring: Option<&AsyncFd<OwnedFd>>) {
 pub(super) struct Claim {
     pins: Pins,
     lock: PinLock,
+    others: Vec<Other>,
 }
 
 impl Claim {
     /// Claims a pin directory. Nothing is loaded or attached by this.
-    pub(super) fn take(bpf_dir: &Path) -> Result<Self, KernelError> {
+    pub(super) fn take(bpf_dir: &Path, newer: &Newer) -> Result<Self, KernelError> {
         require_kernel_object()?;
         let pins = Pins::at(bpf_dir);
-        pins.create()?;
+        pins.create_root()?;
         let lock = pins.lock()?;
-        pins.check_versions()?;
+        let others = pins.others(newer)?;
+        pins.create()?;
         pins.check_layout()?;
-        Ok(Self { pins, lock })
+        Ok(Self { pins, lock, others })
     }
 }
 
@@ -231,7 +236,7 @@ impl Guard {
         doors: Arc<Doors>,
         state_dir: &Path,
     ) -> Result<Self, Failure> {
-        let Claim { pins, lock } = claim;
+        let Claim { pins, lock, others } = claim;
         let state = State::at(state_dir);
         state.tidy();
         let (key, unkept) = state.key().map_err(|error| of_state(&error))?;
@@ -247,6 +252,7 @@ impl Guard {
             watch: Watch::new(&wanted.timing),
             wanted,
             pins,
+            others,
             ring: None,
             lock,
             state,
@@ -677,9 +683,50 @@ impl Guard {
             None if self.pins.has_maps() => {
                 Shared::open(&self.pins.directory())?.service_labels()?
             }
-            None => BTreeMap::new(),
+            None => self.labels_of_others()?,
         };
         Ok(labels.into_iter().collect())
+    }
+
+    /// Which service had which slot under the layout before.
+    fn labels_of_others(&self) -> Result<BTreeMap<u8, String>, KernelError> {
+        for other in self.others.iter().rev() {
+            let labels = other.service_labels()?;
+            if !labels.is_empty() {
+                return Ok(labels);
+            }
+        }
+        Ok(BTreeMap::new())
+    }
+
+    /// Carries on what guards of other layouts counted until their last link was switched, and removes
+    /// their maps, of which nothing is needed any more.
+    fn finish_takeover(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        for other in std::mem::take(&mut self.others) {
+            let version = other.version();
+            let finished = other.carry(&mut running.shared).and_then(|()| {
+                let is_over = !self.pins.has_links(&other)?;
+                if is_over {
+                    other.remove_maps()?;
+                }
+                Ok(is_over)
+            });
+            match finished {
+                Ok(true) => {
+                    tracing::info!(layout = version, "taken over from a guard of another layout");
+                }
+                Ok(false) => self.others.push(other),
+                Err(error) => {
+                    tracing::error!(
+                        layout = version,
+                        hint = error.hint_text(),
+                        "what a guard of another layout has counted is not carried on yet: {error}"
+                    );
+                    self.others.push(other);
+                }
+            }
+        }
     }
 
     fn put_into_force(&mut self, ready: Ready) -> Result<(), Failure> {
@@ -727,6 +774,19 @@ impl Guard {
                 .map(sys::readiness)
                 .transpose()
                 .map_err(|error| KernelError::of("waiting for the ring of events", error))?;
+        }
+        shared.describe()?;
+        if self.running.is_none() {
+            for other in &self.others {
+                if !other.is_known() {
+                    tracing::warn!(
+                        layout = other.version(),
+                        "what a guard of that layout has counted is lost: nothing says what it means"
+                    );
+                }
+                other.carry(&mut shared)?;
+                other.carry_buckets(&mut shared)?;
+            }
         }
         let number = shared.generation()? + 1;
         for service in &policy.services {
@@ -785,6 +845,7 @@ impl Guard {
         );
         if !self.links.is_empty() {
             self.links.drop_leftovers(&self.devices);
+            self.finish_takeover();
         }
         self.note_interfaces();
         self.note_surroundings();

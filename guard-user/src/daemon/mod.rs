@@ -41,7 +41,14 @@ mod trusted;
 pub mod view;
 mod watch;
 
-use std::{future::poll_fn, sync::Arc};
+use std::{
+    fs,
+    future::poll_fn,
+    io,
+    os::unix::{self, fs::MetadataExt as _},
+    path::Path,
+    sync::Arc,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -59,7 +66,7 @@ use self::{
 use crate::{
     cli::{DaemonArgs, ModeArg},
     exit::Exit,
-    kernel::{error::KernelError, mode::Mode},
+    kernel::{error::KernelError, mode::Mode, pins::Newer},
     logs::Log,
     policy::compiled::Tunnels,
 };
@@ -69,6 +76,46 @@ const REQUESTS: usize = 64;
 
 /// Runs until a signal ends it. The guard outlives it.
 pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
+    explained(log, guard_until_signal(args, wanted(args, tunnels, log)))
+}
+
+/// Takes over from a guard of a newer layout, once; the guard outlives it.
+pub fn downgrade(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
+    explained(log, async {
+        let wanted = wanted(args, tunnels, log);
+        let claim = Claim::take(&args.directories.bpf_dir, &Newer::TakeOver)?;
+        let doors = Arc::new(Doors::new(&wanted.timing));
+        let mut guard = Guard::start(wanted, claim, doors, &args.state_dir).await?;
+        guard.keep_tallies();
+        for directory in [&args.directories.bpf_dir, &args.state_dir] {
+            hand_over(directory).map_err(|error| {
+                let what = format!("giving `{}` to the daemon's user", directory.display());
+                Failure::System(KernelError::of(what, error))
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Gives what is in a directory to the directory's owner: the user of a service, for whom root ran the
+/// command, and who is to go on with it.
+fn hand_over(directory: &Path) -> io::Result<()> {
+    let owner = fs::metadata(directory)?;
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let metadata = fs::symlink_metadata(&path)?;
+        if (metadata.uid(), metadata.gid()) != (owner.uid(), owner.gid()) {
+            unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        if metadata.is_dir() {
+            hand_over(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn wanted(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Wanted {
     let mode = match args.mode {
         ModeArg::Native => AttachMode::Only(Mode::Native),
         ModeArg::Generic => AttachMode::Only(Mode::Generic),
@@ -76,7 +123,7 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         ModeArg::Tcx => AttachMode::Only(Mode::Tcx),
     };
     let timing = args.timing.unwrap_or_default();
-    let wanted = Wanted {
+    Wanted {
         manifest: args.manifest.clone(),
         node: args.node.clone(),
         interfaces: args.interfaces.clone(),
@@ -86,11 +133,14 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
         policy_key: args.policy_key.clone(),
         timing,
         log: log.clone(),
-    };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
+    }
+}
+
+/// Runs something, and explains what became of it.
+fn explained(log: &Log, work: impl Future<Output = Result<(), Failure>>) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(guard_until_signal(args, wanted)),
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => Err(Failure::System(KernelError::of("starting the daemon", error))),
     };
     let exit = match result {
@@ -104,9 +154,16 @@ pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
     exit
 }
 
+/// The command that takes over from a guard of a newer layout, with the options of this daemon.
+fn downgrading() -> String {
+    let words =
+        std::env::args().map(|word| if word == "daemon" { "downgrade".to_owned() } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let claim = Claim::take(&args.directories.bpf_dir)?;
+    let claim = Claim::take(&args.directories.bpf_dir, &Newer::Refuse { instead: downgrading() })?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
     let doors = Arc::new(Doors::new(&wanted.timing));
     let run_dir = &args.directories.run_dir;

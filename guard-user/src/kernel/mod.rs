@@ -5,6 +5,8 @@
 #[cfg(feature = "daemon")]
 pub mod abilities;
 #[cfg(feature = "daemon")]
+mod about;
+#[cfg(feature = "daemon")]
 pub mod connections;
 pub mod error;
 #[cfg(feature = "daemon")]
@@ -40,3 +42,5 @@ pub mod sockets;
 pub mod stacking;
 #[cfg(feature = "daemon")]
 pub mod sys;
+#[cfg(feature = "daemon")]
+pub mod takeover;

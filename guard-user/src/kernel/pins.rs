@@ -11,6 +11,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::maps::MapInfo;
@@ -24,7 +25,7 @@ use nix::{
     },
 };
 
-use super::{error::KernelError, link::Link, mode::Hook, sys};
+use super::{error::KernelError, link::Link, mode::Hook, sys, takeover::Other};
 use crate::object::kernel_object;
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
@@ -35,6 +36,20 @@ const LINK_PREFIX: &str = "link-";
 /// Behind the name of an interface, which has no colon in it: a link of the tc hook. For a moment
 /// an interface can have one of each hook.
 const TC_SUFFIX: &str = ":tcx";
+
+/// The layout version of this process.
+static VERSION: AtomicU32 = AtomicU32::new(LAYOUT_VERSION);
+
+/// Makes this process one of another layout version. For the binary with which tests upgrade and
+/// downgrade; what the maps hold stays the same.
+#[doc(hidden)]
+pub fn be_of_layout(version: u32) {
+    VERSION.store(version, Ordering::Relaxed);
+}
+
+fn own_version() -> u32 {
+    VERSION.load(Ordering::Relaxed)
+}
 
 /// The pin directory of a guard.
 #[derive(Debug, Clone)]
@@ -82,12 +97,25 @@ impl Pins {
 
     /// Where this version's pins are.
     pub fn directory(&self) -> PathBuf {
-        self.root.join(format!("v{LAYOUT_VERSION}"))
+        self.root.join(format!("v{}", own_version()))
+    }
+
+    /// Makes the directory of this version's pins, too.
+    pub fn create(&self) -> Result<(), KernelError> {
+        self.create_root()?;
+        let directory = self.directory();
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.map_err(|error| {
+            KernelError::of(
+                format_args!("making the pin directory `{}`", directory.display()),
+                error,
+            )
+        })
     }
 
     /// Makes the directory, for root or the daemon's user alone. Fails if it is on no bpf file
     /// system.
-    pub fn create(&self) -> Result<(), KernelError> {
+    pub fn create_root(&self) -> Result<(), KernelError> {
         let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         let known = statfs(parent)
             .map_err(|error| KernelError::of(parent.display(), io::Error::from(error)))?;
@@ -110,10 +138,10 @@ impl Pins {
             .hint("name a directory in it: `--bpf-dir` makes it"));
         }
         let making = |error| {
-            let what = format!("making the pin directory `{}`", self.directory().display());
+            let what = format!("making the pin directory `{}`", self.root.display());
             KernelError::of(what, error)
         };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(self.directory());
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
         made.map_err(making)?;
         // Also when somebody else made it: file modes are what keeps strangers from the pins.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).map_err(making)
@@ -215,24 +243,39 @@ impl Pins {
         .hint("take the old guard off with `trainguard detach`, then start again"))
     }
 
-    /// Fails if pins of another layout version still guard an interface: two guards on one
-    /// interface cannot be, and the old one is not thrown out silently.
-    pub fn check_versions(&self) -> Result<(), KernelError> {
-        let own = self.directory();
-        for entry in self.versions()? {
-            if entry == own {
+    /// Guards of other layouts, the oldest first, whose links and maps are to be taken over.
+    ///
+    /// # Errors
+    /// One of them is newer and guards an interface, and `newer` does not allow to take that over: who
+    /// started an older binary may not have meant to.
+    pub fn others(&self, newer: &Newer) -> Result<Vec<Other>, KernelError> {
+        let (own, mut others) = (own_version(), Vec::new());
+        for (version, directory) in self.versions()? {
+            if version == own {
                 continue;
             }
-            let links = links_in(&entry)?;
-            if let Some((name, _)) = links.iter().find(|(_, link)| link.is_alive()) {
+            let alive = links_in(&directory)?.into_iter().find(|(_, link)| link.is_alive());
+            if let (Some((name, _)), Newer::Refuse { instead }) = (alive, newer)
+                && version > own
+            {
                 return Err(KernelError::new(format!(
-                    "`{name}` is guarded by another version, pinned in `{}`",
-                    entry.display()
+                    "`{name}` is guarded by a newer trainguard, of layout {version} (`{}`); this one is \
+                     of layout {own}, and changes nothing",
+                    directory.display()
                 ))
-                .hint("take it off with `trainguard detach`, then start again; the node is open in between"));
+                .hint(format!(
+                    "install the newer one again, or take over from it, without a gap: `{instead}`; \
+                     then start again"
+                )));
             }
+            others.push(Other::at(directory, version)?);
         }
-        Ok(())
+        Ok(others)
+    }
+
+    /// Whether a link is pinned in a directory of another layout.
+    pub fn has_links(&self, other: &Other) -> Result<bool, KernelError> {
+        Ok(!links_in(other.directory())?.is_empty())
     }
 
     /// Where the link of an interface is pinned.
@@ -252,8 +295,8 @@ impl Pins {
     /// The pinned links by interface name, in all versions.
     pub fn links(&self) -> Result<Vec<(String, Link)>, KernelError> {
         let mut links = Vec::new();
-        for version in self.versions()? {
-            links.extend(links_in(&version)?);
+        for (_, directory) in self.versions()? {
+            links.extend(links_in(&directory)?);
         }
         Ok(links)
     }
@@ -264,31 +307,34 @@ impl Pins {
         if !self.links()?.is_empty() {
             return Ok(());
         }
-        for version in self.versions()? {
-            for name in names::SHARED_MAPS {
-                match fs::remove_file(version.join(name)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        let what = format!("removing the pin {name} in `{}`", version.display());
-                        return Err(KernelError::of(what, error));
-                    }
-                    _ => {}
-                }
-            }
-            // Not empty: leave it.
-            let _ = fs::remove_dir(&version);
+        for (version, directory) in self.versions()? {
+            Other::at(directory, version)?.remove_maps()?;
         }
         Ok(())
     }
 
-    /// The directories of layout versions.
-    fn versions(&self) -> Result<Vec<PathBuf>, KernelError> {
-        let is_version = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let number = name.and_then(|name| name.strip_prefix('v'));
-            number.is_some_and(|number| number.parse::<u32>().is_ok()) && path.is_dir()
+    /// The directories of layout versions, by number.
+    fn versions(&self) -> Result<Vec<(u32, PathBuf)>, KernelError> {
+        let version = |path: PathBuf| {
+            let number = path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?;
+            path.is_dir().then_some((number, path))
         };
-        Ok(read_dir(&self.root)?.into_iter().filter(is_version).collect())
+        let mut versions: Vec<_> = read_dir(&self.root)?.into_iter().filter_map(version).collect();
+        versions.sort();
+        Ok(versions)
     }
+}
+
+/// What to do about a guard of a newer layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Newer {
+    /// Change nothing.
+    Refuse {
+        /// The command that takes over from it.
+        instead: String,
+    },
+    /// Take over from it, as from an older one.
+    TakeOver,
 }
 
 /// Whether this is a bpf file system.

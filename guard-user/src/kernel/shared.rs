@@ -15,9 +15,9 @@ use aya::{
 use guard_common::{
     event::{Event, HEAD_LEN},
     layout::{
-        self, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION,
+        self, About, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION,
         LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES, MemberKey,
-        NODE_COUNTERS, SERVICE_COUNTERS, Sampling, TALLY_MEMBER_DROPS,
+        NODE_COUNTERS, SERVICE_COUNTERS, Sampling, TALLY_EVENTS_CARRIED, TALLY_MEMBER_DROPS,
     },
     names,
     verdict::{MAX_SERVICES, Reason, Verdict},
@@ -27,7 +27,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{error::KernelError, generation::missing};
 
-/// The label of the row that all interfaces share that have none of their own.
+/// The row that all interfaces share that have none of their own.
+const LAST_ROW: u32 = MAX_INTERFACES - 1;
+/// Its label.
 const OTHERS: &str = "others";
 
 /// Counters, labels, bucket states and events.
@@ -37,8 +39,12 @@ pub struct Shared {
     sampling: PerCpuArray<MapData, Sampling>,
     labels: Array<MapData, Label>,
     tallies: Array<MapData, u64>,
+    carried: Array<MapData, Counter>,
+    about: Array<MapData, About>,
     interfaces: Array<MapData, InterfaceRow>,
     member_keys: HashMap<MapData, MemberKey, u32>,
+    members: Array<MapData, BucketStates>,
+    hashed: Array<MapData, BucketStates>,
     totals: Array<MapData, BucketStates>,
     credits: PerCpuArray<MapData, BucketStates>,
     listener: Array<MapData, u64>,
@@ -65,8 +71,12 @@ impl Shared {
             sampling: typed(names::MAP_SAMPLING, take(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, take(names::MAP_LABELS)?)?,
             tallies: typed(names::MAP_TALLIES, take(names::MAP_TALLIES)?)?,
+            carried: typed(names::MAP_CARRIED, take(names::MAP_CARRIED)?)?,
+            about: typed(names::MAP_ABOUT, take(names::MAP_ABOUT)?)?,
             interfaces: typed(names::MAP_INTERFACES, take(names::MAP_INTERFACES)?)?,
             member_keys: typed(names::MAP_MEMBER_KEYS, take(names::MAP_MEMBER_KEYS)?)?,
+            members: typed(names::MAP_MEMBERS, take(names::MAP_MEMBERS)?)?,
+            hashed: typed(names::MAP_HASHED, take(names::MAP_HASHED)?)?,
             totals: typed(names::MAP_TOTALS, take(names::MAP_TOTALS)?)?,
             credits: typed(names::MAP_CREDITS, take(names::MAP_CREDITS)?)?,
             listener: typed(names::MAP_LISTENER, take(names::MAP_LISTENER)?)?,
@@ -86,8 +96,12 @@ impl Shared {
             sampling: typed(names::MAP_SAMPLING, open(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, open(names::MAP_LABELS)?)?,
             tallies: typed(names::MAP_TALLIES, open(names::MAP_TALLIES)?)?,
+            carried: typed(names::MAP_CARRIED, open(names::MAP_CARRIED)?)?,
+            about: typed(names::MAP_ABOUT, open(names::MAP_ABOUT)?)?,
             interfaces: typed(names::MAP_INTERFACES, open(names::MAP_INTERFACES)?)?,
             member_keys: typed(names::MAP_MEMBER_KEYS, open(names::MAP_MEMBER_KEYS)?)?,
+            members: typed(names::MAP_MEMBERS, open(names::MAP_MEMBERS)?)?,
+            hashed: typed(names::MAP_HASHED, open(names::MAP_HASHED)?)?,
             totals: typed(names::MAP_TOTALS, open(names::MAP_TOTALS)?)?,
             credits: typed(names::MAP_CREDITS, open(names::MAP_CREDITS)?)?,
             listener: typed(names::MAP_LISTENER, open(names::MAP_LISTENER)?)?,
@@ -103,7 +117,7 @@ impl Shared {
         let mut rows = self.interface_labels()?;
         // Frames of a device that the program has not been told of, as a port that has just been
         // added to a guarded bond, are counted there.
-        rows.entry(MAX_INTERFACES - 1).or_insert_with(|| OTHERS.to_owned());
+        rows.entry(LAST_ROW).or_insert_with(|| OTHERS.to_owned());
         for (row, interface) in rows {
             let first = row * layout::COUNTERS_PER_INTERFACE;
             let services = slots.iter().flat_map(|&slot| {
@@ -113,7 +127,8 @@ impl Shared {
             for index in (0..NODE_COUNTERS).chain(services).map(|within| first + within) {
                 let Some((_, verdict)) = layout::counter_meaning(index) else { continue };
                 let values = self.counters.get(&index, 0).map_err(read(names::MAP_COUNTERS))?;
-                let counter = sum(values.iter());
+                let carried = self.carried.get(&index, 0).map_err(read(names::MAP_CARRIED))?;
+                let counter = sum(values.iter().chain([&carried]));
                 if counter.packets != 0 {
                     all.push((interface.clone(), verdict, counter));
                 }
@@ -132,6 +147,10 @@ impl Shared {
                 counts.suppressed = counts.suppressed.wrapping_add(of_cpu.suppressed);
                 counts.lost = counts.lost.wrapping_add(of_cpu.lost);
             }
+        }
+        let EventCounts { emitted, suppressed, lost } = &mut counts;
+        for (index, count) in (TALLY_EVENTS_CARRIED..).zip([emitted, suppressed, lost]) {
+            *count = count.wrapping_add(self.tally(index)?);
         }
         Ok(counts)
     }
@@ -238,6 +257,8 @@ impl Shared {
             for index in first..first + SERVICE_COUNTERS {
                 let zeros = zeros().map_err(|error| KernelError::of("counters", error))?;
                 self.counters.set(index, zeros, 0).map_err(write(names::MAP_COUNTERS))?;
+                let zero = Counter::default();
+                self.carried.set(index, zero, 0).map_err(write(names::MAP_CARRIED))?;
             }
         }
         let member_drops = TALLY_MEMBER_DROPS + u32::from(slot);
@@ -261,6 +282,98 @@ impl Shared {
         Ok(())
     }
 
+    /// Says what the layout is, for guards of other layouts.
+    pub fn describe(&mut self) -> Result<(), KernelError> {
+        self.about.set(0, super::about::About::text(), 0).map_err(write(names::MAP_ABOUT))
+    }
+
+    /// The slot of a service of another layout: the one that it has here, else the same one or a free
+    /// one, which is its from now on. None if there is none.
+    pub(super) fn claim_service(
+        &mut self,
+        slot: u32,
+        label: &str,
+    ) -> Result<Option<u8>, KernelError> {
+        let taken = self.service_labels()?;
+        if let Some((own, _)) = taken.iter().find(|(_, known)| *known == label) {
+            return Ok(Some(*own));
+        }
+        let same = u8::try_from(slot).ok().filter(|slot| *slot < MAX_SERVICES);
+        let mut free =
+            same.into_iter().chain(0..MAX_SERVICES).filter(|slot| !taken.contains_key(slot));
+        let Some(own) = free.next() else { return Ok(None) };
+        self.set_label(own.into(), label)?;
+        Ok(Some(own))
+    }
+
+    /// The row of an interface of another layout, likewise; the last one if no other is free.
+    pub(super) fn claim_row(&mut self, name: &str) -> Result<u32, KernelError> {
+        let labels = self.interface_labels()?;
+        let (row, is_new) = row_of(&labels, name);
+        if is_new {
+            self.set_label(LABEL_INTERFACES + row, if row == LAST_ROW { OTHERS } else { name })?;
+        }
+        Ok(row)
+    }
+
+    /// Carries on what another layout has counted of a verdict, if it is more than was carried before.
+    pub(super) fn raise_carried(
+        &mut self,
+        row: u32,
+        verdict: Verdict,
+        counted: Counter,
+    ) -> Result<(), KernelError> {
+        let index = row * layout::COUNTERS_PER_INTERFACE + layout::counter(verdict);
+        let before = self.carried.get(&index, 0).map_err(read(names::MAP_CARRIED))?;
+        let more = Counter {
+            packets: before.packets.max(counted.packets),
+            bytes: before.bytes.max(counted.bytes),
+        };
+        if more != before {
+            self.carried.set(index, more, 0).map_err(write(names::MAP_CARRIED))?;
+        }
+        Ok(())
+    }
+
+    /// Raises a tally to what another layout has counted.
+    pub(super) fn raise_tally(&mut self, index: u32, count: u64) -> Result<(), KernelError> {
+        if count > self.tally(index)? {
+            self.tallies.set(index, count, 0).map_err(write(names::MAP_TALLIES))?;
+        }
+        Ok(())
+    }
+
+    /// Empties the bucket of a service as far as another layout has.
+    pub(super) fn raise_total(
+        &mut self,
+        slot: u8,
+        states: BucketStates,
+    ) -> Result<(), KernelError> {
+        raise(&mut self.totals, slot.into(), states, names::MAP_TOTALS)
+    }
+
+    /// The bucket of sources that are no members, likewise.
+    pub(super) fn raise_hashed(
+        &mut self,
+        index: u32,
+        states: BucketStates,
+    ) -> Result<(), KernelError> {
+        raise(&mut self.hashed, index, states, names::MAP_HASHED)
+    }
+
+    /// The bucket of a member, likewise, if it has one here.
+    pub(super) fn raise_member(
+        &mut self,
+        key: &MemberKey,
+        states: BucketStates,
+    ) -> Result<(), KernelError> {
+        match self.member_keys.get(key, 0) {
+            Ok(place) => raise(&mut self.members, place, states, names::MAP_MEMBERS),
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(read(names::MAP_MEMBER_KEYS)(error)),
+        }
+    }
+
     /// Gives an interface a row of counters: its old one by name, else a free one, else the last,
     /// which further interfaces share. `one_buffer` says that the program gets each of its frames
     /// in one buffer.
@@ -270,16 +383,9 @@ impl Shared {
         name: &str,
         one_buffer: bool,
     ) -> Result<(), KernelError> {
-        let labels = self.interface_labels()?;
-        let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
-        let free = (0..MAX_INTERFACES - 1).find(|row| !labels.contains_key(row));
-        let row = own.or(free).unwrap_or(MAX_INTERFACES - 1);
-        if own.is_none() {
-            let shared = row == MAX_INTERFACES - 1;
-            self.set_label(LABEL_INTERFACES + row, if shared { OTHERS } else { name })?;
-        }
+        let row = self.claim_row(name)?;
         self.forget_interface(row, ifindex)?;
-        if row == MAX_INTERFACES - 1 {
+        if row == LAST_ROW {
             return Ok(());
         }
         self.set_row(InterfaceRow::new(ifindex, row, one_buffer))
@@ -296,7 +402,7 @@ impl Shared {
     ) -> Result<(), KernelError> {
         let labels = self.interface_labels()?;
         let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
-        let Some(row) = own.filter(|row| *row < MAX_INTERFACES - 1) else { return Ok(()) };
+        let Some(row) = own.filter(|row| *row < LAST_ROW) else { return Ok(()) };
         let first = row * layout::COUNTERS_PER_INTERFACE;
         for place in 0..INTERFACE_SLOTS {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
@@ -342,7 +448,7 @@ impl Shared {
         Ok(String::from_utf8_lossy(text).into_owned())
     }
 
-    fn set_label(&mut self, index: u32, text: &str) -> Result<(), KernelError> {
+    pub(super) fn set_label(&mut self, index: u32, text: &str) -> Result<(), KernelError> {
         let mut label: Label = [0; size_of::<Label>()];
         // Names are checked to be shorter; a longer one is cut, never refused.
         for (to, from) in label.iter_mut().take(size_of::<Label>() - 1).zip(text.bytes()) {
@@ -350,6 +456,31 @@ impl Shared {
         }
         self.labels.set(index, label, 0).map_err(write(names::MAP_LABELS))
     }
+}
+
+/// The row of an interface: its own by its name, else a free one, else the last. Whether it is new to
+/// it.
+fn row_of(labels: &BTreeMap<u32, String>, name: &str) -> (u32, bool) {
+    let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
+    let free = (0..LAST_ROW).find(|row| name != OTHERS && !labels.contains_key(row));
+    (own.or(free).unwrap_or(LAST_ROW), own.is_none())
+}
+
+/// Empties a bucket as far as a state says: the later of two times at which it is full again holds.
+fn raise(
+    buckets: &mut Array<MapData, BucketStates>,
+    index: u32,
+    states: BucketStates,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    if states == [0; 3] {
+        return Ok(());
+    }
+    let mut later = buckets.get(&index, 0).map_err(read(name))?;
+    for (now, state) in later.iter_mut().zip(states) {
+        *now = state.max(*now);
+    }
+    buckets.set(index, later, 0).map_err(write(name))
 }
 
 /// What all CPUs together have counted. The kernel has a value for each CPU that may ever be there,

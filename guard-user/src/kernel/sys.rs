@@ -7,15 +7,15 @@ use std::{
     ffi::{CString, c_long},
     io,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
 };
 
 use aya_obj::generated::{
-    BPF_F_XDP_HAS_FRAGS, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_type,
-    bpf_prog_info, bpf_prog_type,
+    BPF_F_XDP_HAS_FRAGS, bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_map_info,
+    bpf_map_type, bpf_prog_info, bpf_prog_type,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -145,6 +145,89 @@ pub fn map_create(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io:
     attr.__bindgen_anon_1.value_size = value;
     attr.__bindgen_anon_1.max_entries = entries;
     descriptor(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
+}
+
+/// A map of whatever keys and values, read as bytes.
+#[derive(Debug)]
+pub struct RawMap {
+    fd: OwnedFd,
+    key_size: usize,
+    /// Bytes that a look-up writes: of a map per CPU a value for each CPU that may ever be there, each
+    /// filled up to 8 bytes.
+    answer_size: usize,
+    /// Entries that fit.
+    pub entries: u32,
+}
+
+impl RawMap {
+    /// Opens a pinned map.
+    ///
+    /// # Errors
+    /// `ENOENT` if nothing is pinned there, `EINVAL` if it is no map, `EPERM`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let fd = open_pinned(path)?;
+        // SAFETY: plain integers and bytes, for which all bits zero is a value.
+        let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
+        let mut attr = zeroed_attr();
+        attr.info.bpf_fd = raw(fd.as_fd());
+        attr.info.info_len = u32::try_from(size_of::<bpf_map_info>()).unwrap_or(0);
+        attr.info.info = (&raw mut info) as u64;
+        bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+        let is_per_cpu = [
+            bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY,
+            bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH,
+            bpf_map_type::BPF_MAP_TYPE_LRU_PERCPU_HASH,
+            bpf_map_type::BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE,
+        ];
+        let value_size = info.value_size as usize;
+        let answer_size = if is_per_cpu.iter().any(|kind| *kind as u32 == info.type_) {
+            let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+            value_size.next_multiple_of(8).saturating_mul(cpus)
+        } else {
+            value_size
+        };
+        Ok(Self { fd, key_size: info.key_size as usize, answer_size, entries: info.max_entries })
+    }
+
+    /// The value of a key, of a map per CPU all of them.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none, `EINVAL` if keys have another size.
+    pub fn lookup(&self, key: &[u8]) -> io::Result<Vec<u8>> {
+        self.check(key)?;
+        let mut value = vec![0; self.answer_size];
+        let mut attr = zeroed_attr();
+        attr.__bindgen_anon_2.map_fd = raw(self.fd.as_fd());
+        attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+        // The kernel writes as many bytes as was worked out above, and reads the key.
+        attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+        bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
+        Ok(value)
+    }
+
+    /// The key after this one, or the first. None behind the last.
+    ///
+    /// # Errors
+    /// `EINVAL` if keys have another size, `ENOTSUPP` if the map has none.
+    pub fn next_key(&self, key: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
+        let mut next = vec![0; self.key_size];
+        let mut attr = zeroed_attr();
+        attr.__bindgen_anon_2.map_fd = raw(self.fd.as_fd());
+        if let Some(key) = key {
+            self.check(key)?;
+            attr.__bindgen_anon_2.key = key.as_ptr() as u64;
+        }
+        attr.__bindgen_anon_2.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+        match bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr) {
+            Ok(_) => Ok(Some(next)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn check(&self, key: &[u8]) -> io::Result<()> {
+        if key.len() == self.key_size { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
 }
 
 /// Loads an XDP program of these instructions (`struct bpf_insn`, 8 bytes each), to see whether the

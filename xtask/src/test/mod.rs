@@ -161,7 +161,8 @@ pub(crate) struct ChaosArgs {
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
     let built = build::for_tests()?;
     let executables = executables(Some(&built.0))?;
-    let names = [format!("{EXCLUSIVE}chaos::"), format!("{KERNEL}daemon::faults::")];
+    let names = ["exclusive::chaos::", "daemon::faults::", "daemon::takeover::"];
+    let names = names.map(|name| format!("{KERNEL}{name}"));
     let selection = Selection { names: names.into(), quick: false };
     let mut environment = Environment::new(Some(&built))?;
     environment.variables.push(("TRAINGUARD_ROUNDS", args.rounds.to_string().into()));

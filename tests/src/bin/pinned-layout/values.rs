@@ -121,6 +121,7 @@ fn others(lines: &mut Lines) {
     let six = Addr::V6([0xfd00 << 48, 9]);
     let buckets = [four, six].map(|addr| hashed_bucket([1, 2], 3, &addr));
     lines.push(("hashed buckets of 10.1.2.3 and fd00::9".to_owned(), format!("{buckets:?}")));
+    numbers!(lines, layout::ABOUT_BYTES);
     numbers!(lines, LABEL_INTERFACES, LABEL_GENERATION, LABEL_POLICY, layout::LABELS);
     numbers!(
         lines,
@@ -133,6 +134,7 @@ fn others(lines: &mut Lines) {
         layout::TALLY_REQUESTS_SERVED,
         layout::TALLY_REQUESTS_REFUSED,
         layout::TALLY_CONNECTIONS_CUT,
+        layout::TALLY_EVENTS_CARRIED,
         layout::TALLY_MEMBER_DROPS,
         tally::SIGNATURES_REFUSED,
         tally::SIGNATURES_REPLAYED,

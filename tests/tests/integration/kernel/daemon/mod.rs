@@ -14,6 +14,7 @@ mod modes;
 mod reloads;
 mod service;
 mod signatures;
+mod takeover;
 mod trials;
 mod untrusted_files;
 mod wrong_files;

@@ -5,7 +5,7 @@
 #![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
 
 use std::{
-    env, fs,
+    fs,
     path::Path,
     process::Command,
     sync::{Mutex, PoisonError},
@@ -19,7 +19,7 @@ use guard_tests::{
     node::{MEMBER, MEMBER_TOO, Node, PATIENCE, STRANGER, enforcing},
     random::{Random, seed},
     skip,
-    traffic::{Lane, Traffic},
+    traffic::{self, Lane, Traffic},
 };
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 const ROUNDS: u64 = 25;
 
 fn rounds() -> u64 {
-    env::var("TRAINGUARD_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"))
+    traffic::rounds(ROUNDS)
 }
 
 fn manifest() -> Cluster {

@@ -99,17 +99,29 @@ fn pins_of_another_layout_are_refused_with_every_difference() {
     node.assert_guarded();
 }
 
+/// What was there before is told from the directory that is found.
 #[test]
-fn a_live_guard_of_another_layout_version_is_not_thrown_out() {
+fn a_live_guard_of_an_older_layout_is_taken_over_from_and_of_a_newer_one_not() {
     let Some(mut node) = Node::new("attach/version") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
+    node.assert_guarded();
+    let refused = node.packets("not_allowed");
     node.signal("TERM");
-    fs::rename(node.own_pins(), node.pins().join("v0")).expect("renaming the pins");
+    let newer = node.pins().join("v99");
+    fs::rename(node.own_pins(), &newer).expect("renaming the pins");
     let output = node.start_in_vain(&[]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("guarded by another version"), "{said}");
+    assert!(said.contains("guarded by a newer trainguard, of layout 99"), "{said}");
+    assert!(!node.own_pins().exists(), "it changed nothing");
+    node.assert_guarded();
+    let older = node.pins().join("v0");
+    fs::rename(newer, &older).expect("renaming the pins");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert!(!older.exists(), "{}", node.log());
+    assert_eq!(node.packets("not_allowed"), refused + 2, "{}", node.log());
     node.assert_guarded();
 }
 

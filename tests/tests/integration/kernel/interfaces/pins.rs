@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guard_common::names;
 use guard_tests::{
     mounts::writable,
     node::{FREE_PORT, MANIFEST, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
@@ -150,11 +151,15 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
         assert!(Link::open(&pin).expect("the pin").is_alive());
         node.assert_guarded();
         let told = events(&node);
-        for what in ["pins of 12 maps were removed", "its pin was removed", "is not on a bpf file"]
-        {
+        for what in [&maps_removed(), "its pin was removed", "is not on a bpf file"] {
             assert!(told.contains(what), "no {what}: {told}");
         }
     }
+}
+
+/// What is said when the pins of all maps were removed.
+fn maps_removed() -> String {
+    format!("pins of {} maps were removed", names::SHARED_MAPS.len())
 }
 
 /// Case 101: somebody removes the pins and detaches the link.
@@ -171,7 +176,7 @@ fn pins_and_link_that_are_taken_together_come_back_with_an_alarm() {
     node.wait("well", well);
     node.assert_guarded();
     let told = events(&node);
-    assert!(told.contains("pins of 12 maps were removed") && told.contains("\"lost\""), "{told}");
+    assert!(told.contains(&maps_removed()) && told.contains("\"lost\""), "{told}");
 }
 
 /// Case 104: a directory that another daemon has made and uses in the place of one that was removed.

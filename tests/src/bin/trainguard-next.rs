@@ -1,0 +1,12 @@
+//! `trainguard` as if it were of the next layout version, for tests of upgrades and downgrades.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use guard_common::layout::LAYOUT_VERSION;
+use guard_user::{cli::Cli, commands, kernel::pins};
+
+fn main() -> ExitCode {
+    pins::be_of_layout(LAYOUT_VERSION + 1);
+    commands::run(&Cli::parse()).into()
+}

@@ -1,0 +1,210 @@
+//! Taking over from a guard of another layout: upgrades, and downgrades by command.
+#![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
+
+use std::{
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use guard_common::{layout::LAYOUT_VERSION, names};
+use guard_tests::{
+    node::{MEMBER, Node, PATIENCE, PORT, STRANGER, enforcing, moved},
+    random::{Random, seed},
+    traffic::{Lane, Sum, Traffic, rounds},
+};
+use serde_json::Value;
+
+/// A member and a stranger, in both families.
+fn lanes() -> Vec<Lane> {
+    let lanes = |from: [std::net::IpAddr; 2], passes| {
+        from.into_iter().map(move |from| Lane { from, port: PORT, passes })
+    };
+    lanes(MEMBER, true).chain(lanes(STRANGER, false)).collect()
+}
+
+/// The layouts of which something is pinned.
+fn layouts(node: &Node) -> Vec<String> {
+    let entries = std::fs::read_dir(node.pins()).expect("the pins");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn layout(is_next: bool) -> String {
+    format!("v{}", LAYOUT_VERSION + u32::from(is_next))
+}
+
+/// Up and down, under traffic: nothing is open, nothing is lost, no counter falls.
+fn there_and_back(test: &str, options: &[&str]) {
+    let Some(mut node) = Node::new(test) else { return };
+    node.start(options);
+    let began = node.wait("enforcing", enforcing);
+    let mode = &began["interfaces"][0]["mode"];
+    let first = node.stats();
+    let traffic = Traffic::start(&node, &lanes());
+    let mut before = node.stats();
+    for _ in 0..3 {
+        node.signal("TERM");
+        node.set_next_layout(true);
+        node.start(options);
+        let status = node.wait("enforcing", enforcing);
+        assert_eq!(&status["interfaces"][0]["mode"], mode, "{}", node.log());
+        assert_eq!(layouts(&node), [layout(true)], "{}", node.log());
+        let after = node.stats();
+        assert_none_fell(&before, &after);
+        traffic.assert_none_slipped_in();
+
+        // An older one changes nothing, and says how.
+        node.signal("TERM");
+        node.set_next_layout(false);
+        let refused = node.start_in_vain(options);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        let hint = said.lines().find(|line| line.contains("trainguard downgrade ")).expect(&said);
+        assert!(said.contains("`eth0` is guarded by a newer trainguard"), "{said}");
+        assert_eq!(layouts(&node), [layout(true)], "it changed nothing");
+        traffic.assert_none_slipped_in();
+        // As it is said.
+        let command = hint.split('`').nth(1).expect("a command");
+        let (program, args) = command.split_once(' ').expect("a command");
+        let args: Vec<&str> = args.split(' ').collect();
+        let mut downgrade = node.command_at_node(program.as_ref());
+        let output = downgrade.args(args).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(layouts(&node), [layout(false)], "{said}");
+        traffic.assert_none_slipped_in();
+        node.start(options);
+        let status = node.wait("enforcing", enforcing);
+        assert_eq!(&status["interfaces"][0]["mode"], mode, "{}", node.log());
+        let back = node.stats();
+        assert_none_fell(&after, &back);
+        before = back;
+    }
+    let Sum { passed, refused, lost } = traffic.end();
+    let moved = moved(&first, &node.stats());
+    // Each of the frames is counted once, whichever layout saw it.
+    if lost == 0 {
+        let expected = [("allowed", passed), ("not_allowed", refused)];
+        assert_eq!(moved, expected.map(|(reason, count)| (reason.to_owned(), count)));
+    }
+}
+
+/// SIGKILL at any point of an upgrade or a downgrade: one of the two guards, and the next start ends
+/// what was begun.
+#[test]
+fn one_that_is_killed_at_any_point_leaves_a_guard() {
+    let Some(mut node) = Node::new("takeover/kill") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let traffic = Traffic::start(&node, &lanes());
+    let seed = seed();
+    let mut random = Random::new(seed);
+    let mut longest = Duration::from_millis(300);
+    let mut before = node.stats();
+    let rounds = rounds(40);
+    for round in 0..rounds {
+        let is_next = round % 2 == 0;
+        node.signal("KILL");
+        node.set_next_layout(is_next);
+        let command = |node: &Node| {
+            if is_next { node.daemon_command(&[]) } else { node.downgrade_command(&[]) }
+        };
+        let mut killed = command(&node).stderr(Stdio::null()).spawn().expect("it starts");
+        let micros = usize::try_from(longest.as_micros()).expect("a short time");
+        thread::sleep(Duration::from_micros(random.below(micros) as u64));
+        killed.kill().expect("SIGKILL");
+        killed.wait().expect("it ends");
+        traffic.assert_none_slipped_in();
+        let began = Instant::now();
+        if !is_next {
+            let output = node.downgrade_command(&[]).output().expect("it starts");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "seed {seed}, round {round}: {said}");
+        }
+        node.start(&[]);
+        node.wait("enforcing", enforcing);
+        // A bit longer than it takes here, so that some are done before they are killed.
+        longest = longest.max(began.elapsed().min(PATIENCE));
+        assert_eq!(layouts(&node), [layout(is_next)], "seed {seed}, round {round}: {}", node.log());
+        let after = node.stats();
+        assert_none_fell(&before, &after);
+        before = after;
+    }
+    let sum = traffic.end();
+    println!("{rounds} rounds of up to {longest:?}: {sum:?}");
+}
+
+/// Each number of these statistics is at least what it was. Who was refused most is told by the daemon,
+/// which is another one.
+fn assert_none_fell(before: &Value, after: &Value) {
+    fn compare(path: &str, before: &Value, after: &Value) {
+        match (before, after) {
+            (Value::Object(fields), after) => {
+                for (name, value) in fields.iter().filter(|(name, _)| *name != "top_sources") {
+                    compare(&format!("{path}/{name}"), value, &after[name]);
+                }
+            }
+            (Value::Array(entries), after) => {
+                for (nth, entry) in entries.iter().enumerate() {
+                    compare(&format!("{path}/{nth}"), entry, &after[nth]);
+                }
+            }
+            (Value::Number(number), after) => {
+                let (before, now) = (number.as_f64(), after.as_f64());
+                assert!(now >= before, "{path} fell from {before:?} to {now:?}");
+            }
+            _ => {}
+        }
+    }
+    for part in ["reasons", "interfaces", "services", "events", "generation"] {
+        compare(part, &before[part], &after[part]);
+    }
+}
+
+#[test]
+fn in_native_mode_nothing_opens_and_no_counter_falls() {
+    there_and_back("takeover/native", &[]);
+}
+
+#[test]
+fn in_tcx_mode_nothing_opens_and_no_counter_falls() {
+    there_and_back("takeover/tcx", &["--mode", "tcx"]);
+}
+
+#[test]
+fn in_generic_mode_nothing_opens_and_no_counter_falls() {
+    there_and_back("takeover/generic", &["--mode", "generic"]);
+}
+
+/// Layout 3 says nothing of itself, but is known. Of layout 1 nobody knows what its counters mean.
+#[test]
+fn a_layout_that_says_nothing_is_taken_over_from() {
+    let Some(mut node) = Node::new("takeover/silent") else { return };
+    for (version, is_known) in [("v3", true), ("v1", false)] {
+        node.start(&[]);
+        node.wait("enforcing", enforcing);
+        node.assert_guarded();
+        let before = node.stats();
+        node.signal("TERM");
+        let older = node.pins().join(version);
+        std::fs::rename(node.own_pins(), &older).expect("renaming the pins");
+        for map in [names::MAP_ABOUT, names::MAP_CARRIED] {
+            std::fs::remove_file(older.join(map)).expect("a map that it had not");
+        }
+        node.start(&[]);
+        node.wait("enforcing", enforcing);
+        assert_eq!(layouts(&node), [layout(false)], "{}", node.log());
+        let after = node.stats();
+        if is_known {
+            assert_none_fell(&before, &after);
+            assert!(moved(&before, &after).is_empty(), "nothing is counted twice");
+        } else {
+            assert!(node.log().contains("is lost: nothing says what it means"), "{}", node.log());
+        }
+        node.assert_guarded();
+        node.signal("TERM");
+    }
+}
