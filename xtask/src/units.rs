@@ -19,10 +19,10 @@ use anyhow::{Context as _, Result};
 use crate::sh;
 
 /// How one crate was compiled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Unit {
     when: SystemTime,
-    environment: Vec<(String, String)>,
+    environment: BTreeMap<String, String>,
     /// The compiler, and what it was given.
     compiler: String,
     arguments: Vec<String>,
@@ -64,7 +64,12 @@ impl Units {
 
     /// Lints all of them; whether clippy finds nothing.
     pub(crate) fn lint(&self) -> Result<bool> {
-        each(self.0.iter().collect(), Unit::clippy)
+        // The binary with each form of its library: those with other features were compiled without it.
+        let binaries = self.0.iter().filter(|unit| unit.value_of("--crate-type") == Some("bin"));
+        let others: Vec<Unit> = binaries
+            .flat_map(|unit| self.0.iter().filter_map(move |library| unit.with_library(library)))
+            .collect();
+        each(self.0.iter().chain(&others).collect(), Unit::clippy)
     }
 
     /// Documents libraries, and programs that are not called like one; whether rustdoc finds nothing.
@@ -140,6 +145,39 @@ impl Unit {
         self.name().is_some_and(|name| name.starts_with("build_script"))
     }
 
+    /// The same unit of the same package with another form of its library. None if it has that form, or
+    /// the library is not its.
+    fn with_library(&self, library: &Self) -> Option<Self> {
+        let package = |unit: &Self| unit.environment.get("CARGO_PKG_NAME").cloned();
+        if !library.is_library() || package(library) != package(self) {
+            return None;
+        }
+        let prefix = format!("{}=", library.name()?);
+        let at = self.arguments.iter().position(|argument| argument.starts_with(&prefix))?;
+        let file = Path::new(self.arguments.get(at)?.strip_prefix(&prefix)?);
+        let hash = library.arguments.iter().find_map(|it| it.strip_prefix("extra-filename="))?;
+        let other = file.with_file_name(format!("lib{}{hash}.rlib", library.name()?));
+        if other == file {
+            return None;
+        }
+        let is_other = |argument: &String| !argument.starts_with("feature=");
+        let mut arguments = Vec::new();
+        for (nth, argument) in self.arguments.iter().enumerate() {
+            if nth == at {
+                arguments.push(format!("{prefix}{}", other.display()));
+            } else if is_other(argument) {
+                arguments.push(argument.clone());
+            } else {
+                // `--cfg` before it.
+                arguments.pop();
+            }
+        }
+        for feature in library.features() {
+            arguments.extend(["--cfg".to_owned(), feature.to_owned()]);
+        }
+        Some(Self { arguments, ..self.clone() })
+    }
+
     fn features(&self) -> Vec<&str> {
         let is_feature = |argument: &&str| argument.starts_with("feature=");
         self.arguments.iter().map(String::as_str).filter(is_feature).collect()
@@ -154,7 +192,7 @@ impl Unit {
     /// A program, in the place of the compiler: same directory, same environment.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(sh::root()).env_clear().envs(self.environment.iter().cloned());
+        command.current_dir(sh::root()).env_clear().envs(&self.environment);
         // Of cargo, which is gone: how many may run at a time.
         command.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
         command.stdin(Stdio::null());
@@ -230,7 +268,7 @@ mod tests {
     fn unit(arguments: &str) -> Unit {
         Unit {
             when: SystemTime::UNIX_EPOCH,
-            environment: Vec::new(),
+            environment: BTreeMap::from([("CARGO_PKG_NAME".to_owned(), "a".to_owned())]),
             compiler: "rustc".to_owned(),
             arguments: arguments.split(' ').map(str::to_owned).collect(),
         }
@@ -253,6 +291,24 @@ mod tests {
             "--crate-name guard_common --edition=2024 guard-common/src/lib.rs --crate-type lib --cfg \
              feature=\"user\" --check-cfg cfg(docsrs,test) -L dependency=target/debug/deps --extern \
              aya=target/debug/deps/libaya-34.rmeta"
+        );
+    }
+
+    #[test]
+    fn a_binary_is_linted_with_each_form_of_its_library() {
+        let binary = unit(
+            "--crate-name tool src/main.rs --crate-type bin --cfg feature=\"x\" -C extra-filename=-9 \
+             --extern a=deps/liba-1.rlib --extern b=deps/libb-2.rlib",
+        );
+        let library = |hash: &str| {
+            unit(&format!("--crate-name a src/lib.rs --crate-type lib -C extra-filename=-{hash}"))
+        };
+        assert!(binary.with_library(&library("1")).is_none(), "as it was compiled");
+        let other = binary.with_library(&library("3")).expect("another form");
+        assert_eq!(
+            other.arguments.join(" "),
+            "--crate-name tool src/main.rs --crate-type bin -C extra-filename=-9 --extern \
+             a=deps/liba-3.rlib --extern b=deps/libb-2.rlib"
         );
     }
 
