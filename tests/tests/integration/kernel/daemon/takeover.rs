@@ -104,7 +104,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
     let mut random = Random::new(seed);
     let mut longest = Duration::from_millis(300);
     let mut before = node.stats();
-    let rounds = rounds(40);
+    let rounds = rounds(20);
     for round in 0..rounds {
         let is_next = round % 2 == 0;
         node.signal("KILL");
