@@ -166,6 +166,11 @@ impl RawMap {
     /// `ENOENT` if nothing is pinned there, `EINVAL` if it is no map, `EPERM`.
     pub fn open(path: &Path) -> io::Result<Self> {
         let fd = open_pinned(path)?;
+        // Of a link or a program the kernel tells something else in the same place, without an error.
+        let what = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        if what != Path::new("anon_inode:bpf-map") {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         // SAFETY: plain integers and bytes, for which all bits zero is a value.
         let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
         let mut attr = zeroed_attr();
