@@ -244,6 +244,17 @@ fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<Path
     Ok(target.join("bpfel-unknown-none/release").join(name))
 }
 
+/// cargo for a gate beside the tests: with the kernel object that they were built with. Without it the
+/// build script of guard-user would run again, and all that depends on it be compiled again.
+pub(crate) fn cargo_as_built() -> Command {
+    let mut cargo = sh::cargo();
+    let object = embedded_object();
+    if object.is_file() {
+        cargo.env("TRAINGUARD_OBJECT", object);
+    }
+    cargo
+}
+
 /// The kernel object that is embedded, or will be.
 pub(crate) fn embedded_object() -> PathBuf {
     sh::root().join("target/bpf/guard.o")

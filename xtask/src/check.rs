@@ -132,14 +132,7 @@ fn clippy(what: &[&str]) -> Result<bool> {
 }
 
 fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<bool> {
-    let mut cargo = sh::cargo();
-    // With the kernel object that the tests were built with: without it the build script of guard-user
-    // would run again, and all that depends on it be compiled again after the gates.
-    let object = build::embedded_object();
-    if object.is_file() {
-        cargo.env("TRAINGUARD_OBJECT", object);
-    }
-    sh::succeeds(cargo.args(args).envs(env.iter().copied()))
+    sh::succeeds(build::cargo_as_built().args(args).envs(env.iter().copied()))
 }
 
 /// The advisory database is fetched from a server that not every machine reaches.

@@ -97,14 +97,8 @@ pub(crate) fn bless() -> Result<()> {
 
 /// The layout as it is.
 fn described() -> Result<Layout> {
-    let mut cargo = sh::cargo();
-    cargo.args(["build", "--quiet"]).args(PACKAGES).args(["--bin", PROGRAM]);
-    // The object that the tests carry: with another one, or none, guard-user would be compiled again.
-    let object = build::embedded_object();
-    if object.is_file() {
-        cargo.env("TRAINGUARD_OBJECT", object);
-    }
-    sh::run(&mut cargo)?;
+    let mut cargo = build::cargo_as_built();
+    sh::run(cargo.args(["build", "--quiet"]).args(PACKAGES).args(["--bin", PROGRAM]))?;
     let text = sh::read(&mut Command::new(build::development_binary(PROGRAM)))?;
     let mut layout = Layout::parse(&text);
     layout.declare(&fs::read_to_string(sh::root().join(MAPS)).context(MAPS)?);

@@ -41,25 +41,18 @@ impl Units {
 
     /// Reads what was written down: of each crate, in each of its forms, how it was compiled last.
     pub(crate) fn read() -> Result<Self> {
-        let mut units = BTreeMap::new();
+        let mut units = Vec::new();
         for entry in fs::read_dir(sh::root().join("target/units"))? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "args") {
                 continue;
             }
-            let unit = Unit::read(&path).with_context(|| path.display().to_string())?;
-            let known: &mut Unit = match units.entry(unit.form()) {
-                std::collections::btree_map::Entry::Vacant(place) => {
-                    place.insert(unit);
-                    continue;
-                }
-                std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            };
-            if known.when < unit.when {
-                *known = unit;
-            }
+            units.push(Unit::read(&path).with_context(|| path.display().to_string())?);
         }
-        Ok(Self(units.into_values().collect()))
+        // The last one of each form stays.
+        units.sort_by_key(|unit| unit.when);
+        let by_form: BTreeMap<_, _> = units.into_iter().map(|unit| (unit.form(), unit)).collect();
+        Ok(Self(by_form.into_values().collect()))
     }
 
     /// Lints all of them; whether clippy finds nothing.
@@ -160,16 +153,15 @@ impl Unit {
         if other == file {
             return None;
         }
-        let is_other = |argument: &String| !argument.starts_with("feature=");
         let mut arguments = Vec::new();
         for (nth, argument) in self.arguments.iter().enumerate() {
             if nth == at {
                 arguments.push(format!("{prefix}{}", other.display()));
-            } else if is_other(argument) {
-                arguments.push(argument.clone());
-            } else {
+            } else if argument.starts_with("feature=") {
                 // `--cfg` before it.
                 arguments.pop();
+            } else {
+                arguments.push(argument.clone());
             }
         }
         for feature in library.features() {

@@ -366,7 +366,7 @@ fn unescape(name: &str) -> String {
 }
 
 /// The entries of a directory, sorted; none if it does not exist.
-fn read_dir(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
+pub(super) fn read_dir(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let failed = |error| KernelError::of(directory.display(), error);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,

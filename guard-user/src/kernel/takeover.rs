@@ -25,6 +25,7 @@ use guard_common::{
 use super::{
     about::{About, Counted},
     error::KernelError,
+    pins,
     shared::Shared,
     sys::RawMap,
 };
@@ -87,15 +88,9 @@ impl Other {
     pub fn service_labels(&self) -> Result<BTreeMap<u8, String>, KernelError> {
         let Some(about) = &self.about else { return Ok(BTreeMap::new()) };
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(BTreeMap::new()) };
-        let slots = (0..MAX_SERVICES).take(about.number("MAX_SERVICES").unwrap_or(0) as usize);
-        let mut found = BTreeMap::new();
-        for slot in slots {
-            let label = labels.text(slot.into())?;
-            if !label.is_empty() {
-                found.insert(slot, label);
-            }
-        }
-        Ok(found)
+        let services = services(about, &labels)?.into_iter();
+        let here = services.filter_map(|(slot, label)| Some((u8::try_from(slot).ok()?, label)));
+        Ok(here.filter(|(slot, _)| *slot < MAX_SERVICES).collect())
     }
 
     /// Carries on what was counted and charged. None of it falls: what is here already stays if it is
@@ -123,7 +118,8 @@ impl Other {
     /// program of this layout charges.
     pub fn carry_buckets(&self, to: &mut Shared) -> Result<(), KernelError> {
         let Some(about) = &self.about else { return Ok(()) };
-        if !about.agrees(&About::own(), &BUCKETS) {
+        let own = About::own();
+        if !about.agrees(&own, &BUCKETS) {
             tracing::warn!(
                 version = self.version,
                 "buckets of that layout mean something else: all are full again"
@@ -136,27 +132,23 @@ impl Other {
                 to.raise_total(*new, states(&totals.value(*slot)?))?;
             }
         }
-        if about.agrees(&About::own(), &HASHED)
+        if about.agrees(&own, &HASHED)
             && let Some(hashed) = self.map(names::MAP_HASHED)?
         {
             for index in 0..hashed.map.entries {
                 to.raise_hashed(index, states(&hashed.value(index)?))?;
             }
         }
-        self.members(about, &places, to)
+        if about.agrees(&own, &["MemberKey", "key of "]) {
+            self.members(&places, to)?;
+        }
+        Ok(())
     }
 
     /// Removes the maps, those first without which nothing is carried. Links stay.
     pub fn remove_maps(&self) -> Result<(), KernelError> {
-        let counters = self.directory.join(names::MAP_COUNTERS);
-        let entries = fs::read_dir(&self.directory);
-        let entries = entries.map_err(|error| KernelError::of(self.directory.display(), error))?;
-        let mut paths = vec![counters];
-        for entry in entries {
-            paths.push(
-                entry.map_err(|error| KernelError::of(self.directory.display(), error))?.path(),
-            );
-        }
+        let mut paths = pins::read_dir(&self.directory)?;
+        paths.sort_by_key(|path| !path.ends_with(names::MAP_COUNTERS));
         for path in paths {
             // What is no map is no business of ours here.
             if RawMap::open(&path).is_err() {
@@ -183,11 +175,8 @@ impl Other {
     fn places(&self, about: &About, to: &mut Shared) -> Result<Places, KernelError> {
         let mut places = Places::default();
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
-        for slot in 0..about.number("MAX_SERVICES").unwrap_or(0) {
-            let label = labels.text(slot)?;
-            if !label.is_empty()
-                && let Some(place) = to.claim_service(slot, &label)?
-            {
+        for (slot, label) in services(about, &labels)? {
+            if let Some(place) = to.claim_service(slot, &label)? {
                 places.services.insert(slot, place);
             }
         }
@@ -217,9 +206,10 @@ impl Other {
         let carried = self.map(names::MAP_CARRIED)?;
         let of_interface = number("layout::COUNTERS_PER_INTERFACE");
         let (node, service) = (number("layout::NODE_COUNTERS"), number("layout::SERVICE_COUNTERS"));
+        let meant = about.counters();
         for (row, new_row) in &places.interfaces {
             let first = row.saturating_mul(of_interface);
-            for Counted { by_service, action, reason, number } in about.counters() {
+            for &Counted { by_service, action, reason, number } in &meant {
                 let mut meanings = Vec::new();
                 if by_service {
                     for (slot, new) in &places.services {
@@ -291,10 +281,7 @@ impl Other {
         Ok(())
     }
 
-    fn members(&self, about: &About, places: &Places, to: &mut Shared) -> Result<(), KernelError> {
-        if !about.agrees(&About::own(), &["MemberKey", "key of "]) {
-            return Ok(());
-        }
+    fn members(&self, places: &Places, to: &mut Shared) -> Result<(), KernelError> {
         let (keys, buckets) = (self.map(names::MAP_MEMBER_KEYS)?, self.map(names::MAP_MEMBERS)?);
         let (Some(keys), Some(buckets)) = (keys, buckets) else { return Ok(()) };
         let mut next = keys.next_key(None)?;
@@ -325,6 +312,18 @@ impl Other {
             }
         }
     }
+}
+
+/// The services of the other layout, by slot.
+fn services(about: &About, labels: &Map) -> Result<BTreeMap<u32, String>, KernelError> {
+    let mut services = BTreeMap::new();
+    for slot in 0..about.number("MAX_SERVICES").unwrap_or(0) {
+        let label = labels.text(slot)?;
+        if !label.is_empty() {
+            services.insert(slot, label);
+        }
+    }
+    Ok(services)
 }
 
 /// A map of the other layout.
