@@ -38,9 +38,10 @@ pub(crate) struct Built {
 /// The packages of every cargo call that builds or checks for this machine. Always the same ones: cargo
 /// unifies the features of what the chosen packages depend on, so that another choice would compile
 /// the same dependencies again. `cargo xtask check` compares the choices ([`crate::one_build`]).
-pub(crate) const PACKAGES: [&str; 6] = [
+pub(crate) const PACKAGES: [&str; 7] = [
     "--package=guard-common",
     "--package=guard-policy",
+    "--package=guard-tables",
     "--package=guard-user",
     "--package=guard-test-support",
     "--package=guard-tests",

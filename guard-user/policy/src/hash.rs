@@ -9,7 +9,7 @@ use guard_common::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::compiled::CompiledPolicy;
+use crate::compiled::CompiledPolicy;
 
 /// SHA-256 over the tables by rank: independent of slots, of the order of lists, and of how
 /// anything was written.

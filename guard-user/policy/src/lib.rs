@@ -1,14 +1,13 @@
 //! trainguard's policies, from YAML to tables: document, resolve, check, compile. Touches files, never
 //! the kernel.
 //!
-//! A crate of its own because its compiler is what tests and lint spend their time in: it is optimised
-//! where the rest of a test build is not, and a change of the daemon does not compile it again.
+//! A crate of its own: a change of the daemon does not compile it again. The tables themselves, and the
+//! decision by them, are `guard-tables`.
 
 mod check;
 pub mod cluster;
 pub mod code;
 pub mod compile;
-pub mod compiled;
 pub mod diagnostic;
 pub mod diff;
 pub mod document;
@@ -19,7 +18,6 @@ pub mod hash;
 mod hostlist;
 pub mod ignore;
 pub mod json;
-pub mod limiter;
 pub mod load;
 pub mod outside;
 pub mod patch;
@@ -34,9 +32,10 @@ pub mod source;
 mod sources;
 pub mod suite;
 pub mod text;
-pub mod trie;
 mod walk;
 pub mod yaml;
+
+pub use guard_tables::{compiled, limiter, trie};
 
 pub use self::{
     cluster::{Cluster, Node, NodeChoice, NodeError},

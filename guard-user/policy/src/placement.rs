@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use guard_common::verdict::MAX_SERVICES;
 
-use super::compiled::CompiledPolicy;
+use crate::compiled::CompiledPolicy;
 
 /// Which label holds which slot. A label keeps its slot when it is retired, until nobody else has
 /// one free.

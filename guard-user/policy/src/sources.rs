@@ -2,7 +2,7 @@
 
 use guard_common::tables::Source;
 
-use super::compiled::Prefix;
+use crate::compiled::Prefix;
 
 /// The octets of an address of one family.
 pub(super) trait Octets: Copy + Ord {

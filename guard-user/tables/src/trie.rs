@@ -70,7 +70,7 @@ impl Family for [u64; 2] {
 
 /// An IPv6 address as tries have it.
 #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
-pub(super) fn halves(bits: u128) -> [u64; 2] {
+pub fn halves(bits: u128) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
 }
 

@@ -15,7 +15,7 @@ use guard_common::{
     wire,
 };
 
-use super::{limiter::HostLimiter, trie::Trie};
+use crate::{limiter::HostLimiter, trie::Trie};
 
 /// A prefix of one family in network byte order: `A` is `[u8; 4]` or `[u8; 16]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
