@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of what the pinned maps hold, and of where they are pinned.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// What each (transport, port) is: the transports of [`Transport::ALL`], one after the other. An
 /// entry is a service slot, [`PORT_TUNNEL`] or [`PORT_UNGUARDED`].
@@ -146,6 +146,25 @@ pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_S
 /// All counters.
 pub const COUNTERS: u32 = COUNTERS_PER_INTERFACE * MAX_INTERFACES;
 
+/// Guards of other layouts whose counts are kept apart: more are not there at a time, unless three of
+/// their take-overs are left unfinished.
+pub const ORIGINS: u32 = 3;
+
+/// What guards of other layouts have counted. Each value only grows, and is set and never added to, so
+/// that what is carried twice is counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Carried {
+    /// By guards that are gone for good.
+    pub settled: Counter,
+    /// By guards that may go on: whose maps are still pinned, or were when a take-over was last ended.
+    pub of: [Counter; ORIGINS as usize],
+}
+
+/// Entries of the map of what is carried: one for each counter, then three for events that were emitted,
+/// suppressed and lost (their numbers as frames).
+pub const CARRIED: u32 = COUNTERS + 3;
+
 /// Number of the counter of a verdict among those of an interface.
 #[inline(always)]
 pub fn counter(verdict: Verdict) -> u32 {
@@ -226,9 +245,9 @@ pub const TALLY_REQUESTS_SERVED: u32 = 8;
 pub const TALLY_REQUESTS_REFUSED: u32 = 12;
 /// First of three tallies: connections that were ended before they had their answer, likewise.
 pub const TALLY_CONNECTIONS_CUT: u32 = 16;
-/// First of three tallies: events that programs of other layouts have emitted, that they suppressed,
-/// and that they lost.
-pub const TALLY_EVENTS_CARRIED: u32 = 28;
+/// First of [`ORIGINS`] tallies: whose counts [`Carried::of`] has, by the id of the map of counters of that
+/// guard; 0 if nobody's. Map ids are not given twice before a reboot.
+pub const TALLY_ORIGINS: u32 = 32;
 /// First of the tallies of services, by slot: dropped frames of members. Estimated from samples.
 pub const TALLY_MEMBER_DROPS: u32 = 64;
 
@@ -270,6 +289,7 @@ pub struct Sampling {
 const _: () = {
     assert!(MAX_NODES <= MAX_LEAVES && MAX_LEAVES - 1 <= trie::MAX_INDEX);
     assert!(COUNTERS <= u16::MAX as u32);
+    assert!(TALLY_ORIGINS + ORIGINS <= TALLY_MEMBER_DROPS);
     assert!(TALLY_MEMBER_DROPS + MAX_SERVICES as u32 <= TALLIES);
     assert!(size_of::<Limit>() == 32);
     assert!(size_of::<Limits>() == 96);
@@ -282,6 +302,7 @@ const _: () = {
     assert!(size_of::<MemberKey>() == 24);
     assert!(size_of::<InterfaceRow>() == 8);
     assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Carried>() == 64);
     assert!(size_of::<Event>() == 168);
     assert!(size_of::<Sampling>() == 64);
 };
@@ -290,7 +311,8 @@ const _: () = {
 #[expect(unsafe_code, reason = "`Pod` promises that a type is plain bytes; all promises are here")]
 mod pod {
     use super::{
-        Counter, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, Sampling, Service, Source,
+        Carried, Counter, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, Sampling, Service,
+        Source,
     };
 
     // SAFETY: integers in `repr(C)` without padding (the sizes above are the sums of the fields),
@@ -312,6 +334,8 @@ mod pod {
     unsafe impl aya::Pod for InterfaceRow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Carried {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Event {}
     // SAFETY: as above.

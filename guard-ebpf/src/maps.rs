@@ -14,9 +14,9 @@ use guard_common::{
     Addr, Tables,
     event::Event,
     layout::{
-        self, About, BucketStates, COUNTERS, Counter, EVENT_RING_BYTES, INTERFACE_SLOTS,
-        InterfaceRow, LABELS, Label, MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES,
-        MemberKey, PORT_TABLE_LEN, Sampling, TALLIES,
+        self, About, BucketStates, CARRIED, COUNTERS, Carried, Counter, EVENT_RING_BYTES,
+        INTERFACE_SLOTS, InterfaceRow, LABELS, Label, MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS,
+        MAX_NODES, MemberKey, PORT_TABLE_LEN, Sampling, TALLIES,
     },
     limit::{self, HASHED_BUCKETS},
     tables::{Port, Service, Setting, Source, Unit},
@@ -106,7 +106,7 @@ static TG_LABELS: Array<Label, { LABELS as usize }> = Array::new();
 static TG_TALLIES: Array<u64, { TALLIES as usize }> = Array::new();
 /// Not read here: what guards of other layouts have counted.
 #[btf_map]
-static TG_CARRIED: Array<Counter, { COUNTERS as usize }> = Array::new();
+static TG_CARRIED: Array<Carried, { CARRIED as usize }> = Array::new();
 /// Not read here: what the layout is.
 #[btf_map]
 static TG_ABOUT: Array<About, 1> = Array::new();

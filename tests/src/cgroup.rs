@@ -4,7 +4,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process, thread,
+    process::{self, Command},
+    thread,
     time::Duration,
 };
 
@@ -51,6 +52,16 @@ impl Cgroup {
     /// Moves a process in. What it takes from now on is counted here.
     pub fn add(&self, process: u32) -> Result<()> {
         self.write("cgroup.procs", &process.to_string())
+    }
+
+    /// A command that is in from its beginning.
+    pub fn command(&self, inner: &Command) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+            .arg(self.directory.join("cgroup.procs"));
+        command.arg(inner.get_program()).args(inner.get_args());
+        command
     }
 
     /// Memory taken, in bytes: the kernel's where it is counted apart, else all.

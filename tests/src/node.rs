@@ -15,12 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::loaded_programs;
 use guard_common::{
     layout::{LAYOUT_VERSION, MAX_INTERFACES},
     verdict::MAX_SERVICES,
 };
 pub use guard_test_support::binary::path as binary;
-use guard_user::daemon::{client::Client, timing::AnswerTimeouts};
+use guard_user::{
+    daemon::{client::Client, timing::AnswerTimeouts},
+    kernel::sys,
+};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -238,6 +242,18 @@ impl Node {
     /// Runs `ip` in the node's namespace.
     pub fn ip(&self, args: &[&str]) {
         ip(&[&["-n", &self.namespaces[0]], args].concat());
+    }
+
+    /// Attaches a program of others to an interface of the node: the one of this id, by netlink and not by a
+    /// link of ours.
+    pub fn attach_foreign(&self, interface: &str, id: u64) {
+        let pin = self.path("bpf").join("foreign");
+        let program = loaded_programs().flatten().find(|program| u64::from(program.id()) == id);
+        let fd = program.expect("a loaded program").fd().expect("its descriptor");
+        sys::pin(fd.as_fd(), &pin).expect("pinning");
+        let text = pin.to_str().expect("UTF-8");
+        self.ip(&["link", "set", "dev", interface, "xdp", "pinned", text]);
+        fs::remove_file(pin).expect("removing the pin");
     }
 
     /// Renames a device of the node. Before 6.2 the kernel takes that from a device that is down only

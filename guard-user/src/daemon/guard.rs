@@ -30,6 +30,7 @@ use super::{
     status::Attempt,
     strangers::Neighbourhood,
     surroundings::Surroundings,
+    takeover::Takeover,
     tallies::Tallies,
     timing::Timing,
     top::TopSources,
@@ -130,8 +131,7 @@ pub(super) struct Prepared {
 pub(super) struct Guard {
     pub(super) wanted: Wanted,
     pub(super) pins: Pins,
-    /// Guards of other layouts that are not yet taken over from as a whole.
-    others: Vec<Other>,
+    pub(super) takeover: Takeover,
     pub(super) state: State,
     pub(super) key: [u64; 2],
     pub(super) netlink: Netlink,
@@ -222,6 +222,7 @@ impl Claim {
         pins.create_root()?;
         let lock = pins.lock()?;
         let others = pins.others(newer)?;
+        pins.remove_remains()?;
         pins.create()?;
         pins.check_layout()?;
         Ok(Self { pins, lock, others })
@@ -252,7 +253,7 @@ impl Guard {
             watch: Watch::new(&wanted.timing),
             wanted,
             pins,
-            others,
+            takeover: Takeover::from(others),
             ring: None,
             lock,
             state,
@@ -683,50 +684,9 @@ impl Guard {
             None if self.pins.has_maps() => {
                 Shared::open(&self.pins.directory())?.service_labels()?
             }
-            None => self.labels_of_others()?,
+            None => self.takeover.service_labels()?,
         };
         Ok(labels.into_iter().collect())
-    }
-
-    /// Which service had which slot under the layout before.
-    fn labels_of_others(&self) -> Result<BTreeMap<u8, String>, KernelError> {
-        for other in self.others.iter().rev() {
-            let labels = other.service_labels()?;
-            if !labels.is_empty() {
-                return Ok(labels);
-            }
-        }
-        Ok(BTreeMap::new())
-    }
-
-    /// Carries on what guards of other layouts counted until their last link was switched, and removes
-    /// their maps, of which nothing is needed any more.
-    fn finish_takeover(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        for other in std::mem::take(&mut self.others) {
-            let version = other.version();
-            let finished = other.carry(&mut running.shared).and_then(|()| {
-                let is_over = !self.pins.has_links(&other)?;
-                if is_over {
-                    other.remove_maps()?;
-                }
-                Ok(is_over)
-            });
-            match finished {
-                Ok(true) => {
-                    tracing::info!(layout = version, "taken over from a guard of another layout");
-                }
-                Ok(false) => self.others.push(other),
-                Err(error) => {
-                    tracing::error!(
-                        layout = version,
-                        hint = error.hint_text(),
-                        "what a guard of another layout has counted is not carried on yet: {error}"
-                    );
-                    self.others.push(other);
-                }
-            }
-        }
     }
 
     fn put_into_force(&mut self, ready: Ready) -> Result<(), Failure> {
@@ -777,16 +737,7 @@ impl Guard {
         }
         shared.describe()?;
         if self.running.is_none() {
-            for other in &self.others {
-                if !other.is_known() {
-                    tracing::warn!(
-                        layout = other.version(),
-                        "what a guard of that layout has counted is lost: nothing says what it means"
-                    );
-                }
-                other.carry(&mut shared)?;
-                other.carry_buckets(&mut shared)?;
-            }
+            self.takeover.begin(&mut shared)?;
         }
         let number = shared.generation()? + 1;
         for service in &policy.services {
@@ -845,7 +796,7 @@ impl Guard {
         );
         if !self.links.is_empty() {
             self.links.drop_leftovers(&self.devices);
-            self.finish_takeover();
+            self.takeover.go_on(&self.pins, &mut running.shared);
         }
         self.note_interfaces();
         self.note_surroundings();

@@ -33,11 +33,13 @@ mod status;
 mod strangers;
 pub mod stray;
 mod surroundings;
+mod takeover;
 mod tallies;
 pub mod timing;
 mod top;
 pub mod trial;
 mod trusted;
+mod versioned;
 pub mod view;
 mod watch;
 

@@ -87,6 +87,7 @@ impl Guard {
         status.enforcing = enforces(&status);
         status.problems.extend(self.problems.iter().cloned());
         status.problems.extend(self.unpinned.clone());
+        status.problems.extend(self.takeover.trouble().cloned());
         status.problems.extend(self.audit.problem.clone());
         let interfaces = status.interfaces.iter();
         status.problems.extend(interfaces.filter_map(|interface| {

@@ -80,6 +80,12 @@ impl About {
         self.0.get(field)?.strip_prefix("u64 at byte ")?.parse().ok()
     }
 
+    /// Where in a value a field is.
+    pub(super) fn at(&self, field: &str) -> Option<usize> {
+        let (_, at) = self.0.get(field)?.rsplit_once(" at byte ")?;
+        at.parse().ok()
+    }
+
     /// Bytes of a struct.
     pub(super) fn value_size(&self, name: &str) -> Option<usize> {
         self.0.get(name)?.strip_suffix(" bytes")?.parse().ok().filter(|size| *size > 0)

@@ -25,7 +25,13 @@ use nix::{
     },
 };
 
-use super::{error::KernelError, link::Link, mode::Hook, sys, takeover::Other};
+use super::{
+    error::KernelError,
+    link::Link,
+    mode::Hook,
+    sys,
+    takeover::{self, Other},
+};
 use crate::object::kernel_object;
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
@@ -307,10 +313,20 @@ impl Pins {
         if !self.links()?.is_empty() {
             return Ok(());
         }
-        for (version, directory) in self.versions()? {
-            Other::at(directory, version)?.remove_maps()?;
+        for (_, directory) in self.versions()? {
+            takeover::remove_maps(&directory)?;
         }
         Ok(())
+    }
+
+    /// Removes what is left of this layout's maps if the counters are gone and no link counts: a guard of
+    /// another layout was killed while it removed them. What the rest of them carries is counted there.
+    pub fn remove_remains(&self) -> Result<(), KernelError> {
+        let directory = self.directory();
+        if directory.join(names::MAP_COUNTERS).exists() || !links_in(&directory)?.is_empty() {
+            return Ok(());
+        }
+        takeover::remove_maps(&directory)
     }
 
     /// The directories of layout versions, by number.

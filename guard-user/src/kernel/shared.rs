@@ -15,9 +15,9 @@ use aya::{
 use guard_common::{
     event::{Event, HEAD_LEN},
     layout::{
-        self, About, BucketStates, Counter, INTERFACE_SLOTS, InterfaceRow, LABEL_GENERATION,
-        LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES, MemberKey,
-        NODE_COUNTERS, SERVICE_COUNTERS, Sampling, TALLY_EVENTS_CARRIED, TALLY_MEMBER_DROPS,
+        self, About, BucketStates, COUNTERS, Carried, Counter, INTERFACE_SLOTS, InterfaceRow,
+        LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES,
+        MemberKey, NODE_COUNTERS, SERVICE_COUNTERS, Sampling, TALLY_MEMBER_DROPS,
     },
     names,
     verdict::{MAX_SERVICES, Reason, Verdict},
@@ -25,7 +25,10 @@ use guard_common::{
 
 use nix::time::{ClockId, clock_gettime};
 
+mod carried;
+
 use super::{error::KernelError, generation::missing};
+pub(super) use carried::Origin;
 
 /// The row that all interfaces share that have none of their own.
 const LAST_ROW: u32 = MAX_INTERFACES - 1;
@@ -35,11 +38,13 @@ const OTHERS: &str = "others";
 /// Counters, labels, bucket states and events.
 #[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
 pub struct Shared {
+    /// Of the map of counters, which tells one guard's from another's.
+    id: u32,
     counters: PerCpuArray<MapData, Counter>,
     sampling: PerCpuArray<MapData, Sampling>,
     labels: Array<MapData, Label>,
     tallies: Array<MapData, u64>,
-    carried: Array<MapData, Counter>,
+    carried: Array<MapData, Carried>,
     about: Array<MapData, About>,
     interfaces: Array<MapData, InterfaceRow>,
     member_keys: HashMap<MapData, MemberKey, u32>,
@@ -66,8 +71,10 @@ impl Shared {
     /// Those of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         let mut take = |name| ebpf.take_map(name).ok_or_else(|| missing(name));
+        let counters = take(names::MAP_COUNTERS)?;
         Ok(Self {
-            counters: typed(names::MAP_COUNTERS, take(names::MAP_COUNTERS)?)?,
+            id: id(&counters)?,
+            counters: typed(names::MAP_COUNTERS, counters)?,
             sampling: typed(names::MAP_SAMPLING, take(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, take(names::MAP_LABELS)?)?,
             tallies: typed(names::MAP_TALLIES, take(names::MAP_TALLIES)?)?,
@@ -91,8 +98,10 @@ impl Shared {
                 .and_then(Map::from_map_data)
                 .map_err(|error| KernelError::of(format_args!("opening {name}"), error))
         };
+        let counters = open(names::MAP_COUNTERS)?;
         Ok(Self {
-            counters: typed(names::MAP_COUNTERS, open(names::MAP_COUNTERS)?)?,
+            id: id(&counters)?,
+            counters: typed(names::MAP_COUNTERS, counters)?,
             sampling: typed(names::MAP_SAMPLING, open(names::MAP_SAMPLING)?)?,
             labels: typed(names::MAP_LABELS, open(names::MAP_LABELS)?)?,
             tallies: typed(names::MAP_TALLIES, open(names::MAP_TALLIES)?)?,
@@ -127,8 +136,7 @@ impl Shared {
             for index in (0..NODE_COUNTERS).chain(services).map(|within| first + within) {
                 let Some((_, verdict)) = layout::counter_meaning(index) else { continue };
                 let values = self.counters.get(&index, 0).map_err(read(names::MAP_COUNTERS))?;
-                let carried = self.carried.get(&index, 0).map_err(read(names::MAP_CARRIED))?;
-                let counter = sum(values.iter().chain([&carried]));
+                let counter = sum(values.iter().chain([&self.carried(index)?]));
                 if counter.packets != 0 {
                     all.push((interface.clone(), verdict, counter));
                 }
@@ -149,8 +157,8 @@ impl Shared {
             }
         }
         let EventCounts { emitted, suppressed, lost } = &mut counts;
-        for (index, count) in (TALLY_EVENTS_CARRIED..).zip([emitted, suppressed, lost]) {
-            *count = count.wrapping_add(self.tally(index)?);
+        for (index, count) in (COUNTERS..).zip([emitted, suppressed, lost]) {
+            *count = count.wrapping_add(self.carried(index)?.packets);
         }
         Ok(counts)
     }
@@ -257,7 +265,7 @@ impl Shared {
             for index in first..first + SERVICE_COUNTERS {
                 let zeros = zeros().map_err(|error| KernelError::of("counters", error))?;
                 self.counters.set(index, zeros, 0).map_err(write(names::MAP_COUNTERS))?;
-                let zero = Counter::default();
+                let zero = Carried::default();
                 self.carried.set(index, zero, 0).map_err(write(names::MAP_CARRIED))?;
             }
         }
@@ -285,93 +293,6 @@ impl Shared {
     /// Says what the layout is, for guards of other layouts.
     pub fn describe(&mut self) -> Result<(), KernelError> {
         self.about.set(0, super::about::About::text(), 0).map_err(write(names::MAP_ABOUT))
-    }
-
-    /// The slot of a service of another layout: the one that it has here, else the same one or a free
-    /// one, which is its from now on. None if there is none.
-    pub(super) fn claim_service(
-        &mut self,
-        slot: u32,
-        label: &str,
-    ) -> Result<Option<u8>, KernelError> {
-        let taken = self.service_labels()?;
-        if let Some((own, _)) = taken.iter().find(|(_, known)| *known == label) {
-            return Ok(Some(*own));
-        }
-        let same = u8::try_from(slot).ok().filter(|slot| *slot < MAX_SERVICES);
-        let mut free =
-            same.into_iter().chain(0..MAX_SERVICES).filter(|slot| !taken.contains_key(slot));
-        let Some(own) = free.next() else { return Ok(None) };
-        self.set_label(own.into(), label)?;
-        Ok(Some(own))
-    }
-
-    /// The row of an interface of another layout, likewise; the last one if no other is free.
-    pub(super) fn claim_row(&mut self, name: &str) -> Result<u32, KernelError> {
-        let labels = self.interface_labels()?;
-        let (row, is_new) = row_of(&labels, name);
-        if is_new {
-            self.set_label(LABEL_INTERFACES + row, if row == LAST_ROW { OTHERS } else { name })?;
-        }
-        Ok(row)
-    }
-
-    /// Carries on what another layout has counted of a verdict, if it is more than was carried before.
-    pub(super) fn raise_carried(
-        &mut self,
-        row: u32,
-        verdict: Verdict,
-        counted: Counter,
-    ) -> Result<(), KernelError> {
-        let index = row * layout::COUNTERS_PER_INTERFACE + layout::counter(verdict);
-        let before = self.carried.get(&index, 0).map_err(read(names::MAP_CARRIED))?;
-        let more = Counter {
-            packets: before.packets.max(counted.packets),
-            bytes: before.bytes.max(counted.bytes),
-        };
-        if more != before {
-            self.carried.set(index, more, 0).map_err(write(names::MAP_CARRIED))?;
-        }
-        Ok(())
-    }
-
-    /// Raises a tally to what another layout has counted.
-    pub(super) fn raise_tally(&mut self, index: u32, count: u64) -> Result<(), KernelError> {
-        if count > self.tally(index)? {
-            self.tallies.set(index, count, 0).map_err(write(names::MAP_TALLIES))?;
-        }
-        Ok(())
-    }
-
-    /// Empties the bucket of a service as far as another layout has.
-    pub(super) fn raise_total(
-        &mut self,
-        slot: u8,
-        states: BucketStates,
-    ) -> Result<(), KernelError> {
-        raise(&mut self.totals, slot.into(), states, names::MAP_TOTALS)
-    }
-
-    /// The bucket of sources that are no members, likewise.
-    pub(super) fn raise_hashed(
-        &mut self,
-        index: u32,
-        states: BucketStates,
-    ) -> Result<(), KernelError> {
-        raise(&mut self.hashed, index, states, names::MAP_HASHED)
-    }
-
-    /// The bucket of a member, likewise, if it has one here.
-    pub(super) fn raise_member(
-        &mut self,
-        key: &MemberKey,
-        states: BucketStates,
-    ) -> Result<(), KernelError> {
-        match self.member_keys.get(key, 0) {
-            Ok(place) => raise(&mut self.members, place, states, names::MAP_MEMBERS),
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(read(names::MAP_MEMBER_KEYS)(error)),
-        }
     }
 
     /// Gives an interface a row of counters: its old one by name, else a free one, else the last,
@@ -466,21 +387,11 @@ fn row_of(labels: &BTreeMap<u32, String>, name: &str) -> (u32, bool) {
     (own.or(free).unwrap_or(LAST_ROW), own.is_none())
 }
 
-/// Empties a bucket as far as a state says: the later of two times at which it is full again holds.
-fn raise(
-    buckets: &mut Array<MapData, BucketStates>,
-    index: u32,
-    states: BucketStates,
-    name: &'static str,
-) -> Result<(), KernelError> {
-    if states == [0; 3] {
-        return Ok(());
-    }
-    let mut later = buckets.get(&index, 0).map_err(read(name))?;
-    for (now, state) in later.iter_mut().zip(states) {
-        *now = state.max(*now);
-    }
-    buckets.set(index, later, 0).map_err(write(name))
+/// The id of a map.
+fn id(map: &Map) -> Result<u32, KernelError> {
+    let Map::PerCpuArray(counters) = map else { return Err(missing(names::MAP_COUNTERS)) };
+    let info = counters.info().map_err(read(names::MAP_COUNTERS))?;
+    Ok(info.id())
 }
 
 /// What all CPUs together have counted. The kernel has a value for each CPU that may ever be there,

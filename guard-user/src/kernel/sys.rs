@@ -151,6 +151,8 @@ pub fn map_create(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io:
 #[derive(Debug)]
 pub struct RawMap {
     fd: OwnedFd,
+    /// Not given to another map before a reboot.
+    pub id: u32,
     key_size: usize,
     /// Bytes that a look-up writes: of a map per CPU a value for each CPU that may ever be there, each
     /// filled up to 8 bytes.
@@ -191,7 +193,13 @@ impl RawMap {
         } else {
             value_size
         };
-        Ok(Self { fd, key_size: info.key_size as usize, answer_size, entries: info.max_entries })
+        Ok(Self {
+            fd,
+            id: info.id,
+            key_size: info.key_size as usize,
+            answer_size,
+            entries: info.max_entries,
+        })
     }
 
     /// The value of a key, of a map per CPU all of them.

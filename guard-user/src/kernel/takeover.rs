@@ -3,8 +3,8 @@
 //!
 //! The program of the other layout counts until its link is switched, so what it counted is carried
 //! before, for who reads meanwhile, and once more behind the switch. What is carried is kept beside the
-//! counters of this layout and never added to them: carried twice, or by a daemon that was killed and
-//! started again, it is the same.
+//! counters of this layout, by the guard that counted it, and never added to them: carried twice, by a
+//! daemon that was killed and started again, or back to where it came from, it is the same.
 
 use std::{
     collections::BTreeMap,
@@ -14,8 +14,7 @@ use std::{
 
 use guard_common::{
     layout::{
-        self, BucketStates, Counter, LABEL_GENERATION, LABEL_POLICY, MemberKey,
-        TALLY_EVENTS_CARRIED, TALLY_MEMBER_DROPS,
+        self, BucketStates, Counter, LABEL_GENERATION, LABEL_POLICY, MemberKey, TALLY_MEMBER_DROPS,
     },
     names,
     tables::Unit,
@@ -26,7 +25,7 @@ use super::{
     about::{About, Counted},
     error::KernelError,
     pins,
-    shared::Shared,
+    shared::{Origin, Shared},
     sys::RawMap,
 };
 
@@ -56,6 +55,29 @@ pub struct Other {
     directory: PathBuf,
     /// None if nobody knows what the layout is.
     about: Option<About>,
+}
+
+/// What a guard of another layout has counted, and where.
+struct Counts<'a> {
+    about: &'a About,
+    fields: CounterFields,
+    /// Its own counters.
+    own: Map,
+    /// Where they are kept here.
+    origin: Origin,
+    /// Those that it has from others.
+    carried: Option<Map>,
+    /// By their places in a value of that map: where what came from a third guard is kept here. What came
+    /// from this one is left out.
+    origins: Vec<(usize, Origin)>,
+}
+
+/// Where in the bytes of a counter its fields are.
+#[derive(Debug, Clone, Copy)]
+struct CounterFields {
+    packets: usize,
+    bytes: usize,
+    size: usize,
 }
 
 /// Where the services and interfaces of the other layout are in this one.
@@ -100,9 +122,17 @@ impl Other {
         // Removed first: what is left says nothing any more.
         let Some(counters) = self.map(names::MAP_COUNTERS)? else { return Ok(()) };
         let places = self.places(about, to)?;
-        self.counters(about, &counters, &places, to)?;
+        match self.counts(about, counters, to)? {
+            Some(counts) => {
+                counts.carry_counters(&places, to)?;
+                self.events(&counts, to)?;
+            }
+            None => tracing::warn!(
+                layout = self.version,
+                "what a guard of that layout has counted is lost: too many take-overs were left unfinished"
+            ),
+        }
         self.tallies(about, &places, to)?;
-        self.events(about, to)?;
         if to.generation()? == 0
             && let Some(labels) = self.map(names::MAP_LABELS)?
             && let (Some(generation), Some(policy)) =
@@ -145,25 +175,9 @@ impl Other {
         Ok(())
     }
 
-    /// Removes the maps, those first without which nothing is carried. Links stay.
+    /// Removes the maps. Links stay.
     pub fn remove_maps(&self) -> Result<(), KernelError> {
-        let mut paths = pins::read_dir(&self.directory)?;
-        paths.sort_by_key(|path| !path.ends_with(names::MAP_COUNTERS));
-        for path in paths {
-            // What is no map is no business of ours here.
-            if RawMap::open(&path).is_err() {
-                continue;
-            }
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(KernelError::of(path.display(), error));
-                }
-                _ => {}
-            }
-        }
-        // Not empty: leave it.
-        let _ = fs::remove_dir(&self.directory);
-        Ok(())
+        remove_maps(&self.directory)
     }
 
     /// Its directory.
@@ -175,11 +189,7 @@ impl Other {
     fn places(&self, about: &About, to: &mut Shared) -> Result<Places, KernelError> {
         let mut places = Places::default();
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
-        for (slot, label) in services(about, &labels)? {
-            if let Some(place) = to.claim_service(slot, &label)? {
-                places.services.insert(slot, place);
-            }
-        }
+        places.services = to.claim_services(services(about, &labels)?)?;
         let first = about.number("LABEL_INTERFACES").unwrap_or(0);
         for row in 0..about.number("MAX_INTERFACES").unwrap_or(0) {
             let label = labels.text(first.saturating_add(row))?;
@@ -190,51 +200,31 @@ impl Other {
         Ok(places)
     }
 
-    fn counters(
+    /// None if it cannot be kept apart here.
+    fn counts<'a>(
         &self,
-        about: &About,
-        counters: &Map,
-        places: &Places,
+        about: &'a About,
+        own: Map,
         to: &mut Shared,
-    ) -> Result<(), KernelError> {
-        let number = |name| about.number(name).unwrap_or(0);
-        let (packets, bytes) = (about.word("Counter.packets"), about.word("Counter.bytes"));
-        let size = about.value_size("Counter");
-        let (Some(packets), Some(bytes), Some(size)) = (packets, bytes, size) else {
-            return Ok(());
-        };
-        let carried = self.map(names::MAP_CARRIED)?;
-        let of_interface = number("layout::COUNTERS_PER_INTERFACE");
-        let (node, service) = (number("layout::NODE_COUNTERS"), number("layout::SERVICE_COUNTERS"));
-        let meant = about.counters();
-        for (row, new_row) in &places.interfaces {
-            let first = row.saturating_mul(of_interface);
-            for &Counted { by_service, action, reason, number } in &meant {
-                let mut meanings = Vec::new();
-                if by_service {
-                    for (slot, new) in &places.services {
-                        let offset = node + slot.saturating_mul(service) + number;
-                        meanings.push((offset, Verdict::of_service(action, reason, *new)));
-                    }
-                } else {
-                    meanings.push((number, Verdict::of_node(action, reason)));
+    ) -> Result<Option<Counts<'a>>, KernelError> {
+        let Some(fields) = CounterFields::of(about) else { return Ok(None) };
+        let Some(origin) = to.origin(own.map.id)? else { return Ok(None) };
+        let mut origins = Vec::new();
+        if let Some(first) = about.number("layout::TALLY_ORIGINS")
+            && let Some(tallies) = self.map(names::MAP_TALLIES)?
+        {
+            let count = about.number("layout::ORIGINS").unwrap_or(0);
+            for (nth, index) in (0..).zip(first..first.saturating_add(count)) {
+                let id = u32::try_from(word(&tallies.value(index)?, 0)).unwrap_or(0);
+                if id == 0 || id == to.id() {
+                    continue;
                 }
-                for (offset, verdict) in meanings {
-                    let index = first.saturating_add(offset);
-                    let mut counted = counters.sum(index, size, packets, bytes)?;
-                    if let Some(carried) = &carried {
-                        // One layout before that one.
-                        let before = carried.sum(index, size, packets, bytes)?;
-                        counted.packets = counted.packets.saturating_add(before.packets);
-                        counted.bytes = counted.bytes.saturating_add(before.bytes);
-                    }
-                    if counted.packets > 0 {
-                        to.raise_carried(*new_row, verdict, counted)?;
-                    }
-                }
+                let Some(origin) = to.origin(id)? else { return Ok(None) };
+                origins.push((nth, origin));
             }
         }
-        Ok(())
+        let carried = self.map(names::MAP_CARRIED)?;
+        Ok(Some(Counts { about, fields, own, origin, carried, origins }))
     }
 
     fn tallies(&self, about: &About, places: &Places, to: &mut Shared) -> Result<(), KernelError> {
@@ -258,27 +248,21 @@ impl Other {
     }
 
     /// Of events, only how many there were: those in the ring are examples.
-    fn events(&self, about: &About, to: &mut Shared) -> Result<(), KernelError> {
+    fn events(&self, counts: &Counts<'_>, to: &mut Shared) -> Result<(), KernelError> {
+        let about = counts.about;
         let Some(sampling) = self.map(names::MAP_SAMPLING)? else { return Ok(()) };
         let Some(size) = about.value_size("Sampling") else { return Ok(()) };
-        let before = about.number("layout::TALLY_EVENTS_CARRIED");
-        let tallies = self.map(names::MAP_TALLIES)?;
-        for (nth, field) in (0..).zip(["Sampling.emitted", "Sampling.suppressed", "Sampling.lost"])
-        {
+        let fields = ["Sampling.emitted", "Sampling.suppressed", "Sampling.lost"];
+        let mut emitted = [0_u64; 3];
+        for (count, field) in emitted.iter_mut().zip(fields) {
             let Some(at) = about.word(field) else { continue };
-            let mut count = 0_u64;
             for reason in 0..about.reasons() {
-                let of_cpus = sampling.value(reason)?;
-                for value in of_cpus.chunks_exact(size.next_multiple_of(8)) {
-                    count = count.saturating_add(word(value, at));
+                for value in sampling.value(reason)?.chunks_exact(size.next_multiple_of(8)) {
+                    *count = count.saturating_add(word(value, at));
                 }
             }
-            if let (Some(before), Some(tallies)) = (before, &tallies) {
-                count = count.saturating_add(word(&tallies.value(before.saturating_add(nth))?, 0));
-            }
-            to.raise_tally(TALLY_EVENTS_CARRIED + nth, count)?;
         }
-        Ok(())
+        counts.carry_events(emitted, to)
     }
 
     fn members(&self, places: &Places, to: &mut Shared) -> Result<(), KernelError> {
@@ -310,6 +294,91 @@ impl Other {
                 let what = format!("opening {name} of layout {}", self.version);
                 Err(KernelError::of(what, error))
             }
+        }
+    }
+}
+
+impl Counts<'_> {
+    fn carry_counters(&self, places: &Places, to: &mut Shared) -> Result<(), KernelError> {
+        let number = |name| self.about.number(name).unwrap_or(0);
+        let of_interface = number("layout::COUNTERS_PER_INTERFACE");
+        let (node, service) = (number("layout::NODE_COUNTERS"), number("layout::SERVICE_COUNTERS"));
+        let meant = self.about.counters();
+        for (row, new_row) in &places.interfaces {
+            let first = row.saturating_mul(of_interface);
+            for &Counted { by_service, action, reason, number } in &meant {
+                if !by_service {
+                    let verdict = Verdict::of_node(action, reason);
+                    self.carry_counter(first.saturating_add(number), *new_row, verdict, to)?;
+                    continue;
+                }
+                for (slot, new) in &places.services {
+                    let within = node + slot.saturating_mul(service) + number;
+                    let verdict = Verdict::of_service(action, reason, *new);
+                    self.carry_counter(first.saturating_add(within), *new_row, verdict, to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_counter(
+        &self,
+        index: u32,
+        row: u32,
+        verdict: Verdict,
+        to: &mut Shared,
+    ) -> Result<(), KernelError> {
+        let fields = self.fields;
+        let of_cpus = self.own.value(index)?;
+        let of_cpus = of_cpus.chunks_exact(fields.size.next_multiple_of(8));
+        let own = of_cpus.fold(Counter::default(), |sum, of_cpu| add(sum, fields.read(of_cpu, 0)));
+        let carried = self.carried(index)?;
+        to.raise_counter(self.origin, row, verdict, add(own, fields.read(&carried, 0)))?;
+        for (nth, origin) in &self.origins {
+            to.raise_counter(*origin, row, verdict, self.of(&carried, *nth))?;
+        }
+        Ok(())
+    }
+
+    /// `own`: what its programs have emitted, suppressed and lost.
+    fn carry_events(&self, own: [u64; 3], to: &mut Shared) -> Result<(), KernelError> {
+        // Layout 4 kept none.
+        let first = self.about.number("layout::CARRIED").and(self.about.number("layout::COUNTERS"));
+        for (nth, own) in (0..).zip(own) {
+            let index = first.map(|first| first.saturating_add(nth));
+            let carried = index.map_or(Ok(Vec::new()), |index| self.carried(index))?;
+            let before = self.fields.read(&carried, 0).packets;
+            to.raise_events(self.origin, nth, own.saturating_add(before))?;
+            for (place, origin) in &self.origins {
+                to.raise_events(*origin, nth, self.of(&carried, *place).packets)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What it has from others: what is settled, then what is kept apart. Empty if it has nothing.
+    fn carried(&self, index: u32) -> Result<Vec<u8>, KernelError> {
+        self.carried.as_ref().map_or(Ok(Vec::new()), |carried| carried.value(index))
+    }
+
+    fn of(&self, carried: &[u8], nth: usize) -> Counter {
+        let first = self.about.at("Carried.of").unwrap_or(carried.len());
+        self.fields.read(carried, first.saturating_add(nth.saturating_mul(self.fields.size)))
+    }
+}
+
+impl CounterFields {
+    fn of(about: &About) -> Option<Self> {
+        let (packets, bytes) = (about.word("Counter.packets")?, about.word("Counter.bytes")?);
+        Some(Self { packets, bytes, size: about.value_size("Counter")? })
+    }
+
+    /// The counter at a byte of a value; zero beyond its end.
+    fn read(&self, value: &[u8], at: usize) -> Counter {
+        Counter {
+            packets: word(value, at.saturating_add(self.packets)),
+            bytes: word(value, at.saturating_add(self.bytes)),
         }
     }
 }
@@ -348,25 +417,37 @@ impl Map {
         Ok(String::from_utf8_lossy(text).into_owned())
     }
 
-    /// A counter, of all CPUs together.
-    fn sum(
-        &self,
-        index: u32,
-        size: usize,
-        packets: usize,
-        bytes: usize,
-    ) -> Result<Counter, KernelError> {
-        let values = self.value(index)?;
-        let mut sum = Counter::default();
-        for value in values.chunks_exact(size.next_multiple_of(8)) {
-            sum.packets = sum.packets.wrapping_add(word(value, packets));
-            sum.bytes = sum.bytes.wrapping_add(word(value, bytes));
-        }
-        Ok(sum)
-    }
-
     fn failed(&self, error: io::Error) -> KernelError {
         KernelError::of(format_args!("reading {} of another layout", self.name), error)
+    }
+}
+
+/// Removes the maps that are pinned in the directory of a layout, the counters first: without them what the
+/// others hold says nothing any more. Links stay.
+pub(super) fn remove_maps(directory: &Path) -> Result<(), KernelError> {
+    let mut paths = pins::read_dir(directory)?;
+    paths.sort_by_key(|path| !path.ends_with(names::MAP_COUNTERS));
+    for path in paths {
+        // What is no map is no business of ours here.
+        if RawMap::open(&path).is_err() {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(KernelError::of(path.display(), error));
+            }
+            _ => {}
+        }
+    }
+    // Not empty: leave it.
+    let _ = fs::remove_dir(directory);
+    Ok(())
+}
+
+fn add(one: Counter, other: Counter) -> Counter {
+    Counter {
+        packets: one.packets.wrapping_add(other.packets),
+        bytes: one.bytes.wrapping_add(other.bytes),
     }
 }
 

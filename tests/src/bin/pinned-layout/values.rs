@@ -10,7 +10,7 @@ use guard_common::{
     bucket::TICKS_PER_NS,
     event::{Event, HEAD_LEN},
     layout::{
-        self, BucketStates, Counter, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow,
+        self, BucketStates, Carried, Counter, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow,
         LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, LAYOUT_VERSION, Label, MAX_INTERFACES,
         MemberKey, Sampling,
     },
@@ -59,6 +59,7 @@ pub(crate) fn lines() -> Lines {
 
 fn structs(lines: &mut Lines) {
     fields!(lines, Counter { packets, bytes });
+    fields!(lines, Carried { settled, of });
     fields!(lines, MemberKey { addr, slot });
     fields!(lines, Sampling { window, seen, gap, skip, used, suppressed, lost, emitted });
     fields!(
@@ -97,6 +98,8 @@ fn counters(lines: &mut Lines) {
         layout::COUNTERS_PER_INTERFACE,
         layout::NODE_COUNTERS,
         layout::SERVICE_COUNTERS,
+        layout::ORIGINS,
+        layout::CARRIED,
     );
     let first_of_second_service = layout::NODE_COUNTERS.saturating_add(layout::SERVICE_COUNTERS);
     for index in 0..first_of_second_service {
@@ -134,7 +137,7 @@ fn others(lines: &mut Lines) {
         layout::TALLY_REQUESTS_SERVED,
         layout::TALLY_REQUESTS_REFUSED,
         layout::TALLY_CONNECTIONS_CUT,
-        layout::TALLY_EVENTS_CARRIED,
+        layout::TALLY_ORIGINS,
         layout::TALLY_MEMBER_DROPS,
         tally::SIGNATURES_REFUSED,
         tally::SIGNATURES_REPLAYED,

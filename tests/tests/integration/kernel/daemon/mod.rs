@@ -15,6 +15,7 @@ mod reloads;
 mod service;
 mod signatures;
 mod takeover;
+mod takeover_faults;
 mod trials;
 mod untrusted_files;
 mod wrong_files;

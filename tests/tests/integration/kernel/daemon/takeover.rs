@@ -9,7 +9,7 @@ use std::{
 
 use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
-    node::{MEMBER, Node, PATIENCE, PORT, STRANGER, enforcing, moved},
+    node::{MEMBER, Node, PORT, STRANGER, enforcing, moved},
     random::{Random, seed},
     traffic::{Lane, Sum, Traffic, rounds},
 };
@@ -83,41 +83,49 @@ fn there_and_back(test: &str, options: &[&str]) {
         assert_none_fell(&after, &back);
         before = back;
     }
-    let Sum { passed, refused, lost } = traffic.end();
-    let moved = moved(&first, &node.stats());
-    // Each of the frames is counted once, whichever layout saw it.
-    if lost == 0 {
-        let expected = [("allowed", passed), ("not_allowed", refused)];
-        assert_eq!(moved, expected.map(|(reason, count)| (reason.to_owned(), count)));
-    }
+    assert_counted_once(&traffic.end(), &moved(&first, &node.stats()));
 }
 
-/// SIGKILL at any point of an upgrade or a downgrade: one of the two guards, and the next start ends
-/// what was begun.
+/// SIGKILL at any point of an upgrade or a downgrade, again and again, in whatever direction is tried
+/// next: one of the two guards, and whichever ends it has counted each frame once.
 #[test]
 fn one_that_is_killed_at_any_point_leaves_a_guard() {
+    /// Attempts that are killed between two that are not.
+    const ATTEMPTS: u64 = 10;
+    /// However slow the machine is, attempts are not longer.
+    const LONGEST: Duration = Duration::from_millis(700);
+
     let Some(mut node) = Node::new("takeover/kill") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
+    let first = node.stats();
     let traffic = Traffic::start(&node, &lanes());
     let seed = seed();
     let mut random = Random::new(seed);
     let mut longest = Duration::from_millis(300);
     let mut before = node.stats();
-    let rounds = rounds(20);
-    for round in 0..rounds {
-        let is_next = round % 2 == 0;
+    let rounds = rounds(200);
+    for round in 0..rounds.div_ceil(ATTEMPTS) {
         node.signal("KILL");
+        for attempt in 0..ATTEMPTS {
+            let is_next = random.below(2) == 0;
+            node.set_next_layout(is_next);
+            // The older one takes over from both, the newer one at each start.
+            let mut command =
+                if is_next { node.daemon_command(&[]) } else { node.downgrade_command(&[]) };
+            let mut killed = command.stderr(Stdio::null()).spawn().expect("it starts");
+            let micros = usize::try_from(longest.as_micros()).expect("a short time");
+            thread::sleep(Duration::from_micros(random.below(micros) as u64));
+            killed.kill().expect("SIGKILL");
+            killed.wait().expect("it ends");
+            println!(
+                "seed {seed}, round {round}, attempt {attempt}, next {is_next}: {:?}",
+                layouts(&node)
+            );
+            traffic.assert_none_slipped_in();
+        }
+        let is_next = random.below(2) == 0;
         node.set_next_layout(is_next);
-        let command = |node: &Node| {
-            if is_next { node.daemon_command(&[]) } else { node.downgrade_command(&[]) }
-        };
-        let mut killed = command(&node).stderr(Stdio::null()).spawn().expect("it starts");
-        let micros = usize::try_from(longest.as_micros()).expect("a short time");
-        thread::sleep(Duration::from_micros(random.below(micros) as u64));
-        killed.kill().expect("SIGKILL");
-        killed.wait().expect("it ends");
-        traffic.assert_none_slipped_in();
         let began = Instant::now();
         if !is_next {
             let output = node.downgrade_command(&[]).output().expect("it starts");
@@ -127,14 +135,23 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
         node.start(&[]);
         node.wait("enforcing", enforcing);
         // A bit longer than it takes here, so that some are done before they are killed.
-        longest = longest.max(began.elapsed().min(PATIENCE));
+        longest = longest.max(began.elapsed()).min(LONGEST);
         assert_eq!(layouts(&node), [layout(is_next)], "seed {seed}, round {round}: {}", node.log());
         let after = node.stats();
         assert_none_fell(&before, &after);
         before = after;
     }
     let sum = traffic.end();
-    println!("{rounds} rounds of up to {longest:?}: {sum:?}");
+    println!("{rounds} attempts of up to {longest:?}: {sum:?}");
+    assert_counted_once(&sum, &moved(&first, &node.stats()));
+}
+
+/// Each of the frames is counted once, whichever layout saw it.
+fn assert_counted_once(Sum { passed, refused, lost }: &Sum, moved: &[(String, u64)]) {
+    if *lost == 0 {
+        let expected = [("allowed", *passed), ("not_allowed", *refused)];
+        assert_eq!(moved, expected.map(|(reason, count)| (reason.to_owned(), count)));
+    }
 }
 
 /// Each number of these statistics is at least what it was. Who was refused most is told by the daemon,

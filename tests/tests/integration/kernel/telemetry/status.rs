@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::loaded_programs;
 use guard_tests::node::{MANIFEST, NODE, Node, POLICY, PORT, STRANGER, enforcing};
 use guard_user::kernel::sys;
 use serde_json::{Value, json};
@@ -58,17 +57,6 @@ fn a_node_that_is_well_is_told_with_every_fact() {
     assert_eq!(too_wide, None);
 }
 
-/// Attaches a program of others: the one of this id, by netlink and not by a link of ours.
-fn attach_foreign(node: &Node, interface: &str, id: u64) {
-    let pin = node.path("bpf").join("foreign");
-    let program = loaded_programs().flatten().find(|program| u64::from(program.id()) == id);
-    let fd = program.expect("a loaded program").fd().expect("its descriptor");
-    sys::pin(fd.as_fd(), &pin).expect("pinning");
-    let pin = pin.to_str().expect("UTF-8");
-    node.ip(&["link", "set", "dev", interface, "xdp", "pinned", pin]);
-    fs::remove_file(pin).expect("removing the pin");
-}
-
 fn signal(node: &Node, name: &str) {
     let id = node.daemon_id().to_string();
     let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
@@ -90,7 +78,7 @@ fn a_program_that_was_swapped_by_force_is_named_with_what_to_do() {
     signal(&node, "STOP");
     let link = sys::open_pinned(&node.own_pins().join("link-eth0")).expect("the link");
     sys::link_detach(link.as_fd()).expect("detaching");
-    attach_foreign(&node, "eth0", foreign);
+    node.attach_foreign("eth0", foreign);
     let (status, code) = node.status_and_code_within(Duration::from_secs(1)).expect("a status");
     assert_eq!((&status["interfaces"][0]["state"], code), (&json!("missing"), Some(3)), "{status}");
     signal(&node, "CONT");

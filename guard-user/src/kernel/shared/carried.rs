@@ -1,0 +1,218 @@
+//! What guards of other layouts have counted and charged, beside what this one does.
+//!
+//! Each guard's counts have a place of their own, its origin: a value there is only ever raised to what
+//! that guard says. Two guards that have each carried from the other, because take-overs were killed and
+//! begun again, so never count a frame twice: a guard leaves out what comes from itself. What comes from
+//! guards that are gone for good is settled, which frees their places.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, MapData, MapError};
+use guard_common::{
+    layout::{
+        self, BucketStates, CARRIED, COUNTERS, Carried, Counter, LABEL_INTERFACES, MemberKey,
+        ORIGINS, TALLY_ORIGINS,
+    },
+    names,
+    verdict::{MAX_SERVICES, Verdict},
+};
+
+use super::{LAST_ROW, OTHERS, Shared, read, row_of, sum, write};
+use crate::kernel::error::KernelError;
+
+/// The place of a guard's counts: an index of [`Carried::of`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::kernel) struct Origin(usize);
+
+impl Shared {
+    /// What tells this guard from others: the id of its map of counters.
+    pub(in crate::kernel) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The place of what another guard counts. None if all are taken.
+    pub(in crate::kernel) fn origin(&mut self, id: u32) -> Result<Option<Origin>, KernelError> {
+        let mut free = None;
+        for (nth, index) in (0..).zip(TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS) {
+            let taken = self.tally(index)?;
+            if taken == u64::from(id) {
+                return Ok(Some(Origin(nth)));
+            }
+            if taken == 0 {
+                free = free.or(Some((nth, index)));
+            }
+        }
+        let Some((nth, index)) = free else { return Ok(None) };
+        self.tallies.set(index, u64::from(id), 0).map_err(write(names::MAP_TALLIES))?;
+        Ok(Some(Origin(nth)))
+    }
+
+    /// Adds what is kept of guards that are gone to what is settled. Only when no other guard is left: one
+    /// that is could say the same once more.
+    pub(crate) fn settle(&mut self) -> Result<(), KernelError> {
+        let mut tallies = TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS;
+        if tallies.try_fold(true, |none, index| Ok(none && self.tally(index)? == 0))? {
+            return Ok(());
+        }
+        for index in 0..CARRIED {
+            let Carried { settled, of } = self.carried_apart(index)?;
+            if of != <[Counter; ORIGINS as usize]>::default() {
+                // One call, which is done or is not: killed in the middle, the others are added later.
+                let settled = sum(of.iter().chain([&settled]));
+                self.set_carried(index, Carried { settled, ..Carried::default() })?;
+            }
+        }
+        for index in TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS {
+            self.tallies.set(index, 0, 0).map_err(write(names::MAP_TALLIES))?;
+        }
+        Ok(())
+    }
+
+    /// Raises what another guard has counted of a verdict.
+    pub(in crate::kernel) fn raise_counter(
+        &mut self,
+        origin: Origin,
+        row: u32,
+        verdict: Verdict,
+        counted: Counter,
+    ) -> Result<(), KernelError> {
+        let index = row * layout::COUNTERS_PER_INTERFACE + layout::counter(verdict);
+        self.raise_carried(origin, index, counted)
+    }
+
+    /// Raises how many events another guard has emitted (0), suppressed (1) or lost (2).
+    pub(in crate::kernel) fn raise_events(
+        &mut self,
+        origin: Origin,
+        which: u32,
+        packets: u64,
+    ) -> Result<(), KernelError> {
+        self.raise_carried(origin, COUNTERS + which, Counter { packets, bytes: 0 })
+    }
+
+    /// What guards of other layouts have counted.
+    pub(super) fn carried(&self, index: u32) -> Result<Counter, KernelError> {
+        let Carried { settled, of } = self.carried_apart(index)?;
+        Ok(sum(of.iter().chain([&settled])))
+    }
+
+    fn carried_apart(&self, index: u32) -> Result<Carried, KernelError> {
+        self.carried.get(&index, 0).map_err(read(names::MAP_CARRIED))
+    }
+
+    fn set_carried(&mut self, index: u32, carried: Carried) -> Result<(), KernelError> {
+        self.carried.set(index, carried, 0).map_err(write(names::MAP_CARRIED))
+    }
+
+    fn raise_carried(
+        &mut self,
+        Origin(nth): Origin,
+        index: u32,
+        counted: Counter,
+    ) -> Result<(), KernelError> {
+        if counted == Counter::default() {
+            return Ok(());
+        }
+        let mut carried = self.carried_apart(index)?;
+        let before = carried;
+        if let Some(of) = carried.of.get_mut(nth) {
+            of.packets = of.packets.max(counted.packets);
+            of.bytes = of.bytes.max(counted.bytes);
+        }
+        if carried == before { Ok(()) } else { self.set_carried(index, carried) }
+    }
+
+    /// The slots of the services of another layout, by the slots that they have there: the one that a
+    /// service has here, else the same one or a free one, which is its from now on. Those that find none
+    /// are left out.
+    pub(in crate::kernel) fn claim_services(
+        &mut self,
+        services: BTreeMap<u32, String>,
+    ) -> Result<BTreeMap<u32, u8>, KernelError> {
+        let mut taken = self.service_labels()?;
+        let mut slots = BTreeMap::new();
+        for (slot, label) in services {
+            let known = taken.iter().find(|(_, known)| **known == label).map(|(own, _)| *own);
+            let same = u8::try_from(slot).ok().filter(|slot| *slot < MAX_SERVICES);
+            let free =
+                || same.into_iter().chain(0..MAX_SERVICES).find(|slot| !taken.contains_key(slot));
+            let Some(own) = known.or_else(free) else { continue };
+            slots.insert(slot, own);
+            if known.is_none() {
+                self.set_label(own.into(), &label)?;
+                taken.insert(own, label);
+            }
+        }
+        Ok(slots)
+    }
+
+    /// The row of an interface of another layout, likewise; the last one if no other is free.
+    pub(in crate::kernel) fn claim_row(&mut self, name: &str) -> Result<u32, KernelError> {
+        let labels = self.interface_labels()?;
+        let (row, is_new) = row_of(&labels, name);
+        if is_new {
+            self.set_label(LABEL_INTERFACES + row, if row == LAST_ROW { OTHERS } else { name })?;
+        }
+        Ok(row)
+    }
+
+    /// Raises a tally to what another layout has counted.
+    pub(in crate::kernel) fn raise_tally(
+        &mut self,
+        index: u32,
+        count: u64,
+    ) -> Result<(), KernelError> {
+        if count > self.tally(index)? {
+            self.tallies.set(index, count, 0).map_err(write(names::MAP_TALLIES))?;
+        }
+        Ok(())
+    }
+
+    /// Empties the bucket of a service as far as another layout has.
+    pub(in crate::kernel) fn raise_total(
+        &mut self,
+        slot: u8,
+        states: BucketStates,
+    ) -> Result<(), KernelError> {
+        raise(&mut self.totals, slot.into(), states, names::MAP_TOTALS)
+    }
+
+    /// The bucket of sources that are no members, likewise.
+    pub(in crate::kernel) fn raise_hashed(
+        &mut self,
+        index: u32,
+        states: BucketStates,
+    ) -> Result<(), KernelError> {
+        raise(&mut self.hashed, index, states, names::MAP_HASHED)
+    }
+
+    /// The bucket of a member, likewise, if it has one here.
+    pub(in crate::kernel) fn raise_member(
+        &mut self,
+        key: &MemberKey,
+        states: BucketStates,
+    ) -> Result<(), KernelError> {
+        match self.member_keys.get(key, 0) {
+            Ok(place) => raise(&mut self.members, place, states, names::MAP_MEMBERS),
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(read(names::MAP_MEMBER_KEYS)(error)),
+        }
+    }
+}
+
+/// Empties a bucket as far as a state says: the later of two times at which it is full again holds.
+fn raise(
+    buckets: &mut Array<MapData, BucketStates>,
+    index: u32,
+    states: BucketStates,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    if states == [0; 3] {
+        return Ok(());
+    }
+    let mut later = buckets.get(&index, 0).map_err(read(name))?;
+    for (now, state) in later.iter_mut().zip(states) {
+        *now = state.max(*now);
+    }
+    buckets.set(index, later, 0).map_err(write(name))
+}
