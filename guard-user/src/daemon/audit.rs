@@ -212,6 +212,23 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    /// What is in the file is read by whoever looks into what was done, years later.
+    #[test]
+    fn records_of_before_are_read() {
+        let data =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state").join(NAME);
+        let text = fs::read(data).expect("records");
+        let lines = text.split_inclusive(|byte| *byte == b'\n');
+        let requests = lines.map(|line| match event::read(line) {
+            Ok(event::Line::Event(event)) => match event.what {
+                What::Audit(audit) => audit.request,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(requests.collect::<Vec<_>>(), ["mode", "reload", "mode", "apply"]);
+    }
     use crate::event::{self, What};
 
     fn event(number: u64) -> Event {

@@ -1,6 +1,7 @@
 //! Asking a daemon.
 
 use std::{
+    fmt::Display,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -24,10 +25,14 @@ use super::{
     },
     timing::AnswerTimeouts,
     trial::Refusal,
-    view::{Stats, Status},
+    versioned,
+    view::{self, Stats, Status},
 };
 use crate::{
-    event::{Page, missing::Missing},
+    event::{
+        self, Page,
+        missing::{self, Missing},
+    },
     exit::Exit,
     policy::text::visible,
     report,
@@ -138,22 +143,22 @@ impl Client {
 
     /// Asks for the status.
     pub fn status(&self) -> Result<Status, ClientError> {
-        self.question("/v1/status")
+        self.question("/v1/status", view::STATUS_SCHEMA)
     }
 
     /// Asks for the statistics.
     pub fn stats(&self) -> Result<Stats, ClientError> {
-        self.question("/v1/stats")
+        self.question("/v1/stats", view::STATS_SCHEMA)
     }
 
     /// Asks for the events after a number, at most so many.
     pub fn events(&self, after: u64, limit: usize) -> Result<Page, ClientError> {
-        self.question(&format!("{EVENTS}?after={after}&limit={limit}"))
+        self.question(&format!("{EVENTS}?after={after}&limit={limit}"), event::PAGE_SCHEMA)
     }
 
     /// Asks for refused sources that behave like members.
     pub fn missing_members(&self) -> Result<Missing, ClientError> {
-        self.question(MISSING_MEMBERS)
+        self.question(MISSING_MEMBERS, missing::SCHEMA)
     }
 
     /// Asks the daemon to detach.
@@ -186,8 +191,14 @@ impl Client {
         self.command("/v1/rollback", &())
     }
 
-    fn question<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        ask(&self.run_dir.join(STATS_SOCKET), &Method::GET, path, &(), self.timeouts)
+    fn question<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        schema: &'static str,
+    ) -> Result<T, ClientError> {
+        let socket = self.run_dir.join(STATS_SOCKET);
+        let answer = ask(&socket, &Method::GET, path, &(), self.timeouts)?;
+        versioned::read(&answer, schema).map_err(|error| garbled(&socket, &error))
     }
 
     fn command<T: DeserializeOwned>(
@@ -195,7 +206,9 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
-        ask(&self.run_dir.join(CONTROL_SOCKET), &Method::POST, path, body, self.timeouts)
+        let socket = self.run_dir.join(CONTROL_SOCKET);
+        let answer = ask(&socket, &Method::POST, path, body, self.timeouts)?;
+        serde_json::from_slice(&answer).map_err(|error| garbled(&socket, &error))
     }
 }
 
@@ -231,13 +244,17 @@ impl Pause {
     }
 }
 
-fn ask<T: DeserializeOwned>(
+fn garbled(socket: &Path, why: &impl Display) -> ClientError {
+    ClientError::Garbled { path: socket.display().to_string(), why: why.to_string() }
+}
+
+fn ask(
     socket: &Path,
     method: &Method,
     path: &str,
     body: &impl Serialize,
     timeouts: AnswerTimeouts,
-) -> Result<T, ClientError> {
+) -> Result<Bytes, ClientError> {
     let failed = |failure| {
         let path = socket.display().to_string();
         match failure {
@@ -269,8 +286,7 @@ fn ask<T: DeserializeOwned>(
         })
         .map_err(failed)?;
     if good {
-        return serde_json::from_slice(&bytes)
-            .map_err(|error| failed(Failure::Garbled(error.to_string())));
+        return Ok(bytes);
     }
     let refusal: Option<Refusal> = serde_json::from_slice(&bytes).ok();
     let refusal = refusal.unwrap_or_else(|| "it gives no reason".into());
@@ -301,7 +317,7 @@ async fn converse(
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let unsaid = |error: &dyn std::fmt::Display| Failure::Silent(error.to_string());
+    let unsaid = |error: &dyn Display| Failure::Silent(error.to_string());
     let body = serde_json::to_vec(body).map_err(|error| unsaid(&error))?;
     let request = Request::builder()
         .method(method)

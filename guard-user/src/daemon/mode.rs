@@ -10,6 +10,7 @@ use super::{
     deadline::Deadline,
     guard::Guard,
     server::Applied,
+    state::is_of_another_version,
     timing::SHORTEST,
     trial::{Refusal, said},
     view::{self, ModeOverride},
@@ -139,7 +140,9 @@ impl Guard {
             }
             Err(error) => {
                 tracing::error!("the mode by hand of an earlier daemon is over: {error:#}");
-                self.forget_mode();
+                if !is_of_another_version(&error) {
+                    self.forget_mode();
+                }
             }
         }
     }

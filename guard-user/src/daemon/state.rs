@@ -10,7 +10,13 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{mode::Override, signature::Accepted, trial::Trial, trusted};
+use super::{
+    mode::Override,
+    signature::Accepted,
+    trial::Trial,
+    trusted,
+    versioned::{self, Unreadable},
+};
 use crate::policy::Bundle;
 
 const LAST_GOOD: &str = "last-good.json";
@@ -20,6 +26,17 @@ const TRIAL: &str = "trial.json";
 const UNFINISHED: &str = ".unfinished-";
 const MODE: &str = "mode.json";
 const ACCEPTED: &str = "accepted.json";
+
+/// `schema` of each JSON file. Files without one are from before there were any, and of the first.
+const SCHEMA: &str = "trainguard/state/v1";
+
+/// A file to be written.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    schema: &'static str,
+    #[serde(flatten)]
+    document: &'a T,
+}
 
 /// The state directory.
 #[derive(Debug, Clone)]
@@ -113,7 +130,7 @@ impl State {
         let path = self.directory.join(name);
         // What another could have put there is not ours.
         match trusted::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
+            Ok(bytes) => versioned::read(&bytes, SCHEMA)
                 .map(Some)
                 .with_context(|| format!("reading `{}`", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -124,7 +141,7 @@ impl State {
     fn write(&self, name: &str, document: &impl Serialize) -> Result<()> {
         self.replace(name, |file| {
             let mut writer = io::BufWriter::new(file);
-            serde_json::to_writer(&mut writer, document)?;
+            serde_json::to_writer(&mut writer, &Versioned { schema: SCHEMA, document })?;
             writer.flush()
         })
     }
@@ -159,6 +176,11 @@ impl State {
         })();
         replaced.with_context(|| format!("writing `{}`", path.display()))
     }
+}
+
+/// Whether another version of trainguard wrote a file, which may go on with it.
+pub(super) fn is_of_another_version(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(Unreadable::OtherSchema { .. }))
 }
 
 fn two_words(bytes: &[u8]) -> Option<[u64; 2]> {
@@ -210,5 +232,61 @@ mod tests {
         let state = State::at(dir.path());
         fs::write(dir.path().join(LAST_GOOD), b"{\"manifest\": 7").expect("writing");
         assert!(state.last_good().is_err());
+    }
+
+    /// What daemons left from before these files said a version, byte for byte as they wrote it.
+    fn of_before() -> (tempfile::TempDir, State) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state");
+        for name in [LAST_GOOD, TRIAL, MODE, ACCEPTED, KEY] {
+            fs::copy(data.join(name), dir.path().join(name)).expect("a copy");
+        }
+        let state = State::at(dir.path());
+        (dir, state)
+    }
+
+    #[test]
+    fn files_of_before_are_read_and_written_with_a_version() {
+        let (dir, state) = of_before();
+        let bundle = state.last_good().expect("a policy").expect("one");
+        assert_eq!(bundle.manifest, Path::new("/etc/trainguard/cluster.yaml"));
+        let trial = state.trial().expect("a trial").expect("one");
+        assert_eq!(trial.bundle.manifest, Path::new("/etc/trainguard/trial.yaml"));
+        let mode = state.mode().expect("a mode").expect("one");
+        let accepted = state.accepted().expect("a signature").expect("one");
+        assert_eq!(accepted.serial, 7);
+        let key = *b"\xf3\x74\x69\x13\xcd\xd7\x52\x66\x12\xfc\x07\x18\xe1\x4e\xfc\x5e";
+        assert_eq!(Some(state.key().expect("a key").0), two_words(&key));
+
+        // Written again they say their version, and to a daemon of before they are what they were.
+        state.keep(&bundle).expect("writing");
+        state.keep_trial(&trial).expect("writing");
+        state.keep_mode(&mode).expect("writing");
+        state.keep_accepted(&accepted).expect("writing");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state");
+        for name in [LAST_GOOD, TRIAL, MODE, ACCEPTED] {
+            let fields = |directory: &Path| -> serde_json::Value {
+                let text = fs::read(directory.join(name)).expect("a file");
+                serde_json::from_slice(&text).expect("JSON")
+            };
+            let (mut now, before) = (fields(dir.path()), fields(&data));
+            let schema = now.as_object_mut().expect("an object").remove("schema");
+            assert_eq!(schema, Some(SCHEMA.into()), "{name}");
+            assert_eq!(now, before, "{name}");
+        }
+        assert_eq!(state.last_good().expect("reading"), Some(bundle));
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_not_read_and_stays() {
+        let (dir, state) = of_before();
+        let text = fs::read_to_string(dir.path().join(MODE)).expect("a file");
+        let of_later = text.replacen('{', "{\"schema\":\"trainguard/state/v2\",", 1);
+        fs::write(dir.path().join(MODE), &of_later).expect("writing");
+        let error = state.mode().expect_err("another version");
+        assert!(is_of_another_version(&error));
+        let said = format!("{error:#}");
+        assert!(said.contains(MODE) && said.contains("trainguard/state/v2"), "{said}");
+        assert!(said.contains(SCHEMA), "{said}");
     }
 }

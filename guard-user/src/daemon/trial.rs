@@ -15,6 +15,7 @@ use super::{
     guard::{Guard, Prepared, Ready, hexadecimal},
     server::{Applied, Apply},
     signature::{self, Accepted},
+    state::is_of_another_version,
     timing::SHORTEST,
     trusted::Trusted,
     view::{self, TrialStatus},
@@ -102,7 +103,9 @@ impl Guard {
             Ok(None) => return false,
             Err(error) => {
                 tracing::error!("the trial of an earlier daemon is over: {error:#}");
-                self.forget_trial();
+                if !is_of_another_version(&error) {
+                    self.forget_trial();
+                }
                 return false;
             }
         };
