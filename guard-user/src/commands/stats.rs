@@ -6,7 +6,7 @@ use crate::{
     cli::{AskArgs, StatsArgs, StatsFormat},
     daemon::{client::ClientError, view::Stats},
     exit::Exit,
-    kernel::{error::KernelError, pins::Pins, shared::Shared},
+    kernel::{error::KernelError, pins::Pins},
     report::{
         self,
         stats::{
@@ -130,8 +130,8 @@ fn again(ask: &AskArgs) -> Reading {
 
 /// The counters, without a daemon; none if nothing is pinned.
 fn pinned(pins: &Pins) -> Option<Result<Stats, KernelError>> {
-    pins.has_maps().then(|| {
-        pins.check_layout()?;
-        Stats::read(&Shared::open(&pins.directory())?)
-    })
+    match pins.shared() {
+        Ok(shared) => shared.map(|shared| Stats::read(&shared)),
+        Err(error) => Some(Err(error)),
+    }
 }

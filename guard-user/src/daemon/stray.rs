@@ -12,7 +12,6 @@ use crate::kernel::{
     netlink::{self, Device},
     pins::Pins,
     program::Program,
-    shared::Shared,
 };
 
 /// The status of a node whose daemon does not answer, and `why` it does not.
@@ -66,11 +65,7 @@ pub fn status(bpf_dir: &Path, why: String) -> Status {
 
 /// What the shared maps say of the last generation.
 fn read(pins: &Pins, status: &mut Status) -> Result<(), KernelError> {
-    if !pins.has_maps() {
-        return Ok(());
-    }
-    pins.check_layout()?;
-    let shared = Shared::open(&pins.directory())?;
+    let Some(shared) = pins.shared()? else { return Ok(()) };
     status.generation = shared.generation()?;
     status.policy_hash = shared.policy_hash()?;
     status.events = Some(shared.event_counts()?.into());

@@ -29,6 +29,7 @@ use super::{
     error::KernelError,
     link::Link,
     mode::Hook,
+    shared::Shared,
     sys,
     takeover::{self, Other},
 };
@@ -277,6 +278,32 @@ impl Pins {
             others.push(Other::at(directory, version)?);
         }
         Ok(others)
+    }
+
+    /// The shared maps, for who reads them without a daemon; none if nothing is pinned.
+    ///
+    /// # Errors
+    /// A guard of another layout is what guards here: it counts elsewhere. Or the maps cannot be read.
+    pub fn shared(&self) -> Result<Option<Shared>, KernelError> {
+        let own = own_version();
+        let mut guarding = Vec::new();
+        for (version, directory) in self.versions()? {
+            if links_in(&directory)?.iter().any(|(_, link)| link.is_alive()) {
+                guarding.push(version);
+            }
+        }
+        if let Some(version) = guarding.first().filter(|_| !guarding.contains(&own)) {
+            return Err(KernelError::new(format!(
+                "what guards is of layout {version}, and this trainguard is of layout {own}: it does not \
+                 read those counters"
+            ))
+            .hint("ask with the version that the daemon is of; a daemon of this one goes on with them"));
+        }
+        if !self.has_maps() {
+            return Ok(None);
+        }
+        self.check_layout()?;
+        Shared::open(&self.directory()).map(Some)
     }
 
     /// Whether a link is pinned in a directory of another layout.

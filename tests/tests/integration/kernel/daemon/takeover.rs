@@ -59,6 +59,11 @@ fn there_and_back(test: &str, options: &[&str]) {
         // An older one changes nothing, and says how.
         node.signal("TERM");
         node.set_next_layout(false);
+        let (alone, _) = node.status_and_code().expect("a status without a daemon");
+        assert_eq!(alone["interfaces"][0]["state"], "guarded", "{alone}");
+        let problems = alone["problems"].to_string();
+        let other = format!("what guards is of layout {}", LAYOUT_VERSION + 1);
+        assert!(problems.contains(&other), "{problems}");
         let refused = node.start_in_vain(options);
         let said = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{said}");
