@@ -315,6 +315,16 @@ impl Node {
         self.binary = if is_next { usual.with_file_name("trainguard-next") } else { usual };
     }
 
+    /// Runs another version from now on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
+    /// Runs the binary under test from now on.
+    pub fn use_own_binary(&mut self) {
+        self.binary = binary();
+    }
+
     fn binary(&self, verb: &[&str]) -> Command {
         let mut command = self.command_at_node(&self.binary);
         command.args(verb);

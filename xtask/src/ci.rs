@@ -22,9 +22,10 @@ use crate::{
 };
 
 /// What takes too long for each change: arguments of this program.
-const NIGHTLY: [&[&str]; 6] = [
+const NIGHTLY: [&[&str]; 7] = [
     // With more repetitions of what is generated.
     &["test"],
+    &["upgrade"],
     &["vm", "--scenario", "service", "--scenario", "boot"],
     &["vm", "--scenario", "tests-6.12", "--scenario", "interpreter", "--scenario", "hardened"],
     &["check", "--own-features"],

@@ -18,6 +18,7 @@ mod test;
 mod tidy;
 mod toolchain;
 mod units;
+mod upgrade;
 mod vm;
 
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Verb {
     Ci,
     /// What takes too long for each change: a thousand rounds of chaos, boots, packages, benchmarks
     Nightly(ci::NightlyArgs),
+    /// Upgrade from a version of an older layout, which this builds, and go back to it, under traffic
+    Upgrade,
     /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
     Bench(bench::BenchArgs),
     /// Hold size, stack and verified instructions of the program against the committed table
@@ -106,11 +109,8 @@ fn run(cli: &Cli) -> Result<bool> {
         }
         Verb::Demo(args) => demo::run(args),
         Verb::Test(args) => test::run(args),
-        Verb::Chaos(args) => {
-            let count = test::chaos(args)?;
-            println!("\n{count}");
-            Ok(count.failed == 0)
-        }
+        Verb::Chaos(args) => Ok(counted(test::chaos(args)?)),
+        Verb::Upgrade => Ok(counted(upgrade::run()?)),
         Verb::Ci => ci::run(),
         Verb::Nightly(args) => ci::nightly(args),
         Verb::Check(args) => check::run(args),
@@ -123,4 +123,10 @@ fn run(cli: &Cli) -> Result<bool> {
             Ok(true)
         }
     }
+}
+
+/// Ends with the line that counts; whether nothing failed.
+fn counted(count: test::Count) -> bool {
+    println!("\n{count}");
+    count.failed == 0
 }

@@ -31,8 +31,11 @@ use crate::{
 const KERNEL: &str = "kernel::";
 /// Of those, the ones beside which nothing else may run.
 const EXCLUSIVE: &str = "kernel::exclusive::";
-/// Of those, the ones that need network cards of a guest: `cargo xtask vm` runs them.
-const GUEST: &str = "kernel::guest::";
+/// Of those, the ones that need more than this machine and this build, which run only where they are asked
+/// for by their module: network cards of a guest (`cargo xtask vm`), an earlier version
+/// (`cargo xtask upgrade`).
+const ELSEWHERE: [&str; 2] = ["kernel::guest::", EARLIER];
+const EARLIER: &str = "kernel::earlier::";
 /// Skips that CI expects.
 const EXPECTED_SKIPS: &str = "tests/expected-skips.txt";
 
@@ -159,13 +162,23 @@ pub(crate) struct ChaosArgs {
 /// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures;
 /// what was counted.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
+    let names = ["exclusive::chaos::", "daemon::faults::", "daemon::takeover::"];
+    let names = names.map(|name| format!("{KERNEL}{name}")).into();
+    figures(names, ("TRAINGUARD_ROUNDS", args.rounds.to_string().into()))
+}
+
+/// Upgrades from an earlier version, and downgrades to it; what was counted.
+pub(crate) fn upgrade(earlier: PathBuf) -> Result<Count> {
+    figures(vec![EARLIER.to_owned()], ("TRAINGUARD_EARLIER", earlier.into()))
+}
+
+/// Builds and runs the tests of these modules one by one, and prints their figures.
+fn figures(names: Vec<String>, variable: (&'static str, OsString)) -> Result<Count> {
     let built = build::for_tests()?;
     let executables = executables(Some(&built.0))?;
-    let names = ["exclusive::chaos::", "daemon::faults::", "daemon::takeover::"];
-    let names = names.map(|name| format!("{KERNEL}{name}"));
-    let selection = Selection { names: names.into(), quick: false };
+    let selection = Selection { names, quick: false };
     let mut environment = Environment::new(Some(&built))?;
-    environment.variables.push(("TRAINGUARD_ROUNDS", args.rounds.to_string().into()));
+    environment.variables.push(variable);
     let counted = harness::figures(&executables, &selection, &environment);
     // Skips fail nothing: it is run by hand.
     environment.settle(counted).map(|(count, _unexpected)| count)
@@ -202,7 +215,14 @@ impl Selection {
     /// Whether a test is to be run.
     fn has(&self, name: &str) -> bool {
         let named = self.names.is_empty() || self.names.iter().any(|part| name.contains(part));
-        named && !name.starts_with(GUEST) && !(self.quick && name.starts_with(KERNEL))
+        let mut elsewhere = ELSEWHERE.iter().filter(|module| name.starts_with(**module));
+        let meant = elsewhere.all(|module| self.means(module));
+        named && meant && !(self.quick && name.starts_with(KERNEL))
+    }
+
+    /// Whether a module of those that run elsewhere was asked for.
+    fn means(&self, module: &str) -> bool {
+        self.names.iter().any(|name| name == module)
     }
 }
 
@@ -293,6 +313,8 @@ mod tests {
         assert!(!named(&[], true).has("kernel::daemon::doctor::a"));
         assert!(named(&[], true).has("host::tries::a"));
         assert!(!named(&["virtio"], false).has("kernel::guest::virtio::a"));
+        assert!(!named(&[], false).has("kernel::earlier::a"));
+        assert!(named(&[EARLIER], false).has("kernel::earlier::a"));
         assert!(named(&["doctor", "tries"], false).has("host::tries::a"));
         assert!(!named(&["doctor"], false).has("host::tries::a"));
     }

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use anyhow::{Context as _, Result, bail};
 use tempfile::NamedTempFile;
 
-use super::{Count, Environment, GUEST, KERNEL, Selection};
+use super::{Count, ELSEWHERE, Environment, KERNEL, Selection};
 use crate::{
     build::{Built, PACKAGES},
     sh,
@@ -99,7 +99,8 @@ impl Listed {
 
 /// A selection as nextest takes it: <https://nexte.st/docs/filtersets/reference/>.
 fn filterset(selection: &Selection) -> String {
-    let mut all = vec![format!("not test(/^{GUEST}/)")];
+    let elsewhere = ELSEWHERE.iter().filter(|module| !selection.means(module));
+    let mut all: Vec<_> = elsewhere.map(|module| format!("not test(/^{module}/)")).collect();
     if selection.quick {
         all.push(format!("not test(/^{KERNEL}/)"));
     }

@@ -1,6 +1,7 @@
 //! What takes bpf(2), network namespaces or root. `cargo xtask test --quick` leaves it out.
 
 mod daemon;
+mod earlier;
 mod exclusive;
 mod guest;
 mod interfaces;

@@ -1,0 +1,95 @@
+//! Upgrades from, and downgrades to, a version of before layouts said what they are: its own binary, as it
+//! was. `cargo xtask upgrade` builds that, and names it in `TRAINGUARD_EARLIER`.
+
+use std::{ffi::OsStr, path::PathBuf};
+
+use guard_common::layout::LAYOUT_VERSION;
+use guard_tests::{
+    node::{MEMBER, Node, PORT, STRANGER, enforcing, moved},
+    skip,
+    traffic::{Lane, Sum, Traffic},
+};
+use serde_json::Value;
+
+/// The layout of that version.
+const EARLIER: u32 = 3;
+
+/// A node with a daemon of that version on it.
+fn guarded_by_the_earlier(test: &str, options: &[&str]) -> Option<(Node, PathBuf)> {
+    let Some(earlier) = std::env::var_os("TRAINGUARD_EARLIER").map(PathBuf::from) else {
+        skip::skip(test, "no earlier version, see `cargo xtask upgrade`");
+        return None;
+    };
+    let mut node = Node::new(test)?;
+    node.set_binary(earlier.clone());
+    node.start(options);
+    node.wait("enforcing", enforcing);
+    Some((node, earlier))
+}
+
+fn layouts(node: &Node) -> Vec<String> {
+    let entries = std::fs::read_dir(node.pins()).expect("the pins");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn there(test: &str, options: &[&str]) {
+    let Some((mut node, earlier)) = guarded_by_the_earlier(test, options) else { return };
+    assert_eq!(layouts(&node), [format!("v{EARLIER}")]);
+    let mode = node.status().expect("a status")["interfaces"][0]["mode"].clone();
+    let first = node.stats();
+    let lanes = |from: [std::net::IpAddr; 2], passes| {
+        from.into_iter().map(move |from| Lane { from, port: PORT, passes })
+    };
+    let lanes: Vec<Lane> = lanes(MEMBER, true).chain(lanes(STRANGER, false)).collect();
+    let traffic = Traffic::start(&node, &lanes);
+    node.signal("TERM");
+    node.use_own_binary();
+    node.start(options);
+    let status = node.wait("enforcing", enforcing);
+    assert_eq!(status["interfaces"][0]["mode"], mode, "{}", node.log());
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{}", node.log());
+    assert_eq!(layouts(&node), [format!("v{LAYOUT_VERSION}")], "{}", node.log());
+    traffic.assert_none_slipped_in();
+    let Sum { passed, refused, lost } = traffic.end();
+    assert_eq!(lost, 0);
+    let expected = [("allowed", passed), ("not_allowed", refused)];
+    let expected = expected.map(|(reason, count)| (reason.to_owned(), count));
+    assert_eq!(moved(&first, &node.stats()), expected, "each counted once");
+
+    // And back: it does not know this layout, says that the node is to be opened, and changes nothing.
+    node.signal("TERM");
+    node.set_binary(earlier);
+    let output = node.start_in_vain(options);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("`eth0` is guarded by another version"), "{said}");
+    assert!(said.contains("trainguard detach") && said.contains("open in between"), "{said}");
+    assert_eq!(layouts(&node), [format!("v{LAYOUT_VERSION}")]);
+    node.assert_guarded();
+    let mut detach = node.trainguard(&["detach", "--bpf-dir"]);
+    let output = detach.arg::<&OsStr>(node.pins().as_ref()).output().expect("detach");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The state directory that this version wrote is one that it reads.
+    std::fs::write(node.path("policy.yaml"), "no policy").expect("writing");
+    node.start(options);
+    node.wait("the last good policy", |status| status["enforcing"] == true);
+    node.assert_guarded();
+}
+
+#[test]
+fn it_is_taken_over_in_native_mode() {
+    there("earlier/native", &[]);
+}
+
+#[test]
+fn it_is_taken_over_in_tcx_mode() {
+    there("earlier/tcx", &["--mode", "tcx"]);
+}
+
+#[test]
+fn it_is_taken_over_in_generic_mode() {
+    there("earlier/generic", &["--mode", "generic"]);
+}
