@@ -98,3 +98,13 @@ pub fn visible(text: &str) -> String {
     };
     text.chars().map(escape).collect()
 }
+
+/// A word as a shell takes it for that word.
+pub fn shell_word(word: &str) -> String {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !word.is_empty() && word.chars().all(harmless) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

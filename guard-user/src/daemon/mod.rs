@@ -68,9 +68,13 @@ use self::{
 use crate::{
     cli::{DaemonArgs, ModeArg},
     exit::Exit,
-    kernel::{error::KernelError, mode::Mode, pins::Newer},
+    kernel::{
+        error::KernelError,
+        mode::Mode,
+        pins::{self, Newer},
+    },
     logs::Log,
-    policy::compiled::Tunnels,
+    policy::{compiled::Tunnels, text::shell_word},
 };
 
 /// Requests that wait for the loop.
@@ -156,16 +160,27 @@ fn explained(log: &Log, work: impl Future<Output = Result<(), Failure>>) -> Exit
     exit
 }
 
-/// The command that takes over from a guard of a newer layout, with the options of this daemon.
-fn downgrading() -> String {
-    let words =
-        std::env::args().map(|word| if word == "daemon" { "downgrade".to_owned() } else { word });
-    words.collect::<Vec<_>>().join(" ")
+/// The command that takes over from a guard of a newer layout, with the options of this daemon, for a shell.
+fn downgrading(bpf_dir: &Path) -> String {
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(verb) = words.iter_mut().find(|word| *word == "daemon") {
+        "downgrade".clone_into(verb);
+    }
+    // A unit may have the pins mounted where nobody else sees them.
+    let outside = pins::seen_by_others(bpf_dir);
+    if outside != bpf_dir {
+        let (inside, outside) = (bpf_dir.display().to_string(), outside.display().to_string());
+        for word in &mut words {
+            *word = word.replace(&inside, &outside);
+        }
+    }
+    words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
 }
 
 async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let claim = Claim::take(&args.directories.bpf_dir, &Newer::Refuse { instead: downgrading() })?;
+    let bpf_dir = &args.directories.bpf_dir;
+    let claim = Claim::take(bpf_dir, &Newer::Refuse { instead: downgrading(bpf_dir) })?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
     let doors = Arc::new(Doors::new(&wanted.timing));
     let run_dir = &args.directories.run_dir;

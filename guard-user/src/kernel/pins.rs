@@ -39,6 +39,8 @@ use crate::object::kernel_object;
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 /// Inode of the root of every bpf file system (`simple_fill_super`, fs/libfs.c).
 const BPF_FS_ROOT: u64 = 1;
+/// Where systemd and everybody else mount the one of the machine.
+const BPF_FS: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link-";
 /// Behind the name of an interface, which has no colon in it: a link of the tc hook. For a moment
 /// an interface can have one of each hook.
@@ -385,6 +387,29 @@ pub fn is_bpf(known: &Statfs) -> bool {
     known.filesystem_type() == BPF_FS_MAGIC
 }
 
+/// Where processes outside a mount namespace of ours see a directory of a bpf file system: a unit of systemd
+/// has a part of it mounted elsewhere, for itself alone. As it is if that cannot be told.
+pub fn seen_by_others(directory: &Path) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    outside(&mounts, directory).unwrap_or_else(|| directory.to_owned())
+}
+
+/// By the lines of `mountinfo` (proc_pid_mountinfo(5)): `36 35 0:32 /guard /run/guard rw - bpf bpf rw`. The
+/// last mount at a path is the one that is seen.
+fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let (fields, file_system) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ').skip(3);
+        let (root, at) = (fields.next()?, fields.next()?);
+        let below = directory.strip_prefix(at).ok()?;
+        Some((at.len(), file_system.starts_with("bpf "), root, below))
+    });
+    let (_, is_bpf, root, below) = mounts.max_by_key(|(length, ..)| *length)?;
+    let root = root.strip_prefix('/').filter(|root| is_bpf && !root.is_empty())?;
+    let outside = Path::new(BPF_FS).join(root);
+    Some(if below == Path::new("") { outside } else { outside.join(below) })
+}
+
 fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {
     let mut links = Vec::new();
     for path in read_dir(directory)? {
@@ -434,5 +459,20 @@ mod tests {
             assert!(!escape(name).contains('.'));
             assert_eq!(unescape(&escape(name)), name);
         }
+    }
+
+    #[test]
+    fn a_mount_of_a_unit_is_told_by_where_others_see_it() {
+        let mounts = "21 26 0:19 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
+                      30 21 0:27 / /sys/fs/bpf rw,nosuid shared:10 - bpf bpf rw,mode=700\n\
+                      91 26 0:24 / /run rw,nosuid shared:5 - tmpfs tmpfs rw\n\
+                      99 91 0:27 /trainguard /run/trainguard/bpf rw - bpf bpf rw,mode=700\n";
+        let seen = |path| outside(mounts, Path::new(path));
+        assert_eq!(seen("/run/trainguard/bpf"), Some(PathBuf::from("/sys/fs/bpf/trainguard")));
+        assert_eq!(seen("/run/trainguard/bpf/a"), Some(PathBuf::from("/sys/fs/bpf/trainguard/a")));
+        for path in ["/sys/fs/bpf/trainguard", "/run/trainguard", "/elsewhere"] {
+            assert_eq!(seen(path), None, "{path}");
+        }
+        assert_eq!(outside("", Path::new("/run/trainguard/bpf")), None);
     }
 }

@@ -1,12 +1,13 @@
 #!/bin/bash
 # The package and the unit, in a machine with systemd that may be broken. Run as root, with
-# /vm/trainguard.deb and /vm/trainguard-next.deb, the same with a higher version. Prints `ok NAME` or
+# /vm/trainguard.deb and /vm/trainguard-next.deb, of a higher version and the next layout. Prints `ok NAME` or
 # `not ok NAME: why` for each check; exits with 1 if one failed.
 #
 # An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
 # first start to the removal of the package none may be answered, whatever happens to the daemon
 # (cases 93, 94, 96, 109, 113, 145, 148).
 
+shopt -s extglob
 failed=0
 check() { # NAME WHY COMMAND...
     local name=$1 why=$2
@@ -336,16 +337,56 @@ systemctl start trainguard
 check "start again" "$(show ActiveState)" active
 quiet "start again"
 old=$(pid)
+layouts() { cd /sys/fs/bpf/trainguard && echo v*; }
+counted() { trainguard stats --once --format json >/run/counted; }
+# Whether no count of a reason is lower than it was in a file.
+none_fell() { # BEFORE
+    counted
+    python3 - "$1" /run/counted <<'PY'
+import json, sys
+before, now = (json.load(open(path))["reasons"] for path in sys.argv[1:])
+fell = {name: (entry, now.get(name)) for name, entry in before.items()
+        if now.get(name, {"packets": 0})["packets"] < entry["packets"]}
+sys.exit(f"fell: {fell}" if fell else 0)
+PY
+}
+layout=$(layouts)
+counted
+mv /run/counted /run/before
 dpkg --install /vm/trainguard-next.deb >/run/dpkg.log 2>&1
 done=$?
 check "the package is upgraded" "$(tail -3 /run/dpkg.log)" [ $done -eq 0 ]
 check "upgrade: another daemon runs" "$(show ActiveState) $(pid), before $old" within 30 another
+next=$(layouts)
+check "upgrade: another layout, alone" "$next, before $layout" holds "$next" "v[0-9]*([0-9])"
+check "upgrade: it is not the one before" "$next" [ "$next" != "$layout" ]
+check "upgrade: no count falls" "$(none_fell /run/before 2>&1)" none_fell /run/before
+check "upgrade: members get in" "no answer" knock 10.77.0.20
 check "upgrade: it is not enabled by that" "it is" holds "$(systemctl is-enabled trainguard 2>/dev/null)" disabled
 quiet "upgrade"
 systemctl stop trainguard
 dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
 check "upgrade: a stopped daemon stays stopped" "$(show ActiveState)" holds "$(show ActiveState)" inactive
 quiet "upgrade of a stopped one"
+# The older one changes nothing, and names the command that does it.
+systemctl start trainguard 2>/dev/null
+check "downgrade: it does not start by itself" "$(show ActiveState)" refused active
+check "downgrade: nothing changes" "$(layouts)" holds "$(layouts)" "$next"
+quiet "a downgrade that is refused"
+systemctl stop trainguard
+command=$(journalctl --unit trainguard --output cat | sed -n 's/.*`\(trainguard downgrade [^`]*\)`.*/\1/p' | tail -1)
+check "downgrade: the journal names a command" "$(journalctl --unit trainguard --lines 5)" test -n "$command"
+bash -c "$command" >/run/downgrade.log 2>&1
+done=$?
+check "downgrade: the command does it" "$command: $(tail -3 /run/downgrade.log)" [ $done -eq 0 ]
+check "downgrade: the layout of before, alone" "$(layouts)" holds "$(layouts)" "$layout"
+quiet "downgrade"
+systemctl reset-failed trainguard
+systemctl start trainguard
+check "downgrade: the daemon goes on" "$(show ActiveState)" active
+check "downgrade: no count falls" "$(none_fell /run/before 2>&1)" none_fell /run/before
+check "downgrade: members get in" "no answer" knock 10.77.0.20
+systemctl stop trainguard
 
 # ---- a device that comes late
 systemctl start trainguard

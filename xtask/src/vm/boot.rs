@@ -176,10 +176,14 @@ pub(super) fn package(cache: &Cache) -> Result<(TempDir, PathBuf)> {
     Ok((scratch, package))
 }
 
-/// The same package with a higher version, for an upgrade.
+/// The same package with a higher version and the binary of the next layout, for an upgrade.
 fn next_version(package: &Path, scratch: &Path) -> Result<PathBuf> {
+    // What tests run: that it is not optimised matters to nobody here.
+    build::for_tests()?;
+    let binary = build::development_binary("trainguard-next");
     let tree = scratch.join("next");
     sh::run(Command::new("dpkg-deb").arg("--raw-extract").args([package, &tree]))?;
+    strip(&binary, &tree.join("usr/bin/trainguard"))?;
     let control = tree.join("DEBIAN/control");
     let text = fs::read_to_string(&control).with_context(|| control.display().to_string())?;
     let raise = |line: &str| match line.strip_prefix("Version: ") {

@@ -12,7 +12,7 @@ use ratatui::{
 };
 
 use super::{figures, model::Model, rates::Change, screen::Look};
-use crate::daemon::view::TopSource;
+use crate::{daemon::view::TopSource, policy::text::shell_word};
 
 const KEYS: [(&str, &str); 12] = [
     ("q, Esc, ctrl-c", "quit"),
@@ -104,7 +104,7 @@ fn facts(model: &Model, source: &TopSource, look: Look) -> Vec<Line<'static>> {
             lines.push("It had no port, so `trainguard trace` needs more than is known.".into());
         }
     }
-    let explain = format!("trainguard explain {}", name(&quoted(&source.reason)));
+    let explain = format!("trainguard explain {}", name(&shell_word(&source.reason)));
     lines.push(explain.into());
     lines
 }
@@ -122,23 +122,13 @@ fn trace(model: &Model, source: &TopSource) -> Option<String> {
     let node = if model.stats.node.is_empty() {
         String::new()
     } else {
-        format!(" --node {}", quoted(&model.stats.node))
+        format!(" --node {}", shell_word(&model.stats.node))
     };
-    let manifest = quoted(model.manifest.as_deref().unwrap_or("cluster.yaml"));
-    let protocol = quoted(protocol);
+    let manifest = shell_word(model.manifest.as_deref().unwrap_or("cluster.yaml"));
+    let protocol = shell_word(protocol);
     Some(format!(
         "trainguard trace --manifest {manifest}{node} --from {from} --to {to} --proto {protocol}"
     ))
-}
-
-/// A word that a shell takes as it is.
-fn quoted(word: &str) -> String {
-    let harmless = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(harmless) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 fn over(title: &str, lines: Vec<Line>, width: u16, look: Look, buffer: &mut Buffer) {
