@@ -146,23 +146,23 @@ pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_S
 /// All counters.
 pub const COUNTERS: u32 = COUNTERS_PER_INTERFACE * MAX_INTERFACES;
 
-/// Guards whose counts are kept apart. Two or three are there at a time; but one that is killed between the
-/// removal of another's maps and the adding up leaves a place taken, until a take-over ends undisturbed.
+/// Slots for other guards' counts. Rarely more than two are in use: a daemon that is killed between removing
+/// another guard's maps and freeing its slot leaves the slot taken until a take-over completes.
 pub const ORIGINS: u32 = 7;
 
-/// What guards of other layouts have counted. Each value only grows, and is set and never added to, so
-/// that what is carried twice is counted once.
+/// Counts carried over from guards of other layouts. Each value is set to a guard's total, never added to, so
+/// that carrying it twice counts it once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Carried {
-    /// By guards that are gone for good.
+    /// Of guards that no longer exist.
     pub settled: Counter,
-    /// By guards that may go on: whose maps are still pinned, or were when a take-over was last ended.
+    /// Of guards whose maps may still be pinned, by slot.
     pub of: [Counter; ORIGINS as usize],
 }
 
-/// Entries of the map of what is carried: one for each counter, then three for events that were emitted,
-/// suppressed and lost (their numbers as frames).
+/// Entries of the map of carried counts: one for each counter, then three for the number of events emitted,
+/// suppressed and lost (in `packets`).
 pub const CARRIED: u32 = COUNTERS + 3;
 
 /// Number of the counter of a verdict among those of an interface.
@@ -245,8 +245,8 @@ pub const TALLY_REQUESTS_SERVED: u32 = 8;
 pub const TALLY_REQUESTS_REFUSED: u32 = 12;
 /// First of three tallies: connections that were ended before they had their answer, likewise.
 pub const TALLY_CONNECTIONS_CUT: u32 = 16;
-/// First of [`ORIGINS`] tallies: whose counts [`Carried::of`] has, by the id of the map of counters of that
-/// guard; 0 if nobody's. Map ids are not given twice before a reboot.
+/// First of [`ORIGINS`] tallies: the guard that a slot of [`Carried::of`] belongs to, as the id of its counter
+/// map; 0 if the slot is free. The kernel does not reuse map ids before a reboot.
 pub const TALLY_ORIGINS: u32 = 32;
 /// First of the tallies of services, by slot: dropped frames of members. Estimated from samples.
 pub const TALLY_MEMBER_DROPS: u32 = 64;

@@ -95,6 +95,9 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 /// `--timing` of daemons for which no test gives another: files are checked often, as most tests
 /// wait for a changed policy.
 const TIMING: [&str; 2] = ["--timing", "files=50ms"];
+/// Added to each `--timing`: on a busy machine a listing of devices may take longer than a status should wait for
+/// it, which the status then reports as a problem.
+const NETLINK: &str = "netlink=1m";
 /// How long an answer may take before a port counts as silent.
 const SILENCE: Duration = Duration::from_millis(400);
 
@@ -353,10 +356,16 @@ impl Node {
                 command.arg(flag).arg(directory);
             }
         }
-        if !more.contains(&TIMING[0]) {
-            command.args(TIMING);
+        let given = if more.contains(&TIMING[0]) { &[] } else { &TIMING[..] };
+        let mut is_timing = false;
+        for word in given.iter().chain(more) {
+            if is_timing {
+                command.arg(format!("{word},{NETLINK}"));
+            } else {
+                command.arg(word);
+            }
+            is_timing = *word == TIMING[0];
         }
-        command.args(more);
         command
     }
 

@@ -1,5 +1,5 @@
-//! `cargo xtask upgrade`: tests upgrades from, and downgrades to, a version whose layout does not say what it
-//! is, by its own binary, built as it was.
+//! `cargo xtask upgrade`: tests upgrades from, and downgrades to, a version from before layouts described
+//! themselves. Builds that version's own binary.
 
 use std::{path::PathBuf, process::Command};
 
@@ -13,12 +13,12 @@ use crate::{
 /// The last version of layout 3.
 const EARLIER: &str = "4ee8dd0dc483a360cd64d50e3851e4a4ac46e3dc";
 
-/// Builds it, if it is not there, and runs the tests; what was counted.
+/// Builds that version, unless it is built already, and runs the tests; returns the counts.
 pub(crate) fn run() -> Result<Count> {
     test::upgrade(earlier()?)
 }
 
-/// Its binary, in a copy of its sources of its own.
+/// The binary of that version, built in a clone below `target`.
 fn earlier() -> Result<PathBuf> {
     let source = sh::root().join("target/earlier");
     let binary = source.join("target/debug/trainguard");
@@ -37,7 +37,7 @@ fn earlier() -> Result<PathBuf> {
         "the version to upgrade from is not in this clone: `git fetch --unshallow` gets all of them",
     )?;
     println!("building the version of commit {EARLIER} in {}", source.display());
-    // Its demo builds what its tests use.
+    // The demo is the shortest command of that version that builds the binary.
     let mut demo = sh::cargo();
     demo.current_dir(&source).args(["xtask", "demo"]).env_remove("CARGO_MANIFEST_DIR");
     sh::run(&mut demo)?;

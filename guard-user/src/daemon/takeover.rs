@@ -1,25 +1,25 @@
-//! What becomes of guards of other layouts: they are carried on from before their links are switched, and
-//! removed once none of their links is left.
+//! The take-over from guards of other layouts: their counts are carried over before their links are
+//! switched and once more afterwards; their maps are removed when none of their links is left.
 
 use std::collections::BTreeMap;
 
 use crate::kernel::{error::KernelError, pins::Pins, shared::Shared, takeover::Other};
 
-/// Guards of other layouts that are not yet taken over from as a whole.
+/// Guards of other layouts that have not been taken over completely.
 #[derive(Debug)]
 pub(super) struct Takeover {
     others: Vec<Other>,
-    /// Why that did not end yet.
+    /// Why the last attempt to complete it failed.
     trouble: Option<String>,
 }
 
 impl Takeover {
-    /// From these, the oldest first.
+    /// A take-over from these guards, oldest first.
     pub(super) fn from(others: Vec<Other>) -> Self {
         Self { others, trouble: None }
     }
 
-    /// Which service has which slot under the newest of them that says so.
+    /// Service labels by slot, from the newest of them that has any.
     pub(super) fn service_labels(&self) -> Result<BTreeMap<u8, String>, KernelError> {
         for other in self.others.iter().rev() {
             let labels = other.service_labels()?;
@@ -30,7 +30,7 @@ impl Takeover {
         Ok(BTreeMap::new())
     }
 
-    /// Before the first generation is switched to: carries counts, labels and bucket states into its maps.
+    /// Carries counts, labels and bucket states into this guard's maps, before the first switch.
     pub(super) fn begin(&self, shared: &mut Shared) -> Result<(), KernelError> {
         for other in &self.others {
             if !other.is_known() {
@@ -43,14 +43,14 @@ impl Takeover {
             other.carry_buckets(shared)?;
         }
         if self.others.is_empty() {
-            // Left by a daemon that was killed at the end of a take-over.
+            // A daemon was killed at the end of a take-over.
             shared.settle()?;
         }
         Ok(())
     }
 
-    /// Behind a switch: carries on what was counted until then, and removes the maps in which no program
-    /// counts any more.
+    /// Carries over what was counted up to the switch, and removes maps in which no program counts any
+    /// more. Called after each switch, until every other guard is gone.
     pub(super) fn go_on(&mut self, pins: &Pins, shared: &mut Shared) {
         if self.others.is_empty() {
             return;
@@ -76,7 +76,7 @@ impl Takeover {
         if self.others.is_empty()
             && let Err(error) = shared.settle()
         {
-            // At the next start, then.
+            // The next start tries again.
             tracing::warn!(hint = error.hint_text(), "{error}");
         }
         if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.trouble) {
@@ -85,13 +85,13 @@ impl Takeover {
         self.trouble = trouble;
     }
 
-    /// For status.
+    /// The reason for `status` why the take-over is not complete.
     pub(super) fn trouble(&self) -> Option<&String> {
         self.trouble.as_ref()
     }
 }
 
-/// Whether it is over.
+/// Carries from one guard and removes it if it has no links left; whether it is gone.
 fn end(other: &Other, pins: &Pins, shared: &mut Shared) -> Result<bool, KernelError> {
     other.carry(shared)?;
     let is_over = !pins.has_links(other)?;

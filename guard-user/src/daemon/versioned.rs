@@ -1,11 +1,11 @@
-//! JSON documents that say in `schema` what they are: between a daemon and the commands that ask it, and
-//! between a daemon and the one that comes after it, either of which may be of another version.
+//! Reading JSON documents that name their schema. Commands and daemons, and a daemon and its successor, may
+//! be of different versions.
 
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::policy::text::visible;
 
-/// Why a document is not read.
+/// Why a document cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unreadable {
     #[error(transparent)]
@@ -18,8 +18,8 @@ pub(super) enum Unreadable {
     OtherSchema { found: String, expected: &'static str },
 }
 
-/// Reads a document of a schema. Its fields are looked at only then: what they mean belongs to the version,
-/// too. One that does not say is taken to be of it.
+/// Reads a document of the expected schema. A document without a schema counts as one. The schema is checked
+/// before any field, because the meaning of fields belongs to the version, too.
 pub(super) fn read<T: DeserializeOwned>(
     document: &[u8],
     expected: &'static str,

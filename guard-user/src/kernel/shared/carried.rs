@@ -1,9 +1,9 @@
-//! What guards of other layouts have counted and charged, beside what this one does.
+//! Counters and bucket states taken over from guards of other layouts.
 //!
-//! Each guard's counts have a place of their own, its origin: a value there is only ever raised to what
-//! that guard says. Two guards that have each carried from the other, because take-overs were killed and
-//! begun again, so never count a frame twice: a guard leaves out what comes from itself. What comes from
-//! guards that are gone for good is settled, which frees their places.
+//! Each other guard has a slot ([`Origin`]), identified by the id of its counter map. A slot is only ever
+//! raised to what that guard reports. If two guards have carried from each other, because a take-over was
+//! killed and then reversed, each skips the slot of its own counters, so that no frame is counted twice.
+//! Slots of guards that no longer exist are added to [`Carried::settled`], which frees them.
 
 use std::collections::BTreeMap;
 
@@ -20,17 +20,17 @@ use guard_common::{
 use super::{LAST_ROW, OTHERS, Shared, read, row_of, sum, write};
 use crate::kernel::error::KernelError;
 
-/// The place of a guard's counts: an index of [`Carried::of`].
+/// The slot of another guard's counts: an index of [`Carried::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::kernel) struct Origin(usize);
 
 impl Shared {
-    /// What tells this guard from others: the id of its map of counters.
+    /// The id of this guard's counter map, which identifies the guard.
     pub(in crate::kernel) fn id(&self) -> u32 {
         self.id
     }
 
-    /// The place of what another guard counts. None if all are taken.
+    /// The slot of another guard, assigned if it has none yet. None if all slots are taken.
     pub(in crate::kernel) fn origin(&mut self, id: u32) -> Result<Option<Origin>, KernelError> {
         let mut free = None;
         for (nth, index) in (0..).zip(TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS) {
@@ -47,8 +47,8 @@ impl Shared {
         Ok(Some(Origin(nth)))
     }
 
-    /// Adds what is kept of guards that are gone to what is settled. Only when no other guard is left: one
-    /// that is could say the same once more.
+    /// Adds all slots to the settled counts and frees them. To be called only when no other guard is left:
+    /// a guard that is could report the same counts again.
     pub(crate) fn settle(&mut self) -> Result<(), KernelError> {
         let mut tallies = TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS;
         if tallies.try_fold(true, |none, index| Ok(none && self.tally(index)? == 0))? {
@@ -57,7 +57,7 @@ impl Shared {
         for index in 0..CARRIED {
             let Carried { settled, of } = self.carried_apart(index)?;
             if of != <[Counter; ORIGINS as usize]>::default() {
-                // One call, which is done or is not: killed in the middle, the others are added later.
+                // One system call per entry, so a kill leaves each entry either merged or as it was.
                 let settled = sum(of.iter().chain([&settled]));
                 self.set_carried(index, Carried { settled, ..Carried::default() })?;
             }
@@ -68,7 +68,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Raises what another guard has counted of a verdict.
+    /// Raises the counter of a verdict in another guard's slot.
     pub(in crate::kernel) fn raise_counter(
         &mut self,
         origin: Origin,
@@ -80,7 +80,7 @@ impl Shared {
         self.raise_carried(origin, index, counted)
     }
 
-    /// Raises how many events another guard has emitted (0), suppressed (1) or lost (2).
+    /// Raises the number of events that another guard emitted (`which` 0), suppressed (1) or lost (2).
     pub(in crate::kernel) fn raise_events(
         &mut self,
         origin: Origin,
@@ -90,7 +90,7 @@ impl Shared {
         self.raise_carried(origin, COUNTERS + which, Counter { packets, bytes: 0 })
     }
 
-    /// What guards of other layouts have counted.
+    /// The sum of what guards of other layouts have counted.
     pub(super) fn carried(&self, index: u32) -> Result<Counter, KernelError> {
         let Carried { settled, of } = self.carried_apart(index)?;
         Ok(sum(of.iter().chain([&settled])))

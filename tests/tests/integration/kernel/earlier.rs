@@ -1,7 +1,7 @@
 //! Upgrades from, and downgrades to, a version of before layouts said what they are: its own binary, as it
 //! was. `cargo xtask upgrade` builds that, and names it in `TRAINGUARD_EARLIER`.
 
-use std::{ffi::OsStr, path::PathBuf};
+use std::path::PathBuf;
 
 use guard_common::layout::LAYOUT_VERSION;
 use guard_tests::{
@@ -59,7 +59,7 @@ fn there(test: &str, options: &[&str]) {
     let expected = expected.map(|(reason, count)| (reason.to_owned(), count));
     assert_eq!(moved(&first, &node.stats()), expected, "each counted once");
 
-    // And back: it does not know this layout, says that the node is to be opened, and changes nothing.
+    // And back: it refuses, says that the node will be open in between, and changes nothing.
     node.signal("TERM");
     node.set_binary(earlier);
     let output = node.start_in_vain(options);
@@ -67,10 +67,12 @@ fn there(test: &str, options: &[&str]) {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("`eth0` is guarded by another version"), "{said}");
     assert!(said.contains("trainguard detach") && said.contains("open in between"), "{said}");
+    // It makes its directory first.
+    std::fs::remove_dir(node.pins().join(format!("v{EARLIER}"))).expect("an empty directory");
     assert_eq!(layouts(&node), [format!("v{LAYOUT_VERSION}")]);
     node.assert_guarded();
-    let mut detach = node.trainguard(&["detach", "--bpf-dir"]);
-    let output = detach.arg::<&OsStr>(node.pins().as_ref()).output().expect("detach");
+    let mut detach = node.trainguard(&["detach"]);
+    let output = detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // The state directory that this version wrote is one that it reads.
     std::fs::write(node.path("policy.yaml"), "no policy").expect("writing");
