@@ -374,6 +374,16 @@ impl Node {
         self.path("bpf").join("guard")
     }
 
+    /// The names of what is in the pin directory: `v` and the version, for each layout of which something is
+    /// pinned.
+    pub fn layouts(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.pins()).expect("the pins");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
     /// Where the pins of this version's layout are.
     pub fn own_pins(&self) -> PathBuf {
         self.pins().join(format!("v{LAYOUT_VERSION}"))

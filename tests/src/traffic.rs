@@ -17,7 +17,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::node::{self, NODE, Node};
+use crate::node::{self, MEMBER, NODE, Node, PORT, STRANGER};
 
 /// Pause between two datagrams of a lane.
 const PERIOD: Duration = Duration::from_millis(2);
@@ -73,6 +73,31 @@ pub struct Sum {
 pub fn rounds(usual: u64) -> u64 {
     std::env::var("TRAINGUARD_ROUNDS")
         .map_or(usual, |text| text.parse().expect("a number of rounds"))
+}
+
+/// A member and a stranger, in both families, to [`PORT`].
+pub fn member_and_stranger() -> Vec<Lane> {
+    let lanes = |from: [IpAddr; 2], passes| {
+        from.into_iter().map(move |from| Lane { from, port: PORT, passes })
+    };
+    lanes(MEMBER, true).chain(lanes(STRANGER, false)).collect()
+}
+
+impl Sum {
+    /// Fails unless each frame is counted once, by whatever guards saw it. `moved`: how far the counters of the
+    /// reasons moved meanwhile. What the wire lost was not counted.
+    pub fn assert_counted_once(&self, moved: &[(String, u64)]) {
+        let Self { passed, refused, lost } = *self;
+        for (reason, expected) in [("allowed", passed), ("not_allowed", refused)] {
+            let counted =
+                moved.iter().find(|(name, _)| name == reason).map_or(0, |(_, count)| *count);
+            assert!(
+                counted.abs_diff(expected) <= lost,
+                "{reason}: {counted} counted, {expected} expected, {lost} lost: {moved:?}"
+            );
+        }
+        assert_eq!(moved.len(), 2, "nothing else is counted: {moved:?}");
+    }
 }
 
 impl Traffic {

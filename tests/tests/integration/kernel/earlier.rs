@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use guard_common::layout::LAYOUT_VERSION;
 use guard_tests::{
-    node::{MEMBER, Node, PORT, STRANGER, enforcing, moved},
+    node::{Node, enforcing, moved},
     skip,
-    traffic::{Lane, Sum, Traffic},
+    traffic::{Traffic, member_and_stranger},
 };
 use serde_json::Value;
 
@@ -27,37 +27,21 @@ fn guarded_by_the_earlier(test: &str, options: &[&str]) -> Option<(Node, PathBuf
     Some((node, earlier))
 }
 
-fn layouts(node: &Node) -> Vec<String> {
-    let entries = std::fs::read_dir(node.pins()).expect("the pins");
-    let names = entries.map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
 fn there(test: &str, options: &[&str]) {
     let Some((mut node, earlier)) = guarded_by_the_earlier(test, options) else { return };
-    assert_eq!(layouts(&node), [format!("v{EARLIER}")]);
+    assert_eq!(node.layouts(), [format!("v{EARLIER}")]);
     let mode = node.status().expect("a status")["interfaces"][0]["mode"].clone();
     let first = node.stats();
-    let lanes = |from: [std::net::IpAddr; 2], passes| {
-        from.into_iter().map(move |from| Lane { from, port: PORT, passes })
-    };
-    let lanes: Vec<Lane> = lanes(MEMBER, true).chain(lanes(STRANGER, false)).collect();
-    let traffic = Traffic::start(&node, &lanes);
+    let traffic = Traffic::start(&node, &member_and_stranger());
     node.signal("TERM");
     node.use_own_binary();
     node.start(options);
     let status = node.wait("enforcing", enforcing);
     assert_eq!(status["interfaces"][0]["mode"], mode, "{}", node.log());
     assert_eq!(status["problems"], Value::Array(Vec::new()), "{}", node.log());
-    assert_eq!(layouts(&node), [format!("v{LAYOUT_VERSION}")], "{}", node.log());
+    assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")], "{}", node.log());
     traffic.assert_none_slipped_in();
-    let Sum { passed, refused, lost } = traffic.end();
-    assert_eq!(lost, 0);
-    let expected = [("allowed", passed), ("not_allowed", refused)];
-    let expected = expected.map(|(reason, count)| (reason.to_owned(), count));
-    assert_eq!(moved(&first, &node.stats()), expected, "each counted once");
+    traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 
     // And back: it refuses, says that the node will be open in between, and changes nothing.
     node.signal("TERM");
@@ -69,7 +53,7 @@ fn there(test: &str, options: &[&str]) {
     assert!(said.contains("trainguard detach") && said.contains("open in between"), "{said}");
     // It makes its directory first.
     std::fs::remove_dir(node.pins().join(format!("v{EARLIER}"))).expect("an empty directory");
-    assert_eq!(layouts(&node), [format!("v{LAYOUT_VERSION}")]);
+    assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")]);
     node.assert_guarded();
     let mut detach = node.trainguard(&["detach"]);
     let output = detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach");

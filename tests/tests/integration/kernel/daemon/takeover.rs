@@ -9,28 +9,11 @@ use std::{
 
 use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
-    node::{MEMBER, Node, PORT, STRANGER, enforcing, moved},
+    node::{Node, enforcing, moved},
     random::{Random, seed},
-    traffic::{Lane, Sum, Traffic, rounds},
+    traffic::{Traffic, member_and_stranger, rounds},
 };
 use serde_json::Value;
-
-/// A member and a stranger, in both families.
-fn lanes() -> Vec<Lane> {
-    let lanes = |from: [std::net::IpAddr; 2], passes| {
-        from.into_iter().map(move |from| Lane { from, port: PORT, passes })
-    };
-    lanes(MEMBER, true).chain(lanes(STRANGER, false)).collect()
-}
-
-/// The layouts of which something is pinned.
-fn layouts(node: &Node) -> Vec<String> {
-    let entries = std::fs::read_dir(node.pins()).expect("the pins");
-    let names = entries.map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
 
 fn layout(is_next: bool) -> String {
     format!("v{}", LAYOUT_VERSION + u32::from(is_next))
@@ -43,15 +26,16 @@ fn there_and_back(test: &str, options: &[&str]) {
     let began = node.wait("enforcing", enforcing);
     let mode = &began["interfaces"][0]["mode"];
     let first = node.stats();
-    let traffic = Traffic::start(&node, &lanes());
+    let traffic = Traffic::start(&node, &member_and_stranger());
     let mut before = node.stats();
-    for _ in 0..3 {
+    // A round is a change of layout in one of the three modes; there are two in each turn of this loop.
+    for _ in 0..rounds(18).div_ceil(6) {
         node.signal("TERM");
         node.set_next_layout(true);
         node.start(options);
         let status = node.wait("enforcing", enforcing);
         assert_eq!(&status["interfaces"][0]["mode"], mode, "{}", node.log());
-        assert_eq!(layouts(&node), [layout(true)], "{}", node.log());
+        assert_eq!(node.layouts(), [layout(true)], "{}", node.log());
         let after = node.stats();
         assert_none_fell(&before, &after);
         traffic.assert_none_slipped_in();
@@ -69,7 +53,7 @@ fn there_and_back(test: &str, options: &[&str]) {
         assert_eq!(refused.status.code(), Some(2), "{said}");
         let hint = said.lines().find(|line| line.contains("trainguard downgrade ")).expect(&said);
         assert!(said.contains("`eth0` is guarded by a newer trainguard"), "{said}");
-        assert_eq!(layouts(&node), [layout(true)], "it changed nothing");
+        assert_eq!(node.layouts(), [layout(true)], "it changed nothing");
         traffic.assert_none_slipped_in();
         // As it is said.
         let command = hint.split('`').nth(1).expect("a command");
@@ -79,7 +63,7 @@ fn there_and_back(test: &str, options: &[&str]) {
         let output = downgrade.args(args).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        assert_eq!(layouts(&node), [layout(false)], "{said}");
+        assert_eq!(node.layouts(), [layout(false)], "{said}");
         traffic.assert_none_slipped_in();
         node.start(options);
         let status = node.wait("enforcing", enforcing);
@@ -88,7 +72,7 @@ fn there_and_back(test: &str, options: &[&str]) {
         assert_none_fell(&after, &back);
         before = back;
     }
-    assert_counted_once(&traffic.end(), &moved(&first, &node.stats()));
+    traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 }
 
 /// SIGKILL at any point of an upgrade or a downgrade, again and again, in whatever direction is tried
@@ -104,7 +88,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let first = node.stats();
-    let traffic = Traffic::start(&node, &lanes());
+    let traffic = Traffic::start(&node, &member_and_stranger());
     let seed = seed();
     let mut random = Random::new(seed);
     let mut longest = Duration::from_millis(300);
@@ -125,7 +109,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
             killed.wait().expect("it ends");
             println!(
                 "seed {seed}, round {round}, attempt {attempt}, next {is_next}: {:?}",
-                layouts(&node)
+                node.layouts()
             );
             traffic.assert_none_slipped_in();
         }
@@ -141,22 +125,14 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
         node.wait("enforcing", enforcing);
         // A bit longer than it takes here, so that some are done before they are killed.
         longest = longest.max(began.elapsed()).min(LONGEST);
-        assert_eq!(layouts(&node), [layout(is_next)], "seed {seed}, round {round}: {}", node.log());
+        assert_eq!(node.layouts(), [layout(is_next)], "seed {seed}, round {round}: {}", node.log());
         let after = node.stats();
         assert_none_fell(&before, &after);
         before = after;
     }
     let sum = traffic.end();
     println!("{rounds} attempts of up to {longest:?}: {sum:?}");
-    assert_counted_once(&sum, &moved(&first, &node.stats()));
-}
-
-/// Each of the frames is counted once, whichever layout saw it.
-fn assert_counted_once(Sum { passed, refused, lost }: &Sum, moved: &[(String, u64)]) {
-    if *lost == 0 {
-        let expected = [("allowed", *passed), ("not_allowed", *refused)];
-        assert_eq!(moved, expected.map(|(reason, count)| (reason.to_owned(), count)));
-    }
+    sum.assert_counted_once(&moved(&first, &node.stats()));
 }
 
 /// Each number of these statistics is at least what it was. Who was refused most is told by the daemon,
@@ -218,7 +194,7 @@ fn a_layout_that_says_nothing_is_taken_over_from() {
         }
         node.start(&[]);
         node.wait("enforcing", enforcing);
-        assert_eq!(layouts(&node), [layout(false)], "{}", node.log());
+        assert_eq!(node.layouts(), [layout(false)], "{}", node.log());
         let after = node.stats();
         if is_known {
             assert_none_fell(&before, &after);

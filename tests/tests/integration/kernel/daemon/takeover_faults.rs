@@ -36,19 +36,9 @@ fn end(node: &mut Node) -> Value {
     counted
 }
 
-/// The layouts of which something is pinned.
-fn layouts(node: &Node) -> Vec<String> {
-    let entries = fs::read_dir(node.pins()).expect("the pins");
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
 /// Of the next layout alone, with what the earlier one had counted, frames of a check aside.
 fn assert_taken_over(node: &Node, before: &Value) {
-    assert_eq!(layouts(node), [format!("v{}", LAYOUT_VERSION + 1)], "{}", node.log());
+    assert_eq!(node.layouts(), [format!("v{}", LAYOUT_VERSION + 1)], "{}", node.log());
     assert!(moved(before, &node.stats()).is_empty(), "{}", node.log());
     node.assert_guarded();
 }
@@ -73,7 +63,7 @@ fn on_a_read_only_file_system_the_earlier_guard_stays() {
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("mounted read-only"), "{}", said(&output));
     writable(&node.path("bpf"), true).expect("writable");
-    assert_eq!(layouts(&node), [format!("v{LAYOUT_VERSION}")]);
+    assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")]);
     node.start(&[]);
     node.wait("enforcing", enforcing);
     assert_taken_over(&node, &before);
@@ -135,7 +125,7 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
 
 /// As [`assert_taken_over`], where it was checked meanwhile that the node is guarded.
 fn assert_taken_over_but_for_checks(node: &Node, before: &Value) {
-    assert_eq!(layouts(node), [format!("v{}", LAYOUT_VERSION + 1)], "{}", node.log());
+    assert_eq!(node.layouts(), [format!("v{}", LAYOUT_VERSION + 1)], "{}", node.log());
     for (reason, count) in moved(before, &node.stats()) {
         assert!(["allowed", "not_allowed"].contains(&reason.as_str()), "{reason}: {count}");
     }
