@@ -394,7 +394,7 @@ pub fn seen_by_others(directory: &Path) -> PathBuf {
     outside(&mounts, directory).unwrap_or_else(|| directory.to_owned())
 }
 
-/// By the lines of `mountinfo` (proc_pid_mountinfo(5)): `36 35 0:32 /guard /run/guard rw - bpf bpf rw`. The
+/// From the lines of `/proc/self/mountinfo`: `36 35 0:32 /guard /run/guard rw - bpf bpf rw`. The
 /// last mount at a path is the one that is seen.
 fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
     let mounts = mounts.lines().filter_map(|line| {

@@ -122,15 +122,14 @@ impl Other {
         // Removed first: what is left says nothing any more.
         let Some(counters) = self.map(names::MAP_COUNTERS)? else { return Ok(()) };
         let places = self.places(about, to)?;
-        match self.counts(about, counters, to)? {
-            Some(counts) => {
-                counts.carry_counters(&places, to)?;
-                self.events(&counts, to)?;
-            }
-            None => tracing::warn!(
+        if let Some(counts) = self.counts(about, counters, to)? {
+            counts.carry_counters(&places, to)?;
+            self.events(&counts, to)?;
+        } else {
+            tracing::warn!(
                 layout = self.version,
                 "what a guard of that layout has counted is lost: too many take-overs were left unfinished"
-            ),
+            );
         }
         self.tallies(about, &places, to)?;
         if to.generation()? == 0

@@ -97,7 +97,6 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let before = end(&mut node);
-    let (mut refused, mut ended) = (0, 0);
     // From too little to begin with to nearly enough: at which of the maps it ends is the kernel's choice.
     for megabytes in [4, 8, 12, 16, 20, 24, 28, 32] {
         group.limit(megabytes << 20).expect("a limit");
@@ -109,14 +108,13 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
         match output.status.code() {
             Some(2) => {
                 assert!(said(&output).contains("memory"), "{}", said(&output));
-                refused += 1;
             }
             Some(code) => panic!("exit code {code}: {}", said(&output)),
-            None => ended += 1,
+            // By the kernel, or it was not done within this time.
+            None => {}
         }
         node.assert_guarded();
     }
-    println!("{refused} refused, {ended} ended by a signal");
     group.no_limit().expect("no limit");
     node.start(&[]);
     node.wait("enforcing", enforcing);
