@@ -13,9 +13,7 @@ use std::{
 };
 
 use guard_common::{
-    layout::{
-        self, BucketStates, Counter, LABEL_GENERATION, LABEL_POLICY, MemberKey, TALLY_MEMBER_DROPS,
-    },
+    layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS},
     names,
     tables::Unit,
     verdict::{MAX_SERVICES, Verdict},
@@ -132,13 +130,13 @@ impl Other {
             );
         }
         self.tallies(about, &places, to)?;
-        if to.generation()? == 0
-            && let Some(labels) = self.map(names::MAP_LABELS)?
+        if let Some(labels) = self.map(names::MAP_LABELS)?
             && let (Some(generation), Some(policy)) =
                 (about.number("LABEL_GENERATION"), about.number("LABEL_POLICY"))
+            && let Ok(generation) = labels.text(generation)?.parse()
+            && generation > to.generation()?
         {
-            to.set_label(LABEL_GENERATION, &labels.text(generation)?)?;
-            to.set_label(LABEL_POLICY, &labels.text(policy)?)?;
+            to.set_generation(generation, &labels.text(policy)?)?;
         }
         Ok(())
     }

@@ -144,7 +144,13 @@ mod tests {
         let selection = Selection { names: vec!["doctor".to_owned()], quick: true };
         assert_eq!(
             filterset(&selection),
-            "not test(/^kernel::guest::/) and not test(/^kernel::/) and (test(~doctor))"
+            "not test(/^kernel::guest::/) and not test(/^kernel::earlier::/) and \
+             not test(/^kernel::/) and (test(~doctor))"
+        );
+        let asked_for = Selection { names: vec!["kernel::earlier::".to_owned()], quick: false };
+        assert_eq!(
+            filterset(&asked_for),
+            "not test(/^kernel::guest::/) and (test(~kernel::earlier::))"
         );
     }
 }

@@ -31,6 +31,20 @@ fn there(test: &str, options: &[&str]) {
     let Some((mut node, earlier)) = guarded_by_the_earlier(test, options) else { return };
     assert_eq!(node.layouts(), [format!("v{EARLIER}")]);
     let mode = node.status().expect("a status")["interfaces"][0]["mode"].clone();
+    // An attempt that leaves maps behind, after which the earlier version goes on for a while.
+    node.signal("TERM");
+    node.use_own_binary();
+    let output = node.start_in_vain(&[options, &["--interface", "none0"]].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    node.set_binary(earlier.clone());
+    for _ in 0..3 {
+        node.start(options);
+        node.wait("enforcing", enforcing);
+        node.assert_guarded();
+        node.signal("TERM");
+    }
+    node.start(options);
+    node.wait("enforcing", enforcing);
     let first = node.stats();
     let traffic = Traffic::start(&node, &member_and_stranger());
     node.signal("TERM");
@@ -41,6 +55,8 @@ fn there(test: &str, options: &[&str]) {
     assert_eq!(status["problems"], Value::Array(Vec::new()), "{}", node.log());
     assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")], "{}", node.log());
     traffic.assert_none_slipped_in();
+    let after = node.stats();
+    assert!(after["generation"].as_u64() > first["generation"].as_u64(), "{first} {after}");
     traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 
     // And back: it refuses, says that the node will be open in between, and changes nothing.
