@@ -160,27 +160,28 @@ fn explained(log: &Log, work: impl Future<Output = Result<(), Failure>>) -> Exit
     exit
 }
 
-/// The command that takes over from a guard of a newer layout, with the options of this daemon, for a shell.
-fn downgrading(bpf_dir: &Path) -> String {
-    let mut words: Vec<String> = std::env::args().collect();
-    if let Some(verb) = words.iter_mut().find(|word| *word == "daemon") {
-        "downgrade".clone_into(verb);
-    }
-    // A unit may have the pins mounted where nobody else sees them.
-    let outside = pins::seen_by_others(bpf_dir);
-    if outside != bpf_dir {
-        let (inside, outside) = (bpf_dir.display().to_string(), outside.display().to_string());
-        for word in &mut words {
-            *word = word.replace(&inside, &outside);
+/// The shell command that takes over from a guard of a newer layout, with the options of this daemon.
+fn downgrade_command(bpf_dir: &Path) -> String {
+    let given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let mut words: Vec<String> = Vec::new();
+    for word in given {
+        match words.last().map(String::as_str) {
+            // Named at the end: a unit may have the pins mounted where nobody else sees them.
+            Some("--bpf-dir") => drop(words.pop()),
+            _ if word.starts_with("--bpf-dir=") => {}
+            _ if words.len() == 1 => words.push("downgrade".to_owned()),
+            _ => words.push(word),
         }
     }
+    words.push("--bpf-dir".to_owned());
+    words.push(pins::seen_by_others(bpf_dir).display().to_string());
     words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
 }
 
 async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let bpf_dir = &args.directories.bpf_dir;
-    let claim = Claim::take(bpf_dir, &Newer::Refuse { instead: downgrading(bpf_dir) })?;
+    let claim = Claim::take(bpf_dir, &Newer::Refuse { instead: downgrade_command(bpf_dir) })?;
     let (asks, mut asked) = mpsc::channel(REQUESTS);
     let doors = Arc::new(Doors::new(&wanted.timing));
     let run_dir = &args.directories.run_dir;

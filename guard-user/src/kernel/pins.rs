@@ -39,7 +39,7 @@ use crate::object::kernel_object;
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 /// Inode of the root of every bpf file system (`simple_fill_super`, fs/libfs.c).
 const BPF_FS_ROOT: u64 = 1;
-/// Where systemd and everybody else mount the one of the machine.
+/// The usual mount point of the bpf file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link-";
 /// Behind the name of an interface, which has no colon in it: a link of the tc hook. For a moment
@@ -282,10 +282,10 @@ impl Pins {
         Ok(others)
     }
 
-    /// The shared maps, for who reads them without a daemon; none if nothing is pinned.
+    /// The shared maps, for readers without a daemon; none if nothing is pinned.
     ///
     /// # Errors
-    /// A guard of another layout is what guards here: it counts elsewhere. Or the maps cannot be read.
+    /// Only guards of other layouts are attached, which count in maps of their own. Or the maps cannot be read.
     pub fn shared(&self) -> Result<Option<Shared>, KernelError> {
         let own = own_version();
         let mut guarding = Vec::new();
@@ -348,8 +348,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes what is left of this layout's maps if the counters are gone and no link counts: a guard of
-    /// another layout was killed while it removed them. What the rest of them carries is counted there.
+    /// Removes the remaining maps of this layout if its counters are gone and it has no link: a guard of another
+    /// layout was killed while it removed them, and has carried over what they hold.
     pub fn remove_remains(&self) -> Result<(), KernelError> {
         let directory = self.directory();
         if directory.join(names::MAP_COUNTERS).exists() || !links_in(&directory)?.is_empty() {
@@ -387,8 +387,8 @@ pub fn is_bpf(known: &Statfs) -> bool {
     known.filesystem_type() == BPF_FS_MAGIC
 }
 
-/// Where processes outside a mount namespace of ours see a directory of a bpf file system: a unit of systemd
-/// has a part of it mounted elsewhere, for itself alone. As it is if that cannot be told.
+/// The path at which processes outside this mount namespace see a directory of a bpf file system: a systemd
+/// unit has part of it bind-mounted for itself. The path itself if it is not such a mount.
 pub fn seen_by_others(directory: &Path) -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     outside(&mounts, directory).unwrap_or_else(|| directory.to_owned())

@@ -1,10 +1,10 @@
-//! Taking over from a guard of another layout: what it counted and charged goes on in the maps of this
-//! one.
+//! Taking over from a guard of another layout: its counters and bucket states continue in this guard's maps.
 //!
-//! The program of the other layout counts until its link is switched, so what it counted is carried
-//! before, for who reads meanwhile, and once more behind the switch. What is carried is kept beside the
-//! counters of this layout, by the guard that counted it, and never added to them: carried twice, by a
-//! daemon that was killed and started again, or back to where it came from, it is the same.
+//! The other guard's program counts until its link is switched. Its counts are therefore carried over twice:
+//! before the switch, for readers in between, and once more afterwards. They are kept beside this guard's own
+//! counters, in a slot of the guard that counted them ([`Origin`]), and never added to them. Carrying the same
+//! counts again changes nothing, whether by a daemon that was killed and restarted, or back to the guard that
+//! they came from.
 
 use std::{
     collections::BTreeMap,
@@ -55,22 +55,22 @@ pub struct Other {
     about: Option<About>,
 }
 
-/// What a guard of another layout has counted, and where.
+/// The counters of a guard of another layout, and the slots here that they are carried to.
 struct Counts<'a> {
     about: &'a About,
     fields: CounterFields,
-    /// Its own counters.
+    /// The counters of its own programs.
     own: Map,
-    /// Where they are kept here.
+    /// The slot for these here.
     origin: Origin,
-    /// Those that it has from others.
+    /// The counters that it has carried from others.
     carried: Option<Map>,
-    /// By their places in a value of that map: where what came from a third guard is kept here. What came
-    /// from this one is left out.
+    /// The slots of third guards: there, as an index of `Carried.of`, and here. The slot of this guard is left
+    /// out.
     origins: Vec<(usize, Origin)>,
 }
 
-/// Where in the bytes of a counter its fields are.
+/// Byte offsets of a counter's fields, and its size.
 #[derive(Debug, Clone, Copy)]
 struct CounterFields {
     packets: usize,
@@ -197,7 +197,7 @@ impl Other {
         Ok(places)
     }
 
-    /// None if it cannot be kept apart here.
+    /// None if its layout has no counters that are known here, or if no slot is free.
     fn counts<'a>(
         &self,
         about: &'a About,
@@ -310,7 +310,8 @@ impl Counts<'_> {
                     continue;
                 }
                 for (slot, new) in &places.services {
-                    let within = node + slot.saturating_mul(service) + number;
+                    let within =
+                        node.saturating_add(slot.saturating_mul(service)).saturating_add(number);
                     let verdict = Verdict::of_service(action, reason, *new);
                     self.carry_counter(first.saturating_add(within), *new_row, verdict, to)?;
                 }
@@ -338,7 +339,7 @@ impl Counts<'_> {
         Ok(())
     }
 
-    /// `own`: what its programs have emitted, suppressed and lost.
+    /// `own`: events that its own programs emitted, suppressed and lost.
     fn carry_events(&self, own: [u64; 3], to: &mut Shared) -> Result<(), KernelError> {
         // Layout 4 kept none.
         let first = self.about.number("layout::CARRIED").and(self.about.number("layout::COUNTERS"));
@@ -354,11 +355,12 @@ impl Counts<'_> {
         Ok(())
     }
 
-    /// What it has from others: what is settled, then what is kept apart. Empty if it has nothing.
+    /// A value of its map of carried counters, as bytes. Empty if it has no such map.
     fn carried(&self, index: u32) -> Result<Vec<u8>, KernelError> {
         self.carried.as_ref().map_or(Ok(Vec::new()), |carried| carried.value(index))
     }
 
+    /// The counter in a slot of such a value.
     fn of(&self, carried: &[u8], nth: usize) -> Counter {
         let first = self.about.at("Carried.of").unwrap_or(carried.len());
         self.fields.read(carried, first.saturating_add(nth.saturating_mul(self.fields.size)))
@@ -419,21 +421,24 @@ impl Map {
     }
 }
 
-/// Removes the maps that are pinned in the directory of a layout, the counters first: without them what the
-/// others hold says nothing any more. Links stay.
+/// Removes the maps that are pinned in the directory of a layout, the counters first: without them the other
+/// maps mean nothing any more. Links stay.
+///
+/// # Errors
+/// A map cannot be opened or removed.
 pub(super) fn remove_maps(directory: &Path) -> Result<(), KernelError> {
     let mut paths = pins::read_dir(directory)?;
     paths.sort_by_key(|path| !path.ends_with(names::MAP_COUNTERS));
     for path in paths {
-        // What is no map is no business of ours here.
-        if RawMap::open(&path).is_err() {
-            continue;
-        }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(KernelError::of(path.display(), error));
-            }
-            _ => {}
+        match RawMap::open(&path).and_then(|_| fs::remove_file(&path)) {
+            Ok(()) => {}
+            // Somebody else removed it; or it is a link or a program.
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::InvalidInput]
+                    .contains(&error.kind()) => {}
+            Err(_) if path.is_dir() => {}
+            // Counters that stay could be carried a second time.
+            Err(error) => return Err(KernelError::of(path.display(), error)),
         }
     }
     // Not empty: leave it.
