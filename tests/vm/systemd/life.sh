@@ -1,6 +1,6 @@
 #!/bin/bash
 # The package and the unit, in a machine with systemd that may be broken. Run as root, with
-# /vm/trainguard.deb and /vm/trainguard-next.deb, of a higher version and the next layout. Prints `ok NAME` or
+# /vm/trainguard.deb and .rpm, and /vm/trainguard-next.deb and .rpm of a higher revision and the next layout. Prints `ok NAME` or
 # `not ok NAME: why` for each check; exits with 1 if one failed.
 #
 # An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
@@ -350,6 +350,27 @@ fell = {name: (entry, now.get(name)) for name, entry in before.items()
 sys.exit(f"fell: {fell}" if fell else 0)
 PY
 }
+# With a package of the older layout installed: the daemon changes nothing and names a command, which takes over.
+go_back() { # NAME
+    systemctl start trainguard 2>/dev/null
+    check "$1: the older daemon does not start by itself" "$(show ActiveState)" refused active
+    check "$1: that changes nothing" "$(layouts)" holds "$(layouts)" "$next"
+    quiet "$1: the older daemon is refused"
+    systemctl stop trainguard
+    local command
+    command=$(journalctl --unit trainguard --output cat | sed -n 's/.*`\([^ ]*trainguard downgrade [^`]*\)`.*/\1/p' | tail -1)
+    check "$1: the journal names a command" "$(journalctl --unit trainguard --lines 5)" test -n "$command"
+    bash -c "$command" >/run/downgrade.log 2>&1
+    done=$?
+    check "$1: the command does it" "$command: $(tail -3 /run/downgrade.log)" [ $done -eq 0 ]
+    check "$1: the layout of before, alone" "$(layouts)" holds "$(layouts)" "$layout"
+    quiet "$1: downgrade"
+    systemctl reset-failed trainguard
+    systemctl start trainguard
+    check "$1: the older daemon goes on" "$(show ActiveState)" active
+    check "$1: no count falls in a downgrade" "$(none_fell /run/before 2>&1)" none_fell /run/before
+    check "$1: members get in after it" "no answer" knock 10.77.0.20
+}
 layout=$(layouts)
 counted
 mv /run/counted /run/before
@@ -368,24 +389,7 @@ systemctl stop trainguard
 dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
 check "upgrade: a stopped daemon stays stopped" "$(show ActiveState)" holds "$(show ActiveState)" inactive
 quiet "upgrade of a stopped one"
-# The older one changes nothing, and names the command that does it.
-systemctl start trainguard 2>/dev/null
-check "downgrade: it does not start by itself" "$(show ActiveState)" refused active
-check "downgrade: nothing changes" "$(layouts)" holds "$(layouts)" "$next"
-quiet "a downgrade that is refused"
-systemctl stop trainguard
-command=$(journalctl --unit trainguard --output cat | sed -n 's/.*`\(trainguard downgrade [^`]*\)`.*/\1/p' | tail -1)
-check "downgrade: the journal names a command" "$(journalctl --unit trainguard --lines 5)" test -n "$command"
-bash -c "$command" >/run/downgrade.log 2>&1
-done=$?
-check "downgrade: the command does it" "$command: $(tail -3 /run/downgrade.log)" [ $done -eq 0 ]
-check "downgrade: the layout of before, alone" "$(layouts)" holds "$(layouts)" "$layout"
-quiet "downgrade"
-systemctl reset-failed trainguard
-systemctl start trainguard
-check "downgrade: the daemon goes on" "$(show ActiveState)" active
-check "downgrade: no count falls" "$(none_fell /run/before 2>&1)" none_fell /run/before
-check "downgrade: members get in" "no answer" knock 10.77.0.20
+go_back deb
 systemctl stop trainguard
 
 # ---- a device that comes late
@@ -431,4 +435,35 @@ check "removal keeps state and configuration" "they are gone" test -e /var/lib/t
 dpkg --purge trainguard >/run/dpkg.log 2>&1
 check "purge removes the state" "$(tail -3 /run/dpkg.log)" test ! -e /var/lib/trainguard
 check "purge keeps what an administrator wrote" "it is gone" test -e /etc/trainguard/cluster.yaml
+
+# ---- the package of other distributions, as far as it does not need their libraries
+by_rpm() { rpm --nodeps "$@" >/run/rpm.log 2>&1; }
+by_rpm --install /vm/trainguard.rpm
+done=$?
+check "rpm: it installs" "$(tail -3 /run/rpm.log)" [ $done -eq 0 ]
+systemctl start trainguard
+check "rpm: active" "$(systemctl status trainguard | tail -5)" active
+echo '0 0' >/run/attack
+spent=0
+ip netns exec attacker python3 /run/knock.py 10.77.0.99 0 /run/attack &
+attacker=$!
+quiet "rpm: start"
+counted
+mv /run/counted /run/before
+old=$(pid)
+by_rpm --upgrade /vm/trainguard-next.rpm
+done=$?
+check "rpm: it is upgraded" "$(tail -3 /run/rpm.log)" [ $done -eq 0 ]
+check "rpm: another daemon runs" "$(show ActiveState) $(pid), before $old" within 30 another
+check "rpm: the next layout, alone" "$(layouts)" holds "$(layouts)" "$next"
+check "rpm: no count falls" "$(none_fell /run/before 2>&1)" none_fell /run/before
+quiet "rpm: upgrade"
+by_rpm --upgrade --oldpackage /vm/trainguard.rpm
+go_back rpm
+kill $attacker
+wait $attacker 2>/dev/null
+by_rpm --erase trainguard
+done=$?
+check "rpm: it is erased" "$(tail -3 /run/rpm.log)" [ $done -eq 0 ]
+check "rpm: erasing detaches" "an XDP program is on tg0" detached
 exit $failed

@@ -57,11 +57,18 @@ struct Release {
     time: u32,
 }
 
-/// Packs this binary as a deb, into a file: for guests with the same system as this machine.
-pub(crate) fn pack_deb(binary: &Path, to: &Path) -> Result<()> {
-    let release = Release { version: version(binary)?, revision: None, time: time()? };
-    let bytes = deb::package(&release, &Contents::gather(binary)?)?;
-    fs::write(to, bytes).with_context(|| to.display().to_string())
+/// Packs a binary of this machine's system for guests: `NAME.deb` and `NAME.rpm`. The revision tells packages of
+/// one version apart.
+pub(crate) fn pack(binary: &Path, revision: Option<u32>, name: &Path) -> Result<()> {
+    let release = Release { version: version(binary)?, revision, time: time()? };
+    let contents = Contents::gather(binary)?;
+    let packages =
+        [("deb", deb::package(&release, &contents)?), ("rpm", rpm::package(&release, &contents)?)];
+    for (kind, bytes) in packages {
+        let to = name.with_extension(kind);
+        fs::write(&to, bytes).with_context(|| to.display().to_string())?;
+    }
+    Ok(())
 }
 
 /// Makes the packages in `target/dist`, and says which.

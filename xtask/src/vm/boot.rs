@@ -2,15 +2,13 @@
 //! stranger on the wire gets to see from power-on to power-off.
 
 use std::{
-    fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    process::Command,
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use super::{
@@ -166,36 +164,26 @@ for script in /vm/systemd/*.sh; do
 done
 ";
 
-/// A package of this machine's binary, in a directory of its own.
+/// Packages of this machine's binary, in a directory of their own; the path of the deb, beside which the rpm
+/// lies.
 pub(super) fn package(cache: &Cache) -> Result<(TempDir, PathBuf)> {
     let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
     let scratch = cache.scratch()?;
     let binary = strip(&built.binary, &scratch.path().join("trainguard"))?;
     let package = scratch.path().join("trainguard.deb");
-    dist::pack_deb(&binary, &package)?;
+    dist::pack(&binary, None, &package)?;
     Ok((scratch, package))
 }
 
-/// The same package with a higher version and the binary of the next layout, for an upgrade.
-fn next_version(package: &Path, scratch: &Path) -> Result<PathBuf> {
-    // What tests run: that it is not optimised matters to nobody here.
+/// The same with a higher revision and the binary of the next layout, for an upgrade.
+fn next_package(scratch: &Path) -> Result<PathBuf> {
+    // As the tests run it: not optimised, which does not matter here.
     build::for_tests()?;
-    let binary = build::development_binary("trainguard-next");
-    let tree = scratch.join("next");
-    sh::run(Command::new("dpkg-deb").arg("--raw-extract").args([package, &tree]))?;
-    strip(&binary, &tree.join("usr/bin/trainguard"))?;
-    let control = tree.join("DEBIAN/control");
-    let text = fs::read_to_string(&control).with_context(|| control.display().to_string())?;
-    let raise = |line: &str| match line.strip_prefix("Version: ") {
-        Some(version) => format!("Version: {version}+next\n"),
-        None => format!("{line}\n"),
-    };
-    fs::write(&control, text.lines().map(raise).collect::<String>())?;
-    let next = scratch.join("next.deb");
-    let mut build = Command::new("dpkg-deb");
-    build.args(["--root-owner-group", "-Znone", "--build"]).args([&tree, &next]);
-    sh::read(&mut build)?;
-    Ok(next)
+    let binary =
+        strip(&build::development_binary("trainguard-next"), &scratch.join("trainguard-next"))?;
+    let package = scratch.join("next.deb");
+    dist::pack(&binary, Some(2), &package)?;
+    Ok(package)
 }
 
 /// Where a system is booted.
@@ -214,10 +202,14 @@ impl System<'_> {
         ensure!(scripts.is_dir(), "there is no {SCRIPTS}");
         let image = rootfs::ensure(self.cache)?;
         let scratch = self.cache.scratch()?;
-        let next = next_version(self.package, scratch.path())?;
+        let next = next_package(scratch.path())?;
         let mut initramfs = self.initramfs(SERVICE_JOB)?;
-        initramfs.copy(self.package, Path::new("payload/vm/trainguard.deb"))?;
-        initramfs.copy(&next, Path::new("payload/vm/trainguard-next.deb"))?;
+        for (package, name) in [(self.package, "trainguard"), (&*next, "trainguard-next")] {
+            for kind in ["deb", "rpm"] {
+                let to = Path::new("payload/vm").join(name).with_extension(kind);
+                initramfs.copy(&package.with_extension(kind), &to)?;
+            }
+        }
         initramfs.copy(&scripts, Path::new("payload/vm/systemd"))?;
         let mut tally = Tally::default();
         let mut script = Script::default();

@@ -17,7 +17,7 @@ use crate::sh;
 /// What is in it: systemd with its network, and what the scripts in `tests/vm/systemd` call.
 const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,iproute2,nftables,iputils-ping,\
                         iputils-arping,ethtool,tcpdump,procps,bpftool,strace,socat,netcat-openbsd,\
-                        python3,libcap2-bin,ca-certificates";
+                        python3,libcap2-bin,ca-certificates,rpm";
 
 /// What keeps it small.
 const OPTIONS: [&str; 5] = [
