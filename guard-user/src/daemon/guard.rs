@@ -679,13 +679,15 @@ impl Guard {
 
     /// Which service has which slot: from the maps, which know it also after a restart.
     fn placement(&self) -> Result<Placement, KernelError> {
-        let labels = match &self.running {
-            Some(running) => running.shared.service_labels()?,
-            None if self.pins.has_maps() => {
-                Shared::open(&self.pins.directory())?.service_labels()?
-            }
-            None => self.takeover.service_labels()?,
+        if let Some(running) = &self.running {
+            return Ok(running.shared.service_labels()?.into_iter().collect());
+        }
+        let mut labels = if self.pins.has_maps() {
+            Shared::open(&self.pins.directory())?.service_labels()?
+        } else {
+            BTreeMap::new()
         };
+        self.takeover.claim_slots(&mut labels)?;
         Ok(labels.into_iter().collect())
     }
 

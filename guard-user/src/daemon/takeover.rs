@@ -19,15 +19,10 @@ impl Takeover {
         Self { others, trouble: None }
     }
 
-    /// Service labels by slot, from the newest of them that has any.
-    pub(super) fn service_labels(&self) -> Result<BTreeMap<u8, String>, KernelError> {
-        for other in self.others.iter().rev() {
-            let labels = other.service_labels()?;
-            if !labels.is_empty() {
-                return Ok(labels);
-            }
-        }
-        Ok(BTreeMap::new())
+    /// Adds the services of these guards to labels by slot. A policy must be compiled for the slots that
+    /// [`Self::begin`] gives to services.
+    pub(super) fn claim_slots(&self, labels: &mut BTreeMap<u8, String>) -> Result<(), KernelError> {
+        self.others.iter().try_for_each(|other| other.claim_slots(labels))
     }
 
     /// Carries counts, labels and bucket states into this guard's maps, before the first switch.
@@ -37,6 +32,12 @@ impl Takeover {
                 tracing::warn!(
                     layout = other.version(),
                     "what a guard of that layout has counted is lost: nothing says what it means"
+                );
+            }
+            for name in other.missing_maps() {
+                tracing::warn!(
+                    layout = other.version(),
+                    "the map {name} of that layout is not pinned: what was counted is lost"
                 );
             }
             other.carry(shared)?;

@@ -13,6 +13,8 @@ use guard_common::{
 
 use super::{error::KernelError, sys::RawMap};
 
+/// Bytes of a struct that are believed.
+const MAX_VALUE: usize = 1 << 16;
 /// The lines of this layout.
 const OWN: &str = include_str!("../../../guard-common/layout.lock");
 /// Layouts that do not say what they are.
@@ -42,13 +44,14 @@ impl About {
     /// The layout that is pinned in a directory. None if nobody knows what it is.
     pub(super) fn of(directory: &Path, version: u32) -> Result<Option<Self>, KernelError> {
         let path = directory.join(names::MAP_ABOUT);
-        if path.exists() {
+        // A directory of that name is no map.
+        if path.exists() && !path.is_dir() {
             let text = RawMap::open(&path).and_then(|map| map.lookup(&0_u32.to_ne_bytes()));
             let text = text.map_err(|error| KernelError::of(path.display(), error))?;
             let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
             let about = Self::parse(&String::from_utf8_lossy(text));
-            // Made by one who was killed before it wrote.
-            if !about.0.is_empty() {
+            // Empty if its daemon was killed before it wrote.
+            if about.has_counters() {
                 return Ok(Some(about));
             }
         }
@@ -88,7 +91,20 @@ impl About {
 
     /// Bytes of a struct.
     pub(super) fn value_size(&self, name: &str) -> Option<usize> {
-        self.0.get(name)?.strip_suffix(" bytes")?.parse().ok().filter(|size| *size > 0)
+        self.0
+            .get(name)?
+            .strip_suffix(" bytes")?
+            .parse()
+            .ok()
+            .filter(|size| (1..=MAX_VALUE).contains(size))
+    }
+
+    /// Whether it says how counters are stored and what they count.
+    fn has_counters(&self) -> bool {
+        let fields = ["Counter.packets", "Counter.bytes"];
+        fields.iter().all(|field| self.word(field).is_some())
+            && self.value_size("Counter").is_some()
+            && !self.counters().is_empty()
     }
 
     /// Whether lines that begin so are the same in both layouts, and there are some.
@@ -174,5 +190,23 @@ mod tests {
         other.0.insert("Unit Frames".to_owned(), "3".to_owned());
         assert!(!own.agrees(&other, &["Unit "]));
         assert!(own.agrees(&other, &["BucketStates"]));
+    }
+
+    #[test]
+    fn damaged_lines_are_no_layout() {
+        let whole = About::own();
+        assert!(whole.has_counters());
+        for (name, value) in [
+            ("Counter", "18446744073709551615 bytes"),
+            ("Counter", "0 bytes"),
+            ("Counter.packets", "u32 at byte 0"),
+            ("Counter.bytes", ""),
+        ] {
+            let mut damaged = whole.clone();
+            damaged.0.insert(name.to_owned(), value.to_owned());
+            assert!(!damaged.has_counters(), "{name} = {value}");
+        }
+        assert!(!About::parse(&OWN[..OWN.len() / 4]).has_counters());
+        assert!(!About::parse("").has_counters());
     }
 }

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 use super::{
     error::KernelError,
     mode::Mode,
@@ -117,12 +119,27 @@ impl Link {
     pub fn move_to(&mut self, pin: &Path) -> Result<(), KernelError> {
         if self.pin != pin {
             if self.is_pinned() {
-                fs::rename(&self.pin, pin)
+                self.rename(pin)
                     .map_err(|error| KernelError::of(format_args!("`{}`", pin.display()), error))?;
             }
             pin.clone_into(&mut self.pin);
         }
         Ok(())
+    }
+
+    /// Renames the pin. The pin of another link that is there takes the name that this one had: a link
+    /// without a pin would end with the daemon.
+    fn rename(&self, pin: &Path) -> io::Result<()> {
+        let with = |flags| renameat_with(CWD, &self.pin, CWD, pin, flags).map_err(io::Error::from);
+        match with(RenameFlags::NOREPLACE) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            renamed => return renamed,
+        }
+        with(RenameFlags::EXCHANGE)?;
+        match Self::open(&self.pin) {
+            Ok(there) if !there.is_alive() => fs::remove_file(&self.pin),
+            _ => Ok(()),
+        }
     }
 
     /// Switches to another program in one step.

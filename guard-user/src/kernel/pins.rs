@@ -277,6 +277,10 @@ impl Pins {
                      then start again"
                 )));
             }
+            // Nothing is pinned there, or nothing any more.
+            if fs::remove_dir(&directory).is_ok() {
+                continue;
+            }
             others.push(Other::at(directory, version)?);
         }
         Ok(others)
@@ -303,6 +307,15 @@ impl Pins {
         }
         if !self.has_maps() {
             return Ok(None);
+        }
+        let mut others = self.versions()?.into_iter().filter(|(version, _)| *version != own);
+        if let Some((version, _)) = others.find(|(_, path)| path.join(names::MAP_COUNTERS).exists())
+        {
+            return Err(KernelError::new(format!(
+                "a take-over between layouts {version} and {own} has not ended: part of what was counted \
+                 is in the maps of either"
+            ))
+            .hint("start the daemon, which ends it"));
         }
         self.check_layout()?;
         Shared::open(&self.directory()).map(Some)
@@ -361,8 +374,9 @@ impl Pins {
     /// The directories of layout versions, by number.
     fn versions(&self) -> Result<Vec<(u32, PathBuf)>, KernelError> {
         let version = |path: PathBuf| {
-            let number = path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?;
-            path.is_dir().then_some((number, path))
+            let name = path.file_name()?.to_str()?;
+            let number: u32 = name.strip_prefix('v')?.parse().ok()?;
+            (path.is_dir() && name == format!("v{number}")).then_some((number, path))
         };
         let mut versions: Vec<_> = read_dir(&self.root)?.into_iter().filter_map(version).collect();
         versions.sort();
@@ -415,7 +429,7 @@ fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {
     for path in read_dir(directory)? {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let interface = name.as_deref().and_then(|name| name.strip_prefix(LINK_PREFIX));
-        if let Some(interface) = interface {
+        if let Some(interface) = interface.filter(|_| !path.is_dir()) {
             let interface = interface.strip_suffix(TC_SUFFIX).unwrap_or(interface);
             links.push((unescape(interface), Link::open(&path)?));
         }

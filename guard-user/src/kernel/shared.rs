@@ -28,7 +28,7 @@ use nix::time::{ClockId, clock_gettime};
 mod carried;
 
 use super::{error::KernelError, generation::missing};
-pub(super) use carried::Origin;
+pub(super) use carried::{Origin, claim_slots};
 
 /// The row that all interfaces share that have none of their own.
 const LAST_ROW: u32 = MAX_INTERFACES - 1;

@@ -2,7 +2,7 @@
 //!
 //! The other guard's program counts until its link is switched. Its counts are therefore carried over twice:
 //! before the switch, for readers in between, and once more afterwards. They are kept beside this guard's own
-//! counters, in a slot of the guard that counted them ([`Origin`]), and never added to them. Carrying the same
+//! counters, in a slot of the guard that counted them (`Origin`), and never added to them. Carrying the same
 //! counts again changes nothing, whether by a daemon that was killed and restarted, or back to the guard that
 //! they came from.
 
@@ -16,14 +16,14 @@ use guard_common::{
     layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS},
     names,
     tables::Unit,
-    verdict::{MAX_SERVICES, Verdict},
+    verdict::Verdict,
 };
 
 use super::{
     about::{About, Counted},
     error::KernelError,
     pins,
-    shared::{Origin, Shared},
+    shared::{Origin, Shared, claim_slots},
     sys::RawMap,
 };
 
@@ -104,13 +104,21 @@ impl Other {
         self.about.is_some()
     }
 
-    /// Which service has which slot, as far as there are such slots here.
-    pub fn service_labels(&self) -> Result<BTreeMap<u8, String>, KernelError> {
-        let Some(about) = &self.about else { return Ok(BTreeMap::new()) };
-        let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(BTreeMap::new()) };
-        let services = services(about, &labels)?.into_iter();
-        let here = services.filter_map(|(slot, label)| Some((u8::try_from(slot).ok()?, label)));
-        Ok(here.filter(|(slot, _)| *slot < MAX_SERVICES).collect())
+    /// Adds its services to labels by slot, as [`Self::carry`] will do it.
+    pub fn claim_slots(&self, labels: &mut BTreeMap<u8, String>) -> Result<(), KernelError> {
+        if let Some(about) = &self.about
+            && let Some(map) = self.map(names::MAP_LABELS)?
+        {
+            claim_slots(labels, services(about, &map)?);
+        }
+        Ok(())
+    }
+
+    /// The maps without which its counters are not carried over, as far as they are not pinned.
+    pub fn missing_maps(&self) -> impl Iterator<Item = &'static str> {
+        [names::MAP_COUNTERS, names::MAP_LABELS, names::MAP_TALLIES]
+            .into_iter()
+            .filter(|name| !self.directory.join(name).exists())
     }
 
     /// Carries on what was counted and charged. None of it falls: what is here already stays if it is
@@ -188,7 +196,7 @@ impl Other {
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
         places.services = to.claim_services(services(about, &labels)?)?;
         let first = about.number("LABEL_INTERFACES").unwrap_or(0);
-        for row in 0..about.number("MAX_INTERFACES").unwrap_or(0) {
+        for row in 0..about.number("MAX_INTERFACES").unwrap_or(0).min(labels.map.entries) {
             let label = labels.text(first.saturating_add(row))?;
             if !label.is_empty() {
                 places.interfaces.insert(row, to.claim_row(&label)?);
@@ -210,7 +218,7 @@ impl Other {
         if let Some(first) = about.number("layout::TALLY_ORIGINS")
             && let Some(tallies) = self.map(names::MAP_TALLIES)?
         {
-            let count = about.number("layout::ORIGINS").unwrap_or(0);
+            let count = about.number("layout::ORIGINS").unwrap_or(0).min(tallies.map.entries);
             for (nth, index) in (0..).zip(first..first.saturating_add(count)) {
                 let id = u32::try_from(word(&tallies.value(index)?, 0)).unwrap_or(0);
                 if id == 0 || id == to.id() {
@@ -385,7 +393,7 @@ impl CounterFields {
 /// The services of the other layout, by slot.
 fn services(about: &About, labels: &Map) -> Result<BTreeMap<u32, String>, KernelError> {
     let mut services = BTreeMap::new();
-    for slot in 0..about.number("MAX_SERVICES").unwrap_or(0) {
+    for slot in 0..about.number("MAX_SERVICES").unwrap_or(0).min(labels.map.entries) {
         let label = labels.text(slot)?;
         if !label.is_empty() {
             services.insert(slot, label);
@@ -401,8 +409,12 @@ struct Map {
 }
 
 impl Map {
+    /// A value. Empty beyond the last one: what a damaged layout says of its maps may be wrong.
     fn value(&self, index: u32) -> Result<Vec<u8>, KernelError> {
-        self.map.lookup(&index.to_ne_bytes()).map_err(|error| self.failed(error))
+        match self.map.lookup(&index.to_ne_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            value => value.map_err(|error| self.failed(error)),
+        }
     }
 
     fn next_key(&self, key: Option<&[u8]>) -> Result<Option<Vec<u8>>, KernelError> {

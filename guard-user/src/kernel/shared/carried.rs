@@ -122,26 +122,16 @@ impl Shared {
         if carried == before { Ok(()) } else { self.set_carried(index, carried) }
     }
 
-    /// The slots of the services of another layout, by the slots that they have there: the one that a
-    /// service has here, else the same one or a free one, which is its from now on. Those that find none
-    /// are left out.
+    /// The slots of the services of another layout, by the slots that they have there ([`claim_slots`]).
     pub(in crate::kernel) fn claim_services(
         &mut self,
         services: BTreeMap<u32, String>,
     ) -> Result<BTreeMap<u32, u8>, KernelError> {
-        let mut taken = self.service_labels()?;
-        let mut slots = BTreeMap::new();
-        for (slot, label) in services {
-            let known = taken.iter().find(|(_, known)| **known == label).map(|(own, _)| *own);
-            let same = u8::try_from(slot).ok().filter(|slot| *slot < MAX_SERVICES);
-            let free =
-                || same.into_iter().chain(0..MAX_SERVICES).find(|slot| !taken.contains_key(slot));
-            let Some(own) = known.or_else(free) else { continue };
-            slots.insert(slot, own);
-            if known.is_none() {
-                self.set_label(own.into(), &label)?;
-                taken.insert(own, label);
-            }
+        let taken = self.service_labels()?;
+        let mut labels = taken.clone();
+        let slots = claim_slots(&mut labels, services);
+        for (slot, label) in labels.iter().filter(|(slot, _)| !taken.contains_key(slot)) {
+            self.set_label((*slot).into(), label)?;
         }
         Ok(slots)
     }
@@ -198,6 +188,25 @@ impl Shared {
             Err(error) => Err(read(names::MAP_MEMBER_KEYS)(error)),
         }
     }
+}
+
+/// Gives the services of another layout slots among those that are taken: the one that a service has, else the
+/// same one or a free one, which is taken from then on. Those that find none are left out.
+pub(in crate::kernel) fn claim_slots(
+    taken: &mut BTreeMap<u8, String>,
+    services: BTreeMap<u32, String>,
+) -> BTreeMap<u32, u8> {
+    let mut slots = BTreeMap::new();
+    for (slot, label) in services {
+        let known = taken.iter().find(|(_, known)| **known == label).map(|(own, _)| *own);
+        let same = u8::try_from(slot).ok().filter(|slot| *slot < MAX_SERVICES);
+        let free =
+            || same.into_iter().chain(0..MAX_SERVICES).find(|slot| !taken.contains_key(slot));
+        let Some(own) = known.or_else(free) else { continue };
+        slots.insert(slot, own);
+        taken.insert(own, label);
+    }
+    slots
 }
 
 /// Empties a bucket as far as a state says: the later of two times at which it is full again holds.

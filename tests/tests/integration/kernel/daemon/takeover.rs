@@ -9,7 +9,7 @@ use std::{
 
 use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
-    node::{Node, enforcing, moved},
+    node::{Node, PATIENCE, POLICY, enforcing, moved},
     random::{Random, seed},
     traffic::{Traffic, member_and_stranger, rounds},
 };
@@ -133,6 +133,40 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
     let sum = traffic.end();
     println!("{rounds} attempts of up to {longest:?}: {sum:?}");
     sum.assert_counted_once(&moved(&first, &node.stats()));
+}
+
+/// A service that was removed leaves its slot taken, so that others have slots that a fresh compile would not
+/// give them. An attempt that made its maps and was killed before it wrote labels must not forget that: each
+/// service would be counted under two slots.
+#[test]
+fn an_attempt_without_labels_changes_no_slots() {
+    let Some(mut node) = Node::new("takeover/slots") else { return };
+    let first = "services:\n  - name: first\n    roles: [scheduler]\n    ports: [tcp/9093]\n    match: all\n    \
+                 allow:\n      roles: [worker]\n    mode: enforce\n";
+    node.write("policy.yaml", &POLICY.replace("services:\n", first));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.write("policy.yaml", POLICY);
+    node.wait("without the first service", |status| status["generation"] == 2);
+    node.assert_guarded();
+    node.signal("TERM");
+    let before = node.stats();
+    node.set_next_layout(true);
+    let mut attempt = node.daemon_command(&[]).stderr(Stdio::null()).spawn().expect("it starts");
+    let directory = node.pins().join(layout(true));
+    let deadline = Instant::now() + PATIENCE;
+    while !names::SHARED_MAPS.iter().all(|name| directory.join(name).exists()) {
+        assert!(Instant::now() < deadline, "no maps");
+        thread::sleep(Duration::from_millis(1));
+    }
+    attempt.kill().expect("SIGKILL");
+    attempt.wait().expect("it ends");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let after = node.stats();
+    assert!(moved(&before, &after).is_empty(), "{before} {after}");
+    assert_none_fell(&before, &after);
+    node.assert_guarded();
 }
 
 /// Each number of these statistics is at least what it was. Who was refused most is told by the daemon,

@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use guard_tests::{
     mounts::writable,
     node::{FREE_PORT, MANIFEST, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
 };
-use guard_user::kernel::link::Link;
+use guard_user::kernel::{link::Link, sys};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
@@ -171,7 +172,7 @@ fn pins_and_link_that_are_taken_together_come_back_with_an_alarm() {
     let pin = node.own_pins().join("link-eth0");
     let link = Link::open(&pin).expect("the pinned link");
     fs::remove_dir_all(node.pins()).expect("removing the pins");
-    guard_user::kernel::sys::link_detach(link.fd()).expect("detaching");
+    sys::link_detach(link.fd()).expect("detaching");
     until(&node, "pinned", || pin.exists());
     node.wait("well", well);
     node.assert_guarded();
@@ -204,5 +205,34 @@ fn pins_of_another_daemon_are_not_taken_for_ours() {
     node.signal("HUP");
     node.wait("the next generation", |status| status["generation"] == 2);
     node.wait("well", well);
+    node.assert_guarded();
+}
+
+/// Two interfaces whose names were swapped: the daemon may be killed when it has moved one of the pins. A link
+/// without a pin would be gone then.
+#[test]
+fn a_pin_that_moves_to_a_taken_name_ends_no_link() {
+    let Some(mut node) = Node::new("pins/swapped") else { return };
+    node.add_link("x0");
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, x0]"));
+    node.start(&[]);
+    node.wait("both", |status| {
+        enforcing(status) && status["interfaces"].as_array().is_some_and(|all| all.len() == 2)
+    });
+    node.signal("KILL");
+    let [first, second] = ["link-eth0", "link-x0"].map(|name| node.own_pins().join(name));
+    let id = |pin: &Path| {
+        let link = sys::open_pinned(pin).expect("a link");
+        sys::link_info(link.as_fd()).expect("its facts").id
+    };
+    let before = [id(&first), id(&second)];
+    let mut link = Link::open(&first).expect("a link");
+    link.move_to(&second).expect("moved");
+    drop(link);
+    assert_eq!([id(&second), id(&first)], before);
+    node.assert_guarded();
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert_eq!([id(&first), id(&second)], before, "each has its own name again");
     node.assert_guarded();
 }
