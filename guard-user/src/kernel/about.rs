@@ -102,7 +102,16 @@ impl About {
     /// Whether it says how counters are stored and what they count.
     fn has_counters(&self) -> bool {
         let fields = ["Counter.packets", "Counter.bytes"];
+        let numbers = [
+            "MAX_SERVICES",
+            "MAX_INTERFACES",
+            "LABEL_INTERFACES",
+            "layout::COUNTERS_PER_INTERFACE",
+            "layout::NODE_COUNTERS",
+            "layout::SERVICE_COUNTERS",
+        ];
         fields.iter().all(|field| self.word(field).is_some())
+            && numbers.iter().all(|name| self.number(name).is_some())
             && self.value_size("Counter").is_some()
             && !self.counters().is_empty()
     }
@@ -177,7 +186,7 @@ mod tests {
         for (version, text) in SILENT {
             let about = About::parse(text);
             assert_eq!(about.number("LAYOUT_VERSION"), Some(version));
-            assert!(!about.counters().is_empty());
+            assert!(about.has_counters());
         }
     }
 
