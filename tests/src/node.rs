@@ -323,11 +323,6 @@ impl Node {
         self.binary = binary;
     }
 
-    /// Runs the binary under test from now on.
-    pub fn use_own_binary(&mut self) {
-        self.binary = binary();
-    }
-
     fn binary(&self, verb: &[&str]) -> Command {
         let mut command = self.command_at_node(&self.binary);
         command.args(verb);

@@ -260,7 +260,7 @@ fn ask(
         match failure {
             Failure::Unreachable(error) => ClientError::Unreachable { path, error },
             Failure::Silent(why) => ClientError::Silent { path, why },
-            Failure::Garbled(why) => ClientError::Garbled { path, why },
+            Failure::Garbled(why) => garbled(socket, &why),
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

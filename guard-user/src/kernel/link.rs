@@ -119,8 +119,7 @@ impl Link {
     pub fn move_to(&mut self, pin: &Path) -> Result<(), KernelError> {
         if self.pin != pin {
             if self.is_pinned() {
-                self.rename(pin)
-                    .map_err(|error| KernelError::of(format_args!("`{}`", pin.display()), error))?;
+                self.rename(pin)?;
             }
             pin.clone_into(&mut self.pin);
         }
@@ -129,15 +128,16 @@ impl Link {
 
     /// Renames the pin. The pin of another link that is there takes the name that this one had: a link
     /// without a pin would end with the daemon.
-    fn rename(&self, pin: &Path) -> io::Result<()> {
+    fn rename(&self, pin: &Path) -> Result<(), KernelError> {
         let with = |flags| renameat_with(CWD, &self.pin, CWD, pin, flags).map_err(io::Error::from);
+        let failed = |error| KernelError::of(format_args!("`{}`", pin.display()), error);
         match with(RenameFlags::NOREPLACE) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            renamed => return renamed,
+            renamed => return renamed.map_err(failed),
         }
-        with(RenameFlags::EXCHANGE)?;
+        with(RenameFlags::EXCHANGE).map_err(failed)?;
         match Self::open(&self.pin) {
-            Ok(there) if !there.is_alive() => fs::remove_file(&self.pin),
+            Ok(there) if !there.is_alive() => there.forget(),
             _ => Ok(()),
         }
     }

@@ -112,14 +112,7 @@ impl Pins {
     /// Makes the directory of this version's pins, too.
     pub fn create(&self) -> Result<(), KernelError> {
         self.create_root()?;
-        let directory = self.directory();
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-        made.map_err(|error| {
-            KernelError::of(
-                format_args!("making the pin directory `{}`", directory.display()),
-                error,
-            )
-        })
+        make_directory(&self.directory())
     }
 
     /// Makes the directory, for root or the daemon's user alone. Fails if it is on no bpf file
@@ -146,14 +139,10 @@ impl Pins {
             ))
             .hint("name a directory in it: `--bpf-dir` makes it"));
         }
-        let making = |error| {
-            let what = format!("making the pin directory `{}`", self.root.display());
-            KernelError::of(what, error)
-        };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.root);
-        made.map_err(making)?;
+        make_directory(&self.root)?;
         // Also when somebody else made it: file modes are what keeps strangers from the pins.
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700)).map_err(making)
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+            .map_err(making(&self.root))
     }
 
     /// Fails if nothing can be pinned because the file system is mounted read-only: maps that are
@@ -422,6 +411,17 @@ fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
     let root = root.strip_prefix('/').filter(|root| is_bpf && !root.is_empty())?;
     let outside = Path::new(BPF_FS).join(root);
     Some(if below == Path::new("") { outside } else { outside.join(below) })
+}
+
+fn make_directory(directory: &Path) -> Result<(), KernelError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(making(directory))
+}
+
+fn making(directory: &Path) -> impl Fn(io::Error) -> KernelError {
+    move |error| {
+        KernelError::of(format_args!("making the pin directory `{}`", directory.display()), error)
+    }
 }
 
 fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, KernelError> {

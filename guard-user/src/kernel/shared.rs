@@ -369,7 +369,7 @@ impl Shared {
         Ok(String::from_utf8_lossy(text).into_owned())
     }
 
-    pub(super) fn set_label(&mut self, index: u32, text: &str) -> Result<(), KernelError> {
+    fn set_label(&mut self, index: u32, text: &str) -> Result<(), KernelError> {
         let mut label: Label = [0; size_of::<Label>()];
         // Names are checked to be shorter; a longer one is cut, never refused.
         for (to, from) in label.iter_mut().take(size_of::<Label>() - 1).zip(text.bytes()) {

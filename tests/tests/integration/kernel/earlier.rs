@@ -33,7 +33,7 @@ fn there(test: &str, options: &[&str]) {
     let mode = node.status().expect("a status")["interfaces"][0]["mode"].clone();
     // An attempt that leaves maps behind, after which the earlier version goes on for a while.
     node.signal("TERM");
-    node.use_own_binary();
+    node.set_next_layout(false);
     let output = node.start_in_vain(&[options, &["--interface", "none0"]].concat());
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     node.set_binary(earlier.clone());
@@ -48,7 +48,7 @@ fn there(test: &str, options: &[&str]) {
     let first = node.stats();
     let traffic = Traffic::start(&node, &member_and_stranger());
     node.signal("TERM");
-    node.use_own_binary();
+    node.set_next_layout(false);
     node.start(options);
     let status = node.wait("enforcing", enforcing);
     assert_eq!(status["interfaces"][0]["mode"], mode, "{}", node.log());
