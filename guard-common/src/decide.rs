@@ -1,20 +1,22 @@
 //! The order of checks, and nothing else.
 
 use crate::{
+    counters::Decision,
     flow::{Addr, Headers, Parsed},
     limit::{self, Bucket, Limiter},
     observe::{Observer, Step},
     packet::Packet,
     parse::parse,
-    tables::{Port, Setting, Source, Tables},
+    port_table::Port,
+    tables::{Setting, Source, Tables},
     trie::Found,
-    verdict::{Action, Decision, Reason, Verdict},
+    verdict::{Action, Reason, Verdict},
 };
 
 /// Judges a frame: [`parse()`], then [`decide`]. Total: every frame gets a verdict, and the verdict
 /// says why.
 #[inline(always)]
-pub fn judge(
+pub fn evaluate(
     packet: &impl Packet,
     tables: &impl Tables,
     limiter: &impl Limiter,

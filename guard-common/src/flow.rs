@@ -2,7 +2,10 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{layout::PORT_TABLE_LEN, verdict::Reason};
+use crate::{
+    port_table::{PORT_TABLE_LEN, Transport},
+    verdict::Reason,
+};
 
 /// An IP address as integers: the first octet is the most significant byte.
 ///
@@ -65,32 +68,6 @@ impl From<Addr> for IpAddr {
             Addr::V6([high, low]) => {
                 Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
             }
-        }
-    }
-}
-
-/// A transport whose ports a policy can name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Transport {
-    /// TCP.
-    Tcp = 0,
-    /// UDP, and UDP-Lite.
-    Udp = 1,
-    /// SCTP.
-    Sctp = 2,
-}
-
-impl Transport {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The name used in policies.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
         }
     }
 }
@@ -219,7 +196,7 @@ impl Headers {
     }
 
     /// Transport and destination port of a flow, as an index of a
-    /// [`PortTable`](crate::layout::PortTable): as they lie, nothing has to be computed.
+    /// [`PortTable`](crate::port_table::PortTable): as they lie, nothing has to be computed.
     #[inline(always)]
     pub fn port_index(&self) -> usize {
         (self.facts & PORT_INDEX_MASK) as usize

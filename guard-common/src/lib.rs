@@ -5,7 +5,7 @@
 //! calls: a shell hands it a [`Packet`], the [`Tables`] of a policy and a [`Limiter`], and gets
 //! back a [`Verdict`].
 //!
-//! The entry point is [`judge`]. The order of its checks is the contract of the project; it stands
+//! The entry point is [`evaluate`]. The order of its checks is the contract of the project; it stands
 //! in [`mod@decide`] and nowhere else.
 #![no_std]
 #![deny(
@@ -25,6 +25,7 @@
 extern crate std;
 
 pub mod bucket;
+pub mod counters;
 pub mod decide;
 pub mod event;
 pub mod flow;
@@ -34,6 +35,7 @@ pub mod names;
 pub mod observe;
 pub mod packet;
 pub mod parse;
+pub mod port_table;
 pub mod siphash;
 pub mod tables;
 pub mod tally;
@@ -42,10 +44,10 @@ pub mod verdict;
 pub mod wire;
 
 pub use crate::{
-    decide::{decide, judge},
+    decide::{decide, evaluate},
     flow::Addr,
     limit::Limiter,
-    observe::{Observer, Silent},
+    observe::{NoTrace, Observer},
     packet::Packet,
     parse::parse,
     tables::Tables,

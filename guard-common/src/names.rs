@@ -30,7 +30,7 @@ pub const MAP_LEAVES6: &str = "TG_LEAVES6";
 /// Policy map: number of a member's bucket in this generation to its place in [`MAP_MEMBERS`].
 pub const MAP_MEMBER_SLOTS: &str = "TG_MEMBER_SLOTS";
 
-/// Shared map: counters per CPU, by interface and verdict (see [`crate::layout::counter`]).
+/// Shared map: counters per CPU, by interface and verdict (see [`crate::counters::counter`]).
 pub const MAP_COUNTERS: &str = "TG_COUNTERS";
 /// Shared map: where the counters of each interface are.
 pub const MAP_INTERFACES: &str = "TG_INTERFACES";
@@ -92,7 +92,7 @@ pub const GLOBAL_SETTINGS: [&str; Setting::ALL.len()] = [
     "TG_PER_SOURCE",
     "TG_KINDS",
 ];
-/// Global: the [`crate::layout::PortTable`] of a generation.
+/// Global: the [`crate::port_table::PortTable`] of a generation.
 pub const GLOBAL_PORTS: &str = "TG_PORTS";
 /// Global: the direct table of the IPv4 trie of a generation.
 pub const GLOBAL_ROOT4: &str = "TG_ROOT4";

@@ -56,9 +56,9 @@ pub trait Observer {
 
 /// Takes note of nothing; compiles to nothing.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+pub struct NoTrace;
 
-impl Observer for Silent {
+impl Observer for NoTrace {
     #[inline(always)]
     fn note(&mut self, _: Step) {}
 }

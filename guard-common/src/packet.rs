@@ -96,9 +96,9 @@ fn part<const AT: usize, const LEN: usize, const N: usize>(bytes: &[u8; N]) -> [
 
 /// A frame of which every read is a rare one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rarely<'a, P>(pub(crate) &'a P);
+pub(crate) struct ColdPath<'a, P>(pub(crate) &'a P);
 
-impl<P: Packet> Packet for Rarely<'_, P> {
+impl<P: Packet> Packet for ColdPath<'_, P> {
     type Bytes<const N: usize> = P::Bytes<N>;
     const KNOWN_OFFSETS_ARE_CHEAP: bool = false;
 

@@ -2,9 +2,10 @@
 //! cannot be followed is an error with a reason, never a guess.
 
 use crate::{
-    flow::{Addr, Flow, Headers, Transport},
+    flow::{Addr, Flow, Headers},
     observe::{Observer, Step},
-    packet::{Fields, Packet, Rarely},
+    packet::{ColdPath, Fields, Packet},
+    port_table::Transport,
     verdict::Reason,
     wire,
 };
@@ -93,7 +94,7 @@ fn ipv4<P: Packet>(packet: &P, at: u32, observer: &mut impl Observer) -> Headers
     if version_ihl >> 4 != 4 || header_len < wire::IPV4_MIN_LEN {
         return Headers::unparsed(Reason::MalformedIp);
     }
-    ipv4_body(&Rarely(packet), &header, at, header_len, observer)
+    ipv4_body(&ColdPath(packet), &header, at, header_len, observer)
 }
 
 #[inline(always)]
@@ -118,7 +119,7 @@ fn ipv4_body(
     if let Some(transport) = transport(protocol) {
         return ports(packet, body, transport);
     }
-    extensions(&Rarely(packet), body, protocol, is_ipv4_extension, observer)
+    extensions(&ColdPath(packet), body, protocol, is_ipv4_extension, observer)
 }
 
 /// A length that an IP header says, of what begins at offset `at`. A merged packet too long for the
@@ -148,7 +149,7 @@ fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     if let Some(transport) = transport(next) {
         return ports(packet, body, transport);
     }
-    extensions(&Rarely(packet), body, next, is_ipv6_extension, observer)
+    extensions(&ColdPath(packet), body, next, is_ipv6_extension, observer)
 }
 
 /// What follows a header: who sent it, where it starts and where the IP packet ends.

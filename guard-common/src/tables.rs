@@ -2,8 +2,8 @@
 
 use crate::{
     bucket::Limit,
-    flow::{Addr, Transport},
-    layout::port_index,
+    flow::Addr,
+    port_table::{Port, Transport, port_index},
     trie::Found,
 };
 
@@ -189,17 +189,6 @@ impl Settings {
         }
         self.set(Setting::Kinds, kinds);
     }
-}
-
-/// What a (transport, port) is to this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Port {
-    /// No service guards it.
-    Unguarded,
-    /// The service in this slot guards it.
-    Guarded(u8),
-    /// No service guards it, and a tunnel device of this node unpacks what comes to it.
-    Tunnel,
 }
 
 /// What the decision looks up. Two implementations: plain collections on the host, maps and

@@ -1,7 +1,5 @@
 //! The verdict on a frame: an action, the reason for it, and the service that decided.
 
-use crate::layout;
-
 /// Number of service slots of a node: the bits of a source's service mask.
 pub const MAX_SERVICES: u8 = 64;
 /// Number of reasons that are the node's: the first ones.
@@ -35,104 +33,84 @@ impl Action {
     }
 }
 
-/// Why. Dense, so that it indexes counters: first the reasons of the node, where no service was
-/// asked, then those of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Reason {
+/// Declares the reasons: each with its number, its name, and whether an enforcing service drops for it.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $number:literal, $name:literal, $effect:ident;)*) => {
+        /// Why. Dense, so that it indexes counters: first the reasons of the node, where no service was
+        /// asked, then those of a service.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $reason = $number,)*
+        }
+
+        impl Reason {
+            /// All of them, in the order of their numbers.
+            pub const ALL: [Self; [$($number),*].len()] = [$(Self::$reason),*];
+
+            /// How many there are.
+            #[expect(clippy::cast_possible_truncation, reason = "a number is a byte")]
+            pub const COUNT: u8 = Self::ALL.len() as u8;
+
+            /// Whether an enforcing service drops for this reason.
+            pub fn is_refusal(self) -> bool {
+                match self {
+                    $(Self::$reason => reasons!(@$effect),)*
+                }
+            }
+
+            /// The name used in output, metrics and documentation.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$reason => $name,)*
+                }
+            }
+        }
+    };
+    (@refuses) => { true };
+    (@passes) => { false };
+}
+
+reasons! {
     /// Neither IPv4 nor IPv6.
-    NotIp = 0,
+    NotIp = 0, "not_ip", passes;
     /// No service of this node guards the port or protocol.
-    Unguarded = 1,
+    Unguarded = 1, "unguarded", passes;
     /// More VLAN tags than are followed, or a tag cut short.
-    Undecodable = 2,
+    Undecodable = 2, "undecodable", refuses;
     /// An IP header that is cut short or lies about a length.
-    MalformedIp = 3,
+    MalformedIp = 3, "malformed_ip", refuses;
     /// More IPv6 extension headers than are followed.
-    TooManyHeaders = 4,
+    TooManyHeaders = 4, "too_many_headers", refuses;
     /// A later fragment: it has no ports to judge.
-    Fragment = 5,
+    Fragment = 5, "fragment", refuses;
     /// Too short for the ports.
-    MalformedL4 = 6,
+    MalformedL4 = 6, "malformed_l4", refuses;
     /// Encapsulation that a device of this node would unpack, from a source that no service allows.
-    Tunnel = 7,
+    Tunnel = 7, "tunnel", refuses;
     /// A segment of a connection that exists, at a service that matches new connections.
-    Established = 8,
+    Established = 8, "established", passes;
     /// The source may reach the service, within its limits.
-    Allowed = 9,
+    Allowed = 9, "allowed", passes;
     /// A source that cannot be true on a wire.
-    Martian = 10,
+    Martian = 10, "martian", refuses;
     /// The source is not in the service's allowlist.
-    NotAllowed = 11,
+    NotAllowed = 11, "not_allowed", refuses;
     /// The source opens connections faster than its limit.
-    LimitNewConnections = 12,
+    LimitNewConnections = 12, "limit_new_connections", refuses;
     /// The source sends packets faster than its limit.
-    LimitPackets = 13,
+    LimitPackets = 13, "limit_packets", refuses;
     /// The source sends bytes faster than its limit.
-    LimitBytes = 14,
+    LimitBytes = 14, "limit_bytes", refuses;
     /// All sources together open connections faster than the service's limit.
-    LimitTotalNewConnections = 15,
+    LimitTotalNewConnections = 15, "limit_total_new_connections", refuses;
     /// All sources together send packets faster than the service's limit.
-    LimitTotalPackets = 16,
+    LimitTotalPackets = 16, "limit_total_packets", refuses;
     /// All sources together send bytes faster than the service's limit.
-    LimitTotalBytes = 17,
+    LimitTotalBytes = 17, "limit_total_bytes", refuses;
 }
 
 impl Reason {
-    /// How many there are.
-    pub const COUNT: u8 = 18;
-
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT as usize] = [
-        Self::NotIp,
-        Self::Unguarded,
-        Self::Undecodable,
-        Self::MalformedIp,
-        Self::TooManyHeaders,
-        Self::Fragment,
-        Self::MalformedL4,
-        Self::Tunnel,
-        Self::Established,
-        Self::Allowed,
-        Self::Martian,
-        Self::NotAllowed,
-        Self::LimitNewConnections,
-        Self::LimitPackets,
-        Self::LimitBytes,
-        Self::LimitTotalNewConnections,
-        Self::LimitTotalPackets,
-        Self::LimitTotalBytes,
-    ];
-
-    /// Whether an enforcing service drops for this reason.
-    pub fn is_refusal(self) -> bool {
-        !matches!(self, Self::NotIp | Self::Unguarded | Self::Established | Self::Allowed)
-    }
-
-    /// The name used in output, metrics and documentation.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NotIp => "not_ip",
-            Self::Unguarded => "unguarded",
-            Self::Established => "established",
-            Self::Allowed => "allowed",
-            Self::Undecodable => "undecodable",
-            Self::MalformedIp => "malformed_ip",
-            Self::TooManyHeaders => "too_many_headers",
-            Self::Fragment => "fragment",
-            Self::MalformedL4 => "malformed_l4",
-            Self::Martian => "martian",
-            Self::Tunnel => "tunnel",
-            Self::NotAllowed => "not_allowed",
-            Self::LimitNewConnections => "limit_new_connections",
-            Self::LimitPackets => "limit_packets",
-            Self::LimitBytes => "limit_bytes",
-            Self::LimitTotalNewConnections => "limit_total_new_connections",
-            Self::LimitTotalPackets => "limit_total_packets",
-            Self::LimitTotalBytes => "limit_total_bytes",
-        }
-    }
-
     /// The reason with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
@@ -199,42 +177,6 @@ impl Verdict {
     }
 }
 
-/// What the decision answers: a verdict and the number of its counter. Both are constants but for
-/// the slot, so they are put together where the decision falls, and not taken apart and put
-/// together again where the frame is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
-    /// The packed verdict.
-    pub packed: u32,
-    /// Number of its counter among those of an interface.
-    pub counter: u32,
-}
-
-impl Decision {
-    /// A decision without a service.
-    #[inline(always)]
-    pub fn of_node(action: Action, reason: Reason) -> Self {
-        Self::of(Verdict::of_node(action, reason))
-    }
-
-    /// A decision of the service in this slot.
-    #[inline(always)]
-    pub fn of_service(action: Action, reason: Reason, slot: u8) -> Self {
-        Self::of(Verdict::of_service(action, reason, slot))
-    }
-
-    #[inline(always)]
-    fn of(verdict: Verdict) -> Self {
-        Self { packed: verdict.pack(), counter: layout::counter(verdict) }
-    }
-
-    /// The verdict.
-    pub fn verdict(self) -> Verdict {
-        // Made of a verdict, it holds one.
-        Verdict::unpack(self.packed).unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
-    }
-}
-
 /// Marks a packed verdict, so that no plain XDP return code can be taken for one.
 const MARKER: u8 = 0x7e;
 
@@ -249,7 +191,6 @@ mod tests {
                 for service in (0..MAX_SERVICES).map(Some).chain([None]) {
                     let verdict = Verdict { action, reason, service };
                     assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
-                    assert_eq!(Decision::of(verdict).verdict(), verdict);
                 }
             }
         }

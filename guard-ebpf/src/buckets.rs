@@ -40,9 +40,9 @@ impl Clock for Jiffies {
 }
 
 /// A clock that stands still at these ticks.
-pub(crate) struct Still(pub(crate) u64);
+pub(crate) struct FixedClock(pub(crate) u64);
 
-impl Clock for Still {
+impl Clock for FixedClock {
     #[inline(always)]
     fn ticks(&self) -> u64 {
         self.0

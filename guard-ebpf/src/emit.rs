@@ -14,10 +14,11 @@ use aya_ebpf::{
 use guard_common::{
     Addr,
     event::Event,
-    flow::{Parsed, Transport},
+    flow::Parsed,
     layout::{
         EVENT_RING_BYTES, SAMPLING_AIM_SHIFT, SAMPLING_BUDGET, SAMPLING_WINDOW_SHIFT, Sampling,
     },
+    port_table::Transport,
     wire,
 };
 

@@ -8,7 +8,7 @@
 use core::{cell::Cell, mem::MaybeUninit};
 
 use aya_ebpf::programs::XdpContext;
-use guard_common::{Packet, Reason, Silent, flow::Headers, packet::Fields, wire};
+use guard_common::{NoTrace, Packet, Reason, flow::Headers, packet::Fields, wire};
 
 use crate::context::Context;
 
@@ -82,7 +82,7 @@ pub(crate) fn receive<C: Context>(ctx: &C, exact: bool) -> Received {
         linear.missed.set(true);
         Headers::unparsed(Reason::Undecodable)
     } else {
-        written(guard_common::parse(&linear, &mut Silent))
+        written(guard_common::parse(&linear, &mut NoTrace))
     };
     if linear.missed.get() {
         let len = ctx.len();
@@ -106,7 +106,7 @@ pub(crate) fn parse_whole(ctx: &impl Context, len: u32) -> Headers {
 /// register for the result.
 #[inline(never)]
 fn facts_of_whole(ctx: &impl Context, len: u32, source: &mut [u64; 2]) -> u64 {
-    let headers = written(guard_common::parse(&Whole { ctx, len }, &mut Silent));
+    let headers = written(guard_common::parse(&Whole { ctx, len }, &mut NoTrace));
     *source = headers.source;
     headers.facts
 }

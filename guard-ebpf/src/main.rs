@@ -29,10 +29,10 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use guard_common::{Action, Limiter, Silent, decide, limit::Merged, tables::Unlimited};
+use guard_common::{Action, Limiter, NoTrace, decide, limit::Merged, tables::Unlimited};
 
 use crate::{
-    buckets::{Buckets, Clock, Jiffies, Still},
+    buckets::{Buckets, Clock, FixedClock, Jiffies},
     context::{Context, Skb},
     frame::Received,
     maps::Maps,
@@ -51,7 +51,7 @@ fn guard(ctx: XdpContext) -> u32 {
 /// Judges a frame of a test run; the packed verdict.
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
-    run(&ctx, Still(frame::metadata_clock(&ctx)), |buckets, _| buckets)
+    run(&ctx, FixedClock(frame::metadata_clock(&ctx)), |buckets, _| buckets)
 }
 
 /// Judges a packet of the network stack. One that may pass goes on to the programs of others:
@@ -69,7 +69,7 @@ fn guard_tc(ctx: TcContext) -> i32 {
 #[classifier]
 fn tc_verdict(ctx: TcContext) -> i32 {
     let (skb, clock) = Skb::tested(ctx);
-    run(&skb, Still(clock), Merged::new).cast_signed()
+    run(&skb, FixedClock(clock), Merged::new).cast_signed()
 }
 
 /// Judges a frame of a rehearsal, before the program of its tables is attached; the packed verdict.
@@ -78,8 +78,8 @@ fn tc_verdict(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 fn guard_rehearsal(ctx: XdpContext) -> u32 {
     let Received { headers, len, zero } = frame::receive(&ctx, false);
-    let buckets = Buckets::new(Still(0), zero);
-    decide(&headers, len as u32, &Unlimited(Maps), &buckets, &mut Silent).packed
+    let buckets = Buckets::new(FixedClock(0), zero);
+    decide(&headers, len as u32, &Unlimited(Maps), &buckets, &mut NoTrace).packed
 }
 
 /// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is
@@ -94,7 +94,7 @@ fn run<C: Clock, L: Limiter>(
     let packets = ctx.packets(zero);
     let limiter = limiter(Buckets::new(clock, zero), packets);
     let bytes = (len as u32).wrapping_add(ctx.tag().len());
-    let decision = decide(&headers, bytes, &Maps, &limiter, &mut Silent);
+    let decision = decide(&headers, bytes, &Maps, &limiter, &mut NoTrace);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);

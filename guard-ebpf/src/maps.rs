@@ -10,16 +10,18 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
+
 use guard_common::{
     Addr, Tables,
+    counters::{COUNTERS, INTERFACE_SLOTS, InterfaceRow},
     event::Event,
     layout::{
-        self, About, BucketStates, CARRIED, COUNTERS, Carried, Counter, EVENT_RING_BYTES,
-        INTERFACE_SLOTS, InterfaceRow, LABELS, Label, MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS,
-        MAX_NODES, MemberKey, PORT_TABLE_LEN, Sampling, TALLIES,
+        About, BucketStates, CARRIED, Carried, Counter, EVENT_RING_BYTES, LABELS, Label,
+        MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey, Sampling, TALLIES,
     },
     limit::{self, HASHED_BUCKETS},
-    tables::{Port, Service, Setting, Source, Unit},
+    port_table::{self, PORT_TABLE_LEN, Port},
+    tables::{Service, Setting, Source, Unit},
     trie::{self, Arrays, Entry, Found, Leaf, Node, ROOT_LEN, Root},
     verdict::{MAX_SERVICES, Reason},
 };
@@ -206,7 +208,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn port_at(&self, index: usize) -> Port {
-        layout::port_entry(TG_PORTS.get(index).unwrap_or(layout::PORT_UNGUARDED))
+        port_table::port_entry(TG_PORTS.get(index).unwrap_or(port_table::PORT_UNGUARDED))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use guard_common::{flow::Transport, layout::PORT_UNGUARDED};
+use guard_common::port_table::{PORT_UNGUARDED, Transport};
 use guard_user::policy::compiled::CompiledPolicy;
 
 use crate::{

@@ -16,10 +16,7 @@ use std::{
 };
 
 use aya::programs::loaded_programs;
-use guard_common::{
-    layout::{LAYOUT_VERSION, MAX_INTERFACES},
-    verdict::MAX_SERVICES,
-};
+use guard_common::{counters::MAX_INTERFACES, layout::LAYOUT_VERSION, verdict::MAX_SERVICES};
 pub use guard_test_support::binary::path as binary;
 use guard_user::{
     daemon::{client::Client, timing::AnswerTimeouts},

@@ -6,16 +6,6 @@ use std::{
     net::IpAddr,
 };
 
-use guard_common::{
-    Addr,
-    layout::{
-        self, MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey, PORT_UNGUARDED, PortTable,
-    },
-    tables::{self, Setting, Settings, Source},
-    trie::Found,
-    verdict::MAX_SERVICES,
-};
-
 use super::{
     cluster::{Cluster, Node, Service},
     compiled::{CompiledPolicy, CompiledService, Prefix},
@@ -26,6 +16,14 @@ use super::{
     ports::claims,
     sources,
     trie::{self, Item, Trie},
+};
+use guard_common::{
+    Addr,
+    layout::{MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey},
+    port_table::{self, PORT_UNGUARDED, PortTable},
+    tables::{self, Setting, Settings, Source},
+    trie::Found,
+    verdict::MAX_SERVICES,
 };
 
 /// A policy that is too big for a node.
@@ -207,8 +205,8 @@ fn ports(services: &[&Service]) -> Box<PortTable> {
     claimed.sort_unstable_by(|a, b| b.cmp(a));
     let mut table = CompiledPolicy::no_ports();
     for (_, rank, range) in claimed {
-        let first = layout::port_index(range.transport, range.first);
-        let last = layout::port_index(range.transport, range.last);
+        let first = port_table::port_index(range.transport, range.first);
+        let last = port_table::port_index(range.transport, range.last);
         if let Some(entries) = table.get_mut(first..=last) {
             entries.fill(rank);
         }

@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
-use guard_common::{
-    flow::Transport,
-    layout,
-    tables::{Limits, Source},
-};
 use sha2::{Digest as _, Sha256};
 
 use crate::compiled::CompiledPolicy;
+use guard_common::{
+    port_table::{self, Transport},
+    tables::{Limits, Source},
+};
 
 /// SHA-256 over the tables by rank: independent of slots, of the order of lists, and of how
 /// anything was written.
@@ -36,8 +35,8 @@ pub(super) fn hash(compiled: &CompiledPolicy) -> [u8; 32] {
         }
     }
     for transport in Transport::ALL {
-        let first = layout::port_index(transport, 0);
-        let last = layout::port_index(transport, u16::MAX);
+        let first = port_table::port_index(transport, 0);
+        let last = port_table::port_index(transport, u16::MAX);
         hash.update(compiled.ports.get(first..=last).unwrap_or_default());
     }
     number(&mut hash, compiled.sources4.len() as u64);

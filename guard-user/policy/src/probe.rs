@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use guard_common::{flow::Transport, parse::transport, wire};
+use guard_common::{parse::transport, port_table::Transport, wire};
 
 /// A source port for those who do not care: it decides nothing.
 pub const SOURCE_PORT: u16 = 40_000;

@@ -3,7 +3,7 @@
 use std::{cell::Cell, rc::Rc};
 
 use guard_common::{
-    Observer, Packet, Reason, Silent, Tables as _, Verdict, bucket, flow::Parsed, judge,
+    NoTrace, Observer, Packet, Reason, Tables as _, Verdict, bucket, evaluate, flow::Parsed,
     observe::Step, packet::Frame, parse, tables::Setting,
 };
 
@@ -91,11 +91,11 @@ impl<'a> Judges<'a> {
             None => None,
         };
         let (verdict, parsed) = if let Some(verdict) = verdict {
-            (verdict, parse(&kept, &mut Silent).parsed().ok())
+            (verdict, parse(&kept, &mut NoTrace).parsed().ok())
         } else {
             self.host.limiter.set_now_ns(now_ns);
             let mut noted = Noted::default();
-            let verdict = judge(&kept, self.host.tables, &self.host.limiter, &mut noted);
+            let verdict = evaluate(&kept, self.host.tables, &self.host.limiter, &mut noted);
             (verdict, noted.parsed)
         };
         let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use guard_common::{
-    Addr, Observer, judge, observe::Step, packet::Frame, parse::transport, verdict::Verdict,
+    Addr, Observer, evaluate, observe::Step, packet::Frame, parse::transport, verdict::Verdict,
 };
 
 use super::offline;
@@ -36,7 +36,7 @@ pub fn run(args: &TraceArgs) -> Exit {
     let tables = offline.policy.host();
     // Full buckets: nobody else has sent anything.
     let limiter = HostLimiter::new([0; 2]);
-    let verdict: Verdict = judge(&Frame::new(&frame), &tables, &limiter, &mut recorder);
+    let verdict: Verdict = evaluate(&Frame::new(&frame), &tables, &limiter, &mut recorder);
     let trace = report::trace::Trace {
         loaded: &offline.loaded,
         policy: &offline.policy,

@@ -8,14 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_common::{
-    flow::Transport,
-    layout::{self, PORT_TABLE_LEN, PORT_UNGUARDED, PortTable},
-    tables::Port,
-};
-
 use super::facts::{OpenPort, OpenPorts};
 use crate::kernel::{netlink::Device, sockets::Listening};
+use guard_common::port_table::{self, PORT_TABLE_LEN, PORT_UNGUARDED, Port, PortTable, Transport};
 
 /// Ports that are listed.
 const LISTED: usize = 32;
@@ -33,7 +28,7 @@ impl GuardedPorts {
     /// Those of a policy.
     pub(crate) fn of(table: &PortTable) -> Self {
         let word = |entries: &[u8]| {
-            let guarded = |entry: &u8| matches!(layout::port_entry(*entry), Port::Guarded(_));
+            let guarded = |entry: &u8| matches!(port_table::port_entry(*entry), Port::Guarded(_));
             let bits = entries.iter().enumerate().filter(|(_, entry)| guarded(entry));
             bits.fold(0, |word, (bit, _)| word | 1 << bit)
         };
@@ -43,7 +38,7 @@ impl GuardedPorts {
     }
 
     fn has(&self, transport: Transport, port: u16) -> bool {
-        let index = layout::port_index(transport, port);
+        let index = port_table::port_index(transport, port);
         self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 != 0)
     }
 }
@@ -106,7 +101,7 @@ impl<'a> Collector<'a> {
         {
             return;
         }
-        let index = layout::port_index(transport, port);
+        let index = port_table::port_index(transport, port);
         if let Some(word) = self.seen.get_mut(index / 64) {
             *word |= 1 << (index % 64);
         }
@@ -187,6 +182,7 @@ impl Look {
 mod tests {
     use super::*;
     use crate::policy::compiled::CompiledPolicy;
+    use guard_common::port_table;
 
     fn socket(transport: Transport, address: &str, port: u16) -> Listening {
         let address = address.parse().expect("an address");
@@ -211,7 +207,7 @@ mod tests {
     fn open(sockets: Vec<Listening>, more: bool) -> OpenPorts {
         let mut table = CompiledPolicy::no_ports();
         for (transport, port) in [(Transport::Tcp, 9091), (Transport::Udp, 65535)] {
-            table[layout::port_index(transport, port)] = 7;
+            table[port_table::port_index(transport, port)] = 7;
         }
         let ports = GuardedPorts::of(&table);
         let mut collector =

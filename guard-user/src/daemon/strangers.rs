@@ -14,8 +14,8 @@ use std::{
 use guard_common::{
     Addr,
     event::Event as Sample,
-    flow::Transport,
     parse,
+    port_table::Transport,
     verdict::{Reason, Verdict},
     wire,
 };

@@ -3,11 +3,8 @@
 use std::{cell::Cell, net::IpAddr};
 
 use guard_common::{
-    Observer, Packet, Reason,
-    flow::{Parsed, Transport},
-    observe::Step,
-    packet::Frame,
-    parse, wire,
+    Observer, Packet, Reason, flow::Parsed, observe::Step, packet::Frame, parse,
+    port_table::Transport, wire,
 };
 
 /// The headers of a frame.
@@ -127,7 +124,7 @@ impl<'a> Packet for Looked<'a> {
 
 #[cfg(test)]
 mod tests {
-    use guard_common::Silent;
+    use guard_common::NoTrace;
     use proptest::prelude::*;
 
     use super::*;
@@ -198,8 +195,8 @@ mod tests {
             if end <= 128 {
                 let cut = Frame::cut(&headers.bytes, len);
                 prop_assert_eq!(
-                    parse(&cut, &mut Silent).parsed(),
-                    parse(&Frame::new(&frame), &mut Silent).parsed()
+                    parse(&cut, &mut NoTrace).parsed(),
+                    parse(&Frame::new(&frame), &mut NoTrace).parsed()
                 );
                 let v4_to: IpAddr = "10.0.0.2".parse().expect("an address");
                 prop_assert_eq!(headers.destination.map(|addr| addr == v4_to), Some(v4));
@@ -219,8 +216,8 @@ mod tests {
             let kept = headers.bytes.iter().zip(&head);
             prop_assert!(headers.bytes.len() <= head.len());
             prop_assert!(kept.into_iter().all(|(kept, was)| kept == was || *kept == 0));
-            let again = parse(&Frame::cut(&headers.bytes, len), &mut Silent).parsed();
-            prop_assert_eq!(again, parse(&Frame::cut(&head, len), &mut Silent).parsed());
+            let again = parse(&Frame::cut(&headers.bytes, len), &mut NoTrace).parsed();
+            prop_assert_eq!(again, parse(&Frame::cut(&head, len), &mut NoTrace).parsed());
         }
     }
 
@@ -236,7 +233,7 @@ mod tests {
         let headers = of(&frame, 60);
         assert_eq!(headers.flags, None);
         assert!(!headers.bytes.contains(&0xee));
-        let again = parse(&Frame::cut(&headers.bytes, 60), &mut Silent).parsed();
-        assert_eq!(again, parse(&Frame::new(&frame), &mut Silent).parsed());
+        let again = parse(&Frame::cut(&headers.bytes, 60), &mut NoTrace).parsed();
+        assert_eq!(again, parse(&Frame::new(&frame), &mut NoTrace).parsed());
     }
 }

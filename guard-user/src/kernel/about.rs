@@ -5,13 +5,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use super::{error::KernelError, sys::RawMap};
 use guard_common::{
     layout::{self, ABOUT_BYTES},
     names,
     verdict::{Action, Reason},
 };
-
-use super::{error::KernelError, sys::RawMap};
 
 /// Bytes of a struct that are believed.
 const MAX_VALUE: usize = 1 << 16;
@@ -155,9 +154,12 @@ impl About {
 
 #[cfg(test)]
 mod tests {
-    use guard_common::verdict::{NODE_REASONS, Verdict};
 
     use super::*;
+    use guard_common::{
+        counters,
+        verdict::{NODE_REASONS, Verdict},
+    };
 
     #[test]
     fn the_own_layout_is_read_as_it_is() {
@@ -169,15 +171,15 @@ mod tests {
         let counters = own.counters();
         for Counted { by_service, action, reason, number } in &counters {
             let (verdict, first) = if *by_service {
-                (Verdict::of_service(*action, *reason, 0), layout::NODE_COUNTERS)
+                (Verdict::of_service(*action, *reason, 0), counters::NODE_COUNTERS)
             } else {
                 (Verdict::of_node(*action, *reason), 0)
             };
-            assert_eq!(layout::counter(verdict), first + number);
+            assert_eq!(counters::counter(verdict), first + number);
             assert_eq!(*by_service, *reason as u8 >= NODE_REASONS);
         }
-        let meanings = (0..layout::NODE_COUNTERS + layout::SERVICE_COUNTERS)
-            .filter(|index| layout::counter_meaning(*index).is_some());
+        let meanings = (0..counters::NODE_COUNTERS + counters::SERVICE_COUNTERS)
+            .filter(|index| counters::counter_meaning(*index).is_some());
         assert_eq!(counters.len(), meanings.count());
     }
 

@@ -11,7 +11,7 @@ use aya::{
     programs::{TestRunOptions, Xdp},
 };
 use guard_common::{
-    Silent, Verdict, flow::Transport, judge, names, packet::Frame, tables::Unlimited,
+    NoTrace, Verdict, evaluate, names, packet::Frame, port_table::Transport, tables::Unlimited,
 };
 
 use super::{error::KernelError, generation::missing};
@@ -41,7 +41,7 @@ fn compare(program: &Xdp, policy: &CompiledPolicy) -> Result<(), KernelError> {
     let tables = Unlimited(policy.host());
     let limiter = HostLimiter::new([0; 2]);
     for frame in frames(policy) {
-        let expected = judge(&Frame::new(&frame), &tables, &limiter, &mut Silent);
+        let expected = evaluate(&Frame::new(&frame), &tables, &limiter, &mut NoTrace);
         let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..Default::default() };
         let result = program
             .test_run(options)

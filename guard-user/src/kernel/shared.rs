@@ -12,16 +12,6 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
 };
-use guard_common::{
-    event::{Event, HEAD_LEN},
-    layout::{
-        self, About, BucketStates, COUNTERS, Carried, Counter, INTERFACE_SLOTS, InterfaceRow,
-        LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, LISTENING_NS, Label, MAX_INTERFACES,
-        MemberKey, NODE_COUNTERS, SERVICE_COUNTERS, Sampling, TALLY_MEMBER_DROPS,
-    },
-    names,
-    verdict::{MAX_SERVICES, Reason, Verdict},
-};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -29,6 +19,19 @@ mod carried;
 
 use super::{error::KernelError, generation::missing};
 pub(super) use carried::{Origin, claim_slots};
+use guard_common::{
+    counters::{
+        self, COUNTERS, INTERFACE_SLOTS, InterfaceRow, MAX_INTERFACES, NODE_COUNTERS,
+        SERVICE_COUNTERS,
+    },
+    event::{Event, HEAD_LEN},
+    layout::{
+        About, BucketStates, Carried, Counter, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY,
+        LISTENING_NS, Label, MemberKey, Sampling, TALLY_MEMBER_DROPS,
+    },
+    names,
+    verdict::{MAX_SERVICES, Reason, Verdict},
+};
 
 /// The row that all interfaces share that have none of their own.
 const LAST_ROW: u32 = MAX_INTERFACES - 1;
@@ -128,13 +131,13 @@ impl Shared {
         // added to a guarded bond, are counted there.
         rows.entry(LAST_ROW).or_insert_with(|| OTHERS.to_owned());
         for (row, interface) in rows {
-            let first = row * layout::COUNTERS_PER_INTERFACE;
+            let first = row * counters::COUNTERS_PER_INTERFACE;
             let services = slots.iter().flat_map(|&slot| {
                 let first = NODE_COUNTERS + u32::from(slot) * SERVICE_COUNTERS;
                 first..first + SERVICE_COUNTERS
             });
             for index in (0..NODE_COUNTERS).chain(services).map(|within| first + within) {
-                let Some((_, verdict)) = layout::counter_meaning(index) else { continue };
+                let Some((_, verdict)) = counters::counter_meaning(index) else { continue };
                 let values = self.counters.get(&index, 0).map_err(read(names::MAP_COUNTERS))?;
                 let counter = sum(values.iter().chain([&self.carried(index)?]));
                 if counter.packets != 0 {
@@ -259,7 +262,7 @@ impl Shared {
             .map_err(|(what, error)| KernelError::of(format_args!("reading {what}"), error))?;
         let zeros = || aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus]);
         for row in 0..MAX_INTERFACES {
-            let first = row * layout::COUNTERS_PER_INTERFACE
+            let first = row * counters::COUNTERS_PER_INTERFACE
                 + NODE_COUNTERS
                 + u32::from(slot) * SERVICE_COUNTERS;
             for index in first..first + SERVICE_COUNTERS {
@@ -324,7 +327,7 @@ impl Shared {
         let labels = self.interface_labels()?;
         let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
         let Some(row) = own.filter(|row| *row < LAST_ROW) else { return Ok(()) };
-        let first = row * layout::COUNTERS_PER_INTERFACE;
+        let first = row * counters::COUNTERS_PER_INTERFACE;
         for place in 0..INTERFACE_SLOTS {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
             let is_port = ports.contains(&there.ifindex());
@@ -352,7 +355,7 @@ impl Shared {
 
     /// Removes the indices that the interface of a row had before, and the row that an index had.
     fn forget_interface(&mut self, row: u32, ifindex: u32) -> Result<(), KernelError> {
-        let first = row * layout::COUNTERS_PER_INTERFACE;
+        let first = row * counters::COUNTERS_PER_INTERFACE;
         for place in 0..INTERFACE_SLOTS {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
             if there.ifindex() != 0 && (there.ifindex() == ifindex) != (there.first() == first) {

@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use guard_common::flow::Transport;
+use guard_common::port_table::Transport;
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, SockDiagMessage,
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},

@@ -12,19 +12,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use guard_common::{
-    layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS},
-    names,
-    tables::Unit,
-    verdict::Verdict,
-};
-
 use super::{
     about::{About, Counted},
     error::KernelError,
     pins,
     shared::{Origin, Shared, claim_slots},
     sys::RawMap,
+};
+use guard_common::{
+    layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS},
+    names,
+    tables::Unit,
+    verdict::Verdict,
 };
 
 /// Tallies by the names of their lines, those that are one each and those that are three.

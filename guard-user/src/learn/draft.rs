@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use guard_common::{Addr, flow::Transport};
+use guard_common::{Addr, port_table::Transport};
 
 use super::{
     judge::{EPHEMERAL, Fate, Kept, LeftOut},

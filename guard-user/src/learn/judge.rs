@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guard_common::{Addr, Reason, flow::Transport, packet::Frame};
+use guard_common::{Addr, Reason, packet::Frame, port_table::Transport};
 
 use super::watch::{Contact, Port, Watch};
 use crate::{

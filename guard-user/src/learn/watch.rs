@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use guard_common::{
-    Action, Addr, Silent,
-    flow::{Flow, Parsed, Transport},
+    Action, Addr, NoTrace,
+    flow::{Flow, Parsed},
     packet::Frame,
-    parse, wire,
+    parse,
+    port_table::Transport,
+    wire,
 };
 
 use crate::{
@@ -195,7 +197,7 @@ impl Watch {
     pub fn add(&mut self, frame: &Captured<'_>) {
         self.frames += 1;
         self.during(frame.time_ns);
-        let parsed = parse(&Frame::cut(frame.bytes, frame.wire_len), &mut Silent).parsed();
+        let parsed = parse(&Frame::cut(frame.bytes, frame.wire_len), &mut NoTrace).parsed();
         let found = headers::of(frame.bytes, frame.wire_len);
         let Some(to) = found.destination.map(Addr::from) else { return };
         let inwards = self.own.contains(&to);

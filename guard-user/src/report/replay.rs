@@ -8,12 +8,6 @@ use std::{
 };
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
-use guard_common::{
-    Addr,
-    flow::Parsed,
-    layout::{self, COUNTERS_PER_INTERFACE},
-    verdict::{Action, MAX_SERVICES, Verdict},
-};
 use serde::Serialize;
 
 use crate::{
@@ -21,6 +15,12 @@ use crate::{
     cli::Format,
     policy::{Loaded, compiled::CompiledPolicy, provenance::Known},
     report::{self, Lines, counted},
+};
+use guard_common::{
+    Addr,
+    counters::{self, COUNTERS_PER_INTERFACE},
+    flow::Parsed,
+    verdict::{Action, MAX_SERVICES, Verdict},
 };
 
 /// Refused frames that are shown one by one, and sources that are shown.
@@ -154,7 +154,7 @@ impl<'a> Summary<'a> {
             self.truncated += 1;
             return ControlFlow::Continue(());
         }
-        let counter = usize::try_from(layout::counter(verdict)).unwrap_or(usize::MAX);
+        let counter = usize::try_from(counters::counter(verdict)).unwrap_or(usize::MAX);
         if let Some(tally) = self.verdicts.get_mut(counter) {
             tally.add(frame);
         }
@@ -235,7 +235,7 @@ impl<'a> Summary<'a> {
             .zip(&self.verdicts)
             .filter(|(_, tally)| tally.frames > 0)
             .filter_map(|(counter, tally)| {
-                let (_, verdict) = layout::counter_meaning(counter)?;
+                let (_, verdict) = counters::counter_meaning(counter)?;
                 let service = self.name(verdict).unwrap_or("-");
                 Some((service, action(verdict.action), verdict.reason.name(), tally))
             })

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use guard_common::{
     Addr,
-    flow::{Flow, Parsed, Transport},
+    flow::{Flow, Parsed},
     observe::Step,
+    port_table::Transport,
     tables::{self, Service},
     verdict::{Action, Reason, Verdict},
 };

@@ -3,19 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::{limiter::HostLimiter, trie::Trie};
 use guard_common::{
-    Addr, Silent, Tables,
-    flow::Transport,
-    judge,
-    layout::{self, MemberKey, PORT_TABLE_LEN, PORT_TUNNEL, PORT_UNGUARDED, PortTable},
+    Addr, NoTrace, Tables, evaluate,
+    layout::MemberKey,
     packet::Frame,
-    tables::{Port, Service, Setting, Settings, Source},
+    port_table::{self, PORT_TABLE_LEN, PORT_TUNNEL, PORT_UNGUARDED, Port, PortTable, Transport},
+    tables::{Service, Setting, Settings, Source},
     trie::Found,
     verdict::Verdict,
     wire,
 };
-
-use crate::{limiter::HostLimiter, trie::Trie};
 
 /// A prefix of one family in network byte order: `A` is `[u8; 4]` or `[u8; 16]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -182,7 +180,7 @@ impl CompiledPolicy {
             *entry = PORT_UNGUARDED;
         }
         for &port in &tunnels.udp_ports {
-            if let Some(entry) = self.ports.get_mut(layout::port_index(Transport::Udp, port))
+            if let Some(entry) = self.ports.get_mut(port_table::port_index(Transport::Udp, port))
                 && *entry == PORT_UNGUARDED
             {
                 *entry = PORT_TUNNEL;
@@ -232,7 +230,7 @@ impl CompiledPolicy {
 
     /// The ports of a transport in runs of equal entries: the first port of each run, and its entry.
     pub fn port_runs(&self, transport: Transport) -> Vec<(u16, u8)> {
-        let [first, last] = [0, u16::MAX].map(|port| layout::port_index(transport, port));
+        let [first, last] = [0, u16::MAX].map(|port| port_table::port_index(transport, port));
         let entries = self.ports.get(first..=last).unwrap_or_default();
         let mut port = 0;
         let runs = entries.chunk_by(|entry, next| entry == next).filter_map(|run| {
@@ -274,7 +272,7 @@ impl HostTables<'_> {
     /// optimised also where the caller is not: inlined, it would be compiled there.
     #[inline(never)]
     pub fn verdict(&self, frame: &Frame<'_>, limiter: &HostLimiter) -> Verdict {
-        judge(frame, self, limiter, &mut Silent)
+        evaluate(frame, self, limiter, &mut NoTrace)
     }
 }
 
@@ -285,7 +283,7 @@ impl Tables for HostTables<'_> {
 
     fn port_at(&self, index: usize) -> Port {
         let entry = self.policy.ports.get(index);
-        layout::port_entry(entry.copied().unwrap_or(PORT_UNGUARDED))
+        port_table::port_entry(entry.copied().unwrap_or(PORT_UNGUARDED))
     }
 
     fn unpacks(&self, protocol: u8) -> bool {

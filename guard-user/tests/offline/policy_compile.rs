@@ -4,9 +4,8 @@ use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, sync::Arc};
 
 use guard_common::{
     Addr, Tables as _,
-    flow::Transport,
-    layout::{MemberKey, PORT_UNGUARDED},
-    tables::Port,
+    layout::MemberKey,
+    port_table::{PORT_UNGUARDED, Port, Transport},
 };
 use guard_user::policy::{self, Bundle, Disk, Loaded, Placement, compiled::CompiledPolicy};
 use proptest::prelude::*;

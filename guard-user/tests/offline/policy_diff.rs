@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use guard_common::{Addr, Verdict, flow::Transport, packet::Frame, verdict::Action};
+use guard_common::{Addr, Verdict, packet::Frame, port_table::Transport, verdict::Action};
 use guard_test_support::{bundle, repetitions};
 use guard_user::{
     policy::{

@@ -216,7 +216,7 @@ fn pcap(frames: &[(Vec<u8>, usize)]) -> Vec<u8> {
 
 #[test]
 fn a_capture_must_have_what_is_named_and_nothing_else() {
-    use guard_common::flow::Transport::Tcp;
+    use guard_common::port_table::Transport::Tcp;
     use guard_user::probe::{OPENS, Probe};
     let frame =
         |from: &str, port| Probe::new(from.parse().expect("an address"), Tcp, port, OPENS).frame();
@@ -327,7 +327,7 @@ fn tests_stand_beside_policies() {
 /// What a replay refuses becomes tests, which hold.
 #[test]
 fn refused_frames_become_tests() {
-    use guard_common::flow::Transport::Tcp;
+    use guard_common::port_table::Transport::Tcp;
     use guard_user::probe::{GOES_ON, OPENS, Probe};
     let frame = |from: &str, port, flags| {
         let probe = Probe::new(from.parse().expect("an address"), Tcp, port, flags);

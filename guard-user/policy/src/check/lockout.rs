@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use guard_common::flow::Transport;
+use guard_common::port_table::Transport;
 
 use super::{
     super::{

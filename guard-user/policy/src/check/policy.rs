@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use guard_common::flow::Transport;
+use guard_common::port_table::Transport;
 
 use super::{
     super::{

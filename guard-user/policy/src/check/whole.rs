@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use guard_common::flow::Transport;
+use guard_common::port_table::Transport;
 
 use super::{
     super::{

@@ -20,9 +20,8 @@ use std::{
 
 use guard_common::{
     Addr, Verdict,
-    flow::Transport,
-    layout::{PORT_UNGUARDED, port_index},
     packet::Frame,
+    port_table::{PORT_UNGUARDED, Transport, port_index},
     verdict::{Action, Reason},
 };
 

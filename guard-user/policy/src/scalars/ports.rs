@@ -1,6 +1,6 @@
 //! Ports of a transport.
 
-use guard_common::flow::Transport;
+use guard_common::port_table::Transport;
 
 use super::{
     super::{diagnostic::code, text, walk::Fault},

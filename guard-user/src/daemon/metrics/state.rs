@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use guard_common::{
-    layout::{MAX_CLASSES, MAX_INTERFACES, MAX_MEMBER_BUCKETS, MAX_PREFIXES},
+    counters::MAX_INTERFACES,
+    layout::{MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES},
     verdict::MAX_SERVICES,
 };
 

@@ -8,17 +8,18 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapError};
+
+use super::{LAST_ROW, OTHERS, Shared, read, row_of, sum, write};
+use crate::kernel::error::KernelError;
 use guard_common::{
+    counters::{self, COUNTERS},
     layout::{
-        self, BucketStates, CARRIED, COUNTERS, Carried, Counter, LABEL_INTERFACES, MemberKey,
-        ORIGINS, TALLY_ORIGINS,
+        BucketStates, CARRIED, Carried, Counter, LABEL_INTERFACES, MemberKey, ORIGINS,
+        TALLY_ORIGINS,
     },
     names,
     verdict::{MAX_SERVICES, Verdict},
 };
-
-use super::{LAST_ROW, OTHERS, Shared, read, row_of, sum, write};
-use crate::kernel::error::KernelError;
 
 /// The slot of another guard's counts: an index of [`Carried::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Shared {
         verdict: Verdict,
         counted: Counter,
     ) -> Result<(), KernelError> {
-        let index = row * layout::COUNTERS_PER_INTERFACE + layout::counter(verdict);
+        let index = row * counters::COUNTERS_PER_INTERFACE + counters::counter(verdict);
         self.raise_carried(origin, index, counted)
     }
 

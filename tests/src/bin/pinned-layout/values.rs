@@ -8,11 +8,11 @@ use std::{any::type_name, mem::offset_of};
 use guard_common::{
     Action, Addr, Reason, Verdict,
     bucket::TICKS_PER_NS,
+    counters::{self, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow, MAX_INTERFACES},
     event::{Event, HEAD_LEN},
     layout::{
-        self, BucketStates, Carried, Counter, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow,
-        LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY, LAYOUT_VERSION, Label, MAX_INTERFACES,
-        MemberKey, Sampling,
+        self, BucketStates, Carried, Counter, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY,
+        LAYOUT_VERSION, Label, MemberKey, Sampling,
     },
     limit::{HASHED_BUCKETS, hashed_bucket},
     tables::Unit,
@@ -92,18 +92,20 @@ fn enums(lines: &mut Lines) {
 
 /// Where in the counters of an interface each verdict is counted.
 fn counters(lines: &mut Lines) {
-    numbers!(
-        lines,
-        layout::COUNTERS,
-        layout::COUNTERS_PER_INTERFACE,
-        layout::NODE_COUNTERS,
-        layout::SERVICE_COUNTERS,
-        layout::ORIGINS,
-        layout::CARRIED,
-    );
-    let first_of_second_service = layout::NODE_COUNTERS.saturating_add(layout::SERVICE_COUNTERS);
+    // By the names that earlier versions wrote and read.
+    for (name, number) in [
+        ("layout::COUNTERS", counters::COUNTERS),
+        ("layout::COUNTERS_PER_INTERFACE", counters::COUNTERS_PER_INTERFACE),
+        ("layout::NODE_COUNTERS", counters::NODE_COUNTERS),
+        ("layout::SERVICE_COUNTERS", counters::SERVICE_COUNTERS),
+    ] {
+        lines.push((name.to_owned(), number.to_string()));
+    }
+    numbers!(lines, layout::ORIGINS, layout::CARRIED);
+    let first_of_second_service =
+        counters::NODE_COUNTERS.saturating_add(counters::SERVICE_COUNTERS);
     for index in 0..first_of_second_service {
-        if let Some((_, Verdict { action, reason, service })) = layout::counter_meaning(index) {
+        if let Some((_, Verdict { action, reason, service })) = counters::counter_meaning(index) {
             let of = if service.is_some() { "a service" } else { "the node" };
             let name = format!("counter of {of}: {}, {}", action.name(), reason.name());
             lines.push((name, index.to_string()));

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use guard_common::{Action, Reason, Silent, flow::Parsed, packet::Frame, parse};
+use guard_common::{Action, NoTrace, Reason, flow::Parsed, packet::Frame, parse};
 use guard_tests::{
     backend::{Backend, Host},
     pcap::{self, Captured},
@@ -57,7 +57,7 @@ fn address(loaded: &Loaded, node: &str) -> Ipv4Addr {
 /// Whether the node of a policy guards what the segment is for: its ports at all, or those where
 /// only segments that open a connection are judged.
 fn guarded(policy: &CompiledPolicy, frame: &[u8]) -> bool {
-    let Ok(Parsed::Flow(flow)) = parse(&Frame::new(frame), &mut Silent).parsed() else {
+    let Ok(Parsed::Flow(flow)) = parse(&Frame::new(frame), &mut NoTrace).parsed() else {
         panic!("a captured frame without ports");
     };
     let pinned = if policy.node == "sched-0" { 9091..=9091 } else { 9200..=9299 };

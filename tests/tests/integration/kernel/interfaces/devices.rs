@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
-use guard_common::layout::InterfaceRow;
+use guard_common::counters::InterfaceRow;
 use guard_tests::node::{MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved};
 use serde_json::{Value, json};
 

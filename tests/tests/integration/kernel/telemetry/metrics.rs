@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_common::{
-    layout::MAX_INTERFACES,
+    counters::MAX_INTERFACES,
     verdict::{MAX_SERVICES, NODE_REASONS, Reason},
 };
 use guard_tests::node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, enforcing, many_services};
