@@ -23,7 +23,7 @@ use crate::daemon::{
 };
 use crate::{
     init::profiles,
-    policy::{compiled::Tunnels, diagnostic::Code},
+    policy::{compiled::Tunnels, syntax::rules::Code},
 };
 
 pub use self::learn::LearnArgs;

@@ -12,7 +12,7 @@ use guard_common::verdict::{Action, Reason};
 use super::{AskArgs, Colour};
 use crate::{
     event::filter::{self, Source, Wanted},
-    policy::scalars::PortRange,
+    policy::syntax::scalars::PortRange,
 };
 
 const PIPES: &str = "\

@@ -13,14 +13,11 @@ use super::inputs::Overlay;
 use crate::{
     policy::{
         self, Cluster, Files as _, Loaded, Node, Placement,
-        cluster::Service,
         compiled::CompiledPolicy,
-        diagnostic::Code,
-        entry::{Entry, NodeList},
+        edit::entry::{Entry, NodeList},
         limiter::HostLimiter,
-        load::Loader,
-        provenance,
-        scalars::PortRange,
+        resolve::{cluster::Service, load::Loader, provenance},
+        syntax::{diagnostic::Severity, rules::Code, scalars::PortRange, text},
     },
     probe::{OPENS, Probe},
 };
@@ -99,11 +96,11 @@ impl Manifest {
         let bytes = files.read(path).map_err(|error| error.to_string())?;
         let text = String::from_utf8(bytes).map_err(|_invalid| "it is not UTF-8".to_owned())?;
         let loaded = policy::load(path, &files).map_err(|error| {
-            let errors = error.report.count(policy::diagnostic::Severity::Error);
+            let errors = error.report.count(Severity::Error);
             format!("it has {}; `trainguard lint` tells", crate::report::counted(errors, "error"))
         })?;
         if loaded.cluster.node(node).is_none() {
-            return Err(format!("it has no node `{}`", policy::text::shown(node)));
+            return Err(format!("it has no node `{}`", text::shown(node)));
         }
         let nodes = NodeList::of(&loaded, path);
         let findings = findings(path, &files);

@@ -11,7 +11,7 @@ use crate::{
     exit::Exit,
     policy::{
         Files as _, Loaded, diff,
-        load::{FileKind, Loader},
+        resolve::load::{FileKind, Loader},
     },
     report,
 };

@@ -9,7 +9,7 @@ pub fn run(args: &ExplainArgs) -> Exit {
         return Exit::Yes;
     };
     let Some(name) = explain::name(asked) else {
-        let shown = crate::policy::text::shown(asked);
+        let shown = crate::policy::syntax::text::shown(asked);
         report::error(format_args!("`{shown}` is no code of a finding and no reason of a verdict"));
         match explain::nearest(asked) {
             Some(near) => report::hint(format_args!("did you mean `{near}`?")),

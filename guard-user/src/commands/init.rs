@@ -11,7 +11,7 @@ use crate::{
     cli::{HostsFormat, InitArgs},
     exit::Exit,
     init::{self, Draft, Findings, Input, MANIFEST, Request, profiles},
-    policy::{Disk, Files as _, files::MAX_BYTES},
+    policy::{Disk, Files as _, resolve::files::MAX_BYTES},
     report::{self, lint::shown_path},
 };
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::policy::{Disk, Files, files::MAX_BYTES};
+use crate::policy::{Disk, Files, resolve::files::MAX_BYTES};
 
 /// Name of standard input among the paths.
 pub(super) const STDIN: &str = "-";

@@ -15,7 +15,7 @@ use crate::{
     exit::Exit,
     learn::watch::Watch,
     machine,
-    policy::{self, Disk, Files as _, Loaded, Node, Placement},
+    policy::{self, Disk, Files as _, Loaded, Node, Placement, syntax::text},
     report::{
         self,
         learn::{Documents, Learned},
@@ -116,7 +116,7 @@ fn ask(args: &LearnArgs, node: &Node, mut watch: Watch) -> Result<Watch, Exit> {
         if let Some(other) = event.node.as_deref().filter(|other| *other != node.name) {
             report::error(format_args!(
                 "the daemon guards `{}`, not `{}`",
-                policy::text::shown(other),
+                text::shown(other),
                 node.name
             ));
             return Err(Exit::NoAnswer);

@@ -15,10 +15,12 @@ use crate::{
     exit::Exit,
     policy::{
         Disk, Files,
-        diagnostic::{Report, Severity},
-        fix,
-        load::{FileKind, Loader},
-        signature::Key,
+        lint::fix,
+        resolve::{
+            load::{FileKind, Loader},
+            signature::Key,
+        },
+        syntax::diagnostic::{Report, Severity},
     },
     report::{
         self,

@@ -10,9 +10,9 @@ use crate::{
     policy::{
         self, Disk, Files, Loaded, Placement,
         compiled::{CompiledPolicy, Tunnels},
-        diagnostic::Report,
-        load::Loader,
-        suite::Suite,
+        resolve::load::Loader,
+        syntax::diagnostic::Report,
+        test_suite::Suite,
     },
     report,
 };

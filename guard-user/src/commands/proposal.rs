@@ -17,10 +17,9 @@ use crate::{
     policy::{
         self, Loaded, Node, Placement,
         compiled::CompiledPolicy,
-        diagnostic::Severity,
-        load::Loader,
-        patch::{self, Addition},
-        scalars::PortRange,
+        edit::patch::{self, Addition},
+        resolve::load::Loader,
+        syntax::{diagnostic::Severity, scalars::PortRange},
     },
     report::learn::{Admitted, Documents, Left},
 };

@@ -1,7 +1,7 @@
 //! `trainguard schema`: the JSON Schemas (draft-07) of the documents, for editors and other tools.
 //!
 //! They accept exactly what the parser accepts in **shape**. A document is judged as the JSON value
-//! that it has for readers of YAML 1.2's core schema ([`crate::policy::json`]). Shape is what the
+//! that it has for readers of YAML 1.2's core schema ([`crate::policy::syntax::json`]). Shape is what the
 //! value shows by itself:
 //!
 //! - the fields: unknown ones (TG101), missing ones (TG102), the wrong `apiVersion` or `kind`

@@ -27,7 +27,7 @@ use crate::{
     kernel::{error::KernelError, generation::Generation},
     policy::{
         compiled::CompiledPolicy,
-        suite::{Answer, Asked, Case, Suite, is_test_file},
+        test_suite::{Answer, Asked, Case, Suite, is_test_file},
     },
     probe::Probe,
     report::{

@@ -34,7 +34,7 @@ use crate::{
         missing::{self, Missing},
     },
     exit::Exit,
-    policy::text::visible,
+    policy::syntax::text::visible,
     report,
 };
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     cuts::{self, Affected, Asked, Connections, Fate, SSH, Session, Suspect},
     guard::{Guard, Ready, Running},
     interfaces,
+    trial::Refusal,
 };
-use serde::{Deserialize, Serialize};
-
-use super::trial::Refusal;
 use crate::{
     kernel::{
         connections::{self, Connection},

@@ -7,7 +7,7 @@ use crate::{
     logs::PAGE,
     policy::{
         LoadError,
-        diagnostic::{Report, Severity},
+        syntax::diagnostic::{Report, Severity},
     },
     report::lint,
 };

@@ -58,7 +58,7 @@ use crate::{
     },
 };
 
-pub(super) use crate::policy::hash::hexadecimal;
+pub(super) use crate::policy::compile::hash::hexadecimal;
 
 /// Events taken from the ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;

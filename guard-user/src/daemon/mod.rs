@@ -74,7 +74,7 @@ use crate::{
         pins::{self, Newer},
     },
     logs::Log,
-    policy::{compiled::Tunnels, text::shell_word},
+    policy::{compiled::Tunnels, syntax::text::shell_word},
 };
 
 /// Requests that wait for the loop.

@@ -15,7 +15,10 @@ use super::{
     trial::{Refusal, said},
     view::{self, ModeOverride},
 };
-use crate::policy::{self, Bundle, Loaded, document::Mode};
+use crate::policy::{
+    Bundle, Loaded,
+    syntax::{document::Mode, text},
+};
 
 /// The shortest and the longest time of an override.
 pub const MODE_FOR: [Duration; 2] = [SHORTEST, Duration::from_hours(30 * 24)];
@@ -207,7 +210,7 @@ impl Guard {
         for name in services {
             if !known.iter().any(|service| service.is_called(name)) {
                 let names: Vec<&str> = known.iter().map(|service| &*service.name).collect();
-                let name = policy::text::shown(name);
+                let name = text::shown(name);
                 let names = names.join(", ");
                 return Err(format!("this node has no service `{name}`; it has {names}"));
             }

@@ -44,7 +44,7 @@ use super::{
 use crate::{
     event::{Page, missing::Missing},
     kernel::error::KernelError,
-    policy::{Bundle, text},
+    policy::{Bundle, syntax::text},
 };
 
 /// Name of the socket that tells.

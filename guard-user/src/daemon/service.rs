@@ -23,7 +23,7 @@ use sd_notify::NotifyState;
 use super::{guard::Guard, timing::Timing, view::Status};
 use crate::{
     kernel::shared::Shared,
-    policy::text,
+    policy::syntax::text,
     report::{counted, stats::figures},
 };
 

@@ -1,5 +1,5 @@
 //! Which signed policies come into force, and that nothing older comes back. What a signature is,
-//! and what it covers, is in [`crate::policy::signature`].
+//! and what it covers, is in [`crate::policy::resolve::signature`].
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{failure::Failure, guard::Guard, trusted::Trusted};
 use crate::policy::{
     Bundle, Files as _,
-    signature::{self, Key, Verified},
+    resolve::signature::{self, Key, Verified},
 };
 
-pub use crate::policy::signature::Signed;
-pub(super) use crate::policy::signature::paths;
+pub use crate::policy::resolve::signature::Signed;
+pub(super) use crate::policy::resolve::signature::paths;
 
 /// What was accepted last: nothing older is again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

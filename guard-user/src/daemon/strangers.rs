@@ -26,7 +26,7 @@ use crate::{
         self,
         missing::{self, Missing, Stranger, Tried},
     },
-    policy::{Cluster, compiled::name_of, provenance},
+    policy::{Cluster, compiled::name_of, resolve::provenance},
 };
 
 /// Sources that are kept.
@@ -51,7 +51,7 @@ pub(super) struct Neighbourhood {
     v4: BTreeSet<u32>,
     /// The upper halves of their IPv6 addresses.
     v6: BTreeSet<u64>,
-    networks: Vec<std::sync::Arc<crate::policy::cluster::PrefixSet>>,
+    networks: Vec<std::sync::Arc<crate::policy::resolve::cluster::PrefixSet>>,
 }
 
 impl Neighbourhood {

@@ -14,7 +14,7 @@ use nix::{
 };
 
 use crate::{
-    policy::{Disk, Files, files},
+    policy::{Disk, Files, resolve::files},
     trust::{self, End, Fault, Owned, Passed},
 };
 

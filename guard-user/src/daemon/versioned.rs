@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::policy::text::visible;
+use crate::policy::syntax::text::visible;
 
 /// Why a document cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::timing::Timing;
-use crate::policy::{Disk, Files as _, hash};
+use crate::policy::{Disk, Files as _, compile::hash};
 
 /// Bytes of a file up to which it is read for [`Watch::digest`]: as many as a document may have.
 const MAX_DIGESTED: u64 = 64 << 20;

@@ -29,16 +29,16 @@ use crate::{
     kernel::{
         error::KernelError,
         netlink::{self, Device},
-        nic, pins,
-        pins::Pins,
+        nic,
+        pins::{self, Pins},
         stacking::{self, Stacked},
     },
     machine,
     policy::{
         self, Disk, Loaded, Placement,
         compiled::CompiledPolicy,
-        diagnostic::{Report, Severity},
-        load::Loader,
+        resolve::load::Loader,
+        syntax::diagnostic::{Report, Severity},
     },
 };
 

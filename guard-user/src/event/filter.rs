@@ -10,9 +10,12 @@ use guard_common::{
 
 use super::{Event, Packet, What};
 use crate::policy::{
-    nearest, provenance,
-    scalars::{Cidr, PortRange},
-    text::shown,
+    nearest,
+    resolve::provenance,
+    syntax::{
+        scalars::{Cidr, PortRange},
+        text::shown,
+    },
 };
 
 /// A value of a filter.

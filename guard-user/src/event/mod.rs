@@ -289,7 +289,7 @@ pub fn read(line: &[u8]) -> Result<Line, String> {
         .map_err(|error| format!("not an event, expected a JSON object of `{SCHEMA}`: {error}"))?;
     let wrong = |error: serde_json::Error| {
         // serde repeats what it found, which may be anything.
-        let shown = crate::policy::text::shown(&error.to_string());
+        let shown = crate::policy::syntax::text::shown(&error.to_string());
         format!("not an event of `{SCHEMA}`: {shown}")
     };
     if value.get("schema").is_none() && value.get("frame").is_some() {
@@ -326,7 +326,7 @@ pub fn read(line: &[u8]) -> Result<Line, String> {
     }
     let event: Event = serde_json::from_value(value).map_err(wrong)?;
     if event.schema != SCHEMA {
-        let shown = crate::policy::text::shown(&event.schema);
+        let shown = crate::policy::syntax::text::shown(&event.schema);
         return Err(format!("`{shown}` is not understood, expected `{SCHEMA}`"));
     }
     Ok(Line::Event(Box::new(event)))

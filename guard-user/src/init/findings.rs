@@ -2,7 +2,7 @@
 
 use std::{fmt, rc::Rc};
 
-use crate::policy::diagnostic::MAX_SHOWN_PER_FILE;
+use crate::policy::syntax::diagnostic::MAX_SHOWN_PER_FILE;
 
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cli::HostsFormat,
-    policy::{outside, text},
+    policy::{resolve::validate, syntax::text},
 };
 
 /// A line of a host list: one host.
@@ -45,9 +45,9 @@ pub(super) enum Word {
 pub(super) fn word(text: &str) -> Result<Word, String> {
     let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if digits || text.contains([':', '/', '%']) {
-        return outside::address(text).map(Word::Address);
+        return validate::address(text).map(Word::Address);
     }
-    outside::name(text).map(|()| Word::Name(text.to_owned()))
+    validate::name(text).map(|()| Word::Name(text.to_owned()))
 }
 
 /// A host of one word.
@@ -98,7 +98,7 @@ pub(super) fn lines<'t>(input: Input<'t>, out: &mut Findings) -> Vec<(Place, &'t
         let line_number = (!input.is_option).then_some(number);
         let place = Place { source: Rc::clone(&source), line: line_number };
         let line = line.strip_suffix('\r').unwrap_or(line);
-        if let Some(what) = outside::forbidden(line) {
+        if let Some(what) = validate::forbidden(line) {
             out.problem(&place, format_args!("{what} is not allowed; remove it"));
             continue;
         }
@@ -161,7 +161,7 @@ fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
         if line.char_indices().any(|(at, c)| c == '[' && at > 0 && !line[..at].ends_with(' ')) {
             return (HostsFormat::Slurm, "it has brackets");
         }
-        let is_name = |word: &str| outside::name(word).is_ok() && outside::address(word).is_err();
+        let is_name = |word: &str| validate::name(word).is_ok() && validate::address(word).is_err();
         if line.contains(',') && words(line).all(is_name) {
             return (HostsFormat::Slurm, "it has names with commas");
         }
@@ -180,7 +180,7 @@ fn entries(lines: &[(Place, &str)], format: HostsFormat, out: &mut Findings) -> 
     let mut found: Vec<Entry> = Vec::new();
     let mut addresses = 0_usize;
     for (place, line) in lines {
-        let room = outside::MAX_HOSTS.saturating_sub(found.len().max(addresses));
+        let room = validate::MAX_HOSTS.saturating_sub(found.len().max(addresses));
         let hosts = match format {
             HostsFormat::Slurm => node_list(place, line, room, out),
             HostsFormat::Dmlc | HostsFormat::Mpi => {
@@ -195,8 +195,8 @@ fn entries(lines: &[(Place, &str)], format: HostsFormat, out: &mut Findings) -> 
             }
             Err(problem) => out.problem(place, problem),
         }
-        if found.len().max(addresses) > outside::MAX_HOSTS {
-            let most = outside::MAX_HOSTS;
+        if found.len().max(addresses) > validate::MAX_HOSTS {
+            let most = validate::MAX_HOSTS;
             out.problem(place, format_args!("more than {most} hosts or addresses up to here"));
             break;
         }
@@ -263,7 +263,7 @@ fn node_list(
         !inside && (c == ',' || c == ' ' || c == '\t')
     };
     for piece in line.split(outside_brackets).filter(|piece| !piece.is_empty()) {
-        for name in outside::host_list(piece, room.saturating_sub(found.len()))? {
+        for name in validate::host_list(piece, room.saturating_sub(found.len()))? {
             match host(place.clone(), &name) {
                 Ok(entry) => found.push(entry),
                 Err(problem) => {

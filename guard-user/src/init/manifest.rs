@@ -7,7 +7,10 @@ use super::{
     runs::{self, Row, Run},
     schema_modeline,
 };
-use crate::policy::{document::API_VERSION, outside, text};
+use crate::policy::{
+    resolve::validate,
+    syntax::{document::API_VERSION, text},
+};
 
 /// What a manifest says.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub(super) const NOBODY: [&str; 2] = ["192.0.2.0/24", "2001:db8::/32"];
 
 /// A text with quotes if it needs them.
 fn quoted(text: &str) -> String {
-    if outside::is_plain(text) {
+    if validate::is_plain(text) {
         return text.to_owned();
     }
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
@@ -43,7 +46,7 @@ fn quoted(text: &str) -> String {
 fn quoted_name(text: &str) -> String {
     let without: String = text.chars().filter(|c| !matches!(c, '[' | ']' | ',')).collect();
     let is_list = without.len() < text.len();
-    if is_list && outside::is_plain(&without) { text.to_owned() } else { quoted(text) }
+    if is_list && validate::is_plain(&without) { text.to_owned() } else { quoted(text) }
 }
 
 fn quoted_address(text: &str) -> String {

@@ -26,7 +26,11 @@ pub use self::{
 };
 use crate::{
     cli::HostsFormat,
-    policy::{self, Bundle, load::Loader, outside},
+    policy::{
+        Bundle,
+        resolve::{load::Loader, validate},
+        syntax::text,
+    },
 };
 
 /// Name of the manifest's file.
@@ -164,12 +168,12 @@ fn check_options(request: &Request<'_>, out: &mut Findings) {
         );
     }
     if let Some(name) = request.name
-        && let Err(problem) = outside::name(name)
+        && let Err(problem) = validate::name(name)
     {
         out.problem(&Place::option("--name"), problem);
     }
     for interface in request.interfaces {
-        if let Err(problem) = outside::interface(interface) {
+        if let Err(problem) = validate::interface(interface) {
             out.problem(&Place::option("--interface"), problem);
         }
     }
@@ -220,22 +224,22 @@ fn networks(
     let mut networks: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for written in request.networks {
         let Some((name, prefixes)) = written.split_once('=') else {
-            let shown = policy::text::shown(written);
+            let shown = text::shown(written);
             out.problem(&place, format_args!("`{shown}` is not like `NAME=PREFIX,PREFIX`"));
             continue;
         };
-        if let Err(problem) = outside::name(name) {
+        if let Err(problem) = validate::name(name) {
             out.problem(&place, problem);
         }
         let known = networks.entry(name.to_owned()).or_default();
         for prefix in prefixes.split(',') {
-            match outside::prefix(prefix) {
+            match validate::prefix(prefix) {
                 Ok(()) => known.push(prefix.to_owned()),
                 Err(problem) => out.problem(&place, problem),
             }
         }
     }
-    let needs = outside::needs(request.profile.policy).unwrap_or_default();
+    let needs = validate::needs(request.profile.policy).unwrap_or_default();
     let nobody: Vec<String> =
         needs.networks.into_iter().filter(|name| !networks.contains_key(name)).collect();
     for name in &nobody {
@@ -256,7 +260,7 @@ mod tests {
     #[test]
     fn every_role_of_a_policy_is_given_to_somebody() {
         for profile in profiles::PROFILES {
-            let needs = outside::needs(profile.policy).expect("a policy");
+            let needs = validate::needs(profile.policy).expect("a policy");
             for role in &needs.roles {
                 let known = profile.roles.iter().any(|(name, _)| name == role);
                 assert!(known, "{}: nobody gets the role {role}", profile.name);

@@ -6,7 +6,7 @@ use super::{
     findings::{Findings, Place},
     listing::{self, Listing},
 };
-use crate::policy::{
+use crate::policy::syntax::{
     diagnostic::{FileId, Report, Span},
     text,
     yaml::{self, Kind, Node},
@@ -43,7 +43,7 @@ fn field<'n, 'a>(node: &'n Node<'a>, name: &str) -> Option<&'n Node<'a>> {
 
 impl Reader<'_> {
     fn place(&self, span: Span) -> Place {
-        let place = crate::policy::diagnostic::Place { file: self.file, span };
+        let place = crate::policy::syntax::diagnostic::Place { file: self.file, span };
         let line = self.report.sources.position(place).line;
         Place { source: Rc::clone(&self.source), line: Some(line) }
     }

@@ -11,7 +11,7 @@ use super::{
     listing::{self, Entry},
     runs,
 };
-use crate::policy::outside;
+use crate::policy::resolve::validate;
 
 /// Names that are listed in one message.
 const MAX_NAMED: usize = 200;
@@ -44,7 +44,7 @@ impl<'t> Resolver<'t> {
     fn addresses(&self, name: &str, out: &mut Findings) -> Vec<Addr> {
         let mut found = Vec::new();
         for (place, text) in self.names.get(&name.to_ascii_lowercase()).into_iter().flatten() {
-            match outside::address(text) {
+            match validate::address(text) {
                 Ok(address) if found.contains(&address) => {}
                 Ok(address) => found.push(address),
                 // Debian gives a host its own name at 127.0.1.1.

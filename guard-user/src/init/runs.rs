@@ -188,7 +188,7 @@ pub(super) fn runs(rows: &[Row], joins: impl Fn(usize, usize) -> bool) -> Vec<Ru
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::outside;
+    use crate::policy::resolve::validate;
 
     fn lists(texts: &[&str]) -> Vec<String> {
         let rows: Vec<Row> = texts.iter().map(|text| vec![(*text).to_owned()]).collect();
@@ -224,7 +224,7 @@ mod tests {
     fn padding_survives_past_its_width() {
         let names = ["w098", "w099", "w100", "w101"];
         assert_eq!(lists(&names), ["w[098-101]"]);
-        assert_eq!(outside::host_list("w[098-101]", 10).unwrap(), names);
+        assert_eq!(validate::host_list("w[098-101]", 10).unwrap(), names);
         assert_eq!(lists(&["w08", "w09", "w10", "w99", "w100"]), ["w[08-10,99-100]"]);
     }
 }

@@ -16,7 +16,7 @@ use guard_common::{
 
 use super::{error::KernelError, generation::missing};
 use crate::{
-    policy::{compiled::CompiledPolicy, hash::hexadecimal, limiter::HostLimiter},
+    policy::{compile::hash::hexadecimal, compiled::CompiledPolicy, limiter::HostLimiter},
     probe::{self, Probe},
 };
 

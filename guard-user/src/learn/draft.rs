@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     event::time,
-    policy::{Cluster, Node, scalars::PortRange},
+    policy::{Cluster, Node, syntax::scalars::PortRange},
     report::counted,
 };
 

@@ -2,7 +2,7 @@
 //! exactly them. Nothing of it is applied; what was seen is no proof of anything but itself.
 //!
 //! [`watch`] follows connections, [`judge`] says which of them count, [`draft`] writes the policy.
-//! The manifest is edited by [`crate::policy::patch`].
+//! The manifest is edited by [`crate::policy::edit::patch`].
 
 pub mod draft;
 pub mod judge;

@@ -8,7 +8,7 @@ use tracing::{
 };
 
 use super::PAGE;
-use crate::policy::text;
+use crate::policy::syntax::text;
 
 /// Bytes of a message.
 const MESSAGE: usize = 1024;

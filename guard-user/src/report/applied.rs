@@ -11,7 +11,7 @@ use crate::{
         server::Applied,
         view::TrialStatus,
     },
-    policy::{cluster::Cluster, diff as comparison},
+    policy::{diff as comparison, resolve::cluster::Cluster},
     report,
 };
 

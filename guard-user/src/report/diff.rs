@@ -9,9 +9,9 @@ use super::replay::action;
 use crate::{
     cli::Format,
     policy::{
-        cluster::Cluster,
         diff::{Change, Difference, Direction, LimitChange, Meets, Region, Traffic, names_in},
-        scalars::PortRange,
+        resolve::cluster::Cluster,
+        syntax::scalars::PortRange,
     },
     probe::SOURCE_PORT,
     report,

@@ -7,7 +7,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use crate::{
     cli::EventsFormat,
     event::{Audit, Event, Packet, What},
-    policy::text::visible,
+    policy::syntax::text::visible,
     report::Lines,
 };
 

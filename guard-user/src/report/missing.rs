@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     event::missing::Stranger,
-    policy::text::visible,
+    policy::syntax::text::visible,
     report::{self, counted},
 };
 

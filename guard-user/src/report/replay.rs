@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     capture::Captured,
     cli::Format,
-    policy::{Loaded, compiled::CompiledPolicy, provenance::Known},
+    policy::{Loaded, compiled::CompiledPolicy, resolve::provenance::Known},
     report::{self, Lines, counted},
 };
 use guard_common::{

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     daemon::view::{InterfaceStatus, OpenPort, Status, TableStatus},
-    policy::text::shown,
+    policy::syntax::text::shown,
     report::{self, counted},
 };
 

@@ -15,7 +15,12 @@ use serde::Serialize;
 use super::replay::action;
 use crate::{
     cli::Format,
-    policy::{Loaded, cluster, compiled::CompiledPolicy, diagnostic::Place, provenance},
+    policy::{
+        Loaded,
+        compiled::CompiledPolicy,
+        resolve::{cluster, provenance},
+        syntax::diagnostic::Place,
+    },
     report,
 };
 

@@ -14,14 +14,17 @@ use guard_test_support::{
     bundle::{self, MANIFEST, POLICY},
     repetitions,
 };
-use guard_user::policy::{
-    self, Bundle, Placement,
-    diagnostic::{Code, Diagnostic, Report, Severity},
-    load::Loader,
-};
 use proptest::{prelude::*, sample::select};
 
 use super::binary;
+use guard_user::policy::{
+    self, Bundle, Placement,
+    resolve::load::Loader,
+    syntax::{
+        diagnostic::{Diagnostic, Report, Severity},
+        rules::{self, Code},
+    },
+};
 
 /// A change of the manifest or the policy, and all codes of errors that it must give.
 type Case = (&'static str, &'static str, &'static [u16]);
@@ -216,7 +219,7 @@ fn documents_that_are_empty() {
     ] {
         let found = assert_one_reader(&load(MANIFEST, empty));
         assert_eq!(found.len(), 1, "{empty:?}: {found:?}");
-        assert_eq!(found[0].0, policy::code::NULL, "{empty:?}: {found:?}");
+        assert_eq!(found[0].0, rules::NULL, "{empty:?}: {found:?}");
     }
     for other in ["[]", "{}", "a", "1", "[[a]]", "? a", "{ a: b }"] {
         let found = assert_one_reader(&load(MANIFEST, other));

@@ -12,7 +12,10 @@ use std::{
 use guard_test_support::bundle::LEAST_POLICY;
 use guard_user::{
     cli::LintFormat,
-    policy::diagnostic::{Code, Diagnostic, FileId, Place, Report, Severity, Span},
+    policy::syntax::{
+        diagnostic::{Diagnostic, FileId, Place, Report, Severity, Span},
+        rules::Code,
+    },
     report::lint::{Findings, github},
 };
 use serde_json::Value;
@@ -80,9 +83,9 @@ const HOSTILE: [&str; 9] = [
 
 /// Whether a text may be shown: nothing in it moves a cursor, breaks a line or reorders.
 fn assert_harmless(text: &str) {
-    let bad = text
-        .chars()
-        .find(|c| (c.is_control() && *c != '\n') || guard_user::policy::text::is_forbidden(*c));
+    let bad = text.chars().find(|c| {
+        (c.is_control() && *c != '\n') || guard_user::policy::syntax::text::is_forbidden(*c)
+    });
     assert_eq!(bad, None, "{text}");
 }
 

@@ -3,7 +3,11 @@
 //! them all.
 
 use guard_test_support::bundle::{self, Cluster, hosts};
-use guard_user::policy::{self, Bundle, Placement, code, diagnostic::Code, load::Loader};
+use guard_user::policy::{
+    self, Bundle, Placement,
+    resolve::load::Loader,
+    syntax::rules::{self, Code},
+};
 
 /// What does not fit: its name, the code of the finding, what must be said, and the files.
 struct Case {
@@ -22,7 +26,7 @@ fn manifest() -> Cluster {
 fn cases() -> Vec<Case> {
     let services = Case {
         name: "services",
-        code: code::SERVICES,
+        code: rules::SERVICES,
         said: ["65 services", "at most 64", "join services"],
         manifest: manifest().to_string(),
         policy: bundle::services(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
@@ -30,7 +34,7 @@ fn cases() -> Vec<Case> {
     };
     let prefixes = Case {
         name: "prefixes",
-        code: code::PREFIXES,
+        code: rules::PREFIXES,
         said: ["1050001 IPv4 prefixes", "at most 1048576", "join neighbouring prefixes"],
         manifest: manifest()
             .node("m-[00000-59999]", "10.[100-159].[0-9].[0-99]", "b")
@@ -47,7 +51,7 @@ fn cases() -> Vec<Case> {
     });
     let classes = Case {
         name: "classes",
-        code: code::CLASSES,
+        code: rules::CLASSES,
         said: ["classes by the services", "at most 65536", "share their lists"],
         manifest: networks.to_string(),
         policy: bundle::services(17, |nth| format!("networks: [l{nth}]"), ""),
@@ -56,7 +60,7 @@ fn cases() -> Vec<Case> {
     let limits = "    limits: { perSource: { newConnections: { rate: 10/s, burst: 20 } } }\n";
     let buckets = Case {
         name: "limiter states",
-        code: code::MEMBER_BUCKETS,
+        code: rules::MEMBER_BUCKETS,
         said: ["530000 limiter states", "at most 524288", "limit fewer services"],
         manifest: manifest().node("m-[0000-9999]", "10.[100-109].[0-9].[0-99]", "b").to_string(),
         policy: bundle::services(53, |_| "roles: [b]".to_owned(), limits),

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::shape;
 use guard_user::{
     cli::SchemaDocument,
-    policy::{self, Bundle},
+    policy::{self, Bundle, syntax::diagnostic::Severity},
 };
 use jsonschema::Validator;
 
@@ -371,7 +371,7 @@ fn list_files() {
     let error = policy::load("m.yaml".as_ref(), &Bundle::new("m.yaml", texts)).unwrap_err();
     assert_eq!(error.report.diagnostics.len(), 100);
     assert_eq!(error.report.hidden(), 150);
-    let all = policy::diagnostic::Severity::Error;
+    let all = Severity::Error;
     assert_eq!(error.report.count(all), 250);
 }
 

@@ -9,18 +9,19 @@ use std::{
 
 use guard_common::{Addr, Verdict, packet::Frame, port_table::Transport, verdict::Action};
 use guard_test_support::{bundle, repetitions};
+use proptest::{prelude::*, sample::select};
+
+use super::binary::trainguard;
 use guard_user::{
     policy::{
         self, Bundle, Loaded, Placement,
         compiled::CompiledPolicy,
         diff::{self, Change, Difference, Direction, Traffic},
         limiter::HostLimiter,
+        syntax::scalars,
     },
     probe::{GOES_ON, OPENS, Probe, UNREADABLE},
 };
-use proptest::{prelude::*, sample::select};
-
-use super::binary::trainguard;
 
 /// A service of a random policy.
 #[derive(Debug, Clone)]
@@ -255,7 +256,7 @@ proptest! {
                         Traffic::GoingOn => !opening,
                         _ => false,
                     };
-                    let at = |range: &policy::scalars::PortRange| {
+                    let at = |range: &scalars::PortRange| {
                         range.transport == *transport && (range.first..=range.last).contains(port)
                     };
                     traffic && change.sources.holds(&addr) && change.ports.iter().any(at)

@@ -3,7 +3,15 @@
 
 use std::path::Path;
 
-use guard_user::policy::{self, Bundle, code, diagnostic::Report, fix, load::Loader};
+use guard_user::policy::{
+    Bundle,
+    lint::fix,
+    resolve::load::Loader,
+    syntax::{
+        diagnostic::{self, Report},
+        rules,
+    },
+};
 
 /// Every kind of node has both families; nothing is to be said.
 const MANIFEST: &str = "\
@@ -59,7 +67,7 @@ fn lint(manifest: &str, policy: &str) -> Report {
 
 /// `file:line:column CODE` of each finding, in order.
 fn found(report: &Report) -> Vec<String> {
-    let place = |d: &policy::diagnostic::Diagnostic| report.sources.describe(d.place);
+    let place = |d: &diagnostic::Diagnostic| report.sources.describe(d.place);
     report.diagnostics.iter().map(|d| format!("{} {}", place(d), d.code)).collect()
 }
 
@@ -464,7 +472,7 @@ fn rules_that_the_caller_allows() {
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];
     let bundle = Bundle::new("m.yaml", texts);
     let mut loader = Loader::new(&bundle);
-    loader.allow([code::SSH]);
+    loader.allow([rules::SSH]);
     loader.check_manifest("m.yaml".as_ref());
     let (report, ..) = loader.finish("m.yaml".as_ref());
     assert_eq!((found(&report), report.ignored()), (vec!["p.yaml:20:13 TG302".to_owned()], 1));

@@ -10,7 +10,11 @@ use std::{
 use guard_user::{
     cli::SchemaDocument,
     commands::schema,
-    policy::{self, Bundle, code, json, load::Loader},
+    policy::{
+        self, Bundle,
+        resolve::load::Loader,
+        syntax::{json, rules},
+    },
 };
 use jsonschema::Validator;
 use proptest::{prelude::*, sample::Index};
@@ -173,7 +177,7 @@ fn parser_takes(text: &str) -> bool {
     let mut loader = Loader::new(&bundle);
     let _ = loader.test("t.test.yaml".as_ref());
     let (report, ..) = loader.finish("t.test.yaml".as_ref());
-    report.diagnostics.iter().all(|found| found.code == code::MISSING_FILE)
+    report.diagnostics.iter().all(|found| found.code == rules::MISSING_FILE)
 }
 
 #[test]

@@ -7,8 +7,10 @@ use guard_user::{
     commands::schema,
     policy::{
         self, Bundle,
-        diagnostic::{Diagnostic, Report, Severity},
-        json,
+        syntax::{
+            diagnostic::{Diagnostic, Report, Severity},
+            json,
+        },
     },
 };
 use jsonschema::Validator;

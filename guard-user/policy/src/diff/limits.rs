@@ -5,7 +5,7 @@ use guard_common::{
     tables::{Limits, Unit},
 };
 
-use super::super::{compiled::CompiledService, scalars::PortRange};
+use crate::{compiled::CompiledService, syntax::scalars::PortRange};
 
 /// A service and its limits; none of both where nothing is guarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]

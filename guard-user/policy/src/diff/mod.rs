@@ -30,15 +30,19 @@ pub use self::{
     space::{Range, Region},
 };
 use super::{
-    cluster::{Cluster, Node},
     compile::{CapacityError, for_node},
     compiled::{CompiledPolicy, HostTables},
-    diagnostic::{FileId, Place, Span},
     limiter::HostLimiter,
-    placement::Placement,
-    scalars::PortRange,
 };
-use crate::probe::{GOES_ON, OPENS, Probe, UNREADABLE};
+use crate::{
+    compile::slots::Placement,
+    probe::{GOES_ON, OPENS, Probe, UNREADABLE},
+    resolve::cluster::{Cluster, Node},
+    syntax::{
+        diagnostic::{FileId, Place, Span},
+        scalars::PortRange,
+    },
+};
 
 /// What a policy makes of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,10 +7,10 @@ use std::{
 
 use guard_common::{Addr, tables::Source};
 
-use super::super::{
+use crate::{
+    compile::source_table::{self, Octets, ends},
     compiled::{CompiledPolicy, Prefix},
-    scalars::Cidr,
-    sources::{self, Octets, ends},
+    syntax::scalars::Cidr,
 };
 
 /// Addresses from one to another, both included.
@@ -29,8 +29,8 @@ impl Region {
     /// Whether it holds an address.
     pub fn holds(&self, addr: &Addr) -> bool {
         match IpAddr::from(*addr) {
-            IpAddr::V4(v4) => sources::holds(&self.v4, u32::from(v4).into()),
-            IpAddr::V6(v6) => sources::holds(&self.v6, v6.into()),
+            IpAddr::V4(v4) => source_table::holds(&self.v4, u32::from(v4).into()),
+            IpAddr::V6(v6) => source_table::holds(&self.v6, v6.into()),
         }
     }
 
@@ -41,8 +41,8 @@ impl Region {
             all.v4.extend(&region.v4);
             all.v6.extend(&region.v6);
         }
-        all.v4 = sources::merged(all.v4);
-        all.v6 = sources::merged(all.v6);
+        all.v4 = source_table::merged(all.v4);
+        all.v6 = source_table::merged(all.v6);
         all
     }
 
@@ -288,7 +288,7 @@ mod tests {
             number6: u128,
         ) {
             let pairs = |cuts: Vec<u128>| -> Vec<Range> {
-                sources::merged(cuts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+                source_table::merged(cuts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
             };
             let region = Region {
                 v4: pairs(cuts.into_iter().map(u128::from).collect()),

@@ -7,7 +7,7 @@ use crate::{
     cli::{EventsArgs, EventsFormat},
     event::missing::{Missing, Stranger},
     exit::Exit,
-    policy::scalars::PortRange,
+    policy::syntax::scalars::PortRange,
     report::{
         self,
         missing::{Found, Member, Remedy},
@@ -101,7 +101,7 @@ fn note(stranger: &Stranger, what: &str) {
     report::talk(format_args!(
         "note: {}: {}; what the daemon has in force may be older, see `trainguard status`",
         stranger.address,
-        crate::policy::text::visible(what)
+        crate::policy::syntax::text::visible(what)
     ));
 }
 

@@ -12,7 +12,7 @@ use crate::{
     cli::TestArgs,
     event::{self, Line, MAX_LINE, What},
     exit::Exit,
-    policy::{Disk, fix, load::Loader},
+    policy::{Disk, lint::fix, resolve::load::Loader},
     report,
 };
 
@@ -110,14 +110,14 @@ fn case(
     else {
         return Err(format!(
             "a packet without source and port ({}) cannot be written as a test; keep its capture",
-            crate::policy::text::shown(&packet.reason)
+            crate::policy::syntax::text::shown(&packet.reason)
         ));
     };
     if packet.reason.starts_with("limit_") {
         return Err(format!(
             "{} depends on what came before, which an event does not tell; write a test with \
              `times` or `after`",
-            crate::policy::text::shown(&packet.reason)
+            crate::policy::syntax::text::shown(&packet.reason)
         ));
     }
     let to = format!("{transport}/{port}");

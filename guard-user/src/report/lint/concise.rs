@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{file_of, shown_text};
-use crate::policy::diagnostic::Report;
+use crate::policy::syntax::diagnostic::Report;
 
 /// The findings, a line each.
 pub fn render(findings: &Report) -> String {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::{shown_path, shown_text};
-use crate::policy::{
+use crate::policy::syntax::{
     diagnostic::{Diagnostic, Place, Report, Severity, Source, Sources},
     text,
 };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{shown_path, shown_text, summary};
-use crate::policy::{
+use crate::policy::syntax::{
     diagnostic::{Diagnostic, Report, Severity, Sources},
     text,
 };

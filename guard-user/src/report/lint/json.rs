@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::json_text;
-use crate::policy::diagnostic::{Place, Report, Severity};
+use crate::policy::syntax::diagnostic::{Place, Report, Severity};
 
 /// `schema` of the document.
 pub const SCHEMA: &str = "trainguard/lint/v1";

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, path::PathBuf};
 use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
 use super::{shown_path, shown_text};
-use crate::policy::diagnostic::{Diagnostic, Report, Severity};
+use crate::policy::syntax::diagnostic::{Diagnostic, Report, Severity};
 
 /// Name of the document, and of what is said about no file in particular.
 const NAME: &str = "trainguard lint";

@@ -18,8 +18,9 @@ use std::{
 use crate::{
     cli::LintFormat,
     explain,
-    policy::{
-        diagnostic::{Code, Report, Severity},
+    policy::syntax::{
+        diagnostic::{Report, Severity},
+        rules::Code,
         text,
     },
     report::{self, counted},
@@ -91,7 +92,7 @@ pub fn shown_path(path: &Path) -> String {
 }
 
 /// The name of the file of a place, as it may be shown.
-fn file_of(findings: &Report, place: crate::policy::diagnostic::Place) -> String {
+fn file_of(findings: &Report, place: crate::policy::syntax::diagnostic::Place) -> String {
     findings.sources.get(place.file).map(|source| shown_path(&source.path)).unwrap_or_default()
 }
 

@@ -11,8 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::{json_text, title_of};
 use crate::policy::{
-    diagnostic::{Code, Diagnostic, FileId, Place, Report, Severity, Sources},
-    hash::hexadecimal,
+    compile::hash::hexadecimal,
+    syntax::{
+        diagnostic::{Diagnostic, FileId, Place, Report, Severity, Sources},
+        rules::Code,
+    },
 };
 
 /// What the document is valid against.

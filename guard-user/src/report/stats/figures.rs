@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use unicode_width::UnicodeWidthChar as _;
 
 use super::rates::real;
-use crate::policy::text;
+use crate::policy::syntax::text;
 
 /// A number with at most six columns: `0`, `1.5`, `61`, `1.8 k`, `10.3 M`.
 pub fn short(value: f64) -> String {

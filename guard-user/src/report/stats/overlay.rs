@@ -12,7 +12,7 @@ use ratatui::{
 };
 
 use super::{figures, model::Model, rates::Change, screen::Look};
-use crate::{daemon::view::TopSource, policy::text::shell_word};
+use crate::{daemon::view::TopSource, policy::syntax::text::shell_word};
 
 const KEYS: [(&str, &str); 12] = [
     ("q, Esc, ctrl-c", "quit"),

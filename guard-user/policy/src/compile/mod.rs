@@ -1,0 +1,368 @@
+//! From a cluster to the tables of one node. Deterministic: what means the same compiles to the
+//! same tables and the same hash.
+
+pub mod hash;
+pub(crate) mod ports;
+pub mod slots;
+pub(crate) mod source_table;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use self::{ports::claims, slots::Placement};
+use super::{
+    compiled::{CompiledPolicy, CompiledService, Prefix},
+    trie::{self, Item, Trie},
+};
+use crate::{
+    resolve::{
+        cluster::{Cluster, Node, Service},
+        loaded::Loaded,
+    },
+    syntax::document::{Match, Mode},
+};
+use guard_common::{
+    Addr,
+    layout::{MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey},
+    port_table::{self, PORT_UNGUARDED, PortTable},
+    tables::{self, Setting, Settings, Source},
+    trie::Found,
+    verdict::MAX_SERVICES,
+};
+
+/// A policy that is too big for a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CapacityError {
+    /// Too many services.
+    #[error(
+        "node `{node}` would run {count} services, at most {MAX_SERVICES} are possible; join \
+         services that admit the same sources into one with several ports"
+    )]
+    Services {
+        /// The node.
+        node: String,
+        /// Its services.
+        count: usize,
+    },
+    /// Too many prefixes of one family.
+    #[error(
+        "node `{node}` would need {count} {family} prefixes, at most {MAX_PREFIXES} fit; join \
+         neighbouring prefixes into shorter ones"
+    )]
+    Prefixes {
+        /// The node.
+        node: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// Prefixes that would be needed.
+        count: usize,
+    },
+    /// Too many classes of sources.
+    #[error(
+        "the sources of node `{node}` fall into {count} classes by the services that they may \
+         reach, at most {MAX_CLASSES} are possible; let services share their lists of sources"
+    )]
+    Classes {
+        /// The node.
+        node: String,
+        /// Classes that would be needed.
+        count: usize,
+    },
+    /// Too many limiter states.
+    #[error(
+        "node `{node}` would need {count} limiter states (addresses of members times services \
+         with `perSource` limits), at most {MAX_MEMBER_BUCKETS} fit; limit fewer services per \
+         source, or use `total`"
+    )]
+    MemberBuckets {
+        /// The node.
+        node: String,
+        /// States that would be needed.
+        count: usize,
+    },
+}
+
+/// Compiles the part of a cluster that concerns one node. Services that `placement` knows keep
+/// their slots.
+///
+/// # Errors
+/// The policy is too big for a node; the figure and what to do are in the message.
+pub fn compile(
+    loaded: &Loaded,
+    node: &Node,
+    placement: &Placement,
+) -> Result<CompiledPolicy, CapacityError> {
+    for_node(&loaded.cluster, node, placement)
+}
+
+/// As [`compile`], from the cluster alone.
+pub(crate) fn for_node(
+    cluster: &Cluster,
+    node: &Node,
+    placement: &Placement,
+) -> Result<CompiledPolicy, CapacityError> {
+    let mut services: Vec<&Service> =
+        cluster.services.iter().filter(|service| service.runs_on(&node.roles)).collect();
+    services.sort_by(|a, b| a.label.cmp(&b.label));
+    if services.len() > usize::from(MAX_SERVICES) {
+        return Err(CapacityError::Services { node: node.name.clone(), count: services.len() });
+    }
+    // First as if each service had the slot of its rank, which the hash is taken of.
+    let ports = ports(&services);
+    let (sources4, sources6) = source_tables(cluster, node, &services);
+    for (family, count) in [("IPv4", sources4.len()), ("IPv6", sources6.len())] {
+        if count > MAX_PREFIXES as usize {
+            return Err(CapacityError::Prefixes { node: node.name.clone(), family, count });
+        }
+    }
+    let mut compiled = CompiledPolicy {
+        cluster: cluster.name.clone(),
+        node: node.name.clone(),
+        hash: [0; 32],
+        settings: Settings::default(),
+        services: (0..).zip(&services).map(|(slot, service)| compiled(slot, service)).collect(),
+        ports,
+        unpacks: [0; 4],
+        sources4,
+        sources6,
+        classes: Vec::new(),
+        trie4: Trie::new(&[]),
+        trie6: Trie::new(&[]),
+        members: Vec::new(),
+        names: names(cluster),
+        reclaimed: Vec::new(),
+    };
+    compiled.hash = hash::hash(&compiled);
+    let labels: Vec<&str> = services.iter().map(|service| service.label.as_str()).collect();
+    let (slots, reclaimed) = placement.place(&labels);
+    move_to(&mut compiled, &slots);
+    compiled.reclaimed = reclaimed;
+    compiled.settings = settings(&compiled.services);
+    compile_sources(&mut compiled);
+    for (count, most, error) in [
+        (
+            compiled.members.len(),
+            MAX_MEMBER_BUCKETS,
+            (|node, count| CapacityError::MemberBuckets { node, count })
+                as fn(String, usize) -> CapacityError,
+        ),
+        (compiled.classes.len(), MAX_CLASSES, |node, count| CapacityError::Classes { node, count }),
+    ] {
+        if count > most as usize {
+            return Err(error(node.name.clone(), count));
+        }
+    }
+    Ok(compiled)
+}
+
+/// Whether the policy of nodes with these roles is sure to fit, by what its services could need at
+/// most, where the nodes of the cluster have so many `addresses`.
+pub(crate) fn fits_anyhow(cluster: &Cluster, roles: &[String], addresses: usize) -> bool {
+    let (mut services, mut limiting, mut sources) = (0_usize, 0_usize, addresses);
+    for service in cluster.services.iter().filter(|service| service.runs_on(roles)) {
+        services += 1;
+        limiting += usize::from(service.per_source.is_some());
+        for set in &service.allow.prefixes {
+            sources = sources.saturating_add(set.v4.len()).saturating_add(set.v6.len());
+        }
+    }
+    services <= usize::from(MAX_SERVICES)
+        // A class for each source, and the one of the unknown.
+        && sources < MAX_CLASSES as usize
+        && sources <= MAX_PREFIXES as usize
+        && addresses.saturating_mul(limiting) <= MAX_MEMBER_BUCKETS as usize
+}
+
+fn compiled(slot: u8, service: &Service) -> CompiledService {
+    let mut flags = 0;
+    if service.matching == Match::NewConnections {
+        flags |= tables::Service::NEW_CONNECTIONS;
+    }
+    if service.mode == Mode::Observe {
+        flags |= tables::Service::OBSERVE;
+    }
+    if service.allow.any {
+        flags |= tables::Service::ANY;
+    }
+    CompiledService {
+        slot,
+        label: service.label.clone(),
+        name: service.name.clone(),
+        service: tables::Service {
+            flags,
+            per_source: service.per_source,
+            total: service.total.in_batches(),
+        },
+    }
+}
+
+/// The port table by rank: the narrowest entry that holds a port decides.
+fn ports(services: &[&Service]) -> Box<PortTable> {
+    let mut claimed = Vec::new();
+    for (rank, service) in (0_u8..).zip(services) {
+        for claim in claims(&service.ports, &service.except) {
+            claimed.push((claim.width, rank, claim.range));
+        }
+    }
+    // The widest is written first and the narrowest last. Equal ones of different services do not
+    // pass the checks; if they did, the first label would have the port.
+    claimed.sort_unstable_by(|a, b| b.cmp(a));
+    let mut table = CompiledPolicy::no_ports();
+    for (_, rank, range) in claimed {
+        let first = port_table::port_index(range.transport, range.first);
+        let last = port_table::port_index(range.transport, range.last);
+        if let Some(entries) = table.get_mut(first..=last) {
+            entries.fill(rank);
+        }
+    }
+    table
+}
+
+type Table<A> = Vec<(Prefix<A>, Source)>;
+
+/// The source tables by rank.
+fn source_tables(
+    cluster: &Cluster,
+    node: &Node,
+    services: &[&Service],
+) -> (Table<[u8; 4]>, Table<[u8; 16]>) {
+    let mut four = Vec::new();
+    let mut six = Vec::new();
+    let mut by_role: BTreeMap<&str, u64> = BTreeMap::new();
+    for (rank, service) in services.iter().enumerate() {
+        let bit = 1_u64 << rank;
+        for role in &service.allow.roles {
+            *by_role.entry(role).or_default() |= bit;
+        }
+        let source = Source { services: bit, flags: 0 };
+        for set in &service.allow.prefixes {
+            four.extend(set.v4.iter().map(|prefix| (*prefix, source)));
+            six.extend(set.v6.iter().map(|prefix| (*prefix, source)));
+        }
+    }
+    for member in &cluster.nodes {
+        let masks = member.roles.iter().filter_map(|role| by_role.get(role.as_str()));
+        let own = if member.name == node.name { Source::OWN } else { 0 };
+        let source =
+            Source { services: masks.fold(0, |all, mask| all | mask), flags: Source::MEMBER | own };
+        for address in &member.addresses {
+            match IpAddr::from(*address) {
+                IpAddr::V4(v4) => four.push((Prefix { addr: v4.octets(), len: 32 }, source)),
+                IpAddr::V6(v6) => six.push((Prefix { addr: v6.octets(), len: 128 }, source)),
+            }
+        }
+    }
+    (source_table::close(four), source_table::close(six))
+}
+
+fn names(cluster: &Cluster) -> Vec<(Addr, String)> {
+    let nodes = cluster.nodes.iter();
+    let mut names: Vec<(Addr, String)> = nodes
+        .flat_map(|node| node.addresses.iter().map(|addr| (*addr, node.name.clone())))
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// Moves the services from their ranks to slots.
+fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
+    let slot_of = |rank: u8| slots.get(usize::from(rank)).copied();
+    for entry in compiled.ports.iter_mut().filter(|entry| **entry != PORT_UNGUARDED) {
+        *entry = slot_of(*entry).unwrap_or(PORT_UNGUARDED);
+    }
+    for service in &mut compiled.services {
+        service.slot = slot_of(service.slot).unwrap_or(service.slot);
+    }
+    compiled.services.sort_by_key(|service| service.slot);
+    // Few masks, many prefixes.
+    let mut moved: HashMap<u64, u64> = HashMap::new();
+    let mut shift = |mask: &mut u64| {
+        let entry = moved.entry(*mask).or_insert_with(|| {
+            let ranks = (0..MAX_SERVICES).filter(|rank| *mask >> rank & 1 != 0);
+            ranks.filter_map(slot_of).fold(0, |all, slot| all | 1 << slot)
+        });
+        *mask = *entry;
+    };
+    for (_, source) in &mut compiled.sources4 {
+        shift(&mut source.services);
+    }
+    for (_, source) in &mut compiled.sources6 {
+        shift(&mut source.services);
+    }
+}
+
+fn settings(services: &[CompiledService]) -> Settings {
+    let mut settings = Settings::default();
+    for service in services {
+        settings.add(service.slot, &service.service);
+    }
+    settings
+}
+
+/// Compiles what the sources may do into classes and tries, and numbers the buckets of members: of
+/// each address of another node at each service that it may reach and that limits sources.
+fn compile_sources(compiled: &mut CompiledPolicy) {
+    let mut sources = Sources {
+        any: compiled.settings.get(Setting::Any),
+        limiting: compiled.settings.get(Setting::PerSource),
+        // What is known of the unknown.
+        classes: vec![Source::default()],
+        numbers: HashMap::from([(Source::default(), 0)]),
+        members: Vec::new(),
+    };
+    let items = |of: &mut Sources, table: &Table<[u8; 4]>| -> Vec<Item<u32>> {
+        let item = |(prefix, source): &(Prefix<[u8; 4]>, Source)| Item {
+            prefix: u32::from_be_bytes(prefix.addr),
+            len: prefix.len.into(),
+            found: of.found(Addr::V4(u32::from_be_bytes(prefix.addr)), source),
+        };
+        table.iter().map(item).collect()
+    };
+    compiled.trie4 = Trie::new(&items(&mut sources, &compiled.sources4));
+    let items = |of: &mut Sources, table: &Table<[u8; 16]>| -> Vec<Item<[u64; 2]>> {
+        let item = |(prefix, source): &(Prefix<[u8; 16]>, Source)| {
+            let addr = trie::halves(u128::from_be_bytes(prefix.addr));
+            let found = of.found(Addr::V6(addr), source);
+            Item { prefix: addr, len: prefix.len.into(), found }
+        };
+        table.iter().map(item).collect()
+    };
+    compiled.trie6 = Trie::new(&items(&mut sources, &compiled.sources6));
+    compiled.classes = sources.classes;
+    compiled.members = sources.members;
+}
+
+/// Classes and buckets, as they are numbered.
+struct Sources {
+    any: u64,
+    limiting: u64,
+    classes: Vec<Source>,
+    numbers: HashMap<Source, u16>,
+    members: Vec<MemberKey>,
+}
+
+impl Sources {
+    fn found(&mut self, addr: Addr, source: &Source) -> Found {
+        let next = self.classes.len();
+        let class = *self.numbers.entry(*source).or_insert_with(|| {
+            self.classes.push(*source);
+            // Past the last number the policy is refused.
+            u16::try_from(next).unwrap_or(0)
+        });
+        let mut slots = if source.is_member() && !source.is_own() {
+            (source.services | self.any) & self.limiting
+        } else {
+            0
+        };
+        let buckets = if slots == 0 { 0 } else { self.members.len() };
+        while slots != 0 {
+            // Below 64.
+            let slot = u8::try_from(slots.trailing_zeros()).unwrap_or(0);
+            self.members.push(MemberKey::new(slot, &addr));
+            slots &= slots.wrapping_sub(1);
+        }
+        Found { class, buckets: u32::try_from(buckets).unwrap_or(u32::MAX) }
+    }
+}

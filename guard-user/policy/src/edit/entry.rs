@@ -1,0 +1,156 @@
+//! A further node for a manifest: how it is written, and where it belongs. The text is the
+//! operator's, so nothing of it is written anew but the entry.
+
+use std::{net::IpAddr, path::Path};
+
+use crate::{
+    resolve::{loaded::Loaded, validate},
+    syntax::{
+        diagnostic::{FileId, Place, Report, Span},
+        yaml::{self, Kind},
+    },
+};
+
+/// A node that could be added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// What it does.
+    pub roles: Vec<String>,
+    /// Patterns of its interfaces; empty if those of the manifest will do.
+    pub interfaces: Vec<String>,
+}
+
+/// Where the nodes of a manifest are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeList {
+    /// Byte at which an entry can be put in: the beginning of a line, or of an item.
+    pub at: usize,
+    /// Blanks in front of an entry; none if entries stand on one line, in braces.
+    pub indent: Option<usize>,
+    /// Line of the key `nodes`.
+    pub line: usize,
+}
+
+impl NodeList {
+    /// That of a manifest that was loaded from this path. None if the nodes are written in a way
+    /// that leaves no clear place.
+    pub fn of(loaded: &Loaded, manifest: &Path) -> Option<Self> {
+        let sources = &loaded.report.sources;
+        let (file, source) = sources.iter().find(|(_, source)| source.path == manifest)?;
+        let text = &*source.text;
+        let (key, at) = first_node(file, text)?;
+        let line = sources.position(Place { file, span: key }).line;
+        let start = text.get(..at)?.rfind('\n').map_or(0, |line_break| line_break + 1);
+        let before = text.get(start..at)?;
+        if text.get(at..)?.starts_with('{') {
+            return Some(Self { at, indent: None, line });
+        }
+        let indent = before.len() - before.trim_start_matches(' ').len();
+        (before.trim() == "-").then_some(Self { at: start, indent: Some(indent), line })
+    }
+
+    /// An entry as it is written there, without a line break at the end.
+    pub fn lines(&self, entry: &Entry) -> String {
+        let Entry { name, address, roles, interfaces } = entry;
+        let (name, address) = (quoted(name), address.to_string());
+        let address = if address.contains(':') { format!("\"{address}\"") } else { address };
+        let roles = list(roles);
+        let patterns = (!interfaces.is_empty()).then(|| list(interfaces));
+        let Some(indent) = self.indent else {
+            let patterns = patterns.map(|patterns| format!(", interfaces: {patterns}"));
+            return format!(
+                "{{ name: {name}, addresses: [{address}], roles: {roles}{} }}",
+                patterns.unwrap_or_default()
+            );
+        };
+        let blanks = " ".repeat(indent);
+        let patterns = patterns.map(|patterns| format!("\n{blanks}  interfaces: {patterns}"));
+        format!(
+            "{blanks}- name: {name}\n{blanks}  addresses: [{address}]\n{blanks}  roles: {roles}{}",
+            patterns.unwrap_or_default()
+        )
+    }
+
+    /// A manifest with an entry in it.
+    pub fn put(&self, text: &str, entry: &Entry) -> Option<String> {
+        let (before, after) = text.split_at_checked(self.at)?;
+        let end = if self.indent.is_some() { "\n" } else { ", " };
+        Some(format!("{before}{}{end}{after}", self.lines(entry)))
+    }
+}
+
+/// The key of the nodes, and where the first of them begins.
+fn first_node(file: FileId, text: &str) -> Option<(Span, usize)> {
+    let tree = yaml::read(file, text, &mut Report::default())?;
+    let Kind::Mapping(fields) = &tree.kind else { return None };
+    let (key, nodes) = fields.iter().find(|(key, _)| key.text == "nodes")?;
+    let Kind::Sequence(items) = &nodes.kind else { return None };
+    Some((key.span, items.first()?.span.start as usize))
+}
+
+fn list(texts: &[String]) -> String {
+    let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+/// A text with quotes if it needs them. What JSON escapes is escaped alike in YAML.
+fn quoted(text: &str) -> String {
+    if validate::is_plain(text) {
+        return text.to_owned();
+    }
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_test_support::bundle;
+
+    use super::*;
+    use crate::resolve::files::Bundle;
+
+    fn policy() -> String {
+        bundle::policy("p", [bundle::service("s", "server", "tcp/9091", "roles: [worker]")])
+    }
+
+    fn with_an_entry(manifest: &str) -> Option<String> {
+        let bundle = |manifest: &str| {
+            Bundle::new("m.yaml", [("m.yaml", manifest.to_owned()), ("p.yaml", policy())])
+        };
+        let loaded =
+            crate::resolve::load::load(Path::new("m.yaml"), &bundle(manifest)).expect("a manifest");
+        let entry = Entry {
+            name: "new".to_owned(),
+            address: "fd00::9".parse().expect("an address"),
+            roles: vec!["worker".to_owned(), "no".to_owned()],
+            interfaces: vec!["eth*".to_owned()],
+        };
+        let after = NodeList::of(&loaded, Path::new("m.yaml"))?.put(manifest, &entry)?;
+        let again = crate::resolve::load::load(Path::new("m.yaml"), &bundle(&after));
+        let again = again.unwrap_or_else(|error| panic!("{error}\n{after}"));
+        let node = again.cluster.node("new").expect("the new node");
+        assert_eq!(*node.roles, ["no", "worker"].map(str::to_owned));
+        assert_eq!(again.cluster.nodes.len(), loaded.cluster.nodes.len() + 1);
+        Some(after)
+    }
+
+    #[test]
+    fn an_entry_goes_where_the_nodes_are() {
+        const HEAD: &str =
+            "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\n";
+        for nodes in [
+            "nodes:\n  - name: a\n    addresses: [10.0.0.1]\n    roles: [server, worker]\n",
+            "nodes:\n# all\n- roles: [server, worker]\n  name: a\n  addresses: [10.0.0.1]\n",
+            "nodes: [{ name: a, addresses: [10.0.0.1], roles: [server, worker] }]\n",
+            "nodes:\n  [\n    { name: a, addresses: [10.0.0.1], roles: [server, worker] }]\n",
+        ] {
+            assert!(
+                with_an_entry(&format!("{HEAD}{nodes}policies: [p.yaml]\n")).is_some(),
+                "{nodes}"
+            );
+        }
+    }
+}

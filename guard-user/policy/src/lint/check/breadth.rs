@@ -1,0 +1,58 @@
+//! How much of the address space a service lets in: a `/0` in disguise.
+
+use super::cluster_view::ServiceView;
+use crate::{
+    compile::source_table::{Octets, ends, merged},
+    compiled::Prefix,
+    syntax::{
+        diagnostic::{Diagnostic, Place, Report},
+        rules,
+    },
+};
+
+/// Half of the IPv4 addresses.
+const HALF_OF_IPV4: u128 = 1 << 31;
+/// Half of the addresses of `2000::/3`, the only part of IPv6 that is given out as global unicast
+/// (IANA, IPv6 Global Unicast Address Assignments).
+const HALF_OF_IPV6: u128 = 1 << 124;
+const GLOBAL_UNICAST: (u128, u128) = (0x2000 << 112, (0x4000 << 112) - 1);
+
+/// Addresses between two ends, both included, that some of these prefixes hold.
+fn covered<'p, A: Octets + 'p>(
+    prefixes: impl Iterator<Item = &'p Prefix<A>>,
+    (first, last): (u128, u128),
+) -> u128 {
+    let ranges = prefixes
+        .map(ends)
+        .map(|(start, end)| (start.max(first), end.min(last)))
+        .filter(|(start, end)| start <= end);
+    let sizes = merged(ranges.collect()).into_iter();
+    sizes.fold(0, |sum, (start, end)| sum.saturating_add(end - start).saturating_add(1))
+}
+
+pub(crate) fn check(out: &mut Report, services: &[ServiceView<'_>]) {
+    for known in services {
+        let sets = || known.service.allow.prefixes.iter();
+        let four = covered(sets().flat_map(|set| &set.v4), (0, u32::MAX.into()));
+        let six = covered(sets().flat_map(|set| &set.v6), GLOBAL_UNICAST);
+        let what = match (four >= HALF_OF_IPV4, six >= HALF_OF_IPV6) {
+            (true, true) => "IPv4 and IPv6",
+            (true, false) => "IPv4",
+            (false, true) => "global IPv6",
+            (false, false) => continue,
+        };
+        let allow = &known.doc.allow;
+        let places = allow.cidrs.iter().map(|cidr| cidr.place);
+        let mut places = places.chain(allow.networks.iter().map(|name| name.place));
+        let place: Place = places.next().unwrap_or(known.doc.name.place);
+        let message = format!(
+            "`{}` admits half of all {what} addresses or more: nearly everybody",
+            known.doc.name.value
+        );
+        let finding = Diagnostic::warning(rules::NEARLY_EVERYTHING, place, message)
+            .help("list the networks that are meant; to admit everybody, write `any: true`");
+        out.push(
+            places.take(3).fold(finding, |finding, place| finding.related(place, "with this")),
+        );
+    }
+}

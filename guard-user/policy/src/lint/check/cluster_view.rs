@@ -1,0 +1,147 @@
+//! The documents of a cluster and what they resolve to, as the checks of a whole cluster look at them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use guard_common::port_table::Transport;
+
+use crate::{
+    compile::ports::Claim,
+    resolve::cluster::{Cluster, Node, Service},
+    syntax::{
+        diagnostic::FileId,
+        document::{ClusterDoc, PolicyDoc, ServiceDoc},
+    },
+};
+
+/// The documents and what they resolve to.
+pub(crate) struct ClusterView<'w> {
+    pub(crate) doc: &'w ClusterDoc,
+    pub(crate) policies: &'w [(FileId, Rc<PolicyDoc>)],
+    pub(crate) cluster: &'w Cluster,
+}
+
+/// A service as it is written and as it is resolved, with the number of its policy.
+#[derive(Clone, Copy)]
+pub(crate) struct ServiceView<'w> {
+    pub(crate) doc: &'w ServiceDoc,
+    pub(crate) service: &'w Service,
+    pub(crate) policy: usize,
+}
+
+/// The nodes that run the same services.
+pub(crate) struct NodeGroup<'w> {
+    /// Numbers of the services that they run, in the order of their labels.
+    pub(crate) runs: Vec<usize>,
+    /// The nodes.
+    pub(crate) nodes: Vec<&'w Node>,
+}
+
+/// Which service has which port on nodes that are alike.
+pub(crate) struct PortOwners {
+    /// The claims with the number of their service, those first that decide where several hold a
+    /// port: the narrowest, and of equal ones that of the first label.
+    claims: Vec<(Claim, usize)>,
+}
+
+impl PortOwners {
+    /// Of a group, where each service claims what `claims` says.
+    pub(crate) fn of(group: &NodeGroup<'_>, claims: &[Vec<Claim>]) -> Self {
+        let mut held: Vec<(Claim, usize)> = Vec::new();
+        for number in &group.runs {
+            let own = claims.get(*number).into_iter().flatten();
+            held.extend(own.map(|claim| (*claim, *number)));
+        }
+        // Stable: labels stay in their order.
+        held.sort_by_key(|(claim, _)| claim.width);
+        Self { claims: held }
+    }
+
+    /// The service that has a port.
+    pub(crate) fn owner(&self, transport: Transport, port: u16) -> Option<usize> {
+        let holds = |claim: &Claim| {
+            claim.range.transport == transport
+                && (claim.range.first..=claim.range.last).contains(&port)
+        };
+        self.claims.iter().find(|(claim, _)| holds(claim)).map(|(_, number)| *number)
+    }
+
+    /// The services that have a port at all.
+    pub(crate) fn owners(&self) -> BTreeSet<usize> {
+        let mut owners = BTreeSet::new();
+        for transport in Transport::ALL {
+            // The ports that are taken, by the first one of each run.
+            let mut taken: BTreeMap<u32, u32> = BTreeMap::new();
+            let claims = self.claims.iter().filter(|(claim, _)| claim.range.transport == transport);
+            for (claim, number) in claims {
+                if add(&mut taken, claim.range.first.into(), claim.range.last.into()) {
+                    owners.insert(*number);
+                }
+            }
+        }
+        owners
+    }
+}
+
+/// Adds a run to runs that neither overlap nor touch; whether there was anything new in it.
+fn add(taken: &mut BTreeMap<u32, u32>, first: u32, last: u32) -> bool {
+    let (mut first, mut last) = (first, last);
+    // The runs that meet it or touch it.
+    let near: Vec<(u32, u32)> = taken
+        .range(..=last.saturating_add(1))
+        .rev()
+        .take_while(|(_, end)| end.saturating_add(1) >= first)
+        .map(|(start, end)| (*start, *end))
+        .collect();
+    if near.iter().any(|(start, end)| *start <= first && last <= *end) {
+        return false;
+    }
+    for (start, end) in near {
+        taken.remove(&start);
+        first = first.min(start);
+        last = last.max(end);
+    }
+    taken.insert(first, last);
+    true
+}
+
+impl<'w> ClusterView<'w> {
+    /// All services, in the order of the manifest.
+    pub(crate) fn services(&self) -> Vec<ServiceView<'w>> {
+        let docs = self.policies.iter().enumerate().flat_map(|(number, (_, policy))| {
+            policy.services.iter().map(move |service| (number, service))
+        });
+        docs.zip(&self.cluster.services)
+            .map(|((policy, doc), service)| ServiceView { doc, service, policy })
+            .collect()
+    }
+
+    /// The nodes by what they run; those that run nothing are left out.
+    pub(crate) fn groups(&self) -> Vec<NodeGroup<'w>> {
+        let mut by_roles: BTreeMap<&[String], Vec<&Node>> = BTreeMap::new();
+        for node in &self.cluster.nodes {
+            by_roles.entry(&node.roles).or_default().push(node);
+        }
+        let mut by_services: BTreeMap<Vec<usize>, Vec<&Node>> = BTreeMap::new();
+        for (roles, nodes) in by_roles {
+            let services = self.cluster.services.iter().enumerate();
+            let runs: Vec<usize> = services
+                .filter(|(_, service)| service.runs_on(roles))
+                .map(|(number, _)| number)
+                .collect();
+            if !runs.is_empty() {
+                by_services.entry(runs).or_default().extend(nodes);
+            }
+        }
+        let of = |number: &usize| self.cluster.services.get(*number);
+        by_services
+            .into_iter()
+            .map(|(mut runs, nodes)| {
+                runs.sort_by_key(|number| of(number).map(|service| &service.label));
+                NodeGroup { runs, nodes }
+            })
+            .collect()
+    }
+}

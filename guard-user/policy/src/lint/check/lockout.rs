@@ -1,0 +1,141 @@
+//! Who is cut off: the operator's way in, and members of the cluster itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use guard_common::port_table::Transport;
+
+use super::cluster_view::{ClusterView, PortOwners, ServiceView};
+use crate::syntax::{
+    diagnostic::{Diagnostic, Place, Report},
+    rules,
+    scalars::PortRange,
+};
+
+/// The port of ssh.
+const SSH: PortRange = PortRange { transport: Transport::Tcp, first: 22, last: 22 };
+/// What networks are called from which operators come.
+const MANAGEMENT: [&str; 6] = ["management", "admin", "mgmt", "ops", "bastion", "operators"];
+/// What roles are called whose nodes people log in to first.
+const ENTRANCE: [&str; 7] = ["login", "bastion", "admin", "jump", "management", "submit", "head"];
+
+/// The service that has ssh.
+pub(crate) fn ssh_owner(held: &PortOwners) -> Option<usize> {
+    held.owner(SSH.transport, SSH.first)
+}
+
+pub(crate) fn check(
+    out: &mut Report,
+    whole: &ClusterView<'_>,
+    services: &[ServiceView<'_>],
+    owners: &BTreeSet<usize>,
+) {
+    for known in owners.iter().filter_map(|number| services.get(*number)) {
+        ssh(out, whole, known);
+    }
+}
+
+/// Members that are cut off.
+pub(crate) fn members(out: &mut Report, whole: &ClusterView<'_>, services: &[ServiceView<'_>]) {
+    let mut taking_part: BTreeMap<usize, BTreeMap<&str, Place>> = BTreeMap::new();
+    for known in services {
+        for role in &known.doc.roles {
+            let of_policy = taking_part.entry(known.policy).or_default();
+            of_policy.entry(&role.value).or_insert(role.place);
+        }
+    }
+    for known in services {
+        if let Some(of_policy) = taking_part.get(&known.policy) {
+            forgotten(out, whole, of_policy, known);
+        }
+    }
+    for entry in whole.doc.nodes.iter().filter(|entry| entry.roles.is_empty()) {
+        let message = format!("`{}` has no role: every service refuses it", entry.name.value);
+        out.push(
+            Diagnostic::warning(rules::MEMBER, entry.name.place, message).help(
+                "give it the role that it plays; `networks` are for hosts that are no members",
+            ),
+        );
+    }
+}
+
+/// The place of the entry that has the port.
+fn port_place(known: &ServiceView<'_>, port: PortRange) -> Place {
+    let holds = known.doc.ports.iter().filter(|entry| entry.value.intersect(&port).is_some());
+    let narrowest = holds.min_by_key(|entry| entry.value.width());
+    narrowest.map_or(known.doc.name.place, |entry| entry.place)
+}
+
+fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
+    let allow = &known.doc.allow;
+    if allow.any.is_some() {
+        return;
+    }
+    let place = port_place(known, SSH);
+    let name = &known.doc.name.value;
+    let help = "write `except: [tcp/22]`, or admit the network from which operators come";
+    let entrance = allow.roles.iter().any(|role| ENTRANCE.contains(&role.value.as_str()));
+    if allow.networks.is_empty() && allow.cidrs.is_empty() && !entrance {
+        let message = format!("`{name}` covers ssh (tcp/22) and admits nodes of the cluster only");
+        out.push(Diagnostic::warning(rules::SSH, place, message).help(help));
+    }
+    for (network, _) in &whole.doc.networks {
+        let lower = network.value.to_ascii_lowercase();
+        let admitted = allow.networks.iter().any(|admitted| admitted.value == network.value);
+        if MANAGEMENT.contains(&lower.as_str()) && !admitted {
+            let message = format!(
+                "`{name}` covers ssh (tcp/22) and does not admit the network `{}`",
+                network.value
+            );
+            out.push(
+                Diagnostic::warning(rules::MANAGEMENT, place, message)
+                    .related(network.place, "operators come from here")
+                    .help(help),
+            );
+        }
+    }
+}
+
+/// Members whom a service forgets: of the roles that take part in its policy, all but one may come.
+fn forgotten(
+    out: &mut Report,
+    whole: &ClusterView<'_>,
+    taking_part: &BTreeMap<&str, Place>,
+    known: &ServiceView<'_>,
+) {
+    let allow = &known.doc.allow;
+    if allow.any.is_some() || allow.roles.is_empty() {
+        return;
+    }
+    let admits = |role: &str| allow.roles.iter().any(|admitted| admitted.value == role);
+    let admitted = taking_part.keys().filter(|role| admits(role)).count();
+    let mut forgotten = taking_part.iter().filter(|(role, _)| !admits(role));
+    let (Some((role, place)), None, 2..) = (forgotten.next(), forgotten.next(), admitted) else {
+        return;
+    };
+    // Whoever has another role that is admitted is not cut off. A node alone needs no way to
+    // itself.
+    let cut_off = whole.cluster.nodes.iter().filter(|node| {
+        node.roles.iter().any(|own| own == role) && !node.roles.iter().any(|own| admits(own))
+    });
+    let cut_off: Vec<&str> = cut_off.map(|node| node.name.as_str()).collect();
+    let itself = known.service.roles == [*role];
+    let Some(first) = cut_off.first().filter(|_| !(itself && cut_off.len() == 1)) else {
+        return;
+    };
+    let who = match cut_off.len() {
+        1 => format!("`{first}`"),
+        more => format!("`{first}` and {} more", more - 1),
+    };
+    let message = format!(
+        "`{}` admits every role of its policy but `{role}`: {who} would be refused",
+        known.doc.name.value
+    );
+    let at = allow.roles.first().map_or(known.doc.name.place, |role| role.place);
+    out.push(
+        Diagnostic::warning(rules::MEMBER, at, message)
+            .related(*place, "takes part in this policy")
+            .help(format!(
+                "add `{role}` to `allow`: a member that is refused stalls the job silently"
+            )),
+    );
+}

@@ -1,0 +1,119 @@
+//! Addresses outside the cluster's own prefixes: mostly a typing error, and then a stranger is let
+//! in under a member's name.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use guard_common::Addr;
+
+use super::cluster_view::ClusterView;
+use crate::{
+    compile::source_table::{ends, holds, merged},
+    resolve::cluster::{Node, PrefixSet},
+    syntax::{
+        diagnostic::{Diagnostic, Place, Report},
+        document::ClusterDoc,
+        rules,
+    },
+};
+
+/// The network of this name holds the cluster's own prefixes.
+const OWN: &str = "cluster";
+/// So many others must be in one place before one is said to be elsewhere.
+const OTHERS: usize = 3;
+
+pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
+    if let Some(own) = whole.cluster.network(OWN) {
+        declared(out, whole, own);
+    } else {
+        for six in [false, true] {
+            alone(out, whole, six);
+        }
+    }
+}
+
+fn number(addr: &Addr) -> (bool, u128) {
+    match IpAddr::from(*addr) {
+        IpAddr::V4(v4) => (false, u32::from(v4).into()),
+        IpAddr::V6(v6) => (true, v6.into()),
+    }
+}
+
+/// Where the addresses of nodes are written, by where their names are.
+struct Places(HashMap<Place, Place>);
+
+impl Places {
+    fn of(doc: &ClusterDoc) -> Self {
+        let written = doc
+            .nodes
+            .iter()
+            .filter_map(|entry| Some((entry.name.place, entry.addresses.first()?.place)));
+        Self(written.collect())
+    }
+
+    fn addresses(&self, node: &Node) -> Place {
+        self.0.get(&node.place).copied().unwrap_or(node.place)
+    }
+}
+
+fn declared(out: &mut Report, whole: &ClusterView<'_>, own: &PrefixSet) {
+    let Some((network, _)) = whole.doc.networks.iter().find(|(name, _)| name.value == OWN) else {
+        return;
+    };
+    let places = Places::of(whole.doc);
+    let four = merged(own.v4.iter().map(ends).collect());
+    let six = merged(own.v6.iter().map(ends).collect());
+    for node in &whole.cluster.nodes {
+        for address in &node.addresses {
+            let (is_six, at) = number(address);
+            let ranges = if is_six { &six } else { &four };
+            if holds(ranges, at) {
+                continue;
+            }
+            let place = places.addresses(node);
+            let shown = IpAddr::from(*address);
+            let message = format!(
+                "{shown} of `{}` is in none of the prefixes of the network `{OWN}`",
+                node.name
+            );
+            out.push(
+                Diagnostic::warning(rules::OUTSIDE, place, message)
+                    .related(network.place, "the cluster's own prefixes")
+                    .help("correct the address, or add its prefix"),
+            );
+        }
+    }
+}
+
+/// The one node of a family that is not where all the others are.
+fn alone(out: &mut Report, whole: &ClusterView<'_>, six: bool) {
+    let (shift, length) = if six { (80, 48) } else { (16, 16) };
+    let mut homes: HashMap<u128, (usize, &Node, Addr)> = HashMap::new();
+    for node in &whole.cluster.nodes {
+        let mut seen = Vec::new();
+        for address in &node.addresses {
+            let (is_six, at) = number(address);
+            let home = at >> shift;
+            if is_six == six && !seen.contains(&home) {
+                seen.push(home);
+                homes.entry(home).or_insert((0, node, *address)).0 += 1;
+            }
+        }
+    }
+    let mut homes: Vec<_> = homes.into_values().collect();
+    homes.sort_by_key(|(count, ..)| *count);
+    let [(1, node, address), (others, _, example)] = homes.as_slice() else { return };
+    if *others < OTHERS {
+        return;
+    }
+    let place = Places::of(whole.doc).addresses(node);
+    let message = format!(
+        "{} of `{}` is alone: all others are in one /{length} with {}",
+        IpAddr::from(*address),
+        node.name,
+        IpAddr::from(*example)
+    );
+    out.push(Diagnostic::warning(rules::OUTSIDE, place, message).help(
+        "correct the address; if it is right, say so with a network `cluster` that holds all \
+         prefixes of the cluster",
+    ));
+}

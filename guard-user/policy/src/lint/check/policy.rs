@@ -1,0 +1,181 @@
+//! What a policy means by itself.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use guard_common::port_table::Transport;
+
+use super::claims::claims_of;
+use crate::{
+    compile::{ports::Claim, source_table::ends},
+    lint::fix,
+    syntax::{
+        diagnostic::{At, Diagnostic, Place, Report, Severity},
+        document::{Match, Mode, PolicyDoc, ServiceDoc},
+        rules,
+        scalars::{Cidr, MAX_NAME, PortRange},
+    },
+};
+
+/// The range from which Linux takes source ports, and ports for those who bind to 0
+/// (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: (u16, u16) = (32768, 60999);
+
+/// Checks a policy by itself.
+pub(crate) fn policy(out: &mut Report, doc: &PolicyDoc) {
+    let mut names: BTreeMap<&str, Place> = BTreeMap::new();
+    for service in &doc.services {
+        let name = &service.name;
+        if let Some(first) = names.get(name.value.as_str()) {
+            let message = format!("the service name `{}` twice", name.value);
+            out.push(
+                Diagnostic::error(rules::DUPLICATE_NAME, name.place, message)
+                    .related(*first, "first used here"),
+            );
+        }
+        names.entry(&name.value).or_insert(name.place);
+        let bytes = doc.name.value.len() + 1 + name.value.len();
+        if bytes > MAX_NAME {
+            let message = format!(
+                "`{}/{}` has {bytes} bytes, at most {MAX_NAME} fit",
+                doc.name.value, name.value
+            );
+            out.push(Diagnostic::error(rules::NAME, name.place, message));
+        }
+        check_service(out, service);
+    }
+}
+
+fn check_service(out: &mut Report, service: &ServiceDoc) {
+    let tcp = |port: &At<PortRange>| port.value.transport == Transport::Tcp;
+    if service.matching.value == Match::NewConnections {
+        for port in service.ports.iter().filter(|port| !tcp(port)) {
+            let message = format!(
+                "`{}` opens no connections, `match: new-connections` speaks of TCP only",
+                port.value
+            );
+            out.push(
+                Diagnostic::error(rules::CONTRADICTION, port.place, message)
+                    .related(service.matching.place, "new connections only")
+                    .help("put these ports into a service with `match: all`"),
+            );
+        }
+    }
+    if !service.ports.iter().any(tcp) {
+        let limits = [&service.per_source, &service.total];
+        for limit in limits.into_iter().filter_map(|l| l.new_connections.as_ref()) {
+            let message = "a limit on new connections at a service without TCP ports";
+            out.push(
+                Diagnostic::error(rules::CONTRADICTION, limit.place, message)
+                    .help("limit `packets` or `bytes` instead"),
+            );
+        }
+    }
+    for hole in &service.except {
+        if !service.ports.iter().any(|port| port.value.intersect(&hole.value).is_some()) {
+            let message = format!("`{}` is no port of this service", hole.value);
+            let finding = Diagnostic::warning(rules::NO_EFFECT, hole.place, message)
+                .help("`except` takes ports out of `ports`; remove it");
+            // The last one cannot go: an empty list is an error.
+            let fix = fix::removal_of_item(&out.sources, hole.place);
+            out.push(match fix {
+                Some(place) if service.except.len() > 1 => finding.fix(place, ""),
+                _ => finding,
+            });
+        }
+    }
+    let claims = claims_of(service);
+    if claims.is_empty() {
+        let message = format!("`except` leaves no port of `{}`", service.name.value);
+        out.push(Diagnostic::error(rules::NO_EFFECT, service.name.place, message));
+    }
+    open(out, service);
+    listed_twice(out, &service.allow.cidrs);
+    if service.matching.value == Match::All {
+        ephemeral(out, service, &claims);
+    }
+    if let Some(limit) = &service.per_source.packets {
+        let message = "a limit on the packets of each source stalls training";
+        out.push(Diagnostic::warning(rules::PACKET_LIMIT, limit.place, message).help(
+            "TCP reads a dropped packet as congestion and slows down far below the limit; \
+                 limit `newConnections` instead",
+        ));
+    }
+}
+
+/// An allow list that allows everyone. With a limit it is a public port that is bounded.
+fn open(out: &mut Report, service: &ServiceDoc) {
+    let limited = service.per_source.is_some() || service.total.is_some();
+    let Some(any) = service.allow.any.filter(|_| service.mode == Mode::Enforce && !limited) else {
+        return;
+    };
+    let message = format!(
+        "`{}` admits everybody and limits nothing: it is a service only by name",
+        service.name.value
+    );
+    out.push(Diagnostic::warning(rules::ENFORCES_NOTHING, any, message).help(
+        "name who may come (`roles`, `networks`, `cidrs`), or set a limit; ports that nobody is to \
+         be kept from need no service",
+    ));
+}
+
+/// Prefixes that a list holds already, by themselves or inside another.
+pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
+    let mut sorted: Vec<(bool, (u128, u128), &At<Cidr>)> = cidrs
+        .iter()
+        .map(|cidr| match &cidr.value {
+            Cidr::V4(prefix) => (false, ends(prefix), cidr),
+            Cidr::V6(prefix) => (true, ends(prefix), cidr),
+        })
+        .collect();
+    // By family and first address, the widest first, the one written first before its twins.
+    sorted.sort_by_key(|(six, (first, last), at)| (*six, *first, Reverse(*last), at.place));
+    let mut widest: Option<(bool, (u128, u128), &At<Cidr>)> = None;
+    for (six, (first, last), at) in sorted {
+        match widest {
+            Some((of, (_, end), outer)) if of == six && last <= end => {
+                let message = format!("`{}` is in this list already", at.value);
+                let finding =
+                    Diagnostic::new(Severity::Info, rules::LISTED_TWICE, at.place, message)
+                        .related(outer.place, "it is in this one")
+                        .help("leave it out, or the shorter one if that is not meant");
+                // What nobody sees need not be fixed: looking for the ends of a line takes time.
+                let fix = (!out.is_full(at.place.file))
+                    .then(|| fix::removal_of_item(&out.sources, at.place))
+                    .flatten();
+                out.push(match fix {
+                    Some(place) => finding.fix(place, ""),
+                    None => finding,
+                });
+            }
+            _ => widest = Some((six, (first, last), at)),
+        }
+    }
+}
+
+fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[Claim]) {
+    let (first, last) = EPHEMERAL;
+    for port in &service.ports {
+        let met = claims.iter().find(|claim| {
+            let met = claim.range.intersect(&port.value);
+            met.is_some_and(|met| met.first <= last && met.last >= first)
+        });
+        if met.is_none() {
+            continue;
+        }
+        let message = format!(
+            "`{}` meets the ephemeral ports {first}-{last}: `match: all` would drop replies to \
+             the node's own connections",
+            port.value
+        );
+        let help = if port.value.transport == Transport::Tcp {
+            "write `match: new-connections`, or pin the ports outside that range"
+        } else {
+            "pin the ports outside that range"
+        };
+        out.push(
+            Diagnostic::error(rules::EPHEMERAL, port.place, message)
+                .related(service.matching.place, "every packet")
+                .help(help),
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! Safe fixes: the edits that findings carry, put into their texts.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use crate::syntax::diagnostic::{Edit, FileId, Place, Report, Sources, Span};
+
+/// A text with its fixes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    /// Where the text is from.
+    pub path: PathBuf,
+    /// What it was.
+    pub before: String,
+    /// What it is now.
+    pub after: String,
+    /// How many findings were fixed.
+    pub fixes: usize,
+}
+
+/// Puts a text into a file, all of it or nothing; the file keeps its mode.
+///
+/// # Errors
+/// The file or its directory cannot be written.
+pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    // A link stays a link: what it leads to is replaced.
+    let path = path.canonicalize()?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(text)?;
+    file.as_file().set_permissions(path.metadata()?.permissions())?;
+    file.as_file().sync_all()?;
+    file.persist(&path)?;
+    Ok(())
+}
+
+/// What goes with an item of a list: its separator, or its line. None where that would take
+/// something else along, such as a comment, or is not sure.
+pub(crate) fn removal_of_item(sources: &Sources, item: Place) -> Option<Place> {
+    let text = &*sources.get(item.file)?.text;
+    let (start, end) = (item.span.start as usize, item.span.end as usize);
+    let (before, after) = (text.get(..start)?, text.get(end..)?);
+    let line = before.rfind('\n').map_or(0, |at| at + 1);
+    let span = if before.get(line..)?.trim() == "-" {
+        let rest = after.find('\n').map_or(after.len(), |at| at + 1);
+        let alone = after.get(..rest)?.trim().is_empty();
+        alone.then(|| Span::new(line, end + rest))?
+    } else if after.trim_start_matches(' ').starts_with(',') {
+        let comma = after.find(',')? + 1;
+        let blanks = after.get(comma..)?.bytes().take_while(|byte| *byte == b' ').count();
+        Span::new(start, end + comma + blanks)
+    } else if after.trim_start_matches(' ').starts_with(']') {
+        let comma = before.trim_end_matches(' ').strip_suffix(',')?.len();
+        Span::new(comma, end)
+    } else {
+        return None;
+    };
+    Some(Place { span, ..item })
+}
+
+/// The texts that safe fixes change. Fixes that overlap one that comes before them are left for the
+/// next run.
+pub fn apply(report: &Report) -> Vec<Fixed> {
+    let mut by_file: BTreeMap<FileId, Vec<&[Edit]>> = BTreeMap::new();
+    for finding in report.diagnostics.iter().filter(|finding| !finding.fix.is_empty()) {
+        by_file.entry(finding.place.file).or_default().push(&finding.fix);
+    }
+    by_file
+        .into_iter()
+        .filter_map(|(file, mut fixes)| {
+            let source = report.sources.get(file)?;
+            fixes.sort_by_key(|edits| edits.iter().map(|edit| edit.place.span).min());
+            let mut after = String::with_capacity(source.text.len());
+            let mut at = 0;
+            let mut done = 0;
+            for edits in fixes {
+                let mut edits: Vec<&Edit> = edits.iter().collect();
+                edits.sort_by_key(|edit| edit.place.span);
+                let mut piece = String::new();
+                let mut end = at;
+                let fits = edits.iter().all(|edit| {
+                    let span = edit.place.span;
+                    let (first, last) = (span.start as usize, span.end as usize);
+                    let before = source.text.get(end..first).filter(|_| edit.place.file == file);
+                    let (Some(before), true) = (before, last <= source.text.len()) else {
+                        return false;
+                    };
+                    piece.push_str(before);
+                    piece.push_str(&edit.text);
+                    end = last;
+                    true
+                });
+                if fits {
+                    after.push_str(&piece);
+                    at = end;
+                    done += 1;
+                }
+            }
+            after.push_str(source.text.get(at..)?);
+            let path = source.path.clone();
+            let before = source.text.to_string();
+            (done > 0 && after != before).then_some(Fixed { path, before, after, fixes: done })
+        })
+        .collect()
+}

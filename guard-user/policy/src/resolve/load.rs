@@ -1,0 +1,409 @@
+//! Loading: a manifest with all that it names becomes a cluster, or a report of everything that is
+//! wrong with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use super::{
+    cluster::{Cluster, Node},
+    files::{Bundle, Files},
+    loaded::Loaded,
+    resolver,
+    source_reader::{SourceReader, normal, start_of},
+};
+use crate::{
+    compile::{self, CapacityError, slots::Placement},
+    lint::check::{self, cluster_view::ClusterView},
+    syntax::{
+        diagnostic::{At, Diagnostic, FileId, Place, Report, Severity},
+        document::{
+            self, ClusterDoc, Document, PolicyDoc,
+            test::{TestCluster, TestDoc},
+        },
+        rules::{self, Code},
+        yaml,
+    },
+    test_suite::{self, Suite},
+};
+
+/// Why nothing was loaded.
+#[derive(Debug)]
+pub struct LoadError {
+    /// What is wrong.
+    pub report: Report,
+    /// Every path and glob pattern that was asked for, sorted: what to watch for a change.
+    pub sources: Vec<PathBuf>,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report.fmt(f)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Loads a manifest and all that it names.
+///
+/// # Errors
+/// Whatever is wrong in any of the files; all of it at once.
+pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>> {
+    let mut loader = Loader::new(files);
+    let cluster = loader.manifest(manifest);
+    let (report, bundle, sources) = loader.finish(manifest);
+    match cluster {
+        Some(cluster) if !report.has_errors() => Ok(Loaded { cluster, report, sources, bundle }),
+        _ => Err(Box::new(LoadError { report, sources })),
+    }
+}
+
+/// What a file turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A cluster manifest.
+    Cluster,
+    /// A policy.
+    Policy,
+    /// Unit tests of policies.
+    Test,
+    /// YAML that does not call itself ours.
+    Foreign,
+    /// Not readable, or not understood; reported.
+    Broken,
+}
+
+/// Loads files one after the other into one report.
+pub struct Loader<'f> {
+    pub(crate) sources: SourceReader<'f>,
+    policies: BTreeMap<PathBuf, Option<Rc<PolicyDoc>>>,
+    parsed: BTreeMap<PathBuf, Parsed>,
+    /// Files that a manifest was checked with.
+    together: BTreeSet<FileId>,
+}
+
+/// A manifest with what it names.
+struct Parts {
+    file: FileId,
+    doc: ClusterDoc,
+    policies: Vec<(FileId, Rc<PolicyDoc>)>,
+    cluster: Cluster,
+}
+
+/// A file that has been looked at, but not yet used.
+struct Parsed {
+    kind: FileKind,
+    document: Option<Document>,
+    /// What is wrong with it; said when the file is used.
+    findings: Report,
+}
+
+impl fmt::Debug for Loader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("report", &self.sources.report).finish_non_exhaustive()
+    }
+}
+
+impl<'f> Loader<'f> {
+    /// A loader that has read nothing.
+    pub fn new(files: &'f dyn Files) -> Self {
+        Self {
+            sources: SourceReader::new(files),
+            policies: BTreeMap::new(),
+            parsed: BTreeMap::new(),
+            together: BTreeSet::new(),
+        }
+    }
+
+    /// Tells these rules nowhere, unless they are errors.
+    pub fn allow(&mut self, codes: impl IntoIterator<Item = Code>) {
+        self.sources.report.ignores.allow(codes);
+    }
+
+    /// Takes no notice of comments that silence rules.
+    pub fn without_ignores(&mut self) {
+        self.sources.heeds_ignores = false;
+    }
+
+    /// Reports comments that silence nothing: to be called when all files were checked.
+    pub fn check_ignores(&mut self) {
+        let together = &self.together;
+        self.sources.report.check_ignores(|file| !together.contains(&file));
+    }
+
+    /// The report, what was read, and what was asked for.
+    pub fn finish(self, manifest: &Path) -> (Report, Bundle, Vec<PathBuf>) {
+        self.sources.finish(manifest)
+    }
+
+    /// Whether a policy has been read.
+    pub fn has_policy(&self, path: &Path) -> bool {
+        self.policies.contains_key(&normal(path))
+    }
+
+    /// Loads a manifest and all that it names. None if it has no meaning; the report says why.
+    pub fn manifest(&mut self, path: &Path) -> Option<Cluster> {
+        Some(self.parts(path)?.cluster)
+    }
+
+    /// Loads a manifest as [`Loader::manifest`], and checks what the daemon need not: whether the
+    /// policy of every node fits, and what is probably not meant.
+    pub fn check_manifest(&mut self, path: &Path) {
+        let Some(Parts { file, doc, policies, cluster }) = self.parts(path) else { return };
+        self.check_capacity(file, &cluster);
+        let view = ClusterView { doc: &doc, policies: &policies, cluster: &cluster };
+        check::cluster::check(&mut self.sources.report, &view);
+    }
+
+    fn parts(&mut self, path: &Path) -> Option<Parts> {
+        self.parts_named(path, None)
+    }
+
+    /// As [`Loader::parts`], where another file names the manifest.
+    fn parts_named(&mut self, path: &Path, named: Option<Place>) -> Option<Parts> {
+        let (file, text) = self.sources.open(path, named)?;
+        let before = self.sources.report.count(Severity::Error);
+        let doc = match self.document(file, path, &text)? {
+            Document::Cluster(doc) => doc,
+            Document::Policy(_) | Document::Test(_) => {
+                let place = named.unwrap_or(start_of(file));
+                let message = "a policy or a test where a manifest belongs";
+                self.sources.report.push(
+                    Diagnostic::error(rules::API_VERSION, place, message)
+                        .help("name a file with `kind: Cluster`; it names its policies itself"),
+                );
+                return None;
+            }
+        };
+        self.parts_of(file, path, doc, before, true)
+    }
+
+    /// A cluster with what it names. `before`: how many errors there were before it was read.
+    /// `all`: what it does not use is of no use.
+    fn parts_of(
+        &mut self,
+        file: FileId,
+        path: &Path,
+        doc: ClusterDoc,
+        before: usize,
+        all: bool,
+    ) -> Option<Parts> {
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let policies = self.policies_of(&doc.policies, &base);
+        let complete = policies
+            .iter()
+            .all(|(file, policy)| policy.is_some() && !self.sources.report.is_broken(*file));
+        // What a broken policy uses is not known, so nothing can be called unused.
+        let faultless = complete && self.sources.report.count(Severity::Error) == before;
+        let whole = all && doc.policies_known && faultless;
+        let policies: Vec<(FileId, Rc<PolicyDoc>)> =
+            policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
+        let cluster = resolver::cluster(&mut self.sources, file, &base, &doc, &policies);
+        check::documents(&mut self.sources.report, &doc, &policies, whole);
+        self.together.insert(file);
+        self.together.extend(policies.iter().map(|(file, _)| *file));
+        // Errors of other files are no reason to be silent about this one.
+        if !complete || self.sources.report.count(Severity::Error) > before {
+            return None;
+        }
+        Some(Parts { file, doc, policies, cluster: cluster? })
+    }
+
+    /// Loads unit tests with the cluster that they are about. None if anything is wrong with them
+    /// or with it; the report says what.
+    pub fn test(&mut self, path: &Path) -> Option<Suite> {
+        let (file, text) = self.sources.open(path, None)?;
+        let before = self.sources.report.count(Severity::Error);
+        let doc = match self.document(file, path, &text)? {
+            Document::Test(doc) => doc,
+            Document::Cluster(_) | Document::Policy(_) => {
+                let message = "a manifest or a policy where tests belong";
+                self.sources.report.push(
+                    Diagnostic::error(rules::API_VERSION, start_of(file), message)
+                        .help("name a file with `kind: Test`"),
+                );
+                return None;
+            }
+        };
+        let base = path.parent().unwrap_or(Path::new("")).to_owned();
+        let TestDoc { cluster, cases } = doc;
+        let parts = match cluster {
+            TestCluster::Manifest(manifest) => {
+                self.parts_named(&base.join(&manifest.value), Some(manifest.place))
+            }
+            TestCluster::InPlace(doc) => self.parts_of(file, path, *doc, before, false),
+            TestCluster::Unknown => None,
+        };
+        let cluster = parts?.cluster;
+        let suite = test_suite::resolve(&mut self.sources.report, &base, cluster, cases);
+        (self.sources.report.count(Severity::Error) == before).then_some(suite)
+    }
+
+    /// Checks that the policy of every kind of node fits, by compiling it where that is in doubt.
+    fn check_capacity(&mut self, file: FileId, cluster: &Cluster) {
+        let addresses = cluster.nodes.iter().map(|node| node.addresses.len()).sum();
+        let mut kinds: BTreeMap<&[String], &Node> = BTreeMap::new();
+        for node in &cluster.nodes {
+            kinds.entry(&node.roles).or_insert(node);
+        }
+        for node in kinds.into_values() {
+            if compile::fits_anyhow(cluster, &node.roles, addresses) {
+                continue;
+            }
+            let failed = compile::for_node(cluster, node, &Placement::default()).err();
+            if let Some(error) = failed {
+                let code = match error {
+                    CapacityError::Services { .. } => rules::SERVICES,
+                    CapacityError::Prefixes { .. } => rules::PREFIXES,
+                    CapacityError::MemberBuckets { .. } => rules::MEMBER_BUCKETS,
+                    CapacityError::Classes { .. } => rules::CLASSES,
+                };
+                let finding = Diagnostic::error(code, start_of(file), error.to_string());
+                self.sources.report.push(finding);
+            }
+        }
+    }
+
+    /// Checks a policy by itself.
+    pub fn policy(&mut self, path: &Path) {
+        if let Some((file, _)) = self.sources.open(path, None) {
+            self.policy_doc(file, path);
+        }
+    }
+
+    /// What a file is. Says nothing about what is wrong with it, unless it cannot be read.
+    pub fn kind(&mut self, path: &Path) -> FileKind {
+        let Some((file, text)) = self.sources.open(path, None) else {
+            return FileKind::Broken;
+        };
+        let parsed = parse(file, &text);
+        let kind = parsed.kind;
+        self.parsed.insert(normal(path), parsed);
+        kind
+    }
+
+    /// The name of a policy that was looked at with [`Loader::kind`].
+    pub fn policy_name(&self, path: &Path) -> Option<String> {
+        match &self.parsed.get(&normal(path))?.document {
+            Some(Document::Policy(doc)) => Some(doc.name.value.clone()),
+            _ => None,
+        }
+    }
+
+    /// Reports what is wrong with a file of which no more is known.
+    pub fn broken(&mut self, path: &Path) {
+        if let Some((file, text)) = self.sources.open(path, None) {
+            let _ = self.document(file, path, &text);
+        }
+    }
+
+    fn document(&mut self, file: FileId, path: &Path, text: &str) -> Option<Document> {
+        let parsed = self.parsed.remove(&normal(path));
+        let parsed = parsed.unwrap_or_else(|| parse(file, text));
+        self.sources.report.absorb(parsed.findings);
+        parsed.document
+    }
+
+    /// The policies that a manifest names, in its order; none in place of one that is broken.
+    fn policies_of(
+        &mut self,
+        entries: &[At<String>],
+        base: &Path,
+    ) -> Vec<(FileId, Option<Rc<PolicyDoc>>)> {
+        let mut seen: BTreeMap<PathBuf, Place> = BTreeMap::new();
+        let mut found = Vec::new();
+        for entry in entries {
+            for path in self.paths_of(entry, base) {
+                let normal = normal(&path);
+                if let Some(first) = seen.get(&normal) {
+                    let message = format!("the policy file `{}` twice", path.display());
+                    self.sources.report.push(
+                        Diagnostic::error(rules::DUPLICATE_FILE, entry.place, message)
+                            .related(*first, "already named here"),
+                    );
+                    continue;
+                }
+                seen.insert(normal, entry.place);
+                if let Some((file, _)) = self.sources.open(&path, Some(entry.place)) {
+                    let policy = self.policy_doc(file, &path);
+                    found.push((file, policy));
+                } else {
+                    found.push((entry.place.file, None));
+                }
+            }
+        }
+        found
+    }
+
+    /// The paths that an entry of `policies` means.
+    fn paths_of(&mut self, entry: &At<String>, base: &Path) -> Vec<PathBuf> {
+        if !entry.value.contains(['*', '?', '[']) {
+            return vec![base.join(&entry.value)];
+        }
+        let base = glob::Pattern::escape(&base.to_string_lossy());
+        let pattern = Path::new(&base).join(&entry.value);
+        let problem = match self.sources.files.glob(&pattern) {
+            Ok(paths) => {
+                let paths: Vec<PathBuf> =
+                    paths.into_iter().filter(|path| !test_suite::is_test_file(path)).collect();
+                if !paths.is_empty() {
+                    return paths;
+                }
+                "matches no policy file".to_owned()
+            }
+            Err(error) => format!("cannot be used: {error}"),
+        };
+        let message = format!("the pattern `{}` {problem}", entry.value);
+        self.sources.report.push(Diagnostic::error(rules::MISSING_FILE, entry.place, message));
+        Vec::new()
+    }
+
+    fn policy_doc(&mut self, file: FileId, path: &Path) -> Option<Rc<PolicyDoc>> {
+        let normal = normal(path);
+        if let Some(known) = self.policies.get(&normal) {
+            return known.clone();
+        }
+        let (_, text) = self.sources.open(path, None)?;
+        let doc = match self.document(file, path, &text) {
+            Some(Document::Policy(doc)) => Some(doc),
+            Some(Document::Cluster(_) | Document::Test(_)) => {
+                let message = "a manifest or a test where a policy belongs";
+                self.sources.report.push(Diagnostic::error(
+                    rules::API_VERSION,
+                    start_of(file),
+                    message,
+                ));
+                None
+            }
+            None => None,
+        };
+        if let Some(doc) = &doc {
+            check::policy(&mut self.sources.report, doc);
+        }
+        let doc = doc.map(Rc::new);
+        self.policies.insert(normal, doc.clone());
+        doc
+    }
+}
+
+fn parse(file: FileId, text: &str) -> Parsed {
+    let mut findings = Report::default();
+    let tree = yaml::read(file, text, &mut findings);
+    let ours = match &tree {
+        Some(tree) => document::is_ours(tree),
+        // Nobody knows; a text that names us is taken for ours.
+        None => text.contains("trainguard/"),
+    };
+    let document = tree.and_then(|tree| document::read(file, &tree, &mut findings));
+    let kind = match &document {
+        Some(Document::Cluster(_)) => FileKind::Cluster,
+        Some(Document::Policy(_)) => FileKind::Policy,
+        Some(Document::Test(_)) => FileKind::Test,
+        None if ours => FileKind::Broken,
+        None => FileKind::Foreign,
+    };
+    Parsed { kind, document, findings }
+}

@@ -1,0 +1,412 @@
+//! Signed policies: a list of the files with their SHA-256, as `sha256sum` writes it, and a
+//! signature of that list, as `minisign` makes it, with a serial number in its signed comment.
+//!
+//! ```sh
+//! sha256sum cluster.yaml policies/*.yaml > cluster.yaml.sums
+//! minisign -S -m cluster.yaml.sums -t 'trainguard serial=42'
+//! ```
+//!
+//! The list names what a load reads, no file less and none more: a policy that a pattern of the
+//! manifest does not find any more is missing, not gone. The serial number grows, so that nobody
+//! brings back a policy that was once signed and has been replaced.
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use minisign_verify::{Error, PublicKey, Signature};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    files::{Bundle, Files},
+    load::{self, Loader},
+};
+use crate::{
+    compile::hash::hexadecimal,
+    syntax::{
+        diagnostic::{Diagnostic, Place, Span},
+        rules,
+        text::shown,
+    },
+    test_suite,
+};
+
+/// Files that are named in an error.
+const NAMED: usize = 5;
+
+/// The list of the files, and the signature of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    /// A line of `sha256sum` for each file, by its path from the directory of the manifest.
+    pub sums: String,
+    /// A signature of minisign.
+    pub signature: String,
+}
+
+/// Where list and signature of a manifest lie: beside it.
+pub fn paths(manifest: &Path) -> [PathBuf; 2] {
+    [".sums", ".sums.minisig"].map(|ending| {
+        let mut path = manifest.as_os_str().to_owned();
+        path.push(ending);
+        PathBuf::from(path)
+    })
+}
+
+/// What is said where there is not both.
+pub fn missing(manifest: &Path) -> String {
+    let [sums, signature] = paths(manifest);
+    format!("there are not both of `{}` and `{}`", sums.display(), signature.display())
+}
+
+impl Signed {
+    /// Reads both; none if there are not both.
+    ///
+    /// # Errors
+    /// One of them cannot be read: which, and why.
+    pub fn read(manifest: &Path, files: &dyn Files) -> Result<Option<Self>, String> {
+        let text = |path: &Path| match files.read(path) {
+            Ok(bytes) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_not_text| format!("`{}` is no text", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
+        };
+        let [sums, signature] = paths(manifest);
+        let both = text(&sums)?.zip(text(&signature)?);
+        Ok(both.map(|(sums, signature)| Self { sums, signature }))
+    }
+}
+
+/// Whose signature a policy must have: a public key of minisign.
+pub struct Key(PublicKey);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Key").finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    /// Reads the text of a file with a key.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let key = PublicKey::decode(&String::from_utf8_lossy(text))
+            .map_err(|error| format!("the policy key is no public key of minisign: {error}"))?;
+        Ok(Self(key))
+    }
+
+    /// Sees that a policy is what the holder of the key has signed.
+    ///
+    /// # Errors
+    /// It is not: why, and what to do.
+    pub fn verify(&self, signed: &Signed, bundle: &Bundle) -> Result<Verified, String> {
+        let [_, place] = paths(&bundle.manifest);
+        let place = place.display();
+        let signature = Signature::decode(&signed.signature)
+            .map_err(|error| format!("`{place}` is no signature of minisign: {error}"))?;
+        self.0.verify(signed.sums.as_bytes(), &signature, false).map_err(|error| match error {
+            Error::UnexpectedKeyId => format!(
+                "`{place}` was made with another key than the policy key: sign with the one that \
+                 belongs to it, or give the other one as policy key"
+            ),
+            Error::UnexpectedAlgorithm => {
+                format!("`{place}` is of the legacy form: sign with minisign 0.10 or newer")
+            }
+            _ => format!(
+                "`{place}` is no signature of the list as it is: the list was changed after it was \
+                 signed, or the signature is forged"
+            ),
+        })?;
+        let (serial, expires) = comment(signature.trusted_comment())?;
+        covers(&signed.sums, bundle)?;
+        let sums = hexadecimal(&Sha256::digest(signed.sums.as_bytes()));
+        Ok(Verified { serial, sums, expires })
+    }
+}
+
+/// What a good signature says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// Grows with each policy.
+    pub serial: u64,
+    /// SHA-256 of the list, in hexadecimal.
+    pub sums: String,
+    /// After this it is old; it is still in force.
+    pub expires: Option<SystemTime>,
+}
+
+impl Verified {
+    /// Whether it is old.
+    pub fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| expires < SystemTime::now())
+    }
+}
+
+/// What the signed comment says: `trainguard serial=42`, and `expires=2027-01-31` if it does.
+fn comment(text: &str) -> Result<(u64, Option<SystemTime>), String> {
+    let wrong = || {
+        format!(
+            "the signed comment is `{}`, expected `trainguard serial=NUMBER` and, if wanted, \
+             `expires=YYYY-MM-DD`: minisign -S -t 'trainguard serial=42'",
+            shown(text)
+        )
+    };
+    let mut words = text.split_ascii_whitespace();
+    if words.next() != Some("trainguard") {
+        return Err(wrong());
+    }
+    let (mut serial, mut expires) = (None, None);
+    for word in words {
+        match word.split_once('=') {
+            Some(("serial", number)) if serial.is_none() => {
+                let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+                serial = Some(number.parse().ok().filter(|_| is_number).ok_or_else(wrong)?);
+            }
+            Some(("expires", day)) if expires.is_none() => {
+                let end = humantime::parse_rfc3339_weak(&format!("{day} 00:00:00"));
+                expires = Some(end.map_err(|_no_day| wrong())?);
+            }
+            _ => return Err(wrong()),
+        }
+    }
+    Ok((serial.ok_or_else(wrong)?, expires))
+}
+
+/// Sees that a list names the files of a bundle, all of them, as they are, and no others.
+fn covers(sums: &str, bundle: &Bundle) -> Result<(), String> {
+    let mut listed = BTreeMap::new();
+    for (number, line) in (1..).zip(sums.lines()) {
+        let wrong = || {
+            format!(
+                "line {number} of the list, `{}`: expected a SHA-256 and a path, as sha256sum \
+                 writes them",
+                shown(line)
+            )
+        };
+        let (sum, path) = line.split_once(' ').ok_or_else(wrong)?;
+        let path = path.strip_prefix([' ', '*']).ok_or_else(wrong)?;
+        let is_sum = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !is_sum || path.is_empty() {
+            return Err(wrong());
+        }
+        let path = path.strip_prefix("./").unwrap_or(path);
+        if listed.insert(Path::new(path).to_owned(), sum.to_ascii_lowercase()).is_some() {
+            return Err(format!("the list names `{}` twice", shown(path)));
+        }
+    }
+    let (mut missing, mut other) = (Vec::new(), Vec::new());
+    for (path, text) in bundle.relative() {
+        match listed.remove(path) {
+            None => missing.push(path.to_owned()),
+            Some(sum) if sum != hexadecimal(&Sha256::digest(text.as_bytes())) => {
+                other.push(path.to_owned());
+            }
+            Some(_) => {}
+        }
+    }
+    // No load reads a test; a list of `policies/*.yaml` has those beside the policies, too.
+    let unread = listed.into_keys().filter(|path| !test_suite::is_test_file(path));
+    for (what, paths) in [
+        ("has no signature, as the list does not name it", missing),
+        ("is not as it was signed", other),
+        ("is signed and is not read, so it is missing", unread.collect()),
+    ] {
+        let names = paths.iter().take(NAMED).map(|path| shown(&path.to_string_lossy()));
+        let names: Vec<String> = names.collect();
+        if let Some(more) = paths.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            return Err(format!("`{}` and {more} more: each {what}", names.join("`, `")));
+        }
+        if !names.is_empty() {
+            return Err(format!("`{}`: {what}", names.join("`, `")));
+        }
+    }
+    Ok(())
+}
+
+impl Loader<'_> {
+    /// Checks that a manifest, with all that it names, is what the holder of a key has signed; what
+    /// a daemon with that key would refuse is an error. Whether it is newer than what is in force,
+    /// only a daemon knows.
+    pub fn check_signature(&mut self, manifest: &Path, files: &dyn Files, key: &Key) {
+        // What does not load is refused for that.
+        let Ok(loaded) = load::load(manifest, files) else { return };
+        let Some((file, _)) = self.sources.open(manifest, None) else { return };
+        let place = Place { file, span: Span::default() };
+        let signed = match Signed::read(manifest, files) {
+            Ok(Some(signed)) => key.verify(&signed, &loaded.bundle),
+            Ok(None) => Err(format!(
+                "{}: list the files with sha256sum, and sign the list with minisign",
+                missing(manifest)
+            )),
+            Err(why) => Err(why),
+        };
+        self.sources.report.push(match signed {
+            Err(why) => Diagnostic::error(rules::SIGNATURE, place, format!("not signed: {why}")),
+            Ok(Verified { expires: Some(expires), .. }) if expires < SystemTime::now() => {
+                let day = humantime::format_rfc3339_seconds(expires).to_string();
+                let day = day.split('T').next().unwrap_or_default();
+                Diagnostic::warning(
+                    rules::SIGNATURE,
+                    place,
+                    format!("its signature has expired ({day}); a daemon takes it all the same"),
+                )
+                .help("sign it again, with a higher number and a later day")
+            }
+            Ok(_) => return,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use minisign::KeyPair;
+
+    use super::*;
+
+    const MANIFEST: &str = "/etc/tg/c.yaml";
+
+    fn bundle() -> Bundle {
+        Bundle::new(
+            MANIFEST,
+            [
+                ("/etc/tg/c.yaml", "manifest"),
+                ("/etc/tg/p/x.yaml", "x"),
+                ("/etc/tg/../lists/l.txt", "list"),
+            ],
+        )
+    }
+
+    fn sums() -> String {
+        let line = |path: &str, text: &str| {
+            format!("{}  {path}\n", hexadecimal(&Sha256::digest(text.as_bytes())))
+        };
+        [line("c.yaml", "manifest"), line("./p/x.yaml", "x"), line("../lists/l.txt", "list")]
+            .concat()
+    }
+
+    fn key() -> KeyPair {
+        KeyPair::generate_unencrypted_keypair().expect("a key")
+    }
+
+    fn public(key: &KeyPair) -> String {
+        key.pk.to_box().expect("a key").to_string()
+    }
+
+    fn sign(key: &KeyPair, sums: &str, comment: &str) -> Signed {
+        let signature = minisign::sign(None, &key.sk, sums.as_bytes(), Some(comment), None);
+        let signature = signature.expect("a signature").to_string();
+        Signed { sums: sums.to_owned(), signature }
+    }
+
+    fn verify(key: &str, signed: &Signed, bundle: &Bundle) -> Result<Verified, String> {
+        Key::parse(key.as_bytes())?.verify(signed, bundle)
+    }
+
+    fn why(result: Result<Verified, String>) -> String {
+        result.expect_err("it is refused")
+    }
+
+    #[test]
+    fn what_is_signed_is_accepted() {
+        let key = key();
+        let signed = sign(&key, &sums(), "trainguard serial=42 expires=2027-01-31");
+        let verified = verify(&public(&key), &signed, &bundle()).expect("it is good");
+        assert_eq!(verified.serial, 42);
+        // As the shell expands `policies/*.yaml`.
+        let more = sums() + &format!("{}  p/x.test.yaml\n", "0".repeat(64));
+        let signed = sign(&key, &more, "trainguard serial=43");
+        assert_eq!(verify(&public(&key), &signed, &bundle()).map(|it| it.serial), Ok(43));
+        let expires = verified.expires.expect("a day");
+        assert_eq!(humantime::format_rfc3339(expires).to_string(), "2027-01-31T00:00:00Z");
+    }
+
+    /// Case 129.
+    #[test]
+    fn what_is_not_as_it_was_signed_is_refused_and_named() {
+        let (key, other) = (key(), key());
+        let good = sign(&key, &sums(), "trainguard serial=1");
+        let bundle = bundle();
+        let with = |path: &str, text: &str| {
+            Bundle::new(
+                MANIFEST,
+                [("/etc/tg/c.yaml", "manifest"), ("/etc/tg/../lists/l.txt", "list"), (path, text)],
+            )
+        };
+        let check = |signed: &Signed, bundle: &Bundle| why(verify(&public(&key), signed, bundle));
+        for (what, told, part) in [
+            ("another key", why(verify(&public(&other), &good, &bundle)), "another key"),
+            ("no key", why(verify("nonsense\nnonsense\n", &good, &bundle)), "no public key"),
+            ("other bytes", check(&good, &with("/etc/tg/p/x.yaml", "y")), "`p/x.yaml`: is not as"),
+            ("another file", check(&good, &with("/etc/tg/p/z.yaml", "x")), "`p/z.yaml`: has no"),
+            (
+                "a file that is gone",
+                check(
+                    &good,
+                    &Bundle::new(
+                        MANIFEST,
+                        [("/etc/tg/c.yaml", "manifest"), ("/etc/tg/../lists/l.txt", "list")],
+                    ),
+                ),
+                "`p/x.yaml`: is signed and is not read",
+            ),
+            (
+                "a changed list",
+                check(
+                    &Signed { sums: good.sums.replace("c.yaml", "d.yaml"), ..good.clone() },
+                    &bundle,
+                ),
+                "no signature of the list as it is",
+            ),
+            (
+                "a changed comment",
+                check(
+                    &Signed {
+                        signature: good.signature.replace("serial=1", "serial=9"),
+                        ..good.clone()
+                    },
+                    &bundle,
+                ),
+                "forged",
+            ),
+            (
+                "no signature",
+                check(&Signed { signature: "x".to_owned(), ..good.clone() }, &bundle),
+                "no signature of minisign",
+            ),
+            ("no serial", check(&sign(&key, &sums(), "trainguard"), &bundle), "expected"),
+            ("no word", check(&sign(&key, &sums(), "serial=1"), &bundle), "trainguard serial="),
+            ("a sign", check(&sign(&key, &sums(), "trainguard serial=+1"), &bundle), "serial="),
+            (
+                "twice",
+                check(&sign(&key, &sums().repeat(2), "trainguard serial=1"), &bundle),
+                "twice",
+            ),
+            ("no list", check(&sign(&key, "x\n", "trainguard serial=1"), &bundle), "line 1"),
+            ("an empty one", check(&sign(&key, "", "trainguard serial=1"), &bundle), "has no"),
+        ] {
+            assert!(told.contains(part), "{what}: {told}");
+        }
+    }
+
+    #[test]
+    fn days_are_read_and_nothing_else() {
+        let now = SystemTime::now();
+        let (serial, expires) = comment("trainguard expires=1999-12-31 serial=3").expect("good");
+        assert_eq!(serial, 3);
+        assert!(expires.is_some_and(|expires| {
+            now.duration_since(expires).is_ok_and(|age| age > Duration::from_hours(24 * 365))
+        }));
+        for bad in ["trainguard serial=1 expires=soon", "trainguard serial=1 serial=2", ""] {
+            assert!(comment(bad).is_err(), "{bad}");
+        }
+    }
+}

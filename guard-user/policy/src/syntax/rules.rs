@@ -1,0 +1,197 @@
+//! The rules of lint. `TG0xx` is the dialect, `TG1xx` the shape, `TG2xx` the meaning of a document, `TG3xx`
+//! lock-out, `TG4xx` the cluster as a whole, `TG5xx` capacity, `TG9xx` hygiene.
+//!
+//! A new rule takes a line in `rules!`, a page in `guard-user/explain`, and the check that reports it.
+
+use std::fmt;
+
+/// Stable number of a rule, written `TGnnn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Code(pub u16);
+
+impl std::str::FromStr for Code {
+    type Err = ();
+
+    /// Reads the number of an existing rule, such as `TG204`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let number = text.strip_prefix("TG").filter(|number| number.len() == 3).ok_or(())?;
+        let code = Self(number.parse().map_err(|_invalid| ())?);
+        if ALL.contains(&code) { Ok(code) } else { Err(()) }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TG{:03}", self.0)
+    }
+}
+
+impl Code {
+    /// Whether a comment or a flag may silence this rule where it is no error. What hides text, or
+    /// cuts somebody off, is not silenced beside the line that does it.
+    pub fn is_ignorable(self) -> bool {
+        !matches!(self.0, 0..100 | 300..400 | 900..)
+    }
+
+    /// Whether this rule is about documents together: a policy by itself does not break it.
+    pub fn needs_cluster(self) -> bool {
+        NEEDS_CLUSTER.contains(&self) || matches!(self.0, 300..600)
+    }
+}
+
+/// Declares the rules: a constant for each, [`ALL`], and those that need a cluster although their
+/// number does not say so.
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $number:literal $(needs $cluster:ident)?;)*) => {
+        $($(#[$doc])* pub const $name: Code = Code($number);)*
+
+        /// All rules, by number.
+        pub const ALL: &[Code] = &[$($name),*];
+
+        /// Rules about one document that take the cluster to be decided.
+        const NEEDS_CLUSTER: &[Code] = &[$($({
+            stringify!($cluster);
+            $name
+        },)?)*];
+    };
+}
+
+rules! {
+    // The dialect.
+    /// Not YAML.
+    SYNTAX = 1;
+    /// A key twice in one mapping.
+    DUPLICATE_KEY = 2;
+    /// An anchor, an alias or a merge key.
+    ANCHOR = 3;
+    /// An explicit tag.
+    TAG = 4;
+    /// A character that hides or reorders text, or bytes that are no UTF-8.
+    CHARACTER = 5;
+    /// A scalar that YAML readers understand differently.
+    AMBIGUOUS = 6;
+    /// An empty document, or null.
+    NULL = 7;
+    /// More than one document, or a directive.
+    DOCUMENTS = 8;
+    /// Too big or nested too deep.
+    BUDGET = 9;
+    /// A file that cannot be read.
+    UNREADABLE = 10;
+
+    // The shape of a document.
+    /// A field that does not exist.
+    UNKNOWN_FIELD = 101;
+    /// A field that must be written.
+    MISSING_FIELD = 102;
+    /// A prefix whose address has bits beyond its length.
+    HOST_BITS = 103;
+    /// Not an address or prefix.
+    ADDRESS = 104;
+    /// Not a port or range of ports.
+    PORT = 105;
+    /// Not an interface pattern.
+    INTERFACE = 106;
+    /// An `apiVersion` or `kind` that is not understood.
+    API_VERSION = 107;
+    /// A list where a mapping belongs, and the like.
+    TYPE = 109;
+    /// Not a name.
+    NAME = 110;
+    /// Not a rate or an amount, or out of range.
+    AMOUNT = 111;
+    /// Not one of the words that are possible.
+    CHOICE = 112;
+    /// Not a host list.
+    HOST_LIST = 113;
+    /// Not a path of a file.
+    PATH = 114;
+
+    // The meaning of a document.
+    /// A prefix that is everything.
+    EVERYTHING = 201;
+    /// Sources of one address family at nodes of both.
+    ONE_FAMILY = 202 needs cluster;
+    /// Two fields that contradict each other.
+    CONTRADICTION = 203;
+    /// Something that never has an effect.
+    NO_EFFECT = 204 needs cluster;
+    /// A name twice.
+    DUPLICATE_NAME = 205;
+    /// An `allow` that allows nobody.
+    EMPTY_ALLOW = 206;
+    /// Two services that claim a port equally.
+    OVERLAP = 207;
+    /// A role or network that nothing uses.
+    UNUSED = 208 needs cluster;
+    /// All packets to ephemeral ports.
+    EPHEMERAL = 209;
+    /// A limit that stalls training.
+    PACKET_LIMIT = 210;
+    /// A limit too tight to be useful.
+    TIGHT_LIMIT = 211;
+    /// A service that enforces nothing: everybody may reach it.
+    ENFORCES_NOTHING = 212;
+    /// Prefixes that together are nearly everything.
+    NEARLY_EVERYTHING = 213 needs cluster;
+    /// A limit below what the start of a job of this size needs.
+    STARTUP = 214 needs cluster;
+
+    // Lock-out.
+    /// ssh that nobody outside the cluster may reach.
+    SSH = 301;
+    /// ssh that the management network may not reach.
+    MANAGEMENT = 302;
+    /// A member whom a service of its own policy refuses.
+    MEMBER = 303;
+
+    // The cluster as a whole.
+    /// A node name twice.
+    DUPLICATE_NODE = 401;
+    /// An address that no node can have.
+    MARTIAN = 402;
+    /// An address twice.
+    DUPLICATE_ADDRESS = 403;
+    /// A port of a framework that no service covers.
+    UNCOVERED = 404;
+    /// A file that the manifest names and that is not there.
+    MISSING_FILE = 405;
+    /// A role that no node has.
+    UNKNOWN_ROLE = 407;
+    /// A network that the manifest does not name.
+    UNKNOWN_NETWORK = 408;
+    /// A policy file that is named twice.
+    DUPLICATE_FILE = 409;
+    /// Host lists of different lengths.
+    LENGTH_MISMATCH = 410;
+    /// A node without addresses.
+    NO_ADDRESS = 411;
+    /// An address outside the cluster's own prefixes.
+    OUTSIDE = 412;
+    /// A prefix that a list holds already.
+    LISTED_TWICE = 413;
+    /// A node, or the address of one, that the manifest does not have.
+    UNKNOWN_NODE = 414;
+    /// A policy that is not as it was signed, or not signed at all.
+    SIGNATURE = 415;
+
+    // Capacity.
+    /// More prefixes than fit.
+    PREFIXES = 501;
+    /// A host list that expands too far.
+    EXPANSION = 502;
+    /// More services than a node can run.
+    SERVICES = 503;
+    /// More limiter states than fit.
+    MEMBER_BUCKETS = 504;
+    /// More classes of sources than fit.
+    CLASSES = 505;
+
+    // Hygiene.
+    /// A comment that silences nothing.
+    UNUSED_IGNORE = 901;
+    /// A comment that silences a rule without a reason.
+    NO_REASON = 902;
+    /// A comment for a rule that is not to be silenced, or that does not exist.
+    NOT_IGNORABLE = 903;
+}

@@ -1,0 +1,125 @@
+//! Single values of the documents: names, ports, prefixes, rates. Each is judged as it is written.
+
+mod address;
+mod amount;
+mod lexical;
+mod ports;
+
+pub use self::{address::Cidr, ports::PortRange};
+pub(crate) use self::{
+    address::{address, cidr, host_address},
+    amount::{Counted, amount, rate},
+    lexical::choice,
+    ports::ports,
+};
+
+use self::lexical::is_ambiguous;
+use super::{rules, text, walk::Fault};
+
+/// Bytes of a name; the kernel object has room for `policy/service` in as many.
+pub const MAX_NAME: usize = 127;
+/// Characters of an interface name (`IFNAMSIZ`, include/uapi/linux/if.h, without the zero).
+const MAX_INTERFACE: usize = 15;
+
+/// A piece of text that no reader takes for something else.
+pub(crate) fn string(text: &str, plain: bool) -> Result<String, Fault> {
+    if plain && is_ambiguous(text) {
+        return Err(Fault::new(
+            rules::AMBIGUOUS,
+            format!("`{text}` without quotes is a number or a boolean to some readers of YAML"),
+        )
+        .help(format!("write \"{text}\""))
+        .instead(format!("\"{text}\"")));
+    }
+    Ok(text.to_owned())
+}
+
+/// A name: letters, digits, `.`, `_` and `-`, the first a letter or digit.
+pub(crate) fn name(text: &str, plain: bool) -> Result<String, Fault> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let shown = text::shown(text);
+    let rule = "a name is made of letters, digits, `.`, `_` and `-`, and starts with a letter or \
+                digit";
+    if text.len() > MAX_NAME {
+        let message = format!("the name has {} bytes, at most {MAX_NAME} fit", text.len());
+        return Err(Fault::new(rules::NAME, message));
+    }
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) || !text.bytes().all(allowed) {
+        return Err(Fault::new(rules::NAME, format!("`{shown}` is not a name")).help(rule));
+    }
+    string(text, plain)
+}
+
+/// What of a host list stands outside of brackets: in every name, or address, that it means.
+fn outside(list: &str) -> impl Iterator<Item = &str> {
+    list.split(['[', ']']).step_by(2)
+}
+
+/// A host list of names, as far as that shows before it is expanded.
+pub(crate) fn listed_name(text: &str) -> Result<(), Fault> {
+    let starts = text.starts_with('[') || text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (starts || text.starts_with(']')) && outside(text).all(|part| part.chars().all(allowed)) {
+        return Ok(());
+    }
+    let message = format!("`{}` is not a name with numbers in brackets", text::shown(text));
+    Err(Fault::new(rules::NAME, message)
+        .help("outside of brackets, write letters, digits, `.`, `_` and `-`"))
+}
+
+/// A host list of addresses, as far as that shows before it is expanded.
+pub(crate) fn listed_address(text: &str) -> Result<(), Fault> {
+    let six = text.contains(':');
+    let allowed = |c: char| match c {
+        '.' => true,
+        ':' => six,
+        c if six => c.is_ascii_hexdigit(),
+        c => c.is_ascii_digit(),
+    };
+    if outside(text).all(|part| part.chars().all(allowed)) {
+        return Ok(());
+    }
+    let message = format!("`{}` is not an address with numbers in brackets", text::shown(text));
+    Err(Fault::new(rules::ADDRESS, message).help("write it like `10.0.0.[1-8]` or `fd00::[1-8]`"))
+}
+
+/// A glob pattern of interface names.
+pub(crate) fn interface(text: &str, plain: bool) -> Result<String, Fault> {
+    let fault = |why: &str| {
+        let shown = text::shown(text);
+        Fault::new(rules::INTERFACE, format!("`{shown}` is not an interface pattern: {why}"))
+            .help("write a name such as `eth0` or a pattern such as `rail*`")
+    };
+    if text.is_empty() {
+        return Err(fault("it is empty"));
+    }
+    if text.contains(|c: char| c.is_whitespace() || c == '/' || !c.is_ascii_graphic()) {
+        return Err(fault("an interface name has no blanks and no `/`"));
+    }
+    if let Err(error) = glob::Pattern::new(text) {
+        return Err(fault(error.msg));
+    }
+    if !text.contains(['*', '?', '[']) && text.len() > MAX_INTERFACE {
+        return Err(fault("an interface name has at most 15 characters"));
+    }
+    string(text, plain)
+}
+
+/// A path, or a glob pattern of paths.
+pub(crate) fn path(text: &str, plain: bool) -> Result<String, Fault> {
+    if text.is_empty() {
+        return Err(Fault::new(rules::PATH, "the path is empty"));
+    }
+    string(text, plain)
+}
+
+/// Only `true`.
+pub(crate) fn only_true(text: &str, plain: bool) -> Result<(), Fault> {
+    if plain && text == "true" {
+        return Ok(());
+    }
+    let shown = text::shown(text);
+    let quotes = if plain { "" } else { "\"" };
+    Err(Fault::new(rules::AMBIGUOUS, format!("{quotes}{shown}{quotes} is not `true`"))
+        .help("write `any: true` to admit everybody, or leave `any` out"))
+}

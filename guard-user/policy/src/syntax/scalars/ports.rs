@@ -1,0 +1,97 @@
+//! Ports of a transport.
+
+use guard_common::port_table::Transport;
+
+use super::lexical::{choice, digits};
+use crate::syntax::{rules, text, walk::Fault};
+
+/// A range of ports of a transport, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRange {
+    /// The transport, by its number.
+    pub transport: Transport,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// Number of ports less one.
+    pub fn width(&self) -> u16 {
+        self.last.saturating_sub(self.first)
+    }
+
+    /// The ports that are in both.
+    pub fn intersect(&self, other: &Self) -> Option<Self> {
+        let first = self.first.max(other.first);
+        let last = self.last.min(other.last);
+        (self.transport == other.transport && first <= last).then_some(Self {
+            first,
+            last,
+            ..*self
+        })
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let transport = self.transport.name();
+        match (self.first, self.last) {
+            (0, u16::MAX) => write!(f, "{transport}/any"),
+            (first, last) if first == last => write!(f, "{transport}/{first}"),
+            (first, last) => write!(f, "{transport}/{first}-{last}"),
+        }
+    }
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    /// As policies write it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        ports(text).map_err(Fault::on_one_line)
+    }
+}
+
+/// `tcp/N`, `tcp/N-M`, `tcp/any`, and the same with `udp` and `sctp`.
+pub(crate) fn ports(text: &str) -> Result<PortRange, Fault> {
+    let shown = text::shown(text);
+    let Some((transport, ports)) = text.split_once('/') else {
+        let fault = Fault::new(rules::PORT, format!("`{shown}` names no transport"));
+        return Err(match digits(text) {
+            Some(_) => fault.help(format!("write `tcp/{shown}` or `udp/{shown}`")),
+            None => fault.help("write `tcp/9091`, `udp/5000-5099` or `tcp/any`"),
+        });
+    };
+    let names = Transport::ALL.map(|transport| (transport.name(), transport));
+    let transport =
+        choice(transport, &names).map_err(|fault| Fault { code: rules::PORT, ..fault })?;
+    if ports == "any" {
+        return Ok(PortRange { transport, first: 0, last: u16::MAX });
+    }
+    let number = |text: &str| match digits(text) {
+        Some(n @ 1..=65535) => Ok(u16::try_from(n).unwrap_or(u16::MAX)),
+        Some(n) => {
+            Err(Fault::new(rules::PORT, format!("port {n} does not exist, expected 1 to 65535")))
+        }
+        None => {
+            let shown = text::shown(text);
+            Err(Fault::new(
+                rules::PORT,
+                format!("`{shown}` is not a port, expected a whole number from 1 to 65535"),
+            )
+            .help("write digits only, without sign, leading zero, `_` or `0x`"))
+        }
+    };
+    let (first, last) = match ports.split_once('-') {
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(ports)?, number(ports)?),
+    };
+    if first > last {
+        let help = format!("write `{}/{last}-{first}`", transport.name());
+        let message = format!("the range {first}-{last} runs backwards");
+        return Err(Fault::new(rules::PORT, message).help(help));
+    }
+    Ok(PortRange { transport, first, last })
+}
