@@ -1,15 +1,26 @@
 //! trainguard in user space: from a cluster manifest to a guarded interface.
 //!
-//! - [`policy`], a crate of its own, turns YAML into tables; it touches files, never the kernel.
-//! - [`kernel`] loads, attaches and pins; it knows no YAML.
-//! - [`daemon`] keeps the two in step.
-//! - [`commands`] has a file for each verb; [`report`] is the only code that prints.
-//! - [`logs`] is what the daemon says of itself.
-//! - `doctor` tells what would keep a node from being guarded, and what to do about it.
-//! - [`learn`] makes a proposal of what was seen.
-//! - `trust` is who could change a file, for daemon and doctor.
-//! - [`explain`] has a page for each finding and each reason.
+//! | module | purpose |
+//! | --- | --- |
+//! | [`policy`] | turns YAML into tables; a crate of its own, which reads files and never asks the kernel |
+//! | [`bpf`] | loads, attaches, pins, reads counters; knows no YAML |
+//! | `netlink` | lists devices, addresses, sockets and offloads |
+//! | `daemon` | keeps the kernel in step with the files |
+//! | [`api`] | documents and commands that cross the daemon's sockets, and the client |
+//! | [`commands`] | a file for each verb |
+//! | [`report`], [`output`] | what is printed |
+//! | `doctor` | checks a node for what would keep it from being guarded |
+//! | [`init`], [`learn`] | draft manifests and policies |
+//! | [`capture`] | reads pcap, pcapng and recorded events |
+//! | [`explain`] | a page for each rule and each reason |
+//! | `logs` | the log of the daemon |
+//!
+//! `xtask/src/layers.rs` has the order in which they may import each other.
 
+pub mod api;
+#[cfg(feature = "daemon")]
+pub mod attach_mode;
+pub mod bpf;
 pub mod capture;
 pub mod cli;
 pub mod commands;
@@ -17,19 +28,25 @@ pub mod commands;
 pub mod daemon;
 #[cfg(feature = "daemon")]
 pub mod doctor;
-pub mod event;
+#[cfg(feature = "daemon")]
+pub mod embedded_object;
 pub mod exit;
 pub mod explain;
+#[cfg(feature = "daemon")]
+pub mod file_permissions;
+pub mod findings;
+pub mod host;
 pub mod init;
-pub mod kernel;
 pub mod learn;
 #[cfg(feature = "daemon")]
 pub mod logs;
-pub mod machine;
 #[cfg(feature = "daemon")]
-pub mod object;
+pub mod netlink;
+pub mod output;
 pub mod report;
 #[cfg(feature = "daemon")]
-pub mod trust;
+pub mod sys;
+pub mod system_error;
+pub mod text;
 
 pub use guard_policy::{self as policy, probe};

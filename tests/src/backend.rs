@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use guard_common::{Action, Verdict, packet::Frame};
 use guard_user::{
-    kernel::{
-        error::KernelError, generation::Generation, judge::Received, mode::Hook, shared::Shared,
-    },
+    attach_mode::Hook,
+    bpf::{loader::Generation, pinned_maps::PinnedMaps, test_run::Received},
     policy::{
         compiled::{CompiledPolicy, HostTables},
         limiter::HostLimiter,
     },
+    system_error::SystemError,
 };
 
 use crate::split::Split;
@@ -88,7 +88,7 @@ impl Backend for Host<'_> {
 pub struct Kernel<'p> {
     policy: &'p CompiledPolicy,
     generation: Generation,
-    shared: Shared,
+    shared: PinnedMaps,
     hook: Hook,
     judged: usize,
 }
@@ -99,13 +99,13 @@ const LOOPBACK: u32 = 1;
 
 impl<'p> Kernel<'p> {
     /// A policy in the kernel at the XDP hook, nothing charged yet.
-    pub fn new(policy: &'p CompiledPolicy) -> Result<Self, KernelError> {
+    pub fn new(policy: &'p CompiledPolicy) -> Result<Self, SystemError> {
         Self::at(Hook::Xdp, policy)
     }
 
     /// The same at a hook. At that of tc every other frame whose tag is whole comes without it, as
     /// the kernel hands it over; the rest as no kernel does: it must not matter.
-    pub fn at(hook: Hook, policy: &'p CompiledPolicy) -> Result<Self, KernelError> {
+    pub fn at(hook: Hook, policy: &'p CompiledPolicy) -> Result<Self, SystemError> {
         let mut generation = Generation::for_tests_of(hook, policy, KEY)?;
         let mut shared = generation.shared()?;
         shared.set_interface(LOOPBACK, "lo", false)?;
@@ -116,7 +116,7 @@ impl<'p> Kernel<'p> {
     }
 
     /// Tells the program that each frame lies in one buffer.
-    pub fn say_one_buffer(mut self) -> Result<Self, KernelError> {
+    pub fn say_one_buffer(mut self) -> Result<Self, SystemError> {
         self.shared.set_interface(LOOPBACK, "lo", true)?;
         Ok(self)
     }

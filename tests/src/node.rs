@@ -19,8 +19,8 @@ use aya::programs::loaded_programs;
 use guard_common::{counters::MAX_INTERFACES, layout::LAYOUT_VERSION, verdict::MAX_SERVICES};
 pub use guard_test_support::binary::path as binary;
 use guard_user::{
-    daemon::{client::Client, timing::AnswerTimeouts},
-    kernel::sys,
+    api::client::{AnswerTimeouts, Client},
+    sys,
 };
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
@@ -88,7 +88,7 @@ pub fn many_services(prefix: &str) -> String {
 }
 
 /// How long things may take that take milliseconds on an idle machine. Only what hangs takes longer.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 /// `--timing` of daemons for which no test gives another: files are checked often, as most tests
 /// wait for a changed policy.
 const TIMING: [&str; 2] = ["--timing", "files=50ms"];
@@ -384,7 +384,7 @@ impl Node {
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self, more: &[&str]) {
         self.launch(more);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while self.status().is_none() {
             let ended = self.daemon.as_mut().map(Child::try_wait);
             assert!(matches!(ended, Some(Ok(None))), "the daemon ended: {}", self.log());
@@ -403,7 +403,7 @@ impl Node {
 
     /// Who asks the daemon, without the limits of the command line.
     pub fn client(&self) -> Client {
-        let timeouts = AnswerTimeouts { question: PATIENCE, ..AnswerTimeouts::default() };
+        let timeouts = AnswerTimeouts { question: WAIT_TIMEOUT, ..AnswerTimeouts::default() };
         Client::new(&self.path("run"), timeouts)
     }
 
@@ -440,7 +440,7 @@ impl Node {
     /// The status and the exit code, also of a node without a daemon.
     pub fn status_and_code(&self) -> Option<(Value, Option<i32>)> {
         // On a busy machine a daemon may take longer than users are to wait.
-        self.status_and_code_within(PATIENCE)
+        self.status_and_code_within(WAIT_TIMEOUT)
     }
 
     /// The same with another limit for the daemon's answer.
@@ -453,7 +453,7 @@ impl Node {
 
     /// Waits until the status is as wanted; it.
     pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let status = self.status();
             if let Some(status) = status.as_ref().filter(|status| wanted(status)) {
@@ -472,7 +472,7 @@ impl Node {
     /// The statistics.
     pub fn stats(&self) -> Value {
         let mut command = self.trainguard(&["stats", "--once", "--format", "json"]);
-        command.arg("--answer-within").arg(format!("{}ms", PATIENCE.as_millis()));
+        command.arg("--answer-within").arg(format!("{}ms", WAIT_TIMEOUT.as_millis()));
         let output = command.arg("--bpf-dir").arg(self.pins()).output().expect("stats");
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
@@ -572,7 +572,7 @@ pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
 /// The device with this address, in the namespace of this thread. A card comes back from a namespace
 /// that ended, a moment later.
 fn card_with(address: &str) -> Option<String> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while Instant::now() < deadline {
         for entry in fs::read_dir("/sys/class/net").expect("devices").filter_map(Result::ok) {
             let file = entry.path().join("address");

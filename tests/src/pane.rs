@@ -8,7 +8,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{node::PATIENCE, skip};
+use crate::{node::WAIT_TIMEOUT, skip};
 
 /// The pane. A shell runs in it.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Pane {
 
     /// Waits until what is shown is as wanted; it.
     pub fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let shown = self.shown();
             if wanted(&shown) {

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    node::{Node, PATIENCE, inside},
+    node::{Node, WAIT_TIMEOUT, inside},
     skip,
 };
 
@@ -93,7 +93,7 @@ impl Prometheus {
         let query = query.join("&");
         inside(&self.namespace, || {
             let mut stream = TcpStream::connect(LISTEN).ok()?;
-            stream.set_read_timeout(Some(PATIENCE)).ok()?;
+            stream.set_read_timeout(Some(WAIT_TIMEOUT)).ok()?;
             // HTTP/1.0, so that the answer comes in one piece.
             write!(stream, "GET {path}?{query} HTTP/1.0\r\n\r\n").ok()?;
             let mut answer = String::new();
@@ -111,7 +111,7 @@ impl Prometheus {
 
     /// Waits until an expression gives something; it.
     pub fn wait(&self, expression: &str) -> Vec<(Value, f64)> {
-        let deadline = Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * WAIT_TIMEOUT;
         loop {
             let said = self.try_get("/api/v1/query", &[("query", expression)]);
             if let Some(said) = said.filter(|said| said["status"] == "success") {

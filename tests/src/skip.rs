@@ -3,7 +3,7 @@
 use std::{env, fs::OpenOptions, io::Write as _, sync::OnceLock};
 
 use aya::{programs::ProgramType, sys::is_program_supported};
-use guard_user::{kernel::error::KernelError, object::kernel_object};
+use guard_user::{embedded_object::kernel_object, system_error::SystemError};
 
 /// Writes down that a test is skipped. The test returns after this.
 #[expect(clippy::print_stdout, reason = "whoever runs one test by hand shall see it, too")]
@@ -43,7 +43,7 @@ fn obstacle() -> Option<String> {
     }
     // A program of two instructions needs the same rights as the guard's, and a thousandth of its time.
     let error = is_program_supported(ProgramType::Xdp).err()?;
-    match KernelError::of("bpf(2)", error).errno() {
+    match SystemError::of("bpf(2)", error).errno() {
         Some(libc::EPERM | libc::EACCES) if !nix::unistd::geteuid().is_root() => {
             Some("bpf(2) refused: needs root, or CAP_BPF and CAP_NET_ADMIN".to_owned())
         }

@@ -7,7 +7,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use guard_common::{Verdict, bucket::TICKS_PER_NS, names};
-use guard_user::kernel::{error::KernelError, generation::Generation};
+use guard_user::{bpf::loader::Generation, system_error::SystemError};
 
 /// The program of a generation, to be run on such frames.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Split {
         match self.0.test_run(options) {
             Ok(result) => Some(Verdict::unpack(result.return_value).expect("a verdict")),
             Err(error) => {
-                let error = KernelError::of("a test run", error);
+                let error = SystemError::of("a test run", error);
                 assert_eq!(error.errno(), Some(libc::EINVAL), "{error}");
                 None
             }

@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, de::DeserializeOwned};
+
 use guard_user::policy::{
     self, Bundle, Loaded, Placement,
     compiled::{CompiledPolicy, Tunnels},
 };
-use serde::{Deserialize, de::DeserializeOwned};
 
 /// A line of `worlds.yaml`.
 #[derive(Debug, Clone, Deserialize)]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AskArgs, Format};
+use super::AskArgs;
+use crate::output::Format;
 
 /// `trainguard doctor`
 #[derive(Debug, Args)]

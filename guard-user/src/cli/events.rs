@@ -6,13 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use guard_common::verdict::{Action, Reason};
 
-use super::{AskArgs, Colour};
+use super::AskArgs;
 use crate::{
-    event::filter::{self, Source, Wanted},
+    api::events::filter::{self, Source, Wanted},
+    output::Colour,
     policy::syntax::scalars::PortRange,
+    report::events::EventsFormat,
 };
 
 const PIPES: &str = "\
@@ -86,17 +88,6 @@ pub struct EventsArgs {
     /// How to ask the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
-}
-
-/// Form of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EventsFormat {
-    /// For people, a line each
-    #[value(alias = "text")]
-    Compact,
-    /// For programs, a JSON object a line
-    #[value(alias = "json")]
-    Ndjson,
 }
 
 /// Seconds of a day.

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Format;
-use crate::learn::draft::Aggregate;
+use crate::{learn::draft::Aggregate, output::Format};
 
 /// `trainguard learn`
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{AskArgs, Format};
-use crate::daemon::{mode, trial};
+use super::AskArgs;
+use crate::{api::control, output::Format};
 
 /// What may be cut.
 #[derive(Debug, Clone, Args)]
@@ -108,11 +108,11 @@ pub struct ModeArgs {
 }
 
 fn trial_time(text: &str) -> Result<Duration, String> {
-    time_within(text, trial::CONFIRM_WITHIN)
+    time_within(text, control::CONFIRM_WITHIN)
 }
 
 fn mode_time(text: &str) -> Result<Duration, String> {
-    time_within(text, mode::MODE_FOR)
+    time_within(text, control::MODE_FOR)
 }
 
 fn time_within(text: &str, [shortest, longest]: [Duration; 2]) -> Result<Duration, String> {

@@ -1,22 +1,20 @@
 //! `trainguard apply`, `confirm`, `rollback`, `mode`: another policy now, for good or on trial, or
 //! other modes of the one in force.
 
-use super::offline;
+use super::shared::load;
 use crate::{
-    cli::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
-    daemon::{
+    api::{
         client::ClientError,
-        connections::Consent,
-        mode::{ModeChange, Wish},
-        server::Apply,
-        signature::Signed,
+        control::{Apply, Consent, ModeChange, RequestedMode},
     },
+    cli::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
     exit::Exit,
-    machine,
-    policy::{Disk, Loaded},
+    host,
+    output::{self, Format},
+    policy::{Disk, Loaded, resolve::signature::Signed},
     report::{
         self,
-        applied::{Answer, Difference},
+        apply::{self, Answer, Difference},
     },
 };
 
@@ -31,18 +29,18 @@ pub fn run(args: &ApplyArgs) -> Exit {
     let manifest = match std::path::absolute(manifest) {
         Ok(manifest) => manifest,
         Err(error) => {
-            report::error(format_args!("`{}`: {error}", manifest.display()));
+            output::error(format_args!("`{}`: {error}", manifest.display()));
             return Exit::NoAnswer;
         }
     };
-    let Some(mut loaded) = offline::load(&manifest, &Disk) else { return Exit::NoAnswer };
+    let Some(mut loaded) = load::load(&manifest, &Disk) else { return Exit::NoAnswer };
     if !loaded.report.diagnostics.is_empty() {
         report::lint::explain(&loaded.report);
     }
     let signed = match Signed::read(&manifest, &Disk) {
         Ok(signed) => signed,
         Err(error) => {
-            report::error(error);
+            output::error(error);
             return Exit::NoAnswer;
         }
     };
@@ -60,13 +58,13 @@ pub fn run(args: &ApplyArgs) -> Exit {
                 Err(exit) => return exit,
             };
             let cut = applied.connections.cut.connections;
-            report::applied::print(&Answer::Planned { applied, difference }, args.format);
+            apply::print(&Answer::Planned { applied, difference }, args.format);
             if cut > 0 { Exit::No } else { Exit::Yes }
         }
         Ok(applied) => {
             let was = if applied.changed { "" } else { ", as before" };
             let what = format!("in force{was}");
-            report::applied::print(&Answer::Done { applied, what: &what }, args.format);
+            apply::print(&Answer::Done { applied, what: &what }, args.format);
             Exit::Yes
         }
         Err(error) => refuse(error, args.format),
@@ -79,11 +77,11 @@ fn compared(
     new: &Loaded,
 ) -> Result<Option<Difference>, Exit> {
     let Some(bundle) = in_force else { return Ok(None) };
-    let Some(old) = offline::load(&bundle.manifest, bundle) else { return Err(Exit::NoAnswer) };
+    let Some(old) = load::load(&bundle.manifest, bundle) else { return Err(Exit::NoAnswer) };
     match crate::policy::diff::compare(&old.cluster, &new.cluster) {
         Ok(difference) => Ok(Some(Difference::new(&difference, &old.cluster, &new.cluster))),
         Err(error) => {
-            report::error(error);
+            output::error(error);
             Err(Exit::NoAnswer)
         }
     }
@@ -92,18 +90,18 @@ fn compared(
 /// Changes the mode of services.
 pub fn mode(args: &ModeArgs) -> Exit {
     let mode = match args.mode {
-        WishArg::Observe => Wish::Observe,
-        WishArg::Enforce => Wish::Enforce,
-        WishArg::Policy => Wish::Policy,
+        WishArg::Observe => RequestedMode::Observe,
+        WishArg::Enforce => RequestedMode::Enforce,
+        WishArg::Policy => RequestedMode::Policy,
     };
     let has_time = args.time.is_some() || args.until_changed;
-    if mode == Wish::Observe && !has_time {
-        report::error("`mode observe` opens this node: say for how long");
-        report::hint("--for 30m, or --until-changed");
+    if mode == RequestedMode::Observe && !has_time {
+        output::error("`mode observe` opens this node: say for how long");
+        output::hint("--for 30m, or --until-changed");
         return Exit::NoAnswer;
     }
-    if mode == Wish::Policy && (has_time || !args.services.is_empty()) {
-        report::error(
+    if mode == RequestedMode::Policy && (has_time || !args.services.is_empty()) {
+        output::error(
             "`mode policy` ends all that was set by hand, at once: it takes no --for, \
                        --until-changed or --service",
         );
@@ -118,10 +116,10 @@ pub fn mode(args: &ModeArgs) -> Exit {
     match args.ask.client().mode(&change) {
         Ok(applied) => {
             let what = match mode {
-                Wish::Policy => "the policy's modes".to_owned(),
+                RequestedMode::Policy => "the policy's modes".to_owned(),
                 _ => format!("{}, by hand", mode.name()),
             };
-            report::applied::print(&Answer::Done { applied, what: &what }, args.format);
+            apply::print(&Answer::Done { applied, what: &what }, args.format);
             Exit::Yes
         }
         Err(error) => refuse(error, args.format),
@@ -132,7 +130,7 @@ fn consent(args: &CutArgs) -> Consent {
     Consent {
         cut_connections: args.cut_connections,
         cut_own_session: args.cut_own_session,
-        session: machine::ssh_session().as_deref().and_then(crate::daemon::cuts::Session::parse),
+        session: host::ssh_session().as_deref().and_then(crate::api::control::Session::parse),
     }
 }
 
@@ -147,28 +145,28 @@ pub fn roll_back(args: &SettleArgs) -> Exit {
 }
 
 fn settle(
-    answer: Result<crate::daemon::server::Applied, ClientError>,
+    answer: Result<crate::api::control::Applied, ClientError>,
     what: &str,
-    format: crate::cli::Format,
+    format: Format,
 ) -> Exit {
     match answer {
         Ok(applied) => {
-            report::applied::print(&Answer::Done { applied, what }, format);
+            apply::print(&Answer::Done { applied, what }, format);
             Exit::Yes
         }
         Err(error) => refuse(error, format),
     }
 }
 
-fn refuse(error: ClientError, format: crate::cli::Format) -> Exit {
+fn refuse(error: ClientError, format: Format) -> Exit {
     let exit = match &error {
         // That the daemon will not is an answer.
         ClientError::Refused(_) => Exit::No,
         error => error.exit(),
     };
-    report::applied::print(&Answer::Not(error), format);
+    apply::print(&Answer::Not(error), format);
     if exit == Exit::Unreachable {
-        report::hint("is it running? with the same --run-dir? may you write to its socket?");
+        output::hint("is it running? with the same --run-dir? may you write to its socket?");
     }
     exit
 }

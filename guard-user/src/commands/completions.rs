@@ -8,7 +8,7 @@ use clap_complete::{Shell as Generator, generate};
 use crate::{
     cli::{Cli, CompletionsArgs, Shell},
     exit::Exit,
-    report,
+    output,
 };
 
 /// The whole command line.
@@ -16,7 +16,7 @@ static COMMAND: LazyLock<Command> = LazyLock::new(Cli::command);
 
 /// Runs the verb.
 pub fn run(args: &CompletionsArgs) -> Exit {
-    report::answer(String::from_utf8_lossy(&script(args.shell)).trim_end());
+    output::answer(String::from_utf8_lossy(&script(args.shell)).trim_end());
     Exit::Yes
 }
 

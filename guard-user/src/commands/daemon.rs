@@ -2,31 +2,62 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::{cli::DaemonArgs, daemon, exit::Exit, logs::Log, policy::compiled::Tunnels, report};
+use crate::{
+    attach_mode::Mode,
+    cli::{DaemonArgs, ModeArg},
+    daemon::{self, AttachMode, Options},
+    exit::Exit,
+    logs::Log,
+    output,
+    policy::compiled::Tunnels,
+};
 
 /// A kernel may know more attributes of a device than the library, which need not be said.
 const QUIETER: &str = "info,netlink_packet_route=error";
 
 /// Runs `daemon`.
 pub fn run(args: &DaemonArgs) -> Exit {
-    with_log(|log| daemon::run(args, Tunnels::all(&args.tunnels), log))
+    with_log(|log| daemon::run(options(args, log)))
 }
 
 /// Runs `downgrade`.
 pub fn downgrade(args: &DaemonArgs) -> Exit {
-    with_log(|log| daemon::downgrade(args, Tunnels::all(&args.tunnels), log))
+    with_log(|log| daemon::downgrade(options(args, log)))
 }
 
-fn with_log(run: impl FnOnce(&Log) -> Exit) -> Exit {
+fn options(args: &DaemonArgs, log: Log) -> Options {
+    Options {
+        manifest: args.manifest.clone(),
+        node: args.node.clone(),
+        interfaces: args.interfaces.clone(),
+        mode: match args.mode {
+            ModeArg::Native => AttachMode::Only(Mode::Native),
+            ModeArg::Generic => AttachMode::Only(Mode::Generic),
+            ModeArg::Auto => AttachMode::Auto,
+            ModeArg::Tcx => AttachMode::Only(Mode::Tcx),
+        },
+        tunnels: Tunnels::all(&args.tunnels),
+        wait: args.wait,
+        policy_key: args.policy_key.clone(),
+        metrics_listen: args.metrics_listen,
+        state_dir: args.state_dir.clone(),
+        run_dir: args.directories.run_dir.clone(),
+        bpf_dir: args.directories.bpf_dir.clone(),
+        timing: args.timing.unwrap_or_default(),
+        log,
+    }
+}
+
+fn with_log(run: impl FnOnce(Log) -> Exit) -> Exit {
     let wanted = std::env::var("TRAINGUARD_LOG").ok();
     let filter = match wanted.as_deref().map(EnvFilter::try_new) {
         Some(Ok(filter)) => filter,
         Some(Err(error)) => {
-            report::error(format_args!("TRAINGUARD_LOG: {error}"));
-            report::hint("write a level, as in TRAINGUARD_LOG=debug");
+            output::error(format_args!("TRAINGUARD_LOG: {error}"));
+            output::hint("write a level, as in TRAINGUARD_LOG=debug");
             return Exit::NoAnswer;
         }
         None => EnvFilter::new(QUIETER),
     };
-    run(&Log::start(filter))
+    run(Log::start(filter))
 }

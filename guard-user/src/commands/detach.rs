@@ -1,14 +1,15 @@
 //! `trainguard detach`: takes the guard off. Asks the daemon; without one, does it itself.
 
 use crate::{
-    cli::DetachArgs,
-    daemon::{
+    api::{
         client::ClientError,
-        server::{Detach, Detached},
+        control::{Detach, Detached},
     },
+    bpf::pins::Pins,
+    cli::DetachArgs,
     exit::Exit,
-    kernel::{error::KernelError, pins::Pins},
-    report,
+    output,
+    system_error::SystemError,
 };
 
 /// Runs the verb.
@@ -16,7 +17,7 @@ pub fn run(args: &DetachArgs) -> Exit {
     let wish = Detach { interfaces: args.interfaces.clone() };
     let detached = match args.ask.client().detach(&wish) {
         Ok(detached) => {
-            report::talk("the daemon stays, and attaches again when it is restarted");
+            output::talk("the daemon stays, and attaches again when it is restarted");
             Ok(detached)
         }
         Err(
@@ -28,31 +29,31 @@ pub fn run(args: &DetachArgs) -> Exit {
             alone(&pins, &wish)
         }
         Err(error) => {
-            report::error(&error);
+            output::error(&error);
             return Exit::NoAnswer;
         }
     };
     match detached {
         Ok(Detached { detached, not_guarded }) => {
             for name in &detached {
-                report::talk(format_args!("detached from `{name}`: its ports are open now"));
+                output::talk(format_args!("detached from `{name}`: its ports are open now"));
             }
             for name in &not_guarded {
-                report::error(format_args!("`{name}` is not guarded"));
+                output::error(format_args!("`{name}` is not guarded"));
             }
             if detached.is_empty() && not_guarded.is_empty() {
-                report::talk("nothing is guarded");
+                output::talk("nothing is guarded");
             }
             if not_guarded.is_empty() { Exit::Yes } else { Exit::No }
         }
         Err(error) => {
-            report::refusal(&error);
+            output::refusal(&error);
             Exit::NoAnswer
         }
     }
 }
 
-fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, KernelError> {
+fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, SystemError> {
     let mut answer = Detached::default();
     if !pins.exists()? {
         answer.not_guarded.clone_from(&wish.interfaces);
@@ -60,7 +61,7 @@ fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, KernelError> {
     }
     let lock = pins.lock();
     if lock.is_err() {
-        report::talk(
+        output::talk(
             "warning: a daemon uses the pins but does not answer; it may attach again when it wakes",
         );
     }

@@ -2,18 +2,20 @@
 
 use std::path::Path;
 
-use super::{
+use super::shared::{
     inputs::{Overlay, STDIN},
-    offline::load,
+    load::load,
 };
 use crate::{
     cli::DiffArgs,
     exit::Exit,
+    output,
     policy::{
         Files as _, Loaded, diff,
         resolve::load::{FileKind, Loader},
     },
     report,
+    text::shown_path,
 };
 
 /// Runs the verb.
@@ -21,7 +23,7 @@ pub fn run(args: &DiffArgs) -> Exit {
     let files = Overlay::default();
     if args.old == Path::new(STDIN) || args.new == Path::new(STDIN) {
         if args.old == args.new {
-            report::error("only one of OLD and NEW can be standard input");
+            output::error("only one of OLD and NEW can be standard input");
             return Exit::NoAnswer;
         }
         files.read_stdin();
@@ -30,13 +32,13 @@ pub fn run(args: &DiffArgs) -> Exit {
     let difference = match diff::compare(&old.cluster, &new.cluster) {
         Ok(difference) => difference,
         Err(error) => {
-            report::error(error);
+            output::error(error);
             return Exit::NoAnswer;
         }
     };
     report::diff::print(&difference, &old.cluster, &new.cluster, args.format);
     if args.deny_wider && difference.is_wider() {
-        report::talk("wider than before, which --deny-wider refuses");
+        output::talk("wider than before, which --deny-wider refuses");
         return Exit::No;
     }
     Exit::Yes
@@ -53,17 +55,17 @@ fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
     let of_policies = old_kind == FileKind::Policy && new_kind == FileKind::Policy;
     let Some(manifest) = args.manifest.as_deref().filter(|_| of_policies) else {
         if of_policies {
-            report::error("two policies mean nothing without the cluster that they are for");
-            report::hint("name it with --manifest FILE, or compare two manifests");
+            output::error("two policies mean nothing without the cluster that they are for");
+            output::hint("name it with --manifest FILE, or compare two manifests");
             return None;
         }
         if old_kind != FileKind::Broken && new_kind != FileKind::Broken && old_kind != new_kind {
-            report::error("a manifest and a policy cannot be compared");
-            report::hint("compare two manifests, or two policies with --manifest FILE");
+            output::error("a manifest and a policy cannot be compared");
+            output::hint("compare two manifests, or two policies with --manifest FILE");
             return None;
         }
         if args.manifest.is_some() && old_kind == FileKind::Cluster {
-            report::error("--manifest is for two policies; these are manifests");
+            output::error("--manifest is for two policies; these are manifests");
             return None;
         }
         return Some((load(&args.old, files)?, load(&args.new, files)?));
@@ -76,11 +78,8 @@ fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
         loader.kind(path) == FileKind::Policy && loader.policy_name(path).as_ref() == Some(&name)
     });
     let Some(place) = place.map(Path::to_owned) else {
-        report::error(format_args!(
-            "`{}` names no policy `{name}`",
-            report::lint::shown_path(manifest)
-        ));
-        report::hint("the manifest must name a file with a policy of that name, old or new");
+        output::error(format_args!("`{}` names no policy `{name}`", shown_path(manifest)));
+        output::hint("the manifest must name a file with a policy of that name, old or new");
         return None;
     };
     let texts = [&args.old, &args.new].map(|path| files.read(path));

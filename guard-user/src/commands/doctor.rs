@@ -8,16 +8,18 @@ use std::{
 };
 
 use crate::{
-    cli::{DoctorArgs, Format},
-    daemon::client::Client,
+    api::client::Client,
+    cli::DoctorArgs,
     doctor::{
         Diagnosis, State,
         gather::{self, Asked, Found},
         redact::{self, Names},
     },
     exit::Exit,
+    output::{self, Format},
     policy::{Disk, Files as _},
     report,
+    text::shown_path,
 };
 
 /// Runs the verb.
@@ -25,17 +27,14 @@ pub fn run(args: &DoctorArgs) -> Exit {
     if let Some(manifest) = &args.manifest
         && let Err(error) = Disk.read(manifest)
     {
-        report::error(format_args!(
-            "cannot read `{}`: {error}",
-            report::lint::shown_path(manifest)
-        ));
+        output::error(format_args!("cannot read `{}`: {error}", shown_path(manifest)));
         return Exit::NoAnswer;
     }
     // Before the work: one that cannot be written is said at once.
     let file = match args.report.as_deref().map(create).transpose() {
         Ok(file) => file,
         Err(problem) => {
-            report::error(problem);
+            output::error(problem);
             return Exit::NoAnswer;
         }
     };
@@ -51,24 +50,24 @@ pub fn run(args: &DoctorArgs) -> Exit {
     let found = match gather::gather(&asked) {
         Ok(found) => found,
         Err(error) => {
-            report::refusal(&error);
+            output::refusal(&error);
             return Exit::NoAnswer;
         }
     };
     let diagnosis = Diagnosis::of(&found.facts);
     match args.format {
-        Format::Json => report::answer_json(&diagnosis),
+        Format::Json => output::answer_json(&diagnosis),
         Format::Text => report::doctor::print(&diagnosis),
     }
     if let (Some(file), Some(path)) = (file, &args.report) {
         if let Err(error) = write(file, &found, &diagnosis, &client) {
-            let shown = report::lint::shown_path(path);
-            report::error(format_args!("writing `{shown}`: {error}"));
+            let shown = shown_path(path);
+            output::error(format_args!("writing `{shown}`: {error}"));
             return Exit::NoAnswer;
         }
-        report::talk(format_args!(
+        output::talk(format_args!(
             "`{}` has the report; read it before it leaves the house",
-            report::lint::shown_path(path)
+            shown_path(path)
         ));
     }
     exit(&diagnosis)
@@ -86,7 +85,7 @@ fn exit(diagnosis: &Diagnosis) -> Exit {
 fn create(path: &Path) -> Result<File, String> {
     let made = File::options().write(true).create_new(true).mode(0o600).open(path);
     made.map_err(|error| {
-        let shown = report::lint::shown_path(path);
+        let shown = shown_path(path);
         if error.kind() == io::ErrorKind::AlreadyExists {
             return format!("`{shown}` is there already; name a new file for the report");
         }

@@ -1,6 +1,6 @@
 //! `trainguard explain`: what a finding of lint or the reason of a verdict means.
 
-use crate::{cli::ExplainArgs, exit::Exit, explain, report};
+use crate::{cli::ExplainArgs, exit::Exit, explain, output, report};
 
 /// Runs the verb.
 pub fn run(args: &ExplainArgs) -> Exit {
@@ -10,10 +10,10 @@ pub fn run(args: &ExplainArgs) -> Exit {
     };
     let Some(name) = explain::name(asked) else {
         let shown = crate::policy::syntax::text::shown(asked);
-        report::error(format_args!("`{shown}` is no code of a finding and no reason of a verdict"));
+        output::error(format_args!("`{shown}` is no code of a finding and no reason of a verdict"));
         match explain::nearest(asked) {
-            Some(near) => report::hint(format_args!("did you mean `{near}`?")),
-            None => report::hint("`trainguard explain` lists them all"),
+            Some(near) => output::hint(format_args!("did you mean `{near}`?")),
+            None => output::hint("`trainguard explain` lists them all"),
         }
         return Exit::NoAnswer;
     };

@@ -8,11 +8,12 @@ use std::{
 };
 
 use crate::{
-    cli::{HostsFormat, InitArgs},
+    cli::InitArgs,
     exit::Exit,
-    init::{self, Draft, Findings, Input, MANIFEST, Request, profiles},
+    init::{self, Draft, Findings, HostsFormat, Input, MANIFEST, Request, profiles},
+    output,
     policy::{Disk, Files as _, resolve::files::MAX_BYTES},
-    report::{self, lint::shown_path},
+    text::shown_path,
 };
 
 /// Standard input as a path, and standard output as a directory.
@@ -21,7 +22,7 @@ const STANDARD: &str = "-";
 /// Runs the verb.
 pub fn run(args: &InitArgs) -> Exit {
     let Some(profile) = profiles::find(&args.framework) else {
-        report::error(format_args!("no framework `{}` is known", args.framework));
+        output::error(format_args!("no framework `{}` is known", args.framework));
         return Exit::NoAnswer;
     };
     let Some((source, hosts)) = hosts(args) else { return Exit::NoAnswer };
@@ -47,16 +48,16 @@ pub fn run(args: &InitArgs) -> Exit {
     let mut findings = Findings::default();
     let draft = init::draft(&request, &mut findings);
     for note in &findings.notes {
-        report::talk(format_args!("note: {note}"));
+        output::talk(format_args!("note: {note}"));
     }
     for problem in &findings.problems {
-        report::error(&problem.message);
+        output::error(&problem.message);
         if let Some(hint) = &problem.hint {
-            report::hint(hint);
+            output::hint(hint);
         }
     }
     if findings.more > 0 {
-        report::error(format_args!("and {} more", findings.more));
+        output::error(format_args!("and {} more", findings.more));
     }
     match draft {
         Some(draft) => deliver(args, &draft),
@@ -94,7 +95,7 @@ fn text(path: &Path) -> Option<String> {
     let bytes = match read {
         Ok(bytes) => bytes,
         Err(error) => {
-            report::error(format_args!("cannot read `{}`: {error}", shown_path(path)));
+            output::error(format_args!("cannot read `{}`: {error}", shown_path(path)));
             return None;
         }
     };
@@ -104,7 +105,7 @@ fn text(path: &Path) -> Option<String> {
             let at = error.utf8_error().valid_up_to();
             let good = error.as_bytes().get(..at).unwrap_or_default();
             let line = good.split(|byte| *byte == b'\n').count();
-            report::error(format_args!(
+            output::error(format_args!(
                 "{}:{line}: not UTF-8; save the file as UTF-8",
                 shown_path(path)
             ));
@@ -144,12 +145,12 @@ fn command(args: &InitArgs) -> Vec<String> {
 fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
     if args.output == Path::new(STANDARD) {
         let policy = &draft.policy_name;
-        report::answer(format_args!(
+        output::answer(format_args!(
             "# ==== {MANIFEST} ====\n{}---\n# ==== {policy} ====\n{}",
             draft.manifest,
             draft.policy.trim_end()
         ));
-        report::talk(format_args!("put the two texts into `DIR/{MANIFEST}` and `DIR/{policy}`"));
+        output::talk(format_args!("put the two texts into `DIR/{MANIFEST}` and `DIR/{policy}`"));
         next(Path::new("DIR"), draft);
         return Exit::Yes;
     }
@@ -161,22 +162,22 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
         let there = files.iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok());
         let there: Vec<String> = there.map(|(path, _)| format!("`{}`", shown_path(path))).collect();
         if !there.is_empty() {
-            report::error(format_args!("there already: {}", there.join(" and ")));
-            report::hint("--force replaces what is there; --output DIR writes somewhere else");
+            output::error(format_args!("there already: {}", there.join(" and ")));
+            output::hint("--force replaces what is there; --output DIR writes somewhere else");
             return Exit::NoAnswer;
         }
     }
     if let Err(error) = fs::create_dir_all(&args.output) {
-        report::error(format_args!("cannot make `{}`: {error}", shown_path(&args.output)));
+        output::error(format_args!("cannot make `{}`: {error}", shown_path(&args.output)));
         return Exit::NoAnswer;
     }
     for (path, text) in files {
         if let Err(error) = write(&args.output, path, text, args.force) {
-            report::error(format_args!("cannot write `{}`: {error}", shown_path(path)));
+            output::error(format_args!("cannot write `{}`: {error}", shown_path(path)));
             return Exit::NoAnswer;
         }
     }
-    report::talk(format_args!(
+    output::talk(format_args!(
         "wrote `{}` with {} nodes, and `{}`",
         shown_path(&manifest),
         draft.members.len(),
@@ -190,7 +191,7 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
 fn next(directory: &Path, draft: &Draft) {
     let manifest = shown_path(&directory.join(MANIFEST));
     let policy = shown_path(&directory.join(&draft.policy_name));
-    report::talk(format_args!(
+    output::talk(format_args!(
         "next:\n  1. check addresses, roles and interfaces in `{manifest}`\n  2. trainguard lint \
          {}\n  3. begin by observing: write `mode: observe` for every service in `{policy}`, start\n     \
          `trainguard daemon --manifest {manifest}` on the nodes, and see in `trainguard stats \

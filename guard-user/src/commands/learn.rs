@@ -7,29 +7,29 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::{offline, proposal};
+use super::shared::{load, proposal};
 use crate::{
-    capture,
-    cli::{Format, LearnArgs},
-    event::frames,
+    capture::{self, events},
+    cli::LearnArgs,
     exit::Exit,
-    learn::watch::Watch,
-    machine,
-    policy::{self, Disk, Files as _, Loaded, Node, Placement, syntax::text},
+    host,
+    learn::connection_tracker::ConnectionTracker,
+    output::{self, Format},
+    policy::{self, Disk, Files as _, Loaded, Node, Placement},
     report::{
         self,
         learn::{Documents, Learned},
-        lint::shown_path,
     },
+    text::shown_path,
 };
 
 /// Runs the verb.
 pub fn run(args: &LearnArgs) -> Exit {
-    let Some(loaded) = offline::load(&args.manifest, &Disk) else { return Exit::NoAnswer };
-    let node = match loaded.find_node(&machine::node_choice(args.node.as_deref())) {
+    let Some(loaded) = load::load(&args.manifest, &Disk) else { return Exit::NoAnswer };
+    let node = match loaded.find_node(&host::node_choice(args.node.as_deref())) {
         Ok(node) => node,
         Err(error) => {
-            report::error(error);
+            output::error(error);
             return Exit::NoAnswer;
         }
     };
@@ -40,21 +40,21 @@ pub fn run(args: &LearnArgs) -> Exit {
     match learn(args, &loaded, node, &watch) {
         Ok(learned) => {
             match args.format {
-                Format::Json => report::answer_json(&learned),
+                Format::Json => output::answer_json(&learned),
                 Format::Text => report::learn::print(&learned),
             }
             deliver(args, &loaded, learned.documents.as_ref())
         }
         Err(problem) => {
-            report::error(problem);
+            output::error(problem);
             Exit::NoAnswer
         }
     }
 }
 
 /// What was seen of the node. Says why nothing was.
-fn watch(args: &LearnArgs, node: &Node) -> Result<Watch, Exit> {
-    let mut watch = Watch::new(&node.addresses);
+fn watch(args: &LearnArgs, node: &Node) -> Result<ConnectionTracker, Exit> {
+    let mut watch = ConnectionTracker::new(&node.addresses);
     let read = match args.capture() {
         Some(path) => read(path, &mut watch),
         None => return ask(args, node, watch),
@@ -72,13 +72,13 @@ fn watch(args: &LearnArgs, node: &Node) -> Result<Watch, Exit> {
     match read {
         Ok(()) => Ok(watch),
         Err(problem) => {
-            report::error(problem);
+            output::error(problem);
             Err(Exit::NoAnswer)
         }
     }
 }
 
-fn read(path: &Path, watch: &mut Watch) -> Result<(), String> {
+fn read(path: &Path, watch: &mut ConnectionTracker) -> Result<(), String> {
     let shown = shown_path(path);
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
@@ -86,12 +86,12 @@ fn read(path: &Path, watch: &mut Watch) -> Result<(), String> {
         let file = File::open(path);
         Box::new(file.map_err(|error| format!("cannot open `{shown}`: {error}"))?)
     };
-    let start = frames::beginning(&mut input).map_err(|error| format!("`{shown}`: {error}"))?;
-    let are_events = frames::begins_like_events(&start);
+    let start = events::beginning(&mut input).map_err(|error| format!("`{shown}`: {error}"))?;
+    let are_events = events::begins_like_events(&start);
     let input = start.chain(input);
     let goes_on = ControlFlow::Continue(());
     let read = if are_events {
-        frames::events(input, |event| watch.hear(event).map(|()| goes_on))
+        events::events(input, |event| watch.hear(event).map(|()| goes_on))
     } else {
         capture::read(input, |frame| {
             watch.add(&frame);
@@ -104,7 +104,11 @@ fn read(path: &Path, watch: &mut Watch) -> Result<(), String> {
 
 /// Asks the daemon for its events.
 #[cfg(feature = "daemon")]
-fn ask(args: &LearnArgs, node: &Node, mut watch: Watch) -> Result<Watch, Exit> {
+fn ask(
+    args: &LearnArgs,
+    node: &Node,
+    mut watch: ConnectionTracker,
+) -> Result<ConnectionTracker, Exit> {
     use super::events::{self, Reader};
 
     let past = Reader::new(args.ask.client()).past();
@@ -114,31 +118,40 @@ fn ask(args: &LearnArgs, node: &Node, mut watch: Watch) -> Result<Watch, Exit> {
     for event in wanted {
         // A daemon that guards another node tells nothing of this one.
         if let Some(other) = event.node.as_deref().filter(|other| *other != node.name) {
-            report::error(format_args!(
+            output::error(format_args!(
                 "the daemon guards `{}`, not `{}`",
-                text::shown(other),
+                policy::syntax::text::shown(other),
                 node.name
             ));
             return Err(Exit::NoAnswer);
         }
         if let Err(problem) = watch.hear(event) {
-            report::error(problem);
+            output::error(problem);
             return Err(Exit::NoAnswer);
         }
     }
     if watch.of_node == 0 {
-        report::talk("note: the daemon has told of no refused frame");
+        output::talk("note: the daemon has told of no refused frame");
     }
     watch.by_events = true;
     Ok(watch)
 }
 
 #[cfg(not(feature = "daemon"))]
-fn ask(_args: &LearnArgs, _node: &Node, _watch: Watch) -> Result<Watch, Exit> {
+fn ask(
+    _args: &LearnArgs,
+    _node: &Node,
+    _watch: ConnectionTracker,
+) -> Result<ConnectionTracker, Exit> {
     Err(Exit::NoAnswer)
 }
 
-fn learn(args: &LearnArgs, loaded: &Loaded, node: &Node, watch: &Watch) -> Result<Learned, String> {
+fn learn(
+    args: &LearnArgs,
+    loaded: &Loaded,
+    node: &Node,
+    watch: &ConnectionTracker,
+) -> Result<Learned, String> {
     let compiled =
         policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
     let mut learned = Learned::of(watch, node, &args.manifest);
@@ -161,13 +174,13 @@ fn learn(args: &LearnArgs, loaded: &Loaded, node: &Node, watch: &Watch) -> Resul
 fn deliver(args: &LearnArgs, loaded: &Loaded, documents: Option<&Documents>) -> Exit {
     let Some(directory) = &args.output else { return Exit::Yes };
     let Some(documents) = documents else {
-        report::talk("nothing is proposed, nothing was written");
+        output::talk("nothing is proposed, nothing was written");
         return Exit::Yes;
     };
     match write(directory, &args.manifest, loaded, documents) {
         Ok(manifest) => {
             let manifest = shown_path(&manifest);
-            report::talk(format_args!(
+            output::talk(format_args!(
                 "wrote the proposal; compare and check it:\n  trainguard diff {} {manifest}\n  \
                  trainguard lint {manifest}",
                 shown_path(&args.manifest)
@@ -175,7 +188,7 @@ fn deliver(args: &LearnArgs, loaded: &Loaded, documents: Option<&Documents>) -> 
             Exit::Yes
         }
         Err(problem) => {
-            report::error(problem);
+            output::error(problem);
             Exit::NoAnswer
         }
     }

@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
+use super::shared::{
     inputs::{self, Inputs, Overlay},
     outputs::Outputs,
 };
 use crate::{
     cli::{FailOn, LintArgs},
     exit::Exit,
+    output,
     policy::{
         Disk, Files,
         lint::fix,
@@ -26,6 +27,7 @@ use crate::{
         self,
         lint::{Findings, github},
     },
+    text::{counted, shown_path},
 };
 
 /// Runs the verb.
@@ -33,14 +35,14 @@ pub fn run(args: &LintArgs) -> Exit {
     let mut outputs = match Outputs::open(args) {
         Ok(outputs) => outputs,
         Err(problem) => {
-            report::error(problem);
+            output::error(problem);
             return Exit::NoAnswer;
         }
     };
     let key = match args.policy_key.as_deref().map(policy_key).transpose() {
         Ok(key) => key,
         Err(problem) => {
-            report::error(problem);
+            output::error(problem);
             return Exit::NoAnswer;
         }
     };
@@ -53,24 +55,24 @@ pub fn run(args: &LintArgs) -> Exit {
     }
     let mut outcome = check(args, &inputs, &files, key.as_ref());
     for (path, problem) in &inputs.problems {
-        report::error(format_args!("cannot read `{}`: {problem}", report::lint::shown_path(path)));
+        output::error(format_args!("cannot read `{}`: {problem}", shown_path(path)));
     }
     for path in &outcome.foreign {
-        report::talk(format_args!(
+        output::talk(format_args!(
             "note: `{}` is no trainguard file (no `apiVersion: trainguard/...`), not checked",
-            report::lint::shown_path(path)
+            shown_path(path)
         ));
     }
     if outcome.checked == 0 && inputs.problems.is_empty() {
-        report::error("no manifest and no policy to check");
-        report::hint(
+        output::error("no manifest and no policy to check");
+        output::hint(
             "name a file, or a directory with *.yaml files of `apiVersion: trainguard/v1`",
         );
         return Exit::NoAnswer;
     }
     if key.is_some() && outcome.manifests == 0 {
-        report::error("no manifest whose signature could be checked");
-        report::hint("a signature covers a manifest with all that it names: name the manifest");
+        output::error("no manifest whose signature could be checked");
+        output::hint("a signature covers a manifest with all that it names: name the manifest");
         return Exit::NoAnswer;
     }
     outcome.report.unreadable |= !inputs.problems.is_empty();
@@ -85,10 +87,10 @@ pub fn run(args: &LintArgs) -> Exit {
     report::lint::print(&findings, outputs.format);
     let written = outputs.write(&findings);
     if let Err(problem) = github::append_summary(&outcome.report, outcome.checked) {
-        report::error(format_args!("cannot write the summary of the step: {problem}"));
+        output::error(format_args!("cannot write the summary of the step: {problem}"));
     }
     if let Err(problem) = &written {
-        report::error(problem);
+        output::error(problem);
     }
     if written.is_err() || outcome.report.unreadable {
         return Exit::NoAnswer;
@@ -107,7 +109,7 @@ fn threshold(fail_on: FailOn) -> Option<Severity> {
 
 /// Reads a key for signed policies.
 fn policy_key(path: &Path) -> Result<Key, String> {
-    let shown = report::lint::shown_path(path);
+    let shown = shown_path(path);
     let text = Disk.read(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
     Key::parse(&text).map_err(|why| format!("`{shown}`: {why}"))
 }
@@ -196,18 +198,18 @@ fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
         if args.diff {
             report::lint::fixes::print(path, before, &after);
         } else if path == Path::new(inputs::STDIN) {
-            report::answer(after.trim_end_matches('\n'));
+            output::answer(after.trim_end_matches('\n'));
         } else if let Err(error) = fix::write(path, after.as_bytes()) {
-            let shown = report::lint::shown_path(path);
-            report::error(format_args!("cannot write `{shown}`: {error}"));
+            let shown = shown_path(path);
+            output::error(format_args!("cannot write `{shown}`: {error}"));
             exit = Exit::NoAnswer;
         }
     }
     let verb = if args.diff { "would be fixed" } else { "fixed" };
-    report::talk(format_args!(
+    output::talk(format_args!(
         "{} in {} {verb}; {} left to be looked at",
-        report::counted(done, "finding"),
-        report::counted(originals.len(), "file"),
+        counted(done, "finding"),
+        counted(originals.len(), "file"),
         outcome.report.diagnostics.len() + outcome.report.hidden()
     ));
     if outcome.report.unreadable || !inputs.problems.is_empty() || outcome.checked == 0 {

@@ -8,7 +8,8 @@ use clap_mangen::Man;
 use crate::{
     cli::{Cli, ManArgs},
     exit::Exit,
-    report,
+    output,
+    text::counted,
 };
 
 /// Runs the verb.
@@ -20,8 +21,8 @@ pub fn run(args: &ManArgs) -> Exit {
             if let Some(page) = verbs().into_iter().find(|(name, _)| name == verb) {
                 return print(page.1);
             }
-            report::error(format_args!("there is no verb `{verb}`"));
-            report::hint("`trainguard --help` lists them");
+            output::error(format_args!("there is no verb `{verb}`"));
+            output::hint("`trainguard --help` lists them");
             Exit::NoAnswer
         }
     }
@@ -55,11 +56,11 @@ fn render(command: Command) -> io::Result<Vec<u8>> {
 fn print(command: Command) -> Exit {
     match render(command) {
         Ok(page) => {
-            report::answer(String::from_utf8_lossy(&page).trim_end());
+            output::answer(String::from_utf8_lossy(&page).trim_end());
             Exit::Yes
         }
         Err(error) => {
-            report::error(error);
+            output::error(error);
             Exit::NoAnswer
         }
     }
@@ -75,13 +76,13 @@ fn write_all(directory: &Path) -> Exit {
             .and_then(|()| render(command))
             .and_then(|page| fs::write(&path, page));
         if let Err(error) = written {
-            report::error(format_args!("`{}`: {error}", path.display()));
+            output::error(format_args!("`{}`: {error}", path.display()));
             return Exit::NoAnswer;
         }
         count += 1;
     }
-    let pages = report::counted(count, "page");
-    report::talk(format_args!("wrote {pages} to `{}`", directory.display()));
+    let pages = counted(count, "page");
+    output::talk(format_args!("wrote {pages} to `{}`", directory.display()));
     Exit::Yes
 }
 

@@ -1,6 +1,5 @@
 //! The verbs: what was typed becomes what is done.
 
-mod admit;
 #[cfg(feature = "daemon")]
 pub mod apply;
 pub mod completions;
@@ -15,16 +14,12 @@ pub mod doctor;
 pub mod events;
 pub mod explain;
 pub mod init;
-mod inputs;
-mod judges;
 pub mod learn;
 pub mod lint;
 pub mod man;
-mod offline;
-mod outputs;
-mod proposal;
 pub mod replay;
 pub mod schema;
+mod shared;
 #[cfg(feature = "daemon")]
 pub mod stats;
 #[cfg(feature = "daemon")]
@@ -36,7 +31,7 @@ pub mod trace;
 use crate::{
     cli::{Cli, Verb},
     exit::Exit,
-    report,
+    output,
 };
 
 /// Runs a verb.
@@ -77,5 +72,5 @@ pub fn run(cli: &Cli) -> Exit {
         Verb::Detach(args) => detach::run(args),
         Verb::Init(args) => init::run(args),
     };
-    if report::is_incomplete() { Exit::NoAnswer } else { exit }
+    if output::is_incomplete() { Exit::NoAnswer } else { exit }
 }

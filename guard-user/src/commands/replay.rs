@@ -9,21 +9,22 @@ use std::{
 
 use guard_common::{Addr, Packet as _, packet::Fields as _, wire};
 
-use super::{
-    judges::{self, Clock, Judges, Kept},
-    offline::{self, Offline},
+use super::shared::{
+    backends::{self, Clock, Judges, Kept},
+    load::{self, Offline},
 };
 use crate::{
     capture::{self, Captured},
     cli::ReplayArgs,
     exit::Exit,
-    kernel::error::KernelError,
-    report::{self, progress::Progress, replay::Summary},
+    output,
+    report::{progress::Progress, replay::Summary},
+    system_error::SystemError,
 };
 
 /// Runs the verb.
 pub fn run(args: &ReplayArgs) -> Exit {
-    let Some(offline) = offline::prepare(&args.node) else { return Exit::NoAnswer };
+    let Some(offline) = load::prepare(&args.node) else { return Exit::NoAnswer };
     let mut length = None;
     let input: Box<dyn Read> = if args.capture == Path::new("-") {
         Box::new(io::stdin().lock())
@@ -35,13 +36,13 @@ pub fn run(args: &ReplayArgs) -> Exit {
                 Box::new(file)
             }
             Err(error) => {
-                report::error(format_args!("cannot open `{}`: {error}", args.capture.display()));
+                output::error(format_args!("cannot open `{}`: {error}", args.capture.display()));
                 return Exit::NoAnswer;
             }
         }
     };
     let tables = offline.policy.host();
-    let kernel = match args.kernel.then(|| judges::in_kernel(&offline.policy)).transpose() {
+    let kernel = match args.kernel.then(|| backends::in_kernel(&offline.policy)).transpose() {
         Ok(kernel) => kernel,
         Err(error) => return refuse(&error),
     };
@@ -55,12 +56,12 @@ pub fn run(args: &ReplayArgs) -> Exit {
     }
     match result {
         Err(Failure::Capture(error)) => {
-            report::error(format_args!("`{}`: {error}", args.capture.display()));
+            output::error(format_args!("`{}`: {error}", args.capture.display()));
             Exit::NoAnswer
         }
         Err(Failure::Kernel(error)) => refuse(&error),
         Ok(()) if summary.frames() == 0 => {
-            report::error(if args.received && summary.left_out > 0 {
+            output::error(if args.received && summary.left_out > 0 {
                 "no frame of the capture is for this node"
             } else {
                 "the capture has no frames"
@@ -68,21 +69,21 @@ pub fn run(args: &ReplayArgs) -> Exit {
             Exit::NoAnswer
         }
         Ok(()) if summary.judged() == 0 => {
-            report::error("the capture has cut every frame too short to be judged");
+            output::error("the capture has cut every frame too short to be judged");
             Exit::NoAnswer
         }
         Ok(()) => Exit::Yes,
     }
 }
 
-fn refuse(error: &KernelError) -> Exit {
-    report::refusal(error);
+fn refuse(error: &SystemError) -> Exit {
+    output::refusal(error);
     Exit::NoAnswer
 }
 
 enum Failure {
     Capture(capture::CaptureError),
-    Kernel(KernelError),
+    Kernel(SystemError),
 }
 
 fn replay(

@@ -24,7 +24,7 @@
 use crate::{
     cli::{SchemaArgs, SchemaDocument},
     exit::Exit,
-    report,
+    output,
 };
 
 /// The schema of a document.
@@ -38,6 +38,6 @@ pub fn text(document: SchemaDocument) -> &'static str {
 
 /// Runs the verb.
 pub fn run(args: &SchemaArgs) -> Exit {
-    report::answer(text(args.document).trim_end());
+    output::answer(text(args.document).trim_end());
     Exit::Yes
 }

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::{
+    api::{client::ClientError, stats::Stats},
+    bpf::pins::Pins,
     cli::{AskArgs, StatsArgs, StatsFormat},
-    daemon::{client::ClientError, view::Stats},
+    daemon,
     exit::Exit,
-    kernel::{error::KernelError, pins::Pins},
+    output,
     report::{
         self,
         stats::{
@@ -16,6 +18,7 @@ use crate::{
             stream::{self, Form, Plan},
         },
     },
+    system_error::SystemError,
 };
 
 /// Time between two samples.
@@ -26,8 +29,8 @@ pub fn run(args: &StatsArgs) -> Exit {
     let interval = args.interval.unwrap_or(INTERVAL);
     let form = match args.format {
         Some(StatsFormat::Json) if args.interval.is_some() && args.count.is_none() => {
-            report::error("one document of samples without an end");
-            report::hint("give a COUNT, or take --format ndjson");
+            output::error("one document of samples without an end");
+            output::hint("give a COUNT, or take --format ndjson");
             return Exit::NoAnswer;
         }
         Some(StatsFormat::Json) => Form::Document,
@@ -72,14 +75,14 @@ fn live(
     let live = match Live::open(&first, manifest, Look::of_terminal(args.color)) {
         Ok(live) => live,
         Err(error) => {
-            report::talk(format_args!("note: no live screen here ({error}); rows instead"));
+            output::talk(format_args!("note: no live screen here ({error}); rows instead"));
             return Err(Box::new(first));
         }
     };
     match live.run(interval, read) {
         Ok(()) => Ok(Exit::Yes),
         Err(error) => {
-            report::error(format_args!("the terminal: {error}"));
+            output::error(format_args!("the terminal: {error}"));
             Ok(Exit::NoAnswer)
         }
     }
@@ -90,25 +93,25 @@ fn first(ask: &AskArgs) -> Result<Reading, Exit> {
     let error = match ask.client().stats() {
         Ok(stats) => return Ok(Reading::Answered(Box::new(stats))),
         Err(error @ ClientError::Refused(_)) => {
-            report::error(&error);
+            output::error(&error);
             return Err(error.exit());
         }
         Err(error) => error,
     };
     match pinned(&Pins::at(&ask.directories.bpf_dir)) {
         Some(Ok(stats)) => {
-            report::talk(format_args!("note: {error}"));
-            report::talk("note: counters read from the pinned maps, without top sources");
+            output::talk(format_args!("note: {error}"));
+            output::talk("note: counters read from the pinned maps, without top sources");
             Ok(Reading::Pinned(Box::new(stats), error.to_string()))
         }
         Some(Err(also)) => {
-            report::error(&error);
-            report::error(&also);
+            output::error(&error);
+            output::error(&also);
             Err(error.exit())
         }
         None => {
-            report::error(&error);
-            report::hint("is it running? with the same --run-dir?");
+            output::error(&error);
+            output::hint("is it running? with the same --run-dir?");
             Err(error.exit())
         }
     }
@@ -129,9 +132,9 @@ fn again(ask: &AskArgs) -> Reading {
 }
 
 /// The counters, without a daemon; none if nothing is pinned.
-fn pinned(pins: &Pins) -> Option<Result<Stats, KernelError>> {
+fn pinned(pins: &Pins) -> Option<Result<Stats, SystemError>> {
     match pins.shared() {
-        Ok(shared) => shared.map(|shared| Stats::read(&shared)),
+        Ok(shared) => shared.map(|shared| daemon::read_counters(&shared)),
         Err(error) => Some(Err(error)),
     }
 }

@@ -1,10 +1,12 @@
 //! `trainguard status`: is this node guarded?
 
 use crate::{
-    cli::{Format, StatusArgs},
-    daemon::{stray, view::Status},
+    api::status::Status,
+    cli::StatusArgs,
+    daemon::offline_status,
     exit::Exit,
-    kernel::sockets,
+    netlink::sock_diag,
+    output::{self, Format},
     report,
 };
 
@@ -14,14 +16,14 @@ pub fn run(args: &StatusArgs) -> Exit {
         Ok(status) if status.enforcing => (status, Exit::Yes),
         Ok(status) => (status, Exit::No),
         Err(error) => {
-            report::error(&error);
-            report::hint("is it running? with the same --run-dir? may you read its socket?");
-            (stray::status(&args.ask.directories.bpf_dir, error.to_string()), error.exit())
+            output::error(&error);
+            output::hint("is it running? with the same --run-dir? may you read its socket?");
+            (offline_status::status(&args.ask.directories.bpf_dir, error.to_string()), error.exit())
         }
     };
     let status = with_commands(status);
     match args.format {
-        Format::Json => report::answer_json(&status),
+        Format::Json => output::answer_json(&status),
         Format::Text => report::status::print(&status),
     }
     exit
@@ -31,7 +33,7 @@ pub fn run(args: &StatusArgs) -> Exit {
 fn with_commands(mut status: Status) -> Status {
     let inodes = status.open_ports.inodes();
     if !inodes.is_empty() {
-        status.open_ports.set_commands(&sockets::commands(&inodes));
+        status.open_ports.set_commands(&sock_diag::commands(&inodes));
     }
     status
 }

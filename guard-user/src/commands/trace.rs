@@ -6,10 +6,11 @@ use guard_common::{
     Addr, Observer, evaluate, observe::Step, packet::Frame, parse::transport, verdict::Verdict,
 };
 
-use super::offline;
+use super::shared::load;
 use crate::{
     cli::{Expected, TraceArgs},
     exit::Exit,
+    output,
     policy::limiter::HostLimiter,
     probe::{self, Probe},
     report,
@@ -20,13 +21,13 @@ pub fn run(args: &TraceArgs) -> Exit {
     let asked = match asked(args) {
         Ok(asked) => asked,
         Err(error) => {
-            report::error(error);
+            output::error(error);
             return Exit::NoAnswer;
         }
     };
-    let Some(offline) = offline::prepare(&args.node) else { return Exit::NoAnswer };
+    let Some(offline) = load::prepare(&args.node) else { return Exit::NoAnswer };
     if !offline.addresses.contains(&Addr::from(asked.to.0)) {
-        report::talk(format_args!(
+        output::talk(format_args!(
             "note: {} is no address of `{}`; the verdict does not depend on that",
             asked.to.0, offline.policy.node
         ));

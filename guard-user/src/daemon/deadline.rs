@@ -8,7 +8,7 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::error::KernelError;
+use crate::system_error::SystemError;
 
 /// A time of the clock that counts from boot, suspension included. It is over in any other boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,22 +21,22 @@ pub(super) struct Deadline {
 }
 
 /// Time since boot, suspension included.
-fn since_boot() -> Result<Duration, KernelError> {
+fn since_boot() -> Result<Duration, SystemError> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map_err(|error| KernelError::of("reading the clock", io::Error::from(error)))?;
+        .map_err(|error| SystemError::of("reading the clock", io::Error::from(error)))?;
     Ok(now.into())
 }
 
 /// Id of this boot (random(4)).
-fn boot_id() -> Result<String, KernelError> {
+fn boot_id() -> Result<String, SystemError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let id = fs::read_to_string(PATH).map_err(|error| KernelError::of(PATH, error))?;
+    let id = fs::read_to_string(PATH).map_err(|error| SystemError::of(PATH, error))?;
     Ok(id.trim_end().to_owned())
 }
 
 impl Deadline {
     /// So long from now.
-    pub(super) fn after(time: Duration) -> Result<Self, KernelError> {
+    pub(super) fn after(time: Duration) -> Result<Self, SystemError> {
         Ok(Self { boot: boot_id()?, at: since_boot()?.saturating_add(time) })
     }
 

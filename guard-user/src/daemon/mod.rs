@@ -1,103 +1,78 @@
-//! Keeps the kernel in step with the files.
+//! The daemon: keeps the kernel in step with the files.
 //!
 //! One thread, one loop: files, devices, events and requests are looked at one after the other, so
 //! the guard needs no locks and no state is seen half changed.
+//!
+//! The state has four owners, which do not know each other. `main_loop` and `switch` hand what one of
+//! them changes to the others.
+//!
+//! | owner | owns |
+//! | --- | --- |
+//! | `policy::Lifecycle` | which policy is in force, where it comes from, what may replace it |
+//! | `interfaces::Interfaces` | devices, what is attached to them, what is pinned |
+//! | `telemetry::Telemetry` | events, counters of the daemon, refused sources |
+//! | `serve::Serving` | connections, requests that wait, the audit log, the service manager |
 
-mod answers;
-mod attach;
-mod audit;
-mod caller;
-mod check;
-pub mod client;
-pub mod connections;
-pub mod cuts;
 mod deadline;
-mod digest;
-mod doors;
-pub(crate) mod drift;
-mod exposition;
-pub mod facts;
-mod failure;
-mod guard;
+mod install_error;
 pub(crate) mod interfaces;
-mod journal;
-mod links;
-mod metrics;
-pub mod mode;
-mod readers;
-pub mod server;
-mod service;
-pub mod signature;
-mod state;
+mod main_loop;
+pub mod offline_status;
+mod options;
+mod policy;
+mod requests;
+mod serve;
+mod signals;
 mod status;
-mod strangers;
-pub mod stray;
-mod surroundings;
-mod takeover;
-mod tallies;
+mod switch;
+mod telemetry;
 pub mod timing;
-mod top;
-pub mod trial;
-mod trusted;
-mod versioned;
-pub mod view;
-mod watch;
+mod trusted_files;
 
 use std::{
-    fs,
-    future::poll_fn,
-    io,
+    fs, io,
     os::unix::{self, fs::MetadataExt as _},
     path::Path,
     sync::Arc,
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
-};
-
 use self::{
-    attach::AttachMode,
-    doors::Doors,
-    failure::Failure,
-    guard::{Claim, Guard, Wanted, Woken},
-    timing::Timing,
+    install_error::InstallError, interfaces::Claim, main_loop::Daemon,
+    serve::connection_limits::ConnectionLimits,
+};
+pub use self::{
+    interfaces::attach::AttachMode, options::Options, serve::metrics::declared as metrics,
+    telemetry::counters::read as read_counters,
 };
 use crate::{
-    cli::{DaemonArgs, ModeArg},
+    bpf::pins::{self, Newer},
     exit::Exit,
-    kernel::{
-        error::KernelError,
-        mode::Mode,
-        pins::{self, Newer},
-    },
     logs::Log,
-    policy::{compiled::Tunnels, syntax::text::shell_word},
+    policy::syntax::text::shell_word,
+    system_error::SystemError,
 };
 
-/// Requests that wait for the loop.
-const REQUESTS: usize = 64;
-
 /// Runs until a signal ends it. The guard outlives it.
-pub fn run(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
+pub fn run(options: Options) -> Exit {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
-    explained(log, guard_until_signal(args, wanted(args, tunnels, log)))
+    let log = options.log.clone();
+    let newer = Newer::Refuse { instead: downgrade_command(&options.bpf_dir) };
+    explained(&log, main_loop::run_until_signal(options, newer))
 }
 
 /// Takes over from a guard of a newer layout, once; the guard outlives it.
-pub fn downgrade(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Exit {
-    explained(log, async {
-        let wanted = wanted(args, tunnels, log);
-        let claim = Claim::take(&args.directories.bpf_dir, &Newer::TakeOver)?;
-        let doors = Arc::new(Doors::new(&wanted.timing));
-        let mut guard = Guard::start(wanted, claim, doors, &args.state_dir).await?;
-        guard.keep_tallies();
-        for directory in [&args.directories.bpf_dir, &args.state_dir] {
-            hand_over(directory).map_err(|error| {
+pub fn downgrade(options: Options) -> Exit {
+    let log = options.log.clone();
+    explained(&log, async {
+        let directories = [options.bpf_dir.clone(), options.state_dir.clone()];
+        let claim = Claim::take(&options.bpf_dir, &Newer::TakeOver)?;
+        let limits = Arc::new(ConnectionLimits::new(&options.timing));
+        let mut daemon = Daemon::start(options, claim, limits).await?;
+        daemon.save_counters();
+        for directory in directories {
+            hand_over(&directory).map_err(|error| {
                 let what = format!("giving `{}` to the daemon's user", directory.display());
-                Failure::System(KernelError::of(what, error))
+                InstallError::System(SystemError::of(what, error))
             })?;
         }
         Ok(())
@@ -121,38 +96,17 @@ fn hand_over(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn wanted(args: &DaemonArgs, tunnels: Tunnels, log: &Log) -> Wanted {
-    let mode = match args.mode {
-        ModeArg::Native => AttachMode::Only(Mode::Native),
-        ModeArg::Generic => AttachMode::Only(Mode::Generic),
-        ModeArg::Auto => AttachMode::Auto,
-        ModeArg::Tcx => AttachMode::Only(Mode::Tcx),
-    };
-    let timing = args.timing.unwrap_or_default();
-    Wanted {
-        manifest: args.manifest.clone(),
-        node: args.node.clone(),
-        interfaces: args.interfaces.clone(),
-        mode,
-        tunnels,
-        wait: args.wait,
-        policy_key: args.policy_key.clone(),
-        timing,
-        log: log.clone(),
-    }
-}
-
 /// Runs something, and explains what became of it.
-fn explained(log: &Log, work: impl Future<Output = Result<(), Failure>>) -> Exit {
+fn explained(log: &Log, work: impl Future<Output = Result<(), InstallError>>) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(work),
-        Err(error) => Err(Failure::System(KernelError::of("starting the daemon", error))),
+        Err(error) => Err(InstallError::System(SystemError::of("starting the daemon", error))),
     };
     let exit = match result {
         Ok(()) => Exit::Yes,
-        Err(failure) => {
-            failure.explain();
+        Err(error) => {
+            error.explain();
             Exit::NoAnswer
         }
     };
@@ -176,106 +130,4 @@ fn downgrade_command(bpf_dir: &Path) -> String {
     words.push("--bpf-dir".to_owned());
     words.push(pins::seen_by_others(bpf_dir).display().to_string());
     words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
-}
-
-async fn guard_until_signal(args: &DaemonArgs, wanted: Wanted) -> Result<(), Failure> {
-    let mut signals = Signals::new()?;
-    let bpf_dir = &args.directories.bpf_dir;
-    let claim = Claim::take(bpf_dir, &Newer::Refuse { instead: downgrade_command(bpf_dir) })?;
-    let (asks, mut asked) = mpsc::channel(REQUESTS);
-    let doors = Arc::new(Doors::new(&wanted.timing));
-    let run_dir = &args.directories.run_dir;
-    // Before anything is attached: a guard that nobody can ask is not to come into force.
-    let _sockets = server::serve(run_dir, &asks, &doors).map_err(|error| {
-        let what = format!("opening the sockets in `{}`", run_dir.display());
-        Failure::System(KernelError::of(what, error).hint("choose another with --run-dir"))
-    })?;
-    if let Some(address) = args.metrics_listen {
-        server::serve_metrics(address, &asks, &doors).await.map_err(|error| {
-            let what = format!("listening on {address} for --metrics-listen");
-            Failure::System(KernelError::of(what, error))
-        })?;
-    }
-    let Timing { files, look, events, summary, manager, settle, .. } = wanted.timing;
-    let mut guard = Guard::start(wanted, claim, doors, &args.state_dir).await?;
-    let [mut files, mut look, mut events, mut summary, mut manager] =
-        [files, look, events, summary, manager].map(|period| {
-            let mut interval = interval(period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        });
-    loop {
-        tokio::select! {
-            _ = files.tick() => {
-                guard.check_trial();
-                guard.check_mode();
-                guard.check_files();
-            }
-            _ = look.tick() => guard.look().await,
-            _ = events.tick() => {
-                guard.drain_events();
-                guard.keep_tallies();
-            }
-            _ = summary.tick() => guard.tell().await,
-            _ = manager.tick() => guard.tell_service().await,
-            woken = guard.woken() => match woken {
-                Woken::Devices => {
-                    // At once, so that what has just appeared is not open; the rest of a burst
-                    // together.
-                    guard.look().await;
-                    guard.tell_service().await;
-                    tokio::time::sleep(settle).await;
-                }
-                Woken::Events => guard.drain_events(),
-                Woken::Readers => guard.answer_readers().await,
-            },
-            Some(ask) = asked.recv() => guard.answer(ask).await,
-            signal = signals.next() => match signal {
-                Wish::Reload => guard.hang_up(),
-                Wish::End => break,
-            },
-        }
-    }
-    guard.service.stopping();
-    guard.keep_tallies();
-    tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
-    Ok(())
-}
-
-/// What a signal asks for.
-enum Wish {
-    Reload,
-    End,
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::System(KernelError::of("listening to signals", error)))
-        };
-        Ok(Self {
-            hangup: listen(SignalKind::hangup())?,
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wish {
-        poll_fn(|context| {
-            if self.terminate.poll_recv(context).is_ready()
-                || self.interrupt.poll_recv(context).is_ready()
-            {
-                return std::task::Poll::Ready(Wish::End);
-            }
-            self.hangup.poll_recv(context).map(|_| Wish::Reload)
-        })
-        .await
-    }
 }

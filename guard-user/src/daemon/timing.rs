@@ -5,10 +5,8 @@
 
 use std::{str::FromStr, time::Duration};
 
-/// Shortest trial, and shortest mode by hand.
-pub const SHORTEST: Duration = Duration::from_secs(5);
-/// Default of [`Timing::command`].
-const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
+use crate::api::{client::COMMAND_TIMEOUT, control::SHORTEST};
+
 /// Shortest and longest time that an option accepts: an interval of zero never ends, and a deadline
 /// that is years away overflows the clock.
 const ACCEPTED: [Duration; 2] = [Duration::from_millis(1), Duration::from_hours(24)];
@@ -162,32 +160,12 @@ pub fn time(text: &str) -> Result<Duration, String> {
     Err(format!("expected {shortest} to {longest}"))
 }
 
-/// How long a program waits for a daemon's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AnswerTimeouts {
-    /// For the answer to a question. A policy of a million prefixes is loaded in half of the
-    /// default.
-    pub question: Duration,
-    /// For the answer to a command, which may load two policies after those of others. The default
-    /// is a little less than the time for which the daemon keeps the connection; a daemon that ends
-    /// closes it.
-    pub command: Duration,
-}
-
-impl Default for AnswerTimeouts {
-    fn default() -> Self {
-        Self {
-            question: Duration::from_secs(5),
-            command: COMMAND_TIMEOUT.saturating_sub(Duration::from_secs(5)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{mode::MODE_FOR, trial::CONFIRM_WITHIN},
-        *,
+    use super::*;
+    use crate::api::{
+        client::AnswerTimeouts,
+        control::{CONFIRM_WITHIN, MODE_FOR},
     };
 
     #[test]

@@ -4,25 +4,25 @@ use std::path::PathBuf;
 
 use super::facts::{Abilities, Refusal, Tried};
 use crate::{
-    kernel::{
-        abilities,
-        generation::{Generation, Maps, Options},
+    bpf::{
+        feature_probe,
+        loader::{Generation, Maps, Options},
     },
-    object::kernel_object,
+    embedded_object::kernel_object,
     policy::{
         self, Bundle, Placement,
         compiled::{CompiledPolicy, Tunnels},
     },
 };
 
-fn tried(attempt: abilities::Attempt) -> Tried {
+fn tried(attempt: feature_probe::Attempt) -> Tried {
     attempt.map_err(Refusal::from)
 }
 
 /// Tries everything; the guard with this policy, or with one that uses all of it.
 pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
-    let abilities::Abilities { maps, xdp, frags, compiled, native, generic, switch } =
-        abilities::Abilities::probe();
+    let feature_probe::Abilities { maps, xdp, frags, compiled, native, generic, switch } =
+        feature_probe::Abilities::probe();
     Abilities {
         maps: maps.into_iter().map(|(kind, made)| (kind, tried(made))).collect(),
         xdp: tried(xdp),

@@ -5,11 +5,12 @@ use std::{fmt::Display, path::PathBuf};
 use serde::Serialize;
 
 use crate::{
-    daemon::view::{OpenPorts, Status},
-    kernel::{error::KernelError, nic::XdpSupport},
+    api::status::{OpenPorts, Status},
+    netlink::ethtool::XdpSupport,
+    system_error::SystemError,
 };
 
-pub use crate::trust::{Owned, Passed as PolicyFile};
+pub use crate::file_permissions::{Owned, Passed as PolicyFile};
 
 /// Something that may be hidden from who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,8 +50,8 @@ pub struct Refusal {
     pub message: String,
 }
 
-impl From<KernelError> for Refusal {
-    fn from(error: KernelError) -> Self {
+impl From<SystemError> for Refusal {
+    fn from(error: SystemError) -> Self {
         Self { errno: error.errno(), message: error.to_string() }
     }
 }
@@ -60,7 +61,7 @@ pub type Tried = Result<(), Refusal>;
 
 /// Everything that was found.
 #[derive(Debug, Clone, Serialize)]
-pub struct Facts {
+pub struct MachineFacts {
     /// The kernel.
     pub kernel: Kernel,
     /// Who asks.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::facts::{Owned, PolicyFile, Seen};
-use crate::trust;
+use crate::file_permissions;
 
 /// Looks at some files and at all on the way to them, each once, sorted by path. What does not
 /// exist is left out: patterns are asked for as well.
@@ -43,7 +43,7 @@ fn walk(path: &Path, found: &mut BTreeMap<PathBuf, PolicyFile>) -> io::Result<()
         found.insert(passed.path.clone(), passed);
         Ok(())
     };
-    match trust::walk(path, &mut note) {
+    match file_permissions::walk(path, &mut note) {
         Ok(end) => note(end.look()?),
         // It was come by, and lint says that it is no file.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),

@@ -13,7 +13,7 @@ use nix::{
 use super::{
     attempts,
     facts::{
-        self, BpfFs, Directory, Facts, Interface, Network, Policy, Program, Rights, Seen,
+        self, BpfFs, Directory, Interface, MachineFacts, Network, Policy, Program, Rights, Seen,
         ServicePorts, Unmet,
     },
     files, listeners,
@@ -21,25 +21,22 @@ use super::{
     system,
 };
 use crate::{
-    daemon::{
-        client::Client,
-        interfaces::{self, Selection},
-        view::Status,
+    api::{client::Client, status::Status},
+    bpf::pins::{self, Pins},
+    daemon::interfaces::select::{self, Selection},
+    host,
+    netlink::{
+        devices::{self, Device},
+        ethtool,
+        topology::{self, Stacked},
     },
-    kernel::{
-        error::KernelError,
-        netlink::{self, Device},
-        nic,
-        pins::{self, Pins},
-        stacking::{self, Stacked},
-    },
-    machine,
     policy::{
         self, Disk, Loaded, Placement,
         compiled::CompiledPolicy,
         resolve::load::Loader,
         syntax::diagnostic::{Report, Severity},
     },
+    system_error::SystemError,
 };
 
 /// The user of the daemon, where packages make one.
@@ -65,7 +62,7 @@ pub struct Asked<'a> {
 #[derive(Debug)]
 pub struct Found {
     /// The facts.
-    pub facts: Facts,
+    pub facts: MachineFacts,
     /// The cluster; none if there is no manifest, or it has errors.
     pub loaded: Option<Loaded>,
 }
@@ -74,10 +71,10 @@ pub struct Found {
 ///
 /// # Errors
 /// The kernel does not list the network interfaces: then there is nothing to say.
-pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
+pub fn gather(asked: &Asked<'_>) -> Result<Found, SystemError> {
     let tree = Tree::of_this_machine();
     let rights = Rights { uid: geteuid().as_raw(), capabilities: tree.capabilities() };
-    let devices = netlink::devices_now()?;
+    let devices = devices::devices_now()?;
     let daemon: Seen<Box<Status>> = asked.client.status().map(Box::new).into();
     let (policy, loaded, compiled) = asked.manifest.map_or((None, None, None), |manifest| {
         let (policy, loaded, compiled) = policy_of(manifest, asked.node);
@@ -85,12 +82,11 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
     });
     let patterns = patterns(asked, loaded.as_ref(), policy.as_ref(), &daemon);
     let chosen = patterns.is_some();
-    let selection =
-        patterns.map_or_else(|| all_up(&devices), |it| interfaces::select(&it, &devices));
+    let selection = patterns.map_or_else(|| all_up(&devices), |it| select::select(&it, &devices));
     let interfaces = describe(&tree, asked.bpf_dir, &selection, &devices, &daemon);
     let (open_ports, root_services) =
         listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
-    let facts = Facts {
+    let facts = MachineFacts {
         kernel: kernel(&tree),
         abilities: attempts::try_kernel(compiled.as_ref()),
         bpffs: bpffs(asked.bpf_dir),
@@ -99,7 +95,7 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, KernelError> {
         unguarded: if chosen { unguarded(&selection, &devices) } else { Vec::new() },
         unmet: Unmet { missing: selection.missing, not_ethernet: selection.not_ethernet },
         interfaces_chosen: chosen,
-        tunnels: interfaces::describe_tunnels(&devices),
+        tunnels: select::describe_tunnels(&devices),
         rdma: tree.rdma(),
         network: network(&tree),
         open_ports,
@@ -184,7 +180,7 @@ fn policy_of(
     };
     let Ok(loaded) = policy::load(manifest, &Disk) else { return (policy, None, None) };
     let mut compiled = None;
-    match loaded.find_node(&machine::node_choice(node)) {
+    match loaded.find_node(&host::node_choice(node)) {
         Ok(node) => {
             policy.node = Some(node.name.clone());
             let services = loaded.cluster.services.iter().filter(|it| it.runs_on(&node.roles));
@@ -240,7 +236,7 @@ fn all_up(devices: &[Device]) -> Selection {
 /// Devices that are up, that nobody wants guarded, and that do not share the frames of one that is.
 fn unguarded(selection: &Selection, devices: &[Device]) -> Vec<String> {
     let wanted = |device: &Device| selection.means(device.index);
-    let bare = stacking::unguarded(devices, wanted, |index| selection.means(index));
+    let bare = topology::unguarded(devices, wanted, |index| selection.means(index));
     bare.map(|device| device.name.clone()).collect()
 }
 
@@ -251,8 +247,8 @@ fn describe(
     devices: &[Device],
     daemon: &Seen<Box<Status>>,
 ) -> Vec<Interface> {
-    let (xdp, offloads) = (nic::xdp_support(), nic::offloads());
-    let queues = nic::receive_queues().unwrap_or_default();
+    let (xdp, offloads) = (ethtool::xdp_support(), ethtool::offloads());
+    let queues = ethtool::receive_queues().unwrap_or_default();
     let by_index: BTreeMap<u32, &Device> =
         devices.iter().map(|device| (device.index, device)).collect();
     let of = |index: Option<u32>| index.and_then(|index| by_index.get(&index).copied());
@@ -296,7 +292,7 @@ fn describe(
 }
 
 fn about<T: Clone>(
-    answer: &Result<BTreeMap<u32, T>, KernelError>,
+    answer: &Result<BTreeMap<u32, T>, SystemError>,
     index: u32,
     absent: &str,
 ) -> Seen<T> {

@@ -6,14 +6,14 @@ use guard_common::port_table::Transport;
 
 use super::facts::{RootService, Seen};
 use crate::{
-    daemon::{
-        drift::{Collector, GuardedPorts},
-        interfaces::Selection,
-        view::{OpenPorts, Status},
+    api::status::{OpenPorts, Status},
+    daemon::interfaces::{
+        open_ports::{GuardedPorts, OpenPortCollector},
+        select::Selection,
     },
-    kernel::{
-        netlink::Device,
-        sockets::{self, Listening},
+    netlink::{
+        devices::Device,
+        sock_diag::{self, Listening},
     },
     policy::compiled::CompiledPolicy,
 };
@@ -58,9 +58,9 @@ pub(super) fn look(
     let none = CompiledPolicy::no_ports();
     let ports = GuardedPorts::of(policy.map_or(&none, |policy| &policy.ports));
     let guarded: BTreeSet<u32> = selection.devices.iter().map(|device| device.index).collect();
-    let mut open = Collector::new(&ports, devices, guarded, sockets::ephemeral_ports());
+    let mut open = OpenPortCollector::new(&ports, devices, guarded, sock_diag::ephemeral_ports());
     let mut of_root: Vec<Listening> = Vec::new();
-    let listed = sockets::listening(|socket| {
+    let listed = sock_diag::listening(|socket| {
         open.add(socket);
         let reachable = socket.uid == 0 && socket.inode != 0 && !socket.address.is_loopback();
         if reachable && socket.transport == Transport::Tcp && of_root.len() < MOST_ROOT_SOCKETS {
@@ -77,7 +77,7 @@ pub(super) fn look(
     };
     let mut inodes = open.inodes();
     inodes.extend(of_root.iter().map(|socket| socket.inode));
-    let commands = sockets::commands(&inodes);
+    let commands = sock_diag::commands(&inodes);
     open.set_commands(&commands);
     (open, root_services(&of_root, &commands))
 }

@@ -126,7 +126,7 @@ pub struct Summary {
 
 impl Diagnosis {
     /// Judges what was found.
-    pub fn of(facts: &facts::Facts) -> Self {
+    pub fn of(facts: &facts::MachineFacts) -> Self {
         let checks = checks::all(facts);
         let count = |state| checks.iter().filter(|check| check.state == state).count();
         let summary = Summary {

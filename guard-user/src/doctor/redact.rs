@@ -11,17 +11,19 @@ use regex::{Captures, Regex};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Diagnosis, facts::Facts, system};
+use super::{Diagnosis, facts::MachineFacts, system};
 use crate::{
-    daemon::client::Client,
-    event::{Event, What},
+    api::{
+        client::Client,
+        events::{Event, What},
+    },
     policy::Cluster,
 };
 
 /// `schema` of a report.
 pub const SCHEMA: &str = "trainguard/doctor-report/v1";
 /// Events and log records that are told.
-const RECORDS: usize = 50;
+const MAX_RECORDS: usize = 50;
 /// The first user that is a person's (`UID_MIN`, login.defs), and the first above that is not.
 const PEOPLE: std::ops::Range<u32> = 1000..65_534;
 /// Keys whose values are words of ours.
@@ -102,14 +104,19 @@ pub struct Records {
 /// Asks the daemon and the journal, as far as they tell.
 pub fn records(client: &Client) -> Records {
     let now = client.events(u64::MAX, 1).ok();
-    let after = now.map(|now| now.next.saturating_sub(RECORDS as u64 + 1));
-    let events = after.and_then(|after| client.events(after, RECORDS).ok());
+    let after = now.map(|now| now.next.saturating_sub(MAX_RECORDS as u64 + 1));
+    let events = after.and_then(|after| client.events(after, MAX_RECORDS).ok());
     let events = events.map(|page| page.events).unwrap_or_default();
-    Records { events, log: system::journal(RECORDS) }
+    Records { events, log: system::journal(MAX_RECORDS) }
 }
 
 /// The report.
-pub fn report(diagnosis: &Diagnosis, facts: &Facts, mut records: Records, names: Names) -> Value {
+pub fn report(
+    diagnosis: &Diagnosis,
+    facts: &MachineFacts,
+    mut records: Records,
+    names: Names,
+) -> Value {
     for event in &mut records.events {
         if let What::Packet(packet) = &mut event.what {
             // The bytes of the headers hold addresses.

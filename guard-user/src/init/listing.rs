@@ -2,6 +2,7 @@
 
 use std::{net::Ipv6Addr, rc::Rc};
 
+use clap::ValueEnum;
 use guard_common::Addr;
 
 use super::{
@@ -10,10 +11,33 @@ use super::{
     profiles::{Profile, Which},
     ray,
 };
-use crate::{
-    cli::HostsFormat,
-    policy::{resolve::validate, syntax::text},
-};
+use crate::policy::{resolve::validate, syntax::text};
+
+/// How a list of hosts is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
+pub enum HostsFormat {
+    /// Decided by what the file holds, and said
+    Auto,
+    /// One host a line: its addresses, its name, or a name and addresses
+    Addresses,
+    /// The dmlc tracker's: `ip`, `ip:sshport`, `ip slots=N`
+    Dmlc,
+    /// Open MPI's, MPICH's, DeepSpeed's: `host slots=4`, `host:4`
+    Mpi,
+    /// Slurm's: `gpu[01-04,07],login1`
+    Slurm,
+    /// Ray's cluster file, with a provider of type local
+    Ray,
+}
+
+impl HostsFormat {
+    /// As it is typed; none for what need not be typed.
+    pub fn as_written(self) -> Option<String> {
+        let value = if self == Self::Auto { None } else { self.to_possible_value() };
+        value.map(|value| value.get_name().to_owned())
+    }
+}
 
 /// A line of a host list: one host.
 #[derive(Debug, Clone)]

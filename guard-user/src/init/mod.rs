@@ -21,16 +21,14 @@ use self::{
 };
 pub use self::{
     findings::{Findings, Problem},
+    listing::HostsFormat,
     members::Member,
     profiles::Profile,
 };
-use crate::{
-    cli::HostsFormat,
-    policy::{
-        Bundle,
-        resolve::{load::Loader, validate},
-        syntax::text,
-    },
+use crate::policy::{
+    Bundle,
+    resolve::{load::Loader, validate},
+    syntax::text,
 };
 
 /// Name of the manifest's file.

@@ -9,13 +9,12 @@ use std::{
 use guard_common::{Addr, port_table::Transport};
 
 use super::{
+    connection_tracker::Port,
     judge::{EPHEMERAL, Fate, Kept, LeftOut},
-    watch::Port,
 };
 use crate::{
-    event::time,
     policy::{Cluster, Node, syntax::scalars::PortRange},
-    report::counted,
+    text::{counted, time},
 };
 
 /// How much more than was seen is allowed: jobs start at once, and grow.
@@ -23,7 +22,7 @@ const HEADROOM: u64 = 4;
 /// The limit of new connections of each source that policies have by default, a second and at once.
 const LEAST: (u64, u64) = (200, 1000);
 /// Sources that are told for each line; more are counted.
-const TOLD: usize = 8;
+const MAX_LISTED: usize = 8;
 
 /// How long prefixes are that stand for several sources seen in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -238,18 +237,18 @@ pub fn policy(
         say(format!("    roles: [{own_role}]"));
         if service.opening_only {
             let seen: BTreeSet<u16> = service.evidence.iter().map(|kept| kept.port.1).collect();
-            let seen: Vec<String> = seen.iter().take(TOLD).map(u16::to_string).collect();
+            let seen: Vec<String> = seen.iter().take(MAX_LISTED).map(u16::to_string).collect();
             say(format!("    # Ports that the kernel gives away; seen: {}", seen.join(", ")));
         }
         say(format!("    ports: [{}]", ports.join(", ")));
         let matching = if service.opening_only { "new-connections" } else { "all" };
         say(format!("    match: {matching}"));
         say("    allow:".to_owned());
-        for kept in service.evidence.iter().take(TOLD) {
+        for kept in service.evidence.iter().take(MAX_LISTED) {
             say(format!("      # {}", evidence(kept, cluster)));
         }
-        if service.evidence.len() > TOLD {
-            say(format!("      # and {} more", service.evidence.len() - TOLD));
+        if service.evidence.len() > MAX_LISTED {
+            say(format!("      # and {} more", service.evidence.len() - MAX_LISTED));
         }
         if !service.roles.is_empty() {
             let roles: Vec<&str> = service.roles.iter().map(String::as_str).collect();

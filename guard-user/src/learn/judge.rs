@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use guard_common::{Addr, Reason, packet::Frame, port_table::Transport};
 
-use super::watch::{Contact, Port, Watch};
+use super::connection_tracker::{ConnectionTracker, Contact, Port};
 use crate::{
     policy::{Cluster, compiled::CompiledPolicy, limiter::HostLimiter},
     probe::{OPENS, Probe},
-    report::counted,
+    text::counted,
 };
 
 /// Ports that a source may try in vain before it is taken for one that looks around.
@@ -65,7 +65,7 @@ pub struct Judged {
 }
 
 /// Judges what was seen, beside a policy.
-pub fn judge(watch: &Watch, cluster: &Cluster, policy: &CompiledPolicy) -> Judged {
+pub fn judge(watch: &ConnectionTracker, cluster: &Cluster, policy: &CompiledPolicy) -> Judged {
     let mut judged = Judged::default();
     for (source, packets) in &watch.untrue {
         judged.left_out.push(LeftOut {

@@ -6,7 +6,7 @@ use std::{io, os::fd::AsFd as _, time::SystemTime};
 use tracing::Level;
 
 use super::{Patience, journal, record::Record};
-use crate::report;
+use crate::output;
 
 /// Bytes that a pipe with room takes without blocking (`PIPE_BUF`).
 const PART: usize = 4096;
@@ -31,7 +31,7 @@ enum Form {
 impl Text {
     /// For a terminal, or for whoever reads.
     pub(super) fn new(terminal: bool) -> Self {
-        let colour = terminal && report::allows_colour();
+        let colour = terminal && output::allows_colour();
         Self {
             form: if colour { Form::Colour } else { Form::Plain },
             patience: Patience::default(),
@@ -49,7 +49,7 @@ impl Text {
         let stderr = io::stderr();
         text.as_bytes()
             .chunks(PART)
-            .all(|part| self.patience.has_room(stderr.as_fd()) && report::talk_part(part).is_ok())
+            .all(|part| self.patience.has_room(stderr.as_fd()) && output::talk_part(part).is_ok())
     }
 }
 
@@ -69,7 +69,7 @@ fn render(record: &Record, form: Form, now: SystemTime) -> String {
         Level::DEBUG => ("DEBUG", "34"),
         Level::TRACE => ("TRACE", "35"),
     };
-    let time = crate::event::time(now);
+    let time = crate::text::time(now);
     if form == Form::Colour {
         format!("{time} \u{1b}[{colour}m{name:>5}\u{1b}[0m {text}")
     } else {

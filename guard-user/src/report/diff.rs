@@ -7,14 +7,14 @@ use serde::Serialize;
 
 use super::replay::action;
 use crate::{
-    cli::Format,
+    output::{self, Format},
     policy::{
         diff::{Change, Difference, Direction, LimitChange, Meets, Region, Traffic, names_in},
         resolve::cluster::Cluster,
         syntax::scalars::PortRange,
     },
     probe::SOURCE_PORT,
-    report,
+    text::counted,
 };
 
 /// `schema` of the JSON form.
@@ -26,9 +26,9 @@ const SHOWN: usize = 8;
 pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Format) {
     match format {
         Format::Text => {
-            report::answer(text(difference, [old, new]).trim_end());
+            output::answer(text(difference, [old, new]).trim_end());
         }
-        Format::Json => report::answer_json(&document(difference, [old, new])),
+        Format::Json => output::answer_json(&document(difference, [old, new])),
     }
 }
 
@@ -117,7 +117,7 @@ pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
         }
         let names = names_in(&change.sources, clusters);
         if !names.is_empty() {
-            let nodes = report::counted(names.len(), "node");
+            let nodes = counted(names.len(), "node");
             say(format!("           {nodes} of the manifest among them: {}", some(names)));
         }
         if let Some(example) = example(change, clusters) {

@@ -9,7 +9,8 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use crate::{
     doctor::{Check, Diagnosis, State, Summary},
-    report::{self, lint::shown_text},
+    output,
+    text::shown_text,
 };
 
 /// Columns of the longest state.
@@ -19,8 +20,8 @@ const NAME: usize = 24;
 
 /// Prints it.
 pub fn print(diagnosis: &Diagnosis) {
-    let colour = io::stdout().is_terminal() && report::allows_colour();
-    report::answer(text(diagnosis, colour));
+    let colour = io::stdout().is_terminal() && output::allows_colour();
+    output::answer(text(diagnosis, colour));
 }
 
 fn text(diagnosis: &Diagnosis, colour: bool) -> String {

@@ -2,14 +2,27 @@
 
 use std::{fmt::Write as _, net::SocketAddr, time::SystemTime};
 
-use clap::builder::styling::{AnsiColor, Style};
+use clap::{
+    ValueEnum,
+    builder::styling::{AnsiColor, Style},
+};
 
 use crate::{
-    cli::EventsFormat,
-    event::{Audit, Event, Packet, What},
+    api::events::{Audit, Event, Packet, What},
+    output::Lines,
     policy::syntax::text::visible,
-    report::Lines,
 };
+
+/// Form of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EventsFormat {
+    /// For people, a line each
+    #[value(alias = "text")]
+    Compact,
+    /// For programs, a JSON object a line
+    #[value(alias = "json")]
+    Ndjson,
+}
 
 /// Where events go.
 #[derive(Debug)]
@@ -27,7 +40,7 @@ impl Output {
         Self { format, colour, lines: Lines::new(), day: String::new() }
     }
 
-    /// Adds an event; false as [`crate::report::answer`] says it.
+    /// Adds an event; false as [`crate::output::answer`] says it.
     pub fn add(&mut self, event: &Event) -> bool {
         if self.format == EventsFormat::Ndjson {
             return self.lines.add(event);
@@ -43,7 +56,7 @@ impl Output {
         self.lines.add_text(&compact(event, self.colour))
     }
 
-    /// Writes what has not been written yet; false as [`crate::report::answer`] says it.
+    /// Writes what has not been written yet; false as [`crate::output::answer`] says it.
     pub fn flush(&mut self) -> bool {
         self.lines.flush()
     }
@@ -57,7 +70,7 @@ fn compact(event: &Event, colour: bool) -> String {
         What::Packet(packet) => (packet.interface.as_deref(), of_packet(packet, colour)),
         What::Policy(policy) => {
             let hash = policy.policy_hash.get(..12).unwrap_or(&policy.policy_hash);
-            let what = policy.what.replace('_', " ");
+            let what = policy.what.name().replace('_', " ");
             (
                 None,
                 told(
@@ -70,7 +83,7 @@ fn compact(event: &Event, colour: bool) -> String {
         }
         What::Interface(interface) => (
             Some(interface.interface.as_str()),
-            told("interface", &interface.what, "", &interface.text),
+            told("interface", interface.what.name(), "", &interface.text),
         ),
         What::Audit(audit) => (None, of_command(audit)),
         What::Lost(lost) => (None, told("lost", "", "", &lost.text)),
@@ -109,7 +122,7 @@ fn of_command(audit: &Audit) -> String {
         let _ = write!(who, " (pid {pid})");
     }
     let asked = format!("{} {}", visible(&audit.request), visible(&audit.arguments));
-    told("audit", &audit.result, &format!("{} {who}", asked.trim_end()), &audit.text)
+    told("audit", audit.result.name(), &format!("{} {who}", asked.trim_end()), &audit.text)
 }
 
 fn of_packet(packet: &Packet, colour: bool) -> String {
@@ -167,14 +180,16 @@ fn folded(packet: &Packet) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Interface, Lost, Policy, SCHEMA};
+    use crate::api::events::{
+        AuditResult, Interface, InterfaceChange, Lost, Policy, PolicyChange, SCHEMA,
+    };
 
     #[test]
     fn a_command_is_a_line_with_who_sent_it() {
         let audit = Audit {
             request: "apply".to_owned(),
             arguments: "/etc/c.yaml".to_owned(),
-            result: "refused".to_owned(),
+            result: AuditResult::Refused,
             text: "no".to_owned(),
             uid: Some(0),
             user: Some("root".to_owned()),
@@ -252,7 +267,7 @@ mod tests {
     #[test]
     fn other_kinds_are_a_line_each_and_hostile_names_are_harmless() {
         let policy = Policy {
-            what: "in_force".to_owned(),
+            what: PolicyChange::InForce,
             generation: 5,
             policy_hash: "0123456789abcdef".to_owned(),
             ..Policy::default()
@@ -276,12 +291,12 @@ mod tests {
                 ..packet()
             }),
             What::Interface(Interface {
-                what: hostile.to_owned(),
+                what: InterfaceChange::Unknown,
                 interface: hostile.to_owned(),
                 text: hostile.to_owned(),
             }),
             What::Policy(Policy {
-                what: hostile.to_owned(),
+                what: PolicyChange::Unknown,
                 policy_hash: hostile.to_owned(),
                 text: hostile.to_owned(),
                 ..Policy::default()
@@ -289,7 +304,6 @@ mod tests {
             What::Audit(Box::new(Audit {
                 request: hostile.to_owned(),
                 arguments: hostile.to_owned(),
-                result: hostile.to_owned(),
                 text: hostile.to_owned(),
                 uid: Some(1),
                 user: Some(hostile.to_owned()),

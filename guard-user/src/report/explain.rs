@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::{cli::Format, explain, report};
+use crate::{
+    explain,
+    output::{self, Format},
+};
 
 /// `schema` of the JSON forms.
 const SCHEMA: &str = "trainguard/explain/v1";
@@ -32,11 +35,11 @@ pub fn page(name: &'static str, format: Format) {
     let text = without_remarks(explain::page(name).unwrap_or_default());
     match format {
         Format::Text => {
-            report::answer(text);
+            output::answer(text);
         }
         Format::Json => {
             let title = explain::title(name).unwrap_or_default();
-            report::answer_json(&Page { schema: SCHEMA, name, title, text });
+            output::answer_json(&Page { schema: SCHEMA, name, title, text });
         }
     }
 }
@@ -50,9 +53,9 @@ pub fn list(format: Format) {
         Format::Text => {
             let width = pages.iter().map(|page| page.name.len()).max().unwrap_or(0);
             let line = |page: &Entry| format!("{:width$}  {}", page.name, page.title);
-            report::answer(pages.iter().map(line).collect::<Vec<_>>().join("\n"));
+            output::answer(pages.iter().map(line).collect::<Vec<_>>().join("\n"));
         }
-        Format::Json => report::answer_json(&List { schema: SCHEMA, pages }),
+        Format::Json => output::answer_json(&List { schema: SCHEMA, pages }),
     }
 }
 

@@ -7,12 +7,13 @@ use serde::Serialize;
 use crate::{
     learn::{
         SCHEMA,
+        connection_tracker::ConnectionTracker,
         draft::{self, Service},
         judge::{Fate, Judged, Kept},
-        watch::Watch,
     },
+    output,
     policy::{Cluster, Node},
-    report::{self, counted, lint::shown_text},
+    text::{counted, shown_text},
 };
 
 /// Lines of a kind that are printed for people; programs get all.
@@ -121,7 +122,7 @@ pub struct Documents {
 
 impl Learned {
     /// What was seen of a node, before anything is proposed.
-    pub fn of(watch: &Watch, node: &Node, manifest: &Path) -> Self {
+    pub fn of(watch: &ConnectionTracker, node: &Node, manifest: &Path) -> Self {
         let span = watch.span_ns.map(|(first, last)| [first, last].map(draft::time_of));
         let during = watch.span_ns.map_or_else(String::new, |(first, last)| {
             let seconds = std::time::Duration::from_secs((last - first) / 1_000_000_000);
@@ -156,7 +157,7 @@ impl Learned {
     }
 }
 
-fn notes(watch: &Watch) -> Vec<String> {
+fn notes(watch: &ConnectionTracker) -> Vec<String> {
     let mut notes = vec![draft::CAUTION.to_owned()];
     if watch.by_events {
         notes.push(
@@ -239,7 +240,7 @@ fn contact(kept: &Kept, services: &[Service], cluster: &Cluster) -> Contact {
 
 /// Prints it.
 pub fn print(learned: &Learned) {
-    report::answer(text(learned).trim_end());
+    output::answer(text(learned).trim_end());
 }
 
 fn text(learned: &Learned) -> String {

@@ -2,11 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{
-    event::missing::Stranger,
-    policy::syntax::text::visible,
-    report::{self, counted},
-};
+use crate::{api::events::missing::Stranger, output, policy::syntax::text::visible, text::counted};
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -57,7 +53,7 @@ pub struct Remedy {
 
 /// Prints them.
 pub fn print(found: &Found) {
-    report::answer(text(found));
+    output::answer(text(found));
 }
 
 fn text(found: &Found) -> String {

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use crate::cli::Format;
+use crate::output::Format;
 
 /// A bar on standard error, if somebody looks at that and it is in nobody's way.
 #[derive(Debug)]

@@ -12,9 +12,9 @@ use serde::Serialize;
 
 use crate::{
     capture::Captured,
-    cli::Format,
+    output::{self, Format, Lines},
     policy::{Loaded, compiled::CompiledPolicy, resolve::provenance::Known},
-    report::{self, Lines, counted},
+    text::counted,
 };
 use guard_common::{
     Addr,
@@ -215,18 +215,18 @@ impl<'a> Summary<'a> {
     pub fn finish(&mut self) {
         self.lines.flush();
         if self.format == Format::Text {
-            report::answer(self.text());
+            output::answer(self.text());
         }
         for (count, what) in [
             (self.on_host, "too short or too long for the kernel: judged on the host"),
             (self.filled_up, "cut by the capture: filled up with zeros for the kernel"),
         ] {
             if count > 0 {
-                report::talk(format_args!("note: {count} frames {what}"));
+                output::talk(format_args!("note: {count} frames {what}"));
             }
         }
         if self.format == Format::Json && self.truncated > 0 {
-            report::talk(format_args!("note: {}", cut_too_short(self.truncated)));
+            output::talk(format_args!("note: {}", cut_too_short(self.truncated)));
         }
     }
 

@@ -6,9 +6,10 @@ use std::{
 };
 
 use crate::{
-    daemon::view::{InterfaceStatus, OpenPort, Status, TableStatus},
+    api::status::{InterfaceStatus, NodeMode, OpenPort, SourceKind, Status, TableStatus},
+    output,
     policy::syntax::text::shown,
-    report::{self, counted},
+    text::{counted, shown_text},
 };
 
 /// Columns of the screen.
@@ -20,7 +21,7 @@ const LONGEST: usize = 600;
 
 /// Prints it.
 pub fn print(status: &Status) {
-    report::answer(text(status));
+    output::answer(text(status));
 }
 
 fn text(status: &Status) -> String {
@@ -72,7 +73,7 @@ fn text(status: &Status) -> String {
 /// Guarded or not, who, and for how long.
 fn headline(screen: &mut Screen, status: &Status) {
     if !status.daemon {
-        let guarded = status.interfaces.iter().filter(|interface| interface.state == "guarded");
+        let guarded = status.interfaces.iter().filter(|interface| interface.is_guarded());
         let line = match guarded.count() {
             0 => "nothing is guarded, as far as can be seen".to_owned(),
             count => format!(
@@ -85,10 +86,10 @@ fn headline(screen: &mut Screen, status: &Status) {
         screen.line("NO DAEMON", &line);
         return;
     }
-    let state = match (status.enforcing, status.mode.as_deref()) {
-        (true, Some("mixed")) => "enforcing (some services only observe)",
+    let state = match (status.enforcing, status.mode) {
+        (true, Some(NodeMode::Mixed)) => "enforcing (some services only observe)",
         (true, _) => "enforcing",
-        (false, Some("observe")) => "NOT enforcing (all services only observe)",
+        (false, Some(NodeMode::Observe)) => "NOT enforcing (all services only observe)",
         (false, _) => "NOT enforcing",
     };
     let line = format!(
@@ -109,9 +110,9 @@ fn source(screen: &mut Screen, status: &Status) {
         return;
     }
     let path = shown(&source.path);
-    let what = match source.kind.as_str() {
-        "last_good" => format!("the last good copy, `{path}`"),
-        "applied" => format!("`{path}`, as it was applied"),
+    let what = match source.kind {
+        SourceKind::LastGood => format!("the last good copy, `{path}`"),
+        SourceKind::Applied => format!("`{path}`, as it was applied"),
         _ => format!("`{path}`"),
     };
     let load = source.last_load.as_ref().map_or_else(String::new, |load| {
@@ -159,11 +160,8 @@ fn mode_by_hand(screen: &mut Screen, status: &Status) {
 }
 
 fn interface_line(interface: &InterfaceStatus) -> String {
-    let state = if interface.state == "guarded" {
-        interface.state.clone()
-    } else {
-        interface.state.to_uppercase()
-    };
+    let state = interface.state.name();
+    let state = if interface.is_guarded() { state.to_owned() } else { state.to_uppercase() };
     let mut line = format!("{:<15} {state}", shown(&interface.name));
     if let Some(mode) = &interface.mode {
         let _ = write!(line, ", mode {mode}");
@@ -263,7 +261,7 @@ impl Screen {
             let _ = write!(self.0, "{about:<INDENT$}");
             column = INDENT;
         }
-        let clean: String = report::lint::shown_text(text).chars().take(LONGEST).collect();
+        let clean: String = shown_text(text).chars().take(LONGEST).collect();
         let mut first = true;
         for word in clean.split(' ') {
             let width = word.chars().count();
@@ -288,16 +286,20 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::view::{
-        Events, LoadStatus, LogStatus, OpenPorts, ServiceStatus, SourceStatus,
+    use crate::api::{
+        stats::Events,
+        status::{
+            InterfaceState, LoadResult, LoadStatus, LogStatus, OpenPorts, ServiceMode,
+            ServiceStatus, SourceStatus,
+        },
     };
 
-    fn interface(name: &str, state: &str) -> InterfaceStatus {
-        InterfaceStatus { name: name.to_owned(), state: state.to_owned(), ..Default::default() }
+    fn interface(name: &str, state: InterfaceState) -> InterfaceStatus {
+        InterfaceStatus { name: name.to_owned(), state, ..Default::default() }
     }
 
     fn guarded() -> Status {
-        let mut eth0 = interface("eth0", "guarded");
+        let mut eth0 = interface("eth0", InterfaceState::Guarded);
         eth0.mode = Some("native".to_owned());
         eth0.program_id = Some(812);
         eth0.up = Some(true);
@@ -305,7 +307,7 @@ mod tests {
             daemon: true,
             time: "2026-03-01T12:14:07.250Z".to_owned(),
             enforcing: true,
-            mode: Some("enforce".to_owned()),
+            mode: Some(NodeMode::Enforce),
             generation: 3,
             policy_hash: "4f2c9a1b2c3d4e5f".to_owned(),
             in_force_since: Some("2026-03-01T10:00:00.000Z".to_owned()),
@@ -317,16 +319,16 @@ mod tests {
             services: vec![ServiceStatus {
                 name: "scheduler".to_owned(),
                 policy: "mxnet".to_owned(),
-                mode: "enforce".to_owned(),
+                mode: ServiceMode::Enforce,
             }],
             events: Some(Events { emitted: 12, suppressed: 3, lost: 0 }),
             ..Status::default()
         };
-        status.source.kind = "files".to_owned();
+        status.source.kind = SourceKind::Files;
         status.source.path = "/etc/trainguard/cluster.yaml".to_owned();
         status.source.last_load = Some(LoadStatus {
             time: "2026-03-01T10:00:00.000Z".to_owned(),
-            result: "success".to_owned(),
+            result: LoadResult::Success,
         });
         status
     }
@@ -352,11 +354,11 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
         status.enforcing = false;
         status.up_to_date = false;
         status.problems = vec!["eth1: another XDP program runs on it, id 77".to_owned()];
-        let mut eth1 = interface("eth1", "failed");
+        let mut eth1 = interface("eth1", InterfaceState::Failed);
         eth1.up = Some(false);
         eth1.remedy = Some("see what it is with `bpftool prog show id 77`".to_owned());
         status.interfaces.push(eth1);
-        status.source.kind = "last_good".to_owned();
+        status.source.kind = SourceKind::LastGood;
         status.source.path = "/var/lib/trainguard/last-good.json".to_owned();
         status.source.last_load = None;
         status.source.refused_files = Some("0123456789abcdef".to_owned());
@@ -396,7 +398,7 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
     #[test]
     fn what_is_left_open_is_listed() {
         let mut status = guarded();
-        status.mode = Some("mixed".to_owned());
+        status.mode = Some(NodeMode::Mixed);
         status.unguarded = vec!["eth8".to_owned(), "eth9".to_owned()];
         status.tunnels = vec!["vx0 (vxlan, udp/4789)".to_owned()];
         let ssh = OpenPort {

@@ -2,11 +2,26 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use clap::ValueEnum;
 use quick_junit::{NonSuccessKind, Report as Junit, TestCase, TestCaseStatus, TestSuite};
 use serde::Serialize;
 
-use super::lint::{shown_path, shown_text};
-use crate::{cli::TestFormat, report};
+use crate::{
+    output,
+    text::{shown_path, shown_text},
+};
+
+/// Form of test results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
+pub enum TestFormat {
+    /// For people: what failed, and a count
+    Text,
+    /// One JSON document
+    Json,
+    /// JUnit XML
+    Junit,
+}
 
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/test/v1";
@@ -71,13 +86,13 @@ impl Results {
                     let mut lines =
                         vec![format!("FAILED {}:{line}: {}", shown_path(file), shown_text(name))];
                     lines.extend(failures.iter().map(|f| format!("       {}", shown_text(f))));
-                    if !report::answer(lines.join("\n")) {
+                    if !output::answer(lines.join("\n")) {
                         return;
                     }
                 }
-                report::answer(format_args!("{} passed, {failed} failed", all - failed));
+                output::answer(format_args!("{} passed, {failed} failed", all - failed));
             }
-            TestFormat::Json => report::answer_json(&Document {
+            TestFormat::Json => output::answer_json(&Document {
                 schema: SCHEMA,
                 tests: self
                     .0
@@ -94,7 +109,7 @@ impl Results {
                 failed,
             }),
             TestFormat::Junit => {
-                report::answer(self.junit().trim_end());
+                output::answer(self.junit().trim_end());
             }
         }
     }

@@ -14,14 +14,13 @@ use serde::Serialize;
 
 use super::replay::action;
 use crate::{
-    cli::Format,
+    output::{self, Format},
     policy::{
         Loaded,
         compiled::CompiledPolicy,
         resolve::{cluster, provenance},
         syntax::diagnostic::Place,
     },
-    report,
 };
 
 /// `schema` of the JSON form.
@@ -91,7 +90,7 @@ impl Trace<'_> {
         match format {
             Format::Text => {
                 for line in lines {
-                    if !report::answer(line) {
+                    if !output::answer(line) {
                         return;
                     }
                 }
@@ -100,7 +99,7 @@ impl Trace<'_> {
                 let rule = self.service().map(|service| self.written(service.place));
                 let (admitted_by, ways_in) =
                     source.map(|source| (source.entries, source.ways_in)).unwrap_or_default();
-                report::answer_json(&Document {
+                output::answer_json(&Document {
                     schema: SCHEMA,
                     node: &self.policy.node,
                     steps: lines,

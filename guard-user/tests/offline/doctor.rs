@@ -3,23 +3,25 @@
 use std::path::PathBuf;
 
 use guard_user::{
-    daemon::view::{OpenPort, OpenPorts, Status},
+    api::{
+        events::{Event, Packet, What},
+        status::{NodeMode, OpenPort, OpenPorts, Status},
+    },
     doctor::{
         Check, Diagnosis, State,
         facts::{
-            Abilities, BpfFs, Directory, Facts, Interface, Kernel, Network, Owned, Policy,
+            Abilities, BpfFs, Directory, Interface, Kernel, MachineFacts, Network, Owned, Policy,
             PolicyFile, Program, Rdma, Refusal, Rights, RootService, Seen, ServicePorts, Unit,
             Unmet,
         },
         redact::{self, Names, Records},
     },
-    event::{Event, Packet, What},
-    kernel::nic::XdpSupport,
+    netlink::ethtool::XdpSupport,
 };
 use serde_json::Value;
 
 /// A check, how it comes out, and what makes it.
-type Case = (&'static str, State, fn(&mut Facts));
+type Case = (&'static str, State, fn(&mut MachineFacts));
 
 const ALL_RIGHTS: u64 = u64::MAX;
 
@@ -58,13 +60,13 @@ fn interface(name: &str) -> Interface {
 }
 
 /// A machine on which all is well.
-fn healthy() -> Facts {
+fn healthy() -> MachineFacts {
     let directory = |path: &str| Directory {
         path: path.into(),
         owned: Some(known(owned(0, 0o755))),
         free: Some(1 << 30),
     };
-    Facts {
+    MachineFacts {
         kernel: Kernel {
             release: "6.18.4-1-amd64".to_owned(),
             version: "#1 SMP PREEMPT_DYNAMIC".to_owned(),
@@ -125,7 +127,7 @@ fn healthy() -> Facts {
         unit: Some(known(unit("loaded", "active", "enabled"))),
         daemon: known(Box::new(Status {
             enforcing: true,
-            mode: Some("enforce".to_owned()),
+            mode: Some(NodeMode::Enforce),
             daemon: true,
             ..Status::default()
         })),
@@ -149,20 +151,20 @@ fn refusal(errno: i32) -> Refusal {
     Refusal { errno: Some(errno), message: "trying: no".to_owned() }
 }
 
-fn diagnosis(change: impl FnOnce(&mut Facts)) -> Diagnosis {
+fn diagnosis(change: impl FnOnce(&mut MachineFacts)) -> Diagnosis {
     let mut facts = healthy();
     change(&mut facts);
     Diagnosis::of(&facts)
 }
 
 /// The checks that are not as on the healthy machine.
-fn changed(change: impl FnOnce(&mut Facts)) -> Vec<Check> {
+fn changed(change: impl FnOnce(&mut MachineFacts)) -> Vec<Check> {
     let healthy = diagnosis(|_| {}).checks;
     diagnosis(change).checks.into_iter().filter(|check| !healthy.contains(check)).collect()
 }
 
 /// The one check that is not as on the healthy machine; its id, state, and all that it says.
-fn one(change: impl FnOnce(&mut Facts)) -> (&'static str, State, String) {
+fn one(change: impl FnOnce(&mut MachineFacts)) -> (&'static str, State, String) {
     let checks = changed(change);
     let [check] = &checks[..] else { panic!("{checks:#?}") };
     let said = [Some(&check.found), check.why.as_ref(), check.fix.as_ref()];
@@ -370,7 +372,7 @@ fn devices_that_lie_on_others_are_guarded_at_the_right_place() {
     assert!(said.contains("twice"), "{said}");
     assert_eq!(one(|facts| facts.interfaces[0].controller = bond).1, State::Ok);
 
-    let vlan = |facts: &mut Facts| {
+    let vlan = |facts: &mut MachineFacts| {
         facts.interfaces[0].kind = Some("vlan".to_owned());
         facts.interfaces[0].lower = Some("eth0".to_owned());
     };
@@ -526,7 +528,7 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
 
 #[test]
 fn manifest_unit_and_daemon_are_told() {
-    fn policy(facts: &mut Facts) -> &mut Policy {
+    fn policy(facts: &mut MachineFacts) -> &mut Policy {
         facts.policy.as_mut().expect("a policy")
     }
     let sets: [Case; 9] = [
@@ -543,7 +545,7 @@ fn manifest_unit_and_daemon_are_told() {
         }),
         ("daemon", State::Note, |it| {
             it.daemon =
-                known(Box::new(Status { mode: Some("observe".to_owned()), ..Status::default() }));
+                known(Box::new(Status { mode: Some(NodeMode::Observe), ..Status::default() }));
         }),
     ];
     for (id, state, change) in sets {

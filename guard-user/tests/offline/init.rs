@@ -11,15 +11,17 @@ use std::{
 };
 
 use guard_common::Addr;
+use proptest::prelude::*;
+
 use guard_user::{
-    cli::HostsFormat::{Addresses, Auto, Dmlc, Mpi, Ray, Slurm},
     init::{
-        self, Draft, Findings, Input, Request,
+        self, Draft, Findings,
+        HostsFormat::{Addresses, Auto, Dmlc, Mpi, Ray, Slurm},
+        Input, Request,
         profiles::{self, PROFILES, Profile, Which},
     },
     policy::{self, Bundle, Disk, Loaded, Placement},
 };
-use proptest::prelude::*;
 
 const SCHEDULER: &str = "172.16.0.1,fd00:5::1";
 

@@ -11,12 +11,11 @@ use std::{
 
 use guard_test_support::bundle::LEAST_POLICY;
 use guard_user::{
-    cli::LintFormat,
     policy::syntax::{
         diagnostic::{Diagnostic, FileId, Place, Report, Severity, Span},
         rules::Code,
     },
-    report::lint::{Findings, github},
+    report::lint::{Findings, LintFormat, github},
 };
 use serde_json::Value;
 

@@ -3,6 +3,7 @@
 //! them all.
 
 use guard_test_support::bundle::{self, Cluster, hosts};
+
 use guard_user::policy::{
     self, Bundle, Placement,
     resolve::load::Loader,

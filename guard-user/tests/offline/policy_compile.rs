@@ -7,8 +7,9 @@ use guard_common::{
     layout::MemberKey,
     port_table::{PORT_UNGUARDED, Port, Transport},
 };
-use guard_user::policy::{self, Bundle, Disk, Loaded, Placement, compiled::CompiledPolicy};
 use proptest::prelude::*;
+
+use guard_user::policy::{self, Bundle, Disk, Loaded, Placement, compiled::CompiledPolicy};
 
 fn load(manifest: &str, policy: &str) -> Loaded {
     let texts = [("m.yaml", manifest), ("p.yaml", policy)];

@@ -3,9 +3,10 @@
 use std::sync::LazyLock;
 
 use super::shape;
+use guard_user::policy;
 use guard_user::{
     cli::SchemaDocument,
-    policy::{self, Bundle, syntax::diagnostic::Severity},
+    policy::{Bundle, syntax::diagnostic::Severity},
 };
 use jsonschema::Validator;
 

@@ -2,19 +2,21 @@
 //! `commands::schema`; here it is by codes, and for codes that are only partly shape by messages.
 
 use guard_test_support::bundle::MANIFEST;
+use jsonschema::Validator;
+use serde_json::Value;
+
+use guard_user::policy;
 use guard_user::{
     cli::SchemaDocument,
     commands::schema,
     policy::{
-        self, Bundle,
+        Bundle,
         syntax::{
             diagnostic::{Diagnostic, Report, Severity},
             json,
         },
     },
 };
-use jsonschema::Validator;
-use serde_json::Value;
 
 /// The schema of a document, ready to judge.
 pub(crate) fn validator(document: SchemaDocument) -> Validator {

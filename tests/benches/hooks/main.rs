@@ -24,7 +24,7 @@ use guard_tests::{
     },
     text, world,
 };
-use guard_user::{kernel::mode::Hook, policy::Bundle};
+use guard_user::{attach_mode::Hook, policy::Bundle};
 use serde_json::json;
 
 /// What the figures include.

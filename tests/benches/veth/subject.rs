@@ -16,7 +16,7 @@ use guard_tests::{
         programs::Simple,
     },
 };
-use guard_user::kernel::link::Link;
+use guard_user::bpf::link::Link;
 
 use crate::nft::Nft;
 

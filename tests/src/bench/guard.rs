@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use guard_common::{Action, Reason, Verdict};
 use guard_user::{
-    kernel::{
-        generation::{Generation, Maps, Options},
-        mode::Hook,
-        netlink,
-        shared::Shared,
+    attach_mode::Hook,
+    bpf::{
+        loader::{Generation, Maps, Options},
+        pinned_maps::PinnedMaps,
     },
+    netlink::devices,
     policy::compiled::CompiledPolicy,
 };
 
@@ -25,7 +25,7 @@ pub type Counts = BTreeMap<(Action, Reason), u64>;
 pub struct Guard {
     // It is loaded as long as this lives.
     _generation: Generation,
-    shared: Shared,
+    shared: PinnedMaps,
     program: Program,
 }
 
@@ -47,7 +47,7 @@ impl Guard {
         let mut generation = Generation::load_for(hook, policy, &options)?;
         let mut shared = generation.shared()?;
         // As the daemon says it: in the network stack a frame lies in as many buffers as it likes.
-        let one_buffer = hook == Hook::Xdp && netlink::has_one_buffer(mtu);
+        let one_buffer = hook == Hook::Xdp && devices::has_one_buffer(mtu);
         shared.set_interface(index, device, one_buffer)?;
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use guard_user::kernel::{mode::Mode, sys};
+use guard_user::{attach_mode::Mode, sys};
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use guard_common::layout::LAYOUT_VERSION;
-use guard_user::{cli::Cli, commands, kernel::pins};
+use guard_user::{bpf::pins, cli::Cli, commands};
 
 fn main() -> ExitCode {
     pins::be_of_layout(LAYOUT_VERSION + 1);

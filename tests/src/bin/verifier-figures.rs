@@ -13,12 +13,10 @@ use guard_tests::{
     world::{self, data},
 };
 use guard_user::{
-    kernel::{
-        error::KernelError,
-        generation::{Generation, Maps, Options, require_kernel_object},
-        mode::Hook,
-    },
+    attach_mode::Hook,
+    bpf::loader::{Generation, Maps, Options, require_kernel_object},
     policy::{Bundle, compiled::CompiledPolicy},
+    system_error::SystemError,
 };
 
 /// Where the figures go.
@@ -78,7 +76,7 @@ fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
     Ok(world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), node))
 }
 
-fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, KernelError> {
+fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, SystemError> {
     let options =
         Options { verifier_log: VerifierLogLevel::STATS, ..Options::new(Maps::Private, KEY, true) };
     Generation::load_for(hook, policy, &options)

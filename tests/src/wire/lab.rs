@@ -16,10 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use guard_user::{
-    kernel::{link::Link, mode::Mode},
-    policy::compiled::CompiledPolicy,
-};
+use guard_user::{attach_mode::Mode, bpf::link::Link, policy::compiled::CompiledPolicy};
 use nix::sched::{CloneFlags, setns};
 
 use crate::{bench::guard::Guard, mounts};

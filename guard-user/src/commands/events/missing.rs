@@ -2,16 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::admit::{Answer, Manifest};
 use crate::{
-    cli::{EventsArgs, EventsFormat},
-    event::missing::{Missing, Stranger},
+    api::events::missing::{Missing, Stranger},
+    cli::EventsArgs,
+    commands::shared::suggest::{Answer, Manifest},
     exit::Exit,
+    output,
     policy::syntax::scalars::PortRange,
     report::{
         self,
+        events::EventsFormat,
         missing::{Found, Member, Remedy},
     },
+    text::shown_path,
 };
 
 /// Sources for which lines are looked for: each takes a load of the manifest and more.
@@ -26,11 +29,11 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
     let mut manifest = match Manifest::load(&path, &missing.node) {
         Ok(manifest) => Some(manifest),
         Err(problem) => {
-            let shown = report::lint::shown_path(&path);
-            report::talk(format_args!(
+            let shown = shown_path(&path);
+            output::talk(format_args!(
                 "note: no lines are proposed, `{shown}` is no help: {problem}"
             ));
-            report::hint("name a manifest that you may read with --manifest");
+            output::hint("name a manifest that you may read with --manifest");
             // Named and wrong is an error; the daemon's own may be for root only.
             if args.manifest.is_some() {
                 return Exit::NoAnswer;
@@ -41,7 +44,7 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
     let found = find(missing, &path, manifest.as_mut());
     let any = !found.members.is_empty();
     match args.format {
-        Some(EventsFormat::Ndjson) => report::answer_json(&found),
+        Some(EventsFormat::Ndjson) => output::answer_json(&found),
         _ => report::missing::print(&found),
     }
     if any { Exit::No } else { Exit::Yes }
@@ -98,7 +101,7 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> F
 }
 
 fn note(stranger: &Stranger, what: &str) {
-    report::talk(format_args!(
+    output::talk(format_args!(
         "note: {}: {}; what the daemon has in force may be older, see `trainguard status`",
         stranger.address,
         crate::policy::syntax::text::visible(what)

@@ -7,13 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::super::{inputs::Overlay, offline};
 use crate::{
+    api::events::{self, Line, MAX_LINE, What},
     cli::TestArgs,
-    event::{self, Line, MAX_LINE, What},
+    commands::shared::{inputs::Overlay, load},
     exit::Exit,
+    output,
     policy::{Disk, lint::fix, resolve::load::Loader},
-    report,
+    text::shown_path,
 };
 
 /// Events of one run.
@@ -24,7 +25,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
         [] => None,
         [file] => Some(file.as_path()),
         _ => {
-            report::error("--record adds to one file, several are named");
+            output::error("--record adds to one file, several are named");
             return Exit::NoAnswer;
         }
     };
@@ -45,12 +46,12 @@ pub(super) fn run(args: &TestArgs) -> Exit {
             Ok(_) if line.iter().all(u8::is_ascii_whitespace) => continue,
             Ok(_) if count < MAX_EVENTS => {}
             Ok(_) => {
-                report::error(format_args!("more than {MAX_EVENTS} events"));
+                output::error(format_args!("more than {MAX_EVENTS} events"));
                 whole = false;
                 break;
             }
             Err(error) => {
-                report::error(format_args!("reading the events: {error}"));
+                output::error(format_args!("reading the events: {error}"));
                 return Exit::NoAnswer;
             }
         }
@@ -62,28 +63,28 @@ pub(super) fn run(args: &TestArgs) -> Exit {
             // The same thing happened again, a frame passed, or it is about no packet.
             Ok(None) => {}
             Err(problem) => {
-                report::error(format_args!("line {number}: {problem}"));
+                output::error(format_args!("line {number}: {problem}"));
                 whole = false;
             }
         }
     }
     if count == 0 {
-        report::talk("no new tests");
+        output::talk("no new tests");
         return if whole { Exit::Yes } else { Exit::NoAnswer };
     }
     match file {
         None => {
-            report::answer(cases.trim_end_matches('\n'));
+            output::answer(cases.trim_end_matches('\n'));
         }
         Some(file) => {
             if let Err(problem) = add(args, file, &cases) {
-                report::error(problem);
-                report::talk("the tests, to be added by hand:");
-                report::answer(cases.trim_end_matches('\n'));
+                output::error(problem);
+                output::talk("the tests, to be added by hand:");
+                output::answer(cases.trim_end_matches('\n'));
                 return Exit::NoAnswer;
             }
-            let shown = report::lint::shown_path(file);
-            report::talk(format_args!("{count} new tests in `{shown}`"));
+            let shown = shown_path(file);
+            output::talk(format_args!("{count} new tests in `{shown}`"));
         }
     }
     if whole { Exit::Yes } else { Exit::NoAnswer }
@@ -91,7 +92,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
 
 /// The names of the tests of a file; none if it cannot be used, which was said.
 fn names(file: &Path) -> Option<Vec<String>> {
-    let (suite, _) = offline::load_tests(file, &Disk)?;
+    let (suite, _) = load::load_tests(file, &Disk)?;
     Some(suite.cases.into_iter().map(|case| case.name).collect())
 }
 
@@ -101,7 +102,7 @@ fn case(
     node: Option<&str>,
     known: &mut Vec<String>,
 ) -> Result<Option<String>, String> {
-    let Line::Event(event) = event::read(line)? else { return Ok(None) };
+    let Line::Event(event) = events::read(line)? else { return Ok(None) };
     let What::Packet(packet) = event.what else { return Ok(None) };
     let node = event.node.as_deref().or(node);
     let node = node.ok_or("the event names no node; give --node NAME")?;
@@ -152,7 +153,7 @@ fn quoted(text: &str) -> String {
 
 /// Adds tests to a file, or makes it. Says why that is impossible; the file is as it was then.
 fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
-    let shown = report::lint::shown_path(file);
+    let shown = shown_path(file);
     let made = !file.exists();
     let before = if made {
         let manifest = args

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::{Check, State, listed, quoted};
 use crate::{
-    doctor::facts::{Directory, Facts, Owned, Policy, PolicyFile, Seen},
-    trust::Fault,
+    doctor::facts::{Directory, MachineFacts, Owned, Policy, PolicyFile, Seen},
+    file_permissions::Fault,
 };
 
 /// Bytes that should be free where policies are kept.
@@ -15,7 +15,7 @@ const OTHERS_WRITE: u32 = 0o022;
 /// Anything for the group and for others.
 const OTHERS: u32 = 0o077;
 
-pub(super) fn all(facts: &Facts) -> Vec<Check> {
+pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks: Vec<Check> = facts.policy.iter().map(policy_files).collect();
     checks.push(state_dir(&facts.state_dir));
     checks.push(run_dir(&facts.run_dir));
@@ -23,7 +23,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
 }
 
 /// The bpf file system and the pin directory.
-pub(super) fn pins(facts: &Facts) -> Vec<Check> {
+pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
     const ID: &str = "bpffs";
     let bpffs = &facts.bpffs;
     let path = bpffs.path.display();
@@ -95,7 +95,7 @@ fn policy_files(policy: &Policy) -> Check {
         let count = files.iter().filter(|file| file.kind == "file").count();
         let found = format!(
             "{}, and the directories on the way, are changed by root and the daemon's user only",
-            crate::report::counted(count, "file")
+            crate::text::counted(count, "file")
         );
         return Check::ok(ID, found);
     };

@@ -2,12 +2,12 @@
 
 use super::{Check, State, listed, quoted};
 use crate::{
-    doctor::facts::{Facts, Interface, Program, Seen},
-    kernel::{
-        netlink,
-        nic::{MERGING, VLAN_PARSE},
+    doctor::facts::{Interface, MachineFacts, Program, Seen},
+    netlink::{
+        devices,
+        ethtool::{MERGING, VLAN_PARSE},
     },
-    report::counted,
+    text::counted,
 };
 
 /// Bytes that a frame of one buffer has at most, whatever the driver: a page of 4096 bytes. Many
@@ -18,7 +18,7 @@ const ONE_BUFFER: u32 = 4096;
 /// `drivers/net/virtio_net.c`.
 const VIRTIO_ONE_PAGE: u32 = 4096 - 256 - 320 - 26;
 
-pub(super) fn all(facts: &Facts) -> Vec<Check> {
+pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks = Vec::new();
     for interface in &facts.interfaces {
         let about = |check: Check| check.about(&interface.name);
@@ -92,7 +92,7 @@ fn driver(interface: &Interface) -> Check {
                 )
                 .fix(generic)
         }
-        Seen::Known(support) if !support.several_buffers && !netlink::has_one_buffer(*mtu) => {
+        Seen::Known(support) if !support.several_buffers && !devices::has_one_buffer(*mtu) => {
             let surely = *mtu >= ONE_BUFFER;
             let state = if surely { State::Failed } else { State::Warning };
             let refuses = if surely { "refuses" } else { "may refuse" };
@@ -259,7 +259,7 @@ fn functions(interface: &Interface) -> Option<Check> {
     Some(check)
 }
 
-fn unguarded(facts: &Facts) -> Check {
+fn unguarded(facts: &MachineFacts) -> Check {
     const ID: &str = "unguarded";
     if !facts.interfaces_chosen {
         let found = "no manifest or flag says which interfaces to guard; those that are up were \
@@ -281,7 +281,7 @@ fn unguarded(facts: &Facts) -> Check {
     .fix("add them to `interfaces` of the manifest, unless no stranger can reach them")
 }
 
-fn tunnels(facts: &Facts) -> Check {
+fn tunnels(facts: &MachineFacts) -> Check {
     const ID: &str = "tunnels";
     if facts.tunnels.is_empty() {
         return Check::ok(ID, "no device unpacks tunnels");
@@ -293,7 +293,7 @@ fn tunnels(facts: &Facts) -> Check {
     )
 }
 
-fn rdma(facts: &Facts) -> Check {
+fn rdma(facts: &MachineFacts) -> Check {
     const ID: &str = "rdma";
     let devices = match &facts.rdma {
         Seen::Known(devices) => devices,

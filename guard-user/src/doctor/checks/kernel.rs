@@ -1,12 +1,12 @@
 //! What the kernel is, and what it did when it was asked to.
 
 use super::{Check, State, listed};
-use crate::doctor::facts::{Abilities, Facts, Rights, Seen, Tried};
+use crate::doctor::facts::{Abilities, MachineFacts, Rights, Seen, Tried};
 
 /// The oldest release that the guard is expected to load on, as the README says it.
 const OLDEST: (u32, u32) = (6, 1);
 
-pub(super) fn all(facts: &Facts) -> Vec<Check> {
+pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let abilities = &facts.abilities;
     let rights = &facts.rights;
     let mut checks = vec![
@@ -41,7 +41,7 @@ fn numbers(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
-fn release(facts: &Facts) -> Check {
+fn release(facts: &MachineFacts) -> Check {
     const ID: &str = "kernel";
     let kernel = &facts.kernel;
     let real_time = if kernel.version.contains("PREEMPT_RT") { ", PREEMPT_RT" } else { "" };
@@ -163,7 +163,7 @@ fn guard(abilities: &Abilities, rights: &Rights) -> Check {
     })
 }
 
-fn jit(facts: &Facts) -> Check {
+fn jit(facts: &MachineFacts) -> Check {
     const ID: &str = "jit";
     let compiled = match &facts.abilities.compiled {
         Seen::Known(0) if !facts.rights.missing().is_empty() => None,
@@ -188,7 +188,7 @@ fn jit(facts: &Facts) -> Check {
     }
 }
 
-fn lockdown(facts: &Facts) -> Check {
+fn lockdown(facts: &MachineFacts) -> Check {
     const ID: &str = "lockdown";
     let Seen::Known(text) = &facts.kernel.lockdown else {
         return Check::new(
@@ -211,7 +211,7 @@ fn lockdown(facts: &Facts) -> Check {
     }
 }
 
-fn unprivileged(facts: &Facts) -> Check {
+fn unprivileged(facts: &MachineFacts) -> Check {
     const ID: &str = "unprivileged-bpf";
     match &facts.kernel.unprivileged_bpf_disabled {
         Seen::Known(0) => Check::new(ID, State::Warning, "any user may load BPF programs")

@@ -8,11 +8,11 @@ mod node;
 
 use std::fmt::Write as _;
 
-use super::{Check, State, facts::Facts};
+use super::{Check, State, facts::MachineFacts};
 
 /// All of them, in the order in which they are told: the kernel first, without which the rest is
 /// idle.
-pub fn all(facts: &Facts) -> Vec<Check> {
+pub fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks = kernel::all(facts);
     checks.extend(files::pins(facts));
     checks.extend(interfaces::all(facts));

@@ -1,9 +1,9 @@
 //! Settings of the network, and who listens.
 
 use super::{Check, State, listed};
-use crate::doctor::facts::{Facts, Interface, Seen, ServicePorts};
+use crate::doctor::facts::{Interface, MachineFacts, Seen, ServicePorts};
 
-pub(super) fn all(facts: &Facts) -> Vec<Check> {
+pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks = vec![syncookies(facts), reverse_path(facts), route_localnet(facts)];
     checks.extend(port_range(facts));
     checks.extend(open_ports(facts));
@@ -11,7 +11,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-fn syncookies(facts: &Facts) -> Check {
+fn syncookies(facts: &MachineFacts) -> Check {
     const ID: &str = "syncookies";
     match &facts.network.syncookies {
         Seen::Known(0) => {
@@ -26,7 +26,7 @@ fn syncookies(facts: &Facts) -> Check {
 
 /// Interfaces whose setting, together with that of all, is this. The kernel takes the larger one.
 fn with<'a>(
-    facts: &'a Facts,
+    facts: &'a MachineFacts,
     all: &Seen<i64>,
     own: impl Fn(&Interface) -> &Seen<i64>,
     wanted: i64,
@@ -38,7 +38,7 @@ fn with<'a>(
     facts.interfaces.iter().filter(is).map(|interface| interface.name.as_str()).collect()
 }
 
-fn reverse_path(facts: &Facts) -> Check {
+fn reverse_path(facts: &MachineFacts) -> Check {
     const ID: &str = "rp-filter";
     let of = |value| with(facts, &facts.network.rp_filter, |interface| &interface.rp_filter, value);
     let (off, loose) = (of(0), of(2));
@@ -63,7 +63,7 @@ fn reverse_path(facts: &Facts) -> Check {
     Check::ok(ID, "sources are only taken from the interface that leads to them")
 }
 
-fn route_localnet(facts: &Facts) -> Check {
+fn route_localnet(facts: &MachineFacts) -> Check {
     const ID: &str = "route-localnet";
     let own = |interface: &Interface| interface.route_localnet.known() == Some(&1);
     let mut on: Vec<&str> = facts
@@ -94,7 +94,7 @@ fn route_localnet(facts: &Facts) -> Check {
 
 /// Ports of services that the kernel may give to others. A range that holds the whole of the
 /// kernel's is one that was meant to.
-fn port_range(facts: &Facts) -> Option<Check> {
+fn port_range(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "port-range";
     let policy = facts.policy.as_ref()?;
     let (first, last) = match &facts.network.ephemeral {
@@ -145,7 +145,7 @@ fn port_range(facts: &Facts) -> Option<Check> {
     )
 }
 
-fn open_ports(facts: &Facts) -> Option<Check> {
+fn open_ports(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "open-ports";
     let open = &facts.open_ports;
     if let Some(problem) = &open.problem {
@@ -179,7 +179,7 @@ fn open_ports(facts: &Facts) -> Option<Check> {
     )
 }
 
-fn root_services(facts: &Facts) -> Check {
+fn root_services(facts: &MachineFacts) -> Check {
     const ID: &str = "root-services";
     if facts.root_services.is_empty() {
         return Check::ok(

@@ -2,11 +2,12 @@
 
 use super::{Check, State, listed, quoted};
 use crate::{
-    doctor::facts::{Facts, Policy, Seen, Unit},
-    report::counted,
+    api::status::NodeMode,
+    doctor::facts::{MachineFacts, Policy, Seen, Unit},
+    text::counted,
 };
 
-pub(super) fn all(facts: &Facts) -> Vec<Check> {
+pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks = vec![manifest(facts.policy.as_ref())];
     checks.extend(facts.unit.as_ref().map(unit));
     checks.push(daemon(facts));
@@ -72,7 +73,7 @@ fn unit(unit: &Seen<Unit>) -> Check {
     }
 }
 
-fn daemon(facts: &Facts) -> Check {
+fn daemon(facts: &MachineFacts) -> Check {
     const ID: &str = "daemon";
     let status = match &facts.daemon {
         Seen::Known(status) => status,
@@ -87,10 +88,10 @@ fn daemon(facts: &Facts) -> Check {
         let state = if status.enforcing { State::Warning } else { State::Failed };
         return Check::new(ID, state, found).fix("trainguard status");
     }
-    let mode = status.mode.as_deref().unwrap_or_default();
     if !status.enforcing {
+        let mode = status.mode.unwrap_or_default();
         let found = format!("the daemon runs and does not enforce (mode `{mode}`)");
-        let observing = mode == "observe";
+        let observing = mode == NodeMode::Observe;
         let state = if observing { State::Note } else { State::Failed };
         let fix = if observing {
             "write `mode: enforce` once `trainguard stats` shows no would-drops of members"

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{file_of, shown_text};
-use crate::policy::syntax::diagnostic::Report;
+use super::file_of;
+use crate::{policy::syntax::diagnostic::Report, text::shown_text};
 
 /// The findings, a line each.
 pub fn render(findings: &Report) -> String {

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use similar::TextDiff;
 
-use super::{shown_path, shown_text};
-use crate::report;
+use crate::{
+    output,
+    text::{shown_path, shown_text},
+};
 
 /// Lines that are shown around a change.
 const CONTEXT: usize = 3;
@@ -23,7 +25,7 @@ pub fn unified(path: &Path, before: &str, after: &str) -> String {
 pub fn print(path: &Path, before: &str, after: &str) {
     for line in unified(path, before, after).lines() {
         let pieces: Vec<String> = line.split('\t').map(shown_text).collect();
-        if !report::answer(pieces.join("\t")) {
+        if !output::answer(pieces.join("\t")) {
             return;
         }
     }

@@ -9,10 +9,13 @@ use std::{
     io::{self, Write as _},
 };
 
-use super::{shown_path, shown_text, summary};
-use crate::policy::syntax::{
-    diagnostic::{Diagnostic, Report, Severity, Sources},
-    text,
+use super::summary;
+use crate::{
+    policy::syntax::{
+        diagnostic::{Diagnostic, Report, Severity, Sources},
+        text,
+    },
+    text::{shown_path, shown_text},
 };
 
 /// Annotations of each severity that the runner shows for a step.

@@ -5,8 +5,10 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use quick_junit::{NonSuccessKind, Report as Document, TestCase, TestCaseStatus, TestSuite};
 
-use super::{shown_path, shown_text};
-use crate::policy::syntax::diagnostic::{Diagnostic, Report, Severity};
+use crate::{
+    policy::syntax::diagnostic::{Diagnostic, Report, Severity},
+    text::{shown_path, shown_text},
+};
 
 /// Name of the document, and of what is said about no file in particular.
 const NAME: &str = "trainguard lint";

@@ -3,7 +3,6 @@
 
 pub mod concise;
 pub mod fixes;
-pub mod full;
 pub mod github;
 pub mod json;
 pub mod junit;
@@ -15,16 +14,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::ValueEnum;
+
 use crate::{
-    cli::LintFormat,
     explain,
+    findings::{self, explained},
+    output,
     policy::syntax::{
         diagnostic::{Report, Severity},
         rules::Code,
         text,
     },
-    report::{self, counted},
+    text::{counted, shown_path},
 };
+
+/// Form of lint findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
+pub enum LintFormat {
+    /// With the source, carets and help
+    Full,
+    /// One line each
+    Concise,
+    /// One JSON document
+    Json,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
+    /// Annotations of GitHub Actions
+    Github,
+    /// JUnit XML, a test case for each finding
+    Junit,
+}
 
 /// What one run of `lint` has found.
 #[derive(Debug)]
@@ -45,7 +65,7 @@ impl Findings<'_> {
     /// The findings in a form, with a line break at the end; empty where there is nothing to say.
     pub fn render(&self, format: LintFormat, colour: bool) -> String {
         match format {
-            LintFormat::Full => full::render(self.report, colour),
+            LintFormat::Full => findings::render(self.report, colour),
             LintFormat::Concise => concise::render(self.report),
             LintFormat::Json => json::render(self.report, self.files),
             LintFormat::Sarif => sarif::render(self.report, self.root),
@@ -66,29 +86,10 @@ impl Findings<'_> {
     }
 }
 
-/// A text as it may be shown on a terminal or in a browser: what would move the cursor, break the
-/// line or reorder the text is written as an escape.
-pub fn shown_text(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() || text::is_forbidden(character) {
-            shown.extend(character.escape_unicode());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
 /// The title of a rule, as `explain` has it.
 pub fn title_of(code: Code) -> String {
     let name = code.to_string();
     explain::title(&name).map_or_else(|| format!("rule {name}"), str::to_owned)
-}
-
-/// A path as it may be shown.
-pub fn shown_path(path: &Path) -> String {
-    shown_text(&path.to_string_lossy())
 }
 
 /// The name of the file of a place, as it may be shown.
@@ -116,29 +117,29 @@ fn json_text(document: &serde_json::Value) -> String {
 
 /// Prints the findings on standard output and a summary on standard error.
 pub fn print(findings: &Findings<'_>, format: LintFormat) {
-    let colour = io::stdout().is_terminal() && report::allows_colour();
+    let colour = io::stdout().is_terminal() && output::allows_colour();
     let text = findings.render(format, colour);
     let annotated = format == LintFormat::Full && github::is_runner();
     let answer = if annotated { github::inert(&text) } else { text };
     // The last line break is written by `answer`.
-    if answer.strip_suffix('\n').is_some_and(|answer| !report::answer(answer)) {
+    if answer.strip_suffix('\n').is_some_and(|answer| !output::answer(answer)) {
         return;
     }
     if annotated {
         let annotations = github::annotations(findings.report);
         if !annotations.is_empty() {
-            report::answer(annotations.trim_end_matches('\n'));
+            output::answer(annotations.trim_end_matches('\n'));
         }
     }
     let hidden = findings.report.hidden();
     if hidden > 0 {
-        report::talk(format_args!("and {hidden} more, not shown"));
+        output::talk(format_args!("and {hidden} more, not shown"));
     }
-    report::talk(summary(findings.report, findings.files));
+    output::talk(summary(findings.report, findings.files));
     if let Some(first) = findings.report.diagnostics.first()
         && matches!(format, LintFormat::Full | LintFormat::Concise)
     {
-        report::hint(format_args!(
+        output::hint(format_args!(
             "`trainguard explain {}` tells more, and so for each",
             first.code
         ));
@@ -147,25 +148,13 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
 
 /// Shows the findings with their source on standard error, for verbs that have another answer.
 pub fn explain(findings: &Report) {
-    report::talk(explained(findings));
-}
-
-/// The findings with their source, for people; without colour, and without a line break at the end.
-pub fn explained(findings: &Report) -> String {
-    let mut text = full::render(findings, false);
-    let hidden = findings.hidden();
-    if hidden > 0 {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "and {hidden} more, not shown");
-    }
-    text.truncate(text.trim_end_matches('\n').len());
-    text
+    output::talk(explained(findings));
 }
 
 /// Says that a file cannot be used, and why, for verbs that have another answer.
 pub fn refuse(findings: &Report, path: &Path) {
     explain(findings);
-    report::error(format_args!("`{}` cannot be used", shown_path(path)));
+    output::error(format_args!("`{}` cannot be used", shown_path(path)));
 }
 
 /// How many files were checked, and what was found.

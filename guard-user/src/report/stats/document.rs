@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::rates::{BYTES, Change, DROPPED, PASSED, Rates, WOULD_DROP};
-use crate::daemon::view::{Events, InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
+use crate::api::stats::{Events, InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
 
 /// [`Stats`] with rates. Every field of those is here under the same name.
 #[derive(Debug, Serialize)]
@@ -162,7 +162,7 @@ mod tests {
             InterfaceStats { name: "eth0".to_owned(), passed, ..InterfaceStats::default() };
         let reason = ReasonStats { packets: passed, ..ReasonStats::default() };
         Stats {
-            schema: crate::daemon::view::STATS_SCHEMA.to_owned(),
+            schema: crate::api::stats::STATS_SCHEMA.to_owned(),
             interfaces: vec![interface],
             services: vec![ServiceStats { passed, ..ServiceStats::default() }],
             reasons: [("allowed".to_owned(), reason)].into(),

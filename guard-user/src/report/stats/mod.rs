@@ -4,10 +4,10 @@
 //! for pipes, [`document`] for programs.
 
 pub mod document;
-pub mod figures;
 pub mod layout;
 pub mod live;
 pub mod model;
+pub mod number_format;
 mod overlay;
 pub mod rates;
 pub mod screen;
@@ -15,22 +15,22 @@ mod signals;
 pub mod stream;
 pub mod tables;
 pub mod terminal;
-mod totals;
+mod text;
 pub mod view;
 
 #[cfg(test)]
-mod pictures;
+mod key_tests;
 #[cfg(test)]
-mod typing;
+mod snapshots;
 
 use std::{
     env,
     io::{self, IsTerminal as _},
 };
 
-use crate::{cli::Colour, report};
+use crate::output::{self, Colour};
 
-pub use totals::print;
+pub use text::print;
 
 /// Whether standard output is a terminal on which a cursor can be moved.
 pub fn suits_a_screen() -> bool {
@@ -45,7 +45,7 @@ impl screen::Look {
         let color = match color {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => report::allows_colour(),
+            Colour::Auto => output::allows_colour(),
         };
         // The first that is set counts, as for the C library.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();

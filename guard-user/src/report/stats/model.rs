@@ -7,14 +7,17 @@ use std::{
 };
 
 use super::rates::{DROPPED, Rates};
-use crate::daemon::view::{InterfaceStats, ServiceStats, Stats};
+use crate::api::{
+    stats::{InterfaceStats, ServiceStats, Stats},
+    status::ServiceMode,
+};
 
 /// How far back the sparklines go.
 pub const WINDOW: Duration = Duration::from_mins(1);
 /// Rates of the past that are kept for an interface; more would be finer than any screen.
 const MAX_HISTORY: usize = 1024;
 /// How long it is told that counters began anew.
-const TOLD: Duration = Duration::from_mins(1);
+const RESTART_SHOWN_FOR: Duration = Duration::from_mins(1);
 
 /// What asking for the statistics brought.
 #[derive(Debug, Clone)]
@@ -127,15 +130,15 @@ impl Model {
     /// When counters last began anew, as [`Stats::time`], for a while.
     pub fn restarted(&self) -> Option<&str> {
         let (then, time) = self.restarted.as_ref()?;
-        (self.at.checked_sub(*then)? < TOLD).then_some(time.as_str())
+        (self.at.checked_sub(*then)? < RESTART_SHOWN_FOR).then_some(time.as_str())
     }
 
     /// In a word, whether the node is guarded.
     pub fn state(&self) -> State {
         let stats = &self.stats;
-        let mode = |row: &ServiceStats| row.mode.as_deref() == Some("observe");
+        let mode = |row: &ServiceStats| row.mode == Some(ServiceMode::Observe);
         let observes = stats.services.iter().any(mode);
-        let drops = stats.services.iter().any(|row| row.mode.as_deref() == Some("enforce"));
+        let drops = stats.services.iter().any(|row| row.mode == Some(ServiceMode::Enforce));
         let guarded = stats.interfaces.iter().any(|row| row.mode.is_some());
         match stats.enforcing {
             None => State::Unknown,
@@ -186,7 +189,7 @@ impl Model {
         }
         for row in &mut stats.services {
             let same = |old: &&ServiceStats| old.name == row.name && old.policy == row.policy;
-            row.mode = self.stats.services.iter().find(same).and_then(|old| old.mode.clone());
+            row.mode = self.stats.services.iter().find(same).and_then(|old| old.mode);
         }
         stats
     }
@@ -309,14 +312,13 @@ mod tests {
 
     #[test]
     fn a_node_that_only_observes_says_so() {
-        let service =
-            |mode: &str| ServiceStats { mode: Some(mode.to_owned()), ..ServiceStats::default() };
+        let service = |mode| ServiceStats { mode: Some(mode), ..ServiceStats::default() };
         let mut stats = *reading("a", 0);
         stats.enforcing = Some(false);
-        stats.services = vec![service("observe")];
+        stats.services = vec![service(ServiceMode::Observe)];
         let told = |stats: &Stats| Model { stats: stats.clone(), ..Model::default() }.state();
         assert_eq!(told(&stats), State::Observing);
-        stats.services.push(service("enforce"));
+        stats.services.push(service(ServiceMode::Enforce));
         assert_eq!(told(&stats), State::Open, "what is to drop and does not is open");
         stats.services.pop();
         stats.interfaces[0].mode = None;

@@ -11,8 +11,8 @@ use ratatui::{
     widgets::{Block, Clear, Paragraph, Widget as _, Wrap},
 };
 
-use super::{figures, model::Model, rates::Change, screen::Look};
-use crate::{daemon::view::TopSource, policy::syntax::text::shell_word};
+use super::{model::Model, number_format, rates::Change, screen::Look};
+use crate::{api::stats::TopSource, policy::syntax::text::shell_word, text::short};
 
 const KEYS: [(&str, &str); 12] = [
     ("q, Esc, ctrl-c", "quit"),
@@ -56,23 +56,26 @@ pub(super) fn details(model: &Model, address: &str, look: Look, buffer: &mut Buf
     let lines = match found {
         Some(source) => facts(model, source, look),
         None => vec![
-            format!("{} is not among the sources any more.", figures::name(address, look.ascii))
-                .into(),
+            format!(
+                "{} is not among the sources any more.",
+                number_format::name(address, look.ascii)
+            )
+            .into(),
         ],
     };
     over(" Source (Esc closes) ", lines, 100, look, buffer);
 }
 
 fn facts(model: &Model, source: &TopSource, look: Look) -> Vec<Line<'static>> {
-    let name = |text: &str| figures::name(text, look.ascii);
+    let name = |text: &str| number_format::name(text, look.ascii);
     let node = source.node.as_deref().map_or_else(|| "not in the manifest".to_owned(), name);
     let rate = match model.rates.source(source) {
-        Change::Rates([rate]) => format!("{} frames/s, estimated", figures::short(rate)),
+        Change::Rates([rate]) => format!("{} frames/s, estimated", short(rate)),
         Change::Restarted => "the counter began anew".to_owned(),
         Change::New => "not known yet".to_owned(),
     };
-    let seen = |then: &str| match figures::between(then, &model.stats.time) {
-        Some(age) => format!("{} ({} ago)", name(then), figures::age(age)),
+    let seen = |then: &str| match number_format::between(then, &model.stats.time) {
+        Some(age) => format!("{} ({} ago)", name(then), number_format::age(age)),
         None => name(then),
     };
     let or_none = |text: Option<&str>| text.map_or_else(|| "none".to_owned(), name);
@@ -98,7 +101,7 @@ fn facts(model: &Model, source: &TopSource, look: Look) -> Vec<Line<'static>> {
     match trace(model, source) {
         Some(trace) => {
             lines.push("Every step of the decision, by the manifest of this node:".into());
-            lines.push(figures::line(&trace, look.ascii).into());
+            lines.push(number_format::line(&trace, look.ascii).into());
         }
         None => {
             lines.push("It had no port, so `trainguard trace` needs more than is known.".into());

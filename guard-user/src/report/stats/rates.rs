@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::daemon::view::{InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
+use crate::api::stats::{InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
 
 /// Readings that are closer than this tell nothing of a rate.
 const SHORTEST: Duration = Duration::from_millis(10);

@@ -7,14 +7,14 @@ use ratatui::{
 };
 
 use super::{
-    figures,
     layout::{self, GAP, Part},
     model::{Model, State},
-    overlay,
+    number_format, overlay,
     rates::{DROPPED, PASSED, WOULD_DROP, real},
     tables::{Row, SPARKLINE, Table, Tone},
     view::{Over, Unit, View},
 };
+use crate::text::short;
 
 /// Columns to the left of a table: the mark of the focus and of the cursor.
 const GUTTER: u16 = 1;
@@ -105,7 +105,7 @@ fn headline(model: &Model, look: Look, line: &mut Line) {
     };
     line.put(" ", Style::new());
     line.put(word, look.tone(tone).add_modifier(Modifier::BOLD));
-    let mut node = figures::name(&stats.node, look.ascii);
+    let mut node = number_format::name(&stats.node, look.ascii);
     if node.is_empty() {
         "this node".clone_into(&mut node);
     }
@@ -113,11 +113,11 @@ fn headline(model: &Model, look: Look, line: &mut Line) {
     line.put(&format!("  {short}"), Style::new().add_modifier(Modifier::BOLD));
     line.put(&format!("  generation {}", stats.generation), Style::new());
     if let Some(hash) = stats.policy_hash.get(..12) {
-        line.put(&format!("  policy {}", figures::name(hash, true)), Style::new());
+        line.put(&format!("  policy {}", number_format::name(hash, true)), Style::new());
     }
     let since = stats.in_force_since.as_deref();
-    if let Some(age) = since.and_then(|since| figures::between(since, &stats.time)) {
-        line.put(&format!("  in force {}", figures::age(age)), Style::new());
+    if let Some(age) = since.and_then(|since| number_format::between(since, &stats.time)) {
+        line.put(&format!("  in force {}", number_format::age(age)), Style::new());
     }
 }
 
@@ -136,10 +136,10 @@ fn sums(model: &Model, view: &View, look: Look, line: &mut Line) {
         let (value, text) = if view.totals {
             let counts = model.stats.interfaces.iter().map(super::rates::interface);
             let sum = counts.fold(0_u64, |sum, counts| sum.saturating_add(counts[index]));
-            (real(sum), figures::count(sum))
+            (real(sum), number_format::count(sum))
         } else {
             match model.rates.total(index) {
-                Some(rate) => (rate, format!("{}/s", figures::short(rate))),
+                Some(rate) => (rate, format!("{}/s", short(rate))),
                 None => (0.0, "-".to_owned()),
             }
         };
@@ -148,15 +148,15 @@ fn sums(model: &Model, view: &View, look: Look, line: &mut Line) {
         line.put("  ", Style::new());
     }
     if model.stats.events.lost > 0 {
-        let lost = figures::count(model.stats.events.lost);
+        let lost = number_format::count(model.stats.events.lost);
         line.put(&format!("samples lost {lost}  "), look.tone(Tone::Warn));
     }
     if let Some(time) = model.restarted() {
-        let time = figures::time_of_day(time);
+        let time = number_format::time_of_day(time);
         line.put(&format!("counters began anew {time}"), look.tone(Tone::Warn));
     }
     // It shows that the screen lives.
-    let time = figures::time_of_day(&model.stats.time);
+    let time = number_format::time_of_day(&model.stats.time);
     let start = line.end.saturating_sub(u16::try_from(time.len()).unwrap_or(u16::MAX));
     if start > line.x {
         line.x = start;
@@ -169,7 +169,7 @@ fn trouble(model: &Model, look: Look, line: &mut Line) {
     let since = if trouble.since.is_empty() {
         String::new()
     } else {
-        format!(" since {}", figures::time_of_day(&trouble.since))
+        format!(" since {}", number_format::time_of_day(&trouble.since))
     };
     let what = if trouble.pinned {
         "counters of the pinned maps, the rest is old"
@@ -178,11 +178,14 @@ fn trouble(model: &Model, look: Look, line: &mut Line) {
     };
     let style = look.tone(Tone::Bad).add_modifier(Modifier::BOLD);
     line.put(&format!(" ! NO DAEMON{since}: {what}"), style);
-    line.put(&format!(" ({})", figures::name(&trouble.why, look.ascii)), look.tone(Tone::Bad));
+    line.put(
+        &format!(" ({})", number_format::name(&trouble.why, look.ascii)),
+        look.tone(Tone::Bad),
+    );
 }
 
 fn footer(view: &View, look: Look, line: &mut Line) {
-    let text = figures::name(view.filter.text(), look.ascii);
+    let text = number_format::name(view.filter.text(), look.ascii);
     if view.typing.is_some() {
         line.put(" /", Style::new().add_modifier(Modifier::BOLD));
         line.put(&text, Style::new());

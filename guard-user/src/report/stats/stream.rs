@@ -6,13 +6,13 @@ use nix::poll::PollTimeout;
 
 use super::{
     document::Document,
-    figures,
     model::Reading,
+    number_format,
     rates::{self, BYTES, Change, DROPPED, PASSED, Rates, WOULD_DROP},
     signals,
     terminal::is_closed,
 };
-use crate::{daemon::view::Stats, exit::Exit, report};
+use crate::{api::stats::Stats, exit::Exit, output};
 
 /// Rows between two headings.
 const PAGE: usize = 20;
@@ -43,7 +43,7 @@ pub struct Plan {
 /// brings nothing is not counted.
 pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exit {
     if let Err(error) = signals::end_on_interrupt() {
-        report::error(format_args!("waiting for an interrupt: {error}"));
+        output::error(format_args!("waiting for an interrupt: {error}"));
         return Exit::NoAnswer;
     }
     let mut rows = Rows::default();
@@ -62,9 +62,9 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
             done += 1;
             let last = plan.count == Some(done);
             let written = match plan.form {
-                Form::Rows => rows.of(&stats, &rates).iter().all(report::answer),
-                Form::Lines => report::answer_sample(&Document::new(&stats, &rates)),
-                Form::Document => !last || report::answer_sample(&Document::new(&stats, &rates)),
+                Form::Rows => rows.of(&stats, &rates).iter().all(output::answer),
+                Form::Lines => output::answer_sample(&Document::new(&stats, &rates)),
+                Form::Document => !last || output::answer_sample(&Document::new(&stats, &rates)),
             };
             if !written || last {
                 return Exit::Yes;
@@ -106,10 +106,10 @@ fn told(reading: &Reading, gone: &mut bool) {
                 Reading::Pinned(..) => "going on with the pinned maps, without top sources",
                 _ => "waiting for it",
             };
-            report::talk(format_args!("note: {why}"));
-            report::talk(format_args!("note: {what}"));
+            output::talk(format_args!("note: {why}"));
+            output::talk(format_args!("note: {what}"));
         }
-        None if *gone => report::talk("note: the daemon answers again"),
+        None if *gone => output::talk("note: the daemon answers again"),
         _ => {}
     }
     *gone = now.is_some();
@@ -212,7 +212,7 @@ fn dash() -> String {
 
 /// A text from elsewhere as one word of a row.
 fn word(raw: &str) -> String {
-    let shown = figures::name(raw, false);
+    let shown = number_format::name(raw, false);
     if shown.is_empty() {
         return dash();
     }
@@ -223,7 +223,7 @@ fn word(raw: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::view::{InterfaceStats, ReasonStats};
+    use crate::api::stats::{InterfaceStats, ReasonStats};
 
     fn stats(dropped: u64) -> Stats {
         let reason = ReasonStats { packets: dropped, dropped, ..ReasonStats::default() };

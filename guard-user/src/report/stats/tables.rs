@@ -3,12 +3,18 @@
 use std::cmp::Ordering;
 
 use super::{
-    figures,
     model::Model,
+    number_format,
     rates::{BYTES, Change, DROPPED, PASSED, WOULD_DROP, real},
     view::{Sort, Unit, View},
 };
-use crate::daemon::view::{InterfaceStats, ServiceStats, TopSource};
+use crate::{
+    api::{
+        stats::{InterfaceStats, ServiceStats, TopSource},
+        status::ServiceMode,
+    },
+    text::short,
+};
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,13 +252,13 @@ impl Cells<'_> {
     fn service(&self, row: &ServiceStats) -> Row {
         let change = self.model.rates.service(row);
         let counts = super::rates::service(row);
-        let mode = match row.mode.as_deref() {
-            Some("enforce") | None => Tone::Plain,
+        let mode = match row.mode {
+            Some(ServiceMode::Enforce) | None => Tone::Plain,
             Some(_) => Tone::Warn,
         };
         let cells = vec![
             self.word(Some(&row.name)),
-            Cell { tone: mode, ..self.word(row.mode.as_deref()) },
+            Cell { tone: mode, ..self.word(row.mode.map(ServiceMode::name)) },
             self.frames(&change, &counts, PASSED, Tone::Plain),
             self.frames(&change, &counts, DROPPED, Tone::Bad),
             self.frames(&change, &counts, WOULD_DROP, Tone::Warn),
@@ -303,7 +309,7 @@ impl Cells<'_> {
             None => "-".to_owned(),
             // A blank would look like a fault of ours.
             Some("") => "''".to_owned(),
-            Some(word) => figures::name(word, self.ascii),
+            Some(word) => number_format::name(word, self.ascii),
         };
         let order = word.map_or(Order::Nothing, |_| Order::Text(natural(&text)));
         Cell { text, order, tone: Tone::Plain }
@@ -335,7 +341,7 @@ impl Cells<'_> {
             change.rate(index)
         };
         match value {
-            Some(value) => figure(figures::short(value * factor), value),
+            Some(value) => figure(short(value * factor), value),
             None => rate(change, index),
         }
     }
@@ -353,7 +359,7 @@ impl Cells<'_> {
             [Some(passed), Some(dropped), Some(would)] => {
                 let whole = passed + dropped + would;
                 let share = if whole > 0.0 { dropped / whole } else { 0.0 };
-                figure(figures::percent(dropped, whole), share)
+                figure(number_format::percent(dropped, whole), share)
             }
             _ => rate(change, DROPPED),
         }
@@ -361,8 +367,8 @@ impl Cells<'_> {
 
     /// How long ago something was.
     fn since(&self, then: &str) -> Cell {
-        match figures::between(then, &self.model.stats.time) {
-            Some(age) => figure(figures::age(age), age.as_secs_f64()),
+        match number_format::between(then, &self.model.stats.time) {
+            Some(age) => figure(number_format::age(age), age.as_secs_f64()),
             None => Cell { text: "-".to_owned(), order: Order::Nothing, tone: Tone::Plain },
         }
     }
@@ -390,14 +396,14 @@ fn natural(text: &str) -> String {
 
 fn rate<const N: usize>(change: &Change<N>, index: usize) -> Cell {
     if let Some(rate) = change.rate(index) {
-        return figure(figures::short(rate), rate);
+        return figure(short(rate), rate);
     }
     let text = if change.restarted() { "anew" } else { "-" };
     Cell { text: text.to_owned(), order: Order::Nothing, tone: Tone::Plain }
 }
 
 fn total(count: u64) -> Cell {
-    figure(figures::count(count), real(count))
+    figure(number_format::count(count), real(count))
 }
 
 fn figure(text: String, value: f64) -> Cell {

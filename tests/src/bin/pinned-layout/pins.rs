@@ -5,10 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya_obj::Object;
 use guard_common::names;
-use guard_user::{
-    kernel::{mode::Hook, pins::Pins},
-    object::kernel_object,
-};
+use guard_user::{attach_mode::Hook, bpf::pins::Pins, embedded_object::kernel_object};
 
 /// Lines on the pins. None on maps if this program carries no kernel object.
 pub(crate) fn lines() -> Result<Vec<(String, String)>> {

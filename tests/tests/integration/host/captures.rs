@@ -12,7 +12,9 @@ use guard_tests::{
     pcap::{self, Captured},
     world::{self, data},
 };
-use guard_user::policy::{self, Disk, Loaded, compiled::CompiledPolicy};
+
+use guard_user::policy;
+use guard_user::policy::{Disk, Loaded, compiled::CompiledPolicy};
 
 const CAPTURES: [(&str, usize); 2] =
     [("mxnet-baseline.pcap", 2067), ("mxnet-late-scheduler.pcap", 1606)];

@@ -14,7 +14,7 @@ use guard_tests::{
     random, world,
 };
 use guard_user::{
-    event::headers,
+    capture::headers,
     policy::{compiled::CompiledPolicy, limiter::HostLimiter},
 };
 use proptest::prelude::*;

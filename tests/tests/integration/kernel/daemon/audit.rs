@@ -12,7 +12,7 @@ use std::{
 use guard_test_support::binary;
 use guard_tests::{
     mounts::Mounted,
-    node::{MANIFEST, Node, PATIENCE, POLICY, enforcing},
+    node::{MANIFEST, Node, POLICY, WAIT_TIMEOUT, enforcing},
 };
 use serde_json::Value;
 
@@ -49,7 +49,7 @@ fn each_command_is_written_down_with_who_sent_it() {
     assert_eq!(run(&node, &["confirm"]), Some(1));
     node.signal("HUP");
     let file = node.path("state/audit.jsonl");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while read(&file).len() < 7 {
         assert!(Instant::now() < deadline, "{:?}", read(&file));
         std::thread::sleep(Duration::from_millis(20));

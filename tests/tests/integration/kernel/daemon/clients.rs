@@ -12,7 +12,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MEMBER, Node, PATIENCE, PORT, STRANGER, enforcing, moved},
+    node::{MEMBER, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved},
     skip,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -56,7 +56,7 @@ fn started(test: &str, request: &str) -> Option<(Node, usize, u64)> {
 
 /// Waits until the number of open files is as wanted, twice in a row; it.
 fn settled(node: &Node, wanted: impl Fn(usize) -> bool) -> usize {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut before = usize::MAX;
     loop {
         thread::sleep(Duration::from_millis(100));
@@ -83,8 +83,8 @@ fn assert_works(node: &Node) {
 
 fn connect(node: &Node, socket: &str) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(node.path("run").join(socket))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(WAIT_TIMEOUT))?;
+    stream.set_write_timeout(Some(WAIT_TIMEOUT))?;
     Ok(stream)
 }
 
@@ -146,7 +146,7 @@ fn a_crowd_on_loopback_keeps_no_scraper_out() {
     let Some((node, files_before, _)) = started("clients/loopback", LONG) else { return };
     let scrape = || {
         let mut stream = TcpStream::connect("127.0.0.1:9477").expect("it listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).expect("a limit");
         write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
@@ -264,7 +264,7 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     let mut loris = open();
     loris.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ").expect("a beginning");
     while loris.write_all(b"x").is_ok() {
-        assert!(began.elapsed() < 3 * PATIENCE, "it may be slow for ever");
+        assert!(began.elapsed() < 3 * WAIT_TIMEOUT, "it may be slow for ever");
         thread::sleep(Duration::from_millis(100));
     }
     assert!(began.elapsed() >= REQUEST_TIMEOUT, "it was ended after {:?}", began.elapsed());

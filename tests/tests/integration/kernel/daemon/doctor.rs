@@ -13,7 +13,7 @@ use guard_tests::{
     node::{MANIFEST, NODE, Node, PORT, binary, enforcing},
     skip,
 };
-use guard_user::kernel::sys;
+use guard_user::sys;
 use serde_json::Value;
 
 /// Asks the doctor about a node.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use guard_test_support::binary;
-use guard_tests::{node::PATIENCE, skip};
+use guard_tests::{node::WAIT_TIMEOUT, skip};
 use nix::sys::resource::{UsageWho, getrusage};
 
 /// KiB that a verb may need at most: an answer of 16 MiB, and reading it.
@@ -46,7 +46,7 @@ fn verb_in(verb: &[&str], run: &Path, bpf: &Path) -> (Option<i32>, String) {
     let mut command = binary::command(binary::path(), verb);
     command.arg("--run-dir").arg(run).arg("--bpf-dir").arg(bpf.join("none"));
     let output = command.stdin(Stdio::null()).output().expect("the verb starts");
-    assert!(began.elapsed() < 4 * PATIENCE, "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < 4 * WAIT_TIMEOUT, "it took {:?}", began.elapsed());
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 

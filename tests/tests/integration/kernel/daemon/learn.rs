@@ -9,7 +9,7 @@ use std::{
 };
 
 use guard_test_support::pcap::{Frame, Pcap};
-use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, PATIENCE, POLICY, PORT, STRANGER};
+use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,7 +23,7 @@ fn connect(node: &Node, from: IpAddr, port: u16) -> TcpStream {
         let socket =
             Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
         socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of the peer");
-        socket.connect_timeout(&to.into(), PATIENCE).expect("a node that observes lets it in");
+        socket.connect_timeout(&to.into(), WAIT_TIMEOUT).expect("a node that observes lets it in");
         socket.into()
     })
 }
@@ -67,7 +67,7 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     talk(&node, &listener, MEMBER_TOO[0], 4);
     // Connects, and says nothing.
     drop(connect(&node, STRANGER[0], PORT));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let answer = loop {
         let answer = learn(&node, &[]);
         let of_stranger = |left: &Value| left["source"] == STRANGER[0].to_string();

@@ -12,7 +12,7 @@ use std::{
 
 use guard_test_support::repetitions;
 use guard_tests::node::{
-    MEMBER, MEMBER_TOO, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing,
+    MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing,
 };
 use serde_json::json;
 
@@ -169,7 +169,7 @@ fn what_was_taken_away_is_put_back() {
         } else {
             fs::remove_file(&link).expect("removing the pin");
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while !link.exists() {
             assert!(Instant::now() < deadline, "not pinned again: {}", node.log());
             thread::sleep(Duration::from_millis(50));

@@ -7,10 +7,7 @@ use std::{
 };
 
 use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing};
-use guard_user::daemon::{
-    connections::Consent,
-    mode::{ModeChange, Wish},
-};
+use guard_user::api::control::{Consent, ModeChange, RequestedMode};
 use serde_json::Value;
 
 /// Modes by hand may be shorter than the command line allows.
@@ -26,7 +23,7 @@ fn mode(node: &Node, words: &[&str]) -> (Option<i32>, String, String) {
 /// Lets all services observe for a time that may be shorter than the command line allows.
 fn observe_for(node: &Node, seconds: u64) {
     let change = ModeChange {
-        mode: Wish::Observe,
+        mode: RequestedMode::Observe,
         services: Vec::new(),
         seconds: Some(seconds),
         consent: Consent::default(),

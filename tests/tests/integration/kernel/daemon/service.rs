@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MANIFEST, Node, PATIENCE, POLICY, enforcing};
+use guard_tests::node::{MANIFEST, Node, POLICY, WAIT_TIMEOUT, enforcing};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -51,7 +51,7 @@ impl Managed {
 
     /// What comes until something holds this; the last one does.
     fn until(&self, wanted: &str) -> Vec<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         let mut messages = Vec::new();
         while Instant::now() < deadline {
             messages.extend(self.next(Duration::from_millis(100)));

@@ -9,7 +9,7 @@ use std::{
 
 use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
-    node::{Node, PATIENCE, POLICY, enforcing, moved},
+    node::{Node, POLICY, WAIT_TIMEOUT, enforcing, moved},
     random::{Random, seed},
     traffic::{Traffic, member_and_stranger, rounds},
 };
@@ -154,7 +154,7 @@ fn an_attempt_without_labels_changes_no_slots() {
     node.set_next_layout(true);
     let mut attempt = node.daemon_command(&[]).stderr(Stdio::null()).spawn().expect("it starts");
     let directory = node.pins().join(layout(true));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while !names::SHARED_MAPS.iter().all(|name| directory.join(name).exists()) {
         assert!(Instant::now() < deadline, "no maps");
         thread::sleep(Duration::from_millis(1));

@@ -17,7 +17,7 @@ use guard_tests::{
     random::{Random, seed},
     skip,
 };
-use guard_user::kernel::sys;
+use guard_user::sys;
 use serde_json::{Value, json};
 
 /// A node of which all interfaces whose names begin with `x` are to be guarded, too.

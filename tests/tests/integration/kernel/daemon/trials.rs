@@ -8,11 +8,10 @@ use std::{
 };
 
 use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing};
-use guard_user::{
-    daemon::server::Apply,
-    policy::{self, Disk},
-};
 use serde_json::Value;
+
+use guard_user::policy;
+use guard_user::{api::control::Apply, policy::Disk};
 
 /// Trials may be shorter than the command line allows.
 const SHORT: [&str; 2] = ["--timing", "shortest=1s,files=50ms"];

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, STRANGER};
+use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT};
 use serde_json::Value;
 
 /// What is wrong, the manifest (or nothing), the policy (or nothing), and what must be said.
@@ -169,7 +169,7 @@ fn files_are_followed_however_they_are_replaced() {
     let loads = |node: &Node| node.log().matches("the policy is unchanged").count();
     let before = loads(&node);
     node.signal("HUP");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while loads(&node) == before {
         assert!(Instant::now() < deadline, "not loaded again: {}", node.log());
         thread::sleep(Duration::from_millis(20));

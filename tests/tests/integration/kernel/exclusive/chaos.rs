@@ -16,7 +16,7 @@ use std::{
 use guard_test_support::bundle::{self, Cluster};
 use guard_tests::{
     cgroup::Cgroup,
-    node::{MEMBER, MEMBER_TOO, Node, PATIENCE, STRANGER, enforcing},
+    node::{MEMBER, MEMBER_TOO, Node, STRANGER, WAIT_TIMEOUT, enforcing},
     random::{Random, seed},
     skip,
     traffic::{self, Lane, Traffic},
@@ -241,7 +241,7 @@ fn reloads_without_end_leave_nothing_behind() {
     // leaks, leaks each time.
     assert!(after.resident < before.resident + (10 << 10), "{before:?}, then {after:?}");
     // Memory of maps is given back when a grace period is over, so some of it is always on its way.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while holdings(&node, &group).kernel > before.kernel + 2048 {
         assert!(Instant::now() < deadline, "{before:?}, then {:?}", holdings(&node, &group));
         thread::sleep(Duration::from_millis(100));
@@ -328,7 +328,7 @@ fn a_node_without_a_guard_is_noticed() {
     assert_eq!(traffic.slipped_in(), 0);
     let detached = node.trainguard(&["detach"]).arg("--bpf-dir").arg(node.pins()).output();
     assert!(detached.expect("detach").status.success());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while traffic.slipped_in() < 100 {
         assert!(Instant::now() < deadline, "{} slipped in", traffic.slipped_in());
         thread::sleep(Duration::from_millis(20));

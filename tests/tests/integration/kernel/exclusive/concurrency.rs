@@ -12,7 +12,7 @@ use aya::{
 use aya_obj::programs::XdpAttachType;
 use guard_common::{Action, Reason, names};
 use guard_tests::{skip, text, world};
-use guard_user::kernel::generation::{Generation, Maps, Options};
+use guard_user::bpf::loader::{Generation, Maps, Options};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing},
+    node::{MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
     skip,
     wire::{
         cpu::Cpus,
@@ -91,7 +91,7 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     assert!(answered > 0, "of {asked} connections of a member none got through");
 
     // Every frame that the device took is counted once.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let after = loop {
         let after = (node.stats(), received());
         if judged(&after.0) - judged(&before.0) == after.1 - before.1 {

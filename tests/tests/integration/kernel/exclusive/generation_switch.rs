@@ -20,11 +20,11 @@ use guard_tests::{
     world,
 };
 use guard_user::{
-    kernel::{
-        generation::{Generation, Maps, Options},
+    attach_mode::{Hook, Mode},
+    bpf::{
         link::Link,
-        mode::{Hook, Mode},
-        shared::Shared,
+        loader::{Generation, Maps, Options},
+        pinned_maps::PinnedMaps,
     },
     policy::Bundle,
 };
@@ -34,7 +34,7 @@ use nix::net::if_::if_nametoindex;
 const LOAD: Duration = Duration::from_secs(2);
 
 /// A generation on maps of its own, so that it is known which of them counted.
-fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generation, Shared) {
+fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generation, PinnedMaps) {
     let texts = [("cluster.yaml", MANIFEST.to_owned()), ("policy.yaml", edit(POLICY))];
     let policy = world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node");
     let options = Options::new(Maps::Private, KEY, false);
@@ -48,7 +48,7 @@ fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generat
 }
 
 /// Packets by verdict, without those of nobody's.
-fn counted(shared: &Shared) -> BTreeMap<String, u64> {
+fn counted(shared: &PinnedMaps) -> BTreeMap<String, u64> {
     let counters = shared.counters().expect("counters");
     let named = counters.into_iter().map(|(_, verdict, counter)| {
         let Verdict { action, reason, .. } = verdict;

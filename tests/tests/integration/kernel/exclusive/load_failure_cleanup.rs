@@ -15,11 +15,11 @@ use guard_tests::{
     backend::KEY,
     descriptors::{limited, lowest_free},
     mounts::Bpffs,
-    node::PATIENCE,
+    node::WAIT_TIMEOUT,
     skip, world,
 };
 use guard_user::{
-    kernel::generation::{Generation, Maps, Options},
+    bpf::loader::{Generation, Maps, Options},
     policy::compiled::CompiledPolicy,
 };
 
@@ -85,7 +85,7 @@ fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
             Err(error) => errors.push(error.to_string()),
         }
         // The kernel frees a program, and what it holds, a little later.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while Left::now(pins) != before && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }

@@ -8,7 +8,9 @@ use std::{
 
 use aya::maps::{Array, Map, MapData};
 use guard_common::counters::InterfaceRow;
-use guard_tests::node::{MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved};
+use guard_tests::node::{
+    MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved,
+};
 use serde_json::{Value, json};
 
 #[test]
@@ -155,7 +157,7 @@ fn every_byte_is_counted_as_the_mtu_changes() {
     for (mtu, one_buffer, payload) in [(1500, true, 1400), (9000, false, 8900), (1500, true, 40)] {
         node.ip(&["link", "set", "eth0", "mtu", &mtu.to_string()]);
         let told = |row: InterfaceRow| row.ifindex() != 0 && row.has_one_buffer() == one_buffer;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while !(0..rows.len()).any(|at| rows.get(&at, 0).is_ok_and(told)) {
             assert!(Instant::now() < deadline, "MTU {mtu} is not heard of: {}", node.log());
             thread::sleep(Duration::from_millis(20));

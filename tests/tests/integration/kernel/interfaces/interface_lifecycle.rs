@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_tests::node::{
-    MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, inside,
+    MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, inside,
 };
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ impl Knocking<'_> {
     fn refused(&self, when: &str) {
         let Self { node, mode, .. } = self;
         let before = node.packets("not_allowed");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while node.packets("not_allowed") < before + 20 {
             assert!(Instant::now() < deadline, "{mode}: no knocks {when}: {}", node.log());
             thread::sleep(Duration::from_millis(50));
@@ -192,7 +192,7 @@ fn an_interface_that_nobody_guards_is_told_of() {
     node.add_link("cni0");
     node.ip(&["addr", "add", "10.88.0.1/24", "dev", "cni0"]);
     node.wait("told of", |status| status["unguarded"] == json!(["cni0"]));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let output = node.trainguard(&["events", "--format", "json"]).output().expect("events");
         let events = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -13,9 +13,9 @@ use std::{
 use guard_common::names;
 use guard_tests::{
     mounts::writable,
-    node::{FREE_PORT, MANIFEST, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
+    node::{FREE_PORT, MANIFEST, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
 };
-use guard_user::kernel::{link::Link, sys};
+use guard_user::{bpf::link::Link, sys};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ fn well(status: &Value) -> bool {
 fn until(node: &Node, what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "not {what}: {}", node.log());
+        assert!(began.elapsed() < WAIT_TIMEOUT, "not {what}: {}", node.log());
         thread::sleep(Duration::from_millis(20));
     }
 }

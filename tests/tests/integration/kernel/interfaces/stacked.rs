@@ -13,7 +13,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MANIFEST, MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, inside, moved},
+    node::{MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, inside, moved},
     raw, skip, text,
 };
 use serde_json::{Value, json};
@@ -168,7 +168,7 @@ impl<'n> Door<'n> {
         let (refused, mut arrived) = (node.packets("not_allowed"), 0);
         // What came before does not count.
         self.members(when);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while arrived < 20 || node.packets("not_allowed") < refused + 20 {
             assert!(Instant::now() < deadline, "{what}: {arrived} arrived {when}: {}", node.log());
             thread::sleep(Duration::from_millis(50));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_test_support::ethtool;
-use guard_tests::node::{MEMBER, NODE, Node, PATIENCE, PORT, STRANGER, enforcing, moved};
+use guard_tests::node::{MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved};
 use serde_json::json;
 
 fn warnings(node: &Node, what: &str) -> usize {
@@ -44,7 +44,7 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
             switch(&node, true);
             let began = Instant::now();
             while warnings(&node, OFFLOAD) < round {
-                assert!(began.elapsed() < PATIENCE, "{mode}: not told: {}", node.log());
+                assert!(began.elapsed() < WAIT_TIMEOUT, "{mode}: not told: {}", node.log());
                 thread::sleep(Duration::from_millis(50));
             }
             thread::sleep(looks);

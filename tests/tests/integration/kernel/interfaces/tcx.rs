@@ -12,16 +12,18 @@ use std::{
 use guard_tests::{
     backend::{Backend as _, Host, KEY},
     generate::Generator,
-    node::{FREE_PORT, MANIFEST, MEMBER, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
+    node::{
+        FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing,
+    },
     random, raw, skip, text, world,
 };
 use guard_user::{
-    kernel::{
-        generation::{Generation, Maps, Options},
-        judge::Received,
+    attach_mode::{Hook, Mode},
+    bpf::{
         link::Link,
-        mode::{Hook, Mode},
-        shared::Shared,
+        loader::{Generation, Maps, Options},
+        pinned_maps::PinnedMaps,
+        test_run::Received,
     },
     policy::{Bundle, compiled::CompiledPolicy},
 };
@@ -111,7 +113,7 @@ fn every_mode_judges_the_frames_of_a_wire_alike() {
         node.wait("enforcing", enforcing);
         let sent = node.at_peer(|| raw::send("eth0", &frames)).expect("sending");
         assert_eq!(sent, frames.len(), "TRAINGUARD_SEED={seed}");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while counted(&node.stats()) != expected {
             let stats = counted(&node.stats());
             assert!(
@@ -282,7 +284,7 @@ fn what_somebody_detached_is_attached_again_with_an_alarm() {
         let pin = node.own_pins().join(format!("link-eth0{suffix}"));
         let link = Link::open(&pin).expect("the pinned link");
         // The same call, and the pin stays, as it does then.
-        guard_user::kernel::sys::link_detach(link.fd()).expect("detaching");
+        guard_user::sys::link_detach(link.fd()).expect("detaching");
         node.wait("noticed", |_| node.log().contains("its link is gone"));
         node.wait("enforcing again", enforcing);
         node.assert_guarded();
@@ -295,7 +297,7 @@ fn what_somebody_detached_is_attached_again_with_an_alarm() {
 /// A program of others at the tc hook, in front of all that is there.
 struct Other {
     generation: Generation,
-    shared: Shared,
+    shared: PinnedMaps,
     link: Link,
 }
 

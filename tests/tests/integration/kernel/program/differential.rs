@@ -14,8 +14,7 @@ use guard_tests::{
     random, skip, world,
 };
 use guard_user::{
-    kernel::{generation::SHORTEST_FRAME, mode::Hook},
-    policy::compiled::CompiledPolicy,
+    attach_mode::Hook, bpf::loader::SHORTEST_FRAME, policy::compiled::CompiledPolicy,
 };
 
 /// Frames that each world is asked about.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use guard_common::Verdict;
 use guard_tests::{
     backend::{Backend as _, Host, describe},
-    node::PATIENCE,
+    node::WAIT_TIMEOUT,
     scenario::{self, Scenario},
     skip, text,
     wire::lab::{self, End, Lab},
@@ -74,7 +74,7 @@ fn judge(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
     let socket = frames_from(&lab.sender)?;
     let total = || -> Result<u64> { Ok(guard.counts()?.values().sum()) };
     // A device that has just come up drops frames for a moment, without an error.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while total()? == 0 {
         ensure!(Instant::now() < deadline, "no frame comes through");
         send(socket.as_raw_fd(), &[0; 60], MsgFlags::empty())?;
@@ -98,7 +98,7 @@ fn judge(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
             thread::sleep(Duration::from_millis(20));
         }
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while total()? < sent && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(20));
     }

@@ -1,7 +1,7 @@
 //! Known packets are judged by a generation before it comes into force.
 
 use guard_tests::{backend::KEY, skip, world};
-use guard_user::kernel::generation::{Generation, Maps, Options};
+use guard_user::bpf::loader::{Generation, Maps, Options};
 
 /// Case 115: a generation that judges otherwise than its policy says does not come to be. Tables
 /// that were filled wrongly are here those of another policy.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use guard_tests::{backend::Kernel, skip, world};
-use guard_user::kernel::mode::Hook;
+use guard_user::attach_mode::Hook;
 
 use crate::host::scenarios::{in_world, names, play, test_each, worlds_in_use};
 

@@ -13,7 +13,7 @@ use std::{
 
 use guard_tests::{
     node::{
-        FREE_PORT, MANIFEST, MEMBER, NODE, Node, PATIENCE, POLICY, PORT, STRANGER, binary,
+        FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, binary,
         enforcing, moved,
     },
     packet::{self, Ipv4, Layer, Ports},
@@ -44,7 +44,7 @@ fn events(node: &Node, flags: &[&str]) -> Vec<Value> {
 
 /// Asks until the events are as wanted; them.
 fn until(node: &Node, flags: &[&str], what: &str, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let found = events(node, flags);
         if wanted(&found) {
@@ -173,7 +173,7 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
 }
 
 fn humantime(at: SystemTime) -> String {
-    guard_user::event::time(at)
+    guard_user::text::time(at)
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
     let mut output = BufReader::new(quiet.stdout.take().expect("its output"));
     output.read_line(&mut String::new()).expect("the first policy");
     drop(output);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let ended = loop {
         match quiet.try_wait().expect("a child") {
             Some(status) => break status,
@@ -342,7 +342,7 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
 
 /// Waits until a follower has written this.
 fn wait_for(node: &Node, text: &str) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let read = |name: &str| std::fs::read_to_string(node.path(name)).unwrap_or_default();
     while !read("out").contains(text) {
         assert!(Instant::now() < deadline, "{}\n{}", read("out"), read("err"));
@@ -403,7 +403,7 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
 
     // A scanner from elsewhere comes as often, to 200 ports.
     let scan = || send(&node, (9000..9200).map(|port| (OUTSIDE, 50_000, port)));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let found = loop {
         // A scan makes the kernel sample, in which a single segment would be lost: so before it.
         assert!(!node.answers(STRANGER[0], PORT));

@@ -17,10 +17,10 @@ use std::{
 use aya_obj::Object;
 use guard_common::names;
 use guard_tests::{
-    node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
+    node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
     skip,
 };
-use guard_user::object::kernel_object;
+use guard_user::embedded_object::kernel_object;
 use serde_json::Value;
 
 /// Records of one place in the code within a minute, and as many in the next one.
@@ -79,7 +79,7 @@ fn whatever_is_repeated_the_log_stays_short() {
         let line = answer.lines().find_map(|line| line.strip_prefix(name)).expect("a counter");
         line.parse::<u64>().expect("a number")
     };
-    let deadline = Instant::now() + PATIENCE * 2;
+    let deadline = Instant::now() + WAIT_TIMEOUT * 2;
     let mut round = 0;
     while failures(&node) < 60 {
         round += 1;
@@ -158,7 +158,7 @@ fn a_journal_gets_records_with_fields_and_priorities() {
     let Some(node) = Node::new("logs/journal") else { return };
     let socket = node.path("journal");
     let journal = UnixDatagram::bind(&socket).expect("a socket");
-    journal.set_read_timeout(Some(PATIENCE)).expect("a time");
+    journal.set_read_timeout(Some(WAIT_TIMEOUT)).expect("a time");
     let stderr = File::create(node.path("log")).expect("a log");
     let script = to_journal(&socket, &stderr);
     let _daemon = start(&node, &script, stderr.into());
@@ -215,7 +215,7 @@ fn to_journal(socket: &Path, stderr: &File) -> String {
 /// Loads one policy after the other until many records are lost, and sees that the node is guarded
 /// by the last one.
 fn reload_until_lost(node: &Node) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while node.status().is_none() {
         assert!(Instant::now() < deadline, "the daemon does not answer");
         thread::sleep(Duration::from_millis(20));

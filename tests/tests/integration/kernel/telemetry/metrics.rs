@@ -13,7 +13,9 @@ use guard_common::{
     counters::MAX_INTERFACES,
     verdict::{MAX_SERVICES, NODE_REASONS, Reason},
 };
-use guard_tests::node::{MANIFEST, MEMBER, Node, PATIENCE, POLICY, PORT, enforcing, many_services};
+use guard_tests::node::{
+    MANIFEST, MEMBER, Node, POLICY, PORT, WAIT_TIMEOUT, enforcing, many_services,
+};
 
 /// Series by their text, as `name{label="value"}`.
 type Series = BTreeMap<String, f64>;
@@ -133,7 +135,7 @@ fn metrics_are_exact_and_never_fall() {
 
     // A wrong file is counted, and does not change what is in force.
     node.write("policy.yaml", "nonsense\n");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut wrong = scrape(&node);
     while wrong.get("trainguard_policy_up_to_date") != Some(&0.0) && Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(50));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MEMBER, Node, PATIENCE, POLICY, PORT, STRANGER, enforcing},
+    node::{MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
     prometheus::{METRICS, Prometheus, packaging, program, promtool},
 };
 use serde_json::Value;
@@ -68,7 +68,7 @@ fn refuse_some(node: &Node) {
 
 /// Waits until Prometheus knows what the statistics say.
 fn wait_for(prometheus: &Prometheus, expression: &str, value: f64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let samples = prometheus.query(expression);
         if samples.len() == 1 && (samples[0].1 - value).abs() < 0.5 {
@@ -228,7 +228,7 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
         .iter()
         .flat_map(|group| group["rules"].as_array().expect("rules"))
         .collect();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while prometheus.get("/api/v1/rules", &[]).to_string().contains("\"health\":\"unknown\"") {
         assert!(Instant::now() < deadline, "rules that are never asked");
         thread::sleep(Duration::from_millis(100));

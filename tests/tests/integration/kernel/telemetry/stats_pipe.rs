@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MEMBER, Node, PATIENCE, PORT, STRANGER, enforcing};
+use guard_tests::node::{MEMBER, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -39,7 +39,7 @@ fn guarded(test: &str) -> Option<Node> {
 }
 
 fn ended(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         if let Some(status) = child.try_wait().expect("a child") {
             return status;
@@ -145,7 +145,7 @@ fn a_daemon_that_goes_and_comes_is_told_once_each() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut reader = BufReader::new(child.stdout.take().expect("its output"));
     let mut until = |what: &str, wanted: fn(&Value) -> bool| {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let mut line = String::new();
             reader.read_line(&mut line).expect("a line");

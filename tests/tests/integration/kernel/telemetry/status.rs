@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_tests::node::{MANIFEST, NODE, Node, POLICY, PORT, STRANGER, enforcing};
-use guard_user::kernel::sys;
+use guard_user::sys;
 use serde_json::{Value, json};
 
 /// A port in the range that the kernel gives to whoever asks for none: where a server of ps-lite

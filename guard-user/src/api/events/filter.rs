@@ -1,0 +1,380 @@
+//! Which events are wanted. Values of one kind are alternatives, kinds restrict each other, and a
+//! `!` in front of a value takes out what it means.
+
+use std::net::IpAddr;
+
+use guard_common::{
+    Addr,
+    verdict::{Action, Reason},
+};
+
+use super::{Event, Packet, What};
+use crate::policy::{
+    nearest,
+    resolve::provenance,
+    syntax::{
+        scalars::{Cidr, PortRange},
+        text::shown,
+    },
+};
+
+/// A value of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted<T> {
+    value: T,
+    /// What it means is not wanted.
+    not: bool,
+}
+
+/// Who sent a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An address.
+    Address(IpAddr),
+    /// The addresses of a prefix.
+    Prefix(Cidr),
+    /// A node of the manifest, by its name.
+    Node(String),
+    /// Nobody that the manifest knows.
+    Unknown,
+}
+
+/// Which events are wanted; all, if it is empty.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// By who sent the packet.
+    pub sources: Vec<Wanted<Source>>,
+    /// By service: its name, or `policy/service`.
+    pub services: Vec<Wanted<String>>,
+    /// By reason.
+    pub reasons: Vec<Wanted<Reason>>,
+    /// By verdict.
+    pub verdicts: Vec<Wanted<Action>>,
+    /// By interface.
+    pub interfaces: Vec<Wanted<String>>,
+    /// By destination port.
+    pub ports: Vec<Wanted<PortRange>>,
+    /// By kind.
+    pub kinds: Vec<Wanted<&'static str>>,
+}
+
+/// The kinds of events.
+pub const KINDS: [&str; 5] = ["packet", "policy", "interface", "audit", "lost"];
+
+fn wanted<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Wanted<T>, String> {
+    let (not, text) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
+    Ok(Wanted { value: parse(text)?, not })
+}
+
+/// An address, a prefix, the name of a node, or `unknown`.
+///
+/// # Errors
+/// It is none of these.
+pub fn source(text: &str) -> Result<Wanted<Source>, String> {
+    wanted(text, |text| {
+        if text == "unknown" {
+            return Ok(Source::Unknown);
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Source::Address(address));
+        }
+        if text.contains('/') {
+            return text.parse().map(Source::Prefix);
+        }
+        let is_address =
+            text.contains(':') || text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if is_address || !is_name(text) {
+            let shown = shown(text);
+            return Err(format!(
+                "`{shown}` is no address, no prefix, no name of a node, and not `unknown`"
+            ));
+        }
+        Ok(Source::Node(text.to_owned()))
+    })
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
+}
+
+/// The name of a service.
+///
+/// # Errors
+/// No service can be called that.
+pub fn service(text: &str) -> Result<Wanted<String>, String> {
+    wanted(text, |text| {
+        let is_name = is_name(text);
+        is_name
+            .then(|| text.to_owned())
+            .ok_or_else(|| format!("no service is called `{}`", shown(text)))
+    })
+}
+
+/// The name of an interface.
+///
+/// # Errors
+/// It is empty.
+pub fn interface(text: &str) -> Result<Wanted<String>, String> {
+    wanted(text, |text| match text {
+        "" => Err("expected the name of an interface".to_owned()),
+        name => Ok(name.to_owned()),
+    })
+}
+
+/// A reason to refuse a packet.
+///
+/// # Errors
+/// There is no such reason; one that may be meant.
+pub fn reason(text: &str) -> Result<Wanted<Reason>, String> {
+    let refusals = || Reason::ALL.into_iter().filter(|reason| reason.is_refusal());
+    wanted(text, |text| {
+        refusals().find(|reason| reason.name() == text).ok_or_else(|| {
+            near(
+                "reason to refuse a packet",
+                text,
+                &refusals().map(Reason::name).collect::<Vec<_>>(),
+            )
+        })
+    })
+}
+
+/// `drop` or `would-drop`.
+///
+/// # Errors
+/// It is neither.
+pub fn verdict(text: &str) -> Result<Wanted<Action>, String> {
+    let refusals = [Action::Drop, Action::WouldDrop];
+    wanted(text, |text| {
+        let found = refusals.into_iter().find(|action| action.name() == text);
+        found.ok_or_else(|| near("verdict", text, &refusals.map(Action::name)))
+    })
+}
+
+/// One of [`KINDS`].
+///
+/// # Errors
+/// It is none.
+pub fn kind(text: &str) -> Result<Wanted<&'static str>, String> {
+    wanted(text, |text| {
+        let found = KINDS.into_iter().find(|kind| *kind == text);
+        found.ok_or_else(|| near("kind of event", text, &KINDS))
+    })
+}
+
+/// Ports of a transport, as policies write them.
+///
+/// # Errors
+/// It is none; what was expected.
+pub fn port(text: &str) -> Result<Wanted<PortRange>, String> {
+    wanted(text, str::parse)
+}
+
+fn near(what: &str, text: &str, known: &[&str]) -> String {
+    let meant = match nearest(text, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "known are".to_owned(),
+    };
+    format!("`{}` is no {what}; {meant} ({})", shown(text), known.join(", "))
+}
+
+/// Whether some values take something: one that is wanted means it, if any is wanted, and none
+/// that is not wanted does.
+fn take<T>(values: &[Wanted<T>], means: impl Fn(&T) -> bool) -> bool {
+    let (not, only): (Vec<_>, Vec<_>) = values.iter().partition(|value| value.not);
+    (only.is_empty() || only.iter().any(|value| means(&value.value)))
+        && !not.iter().any(|value| means(&value.value))
+}
+
+impl Filter {
+    /// Whether an event is wanted. That events were lost always is, unless `!lost` says otherwise:
+    /// who does not see it takes silence for peace.
+    pub fn takes(&self, event: &Event) -> bool {
+        let kind = event.what.kind();
+        if let What::Lost(_) = event.what {
+            return !self.kinds.iter().any(|value| value.not && value.value == kind);
+        }
+        let packet = match &event.what {
+            What::Packet(packet) => Some(packet),
+            _ => None,
+        };
+        let interface = match &event.what {
+            What::Packet(packet) => packet.interface.as_deref(),
+            What::Interface(interface) => Some(interface.interface.as_str()),
+            _ => None,
+        };
+        take(&self.kinds, |value| *value == kind)
+            && take(&self.sources, |value| packet.is_some_and(|packet| is_from(value, packet)))
+            && take(&self.services, |value| packet.is_some_and(|packet| is_of(value, packet)))
+            && take(&self.reasons, |value| packet.is_some_and(|p| p.reason == value.name()))
+            && take(&self.verdicts, |value| packet.is_some_and(|p| p.verdict == value.name()))
+            && take(&self.interfaces, |value| interface == Some(value))
+            && take(&self.ports, |value| packet.is_some_and(|packet| is_to(*value, packet)))
+    }
+}
+
+fn is_from(source: &Source, packet: &Packet) -> bool {
+    match source {
+        Source::Address(address) => packet.source == Some(*address),
+        Source::Prefix(prefix) => {
+            packet.source.is_some_and(|source| provenance::holds(prefix, &Addr::from(source)))
+        }
+        Source::Node(name) => packet.source_node.as_deref() == Some(name),
+        Source::Unknown => packet.source_node.is_none(),
+    }
+}
+
+fn is_of(service: &str, packet: &Packet) -> bool {
+    let Some(name) = &packet.service else { return false };
+    name == service || name.split_once('/').is_some_and(|(_, own)| own == service)
+}
+
+fn is_to(ports: PortRange, packet: &Packet) -> bool {
+    packet.transport.as_deref() == Some(ports.transport.name())
+        && packet.port.is_some_and(|port| (ports.first..=ports.last).contains(&port))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::api::events::{Interface, Lost, Policy, SCHEMA};
+
+    fn event(what: What) -> Event {
+        Event { schema: SCHEMA.to_owned(), time: None, seq: None, node: None, what }
+    }
+
+    fn packet() -> impl Strategy<Value = What> {
+        let source = prop_oneof![
+            Just(None),
+            Just(Some(("10.0.0.7", None))),
+            Just(Some(("10.0.1.7", Some("gpu-1")))),
+            Just(Some(("fd00::7", Some("gpu-2")))),
+        ];
+        let reasons = prop_oneof![Just("not_allowed"), Just("martian")];
+        let verdicts = prop_oneof![Just("drop"), Just("would-drop")];
+        let services = prop_oneof![Just(None), Just(Some("a")), Just(Some("p/a"))];
+        let ports = prop_oneof![Just(None), Just(Some(("tcp", 22))), Just(Some(("udp", 22)))];
+        (source, reasons, verdicts, services, ports).prop_map(
+            |(source, reason, verdict, service, port)| {
+                What::packet(Packet {
+                    verdict: verdict.to_owned(),
+                    reason: reason.to_owned(),
+                    service: service.map(str::to_owned),
+                    source: source.map(|(addr, _)| addr.parse().expect("an address")),
+                    source_node: source.and_then(|(_, node)| node.map(str::to_owned)),
+                    transport: port.map(|(transport, _)| transport.to_owned()),
+                    port: port.map(|(_, port)| port),
+                    interface: Some("eth0".to_owned()),
+                    count: 1,
+                    packets: 1,
+                    ..Packet::default()
+                })
+            },
+        )
+    }
+
+    fn what() -> impl Strategy<Value = What> {
+        prop_oneof![
+            4 => packet(),
+            1 => Just(What::Policy(Policy::default())),
+            1 => Just(What::Interface(Interface { interface: "eth1".to_owned(), ..Interface::default() })),
+        ]
+    }
+
+    /// A filter of one value, as it would be typed.
+    fn typed(flag: usize, value: &str) -> Filter {
+        let mut filter = Filter::default();
+        match flag {
+            0 => filter.sources.push(source(value).expect("a source")),
+            1 => filter.services.push(service(value).expect("a service")),
+            2 => filter.reasons.push(reason(value).expect("a reason")),
+            3 => filter.verdicts.push(verdict(value).expect("a verdict")),
+            4 => filter.interfaces.push(interface(value).expect("an interface")),
+            5 => filter.ports.push(port(value).expect("a port")),
+            _ => filter.kinds.push(kind(value).expect("a kind")),
+        }
+        filter
+    }
+
+    const TYPED: [(usize, &str); 17] = [
+        (0, "10.0.0.7"),
+        (0, "10.0.0.0/16"),
+        (0, "fd00::/64"),
+        (0, "gpu-1"),
+        (0, "unknown"),
+        (1, "a"),
+        (1, "p/a"),
+        (2, "not_allowed"),
+        (2, "martian"),
+        (3, "drop"),
+        (3, "would-drop"),
+        (4, "eth0"),
+        (5, "tcp/22"),
+        (5, "udp/any"),
+        (6, "packet"),
+        (6, "policy"),
+        (6, "interface"),
+    ];
+
+    proptest! {
+        #[test]
+        fn a_value_and_its_negation_part_all_events(at in 0..TYPED.len(), what in what()) {
+            let (flag, value) = TYPED[at];
+            let event = event(what);
+            let (with, without) = (typed(flag, value), typed(flag, &format!("!{value}")));
+            prop_assert!(with.takes(&event) != without.takes(&event));
+        }
+
+        #[test]
+        fn values_of_one_flag_are_alternatives_and_flags_restrict(
+            one in 0..TYPED.len(), two in 0..TYPED.len(), what in what(),
+        ) {
+            let ((flag, value), (other_flag, other_value)) = (TYPED[one], TYPED[two]);
+            let event = event(what);
+            let (first, second) = (typed(flag, value), typed(other_flag, other_value));
+            let both = Filter {
+                sources: [first.sources.clone(), second.sources.clone()].concat(),
+                services: [first.services.clone(), second.services.clone()].concat(),
+                reasons: [first.reasons.clone(), second.reasons.clone()].concat(),
+                verdicts: [first.verdicts.clone(), second.verdicts.clone()].concat(),
+                interfaces: [first.interfaces.clone(), second.interfaces.clone()].concat(),
+                ports: [first.ports.clone(), second.ports.clone()].concat(),
+                kinds: [first.kinds.clone(), second.kinds.clone()].concat(),
+            };
+            let expected = if flag == other_flag {
+                first.takes(&event) || second.takes(&event)
+            } else {
+                first.takes(&event) && second.takes(&event)
+            };
+            prop_assert_eq!(both.takes(&event), expected);
+        }
+    }
+
+    #[test]
+    fn losses_are_shown_whatever_is_wanted() {
+        let lost = event(What::Lost(Lost::default()));
+        for (flag, value) in TYPED {
+            assert!(typed(flag, value).takes(&lost), "{value}");
+        }
+        assert!(!typed(6, "!lost").takes(&lost));
+    }
+
+    #[test]
+    fn values_that_mean_nothing_are_refused_and_near_ones_named() {
+        let error = reason("not_alowed").expect_err("no reason");
+        assert!(error.contains("did you mean `not_allowed`?"), "{error}");
+        // Nothing is refused for it.
+        assert!(reason("allowed").is_err());
+        for bad in
+            ["", "!", "10.0.0.300", "10.0.0.0/33", "10.0.0.1/8", "fd00::/129", "a b", "\u{1b}"]
+        {
+            assert!(source(bad).is_err(), "{bad}");
+        }
+        assert!(verdict("pass").is_err());
+        assert!(kind("packets").expect_err("no kind").contains("`packet`"));
+        for bad in ["9091", "tcp/0", "tcp/70000", "icmp/1", "tcp/9-1"] {
+            assert!(port(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Reading JSON documents that name their schema. Commands and daemons, and a daemon and its successor, may
+//! be of different versions.
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::policy::syntax::text::visible;
+
+/// Why a document cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Another version of trainguard wrote it.
+    #[error(
+        "it is of `{}`, and this trainguard reads `{expected}`: the version that wrote it can read it",
+        visible(found)
+    )]
+    OtherSchema { found: String, expected: &'static str },
+}
+
+/// Reads a document of the expected schema. A document without a schema counts as one. The schema is checked
+/// before any field, because the meaning of fields belongs to the version, too.
+pub(crate) fn read<T: DeserializeOwned>(
+    document: &[u8],
+    expected: &'static str,
+) -> Result<T, Unreadable> {
+    #[derive(Deserialize)]
+    struct Head {
+        #[serde(default)]
+        schema: Option<String>,
+    }
+
+    let Head { schema } = serde_json::from_slice(document)?;
+    match schema {
+        Some(found) if found != expected => Err(Unreadable::OtherSchema { found, expected }),
+        _ => Ok(serde_json::from_slice(document)?),
+    }
+}

@@ -1,0 +1,171 @@
+//! What this kernel can do, found out by doing it: version numbers lie where features were
+//! backported or configured away.
+//!
+//! Nothing of this outlives the call, and no device of this machine is touched: programs are
+//! attached to a virtual device in a network namespace that is made for it and ends with it.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    thread,
+};
+
+use aya_obj::generated::bpf_map_type::{
+    self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_RINGBUF,
+};
+use futures_util::TryStreamExt as _;
+use nix::sched::{CloneFlags, unshare};
+use rtnetlink::{LinkUnspec, LinkVeth, packet_route::link::LinkMessage};
+
+use crate::{attach_mode::Mode, sys, system_error::SystemError};
+
+/// `r0 = 2 (XDP_PASS); exit`.
+const PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+/// Bytes of a ring: a page of any machine.
+const RING: u32 = 64 * 1024;
+/// An MTU at which frames of a virtual device need several buffers.
+const JUMBO: u32 = 9000;
+
+/// How an attempt ended: none if it worked, else the number of the system's error and what was
+/// tried.
+pub type Attempt = Result<(), SystemError>;
+
+/// What was tried.
+#[derive(Debug)]
+pub struct Abilities {
+    /// Maps of each kind that the program uses.
+    pub maps: Vec<(&'static str, Attempt)>,
+    /// Loading a program of two instructions.
+    pub xdp: Attempt,
+    /// The same as one that takes frames of several buffers.
+    pub frags: Attempt,
+    /// Bytes of machine code that became of it; an error if it was not loaded.
+    pub compiled: Result<u32, SystemError>,
+    /// Attaching it to a virtual device of MTU 9000 by a link of its own, in its driver.
+    pub native: Attempt,
+    /// The same in the network stack.
+    pub generic: Attempt,
+    /// Switching the program of such a link.
+    pub switch: Attempt,
+}
+
+impl Abilities {
+    /// Tries everything.
+    pub fn probe() -> Self {
+        let map = |(name, kind, key, value, entries): (_, bpf_map_type, _, _, _)| {
+            let made = sys::map_create(kind, key, value, entries);
+            (name, outcome(format_args!("making a map of the kind {name}"), made))
+        };
+        let maps = [
+            ("array", BPF_MAP_TYPE_ARRAY, 4, 8, 1),
+            ("hash", BPF_MAP_TYPE_HASH, 8, 4, 1),
+            ("per-CPU array", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 1),
+            ("ring buffer", BPF_MAP_TYPE_RINGBUF, 0, 0, RING),
+        ];
+        let plain = sys::xdp_load(&PASS, false);
+        let frags = sys::xdp_load(&PASS, true);
+        let program = frags.as_ref().or(plain.as_ref());
+        let compiled = match program {
+            Ok(program) => sys::compiled_len(program.as_fd())
+                .map_err(|error| SystemError::of("asking for a program", error)),
+            Err(error) => Err(SystemError::of("loading a program", again(error))),
+        };
+        let [native, generic, switch] = match program {
+            Ok(program) => attach(program.as_fd()),
+            Err(error) => [(); 3].map(|()| Err(SystemError::of("loading a program", again(error)))),
+        };
+        Self {
+            maps: maps.map(map).into(),
+            xdp: outcome("loading an XDP program", plain),
+            frags: outcome("loading an XDP program for frames of several buffers", frags),
+            compiled,
+            native,
+            generic,
+            switch,
+        }
+    }
+}
+
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+}
+
+fn outcome(what: impl std::fmt::Display, result: io::Result<OwnedFd>) -> Attempt {
+    result.map(drop).map_err(|error| SystemError::of(what, error))
+}
+
+/// Attaches to a virtual device in a namespace of its own: native, generic, and a switch.
+fn attach(program: BorrowedFd<'_>) -> [Attempt; 3] {
+    // The namespace belongs to a thread, and ends with it.
+    let found = thread::scope(|scope| {
+        let tried = scope.spawn(|| {
+            let index = veth()?;
+            Ok([Mode::Native, Mode::Generic].map(|mode| try_on(program, index, mode)))
+        });
+        tried.join().unwrap_or_else(|_panic| Err(SystemError::new("the attempt failed")))
+    });
+    match found {
+        Ok([native, generic]) => {
+            let switch = [&native, &generic].into_iter().find_map(|tried| tried.as_ref().ok());
+            let switch = switch.cloned().unwrap_or_else(|| {
+                Err(SystemError::new("there was no link that could be switched"))
+            });
+            [native.map(drop), generic.map(drop), switch]
+        }
+        Err(error) => [(); 3].map(|()| Err(error.clone())),
+    }
+}
+
+/// Attaches, switches to the same program again, and detaches; how the switch went.
+fn try_on(program: BorrowedFd<'_>, index: u32, mode: Mode) -> Result<Attempt, SystemError> {
+    let what = format!("attaching a link to a virtual device of MTU {JUMBO} ({})", mode.name());
+    let link =
+        sys::link_create(program, index, mode).map_err(|error| SystemError::of(what, error))?;
+    let switched = sys::link_update(link.as_fd(), program);
+    Ok(switched.map_err(|error| SystemError::of("switching the program of a link", error)))
+}
+
+/// Takes this thread into a new network namespace with a pair of virtual devices; the index of one.
+fn veth() -> Result<u32, SystemError> {
+    const NAME: &str = "probe0";
+    let failed = |error: rtnetlink::Error| SystemError::of("making a virtual device (veth)", error);
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
+        SystemError::of("making a network namespace to try it in", io::Error::from(error))
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| SystemError::of("opening a netlink socket", error))?;
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|error| SystemError::of("opening a netlink socket", error))?;
+        tokio::spawn(connection);
+        let pair = LinkVeth::new(NAME, "probe1").mtu(JUMBO).build();
+        handle.link().add(pair).execute().await.map_err(failed)?;
+        let mut links = handle.link().get().match_name(NAME.to_owned()).execute();
+        let link: Option<LinkMessage> = links.try_next().await.map_err(failed)?;
+        let index = link
+            .map(|link| link.header.index)
+            .ok_or_else(|| SystemError::new("the virtual device that was made is not there"))?;
+        // Not every kernel takes the MTU of a device that is being made for both ends.
+        let change = LinkUnspec::new_with_index(index).mtu(JUMBO).build();
+        handle.link().set(change).execute().await.map_err(failed)?;
+        Ok(index)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trying_leaves_nothing_behind() {
+        let devices = || crate::netlink::devices::devices_now().expect("devices").len();
+        let before = devices();
+        let Abilities { maps, xdp, native, switch, .. } = Abilities::probe();
+        // With or without the rights: whatever fails names what was tried.
+        let errors = maps.into_iter().map(|(_, made)| made).chain([xdp, native, switch]);
+        for error in errors.filter_map(Result::err) {
+            assert!(error.to_string().contains(": "), "{error}");
+        }
+        assert_eq!(devices(), before);
+    }
+}

@@ -1,0 +1,223 @@
+//! What a layout says of itself: `name = value` lines, as in `guard-common/layout.lock`.
+//!
+//! A guard writes the lines of its layout into a pinned map, so that one of another layout, older or
+//! newer, finds counters by their meaning. The names of the lines that are read here stay what they are.
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{sys::RawMap, system_error::SystemError};
+use guard_common::{
+    layout::{self, ABOUT_BYTES},
+    names,
+    verdict::{Action, Reason},
+};
+
+/// Bytes of a struct that are believed.
+const MAX_VALUE: usize = 1 << 16;
+/// The lines of this layout.
+const OWN: &str = include_str!("../../../guard-common/layout.lock");
+/// Layouts that do not say what they are.
+const SILENT: [(u32, &str); 1] = [(3, include_str!("../../../guard-common/layouts/v3.lock"))];
+
+/// The lines of a layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct About(BTreeMap<String, String>);
+
+/// What a counter counts, as far as this build knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Whether a service decided.
+    pub(super) by_service: bool,
+    pub(super) action: Action,
+    pub(super) reason: Reason,
+    /// Number among the counters of the node or of the service.
+    pub(super) number: u32,
+}
+
+impl About {
+    /// This layout.
+    pub(super) fn own() -> Self {
+        Self::parse(OWN)
+    }
+
+    /// The layout that is pinned in a directory. None if nobody knows what it is.
+    pub(super) fn of(directory: &Path, version: u32) -> Result<Option<Self>, SystemError> {
+        let path = directory.join(names::MAP_ABOUT);
+        // A directory of that name is no map.
+        if path.exists() && !path.is_dir() {
+            let text = RawMap::open(&path).and_then(|map| map.lookup(&0_u32.to_ne_bytes()));
+            let text = text.map_err(|error| SystemError::of(path.display(), error))?;
+            let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+            let about = Self::parse(&String::from_utf8_lossy(text));
+            // Empty if its daemon was killed before it wrote.
+            if about.has_counters() {
+                return Ok(Some(about));
+            }
+        }
+        let known = SILENT.iter().find(|(known, _)| *known == version);
+        Ok(known.map(|(_, text)| Self::parse(text)))
+    }
+
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().filter_map(|line| line.split_once(" = "));
+        Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    /// The lines as the map holds them.
+    pub(super) fn text() -> layout::About {
+        let mut text = [0; ABOUT_BYTES];
+        for (to, from) in text.iter_mut().zip(OWN.bytes()) {
+            *to = from;
+        }
+        text
+    }
+
+    /// A number.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        self.0.get(name)?.parse().ok()
+    }
+
+    /// Where in a value a field of 64 bits is.
+    pub(super) fn word(&self, field: &str) -> Option<usize> {
+        self.0.get(field)?.strip_prefix("u64 at byte ")?.parse().ok()
+    }
+
+    /// Where in a value a field is.
+    pub(super) fn at(&self, field: &str) -> Option<usize> {
+        let (_, at) = self.0.get(field)?.rsplit_once(" at byte ")?;
+        at.parse().ok()
+    }
+
+    /// Bytes of a struct.
+    pub(super) fn value_size(&self, name: &str) -> Option<usize> {
+        self.0
+            .get(name)?
+            .strip_suffix(" bytes")?
+            .parse()
+            .ok()
+            .filter(|size| (1..=MAX_VALUE).contains(size))
+    }
+
+    /// Whether it says how counters are stored and what they count.
+    fn has_counters(&self) -> bool {
+        let fields = ["Counter.packets", "Counter.bytes"];
+        let numbers = [
+            "MAX_SERVICES",
+            "MAX_INTERFACES",
+            "LABEL_INTERFACES",
+            "layout::COUNTERS_PER_INTERFACE",
+            "layout::NODE_COUNTERS",
+            "layout::SERVICE_COUNTERS",
+        ];
+        fields.iter().all(|field| self.word(field).is_some())
+            && numbers.iter().all(|name| self.number(name).is_some())
+            && self.value_size("Counter").is_some()
+            && !self.counters().is_empty()
+    }
+
+    /// Whether lines that begin so are the same in both layouts, and there are some.
+    pub(super) fn agrees(&self, other: &Self, beginnings: &[&str]) -> bool {
+        let part = |about: &Self, beginning: &str| -> Vec<(String, String)> {
+            let lines = about.0.iter().filter(|(name, _)| name.starts_with(beginning));
+            lines.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        beginnings.iter().all(|beginning| {
+            let own = part(self, beginning);
+            !own.is_empty() && own == part(other, beginning)
+        })
+    }
+
+    /// The counters of an interface, those of one service for all.
+    pub(super) fn counters(&self) -> Vec<Counted> {
+        let node_counters = self.number("layout::NODE_COUNTERS").unwrap_or(0);
+        let counted = self.0.iter().filter_map(|(name, value)| {
+            let (of, verdict) = name.strip_prefix("counter of ")?.split_once(": ")?;
+            let by_service = of == "a service";
+            let (action, reason) = verdict.split_once(", ")?;
+            let number: u32 = value.parse().ok()?;
+            Some(Counted {
+                by_service,
+                action: Action::ALL.into_iter().find(|known| known.name() == action)?,
+                reason: Reason::from_name(reason)?,
+                number: if by_service { number.checked_sub(node_counters)? } else { number },
+            })
+        });
+        counted.collect()
+    }
+
+    /// How many reasons there are.
+    pub(super) fn reasons(&self) -> u32 {
+        let reasons = self.0.keys().filter(|name| name.starts_with("Reason ")).count();
+        u32::try_from(reasons).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_common::{
+        counters,
+        verdict::{NODE_REASONS, Verdict},
+    };
+
+    use super::*;
+
+    #[test]
+    fn the_own_layout_is_read_as_it_is() {
+        assert!(OWN.len() < ABOUT_BYTES, "{} bytes", OWN.len());
+        let own = About::own();
+        assert_eq!(own.number("LAYOUT_VERSION"), Some(layout::LAYOUT_VERSION));
+        assert_eq!(own.word("Counter.bytes"), Some(8));
+        assert_eq!(own.reasons(), u32::from(Reason::COUNT));
+        let counters = own.counters();
+        for Counted { by_service, action, reason, number } in &counters {
+            let (verdict, first) = if *by_service {
+                (Verdict::of_service(*action, *reason, 0), counters::NODE_COUNTERS)
+            } else {
+                (Verdict::of_node(*action, *reason), 0)
+            };
+            assert_eq!(counters::counter(verdict), first + number);
+            assert_eq!(*by_service, *reason as u8 >= NODE_REASONS);
+        }
+        let meanings = (0..counters::NODE_COUNTERS + counters::SERVICE_COUNTERS)
+            .filter(|index| counters::counter_meaning(*index).is_some());
+        assert_eq!(counters.len(), meanings.count());
+    }
+
+    #[test]
+    fn silent_layouts_are_known() {
+        for (version, text) in SILENT {
+            let about = About::parse(text);
+            assert_eq!(about.number("LAYOUT_VERSION"), Some(version));
+            assert!(about.has_counters());
+        }
+    }
+
+    #[test]
+    fn layouts_agree_where_lines_are_the_same() {
+        let own = About::own();
+        let mut other = own.clone();
+        assert!(own.agrees(&other, &["BucketStates", "Unit "]));
+        assert!(!own.agrees(&other, &["No such line"]));
+        other.0.insert("Unit Frames".to_owned(), "3".to_owned());
+        assert!(!own.agrees(&other, &["Unit "]));
+        assert!(own.agrees(&other, &["BucketStates"]));
+    }
+
+    #[test]
+    fn damaged_lines_are_no_layout() {
+        let whole = About::own();
+        assert!(whole.has_counters());
+        for (name, value) in [
+            ("Counter", "18446744073709551615 bytes"),
+            ("Counter", "0 bytes"),
+            ("Counter.packets", "u32 at byte 0"),
+            ("Counter.bytes", ""),
+        ] {
+            let mut damaged = whole.clone();
+            damaged.0.insert(name.to_owned(), value.to_owned());
+            assert!(!damaged.has_counters(), "{name} = {value}");
+        }
+        assert!(!About::parse(&OWN[..OWN.len() / 4]).has_counters());
+        assert!(!About::parse("").has_counters());
+    }
+}

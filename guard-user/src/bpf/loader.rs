@@ -1,0 +1,403 @@
+//! A generation: one program on policy maps of its own, complete before anything is switched.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::PathBuf,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, HashMap},
+    programs,
+};
+use guard_common::{
+    bucket::{LONGEST_TICK_NS, TICKS_PER_NS},
+    layout::{BucketStates, MemberKey},
+    names,
+    tables::{Service, Setting},
+    trie::Root,
+};
+use nix::time::{ClockId, clock_getres};
+
+use super::{member_slots, pinned_maps::PinnedMaps, program::Program, self_test};
+use crate::{
+    attach_mode::Hook, embedded_object::kernel_object, policy::compiled::CompiledPolicy,
+    system_error::SystemError,
+};
+
+/// Frames shorter than an Ethernet header cannot be handed to the kernel
+/// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
+pub const SHORTEST_FRAME: usize = 14;
+
+/// Where the maps that all generations share come from.
+#[derive(Debug, Clone)]
+pub enum Maps {
+    /// Pinned in this directory, made there if they are not.
+    Pinned(PathBuf),
+    /// New ones, that end with the generation: for replay and tests.
+    Private,
+}
+
+/// How a generation is loaded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The shared maps.
+    pub maps: Maps,
+    /// The secret key of hashed buckets.
+    pub key: [u64; 2],
+    /// Whether refused frames are told of.
+    pub sampling: bool,
+    /// What the verifier writes down if it refuses the program. Everything helps to find out why, and
+    /// is up to 16 MB that take ten times as long.
+    pub verifier_log: VerifierLogLevel,
+}
+
+impl Options {
+    /// Where the verifier writes down everything if it refuses the program.
+    pub fn new(maps: Maps, key: [u64; 2], sampling: bool) -> Self {
+        Self { maps, key, sampling, verifier_log: VerifierLogLevel::default() }
+    }
+
+    /// The shared maps by name, and where they are pinned.
+    fn pins(&self) -> Vec<(&'static str, PathBuf)> {
+        match &self.maps {
+            Maps::Pinned(directory) => {
+                names::SHARED_MAPS.into_iter().map(|name| (name, directory.join(name))).collect()
+            }
+            Maps::Private => Vec::new(),
+        }
+    }
+}
+
+/// The kernel object of this binary.
+///
+/// # Errors
+/// It was built without one.
+pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
+    kernel_object().ok_or_else(|| {
+        SystemError::new(
+            "this binary carries no kernel object: it can check, trace and replay, but guard \
+             nothing",
+        )
+        .hint("build it with `cargo xtask build`")
+    })
+}
+
+/// A loaded policy.
+#[cfg_attr(not(feature = "log"), derive(Debug))]
+#[cfg_attr(
+    feature = "log",
+    expect(missing_debug_implementations, reason = "aya's logger has none")
+)]
+pub struct Generation {
+    ebpf: Ebpf,
+    /// The hook that it was loaded for.
+    hook: Hook,
+    /// Ids of the loaded programs.
+    ids: BTreeMap<Hook, u32>,
+    #[cfg(feature = "log")]
+    flush_log: Option<Box<dyn FnMut()>>,
+}
+
+impl Generation {
+    /// Loads a policy and the program that enforces it at the XDP hook. Nothing is attached yet;
+    /// dropped, it leaves nothing behind but pinned shared maps.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or judges by it otherwise than the host does.
+    pub fn load(policy: &CompiledPolicy, options: &Options) -> Result<Self, SystemError> {
+        Self::load_for(Hook::Xdp, policy, options)
+    }
+
+    /// The same for a hook.
+    pub fn load_for(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        options: &Options,
+    ) -> Result<Self, SystemError> {
+        Self::build(policy, options, hook, hook.program())
+    }
+
+    /// Sees that the kernel judges by the tables of this generation as the host does by this
+    /// policy's. [`Generation::load`] has done it.
+    ///
+    /// # Errors
+    /// It does not, or cannot be asked.
+    pub fn rehearse(&mut self, policy: &CompiledPolicy) -> Result<(), SystemError> {
+        self_test::rehearse(&mut self.ebpf, policy)
+    }
+
+    /// Loads a policy for [`Generation::judge`], on maps of its own.
+    pub fn for_tests(policy: &CompiledPolicy, key: [u64; 2]) -> Result<Self, SystemError> {
+        Self::for_tests_of(Hook::Xdp, policy, key)
+    }
+
+    /// The same, with the program for a hook.
+    pub fn for_tests_of(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        key: [u64; 2],
+    ) -> Result<Self, SystemError> {
+        let options = Options::new(Maps::Private, key, false);
+        Self::build(policy, &options, hook, hook.verdict_program())
+    }
+
+    fn build(
+        policy: &CompiledPolicy,
+        options: &Options,
+        hook: Hook,
+        program: &str,
+    ) -> Result<Self, SystemError> {
+        let missing: Vec<PathBuf> =
+            options.pins().into_iter().map(|(_, pin)| pin).filter(|pin| !pin.exists()).collect();
+        Self::try_build(policy, options, hook, program).inspect_err(|_| {
+            // What this build has pinned guards nothing and counts nothing. What else there was is
+            // somebody's.
+            for pin in missing.iter().filter(|pin| pin.exists()) {
+                if let Err(error) = fs::remove_file(pin) {
+                    tracing::error!("removing the pin `{}`: {error}", pin.display());
+                }
+            }
+        })
+    }
+
+    fn try_build(
+        policy: &CompiledPolicy,
+        options: &Options,
+        hook: Hook,
+        program: &str,
+    ) -> Result<Self, SystemError> {
+        let object = require_kernel_object()?;
+        let globals = Globals::new(policy, options)?;
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(options.verifier_log);
+        globals.set(&mut loader);
+        loader.override_global(names::GLOBAL_PORTS, policy.ports.as_slice(), true);
+        let pins = options.pins();
+        for (name, pin) in &pins {
+            loader.map_pin_path(name, pin.as_path());
+        }
+        loader.override_global(names::GLOBAL_ROOT4, policy.trie4.root(), true);
+        loader.override_global(names::GLOBAL_ROOT6, policy.trie6.root(), true);
+        for (name, len) in [
+            (names::MAP_CLASSES, policy.classes.len()),
+            (names::MAP_NODES4, policy.trie4.nodes().len()),
+            (names::MAP_LEAVES4, policy.trie4.leaves().len()),
+            (names::MAP_NODES6, policy.trie6.nodes().len()),
+            (names::MAP_LEAVES6, policy.trie6.leaves().len()),
+            (names::MAP_MEMBER_SLOTS, policy.members.len()),
+        ] {
+            loader.map_max_entries(name, entries(len));
+        }
+        if matches!(options.maps, Maps::Private) {
+            for name in [names::MAP_MEMBERS, names::MAP_MEMBER_KEYS] {
+                loader.map_max_entries(name, entries(policy.members.len()));
+            }
+        }
+        let mut ebpf = loader
+            .load(object)
+            .map_err(|error| SystemError::of("making the maps of the kernel object", error))?;
+        fill(&mut ebpf, policy)?;
+        let id = load_program(&mut ebpf, program)?;
+        if program == hook.program() {
+            self_test::rehearse(&mut ebpf, policy)?;
+        }
+        Ok(Self {
+            #[cfg(feature = "log")]
+            flush_log: logger(&mut ebpf),
+            ebpf,
+            hook,
+            ids: BTreeMap::from([(hook, id)]),
+        })
+    }
+
+    /// Loads the program for a hook, too, on the same maps; its id. A hook that has one already
+    /// keeps it.
+    pub fn add(&mut self, hook: Hook) -> Result<u32, SystemError> {
+        if let Some(id) = self.ids.get(&hook) {
+            return Ok(*id);
+        }
+        let id = load_program(&mut self.ebpf, hook.program())?;
+        self.ids.insert(hook, id);
+        Ok(id)
+    }
+
+    /// Development only: hands the program's log lines to the logger of this process.
+    #[cfg(feature = "log")]
+    pub fn flush_log(&mut self) {
+        if let Some(flush) = &mut self.flush_log {
+            flush();
+        }
+    }
+
+    /// Id of the program that it was loaded with.
+    pub fn program_id(&self) -> u32 {
+        self.ids.get(&self.hook).copied().unwrap_or(0)
+    }
+
+    /// Ids of its programs.
+    pub fn program_ids(&self) -> &BTreeMap<Hook, u32> {
+        &self.ids
+    }
+
+    /// The program for a hook, as the kernel tells of it now.
+    pub fn describe(&self, hook: Hook) -> Result<Program, SystemError> {
+        let program = self.ebpf.program(hook.program());
+        let info = program.ok_or_else(|| missing(hook.program()))?.info();
+        let info = info.map_err(|error| SystemError::of("asking for the program", error))?;
+        Ok(Program::from(&info))
+    }
+
+    /// Descriptor of the program for a hook, which has been loaded.
+    pub fn program(&self, hook: Hook) -> Result<BorrowedFd<'_>, SystemError> {
+        let program = self.ebpf.program(hook.program());
+        let program = program.ok_or_else(|| missing(hook.program()))?;
+        let fd = program.fd().map_err(|error| SystemError::of("the program", error))?;
+        Ok(fd.as_fd())
+    }
+
+    pub(super) fn hook(&self) -> Hook {
+        self.hook
+    }
+
+    pub(super) fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    /// The shared maps of this generation.
+    pub fn shared(&mut self) -> Result<PinnedMaps, SystemError> {
+        PinnedMaps::take(&mut self.ebpf)
+    }
+}
+
+/// The reader of the program's log lines; none if the object was built without them.
+#[cfg(feature = "log")]
+fn logger(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut()>> {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => Some(Box::new(move || logger.flush())),
+        Err(error) => {
+            tracing::warn!("no log lines from the kernel: {error}");
+            None
+        }
+    }
+}
+
+/// Values of the read-only globals, which the loader borrows.
+struct Globals(Vec<(&'static str, u64)>);
+
+impl Globals {
+    fn new(policy: &CompiledPolicy, options: &Options) -> Result<Self, SystemError> {
+        let settings = Setting::ALL.map(|setting| policy.settings.get(setting));
+        let mut globals = vec![
+            (names::GLOBAL_SAMPLING, u64::from(options.sampling)),
+            (names::GLOBAL_JIFFY, jiffy()?),
+        ];
+        globals.extend(names::GLOBAL_SETTINGS.into_iter().zip(settings));
+        let Root { shared, skip } = policy.trie4.begin();
+        globals.extend(names::GLOBAL_BEGIN4.into_iter().zip([shared, skip].map(u64::from)));
+        let Root { shared: [high, low], skip } = policy.trie6.begin();
+        globals.extend(names::GLOBAL_BEGIN6.into_iter().zip([high, low, skip.into()]));
+        globals.extend(names::GLOBAL_KEY.into_iter().zip(options.key));
+        globals.extend(names::GLOBAL_UNPACKS.into_iter().zip(policy.unpacks));
+        Ok(Self(globals))
+    }
+
+    fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (name, value) in &self.0 {
+            loader.override_global(name, value, true);
+        }
+    }
+}
+
+/// Ticks of the limiter's clock in a timer tick of this kernel, which is the resolution of its
+/// coarse clocks (`KTIME_LOW_RES`, `include/linux/hrtimer_defs.h`).
+fn jiffy() -> Result<u64, SystemError> {
+    let what = "asking how often the kernel's timer ticks";
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_err(|error| SystemError::of(what, error))?;
+    let ns = u64::try_from(Duration::from(tick).as_nanos()).unwrap_or(0);
+    // As long as the compiler of policies reckons with, at most: shorter bursts were refused.
+    if !(1..=LONGEST_TICK_NS).contains(&ns) {
+        let message = format!("{what}: every {ns} ns, expected up to {LONGEST_TICK_NS}");
+        return Err(SystemError::new(message));
+    }
+    Ok(ns * TICKS_PER_NS)
+}
+
+fn entries(prefixes: usize) -> u32 {
+    u32::try_from(prefixes).unwrap_or(u32::MAX).max(1)
+}
+
+fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
+    let failed = |name: &'static str| {
+        move |error: aya::maps::MapError| SystemError::of(format_args!("filling {name}"), error)
+    };
+
+    let mut services: Array<_, Service> = map(ebpf, names::MAP_SERVICES)?;
+    for service in &policy.services {
+        services
+            .set(service.slot.into(), service.service, 0)
+            .map_err(failed(names::MAP_SERVICES))?;
+    }
+    fill_array(ebpf, names::MAP_CLASSES, &policy.classes)?;
+    fill_array(ebpf, names::MAP_NODES4, policy.trie4.nodes())?;
+    fill_array(ebpf, names::MAP_LEAVES4, policy.trie4.leaves())?;
+    fill_array(ebpf, names::MAP_NODES6, policy.trie6.nodes())?;
+    fill_array(ebpf, names::MAP_LEAVES6, policy.trie6.leaves())?;
+    let [keys, states] = ebpf.maps_disjoint_mut([names::MAP_MEMBER_KEYS, names::MAP_MEMBERS]);
+    let mut keys: HashMap<_, MemberKey, u32> = typed(keys, names::MAP_MEMBER_KEYS)?;
+    let mut states: Array<_, BucketStates> = typed(states, names::MAP_MEMBERS)?;
+    let places = member_slots::places(&mut keys, &mut states, policy)?;
+    fill_array(ebpf, names::MAP_MEMBER_SLOTS, &places)
+}
+
+/// Fills an array from its first entry on.
+fn fill_array<T: aya::Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    values: &[T],
+) -> Result<(), SystemError> {
+    let mut array: Array<_, T> = map(ebpf, name)?;
+    for (index, value) in (0..).zip(values) {
+        array
+            .set(index, value, 0)
+            .map_err(|error| SystemError::of(format_args!("filling {name}"), error))?;
+    }
+    Ok(())
+}
+
+fn map<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> Result<T, SystemError>
+where
+    T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    typed(ebpf.map_mut(name), name)
+}
+
+fn typed<M, T>(map: Option<M>, name: &str) -> Result<T, SystemError>
+where
+    T: TryFrom<M, Error = aya::maps::MapError>,
+{
+    let map = map.ok_or_else(|| missing(name))?;
+    T::try_from(map).map_err(|error| SystemError::of(name, error))
+}
+
+/// Loads a program of the kernel object; its id.
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<u32, SystemError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    match program {
+        programs::Program::Xdp(program) => program.load(),
+        programs::Program::SchedClassifier(program) => program.load(),
+        _ => return Err(missing(name)),
+    }
+    .map_err(|error| SystemError::of("loading the program", error))?;
+    let info = program.info().map_err(|error| SystemError::of("asking for the program", error))?;
+    Ok(info.id())
+}
+
+pub(super) fn missing(name: &str) -> SystemError {
+    SystemError::new(format!("the kernel object has no `{name}`"))
+        .hint("build binary and object together with `cargo xtask build`")
+}

@@ -1,0 +1,228 @@
+//! Counters and bucket states taken over from guards of other layouts.
+//!
+//! Each other guard has a slot ([`Origin`]), identified by the id of its counter map. A slot is only ever
+//! raised to what that guard reports. If two guards have carried from each other, because a take-over was
+//! killed and then reversed, each skips the slot of its own counters, so that no frame is counted twice.
+//! Slots of guards that no longer exist are added to [`Carried::settled`], which frees them.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, MapData, MapError};
+
+use super::{LAST_ROW, OTHERS, PinnedMaps, read, row_of, sum, write};
+use crate::system_error::SystemError;
+use guard_common::{
+    counters::{self, COUNTERS},
+    layout::{
+        BucketStates, CARRIED, Carried, Counter, LABEL_INTERFACES, MemberKey, ORIGINS,
+        TALLY_ORIGINS,
+    },
+    names,
+    verdict::{MAX_SERVICES, Verdict},
+};
+
+/// The slot of another guard's counts: an index of [`Carried::of`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::bpf) struct Origin(usize);
+
+impl PinnedMaps {
+    /// The id of this guard's counter map, which identifies the guard.
+    pub(in crate::bpf) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The slot of another guard, assigned if it has none yet. None if all slots are taken.
+    pub(in crate::bpf) fn origin(&mut self, id: u32) -> Result<Option<Origin>, SystemError> {
+        let mut free = None;
+        for (nth, index) in (0..).zip(TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS) {
+            let taken = self.tally(index)?;
+            if taken == u64::from(id) {
+                return Ok(Some(Origin(nth)));
+            }
+            if taken == 0 {
+                free = free.or(Some((nth, index)));
+            }
+        }
+        let Some((nth, index)) = free else { return Ok(None) };
+        self.tallies.set(index, u64::from(id), 0).map_err(write(names::MAP_TALLIES))?;
+        Ok(Some(Origin(nth)))
+    }
+
+    /// Adds all slots to the settled counts and frees them. To be called only when no other guard is left:
+    /// a guard that is could report the same counts again.
+    pub(crate) fn settle(&mut self) -> Result<(), SystemError> {
+        let mut tallies = TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS;
+        if tallies.try_fold(true, |none, index| Ok(none && self.tally(index)? == 0))? {
+            return Ok(());
+        }
+        for index in 0..CARRIED {
+            let Carried { settled, of } = self.carried_apart(index)?;
+            if of != <[Counter; ORIGINS as usize]>::default() {
+                // One system call per entry, so a kill leaves each entry either merged or as it was.
+                let settled = sum(of.iter().chain([&settled]));
+                self.set_carried(index, Carried { settled, ..Carried::default() })?;
+            }
+        }
+        for index in TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS {
+            self.tallies.set(index, 0, 0).map_err(write(names::MAP_TALLIES))?;
+        }
+        Ok(())
+    }
+
+    /// Raises the counter of a verdict in another guard's slot.
+    pub(in crate::bpf) fn raise_counter(
+        &mut self,
+        origin: Origin,
+        row: u32,
+        verdict: Verdict,
+        counted: Counter,
+    ) -> Result<(), SystemError> {
+        let index = row * counters::COUNTERS_PER_INTERFACE + counters::counter(verdict);
+        self.raise_carried(origin, index, counted)
+    }
+
+    /// Raises the number of events that another guard emitted (`which` 0), suppressed (1) or lost (2).
+    pub(in crate::bpf) fn raise_events(
+        &mut self,
+        origin: Origin,
+        which: u32,
+        packets: u64,
+    ) -> Result<(), SystemError> {
+        self.raise_carried(origin, COUNTERS + which, Counter { packets, bytes: 0 })
+    }
+
+    /// The sum of what guards of other layouts have counted.
+    pub(super) fn carried(&self, index: u32) -> Result<Counter, SystemError> {
+        let Carried { settled, of } = self.carried_apart(index)?;
+        Ok(sum(of.iter().chain([&settled])))
+    }
+
+    fn carried_apart(&self, index: u32) -> Result<Carried, SystemError> {
+        self.carried.get(&index, 0).map_err(read(names::MAP_CARRIED))
+    }
+
+    fn set_carried(&mut self, index: u32, carried: Carried) -> Result<(), SystemError> {
+        self.carried.set(index, carried, 0).map_err(write(names::MAP_CARRIED))
+    }
+
+    fn raise_carried(
+        &mut self,
+        Origin(nth): Origin,
+        index: u32,
+        counted: Counter,
+    ) -> Result<(), SystemError> {
+        if counted == Counter::default() {
+            return Ok(());
+        }
+        let mut carried = self.carried_apart(index)?;
+        let before = carried;
+        if let Some(of) = carried.of.get_mut(nth) {
+            of.packets = of.packets.max(counted.packets);
+            of.bytes = of.bytes.max(counted.bytes);
+        }
+        if carried == before { Ok(()) } else { self.set_carried(index, carried) }
+    }
+
+    /// The slots of the services of another layout, by the slots that they have there ([`claim_slots`]).
+    pub(in crate::bpf) fn claim_services(
+        &mut self,
+        services: BTreeMap<u32, String>,
+    ) -> Result<BTreeMap<u32, u8>, SystemError> {
+        let taken = self.service_labels()?;
+        let mut labels = taken.clone();
+        let slots = claim_slots(&mut labels, services);
+        for (slot, label) in labels.iter().filter(|(slot, _)| !taken.contains_key(slot)) {
+            self.set_label((*slot).into(), label)?;
+        }
+        Ok(slots)
+    }
+
+    /// The row of an interface of another layout, likewise; the last one if no other is free.
+    pub(in crate::bpf) fn claim_row(&mut self, name: &str) -> Result<u32, SystemError> {
+        let labels = self.interface_labels()?;
+        let (row, is_new) = row_of(&labels, name);
+        if is_new {
+            self.set_label(LABEL_INTERFACES + row, if row == LAST_ROW { OTHERS } else { name })?;
+        }
+        Ok(row)
+    }
+
+    /// Raises a tally to what another layout has counted.
+    pub(in crate::bpf) fn raise_tally(
+        &mut self,
+        index: u32,
+        count: u64,
+    ) -> Result<(), SystemError> {
+        if count > self.tally(index)? {
+            self.tallies.set(index, count, 0).map_err(write(names::MAP_TALLIES))?;
+        }
+        Ok(())
+    }
+
+    /// Empties the bucket of a service as far as another layout has.
+    pub(in crate::bpf) fn raise_total(
+        &mut self,
+        slot: u8,
+        states: BucketStates,
+    ) -> Result<(), SystemError> {
+        raise(&mut self.totals, slot.into(), states, names::MAP_TOTALS)
+    }
+
+    /// The bucket of sources that are no members, likewise.
+    pub(in crate::bpf) fn raise_hashed(
+        &mut self,
+        index: u32,
+        states: BucketStates,
+    ) -> Result<(), SystemError> {
+        raise(&mut self.hashed, index, states, names::MAP_HASHED)
+    }
+
+    /// The bucket of a member, likewise, if it has one here.
+    pub(in crate::bpf) fn raise_member(
+        &mut self,
+        key: &MemberKey,
+        states: BucketStates,
+    ) -> Result<(), SystemError> {
+        match self.member_keys.get(key, 0) {
+            Ok(place) => raise(&mut self.members, place, states, names::MAP_MEMBERS),
+            Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(read(names::MAP_MEMBER_KEYS)(error)),
+        }
+    }
+}
+
+/// Gives the services of another layout slots among those that are taken: the one that a service has, else the
+/// same one or a free one, which is taken from then on. Those that find none are left out.
+pub(in crate::bpf) fn claim_slots(
+    taken: &mut BTreeMap<u8, String>,
+    services: BTreeMap<u32, String>,
+) -> BTreeMap<u32, u8> {
+    let mut slots = BTreeMap::new();
+    for (slot, label) in services {
+        let known = taken.iter().find(|(_, known)| **known == label).map(|(own, _)| *own);
+        let same = u8::try_from(slot).ok().filter(|slot| *slot < MAX_SERVICES);
+        let free =
+            || same.into_iter().chain(0..MAX_SERVICES).find(|slot| !taken.contains_key(slot));
+        let Some(own) = known.or_else(free) else { continue };
+        slots.insert(slot, own);
+        taken.insert(own, label);
+    }
+    slots
+}
+
+/// Empties a bucket as far as a state says: the later of two times at which it is full again holds.
+fn raise(
+    buckets: &mut Array<MapData, BucketStates>,
+    index: u32,
+    states: BucketStates,
+    name: &'static str,
+) -> Result<(), SystemError> {
+    if states == [0; 3] {
+        return Ok(());
+    }
+    let mut later = buckets.get(&index, 0).map_err(read(name))?;
+    for (now, state) in later.iter_mut().zip(states) {
+        *now = state.max(*now);
+    }
+    buckets.set(index, later, 0).map_err(write(name))
+}

@@ -1,0 +1,489 @@
+//! The pin directory: `<bpf-dir>/v<layout version>/` holds the shared maps by name and the links
+//! as `link-<interface>`, those of the tc hook as `link-<interface>:tcx`.
+//!
+//! Nothing is trusted because it is already there: the version is in the path, and what the kernel
+//! says of a pinned map is compared with what this binary would make.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use aya::maps::MapInfo;
+use aya_obj::Object;
+use guard_common::{layout::LAYOUT_VERSION, names};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::{
+        statfs::{FsType, Statfs, statfs},
+        statvfs::{FsFlags, statvfs},
+    },
+};
+
+use super::{
+    link::Link,
+    pinned_maps::PinnedMaps,
+    takeover::{self, Other},
+};
+use crate::{attach_mode::Hook, embedded_object::kernel_object, sys, system_error::SystemError};
+
+/// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
+const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
+/// Inode of the root of every bpf file system (`simple_fill_super`, fs/libfs.c).
+const BPF_FS_ROOT: u64 = 1;
+/// The usual mount point of the bpf file system.
+const BPF_FS: &str = "/sys/fs/bpf";
+const LINK_PREFIX: &str = "link-";
+/// Behind the name of an interface, which has no colon in it: a link of the tc hook. For a moment
+/// an interface can have one of each hook.
+const TC_SUFFIX: &str = ":tcx";
+
+/// The layout version of this process.
+static VERSION: AtomicU32 = AtomicU32::new(LAYOUT_VERSION);
+
+/// Makes this process one of another layout version. For the binary with which tests upgrade and
+/// downgrade; what the maps hold stays the same.
+#[doc(hidden)]
+pub fn be_of_layout(version: u32) {
+    VERSION.store(version, Ordering::Relaxed);
+}
+
+fn own_version() -> u32 {
+    VERSION.load(Ordering::Relaxed)
+}
+
+/// The pin directory of a guard.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+/// The shared maps by descriptor, so that their pins can be made again.
+#[derive(Debug)]
+pub struct HeldMaps(Vec<(&'static str, OwnedFd)>);
+
+/// Held while a daemon uses a pin directory.
+#[derive(Debug)]
+pub struct PinLock {
+    directory: Flock<fs::File>,
+}
+
+impl PinLock {
+    /// Whether this is still the lock of that directory: not if another one has taken its place.
+    pub fn is_of(&self, pins: &Pins) -> bool {
+        let identity = |metadata: io::Result<fs::Metadata>| {
+            metadata.ok().map(|metadata| (metadata.dev(), metadata.ino()))
+        };
+        identity(self.directory.metadata()) == identity(fs::metadata(&pins.root))
+    }
+}
+
+impl Pins {
+    /// Names a directory; it need not exist.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Whether there is such a directory.
+    pub fn exists(&self) -> Result<bool, SystemError> {
+        match fs::metadata(&self.root) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => {
+                let what = format!("looking at the pin directory `{}`", self.root.display());
+                Err(SystemError::of(what, error))
+            }
+        }
+    }
+
+    /// Where this version's pins are.
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(format!("v{}", own_version()))
+    }
+
+    /// Makes the directory of this version's pins, too.
+    pub fn create(&self) -> Result<(), SystemError> {
+        self.create_root()?;
+        make_directory(&self.directory())
+    }
+
+    /// Makes the directory, for root or the daemon's user alone. Fails if it is on no bpf file
+    /// system.
+    pub fn create_root(&self) -> Result<(), SystemError> {
+        let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        let known = statfs(parent)
+            .map_err(|error| SystemError::of(parent.display(), io::Error::from(error)))?;
+        if !is_bpf(&known) {
+            return Err(SystemError::new(format!(
+                "`{}` is not on a bpf file system",
+                self.root.display()
+            ))
+            .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
+        }
+        self.check_writable()?;
+        // The whole file system is everybody's; its modes are not ours to change. A directory of it
+        // that is mounted here, as the unit does it, is ours like any other.
+        let inode = fs::metadata(&self.root).ok().map(|metadata| metadata.ino());
+        if inode == Some(BPF_FS_ROOT) {
+            return Err(SystemError::new(format!(
+                "`{}` is a whole bpf file system, which others may use, too",
+                self.root.display()
+            ))
+            .hint("name a directory in it: `--bpf-dir` makes it"));
+        }
+        make_directory(&self.root)?;
+        // Also when somebody else made it: file modes are what keeps strangers from the pins.
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
+            .map_err(making(&self.root))
+    }
+
+    /// Fails if nothing can be pinned because the file system is mounted read-only: maps that are
+    /// pinned there cannot be opened to be written either (`bpf_obj_do_get`, kernel/bpf/inode.c).
+    pub fn check_writable(&self) -> Result<(), SystemError> {
+        let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+        let known = statvfs(parent)
+            .map_err(|error| SystemError::of(parent.display(), io::Error::from(error)))?;
+        if !known.flags().contains(FsFlags::ST_RDONLY) {
+            return Ok(());
+        }
+        let what = format!("the bpf file system of `{}` is mounted read-only", self.root.display());
+        Err(SystemError::new(what).hint("`mount -o remount,rw` it; what is pinned there stays"))
+    }
+
+    /// Takes the directory for this process alone, until the lock is dropped.
+    pub fn lock(&self) -> Result<PinLock, SystemError> {
+        let directory = fs::File::open(&self.root)
+            .map_err(|error| SystemError::of(self.root.display(), error))?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(directory) => Ok(PinLock { directory }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(SystemError::new(format!(
+                "another trainguard daemon uses `{}`",
+                self.root.display()
+            ))
+            .hint("stop it first, or give this one directories of its own (`--bpf-dir`, `--run-dir`, `--state-dir`)")),
+            Err((_, error)) => Err(SystemError::of(self.root.display(), io::Error::from(error))),
+        }
+    }
+
+    /// Opens the pinned shared maps, to hold them.
+    pub fn hold_maps(&self) -> Result<HeldMaps, SystemError> {
+        let held = names::SHARED_MAPS.into_iter().map(|name| {
+            let opened = sys::open_pinned(&self.directory().join(name));
+            let map = opened
+                .map_err(|error| SystemError::of(format_args!("opening the pin {name}"), error))?;
+            Ok((name, map))
+        });
+        Ok(HeldMaps(held.collect::<Result<_, _>>()?))
+    }
+
+    /// Pins maps again whose pins somebody removed; how many. A generation that is loaded next
+    /// would otherwise begin with new ones: counters at zero, buckets full.
+    pub fn mend_maps(&self, held: &HeldMaps) -> Result<usize, SystemError> {
+        let HeldMaps(held) = held;
+        let missing: Vec<_> =
+            held.iter().filter(|(name, _)| !self.directory().join(name).exists()).collect();
+        if !missing.is_empty() {
+            self.create()?;
+        }
+        for (name, map) in &missing {
+            sys::pin(map.as_fd(), &self.directory().join(name))
+                .map_err(|error| SystemError::of(format_args!("pinning {name} again"), error))?;
+        }
+        Ok(missing.len())
+    }
+
+    /// Compares the pinned maps with what this binary would make, listing every difference.
+    pub fn check_layout(&self) -> Result<(), SystemError> {
+        let Some(object) = kernel_object() else { return Ok(()) };
+        let object = Object::parse(object)
+            .map_err(|error| SystemError::of("reading the kernel object", error))?;
+        let mut differences = Vec::new();
+        for name in names::SHARED_MAPS {
+            let path = self.directory().join(name);
+            if !path.exists() {
+                continue;
+            }
+            let Some(wanted) = object.maps.get(name) else { continue };
+            let found =
+                MapInfo::from_pin(&path).map_err(|error| SystemError::of(path.display(), error))?;
+            let kind = found.map_type().map_or(0, |kind| kind as u32);
+            let facts = [
+                ("type", kind, wanted.map_type()),
+                ("key size", found.key_size(), wanted.key_size()),
+                ("value size", found.value_size(), wanted.value_size()),
+                ("entries", found.max_entries(), wanted.max_entries()),
+                ("flags", found.map_flags(), wanted.map_flags()),
+            ];
+            for (what, found, wanted) in facts {
+                // The kernel rounds the ring up to pages, and gives it no key and no value.
+                let ring = name == names::MAP_EVENTS && what != "type" && what != "entries";
+                if found != wanted && !ring {
+                    differences.push(format!("{name}: {what} {found}, expected {wanted}"));
+                }
+            }
+        }
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(SystemError::new(format!(
+            "`{}` holds maps of another layout: {}",
+            self.directory().display(),
+            differences.join("; ")
+        ))
+        .hint("take the old guard off with `trainguard detach`, then start again"))
+    }
+
+    /// Guards of other layouts, the oldest first, whose links and maps are to be taken over.
+    ///
+    /// # Errors
+    /// One of them is newer and guards an interface, and `newer` does not allow to take that over: who
+    /// started an older binary may not have meant to.
+    pub fn others(&self, newer: &Newer) -> Result<Vec<Other>, SystemError> {
+        let (own, mut others) = (own_version(), Vec::new());
+        for (version, directory) in self.versions()? {
+            if version == own {
+                continue;
+            }
+            let alive = links_in(&directory)?.into_iter().find(|(_, link)| link.is_alive());
+            if let (Some((name, _)), Newer::Refuse { instead }) = (alive, newer)
+                && version > own
+            {
+                return Err(SystemError::new(format!(
+                    "`{name}` is guarded by a newer trainguard, of layout {version} (`{}`); this one is \
+                     of layout {own}, and changes nothing",
+                    directory.display()
+                ))
+                .hint(format!(
+                    "install the newer one again, or take over from it, without a gap: `{instead}`; \
+                     then start again"
+                )));
+            }
+            // Nothing is pinned there, or nothing any more.
+            if fs::remove_dir(&directory).is_ok() {
+                continue;
+            }
+            others.push(Other::at(directory, version)?);
+        }
+        Ok(others)
+    }
+
+    /// The shared maps, for readers without a daemon; none if nothing is pinned.
+    ///
+    /// # Errors
+    /// Only guards of other layouts are attached, which count in maps of their own. Or the maps cannot be read.
+    pub fn shared(&self) -> Result<Option<PinnedMaps>, SystemError> {
+        let own = own_version();
+        let mut guarding = Vec::new();
+        for (version, directory) in self.versions()? {
+            if links_in(&directory)?.iter().any(|(_, link)| link.is_alive()) {
+                guarding.push(version);
+            }
+        }
+        if let Some(version) = guarding.first().filter(|_| !guarding.contains(&own)) {
+            return Err(SystemError::new(format!(
+                "what guards is of layout {version}, and this trainguard is of layout {own}: it does not \
+                 read those counters"
+            ))
+            .hint("ask with the version that the daemon is of; a daemon of this one goes on with them"));
+        }
+        if !self.has_maps() {
+            return Ok(None);
+        }
+        let mut others = self.versions()?.into_iter().filter(|(version, _)| *version != own);
+        if let Some((version, _)) = others.find(|(_, path)| path.join(names::MAP_COUNTERS).exists())
+        {
+            return Err(SystemError::new(format!(
+                "a take-over between layouts {version} and {own} has not ended: part of what was counted \
+                 is in the maps of either"
+            ))
+            .hint("start the daemon, which ends it"));
+        }
+        self.check_layout()?;
+        PinnedMaps::open(&self.directory()).map(Some)
+    }
+
+    /// Whether a link is pinned in a directory of another layout.
+    pub fn has_links(&self, other: &Other) -> Result<bool, SystemError> {
+        Ok(!links_in(other.directory())?.is_empty())
+    }
+
+    /// Where the link of an interface is pinned.
+    pub fn link_path(&self, interface: &str, hook: Hook) -> PathBuf {
+        let suffix = match hook {
+            Hook::Xdp => "",
+            Hook::Tc => TC_SUFFIX,
+        };
+        self.directory().join(format!("{LINK_PREFIX}{}{suffix}", escape(interface)))
+    }
+
+    /// Whether the shared maps of this version are pinned.
+    pub fn has_maps(&self) -> bool {
+        names::SHARED_MAPS.iter().all(|name| self.directory().join(name).exists())
+    }
+
+    /// The pinned links by interface name, in all versions.
+    pub fn links(&self) -> Result<Vec<(String, Link)>, SystemError> {
+        let mut links = Vec::new();
+        for (_, directory) in self.versions()? {
+            links.extend(links_in(&directory)?);
+        }
+        Ok(links)
+    }
+
+    /// Removes the shared maps, if no link is left that counts in them. Only what is ours is
+    /// touched: the directory may be one that others use, too.
+    pub fn remove_maps(&self) -> Result<(), SystemError> {
+        if !self.links()?.is_empty() {
+            return Ok(());
+        }
+        for (_, directory) in self.versions()? {
+            takeover::remove_maps(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the remaining maps of this layout if its counters are gone and it has no link: a guard of another
+    /// layout was killed while it removed them, and has carried over what they hold.
+    pub fn remove_remains(&self) -> Result<(), SystemError> {
+        let directory = self.directory();
+        if directory.join(names::MAP_COUNTERS).exists() || !links_in(&directory)?.is_empty() {
+            return Ok(());
+        }
+        takeover::remove_maps(&directory)
+    }
+
+    /// The directories of layout versions, by number.
+    fn versions(&self) -> Result<Vec<(u32, PathBuf)>, SystemError> {
+        let version = |path: PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            let number: u32 = name.strip_prefix('v')?.parse().ok()?;
+            (path.is_dir() && name == format!("v{number}")).then_some((number, path))
+        };
+        let mut versions: Vec<_> = read_dir(&self.root)?.into_iter().filter_map(version).collect();
+        versions.sort();
+        Ok(versions)
+    }
+}
+
+/// What to do about a guard of a newer layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Newer {
+    /// Change nothing.
+    Refuse {
+        /// The command that takes over from it.
+        instead: String,
+    },
+    /// Take over from it, as from an older one.
+    TakeOver,
+}
+
+/// Whether this is a bpf file system.
+pub fn is_bpf(known: &Statfs) -> bool {
+    known.filesystem_type() == BPF_FS_MAGIC
+}
+
+/// The path at which processes outside this mount namespace see a directory of a bpf file system: a systemd
+/// unit has part of it bind-mounted for itself. The path itself if it is not such a mount.
+pub fn seen_by_others(directory: &Path) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    outside(&mounts, directory).unwrap_or_else(|| directory.to_owned())
+}
+
+/// From the lines of `/proc/self/mountinfo`: `36 35 0:32 /guard /run/guard rw - bpf bpf rw`. The
+/// last mount at a path is the one that is seen.
+fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
+    let mounts = mounts.lines().filter_map(|line| {
+        let (fields, file_system) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ').skip(3);
+        let (root, at) = (fields.next()?, fields.next()?);
+        let below = directory.strip_prefix(at).ok()?;
+        Some((at.len(), file_system.starts_with("bpf "), root, below))
+    });
+    let (_, is_bpf, root, below) = mounts.max_by_key(|(length, ..)| *length)?;
+    let root = root.strip_prefix('/').filter(|root| is_bpf && !root.is_empty())?;
+    let outside = Path::new(BPF_FS).join(root);
+    Some(if below == Path::new("") { outside } else { outside.join(below) })
+}
+
+fn make_directory(directory: &Path) -> Result<(), SystemError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(making(directory))
+}
+
+fn making(directory: &Path) -> impl Fn(io::Error) -> SystemError {
+    move |error| {
+        SystemError::of(format_args!("making the pin directory `{}`", directory.display()), error)
+    }
+}
+
+fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, SystemError> {
+    let mut links = Vec::new();
+    for path in read_dir(directory)? {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let interface = name.as_deref().and_then(|name| name.strip_prefix(LINK_PREFIX));
+        if let Some(interface) = interface.filter(|_| !path.is_dir()) {
+            let interface = interface.strip_suffix(TC_SUFFIX).unwrap_or(interface);
+            links.push((unescape(interface), Link::open(&path)?));
+        }
+    }
+    Ok(links)
+}
+
+/// A bpf file system takes no dots in names (`bpf_lookup`, kernel/bpf/inode.c), but names of VLAN
+/// interfaces have them.
+fn escape(interface: &str) -> String {
+    interface.replace('%', "%25").replace('.', "%2e")
+}
+
+fn unescape(name: &str) -> String {
+    name.replace("%2e", ".").replace("%25", "%")
+}
+
+/// The entries of a directory, sorted; none if it does not exist.
+pub(super) fn read_dir(directory: &Path) -> Result<Vec<PathBuf>, SystemError> {
+    let failed = |error| SystemError::of(directory.display(), error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<_>>()
+        .map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_survive_the_pin() {
+        for name in ["eth0", "eth0.100", "a%2e.b", "%25"] {
+            assert!(!escape(name).contains('.'));
+            assert_eq!(unescape(&escape(name)), name);
+        }
+    }
+
+    #[test]
+    fn a_mount_of_a_unit_is_told_by_where_others_see_it() {
+        let mounts = "21 26 0:19 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
+                      30 21 0:27 / /sys/fs/bpf rw,nosuid shared:10 - bpf bpf rw,mode=700\n\
+                      91 26 0:24 / /run rw,nosuid shared:5 - tmpfs tmpfs rw\n\
+                      99 91 0:27 /trainguard /run/trainguard/bpf rw - bpf bpf rw,mode=700\n";
+        let seen = |path| outside(mounts, Path::new(path));
+        assert_eq!(seen("/run/trainguard/bpf"), Some(PathBuf::from("/sys/fs/bpf/trainguard")));
+        assert_eq!(seen("/run/trainguard/bpf/a"), Some(PathBuf::from("/sys/fs/bpf/trainguard/a")));
+        for path in ["/sys/fs/bpf/trainguard", "/run/trainguard", "/elsewhere"] {
+            assert_eq!(seen(path), None, "{path}");
+        }
+        assert_eq!(outside("", Path::new("/run/trainguard/bpf")), None);
+    }
+}

@@ -1,0 +1,479 @@
+//! Taking over from a guard of another layout: its counters and bucket states continue in this guard's maps.
+//!
+//! The other guard's program counts until its link is switched. Its counts are therefore carried over twice:
+//! before the switch, for readers in between, and once more afterwards. They are kept beside this guard's own
+//! counters, in a slot of the guard that counted them (`Origin`), and never added to them. Carrying the same
+//! counts again changes nothing, whether by a daemon that was killed and restarted, or back to the guard that
+//! they came from.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    layout_description::{About, Counted},
+    pinned_maps::{Origin, PinnedMaps, claim_slots},
+    pins,
+};
+use crate::{sys::RawMap, system_error::SystemError};
+use guard_common::{
+    layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS},
+    names,
+    tables::Unit,
+    verdict::Verdict,
+};
+
+/// Tallies by the names of their lines, those that are one each and those that are three.
+const TALLIES: [(&str, u32, u32); 10] = [
+    ("layout::TALLY_LOADS_DONE", layout::TALLY_LOADS_DONE, 1),
+    ("layout::TALLY_LOADS_FAILED", layout::TALLY_LOADS_FAILED, 1),
+    ("layout::TALLY_MEMBER_DROPS_NODE", layout::TALLY_MEMBER_DROPS_NODE, 1),
+    ("layout::TALLY_LOG_SUPPRESSED", layout::TALLY_LOG_SUPPRESSED, 1),
+    ("layout::TALLY_LOG_LOST", layout::TALLY_LOG_LOST, 1),
+    ("tally::SIGNATURES_REFUSED", guard_common::tally::SIGNATURES_REFUSED, 1),
+    ("tally::SIGNATURES_REPLAYED", guard_common::tally::SIGNATURES_REPLAYED, 1),
+    ("layout::TALLY_REQUESTS_SERVED", layout::TALLY_REQUESTS_SERVED, 3),
+    ("layout::TALLY_REQUESTS_REFUSED", layout::TALLY_REQUESTS_REFUSED, 3),
+    ("layout::TALLY_CONNECTIONS_CUT", layout::TALLY_CONNECTIONS_CUT, 3),
+];
+
+/// Lines that must agree for a bucket's state to mean the same.
+const BUCKETS: [&str; 3] = ["BucketStates", "Unit ", "TICKS_PER_NS"];
+/// And the bucket of a source that is no member to be the same one.
+const HASHED: [&str; 2] = ["HASHED_BUCKETS", "hashed buckets of "];
+
+/// A guard of another layout, by what it has pinned.
+#[derive(Debug)]
+pub struct Other {
+    version: u32,
+    directory: PathBuf,
+    /// None if nobody knows what the layout is.
+    about: Option<About>,
+}
+
+/// The counters of a guard of another layout, and the slots here that they are carried to.
+struct Counts<'a> {
+    about: &'a About,
+    fields: CounterFields,
+    /// The counters of its own programs.
+    own: Map,
+    /// The slot for these here.
+    origin: Origin,
+    /// The counters that it has carried from others.
+    carried: Option<Map>,
+    /// The slots of third guards: there, as an index of `Carried.of`, and here. The slot of this guard is left
+    /// out.
+    origins: Vec<(usize, Origin)>,
+}
+
+/// Byte offsets of a counter's fields, and its size.
+#[derive(Debug, Clone, Copy)]
+struct CounterFields {
+    packets: usize,
+    bytes: usize,
+    size: usize,
+}
+
+/// Where the services and interfaces of the other layout are in this one.
+#[derive(Debug, Default)]
+struct Places {
+    /// Slots.
+    services: BTreeMap<u32, u8>,
+    /// Rows.
+    interfaces: BTreeMap<u32, u32>,
+}
+
+impl Other {
+    /// What is pinned in the directory of a layout version.
+    pub(super) fn at(directory: PathBuf, version: u32) -> Result<Self, SystemError> {
+        let about = About::of(&directory, version)?;
+        Ok(Self { version, directory, about })
+    }
+
+    /// Its layout version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Whether what it counted can be carried on.
+    pub fn is_known(&self) -> bool {
+        self.about.is_some()
+    }
+
+    /// Adds its services to labels by slot, as [`Self::carry`] will do it.
+    pub fn claim_slots(&self, labels: &mut BTreeMap<u8, String>) -> Result<(), SystemError> {
+        if let Some(about) = &self.about
+            && let Some(map) = self.map(names::MAP_LABELS)?
+        {
+            claim_slots(labels, services(about, &map)?);
+        }
+        Ok(())
+    }
+
+    /// The maps without which its counters are not carried over, as far as they are not pinned.
+    pub fn missing_maps(&self) -> impl Iterator<Item = &'static str> {
+        [names::MAP_COUNTERS, names::MAP_LABELS, names::MAP_TALLIES]
+            .into_iter()
+            .filter(|name| !self.directory.join(name).exists())
+    }
+
+    /// Carries on what was counted and charged. None of it falls: what is here already stays if it is
+    /// more.
+    pub fn carry(&self, to: &mut PinnedMaps) -> Result<(), SystemError> {
+        let Some(about) = &self.about else { return Ok(()) };
+        // Removed first: what is left says nothing any more.
+        let Some(counters) = self.map(names::MAP_COUNTERS)? else { return Ok(()) };
+        let places = self.places(about, to)?;
+        if let Some(counts) = self.counts(about, counters, to)? {
+            counts.carry_counters(&places, to)?;
+            self.events(&counts, to)?;
+        } else {
+            tracing::warn!(
+                layout = self.version,
+                "what a guard of that layout has counted is lost: too many take-overs were left unfinished"
+            );
+        }
+        self.tallies(about, &places, to)?;
+        if let Some(labels) = self.map(names::MAP_LABELS)?
+            && let (Some(generation), Some(policy)) =
+                (about.number("LABEL_GENERATION"), about.number("LABEL_POLICY"))
+            && let Ok(generation) = labels.text(generation)?.parse()
+            && generation > to.generation()?
+        {
+            to.set_generation(generation, &labels.text(policy)?)?;
+        }
+        Ok(())
+    }
+
+    /// Carries on how full the buckets are, where they mean the same. Before the switch: until then no
+    /// program of this layout charges.
+    pub fn carry_buckets(&self, to: &mut PinnedMaps) -> Result<(), SystemError> {
+        let Some(about) = &self.about else { return Ok(()) };
+        let own = About::own();
+        if !about.agrees(&own, &BUCKETS) {
+            tracing::warn!(
+                version = self.version,
+                "buckets of that layout mean something else: all are full again"
+            );
+            return Ok(());
+        }
+        let places = self.places(about, to)?;
+        if let Some(totals) = self.map(names::MAP_TOTALS)? {
+            for (slot, new) in &places.services {
+                to.raise_total(*new, states(&totals.value(*slot)?))?;
+            }
+        }
+        if about.agrees(&own, &HASHED)
+            && let Some(hashed) = self.map(names::MAP_HASHED)?
+        {
+            for index in 0..hashed.map.entries {
+                to.raise_hashed(index, states(&hashed.value(index)?))?;
+            }
+        }
+        if about.agrees(&own, &["MemberKey", "key of "]) {
+            self.members(&places, to)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the maps. Links stay.
+    pub fn remove_maps(&self) -> Result<(), SystemError> {
+        remove_maps(&self.directory)
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Gives the services and interfaces of the other layout places here, by their names.
+    fn places(&self, about: &About, to: &mut PinnedMaps) -> Result<Places, SystemError> {
+        let mut places = Places::default();
+        let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
+        places.services = to.claim_services(services(about, &labels)?)?;
+        let first = about.number("LABEL_INTERFACES").unwrap_or(0);
+        for row in 0..about.number("MAX_INTERFACES").unwrap_or(0).min(labels.map.entries) {
+            let label = labels.text(first.saturating_add(row))?;
+            if !label.is_empty() {
+                places.interfaces.insert(row, to.claim_row(&label)?);
+            }
+        }
+        Ok(places)
+    }
+
+    /// None if its layout has no counters that are known here, or if no slot is free.
+    fn counts<'a>(
+        &self,
+        about: &'a About,
+        own: Map,
+        to: &mut PinnedMaps,
+    ) -> Result<Option<Counts<'a>>, SystemError> {
+        let Some(fields) = CounterFields::of(about) else { return Ok(None) };
+        let Some(origin) = to.origin(own.map.id)? else { return Ok(None) };
+        let mut origins = Vec::new();
+        if let Some(first) = about.number("layout::TALLY_ORIGINS")
+            && let Some(tallies) = self.map(names::MAP_TALLIES)?
+        {
+            let count = about.number("layout::ORIGINS").unwrap_or(0).min(tallies.map.entries);
+            for (nth, index) in (0..).zip(first..first.saturating_add(count)) {
+                let id = u32::try_from(word(&tallies.value(index)?, 0)).unwrap_or(0);
+                if id == 0 || id == to.id() {
+                    continue;
+                }
+                let Some(origin) = to.origin(id)? else { return Ok(None) };
+                origins.push((nth, origin));
+            }
+        }
+        let carried = self.map(names::MAP_CARRIED)?;
+        Ok(Some(Counts { about, fields, own, origin, carried, origins }))
+    }
+
+    fn tallies(
+        &self,
+        about: &About,
+        places: &Places,
+        to: &mut PinnedMaps,
+    ) -> Result<(), SystemError> {
+        let Some(tallies) = self.map(names::MAP_TALLIES)? else { return Ok(()) };
+        let mut raise = |from: u32, index: u32| -> Result<(), SystemError> {
+            let count = word(&tallies.value(from)?, 0);
+            to.raise_tally(index, count)
+        };
+        for (name, index, count) in TALLIES {
+            let Some(from) = about.number(name) else { continue };
+            for nth in 0..count {
+                raise(from.saturating_add(nth), index.saturating_add(nth))?;
+            }
+        }
+        if let Some(from) = about.number("layout::TALLY_MEMBER_DROPS") {
+            for (slot, new) in &places.services {
+                raise(from.saturating_add(*slot), TALLY_MEMBER_DROPS + u32::from(*new))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of events, only how many there were: those in the ring are examples.
+    fn events(&self, counts: &Counts<'_>, to: &mut PinnedMaps) -> Result<(), SystemError> {
+        let about = counts.about;
+        let Some(sampling) = self.map(names::MAP_SAMPLING)? else { return Ok(()) };
+        let Some(size) = about.value_size("Sampling") else { return Ok(()) };
+        let fields = ["Sampling.emitted", "Sampling.suppressed", "Sampling.lost"];
+        let mut emitted = [0_u64; 3];
+        for (count, field) in emitted.iter_mut().zip(fields) {
+            let Some(at) = about.word(field) else { continue };
+            for reason in 0..about.reasons() {
+                for value in sampling.value(reason)?.chunks_exact(size.next_multiple_of(8)) {
+                    *count = count.saturating_add(word(value, at));
+                }
+            }
+        }
+        counts.carry_events(emitted, to)
+    }
+
+    fn members(&self, places: &Places, to: &mut PinnedMaps) -> Result<(), SystemError> {
+        let (keys, buckets) = (self.map(names::MAP_MEMBER_KEYS)?, self.map(names::MAP_MEMBERS)?);
+        let (Some(keys), Some(buckets)) = (keys, buckets) else { return Ok(()) };
+        let mut next = keys.next_key(None)?;
+        while let Some(key) = next {
+            let addr = [word(&key, 0), word(&key, 8)];
+            let slot = u32::try_from(word(&key, 16)).ok();
+            let place = keys.map.lookup(&key).ok().and_then(|place| place.try_into().ok());
+            if let (Some(slot), Some(place)) =
+                (slot.and_then(|slot| places.services.get(&slot)), place)
+            {
+                let place = u32::from_ne_bytes(place);
+                let key = MemberKey { addr, slot: u64::from(*slot) };
+                to.raise_member(&key, states(&buckets.value(place)?))?;
+            }
+            next = keys.next_key(Some(&key))?;
+        }
+        Ok(())
+    }
+
+    /// A map of the other layout. None if it has none.
+    fn map(&self, name: &'static str) -> Result<Option<Map>, SystemError> {
+        match RawMap::open(&self.directory.join(name)) {
+            Ok(map) => Ok(Some(Map { name, map })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                let what = format!("opening {name} of layout {}", self.version);
+                Err(SystemError::of(what, error))
+            }
+        }
+    }
+}
+
+impl Counts<'_> {
+    fn carry_counters(&self, places: &Places, to: &mut PinnedMaps) -> Result<(), SystemError> {
+        let number = |name| self.about.number(name).unwrap_or(0);
+        let of_interface = number("layout::COUNTERS_PER_INTERFACE");
+        let (node, service) = (number("layout::NODE_COUNTERS"), number("layout::SERVICE_COUNTERS"));
+        let meant = self.about.counters();
+        for (row, new_row) in &places.interfaces {
+            let first = row.saturating_mul(of_interface);
+            for &Counted { by_service, action, reason, number } in &meant {
+                if !by_service {
+                    let verdict = Verdict::of_node(action, reason);
+                    self.carry_counter(first.saturating_add(number), *new_row, verdict, to)?;
+                    continue;
+                }
+                for (slot, new) in &places.services {
+                    let within =
+                        node.saturating_add(slot.saturating_mul(service)).saturating_add(number);
+                    let verdict = Verdict::of_service(action, reason, *new);
+                    self.carry_counter(first.saturating_add(within), *new_row, verdict, to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_counter(
+        &self,
+        index: u32,
+        row: u32,
+        verdict: Verdict,
+        to: &mut PinnedMaps,
+    ) -> Result<(), SystemError> {
+        let fields = self.fields;
+        let of_cpus = self.own.value(index)?;
+        let of_cpus = of_cpus.chunks_exact(fields.size.next_multiple_of(8));
+        let own = of_cpus.fold(Counter::default(), |sum, of_cpu| add(sum, fields.read(of_cpu, 0)));
+        let carried = self.carried(index)?;
+        to.raise_counter(self.origin, row, verdict, add(own, fields.read(&carried, 0)))?;
+        for (nth, origin) in &self.origins {
+            to.raise_counter(*origin, row, verdict, self.of(&carried, *nth))?;
+        }
+        Ok(())
+    }
+
+    /// `own`: events that its own programs emitted, suppressed and lost.
+    fn carry_events(&self, own: [u64; 3], to: &mut PinnedMaps) -> Result<(), SystemError> {
+        // Layout 4 kept none.
+        let first = self.about.number("layout::CARRIED").and(self.about.number("layout::COUNTERS"));
+        for (nth, own) in (0..).zip(own) {
+            let index = first.map(|first| first.saturating_add(nth));
+            let carried = index.map_or(Ok(Vec::new()), |index| self.carried(index))?;
+            let before = self.fields.read(&carried, 0).packets;
+            to.raise_events(self.origin, nth, own.saturating_add(before))?;
+            for (place, origin) in &self.origins {
+                to.raise_events(*origin, nth, self.of(&carried, *place).packets)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A value of its map of carried counters, as bytes. Empty if it has no such map.
+    fn carried(&self, index: u32) -> Result<Vec<u8>, SystemError> {
+        self.carried.as_ref().map_or(Ok(Vec::new()), |carried| carried.value(index))
+    }
+
+    /// The counter in a slot of such a value.
+    fn of(&self, carried: &[u8], nth: usize) -> Counter {
+        let first = self.about.at("Carried.of").unwrap_or(carried.len());
+        self.fields.read(carried, first.saturating_add(nth.saturating_mul(self.fields.size)))
+    }
+}
+
+impl CounterFields {
+    fn of(about: &About) -> Option<Self> {
+        let (packets, bytes) = (about.word("Counter.packets")?, about.word("Counter.bytes")?);
+        Some(Self { packets, bytes, size: about.value_size("Counter")? })
+    }
+
+    /// The counter at a byte of a value; zero beyond its end.
+    fn read(&self, value: &[u8], at: usize) -> Counter {
+        Counter {
+            packets: word(value, at.saturating_add(self.packets)),
+            bytes: word(value, at.saturating_add(self.bytes)),
+        }
+    }
+}
+
+/// The services of the other layout, by slot.
+fn services(about: &About, labels: &Map) -> Result<BTreeMap<u32, String>, SystemError> {
+    let mut services = BTreeMap::new();
+    for slot in 0..about.number("MAX_SERVICES").unwrap_or(0).min(labels.map.entries) {
+        let label = labels.text(slot)?;
+        if !label.is_empty() {
+            services.insert(slot, label);
+        }
+    }
+    Ok(services)
+}
+
+/// A map of the other layout.
+struct Map {
+    name: &'static str,
+    map: RawMap,
+}
+
+impl Map {
+    /// A value. Empty beyond the last one: what a damaged layout says of its maps may be wrong.
+    fn value(&self, index: u32) -> Result<Vec<u8>, SystemError> {
+        match self.map.lookup(&index.to_ne_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            value => value.map_err(|error| self.failed(error)),
+        }
+    }
+
+    fn next_key(&self, key: Option<&[u8]>) -> Result<Option<Vec<u8>>, SystemError> {
+        self.map.next_key(key).map_err(|error| self.failed(error))
+    }
+
+    /// A label.
+    fn text(&self, index: u32) -> Result<String, SystemError> {
+        let label = self.value(index)?;
+        let text = label.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    fn failed(&self, error: io::Error) -> SystemError {
+        SystemError::of(format_args!("reading {} of another layout", self.name), error)
+    }
+}
+
+/// Removes the maps that are pinned in the directory of a layout, the counters first: without them the other
+/// maps mean nothing any more. Links stay.
+///
+/// # Errors
+/// A map cannot be opened or removed.
+pub(super) fn remove_maps(directory: &Path) -> Result<(), SystemError> {
+    let mut paths = pins::read_dir(directory)?;
+    paths.sort_by_key(|path| !path.ends_with(names::MAP_COUNTERS));
+    for path in paths {
+        match RawMap::open(&path).and_then(|_| fs::remove_file(&path)) {
+            Ok(()) => {}
+            // Somebody else removed it; or it is a link or a program.
+            Err(error)
+                if [io::ErrorKind::NotFound, io::ErrorKind::InvalidInput]
+                    .contains(&error.kind()) => {}
+            Err(_) if path.is_dir() => {}
+            // Counters that stay could be carried a second time.
+            Err(error) => return Err(SystemError::of(path.display(), error)),
+        }
+    }
+    // Not empty: leave it.
+    let _ = fs::remove_dir(directory);
+    Ok(())
+}
+
+fn add(one: Counter, other: Counter) -> Counter {
+    Counter {
+        packets: one.packets.wrapping_add(other.packets),
+        bytes: one.bytes.wrapping_add(other.bytes),
+    }
+}
+
+/// A word of a value; 0 beyond its end.
+fn word(value: &[u8], at: usize) -> u64 {
+    let bytes = value.get(at..at.saturating_add(8)).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_ne_bytes)
+}
+
+fn states(value: &[u8]) -> BucketStates {
+    Unit::ALL.map(|unit| word(value, unit as usize * 8))
+}

@@ -1,0 +1,209 @@
+//! `trainguard events`: what has happened, and what happens.
+
+mod missing;
+
+use std::{
+    io::{self, IsTerminal as _},
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    api::{
+        client::{Client, ClientError, Pause},
+        events::{self, Event, Lost, Page, What, filter::Filter},
+    },
+    cli::EventsArgs,
+    exit::Exit,
+    host,
+    output::{self, Colour},
+    report::events::{EventsFormat, Output},
+    text::{counted, time},
+};
+
+/// How often the daemon is asked when events are followed.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Events that are asked for at a time.
+const PAGE: usize = 1000;
+/// Events of the past that come first when events are followed, unless told otherwise.
+const LAST: usize = 10;
+
+/// Runs the verb.
+pub fn run(args: &EventsArgs) -> Exit {
+    if args.missing_members {
+        return missing::run(args);
+    }
+    // Before anything is printed: an interrupt is no failure.
+    let pause = match args.follow.then(Pause::new).transpose() {
+        Ok(pause) => pause,
+        Err(error) => {
+            output::error(format_args!("listening to signals: {error}"));
+            return Exit::NoAnswer;
+        }
+    };
+    let mut reader = Reader::new(args.ask.client());
+    let past = match reader.past() {
+        Ok(past) => past,
+        Err(error) => return refuse(&error),
+    };
+    let filter = filter(args);
+    let mut output = output(args);
+    note_beginning(args, &past, reader.oldest);
+    let wanted: Vec<&Event> = past
+        .iter()
+        .filter(|event| {
+            filter.takes(event) && args.since.is_none_or(|since| is_since(event, since))
+        })
+        .collect();
+    let default = if args.follow && args.since.is_none() { LAST } else { usize::MAX };
+    let skip = wanted.len().saturating_sub(args.last.unwrap_or(default));
+    let written = wanted.into_iter().skip(skip).all(|event| output.add(event)) && output.flush();
+    match pause {
+        Some(pause) if written => follow(reader, pause, &filter, &mut output),
+        _ => Exit::Yes,
+    }
+}
+
+fn filter(args: &EventsArgs) -> Filter {
+    Filter {
+        sources: args.sources.clone(),
+        services: args.services.clone(),
+        reasons: args.reasons.clone(),
+        verdicts: args.verdicts.clone(),
+        interfaces: args.interfaces.clone(),
+        ports: args.ports.clone(),
+        kinds: args.kinds.clone(),
+    }
+}
+
+fn output(args: &EventsArgs) -> Output {
+    let terminal = io::stdout().is_terminal();
+    let default = if terminal { EventsFormat::Compact } else { EventsFormat::Ndjson };
+    let colour = match args.color {
+        Colour::Always => true,
+        Colour::Auto => terminal && output::allows_colour(),
+        Colour::Never => false,
+    };
+    Output::new(args.format.unwrap_or(default), colour)
+}
+
+/// Says why there is no answer.
+pub(super) fn refuse(error: &ClientError) -> Exit {
+    output::error(error);
+    let exit = error.exit();
+    if exit == Exit::Unreachable {
+        output::hint("is it running? with the same --run-dir? may you read its socket?");
+    }
+    exit
+}
+
+/// Whether something happened then or later. What has no time that can be read might have.
+pub(super) fn is_since(event: &Event, since: SystemTime) -> bool {
+    let at = event.time.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
+    at.is_none_or(|at| at >= since)
+}
+
+/// Says that more was asked for than is kept.
+fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
+    let reaches = |event: &Event| args.since.is_some_and(|since| !is_since(event, since));
+    if args.since.is_none() || oldest <= 1 || past.first().is_some_and(reaches) {
+        return;
+    }
+    output::talk(format_args!(
+        "note: the {} before these are not kept any more",
+        counted(oldest - 1, "record")
+    ));
+}
+
+/// Goes on with what happens, until an end is wanted or nobody reads any more.
+fn follow(mut reader: Reader, mut pause: Pause, filter: &Filter, output: &mut Output) -> Exit {
+    let mut waiting = false;
+    while pause.wait(POLL_INTERVAL) && !host::is_answer_unread() {
+        let events = match reader.news() {
+            Ok(events) => events,
+            Err(error) => {
+                if !std::mem::replace(&mut waiting, true) {
+                    output::talk(format_args!("note: {error}; waiting for it"));
+                }
+                continue;
+            }
+        };
+        waiting = false;
+        let mut wanted = events.iter().filter(|event| filter.takes(event));
+        if !wanted.all(|event| output.add(event)) || !output.flush() {
+            break;
+        }
+    }
+    Exit::Yes
+}
+
+/// Reads the events of a daemon in their order, each once.
+pub(super) struct Reader {
+    client: Client,
+    /// Which daemon; empty before the first answer.
+    instance: String,
+    /// The number of the last event that was read.
+    after: u64,
+    /// The number of the oldest that was kept when reading began.
+    oldest: u64,
+}
+
+impl Reader {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, instance: String::new(), after: 0, oldest: 0 }
+    }
+
+    /// What is kept.
+    pub(super) fn past(&mut self) -> Result<Vec<Event>, ClientError> {
+        let now = self.client.events(u64::MAX, 1)?;
+        self.after = now.first.saturating_sub(1);
+        self.oldest = now.first;
+        self.instance = now.instance;
+        self.news()
+    }
+
+    /// What has happened since the last call; at most what a daemon keeps.
+    fn news(&mut self) -> Result<Vec<Event>, ClientError> {
+        let mut events = Vec::new();
+        let mut until = None;
+        loop {
+            let page = self.client.events(self.after, PAGE)?;
+            if page.instance != self.instance {
+                output::talk(
+                    "note: the daemon was restarted; what the one before had not told yet is gone",
+                );
+                self.after = 0;
+                self.instance = page.instance;
+                until = None;
+                continue;
+            }
+            events.extend(self.gap(&page));
+            // What happens meanwhile is for the next time: else a flood would hold this one.
+            let until = *until.get_or_insert(page.next);
+            let is_last = page.events.is_empty();
+            if let Some(last) = page.events.last().and_then(|event| event.seq) {
+                self.after = self.after.max(last);
+            }
+            events.extend(page.events);
+            if is_last || self.after.saturating_add(1) >= until {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// The records that were gone when they were asked for.
+    fn gap(&mut self, page: &Page) -> Option<Event> {
+        let gone = page.first.checked_sub(self.after.saturating_add(1)).filter(|gone| *gone > 0)?;
+        self.after = page.first - 1;
+        Some(Event {
+            schema: events::SCHEMA.to_owned(),
+            time: Some(time(SystemTime::now())),
+            seq: None,
+            node: None,
+            what: What::Lost(Lost {
+                records: gone,
+                text: format!("{} were gone when they were asked for", counted(gone, "record")),
+                ..Lost::default()
+            }),
+        })
+    }
+}

@@ -1,0 +1,196 @@
+//! Who judges the frames of `replay` and `test`: the host, or the real program in the kernel.
+
+use std::{cell::Cell, rc::Rc};
+
+use guard_common::{
+    NoTrace, Observer, Packet, Reason, Tables as _, Verdict, bucket, evaluate, flow::Parsed,
+    observe::Step, packet::Frame, parse, tables::Setting,
+};
+
+use crate::{
+    bpf::loader::{Generation, SHORTEST_FRAME},
+    capture::Captured,
+    policy::{
+        compiled::{CompiledPolicy, HostTables},
+        limiter::HostLimiter,
+    },
+    report::replay::Judged,
+    system_error::SystemError,
+};
+
+/// Hashed buckets start empty and end with the replay, so their key need be no secret.
+const KEY: [u64; 2] = [0x7472_6169_6e67, 0x7561_7264];
+/// The longest frame that is given to the kernel, which takes little more: the longest IPv4 packet
+/// behind an Ethernet header and two VLAN tags.
+const MAX_FRAME: usize = 14 + 2 * 4 + 65_535;
+/// The longest step of the clock, in nanoseconds: every bucket is full again after it.
+const LONGEST_STEP: u64 = bucket::MAX_TICKS / bucket::TICKS_PER_NS;
+/// Where the clock stops: buckets count in ticks below 2^63.
+pub(crate) const LAST_NS: u64 = (1 << 63) / bucket::TICKS_PER_NS - 1;
+
+/// The time since the first frame that has one. It never runs backwards nor out of what buckets
+/// can count, whatever the capture says.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    latest: Option<u64>,
+    now_ns: u64,
+}
+
+impl Clock {
+    pub(crate) fn at(&mut self, time_ns: Option<u64>) -> u64 {
+        if let Some(time_ns) = time_ns {
+            let latest = *self.latest.get_or_insert(time_ns);
+            let step = time_ns.saturating_sub(latest).min(LONGEST_STEP);
+            self.latest = Some(latest.max(time_ns));
+            self.now_ns = self.now_ns.saturating_add(step).min(LAST_NS);
+        }
+        self.now_ns
+    }
+}
+
+struct Host<'a> {
+    tables: &'a HostTables<'a>,
+    limiter: HostLimiter,
+}
+
+/// The host, or the program in the kernel, with buckets that are full at the beginning.
+pub(crate) struct Judges<'a> {
+    host: Host<'a>,
+    kernel: Option<Rc<Generation>>,
+}
+
+/// Loads a policy into the kernel, to judge there.
+pub(crate) fn in_kernel(policy: &CompiledPolicy) -> Result<Rc<Generation>, SystemError> {
+    Generation::for_tests(policy, KEY).map(Rc::new)
+}
+
+impl<'a> Judges<'a> {
+    /// The host; or the kernel, if that is to judge.
+    pub(crate) fn new(tables: &'a HostTables<'a>, kernel: Option<Rc<Generation>>) -> Self {
+        Self { host: Host { tables, limiter: HostLimiter::new(KEY) }, kernel }
+    }
+
+    pub(crate) fn judge(&self, frame: &Captured<'_>, now_ns: u64) -> Result<Judged, SystemError> {
+        let (mut on_host, mut filled_up) = (false, false);
+        let wire_len = usize::try_from(frame.wire_len).unwrap_or(usize::MAX);
+        let kept = Kept::of(frame);
+        let verdict = match &self.kernel {
+            Some(_) if !(SHORTEST_FRAME..=MAX_FRAME).contains(&wire_len) => {
+                on_host = true;
+                None
+            }
+            Some(generation) if wire_len > frame.bytes.len() => {
+                filled_up = true;
+                let mut whole = frame.bytes.to_vec();
+                whole.resize(wire_len, 0);
+                Some(generation.judge(&whole, now_ns)?)
+            }
+            Some(generation) => Some(generation.judge(frame.bytes, now_ns)?),
+            None => None,
+        };
+        let (verdict, parsed) = if let Some(verdict) = verdict {
+            (verdict, parse(&kept, &mut NoTrace).parsed().ok())
+        } else {
+            self.host.limiter.set_now_ns(now_ns);
+            let mut noted = Noted::default();
+            let verdict = evaluate(&kept, self.host.tables, &self.host.limiter, &mut noted);
+            (verdict, noted.parsed)
+        };
+        let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());
+        Ok(Judged { verdict, parsed, truncated, on_host, filled_up })
+    }
+
+    /// Whether a verdict on what was kept of a frame could be another one on all of it, when the
+    /// decision asked for bytes that were not kept.
+    fn depends_on_more(&self, verdict: Verdict, parsed: Option<&Parsed>) -> bool {
+        if parsed.is_none() {
+            return true;
+        }
+        // All but the flags of TCP was there.
+        let bit = verdict.service.map_or(0, |slot| 1_u64.wrapping_shl(slot.into()));
+        let is = |setting| self.host.tables.setting(setting) & bit != 0;
+        match verdict.reason {
+            Reason::NotIp
+            | Reason::Unguarded
+            | Reason::Fragment
+            | Reason::Tunnel
+            | Reason::Martian => false,
+            Reason::NotAllowed => is(Setting::NewConnections),
+            Reason::Allowed => is(Setting::NewConnections) || is(Setting::LimitsConnections),
+            _ => true,
+        }
+    }
+}
+
+/// What a capture kept of a frame; knows when more was asked for than that.
+pub(crate) struct Kept<'a> {
+    frame: Frame<'a>,
+    /// Whether a read failed that the whole frame would have answered.
+    pub(crate) is_short: Cell<bool>,
+}
+
+impl<'a> Kept<'a> {
+    pub(crate) fn of(frame: &Captured<'a>) -> Self {
+        Self { frame: Frame::cut(frame.bytes, frame.wire_len), is_short: Cell::new(false) }
+    }
+}
+
+impl<'a> Packet for Kept<'a> {
+    type Bytes<const N: usize> = <Frame<'a> as Packet>::Bytes<N>;
+    const KNOWN_OFFSETS_ARE_CHEAP: bool = <Frame<'a> as Packet>::KNOWN_OFFSETS_ARE_CHEAP;
+
+    fn len(&self) -> u32 {
+        self.frame.len()
+    }
+
+    fn read<const N: usize>(&self, at: u32) -> Option<Self::Bytes<N>> {
+        let read = self.frame.read(at);
+        if read.is_none() {
+            let end = u32::try_from(N).ok().and_then(|len| at.checked_add(len));
+            if end.is_some_and(|end| self.frame.reaches(end)) {
+                self.is_short.set(true);
+            }
+        }
+        read
+    }
+}
+
+/// Remembers what a frame was read as.
+#[derive(Debug, Default)]
+struct Noted {
+    parsed: Option<Parsed>,
+}
+
+impl Observer for Noted {
+    fn note(&mut self, step: Step) {
+        if let Step::Parsed(parsed) = step {
+            self.parsed = Some(parsed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_starts_with_the_first_time_and_never_goes_back() {
+        let mut clock = Clock::default();
+        let epoch = 1_790_000_000_000_000_000;
+        let times = [None, Some(epoch), Some(epoch + 5), None, Some(epoch + 2), Some(epoch + 7)];
+        assert_eq!(times.map(|time| clock.at(time)), [0, 0, 5, 5, 5, 7]);
+    }
+
+    #[test]
+    fn the_clock_goes_on_after_a_leap_and_stays_within_what_buckets_count() {
+        let mut clock = Clock::default();
+        let epoch = 1_790_000_000_000_000_000;
+        assert_eq!(clock.at(Some(0)), 0);
+        let leapt = clock.at(Some(epoch));
+        assert_eq!(clock.at(Some(epoch + 9)), leapt + 9);
+        for leap in 1..32 {
+            clock.at(Some(u64::MAX / 32 * leap));
+        }
+        assert!(clock.at(Some(u64::MAX)) < (1 << 63) / bucket::TICKS_PER_NS);
+    }
+}

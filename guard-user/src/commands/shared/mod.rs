@@ -1,0 +1,8 @@
+//! What several verbs have in common.
+
+pub(crate) mod backends;
+pub(crate) mod inputs;
+pub(crate) mod load;
+pub(crate) mod outputs;
+pub(crate) mod proposal;
+pub(crate) mod suggest;

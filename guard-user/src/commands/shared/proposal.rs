@@ -1,0 +1,205 @@
+//! What `learn` proposes for a node: put together, and put before the real decision.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use guard_common::{Addr, Reason};
+
+use super::{
+    inputs::Overlay,
+    suggest::{Answer, Manifest},
+};
+use crate::{
+    learn::{
+        connection_tracker::ConnectionTracker,
+        draft::{self, Aggregate, Service},
+        judge::{self, Fate, Judged, LeftOut},
+    },
+    policy::{
+        self, Loaded, Node, Placement,
+        compiled::CompiledPolicy,
+        edit::patch::{self, Addition},
+        resolve::load::Loader,
+        syntax::{diagnostic::Severity, scalars::PortRange},
+    },
+    report::learn::{Admitted, Documents, Left},
+};
+
+/// Sources for which an entry is looked for: each takes loads of the manifest.
+const MOST_ENTRIES: usize = 64;
+
+/// What is proposed.
+pub(crate) struct Proposal {
+    pub(crate) judged: Judged,
+    pub(crate) services: Vec<Service>,
+    /// Entries of the manifest for sources that were refused.
+    pub(crate) admitted: Vec<Admitted>,
+    pub(crate) left_out: Vec<Left>,
+    /// The documents; none if nothing changes.
+    pub(crate) documents: Option<Documents>,
+}
+
+/// Makes the proposal. Why there is none, if that is impossible.
+pub(crate) fn make(
+    path: &Path,
+    loaded: &Loaded,
+    node: &Node,
+    compiled: &CompiledPolicy,
+    watch: &ConnectionTracker,
+    (aggregate, watched): (Aggregate, &str),
+) -> Result<Proposal, String> {
+    let mut judged = judge::judge(watch, &loaded.cluster, compiled);
+    let mut manifest = Manifest::load(path, &node.name)?;
+    let before = manifest.text().to_owned();
+    let admitted = admit(&mut manifest, &mut judged);
+    let services = draft::services(&judged.kept, &judged.left_out, &loaded.cluster, aggregate);
+    let documents = write(path, loaded, node, &before, manifest.text(), &services, watched)?;
+    let after = match &documents {
+        Some(documents) => check(path, node, documents)?,
+        None => compiled.clone(),
+    };
+    if let Some(refused) = judged.kept.iter().find(|kept| {
+        judge::reason(&after, kept.source, kept.port).is_refusal() && kept.fate == Fate::Service
+    }) {
+        let source = IpAddr::from(refused.source);
+        return Err(format!("the proposal would refuse {source}, which it is to allow"));
+    }
+    let left_out = judged.left_out.iter().map(|left| self::left(left, &after)).collect();
+    Ok(Proposal { judged, services, admitted, left_out, documents })
+}
+
+/// Looks for entries that admit who was refused. Who cannot be admitted is left out.
+fn admit(manifest: &mut Manifest, judged: &mut Judged) -> Vec<Admitted> {
+    let mut refused: BTreeMap<Addr, Vec<PortRange>> = BTreeMap::new();
+    for kept in judged.kept.iter().filter(|kept| kept.fate == Fate::Entry) {
+        let (transport, port) = kept.port;
+        let range = PortRange { transport, first: port, last: port };
+        refused.entry(kept.source).or_default().push(range);
+    }
+    let mut admitted = Vec::new();
+    for (number, (source, ports)) in refused.into_iter().enumerate() {
+        let answer = if number < MOST_ENTRIES {
+            manifest.admit(source.into(), ports)
+        } else {
+            Answer::No(format!("more than {MOST_ENTRIES} sources were refused"), Vec::new())
+        };
+        let why = match answer {
+            Answer::Open => continue,
+            Answer::Lines(lines) => {
+                admitted.push(Admitted {
+                    source: source.into(),
+                    lines: lines.text,
+                    roles: lines.roles,
+                    admits_also: lines.admits_also,
+                    findings: lines.findings,
+                });
+                continue;
+            }
+            Answer::Known(name) => {
+                format!("it is the node `{name}`, and the service admits none of its roles")
+            }
+            Answer::No(why, ways) if ways.is_empty() => why,
+            Answer::No(why, ways) => format!("{why}; it could be {}", ways.join(", or ")),
+        };
+        let of_source = judged.kept.iter().filter(|kept| kept.source == source);
+        let left = of_source.filter(|kept| kept.fate == Fate::Entry).map(|kept| LeftOut {
+            source,
+            port: Some(kept.port),
+            packets: kept.contact.packets,
+            why: why.clone(),
+        });
+        judged.left_out.extend(left);
+        judged.kept.retain(|kept| kept.source != source || kept.fate != Fate::Entry);
+    }
+    admitted
+}
+
+/// The documents with everything in them; none if they are as before.
+fn write(
+    path: &Path,
+    loaded: &Loaded,
+    node: &Node,
+    before: &str,
+    with_entries: &str,
+    services: &[Service],
+    watched: &str,
+) -> Result<Option<Documents>, String> {
+    let no_place = "the manifest is written in a way that leaves no clear place for more";
+    let mut after = with_entries.to_owned();
+    let mut written = None;
+    if !services.is_empty() {
+        let role = draft::rarest_role(&loaded.cluster, node).ok_or_else(|| {
+            format!("the node `{}` has no role that a service could name", node.name)
+        })?;
+        let name = free_name(path, loaded);
+        let text = draft::policy(&name, services, role, &loaded.cluster, watched);
+        let networks = services.iter().filter_map(|service| {
+            let (name, prefixes) = service.network()?;
+            let strangers = service.evidence.iter();
+            let strangers = strangers.filter(|kept| loaded.cluster.node_at(&kept.source).is_none());
+            let comments = strangers.map(|kept| draft::evidence(kept, &loaded.cluster)).collect();
+            Some(Addition { name: name.to_owned(), prefixes, comments })
+        });
+        let networks: Vec<Addition> = networks.collect();
+        let file = format!("{name}.yaml");
+        after = patch::manifest(&after, &networks, Some(&file)).ok_or(no_place)?;
+        written = Some((file, text));
+    }
+    if after == before {
+        return Ok(None);
+    }
+    let diff = crate::report::lint::fixes::unified(path, before, &after);
+    let (policy_file, policy) = written.unzip();
+    Ok(Some(Documents { manifest: after, manifest_diff: diff, policy_file, policy }))
+}
+
+/// A name that no policy, and no file beside the manifest, has.
+fn free_name(path: &Path, loaded: &Loaded) -> String {
+    let beside = |name: &str| path.with_file_name(format!("{name}.yaml"));
+    let taken = |name: &String| {
+        loaded.cluster.policies.contains(name)
+            || loaded.bundle.paths().any(|path| path == beside(name))
+            || beside(name).exists()
+    };
+    let mut name = "learned".to_owned();
+    let mut number = 2;
+    while taken(&name) {
+        name = format!("learned-{number}");
+        number += 1;
+    }
+    name
+}
+
+/// Lints the documents, and compiles them for the node.
+fn check(path: &Path, node: &Node, documents: &Documents) -> Result<CompiledPolicy, String> {
+    let files = Overlay::default();
+    files.put(path.to_owned(), Ok(documents.manifest.clone().into_bytes()));
+    if let (Some(file), Some(text)) = (&documents.policy_file, &documents.policy) {
+        files.put(path.with_file_name(file), Ok(text.clone().into_bytes()));
+    }
+    let mut lint = Loader::new(&files);
+    lint.check_manifest(path);
+    let (report, ..) = lint.finish(path);
+    let mut errors = report.diagnostics.iter().filter(|it| it.severity == Severity::Error);
+    if let Some(error) = errors.next() {
+        return Err(format!("the proposal does not pass lint: {}", error.message));
+    }
+    let loaded = policy::load(path, &files).map_err(|error| error.to_string())?;
+    let node = loaded.cluster.node(&node.name).ok_or("the node is gone from the proposal")?;
+    policy::compile(&loaded, node, &Placement::default()).map_err(|error| error.to_string())
+}
+
+/// What was left out, with what the proposal does to it.
+fn left(left: &LeftOut, after: &CompiledPolicy) -> Left {
+    let then = left.port.map(|port| match judge::reason(after, left.source, port) {
+        Reason::Unguarded => "open",
+        reason if reason.is_refusal() => "refused",
+        _ => "allowed",
+    });
+    Left {
+        source: left.source.into(),
+        port: left.port.map(|(transport, port)| format!("{}/{port}", transport.name())),
+        packets: left.packets,
+        why: left.why.clone(),
+        then,
+    }
+}

@@ -1,0 +1,331 @@
+//! What a manifest would have to say for a refused source to be admitted. Each answer was put
+//! before the real decision; nothing is written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use guard_common::{Addr, Verdict, packet::Frame};
+
+use super::inputs::Overlay;
+use crate::{
+    policy::{
+        self, Cluster, Files as _, Loaded, Node, Placement,
+        compiled::CompiledPolicy,
+        edit::entry::{Entry, NodeList},
+        limiter::HostLimiter,
+        resolve::{cluster::Service, load::Loader, provenance},
+        syntax::{diagnostic::Severity, rules::Code, scalars::PortRange, text},
+    },
+    probe::{OPENS, Probe},
+};
+
+/// Roles that are tried together.
+const TOGETHER: usize = 3;
+/// Roles that are tried at all.
+const ROLES: usize = 24;
+/// Sets of roles that are put before the decision.
+const TRIES: usize = 8;
+
+/// A manifest that members may be missing from.
+pub(crate) struct Manifest {
+    path: PathBuf,
+    /// Name of the node that refused.
+    node: String,
+    files: Overlay,
+    text: String,
+    loaded: Loaded,
+    /// What lint finds already.
+    findings: BTreeSet<(Code, String)>,
+    nodes: Option<NodeList>,
+}
+
+/// What would admit a source.
+pub(crate) enum Answer {
+    /// The manifest names it by now, as this node.
+    Known(String),
+    /// It is no node, but what it tried is open to it by now.
+    Open,
+    /// These lines under `nodes`.
+    Lines(Lines),
+    /// No node that is added admits it: why, and what else would.
+    No(String, Vec<String>),
+}
+
+/// What could be put into a manifest.
+struct Plan {
+    nodes: NodeList,
+    /// What was tried.
+    ports: Vec<PortRange>,
+    /// Sets of roles, the best first.
+    sets: Vec<Vec<String>>,
+    interfaces: Vec<String>,
+    /// The services that refuse.
+    labels: BTreeSet<String>,
+}
+
+/// An entry that was tried, and admits what it should.
+struct Tried {
+    entry: Entry,
+    /// The manifest with it.
+    text: String,
+    loaded: Loaded,
+    /// What lint finds then, and did not before.
+    findings: BTreeSet<(Code, String)>,
+}
+
+/// An entry that admits a source.
+pub(crate) struct Lines {
+    pub(crate) text: String,
+    pub(crate) roles: Vec<String>,
+    /// Line of the key under which it belongs.
+    #[cfg(feature = "daemon")]
+    pub(crate) under: usize,
+    /// What it does that was not tried.
+    pub(crate) admits_also: Vec<String>,
+    /// What lint says of it.
+    pub(crate) findings: Vec<String>,
+}
+
+impl Manifest {
+    /// Loads a manifest. Why not, if that fails.
+    pub(crate) fn load(path: &Path, node: &str) -> Result<Self, String> {
+        let files = Overlay::default();
+        let bytes = files.read(path).map_err(|error| error.to_string())?;
+        let text = String::from_utf8(bytes).map_err(|_invalid| "it is not UTF-8".to_owned())?;
+        let loaded = policy::load(path, &files).map_err(|error| {
+            let errors = error.report.count(Severity::Error);
+            format!("it has {}; `trainguard lint` tells", crate::text::counted(errors, "error"))
+        })?;
+        if loaded.cluster.node(node).is_none() {
+            return Err(format!("it has no node `{}`", text::shown(node)));
+        }
+        let nodes = NodeList::of(&loaded, path);
+        let findings = findings(path, &files);
+        let (path, node) = (path.to_owned(), node.to_owned());
+        Ok(Self { path, node, files, text, loaded, findings, nodes })
+    }
+
+    /// Whether an address is in a network of the manifest, or near a node of it.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn is_near(&self, address: IpAddr) -> bool {
+        let addr = Addr::from(address);
+        !provenance::Known::of(&self.loaded.cluster, &addr).networks.is_empty()
+            || neighbours(&self.loaded.cluster, &addr).next().is_some()
+    }
+
+    /// The manifest, with the entries that were proposed.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What would admit a source to some ports. The entry that does is in the manifest for the next
+    /// question.
+    pub(crate) fn admit(&mut self, source: IpAddr, ports: Vec<PortRange>) -> Answer {
+        let plan = match self.plan(source, ports) {
+            Ok(plan) => plan,
+            Err(answer) => return answer,
+        };
+        let mut why = "no few roles would admit it".to_owned();
+        let mut best: Option<Tried> = None;
+        for roles in plan.sets {
+            // Where the manifest names interfaces for all nodes, an entry needs none.
+            for interfaces in [Vec::new(), plan.interfaces.clone()] {
+                let name = self.free_name(source);
+                let (address, roles) = (source, roles.clone());
+                let entry = Entry { name, address, roles, interfaces };
+                match self.attempt(plan.nodes, entry, &plan.ports) {
+                    Ok(tried) => {
+                        let fewest = best.as_ref().map_or(usize::MAX, |best| best.findings.len());
+                        if tried.findings.len() < fewest {
+                            best = Some(tried);
+                        }
+                    }
+                    Err(problem) => why = problem,
+                }
+            }
+            if best.as_ref().is_some_and(|best| best.findings.is_empty()) {
+                break;
+            }
+        }
+        // A later entry is tried beside this one.
+        let answer = match best {
+            Some(Tried { entry, text, loaded, findings }) => {
+                self.text = text;
+                self.loaded = loaded;
+                self.findings.extend(findings.iter().cloned());
+                Answer::Lines(Lines {
+                    text: plan.nodes.lines(&entry),
+                    admits_also: also(&self.loaded.cluster, &self.node, &entry.roles, &plan.labels),
+                    roles: entry.roles,
+                    #[cfg(feature = "daemon")]
+                    under: plan.nodes.line,
+                    findings: findings
+                        .iter()
+                        .map(|(code, message)| format!("{code}: {message}"))
+                        .collect(),
+                })
+            }
+            None => Answer::No(why, self.other_ways(&plan.labels, &Addr::from(source))),
+        };
+        self.files.put(self.path.clone(), Ok(self.text.clone().into_bytes()));
+        answer
+    }
+
+    /// What could be put into the manifest for a source; an answer where that is of no use.
+    fn plan(&self, source: IpAddr, ports: Vec<PortRange>) -> Result<Plan, Answer> {
+        let addr = Addr::from(source);
+        let cluster = &self.loaded.cluster;
+        if let Some(node) = cluster.node_at(&addr) {
+            return Err(Answer::Known(node.name.clone()));
+        }
+        let policy = compile(&self.loaded, &self.node);
+        let policy = policy.map_err(|problem| Answer::No(problem, Vec::new()))?;
+        let labels = refusing(&policy, source, &ports);
+        if labels.is_empty() {
+            return Err(Answer::Open);
+        }
+        let services: Vec<&Service> =
+            labels.iter().filter_map(|label| cluster.service(label)).collect();
+        if let Some(deaf) = services.iter().find(|service| service.allow.roles.is_empty()) {
+            let why = format!("`{}` admits no role, only networks and prefixes", deaf.label);
+            return Err(Answer::No(why, provenance::ways_in(&self.loaded, deaf, &addr)));
+        }
+        let nodes = self.nodes.ok_or_else(|| {
+            let why = "the nodes are written in a way that leaves no clear place";
+            Answer::No(why.to_owned(), self.other_ways(&labels, &addr))
+        })?;
+        let mut sets = role_sets(cluster, &services, &addr);
+        sets.truncate(TRIES);
+        Ok(Plan { nodes, ports, sets, interfaces: interfaces(cluster, &addr), labels })
+    }
+
+    fn other_ways(&self, labels: &BTreeSet<String>, addr: &Addr) -> Vec<String> {
+        let services = labels.iter().filter_map(|label| self.loaded.cluster.service(label));
+        services.flat_map(|service| provenance::ways_in(&self.loaded, service, addr)).collect()
+    }
+
+    /// A name that no node has.
+    fn free_name(&self, address: IpAddr) -> String {
+        let plain = format!("new-{}", address.to_string().replace(['.', ':'], "-"));
+        let plain = plain.trim_end_matches('-').to_owned();
+        let mut name = plain.clone();
+        let mut number = 2;
+        while self.loaded.cluster.node(&name).is_some() {
+            name = format!("{plain}-{number}");
+            number += 1;
+        }
+        name
+    }
+
+    /// The manifest with an entry, if it loads and admits what was tried. Else says why not.
+    fn attempt(&self, nodes: NodeList, entry: Entry, ports: &[PortRange]) -> Result<Tried, String> {
+        let text = nodes.put(&self.text, &entry).ok_or("there is no place for it")?;
+        self.files.put(self.path.clone(), Ok(text.clone().into_bytes()));
+        let loaded = policy::load(&self.path, &self.files).map_err(|error| {
+            let first = error.report.diagnostics.first();
+            first.map(|finding| finding.message.clone()).unwrap_or_default()
+        })?;
+        let compiled = compile(&loaded, &self.node)?;
+        if let Some(label) = refusing(&compiled, entry.address, ports).first() {
+            return Err(format!("`{label}` would refuse it all the same"));
+        }
+        let found = findings(&self.path, &self.files);
+        let findings = found.difference(&self.findings).cloned().collect();
+        Ok(Tried { entry, text, loaded, findings })
+    }
+}
+
+fn compile(loaded: &Loaded, node: &str) -> Result<CompiledPolicy, String> {
+    let node = loaded.cluster.node(node).ok_or("the node is gone")?;
+    policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())
+}
+
+/// What lint finds, without places: they move.
+fn findings(path: &Path, files: &Overlay) -> BTreeSet<(Code, String)> {
+    let mut loader = Loader::new(files);
+    loader.check_manifest(path);
+    let (report, ..) = loader.finish(path);
+    report.diagnostics.into_iter().map(|finding| (finding.code, finding.message)).collect()
+}
+
+/// The services that refuse a source at some ports.
+fn refusing(policy: &CompiledPolicy, from: IpAddr, ports: &[PortRange]) -> BTreeSet<String> {
+    let tables = policy.host();
+    let limiter = HostLimiter::new([0; 2]);
+    let verdicts = ports.iter().map(|port| -> Verdict {
+        let frame = Probe::new(from, port.transport, port.first, OPENS).frame();
+        tables.verdict(&Frame::new(&frame), &limiter)
+    });
+    let refused = verdicts.filter(|verdict| verdict.reason.is_refusal());
+    refused.filter_map(|verdict| Some(policy.service_in(verdict.service?)?.label.clone())).collect()
+}
+
+/// The nodes that share the /24 or /64 of an address.
+fn neighbours<'c>(cluster: &'c Cluster, addr: &Addr) -> impl Iterator<Item = &'c Node> {
+    let near = move |other: &Addr, addr: &Addr| match (other, addr) {
+        (Addr::V4(other), Addr::V4(addr)) => other >> 8 == addr >> 8,
+        (Addr::V6([other, _]), Addr::V6([high, _])) => other == high,
+        _ => false,
+    };
+    let addr = *addr;
+    cluster.nodes.iter().filter(move |node| node.addresses.iter().any(|other| near(other, &addr)))
+}
+
+/// The interfaces of a neighbour, or of any node.
+fn interfaces(cluster: &Cluster, addr: &Addr) -> Vec<String> {
+    let node = neighbours(cluster, addr).next().or(cluster.nodes.first());
+    node.map(|node| node.interfaces.to_vec()).unwrap_or_default()
+}
+
+/// Sets of roles that services all admit: small ones first; of these the ones that neighbours have,
+/// then the ones that open the least.
+fn role_sets(cluster: &Cluster, services: &[&Service], addr: &Addr) -> Vec<Vec<String>> {
+    let mut common: BTreeMap<&str, usize> = BTreeMap::new();
+    for role in neighbours(cluster, addr).flat_map(|node| node.roles.iter()) {
+        *common.entry(role).or_default() += 1;
+    }
+    let among_neighbours = |role: &str| common.get(role).copied().unwrap_or(0);
+    let opens = |role: &str| {
+        let admits = |service: &&Service| service.allow.roles.iter().any(|allowed| allowed == role);
+        cluster.services.iter().filter(admits).count()
+    };
+    let roles: BTreeSet<&str> =
+        services.iter().flat_map(|service| &service.allow.roles).map(String::as_str).collect();
+    let mut roles: Vec<&str> = roles.into_iter().collect();
+    roles.sort_by_key(|role| (std::cmp::Reverse(among_neighbours(role)), opens(role)));
+    roles.truncate(ROLES);
+    let mut sets: Vec<Vec<&str>> = vec![Vec::new()];
+    let mut found: Vec<Vec<&str>> = Vec::new();
+    for _ in 0..TOGETHER {
+        let larger = sets.iter().flat_map(|set| {
+            let from = set.last().and_then(|last| roles.iter().position(|role| role == last));
+            let more = roles.iter().skip(from.map_or(0, |at| at + 1));
+            more.map(|role| set.iter().chain([role]).copied().collect())
+        });
+        sets = larger.collect();
+        let admits = |set: &&Vec<&str>| {
+            services.iter().all(|service| {
+                service.allow.roles.iter().any(|allowed| set.contains(&allowed.as_str()))
+            })
+        };
+        found.extend(sets.iter().filter(admits).cloned());
+        if !found.is_empty() {
+            break;
+        }
+    }
+    found.into_iter().map(|set| set.into_iter().map(str::to_owned).collect()).collect()
+}
+
+/// What else such roles open on a node, besides some services.
+fn also(cluster: &Cluster, node: &str, roles: &[String], tried: &BTreeSet<String>) -> Vec<String> {
+    let Some(node) = cluster.node(node) else { return Vec::new() };
+    let opens = |service: &&Service| {
+        service.runs_on(&node.roles)
+            && service.allow.roles.iter().any(|role| roles.contains(role))
+            && !tried.contains(&service.label)
+    };
+    cluster.services.iter().filter(opens).map(|service| service.label.clone()).collect()
+}

@@ -1,0 +1,132 @@
+//! What is around the guarded interfaces and matters to them: others that are up and unguarded,
+//! devices that unpack tunnels, programs of others in front of ours, offloads of the cards. Each is
+//! told of when it comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    attachments::{Attachments, Note},
+    select::{self, Selection},
+};
+use crate::{
+    api::events::InterfaceChange,
+    netlink::{
+        devices::Device,
+        ethtool::{self, MERGING, VLAN_PARSE},
+        topology,
+    },
+};
+
+/// What was there at the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    unguarded: BTreeSet<String>,
+    tunnels: BTreeSet<String>,
+    /// Name of an interface, and what is in front of the guard there.
+    in_front: BTreeSet<(String, String)>,
+    /// Offloads that are switched on, by index of the guarded interface.
+    offloads: BTreeMap<u32, Vec<String>>,
+}
+
+/// Offloads that matter and were not on before. Those of an interface that was not known before were
+/// on before it was guarded: that is the doctor's to tell.
+fn switched_on<'a>(
+    before: &BTreeMap<u32, Vec<String>>,
+    now: &'a BTreeMap<u32, Vec<String>>,
+) -> Vec<(u32, &'a str)> {
+    let known = now.iter().filter_map(|(index, now)| Some((index, now, before.get(index)?)));
+    let new = known.flat_map(|(index, now, before)| {
+        now.iter().filter(|name| !before.contains(name)).map(|name| (*index, name.as_str()))
+    });
+    let matter =
+        |name: &str| name == VLAN_PARSE.0 || MERGING.iter().any(|(merging, _)| *merging == name);
+    new.filter(|(_, name)| matter(name)).collect()
+}
+
+/// What an offload means for the guard.
+fn meaning(offload: &str, interface: &str) -> String {
+    match MERGING.iter().find(|(name, _)| *name == offload) {
+        Some((_, flag)) => format!(
+            "{offload} was switched on: the card makes one frame of several before the guard sees \
+             them; `ethtool -K {interface} {flag} off` ends that"
+        ),
+        None => format!(
+            "{offload} was switched on: the card takes VLAN tags off before the guard sees a frame; \
+             verdicts stay, as policies go by port"
+        ),
+    }
+}
+
+impl Environment {
+    /// Looks around, and returns what is new; it is logged, too.
+    pub(crate) fn update(
+        &mut self,
+        devices: &[Device],
+        selection: &Selection,
+        attachments: &Attachments,
+    ) -> Vec<Note> {
+        let guarded = attachments.indices();
+        let bare = topology::unguarded(
+            devices,
+            |device| guarded.contains(&device.index) || selection.means(device.index),
+            |index| guarded.contains(&index),
+        );
+        // Where the kernel cannot be asked, what was known is.
+        let offloads = ethtool::offloads_of(guarded.iter().copied());
+        let now = Self {
+            offloads: offloads.unwrap_or_else(|_error| self.offloads.clone()),
+            unguarded: bare.map(|device| device.name.clone()).collect(),
+            tunnels: select::describe_tunnels(devices).into_iter().collect(),
+            in_front: attachments.in_front(devices).into_iter().collect(),
+        };
+        let before = std::mem::replace(self, now);
+        let mut notes = Vec::new();
+        let mut note = |what, interface: &str, text: String| {
+            tracing::warn!(interface, "{text}");
+            notes.push(Note { what, interface: interface.to_owned(), text });
+        };
+        for name in self.unguarded.difference(&before.unguarded) {
+            let text = "up and unguarded: no pattern means it";
+            note(InterfaceChange::Unguarded, name, text.to_owned());
+        }
+        for tunnel in self.tunnels.difference(&before.tunnels) {
+            let text = "unpacks what strangers may send; its kind of packets is judged by source";
+            note(InterfaceChange::Tunnel, tunnel, text.to_owned());
+        }
+        for (name, what) in self.in_front.difference(&before.in_front) {
+            note(InterfaceChange::Warning, name, what.clone());
+        }
+        for (index, offload) in switched_on(&before.offloads, &self.offloads) {
+            if let Some(device) = devices.iter().find(|device| device.index == index) {
+                note(InterfaceChange::Warning, &device.name, meaning(offload, &device.name));
+            }
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(devices: &[(u32, &[&str])]) -> BTreeMap<u32, Vec<String>> {
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        devices.iter().map(|(index, names)| (*index, named(names))).collect()
+    }
+
+    #[test]
+    fn what_is_switched_on_is_told_once_and_only_if_it_matters() {
+        let before = on(&[(2, &["rx-checksum"]), (3, &["rx-lro"])]);
+        let now = on(&[
+            (2, &["rx-checksum", "rx-gro-hw", "rx-gro-list", "rx-lro", "rx-vlan-hw-parse"]),
+            (3, &["rx-lro"]),
+            (4, &["rx-lro"]),
+        ]);
+        let told = [(2, "rx-gro-hw"), (2, "rx-lro"), (2, "rx-vlan-hw-parse")];
+        assert_eq!(switched_on(&before, &now), told);
+        assert_eq!(switched_on(&now, &now), []);
+        assert_eq!(switched_on(&now, &before), [], "switched off");
+        assert!(meaning("rx-lro", "eth0").contains("`ethtool -K eth0 lro off`"));
+        assert!(meaning("rx-vlan-hw-parse", "eth0").contains("verdicts stay"));
+    }
+}

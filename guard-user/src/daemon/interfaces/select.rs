@@ -1,0 +1,152 @@
+//! Which devices a node's patterns mean, and what its tunnel devices unpack.
+
+use std::iter;
+
+use crate::{netlink::devices::Device, policy::compiled::Tunnels};
+
+/// Name of the loopback device. A pattern never means it; its name does.
+const LOOPBACK: &str = "lo";
+
+/// What the patterns select.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selection {
+    /// Devices to guard.
+    pub(crate) devices: Vec<Device>,
+    /// Patterns without a device.
+    pub(crate) missing: Vec<String>,
+    /// Devices that cannot be guarded: their frames begin without an Ethernet header.
+    pub(crate) not_ethernet: Vec<String>,
+}
+
+impl Selection {
+    /// Whether the device of this index is to be guarded.
+    pub(crate) fn means(&self, index: u32) -> bool {
+        self.devices.iter().any(|device| device.index == index)
+    }
+}
+
+/// Selects devices by glob patterns.
+pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
+    let mut selection = Selection::default();
+    for pattern in patterns {
+        let parsed = glob::Pattern::new(pattern).ok();
+        let matching = |device: &&Device| {
+            let by_pattern = device.name != LOOPBACK
+                && parsed.as_ref().is_some_and(|parsed| parsed.matches(&device.name));
+            device.name == *pattern || by_pattern
+        };
+        let mut found = false;
+        for device in devices.iter().filter(matching) {
+            if !device.ethernet && device.name != LOOPBACK {
+                // A pattern means the guardable ones; a name is a wish that cannot be met.
+                if device.name == *pattern {
+                    found = true;
+                    selection.not_ethernet.push(device.name.clone());
+                }
+                continue;
+            }
+            found = true;
+            if !selection.means(device.index) {
+                selection.devices.push(device.clone());
+            }
+        }
+        if !found {
+            selection.missing.push(pattern.clone());
+        }
+    }
+    selection
+}
+
+/// What the devices unpack, besides what the operator told of.
+pub(crate) fn tunnels(told: &Tunnels, devices: &[Device]) -> Tunnels {
+    let mut tunnels = told.clone();
+    for device in devices.iter().filter(|device| device.may_unpack()) {
+        let Some(kind) = &device.kind else { continue };
+        // Kinds that unpack nothing are not known; that is no error here.
+        if device.ports.is_empty() {
+            let _ = tunnels.add(kind, None);
+        }
+        for port in &device.ports {
+            let _ = tunnels.add(kind, Some(*port));
+        }
+    }
+    tunnels
+}
+
+/// The tunnel devices, for people.
+pub(crate) fn describe_tunnels(devices: &[Device]) -> Vec<String> {
+    let is_tunnel = |device: &&Device| {
+        device.may_unpack()
+            && tunnels(&Tunnels::default(), std::slice::from_ref(device)) != Tunnels::default()
+    };
+    devices
+        .iter()
+        .filter(is_tunnel)
+        .map(|device| {
+            let kind = device.kind.as_deref().unwrap_or_default();
+            let ports = device.ports.iter().map(|port| format!("udp/{port}"));
+            let facts: Vec<String> = iter::once(kind.to_owned()).chain(ports).collect();
+            format!("{} ({})", device.name, facts.join(", "))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32, name: &str) -> Device {
+        Device {
+            index,
+            name: name.to_owned(),
+            up: true,
+            mtu: 1500,
+            ethernet: name != LOOPBACK,
+            kind: None,
+            ports: Vec::new(),
+            xdp: None,
+            tc: Vec::new(),
+            stacked: crate::netlink::topology::Stacked::default(),
+        }
+    }
+
+    fn names(selection: &Selection) -> Vec<&str> {
+        selection.devices.iter().map(|device| device.name.as_str()).collect()
+    }
+
+    #[test]
+    fn loopback_is_guarded_only_by_name() {
+        let devices = [device(1, "lo"), device(2, "eth0"), device(3, "eth1")];
+        let all = select(&["*".to_owned()], &devices);
+        assert_eq!(names(&all), ["eth0", "eth1"]);
+        assert_eq!(names(&select(&["lo".to_owned()], &devices)), ["lo"]);
+    }
+
+    #[test]
+    fn what_cannot_be_guarded_is_named() {
+        let mut tun = device(4, "tun0");
+        tun.ethernet = false;
+        let devices = [device(2, "eth0"), tun];
+        let patterns = ["eth*", "tun0", "ib*", "tu*"].map(str::to_owned);
+        let selection = select(&patterns, &devices);
+        assert_eq!(names(&selection), ["eth0"]);
+        assert_eq!(selection.not_ethernet, ["tun0"]);
+        assert_eq!(selection.missing, ["ib*", "tu*"]);
+    }
+
+    #[test]
+    fn tunnel_devices_unpack_once_somebody_wants_them() {
+        let mut vxlan = device(5, "vx0");
+        vxlan.kind = Some("vxlan".to_owned());
+        vxlan.ports = vec![4789];
+        let mut sit0 = device(6, "sit0");
+        sit0.kind = Some("sit".to_owned());
+        sit0.up = false;
+        let devices = [vxlan, sit0.clone()];
+        let found = tunnels(&Tunnels::default(), &devices);
+        assert_eq!((found.udp_ports, found.protocols), (vec![4789], vec![]));
+        assert_eq!(describe_tunnels(&devices), ["vx0 (vxlan, udp/4789)"]);
+        sit0.up = true;
+        assert!(tunnels(&Tunnels::default(), &[sit0]).protocols.contains(&41));
+    }
+}

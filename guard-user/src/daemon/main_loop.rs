@@ -1,0 +1,247 @@
+//! The loop of the daemon, which wires the four owners of its state.
+
+use std::{sync::Arc, time::SystemTime};
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{
+    install_error::InstallError,
+    interfaces::{Claim, InterfaceOptions, Interfaces},
+    options::Options,
+    policy::{
+        Lifecycle,
+        candidate::{NAME_AN_INTERFACE, NodeOptions},
+        lifecycle::{PolicyOptions, of_state_dir},
+        state_dir::StateDir,
+    },
+    serve::{Serving, connection_limits::ConnectionLimits, http, systemd::Work},
+    signals::{SignalAction, Signals},
+    switch::NodeDataplane,
+    telemetry::Telemetry,
+    timing::Timing,
+};
+use crate::{bpf::pins::Newer, logs::Log, system_error::SystemError};
+
+/// Requests that wait for the loop.
+const REQUEST_QUEUE: usize = 64;
+
+/// The owners of the daemon's state, and what the loop itself needs.
+pub(super) struct Daemon {
+    pub(super) policy: Lifecycle,
+    pub(super) interfaces: Interfaces,
+    pub(super) telemetry: Telemetry,
+    pub(super) serving: Serving,
+    pub(super) log: Log,
+}
+
+/// What woke the loop before a timer did.
+enum Woken {
+    /// A device has appeared, vanished or changed.
+    Devices,
+    /// The kernel's ring of events is half full: many CPUs report drops at once.
+    Events,
+    /// A client waits for statistics or metrics.
+    Reads,
+}
+
+/// Runs until a signal ends it. `newer`: what to do about a guard of a newer layout.
+///
+/// # Errors
+/// The pin directory cannot be claimed, the sockets cannot be opened, or no policy came into force.
+pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(), InstallError> {
+    let mut signals = Signals::new()?;
+    let claim = Claim::take(&options.bpf_dir, &newer)?;
+    let (sender, mut requests) = mpsc::channel(REQUEST_QUEUE);
+    let limits = Arc::new(ConnectionLimits::new(&options.timing));
+    let run_dir = &options.run_dir;
+    // Before anything is attached: a guard that nobody can ask is not to come into force.
+    let _sockets = http::serve(run_dir, &sender, &limits).map_err(|error| {
+        let what = format!("opening the sockets in `{}`", run_dir.display());
+        InstallError::System(SystemError::of(what, error).hint("choose another with --run-dir"))
+    })?;
+    if let Some(address) = options.metrics_listen {
+        http::serve_metrics(address, &sender, &limits).await.map_err(|error| {
+            let what = format!("listening on {address} for --metrics-listen");
+            InstallError::System(SystemError::of(what, error))
+        })?;
+    }
+    let Timing { files, look, events, summary, manager, settle, .. } = options.timing;
+    let mut daemon = Daemon::start(options, claim, limits).await?;
+    let [mut files, mut look, mut events, mut summary, mut manager] =
+        [files, look, events, summary, manager].map(|period| {
+            let mut interval = interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+    loop {
+        tokio::select! {
+            _ = files.tick() => daemon.check_files(),
+            _ = look.tick() => daemon.check_interfaces().await,
+            _ = events.tick() => {
+                daemon.drain_events();
+                daemon.save_counters();
+            }
+            _ = summary.tick() => daemon.summarise().await,
+            _ = manager.tick() => daemon.notify_service_manager().await,
+            woken = daemon.woken() => match woken {
+                Woken::Devices => {
+                    // At once, so that what has just appeared is not open; the rest of a burst
+                    // together.
+                    daemon.check_interfaces().await;
+                    daemon.notify_service_manager().await;
+                    tokio::time::sleep(settle).await;
+                }
+                Woken::Events => daemon.drain_events(),
+                Woken::Reads => daemon.answer_reads().await,
+            },
+            Some(request) = requests.recv() => daemon.answer(request).await,
+            signal = signals.next() => match signal {
+                SignalAction::Reload => daemon.reload_by_signal(),
+                SignalAction::End => break,
+            },
+        }
+    }
+    daemon.serving.notifier.stopping();
+    daemon.save_counters();
+    tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
+    Ok(())
+}
+
+impl Daemon {
+    /// Puts the policy of the manifest into force, or the last good one if the manifest is wrong.
+    ///
+    /// # Errors
+    /// No policy came into force, or it is on no interface and the daemon is not to wait for one.
+    pub(super) async fn start(
+        options: Options,
+        claim: Claim,
+        limits: Arc<ConnectionLimits>,
+    ) -> Result<Self, InstallError> {
+        let state_dir = StateDir::at(&options.state_dir);
+        state_dir.tidy();
+        let (key, unsaved) = state_dir.key().map_err(|error| of_state_dir(&error))?;
+        let start_problems: Vec<String> =
+            unsaved.map(|error| format!("{error:#}")).into_iter().collect();
+        for problem in &start_problems {
+            tracing::error!("{problem}");
+        }
+        let interface_options = InterfaceOptions {
+            mode: options.mode,
+            tunnels: options.tunnels.clone(),
+            may_wait: options.wait.is_some(),
+            netlink_timeout: options.timing.netlink,
+            key,
+        };
+        let policy_options = PolicyOptions {
+            manifest: options.manifest.clone(),
+            node: NodeOptions {
+                node: options.node.clone(),
+                interfaces: options.interfaces.clone(),
+            },
+            policy_key: options.policy_key.clone(),
+            timing: options.timing,
+        };
+        let interfaces = Interfaces::open(claim, interface_options).await?;
+        let mut daemon = Self {
+            policy: Lifecycle::new(policy_options, state_dir, start_problems),
+            interfaces,
+            telemetry: Telemetry::new(SystemTime::now()),
+            serving: Serving::new(&options, limits),
+            log: options.log,
+        };
+        let (policy, mut dataplane) = daemon.split();
+        policy.start(&mut dataplane)?;
+        let interfaces = &mut daemon.interfaces;
+        if interfaces.is_unguarded() && !interfaces.waits() {
+            let why = interfaces.failures().join("; ");
+            let hint = interfaces.selection().devices.is_empty().then_some(NAME_AN_INTERFACE);
+            interfaces.abandon()?;
+            return Err(InstallError::Unfit(format!("no interface could be guarded: {why}"), hint));
+        }
+        Ok(daemon)
+    }
+
+    /// The policies, and what they take effect through.
+    pub(super) fn split(&mut self) -> (&mut Lifecycle, NodeDataplane<'_>) {
+        let Self { policy, interfaces, telemetry, serving, log } = self;
+        (policy, NodeDataplane { interfaces, telemetry, serving, log })
+    }
+
+    /// Waits until there is something to do that no timer should wait for.
+    async fn woken(&mut self) -> Woken {
+        let Self { interfaces, telemetry, serving, .. } = self;
+        tokio::select! {
+            () = interfaces.changed() => Woken::Devices,
+            () = telemetry.kernel_ring_fills() => Woken::Events,
+            () = serving.pending.due() => Woken::Reads,
+        }
+    }
+
+    /// Checks the files, and the deadlines of a trial and of a mode override.
+    fn check_files(&mut self) {
+        let (policy, mut dataplane) = self.split();
+        policy.check_trial(&mut dataplane);
+        policy.check_mode(&mut dataplane);
+        policy.check_files(&mut dataplane);
+        self.serving.notifier.did(Work::Files);
+    }
+
+    /// Lists the devices, and mends what is not as it should be.
+    async fn check_interfaces(&mut self) {
+        if !self.interfaces.refresh().await {
+            return;
+        }
+        let tunnels = self.interfaces.tunnels();
+        if self.policy.in_force().is_some_and(|now| now.tunnels != tunnels) {
+            tracing::info!("tunnel devices have changed");
+            let (policy, mut dataplane) = self.split();
+            if let Err(error) = policy.load_again(&mut dataplane) {
+                tracing::error!("tunnels are not followed: {}", error.lines().join("; "));
+            }
+        }
+        let pins = self.interfaces.check_pins();
+        let (policy, mut dataplane) = self.split();
+        dataplane.report_pins(pins, policy.in_force());
+        if let Some(in_force) = policy.in_force() {
+            dataplane.reconcile(&in_force.info);
+        }
+        self.serving.notifier.did(Work::Interfaces);
+    }
+
+    /// Takes the events from the kernel's ring.
+    pub(super) fn drain_events(&mut self) {
+        let (policy, mut dataplane) = self.split();
+        dataplane.drain_events(policy.in_force());
+    }
+
+    /// Puts what the daemon has counted into the pinned map, where it outlives the daemon.
+    pub(super) fn save_counters(&mut self) {
+        self.split().1.save_counters();
+    }
+
+    /// Logs what was refused since the last summary, and what the log itself left out.
+    async fn summarise(&mut self) {
+        self.drain_events();
+        match self.stats().await {
+            Ok(stats) => self.telemetry.summarise(stats),
+            Err(error) => tracing::warn!(hint = error.hint_text(), "{error}"),
+        }
+        self.log.tell();
+    }
+
+    /// Notifies the service manager of what it does not know yet.
+    async fn notify_service_manager(&mut self) {
+        if !self.serving.notifier.is_used() {
+            return;
+        }
+        self.serving.notifier.send_sign();
+        if !self.serving.notifier.needs_status() {
+            return;
+        }
+        let status = self.condition(&self.interfaces.devices_now().await.0);
+        self.serving.notifier.update(&status, self.interfaces.shared());
+    }
+}

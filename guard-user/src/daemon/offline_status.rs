@@ -1,0 +1,113 @@
+//! What pins and devices tell where no daemon answers: the guard outlives it.
+
+use std::{path::Path, time::SystemTime};
+
+use super::interfaces::{select, unguarded};
+use crate::{
+    api::status::{InterfaceState, InterfaceStatus, STATUS_SCHEMA, Status},
+    bpf::{link::Link, pins::Pins, program::Program},
+    netlink::devices::{self, Device},
+    system_error::SystemError,
+    text::time,
+};
+
+/// The status of a node whose daemon does not answer, and `why` it does not.
+pub fn status(bpf_dir: &Path, why: String) -> Status {
+    let mut status = Status {
+        schema: STATUS_SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        time: time(SystemTime::now()),
+        problems: vec![why],
+        ..Status::default()
+    };
+    let pins = Pins::at(bpf_dir);
+    let devices = match devices::devices_now() {
+        Ok(devices) => devices,
+        Err(error) => {
+            status.problems.push(told(&error));
+            Vec::new()
+        }
+    };
+    match pins.links() {
+        Ok(links) => {
+            status.interfaces =
+                links.iter().map(|(name, link)| interface(name, link, &devices)).collect();
+        }
+        Err(error) => status.problems.push(told(&error)),
+    }
+    if let Err(error) = read(&pins, &mut status) {
+        status.problems.push(told(&error));
+    }
+    let guarded = |interface: &&InterfaceStatus| interface.is_guarded();
+    if let Some(id) = status.interfaces.iter().find(guarded).and_then(|first| first.program_id) {
+        // Only for root; that the link runs it is known without.
+        status.program = Program::find(id).ok().flatten().map(Into::into);
+        status.problems.push(
+            "what was in force stays in force, and nobody follows files and interfaces: start the \
+             daemon"
+                .to_owned(),
+        );
+    }
+    status.add_interface_problems();
+    status.unguarded = unguarded(&status.interfaces, &devices);
+    status.tunnels = select::describe_tunnels(&devices);
+    status
+}
+
+/// What the shared maps say of the last generation.
+fn read(pins: &Pins, status: &mut Status) -> Result<(), SystemError> {
+    let Some(shared) = pins.shared()? else { return Ok(()) };
+    status.generation = shared.generation()?;
+    status.policy_hash = shared.policy_hash()?;
+    status.events = Some(shared.event_counts()?.into());
+    Ok(())
+}
+
+/// An interface with a pinned link. Its name is that of the pin, unless the device has another one
+/// by now.
+fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
+    let info = match link.info() {
+        Ok(info) => info,
+        Err(error) => {
+            return InterfaceStatus {
+                name: name.to_owned(),
+                state: InterfaceState::Failed,
+                problem: Some(told(&error)),
+                ..InterfaceStatus::default()
+            };
+        }
+    };
+    // An index means something only within a namespace, which a link does not tell.
+    let device = devices
+        .iter()
+        .find(|device| device.index == info.ifindex && device.mode_of(info.program_id).is_some());
+    let (state, problem) = match device {
+        Some(_) => (InterfaceState::Guarded, None),
+        None if info.ifindex == 0 => (
+            InterfaceState::Missing,
+            Some("the interface is gone, or somebody detached the program"),
+        ),
+        None => (
+            InterfaceState::Failed,
+            Some("its link guards an interface of another network namespace"),
+        ),
+    };
+    InterfaceStatus {
+        name: device.map_or(name, |device| &device.name).to_owned(),
+        mode: device.and_then(|device| device.mode_of(info.program_id)).map(str::to_owned),
+        program_id: (info.ifindex != 0).then_some(info.program_id),
+        state,
+        index: device.map(|device| device.index),
+        up: device.map(|device| device.up),
+        problem: problem.map(str::to_owned),
+        remedy: None,
+    }
+}
+
+/// An error with what can be done about it.
+fn told(error: &SystemError) -> String {
+    match error.hint_text() {
+        Some(hint) => format!("{error} ({hint})"),
+        None => error.to_string(),
+    }
+}

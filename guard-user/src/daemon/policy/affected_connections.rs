@@ -1,0 +1,337 @@
+//! What a switch of policy does to connections that are open: asked of the one decision, with a
+//! segment in the middle of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use guard_common::{Addr, Verdict, packet::Frame, wire};
+
+use crate::{
+    api::{
+        connections::{Affected, Direction, Group},
+        control::Session,
+    },
+    netlink::{connections::Connection, devices::Device},
+    policy::{
+        compiled::{CompiledPolicy, HostTables, name_of},
+        limiter::HostLimiter,
+    },
+    probe::{GOES_ON, OPENS, Probe},
+};
+
+/// Groups of connections that an answer lists.
+const MAX_GROUPS: usize = 100;
+/// Where ssh listens, unless told otherwise.
+pub(crate) const SSH: u16 = 22;
+/// Devices whose packets come in through others, which may be guarded: an address on one of them
+/// may be reached through the guard.
+const UPPER: [&str; 9] =
+    ["bond", "bridge", "dummy", "hsr", "ipvlan", "macvlan", "team", "vlan", "vrf"];
+
+/// Whether a connection is a session.
+pub(crate) fn is_session(session: &Session, connection: &Connection) -> bool {
+    (session.peer, session.local) == (connection.peer, connection.local)
+}
+
+/// What is asked of a policy.
+pub(crate) struct ConnectionCheck<'a> {
+    /// The policy.
+    pub(crate) policy: &'a CompiledPolicy,
+    /// Indices of the interfaces that it guards.
+    pub(crate) guarded: &'a BTreeSet<u32>,
+    /// Names of the devices of this node's addresses.
+    pub(crate) addresses: &'a BTreeMap<IpAddr, BTreeSet<String>>,
+    pub(crate) devices: &'a [Device],
+}
+
+/// What may become of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Impact {
+    /// What goes on in it is dropped.
+    Cut,
+    /// What opens it is dropped.
+    NotReopened,
+}
+
+/// A connection that a policy refuses.
+#[derive(Debug, Clone)]
+pub(crate) struct RefusedConnection {
+    pub(crate) connection: Connection,
+    pub(crate) fate: Impact,
+    /// The peer has opened it.
+    incoming: bool,
+    service: String,
+    node: Option<String>,
+}
+
+impl ConnectionCheck<'_> {
+    /// Whether packets of a connection come in through a guarded interface. Where that cannot be
+    /// known, they do.
+    fn is_reached(&self, connection: &Connection) -> bool {
+        let over = |device: &Device| {
+            self.guarded.contains(&device.index)
+                || device.name == "lo"
+                || device.kind.as_deref().is_some_and(|kind| UPPER.contains(&kind))
+        };
+        if self.guarded.is_empty() {
+            return false;
+        }
+        if connection.ifindex != 0 {
+            let device = self.devices.iter().find(|device| device.index == connection.ifindex);
+            return device.is_none_or(over);
+        }
+        let Some(names) = self.addresses.get(&connection.local.ip()) else { return true };
+        let mut devices = self.devices.iter().filter(|device| names.contains(&device.name));
+        devices.any(over) || !self.devices.iter().any(|device| names.contains(&device.name))
+    }
+
+    /// The service that refuses a segment of the peer with these flags.
+    fn refuses(
+        &self,
+        tables: &HostTables<'_>,
+        connection: &Connection,
+        flags: u8,
+    ) -> Option<String> {
+        let Connection { local, peer, .. } = connection;
+        let probe = Probe {
+            from: (peer.ip(), peer.port()),
+            to: (local.ip(), local.port()),
+            protocol: wire::PROTO_TCP,
+            flags,
+            later_fragment: false,
+        };
+        // Full buckets: a limit that is reached for a moment cuts nothing.
+        let limiter = HostLimiter::new([0; 2]);
+        let frame = probe.frame();
+        let verdict: Verdict = tables.verdict(&Frame::new(&frame), &limiter);
+        let name = || self.policy.name_of_service(&verdict).unwrap_or("no service").to_owned();
+        (!verdict.passes()).then(name)
+    }
+
+    /// The connections that this policy refuses. `listening` are ports of which somebody listens:
+    /// a connection at another one was opened from here.
+    pub(crate) fn suspects(
+        &self,
+        connections: &[Connection],
+        listening: &BTreeSet<u16>,
+    ) -> Vec<RefusedConnection> {
+        let tables = self.policy.host();
+        let reached = connections.iter().filter(|connection| self.is_reached(connection));
+        let suspects = reached.filter_map(|connection| {
+            let incoming = listening.contains(&connection.local.port());
+            let cut = self.refuses(&tables, connection, GOES_ON);
+            let (fate, service) = match cut {
+                Some(service) => (Impact::Cut, service),
+                // What answers a connection of ours opens none.
+                None if incoming => {
+                    (Impact::NotReopened, self.refuses(&tables, connection, OPENS)?)
+                }
+                None => return None,
+            };
+            let peer = Addr::from(connection.peer.ip());
+            let node = name_of(&self.policy.names, &peer).map(str::to_owned);
+            Some(RefusedConnection { connection: *connection, fate, incoming, service, node })
+        });
+        suspects.collect()
+    }
+
+    /// Takes out what this policy, the one in force, refuses already.
+    pub(crate) fn keep_passing(&self, suspects: &mut Vec<RefusedConnection>) {
+        let tables = self.policy.host();
+        suspects.retain(|suspect| {
+            let flags = if suspect.fate == Impact::Cut { GOES_ON } else { OPENS };
+            !self.is_reached(&suspect.connection)
+                || self.refuses(&tables, &suspect.connection, flags).is_none()
+        });
+    }
+}
+
+/// Sums suspects up. `is_session` says which of them the caller may be using.
+pub(crate) fn sum_up(
+    suspects: &[RefusedConnection],
+    fate: Impact,
+    names: &[(Addr, String)],
+    is_session: impl Fn(&Connection) -> bool,
+) -> Affected {
+    let mut affected = Affected::default();
+    let mut groups: BTreeMap<_, Group> = BTreeMap::new();
+    for suspect in suspects.iter().filter(|suspect| suspect.fate == fate) {
+        let RefusedConnection { connection, incoming, service, .. } = suspect;
+        let peer = connection.peer.ip();
+        // Who is no member of the new policy may have been one of the old.
+        let node = suspect.node.clone();
+        let node = node.or_else(|| name_of(names, &Addr::from(peer)).map(str::to_owned));
+        let port = if *incoming { connection.local.port() } else { connection.peer.port() };
+        let session = is_session(connection);
+        affected.connections += 1;
+        affected.sessions += u64::from(session);
+        let who = node.clone().unwrap_or_else(|| peer.to_string());
+        let group = groups.entry((!session, !incoming, service, port, who)).or_insert(Group {
+            connections: 0,
+            peer: peer.to_string(),
+            node,
+            direction: if *incoming { Direction::In } else { Direction::Out },
+            port,
+            service: service.clone(),
+            session,
+        });
+        group.connections += 1;
+    }
+    affected.groups = groups.into_values().take(MAX_GROUPS).collect();
+    affected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{self, Bundle, Placement};
+
+    const MANIFEST: &str = "\
+apiVersion: trainguard/v1
+kind: Cluster
+name: test
+interfaces: [eth0]
+nodes:
+  - { name: node, addresses: [10.0.0.1], roles: [scheduler] }
+  - { name: worker, addresses: [10.0.0.2], roles: [worker] }
+policies: [policy.yaml]
+";
+
+    fn policy(matching: &str, role: &str) -> CompiledPolicy {
+        let text = format!(
+            "apiVersion: trainguard/v1\nkind: Policy\nname: test\nservices:\n  - name: s\n    \
+             roles: [scheduler]\n    ports: [tcp/9091]\n    match: {matching}\n    allow: \
+             {{ roles: [{role}] }}\n    mode: enforce\n"
+        );
+        let bundle = Bundle::new("m.yaml", [("m.yaml", MANIFEST), ("policy.yaml", &text)]);
+        let loaded = policy::load(&bundle.manifest, &bundle).expect("a policy");
+        let node = &loaded.cluster.nodes[0];
+        policy::compile(&loaded, node, &Placement::default()).expect("it fits")
+    }
+
+    fn device(index: u32, name: &str, kind: Option<&str>) -> Device {
+        Device {
+            index,
+            name: name.to_owned(),
+            up: true,
+            mtu: 1500,
+            ethernet: true,
+            kind: kind.map(str::to_owned),
+            ports: Vec::new(),
+            xdp: None,
+            tc: Vec::new(),
+            stacked: crate::netlink::topology::Stacked::default(),
+        }
+    }
+
+    fn connection(local: &str, peer: &str) -> Connection {
+        let [local, peer] = [local, peer].map(|end| end.parse().expect("an address"));
+        Connection { local, peer, ifindex: 0, inode: 0 }
+    }
+
+    /// What becomes of connections under a policy that guards device 2.
+    fn under(policy: &CompiledPolicy, connections: &[Connection]) -> Vec<RefusedConnection> {
+        let devices = [
+            device(1, "lo", None),
+            device(2, "eth0", None),
+            device(3, "eth1", None),
+            device(4, "bond0", Some("bond")),
+            device(5, "tun0", Some("tun")),
+        ];
+        let addresses = [
+            ("10.0.0.1", "eth0"),
+            ("10.1.0.1", "eth1"),
+            ("10.2.0.1", "bond0"),
+            ("10.3.0.1", "tun0"),
+            ("10.4.0.1", "lo"),
+        ];
+        let addresses = addresses.map(|(address, device)| {
+            (address.parse().expect("an address"), BTreeSet::from([device.to_owned()]))
+        });
+        let (addresses, guarded) = (BTreeMap::from(addresses), BTreeSet::from([2]));
+        let asked =
+            ConnectionCheck { policy, guarded: &guarded, addresses: &addresses, devices: &devices };
+        asked.suspects(connections, &BTreeSet::from([9091]))
+    }
+
+    #[test]
+    fn what_comes_in_elsewhere_is_left_out_and_what_may_come_in_here_is_not() {
+        let refusing = policy("all", "scheduler");
+        for (local, reached) in [
+            ("10.0.0.1:9091", true),
+            ("10.1.0.1:9091", false),
+            ("10.2.0.1:9091", true),
+            ("10.3.0.1:9091", false),
+            ("10.4.0.1:9091", true),
+            // Of no device any more.
+            ("10.5.0.1:9091", true),
+        ] {
+            let found = under(&refusing, &[connection(local, "10.0.0.2:40000")]);
+            assert_eq!(!found.is_empty(), reached, "{local}");
+        }
+        let mut bound = connection("10.0.0.1:9091", "10.0.0.2:40000");
+        bound.ifindex = 3;
+        assert!(under(&refusing, &[bound]).is_empty(), "bound to what nobody guards");
+        bound.ifindex = 2;
+        assert_eq!(under(&refusing, &[bound]).len(), 1);
+    }
+
+    #[test]
+    fn cut_is_what_goes_on_and_weak_is_what_opens() {
+        let open = [
+            connection("10.0.0.1:9091", "10.0.0.2:40000"),
+            connection("10.0.0.1:9091", "10.0.0.9:40000"),
+            connection("10.0.0.1:40000", "10.0.0.9:9091"),
+        ];
+        let fates = |policy: &CompiledPolicy| -> Vec<(u16, Impact)> {
+            let suspects = under(policy, &open);
+            let fate = |suspect: &RefusedConnection| (suspect.connection.peer.port(), suspect.fate);
+            suspects.iter().map(fate).collect()
+        };
+        assert_eq!(fates(&policy("all", "worker")), [(40000, Impact::Cut)]);
+        let weak = [(40000, Impact::NotReopened)];
+        assert_eq!(fates(&policy("new-connections", "worker")), weak);
+        // What is refused today is no loss.
+        let mut suspects = under(&policy("all", "scheduler"), &open);
+        assert_eq!(suspects.len(), 2);
+        let guarded = BTreeSet::from([2]);
+        let before = policy("all", "worker");
+        let none = BTreeMap::new();
+        let asked =
+            ConnectionCheck { policy: &before, guarded: &guarded, addresses: &none, devices: &[] };
+        asked.keep_passing(&mut suspects);
+        let [left] = &suspects[..] else { panic!("one: {suspects:?}") };
+        assert_eq!(left.connection, open[0]);
+        let sum = sum_up(&suspects, Impact::Cut, &[], |_| true);
+        let line =
+            "1 connection of worker (10.0.0.2) to tcp/9091 (s): an ssh session, yours it seems";
+        assert_eq!((sum.sessions, sum.lines(9)), (1, vec![line.to_owned()]));
+    }
+
+    #[test]
+    fn ten_thousand_are_told_in_few_lines() {
+        let end = |n: u32| format!("10.9.{}.{}:40000", n / 250, 1 + n % 250);
+        let open: Vec<Connection> =
+            (0..10_000).map(|n| connection("10.0.0.1:9091", &end(n))).collect();
+        let refusing = policy("all", "worker");
+        let suspects = under(&refusing, &open);
+        assert_eq!(suspects.len(), 10_000);
+        let sum = sum_up(&suspects, Impact::Cut, &[], |_| false);
+        assert_eq!((sum.connections, sum.groups.len()), (10_000, MAX_GROUPS));
+        let lines = sum.lines(3);
+        assert_eq!(lines.len(), 4);
+        assert_eq!(lines[3], "and 9997 more");
+    }
+
+    #[test]
+    fn a_session_is_four_words() {
+        let session = Session::parse("10.0.0.9 50000 ::ffff:10.0.0.1 22").expect("a session");
+        assert!(is_session(&session, &connection("10.0.0.1:22", "10.0.0.9:50000")));
+        for bad in ["", "10.0.0.9 50000 10.0.0.1", "a b c d", "10.0.0.9 x 10.0.0.1 22", "1 2 3 4 5"]
+        {
+            assert_eq!(Session::parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A policy that is compiled for this node and not in force yet.
+
+use std::collections::BTreeMap;
+
+use guard_common::{Addr, tables};
+
+use crate::{
+    api::status::{ServiceMode, ServiceStatus, TableStatus},
+    daemon::{
+        install_error::InstallError, interfaces::open_ports::GuardedPorts,
+        telemetry::missing_members::Neighbourhood,
+    },
+    host,
+    policy::{
+        self, Loaded, Placement,
+        compiled::{CompiledPolicy, Tunnels, service_name},
+        resolve::cluster::Node,
+    },
+};
+
+/// Hint of an error about interfaces.
+pub(crate) const NAME_AN_INTERFACE: &str =
+    "name one that exists, in `interfaces` of the manifest or by --interface";
+
+/// What is known of a policy besides its tables.
+#[derive(Debug)]
+pub(crate) struct PolicyInfo {
+    /// Name of the cluster.
+    pub(crate) cluster: String,
+    /// SHA-256 over the files.
+    pub(crate) files_hash: [u8; 32],
+    /// Name of this node.
+    pub(crate) node: String,
+    /// Patterns of the interfaces to guard.
+    pub(crate) patterns: Vec<String>,
+    /// The services by their slots.
+    pub(crate) services: BTreeMap<u8, ServiceStatus>,
+    /// Names of nodes by address, sorted.
+    pub(crate) names: Vec<(Addr, String)>,
+    /// The ports that services guard.
+    pub(crate) ports: GuardedPorts,
+    /// Sizes of the tables.
+    pub(crate) tables: TableStatus,
+}
+
+/// A policy, ready to be put into force.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    /// Its tables.
+    pub(crate) policy: CompiledPolicy,
+    /// What else is known of it.
+    pub(crate) info: PolicyInfo,
+    /// The networks of its nodes.
+    pub(crate) neighbourhood: Neighbourhood,
+    /// What the node unpacks, as it is compiled in.
+    pub(crate) tunnels: Tunnels,
+}
+
+/// Which node of the manifest this is, and what it guards.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeOptions {
+    /// Name of this node; found by host name or address if there is none.
+    pub(crate) node: Option<String>,
+    /// Interface patterns that override those of the manifest, if there are any.
+    pub(crate) interfaces: Vec<String>,
+}
+
+impl NodeOptions {
+    /// Patterns of the interfaces to guard.
+    ///
+    /// # Errors
+    /// The manifest does not have this node, or names no interface for it.
+    pub(crate) fn patterns(&self, loaded: &Loaded) -> Result<Vec<String>, InstallError> {
+        if !self.interfaces.is_empty() {
+            self.find(loaded)?;
+            return Ok(self.interfaces.clone());
+        }
+        let node = self.find(loaded)?;
+        if node.interfaces.is_empty() {
+            let why = format!("no interfaces to guard on node `{}`", node.name);
+            return Err(InstallError::Unfit(why, Some(NAME_AN_INTERFACE)));
+        }
+        Ok(node.interfaces.to_vec())
+    }
+
+    /// Compiles a policy for this node.
+    ///
+    /// # Errors
+    /// The manifest does not have this node, or the policy does not fit into the tables.
+    pub(crate) fn compile(
+        &self,
+        loaded: &Loaded,
+        patterns: Vec<String>,
+        placement: &Placement,
+        tunnels: Tunnels,
+    ) -> Result<Candidate, InstallError> {
+        let node = self.find(loaded)?;
+        let mut policy = policy::compile(loaded, node, placement).map_err(InstallError::unfit)?;
+        policy.set_tunnels(&tunnels);
+        let labels = || policy.services.iter().map(|service| &service.label);
+        let services = policy.services.iter().map(|service| {
+            let observes = service.service.has(tables::Service::OBSERVE);
+            let (of, _) = service.label.split_once('/').unwrap_or_default();
+            let status = ServiceStatus {
+                name: service_name(&service.label, labels()).to_owned(),
+                policy: of.to_owned(),
+                mode: if observes { ServiceMode::Observe } else { ServiceMode::Enforce },
+            };
+            (service.slot, status)
+        });
+        let services = services.collect();
+        let info = PolicyInfo {
+            cluster: policy.cluster.clone(),
+            files_hash: loaded.bundle.hash(),
+            node: policy.node.clone(),
+            patterns,
+            services,
+            names: std::mem::take(&mut policy.names),
+            ports: GuardedPorts::of(&policy.ports),
+            tables: TableStatus {
+                prefixes4: policy.sources4.len(),
+                prefixes6: policy.sources6.len(),
+                classes: policy.classes.len(),
+                members: policy.members.len(),
+                source_bytes: policy.source_bytes(),
+            },
+        };
+        let neighbourhood = Neighbourhood::of(&loaded.cluster);
+        Ok(Candidate { policy, info, neighbourhood, tunnels })
+    }
+    fn find<'l>(&self, loaded: &'l Loaded) -> Result<&'l Node, InstallError> {
+        let choice = host::node_choice(self.node.as_deref());
+        loaded.find_node(&choice).map_err(InstallError::unfit)
+    }
+}

@@ -1,0 +1,251 @@
+//! Policies on trial: in force, and undone by the daemon unless an operator confirms them in time
+//! ("commit confirmed" of Junos).
+//!
+//! The daemon keeps the deadline and what to return to, both on disk, so that neither a terminal
+//! that hangs nor a daemon that ends loses them. The deadline is one of the clock that counts from
+//! boot and cannot be set. A machine that was started again has no trial: it begins with its files.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    candidate::Candidate,
+    dataplane::Dataplane,
+    documents::{Accepted, Trial},
+    lifecycle::{Lifecycle, Origin, Prepared, Reading},
+    state_dir::is_of_another_version,
+};
+use crate::{
+    api::{
+        connections::Connections,
+        control::{Applied, Apply, CONFIRM_WITHIN, Refusal},
+        events::PolicyChange,
+    },
+    daemon::{deadline::Deadline, trusted_files::TrustedFiles},
+    policy::{self, Bundle, compile::hash::hexadecimal},
+};
+
+impl Lifecycle {
+    /// Continues a trial that an earlier daemon began; whether there is one to continue.
+    pub(super) fn resume_trial(&mut self, dataplane: &mut dyn Dataplane) -> bool {
+        let trial = match self.state_dir.trial() {
+            Ok(Some(trial)) => trial,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::error!("the trial of an earlier daemon is over: {error:#}");
+                if !is_of_another_version(&error) {
+                    self.forget_trial();
+                }
+                return false;
+            }
+        };
+        if let Some(left) = trial.deadline.left() {
+            match self.load_bundle(&trial.bundle, dataplane) {
+                Ok(()) => {
+                    tracing::warn!(seconds = left.as_secs(), "the trial goes on");
+                    self.serial = trial.serial();
+                    self.begin(Trial { resumed: true, ..trial });
+                    self.watch_unread_files();
+                    return true;
+                }
+                Err(error) => error.explain(),
+            }
+        }
+        tracing::warn!("the trial of an earlier daemon was not confirmed: it is undone");
+        self.forget_trial();
+        false
+    }
+
+    /// Watches the files that were not loaded at the start because of a trial.
+    fn watch_unread_files(&mut self) {
+        let since = SystemTime::now();
+        let sources = match policy::load(&self.options.manifest, &TrustedFiles) {
+            Ok(loaded) => loaded.sources,
+            Err(error) => error.sources,
+        };
+        self.watch(&sources, Reading::Followed { since });
+    }
+
+    /// Puts a policy into force, for good or on trial.
+    ///
+    /// # Errors
+    /// A trial is going on, the policy is wrong or not accepted, it would cut connections without
+    /// consent, or the kernel refuses it.
+    pub(crate) fn apply(
+        &mut self,
+        apply: &Apply,
+        dataplane: &mut dyn Dataplane,
+    ) -> Result<Applied, Refusal> {
+        let Apply { bundle, confirm_within, signed, dry_run, consent } = apply;
+        if self.trial().is_some() && !dry_run {
+            return Err("a policy is on trial: `trainguard confirm` or `rollback` first".into());
+        }
+        let before = self.mark();
+        let within = confirm_within.map(Duration::from_secs);
+        if let Some(within) = within.filter(|_| !dry_run) {
+            self.require_way_back(within)?;
+        }
+        // Of what was sent, only what is read counts.
+        let prepared = self.prepare(&bundle.manifest, bundle, Reading::Known, dataplane);
+        let Prepared { candidate, bundle } = prepared.map_err(|error| error.text())?;
+        let bundle = &bundle;
+        let accepted = self.check_signature(bundle, || Ok(signed.clone()), dataplane);
+        let accepted = accepted.map_err(|error| error.text())?;
+        let connections = self.connections_under(&candidate, consent.session, dataplane);
+        if *dry_run {
+            return self.planned(&candidate, connections);
+        }
+        consent.check(&connections)?;
+        match within {
+            None => {
+                self.install(candidate, dataplane).map_err(|error| error.text())?;
+                self.save(bundle);
+                self.accept(accepted.as_ref());
+                self.origin = self.origin_of_applied(bundle);
+            }
+            Some(within) => self.begin_trial(bundle, accepted, candidate, within, dataplane)?,
+        }
+        Ok(Applied { connections, ..self.applied(before.as_ref())? })
+    }
+
+    /// The answer to a dry run.
+    fn planned(&self, candidate: &Candidate, connections: Connections) -> Result<Applied, Refusal> {
+        let current = self.in_force.as_ref().ok_or("nothing is in force")?;
+        Ok(Applied {
+            generation: current.number,
+            policy_hash: hexadecimal(&candidate.policy.hash),
+            changed: !current.is_same_as(candidate),
+            connections,
+            in_force: self.bundle_in_force(),
+            ..Applied::default()
+        })
+    }
+
+    /// Refuses a trial that could not be undone.
+    fn require_way_back(&self, within: Duration) -> Result<(), String> {
+        let accepted = [self.options.timing.shortest, CONFIRM_WITHIN[1]];
+        if !(accepted[0]..=accepted[1]).contains(&within) {
+            let [shortest, longest] = accepted.map(humantime::format_duration);
+            return Err(format!("a trial takes from {shortest} to {longest}"));
+        }
+        let is_saved =
+            self.is_saved && self.state_dir.last_good().is_ok_and(|bundle| bundle.is_some());
+        if !is_saved {
+            return Err("what is in force is not in the state directory: a trial could not be \
+                        undone"
+                .to_owned());
+        }
+        Ok(())
+    }
+
+    fn begin_trial(
+        &mut self,
+        bundle: &Bundle,
+        accepted: Option<Accepted>,
+        candidate: Candidate,
+        within: Duration,
+        dataplane: &mut dyn Dataplane,
+    ) -> Result<(), String> {
+        let trial =
+            Trial::begin(bundle.clone(), accepted, within).map_err(|error| error.to_string())?;
+        // Before the switch: a daemon that ends in between undoes it.
+        self.state_dir.keep_trial(&trial).map_err(|error| format!("{error:#}"))?;
+        if let Err(error) = self.install(candidate, dataplane) {
+            self.forget_trial();
+            return Err(error.text());
+        }
+        self.serial = trial.serial();
+        tracing::warn!(
+            manifest = %bundle.manifest.display(),
+            seconds = within.as_secs(),
+            "on trial: undone unless confirmed"
+        );
+        let lines = [format!("undone after {}", humantime::format_duration(within))];
+        self.report(dataplane, PolicyChange::OnTrial, &lines);
+        self.begin(trial);
+        Ok(())
+    }
+
+    fn begin(&mut self, trial: Trial) {
+        let before = std::mem::replace(&mut self.origin, Origin::Files);
+        self.origin = Origin::Trial { trial: Box::new(trial), before: Box::new(before) };
+    }
+
+    /// Keeps the policy on trial.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be saved.
+    pub(crate) fn confirm(&mut self, dataplane: &mut dyn Dataplane) -> Result<Applied, Refusal> {
+        let trial = self.trial().ok_or("no policy is on trial")?.clone();
+        self.save(&trial.bundle);
+        if !self.is_saved {
+            return Err(format!("it is not confirmed: {}", self.problems.join("; ")).into());
+        }
+        self.forget_trial();
+        self.accept(trial.accepted.as_ref());
+        self.origin = self.origin_of_applied(&trial.bundle);
+        tracing::warn!("the policy on trial is confirmed");
+        self.report(dataplane, PolicyChange::Confirmed, &[]);
+        self.applied(None)
+    }
+
+    /// Ends the trial: what was in force before is again.
+    ///
+    /// # Errors
+    /// There is none, or what was in force before cannot be loaded.
+    pub(crate) fn roll_back(&mut self, dataplane: &mut dyn Dataplane) -> Result<Applied, Refusal> {
+        if self.trial().is_none() {
+            return Err("no policy is on trial".into());
+        }
+        self.load_saved(dataplane).map_err(|error| error.text())?;
+        if let Origin::Trial { trial, before } = std::mem::replace(&mut self.origin, Origin::Files)
+        {
+            self.origin = *before;
+            if trial.resumed {
+                // Without the trial this daemon would have begun with the files.
+                self.watcher.forget();
+            }
+        }
+        self.forget_trial();
+        tracing::warn!("the policy on trial is undone");
+        self.report(dataplane, PolicyChange::Undone, &[]);
+        self.applied(None)
+    }
+
+    /// Ends a trial whose time is over.
+    pub(crate) fn check_trial(&mut self, dataplane: &mut dyn Dataplane) {
+        if self.trial().is_none_or(|trial| trial.deadline.left().is_some()) {
+            return;
+        }
+        tracing::warn!("nobody has confirmed the policy on trial");
+        if let Err(why) = self.roll_back(dataplane) {
+            let why = why.why;
+            tracing::error!("the policy on trial cannot be undone, trying again: {why}");
+            let again = Deadline::after(self.options.timing.retry);
+            if let (Origin::Trial { trial, .. }, Ok(again)) = (&mut self.origin, again) {
+                trial.deadline = again;
+            }
+        }
+    }
+
+    fn forget_trial(&mut self) {
+        let forgotten = self.state_dir.forget_trial();
+        self.note_problem(forgotten);
+    }
+
+    /// The origin of a policy that was applied, and the difference to the files: they come into force
+    /// again with the next start.
+    fn origin_of_applied(&mut self, applied: &Bundle) -> Origin {
+        self.differences.clear();
+        let same = policy::load(&self.options.manifest, &TrustedFiles)
+            .is_ok_and(|loaded| loaded.bundle.has_texts_of(applied));
+        if same {
+            return Origin::Files;
+        }
+        let (from, manifest) = (applied.manifest.display(), self.options.manifest.display());
+        self.differences.push(format!(
+            "in force is what was applied from `{from}`; `{manifest}`, which the daemon follows and \
+             starts with, says something else"
+        ));
+        Origin::Applied { from: applied.manifest.clone() }
+    }
+}

@@ -1,0 +1,122 @@
+//! The effect of a new policy on open connections, determined before it comes into force.
+
+use std::collections::BTreeSet;
+
+use super::{
+    affected_connections::{self, ConnectionCheck, Impact, RefusedConnection, SSH, is_session},
+    candidate::Candidate,
+    dataplane::InForce,
+};
+use crate::{
+    api::{
+        connections::{Affected, Connections},
+        control::{Consent, Refusal, Session},
+    },
+    netlink::{
+        connections::{self, Connection},
+        devices::Device,
+        sock_diag,
+    },
+    policy::compiled::CompiledPolicy,
+    system_error::SystemError,
+    text::counted,
+};
+
+/// Connections that are checked.
+const MAX_CHECKED: usize = 10_000;
+/// Lines about connections in a log record and an event.
+pub(super) const MAX_REPORTED: usize = 5;
+
+impl Consent {
+    /// Whether this may be done.
+    ///
+    /// # Errors
+    /// What would be cut, and how to do it all the same.
+    pub(crate) fn check(&self, connections: &Connections) -> Result<(), Refusal> {
+        let Affected { connections: all, sessions, .. } = connections.cut;
+        let [own, others] =
+            [sessions > 0 && !self.cut_own_session, all > sessions && !self.cut_connections];
+        let counted = |count| counted(count, "open connection");
+        let why = match (own, others) {
+            (false, false) => return Ok(()),
+            (true, false) => "it would cut your own ssh session, it seems".to_owned(),
+            (false, true) => format!("it would cut {}", counted(all - sessions)),
+            (true, true) => {
+                format!("it would cut {}, your own ssh session among them, it seems", counted(all))
+            }
+        };
+        Err(Refusal { why, connections: Some(Box::new(connections.clone())) })
+    }
+}
+
+/// Interfaces that are guarded now, and those that a candidate guards.
+#[derive(Debug)]
+pub(crate) struct GuardedInterfaces<'a> {
+    /// All devices of the node.
+    pub(crate) devices: &'a [Device],
+    /// Indices of the guarded interfaces.
+    pub(crate) now: BTreeSet<u32>,
+    /// Indices of the interfaces that the candidate guards.
+    pub(crate) then: BTreeSet<u32>,
+}
+
+/// Determines the effect of a candidate on open connections. `compile_current` compiles the policy in
+/// force; it is called only if the candidate refuses a connection.
+///
+/// # Errors
+/// The connections or the addresses of the node cannot be listed.
+pub(crate) fn impact(
+    candidate: &Candidate,
+    interfaces: &GuardedInterfaces<'_>,
+    session: Option<Session>,
+    current: Option<&InForce>,
+    compile_current: &mut dyn FnMut() -> Option<CompiledPolicy>,
+) -> Result<Connections, SystemError> {
+    let (mut found, more) = connections::established(MAX_CHECKED)?;
+    let own = session
+        .filter(|session| found.iter().any(|connection| is_session(session, connection)) || more);
+    if let Some(Session { peer, local }) = own
+        && !found.iter().any(|connection| (connection.peer, connection.local) == (peer, local))
+    {
+        found.push(Connection { local, peer, ifindex: 0, inode: 0 });
+    }
+    let addresses = connections::addresses()?;
+    let GuardedInterfaces { devices, now, then } = interfaces;
+    let check =
+        |policy, guarded| ConnectionCheck { policy, guarded, addresses: &addresses, devices };
+    let mut refused =
+        check(&candidate.policy, then).suspects(&found, &connections::listening_ports()?);
+    let names = current.map_or(&[][..], |current| &current.info.names);
+    if !refused.is_empty()
+        && let Some(policy) = compile_current()
+    {
+        check(&policy, now).keep_passing(&mut refused);
+    }
+    let sessions = sessions(own, &refused);
+    let is_session = |connection: &Connection| sessions.contains(connection);
+    let sum = |impact| affected_connections::sum_up(&refused, impact, names, is_session);
+    Ok(Connections {
+        looked_at: u64::try_from(found.len()).unwrap_or(u64::MAX),
+        incomplete: more.then(|| {
+            format!("there are more connections than the {MAX_CHECKED} that are looked at")
+        }),
+        cut: sum(Impact::Cut),
+        not_reopened: sum(Impact::NotReopened),
+    })
+}
+
+/// The connections among some that the caller may be using: its own, if it is known, else all that
+/// are of ssh.
+fn sessions(own: Option<Session>, suspects: &[RefusedConnection]) -> BTreeSet<Connection> {
+    let cut = suspects.iter().map(|suspect| suspect.connection);
+    if let Some(own) = own {
+        return cut.filter(|connection| is_session(&own, connection)).collect();
+    }
+    let inodes: BTreeSet<u32> = cut.clone().map(|connection| connection.inode).collect();
+    let commands = sock_diag::commands(&inodes);
+    let is_ssh = |connection: &Connection| {
+        let command = commands.get(&connection.inode);
+        connection.local.port() == SSH || command.is_some_and(|command| command.starts_with("sshd"))
+    };
+    cut.filter(is_ssh).collect()
+}

@@ -1,0 +1,215 @@
+//! Mode overrides: `trainguard mode`. An override lasts for a time, which the daemon keeps, or until it
+//! is changed; the policy stays what it is.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    dataplane::Dataplane,
+    documents::ActiveOverride,
+    lifecycle::{Lifecycle, Prepared, Reading},
+    state_dir::is_of_another_version,
+};
+use crate::{
+    api::{
+        connections::Connections,
+        control::{Applied, Consent, MODE_FOR, ModeChange, Refusal, RequestedMode},
+        events::PolicyChange,
+        status::ServiceStatus,
+    },
+    daemon::deadline::Deadline,
+    policy::{
+        Bundle, Loaded,
+        syntax::{document::Mode, text},
+    },
+    text::time,
+};
+
+impl Lifecycle {
+    /// Applies the mode override to the services of a policy.
+    pub(super) fn override_modes(&self, loaded: &mut Loaded) {
+        let Some(wanted) = &self.mode_override else { return };
+        let mode = match wanted.mode {
+            RequestedMode::Observe => Mode::Observe,
+            RequestedMode::Enforce => Mode::Enforce,
+            RequestedMode::Policy => return,
+        };
+        let services = loaded.cluster.services.iter_mut();
+        for service in services.filter(|service| wanted.means(&service.label, &service.name)) {
+            service.mode = mode;
+        }
+    }
+
+    /// Continues an override that an earlier daemon was given.
+    pub(super) fn resume_mode(&mut self) {
+        match self.state_dir.mode() {
+            Ok(None) => {}
+            Ok(Some(wanted)) if wanted.is_over() => {
+                tracing::warn!("the time of the mode by hand is over: the policy's modes are back");
+                self.forget_mode();
+            }
+            Ok(Some(wanted)) => {
+                let what = wanted.mode.name();
+                tracing::warn!(mode = what, "the mode by hand goes on; the policy's is not asked");
+                self.mode_override = Some(wanted);
+            }
+            Err(error) => {
+                tracing::error!("the mode by hand of an earlier daemon is over: {error:#}");
+                if !is_of_another_version(&error) {
+                    self.forget_mode();
+                }
+            }
+        }
+    }
+
+    /// Changes the mode of services.
+    ///
+    /// # Errors
+    /// A trial is going on, a service is not known, the policy in force cannot be built again, the
+    /// change would cut connections without consent, or the kernel refuses it.
+    pub(crate) fn change_mode(
+        &mut self,
+        change: &ModeChange,
+        dataplane: &mut dyn Dataplane,
+    ) -> Result<Applied, Refusal> {
+        if self.trial().is_some() {
+            let why = "a policy is on trial: `trainguard confirm` or `rollback` first";
+            return Err(why.to_owned().into());
+        }
+        let wanted = self.wanted_mode(change)?;
+        let bundle = self.bundle_in_force().or_else(|| self.bundle_of_files());
+        let bundle = bundle.ok_or_else(|| {
+            "what is in force is neither in the state directory nor in the files, so it cannot be \
+             built again with other modes; `trainguard apply` puts a policy into force, \
+             `trainguard detach` takes the guard off"
+                .to_owned()
+        })?;
+        let before = self.mark();
+        let previous = std::mem::replace(&mut self.mode_override, wanted);
+        let connections = match self.switch_mode(&bundle, &change.consent, dataplane) {
+            Ok(connections) => connections,
+            Err(refusal) => {
+                self.mode_override = previous;
+                return Err(refusal);
+            }
+        };
+        self.save_mode();
+        let what = change.to_string();
+        tracing::warn!("mode by hand: {what}");
+        let event = if change.mode == RequestedMode::Policy {
+            PolicyChange::ModeOfPolicy
+        } else {
+            PolicyChange::ModeByHand
+        };
+        self.report(dataplane, event, &[what]);
+        let mut applied = self.applied(before.as_ref())?;
+        applied.connections = connections;
+        applied.problems.extend(self.mode_problems());
+        applied.problems.extend(self.problems.iter().cloned());
+        Ok(applied)
+    }
+
+    fn switch_mode(
+        &mut self,
+        bundle: &Bundle,
+        consent: &Consent,
+        dataplane: &mut dyn Dataplane,
+    ) -> Result<Connections, Refusal> {
+        let prepared = self.prepare(&bundle.manifest, bundle, Reading::Known, dataplane);
+        let Prepared { candidate, .. } = prepared.map_err(|error| error.text())?;
+        let connections = self.connections_under(&candidate, consent.session, dataplane);
+        consent.check(&connections)?;
+        self.install(candidate, dataplane).map_err(|error| error.text())?;
+        Ok(connections)
+    }
+
+    fn wanted_mode(&self, change: &ModeChange) -> Result<Option<ActiveOverride>, String> {
+        let ModeChange { mode, services, seconds, .. } = change;
+        if *mode == RequestedMode::Policy {
+            return Ok(None);
+        }
+        let current = self.in_force.as_ref().ok_or("nothing is in force")?;
+        let known: Vec<&ServiceStatus> = current.info.services.values().collect();
+        for name in services {
+            if !known.iter().any(|service| service.is_called(name)) {
+                let names: Vec<&str> = known.iter().map(|service| &*service.name).collect();
+                let name = text::shown(name);
+                let names = names.join(", ");
+                return Err(format!("this node has no service `{name}`; it has {names}"));
+            }
+        }
+        let accepted = [self.options.timing.shortest, MODE_FOR[1]];
+        let until = match seconds.map(Duration::from_secs) {
+            None => None,
+            Some(time) if (accepted[0]..=accepted[1]).contains(&time) => {
+                Some(Deadline::after(time).map_err(|error| error.to_string())?)
+            }
+            Some(_) => {
+                let [shortest, longest] = accepted.map(humantime::format_duration);
+                return Err(format!("a mode by hand takes from {shortest} to {longest}"));
+            }
+        };
+        let since = time(SystemTime::now());
+        Ok(Some(ActiveOverride { mode: *mode, services: services.clone(), since, until }))
+    }
+
+    /// Ends an override whose time is over.
+    pub(crate) fn check_mode(&mut self, dataplane: &mut dyn Dataplane) {
+        let Some(over) = self.mode_override.take_if(|wanted| wanted.is_over()) else { return };
+        tracing::warn!("the time of the mode by hand is over");
+        match self.load_again(dataplane) {
+            Ok(()) => {
+                self.forget_mode();
+                let lines = ["its time is over".to_owned()];
+                self.report(dataplane, PolicyChange::ModeOfPolicy, &lines);
+            }
+            Err(error) => {
+                let why = error.text();
+                tracing::error!("the policy's modes cannot be set, trying again: {why}");
+                let until = Deadline::after(self.options.timing.retry).ok();
+                self.mode_override = Some(ActiveOverride { until, ..over });
+            }
+        }
+    }
+
+    /// Saves the override, or that there is none. A failure is a problem, no more: the override is in
+    /// force, but the next daemon would not know of it.
+    fn save_mode(&mut self) {
+        let saved = match &self.mode_override {
+            Some(wanted) => self.state_dir.keep_mode(wanted),
+            None => self.state_dir.forget_mode(),
+        };
+        if let Err(error) = saved {
+            tracing::error!("{error:#}");
+            self.problems.push(format!("{error:#}; the next daemon will not know of the mode"));
+        }
+    }
+
+    fn forget_mode(&mut self) {
+        self.mode_override = None;
+        self.save_mode();
+    }
+
+    /// Problems of the mode override, for the status.
+    pub(super) fn mode_problems(&self) -> Vec<String> {
+        let Some(wanted) = &self.mode_override else { return Vec::new() };
+        let mut problems = Vec::new();
+        if wanted.mode == RequestedMode::Observe {
+            let until = match &wanted.until {
+                Some(until) => format!("until {}", time(until.time())),
+                None => "until somebody changes it".to_owned(),
+            };
+            problems.push(format!(
+                "opened by hand: services only observe, {until}; `trainguard mode policy` ends it"
+            ));
+        }
+        for name in &wanted.services {
+            let services = self.in_force.iter().flat_map(|now| now.info.services.values());
+            if !services.into_iter().any(|service| service.is_called(name)) {
+                problems.push(format!(
+                    "the mode by hand names service `{name}`, which this node does not have now"
+                ));
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,132 @@
+//! Which signed policies come into force, and that nothing older comes back. What a signature is,
+//! and what it covers, is in [`crate::policy::resolve::signature`].
+
+use std::path::Path;
+
+use super::{
+    dataplane::{Change, Dataplane},
+    documents::Accepted,
+    lifecycle::Lifecycle,
+};
+use crate::{
+    daemon::{install_error::InstallError, trusted_files::TrustedFiles},
+    policy::{
+        Bundle, Files as _,
+        resolve::signature::{self, Key, Signed, Verified},
+    },
+};
+
+/// Why a policy is rejected.
+#[derive(Debug, PartialEq, Eq)]
+enum Rejection {
+    /// It is not what the holder of the key has signed.
+    Bad(String),
+    /// It is what was signed once, and has been replaced since.
+    Replayed(String),
+}
+
+fn bad(why: impl Into<String>) -> Rejection {
+    Rejection::Bad(why.into())
+}
+
+/// Sees that nothing newer was accepted before.
+fn follows(new: &Accepted, last: Option<&Accepted>) -> Result<(), Rejection> {
+    let Some(last) = last else { return Ok(()) };
+    if new.serial < last.serial {
+        return Err(Rejection::Replayed(format!(
+            "its serial number is {}, and {} was accepted before: what was replaced does not come \
+             back; to return to it, sign it again with a higher number",
+            new.serial, last.serial
+        )));
+    }
+    if new.serial == last.serial && new.sums != last.sums {
+        return Err(Rejection::Replayed(format!(
+            "its serial number is {}, with which another policy was accepted before: sign it with \
+             a higher number",
+            new.serial
+        )));
+    }
+    Ok(())
+}
+
+impl Lifecycle {
+    /// Checks the signature of a policy, if only signed ones are accepted; what is to be remembered
+    /// once the policy is in force.
+    pub(super) fn check_signature(
+        &self,
+        bundle: &Bundle,
+        signed: impl FnOnce() -> Result<Option<Signed>, String>,
+        dataplane: &mut dyn Dataplane,
+    ) -> Result<Option<Accepted>, InstallError> {
+        let Some(key) = &self.options.policy_key else { return Ok(None) };
+        let verified = self.verified(key, bundle, signed).map_err(|rejection| {
+            let (why, replayed) = match rejection {
+                Rejection::Bad(why) => (why, false),
+                Rejection::Replayed(why) => (why, true),
+            };
+            dataplane.report(Change::SignatureRejected { replayed });
+            InstallError::unfit(format_args!("not accepted: {why}"))
+        })?;
+        if verified.has_expired() {
+            tracing::warn!(
+                serial = verified.serial,
+                "the signature of the policy has expired; it comes into force all the same"
+            );
+        }
+        Ok(Some(verified.into()))
+    }
+
+    fn verified(
+        &self,
+        key: &Path,
+        bundle: &Bundle,
+        signed: impl FnOnce() -> Result<Option<Signed>, String>,
+    ) -> Result<Verified, Rejection> {
+        let text = TrustedFiles.read(key).map_err(|error| {
+            bad(format!("the policy key `{}` cannot be read: {error}", key.display()))
+        })?;
+        let signed = signed().map_err(bad)?.ok_or_else(|| {
+            let missing = signature::missing(&bundle.manifest);
+            bad(format!("this daemon takes signed policies only, and {missing}"))
+        })?;
+        let verified = Key::parse(&text).and_then(|key| key.verify(&signed, bundle));
+        let verified = verified.map_err(bad)?;
+        let last = self.state_dir.accepted().map_err(|error| {
+            bad(format!("the last serial number is not known, {error:#}: remove it to begin anew"))
+        })?;
+        follows(&verified.clone().into(), last.as_ref())?;
+        Ok(verified)
+    }
+
+    /// Saves what has come into force with a signature.
+    pub(super) fn accept(&mut self, accepted: Option<&Accepted>) {
+        self.serial = accepted.map(|accepted| accepted.serial);
+        let Some(accepted) = accepted else { return };
+        if let Err(error) = self.state_dir.keep_accepted(accepted) {
+            tracing::error!("{error:#}");
+            self.problems.push(format!("{error:#}; an older policy could come back"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case 129: an older one, with a good signature.
+    #[test]
+    fn nothing_older_comes_back() {
+        let one = |serial, sums: &str| Accepted { serial, sums: sums.to_owned() };
+        let last = one(7, "a");
+        assert_eq!(follows(&one(0, "a"), None), Ok(()));
+        for (new, good) in
+            [(one(8, "b"), true), (one(7, "a"), true), (one(7, "b"), false), (one(6, "a"), false)]
+        {
+            let result = follows(&new, Some(&last));
+            assert_eq!(result.is_ok(), good, "{new:?}");
+            if !good {
+                assert!(matches!(result, Err(Rejection::Replayed(_))), "{new:?}");
+            }
+        }
+    }
+}

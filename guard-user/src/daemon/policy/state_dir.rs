@@ -1,0 +1,290 @@
+//! What survives a reboot: the last good policy, and the secret of the hashed buckets.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Error, Result};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::documents::{Accepted, ActiveOverride, Trial};
+use crate::{
+    api::versioned::{self, Unreadable},
+    daemon::trusted_files,
+    policy::Bundle,
+};
+
+const LAST_GOOD: &str = "last-good.json";
+const KEY: &str = "hash-key";
+const TRIAL: &str = "trial.json";
+/// How the names of files begin that are not finished.
+const UNFINISHED: &str = ".unfinished-";
+const MODE: &str = "mode.json";
+const ACCEPTED: &str = "accepted.json";
+
+/// `schema` of each JSON file. Files without one are from before there were any, and of the first.
+const SCHEMA: &str = "trainguard/state/v1";
+
+/// A file to be written.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    schema: &'static str,
+    #[serde(flatten)]
+    document: &'a T,
+}
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir {
+    directory: PathBuf,
+}
+
+impl StateDir {
+    /// Names the directory.
+    pub(crate) fn at(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    /// Removes what daemons that were killed while they wrote have left. To be called while no
+    /// other daemon uses the directory. What cannot be removed is tried again next time.
+    pub(crate) fn tidy(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Where the policy that was last switched to is kept.
+    pub(crate) fn last_good_path(&self) -> PathBuf {
+        self.directory.join(LAST_GOOD)
+    }
+
+    /// The policy that was last switched to, with every file of it; none if there was none.
+    pub(crate) fn last_good(&self) -> Result<Option<Bundle>> {
+        self.read(LAST_GOOD)
+    }
+
+    /// Keeps a policy.
+    pub(crate) fn keep(&self, bundle: &Bundle) -> Result<()> {
+        self.write(LAST_GOOD, bundle)
+    }
+
+    /// The trial that is going on; none if there is none.
+    pub(crate) fn trial(&self) -> Result<Option<Trial>> {
+        self.read(TRIAL)
+    }
+
+    /// Keeps a trial.
+    pub(crate) fn keep_trial(&self, trial: &Trial) -> Result<()> {
+        self.write(TRIAL, trial)
+    }
+
+    /// The signed policy that was accepted last; none if there was none.
+    pub(crate) fn accepted(&self) -> Result<Option<Accepted>> {
+        self.read(ACCEPTED)
+    }
+
+    /// Keeps what was accepted.
+    pub(crate) fn keep_accepted(&self, accepted: &Accepted) -> Result<()> {
+        self.write(ACCEPTED, accepted)
+    }
+
+    /// The modes by hand; none if the policy's are in force.
+    pub(crate) fn mode(&self) -> Result<Option<ActiveOverride>> {
+        self.read(MODE)
+    }
+
+    /// Keeps modes by hand.
+    pub(crate) fn keep_mode(&self, wanted: &ActiveOverride) -> Result<()> {
+        self.write(MODE, wanted)
+    }
+
+    /// Forgets the modes by hand, if there are any.
+    pub(crate) fn forget_mode(&self) -> Result<()> {
+        self.forget(MODE)
+    }
+
+    /// Forgets the trial, if there is one.
+    pub(crate) fn forget_trial(&self) -> Result<()> {
+        self.forget(TRIAL)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing `{}`", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.directory.join(name);
+        // What another could have put there is not ours.
+        match trusted_files::read(&path) {
+            Ok(bytes) => versioned::read(&bytes, SCHEMA)
+                .map(Some)
+                .with_context(|| format!("reading `{}`", path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading `{}`", path.display())),
+        }
+    }
+
+    fn write(&self, name: &str, document: &impl Serialize) -> Result<()> {
+        self.replace(name, |file| {
+            let mut writer = io::BufWriter::new(file);
+            serde_json::to_writer(&mut writer, &Versioned { schema: SCHEMA, document })?;
+            writer.flush()
+        })
+    }
+
+    /// The secret of the hashed buckets; made when first asked for. If it cannot be kept, then why:
+    /// the next daemon makes another one, under which every source shares other buckets.
+    pub(crate) fn key(&self) -> Result<([u64; 2], Option<Error>)> {
+        let path = self.directory.join(KEY);
+        if let Some(key) = trusted_files::read(&path).ok().as_deref().and_then(two_words) {
+            return Ok((key, None));
+        }
+        let mut bytes = [0; 16];
+        File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).context(
+            "reading random bytes from `/dev/urandom` for the secret of the hashed buckets",
+        )?;
+        let kept = self.replace(KEY, |file| file.write_all(&bytes));
+        Ok((two_words(&bytes).context("16 bytes are two words")?, kept.err()))
+    }
+
+    /// Writes a file so that at any moment, also of a power cut, the old or the new one is there.
+    fn replace(&self, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
+        let path = self.directory.join(name);
+        let replaced = (|| {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+            let mut file =
+                tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
+            file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            write(file.as_file_mut())?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            File::open(&self.directory)?.sync_all()
+        })();
+        replaced.with_context(|| format!("writing `{}`", path.display()))
+    }
+}
+
+/// Whether another version of trainguard wrote a file, which may go on with it.
+pub(crate) fn is_of_another_version(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(Unreadable::OtherSchema { .. }))
+}
+
+fn two_words(bytes: &[u8]) -> Option<[u64; 2]> {
+    let ([first, second], []) = bytes.as_chunks::<8>() else { return None };
+    Some([u64::from_ne_bytes(*first), u64::from_ne_bytes(*second)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_the_bundle_survives() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::at(&dir.path().join("state"));
+        let (key, problem) = state.key().expect("a key");
+        assert_ne!(key, [0, 0]);
+        assert!(problem.is_none());
+        assert_eq!(state.key().expect("a key").0, key);
+        assert_eq!(state.last_good().expect("no file is fine"), None);
+        let bundle = Bundle::new("m.yaml", [("m.yaml", "text")]);
+        state.keep(&bundle).expect("writing");
+        assert_eq!(state.last_good().expect("reading"), Some(bundle));
+    }
+
+    #[test]
+    fn what_was_not_finished_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::at(dir.path());
+        state.keep(&Bundle::new("m.yaml", [("m.yaml", "text")])).expect("writing");
+        fs::write(dir.path().join(format!("{UNFINISHED}x1")), "half").expect("writing");
+        state.tidy();
+        let left = fs::read_dir(dir.path()).expect("a directory").flatten();
+        let names: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(names, [LAST_GOOD]);
+        StateDir::at(Path::new("/dev/null/state")).tidy();
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_kept_is_a_key_with_a_problem() {
+        let (key, problem) = StateDir::at(Path::new("/dev/null/state")).key().expect("a key");
+        assert_ne!(key, [0, 0]);
+        assert!(problem.is_some_and(|problem| problem.to_string().contains("/dev/null/state")));
+    }
+
+    #[test]
+    fn a_damaged_bundle_is_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let state = StateDir::at(dir.path());
+        fs::write(dir.path().join(LAST_GOOD), b"{\"manifest\": 7").expect("writing");
+        assert!(state.last_good().is_err());
+    }
+
+    /// What daemons left from before these files said a version, byte for byte as they wrote it.
+    fn of_before() -> (tempfile::TempDir, StateDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state");
+        for name in [LAST_GOOD, TRIAL, MODE, ACCEPTED, KEY] {
+            fs::copy(data.join(name), dir.path().join(name)).expect("a copy");
+        }
+        let state = StateDir::at(dir.path());
+        (dir, state)
+    }
+
+    #[test]
+    fn files_of_before_are_read_and_written_with_a_version() {
+        let (dir, state) = of_before();
+        let bundle = state.last_good().expect("a policy").expect("one");
+        assert_eq!(bundle.manifest, Path::new("/etc/trainguard/cluster.yaml"));
+        let trial = state.trial().expect("a trial").expect("one");
+        assert_eq!(trial.bundle.manifest, Path::new("/etc/trainguard/trial.yaml"));
+        let mode = state.mode().expect("a mode").expect("one");
+        let accepted = state.accepted().expect("a signature").expect("one");
+        assert_eq!(accepted.serial, 7);
+        let key = *b"\xf3\x74\x69\x13\xcd\xd7\x52\x66\x12\xfc\x07\x18\xe1\x4e\xfc\x5e";
+        assert_eq!(Some(state.key().expect("a key").0), two_words(&key));
+
+        // Written again they say their version, and to a daemon of before they are what they were.
+        state.keep(&bundle).expect("writing");
+        state.keep_trial(&trial).expect("writing");
+        state.keep_mode(&mode).expect("writing");
+        state.keep_accepted(&accepted).expect("writing");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state");
+        for name in [LAST_GOOD, TRIAL, MODE, ACCEPTED] {
+            let fields = |directory: &Path| -> serde_json::Value {
+                let text = fs::read(directory.join(name)).expect("a file");
+                serde_json::from_slice(&text).expect("JSON")
+            };
+            let (mut now, before) = (fields(dir.path()), fields(&data));
+            let schema = now.as_object_mut().expect("an object").remove("schema");
+            assert_eq!(schema, Some(SCHEMA.into()), "{name}");
+            assert_eq!(now, before, "{name}");
+        }
+        assert_eq!(state.last_good().expect("reading"), Some(bundle));
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_not_read_and_stays() {
+        let (dir, state) = of_before();
+        let text = fs::read_to_string(dir.path().join(MODE)).expect("a file");
+        let of_later = text.replacen('{', "{\"schema\":\"trainguard/state/v2\",", 1);
+        fs::write(dir.path().join(MODE), &of_later).expect("writing");
+        let error = state.mode().expect_err("another version");
+        assert!(is_of_another_version(&error));
+        let said = format!("{error:#}");
+        assert!(said.contains(MODE) && said.contains("trainguard/state/v2"), "{said}");
+        assert!(said.contains(SCHEMA), "{said}");
+    }
+}

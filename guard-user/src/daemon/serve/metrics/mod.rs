@@ -1,0 +1,197 @@
+//! What Prometheus scrapes: counters that only grow, of what the guard did, and gauges of what it
+//! is. Names and labels are a contract; a source address is never a label.
+//!
+//! The counters are those of the kernel, by interface and service and reason, and the daemon's
+//! tallies beside them. They live as long as their pins: neither a new generation nor a new daemon
+//! starts them anew. Every series that is known is there from the start, at zero, so that `rate()`
+//! sees the first drop. Their number is bounded by those of interfaces and services.
+
+pub mod declared;
+mod families;
+mod gauges;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use guard_common::{
+    layout::{
+        TALLY_CONNECTIONS_CUT, TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_LOG_LOST,
+        TALLY_LOG_SUPPRESSED, TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE, TALLY_REQUESTS_REFUSED,
+        TALLY_REQUESTS_SERVED,
+    },
+    tally::{SIGNATURES_REFUSED, SIGNATURES_REPLAYED},
+    verdict::{Action, NODE_REASONS, Reason},
+};
+
+use self::families::{Families, number};
+use super::connection_limits::Endpoint;
+use crate::{
+    api::status::Status,
+    bpf::pinned_maps::{EventCounts, PinnedMaps},
+    policy::compiled::service_name,
+    system_error::SystemError,
+};
+
+/// What the status does not tell, or tells for people.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moments {
+    /// When the daemon was started.
+    pub(crate) started: SystemTime,
+    /// Since when the policy is in force.
+    pub(crate) in_force: Option<SystemTime>,
+    /// When files were last loaded, and whether that put them into force.
+    pub(crate) last_load: Option<(SystemTime, bool)>,
+    /// Open connections by [`Door`].
+    pub(crate) connections: [usize; 3],
+}
+
+/// Packets and bytes.
+type Sums = [u64; 2];
+
+/// By interface, service and reason; then by action.
+type Counts = BTreeMap<(String, String, Reason), [Sums; 3]>;
+
+/// All metrics in the text format of Prometheus 0.0.4. `shared` is none while no policy is in
+/// force.
+pub(crate) fn text(
+    status: &Status,
+    shared: Option<&PinnedMaps>,
+    moments: &Moments,
+) -> Result<String, SystemError> {
+    let mut families = Families::default();
+    if let Some(shared) = shared {
+        let counts = counts(shared)?;
+        families.frames(&counts);
+        families.reasons(&counts);
+        families.member_drops(shared)?;
+        families.events(shared.event_counts()?);
+        families.daemon(shared)?;
+        families.tables(status, shared.interface_labels()?.len());
+    }
+    families.policy(status, moments);
+    families.interfaces(status);
+    families.findings(status);
+    families.process(status, moments);
+    families.text()
+}
+
+impl Families {
+    /// Frames and bytes by verdict.
+    fn frames(&mut self, counts: &Counts) {
+        let mut by_verdict: BTreeMap<(&str, &str, &str), Sums> = BTreeMap::new();
+        for ((interface, service, _), actions) in counts {
+            for (verdict, [packets, bytes]) in ["pass", "drop", "would_drop"].iter().zip(actions) {
+                let sums = by_verdict.entry((interface, service, verdict)).or_default();
+                *sums = [sums[0] + packets, sums[1] + bytes];
+            }
+        }
+        for (unit, metric) in [(0, declared::PACKETS), (1, declared::BYTES)] {
+            let rows = by_verdict.iter().map(|((interface, service, verdict), sums)| {
+                (vec![*interface, *service, *verdict], number(sums[unit]))
+            });
+            self.add(&metric, &rows.collect::<Vec<_>>());
+        }
+    }
+
+    /// Frames that were dropped, or would have been, by reason.
+    fn reasons(&mut self, counts: &Counts) {
+        for (action, metric) in [
+            (Action::Drop, declared::DROPPED_PACKETS),
+            (Action::WouldDrop, declared::WOULD_DROP_PACKETS),
+        ] {
+            let rows = counts.iter().filter(|((.., reason), _)| reason.is_refusal());
+            let rows = rows.map(|((interface, service, reason), actions)| {
+                let labels = vec![interface.as_str(), service.as_str(), reason.name()];
+                (labels, number(actions.get(action as usize).map_or(0, |sums| sums[0])))
+            });
+            self.add(&metric, &rows.collect::<Vec<_>>());
+        }
+    }
+
+    fn member_drops(&mut self, shared: &PinnedMaps) -> Result<(), SystemError> {
+        let labels = shared.service_labels()?;
+        let mut rows = vec![(vec![""], number(shared.tally(TALLY_MEMBER_DROPS_NODE)?))];
+        for (slot, label) in &labels {
+            let dropped = shared.tally(TALLY_MEMBER_DROPS + u32::from(*slot))?;
+            let service = service_name(label, labels.values());
+            rows.push((vec![service], number(dropped)));
+        }
+        self.add(&declared::MEMBER_DROPS, &rows);
+        Ok(())
+    }
+
+    fn events(&mut self, events: EventCounts) {
+        for (metric, value) in [
+            (declared::EVENTS_EMITTED, events.emitted),
+            (declared::EVENTS_SUPPRESSED, events.suppressed),
+            (declared::EVENTS_LOST, events.lost),
+        ] {
+            self.value(&metric, number(value));
+        }
+    }
+
+    /// What the daemon has done.
+    fn daemon(&mut self, shared: &PinnedMaps) -> Result<(), SystemError> {
+        let mut loads = Vec::new();
+        for (result, index) in [("success", TALLY_LOADS_DONE), ("failure", TALLY_LOADS_FAILED)] {
+            loads.push((vec![result], number(shared.tally(index)?)));
+        }
+        self.add(&declared::POLICY_LOADS, &loads);
+        let mut refusals = Vec::new();
+        for (reason, index) in [("bad", SIGNATURES_REFUSED), ("replay", SIGNATURES_REPLAYED)] {
+            refusals.push((vec![reason], number(shared.tally(index)?)));
+        }
+        self.add(&declared::SIGNATURE_REFUSALS, &refusals);
+        let (mut requests, mut cut) = (Vec::new(), Vec::new());
+        for endpoint in Endpoint::ALL {
+            for (result, first) in
+                [("served", TALLY_REQUESTS_SERVED), ("refused", TALLY_REQUESTS_REFUSED)]
+            {
+                let count = shared.tally(first + endpoint.place())?;
+                requests.push((vec![endpoint.name(), result], number(count)));
+            }
+            let count = shared.tally(TALLY_CONNECTIONS_CUT + endpoint.place())?;
+            cut.push((vec![endpoint.name()], number(count)));
+        }
+        self.add(&declared::REQUESTS, &requests);
+        for (metric, index) in
+            [(declared::LOG_SUPPRESSED, TALLY_LOG_SUPPRESSED), (declared::LOG_LOST, TALLY_LOG_LOST)]
+        {
+            self.value(&metric, number(shared.tally(index)?));
+        }
+        self.add(&declared::CONNECTIONS_CUT, &cut);
+        Ok(())
+    }
+}
+
+/// All counters, those at zero included. Of the node itself, where no service was asked, the
+/// service is empty.
+fn counts(shared: &PinnedMaps) -> Result<Counts, SystemError> {
+    let labels = shared.service_labels()?;
+    let names: BTreeMap<u8, &str> =
+        labels.iter().map(|(slot, label)| (*slot, service_name(label, labels.values()))).collect();
+    let interfaces: BTreeSet<String> = shared.interface_labels()?.into_values().collect();
+    let mut counts = Counts::new();
+    for interface in &interfaces {
+        for reason in Reason::ALL {
+            let of_node = (reason as u8) < NODE_REASONS;
+            let services: Vec<&str> =
+                if of_node { vec![""] } else { names.values().copied().collect() };
+            for service in services {
+                counts.insert((interface.clone(), service.to_owned(), reason), Default::default());
+            }
+        }
+    }
+    for (interface, verdict, counter) in shared.counters()? {
+        let service =
+            verdict.service.and_then(|slot| names.get(&slot)).copied().unwrap_or_default();
+        let entry = counts.entry((interface, service.to_owned(), verdict.reason)).or_default();
+        if let Some(sums) = entry.get_mut(verdict.action as usize) {
+            sums[0] += counter.packets;
+            sums[1] += counter.bytes;
+        }
+    }
+    Ok(counts)
+}

@@ -1,0 +1,344 @@
+//! What the service manager is told (`sd_notify(3)`): ready, reloading, one line about the state,
+//! and that the daemon is alive.
+//!
+//! Alive is who does the work: a sign of life is sent only while files, interfaces and events have
+//! each been looked at within their time. It comes from the loop that does the work, so a loop that
+//! is stuck sends none, and the manager ends it. The guard stays in the kernel meanwhile.
+
+use std::{
+    env, io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+    time::{Duration, Instant},
+};
+
+use guard_common::verdict::Action;
+use sd_notify::NotifyState;
+
+use crate::{
+    api::status::{InterfaceState, NodeMode, Status},
+    bpf::pinned_maps::PinnedMaps,
+    daemon::timing::Timing,
+    policy::syntax::text,
+    text::{counted, short},
+};
+
+/// Signs of life in the time that the manager waits for one.
+const SIGNS_PER_TIMEOUT: u32 = 4;
+/// Characters of the line about the state.
+const LINE_LENGTH: usize = 200;
+
+/// A part of the daemon's work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Work {
+    /// Files were looked at.
+    Files,
+    /// Interfaces were listed, and mended.
+    Interfaces,
+    /// Events were taken from the ring.
+    Events,
+}
+
+/// The service manager.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    socket: Option<UnixDatagram>,
+    /// [`Timing::line`].
+    line_interval: Duration,
+    /// [`Timing::fresh`].
+    fresh: Duration,
+    /// How often to send a sign of life; none if nobody waits for one.
+    signs: Option<Duration>,
+    last_sign: Instant,
+    /// When each part of the work was done last.
+    done: [Instant; 3],
+    /// From then on the daemon is ready, whatever is missing.
+    ready_by: Instant,
+    /// Whether the manager knows that the daemon is ready.
+    ready: bool,
+    /// Whether the manager knows that a reload has begun.
+    reload_announced: bool,
+    /// The line that was sent last, and when it was made.
+    line: Option<(String, Instant)>,
+    /// Frames that had been dropped when they were counted last.
+    dropped: Option<(u64, Instant)>,
+}
+
+impl Notifier {
+    /// The manager that the environment names; without one nothing is told. `patience`: how long
+    /// the daemon waits for interfaces before it is ready without them.
+    pub(crate) fn new(patience: Duration, timing: &Timing) -> Self {
+        let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
+            connect(name.as_bytes())
+                .inspect_err(|error| tracing::warn!("NOTIFY_SOCKET: {error}"))
+                .ok()
+        });
+        let now = Instant::now();
+        Self {
+            line_interval: timing.line,
+            fresh: timing.fresh,
+            signs: sd_notify::watchdog_enabled()
+                .filter(|_| socket.is_some())
+                .map(|all| all / SIGNS_PER_TIMEOUT),
+            socket,
+            last_sign: now,
+            done: [now; 3],
+            ready_by: now + patience,
+            ready: false,
+            reload_announced: false,
+            line: None,
+            dropped: None,
+        }
+    }
+
+    /// Says that a part of the work has been done.
+    pub(crate) fn did(&mut self, work: Work) {
+        self.done[work as usize] = Instant::now();
+    }
+
+    /// Announces that the daemon is about to load its files again. A daemon that has never been ready is
+    /// starting, not reloading.
+    pub(crate) fn reloading(&mut self) {
+        let Ok(now) = NotifyState::monotonic_usec_now() else { return };
+        self.reload_announced = self.ready && self.send(&[NotifyState::Reloading, now]);
+    }
+
+    /// Announces the end of a reload, if its beginning was announced. The result is in the next line.
+    pub(crate) fn reloaded(&mut self) {
+        self.line = None;
+        if std::mem::take(&mut self.reload_announced) {
+            self.ready = self.send(&[NotifyState::Ready]);
+        }
+    }
+
+    /// Says that the daemon is about to end.
+    pub(crate) fn stopping(&mut self) {
+        let line = "ended; the guard stays in force, `trainguard detach` takes it off";
+        self.send(&[NotifyState::Stopping, NotifyState::Status(line)]);
+    }
+
+    /// Whether everything has been looked at lately.
+    fn works(&self) -> bool {
+        self.done.iter().all(|done| done.elapsed() <= self.fresh)
+    }
+
+    /// Whether the line about the state is to be made anew.
+    fn is_line_due(&self) -> bool {
+        self.line.as_ref().is_none_or(|(_, made)| made.elapsed() >= self.line_interval)
+    }
+
+    /// Sends a sign of life, if one is due and the daemon works.
+    pub(crate) fn send_sign(&mut self) {
+        let Some(signs) = self.signs else { return };
+        if self.last_sign.elapsed() >= signs && self.works() && self.send(&[NotifyState::Watchdog])
+        {
+            self.last_sign = Instant::now();
+        }
+    }
+
+    /// Never waits: a manager that does not read must not keep the daemon from its work. What is
+    /// not sent now is sent next time. Whether it was sent.
+    fn send(&self, states: &[NotifyState]) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
+        match socket.send((lines.join("\n") + "\n").as_bytes()) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                tracing::warn!("the service manager cannot be told: {error}");
+                false
+            }
+        }
+    }
+
+    /// Frames dropped in a second since the last call.
+    fn drops_per_second(&mut self, shared: &PinnedMaps) -> Option<f64> {
+        let counters = shared.counters().ok()?;
+        let drops = counters.iter().filter(|(_, verdict, _)| verdict.action == Action::Drop);
+        let now: u64 = drops.map(|(.., counter)| counter.packets).sum();
+        let (before, at) = self.dropped.replace((now, Instant::now()))?;
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        let drops = now.saturating_sub(before) as f64;
+        Some(drops / at.elapsed().as_secs_f64().max(0.001))
+    }
+}
+
+/// A socket of systemd's: a path, or after `@` a name that is none.
+fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
+    let address = match name {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Notifier {
+    /// Whether there is a service manager to notify.
+    pub(crate) fn is_used(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Whether the next [`Self::update`] may have something to send.
+    pub(crate) fn needs_status(&self) -> bool {
+        !self.ready || self.is_line_due()
+    }
+
+    /// Sends what the service manager does not know yet: that the daemon is ready, and the state line.
+    pub(crate) fn update(&mut self, status: &Status, shared: Option<&PinnedMaps>) {
+        let due = self.is_line_due();
+        let whole = status.interfaces.iter().all(|interface| {
+            // Detached: as the operator wanted.
+            matches!(interface.state, InterfaceState::Guarded | InterfaceState::Detached)
+        });
+        let in_time = Instant::now() < self.ready_by;
+        if !self.ready && (whole && !status.interfaces.is_empty() || !in_time) {
+            if !whole {
+                tracing::error!("ready, but not whole: {}", status.problems.join("; "));
+            }
+            self.ready = self.send(&[NotifyState::Ready]);
+            // Once ready, no reload waits for an interface any more.
+            self.ready_by = Instant::now();
+        } else if !due {
+            return;
+        }
+        let rate = shared.and_then(|shared| self.drops_per_second(shared));
+        let next = line(status, rate);
+        let known = self.line.as_ref().is_some_and(|(line, _)| *line == next);
+        if known || self.send(&[NotifyState::Status(&next)]) {
+            self.line = Some((next, Instant::now()));
+        }
+    }
+}
+
+/// The state in one line: what is in force where, then what is not as it should be.
+fn line(status: &Status, rate: Option<f64>) -> String {
+    let of = |state: InterfaceState| {
+        let interfaces = status.interfaces.iter().filter(move |interface| interface.state == state);
+        interfaces.map(|interface| interface.name.as_str()).collect::<Vec<_>>()
+    };
+    let guarded = of(InterfaceState::Guarded).len();
+    let hash = status.policy_hash.get(..7).unwrap_or_default();
+    let does = match status.mode {
+        _ if guarded == 0 => "NOT ENFORCING",
+        _ if status.enforcing => "enforcing",
+        Some(NodeMode::Observe) => "only observing",
+        Some(NodeMode::None) => "no service to guard in",
+        _ => "NOT ENFORCING",
+    };
+    let drops = rate.map(|rate| format!(", {} drops/s", short(rate))).unwrap_or_default();
+    let on = counted(guarded, "interface");
+    let mut parts = vec![format!("{does} {}@{hash} on {on}{drops}", status.cluster)];
+    for (state, what) in [
+        (InterfaceState::Missing, "waiting for"),
+        (InterfaceState::Failed, "FAILED"),
+        (InterfaceState::Detached, "detached"),
+    ] {
+        let names = of(state);
+        if !names.is_empty() {
+            parts.push(format!("{what} {}", names.join(", ")));
+        }
+    }
+    if let Some(trial) = &status.trial {
+        let time = trial.deadline.get(11..19).unwrap_or(&trial.deadline);
+        parts.push(format!("ON TRIAL, undone at {time} UTC unless confirmed"));
+    } else if !status.up_to_date {
+        let why = status.problems.first().map_or("see `trainguard status`", String::as_str);
+        parts.push(format!("not what the files say: {why}"));
+    }
+    text::visible(&parts.join("; ")).chars().take(LINE_LENGTH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::status::InterfaceStatus;
+
+    fn service() -> (Notifier, UnixDatagram) {
+        let (ours, managers) = UnixDatagram::pair().expect("two sockets");
+        ours.set_nonblocking(true).expect("a socket");
+        managers.set_nonblocking(true).expect("a socket");
+        let now = Instant::now();
+        let service = Notifier {
+            socket: Some(ours),
+            line_interval: Timing::default().line,
+            fresh: Timing::default().fresh,
+            signs: Some(Duration::ZERO),
+            last_sign: now,
+            done: [now; 3],
+            ready_by: now,
+            ready: false,
+            reload_announced: false,
+            line: None,
+            dropped: None,
+        };
+        (service, managers)
+    }
+
+    #[test]
+    fn who_leaves_one_part_of_the_work_undone_gives_no_sign_of_life() {
+        let (mut service, manager) = service();
+        let mut buffer = [0; 64];
+        service.send_sign();
+        assert_eq!(manager.recv(&mut buffer).ok(), Some("WATCHDOG=1\n".len()));
+        for work in [Work::Files, Work::Interfaces, Work::Events] {
+            // A machine that has just been started has no such time.
+            let Some(old) = Instant::now().checked_sub(2 * service.fresh) else { return };
+            service.done[work as usize] = old;
+            service.send_sign();
+            assert!(manager.recv(&mut buffer).is_err(), "{work:?}");
+            service.did(work);
+            service.send_sign();
+            assert!(manager.recv(&mut buffer).is_ok(), "{work:?}");
+        }
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up() {
+        let (service, manager) = service();
+        let sent = (0..100_000).take_while(|_| service.send(&[NotifyState::Ready])).count();
+        assert!((1..100_000).contains(&sent), "{sent}");
+        manager.recv(&mut [0; 64]).expect("a message");
+        assert!(service.send(&[NotifyState::Ready]), "it goes on when there is room");
+    }
+
+    #[test]
+    fn the_line_tells_what_is_amiss() {
+        let interface = |name: &str, state| InterfaceStatus {
+            name: name.to_owned(),
+            state,
+            ..InterfaceStatus::default()
+        };
+        let mut status = Status {
+            cluster: "mxnet".to_owned(),
+            policy_hash: "4f2c9a1b00".to_owned(),
+            mode: Some(NodeMode::Enforce),
+            enforcing: true,
+            up_to_date: true,
+            interfaces: vec![
+                interface("eth0", InterfaceState::Guarded),
+                interface("eth1", InterfaceState::Guarded),
+            ],
+            ..Status::default()
+        };
+        let good = "enforcing mxnet@4f2c9a1 on 2 interfaces, 12 drops/s";
+        assert_eq!(line(&status, Some(12.0)), good);
+        status.interfaces[1] = interface("eth1", InterfaceState::Failed);
+        status.enforcing = false;
+        assert_eq!(line(&status, None), "NOT ENFORCING mxnet@4f2c9a1 on 1 interface; FAILED eth1");
+        status.interfaces.truncate(1);
+        status.mode = Some(NodeMode::Observe);
+        assert_eq!(line(&status, None), "only observing mxnet@4f2c9a1 on 1 interface");
+        status.up_to_date = false;
+        status.problems = vec!["\u{1b}[31m".repeat(100)];
+        let long = line(&status, None);
+        assert!(long.chars().count() == LINE_LENGTH && !long.contains('\u{1b}'), "{long}");
+    }
+}

@@ -1,0 +1,89 @@
+//! What the daemon itself counts. Kept in a pinned map beside the kernel's counters, and so, like
+//! them, never less than it was: over generations, restarts and crashes.
+
+use std::collections::BTreeMap;
+
+use guard_common::{
+    Addr,
+    event::Event,
+    layout::{
+        TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_LOG_LOST, TALLY_LOG_SUPPRESSED,
+        TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE,
+    },
+    verdict::{Action, Reason},
+};
+
+use crate::{
+    bpf::pinned_maps::PinnedMaps, logs::Missing, policy::compiled::name_of,
+    system_error::SystemError,
+};
+
+/// Counts on their way to the map.
+#[derive(Debug, Default)]
+pub(crate) struct DaemonCounters {
+    /// Those that are not there yet, by the indices of `guard_common::layout`: the first files are
+    /// loaded before there is a map.
+    waiting: BTreeMap<u32, u64>,
+    /// The log's own counts, as far as they are counted here.
+    log: Missing,
+}
+
+impl DaemonCounters {
+    /// Counts.
+    pub(crate) fn add(&mut self, index: u32, count: u64) {
+        if count > 0 {
+            let sum = self.waiting.entry(index).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+
+    /// Counts what the log has not written since it was last counted.
+    pub(crate) fn add_log(&mut self, now: Missing) {
+        let before = std::mem::replace(&mut self.log, now);
+        self.add(TALLY_LOG_SUPPRESSED, now.suppressed.saturating_sub(before.suppressed));
+        self.add(TALLY_LOG_LOST, now.lost.saturating_sub(before.lost));
+    }
+
+    /// Counts a load of the files.
+    pub(crate) fn add_load(&mut self, success: bool) {
+        self.add(if success { TALLY_LOADS_DONE } else { TALLY_LOADS_FAILED }, 1);
+    }
+
+    /// Counts the frames that an event stands for, if they were dropped and their source is a node
+    /// of the manifest. The node's own address is not: nobody else sends from it.
+    pub(crate) fn add_member_drops(&mut self, event: &Event, names: &[(Addr, String)]) {
+        let (Some(source), Some(verdict)) = (event.source(), event.verdict()) else { return };
+        let forged = verdict.reason == Reason::Martian;
+        if verdict.action != Action::Drop || forged || name_of(names, &source).is_none() {
+            return;
+        }
+        let index = match verdict.service {
+            Some(slot) => TALLY_MEMBER_DROPS + u32::from(slot),
+            None => TALLY_MEMBER_DROPS_NODE,
+        };
+        self.add(index, event.weight.into());
+    }
+
+    /// Puts the counts into the map. Those that cannot be put there wait.
+    pub(crate) fn flush(&mut self, shared: &mut PinnedMaps) -> Result<(), SystemError> {
+        while let Some(first) = self.waiting.first_entry() {
+            shared.add_to_tally(*first.key(), *first.get())?;
+            first.remove();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_counted_by_what_was_added() {
+        let mut tallies = DaemonCounters::default();
+        for (suppressed, lost) in [(0, 0), (5, 0), (5, 1), (9, 1)] {
+            tallies.add_log(Missing { suppressed, lost });
+        }
+        assert_eq!(tallies.waiting, [(TALLY_LOG_SUPPRESSED, 9), (TALLY_LOG_LOST, 1)].into());
+    }
+}

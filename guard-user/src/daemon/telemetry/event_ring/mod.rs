@@ -1,0 +1,350 @@
+//! What has happened lately, in bounded memory: refused packets, policies, interfaces, and what of
+//! it could not be told. Whoever wants to know asks for what came after the last he knows.
+//!
+//! Packets that are alike within a second are one record, so a flood from one source is a line a
+//! second. Many sources make many records: beyond a number a second they are only counted.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use guard_common::{Addr, event::Event as Sample, parse};
+
+use super::{missing_members::RefusedSources, names::Names};
+use crate::{
+    api::events::{
+        self, Audit, Event, Interface, InterfaceChange, Lost, Packet, Page, Policy, What,
+    },
+    bpf::pinned_maps::EventCounts,
+    capture::headers,
+    policy::compiled::name_of,
+    text::time,
+};
+
+/// Records that are kept.
+const MAX_RECORDS: usize = 4096;
+/// Bytes that they may take, about.
+const MAX_BYTES: usize = 4 << 20;
+/// Records of packets in a second. In the same second as many again of other kinds.
+const RECORDS_PER_SECOND: u32 = 200;
+/// How long packets that are alike are summed up, and how often losses are told.
+const FOLD_TIME: Duration = Duration::from_secs(1);
+/// Characters of a text.
+const MAX_TEXT: usize = 1000;
+/// Records of a page.
+pub(crate) const PAGE: usize = 1000;
+/// Bytes of a page, about.
+const PAGE_BYTES: usize = 1 << 20;
+/// Bytes that a record takes besides its texts, about.
+const RECORD_BYTES: usize = 512;
+
+/// What packets have in common that are one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FoldKey {
+    verdict: u32,
+    source: Option<Addr>,
+    protocol: u8,
+    port: u16,
+    ifindex: u32,
+}
+
+/// Packets that wait for the end of their second.
+#[derive(Debug)]
+struct Fold {
+    since: SystemTime,
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    latest: Sample,
+    count: u64,
+    packets: u64,
+    first: SystemTime,
+    last: SystemTime,
+}
+
+/// How many records this second has had.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    since: SystemTime,
+    used: u32,
+}
+
+impl Budget {
+    fn allows(&mut self, now: SystemTime) -> bool {
+        if is_over(self.since, now) {
+            *self = Self { since: now, used: 0 };
+        }
+        let allows = self.used < RECORDS_PER_SECOND;
+        self.used += u32::from(allows);
+        allows
+    }
+}
+
+/// Whether a second has passed; also when the clock was set back.
+fn is_over(since: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(since).map_or(true, |passed| passed >= FOLD_TIME)
+}
+
+/// What has happened lately.
+#[derive(Debug)]
+pub(crate) struct EventRing {
+    pub(crate) instance: String,
+    pub(crate) refused_sources: RefusedSources,
+    records: VecDeque<Event>,
+    bytes: usize,
+    next: u64,
+    folds: HashMap<FoldKey, Fold>,
+    packets: Budget,
+    others: Budget,
+    /// What the kernel had not told when it was last looked at.
+    untold: Option<EventCounts>,
+    /// Samples that found no room since the last record of losses.
+    not_kept: u64,
+    losses_since: SystemTime,
+    /// Name of this node; empty before it is known.
+    pub(crate) node: String,
+}
+
+impl EventRing {
+    /// Nothing has happened yet.
+    pub(crate) fn new(now: SystemTime) -> Self {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let budget = Budget { since: now, used: 0 };
+        Self {
+            instance: format!("{:x}-{:x}", since.as_nanos(), std::process::id()),
+            refused_sources: RefusedSources::new(now),
+            records: VecDeque::new(),
+            bytes: 0,
+            next: 1,
+            folds: HashMap::new(),
+            packets: budget,
+            others: budget,
+            untold: None,
+            not_kept: 0,
+            losses_since: now,
+            node: String::new(),
+        }
+    }
+
+    /// Takes note of a refused packet.
+    pub(crate) fn packet(&mut self, sample: &Sample, names: Names<'_>, now: SystemTime) {
+        let Some(verdict) = sample.verdict() else { return };
+        let alike = FoldKey {
+            verdict: sample.verdict,
+            source: sample.source(),
+            protocol: sample.protocol,
+            port: sample.port,
+            ifindex: sample.ifindex,
+        };
+        if let Some(fold) = self.folds.get_mut(&alike) {
+            let waiting = fold.waiting.get_or_insert(Waiting {
+                latest: *sample,
+                count: 0,
+                packets: 0,
+                first: now,
+                last: now,
+            });
+            waiting.latest = *sample;
+            waiting.count += 1;
+            waiting.packets = waiting.packets.saturating_add(sample.weight.into());
+            waiting.last = now;
+        } else if self.packets.allows(now) {
+            self.folds.insert(alike, Fold { since: now, waiting: None });
+            let packets = sample.weight.into();
+            let alone = Waiting { latest: *sample, count: 1, packets, first: now, last: now };
+            self.push(now, What::packet(told(&alone, names)));
+        } else {
+            self.not_kept += 1;
+        }
+        let headers = headers::of(head(sample), sample.len);
+        self.refused_sources.add(sample, verdict, headers.flags, names, now);
+    }
+
+    /// Tells what has waited long enough. To be called before new packets are taken note of, so
+    /// that who is known already goes first. `untold` says what the kernel has not told so far.
+    pub(crate) fn tick(
+        &mut self,
+        names: Names<'_>,
+        now: SystemTime,
+        untold: impl FnOnce() -> Option<EventCounts>,
+    ) {
+        let mut due: Vec<(FoldKey, Fold)> =
+            self.folds.extract_if(|_, fold| is_over(fold.since, now)).collect();
+        due.sort_by_key(|(_, fold)| fold.since);
+        for (alike, fold) in due {
+            let Some(waiting) = fold.waiting else { continue };
+            if self.packets.allows(now) {
+                self.push(now, What::packet(told(&waiting, names)));
+                self.folds.insert(alike, Fold { since: now, waiting: None });
+            } else {
+                self.not_kept += waiting.count;
+            }
+        }
+        if self.untold.is_none() || is_over(self.losses_since, now) {
+            self.losses(now, untold());
+        }
+    }
+
+    fn losses(&mut self, now: SystemTime, counts: Option<EventCounts>) {
+        self.losses_since = now;
+        let mut lost = Lost { not_kept: self.not_kept, ..Lost::default() };
+        if let Some(counts) = counts {
+            // What an earlier daemon did not tell is not this one's to tell.
+            let before = self.untold.replace(counts).unwrap_or(counts);
+            lost.suppressed = counts.suppressed.saturating_sub(before.suppressed);
+            lost.lost = counts.lost.saturating_sub(before.lost);
+        }
+        if lost == Lost::default() {
+            return;
+        }
+        self.not_kept = 0;
+        let parts = [
+            (lost.suppressed, "refused frames were not sampled"),
+            (lost.lost, "samples found no room in the kernel"),
+            (lost.not_kept, "samples were more than are kept of a second"),
+        ];
+        let parts = parts.iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> = parts.map(|(count, what)| format!("{count} {what}")).collect();
+        lost.text = parts.join(", ");
+        self.push(now, What::Lost(lost));
+    }
+
+    /// Takes note of what became of a policy.
+    pub(crate) fn policy(&mut self, policy: Policy) {
+        let text = short(&policy.text);
+        self.other(What::Policy(Policy { text, ..policy }));
+    }
+
+    /// Takes note of what became of an interface.
+    pub(crate) fn interface(&mut self, what: InterfaceChange, interface: &str, text: &str) {
+        self.other(What::Interface(Interface {
+            what,
+            interface: interface.to_owned(),
+            text: short(text),
+        }));
+    }
+
+    /// Takes note of what somebody commanded; the record of it.
+    pub(crate) fn audit(&mut self, audit: Audit) -> Event {
+        let [text, arguments, command] =
+            [&audit.text, &audit.arguments, audit.command.as_ref().unwrap_or(&String::new())]
+                .map(|text| short(text));
+        let command = audit.command.as_ref().map(|_| command);
+        let audit = Audit { arguments, text, command, ..audit };
+        // They are few, and must not give way to others.
+        self.push(SystemTime::now(), What::Audit(Box::new(audit)))
+    }
+
+    fn other(&mut self, what: What) {
+        let now = SystemTime::now();
+        if self.others.allows(now) {
+            self.push(now, what);
+        } else {
+            self.not_kept += 1;
+        }
+    }
+
+    fn push(&mut self, now: SystemTime, what: What) -> Event {
+        let event = Event {
+            schema: events::SCHEMA.to_owned(),
+            time: Some(time(now)),
+            seq: Some(self.next),
+            node: (!self.node.is_empty()).then(|| self.node.clone()),
+            what,
+        };
+        self.next += 1;
+        self.bytes += size(&event);
+        self.records.push_back(event.clone());
+        while self.records.len() > MAX_RECORDS || self.bytes > MAX_BYTES {
+            let Some(gone) = self.records.pop_front() else { break };
+            self.bytes -= size(&gone);
+        }
+        event
+    }
+
+    /// The events after a number, at most so many. None are left out between them.
+    pub(crate) fn page(&self, after: u64, limit: usize) -> Page {
+        let first = self.next - self.records.len() as u64;
+        let skip = usize::try_from((after.saturating_add(1)).saturating_sub(first));
+        let mut room = PAGE_BYTES;
+        let wanted = self.records.iter().skip(skip.unwrap_or(usize::MAX)).take(limit.min(PAGE));
+        let events = wanted.take_while(|event| {
+            let fits = room > 0;
+            room = room.saturating_sub(size(event));
+            fits
+        });
+        Page {
+            schema: events::PAGE_SCHEMA.to_owned(),
+            instance: self.instance.clone(),
+            first,
+            next: self.next,
+            events: events.cloned().collect(),
+        }
+    }
+}
+
+/// Bytes that a record takes, about.
+fn size(event: &Event) -> usize {
+    let text = match &event.what {
+        What::Packet(packet) => packet.frame.as_ref().map_or(0, String::len),
+        What::Policy(policy) => policy.text.len(),
+        What::Interface(interface) => interface.text.len(),
+        What::Audit(audit) => audit.text.len() + audit.arguments.len(),
+        What::Lost(lost) => lost.text.len(),
+        What::Unknown => 0,
+    };
+    RECORD_BYTES + text
+}
+
+fn short(text: &str) -> String {
+    let mut short: String = text.chars().take(MAX_TEXT).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// The beginning of a sampled frame.
+pub(crate) fn head(sample: &Sample) -> &[u8] {
+    let len = usize::try_from(sample.head_len).unwrap_or(usize::MAX);
+    sample.head.get(..len).unwrap_or(&sample.head)
+}
+
+/// Packets as they are told.
+fn told(waiting: &Waiting, names: Names<'_>) -> Packet {
+    let Waiting { latest, count, packets, first, last } = waiting;
+    let headers = headers::of(head(latest), latest.len);
+    let verdict = latest.verdict();
+    let service = verdict.and_then(|verdict| names.services.get(&verdict.service?));
+    let source = latest.source();
+    let transport = parse::transport(latest.protocol);
+    let device = names.devices.iter().find(|device| device.index == latest.ifindex);
+    let several = *count > 1;
+    Packet {
+        verdict: verdict.map(|verdict| verdict.action.name().to_owned()).unwrap_or_default(),
+        reason: verdict.map(|verdict| verdict.reason.name().to_owned()).unwrap_or_default(),
+        service: service.map(|service| service.name.clone()),
+        source: source.map(IpAddr::from),
+        source_node: source.and_then(|addr| name_of(names.nodes, &addr)).map(str::to_owned),
+        transport: transport.map(|transport| transport.name().to_owned()),
+        port: transport.map(|_| latest.port),
+        protocol: (transport.is_none() && latest.protocol != 0).then_some(latest.protocol),
+        source_port: headers.source_port,
+        destination: headers.destination,
+        flags: headers.flags.map(events::letters),
+        interface: device.map(|device| device.name.clone()),
+        length: Some(latest.len),
+        count: *count,
+        packets: *packets,
+        first: several.then(|| time(*first)),
+        last: several.then(|| time(*last)),
+        frame: Some(crate::policy::compile::hash::hexadecimal(&headers.bytes)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Laws of the journal: nothing is told twice or left out uncounted, whatever comes.
+
+use guard_common::verdict::{Action, Reason, Verdict};
+use proptest::prelude::*;
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::api::status::ServiceStatus;
+
+const START: u64 = 1_790_000_000;
+
+fn at(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(START) + Duration::from_millis(ms)
+}
+
+fn sample(source: u32, weight: u32) -> Sample {
+    Sample {
+        source: Addr::V4(source).mapped(),
+        verdict: Verdict::of_service(Action::Drop, Reason::NotAllowed, 0).pack(),
+        family: Sample::IPV4,
+        protocol: 6,
+        port: 9091,
+        weight,
+        ..Sample::default()
+    }
+}
+
+fn with_names(work: impl FnOnce(Names<'_>)) {
+    let status = ServiceStatus { name: "s".to_owned(), ..ServiceStatus::default() };
+    let services = BTreeMap::from([(0, status)]);
+    work(Names { services: &services, nodes: &[], devices: &[] });
+}
+
+/// What all records tell: samples, frames, samples not kept, of the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    count: u64,
+    packets: u64,
+    not_kept: u64,
+    kernel: u64,
+}
+
+fn add(told: &mut Told, page: &Page) {
+    for event in &page.events {
+        match &event.what {
+            What::Packet(packet) => {
+                told.count += packet.count;
+                told.packets += packet.packets;
+            }
+            What::Lost(lost) => {
+                told.not_kept += lost.not_kept;
+                told.kernel += lost.suppressed + lost.lost;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reads all that is new, as a client does: page by page.
+fn read(journal: &EventRing, after: &mut u64, told: &mut Told) {
+    loop {
+        let page = journal.page(*after, 64);
+        assert!(page.first <= *after + 1, "a client that asks often misses nothing");
+        let Some(last) = page.events.last().and_then(|event| event.seq) else { return };
+        let numbers: Vec<u64> = page.events.iter().filter_map(|event| event.seq).collect();
+        let expected: Vec<u64> = (*after + 1..=last).collect();
+        assert_eq!(numbers, expected);
+        *after = last;
+        add(told, &page);
+    }
+}
+
+/// A step of time, and packets of (source, weight) in it.
+type Step = (u64, Vec<(u8, u32)>);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let packets = proptest::collection::vec((any::<u8>(), 1..1000_u32), 0..300);
+    proptest::collection::vec((0..1500_u64, packets), 0..20)
+}
+
+proptest! {
+    #[test]
+    fn every_sample_is_told_or_counted(steps in steps(), few in any::<bool>()) {
+        with_names(|names| {
+            let mut journal = EventRing::new(at(0));
+            let (mut after, mut told) = (0, Told::default());
+            let mut fed = Told::default();
+            let mut now = 0;
+            for (step, packets) in steps {
+                now += step;
+                let counts = EventCounts { suppressed: fed.count * 7, lost: 3, emitted: 0 };
+                journal.tick(names, at(now), || Some(counts));
+                for (source, weight) in packets {
+                    // Few sources fold, many exhaust what is kept of a second.
+                    let source = if few { u32::from(source % 4) } else { u32::from(source) };
+                    fed.count += 1;
+                    fed.packets += u64::from(weight);
+                    journal.packet(&sample(source, weight), names, at(now));
+                }
+                assert!(journal.folds.len() <= 2 * RECORDS_PER_SECOND as usize);
+                read(&journal, &mut after, &mut told);
+            }
+            // Later everything has been told.
+            let counts = EventCounts { suppressed: 1_000_000, lost: 7, emitted: 0 };
+            for later in 0..3 {
+                journal.tick(names, at(now + 1000 * (later + 1)), || Some(counts));
+                read(&journal, &mut after, &mut told);
+            }
+            assert_eq!(told.count + told.not_kept, fed.count);
+            assert!(told.packets <= fed.packets);
+            if few {
+                assert_eq!((told.packets, told.not_kept), (fed.packets, 0));
+            }
+            assert!(journal.folds.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_gap_is_the_number_of_records_that_are_gone(more in 0..3000_u64, after in 0..8000_u64) {
+        let mut journal = EventRing::new(at(0));
+        let all = MAX_RECORDS as u64 + more;
+        for _ in 0..all {
+            journal.push(at(0), What::Lost(Lost::default()));
+        }
+        let page = journal.page(after, PAGE);
+        prop_assert_eq!((page.first, page.next), (more + 1, all + 1));
+        let first = page.events.first().and_then(|event| event.seq);
+        let expected = (after + 1).max(page.first);
+        prop_assert_eq!(first, (expected < page.next).then_some(expected));
+        prop_assert!(page.events.len() <= PAGE);
+    }
+}
+
+#[test]
+fn the_first_is_told_at_once_and_those_like_it_a_second_later() {
+    with_names(|names| {
+        let mut journal = EventRing::new(at(0));
+        journal.tick(names, at(0), || None);
+        for ms in 0..60 {
+            journal.packet(&sample(1, 2), names, at(ms));
+        }
+        let counts = |journal: &EventRing| -> Vec<(u64, u64)> {
+            let events = journal.page(0, PAGE).events;
+            let of = |event: Event| match event.what {
+                What::Packet(packet) => Some((packet.count, packet.packets)),
+                _ => None,
+            };
+            events.into_iter().filter_map(of).collect()
+        };
+        assert_eq!(counts(&journal), [(1, 2)]);
+        journal.tick(names, at(999), || None);
+        assert_eq!(counts(&journal), [(1, 2)]);
+        journal.tick(names, at(1000), || None);
+        assert_eq!(counts(&journal), [(1, 2), (59, 118)]);
+        // Still the same second of the same source.
+        journal.packet(&sample(1, 2), names, at(1500));
+        journal.tick(names, at(1600), || None);
+        assert_eq!(counts(&journal).len(), 2);
+        journal.tick(names, at(2000), || None);
+        assert_eq!(counts(&journal), [(1, 2), (59, 118), (1, 2)]);
+        journal.tick(names, at(3000), || None);
+        journal.packet(&sample(1, 2), names, at(3000));
+        assert_eq!(counts(&journal).len(), 4, "after a quiet second it is told at once again");
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_nothing_back() {
+    with_names(|names| {
+        let mut journal = EventRing::new(at(100_000));
+        journal.packet(&sample(1, 1), names, at(100_000));
+        journal.packet(&sample(1, 1), names, at(100_001));
+        journal.tick(names, at(0), || None);
+        assert_eq!(journal.page(0, PAGE).events.len(), 2);
+    });
+}
+
+#[test]
+fn what_an_earlier_daemon_did_not_tell_is_not_told() {
+    with_names(|names| {
+        let mut journal = EventRing::new(at(0));
+        let counts = |suppressed| EventCounts { suppressed, lost: 0, emitted: 0 };
+        journal.tick(names, at(0), || Some(counts(500)));
+        assert_eq!(journal.page(0, PAGE).events, []);
+        journal.tick(names, at(1000), || Some(counts(507)));
+        let events = journal.page(0, PAGE).events;
+        let Some(What::Lost(lost)) = events.first().map(|event| &event.what) else {
+            panic!("{events:?}")
+        };
+        assert_eq!((lost.suppressed, lost.not_kept), (7, 0));
+        // At most once a second, and only if there is something to tell.
+        journal.tick(names, at(1500), || Some(counts(509)));
+        journal.tick(names, at(2000), || Some(counts(509)));
+        journal.tick(names, at(3000), || Some(counts(509)));
+        assert_eq!(journal.page(0, PAGE).events.len(), 2);
+    });
+}
+
+#[test]
+fn memory_is_bounded_also_by_long_texts() {
+    let mut journal = EventRing::new(at(0));
+    for _ in 0..3 * MAX_RECORDS {
+        journal.push(
+            at(0),
+            What::Policy(Policy { text: short(&"€".repeat(100_000)), ..Policy::default() }),
+        );
+    }
+    let bytes: usize = journal.records.iter().map(size).sum();
+    assert_eq!(bytes, journal.bytes);
+    assert!(bytes <= MAX_BYTES);
+    let page = serde_json::to_vec(&journal.page(0, PAGE)).expect("JSON");
+    assert!(page.len() <= 2 * PAGE_BYTES, "{}", page.len());
+}

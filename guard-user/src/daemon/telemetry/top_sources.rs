@@ -1,0 +1,229 @@
+//! Who is refused most, now, in bounded memory.
+//!
+//! The Space-Saving algorithm (Metwally, Agrawal, El Abbadi, 2005) over sampled frames, each of
+//! which counts for those that it stands for: a newcomer to a full table takes the place of the
+//! smallest entry and inherits its count. A source that sent more than one in [`CAPACITY`] of what
+//! was refused is in the table, whatever a flood of forged ones does. Counts are halved every
+//! [`HALF_LIFE`], so that who floods now is told before who flooded yesterday.
+//!
+//! How true it is: under a flood each CPU tells of 32 frames a window and reason
+//! ([`guard_common::layout::SAMPLING_AIM_SHIFT`]), each frame with the same chance. Of `n` samples
+//! of a source the estimate is off by about one part in the square root of `n`. A source that sends
+//! one per cent of a flood on one CPU is sampled once or twice a second, where the kernel ticks 250
+//! times a second: after ten seconds it stands out, after a minute its number is off by an eighth.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
+
+use guard_common::{Addr, event::Event, verdict::Verdict};
+
+/// Sources that are kept.
+const CAPACITY: usize = 1024;
+/// After how long what was counted counts half.
+const HALF_LIFE: Duration = Duration::from_mins(1);
+
+/// A refused source.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    /// Sampled frames since it is kept.
+    pub(crate) sampled: u64,
+    /// Frames that they stand for.
+    pub(crate) packets: u64,
+    /// When it came into the table.
+    pub(crate) first: SystemTime,
+    /// When it was last seen.
+    pub(crate) last: SystemTime,
+    /// The last verdict.
+    pub(crate) verdict: Verdict,
+    /// The last destination port.
+    pub(crate) port: u16,
+    /// The last protocol.
+    pub(crate) protocol: u8,
+    /// Frames of late: `inherited` and its own.
+    recent: u64,
+    /// What was another's.
+    inherited: u64,
+}
+
+impl Entry {
+    /// Frames of late that certainly were its own.
+    fn certain(&self) -> u64 {
+        self.recent.saturating_sub(self.inherited)
+    }
+}
+
+/// The sources that were refused most.
+#[derive(Debug)]
+pub(crate) struct TopSources {
+    entries: BTreeMap<Addr, Entry>,
+    /// The same by `recent`, smallest first.
+    order: BTreeSet<(u64, Addr)>,
+    /// When the counts were halved.
+    halved: SystemTime,
+}
+
+impl Default for TopSources {
+    fn default() -> Self {
+        Self { entries: BTreeMap::new(), order: BTreeSet::new(), halved: SystemTime::UNIX_EPOCH }
+    }
+}
+
+impl TopSources {
+    /// Counts an event.
+    pub(crate) fn add(&mut self, event: &Event, now: SystemTime) {
+        let (Some(source), Some(verdict)) = (event.source(), event.verdict()) else { return };
+        self.age(now);
+        let weight = u64::from(event.weight);
+        let mut inherited = 0;
+        if let Some(entry) = self.entries.get(&source) {
+            self.order.remove(&(entry.recent, source));
+        } else if self.entries.len() >= CAPACITY
+            && let Some((count, smallest)) = self.order.pop_first()
+        {
+            self.entries.remove(&smallest);
+            inherited = count;
+        }
+        let entry = self.entries.entry(source).or_insert(Entry {
+            sampled: 0,
+            packets: 0,
+            first: now,
+            last: now,
+            verdict,
+            port: event.port,
+            protocol: event.protocol,
+            recent: inherited,
+            inherited,
+        });
+        entry.sampled = entry.sampled.saturating_add(1);
+        entry.packets = entry.packets.saturating_add(weight);
+        entry.recent = entry.recent.saturating_add(weight);
+        self.order.insert((entry.recent, source));
+        entry.last = now;
+        entry.verdict = verdict;
+        entry.port = event.port;
+        entry.protocol = event.protocol;
+    }
+
+    /// The sources that were certainly refused most of late, then those that were before, at most
+    /// `limit` of them.
+    pub(crate) fn most(&mut self, limit: usize, now: SystemTime) -> Vec<(Addr, Entry)> {
+        self.age(now);
+        let mut all: Vec<(Addr, Entry)> =
+            self.entries.iter().map(|(addr, entry)| (*addr, *entry)).collect();
+        all.sort_by_key(|(_, entry)| Reverse((entry.certain(), entry.last, entry.packets)));
+        all.truncate(limit);
+        all
+    }
+
+    /// Halves the counts as often as time has passed for. A clock that was set back starts anew.
+    fn age(&mut self, now: SystemTime) {
+        let Ok(passed) = now.duration_since(self.halved) else {
+            self.halved = now;
+            return;
+        };
+        let times = passed.as_secs() / HALF_LIFE.as_secs();
+        if times == 0 {
+            return;
+        }
+        let times = u32::try_from(times).unwrap_or(u32::MAX);
+        for entry in self.entries.values_mut() {
+            entry.recent = entry.recent.checked_shr(times).unwrap_or(0);
+            entry.inherited = entry.inherited.checked_shr(times).unwrap_or(0);
+        }
+        self.order = self.entries.iter().map(|(addr, entry)| (entry.recent, *addr)).collect();
+        self.halved = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_common::verdict::{Action, Reason};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEAVY: u32 = 7;
+
+    fn event(source: u32, weight: u32) -> Event {
+        Event {
+            source: Addr::V4(source).mapped(),
+            verdict: Verdict::of_service(Action::Drop, Reason::NotAllowed, 0).pack(),
+            family: Event::IPV4,
+            weight,
+            ..Event::default()
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    #[test]
+    fn a_flood_of_forged_sources_hides_nobody() {
+        let mut top = TopSources::default();
+        for round in 0..1_000_000_u32 {
+            top.add(&event(0x0a00_0000 + round, 1), at(0));
+            if round % 100 == 0 {
+                top.add(&event(HEAVY, 1), at(0));
+            }
+        }
+        assert_eq!(top.entries.len(), CAPACITY);
+        let most = top.most(2, at(0));
+        let [(first, heavy), (_, next)] = most[..] else { panic!("{most:?}") };
+        assert_eq!(first, Addr::V4(HEAVY));
+        assert!(heavy.certain() > 100 * next.certain(), "{heavy:?} {next:?}");
+    }
+
+    #[test]
+    fn who_floods_now_is_told_before_who_did() {
+        let mut top = TopSources::default();
+        for _ in 0..1000 {
+            top.add(&event(1, 100), at(0));
+        }
+        for _ in 0..10 {
+            top.add(&event(2, 100), at(3600));
+        }
+        let most = top.most(2, at(3600));
+        let order: Vec<_> = most.iter().map(|(addr, entry)| (*addr, entry.packets)).collect();
+        assert_eq!(order, [(Addr::V4(2), 1000), (Addr::V4(1), 100_000)]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_loses_nothing() {
+        let mut top = TopSources::default();
+        top.add(&event(1, 8), at(3600));
+        top.add(&event(1, 8), at(0));
+        assert_eq!(top.most(1, at(1))[0].1.certain(), 16);
+    }
+
+    proptest! {
+        /// The guarantee of the algorithm, for any sequence: who is refused more often than one in
+        /// CAPACITY is kept, and no certain count is more than the true one.
+        #[test]
+        fn the_frequent_are_kept(
+            events in prop::collection::vec((0..3000_u32, 1..50_u32), 0..5000),
+        ) {
+            let mut top = TopSources::default();
+            let mut truth: BTreeMap<Addr, u64> = BTreeMap::new();
+            for (source, weight) in events {
+                // Half of them are a few.
+                let source = if source % 2 == 0 { source % 20 } else { source };
+                top.add(&event(source, weight), at(0));
+                *truth.entry(Addr::V4(source)).or_default() += u64::from(weight);
+            }
+            let total: u64 = truth.values().sum();
+            for (addr, count) in &truth {
+                if count * CAPACITY as u64 > total {
+                    prop_assert!(top.entries.contains_key(addr));
+                }
+            }
+            prop_assert_eq!(top.entries.len(), top.order.len());
+            for (addr, entry) in &top.entries {
+                prop_assert!(entry.certain() <= truth[addr] && truth[addr] <= entry.recent);
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Files that only root or the daemon's own user can have written: what a policy is read from, and
+//! what the daemon has kept for itself. The rules are those of [`crate::file_permissions`].
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
+    unistd::geteuid,
+};
+
+use crate::{
+    file_permissions::{self, End, Fault, Owned, Passed},
+    policy::{Disk, Files, resolve::files},
+};
+
+/// The file system, as far as it can be trusted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TrustedFiles;
+
+impl Files for TrustedFiles {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = open_trusted(path)?;
+        files::read_whole(file)
+    }
+
+    fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
+        Disk.glob(pattern)
+    }
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// It is not there, or somebody else may write to it or put another one in its place: who, and what
+/// to do.
+pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
+    let End { directory, name, path } =
+        file_permissions::walk(path, &mut |passed| require(&passed))?;
+    // Opening a pipe would wait for a writer that may never come, and opening a terminal may make it
+    // ours.
+    let flags = OFlag::O_RDONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_NOCTTY
+        | OFlag::O_CLOEXEC;
+    let file = File::from(openat(&directory, &*name, flags, Mode::empty())?);
+    files::require_regular(&file)?;
+    require(&Passed::file(path, &file)?)?;
+    Ok(file)
+}
+
+/// Sees that nobody but root and ourselves can change this.
+fn require(passed: &Passed) -> io::Result<()> {
+    let own = geteuid().as_raw();
+    let Some(fault) = passed.fault(&[own]) else { return Ok(()) };
+    let shown = passed.path.display();
+    let Owned { uid, mode } = passed.owned;
+    let why = match fault {
+        Fault::Owner => {
+            let who = if own == 0 {
+                String::new()
+            } else {
+                format!(" or user {own}, whom the daemon is")
+            };
+            format!("`{shown}` belongs to user {uid}, expected root{who}: `chown` it")
+        }
+        Fault::Writable => {
+            format!("others may write to `{shown}` (mode {mode:04o}): `chmod go-w` it")
+        }
+        Fault::Shared => format!(
+            "others may put files into the directory `{shown}` (mode {mode:04o}): `chmod go-w` it"
+        ),
+        Fault::Kind => format!("`{shown}` is not a regular file"),
+        Fault::Names => format!(
+            "`{shown}` has {} names (hard links), and whoever has another one may have it \
+             elsewhere: put a copy in its place",
+            passed.names
+        ),
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+/// Reads a file of our own.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_trusted(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, chown, symlink},
+        time::{Duration, Instant},
+    };
+
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    const TEXT: &[u8] = b"text";
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    }
+
+    fn why(path: &Path) -> String {
+        let began = Instant::now();
+        let error = TrustedFiles.read(path).expect_err("it is refused");
+        assert!(began.elapsed() < Duration::from_secs(1), "no waiting");
+        error.to_string()
+    }
+
+    /// Case 128.
+    #[test]
+    fn what_others_may_write_is_refused_and_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (inner, file) = (dir.path().join("inner"), dir.path().join("inner/file"));
+        fs::create_dir(&inner).expect("a directory");
+        fs::write(&file, TEXT).expect("a file");
+        assert_eq!(TrustedFiles.read(&file).expect("a file of our own"), TEXT);
+        for (path, mode, part) in [
+            (&file, 0o664, "others may write to"),
+            (&file, 0o646, "mode 0646"),
+            (&inner, 0o775, "others may put files into the directory"),
+            (&inner, 0o757, "inner` (mode 0757)"),
+        ] {
+            let before = fs::metadata(path).expect("a mode").permissions().mode();
+            set_mode(path, mode);
+            let told = why(&file);
+            assert!(told.contains(part) && told.contains("chmod go-w"), "{mode:o}: {told}");
+            set_mode(path, before);
+        }
+        // As /tmp is: what is in it is looked at.
+        set_mode(&inner, 0o1777);
+        assert_eq!(TrustedFiles.read(&file).expect("a sticky directory"), TEXT);
+        fs::hard_link(&file, dir.path().join("another name")).expect("a hard link");
+        assert!(why(&file).contains("2 names"), "{}", why(&file));
+        fs::remove_file(dir.path().join("another name")).expect("removing");
+        if geteuid().is_root() {
+            for path in [&file, &inner] {
+                chown(path, Some(1000), None).expect("another owner");
+                let told = why(&file);
+                assert!(told.contains("belongs to user 1000, expected root"), "{told}");
+                chown(path, Some(0), None).expect("the owner");
+            }
+        }
+        assert_eq!(TrustedFiles.read(&file).expect("as before"), TEXT);
+    }
+
+    #[test]
+    fn links_are_followed_as_far_as_they_lead_through_what_is_ours() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| dir.path().join(name);
+        for version in ["one", "two"] {
+            fs::create_dir(at(version)).expect("a directory");
+            fs::write(at(version).join("file"), version).expect("a file");
+        }
+        symlink("one", at("data")).expect("a link");
+        symlink("data/file", at("file")).expect("a link");
+        symlink(at("two").join("../one/./file"), at("absolute")).expect("a link");
+        for link in ["file", "absolute"] {
+            assert_eq!(TrustedFiles.read(&at(link)).expect("a link"), b"one", "{link}");
+        }
+        set_mode(&at("one"), 0o777);
+        for link in ["file", "absolute"] {
+            assert!(why(&at(link)).contains("one` (mode 0777)"), "{}", why(&at(link)));
+        }
+        set_mode(&at("one"), 0o755);
+        symlink("around", at("around")).expect("a link");
+        assert!(why(&at("around")).contains("symbolic links"), "{}", why(&at("around")));
+        if geteuid().is_root() {
+            std::os::unix::fs::lchown(at("data"), Some(1000), None).expect("another owner");
+            assert!(
+                why(&at("file")).contains("data` belongs to user 1000"),
+                "{}",
+                why(&at("file"))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pipe = dir.path().join("pipe");
+        mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+        for path in [&pipe, Path::new("/dev/null"), Path::new("/dev/tty"), dir.path()] {
+            let told = TrustedFiles.read(path).expect_err("no file").to_string();
+            let expected = ["not a regular file", "directory", "No such device"]
+                .iter()
+                .any(|p| told.contains(p));
+            assert!(expected, "{}: {told}", path.display());
+        }
+        assert!(
+            TrustedFiles
+                .read(&dir.path().join("nothing"))
+                .is_err_and(|error| { error.kind() == io::ErrorKind::NotFound })
+        );
+        assert!(TrustedFiles.read(&pipe.join("below")).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! The TCP connections of this network namespace that packets still come for, and the devices that
+//! their addresses are on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6,
+    inet::{InetResponseHeader, SocketId, StateFlags},
+};
+use nix::ifaddrs::getifaddrs;
+
+use super::sock_diag::{self, MOST, Whole};
+use crate::system_error::SystemError;
+
+/// A TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Connection {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Index of the interface that it is bound to; 0 if to none.
+    pub ifindex: u32,
+    /// Inode of the socket, the same in all namespaces; 0 if it is the kernel's own.
+    pub inode: u32,
+}
+
+/// Connections that are open or closed by the peer alone, without those of the host with itself, in
+/// no order and at most so many; and whether there are more. Needs no rights.
+///
+/// # Errors
+/// The kernel does not answer, or cannot tell of TCP sockets (`CONFIG_INET_DIAG`).
+pub fn established(most: usize) -> Result<(Vec<Connection>, bool), SystemError> {
+    let mut found = Vec::new();
+    let mut many = false;
+    let more = tcp(&(StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT), |header| {
+        let SocketId { source_port, destination_port, source_address, destination_address, .. } =
+            header.socket_id;
+        let (local, peer) = (source_address.to_canonical(), destination_address.to_canonical());
+        if local.is_loopback() || peer.is_loopback() || local == peer {
+            return;
+        }
+        if found.len() >= most {
+            many = true;
+        } else {
+            found.push(Connection {
+                local: SocketAddr::new(local, source_port),
+                peer: SocketAddr::new(peer, destination_port),
+                ifindex: header.socket_id.interface_id,
+                inode: header.inode,
+            });
+        }
+    })?;
+    Ok((found, more || many))
+}
+
+/// The TCP ports that somebody listens at; a port among many thousands may be missing.
+///
+/// # Errors
+/// As [`established`].
+pub fn listening_ports() -> Result<BTreeSet<u16>, SystemError> {
+    let mut ports = BTreeSet::new();
+    tcp(&StateFlags::LISTEN, |header| {
+        ports.insert(header.socket_id.source_port);
+    })?;
+    Ok(ports)
+}
+
+fn tcp(
+    states: &StateFlags,
+    mut each: impl FnMut(&InetResponseHeader),
+) -> Result<bool, SystemError> {
+    let failed = |error: io::Error| SystemError::of("listing the TCP connections", error);
+    let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
+    let mut more = false;
+    for family in [AF_INET, AF_INET6] {
+        // One socket each: the rest of an answer that is not read to its end lies in it.
+        let socket = sock_diag::open().map_err(failed)?;
+        match sock_diag::dump(&socket, family, protocol, states.clone(), MOST, &mut each) {
+            Ok(Whole::Yes) => {}
+            Ok(Whole::No) => more = true,
+            // A kernel without IPv6 has no such sockets.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) && family == AF_INET6 => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(more)
+}
+
+/// The names of the devices that have an address, by address.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn addresses() -> Result<BTreeMap<IpAddr, BTreeSet<String>>, SystemError> {
+    let failed = |error: nix::Error| {
+        SystemError::of("listing the addresses of the interfaces", io::Error::from(error))
+    };
+    let mut found: BTreeMap<IpAddr, BTreeSet<String>> = BTreeMap::new();
+    for interface in getifaddrs().map_err(failed)? {
+        let Some(address) = interface.address else { continue };
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = || address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
+        if let Some(address) = v4.or_else(v6) {
+            found.entry(address).or_default().insert(interface.interface_name);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn connections_with_ourselves_are_left_out_and_listeners_are_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let at = listener.local_addr().expect("an address");
+        let _connection = TcpStream::connect(at).expect("a connection");
+        let (found, _) = established(100_000).expect("the connections");
+        assert!(found.iter().all(|one| !one.peer.ip().is_loopback()), "{found:?}");
+        assert!(listening_ports().expect("the ports").contains(&at.port()));
+        let lo = addresses().expect("addresses");
+        assert!(lo.get(&IpAddr::from([127, 0, 0, 1])).is_some_and(|names| names.contains("lo")));
+    }
+}

@@ -1,0 +1,204 @@
+//! What network devices there are, what they unpack, and who has a program on them.
+
+use std::io;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::NetlinkMessage,
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{
+            InfoBareUdp, InfoData, InfoGeneve, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+            LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+        },
+    },
+    sys::SocketAddr,
+};
+
+use super::topology::Stacked;
+use crate::{attach_mode::Mode, sys, system_error::SystemError};
+
+/// UDP ports of GTP (`GTP0_PORT`, `GTP1U_PORT`, include/net/gtp.h): a device always has both.
+const GTP_PORTS: [u16; 2] = [3386, 2152];
+
+/// Devices that appear with their module in every namespace, and unpack only once somebody sets
+/// them up.
+const FALLBACK_DEVICES: [&str; 9] =
+    ["tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"];
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// The longest packet that it takes, in bytes, without its Ethernet header.
+    pub mtu: u32,
+    /// Whether its frames begin with an Ethernet header.
+    pub ethernet: bool,
+    /// Its kind as `ip -d link` shows it; none for hardware and loopback.
+    pub kind: Option<String>,
+    /// UDP ports at which it receives what it unpacks.
+    pub ports: Vec<u16>,
+    /// The XDP program on it.
+    pub xdp: Option<Attached>,
+    /// Ids of its tc programs (TCX, ingress), in the order in which they run.
+    pub tc: Vec<u32>,
+    /// What it lies on, and what lies on it.
+    pub stacked: Stacked,
+}
+
+/// An XDP program on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// Id of the program.
+    pub program_id: u32,
+    /// How it is attached: `native`, `generic`, `offloaded` or `several`.
+    pub mode: &'static str,
+}
+
+/// Whether a program that runs in a driver gets each frame in one buffer at this MTU, however small
+/// the buffers of the driver are.
+pub fn has_one_buffer(mtu: u32) -> bool {
+    mtu <= 1500
+}
+
+impl Device {
+    /// Whether it unpacks what strangers may send. Devices that exist count before they are up, so
+    /// that none comes up unnoticed; but not the ones that nobody asked for.
+    pub fn may_unpack(&self) -> bool {
+        self.up || !FALLBACK_DEVICES.contains(&self.name.as_str())
+    }
+
+    /// How a program runs on it; none if it does not.
+    pub fn mode_of(&self, program_id: u32) -> Option<&'static str> {
+        match self.xdp {
+            Some(attached) if attached.program_id == program_id => Some(attached.mode),
+            _ => self.tc.contains(&program_id).then(|| Mode::Tcx.name()),
+        }
+    }
+}
+
+type Changes =
+    futures_util::stream::BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// A connection to the kernel's routing socket in this network namespace.
+#[expect(missing_debug_implementations, reason = "streams have none")]
+pub struct Netlink {
+    handle: Handle,
+    changes: Changes,
+}
+
+impl Netlink {
+    /// Connects. Must be called inside a tokio runtime, which carries the connection.
+    pub fn open() -> Result<Self, SystemError> {
+        let failed = |error: io::Error| SystemError::of("opening a netlink socket", error);
+        let (connection, handle, changes) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(failed)?;
+        tokio::spawn(connection);
+        Ok(Self { handle, changes: changes.boxed() })
+    }
+
+    /// All devices of this namespace.
+    pub async fn devices(&self) -> Result<Vec<Device>, SystemError> {
+        let links = self.handle.link().get().execute();
+        let links: Vec<LinkMessage> = links
+            .try_collect()
+            .await
+            .map_err(|error| SystemError::of("listing the network interfaces", error))?;
+        Ok(links.into_iter().map(device).collect())
+    }
+
+    /// Waits until a device appears, vanishes or changes. A burst of changes counts as one.
+    pub async fn changed(&mut self) {
+        if self.changes.next().await.is_none() {
+            // The connection is gone; the caller's timer still looks at the devices.
+            std::future::pending::<()>().await;
+        }
+        while let Some(Some(_)) = futures_util::FutureExt::now_or_never(self.changes.next()) {}
+    }
+}
+
+/// All devices of the network namespace of this thread, for who has no runtime.
+pub fn devices_now() -> Result<Vec<Device>, SystemError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| SystemError::of("opening a netlink socket", error))?;
+    runtime.block_on(async { Netlink::open()?.devices().await })
+}
+
+fn device(message: LinkMessage) -> Device {
+    let mut device = Device {
+        index: message.header.index,
+        name: String::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        mtu: u32::MAX,
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        kind: None,
+        ports: Vec::new(),
+        xdp: None,
+        // None as well where the kernel has no such programs.
+        tc: sys::tc_programs(message.header.index).unwrap_or_default(),
+        stacked: Stacked::of(&message),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name = name,
+            LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+            LinkAttribute::Xdp(facts) => device.xdp = attached(&facts),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => device.kind = Some(kind.to_string()),
+                        LinkInfo::Data(data) => device.ports.extend(ports(&data)),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if device.kind.as_deref() == Some("gtp") {
+        device.ports.extend(GTP_PORTS);
+    }
+    device
+}
+
+fn ports(data: &InfoData) -> Vec<u16> {
+    match data {
+        InfoData::Vxlan(facts) => facts
+            .iter()
+            .filter_map(|fact| if let InfoVxlan::Port(port) = fact { Some(*port) } else { None })
+            .collect(),
+        InfoData::Geneve(facts) => facts
+            .iter()
+            .filter_map(|fact| if let InfoGeneve::Port(port) = fact { Some(*port) } else { None })
+            .collect(),
+        InfoData::BareUdp(facts) => facts
+            .iter()
+            .filter_map(|fact| if let InfoBareUdp::Port(port) = fact { Some(*port) } else { None })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn attached(facts: &[LinkXdp]) -> Option<Attached> {
+    let mode = facts.iter().find_map(|fact| match fact {
+        LinkXdp::Attached(XdpAttached::Driver) => Some("native"),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some("generic"),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some("offloaded"),
+        LinkXdp::Attached(XdpAttached::Multiple) => Some("several"),
+        _ => None,
+    })?;
+    let program_id = facts.iter().find_map(|fact| match fact {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    })?;
+    Some(Attached { program_id, mode })
+}

@@ -1,0 +1,269 @@
+//! Which sockets of this network namespace take what strangers send: TCP and SCTP sockets that
+//! listen, UDP sockets that are bound and talk to nobody in particular.
+//!
+//! By the kernel's `sock_diag`, which filters by state itself: 50,000 connections cost nothing. The
+//! tables of `/proc/net` would have to be read whole.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    path::Path,
+};
+
+use guard_common::port_table::Transport;
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
+};
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::{TimeVal, TimeValLike as _},
+};
+use rtnetlink::{
+    packet_core::{
+        NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
+        NetlinkMessage, NetlinkPayload, Parseable as _,
+    },
+    sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG},
+};
+
+use crate::system_error::SystemError;
+
+/// Sockets that are looked at, of each kind and family. Who opens more hides the rest, which is
+/// told.
+pub(super) const MOST: usize = 65_536;
+/// Bytes of an answer's part. The kernel fills what it is given (`netlink_dump`,
+/// `net/netlink/af_netlink.c`), up to 32 KiB.
+const PART: usize = 32 * 1024;
+/// Milliseconds that the kernel may take for a part of an answer.
+const PATIENCE_MS: i64 = 500;
+/// Descriptors that are looked at to find who has a socket.
+const MOST_DESCRIPTORS: usize = 200_000;
+
+/// A socket that takes what strangers send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening {
+    /// Its protocol; UDP-Lite counts as UDP.
+    pub transport: Transport,
+    /// The address that it is bound to; unspecified if to all.
+    pub address: IpAddr,
+    /// Its port, never 0.
+    pub port: u16,
+    /// Index of the interface that it is bound to; 0 if to none.
+    pub ifindex: u32,
+    /// Who made it.
+    pub uid: u32,
+    /// Its inode, the same in all namespaces; 0 if it is the kernel's own.
+    pub inode: u32,
+}
+
+/// Tells `each` of the sockets of this thread's network namespace, in no order; whether there are
+/// more than are looked at. Needs no rights.
+///
+/// # Errors
+/// The kernel does not answer, or cannot tell of TCP or UDP sockets (`CONFIG_INET_DIAG`,
+/// `CONFIG_INET_UDP_DIAG`).
+pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
+    let failed = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENOENT) => SystemError::new(
+            "not known: the kernel does not tell which sockets listen without its modules tcp_diag \
+             and udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG); `modprobe -a tcp_diag udp_diag` \
+             loads them",
+        ),
+        _ => SystemError::of("listing the sockets that listen", error),
+    };
+    let socket = open().map_err(failed)?;
+    for (protocol, transport, states) in [
+        (libc::IPPROTO_TCP, Transport::Tcp, StateFlags::LISTEN),
+        (libc::IPPROTO_UDP, Transport::Udp, StateFlags::CLOSE),
+        (libc::IPPROTO_UDPLITE, Transport::Udp, StateFlags::CLOSE),
+        (libc::IPPROTO_SCTP, Transport::Sctp, StateFlags::LISTEN),
+    ] {
+        // A kernel without these has no such sockets.
+        let optional = !matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
+        let mut of_transport = |header: &InetResponseHeader| {
+            let SocketId { source_port: port, source_address, interface_id, .. } = header.socket_id;
+            if port != 0 {
+                each(Listening {
+                    transport,
+                    address: source_address.to_canonical(),
+                    port,
+                    ifindex: interface_id,
+                    uid: header.uid,
+                    inode: header.inode,
+                });
+            }
+        };
+        for family in [AF_INET, AF_INET6] {
+            let protocol = u8::try_from(protocol).unwrap_or_default();
+            match dump(&socket, family, protocol, states.clone(), MOST, &mut of_transport) {
+                Ok(Whole::Yes) => {}
+                // The rest of the answer lies unread in this socket.
+                Ok(Whole::No) => return Ok(true),
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOENT)
+                        && (optional || family == AF_INET6) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether all sockets were told of.
+pub(super) enum Whole {
+    Yes,
+    No,
+}
+
+pub(super) fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
+    Ok(socket)
+}
+
+/// Tells `each` of the sockets of a family in some states, `most` of them or a part of an answer
+/// more.
+pub(super) fn dump(
+    socket: &Socket,
+    family: u8,
+    protocol: u8,
+    states: StateFlags,
+    most: usize,
+    each: &mut impl FnMut(&InetResponseHeader),
+) -> io::Result<Whole> {
+    let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
+    let extensions = ExtensionFlags::empty();
+    let request = InetRequest { family, protocol, extensions, states, socket_id };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let payload = NetlinkPayload::from(SockDiagMessage::InetRequest(request));
+    let mut message = NetlinkMessage::new(header, payload);
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    let mut looked_at = 0;
+    let mut answer = Vec::with_capacity(PART);
+    loop {
+        answer.clear();
+        socket.recv(&mut answer, 0)?;
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            let packet = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
+            match packet.message_type() {
+                NLMSG_DONE => return Ok(Whole::Yes),
+                NLMSG_ERROR => return Err(refusal(packet.payload())),
+                _ => {}
+            }
+            let header = InetResponseHeader::parse(packet.payload()).map_err(io::Error::other)?;
+            looked_at += 1;
+            each(&header);
+            // Messages are aligned to four bytes.
+            let length = (packet.length() as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+        }
+        if looked_at >= most {
+            return Ok(Whole::No);
+        }
+    }
+}
+
+/// The error in a message of that kind: a negative number.
+pub(super) fn refusal(payload: &[u8]) -> io::Error {
+    let errno = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    io::Error::from_raw_os_error(errno.unwrap_or_default().saturating_neg())
+}
+
+/// The ports that the kernel gives to whoever asks for none in particular.
+pub fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = text.split_whitespace().filter_map(|end| end.parse().ok());
+    match (ends.next(), ends.next()) {
+        (Some(first), Some(last)) => first..=last,
+        // The kernel's default.
+        _ => 32_768..=60_999,
+    }
+}
+
+/// The names of the processes that have these sockets, by inode, as far as they can be seen: of
+/// others' processes root sees them. A process may call itself what it likes.
+pub fn commands(inodes: &BTreeSet<u32>) -> BTreeMap<u32, String> {
+    let mut commands = BTreeMap::new();
+    let mut descriptors = 0;
+    let Ok(processes) = fs::read_dir("/proc") else { return commands };
+    for process in processes.flatten() {
+        if commands.len() == inodes.len() || descriptors > MOST_DESCRIPTORS {
+            break;
+        }
+        let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        if !process.file_name().to_str().is_some_and(is_process) {
+            continue;
+        }
+        // A process that has ended meanwhile, or that is none of ours.
+        let Ok(entries) = fs::read_dir(process.path().join("fd")) else { continue };
+        for entry in entries.flatten() {
+            descriptors += 1;
+            let Some(inode) = socket_of(&entry.path()) else { continue };
+            if inodes.contains(&inode) && !commands.contains_key(&inode) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                commands.insert(inode, name.trim_end_matches('\n').to_owned());
+            }
+        }
+    }
+    commands
+}
+
+/// The inode of the socket that a descriptor in `/proc` is.
+fn socket_of(descriptor: &Path) -> Option<u32> {
+    let target = fs::read_link(descriptor).ok()?;
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    fn of(transport: Transport, port: u16) -> Vec<Listening> {
+        let mut found = Vec::new();
+        let more = listening(|socket| {
+            if socket.transport == transport && socket.port == port {
+                found.push(socket);
+            }
+        });
+        assert!(!more.expect("the sockets"), "all of them");
+        found
+    }
+
+    #[test]
+    fn sockets_that_take_what_strangers_send_are_found_and_no_others() {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let port = tcp.local_addr().expect("an address").port();
+        let connection = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        let udp = UdpSocket::bind("[::1]:0").expect("a socket");
+        let bound = udp.local_addr().expect("an address").port();
+        let connected = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        connected.connect("127.0.0.1:9").expect("connecting");
+
+        let [listener] = of(Transport::Tcp, port)[..] else { panic!("one socket at {port}") };
+        assert_eq!(listener.address, IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(listener.uid, nix::unistd::getuid().as_raw());
+        assert_eq!(of(Transport::Udp, bound).len(), 1);
+        for (transport, address) in
+            [(Transport::Tcp, connection.local_addr()), (Transport::Udp, connected.local_addr())]
+        {
+            let port = address.expect("an address").port();
+            assert_eq!(of(transport, port), [], "it talks to one peer only");
+        }
+        let name = fs::read_to_string("/proc/self/comm").expect("our name");
+        let commands = commands(&BTreeSet::from([listener.inode]));
+        assert_eq!(commands.get(&listener.inode).map(String::as_str), Some(name.trim_end()));
+        drop(tcp);
+        assert_eq!(of(Transport::Tcp, port), []);
+    }
+}

@@ -1,0 +1,215 @@
+//! What became of a change of policy, for people and for programs.
+
+use serde::Serialize;
+
+use super::diff;
+use crate::{
+    api::{
+        client::ClientError,
+        connections::{Affected, Connections},
+        control::Applied,
+        status::TrialStatus,
+    },
+    output::{self, Format},
+    policy::{diff as comparison, resolve::cluster::Cluster},
+    text::{counted, shown_text},
+};
+
+/// `schema` of the JSON form.
+const SCHEMA: &str = "trainguard/apply/v1";
+/// Groups of connections that people are shown.
+const SHOWN: usize = 20;
+
+/// What a policy changes, in both forms: the clusters it is about may be large.
+#[derive(Debug)]
+pub struct Difference {
+    text: String,
+    document: serde_json::Value,
+}
+
+impl Difference {
+    /// Writes it down.
+    pub fn new(difference: &comparison::Difference, old: &Cluster, new: &Cluster) -> Self {
+        let clusters = [old, new];
+        Self {
+            text: diff::text(difference, clusters),
+            // Plain maps and strings always become JSON.
+            document: serde_json::to_value(diff::document(difference, clusters))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Answer<'a> {
+    /// It is done: what is in force, in words.
+    Done {
+        /// What the daemon says.
+        applied: Applied,
+        /// In words.
+        what: &'a str,
+    },
+    /// What would become of it.
+    Planned {
+        /// What the daemon says.
+        applied: Applied,
+        /// What would change; none if what is in force is not known.
+        difference: Option<Difference>,
+    },
+    /// It is not done.
+    Not(ClientError),
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    /// `done`, `dry_run`, `refused` or `failed`.
+    result: &'static str,
+    /// Why it is refused, or failed.
+    error: Option<String>,
+    generation: Option<u64>,
+    policy_hash: Option<&'a str>,
+    changed: Option<bool>,
+    trial: Option<&'a TrialStatus>,
+    connections: Option<&'a Connections>,
+    /// Of a dry run: as `diff --format json` has it; null if what is in force is not known.
+    difference: Option<&'a serde_json::Value>,
+    problems: &'a [String],
+}
+
+/// Prints it.
+pub fn print(answer: &Answer<'_>, format: Format) {
+    match (format, answer) {
+        (Format::Json, _) => output::answer_json(&document(answer)),
+        (Format::Text, Answer::Done { applied, what }) => done(applied, what),
+        (Format::Text, Answer::Planned { applied, difference }) => {
+            planned(applied, difference.as_ref());
+        }
+        (Format::Text, Answer::Not(error)) => refused(error),
+    }
+}
+
+fn document<'a>(answer: &'a Answer<'_>) -> Document<'a> {
+    let none = Document {
+        schema: SCHEMA,
+        result: "failed",
+        error: None,
+        generation: None,
+        policy_hash: None,
+        changed: None,
+        trial: None,
+        connections: None,
+        difference: None,
+        problems: &[],
+    };
+    let of = |applied: &'a Applied, result, difference| Document {
+        result,
+        generation: Some(applied.generation),
+        policy_hash: Some(&applied.policy_hash),
+        changed: Some(applied.changed),
+        trial: applied.trial.as_ref(),
+        connections: Some(&applied.connections),
+        difference,
+        problems: &applied.problems,
+        ..none
+    };
+    match answer {
+        Answer::Done { applied, .. } => of(applied, "done", None),
+        Answer::Planned { applied, difference } => {
+            of(applied, "dry_run", difference.as_ref().map(|difference| &difference.document))
+        }
+        Answer::Not(error) => Document {
+            error: Some(error.to_string()),
+            result: match error {
+                ClientError::Refused(_) | ClientError::WouldCut { .. } => "refused",
+                _ => "failed",
+            },
+            connections: error.connections(),
+            ..none
+        },
+    }
+}
+
+fn done(applied: &Applied, what: &str) {
+    let hash = short(applied);
+    output::answer(format_args!("{what}: generation {}, policy {hash}", applied.generation));
+    for problem in &applied.problems {
+        output::talk(format_args!("note: {}", shown_text(problem)));
+    }
+    listed("this cut", &applied.connections.cut);
+    rest(&applied.connections);
+    if let Some(trial) = &applied.trial {
+        output::talk(format_args!(
+            "on trial: undone at {} unless `trainguard confirm` keeps it; `trainguard rollback` \
+             undoes it now",
+            trial.deadline
+        ));
+        output::hint("confirm from a new connection: the one that you have may be old");
+    }
+}
+
+fn planned(applied: &Applied, difference: Option<&Difference>) {
+    let hash = short(applied);
+    let is = if applied.changed { "would be in force" } else { "is in force already" };
+    output::answer(format_args!("policy {hash} {is}; nothing is changed"));
+    match difference {
+        Some(difference) => {
+            output::answer(difference.text.trim_end());
+        }
+        None => output::talk("note: what is in force is not kept, so it cannot be compared"),
+    }
+    let Connections { looked_at, cut, .. } = &applied.connections;
+    if cut.connections == 0 && applied.changed {
+        let count = counted(*looked_at, "open connection");
+        output::answer(format_args!("of {count} it would cut none"));
+    }
+    listed("this would cut", cut);
+    rest(&applied.connections);
+}
+
+fn refused(error: &ClientError) {
+    output::error(error);
+    let Some(connections) = error.connections() else { return };
+    for line in connections.cut.lines(SHOWN) {
+        output::talk(format_args!("  {}", shown_text(&line)));
+    }
+    rest(connections);
+    let Affected { connections: all, sessions, .. } = connections.cut;
+    if sessions > 0 {
+        output::hint("at the console, or with another way in: --cut-own-session");
+    }
+    if all > sessions {
+        output::hint("if they may be cut: --cut-connections");
+    }
+}
+
+fn listed(what: &str, cut: &Affected) {
+    if cut.connections > 0 {
+        output::talk(format_args!("{what} {}:", counted(cut.connections, "connection")));
+        for line in cut.lines(SHOWN) {
+            output::talk(format_args!("  {}", shown_text(&line)));
+        }
+    }
+}
+
+/// What else is to be known of connections.
+fn rest(connections: &Connections) {
+    let weak = &connections.not_reopened;
+    if weak.connections > 0 {
+        output::talk(format_args!(
+            "note: {} go on, but could not be opened again:",
+            counted(weak.connections, "connection")
+        ));
+        for line in weak.lines(SHOWN) {
+            output::talk(format_args!("  {}", shown_text(&line)));
+        }
+    }
+    if let Some(why) = &connections.incomplete {
+        output::talk(format_args!("note: not all connections were looked at: {}", shown_text(why)));
+    }
+}
+
+fn short(applied: &Applied) -> String {
+    applied.policy_hash.chars().take(12).collect()
+}

@@ -1,0 +1,124 @@
+//! What can go wrong with the kernel, and what to do about it.
+
+use std::{error::Error as StdError, fmt, io, sync::Arc};
+
+/// A message with a hint of what to do.
+#[derive(Debug, Clone)]
+pub struct SystemError {
+    message: String,
+    hint: Option<String>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+impl SystemError {
+    /// Only a message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, source: None }
+    }
+
+    /// What can be done.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What was tried, and how it failed. Errors whose cause is known get their hint here.
+    pub fn of(what: impl fmt::Display, error: impl StdError + Send + Sync + 'static) -> Self {
+        let hint = os_error(&error).and_then(hint_of);
+        let chain = chain(&error);
+        Self { message: format!("{what}: {chain}"), hint, source: Some(Arc::new(error)) }
+    }
+
+    /// The hint.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Message and hint, for where there is one line for both.
+    pub fn with_hint(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{self} ({hint})"),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for SystemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for SystemError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        // The message tells the whole chain already.
+        None
+    }
+}
+
+impl SystemError {
+    /// The number of the system's error behind this one.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.as_deref().and_then(|source| os_error(source))
+    }
+}
+
+/// The errors behind an error, without those that only repeat the one above them.
+fn chain(error: &dyn StdError) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        next = cause.source();
+    }
+    said
+}
+
+fn os_error(error: &(dyn StdError + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(errno) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(errno);
+        }
+        next = error.source();
+    }
+    None
+}
+
+fn hint_of(errno: i32) -> Option<String> {
+    match errno {
+        libc::EPERM | libc::EACCES => Some(
+            "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and write access to \
+             the pin directory; in a container its seccomp profile must allow bpf(2), too"
+                .to_owned(),
+        ),
+        libc::ENOMEM | libc::ENOSPC => {
+            Some("the kernel has no room for it: look at memory limits of this service".to_owned())
+        }
+        libc::ENOSYS => Some("this kernel has no bpf(2)".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_rights_are_named() {
+        let error = SystemError::of("loading", io::Error::from_raw_os_error(libc::EPERM));
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("CAP_BPF")));
+        assert_eq!(error.errno(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn a_chain_says_nothing_twice() {
+        let inner = io::Error::other("no such thing");
+        let error = SystemError::of("attaching to `eth0`", io::Error::other(inner));
+        assert_eq!(error.to_string(), "attaching to `eth0`: no such thing");
+    }
+}
