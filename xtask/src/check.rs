@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::{
     build::{self, PACKAGES},
-    layout, one_build, sh, tidy, toolchain,
+    layers, layout, one_build, sh, tidy, toolchain,
     units::Units,
 };
 
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     }
     toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
-    let always: [(&str, Gate); 10] = [
+    let always: [(&str, Gate); 11] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
         ("the build for CI, without kernel and terminal", || {
             // Among packages that ask for the features of the other builds. The tests ask for the daemon.
@@ -53,6 +53,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
         ("documentation", document),
         ("layout of what is pinned", layout::run),
         ("one build", one_build::run),
+        ("order of modules", layers::run),
         ("repository rules", tidy::run),
     ];
     let mut gates = Vec::from(always);

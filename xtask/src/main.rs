@@ -11,6 +11,7 @@ mod check;
 mod ci;
 mod demo;
 mod dist;
+mod layers;
 mod layout;
 mod one_build;
 mod sh;

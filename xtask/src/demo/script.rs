@@ -52,7 +52,7 @@ const RATE: u64 = 200;
 /// How long daemons may take to be in force.
 const START: Duration = Duration::from_secs(15);
 /// How long any part may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no table.
 pub(super) enum Failure {
@@ -333,7 +333,7 @@ impl Demo<'_> {
 
     /// Waits for a part to be played.
     fn finish(&self, mut child: Child) -> Result<Outcome> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while child.try_wait()?.is_none() {
             let stop = self.interrupt.check().and_then(|()| {
                 if Instant::now() > deadline {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// How long an answer may take before a port counts as closed.
-const PATIENCE: Duration = Duration::from_millis(700);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// What a host of the demo does. Not for people: the demo starts these itself.
 #[derive(Debug, Subcommand)]
@@ -138,8 +138,8 @@ fn echo(to: &[SocketAddr], bytes: usize, times: usize) -> Outcome {
 }
 
 fn echo_once(to: &SocketAddr, sent: &[u8]) -> Result<bool> {
-    let stream = TcpStream::connect_timeout(to, 4 * PATIENCE)?;
-    stream.set_read_timeout(Some(4 * PATIENCE))?;
+    let stream = TcpStream::connect_timeout(to, 4 * ANSWER_TIMEOUT)?;
+    stream.set_read_timeout(Some(4 * ANSWER_TIMEOUT))?;
     let mut writer = stream.try_clone()?;
     let copy = sent.to_vec();
     let writing = thread::spawn(move || writer.write_all(&copy));
@@ -153,7 +153,7 @@ fn scan(to: &[SocketAddr]) -> Outcome {
     let tries: Vec<_> = to
         .iter()
         .map(|&addr| {
-            thread::spawn(move || match TcpStream::connect_timeout(&addr, PATIENCE) {
+            thread::spawn(move || match TcpStream::connect_timeout(&addr, ANSWER_TIMEOUT) {
                 Ok(_) => true,
                 // A refusal is an answer, too: the packet got through.
                 Err(error) => error.kind() == ErrorKind::ConnectionRefused,
@@ -180,7 +180,7 @@ fn hoard(to: SocketAddr, count: usize) -> Result<Outcome> {
         sockets.push(socket);
     }
     // Before the first retransmission of a lost SYN, after one second.
-    thread::sleep(PATIENCE);
+    thread::sleep(ANSWER_TIMEOUT);
     let mut outcome = Outcome::default();
     for socket in &sockets {
         outcome.add(socket.peer_addr().is_ok());
