@@ -1,8 +1,11 @@
-//! Embeds the kernel object that `cargo xtask build` has made, if the environment names one.
+//! Embeds the pages of `trainguard explain`, the profiles of `trainguard init`, and the kernel object that `cargo xtask build` has made, if
+//! the environment names one.
 
 use std::{env, error::Error, fs, path::Path, thread, time::Duration};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    list_pages()?;
+    list_profiles()?;
     println!("cargo::rerun-if-env-changed=TRAINGUARD_OBJECT");
     println!("cargo::rustc-check-cfg=cfg(kernel_object)");
     let Some(object) = env::var_os("TRAINGUARD_OBJECT").filter(|path| !path.is_empty()) else {
@@ -15,6 +18,67 @@ fn main() -> Result<(), Box<dyn Error>> {
         format!("TRAINGUARD_OBJECT names {}: {error}", Path::new(&object).display())
     })?;
     println!("cargo::rustc-cfg=kernel_object");
+    Ok(())
+}
+
+/// Lists the pages in `explain/` as an array of their names and texts.
+fn list_pages() -> Result<(), Box<dyn Error>> {
+    let directory =
+        Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets it")?).join("explain");
+    println!("cargo::rerun-if-changed={}", directory.display());
+    let mut pages = Vec::new();
+    for entry in fs::read_dir(&directory)? {
+        let path = entry?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).ok_or("a name in UTF-8")?;
+        pages.push(format!("({name:?}, include_str!({:?}))", path.display().to_string()));
+    }
+    pages.sort();
+    let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    fs::write(Path::new(&out).join("pages.rs"), format!("[{}]", pages.join(",\n")))?;
+    Ok(())
+}
+
+/// Lists the profiles in `policies/`, with the roles that their front matter names: lines of a comment such
+/// as `#   roles: scheduler = first, worker = others`.
+fn list_profiles() -> Result<(), Box<dyn Error>> {
+    let directory =
+        Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets it")?).join("../policies");
+    println!("cargo::rerun-if-changed={}", directory.display());
+    let mut profiles = Vec::new();
+    for entry in fs::read_dir(&directory)? {
+        let path = entry?.path();
+        let file = path.file_name().and_then(|name| name.to_str()).ok_or("a name in UTF-8")?;
+        let Some(name) = file.strip_suffix(".yaml") else { continue };
+        if name == "cluster" || name.contains(".test") {
+            continue;
+        }
+        let text = fs::read_to_string(&path)?;
+        let roles = text.lines().find_map(|line| line.strip_prefix("#   roles: "));
+        let roles = roles.ok_or_else(|| format!("{file}: its front matter names no roles"))?;
+        let mut pairs = Vec::new();
+        for pair in roles.split(", ") {
+            let (role, which) =
+                pair.split_once(" = ").ok_or_else(|| format!("{file}: `{pair}`"))?;
+            let which = match which {
+                "scheduler" => "Scheduler",
+                "first" => "First",
+                "listed" => "Listed",
+                "servers" => "Servers",
+                "others" => "Others",
+                "named" => "Named",
+                other => return Err(format!("{file}: no hosts are called `{other}`").into()),
+            };
+            pairs.push(format!("({role:?}, Which::{which})"));
+        }
+        let path = path.display().to_string();
+        profiles.push(format!(
+            "Profile {{ name: {name:?}, policy: include_str!({path:?}), roles: &[{}] }}",
+            pairs.join(", ")
+        ));
+    }
+    profiles.sort();
+    let out = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
+    fs::write(Path::new(&out).join("profiles.rs"), format!("[{}]", profiles.join(",\n")))?;
     Ok(())
 }
 

@@ -1,56 +1,37 @@
 //! What the findings of lint and the reasons of verdicts mean: a page each, part of the binary.
 
-use crate::policy::nearest as nearest_of;
+use guard_common::verdict::Reason;
 
-/// A page in Markdown. Its first line is `# NAME: title`.
-struct Page {
-    name: &'static str,
-    text: &'static str,
-}
+use crate::policy::{nearest as nearest_of, syntax::rules};
 
-macro_rules! pages {
-    ($($name:literal)*) => {
-        &[$(Page { name: $name, text: include_str!(concat!("../explain/", $name, ".md")) },)*]
-    };
-}
+/// Name and text of a page, which is in Markdown. Its first line is `# NAME: title`.
+type Page = (&'static str, &'static str);
 
-/// All pages: the codes in their order, then the reasons in the order of a decision.
-const PAGES: &[Page] = pages! {
-    "TG001" "TG002" "TG003" "TG004" "TG005" "TG006" "TG007" "TG008" "TG009" "TG010"
-    "TG101" "TG102" "TG103" "TG104" "TG105" "TG106" "TG107" "TG109" "TG110" "TG111" "TG112" "TG113"
-    "TG114"
-    "TG201" "TG202" "TG203" "TG204" "TG205" "TG206" "TG207" "TG208" "TG209" "TG210" "TG211" "TG212"
-    "TG213" "TG214"
-    "TG301" "TG302" "TG303"
-    "TG401" "TG402" "TG403" "TG404" "TG405" "TG407" "TG408" "TG409" "TG410" "TG411" "TG412" "TG413" "TG414"
-    "TG415"
-    "TG501" "TG502" "TG503" "TG504" "TG505"
-    "TG901" "TG902" "TG903"
-    "not_ip" "unguarded" "undecodable" "malformed_ip" "too_many_headers" "fragment" "malformed_l4"
-    "tunnel" "established" "allowed" "martian" "not_allowed" "limit_new_connections" "limit_packets"
-    "limit_bytes" "limit_total_new_connections" "limit_total_packets" "limit_total_bytes"
-};
+/// All pages, by name. The build script lists the files in `explain/`.
+const PAGES: &[Page] = &include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 
 /// The name of the page that is meant: a code (`TG103`, `tg103`, `103`) or a reason
 /// (`not_allowed`).
 pub fn name(asked: &str) -> Option<&'static str> {
-    find(asked).map(|page| page.name)
+    find(asked).map(|(name, _)| name)
 }
 
 /// A page.
 pub fn page(asked: &str) -> Option<&'static str> {
-    find(asked).map(|page| page.text)
+    find(asked).map(|(_, text)| text)
 }
 
 /// The title of a page, without the name.
 pub fn title(asked: &str) -> Option<&'static str> {
-    let (head, _) = find(asked)?.text.split_once('\n')?;
+    let (head, _) = find(asked)?.1.split_once('\n')?;
     head.split_once(": ").map(|(_, title)| title)
 }
 
-/// The names of all pages.
+/// The names of all pages: the rules by number, then the reasons in the order of their numbers.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    PAGES.iter().map(|page| page.name)
+    let rules = rules::ALL.iter().map(ToString::to_string);
+    let reasons = Reason::ALL.iter().map(|reason| reason.name().to_owned());
+    rules.chain(reasons).filter_map(|name| find(&name).map(|(name, _)| name))
 }
 
 /// The name that was probably meant.
@@ -58,9 +39,9 @@ pub fn nearest(asked: &str) -> Option<&'static str> {
     nearest_of(&full(asked), names())
 }
 
-fn find(asked: &str) -> Option<&'static Page> {
+fn find(asked: &str) -> Option<Page> {
     let asked = full(asked);
-    PAGES.iter().find(|page| page.name.eq_ignore_ascii_case(&asked))
+    PAGES.iter().copied().find(|(name, _)| name.eq_ignore_ascii_case(&asked))
 }
 
 /// A code that is only a number, written out.
@@ -86,6 +67,14 @@ mod tests {
         }
         assert_eq!(nearest("TG1O3"), Some("TG103"));
         assert_eq!(nearest("what is this"), None);
+    }
+
+    #[test]
+    fn there_is_a_page_for_each_rule_and_each_reason_and_no_other() {
+        let mut names: Vec<&str> = names().collect();
+        assert_eq!(names.len(), rules::ALL.len() + Reason::ALL.len());
+        names.sort_unstable();
+        assert_eq!(names, PAGES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 
     #[test]

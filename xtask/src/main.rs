@@ -49,6 +49,8 @@ enum Verb {
     Chaos(test::ChaosArgs),
     /// Format, lints, dependency licences, documentation, repository rules
     Check(check::CheckArgs),
+    /// Write the reference pages in `docs/reference` anew; a test holds them
+    Docs,
     /// Everything that must hold before a change lands: tests, checks, budget, a guest
     Ci,
     /// What takes too long for each change: a thousand rounds of chaos, boots, packages, benchmarks
@@ -112,6 +114,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Verb::Test(args) => test::run(args),
         Verb::Chaos(args) => Ok(counted(test::chaos(args)?)),
         Verb::Upgrade => Ok(counted(upgrade::run()?)),
+        Verb::Docs => Ok(counted(test::write_reference()?)),
         Verb::Ci => ci::run(),
         Verb::Nightly(args) => ci::nightly(args),
         Verb::Check(args) => check::run(args),

@@ -28,91 +28,9 @@ pub struct Profile {
     pub roles: &'static [(&'static str, Which)],
 }
 
-/// All of them, by name.
-pub const PROFILES: &[Profile] = &[
-    Profile {
-        name: "byteps",
-        policy: include_str!("../../../policies/byteps.yaml"),
-        roles: &[
-            ("scheduler", Which::Scheduler),
-            ("server", Which::Servers),
-            ("worker", Which::Listed),
-        ],
-    },
-    Profile {
-        name: "dask",
-        policy: include_str!("../../../policies/dask.yaml"),
-        roles: &[("scheduler", Which::First), ("worker", Which::Others)],
-    },
-    Profile {
-        name: "dcgm-exporter",
-        policy: include_str!("../../../policies/dcgm-exporter.yaml"),
-        roles: &[("gpu", Which::Listed)],
-    },
-    Profile {
-        name: "deepspeed",
-        policy: include_str!("../../../policies/deepspeed.yaml"),
-        roles: &[("trainer", Which::Listed)],
-    },
-    Profile {
-        name: "horovod",
-        policy: include_str!("../../../policies/horovod.yaml"),
-        roles: &[("launcher", Which::First), ("worker", Which::Listed)],
-    },
-    Profile {
-        name: "jupyter",
-        policy: include_str!("../../../policies/jupyter.yaml"),
-        roles: &[("jupyter", Which::Listed)],
-    },
-    Profile {
-        name: "mlflow",
-        policy: include_str!("../../../policies/mlflow.yaml"),
-        roles: &[("mlflow", Which::First), ("mlflow-client", Which::Others)],
-    },
-    Profile {
-        name: "mpi",
-        policy: include_str!("../../../policies/mpi.yaml"),
-        roles: &[("rank", Which::Listed)],
-    },
-    Profile {
-        name: "mxnet",
-        policy: include_str!("../../../policies/mxnet.yaml"),
-        roles: &[
-            ("scheduler", Which::Scheduler),
-            ("server", Which::Servers),
-            ("worker", Which::Listed),
-        ],
-    },
-    Profile {
-        name: "pytorch",
-        policy: include_str!("../../../policies/pytorch.yaml"),
-        roles: &[("trainer", Which::Listed)],
-    },
-    Profile {
-        name: "ray",
-        policy: include_str!("../../../policies/ray.yaml"),
-        roles: &[("head", Which::First), ("worker", Which::Others)],
-    },
-    Profile {
-        name: "slurm",
-        policy: include_str!("../../../policies/slurm.yaml"),
-        roles: &[
-            ("controller", Which::Scheduler),
-            ("compute", Which::Others),
-            ("login", Which::Named),
-        ],
-    },
-    Profile {
-        name: "tensorboard",
-        policy: include_str!("../../../policies/tensorboard.yaml"),
-        roles: &[("tensorboard", Which::Listed)],
-    },
-    Profile {
-        name: "tensorflow",
-        policy: include_str!("../../../policies/tensorflow.yaml"),
-        roles: &[("task", Which::Listed)],
-    },
-];
+/// All of them, by name. The build script reads them, and their roles, from the front matter of the files in
+/// `policies/`.
+pub const PROFILES: &[Profile] = &include!(concat!(env!("OUT_DIR"), "/profiles.rs"));
 
 impl Profile {
     /// Whether a role goes to some hosts of this kind.

@@ -22,6 +22,8 @@ mod policy_meaning;
 mod policy_profiles;
 mod policy_schema;
 mod policy_tests;
+#[cfg(feature = "daemon")]
+mod reference;
 mod replay;
 mod shape;
 #[cfg(feature = "daemon")]

@@ -24,7 +24,11 @@ fn shipped_policies_are_clean() {
     let output = lint(&dir, &["--fail-on", "info"], "");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
     assert_eq!(text(&output.stdout), "");
-    assert_eq!(text(&output.stderr), "checked 29 files: 0 errors, 0 warnings, 0 info\n");
+    let is_yaml = |path: &Path| path.extension().is_some_and(|extension| extension == "yaml");
+    let files = fs::read_dir(&dir).expect("the policies").flatten();
+    let files = files.filter(|file| is_yaml(&file.path())).count();
+    let summary = format!("checked {files} files: 0 errors, 0 warnings, 0 info\n");
+    assert_eq!(text(&output.stderr), summary);
 }
 
 #[test]

@@ -172,6 +172,15 @@ pub(crate) fn upgrade(earlier: PathBuf) -> Result<Count> {
     figures(vec![EARLIER.to_owned()], ("TRAINGUARD_EARLIER", earlier.into()))
 }
 
+/// Writes the reference pages in `docs/reference`; what was counted.
+pub(crate) fn write_reference() -> Result<Count> {
+    let selection = Selection { names: vec!["reference::".to_owned()], quick: true };
+    let mut environment = Environment::new(None)?;
+    environment.variables.push(("TRAINGUARD_BLESS", "1".into()));
+    let counted = harness::figures(&executables(None)?, &selection, &environment);
+    environment.settle(counted).map(|(count, _unexpected)| count)
+}
+
 /// Builds and runs the tests of these modules one by one, and prints their figures.
 fn figures(names: Vec<String>, variable: (&'static str, OsString)) -> Result<Count> {
     let built = build::for_tests()?;
