@@ -111,6 +111,11 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether a rate was exceeded: the frame alone does not tell.
+    pub fn is_limit(self) -> bool {
+        self >= Self::LimitNewConnections
+    }
+
     /// The reason with this number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()

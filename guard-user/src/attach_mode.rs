@@ -5,6 +5,8 @@ use aya_obj::generated::{
 };
 use guard_common::names;
 
+use crate::vocabulary::vocabulary;
+
 /// A hook of the kernel. Each takes a program of its own kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
@@ -92,5 +94,21 @@ impl Mode {
             Self::Generic => XDP_FLAGS_SKB_MODE,
             Self::Tcx => BPF_F_BEFORE,
         }
+    }
+}
+
+vocabulary! {
+    /// How a device says that it runs a program, whoever attached it.
+    pub enum DeviceMode, by default Unknown {
+        /// By XDP in the driver.
+        Native = "native",
+        /// As a tc program.
+        Tcx = "tcx",
+        /// By XDP in the network stack.
+        Generic = "generic",
+        /// By XDP in the card.
+        Offloaded = "offloaded",
+        /// By XDP in more than one way.
+        Several = "several",
     }
 }

@@ -24,6 +24,8 @@ use nix::{
 };
 use serde::Serialize;
 
+use crate::vocabulary::vocabulary;
+
 /// Links on the way to a file, as many as the kernel follows (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 /// Writable by the group, by others.
@@ -40,13 +42,27 @@ pub struct Owned {
     pub mode: u32,
 }
 
+vocabulary! {
+    /// What an entry of a directory is.
+    pub enum EntryKind, by default Other {
+        /// A regular file.
+        File = "file",
+        /// A directory.
+        Directory = "directory",
+        /// A symbolic link.
+        Link = "link",
+        /// Something else.
+        Other = "other",
+    }
+}
+
 /// Something that a walk came by: a directory, a link, or what it led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Passed {
     /// Its path.
     pub path: PathBuf,
-    /// `file`, `directory`, `link` or `other`.
-    pub kind: &'static str,
+    /// What it is.
+    pub kind: EntryKind,
     /// Owner and mode.
     pub owned: Owned,
     /// Its names (hard links).
@@ -74,10 +90,10 @@ pub enum Fault {
 impl Passed {
     fn new(path: PathBuf, found: &FileStat, read_only: bool) -> Self {
         let kind = match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFLNK => "link",
-            SFlag::S_IFDIR => "directory",
-            SFlag::S_IFREG => "file",
-            _ => "other",
+            SFlag::S_IFLNK => EntryKind::Link,
+            SFlag::S_IFDIR => EntryKind::Directory,
+            SFlag::S_IFREG => EntryKind::File,
+            _ => EntryKind::Other,
         };
         let owned = Owned { uid: found.st_uid, mode: found.st_mode & 0o7777 };
         Self { path, kind, owned, names: found.st_nlink, read_only }
@@ -102,15 +118,15 @@ impl Passed {
         }
         match self.kind {
             // The mode of a link means nothing.
-            "link" => None,
+            EntryKind::Link => None,
             // In a sticky directory nobody can put something in the place of what is another's, and
             // whose that is is looked at next. A `ConfigMap` is mounted read-only, at a directory of
             // mode 0777.
-            "directory" => {
+            EntryKind::Directory => {
                 (is_shared && mode & STICKY == 0 && !self.read_only).then_some(Fault::Shared)
             }
-            "file" if is_shared => Some(Fault::Writable),
-            "file" => (self.names != 1).then_some(Fault::Names),
+            EntryKind::File if is_shared => Some(Fault::Writable),
+            EntryKind::File => (self.names != 1).then_some(Fault::Names),
             _ => Some(Fault::Kind),
         }
     }
@@ -194,28 +210,31 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
 mod tests {
     use super::*;
 
-    fn passed(kind: &'static str, uid: u32, mode: u32) -> Passed {
+    fn passed(kind: EntryKind, uid: u32, mode: u32) -> Passed {
         Passed { path: "/x".into(), kind, owned: Owned { uid, mode }, names: 1, read_only: false }
     }
 
     #[test]
     fn one_rule_for_whoever_asks() {
         for (what, fault) in [
-            (passed("file", 0, 0o644), None),
-            (passed("file", 7, 0o644), None),
-            (passed("file", 8, 0o644), Some(Fault::Owner)),
-            (passed("file", 0, 0o664), Some(Fault::Writable)),
-            (passed("file", 0, 0o1646), Some(Fault::Writable)),
-            (Passed { read_only: true, ..passed("file", 0, 0o666) }, Some(Fault::Writable)),
-            (Passed { names: 2, ..passed("file", 0, 0o600) }, Some(Fault::Names)),
-            (Passed { names: 9, ..passed("directory", 0, 0o755) }, None),
-            (passed("directory", 0, 0o775), Some(Fault::Shared)),
-            (passed("directory", 0, 0o1777), None),
-            (passed("directory", 8, 0o1777), Some(Fault::Owner)),
-            (Passed { read_only: true, ..passed("directory", 0, 0o777) }, None),
-            (passed("link", 0, 0o777), None),
-            (passed("link", 8, 0o777), Some(Fault::Owner)),
-            (passed("other", 0, 0o600), Some(Fault::Kind)),
+            (passed(EntryKind::File, 0, 0o644), None),
+            (passed(EntryKind::File, 7, 0o644), None),
+            (passed(EntryKind::File, 8, 0o644), Some(Fault::Owner)),
+            (passed(EntryKind::File, 0, 0o664), Some(Fault::Writable)),
+            (passed(EntryKind::File, 0, 0o1646), Some(Fault::Writable)),
+            (
+                Passed { read_only: true, ..passed(EntryKind::File, 0, 0o666) },
+                Some(Fault::Writable),
+            ),
+            (Passed { names: 2, ..passed(EntryKind::File, 0, 0o600) }, Some(Fault::Names)),
+            (Passed { names: 9, ..passed(EntryKind::Directory, 0, 0o755) }, None),
+            (passed(EntryKind::Directory, 0, 0o775), Some(Fault::Shared)),
+            (passed(EntryKind::Directory, 0, 0o1777), None),
+            (passed(EntryKind::Directory, 8, 0o1777), Some(Fault::Owner)),
+            (Passed { read_only: true, ..passed(EntryKind::Directory, 0, 0o777) }, None),
+            (passed(EntryKind::Link, 0, 0o777), None),
+            (passed(EntryKind::Link, 8, 0o777), Some(Fault::Owner)),
+            (passed(EntryKind::Other, 0, 0o600), Some(Fault::Kind)),
         ] {
             assert_eq!(what.fault(&[7]), fault, "{what:?}");
         }

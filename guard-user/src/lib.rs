@@ -48,5 +48,6 @@ pub mod report;
 pub mod sys;
 pub mod system_error;
 pub mod text;
+mod vocabulary;
 
 pub use guard_policy::{self as policy, probe};

@@ -44,6 +44,7 @@ const ORDERS: [Order; 2] = [
         sources: "guard-user/src",
         parent: "",
         layers: &[
+            Layer { modules: &["vocabulary"], why: "how words of documents are declared" },
             Layer {
                 modules: &[
                     "attach_mode",

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::counted;
+use crate::{text::counted, vocabulary::vocabulary};
 
 /// What becomes of open connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::status::ServiceMode;
+use crate::attach_mode::DeviceMode;
 
 /// `schema` of [`Stats`].
 pub const STATS_SCHEMA: &str = "trainguard/stats/v1";
@@ -56,8 +57,8 @@ pub struct InterfaceStats {
     pub dropped_bytes: u64,
     /// Bytes of the frames of `would_drop`.
     pub would_drop_bytes: u64,
-    /// `native`, `tcx` or `generic`; null if not guarded now, or if the daemon was not asked.
-    pub mode: Option<String>,
+    /// How its program runs; null if it is not guarded now, or if the daemon was not asked.
+    pub mode: Option<DeviceMode>,
 }
 
 /// Frames of a service by what happened to them.

@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::stats::Events;
+use crate::{attach_mode::DeviceMode, vocabulary::vocabulary};
 
 /// `schema` of [`Status`].
 pub const STATUS_SCHEMA: &str = "trainguard/status/v1";
@@ -203,9 +204,8 @@ impl ModeOverride {
 pub struct InterfaceStatus {
     /// Its name, or the pattern that matches none.
     pub name: String,
-    /// How the program runs on it, as the device itself tells: `native`, `tcx` or `generic`; null if
-    /// none does.
-    pub mode: Option<String>,
+    /// How the program runs on it, as the device itself says; null if none does.
+    pub mode: Option<DeviceMode>,
     /// Id of the program that the device itself says it runs, whoever attached it; null if none.
     pub program_id: Option<u32>,
     /// Whether it is guarded.

@@ -41,6 +41,8 @@ pub struct Abilities {
     pub frags: Attempt,
     /// Bytes of machine code that became of it; an error if it was not loaded.
     pub compiled: Result<u32, SystemError>,
+    /// Whether there was a network namespace to attach in.
+    pub has_namespace: bool,
     /// Attaching it to a virtual device of MTU 9000 by a link of its own, in its driver.
     pub native: Attempt,
     /// The same in the network stack.
@@ -70,15 +72,18 @@ impl Abilities {
                 .map_err(|error| SystemError::of("asking for a program", error)),
             Err(error) => Err(SystemError::of("loading a program", again(error))),
         };
-        let [native, generic, switch] = match program {
+        let (has_namespace, [native, generic, switch]) = match program {
             Ok(program) => attach(program.as_fd()),
-            Err(error) => [(); 3].map(|()| Err(SystemError::of("loading a program", again(error)))),
+            Err(error) => {
+                (true, [(); 3].map(|()| Err(SystemError::of("loading a program", again(error)))))
+            }
         };
         Self {
             maps: maps.map(map).into(),
             xdp: outcome("loading an XDP program", plain),
             frags: outcome("loading an XDP program for frames of several buffers", frags),
             compiled,
+            has_namespace,
             native,
             generic,
             switch,
@@ -94,8 +99,9 @@ fn outcome(what: impl std::fmt::Display, result: io::Result<OwnedFd>) -> Attempt
     result.map(drop).map_err(|error| SystemError::of(what, error))
 }
 
-/// Attaches to a virtual device in a namespace of its own: native, generic, and a switch.
-fn attach(program: BorrowedFd<'_>) -> [Attempt; 3] {
+/// Attaches to a virtual device in a namespace of its own: whether there was one, and how it went in
+/// native and in generic mode and with a switch.
+fn attach(program: BorrowedFd<'_>) -> (bool, [Attempt; 3]) {
     // The namespace belongs to a thread, and ends with it.
     let found = thread::scope(|scope| {
         let tried = scope.spawn(|| {
@@ -110,9 +116,9 @@ fn attach(program: BorrowedFd<'_>) -> [Attempt; 3] {
             let switch = switch.cloned().unwrap_or_else(|| {
                 Err(SystemError::new("there was no link that could be switched"))
             });
-            [native.map(drop), generic.map(drop), switch]
+            (true, [native.map(drop), generic.map(drop), switch])
         }
-        Err(error) => [(); 3].map(|()| Err(error.clone())),
+        Err(error) => (false, [(); 3].map(|()| Err(error.clone()))),
     }
 }
 

@@ -94,7 +94,7 @@ fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
     };
     InterfaceStatus {
         name: device.map_or(name, |device| &device.name).to_owned(),
-        mode: device.and_then(|device| device.mode_of(info.program_id)).map(str::to_owned),
+        mode: device.and_then(|device| device.mode_of(info.program_id)),
         program_id: (info.ifindex != 0).then_some(info.program_id),
         state,
         index: device.map(|device| device.index),

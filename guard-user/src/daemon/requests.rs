@@ -216,7 +216,7 @@ impl Daemon {
         stats.in_force_since = now.in_force_since;
         for row in &mut stats.interfaces {
             let interface = now.interfaces.iter().find(|interface| interface.name == row.name);
-            row.mode = interface.and_then(|interface| interface.mode.clone());
+            row.mode = interface.and_then(|interface| interface.mode);
         }
         for row in &mut stats.services {
             let service = now.services.iter().find(|service| service.name == row.name);

@@ -21,13 +21,22 @@ fn tried(attempt: feature_probe::Attempt) -> Tried {
 
 /// Tries everything; the guard with this policy, or with one that uses all of it.
 pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
-    let feature_probe::Abilities { maps, xdp, frags, compiled, native, generic, switch } =
-        feature_probe::Abilities::probe();
+    let feature_probe::Abilities {
+        maps,
+        xdp,
+        frags,
+        compiled,
+        has_namespace,
+        native,
+        generic,
+        switch,
+    } = feature_probe::Abilities::probe();
     Abilities {
         maps: maps.into_iter().map(|(kind, made)| (kind, tried(made))).collect(),
         xdp: tried(xdp),
         frags: tried(frags),
         compiled: compiled.into(),
+        has_namespace,
         native: tried(native),
         generic: tried(generic),
         switch: tried(switch),

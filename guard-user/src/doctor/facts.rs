@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     api::status::{OpenPorts, Status},
+    attach_mode::DeviceMode,
     netlink::ethtool::XdpSupport,
     system_error::SystemError,
 };
@@ -167,6 +168,9 @@ pub struct Abilities {
     pub frags: Tried,
     /// Bytes of machine code that became of it; 0 if the kernel interprets programs.
     pub compiled: Seen<u32>,
+    /// Whether there was a network namespace to attach in.
+    #[serde(skip)]
+    pub has_namespace: bool,
     /// Attaching it by a link to a virtual device of MTU 9000, in its driver.
     pub native: Tried,
     /// The same in the network stack.
@@ -284,7 +288,7 @@ pub struct Program {
     /// Its id.
     pub id: u32,
     /// `native`, `generic`, `offloaded` or `several`.
-    pub mode: &'static str,
+    pub mode: DeviceMode,
     /// Whether it is trainguard's, by its pins; why that is not known.
     pub ours: Seen<bool>,
 }

@@ -56,6 +56,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::file_permissions::EntryKind;
 
     #[test]
     fn links_are_followed_and_everything_on_the_way_is_told() {
@@ -73,10 +74,10 @@ mod tests {
             let path = base.join(name);
             found.iter().find(|file| file.path == path).map(|file| file.kind)
         };
-        assert_eq!(kind("policy.yaml"), Some("link"));
-        assert_eq!(kind("data"), Some("link"));
-        assert_eq!(kind("real"), Some("directory"));
-        assert_eq!(kind("real/policy.yaml"), Some("file"));
+        assert_eq!(kind("policy.yaml"), Some(EntryKind::Link));
+        assert_eq!(kind("data"), Some(EntryKind::Link));
+        assert_eq!(kind("real"), Some(EntryKind::Directory));
+        assert_eq!(kind("real/policy.yaml"), Some(EntryKind::File));
         assert!(found.iter().any(|file| file.path == Path::new("/")));
         assert!(on_the_way(&[base.join("loop")]).known().is_none(), "it leads nowhere");
     }

@@ -17,7 +17,7 @@ use rtnetlink::{
 };
 
 use super::topology::Stacked;
-use crate::{attach_mode::Mode, sys, system_error::SystemError};
+use crate::{attach_mode::DeviceMode, sys, system_error::SystemError};
 
 /// UDP ports of GTP (`GTP0_PORT`, `GTP1U_PORT`, include/net/gtp.h): a device always has both.
 const GTP_PORTS: [u16; 2] = [3386, 2152];
@@ -57,8 +57,8 @@ pub struct Device {
 pub struct Attached {
     /// Id of the program.
     pub program_id: u32,
-    /// How it is attached: `native`, `generic`, `offloaded` or `several`.
-    pub mode: &'static str,
+    /// How it is attached.
+    pub mode: DeviceMode,
 }
 
 /// Whether a program that runs in a driver gets each frame in one buffer at this MTU, however small
@@ -75,10 +75,10 @@ impl Device {
     }
 
     /// How a program runs on it; none if it does not.
-    pub fn mode_of(&self, program_id: u32) -> Option<&'static str> {
+    pub fn mode_of(&self, program_id: u32) -> Option<DeviceMode> {
         match self.xdp {
             Some(attached) if attached.program_id == program_id => Some(attached.mode),
-            _ => self.tc.contains(&program_id).then(|| Mode::Tcx.name()),
+            _ => self.tc.contains(&program_id).then_some(DeviceMode::Tcx),
         }
     }
 }
@@ -187,10 +187,10 @@ fn ports(data: &InfoData) -> Vec<u16> {
 
 fn attached(facts: &[LinkXdp]) -> Option<Attached> {
     let mode = facts.iter().find_map(|fact| match fact {
-        LinkXdp::Attached(XdpAttached::Driver) => Some("native"),
-        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some("generic"),
-        LinkXdp::Attached(XdpAttached::Hardware) => Some("offloaded"),
-        LinkXdp::Attached(XdpAttached::Multiple) => Some("several"),
+        LinkXdp::Attached(XdpAttached::Driver) => Some(DeviceMode::Native),
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(DeviceMode::Generic),
+        LinkXdp::Attached(XdpAttached::Hardware) => Some(DeviceMode::Offloaded),
+        LinkXdp::Attached(XdpAttached::Multiple) => Some(DeviceMode::Several),
         _ => None,
     })?;
     let program_id = facts.iter().find_map(|fact| match fact {

@@ -293,6 +293,7 @@ mod tests {
             ServiceStatus, SourceStatus,
         },
     };
+    use crate::attach_mode::DeviceMode;
 
     fn interface(name: &str, state: InterfaceState) -> InterfaceStatus {
         InterfaceStatus { name: name.to_owned(), state, ..Default::default() }
@@ -300,7 +301,7 @@ mod tests {
 
     fn guarded() -> Status {
         let mut eth0 = interface("eth0", InterfaceState::Guarded);
-        eth0.mode = Some("native".to_owned());
+        eth0.mode = Some(DeviceMode::Native);
         eth0.program_id = Some(812);
         eth0.up = Some(true);
         let mut status = Status {

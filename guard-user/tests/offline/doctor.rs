@@ -7,6 +7,7 @@ use guard_user::{
         events::{Event, Packet, What},
         status::{NodeMode, OpenPort, OpenPorts, Status},
     },
+    attach_mode::DeviceMode,
     doctor::{
         Check, Diagnosis, State,
         facts::{
@@ -16,6 +17,7 @@ use guard_user::{
         },
         redact::{self, Names, Records},
     },
+    file_permissions::EntryKind,
     netlink::ethtool::XdpSupport,
 };
 use serde_json::Value;
@@ -81,6 +83,7 @@ fn healthy() -> MachineFacts {
             xdp: Ok(()),
             frags: Ok(()),
             compiled: known(59),
+            has_namespace: true,
             native: Ok(()),
             generic: Ok(()),
             switch: Ok(()),
@@ -102,8 +105,8 @@ fn healthy() -> MachineFacts {
             node_problem: None,
             ports: vec![ports("mxnet/scheduler", 9091, 9091), ports("mxnet/members", 1, 65535)],
             files: known(vec![
-                file("/", "directory", 0, 0o755),
-                file("/etc/trainguard/cluster.yaml", "file", 0, 0o644),
+                file("/", EntryKind::Directory, 0, 0o755),
+                file("/etc/trainguard/cluster.yaml", EntryKind::File, 0, 0o644),
             ]),
             trusted: vec![0, 990],
         }),
@@ -143,7 +146,7 @@ fn ports(service: &str, first: u16, last: u16) -> ServicePorts {
     ServicePorts { service: service.to_owned(), transport: "tcp", first, last }
 }
 
-fn file(path: &str, kind: &'static str, uid: u32, mode: u32) -> PolicyFile {
+fn file(path: &str, kind: EntryKind, uid: u32, mode: u32) -> PolicyFile {
     PolicyFile { path: path.into(), kind, owned: owned(uid, mode), names: 1, read_only: false }
 }
 
@@ -243,6 +246,7 @@ fn what_cannot_be_seen_without_rights_is_unknown_and_not_failed() {
             xdp: Err(refusal(libc::EPERM)),
             frags: Err(refusal(libc::EPERM)),
             compiled: hidden(),
+            has_namespace: true,
             native: Err(refusal(libc::EPERM)),
             generic: Err(refusal(libc::EPERM)),
             switch: Err(refusal(libc::EPERM)),
@@ -317,7 +321,7 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
         [State::Ok, State::Warning, State::Warning, State::Failed]
     );
     assert_eq!(one(|facts| facts.interfaces[0].xdp = hidden()).1, State::Note);
-    let virtio_before_6_3 = |mode: Option<&'static str>| {
+    let virtio_before_6_3 = |mode: Option<DeviceMode>| {
         let checks = changed(|facts| {
             let interface = &mut facts.interfaces[0];
             interface.xdp = hidden();
@@ -331,9 +335,9 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
     assert_eq!(check.state, State::Failed);
     assert!(check.fix.is_some_and(|fix| fix.contains("`--mode generic`")));
     assert!(check.why.is_some_and(|why| why.contains("are lost")));
-    assert_eq!(virtio_before_6_3(Some("native")).state, State::Failed);
+    assert_eq!(virtio_before_6_3(Some(DeviceMode::Native)).state, State::Failed);
 
-    let program = |ours| Program { id: 812, mode: "native", ours };
+    let program = |ours| Program { id: 812, mode: DeviceMode::Native, ours };
     let (id, state, said) = one(|facts| facts.interfaces[0].program = Some(program(known(false))));
     assert_eq!((id, state), ("xdp-foreign", State::Failed));
     assert!(said.contains("id 812") && said.contains("bpftool prog show id 812"), "{said}");
@@ -492,13 +496,13 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
         })
     };
     for (wrong, fix) in [
-        (file("/etc/trainguard", "directory", 0, 0o775), "chmod go-w /etc/trainguard"),
-        (file("/etc/a b.yaml", "file", 0, 0o646), "chmod go-w '/etc/a b.yaml'"),
-        (file("/etc/x.yaml", "file", 1001, 0o644), "chown -h root /etc/x.yaml"),
-        (file("/etc/x.yaml", "link", 1001, 0o777), "chown -h root /etc/x.yaml"),
-        (file("/etc/x.yaml", "other", 0, 0o600), "rm /etc/x.yaml, and put a file in its place"),
+        (file("/etc/trainguard", EntryKind::Directory, 0, 0o775), "chmod go-w /etc/trainguard"),
+        (file("/etc/a b.yaml", EntryKind::File, 0, 0o646), "chmod go-w '/etc/a b.yaml'"),
+        (file("/etc/x.yaml", EntryKind::File, 1001, 0o644), "chown -h root /etc/x.yaml"),
+        (file("/etc/x.yaml", EntryKind::Link, 1001, 0o777), "chown -h root /etc/x.yaml"),
+        (file("/etc/x.yaml", EntryKind::Other, 0, 0o600), "rm /etc/x.yaml, and put a file in its place"),
         (
-            PolicyFile { names: 2, ..file("/etc/x", "file", 0, 0o600) },
+            PolicyFile { names: 2, ..file("/etc/x", EntryKind::File, 0, 0o600) },
             "cp -p /etc/x /etc/x.new && mv /etc/x.new /etc/x",
         ),
     ] {
@@ -507,11 +511,11 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
         assert!(said.ends_with(fix), "{said}");
     }
     for fine in [
-        file("/tmp", "directory", 0, 0o1777),
-        file("/etc/x.yaml", "link", 0, 0o777),
-        file("/etc/x.yaml", "file", 990, 0o644),
+        file("/tmp", EntryKind::Directory, 0, 0o1777),
+        file("/etc/x.yaml", EntryKind::Link, 0, 0o777),
+        file("/etc/x.yaml", EntryKind::File, 990, 0o644),
         // As a ConfigMap is mounted.
-        PolicyFile { read_only: true, ..file("/etc/trainguard", "directory", 0, 0o777) },
+        PolicyFile { read_only: true, ..file("/etc/trainguard", EntryKind::Directory, 0, 0o777) },
     ] {
         let checks = diagnosis(|facts| {
             facts.policy.as_mut().expect("a policy").files = known(vec![fine]);
@@ -605,7 +609,7 @@ fn report_of_secrets() -> Value {
     let policy = facts.policy.as_mut().expect("a policy");
     policy.node = Some("worker-0317".to_owned());
     policy.errors = (1, Some(secret.clone()));
-    policy.files = known(vec![file("/home/alice", "directory", 1001, 0o755)]);
+    policy.files = known(vec![file("/home/alice", EntryKind::Directory, 1001, 0o755)]);
     facts.tunnels = vec![secret.clone()];
     "enx02fc31070901".clone_into(&mut facts.interfaces[0].name);
     facts.state_dir.path = PathBuf::from("/home/alice/state");

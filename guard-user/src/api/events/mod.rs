@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use guard_common::verdict::Action;
 use serde::{Deserialize, Serialize};
 
+use crate::vocabulary::vocabulary;
+
 /// `schema` of an event.
 pub const SCHEMA: &str = "trainguard/event/v1";
 /// `schema` of a page of events.

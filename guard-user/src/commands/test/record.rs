@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use guard_common::verdict::Reason;
+
 use crate::{
     api::events::{self, Line, MAX_LINE, What},
     cli::TestArgs,
@@ -114,7 +116,7 @@ fn case(
             crate::policy::syntax::text::shown(&packet.reason)
         ));
     };
-    if packet.reason.starts_with("limit_") {
+    if Reason::from_name(&packet.reason).is_some_and(Reason::is_limit) {
         return Err(format!(
             "{} depends on what came before, which an event does not tell; write a test with \
              `times` or `after`",

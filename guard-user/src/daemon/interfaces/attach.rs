@@ -2,7 +2,7 @@
 //! without a moment in which nothing guards.
 
 use crate::{
-    attach_mode::{Hook, Mode},
+    attach_mode::{DeviceMode, Hook, Mode},
     bpf::{link::Link, loader::Generation, pins::Pins},
     netlink::devices::Device,
     system_error::SystemError,
@@ -52,7 +52,7 @@ pub(crate) fn mode_on(link: &Link, device: &Device) -> Option<Mode> {
     let found = device.mode_of(info.program_id)?;
     let mode = match info.hook? {
         Hook::Tc => Mode::Tcx,
-        Hook::Xdp if found == Mode::Generic.name() => Mode::Generic,
+        Hook::Xdp if found == DeviceMode::Generic => Mode::Generic,
         Hook::Xdp => Mode::Native,
     };
     Some(mode)

@@ -130,7 +130,7 @@ fn foreign(device: &Device, id: u32) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::devices::Attached;
+    use crate::{attach_mode::DeviceMode, netlink::devices::Attached};
 
     fn device(program_id: Option<u32>) -> Device {
         Device {
@@ -141,7 +141,7 @@ mod tests {
             ethernet: true,
             kind: None,
             ports: Vec::new(),
-            xdp: program_id.map(|program_id| Attached { program_id, mode: "native" }),
+            xdp: program_id.map(|program_id| Attached { program_id, mode: DeviceMode::Native }),
             tc: Vec::new(),
             stacked: crate::netlink::topology::Stacked::default(),
         }

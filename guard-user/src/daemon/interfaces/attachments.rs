@@ -322,7 +322,7 @@ impl Attachments {
                 state,
                 problem: problem.or_else(|| Some(in_mode(guarded.mode, guarded.instead.as_ref()?))),
                 remedy,
-                mode: ours.map(|(_, mode)| mode.to_owned()).or(told.mode),
+                mode: ours.map(|(_, mode)| mode).or(told.mode),
                 program_id: ours.map(|(id, _)| id).or(told.program_id),
                 ..told
             });
@@ -560,7 +560,7 @@ fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
     let xdp = device.and_then(|device| device.xdp);
     InterfaceStatus {
         name: name.to_owned(),
-        mode: xdp.map(|attached| attached.mode.to_owned()),
+        mode: xdp.map(|attached| attached.mode),
         program_id: xdp.map(|attached| attached.program_id),
         index: device.map(|device| device.index),
         up: device.map(|device| device.up),

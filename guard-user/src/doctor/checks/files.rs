@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Check, State, listed, quoted};
 use crate::{
     doctor::facts::{Directory, MachineFacts, Owned, Policy, PolicyFile, Seen},
-    file_permissions::Fault,
+    file_permissions::{EntryKind, Fault},
 };
 
 /// Bytes that should be free where policies are kept.
@@ -92,7 +92,7 @@ fn policy_files(policy: &Policy) -> Check {
     let wrong: Vec<(&PolicyFile, String)> =
         files.iter().filter_map(|file| Some((file, wrong_with(file, &policy.trusted)?))).collect();
     let Some((first, _)) = wrong.first() else {
-        let count = files.iter().filter(|file| file.kind == "file").count();
+        let count = files.iter().filter(|file| file.kind == EntryKind::File).count();
         let found = format!(
             "{}, and the directories on the way, are changed by root and the daemon's user only",
             crate::text::counted(count, "file")

@@ -2,6 +2,7 @@
 
 use super::{Check, State, listed, quoted};
 use crate::{
+    attach_mode::DeviceMode,
     doctor::facts::{Interface, MachineFacts, Program, Seen},
     netlink::{
         devices,
@@ -135,7 +136,8 @@ fn driver(interface: &Interface) -> Check {
 
 /// Whether frames are lost that the MTU allows. Kernels that tell of drivers have a later one.
 fn loses_long_frames(interface: &Interface) -> bool {
-    let generic = interface.program.as_ref().is_some_and(|program| program.mode == "generic");
+    let generic =
+        interface.program.as_ref().is_some_and(|program| program.mode == DeviceMode::Generic);
     interface.driver.as_deref() == Some("virtio_net") && interface.mtu > VIRTIO_ONE_PAGE && !generic
 }
 

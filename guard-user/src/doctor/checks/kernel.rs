@@ -107,11 +107,8 @@ fn maps(abilities: &Abilities, rights: &Rights) -> Check {
 
 fn link(abilities: &Abilities, rights: &Rights) -> Check {
     const ID: &str = "bpf-link";
-    let Abilities { native, generic, switch, .. } = abilities;
-    let has_namespace = |tried: &Tried| {
-        !tried.as_ref().is_err_and(|refusal| refusal.message.contains("network namespace"))
-    };
-    if !has_namespace(native) {
+    let Abilities { has_namespace, native, generic, switch, .. } = abilities;
+    if !has_namespace {
         return Check::new(
             ID,
             State::Unknown,

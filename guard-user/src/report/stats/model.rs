@@ -185,7 +185,7 @@ impl Model {
         }
         for row in &mut stats.interfaces {
             let same = |old: &&InterfaceStats| old.name == row.name;
-            row.mode = self.stats.interfaces.iter().find(same).and_then(|old| old.mode.clone());
+            row.mode = self.stats.interfaces.iter().find(same).and_then(|old| old.mode);
         }
         for row in &mut stats.services {
             let same = |old: &&ServiceStats| old.name == row.name && old.policy == row.policy;
@@ -230,6 +230,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attach_mode::DeviceMode;
 
     fn reading(time: &str, dropped: u64) -> Box<Stats> {
         Box::new(Stats {
@@ -239,7 +240,7 @@ mod tests {
             interfaces: vec![InterfaceStats {
                 name: "eth0".to_owned(),
                 dropped,
-                mode: Some("native".to_owned()),
+                mode: Some(DeviceMode::Native),
                 ..InterfaceStats::default()
             }],
             ..Stats::default()
@@ -288,7 +289,7 @@ mod tests {
         bare.interfaces[0].mode = None;
         model.take(Reading::Pinned(bare, "gone".to_owned()), at(3));
         assert_eq!((model.stats.node.as_str(), model.state()), ("gpu-017", State::Unknown));
-        assert_eq!(model.stats.interfaces[0].mode.as_deref(), Some("native"));
+        assert_eq!(model.stats.interfaces[0].mode, Some(DeviceMode::Native));
         assert_eq!(model.trouble.as_ref().map(|t| (t.since.as_str(), t.pinned)), Some(("a", true)));
         // Two seconds lie between the two readings of the counters.
         assert_eq!(model.rates.total(DROPPED), Some(10.0));

@@ -16,6 +16,7 @@ use crate::api::{
     stats::{Events, InterfaceStats, ReasonStats, STATS_SCHEMA, ServiceStats, Stats, TopSource},
     status::ServiceMode,
 };
+use crate::attach_mode::DeviceMode;
 
 const PLAIN: Look = Look { color: true, ascii: false };
 
@@ -25,7 +26,7 @@ fn time(second: u64) -> String {
 
 fn interface(
     name: &str,
-    mode: Option<&str>,
+    mode: Option<DeviceMode>,
     [passed, dropped, would_drop]: [u64; 3],
 ) -> InterfaceStats {
     InterfaceStats {
@@ -36,7 +37,7 @@ fn interface(
         passed_bytes: passed * 1400,
         dropped_bytes: dropped * 64,
         would_drop_bytes: would_drop * 200,
-        mode: mode.map(str::to_owned),
+        mode,
     }
 }
 
@@ -84,9 +85,9 @@ pub(super) fn reading(second: u64) -> Stats {
         policy_hash: "4f2c9a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7".to_owned(),
         in_force_since: Some("2026-03-04T09:46:30.000Z".to_owned()),
         interfaces: vec![
-            interface("mgmt0", Some("generic"), [second * 3_100, second * 2, 0]),
-            interface("rail0", Some("native"), [second * 10_300_000, flood, second * 7]),
-            interface("rail1", Some("native"), [second * 10_300_000, 0, 0]),
+            interface("mgmt0", Some(DeviceMode::Generic), [second * 3_100, second * 2, 0]),
+            interface("rail0", Some(DeviceMode::Native), [second * 10_300_000, flood, second * 7]),
+            interface("rail1", Some(DeviceMode::Native), [second * 10_300_000, 0, 0]),
             interface("rail2", None, [0, 0, 0]),
         ],
         services: vec![
@@ -247,7 +248,11 @@ fn many() -> Model {
         let mut stats = reading(second);
         stats.interfaces = (0..40)
             .map(|number| {
-                interface(&format!("eth{number}"), Some("native"), [second * 9, number, 0])
+                interface(
+                    &format!("eth{number}"),
+                    Some(DeviceMode::Native),
+                    [second * 9, number, 0],
+                )
             })
             .collect();
         model.take(answered(stats), Duration::from_secs(second));
@@ -277,8 +282,10 @@ fn hostile() -> Model {
     let mut model = Model::default();
     for second in 0..2 {
         let mut stats = reading(second);
-        stats.interfaces =
-            HOSTILE.iter().map(|name| interface(name, Some(name), [second, 0, 0])).collect();
+        stats.interfaces = HOSTILE
+            .iter()
+            .map(|name| interface(name, Some(DeviceMode::Native), [second, 0, 0]))
+            .collect();
         stats.services = HOSTILE
             .iter()
             .map(|name| service(name, ServiceMode::Enforce, [second, 0, 0]))

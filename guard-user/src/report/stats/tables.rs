@@ -13,6 +13,7 @@ use crate::{
         stats::{InterfaceStats, ServiceStats, TopSource},
         status::ServiceMode,
     },
+    attach_mode::DeviceMode,
     text::short,
 };
 
@@ -226,13 +227,13 @@ impl Cells<'_> {
     fn interface(&self, row: &InterfaceStats) -> Row {
         let change = self.model.rates.interface(row);
         let counts = super::rates::interface(row);
-        let mode = match row.mode.as_deref() {
+        let mode = match row.mode {
             // Who knows says that nobody guards it.
             None if self.model.stats.enforcing.is_some() => {
                 Cell { tone: Tone::Bad, ..self.word(Some("none")) }
             }
-            Some("native") | None => self.word(row.mode.as_deref()),
-            Some(mode) => Cell { tone: Tone::Warn, ..self.word(Some(mode)) },
+            Some(DeviceMode::Native) | None => self.word(row.mode.map(DeviceMode::name)),
+            Some(mode) => Cell { tone: Tone::Warn, ..self.word(Some(mode.name())) },
         };
         let cells = vec![
             self.word(Some(&row.name)),

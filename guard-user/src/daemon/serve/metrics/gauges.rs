@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::status::{InterfaceStatus, ModeOverride, ServiceMode, SourceKind, Status, TrialStatus},
+    attach_mode::DeviceMode,
     daemon::serve::connection_limits::Endpoint,
 };
 
@@ -73,7 +74,7 @@ impl Families {
             .map(|interface| (vec![interface.name.as_str()], flag(interface.up == Some(true))));
         self.add(&declared::INTERFACE_UP, &up.collect::<Vec<_>>());
         let info = told.iter().map(|interface| {
-            let mode = interface.mode.as_deref().unwrap_or("none");
+            let mode = interface.mode.map_or("none", DeviceMode::name);
             (vec![&*interface.name, interface.state.name(), mode], 1.0)
         });
         self.add(&declared::INTERFACE_INFO, &info.collect::<Vec<_>>());
@@ -126,7 +127,7 @@ fn told(all: &[InterfaceStatus]) -> Vec<InterfaceStatus> {
     }
     let (own, others) = all.split_at_checked(INTERFACES - 1).unwrap_or((all, &[]));
     let worst = others.iter().find(|interface| !interface.is_guarded());
-    let generic = others.iter().find(|interface| interface.mode.as_deref() == Some("generic"));
+    let generic = others.iter().find(|interface| interface.mode == Some(DeviceMode::Generic));
     let up = others.iter().all(|interface| interface.up == Some(true));
     let like = worst.or(generic).or(others.first()).cloned().unwrap_or_default();
     let others = InterfaceStatus { name: OTHERS.to_owned(), up: Some(up), ..like };
@@ -151,7 +152,7 @@ mod tests {
     fn interface(number: usize) -> InterfaceStatus {
         InterfaceStatus {
             name: format!("eth{number}"),
-            mode: Some("native".to_owned()),
+            mode: Some(DeviceMode::Native),
             state: InterfaceState::Guarded,
             up: Some(true),
             ..InterfaceStatus::default()
@@ -171,8 +172,8 @@ mod tests {
         };
         assert_eq!(others(&all).name, OTHERS);
         assert!(others(&all).is_guarded());
-        all[500].mode = Some("generic".to_owned());
-        assert_eq!(others(&all).mode.as_deref(), Some("generic"));
+        all[500].mode = Some(DeviceMode::Generic);
+        assert_eq!(others(&all).mode, Some(DeviceMode::Generic));
         all[600].up = Some(false);
         assert_eq!(others(&all).up, Some(false));
         all[999].state = InterfaceState::Failed;
