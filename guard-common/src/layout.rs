@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Version of what the pinned maps hold, and of where they are pinned.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Key of a member's bucket states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

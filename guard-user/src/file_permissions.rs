@@ -9,9 +9,12 @@
 use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{self, File},
     io,
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::{self, fs::MetadataExt as _},
+    },
     path::{Component, Path, PathBuf},
 };
 
@@ -204,6 +207,26 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
         Component::ParentDir => Some(OsStr::new("..").to_owned()),
         Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
     })
+}
+
+/// Gives what is in a directory to the directory's owner, who is to go on with it. Does nothing if the owner
+/// has it already.
+///
+/// # Errors
+/// The directory cannot be read, or this process is not root and something in it is somebody else's.
+pub(crate) fn hand_over(directory: &Path) -> io::Result<()> {
+    let owner = fs::metadata(directory)?;
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let metadata = fs::symlink_metadata(&path)?;
+        if (metadata.uid(), metadata.gid()) != (owner.uid(), owner.gid()) {
+            unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        if metadata.is_dir() {
+            hand_over(&path)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -62,6 +62,11 @@ impl Link {
         Ok(Self { fd, pin: pin.to_owned(), pinned: entry_at(pin) })
     }
 
+    /// Where it is to be pinned.
+    pub fn pin(&self) -> &Path {
+        &self.pin
+    }
+
     /// Its descriptor.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

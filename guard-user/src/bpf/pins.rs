@@ -1,10 +1,12 @@
 //! The pin directory: `<bpf-dir>/v<layout version>/` holds the shared maps by name and the links
-//! as `link-<interface>`, those of the tc hook as `link-<interface>:tcx`.
+//! as `link-<interface>`, those of the tc hook as `link-<interface>:tcx`. The link of an interface
+//! that was renamed to a name that no pattern matches is `link-<interface>:from:<name before>`.
 //!
 //! Nothing is trusted because it is already there: the version is in the path, and what the kernel
 //! says of a pinned map is compared with what this binary would make.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -30,7 +32,10 @@ use super::{
     pinned_maps::PinnedMaps,
     takeover::{self, Other},
 };
-use crate::{attach_mode::Hook, embedded_object::kernel_object, sys, system_error::SystemError};
+use crate::{
+    attach_mode::Hook, embedded_object::kernel_object, file_permissions, sys,
+    system_error::SystemError,
+};
 
 /// Magic number of a bpf file system (`BPF_FS_MAGIC`, include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
@@ -39,7 +44,10 @@ const BPF_FS_ROOT: u64 = 1;
 /// The usual mount point of the bpf file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link-";
-/// Behind the name of an interface, which has no colon in it: a link of the tc hook. For a moment
+/// Between the name of an interface, which has no colon in it (`dev_valid_name`, net/core/dev.c), and
+/// the one by which it is wanted.
+const FROM: &str = ":from:";
+/// Behind these: a link of the tc hook. For a moment
 /// an interface can have one of each hook.
 const TC_SUFFIX: &str = ":tcx";
 
@@ -61,6 +69,24 @@ fn own_version() -> u32 {
 #[derive(Debug, Clone)]
 pub struct Pins {
     root: PathBuf,
+}
+
+/// A link that is pinned.
+#[derive(Debug)]
+pub struct PinnedLink {
+    /// The name of its interface when it was pinned.
+    pub interface: String,
+    /// The name by which the interface was wanted before it was renamed to one that no pattern matches.
+    pub renamed_from: Option<String>,
+    /// The link.
+    pub link: Link,
+}
+
+impl PinnedLink {
+    /// The name by which its interface was to be guarded.
+    pub fn wanted_as(&self) -> &str {
+        self.renamed_from.as_deref().unwrap_or(&self.interface)
+    }
 }
 
 /// The shared maps by descriptor, so that their pins can be made again.
@@ -101,15 +127,31 @@ impl Pins {
         }
     }
 
+    /// Gives what root has pinned to the owner of the directory: if root's command is killed, the user of the
+    /// service goes on. Best effort; who cannot use the pins is told so by the kernel.
+    pub fn hand_over(&self) {
+        if nix::unistd::geteuid().is_root()
+            && let Err(error) = file_permissions::hand_over(&self.root)
+        {
+            tracing::warn!("`{}` keeps its owner: {error}", self.root.display());
+        }
+    }
+
     /// Where this version's pins are.
     pub fn directory(&self) -> PathBuf {
         self.root.join(format!("v{}", own_version()))
     }
 
-    /// Makes the directory of this version's pins, too.
+    /// Makes the directory of this version's pins, too. Fails if something else is in its place.
     pub fn create(&self) -> Result<(), SystemError> {
         self.create_root()?;
-        make_directory(&self.directory())
+        let directory = self.directory();
+        make_directory(&directory)?;
+        if is_directory(&directory) {
+            return Ok(());
+        }
+        let what = format!("`{}` is a symbolic link", directory.display());
+        Err(SystemError::new(what).hint("remove it: the guard pins to a directory of its own"))
     }
 
     /// Makes the directory, for root or the daemon's user alone. Fails if it is on no bpf file
@@ -249,13 +291,15 @@ impl Pins {
             if version == own {
                 continue;
             }
-            let alive = links_in(&directory)?.into_iter().find(|(_, link)| link.is_alive());
-            if let (Some((name, _)), Newer::Refuse { instead }) = (alive, newer)
+            let links = links_in(&directory)?;
+            let alive = links.iter().find(|pinned| pinned.link.is_alive());
+            if let (Some(pinned), Newer::Refuse { instead }) = (alive, newer)
                 && version > own
             {
                 return Err(SystemError::new(format!(
-                    "`{name}` is guarded by a newer trainguard, of layout {version} (`{}`); this one is \
+                    "`{}` is guarded by a newer trainguard, of layout {version} (`{}`); this one is \
                      of layout {own}, and changes nothing",
+                    pinned.interface,
                     directory.display()
                 ))
                 .hint(format!(
@@ -263,8 +307,12 @@ impl Pins {
                      then start again"
                 )));
             }
+            // A daemon was killed while it removed the maps: what they hold has been carried over.
+            if links.is_empty() && !directory.join(names::MAP_COUNTERS).exists() {
+                takeover::remove_maps(&directory)?;
+            }
             // Nothing is pinned there, or nothing any more.
-            if fs::remove_dir(&directory).is_ok() {
+            if !directory.exists() || fs::remove_dir(&directory).is_ok() {
                 continue;
             }
             others.push(Other::at(directory, version)?);
@@ -280,7 +328,7 @@ impl Pins {
         let own = own_version();
         let mut guarding = Vec::new();
         for (version, directory) in self.versions()? {
-            if links_in(&directory)?.iter().any(|(_, link)| link.is_alive()) {
+            if links_in(&directory)?.iter().any(|pinned| pinned.link.is_alive()) {
                 guarding.push(version);
             }
         }
@@ -312,13 +360,14 @@ impl Pins {
         Ok(!links_in(other.directory())?.is_empty())
     }
 
-    /// Where the link of an interface is pinned.
-    pub fn link_path(&self, interface: &str, hook: Hook) -> PathBuf {
+    /// Where the link of an interface is pinned, which may have been renamed.
+    pub fn link_path(&self, interface: &str, renamed_from: Option<&str>, hook: Hook) -> PathBuf {
+        let from = renamed_from.map(|name| format!("{FROM}{}", escape(name))).unwrap_or_default();
         let suffix = match hook {
             Hook::Xdp => "",
             Hook::Tc => TC_SUFFIX,
         };
-        self.directory().join(format!("{LINK_PREFIX}{}{suffix}", escape(interface)))
+        self.directory().join(format!("{LINK_PREFIX}{}{from}{suffix}", escape(interface)))
     }
 
     /// Whether the shared maps of this version are pinned.
@@ -326,13 +375,32 @@ impl Pins {
         names::SHARED_MAPS.iter().all(|name| self.directory().join(name).exists())
     }
 
-    /// The pinned links by interface name, in all versions.
-    pub fn links(&self) -> Result<Vec<(String, Link)>, SystemError> {
+    /// The pinned links, in all versions.
+    pub fn links(&self) -> Result<Vec<PinnedLink>, SystemError> {
         let mut links = Vec::new();
         for (_, directory) in self.versions()? {
             links.extend(links_in(&directory)?);
         }
         Ok(links)
+    }
+
+    /// Removes further pins of links that are pinned more than once. Names that interfaces swapped can leave
+    /// one: the pin of one link takes the name that the other one's had.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove_duplicates(&self) -> Result<(), SystemError> {
+        let own = self.directory();
+        let mut links = self.links()?;
+        links.sort_by_key(|pinned| !pinned.link.pin().starts_with(&own));
+        let mut seen = BTreeSet::new();
+        for PinnedLink { link, .. } in links {
+            // One that cannot be asked is no duplicate that is known of.
+            if link.info().is_ok_and(|info| !seen.insert(info.id)) {
+                link.forget()?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the shared maps, if no link is left that counts in them. Only what is ours is
@@ -362,7 +430,7 @@ impl Pins {
         let version = |path: PathBuf| {
             let name = path.file_name()?.to_str()?;
             let number: u32 = name.strip_prefix('v')?.parse().ok()?;
-            (path.is_dir() && name == format!("v{number}")).then_some((number, path))
+            (is_directory(&path) && name == format!("v{number}")).then_some((number, path))
         };
         let mut versions: Vec<_> = read_dir(&self.root)?.into_iter().filter_map(version).collect();
         versions.sort();
@@ -410,6 +478,12 @@ fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
     Some(if below == Path::new("") { outside } else { outside.join(below) })
 }
 
+/// Whether this is a directory, and no symbolic link to one, which would make one directory that of two
+/// versions.
+fn is_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 fn make_directory(directory: &Path) -> Result<(), SystemError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(making(directory))
@@ -421,17 +495,26 @@ fn making(directory: &Path) -> impl Fn(io::Error) -> SystemError {
     }
 }
 
-fn links_in(directory: &Path) -> Result<Vec<(String, Link)>, SystemError> {
+fn links_in(directory: &Path) -> Result<Vec<PinnedLink>, SystemError> {
     let mut links = Vec::new();
     for path in read_dir(directory)? {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let interface = name.as_deref().and_then(|name| name.strip_prefix(LINK_PREFIX));
         if let Some(interface) = interface.filter(|_| !path.is_dir()) {
-            let interface = interface.strip_suffix(TC_SUFFIX).unwrap_or(interface);
-            links.push((unescape(interface), Link::open(&path)?));
+            let (interface, renamed_from) = names_in(interface);
+            links.push(PinnedLink { interface, renamed_from, link: Link::open(&path)? });
         }
     }
     Ok(links)
+}
+
+/// The name of an interface and the one that it was renamed from, of what follows [`LINK_PREFIX`].
+fn names_in(pin: &str) -> (String, Option<String>) {
+    let names = pin.strip_suffix(TC_SUFFIX).unwrap_or(pin);
+    match names.split_once(FROM) {
+        Some((interface, from)) => (unescape(interface), Some(unescape(from))),
+        None => (unescape(names), None),
+    }
 }
 
 /// A bpf file system takes no dots in names (`bpf_lookup`, kernel/bpf/inode.c), but names of VLAN
@@ -469,6 +552,19 @@ mod tests {
         for name in ["eth0", "eth0.100", "a%2e.b", "%25"] {
             assert!(!escape(name).contains('.'));
             assert_eq!(unescape(&escape(name)), name);
+        }
+    }
+
+    #[test]
+    fn a_pin_says_what_a_renamed_interface_was_called() {
+        let pins = Pins::at(Path::new(""));
+        for hook in [Hook::Xdp, Hook::Tc] {
+            for from in [None, Some("eth0.100")] {
+                let path = pins.link_path("a.1", from, hook);
+                let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+                let name = name.strip_prefix(LINK_PREFIX).expect("a link");
+                assert_eq!(names_in(name), ("a.1".to_owned(), from.map(str::to_owned)));
+            }
         }
     }
 

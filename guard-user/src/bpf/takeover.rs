@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     layout_description::{About, Counted},
-    pinned_maps::{Origin, PinnedMaps, claim_slots},
+    pinned_maps::{LAST_ROW, Origin, PinnedMaps, claim_slots},
     pins,
 };
 use crate::{sys::RawMap, system_error::SystemError};
@@ -66,6 +66,9 @@ struct Counts<'a> {
     /// The slots of third guards: there, as an index of `Carried.of`, and here. The slot of this guard is left
     /// out.
     origins: Vec<(usize, Origin)>,
+    /// Third guards for which no slot is free here, as an index of `Carried.of`: take-overs were left
+    /// unfinished one after the other. Their counts are added to this guard's own.
+    without_slot: Vec<usize>,
 }
 
 /// Byte offsets of a counter's fields, and its size.
@@ -194,16 +197,21 @@ impl Other {
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
         places.services = to.claim_services(services(about, &labels)?)?;
         let first = about.number("LABEL_INTERFACES").unwrap_or(0);
-        for row in 0..about.number("MAX_INTERFACES").unwrap_or(0).min(labels.map.entries) {
+        let rows = about.number("MAX_INTERFACES").unwrap_or(0).min(labels.map.entries);
+        for row in 0..rows {
             let label = labels.text(first.saturating_add(row))?;
             if !label.is_empty() {
                 places.interfaces.insert(row, to.claim_row(&label)?);
+            } else if row.saturating_add(1) == rows {
+                // Frames of devices without a row are counted there, and it has a label only if a device
+                // was given it.
+                places.interfaces.insert(row, LAST_ROW);
             }
         }
         Ok(places)
     }
 
-    /// None if its layout has no counters that are known here, or if no slot is free.
+    /// None if its layout has no counters that are known here, or if no slot is free for its own.
     fn counts<'a>(
         &self,
         about: &'a About,
@@ -212,7 +220,7 @@ impl Other {
     ) -> Result<Option<Counts<'a>>, SystemError> {
         let Some(fields) = CounterFields::of(about) else { return Ok(None) };
         let Some(origin) = to.origin(own.map.id)? else { return Ok(None) };
-        let mut origins = Vec::new();
+        let (mut origins, mut without_slot) = (Vec::new(), Vec::new());
         if let Some(first) = about.number("layout::TALLY_ORIGINS")
             && let Some(tallies) = self.map(names::MAP_TALLIES)?
         {
@@ -222,12 +230,14 @@ impl Other {
                 if id == 0 || id == to.id() {
                     continue;
                 }
-                let Some(origin) = to.origin(id)? else { return Ok(None) };
-                origins.push((nth, origin));
+                match to.origin(id)? {
+                    Some(origin) => origins.push((nth, origin)),
+                    None => without_slot.push(nth),
+                }
             }
         }
         let carried = self.map(names::MAP_CARRIED)?;
-        Ok(Some(Counts { about, fields, own, origin, carried, origins }))
+        Ok(Some(Counts { about, fields, own, origin, carried, origins, without_slot }))
     }
 
     fn tallies(
@@ -343,7 +353,7 @@ impl Counts<'_> {
         let of_cpus = of_cpus.chunks_exact(fields.size.next_multiple_of(8));
         let own = of_cpus.fold(Counter::default(), |sum, of_cpu| add(sum, fields.read(of_cpu, 0)));
         let carried = self.carried(index)?;
-        to.raise_counter(self.origin, row, verdict, add(own, fields.read(&carried, 0)))?;
+        to.raise_counter(self.origin, row, verdict, add(own, self.settled(&carried)))?;
         for (nth, origin) in &self.origins {
             to.raise_counter(*origin, row, verdict, self.of(&carried, *nth))?;
         }
@@ -357,7 +367,7 @@ impl Counts<'_> {
         for (nth, own) in (0..).zip(own) {
             let index = first.map(|first| first.saturating_add(nth));
             let carried = index.map_or(Ok(Vec::new()), |index| self.carried(index))?;
-            let before = self.fields.read(&carried, 0).packets;
+            let before = self.settled(&carried).packets;
             to.raise_events(self.origin, nth, own.saturating_add(before))?;
             for (place, origin) in &self.origins {
                 to.raise_events(*origin, nth, self.of(&carried, *place).packets)?;
@@ -369,6 +379,12 @@ impl Counts<'_> {
     /// A value of its map of carried counters, as bytes. Empty if it has no such map.
     fn carried(&self, index: u32) -> Result<Vec<u8>, SystemError> {
         self.carried.as_ref().map_or(Ok(Vec::new()), |carried| carried.value(index))
+    }
+
+    /// What such a value holds of guards that have no slot here.
+    fn settled(&self, carried: &[u8]) -> Counter {
+        let of_guards = self.without_slot.iter().map(|nth| self.of(carried, *nth));
+        of_guards.fold(self.fields.read(carried, 0), add)
     }
 
     /// The counter in a slot of such a value.

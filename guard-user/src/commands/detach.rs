@@ -5,9 +5,11 @@ use crate::{
         client::ClientError,
         control::{Detach, Detached},
     },
-    bpf::pins::Pins,
+    bpf::pins::{PinnedLink, Pins},
     cli::DetachArgs,
+    daemon::interfaces::attach::device_of,
     exit::Exit,
+    netlink::devices,
     output,
     system_error::SystemError,
 };
@@ -65,7 +67,10 @@ fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, SystemError> {
             "warning: a daemon uses the pins but does not answer; it may attach again when it wakes",
         );
     }
-    for (name, link) in pins.links()? {
+    // Without a list of them, interfaces have the names that they had when they were pinned.
+    let devices = devices::devices_now().unwrap_or_default();
+    for PinnedLink { interface, link, .. } in pins.links()? {
+        let name = device_of(&link, &devices).map_or(interface, |device| device.name.clone());
         if wish.interfaces.is_empty() || wish.interfaces.contains(&name) {
             if link.is_alive() {
                 answer.detached.push(name);

@@ -29,12 +29,7 @@ mod telemetry;
 pub mod timing;
 mod trusted_files;
 
-use std::{
-    fs, io,
-    os::unix::{self, fs::MetadataExt as _},
-    path::Path,
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use self::{
     install_error::InstallError, interfaces::Claim, main_loop::Daemon,
@@ -47,10 +42,15 @@ pub use self::{
 use crate::{
     bpf::pins::{self, Newer},
     exit::Exit,
+    file_permissions,
     logs::Log,
     policy::syntax::text::shell_word,
     system_error::SystemError,
 };
+
+/// What to do about an interface that a guard of a newer layout still has.
+const RUN_AGAIN: &str =
+    "it stays guarded, by the newer one; run the command again once that is mended";
 
 /// Runs until a signal ends it. The guard outlives it.
 pub fn run(options: Options) -> Exit {
@@ -60,40 +60,31 @@ pub fn run(options: Options) -> Exit {
     explained(&log, main_loop::run_until_signal(options, newer))
 }
 
-/// Takes over from a guard of a newer layout, once; the guard outlives it.
+/// Takes over from a guard of a newer layout, once; the guard outlives it. Fails if an interface is left to
+/// that guard.
 pub fn downgrade(options: Options) -> Exit {
     let log = options.log.clone();
     explained(&log, async {
-        let directories = [options.bpf_dir.clone(), options.state_dir.clone()];
+        let (bpf_dir, state_dir) = (options.bpf_dir.clone(), options.state_dir.clone());
         let claim = Claim::take(&options.bpf_dir, &Newer::TakeOver)?;
         let limits = Arc::new(ConnectionLimits::new(&options.timing));
         let mut daemon = Daemon::start(options, claim, limits).await?;
         daemon.save_counters();
-        for directory in directories {
-            hand_over(&directory).map_err(|error| {
-                let what = format!("giving `{}` to the daemon's user", directory.display());
-                InstallError::System(SystemError::of(what, error))
-            })?;
+        for directory in [bpf_dir, state_dir] {
+            // One that could not be made was reported at the start.
+            match file_permissions::hand_over(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let what = format!("giving `{}` to the daemon's user", directory.display());
+                    return Err(InstallError::System(SystemError::of(what, error)));
+                }
+                _ => {}
+            }
         }
-        Ok(())
+        match daemon.interfaces.not_taken_over()? {
+            Some(why) => Err(InstallError::Unfit(why, Some(RUN_AGAIN))),
+            None => Ok(()),
+        }
     })
-}
-
-/// Gives what is in a directory to the directory's owner: the user of a service, for whom root ran the
-/// command, and who is to go on with it.
-fn hand_over(directory: &Path) -> io::Result<()> {
-    let owner = fs::metadata(directory)?;
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        let metadata = fs::symlink_metadata(&path)?;
-        if (metadata.uid(), metadata.gid()) != (owner.uid(), owner.gid()) {
-            unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        if metadata.is_dir() {
-            hand_over(&path)?;
-        }
-    }
-    Ok(())
 }
 
 /// Runs something, and explains what became of it.

@@ -2,10 +2,13 @@
 
 use std::{path::Path, time::SystemTime};
 
-use super::interfaces::{select, unguarded};
+use super::interfaces::{attach::device_of, select, unguarded};
 use crate::{
     api::status::{InterfaceState, InterfaceStatus, STATUS_SCHEMA, Status},
-    bpf::{link::Link, pins::Pins, program::Program},
+    bpf::{
+        pins::{PinnedLink, Pins},
+        program::Program,
+    },
     netlink::devices::{self, Device},
     system_error::SystemError,
     text::time,
@@ -30,8 +33,7 @@ pub fn status(bpf_dir: &Path, why: String) -> Status {
     };
     match pins.links() {
         Ok(links) => {
-            status.interfaces =
-                links.iter().map(|(name, link)| interface(name, link, &devices)).collect();
+            status.interfaces = links.iter().map(|pinned| interface(pinned, &devices)).collect();
         }
         Err(error) => status.problems.push(told(&error)),
     }
@@ -65,12 +67,13 @@ fn read(pins: &Pins, status: &mut Status) -> Result<(), SystemError> {
 
 /// An interface with a pinned link. Its name is that of the pin, unless the device has another one
 /// by now.
-fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
+fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
+    let PinnedLink { interface: name, link, .. } = pinned;
     let info = match link.info() {
         Ok(info) => info,
         Err(error) => {
             return InterfaceStatus {
-                name: name.to_owned(),
+                name: name.clone(),
                 state: InterfaceState::Failed,
                 problem: Some(told(&error)),
                 ..InterfaceStatus::default()
@@ -78,9 +81,7 @@ fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
         }
     };
     // An index means something only within a namespace, which a link does not tell.
-    let device = devices
-        .iter()
-        .find(|device| device.index == info.ifindex && device.mode_of(info.program_id).is_some());
+    let device = device_of(link, devices);
     let (state, problem) = match device {
         Some(_) => (InterfaceState::Guarded, None),
         None if info.ifindex == 0 => (
@@ -93,7 +94,7 @@ fn interface(name: &str, link: &Link, devices: &[Device]) -> InterfaceStatus {
         ),
     };
     InterfaceStatus {
-        name: device.map_or(name, |device| &device.name).to_owned(),
+        name: device.map_or(name, |device| &device.name).clone(),
         mode: device.and_then(|device| device.mode_of(info.program_id)),
         program_id: (info.ifindex != 0).then_some(info.program_id),
         state,

@@ -309,8 +309,8 @@ fn is_ours(bpf_dir: &Path, index: u32, id: u32, daemon: &Seen<Box<Status>>) -> S
         return Seen::Known(true);
     }
     match Pins::at(bpf_dir).links() {
-        Ok(links) => Seen::Known(links.iter().any(|(_, link)| {
-            link.info().is_ok_and(|info| info.ifindex == index && info.program_id == id)
+        Ok(links) => Seen::Known(links.iter().any(|pinned| {
+            pinned.link.info().is_ok_and(|info| info.ifindex == index && info.program_id == id)
         })),
         Err(error) => Seen::Hidden(error.to_string()),
     }

@@ -500,7 +500,10 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
         (file("/etc/a b.yaml", EntryKind::File, 0, 0o646), "chmod go-w '/etc/a b.yaml'"),
         (file("/etc/x.yaml", EntryKind::File, 1001, 0o644), "chown -h root /etc/x.yaml"),
         (file("/etc/x.yaml", EntryKind::Link, 1001, 0o777), "chown -h root /etc/x.yaml"),
-        (file("/etc/x.yaml", EntryKind::Other, 0, 0o600), "rm /etc/x.yaml, and put a file in its place"),
+        (
+            file("/etc/x.yaml", EntryKind::Other, 0, 0o600),
+            "rm /etc/x.yaml, and put a file in its place",
+        ),
         (
             PolicyFile { names: 2, ..file("/etc/x", EntryKind::File, 0, 0o600) },
             "cp -p /etc/x /etc/x.new && mv /etc/x.new /etc/x",

@@ -35,7 +35,7 @@ use guard_common::{
 };
 
 /// The row that all interfaces share that have none of their own.
-const LAST_ROW: u32 = MAX_INTERFACES - 1;
+pub(super) const LAST_ROW: u32 = MAX_INTERFACES - 1;
 /// Its label.
 const OTHERS: &str = "others";
 
@@ -207,14 +207,7 @@ impl PinnedMaps {
 
     /// Service slot to `policy/service`.
     pub fn service_labels(&self) -> Result<BTreeMap<u8, String>, SystemError> {
-        let mut labels = BTreeMap::new();
-        for slot in 0..MAX_SERVICES {
-            let label = self.label(slot.into())?;
-            if !label.is_empty() {
-                labels.insert(slot, label);
-            }
-        }
-        Ok(labels)
+        labels_by_slot(&self.labels)
     }
 
     /// Counter row to interface name.
@@ -370,9 +363,7 @@ impl PinnedMaps {
     }
 
     fn label(&self, index: u32) -> Result<String, SystemError> {
-        let label = self.labels.get(&index, 0).map_err(read(names::MAP_LABELS))?;
-        let text = label.split(|&byte| byte == 0).next().unwrap_or_default();
-        Ok(String::from_utf8_lossy(text).into_owned())
+        label(&self.labels, index)
     }
 
     fn set_label(&mut self, index: u32, text: &str) -> Result<(), SystemError> {
@@ -383,6 +374,35 @@ impl PinnedMaps {
         }
         self.labels.set(index, label, 0).map_err(write(names::MAP_LABELS))
     }
+}
+
+/// Service slot to `policy/service`, of the maps in a directory, whose layout was checked. It is empty if no
+/// labels are pinned there; whether other maps are makes no difference.
+pub fn service_labels(directory: &Path) -> Result<BTreeMap<u8, String>, SystemError> {
+    let path = directory.join(names::MAP_LABELS);
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let opened = MapData::from_pin(path).and_then(Map::from_map_data);
+    let map = opened.map_err(|error| SystemError::of("opening the labels", error))?;
+    labels_by_slot(&typed(names::MAP_LABELS, map)?)
+}
+
+fn labels_by_slot(labels: &Array<MapData, Label>) -> Result<BTreeMap<u8, String>, SystemError> {
+    let mut by_slot = BTreeMap::new();
+    for slot in 0..MAX_SERVICES {
+        let label = label(labels, slot.into())?;
+        if !label.is_empty() {
+            by_slot.insert(slot, label);
+        }
+    }
+    Ok(by_slot)
+}
+
+fn label(labels: &Array<MapData, Label>, index: u32) -> Result<String, SystemError> {
+    let label = labels.get(&index, 0).map_err(read(names::MAP_LABELS))?;
+    let text = label.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 /// The row of an interface: its own by its name, else a free one, else the last. Whether it is new to

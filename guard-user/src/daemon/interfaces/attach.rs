@@ -3,7 +3,11 @@
 
 use crate::{
     attach_mode::{DeviceMode, Hook, Mode},
-    bpf::{link::Link, loader::Generation, pins::Pins},
+    bpf::{
+        link::Link,
+        loader::Generation,
+        pins::{PinnedLink, Pins},
+    },
     netlink::devices::Device,
     system_error::SystemError,
 };
@@ -58,6 +62,11 @@ pub(crate) fn mode_on(link: &Link, device: &Device) -> Option<Mode> {
     Some(mode)
 }
 
+/// The device that a link is attached to; none if that is not in this network namespace.
+pub(crate) fn device_of<'d>(link: &Link, devices: &'d [Device]) -> Option<&'d Device> {
+    devices.iter().find(|device| mode_on(link, device).is_some())
+}
+
 /// Attaches the guard to a device, or lets it run the generation where an earlier daemon attached
 /// it. Of the links of that daemon, those that are left over are handed back: they are to go when
 /// the new one is in place, which it is.
@@ -66,22 +75,22 @@ pub(crate) fn guard(
     device: &Device,
     generation: &mut Generation,
     pins: &Pins,
-    earlier: &mut Vec<(String, Link)>,
+    earlier: &mut Vec<PinnedLink>,
 ) -> Result<Attachment, SystemError> {
     let before = take(earlier, device);
-    let Some((name, link, mode)) = best(before, wanted, earlier) else {
+    let Some((pinned, mode)) = best(before, wanted, earlier) else {
         if wanted.first_hook() == Hook::Xdp {
             refuse_foreign(device)?;
         }
         return first_of(wanted.modes(), device, generation, pins);
     };
     if wanted.modes().contains(&mode) {
-        return take_over(name, link, mode, device, generation, earlier);
+        return take_over(pinned, mode, device, generation, earlier);
     }
     let changed = if wanted.modes().iter().any(|new| new.hook() != mode.hook()) {
         beside(wanted, device, generation, pins)
     } else {
-        across(wanted, mode, &link, device, generation, pins)
+        across(wanted, mode, &pinned.link, device, generation, pins)
     };
     match changed {
         Ok(attachment) => {
@@ -91,16 +100,16 @@ pub(crate) fn guard(
                 mode.name(),
                 attachment.mode.name()
             );
-            if link.is_alive() {
-                earlier.push((name, link));
+            if pinned.link.is_alive() {
+                earlier.push(pinned);
             }
             Ok(attachment)
         }
         // Better in the mode that it had than not at all.
-        Err(error) if link.is_alive() => {
+        Err(error) if pinned.link.is_alive() => {
             let why = format!("{error}; still in {} mode", mode.name());
             tracing::error!(interface = device.name, "{why}");
-            let kept = take_over(name, link, mode, device, generation, earlier)?;
+            let kept = take_over(pinned, mode, device, generation, earlier)?;
             Ok(Attachment { instead: Some(why), ..kept })
         }
         Err(error) => Err(error),
@@ -108,12 +117,12 @@ pub(crate) fn guard(
 }
 
 /// The earlier daemon's links on a device, with their modes.
-fn take(earlier: &mut Vec<(String, Link)>, device: &Device) -> Vec<(String, Link, Mode)> {
+fn take(earlier: &mut Vec<PinnedLink>, device: &Device) -> Vec<(PinnedLink, Mode)> {
     let mut taken = Vec::new();
-    for (name, link) in std::mem::take(earlier) {
-        match mode_on(&link, device) {
-            Some(mode) => taken.push((name, link, mode)),
-            None => earlier.push((name, link)),
+    for pinned in std::mem::take(earlier) {
+        match mode_on(&pinned.link, device) {
+            Some(mode) => taken.push((pinned, mode)),
+            None => earlier.push(pinned),
         }
     }
     taken
@@ -122,35 +131,34 @@ fn take(earlier: &mut Vec<(String, Link)>, device: &Device) -> Vec<(String, Link
 /// The one in the mode that is wanted most. Others, which a daemon left that ended while it changed
 /// the mode, are given back.
 fn best(
-    mut taken: Vec<(String, Link, Mode)>,
+    mut taken: Vec<(PinnedLink, Mode)>,
     wanted: AttachMode,
-    earlier: &mut Vec<(String, Link)>,
-) -> Option<(String, Link, Mode)> {
+    earlier: &mut Vec<PinnedLink>,
+) -> Option<(PinnedLink, Mode)> {
     let rank = |mode| wanted.modes().iter().position(|it| *it == mode).unwrap_or(usize::MAX);
-    taken.sort_by_key(|(_, _, mode)| rank(*mode));
+    taken.sort_by_key(|(_, mode)| rank(*mode));
     let mut taken = taken.into_iter();
     let best = taken.next();
-    earlier.extend(taken.map(|(name, link, _)| (name, link)));
+    earlier.extend(taken.map(|(pinned, _)| pinned));
     best
 }
 
 fn take_over(
-    name: String,
-    link: Link,
+    pinned: PinnedLink,
     mode: Mode,
     device: &Device,
     generation: &mut Generation,
-    earlier: &mut Vec<(String, Link)>,
+    earlier: &mut Vec<PinnedLink>,
 ) -> Result<Attachment, SystemError> {
     let hook = mode.hook();
     // Its pin follows with the others: until it has, what is pinned says that it was another layout's.
-    let taken = generation.add(hook).and_then(|_| link.switch(generation.program(hook)?));
+    let taken = generation.add(hook).and_then(|_| pinned.link.switch(generation.program(hook)?));
     if let Err(error) = taken {
-        earlier.push((name, link));
+        earlier.push(pinned);
         return Err(error);
     }
     tracing::info!(interface = device.name, "taken over from an earlier daemon");
-    Ok(Attachment { link, mode, instead: None })
+    Ok(Attachment { link: pinned.link, mode, instead: None })
 }
 
 /// Attaches at the other hook: for a moment both judge each frame, and both count it.
@@ -241,7 +249,7 @@ fn attach(
     pins: &Pins,
 ) -> Result<Attachment, SystemError> {
     let hook = mode.hook();
-    let pin = pins.link_path(&device.name, hook);
+    let pin = pins.link_path(&device.name, None, hook);
     generation.add(hook)?;
     let link = Link::attach(generation.program(hook)?, &device.name, device.index, mode, &pin)?;
     Ok(Attachment { link, mode, instead: None })

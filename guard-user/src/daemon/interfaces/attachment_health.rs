@@ -91,7 +91,8 @@ pub(crate) fn check(
 
 /// Programs of others that see a packet before the program of this id at this hook does.
 pub(crate) fn in_front(hook: Hook, device: &Device, id: u32) -> Option<Finding> {
-    if hook == Hook::Xdp {
+    // A device that does not show it yet was listed before the switch.
+    if hook == Hook::Xdp || !device.tc.contains(&id) {
         return None;
     }
     if let Some(xdp) = device.xdp {

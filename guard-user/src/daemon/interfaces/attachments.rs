@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    attach::{self, AttachMode, Attachment},
+    attach::{self, AttachMode, Attachment, device_of},
     attachment_health::{self, Finding},
     select::Selection,
 };
@@ -17,7 +17,12 @@ use crate::{
         status::{InterfaceState, InterfaceStatus},
     },
     attach_mode::{Hook, Mode},
-    bpf::{link::Link, loader::Generation, pinned_maps::PinnedMaps, pins::Pins},
+    bpf::{
+        link::Link,
+        loader::Generation,
+        pinned_maps::PinnedMaps,
+        pins::{PinnedLink, Pins},
+    },
     netlink::{
         devices::{self, Device},
         topology,
@@ -47,10 +52,10 @@ pub(crate) struct GuardedInterface {
 }
 
 impl GuardedInterface {
-    fn new(device: &Device, attachment: Attachment) -> Self {
+    fn new(device: &Device, wanted_as: Option<&str>, attachment: Attachment) -> Self {
         let Attachment { link, mode, instead } = attachment;
-        let name = device.name.clone();
-        Self { name, link, mode, instead, wanted_as: None, one_buffer: false, absent: 0 }
+        let (name, wanted_as) = (device.name.clone(), wanted_as.map(str::to_owned));
+        Self { name, link, mode, instead, wanted_as, one_buffer: false, absent: 0 }
     }
 }
 
@@ -62,7 +67,7 @@ pub(crate) struct Attachments {
     /// By interface index.
     guarded: BTreeMap<u32, GuardedInterface>,
     /// Of an earlier daemon, not yet taken over.
-    earlier: Vec<(String, Link)>,
+    earlier: Vec<PinnedLink>,
     /// What is wrong with wanted interfaces, by name.
     failed: BTreeMap<String, Trouble>,
     /// The operator wants these to be without a guard until the next start.
@@ -157,12 +162,16 @@ impl Attachments {
                 failed.insert(guarded.name.clone(), Trouble::NotGuarded(error.to_string()));
             }
         }
-        for device in lower_first(&selection.devices) {
+        let renamed = self.renamed(selection, devices);
+        let wanted = selection.devices.iter().map(|device| (device, None));
+        let wanted = wanted.chain(renamed.iter().map(|(device, from)| (*device, Some(&**from))));
+        for (device, wanted_as) in lower_first(wanted, devices) {
             if self.guarded.contains_key(&device.index) || self.is_released(&device.name) {
                 continue;
             }
             match self.guard(device, devices, generation, shared) {
-                Ok(guarded) => {
+                Ok(attached) => {
+                    let guarded = GuardedInterface::new(device, wanted_as, attached);
                     let mode = guarded.mode.name();
                     tracing::info!(interface = device.name, mode, "guarded");
                     let text = match &guarded.instead {
@@ -211,10 +220,29 @@ impl Attachments {
         self.failed = failed;
     }
 
+    /// Devices that an earlier daemon guarded and that were renamed since, also while no daemon ran, with the
+    /// names by which they are wanted.
+    fn renamed<'d>(
+        &self,
+        selection: &Selection,
+        devices: &'d [Device],
+    ) -> Vec<(&'d Device, String)> {
+        let found = self.earlier.iter().filter_map(|pinned| {
+            let device = device_of(&pinned.link, devices)?;
+            let is_renamed =
+                !selection.means(device.index) && selection.means_name(pinned.wanted_as());
+            is_renamed.then(|| (device, pinned.wanted_as().to_owned()))
+        });
+        found.collect()
+    }
+
     /// Ends what an earlier daemon guarded and nobody wants guarded any more.
     pub(crate) fn drop_leftovers(&mut self, devices: &[Device]) {
-        for (name, link) in std::mem::take(&mut self.earlier) {
+        for pinned in std::mem::take(&mut self.earlier) {
+            let link = &pinned.link;
             let info = link.info();
+            let device = device_of(link, devices);
+            let name = device.map_or(&pinned.interface, |device| &device.name);
             let here = info.as_ref().is_ok_and(|info| {
                 devices.iter().any(|device| device.mode_of(info.program_id).is_some())
             });
@@ -225,8 +253,8 @@ impl Attachments {
             });
             let gone = info.is_ok_and(|info| info.ifindex == 0);
             // One whose taking over failed is still wanted: it is tried again.
-            if self.failed.contains_key(&name) && !gone {
-                self.earlier.push((name, link));
+            if self.failed.contains_key(name) && !gone {
+                self.earlier.push(pinned);
                 continue;
             }
             let ended = if here && replaced {
@@ -235,7 +263,7 @@ impl Attachments {
             } else if here && !gone {
                 let why = "no longer wanted: detached";
                 tracing::warn!(interface = name, "{why}");
-                note(&mut self.notes, InterfaceChange::Released, &name, why);
+                note(&mut self.notes, InterfaceChange::Released, name, why);
                 link.detach()
             } else {
                 link.forget()
@@ -247,23 +275,41 @@ impl Attachments {
     }
 
     /// Detaches some interfaces, or all, until the next start.
-    pub(crate) fn detach(&mut self, names: &[String]) -> Result<Detached, SystemError> {
+    pub(crate) fn detach(
+        &mut self,
+        names: &[String],
+        devices: &[Device],
+    ) -> Result<Detached, SystemError> {
         let mut answer = Detached::default();
-        let known = |name: &&String| self.guarded.values().any(|guarded| guarded.name == **name);
+        // What an earlier daemon attached and could not be taken over guards, too.
+        let mut earlier: Vec<(String, PinnedLink)> = std::mem::take(&mut self.earlier)
+            .into_iter()
+            .map(|pinned| {
+                let device = device_of(&pinned.link, devices);
+                (device.map_or(&pinned.interface, |device| &device.name).clone(), pinned)
+            })
+            .collect();
+        let known = |name: &&String| {
+            self.guarded.values().any(|guarded| guarded.name == **name)
+                || earlier.iter().any(|(earlier, _)| earlier == *name)
+        };
         answer.not_guarded = names.iter().filter(|name| !known(name)).cloned().collect();
         // From now on, also if detaching fails halfway: what is detached must not come back.
         self.released.extend(names.iter().filter(known).cloned());
         self.all_released |= names.is_empty();
         let mut failed = None;
-        let Self { guarded, notes, .. } = self;
-        guarded.retain(|_, GuardedInterface { name, link, .. }| {
+        let notes = &mut self.notes;
+        let mut stays = |name: &String, link: &Link| {
             if !names.is_empty() && !names.contains(name) {
                 return true;
             }
+            let was_alive = link.is_alive();
             match link.detach() {
                 Ok(()) => {
-                    answer.detached.push(name.clone());
-                    note(notes, InterfaceChange::Detached, name, "by the operator");
+                    if was_alive && !answer.detached.contains(name) {
+                        answer.detached.push(name.clone());
+                        note(notes, InterfaceChange::Detached, name, "by the operator");
+                    }
                     false
                 }
                 Err(error) => {
@@ -271,7 +317,10 @@ impl Attachments {
                     true
                 }
             }
-        });
+        };
+        self.guarded.retain(|_, guarded| stays(&guarded.name, &guarded.link));
+        earlier.retain(|(name, pinned)| stays(name, &pinned.link));
+        self.earlier = earlier.into_iter().map(|(_, pinned)| pinned).collect();
         failed.map_or(Ok(answer), Err)
     }
 
@@ -465,7 +514,8 @@ impl Attachments {
         }
         let Self { guarded, notes, .. } = self;
         guarded.retain(|index, GuardedInterface { name, link, wanted_as, .. }| {
-            if selection.means(*index) || wanted_as.is_some() {
+            let is_renamed = wanted_as.as_ref().is_some_and(|name| selection.means_name(name));
+            if selection.means(*index) || is_renamed {
                 return true;
             }
             // What cannot be detached is kept, and tried again.
@@ -493,7 +543,8 @@ impl Attachments {
         let Self { guarded, pins, notes, failed: before, .. } = self;
         for guarded in guarded.values_mut() {
             let GuardedInterface { name, link, mode, wanted_as, .. } = guarded;
-            let pinned = link.move_to(&pins.link_path(name, mode.hook())).and_then(|()| {
+            let path = pins.link_path(name, wanted_as.as_deref(), mode.hook());
+            let pinned = link.move_to(&path).and_then(|()| {
                 let missing = !link.is_pinned();
                 if missing { link.pin_again().map(|()| true) } else { Ok(false) }
             });
@@ -524,29 +575,31 @@ impl Attachments {
         devices: &[Device],
         generation: &mut Generation,
         shared: &mut PinnedMaps,
-    ) -> Result<GuardedInterface, SystemError> {
+    ) -> Result<Attachment, SystemError> {
         // Before the first frame, so that each is counted where it belongs.
         shared.set_interface(device.index, &device.name, false)?;
         let ports = topology::ports_of(device.index, devices);
         if self.mode.first_hook() == Hook::Xdp && !ports.is_empty() {
             shared.set_ports(device.index, &device.name, &ports)?;
         }
-        let attached = attach::guard(self.mode, device, generation, &self.pins, &mut self.earlier)?;
-        Ok(GuardedInterface::new(device, attached))
+        attach::guard(self.mode, device, generation, &self.pins, &mut self.earlier)
     }
 }
 
 /// Devices in the order in which they are attached to. On a device that lies on another one a program
 /// keeps the kernel from attaching to that (`dev_xdp_attach`, `net/core/dev.c`), not the reverse.
-fn lower_first(devices: &[Device]) -> Vec<&Device> {
+fn lower_first<'d, T>(
+    wanted: impl Iterator<Item = (&'d Device, T)>,
+    devices: &[Device],
+) -> Vec<(&'d Device, T)> {
     let of = |index: u32| devices.iter().find(|device| device.index == index);
     let below = |device: &Device| {
         iter::successors(device.lies_on(), |index| of(*index)?.lies_on())
             .take(devices.len())
             .count()
     };
-    let mut ordered: Vec<&Device> = devices.iter().collect();
-    ordered.sort_by_key(|device| below(device));
+    let mut ordered: Vec<_> = wanted.collect();
+    ordered.sort_by_key(|(device, _)| below(device));
     ordered
 }
 

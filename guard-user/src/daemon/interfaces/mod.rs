@@ -9,11 +9,7 @@ pub(crate) mod open_ports;
 pub(crate) mod select;
 mod takeover;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use self::{
     attach::AttachMode,
@@ -31,7 +27,7 @@ use crate::{
     attach_mode::Hook,
     bpf::{
         loader::{self, Generation, Maps, require_kernel_object},
-        pinned_maps::PinnedMaps,
+        pinned_maps::{self, PinnedMaps},
         pins::{HeldMaps, Newer, PinLock, Pins},
         program::Program,
         takeover::Other,
@@ -68,8 +64,10 @@ impl Claim {
         let lock = pins.lock()?;
         let others = pins.others(newer)?;
         pins.remove_remains()?;
+        pins.remove_duplicates()?;
         pins.create()?;
         pins.check_layout()?;
+        pins.hand_over();
         Ok(Self { pins, lock, others })
     }
 }
@@ -253,11 +251,7 @@ impl Interfaces {
         if let Some(running) = &self.running {
             return Ok(running.shared.service_labels()?.into_iter().collect());
         }
-        let mut labels = if self.pins.has_maps() {
-            PinnedMaps::open(&self.pins.directory())?.service_labels()?
-        } else {
-            BTreeMap::new()
-        };
+        let mut labels = pinned_maps::service_labels(&self.pins.directory())?;
         self.takeover.claim_slots(&mut labels)?;
         Ok(labels.into_iter().collect())
     }
@@ -304,13 +298,16 @@ impl Interfaces {
             self.maps = Some(self.pins.hold_maps()?);
         }
         shared.describe()?;
-        if self.running.is_none() {
-            self.takeover.begin(&mut shared)?;
-        }
-        let number = shared.generation()? + 1;
+        // First, so that a service that gets another one's slot does not get its bucket states as well.
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
+        if self.running.is_none() {
+            self.takeover.begin(&mut shared)?;
+        }
+        // Before the first switch: from then on an older daemon does not start.
+        self.pins.hand_over();
+        let number = shared.generation()? + 1;
         Ok(Loaded { generation, shared, number })
     }
 
@@ -392,6 +389,21 @@ impl Interfaces {
         report
     }
 
+    /// Why a guard of another layout still guards an interface; none if there is no such guard.
+    ///
+    /// # Errors
+    /// The pin directory cannot be read.
+    pub(crate) fn not_taken_over(&self) -> Result<Option<String>, SystemError> {
+        let own = self.pins.directory();
+        let links = self.pins.links()?;
+        let mut left = links
+            .iter()
+            .filter(|pinned| !pinned.link.pin().starts_with(&own) && pinned.link.is_alive());
+        let Some(first) = left.next() else { return Ok(None) };
+        let why = self.failures().join("; ");
+        Ok(Some(format!("`{}` is not taken over: {why}", first.interface)))
+    }
+
     /// Problems of pins and of a take-over.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         self.unpinned.iter().chain(self.takeover.trouble()).cloned()
@@ -439,7 +451,7 @@ impl Interfaces {
         &mut self,
         names: &[String],
     ) -> (Result<Detached, SystemError>, Vec<Note>) {
-        let detached = self.attachments.detach(names);
+        let detached = self.attachments.detach(names, &self.devices);
         (detached, self.attachments.take_notes())
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Selection {
     pub(crate) missing: Vec<String>,
     /// Devices that cannot be guarded: their frames begin without an Ethernet header.
     pub(crate) not_ethernet: Vec<String>,
+    /// By which they were selected.
+    pub(crate) patterns: Vec<String>,
 }
 
 impl Selection {
@@ -23,20 +25,25 @@ impl Selection {
     pub(crate) fn means(&self, index: u32) -> bool {
         self.devices.iter().any(|device| device.index == index)
     }
+
+    /// Whether a device of this name would be guarded.
+    pub(crate) fn means_name(&self, name: &str) -> bool {
+        self.patterns.iter().any(|pattern| matches(pattern, name))
+    }
+}
+
+/// Whether a pattern means a name.
+fn matches(pattern: &str, name: &str) -> bool {
+    let by_pattern = || glob::Pattern::new(pattern).is_ok_and(|parsed| parsed.matches(name));
+    name == pattern || name != LOOPBACK && by_pattern()
 }
 
 /// Selects devices by glob patterns.
 pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
-    let mut selection = Selection::default();
+    let mut selection = Selection { patterns: patterns.to_vec(), ..Selection::default() };
     for pattern in patterns {
-        let parsed = glob::Pattern::new(pattern).ok();
-        let matching = |device: &&Device| {
-            let by_pattern = device.name != LOOPBACK
-                && parsed.as_ref().is_some_and(|parsed| parsed.matches(&device.name));
-            device.name == *pattern || by_pattern
-        };
         let mut found = false;
-        for device in devices.iter().filter(matching) {
+        for device in devices.iter().filter(|device| matches(pattern, &device.name)) {
             if !device.ethernet && device.name != LOOPBACK {
                 // A pattern means the guardable ones; a name is a wish that cannot be met.
                 if device.name == *pattern {

@@ -60,6 +60,9 @@ impl Takeover {
             return;
         }
         let mut trouble = None;
+        if let Err(error) = pins.remove_duplicates() {
+            tracing::warn!(hint = error.hint_text(), "{error}");
+        }
         self.others.retain(|other| {
             let version = other.version();
             match end(other, pins, shared) {

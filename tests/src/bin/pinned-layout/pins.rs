@@ -10,10 +10,11 @@ use guard_user::{attach_mode::Hook, bpf::pins::Pins, embedded_object::kernel_obj
 /// Lines on the pins. None on maps if this program carries no kernel object.
 pub(crate) fn lines() -> Result<Vec<(String, String)>> {
     let pins = Pins::at(Path::new(""));
-    let link = |hook| pins.link_path("eth0.100", hook).display().to_string();
+    let link = |from, hook| pins.link_path("eth0.100", from, hook).display().to_string();
     let mut lines = vec![
-        ("pin of a link".to_owned(), link(Hook::Xdp)),
-        ("pin of a link of the tc hook".to_owned(), link(Hook::Tc)),
+        ("pin of a link".to_owned(), link(None, Hook::Xdp)),
+        ("pin of a link of the tc hook".to_owned(), link(None, Hook::Tc)),
+        ("pin of the link of a renamed interface".to_owned(), link(Some("eth0"), Hook::Tc)),
         ("pins of maps".to_owned(), names::SHARED_MAPS.join(" ")),
     ];
     let Some(object) = kernel_object() else { return Ok(lines) };

@@ -3,17 +3,27 @@
 use std::{
     fs,
     io::Write as _,
-    os::fd::AsFd as _,
+    net::UdpSocket,
+    os::{
+        fd::AsFd as _,
+        unix::fs::{MetadataExt as _, chown, symlink},
+    },
     process::{Output, Stdio},
     thread,
     time::Duration,
 };
 
-use guard_common::layout::LAYOUT_VERSION;
+use aya::maps::{Array, Map, MapData};
+use guard_common::{
+    counters::{InterfaceRow, counter},
+    layout::{Carried, Counter, LAYOUT_VERSION, ORIGINS, TALLY_ORIGINS},
+    names,
+    verdict::{Action, MAX_SERVICES, Reason, Verdict},
+};
 use guard_tests::{
     cgroup::Cgroup,
     mounts::{Mounted, writable},
-    node::{MANIFEST, Node, enforcing, moved},
+    node::{MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved},
     random::{Random, seed},
     skip,
 };
@@ -192,5 +202,223 @@ fn a_link_that_is_dead_is_forgotten() {
     node.start(&[]);
     let status = node.wait("both", |status| interface(status, "x1")["state"] == "guarded");
     assert!(enforcing(&status), "{status}");
+    assert_taken_over(&node, &before, &[]);
+}
+
+/// Two interfaces swapped names, and a downgrade is killed as it moves pins.
+#[test]
+fn a_link_that_is_pinned_twice_holds_nothing_up() {
+    let Some(mut node) = node_of("takeover/twice") else { return };
+    node.add_link("x0");
+    node.set_next_layout(true);
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let first = node.stats();
+    node.signal("KILL");
+    let next = node.pins().join(format!("v{}", LAYOUT_VERSION + 1));
+    fs::create_dir_all(node.own_pins()).expect("a directory for the pins of the older one");
+    for (name, other) in [("link-eth0", "link-x0"), ("link-x0", "link-eth0")] {
+        let link = sys::open_pinned(&next.join(name)).expect("a link");
+        sys::pin(link.as_fd(), &node.own_pins().join(other)).expect("its second pin");
+    }
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert_taken_over(&node, &first, &[]);
+}
+
+/// Frames of devices that have no row are counted in the last one, which then has no label.
+#[test]
+fn what_is_counted_without_a_row_is_carried_on() {
+    let Some(mut node) = Node::new("takeover/no-row") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let rows = MapData::from_pin(node.own_pins().join(names::MAP_INTERFACES)).expect("a map");
+    let mut rows: Array<_, InterfaceRow> =
+        Map::from_map_data(rows).and_then(Array::try_from).expect("an array of rows");
+    for row in 0..rows.len() {
+        rows.set(row, InterfaceRow::default(), 0).expect("a row is removed");
+    }
+    let first = node.stats();
+    let before = end(&mut node);
+    assert!(!moved(&first, &before).is_empty(), "{before}");
+    assert_eq!(
+        interface(&before, "others")["dropped"],
+        before["reasons"]["not_allowed"]["packets"]
+    );
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let after = node.stats();
+    assert!(moved(&before, &after).is_empty(), "{before} {after}");
+    assert_taken_over(&node, &before, &[]);
+}
+
+/// As many take-overs as there are slots were killed after the other guard's maps were removed.
+#[test]
+fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
+    let Some(mut node) = Node::new("takeover/slots-full") else { return };
+    node.set_next_layout(true);
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.assert_guarded();
+    node.signal("KILL");
+    let open = |name: &str| {
+        let pin = node.pins().join(format!("v{}", LAYOUT_VERSION + 1)).join(name);
+        MapData::from_pin(pin).and_then(Map::from_map_data).expect("a map")
+    };
+    let mut tallies: Array<_, u64> = open(names::MAP_TALLIES).try_into().expect("an array");
+    let mut carried: Array<_, Carried> = open(names::MAP_CARRIED).try_into().expect("an array");
+    for nth in 0..ORIGINS {
+        // Ids that no map has.
+        tallies.set(TALLY_ORIGINS + nth, u64::from(u32::MAX - nth), 0).expect("an id");
+    }
+    let index = counter(Verdict::of_node(Action::Drop, Reason::MalformedIp));
+    let of = [Counter { packets: 10, bytes: 1000 }; ORIGINS as usize];
+    carried.set(index, Carried { of, ..Carried::default() }, 0).expect("counts");
+    let before = node.stats();
+    assert_eq!(before["reasons"]["malformed_ip"]["packets"], 10 * ORIGINS, "{before}");
+    node.set_next_layout(false);
+    let output = node.downgrade_command(&[]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let after = node.stats();
+    assert!(moved(&before, &after).is_empty(), "{before} {after}");
+    node.assert_guarded();
+}
+
+/// A service that gets the slot of another one, as all slots are taken, begins with full buckets. After a
+/// restart it goes on with its own.
+#[test]
+fn a_service_in_the_slot_of_another_has_buckets_of_its_own() {
+    let limited = |first: &str| {
+        let (head, _) = POLICY.split_once("  - name").expect("services");
+        (0..MAX_SERVICES).fold(head.to_owned(), |text, number| {
+            let name = if number == 0 { first.to_owned() } else { format!("service-{number}") };
+            let service = format!(
+                "  - name: {name}\n    roles: [scheduler]\n    ports: [udp/{}]\n    match: all\n    \
+                 allow:\n      roles: [worker]\n    limits:\n      perSource:\n        \
+                 packets: {{ rate: 1/s, burst: 200 }}\n    mode: enforce\n",
+                PORT + u16::from(number)
+            );
+            text + &service
+        })
+    };
+    let passed = |node: &Node| {
+        let before = node.packets("allowed");
+        node.at_peer(|| {
+            let socket = UdpSocket::bind((MEMBER[0], 0)).expect("an address of the peer");
+            for _ in 0..250 {
+                socket.send_to(&[0], (NODE[0], PORT)).expect("sending");
+            }
+        });
+        thread::sleep(Duration::from_millis(200));
+        node.packets("allowed") - before
+    };
+    let Some(mut node) = Node::new("takeover/reclaimed") else { return };
+    node.write("policy.yaml", &limited("first"));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    // One second fills in one datagram: half a bucket is more than this test can wait for.
+    let (full, half) = (200, 100);
+    assert!(passed(&node) >= full);
+    assert!(passed(&node) < half);
+    node.signal("KILL");
+    node.set_next_layout(true);
+    node.write("policy.yaml", &limited("another"));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert!(passed(&node) >= full, "{}", node.log());
+    node.signal("KILL");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    assert!(passed(&node) < half, "{}", node.log());
+}
+
+/// Somebody removed one pin while no daemon ran. Each service keeps its slot.
+#[test]
+fn a_map_that_is_missing_changes_no_slots() {
+    let Some(mut node) = Node::new("takeover/missing-map") else { return };
+    let first = "services:\n  - name: first\n    roles: [scheduler]\n    ports: [tcp/9093]\n    match: all\n    \
+                 allow:\n      roles: [worker]\n    mode: enforce\n";
+    node.write("policy.yaml", &POLICY.replace("services:\n", first));
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.write("policy.yaml", POLICY);
+    node.wait("without the first service", |status| status["generation"] == 2);
+    node.assert_guarded();
+    let before = node.stats();
+    node.signal("KILL");
+    fs::remove_file(node.own_pins().join(names::MAP_LISTENER)).expect("a pin");
+    for is_next in [false, true] {
+        node.set_next_layout(is_next);
+        node.start(&[]);
+        node.wait("enforcing", enforcing);
+        assert_eq!(node.stats()["services"], before["services"], "{}", node.log());
+        node.signal("KILL");
+    }
+}
+
+/// Root's command is refused or killed. What it has made is the service user's.
+#[test]
+fn what_root_pins_for_the_service_is_the_owners_of_the_directory() {
+    const USER: u32 = 65534;
+    let Some(mut node) = node_of("takeover/owner") else { return };
+    node.set_next_layout(true);
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("KILL");
+    node.set_next_layout(false);
+    chown(node.pins(), Some(USER), Some(USER)).expect("another owner");
+    let mut command = node.downgrade_command(&[]);
+    let mut attempt = command.stderr(Stdio::null()).spawn().expect("it starts");
+    let links = || fs::read_dir(node.own_pins()).map_or(0, Iterator::count);
+    // As it makes maps, at the latest once it is done.
+    while links() == 0 && attempt.try_wait().expect("it runs").is_none() {
+        thread::sleep(Duration::from_micros(100));
+    }
+    attempt.kill().expect("SIGKILL");
+    attempt.wait().expect("it ends");
+    assert_eq!(fs::metadata(node.own_pins()).expect("the directory").uid(), USER);
+    let output = node.downgrade_command(&[]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    for entry in fs::read_dir(node.own_pins()).expect("the pins") {
+        let entry = entry.expect("an entry");
+        assert_eq!(entry.metadata().expect("its owner").uid(), USER, "{entry:?}");
+    }
+    node.assert_guarded();
+}
+
+/// The command says of what it could not take over.
+#[test]
+fn a_downgrade_that_leaves_an_interface_to_the_newer_one_fails() {
+    let Some(mut node) = Node::new("takeover/left") else { return };
+    node.set_next_layout(true);
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("KILL");
+    node.set_next_layout(false);
+    // Where this daemon sees nothing of it.
+    let away = format!("{}-away", node.namespace());
+    node.ip(&["link", "set", "eth0", "netns", node.peer(), "name", &away[away.len() - 8..]]);
+    let output = node.downgrade_command(&["--wait", "30s"]).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("`eth0` is not taken over"), "{}", said(&output));
+    assert!(said(&output).contains("run the command again"), "{}", said(&output));
+}
+
+#[test]
+fn a_symbolic_link_in_the_place_of_a_layout_is_refused() {
+    let Some(mut node) = Node::new("takeover/symlink") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    let before = end(&mut node);
+    let link = node.pins().join(format!("v{}", LAYOUT_VERSION + 1));
+    symlink(node.own_pins(), &link).expect("a symbolic link");
+    let output = node.start_in_vain(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("is a symbolic link"), "{}", said(&output));
+    fs::remove_file(link).expect("removing it");
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
     assert_taken_over(&node, &before, &[]);
 }

@@ -4,6 +4,7 @@ mod attach;
 mod devices;
 mod interface_lifecycle;
 mod pins;
+mod renames;
 mod stacked;
 mod surroundings;
 mod tcx;

@@ -1,0 +1,196 @@
+//! Interfaces that were renamed to a name that no pattern means: a name is no reason to open a port, whatever
+//! daemon comes next.
+
+use guard_common::layout::LAYOUT_VERSION;
+use guard_tests::{
+    node::{MANIFEST, Node, PORT, STRANGER, enforcing, moved},
+    traffic::{Traffic, member_and_stranger},
+};
+use serde_json::json;
+
+/// What comes after the daemon of this layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Restart,
+    Upgrade,
+    Downgrade,
+}
+
+/// A node of which `eth0` and `eth1` are to be guarded.
+fn node_of(test: &str) -> Option<Node> {
+    let node = Node::new(test)?;
+    node.add_link("eth1");
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
+    Some(node)
+}
+
+fn start_next(node: &mut Node, next: Next, options: &[&str]) {
+    if next == Next::Downgrade {
+        node.set_next_layout(false);
+        let output = node.downgrade_command(options).output().expect("it starts");
+        assert!(output.status.success(), "{next:?}: {}", String::from_utf8_lossy(&output.stderr));
+    } else if next == Next::Upgrade {
+        node.set_next_layout(true);
+    }
+    node.start(options);
+}
+
+/// The link of a renamed interface, by the name of its pin.
+fn link_pins(node: &Node, next: Next) -> Vec<String> {
+    let version = LAYOUT_VERSION + u32::from(next == Next::Upgrade);
+    let entries = std::fs::read_dir(node.pins().join(format!("v{version}"))).expect("the pins");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    let mut links: Vec<String> = names.filter(|name| name.starts_with("link-")).collect();
+    links.sort();
+    links
+}
+
+fn stays_guarded(test: &str, next: Next, options: &[&str]) {
+    for with_daemon in [true, false] {
+        let Some(mut node) = node_of(test) else { return };
+        node.set_next_layout(next == Next::Downgrade);
+        node.start(options);
+        node.wait("enforcing", enforcing);
+        let first = node.stats();
+        let traffic = Traffic::start(&node, &member_and_stranger());
+        if with_daemon {
+            node.rename("eth0", "lan0");
+            node.wait("aware of the name", |status| status["interfaces"][2]["name"] == "lan0");
+        }
+        node.signal("TERM");
+        if !with_daemon {
+            node.rename("eth0", "lan0");
+        }
+        start_next(&mut node, next, options);
+        let status = node.wait("enforcing", enforcing);
+        let said = format!("{next:?}, {with_daemon}: {status} {}", node.log());
+        assert_eq!(node.layouts().len(), 1, "{said}");
+        assert_eq!(status["interfaces"][0]["state"], "missing", "{said}");
+        assert_eq!(status["interfaces"][2]["name"], "lan0", "{said}");
+        assert_eq!(status["interfaces"][2]["state"], "guarded", "{said}");
+        assert_eq!(status["unguarded"], json!([]), "{said}");
+        let problems = status["problems"].to_string();
+        assert!(problems.contains("lan0: renamed from `eth0`; guarded all the same"), "{said}");
+        let hook = if options.is_empty() { "" } else { ":tcx" };
+        let pins = [format!("link-eth1{hook}"), format!("link-lan0:from:eth0{hook}")];
+        assert_eq!(link_pins(&node, next), pins, "{said}");
+        traffic.end().assert_counted_once(&moved(&first, &node.stats()));
+
+        // Once more, and it has its name again.
+        node.signal("TERM");
+        node.rename("lan0", "eth0");
+        node.start(options);
+        node.wait("no problem", |status| enforcing(status) && status["problems"] == json!([]));
+        let pins = ["eth0", "eth1"].map(|name| format!("link-{name}{hook}"));
+        assert_eq!(link_pins(&node, next), pins, "{}", node.log());
+        node.assert_guarded();
+    }
+}
+
+#[test]
+fn a_restart_keeps_it_guarded() {
+    stays_guarded("renames/restart", Next::Restart, &[]);
+}
+
+#[test]
+fn an_upgrade_keeps_it_guarded() {
+    stays_guarded("renames/upgrade", Next::Upgrade, &[]);
+}
+
+#[test]
+fn a_downgrade_keeps_it_guarded() {
+    stays_guarded("renames/downgrade", Next::Downgrade, &[]);
+}
+
+#[test]
+fn an_upgrade_keeps_it_guarded_at_the_tc_hook() {
+    stays_guarded("renames/tcx", Next::Upgrade, &["--mode", "tcx"]);
+}
+
+/// Another device gets the name. Both are guarded.
+#[test]
+fn one_that_another_device_has_succeeded_stays_guarded() {
+    let Some(mut node) = node_of("renames/succeeded") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("KILL");
+    node.rename("eth0", "lan0");
+    node.rename("eth1", "eth0");
+    for next in [Next::Upgrade, Next::Downgrade, Next::Restart] {
+        start_next(&mut node, next, &[]);
+        let status = node.wait("enforcing", enforcing);
+        let pins = ["link-eth0", "link-lan0:from:eth0"];
+        assert_eq!(link_pins(&node, next), pins, "{status} {}", node.log());
+        node.assert_guarded();
+        node.signal("KILL");
+    }
+}
+
+/// The only interface that is wanted: a daemon that may wait for it does not wait.
+#[test]
+fn the_only_one_is_taken_over_at_once() {
+    let Some(mut node) = Node::new("renames/only") else { return };
+    node.start(&[]);
+    node.wait("enforcing", enforcing);
+    node.signal("KILL");
+    node.rename("eth0", "lan0");
+    node.set_next_layout(true);
+    node.start(&["--wait", "60s"]);
+    node.wait("enforcing", |status| {
+        enforcing(status) && status["interfaces"][1]["state"] == "guarded"
+    });
+    assert_eq!(node.layouts(), [format!("v{}", LAYOUT_VERSION + 1)], "{}", node.log());
+    node.assert_guarded();
+}
+
+/// Who takes the name out of the manifest releases it, by a reload or at a start.
+#[test]
+fn one_that_the_manifest_does_not_mean_any_more_is_released() {
+    for with_daemon in [true, false] {
+        let Some(mut node) = node_of("renames/released") else { return };
+        node.start(&[]);
+        node.wait("enforcing", enforcing);
+        node.rename("eth0", "lan0");
+        node.wait("aware of the name", |status| status["interfaces"][2]["name"] == "lan0");
+        if !with_daemon {
+            node.signal("TERM");
+        }
+        node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth1]"));
+        if !with_daemon {
+            node.start(&[]);
+        }
+        let status = node.wait("eth1 alone", |status| {
+            enforcing(status) && status["interfaces"].as_array().is_some_and(|all| all.len() == 1)
+        });
+        assert_eq!(status["unguarded"], json!(["lan0"]), "{status} {}", node.log());
+    }
+}
+
+/// Without a daemon, too, an interface is named by the name that it has.
+#[test]
+fn it_is_detached_by_its_present_name() {
+    let detach = |node: &Node, name: &str| {
+        let mut command = node.trainguard(&["detach", "--interface", name]);
+        command.arg("--bpf-dir").arg(node.pins()).output().expect("it starts")
+    };
+    for with_daemon in [true, false] {
+        let Some(mut node) = node_of("renames/detach") else { return };
+        node.start(&[]);
+        node.wait("enforcing", enforcing);
+        node.signal("KILL");
+        node.rename("eth0", "lan0");
+        if with_daemon {
+            node.start(&[]);
+            node.wait("enforcing", enforcing);
+        }
+        let unknown = detach(&node, "eth0");
+        assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+        let detached = detach(&node, "lan0");
+        assert_eq!(detached.status.code(), Some(0), "{detached:?}");
+        let said = String::from_utf8_lossy(&detached.stderr).into_owned();
+        assert!(said.contains("detached from `lan0`"), "{said}");
+        assert_eq!(link_pins(&node, Next::Restart), ["link-eth1"]);
+        assert!(node.answers(STRANGER[0], PORT), "what is detached is open");
+    }
+}
