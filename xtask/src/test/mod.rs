@@ -162,7 +162,7 @@ pub(crate) struct ChaosArgs {
 /// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures;
 /// what was counted.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
-    let names = ["exclusive::chaos::", "daemon::faults::", "daemon::takeover::"];
+    let names = ["exclusive::chaos::", "daemon::faults::", "kernel::takeover::there_and_back::"];
     let names = names.map(|name| format!("{KERNEL}{name}")).into();
     figures(names, ("TRAINGUARD_ROUNDS", args.rounds.to_string().into()))
 }

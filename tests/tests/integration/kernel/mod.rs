@@ -1,9 +1,11 @@
 //! What takes bpf(2), network namespaces or root. `cargo xtask test --quick` leaves it out.
 
+mod clients;
 mod daemon;
 mod earlier;
 mod exclusive;
 mod guest;
 mod interfaces;
 mod program;
+mod takeover;
 mod telemetry;

@@ -11,7 +11,7 @@ use guard_common::{Addr, Verdict, packet::Frame, port_table::Transport, verdict:
 use guard_test_support::{bundle, repetitions};
 use proptest::{prelude::*, sample::select};
 
-use super::binary::trainguard;
+use crate::binary::trainguard;
 use guard_user::{
     policy::{
         self, Bundle, Loaded, Placement,

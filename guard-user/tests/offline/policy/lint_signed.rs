@@ -8,7 +8,7 @@ use minisign::KeyPair;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::binary::trainguard;
+use crate::binary::trainguard;
 
 /// The small cluster, with all policies of a directory.
 fn manifest() -> String {

@@ -1,5 +1,5 @@
 //! The JSON Schemas of `trainguard schema`: that they are schemas, and that they and the parser
-//! say the same about the shape of documents. Every text of `policy_corpus.rs` is judged there.
+//! say the same about the shape of documents. Every text of `corpus.rs` is judged there.
 
 use std::{
     fs,
@@ -11,10 +11,8 @@ use jsonschema::Validator;
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Map, Value};
 
-use super::{
-    binary,
-    shape::{assert_alike, validator},
-};
+use super::shape::{assert_alike, validator};
+use crate::binary;
 use guard_user::policy;
 use guard_user::{
     cli::SchemaDocument,

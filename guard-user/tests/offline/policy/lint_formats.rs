@@ -19,7 +19,7 @@ use guard_user::{
 };
 use serde_json::Value;
 
-use super::binary;
+use crate::binary;
 
 const FORMATS: [LintFormat; 6] = [
     LintFormat::Full,
@@ -124,7 +124,7 @@ fn nothing_found_is_told_too() {
 fn valid_sarif(text: &str) -> Value {
     // The published patterns of a language have a `]` that opened nowhere; ECMAScript takes it for
     // itself, the validator asks for an escape.
-    let schema = include_str!("data/sarif-schema-2.1.0.json").replace("{2}]?$", "{2}\\\\]?$");
+    let schema = include_str!("../data/sarif-schema-2.1.0.json").replace("{2}]?$", "{2}\\\\]?$");
     let schema: Value = serde_json::from_str(&schema).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let document: Value = serde_json::from_str(text).unwrap();

@@ -7,7 +7,7 @@ use guard_test_support::{
     pcap::{Frame, Pcap},
 };
 
-use super::binary::trainguard;
+use crate::binary::trainguard;
 
 fn manifest() -> Cluster {
     bundle::cluster("demo").node("sched", "10.0.0.1, fd00::1", "scheduler").node(

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Output};
 
 use guard_test_support::bundle::{self, LEAST_POLICY as POLICY};
 
-use super::binary::trainguard;
+use crate::binary::trainguard;
 
 fn manifest(policies: &str) -> String {
     bundle::cluster("c").node("n", "10.0.0.1", "a").policies(policies).to_string()
