@@ -1,4 +1,4 @@
-//! Who is in: the connections of all sockets, bounded in number, time and memory.
+//! The connections of all sockets, bounded in number, time and memory.
 //!
 //! Each socket has room for [`MAX_CONNECTIONS`]. One more ends the oldest that waits for nothing
 //! from us: an answer takes milliseconds, so what is old is idle or does not read, and whoever holds
@@ -70,7 +70,7 @@ impl Endpoint {
 /// A connection.
 #[derive(Debug)]
 struct Connection {
-    door: Endpoint,
+    endpoint: Endpoint,
     since: Instant,
     /// Until when it must have got on.
     deadline: Instant,
@@ -90,7 +90,7 @@ pub(crate) struct ConnectionLimits {
     request_timeout: Duration,
     /// [`Timing::command`].
     command_timeout: Duration,
-    inside: Mutex<BTreeMap<u64, Connection>>,
+    connections: Mutex<BTreeMap<u64, Connection>>,
     came: AtomicU64,
     served: [AtomicU64; 3],
     refused: [AtomicU64; 3],
@@ -104,7 +104,7 @@ impl ConnectionLimits {
             grace: timing.grace,
             request_timeout: timing.request,
             command_timeout: timing.command,
-            inside: Mutex::default(),
+            connections: Mutex::default(),
             came: AtomicU64::default(),
             served: Default::default(),
             refused: Default::default(),
@@ -113,8 +113,8 @@ impl ConnectionLimits {
     }
 
     /// How many connections there are.
-    pub(crate) fn open(&self, door: Endpoint) -> usize {
-        self.inside().values().filter(|inside| inside.door == door).count()
+    pub(crate) fn open(&self, endpoint: Endpoint) -> usize {
+        self.connections().values().filter(|connection| connection.endpoint == endpoint).count()
     }
 
     /// Hands over what was counted since the last call.
@@ -130,97 +130,101 @@ impl ConnectionLimits {
         }
     }
 
-    fn inside(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn connections(&self) -> MutexGuard<'_, BTreeMap<u64, Connection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(counts: &[AtomicU64; 3], door: Endpoint) {
-        if let Some(count) = counts.get(door.place() as usize) {
+    fn count(counts: &[AtomicU64; 3], endpoint: Endpoint) {
+        if let Some(count) = counts.get(endpoint.place() as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Ends the oldest connection that may be ended, if there is no room for another one. How
     /// long to wait if none may.
-    fn make_room(&self, door: Endpoint) -> Result<(), Duration> {
-        let mut inside = self.inside();
-        let of_door = || inside.iter().filter(|(_, inside)| inside.door == door);
-        if of_door().count() < MAX_CONNECTIONS {
+    fn make_room(&self, endpoint: Endpoint) -> Result<(), Duration> {
+        let mut connections = self.connections();
+        let of_endpoint =
+            || connections.iter().filter(|(_, connection)| connection.endpoint == endpoint);
+        if of_endpoint().count() < MAX_CONNECTIONS {
             return Ok(());
         }
-        let Some((&number, oldest)) = of_door().find(|(_, inside)| !inside.asking) else {
+        let Some((&number, oldest)) = of_endpoint().find(|(_, connection)| !connection.asking)
+        else {
             return Err(self.grace);
         };
         let young = self.grace.saturating_sub(oldest.since.elapsed());
         if !young.is_zero() {
             return Err(young);
         }
-        self.end(&mut inside, number);
+        self.end(&mut connections, number);
         Ok(())
     }
 
-    fn end(&self, inside: &mut BTreeMap<u64, Connection>, number: u64) {
-        if let Some(Connection { door, task, .. }) = inside.remove(&number) {
+    fn end(&self, connections: &mut BTreeMap<u64, Connection>, number: u64) {
+        if let Some(Connection { endpoint, task, .. }) = connections.remove(&number) {
             task.abort();
-            Self::count(&self.cut, door);
+            Self::count(&self.cut, endpoint);
         }
     }
 }
 
 /// Bytes of all answers. One that several share is there once.
-fn held(inside: &BTreeMap<u64, Connection>) -> usize {
-    let answers = inside.values().map(|inside| (inside.held.as_ptr(), inside.held.len()));
+fn held(connections: &BTreeMap<u64, Connection>) -> usize {
+    let answers =
+        connections.values().map(|connection| (connection.held.as_ptr(), connection.held.len()));
     answers.collect::<BTreeSet<_>>().into_iter().map(|(_, len)| len).sum()
 }
 
 /// A connection from its own side; it is gone with this.
 #[derive(Debug)]
 pub(crate) struct ConnectionHandle {
-    doors: Arc<ConnectionLimits>,
+    limits: Arc<ConnectionLimits>,
     number: u64,
-    pub(crate) door: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// Who is at the other end of a control connection, and whether they may command.
     pub(crate) caller: Option<(Peer, bool)>,
-    guard: mpsc::Sender<QueuedRequest>,
+    requests: mpsc::Sender<QueuedRequest>,
 }
 
 impl ConnectionHandle {
-    /// Asks the guard. None if it has ended.
+    /// Asks the daemon. None if it has ended.
     pub(crate) async fn ask(&self, ask: Ask) -> Option<()> {
-        let work = match self.door {
-            Endpoint::Control => self.doors.command_timeout,
-            Endpoint::Stats | Endpoint::Metrics => self.doors.request_timeout,
+        let work = match self.endpoint {
+            Endpoint::Control => self.limits.command_timeout,
+            Endpoint::Stats | Endpoint::Metrics => self.limits.request_timeout,
         };
-        self.change(|inside| {
-            inside.asking = true;
-            inside.deadline = Instant::now() + work;
+        self.change(|connection| {
+            connection.asking = true;
+            connection.deadline = Instant::now() + work;
         });
         let caller = self.caller.as_ref().map(|(caller, _)| caller.clone());
-        self.guard.send(QueuedRequest { caller, ask }).await.ok()
+        self.requests.send(QueuedRequest { caller, ask }).await.ok()
     }
 
     /// Says that an answer has been made. Others that take none of theirs are ended if all answers
     /// together become too many.
     pub(crate) fn answered(&self, success: bool, answer: &Bytes) {
-        let counts = if success { &self.doors.served } else { &self.doors.refused };
-        ConnectionLimits::count(counts, self.door);
-        self.change(|inside| {
-            inside.asking = false;
-            inside.deadline = Instant::now() + self.request_timeout();
-            inside.held = answer.clone();
+        let counts = if success { &self.limits.served } else { &self.limits.refused };
+        ConnectionLimits::count(counts, self.endpoint);
+        self.change(|connection| {
+            connection.asking = false;
+            connection.deadline = Instant::now() + self.request_timeout();
+            connection.held = answer.clone();
         });
-        let mut inside = self.doors.inside();
-        while held(&inside) > MAX_HELD {
-            let mut others = inside.iter().filter(|(number, _)| **number != self.number);
-            let oldest = others.find(|(_, inside)| !inside.held.is_empty());
+        let mut connections = self.limits.connections();
+        while held(&connections) > MAX_HELD {
+            let mut others = connections.iter().filter(|(number, _)| **number != self.number);
+            let oldest = others.find(|(_, connection)| !connection.held.is_empty());
             let Some(number) = oldest.map(|(number, _)| *number) else { break };
-            self.doors.end(&mut inside, number);
+            self.limits.end(&mut connections, number);
         }
     }
 
     /// How long it may take from now on, until it gets on.
     pub(crate) fn left(&self) -> Duration {
-        let deadline = self.doors.inside().get(&self.number).map(|inside| inside.deadline);
+        let deadline =
+            self.limits.connections().get(&self.number).map(|connection| connection.deadline);
         deadline.map_or_else(
             || self.request_timeout(),
             |deadline| deadline.saturating_duration_since(Instant::now()),
@@ -229,29 +233,29 @@ impl ConnectionHandle {
 
     /// How long it may take to send its request, and again to take its answer.
     pub(crate) fn request_timeout(&self) -> Duration {
-        self.doors.request_timeout
+        self.limits.request_timeout
     }
 
     /// Says that what was sent is no request.
     pub(crate) fn garbled(&self) {
-        ConnectionLimits::count(&self.doors.refused, self.door);
+        ConnectionLimits::count(&self.limits.refused, self.endpoint);
     }
 
     /// Says that it took too long.
     pub(crate) fn late(&self) {
-        ConnectionLimits::count(&self.doors.cut, self.door);
+        ConnectionLimits::count(&self.limits.cut, self.endpoint);
     }
 
     fn change(&self, change: impl FnOnce(&mut Connection)) {
-        if let Some(inside) = self.doors.inside().get_mut(&self.number) {
-            change(inside);
+        if let Some(connection) = self.limits.connections().get_mut(&self.number) {
+            change(connection);
         }
     }
 }
 
 impl Drop for ConnectionHandle {
     fn drop(&mut self) {
-        self.doors.inside().remove(&self.number);
+        self.limits.connections().remove(&self.number);
     }
 }
 
@@ -310,9 +314,9 @@ impl Listener for Control {
 /// Lets connections in, for ever, and hands each to `converse`.
 pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
     mut listener: L,
-    guard: mpsc::Sender<QueuedRequest>,
-    door: Endpoint,
-    doors: Arc<ConnectionLimits>,
+    requests: mpsc::Sender<QueuedRequest>,
+    endpoint: Endpoint,
+    limits: Arc<ConnectionLimits>,
     converse: impl Fn(L::Stream, ConnectionHandle) -> F + Send,
 ) {
     loop {
@@ -326,23 +330,24 @@ pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
             }
         };
         let caller = listener.caller(&stream);
-        while let Err(wait) = doors.make_room(door) {
+        while let Err(wait) = limits.make_room(endpoint) {
             tokio::time::sleep(wait).await;
         }
-        let number = doors.came.fetch_add(1, Ordering::Relaxed);
-        let visit = ConnectionHandle {
-            doors: Arc::clone(&doors),
+        let number = limits.came.fetch_add(1, Ordering::Relaxed);
+        let handle = ConnectionHandle {
+            limits: Arc::clone(&limits),
             number,
-            door,
+            endpoint,
             caller,
-            guard: guard.clone(),
+            requests: requests.clone(),
         };
         // What it does first, it does after this: there is one thread.
-        let task = tokio::spawn(converse(stream, visit)).abort_handle();
+        let task = tokio::spawn(converse(stream, handle)).abort_handle();
         let since = Instant::now();
-        let deadline = since + doors.request_timeout;
-        let inside = Connection { door, since, deadline, task, asking: false, held: Bytes::new() };
-        doors.inside().insert(number, inside);
+        let deadline = since + limits.request_timeout;
+        let connection =
+            Connection { endpoint, since, deadline, task, asking: false, held: Bytes::new() };
+        limits.connections().insert(number, connection);
         // Who came with a request is heard before the next one comes in.
         tokio::task::yield_now().await;
     }

@@ -1,7 +1,7 @@
 //! The two sockets: statistics for those who may read them, control for the administrator.
 //!
 //! HTTP/1.1, so that `curl --unix-socket` works. Every request is bounded in time and size, and so
-//! is their number (see `doors.rs`): a stuck client costs a place for some seconds, never the
+//! is their number (see `connection_limits.rs`): a stuck client costs a place for some seconds, never the
 //! daemon.
 
 use std::{
@@ -76,28 +76,32 @@ impl Drop for Sockets {
 /// The directory cannot be made or written, or another daemon answers there.
 pub(crate) fn serve(
     directory: &Path,
-    guard: &mpsc::Sender<QueuedRequest>,
-    doors: &Arc<ConnectionLimits>,
+    requests: &mpsc::Sender<QueuedRequest>,
+    limits: &Arc<ConnectionLimits>,
 ) -> io::Result<Sockets> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     let mut sockets = Sockets { paths: Vec::new() };
-    for (name, mask, door) in
+    for (name, mask, endpoint) in
         [(STATS_SOCKET, 0o117, Endpoint::Stats), (CONTROL_SOCKET, 0o177, Endpoint::Control)]
     {
         let path = directory.join(name);
         let listener = bind(&path, Mode::from_bits_truncate(mask))?;
-        if door == Endpoint::Control {
+        if endpoint == Endpoint::Control {
             admit_administrators(&path)?;
         }
         sockets.paths.push(path);
-        let (guard, doors) = (guard.clone(), Arc::clone(doors));
-        match door {
+        let (requests, limits) = (requests.clone(), Arc::clone(limits));
+        match endpoint {
             Endpoint::Control => {
                 let path = sockets.paths.last().cloned().unwrap_or_default();
                 let listener = Control { listener, path };
-                tokio::spawn(connection_limits::accept(listener, guard, door, doors, converse))
+                tokio::spawn(connection_limits::accept(
+                    listener, requests, endpoint, limits, converse,
+                ))
             }
-            _ => tokio::spawn(connection_limits::accept(listener, guard, door, doors, converse)),
+            _ => tokio::spawn(connection_limits::accept(
+                listener, requests, endpoint, limits, converse,
+            )),
         };
     }
     Ok(sockets)
@@ -109,8 +113,8 @@ pub(crate) fn serve(
 /// The address is not of the loopback device, or taken.
 pub(crate) async fn serve_metrics(
     address: SocketAddr,
-    guard: &mpsc::Sender<QueuedRequest>,
-    doors: &Arc<ConnectionLimits>,
+    requests: &mpsc::Sender<QueuedRequest>,
+    limits: &Arc<ConnectionLimits>,
 ) -> io::Result<()> {
     if !address.ip().is_loopback() {
         let message = "not an address of the loopback device; put a proxy that authenticates in \
@@ -118,12 +122,12 @@ pub(crate) async fn serve_metrics(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let listener = TcpListener::bind(address).await?;
-    let doors = Arc::clone(doors);
+    let limits = Arc::clone(limits);
     tokio::spawn(connection_limits::accept(
         listener,
-        guard.clone(),
+        requests.clone(),
         Endpoint::Metrics,
-        doors,
+        limits,
         converse,
     ));
     Ok(())
@@ -170,50 +174,51 @@ fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
 }
 
 /// Hears one request and answers it.
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, visit: ConnectionHandle) {
-    let visit = &visit;
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, handle: ConnectionHandle) {
+    let handle = &handle;
     let service = service_fn(move |request| async move {
-        let response = answer(request, visit).await;
-        visit.answered(response.status().is_success(), response.body());
+        let response = answer(request, handle).await;
+        handle.answered(response.status().is_success(), response.body());
         Ok::<_, Infallible>(response.map(Full::new))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(visit.request_timeout())
+        .header_read_timeout(handle.request_timeout())
         .max_buf_size(MAX_BODY)
         .half_close(true)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     loop {
-        match tokio::time::timeout(visit.left(), &mut connection).await {
-            Ok(Err(error)) if error.is_timeout() => visit.late(),
-            Ok(Err(error)) if error.is_parse() => visit.garbled(),
+        match tokio::time::timeout(handle.left(), &mut connection).await {
+            Ok(Err(error)) if error.is_timeout() => handle.late(),
+            Ok(Err(error)) if error.is_parse() => handle.garbled(),
             // A client that went away is its own business.
             Ok(_) => {}
             // It has got on meanwhile.
-            Err(_elapsed) if !visit.left().is_zero() => continue,
-            Err(_elapsed) => visit.late(),
+            Err(_elapsed) if !handle.left().is_zero() => continue,
+            Err(_elapsed) => handle.late(),
         }
         return;
     }
 }
 
-async fn answer(request: Request<Incoming>, guard: &ConnectionHandle) -> Response<Bytes> {
+async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Response<Bytes> {
     let path = request.uri().path().to_owned();
-    if guard.caller.as_ref().is_some_and(|(_, may)| !may) {
+    if connection.caller.as_ref().is_some_and(|(_, may)| !may) {
         // That the daemon is ending changes nothing for them.
-        let _ended = guard.ask(Ask::Refused(format!("{} {path}", request.method()))).await;
+        let _ended = connection.ask(Ask::Refused(format!("{} {path}", request.method()))).await;
         let why = "you may not command this daemon: root, its user, and the group of this socket \
                    may";
         return refusal(StatusCode::FORBIDDEN, why);
     }
-    match (request.method(), path.as_str(), guard.door) {
-        (&Method::GET, "/v1/status", Endpoint::Stats) => match asked(guard, Ask::Status).await {
+    match (request.method(), path.as_str(), connection.endpoint) {
+        (&Method::GET, "/v1/status", Endpoint::Stats) => match asked(connection, Ask::Status).await
+        {
             Some(status) => json(StatusCode::OK, &status),
             None => ended(),
         },
-        (&Method::GET, "/v1/stats", Endpoint::Stats) => match asked(guard, Ask::Stats).await {
+        (&Method::GET, "/v1/stats", Endpoint::Stats) => match asked(connection, Ask::Stats).await {
             Some(Ok(stats)) => json(StatusCode::OK, &stats),
             Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             None => ended(),
@@ -223,20 +228,20 @@ async fn answer(request: Request<Incoming>, guard: &ConnectionHandle) -> Respons
                 Ok(wanted) => wanted,
                 Err(problem) => return refusal(StatusCode::BAD_REQUEST, &problem),
             };
-            match asked(guard, |reply| Ask::Events { after, limit, reply }).await {
+            match asked(connection, |reply| Ask::Events { after, limit, reply }).await {
                 Some(page) => json(StatusCode::OK, &page),
                 None => ended(),
             }
         }
         (&Method::GET, MISSING_MEMBERS, Endpoint::Stats) => {
-            match asked(guard, Ask::MissingMembers).await {
+            match asked(connection, Ask::MissingMembers).await {
                 Some(missing) => json(StatusCode::OK, &missing),
                 None => ended(),
             }
         }
         (&Method::GET, METRICS, Endpoint::Stats | Endpoint::Metrics) => {
             let form = TextFormat::wanted(request.headers());
-            match asked(guard, |reply| Ask::Metrics(form, reply)).await {
+            match asked(connection, |reply| Ask::Metrics(form, reply)).await {
                 Some(Ok(metrics)) => {
                     let mut response = Response::new(metrics);
                     response.headers_mut().insert(CONTENT_TYPE, form.content_type());
@@ -251,7 +256,7 @@ async fn answer(request: Request<Incoming>, guard: &ConnectionHandle) -> Respons
                 Ok(detach) => detach,
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
-            match asked(guard, |reply| Ask::Detach(detach, reply)).await {
+            match asked(connection, |reply| Ask::Detach(detach, reply)).await {
                 Some(Ok(detached)) => json(StatusCode::OK, &detached),
                 Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
                 None => ended(),
@@ -262,23 +267,23 @@ async fn answer(request: Request<Incoming>, guard: &ConnectionHandle) -> Respons
                 Ok(apply) => apply,
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
-            applied(asked(guard, |reply| Ask::Apply(Box::new(apply), reply)).await)
+            applied(asked(connection, |reply| Ask::Apply(Box::new(apply), reply)).await)
         }
         (&Method::POST, "/v1/reload", Endpoint::Control) => {
-            applied(asked(guard, Ask::Reload).await)
+            applied(asked(connection, Ask::Reload).await)
         }
         (&Method::POST, "/v1/mode", Endpoint::Control) => {
             let change: ModeChange = match body(request, MAX_BODY).await {
                 Ok(change) => change,
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
-            applied(asked(guard, |reply| Ask::Mode(change, reply)).await)
+            applied(asked(connection, |reply| Ask::Mode(change, reply)).await)
         }
         (&Method::POST, "/v1/confirm", Endpoint::Control) => {
-            applied(asked(guard, Ask::Confirm).await)
+            applied(asked(connection, Ask::Confirm).await)
         }
         (&Method::POST, "/v1/rollback", Endpoint::Control) => {
-            applied(asked(guard, Ask::RollBack).await)
+            applied(asked(connection, Ask::RollBack).await)
         }
         _ => refusal(StatusCode::NOT_FOUND, "no such request on this socket"),
     }
@@ -338,11 +343,11 @@ fn page_wanted(query: &str) -> Result<(u64, usize), String> {
 }
 
 async fn asked<T>(
-    guard: &ConnectionHandle,
+    connection: &ConnectionHandle,
     ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
 ) -> Option<T> {
     let (reply, answer) = oneshot::channel();
-    guard.ask(ask(reply)).await?;
+    connection.ask(ask(reply)).await?;
     answer.await.ok()
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Moments {
     pub(crate) in_force: Option<SystemTime>,
     /// When files were last loaded, and whether that put them into force.
     pub(crate) last_load: Option<(SystemTime, bool)>,
-    /// Open connections by [`Door`].
+    /// Open connections by [`Endpoint`].
     pub(crate) connections: [usize; 3],
 }
 
