@@ -74,6 +74,13 @@ services:
     mode: enforce
 ";
 
+/// [`POLICY`] with another service before it, which thus has the first slot.
+pub fn policy_with_a_first_service() -> String {
+    let first = "services:\n  - name: first\n    roles: [scheduler]\n    ports: [tcp/9093]\n    match: all\n    \
+                 allow:\n      roles: [worker]\n    mode: enforce\n";
+    POLICY.replace("services:\n", first)
+}
+
 /// A policy of as many services as there may be, each of which refuses members.
 pub fn many_services(prefix: &str) -> String {
     let service = |number: u8| {

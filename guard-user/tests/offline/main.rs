@@ -12,6 +12,7 @@ mod learn;
 mod packaging;
 mod pages;
 mod policy;
+mod readme;
 #[cfg(feature = "daemon")]
 mod reference;
 mod replay;

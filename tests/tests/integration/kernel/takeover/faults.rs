@@ -23,7 +23,9 @@ use guard_common::{
 use guard_tests::{
     cgroup::Cgroup,
     mounts::{Mounted, writable},
-    node::{MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved},
+    node::{
+        MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved, policy_with_a_first_service,
+    },
     random::{Random, seed},
     skip,
 };
@@ -338,9 +340,7 @@ fn a_service_in_the_slot_of_another_has_buckets_of_its_own() {
 #[test]
 fn a_map_that_is_missing_changes_no_slots() {
     let Some(mut node) = Node::new("takeover/missing-map") else { return };
-    let first = "services:\n  - name: first\n    roles: [scheduler]\n    ports: [tcp/9093]\n    match: all\n    \
-                 allow:\n      roles: [worker]\n    mode: enforce\n";
-    node.write("policy.yaml", &POLICY.replace("services:\n", first));
+    node.write("policy.yaml", &policy_with_a_first_service());
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.write("policy.yaml", POLICY);

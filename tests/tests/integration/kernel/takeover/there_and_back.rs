@@ -9,7 +9,7 @@ use std::{
 
 use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
-    node::{Node, POLICY, WAIT_TIMEOUT, enforcing, moved},
+    node::{Node, POLICY, WAIT_TIMEOUT, enforcing, moved, policy_with_a_first_service},
     random::{Random, seed},
     traffic::{Traffic, member_and_stranger, rounds},
 };
@@ -141,9 +141,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
 #[test]
 fn an_attempt_without_labels_changes_no_slots() {
     let Some(mut node) = Node::new("takeover/slots") else { return };
-    let first = "services:\n  - name: first\n    roles: [scheduler]\n    ports: [tcp/9093]\n    match: all\n    \
-                 allow:\n      roles: [worker]\n    mode: enforce\n";
-    node.write("policy.yaml", &POLICY.replace("services:\n", first));
+    node.write("policy.yaml", &policy_with_a_first_service());
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.write("policy.yaml", POLICY);
