@@ -10,7 +10,7 @@ use guard_tests::{
         cpu::Cpus,
         lab::Lab,
         offload,
-        policy::{self, Addresses},
+        policy::{self, Addresses, Service},
         programs::Simple,
     },
 };
@@ -70,16 +70,16 @@ impl Kind {
     }
 
     /// What the service says, if it is the guard.
-    fn service(self) -> Option<&'static str> {
-        match self {
-            Self::All => Some("    match: all\n"),
-            Self::AllLimited => Some(
-                "    match: all\n    limits: { perSource: { packets: { rate: 100000000/s, \
-                 burst: 1000000 } } }\n",
-            ),
-            Self::NewConnections => Some("    match: new-connections\n"),
-            Self::NoXdp | Self::NoTso | Self::NoTsoGro | Self::PassAll => None,
-        }
+    fn service(self) -> Option<Service> {
+        let limited =
+            "    limits: { perSource: { packets: { rate: 100000000/s, burst: 1000000 } } }\n";
+        let (matching, more) = match self {
+            Self::All => ("all", ""),
+            Self::AllLimited => ("all", limited),
+            Self::NewConnections => ("new-connections", ""),
+            Self::NoXdp | Self::NoTso | Self::NoTsoGro | Self::PassAll => return None,
+        };
+        Some(Service { matching, more })
     }
 }
 

@@ -12,7 +12,7 @@ use guard_tests::{
     wire::{
         flood::Family,
         lab::End,
-        policy::{self, Addresses},
+        policy::{self, Addresses, Service},
         programs::Simple,
     },
 };
@@ -97,7 +97,8 @@ impl Subject {
             Kind::ParseOnly => Some(simple("parse_only")),
             Kind::ParseBusy => Some(simple("parse_busy")),
             Kind::Guard | Kind::GuardMany => {
-                let policy = policy::compile(&end.device, listed, "    match: all\n");
+                let policy =
+                    policy::compile(&end.device, listed, Service { matching: "all", more: "" });
                 Some(end.guard(&policy).map(|guard| Loaded::Guard(Box::new(guard))))
             }
             Kind::XdpFilter => xdp_filter::find().ok().map(|object| {

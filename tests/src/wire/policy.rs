@@ -69,9 +69,17 @@ fn ipv6(random: &mut Random) -> IpAddr {
     Ipv6Addr::from(bits >> 3 | 1 << 125).into()
 }
 
-/// The tables of a node that lets these addresses reach [`PORT`]. `service` is more of what the
-/// service says.
-pub fn compile(device: &str, listed: &Addresses, service: &str) -> CompiledPolicy {
+/// What the service of the node says besides who is listed.
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    /// Its field `match`.
+    pub matching: &'static str,
+    /// Further lines; empty, or each with its end.
+    pub more: &'static str,
+}
+
+/// The tables of a node that lets these addresses reach [`PORT`].
+pub fn compile(device: &str, listed: &Addresses, service: Service) -> CompiledPolicy {
     let texts = [("cluster.yaml", manifest(device, listed)), ("policy.yaml", policy(service))];
     world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node")
 }
@@ -93,8 +101,26 @@ fn manifest(device: &str, listed: &Addresses) -> String {
         .to_string()
 }
 
-fn policy(more: &str) -> String {
+fn policy(service: Service) -> String {
+    let Service { matching, more } = service;
     let port = format!("tcp/{PORT}");
-    let service = bundle::service(SERVICE, "scheduler", &port, "networks: [listed]");
-    bundle::policy("bench", [service + more])
+    let text = bundle::service(SERVICE, "scheduler", &port, "networks: [listed]");
+    let text = text.replacen("match: all", &format!("match: {matching}"), 1);
+    bundle::policy("bench", [text + more])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_of_benchmarks_compile() {
+        let (listed, _) = Addresses::listed_and_not(2, 0);
+        for matching in ["all", "new-connections"] {
+            for more in ["", "    limits: { perSource: { packets: { rate: 9/s, burst: 9 } } }\n"] {
+                let compiled = compile("eth0", &listed, Service { matching, more });
+                assert_eq!(compiled.services.len(), 1, "{matching} {more}");
+            }
+        }
+    }
 }
