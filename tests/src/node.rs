@@ -15,7 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::loaded_programs;
+use aya::{
+    Pod,
+    maps::{Array, Map, MapData},
+    programs::loaded_programs,
+};
 use guard_common::{counters::MAX_INTERFACES, layout::LAYOUT_VERSION, verdict::MAX_SERVICES};
 pub use guard_test_support::binary::path as binary;
 use guard_user::{
@@ -114,6 +118,21 @@ const fn pair(number: u8) -> [IpAddr; 2] {
         IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)),
         IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, spelled)),
     ]
+}
+
+/// The names of what is in a directory, sorted.
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("a directory");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Opens a pinned map that is an array.
+pub fn pinned_array<V: Pod>(pin: &Path) -> Array<MapData, V> {
+    let map = MapData::from_pin(pin).and_then(Map::from_map_data);
+    map.and_then(Array::try_from).expect("an array")
 }
 
 /// Whether a status says that the node is guarded.
@@ -376,11 +395,7 @@ impl Node {
     /// The names of what is in the pin directory: `v` and the version, for each layout of which something is
     /// pinned.
     pub fn layouts(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.pins()).expect("the pins");
-        let names = entries.map(|entry| entry.expect("an entry").file_name());
-        let mut names: Vec<_> = names.map(|name| name.to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
+        names_in(&self.pins())
     }
 
     /// Where the pins of this version's layout are.

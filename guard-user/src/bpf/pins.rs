@@ -307,15 +307,10 @@ impl Pins {
                      then start again"
                 )));
             }
-            // A daemon was killed while it removed the maps: what they hold has been carried over.
-            if links.is_empty() && !directory.join(names::MAP_COUNTERS).exists() {
-                takeover::remove_maps(&directory)?;
+            remove_remains(&directory, &links)?;
+            if directory.exists() {
+                others.push(Other::at(directory, version)?);
             }
-            // Nothing is pinned there, or nothing any more.
-            if !directory.exists() || fs::remove_dir(&directory).is_ok() {
-                continue;
-            }
-            others.push(Other::at(directory, version)?);
         }
         Ok(others)
     }
@@ -415,14 +410,10 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes the remaining maps of this layout if its counters are gone and it has no link: a guard of another
-    /// layout was killed while it removed them, and has carried over what they hold.
+    /// Removes what is left of this layout's maps, if a guard of another layout was killed while it removed them.
     pub fn remove_remains(&self) -> Result<(), SystemError> {
         let directory = self.directory();
-        if directory.join(names::MAP_COUNTERS).exists() || !links_in(&directory)?.is_empty() {
-            return Ok(());
-        }
-        takeover::remove_maps(&directory)
+        remove_remains(&directory, &links_in(&directory)?)
     }
 
     /// The directories of layout versions, by number.
@@ -506,6 +497,15 @@ fn links_in(directory: &Path) -> Result<Vec<PinnedLink>, SystemError> {
         }
     }
     Ok(links)
+}
+
+/// Removes the remaining maps of a layout, and its directory, if the counters are gone and it has no link: a guard
+/// of another layout was killed while it removed them, and has carried over what they hold.
+fn remove_remains(directory: &Path, links: &[PinnedLink]) -> Result<(), SystemError> {
+    if directory.join(names::MAP_COUNTERS).exists() || !links.is_empty() {
+        return Ok(());
+    }
+    takeover::remove_maps(directory)
 }
 
 /// The name of an interface and the one that it was renamed from, of what follows [`LINK_PREFIX`].

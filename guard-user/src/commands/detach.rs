@@ -5,9 +5,9 @@ use crate::{
         client::ClientError,
         control::{Detach, Detached},
     },
-    bpf::pins::{PinnedLink, Pins},
+    bpf::pins::Pins,
     cli::DetachArgs,
-    daemon::interfaces::attach::device_of,
+    daemon::interfaces::attach::name_now,
     exit::Exit,
     netlink::devices,
     output,
@@ -69,8 +69,8 @@ fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, SystemError> {
     }
     // Without a list of them, interfaces have the names that they had when they were pinned.
     let devices = devices::devices_now().unwrap_or_default();
-    for PinnedLink { interface, link, .. } in pins.links()? {
-        let name = device_of(&link, &devices).map_or(interface, |device| device.name.clone());
+    for pinned in pins.links()? {
+        let (name, link) = (name_now(&pinned, &devices).to_owned(), pinned.link);
         if wish.interfaces.is_empty() || wish.interfaces.contains(&name) {
             if link.is_alive() {
                 answer.detached.push(name);

@@ -97,11 +97,7 @@ impl PinnedMaps {
 
     /// Those pinned in a directory, whose layout was checked. Events are for the daemon alone.
     pub fn open(directory: &Path) -> Result<Self, SystemError> {
-        let open = |name: &'static str| {
-            MapData::from_pin(directory.join(name))
-                .and_then(Map::from_map_data)
-                .map_err(|error| SystemError::of(format_args!("opening {name}"), error))
-        };
+        let open = |name| open(directory, name);
         let counters = open(names::MAP_COUNTERS)?;
         Ok(Self {
             id: id(&counters)?,
@@ -379,13 +375,16 @@ impl PinnedMaps {
 /// Service slot to `policy/service`, of the maps in a directory, whose layout was checked. It is empty if no
 /// labels are pinned there; whether other maps are makes no difference.
 pub fn service_labels(directory: &Path) -> Result<BTreeMap<u8, String>, SystemError> {
-    let path = directory.join(names::MAP_LABELS);
-    if !path.exists() {
+    if !directory.join(names::MAP_LABELS).exists() {
         return Ok(BTreeMap::new());
     }
-    let opened = MapData::from_pin(path).and_then(Map::from_map_data);
-    let map = opened.map_err(|error| SystemError::of("opening the labels", error))?;
-    labels_by_slot(&typed(names::MAP_LABELS, map)?)
+    labels_by_slot(&typed(names::MAP_LABELS, open(directory, names::MAP_LABELS)?)?)
+}
+
+fn open(directory: &Path, name: &'static str) -> Result<Map, SystemError> {
+    MapData::from_pin(directory.join(name))
+        .and_then(Map::from_map_data)
+        .map_err(|error| SystemError::of(format_args!("opening {name}"), error))
 }
 
 fn labels_by_slot(labels: &Array<MapData, Label>) -> Result<BTreeMap<u8, String>, SystemError> {

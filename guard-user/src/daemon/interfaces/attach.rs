@@ -67,6 +67,11 @@ pub(crate) fn device_of<'d>(link: &Link, devices: &'d [Device]) -> Option<&'d De
     devices.iter().find(|device| mode_on(link, device).is_some())
 }
 
+/// The name that the interface of a pinned link has now; that of the pin if it is not in this network namespace.
+pub(crate) fn name_now<'a>(pinned: &'a PinnedLink, devices: &'a [Device]) -> &'a str {
+    device_of(&pinned.link, devices).map_or(&pinned.interface, |device| &device.name)
+}
+
 /// Attaches the guard to a device, or lets it run the generation where an earlier daemon attached
 /// it. Of the links of that daemon, those that are left over are handed back: they are to go when
 /// the new one is in place, which it is.

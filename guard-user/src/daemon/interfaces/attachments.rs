@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    attach::{self, AttachMode, Attachment, device_of},
+    attach::{self, AttachMode, Attachment, device_of, name_now},
     attachment_health::{self, Finding},
     select::Selection,
 };
@@ -241,8 +241,7 @@ impl Attachments {
         for pinned in std::mem::take(&mut self.earlier) {
             let link = &pinned.link;
             let info = link.info();
-            let device = device_of(link, devices);
-            let name = device.map_or(&pinned.interface, |device| &device.name);
+            let name = name_now(&pinned, devices);
             let here = info.as_ref().is_ok_and(|info| {
                 devices.iter().any(|device| device.mode_of(info.program_id).is_some())
             });
@@ -284,10 +283,7 @@ impl Attachments {
         // What an earlier daemon attached and could not be taken over guards, too.
         let mut earlier: Vec<(String, PinnedLink)> = std::mem::take(&mut self.earlier)
             .into_iter()
-            .map(|pinned| {
-                let device = device_of(&pinned.link, devices);
-                (device.map_or(&pinned.interface, |device| &device.name).clone(), pinned)
-            })
+            .map(|pinned| (name_now(&pinned, devices).to_owned(), pinned))
             .collect();
         let known = |name: &&String| {
             self.guarded.values().any(|guarded| guarded.name == **name)

@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::maps::{Array, Map, MapData};
 use guard_common::counters::InterfaceRow;
 use guard_tests::node::{
-    MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved,
+    MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved, pinned_array,
 };
 use serde_json::{Value, json};
 
@@ -151,9 +150,7 @@ fn every_byte_is_counted_as_the_mtu_changes() {
     let Some(mut node) = Node::new("devices/mtu") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let rows = MapData::from_pin(node.own_pins().join("TG_INTERFACES")).expect("the pinned map");
-    let rows: Array<_, InterfaceRow> =
-        Map::from_map_data(rows).and_then(Array::try_from).expect("an array of rows");
+    let rows = pinned_array::<InterfaceRow>(&node.own_pins().join("TG_INTERFACES"));
     for (mtu, one_buffer, payload) in [(1500, true, 1400), (9000, false, 8900), (1500, true, 40)] {
         node.ip(&["link", "set", "eth0", "mtu", &mtu.to_string()]);
         let told = |row: InterfaceRow| row.ifindex() != 0 && row.has_one_buffer() == one_buffer;

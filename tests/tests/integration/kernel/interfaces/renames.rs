@@ -3,7 +3,7 @@
 
 use guard_common::layout::LAYOUT_VERSION;
 use guard_tests::{
-    node::{MANIFEST, Node, PORT, STRANGER, enforcing, moved},
+    node::{MANIFEST, Node, PORT, STRANGER, enforcing, moved, names_in},
     traffic::{Traffic, member_and_stranger},
 };
 use serde_json::json;
@@ -38,12 +38,9 @@ fn start_next(node: &mut Node, next: Next, options: &[&str]) {
 /// The link of a renamed interface, by the name of its pin.
 fn link_pins(node: &Node, next: Next) -> Vec<String> {
     let version = LAYOUT_VERSION + u32::from(next == Next::Upgrade);
-    let entries = std::fs::read_dir(node.pins().join(format!("v{version}"))).expect("the pins");
-    let names = entries.map(|entry| entry.expect("an entry").file_name());
-    let names = names.map(|name| name.to_string_lossy().into_owned());
-    let mut links: Vec<String> = names.filter(|name| name.starts_with("link-")).collect();
-    links.sort();
-    links
+    let mut names = names_in(&node.pins().join(format!("v{version}")));
+    names.retain(|name| name.starts_with("link-"));
+    names
 }
 
 fn stays_guarded(test: &str, next: Next, options: &[&str]) {

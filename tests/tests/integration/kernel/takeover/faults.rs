@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Array, Map, MapData};
 use guard_common::{
     counters::{InterfaceRow, counter},
     layout::{Carried, Counter, LAYOUT_VERSION, ORIGINS, TALLY_ORIGINS},
@@ -24,7 +23,8 @@ use guard_tests::{
     cgroup::Cgroup,
     mounts::{Mounted, writable},
     node::{
-        MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved, policy_with_a_first_service,
+        MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved, pinned_array,
+        policy_with_a_first_service,
     },
     random::{Random, seed},
     skip,
@@ -234,9 +234,7 @@ fn what_is_counted_without_a_row_is_carried_on() {
     let Some(mut node) = Node::new("takeover/no-row") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let rows = MapData::from_pin(node.own_pins().join(names::MAP_INTERFACES)).expect("a map");
-    let mut rows: Array<_, InterfaceRow> =
-        Map::from_map_data(rows).and_then(Array::try_from).expect("an array of rows");
+    let mut rows = pinned_array::<InterfaceRow>(&node.own_pins().join(names::MAP_INTERFACES));
     for row in 0..rows.len() {
         rows.set(row, InterfaceRow::default(), 0).expect("a row is removed");
     }
@@ -263,12 +261,9 @@ fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
     node.wait("enforcing", enforcing);
     node.assert_guarded();
     node.signal("KILL");
-    let open = |name: &str| {
-        let pin = node.pins().join(format!("v{}", LAYOUT_VERSION + 1)).join(name);
-        MapData::from_pin(pin).and_then(Map::from_map_data).expect("a map")
-    };
-    let mut tallies: Array<_, u64> = open(names::MAP_TALLIES).try_into().expect("an array");
-    let mut carried: Array<_, Carried> = open(names::MAP_CARRIED).try_into().expect("an array");
+    let pins = node.pins().join(format!("v{}", LAYOUT_VERSION + 1));
+    let mut tallies = pinned_array::<u64>(&pins.join(names::MAP_TALLIES));
+    let mut carried = pinned_array::<Carried>(&pins.join(names::MAP_CARRIED));
     for nth in 0..ORIGINS {
         // Ids that no map has.
         tallies.set(TALLY_ORIGINS + nth, u64::from(u32::MAX - nth), 0).expect("an id");
@@ -398,8 +393,7 @@ fn a_downgrade_that_leaves_an_interface_to_the_newer_one_fails() {
     node.signal("KILL");
     node.set_next_layout(false);
     // Where this daemon sees nothing of it.
-    let away = format!("{}-away", node.namespace());
-    node.ip(&["link", "set", "eth0", "netns", node.peer(), "name", &away[away.len() - 8..]]);
+    node.ip(&["link", "set", "eth0", "netns", node.peer(), "name", "away"]);
     let output = node.downgrade_command(&["--wait", "30s"]).output().expect("it starts");
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("`eth0` is not taken over"), "{}", said(&output));
