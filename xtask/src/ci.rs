@@ -26,7 +26,7 @@ const NIGHTLY: [&[&str]; 7] = [
     // With more repetitions of what is generated.
     &["test"],
     &["upgrade"],
-    &["vm", "--scenario", "service", "--scenario", "boot"],
+    &["vm", "--scenario", "service", "--scenario", "upgrade", "--scenario", "boot"],
     &["vm", "--scenario", "tests-6.12", "--scenario", "interpreter", "--scenario", "hardened"],
     &["check", "--own-features"],
     &["dist", "--try"],

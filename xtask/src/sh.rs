@@ -72,6 +72,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Copies a binary without the information for debuggers; the path of the copy.
+pub(crate) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
+    let strip = find("strip").context("no `strip`, which is in binutils")?;
+    run(Command::new(strip).arg("-o").args([to, from]))?;
+    Ok(to.to_owned())
+}
+
 /// Runs a program with our own output; whether it succeeded.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool> {
     let status = command.stdin(Stdio::null()).status();

@@ -1,7 +1,11 @@
 //! `cargo xtask upgrade`: tests upgrades from, and downgrades to, a version from before layouts described
-//! themselves. Builds that version's own binary.
+//! themselves. Builds that version's own binary, and for `cargo xtask vm --scenario upgrade` its packages.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -18,9 +22,34 @@ pub(crate) fn run() -> Result<Count> {
     test::upgrade(earlier()?)
 }
 
-/// The binary of that version, built in a clone below `target`.
+/// Packages of that version, which packs its binary itself, in a directory; the path of the deb, beside which the
+/// rpm lies.
+pub(crate) fn packages(directory: &Path) -> Result<PathBuf> {
+    let stripped = sh::strip(&earlier()?, &directory.join("earlier"))?;
+    let source = source();
+    let mut dist = sh::cargo();
+    dist.current_dir(&source).args(["xtask", "dist", "--binary"]).arg(stripped);
+    sh::run(dist.env_remove("CARGO_MANIFEST_DIR"))?;
+    let packed = source.join("target/dist");
+    for kind in ["deb", "rpm"] {
+        let is_package = |path: &PathBuf| path.extension().is_some_and(|it| it == kind);
+        let files = fs::read_dir(&packed).with_context(|| packed.display().to_string())?;
+        let mut packages = files.flatten().map(|file| file.path()).filter(is_package);
+        let package = packages.next().with_context(|| format!("it packed no {kind}"))?;
+        let to = directory.join("earlier").with_extension(kind);
+        fs::copy(&package, &to).with_context(|| package.display().to_string())?;
+    }
+    Ok(directory.join("earlier.deb"))
+}
+
+/// A clone below `target`, in which that version is built.
+fn source() -> PathBuf {
+    sh::root().join("target/earlier")
+}
+
+/// The binary of that version.
 fn earlier() -> Result<PathBuf> {
-    let source = sh::root().join("target/earlier");
+    let source = source();
     let binary = source.join("target/debug/trainguard");
     if binary.is_file() {
         return Ok(binary);

@@ -1,79 +1,13 @@
 #!/bin/bash
 # The package and the unit, in a machine with systemd that may be broken. Run as root, with
-# /vm/trainguard.deb and .rpm, and /vm/trainguard-next.deb and .rpm of a higher revision and the next layout. Prints `ok NAME` or
-# `not ok NAME: why` for each check; exits with 1 if one failed.
+# /vm/trainguard.deb and .rpm, and /vm/trainguard-next.deb and .rpm of a higher revision and the next layout.
 #
 # An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
 # first start to the removal of the package none may be answered, whatever happens to the daemon
 # (cases 93, 94, 96, 109, 113, 145, 148).
 
-shopt -s extglob
-failed=0
-check() { # NAME WHY COMMAND...
-    local name=$1 why=$2
-    shift 2
-    if "$@"; then echo "ok $name"; else
-        echo "not ok $name: $why"
-        failed=1
-    fi
-}
-holds() { [[ $1 == $2 ]]; }
-show() { systemctl show --property "$1" --value trainguard.service; }
-pid() { show MainPID; }
-mode() { stat -c '%a %U:%G' "$1" 2>/dev/null; }
-attached() { ip -n attacker link show dev tg1 >/dev/null && ip link show dev tg0 | grep -q xdp; }
-detached() { ! attached; }
-active() { systemctl is-active --quiet trainguard; }
-# Waits until a command succeeds, at most so many seconds.
-within() {
-    local seconds=$1
-    shift
-    for ((i = 0; i < seconds * 5; i++)); do
-        "$@" && return
-        sleep 0.2
-    done
-    return 1
-}
-says() { [[ $(show StatusText) == $1 ]]; }
+. "${0%/*}/common.sh"
 
-# ---- the network: the node here, attacker and member at the other end
-ip netns add attacker
-ip link add tg0 type veth peer name tg1 netns attacker
-ip link set tg0 up
-ip addr add 10.77.0.10/24 dev tg0
-ip -n attacker link set lo up
-ip -n attacker link set tg1 up
-ip -n attacker addr add 10.77.0.20/24 dev tg1
-ip -n attacker addr add 10.77.0.99/24 dev tg1
-
-# Opens connections from an address, each with time for an answer: a refusal is one, too, because the
-# packet came through. Writes how many it tried, and how many were answered, after each.
-cat >/run/knock.py <<'PY'
-import socket, sys, time
-source, times, report = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-target = sys.argv[4] if len(sys.argv) > 4 else "10.77.0.10"
-tried = answered = 0
-while times == 0 or tried < times:
-    with socket.socket() as s:
-        s.settimeout(0.3)
-        s.bind((source, 0))
-        try:
-            s.connect((target, 9091))
-            answered += 1
-        except ConnectionRefusedError:
-            answered += 1
-        except OSError:
-            pass
-    tried += 1
-    with open(report, "w") as f:
-        f.write(f"{tried} {answered}\n")
-    time.sleep(0.02)
-PY
-knock() { # ADDRESS: whether it is answered
-    ip netns exec attacker python3 /run/knock.py "$1" 2 /run/once
-    [[ $(cut -d' ' -f2 /run/once) -gt 0 ]]
-}
-unanswered() { ! knock "$1"; }
 # How many of 60 datagrams of the member, sent at once to the limited port, arrive.
 cat >/run/burst.py <<'PY'
 import socket, subprocess, sys
@@ -95,22 +29,6 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
         print(arrived)
 PY
 burst() { arrived=$(python3 /run/burst.py); }
-# What the attacker has got since this was asked last; waits until it has tried again.
-spent=0
-quiet() { # NAME
-    local tried answered before
-    read -r before _ </run/attack
-    within 20 tried_since "$before"
-    read -r tried answered </run/attack
-    check "$1: nobody gets in" "$answered of $tried attempts were answered" [ "$answered" -eq 0 ]
-    check "$1: the attacker tried" "only $((tried - spent)) attempts" [ $((tried - spent)) -gt 3 ]
-    spent=$tried
-}
-tried_since() { # BEFORE: whether the attacker has finished three more attempts since
-    local tried
-    read -r tried _ </run/attack
-    [ "$tried" -gt $(($1 + 3)) ]
-}
 
 # ---- installed, and nothing else
 dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
@@ -132,28 +50,7 @@ check "without a manifest a start neither fails nor enforces" "$(show Result) $(
 check "there are manual pages" "no page" test -s /usr/share/man/man1/trainguard-apply.1.gz
 
 # ---- configured and started
-cat >/etc/trainguard/cluster.yaml <<'YAML'
-apiVersion: trainguard/v1
-kind: Cluster
-name: life
-interfaces: [tg0]
-nodes:
-  - { name: here, addresses: [10.77.0.10], roles: [scheduler] }
-  - { name: member, addresses: [10.77.0.20], roles: [worker] }
-policies: [policy.yaml]
-YAML
-cat >/etc/trainguard/policy.yaml <<'YAML'
-apiVersion: trainguard/v1
-kind: Policy
-name: life
-services:
-  - name: scheduler
-    roles: [scheduler]
-    ports: [tcp/9091]
-    match: all
-    allow: { roles: [worker] }
-    mode: enforce
-YAML
+configure
 # What the environment of the manager holds must not matter (case 148).
 systemctl set-environment TRAINGUARD_RUN_DIR=/run/elsewhere LD_PRELOAD=/no/such.so RUST_LOG=trace
 systemctl start trainguard
@@ -164,9 +61,7 @@ check "start: the status says so" "$(show StatusText)" within 10 says 'enforcing
 check "the environment does not matter" "$(ls /run/elsewhere 2>&1)" test ! -e /run/elsewhere -a -S /run/trainguard/stats.sock
 check "no environment reaches the daemon" "RUST_LOG has an effect" test -z "$(journalctl -u trainguard -o cat | grep -i 'trace')"
 systemctl unset-environment TRAINGUARD_RUN_DIR LD_PRELOAD RUST_LOG
-echo '0 0' >/run/attack
-ip netns exec attacker python3 /run/knock.py 10.77.0.99 0 /run/attack &
-attacker=$!
+attack
 
 # ---- who it is, and what it may
 status=/proc/$(pid)/status
@@ -195,7 +90,6 @@ check "commands are for the group trainguard-admin" "$(mode /run/trainguard/cont
 as() { setpriv --reuid 4711 --regid 4711 --groups "$1" "${@:2}" >/run/as.log 2>&1; }
 reader=$(getent group trainguard | cut -d: -f3)
 admin=$(getent group trainguard-admin | cut -d: -f3)
-refused() { ! "$@"; }
 check "a stranger may not read" "he did" refused as 1000 trainguard status
 check "a stranger may not command" "he did" refused as 1000 trainguard apply --reload
 check "a stranger does not see the pins" "he did" refused as 1000 ls /sys/fs/bpf/trainguard
@@ -295,7 +189,6 @@ quiet "bad files"
 for signal in KILL ABRT; do
     old=$(pid)
     kill -s $signal "$old"
-    another() { [ "$(pid)" -ne 0 ] && [ "$(pid)" -ne "$old" ] && active; }
     check "SIG$signal: it is started again" "$(show ActiveState)" within 60 another
     quiet "SIG$signal"
 done
@@ -337,19 +230,6 @@ systemctl start trainguard
 check "start again" "$(show ActiveState)" active
 quiet "start again"
 old=$(pid)
-layouts() { cd /sys/fs/bpf/trainguard && echo v*; }
-counted() { trainguard stats --once --format json >/run/counted; }
-# Whether no count of a reason is lower than it was in a file.
-none_fell() { # BEFORE
-    counted
-    python3 - "$1" /run/counted <<'PY'
-import json, sys
-before, now = (json.load(open(path))["reasons"] for path in sys.argv[1:])
-fell = {name: (entry, now.get(name)) for name, entry in before.items()
-        if now.get(name, {"packets": 0})["packets"] < entry["packets"]}
-sys.exit(f"fell: {fell}" if fell else 0)
-PY
-}
 # With a package of the older layout installed: the daemon changes nothing and names a command, which takes over.
 go_back() { # NAME
     systemctl start trainguard 2>/dev/null
@@ -421,8 +301,7 @@ systemctl restart trainguard
 check "a device that never comes does not fail the unit" "$(show ActiveState)" active
 check "a device that never comes is told" "$(show StatusText)" within 15 says '*waiting for late0'
 quiet "a device that never comes"
-kill $attacker
-wait $attacker 2>/dev/null
+end_attack
 
 # ---- removed
 dpkg --remove trainguard >/run/dpkg.log 2>&1
@@ -437,16 +316,12 @@ check "purge removes the state" "$(tail -3 /run/dpkg.log)" test ! -e /var/lib/tr
 check "purge keeps what an administrator wrote" "it is gone" test -e /etc/trainguard/cluster.yaml
 
 # ---- the package of other distributions, as far as it does not need their libraries
-by_rpm() { rpm --nodeps "$@" >/run/rpm.log 2>&1; }
 by_rpm --install /vm/trainguard.rpm
 done=$?
 check "rpm: it installs" "$(tail -3 /run/rpm.log)" [ $done -eq 0 ]
 systemctl start trainguard
 check "rpm: active" "$(systemctl status trainguard | tail -5)" active
-echo '0 0' >/run/attack
-spent=0
-ip netns exec attacker python3 /run/knock.py 10.77.0.99 0 /run/attack &
-attacker=$!
+attack
 quiet "rpm: start"
 counted
 mv /run/counted /run/before
@@ -460,8 +335,7 @@ check "rpm: no count falls" "$(none_fell /run/before 2>&1)" none_fell /run/befor
 quiet "rpm: upgrade"
 by_rpm --upgrade --oldpackage /vm/trainguard.rpm
 go_back rpm
-kill $attacker
-wait $attacker 2>/dev/null
+end_attack
 by_rpm --erase trainguard
 done=$?
 check "rpm: it is erased" "$(tail -3 /run/rpm.log)" [ $done -eq 0 ]

@@ -15,20 +15,19 @@ use super::{
     Tally,
     fetch::{Cache, Kernel},
     initramfs::{Initramfs, Start},
-    matrix::strip,
     rootfs,
     run::{Card, Ended, Machine},
     wire::{self, Answers, Seen, Stranger},
 };
-use crate::{build, dist, sh, toolchain};
+use crate::{build, dist, sh, toolchain, upgrade};
 
-/// What is tested in the guest, in the order of the names.
+/// Where the scripts are that test in the guest, and what they share.
 const SCRIPTS: &str = "tests/vm/systemd";
 /// Memory of a guest with systemd.
 const MEMORY_MIB: u32 = 1024;
 /// A boot, its job, and power-off, at most.
 const BOOT: Duration = Duration::from_mins(5);
-/// All scripts together, at most.
+/// A script, at most.
 const SERVICE: Duration = Duration::from_mins(20);
 
 /// The guest's network, and a listener at both ports. The card's driver is loaded by udev: late, as
@@ -153,23 +152,25 @@ sleep 2
 "
 );
 
-/// Runs the scripts; a line `not ok` shows what the service has said.
-const SERVICE_JOB: &str = "#!/bin/sh
-for script in /vm/systemd/*.sh; do
-    echo \"@@script ${script##*/}\"
-    bash \"$script\" 2>&1
-    code=$?
-    [ $code = 0 ] || journalctl --no-pager --unit trainguard --lines 60
-    echo \"@@done $code\"
-done
-";
+/// Runs a script; a line `not ok` shows what the service has said.
+fn service_job(script: &str) -> String {
+    format!(
+        "#!/bin/sh
+echo '@@script {script}'
+bash /vm/systemd/{script} 2>&1
+code=$?
+[ $code = 0 ] || journalctl --no-pager --unit trainguard --lines 60
+echo \"@@done $code\"
+"
+    )
+}
 
 /// Packages of this machine's binary, in a directory of their own; the path of the deb, beside which the rpm
-/// lies.
+/// lies, and the binary without an extension.
 pub(super) fn package(cache: &Cache) -> Result<(TempDir, PathBuf)> {
     let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
     let scratch = cache.scratch()?;
-    let binary = strip(&built.binary, &scratch.path().join("trainguard"))?;
+    let binary = sh::strip(&built.binary, &scratch.path().join("trainguard"))?;
     let package = scratch.path().join("trainguard.deb");
     dist::pack(&binary, None, &package)?;
     Ok((scratch, package))
@@ -180,7 +181,7 @@ fn next_package(scratch: &Path) -> Result<PathBuf> {
     // As the tests run it: not optimised, which does not matter here.
     build::for_tests()?;
     let binary =
-        strip(&build::development_binary("trainguard-next"), &scratch.join("trainguard-next"))?;
+        sh::strip(&build::development_binary("trainguard-next"), &scratch.join("trainguard-next"))?;
     let package = scratch.join("next.deb");
     dist::pack(&binary, Some(2), &package)?;
     Ok(package)
@@ -196,15 +197,30 @@ pub(super) struct System<'s> {
 }
 
 impl System<'_> {
-    /// Runs the scripts in one boot; each of their lines counts as a test.
+    /// Runs the script of the package and the unit, with an upgrade to the next layout; each of its lines counts
+    /// as a test.
     pub(super) fn service(&self) -> Result<Tally> {
+        let scratch = self.cache.scratch()?;
+        self.script("life.sh", self.package, &next_package(scratch.path())?)
+    }
+
+    /// Runs the script of an upgrade from the packages of an earlier version; each of its lines counts as a test.
+    pub(super) fn upgrade(&self) -> Result<Tally> {
+        let scratch = self.cache.scratch()?;
+        let earlier = upgrade::packages(scratch.path())?;
+        let today = scratch.path().join("today.deb");
+        dist::pack(&self.package.with_extension(""), Some(2), &today)?;
+        self.script("earlier.sh", &earlier, &today)
+    }
+
+    /// Runs a script in one boot, with the packages that it calls `trainguard` and `trainguard-next`.
+    fn script(&self, name: &str, package: &Path, next: &Path) -> Result<Tally> {
         let scripts = sh::root().join(SCRIPTS);
-        ensure!(scripts.is_dir(), "there is no {SCRIPTS}");
+        ensure!(scripts.join(name).is_file(), "there is no {SCRIPTS}/{name}");
         let image = rootfs::ensure(self.cache)?;
         let scratch = self.cache.scratch()?;
-        let next = next_package(scratch.path())?;
-        let mut initramfs = self.initramfs(SERVICE_JOB)?;
-        for (package, name) in [(self.package, "trainguard"), (&*next, "trainguard-next")] {
+        let mut initramfs = self.initramfs(&service_job(name))?;
+        for (package, name) in [(package, "trainguard"), (next, "trainguard-next")] {
             for kind in ["deb", "rpm"] {
                 let to = Path::new("payload/vm").join(name).with_extension(kind);
                 initramfs.copy(&package.with_extension(kind), &to)?;
@@ -216,10 +232,7 @@ impl System<'_> {
         let outcome = self
             .machine(&initramfs, scratch.path(), (image, false), Vec::new(), SERVICE)?
             .run(|line| script.line(self.name, line, &mut tally))?;
-        ensure!(
-            tally.count.passed + tally.count.failed > 0,
-            "no script of {SCRIPTS} said anything"
-        );
+        ensure!(tally.count.passed + tally.count.failed > 0, "{SCRIPTS}/{name} said nothing");
         tally.judge(self.name, &outcome);
         Ok(tally)
     }

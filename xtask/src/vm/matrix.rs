@@ -130,7 +130,7 @@ impl Programs {
     /// Those that are built, with this executable of the tests.
     pub(super) fn of(cache: &Cache, tests: &Path) -> Result<Self> {
         let stripped = cache.scratch()?;
-        let strip = |from: &Path, name: &str| strip(from, &stripped.path().join(name));
+        let strip = |from: &Path, name: &str| sh::strip(from, &stripped.path().join(name));
         Ok(Self {
             trainguard: strip(&build::development_binary("trainguard"), "trainguard")?,
             tests: strip(tests, "tests")?,
@@ -138,13 +138,6 @@ impl Programs {
             _stripped: stripped,
         })
     }
-}
-
-/// Leaves out the information for debuggers.
-pub(super) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
-    let strip = sh::find("strip").context("no `strip`, which is in binutils")?;
-    sh::run(std::process::Command::new(strip).arg("-o").args([to, from]))?;
-    Ok(to.to_owned())
 }
 
 /// One run of the tests.

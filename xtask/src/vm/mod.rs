@@ -65,8 +65,10 @@ struct Scenario {
 enum What {
     /// The tests of this repository, with settings of the kernel.
     Tests(Form, &'static [&'static str]),
-    /// The scripts of `tests/vm/systemd`, in a system with systemd.
+    /// The script of the package and the unit, in a system with systemd.
     Service,
+    /// The script of an upgrade from an earlier version's packages, in a system with systemd.
+    Upgrade,
     /// Boots with a stranger on the wire: how many in the short and in the long form.
     Boots(u32, u32),
     /// Power cuts in the middle of reloads, and the boots after them: how many.
@@ -115,6 +117,13 @@ const SCENARIOS: &[Scenario] = &[
         short: true,
         what: What::Service,
         about: "package and unit under systemd: install, crash, upgrade, removal",
+    },
+    Scenario {
+        name: "upgrade",
+        kernel: Wanted::cloud("6.12"),
+        short: false,
+        what: What::Upgrade,
+        about: "the packages of an earlier version upgraded to today's, and back",
     },
     Scenario {
         name: "service-6.1",
@@ -300,6 +309,7 @@ impl Scenario {
                 matrix::Run { name, cache, kernel, programs, form, only, settings }.run()
             }
             What::Service => system()?.service(),
+            What::Upgrade => system()?.upgrade(),
             What::Boots(short, full) => system()?.boots(if long { full } else { short }),
             What::PowerCuts(rounds) => system()?.power_cuts(rounds),
         }
