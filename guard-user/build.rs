@@ -68,7 +68,7 @@ fn list_profiles() -> Result<(), Box<dyn Error>> {
                 "named" => "Named",
                 other => return Err(format!("{file}: no hosts are called `{other}`").into()),
             };
-            pairs.push(format!("({role:?}, Which::{which})"));
+            pairs.push(format!("({role:?}, RoleHolders::{which})"));
         }
         let path = path.display().to_string();
         profiles.push(format!(

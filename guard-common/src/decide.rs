@@ -70,11 +70,11 @@ fn by_policy(
                 if headers.source().is_martian() {
                     return refusal(tables, Reason::Martian, slot);
                 }
-                Asked::Service(slot)
+                SourceQuery::Service(slot)
             }
             Port::Tunnel => match unguarded(tables, true, observer) {
                 Some(decision) => return decision,
-                None => Asked::Known(Reason::Tunnel, Reason::Unguarded),
+                None => SourceQuery::Known(Reason::Tunnel, Reason::Unguarded),
             },
         },
         Parsed::NotIp => return Decision::of_node(Action::Pass, Reason::NotIp),
@@ -82,27 +82,29 @@ fn by_policy(
             if tables.setting(Setting::Any) != 0 {
                 return Decision::of_node(Action::Pass, Reason::Fragment);
             }
-            Asked::Known(Reason::Fragment, Reason::Fragment)
+            SourceQuery::Known(Reason::Fragment, Reason::Fragment)
         }
         Parsed::Portless { protocol, .. } => {
             match unguarded(tables, tables.unpacks(protocol), observer) {
                 Some(decision) => return decision,
-                None => Asked::Known(Reason::Tunnel, Reason::Unguarded),
+                None => SourceQuery::Known(Reason::Tunnel, Reason::Unguarded),
             }
         }
     };
     let (known, buckets) = look_up(tables, &headers.source(), observer);
     match asked {
-        Asked::Service(slot) => {
+        SourceQuery::Service(slot) => {
             guarded(headers, len, slot, known, buckets, tables, limiter, observer)
         }
-        Asked::Known(_, reason) if known.services != 0 => Decision::of_node(Action::Pass, reason),
-        Asked::Known(reason, _) => Decision::of_node(strictest(tables), reason),
+        SourceQuery::Known(_, reason) if known.services != 0 => {
+            Decision::of_node(Action::Pass, reason)
+        }
+        SourceQuery::Known(reason, _) => Decision::of_node(strictest(tables), reason),
     }
 }
 
 /// What is asked about a source.
-enum Asked {
+enum SourceQuery {
     /// May it reach the service in this slot?
     Service(u8),
     /// Does some service know it? The reason to refuse if not, and to pass if so.

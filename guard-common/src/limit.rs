@@ -200,9 +200,9 @@ mod tests {
 
     /// Remembers what it was asked to charge.
     #[derive(Default)]
-    struct Asked(Cell<u64>);
+    struct Charged(Cell<u64>);
 
-    impl Limiter for Asked {
+    impl Limiter for Charged {
         type States = ();
 
         fn now(&self) -> u64 {
@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn charged(packets: u32, unit: Unit, limit: &Limit, cost: u64) -> u64 {
-        let merged = Merged::new(Asked::default(), packets);
+        let merged = Merged::new(Charged::default(), packets);
         assert!(merged.charge(&(), unit, limit, 0, cost));
         let of_source = merged.limiter.0.take();
         assert!(merged.charge_total(0, unit, limit, 0, cost));

@@ -7,8 +7,8 @@ use crate::tables::Setting;
 pub const PROGRAM: &str = "guard";
 /// The program that returns the packed verdict; for test-run, never attached.
 pub const PROGRAM_VERDICT: &str = "guard_verdict";
-/// The program that decides without limits and counts nothing, for a rehearsal.
-pub const PROGRAM_REHEARSAL: &str = "guard_rehearsal";
+/// The program that decides without limits and counts nothing, for the self-test of a generation.
+pub const PROGRAM_SELF_TEST: &str = "guard_self_test";
 
 /// The program for the tc hook.
 pub const PROGRAM_TC: &str = "guard_tc";

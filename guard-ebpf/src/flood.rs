@@ -23,7 +23,7 @@ use aya_ebpf::{
 const SOURCES: usize = 1 << 16;
 /// Which byte of an IPv4 source in the table says which bits of its second octet change, each time
 /// that the table is through: so it holds more sources than it has entries.
-const VARIED: usize = 15;
+const VARIED_BITS_AT: usize = 15;
 /// Where an IPv4 source lies in a frame.
 const SOURCE4: usize = 14 + 12;
 /// Where an IPv6 source lies in a frame.
@@ -46,7 +46,7 @@ const NEXT_NS: u32 = 2;
 const BURST: u64 = 256;
 /// Looks at the clock between two bursts, at most: the verifier follows 8,192 jumps,
 /// these are some hundred microseconds.
-const LOOKS: u32 = 7 << 10;
+const MAX_CLOCK_READS: u32 = 7 << 10;
 
 /// Index of the interface that frames are sent out of.
 #[unsafe(no_mangle)]
@@ -88,7 +88,7 @@ fn send(ctx: &XdpContext) -> Option<()> {
         let version = *((start + 14) as *const u8) >> 4;
         if version == 4 {
             let mut octets = *source.first_chunk::<4>()?;
-            octets[1] ^= (number >> 16) as u8 & source[VARIED];
+            octets[1] ^= (number >> 16) as u8 & source[VARIED_BITS_AT];
             *((start + SOURCE4) as *mut [u8; 4]) = octets;
         } else {
             *((start + SOURCE6) as *mut [u8; 16]) = *source;
@@ -102,7 +102,7 @@ fn send(ctx: &XdpContext) -> Option<()> {
 fn pause(put_off: u64) -> Option<()> {
     let next = FLOOD_STATE.get_ptr_mut(NEXT_NS)?;
     let mut now = 0;
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_CLOCK_READS {
         // SAFETY: the helper takes no arguments; the element is as in `send`.
         unsafe {
             now = bpf_ktime_get_ns();

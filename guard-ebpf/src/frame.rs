@@ -78,7 +78,7 @@ pub(crate) fn receive<C: Context>(ctx: &C, exact: bool) -> Received {
         merged: ctx.is_merged(),
         missed: Cell::new(false),
     };
-    let headers = if start + FRONT > end {
+    let headers = if start + FIXED_HEADERS_LEN > end {
         linear.missed.set(true);
         Headers::unparsed(Reason::Undecodable)
     } else {
@@ -106,7 +106,7 @@ pub(crate) fn parse_whole(ctx: &impl Context, len: u32) -> Headers {
 /// register for the result.
 #[inline(never)]
 fn facts_of_whole(ctx: &impl Context, len: u32, source: &mut [u64; 2]) -> u64 {
-    let headers = written(guard_common::parse(&Whole { ctx, len }, &mut NoTrace));
+    let headers = written(guard_common::parse(&AllBuffers { ctx, len }, &mut NoTrace));
     *source = headers.source;
     headers.facts
 }
@@ -154,9 +154,9 @@ fn unlinked(number: u64) -> u64 {
 /// Bytes of a frame that are compared with the end of the first buffer once, for all headers that
 /// lie there at a constant offset: Ethernet, IPv4 without options, TCP without options. No frame on
 /// a wire is shorter.
-const FRONT: usize = 54;
+const FIXED_HEADERS_LEN: usize = 54;
 
-/// The first buffer of a frame, at least [`FRONT`] bytes long. Remembers when something was asked
+/// The first buffer of a frame, at least [`FIXED_HEADERS_LEN`] bytes long. Remembers when something was asked
 /// for that is not in it.
 struct Linear {
     start: usize,
@@ -229,7 +229,7 @@ impl Packet for Linear {
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<InPacket<N>> {
         let at = at as usize;
-        if is_constant(at) && at + N <= FRONT {
+        if is_constant(at) && at + N <= FIXED_HEADERS_LEN {
             return Some(InPacket(self.start + at));
         }
         // Opaque, so that the pointer that is compared is the one that is read through: the
@@ -276,12 +276,12 @@ fn is_constant(value: usize) -> bool {
 }
 
 /// All buffers of a frame, read by copying.
-struct Whole<'a, C> {
+struct AllBuffers<'a, C> {
     ctx: &'a C,
     len: u32,
 }
 
-impl<C: Context> Packet for Whole<'_, C> {
+impl<C: Context> Packet for AllBuffers<'_, C> {
     type Bytes<const N: usize> = [u8; N];
     const KNOWN_OFFSETS_ARE_CHEAP: bool = false;
 

@@ -2,7 +2,7 @@
 //!
 //! `guard` is attached to the XDP hook, `guard_tc` to the tc hook (TCX). The others are only ever run
 //! by `BPF_PROG_TEST_RUN` and return the packed verdict: `guard_verdict` and `tc_verdict` do the same
-//! and take the clock as XDP metadata and in the control buffer; `guard_rehearsal` decides by the
+//! and take the clock as XDP metadata and in the control buffer; `guard_self_test` decides by the
 //! same tables and leaves no trace.
 #![no_std]
 #![no_main]
@@ -72,11 +72,11 @@ fn tc_verdict(ctx: TcContext) -> i32 {
     run(&skb, FixedClock(clock), Merged::new).cast_signed()
 }
 
-/// Judges a frame of a rehearsal, before the program of its tables is attached; the packed verdict.
+/// Decides about a frame of the self-test, before the program of its tables is attached; the packed verdict.
 /// Nothing is limited, counted or told: what is shared with the program that is attached now stays
 /// as it is.
 #[xdp(frags)]
-fn guard_rehearsal(ctx: XdpContext) -> u32 {
+fn guard_self_test(ctx: XdpContext) -> u32 {
     let Received { headers, len, zero } = frame::receive(&ctx, false);
     let buckets = Buckets::new(FixedClock(0), zero);
     decide(&headers, len as u32, &Unlimited(Maps), &buckets, &mut NoTrace).packed

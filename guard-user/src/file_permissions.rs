@@ -32,7 +32,7 @@ use crate::vocabulary::vocabulary;
 /// Links on the way to a file, as many as the kernel follows (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
 /// Writable by the group, by others.
-const SHARED: u32 = 0o022;
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// In such a directory one only changes what is one's own.
 const STICKY: u32 = 0o1000;
 
@@ -115,7 +115,7 @@ impl Passed {
     /// Why it cannot be trusted, if only root and these users can.
     pub fn fault(&self, trusted: &[u32]) -> Option<Fault> {
         let Owned { uid, mode } = self.owned;
-        let is_shared = mode & SHARED != 0;
+        let is_shared = mode & WRITABLE_BY_OTHERS != 0;
         if uid != 0 && !trusted.contains(&uid) {
             return Some(Fault::Owner);
         }
@@ -137,13 +137,13 @@ impl Passed {
 
 /// What a walk ends at: a name in a directory, no link.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct PathTarget {
     pub(crate) directory: OwnedFd,
     pub(crate) name: OsString,
     pub(crate) path: PathBuf,
 }
 
-impl End {
+impl PathTarget {
     /// What it is, as far as one can tell without opening it.
     pub(crate) fn look(&self) -> io::Result<Passed> {
         let found = fstatat(&self.directory, &*self.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -156,7 +156,10 @@ impl End {
 ///
 /// # Errors
 /// There is nothing, it is a directory, or `pass` ended it.
-pub(crate) fn walk(path: &Path, pass: &mut dyn FnMut(Passed) -> io::Result<()>) -> io::Result<End> {
+pub(crate) fn walk(
+    path: &Path,
+    pass: &mut dyn FnMut(Passed) -> io::Result<()>,
+) -> io::Result<PathTarget> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut ahead: VecDeque<OsString> = names(&std::path::absolute(path)?).collect();
     let mut behind = PathBuf::from("/");
@@ -192,7 +195,7 @@ pub(crate) fn walk(path: &Path, pass: &mut dyn FnMut(Passed) -> io::Result<()>) 
                 pass(Passed::directory(behind.clone(), &directory)?)?;
             }
             _ if ahead.is_empty() => {
-                return Ok(End { path: behind.join(&name), directory, name });
+                return Ok(PathTarget { path: behind.join(&name), directory, name });
             }
             _ => return Err(io::ErrorKind::NotADirectory.into()),
         }

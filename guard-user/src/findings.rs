@@ -6,7 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use crate::{
     policy::syntax::{
-        diagnostic::{Diagnostic, Place, Report, Severity, Source, Sources},
+        diagnostic::{Diagnostic, Location, Report, Severity, Source, Sources},
         text,
     },
     text::{shown_path, shown_text},
@@ -15,7 +15,7 @@ use crate::{
 /// Lines longer than this many bytes are not shown.
 const MAX_LINE: usize = 2000;
 /// Places of one file this many bytes apart are shown in one piece.
-const MAX_PIECE: usize = 20_000;
+const MAX_EXCERPT_BYTES: usize = 20_000;
 
 /// The findings, an empty line after each.
 pub fn render(findings: &Report, colour: bool) -> String {
@@ -89,7 +89,7 @@ impl Piece {
 }
 
 /// The bytes of a place, of its first line only.
-fn on_one_line(source: &Source, place: Place) -> (usize, usize) {
+fn on_one_line(source: &Source, place: Location) -> (usize, usize) {
     let text = &*source.text;
     let start = (place.span.start as usize).min(text.len());
     let end = (place.span.end as usize).clamp(start, text.len());
@@ -109,7 +109,7 @@ fn one(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String {
     // What can be shown with the primary place in one piece.
     let (near, far): (Vec<_>, Vec<_>) = finding.related.iter().partition(|(place, _)| {
         let distance = place.span.start.abs_diff(finding.place.span.start) as usize;
-        place.file == finding.place.file && distance <= MAX_PIECE
+        place.file == finding.place.file && distance <= MAX_EXCERPT_BYTES
     });
     group = show(group, sources, finding.place, None, &near);
     for (place, label) in far {
@@ -126,9 +126,9 @@ fn one(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String {
 fn show<'a>(
     group: Group<'a>,
     sources: &Sources,
-    place: Place,
+    place: Location,
     label: Option<&String>,
-    near: &[&(Place, String)],
+    near: &[&(Location, String)],
 ) -> Group<'a> {
     let Some(source) = sources.get(place.file) else {
         return group;

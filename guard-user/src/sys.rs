@@ -97,14 +97,14 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 }
 
 /// More tc programs than an interface has (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).
-const MOST_TC_PROGRAMS: usize = 64;
+const MAX_TC_PROGRAMS: usize = 64;
 
 /// Ids of the tc programs on an interface (TCX, ingress), in the order in which they run.
 ///
 /// # Errors
 /// `EINVAL` if the kernel has no TCX, `ENODEV`, `EPERM`.
 pub fn tc_programs(ifindex: u32) -> io::Result<Vec<u32>> {
-    let mut ids = [0_u32; MOST_TC_PROGRAMS];
+    let mut ids = [0_u32; MAX_TC_PROGRAMS];
     let mut attr = zeroed_attr();
     attr.query.__bindgen_anon_1.target_ifindex = ifindex;
     attr.query.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;

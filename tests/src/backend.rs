@@ -24,7 +24,7 @@ pub type Counts = BTreeMap<String, (u64, u64)>;
 /// Judges frames, one after the other.
 pub trait Backend {
     /// Judges a frame at a time in nanoseconds.
-    fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict;
+    fn evaluate(&mut self, frame: &[u8], now_ns: u64) -> Verdict;
 
     /// What was counted so far.
     fn counts(&self) -> Counts;
@@ -69,7 +69,7 @@ impl<'p> Host<'p> {
 }
 
 impl Backend for Host<'_> {
-    fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
+    fn evaluate(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
         self.limiter.set_now_ns(now_ns);
         let verdict = self.tables.verdict(&Frame::new(frame), &self.limiter);
         let (packets, bytes) = self.counts.entry(describe(self.policy, verdict)).or_default();
@@ -128,13 +128,13 @@ impl<'p> Kernel<'p> {
 }
 
 impl Backend for Kernel<'_> {
-    fn judge(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
+    fn evaluate(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
         self.judged += 1;
         let judged = match untagged(frame) {
             Some((frame, tag)) if self.hook == Hook::Tc && self.judged.is_multiple_of(2) => {
                 self.generation.judge_received(&frame, Received { tag, packets: 1 }, now_ns)
             }
-            _ => self.generation.judge(frame, now_ns),
+            _ => self.generation.evaluate(frame, now_ns),
         };
         judged.unwrap_or_else(|error| panic!("{error}"))
     }

@@ -84,7 +84,7 @@ impl Scenario {
         for sent in &self.frames {
             let frame = self.frame(sent);
             for nth in 1..=sent.times {
-                let verdict = backend.judge(&frame, start_ns + sent.at_us * 1000);
+                let verdict = backend.evaluate(&frame, start_ns + sent.at_us * 1000);
                 let verdict = describe(policy, verdict);
                 if verdict != sent.expect {
                     let Sent { send, expect, .. } = sent;

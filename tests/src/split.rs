@@ -27,7 +27,7 @@ impl Split {
 
     /// Judges a frame of which only `first` bytes are in the first buffer. None on a kernel that
     /// cannot.
-    pub fn judge(&self, frame: &[u8], first: usize, now_ns: u64) -> Option<Verdict> {
+    pub fn evaluate(&self, frame: &[u8], first: usize, now_ns: u64) -> Option<Verdict> {
         let clock = (now_ns * TICKS_PER_NS).to_ne_bytes();
         let input = [&clock, frame].concat();
         let context = context(clock.len(), clock.len() + first);

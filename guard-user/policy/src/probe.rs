@@ -7,9 +7,9 @@ use guard_common::{parse::transport, port_table::Transport, wire};
 /// A source port for those who do not care: it decides nothing.
 pub const SOURCE_PORT: u16 = 40_000;
 /// TCP flags of a segment that opens a connection.
-pub const OPENS: u8 = wire::TCP_SYN;
+pub const FLAGS_OPENING: u8 = wire::TCP_SYN;
 /// TCP flags of a segment in the middle of one.
-pub const GOES_ON: u8 = wire::TCP_ACK;
+pub const FLAGS_ESTABLISHED: u8 = wire::TCP_ACK;
 
 /// A packet of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

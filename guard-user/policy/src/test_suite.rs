@@ -11,12 +11,12 @@ use super::{
     compiled::CompiledPolicy,
     probe::Probe,
 };
-pub use crate::syntax::document::test::Answer;
+pub use crate::syntax::document::test::ExpectedVerdict;
 use crate::{
     compile::slots::Placement,
     resolve::cluster::{Cluster, Node},
     syntax::{
-        diagnostic::{Diagnostic, Place, Report},
+        diagnostic::{Diagnostic, Location, Report},
         document::test::{self, CaseDoc, PacketDoc},
         rules, scalars,
         walk::nearest,
@@ -44,16 +44,16 @@ pub struct Case {
     /// What must hold, in words.
     pub name: String,
     /// Where it is written.
-    pub place: Place,
+    pub place: Location,
     /// The node that receives.
     pub node: String,
     /// What it receives.
-    pub asked: Asked,
+    pub asked: Query,
 }
 
 /// What is asked about.
 #[derive(Debug)]
-pub enum Asked {
+pub enum Query {
     /// Packets; each from another address of one node.
     Packets {
         /// The packets.
@@ -63,14 +63,14 @@ pub enum Asked {
         /// So many of each must get the answer.
         times: u64,
         /// The verdict.
-        answer: Answer,
+        answer: ExpectedVerdict,
     },
     /// All frames of a capture.
     Capture {
         /// Its path.
         path: PathBuf,
         /// How many frames get which verdict.
-        summary: Vec<(Answer, u64)>,
+        summary: Vec<(ExpectedVerdict, u64)>,
     },
 }
 
@@ -92,7 +92,7 @@ pub(super) fn resolve(
     cluster: Cluster,
     cases: Vec<CaseDoc>,
 ) -> Suite {
-    let mut names: BTreeMap<String, Place> = BTreeMap::new();
+    let mut names: BTreeMap<String, Location> = BTreeMap::new();
     let cases = cases
         .into_iter()
         .filter_map(|case| {
@@ -109,13 +109,13 @@ pub(super) fn resolve(
                 return None;
             };
             let asked = match asked {
-                test::Asked::Packet(packet, answer) => {
+                test::Query::Packet(packet, answer) => {
                     let probes = probes(out, &cluster, receiver, &packet)?;
                     let PacketDoc { after, times, .. } = packet;
-                    Asked::Packets { probes, after, times, answer }
+                    Query::Packets { probes, after, times, answer }
                 }
-                test::Asked::Capture(path, summary) => {
-                    Asked::Capture { path: base.join(path.value), summary }
+                test::Query::Capture(path, summary) => {
+                    Query::Capture { path: base.join(path.value), summary }
                 }
             };
             Some(Case { name: name.value, place: name.place, node: node.value, asked })
@@ -124,7 +124,7 @@ pub(super) fn resolve(
     Suite { cluster, cases }
 }
 
-fn unknown(out: &mut Report, cluster: &Cluster, name: &str, place: Place, what: &str) {
+fn unknown(out: &mut Report, cluster: &Cluster, name: &str, place: Location, what: &str) {
     let finding = Diagnostic::error(rules::UNKNOWN_NODE, place, format!("{what} `{name}`"));
     let names = cluster.nodes.iter().map(|node| node.name.as_str());
     out.push(match nearest(name, names) {

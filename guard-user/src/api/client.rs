@@ -316,9 +316,9 @@ fn ask(
 
 /// What a daemon says, as it may be shown: so many lines, each of a bounded length.
 fn page(text: &str) -> String {
-    const LINES: usize = 20;
+    const MAX_LINES: usize = 20;
     const LENGTH: usize = 400;
-    let lines = text.lines().take(LINES);
+    let lines = text.lines().take(MAX_LINES);
     let lines: Vec<String> =
         lines.map(|line| visible(line).chars().take(LENGTH).collect()).collect();
     lines.join("\n")

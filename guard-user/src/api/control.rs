@@ -15,11 +15,11 @@ use super::{
 use crate::policy::{Bundle, resolve::signature::Signed};
 
 /// Shortest trial, and shortest mode by hand.
-pub const SHORTEST: Duration = Duration::from_secs(5);
+pub const MIN_DURATION: Duration = Duration::from_secs(5);
 /// The shortest and the longest time to confirm in.
-pub const CONFIRM_WITHIN: [Duration; 2] = [SHORTEST, Duration::from_hours(24)];
+pub const CONFIRM_WITHIN: [Duration; 2] = [MIN_DURATION, Duration::from_hours(24)];
 /// The shortest and the longest time of an override.
-pub const MODE_FOR: [Duration; 2] = [SHORTEST, Duration::from_hours(30 * 24)];
+pub const MODE_FOR: [Duration; 2] = [MIN_DURATION, Duration::from_hours(30 * 24)];
 
 /// The body of `POST /v1/detach`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

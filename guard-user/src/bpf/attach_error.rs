@@ -7,11 +7,11 @@ use std::{fs, io};
 
 use crate::{attach_mode::Mode, system_error::SystemError};
 
-const DRIVERS_WORDS: &str = "the driver's own words are in the tracepoint \
+const DRIVER_MESSAGE_HINT: &str = "the driver's own words are in the tracepoint \
                              xdp:bpf_xdp_link_attach_failed and often in `dmesg`";
 
 /// What may be had where the driver refuses.
-const INSTEAD: &str = "allow `--mode tcx` (Linux 6.6) or the slower `--mode generic`";
+const OTHER_MODES: &str = "allow `--mode tcx` (Linux 6.6) or the slower `--mode generic`";
 
 /// The error of an attempt to attach.
 pub(super) fn refused(interface: &str, mode: Mode, error: io::Error) -> SystemError {
@@ -69,18 +69,20 @@ fn hint(interface: &str, mode: Mode, errno: i32) -> Option<String> {
         }
         (Mode::Native, libc::ERANGE) => format!(
             "the driver cannot take XDP at this MTU: `ip link set dev {interface} mtu N` lowers \
-             it, or {INSTEAD}"
+             it, or {OTHER_MODES}"
         ),
         (Mode::Native, libc::EINVAL) => format!(
             "the driver refuses XDP as the interface is set up (MTU, LRO, number of queues): \
-             {DRIVERS_WORDS}. Or {INSTEAD}"
+             {DRIVER_MESSAGE_HINT}. Or {OTHER_MODES}"
         ),
         (Mode::Native, libc::ENOSPC) => format!(
             "the driver lacks queues for XDP; `ethtool -L {interface} combined N` with fewer of \
-             them may make room. Or {INSTEAD}"
+             them may make room. Or {OTHER_MODES}"
         ),
         (Mode::Native, libc::E2BIG) => {
-            format!("the program is too long for the device: {DRIVERS_WORDS}. Or {INSTEAD}")
+            format!(
+                "the program is too long for the device: {DRIVER_MESSAGE_HINT}. Or {OTHER_MODES}"
+            )
         }
         (Mode::Generic, libc::EOPNOTSUPP | libc::EINVAL) => {
             "the interface belongs to a bond or a team that runs XDP itself, or its kind takes \

@@ -32,7 +32,7 @@ pub type Attempt = Result<(), SystemError>;
 
 /// What was tried.
 #[derive(Debug)]
-pub struct Abilities {
+pub struct KernelFeatures {
     /// Maps of each kind that the program uses.
     pub maps: Vec<(&'static str, Attempt)>,
     /// Loading a program of two instructions.
@@ -51,7 +51,7 @@ pub struct Abilities {
     pub switch: Attempt,
 }
 
-impl Abilities {
+impl KernelFeatures {
     /// Tries everything.
     pub fn probe() -> Self {
         let map = |(name, kind, key, value, entries): (_, bpf_map_type, _, _, _)| {
@@ -166,7 +166,7 @@ mod tests {
     fn trying_leaves_nothing_behind() {
         let devices = || crate::netlink::devices::devices_now().expect("devices").len();
         let before = devices();
-        let Abilities { maps, xdp, native, switch, .. } = Abilities::probe();
+        let KernelFeatures { maps, xdp, native, switch, .. } = KernelFeatures::probe();
         // With or without the rights: whatever fails names what was tried.
         let errors = maps.into_iter().map(|(_, made)| made).chain([xdp, native, switch]);
         for error in errors.filter_map(Result::err) {

@@ -15,9 +15,10 @@ use guard_common::{
 /// Bytes of a struct that are believed.
 const MAX_VALUE: usize = 1 << 16;
 /// The lines of this layout.
-const OWN: &str = include_str!("../../../guard-common/layout.lock");
+const THIS_LAYOUT: &str = include_str!("../../../guard-common/layout.lock");
 /// Layouts that do not say what they are.
-const SILENT: [(u32, &str); 1] = [(3, include_str!("../../../guard-common/layouts/v3.lock"))];
+const UNDESCRIBED_LAYOUTS: [(u32, &str); 1] =
+    [(3, include_str!("../../../guard-common/layouts/v3.lock"))];
 
 /// The lines of a layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(super) struct Counted {
 impl About {
     /// This layout.
     pub(super) fn own() -> Self {
-        Self::parse(OWN)
+        Self::parse(THIS_LAYOUT)
     }
 
     /// The layout that is pinned in a directory. None if nobody knows what it is.
@@ -54,7 +55,7 @@ impl About {
                 return Ok(Some(about));
             }
         }
-        let known = SILENT.iter().find(|(known, _)| *known == version);
+        let known = UNDESCRIBED_LAYOUTS.iter().find(|(known, _)| *known == version);
         Ok(known.map(|(_, text)| Self::parse(text)))
     }
 
@@ -66,7 +67,7 @@ impl About {
     /// The lines as the map holds them.
     pub(super) fn text() -> layout::About {
         let mut text = [0; ABOUT_BYTES];
-        for (to, from) in text.iter_mut().zip(OWN.bytes()) {
+        for (to, from) in text.iter_mut().zip(THIS_LAYOUT.bytes()) {
             *to = from;
         }
         text
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_own_layout_is_read_as_it_is() {
-        assert!(OWN.len() < ABOUT_BYTES, "{} bytes", OWN.len());
+        assert!(THIS_LAYOUT.len() < ABOUT_BYTES, "{} bytes", THIS_LAYOUT.len());
         let own = About::own();
         assert_eq!(own.number("LAYOUT_VERSION"), Some(layout::LAYOUT_VERSION));
         assert_eq!(own.word("Counter.bytes"), Some(8));
@@ -185,7 +186,7 @@ mod tests {
 
     #[test]
     fn silent_layouts_are_known() {
-        for (version, text) in SILENT {
+        for (version, text) in UNDESCRIBED_LAYOUTS {
             let about = About::parse(text);
             assert_eq!(about.number("LAYOUT_VERSION"), Some(version));
             assert!(about.has_counters());
@@ -217,7 +218,7 @@ mod tests {
             damaged.0.insert(name.to_owned(), value.to_owned());
             assert!(!damaged.has_counters(), "{name} = {value}");
         }
-        assert!(!About::parse(&OWN[..OWN.len() / 4]).has_counters());
+        assert!(!About::parse(&THIS_LAYOUT[..THIS_LAYOUT.len() / 4]).has_counters());
         assert!(!About::parse("").has_counters());
     }
 }

@@ -126,11 +126,11 @@ impl Generation {
     ///
     /// # Errors
     /// It does not, or cannot be asked.
-    pub fn rehearse(&mut self, policy: &CompiledPolicy) -> Result<(), SystemError> {
-        self_test::rehearse(&mut self.ebpf, policy)
+    pub fn self_test(&mut self, policy: &CompiledPolicy) -> Result<(), SystemError> {
+        self_test::run(&mut self.ebpf, policy)
     }
 
-    /// Loads a policy for [`Generation::judge`], on maps of its own.
+    /// Loads a policy for [`Generation::evaluate`], on maps of its own.
     pub fn for_tests(policy: &CompiledPolicy, key: [u64; 2]) -> Result<Self, SystemError> {
         Self::for_tests_of(Hook::Xdp, policy, key)
     }
@@ -203,7 +203,7 @@ impl Generation {
         fill(&mut ebpf, policy)?;
         let id = load_program(&mut ebpf, program)?;
         if program == hook.program() {
-            self_test::rehearse(&mut ebpf, policy)?;
+            self_test::run(&mut ebpf, policy)?;
         }
         Ok(Self {
             #[cfg(feature = "log")]

@@ -19,7 +19,7 @@ impl Generation {
     }
 
     /// Nobody can ask.
-    pub fn judge(&self, _: &[u8], _: u64) -> Result<Verdict, SystemError> {
+    pub fn evaluate(&self, _: &[u8], _: u64) -> Result<Verdict, SystemError> {
         match *self {}
     }
 }

@@ -46,7 +46,7 @@ const BPF_FS: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link-";
 /// Between the name of an interface, which has no colon in it (`dev_valid_name`, net/core/dev.c), and
 /// the one by which it is wanted.
-const FROM: &str = ":from:";
+const WANTED_NAME_SEPARATOR: &str = ":from:";
 /// Behind these: a link of the tc hook. For a moment
 /// an interface can have one of each hook.
 const TC_SUFFIX: &str = ":tcx";
@@ -357,7 +357,9 @@ impl Pins {
 
     /// Where the link of an interface is pinned, which may have been renamed.
     pub fn link_path(&self, interface: &str, renamed_from: Option<&str>, hook: Hook) -> PathBuf {
-        let from = renamed_from.map(|name| format!("{FROM}{}", escape(name))).unwrap_or_default();
+        let from = renamed_from
+            .map(|name| format!("{WANTED_NAME_SEPARATOR}{}", escape(name)))
+            .unwrap_or_default();
         let suffix = match hook {
             Hook::Xdp => "",
             Hook::Tc => TC_SUFFIX,
@@ -511,7 +513,7 @@ fn remove_remains(directory: &Path, links: &[PinnedLink]) -> Result<(), SystemEr
 /// The name of an interface and the one that it was renamed from, of what follows [`LINK_PREFIX`].
 fn names_in(pin: &str) -> (String, Option<String>) {
     let names = pin.strip_suffix(TC_SUFFIX).unwrap_or(pin);
-    match names.split_once(FROM) {
+    match names.split_once(WANTED_NAME_SEPARATOR) {
         Some((interface, from)) => (unescape(interface), Some(unescape(from))),
         None => (unescape(names), None),
     }

@@ -24,16 +24,16 @@ use crate::{
 /// Sources of each family that are taken from the policy, spread evenly over its list.
 const SOURCES: usize = 4;
 
-/// Lets the program of rehearsals judge, and compares its verdicts with the host's.
-pub(super) fn rehearse(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
-    let name = names::PROGRAM_REHEARSAL;
+/// Runs the self-test program, and compares its verdicts with the host's.
+pub(super) fn run(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
+    let name = names::PROGRAM_SELF_TEST;
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
     let program: &mut Xdp = program.try_into().map_err(|error| SystemError::of(name, error))?;
-    program.load().map_err(|error| SystemError::of("loading the program of rehearsals", error))?;
+    program.load().map_err(|error| SystemError::of("loading the self-test program", error))?;
     let compared = compare(program, policy);
     // It was loaded for this. Its end is no reason to refuse what it has found to be right.
     if let Err(error) = program.unload() {
-        tracing::error!("unloading the program of rehearsals: {error}");
+        tracing::error!("unloading the self-test program: {error}");
     }
     compared
 }
@@ -46,7 +46,7 @@ fn compare(program: &Xdp, policy: &CompiledPolicy) -> Result<(), SystemError> {
         let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..Default::default() };
         let result = program
             .test_run(options)
-            .map_err(|error| SystemError::of("rehearsing the policy in the kernel", error))?;
+            .map_err(|error| SystemError::of("testing the policy in the kernel", error))?;
         let found = Verdict::unpack(result.return_value);
         if found != Some(expected) {
             return Err(SystemError::new(format!(
@@ -74,7 +74,7 @@ fn frames(policy: &CompiledPolicy) -> Vec<Vec<u8>> {
     for source in sources {
         frames.push(Probe::fragment(source).frame());
         for (transport, port) in policy.first_ports() {
-            for flags in [probe::OPENS, probe::GOES_ON] {
+            for flags in [probe::FLAGS_OPENING, probe::FLAGS_ESTABLISHED] {
                 frames.push(Probe::new(source, transport, port, flags).frame());
                 if transport != Transport::Tcp {
                     break;

@@ -21,7 +21,7 @@ pub struct Received {
 impl Generation {
     /// Lets the program judge a frame of at least [`SHORTEST_FRAME`](super::loader::SHORTEST_FRAME)
     /// bytes, at this time in nanoseconds. Only for generations made for tests.
-    pub fn judge(&self, frame: &[u8], now_ns: u64) -> Result<Verdict, SystemError> {
+    pub fn evaluate(&self, frame: &[u8], now_ns: u64) -> Result<Verdict, SystemError> {
         self.judge_received(frame, Received::default(), now_ns)
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{CaptureError, Captured, MAX_FRAME};
-use crate::api::events::{Event, Line, MAX_LINE, Packet, What};
+use crate::api::events::{Event, EventKind, Line, MAX_LINE, Packet};
 
 /// Hands a frame to `visit` for every record of packets, in order, until it breaks. Records of
 /// other kinds are left out. The number of frames.
@@ -20,7 +20,7 @@ pub fn read(
 ) -> Result<u64, CaptureError> {
     let mut frames = 0;
     events(input, |event| {
-        let What::Packet(packet) = &event.what else { return Ok(ControlFlow::Continue(())) };
+        let EventKind::Packet(packet) = &event.what else { return Ok(ControlFlow::Continue(())) };
         let (bytes, wire_len) = frame(packet)?;
         let time = event.time.as_deref().map(time_ns).transpose()?;
         frames += 1;

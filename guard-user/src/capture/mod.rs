@@ -128,7 +128,7 @@ pub fn read(
         return Err(CaptureError::Compressed { with, unpack });
     }
     let mut failed = None;
-    let input = Whole { input: start.chain(input), failed: &mut failed };
+    let input = FullReads { input: start.chain(input), failed: &mut failed };
     let result = read_blocks(input, &mut visit);
     // The parser only says that reading failed, not how.
     match failed {
@@ -143,7 +143,7 @@ fn read_blocks(
 ) -> Result<u64, CaptureError> {
     let mut reader = pcap_parser::create_reader(MAX_BLOCK, input)
         .map_err(|_unrecognised| CaptureError::NotACapture)?;
-    let mut form = Form::default();
+    let mut form = SectionState::default();
     let mut frames = 0;
     loop {
         let next = frames + 1;
@@ -187,7 +187,7 @@ fn refill(reader: &mut dyn PcapReaderIterator, number: u64) -> Result<(), Captur
 
 /// What the headers so far say of the frames that follow.
 #[derive(Debug, Default)]
-struct Form {
+struct SectionState {
     /// Of a pcap file.
     linktype: i32,
     nanoseconds: bool,
@@ -216,7 +216,7 @@ impl Interface {
     }
 }
 
-impl Form {
+impl SectionState {
     /// The frame in a block, if it is one.
     fn frame<'a>(
         &mut self,
@@ -360,12 +360,12 @@ fn resolution(tsresol: u8) -> Option<u128> {
 
 /// A reader that fills what it is given: the parser takes a short read for the end of the file, and
 /// pipes read short. Keeps the error that the parser loses.
-struct Whole<'e, R> {
+struct FullReads<'e, R> {
     input: R,
     failed: &'e mut Option<io::Error>,
 }
 
-impl<R: Read> Read for Whole<'_, R> {
+impl<R: Read> Read for FullReads<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(space) = buffer.get_mut(filled..).filter(|space| !space.is_empty()) {

@@ -11,7 +11,7 @@ use guard_common::verdict::{Action, Reason};
 
 use super::AskArgs;
 use crate::{
-    api::events::filter::{self, Source, Wanted},
+    api::events::filter::{self, FilterValue, Source},
     output::Colour,
     policy::syntax::scalars::PortRange,
     report::events::EventsFormat,
@@ -52,26 +52,26 @@ pub struct EventsArgs {
     /// Only packets from here: an address, a prefix, the name of a node, or `unknown` for whom the
     /// manifest does not know; may be repeated
     #[arg(long = "source", value_name = "SOURCE", value_parser = filter::source)]
-    pub sources: Vec<Wanted<Source>>,
+    pub sources: Vec<FilterValue<Source>>,
     /// Only packets that this service refused; may be repeated
     #[arg(long = "service", value_name = "NAME", value_parser = filter::service)]
-    pub services: Vec<Wanted<String>>,
+    pub services: Vec<FilterValue<String>>,
     /// Only packets that were refused for this reason; may be repeated
     #[arg(long = "reason", value_name = "REASON", value_parser = filter::reason)]
-    pub reasons: Vec<Wanted<Reason>>,
+    pub reasons: Vec<FilterValue<Reason>>,
     /// Only packets with this verdict: drop or would-drop
     #[arg(long = "verdict", value_name = "VERDICT", value_parser = filter::verdict)]
-    pub verdicts: Vec<Wanted<Action>>,
+    pub verdicts: Vec<FilterValue<Action>>,
     /// Only what this interface received, and what became of it; may be repeated
     #[arg(long = "interface", value_name = "NAME", value_parser = filter::interface)]
-    pub interfaces: Vec<Wanted<String>>,
+    pub interfaces: Vec<FilterValue<String>>,
     /// Only packets to these ports, such as tcp/9091 or udp/5000-5099; may be repeated
     #[arg(long = "port", value_name = "PORTS", value_parser = filter::port)]
-    pub ports: Vec<Wanted<PortRange>>,
+    pub ports: Vec<FilterValue<PortRange>>,
     /// Only events of this kind: packet, policy, interface, audit (who
     /// commanded what) or lost; may be repeated
     #[arg(long = "kind", value_name = "KIND", value_parser = filter::kind)]
-    pub kinds: Vec<Wanted<&'static str>>,
+    pub kinds: Vec<FilterValue<&'static str>>,
     /// Instead of events show which refused sources behave like a member that the manifest lacks,
     /// with the lines that would admit each. Nothing is changed
     #[arg(

@@ -14,7 +14,7 @@ use crate::{
     policy::{Disk, Loaded, resolve::signature::Signed},
     report::{
         self,
-        apply::{self, Answer, Difference},
+        apply::{self, ApplyOutcome, Difference},
     },
 };
 
@@ -58,13 +58,13 @@ pub fn run(args: &ApplyArgs) -> Exit {
                 Err(exit) => return exit,
             };
             let cut = applied.connections.cut.connections;
-            apply::print(&Answer::Planned { applied, difference }, args.format);
+            apply::print(&ApplyOutcome::Planned { applied, difference }, args.format);
             if cut > 0 { Exit::No } else { Exit::Yes }
         }
         Ok(applied) => {
             let was = if applied.changed { "" } else { ", as before" };
             let what = format!("in force{was}");
-            apply::print(&Answer::Done { applied, what: &what }, args.format);
+            apply::print(&ApplyOutcome::Done { applied, what: &what }, args.format);
             Exit::Yes
         }
         Err(error) => refuse(error, args.format),
@@ -119,7 +119,7 @@ pub fn mode(args: &ModeArgs) -> Exit {
                 RequestedMode::Policy => "the policy's modes".to_owned(),
                 _ => format!("{}, by hand", mode.name()),
             };
-            apply::print(&Answer::Done { applied, what: &what }, args.format);
+            apply::print(&ApplyOutcome::Done { applied, what: &what }, args.format);
             Exit::Yes
         }
         Err(error) => refuse(error, args.format),
@@ -151,7 +151,7 @@ fn settle(
 ) -> Exit {
     match answer {
         Ok(applied) => {
-            apply::print(&Answer::Done { applied, what }, format);
+            apply::print(&ApplyOutcome::Done { applied, what }, format);
             Exit::Yes
         }
         Err(error) => refuse(error, format),
@@ -164,7 +164,7 @@ fn refuse(error: ClientError, format: Format) -> Exit {
         ClientError::Refused(_) => Exit::No,
         error => error.exit(),
     };
-    apply::print(&Answer::Not(error), format);
+    apply::print(&ApplyOutcome::Not(error), format);
     if exit == Exit::Unreachable {
         output::hint("is it running? with the same --run-dir? may you write to its socket?");
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A kernel may know more attributes of a device than the library, which need not be said.
-const QUIETER: &str = "info,netlink_packet_route=error";
+const DEFAULT_LOG_FILTER: &str = "info,netlink_packet_route=error";
 
 /// Runs `daemon`.
 pub fn run(args: &DaemonArgs) -> Exit {
@@ -57,7 +57,7 @@ fn with_log(run: impl FnOnce(Log) -> Exit) -> Exit {
             output::hint("write a level, as in TRAINGUARD_LOG=debug");
             return Exit::NoAnswer;
         }
-        None => EnvFilter::new(QUIETER),
+        None => EnvFilter::new(DEFAULT_LOG_FILTER),
     };
     run(Log::start(filter))
 }

@@ -12,7 +12,7 @@ use crate::{
     cli::DoctorArgs,
     doctor::{
         Diagnosis, State,
-        gather::{self, Asked, Found},
+        gather::{self, Gathered, Scope},
         redact::{self, Names},
     },
     exit::Exit,
@@ -39,7 +39,7 @@ pub fn run(args: &DoctorArgs) -> Exit {
         }
     };
     let client = args.ask.client();
-    let asked = Asked {
+    let asked = Scope {
         manifest: args.manifest.as_deref(),
         node: args.node.as_deref(),
         interfaces: &args.interfaces,
@@ -93,7 +93,12 @@ fn create(path: &Path) -> Result<File, String> {
     })
 }
 
-fn write(mut file: File, found: &Found, diagnosis: &Diagnosis, client: &Client) -> io::Result<()> {
+fn write(
+    mut file: File,
+    found: &Gathered,
+    diagnosis: &Diagnosis,
+    client: &Client,
+) -> io::Result<()> {
     let names = Names::of(found.loaded.as_ref().map(|loaded| &loaded.cluster));
     let document = redact::report(diagnosis, &found.facts, redact::records(client), names);
     let text = serde_json::to_string_pretty(&document).map_err(io::Error::from)?;

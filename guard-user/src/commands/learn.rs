@@ -163,7 +163,7 @@ fn learn(
         watch,
         (args.aggregate(), &learned.watched),
     )?;
-    learned.add(&made.judged, &made.services, &loaded.cluster);
+    learned.add(&made.classified, &made.services, &loaded.cluster);
     learned.entries = made.admitted;
     learned.left_out = made.left_out;
     learned.documents = made.documents;

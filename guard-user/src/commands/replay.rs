@@ -1,4 +1,4 @@
-//! `trainguard replay`: judges the frames of a capture, on the host or in the kernel.
+//! `trainguard replay`: evaluates the frames of a capture, on the host or in the kernel.
 
 use std::{
     fs::File,
@@ -10,7 +10,7 @@ use std::{
 use guard_common::{Addr, Packet as _, packet::Fields as _, wire};
 
 use super::shared::{
-    backends::{self, Clock, Judges, Kept},
+    backends::{self, Backends, CapturedBytes, Clock},
     load::{self, Offline},
 };
 use crate::{
@@ -46,10 +46,10 @@ pub fn run(args: &ReplayArgs) -> Exit {
         Ok(kernel) => kernel,
         Err(error) => return refuse(&error),
     };
-    let judges = Judges::new(&tables, kernel);
+    let backends = Backends::new(&tables, kernel);
     let mut summary = Summary::new(&offline.loaded, &offline.policy, args.format);
     let progress = Progress::new(length, args.format);
-    let result = replay(args, progress.of(input), &offline, &judges, &mut summary);
+    let result = replay(args, progress.of(input), &offline, &backends, &mut summary);
     progress.finish();
     if summary.frames() > 0 {
         summary.finish();
@@ -90,7 +90,7 @@ fn replay(
     args: &ReplayArgs,
     input: impl Read,
     offline: &Offline,
-    judges: &Judges<'_>,
+    backends: &Backends<'_>,
     summary: &mut Summary<'_>,
 ) -> Result<(), Failure> {
     let mut failed = None;
@@ -101,7 +101,7 @@ fn replay(
             summary.left_out += 1;
             return ControlFlow::Continue(());
         }
-        match judges.judge(&frame, now_ns) {
+        match backends.evaluate(&frame, now_ns) {
             Ok(found) => summary.add(&frame, &found),
             Err(error) => {
                 failed = Some(error);
@@ -123,12 +123,12 @@ fn is_received(frame: &Captured<'_>, addresses: &[Addr]) -> bool {
     if frame.bytes.first().is_some_and(|first| first & 1 != 0) {
         return true;
     }
-    let kept = Kept::of(frame);
+    let kept = CapturedBytes::of(frame);
     let destination = destination(&kept);
     kept.is_short.get() || destination.is_some_and(|addr| addresses.contains(&addr))
 }
 
-fn destination(frame: &Kept<'_>) -> Option<Addr> {
+fn destination(frame: &CapturedBytes<'_>) -> Option<Addr> {
     let mut at = wire::ETHERTYPE_AT;
     let mut ethertype = frame.read::<2>(at)?.be16::<0>();
     while matches!(ethertype, wire::ETHERTYPE_VLAN | wire::ETHERTYPE_SERVICE_VLAN) {

@@ -14,8 +14,8 @@ use crate::{
         stats::{
             live::Live,
             model::Reading,
-            screen::Look,
-            stream::{self, Form, Plan},
+            screen::TerminalFeatures,
+            stream::{self, OutputFormat, Plan},
         },
     },
     system_error::SystemError,
@@ -33,15 +33,15 @@ pub fn run(args: &StatsArgs) -> Exit {
             output::hint("give a COUNT, or take --format ndjson");
             return Exit::NoAnswer;
         }
-        Some(StatsFormat::Json) => Form::Document,
-        Some(StatsFormat::Ndjson) => Form::Lines,
-        Some(StatsFormat::Text) | None => Form::Rows,
+        Some(StatsFormat::Json) => OutputFormat::Document,
+        Some(StatsFormat::Ndjson) => OutputFormat::Lines,
+        Some(StatsFormat::Text) | None => OutputFormat::Rows,
     };
     let first = match first(&args.ask) {
         Ok(first) => first,
         Err(exit) => return exit,
     };
-    if args.once && form == Form::Rows {
+    if args.once && form == OutputFormat::Rows {
         first.stats().into_iter().for_each(report::stats::print);
         return Exit::Yes;
     }
@@ -58,7 +58,7 @@ pub fn run(args: &StatsArgs) -> Exit {
         _ => first,
     };
     // A document has an end, also if nobody says so.
-    let once = args.once || (form == Form::Document && args.count.is_none());
+    let once = args.once || (form == OutputFormat::Document && args.count.is_none());
     let count = if once { Some(1) } else { args.count };
     stream::run(first, Plan { form, interval, count }, read)
 }
@@ -72,7 +72,7 @@ fn live(
 ) -> Result<Exit, Box<Reading>> {
     // Only for the commands that the screen proposes.
     let manifest = args.ask.client().status().ok().map(|status| status.manifest);
-    let live = match Live::open(&first, manifest, Look::of_terminal(args.color)) {
+    let live = match Live::open(&first, manifest, TerminalFeatures::of_terminal(args.color)) {
         Ok(live) => live,
         Err(error) => {
             output::talk(format_args!("note: no live screen here ({error}); rows instead"));

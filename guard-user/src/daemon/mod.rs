@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// What to do about an interface that a guard of a newer layout still has.
-const RUN_AGAIN: &str =
+const RUN_AGAIN_HINT: &str =
     "it stays guarded, by the newer one; run the command again once that is mended";
 
 /// Runs until a signal ends it. The guard outlives it.
@@ -81,7 +81,7 @@ pub fn downgrade(options: Options) -> Exit {
             }
         }
         match daemon.interfaces.not_taken_over()? {
-            Some(why) => Err(InstallError::Unfit(why, Some(RUN_AGAIN))),
+            Some(why) => Err(InstallError::Unfit(why, Some(RUN_AGAIN_HINT))),
             None => Ok(()),
         }
     })

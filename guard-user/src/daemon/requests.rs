@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Bytes of metrics whose making leaves the heap much larger than it need be.
-const LARGE: usize = 1 << 20;
+const TRIM_THRESHOLD_BYTES: usize = 1 << 20;
 /// Sources in the statistics.
 const TOP_SOURCES: usize = 20;
 
@@ -60,7 +60,7 @@ impl Daemon {
         self.save_counters();
         let status = self.status().await;
         let text = metrics::text(&status, self.interfaces.shared(), &self.moments())?;
-        if text.len() > LARGE {
+        if text.len() > TRIM_THRESHOLD_BYTES {
             sys::trim_heap();
         }
         Ok(Rc::new(Exposition::new(text)))

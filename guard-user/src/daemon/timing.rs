@@ -5,11 +5,11 @@
 
 use std::{str::FromStr, time::Duration};
 
-use crate::api::{client::COMMAND_TIMEOUT, control::SHORTEST};
+use crate::api::{client::COMMAND_TIMEOUT, control::MIN_DURATION};
 
 /// Shortest and longest time that an option accepts: an interval of zero never ends, and a deadline
 /// that is years away overflows the clock.
-const ACCEPTED: [Duration; 2] = [Duration::from_millis(1), Duration::from_hours(24)];
+const BOUNDS: [Duration; 2] = [Duration::from_millis(1), Duration::from_hours(24)];
 
 /// Intervals and time limits of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Default for Timing {
             command: COMMAND_TIMEOUT,
             retry: Duration::from_secs(5),
             netlink: Duration::from_millis(500),
-            shortest: SHORTEST,
+            shortest: MIN_DURATION,
         }
     }
 }
@@ -153,10 +153,10 @@ impl FromStr for Timing {
 /// It is no time, or not between a millisecond and a day.
 pub fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if (ACCEPTED[0]..=ACCEPTED[1]).contains(&time) {
+    if (BOUNDS[0]..=BOUNDS[1]).contains(&time) {
         return Ok(time);
     }
-    let [shortest, longest] = ACCEPTED.map(humantime::format_duration);
+    let [shortest, longest] = BOUNDS.map(humantime::format_duration);
     Err(format!("expected {shortest} to {longest}"))
 }
 

@@ -14,7 +14,7 @@ use nix::{
 };
 
 use crate::{
-    file_permissions::{self, End, Fault, Owned, Passed},
+    file_permissions::{self, Fault, Owned, Passed, PathTarget},
     policy::{Disk, Files, resolve::files},
 };
 
@@ -39,7 +39,7 @@ impl Files for TrustedFiles {
 /// It is not there, or somebody else may write to it or put another one in its place: who, and what
 /// to do.
 pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
-    let End { directory, name, path } =
+    let PathTarget { directory, name, path } =
         file_permissions::walk(path, &mut |passed| require(&passed))?;
     // Opening a pipe would wait for a writer that may never come, and opening a terminal may make it
     // ours.

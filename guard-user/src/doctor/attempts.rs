@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::facts::{Abilities, Refusal, Tried};
+use super::facts::{Attempt, KernelFeatures, Refusal};
 use crate::{
     bpf::{
         feature_probe,
@@ -15,13 +15,13 @@ use crate::{
     },
 };
 
-fn tried(attempt: feature_probe::Attempt) -> Tried {
+fn tried(attempt: feature_probe::Attempt) -> Attempt {
     attempt.map_err(Refusal::from)
 }
 
 /// Tries everything; the guard with this policy, or with one that uses all of it.
-pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
-    let feature_probe::Abilities {
+pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> KernelFeatures {
+    let feature_probe::KernelFeatures {
         maps,
         xdp,
         frags,
@@ -30,8 +30,8 @@ pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
         native,
         generic,
         switch,
-    } = feature_probe::Abilities::probe();
-    Abilities {
+    } = feature_probe::KernelFeatures::probe();
+    KernelFeatures {
         maps: maps.into_iter().map(|(kind, made)| (kind, tried(made))).collect(),
         xdp: tried(xdp),
         frags: tried(frags),
@@ -46,7 +46,7 @@ pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> Abilities {
 
 /// Loads the guard as the daemon does, with this policy or one that uses all of it, on maps of its
 /// own.
-fn load_guard(policy: Option<&CompiledPolicy>) -> Tried {
+fn load_guard(policy: Option<&CompiledPolicy>) -> Attempt {
     let sample;
     let policy = if let Some(policy) = policy {
         policy

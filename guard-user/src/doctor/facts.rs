@@ -16,14 +16,14 @@ pub use crate::file_permissions::{Owned, Passed as PolicyFile};
 /// Something that may be hidden from who asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Seen<T> {
+pub enum MaybeHidden<T> {
     /// It is this.
     Known(T),
     /// It could not be seen, for this reason.
     Hidden(String),
 }
 
-impl<T> Seen<T> {
+impl<T> MaybeHidden<T> {
     /// If it was seen.
     pub fn known(&self) -> Option<&T> {
         match self {
@@ -33,7 +33,7 @@ impl<T> Seen<T> {
     }
 }
 
-impl<T, E: Display> From<Result<T, E>> for Seen<T> {
+impl<T, E: Display> From<Result<T, E>> for MaybeHidden<T> {
     fn from(result: Result<T, E>) -> Self {
         match result {
             Ok(value) => Self::Known(value),
@@ -58,7 +58,7 @@ impl From<SystemError> for Refusal {
 }
 
 /// An attempt.
-pub type Tried = Result<(), Refusal>;
+pub type Attempt = Result<(), Refusal>;
 
 /// Everything that was found.
 #[derive(Debug, Clone, Serialize)]
@@ -68,7 +68,7 @@ pub struct MachineFacts {
     /// Who asks.
     pub rights: Rights,
     /// What the kernel does when asked to.
-    pub abilities: Abilities,
+    pub abilities: KernelFeatures,
     /// Where pins are.
     pub bpffs: BpfFs,
     /// The manifest and what it names; null if there is none.
@@ -85,7 +85,7 @@ pub struct MachineFacts {
     /// Devices that unpack tunnels.
     pub tunnels: Vec<String>,
     /// Devices for RDMA, each with the network devices that share its card.
-    pub rdma: Seen<Vec<Rdma>>,
+    pub rdma: MaybeHidden<Vec<Rdma>>,
     /// Settings of the network.
     pub network: Network,
     /// Ports that take what strangers send and that no service guards.
@@ -97,9 +97,9 @@ pub struct MachineFacts {
     /// Where sockets are.
     pub run_dir: Directory,
     /// The unit of systemd; null if this machine has no systemd.
-    pub unit: Option<Seen<Unit>>,
+    pub unit: Option<MaybeHidden<Unit>>,
     /// What the daemon says; why it does not, otherwise.
-    pub daemon: Seen<Box<Status>>,
+    pub daemon: MaybeHidden<Box<Status>>,
     /// Processors that are online.
     pub cpus: usize,
 }
@@ -114,11 +114,11 @@ pub struct Kernel {
     /// What the processor is.
     pub architecture: &'static str,
     /// `bpf_jit_harden`: 0 off, 1 for unprivileged programs, 2 for all.
-    pub jit_harden: Seen<i64>,
+    pub jit_harden: MaybeHidden<i64>,
     /// Lockdown as the kernel writes it: `[none] integrity confidentiality`.
-    pub lockdown: Seen<String>,
+    pub lockdown: MaybeHidden<String>,
     /// `unprivileged_bpf_disabled`: 0 anybody may load programs, 1 and 2 nobody without rights.
-    pub unprivileged_bpf_disabled: Seen<i64>,
+    pub unprivileged_bpf_disabled: MaybeHidden<i64>,
 }
 
 /// Who asks.
@@ -159,26 +159,26 @@ impl Rights {
 
 /// What the kernel does when asked to.
 #[derive(Debug, Clone, Serialize)]
-pub struct Abilities {
+pub struct KernelFeatures {
     /// Making maps, by kind.
-    pub maps: Vec<(&'static str, Tried)>,
+    pub maps: Vec<(&'static str, Attempt)>,
     /// Loading a program.
-    pub xdp: Tried,
+    pub xdp: Attempt,
     /// The same for frames of several buffers.
-    pub frags: Tried,
+    pub frags: Attempt,
     /// Bytes of machine code that became of it; 0 if the kernel interprets programs.
-    pub compiled: Seen<u32>,
+    pub compiled: MaybeHidden<u32>,
     /// Whether there was a network namespace to attach in.
     #[serde(skip)]
     pub has_namespace: bool,
     /// Attaching it by a link to a virtual device of MTU 9000, in its driver.
-    pub native: Tried,
+    pub native: Attempt,
     /// The same in the network stack.
-    pub generic: Tried,
+    pub generic: Attempt,
     /// Switching the program of a link.
-    pub switch: Tried,
+    pub switch: Attempt,
     /// Loading the guard itself; null if this binary carries none.
-    pub guard: Option<Tried>,
+    pub guard: Option<Attempt>,
 }
 
 /// Where pins are.
@@ -189,13 +189,13 @@ pub struct BpfFs {
     /// The part of the path that exists.
     pub existing: PathBuf,
     /// Whether that is on a bpf file system.
-    pub is_bpf: Seen<bool>,
+    pub is_bpf: MaybeHidden<bool>,
     /// Whether it is mounted read-only.
     pub read_only: bool,
     /// Whether who asks may make files in it.
     pub writable: bool,
     /// Owner and mode of the pin directory itself; null if it does not exist.
-    pub directory: Option<Seen<Owned>>,
+    pub directory: Option<MaybeHidden<Owned>>,
 }
 
 /// A directory.
@@ -204,7 +204,7 @@ pub struct Directory {
     /// Its path.
     pub path: PathBuf,
     /// Owner and mode; null if it does not exist.
-    pub owned: Option<Seen<Owned>>,
+    pub owned: Option<MaybeHidden<Owned>>,
     /// Bytes that are free there; null if it does not exist, or does not tell.
     pub free: Option<u64>,
 }
@@ -225,7 +225,7 @@ pub struct Policy {
     /// Ranges of ports that services of this node listen on.
     pub ports: Vec<ServicePorts>,
     /// The files, and the directories and links on the way to them.
-    pub files: Seen<Vec<PolicyFile>>,
+    pub files: MaybeHidden<Vec<PolicyFile>>,
     /// Users who may own them, besides root: the daemon's.
     pub trusted: Vec<u32>,
 }
@@ -257,11 +257,11 @@ pub struct Interface {
     /// Name of its driver; null if it has none, or does not tell.
     pub driver: Option<String>,
     /// What its driver supports.
-    pub xdp: Seen<XdpSupport>,
+    pub xdp: MaybeHidden<XdpSupport>,
     /// The program on it.
     pub program: Option<Program>,
     /// Offloads that are switched on.
-    pub offloads: Seen<Vec<String>>,
+    pub offloads: MaybeHidden<Vec<String>>,
     /// Queues that receive; null if the driver does not tell.
     pub queues: Option<u32>,
     /// Virtual functions that were made of it.
@@ -277,9 +277,9 @@ pub struct Interface {
     /// Whether that is guarded as well.
     pub lower_guarded: bool,
     /// `rp_filter` of this interface alone.
-    pub rp_filter: Seen<i64>,
+    pub rp_filter: MaybeHidden<i64>,
     /// `route_localnet` of this interface alone.
-    pub route_localnet: Seen<i64>,
+    pub route_localnet: MaybeHidden<i64>,
 }
 
 /// A program on an interface.
@@ -290,7 +290,7 @@ pub struct Program {
     /// `native`, `generic`, `offloaded` or `several`.
     pub mode: DeviceMode,
     /// Whether it is trainguard's, by its pins; why that is not known.
-    pub ours: Seen<bool>,
+    pub ours: MaybeHidden<bool>,
 }
 
 /// What was asked for and cannot be had.
@@ -317,15 +317,15 @@ pub struct Rdma {
 #[derive(Debug, Clone, Serialize)]
 pub struct Network {
     /// `tcp_syncookies`.
-    pub syncookies: Seen<i64>,
+    pub syncookies: MaybeHidden<i64>,
     /// `rp_filter` of all interfaces.
-    pub rp_filter: Seen<i64>,
+    pub rp_filter: MaybeHidden<i64>,
     /// `route_localnet` of all interfaces.
-    pub route_localnet: Seen<i64>,
+    pub route_localnet: MaybeHidden<i64>,
     /// `ip_local_port_range`.
-    pub ephemeral: Seen<(u16, u16)>,
+    pub ephemeral: MaybeHidden<(u16, u16)>,
     /// `ip_local_reserved_ports`, as ranges.
-    pub reserved: Seen<Vec<(u16, u16)>>,
+    pub reserved: MaybeHidden<Vec<(u16, u16)>>,
 }
 
 /// A socket of a process that runs as root.

@@ -7,30 +7,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::facts::{Owned, PolicyFile, Seen};
+use super::facts::{MaybeHidden, Owned, PolicyFile};
 use crate::file_permissions;
 
 /// Looks at some files and at all on the way to them, each once, sorted by path. What does not
 /// exist is left out: patterns are asked for as well.
-pub(super) fn on_the_way(paths: &[PathBuf]) -> Seen<Vec<PolicyFile>> {
+pub(super) fn on_the_way(paths: &[PathBuf]) -> MaybeHidden<Vec<PolicyFile>> {
     let mut found = BTreeMap::new();
     for path in paths {
         match walk(path, &mut found) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Seen::Hidden(format!("`{}`: {error}", path.display()));
+                return MaybeHidden::Hidden(format!("`{}`: {error}", path.display()));
             }
             _ => {}
         }
     }
-    Seen::Known(found.into_values().collect())
+    MaybeHidden::Known(found.into_values().collect())
 }
 
 /// Owner and mode of what a path leads to; none if there is nothing.
-pub(super) fn owned(path: &Path) -> Option<Seen<Owned>> {
+pub(super) fn owned(path: &Path) -> Option<MaybeHidden<Owned>> {
     match fs::metadata(path) {
-        Ok(metadata) => Some(Seen::Known(of(&metadata))),
+        Ok(metadata) => Some(MaybeHidden::Known(of(&metadata))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => Some(Seen::Hidden(error.to_string())),
+        Err(error) => Some(MaybeHidden::Hidden(error.to_string())),
     }
 }
 

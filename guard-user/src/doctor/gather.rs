@@ -13,8 +13,8 @@ use nix::{
 use super::{
     attempts,
     facts::{
-        self, BpfFs, Directory, Interface, MachineFacts, Network, Policy, Program, Rights, Seen,
-        ServicePorts, Unmet,
+        self, BpfFs, Directory, Interface, MachineFacts, MaybeHidden, Network, Policy, Program,
+        Rights, ServicePorts, Unmet,
     },
     files, listeners,
     sysfs::Tree,
@@ -43,7 +43,7 @@ use crate::{
 const DAEMON_USER: &str = "trainguard";
 /// What is to be looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct Scope<'a> {
     /// The manifest.
     pub manifest: Option<&'a Path>,
     /// Name of the node.
@@ -60,7 +60,7 @@ pub struct Asked<'a> {
 
 /// What was found, and what a report must know of it.
 #[derive(Debug)]
-pub struct Found {
+pub struct Gathered {
     /// The facts.
     pub facts: MachineFacts,
     /// The cluster; none if there is no manifest, or it has errors.
@@ -71,11 +71,11 @@ pub struct Found {
 ///
 /// # Errors
 /// The kernel does not list the network interfaces: then there is nothing to say.
-pub fn gather(asked: &Asked<'_>) -> Result<Found, SystemError> {
+pub fn gather(asked: &Scope<'_>) -> Result<Gathered, SystemError> {
     let tree = Tree::of_this_machine();
     let rights = Rights { uid: geteuid().as_raw(), capabilities: tree.capabilities() };
     let devices = devices::devices_now()?;
-    let daemon: Seen<Box<Status>> = asked.client.status().map(Box::new).into();
+    let daemon: MaybeHidden<Box<Status>> = asked.client.status().map(Box::new).into();
     let (policy, loaded, compiled) = asked.manifest.map_or((None, None, None), |manifest| {
         let (policy, loaded, compiled) = policy_of(manifest, asked.node);
         (Some(policy), loaded, compiled)
@@ -107,7 +107,7 @@ pub fn gather(asked: &Asked<'_>) -> Result<Found, SystemError> {
         cpus: thread::available_parallelism().map_or(1, Into::into),
         rights,
     };
-    Ok(Found { facts, loaded })
+    Ok(Gathered { facts, loaded })
 }
 
 fn kernel(tree: &Tree) -> facts::Kernel {
@@ -144,8 +144,10 @@ fn directory(path: &Path) -> Directory {
 
 fn network(tree: &Tree) -> Network {
     let ephemeral = match tree.port_ranges("ip_local_port_range") {
-        Seen::Known(ranges) => ranges.first().copied().ok_or("ip_local_port_range is empty").into(),
-        Seen::Hidden(why) => Seen::Hidden(why),
+        MaybeHidden::Known(ranges) => {
+            ranges.first().copied().ok_or("ip_local_port_range is empty").into()
+        }
+        MaybeHidden::Hidden(why) => MaybeHidden::Hidden(why),
     };
     Network {
         syncookies: tree.ipv4("tcp_syncookies"),
@@ -208,10 +210,10 @@ fn trusted() -> Vec<u32> {
 
 /// Patterns of the interfaces to guard; none if nobody says.
 fn patterns(
-    asked: &Asked<'_>,
+    asked: &Scope<'_>,
     loaded: Option<&Loaded>,
     policy: Option<&Policy>,
-    daemon: &Seen<Box<Status>>,
+    daemon: &MaybeHidden<Box<Status>>,
 ) -> Option<Vec<String>> {
     if !asked.interfaces.is_empty() {
         return Some(asked.interfaces.to_vec());
@@ -245,7 +247,7 @@ fn describe(
     bpf_dir: &Path,
     selection: &Selection,
     devices: &[Device],
-    daemon: &Seen<Box<Status>>,
+    daemon: &MaybeHidden<Box<Status>>,
 ) -> Vec<Interface> {
     let (xdp, offloads) = (ethtool::xdp_support(), ethtool::offloads());
     let queues = ethtool::receive_queues().unwrap_or_default();
@@ -295,23 +297,28 @@ fn about<T: Clone>(
     answer: &Result<BTreeMap<u32, T>, SystemError>,
     index: u32,
     absent: &str,
-) -> Seen<T> {
+) -> MaybeHidden<T> {
     match answer {
         Ok(answer) => answer.get(&index).cloned().ok_or(absent).into(),
-        Err(error) => Seen::Hidden(error.to_string()),
+        Err(error) => MaybeHidden::Hidden(error.to_string()),
     }
 }
 
 /// Whether trainguard runs this program: the daemon says so, or a pinned link does.
-fn is_ours(bpf_dir: &Path, index: u32, id: u32, daemon: &Seen<Box<Status>>) -> Seen<bool> {
+fn is_ours(
+    bpf_dir: &Path,
+    index: u32,
+    id: u32,
+    daemon: &MaybeHidden<Box<Status>>,
+) -> MaybeHidden<bool> {
     let told = daemon.known().and_then(|status| status.program.as_ref());
     if told.is_some_and(|program| program.id == id) {
-        return Seen::Known(true);
+        return MaybeHidden::Known(true);
     }
     match Pins::at(bpf_dir).links() {
-        Ok(links) => Seen::Known(links.iter().any(|pinned| {
+        Ok(links) => MaybeHidden::Known(links.iter().any(|pinned| {
             pinned.link.info().is_ok_and(|info| info.ifindex == index && info.program_id == id)
         })),
-        Err(error) => Seen::Hidden(error.to_string()),
+        Err(error) => MaybeHidden::Hidden(error.to_string()),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use guard_common::port_table::Transport;
 
-use super::facts::{RootService, Seen};
+use super::facts::{MaybeHidden, RootService};
 use crate::{
     api::status::{OpenPorts, Status},
     daemon::interfaces::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Sockets of root that are looked at.
-const MOST_ROOT_SOCKETS: usize = 256;
+const MAX_ROOT_SOCKETS: usize = 256;
 /// How processes of training frameworks call themselves, at the beginning. `python` is most of
 /// them.
 const TRAINING: [&str; 22] = [
@@ -53,7 +53,7 @@ pub(super) fn look(
     policy: Option<&CompiledPolicy>,
     selection: &Selection,
     devices: &[Device],
-    daemon: &Seen<Box<Status>>,
+    daemon: &MaybeHidden<Box<Status>>,
 ) -> (OpenPorts, Vec<RootService>) {
     let none = CompiledPolicy::no_ports();
     let ports = GuardedPorts::of(policy.map_or(&none, |policy| &policy.ports));
@@ -63,12 +63,12 @@ pub(super) fn look(
     let listed = sock_diag::listening(|socket| {
         open.add(socket);
         let reachable = socket.uid == 0 && socket.inode != 0 && !socket.address.is_loopback();
-        if reachable && socket.transport == Transport::Tcp && of_root.len() < MOST_ROOT_SOCKETS {
+        if reachable && socket.transport == Transport::Tcp && of_root.len() < MAX_ROOT_SOCKETS {
             of_root.push(socket);
         }
     });
     let mut open = match (daemon, policy, listed) {
-        (Seen::Known(status), _, _) => status.open_ports.clone(),
+        (MaybeHidden::Known(status), _, _) => status.open_ports.clone(),
         (_, Some(_), Ok(more)) => open.finish(more),
         (_, None, Ok(_)) => OpenPorts::default(),
         (_, _, Err(error)) => {

@@ -15,7 +15,7 @@ use super::{Diagnosis, facts::MachineFacts, system};
 use crate::{
     api::{
         client::Client,
-        events::{Event, What},
+        events::{Event, EventKind},
     },
     policy::Cluster,
 };
@@ -25,9 +25,9 @@ pub const SCHEMA: &str = "trainguard/doctor-report/v1";
 /// Events and log records that are told.
 const MAX_RECORDS: usize = 50;
 /// The first user that is a person's (`UID_MIN`, login.defs), and the first above that is not.
-const PEOPLE: std::ops::Range<u32> = 1000..65_534;
+const PEOPLE_UIDS: std::ops::Range<u32> = 1000..65_534;
 /// Keys whose values are words of ours.
-const OURS: [&str; 3] = ["id", "schema", "state"];
+const PLAIN_KEYS: [&str; 3] = ["id", "schema", "state"];
 
 /// MAC addresses, also in names of interfaces made of one; host lists of addresses as manifests
 /// write them; IPv6 and IPv4 addresses, or what looks like them.
@@ -84,7 +84,7 @@ fn users() -> Vec<String> {
         let mut fields = line.split(':');
         let name = fields.next()?;
         let uid: u32 = fields.nth(1)?.parse().ok()?;
-        PEOPLE.contains(&uid).then(|| name.to_owned())
+        PEOPLE_UIDS.contains(&uid).then(|| name.to_owned())
     });
     let asking =
         ["USER", "LOGNAME", "SUDO_USER"].into_iter().filter_map(|key| std::env::var(key).ok());
@@ -118,7 +118,7 @@ pub fn report(
     names: Names,
 ) -> Value {
     for event in &mut records.events {
-        if let What::Packet(packet) = &mut event.what {
+        if let EventKind::Packet(packet) = &mut event.what {
             // The bytes of the headers hold addresses.
             packet.frame = None;
         }
@@ -171,7 +171,7 @@ impl Redactor {
             Value::Array(values) => values.iter_mut().for_each(|value| self.value(value)),
             Value::Object(fields) => {
                 for (key, value) in fields {
-                    if !OURS.contains(&key.as_str()) {
+                    if !PLAIN_KEYS.contains(&key.as_str()) {
                         self.value(value);
                     }
                 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::facts::{Rdma, Seen};
+use super::facts::{MaybeHidden, Rdma};
 
 /// A tree with `proc` and `sys`.
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ impl Tree {
     }
 
     /// The text of a file.
-    pub(super) fn text(&self, path: &str) -> Seen<String> {
+    pub(super) fn text(&self, path: &str) -> MaybeHidden<String> {
         fs::read_to_string(self.0.join(path))
             .map(|text| text.trim_end().to_owned())
             .map_err(|error| format!("/{path}: {error}"))
@@ -32,32 +32,32 @@ impl Tree {
     }
 
     /// The number in a file.
-    pub(super) fn number(&self, path: &str) -> Seen<i64> {
+    pub(super) fn number(&self, path: &str) -> MaybeHidden<i64> {
         match self.text(path) {
-            Seen::Known(text) => text
+            MaybeHidden::Known(text) => text
                 .trim()
                 .parse()
                 .map_err(|_no_number| format!("/{path} holds `{text}`, expected a number"))
                 .into(),
-            Seen::Hidden(why) => Seen::Hidden(why),
+            MaybeHidden::Hidden(why) => MaybeHidden::Hidden(why),
         }
     }
 
     /// A setting of the IPv4 network of this namespace.
-    pub(super) fn ipv4(&self, name: &str) -> Seen<i64> {
+    pub(super) fn ipv4(&self, name: &str) -> MaybeHidden<i64> {
         self.number(&format!("proc/sys/net/ipv4/{name}"))
     }
 
     /// A setting of one interface, or of `all`.
-    pub(super) fn ipv4_of(&self, interface: &str, name: &str) -> Seen<i64> {
+    pub(super) fn ipv4_of(&self, interface: &str, name: &str) -> MaybeHidden<i64> {
         self.ipv4(&format!("conf/{interface}/{name}"))
     }
 
     /// Ranges of ports, as the kernel writes them: `1-5,9`.
-    pub(super) fn port_ranges(&self, name: &str) -> Seen<Vec<(u16, u16)>> {
+    pub(super) fn port_ranges(&self, name: &str) -> MaybeHidden<Vec<(u16, u16)>> {
         let text = match self.text(&format!("proc/sys/net/ipv4/{name}")) {
-            Seen::Known(text) => text,
-            Seen::Hidden(why) => return Seen::Hidden(why),
+            MaybeHidden::Known(text) => text,
+            MaybeHidden::Hidden(why) => return MaybeHidden::Hidden(why),
         };
         // `ip_local_port_range` has a tab where the other has a dash.
         let ranges = text.split(',').map(str::trim).filter(|range| !range.is_empty());
@@ -92,14 +92,14 @@ impl Tree {
     }
 
     /// The RDMA devices, by name.
-    pub(super) fn rdma(&self) -> Seen<Vec<Rdma>> {
+    pub(super) fn rdma(&self) -> MaybeHidden<Vec<Rdma>> {
         let class = self.0.join("sys/class/infiniband");
         match names(&class) {
-            Ok(devices) => Seen::Known(
+            Ok(devices) => MaybeHidden::Known(
                 devices.into_iter().map(|name| rdma_device(&class.join(&name), name)).collect(),
             ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Seen::Known(Vec::new()),
-            Err(error) => Seen::Hidden(format!("/sys/class/infiniband: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => MaybeHidden::Known(Vec::new()),
+            Err(error) => MaybeHidden::Hidden(format!("/sys/class/infiniband: {error}")),
         }
     }
 }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn cards_with_rdma_and_virtual_functions_are_known_by_their_interface() {
         let (_directory, tree) = tree();
-        assert_eq!(tree.rdma(), Seen::Known(vec![]));
+        assert_eq!(tree.rdma(), MaybeHidden::Known(vec![]));
         write(&tree, "sys/class/infiniband/mlx5_1/ports/1/link_layer", "InfiniBand\n");
         write(&tree, "sys/class/infiniband/mlx5_0/ports/1/link_layer", "Ethernet\n");
         write(&tree, "sys/class/infiniband/mlx5_0/ports/1/gid_attrs/ndevs/0", "rail0\n");
@@ -166,7 +166,7 @@ mod tests {
         };
         let expected =
             vec![device("mlx5_0", &["rail0"], "Ethernet"), device("mlx5_1", &[], "InfiniBand")];
-        assert_eq!(tree.rdma(), Seen::Known(expected));
+        assert_eq!(tree.rdma(), MaybeHidden::Known(expected));
 
         write(&tree, "sys/class/net/rail0/device/sriov_numvfs", "8\n");
         let driver = tree.0.join("sys/class/net/rail0/device/driver");
@@ -188,6 +188,9 @@ mod tests {
             assert_eq!(tree.port_ranges("a_range").known(), expected.as_ref(), "{text:?}");
         }
         let hidden = tree.port_ranges("no_such");
-        assert!(matches!(&hidden, Seen::Hidden(why) if why.contains("no_such")), "{hidden:?}");
+        assert!(
+            matches!(&hidden, MaybeHidden::Hidden(why) if why.contains("no_such")),
+            "{hidden:?}"
+        );
     }
 }

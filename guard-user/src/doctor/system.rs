@@ -8,17 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::facts::{Seen, Unit};
+use super::facts::{MaybeHidden, Unit};
 
 /// The unit.
 const UNIT: &str = "trainguard.service";
 /// How long a program of systemd may take.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of what it says.
-const MOST: u64 = 1 << 20;
+const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 
 /// The state of the unit; none where systemd does not run.
-pub(super) fn unit() -> Option<Seen<Unit>> {
+pub(super) fn unit() -> Option<MaybeHidden<Unit>> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
@@ -64,7 +64,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     // The pipe is emptied meanwhile: a full one would make the program wait.
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
-        let read = output.map(|output| output.take(MOST).read_to_end(&mut text));
+        let read = output.map(|output| output.take(MAX_OUTPUT_BYTES).read_to_end(&mut text));
         read.transpose().map(|_| String::from_utf8_lossy(&text).into_owned())
     });
     let deadline = Instant::now() + PROGRAM_TIMEOUT;

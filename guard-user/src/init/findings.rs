@@ -6,14 +6,14 @@ use crate::policy::syntax::diagnostic::MAX_SHOWN_PER_FILE;
 
 /// Where something was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Location {
     /// The file or option.
     pub(super) source: Rc<str>,
     /// Line, counted from 1; none for an option.
     pub(super) line: Option<usize>,
 }
 
-impl Place {
+impl Location {
     /// An option of the command line.
     pub(super) fn option(name: &str) -> Self {
         Self { source: name.into(), line: None }
@@ -28,7 +28,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "{}:{line}", self.source),
@@ -59,7 +59,7 @@ pub struct Findings {
 
 impl Findings {
     /// Adds a problem at a place.
-    pub(super) fn problem(&mut self, place: &Place, message: impl fmt::Display) {
+    pub(super) fn problem(&mut self, place: &Location, message: impl fmt::Display) {
         self.push(format!("{place}: {message}"), None);
     }
 

@@ -7,8 +7,8 @@ use guard_common::Addr;
 
 use super::{
     Input,
-    findings::{Findings, Place},
-    profiles::{Profile, Which},
+    findings::{Findings, Location},
+    profiles::{Profile, RoleHolders},
     ray,
 };
 use crate::policy::{resolve::validate, syntax::text};
@@ -43,7 +43,7 @@ impl HostsFormat {
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     /// Where it stands.
-    pub(super) place: Place,
+    pub(super) place: Location,
     /// Its name.
     pub(super) name: Option<String>,
     /// Its addresses; none if only its name is written.
@@ -60,36 +60,36 @@ pub(super) struct Listing {
 }
 
 /// A word of a line.
-pub(super) enum Word {
+pub(super) enum AddressOrName {
     Address(Addr),
     Name(String),
 }
 
 /// An address or a name.
-pub(super) fn word(text: &str) -> Result<Word, String> {
+pub(super) fn word(text: &str) -> Result<AddressOrName, String> {
     let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if digits || text.contains([':', '/', '%']) {
-        return validate::address(text).map(Word::Address);
+        return validate::address(text).map(AddressOrName::Address);
     }
-    validate::name(text).map(|()| Word::Name(text.to_owned()))
+    validate::name(text).map(|()| AddressOrName::Name(text.to_owned()))
 }
 
 /// A host of one word.
-pub(super) fn host(place: Place, text: &str) -> Result<Entry, String> {
+pub(super) fn host(place: Location, text: &str) -> Result<Entry, String> {
     Ok(match word(text)? {
-        Word::Address(address) => Entry { place, name: None, addresses: vec![address] },
-        Word::Name(name) => Entry { place, name: Some(name), addresses: Vec::new() },
+        AddressOrName::Address(address) => Entry { place, name: None, addresses: vec![address] },
+        AddressOrName::Name(name) => Entry { place, name: Some(name), addresses: Vec::new() },
     })
 }
 
 /// `NAME`, `ADDRESS...` or `NAME ADDRESS...`; commas separate as blanks do.
-pub(super) fn named_host(place: Place, line: &str) -> Result<Entry, String> {
+pub(super) fn named_host(place: Location, line: &str) -> Result<Entry, String> {
     let mut entry = Entry { place, name: None, addresses: Vec::new() };
     for (at, piece) in words(line).enumerate() {
         match word(piece)? {
-            Word::Address(address) => entry.addresses.push(address),
-            Word::Name(name) if at == 0 => entry.name = Some(name),
-            Word::Name(name) => {
+            AddressOrName::Address(address) => entry.addresses.push(address),
+            AddressOrName::Name(name) if at == 0 => entry.name = Some(name),
+            AddressOrName::Name(name) => {
                 let shown = text::shown(&name);
                 return Err(format!(
                     "the name `{shown}` behind the first word; write `NAME ADDRESS ADDRESS`, or, \
@@ -115,12 +115,12 @@ pub(super) fn content(line: &str) -> &str {
 
 /// The lines of a text with their places. Lines with characters that hide something are reported
 /// and left out.
-pub(super) fn lines<'t>(input: Input<'t>, out: &mut Findings) -> Vec<(Place, &'t str)> {
+pub(super) fn lines<'t>(input: Input<'t>, out: &mut Findings) -> Vec<(Location, &'t str)> {
     let source: Rc<str> = input.source.into();
     let mut good = Vec::new();
     for (number, line) in (1..).zip(input.text.split('\n')) {
         let line_number = (!input.is_option).then_some(number);
-        let place = Place { source: Rc::clone(&source), line: line_number };
+        let place = Location { source: Rc::clone(&source), line: line_number };
         let line = line.strip_suffix('\r').unwrap_or(line);
         if let Some(what) = validate::forbidden(line) {
             out.problem(&place, format_args!("{what} is not allowed; remove it"));
@@ -176,7 +176,8 @@ fn describe(format: HostsFormat) -> &'static str {
 
 /// What a text seems to be, and why.
 fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
-    let hostfile = if profile.has(Which::Servers) { HostsFormat::Dmlc } else { HostsFormat::Mpi };
+    let hostfile =
+        if profile.has(RoleHolders::Servers) { HostsFormat::Dmlc } else { HostsFormat::Mpi };
     let keys = ["provider:", "cluster_name:", "---", "{"];
     if text.lines().any(|line| keys.iter().any(|key| line.starts_with(key))) {
         return (HostsFormat::Ray, "it has the keys of Ray's file");
@@ -200,7 +201,7 @@ fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
     (HostsFormat::Addresses, "it has nothing but names and addresses")
 }
 
-fn entries(lines: &[(Place, &str)], format: HostsFormat, out: &mut Findings) -> Vec<Entry> {
+fn entries(lines: &[(Location, &str)], format: HostsFormat, out: &mut Findings) -> Vec<Entry> {
     let mut found: Vec<Entry> = Vec::new();
     let mut addresses = 0_usize;
     for (place, line) in lines {
@@ -253,7 +254,7 @@ fn without_number(text: &str) -> Result<&str, String> {
 }
 
 /// `HOST`, `HOST:NUMBER`, each with `slots=4` and the like behind it.
-fn hostfile_line(place: &Place, line: &str) -> Result<Entry, String> {
+fn hostfile_line(place: &Location, line: &str) -> Result<Entry, String> {
     let mut words = line.split_ascii_whitespace();
     let entry = host(place.clone(), without_number(words.next().unwrap_or_default())?)?;
     for word in words {
@@ -271,7 +272,7 @@ fn hostfile_line(place: &Place, line: &str) -> Result<Entry, String> {
 
 /// `gpu[01-04,07],login1`. Pieces that are wrong are reported each.
 fn node_list(
-    place: &Place,
+    place: &Location,
     line: &str,
     room: usize,
     out: &mut Findings,

@@ -9,9 +9,9 @@ use std::{
 use guard_common::Addr;
 
 use super::{
-    findings::{Findings, Place},
+    findings::{Findings, Location},
     listing::Entry,
-    profiles::{Profile, Which},
+    profiles::{Profile, RoleHolders},
 };
 
 /// Lines that a note lists.
@@ -20,7 +20,7 @@ const MAX_LISTED: usize = 10;
 /// A host, as all lines about it tell.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
-    place: Place,
+    place: Location,
     name: Option<String>,
     addresses: Vec<Addr>,
     /// Whether it is in the list, and not only named by `--scheduler`.
@@ -61,7 +61,7 @@ impl Hosts {
     /// Merges lines that mean one host. The first `listed` entries are those of the list.
     pub(super) fn merge(entries: &[Entry], listed: usize, out: &mut Findings) -> Self {
         let mut all = Self::default();
-        let mut again: Vec<&Place> = Vec::new();
+        let mut again: Vec<&Location> = Vec::new();
         for (number, entry) in entries.iter().enumerate() {
             let is_listed = number < listed;
             let host = match all.find(entry) {
@@ -249,7 +249,7 @@ pub(super) fn members(
 /// that it only has because nobody else is called so.
 fn calling(profile: &Profile, roles: &[&'static str]) -> &'static str {
     let is_named = |role: &str| {
-        profile.roles.iter().any(|(name, which)| *name == role && *which == Which::Named)
+        profile.roles.iter().any(|(name, which)| *name == role && *which == RoleHolders::Named)
     };
     let own = roles.iter().rev().find(|role| !is_named(role));
     own.or(roles.last()).copied().unwrap_or("host")
@@ -273,22 +273,22 @@ fn roles(
     let mut apart: HashSet<usize> = HashSet::new();
     for (role, which) in profile.roles {
         match which {
-            Which::Scheduler | Which::First => apart.extend(first),
-            Which::Named => apart.extend(named(role)),
-            Which::Listed | Which::Servers | Which::Others => {}
+            RoleHolders::Scheduler | RoleHolders::First => apart.extend(first),
+            RoleHolders::Named => apart.extend(named(role)),
+            RoleHolders::Listed | RoleHolders::Servers | RoleHolders::Others => {}
         }
     }
     let mut roles: Vec<Vec<&'static str>> = vec![Vec::new(); hosts.len()];
     for (role, which) in profile.roles {
         let have: Vec<usize> = match which {
-            Which::Scheduler | Which::First => first.into_iter().collect(),
-            Which::Listed => listed.clone(),
+            RoleHolders::Scheduler | RoleHolders::First => first.into_iter().collect(),
+            RoleHolders::Listed => listed.clone(),
             // The dmlc tracker puts process i on host i modulo their number, servers first.
-            Which::Servers => {
+            RoleHolders::Servers => {
                 let count = choice.servers.unwrap_or(choice.lines.len());
                 choice.lines.iter().take(count).copied().collect()
             }
-            Which::Others => {
+            RoleHolders::Others => {
                 let rest = listed.iter().filter(|host| !apart.contains(host));
                 let rest: Vec<usize> = rest.copied().collect();
                 if rest.is_empty() {
@@ -298,7 +298,7 @@ fn roles(
                     rest
                 }
             }
-            Which::Named => {
+            RoleHolders::Named => {
                 let named = named(role);
                 if named.is_empty() {
                     out.note(format!(

@@ -13,10 +13,10 @@ mod runs;
 use std::{collections::BTreeMap, path::Path};
 
 use self::{
-    findings::Place,
+    findings::Location,
     manifest::{GUESSED_INTERFACE, Manifest, NOBODY},
     members::{Choice, Hosts},
-    profiles::Which,
+    profiles::RoleHolders,
     resolve::Resolver,
 };
 pub use self::{
@@ -139,23 +139,23 @@ fn verify(draft: &Draft, out: &mut Findings) -> bool {
 
 fn check_options(request: &Request<'_>, out: &mut Findings) {
     let profile = request.profile;
-    if request.servers.is_some() && !profile.has(Which::Servers) {
+    if request.servers.is_some() && !profile.has(RoleHolders::Servers) {
         out.problem(
-            &Place::option("--servers"),
+            &Location::option("--servers"),
             format_args!("{} has no servers; leave it out", profile.name),
         );
     }
     if request.scheduler.is_some() && !profile.has_first() {
         out.problem(
-            &Place::option("--scheduler"),
+            &Location::option("--scheduler"),
             format_args!(
                 "{} has no scheduler; list a host that takes part with the others",
                 profile.name
             ),
         );
     }
-    if request.scheduler.is_none() && profile.has(Which::Scheduler) {
-        let role = profile.roles.iter().find(|(_, which)| *which == Which::Scheduler);
+    if request.scheduler.is_none() && profile.has(RoleHolders::Scheduler) {
+        let role = profile.roles.iter().find(|(_, which)| *which == RoleHolders::Scheduler);
         let role = role.map_or("scheduler", |(role, _)| role);
         out.push(
             format!("{} needs its {role} named with --scheduler ADDRESS", profile.name),
@@ -168,11 +168,11 @@ fn check_options(request: &Request<'_>, out: &mut Findings) {
     if let Some(name) = request.name
         && let Err(problem) = validate::name(name)
     {
-        out.problem(&Place::option("--name"), problem);
+        out.problem(&Location::option("--name"), problem);
     }
     for interface in request.interfaces {
         if let Err(problem) = validate::interface(interface) {
-            out.problem(&Place::option("--interface"), problem);
+            out.problem(&Location::option("--interface"), problem);
         }
     }
 }
@@ -183,9 +183,9 @@ fn members(request: &Request<'_>, out: &mut Findings) -> Vec<Member> {
     let mut entries = listing.entries;
     let listed = entries.len();
     if let Some(scheduler) = request.scheduler {
-        match listing::named_host(Place::option("--scheduler"), scheduler) {
+        match listing::named_host(Location::option("--scheduler"), scheduler) {
             Ok(entry) => entries.push(entry),
-            Err(problem) => out.problem(&Place::option("--scheduler"), problem),
+            Err(problem) => out.problem(&Location::option("--scheduler"), problem),
         }
     }
     let resolver = request.resolve.map(|input| Resolver::new(input, out));
@@ -202,7 +202,8 @@ fn members(request: &Request<'_>, out: &mut Findings) -> Vec<Member> {
     }
     let first = named.or(head);
     if first.is_none()
-        && let Some((role, _)) = request.profile.roles.iter().find(|(_, w)| *w == Which::First)
+        && let Some((role, _)) =
+            request.profile.roles.iter().find(|(_, w)| *w == RoleHolders::First)
     {
         out.note(format!(
             "the first host of `{source}` is taken for the {role}; --scheduler names another"
@@ -218,7 +219,7 @@ fn networks(
     request: &Request<'_>,
     out: &mut Findings,
 ) -> (BTreeMap<String, Vec<String>>, Vec<String>) {
-    let place = Place::option("--network");
+    let place = Location::option("--network");
     let mut networks: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for written in request.networks {
         let Some((name, prefixes)) = written.split_once('=') else {

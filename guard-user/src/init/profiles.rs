@@ -2,7 +2,7 @@
 
 /// Which hosts have a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum RoleHolders {
     /// The host that `--scheduler` names. It must be named: it is in no host list.
     Scheduler,
     /// The host that `--scheduler` names, else the head that the host list tells, else the first.
@@ -25,7 +25,7 @@ pub struct Profile {
     /// Its text.
     pub policy: &'static str,
     /// Its roles, each with the hosts that have it.
-    pub roles: &'static [(&'static str, Which)],
+    pub roles: &'static [(&'static str, RoleHolders)],
 }
 
 /// All of them, by name. The build script reads them, and their roles, from the front matter of the files in
@@ -34,13 +34,15 @@ pub const PROFILES: &[Profile] = &include!(concat!(env!("OUT_DIR"), "/profiles.r
 
 impl Profile {
     /// Whether a role goes to some hosts of this kind.
-    pub(super) fn has(&self, which: Which) -> bool {
+    pub(super) fn has(&self, which: RoleHolders) -> bool {
         self.roles.iter().any(|(_, w)| *w == which)
     }
 
     /// Whether one host is set apart: a scheduler, head or controller.
     pub(super) fn has_first(&self) -> bool {
-        [Which::Scheduler, Which::First, Which::Named].iter().any(|which| self.has(*which))
+        [RoleHolders::Scheduler, RoleHolders::First, RoleHolders::Named]
+            .iter()
+            .any(|which| self.has(*which))
     }
 }
 

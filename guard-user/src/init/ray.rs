@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    findings::{Findings, Place},
+    findings::{Findings, Location},
     listing::{self, Listing},
 };
 use crate::policy::syntax::{
@@ -42,10 +42,10 @@ fn field<'n, 'a>(node: &'n Node<'a>, name: &str) -> Option<&'n Node<'a>> {
 }
 
 impl Reader<'_> {
-    fn place(&self, span: Span) -> Place {
-        let place = crate::policy::syntax::diagnostic::Place { file: self.file, span };
+    fn place(&self, span: Span) -> Location {
+        let place = crate::policy::syntax::diagnostic::Location { file: self.file, span };
         let line = self.report.sources.position(place).line;
-        Place { source: Rc::clone(&self.source), line: Some(line) }
+        Location { source: Rc::clone(&self.source), line: Some(line) }
     }
 
     /// The reader of manifests takes less than YAML is.

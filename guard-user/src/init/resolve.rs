@@ -7,7 +7,7 @@ use guard_common::Addr;
 
 use super::{
     Input,
-    findings::{Findings, Place},
+    findings::{Findings, Location},
     listing::{self, Entry},
     runs,
 };
@@ -21,13 +21,13 @@ const MAX_NAMED: usize = 200;
 pub(super) struct Resolver<'t> {
     source: &'t str,
     /// By name in lower case: what stands before it, and where.
-    names: HashMap<String, Vec<(Place, &'t str)>>,
+    names: HashMap<String, Vec<(Location, &'t str)>>,
 }
 
 impl<'t> Resolver<'t> {
     /// Reads the file: an address, then names.
     pub(super) fn new(input: Input<'t>, out: &mut Findings) -> Self {
-        let mut names: HashMap<String, Vec<(Place, &str)>> = HashMap::new();
+        let mut names: HashMap<String, Vec<(Location, &str)>> = HashMap::new();
         for (place, line) in listing::lines(input, out) {
             let mut words = line.split_ascii_whitespace();
             let address = words.next().unwrap_or_default();
@@ -64,7 +64,7 @@ impl<'t> Resolver<'t> {
 pub(super) fn resolve(entries: &mut [Entry], resolver: Option<&Resolver<'_>>, out: &mut Findings) {
     let with = entries.iter().filter(|entry| !entry.addresses.is_empty());
     let known: HashSet<String> = with.filter_map(|entry| entry.name.clone()).collect();
-    let mut missing: Vec<(String, Place)> = Vec::new();
+    let mut missing: Vec<(String, Location)> = Vec::new();
     let mut asked: HashMap<String, Vec<Addr>> = HashMap::new();
     for entry in entries.iter_mut().filter(|entry| entry.addresses.is_empty()) {
         let Some(name) = &entry.name else { continue };
@@ -88,13 +88,13 @@ pub(super) fn resolve(entries: &mut [Entry], resolver: Option<&Resolver<'_>>, ou
     }
 }
 
-fn report(missing: &[(String, Place)], resolver: Option<&Resolver<'_>>, out: &mut Findings) {
+fn report(missing: &[(String, Location)], resolver: Option<&Resolver<'_>>, out: &mut Findings) {
     let rows: Vec<runs::Row> = missing.iter().map(|(name, _)| vec![name.clone()]).collect();
     let place = |at: usize| missing.get(at).map(|(_, place)| place);
     let runs = runs::runs(&rows, |a, b| place(a) == place(b));
     let shown = runs.iter().take(MAX_NAMED).map(|run| {
         let name: String = run.texts().collect();
-        let place = place(run.rows.start).map(Place::short).unwrap_or_default();
+        let place = place(run.rows.start).map(Location::short).unwrap_or_default();
         format!("{name} ({place})")
     });
     let mut list = shown.collect::<Vec<_>>().join(", ");

@@ -12,13 +12,13 @@ use guard_common::{
 };
 
 use crate::{
-    api::events::{Event, What},
+    api::events::{Event, EventKind},
     capture::{Captured, events, headers},
 };
 
 /// Connections, and pairs of a source and a port, that are followed at a time. What comes after
 /// them is counted.
-const MOST: usize = 1 << 20;
+const MAX_TRACKED: usize = 1 << 20;
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
@@ -135,7 +135,7 @@ impl ConnectionTracker {
     /// # Errors
     /// Its time is none.
     pub fn hear(&mut self, event: &Event) -> Result<(), String> {
-        let What::Packet(packet) = &event.what else { return Ok(()) };
+        let EventKind::Packet(packet) = &event.what else { return Ok(()) };
         self.by_events = true;
         self.frames += packet.packets;
         self.of_node += packet.packets;
@@ -163,7 +163,7 @@ impl ConnectionTracker {
         // comes to nothing has one such record at most.
         let goes_on = has('A') && !['S', 'R', 'F'].into_iter().any(has);
         let key = (source, 0, (transport, port));
-        if self.connections.len() >= MOST && !self.connections.contains_key(&key) {
+        if self.connections.len() >= MAX_TRACKED && !self.connections.contains_key(&key) {
             self.not_followed += packet.packets;
             return Ok(());
         }
@@ -230,7 +230,7 @@ impl ConnectionTracker {
         let key = (flow.source, flow.source_port, port);
         let tcp = flow.transport == Transport::Tcp;
         let opens = if tcp { flow.opening } else { !self.connections.contains_key(&key) };
-        let full = self.connections.len() >= MOST || self.contact_count >= MOST;
+        let full = self.connections.len() >= MAX_TRACKED || self.contact_count >= MAX_TRACKED;
         let is_new = !self.connections.contains_key(&key);
         if is_new && full {
             self.not_followed += 1;
@@ -281,7 +281,7 @@ impl ConnectionTracker {
         let Some(progress) = self.connections.get_mut(&key) else {
             // What comes back is an answer: it is followed as one that the other side did not
             // open.
-            if (flow.opening || !tcp) && self.connections.len() < MOST {
+            if (flow.opening || !tcp) && self.connections.len() < MAX_TRACKED {
                 self.connections.insert(key, Progress::default());
             }
             return;

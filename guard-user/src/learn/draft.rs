@@ -9,8 +9,8 @@ use std::{
 use guard_common::{Addr, port_table::Transport};
 
 use super::{
+    classify::{Disposition, EPHEMERAL, KeptContact, LeftOut},
     connection_tracker::Port,
-    judge::{EPHEMERAL, Fate, Kept, LeftOut},
 };
 use crate::{
     policy::{Cluster, Node, syntax::scalars::PortRange},
@@ -20,7 +20,7 @@ use crate::{
 /// How much more than was seen is allowed: jobs start at once, and grow.
 const HEADROOM: u64 = 4;
 /// The limit of new connections of each source that policies have by default, a second and at once.
-const LEAST: (u64, u64) = (200, 1000);
+const DEFAULT_LIMIT: (u64, u64) = (200, 1000);
 /// Sources that are told for each line; more are counted.
 const MAX_LISTED: usize = 8;
 
@@ -40,14 +40,14 @@ pub struct Service {
     pub name: String,
     /// Its ports.
     pub ports: Vec<PortRange>,
-    /// Whether only the opening of connections is judged.
+    /// Whether only the opening of connections is classified.
     pub opening_only: bool,
     /// Roles that it allows.
     pub roles: BTreeSet<String>,
     /// Prefixes of sources that no node is, for a network of the manifest of the service's name.
     pub prefixes: BTreeSet<(IpAddr, u8)>,
     /// The evidence.
-    pub evidence: Vec<Kept>,
+    pub evidence: Vec<KeptContact>,
     /// Other nodes that the roles allow, and that were not seen.
     pub unseen: usize,
 }
@@ -62,13 +62,13 @@ impl Service {
 
 /// The services for what was kept for one. Ports with the same sources share one.
 pub fn services(
-    kept: &[Kept],
+    kept: &[KeptContact],
     left_out: &[LeftOut],
     cluster: &Cluster,
     aggregate: Aggregate,
 ) -> Vec<Service> {
-    let mut by_port: BTreeMap<Option<Port>, Vec<&Kept>> = BTreeMap::new();
-    for contact in kept.iter().filter(|contact| contact.fate == Fate::Service) {
+    let mut by_port: BTreeMap<Option<Port>, Vec<&KeptContact>> = BTreeMap::new();
+    for contact in kept.iter().filter(|contact| contact.disposition == Disposition::Service) {
         // Ports that the kernel gives away change from run to run: they are one.
         let random = contact.port.0 == Transport::Tcp && EPHEMERAL.contains(&contact.port.1);
         by_port.entry((!random).then_some(contact.port)).or_default().push(contact);
@@ -95,7 +95,7 @@ pub fn services(
 
 fn service(
     port: Option<Port>,
-    contacts: &[&Kept],
+    contacts: &[&KeptContact],
     excluded: &BTreeSet<Addr>,
     cluster: &Cluster,
     aggregate: Aggregate,
@@ -183,7 +183,7 @@ fn prefixes(
 }
 
 /// Times and numbers of a contact, on one line.
-pub fn evidence(kept: &Kept, cluster: &Cluster) -> String {
+pub fn evidence(kept: &KeptContact, cluster: &Cluster) -> String {
     let contact = &kept.contact;
     let source = IpAddr::from(kept.source);
     let who = match cluster.node_at(&kept.source) {
@@ -265,12 +265,12 @@ pub fn policy(
             .to_owned());
         say("    mode: observe".to_owned());
         let peak = service.evidence.iter().map(|kept| kept.contact.peak).max().unwrap_or(0);
-        let rate = (peak * HEADROOM).max(LEAST.0);
-        let burst = (rate * 5).max(LEAST.1);
+        let rate = (peak * HEADROOM).max(DEFAULT_LIMIT.0);
+        let burst = (rate * 5).max(DEFAULT_LIMIT.1);
         say(format!(
             "    # At most {peak} were opened in a second by one source; {HEADROOM} times that, at \
              least {}.",
-            LEAST.0
+            DEFAULT_LIMIT.0
         ));
         say("    limits:".to_owned());
         say("      perSource:".to_owned());

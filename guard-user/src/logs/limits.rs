@@ -14,14 +14,14 @@ use super::record::Record;
 pub(super) const PER_MINUTE: u32 = 20;
 const MINUTE: Duration = Duration::from_mins(1);
 /// Characters of the last record that was not written.
-const SHOWN: usize = 200;
+const MAX_SHOWN: usize = 200;
 
 /// What each place has said. As many entries as there are places, so the memory is bounded.
 #[derive(Debug, Default)]
-pub(super) struct Limits(Mutex<HashMap<Identifier, Place>>);
+pub(super) struct Limits(Mutex<HashMap<Identifier, CallSite>>);
 
 #[derive(Debug)]
-struct Place {
+struct CallSite {
     since: Instant,
     written: u32,
     suppressed: u64,
@@ -36,7 +36,7 @@ impl Limits {
 
     fn admit_at(&self, now: Instant, place: Identifier, record: &Record) -> bool {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Place { since: now, written: 0, suppressed: 0, last: None };
+        let fresh = || CallSite { since: now, written: 0, suppressed: 0, last: None };
         let place = places.entry(place).or_insert_with(fresh);
         if now.duration_since(place.since) >= MINUTE {
             place.since = now;
@@ -48,7 +48,7 @@ impl Limits {
         }
         place.suppressed += 1;
         let first_line = record.message.lines().next().unwrap_or_default();
-        place.last = Some((record.level, first_line.chars().take(SHOWN).collect()));
+        place.last = Some((record.level, first_line.chars().take(MAX_SHOWN).collect()));
         false
     }
 

@@ -13,9 +13,9 @@ use crate::policy::syntax::text;
 /// Bytes of a message.
 const MESSAGE: usize = 1024;
 /// Bytes of a page.
-const WHOLE_PAGE: usize = 16 * 1024;
+const MAX_PAGE_BYTES: usize = 16 * 1024;
 /// Bytes of a field's value.
-const VALUE: usize = 256;
+const MAX_VALUE_BYTES: usize = 256;
 
 /// Something that is said.
 #[derive(Debug, Clone)]
@@ -74,13 +74,13 @@ impl Reader<'_> {
     fn take(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         match field.name() {
             "message" => {
-                let most = if self.page { WHOLE_PAGE } else { MESSAGE };
+                let most = if self.page { MAX_PAGE_BYTES } else { MESSAGE };
                 self.record.message = clean(value, most, self.page);
             }
             "hint" => self.record.hint = Some(clean(value, MESSAGE, false)),
             // Where a library's message comes from.
             name if name.starts_with("log.") => {}
-            name => self.record.fields.push((name, clean(value, VALUE, false))),
+            name => self.record.fields.push((name, clean(value, MAX_VALUE_BYTES, false))),
         }
     }
 }

@@ -9,17 +9,17 @@ use super::{Patience, journal, record::Record};
 use crate::output;
 
 /// Bytes that a pipe with room takes without blocking (`PIPE_BUF`).
-const PART: usize = 4096;
+const PIPE_BUF: usize = 4096;
 
 /// How records are written.
 #[derive(Debug)]
 pub(super) struct Text {
-    form: Form,
+    form: LineStyle,
     patience: Patience,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum LineStyle {
     /// For a terminal.
     Colour,
     Plain,
@@ -33,14 +33,14 @@ impl Text {
     pub(super) fn new(terminal: bool) -> Self {
         let colour = terminal && output::allows_colour();
         Self {
-            form: if colour { Form::Colour } else { Form::Plain },
+            form: if colour { LineStyle::Colour } else { LineStyle::Plain },
             patience: Patience::default(),
         }
     }
 
     /// For a journal that reads standard error.
     pub(super) fn for_journal() -> Self {
-        Self { form: Form::Prefixed, patience: Patience::default() }
+        Self { form: LineStyle::Prefixed, patience: Patience::default() }
     }
 
     /// Writes a record; false if standard error does not take it.
@@ -48,14 +48,14 @@ impl Text {
         let text = render(record, self.form, SystemTime::now()) + "\n";
         let stderr = io::stderr();
         text.as_bytes()
-            .chunks(PART)
+            .chunks(PIPE_BUF)
             .all(|part| self.patience.has_room(stderr.as_fd()) && output::talk_part(part).is_ok())
     }
 }
 
-fn render(record: &Record, form: Form, now: SystemTime) -> String {
+fn render(record: &Record, form: LineStyle, now: SystemTime) -> String {
     let text = record.text();
-    if form == Form::Prefixed {
+    if form == LineStyle::Prefixed {
         let prefix = format!("<{}>", journal::priority(record.level));
         let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}")).collect();
         return lines.join("\n");
@@ -70,7 +70,7 @@ fn render(record: &Record, form: Form, now: SystemTime) -> String {
         Level::TRACE => ("TRACE", "35"),
     };
     let time = crate::text::time(now);
-    if form == Form::Colour {
+    if form == LineStyle::Colour {
         format!("{time} \u{1b}[{colour}m{name:>5}\u{1b}[0m {text}")
     } else {
         format!("{time} {name:>5} {text}")
@@ -89,9 +89,9 @@ mod tests {
 
     #[test]
     fn a_further_line_is_no_record() {
-        let text = render(&record(), Form::Plain, SystemTime::UNIX_EPOCH);
+        let text = render(&record(), LineStyle::Plain, SystemTime::UNIX_EPOCH);
         assert_eq!(text, "1970-01-01T00:00:00.000Z  WARN one\n    two\n    hint: three");
-        let text = render(&record(), Form::Colour, SystemTime::UNIX_EPOCH);
+        let text = render(&record(), LineStyle::Colour, SystemTime::UNIX_EPOCH);
         assert!(
             text.starts_with("1970-01-01T00:00:00.000Z \u{1b}[33m WARN\u{1b}[0m one"),
             "{text}"
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_journal_that_reads_text_is_told_the_priority_of_each_line() {
-        let text = render(&record(), Form::Prefixed, SystemTime::UNIX_EPOCH);
+        let text = render(&record(), LineStyle::Prefixed, SystemTime::UNIX_EPOCH);
         assert_eq!(text, "<4>one\n<4>two\n<4>hint: three");
     }
 }

@@ -13,7 +13,7 @@ use netlink_packet_sock_diag::{
 };
 use nix::ifaddrs::getifaddrs;
 
-use super::sock_diag::{self, MOST, Whole};
+use super::sock_diag::{self, Completeness, MAX_SOCKETS};
 use crate::system_error::SystemError;
 
 /// A TCP connection.
@@ -80,9 +80,9 @@ fn tcp(
     for family in [AF_INET, AF_INET6] {
         // One socket each: the rest of an answer that is not read to its end lies in it.
         let socket = sock_diag::open().map_err(failed)?;
-        match sock_diag::dump(&socket, family, protocol, states.clone(), MOST, &mut each) {
-            Ok(Whole::Yes) => {}
-            Ok(Whole::No) => more = true,
+        match sock_diag::dump(&socket, family, protocol, states.clone(), MAX_SOCKETS, &mut each) {
+            Ok(Completeness::Yes) => {}
+            Ok(Completeness::No) => more = true,
             // A kernel without IPv6 has no such sockets.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) && family == AF_INET6 => {}
             Err(error) => return Err(failed(error)),

@@ -23,10 +23,10 @@ use super::sock_diag::refusal;
 use crate::system_error::SystemError;
 
 /// Milliseconds that the kernel may take for a part of an answer.
-const PATIENCE_MS: i64 = 500;
+const ANSWER_TIMEOUT_MS: i64 = 500;
 /// Bytes of a part of an answer: what the kernel fills at most (`netlink_dump`,
 /// `net/netlink/af_netlink.c`).
-const PART: usize = 32 * 1024;
+const BUFFER_BYTES: usize = 32 * 1024;
 /// Bytes of the headers in front of a question: `nlmsghdr` and `genlmsghdr`.
 const HEADERS: usize = 20;
 
@@ -194,7 +194,11 @@ fn ask(
 fn open(family: &str) -> io::Result<(Socket, u16)> {
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;
-    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
+    setsockopt(
+        &socket.as_fd(),
+        sockopt::ReceiveTimeout,
+        &TimeVal::milliseconds(ANSWER_TIMEOUT_MS),
+    )?;
     let name = attribute(CTRL_ATTR_FAMILY_NAME, &[family.as_bytes(), b"\0"].concat());
     let mut id = None;
     converse(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name, |answer| {
@@ -222,7 +226,7 @@ fn converse(
     question.extend([command, 1, 0, 0]);
     question.extend(attributes);
     socket.send_to(&question, &SocketAddr::new(0, 0), 0)?;
-    let mut answer = Vec::with_capacity(PART);
+    let mut answer = Vec::with_capacity(BUFFER_BYTES);
     loop {
         answer.clear();
         socket.recv(&mut answer, 0)?;

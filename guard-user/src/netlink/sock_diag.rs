@@ -33,14 +33,14 @@ use crate::system_error::SystemError;
 
 /// Sockets that are looked at, of each kind and family. Who opens more hides the rest, which is
 /// told.
-pub(super) const MOST: usize = 65_536;
+pub(super) const MAX_SOCKETS: usize = 65_536;
 /// Bytes of an answer's part. The kernel fills what it is given (`netlink_dump`,
 /// `net/netlink/af_netlink.c`), up to 32 KiB.
-const PART: usize = 32 * 1024;
+const BUFFER_BYTES: usize = 32 * 1024;
 /// Milliseconds that the kernel may take for a part of an answer.
-const PATIENCE_MS: i64 = 500;
+const ANSWER_TIMEOUT_MS: i64 = 500;
 /// Descriptors that are looked at to find who has a socket.
-const MOST_DESCRIPTORS: usize = 200_000;
+const MAX_DESCRIPTORS: usize = 200_000;
 
 /// A socket that takes what strangers send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +98,10 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
         };
         for family in [AF_INET, AF_INET6] {
             let protocol = u8::try_from(protocol).unwrap_or_default();
-            match dump(&socket, family, protocol, states.clone(), MOST, &mut of_transport) {
-                Ok(Whole::Yes) => {}
+            match dump(&socket, family, protocol, states.clone(), MAX_SOCKETS, &mut of_transport) {
+                Ok(Completeness::Yes) => {}
                 // The rest of the answer lies unread in this socket.
-                Ok(Whole::No) => return Ok(true),
+                Ok(Completeness::No) => return Ok(true),
                 Err(error)
                     if error.raw_os_error() == Some(libc::ENOENT)
                         && (optional || family == AF_INET6) => {}
@@ -113,7 +113,7 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
 }
 
 /// Whether all sockets were told of.
-pub(super) enum Whole {
+pub(super) enum Completeness {
     Yes,
     No,
 }
@@ -121,7 +121,11 @@ pub(super) enum Whole {
 pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
-    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
+    setsockopt(
+        &socket.as_fd(),
+        sockopt::ReceiveTimeout,
+        &TimeVal::milliseconds(ANSWER_TIMEOUT_MS),
+    )?;
     Ok(socket)
 }
 
@@ -134,7 +138,7 @@ pub(super) fn dump(
     states: StateFlags,
     most: usize,
     each: &mut impl FnMut(&InetResponseHeader),
-) -> io::Result<Whole> {
+) -> io::Result<Completeness> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
     let extensions = ExtensionFlags::empty();
     let request = InetRequest { family, protocol, extensions, states, socket_id };
@@ -147,7 +151,7 @@ pub(super) fn dump(
     message.serialize(&mut bytes);
     socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
     let mut looked_at = 0;
-    let mut answer = Vec::with_capacity(PART);
+    let mut answer = Vec::with_capacity(BUFFER_BYTES);
     loop {
         answer.clear();
         socket.recv(&mut answer, 0)?;
@@ -155,7 +159,7 @@ pub(super) fn dump(
         while !rest.is_empty() {
             let packet = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             match packet.message_type() {
-                NLMSG_DONE => return Ok(Whole::Yes),
+                NLMSG_DONE => return Ok(Completeness::Yes),
                 NLMSG_ERROR => return Err(refusal(packet.payload())),
                 _ => {}
             }
@@ -167,7 +171,7 @@ pub(super) fn dump(
             rest = rest.get(length..).unwrap_or_default();
         }
         if looked_at >= most {
-            return Ok(Whole::No);
+            return Ok(Completeness::No);
         }
     }
 }
@@ -196,7 +200,7 @@ pub fn commands(inodes: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     let mut descriptors = 0;
     let Ok(processes) = fs::read_dir("/proc") else { return commands };
     for process in processes.flatten() {
-        if commands.len() == inodes.len() || descriptors > MOST_DESCRIPTORS {
+        if commands.len() == inodes.len() || descriptors > MAX_DESCRIPTORS {
             break;
         }
         let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());

@@ -18,7 +18,7 @@ use crate::{
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/apply/v1";
 /// Groups of connections that people are shown.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// What a policy changes, in both forms: the clusters it is about may be large.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Difference {
 
 /// What became of it.
 #[derive(Debug)]
-pub enum Answer<'a> {
+pub enum ApplyOutcome<'a> {
     /// It is done: what is in force, in words.
     Done {
         /// What the daemon says.
@@ -79,18 +79,18 @@ struct Document<'a> {
 }
 
 /// Prints it.
-pub fn print(answer: &Answer<'_>, format: Format) {
+pub fn print(answer: &ApplyOutcome<'_>, format: Format) {
     match (format, answer) {
         (Format::Json, _) => output::answer_json(&document(answer)),
-        (Format::Text, Answer::Done { applied, what }) => done(applied, what),
-        (Format::Text, Answer::Planned { applied, difference }) => {
+        (Format::Text, ApplyOutcome::Done { applied, what }) => done(applied, what),
+        (Format::Text, ApplyOutcome::Planned { applied, difference }) => {
             planned(applied, difference.as_ref());
         }
-        (Format::Text, Answer::Not(error)) => refused(error),
+        (Format::Text, ApplyOutcome::Not(error)) => refused(error),
     }
 }
 
-fn document<'a>(answer: &'a Answer<'_>) -> Document<'a> {
+fn document<'a>(answer: &'a ApplyOutcome<'_>) -> Document<'a> {
     let none = Document {
         schema: SCHEMA,
         result: "failed",
@@ -115,11 +115,11 @@ fn document<'a>(answer: &'a Answer<'_>) -> Document<'a> {
         ..none
     };
     match answer {
-        Answer::Done { applied, .. } => of(applied, "done", None),
-        Answer::Planned { applied, difference } => {
+        ApplyOutcome::Done { applied, .. } => of(applied, "done", None),
+        ApplyOutcome::Planned { applied, difference } => {
             of(applied, "dry_run", difference.as_ref().map(|difference| &difference.document))
         }
-        Answer::Not(error) => Document {
+        ApplyOutcome::Not(error) => Document {
             error: Some(error.to_string()),
             result: match error {
                 ClientError::Refused(_) | ClientError::WouldCut { .. } => "refused",
@@ -171,7 +171,7 @@ fn planned(applied: &Applied, difference: Option<&Difference>) {
 fn refused(error: &ClientError) {
     output::error(error);
     let Some(connections) = error.connections() else { return };
-    for line in connections.cut.lines(SHOWN) {
+    for line in connections.cut.lines(MAX_SHOWN) {
         output::talk(format_args!("  {}", shown_text(&line)));
     }
     rest(connections);
@@ -187,7 +187,7 @@ fn refused(error: &ClientError) {
 fn listed(what: &str, cut: &Affected) {
     if cut.connections > 0 {
         output::talk(format_args!("{what} {}:", counted(cut.connections, "connection")));
-        for line in cut.lines(SHOWN) {
+        for line in cut.lines(MAX_SHOWN) {
             output::talk(format_args!("  {}", shown_text(&line)));
         }
     }
@@ -201,7 +201,7 @@ fn rest(connections: &Connections) {
             "note: {} go on, but could not be opened again:",
             counted(weak.connections, "connection")
         ));
-        for line in weak.lines(SHOWN) {
+        for line in weak.lines(MAX_SHOWN) {
             output::talk(format_args!("  {}", shown_text(&line)));
         }
     }

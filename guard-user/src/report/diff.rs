@@ -20,7 +20,7 @@ use crate::{
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/diff/v1";
 /// Items of a list that people are shown.
-const SHOWN: usize = 8;
+const MAX_SHOWN: usize = 8;
 
 /// Prints what differs.
 pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Format) {
@@ -35,7 +35,8 @@ pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Form
 /// Some items, and how many more there are.
 fn some(items: impl IntoIterator<Item = impl ToString>) -> String {
     let mut items = items.into_iter();
-    let mut shown: Vec<String> = items.by_ref().take(SHOWN).map(|item| item.to_string()).collect();
+    let mut shown: Vec<String> =
+        items.by_ref().take(MAX_SHOWN).map(|item| item.to_string()).collect();
     let more = items.count();
     if more > 0 {
         shown.push(format!("and {more} more"));

@@ -8,7 +8,7 @@ use clap::{
 };
 
 use crate::{
-    api::events::{Audit, Event, Packet, What},
+    api::events::{Audit, Event, EventKind, Packet},
     output::Lines,
     policy::syntax::text::visible,
 };
@@ -67,8 +67,8 @@ fn compact(event: &Event, colour: bool) -> String {
     let time = event.time.as_deref().and_then(|time| time.split_once('T'));
     let time = time.map_or("--:--:--.---", |(_, time)| time.trim_end_matches('Z'));
     let (interface, rest) = match &event.what {
-        What::Packet(packet) => (packet.interface.as_deref(), of_packet(packet, colour)),
-        What::Policy(policy) => {
+        EventKind::Packet(packet) => (packet.interface.as_deref(), of_packet(packet, colour)),
+        EventKind::Policy(policy) => {
             let hash = policy.policy_hash.get(..12).unwrap_or(&policy.policy_hash);
             let what = policy.what.name().replace('_', " ");
             (
@@ -81,13 +81,13 @@ fn compact(event: &Event, colour: bool) -> String {
                 ),
             )
         }
-        What::Interface(interface) => (
+        EventKind::Interface(interface) => (
             Some(interface.interface.as_str()),
             told("interface", interface.what.name(), "", &interface.text),
         ),
-        What::Audit(audit) => (None, of_command(audit)),
-        What::Lost(lost) => (None, told("lost", "", "", &lost.text)),
-        What::Unknown => (None, "an event that this version does not know".to_owned()),
+        EventKind::Audit(audit) => (None, of_command(audit)),
+        EventKind::Lost(lost) => (None, told("lost", "", "", &lost.text)),
+        EventKind::Unknown => (None, "an event that this version does not know".to_owned()),
     };
     format!("{} {} {rest}", visible(time), visible(interface.unwrap_or("-")))
 }
@@ -200,16 +200,16 @@ mod tests {
             ..Audit::default()
         };
         assert_eq!(
-            line(What::Audit(Box::new(audit))),
+            line(EventKind::Audit(Box::new(audit))),
             "14:02:11.204 - audit refused apply /etc/c.yaml by root, logged in as ann, `trainguard` \
              (pid 7) no"
         );
         let signal = Audit { request: "reload".to_owned(), ..Audit::default() };
-        let line = line(What::Audit(Box::new(signal)));
+        let line = line(EventKind::Audit(Box::new(signal)));
         assert!(line.contains("by whom is not known"), "{line}");
     }
 
-    fn line(what: What) -> String {
+    fn line(what: EventKind) -> String {
         let event = Event {
             schema: SCHEMA.to_owned(),
             time: Some("2026-01-31T14:02:11.204Z".to_owned()),
@@ -244,13 +244,13 @@ mod tests {
     #[test]
     fn a_packet_is_a_line() {
         assert_eq!(
-            line(What::packet(packet())),
+            line(EventKind::packet(packet())),
             "14:02:11.204 eth0 DROP not_allowed 10.20.48.9:51514 (not in the manifest) -> \
              10.20.4.17:9091 tcp S scheduler len 74 (x61 in 1.0 s)"
         );
         let estimated =
             Packet { count: 1, packets: 32, source_node: Some("gpu-1".to_owned()), ..packet() };
-        let line = line(What::packet(estimated));
+        let line = line(EventKind::packet(estimated));
         assert!(line.contains("(gpu-1)") && line.ends_with("(about 32 frames)"), "{line}");
     }
 
@@ -273,14 +273,17 @@ mod tests {
             ..Policy::default()
         };
         assert_eq!(
-            line(What::Policy(policy)),
+            line(EventKind::Policy(policy)),
             "14:02:11.204 - policy in force generation 5 0123456789ab"
         );
         let lost = Lost { text: "7 refused frames were not sampled".to_owned(), ..Lost::default() };
-        assert_eq!(line(What::Lost(lost)), "14:02:11.204 - lost 7 refused frames were not sampled");
+        assert_eq!(
+            line(EventKind::Lost(lost)),
+            "14:02:11.204 - lost 7 refused frames were not sampled"
+        );
         let hostile = "\u{1b}[2J\u{202e}\nx";
         for what in [
-            What::packet(Packet {
+            EventKind::packet(Packet {
                 source_node: Some(hostile.to_owned()),
                 interface: Some(hostile.to_owned()),
                 service: Some(hostile.to_owned()),
@@ -290,18 +293,18 @@ mod tests {
                 flags: Some(hostile.to_owned()),
                 ..packet()
             }),
-            What::Interface(Interface {
+            EventKind::Interface(Interface {
                 what: InterfaceChange::Unknown,
                 interface: hostile.to_owned(),
                 text: hostile.to_owned(),
             }),
-            What::Policy(Policy {
+            EventKind::Policy(Policy {
                 what: PolicyChange::Unknown,
                 policy_hash: hostile.to_owned(),
                 text: hostile.to_owned(),
                 ..Policy::default()
             }),
-            What::Audit(Box::new(Audit {
+            EventKind::Audit(Box::new(Audit {
                 request: hostile.to_owned(),
                 arguments: hostile.to_owned(),
                 text: hostile.to_owned(),
@@ -312,7 +315,7 @@ mod tests {
                 command: Some(hostile.to_owned()),
                 ..Audit::default()
             })),
-            What::Lost(Lost { text: hostile.to_owned(), ..Lost::default() }),
+            EventKind::Lost(Lost { text: hostile.to_owned(), ..Lost::default() }),
         ] {
             let line = line(what);
             assert!(!line.contains(['\u{1b}', '\u{202e}', '\n']), "{line:?}");

@@ -7,9 +7,9 @@ use serde::Serialize;
 use crate::{
     learn::{
         SCHEMA,
+        classify::{Classified, Disposition, KeptContact},
         connection_tracker::ConnectionTracker,
         draft::{self, Service},
-        judge::{Fate, Judged, Kept},
     },
     output,
     policy::{Cluster, Node},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Lines of a kind that are printed for people; programs get all.
-const MOST: usize = 40;
+const MAX_SHOWN: usize = 40;
 
 /// The answer of `learn`.
 #[derive(Debug, Serialize)]
@@ -43,7 +43,7 @@ pub struct Learned {
     /// Entries for the manifest.
     pub entries: Vec<Admitted>,
     /// What was left out.
-    pub left_out: Vec<Left>,
+    pub left_out: Vec<LeftOutContact>,
     /// The documents; null if nothing is proposed.
     pub documents: Option<Documents>,
 }
@@ -92,7 +92,7 @@ pub struct Admitted {
 
 /// What was left out.
 #[derive(Debug, Serialize)]
-pub struct Left {
+pub struct LeftOutContact {
     /// The source.
     pub source: IpAddr,
     /// The port; null if it is about the source as a whole.
@@ -152,8 +152,9 @@ impl Learned {
     }
 
     /// Adds the contacts that count.
-    pub fn add(&mut self, judged: &Judged, services: &[Service], cluster: &Cluster) {
-        self.contacts = judged.kept.iter().map(|kept| contact(kept, services, cluster)).collect();
+    pub fn add(&mut self, classified: &Classified, services: &[Service], cluster: &Cluster) {
+        self.contacts =
+            classified.kept.iter().map(|kept| contact(kept, services, cluster)).collect();
     }
 }
 
@@ -213,12 +214,12 @@ fn notes(watch: &ConnectionTracker) -> Vec<String> {
     notes
 }
 
-fn contact(kept: &Kept, services: &[Service], cluster: &Cluster) -> Contact {
+fn contact(kept: &KeptContact, services: &[Service], cluster: &Cluster) -> Contact {
     let seen = &kept.contact;
     let has = |service: &&Service| {
         service.evidence.iter().any(|other| (other.source, other.port) == (kept.source, kept.port))
     };
-    let service = services.iter().find(has).filter(|_| kept.fate == Fate::Service);
+    let service = services.iter().find(has).filter(|_| kept.disposition == Disposition::Service);
     Contact {
         source: kept.source.into(),
         node: cluster.node_at(&kept.source).map(|node| node.name.clone()),
@@ -229,10 +230,10 @@ fn contact(kept: &Kept, services: &[Service], cluster: &Cluster) -> Contact {
         first_frame: seen.first_frame,
         first_seen: seen.first_ns.map(draft::time_of),
         last_seen: seen.last_ns.map(draft::time_of),
-        by: match kept.fate {
-            Fate::Allowed => "allowed",
-            Fate::Service => "service",
-            Fate::Entry => "entry",
+        by: match kept.disposition {
+            Disposition::Allowed => "allowed",
+            Disposition::Service => "service",
+            Disposition::Entry => "entry",
         },
         service: service.map(|service| service.name.clone()),
     }
@@ -263,7 +264,7 @@ fn text(learned: &Learned) -> String {
         }
         say("");
         say(heading);
-        for contact in contacts.iter().take(MOST) {
+        for contact in contacts.iter().take(MAX_SHOWN) {
             let who = contact.node.as_deref().unwrap_or("in no manifest");
             say(&format!(
                 "  {} ({who}) to {}: {}, {}, first in frame {}",
@@ -291,7 +292,7 @@ fn text(learned: &Learned) -> String {
     if !learned.left_out.is_empty() {
         say("");
         say("left out:");
-        for left in learned.left_out.iter().take(MOST) {
+        for left in learned.left_out.iter().take(MAX_SHOWN) {
             let port = left.port.as_deref().map_or_else(String::new, |port| format!(" to {port}"));
             let then = left.then.map_or_else(String::new, |then| format!(" [{then}]"));
             say(&format!(
@@ -318,7 +319,7 @@ fn text(learned: &Learned) -> String {
 }
 
 fn rest(say: &mut impl FnMut(&str), count: usize) {
-    if count > MOST {
-        say(&format!("  and {} more; --format json tells all", count - MOST));
+    if count > MAX_SHOWN {
+        say(&format!("  and {} more; --format json tells all", count - MAX_SHOWN));
     }
 }

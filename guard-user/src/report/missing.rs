@@ -6,7 +6,7 @@ use crate::{api::events::missing::Stranger, output, policy::syntax::text::visibl
 
 /// What was found.
 #[derive(Debug, Serialize)]
-pub struct Found {
+pub struct MissingMembers {
     /// As the daemon tells it.
     pub schema: String,
     /// The node that refused them.
@@ -52,11 +52,11 @@ pub struct Remedy {
 }
 
 /// Prints them.
-pub fn print(found: &Found) {
+pub fn print(found: &MissingMembers) {
     output::answer(text(found));
 }
 
-fn text(found: &Found) -> String {
+fn text(found: &MissingMembers) -> String {
     let node = visible(&found.node);
     if found.members.is_empty() {
         let far = if found.not_near > 0 {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     capture::Captured,
     output::{self, Format, Lines},
-    policy::{Loaded, compiled::CompiledPolicy, resolve::provenance::Known},
+    policy::{Loaded, compiled::CompiledPolicy, resolve::provenance::KnownAddress},
     text::counted,
 };
 use guard_common::{
@@ -24,7 +24,7 @@ use guard_common::{
 };
 
 /// Refused frames that are shown one by one, and sources that are shown.
-const SHOWN: usize = 10;
+const MAX_SHOWN: usize = 10;
 /// Refused sources that are told apart.
 const MAX_SOURCES: usize = 1 << 16;
 
@@ -51,7 +51,7 @@ struct Line<'a> {
 
 /// What came of a frame.
 #[derive(Debug, Clone, Copy)]
-pub struct Judged {
+pub struct Evaluated {
     /// The verdict on what the capture kept of the frame.
     pub verdict: Verdict,
     /// What the frame is; none if it cannot be read.
@@ -97,7 +97,7 @@ pub struct Summary<'a> {
     /// Frames that the capture has cut too short to be judged.
     truncated: u64,
     refused: Vec<String>,
-    sources: Refused,
+    sources: RefusedSources,
     lines: Lines,
     /// Frames that were not for this node.
     pub left_out: u64,
@@ -110,7 +110,8 @@ pub struct Summary<'a> {
 impl<'a> Summary<'a> {
     /// Nothing yet.
     pub fn new(loaded: &'a Loaded, policy: &'a CompiledPolicy, format: Format) -> Self {
-        let name = |slot| policy.name_of_service(&Verdict::of_service(ANY.0, ANY.1, slot));
+        let name =
+            |slot| policy.name_of_service(&Verdict::of_service(ANY_VERDICT.0, ANY_VERDICT.1, slot));
         Self {
             loaded,
             policy,
@@ -120,7 +121,7 @@ impl<'a> Summary<'a> {
             all: Tally::default(),
             truncated: 0,
             refused: Vec::new(),
-            sources: Refused::default(),
+            sources: RefusedSources::default(),
             lines: Lines::new(),
             left_out: 0,
             on_host: 0,
@@ -139,8 +140,8 @@ impl<'a> Summary<'a> {
     }
 
     /// Adds a verdict, and prints it if each is wanted. Breaks when nobody reads any more.
-    pub fn add(&mut self, frame: &Captured<'_>, judged: &Judged) -> ControlFlow<()> {
-        let Judged { verdict, parsed, truncated, on_host, filled_up } = *judged;
+    pub fn add(&mut self, frame: &Captured<'_>, judged: &Evaluated) -> ControlFlow<()> {
+        let Evaluated { verdict, parsed, truncated, on_host, filled_up } = *judged;
         self.all.add(frame);
         self.on_host += u64::from(on_host);
         self.filled_up += u64::from(filled_up);
@@ -159,7 +160,7 @@ impl<'a> Summary<'a> {
             tally.add(frame);
         }
         if verdict.action != Action::Pass && self.format == Format::Text {
-            if self.refused.len() < SHOWN {
+            if self.refused.len() < MAX_SHOWN {
                 let refused = self.describe(frame, verdict, parsed);
                 self.refused.push(refused);
             }
@@ -174,8 +175,8 @@ impl<'a> Summary<'a> {
         self.names.get(usize::from(verdict.service?)).copied().flatten()
     }
 
-    fn line(&self, frame: &Captured<'_>, judged: &Judged) -> Line<'a> {
-        let Judged { verdict, parsed, truncated, .. } = *judged;
+    fn line(&self, frame: &Captured<'_>, judged: &Evaluated) -> Line<'a> {
+        let Evaluated { verdict, parsed, truncated, .. } = *judged;
         let flow = match parsed {
             Some(Parsed::Flow(flow)) => Some(flow),
             _ => None,
@@ -322,7 +323,7 @@ impl<'a> Summary<'a> {
                 "  {}: {}{at}; {}",
                 IpAddr::from(*addr),
                 counted(refused.frames, "frame"),
-                Known::of(&self.loaded.cluster, addr).describe(&self.loaded.report.sources)
+                KnownAddress::of(&self.loaded.cluster, addr).describe(&self.loaded.report.sources)
             ));
         }
         let more = self.sources.seen.len() - top.len();
@@ -340,11 +341,11 @@ impl<'a> Summary<'a> {
 }
 
 /// Any verdict of a service, to ask for its name.
-const ANY: (Action, guard_common::Reason) = (Action::Pass, guard_common::Reason::Allowed);
+const ANY_VERDICT: (Action, guard_common::Reason) = (Action::Pass, guard_common::Reason::Allowed);
 
 /// The refused sources, in bounded memory.
 #[derive(Debug, Default)]
-struct Refused {
+struct RefusedSources {
     seen: HashMap<Addr, OfSource>,
     /// Frames that a source may have in addition to those counted.
     forgotten: u64,
@@ -357,7 +358,7 @@ struct OfSource {
     services: u64,
 }
 
-impl Refused {
+impl RefusedSources {
     fn add(&mut self, addr: Addr, service: Option<u8>) {
         if self.seen.len() >= MAX_SOURCES && !self.seen.contains_key(&addr) {
             self.forget();
@@ -381,7 +382,7 @@ impl Refused {
     fn top(&self) -> Vec<(Addr, OfSource)> {
         let mut all: Vec<(Addr, OfSource)> = self.seen.iter().map(|(a, of)| (*a, *of)).collect();
         all.sort_unstable_by_key(|(addr, of)| (std::cmp::Reverse(of.frames), *addr));
-        all.truncate(SHOWN);
+        all.truncate(MAX_SHOWN);
         all
     }
 }
@@ -444,7 +445,7 @@ mod tests {
 
     #[test]
     fn the_loudest_sources_survive_a_flood_of_forged_ones_in_bounded_memory() {
-        let mut refused = Refused::default();
+        let mut refused = RefusedSources::default();
         let loud = Addr::V4(1);
         for forged in 0..4_u32 << 16 {
             refused.add(Addr::V4(0x0a00_0000 | forged), None);

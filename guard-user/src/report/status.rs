@@ -17,7 +17,7 @@ const WIDTH: usize = 80;
 /// Where the facts of a line begin, after the word that says what they are about.
 const INDENT: usize = 11;
 /// Characters of a long text, an error most likely.
-const LONGEST: usize = 600;
+const MAX_TEXT: usize = 600;
 
 /// Prints it.
 pub fn print(status: &Status) {
@@ -261,7 +261,7 @@ impl Screen {
             let _ = write!(self.0, "{about:<INDENT$}");
             column = INDENT;
         }
-        let clean: String = shown_text(text).chars().take(LONGEST).collect();
+        let clean: String = shown_text(text).chars().take(MAX_TEXT).collect();
         let mut first = true;
         for word in clean.split(' ') {
             let width = word.chars().count();

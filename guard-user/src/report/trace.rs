@@ -19,7 +19,7 @@ use crate::{
         Loaded,
         compiled::CompiledPolicy,
         resolve::{cluster, provenance},
-        syntax::diagnostic::Place,
+        syntax::diagnostic::Location,
     },
 };
 
@@ -124,7 +124,7 @@ impl Trace<'_> {
         self.loaded.cluster.service(&self.policy.service_in(slot)?.label)
     }
 
-    fn written(&self, place: Place) -> Written {
+    fn written(&self, place: Location) -> Written {
         let (file, at) = provenance::position(&self.loaded.report.sources, place);
         Written { file, line: at.line, column: at.column }
     }

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use guard_user::{
     api::{
-        events::{Event, Packet, What},
+        events::{Event, EventKind, Packet},
         status::{NodeMode, OpenPort, OpenPorts, Status},
     },
     attach_mode::DeviceMode,
     doctor::{
         Check, Diagnosis, State,
         facts::{
-            Abilities, BpfFs, Directory, Interface, Kernel, MachineFacts, Network, Owned, Policy,
-            PolicyFile, Program, Rdma, Refusal, Rights, RootService, Seen, ServicePorts, Unit,
-            Unmet,
+            BpfFs, Directory, Interface, Kernel, KernelFeatures, MachineFacts, MaybeHidden,
+            Network, Owned, Policy, PolicyFile, Program, Rdma, Refusal, Rights, RootService,
+            ServicePorts, Unit, Unmet,
         },
         redact::{self, Names, Records},
     },
@@ -27,12 +27,12 @@ type Case = (&'static str, State, fn(&mut MachineFacts));
 
 const ALL_RIGHTS: u64 = u64::MAX;
 
-fn known<T>(value: T) -> Seen<T> {
-    Seen::Known(value)
+fn known<T>(value: T) -> MaybeHidden<T> {
+    MaybeHidden::Known(value)
 }
 
-fn hidden<T>() -> Seen<T> {
-    Seen::Hidden("Permission denied (os error 13)".to_owned())
+fn hidden<T>() -> MaybeHidden<T> {
+    MaybeHidden::Hidden("Permission denied (os error 13)".to_owned())
 }
 
 fn owned(uid: u32, mode: u32) -> Owned {
@@ -78,7 +78,7 @@ fn healthy() -> MachineFacts {
             unprivileged_bpf_disabled: known(2),
         },
         rights: Rights { uid: 0, capabilities: ALL_RIGHTS },
-        abilities: Abilities {
+        abilities: KernelFeatures {
             maps: vec![("array", Ok(())), ("ring buffer", Ok(()))],
             xdp: Ok(()),
             frags: Ok(()),
@@ -241,7 +241,7 @@ fn case_91_and_150_what_hardens_or_opens_the_kernel_is_said() {
 fn what_cannot_be_seen_without_rights_is_unknown_and_not_failed() {
     let checks = changed(|facts| {
         facts.rights = Rights { uid: 1000, capabilities: 0 };
-        facts.abilities = Abilities {
+        facts.abilities = KernelFeatures {
             maps: vec![("array", Err(refusal(libc::EPERM)))],
             xdp: Err(refusal(libc::EPERM)),
             frags: Err(refusal(libc::EPERM)),
@@ -628,7 +628,7 @@ fn report_of_secrets() -> Value {
         time: None,
         seq: None,
         node: Some("worker-0317".to_owned()),
-        what: What::packet(packet),
+        what: EventKind::packet(packet),
     };
     let mut names = Names::default();
     for (name, kind) in [("acme-gpu", "cluster"), ("worker-0317", "host"), ("alice", "user")] {

@@ -18,7 +18,7 @@ use guard_user::{
         self, Draft, Findings,
         HostsFormat::{Addresses, Auto, Dmlc, Mpi, Ray, Slurm},
         Input, Request,
-        profiles::{self, PROFILES, Profile, Which},
+        profiles::{self, PROFILES, Profile, RoleHolders},
     },
     policy::{self, Bundle, Disk, Loaded, Placement},
 };
@@ -102,9 +102,9 @@ fn every_profile_gives_a_cluster_that_compiles_on_every_node() {
     let hosts = "10.77.0.20 fd77::20\n10.77.0.21 fd77::21\n10.77.0.22 fd77::22\n";
     for profile in PROFILES {
         for scheduler in [Some(SCHEDULER), Some("10.77.0.21"), None] {
-            let apart = [Which::Scheduler, Which::First, Which::Named];
+            let apart = [RoleHolders::Scheduler, RoleHolders::First, RoleHolders::Named];
             let takes = profile.roles.iter().any(|(_, which)| apart.contains(which));
-            let needs = profile.roles.iter().any(|(_, which)| *which == Which::Scheduler);
+            let needs = profile.roles.iter().any(|(_, which)| *which == RoleHolders::Scheduler);
             if scheduler.is_some() != takes && (scheduler.is_some() || needs) {
                 continue;
             }
@@ -299,7 +299,7 @@ fn options_that_mean_nothing_are_refused() {
     let trainer = Profile {
         name: "trainer",
         policy: members_only("trainer", "[trainer]"),
-        roles: &[("trainer", Which::Listed)],
+        roles: &[("trainer", RoleHolders::Listed)],
     };
     let hosts = "10.0.0.1\n10.0.0.2\n";
     assert_eq!(brief(&draft(&request(&trainer, hosts)).0).len(), 2);
@@ -369,7 +369,7 @@ fn one_host_is_set_apart() {
     let ray = Profile {
         name: "tiny",
         policy: members_only("tiny", "[head, worker]"),
-        roles: &[("head", Which::First), ("worker", Which::Others)],
+        roles: &[("head", RoleHolders::First), ("worker", RoleHolders::Others)],
     };
     let text = "10.0.0.1\n10.0.0.2\n10.0.0.3\n";
     let roles = |scheduler, text: &str| {
@@ -401,9 +401,9 @@ fn one_host_is_set_apart() {
         name: "small",
         policy: members_only("small", "[controller, compute, login]"),
         roles: &[
-            ("controller", Which::Scheduler),
-            ("compute", Which::Others),
-            ("login", Which::Named),
+            ("controller", RoleHolders::Scheduler),
+            ("compute", RoleHolders::Others),
+            ("login", RoleHolders::Named),
         ],
     };
     let text = "gpu1 10.0.0.1\nlogin1 10.0.0.8\nLogin2 10.0.0.9\n";
@@ -433,7 +433,7 @@ fn a_network_that_nobody_named_admits_nobody() {
     let profile = Profile {
         name: "net",
         policy: Box::leak(policy.into_boxed_str()),
-        roles: &[("node", Which::Listed)],
+        roles: &[("node", RoleHolders::Listed)],
     };
     let hosts = "10.0.0.1 fd77::1\n10.0.0.2 fd77::2\n";
     let (nobody, notes) = draft(&request(&profile, hosts));

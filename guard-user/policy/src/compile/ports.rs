@@ -4,7 +4,7 @@ use crate::syntax::scalars::PortRange;
 
 /// A piece of a port entry that `except` leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Claim {
+pub(crate) struct PortClaim {
     /// The ports.
     pub(crate) range: PortRange,
     /// Width of the entry as it is written: the narrower one decides.
@@ -12,7 +12,7 @@ pub(crate) struct Claim {
 }
 
 /// What a service claims: its entries without the ports that it leaves alone.
-pub(crate) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<Claim> {
+pub(crate) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<PortClaim> {
     let mut claims = Vec::new();
     for entry in ports {
         let mut pieces = vec![*entry];
@@ -20,7 +20,7 @@ pub(crate) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<Claim> {
             pieces = pieces.into_iter().flat_map(|piece| without(piece, *hole)).flatten().collect();
         }
         let width = entry.width();
-        claims.extend(pieces.into_iter().map(|range| Claim { range, width }));
+        claims.extend(pieces.into_iter().map(|range| PortClaim { range, width }));
     }
     claims.sort_unstable();
     claims.dedup();

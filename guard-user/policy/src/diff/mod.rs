@@ -36,10 +36,10 @@ use super::{
 };
 use crate::{
     compile::slots::Placement,
-    probe::{GOES_ON, OPENS, Probe, UNREADABLE},
+    probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe, UNREADABLE},
     resolve::cluster::{Cluster, Node},
     syntax::{
-        diagnostic::{FileId, Place, Span},
+        diagnostic::{FileId, Location, Span},
         scalars::PortRange,
     },
 };
@@ -263,7 +263,7 @@ impl Pair {
         // A node like these, without addresses: its own are nobody's.
         let node = |roles: &[String]| Node {
             name: String::new(),
-            place: Place { file: FileId(0), span: Span::default() },
+            place: Location { file: FileId(0), span: Span::default() },
             addresses: Vec::new(),
             roles: roles.into(),
             interfaces: Arc::new([]),
@@ -300,9 +300,9 @@ impl Pair {
             let Some(port) = ranges.first().map(|range| range.first) else { continue };
             let with =
                 |flags| transitions(&|source| Probe::new(source, *transport, port, flags).frame());
-            let opening = with(OPENS);
+            let opening = with(FLAGS_OPENING);
             let found = if *transport == Transport::Tcp {
-                let going_on = with(GOES_ON);
+                let going_on = with(FLAGS_ESTABLISHED);
                 if opening == going_on {
                     vec![(Traffic::All, opening)]
                 } else {
@@ -362,7 +362,7 @@ impl Pair {
                 continue;
             }
             let passes = self.sources.iter().filter_map(Region::first).any(|source| {
-                let frame = Probe::new(source, *transport, port, OPENS).frame();
+                let frame = Probe::new(source, *transport, port, FLAGS_OPENING).frame();
                 [&old, &new].iter().all(|side| side.meets(&frame).action != Action::Drop)
             });
             if passes {

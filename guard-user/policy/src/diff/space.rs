@@ -57,7 +57,7 @@ impl Region {
         let honest = |six: bool| {
             let ranges = if six { &self.v6 } else { &self.v4 };
             // A range of addresses may begin with one that no host has.
-            let turns: &[u128] = if six { &TURNS6 } else { &TURNS4 };
+            let turns: &[u128] = if six { &MARTIAN_BOUNDS6 } else { &MARTIAN_BOUNDS4 };
             ranges.iter().find_map(|(first, last)| {
                 let within = turns.iter().copied().filter(|turn| first < turn && turn <= last);
                 let starts = std::iter::once(*first).chain(within);
@@ -71,7 +71,7 @@ impl Region {
     /// The addresses that a host can have and that are not in it.
     #[must_use]
     pub fn rest(&self) -> Self {
-        Self { v4: without(&HONEST4, &self.v4), v6: without(&HONEST6, &self.v6) }
+        Self { v4: without(&NON_MARTIANS4, &self.v4), v6: without(&NON_MARTIANS6, &self.v6) }
     }
 
     /// The same addresses as prefixes, as few as possible.
@@ -156,14 +156,14 @@ fn set<T: Copy>(points: &mut Points<T>, at: u128, what: T) {
 
 /// The points at which an address becomes or ceases to be a martian
 /// ([`Addr::is_martian`] is asked; this only says where to ask).
-const TURNS4: [u128; 6] = [0, 1 << 24, 127 << 24, 128 << 24, 224 << 24, 240 << 24];
+const MARTIAN_BOUNDS4: [u128; 6] = [0, 1 << 24, 127 << 24, 128 << 24, 224 << 24, 240 << 24];
 const LAST4: u128 = u32::MAX as u128;
-const TURNS6: [u128; 5] = [0, 2, 0xffff << 32, 0x1_0000 << 32, 0xff << 120];
+const MARTIAN_BOUNDS6: [u128; 5] = [0, 2, 0xffff << 32, 0x1_0000 << 32, 0xff << 120];
 
 /// The addresses that are no martians.
-const HONEST4: [Range; 3] =
+const NON_MARTIANS4: [Range; 3] =
     [(1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1), (240 << 24, LAST4 - 1)];
-const HONEST6: [Range; 2] = [(2, (0xffff << 32) - 1), (0x1_0000 << 32, (0xff << 120) - 1)];
+const NON_MARTIANS6: [Range; 2] = [(2, (0xffff << 32) - 1), (0x1_0000 << 32, (0xff << 120) - 1)];
 
 /// Ranges without others; both neither overlap nor touch and are in order.
 fn without(ranges: &[Range], holes: &[Range]) -> Vec<Range> {
@@ -194,7 +194,7 @@ pub(super) fn pieces(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeMap<Has
     let four = joint(
         &points(&old.sources4),
         &points(&new.sources4),
-        TURNS4.into_iter().chain([LAST4]),
+        MARTIAN_BOUNDS4.into_iter().chain([LAST4]),
         LAST4,
         |number| Addr::from(address(false, number)).is_martian(),
     );
@@ -204,7 +204,7 @@ pub(super) fn pieces(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeMap<Has
     let six = joint(
         &points(&old.sources6),
         &points(&new.sources6),
-        TURNS6.into_iter(),
+        MARTIAN_BOUNDS6.into_iter(),
         u128::MAX,
         |number| Addr::from(address(true, number)).is_martian(),
     );
@@ -306,15 +306,15 @@ mod tests {
             let between = |turns: &[u128], at: u128| {
                 *turns.iter().rev().find(|turn| **turn <= at).expect("the first is 0")
             };
-            let mut turns = TURNS4.to_vec();
+            let mut turns = MARTIAN_BOUNDS4.to_vec();
             turns.push(LAST4);
             let number = u128::from(number);
             let martian = |six, at| Addr::from(address(six, at)).is_martian();
             prop_assert_eq!(martian(false, number), martian(false, between(&turns, number)));
-            prop_assert_eq!(martian(true, high), martian(true, between(&TURNS6, high)));
-            for turn in TURNS6 {
+            prop_assert_eq!(martian(true, high), martian(true, between(&MARTIAN_BOUNDS6, high)));
+            for turn in MARTIAN_BOUNDS6 {
                 let at = turn.saturating_add_signed(near);
-                prop_assert_eq!(martian(true, at), martian(true, between(&TURNS6, at)));
+                prop_assert_eq!(martian(true, at), martian(true, between(&MARTIAN_BOUNDS6, at)));
             }
             for turn in turns.clone() {
                 let at = turn.saturating_add_signed(near).min(LAST4);

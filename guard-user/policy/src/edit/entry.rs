@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::Path};
 use crate::{
     resolve::{loaded::Loaded, validate},
     syntax::{
-        diagnostic::{FileId, Place, Report, Span},
+        diagnostic::{FileId, Location, Report, Span},
         yaml::{self, Kind},
     },
 };
@@ -43,7 +43,7 @@ impl NodeList {
         let (file, source) = sources.iter().find(|(_, source)| source.path == manifest)?;
         let text = &*source.text;
         let (key, at) = first_node(file, text)?;
-        let line = sources.position(Place { file, span: key }).line;
+        let line = sources.position(Location { file, span: key }).line;
         let start = text.get(..at)?.rfind('\n').map_or(0, |line_break| line_break + 1);
         let before = text.get(start..at)?;
         if text.get(at..)?.starts_with('{') {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::syntax::diagnostic::{Edit, FileId, Place, Report, Sources, Span};
+use crate::syntax::diagnostic::{Edit, FileId, Location, Report, Sources, Span};
 
 /// A text with its fixes in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
 
 /// What goes with an item of a list: its separator, or its line. None where that would take
 /// something else along, such as a comment, or is not sure.
-pub(crate) fn removal_of_item(sources: &Sources, item: Place) -> Option<Place> {
+pub(crate) fn removal_of_item(sources: &Sources, item: Location) -> Option<Location> {
     let text = &*sources.get(item.file)?.text;
     let (start, end) = (item.span.start as usize, item.span.end as usize);
     let (before, after) = (text.get(..start)?, text.get(end..)?);
@@ -58,7 +58,7 @@ pub(crate) fn removal_of_item(sources: &Sources, item: Place) -> Option<Place> {
     } else {
         return None;
     };
-    Some(Place { span, ..item })
+    Some(Location { span, ..item })
 }
 
 /// The texts that safe fixes change. Fixes that overlap one that comes before them are left for the

@@ -6,28 +6,28 @@
 //! whole file. An error is never silenced: lint must tell what the daemon refuses.
 
 use crate::syntax::{
-    diagnostic::{Diagnostic, FileId, Ignore, Place, Report, Span},
+    diagnostic::{Diagnostic, FileId, Ignore, Location, Report, Span},
     rules::{self, Code},
     text, yaml,
 };
 
 /// What a comment begins with.
-const MARK: &str = "trainguard:";
+const COMMENT_PREFIX: &str = "trainguard:";
 /// Comments of a file that are heeded. A file with more of them is no reviewed file.
 const MAX_COMMENTS: usize = 1000;
 /// Lines of comments that may stand between a comment and the line that it is about.
-const MAX_BETWEEN: usize = 32;
+const MAX_LINES_BETWEEN: usize = 32;
 
 impl Report {
     /// Takes the comments of a file in. Says what is wrong with them.
     pub(crate) fn read_ignores(&mut self, file: FileId, source: &str) {
-        if !source.contains(MARK) {
+        if !source.contains(COMMENT_PREFIX) {
             return;
         }
         let mut count = 0_usize;
         for (span, comment) in yaml::comments(source) {
-            let Some(rest) = comment.trim_start().strip_prefix(MARK) else { continue };
-            let place = Place { file, span };
+            let Some(rest) = comment.trim_start().strip_prefix(COMMENT_PREFIX) else { continue };
+            let place = Location { file, span };
             count += 1;
             if count > MAX_COMMENTS {
                 let message = format!("more than {MAX_COMMENTS} comments for trainguard");
@@ -50,8 +50,8 @@ impl Report {
         }
     }
 
-    fn read_ignore(&mut self, source: &str, place: Place, comment: &Comment<'_>) {
-        let Place { file, span } = place;
+    fn read_ignore(&mut self, source: &str, place: Location, comment: &Comment<'_>) {
+        let Location { file, span } = place;
         let within = if comment.whole_file { whole_file(source, span) } else { line(source, span) };
         let Some(within) = within else {
             let message = "`ignore-file` below the first lines of the file, where it is overlooked";
@@ -111,7 +111,7 @@ impl Report {
             let mut finding = Diagnostic::warning(rules::UNUSED_IGNORE, ignore.place, message)
                 .help("remove the comment");
             if let Some(span) = ignore.removal {
-                finding = finding.fix(Place { span, ..ignore.place }, "");
+                finding = finding.fix(Location { span, ..ignore.place }, "");
             }
             self.push(finding);
         }
@@ -154,7 +154,7 @@ fn line(source: &str, comment: Span) -> Option<Span> {
     // What is left of its own line.
     end += rest.next().map_or(0, str::len);
     if own.trim().is_empty() {
-        for line in rest.take(MAX_BETWEEN) {
+        for line in rest.take(MAX_LINES_BETWEEN) {
             end += line.len();
             let content = line.trim_start();
             if !content.trim().is_empty() && !content.starts_with('#') {

@@ -7,7 +7,7 @@ use guard_common::{Addr, tables::Limits};
 use crate::{
     compiled::Prefix,
     syntax::{
-        diagnostic::{At, Place},
+        diagnostic::{At, Location},
         document::{Match, Mode},
         scalars::{Cidr, PortRange},
         walk::nearest,
@@ -52,7 +52,7 @@ pub struct Node {
     /// Glob patterns of the interfaces to guard.
     pub interfaces: Arc<[String]>,
     /// Where the manifest names it: a name, or the host list that it comes from.
-    pub place: Place,
+    pub place: Location,
 }
 
 /// A named network of the manifest.
@@ -72,7 +72,7 @@ pub struct Service {
     /// `policy/service`, unique in the cluster.
     pub label: String,
     /// Where its policy names it.
-    pub place: Place,
+    pub place: Location,
     /// The roles of the nodes that run it.
     pub roles: Vec<String>,
     /// Its ports.
@@ -101,7 +101,7 @@ pub struct Allow {
     /// The prefixes of the networks and prefixes that it lists.
     pub prefixes: Vec<Arc<PrefixSet>>,
     /// Where it lists each of `roles`, in their order.
-    pub role_places: Vec<Place>,
+    pub role_places: Vec<Location>,
     /// The names of the networks that it lists, and where.
     pub networks: Vec<At<String>>,
     /// The prefixes that it lists itself, and where.

@@ -19,7 +19,7 @@ use crate::{
     compile::{self, CapacityError, slots::Placement},
     lint::check::{self, cluster_view::ClusterView},
     syntax::{
-        diagnostic::{At, Diagnostic, FileId, Place, Report, Severity},
+        diagnostic::{At, Diagnostic, FileId, Location, Report, Severity},
         document::{
             self, ClusterDoc, Document, PolicyDoc,
             test::{TestCluster, TestDoc},
@@ -163,7 +163,7 @@ impl<'f> Loader<'f> {
     }
 
     /// As [`Loader::parts`], where another file names the manifest.
-    fn parts_named(&mut self, path: &Path, named: Option<Place>) -> Option<Parts> {
+    fn parts_named(&mut self, path: &Path, named: Option<Location>) -> Option<Parts> {
         let (file, text) = self.sources.open(path, named)?;
         let before = self.sources.report.count(Severity::Error);
         let doc = match self.document(file, path, &text)? {
@@ -313,7 +313,7 @@ impl<'f> Loader<'f> {
         entries: &[At<String>],
         base: &Path,
     ) -> Vec<(FileId, Option<Rc<PolicyDoc>>)> {
-        let mut seen: BTreeMap<PathBuf, Place> = BTreeMap::new();
+        let mut seen: BTreeMap<PathBuf, Location> = BTreeMap::new();
         let mut found = Vec::new();
         for entry in entries {
             for path in self.paths_of(entry, base) {

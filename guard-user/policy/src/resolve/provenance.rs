@@ -12,7 +12,7 @@ use super::{
 use crate::{
     compiled::Prefix,
     syntax::{
-        diagnostic::{Place, Sources},
+        diagnostic::{Location, Sources},
         scalars::Cidr,
         source_map::Position,
     },
@@ -24,7 +24,7 @@ pub enum Admission<'a> {
     /// The service admits everybody.
     Any {
         /// Where the service is.
-        service: Place,
+        service: Location,
     },
     /// The source is a node of a role that the service lists.
     Role {
@@ -33,7 +33,7 @@ pub enum Admission<'a> {
         /// The node.
         node: &'a Node,
         /// Where the service lists the role.
-        allowed: Place,
+        allowed: Location,
     },
     /// The source is in a network that the service lists.
     Network {
@@ -42,14 +42,14 @@ pub enum Admission<'a> {
         /// The longest prefix of the network that holds the source.
         prefix: Cidr,
         /// Where the service lists the network.
-        allowed: Place,
+        allowed: Location,
     },
     /// The service lists a prefix that holds the source.
     Cidr {
         /// The prefix.
         prefix: Cidr,
         /// Where the service lists it.
-        allowed: Place,
+        allowed: Location,
     },
 }
 
@@ -84,7 +84,7 @@ impl Admission<'_> {
     }
 
     /// Where it says who the source is: the manifest for nodes and networks, else the policy.
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> Location {
         match self {
             Self::Any { service } => *service,
             Self::Role { node, .. } => node.place,
@@ -120,14 +120,14 @@ impl Admission<'_> {
 
 /// What the manifest knows of an address.
 #[derive(Debug, Default)]
-pub struct Known<'a> {
+pub struct KnownAddress<'a> {
     /// The node that has it.
     pub node: Option<&'a Node>,
     /// The networks that hold it, each with the longest prefix that does.
     pub networks: Vec<(&'a Network, Cidr)>,
 }
 
-impl<'a> Known<'a> {
+impl<'a> KnownAddress<'a> {
     /// Looks an address up.
     pub fn of(cluster: &'a Cluster, addr: &Addr) -> Self {
         let holds = |network: &'a Network| Some((network, covering(&network.prefixes, addr)?));
@@ -156,7 +156,7 @@ pub fn admissions<'a>(
     addr: &Addr,
 ) -> Vec<Admission<'a>> {
     let allow = &service.allow;
-    let known = Known::of(cluster, addr);
+    let known = KnownAddress::of(cluster, addr);
     let any = allow.any.then_some(Admission::Any { service: service.place });
     let roles = allow.roles.iter().zip(&allow.role_places).filter_map(|(role, place)| {
         let node = known.node.filter(|node| node.roles.contains(role))?;
@@ -177,7 +177,7 @@ pub fn admissions<'a>(
 pub fn ways_in(loaded: &Loaded, service: &Service, addr: &Addr) -> Vec<String> {
     let (cluster, sources) = (&loaded.cluster, &loaded.report.sources);
     let allow = &service.allow;
-    let known = Known::of(cluster, addr);
+    let known = KnownAddress::of(cluster, addr);
     let at = format!("`allow` of `{}` ({})", service.label, sources.describe(service.place));
     let mut ways = Vec::new();
     let with_role = |role: &String| {
@@ -215,7 +215,7 @@ pub fn ways_in(loaded: &Loaded, service: &Service, addr: &Addr) -> Vec<String> {
 }
 
 /// The file and position of a place.
-pub fn position(sources: &Sources, place: Place) -> (String, Position) {
+pub fn position(sources: &Sources, place: Location) -> (String, Position) {
     let file = sources.get(place.file).map(|source| source.path.display().to_string());
     (file.unwrap_or_default(), sources.position(place))
 }

@@ -14,7 +14,7 @@ use super::{
     source_reader::SourceReader,
 };
 use crate::syntax::{
-    diagnostic::{At, Diagnostic, FileId, Place, Report, Span},
+    diagnostic::{At, Diagnostic, FileId, Location, Report, Span},
     document::{ClusterDoc, LimitsDoc, NetworkContent, NodesEntry, PolicyDoc, ServiceDoc},
     hostlist::{HostList, MAX_EXPANSION, Radix},
     rules,
@@ -57,8 +57,8 @@ fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
     let default: Arc<[String]> = doc.interfaces.clone().unwrap_or_default().into();
     let mut nodes: Vec<Node> = Vec::new();
     // Where each node, and each address, was written.
-    let mut places: Vec<Place> = Vec::new();
-    let mut owners: HashMap<Addr, (usize, Place)> = HashMap::new();
+    let mut places: Vec<Location> = Vec::new();
+    let mut owners: HashMap<Addr, (usize, Location)> = HashMap::new();
     let mut addresses = 0_usize;
     let mut whole = true;
     for entry in &doc.nodes {
@@ -119,8 +119,8 @@ fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
     whole.then_some(nodes)
 }
 
-fn check_names(out: &mut Report, nodes: &[Node], places: &[Place]) {
-    let mut first: HashMap<&str, Place> = HashMap::with_capacity(nodes.len());
+fn check_names(out: &mut Report, nodes: &[Node], places: &[Location]) {
+    let mut first: HashMap<&str, Location> = HashMap::with_capacity(nodes.len());
     for (node, place) in nodes.iter().zip(places) {
         if let Some(known) = first.get(node.name.as_str()) {
             let message = format!("the node name `{}` twice", node.name);
@@ -136,7 +136,7 @@ fn check_names(out: &mut Report, nodes: &[Node], places: &[Place]) {
 
 struct Lists {
     names: HostList,
-    addresses: Vec<(HostList, Place)>,
+    addresses: Vec<(HostList, Location)>,
 }
 
 /// The host lists of an entry, all of one length.
@@ -149,7 +149,7 @@ fn host_lists(walk: &mut Walk<'_>, entry: &NodesEntry) -> Option<Lists> {
         }
     };
     let names = parse(&entry.name, Radix::Decimal);
-    let addresses: Vec<Option<(HostList, Place)>> = entry
+    let addresses: Vec<Option<(HostList, Location)>> = entry
         .addresses
         .iter()
         .map(|written| {
@@ -200,7 +200,7 @@ fn counted(n: usize, one: &str, more: &str) -> String {
 }
 
 /// An address that a node can have. `alone`: it is all that is written at its place.
-fn address(walk: &mut Walk<'_>, written: &str, place: Place, alone: bool) -> Option<Addr> {
+fn address(walk: &mut Walk<'_>, written: &str, place: Location, alone: bool) -> Option<Addr> {
     match scalars::host_address(written) {
         Ok(address) => Some(address),
         Err(fault) => {
@@ -262,11 +262,11 @@ fn list_file(sources: &mut SourceReader<'_>, base: &Path, path: &At<String>) -> 
         let span = Span::new(offset, offset + entry.len());
         match scalars::cidr(entry) {
             Ok(cidr) => found.push(cidr),
-            Err(fault) => out.push(fault.at(Place { file, span })),
+            Err(fault) => out.push(fault.at(Location { file, span })),
         }
         if found.len() > MAX_LISTED {
             let message = format!("the list has more than {MAX_LISTED} prefixes");
-            out.push(Diagnostic::error(rules::PREFIXES, Place { file, span }, message));
+            out.push(Diagnostic::error(rules::PREFIXES, Location { file, span }, message));
             break;
         }
     }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     compile::hash::hexadecimal,
     syntax::{
-        diagnostic::{Diagnostic, Place, Span},
+        diagnostic::{Diagnostic, Location, Span},
         rules,
         text::shown,
     },
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Files that are named in an error.
-const NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 /// The list of the files, and the signature of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,9 +218,9 @@ fn covers(sums: &str, bundle: &Bundle) -> Result<(), String> {
         ("is not as it was signed", other),
         ("is signed and is not read, so it is missing", unread.collect()),
     ] {
-        let names = paths.iter().take(NAMED).map(|path| shown(&path.to_string_lossy()));
+        let names = paths.iter().take(MAX_NAMED).map(|path| shown(&path.to_string_lossy()));
         let names: Vec<String> = names.collect();
-        if let Some(more) = paths.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        if let Some(more) = paths.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
             return Err(format!("`{}` and {more} more: each {what}", names.join("`, `")));
         }
         if !names.is_empty() {
@@ -238,7 +238,7 @@ impl Loader<'_> {
         // What does not load is refused for that.
         let Ok(loaded) = load::load(manifest, files) else { return };
         let Some((file, _)) = self.sources.open(manifest, None) else { return };
-        let place = Place { file, span: Span::default() };
+        let place = Location { file, span: Span::default() };
         let signed = match Signed::read(manifest, files) {
             Ok(Some(signed)) => key.verify(&signed, &loaded.bundle),
             Ok(None) => Err(format!(

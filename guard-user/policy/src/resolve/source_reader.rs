@@ -9,7 +9,7 @@ use std::{
 
 use super::files::{Bundle, Files, Recorder};
 use crate::syntax::{
-    diagnostic::{Diagnostic, FileId, Place, Report, Span},
+    diagnostic::{Diagnostic, FileId, Location, Report, Span},
     rules,
 };
 
@@ -42,7 +42,11 @@ impl<'f> SourceReader<'f> {
     }
 
     /// The text of a file. A file that cannot be read is reported, at `named` if that is known.
-    pub(crate) fn open(&mut self, path: &Path, named: Option<Place>) -> Option<(FileId, Arc<str>)> {
+    pub(crate) fn open(
+        &mut self,
+        path: &Path,
+        named: Option<Location>,
+    ) -> Option<(FileId, Arc<str>)> {
         let normal = normal(path);
         if let Some(Some(known)) = self.known.get(&normal) {
             return Some(known.clone());
@@ -77,7 +81,7 @@ impl<'f> SourceReader<'f> {
                 let file = self.report.sources.add(path, shown.into());
                 let span = Span::new(at, at + 1);
                 let message = format!("the byte 0x{byte:02x} is not UTF-8");
-                let finding = Diagnostic::error(rules::CHARACTER, Place { file, span }, message)
+                let finding = Diagnostic::error(rules::CHARACTER, Location { file, span }, message)
                     .help("save the file as UTF-8");
                 self.report.push(finding);
                 self.known.insert(normal, None);
@@ -86,7 +90,7 @@ impl<'f> SourceReader<'f> {
         }
     }
 
-    fn unreadable(&mut self, path: &Path, named: Option<Place>, error: &io::Error) {
+    fn unreadable(&mut self, path: &Path, named: Option<Location>, error: &io::Error) {
         let (code, place) = if let Some(place) = named {
             (rules::MISSING_FILE, place)
         } else {
@@ -106,8 +110,8 @@ impl<'f> SourceReader<'f> {
 }
 
 /// The first byte of a file.
-pub(crate) fn start_of(file: FileId) -> Place {
-    Place { file, span: Span::default() }
+pub(crate) fn start_of(file: FileId) -> Location {
+    Location { file, span: Span::default() }
 }
 
 /// A path without `.`: to see that two mean one file. A `..` stays, it may lead out of a link.

@@ -8,7 +8,7 @@ use std::{
 
 use super::rules::Code;
 
-pub use super::source_map::{FileId, Place, Position, Source, Sources, Span};
+pub use super::source_map::{FileId, Location, Position, Source, Sources, Span};
 
 /// Findings of one file that are kept; further ones are only counted.
 pub const MAX_SHOWN_PER_FILE: usize = 100;
@@ -41,12 +41,12 @@ pub struct At<T> {
     /// The value.
     pub value: T,
     /// Where it stands.
-    pub place: Place,
+    pub place: Location,
 }
 
 impl<T> At<T> {
     /// A value at a place.
-    pub fn new(value: T, place: Place) -> Self {
+    pub fn new(value: T, place: Location) -> Self {
         Self { value, place }
     }
 }
@@ -61,9 +61,9 @@ pub struct Diagnostic {
     /// What was found, and what was expected.
     pub message: String,
     /// Where.
-    pub place: Place,
+    pub place: Location,
     /// Further places, each with what it has to do with it.
-    pub related: Vec<(Place, String)>,
+    pub related: Vec<(Location, String)>,
     /// What to do.
     pub help: Option<String>,
     /// What can be done without asking: the documents mean the same afterwards, or what they were
@@ -75,14 +75,19 @@ pub struct Diagnostic {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
     /// What is replaced.
-    pub place: Place,
+    pub place: Location,
     /// What takes its place.
     pub text: String,
 }
 
 impl Diagnostic {
     /// A finding without further places and help.
-    pub fn new(severity: Severity, code: Code, place: Place, message: impl Into<String>) -> Self {
+    pub fn new(
+        severity: Severity,
+        code: Code,
+        place: Location,
+        message: impl Into<String>,
+    ) -> Self {
         Self {
             code,
             severity,
@@ -95,12 +100,12 @@ impl Diagnostic {
     }
 
     /// An error.
-    pub fn error(code: Code, place: Place, message: impl Into<String>) -> Self {
+    pub fn error(code: Code, place: Location, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, code, place, message)
     }
 
     /// A warning.
-    pub fn warning(code: Code, place: Place, message: impl Into<String>) -> Self {
+    pub fn warning(code: Code, place: Location, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, code, place, message)
     }
 
@@ -113,7 +118,7 @@ impl Diagnostic {
 
     /// Adds what can be done without asking: this text in place of those bytes.
     #[must_use]
-    pub fn fix(mut self, place: Place, text: impl Into<String>) -> Self {
+    pub fn fix(mut self, place: Location, text: impl Into<String>) -> Self {
         self.fix.push(Edit { place, text: text.into() });
         self
     }
@@ -128,7 +133,7 @@ impl Diagnostic {
 
     /// Adds a further place.
     #[must_use]
-    pub fn related(mut self, place: Place, label: impl Into<String>) -> Self {
+    pub fn related(mut self, place: Location, label: impl Into<String>) -> Self {
         self.related.push((place, label.into()));
         self
     }
@@ -148,7 +153,7 @@ pub struct Ignores {
 pub(crate) struct Ignore {
     pub(crate) code: Code,
     /// The comment, or the code in it.
-    pub(crate) place: Place,
+    pub(crate) place: Location,
     /// Bytes on which a finding must begin.
     pub(crate) within: Span,
     pub(crate) used: bool,

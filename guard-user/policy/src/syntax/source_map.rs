@@ -28,7 +28,7 @@ pub struct FileId(pub u32);
 
 /// A place in a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
+pub struct Location {
     /// Which source.
     pub file: FileId,
     /// Which bytes of it.
@@ -103,7 +103,7 @@ impl Sources {
     }
 
     /// Where a place is, for people.
-    pub fn position(&self, place: Place) -> Position {
+    pub fn position(&self, place: Location) -> Position {
         let Some(source) = self.get(place.file) else {
             return Position { line: 1, column: 1, end_line: 1, end_column: 1 };
         };
@@ -113,7 +113,7 @@ impl Sources {
     }
 
     /// `file:line:column` of a place.
-    pub fn describe(&self, place: Place) -> String {
+    pub fn describe(&self, place: Location) -> String {
         let position = self.position(place);
         let path = self.get(place.file).map(|s| s.path.display().to_string());
         format!("{}:{}:{}", path.unwrap_or_default(), position.line, position.column)

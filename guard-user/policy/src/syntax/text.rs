@@ -2,7 +2,7 @@
 //! where a reviewer sees none.
 
 use super::{
-    diagnostic::{Diagnostic, FileId, Place, Report, Span},
+    diagnostic::{Diagnostic, FileId, Location, Report, Span},
     rules,
 };
 
@@ -68,7 +68,7 @@ pub(crate) fn check(file: FileId, source: &str, out: &mut Report) {
     for (at, character) in forbidden {
         let span = Span::new(at, at + character.len_utf8());
         let message = format!("{} is not allowed", describe(character));
-        let place = Place { file, span };
+        let place = Location { file, span };
         let mut finding = Diagnostic::error(rules::CHARACTER, place, message)
             .help("remove it; it makes the file read differently from what it shows");
         if at == 0 && character == '\u{feff}' {

@@ -1,7 +1,7 @@
 //! Walking a tree by a schema: types, unknown and missing fields, each with its place.
 
 use super::{
-    diagnostic::{At, Diagnostic, FileId, Place, Report, Span},
+    diagnostic::{At, Diagnostic, FileId, Location, Report, Span},
     rules::{self, Code},
     text,
     yaml::{Kind, Node},
@@ -58,7 +58,7 @@ impl Fault {
         }
     }
 
-    pub(crate) fn at(self, place: Place) -> Diagnostic {
+    pub(crate) fn at(self, place: Location) -> Diagnostic {
         let mut finding = Diagnostic::error(self.code, place, self.message);
         if let Some(text) = self.instead {
             finding = finding.fix(place, text);
@@ -92,8 +92,8 @@ pub(crate) fn one_of(words: &[&str]) -> String {
 }
 
 impl Walk<'_> {
-    pub(crate) fn place(&self, span: Span) -> Place {
-        Place { file: self.file, span }
+    pub(crate) fn place(&self, span: Span) -> Location {
+        Location { file: self.file, span }
     }
 
     pub(crate) fn error(&mut self, code: Code, span: Span, message: impl Into<String>) {

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use serde_yaml::granit_parser::{self as parser, ErrorKind, Event, Parser, ScalarStyle};
 
 use super::{
-    diagnostic::{Diagnostic, FileId, Place, Report, Severity, Span},
+    diagnostic::{Diagnostic, FileId, Location, Report, Severity, Span},
     rules::{self, Code},
     text,
 };
@@ -305,8 +305,8 @@ impl<'a> Builder<'a, '_> {
             }
         }
         for (first, second, key) in repeated {
-            let first = Place { file: self.file, span: first };
-            let place = Place { file: self.file, span: second };
+            let first = Location { file: self.file, span: first };
+            let place = Location { file: self.file, span: second };
             let message = format!("the key `{key}` twice");
             self.out.push(
                 Diagnostic::error(rules::DUPLICATE_KEY, place, message)
@@ -343,12 +343,12 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn error(&mut self, code: Code, span: Span, message: impl Into<String>) {
-        let place = Place { file: self.file, span };
+        let place = Location { file: self.file, span };
         self.out.push(Diagnostic::error(code, place, message));
     }
 
     fn report(&mut self, code: Code, span: Span, message: impl Into<String>, help: &str) {
-        let place = Place { file: self.file, span };
+        let place = Location { file: self.file, span };
         self.out.push(Diagnostic::error(code, place, message).help(help));
     }
 }

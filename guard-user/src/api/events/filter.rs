@@ -8,7 +8,7 @@ use guard_common::{
     verdict::{Action, Reason},
 };
 
-use super::{Event, Packet, What};
+use super::{Event, EventKind, Packet};
 use crate::policy::{
     nearest,
     resolve::provenance,
@@ -20,7 +20,7 @@ use crate::policy::{
 
 /// A value of a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted<T> {
+pub struct FilterValue<T> {
     value: T,
     /// What it means is not wanted.
     not: bool,
@@ -43,34 +43,37 @@ pub enum Source {
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// By who sent the packet.
-    pub sources: Vec<Wanted<Source>>,
+    pub sources: Vec<FilterValue<Source>>,
     /// By service: its name, or `policy/service`.
-    pub services: Vec<Wanted<String>>,
+    pub services: Vec<FilterValue<String>>,
     /// By reason.
-    pub reasons: Vec<Wanted<Reason>>,
+    pub reasons: Vec<FilterValue<Reason>>,
     /// By verdict.
-    pub verdicts: Vec<Wanted<Action>>,
+    pub verdicts: Vec<FilterValue<Action>>,
     /// By interface.
-    pub interfaces: Vec<Wanted<String>>,
+    pub interfaces: Vec<FilterValue<String>>,
     /// By destination port.
-    pub ports: Vec<Wanted<PortRange>>,
+    pub ports: Vec<FilterValue<PortRange>>,
     /// By kind.
-    pub kinds: Vec<Wanted<&'static str>>,
+    pub kinds: Vec<FilterValue<&'static str>>,
 }
 
 /// The kinds of events.
 pub const KINDS: [&str; 5] = ["packet", "policy", "interface", "audit", "lost"];
 
-fn wanted<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Wanted<T>, String> {
+fn wanted<T>(
+    text: &str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<FilterValue<T>, String> {
     let (not, text) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
-    Ok(Wanted { value: parse(text)?, not })
+    Ok(FilterValue { value: parse(text)?, not })
 }
 
 /// An address, a prefix, the name of a node, or `unknown`.
 ///
 /// # Errors
 /// It is none of these.
-pub fn source(text: &str) -> Result<Wanted<Source>, String> {
+pub fn source(text: &str) -> Result<FilterValue<Source>, String> {
     wanted(text, |text| {
         if text == "unknown" {
             return Ok(Source::Unknown);
@@ -101,7 +104,7 @@ fn is_name(text: &str) -> bool {
 ///
 /// # Errors
 /// No service can be called that.
-pub fn service(text: &str) -> Result<Wanted<String>, String> {
+pub fn service(text: &str) -> Result<FilterValue<String>, String> {
     wanted(text, |text| {
         let is_name = is_name(text);
         is_name
@@ -114,7 +117,7 @@ pub fn service(text: &str) -> Result<Wanted<String>, String> {
 ///
 /// # Errors
 /// It is empty.
-pub fn interface(text: &str) -> Result<Wanted<String>, String> {
+pub fn interface(text: &str) -> Result<FilterValue<String>, String> {
     wanted(text, |text| match text {
         "" => Err("expected the name of an interface".to_owned()),
         name => Ok(name.to_owned()),
@@ -125,7 +128,7 @@ pub fn interface(text: &str) -> Result<Wanted<String>, String> {
 ///
 /// # Errors
 /// There is no such reason; one that may be meant.
-pub fn reason(text: &str) -> Result<Wanted<Reason>, String> {
+pub fn reason(text: &str) -> Result<FilterValue<Reason>, String> {
     let refusals = || Reason::ALL.into_iter().filter(|reason| reason.is_refusal());
     wanted(text, |text| {
         refusals().find(|reason| reason.name() == text).ok_or_else(|| {
@@ -142,7 +145,7 @@ pub fn reason(text: &str) -> Result<Wanted<Reason>, String> {
 ///
 /// # Errors
 /// It is neither.
-pub fn verdict(text: &str) -> Result<Wanted<Action>, String> {
+pub fn verdict(text: &str) -> Result<FilterValue<Action>, String> {
     let refusals = [Action::Drop, Action::WouldDrop];
     wanted(text, |text| {
         let found = refusals.into_iter().find(|action| action.name() == text);
@@ -154,7 +157,7 @@ pub fn verdict(text: &str) -> Result<Wanted<Action>, String> {
 ///
 /// # Errors
 /// It is none.
-pub fn kind(text: &str) -> Result<Wanted<&'static str>, String> {
+pub fn kind(text: &str) -> Result<FilterValue<&'static str>, String> {
     wanted(text, |text| {
         let found = KINDS.into_iter().find(|kind| *kind == text);
         found.ok_or_else(|| near("kind of event", text, &KINDS))
@@ -165,7 +168,7 @@ pub fn kind(text: &str) -> Result<Wanted<&'static str>, String> {
 ///
 /// # Errors
 /// It is none; what was expected.
-pub fn port(text: &str) -> Result<Wanted<PortRange>, String> {
+pub fn port(text: &str) -> Result<FilterValue<PortRange>, String> {
     wanted(text, str::parse)
 }
 
@@ -179,7 +182,7 @@ fn near(what: &str, text: &str, known: &[&str]) -> String {
 
 /// Whether some values take something: one that is wanted means it, if any is wanted, and none
 /// that is not wanted does.
-fn take<T>(values: &[Wanted<T>], means: impl Fn(&T) -> bool) -> bool {
+fn take<T>(values: &[FilterValue<T>], means: impl Fn(&T) -> bool) -> bool {
     let (not, only): (Vec<_>, Vec<_>) = values.iter().partition(|value| value.not);
     (only.is_empty() || only.iter().any(|value| means(&value.value)))
         && !not.iter().any(|value| means(&value.value))
@@ -190,16 +193,16 @@ impl Filter {
     /// who does not see it takes silence for peace.
     pub fn takes(&self, event: &Event) -> bool {
         let kind = event.what.kind();
-        if let What::Lost(_) = event.what {
+        if let EventKind::Lost(_) = event.what {
             return !self.kinds.iter().any(|value| value.not && value.value == kind);
         }
         let packet = match &event.what {
-            What::Packet(packet) => Some(packet),
+            EventKind::Packet(packet) => Some(packet),
             _ => None,
         };
         let interface = match &event.what {
-            What::Packet(packet) => packet.interface.as_deref(),
-            What::Interface(interface) => Some(interface.interface.as_str()),
+            EventKind::Packet(packet) => packet.interface.as_deref(),
+            EventKind::Interface(interface) => Some(interface.interface.as_str()),
             _ => None,
         };
         take(&self.kinds, |value| *value == kind)
@@ -240,11 +243,11 @@ mod tests {
     use super::*;
     use crate::api::events::{Interface, Lost, Policy, SCHEMA};
 
-    fn event(what: What) -> Event {
+    fn event(what: EventKind) -> Event {
         Event { schema: SCHEMA.to_owned(), time: None, seq: None, node: None, what }
     }
 
-    fn packet() -> impl Strategy<Value = What> {
+    fn packet() -> impl Strategy<Value = EventKind> {
         let source = prop_oneof![
             Just(None),
             Just(Some(("10.0.0.7", None))),
@@ -257,7 +260,7 @@ mod tests {
         let ports = prop_oneof![Just(None), Just(Some(("tcp", 22))), Just(Some(("udp", 22)))];
         (source, reasons, verdicts, services, ports).prop_map(
             |(source, reason, verdict, service, port)| {
-                What::packet(Packet {
+                EventKind::packet(Packet {
                     verdict: verdict.to_owned(),
                     reason: reason.to_owned(),
                     service: service.map(str::to_owned),
@@ -274,11 +277,11 @@ mod tests {
         )
     }
 
-    fn what() -> impl Strategy<Value = What> {
+    fn what() -> impl Strategy<Value = EventKind> {
         prop_oneof![
             4 => packet(),
-            1 => Just(What::Policy(Policy::default())),
-            1 => Just(What::Interface(Interface { interface: "eth1".to_owned(), ..Interface::default() })),
+            1 => Just(EventKind::Policy(Policy::default())),
+            1 => Just(EventKind::Interface(Interface { interface: "eth1".to_owned(), ..Interface::default() })),
         ]
     }
 
@@ -353,7 +356,7 @@ mod tests {
 
     #[test]
     fn losses_are_shown_whatever_is_wanted() {
-        let lost = event(What::Lost(Lost::default()));
+        let lost = event(EventKind::Lost(Lost::default()));
         for (flag, value) in TYPED {
             assert!(typed(flag, value).takes(&lost), "{value}");
         }

@@ -47,14 +47,14 @@ pub struct Stranger {
     /// When it was last seen.
     pub last_seen: String,
     /// What it tried.
-    pub tried: Vec<Tried>,
+    pub tried: Vec<TriedPort>,
     /// It tried more than is listed.
     pub tried_more: bool,
 }
 
 /// A port that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Tried {
+pub struct TriedPort {
     /// The service that refused.
     pub service: String,
     /// The destination, as `tcp/9091`.

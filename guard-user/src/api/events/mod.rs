@@ -34,13 +34,13 @@ pub struct Event {
     pub node: Option<String>,
     /// What happened.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// What happened. `kind` says which; a line without one is a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum What {
+pub enum EventKind {
     /// Packets were refused, or enforcing would have refused them.
     Packet(Box<Packet>),
     /// Something became of a policy.
@@ -56,7 +56,7 @@ pub enum What {
     Unknown,
 }
 
-impl What {
+impl EventKind {
     /// Refused packets.
     pub fn packet(packet: Packet) -> Self {
         Self::Packet(Box::new(packet))
@@ -354,7 +354,7 @@ pub fn read(line: &[u8]) -> Result<Line, String> {
             time: None,
             seq: None,
             node: None,
-            what: What::packet(Packet {
+            what: EventKind::packet(Packet {
                 verdict: if frame.would_drop {
                     Action::WouldDrop.name().to_owned()
                 } else {
@@ -394,7 +394,7 @@ mod tests {
             "reason":"not_allowed","service":"scheduler","source":"10.0.0.7","transport":"tcp",
             "port":9091}"#;
         let Ok(Line::Event(event)) = read(line) else { panic!("no event") };
-        let What::Packet(packet) = event.what else { panic!("no packet") };
+        let EventKind::Packet(packet) = event.what else { panic!("no packet") };
         assert_eq!((packet.count, packet.packets, packet.port), (1, 1, Some(9091)));
         assert_eq!(packet.source, Some("10.0.0.7".parse().expect("an address")));
     }
@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn events_are_read_as_they_were_written() {
         let whats = [
-            What::packet(Packet {
+            EventKind::packet(Packet {
                 verdict: "would-drop".to_owned(),
                 reason: "not_allowed".to_owned(),
                 flags: Some("SA".to_owned()),
@@ -410,12 +410,16 @@ mod tests {
                 count: u64::MAX,
                 ..Packet::default()
             }),
-            What::Policy(Policy { generation: 7, text: "a\nb".to_owned(), ..Policy::default() }),
-            What::Interface(Interface {
+            EventKind::Policy(Policy {
+                generation: 7,
+                text: "a\nb".to_owned(),
+                ..Policy::default()
+            }),
+            EventKind::Interface(Interface {
                 interface: "\u{1b}[31m".to_owned(),
                 ..Interface::default()
             }),
-            What::Lost(Lost { suppressed: u64::MAX, ..Lost::default() }),
+            EventKind::Lost(Lost { suppressed: u64::MAX, ..Lost::default() }),
         ];
         for what in whats {
             let event = Event {
@@ -434,6 +438,6 @@ mod tests {
     fn a_kind_of_a_newer_version_is_no_error() {
         let line = br#"{"schema":"trainguard/event/v1","kind":"comet","mass":1}"#;
         let Ok(Line::Event(event)) = read(line) else { panic!("no event") };
-        assert_eq!(event.what, What::Unknown);
+        assert_eq!(event.what, EventKind::Unknown);
     }
 }

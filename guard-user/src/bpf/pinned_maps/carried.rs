@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, MapData, MapError};
 
-use super::{LAST_ROW, OTHERS, PinnedMaps, read, row_of, sum, write};
+use super::{LAST_ROW, OTHERS_LABEL, PinnedMaps, read, row_of, sum, write};
 use crate::system_error::SystemError;
 use guard_common::{
     counters::{self, COUNTERS},
@@ -142,7 +142,10 @@ impl PinnedMaps {
         let labels = self.interface_labels()?;
         let (row, is_new) = row_of(&labels, name);
         if is_new {
-            self.set_label(LABEL_INTERFACES + row, if row == LAST_ROW { OTHERS } else { name })?;
+            self.set_label(
+                LABEL_INTERFACES + row,
+                if row == LAST_ROW { OTHERS_LABEL } else { name },
+            )?;
         }
         Ok(row)
     }

@@ -37,7 +37,7 @@ use guard_common::{
 /// The row that all interfaces share that have none of their own.
 pub(super) const LAST_ROW: u32 = MAX_INTERFACES - 1;
 /// Its label.
-const OTHERS: &str = "others";
+const OTHERS_LABEL: &str = "others";
 
 /// Counters, labels, bucket states and events.
 #[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
@@ -126,7 +126,7 @@ impl PinnedMaps {
         let mut rows = self.interface_labels()?;
         // Frames of a device that the program has not been told of, as a port that has just been
         // added to a guarded bond, are counted there.
-        rows.entry(LAST_ROW).or_insert_with(|| OTHERS.to_owned());
+        rows.entry(LAST_ROW).or_insert_with(|| OTHERS_LABEL.to_owned());
         for (row, interface) in rows {
             let first = row * counters::COUNTERS_PER_INTERFACE;
             let services = slots.iter().flat_map(|&slot| {
@@ -408,7 +408,7 @@ fn label(labels: &Array<MapData, Label>, index: u32) -> Result<String, SystemErr
 /// it.
 fn row_of(labels: &BTreeMap<u32, String>, name: &str) -> (u32, bool) {
     let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
-    let free = (0..LAST_ROW).find(|row| name != OTHERS && !labels.contains_key(row));
+    let free = (0..LAST_ROW).find(|row| name != OTHERS_LABEL && !labels.contains_key(row));
     (own.or(free).unwrap_or(LAST_ROW), own.is_none())
 }
 

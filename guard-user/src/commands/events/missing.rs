@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use crate::{
     api::events::missing::{Missing, Stranger},
     cli::EventsArgs,
-    commands::shared::suggest::{Answer, Manifest},
+    commands::shared::suggest::{Manifest, Suggestion},
     exit::Exit,
     output,
     policy::syntax::scalars::PortRange,
     report::{
         self,
         events::EventsFormat,
-        missing::{Found, Member, Remedy},
+        missing::{Member, MissingMembers, Remedy},
     },
     text::shown_path,
 };
 
 /// Sources for which lines are looked for: each takes a load of the manifest and more.
-const WITH_LINES: usize = 32;
+const MAX_WITH_LINES: usize = 32;
 
 pub(super) fn run(args: &EventsArgs) -> Exit {
     let missing = match args.ask.client().missing_members() {
@@ -50,14 +50,14 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
     if any { Exit::No } else { Exit::Yes }
 }
 
-fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> Found {
+fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> MissingMembers {
     let Missing { schema, node, since, sources, .. } = missing;
     let is_near = |stranger: &Stranger, manifest: Option<&Manifest>| {
         stranger.near || manifest.is_some_and(|manifest| manifest.is_near(stranger.address))
     };
     let (near, far): (Vec<Stranger>, Vec<Stranger>) =
         sources.into_iter().partition(|stranger| is_near(stranger, manifest.as_deref()));
-    let mut found = Found {
+    let mut found = MissingMembers {
         schema,
         node,
         since,
@@ -67,18 +67,18 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> F
     };
     for (number, stranger) in near.into_iter().enumerate() {
         let remedy = match manifest.as_deref_mut() {
-            Some(manifest) if number < WITH_LINES => {
+            Some(manifest) if number < MAX_WITH_LINES => {
                 match manifest.admit(stranger.address, ports(&stranger)) {
                     // No member is missing from this manifest.
-                    Answer::Known(name) => {
+                    Suggestion::Known(name) => {
                         note(&stranger, &format!("the manifest has it by now, as `{name}`"));
                         continue;
                     }
-                    Answer::Open => {
+                    Suggestion::Open => {
                         note(&stranger, "the manifest admits it by now where it was refused");
                         continue;
                     }
-                    Answer::Lines(lines) => Remedy {
+                    Suggestion::Lines(lines) => Remedy {
                         lines: Some(lines.text),
                         under: Some(lines.under),
                         roles: lines.roles,
@@ -86,11 +86,13 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> F
                         findings: lines.findings,
                         ..Remedy::default()
                     },
-                    Answer::No(why, ways) => Remedy { why: Some(why), ways, ..Remedy::default() },
+                    Suggestion::No(why, ways) => {
+                        Remedy { why: Some(why), ways, ..Remedy::default() }
+                    }
                 }
             }
             Some(_) => {
-                let why = format!("lines are proposed for the first {WITH_LINES} only");
+                let why = format!("lines are proposed for the first {MAX_WITH_LINES} only");
                 Remedy { why: Some(why), ..Remedy::default() }
             }
             None => Remedy::default(),

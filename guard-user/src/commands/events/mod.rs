@@ -10,7 +10,7 @@ use std::{
 use crate::{
     api::{
         client::{Client, ClientError, Pause},
-        events::{self, Event, Lost, Page, What, filter::Filter},
+        events::{self, Event, EventKind, Lost, Page, filter::Filter},
     },
     cli::EventsArgs,
     exit::Exit,
@@ -199,7 +199,7 @@ impl Reader {
             time: Some(time(SystemTime::now())),
             seq: None,
             node: None,
-            what: What::Lost(Lost {
+            what: EventKind::Lost(Lost {
                 records: gone,
                 text: format!("{} were gone when they were asked for", counted(gone, "record")),
                 ..Lost::default()

@@ -1,4 +1,4 @@
-//! Who judges the frames of `replay` and `test`: the host, or the real program in the kernel.
+//! What evaluates the frames of `replay` and `test`: the host, or the real program in the kernel.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -14,7 +14,7 @@ use crate::{
         compiled::{CompiledPolicy, HostTables},
         limiter::HostLimiter,
     },
-    report::replay::Judged,
+    report::replay::Evaluated,
     system_error::SystemError,
 };
 
@@ -54,26 +54,30 @@ struct Host<'a> {
 }
 
 /// The host, or the program in the kernel, with buckets that are full at the beginning.
-pub(crate) struct Judges<'a> {
+pub(crate) struct Backends<'a> {
     host: Host<'a>,
     kernel: Option<Rc<Generation>>,
 }
 
-/// Loads a policy into the kernel, to judge there.
+/// Loads a policy into the kernel, to evaluate there.
 pub(crate) fn in_kernel(policy: &CompiledPolicy) -> Result<Rc<Generation>, SystemError> {
     Generation::for_tests(policy, KEY).map(Rc::new)
 }
 
-impl<'a> Judges<'a> {
-    /// The host; or the kernel, if that is to judge.
+impl<'a> Backends<'a> {
+    /// The host; or the kernel, if that is to evaluate.
     pub(crate) fn new(tables: &'a HostTables<'a>, kernel: Option<Rc<Generation>>) -> Self {
         Self { host: Host { tables, limiter: HostLimiter::new(KEY) }, kernel }
     }
 
-    pub(crate) fn judge(&self, frame: &Captured<'_>, now_ns: u64) -> Result<Judged, SystemError> {
+    pub(crate) fn evaluate(
+        &self,
+        frame: &Captured<'_>,
+        now_ns: u64,
+    ) -> Result<Evaluated, SystemError> {
         let (mut on_host, mut filled_up) = (false, false);
         let wire_len = usize::try_from(frame.wire_len).unwrap_or(usize::MAX);
-        let kept = Kept::of(frame);
+        let kept = CapturedBytes::of(frame);
         let verdict = match &self.kernel {
             Some(_) if !(SHORTEST_FRAME..=MAX_FRAME).contains(&wire_len) => {
                 on_host = true;
@@ -83,9 +87,9 @@ impl<'a> Judges<'a> {
                 filled_up = true;
                 let mut whole = frame.bytes.to_vec();
                 whole.resize(wire_len, 0);
-                Some(generation.judge(&whole, now_ns)?)
+                Some(generation.evaluate(&whole, now_ns)?)
             }
-            Some(generation) => Some(generation.judge(frame.bytes, now_ns)?),
+            Some(generation) => Some(generation.evaluate(frame.bytes, now_ns)?),
             None => None,
         };
         let (verdict, parsed) = if let Some(verdict) = verdict {
@@ -97,7 +101,7 @@ impl<'a> Judges<'a> {
             (verdict, noted.parsed)
         };
         let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());
-        Ok(Judged { verdict, parsed, truncated, on_host, filled_up })
+        Ok(Evaluated { verdict, parsed, truncated, on_host, filled_up })
     }
 
     /// Whether a verdict on what was kept of a frame could be another one on all of it, when the
@@ -123,19 +127,19 @@ impl<'a> Judges<'a> {
 }
 
 /// What a capture kept of a frame; knows when more was asked for than that.
-pub(crate) struct Kept<'a> {
+pub(crate) struct CapturedBytes<'a> {
     frame: Frame<'a>,
     /// Whether a read failed that the whole frame would have answered.
     pub(crate) is_short: Cell<bool>,
 }
 
-impl<'a> Kept<'a> {
+impl<'a> CapturedBytes<'a> {
     pub(crate) fn of(frame: &Captured<'a>) -> Self {
         Self { frame: Frame::cut(frame.bytes, frame.wire_len), is_short: Cell::new(false) }
     }
 }
 
-impl<'a> Packet for Kept<'a> {
+impl<'a> Packet for CapturedBytes<'a> {
     type Bytes<const N: usize> = <Frame<'a> as Packet>::Bytes<N>;
     const KNOWN_OFFSETS_ARE_CHEAP: bool = <Frame<'a> as Packet>::KNOWN_OFFSETS_ARE_CHEAP;
 

@@ -6,13 +6,13 @@ use guard_common::{Addr, Reason};
 
 use super::{
     inputs::Overlay,
-    suggest::{Answer, Manifest},
+    suggest::{Manifest, Suggestion},
 };
 use crate::{
     learn::{
+        classify::{self, Classified, Disposition, LeftOut},
         connection_tracker::ConnectionTracker,
         draft::{self, Aggregate, Service},
-        judge::{self, Fate, Judged, LeftOut},
     },
     policy::{
         self, Loaded, Node, Placement,
@@ -21,19 +21,19 @@ use crate::{
         resolve::load::Loader,
         syntax::{diagnostic::Severity, scalars::PortRange},
     },
-    report::learn::{Admitted, Documents, Left},
+    report::learn::{Admitted, Documents, LeftOutContact},
 };
 
 /// Sources for which an entry is looked for: each takes loads of the manifest.
-const MOST_ENTRIES: usize = 64;
+const MAX_ENTRIES: usize = 64;
 
 /// What is proposed.
 pub(crate) struct Proposal {
-    pub(crate) judged: Judged,
+    pub(crate) classified: Classified,
     pub(crate) services: Vec<Service>,
     /// Entries of the manifest for sources that were refused.
     pub(crate) admitted: Vec<Admitted>,
-    pub(crate) left_out: Vec<Left>,
+    pub(crate) left_out: Vec<LeftOutContact>,
     /// The documents; none if nothing changes.
     pub(crate) documents: Option<Documents>,
 }
@@ -47,44 +47,46 @@ pub(crate) fn make(
     watch: &ConnectionTracker,
     (aggregate, watched): (Aggregate, &str),
 ) -> Result<Proposal, String> {
-    let mut judged = judge::judge(watch, &loaded.cluster, compiled);
+    let mut classified = classify::classify(watch, &loaded.cluster, compiled);
     let mut manifest = Manifest::load(path, &node.name)?;
     let before = manifest.text().to_owned();
-    let admitted = admit(&mut manifest, &mut judged);
-    let services = draft::services(&judged.kept, &judged.left_out, &loaded.cluster, aggregate);
+    let admitted = admit(&mut manifest, &mut classified);
+    let services =
+        draft::services(&classified.kept, &classified.left_out, &loaded.cluster, aggregate);
     let documents = write(path, loaded, node, &before, manifest.text(), &services, watched)?;
     let after = match &documents {
         Some(documents) => check(path, node, documents)?,
         None => compiled.clone(),
     };
-    if let Some(refused) = judged.kept.iter().find(|kept| {
-        judge::reason(&after, kept.source, kept.port).is_refusal() && kept.fate == Fate::Service
+    if let Some(refused) = classified.kept.iter().find(|kept| {
+        classify::reason(&after, kept.source, kept.port).is_refusal()
+            && kept.disposition == Disposition::Service
     }) {
         let source = IpAddr::from(refused.source);
         return Err(format!("the proposal would refuse {source}, which it is to allow"));
     }
-    let left_out = judged.left_out.iter().map(|left| self::left(left, &after)).collect();
-    Ok(Proposal { judged, services, admitted, left_out, documents })
+    let left_out = classified.left_out.iter().map(|left| self::left(left, &after)).collect();
+    Ok(Proposal { classified, services, admitted, left_out, documents })
 }
 
 /// Looks for entries that admit who was refused. Who cannot be admitted is left out.
-fn admit(manifest: &mut Manifest, judged: &mut Judged) -> Vec<Admitted> {
+fn admit(manifest: &mut Manifest, classified: &mut Classified) -> Vec<Admitted> {
     let mut refused: BTreeMap<Addr, Vec<PortRange>> = BTreeMap::new();
-    for kept in judged.kept.iter().filter(|kept| kept.fate == Fate::Entry) {
+    for kept in classified.kept.iter().filter(|kept| kept.disposition == Disposition::Entry) {
         let (transport, port) = kept.port;
         let range = PortRange { transport, first: port, last: port };
         refused.entry(kept.source).or_default().push(range);
     }
     let mut admitted = Vec::new();
     for (number, (source, ports)) in refused.into_iter().enumerate() {
-        let answer = if number < MOST_ENTRIES {
+        let answer = if number < MAX_ENTRIES {
             manifest.admit(source.into(), ports)
         } else {
-            Answer::No(format!("more than {MOST_ENTRIES} sources were refused"), Vec::new())
+            Suggestion::No(format!("more than {MAX_ENTRIES} sources were refused"), Vec::new())
         };
         let why = match answer {
-            Answer::Open => continue,
-            Answer::Lines(lines) => {
+            Suggestion::Open => continue,
+            Suggestion::Lines(lines) => {
                 admitted.push(Admitted {
                     source: source.into(),
                     lines: lines.text,
@@ -94,21 +96,24 @@ fn admit(manifest: &mut Manifest, judged: &mut Judged) -> Vec<Admitted> {
                 });
                 continue;
             }
-            Answer::Known(name) => {
+            Suggestion::Known(name) => {
                 format!("it is the node `{name}`, and the service admits none of its roles")
             }
-            Answer::No(why, ways) if ways.is_empty() => why,
-            Answer::No(why, ways) => format!("{why}; it could be {}", ways.join(", or ")),
+            Suggestion::No(why, ways) if ways.is_empty() => why,
+            Suggestion::No(why, ways) => format!("{why}; it could be {}", ways.join(", or ")),
         };
-        let of_source = judged.kept.iter().filter(|kept| kept.source == source);
-        let left = of_source.filter(|kept| kept.fate == Fate::Entry).map(|kept| LeftOut {
-            source,
-            port: Some(kept.port),
-            packets: kept.contact.packets,
-            why: why.clone(),
-        });
-        judged.left_out.extend(left);
-        judged.kept.retain(|kept| kept.source != source || kept.fate != Fate::Entry);
+        let of_source = classified.kept.iter().filter(|kept| kept.source == source);
+        let left =
+            of_source.filter(|kept| kept.disposition == Disposition::Entry).map(|kept| LeftOut {
+                source,
+                port: Some(kept.port),
+                packets: kept.contact.packets,
+                why: why.clone(),
+            });
+        classified.left_out.extend(left);
+        classified
+            .kept
+            .retain(|kept| kept.source != source || kept.disposition != Disposition::Entry);
     }
     admitted
 }
@@ -189,13 +194,13 @@ fn check(path: &Path, node: &Node, documents: &Documents) -> Result<CompiledPoli
 }
 
 /// What was left out, with what the proposal does to it.
-fn left(left: &LeftOut, after: &CompiledPolicy) -> Left {
-    let then = left.port.map(|port| match judge::reason(after, left.source, port) {
+fn left(left: &LeftOut, after: &CompiledPolicy) -> LeftOutContact {
+    let then = left.port.map(|port| match classify::reason(after, left.source, port) {
         Reason::Unguarded => "open",
         reason if reason.is_refusal() => "refused",
         _ => "allowed",
     });
-    Left {
+    LeftOutContact {
         source: left.source.into(),
         port: left.port.map(|(transport, port)| format!("{}/{port}", transport.name())),
         packets: left.packets,

@@ -19,15 +19,15 @@ use crate::{
         resolve::{cluster::Service, load::Loader, provenance},
         syntax::{diagnostic::Severity, rules::Code, scalars::PortRange, text},
     },
-    probe::{OPENS, Probe},
+    probe::{FLAGS_OPENING, Probe},
 };
 
 /// Roles that are tried together.
-const TOGETHER: usize = 3;
+const MAX_COMBINED: usize = 3;
 /// Roles that are tried at all.
-const ROLES: usize = 24;
+const MAX_ROLES: usize = 24;
 /// Sets of roles that are put before the decision.
-const TRIES: usize = 8;
+const MAX_ATTEMPTS: usize = 8;
 
 /// A manifest that members may be missing from.
 pub(crate) struct Manifest {
@@ -43,7 +43,7 @@ pub(crate) struct Manifest {
 }
 
 /// What would admit a source.
-pub(crate) enum Answer {
+pub(crate) enum Suggestion {
     /// The manifest names it by now, as this node.
     Known(String),
     /// It is no node, but what it tried is open to it by now.
@@ -67,7 +67,7 @@ struct Plan {
 }
 
 /// An entry that was tried, and admits what it should.
-struct Tried {
+struct Candidate {
     entry: Entry,
     /// The manifest with it.
     text: String,
@@ -112,7 +112,7 @@ impl Manifest {
     #[cfg(feature = "daemon")]
     pub(crate) fn is_near(&self, address: IpAddr) -> bool {
         let addr = Addr::from(address);
-        !provenance::Known::of(&self.loaded.cluster, &addr).networks.is_empty()
+        !provenance::KnownAddress::of(&self.loaded.cluster, &addr).networks.is_empty()
             || neighbours(&self.loaded.cluster, &addr).next().is_some()
     }
 
@@ -123,13 +123,13 @@ impl Manifest {
 
     /// What would admit a source to some ports. The entry that does is in the manifest for the next
     /// question.
-    pub(crate) fn admit(&mut self, source: IpAddr, ports: Vec<PortRange>) -> Answer {
+    pub(crate) fn admit(&mut self, source: IpAddr, ports: Vec<PortRange>) -> Suggestion {
         let plan = match self.plan(source, ports) {
             Ok(plan) => plan,
             Err(answer) => return answer,
         };
         let mut why = "no few roles would admit it".to_owned();
-        let mut best: Option<Tried> = None;
+        let mut best: Option<Candidate> = None;
         for roles in plan.sets {
             // Where the manifest names interfaces for all nodes, an entry needs none.
             for interfaces in [Vec::new(), plan.interfaces.clone()] {
@@ -152,11 +152,11 @@ impl Manifest {
         }
         // A later entry is tried beside this one.
         let answer = match best {
-            Some(Tried { entry, text, loaded, findings }) => {
+            Some(Candidate { entry, text, loaded, findings }) => {
                 self.text = text;
                 self.loaded = loaded;
                 self.findings.extend(findings.iter().cloned());
-                Answer::Lines(Lines {
+                Suggestion::Lines(Lines {
                     text: plan.nodes.lines(&entry),
                     admits_also: also(&self.loaded.cluster, &self.node, &entry.roles, &plan.labels),
                     roles: entry.roles,
@@ -168,37 +168,37 @@ impl Manifest {
                         .collect(),
                 })
             }
-            None => Answer::No(why, self.other_ways(&plan.labels, &Addr::from(source))),
+            None => Suggestion::No(why, self.other_ways(&plan.labels, &Addr::from(source))),
         };
         self.files.put(self.path.clone(), Ok(self.text.clone().into_bytes()));
         answer
     }
 
     /// What could be put into the manifest for a source; an answer where that is of no use.
-    fn plan(&self, source: IpAddr, ports: Vec<PortRange>) -> Result<Plan, Answer> {
+    fn plan(&self, source: IpAddr, ports: Vec<PortRange>) -> Result<Plan, Suggestion> {
         let addr = Addr::from(source);
         let cluster = &self.loaded.cluster;
         if let Some(node) = cluster.node_at(&addr) {
-            return Err(Answer::Known(node.name.clone()));
+            return Err(Suggestion::Known(node.name.clone()));
         }
         let policy = compile(&self.loaded, &self.node);
-        let policy = policy.map_err(|problem| Answer::No(problem, Vec::new()))?;
+        let policy = policy.map_err(|problem| Suggestion::No(problem, Vec::new()))?;
         let labels = refusing(&policy, source, &ports);
         if labels.is_empty() {
-            return Err(Answer::Open);
+            return Err(Suggestion::Open);
         }
         let services: Vec<&Service> =
             labels.iter().filter_map(|label| cluster.service(label)).collect();
         if let Some(deaf) = services.iter().find(|service| service.allow.roles.is_empty()) {
             let why = format!("`{}` admits no role, only networks and prefixes", deaf.label);
-            return Err(Answer::No(why, provenance::ways_in(&self.loaded, deaf, &addr)));
+            return Err(Suggestion::No(why, provenance::ways_in(&self.loaded, deaf, &addr)));
         }
         let nodes = self.nodes.ok_or_else(|| {
             let why = "the nodes are written in a way that leaves no clear place";
-            Answer::No(why.to_owned(), self.other_ways(&labels, &addr))
+            Suggestion::No(why.to_owned(), self.other_ways(&labels, &addr))
         })?;
         let mut sets = role_sets(cluster, &services, &addr);
-        sets.truncate(TRIES);
+        sets.truncate(MAX_ATTEMPTS);
         Ok(Plan { nodes, ports, sets, interfaces: interfaces(cluster, &addr), labels })
     }
 
@@ -221,7 +221,12 @@ impl Manifest {
     }
 
     /// The manifest with an entry, if it loads and admits what was tried. Else says why not.
-    fn attempt(&self, nodes: NodeList, entry: Entry, ports: &[PortRange]) -> Result<Tried, String> {
+    fn attempt(
+        &self,
+        nodes: NodeList,
+        entry: Entry,
+        ports: &[PortRange],
+    ) -> Result<Candidate, String> {
         let text = nodes.put(&self.text, &entry).ok_or("there is no place for it")?;
         self.files.put(self.path.clone(), Ok(text.clone().into_bytes()));
         let loaded = policy::load(&self.path, &self.files).map_err(|error| {
@@ -234,7 +239,7 @@ impl Manifest {
         }
         let found = findings(&self.path, &self.files);
         let findings = found.difference(&self.findings).cloned().collect();
-        Ok(Tried { entry, text, loaded, findings })
+        Ok(Candidate { entry, text, loaded, findings })
     }
 }
 
@@ -256,7 +261,7 @@ fn refusing(policy: &CompiledPolicy, from: IpAddr, ports: &[PortRange]) -> BTree
     let tables = policy.host();
     let limiter = HostLimiter::new([0; 2]);
     let verdicts = ports.iter().map(|port| -> Verdict {
-        let frame = Probe::new(from, port.transport, port.first, OPENS).frame();
+        let frame = Probe::new(from, port.transport, port.first, FLAGS_OPENING).frame();
         tables.verdict(&Frame::new(&frame), &limiter)
     });
     let refused = verdicts.filter(|verdict| verdict.reason.is_refusal());
@@ -296,10 +301,10 @@ fn role_sets(cluster: &Cluster, services: &[&Service], addr: &Addr) -> Vec<Vec<S
         services.iter().flat_map(|service| &service.allow.roles).map(String::as_str).collect();
     let mut roles: Vec<&str> = roles.into_iter().collect();
     roles.sort_by_key(|role| (std::cmp::Reverse(among_neighbours(role)), opens(role)));
-    roles.truncate(ROLES);
+    roles.truncate(MAX_ROLES);
     let mut sets: Vec<Vec<&str>> = vec![Vec::new()];
     let mut found: Vec<Vec<&str>> = Vec::new();
-    for _ in 0..TOGETHER {
+    for _ in 0..MAX_COMBINED {
         let larger = sets.iter().flat_map(|set| {
             let from = set.last().and_then(|last| roles.iter().position(|role| role == last));
             let more = roles.iter().skip(from.map_or(0, |at| at + 1));

@@ -16,7 +16,7 @@ use guard_common::{
 };
 
 use super::shared::{
-    backends::{self, Clock, Judges, LAST_NS},
+    backends::{self, Backends, Clock, LAST_NS},
     inputs::{Inputs, Overlay},
     load,
 };
@@ -28,11 +28,11 @@ use crate::{
     output,
     policy::{
         compiled::CompiledPolicy,
-        test_suite::{Answer, Asked, Case, Suite, is_test_file},
+        test_suite::{Case, ExpectedVerdict, Query, Suite, is_test_file},
     },
     probe::Probe,
     report::{
-        replay::Judged,
+        replay::Evaluated,
         test::{Outcome, Results},
     },
     system_error::SystemError,
@@ -171,7 +171,7 @@ impl Runner<'_> {
     /// What does not hold; nothing if the test passes.
     fn run(&mut self, case: &Case) -> Result<Vec<String>, Problem> {
         match &case.asked {
-            Asked::Packets { probes, after, times, answer } => {
+            Query::Packets { probes, after, times, answer } => {
                 let mut failures = Vec::new();
                 for probe in probes {
                     let node = self.node(&case.node, *after > 0)?;
@@ -181,7 +181,7 @@ impl Runner<'_> {
                 }
                 Ok(failures)
             }
-            Asked::Capture { path, summary } => {
+            Query::Capture { path, summary } => {
                 let node = self.node(&case.node, true)?;
                 // A capture takes what time it takes.
                 let found = frames(node, path, summary);
@@ -202,7 +202,7 @@ fn words(action: Action, reason: Reason, service: Option<&str>) -> String {
 }
 
 /// Whether a verdict is the one that must be; a service may be written with its policy.
-fn is_met(policy: &CompiledPolicy, verdict: Verdict, answer: &Answer) -> bool {
+fn is_met(policy: &CompiledPolicy, verdict: Verdict, answer: &ExpectedVerdict) -> bool {
     let service = verdict.service.and_then(|slot| policy.service_in(slot));
     let named = match (&answer.service, service) {
         (None, None) => true,
@@ -220,7 +220,7 @@ fn packets(
     case: &Case,
     probe: &Probe,
     [after, times]: [u64; 2],
-    answer: &Answer,
+    answer: &ExpectedVerdict,
 ) -> Result<Option<String>, Problem> {
     let bytes = probe.frame();
     let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -228,12 +228,12 @@ fn packets(
     let Node { policy, kernel, now_ns } = node;
     let tables = policy.host();
     // Full buckets for each address.
-    let judges = Judges::new(&tables, kernel.clone());
+    let backends = Backends::new(&tables, kernel.clone());
     for _ in 0..after {
-        judges.judge(&frame, *now_ns)?;
+        backends.evaluate(&frame, *now_ns)?;
     }
     for nth in 1..=times {
-        let verdict = judges.judge(&frame, *now_ns)?.verdict;
+        let verdict = backends.evaluate(&frame, *now_ns)?.verdict;
         if is_met(policy, verdict, answer) {
             continue;
         }
@@ -253,30 +253,35 @@ fn packets(
 /// How often a capture got a verdict, by the service's name.
 type Counts = BTreeMap<(Action, Reason, Option<String>), u64>;
 
-fn frames(node: &Node, path: &Path, summary: &[(Answer, u64)]) -> Result<Vec<String>, Problem> {
+fn frames(
+    node: &Node,
+    path: &Path,
+    summary: &[(ExpectedVerdict, u64)],
+) -> Result<Vec<String>, Problem> {
     let shown = shown_path(path);
     let file = File::open(path)
         .map_err(|error| Problem::Other(format!("cannot open `{shown}`: {error}")))?;
     let policy = &node.policy;
     let tables = policy.host();
-    let judges = Judges::new(&tables, node.kernel.clone());
+    let backends = Backends::new(&tables, node.kernel.clone());
     let mut clock = Clock::default();
     let mut found = Counts::new();
     let mut truncated = 0_u64;
     let mut failed = None;
-    let read = capture::read(file, |frame| match judges.judge(&frame, clock.at(frame.time_ns)) {
-        Ok(Judged { verdict, truncated: is_short, .. }) => {
-            truncated += u64::from(is_short);
-            let service = verdict.service.and_then(|slot| policy.service_in(slot));
-            let service = service.map(|service| service.label.clone());
-            *found.entry((verdict.action, verdict.reason, service)).or_default() += 1;
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    });
+    let read =
+        capture::read(file, |frame| match backends.evaluate(&frame, clock.at(frame.time_ns)) {
+            Ok(Evaluated { verdict, truncated: is_short, .. }) => {
+                truncated += u64::from(is_short);
+                let service = verdict.service.and_then(|slot| policy.service_in(slot));
+                let service = service.map(|service| service.label.clone());
+                *found.entry((verdict.action, verdict.reason, service)).or_default() += 1;
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        });
     if let Some(error) = failed {
         return Err(error.into());
     }

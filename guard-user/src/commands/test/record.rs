@@ -10,7 +10,7 @@ use std::{
 use guard_common::verdict::Reason;
 
 use crate::{
-    api::events::{self, Line, MAX_LINE, What},
+    api::events::{self, EventKind, Line, MAX_LINE},
     cli::TestArgs,
     commands::shared::{inputs::Overlay, load},
     exit::Exit,
@@ -105,7 +105,7 @@ fn case(
     known: &mut Vec<String>,
 ) -> Result<Option<String>, String> {
     let Line::Event(event) = events::read(line)? else { return Ok(None) };
-    let What::Packet(packet) = event.what else { return Ok(None) };
+    let EventKind::Packet(packet) = event.what else { return Ok(None) };
     let node = event.node.as_deref().or(node);
     let node = node.ok_or("the event names no node; give --node NAME")?;
     let (Some(source), Some(transport), Some(port)) =

@@ -32,7 +32,8 @@ pub(crate) fn check(
     device: Option<&Device>,
     program_id: u32,
 ) -> Finding {
-    const SOON: &str = "the daemon attaches it again within seconds; find out who detached it";
+    const REATTACH_HINT: &str =
+        "the daemon attaches it again within seconds; find out who detached it";
     let link = match link {
         Ok(link) => link,
         Err(error) => {
@@ -62,7 +63,7 @@ pub(crate) fn check(
         return match running {
             None => {
                 Finding::new(InterfaceState::Failed, "the program was detached, not by this daemon")
-                    .remedy(SOON)
+                    .remedy(REATTACH_HINT)
             }
             Some(other) => foreign(device, other),
         };
@@ -75,7 +76,7 @@ pub(crate) fn check(
                 link.program_id
             ),
         )
-        .remedy(SOON),
+        .remedy(REATTACH_HINT),
         Some(other) if other != link.program_id => foreign(device, other),
         Some(id) if id != program_id => Finding::new(
             InterfaceState::Failed,

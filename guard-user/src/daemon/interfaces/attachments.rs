@@ -69,7 +69,7 @@ pub(crate) struct Attachments {
     /// Of an earlier daemon, not yet taken over.
     earlier: Vec<PinnedLink>,
     /// What is wrong with wanted interfaces, by name.
-    failed: BTreeMap<String, Trouble>,
+    failed: BTreeMap<String, Problem>,
     /// The operator wants these to be without a guard until the next start.
     released: BTreeSet<String>,
     all_released: bool,
@@ -79,7 +79,7 @@ pub(crate) struct Attachments {
 
 /// What is wrong with an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Trouble {
+enum Problem {
     /// It is not guarded.
     NotGuarded(String),
     /// It is guarded, but its link is not pinned.
@@ -88,7 +88,7 @@ enum Trouble {
     Renamed { from: String },
 }
 
-impl std::fmt::Display for Trouble {
+impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotGuarded(why) => f.write_str(why),
@@ -159,7 +159,7 @@ impl Attachments {
         self.follow_names(selection, devices, shared);
         for guarded in self.guarded.values() {
             if let Err(error) = switch(guarded, generation) {
-                failed.insert(guarded.name.clone(), Trouble::NotGuarded(error.to_string()));
+                failed.insert(guarded.name.clone(), Problem::NotGuarded(error.to_string()));
             }
         }
         let renamed = self.renamed(selection, devices);
@@ -182,7 +182,7 @@ impl Attachments {
                     self.guarded.insert(device.index, guarded);
                 }
                 Err(error) => {
-                    failed.insert(device.name.clone(), Trouble::NotGuarded(error.with_hint()));
+                    failed.insert(device.name.clone(), Problem::NotGuarded(error.with_hint()));
                 }
             }
         }
@@ -192,11 +192,11 @@ impl Attachments {
         self.follow_ports(devices, shared);
         for name in &selection.missing {
             let why = "there is no such interface; waiting for it";
-            failed.insert(name.clone(), Trouble::NotGuarded(why.to_owned()));
+            failed.insert(name.clone(), Problem::NotGuarded(why.to_owned()));
         }
         for name in &selection.not_ethernet {
             let why = "its frames have no Ethernet header: it cannot be guarded";
-            failed.insert(name.clone(), Trouble::NotGuarded(why.to_owned()));
+            failed.insert(name.clone(), Problem::NotGuarded(why.to_owned()));
         }
         // Said once, not every time that it is tried again.
         for (name, why) in &failed {
@@ -211,8 +211,8 @@ impl Attachments {
             } else {
                 tracing::error!(interface = name, "{why}");
                 let what = match why {
-                    Trouble::NotPinned(_) => InterfaceChange::Warning,
-                    Trouble::NotGuarded(_) | Trouble::Renamed { .. } => InterfaceChange::Failed,
+                    Problem::NotPinned(_) => InterfaceChange::Warning,
+                    Problem::NotGuarded(_) | Problem::Renamed { .. } => InterfaceChange::Failed,
                 };
                 note(&mut self.notes, what, name, why.to_string());
             }
@@ -358,7 +358,7 @@ impl Attachments {
             let Finding { state, problem, remedy } =
                 attachment_health::check(&link, hook, device, expected);
             let problem =
-                problem.or_else(|| self.failed.get(&guarded.name).map(Trouble::to_string));
+                problem.or_else(|| self.failed.get(&guarded.name).map(Problem::to_string));
             let told = told(&guarded.name, device);
             // What the device says of the program that the link runs.
             let id = link.ok().map(|info| info.program_id);
@@ -374,7 +374,7 @@ impl Attachments {
         }
         let bare = |name: &str, state: InterfaceState| {
             let device = devices.iter().find(|device| device.name == name);
-            let problem = self.failed.get(name).map(Trouble::to_string);
+            let problem = self.failed.get(name).map(Problem::to_string);
             InterfaceStatus { state, problem, ..told(name, device) }
         };
         for device in &selection.devices {
@@ -535,7 +535,7 @@ impl Attachments {
     }
 
     /// Pins what is not pinned, under its present name, and says of what is not so and why.
-    fn pin_all(&mut self, failed: &mut BTreeMap<String, Trouble>) {
+    fn pin_all(&mut self, failed: &mut BTreeMap<String, Problem>) {
         let Self { guarded, pins, notes, failed: before, .. } = self;
         for guarded in guarded.values_mut() {
             let GuardedInterface { name, link, mode, wanted_as, .. } = guarded;
@@ -545,10 +545,10 @@ impl Attachments {
                 if missing { link.pin_again().map(|()| true) } else { Ok(false) }
             });
             let trouble = match (pinned, &*wanted_as) {
-                (Err(error), _) => Trouble::NotPinned(error.with_hint()),
+                (Err(error), _) => Problem::NotPinned(error.with_hint()),
                 (Ok(again), wanted) => {
                     if again {
-                        let text = if matches!(before.get(name), Some(Trouble::NotPinned(_))) {
+                        let text = if matches!(before.get(name), Some(Problem::NotPinned(_))) {
                             "pinned at last: it outlives the daemon"
                         } else {
                             "its pin was removed: pinned again; find out who did that"
@@ -557,7 +557,7 @@ impl Attachments {
                         note(notes, InterfaceChange::Warning, name, text);
                     }
                     let Some(wanted) = wanted else { continue };
-                    Trouble::Renamed { from: wanted.clone() }
+                    Problem::Renamed { from: wanted.clone() }
                 }
             };
             failed.entry(name.clone()).or_insert(trouble);

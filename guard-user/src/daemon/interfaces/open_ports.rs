@@ -55,7 +55,7 @@ struct Group {
 
 /// Where a port stands in the list: what has a port of its own before what the kernel gave one, by
 /// transport and number.
-type Place = (bool, u8, u16);
+type SortKey = (bool, u8, u16);
 
 /// Collects what is open, in memory that does not grow with the number of sockets.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ pub(crate) struct OpenPortCollector<'a> {
     /// UDP ports of tunnel devices.
     tunnels: BTreeSet<u16>,
     /// The first in the list.
-    listed: BTreeMap<Place, Group>,
+    listed: BTreeMap<SortKey, Group>,
     /// A bit for each port with sockets, by its index in a port table.
     seen: Vec<u64>,
 }

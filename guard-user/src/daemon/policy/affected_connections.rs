@@ -18,7 +18,7 @@ use crate::{
         compiled::{CompiledPolicy, HostTables, name_of},
         limiter::HostLimiter,
     },
-    probe::{GOES_ON, OPENS, Probe},
+    probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe},
 };
 
 /// Groups of connections that an answer lists.
@@ -27,7 +27,7 @@ const MAX_GROUPS: usize = 100;
 pub(crate) const SSH: u16 = 22;
 /// Devices whose packets come in through others, which may be guarded: an address on one of them
 /// may be reached through the guard.
-const UPPER: [&str; 9] =
+const UPPER_DEVICE_KINDS: [&str; 9] =
     ["bond", "bridge", "dummy", "hsr", "ipvlan", "macvlan", "team", "vlan", "vrf"];
 
 /// Whether a connection is a session.
@@ -73,7 +73,7 @@ impl ConnectionCheck<'_> {
         let over = |device: &Device| {
             self.guarded.contains(&device.index)
                 || device.name == "lo"
-                || device.kind.as_deref().is_some_and(|kind| UPPER.contains(&kind))
+                || device.kind.as_deref().is_some_and(|kind| UPPER_DEVICE_KINDS.contains(&kind))
         };
         if self.guarded.is_empty() {
             return false;
@@ -121,12 +121,12 @@ impl ConnectionCheck<'_> {
         let reached = connections.iter().filter(|connection| self.is_reached(connection));
         let suspects = reached.filter_map(|connection| {
             let incoming = listening.contains(&connection.local.port());
-            let cut = self.refuses(&tables, connection, GOES_ON);
+            let cut = self.refuses(&tables, connection, FLAGS_ESTABLISHED);
             let (fate, service) = match cut {
                 Some(service) => (Impact::Cut, service),
                 // What answers a connection of ours opens none.
                 None if incoming => {
-                    (Impact::NotReopened, self.refuses(&tables, connection, OPENS)?)
+                    (Impact::NotReopened, self.refuses(&tables, connection, FLAGS_OPENING)?)
                 }
                 None => return None,
             };
@@ -141,7 +141,7 @@ impl ConnectionCheck<'_> {
     pub(crate) fn keep_passing(&self, suspects: &mut Vec<RefusedConnection>) {
         let tables = self.policy.host();
         suspects.retain(|suspect| {
-            let flags = if suspect.fate == Impact::Cut { GOES_ON } else { OPENS };
+            let flags = if suspect.fate == Impact::Cut { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
             !self.is_reached(&suspect.connection)
                 || self.refuses(&tables, &suspect.connection, flags).is_none()
         });

@@ -8,7 +8,7 @@ use crate::{
     api::status::{ServiceMode, ServiceStatus, TableStatus},
     daemon::{
         install_error::InstallError, interfaces::open_ports::GuardedPorts,
-        telemetry::missing_members::Neighbourhood,
+        telemetry::missing_members::ClusterNetworks,
     },
     host,
     policy::{
@@ -51,7 +51,7 @@ pub(crate) struct Candidate {
     /// What else is known of it.
     pub(crate) info: PolicyInfo,
     /// The networks of its nodes.
-    pub(crate) neighbourhood: Neighbourhood,
+    pub(crate) neighbourhood: ClusterNetworks,
     /// What the node unpacks, as it is compiled in.
     pub(crate) tunnels: Tunnels,
 }
@@ -125,7 +125,7 @@ impl NodeOptions {
                 source_bytes: policy.source_bytes(),
             },
         };
-        let neighbourhood = Neighbourhood::of(&loaded.cluster);
+        let neighbourhood = ClusterNetworks::of(&loaded.cluster);
         Ok(Candidate { policy, info, neighbourhood, tunnels })
     }
     fn find<'l>(&self, loaded: &'l Loaded) -> Result<&'l Node, InstallError> {

@@ -21,7 +21,7 @@ const LAST_GOOD: &str = "last-good.json";
 const KEY: &str = "hash-key";
 const TRIAL: &str = "trial.json";
 /// How the names of files begin that are not finished.
-const UNFINISHED: &str = ".unfinished-";
+const UNFINISHED_PREFIX: &str = ".unfinished-";
 const MODE: &str = "mode.json";
 const ACCEPTED: &str = "accepted.json";
 
@@ -53,7 +53,7 @@ impl StateDir {
     pub(crate) fn tidy(&self) {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in entries {
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX) {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -165,7 +165,7 @@ impl StateDir {
         let replaced = (|| {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
             let mut file =
-                tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.directory)?;
+                tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempfile_in(&self.directory)?;
             file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
             write(file.as_file_mut())?;
             file.as_file().sync_all()?;
@@ -209,7 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let state = StateDir::at(dir.path());
         state.keep(&Bundle::new("m.yaml", [("m.yaml", "text")])).expect("writing");
-        fs::write(dir.path().join(format!("{UNFINISHED}x1")), "half").expect("writing");
+        fs::write(dir.path().join(format!("{UNFINISHED_PREFIX}x1")), "half").expect("writing");
         state.tidy();
         let left = fs::read_dir(dir.path()).expect("a directory").flatten();
         let names: Vec<_> = left.map(|entry| entry.file_name()).collect();

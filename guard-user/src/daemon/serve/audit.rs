@@ -15,7 +15,7 @@ use crate::api::events::{Audit, AuditResult, Event};
 /// Name of the file.
 const NAME: &str = "audit.jsonl";
 /// What it becomes when it is full; the one before goes.
-const OLD: &str = "audit.jsonl.1";
+const ROTATED_NAME: &str = "audit.jsonl.1";
 /// Bytes of the file, about.
 const MAX_FILE_BYTES: u64 = 8 << 20;
 /// How many attempts of those who may not are written down in a minute: they must not be able to
@@ -66,7 +66,7 @@ impl AuditLog {
         };
         let mut length = file.metadata()?.len();
         if length > 0 && length.saturating_add(line.len() as u64) > self.full {
-            fs::rename(&path, self.directory.join(OLD))?;
+            fs::rename(&path, self.directory.join(ROTATED_NAME))?;
             file = Self::open(&path)?;
             length = 0;
         }
@@ -199,14 +199,14 @@ mod tests {
         let lines = text.split_inclusive(|byte| *byte == b'\n');
         let requests = lines.map(|line| match events::read(line) {
             Ok(events::Line::Event(event)) => match event.what {
-                What::Audit(audit) => audit.request,
+                EventKind::Audit(audit) => audit.request,
                 other => panic!("{other:?}"),
             },
             other => panic!("{other:?}"),
         });
         assert_eq!(requests.collect::<Vec<_>>(), ["mode", "reload", "mode", "apply"]);
     }
-    use crate::api::events::{self, What};
+    use crate::api::events::{self, EventKind};
 
     fn event(number: u64) -> Event {
         let audit = Audit { text: format!("\u{1b}[2J {number}\nx"), ..Audit::default() };
@@ -215,7 +215,7 @@ mod tests {
             time: None,
             seq: Some(number),
             node: None,
-            what: What::Audit(Box::new(audit)),
+            what: EventKind::Audit(Box::new(audit)),
         }
     }
 
@@ -244,7 +244,10 @@ mod tests {
             trail.write(&event(number));
         }
         assert_eq!(trail.problem, None);
-        assert_eq!((numbers(&state.join(OLD)), numbers(&path)), (vec![3, 4, 5], vec![6, 7]));
+        assert_eq!(
+            (numbers(&state.join(ROTATED_NAME)), numbers(&path)),
+            (vec![3, 4, 5], vec![6, 7])
+        );
         // A line that was cut spoils itself alone.
         fs::write(&path, "{\"schema\":").expect("writing");
         trail.write(&event(9));

@@ -35,7 +35,7 @@ use crate::daemon::{telemetry::daemon_counters::DaemonCounters, timing::Timing};
 /// Connections of each socket at a time.
 pub(crate) const MAX_CONNECTIONS: usize = 128;
 /// Bytes of answers that were made and not yet taken, of all sockets.
-const MAX_HELD: usize = 32 << 20;
+const MAX_PENDING_BYTES: usize = 32 << 20;
 
 /// What may be asked where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl ConnectionHandle {
             connection.held = answer.clone();
         });
         let mut connections = self.limits.connections();
-        while held(&connections) > MAX_HELD {
+        while held(&connections) > MAX_PENDING_BYTES {
             let mut others = connections.iter().filter(|(number, _)| **number != self.number);
             let oldest = others.find(|(_, connection)| !connection.held.is_empty());
             let Some(number) = oldest.map(|(number, _)| *number) else { break };

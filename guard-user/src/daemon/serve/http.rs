@@ -47,7 +47,7 @@ use crate::{
 /// Members of this group may command.
 const ADMINISTRATORS: &str = "trainguard-admin";
 /// The groups of this machine.
-const GROUPS: &str = "/etc/group";
+const GROUP_FILE: &str = "/etc/group";
 
 /// Bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
@@ -136,7 +136,7 @@ pub(crate) async fn serve_metrics(
 /// Lets the group of administrators command, if this machine has one and this daemon may give the
 /// socket to it: because it is root, or in that group itself.
 fn admit_administrators(path: &Path) -> io::Result<()> {
-    let Some(group) = group_id(&fs::read_to_string(GROUPS).unwrap_or_default(), ADMINISTRATORS)
+    let Some(group) = group_id(&fs::read_to_string(GROUP_FILE).unwrap_or_default(), ADMINISTRATORS)
     else {
         return Ok(());
     };

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use crate::sys;
 
 /// The local users. The C library is not asked: it may ask the network, which takes its time.
-const USERS: &str = "/etc/passwd";
+const PASSWD_FILE: &str = "/etc/passwd";
 /// What the kernel says for who has never logged in: services.
 const NO_LOGIN: u32 = u32::MAX;
 
@@ -41,7 +41,7 @@ impl Peer {
         let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", pid?)).ok();
         let login_uid = read("loginuid").and_then(|uid| uid.trim_end().parse().ok());
         let login_uid = login_uid.filter(|uid| *uid != NO_LOGIN);
-        let users = fs::read_to_string(USERS).unwrap_or_default();
+        let users = fs::read_to_string(PASSWD_FILE).unwrap_or_default();
         Some(Self {
             uid,
             gid,

@@ -22,7 +22,7 @@ use guard_common::{
 
 use super::names::Names;
 use crate::{
-    api::events::missing::{self, Missing, Stranger, Tried},
+    api::events::missing::{self, Missing, Stranger, TriedPort},
     policy::{Cluster, compiled::name_of, resolve::provenance},
     text::time,
 };
@@ -30,7 +30,7 @@ use crate::{
 /// Sources that are kept.
 const CAPACITY: usize = 512;
 /// Ports that are kept of a source.
-const TRIED: usize = 16;
+const MAX_PORTS: usize = 16;
 /// Attempts that make a member, in different slots.
 const ATTEMPTS: u64 = 3;
 /// Slots in which a member comes.
@@ -38,13 +38,13 @@ const SLOTS: u64 = 2;
 /// A slot of time, in seconds.
 const SLOT: u64 = 5;
 /// Neighbours that are named.
-const NEIGHBOURS: usize = 3;
+const MAX_NEIGHBOURS: usize = 3;
 /// Prefixes of networks that are kept; of a manifest with more, whoever asks has to look.
-const PREFIXES: usize = 4096;
+const MAX_PREFIXES: usize = 4096;
 
 /// What is near the nodes of a cluster.
 #[derive(Debug, Default)]
-pub(crate) struct Neighbourhood {
+pub(crate) struct ClusterNetworks {
     /// Their IPv4 addresses, without the last octet.
     v4: BTreeSet<u32>,
     /// The upper halves of their IPv6 addresses.
@@ -52,7 +52,7 @@ pub(crate) struct Neighbourhood {
     networks: Vec<std::sync::Arc<crate::policy::resolve::cluster::PrefixSet>>,
 }
 
-impl Neighbourhood {
+impl ClusterNetworks {
     /// That of a cluster.
     pub(crate) fn of(cluster: &Cluster) -> Self {
         let mut near = Self::default();
@@ -64,7 +64,7 @@ impl Neighbourhood {
         }
         let networks = cluster.networks.iter().map(|network| &network.prefixes);
         let prefixes: usize = networks.clone().map(|set| set.v4.len() + set.v6.len()).sum();
-        if prefixes <= PREFIXES {
+        if prefixes <= MAX_PREFIXES {
             near.networks = networks.cloned().collect();
         }
         near
@@ -92,7 +92,7 @@ struct Entry {
     last_slot: u64,
     first: SystemTime,
     last: SystemTime,
-    tried: BTreeSet<Tried>,
+    tried: BTreeSet<TriedPort>,
     tried_more: bool,
 }
 
@@ -110,7 +110,7 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct RefusedSources {
     since: SystemTime,
-    near: Neighbourhood,
+    near: ClusterNetworks,
     entries: BTreeMap<Addr, Entry>,
     /// The entries by their ranks, so that a flood of newcomers costs no walk over all of them.
     ranks: BTreeSet<(Rank, Addr)>,
@@ -121,14 +121,14 @@ impl RefusedSources {
     pub(crate) fn new(since: SystemTime) -> Self {
         Self {
             since,
-            near: Neighbourhood::default(),
+            near: ClusterNetworks::default(),
             entries: BTreeMap::new(),
             ranks: BTreeSet::new(),
         }
     }
 
     /// Another policy is in force: who is a node now is no stranger.
-    pub(crate) fn set_policy(&mut self, near: Neighbourhood, names: &[(Addr, String)]) {
+    pub(crate) fn set_policy(&mut self, near: ClusterNetworks, names: &[(Addr, String)]) {
         self.entries.retain(|addr, _| name_of(names, addr).is_none());
         for (addr, entry) in &mut self.entries {
             entry.near = near.holds(addr);
@@ -192,8 +192,8 @@ impl RefusedSources {
             entry.slots += 1;
         }
         let port = format!("{}/{}", transport.name(), sample.port);
-        let tried = Tried { service: service.name.clone(), port };
-        if entry.tried.len() < TRIED {
+        let tried = TriedPort { service: service.name.clone(), port };
+        if entry.tried.len() < MAX_PORTS {
             entry.tried.insert(tried);
         } else {
             entry.tried_more |= !entry.tried.contains(&tried);
@@ -222,7 +222,7 @@ impl RefusedSources {
             let mut known: Vec<String> = neighbours.iter().map(|(_, name)| name.clone()).collect();
             known.dedup();
             let neighbour_count = known.len();
-            known.truncate(NEIGHBOURS);
+            known.truncate(MAX_NEIGHBOURS);
             Stranger {
                 address: IpAddr::from(*addr),
                 near: entry.near,
@@ -275,7 +275,7 @@ mod tests {
 
     fn strangers() -> RefusedSources {
         let mut strangers = RefusedSources::new(at(0));
-        let near = Neighbourhood { v4: [NEAR >> 8].into(), ..Neighbourhood::default() };
+        let near = ClusterNetworks { v4: [NEAR >> 8].into(), ..ClusterNetworks::default() };
         strangers.set_policy(near, &[(Addr::V4(0x0a4d_0014), "worker-0".to_owned())]);
         strangers
     }
@@ -320,9 +320,12 @@ mod tests {
             (source.near, source.neighbours.as_slice()),
             (true, &["worker-0".to_owned()][..])
         );
-        assert_eq!(source.tried, [Tried { service: "s".to_owned(), port: "tcp/9091".to_owned() }]);
+        assert_eq!(
+            source.tried,
+            [TriedPort { service: "s".to_owned(), port: "tcp/9091".to_owned() }]
+        );
         // Who is a node now is missing no more.
-        strangers.set_policy(Neighbourhood::default(), &[(Addr::V4(NEAR), "new".to_owned())]);
+        strangers.set_policy(ClusterNetworks::default(), &[(Addr::V4(NEAR), "new".to_owned())]);
         assert_eq!(listed(&strangers), []);
         assert!(strangers.ranks.is_empty());
     }
@@ -360,6 +363,6 @@ mod tests {
         }
         let missing = strangers.missing(&names());
         let source = missing.sources.first().expect("a source");
-        assert_eq!((source.tried.len(), source.tried_more), (TRIED, true));
+        assert_eq!((source.tried.len(), source.tried_more), (MAX_PORTS, true));
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use self::{
     daemon_counters::DaemonCounters, drop_summary::DropSummary, event_ring::EventRing,
-    missing_members::Neighbourhood, names::Names, top_sources::TopSources,
+    missing_members::ClusterNetworks, names::Names, top_sources::TopSources,
 };
 use crate::{
     api::{events, stats::Stats},
@@ -94,7 +94,7 @@ impl Telemetry {
     }
 
     /// Follows a switch to a policy of a node with this name and these neighbours.
-    pub(crate) fn set_policy(&mut self, neighbourhood: Neighbourhood, names: &[(Addr, String)]) {
+    pub(crate) fn set_policy(&mut self, neighbourhood: ClusterNetworks, names: &[(Addr, String)]) {
         self.events.refused_sources.set_policy(neighbourhood, names);
     }
 

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use super::{Check, State, listed, quoted};
 use crate::{
-    doctor::facts::{Directory, MachineFacts, Owned, Policy, PolicyFile, Seen},
+    doctor::facts::{Directory, MachineFacts, MaybeHidden, Owned, Policy, PolicyFile},
     file_permissions::{EntryKind, Fault},
 };
 
 /// Bytes that should be free where policies are kept.
-const LITTLE: u64 = 16 << 20;
+const LOW_DISK_SPACE_BYTES: u64 = 16 << 20;
 /// Write permission for the group and for others.
 const OTHERS_WRITE: u32 = 0o022;
 /// Anything for the group and for others.
-const OTHERS: u32 = 0o077;
+const GROUP_AND_OTHERS: u32 = 0o077;
 
 pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks: Vec<Check> = facts.policy.iter().map(policy_files).collect();
@@ -30,24 +30,24 @@ pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
     let existing = bpffs.existing.display();
     let why = "pins keep the guard in force while no daemon runs";
     let check = match &bpffs.is_bpf {
-        Seen::Hidden(why) => {
+        MaybeHidden::Hidden(why) => {
             Check::new(ID, State::Unknown, format!("`{existing}` cannot be looked at: {why}"))
                 .fix("run doctor as root")
         }
-        Seen::Known(false) => {
+        MaybeHidden::Known(false) => {
             let found = format!("`{existing}` is not on a bpf file system");
             Check::new(ID, State::Failed, found).why(why).fix(
                 "mount -t bpf bpf /sys/fs/bpf; in a container: mount the host's. Or name another with \
                  --bpf-dir",
             )
         }
-        Seen::Known(true) if bpffs.read_only => {
+        MaybeHidden::Known(true) if bpffs.read_only => {
             let found = format!("the bpf file system of `{existing}` is mounted read-only");
             Check::new(ID, State::Failed, found)
                 .why(why)
                 .fix(format!("mount -o remount,rw {}", quoted(&existing.to_string())))
         }
-        Seen::Known(true) if !bpffs.writable => {
+        MaybeHidden::Known(true) if !bpffs.writable => {
             let state = if facts.rights.uid == 0 { State::Failed } else { State::Unknown };
             Check::new(
                 ID,
@@ -57,21 +57,21 @@ pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
             .why(why)
             .fix("run doctor as root, or as the user of the daemon")
         }
-        Seen::Known(true) => {
+        MaybeHidden::Known(true) => {
             match &bpffs.directory {
                 None => Check::ok(ID, format!("`{path}` can be made, on a bpf file system")),
-                Some(Seen::Hidden(why)) => {
+                Some(MaybeHidden::Hidden(why)) => {
                     Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
                         .fix("run doctor as root")
                 }
-                Some(Seen::Known(Owned { mode, .. })) if mode & OTHERS != 0 => {
+                Some(MaybeHidden::Known(Owned { mode, .. })) if mode & GROUP_AND_OTHERS != 0 => {
                     let found = format!("`{path}` has mode {:04o}, expected 0700", mode & 0o7777);
                     Check::new(ID, State::Failed, found)
                     .why("whoever may write to a pin may change or end the guard; file modes are \
                           all that keeps them from it")
                     .fix(format!("chmod 0700 {}", quoted(&path.to_string())))
                 }
-                Some(Seen::Known(_)) => {
+                Some(MaybeHidden::Known(_)) => {
                     Check::ok(ID, format!("`{path}`, mode 0700, on a bpf file system"))
                 }
             }
@@ -83,8 +83,8 @@ pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
 fn policy_files(policy: &Policy) -> Check {
     const ID: &str = "policy-files";
     let files = match &policy.files {
-        Seen::Known(files) => files,
-        Seen::Hidden(why) => {
+        MaybeHidden::Known(files) => files,
+        MaybeHidden::Hidden(why) => {
             return Check::new(ID, State::Unknown, format!("cannot be looked at: {why}"))
                 .fix("run doctor as root");
         }
@@ -135,15 +135,15 @@ fn state_dir(directory: &Directory) -> Check {
     let path = directory.path.display();
     match &directory.owned {
         None => Check::ok(ID, format!("`{path}` is made by the daemon")),
-        Some(Seen::Hidden(why)) => {
+        Some(MaybeHidden::Hidden(why)) => {
             Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
                 .fix("run doctor as root")
         }
-        Some(Seen::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => {
+        Some(MaybeHidden::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => {
             others_write(ID, &directory.path, owned, "the policy of the next start lies in it")
         }
-        Some(Seen::Known(_)) => match directory.free {
-            Some(free) if free < LITTLE => {
+        Some(MaybeHidden::Known(_)) => match directory.free {
+            Some(free) if free < LOW_DISK_SPACE_BYTES => {
                 Check::new(ID, State::Warning, format!("{} KiB are free in `{path}`", free >> 10))
                     .why("the daemon keeps the last good policy there, for a start with a bad file")
                     .fix("make room, or name another with --state-dir")
@@ -158,17 +158,17 @@ fn run_dir(directory: &Directory) -> Check {
     let path = directory.path.display();
     match &directory.owned {
         None => Check::ok(ID, format!("`{path}` is made by the daemon")),
-        Some(Seen::Hidden(why)) => {
+        Some(MaybeHidden::Hidden(why)) => {
             Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
                 .fix("run doctor as root")
         }
-        Some(Seen::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => others_write(
+        Some(MaybeHidden::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => others_write(
             ID,
             &directory.path,
             owned,
             "a stranger could answer in the daemon's place",
         ),
-        Some(Seen::Known(_)) => Check::ok(ID, format!("`{path}`")),
+        Some(MaybeHidden::Known(_)) => Check::ok(ID, format!("`{path}`")),
     }
 }
 

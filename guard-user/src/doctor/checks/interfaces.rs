@@ -3,7 +3,7 @@
 use super::{Check, State, listed, quoted};
 use crate::{
     attach_mode::DeviceMode,
-    doctor::facts::{Interface, MachineFacts, Program, Seen},
+    doctor::facts::{Interface, MachineFacts, MaybeHidden, Program},
     netlink::{
         devices,
         ethtool::{MERGING, VLAN_PARSE},
@@ -84,7 +84,7 @@ fn driver(interface: &Interface) -> Check {
     let generic = "start the daemon with `--mode tcx` (Linux 6.6), on older kernels with `--mode \
                    generic` (slower), or with `--mode auto`, which takes the best that can be had";
     match &interface.xdp {
-        Seen::Known(support) if !support.native => {
+        MaybeHidden::Known(support) if !support.native => {
             Check::new(ID, State::Warning, "the driver has no native XDP")
                 .why(
                     "`--mode native` is refused; in generic mode a frame costs more, and frames \
@@ -93,7 +93,7 @@ fn driver(interface: &Interface) -> Check {
                 )
                 .fix(generic)
         }
-        Seen::Known(support) if !support.several_buffers && !devices::has_one_buffer(*mtu) => {
+        MaybeHidden::Known(support) if !support.several_buffers && !devices::has_one_buffer(*mtu) => {
             let surely = *mtu >= ONE_BUFFER;
             let state = if surely { State::Failed } else { State::Warning };
             let refuses = if surely { "refuses" } else { "may refuse" };
@@ -105,12 +105,12 @@ fn driver(interface: &Interface) -> Check {
             .why(format!("it {refuses} the program at this MTU (EINVAL or ERANGE)"))
             .fix(format!("ip link set dev {} mtu 1500; or {generic}", quoted(name)))
         }
-        Seen::Known(support) => {
+        MaybeHidden::Known(support) => {
             let buffers =
                 if support.several_buffers { ", also frames of several buffers" } else { "" };
             Check::ok(ID, format!("native XDP{buffers}"))
         }
-        Seen::Hidden(_) if loses_long_frames(interface) => Check::new(
+        MaybeHidden::Hidden(_) if loses_long_frames(interface) => Check::new(
             ID,
             State::Failed,
             format!(
@@ -125,7 +125,7 @@ fn driver(interface: &Interface) -> Check {
             "start the daemon with `--mode generic` (slower), or `ip link set dev {} mtu 1500`",
             quoted(name)
         )),
-        Seen::Hidden(why) => {
+        MaybeHidden::Hidden(why) => {
             Check::new(ID, State::Note, format!("the driver does not tell: {why}"))
                 .why("kernels tell since 6.3; before, only attaching shows")
                 .fix("look at what the daemon says when it starts; `--mode tcx` works anywhere from Linux 6.6 \
@@ -145,8 +145,8 @@ fn foreign(interface: &Interface, program: &Program) -> Check {
     const ID: &str = "xdp-foreign";
     let Program { id, mode, ours } = program;
     match ours {
-        Seen::Known(true) => Check::ok(ID, format!("trainguard's program {id} runs on it ({mode})")),
-        Seen::Known(false) => Check::new(
+        MaybeHidden::Known(true) => Check::ok(ID, format!("trainguard's program {id} runs on it ({mode})")),
+        MaybeHidden::Known(false) => Check::new(
             ID,
             State::Failed,
             format!("another XDP program is attached ({mode}), id {id}"),
@@ -157,7 +157,7 @@ fn foreign(interface: &Interface, program: &Program) -> Check {
             "see what it is: `bpftool prog show id {id}`; if it may go: `ip link set dev {} xdp off`",
             quoted(&interface.name)
         )),
-        Seen::Hidden(why) => Check::new(
+        MaybeHidden::Hidden(why) => Check::new(
             ID,
             State::Unknown,
             format!("an XDP program is attached ({mode}), id {id}; whose is not known: {why}"),
@@ -169,8 +169,8 @@ fn foreign(interface: &Interface, program: &Program) -> Check {
 fn offloads(interface: &Interface) -> Check {
     const ID: &str = "offloads";
     let on = match &interface.offloads {
-        Seen::Known(on) => on,
-        Seen::Hidden(why) => {
+        MaybeHidden::Known(on) => on,
+        MaybeHidden::Hidden(why) => {
             return Check::new(ID, State::Note, format!("not visible: {why}"));
         }
     };
@@ -298,8 +298,10 @@ fn tunnels(facts: &MachineFacts) -> Check {
 fn rdma(facts: &MachineFacts) -> Check {
     const ID: &str = "rdma";
     let devices = match &facts.rdma {
-        Seen::Known(devices) => devices,
-        Seen::Hidden(why) => return Check::new(ID, State::Note, format!("not visible: {why}")),
+        MaybeHidden::Known(devices) => devices,
+        MaybeHidden::Hidden(why) => {
+            return Check::new(ID, State::Note, format!("not visible: {why}"));
+        }
     };
     if devices.is_empty() {
         return Check::ok(ID, "no RDMA device");

@@ -1,10 +1,10 @@
 //! What the kernel is, and what it did when it was asked to.
 
 use super::{Check, State, listed};
-use crate::doctor::facts::{Abilities, MachineFacts, Rights, Seen, Tried};
+use crate::doctor::facts::{Attempt, KernelFeatures, MachineFacts, MaybeHidden, Rights};
 
 /// The oldest release that the guard is expected to load on, as the README says it.
-const OLDEST: (u32, u32) = (6, 1);
+const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let abilities = &facts.abilities;
@@ -47,13 +47,17 @@ fn release(facts: &MachineFacts) -> Check {
     let real_time = if kernel.version.contains("PREEMPT_RT") { ", PREEMPT_RT" } else { "" };
     let found = format!("Linux {} ({}){real_time}", kernel.release, kernel.architecture);
     match numbers(&kernel.release) {
-        Some(found_numbers) if found_numbers < OLDEST => Check::new(ID, State::Warning, found)
-            .why(format!(
-                "trainguard is expected to run from Linux {}.{} on; what this kernel can do is told \
+        Some(found_numbers) if found_numbers < OLDEST_KERNEL => Check::new(
+            ID,
+            State::Warning,
+            found,
+        )
+        .why(format!(
+            "trainguard is expected to run from Linux {}.{} on; what this kernel can do is told \
                  below",
-                OLDEST.0, OLDEST.1
-            ))
-            .fix("a newer kernel, if a check below fails"),
+            OLDEST_KERNEL.0, OLDEST_KERNEL.1
+        ))
+        .fix("a newer kernel, if a check below fails"),
         _ => Check::ok(ID, found),
     }
 }
@@ -80,7 +84,7 @@ fn rights(rights: &Rights) -> Check {
 }
 
 /// An attempt: done, impossible without rights, or failed, to which the caller adds what to do.
-fn tried(id: &'static str, tried: &Tried, rights: &Rights, done: &str) -> Result<Check, Check> {
+fn tried(id: &'static str, tried: &Attempt, rights: &Rights, done: &str) -> Result<Check, Check> {
     let Err(refusal) = tried else { return Ok(Check::ok(id, done)) };
     let forbidden = matches!(refusal.errno, Some(libc::EPERM | libc::EACCES));
     let missing = rights.missing();
@@ -91,7 +95,7 @@ fn tried(id: &'static str, tried: &Tried, rights: &Rights, done: &str) -> Result
     Err(Check::new(id, State::Failed, refusal.message.as_str()))
 }
 
-fn maps(abilities: &Abilities, rights: &Rights) -> Check {
+fn maps(abilities: &KernelFeatures, rights: &Rights) -> Check {
     const ID: &str = "bpf-maps";
     let kinds: Vec<&str> = abilities.maps.iter().map(|(kind, _)| *kind).collect();
     let done = format!("maps of each kind can be made: {}", listed(&kinds));
@@ -105,9 +109,9 @@ fn maps(abilities: &Abilities, rights: &Rights) -> Check {
     })
 }
 
-fn link(abilities: &Abilities, rights: &Rights) -> Check {
+fn link(abilities: &KernelFeatures, rights: &Rights) -> Check {
     const ID: &str = "bpf-link";
-    let Abilities { has_namespace, native, generic, switch, .. } = abilities;
+    let KernelFeatures { has_namespace, native, generic, switch, .. } = abilities;
     if !has_namespace {
         return Check::new(
             ID,
@@ -145,7 +149,7 @@ fn link(abilities: &Abilities, rights: &Rights) -> Check {
     }
 }
 
-fn guard(abilities: &Abilities, rights: &Rights) -> Check {
+fn guard(abilities: &KernelFeatures, rights: &Rights) -> Check {
     const ID: &str = "guard-program";
     let Some(guard) = &abilities.guard else {
         return Check::new(ID, State::Failed, "this binary carries no kernel object")
@@ -163,9 +167,9 @@ fn guard(abilities: &Abilities, rights: &Rights) -> Check {
 fn jit(facts: &MachineFacts) -> Check {
     const ID: &str = "jit";
     let compiled = match &facts.abilities.compiled {
-        Seen::Known(0) if !facts.rights.missing().is_empty() => None,
-        Seen::Known(bytes) => Some(*bytes),
-        Seen::Hidden(_) => None,
+        MaybeHidden::Known(0) if !facts.rights.missing().is_empty() => None,
+        MaybeHidden::Known(bytes) => Some(*bytes),
+        MaybeHidden::Hidden(_) => None,
     };
     let hardened = facts.kernel.jit_harden.known() == Some(&2);
     match compiled {
@@ -187,7 +191,7 @@ fn jit(facts: &MachineFacts) -> Check {
 
 fn lockdown(facts: &MachineFacts) -> Check {
     const ID: &str = "lockdown";
-    let Seen::Known(text) = &facts.kernel.lockdown else {
+    let MaybeHidden::Known(text) = &facts.kernel.lockdown else {
         return Check::new(
             ID,
             State::Note,
@@ -211,10 +215,10 @@ fn lockdown(facts: &MachineFacts) -> Check {
 fn unprivileged(facts: &MachineFacts) -> Check {
     const ID: &str = "unprivileged-bpf";
     match &facts.kernel.unprivileged_bpf_disabled {
-        Seen::Known(0) => Check::new(ID, State::Warning, "any user may load BPF programs")
+        MaybeHidden::Known(0) => Check::new(ID, State::Warning, "any user may load BPF programs")
             .why("the verifier then stands alone between users and the kernel that guards you")
             .fix("sysctl -w kernel.unprivileged_bpf_disabled=2"),
-        Seen::Known(_) => Check::ok(ID, "users without rights may not load BPF programs"),
-        Seen::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
+        MaybeHidden::Known(_) => Check::ok(ID, "users without rights may not load BPF programs"),
+        MaybeHidden::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
     }
 }

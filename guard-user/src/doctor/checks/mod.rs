@@ -39,9 +39,9 @@ fn quoted(name: &str) -> String {
 
 /// Names with commas between; the rest is counted.
 fn listed<T: AsRef<str>>(names: &[T]) -> String {
-    const MOST: usize = 8;
-    let shown: Vec<&str> = names.iter().take(MOST).map(AsRef::as_ref).collect();
-    let more = names.len().saturating_sub(MOST);
+    const MAX_NAMED: usize = 8;
+    let shown: Vec<&str> = names.iter().take(MAX_NAMED).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}{more}", shown.join(", "))
 }

@@ -1,7 +1,7 @@
 //! Settings of the network, and who listens.
 
 use super::{Check, State, listed};
-use crate::doctor::facts::{Interface, MachineFacts, Seen, ServicePorts};
+use crate::doctor::facts::{Interface, MachineFacts, MaybeHidden, ServicePorts};
 
 pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks = vec![syncookies(facts), reverse_path(facts), route_localnet(facts)];
@@ -14,21 +14,21 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
 fn syncookies(facts: &MachineFacts) -> Check {
     const ID: &str = "syncookies";
     match &facts.network.syncookies {
-        Seen::Known(0) => {
+        MaybeHidden::Known(0) => {
             Check::new(ID, State::Warning, "SYN cookies are off (tcp_syncookies = 0)")
                 .why("forged SYNs from a member's address then fill the queue of a listening port")
                 .fix("sysctl -w net.ipv4.tcp_syncookies=1")
         }
-        Seen::Known(_) => Check::ok(ID, "SYN cookies are on"),
-        Seen::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
+        MaybeHidden::Known(_) => Check::ok(ID, "SYN cookies are on"),
+        MaybeHidden::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
     }
 }
 
 /// Interfaces whose setting, together with that of all, is this. The kernel takes the larger one.
 fn with<'a>(
     facts: &'a MachineFacts,
-    all: &Seen<i64>,
-    own: impl Fn(&Interface) -> &Seen<i64>,
+    all: &MaybeHidden<i64>,
+    own: impl Fn(&Interface) -> &MaybeHidden<i64>,
     wanted: i64,
 ) -> Vec<&'a str> {
     let all = all.known().copied().unwrap_or(0);
@@ -57,7 +57,7 @@ fn reverse_path(facts: &MachineFacts) -> Check {
                   forged from the network of another interface")
             .fix(fix);
     }
-    if let Seen::Hidden(why) = &facts.network.rp_filter {
+    if let MaybeHidden::Hidden(why) = &facts.network.rp_filter {
         return Check::new(ID, State::Note, format!("not visible: {why}"));
     }
     Check::ok(ID, "sources are only taken from the interface that leads to them")
@@ -77,8 +77,8 @@ fn route_localnet(facts: &MachineFacts) -> Check {
     }
     if on.is_empty() {
         return match &facts.network.route_localnet {
-            Seen::Known(_) => Check::ok(ID, "127.0.0.0/8 is not reachable from a wire"),
-            Seen::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
+            MaybeHidden::Known(_) => Check::ok(ID, "127.0.0.0/8 is not reachable from a wire"),
+            MaybeHidden::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
         };
     }
     Check::new(ID, State::Warning, format!("on for {}", listed(&on)))
@@ -98,8 +98,8 @@ fn port_range(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "port-range";
     let policy = facts.policy.as_ref()?;
     let (first, last) = match &facts.network.ephemeral {
-        Seen::Known(range) => *range,
-        Seen::Hidden(why) => {
+        MaybeHidden::Known(range) => *range,
+        MaybeHidden::Hidden(why) => {
             return Some(Check::new(ID, State::Note, format!("not visible: {why}")));
         }
     };

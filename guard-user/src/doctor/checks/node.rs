@@ -3,7 +3,7 @@
 use super::{Check, State, listed, quoted};
 use crate::{
     api::status::NodeMode,
-    doctor::facts::{MachineFacts, Policy, Seen, Unit},
+    doctor::facts::{MachineFacts, MaybeHidden, Policy, Unit},
     text::counted,
 };
 
@@ -47,11 +47,13 @@ fn manifest(policy: Option<&Policy>) -> Check {
     Check::ok(ID, format!("`{path}`, node `{node}`"))
 }
 
-fn unit(unit: &Seen<Unit>) -> Check {
+fn unit(unit: &MaybeHidden<Unit>) -> Check {
     const ID: &str = "unit";
     let Unit { load, active, file } = match unit {
-        Seen::Known(unit) => unit,
-        Seen::Hidden(why) => return Check::new(ID, State::Note, format!("not visible: {why}")),
+        MaybeHidden::Known(unit) => unit,
+        MaybeHidden::Hidden(why) => {
+            return Check::new(ID, State::Note, format!("not visible: {why}"));
+        }
     };
     match (load.as_str(), active.as_str(), file.as_str()) {
         ("loaded", "active", "enabled") => Check::ok(ID, "trainguard.service runs and is enabled"),
@@ -76,8 +78,8 @@ fn unit(unit: &Seen<Unit>) -> Check {
 fn daemon(facts: &MachineFacts) -> Check {
     const ID: &str = "daemon";
     let status = match &facts.daemon {
-        Seen::Known(status) => status,
-        Seen::Hidden(why) => {
+        MaybeHidden::Known(status) => status,
+        MaybeHidden::Hidden(why) => {
             return Check::new(ID, State::Note, why.as_str())
                 .fix("this is as it should be before the first start; else start it");
         }

@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::json_text;
-use crate::policy::syntax::diagnostic::{Place, Report, Severity};
+use crate::policy::syntax::diagnostic::{Location, Report, Severity};
 
 /// `schema` of the document.
 pub const SCHEMA: &str = "trainguard/lint/v1";
 
 /// The document.
 pub fn render(findings: &Report, files: usize) -> String {
-    let file = |place: Place| {
+    let file = |place: Location| {
         findings.sources.get(place.file).map(|source| source.path.to_string_lossy().into_owned())
     };
     let all: Vec<Value> = findings

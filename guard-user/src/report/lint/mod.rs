@@ -93,7 +93,7 @@ pub fn title_of(code: Code) -> String {
 }
 
 /// The name of the file of a place, as it may be shown.
-fn file_of(findings: &Report, place: crate::policy::syntax::diagnostic::Place) -> String {
+fn file_of(findings: &Report, place: crate::policy::syntax::diagnostic::Location) -> String {
     findings.sources.get(place.file).map(|source| shown_path(&source.path)).unwrap_or_default()
 }
 

@@ -13,7 +13,7 @@ use super::{json_text, title_of};
 use crate::policy::{
     compile::hash::hexadecimal,
     syntax::{
-        diagnostic::{Diagnostic, FileId, Place, Report, Severity, Sources},
+        diagnostic::{Diagnostic, FileId, Location, Report, Severity, Sources},
         rules::Code,
     },
 };
@@ -114,7 +114,7 @@ fn rule(code: Code) -> Value {
     })
 }
 
-fn location(sources: &Sources, place: Place, root: &Path) -> Value {
+fn location(sources: &Sources, place: Location, root: &Path) -> Value {
     let at = sources.position(place);
     let uri = sources.get(place.file).map(|source| uri(&source.path, root));
     json!({

@@ -5,9 +5,9 @@ use super::tables::{Column, Row, SPARKLINE, Table};
 /// Columns of the screen between two columns of a table.
 pub const GAP: u16 = 2;
 /// From this width on, services and reasons stand side by side.
-const WIDE: u16 = 128;
+const SIDE_BY_SIDE_WIDTH: u16 = 128;
 /// Lines of a table that is worth showing: its heading and a row.
-const LEAST: u16 = 2;
+const MIN_TABLE_HEIGHT: u16 = 2;
 
 /// A part of the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Part {
 /// Gives tables of so many rows their part of the screen, the focused one all if there is no room
 /// for every one.
 pub fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> Vec<Part> {
-    let wide = width >= WIDE;
+    let wide = width >= SIDE_BY_SIDE_WIDTH;
     let bands: &[&[Table]] = if wide {
         &[&[Table::Interfaces], &[Table::Services, Table::Reasons], &[Table::Sources]]
     } else {
@@ -41,7 +41,7 @@ pub fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> Vec<Par
         })
         .collect();
     let count = u16::try_from(bands.len()).unwrap_or(u16::MAX);
-    if height < count * LEAST {
+    if height < count * MIN_TABLE_HEIGHT {
         return vec![Part { table: focus, x: 0, y: 0, width, height }];
     }
     // A line between two tables, if nobody must do without a row for it.
@@ -61,10 +61,10 @@ pub fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> Vec<Par
     parts
 }
 
-/// Shares lines out: [`LEAST`] for each, then one by one to whoever wants more. The last one gets
+/// Shares lines out: [`MIN_TABLE_HEIGHT`] for each, then one by one to whoever wants more. The last one gets
 /// what nobody wants.
 fn shares(wants: &[u16], room: u16) -> Vec<u16> {
-    let mut shares: Vec<u16> = wants.iter().map(|_| LEAST).collect();
+    let mut shares: Vec<u16> = wants.iter().map(|_| MIN_TABLE_HEIGHT).collect();
     let mut left = room.saturating_sub(shares.iter().sum());
     while left > 0 {
         let mut given = false;

@@ -12,7 +12,7 @@ use ratatui::crossterm::event::{self, Event, KeyEvent};
 
 use super::{
     model::{Model, Reading},
-    screen::{self, Look},
+    screen::{self, TerminalFeatures},
     signals,
     terminal::{Screen, is_closed},
     view::{Effect, View},
@@ -37,13 +37,13 @@ pub struct Live {
     sender: Sender<Message>,
     model: Model,
     view: View,
-    look: Look,
+    look: TerminalFeatures,
     begun: Instant,
 }
 
 /// How it ended.
 #[derive(Debug)]
-enum End {
+enum ScreenExit {
     Quit,
     Killed(Signal),
 }
@@ -53,7 +53,11 @@ impl Live {
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn open(first: &Reading, manifest: Option<String>, look: Look) -> io::Result<Self> {
+    pub fn open(
+        first: &Reading,
+        manifest: Option<String>,
+        look: TerminalFeatures,
+    ) -> io::Result<Self> {
         let screen = Screen::open(look.color)?;
         let (sender, messages) = mpsc::channel();
         let begun = Instant::now();
@@ -82,12 +86,12 @@ impl Live {
         let end = self.watch();
         drop(self);
         match end? {
-            End::Quit | End::Killed(Signal::SIGINT) => Ok(()),
-            End::Killed(signal) => signals::die_of(signal),
+            ScreenExit::Quit | ScreenExit::Killed(Signal::SIGINT) => Ok(()),
+            ScreenExit::Killed(signal) => signals::die_of(signal),
         }
     }
 
-    fn watch(&mut self) -> io::Result<End> {
+    fn watch(&mut self) -> io::Result<ScreenExit> {
         self.draw()?;
         while let Ok(first) = self.messages.recv() {
             let mut stale = false;
@@ -95,7 +99,7 @@ impl Live {
             let mut next = Some(first);
             while let Some(message) = next {
                 match self.take(message)? {
-                    Step::End(end) => return Ok(end),
+                    Step::ScreenExit(end) => return Ok(end),
                     Step::Draw => stale = true,
                     Step::Nothing => {}
                 }
@@ -105,7 +109,7 @@ impl Live {
                 self.draw()?;
             }
         }
-        Ok(End::Quit)
+        Ok(ScreenExit::Quit)
     }
 
     fn take(&mut self, message: Message) -> io::Result<Step> {
@@ -117,7 +121,7 @@ impl Live {
                     self.screen.forget()?;
                     Ok(Step::Draw)
                 }
-                Effect::Quit => Ok(Step::End(End::Quit)),
+                Effect::Quit => Ok(Step::ScreenExit(ScreenExit::Quit)),
                 Effect::Suspend => {
                     self.screen.suspend()?;
                     Ok(Step::Draw)
@@ -132,7 +136,7 @@ impl Live {
                 self.screen.resume()?;
                 Ok(Step::Draw)
             }
-            Message::Signal(signal) => Ok(Step::End(End::Killed(signal))),
+            Message::Signal(signal) => Ok(Step::ScreenExit(ScreenExit::Killed(signal))),
             Message::Deaf(error) => Err(error),
             Message::Read(reading, at) => {
                 // Nobody may have told us, and the keyboard of a lost terminal is only silent.
@@ -156,7 +160,7 @@ impl Live {
 enum Step {
     Nothing,
     Draw,
-    End(End),
+    ScreenExit(ScreenExit),
 }
 
 /// Hears keys and changes of size.

@@ -38,7 +38,7 @@ pub fn suits_a_screen() -> bool {
     io::stdout().is_terminal() && env::var("TERM").is_ok_and(|term| able(&term))
 }
 
-impl screen::Look {
+impl screen::TerminalFeatures {
     /// What the terminal of standard output can show, as the environment tells it.
     pub fn of_terminal(color: Colour) -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());

@@ -50,7 +50,7 @@ impl Reading {
 
 /// No daemon answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct NoDaemon {
     /// Why.
     pub why: String,
     /// When it was last heard of, as [`Stats::time`]; empty if never.
@@ -80,7 +80,7 @@ pub struct Model {
     /// Since the reading before.
     pub rates: Rates,
     /// Why this is not the daemon's word.
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<NoDaemon>,
     /// The manifest, if the daemon said which.
     pub manifest: Option<String>,
     /// When the last reading was made, by the viewer's clock.
@@ -96,7 +96,7 @@ impl Model {
     pub fn take(&mut self, reading: Reading, at: Duration) {
         let at = at.max(self.at);
         let pinned = matches!(reading, Reading::Pinned(..));
-        self.trouble = reading.trouble().map(|why| Trouble {
+        self.trouble = reading.trouble().map(|why| NoDaemon {
             why: why.to_owned(),
             since: self.heard.clone(),
             pinned,

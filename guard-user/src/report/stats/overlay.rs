@@ -11,7 +11,7 @@ use ratatui::{
     widgets::{Block, Clear, Paragraph, Widget as _, Wrap},
 };
 
-use super::{model::Model, number_format, rates::Change, screen::Look};
+use super::{model::Model, number_format, rates::Change, screen::TerminalFeatures};
 use crate::{api::stats::TopSource, policy::syntax::text::shell_word, text::short};
 
 const KEYS: [(&str, &str); 12] = [
@@ -37,7 +37,7 @@ const NOTES: [&str; 4] = [
 ];
 
 /// The keys.
-pub(super) fn help(look: Look, buffer: &mut Buffer) {
+pub(super) fn help(look: TerminalFeatures, buffer: &mut Buffer) {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let mut lines: Vec<Line> = KEYS
         .iter()
@@ -51,7 +51,7 @@ pub(super) fn help(look: Look, buffer: &mut Buffer) {
 }
 
 /// All that is known of a source.
-pub(super) fn details(model: &Model, address: &str, look: Look, buffer: &mut Buffer) {
+pub(super) fn details(model: &Model, address: &str, look: TerminalFeatures, buffer: &mut Buffer) {
     let found = model.stats.top_sources.iter().find(|row| row.address == address);
     let lines = match found {
         Some(source) => facts(model, source, look),
@@ -66,7 +66,7 @@ pub(super) fn details(model: &Model, address: &str, look: Look, buffer: &mut Buf
     over(" Source (Esc closes) ", lines, 100, look, buffer);
 }
 
-fn facts(model: &Model, source: &TopSource, look: Look) -> Vec<Line<'static>> {
+fn facts(model: &Model, source: &TopSource, look: TerminalFeatures) -> Vec<Line<'static>> {
     let name = |text: &str| number_format::name(text, look.ascii);
     let node = source.node.as_deref().map_or_else(|| "not in the manifest".to_owned(), name);
     let rate = match model.rates.source(source) {
@@ -134,7 +134,7 @@ fn trace(model: &Model, source: &TopSource) -> Option<String> {
     ))
 }
 
-fn over(title: &str, lines: Vec<Line>, width: u16, look: Look, buffer: &mut Buffer) {
+fn over(title: &str, lines: Vec<Line>, width: u16, look: TerminalFeatures, buffer: &mut Buffer) {
     let area = buffer.area;
     let width = width.min(area.width);
     let inner = usize::from(width.saturating_sub(4)).max(1);

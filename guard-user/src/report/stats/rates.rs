@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::api::stats::{InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
 
 /// Readings that are closer than this tell nothing of a rate.
-const SHORTEST: Duration = Duration::from_millis(10);
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What became of a row's counters since the reading before.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -23,7 +23,7 @@ pub enum Change<const N: usize> {
 impl<const N: usize> Change<N> {
     /// Of these counters, `span` apart.
     pub fn between(before: Option<&[u64; N]>, now: &[u64; N], span: Duration) -> Self {
-        let Some(before) = before.filter(|_| span >= SHORTEST) else { return Self::New };
+        let Some(before) = before.filter(|_| span >= MIN_INTERVAL) else { return Self::New };
         let mut rates = [0.0; N];
         for ((rate, before), now) in rates.iter_mut().zip(before).zip(now) {
             let Some(more) = now.checked_sub(*before) else { return Self::Restarted };
@@ -192,7 +192,7 @@ mod tests {
                     let before = before.expect("only what was there can restart");
                     prop_assert!(before.iter().zip(now).any(|(before, now)| *before > now));
                 }
-                Change::New => prop_assert!(before.is_none() || span < SHORTEST),
+                Change::New => prop_assert!(before.is_none() || span < MIN_INTERVAL),
             }
         }
     }

@@ -23,14 +23,14 @@ const NODE: usize = 32;
 
 /// What the terminal can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct TerminalFeatures {
     /// Colours.
     pub color: bool,
     /// ASCII only.
     pub ascii: bool,
 }
 
-impl Look {
+impl TerminalFeatures {
     /// The style of a text with this meaning.
     pub fn tone(self, tone: Tone) -> Style {
         let color = match tone {
@@ -60,7 +60,7 @@ impl Line<'_> {
 }
 
 /// Draws everything. `interval` tells how often, in words.
-pub fn draw(model: &Model, view: &View, look: Look, buffer: &mut Buffer) {
+pub fn draw(model: &Model, view: &View, look: TerminalFeatures, buffer: &mut Buffer) {
     let area = buffer.area;
     if area.is_empty() {
         return;
@@ -95,7 +95,7 @@ pub fn draw(model: &Model, view: &View, look: Look, buffer: &mut Buffer) {
 }
 
 /// Is the node guarded, by what, since when?
-fn headline(model: &Model, look: Look, line: &mut Line) {
+fn headline(model: &Model, look: TerminalFeatures, line: &mut Line) {
     let stats = &model.stats;
     let (word, tone) = match model.state() {
         State::Enforcing => ("ENFORCING", Tone::Good),
@@ -122,7 +122,7 @@ fn headline(model: &Model, look: Look, line: &mut Line) {
 }
 
 /// What all interfaces together do.
-fn sums(model: &Model, view: &View, look: Look, line: &mut Line) {
+fn sums(model: &Model, view: &View, look: TerminalFeatures, line: &mut Line) {
     line.put(" ", Style::new());
     if view.paused.is_some() {
         line.put("PAUSED", look.tone(Tone::Warn).add_modifier(Modifier::BOLD | Modifier::REVERSED));
@@ -164,7 +164,7 @@ fn sums(model: &Model, view: &View, look: Look, line: &mut Line) {
     }
 }
 
-fn trouble(model: &Model, look: Look, line: &mut Line) {
+fn trouble(model: &Model, look: TerminalFeatures, line: &mut Line) {
     let Some(trouble) = &model.trouble else { return };
     let since = if trouble.since.is_empty() {
         String::new()
@@ -184,7 +184,7 @@ fn trouble(model: &Model, look: Look, line: &mut Line) {
     );
 }
 
-fn footer(view: &View, look: Look, line: &mut Line) {
+fn footer(view: &View, look: TerminalFeatures, line: &mut Line) {
     let text = number_format::name(view.filter.text(), look.ascii);
     if view.typing.is_some() {
         line.put(" /", Style::new().add_modifier(Modifier::BOLD));
@@ -217,7 +217,7 @@ fn footer(view: &View, look: Look, line: &mut Line) {
     }
 }
 
-fn tables(model: &Model, view: &View, look: Look, body: Rect, buffer: &mut Buffer) {
+fn tables(model: &Model, view: &View, look: TerminalFeatures, body: Rect, buffer: &mut Buffer) {
     if body.is_empty() {
         return;
     }
@@ -234,7 +234,7 @@ fn tables(model: &Model, view: &View, look: Look, body: Rect, buffer: &mut Buffe
 struct Drawn<'a> {
     model: &'a Model,
     view: &'a View,
-    look: Look,
+    look: TerminalFeatures,
     part: Part,
     rows: &'a [Row],
     hidden: usize,
@@ -340,7 +340,7 @@ fn put(
     width: u16,
     right: bool,
     style: Style,
-    look: Look,
+    look: TerminalFeatures,
     buffer: &mut Buffer,
 ) -> u16 {
     let wanted = unicode_width::UnicodeWidthStr::width(text);

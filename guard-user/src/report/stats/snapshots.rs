@@ -8,7 +8,7 @@ use ratatui::{Terminal, backend::TestBackend, buffer::Buffer, layout::Rect, styl
 
 use super::{
     model::{Model, Reading},
-    screen::{self, Look},
+    screen::{self, TerminalFeatures},
     tables::Table,
     view::{Filter, Over, View},
 };
@@ -18,7 +18,7 @@ use crate::api::{
 };
 use crate::attach_mode::DeviceMode;
 
-const PLAIN: Look = Look { color: true, ascii: false };
+const PLAIN: TerminalFeatures = TerminalFeatures { color: true, ascii: false };
 
 fn time(second: u64) -> String {
     format!("2026-03-04T12:{:02}:{:02}.250Z", second / 60, second % 60)
@@ -128,7 +128,7 @@ pub(super) fn model() -> Model {
 fn terminal(
     model: &Model,
     view: &View,
-    look: Look,
+    look: TerminalFeatures,
     [width, height]: [u16; 2],
 ) -> Terminal<TestBackend> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
@@ -136,7 +136,7 @@ fn terminal(
     terminal
 }
 
-fn picture(model: &Model, view: &View, look: Look, size: [u16; 2]) -> String {
+fn picture(model: &Model, view: &View, look: TerminalFeatures, size: [u16; 2]) -> String {
     terminal(model, view, look, size).backend().to_string()
 }
 
@@ -166,7 +166,7 @@ fn totals_in_bytes() {
 
 #[test]
 fn letters_only() {
-    let look = Look { color: false, ascii: true };
+    let look = TerminalFeatures { color: false, ascii: true };
     insta::assert_snapshot!("ascii", picture(&model(), &View::default(), look, [80, 24]));
 }
 
@@ -179,7 +179,7 @@ fn without_colours_there_are_none() {
         buffer.content.iter().filter(|cell| !plain(cell.fg) || !plain(cell.bg)).count()
     };
     assert!(colours(PLAIN) > 0);
-    assert_eq!(colours(Look { color: false, ascii: false }), 0);
+    assert_eq!(colours(TerminalFeatures { color: false, ascii: false }), 0);
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn keys_and_facts_lie_over_the_tables() {
     view.over = Over::Details("10.20.48.9".to_owned());
     insta::assert_snapshot!("details", picture(&model(), &view, PLAIN, [80, 24]));
     view.over = Over::Details("2001:db8:1234:5678:a00:27ff:fe4e:66a1".to_owned());
-    let look = Look { color: false, ascii: true };
+    let look = TerminalFeatures { color: false, ascii: true };
     insta::assert_snapshot!("details_ascii", picture(&model(), &view, look, [132, 43]));
     view.over = Over::Details("10.0.0.77".to_owned());
     insta::assert_snapshot!("details_gone", picture(&model(), &view, PLAIN, [60, 12]));
@@ -306,7 +306,7 @@ fn hostile() -> Model {
 fn hostile_names_are_shown_and_do_nothing() {
     let view = View::default();
     insta::assert_snapshot!("hostile", picture(&hostile(), &view, PLAIN, [100, 30]));
-    let ascii = Look { color: true, ascii: true };
+    let ascii = TerminalFeatures { color: true, ascii: true };
     let shown = picture(&hostile(), &view, ascii, [100, 30]);
     // The marks around each line are the test's.
     assert!(shown.chars().all(|c| c == '\n' || (' '..='~').contains(&c)), "{shown}");
@@ -331,7 +331,7 @@ proptest! {
         };
         for model in [many(), hostile(), Model::default()] {
             let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
-            screen::draw(&model, &view, Look { color, ascii }, &mut buffer);
+            screen::draw(&model, &view, TerminalFeatures { color, ascii }, &mut buffer);
             // A character that moves the cursor would be drawn as it is.
             let moves = |symbol: &str| symbol.chars().any(char::is_control);
             prop_assert!(!buffer.content.iter().any(|cell| moves(cell.symbol())));

@@ -19,7 +19,7 @@ const PAGE: usize = 20;
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputFormat {
     /// Rows of fixed columns.
     Rows,
     /// A document a line.
@@ -32,7 +32,7 @@ pub enum Form {
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// What is written.
-    pub form: Form,
+    pub form: OutputFormat,
     /// Time between two readings.
     pub interval: Duration,
     /// How many; without one it goes on until nobody reads it or somebody interrupts.
@@ -62,15 +62,17 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
             done += 1;
             let last = plan.count == Some(done);
             let written = match plan.form {
-                Form::Rows => rows.of(&stats, &rates).iter().all(output::answer),
-                Form::Lines => output::answer_sample(&Document::new(&stats, &rates)),
-                Form::Document => !last || output::answer_sample(&Document::new(&stats, &rates)),
+                OutputFormat::Rows => rows.of(&stats, &rates).iter().all(output::answer),
+                OutputFormat::Lines => output::answer_sample(&Document::new(&stats, &rates)),
+                OutputFormat::Document => {
+                    !last || output::answer_sample(&Document::new(&stats, &rates))
+                }
             };
             if !written || last {
                 return Exit::Yes;
             }
             // One document tells of the whole time, the others of the time since the one before.
-            if plan.form != Form::Document || before.is_none() {
+            if plan.form != OutputFormat::Document || before.is_none() {
                 before = Some((*stats, now));
             }
         }

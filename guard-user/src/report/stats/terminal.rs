@@ -34,7 +34,7 @@ use super::signals;
 const FRAME: usize = 1 << 16;
 
 /// Whether the terminal is ours at the moment.
-static OURS: AtomicBool = AtomicBool::new(false);
+static TERMINAL_IN_USE: AtomicBool = AtomicBool::new(false);
 
 /// Standard output without a lock, so that it can be given back from anywhere. After a failure it
 /// takes everything and writes nothing: the failure was told once.
@@ -130,7 +130,7 @@ impl Screen {
     }
 
     fn take(&mut self) -> io::Result<()> {
-        OURS.store(true, Ordering::SeqCst);
+        TERMINAL_IN_USE.store(true, Ordering::SeqCst);
         enable_raw_mode()?;
         let output = self.terminal.backend_mut();
         queue!(output, EnterAlternateScreen)?;
@@ -146,7 +146,7 @@ impl Drop for Screen {
 
 /// Gives the terminal back as it was, once, from any thread.
 pub fn restore() {
-    if !OURS.swap(false, Ordering::SeqCst) {
+    if !TERMINAL_IN_USE.swap(false, Ordering::SeqCst) {
         return;
     }
     restore_modes();

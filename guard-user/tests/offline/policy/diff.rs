@@ -20,7 +20,7 @@ use guard_user::{
         limiter::HostLimiter,
         syntax::scalars,
     },
-    probe::{GOES_ON, OPENS, Probe, UNREADABLE},
+    probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe, UNREADABLE},
 };
 
 /// A service of a random policy.
@@ -248,7 +248,7 @@ proptest! {
                 if own.contains(&addr) {
                     continue;
                 }
-                let flags = if *opening { OPENS } else { GOES_ON };
+                let flags = if *opening { FLAGS_OPENING } else { FLAGS_ESTABLISHED };
                 let found = matching(&difference, name, |change| {
                     let traffic = match change.traffic {
                         Traffic::All => true,
@@ -279,7 +279,7 @@ proptest! {
                     if own.contains(&Addr::from(source)) {
                         continue;
                     }
-                    let flags = if change.traffic == Traffic::GoingOn { GOES_ON } else { OPENS };
+                    let flags = if change.traffic == Traffic::GoingOn { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
                     let frame = Probe::new(source, port.transport, port.first, flags).frame();
                     let [before, after] = [0, 1].map(|side: usize| verdict(&sides[side], &frame).action);
                     prop_assert_eq!((before, after), (change.old.action, change.new.action));

@@ -12,7 +12,7 @@ use std::{
 use guard_test_support::bundle::LEAST_POLICY;
 use guard_user::{
     policy::syntax::{
-        diagnostic::{Diagnostic, FileId, Place, Report, Severity, Span},
+        diagnostic::{Diagnostic, FileId, Location, Report, Severity, Span},
         rules::Code,
     },
     report::lint::{Findings, LintFormat, github},
@@ -43,8 +43,8 @@ fn report(messages: &[&str]) -> Report {
     let file = report.sources.add(Path::new("./sub dir/a:b,%.yaml"), TEXT.into());
     let other = report.sources.add(Path::new("clean.yaml"), "".into());
     report.sources.add(Path::new("foreign.yaml"), "x: y\n".into());
-    let place = |what, nth| Place { file, span: span(what, nth) };
-    let far = Place { file: other, span: Span::default() };
+    let place = |what, nth| Location { file, span: span(what, nth) };
+    let far = Location { file: other, span: Span::default() };
     for (number, message) in messages.iter().enumerate() {
         let severity = [Severity::Error, Severity::Warning, Severity::Info][number % 3];
         let place = if number == 1 { place("x", 0) } else { place("key", number % 2) };
@@ -168,7 +168,7 @@ fn at_places(path: &str, text: &str, what: &str) -> Report {
     let mut report = Report::default();
     let file = report.sources.add(Path::new(path), text.into());
     for (at, _) in text.match_indices(what) {
-        let place = Place { file, span: Span::new(at, at + what.len()) };
+        let place = Location { file, span: Span::new(at, at + what.len()) };
         report.push(Diagnostic::warning(Code(204), place, "found"));
     }
     report.finish();
@@ -504,7 +504,7 @@ fn the_action_lints() {
 #[test]
 fn a_place_without_a_file_is_no_reason_to_panic() {
     let mut report = Report::default();
-    let nowhere = Place { file: FileId(7), span: Span::new(3, 9) };
+    let nowhere = Location { file: FileId(7), span: Span::new(3, 9) };
     report.push(Diagnostic::error(Code(999), nowhere, "found").related(nowhere, "here"));
     for format in FORMATS {
         let text = findings(&report).render(format, true);

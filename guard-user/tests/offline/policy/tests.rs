@@ -217,9 +217,10 @@ fn pcap(frames: &[(Vec<u8>, usize)]) -> Vec<u8> {
 #[test]
 fn a_capture_must_have_what_is_named_and_nothing_else() {
     use guard_common::port_table::Transport::Tcp;
-    use guard_user::probe::{OPENS, Probe};
-    let frame =
-        |from: &str, port| Probe::new(from.parse().expect("an address"), Tcp, port, OPENS).frame();
+    use guard_user::probe::{FLAGS_OPENING, Probe};
+    let frame = |from: &str, port| {
+        Probe::new(from.parse().expect("an address"), Tcp, port, FLAGS_OPENING).frame()
+    };
     let all = usize::MAX;
     let frames = [
         (frame("10.0.1.0", 9091), all),
@@ -328,19 +329,19 @@ fn tests_stand_beside_policies() {
 #[test]
 fn refused_frames_become_tests() {
     use guard_common::port_table::Transport::Tcp;
-    use guard_user::probe::{GOES_ON, OPENS, Probe};
+    use guard_user::probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe};
     let frame = |from: &str, port, flags| {
         let probe = Probe::new(from.parse().expect("an address"), Tcp, port, flags);
         (probe.frame(), usize::MAX)
     };
     let dir = Dir::new();
     let frames = [
-        frame("10.0.1.0", 9091, OPENS),
-        frame("192.0.2.7", 9091, OPENS),
-        frame("192.0.2.8", 9091, GOES_ON),
-        frame("192.0.2.7", 9091, OPENS),
-        frame("192.0.2.7", 22, OPENS),
-        (frame("192.0.2.9", 9091, OPENS).0, 30),
+        frame("10.0.1.0", 9091, FLAGS_OPENING),
+        frame("192.0.2.7", 9091, FLAGS_OPENING),
+        frame("192.0.2.8", 9091, FLAGS_ESTABLISHED),
+        frame("192.0.2.7", 9091, FLAGS_OPENING),
+        frame("192.0.2.7", 22, FLAGS_OPENING),
+        (frame("192.0.2.9", 9091, FLAGS_OPENING).0, 30),
     ];
     dir.write("job.pcap", pcap(&frames));
     let replay =

@@ -78,7 +78,7 @@ pub(crate) fn replay<'p, B: Backend>(
 
         let mut backend = new(policy);
         for frame in &frames {
-            let verdict = backend.judge(&frame.bytes, frame.ns);
+            let verdict = backend.evaluate(&frame.bytes, frame.ns);
             let passed = [Reason::Allowed, Reason::Established].contains(&verdict.reason);
             assert!(verdict.action == Action::Pass && passed, "{place}: {verdict:?}");
         }
@@ -88,7 +88,7 @@ pub(crate) fn replay<'p, B: Backend>(
         for frame in &frames {
             let mut forged = frame.bytes.clone();
             forged[SOURCE].copy_from_slice(&STRANGER.octets());
-            let verdict = backend.judge(&forged, frame.ns);
+            let verdict = backend.evaluate(&forged, frame.ns);
             let expected = if guarded(policy, &forged) {
                 (Action::Drop, Reason::NotAllowed)
             } else {
@@ -112,7 +112,7 @@ pub(crate) fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
         for frame in received(&frames, address) {
             let mut forged = frame.bytes;
             forged[SOURCE].copy_from_slice(&STRANGER.octets());
-            let verdict = backend.judge(&forged, frame.ns);
+            let verdict = backend.evaluate(&forged, frame.ns);
             assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::Unguarded));
         }
     }

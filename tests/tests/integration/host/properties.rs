@@ -63,7 +63,7 @@ static OBSERVING: LazyLock<Vec<[CompiledPolicy; 2]>> = LazyLock::new(|| {
 });
 
 fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
-    Host::new(policy).judge(frame, NOW_NS)
+    Host::new(policy).evaluate(frame, NOW_NS)
 }
 
 /// Frames of a seed, aimed at a policy, with what the host says of each.
@@ -71,7 +71,7 @@ fn judged(policy: &CompiledPolicy, seed: u64) -> Vec<(Vec<u8>, Verdict)> {
     let mut generator = Generator::new(policy, seed);
     let mut host = Host::new(policy);
     let frames = (0..100).map(|_| generator.any());
-    frames.map(|frame| (frame.clone(), host.judge(&frame, NOW_NS))).collect()
+    frames.map(|frame| (frame.clone(), host.evaluate(&frame, NOW_NS))).collect()
 }
 
 /// A true frame: no length in it lies.
@@ -268,7 +268,7 @@ proptest! {
         for [observing, enforcing] in OBSERVING.iter() {
             let mut enforced = Host::new(enforcing);
             for (frame, seen) in judged(observing, seed) {
-                let done = enforced.judge(&frame, NOW_NS);
+                let done = enforced.evaluate(&frame, NOW_NS);
                 prop_assert_ne!(seen.action, Action::Drop);
                 let expected = match done.action {
                     Action::Drop => Verdict { action: Action::WouldDrop, ..done },

@@ -5,7 +5,7 @@ use crate::{
     compile::source_table::{Octets, ends, merged},
     compiled::Prefix,
     syntax::{
-        diagnostic::{Diagnostic, Place, Report},
+        diagnostic::{Diagnostic, Location, Report},
         rules,
     },
 };
@@ -44,7 +44,7 @@ pub(crate) fn check(out: &mut Report, services: &[ServiceView<'_>]) {
         let allow = &known.doc.allow;
         let places = allow.cidrs.iter().map(|cidr| cidr.place);
         let mut places = places.chain(allow.networks.iter().map(|name| name.place));
-        let place: Place = places.next().unwrap_or(known.doc.name.place);
+        let place: Location = places.next().unwrap_or(known.doc.name.place);
         let message = format!(
             "`{}` admits half of all {what} addresses or more: nearly everybody",
             known.doc.name.value

@@ -1,12 +1,12 @@
 //! The ports that a service claims.
 
 use crate::{
-    compile::ports::{Claim, claims},
+    compile::ports::{PortClaim, claims},
     syntax::{diagnostic::At, document::ServiceDoc, scalars::PortRange},
 };
 
 /// The claims of a service, as it is written.
-pub(crate) fn claims_of(service: &ServiceDoc) -> Vec<Claim> {
+pub(crate) fn claims_of(service: &ServiceDoc) -> Vec<PortClaim> {
     let values = |ports: &[At<PortRange>]| ports.iter().map(|p| p.value).collect::<Vec<_>>();
     claims(&values(&service.ports), &values(&service.except))
 }

@@ -9,7 +9,7 @@ use super::{
     coverage, families, lockout, outside, startup,
 };
 use crate::{
-    compile::ports::{self, Claim},
+    compile::ports::{self, PortClaim},
     syntax::diagnostic::Report,
 };
 
@@ -27,7 +27,7 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
     lockout::members(out, whole, &services);
     outside::check(out, whole);
 
-    let claims: Vec<Vec<Claim>> = services
+    let claims: Vec<Vec<PortClaim>> = services
         .iter()
         .map(|known| ports::claims(&known.service.ports, &known.service.except))
         .collect();

@@ -8,7 +8,7 @@ use std::{
 use guard_common::port_table::Transport;
 
 use crate::{
-    compile::ports::Claim,
+    compile::ports::PortClaim,
     resolve::cluster::{Cluster, Node, Service},
     syntax::{
         diagnostic::FileId,
@@ -43,13 +43,13 @@ pub(crate) struct NodeGroup<'w> {
 pub(crate) struct PortOwners {
     /// The claims with the number of their service, those first that decide where several hold a
     /// port: the narrowest, and of equal ones that of the first label.
-    claims: Vec<(Claim, usize)>,
+    claims: Vec<(PortClaim, usize)>,
 }
 
 impl PortOwners {
     /// Of a group, where each service claims what `claims` says.
-    pub(crate) fn of(group: &NodeGroup<'_>, claims: &[Vec<Claim>]) -> Self {
-        let mut held: Vec<(Claim, usize)> = Vec::new();
+    pub(crate) fn of(group: &NodeGroup<'_>, claims: &[Vec<PortClaim>]) -> Self {
+        let mut held: Vec<(PortClaim, usize)> = Vec::new();
         for number in &group.runs {
             let own = claims.get(*number).into_iter().flatten();
             held.extend(own.map(|claim| (*claim, *number)));
@@ -61,7 +61,7 @@ impl PortOwners {
 
     /// The service that has a port.
     pub(crate) fn owner(&self, transport: Transport, port: u16) -> Option<usize> {
-        let holds = |claim: &Claim| {
+        let holds = |claim: &PortClaim| {
             claim.range.transport == transport
                 && (claim.range.first..=claim.range.last).contains(&port)
         };

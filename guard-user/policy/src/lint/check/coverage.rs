@@ -6,7 +6,7 @@ use guard_common::port_table::Transport;
 
 use super::cluster_view::{NodeGroup, PortOwners, ServiceView};
 use crate::{
-    compile::ports::Claim,
+    compile::ports::PortClaim,
     syntax::{
         diagnostic::{Diagnostic, Report},
         rules,
@@ -80,7 +80,7 @@ pub(crate) fn never(
     out: &mut Report,
     services: &[ServiceView<'_>],
     alike: &[NodeGroup<'_>],
-    claims: &[Vec<Claim>],
+    claims: &[Vec<PortClaim>],
     owners: &BTreeSet<usize>,
 ) {
     for (number, known) in services.iter().enumerate() {

@@ -7,7 +7,7 @@ use super::cluster_view::{ClusterView, NodeGroup, ServiceView};
 use crate::{
     resolve::cluster::PrefixSet,
     syntax::{
-        diagnostic::{Diagnostic, Place, Report},
+        diagnostic::{Diagnostic, Location, Report},
         rules,
     },
 };
@@ -47,7 +47,7 @@ pub(crate) fn check(
     services: &[ServiceView<'_>],
     alike: &[NodeGroup<'_>],
 ) {
-    let entries: Vec<(Place, &str, Families)> = whole
+    let entries: Vec<(Location, &str, Families)> = whole
         .doc
         .nodes
         .iter()

@@ -6,7 +6,7 @@ use guard_common::port_table::Transport;
 
 use super::cluster_view::{ClusterView, PortOwners, ServiceView};
 use crate::syntax::{
-    diagnostic::{Diagnostic, Place, Report},
+    diagnostic::{Diagnostic, Location, Report},
     rules,
     scalars::PortRange,
 };
@@ -14,9 +14,10 @@ use crate::syntax::{
 /// The port of ssh.
 const SSH: PortRange = PortRange { transport: Transport::Tcp, first: 22, last: 22 };
 /// What networks are called from which operators come.
-const MANAGEMENT: [&str; 6] = ["management", "admin", "mgmt", "ops", "bastion", "operators"];
+const MANAGEMENT_ROLES: [&str; 6] = ["management", "admin", "mgmt", "ops", "bastion", "operators"];
 /// What roles are called whose nodes people log in to first.
-const ENTRANCE: [&str; 7] = ["login", "bastion", "admin", "jump", "management", "submit", "head"];
+const LOGIN_ROLES: [&str; 7] =
+    ["login", "bastion", "admin", "jump", "management", "submit", "head"];
 
 /// The service that has ssh.
 pub(crate) fn ssh_owner(held: &PortOwners) -> Option<usize> {
@@ -36,7 +37,7 @@ pub(crate) fn check(
 
 /// Members that are cut off.
 pub(crate) fn members(out: &mut Report, whole: &ClusterView<'_>, services: &[ServiceView<'_>]) {
-    let mut taking_part: BTreeMap<usize, BTreeMap<&str, Place>> = BTreeMap::new();
+    let mut taking_part: BTreeMap<usize, BTreeMap<&str, Location>> = BTreeMap::new();
     for known in services {
         for role in &known.doc.roles {
             let of_policy = taking_part.entry(known.policy).or_default();
@@ -59,7 +60,7 @@ pub(crate) fn members(out: &mut Report, whole: &ClusterView<'_>, services: &[Ser
 }
 
 /// The place of the entry that has the port.
-fn port_place(known: &ServiceView<'_>, port: PortRange) -> Place {
+fn port_place(known: &ServiceView<'_>, port: PortRange) -> Location {
     let holds = known.doc.ports.iter().filter(|entry| entry.value.intersect(&port).is_some());
     let narrowest = holds.min_by_key(|entry| entry.value.width());
     narrowest.map_or(known.doc.name.place, |entry| entry.place)
@@ -73,7 +74,7 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
     let place = port_place(known, SSH);
     let name = &known.doc.name.value;
     let help = "write `except: [tcp/22]`, or admit the network from which operators come";
-    let entrance = allow.roles.iter().any(|role| ENTRANCE.contains(&role.value.as_str()));
+    let entrance = allow.roles.iter().any(|role| LOGIN_ROLES.contains(&role.value.as_str()));
     if allow.networks.is_empty() && allow.cidrs.is_empty() && !entrance {
         let message = format!("`{name}` covers ssh (tcp/22) and admits nodes of the cluster only");
         out.push(Diagnostic::warning(rules::SSH, place, message).help(help));
@@ -81,7 +82,7 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
     for (network, _) in &whole.doc.networks {
         let lower = network.value.to_ascii_lowercase();
         let admitted = allow.networks.iter().any(|admitted| admitted.value == network.value);
-        if MANAGEMENT.contains(&lower.as_str()) && !admitted {
+        if MANAGEMENT_ROLES.contains(&lower.as_str()) && !admitted {
             let message = format!(
                 "`{name}` covers ssh (tcp/22) and does not admit the network `{}`",
                 network.value
@@ -99,7 +100,7 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
 fn forgotten(
     out: &mut Report,
     whole: &ClusterView<'_>,
-    taking_part: &BTreeMap<&str, Place>,
+    taking_part: &BTreeMap<&str, Location>,
     known: &ServiceView<'_>,
 ) {
     let allow = &known.doc.allow;

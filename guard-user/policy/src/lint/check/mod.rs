@@ -16,7 +16,7 @@ mod startup;
 use std::{collections::BTreeMap, rc::Rc};
 
 use crate::syntax::{
-    diagnostic::{Diagnostic, FileId, Place, Report},
+    diagnostic::{Diagnostic, FileId, Location, Report},
     document::{ClusterDoc, PolicyDoc},
     rules,
 };
@@ -30,7 +30,7 @@ pub(crate) fn documents(
     policies: &[(FileId, Rc<PolicyDoc>)],
     whole: bool,
 ) {
-    let mut names: BTreeMap<&str, Place> = BTreeMap::new();
+    let mut names: BTreeMap<&str, Location> = BTreeMap::new();
     for (_, policy) in policies {
         let name = &policy.name;
         if let Some(first) = names.get(name.value.as_str()) {

@@ -9,9 +9,9 @@ use guard_common::verdict::MAX_SERVICES;
 
 use super::claims::claims_of;
 use crate::{
-    compile::ports::Claim,
+    compile::ports::PortClaim,
     syntax::{
-        diagnostic::{At, Diagnostic, FileId, Place, Report},
+        diagnostic::{At, Diagnostic, FileId, Location, Report},
         document::{ClusterDoc, PolicyDoc, ServiceDoc},
         rules,
         scalars::PortRange,
@@ -20,9 +20,9 @@ use crate::{
 
 /// A claim, and whose it is.
 struct Owned<'d> {
-    claim: Claim,
+    claim: PortClaim,
     service: usize,
-    place: Place,
+    place: Location,
     label: &'d str,
 }
 
@@ -30,7 +30,7 @@ struct Owned<'d> {
 pub(crate) fn check(out: &mut Report, doc: &ClusterDoc, policies: &[(FileId, Rc<PolicyDoc>)]) {
     let services: Vec<&ServiceDoc> = policies.iter().flat_map(|(_, p)| &p.services).collect();
     // The distinct sets of roles, each with an entry that has it.
-    let mut role_sets: BTreeMap<BTreeSet<&str>, Place> = BTreeMap::new();
+    let mut role_sets: BTreeMap<BTreeSet<&str>, Location> = BTreeMap::new();
     for entry in &doc.nodes {
         let set = entry.roles.iter().map(|role| role.value.as_str()).collect();
         role_sets.entry(set).or_insert(entry.name.place);

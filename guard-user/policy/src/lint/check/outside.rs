@@ -10,19 +10,19 @@ use crate::{
     compile::source_table::{ends, holds, merged},
     resolve::cluster::{Node, PrefixSet},
     syntax::{
-        diagnostic::{Diagnostic, Place, Report},
+        diagnostic::{Diagnostic, Location, Report},
         document::ClusterDoc,
         rules,
     },
 };
 
 /// The network of this name holds the cluster's own prefixes.
-const OWN: &str = "cluster";
+const CLUSTER_NETWORK: &str = "cluster";
 /// So many others must be in one place before one is said to be elsewhere.
-const OTHERS: usize = 3;
+const MIN_TOGETHER: usize = 3;
 
 pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
-    if let Some(own) = whole.cluster.network(OWN) {
+    if let Some(own) = whole.cluster.network(CLUSTER_NETWORK) {
         declared(out, whole, own);
     } else {
         for six in [false, true] {
@@ -39,7 +39,7 @@ fn number(addr: &Addr) -> (bool, u128) {
 }
 
 /// Where the addresses of nodes are written, by where their names are.
-struct Places(HashMap<Place, Place>);
+struct Places(HashMap<Location, Location>);
 
 impl Places {
     fn of(doc: &ClusterDoc) -> Self {
@@ -50,13 +50,15 @@ impl Places {
         Self(written.collect())
     }
 
-    fn addresses(&self, node: &Node) -> Place {
+    fn addresses(&self, node: &Node) -> Location {
         self.0.get(&node.place).copied().unwrap_or(node.place)
     }
 }
 
 fn declared(out: &mut Report, whole: &ClusterView<'_>, own: &PrefixSet) {
-    let Some((network, _)) = whole.doc.networks.iter().find(|(name, _)| name.value == OWN) else {
+    let Some((network, _)) =
+        whole.doc.networks.iter().find(|(name, _)| name.value == CLUSTER_NETWORK)
+    else {
         return;
     };
     let places = Places::of(whole.doc);
@@ -72,7 +74,7 @@ fn declared(out: &mut Report, whole: &ClusterView<'_>, own: &PrefixSet) {
             let place = places.addresses(node);
             let shown = IpAddr::from(*address);
             let message = format!(
-                "{shown} of `{}` is in none of the prefixes of the network `{OWN}`",
+                "{shown} of `{}` is in none of the prefixes of the network `{CLUSTER_NETWORK}`",
                 node.name
             );
             out.push(
@@ -102,7 +104,7 @@ fn alone(out: &mut Report, whole: &ClusterView<'_>, six: bool) {
     let mut homes: Vec<_> = homes.into_values().collect();
     homes.sort_by_key(|(count, ..)| *count);
     let [(1, node, address), (others, _, example)] = homes.as_slice() else { return };
-    if *others < OTHERS {
+    if *others < MIN_TOGETHER {
         return;
     }
     let place = Places::of(whole.doc).addresses(node);

@@ -6,10 +6,10 @@ use guard_common::port_table::Transport;
 
 use super::claims::claims_of;
 use crate::{
-    compile::{ports::Claim, source_table::ends},
+    compile::{ports::PortClaim, source_table::ends},
     lint::fix,
     syntax::{
-        diagnostic::{At, Diagnostic, Place, Report, Severity},
+        diagnostic::{At, Diagnostic, Location, Report, Severity},
         document::{Match, Mode, PolicyDoc, ServiceDoc},
         rules,
         scalars::{Cidr, MAX_NAME, PortRange},
@@ -22,7 +22,7 @@ const EPHEMERAL: (u16, u16) = (32768, 60999);
 
 /// Checks a policy by itself.
 pub(crate) fn policy(out: &mut Report, doc: &PolicyDoc) {
-    let mut names: BTreeMap<&str, Place> = BTreeMap::new();
+    let mut names: BTreeMap<&str, Location> = BTreeMap::new();
     for service in &doc.services {
         let name = &service.name;
         if let Some(first) = names.get(name.value.as_str()) {
@@ -152,7 +152,7 @@ pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
     }
 }
 
-fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[Claim]) {
+fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[PortClaim]) {
     let (first, last) = EPHEMERAL;
     for port in &service.ports {
         let met = claims.iter().find(|claim| {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::syntax::{
-    diagnostic::{At, Diagnostic, FileId, Place, Report, Severity},
+    diagnostic::{At, Diagnostic, FileId, Location, Report, Severity},
     document::{ClusterDoc, PolicyDoc},
     rules::{self, Code},
     walk::nearest,
@@ -16,7 +16,7 @@ use crate::syntax::{
 struct Names<'d> {
     what: &'static str,
     code: Code,
-    defined: BTreeMap<&'d str, Place>,
+    defined: BTreeMap<&'d str, Location>,
     /// Whether `defined` is all of them.
     known: bool,
     used: BTreeSet<&'d str>,

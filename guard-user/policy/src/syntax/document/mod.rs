@@ -9,7 +9,7 @@ pub(crate) mod test;
 use guard_common::bucket::Limit;
 
 use super::{
-    diagnostic::{At, FileId, Place, Report},
+    diagnostic::{At, FileId, Location, Report},
     rules,
     scalars::{self, Cidr, PortRange},
     text,
@@ -102,7 +102,7 @@ pub(crate) struct ServiceDoc {
 #[derive(Debug)]
 pub(crate) struct AllowDoc {
     /// Where `any: true` is written.
-    pub(crate) any: Option<Place>,
+    pub(crate) any: Option<Location>,
     pub(crate) roles: Vec<At<String>>,
     pub(crate) networks: Vec<At<String>>,
     pub(crate) cidrs: Vec<At<Cidr>>,

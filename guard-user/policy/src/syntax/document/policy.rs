@@ -4,7 +4,7 @@ use super::{
     AllowDoc, LimitsDoc, Match, Mode, PolicyDoc, ServiceDoc, cluster::names, limits::limits,
 };
 use crate::syntax::{
-    diagnostic::{At, Place},
+    diagnostic::{At, Location},
     rules,
     scalars::{self, PortRange},
     walk::{Fault, Fields, Walk},
@@ -151,7 +151,7 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     })
 }
 
-fn nobody(walk: &mut Walk<'_>, place: Place, message: &str) {
+fn nobody(walk: &mut Walk<'_>, place: Location, message: &str) {
     let help = "write who may reach the service, or `any: true` for everybody";
     walk.out.push(Fault::new(rules::EMPTY_ALLOW, message).help(help).at(place));
 }

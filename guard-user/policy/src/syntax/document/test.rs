@@ -6,7 +6,7 @@ use super::{ClusterDoc, cluster::in_place};
 use crate::{
     probe,
     syntax::{
-        diagnostic::{At, Place},
+        diagnostic::{At, Location},
         rules,
         scalars::{self, PortRange},
         text,
@@ -44,16 +44,16 @@ pub(crate) enum TestCluster {
 pub(crate) struct CaseDoc {
     pub(crate) name: At<String>,
     pub(crate) node: At<String>,
-    pub(crate) asked: Asked,
+    pub(crate) asked: Query,
 }
 
 /// What is asked about, and what must be answered.
 #[derive(Debug)]
-pub(crate) enum Asked {
+pub(crate) enum Query {
     /// A packet.
-    Packet(PacketDoc, Answer),
+    Packet(PacketDoc, ExpectedVerdict),
     /// All frames of a capture: its path, and how many get which answer.
-    Capture(At<String>, Vec<(Answer, u64)>),
+    Capture(At<String>, Vec<(ExpectedVerdict, u64)>),
 }
 
 /// A packet, some number of times at one instant.
@@ -71,9 +71,9 @@ pub(crate) struct PacketDoc {
 
 /// A verdict as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ExpectedVerdict {
     /// Where it is written.
-    pub place: Place,
+    pub place: Location,
     /// What happens to the packet.
     pub action: Action,
     /// Why.
@@ -142,12 +142,12 @@ fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
         (Some(node), None) => {
             let packet = packet(walk, node);
             let answer = expected.and_then(|node| answer(walk, node));
-            packet.zip(answer).map(|(packet, answer)| Asked::Packet(packet, answer))
+            packet.zip(answer).map(|(packet, answer)| Query::Packet(packet, answer))
         }
         (None, Some(node)) => {
             let path = walk.parsed(node, "`capture`", "the path of a capture", scalars::path);
             let summary = expected.and_then(|node| summary(walk, node));
-            path.zip(summary).map(|(path, summary)| Asked::Capture(path, summary))
+            path.zip(summary).map(|(path, summary)| Query::Capture(path, summary))
         }
         (None, None) => {
             fields.need(walk, "packet", "`packet: { from: worker-0, to: tcp/9091 }`");
@@ -188,7 +188,7 @@ fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {
             });
             parsed.map(|flags| flags.value)
         }
-        None => Some(probe::OPENS),
+        None => Some(probe::FLAGS_OPENING),
     };
     let mut count = |field: &str, least: u64| {
         let Some(node) = fields.get(field) else { return Some(least) };
@@ -217,12 +217,16 @@ fn number(text: &str, plain: bool) -> Result<u64, Fault> {
     Err(Fault::new(rules::AMOUNT, message).help(format!("write {number}")))
 }
 
-fn answer(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<Answer> {
+fn answer(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ExpectedVerdict> {
     let fields = walk.fields(node, "`expect`", &["verdict", "reason", "service"])?;
     answer_of(walk, &fields, walk.place(node.span))
 }
 
-fn answer_of(walk: &mut Walk<'_>, fields: &Fields<'_, '_>, place: Place) -> Option<Answer> {
+fn answer_of(
+    walk: &mut Walk<'_>,
+    fields: &Fields<'_, '_>,
+    place: Location,
+) -> Option<ExpectedVerdict> {
     let action = fields.need(walk, "verdict", "`verdict: pass`, `drop` or `would-drop`");
     let action = action.and_then(|node| {
         let words = Action::ALL.map(|action| (action.name(), action));
@@ -246,10 +250,10 @@ fn answer_of(walk: &mut Walk<'_>, fields: &Fields<'_, '_>, place: Place) -> Opti
         }
         None => None,
     };
-    Some(Answer { place, action: action?.value, reason: reason?.value, service })
+    Some(ExpectedVerdict { place, action: action?.value, reason: reason?.value, service })
 }
 
-fn summary(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<Vec<(Answer, u64)>> {
+fn summary(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<Vec<(ExpectedVerdict, u64)>> {
     let fields = walk.fields(node, "`expect`", &["summary"])?;
     let hint = "`summary:` with a line for each verdict of the capture";
     let list = fields.need(walk, "summary", hint)?;
@@ -264,7 +268,7 @@ fn summary(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<Vec<(Answer, u64)>> {
     whole.then_some(all)
 }
 
-fn group(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<(Answer, u64)> {
+fn group(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<(ExpectedVerdict, u64)> {
     let known = ["verdict", "reason", "service", "frames"];
     let fields = walk.fields(node, "a line of `summary`", &known)?;
     let answer = answer_of(walk, &fields, walk.place(node.span));

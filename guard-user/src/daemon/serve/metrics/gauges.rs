@@ -23,7 +23,7 @@ const MODES: [ServiceMode; 2] = [ServiceMode::Enforce, ServiceMode::Observe];
 /// Interfaces that are told one by one. What the patterns of a manifest match has no bound.
 const INTERFACES: usize = MAX_INTERFACES as usize;
 /// What all further interfaces are called, as their counters are.
-const OTHERS: &str = "others";
+const OTHERS_LABEL: &str = "others";
 
 impl Families {
     /// The policy, and where it comes from.
@@ -130,7 +130,7 @@ fn told(all: &[InterfaceStatus]) -> Vec<InterfaceStatus> {
     let generic = others.iter().find(|interface| interface.mode == Some(DeviceMode::Generic));
     let up = others.iter().all(|interface| interface.up == Some(true));
     let like = worst.or(generic).or(others.first()).cloned().unwrap_or_default();
-    let others = InterfaceStatus { name: OTHERS.to_owned(), up: Some(up), ..like };
+    let others = InterfaceStatus { name: OTHERS_LABEL.to_owned(), up: Some(up), ..like };
     own.iter().cloned().chain([others]).collect()
 }
 
@@ -170,7 +170,7 @@ mod tests {
             assert_eq!(told[..INTERFACES - 1], all[..INTERFACES - 1]);
             told[INTERFACES - 1].clone()
         };
-        assert_eq!(others(&all).name, OTHERS);
+        assert_eq!(others(&all).name, OTHERS_LABEL);
         assert!(others(&all).is_guarded());
         all[500].mode = Some(DeviceMode::Generic);
         assert_eq!(others(&all).mode, Some(DeviceMode::Generic));

@@ -15,7 +15,7 @@ use guard_common::{Addr, event::Event as Sample, parse};
 use super::{missing_members::RefusedSources, names::Names};
 use crate::{
     api::events::{
-        self, Audit, Event, Interface, InterfaceChange, Lost, Packet, Page, Policy, What,
+        self, Audit, Event, EventKind, Interface, InterfaceChange, Lost, Packet, Page, Policy,
     },
     bpf::pinned_maps::EventCounts,
     capture::headers,
@@ -156,7 +156,7 @@ impl EventRing {
             self.folds.insert(alike, Fold { since: now, waiting: None });
             let packets = sample.weight.into();
             let alone = Waiting { latest: *sample, count: 1, packets, first: now, last: now };
-            self.push(now, What::packet(told(&alone, names)));
+            self.push(now, EventKind::packet(told(&alone, names)));
         } else {
             self.not_kept += 1;
         }
@@ -178,7 +178,7 @@ impl EventRing {
         for (alike, fold) in due {
             let Some(waiting) = fold.waiting else { continue };
             if self.packets.allows(now) {
-                self.push(now, What::packet(told(&waiting, names)));
+                self.push(now, EventKind::packet(told(&waiting, names)));
                 self.folds.insert(alike, Fold { since: now, waiting: None });
             } else {
                 self.not_kept += waiting.count;
@@ -210,18 +210,18 @@ impl EventRing {
         let parts = parts.iter().filter(|(count, _)| *count > 0);
         let parts: Vec<String> = parts.map(|(count, what)| format!("{count} {what}")).collect();
         lost.text = parts.join(", ");
-        self.push(now, What::Lost(lost));
+        self.push(now, EventKind::Lost(lost));
     }
 
     /// Takes note of what became of a policy.
     pub(crate) fn policy(&mut self, policy: Policy) {
         let text = short(&policy.text);
-        self.other(What::Policy(Policy { text, ..policy }));
+        self.other(EventKind::Policy(Policy { text, ..policy }));
     }
 
     /// Takes note of what became of an interface.
     pub(crate) fn interface(&mut self, what: InterfaceChange, interface: &str, text: &str) {
-        self.other(What::Interface(Interface {
+        self.other(EventKind::Interface(Interface {
             what,
             interface: interface.to_owned(),
             text: short(text),
@@ -236,10 +236,10 @@ impl EventRing {
         let command = audit.command.as_ref().map(|_| command);
         let audit = Audit { arguments, text, command, ..audit };
         // They are few, and must not give way to others.
-        self.push(SystemTime::now(), What::Audit(Box::new(audit)))
+        self.push(SystemTime::now(), EventKind::Audit(Box::new(audit)))
     }
 
-    fn other(&mut self, what: What) {
+    fn other(&mut self, what: EventKind) {
         let now = SystemTime::now();
         if self.others.allows(now) {
             self.push(now, what);
@@ -248,7 +248,7 @@ impl EventRing {
         }
     }
 
-    fn push(&mut self, now: SystemTime, what: What) -> Event {
+    fn push(&mut self, now: SystemTime, what: EventKind) -> Event {
         let event = Event {
             schema: events::SCHEMA.to_owned(),
             time: Some(time(now)),
@@ -290,12 +290,12 @@ impl EventRing {
 /// Bytes that a record takes, about.
 fn size(event: &Event) -> usize {
     let text = match &event.what {
-        What::Packet(packet) => packet.frame.as_ref().map_or(0, String::len),
-        What::Policy(policy) => policy.text.len(),
-        What::Interface(interface) => interface.text.len(),
-        What::Audit(audit) => audit.text.len() + audit.arguments.len(),
-        What::Lost(lost) => lost.text.len(),
-        What::Unknown => 0,
+        EventKind::Packet(packet) => packet.frame.as_ref().map_or(0, String::len),
+        EventKind::Policy(policy) => policy.text.len(),
+        EventKind::Interface(interface) => interface.text.len(),
+        EventKind::Audit(audit) => audit.text.len() + audit.arguments.len(),
+        EventKind::Lost(lost) => lost.text.len(),
+        EventKind::Unknown => 0,
     };
     RECORD_BYTES + text
 }

@@ -34,21 +34,21 @@ fn with_names(work: impl FnOnce(Names<'_>)) {
 
 /// What all records tell: samples, frames, samples not kept, of the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Totals {
     count: u64,
     packets: u64,
     not_kept: u64,
     kernel: u64,
 }
 
-fn add(told: &mut Told, page: &Page) {
+fn add(told: &mut Totals, page: &Page) {
     for event in &page.events {
         match &event.what {
-            What::Packet(packet) => {
+            EventKind::Packet(packet) => {
                 told.count += packet.count;
                 told.packets += packet.packets;
             }
-            What::Lost(lost) => {
+            EventKind::Lost(lost) => {
                 told.not_kept += lost.not_kept;
                 told.kernel += lost.suppressed + lost.lost;
             }
@@ -58,7 +58,7 @@ fn add(told: &mut Told, page: &Page) {
 }
 
 /// Reads all that is new, as a client does: page by page.
-fn read(journal: &EventRing, after: &mut u64, told: &mut Told) {
+fn read(journal: &EventRing, after: &mut u64, told: &mut Totals) {
     loop {
         let page = journal.page(*after, 64);
         assert!(page.first <= *after + 1, "a client that asks often misses nothing");
@@ -84,8 +84,8 @@ proptest! {
     fn every_sample_is_told_or_counted(steps in steps(), few in any::<bool>()) {
         with_names(|names| {
             let mut journal = EventRing::new(at(0));
-            let (mut after, mut told) = (0, Told::default());
-            let mut fed = Told::default();
+            let (mut after, mut told) = (0, Totals::default());
+            let mut fed = Totals::default();
             let mut now = 0;
             for (step, packets) in steps {
                 now += step;
@@ -121,7 +121,7 @@ proptest! {
         let mut journal = EventRing::new(at(0));
         let all = MAX_RECORDS as u64 + more;
         for _ in 0..all {
-            journal.push(at(0), What::Lost(Lost::default()));
+            journal.push(at(0), EventKind::Lost(Lost::default()));
         }
         let page = journal.page(after, PAGE);
         prop_assert_eq!((page.first, page.next), (more + 1, all + 1));
@@ -143,7 +143,7 @@ fn the_first_is_told_at_once_and_those_like_it_a_second_later() {
         let counts = |journal: &EventRing| -> Vec<(u64, u64)> {
             let events = journal.page(0, PAGE).events;
             let of = |event: Event| match event.what {
-                What::Packet(packet) => Some((packet.count, packet.packets)),
+                EventKind::Packet(packet) => Some((packet.count, packet.packets)),
                 _ => None,
             };
             events.into_iter().filter_map(of).collect()
@@ -185,7 +185,7 @@ fn what_an_earlier_daemon_did_not_tell_is_not_told() {
         assert_eq!(journal.page(0, PAGE).events, []);
         journal.tick(names, at(1000), || Some(counts(507)));
         let events = journal.page(0, PAGE).events;
-        let Some(What::Lost(lost)) = events.first().map(|event| &event.what) else {
+        let Some(EventKind::Lost(lost)) = events.first().map(|event| &event.what) else {
             panic!("{events:?}")
         };
         assert_eq!((lost.suppressed, lost.not_kept), (7, 0));
@@ -203,7 +203,7 @@ fn memory_is_bounded_also_by_long_texts() {
     for _ in 0..3 * MAX_RECORDS {
         journal.push(
             at(0),
-            What::Policy(Policy { text: short(&"€".repeat(100_000)), ..Policy::default() }),
+            EventKind::Policy(Policy { text: short(&"€".repeat(100_000)), ..Policy::default() }),
         );
     }
     let bytes: usize = journal.records.iter().map(size).sum();

@@ -46,7 +46,7 @@ fn several_cpus_get_no_more_than_the_burst() {
                 .map(|_| {
                     scope.spawn(|| {
                         let verdicts = (0..FRAMES).map(|_| {
-                            generation.judge(&frame, 1_000_000_000).expect("the kernel judges")
+                            generation.evaluate(&frame, 1_000_000_000).expect("the kernel judges")
                         });
                         verdicts
                             .filter(|verdict| {

@@ -98,7 +98,7 @@ fn every_mode_judges_the_frames_of_a_wire_alike() {
     let mut host = Host::new(&policy);
     let mut expected: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for frame in &frames {
-        let reason = host.judge(frame, 0).reason.name();
+        let reason = host.evaluate(frame, 0).reason.name();
         let (packets, bytes) = expected.entry(reason.to_owned()).or_default();
         *packets += 1;
         *bytes += frame.len() as u64;

@@ -106,14 +106,14 @@ fn compare(
         index += 1;
         // Shorter ones cannot be handed to the kernel: they say nothing of its program.
         if frame.len() < SHORTEST_FRAME {
-            let verdict = Host::new(policy).judge(frame, now_ns);
+            let verdict = Host::new(policy).evaluate(frame, now_ns);
             assert_eq!(verdict.reason, Reason::Undecodable, "{place}: {}", hex(frame));
             return None;
         }
         if !kernel.takes(frame) {
             return None;
         }
-        let (of_host, of_kernel) = (host.judge(frame, now_ns), kernel.judge(frame, now_ns));
+        let (of_host, of_kernel) = (host.evaluate(frame, now_ns), kernel.evaluate(frame, now_ns));
         assert!(
             of_host == of_kernel,
             "{place}, frame {index} at {now_ns} ns:\n  host   {}\n  kernel {}\n  {}",
@@ -180,10 +180,10 @@ fn spread(name: &str, says_one_buffer: bool) {
                 continue;
             }
             let first = SHORTEST_FRAME + generator.random().below(longest - SHORTEST_FRAME);
-            let Some(of_kernel) = split.judge(&frame, first, now_ns) else {
+            let Some(of_kernel) = split.evaluate(&frame, first, now_ns) else {
                 return skip::skip(name, "kernels before 6.18 choose the first buffer themselves");
             };
-            let of_host = host.judge(&frame, now_ns);
+            let of_host = host.evaluate(&frame, now_ns);
             assert!(
                 of_host == of_kernel,
                 "TRAINGUARD_SEED={seed}, world `{}`, cut at {first}:\n  host   {}\n  kernel {}\n  {}",

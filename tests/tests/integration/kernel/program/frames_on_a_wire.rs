@@ -65,7 +65,7 @@ fn frames_from(end: &End) -> Result<OwnedFd> {
 }
 
 /// Sends the frames of a world and compares; how many there were.
-fn judge(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
+fn evaluate(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
     let policy = world::named(world).compile();
     let lab = Lab::new(MTU)?;
     let guard = lab.receiver.guard(&policy)?;
@@ -83,14 +83,14 @@ fn judge(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
     let mut sent = total()?;
     let mut host = Host::new(&policy);
     let mut expected: BTreeMap<String, (Verdict, u64)> = BTreeMap::new();
-    let first = host.judge(&[0; 60], 0);
+    let first = host.evaluate(&[0; 60], 0);
     expected.insert(describe(&policy, first), (first, sent));
     for frame in frames {
         if !(ETHERNET..=MTU as usize + ETHERNET).contains(&frame.len()) {
             continue;
         }
         send(socket.as_raw_fd(), frame, MsgFlags::empty())?;
-        let verdict = host.judge(frame, 0);
+        let verdict = host.evaluate(frame, 0);
         expected.entry(describe(&policy, verdict)).or_insert((verdict, 0)).1 += 1;
         sent += 1;
         if sent % 64 == 0 {
@@ -117,7 +117,7 @@ fn named_frames_are_judged_alike_on_a_wire() {
     let sent: u64 = by_world()
         .iter()
         .map(|(world, frames)| {
-            judge(world, frames).unwrap_or_else(|error| panic!("{world}: {error:#}"))
+            evaluate(world, frames).unwrap_or_else(|error| panic!("{world}: {error:#}"))
         })
         .sum();
     assert!(sent > AT_LEAST, "only {sent} frames");

@@ -4,6 +4,6 @@ mod captures;
 mod differential;
 mod frames_on_a_wire;
 mod policies;
-mod rehearsal;
 mod scenarios;
+mod self_test;
 mod tries;

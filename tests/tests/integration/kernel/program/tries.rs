@@ -81,7 +81,7 @@ fn the_program_walks_as_the_host_does() {
         for from in from.chain(six.iter().map(|bits| format!("ipv6 from={}", address6(*bits)))) {
             let port = 1 + random.below(3);
             let frame = text::frame(&format!("{from} / tcp to={port} flags=S")).expect("a frame");
-            let (of_host, of_kernel) = (host.judge(&frame, 1), kernel.judge(&frame, 1));
+            let (of_host, of_kernel) = (host.evaluate(&frame, 1), kernel.evaluate(&frame, 1));
             assert_eq!(of_host, of_kernel, "TRAINGUARD_SEED={seed}: {from} to {port}, {cidrs:?}");
         }
         assert_eq!(host.counts(), kernel.counts(), "TRAINGUARD_SEED={seed}");

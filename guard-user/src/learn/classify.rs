@@ -7,12 +7,12 @@ use guard_common::{Addr, Reason, packet::Frame, port_table::Transport};
 use super::connection_tracker::{ConnectionTracker, Contact, Port};
 use crate::{
     policy::{Cluster, compiled::CompiledPolicy, limiter::HostLimiter},
-    probe::{OPENS, Probe},
+    probe::{FLAGS_OPENING, Probe},
     text::counted,
 };
 
 /// Ports that a source may try in vain before it is taken for one that looks around.
-const MANY_PORTS: usize = 8;
+const SCAN_PORTS: usize = 8;
 /// The port of ssh, which no proposal guards: who reads it may sit behind it.
 const SSH: Port = (Transport::Tcp, 22);
 /// The ports that the kernel gives to whoever asks for none in particular, by default.
@@ -20,7 +20,7 @@ pub const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
 /// What is to become of a contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// The policy allows it already.
     Allowed,
     /// No service guards the port: one is proposed.
@@ -31,7 +31,7 @@ pub enum Fate {
 
 /// A contact that counts.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct KeptContact {
     /// The source.
     pub source: Addr,
     /// The port.
@@ -39,7 +39,7 @@ pub struct Kept {
     /// What it did.
     pub contact: Contact,
     /// What is to become of it.
-    pub fate: Fate,
+    pub disposition: Disposition,
 }
 
 /// What is not proposed.
@@ -55,20 +55,24 @@ pub struct LeftOut {
     pub why: String,
 }
 
-/// The contacts of a node, judged.
+/// The contacts of a node, classified.
 #[derive(Debug, Default)]
-pub struct Judged {
+pub struct Classified {
     /// What counts.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<KeptContact>,
     /// What does not, and why.
     pub left_out: Vec<LeftOut>,
 }
 
 /// Judges what was seen, beside a policy.
-pub fn judge(watch: &ConnectionTracker, cluster: &Cluster, policy: &CompiledPolicy) -> Judged {
-    let mut judged = Judged::default();
+pub fn classify(
+    watch: &ConnectionTracker,
+    cluster: &Cluster,
+    policy: &CompiledPolicy,
+) -> Classified {
+    let mut classified = Classified::default();
     for (source, packets) in &watch.untrue {
-        judged.left_out.push(LeftOut {
+        classified.left_out.push(LeftOut {
             source: *source,
             port: None,
             packets: *packets,
@@ -78,7 +82,7 @@ pub fn judge(watch: &ConnectionTracker, cluster: &Cluster, policy: &CompiledPoli
     for (source, ports) in &watch.contacts {
         if let Some(why) = looks_around(ports).filter(|_| cluster.node_at(source).is_none()) {
             let packets = ports.values().map(|contact| contact.packets).sum();
-            judged.left_out.push(LeftOut { source: *source, port: None, packets, why });
+            classified.left_out.push(LeftOut { source: *source, port: None, packets, why });
             continue;
         }
         for (port, contact) in ports {
@@ -88,34 +92,34 @@ pub fn judge(watch: &ConnectionTracker, cluster: &Cluster, policy: &CompiledPoli
                 packets: contact.packets,
                 why,
             };
-            match fate(policy, *source, *port, contact, watch.by_events) {
-                Ok(fate) => judged.kept.push(Kept {
+            match disposition(policy, *source, *port, contact, watch.by_events) {
+                Ok(disposition) => classified.kept.push(KeptContact {
                     source: *source,
                     port: *port,
                     contact: contact.clone(),
-                    fate,
+                    disposition,
                 }),
-                Err(why) => judged.left_out.push(left_out(why)),
+                Err(why) => classified.left_out.push(left_out(why)),
             }
         }
     }
-    judged
+    classified
 }
 
 /// Why a source counts as one that looks around; none if it does not.
 fn looks_around(ports: &BTreeMap<Port, Contact>) -> Option<String> {
     let in_vain = ports.values().filter(|contact| contact.completed == 0).count();
-    (in_vain > MANY_PORTS && in_vain * 2 > ports.len())
+    (in_vain > SCAN_PORTS && in_vain * 2 > ports.len())
         .then(|| format!("it looks around: it tried {} in vain", counted(in_vain, "port")))
 }
 
-fn fate(
+fn disposition(
     policy: &CompiledPolicy,
     source: Addr,
     port: Port,
     contact: &Contact,
     by_events: bool,
-) -> Result<Fate, String> {
+) -> Result<Disposition, String> {
     if contact.completed == 0 && by_events {
         return Err("it was not told of in the middle of a connection twice, only that it came; whether it \
                     was answered, a capture shows"
@@ -130,10 +134,10 @@ fn fate(
     }
     let reason = reason(policy, source, port);
     if !reason.is_refusal() && reason != Reason::Unguarded {
-        return Ok(Fate::Allowed);
+        return Ok(Disposition::Allowed);
     }
     if reason != Reason::Unguarded {
-        return Ok(Fate::Entry);
+        return Ok(Disposition::Entry);
     }
     if port == SSH {
         return Err(
@@ -146,12 +150,12 @@ fn fate(
                     asked and who answers cannot be told apart; the port stays as it is"
             .to_owned());
     }
-    Ok(Fate::Service)
+    Ok(Disposition::Service)
 }
 
 /// What becomes of a packet of this source that opens a connection.
 pub fn reason(policy: &CompiledPolicy, source: Addr, (transport, port): Port) -> Reason {
-    let frame = Probe::new(source.into(), transport, port, OPENS).frame();
+    let frame = Probe::new(source.into(), transport, port, FLAGS_OPENING).frame();
     let limiter = HostLimiter::new([0; 2]);
     policy.host().verdict(&Frame::new(&frame), &limiter).reason
 }

@@ -7,7 +7,7 @@ use guard_user::bpf::loader::{Generation, Maps, Options};
 /// that were filled wrongly are here those of another policy.
 #[test]
 fn a_generation_with_other_tables_is_refused_with_the_frame() {
-    if skip::kernel("rehearsal").is_none() {
+    if skip::kernel("self_test").is_none() {
         return;
     }
     let options = Options::new(Maps::Private, KEY, true);
@@ -15,14 +15,14 @@ fn a_generation_with_other_tables_is_refused_with_the_frame() {
     for name in names {
         let policy = world::named(name).compile();
         let mut generation = Generation::load(&policy, &options).expect("the policy loads");
-        generation.rehearse(&policy).expect("once more");
+        generation.self_test(&policy).expect("once more");
         for other in names.into_iter().filter(|other| *other != name) {
             let wrong = world::named(other).compile();
-            let error = generation.rehearse(&wrong).expect_err("other verdicts").to_string();
+            let error = generation.self_test(&wrong).expect_err("other verdicts").to_string();
             assert!(error.contains("for the frame 0200"), "{name} as {other}: {error}");
         }
         let counted = generation.shared().expect("the maps").counters().expect("the counters");
         let counted: u64 = counted.iter().map(|(_, _, counter)| counter.packets).sum();
-        assert_eq!(counted, 0, "{name}: a rehearsal leaves no trace");
+        assert_eq!(counted, 0, "{name}: a self-test leaves no trace");
     }
 }
