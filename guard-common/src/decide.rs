@@ -1,8 +1,8 @@
 //! The order of checks, and nothing else.
 
 use crate::{
-    counters::Decision,
     flow::{Addr, Headers, Parsed},
+    layout::counters::Decision,
     limit::{self, Bucket, Limiter},
     observe::{Observer, Step},
     packet::Packet,

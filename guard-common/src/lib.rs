@@ -25,9 +25,7 @@
 extern crate std;
 
 pub mod bucket;
-pub mod counters;
 pub mod decide;
-pub mod event;
 pub mod flow;
 pub mod layout;
 pub mod limit;
@@ -38,7 +36,6 @@ pub mod parse;
 pub mod port_table;
 pub mod siphash;
 pub mod tables;
-pub mod tally;
 pub mod trie;
 pub mod verdict;
 pub mod wire;

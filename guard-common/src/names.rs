@@ -30,7 +30,7 @@ pub const MAP_LEAVES6: &str = "TG_LEAVES6";
 /// Policy map: number of a member's bucket in this generation to its place in [`MAP_MEMBERS`].
 pub const MAP_MEMBER_SLOTS: &str = "TG_MEMBER_SLOTS";
 
-/// Shared map: counters per CPU, by interface and verdict (see [`crate::counters::counter`]).
+/// Shared map: counters per CPU, by interface and verdict (see [`crate::layout::counters::counter`]).
 pub const MAP_COUNTERS: &str = "TG_COUNTERS";
 /// Shared map: where the counters of each interface are.
 pub const MAP_INTERFACES: &str = "TG_INTERFACES";
@@ -53,7 +53,7 @@ pub const MAP_CARRIED: &str = "TG_CARRIED";
 /// Shared map: what the layout is, in a text that guards of other layouts read. Its name and its form
 /// are the same in all layouts from the fourth on. For user space alone.
 pub const MAP_ABOUT: &str = "TG_ABOUT";
-/// Shared map: ring buffer of sampled [`crate::event::Event`] records.
+/// Shared map: ring buffer of sampled [`crate::layout::event::Event`] records.
 pub const MAP_EVENTS: &str = "TG_EVENTS";
 /// Shared map: until when somebody listens to events, in nanoseconds of the monotonic clock.
 pub const MAP_LISTENER: &str = "TG_LISTENER";

@@ -1,6 +1,6 @@
 //! Exact counters: per CPU, by interface and verdict.
 
-use guard_common::counters::InterfaceRow;
+use guard_common::layout::counters::InterfaceRow;
 
 use crate::{
     context::Context,

@@ -13,10 +13,10 @@ use aya_ebpf::{
 };
 use guard_common::{
     Addr,
-    event::Event,
     flow::Parsed,
     layout::{
         EVENT_RING_BYTES, SAMPLING_AIM_SHIFT, SAMPLING_BUDGET, SAMPLING_WINDOW_SHIFT, Sampling,
+        event::Event,
     },
     port_table::Transport,
     wire,

@@ -13,11 +13,11 @@ use aya_ebpf::{
 
 use guard_common::{
     Addr, Tables,
-    counters::{COUNTERS, INTERFACE_SLOTS, InterfaceRow},
-    event::Event,
     layout::{
         About, BucketStates, CARRIED, Carried, Counter, EVENT_RING_BYTES, LABELS, Label,
         MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey, Sampling, TALLIES,
+        counters::{COUNTERS, INTERFACE_SLOTS, InterfaceRow},
+        event::Event,
     },
     limit::{self, HASHED_BUCKETS},
     port_table::{self, PORT_TABLE_LEN, Port},

@@ -6,10 +6,7 @@ pub use guard_test_support::{packet, text};
 
 pub mod backend;
 pub mod bench;
-pub mod cgroup;
-pub mod descriptors;
 pub mod generate;
-pub mod mounts;
 pub mod node;
 pub mod pane;
 pub mod pcap;
@@ -19,6 +16,7 @@ pub mod raw;
 pub mod scenario;
 pub mod skip;
 pub mod split;
+pub mod system;
 pub mod traffic;
 pub mod wire;
 pub mod world;

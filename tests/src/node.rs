@@ -20,7 +20,9 @@ use aya::{
     maps::{Array, Map, MapData},
     programs::loaded_programs,
 };
-use guard_common::{counters::MAX_INTERFACES, layout::LAYOUT_VERSION, verdict::MAX_SERVICES};
+use guard_common::{
+    layout::LAYOUT_VERSION, layout::counters::MAX_INTERFACES, verdict::MAX_SERVICES,
+};
 pub use guard_test_support::binary::path as binary;
 use guard_user::{
     api::client::{AnswerTimeouts, Client},

@@ -63,7 +63,7 @@ pub(crate) fn run() -> Result<bool> {
             }
             println!(
                 "hint: a daemon of another build would read it wrongly: raise {VERSION} \
-                 (guard-common/src/layout.rs), then run `cargo xtask check --bless-layout`"
+                 (guard-common/src/layout/mod.rs), then run `cargo xtask check --bless-layout`"
             );
             Ok(false)
         }
@@ -203,7 +203,30 @@ fn described_from(sources: &std::path::Path) -> Result<Layout> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// Copies sources; those of one name with edits, each of which must fit once.
+    fn copy_edited(from: &Path, to: &Path, file: &str, edits: &[(&str, &str)]) {
+        for entry in fs::read_dir(from).expect("the sources") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name");
+            if path.is_dir() {
+                fs::create_dir(to.join(name)).expect("a directory");
+                copy_edited(&path, &to.join(name), file, edits);
+                continue;
+            }
+            let mut text = fs::read_to_string(&path).expect("a text");
+            if path.ends_with(file) {
+                for (from, to) in edits {
+                    assert_eq!(text.matches(from).count(), 1, "`{from}` in {file}");
+                    text = text.replace(from, to);
+                }
+            }
+            fs::write(to.join(name), text).expect("a copy");
+        }
+    }
 
     /// The names of the values that are not what was written down any more, after a change of
     /// guard-common.
@@ -216,18 +239,7 @@ mod tests {
         let known = described_from(&sources).expect("a layout");
         locked.0.retain(|name, _| known.0.contains_key(name));
         assert_eq!(locked, known);
-        for entry in fs::read_dir(&sources).expect("the sources") {
-            let path = entry.expect("a file").path();
-            let name = path.file_name().expect("a name");
-            let mut text = fs::read_to_string(&path).expect("a text");
-            if name == file {
-                for (from, to) in edits {
-                    assert_eq!(text.matches(from).count(), 1, "`{from}` in {file}");
-                    text = text.replace(from, to);
-                }
-            }
-            fs::write(copy.path().join(name), text).expect("a copy");
-        }
+        copy_edited(&sources, copy.path(), file, edits);
         match locked.verdict(&described_from(copy.path()).expect("a layout")) {
             Verdict::Same => Vec::new(),
             Verdict::Unversioned(changes) => {
@@ -262,7 +274,7 @@ mod tests {
         assert_eq!(changes("event.rs", &comment), [""; 0]);
         let version =
             [("pub const LAYOUT_VERSION: u32 = ", "pub const LAYOUT_VERSION: u32 = 1 + ")];
-        assert_eq!(changes("layout.rs", &version), [VERSION]);
+        assert_eq!(changes("layout/mod.rs", &version), [VERSION]);
     }
 
     #[test]

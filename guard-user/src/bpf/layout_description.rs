@@ -156,7 +156,7 @@ impl About {
 #[cfg(test)]
 mod tests {
     use guard_common::{
-        counters,
+        layout::counters,
         verdict::{NODE_REASONS, Verdict},
     };
 

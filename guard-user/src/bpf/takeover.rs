@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{sys::RawMap, system_error::SystemError};
 use guard_common::{
-    layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS},
+    layout::{self, BucketStates, Counter, MemberKey, TALLY_MEMBER_DROPS, daemon_counters},
     names,
     tables::Unit,
     verdict::Verdict,
@@ -32,8 +32,8 @@ const TALLIES: [(&str, u32, u32); 10] = [
     ("layout::TALLY_MEMBER_DROPS_NODE", layout::TALLY_MEMBER_DROPS_NODE, 1),
     ("layout::TALLY_LOG_SUPPRESSED", layout::TALLY_LOG_SUPPRESSED, 1),
     ("layout::TALLY_LOG_LOST", layout::TALLY_LOG_LOST, 1),
-    ("tally::SIGNATURES_REFUSED", guard_common::tally::SIGNATURES_REFUSED, 1),
-    ("tally::SIGNATURES_REPLAYED", guard_common::tally::SIGNATURES_REPLAYED, 1),
+    ("tally::SIGNATURES_REFUSED", daemon_counters::SIGNATURES_REFUSED, 1),
+    ("tally::SIGNATURES_REPLAYED", daemon_counters::SIGNATURES_REPLAYED, 1),
     ("layout::TALLY_REQUESTS_SERVED", layout::TALLY_REQUESTS_SERVED, 3),
     ("layout::TALLY_REQUESTS_REFUSED", layout::TALLY_REQUESTS_REFUSED, 3),
     ("layout::TALLY_CONNECTIONS_CUT", layout::TALLY_CONNECTIONS_CUT, 3),

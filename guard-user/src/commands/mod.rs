@@ -1,8 +1,7 @@
-//! The verbs: what was typed becomes what is done.
+//! The subcommands: what was typed becomes what is done.
 
 #[cfg(feature = "daemon")]
 pub mod apply;
-pub mod completions;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
@@ -13,19 +12,17 @@ pub mod doctor;
 #[cfg(feature = "daemon")]
 pub mod events;
 pub mod explain;
+pub mod generate;
 pub mod init;
 pub mod learn;
 pub mod lint;
-pub mod man;
 pub mod replay;
-pub mod schema;
 mod shared;
 #[cfg(feature = "daemon")]
 pub mod stats;
 #[cfg(feature = "daemon")]
 pub mod status;
 pub mod test;
-
 pub mod trace;
 
 use crate::{
@@ -34,7 +31,7 @@ use crate::{
     output,
 };
 
-/// Runs a verb.
+/// Runs a subcommand.
 pub fn run(cli: &Cli) -> Exit {
     let exit = match &cli.verb {
         #[cfg(feature = "daemon")]
@@ -42,10 +39,9 @@ pub fn run(cli: &Cli) -> Exit {
         #[cfg(feature = "daemon")]
         Verb::Downgrade(args) => daemon::downgrade(args),
         Verb::Lint(args) => lint::run(args),
-        Verb::Schema(args) => schema::run(args),
-        Verb::Man(args) => man::run(args),
-        Verb::Completions(args) => completions::run(args),
-
+        Verb::Schema(args) => generate::schema::run(args),
+        Verb::Man(args) => generate::man::run(args),
+        Verb::Completions(args) => generate::completions::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Replay(args) => replay::run(args),
         Verb::Trace(args) => trace::run(args),

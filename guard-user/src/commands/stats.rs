@@ -12,9 +12,8 @@ use crate::{
     report::{
         self,
         stats::{
-            live::Live,
             model::Reading,
-            screen::TerminalFeatures,
+            screen::{TerminalFeatures, live::Live},
             stream::{self, OutputFormat, Plan},
         },
     },

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use guard_common::tally::{SIGNATURES_REFUSED, SIGNATURES_REPLAYED};
+use guard_common::layout::daemon_counters::{SIGNATURES_REFUSED, SIGNATURES_REPLAYED};
 
 use super::{
     install_error::InstallError,

@@ -18,8 +18,8 @@ use crate::{
 };
 use guard_common::{
     Addr,
-    counters::{self, COUNTERS_PER_INTERFACE},
     flow::Parsed,
+    layout::counters::{self, COUNTERS_PER_INTERFACE},
     verdict::{Action, MAX_SERVICES, Verdict},
 };
 

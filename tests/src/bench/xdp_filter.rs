@@ -22,7 +22,7 @@ use aya::{
 };
 
 use super::run::{Program, XDP_DROP};
-use crate::mounts::Bpffs;
+use crate::system::mounts::Bpffs;
 
 /// What is said without it.
 pub const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --install)";

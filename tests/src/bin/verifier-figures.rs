@@ -9,7 +9,7 @@ use aya::{VerifierLogLevel, programs::loaded_programs};
 use clap::Parser;
 use guard_tests::{
     backend::KEY,
-    descriptors::{limited, lowest_free},
+    system::descriptors::{limited, lowest_free},
     world::{self, data},
 };
 use guard_user::{

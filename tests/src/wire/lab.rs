@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use guard_user::{attach_mode::Mode, bpf::link::Link, policy::compiled::CompiledPolicy};
 use nix::sched::{CloneFlags, setns};
 
-use crate::{bench::guard::Guard, mounts};
+use crate::{bench::guard::Guard, system::mounts};
 
 /// Where `ip netns` keeps names.
 const NAMES: &str = "/run/netns";

@@ -12,10 +12,10 @@ use aya::maps::{Array, MapData, MapError};
 use super::{LAST_ROW, OTHERS_LABEL, PinnedMaps, read, row_of, sum, write};
 use crate::system_error::SystemError;
 use guard_common::{
-    counters::{self, COUNTERS},
     layout::{
         BucketStates, CARRIED, Carried, Counter, LABEL_INTERFACES, MemberKey, ORIGINS,
         TALLY_ORIGINS,
+        counters::{self, COUNTERS},
     },
     names,
     verdict::{MAX_SERVICES, Verdict},

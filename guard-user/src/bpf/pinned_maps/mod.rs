@@ -21,14 +21,14 @@ use super::loader::missing;
 use crate::system_error::SystemError;
 pub(super) use carried::{Origin, claim_slots};
 use guard_common::{
-    counters::{
-        self, COUNTERS, INTERFACE_SLOTS, InterfaceRow, MAX_INTERFACES, NODE_COUNTERS,
-        SERVICE_COUNTERS,
-    },
-    event::{Event, HEAD_LEN},
     layout::{
         About, BucketStates, Carried, Counter, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY,
         LISTENING_NS, Label, MemberKey, Sampling, TALLY_MEMBER_DROPS,
+        counters::{
+            self, COUNTERS, INTERFACE_SLOTS, InterfaceRow, MAX_INTERFACES, NODE_COUNTERS,
+            SERVICE_COUNTERS,
+        },
+        event::{Event, HEAD_LEN},
     },
     names,
     verdict::{MAX_SERVICES, Reason, Verdict},

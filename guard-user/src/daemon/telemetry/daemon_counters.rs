@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 
 use guard_common::{
     Addr,
-    event::Event,
     layout::{
         TALLY_LOADS_DONE, TALLY_LOADS_FAILED, TALLY_LOG_LOST, TALLY_LOG_SUPPRESSED,
-        TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE,
+        TALLY_MEMBER_DROPS, TALLY_MEMBER_DROPS_NODE, event::Event,
     },
     verdict::{Action, Reason},
 };

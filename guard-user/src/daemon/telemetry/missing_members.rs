@@ -13,7 +13,7 @@ use std::{
 
 use guard_common::{
     Addr,
-    event::Event as Sample,
+    layout::event::Event as Sample,
     parse,
     port_table::Transport,
     verdict::{Reason, Verdict},

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use guard_common::{Addr, event::Event, verdict::Verdict};
+use guard_common::{Addr, layout::event::Event, verdict::Verdict};
 
 /// Sources that are kept.
 const CAPACITY: usize = 1024;

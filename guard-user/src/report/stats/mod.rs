@@ -1,27 +1,17 @@
 //! The statistics: as totals, as rows, as documents, and as a screen that lives.
 //!
-//! [`model`] makes a picture of readings, [`screen`] draws it, [`live`] drives both; [`stream`] is
+//! [`model`] makes a picture of readings, [`screen`] draws it; [`stream`] is
 //! for pipes, [`document`] for programs.
 
 pub mod document;
-pub mod layout;
-pub mod live;
 pub mod model;
 pub mod number_format;
-mod overlay;
 pub mod rates;
 pub mod screen;
 mod signals;
 pub mod stream;
-pub mod tables;
 pub mod terminal;
 mod text;
-pub mod view;
-
-#[cfg(test)]
-mod key_tests;
-#[cfg(test)]
-mod snapshots;
 
 use std::{
     env,

@@ -16,7 +16,7 @@ use crate::binary;
 use guard_user::policy;
 use guard_user::{
     cli::SchemaDocument,
-    commands::schema,
+    commands::generate::schema,
     policy::{
         Bundle,
         resolve::load::Loader,

@@ -1,5 +1,5 @@
 //! Holds the parser and the JSON Schemas against each other. What counts as shape is said at
-//! `commands::schema`; here it is by codes, and for codes that are only partly shape by messages.
+//! `commands::generate::schema`; here it is by codes, and for codes that are only partly shape by messages.
 
 use guard_test_support::bundle::MANIFEST;
 use jsonschema::Validator;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use guard_user::policy;
 use guard_user::{
     cli::SchemaDocument,
-    commands::schema,
+    commands::generate::schema,
     policy::{
         Bundle,
         syntax::{

@@ -8,15 +8,15 @@ use std::{any::type_name, mem::offset_of};
 use guard_common::{
     Action, Addr, Reason, Verdict,
     bucket::TICKS_PER_NS,
-    counters::{self, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow, MAX_INTERFACES},
-    event::{Event, HEAD_LEN},
     layout::{
         self, BucketStates, Carried, Counter, LABEL_GENERATION, LABEL_INTERFACES, LABEL_POLICY,
         LAYOUT_VERSION, Label, MemberKey, Sampling,
+        counters::{self, INTERFACE_PROBES, INTERFACE_SLOTS, InterfaceRow, MAX_INTERFACES},
+        daemon_counters,
+        event::{Event, HEAD_LEN},
     },
     limit::{HASHED_BUCKETS, hashed_bucket},
     tables::Unit,
-    tally,
     verdict::{MAX_SERVICES, NODE_REASONS},
 };
 
@@ -141,9 +141,14 @@ fn others(lines: &mut Lines) {
         layout::TALLY_CONNECTIONS_CUT,
         layout::TALLY_ORIGINS,
         layout::TALLY_MEMBER_DROPS,
-        tally::SIGNATURES_REFUSED,
-        tally::SIGNATURES_REPLAYED,
     );
+    // By the names that earlier versions wrote and read.
+    for (name, number) in [
+        ("tally::SIGNATURES_REFUSED", daemon_counters::SIGNATURES_REFUSED),
+        ("tally::SIGNATURES_REPLAYED", daemon_counters::SIGNATURES_REPLAYED),
+    ] {
+        lines.push((name.to_owned(), number.to_string()));
+    }
 }
 
 /// The type of a field.

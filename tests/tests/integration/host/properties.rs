@@ -6,7 +6,7 @@ use std::{
     sync::LazyLock,
 };
 
-use guard_common::{Action, Reason, Verdict, event::HEAD_LEN, packet::Frame};
+use guard_common::{Action, Reason, Verdict, layout::event::HEAD_LEN, packet::Frame};
 use guard_tests::{
     backend::{Backend as _, Host, describe, hex},
     generate::Generator,

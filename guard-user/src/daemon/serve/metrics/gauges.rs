@@ -3,8 +3,7 @@
 use std::time::SystemTime;
 
 use guard_common::{
-    counters::MAX_INTERFACES,
-    layout::{MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES},
+    layout::{MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, counters::MAX_INTERFACES},
     verdict::MAX_SERVICES,
 };
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use guard_common::{Addr, event::Event as Sample, parse};
+use guard_common::{Addr, layout::event::Event as Sample, parse};
 
 use super::{missing_members::RefusedSources, names::Names};
 use crate::{

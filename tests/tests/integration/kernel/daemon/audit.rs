@@ -11,8 +11,8 @@ use std::{
 
 use guard_test_support::binary;
 use guard_tests::{
-    mounts::Mounted,
     node::{MANIFEST, Node, POLICY, WAIT_TIMEOUT, enforcing},
+    system::mounts::Mounted,
 };
 use serde_json::Value;
 

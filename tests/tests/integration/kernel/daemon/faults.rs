@@ -5,10 +5,12 @@
 use std::{fs, io::Write as _, net::Ipv4Addr, process::Command, thread, time::Duration};
 
 use guard_tests::{
-    cgroup::Cgroup,
-    mounts::{Mounted, writable},
     node::{MANIFEST, Node, POLICY, PORT, STRANGER, enforcing},
     skip,
+    system::{
+        cgroup::Cgroup,
+        mounts::{Mounted, writable},
+    },
 };
 use serde_json::{Value, json};
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use guard_tests::{
-    mounts::Mounted,
     node::{MANIFEST, Node, POLICY, enforcing},
+    system::mounts::Mounted,
 };
 
 /// What must be said, and what makes such a file.

@@ -15,10 +15,10 @@ use std::{
 
 use guard_test_support::bundle::{self, Cluster};
 use guard_tests::{
-    cgroup::Cgroup,
     node::{MEMBER, MEMBER_TOO, Node, STRANGER, WAIT_TIMEOUT, enforcing},
     random::{Random, seed},
     skip,
+    system::cgroup::Cgroup,
     traffic::{self, Lane, Traffic},
 };
 use serde_json::Value;

@@ -13,10 +13,13 @@ use std::{
 use aya::{VerifierLogLevel, maps::loaded_maps, programs::loaded_programs};
 use guard_tests::{
     backend::KEY,
-    descriptors::{limited, lowest_free},
-    mounts::Bpffs,
     node::WAIT_TIMEOUT,
-    skip, world,
+    skip,
+    system::{
+        descriptors::{limited, lowest_free},
+        mounts::Bpffs,
+    },
+    world,
 };
 use guard_user::{
     bpf::loader::{Generation, Maps, Options},

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_common::counters::InterfaceRow;
+use guard_common::layout::counters::InterfaceRow;
 use guard_tests::node::{
     MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved, pinned_array,
 };

@@ -12,8 +12,8 @@ use std::{
 
 use guard_common::names;
 use guard_tests::{
-    mounts::writable,
     node::{FREE_PORT, MANIFEST, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
+    system::mounts::writable,
 };
 use guard_user::{bpf::link::Link, sys};
 use nix::fcntl::{Flock, FlockArg};

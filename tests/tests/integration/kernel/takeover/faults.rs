@@ -14,20 +14,22 @@ use std::{
 };
 
 use guard_common::{
-    counters::{InterfaceRow, counter},
-    layout::{Carried, Counter, LAYOUT_VERSION, ORIGINS, TALLY_ORIGINS},
+    layout::{
+        Carried, Counter, LAYOUT_VERSION, ORIGINS, TALLY_ORIGINS,
+        counters::{InterfaceRow, counter},
+    },
     names,
     verdict::{Action, MAX_SERVICES, Reason, Verdict},
 };
 use guard_tests::{
-    cgroup::Cgroup,
-    mounts::{Mounted, writable},
     node::{
         MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved, pinned_array,
         policy_with_a_first_service,
     },
     random::{Random, seed},
     skip,
+    system::cgroup::Cgroup,
+    system::mounts::{Mounted, writable},
 };
 use guard_user::sys;
 use serde_json::{Value, json};

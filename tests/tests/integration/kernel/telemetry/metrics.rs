@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_common::{
-    counters::MAX_INTERFACES,
+    layout::counters::MAX_INTERFACES,
     verdict::{MAX_SERVICES, NODE_REASONS, Reason},
 };
 use guard_tests::node::{

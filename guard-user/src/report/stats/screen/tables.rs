@@ -1,0 +1,412 @@
+//! The four tables of the live screen as rows of text, sorted and filtered.
+
+use std::cmp::Ordering;
+
+use super::view::{Sort, Unit, View};
+use crate::{
+    api::{
+        stats::{InterfaceStats, ServiceStats, TopSource},
+        status::ServiceMode,
+    },
+    attach_mode::DeviceMode,
+    report::stats::{
+        model::Model,
+        number_format,
+        rates::{BYTES, Change, DROPPED, PASSED, WOULD_DROP, real},
+    },
+    text::short,
+};
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// The interfaces.
+    Interfaces,
+    /// The services.
+    Services,
+    /// The reasons.
+    Reasons,
+    /// The sources that were refused most.
+    Sources,
+}
+
+impl Table {
+    /// All of them, in the order of the keys 1 to 4.
+    pub const ALL: [Self; 4] = [Self::Interfaces, Self::Services, Self::Reasons, Self::Sources];
+
+    /// Its place in [`Self::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its columns, the most important first: on a narrow screen the last ones are left out.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Interfaces => &INTERFACES,
+            Self::Services => &SERVICES,
+            Self::Reasons => &REASONS,
+            Self::Sources => &SOURCES,
+        }
+    }
+
+    /// Its rows, sorted, and how many the filter leaves out.
+    pub fn rows(self, model: &Model, view: &View, ascii: bool) -> (Vec<Row>, usize) {
+        let cells = Cells { model, view, ascii };
+        let stats = &model.stats;
+        let mut rows: Vec<Row> = match self {
+            Self::Interfaces => stats.interfaces.iter().map(|row| cells.interface(row)).collect(),
+            Self::Services => stats.services.iter().map(|row| cells.service(row)).collect(),
+            Self::Reasons => {
+                let seen = stats.reasons.iter().filter(|(_, row)| row.packets > 0);
+                seen.map(|(name, _)| cells.reason(name)).collect()
+            }
+            Self::Sources => stats.top_sources.iter().map(|row| cells.source(row)).collect(),
+        };
+        let all = rows.len();
+        rows.retain(|row| view.filter.admits(&row.searched()));
+        sort(&mut rows, view.sorts[self.index()]);
+        let hidden = all - rows.len();
+        (rows, hidden)
+    }
+}
+
+/// Sorts rows; equal ones stay as they were.
+pub fn sort(rows: &mut [Row], sort: Sort) {
+    rows.sort_by(|a, b| {
+        let [a, b] = [a, b].map(|row| row.cells.get(sort.column).map(|cell| &cell.order));
+        let order = match (a, b) {
+            (Some(a), Some(b)) => a.compare(b),
+            _ => Ordering::Equal,
+        };
+        if sort.descending { order.reverse() } else { order }
+    });
+}
+
+/// A column.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// Its heading; `#` stands for a second or for nothing, `$` for the unit of traffic.
+    pub title: &'static str,
+    /// Columns of the screen that it takes at least.
+    pub least: u16,
+    /// As many as its texts need up to here are worth more than a column further to the right.
+    pub worth: u16,
+    /// Columns of the screen that it takes at most.
+    pub most: u16,
+    /// Aligned to the right.
+    pub right: bool,
+}
+
+const fn text(title: &'static str, least: u16, most: u16) -> Column {
+    Column { title, least, worth: least, most, right: false }
+}
+
+const fn number(title: &'static str, width: u16) -> Column {
+    Column { title, least: width, worth: width, most: width, right: true }
+}
+
+/// Where the sparkline is among the columns of [`Table::Interfaces`].
+pub const SPARKLINE: usize = 6;
+
+const INTERFACES: [Column; 9] = [
+    text("INTERFACE", 11, 24),
+    text("MODE", 7, 8),
+    number("PASS#", 9),
+    number("DROP#", 9),
+    number("WOULD#", 9),
+    number("DROP %", 7),
+    text("LAST 60 s", 10, 60),
+    number("PASS $", 10),
+    number("DROP $", 10),
+];
+const SERVICES: [Column; 7] = [
+    text("SERVICE", 11, 32),
+    text("MODE", 7, 8),
+    number("PASSED#", 9),
+    number("DROPPED#", 9),
+    number("WOULD#", 9),
+    number("DROP %", 7),
+    text("POLICY", 6, 24),
+];
+const REASONS: [Column; 6] = [
+    text("REASON", 11, 24),
+    number("RATE", 6),
+    number("TOTAL", 9),
+    number("DROPPED#", 9),
+    number("WOULD#", 9),
+    number("$", 9),
+];
+const SOURCES: [Column; 9] = [
+    text("SOURCE", 15, 39),
+    number("RATE", 6),
+    // `not in the manifest` is 19.
+    Column { title: "NODE", least: 12, worth: 19, most: 32, right: false },
+    text("REASON", 11, 16),
+    text("SERVICE", 9, 24),
+    text("PORT", 8, 10),
+    number("LAST", 6),
+    number("TOTAL", 9),
+    number("FIRST", 6),
+];
+
+/// By what a cell is sorted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    /// There is nothing: before everything.
+    Nothing,
+    /// By size.
+    Number(f64),
+    /// By letters.
+    Text(String),
+}
+
+impl Order {
+    /// A total order.
+    pub fn compare(&self, other: &Self) -> Ordering {
+        let rank = |order: &Self| match order {
+            Self::Nothing => 0,
+            Self::Number(_) => 1,
+            Self::Text(_) => 2,
+        };
+        match (self, other) {
+            (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            _ => rank(self).cmp(&rank(other)),
+        }
+    }
+}
+
+/// What a cell's colour is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// Nothing.
+    Plain,
+    /// All is well.
+    Good,
+    /// To be looked at.
+    Warn,
+    /// Something was refused.
+    Bad,
+}
+
+/// A cell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// What is shown.
+    pub text: String,
+    /// By what it is sorted.
+    pub order: Order,
+    /// What its colour says.
+    pub tone: Tone,
+}
+
+/// A row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What it is about: the same from reading to reading.
+    pub key: String,
+    /// Its cells, one for each column.
+    pub cells: Vec<Cell>,
+}
+
+impl Row {
+    /// What the filter looks at: words, no numbers.
+    fn searched(&self) -> String {
+        let words = self.cells.iter().filter(|cell| matches!(cell.order, Order::Text(_)));
+        words.map(|cell| cell.text.as_str()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+struct Cells<'a> {
+    model: &'a Model,
+    view: &'a View,
+    ascii: bool,
+}
+
+impl Cells<'_> {
+    fn interface(&self, row: &InterfaceStats) -> Row {
+        let change = self.model.rates.interface(row);
+        let counts = crate::report::stats::rates::interface(row);
+        let mode = match row.mode {
+            // Who knows says that nobody guards it.
+            None if self.model.stats.enforcing.is_some() => {
+                Cell { tone: Tone::Bad, ..self.word(Some("none")) }
+            }
+            Some(DeviceMode::Native) | None => self.word(row.mode.map(DeviceMode::name)),
+            Some(mode) => Cell { tone: Tone::Warn, ..self.word(Some(mode.name())) },
+        };
+        let cells = vec![
+            self.word(Some(&row.name)),
+            mode,
+            self.frames(&change, &counts, PASSED, Tone::Plain),
+            self.frames(&change, &counts, DROPPED, Tone::Bad),
+            self.frames(&change, &counts, WOULD_DROP, Tone::Warn),
+            self.share(&change, &counts),
+            // Drawn from the history; sorted as the drops of this moment.
+            Cell { text: String::new(), ..self.frames(&change, &counts, DROPPED, Tone::Bad) },
+            self.traffic(&change, &counts, BYTES + PASSED),
+            self.traffic(&change, &counts, BYTES + DROPPED),
+        ];
+        Row { key: row.name.clone(), cells }
+    }
+
+    fn service(&self, row: &ServiceStats) -> Row {
+        let change = self.model.rates.service(row);
+        let counts = crate::report::stats::rates::service(row);
+        let mode = match row.mode {
+            Some(ServiceMode::Enforce) | None => Tone::Plain,
+            Some(_) => Tone::Warn,
+        };
+        let cells = vec![
+            self.word(Some(&row.name)),
+            Cell { tone: mode, ..self.word(row.mode.map(ServiceMode::name)) },
+            self.frames(&change, &counts, PASSED, Tone::Plain),
+            self.frames(&change, &counts, DROPPED, Tone::Bad),
+            self.frames(&change, &counts, WOULD_DROP, Tone::Warn),
+            self.share(&change, &counts),
+            self.word(Some(&row.policy)),
+        ];
+        Row { key: format!("{}/{}", row.policy, row.name), cells }
+    }
+
+    fn reason(&self, name: &str) -> Row {
+        let row = self.model.stats.reasons.get(name).copied().unwrap_or_default();
+        let change = self.model.rates.reason(name);
+        let counts = crate::report::stats::rates::reason(&row);
+        let cells = vec![
+            self.word(Some(name)),
+            rate(&change, 0),
+            total(counts[0]),
+            self.frames(&change, &counts, 1, Tone::Bad),
+            self.frames(&change, &counts, 2, Tone::Warn),
+            self.traffic(&change, &counts, 3),
+        ];
+        Row { key: name.to_owned(), cells }
+    }
+
+    fn source(&self, row: &TopSource) -> Row {
+        let change = self.model.rates.source(row);
+        let node = match row.node.as_deref() {
+            // One of ours that is kept out is the worse news.
+            Some(node) => Cell { tone: Tone::Bad, ..self.word(Some(node)) },
+            None => self.word(Some("not in the manifest")),
+        };
+        let cells = vec![
+            self.word(Some(&row.address)),
+            rate(&change, 0),
+            node,
+            self.word(Some(&row.reason)),
+            self.word(row.service.as_deref()),
+            self.word(row.port.as_deref()),
+            self.since(&row.last_seen),
+            total(row.packets),
+            self.since(&row.first_seen),
+        ];
+        Row { key: row.address.clone(), cells }
+    }
+
+    fn word(&self, word: Option<&str>) -> Cell {
+        let text = match word {
+            None => "-".to_owned(),
+            // A blank would look like a fault of ours.
+            Some("") => "''".to_owned(),
+            Some(word) => number_format::name(word, self.ascii),
+        };
+        let order = word.map_or(Order::Nothing, |_| Order::Text(natural(&text)));
+        Cell { text, order, tone: Tone::Plain }
+    }
+
+    /// Frames, a second or in all.
+    fn frames<const N: usize>(
+        &self,
+        change: &Change<N>,
+        counts: &[u64; N],
+        index: usize,
+        tone: Tone,
+    ) -> Cell {
+        let count = counts.get(index).copied().unwrap_or_default();
+        let cell = if self.view.totals { total(count) } else { rate(change, index) };
+        let some = matches!(cell.order, Order::Number(number) if number > 0.0);
+        Cell { tone: if some { tone } else { Tone::Plain }, ..cell }
+    }
+
+    /// Bytes or bits, a second or in all.
+    fn traffic<const N: usize>(&self, change: &Change<N>, counts: &[u64; N], index: usize) -> Cell {
+        let factor = match self.view.unit {
+            Unit::Bits => 8.0,
+            Unit::Bytes => 1.0,
+        };
+        let value = if self.view.totals {
+            counts.get(index).map(|count| real(*count))
+        } else {
+            change.rate(index)
+        };
+        match value {
+            Some(value) => figure(short(value * factor), value),
+            None => rate(change, index),
+        }
+    }
+
+    /// What share was dropped.
+    fn share<const N: usize>(&self, change: &Change<N>, counts: &[u64; N]) -> Cell {
+        let value = |index| {
+            if self.view.totals {
+                counts.get(index).map(|count| real(*count))
+            } else {
+                change.rate(index)
+            }
+        };
+        match [PASSED, DROPPED, WOULD_DROP].map(value) {
+            [Some(passed), Some(dropped), Some(would)] => {
+                let whole = passed + dropped + would;
+                let share = if whole > 0.0 { dropped / whole } else { 0.0 };
+                figure(number_format::percent(dropped, whole), share)
+            }
+            _ => rate(change, DROPPED),
+        }
+    }
+
+    /// How long ago something was.
+    fn since(&self, then: &str) -> Cell {
+        match number_format::between(then, &self.model.stats.time) {
+            Some(age) => figure(number_format::age(age), age.as_secs_f64()),
+            None => Cell { text: "-".to_owned(), order: Order::Nothing, tone: Tone::Plain },
+        }
+    }
+}
+
+/// A text as people sort it: `eth2` before `eth10`.
+fn natural(text: &str) -> String {
+    const DIGITS: usize = 20;
+    let mut key = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let word = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let (before, after) = rest.split_at(word);
+        let number = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        let (digits, after) = after.split_at(number);
+        key.push_str(&before.to_lowercase());
+        if !digits.is_empty() {
+            key.extend(std::iter::repeat_n('0', DIGITS.saturating_sub(digits.len())));
+            key.push_str(digits);
+        }
+        rest = after;
+    }
+    key
+}
+
+fn rate<const N: usize>(change: &Change<N>, index: usize) -> Cell {
+    if let Some(rate) = change.rate(index) {
+        return figure(short(rate), rate);
+    }
+    let text = if change.restarted() { "anew" } else { "-" };
+    Cell { text: text.to_owned(), order: Order::Nothing, tone: Tone::Plain }
+}
+
+fn total(count: u64) -> Cell {
+    figure(number_format::count(count), real(count))
+}
+
+fn figure(text: String, value: f64) -> Cell {
+    Cell { text, order: Order::Number(value), tone: Tone::Plain }
+}
