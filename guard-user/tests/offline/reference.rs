@@ -132,15 +132,21 @@ fn fields<'s>(
         }
         above.extend(definition);
         fields(root, meant, &format!("{path}."), above, text);
-        for items in [&meant["items"], &meant["additionalProperties"]] {
+        for (items, name) in [(&meant["items"], "[]"), (&meant["additionalProperties"], ".NAME")] {
             let (item, of_items) = resolve(root, items);
             if of_items.is_some_and(|definition| above.contains(&definition)) {
                 continue;
             }
             above.extend(of_items);
+            let path = format!("{path}{name}");
+            // What a name stands for is a field, too; what a list holds is what the list says.
+            if let Some(described) = item["description"].as_str().filter(|_| name == ".NAME") {
+                writeln!(text, "| `{path}` | no | {} |", cell(described)).expect("a string");
+            }
             let alternatives = item["oneOf"].as_array().or(item["anyOf"].as_array());
-            for one in alternatives.map_or(std::slice::from_ref(item), Vec::as_slice) {
-                fields(root, resolve(root, one).0, &format!("{path}[]."), above, text);
+            let alternatives = alternatives.map_or(std::slice::from_ref(item), Vec::as_slice);
+            for one in alternatives.iter().chain([&item["then"], &item["else"]]) {
+                fields(root, resolve(root, one).0, &format!("{path}."), above, text);
             }
             if of_items.is_some() {
                 above.pop();
