@@ -121,18 +121,18 @@ impl Lifecycle {
     }
 
     /// Refuses a trial that could not be undone.
-    fn require_way_back(&self, within: Duration) -> Result<(), String> {
+    fn require_way_back(&self, within: Duration) -> Result<(), Refusal> {
         let accepted = [self.options.timing.shortest, CONFIRM_WITHIN[1]];
         if !(accepted[0]..=accepted[1]).contains(&within) {
             let [shortest, longest] = accepted.map(humantime::format_duration);
-            return Err(format!("a trial takes from {shortest} to {longest}"));
+            return Err(format!("a trial takes from {shortest} to {longest}").into());
         }
         let is_saved =
             self.is_saved && self.state_dir.last_good().is_ok_and(|bundle| bundle.is_some());
         if !is_saved {
             return Err("what is in force is not in the state directory: a trial could not be \
                         undone"
-                .to_owned());
+                .into());
         }
         Ok(())
     }
@@ -144,14 +144,14 @@ impl Lifecycle {
         candidate: Candidate,
         within: Duration,
         dataplane: &mut dyn Dataplane,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let trial =
             Trial::begin(bundle.clone(), accepted, within).map_err(|error| error.to_string())?;
         // Before the switch: a daemon that ends in between undoes it.
         self.state_dir.keep_trial(&trial).map_err(|error| format!("{error:#}"))?;
         if let Err(error) = self.install(candidate, dataplane) {
             self.forget_trial();
-            return Err(error.text());
+            return Err(error.text().into());
         }
         self.serial = trial.serial();
         tracing::warn!(

@@ -122,7 +122,7 @@ impl Lifecycle {
         Ok(connections)
     }
 
-    fn wanted_mode(&self, change: &ModeChange) -> Result<Option<ActiveOverride>, String> {
+    fn wanted_mode(&self, change: &ModeChange) -> Result<Option<ActiveOverride>, Refusal> {
         let ModeChange { mode, services, seconds, .. } = change;
         if *mode == RequestedMode::Policy {
             return Ok(None);
@@ -134,7 +134,7 @@ impl Lifecycle {
                 let names: Vec<&str> = known.iter().map(|service| &*service.name).collect();
                 let name = text::shown(name);
                 let names = names.join(", ");
-                return Err(format!("this node has no service `{name}`; it has {names}"));
+                return Err(format!("this node has no service `{name}`; it has {names}").into());
             }
         }
         let accepted = [self.options.timing.shortest, MODE_FOR[1]];
@@ -145,7 +145,7 @@ impl Lifecycle {
             }
             Some(_) => {
                 let [shortest, longest] = accepted.map(humantime::format_duration);
-                return Err(format!("a mode by hand takes from {shortest} to {longest}"));
+                return Err(format!("a mode by hand takes from {shortest} to {longest}").into());
             }
         };
         let since = time(SystemTime::now());
