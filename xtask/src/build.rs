@@ -48,6 +48,10 @@ pub(crate) const PACKAGES: [&str; 7] = [
     "--package=xtask",
 ];
 
+/// What the demo builds. `xtask` is there already, built by cargo before it runs; named, so that what it
+/// shares with macros is what its own build has compiled ([`crate::one_build`]).
+pub(crate) const DEMO: [&str; 4] = ["--bin", "trainguard", "--bin", "xtask"];
+
 /// Builds the kernel object, then the binary as it is shipped.
 pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     let Object { path: object, size, .. } = object(tools, args, SystemTime::now())?;
@@ -64,7 +68,7 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
 /// Builds the binary as tests and demo run it: quickly, not optimised.
 pub(crate) fn for_demo() -> Result<Built> {
     let mut cargo = sh::cargo();
-    cargo.arg("build").args(PACKAGES).args(["--bin", "trainguard"]);
+    cargo.arg("build").args(PACKAGES).args(DEMO);
     beside_kernel_object(cargo, |_| Ok(())).map(|(built, ())| built)
 }
 
@@ -207,7 +211,7 @@ pub(crate) fn flood_object(tools: &Toolchain) -> Result<PathBuf> {
 
 /// Builds only the binary, where no kernel object can be had.
 pub(crate) fn without_kernel_object() -> Result<PathBuf> {
-    sh::run(sh::cargo().args(["build", "--quiet"]).args(PACKAGES).args(["--bin", "trainguard"]))?;
+    sh::run(sh::cargo().args(["build", "--quiet"]).args(PACKAGES).args(DEMO))?;
     Ok(development_binary("trainguard"))
 }
 

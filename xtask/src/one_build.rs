@@ -1,25 +1,41 @@
 //! Whether the cargo calls of a gate compile each crate once. `cargo xtask` itself, the demo's binary
-//! and the tests choose different packages or targets, and cargo unifies features over what is chosen:
-//! a feature that only one of them asks for compiles a crate, and all that depend on it, again.
+//! and the tests choose different packages or targets, and cargo unifies over what is chosen: a feature that
+//! only one of them asks for compiles a crate, and all that depend on it, again. So does a crate that
+//! programs use in one of them, and only macros and build scripts in another: it takes part in another kind
+//! of link.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{build::PACKAGES, sh};
+use crate::{
+    build::{DEMO, PACKAGES},
+    sh,
+};
 
-/// The crates of a build, each with the sets of features that it is compiled with.
-type Crates = BTreeMap<String, BTreeSet<Vec<String>>>;
+/// The crates of a build, each in the forms in which it is compiled.
+type Crates = BTreeMap<String, BTreeSet<Form>>;
+
+/// What one compilation of a crate is for.
+#[derive(Debug, Default, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Form {
+    features: Vec<String>,
+    /// Whether programs link it, not only macros and build scripts.
+    in_programs: bool,
+}
 
 /// Compares the builds; whether none compiles a crate with features of its own.
 pub(crate) fn run() -> Result<bool> {
     let tests = crates(&[&PACKAGES[..], &["--tests", "--bins"]].concat())?;
     let mut findings = differences("cargo xtask", &crates(&["--package", "xtask"])?, &tests);
-    let demo = crates(&[&PACKAGES[..], &["--bin", "trainguard"]].concat())?;
+    let demo = crates(&[&PACKAGES[..], &DEMO].concat())?;
     findings.extend(differences("the demo", &demo, &tests));
-    for (name, features) in tests.iter().filter(|(_, features)| features.len() > 1) {
-        findings.push(format!("{name} is compiled {} times for the tests", features.len()));
+    for (name, forms) in tests.iter().filter(|(_, forms)| forms.len() > 1) {
+        findings.push(format!("{name} is compiled {} times for the tests", forms.len()));
     }
     for finding in &findings {
         println!("{finding}");
@@ -41,8 +57,10 @@ fn crates(selection: &[&str]) -> Result<Crates> {
 }
 
 fn read(graph: &Value) -> Result<Crates> {
+    let units = graph["units"].as_array().context("no `units` in cargo's graph")?;
+    let in_programs = in_programs(graph, units);
     let mut crates = Crates::new();
-    for unit in graph["units"].as_array().context("no `units` in cargo's graph")? {
+    for (number, unit) in units.iter().enumerate() {
         // A test harness is compiled beside what it tests, with the same features.
         if unit["mode"] != "build" {
             continue;
@@ -50,11 +68,31 @@ fn read(graph: &Value) -> Result<Crates> {
         let package = unit["pkg_id"].as_str().context("a unit without `pkg_id`")?;
         let kind = &unit["target"]["kind"];
         let features = unit["features"].as_array().into_iter().flatten();
-        let features = features.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        let form = Form {
+            features: features.filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+            in_programs: in_programs.contains(&number),
+        };
         let name = name(package);
-        crates.entry(format!("{name} {kind}")).or_default().insert(features);
+        crates.entry(format!("{name} {kind}")).or_default().insert(form);
     }
     Ok(crates)
+}
+
+/// The units that programs link, by number: those that are reached without a macro or build script.
+fn in_programs(graph: &Value, units: &[Value]) -> BTreeSet<usize> {
+    let index = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
+    let mut reached = BTreeSet::new();
+    let mut open: Vec<usize> =
+        graph["roots"].as_array().into_iter().flatten().filter_map(index).collect();
+    while let Some(number) = open.pop() {
+        let Some(unit) = units.get(number) else { continue };
+        let kind = &unit["target"]["kind"][0];
+        if kind != "proc-macro" && kind != "custom-build" && reached.insert(number) {
+            let below = unit["dependencies"].as_array().into_iter().flatten();
+            open.extend(below.filter_map(|unit| index(&unit["index"])));
+        }
+    }
+    reached
 }
 
 /// `nix@0.31.3`, of `registry+https://...#nix@0.31.3`. A package whose directory has its name ends without
@@ -67,20 +105,27 @@ fn name(package: &str) -> String {
     format!("{}@{name}", source.rsplit('/').next().unwrap_or(source))
 }
 
-/// What a build compiles with other features than the tests.
+/// What a build compiles in another form than the tests.
 fn differences(what: &str, build: &Crates, tests: &Crates) -> Vec<String> {
+    let none = BTreeSet::new();
     let mut findings = Vec::new();
-    for (name, features) in build {
-        let known = tests.get(name);
-        for features in features {
-            if known.is_none_or(|known| !known.contains(features)) {
-                findings.push(format!(
-                    "{what} compiles {name} with {features:?}, the tests with {known:?}"
-                ));
-            }
+    for (name, forms) in build {
+        let known = tests.get(name).unwrap_or(&none);
+        for form in forms.difference(known) {
+            let known: Vec<String> = known.iter().map(Form::to_string).collect();
+            let known =
+                if known.is_empty() { "not at all".to_owned() } else { known.join(" and ") };
+            findings.push(format!("{what} compiles {name} {form}, the tests {known}"));
         }
     }
     findings
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = if self.in_programs { "programs" } else { "macros and build scripts" };
+        write!(f, "with {:?} for {by}", self.features)
+    }
 }
 
 #[cfg(test)]
@@ -94,7 +139,38 @@ mod tests {
             "pkg_id": "registry+https://example.org/index#nix@0.31.3", "mode": mode,
             "target": { "kind": ["lib"] }, "features": features,
         });
-        read(&json!({ "units": [unit] })).expect("a graph")
+        read(&json!({ "units": [unit], "roots": [0] })).expect("a graph")
+    }
+
+    #[test]
+    fn what_programs_use_in_one_build_only_is_found() {
+        let unit = |name: &str, kind: &str, below: &[usize]| {
+            let dependencies: Vec<_> =
+                below.iter().map(|index| json!({ "index": index })).collect();
+            json!({
+                "pkg_id": format!("registry+https://example.org/index#{name}@1.0.0"),
+                "mode": "build", "target": { "kind": [kind] }, "features": [],
+                "dependencies": dependencies,
+            })
+        };
+        let units =
+            [unit("app", "bin", &[1]), unit("derive", "proc-macro", &[2]), unit("syn", "lib", &[])];
+        let demo = read(&json!({ "units": units, "roots": [0] })).expect("a graph");
+        let units = [
+            unit("app", "bin", &[1]),
+            unit("derive", "proc-macro", &[2]),
+            unit("syn", "lib", &[]),
+            unit("tool", "bin", &[2]),
+        ];
+        let tests = read(&json!({ "units": units, "roots": [0, 3] })).expect("a graph");
+        assert_eq!(
+            differences("the demo", &demo, &tests),
+            [
+                "the demo compiles syn@1.0.0 [\"lib\"] with [] for macros and build scripts, the tests \
+                 with [] for programs"
+            ]
+        );
+        assert_eq!(differences("the tests", &tests, &tests), [""; 0]);
     }
 
     #[test]
