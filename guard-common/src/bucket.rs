@@ -1,60 +1,66 @@
-//! A token bucket as a generic cell rate algorithm (ITU-T I.371): one word of state.
+//! A token bucket as a generic cell rate algorithm (ITU-T I.371), with one word of state.
 //!
-//! The state is the theoretical arrival time: the moment at which the bucket will be full again.
-//! Time is counted in ticks of 1/16 ns, which keeps rates up to 10^9 units per second within one
-//! per cent and lasts for 18 years of uptime.
+//! The state is the theoretical arrival time: the time at which the bucket will be full again. Time
+//! is counted in ticks of 1/16 ns. This keeps rates up to 10^9 units per second accurate to one per
+//! cent and lasts for 18 years of uptime.
 
 /// Ticks in one nanosecond.
 pub const TICKS_PER_NS: u64 = 16;
 /// Ticks in one second.
 pub const TICKS_PER_SECOND: u64 = 16_000_000_000;
 
-/// Longest timer tick of a kernel, in nanoseconds: kernels tick 100 to 1000 times a second. The
-/// clock of limits goes on by these ticks. Within one, no more than a burst passes.
+/// Longest timer tick of a kernel in nanoseconds: kernels tick 100 to 1000 times per second. The
+/// clock of the limits advances by these ticks, and within one tick a bucket admits at most its
+/// burst.
 pub const LONGEST_TICK_NS: u64 = 10_000_000;
 
-/// No bucket is deeper and nothing costs more, in ticks: 4.5 years. Keeps sums from overflowing.
+/// Maximum depth of a bucket and maximum cost of a packet, in ticks: 4.5 years. The bound keeps
+/// sums from overflowing.
 pub const MAX_TICKS: u64 = 1 << 61;
 
-/// How late a packet may come to its bucket after its clock was read, in ticks: one second. A
-/// program is not preempted in between, but the virtual machine under it may be.
+/// Maximum delay between reading the clock and charging a bucket, in ticks: one second. A program
+/// is not preempted in between, but the virtual machine that runs it may be.
 pub const MAX_LAG: u64 = TICKS_PER_SECOND;
 
-/// What one bucket allows. All zero: no limit.
+/// The limit that one bucket enforces. All fields are zero if there is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Limit {
     /// Units per second; 0 for no limit.
     pub rate: u64,
-    /// Ticks that one unit costs, rounded up.
+    /// Cost of one unit in ticks, rounded up.
     pub unit: u64,
-    /// Ticks that a full bucket holds.
+    /// Capacity of the bucket in ticks.
     pub depth: u64,
-    /// Ticks that a CPU draws at once from a bucket that all CPUs share; 0 to charge each packet.
+    /// Ticks that a CPU draws at once from a bucket that all CPUs share; 0 to charge each packet
+    /// separately.
     pub batch: u64,
 }
 
-/// Packets that a CPU draws at once from a shared bucket, at most.
+/// Maximum number of packets that a CPU draws at once from a shared bucket.
 pub const BATCH: u64 = 64;
-/// The part of a bucket that a CPU draws at once, at most: together 64 CPUs hold one burst.
+/// A CPU draws at most the burst divided by this number at once, so 64 CPUs together hold at most
+/// one burst.
 pub const BATCH_PART: u64 = 64;
-/// Bytes for which a packet is taken when bytes are drawn.
+/// Length of the frames, in bytes, for which a batch of bytes is drawn.
 const FULL_FRAME: u64 = 1514;
 
 impl Limit {
-    /// A limit on things that are counted one by one: `rate` per second, bursts of `burst`. Over
-    /// any time no more than `rate x time + burst` are admitted. A rate of 0 counts as 1.
+    /// Returns a limit of `rate` units per second with bursts of `burst` units, for packets or
+    /// connections. In any interval, at most `rate x time + burst` units are admitted. A rate of 0
+    /// counts as 1.
     pub fn per_unit(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
         let unit = TICKS_PER_SECOND.div_ceil(rate);
         Self { rate, unit, depth: burst.saturating_mul(unit).min(MAX_TICKS), batch: 0 }
     }
 
-    /// A limit on bytes: `rate` per second, bursts of `burst`.
+    /// Returns a limit of `rate` bytes per second with bursts of `burst` bytes. A rate of 0 counts
+    /// as 1.
     ///
-    /// The price of each frame is rounded up to a tick, so a bucket holds 1/4096 more than the
-    /// burst: otherwise frames that add up to exactly the burst would not all fit. Over any time no
-    /// more than `rate x time + burst x 4097/4096` and one tick's worth are admitted.
+    /// The cost of each frame is rounded up to a tick, so the bucket holds 1/4096 more than the
+    /// burst: otherwise frames that add up to exactly the burst would not all fit. In any interval,
+    /// at most `rate x time + burst x 4097/4096` bytes plus the worth of one tick are admitted.
     pub fn per_byte(rate: u64, burst: u64) -> Self {
         let rate = rate.max(1);
         let depth = u128::from(burst).saturating_mul(TICKS_PER_SECOND.into()).div_ceil(rate.into());
@@ -68,37 +74,38 @@ impl Limit {
         }
     }
 
-    /// The same limit on packets or connections, charged in batches: up to [`BATCH`] of them, and
-    /// no more than 1/[`BATCH_PART`] of the burst. A burst too small for that is charged one by
-    /// one.
+    /// Returns the same limit on packets or connections, charged in batches of at most [`BATCH`]
+    /// units and at most 1/[`BATCH_PART`] of the burst. If the burst is too small for a batch of
+    /// two, each unit is charged separately.
     #[must_use]
     pub fn in_batches(self) -> Self {
         let things = (self.depth / BATCH_PART).checked_div(self.unit).unwrap_or(0).min(BATCH);
         Self { batch: if things < 2 { 0 } else { things.saturating_mul(self.unit) }, ..self }
     }
 
-    /// The same limit on bytes, charged in batches of up to [`BATCH`] full frames, and no more than
-    /// 1/[`BATCH_PART`] of the burst.
+    /// Returns the same limit on bytes, charged in batches of at most [`BATCH`] full frames and at
+    /// most 1/[`BATCH_PART`] of the burst. If the burst is too small for a batch of two full
+    /// frames, each frame is charged separately.
     #[must_use]
     pub fn in_batches_of_bytes(self) -> Self {
         let batch = (self.depth / BATCH_PART).min(self.cost(BATCH * FULL_FRAME));
         Self { batch: if batch < self.cost(2 * FULL_FRAME) { 0 } else { batch }, ..self }
     }
 
-    /// Whether there is a limit.
+    /// Returns whether there is a limit.
     pub fn is_some(&self) -> bool {
         self.rate != 0
     }
 
-    /// The price of `units` in ticks, rounded up: never more is admitted than the rate. At most
-    /// [`MAX_TICKS`], which no bucket holds when something else was charged just before.
+    /// Returns the cost of `units` in ticks. Rounded up, so that no more than the rate is admitted.
+    /// At most [`MAX_TICKS`], which does not fit a bucket that was charged just before.
     #[inline(always)]
     pub fn cost(&self, units: u64) -> u64 {
         if units == 1 {
             return self.unit;
         }
-        // The kernel target has no 128-bit product, so a frame too long to multiply is not
-        // multiplied. Frames end far below that.
+        // The BPF target has no 128-bit multiplication, so a length whose product could overflow is
+        // not multiplied. Real frames are far shorter.
         if units > MAX_TICKS / TICKS_PER_SECOND {
             return MAX_TICKS;
         }
@@ -112,24 +119,25 @@ impl Limit {
 /// The outcome of charging a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// The state to store.
+    /// The state to store in the bucket.
     pub state: u64,
-    /// Whether the charge fitted.
+    /// Whether the charge was admitted.
     pub admitted: bool,
 }
 
-/// Charges a bucket in `state` with `cost` ticks at the time `now` (ticks of a monotonic clock,
+/// Charges a bucket in `state` with `cost` ticks at the time `now` (in ticks of a monotonic clock,
 /// below 2^63).
 ///
-/// A refused charge leaves the state alone, so a flood over the limit only reads. The exception is
-/// a state further ahead than the bucket is deep and [`MAX_LAG`] more, which only a changed limit
-/// leaves behind: it is cut to that, so that a raised limit helps within a second and no change
-/// refills a bucket beyond what its new limit allows. Nothing nearer is cut: a CPU that read its
-/// clock early and comes late must not give back what others have charged.
+/// A refused charge leaves the state unchanged, so a flood above the limit only reads. The
+/// exception is a state that is ahead of `now` by more than the depth and [`MAX_LAG`], which only a
+/// change of the limit can cause. Such a state is reduced to this maximum: a raised limit takes
+/// effect within a second, and no change refills a bucket beyond what its new limit allows. A state
+/// that is less far ahead is kept, because a CPU that read its clock early and charges late must
+/// not return what other CPUs have charged.
 #[inline(always)]
 pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
-    // No sum here can overflow: MAX_TICKS bounds depth and cost, and a state that was stored is at
-    // most as far ahead as a bucket is deep.
+    // No sum here can overflow: `MAX_TICKS` bounds depth and cost, and a stored state is ahead of
+    // the clock by at most the depth of the bucket.
     let empty = now.wrapping_add(limit.depth);
     let next = state.max(now).saturating_add(cost);
     if next <= empty {
@@ -144,17 +152,17 @@ pub fn step(limit: &Limit, state: u64, now: u64, cost: u64) -> Step {
 pub struct Draw {
     /// The state to store for all CPUs.
     pub state: u64,
-    /// Ticks that this CPU has drawn and not yet charged, to be kept for it.
+    /// Ticks that this CPU has drawn and not charged yet, to be stored for this CPU.
     pub credit: u64,
-    /// Whether the charge fitted.
+    /// Whether the charge was admitted.
     pub admitted: bool,
 }
 
-/// Charges `cost` ticks to a shared bucket, of which this CPU has `credit` in hand. The state is
-/// only written when the credit does not suffice: then a batch is drawn, or if the bucket has no
-/// batch left, what this packet costs.
+/// Charges `cost` ticks to a shared bucket from which this CPU has already drawn `credit` ticks.
 ///
-/// Over any time no more is admitted than the limit says, and what the CPUs had in hand before.
+/// The shared state is written only if the credit does not suffice. Then a batch is drawn on top of
+/// the cost, or only the cost if the bucket has no room for the batch. In any interval, at most the
+/// limit plus the earlier credits of the CPUs is admitted.
 #[inline(always)]
 pub fn draw(limit: &Limit, state: u64, credit: u64, now: u64, cost: u64) -> Draw {
     if credit >= cost {

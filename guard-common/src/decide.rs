@@ -1,4 +1,18 @@
-//! The order of checks, and nothing else.
+//! The order of the checks, and nothing else.
+//!
+//! 1. A frame whose headers cannot be parsed is refused, with the reason of the parser.
+//! 2. A frame that is neither IPv4 nor IPv6 passes.
+//! 3. A packet with ports passes if no service guards its destination port. Otherwise the service
+//!    decides: it refuses a source that is martian or an address of this node, passes segments of
+//!    existing connections if it matches new connections only, and refuses sources that are not in
+//!    its allowlist. Then the limits of the service apply, to allowed sources only.
+//! 4. Packets to a tunnel port, packets of an IP protocol that a device of this node decapsulates,
+//!    and fragments other than the first pass if some service lists the source or is open to any.
+//!    Packets of other protocols without ports pass.
+//!
+//! A service that refuses a packet drops it if it enforces, and only counts it if it observes. A
+//! frame that is refused without a service is dropped if any guarded service enforces, counted if
+//! all observe, and passes if the node guards nothing.
 
 use crate::{
     flow::{Addr, Headers, Parsed},
@@ -13,8 +27,12 @@ use crate::{
     verdict::{Action, Reason, Verdict},
 };
 
-/// Judges a frame: [`parse()`], then [`decide`]. Total: every frame gets a verdict, and the verdict
-/// says why.
+/// Evaluates a frame against the policy of a node: [`parse()`], then [`decide`].
+///
+/// `packet` is the frame from its Ethernet header on, `tables` the compiled policy, and `limiter`
+/// the token buckets with their clock, which the call may charge. `observer` receives each step,
+/// the verdict last; pass [`NoTrace`](crate::observe::NoTrace) if no steps are needed. There are no
+/// errors: every frame gets a verdict, which includes the reason.
 #[inline(always)]
 pub fn evaluate(
     packet: &impl Packet,
@@ -28,7 +46,13 @@ pub fn evaluate(
     verdict
 }
 
-/// Decides about a frame of `len` bytes with these headers.
+/// Decides about a frame from its headers.
+///
+/// `len` is the length of the frame on the wire in bytes, Ethernet header included, frame check
+/// sequence not; limits on bytes are charged with it. `tables`, `limiter` and `observer` are as in
+/// [`evaluate`], except that the observer does not receive the verdict. Returns the verdict
+/// together with the number of its counter. There are no errors: headers that could not be parsed
+/// lead to a refusal with the reason of the parser.
 #[inline(always)]
 pub fn decide(
     headers: &Headers,
@@ -58,7 +82,8 @@ fn by_policy(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
-    // Sources are looked up in one place: in the kernel every place is a copy of the walk.
+    // The source is looked up in one place: all code is inlined in the kernel, so each further
+    // place would be another copy of the trie walk.
     let asked = match *parsed {
         Parsed::Flow(_) => match tables.port_at(headers.port_index()) {
             Port::Unguarded => {
@@ -103,15 +128,17 @@ fn by_policy(
     }
 }
 
-/// What is asked about a source.
+/// What the decision has to know about the source.
 enum SourceQuery {
-    /// May it reach the service in this slot?
+    /// Whether the source may reach the service in this slot.
     Service(u8),
-    /// Does some service know it? The reason to refuse if not, and to pass if so.
+    /// Whether any service lists the source. The first reason is for a refusal if none does, the
+    /// second for passing.
     Known(Reason, Reason),
 }
 
-/// What is not guarded passes, unless it is encapsulation whose source has to be known.
+/// Passes a packet that no service guards. Returns `None` for encapsulation whose source must be
+/// looked up first.
 #[inline(always)]
 fn unguarded(
     tables: &impl Tables,
@@ -128,8 +155,8 @@ fn unguarded(
     Some(Decision::of_node(Action::Pass, Reason::Unguarded))
 }
 
-/// What happens to a frame that cannot be judged by port: dropped while some service of this node
-/// enforces, counted while some observes, passed on a node that guards nothing.
+/// Returns the action for a frame that belongs to no single service: `Drop` if some service of this
+/// node enforces, `WouldDrop` if all observe, `Pass` if the node guards nothing.
 #[inline(always)]
 fn strictest(tables: &impl Tables) -> Action {
     if tables.setting(Setting::Enforcing) != 0 {
@@ -141,17 +168,18 @@ fn strictest(tables: &impl Tables) -> Action {
     }
 }
 
-/// What is known of a source, and the number of its first bucket.
+/// Looks up a source: what the tables know about it, and the number of its first bucket.
 #[inline(always)]
 fn look_up(tables: &impl Tables, addr: &Addr, observer: &mut impl Observer) -> (Source, u32) {
     let Found { class, buckets } = tables.find(addr);
-    // What is known of the unknown needs no look-up.
+    // Class 0 is "unknown source": skip the lookup.
     let found = if class == 0 { Source::default() } else { tables.class(class) };
     observer.note(Step::Source { addr: *addr, found });
     (found, buckets)
 }
 
-/// What a service does with a frame that it refuses.
+/// Refuses a frame in the name of a service: `Drop` if the service enforces, `WouldDrop` if it
+/// observes.
 #[inline(always)]
 fn refusal(tables: &impl Tables, reason: Reason, slot: u8) -> Decision {
     let enforced = tables.setting(Setting::Enforcing) & 1_u64.wrapping_shl(slot.into()) != 0;
@@ -187,18 +215,21 @@ fn guarded(
     } else {
         return refuse(Reason::NotAllowed);
     };
-    // Who is not allowed leaves no state: replies from strangers are not limited.
+    // Sources that are not allowed have no bucket, so their established segments are not rate
+    // limited.
     let has_limits = is(Setting::LimitsVolume) || (opening && is(Setting::LimitsConnections));
     if allowed && has_limits {
         let kinds = tables.setting(Setting::Kinds);
-        // The compiler never points a port at an empty slot; if it did, nobody would be let in.
+        // The policy compiler never assigns a port to an empty slot. If one is found nevertheless,
+        // the packet is refused.
         let Some(service) = tables.service(slot) else {
             return refuse(Reason::NotAllowed);
         };
         let number = if source.is_member() {
-            // A member has a bucket at each service that it may reach and that limits sources.
+            // A member has a bucket for each service that it may reach and that limits sources.
+            // `rank` is the number of such services in lower slots.
             let before = tables.setting(Setting::PerSource) & bit.wrapping_sub(1);
-            // Mostly this is the first one, and there is nothing to count.
+            // Usually no lower slot limits sources, and nothing has to be counted.
             let rank = if before == 0 {
                 0
             } else {

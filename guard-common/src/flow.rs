@@ -1,4 +1,4 @@
-//! What parsing finds out about a frame.
+//! The facts that parsing extracts from a frame.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,22 +7,23 @@ use crate::{
     verdict::Reason,
 };
 
-/// An IP address as integers: the first octet is the most significant byte.
+/// An IP address as integers in host byte order: the first octet is the most significant byte.
 ///
-/// Integers, because they stay in registers; arrays of octets would be spelled out on the stack of
-/// the kernel program, byte by byte.
+/// Integers stay in registers, whereas the kernel program would build arrays of octets on its
+/// stack, byte by byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Addr {
     /// An IPv4 address.
     V4(u32),
-    /// An IPv6 address: the upper and the lower half.
+    /// An IPv6 address: the upper and the lower 64 bits.
     V6([u64; 2]),
 }
 
 impl Addr {
-    /// Whether no honest host can have sent a packet from this address over a wire: unspecified
-    /// and "this network" (RFC 1122 3.2.1.3), loopback, multicast, limited broadcast, and
-    /// IPv4-mapped IPv6 (RFC 4291 2.5.5.2), which a dual-stack socket would take for IPv4.
+    /// Returns whether a packet with this source cannot legitimately arrive over a wire:
+    /// unspecified and "this network" (RFC 1122 section 3.2.1.3), loopback, multicast, limited
+    /// broadcast, and IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2), which a dual-stack socket would
+    /// treat as IPv4.
     #[inline(always)]
     pub fn is_martian(&self) -> bool {
         match *self {
@@ -35,8 +36,8 @@ impl Addr {
         }
     }
 
-    /// The address as an IPv6 address, IPv4 as IPv4-mapped: for keys and records, never for
-    /// look-ups.
+    /// Returns the address as an IPv6 address, an IPv4 address as IPv4-mapped. For keys and
+    /// records, never for lookups.
     #[inline(always)]
     pub fn mapped(&self) -> [u64; 2] {
         match *self {
@@ -72,12 +73,12 @@ impl From<Addr> for IpAddr {
     }
 }
 
-/// The part of a packet that a policy speaks about, when the packet has ports.
+/// The facts of a packet with ports that a policy refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
-    /// Who sent it.
+    /// Source address.
     pub source: Addr,
-    /// The transport.
+    /// Transport protocol.
     pub transport: Transport,
     /// Source port, never used for a decision.
     pub source_port: u16,
@@ -88,16 +89,16 @@ pub struct Flow {
     pub opening: bool,
 }
 
-/// What a frame turned out to be.
+/// The result of parsing a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
-    /// Neither IPv4 nor IPv6.
+    /// The frame is neither IPv4 nor IPv6.
     NotIp,
-    /// A fragment that carries no ports, from this source.
+    /// A fragment other than the first, which contains no ports, from this source.
     LaterFragment(Addr),
-    /// A packet of a protocol without ports that we judge.
+    /// A packet of a protocol whose ports a policy cannot name.
     Portless {
-        /// Who sent it.
+        /// Source address.
         source: Addr,
         /// IP protocol number.
         protocol: u8,
@@ -106,21 +107,22 @@ pub enum Parsed {
     Flow(Flow),
 }
 
-/// What parsing hands over: [`Parsed`] or a [`Reason`], packed into words that always hold a value.
+/// The parsed headers of a frame: [`Parsed`] or a [`Reason`], packed into words that are always
+/// initialised.
 ///
-/// Two properties of the kernel program hang on this. An enum leaves the bytes of its other
-/// variants undefined, and where paths meet the compiler copies registers that were never written:
-/// the verifier refuses that. And a shell can hide from the verifier which case it is in (see
-/// [`Headers::masked`]), so that the decision is verified once and not once for every way in which
-/// a frame can be parsed.
+/// The kernel program depends on two properties of this form. An enum leaves the bytes of its other
+/// variants undefined, and the compiler copies registers that were never written where paths meet,
+/// which the verifier refuses. And [`Headers::masked`] can hide from the verifier which case is
+/// present, so that it verifies the decision once and not once for every way to parse a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
     /// unused (1), protocol (8), reason (8).
     pub facts: u64,
-    /// The source: an IPv6 address, or 0 and an IPv4 address.
+    /// The source: an IPv6 address as in [`Addr::V6`], or 0 and an IPv4 address. 0 if there is
+    /// none.
     pub source: [u64; 2],
-    /// Source port of a flow. By itself, because no decision looks at it.
+    /// Source port of a flow. In a field of its own, because no decision uses it.
     pub source_port: u16,
 }
 
@@ -131,7 +133,7 @@ const KIND_BIT: u32 = 20;
 const PROTOCOL_BIT: u32 = 24;
 const REASON_BIT: u32 = 32;
 
-/// Port and transport.
+/// The bits of port and transport.
 const PORT_INDEX_MASK: u64 = PORT_TABLE_LEN as u64 - 1;
 
 const FLOW: u64 = 0;
@@ -146,7 +148,7 @@ impl Headers {
         Self { facts: NOT_IP << KIND_BIT, source: [0; 2], source_port: 0 }
     }
 
-    /// Headers that cannot be read, for this reason.
+    /// Returns headers that could not be parsed, for this reason.
     #[inline(always)]
     pub fn unparsed(reason: Reason) -> Self {
         Self {
@@ -187,28 +189,33 @@ impl Headers {
         Self { facts: kind << KIND_BIT | ipv6 << IPV6_BIT, source, source_port: 0 }
     }
 
-    /// The same headers, with `zero` mixed in. If the verifier does not know that it is zero, it
-    /// does not know the facts any more either.
+    /// Returns the same headers with `zero` mixed in by XOR. If the verifier does not know that the
+    /// value is zero, it no longer knows the facts either.
     #[inline(always)]
     #[must_use]
     pub fn masked(self, zero: u64) -> Self {
         Self { facts: self.facts ^ zero, ..self }
     }
 
-    /// Transport and destination port of a flow, as an index of a
-    /// [`PortTable`](crate::port_table::PortTable): as they lie, nothing has to be computed.
+    /// Returns transport and destination port of a flow as an index into a
+    /// [`PortTable`](crate::port_table::PortTable). The bits are stored in this order, so nothing
+    /// has to be computed.
     #[inline(always)]
     pub fn port_index(&self) -> usize {
         (self.facts & PORT_INDEX_MASK) as usize
     }
 
-    /// What the frame turned out to be, or why it could not be parsed.
+    /// Unpacks the result of parsing.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the frame could not be parsed.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
     pub fn parsed(&self) -> Result<Parsed, Reason> {
         let facts = self.facts;
         let kind = facts >> KIND_BIT & 7;
-        // First, and by itself: nearly all frames are flows.
+        // First and separate, because nearly all frames are flows.
         if kind == FLOW {
             return Ok(Parsed::Flow(Flow {
                 source: self.source(),
@@ -235,13 +242,13 @@ impl Headers {
         }
     }
 
-    /// Of a flow: whether it opens a connection, as [`Flow::opening`].
+    /// Returns whether a flow opens a connection, as [`Flow::opening`]; false for all other frames.
     #[inline(always)]
     pub fn is_opening(&self) -> bool {
         self.facts >> OPENING_BIT & 1 != 0
     }
 
-    /// Who sent the frame; unspecified if that is not known.
+    /// Returns the source address; 0.0.0.0 if it is not known.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
     pub fn source(&self) -> Addr {

@@ -1,12 +1,12 @@
-//! What trainguard decides about a frame, written once.
+//! The decision of trainguard about a frame, implemented once for kernel and user space.
 //!
-//! The same code is compiled into the XDP program and into the host binary, where `lint`, `trace`,
-//! `replay` and the tests run it. It therefore knows no maps, no clocks, no YAML and no system
-//! calls: a shell hands it a [`Packet`], the [`Tables`] of a policy and a [`Limiter`], and gets
-//! back a [`Verdict`].
+//! The same code is compiled into the XDP and tc programs and into the host binary, where `lint`,
+//! `trace`, `replay` and the tests run it. It therefore uses no maps, no clocks, no YAML and no
+//! system calls: the caller passes a [`Packet`], the [`Tables`] of a policy and a [`Limiter`], and
+//! [`evaluate`] returns a [`Verdict`].
 //!
-//! The entry point is [`evaluate`]. The order of its checks is the contract of the project; it stands
-//! in [`mod@decide`] and nowhere else.
+//! The order of the checks is the contract of the project. It is defined in [`mod@decide`] and
+//! nowhere else.
 #![no_std]
 #![deny(
     missing_docs,

@@ -1,4 +1,4 @@
-//! Charging the limits of a service, in the order of the contract: per source, then in total.
+//! Charges the limits of a service in the order of the contract: per source, then in total.
 
 use crate::{
     bucket::Limit,
@@ -9,51 +9,59 @@ use crate::{
     verdict::Reason,
 };
 
-/// Number of hashed buckets for sources that are no members. A power of two.
+/// Number of hashed buckets, for sources that are not members. A power of two.
 pub const HASHED_BUCKETS: u32 = 1 << 16;
 const HASHED_MASK: u32 = HASHED_BUCKETS - 1;
 
-/// The bucket of one source at a service.
+/// Identifies the bucket of one source at one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bucket {
     /// Slot of the service.
     pub slot: u8,
-    /// The source.
+    /// Address of the source.
     pub addr: Addr,
-    /// Of a member: the number of the bucket, which it shares with nobody. [`Bucket::SHARED`] for
-    /// others. Not an option, whose number would be undefined where there is none: the compiler
-    /// copies it all the same, and the verifier refuses that.
+    /// Number of a member's bucket, which no other source uses; [`Bucket::SHARED`] for sources that
+    /// are not members. Not an `Option`: its number would be undefined for `None`, and the verifier
+    /// refuses the copy of it that the compiler makes all the same.
     pub number: u32,
 }
 
 impl Bucket {
-    /// The number of a bucket that belongs to no member.
+    /// The number for a source that is not a member. Its bucket is a hashed one.
     pub const SHARED: u32 = u32::MAX;
 }
 
-/// Storage of bucket states, and the clock.
+/// The states of all token buckets, and their clock.
+///
+/// The kernel programs implement it over maps, the host in memory. Times and costs are in ticks
+/// (see [`crate::bucket`]). There are no errors: a bucket that cannot be found or updated refuses
+/// the packet.
 pub trait Limiter {
-    /// Where the states of a source's bucket are: one for each [`Unit`].
+    /// Refers to the states of one source's bucket, one for each [`Unit`].
     type States;
 
-    /// Now, in ticks of a monotonic clock (see [`crate::bucket`]).
+    /// Returns the current time in ticks of a monotonic clock, below 2^63.
     fn now(&self) -> u64;
 
-    /// Finds the bucket of a source. A bucket that cannot be found refuses.
+    /// Finds the bucket of a source. `None` refuses the packet.
     fn states(&self, of: &Bucket) -> Option<Self::States>;
 
-    /// Charges one state with `cost` ticks by [`crate::bucket::step`]; whether it fitted. A state
-    /// that cannot be updated refuses.
+    /// Charges one state of a bucket with `cost` ticks by [`crate::bucket::step`]. Returns whether
+    /// the charge was admitted; false also if the state cannot be updated.
     fn charge(&self, of: &Self::States, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool;
 
-    /// Charges the bucket of all sources of the service in a slot by [`crate::bucket::draw`];
-    /// whether it fitted.
+    /// Charges the bucket that all sources of the service in `slot` share, by
+    /// [`crate::bucket::draw`]. Returns whether the charge was admitted; false also if the state
+    /// cannot be updated.
     fn charge_total(&self, slot: u8, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool;
 }
 
-/// The hashed bucket of a source that is no member. An IPv6 source counts as its /64: whoever has
-/// one address of it has them all. The hash is keyed by a secret, so no sender can choose whose
-/// bucket it shares; a collision only ever makes a limit stricter.
+/// Returns the number of the hashed bucket of a source that is not a member, below
+/// [`HASHED_BUCKETS`].
+///
+/// An IPv6 source counts as its /64, because a host with one address of it can use them all. The
+/// hash is keyed with a secret, so no sender can choose whose bucket it shares. A collision only
+/// makes a limit stricter.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
 pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
@@ -65,7 +73,7 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
     hash as u32 & HASHED_MASK
 }
 
-/// Charges for a packet that the kernel has merged from several.
+/// A limiter for a packet that the kernel has merged from several (GRO).
 #[derive(Debug, Clone, Copy)]
 pub struct Merged<L> {
     limiter: L,
@@ -73,21 +81,22 @@ pub struct Merged<L> {
 }
 
 impl<L> Merged<L> {
-    /// A frame that was so many packets on the wire; 1 if nothing was merged.
+    /// Wraps the limiter for a packet that was `packets` packets on the wire; 1 if nothing was
+    /// merged.
     #[inline(always)]
     pub fn new(limiter: L, packets: u32) -> Self {
         Self { limiter, packets }
     }
 
-    /// As many packets as there were. Merged ones never cost more than a whole burst: one by one,
-    /// as they came, some of them would have been admitted, and no sender chooses what is merged.
+    /// Returns the cost of all merged packets, at most a whole burst: arriving one by one, some of
+    /// them would have been admitted, and no sender controls what is merged.
     #[inline(always)]
     fn cost(&self, unit: Unit, limit: &Limit, cost: u64) -> u64 {
         if self.packets <= 1 {
             return cost;
         }
         let times = if unit == Unit::Packets { u64::from(self.packets) } else { 1 };
-        // The kernel target has no product that says when it does not fit.
+        // The BPF target has no multiplication that reports an overflow.
         if cost >> 47 != 0 || times >> 16 != 0 {
             return limit.depth;
         }
@@ -119,8 +128,13 @@ impl<L: Limiter> Limiter for Merged<L> {
     }
 }
 
-/// Charges every limit that applies; the reason of the first that refuses. What was charged before
-/// the refusal stays charged. `kinds` is [`Setting::Kinds`](crate::tables::Setting::Kinds).
+/// Charges every limit of a service that applies to a packet. `bytes` is the length of its frame,
+/// `kinds` is [`Setting::Kinds`](crate::tables::Setting::Kinds), and `number` is
+/// [`Bucket::number`].
+///
+/// # Errors
+///
+/// The reason of the first limit that refuses. Limits charged before it stay charged.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
 pub(crate) fn charge(
@@ -146,9 +160,9 @@ pub(crate) fn charge(
     packet.charge(&service.total, TOTAL_KINDS_BIT, TOTAL, one, observer)
 }
 
-/// The kinds of limit per source, in [`Setting::Kinds`](crate::tables::Setting::Kinds).
+/// The bits for limits per source in [`Setting::Kinds`](crate::tables::Setting::Kinds).
 const PER_SOURCE_KINDS: u64 = 0b111;
-/// Where the kinds in total begin, likewise.
+/// The first bit for limits in total in [`Setting::Kinds`](crate::tables::Setting::Kinds).
 pub const TOTAL_KINDS_BIT: u32 = 3;
 
 const PER_SOURCE: [Reason; 3] =
@@ -156,7 +170,7 @@ const PER_SOURCE: [Reason; 3] =
 const TOTAL: [Reason; 3] =
     [Reason::LimitTotalNewConnections, Reason::LimitTotalPackets, Reason::LimitTotalBytes];
 
-/// What a packet is charged for.
+/// The facts of a packet that its cost depends on.
 struct Charged {
     now: u64,
     kinds: u64,
@@ -165,7 +179,8 @@ struct Charged {
 }
 
 impl Charged {
-    /// Charges the limits that there are, in their order, by `one`.
+    /// Charges the limits that are set, in the order of [`Unit::ALL`]. `one` charges a single
+    /// limit, and `first_kind` is the first bit of these limits in `kinds`.
     #[inline(always)]
     fn charge(
         &self,
@@ -176,7 +191,8 @@ impl Charged {
         observer: &mut impl Observer,
     ) -> Result<(), Reason> {
         let mut charge = |unit: Unit, limit: &Limit, units, reason| {
-            // A kind that no service uses is a constant, and the verifier removes what follows.
+            // `kinds` is a constant of the program, so the verifier removes the code for kinds that
+            // no service uses.
             if self.kinds >> first_kind >> unit as u64 & 1 == 0 || !limit.is_some() {
                 return Ok(());
             }
@@ -198,7 +214,7 @@ mod tests {
 
     use super::*;
 
-    /// Remembers what it was asked to charge.
+    /// Records the last cost that was charged.
     #[derive(Default)]
     struct Charged(Cell<u64>);
 
@@ -241,7 +257,7 @@ mod tests {
         assert_eq!(charged(101, Unit::Packets, &limit, limit.unit), limit.depth);
         assert_eq!(charged(u32::MAX, Unit::Packets, &limit, limit.unit), limit.depth);
         assert_eq!(charged(45, Unit::Packets, &limit, u64::MAX), limit.depth);
-        // Bytes are those of all of them already.
+        // The bytes already include those of all merged packets.
         assert_eq!(charged(45, Unit::Bytes, &limit, limit.unit), limit.unit);
         assert_eq!(charged(45, Unit::Bytes, &limit, 2 * limit.depth), limit.depth);
         assert_eq!(charged(1, Unit::Bytes, &limit, 2 * limit.depth), 2 * limit.depth);

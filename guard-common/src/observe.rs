@@ -1,4 +1,4 @@
-//! Being told what the decision does, step by step: silent in the kernel, a recorder for `trace`.
+//! Reports the steps of a decision: to a recorder in `trace`, to nothing in the kernel.
 
 use crate::{
     flow::{Addr, Parsed},
@@ -9,52 +9,56 @@ use crate::{
 /// One step of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The Ethernet header was read, with this many VLAN tags in front of this EtherType.
+    /// The Ethernet header was read.
     Ethernet {
-        /// EtherType behind the tags.
+        /// EtherType after the VLAN tags.
         ethertype: u16,
-        /// Number of tags.
+        /// Number of VLAN tags.
         tags: u32,
     },
-    /// An IPv6 extension header (or an IPv4 authentication header) was stepped over.
+    /// An IPv6 extension header (or an IPv4 authentication header) with this protocol number was
+    /// skipped.
     Extension(u8),
     /// The frame was parsed.
     Parsed(Parsed),
-    /// The frame could not be parsed.
+    /// The frame could not be parsed, for this reason.
     Unparsed(Reason),
-    /// This service guards the port.
+    /// The service in this slot guards the port.
     Guarded(u8),
     /// No service guards the port or protocol.
     NotGuarded,
-    /// A device of this node would unpack this packet.
+    /// A device of this node would decapsulate this packet.
     Encapsulation,
     /// The source was looked up.
     Source {
-        /// The address.
+        /// The address of the source.
         addr: Addr,
-        /// What the tables know of it.
+        /// What the tables know about it.
         found: Source,
     },
     /// A limit was charged.
     Limit {
-        /// The reason it would drop for.
+        /// The reason that the limit gives if it refuses.
         reason: Reason,
         /// Units charged: connections, packets or bytes.
         units: u64,
-        /// Whether the charge fitted.
+        /// Whether the charge was admitted.
         admitted: bool,
     },
     /// The verdict.
     Verdict(Verdict),
 }
 
-/// Told of each step.
+/// Receives each step of a decision, in order.
+///
+/// A recorder implements it to explain a verdict; [`NoTrace`] ignores all steps. An observer cannot
+/// influence the verdict.
 pub trait Observer {
-    /// Takes note of a step.
+    /// Receives one step.
     fn note(&mut self, step: Step);
 }
 
-/// Takes note of nothing; compiles to nothing.
+/// An observer that ignores all steps and compiles to no code.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoTrace;
 

@@ -1,65 +1,72 @@
-//! A frame as the decision sees it: a length, and fixed-width reads at an offset.
+//! A frame as the decision sees it: a length, and reads of fixed width at an offset.
 
-/// A received frame, unopened, from the first byte of its Ethernet header.
+/// A received frame, addressed from the first byte of its Ethernet header.
 ///
-/// It is read header by header: one check that `N` bytes are there, then fields at constant offsets
-/// within them, in network byte order, whatever their alignment.
+/// The parser reads a frame header by header: [`Packet::read`] checks once that `N` bytes are
+/// present, and [`Fields`] then reads them at constant offsets, in network byte order and at any
+/// alignment. Offsets and lengths are in bytes. A read beyond the available bytes returns `None`.
+///
+/// The kernel programs implement the trait for packet memory, and [`Frame`] implements it for a
+/// slice.
 pub trait Packet {
-    /// `N` bytes that are known to be there.
+    /// `N` bytes that are known to be present.
     type Bytes<const N: usize>: Fields;
 
-    /// Whether a read at an offset that the compiler knows costs less than another. Then frames
-    /// without VLAN tags and IP options, which nearly all are, are read by a copy of the parser of
-    /// their own.
+    /// Whether a read at an offset that the compiler knows costs less than other reads. If so, the
+    /// parser has a separate copy for frames without VLAN tags and IP options, which nearly all
+    /// frames are.
     const KNOWN_OFFSETS_ARE_CHEAP: bool;
 
-    /// Length of the frame on the wire in bytes, without the frame check sequence. May exceed what
-    /// [`Packet::read`] can reach, when a capture cut the frame.
+    /// Returns the length of the frame on the wire in bytes, without the frame check sequence. It
+    /// may exceed the bytes that [`Packet::read`] can reach, when a capture truncated the frame.
     fn len(&self) -> u32;
 
-    /// The `N` bytes at offset `at`, or nothing if they are not all there.
+    /// Returns the `N` bytes at offset `at`, or `None` if they are not all present.
     fn read<const N: usize>(&self, at: u32) -> Option<Self::Bytes<N>>;
 
-    /// As [`Packet::read`], for headers that few frames have: a shell may take a slower way here.
+    /// Reads like [`Packet::read`], for headers that few frames have. An implementation may be
+    /// slower here.
     fn read_rare<const N: usize>(&self, at: u32) -> Option<Self::Bytes<N>> {
         self.read(at)
     }
 
-    /// Whether the frame is long enough to end at offset `end` or behind it.
+    /// Returns whether the frame has at least `end` bytes.
     #[inline(always)]
     fn reaches(&self, end: u32) -> bool {
         end <= self.len()
     }
 
-    /// VLAN tags that a driver or the kernel took off the frame before. They count like tags that
-    /// are still in it.
+    /// Returns how many VLAN tags a driver or the kernel has already removed from the frame. They
+    /// count like tags that are still in it.
     #[inline(always)]
     fn tags_taken_off(&self) -> u32 {
         0
     }
 
-    /// Whether the kernel has merged several packets into this one. It may then be longer than its
-    /// header can say, which says 0 instead.
+    /// Returns whether the kernel has merged several packets into this one (GRO). A merged packet
+    /// may be longer than the length field of its IP header can express; the field is 0 in this
+    /// case.
     #[inline(always)]
     fn is_merged(&self) -> bool {
         false
     }
 
-    /// Whether the frame has no bytes at all.
+    /// Returns whether the frame has no bytes at all.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The fields of some bytes, at constant offsets. An offset beyond the bytes does not compile.
+/// Bytes that can be read as integers at constant offsets. An offset beyond the bytes does not
+/// compile.
 pub trait Fields {
-    /// One byte.
+    /// Returns one byte.
     fn u8<const AT: usize>(&self) -> u8;
-    /// Two bytes, the first one the most significant.
+    /// Returns two bytes in network byte order.
     fn be16<const AT: usize>(&self) -> u16;
-    /// Four bytes, likewise.
+    /// Returns four bytes in network byte order.
     fn be32<const AT: usize>(&self) -> u32;
-    /// Eight bytes, likewise.
+    /// Returns eight bytes in network byte order.
     fn be64<const AT: usize>(&self) -> u64;
 }
 
@@ -86,15 +93,15 @@ impl<const N: usize> Fields for [u8; N] {
     }
 }
 
-/// `LEN` of the bytes, from `AT` on.
+/// Returns `LEN` of the bytes, from `AT` on.
 #[inline(always)]
 fn part<const AT: usize, const LEN: usize, const N: usize>(bytes: &[u8; N]) -> [u8; LEN] {
     const { assert!(AT + LEN <= N, "a field beyond the bytes that were read") };
-    // Never the default, as was just asserted; it spares a way to panic.
+    // The assertion rules out the default; it is here only to avoid code that can panic.
     core::array::from_fn(|nth| bytes.get(AT.wrapping_add(nth)).copied().unwrap_or_default())
 }
 
-/// A frame of which every read is a rare one.
+/// A frame that answers every read with [`Packet::read_rare`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ColdPath<'a, P>(pub(crate) &'a P);
 
@@ -128,7 +135,7 @@ impl<P: Packet> Packet for ColdPath<'_, P> {
     }
 }
 
-/// A frame in memory.
+/// A frame in memory, complete or truncated by a capture.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     bytes: &'a [u8],
@@ -136,12 +143,13 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// A whole frame.
+    /// Wraps a complete frame, without the frame check sequence.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, len: u32::try_from(bytes.len()).unwrap_or(u32::MAX) }
     }
 
-    /// The beginning of a frame that had `len` bytes on the wire: what a capture kept of it.
+    /// Wraps the first bytes of a frame that had `len` bytes on the wire, as a capture keeps them.
+    /// A `len` below the number of bytes is raised to it.
     pub fn cut(bytes: &'a [u8], len: u32) -> Self {
         let whole = Self::new(bytes);
         Self { bytes, len: len.max(whole.len) }
@@ -150,7 +158,8 @@ impl<'a> Frame<'a> {
 
 impl Packet for Frame<'_> {
     type Bytes<const N: usize> = [u8; N];
-    /// It does not matter in memory; as in the kernel, so that both ways are gone here, too.
+    /// The costs are equal in memory. Set as in the kernel, so that the host runs both copies of
+    /// the parser, too.
     const KNOWN_OFFSETS_ARE_CHEAP: bool = true;
 
     fn len(&self) -> u32 {

@@ -1,5 +1,5 @@
-//! From a frame to what a policy speaks about. Every length is checked against the frame; what
-//! cannot be followed is an error with a reason, never a guess.
+//! Parses a frame into the facts that a policy refers to. Every length is checked against the
+//! frame. A header that cannot be parsed is an error with a reason, never a guess.
 
 use crate::{
     flow::{Addr, Flow, Headers},
@@ -10,7 +10,8 @@ use crate::{
     wire,
 };
 
-/// The transport of a protocol number, for the protocols that have ports we judge.
+/// Returns the transport of an IP protocol number, or `None` if a policy cannot name ports of the
+/// protocol. UDP-Lite counts as UDP.
 #[inline(always)]
 pub fn transport(protocol: u8) -> Option<Transport> {
     match protocol {
@@ -21,8 +22,10 @@ pub fn transport(protocol: u8) -> Option<Transport> {
     }
 }
 
-/// Reads the headers of a frame. [`Headers::parsed`] says what they are, or why they cannot be
-/// read: [`Reason::Undecodable`], [`Reason::MalformedIp`], [`Reason::TooManyHeaders`] or
+/// Parses the headers of a frame.
+///
+/// [`Headers::parsed`] returns the result, or the reason why the headers cannot be parsed:
+/// [`Reason::Undecodable`], [`Reason::MalformedIp`], [`Reason::TooManyHeaders`] or
 /// [`Reason::MalformedL4`].
 #[inline(always)]
 pub fn parse<P: Packet>(packet: &P, observer: &mut impl Observer) -> Headers {
@@ -34,8 +37,9 @@ pub fn parse<P: Packet>(packet: &P, observer: &mut impl Observer) -> Headers {
     if P::KNOWN_OFFSETS_ARE_CHEAP && !is_vlan(ethertype) {
         return ip(packet, at, tags, ethertype, observer);
     }
-    // Counted, though the last round returns in any case: what a `while` was compiled to in the tc
-    // program, Linux 6.1 takes for a loop without an end (`check_cfg`, `kernel/bpf/verifier.c`).
+    // A counted loop, although the last iteration always returns: Linux 6.1 rejects the code
+    // generated for a `while` in the tc program as an infinite loop (`check_cfg`,
+    // `kernel/bpf/verifier.c`).
     for _ in 0..=wire::MAX_VLAN_TAGS {
         if !is_vlan(ethertype) {
             break;
@@ -51,7 +55,7 @@ pub fn parse<P: Packet>(packet: &P, observer: &mut impl Observer) -> Headers {
     ip(packet, at, tags, ethertype, observer)
 }
 
-/// What follows the tags.
+/// Parses the network header that follows the VLAN tags.
 #[inline(always)]
 fn ip(
     packet: &impl Packet,
@@ -79,10 +83,10 @@ fn ethertype_at(packet: &impl Packet, at: u32) -> Option<u16> {
     packet.read::<2>(at).map(|tag| tag.be16::<0>())
 }
 
-/// RFC 791.
+/// Parses an IPv4 header (RFC 791).
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, at: u32, observer: &mut impl Observer) -> Headers {
-    // Version to source address; what follows is not looked at.
+    // From the version to the source address. The rest of the header is not needed.
     let Some(header) = packet.read::<16>(at) else {
         return Headers::unparsed(Reason::MalformedIp);
     };
@@ -122,23 +126,23 @@ fn ipv4_body(
     extensions(&ColdPath(packet), body, protocol, is_ipv4_extension, observer)
 }
 
-/// A length that an IP header says, of what begins at offset `at`. A merged packet too long for the
-/// field has 0 in it, and ends where the frame ends: so does the stack take it (`skb_ip_totlen`,
-/// include/linux/ip.h).
+/// Returns the length in bytes of the data that begins at offset `at`, given the value `said` of
+/// the IP header. A merged packet that is too long for the field has 0 there and extends to the end
+/// of the frame, as in the network stack (`skb_ip_totlen`, include/linux/ip.h).
 #[inline(always)]
 fn length(packet: &impl Packet, said: u16, at: u32) -> u32 {
     if said == 0 && packet.is_merged() { packet.len().wrapping_sub(at) } else { said.into() }
 }
 
-/// RFC 8200.
+/// Parses an IPv6 header (RFC 8200).
 #[inline(always)]
 fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers {
-    // Version to source address.
+    // From the version to the source address.
     let Some(header) = packet.read::<24>(at) else {
         return Headers::unparsed(Reason::MalformedIp);
     };
     let start = at.wrapping_add(wire::IPV6_LEN);
-    // A jumbogram (RFC 2675) says 0 here, so its headers lie beyond the end and are refused.
+    // A jumbogram (RFC 2675) has 0 here, so its headers lie beyond the end and it is refused.
     let end = start.wrapping_add(length(packet, header.be16::<4>(), start));
     if header.u8::<0>() >> 4 != 6 || !packet.reaches(end) {
         return Headers::unparsed(Reason::MalformedIp);
@@ -152,7 +156,8 @@ fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     extensions(&ColdPath(packet), body, next, is_ipv6_extension, observer)
 }
 
-/// What follows a header: who sent it, where it starts and where the IP packet ends.
+/// The data that follows a header: the source of the packet, the offset of the data and the end of
+/// the IP packet.
 #[derive(Clone, Copy)]
 struct Body {
     source: Addr,
@@ -172,7 +177,8 @@ fn is_ipv6_extension(protocol: u8) -> bool {
     )
 }
 
-/// Over IPv4 only the authentication header is transparent: Linux takes it off and goes on.
+/// Over IPv4, only the authentication header is skipped: Linux removes it and continues with the
+/// next protocol.
 #[inline(always)]
 fn is_ipv4_extension(protocol: u8) -> bool {
     protocol == wire::PROTO_AH
@@ -206,7 +212,7 @@ fn extensions(
         if next_at > body.end {
             return Headers::unparsed(Reason::MalformedIp);
         }
-        // The offset counts 8-byte units in the upper 13 bits.
+        // The offset is in the upper 13 bits, in units of 8 bytes.
         if protocol == wire::PROTO_FRAGMENT && header.be16::<2>() & 0xfff8 != 0 {
             return Headers::later_fragment(body.source);
         }
@@ -242,7 +248,8 @@ fn ports(packet: &impl Packet, body: Body, transport: Transport) -> Headers {
             Some(flags) if flags_at < end => {
                 flags.u8::<0>() & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN
             }
-            // Cut off: the next fragment may bring a SYN (RFC 1858, RFC 3128).
+            // The flags lie beyond the end of this fragment, and the next fragment may carry a SYN
+            // (RFC 1858, RFC 3128).
             _ => true,
         }
     };

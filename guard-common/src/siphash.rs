@@ -1,7 +1,7 @@
 //! SipHash-1-3 (Aumasson and Bernstein, 2012) over two words.
 //!
-//! A keyed hash with a secret key: whoever does not know the key cannot make collisions. Written
-//! out because the kernel build has no dependencies; the tests compare it with the `siphasher`
+//! A hash with a secret key: without the key, a sender cannot construct collisions. Implemented
+//! here because the kernel build has no dependencies; the tests compare it with the `siphasher`
 //! crate.
 
 /// Hashes the 16 bytes of `a` and `b` (little endian) under `key`.

@@ -1,4 +1,4 @@
-//! What a policy is, once compiled: the questions that the decision asks of it.
+//! The compiled policy of a node, as the decision queries it.
 
 use crate::{
     bucket::Limit,
@@ -7,35 +7,36 @@ use crate::{
     trie::Found,
 };
 
-/// What the tables know of the source addresses of a class.
+/// What the policy knows about the source addresses of one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Source {
-    /// Bit `n` is set if the service in slot `n` lists the address, exactly or by a prefix. A
-    /// service open to `any` is not in here.
+    /// Bit `n` is set if the service in slot `n` lists the address, exactly or by a prefix.
+    /// Services that are open to `any` are not included.
     pub services: u64,
-    /// [`Source::OWN`], [`Source::MEMBER`].
+    /// A combination of [`Source::OWN`] and [`Source::MEMBER`].
     pub flags: u64,
 }
 
 impl Source {
-    /// An address of this node.
+    /// Flag: the address belongs to this node.
     pub const OWN: u64 = 1;
-    /// An address that the manifest gives to a node: it has limiter state of its own.
+    /// Flag: the manifest assigns the address to a node of the cluster, so the source has buckets
+    /// of its own.
     pub const MEMBER: u64 = 2;
 
-    /// Whether this is an address of the node itself.
+    /// Returns whether the address belongs to this node.
     pub fn is_own(&self) -> bool {
         self.flags & Self::OWN != 0
     }
 
-    /// Whether the manifest gives this address to a node.
+    /// Returns whether the manifest assigns the address to a node of the cluster.
     pub fn is_member(&self) -> bool {
         self.flags & Self::MEMBER != 0
     }
 }
 
-/// Which limit of a service: the index into [`Service::per_source`] and [`Service::total`].
+/// What a limit counts. A number is the index into [`BucketStates`](crate::layout::BucketStates).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Unit {
@@ -48,11 +49,11 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// All of them, in the order in which they are charged.
+    /// All units, in the order in which they are charged.
     pub const ALL: [Self; 3] = [Self::NewConnections, Self::Packets, Self::Bytes];
 }
 
-/// The limits of a service on each [`Unit`].
+/// The limits on each [`Unit`], of a service or of each of its sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Limits {
@@ -65,7 +66,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The same limits, for a bucket that all CPUs share.
+    /// Returns the same limits for buckets that all CPUs share.
     #[must_use]
     pub fn in_batches(self) -> Self {
         Self {
@@ -75,13 +76,13 @@ impl Limits {
         }
     }
 
-    /// Whether anything is limited.
+    /// Returns whether any unit is limited.
     #[inline(always)]
     pub fn is_some(&self) -> bool {
         self.new_connections.is_some() || self.packets.is_some() || self.bytes.is_some()
     }
 
-    /// Bit `n` is set if the unit `n` is limited.
+    /// Returns a mask in which bit `n` is set if unit `n` is limited.
     fn kinds(&self) -> u64 {
         let Self { new_connections, packets, bytes } = self;
         u64::from(new_connections.is_some())
@@ -90,58 +91,58 @@ impl Limits {
     }
 }
 
-/// What a service asks for.
+/// Flags and limits of one guarded service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Service {
-    /// [`Service::NEW_CONNECTIONS`] and the other flags.
+    /// A combination of [`Service::NEW_CONNECTIONS`], [`Service::OBSERVE`] and [`Service::ANY`].
     pub flags: u64,
-    /// What each source may send.
+    /// The limits on each source.
     pub per_source: Limits,
-    /// What all sources together may send.
+    /// The limits on all sources together.
     pub total: Limits,
 }
 
 impl Service {
-    /// Only TCP segments that open a connection are matched.
+    /// Flag: only TCP segments that open a connection are matched.
     pub const NEW_CONNECTIONS: u64 = 1;
-    /// Count, drop nothing.
+    /// Flag: refusals are counted, and nothing is dropped.
     pub const OBSERVE: u64 = 2;
-    /// Every source is allowed.
+    /// Flag: every source is allowed.
     pub const ANY: u64 = 4;
 
-    /// Whether a flag is set.
+    /// Returns whether a flag is set.
     pub fn has(&self, flag: u64) -> bool {
         self.flags & flag != 0
     }
 }
 
-/// A fact about the whole node: a mask of service slots, in which bit `n` stands for the service in
-/// slot `n`.
+/// A setting of the whole node: a mask of service slots, in which bit `n` stands for the service in
+/// slot `n`. [`Setting::Kinds`] has another format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Setting {
-    /// The services that are guarded here. 0: nothing is guarded.
+    /// The services that are guarded on this node. 0 if nothing is guarded.
     Guarded = 0,
-    /// The guarded services that drop, as opposed to observe.
+    /// The guarded services that drop and do not only observe.
     Enforcing = 1,
     /// The guarded services that every source may reach.
     Any = 2,
-    /// The guarded services that match TCP segments that open a connection, and no others.
+    /// The guarded services that match only TCP segments that open a connection.
     NewConnections = 3,
     /// The guarded services that limit new connections, per source or in total.
     LimitsConnections = 4,
     /// The guarded services that limit packets or bytes, per source or in total.
     LimitsVolume = 5,
-    /// The guarded services that have a limit per source: members have a bucket at each of them.
+    /// The guarded services that have a limit per source. Members have a bucket at each of them.
     PerSource = 6,
-    /// No mask, but the kinds of limit that some guarded service sets: bit `n` for the unit `n` per
-    /// source, bit `3 + n` for the unit `n` in total.
+    /// No mask of slots, but the kinds of limit that some guarded service sets: bit `n` for unit
+    /// `n` per source, bit `3 + n` for unit `n` in total.
     Kinds = 7,
 }
 
 impl Setting {
-    /// All of them, in the order of their numbers.
+    /// All settings, in the order of their numbers.
     pub const ALL: [Self; 8] = [
         Self::Guarded,
         Self::Enforcing,
@@ -154,12 +155,12 @@ impl Setting {
     ];
 }
 
-/// The facts about a node.
+/// The values of all [`Setting`]s of a node. The default guards nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings([u64; Setting::ALL.len()]);
 
 impl Settings {
-    /// One of them.
+    /// Returns the value of one setting.
     pub fn get(&self, setting: Setting) -> u64 {
         self.0.get(setting as usize).copied().unwrap_or_default()
     }
@@ -170,7 +171,7 @@ impl Settings {
         }
     }
 
-    /// Adds a service in a slot.
+    /// Adds the service in `slot`, which is below [`MAX_SERVICES`](crate::verdict::MAX_SERVICES).
     pub fn add(&mut self, slot: u8, service: &Service) {
         let bit = 1_u64.wrapping_shl(slot.into());
         let per_source = service.per_source.kinds();
@@ -191,39 +192,44 @@ impl Settings {
     }
 }
 
-/// What the decision looks up. Two implementations: plain collections on the host, maps and
-/// read-only globals in the kernel.
+/// The lookups of the decision in the compiled policy of a node.
+///
+/// There are two implementations: collections in memory on the host, and maps and read-only globals
+/// in the kernel. No lookup fails: a port, source or class that the policy does not contain is not
+/// guarded or unknown.
 pub trait Tables {
-    /// A fact about the whole node. Asked for one by one: what a frame does not need is not loaded.
+    /// Returns one setting of the node. Settings are read one by one, so that the kernel program
+    /// loads only those that a frame needs.
     fn setting(&self, setting: Setting) -> u64;
 
-    /// What a destination port is to this node, by its [`port_index`].
+    /// Returns what a destination port is to this node, by its [`port_index`].
     fn port_at(&self, index: usize) -> Port;
 
-    /// What a destination port is to this node.
+    /// Returns what a destination port is to this node.
     fn port(&self, transport: Transport, port: u16) -> Port {
         self.port_at(port_index(transport, port))
     }
 
-    /// Whether a device of this node unpacks this IP protocol.
+    /// Returns whether a device of this node decapsulates this IP protocol.
     fn unpacks(&self, protocol: u8) -> bool;
 
-    /// The class of a source, and where its buckets are; the default for an unknown one.
+    /// Returns the class of a source and the number of its first bucket; the default (class 0) for
+    /// an unknown source.
     fn find(&self, addr: &Addr) -> Found;
 
-    /// What is known of all sources of a class; the default for class 0.
+    /// Returns what is known about the sources of a class; the default for class 0.
     fn class(&self, class: u16) -> Source;
 
-    /// What is known of a source.
+    /// Returns what is known about a source.
     fn source(&self, addr: &Addr) -> Source {
         self.class(self.find(addr).class)
     }
 
-    /// The service in a slot; none if the slot is empty.
+    /// Returns the service in a slot, or `None` if the slot is empty.
     fn service(&self, slot: u8) -> Option<&Service>;
 }
 
-/// The same tables, but nothing is limited: whoever decides by them charges no bucket.
+/// The same tables without any limits: a decision by them charges no bucket.
 #[derive(Debug, Clone, Copy)]
 pub struct Unlimited<T>(pub T);
 

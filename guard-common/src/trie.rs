@@ -1,45 +1,52 @@
-//! A compiled set of prefixes: longest-prefix match in a few loads.
+//! Longest-prefix match over a compiled set of prefixes, in a few loads from memory.
 //!
-//! A poptrie (Asai and Ohara, SIGCOMM 2015) with path compression. The bits that all prefixes share
-//! are compared at once. A direct table resolves the next 16 bits of an address, and knows which
-//! eighths of an entry are empty: most strangers end there. Then each node resolves six bits more;
-//! what a slot of a node holds is found by counting bits, so nodes and leaves lie packed in plain
-//! arrays. Where only one prefix is left, or all that are left share some bits, a leaf says so and
-//! is compared in full at once: the depth follows the number of branchings and not the length of
-//! the prefixes.
+//! The structure is a poptrie (Asai and Ohara, SIGCOMM 2015) with path compression. A lookup goes
+//! through these steps:
 //!
-//! The arrays are built in user space and never change. Kernel and host walk them with the same
-//! code, [`find`]. Whatever they hold, the walk ends, and what cannot be followed is unknown.
+//! 1. The bits that all prefixes share are compared at once.
+//! 2. A direct table resolves the next 16 bits of the address. Each entry also records which
+//!    eighths of its range contain no prefix; the lookup of most unlisted sources ends here.
+//! 3. Each node resolves six more bits. The content of a slot is found by counting bits, so nodes
+//!    and leaves are packed in plain arrays.
+//! 4. Where only one prefix is left, or all that are left share some bits, a leaf holds this prefix
+//!    and it is compared in full. The depth therefore depends on the number of branchings and not
+//!    on the length of the prefixes.
+//!
+//! User space builds the arrays, and they never change afterwards. Kernel and host search them with
+//! the same code, [`find`]. The search ends whatever the arrays contain, and an address whose
+//! entries cannot be followed is unknown.
 
-/// Bits that the direct table resolves, behind those that all prefixes share.
+/// Bits that the direct table resolves, after the bits that all prefixes share.
 pub const ROOT_BITS: u32 = 16;
-/// Entries of the direct table.
+/// Number of entries of the direct table.
 pub const ROOT_LEN: usize = 1 << ROOT_BITS;
-/// Bits behind those, of which an entry of the direct table says whether there is anything.
+/// Bits after those of the direct table that select one of the eighths of an entry.
 pub const PEEK_BITS: u32 = 3;
-/// Bits that a node resolves.
+/// Bits that one node resolves.
 pub const STRIDE: u32 = 6;
-/// Slots of a node.
+/// Number of slots of a node.
 pub const SLOTS: usize = 1 << STRIDE;
 
-/// An address of one family, the first octet the most significant.
+/// An address of one family. The first octet is the most significant.
 pub trait Key: Copy + Eq {
-    /// Bits of an address.
+    /// Number of bits of an address.
     const BITS: u32;
-    /// What makes a [`Leaf`] of this family a power of two in size.
+    /// Padding that makes the size of a [`Leaf`] of this family a power of two.
     type Padding: Copy + Eq + Default + core::fmt::Debug;
-    /// Nodes on the longest way.
+    /// Number of nodes on the longest path.
     const NODES: u32 = (Self::BITS - ROOT_BITS).div_ceil(STRIDE);
 
-    /// The first `LEN` bits, at most 32.
+    /// Returns the first `LEN` bits, at most 32, as an integer.
     fn first<const LEN: u32>(self) -> u32;
 
-    /// Without its first `bits`, at most [`Key::BITS`]. What comes in from behind may be anything:
-    /// a node that reaches beyond the end of the address says the same whatever is there.
+    /// Returns the key without its first `bits`, at most [`Key::BITS`]. The bits that move in at
+    /// the end are unspecified: a node that extends beyond the end of the address gives the same
+    /// result for all of their values.
     #[must_use]
     fn skip(self, bits: u32) -> Self;
 
-    /// Whether the first `len` bits, at most [`Key::BITS`], are those of another address.
+    /// Returns whether the first `len` bits, at most [`Key::BITS`], are equal to those of another
+    /// address.
     fn agrees(self, other: Self, len: u32) -> bool;
 }
 
@@ -78,10 +85,11 @@ impl Key for [u64; 2] {
     #[inline(always)]
     fn skip(self, bits: u32) -> Self {
         let [high, low] = self;
-        // A rotation: the verifier follows known zeros through every way there is.
+        // A rotation and not a shift, because the verifier tracks the zeros that a shift brings in
+        // on every path.
         let (high, low) = if bits & 64 == 0 { (high, low) } else { (low, high) };
         let bits = bits & 63;
-        // In two steps, because a shift by 64 is none.
+        // In two steps, because `wrapping_shr` by 64 does not shift at all.
         let over = |word: u64| (word >> 1).wrapping_shr(63_u32.wrapping_sub(bits));
         [high.wrapping_shl(bits) | over(low), low.wrapping_shl(bits) | over(high)]
     }
@@ -97,7 +105,9 @@ impl Key for [u64; 2] {
     }
 }
 
-/// Where a walk goes on: at a node, at a leaf, or nowhere, with the class that was found.
+/// The continuation of a search: at a node, at a leaf, or nowhere because the class is found.
+///
+/// From the lowest bit: class or index (22), occupied eighths (8), kind (2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct Entry(u32);
@@ -111,27 +121,28 @@ const LEAF: u32 = 1;
 const NODE: u32 = 2;
 
 impl Entry {
-    /// Nothing is known of anything here.
+    /// No address here is known.
     pub const UNKNOWN: Self = Self(0);
 
-    /// Everything here is of this class.
+    /// Ends the search: all addresses here are of this class.
     pub fn class(class: u16) -> Self {
         Self(CLASS << KIND_BIT | u32::from(class))
     }
 
-    /// The same entry, for the direct table: bit `n` is set if there is anything in the `n`th
-    /// eighth of the addresses that come here. Of the others nothing is known.
+    /// Returns the entry with the occupied eighths set, for the direct table: bit `n` is set if the
+    /// `n`th eighth of the addresses of this entry contains a prefix. Addresses in the other
+    /// eighths are unknown.
     #[must_use]
     pub fn occupied(self, eighths: u8) -> Self {
         Self(self.0 | u32::from(eighths) << OCCUPIED_BIT)
     }
 
-    /// On at a leaf, at most [`MAX_INDEX`].
+    /// Continues at the leaf with this index, at most [`MAX_INDEX`].
     pub fn leaf(index: u32) -> Self {
         Self(LEAF << KIND_BIT | index & MAX_INDEX)
     }
 
-    /// On at a node.
+    /// Continues at the node with this index, at most [`MAX_INDEX`].
     pub fn node(index: u32) -> Self {
         Self(NODE << KIND_BIT | index & MAX_INDEX)
     }
@@ -152,78 +163,82 @@ impl Entry {
     }
 }
 
-/// Six bits of addresses that agree so far.
+/// A branching by six bits, with one slot for each of their values.
 ///
-/// What a slot holds is said by one bit of each map. Neither: the class of the node. `children`
-/// only: a child, the next one. `leaves` only: a leaf, the next one. Both: the leaf before once
-/// more.
+/// The bits of a slot in `children` and `leaves` define its content:
+///
+/// - neither: the class of the node;
+/// - `children` only: a child; the children are numbered in the order of the slots;
+/// - `leaves` only: a leaf; the leaves are numbered likewise;
+/// - both: the same leaf as the last `leaves`-only slot before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Node {
-    /// See [`Node`].
+    /// Bit `n` belongs to slot `n`; see [`Node`].
     pub children: u64,
-    /// See [`Node`].
+    /// Bit `n` belongs to slot `n`; see [`Node`].
     pub leaves: u64,
     /// Index of the first child.
     pub first_child: u32,
     /// Index of the first leaf.
     pub first_leaf: u32,
-    /// Class of whatever no slot says more about.
+    /// Class of the addresses in slots without child or leaf.
     pub class: u32,
-    /// Zero.
+    /// Explicit padding, always zero.
     pub padding: u32,
 }
 
-/// A prefix to be compared with, and what follows.
+/// A prefix to compare an address with, and the result for both outcomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Leaf<K: Key> {
     /// The prefix; host bits are zero.
     pub prefix: K,
-    /// For addresses in it: a class, or on at a node.
+    /// For addresses in the prefix: their class, or the node at which the search continues.
     pub inside: Entry,
     /// For addresses in it: [`Found::buckets`].
     pub buckets: u32,
-    /// Class of the others.
+    /// Class of all other addresses.
     pub outside: u16,
-    /// Length of the prefix in bits. 0 for a leaf that holds for all.
+    /// Length of the prefix in bits; 0 for a leaf that contains all addresses.
     pub len: u8,
-    /// Zero.
+    /// Explicit padding, always zero.
     pub padding: K::Padding,
 }
 
-/// What is known of an address.
+/// The result of a lookup. The default is an unknown address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Found {
-    /// Its class; 0 for an address of which nothing is known.
+    /// Class of the longest prefix that contains the address; 0 for an unknown address.
     pub class: u16,
-    /// Number of the first limiter bucket of a member.
+    /// Number of the address's first limiter bucket, if the source is a member.
     pub buckets: u32,
 }
 
-/// Where a trie begins.
+/// The start of a trie: the bits that all prefixes share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Root<K> {
-    /// What all prefixes begin with; the other bits are zero.
+    /// The shared bits at the top; the other bits are zero.
     pub shared: K,
-    /// How many bits they share, at most [`Key::BITS`] - [`ROOT_BITS`].
+    /// Number of shared bits, at most [`Key::BITS`] - [`ROOT_BITS`].
     pub skip: u32,
 }
 
-/// The arrays of a trie.
+/// The arrays of a trie. An index beyond the end of an array returns `None`.
 pub trait Arrays<K: Key> {
-    /// Where it begins.
+    /// Returns the bits that all prefixes share.
     fn begin(&self) -> Root<K>;
-    /// An entry of the direct table.
+    /// Returns an entry of the direct table.
     fn root(&self, index: usize) -> Option<Entry>;
-    /// A node.
+    /// Returns a node.
     fn node(&self, index: u32) -> Option<&Node>;
-    /// A leaf.
+    /// Returns a leaf.
     fn leaf(&self, index: u32) -> Option<&Leaf<K>>;
 }
 
-/// The class of the longest prefix that holds an address. What cannot be followed is unknown: the
-/// builder makes nothing of the kind, and nobody is let in by it.
+/// Returns the class of the longest prefix that contains an address, and the number of its first
+/// bucket. An address whose entries cannot be followed is unknown and so has access to nothing by
+/// its source; the builder makes no such entries.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "classes are 16 bits wide")]
 pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
@@ -232,12 +247,13 @@ pub fn find<K: Key>(arrays: &impl Arrays<K>, key: K) -> Found {
         return Found::default();
     }
     let mut entry = arrays.root(key.skip(skip).first::<ROOT_BITS>() as usize).unwrap_or_default();
-    // What is not resolved yet. Not a depth, which the verifier would follow through every way.
+    // The bits that are not resolved yet. Not a depth, because the verifier would track its value
+    // on every path.
     let mut rest = key.skip(skip.wrapping_add(ROOT_BITS));
     if !entry.is_occupied(rest.first::<PEEK_BITS>()) {
         return Found::default();
     }
-    // A leaf can follow the last node.
+    // One iteration more than nodes, because a leaf can follow the last node.
     for _ in 0..=K::NODES {
         if entry.kind() == LEAF {
             let Some(leaf) = arrays.leaf(entry.index()) else { break };

@@ -1,13 +1,13 @@
 //! The verdict on a frame: an action, the reason for it, and the service that decided.
 
-/// Number of service slots of a node: the bits of a source's service mask.
+/// Maximum number of services of a node. Each has one bit in the service mask of a source.
 pub const MAX_SERVICES: u8 = 64;
-/// Number of reasons that are the node's: the first ones.
+/// Number of reasons that belong to the node and not to a service. They have the lowest numbers.
 pub const NODE_REASONS: u8 = 8;
-/// The packed form of "no service".
+/// The slot in a packed verdict that means "no service".
 const NO_SERVICE: u8 = 0xff;
 
-/// What happens to the frame.
+/// The action on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Action {
@@ -20,10 +20,10 @@ pub enum Action {
 }
 
 impl Action {
-    /// All of them, in the order of their numbers.
+    /// All actions, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Pass, Self::Drop, Self::WouldDrop];
 
-    /// Its name, as tests and events write it.
+    /// Returns the name used in tests and events.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -33,11 +33,12 @@ impl Action {
     }
 }
 
-/// Declares the reasons: each with its number, its name, and whether an enforcing service drops for it.
+/// Declares the reasons, each with its number, its name, and whether an enforcing service drops for
+/// it.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident = $number:literal, $name:literal, $effect:ident;)*) => {
-        /// Why. Dense, so that it indexes counters: first the reasons of the node, where no service was
-        /// asked, then those of a service.
+        /// The reason for an action. The numbers are dense because they index counters: first the
+        /// reasons of the node, where no service was involved, then those of a service.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Reason {
@@ -45,21 +46,22 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them, in the order of their numbers.
+            /// All reasons, in the order of their numbers.
             pub const ALL: [Self; [$($number),*].len()] = [$(Self::$reason),*];
 
-            /// How many there are.
+            /// Number of reasons.
             #[expect(clippy::cast_possible_truncation, reason = "a number is a byte")]
             pub const COUNT: u8 = Self::ALL.len() as u8;
 
-            /// Whether an enforcing service drops for this reason.
+            /// Returns whether frames are refused for this reason: dropped if the policy is
+            /// enforced.
             pub fn is_refusal(self) -> bool {
                 match self {
                     $(Self::$reason => reasons!(@$effect),)*
                 }
             }
 
-            /// The name used in output, metrics and documentation.
+            /// Returns the name used in output, metrics and documentation.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$reason => $name,)*
@@ -72,27 +74,28 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Neither IPv4 nor IPv6.
+    /// The frame is neither IPv4 nor IPv6.
     NotIp = 0, "not_ip", passes;
     /// No service of this node guards the port or protocol.
     Unguarded = 1, "unguarded", passes;
-    /// More VLAN tags than are followed, or a tag cut short.
+    /// The frame has more VLAN tags than are followed, or a truncated tag.
     Undecodable = 2, "undecodable", refuses;
-    /// An IP header that is cut short or lies about a length.
+    /// An IP header is truncated or contains a wrong length.
     MalformedIp = 3, "malformed_ip", refuses;
-    /// More IPv6 extension headers than are followed.
+    /// The packet has more extension headers than are followed.
     TooManyHeaders = 4, "too_many_headers", refuses;
-    /// A later fragment: it has no ports to judge.
+    /// A fragment other than the first: it has no ports to decide by.
     Fragment = 5, "fragment", refuses;
-    /// Too short for the ports.
+    /// The packet is too short for the ports.
     MalformedL4 = 6, "malformed_l4", refuses;
-    /// Encapsulation that a device of this node would unpack, from a source that no service allows.
+    /// Encapsulation that a device of this node would decapsulate, from a source that no service
+    /// allows.
     Tunnel = 7, "tunnel", refuses;
-    /// A segment of a connection that exists, at a service that matches new connections.
+    /// A segment of an existing connection, at a service that matches new connections only.
     Established = 8, "established", passes;
-    /// The source may reach the service, within its limits.
+    /// The source may reach the service and is within its limits.
     Allowed = 9, "allowed", passes;
-    /// A source that cannot be true on a wire.
+    /// The source address cannot legitimately arrive over a wire, or is an address of this node.
     Martian = 10, "martian", refuses;
     /// The source is not in the service's allowlist.
     NotAllowed = 11, "not_allowed", refuses;
@@ -111,52 +114,58 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether a rate was exceeded: the frame alone does not tell.
+    /// Returns whether the reason is an exceeded rate, which cannot be derived from the frame
+    /// alone.
     pub fn is_limit(self) -> bool {
         self >= Self::LimitNewConnections
     }
 
-    /// The reason with this number.
+    /// Returns the reason with this number, or `None` if there is none.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// The reason with this name.
+    /// Returns the reason with this name, or `None` if there is none.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|reason| reason.name() == name)
     }
 }
 
-/// Action, reason and service slot. Fits a register, a counter index and a test-run result.
+/// The result of evaluating a frame: the action, its reason, and the service that decided.
+///
+/// A verdict packs into 32 bits ([`Verdict::pack`]), so that it fits a register and the return
+/// value of a test run, and it identifies one counter of an interface
+/// ([`counter`](crate::layout::counters::counter)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// What happens.
+    /// Whether the frame passes, is dropped, or would be dropped if the service enforced.
     pub action: Action,
-    /// Why.
+    /// Why the action was taken.
     pub reason: Reason,
-    /// Slot of the service that decided, below [`MAX_SERVICES`]; none when no service was asked.
+    /// Slot of the service that decided, below [`MAX_SERVICES`]; `None` if no service was involved.
     pub service: Option<u8>,
 }
 
 impl Verdict {
-    /// A verdict without a service.
+    /// Returns a verdict without a service.
     #[inline(always)]
     pub fn of_node(action: Action, reason: Reason) -> Self {
         Self { action, reason, service: None }
     }
 
-    /// A verdict of the service in this slot.
+    /// Returns a verdict of the service in this slot.
     #[inline(always)]
     pub fn of_service(action: Action, reason: Reason, slot: u8) -> Self {
         Self { action, reason, service: Some(slot) }
     }
 
-    /// Whether the frame goes on to the network stack.
+    /// Returns whether the frame goes on to the network stack.
     pub fn passes(self) -> bool {
         !matches!(self.action, Action::Drop)
     }
 
-    /// The verdict as one word: a marker byte, service, reason, action, from the highest byte down.
+    /// Packs the verdict into one word. From the highest byte down: a marker (0x7e), the service
+    /// slot (0xff for none), the reason, the action.
     #[inline(always)]
     pub fn pack(self) -> u32 {
         let service = self.service.unwrap_or(NO_SERVICE);
@@ -166,7 +175,7 @@ impl Verdict {
             | self.action as u32
     }
 
-    /// The verdict of a word that [`Verdict::pack`] made.
+    /// Unpacks a word made by [`Verdict::pack`]. Returns `None` for any other word.
     pub fn unpack(word: u32) -> Option<Self> {
         let [marker, service, reason, action] = word.to_be_bytes();
         let service = match service {
@@ -182,7 +191,7 @@ impl Verdict {
     }
 }
 
-/// Marks a packed verdict, so that no plain XDP return code can be taken for one.
+/// Marks a packed verdict, so that no XDP return code can be mistaken for one.
 const MARKER: u8 = 0x7e;
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! Numbers of the wire: offsets, `EtherType` values, protocols, and the depths to which we follow
-//! them.
+//! Constants of the wire formats: offsets, `EtherType` values and protocol numbers, and how many
+//! nested headers the parser follows.
 
 /// Offset of the EtherType in an untagged frame, in bytes.
 pub const ETHERTYPE_AT: u32 = 12;
 /// Length of one VLAN tag, in bytes (IEEE 802.1Q).
 pub const VLAN_TAG_LEN: u32 = 4;
-/// VLAN tags that are followed. Linux itself unpacks any number of priority tags
-/// (`skb_vlan_untag` in net/core/dev.c), so a deeper stack is refused, not passed.
+/// Maximum number of VLAN tags that the parser follows. Linux itself removes any number of priority
+/// tags (`skb_vlan_untag` in net/core/dev.c), so a frame with more tags is refused and does not
+/// pass.
 pub const MAX_VLAN_TAGS: u32 = 2;
 
 /// EtherType of IPv4.
@@ -22,7 +23,8 @@ pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 pub const IPV4_MIN_LEN: u32 = 20;
 /// Length of the fixed IPv6 header, in bytes (RFC 8200).
 pub const IPV6_LEN: u32 = 40;
-/// Extension headers that are followed, the fragment header included. Linux follows 64 and more.
+/// Maximum number of extension headers that the parser follows, the fragment header included. Linux
+/// follows 64 and more.
 pub const MAX_EXTENSION_HEADERS: u32 = 8;
 
 /// IPv6 hop-by-hop options.
@@ -51,7 +53,7 @@ pub const PROTO_DESTINATION: u8 = 60;
 pub const PROTO_L2TP: u8 = 115;
 /// Stream Control Transmission Protocol.
 pub const PROTO_SCTP: u8 = 132;
-/// UDP-Lite (RFC 3828), judged as UDP.
+/// UDP-Lite (RFC 3828), handled as UDP.
 pub const PROTO_UDPLITE: u8 = 136;
 /// MPLS in IP (RFC 4023).
 pub const PROTO_MPLS: u8 = 137;

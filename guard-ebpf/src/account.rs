@@ -7,15 +7,16 @@ use crate::{
     maps::{TG_COUNTERS, TG_INTERFACES},
 };
 
-/// The longest first buffer that is taken for a whole frame, in bytes: one that fills an MTU of
-/// 1500, with room for tags.
+/// Maximum length, in bytes, of a first buffer that is treated as a whole frame: a frame at an MTU
+/// of 1500, with room for tags.
 const ONE_BUFFER: u64 = 1536;
 
-/// Counts a frame, in this counter of the interface that it came from; its length in bytes, without
-/// a tag that was taken off. `len` is what [`receive`](crate::frame::receive) said it is.
+/// Adds a frame to a counter of the interface that received it. `len` is the length that
+/// [`receive`](crate::frame::receive) returned, `counter` the number within the row. Returns the
+/// length of the frame in bytes, without a tag that was removed from it.
 ///
-/// Merged packets count as many as they were; their bytes are those of the merged one, which has
-/// its headers once.
+/// A merged packet counts as all the packets it consists of. Its bytes are those of the merged
+/// packet, which has the headers only once.
 #[inline(always)]
 pub(crate) fn count<C: Context>(ctx: &C, len: u64, packets: u32, counter: u32) -> u64 {
     let row = row(ctx);
@@ -23,8 +24,8 @@ pub(crate) fn count<C: Context>(ctx: &C, len: u64, packets: u32, counter: u32) -
     let len = if is_whole { len } else { ctx.len() };
     let (packets, bytes) = (packets.into(), len.wrapping_add(ctx.tag().len().into()));
     if let Some(counter) = TG_COUNTERS.get_ptr_mut(row.first() + counter) {
-        // SAFETY: the value of this CPU; a program is not preempted by another on the same CPU,
-        // so nobody else writes it, and the pointer lives until the program ends.
+        // SAFETY: the value belongs to this CPU, and another program does not preempt this one on
+        // the same CPU, so there is no other writer. The pointer is valid until the program ends.
         unsafe {
             (*counter).packets = (*counter).packets.wrapping_add(packets);
             (*counter).bytes = (*counter).bytes.wrapping_add(bytes);
@@ -33,7 +34,7 @@ pub(crate) fn count<C: Context>(ctx: &C, len: u64, packets: u32, counter: u32) -
     len
 }
 
-/// What is known of the interface that the frame came from.
+/// Returns the counter row of the interface that received the frame.
 #[inline(always)]
 fn row(ctx: &impl Context) -> InterfaceRow {
     let ifindex = ctx.ifindex();

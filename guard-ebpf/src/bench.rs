@@ -1,11 +1,13 @@
-//! Yardsticks for `cargo xtask bench`, in a kernel object of their own that no binary carries: an
-//! empty program, our parser alone, and variators, which give every packet a new source.
+//! Reference programs for `cargo xtask bench`: an empty program, the parser alone, and variators,
+//! which give every packet a new source. They are in a kernel object of their own that no released
+//! binary contains.
 //!
-//! One packet repeated flatters every look-up by source, because all that it touches stays in the
-//! first-level cache. A variator writes the next address of a table into the packet and
-//! jumps to the program under test: one tail call with a constant index, which the JIT turns into
-//! a plain jump. Programs with and without `xdp.frags` cannot share a program array
-//! (`bpf_prog_map_compatible`, kernel/bpf/core.c), so there is a variator of each kind.
+//! A benchmark that repeats one packet makes every lookup by source look too fast, because all the
+//! memory that it reads stays in the first-level cache. A variator writes the next address of a
+//! table into the packet and jumps to the program under test. The jump is one tail call with a
+//! constant index, which the JIT turns into a plain jump. Programs with and without `xdp.frags`
+//! cannot share a program array (`bpf_prog_map_compatible`, kernel/bpf/core.c), so there is a
+//! variator of each kind.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
@@ -33,18 +35,20 @@ use guard_common::flow::Headers;
 
 use crate::frame::Received;
 
-/// Addresses of a table. A power of two, and more than hosts are ever listed in a benchmark.
+/// Number of addresses in a table. A power of two, and more than the number of hosts in any
+/// benchmark.
 const SOURCES: u32 = 1 << 18;
-/// Where the source lies in a packet without VLAN tags: RFC 791 section 3.1, RFC 8200 section 3.
+/// Offset of the source address in a packet without VLAN tags: RFC 791 section 3.1, RFC 8200
+/// section 3.
 const IPV4_SOURCE: usize = 14 + 12;
 const IPV6_SOURCE: usize = 14 + 8;
 
-/// Addresses as words in network byte order; IPv4 in the lower half.
+/// Addresses as words in network byte order. An IPv4 address is in the lower half.
 #[btf_map]
 static SOURCES4: Array<[u64; 1], { SOURCES as usize }> = Array::new();
 #[btf_map]
 static SOURCES6: Array<[u64; 2], { SOURCES as usize }> = Array::new();
-/// How many packets got a source.
+/// Number of packets that were given a source.
 #[btf_map]
 static POSITION: Array<u64, 1> = Array::new();
 /// The program under test, with `xdp.frags` and without.
@@ -53,40 +57,40 @@ static JUMP: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 static JUMP_LINEAR: ProgramArray<1> = ProgramArray::new();
 
-/// Drops without a look at the packet.
+/// Drops every packet without reading it.
 #[xdp(frags)]
 fn drop_all(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Passes without a look at the packet.
+/// Passes every packet without reading it.
 #[xdp(frags)]
 fn pass_all(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Hands every packet on without a look at it, at the tc hook.
+/// Passes every packet at the tc hook on to the next program, without reading it.
 #[classifier]
 fn tc_next(_ctx: TcContext) -> i32 {
     TCX_NEXT
 }
 
-/// Parses as the guard does, and drops.
+/// Parses like the guard, then drops.
 #[xdp(frags)]
 fn parse_only(ctx: XdpContext) -> u32 {
     let Received { headers, .. } = frame::receive(&ctx, false);
     let [high, low] = headers.source;
-    // What was parsed decides the result, so that the compiler cannot leave it out. No packet of a
-    // benchmark gives this sum.
+    // The result depends on the parsed headers, so that the compiler cannot omit the parser. No
+    // packet of a benchmark produces this value.
     if headers.facts ^ high ^ low == u64::MAX {
         return xdp_action::XDP_ABORTED;
     }
     xdp_action::XDP_DROP
 }
 
-/// Parses as the guard does, then adds up in registers, about as long as the guard's decision takes
-/// in a test run, and touches no more memory: what computing costs where packets come from another
-/// CPU.
+/// Parses like the guard, then adds in registers for about as long as the guard's decision takes in
+/// a test run. Accesses no other memory, and so shows the cost of computing where packets come from
+/// another CPU.
 #[xdp(frags)]
 fn parse_busy(ctx: XdpContext) -> u32 {
     let Received { headers, .. } = frame::receive(&ctx, false);
@@ -96,12 +100,12 @@ fn parse_busy(ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// Adds 45 times to each of two words.
+/// Adds 1 to each of two words, 45 times. Returns a value that depends on all words of the headers.
 #[inline(always)]
 fn add_up(headers: Headers) -> u64 {
     let [mut high, mut low] = headers.source;
     #[cfg(target_arch = "bpf")]
-    // SAFETY: changes the two registers that it names.
+    // SAFETY: changes only the two registers that it names.
     unsafe {
         core::arch::asm!(
             ".rept 45",
@@ -121,13 +125,13 @@ fn add_up(headers: Headers) -> u64 {
     headers.facts ^ high ^ low
 }
 
-/// Gives an IPv4 packet the next source, then jumps.
+/// Writes the next source into an IPv4 packet, then jumps.
 #[xdp(frags)]
 fn vary4(ctx: XdpContext) -> u32 {
     vary::<4, 1>(&ctx, &SOURCES4, IPV4_SOURCE, &JUMP)
 }
 
-/// Gives an IPv6 packet the next source, then jumps.
+/// Writes the next source into an IPv6 packet, then jumps.
 #[xdp(frags)]
 fn vary6(ctx: XdpContext) -> u32 {
     vary::<16, 2>(&ctx, &SOURCES6, IPV6_SOURCE, &JUMP)
@@ -146,7 +150,7 @@ fn vary6_linear(ctx: XdpContext) -> u32 {
 }
 
 /// Writes the next address of a table, `N` bytes in `WORDS` words, at an offset, then jumps.
-/// `XDP_ABORTED` if it cannot, which no case expects.
+/// Returns `XDP_ABORTED`, which no benchmark expects, if that is impossible.
 #[inline(always)]
 fn vary<const N: usize, const WORDS: usize>(
     ctx: &XdpContext,
@@ -161,38 +165,38 @@ fn vary<const N: usize, const WORDS: usize>(
     let Some(position) = POSITION.get_ptr_mut(0) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: the value lives until the program ends. One thread at a time runs a variator, so
-    // nobody else writes it.
+    // SAFETY: the value is valid until the program ends. Only one thread at a time runs a variator,
+    // so there is no other writer.
     let at = unsafe { *position };
     // SAFETY: as above.
     unsafe { *position = at.wrapping_add(1) };
     let Some(source) = table.get(at as u32 & (SOURCES - 1)) else {
         return xdp_action::XDP_ABORTED;
     };
-    // SAFETY: `start..start + N` was just compared with the end of the first buffer, and nobody
-    // holds a reference to the packet.
+    // SAFETY: `start..start + N` was just compared with the end of the first buffer, and no
+    // reference to the packet exists.
     unsafe { store::<N, WORDS>(start, source) };
-    // SAFETY: nothing here waits to be dropped; a jump that fails comes back.
+    // SAFETY: no value here has a destructor to run. A failed jump returns.
     unsafe { jump.tail_call(ctx, 0) };
     xdp_action::XDP_ABORTED
 }
 
-/// Stores words into the packet, unaligned and whole: were they stored by bytes, as Rust would,
-/// the program under test would wait for each of them to be put together again.
+/// Stores words into the packet, unaligned and as a whole. With the byte stores that Rust
+/// generates, the program under test would have to wait until the CPU has combined them.
 ///
 /// # Safety
-/// `start` points to `N` bytes that may be written.
+/// `start` must point to `N` bytes that may be written.
 #[inline(always)]
 unsafe fn store<const N: usize, const WORDS: usize>(start: usize, words: &[u64; WORDS]) {
     #[cfg(target_arch = "bpf")]
     {
         use core::arch::asm;
         match words.as_slice() {
-            // SAFETY: stores 4 bytes at `start`; the caller vouches for them.
+            // SAFETY: stores 4 bytes at `start`; the caller guarantees them.
             [word] if N == 4 => unsafe {
                 asm!("*(u32 *)({0} + 0) = {1}", in(reg) start, in(reg) *word, options(nostack));
             },
-            // SAFETY: stores 16 bytes at `start`; the caller vouches for them.
+            // SAFETY: stores 16 bytes at `start`; the caller guarantees them.
             [high, low] if N == 16 => unsafe {
                 asm!("*(u64 *)({0} + 0) = {1}", in(reg) start, in(reg) *high, options(nostack));
                 asm!("*(u64 *)({0} + 8) = {1}", in(reg) start, in(reg) *low, options(nostack));
@@ -203,7 +207,7 @@ unsafe fn store<const N: usize, const WORDS: usize>(start: usize, words: &[u64; 
     // So that the crate can be checked and linted on the host.
     #[cfg(not(target_arch = "bpf"))]
     for (at, byte) in words.iter().flat_map(|word| word.to_ne_bytes()).take(N).enumerate() {
-        // SAFETY: the caller vouches for the bytes.
+        // SAFETY: the caller guarantees the bytes.
         unsafe { ((start + at) as *mut u8).write(byte) };
     }
 }

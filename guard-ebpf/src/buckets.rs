@@ -1,4 +1,4 @@
-//! Bucket states in maps, and the clock.
+//! The limiter of the kernel programs: bucket states in maps, and the clock.
 
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use guard_common::{
@@ -15,20 +15,22 @@ use crate::{
     },
 };
 
-/// Attempts to store a new state. Each failure means that another CPU charged the same bucket in
-/// between; when all fail, the packet is refused rather than admitted uncounted.
+/// Maximum number of attempts to store a new state. An attempt fails if another CPU charged the
+/// same bucket in the meantime. If all fail, the packet is refused and not admitted uncounted.
 const ATTEMPTS: u32 = 4;
 
-/// Where the time comes from.
+/// The source of the current time.
 pub(crate) trait Clock {
-    /// Now, in ticks.
+    /// Returns the current time in ticks.
     fn ticks(&self) -> u64;
 }
 
-/// The clock of the kernel: its count of timer ticks, each of 1 to 10 ms. The compiler of policies
-/// refuses bursts that are shorter. The verifier makes one load of this helper (`do_misc_fixups`,
-/// kernel/bpf/verifier.c). `bpf_ktime_get_coarse_ns` goes on by the same ticks, but is called:
-/// three functions deep, which costs some 30 ns where returns are mitigated.
+/// The clock of the kernel: its count of timer ticks, each of 1 to 10 ms. The policy compiler
+/// rejects bursts that are shorter.
+///
+/// The verifier turns this helper into one load (`do_misc_fixups`, kernel/bpf/verifier.c).
+/// `bpf_ktime_get_coarse_ns` advances by the same ticks, but is a call three functions deep, which
+/// costs some 30 ns on CPUs with mitigations for returns.
 pub(crate) struct Jiffies;
 
 impl Clock for Jiffies {
@@ -39,7 +41,7 @@ impl Clock for Jiffies {
     }
 }
 
-/// A clock that stands still at these ticks.
+/// A clock that always returns this number of ticks.
 pub(crate) struct FixedClock(pub(crate) u64);
 
 impl Clock for FixedClock {
@@ -49,14 +51,14 @@ impl Clock for FixedClock {
     }
 }
 
-/// The limiter of the kernel.
+/// The limiter of the kernel programs, over the maps of this generation.
 pub(crate) struct Buckets<C> {
     clock: C,
     zero: u64,
 }
 
 impl<C> Buckets<C> {
-    /// `zero` is one that the verifier does not know to be zero.
+    /// Returns the limiter. `zero` is a zero whose value the verifier does not know.
     #[inline(always)]
     pub(crate) fn new(clock: C, zero: u64) -> Self {
         Self { clock, zero }
@@ -64,7 +66,7 @@ impl<C> Buckets<C> {
 }
 
 impl<C> Buckets<C> {
-    /// An answer of which the verifier forgets how the loop that found it ended.
+    /// Returns the same answer, but the verifier forgets how the loop that computed it ended.
     #[inline(always)]
     fn forgotten(&self, answer: bool) -> bool {
         (u64::from(answer) ^ self.zero) & 1 != 0
@@ -97,7 +99,7 @@ impl<C: Clock> Limiter for Buckets<C> {
         now: u64,
         cost: u64,
     ) -> bool {
-        // SAFETY: `of` points to the value of a map, three words of which `unit` names one.
+        // SAFETY: `of` points to a map value of three words, and `unit` selects one of them.
         let word = unsafe { of.cast::<u64>().add(unit as usize) };
         let charged = charge(word, |state| {
             let step = bucket::step(limit, state, now, cost);
@@ -116,7 +118,7 @@ impl<C: Clock> Limiter for Buckets<C> {
         // SAFETY: as in `charge`.
         let word = unsafe { states.cast::<u64>().add(unit as usize) };
         // SAFETY: as above, in the value of this CPU, which no other program writes while this one
-        // runs; both pointers live until the program ends.
+        // runs. Both pointers are valid until the program ends.
         let credit = unsafe { &mut *credits.cast::<u64>().add(unit as usize) };
         let mut left = *credit;
         let charged = charge(word, |state| {
@@ -132,13 +134,13 @@ impl<C: Clock> Limiter for Buckets<C> {
     }
 }
 
-/// Gives a word the state that `step` makes of it; what `step` says of that. False if other CPUs
-/// got ahead too often.
+/// Replaces the state in a word by the one that `step` computes from it. Returns the answer of
+/// `step`, or false if other CPUs changed the word during every attempt.
 #[inline(always)]
 fn charge(word: *mut u64, mut step: impl FnMut(u64) -> (u64, bool)) -> bool {
     for _ in 0..ATTEMPTS {
-        // SAFETY: the word of a map value: aligned, and the kernel keeps it until the program ends.
-        // Other CPUs write it only by compare-and-swap; nobody holds a reference to it.
+        // SAFETY: the word of a map value is aligned and valid until the program ends. Other CPUs
+        // write it only by compare-and-swap, and no reference to it exists.
         let state = unsafe { atomic::load(word) };
         let (next, admitted) = step(state);
         // SAFETY: as above.

@@ -1,5 +1,5 @@
-//! What the kernel hands to a program: a buffer of a driver, or a packet of the network stack. All
-//! other code is the same for both.
+//! The context that the kernel passes to a program: a buffer of a driver (XDP) or a packet of the
+//! network stack (tc). All other code is the same for both.
 
 use core::ffi::c_void;
 
@@ -12,64 +12,65 @@ use guard_common::wire;
 
 /// A frame, from the first byte of its Ethernet header.
 pub(crate) trait Context: EbpfContext {
-    /// Whether [`Context::len`] is one load and no call. Calls are what costs on a CPU whose
-    /// returns are mitigated.
+    /// Whether [`Context::len`] is one load and no call. Calls are expensive on CPUs with
+    /// mitigations for returns.
     const LEN_IS_CHEAP: bool;
 
-    /// Where the first buffer begins.
+    /// Returns the start of the first buffer.
     fn start(&self) -> usize;
 
-    /// Where it ends. The frame may go on in other buffers.
+    /// Returns the end of the first buffer. The frame may continue in other buffers.
     fn end(&self) -> usize;
 
-    /// Length over all buffers, in bytes, without tags that were taken off.
+    /// Returns the length over all buffers in bytes, without removed tags.
     fn len(&self) -> u64;
 
-    /// Copies `count` bytes at offset `at`; whether they are all there.
+    /// Copies `count` bytes from offset `at`. Returns whether all of them exist.
     ///
     /// # Safety
-    /// `to` has room for `count` bytes.
+    /// `to` must have room for `count` bytes.
     unsafe fn copy(&self, at: u32, to: *mut u8, count: u32) -> bool;
 
-    /// Index of the interface that the frame came from.
+    /// Returns the index of the interface that received the frame.
     fn ifindex(&self) -> u32;
 
-    /// The VLAN tag that was taken off in front of us, if there was one.
+    /// Returns the VLAN tag that was removed before this program ran, if there was one.
     #[inline(always)]
     fn tag(&self) -> Tag {
         Tag::NONE
     }
 
-    /// Packets that came over the wire: more than one if they were merged. `zero` is one that the
-    /// verifier does not know to be zero.
+    /// Returns how many packets arrived over the wire: more than one if they were merged. `zero` is
+    /// a zero whose value the verifier does not know.
     #[inline(always)]
     fn packets(&self, _zero: u64) -> u32 {
         1
     }
 
-    /// Whether it may be longer than its IP header can say.
+    /// Returns whether the frame may be longer than its IP header can express.
     #[inline(always)]
     fn is_merged(&self) -> bool {
         false
     }
 }
 
-/// A VLAN tag as it lies in a frame: EtherType, then priority and VLAN. 0 is none.
+/// A VLAN tag as in a frame: EtherType, then priority and VLAN. 0 if there is none.
 ///
-/// No question about it is a branch: the verifier would walk all that follows once for each answer.
+/// The methods have no branches, because the verifier would follow the rest of the program once for
+/// each outcome.
 #[derive(Clone, Copy)]
 pub(crate) struct Tag(pub(crate) u32);
 
 impl Tag {
     const NONE: Self = Self(0);
 
-    /// How many tags this is. Each `EtherType` of a tag has its first bit set.
+    /// Returns the number of tags, 0 or 1. The `EtherType` of every tag has its highest bit set.
     #[inline(always)]
     pub(crate) fn count(self) -> u32 {
         self.0 >> 31
     }
 
-    /// Its length in bytes.
+    /// Returns the length of the tag in bytes.
     #[inline(always)]
     pub(crate) fn len(self) -> u32 {
         self.count() * wire::VLAN_TAG_LEN
@@ -91,13 +92,13 @@ impl Context for XdpContext {
 
     #[inline(always)]
     fn len(&self) -> u64 {
-        // SAFETY: the context is the one that the kernel passed to this program.
+        // SAFETY: the kernel passed this context to the program.
         unsafe { bpf_xdp_get_buff_len(self.as_ptr().cast()) }
     }
 
     #[inline(always)]
     unsafe fn copy(&self, at: u32, to: *mut u8, count: u32) -> bool {
-        // SAFETY: as above; the caller vouches for the room.
+        // SAFETY: as above; the caller guarantees the room.
         unsafe { bpf_xdp_load_bytes(self.as_ptr().cast(), at, to.cast(), count) == 0 }
     }
 
@@ -107,22 +108,23 @@ impl Context for XdpContext {
     }
 }
 
-/// A packet of the network stack, before anybody there has looked at it but packet sockets.
+/// A packet of the network stack, before any part of the stack except packet sockets has processed
+/// it.
 ///
-/// Two things are no longer as they were on the wire. The first VLAN tag is never in the data: the
-/// driver or `skb_vlan_untag` (net/core/skbuff.c) has taken it off. And packets of a stream may have
-/// been merged into one (GRO).
+/// It differs from the packet on the wire in two ways. The first VLAN tag is never in the data,
+/// because the driver or `skb_vlan_untag` (net/core/skbuff.c) has removed it. And packets of a
+/// stream may have been merged into one (GRO).
 pub(crate) struct Skb {
     ctx: TcContext,
     tag: Tag,
 }
 
 impl Skb {
-    /// What the kernel passed.
+    /// Wraps the packet that the kernel passed.
     #[inline(always)]
     pub(crate) fn received(ctx: TcContext) -> Self {
-        // SAFETY: the context is the one that the kernel passed to this program, and these fields
-        // may be read.
+        // SAFETY: the kernel passed this context to the program, and programs may read these
+        // fields.
         let (present, tci, kind) = unsafe {
             let skb = ctx.skb.skb;
             ((*skb).vlan_present, (*skb).vlan_tci, (*skb).vlan_proto)
@@ -132,9 +134,9 @@ impl Skb {
         Self { ctx, tag: Tag((kind << 16 | tci & 0xffff) & all_or_nothing) }
     }
 
-    /// What a test run passes: its control buffer holds a clock and the tag that was taken off,
-    /// which nobody can pass otherwise (`convert___skb_to_skb`, `net/bpf/test_run.c`). The clock is
-    /// the second result.
+    /// Wraps the packet of a test run, and returns the time. The control buffer contains both the
+    /// clock and the tag that was removed, because a test run has no other way to pass a tag
+    /// (`convert___skb_to_skb`, `net/bpf/test_run.c`).
     #[inline(always)]
     pub(crate) fn tested(ctx: TcContext) -> (Self, u64) {
         // SAFETY: as above.
@@ -170,14 +172,13 @@ impl Context for Skb {
 
     #[inline(always)]
     unsafe fn copy(&self, at: u32, to: *mut u8, count: u32) -> bool {
-        // SAFETY: the context is the one that the kernel passed to this program; the caller vouches
-        // for the room.
+        // SAFETY: the kernel passed this context to the program; the caller guarantees the room.
         unsafe { bpf_skb_load_bytes(self.ctx.as_ptr().cast(), at, to.cast(), count) == 0 }
     }
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        // SAFETY: as above; the field may be read.
+        // SAFETY: as above; programs may read this field.
         unsafe { (*self.ctx.skb.skb).ifindex }
     }
 
@@ -186,12 +187,13 @@ impl Context for Skb {
         self.tag
     }
 
-    /// 0 where a driver has merged and does not tell how many: then it counts as one.
+    /// The kernel reports 0 if a driver has merged packets without giving their number. Such a
+    /// packet counts as one.
     #[inline(always)]
     fn packets(&self, zero: u64) -> u32 {
         // SAFETY: as above.
         let segments = unsafe { (*self.ctx.skb.skb).gso_segs };
-        // Mixed, so that the verifier forgets which of the two it was.
+        // Mixed with `zero`, so that the verifier does not follow both values separately.
         (if segments == 0 { 1 } else { segments }) ^ zero as u32
     }
 

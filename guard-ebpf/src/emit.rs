@@ -1,9 +1,11 @@
-//! Sampled drop events. Counters are exact; events are examples, bounded per CPU and reason, so a
-//! flood costs no more than a trickle. What is not told is counted.
+//! Sampled events of refused frames.
 //!
-//! Under a flood frames are skipped at random, as many as the window before suggests: who sends one
-//! per cent of what is refused is one per cent of what is told, whenever he sends. The cost is a
-//! decrement; only who is told of pays for a random number.
+//! Counters are exact; events are a sample whose size is limited per CPU and reason, so a flood
+//! costs no more than a trickle. Refused frames without an event are counted.
+//!
+//! In a flood, frames are skipped at random, as many as the frames of the previous window require.
+//! A source behind 1 % of the refusals gets about 1 % of the events, however it times its packets.
+//! A skipped frame costs one decrement, and only a frame with an event costs a random number.
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
@@ -28,7 +30,7 @@ use crate::{
     maps::{TG_EVENTS, TG_LISTENER, TG_SAMPLING, sampling},
 };
 
-/// Tells user space of a refused frame with this packed verdict, if its turn comes.
+/// Emits an event for a refused frame with this packed verdict, if the frame is sampled.
 #[inline(always)]
 pub(crate) fn sample(ctx: &impl Context, len: u32, zero: u64, verdict: u32) {
     if !sampling() {
@@ -37,8 +39,8 @@ pub(crate) fn sample(ctx: &impl Context, len: u32, zero: u64, verdict: u32) {
     let Some(state) = TG_SAMPLING.get_ptr_mut(verdict >> 8 & 0xff) else {
         return;
     };
-    // SAFETY: the value of this CPU, which no other program writes while this one runs; the
-    // pointer lives until the program ends.
+    // SAFETY: the value belongs to this CPU, and no other program writes it while this one runs.
+    // The pointer is valid until the program ends.
     let state = unsafe { &mut *state };
     // SAFETY: the helper takes no arguments and only reads a counter.
     let window = unsafe { bpf_jiffies64() } >> SAMPLING_WINDOW_SHIFT;
@@ -61,17 +63,19 @@ pub(crate) fn sample(ctx: &impl Context, len: u32, zero: u64, verdict: u32) {
     state.emitted = state.emitted.wrapping_add(1);
     write(ctx, len, zero, verdict, entry.as_mut_ptr());
     let weight = state.gap.wrapping_add(1) as u32;
-    // SAFETY: in the record that was reserved, which is ours until it is submitted.
+    // SAFETY: within the reserved record, to which no other program has access until it is
+    // submitted.
     unsafe { (&raw mut (*entry.as_mut_ptr()).weight).write(weight) };
     if state.gap > 0 {
-        // At random: a source that knows the rhythm could send between the beats.
+        // The number is random so that a source cannot learn the period and send between the
+        // samples.
         // SAFETY: the helper takes no arguments.
         let random = u64::from(unsafe { bpf_get_prandom_u32() });
-        // Every number from 0 to twice the gap is as likely as any other.
+        // All numbers from 0 to twice the gap are equally likely.
         state.skip = random.wrapping_mul(state.gap.wrapping_mul(2).wrapping_add(1)) >> 32;
     }
-    // No wake-up: the reader looks on a timer, and a wake-up costs more than all the rest. Only
-    // when so much waits that the timer may come too late is the reader told.
+    // No wake-up, because the reader polls on a timer and a wake-up costs more than all the rest.
+    // The reader is woken only if the ring is so full that the timer may come too late.
     let flags = if waiting() > u64::from(EVENT_RING_BYTES / 2) {
         BPF_RB_FORCE_WAKEUP
     } else {
@@ -80,35 +84,37 @@ pub(crate) fn sample(ctx: &impl Context, len: u32, zero: u64, verdict: u32) {
     entry.submit(flags.into());
 }
 
-/// Begins a window: what was refused in the one before says how many frames to skip in this one.
+/// Begins a window. The number of frames refused in the previous window determines how many are
+/// skipped in this one.
 #[inline(always)]
 fn begin(state: &mut Sampling, window: u64) {
     let is_next = window == state.window.wrapping_add(1);
-    // Beyond 32 bits a gap is longer than any window.
+    // A gap of more than 32 bits would be longer than any window.
     let gap = (state.seen >> SAMPLING_AIM_SHIFT).min(u64::from(u32::MAX) >> 1);
     state.gap = if is_next { gap } else { 0 };
-    // After a flood the next event is not to wait as long as during it.
+    // After a flood, the next event must not wait as long as during the flood.
     state.skip = state.skip.min(state.gap.wrapping_mul(2));
     state.window = window;
     state.seen = 0;
     state.used = if is_heard() { 0 } else { SAMPLING_BUDGET.into() };
 }
 
-/// Whether somebody has said lately that he listens.
+/// Returns whether the daemon has announced recently that it reads events.
 #[inline(always)]
 fn is_heard() -> bool {
     // SAFETY: the helper takes no arguments and only reads the clock.
     TG_LISTENER.get(0).is_some_and(|until| unsafe { bpf_ktime_get_coarse_ns() } < *until)
 }
 
-/// Bytes in the ring that nobody has read yet.
+/// Returns the number of unread bytes in the ring.
 #[inline(always)]
 fn waiting() -> u64 {
-    // SAFETY: the address of the map, and a query that only reads.
+    // SAFETY: the address is that of the map, and the query only reads.
     unsafe { bpf_ringbuf_query((&raw const TG_EVENTS).cast_mut().cast(), BPF_RB_AVAIL_DATA.into()) }
 }
 
-/// Fills in a record, but for its weight. Reads the headers again: only sampled frames pay for it.
+/// Fills in all fields of a record except the weight. The headers are parsed again here, so that
+/// only sampled frames have this cost.
 #[inline(always)]
 fn write(ctx: &impl Context, len: u32, zero: u64, verdict: u32, event: *mut Event) {
     let (source, port, protocol) = match frame::parse_whole(ctx, len).masked(zero).parsed() {
@@ -122,9 +128,9 @@ fn write(ctx: &impl Context, len: u32, zero: u64, verdict: u32, event: *mut Even
         Some(Addr::V6(_)) => Event::IPV6,
         None => 0,
     };
-    // SAFETY: a record that was reserved and is not submitted yet is ours alone. Each field is
-    // written by itself, because the whole would be put together on the stack first, which is too
-    // small. Of `head` the rest stays what it was: it means nothing.
+    // SAFETY: no other program has access to a reserved record until it is submitted. Each field is
+    // written separately, because a whole record would first be built on the stack, which is too
+    // small. The rest of `head` keeps its previous content, which has no meaning.
     unsafe {
         (&raw mut (*event).source).write(source.map_or([0; 2], |addr| addr.mapped()));
         (&raw mut (*event).verdict).write(verdict);

@@ -1,6 +1,6 @@
-//! A sender of floods for benchmarks on a wire, never part of the object that is released.
+//! A traffic generator for benchmarks over a wire. Never part of the released object.
 //!
-//! `flood` is run by `BPF_PROG_TEST_RUN` on live frames: it gives each frame the next source
+//! `BPF_PROG_TEST_RUN` runs `flood` on live frames. The program gives each frame the next source
 //! address of a table and sends it out of an interface.
 #![no_std]
 #![no_main]
@@ -19,40 +19,40 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 
-/// Sources of a flood. A power of two.
+/// Number of sources in the table. A power of two.
 const SOURCES: usize = 1 << 16;
-/// Which byte of an IPv4 source in the table says which bits of its second octet change, each time
-/// that the table is through: so it holds more sources than it has entries.
+/// Index of the byte of an IPv4 entry in the table that is a mask of bits of the second octet.
+/// These bits change with each pass through the table, so that there are more sources than entries.
 const VARIED_BITS_AT: usize = 15;
-/// Where an IPv4 source lies in a frame.
+/// Offset of the IPv4 source address in a frame.
 const SOURCE4: usize = 14 + 12;
-/// Where an IPv6 source lies in a frame.
+/// Offset of the IPv6 source address in a frame.
 const SOURCE6: usize = 14 + 8;
 
-/// Source addresses in network byte order; IPv4 in the first four bytes.
+/// Source addresses in network byte order. IPv4 is in the first four bytes.
 #[btf_map]
 static FLOOD_SOURCES: Array<[u8; 16], SOURCES> = Array::new();
-/// Where the flood stands: [`SENT`], [`PAUSE_NS`], [`NEXT_NS`].
+/// State of the flood, by index: [`SENT`], [`PAUSE_NS`], [`NEXT_NS`].
 #[btf_map]
 static FLOOD_STATE: Array<u64, 3> = Array::new();
-/// How many frames were sent: the next one's source.
+/// Number of frames sent, which selects the source of the next frame.
 const SENT: u32 = 0;
-/// Nanoseconds from the start of a burst to the next.
+/// Nanoseconds from the start of a burst to the start of the next.
 const PAUSE_NS: u32 = 1;
-/// When the next burst may start.
+/// Time at which the next burst may start, in nanoseconds of the monotonic clock.
 const NEXT_NS: u32 = 2;
-/// Frames of a burst. As many as the ring of a veth holds (`VETH_RING_SIZE`,
-/// drivers/net/veth.c), and a power of two.
+/// Number of frames in a burst: as many as the ring of a veth holds (`VETH_RING_SIZE`,
+/// drivers/net/veth.c). A power of two.
 const BURST: u64 = 256;
-/// Looks at the clock between two bursts, at most: the verifier follows 8,192 jumps,
-/// these are some hundred microseconds.
+/// Maximum number of clock reads in one wait. The verifier follows at most 8,192 jumps; these reads
+/// take some hundred microseconds.
 const MAX_CLOCK_READS: u32 = 7 << 10;
 
-/// Index of the interface that frames are sent out of.
+/// Index of the interface through which frames are sent.
 #[unsafe(no_mangle)]
 static FLOOD_TO: Global<u32> = Global::new(0);
 
-/// Gives the frame the next source and sends it.
+/// Writes the next source into the frame and sends the frame.
 #[xdp]
 fn flood(ctx: XdpContext) -> u32 {
     if send(&ctx).is_none() {
@@ -66,12 +66,12 @@ fn flood(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn send(ctx: &XdpContext) -> Option<()> {
     let sent = FLOOD_STATE.get_ptr_mut(SENT)?;
-    // SAFETY: an element of the map, and one thread runs this program.
+    // SAFETY: the pointer refers to an element of the map, and only one thread runs this program.
     let number = unsafe {
         *sent = (*sent).wrapping_add(1);
         *sent
     };
-    // Twice, because the verifier bounds a wait.
+    // Two waits, because the verifier limits the length of one.
     match number & (BURST - 1) {
         0 => pause(0)?,
         1 => pause(*FLOOD_STATE.get(PAUSE_NS)?)?,
@@ -82,8 +82,8 @@ fn send(ctx: &XdpContext) -> Option<()> {
     if start + SOURCE6 + 16 > end {
         return None;
     }
-    // SAFETY: the frame was just found to reach to the end of an IPv6 source, behind everything
-    // that is read and written here. Byte arrays have no alignment to violate.
+    // SAFETY: the frame reaches to the end of an IPv6 source, as was just checked, and everything
+    // that is read and written here is in front of that. Byte arrays have no alignment to violate.
     unsafe {
         let version = *((start + 14) as *const u8) >> 4;
         if version == 4 {
@@ -97,7 +97,8 @@ fn send(ctx: &XdpContext) -> Option<()> {
     Some(())
 }
 
-/// Waits for the time of the next burst, and puts off the one after it.
+/// Waits until the next burst may start. Then sets the start of the burst after it to `put_off`
+/// nanoseconds later, unless `put_off` is 0.
 #[inline(never)]
 fn pause(put_off: u64) -> Option<()> {
     let next = FLOOD_STATE.get_ptr_mut(NEXT_NS)?;

@@ -1,9 +1,9 @@
-//! A received frame: the only code that touches packet memory.
+//! A received frame. This is the only code that accesses packet memory.
 //!
-//! There are two ways to read it. The fast way goes through packet pointers and sees the first
-//! buffer only, which holds the headers of nearly every frame. The copying way goes through a
-//! helper and sees the whole frame. [`parse`] takes the fast way and, when that missed something,
-//! starts again the other way: both run the same parser.
+//! There are two ways to read a frame. The fast way uses packet pointers and sees only the first
+//! buffer, which contains the headers of nearly every frame. The copying way uses a helper and sees
+//! the whole frame. [`receive`] parses the fast way and, if data was missing there, parses again
+//! the copying way. Both run the same parser.
 
 use core::{cell::Cell, mem::MaybeUninit};
 
@@ -12,18 +12,18 @@ use guard_common::{NoTrace, Packet, Reason, flow::Headers, packet::Fields, wire}
 
 use crate::context::Context;
 
-/// A received frame: what is in front, and how long it is.
+/// A received frame: its headers and its length.
 pub(crate) struct Received {
-    /// The headers.
+    /// The parsed headers.
     pub(crate) headers: Headers,
     /// Length in bytes; see [`receive`].
     pub(crate) len: u64,
-    /// A zero that the verifier does not know to be one.
+    /// A zero whose value the verifier does not know.
     pub(crate) zero: u64,
 }
 
-/// Copies the beginning of a frame of this length, as much as there is room for; the number of
-/// bytes, 0 if it cannot be read. A tag that was taken off is put back to its place.
+/// Copies the first bytes of a frame of length `len`, at most `N`. Returns the number of bytes, 0
+/// if the frame cannot be read. A removed tag is inserted at its place.
 #[inline(always)]
 pub(crate) fn copy_front<const N: usize>(ctx: &impl Context, len: u32, to: *mut [u8; N]) -> u32 {
     let tag = ctx.tag();
@@ -33,8 +33,8 @@ pub(crate) fn copy_front<const N: usize>(ctx: &impl Context, len: u32, to: *mut 
     let addresses = wire::ETHERTYPE_AT as usize;
     let tag_end = addresses + wire::VLAN_TAG_LEN as usize;
     let to: *mut u8 = to.cast();
-    // SAFETY: the addresses, the tag behind them and what is left of `N` bytes behind that are in
-    // the room that callers hand over.
+    // SAFETY: the addresses, the tag after them and the rest of the `N` bytes after the tag are
+    // within the room that callers provide.
     unsafe {
         if !ctx.copy(0, to, addresses as u32) {
             return 0;
@@ -45,25 +45,28 @@ pub(crate) fn copy_front<const N: usize>(ctx: &impl Context, len: u32, to: *mut 
     }
 }
 
-/// Copies what a frame of this length has from `at` on, up to `room` bytes; how many.
+/// Copies the bytes of a frame of length `len` from offset `at` on, at most `room`. Returns their
+/// number.
 #[inline(always)]
 fn copy_part(ctx: &impl Context, len: u32, at: u32, to: *mut u8, room: usize) -> u32 {
-    // The helper must not be asked for nothing, and before 6.8 the verifier learns nothing from a
-    // comparison with zero. So what is bounded is the index of the last byte. There is none where
-    // nothing is left, of which the helper then refuses the `room` bytes that it is asked for.
-    // Opaque, so that the register that is compared is the one that the helper gets.
+    // The helper must not be called for 0 bytes, and before Linux 6.8 the verifier learns nothing
+    // from a comparison with zero. Therefore the index of the last byte is bounded and not the
+    // count. If no bytes are left, the index wraps around, and the helper refuses the `room` bytes
+    // that are then requested. The values are opaque, so that the register that is compared is the
+    // one that the helper gets.
     let last = opaque(u64::from(len.wrapping_sub(at)).wrapping_sub(1));
     let bounded = if last < room as u64 { last } else { room as u64 - 1 };
     let count = opaque(bounded) + 1;
-    // SAFETY: callers hand over that much room, and no more is asked for; the verifier checks it.
+    // SAFETY: callers provide room for `room` bytes, and no more are requested; the verifier checks
+    // this.
     let copied = unsafe { ctx.copy(at, to, count as u32) };
     if copied { count as u32 } else { 0 }
 }
 
-/// Reads the headers of the frame. Unless `exact`, its length may be that of its first buffer, if
-/// no header tells of more: what lies behind the IP packet in other buffers is not noticed.
+/// Parses the headers of the frame. Unless `exact`, the returned length may be that of the first
+/// buffer, if no header requires more: data in other buffers after the IP packet is not included.
 ///
-/// The verifier allows to subtract packet pointers with `CAP_PERFMON` only.
+/// The verifier permits the subtraction of packet pointers with `CAP_PERFMON` only.
 #[inline(always)]
 pub(crate) fn receive<C: Context>(ctx: &C, exact: bool) -> Received {
     let (start, end) = (ctx.start(), ctx.end());
@@ -92,8 +95,8 @@ pub(crate) fn receive<C: Context>(ctx: &C, exact: bool) -> Received {
     Received { headers: headers.masked(zero), len, zero }
 }
 
-/// Reads the headers of the frame wherever they lie. A function of its own: it is rarely called,
-/// and from two places.
+/// Parses the headers of the frame in whichever buffers they are. The copying code is in a function
+/// that is not inlined, because it is called rarely and from two places.
 #[inline(always)]
 pub(crate) fn parse_whole(ctx: &impl Context, len: u32) -> Headers {
     let mut source = [0; 2];
@@ -101,9 +104,9 @@ pub(crate) fn parse_whole(ctx: &impl Context, len: u32) -> Headers {
     Headers { facts, source, source_port: 0 }
 }
 
-/// Returns a word, and what else there is through a pointer: of a function that returns more the
-/// compiler makes one that returns nothing, and the verifier refuses what happens to be in the
-/// register for the result.
+/// Returns one word directly and the rest through a pointer. The compiler turns a function that
+/// returns more into one that returns nothing, and the verifier refuses the uninitialised register
+/// of the result.
 #[inline(never)]
 fn facts_of_whole(ctx: &impl Context, len: u32, source: &mut [u64; 2]) -> u64 {
     let headers = written(guard_common::parse(&AllBuffers { ctx, len }, &mut NoTrace));
@@ -111,22 +114,23 @@ fn facts_of_whole(ctx: &impl Context, len: u32, source: &mut [u64; 2]) -> u64 {
     headers.facts
 }
 
-/// Keeps the compiler from leaving out words that it sees nobody read on some path: it would still
-/// copy the registers that they live in, and the verifier refuses to copy what was never written.
+/// Forces the compiler to write all words, also those that are not read on some path. Otherwise it
+/// omits the write but still copies the register, and the verifier refuses to copy an uninitialised
+/// register.
 #[inline(always)]
 fn written(headers: Headers) -> Headers {
     let Headers { facts, source: [high, low], .. } = headers;
     Headers { facts: opaque(facts), source: [opaque(high), opaque(low)], source_port: 0 }
 }
 
-/// The same value, of which the compiler knows nothing.
+/// Returns the same value, hidden from the compiler.
 #[inline(always)]
 fn opaque(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;
-        // A real instruction: an empty one would leave two line records for the next, which the
-        // kernel refuses (`check_btf_line`, kernel/bpf/verifier.c).
+        // A real instruction: an empty one would leave two line records for the next instruction,
+        // which the kernel refuses (`check_btf_line`, kernel/bpf/verifier.c).
         // SAFETY: moves a register to itself.
         unsafe { core::arch::asm!("{0} = {0}", inout(reg) value, options(nomem, nostack)) };
         value
@@ -135,9 +139,9 @@ fn opaque(value: u64) -> u64 {
     core::hint::black_box(value)
 }
 
-/// The same number, of which the verifier does not know that it is the same: what it learns about
-/// one by a comparison says nothing about the other, so it need not walk on once for each
-/// comparison.
+/// Returns the same number, but the verifier does not know that it is the same. A comparison of one
+/// of them then has no consequence for the other, so the verifier need not continue once for each
+/// outcome.
 #[inline(always)]
 fn unlinked(number: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
@@ -151,17 +155,17 @@ fn unlinked(number: u64) -> u64 {
     core::hint::black_box(number)
 }
 
-/// Bytes of a frame that are compared with the end of the first buffer once, for all headers that
-/// lie there at a constant offset: Ethernet, IPv4 without options, TCP without options. No frame on
-/// a wire is shorter.
+/// Number of bytes of a frame that are compared with the end of the first buffer once, for all
+/// headers at constant offsets: Ethernet, IPv4 without options, TCP without options. No frame on a
+/// wire is shorter.
 const FIXED_HEADERS_LEN: usize = 54;
 
-/// The first buffer of a frame, at least [`FIXED_HEADERS_LEN`] bytes long. Remembers when something was asked
-/// for that is not in it.
+/// The first buffer of a frame, at least [`FIXED_HEADERS_LEN`] bytes long. Records whether data was
+/// requested that is not in the buffer.
 struct Linear {
     start: usize,
     end: usize,
-    /// Length of the frame if that is known, else of this buffer, in bytes.
+    /// Length in bytes: of the frame if it is known, otherwise of this buffer.
     len: u32,
     /// As [`Packet::tags_taken_off`].
     tags: u32,
@@ -170,17 +174,19 @@ struct Linear {
     missed: Cell<bool>,
 }
 
-/// `N` bytes of the first buffer, whose end was compared with its end.
+/// The address of `N` bytes in the first buffer. They have been compared with the end of the
+/// buffer.
 struct InPacket<const N: usize>(usize);
 
 impl<const N: usize> InPacket<N> {
-    /// A field as it lies in the packet. One load where the target allows misaligned ones
-    /// (`xtask/src/build.rs` says that it does), else byte by byte.
+    /// Returns a field in the byte order of the packet. One load where the target permits
+    /// misaligned loads (`xtask/src/build.rs` sets this), otherwise byte by byte.
     #[inline(always)]
     fn field<const AT: usize, T: Copy>(&self) -> T {
         const { assert!(AT + size_of::<T>() <= N, "a field beyond the bytes that were read") };
-        // SAFETY: within the bytes that were compared with the end of the buffer; the verifier
-        // checks that, too. Integers have no invalid bits, and the read asks for no alignment.
+        // SAFETY: the field is within the bytes that were compared with the end of the buffer, and
+        // the verifier checks that, too. Every bit pattern of an integer is valid, and the read
+        // requires no alignment.
         unsafe { ((self.0 + AT) as *const T).read_unaligned() }
     }
 }
@@ -216,7 +222,8 @@ impl Packet for Linear {
         self.len
     }
 
-    /// A frame may go on behind its first buffer.
+    /// The frame may continue after its first buffer, so a negative answer is recorded as missing
+    /// data.
     #[inline(always)]
     fn reaches(&self, end: u32) -> bool {
         let reaches = end <= self.len;
@@ -232,8 +239,8 @@ impl Packet for Linear {
         if is_constant(at) && at + N <= FIXED_HEADERS_LEN {
             return Some(InPacket(self.start + at));
         }
-        // Opaque, so that the pointer that is compared is the one that is read through: the
-        // verifier learns nothing about a sum that was computed another way.
+        // Opaque, so that the pointer that is compared is the one that is used for reading: the
+        // verifier does not apply the comparison to a sum that was computed separately.
         let start = opaque((self.start + at) as u64) as usize;
         if start + N > self.end {
             self.missed.set(true);
@@ -252,7 +259,7 @@ impl Packet for Linear {
         self.merged
     }
 
-    /// Rare headers come in chains, whose offsets cost the verifier dearly: not here.
+    /// Rare headers form chains, whose offsets are costly to verify. They are not read here.
     #[inline(always)]
     fn read_rare<const N: usize>(&self, _: u32) -> Option<InPacket<N>> {
         self.missed.set(true);
@@ -260,8 +267,9 @@ impl Packet for Linear {
     }
 }
 
-/// Whether the compiler knows a value. Only then may its bounds be left unchecked: the verifier
-/// does not remember what was checked of a pointer to which something unknown was added.
+/// Returns whether the compiler knows a value. Only then may the check of its bounds be omitted,
+/// because the verifier forgets the checked bounds of a pointer to which an unknown value was
+/// added.
 #[inline(always)]
 fn is_constant(value: usize) -> bool {
     #[cfg(target_arch = "bpf")]
@@ -293,10 +301,10 @@ impl<C: Context> Packet for AllBuffers<'_, C> {
     #[inline(always)]
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
-        // SAFETY: `bytes` has room for the `N` bytes that are asked for; the helper checks the
+        // SAFETY: `bytes` has room for the `N` bytes that are requested. The helper checks the
         // offset against the frame and writes all of them, or fails.
         let copied = unsafe { self.ctx.copy(at, bytes.as_mut_ptr().cast(), N as u32) };
-        // SAFETY: the helper has written all bytes when it says so.
+        // SAFETY: the helper has written all bytes if it succeeds.
         if copied { Some(unsafe { bytes.assume_init() }) } else { None }
     }
 
@@ -311,7 +319,8 @@ impl<C: Context> Packet for AllBuffers<'_, C> {
     }
 }
 
-/// The clock that a test run passes as metadata in front of the frame, in ticks; 0 without it.
+/// Returns the time that a test run passes as metadata in front of the frame, in ticks; 0 without
+/// metadata.
 #[inline(always)]
 pub(crate) fn metadata_clock(ctx: &XdpContext) -> u64 {
     let start = ctx.metadata();

@@ -1,9 +1,9 @@
-//! The programs: thin shells around `guard_common::parse` and `guard_common::decide`.
+//! The kernel programs: thin wrappers around `guard_common::parse` and `guard_common::decide`.
 //!
-//! `guard` is attached to the XDP hook, `guard_tc` to the tc hook (TCX). The others are only ever run
-//! by `BPF_PROG_TEST_RUN` and return the packed verdict: `guard_verdict` and `tc_verdict` do the same
-//! and take the clock as XDP metadata and in the control buffer; `guard_self_test` decides by the
-//! same tables and leaves no trace.
+//! `guard` is attached to the XDP hook and `guard_tc` to the tc hook (TCX). The other programs are
+//! only run by `BPF_PROG_TEST_RUN` and return the packed verdict. `guard_verdict` and `tc_verdict`
+//! work like `guard` and `guard_tc`, but take the time from the XDP metadata or the control buffer.
+//! `guard_self_test` decides by the same tables without any side effects.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
@@ -38,7 +38,7 @@ use crate::{
     maps::Maps,
 };
 
-/// Judges a received frame.
+/// Decides about a received frame.
 #[xdp(frags)]
 fn guard(ctx: XdpContext) -> u32 {
     if run(&ctx, Jiffies, |buckets, _| buckets) & 0xff == Action::Drop as u32 {
@@ -48,14 +48,14 @@ fn guard(ctx: XdpContext) -> u32 {
     }
 }
 
-/// Judges a frame of a test run; the packed verdict.
+/// Decides about a frame of a test run. Returns the packed verdict.
 #[xdp(frags)]
 fn guard_verdict(ctx: XdpContext) -> u32 {
     run(&ctx, FixedClock(frame::metadata_clock(&ctx)), |buckets, _| buckets)
 }
 
-/// Judges a packet of the network stack. One that may pass goes on to the programs of others:
-/// `TCX_PASS` would end their chain.
+/// Decides about a packet of the network stack. A packet that passes continues to the other tc
+/// programs of the interface; `TCX_PASS` would end their chain.
 #[classifier]
 fn guard_tc(ctx: TcContext) -> i32 {
     if run(&Skb::received(ctx), Jiffies, Merged::new) & 0xff == Action::Drop as u32 {
@@ -65,16 +65,16 @@ fn guard_tc(ctx: TcContext) -> i32 {
     }
 }
 
-/// Judges a packet of a test run; the packed verdict.
+/// Decides about a packet of a test run. Returns the packed verdict.
 #[classifier]
 fn tc_verdict(ctx: TcContext) -> i32 {
     let (skb, clock) = Skb::tested(ctx);
     run(&skb, FixedClock(clock), Merged::new).cast_signed()
 }
 
-/// Decides about a frame of the self-test, before the program of its tables is attached; the packed verdict.
-/// Nothing is limited, counted or told: what is shared with the program that is attached now stays
-/// as it is.
+/// Decides about a frame of the self-test, before the new program is attached. Returns the packed
+/// verdict. Charges no limits, counts nothing and emits no events, because the maps are shared with
+/// the program that is currently attached.
 #[xdp(frags)]
 fn guard_self_test(ctx: XdpContext) -> u32 {
     let Received { headers, len, zero } = frame::receive(&ctx, false);
@@ -82,8 +82,9 @@ fn guard_self_test(ctx: XdpContext) -> u32 {
     decide(&headers, len as u32, &Unlimited(Maps), &buckets, &mut NoTrace).packed
 }
 
-/// Judges a frame, counts it, and tells user space if it is refused; the packed verdict. `clock` is
-/// the one that limits go by; `limiter` makes of the buckets what charges so many packets.
+/// Decides about a frame, counts it, and reports it to user space if it is refused. Returns the
+/// packed verdict. `clock` is the clock of the limits. `limiter` makes the limiter from the buckets
+/// and the number of packets to charge.
 #[inline(always)]
 fn run<C: Clock, L: Limiter>(
     ctx: &impl Context,
@@ -100,8 +101,8 @@ fn run<C: Clock, L: Limiter>(
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);
     let len = account::count(ctx, len, packets, decision.counter);
     if verdict & 0xff != Action::Pass as u32 {
-        // The same for every refusal: the verifier shall walk it once, not once for every way to
-        // get here.
+        // The verdict is mixed with `zero` so that the verifier does not know it: it then verifies
+        // this code once, and not once for every path to it.
         emit::sample(ctx, len as u32, zero, verdict ^ zero as u32);
     }
     verdict

@@ -1,4 +1,4 @@
-//! The maps and read-only globals, and the policy's tables over them.
+//! The maps and read-only globals, and the tables of the policy that are made of them.
 //!
 //! Names and layouts are those of `guard_common::{names, layout}`.
 
@@ -30,7 +30,7 @@ use guard_common::{
 #[repr(transparent)]
 struct Data<T, const N: usize>(UnsafeCell<[T; N]>);
 
-// SAFETY: only read here; user space writes it before any program runs.
+// SAFETY: the programs only read; user space writes before any program runs.
 unsafe impl<T: Sync, const N: usize> Sync for Data<T, N> {}
 
 impl<T: Copy, const N: usize> Data<T, N> {
@@ -38,14 +38,15 @@ impl<T: Copy, const N: usize> Data<T, N> {
         Self(UnsafeCell::new([value; N]))
     }
 
-    /// An entry. The read is volatile: the compiler takes the value that it sees here for the one
-    /// that will be there.
+    /// Returns an entry. The read is volatile because the compiler would otherwise use the initial
+    /// value that it sees here.
     #[inline(always)]
     fn get(&self, index: usize) -> Option<T> {
         if index >= N {
             return None;
         }
-        // SAFETY: within the array, as was just checked; nobody writes it while programs run.
+        // SAFETY: the index is within the array, as was just checked, and nothing writes the array
+        // while programs run.
         Some(unsafe { self.0.get().cast::<T>().add(index).read_volatile() })
     }
 }
@@ -54,7 +55,7 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 // Of one generation: filled before the program is attached, never changed after.
 
-/// Directly addressed: a map of one entry costs a look-up all the same.
+/// A global and not a map, because even a map of one entry costs a lookup.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".bss")]
 static TG_PORTS: Data<u8, PORT_TABLE_LEN> = Data::new(0);
@@ -87,7 +88,7 @@ pub(crate) static TG_COUNTERS: PerCpuArray<Counter, { COUNTERS as usize }> = Per
 pub(crate) static TG_INTERFACES: Array<InterfaceRow, { INTERFACE_SLOTS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static TG_MEMBERS: Array<BucketStates, { MAX_MEMBER_BUCKETS as usize }> = Array::new();
-/// Not read here: which place of [`TG_MEMBERS`] is whose.
+/// Not used by the programs: the member to which an entry of [`TG_MEMBERS`] belongs.
 #[btf_map]
 static TG_MEMBER_KEYS: HashMap<MemberKey, u32, { MAX_MEMBER_BUCKETS as usize }, NO_PREALLOC> =
     HashMap::new();
@@ -100,16 +101,16 @@ pub(crate) static TG_CREDITS: PerCpuArray<BucketStates, { MAX_SERVICES as usize 
     PerCpuArray::new();
 #[btf_map]
 pub(crate) static TG_LISTENER: Array<u64, 1> = Array::new();
-/// Not read here: what the slots and rows are, for whoever reads the counters.
+/// Not used by the programs: names of slots and rows for programs that read the counters.
 #[btf_map]
 static TG_LABELS: Array<Label, { LABELS as usize }> = Array::new();
-/// Not read here: what the daemon counts.
+/// Not used by the programs: counts of the daemon.
 #[btf_map]
 static TG_TALLIES: Array<u64, { TALLIES as usize }> = Array::new();
-/// Not read here: what guards of other layouts have counted.
+/// Not used by the programs: counts of guards with another layout.
 #[btf_map]
 static TG_CARRIED: Array<Carried, { CARRIED as usize }> = Array::new();
-/// Not read here: what the layout is.
+/// Not used by the programs: the description of the layout.
 #[btf_map]
 static TG_ABOUT: Array<About, 1> = Array::new();
 #[btf_map]
@@ -163,32 +164,32 @@ static TG_JIFFY: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_SAMPLING_ON: Global<u64> = Global::new(0);
 
-/// The secret key of hashed buckets.
+/// Returns the secret key of the hashed buckets.
 #[inline(always)]
 pub(crate) fn hash_key() -> [u64; 2] {
     [TG_KEY0.load(), TG_KEY1.load()]
 }
 
-/// Ticks of the limiter's clock in a timer tick of the kernel.
+/// Returns the ticks of the limiter's clock in one timer tick of the kernel.
 #[inline(always)]
 pub(crate) fn ticks_in_a_jiffy() -> u64 {
     TG_JIFFY.load()
 }
 
-/// Whether some service limits bytes.
+/// Returns whether some service limits bytes.
 #[inline(always)]
 pub(crate) fn limits_bytes() -> bool {
     let both = 1 << Unit::Bytes as u64;
     TG_KINDS.load() & (both | both << limit::TOTAL_KINDS_BIT) != 0
 }
 
-/// Whether drop events are wanted.
+/// Returns whether refused frames are sampled as events.
 #[inline(always)]
 pub(crate) fn sampling() -> bool {
     TG_SAMPLING_ON.load() != 0
 }
 
-/// The policy of the generation that this program belongs to.
+/// The policy of the generation to which this program belongs.
 pub(crate) struct Maps;
 
 impl Tables for Maps {

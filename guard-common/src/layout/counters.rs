@@ -1,73 +1,77 @@
-//! Where counters lie: one for each verdict that an interface may have.
+//! Positions of the counters: each interface has one counter for every verdict.
 
 use crate::verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict};
 
-/// Interfaces with a counter row of their own. The last row is shared by all further ones.
+/// Number of counter rows. An interface has a row of its own; the last row is shared by all
+/// interfaces beyond that.
 pub const MAX_INTERFACES: u32 = 16;
 
-/// Entries of the interface map. More than there are rows, so that an interface nearly always lies
-/// where its index says.
+/// Number of entries of the interface map. There are more entries than rows, so that an interface
+/// is nearly always found at the entry that its index selects.
 pub const INTERFACE_SLOTS: u32 = 64;
 
-/// Entries in which an interface may lie, from the one its index says on.
+/// Number of consecutive entries that may contain an interface, beginning with the entry that its
+/// index selects.
 pub const INTERFACE_PROBES: u32 = 4;
 
-/// Entry of the interface map, in one word, which is loaded at once. From the lowest bit: index of
-/// the interface (32), 0 for a free entry; index of the first counter of its row (16); whether the
-/// kernel need not be asked for the length of its frames, because each lies in one buffer (1).
+/// An entry of the interface map, in one word, which takes one load.
+///
+/// From the lowest bit: index of the interface (32), 0 for a free entry; index of the first counter
+/// of its row (16); whether each of its frames is in one buffer (1), so that the program need not
+/// call the kernel for the length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(transparent)]
 pub struct InterfaceRow(u64);
 
 impl InterfaceRow {
-    /// The row that all interfaces share that have no entry.
+    /// The entry for all interfaces that are not in the map: the shared row.
     pub const OTHERS: Self = Self::new(0, MAX_INTERFACES - 1, false);
 
-    /// The entry of an interface, with the number of its row.
+    /// Returns the entry of an interface. `row` is the number of its counter row.
     pub const fn new(ifindex: u32, row: u32, one_buffer: bool) -> Self {
         let first = row.wrapping_mul(COUNTERS_PER_INTERFACE);
         Self(ifindex as u64 | (first as u64) << 32 | (one_buffer as u64) << 48)
     }
 
-    /// Index of the interface.
+    /// Returns the index of the interface.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     pub fn ifindex(self) -> u32 {
         self.0 as u32
     }
 
-    /// Index of the first counter.
+    /// Returns the index of the first counter of the row.
     #[inline(always)]
     pub fn first(self) -> u32 {
         (self.0 >> 32 & 0xffff) as u32
     }
 
-    /// Whether each frame lies in one buffer.
+    /// Returns whether each frame is in one buffer.
     #[inline(always)]
     pub fn has_one_buffer(self) -> bool {
         self.0 >> 48 != 0
     }
 
-    /// Where the entry of an interface may lie, likeliest first.
+    /// Returns the entries that may contain an interface, the most likely one first.
     #[inline(always)]
     pub fn places(ifindex: u32) -> impl Iterator<Item = u32> {
         (0..INTERFACE_PROBES).map(move |probe| ifindex.wrapping_add(probe) % INTERFACE_SLOTS)
     }
 }
 
-/// Counters of the node itself: each of its reasons with each action.
+/// Number of counters of the node itself: each reason of the node with each action.
 pub const NODE_COUNTERS: u32 = 3 * NODE_REASONS as u32;
 
-/// Counters of one service: each of its reasons, enforced and observed.
+/// Number of counters of one service: each of its reasons, enforced and observed.
 pub const SERVICE_COUNTERS: u32 = 2 * (Reason::COUNT as u32 - NODE_REASONS as u32);
 
-/// Counters of one interface: the node's, then those of each service slot.
+/// Number of counters of one interface: those of the node, then those of each service slot.
 pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_SERVICES as u32;
 
-/// All counters.
+/// Number of all counters.
 pub const COUNTERS: u32 = COUNTERS_PER_INTERFACE * MAX_INTERFACES;
 
-/// Number of the counter of a verdict among those of an interface.
+/// Returns the number of a verdict's counter within the row of an interface.
 #[inline(always)]
 pub fn counter(verdict: Verdict) -> u32 {
     let Verdict { action, reason, service } = verdict;
@@ -77,14 +81,14 @@ pub fn counter(verdict: Verdict) -> u32 {
         Some(slot) => u32::from(slot).wrapping_mul(SERVICE_COUNTERS).wrapping_add(
             NODE_COUNTERS
                 .wrapping_add(reason.wrapping_sub(NODE_REASONS.into()).wrapping_mul(2))
-                // 1 for `WouldDrop`.
+                // 1 for `WouldDrop`, 0 for the other actions.
                 .wrapping_add(action >> 1),
         ),
     }
 }
 
-/// The row and the verdict that a counter counts: the inverse of [`counter`]. None for a
-/// counter that no verdict moves.
+/// Returns the row and the verdict of a counter: the inverse of [`counter`]. `None` for a counter
+/// that no verdict uses.
 pub fn counter_meaning(index: u32) -> Option<(u32, Verdict)> {
     let row = index.checked_div(COUNTERS_PER_INTERFACE)?;
     if row >= MAX_INTERFACES {
@@ -109,25 +113,26 @@ pub fn counter_meaning(index: u32) -> Option<(u32, Verdict)> {
     Some((row, Verdict::of_service(action, reason, slot)))
 }
 
-/// What the decision answers: a verdict and the number of its counter. Both are constants but for
-/// the slot, so they are put together where the decision falls, and not taken apart and put
-/// together again where the frame is counted.
+/// The result of a decision: a verdict and the number of its counter.
+///
+/// Both are constants except for the slot. They are therefore computed together where the decision
+/// is made, and the verdict need not be unpacked where the frame is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// The packed verdict.
+    /// The verdict as [`Verdict::pack`] encodes it.
     pub packed: u32,
-    /// Number of its counter among those of an interface.
+    /// Number of the counter within the row of an interface, as [`counter`] returns it.
     pub counter: u32,
 }
 
 impl Decision {
-    /// A decision without a service.
+    /// Returns a decision without a service.
     #[inline(always)]
     pub fn of_node(action: Action, reason: Reason) -> Self {
         Self::of(Verdict::of_node(action, reason))
     }
 
-    /// A decision of the service in this slot.
+    /// Returns a decision of the service in this slot.
     #[inline(always)]
     pub fn of_service(action: Action, reason: Reason, slot: u8) -> Self {
         Self::of(Verdict::of_service(action, reason, slot))
@@ -138,9 +143,9 @@ impl Decision {
         Self { packed: verdict.pack(), counter: counter(verdict) }
     }
 
-    /// The verdict.
+    /// Returns the verdict.
     pub fn verdict(self) -> Verdict {
-        // Made of a verdict, it holds one.
+        // `packed` was made from a verdict, so unpacking succeeds.
         Verdict::unpack(self.packed).unwrap_or(Verdict::of_node(Action::Drop, Reason::Undecodable))
     }
 }

@@ -1,16 +1,16 @@
-//! Tallies of the daemon alone, beside those of [`crate::layout`], in the same map: no program of
-//! the kernel reads or writes them, so they are no part of the layout. A place once given is kept,
-//! because counts outlive the daemon.
+//! Tallies that only the daemon uses, in the same map as those of [`crate::layout`]. No kernel
+//! program reads or writes them, so they are not part of the layout. The index of a tally never
+//! changes, because the counts outlive the daemon.
 
 use crate::layout;
 
-/// Tally: policies that were not accepted because they are not what the holder of the policy key
-/// has signed.
+/// Tally: policies rejected because they have no valid signature of the policy key.
 pub const SIGNATURES_REFUSED: u32 = 24;
-/// Tally: policies that were signed, but replaced since, or that share a serial number.
+/// Tally: policies rejected although they are signed, because they were replaced since or share a
+/// serial number with another policy.
 pub const SIGNATURES_REPLAYED: u32 = 25;
 
-/// The first place that no name of [`crate::layout`] takes: three sockets have a place each.
+/// The first index after the tallies of [`crate::layout`] by socket, which take three entries each.
 const FREE: u32 = layout::TALLY_CONNECTIONS_CUT + 3;
 
 const _: () = {

@@ -1,35 +1,36 @@
-//! A sampled drop, as the kernel hands it to user space.
+//! A sampled drop, as the kernel reports it to user space.
 
 use crate::{flow::Addr, verdict::Verdict};
 
-/// One dropped frame, or one that enforcing would have dropped. Sampled: counters are exact, events
-/// are examples.
+/// One frame that was dropped, or that enforcing would have dropped. Counters are exact; events are
+/// a sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Event {
-    /// Source address as [`Addr::mapped`]; zero when the frame had none that could be read.
+    /// Source address as [`Addr::mapped`]; zero if the frame had no readable one.
     pub source: [u64; 2],
     /// The packed [`Verdict`].
     pub verdict: u32,
     /// Index of the interface that received the frame.
     pub ifindex: u32,
-    /// Length of the frame in bytes.
+    /// Length of the frame on the wire in bytes, without the frame check sequence.
     pub len: u32,
-    /// Destination port; 0 when there was none.
+    /// Destination port; 0 if there is none.
     pub port: u16,
-    /// IP protocol; 0 when there was none.
+    /// IP protocol; 0 if there is none.
     pub protocol: u8,
-    /// [`Event::IPV4`] or [`Event::IPV6`]; 0 when there is no source.
+    /// [`Event::IPV4`] or [`Event::IPV6`]; 0 if there is no source.
     pub family: u8,
-    /// Frames that this one stands for: it is one of so many, on average.
+    /// Number of refused frames that this event represents, on average.
     pub weight: u32,
-    /// Bytes of `head` that are the frame's; what is behind them means nothing.
+    /// Number of valid bytes in `head`; the bytes after them are undefined.
     pub head_len: u32,
-    /// The beginning of the frame.
+    /// The first bytes of the frame, from the Ethernet header on.
     pub head: [u8; HEAD_LEN],
 }
 
-/// Bytes of a frame that an event holds: its headers, and IPv6 extension headers of usual length.
+/// Maximum number of bytes of a frame in an event: enough for its headers, including IPv6 extension
+/// headers of usual length.
 pub const HEAD_LEN: usize = 128;
 
 impl Default for Event {
@@ -50,12 +51,12 @@ impl Default for Event {
 }
 
 impl Event {
-    /// The source is an IPv4 address.
+    /// Family: the source is an IPv4 address.
     pub const IPV4: u8 = 4;
-    /// The source is an IPv6 address.
+    /// Family: the source is an IPv6 address.
     pub const IPV6: u8 = 6;
 
-    /// The source address.
+    /// Returns the source address, or `None` if there is no source.
     #[expect(clippy::cast_possible_truncation, reason = "the low half of a mapped address")]
     pub fn source(&self) -> Option<Addr> {
         let [_, low] = self.source;
@@ -66,7 +67,7 @@ impl Event {
         }
     }
 
-    /// The verdict; none when the record is not one of ours.
+    /// Returns the verdict, or `None` if the record does not contain a valid one.
     pub fn verdict(&self) -> Option<Verdict> {
         Verdict::unpack(self.verdict)
     }
