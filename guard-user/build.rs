@@ -1,5 +1,6 @@
-//! Embeds the pages of `trainguard explain`, the profiles of `trainguard init`, and the kernel object that `cargo xtask build` has made, if
-//! the environment names one.
+//! Build script: embeds the pages of `trainguard explain`, the profiles of `trainguard init` and, if
+//! the environment variable `TRAINGUARD_OBJECT` names one, the kernel object built by `cargo xtask
+//! build`.
 
 use std::{env, error::Error, fs, path::Path, thread, time::Duration};
 
@@ -21,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Lists the pages in `explain/` as an array of their names and texts.
+/// Writes `pages.rs` to `OUT_DIR`: an array of the name and the text of each page in `explain/`,
+/// sorted.
 fn list_pages() -> Result<(), Box<dyn Error>> {
     let directory =
         Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets it")?).join("explain");
@@ -38,8 +40,9 @@ fn list_pages() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Lists the profiles in `policies/`, with the roles that their front matter names: lines of a comment such
-/// as `#   roles: scheduler = first, worker = others`.
+/// Writes `profiles.rs` to `OUT_DIR`: an array of the profiles in `policies/`, sorted by name, with the
+/// roles from their front matter: a comment line such as `#   roles: scheduler = first, worker =
+/// others`.
 fn list_profiles() -> Result<(), Box<dyn Error>> {
     let directory =
         Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets it")?).join("../policies");
@@ -82,8 +85,9 @@ fn list_profiles() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Waits while `cargo xtask` builds the kernel object beside us: as long as the file is there that says
-/// so, and the process whose id is in the file's name, `trainguard-object-PID-...`.
+/// Waits until `cargo xtask`, which runs this build, has finished the kernel object that it builds in
+/// parallel: until the file named by `TRAINGUARD_OBJECT_PENDING` is removed, or the process whose id is
+/// part of its name (`trainguard-object-PID-...`) has exited.
 fn await_kernel_object() {
     let Some(pending) = env::var_os("TRAINGUARD_OBJECT_PENDING") else { return };
     let pending = Path::new(&pending);

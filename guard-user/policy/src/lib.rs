@@ -1,8 +1,8 @@
-//! trainguard's policies, from YAML to tables: document, resolve, check, compile. Touches files, never
-//! the kernel.
+//! trainguard's policies, from YAML to tables: read documents, resolve names, check, compile. Accesses
+//! files, never the kernel.
 //!
-//! A crate of its own: a change of the daemon does not compile it again. The tables themselves, and the
-//! decision by them, are `guard-tables`.
+//! A separate crate, so that a change of the daemon does not recompile it. The tables, and the
+//! evaluation of packets with them, are in `guard-tables`.
 
 pub mod compile;
 pub mod diff;

@@ -1,33 +1,34 @@
-//! A packet to ask about: what `trace`, `test` and `diff` put before the decision.
+//! Packets made up to evaluate a policy, for `trace`, `test` and `diff`.
 
 use std::net::IpAddr;
 
 use guard_common::{parse::transport, port_table::Transport, wire};
 
-/// A source port for those who do not care: it decides nothing.
+/// Default source port. Source ports have no effect on the verdict.
 pub const SOURCE_PORT: u16 = 40_000;
 /// TCP flags of a segment that opens a connection.
 pub const FLAGS_OPENING: u8 = wire::TCP_SYN;
-/// TCP flags of a segment in the middle of one.
+/// TCP flags of a segment of an established connection.
 pub const FLAGS_ESTABLISHED: u8 = wire::TCP_ACK;
 
-/// A packet of one family.
+/// A packet, given by the fields that decide the verdict. Both addresses must be of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// Source address and port.
     pub from: (IpAddr, u16),
     /// Destination address and port.
     pub to: (IpAddr, u16),
-    /// IP protocol.
+    /// IP protocol number.
     pub protocol: u8,
-    /// TCP flags.
+    /// TCP flags as in the header (RFC 9293 3.1); ignored for other protocols.
     pub flags: u8,
-    /// It is a later fragment of a packet: it has no ports.
+    /// Whether this is a fragment other than the first, which has no ports.
     pub later_fragment: bool,
 }
 
 impl Probe {
-    /// A packet from an address to a port of a host of the same family.
+    /// Makes a packet from an address to a port. Source port and destination address are defaults; the
+    /// destination is of the same family as `from` and in a documentation prefix (RFC 5737, RFC 3849).
     pub fn new(from: IpAddr, transport: Transport, port: u16, flags: u8) -> Self {
         let to = match from {
             IpAddr::V4(_) => IpAddr::from([192, 0, 2, 1]),
@@ -41,12 +42,13 @@ impl Probe {
         Self { from: (from, SOURCE_PORT), to: (to, port), protocol, flags, later_fragment: false }
     }
 
-    /// A later fragment from an address.
+    /// Makes a UDP fragment other than the first.
     pub fn fragment(from: IpAddr) -> Self {
         Self { later_fragment: true, ..Self::new(from, Transport::Udp, 0, 0) }
     }
 
-    /// An Ethernet frame with this packet, without checksums: nobody looks at them.
+    /// Returns an Ethernet frame with this packet. Checksums are zero, because the decision does not
+    /// read them.
     pub fn frame(&self) -> Vec<u8> {
         let segment = self.segment();
         // Locally administered addresses.
@@ -54,7 +56,7 @@ impl Probe {
         let length = u16::try_from(segment.len()).unwrap_or(u16::MAX);
         match (self.from.0, self.to.0) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                // Don't fragment; or 8 bytes behind the beginning.
+                // Fragment field: don't fragment; or an offset of 8 bytes, in units of 8.
                 let offset = if self.later_fragment { [0, 1] } else { [0x40, 0] };
                 frame.extend(wire::ETHERTYPE_IPV4.to_be_bytes());
                 frame.extend([0x45, 0]);
@@ -108,13 +110,13 @@ impl Probe {
     }
 }
 
-/// A frame that cannot be read: a VLAN tag that is cut short.
+/// A frame that cannot be parsed: its VLAN tag is truncated.
 pub const UNREADABLE: [u8; 15] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0];
 
-/// An IP protocol by its name or number.
+/// Parses an IP protocol: `tcp`, `udp`, `udplite`, `sctp` or a number up to 255.
 ///
 /// # Errors
-/// What it could be.
+/// The text is none of these.
 pub fn protocol(text: &str) -> Result<u8, String> {
     match text.to_ascii_lowercase().as_str() {
         "tcp" => Ok(wire::PROTO_TCP),
@@ -127,10 +129,10 @@ pub fn protocol(text: &str) -> Result<u8, String> {
     }
 }
 
-/// TCP flags by their letters (RFC 9293 3.1).
+/// Parses TCP flags given as letters: S, A, F, R, P, U (RFC 9293 3.1). An empty text is no flags.
 ///
 /// # Errors
-/// The letter that is none.
+/// A letter is not a flag. The message names it.
 pub fn flags(text: &str) -> Result<u8, String> {
     text.chars().try_fold(0, |flags, letter| {
         let bit = match letter.to_ascii_uppercase() {

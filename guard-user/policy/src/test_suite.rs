@@ -1,4 +1,4 @@
-//! Unit tests of policies, with the cluster that they are about.
+//! Unit tests of policies, with the cluster that they test.
 
 use std::{
     collections::BTreeMap,
@@ -23,14 +23,14 @@ use crate::{
     },
 };
 
-/// Whether a file is one of tests by its name: `NAME.test.yaml`. They stand beside the policies,
-/// and a pattern for those does not mean them.
+/// Reports whether a file name is that of a test file: `NAME.test.yaml` or `NAME.test.yml`. Test files
+/// are kept beside the policies; a pattern of policy files does not match them.
 pub fn is_test_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     name.ends_with(b".test.yaml") || name.ends_with(b".test.yml")
 }
 
-/// Tests and the cluster that they are about.
+/// The tests of a file and the cluster that they test.
 #[derive(Debug)]
 pub struct Suite {
     cluster: Cluster,
@@ -41,51 +41,51 @@ pub struct Suite {
 /// A test.
 #[derive(Debug)]
 pub struct Case {
-    /// What must hold, in words.
+    /// The name of the test: what must hold, in words.
     pub name: String,
-    /// Where it is written.
+    /// Where the name is written.
     pub place: Location,
-    /// The node that receives.
+    /// Name of the receiving node.
     pub node: String,
-    /// What it receives.
+    /// The packets that the node receives, and the expected verdicts.
     pub asked: Query,
 }
 
-/// What is asked about.
+/// What a test evaluates.
 #[derive(Debug)]
 pub enum Query {
-    /// Packets; each from another address of one node.
+    /// Packets, each from another address of one node.
     Packets {
         /// The packets.
         probes: Vec<Probe>,
-        /// So many of each are sent before, whose verdict is not asked.
+        /// Number of each packet sent first, whose verdicts are not checked.
         after: u64,
-        /// So many of each must get the answer.
+        /// Number of each packet that must get the expected verdict.
         times: u64,
-        /// The verdict.
+        /// The expected verdict.
         answer: ExpectedVerdict,
     },
     /// All frames of a capture.
     Capture {
-        /// Its path.
+        /// Path of the capture.
         path: PathBuf,
-        /// How many frames get which verdict.
+        /// The expected number of frames for each verdict.
         summary: Vec<(ExpectedVerdict, u64)>,
     },
 }
 
 impl Suite {
-    /// The policy of a node that a test names.
+    /// Compiles the policy of a node; none if the cluster has no such node.
     ///
     /// # Errors
-    /// It does not fit.
+    /// The policy exceeds a capacity of the node.
     pub fn compile(&self, node: &str) -> Result<Option<CompiledPolicy>, CapacityError> {
         let node = self.cluster.node(node);
         node.map(|node| for_node(&self.cluster, node, &Placement::default())).transpose()
     }
 }
 
-/// Looks the names of tests up in their cluster.
+/// Looks up the names that tests use in their cluster, and reports unknown ones.
 pub(super) fn resolve(
     out: &mut Report,
     base: &Path,
@@ -133,7 +133,7 @@ fn unknown(out: &mut Report, cluster: &Cluster, name: &str, place: Location, wha
     });
 }
 
-/// The packets from each address of a node, or from an address.
+/// Makes the packets of a test: one from each address of the node, or one from the address.
 fn probes(
     out: &mut Report,
     cluster: &Cluster,
@@ -152,7 +152,8 @@ fn probes(
     let probe = |source: IpAddr| {
         let mut probe = Probe::new(source, packet.to.transport, packet.to.first, packet.flags);
         let own = receiver.addresses.iter().map(|addr| IpAddr::from(*addr));
-        // The destination decides nothing; it is the node's where it has one of the family.
+        // The destination address has no effect on the verdict. It is the receiver's, if it has one of
+        // the family.
         if let Some(own) = own.into_iter().find(|own| own.is_ipv4() == source.is_ipv4()) {
             probe.to.0 = own;
         }

@@ -1,5 +1,5 @@
-//! A node's policy in the form in which it is enforced: the bytes of the kernel maps, and the same
-//! tables for the host.
+//! The compiled policy of one node: the contents of the kernel maps, and the same tables for evaluating
+//! packets on the host.
 
 use std::collections::BTreeMap;
 
@@ -15,67 +15,80 @@ use guard_common::{
     wire,
 };
 
-/// A prefix of one family in network byte order: `A` is `[u8; 4]` or `[u8; 16]`.
+/// A prefix of one address family, in network byte order.
+///
+/// `A` is `[u8; 4]` for IPv4 or `[u8; 16]` for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Prefix<A> {
-    /// The address; host bits are zero.
+    /// The address; bits beyond the prefix length are zero.
     pub addr: A,
-    /// Length in bits.
+    /// Prefix length in bits: 0 to 32 or 0 to 128.
     pub len: u8,
 }
 
-/// A service in its slot.
+/// A service of the node and the slot that it occupies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompiledService {
-    /// Slot: bit of [`Source::services`], entry of the port table, index of counters.
+    /// The slot, below `MAX_SERVICES`: the bit in [`Source::services`], the entry in the port table,
+    /// and the index of the counters.
     pub slot: u8,
-    /// `policy/service`, at most 127 bytes. Stable across generations, it owns the slot.
+    /// `policy/service`, at most 127 bytes. Identifies the service across generations, so that it keeps
+    /// its slot.
     pub label: String,
-    /// Name of the service alone, as in the policy.
+    /// The name without the policy, as the policy gives it.
     pub name: String,
-    /// What the service asks for.
+    /// Flags and limits of the service, in the form that the kernel uses.
     pub service: Service,
 }
 
-/// A node's policy, compiled. Equal policies compile to equal bytes.
+/// The policy of one node, compiled to tables.
+///
+/// Made by `compile` in the crate `guard-policy`, which fails if there are more services, prefixes,
+/// classes or bucket states than the kernel maps hold. Equal policies with equal placements compile to
+/// equal bytes. Tunnels are not known at compile time; see [`CompiledPolicy::set_tunnels`].
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
     /// Name of the cluster.
     pub cluster: String,
     /// Name of the node.
     pub node: String,
-    /// SHA-256 over the canonical form: what is enforced, not how it was written.
+    /// SHA-256 of the name of the node, the labels, flags and limits of the services, the ports and the
+    /// sources. Independent of slots, of the order of lists, and of how the policy is written.
     pub hash: [u8; 32],
-    /// Facts about the node.
+    /// Facts about the whole node, mostly masks of service slots; see [`Setting`].
     pub settings: Settings,
-    /// The services that this node runs, by slot.
+    /// The services that this node runs, sorted by slot.
     pub services: Vec<CompiledService>,
-    /// What each port is.
+    /// One entry per transport and port: the slot of the service, [`PORT_UNGUARDED`] or
+    /// [`PORT_TUNNEL`].
     pub ports: Box<PortTable>,
-    /// IP protocols that a device of this node unpacks: bit `n % 64` of word `n / 64`.
+    /// IP protocols that a tunnel device of this node decapsulates: bit `n % 64` of word `n / 64`.
     pub unpacks: [u64; 4],
-    /// IPv4 sources, sorted, no prefix twice. A longer prefix carries the services of every shorter
-    /// one that covers it.
+    /// IPv4 sources, sorted by address and then by length, without duplicates. Each prefix includes the
+    /// services of every shorter prefix that covers it, so the longest match decides alone.
     pub sources4: Vec<(Prefix<[u8; 4]>, Source)>,
-    /// IPv6 sources, likewise.
+    /// IPv6 sources, in the same form as `sources4`.
     pub sources6: Vec<(Prefix<[u8; 16]>, Source)>,
-    /// What may be known of a source, by the class that the tries say. Class 0 is unknown.
+    /// The distinct values of [`Source`], by the class number that the tries return. Class 0 is an
+    /// unknown source.
     pub classes: Vec<Source>,
-    /// The IPv4 sources, compiled.
+    /// Longest-prefix-match trie of `sources4`.
     pub trie4: Trie<u32>,
-    /// The IPv6 sources, compiled.
+    /// Longest-prefix-match trie of `sources6`.
     pub trie6: Trie<[u64; 2]>,
-    /// The bucket states that members need: each address of another node with each service that it
-    /// may reach and that limits sources. The tries say where those of an address begin.
+    /// Keys of the bucket states that the kernel needs: for each address of another node, one per
+    /// service that the address may reach and that limits each source. [`Found::buckets`] is the index
+    /// of the first one of an address.
     pub members: Vec<MemberKey>,
-    /// Name of the node that has an address, sorted by address: for people, not for decisions.
+    /// Addresses of all nodes and the names of the nodes, sorted by address. Used for display only,
+    /// never in a decision.
     pub names: Vec<(Addr, String)>,
-    /// Slots that an earlier generation gave to a service that is gone, and this one gives to
-    /// another: their counters and bucket states must be cleared.
+    /// Slots whose service was removed in an earlier generation and that now hold another service.
+    /// Their counters and bucket states must be cleared.
     pub reclaimed: Vec<u8>,
 }
 
-/// What the devices of a node unpack.
+/// IP protocols and UDP ports that the tunnel devices of a node decapsulate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tunnels {
     /// IP protocol numbers, sorted.
@@ -85,11 +98,14 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// Adds what a device of a kind unpacks. `kind` is the kind of `ip link` (`IFLA_INFO_KIND`), or
-    /// `l2tp` or `fou`; `port` is the UDP port where the kind has one.
+    /// Adds the protocols or the UDP port of a tunnel device.
+    ///
+    /// `kind` is a link kind as `ip link` names it (`IFLA_INFO_KIND`), or `l2tp` or `fou`. `port` is
+    /// the UDP port, for kinds that have one.
     ///
     /// # Errors
-    /// The kinds that are known, if this is none of them or lacks its port; or that 0 is none.
+    /// `kind` is unknown, or its port is missing or superfluous: the message lists the known kinds.
+    /// `port` is 0.
     pub fn add(&mut self, kind: &str, port: Option<u16>) -> Result<(), &'static str> {
         use wire::{
             PROTO_AH, PROTO_ESP, PROTO_GRE, PROTO_IPIP, PROTO_IPV6, PROTO_L2TP, PROTO_MPLS,
@@ -125,7 +141,7 @@ impl Tunnels {
 impl std::str::FromStr for Tunnels {
     type Err = String;
 
-    /// One device, as `KIND` or `KIND:PORT`.
+    /// Parses one device: `KIND` or `KIND:PORT`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, port) = match text.split_once(':') {
             None => (text, None),
@@ -141,7 +157,7 @@ impl std::str::FromStr for Tunnels {
 }
 
 impl Tunnels {
-    /// What all of some devices unpack.
+    /// Combines the protocols and ports of several devices.
     pub fn all<'a>(devices: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut all = Self::default();
         for Self { protocols, udp_ports } in devices {
@@ -152,13 +168,14 @@ impl Tunnels {
     }
 }
 
-/// The name that belongs to an address, among names sorted by address.
+/// Returns the node name for an address. `names` must be sorted by address.
 pub fn name_of<'a>(names: &'a [(Addr, String)], addr: &Addr) -> Option<&'a str> {
     let at = names.binary_search_by(|(known, _)| known.cmp(addr)).ok()?;
     names.get(at).map(|(_, name)| name.as_str())
 }
 
-/// What to call a service: its own name, unless another of these labels has the same one.
+/// Returns the name to display for a service: the name without the policy if it is unique among
+/// `labels`, else the whole label.
 pub fn service_name<'a>(label: &'a str, labels: impl IntoIterator<Item = &'a String>) -> &'a str {
     let own = |label: &'a str| label.split_once('/').map_or(label, |(_, name)| name);
     let name = own(label);
@@ -173,8 +190,11 @@ fn insert_sorted<T: Copy + Ord>(into: &mut Vec<T>, items: &[T]) {
 }
 
 impl CompiledPolicy {
-    /// The same policy on a node with these tunnel devices. Replaces what was known of tunnels;
-    /// the hash stays, it names the policy.
+    /// Replaces the tunnel devices of the node: the entries [`PORT_TUNNEL`] of the port table, and
+    /// `unpacks`.
+    ///
+    /// A port that a service guards stays guarded. The hash does not change, because tunnels are not
+    /// part of the policy.
     pub fn set_tunnels(&mut self, tunnels: &Tunnels) {
         for entry in self.ports.iter_mut().filter(|entry| **entry == PORT_TUNNEL) {
             *entry = PORT_UNGUARDED;
@@ -194,30 +214,31 @@ impl CompiledPolicy {
         }
     }
 
-    /// The label of the service in a slot.
+    /// Returns the service in a slot; none if the slot is empty.
     pub fn service_in(&self, slot: u8) -> Option<&CompiledService> {
         self.services.iter().find(|service| service.slot == slot)
     }
 
-    /// What to call the service of a verdict; none if no service was asked.
+    /// Returns the display name of the service that gave a verdict; none if no service was consulted.
     pub fn name_of_service(&self, verdict: &Verdict) -> Option<&str> {
         let service = self.service_in(verdict.service?)?;
         Some(service_name(&service.label, self.services.iter().map(|service| &service.label)))
     }
 
-    /// The name of the node that has an address.
+    /// Returns the name of the node that has an address.
     pub fn name_of(&self, addr: &Addr) -> Option<&str> {
         name_of(&self.names, addr)
     }
 
-    /// An all-unguarded port table.
+    /// Returns a port table in which no port is guarded.
     pub fn no_ports() -> Box<PortTable> {
         let table = vec![PORT_UNGUARDED; PORT_TABLE_LEN].into_boxed_slice();
-        // The length is that of the type.
+        // The vector has exactly the length of the array type.
         table.try_into().unwrap_or_else(|_| unreachable!("a vector of PORT_TABLE_LEN entries"))
     }
 
-    /// The first port of each service, and the first that no service guards.
+    /// Returns one port for each distinct entry of the port table: the first port of each service, and
+    /// the first unguarded one. TCP comes before UDP, and UDP before SCTP.
     pub fn first_ports(&self) -> Vec<(Transport, u16)> {
         let mut first: BTreeMap<u8, (Transport, u16)> = BTreeMap::new();
         for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
@@ -228,7 +249,8 @@ impl CompiledPolicy {
         first.into_values().collect()
     }
 
-    /// The ports of a transport in runs of equal entries: the first port of each run, and its entry.
+    /// Returns the runs of equal entries in the port table of a transport: the first port of each run,
+    /// and the entry.
     pub fn port_runs(&self, transport: Transport) -> Vec<(u16, u8)> {
         let [first, last] = [0, u16::MAX].map(|port| port_table::port_index(transport, port));
         let entries = self.ports.get(first..=last).unwrap_or_default();
@@ -241,7 +263,7 @@ impl CompiledPolicy {
         runs.collect()
     }
 
-    /// The policy as the host decides by it.
+    /// Returns the tables in the form in which the host evaluates packets.
     pub fn host(&self) -> HostTables<'_> {
         HostTables {
             policy: self,
@@ -252,13 +274,13 @@ impl CompiledPolicy {
         }
     }
 
-    /// Bytes of the tables that say which source may reach what.
+    /// Returns the size of the tries and the classes in bytes.
     pub fn source_bytes(&self) -> usize {
         self.trie4.bytes() + self.trie6.bytes() + size_of_val(&*self.classes)
     }
 }
 
-/// A policy as the host walks it: the arrays that the kernel gets.
+/// The tables of a policy for evaluating packets on the host. Uses the same arrays as the kernel.
 #[derive(Debug)]
 pub struct HostTables<'a> {
     policy: &'a CompiledPolicy,
@@ -266,10 +288,11 @@ pub struct HostTables<'a> {
 }
 
 impl HostTables<'_> {
-    /// The verdict of the decision on a frame, with these tables and the bucket states of `limiter`.
+    /// Evaluates a frame with these tables and the bucket states of `limiter`.
     ///
-    /// The decision is generic. Without an observer it is compiled for the host here and nowhere else, so
-    /// optimised also where the caller is not: inlined, it would be compiled there.
+    /// `evaluate` is generic. This function is the only place that instantiates it for the host without
+    /// an observer, and it is not inlined, so the code has this crate's optimisation level even if the
+    /// caller's crate is built without optimisation.
     #[inline(never)]
     pub fn verdict(&self, frame: &Frame<'_>, limiter: &HostLimiter) -> Verdict {
         evaluate(frame, self, limiter, &mut NoTrace)

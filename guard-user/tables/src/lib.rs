@@ -1,7 +1,7 @@
-//! The tables of one node: a policy in the form in which it is enforced, and the host's decision by it.
+//! The compiled policy of one node, and the evaluation of packets on the host.
 //!
-//! A crate of its own because tests, `lint` and `trace` spend their time here: it is optimised where the
-//! rest of a test build is not.
+//! A separate crate because `lint`, `trace` and the tests spend most of their time here: test builds
+//! optimise this crate, but not the rest.
 
 pub mod compiled;
 pub mod limiter;

@@ -1,4 +1,5 @@
-//! Bucket states on the host: what `replay` and the tests charge instead of kernel maps.
+//! Bucket states on the host, for evaluating packets without kernel maps: `replay`, `trace` and the
+//! tests.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +13,7 @@ use guard_common::{
     tables::Unit,
 };
 
-/// Bucket states, and a clock that stands still until it is set.
+/// Bucket states with a clock that advances only by [`HostLimiter::set_now_ns`].
 #[derive(Debug)]
 pub struct HostLimiter {
     key: [u64; 2],
@@ -21,7 +22,7 @@ pub struct HostLimiter {
     totals: RefCell<BTreeMap<u8, Total>>,
 }
 
-/// The bucket of all sources of a service, on a machine with one CPU.
+/// State of the bucket that all sources of a service share. Models one CPU, so there is one credit.
 #[derive(Debug, Default)]
 struct Total {
     states: BucketStates,
@@ -29,7 +30,8 @@ struct Total {
 }
 
 impl HostLimiter {
-    /// Full buckets. `key` keys the hash of sources that are no members.
+    /// Creates a limiter with full buckets at time 0. `key` is the key of the hash that assigns buckets
+    /// to sources that are not members.
     pub fn new(key: [u64; 2]) -> Self {
         Self { key, now: Cell::new(0), sources: RefCell::default(), totals: RefCell::default() }
     }
@@ -39,7 +41,7 @@ impl HostLimiter {
         self.now.set(ns.saturating_mul(bucket::TICKS_PER_NS));
     }
 
-    /// How many sources have state.
+    /// Returns the number of buckets in use. Sources that share a hash count once.
     pub fn sources(&self) -> usize {
         self.sources.borrow().len()
     }
@@ -84,11 +86,11 @@ impl Limiter for HostLimiter {
     }
 }
 
-/// Names the bucket of a source.
+/// Identifies the bucket of a source at a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
-    /// Of one member.
+    /// The bucket of one address of a member.
     Member(MemberKey),
-    /// Of the sources that share a hash.
+    /// The bucket of all sources with this hash.
     Hashed(u32),
 }

@@ -1,21 +1,21 @@
-//! Compiling prefixes into the arrays that [`guard_common::trie`] walks.
+//! Compiles prefixes to the arrays that [`guard_common::trie`] searches.
 
 use guard_common::trie::{
     self, Entry, Found, Key, Leaf, Node, PEEK_BITS, ROOT_BITS, ROOT_LEN, Root, SLOTS, STRIDE,
 };
 
-/// A prefix and what is known of the addresses of which it is the longest one.
+/// A prefix and the result for addresses whose longest match it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Item<K> {
-    /// The prefix; host bits are zero.
+    /// The prefix; bits beyond the length are zero.
     pub prefix: K,
-    /// Its length in bits.
+    /// Prefix length in bits.
     pub len: u32,
-    /// What is known.
+    /// The result of the search.
     pub found: Found,
 }
 
-/// A set of prefixes, compiled.
+/// A compiled set of prefixes of one address family.
 #[derive(Debug, Clone)]
 pub struct Trie<K: Key> {
     begin: Root<K>,
@@ -24,14 +24,15 @@ pub struct Trie<K: Key> {
     leaves: Vec<Leaf<K>>,
 }
 
-/// What a family needs for compiling and not for walking.
+/// Operations on addresses that compiling needs and searching does not.
 pub trait Family: Key + Default {
-    /// Bits that two addresses share at the beginning.
+    /// Returns the number of leading bits that two addresses share.
     fn shared_bits(self, other: Self) -> u32;
-    /// The first `len` bits, and zeros.
+    /// Returns the first `len` bits; the rest is zero.
     #[must_use]
     fn first_bits(self, len: u32) -> Self;
-    /// [`Trie::new`], compiled here and not, less optimised, where it is called.
+    /// The body of [`Trie::new`], compiled in this crate, which is optimised, instead of in the
+    /// caller's.
     #[doc(hidden)]
     fn compile(items: &[Item<Self>]) -> Trie<Self>;
 }
@@ -45,7 +46,7 @@ impl Family for u32 {
         self & !Self::MAX.checked_shr(len).unwrap_or(0)
     }
 
-    // Inlined, it would be compiled where it is called after all.
+    // Inlining would compile it in the caller's crate.
     #[inline(never)]
     fn compile(items: &[Item<Self>]) -> Trie<Self> {
         Trie::compile(items)
@@ -61,14 +62,14 @@ impl Family for [u64; 2] {
         halves(whole(self) & !u128::MAX.checked_shr(len).unwrap_or(0))
     }
 
-    // Inlined, it would be compiled where it is called after all.
+    // Inlining would compile it in the caller's crate.
     #[inline(never)]
     fn compile(items: &[Item<Self>]) -> Trie<Self> {
         Trie::compile(items)
     }
 }
 
-/// An IPv6 address as tries have it.
+/// Returns an IPv6 address as tries represent it: the high and the low 64 bits.
 #[expect(clippy::cast_possible_truncation, reason = "the two halves of a word")]
 pub fn halves(bits: u128) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64]
@@ -79,7 +80,7 @@ fn whole([high, low]: [u64; 2]) -> u128 {
 }
 
 impl<K: Family> Trie<K> {
-    /// Compiles prefixes, sorted by address and then by length, none twice.
+    /// Compiles prefixes, which must be sorted by address and then by length, without duplicates.
     pub fn new(items: &[Item<K>]) -> Self {
         K::compile(items)
     }
@@ -98,7 +99,7 @@ impl<K: Family> Trie<K> {
         }
         let slot_of = |key: K| key.skip(begin.skip).first::<ROOT_BITS>() as usize;
         let slots = slots(items, depth, ROOT_LEN, 0, slot_of);
-        // Most of the direct table is unknown, as it was made.
+        // All entries are initialised to unknown, so only the others are written.
         for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| !slot.is_unknown()) {
             let entry = match slot.content(depth) {
                 Content::Class(class) => Entry::class(class),
@@ -117,32 +118,32 @@ impl<K: Family> Trie<K> {
         trie
     }
 
-    /// What is known of an address.
+    /// Returns the result of the longest prefix that covers an address.
     pub fn find(&self, key: K) -> Found {
         trie::find(self, key)
     }
 
-    /// Where it begins.
+    /// Returns the leading bits that all prefixes share.
     pub fn begin(&self) -> Root<K> {
         self.begin
     }
 
-    /// The direct table.
+    /// Returns the direct table.
     pub fn root(&self) -> &[Entry] {
         &self.root
     }
 
-    /// The nodes.
+    /// Returns the inner nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The leaves.
+    /// Returns the leaves.
     pub fn leaves(&self) -> &[Leaf<K>] {
         &self.leaves
     }
 
-    /// Bytes of all arrays.
+    /// Returns the size of all arrays in bytes.
     pub fn bytes(&self) -> usize {
         size_of_val(&*self.root) + size_of_val(&*self.nodes) + size_of_val(&*self.leaves)
     }
@@ -154,8 +155,8 @@ impl<K: Family> Trie<K> {
         at
     }
 
-    /// Fills a node. Its leaves and its children lie side by side, so they get their places first
-    /// and their contents afterwards.
+    /// Fills a node. The children of a node must be adjacent, and so must its leaves, so places are
+    /// reserved first and filled afterwards.
     fn fill(&mut self, at: usize, region: Region<'_, K>) {
         let Region { items, depth, class } = region.entered();
         let mut node = Node {
@@ -203,7 +204,7 @@ impl<K: Family> Trie<K> {
         }
     }
 
-    /// Puts a leaf into a slot: the last one once more, if it is the same.
+    /// Adds a leaf for a slot. If it equals the leaf of the slot before, that one is used again.
     fn add_leaf(&mut self, node: &mut Node, bit: u64, leaf: Leaf<K>, last: &mut Option<Leaf<K>>) {
         node.leaves |= bit;
         if *last == Some(leaf) {
@@ -214,7 +215,7 @@ impl<K: Family> Trie<K> {
         }
     }
 
-    /// Lets a leaf lead on to what lies in its prefix.
+    /// Makes a leaf continue at a node for the prefixes within its own prefix.
     fn follow(&mut self, leaf: usize, region: Option<Region<'_, K>>) {
         let Some(region) = region else { return };
         let node = number(self.add_node(region));
@@ -242,18 +243,18 @@ impl<K: Key> trie::Arrays<K> for Trie<K> {
     }
 }
 
-/// Where a trie of these prefixes begins.
+/// Returns the leading bits that all these prefixes share.
 fn begin<K: Family>(items: &[Item<K>]) -> Root<K> {
     let (Some(first), Some(last)) = (items.first(), items.last()) else {
         return Root::default();
     };
-    // Sorted: what the first and the last share, all share.
+    // The items are sorted, so the bits that the first and the last share are shared by all.
     let shortest = items.iter().map(|item| item.len).min().unwrap_or_default();
     let skip = first.prefix.shared_bits(last.prefix).min(shortest).min(K::BITS - ROOT_BITS);
     Root { shared: first.prefix.first_bits(skip), skip }
 }
 
-/// Prefixes that agree in their first `depth` bits, within a prefix of this class.
+/// Prefixes that share their first `depth` bits, within a prefix of this class.
 struct Region<'a, K> {
     items: &'a [Item<K>],
     depth: u32,
@@ -261,7 +262,7 @@ struct Region<'a, K> {
 }
 
 impl<K> Region<'_, K> {
-    /// Without the prefix that is the region itself: it is the class of all that is in it.
+    /// Removes the prefix that is the region itself, if any: its class becomes the class of the region.
     fn entered(self) -> Self {
         match self.items.split_first() {
             Some((first, items)) if first.len == self.depth => {
@@ -272,32 +273,33 @@ impl<K> Region<'_, K> {
     }
 }
 
-/// One slot of a node, or of the direct table.
+/// One slot of a node or of the direct table.
 #[derive(Clone, Copy)]
 struct Slot<'a, K> {
-    /// Of the shortest prefixes that cover all of it, the longest.
+    /// Result of the longest prefix that covers the whole slot.
     cover: Found,
-    /// The prefixes within it.
+    /// Prefixes within the slot.
     inside: &'a [Item<K>],
 }
 
-/// What is to be said of a slot.
+/// What to store for a slot.
 enum Content<'a, K: Key> {
-    /// All of it is of this class.
+    /// The whole slot has this class.
     Class(u16),
-    /// A leaf, and the region behind it.
+    /// A leaf, and the region that follows it.
     Leaf(Leaf<K>, Option<Region<'a, K>>),
-    /// Branches at once.
+    /// The prefixes diverge within this node's bits.
     Node(Region<'a, K>),
 }
 
 impl<'a, K: Family> Slot<'a, K> {
-    /// Whether no prefix covers it and none lies in it.
+    /// Reports whether no prefix covers the slot and none is within it.
     fn is_unknown(&self) -> bool {
         self.inside.is_empty() && self.cover == Found::default()
     }
 
-    /// `depth`: bits that are resolved where the slot is.
+    /// Returns what to store for the slot. `depth` is the number of bits resolved when the search
+    /// reaches it.
     fn content(&self, depth: u32) -> Content<'a, K> {
         let [first, .., last] = self.inside else {
             return match (self.inside, self.cover) {
@@ -321,7 +323,7 @@ impl<'a, K: Family> Slot<'a, K> {
         if shared <= depth + STRIDE {
             return Content::Node(Region { items: self.inside, depth, class });
         }
-        // More than one node's worth of bits is the same in all of them: compared, not walked.
+        // The prefixes share more bits than one node resolves: one comparison replaces several nodes.
         let leaf = Leaf {
             prefix: first.prefix.first_bits(shared),
             outside: class,
@@ -332,13 +334,15 @@ impl<'a, K: Family> Slot<'a, K> {
     }
 }
 
-/// Where in a slot of the direct table, which resolves `depth` bits, something is known.
+/// Returns which eighths of a slot of the direct table contain known addresses, as a bit mask. `depth`
+/// is the number of bits that the direct table resolves.
 fn occupied<K: Family>(slot: &Slot<'_, K>, depth: u32) -> u8 {
     if slot.cover != Found::default() {
         return u8::MAX;
     }
     let eighths = slot.inside.iter().map(|item| {
-        // A prefix shorter than that covers several. What follows its own bits may be anything.
+        // A prefix shorter than `depth + PEEK_BITS` covers several eighths. Its bits beyond the length
+        // are arbitrary here and are cleared.
         let free = (depth + PEEK_BITS).saturating_sub(item.len);
         let first = (item.prefix.skip(depth).first::<PEEK_BITS>() >> free) << free;
         let count = 1 << free;
@@ -347,12 +351,12 @@ fn occupied<K: Family>(slot: &Slot<'_, K>, depth: u32) -> u8 {
     eighths.fold(0, |all, some| all | some)
 }
 
-/// A leaf that holds for all addresses.
+/// Returns a leaf that matches every address.
 fn constant<K: Key + Default>(found: Found) -> Leaf<K> {
     Leaf { inside: Entry::class(found.class), buckets: found.buckets, ..Leaf::default() }
 }
 
-/// Sorts prefixes into slots, which resolve `depth` bits in all.
+/// Sorts prefixes into slots; `depth` is the number of bits resolved when the search reaches a slot.
 fn slots<K: Family>(
     items: &[Item<K>],
     depth: u32,
@@ -365,13 +369,13 @@ fn slots<K: Family>(
     let mut rest = items;
     while let Some(item) = rest.first() {
         let slot = slot_of(item.prefix);
-        // How many of the first ones are dealt with.
+        // Number of leading items that this iteration handles.
         let mut done = 1;
         if let Some(host_bits) = depth.checked_sub(item.len) {
             let covered = slots.iter_mut().skip(slot).take(1 << host_bits);
             covered.for_each(|slot| slot.cover = item.found);
         } else {
-            // A prefix that covers the slot comes before all that are in it.
+            // A prefix that covers the whole slot sorts before all prefixes within it.
             done = rest.partition_point(|item| slot_of(item.prefix) <= slot);
             if let Some(slot) = slots.get_mut(slot) {
                 slot.inside = rest.get(..done).unwrap_or_default();
@@ -382,12 +386,12 @@ fn slots<K: Family>(
     slots
 }
 
-/// The index of a map: there are at most 2^22 of anything (`MAX_LEAVES`).
+/// Converts an index to 32 bits; there are at most 2^22 entries of any kind (`MAX_LEAVES`).
 fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-/// A length, which is at most 128.
+/// Converts a prefix length, at most 128, to 8 bits.
 fn length(bits: u32) -> u8 {
     u8::try_from(bits).unwrap_or(u8::MAX)
 }
@@ -396,8 +400,8 @@ fn length(bits: u32) -> u8 {
 mod tests {
     use super::*;
 
-    /// Two hosts that differ in bit 112: the direct table reaches to bit 127, and what is looked at
-    /// beyond comes in from the front of the address, here `11`.
+    /// Two hosts that differ in bit 112: the direct table resolves up to bit 127, and the bits that are
+    /// peeked at beyond the end wrap around from the front of the address, here `11`.
     #[test]
     fn what_lies_beyond_an_address_says_nothing() {
         let host = |low: u64| Item {

@@ -1,4 +1,4 @@
-//! The hashes that name a policy: of what it means on a node, and of the files that it comes from.
+//! Hashes that identify a policy: by its effect on a node, and by the files it is loaded from.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -10,8 +10,8 @@ use guard_common::{
     tables::{Limits, Source},
 };
 
-/// SHA-256 over the tables by rank: independent of slots, of the order of lists, and of how
-/// anything was written.
+/// Returns SHA-256 of the tables, with services numbered by rank: independent of slots, of the order of
+/// lists, and of how the policy is written.
 pub(crate) fn hash(compiled: &CompiledPolicy) -> [u8; 32] {
     let mut hash = Sha256::new();
     let text = |hash: &mut Sha256, text: &str| {
@@ -58,8 +58,9 @@ fn hash_source(hash: &mut Sha256, len: u8, source: &Source) {
     hash.update(source.flags.to_be_bytes());
 }
 
-/// SHA-256 over files, in any order: each by its path from the manifest, which itself has none. So
-/// nodes that keep the same files at different places have the same hash.
+/// Returns SHA-256 of a set of files, in any order. Each file counts by its path relative to the
+/// directory of the manifest, and the manifest by an empty path, so nodes that keep the same files in
+/// different directories have the same hash.
 pub fn of_files<'a>(
     manifest: &Path,
     files: impl IntoIterator<Item = (&'a Path, &'a [u8])>,
@@ -76,7 +77,7 @@ pub fn of_files<'a>(
     hash.update(b"trainguard files 1");
     for (path, bytes) in files {
         for part in [path.as_os_str().as_encoded_bytes(), bytes] {
-            // The length tells where one ends and the next begins.
+            // The length separates a part from the next one.
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -84,7 +85,7 @@ pub fn of_files<'a>(
     hash.finalize().into()
 }
 
-/// Bytes as people compare them.
+/// Formats bytes as lower-case hexadecimal.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.

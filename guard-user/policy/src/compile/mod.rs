@@ -1,5 +1,5 @@
-//! From a cluster to the tables of one node. Deterministic: what means the same compiles to the
-//! same tables and the same hash.
+//! Compiles a cluster to the tables of one node. Deterministic: policies with the same effect compile
+//! to the same tables and the same hash.
 
 pub mod hash;
 pub(crate) mod ports;
@@ -32,63 +32,62 @@ use guard_common::{
     verdict::MAX_SERVICES,
 };
 
-/// A policy that is too big for a node.
+/// A policy that exceeds the capacity of the kernel maps on a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CapacityError {
-    /// Too many services.
+    /// More than [`MAX_SERVICES`] services.
     #[error(
         "node `{node}` would run {count} services, at most {MAX_SERVICES} are possible; join \
          services that admit the same sources into one with several ports"
     )]
     Services {
-        /// The node.
+        /// The name of the node.
         node: String,
-        /// Its services.
+        /// Number of services that the node would run.
         count: usize,
     },
-    /// Too many prefixes of one family.
+    /// More than [`MAX_PREFIXES`] prefixes of one family.
     #[error(
         "node `{node}` would need {count} {family} prefixes, at most {MAX_PREFIXES} fit; join \
          neighbouring prefixes into shorter ones"
     )]
     Prefixes {
-        /// The node.
+        /// The name of the node.
         node: String,
         /// `IPv4` or `IPv6`.
         family: &'static str,
-        /// Prefixes that would be needed.
+        /// Number of prefixes needed.
         count: usize,
     },
-    /// Too many classes of sources.
+    /// More than [`MAX_CLASSES`] distinct sets of services among the sources.
     #[error(
         "the sources of node `{node}` fall into {count} classes by the services that they may \
          reach, at most {MAX_CLASSES} are possible; let services share their lists of sources"
     )]
     Classes {
-        /// The node.
+        /// The name of the node.
         node: String,
-        /// Classes that would be needed.
+        /// Number of classes needed.
         count: usize,
     },
-    /// Too many limiter states.
+    /// More than [`MAX_MEMBER_BUCKETS`] limiter states for members.
     #[error(
         "node `{node}` would need {count} limiter states (addresses of members times services \
          with `perSource` limits), at most {MAX_MEMBER_BUCKETS} fit; limit fewer services per \
          source, or use `total`"
     )]
     MemberBuckets {
-        /// The node.
+        /// The name of the node.
         node: String,
-        /// States that would be needed.
+        /// Number of states needed.
         count: usize,
     },
 }
 
-/// Compiles the part of a cluster that concerns one node. Services that `placement` knows keep
-/// their slots.
+/// Compiles the policy of one node of a cluster. Services in `placement` keep their slots.
 ///
 /// # Errors
-/// The policy is too big for a node; the figure and what to do are in the message.
+/// The policy exceeds a capacity of the node. The message has the number and how to reduce it.
 pub fn compile(
     loaded: &Loaded,
     node: &Node,
@@ -97,7 +96,7 @@ pub fn compile(
     for_node(&loaded.cluster, node, placement)
 }
 
-/// As [`compile`], from the cluster alone.
+/// Does the same as [`compile`], from the cluster alone.
 pub(crate) fn for_node(
     cluster: &Cluster,
     node: &Node,
@@ -109,7 +108,7 @@ pub(crate) fn for_node(
     if services.len() > usize::from(MAX_SERVICES) {
         return Err(CapacityError::Services { node: node.name.clone(), count: services.len() });
     }
-    // First as if each service had the slot of its rank, which the hash is taken of.
+    // Services have the slots of their ranks at first, because the hash is computed from those.
     let ports = ports(&services);
     let (sources4, sources6) = source_tables(cluster, node, &services);
     for (family, count) in [("IPv4", sources4.len()), ("IPv6", sources6.len())] {
@@ -157,8 +156,8 @@ pub(crate) fn for_node(
     Ok(compiled)
 }
 
-/// Whether the policy of nodes with these roles is sure to fit, by what its services could need at
-/// most, where the nodes of the cluster have so many `addresses`.
+/// Reports whether the policy of nodes with these roles is certain to fit, from upper bounds for what
+/// its services need. `addresses` is the number of addresses of all nodes of the cluster.
 pub(crate) fn fits_anyhow(cluster: &Cluster, roles: &[String], addresses: usize) -> bool {
     let (mut services, mut limiting, mut sources) = (0_usize, 0_usize, addresses);
     for service in cluster.services.iter().filter(|service| service.runs_on(roles)) {
@@ -169,7 +168,7 @@ pub(crate) fn fits_anyhow(cluster: &Cluster, roles: &[String], addresses: usize)
         }
     }
     services <= usize::from(MAX_SERVICES)
-        // A class for each source, and the one of the unknown.
+        // A class for each source, and class 0 for unknown sources.
         && sources < MAX_CLASSES as usize
         && sources <= MAX_PREFIXES as usize
         && addresses.saturating_mul(limiting) <= MAX_MEMBER_BUCKETS as usize
@@ -198,7 +197,7 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
     }
 }
 
-/// The port table by rank: the narrowest entry that holds a port decides.
+/// Returns the port table by rank. Of several entries that contain a port, the narrowest one decides.
 fn ports(services: &[&Service]) -> Box<PortTable> {
     let mut claimed = Vec::new();
     for (rank, service) in (0_u8..).zip(services) {
@@ -206,8 +205,8 @@ fn ports(services: &[&Service]) -> Box<PortTable> {
             claimed.push((claim.width, rank, claim.range));
         }
     }
-    // The widest is written first and the narrowest last. Equal ones of different services do not
-    // pass the checks; if they did, the first label would have the port.
+    // Wide entries are written first, so that narrower ones overwrite them. Equally wide entries of
+    // different services do not pass the checks; otherwise the first label would get the port.
     claimed.sort_unstable_by(|a, b| b.cmp(a));
     let mut table = CompiledPolicy::no_ports();
     for (_, rank, range) in claimed {
@@ -222,7 +221,7 @@ fn ports(services: &[&Service]) -> Box<PortTable> {
 
 type Table<A> = Vec<(Prefix<A>, Source)>;
 
-/// The source tables by rank.
+/// Returns the source tables by rank.
 fn source_tables(
     cluster: &Cluster,
     node: &Node,
@@ -266,7 +265,7 @@ fn names(cluster: &Cluster) -> Vec<(Addr, String)> {
     names
 }
 
-/// Moves the services from their ranks to slots.
+/// Renumbers the services from their ranks to slots.
 fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
     let slot_of = |rank: u8| slots.get(usize::from(rank)).copied();
     for entry in compiled.ports.iter_mut().filter(|entry| **entry != PORT_UNGUARDED) {
@@ -276,7 +275,7 @@ fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
         service.slot = slot_of(service.slot).unwrap_or(service.slot);
     }
     compiled.services.sort_by_key(|service| service.slot);
-    // Few masks, many prefixes.
+    // There are few distinct masks and many prefixes, so results are cached.
     let mut moved: HashMap<u64, u64> = HashMap::new();
     let mut shift = |mask: &mut u64| {
         let entry = moved.entry(*mask).or_insert_with(|| {
@@ -301,13 +300,13 @@ fn settings(services: &[CompiledService]) -> Settings {
     settings
 }
 
-/// Compiles what the sources may do into classes and tries, and numbers the buckets of members: of
-/// each address of another node at each service that it may reach and that limits sources.
+/// Compiles the sources to classes and tries, and numbers the buckets of members: one for each address
+/// of another node and each service that the address may reach and that limits each source.
 fn compile_sources(compiled: &mut CompiledPolicy) {
     let mut sources = Sources {
         any: compiled.settings.get(Setting::Any),
         limiting: compiled.settings.get(Setting::PerSource),
-        // What is known of the unknown.
+        // Class 0: an unknown source.
         classes: vec![Source::default()],
         numbers: HashMap::from([(Source::default(), 0)]),
         members: Vec::new(),
@@ -334,7 +333,7 @@ fn compile_sources(compiled: &mut CompiledPolicy) {
     compiled.members = sources.members;
 }
 
-/// Classes and buckets, as they are numbered.
+/// The classes and buckets numbered so far.
 struct Sources {
     any: u64,
     limiting: u64,
@@ -348,7 +347,7 @@ impl Sources {
         let next = self.classes.len();
         let class = *self.numbers.entry(*source).or_insert_with(|| {
             self.classes.push(*source);
-            // Past the last number the policy is refused.
+            // A policy with more classes than a `u16` holds is rejected afterwards.
             u16::try_from(next).unwrap_or(0)
         });
         let mut slots = if source.is_member() && !source.is_own() {
@@ -358,7 +357,7 @@ impl Sources {
         };
         let buckets = if slots == 0 { 0 } else { self.members.len() };
         while slots != 0 {
-            // Below 64.
+            // Always below 64.
             let slot = u8::try_from(slots.trailing_zeros()).unwrap_or(0);
             self.members.push(MemberKey::new(slot, &addr));
             slots &= slots.wrapping_sub(1);

@@ -1,17 +1,17 @@
-//! Which service a port belongs to: the narrowest entry that holds it.
+//! Decides which service a port belongs to: the one with the narrowest entry that contains the port.
 
 use crate::syntax::scalars::PortRange;
 
-/// A piece of a port entry that `except` leaves.
+/// A part of a port entry that `except` does not exclude.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortClaim {
-    /// The ports.
+    /// The ports of the part.
     pub(crate) range: PortRange,
-    /// Width of the entry as it is written: the narrower one decides.
+    /// Width of the whole entry as written. The narrower entry wins.
     pub(crate) width: u16,
 }
 
-/// What a service claims: its entries without the ports that it leaves alone.
+/// Returns the ports that a service claims: its entries minus the exceptions.
 pub(crate) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<PortClaim> {
     let mut claims = Vec::new();
     for entry in ports {
@@ -27,7 +27,7 @@ pub(crate) fn claims(ports: &[PortRange], except: &[PortRange]) -> Vec<PortClaim
     claims
 }
 
-/// A range without another: what lies before, and what lies after.
+/// Subtracts a range from another: returns the ports before `hole` and the ports after it.
 fn without(range: PortRange, hole: PortRange) -> [Option<PortRange>; 2] {
     let Some(cut) = range.intersect(&hole) else {
         return [Some(range), None];

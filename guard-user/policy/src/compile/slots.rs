@@ -1,5 +1,5 @@
-//! Which slot a service has: the same in every generation, so that counters and limiter state
-//! stay with their service.
+//! Assigns slots to services. A service keeps its slot across generations, so that its counters and
+//! limiter state stay valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,14 +7,14 @@ use guard_common::verdict::MAX_SERVICES;
 
 use crate::compiled::CompiledPolicy;
 
-/// Which label holds which slot. A label keeps its slot when it is retired, until nobody else has
-/// one free.
+/// The label in each slot. A removed service keeps its slot until a new service needs one and no other
+/// slot is free.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement(BTreeMap<u8, String>);
 
 impl FromIterator<(u8, String)> for Placement {
-    /// From slots and labels; slots that do not exist are left out, of labels that are twice the
-    /// lower slot counts.
+    /// Collects slots and labels. Slots from [`MAX_SERVICES`] up are ignored; a label that occurs twice
+    /// keeps the lower slot.
     fn from_iter<I: IntoIterator<Item = (u8, String)>>(slots: I) -> Self {
         let mut placement = Self::default();
         let sorted: BTreeMap<u8, String> = slots.into_iter().collect();
@@ -28,17 +28,17 @@ impl FromIterator<(u8, String)> for Placement {
 }
 
 impl Placement {
-    /// Slots and labels, by slot.
+    /// Iterates over slots and labels, by slot.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &str)> {
         self.0.iter().map(|(slot, label)| (*slot, label.as_str()))
     }
 
-    /// The slot of a label.
+    /// Returns the slot of a label.
     pub fn slot_of(&self, label: &str) -> Option<u8> {
         self.iter().find(|(_, known)| *known == label).map(|(slot, _)| slot)
     }
 
-    /// This placement with the services of a policy in it: what the next generation starts from.
+    /// Returns this placement plus the services of a policy: the starting point of the next generation.
     #[must_use]
     pub fn with(&self, policy: &CompiledPolicy) -> Self {
         let mut next = self.clone();
@@ -48,14 +48,14 @@ impl Placement {
         next
     }
 
-    /// The slots of some labels, at most [`MAX_SERVICES`] of them, in their order; and the slots
-    /// that are taken from a retired label, whose counters and state must be cleared.
+    /// Returns the slots of these labels, in their order, for at most [`MAX_SERVICES`] labels, and the
+    /// slots taken from removed services, whose counters and state must be cleared.
     pub(crate) fn place(&self, labels: &[&str]) -> (Vec<u8>, Vec<u8>) {
         let current: BTreeSet<&str> = labels.iter().copied().collect();
         let mut free: Vec<u8> = (0..MAX_SERVICES).filter(|s| !self.0.contains_key(s)).collect();
         let retired = self.iter().filter(|(_, label)| !current.contains(label));
         let mut retired: Vec<u8> = retired.map(|(slot, _)| slot).collect();
-        // Taken from the end: lowest first.
+        // Slots are popped from the end, so the lowest comes last.
         free.reverse();
         retired.reverse();
         let mut reclaimed = Vec::new();

@@ -4,11 +4,11 @@ use guard_common::tables::Source;
 
 use crate::compiled::Prefix;
 
-/// The octets of an address of one family.
+/// An address of one family as octets in network byte order.
 pub(crate) trait Octets: Copy + Ord {
-    /// Bits of an address.
+    /// Number of bits of an address.
     const BITS: u32;
-    /// The address as a number.
+    /// Returns the address as a number.
     fn number(self) -> u128;
 }
 
@@ -26,19 +26,19 @@ impl Octets for [u8; 16] {
     }
 }
 
-/// Last address of a prefix.
+/// Returns the last address of a prefix.
 fn last<A: Octets>(prefix: &Prefix<A>) -> u128 {
     let host_bits = A::BITS.saturating_sub(prefix.len.into());
     let size = 1_u128.checked_shl(host_bits);
     prefix.addr.number() | size.map_or(u128::MAX, |size| size.wrapping_sub(1))
 }
 
-/// First and last address of a prefix.
+/// Returns the first and the last address of a prefix.
 pub(crate) fn ends<A: Octets>(prefix: &Prefix<A>) -> (u128, u128) {
     (prefix.addr.number(), last(prefix))
 }
 
-/// The same addresses in ranges that neither overlap nor touch, in order.
+/// Merges ranges that overlap or touch; returns them sorted.
 pub(crate) fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
     ranges.sort_unstable();
     let mut merged: Vec<(u128, u128)> = Vec::new();
@@ -51,20 +51,22 @@ pub(crate) fn merged(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
     merged
 }
 
-/// Whether one of these ranges, as [`merged`] gives them, holds an address.
+/// Reports whether one of these ranges, as returned by [`merged`], contains an address.
 pub(crate) fn holds(ranges: &[(u128, u128)], at: u128) -> bool {
     let before = ranges.partition_point(|(first, _)| *first <= at);
     before.checked_sub(1).and_then(|n| ranges.get(n)).is_some_and(|(_, last)| at <= *last)
 }
 
-/// Joins what is said about each prefix, and makes longest-prefix search right: every prefix gets
-/// the services of all prefixes that cover it. Prefixes that then say nothing new are left out, so
-/// that equal meanings have equal tables. The flags are those of exact addresses only.
+/// Prepares a table for longest-prefix matching: joins equal prefixes, and gives every prefix the
+/// services of all prefixes that cover it.
+///
+/// Prefixes that then add nothing are omitted, so that tables with the same effect are equal. Flags are
+/// not inherited, because they belong to exact addresses.
 pub(crate) fn close<A: Octets>(mut said: Vec<(Prefix<A>, Source)>) -> Vec<(Prefix<A>, Source)> {
-    // By address, the shorter prefix first: a prefix comes before all that it covers.
+    // Sorted by address, the shorter prefix first: a prefix comes before all prefixes that it covers.
     said.sort_unstable_by_key(|(prefix, _)| *prefix);
     let mut closed: Vec<(Prefix<A>, Source)> = Vec::with_capacity(said.len());
-    // The prefixes that are open, outermost first: last address, services.
+    // The prefixes that contain the current position, outermost first: last address, services.
     let mut open: Vec<(u128, u64)> = Vec::new();
     let mut said = said.into_iter().peekable();
     while let Some((prefix, mut source)) = said.next() {

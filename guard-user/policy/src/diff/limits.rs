@@ -1,4 +1,4 @@
-//! Limits that differ.
+//! Compares limits.
 
 use guard_common::{
     bucket::{Limit, TICKS_PER_SECOND},
@@ -7,12 +7,12 @@ use guard_common::{
 
 use crate::{compiled::CompiledService, syntax::scalars::PortRange};
 
-/// A service and its limits; none of both where nothing is guarded.
+/// A service and its limits; both empty for ports that are not guarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Limited {
     /// `policy/service`.
     pub service: Option<String>,
-    /// Rate and burst of each unit, per source and then in total; none where there is no limit.
+    /// Rate per second and burst of each unit, per source and then in total; none without a limit.
     limits: [[Option<(u64, u64)>; 3]; 2],
 }
 
@@ -33,51 +33,51 @@ impl Limited {
         }
     }
 
-    /// Whether the limits are the same.
+    /// Reports whether the limits are the same, whatever the service.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.limits == other.limits
     }
 }
 
-/// What a full bucket admits at once.
+/// Returns the amount that a full bucket admits at once, in packets or bytes.
 fn burst(limit: &Limit, unit: Unit) -> u64 {
     if unit != Unit::Bytes {
         return limit.depth.checked_div(limit.unit).unwrap_or(0);
     }
-    // A bucket of bytes is 1/4096 deeper than its burst: see `Limit::per_byte`.
+    // A byte bucket is 1/4096 deeper than its burst (see `Limit::per_byte`).
     let depth = u128::from(limit.depth) * 4096 / 4097;
     let bytes = (depth * u128::from(limit.rate)).div_ceil(TICKS_PER_SECOND.into());
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
-/// Limits of some ports that changed.
+/// A change of the limits of some ports.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LimitChange {
-    /// Before.
+    /// The service and its limits before.
     pub old: Limited,
-    /// After.
+    /// The service and its limits after.
     pub new: Limited,
-    /// The ports.
+    /// The affected ports.
     pub ports: Vec<PortRange>,
-    /// The nodes that receive.
+    /// The receiving nodes.
     pub nodes: Vec<String>,
 }
 
-/// One limit that changed.
+/// A change of one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OneLimit {
-    /// For all sources together, and not for each.
+    /// Whether the limit applies to all sources together instead of to each.
     pub total: bool,
-    /// What is counted.
+    /// The unit that is limited.
     pub unit: Unit,
     /// Rate per second and burst before; none if there was no limit.
     pub old: Option<(u64, u64)>,
-    /// After.
+    /// Rate per second and burst after; none if there is no limit.
     pub new: Option<(u64, u64)>,
 }
 
 impl OneLimit {
-    /// Whether more is let through, at once or over time.
+    /// Reports whether the limit is removed, or its rate or burst is higher than before.
     pub fn is_wider(&self) -> bool {
         match (self.old, self.new) {
             (Some((rate, burst)), Some((new_rate, new_burst))) => {
@@ -89,7 +89,7 @@ impl OneLimit {
 }
 
 impl LimitChange {
-    /// The limits that changed.
+    /// Iterates over the limits that differ.
     pub fn each(&self) -> impl Iterator<Item = OneLimit> {
         let scopes = self.old.limits.iter().zip(&self.new.limits).zip([false, true]);
         scopes.flat_map(|((old, new), total)| {
@@ -103,7 +103,7 @@ impl LimitChange {
         })
     }
 
-    /// Whether more is let through.
+    /// Reports whether any limit became wider.
     pub fn is_wider(&self) -> bool {
         self.each().any(|limit| limit.is_wider())
     }

@@ -1,13 +1,13 @@
-//! What a change of policy lets in and keeps out: computed for every packet, not sampled.
+//! Computes which packets a policy change admits and which it drops, for every packet, not for a
+//! sample.
 //!
-//! The packets are cut into pieces: by destination port, as the port tables have it; by source, as
-//! the source tables and the check for martians tell them apart; by whether they open a connection.
-//! Within a piece neither policy can tell one packet from another, so one packet of each piece is
-//! put before the real decision of both. Limits are compared beside that: what is asked is what a
-//! packet meets that comes alone.
+//! Packets are divided into groups: by destination port, as in the port tables; by source, as the
+//! source tables and the check for martians distinguish them; and by whether they open a connection.
+//! Neither policy distinguishes packets of one group, so evaluating one packet of each group with both
+//! policies covers all. Each packet is evaluated with full buckets; limits are compared separately.
 //!
-//! Left out are the node's own addresses as sources, which a guarded port never admits, and what
-//! tunnel devices unpack: which there are no file says.
+//! Two things are left out: the node's own addresses as sources, which a guarded port never admits, and
+//! tunnel devices, because no file lists them.
 
 mod limits;
 mod space;
@@ -44,64 +44,64 @@ use crate::{
     },
 };
 
-/// What a policy makes of a packet.
+/// The result of evaluating a packet with a policy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Meets {
-    /// What happens to it.
+    /// The action taken.
     pub action: Action,
-    /// Why.
+    /// The reason for the action.
     pub reason: Reason,
-    /// `policy/service` that decided.
+    /// `policy/service` of the service that decided; none if no service did.
     pub service: Option<String>,
 }
 
-/// Which way a change goes.
+/// The direction of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// What was dropped passes.
+    /// Packets that were dropped now pass.
     Wider,
-    /// What passed is dropped.
+    /// Packets that passed are now dropped.
     Narrower,
-    /// Passes as before, but is now counted as one that enforcing would drop; or no longer is.
+    /// Packets pass as before, but an observing service now counts them as drops, or no longer does.
     Observed,
 }
 
-/// Which packets to some ports.
+/// The kind of packets that a change affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Traffic {
-    /// All of them.
+    /// All packets to the ports.
     All,
     /// TCP segments that open a connection.
     Opening,
-    /// TCP segments that open none.
+    /// TCP segments that do not open a connection.
     GoingOn,
     /// Later fragments, which have no ports.
     Fragments,
-    /// Frames that cannot be read.
+    /// Frames that cannot be parsed.
     Unreadable,
 }
 
-/// A change, for all packets of a region.
+/// A change of the verdict that is the same for all packets of a region.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
-    /// Before.
+    /// The result before.
     pub old: Meets,
-    /// After.
+    /// The result after.
     pub new: Meets,
-    /// Which packets to the ports.
+    /// The kind of packets affected.
     pub traffic: Traffic,
-    /// The ports; none where packets have none.
+    /// The destination ports; empty for packets without ports.
     pub ports: Vec<PortRange>,
-    /// The sources.
+    /// The source addresses.
     pub sources: Region,
-    /// A packet of it: its source, and its port if it has one.
+    /// An example: a source address, and a port if the packets have one.
     pub example: Option<(IpAddr, Option<PortRange>)>,
-    /// The nodes that receive.
+    /// The receiving nodes.
     pub nodes: Vec<String>,
 }
 
 impl Change {
-    /// Which way it goes.
+    /// Returns the direction of the change.
     pub fn direction(&self) -> Direction {
         match (self.old.action, self.new.action) {
             (Action::Drop, _) => Direction::Wider,
@@ -111,63 +111,63 @@ impl Change {
     }
 }
 
-/// Interfaces of nodes that changed.
+/// A change of the guarded interfaces of some nodes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InterfaceChange {
-    /// Before.
+    /// Interface patterns before.
     pub old: Arc<[String]>,
-    /// After.
+    /// Interface patterns after.
     pub new: Arc<[String]>,
-    /// The nodes.
+    /// The affected nodes.
     pub nodes: Vec<String>,
 }
 
 impl InterfaceChange {
-    /// Whether an interface may be without its guard now.
+    /// Reports whether a pattern was removed, so that an interface may no longer be guarded.
     pub fn is_wider(&self) -> bool {
         self.old.iter().any(|pattern| !self.new.contains(pattern))
     }
 }
 
-/// All that differs.
+/// All differences between two clusters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Who may reach what, the wider ones first.
+    /// Changes of verdicts, the wider ones first.
     pub changes: Vec<Change>,
-    /// How much they may send.
+    /// Changes of limits.
     pub limits: Vec<LimitChange>,
-    /// Which interfaces are guarded.
+    /// Changes of the guarded interfaces.
     pub interfaces: Vec<InterfaceChange>,
-    /// Nodes that only the new manifest has.
+    /// Names of the nodes that only the new manifest has.
     pub added: Vec<String>,
-    /// Nodes that only the old manifest has.
+    /// Names of the nodes that only the old manifest has.
     pub removed: Vec<String>,
 }
 
 impl Difference {
-    /// Whether anybody may do anything that was refused before.
+    /// Reports whether the new cluster admits anything that the old one refused.
     pub fn is_wider(&self) -> bool {
         self.changes.iter().any(|change| change.direction() == Direction::Wider)
             || self.limits.iter().any(LimitChange::is_wider)
             || self.interfaces.iter().any(InterfaceChange::is_wider)
     }
 
-    /// Whether nothing differs.
+    /// Reports whether there is no difference.
     pub fn is_empty(&self) -> bool {
         self == &Self::default()
     }
 }
 
-/// Compares two clusters.
+/// Compares the policies of all nodes that both clusters have.
 ///
 /// # Errors
-/// A policy does not fit its node.
+/// The old or the new policy exceeds a capacity of its node.
 pub fn compare(old: &Cluster, new: &Cluster) -> Result<Difference, CapacityError> {
     let before: BTreeMap<&str, &Node> =
         old.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
     let after: BTreeSet<&str> = new.nodes.iter().map(|node| node.name.as_str()).collect();
     let mut difference = Difference::default();
-    // Nodes that were alike and are alike: by their roles before and after.
+    // Nodes grouped by their roles before and after: nodes of a group have the same pair of policies.
     let mut alike: BTreeMap<(&[String], &[String]), Vec<&str>> = BTreeMap::new();
     let mut interfaces: BTreeMap<[&Arc<[String]>; 2], Vec<String>> = BTreeMap::new();
     for node in &new.nodes {
@@ -217,7 +217,7 @@ fn sorted(patterns: &[String]) -> BTreeSet<&String> {
     patterns.iter().collect()
 }
 
-/// The old and the new policy of nodes that are alike.
+/// The old and the new policy of a group of nodes with the same roles.
 struct Pair {
     old: CompiledPolicy,
     new: CompiledPolicy,
@@ -225,7 +225,7 @@ struct Pair {
     ports: BTreeMap<(Transport, u8, u8), Vec<PortRange>>,
 }
 
-/// One of the two policies, ready to be asked.
+/// One of the two policies, ready to evaluate packets.
 struct Side<'p> {
     policy: &'p CompiledPolicy,
     tables: HostTables<'p>,
@@ -237,7 +237,7 @@ impl<'p> Side<'p> {
     }
 
     fn meets(&self, frame: &[u8]) -> Meets {
-        // Full buckets: the packet comes alone.
+        // Full buckets: limits are compared separately.
         let limiter = HostLimiter::new([0; 2]);
         let verdict: Verdict = self.tables.verdict(&Frame::new(frame), &limiter);
         let service = verdict.service.and_then(|slot| self.policy.service_in(slot));
@@ -249,18 +249,18 @@ impl<'p> Side<'p> {
     }
 }
 
-/// The sources for which something changes from one thing to another.
+/// Indices of the source regions for each pair of results before and after.
 type Transitions = BTreeMap<(Meets, Meets), Vec<usize>>;
 
 impl Pair {
-    /// None if the two are one and the same.
+    /// Compiles both policies; none if they are identical.
     fn new(
         old: &Cluster,
         old_roles: &[String],
         new: &Cluster,
         new_roles: &[String],
     ) -> Result<Option<Self>, CapacityError> {
-        // A node like these, without addresses: its own are nobody's.
+        // A node with these roles and no addresses, so that no address counts as the node's own.
         let node = |roles: &[String]| Node {
             name: String::new(),
             place: Location { file: FileId(0), span: Span::default() },
@@ -270,7 +270,7 @@ impl Pair {
         };
         let old = for_node(old, &node(old_roles), &Placement::default())?;
         let new = for_node(new, &node(new_roles), &Placement::default())?;
-        // The hash is taken of all that is enforced.
+        // The hash covers everything that is enforced.
         if old.hash == new.hash {
             return Ok(None);
         }
@@ -293,7 +293,7 @@ impl Pair {
             }
             found
         };
-        // What happens to which sources, with the ports at which it does.
+        // The ports for each combination of change and sources.
         let mut pieces: BTreeMap<(Meets, Meets, Traffic, Vec<usize>), Vec<PortRange>> =
             BTreeMap::new();
         for ((transport, ..), ranges) in &self.ports {
@@ -336,7 +336,8 @@ impl Pair {
             .collect()
     }
 
-    /// A packet of a region; one from a node of the new manifest, or the old one, if there is any.
+    /// Returns an example packet of a region, from a node of the new manifest if possible, else of the
+    /// old one.
     fn example(
         &self,
         sources: &Region,
@@ -348,7 +349,7 @@ impl Pair {
         Some((known.or_else(|| sources.honest())?, port))
     }
 
-    /// The limits that differ where packets pass both before and after.
+    /// Returns the limits that differ on ports where packets pass both before and after.
     fn limits(&self) -> Vec<LimitChange> {
         let (old, new) = (Side::of(&self.old), Side::of(&self.new));
         let mut found: BTreeMap<(Limited, Limited), Vec<PortRange>> = BTreeMap::new();
@@ -379,7 +380,7 @@ impl Pair {
     }
 }
 
-/// The ports by what they are in both policies; those that nobody guards are left out.
+/// Groups the ports by their entries in both policies. Ports that neither policy guards are omitted.
 fn ports(
     old: &CompiledPolicy,
     new: &CompiledPolicy,
@@ -412,7 +413,7 @@ fn ports(
     found
 }
 
-/// The names of nodes with an address in a region, each once, sorted.
+/// Returns the names of the nodes that have an address in a region, sorted, without duplicates.
 pub fn names_in<'c>(region: &Region, clusters: [&'c Cluster; 2]) -> BTreeSet<&'c str> {
     let nodes = clusters.into_iter().flat_map(|cluster| &cluster.nodes);
     nodes

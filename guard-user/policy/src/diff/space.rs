@@ -1,4 +1,4 @@
-//! The sources that two policies may know, cut into pieces in which neither tells one from another.
+//! Divides the source addresses into regions whose addresses neither of two policies distinguishes.
 
 use std::{
     collections::BTreeMap,
@@ -13,20 +13,20 @@ use crate::{
     syntax::scalars::Cidr,
 };
 
-/// Addresses from one to another, both included.
+/// A range of addresses as numbers, both ends included.
 pub type Range = (u128, u128);
 
-/// Addresses of both families, in ranges that neither overlap nor touch, in order.
+/// Addresses of both families, as sorted ranges that neither overlap nor touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Region {
-    /// IPv4.
+    /// IPv4 ranges.
     pub v4: Vec<Range>,
-    /// IPv6.
+    /// IPv6 ranges.
     pub v6: Vec<Range>,
 }
 
 impl Region {
-    /// Whether it holds an address.
+    /// Reports whether the region contains an address.
     pub fn holds(&self, addr: &Addr) -> bool {
         match IpAddr::from(*addr) {
             IpAddr::V4(v4) => source_table::holds(&self.v4, u32::from(v4).into()),
@@ -34,7 +34,7 @@ impl Region {
         }
     }
 
-    /// The addresses of some regions together.
+    /// Returns the union of some regions.
     pub(super) fn of<'r>(regions: impl IntoIterator<Item = &'r Self>) -> Self {
         let mut all = Self::default();
         for region in regions {
@@ -46,17 +46,17 @@ impl Region {
         all
     }
 
-    /// An address of it.
+    /// Returns the first IPv4 address of the region, else the first IPv6 address.
     pub(super) fn first(&self) -> Option<IpAddr> {
         let four = self.v4.first().map(|(first, _)| address(false, *first));
         four.or_else(|| self.v6.first().map(|(first, _)| address(true, *first)))
     }
 
-    /// An address of it that a host can have, if there is any.
+    /// Returns an address that a host can have, or the first address if the region has only martians.
     pub(super) fn honest(&self) -> Option<IpAddr> {
         let honest = |six: bool| {
             let ranges = if six { &self.v6 } else { &self.v4 };
-            // A range of addresses may begin with one that no host has.
+            // A range may begin with an address that no host can have.
             let turns: &[u128] = if six { &MARTIAN_BOUNDS6 } else { &MARTIAN_BOUNDS4 };
             ranges.iter().find_map(|(first, last)| {
                 let within = turns.iter().copied().filter(|turn| first < turn && turn <= last);
@@ -68,13 +68,13 @@ impl Region {
         honest(false).or_else(|| honest(true)).or_else(|| self.first())
     }
 
-    /// The addresses that a host can have and that are not in it.
+    /// Returns the addresses that a host can have and that are not in the region.
     #[must_use]
     pub fn rest(&self) -> Self {
         Self { v4: without(&NON_MARTIANS4, &self.v4), v6: without(&NON_MARTIANS6, &self.v6) }
     }
 
-    /// The same addresses as prefixes, as few as possible.
+    /// Returns the region as the smallest number of prefixes.
     pub fn prefixes(&self) -> Vec<Cidr> {
         let mut prefixes = Vec::new();
         for (range, bits) in
@@ -82,7 +82,7 @@ impl Region {
         {
             let (mut first, last) = *range;
             loop {
-                // The longest step that is aligned and does not go beyond the end.
+                // The largest aligned block that does not exceed the range.
                 let aligned = first.trailing_zeros().min(bits);
                 let left = (last - first).saturating_add(1);
                 let fits = if last - first == u128::MAX { 128 } else { left.ilog2() };
@@ -114,14 +114,14 @@ fn prefix(bits: u32, number: u128, len: u32) -> Cidr {
     }
 }
 
-/// What is known from an address on, up to the next such point.
+/// Values that apply from an address up to the next point.
 type Points<T> = Vec<(u128, T)>;
 
-/// What a table knows of each address, as points. Of prefixes that hold an address the longest
-/// says it; they are sorted, outer ones first.
+/// Converts a table to points: the value for each address. The longest prefix that contains an address
+/// decides; outer prefixes sort before inner ones.
 fn points<A: Octets>(table: &[(Prefix<A>, Source)]) -> Points<Source> {
     let mut points = vec![(0, Source::default())];
-    // The prefixes that are open, outermost first.
+    // The prefixes that contain the current position, outermost first.
     let mut open: Vec<(u128, Source)> = Vec::new();
     let close =
         |points: &mut Points<Source>, open: &mut Vec<(u128, Source)>, before: Option<u128>| {
@@ -146,7 +146,7 @@ fn points<A: Octets>(table: &[(Prefix<A>, Source)]) -> Points<Source> {
     points
 }
 
-/// Sets what is known from a point on, where points come in order.
+/// Sets the value from a point on. Points must be added in order.
 fn set<T: Copy>(points: &mut Points<T>, at: u128, what: T) {
     match points.last_mut() {
         Some((last, known)) if *last == at => *known = what,
@@ -154,18 +154,18 @@ fn set<T: Copy>(points: &mut Points<T>, at: u128, what: T) {
     }
 }
 
-/// The points at which an address becomes or ceases to be a martian
-/// ([`Addr::is_martian`] is asked; this only says where to ask).
+/// The addresses at which [`Addr::is_martian`] may change its result. That function decides; these are
+/// only the points where it must be called.
 const MARTIAN_BOUNDS4: [u128; 6] = [0, 1 << 24, 127 << 24, 128 << 24, 224 << 24, 240 << 24];
 const LAST4: u128 = u32::MAX as u128;
 const MARTIAN_BOUNDS6: [u128; 5] = [0, 2, 0xffff << 32, 0x1_0000 << 32, 0xff << 120];
 
-/// The addresses that are no martians.
+/// The addresses that are not martians.
 const NON_MARTIANS4: [Range; 3] =
     [(1 << 24, (127 << 24) - 1), (128 << 24, (224 << 24) - 1), (240 << 24, LAST4 - 1)];
 const NON_MARTIANS6: [Range; 2] = [(2, (0xffff << 32) - 1), (0x1_0000 << 32, (0xff << 120) - 1)];
 
-/// Ranges without others; both neither overlap nor touch and are in order.
+/// Subtracts ranges from ranges. Both must be sorted, without overlapping or touching ranges.
 fn without(ranges: &[Range], holes: &[Range]) -> Vec<Range> {
     let mut left = Vec::new();
     for (first, last) in ranges {
@@ -184,11 +184,11 @@ fn without(ranges: &[Range], holes: &[Range]) -> Vec<Range> {
     left
 }
 
-/// What tells sources apart: what the old and the new policy know, and whether the address is a
-/// martian.
+/// The properties that distinguish sources: the values in the old and the new table, and whether the
+/// address is a martian.
 pub(super) type Key = (Source, Source, bool);
 
-/// The sources by what is known of them.
+/// Groups all source addresses by their key.
 pub(super) fn pieces(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeMap<Hashed, Region> {
     let mut pieces: BTreeMap<Hashed, Region> = BTreeMap::new();
     let four = joint(
@@ -217,7 +217,7 @@ pub(super) fn pieces(old: &CompiledPolicy, new: &CompiledPolicy) -> BTreeMap<Has
     pieces
 }
 
-/// A key in an order.
+/// A key that can be ordered, for use in a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Hashed([u64; 4], bool);
 
@@ -227,7 +227,7 @@ impl Hashed {
     }
 }
 
-/// The ranges between the points of both tables and the turns.
+/// Returns the ranges between the points of both tables and the bounds of the martians.
 fn joint(
     old: &Points<Source>,
     new: &Points<Source>,
@@ -279,7 +279,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is left of a region and the region make up every address that a host can have.
+        /// A region and its rest together contain every address that a host can have.
         #[test]
         fn a_region_and_the_rest_are_all(
             cuts in prop::collection::btree_set(any::<u32>(), 0..9),
@@ -300,7 +300,7 @@ mod tests {
             }
         }
 
-        /// The turns are all of the turns.
+        /// The bounds include every address at which `is_martian` changes.
         #[test]
         fn martians_turn_where_it_is_said(number: u32, high: u128, near in -3_i128..3) {
             let between = |turns: &[u128], at: u128| {

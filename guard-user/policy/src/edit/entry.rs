@@ -1,5 +1,4 @@
-//! A further node for a manifest: how it is written, and where it belongs. The text is the
-//! operator's, so nothing of it is written anew but the entry.
+//! Adds a node to the text of a manifest. The rest of the text is the operator's and stays as it is.
 
 use std::{net::IpAddr, path::Path};
 
@@ -11,33 +10,33 @@ use crate::{
     },
 };
 
-/// A node that could be added.
+/// A node to add to a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its name.
+    /// The name of the node.
     pub name: String,
-    /// Its address.
+    /// The only address of the node.
     pub address: IpAddr,
-    /// What it does.
+    /// Its roles.
     pub roles: Vec<String>,
-    /// Patterns of its interfaces; empty if those of the manifest will do.
+    /// Interface patterns of the node; empty to use those of the manifest.
     pub interfaces: Vec<String>,
 }
 
-/// Where the nodes of a manifest are written.
+/// The position of the list of nodes in the text of a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeList {
-    /// Byte at which an entry can be put in: the beginning of a line, or of an item.
+    /// Byte offset at which to insert an entry: the start of a line, or of an item in braces.
     pub at: usize,
-    /// Blanks in front of an entry; none if entries stand on one line, in braces.
+    /// Number of spaces before an entry; none if the entries are in braces.
     pub indent: Option<usize>,
-    /// Line of the key `nodes`.
+    /// Line of the key `nodes`, counted from 1.
     pub line: usize,
 }
 
 impl NodeList {
-    /// That of a manifest that was loaded from this path. None if the nodes are written in a way
-    /// that leaves no clear place.
+    /// Finds the list in a manifest that was loaded from this path. Returns none if the way the nodes
+    /// are written leaves no clear place for another one.
     pub fn of(loaded: &Loaded, manifest: &Path) -> Option<Self> {
         let sources = &loaded.report.sources;
         let (file, source) = sources.iter().find(|(_, source)| source.path == manifest)?;
@@ -53,7 +52,7 @@ impl NodeList {
         (before.trim() == "-").then_some(Self { at: start, indent: Some(indent), line })
     }
 
-    /// An entry as it is written there, without a line break at the end.
+    /// Formats an entry for this place, without a line break at the end.
     pub fn lines(&self, entry: &Entry) -> String {
         let Entry { name, address, roles, interfaces } = entry;
         let (name, address) = (quoted(name), address.to_string());
@@ -75,7 +74,7 @@ impl NodeList {
         )
     }
 
-    /// A manifest with an entry in it.
+    /// Returns the manifest `text` with the entry inserted.
     pub fn put(&self, text: &str, entry: &Entry) -> Option<String> {
         let (before, after) = text.split_at_checked(self.at)?;
         let end = if self.indent.is_some() { "\n" } else { ", " };
@@ -83,7 +82,7 @@ impl NodeList {
     }
 }
 
-/// The key of the nodes, and where the first of them begins.
+/// Returns the span of the key `nodes`, and the byte offset of the first node.
 fn first_node(file: FileId, text: &str) -> Option<(Span, usize)> {
     let tree = yaml::read(file, text, &mut Report::default())?;
     let Kind::Mapping(fields) = &tree.kind else { return None };
@@ -97,7 +96,7 @@ fn list(texts: &[String]) -> String {
     format!("[{}]", texts.join(", "))
 }
 
-/// A text with quotes if it needs them. What JSON escapes is escaped alike in YAML.
+/// Quotes a text if it needs quotes. JSON escapes are valid in YAML.
 fn quoted(text: &str) -> String {
     if validate::is_plain(text) {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! Edits of the text of a manifest, which leave the rest of it as it is.
+//! Edits the text of a manifest without changing the rest of it.
 
 pub mod entry;
 pub mod patch;

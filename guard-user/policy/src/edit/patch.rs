@@ -1,4 +1,4 @@
-//! Further networks and policies for a manifest. The text is the operator's: only lines are put in.
+//! Adds networks and policies to the text of a manifest. Existing text stays as it is.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use crate::syntax::{
     yaml::{self, Key, Kind, Node},
 };
 
-/// A network that could be added.
+/// A network to add to a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addition {
-    /// Its name.
+    /// The name of the network.
     pub name: String,
-    /// Its prefixes.
+    /// The prefixes of the network, in CIDR notation.
     pub prefixes: Vec<String>,
-    /// Comments for its line, without `#`; left out where there is no place for them.
+    /// Comments above the entry, without `#`; omitted if the networks are written in braces.
     pub comments: Vec<String>,
 }
 
-/// A manifest with further networks, and with another policy in front of those it has. None if it
-/// is written in a way that leaves no clear place.
+/// Returns the manifest with further networks, and with a policy inserted before the others. Returns
+/// none if the way the manifest is written leaves no clear place.
 pub fn manifest(text: &str, networks: &[Addition], policy: Option<&str>) -> Option<String> {
     let mut text = text.to_owned();
     for network in networks.iter().rev() {
@@ -78,7 +78,7 @@ fn fields<'t, 'a>(node: &'t Node<'a>) -> Option<&'t Vec<(Key<'a>, Node<'a>)>> {
     }
 }
 
-/// Where the line of a byte begins; none if other than blanks stands before it.
+/// Returns the start of the line of a byte; none if anything but spaces stands before the byte.
 fn line_start(text: &str, at: usize) -> Option<usize> {
     let start = text.get(..at)?.rfind('\n').map_or(0, |line_break| line_break + 1);
     text.get(start..at)?.chars().all(|c| c == ' ').then_some(start)
@@ -89,7 +89,7 @@ fn put(text: &str, at: usize, more: &str) -> Option<String> {
     Some(format!("{before}{more}{after}"))
 }
 
-/// Prefixes as YAML takes them for texts.
+/// Formats prefixes so that YAML reads them as text.
 fn quoted(prefixes: &[String]) -> Vec<String> {
     let quote = |prefix: &String| {
         if prefix.contains(':') { format!("\"{prefix}\"") } else { prefix.clone() }

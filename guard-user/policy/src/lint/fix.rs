@@ -1,4 +1,4 @@
-//! Safe fixes: the edits that findings carry, put into their texts.
+//! Applies safe fixes: edits attached to findings.
 
 use std::{
     collections::BTreeMap,
@@ -8,25 +8,25 @@ use std::{
 
 use crate::syntax::diagnostic::{Edit, FileId, Location, Report, Sources, Span};
 
-/// A text with its fixes in.
+/// A file before and after its fixes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fixed {
-    /// Where the text is from.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What it was.
+    /// The text before.
     pub before: String,
-    /// What it is now.
+    /// The text after.
     pub after: String,
-    /// How many findings were fixed.
+    /// Number of findings fixed.
     pub fixes: usize,
 }
 
-/// Puts a text into a file, all of it or nothing; the file keeps its mode.
+/// Replaces the contents of a file atomically. The file keeps its mode.
 ///
 /// # Errors
-/// The file or its directory cannot be written.
+/// The file does not exist, or the file or its directory cannot be written.
 pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    // A link stays a link: what it leads to is replaced.
+    // A symbolic link stays; the file that it points to is replaced.
     let path = path.canonicalize()?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -37,8 +37,9 @@ pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// What goes with an item of a list: its separator, or its line. None where that would take
-/// something else along, such as a comment, or is not sure.
+/// Returns what to remove to delete an item of a list: the item with its separator, or its line.
+/// Returns none if that would remove anything else, such as a comment, or if the bounds are not
+/// certain.
 pub(crate) fn removal_of_item(sources: &Sources, item: Location) -> Option<Location> {
     let text = &*sources.get(item.file)?.text;
     let (start, end) = (item.span.start as usize, item.span.end as usize);
@@ -61,8 +62,8 @@ pub(crate) fn removal_of_item(sources: &Sources, item: Location) -> Option<Locat
     Some(Location { span, ..item })
 }
 
-/// The texts that safe fixes change. Fixes that overlap one that comes before them are left for the
-/// next run.
+/// Returns the files that safe fixes change. A fix that overlaps an earlier one is left for the next
+/// run.
 pub fn apply(report: &Report) -> Vec<Fixed> {
     let mut by_file: BTreeMap<FileId, Vec<&[Edit]>> = BTreeMap::new();
     for finding in report.diagnostics.iter().filter(|finding| !finding.fix.is_empty()) {

@@ -1,9 +1,9 @@
-//! What is not to be told: comments that silence a rule where it is broken, and rules that the
-//! caller allows.
+//! Silences findings: comments in the files, and rules that the caller allows.
 //!
 //! `# trainguard: ignore[TG204] moved by TICKET-12` silences the finding on its own line, or on the
-//! next line if it stands alone; `ignore-file[...]` among the first comments of a file silences the
-//! whole file. An error is never silenced: lint must tell what the daemon refuses.
+//! next line if the comment stands alone. `ignore-file[...]` among the first comments of a file
+//! silences the whole file. Errors are never silenced, so that lint reports everything that the daemon
+//! rejects.
 
 use crate::syntax::{
     diagnostic::{Diagnostic, FileId, Ignore, Location, Report, Span},
@@ -11,15 +11,15 @@ use crate::syntax::{
     text, yaml,
 };
 
-/// What a comment begins with.
+/// Prefix of the comments that are read.
 const COMMENT_PREFIX: &str = "trainguard:";
-/// Comments of a file that are heeded. A file with more of them is no reviewed file.
+/// Maximum number of such comments in a file; later ones are ignored. No reviewed file has that many.
 const MAX_COMMENTS: usize = 1000;
-/// Lines of comments that may stand between a comment and the line that it is about.
+/// Maximum number of comment lines between a comment and the line that it silences.
 const MAX_LINES_BETWEEN: usize = 32;
 
 impl Report {
-    /// Takes the comments of a file in. Says what is wrong with them.
+    /// Reads the comments of a file that silence findings, and reports those that are invalid.
     pub(crate) fn read_ignores(&mut self, file: FileId, source: &str) {
         if !source.contains(COMMENT_PREFIX) {
             return;
@@ -94,8 +94,8 @@ impl Report {
         }
     }
 
-    /// Reports comments that silence nothing. `alone`: files that no manifest of this run uses, of
-    /// which not all is known.
+    /// Reports comments that silence nothing. `alone` returns true for files that no manifest of this
+    /// run uses: rules that need the cluster are not checked in those.
     pub(crate) fn check_ignores(&mut self, alone: impl Fn(FileId) -> bool) {
         let unused: Vec<Ignore> = self
             .ignores
@@ -118,7 +118,7 @@ impl Report {
     }
 }
 
-/// What a comment says.
+/// A parsed comment.
 struct Comment<'c> {
     whole_file: bool,
     codes: Vec<&'c str>,
@@ -143,15 +143,15 @@ impl<'c> Comment<'c> {
     }
 }
 
-/// Bytes of the line of a comment, with the next line that holds more than a comment if the comment
-/// stands alone.
+/// Returns the span of the comment's line. If the comment stands alone, the span includes the next line
+/// that is not a comment.
 fn line(source: &str, comment: Span) -> Option<Span> {
     let at = comment.start as usize;
     let start = source.get(..at)?.rfind('\n').map_or(0, |at| at + 1);
     let own = source.get(start..at)?;
     let mut end = comment.end as usize;
     let mut rest = source.get(end..)?.split_inclusive('\n');
-    // What is left of its own line.
+    // The rest of the comment's own line.
     end += rest.next().map_or(0, str::len);
     if own.trim().is_empty() {
         for line in rest.take(MAX_LINES_BETWEEN) {
@@ -165,14 +165,14 @@ fn line(source: &str, comment: Span) -> Option<Span> {
     Some(Span::new(start, end))
 }
 
-/// All bytes, if only comments and blank lines stand before the comment.
+/// Returns the span of the whole file, if only comments and blank lines precede the comment.
 fn whole_file(source: &str, comment: Span) -> Option<Span> {
     let before = source.get(..comment.start as usize)?;
     let plain = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     before.lines().all(plain).then(|| Span::new(0, source.len() + 1))
 }
 
-/// A comment with the blanks before it, and with its line break if nothing else is on its line.
+/// Returns the span of a comment with the blanks before it, and with its line break if it stands alone.
 fn with_blanks(source: &str, comment: Span) -> Span {
     let before = source.get(..comment.start as usize).unwrap_or_default();
     let start = before.trim_end_matches([' ', '\t']).len();

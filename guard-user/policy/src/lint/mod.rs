@@ -1,4 +1,4 @@
-//! What is probably not meant, although it can be loaded; comments that silence it; and corrections.
+//! Reports what loads but is probably a mistake; comments that silence findings; and fixes.
 
 pub(crate) mod check;
 pub mod fix;

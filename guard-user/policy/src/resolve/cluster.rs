@@ -1,4 +1,4 @@
-//! A cluster with everything resolved: host lists expanded, files read, names looked up.
+//! A resolved cluster: host lists are expanded, list files read, names looked up.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Prefixes of both families, sorted, none twice.
+/// Prefixes of both families, sorted, without duplicates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PrefixSet {
     /// IPv4 prefixes.
@@ -40,136 +40,138 @@ impl FromIterator<Cidr> for PrefixSet {
     }
 }
 
-/// A node.
+/// A node of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its name, unique in the cluster.
+    /// The name, unique in the cluster.
     pub name: String,
-    /// Its addresses, each of one node only.
+    /// Addresses of the node. No two nodes share an address.
     pub addresses: Vec<Addr>,
-    /// What it does, sorted.
+    /// The roles, sorted, without duplicates. Shared by all nodes of a host list.
     pub roles: Arc<[String]>,
-    /// Glob patterns of the interfaces to guard.
+    /// Glob patterns of the interfaces to guard; those of the manifest if the node has none of its own.
     pub interfaces: Arc<[String]>,
-    /// Where the manifest names it: a name, or the host list that it comes from.
+    /// Where the manifest names the node: a name or a host list.
     pub place: Location,
 }
 
 /// A named network of the manifest.
 #[derive(Debug, Clone)]
 pub struct Network {
-    /// Its name, and where the manifest gives it.
+    /// The name, and where the manifest gives it.
     pub name: At<String>,
-    /// What it holds.
+    /// The prefixes of the network.
     pub prefixes: Arc<PrefixSet>,
 }
 
 /// A service of a policy.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// Its name in the policy.
+    /// The name within the policy.
     pub name: String,
     /// `policy/service`, unique in the cluster.
     pub label: String,
-    /// Where its policy names it.
+    /// Where the policy names the service.
     pub place: Location,
-    /// The roles of the nodes that run it.
+    /// Roles of the nodes that run the service.
     pub roles: Vec<String>,
-    /// Its ports.
+    /// Port entries of the service, as written.
     pub ports: Vec<PortRange>,
-    /// Ports that it leaves alone.
+    /// Ports that the entries do not include.
     pub except: Vec<PortRange>,
-    /// Which packets it is about.
+    /// The packets that the service checks.
     pub matching: Match,
-    /// Who may reach it.
+    /// The sources that may reach the service.
     pub allow: Allow,
-    /// What happens to others.
+    /// What happens to packets from other sources.
     pub mode: Mode,
-    /// What each source may send.
+    /// Limits for each source.
     pub per_source: Limits,
-    /// What all sources together may send.
+    /// Limits for all sources together.
     pub total: Limits,
 }
 
-/// Who may reach a service.
+/// The sources that may reach a service.
 #[derive(Debug, Clone, Default)]
 pub struct Allow {
-    /// Everybody.
+    /// Whether every source is admitted.
     pub any: bool,
-    /// Nodes of these roles.
+    /// Roles whose nodes are admitted.
     pub roles: Vec<String>,
-    /// The prefixes of the networks and prefixes that it lists.
+    /// One set for each listed network, and one for the prefixes listed directly, if any.
     pub prefixes: Vec<Arc<PrefixSet>>,
-    /// Where it lists each of `roles`, in their order.
+    /// Where each entry of `roles` is listed, in the same order.
     pub role_places: Vec<Location>,
-    /// The names of the networks that it lists, and where.
+    /// The names of the listed networks, and where they are listed.
     pub networks: Vec<At<String>>,
-    /// The prefixes that it lists itself, and where.
+    /// The prefixes listed directly, and where they are listed.
     pub cidrs: Vec<At<Cidr>>,
 }
 
-/// A cluster.
+/// A cluster: the nodes, networks and services of a manifest and its policies, with all names resolved.
+///
+/// Made by `load`, which checks it; `compile` turns it into the tables of one node.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    /// Its name.
+    /// Name of the cluster.
     pub name: String,
-    /// Its nodes, in the order of the manifest.
+    /// The nodes, in the order of the manifest. Host lists are expanded.
     pub nodes: Vec<Node>,
-    /// The networks that the manifest names, by name.
+    /// The networks that the manifest defines, sorted by name.
     pub networks: Vec<Network>,
     /// The services of all policies, in the order of the manifest.
     pub services: Vec<Service>,
-    /// Names of the policies.
+    /// Names of the policies, in the order of the manifest.
     pub policies: Vec<String>,
 }
 
 impl Service {
-    /// Whether nodes with these roles run it.
+    /// Reports whether nodes with these roles run the service.
     pub fn runs_on(&self, roles: &[String]) -> bool {
         self.roles.iter().any(|role| roles.contains(role))
     }
 }
 
-/// What is known about the node to find.
+/// What is known about this machine, to find its node in a manifest.
 #[derive(Debug, Clone, Default)]
 pub struct NodeChoice {
-    /// The name that the operator gave.
+    /// The node name that the operator gave; overrides everything else.
     pub name: Option<String>,
-    /// The host name of this machine.
+    /// The host name of this machine. May be qualified; the part before the first `.` is tried, too.
     pub hostname: Option<String>,
     /// The addresses of this machine.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Why no node was chosen.
+/// The reason why no node was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// The name that the operator gave is no node.
+    /// No node has the name that the operator gave.
     #[error("the manifest has no node `{name}`{}", hint(.nearest.as_deref()))]
     NoSuchName {
-        /// The name.
+        /// The name that was given.
         name: String,
-        /// A name that may have been meant.
+        /// The most similar name in the manifest, if one is close.
         nearest: Option<String>,
     },
-    /// Neither host name nor addresses are in the manifest.
+    /// No node has the host name or an address of this machine.
     #[error(
         "this machine is not in the manifest: no node is called `{hostname}`{} and none has its \
          addresses ({addresses}); name the node with --node",
         hint(.nearest.as_deref())
     )]
     Absent {
-        /// The host name.
+        /// The host name of this machine.
         hostname: String,
-        /// The addresses.
+        /// The addresses of this machine, separated by commas.
         addresses: String,
-        /// A name that may have been meant.
+        /// The name most similar to the host name, if one is close.
         nearest: Option<String>,
     },
-    /// Several nodes could be meant.
+    /// More than one node fits.
     #[error("this machine could be {}; name the node with --node", .candidates.join(" or "))]
     Ambiguous {
-        /// The nodes, each with what speaks for it.
+        /// The nodes, each with the reason why it fits.
         candidates: Vec<String>,
     },
 }
@@ -179,23 +181,23 @@ fn hint(nearest: Option<&str>) -> String {
 }
 
 impl Cluster {
-    /// The prefixes of a named network.
+    /// Returns the prefixes of a named network.
     pub fn network(&self, name: &str) -> Option<&PrefixSet> {
         let network = self.networks.iter().find(|network| network.name.value == name)?;
         Some(&network.prefixes)
     }
 
-    /// The node of a name.
+    /// Returns the node with a name.
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// The service of a label.
+    /// Returns the service with a label, `policy/service`.
     pub fn service(&self, label: &str) -> Option<&Service> {
         self.services.iter().find(|service| service.label == label)
     }
 
-    /// The node that has an address.
+    /// Returns the node that has an address.
     pub fn node_at(&self, addr: &Addr) -> Option<&Node> {
         self.nodes.iter().find(|node| node.addresses.contains(addr))
     }
@@ -205,7 +207,10 @@ impl Cluster {
         nearest(name, names).map(str::to_owned)
     }
 
-    /// Finds the node that this machine is: by the name given, else by host name and addresses.
+    /// Finds the node of this machine: by the given name, else by host name and addresses.
+    ///
+    /// # Errors
+    /// The given name is unknown, no node fits, or host name and addresses fit different nodes.
     pub fn find_node(&self, choice: &NodeChoice) -> Result<&Node, NodeError> {
         if let Some(name) = &choice.name {
             return self.node(name).ok_or_else(|| NodeError::NoSuchName {
@@ -225,7 +230,8 @@ impl Cluster {
         match (by_name, by_address.as_slice()) {
             (Some(node), []) => Ok(node),
             (None, [node]) => Ok(node),
-            // Several containers of one name: the address knows better only if it agrees.
+            // With several containers on one host, further nodes may have an address of this machine:
+            // the host name decides if an address confirms it.
             (Some(node), found) if found.iter().any(|n| n.name == node.name) => Ok(node),
             (None, []) => Err(NodeError::Absent {
                 hostname: hostname.to_owned(),

@@ -1,4 +1,4 @@
-//! Where files come from: the disk, or a bundle of what an earlier load read.
+//! Sources of files: the disk, or a bundle of the files that an earlier load read.
 
 use std::{
     cell::RefCell,
@@ -13,28 +13,28 @@ use std::{
 use crate::compile::hash;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes of a document or list file.
+/// Maximum size of a document or list file, in bytes.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// What a load may ask of a file system.
+/// The file operations that a load needs.
 pub trait Files {
-    /// The bytes of a file.
+    /// Reads a file.
     ///
     /// # Errors
-    /// The file is not there, is no regular file, or has more than 64 MiB.
+    /// The file does not exist, is not a regular file, cannot be read, or is larger than [`MAX_BYTES`].
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 
-    /// The paths that match a pattern, sorted.
+    /// Returns the paths that match a glob pattern, sorted.
     ///
     /// # Errors
-    /// The pattern is no pattern.
+    /// The pattern is invalid, or a directory cannot be read.
     fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>>;
 }
 
-/// Sees that an open file is a regular one.
+/// Checks that an open file is a regular file.
 ///
 /// # Errors
-/// It is something else.
+/// The file is a directory or another kind of file, or its metadata cannot be read.
 pub fn require_regular(file: &File) -> io::Result<()> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
@@ -46,10 +46,10 @@ pub fn require_regular(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// The bytes of an open, regular file.
+/// Reads an open regular file to its end.
 ///
 /// # Errors
-/// It has more than [`MAX_BYTES`], or cannot be read.
+/// The file is larger than [`MAX_BYTES`], or cannot be read.
 pub fn read_whole(file: File) -> io::Result<Vec<u8>> {
     let too_large = |len: u64| {
         let message = format!("has {len} bytes, at most {MAX_BYTES} are read");
@@ -62,20 +62,20 @@ pub fn read_whole(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     let len = bytes.len() as u64;
-    // The file may have grown since.
+    // The file may have grown since its size was read.
     if len > MAX_BYTES {
         return Err(too_large(len));
     }
     Ok(bytes)
 }
 
-/// The file system.
+/// Reads files from the file system.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Disk;
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        // Without O_NONBLOCK, opening a pipe waits for a writer that may never come.
+        // Without O_NONBLOCK, opening a named pipe blocks until a writer opens it.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         require_regular(&file)?;
         read_whole(file)
@@ -91,8 +91,8 @@ impl Files for Disk {
     }
 }
 
-/// Everything that a load read: loading from it gives the same policy again, whatever has become
-/// of the files.
+/// All files and glob results of a load. Loading from a bundle gives the same policy again, even if the
+/// files have changed since.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
     /// Path of the manifest.
@@ -103,7 +103,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle of texts, for tests and for standard input.
+    /// Makes a bundle from texts, for tests and for standard input.
     pub fn new(
         manifest: impl Into<PathBuf>,
         texts: impl IntoIterator<Item = (impl Into<PathBuf>, impl Into<Arc<str>>)>,
@@ -115,7 +115,7 @@ impl Bundle {
         }
     }
 
-    /// Whether it has the same texts, wherever they lie.
+    /// Reports whether both bundles have the same texts, regardless of the paths.
     pub fn has_texts_of(&self, other: &Self) -> bool {
         let sorted = |bundle: &Self| {
             let mut texts: Vec<Arc<str>> = bundle.texts.values().cloned().collect();
@@ -125,13 +125,15 @@ impl Bundle {
         sorted(self) == sorted(other)
     }
 
-    /// SHA-256 over the files in it: the same on all nodes that have the same files.
+    /// Returns SHA-256 of the files: equal on all nodes that have the same files, in whatever
+    /// directory.
     pub fn hash(&self) -> [u8; 32] {
         let files = self.texts.iter().map(|(path, text)| (path.as_path(), text.as_bytes()));
         hash::of_files(&self.manifest, files)
     }
 
-    /// The files in it, by their paths from the directory of the manifest.
+    /// Iterates over the files: the path relative to the directory of the manifest, and the text. A
+    /// file outside that directory keeps its whole path.
     pub fn relative(&self) -> impl Iterator<Item = (&Path, &str)> {
         let directory = self.manifest.parent().unwrap_or(Path::new(""));
         self.texts
@@ -139,7 +141,7 @@ impl Bundle {
             .map(move |(path, text)| (path.strip_prefix(directory).unwrap_or(path), &**text))
     }
 
-    /// Paths of the files in it.
+    /// Iterates over the paths of the files.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.texts.keys().map(PathBuf::as_path)
     }
@@ -178,7 +180,7 @@ fn read_texts<'de, D: Deserializer<'de>>(
     Ok(texts.into_iter().map(|(path, text)| (path, text.into())).collect())
 }
 
-/// Reads from other files and remembers what it read.
+/// Reads files and records them in a bundle.
 pub(crate) struct Recorder<'f> {
     files: &'f dyn Files,
     bundle: RefCell<Bundle>,
@@ -190,7 +192,7 @@ impl<'f> Recorder<'f> {
         Self { files, bundle: RefCell::default(), asked: RefCell::default() }
     }
 
-    /// The bytes of a file. [`Recorder::keep`] puts them into the bundle once they are a text.
+    /// Reads a file. [`Recorder::keep`] adds it to the bundle once it is known to be UTF-8.
     pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.asked.borrow_mut().push(path.to_owned());
         self.files.read(path)
@@ -208,7 +210,7 @@ impl<'f> Recorder<'f> {
         Ok(paths)
     }
 
-    /// What was read, and every path and pattern that was asked for.
+    /// Returns the bundle, and every path and pattern that was requested, sorted.
     pub(crate) fn finish(self, manifest: &Path) -> (Bundle, Vec<PathBuf>) {
         let mut bundle = self.bundle.into_inner();
         manifest.clone_into(&mut bundle.manifest);

@@ -1,5 +1,4 @@
-//! Loading: a manifest with all that it names becomes a cluster, or a report of everything that is
-//! wrong with it.
+//! Loads a manifest with everything that it names, and returns a cluster or a report of all errors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,12 +29,12 @@ use crate::{
     test_suite::{self, Suite},
 };
 
-/// Why nothing was loaded.
+/// The report and the sources of a load that failed.
 #[derive(Debug)]
 pub struct LoadError {
-    /// What is wrong.
+    /// All findings, with at least one error.
     pub report: Report,
-    /// Every path and glob pattern that was asked for, sorted: what to watch for a change.
+    /// Every path and glob pattern that was requested, sorted. A caller watches these for changes.
     pub sources: Vec<PathBuf>,
 }
 
@@ -47,10 +46,10 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// Loads a manifest and all that it names.
+/// Loads a manifest and everything that it names.
 ///
 /// # Errors
-/// Whatever is wrong in any of the files; all of it at once.
+/// A file cannot be read or has an error. The report lists the errors of all files.
 pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>> {
     let mut loader = Loader::new(files);
     let cluster = loader.manifest(manifest);
@@ -61,7 +60,7 @@ pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>
     }
 }
 
-/// What a file turned out to be.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     /// A cluster manifest.
@@ -70,22 +69,22 @@ pub enum FileKind {
     Policy,
     /// Unit tests of policies.
     Test,
-    /// YAML that does not call itself ours.
+    /// YAML that does not declare itself a trainguard document.
     Foreign,
-    /// Not readable, or not understood; reported.
+    /// Unreadable, or a trainguard document with errors that hide its kind.
     Broken,
 }
 
-/// Loads files one after the other into one report.
+/// Loads any number of files into one report.
 pub struct Loader<'f> {
     pub(crate) sources: SourceReader<'f>,
     policies: BTreeMap<PathBuf, Option<Rc<PolicyDoc>>>,
     parsed: BTreeMap<PathBuf, Parsed>,
-    /// Files that a manifest was checked with.
+    /// Files that were checked together with a manifest.
     together: BTreeSet<FileId>,
 }
 
-/// A manifest with what it names.
+/// A manifest and everything that it names.
 struct Parts {
     file: FileId,
     doc: ClusterDoc,
@@ -93,11 +92,11 @@ struct Parts {
     cluster: Cluster,
 }
 
-/// A file that has been looked at, but not yet used.
+/// A parsed file that has not been used yet.
 struct Parsed {
     kind: FileKind,
     document: Option<Document>,
-    /// What is wrong with it; said when the file is used.
+    /// Findings about the file; reported when the file is used.
     findings: Report,
 }
 
@@ -108,7 +107,7 @@ impl fmt::Debug for Loader<'_> {
 }
 
 impl<'f> Loader<'f> {
-    /// A loader that has read nothing.
+    /// Makes a loader that has read nothing.
     pub fn new(files: &'f dyn Files) -> Self {
         Self {
             sources: SourceReader::new(files),
@@ -118,39 +117,40 @@ impl<'f> Loader<'f> {
         }
     }
 
-    /// Tells these rules nowhere, unless they are errors.
+    /// Silences these rules in all files. Errors are reported all the same.
     pub fn allow(&mut self, codes: impl IntoIterator<Item = Code>) {
         self.sources.report.ignores.allow(codes);
     }
 
-    /// Takes no notice of comments that silence rules.
+    /// Ignores comments that silence rules.
     pub fn without_ignores(&mut self) {
         self.sources.heeds_ignores = false;
     }
 
-    /// Reports comments that silence nothing: to be called when all files were checked.
+    /// Reports comments that silence nothing. Must be called after all files are checked.
     pub fn check_ignores(&mut self) {
         let together = &self.together;
         self.sources.report.check_ignores(|file| !together.contains(&file));
     }
 
-    /// The report, what was read, and what was asked for.
+    /// Returns the report, the files that were read, and every path and pattern that was requested.
     pub fn finish(self, manifest: &Path) -> (Report, Bundle, Vec<PathBuf>) {
         self.sources.finish(manifest)
     }
 
-    /// Whether a policy has been read.
+    /// Reports whether a policy was read.
     pub fn has_policy(&self, path: &Path) -> bool {
         self.policies.contains_key(&normal(path))
     }
 
-    /// Loads a manifest and all that it names. None if it has no meaning; the report says why.
+    /// Loads a manifest and everything that it names. Returns none after an error, which is in the
+    /// report.
     pub fn manifest(&mut self, path: &Path) -> Option<Cluster> {
         Some(self.parts(path)?.cluster)
     }
 
-    /// Loads a manifest as [`Loader::manifest`], and checks what the daemon need not: whether the
-    /// policy of every node fits, and what is probably not meant.
+    /// Loads a manifest as [`Loader::manifest`] does, and runs the checks that the daemon does not
+    /// need: whether the policy of every node fits, and what is probably a mistake.
     pub fn check_manifest(&mut self, path: &Path) {
         let Some(Parts { file, doc, policies, cluster }) = self.parts(path) else { return };
         self.check_capacity(file, &cluster);
@@ -162,7 +162,7 @@ impl<'f> Loader<'f> {
         self.parts_named(path, None)
     }
 
-    /// As [`Loader::parts`], where another file names the manifest.
+    /// Does the same as [`Loader::parts`]. `named` is where another file names the manifest.
     fn parts_named(&mut self, path: &Path, named: Option<Location>) -> Option<Parts> {
         let (file, text) = self.sources.open(path, named)?;
         let before = self.sources.report.count(Severity::Error);
@@ -181,8 +181,8 @@ impl<'f> Loader<'f> {
         self.parts_of(file, path, doc, before, true)
     }
 
-    /// A cluster with what it names. `before`: how many errors there were before it was read.
-    /// `all`: what it does not use is of no use.
+    /// Loads what a cluster document names. `before` is the number of errors before the document was
+    /// read. `all` is set if unused names are to be reported.
     fn parts_of(
         &mut self,
         file: FileId,
@@ -196,7 +196,7 @@ impl<'f> Loader<'f> {
         let complete = policies
             .iter()
             .all(|(file, policy)| policy.is_some() && !self.sources.report.is_broken(*file));
-        // What a broken policy uses is not known, so nothing can be called unused.
+        // The names that a broken policy uses are not known, so no name can be reported as unused.
         let faultless = complete && self.sources.report.count(Severity::Error) == before;
         let whole = all && doc.policies_known && faultless;
         let policies: Vec<(FileId, Rc<PolicyDoc>)> =
@@ -205,15 +205,15 @@ impl<'f> Loader<'f> {
         check::documents(&mut self.sources.report, &doc, &policies, whole);
         self.together.insert(file);
         self.together.extend(policies.iter().map(|(file, _)| *file));
-        // Errors of other files are no reason to be silent about this one.
+        // Errors of other files do not prevent the checks of this one.
         if !complete || self.sources.report.count(Severity::Error) > before {
             return None;
         }
         Some(Parts { file, doc, policies, cluster: cluster? })
     }
 
-    /// Loads unit tests with the cluster that they are about. None if anything is wrong with them
-    /// or with it; the report says what.
+    /// Loads unit tests and the cluster that they test. Returns none after an error, which is in the
+    /// report.
     pub fn test(&mut self, path: &Path) -> Option<Suite> {
         let (file, text) = self.sources.open(path, None)?;
         let before = self.sources.report.count(Severity::Error);
@@ -242,7 +242,8 @@ impl<'f> Loader<'f> {
         (self.sources.report.count(Severity::Error) == before).then_some(suite)
     }
 
-    /// Checks that the policy of every kind of node fits, by compiling it where that is in doubt.
+    /// Checks that the policy of every set of roles fits. Policies that do not certainly fit are
+    /// compiled.
     fn check_capacity(&mut self, file: FileId, cluster: &Cluster) {
         let addresses = cluster.nodes.iter().map(|node| node.addresses.len()).sum();
         let mut kinds: BTreeMap<&[String], &Node> = BTreeMap::new();
@@ -267,14 +268,14 @@ impl<'f> Loader<'f> {
         }
     }
 
-    /// Checks a policy by itself.
+    /// Loads a policy and checks it by itself.
     pub fn policy(&mut self, path: &Path) {
         if let Some((file, _)) = self.sources.open(path, None) {
             self.policy_doc(file, path);
         }
     }
 
-    /// What a file is. Says nothing about what is wrong with it, unless it cannot be read.
+    /// Determines the kind of a file. Reports only that a file is unreadable, not what is wrong in it.
     pub fn kind(&mut self, path: &Path) -> FileKind {
         let Some((file, text)) = self.sources.open(path, None) else {
             return FileKind::Broken;
@@ -285,7 +286,7 @@ impl<'f> Loader<'f> {
         kind
     }
 
-    /// The name of a policy that was looked at with [`Loader::kind`].
+    /// Returns the name of a policy whose kind was determined with [`Loader::kind`].
     pub fn policy_name(&self, path: &Path) -> Option<String> {
         match &self.parsed.get(&normal(path))?.document {
             Some(Document::Policy(doc)) => Some(doc.name.value.clone()),
@@ -293,7 +294,7 @@ impl<'f> Loader<'f> {
         }
     }
 
-    /// Reports what is wrong with a file of which no more is known.
+    /// Reports the errors of a file that [`Loader::kind`] found broken.
     pub fn broken(&mut self, path: &Path) {
         if let Some((file, text)) = self.sources.open(path, None) {
             let _ = self.document(file, path, &text);
@@ -307,7 +308,7 @@ impl<'f> Loader<'f> {
         parsed.document
     }
 
-    /// The policies that a manifest names, in its order; none in place of one that is broken.
+    /// Returns the policies that a manifest names, in its order; none in place of a broken one.
     fn policies_of(
         &mut self,
         entries: &[At<String>],
@@ -338,7 +339,7 @@ impl<'f> Loader<'f> {
         found
     }
 
-    /// The paths that an entry of `policies` means.
+    /// Returns the paths of an entry of `policies`: the path, or the files that match the pattern.
     fn paths_of(&mut self, entry: &At<String>, base: &Path) -> Vec<PathBuf> {
         if !entry.value.contains(['*', '?', '[']) {
             return vec![base.join(&entry.value)];
@@ -394,7 +395,8 @@ fn parse(file: FileId, text: &str) -> Parsed {
     let tree = yaml::read(file, text, &mut findings);
     let ours = match &tree {
         Some(tree) => document::is_ours(tree),
-        // Nobody knows; a text that names us is taken for ours.
+        // The kind cannot be determined; a text that mentions trainguard is taken for a trainguard
+        // document.
         None => text.contains("trainguard/"),
     };
     let document = tree.and_then(|tree| document::read(file, &tree, &mut findings));

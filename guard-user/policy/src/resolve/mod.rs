@@ -1,4 +1,4 @@
-//! From files to a cluster: what manifests and policies name is read and put together.
+//! Resolves manifests and policies to a cluster: reads the files that they name and looks names up.
 
 pub mod cluster;
 pub mod files;

@@ -1,5 +1,5 @@
-//! Why a service admits a source or does not: the lines of manifest and policy that say so, and
-//! those that could be changed. For people; no decision is made here.
+//! Explains why a service admits a source or does not: the lines of manifest and policy that admit it,
+//! and the lines that could be changed. Used for display only; decisions are made elsewhere.
 
 use std::net::IpAddr;
 
@@ -18,19 +18,19 @@ use crate::{
     },
 };
 
-/// An entry that admits a source to a service.
+/// An entry of a policy that admits a source to a service.
 #[derive(Debug, Clone, Copy)]
 pub enum Admission<'a> {
-    /// The service admits everybody.
+    /// The service admits every source.
     Any {
-        /// Where the service is.
+        /// Where the service is defined.
         service: Location,
     },
-    /// The source is a node of a role that the service lists.
+    /// The source is a node with a role that the service lists.
     Role {
         /// The role.
         role: &'a str,
-        /// The node.
+        /// The node that has the address.
         node: &'a Node,
         /// Where the service lists the role.
         allowed: Location,
@@ -39,12 +39,12 @@ pub enum Admission<'a> {
     Network {
         /// The network.
         network: &'a Network,
-        /// The longest prefix of the network that holds the source.
+        /// The longest prefix of the network that contains the source.
         prefix: Cidr,
         /// Where the service lists the network.
         allowed: Location,
     },
-    /// The service lists a prefix that holds the source.
+    /// The service lists a prefix that contains the source.
     Cidr {
         /// The prefix.
         prefix: Cidr,
@@ -54,7 +54,7 @@ pub enum Admission<'a> {
 }
 
 impl Admission<'_> {
-    /// What kind of entry it is: a word for programs.
+    /// Returns the kind of the entry as a word for JSON output.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Any { .. } => "any",
@@ -64,7 +64,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The name of the role or network, or the prefix; none for everybody.
+    /// Returns the name of the role or network, or the prefix; none for `any`.
     pub fn name(&self) -> Option<String> {
         match self {
             Self::Any { .. } => None,
@@ -74,8 +74,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The entry of the manifest that names the source, as it is written; none where a prefix
-    /// holds it.
+    /// Returns the manifest entry of the node, as written; none unless a role admits the source.
     pub fn entry<'s>(&self, sources: &'s Sources) -> Option<&'s str> {
         match self {
             Self::Role { node, .. } => entry_text(node, sources),
@@ -83,7 +82,7 @@ impl Admission<'_> {
         }
     }
 
-    /// Where it says who the source is: the manifest for nodes and networks, else the policy.
+    /// Returns where the source is defined: in the manifest for nodes and networks, else in the policy.
     pub fn place(&self) -> Location {
         match self {
             Self::Any { service } => *service,
@@ -93,7 +92,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The entry in words, with its places.
+    /// Describes the entry with its locations, for display.
     pub fn describe(&self, sources: &Sources) -> String {
         match self {
             Self::Any { service } => {
@@ -118,17 +117,17 @@ impl Admission<'_> {
     }
 }
 
-/// What the manifest knows of an address.
+/// What the manifest defines about an address.
 #[derive(Debug, Default)]
 pub struct KnownAddress<'a> {
-    /// The node that has it.
+    /// The node that has the address.
     pub node: Option<&'a Node>,
-    /// The networks that hold it, each with the longest prefix that does.
+    /// The networks that contain the address, each with its longest prefix that does.
     pub networks: Vec<(&'a Network, Cidr)>,
 }
 
 impl<'a> KnownAddress<'a> {
-    /// Looks an address up.
+    /// Looks an address up in a cluster.
     pub fn of(cluster: &'a Cluster, addr: &Addr) -> Self {
         let holds = |network: &'a Network| Some((network, covering(&network.prefixes, addr)?));
         Self {
@@ -137,7 +136,7 @@ impl<'a> KnownAddress<'a> {
         }
     }
 
-    /// In words, with places.
+    /// Describes the address with the locations, for display.
     pub fn describe(&self, sources: &Sources) -> String {
         let node = self.node.map(|node| format!("`{}`, {}", node.name, entry(node, sources)));
         let networks = self.networks.iter().map(|(network, prefix)| {
@@ -149,7 +148,7 @@ impl<'a> KnownAddress<'a> {
     }
 }
 
-/// Every entry that admits a source to a service.
+/// Returns every entry that admits a source to a service.
 pub fn admissions<'a>(
     cluster: &'a Cluster,
     service: &'a Service,
@@ -172,8 +171,8 @@ pub fn admissions<'a>(
     any.into_iter().chain(roles).chain(networks).chain(cidrs).collect()
 }
 
-/// What could be written to admit a source to a service that does not admit it, each with the
-/// place to write it.
+/// Returns the changes that would admit a source to a service that does not admit it, each with its
+/// location.
 pub fn ways_in(loaded: &Loaded, service: &Service, addr: &Addr) -> Vec<String> {
     let (cluster, sources) = (&loaded.cluster, &loaded.report.sources);
     let allow = &service.allow;
@@ -214,13 +213,13 @@ pub fn ways_in(loaded: &Loaded, service: &Service, addr: &Addr) -> Vec<String> {
     ways
 }
 
-/// The file and position of a place.
+/// Returns the path and the position of a location.
 pub fn position(sources: &Sources, place: Location) -> (String, Position) {
     let file = sources.get(place.file).map(|source| source.path.display().to_string());
     (file.unwrap_or_default(), sources.position(place))
 }
 
-/// The entry of the manifest that a node comes from, as it is written.
+/// Returns the manifest entry of a node, as written.
 fn entry_text<'a>(node: &Node, sources: &'a Sources) -> Option<&'a str> {
     let span = node.place.span;
     let text = &sources.get(node.place.file)?.text;
@@ -233,14 +232,14 @@ fn entry(node: &Node, sources: &Sources) -> String {
     format!("`{written}` at {}", sources.describe(node.place))
 }
 
-/// `a`, `a or b`, `a, b or c`.
+/// Joins items as `a`, `a or b`, or `a, b or c`.
 fn list(items: impl IntoIterator<Item = String>) -> String {
     let mut items: Vec<String> = items.into_iter().collect();
     let last = items.pop().unwrap_or_default();
     if items.is_empty() { last } else { format!("{} or {last}", items.join(", ")) }
 }
 
-/// The first `len` bits of an address.
+/// Returns the prefix that consists of the first `len` bits of an address.
 fn cut4(addr: u32, len: u8) -> Prefix<[u8; 4]> {
     let mask = u32::MAX.checked_shl(32_u32.saturating_sub(len.into())).unwrap_or(0);
     Prefix { addr: (addr & mask).to_be_bytes(), len }
@@ -251,7 +250,7 @@ fn cut6(addr: u128, len: u8) -> Prefix<[u8; 16]> {
     Prefix { addr: (addr & mask).to_be_bytes(), len }
 }
 
-/// Whether a prefix holds an address.
+/// Reports whether a prefix contains an address.
 pub fn holds(cidr: &Cidr, addr: &Addr) -> bool {
     match (cidr, IpAddr::from(*addr)) {
         (Cidr::V4(prefix), IpAddr::V4(addr)) => cut4(addr.to_bits(), prefix.len) == *prefix,
@@ -260,8 +259,8 @@ pub fn holds(cidr: &Cidr, addr: &Addr) -> bool {
     }
 }
 
-/// The longest prefix of a set that holds an address. Sets may be long: they are searched, once for
-/// each length.
+/// Returns the longest prefix of a set that contains an address. Uses a binary search for each length,
+/// because sets may be long.
 pub fn covering(set: &PrefixSet, addr: &Addr) -> Option<Cidr> {
     match IpAddr::from(*addr) {
         IpAddr::V4(addr) => (0..=32)

@@ -1,4 +1,4 @@
-//! From documents to a cluster: host lists are expanded, list files read, names looked up.
+//! Resolves documents to a cluster: expands host lists, reads list files, looks names up.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,12 +23,12 @@ use crate::syntax::{
     walk::{Fault, Walk},
 };
 
-/// Prefixes that the networks of one manifest may list.
+/// Maximum number of prefixes in all networks of one manifest, and in one list file.
 const MAX_LISTED: usize = 1_000_000;
 
 type Networks = BTreeMap<String, Network>;
 
-/// Resolves a manifest and its policies. The result means something only if nothing was reported.
+/// Resolves a manifest and its policies. The result is valid only if no error was reported.
 pub(crate) fn cluster(
     sources: &mut SourceReader<'_>,
     file: FileId,
@@ -52,11 +52,11 @@ pub(crate) fn cluster(
     })
 }
 
-/// The nodes; none if a host list cannot be expanded.
+/// Returns the nodes; none after an error in a host list.
 fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
     let default: Arc<[String]> = doc.interfaces.clone().unwrap_or_default().into();
     let mut nodes: Vec<Node> = Vec::new();
-    // Where each node, and each address, was written.
+    // Where each node and each address is written.
     let mut places: Vec<Location> = Vec::new();
     let mut owners: HashMap<Addr, (usize, Location)> = HashMap::new();
     let mut addresses = 0_usize;
@@ -139,7 +139,7 @@ struct Lists {
     addresses: Vec<(HostList, Location)>,
 }
 
-/// The host lists of an entry, all of one length.
+/// Parses the host lists of an entry, which must have equal lengths.
 fn host_lists(walk: &mut Walk<'_>, entry: &NodesEntry) -> Option<Lists> {
     let mut parse = |written: &At<String>, radix| match HostList::parse(&written.value, radix) {
         Ok(list) => Some(list),
@@ -199,7 +199,8 @@ fn counted(n: usize, one: &str, more: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { more })
 }
 
-/// An address that a node can have. `alone`: it is all that is written at its place.
+/// Parses a host address. `alone` is set if the address is the whole text at its location, so that a
+/// fix can replace it.
 fn address(walk: &mut Walk<'_>, written: &str, place: Location, alone: bool) -> Option<Addr> {
     match scalars::host_address(written) {
         Ok(address) => Some(address),
@@ -211,7 +212,7 @@ fn address(walk: &mut Walk<'_>, written: &str, place: Location, alone: bool) -> 
     }
 }
 
-/// The prefixes of each network. A network that is broken is there, and empty.
+/// Returns the prefixes of each network. A network with an error is present and empty.
 fn networks(
     sources: &mut SourceReader<'_>,
     file: FileId,
@@ -241,7 +242,7 @@ fn networks(
     networks
 }
 
-/// The prefixes of a list file: one a line, `#` starts a comment.
+/// Reads the prefixes of a list file: one per line; `#` starts a comment.
 fn list_file(sources: &mut SourceReader<'_>, base: &Path, path: &At<String>) -> Vec<Cidr> {
     let Some((file, text)) = sources.open(&base.join(&path.value), Some(path.place)) else {
         return Vec::new();

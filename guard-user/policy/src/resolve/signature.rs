@@ -1,14 +1,15 @@
-//! Signed policies: a list of the files with their SHA-256, as `sha256sum` writes it, and a
-//! signature of that list, as `minisign` makes it, with a serial number in its signed comment.
+//! Signed policies: a list of the files with their SHA-256, as `sha256sum` writes it, and a `minisign`
+//! signature of that list, with a serial number in the trusted comment.
 //!
 //! ```sh
 //! sha256sum cluster.yaml policies/*.yaml > cluster.yaml.sums
 //! minisign -S -m cluster.yaml.sums -t 'trainguard serial=42'
 //! ```
 //!
-//! The list names what a load reads, no file less and none more: a policy that a pattern of the
-//! manifest does not find any more is missing, not gone. The serial number grows, so that nobody
-//! brings back a policy that was once signed and has been replaced.
+//! The list must contain exactly the files that a load reads; test files may be listed, too. So a
+//! policy that was signed and that a pattern of the manifest no longer matches is an error, not a
+//! removal. The daemon rejects serial numbers lower than the last one, so that a replaced policy cannot
+//! be restored by copying its files and its old signature.
 
 use std::{
     collections::BTreeMap,
@@ -35,20 +36,22 @@ use crate::{
     test_suite,
 };
 
-/// Files that are named in an error.
+/// Maximum number of files named in an error.
 const MAX_NAMED: usize = 5;
 
-/// The list of the files, and the signature of it.
+/// The list of the files and its signature.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signed {
-    /// A line of `sha256sum` for each file, by its path from the directory of the manifest.
+    /// The list: a line of `sha256sum` for each file, with the path relative to the directory of the
+    /// manifest.
     pub sums: String,
-    /// A signature of minisign.
+    /// The text of a minisign signature file.
     pub signature: String,
 }
 
-/// Where list and signature of a manifest lie: beside it.
+/// Returns the paths of the list and the signature of a manifest: its own path plus `.sums` and
+/// `.sums.minisig`.
 pub fn paths(manifest: &Path) -> [PathBuf; 2] {
     [".sums", ".sums.minisig"].map(|ending| {
         let mut path = manifest.as_os_str().to_owned();
@@ -57,17 +60,17 @@ pub fn paths(manifest: &Path) -> [PathBuf; 2] {
     })
 }
 
-/// What is said where there is not both.
+/// Returns the message for a manifest without a list or a signature.
 pub fn missing(manifest: &Path) -> String {
     let [sums, signature] = paths(manifest);
     format!("there are not both of `{}` and `{}`", sums.display(), signature.display())
 }
 
 impl Signed {
-    /// Reads both; none if there are not both.
+    /// Reads the list and the signature of a manifest; none unless both exist.
     ///
     /// # Errors
-    /// One of them cannot be read: which, and why.
+    /// One of them cannot be read or is not UTF-8.
     pub fn read(manifest: &Path, files: &dyn Files) -> Result<Option<Self>, String> {
         let text = |path: &Path| match files.read(path) {
             Ok(bytes) => String::from_utf8(bytes)
@@ -82,7 +85,7 @@ impl Signed {
     }
 }
 
-/// Whose signature a policy must have: a public key of minisign.
+/// The minisign public key with which policies must be signed.
 pub struct Key(PublicKey);
 
 impl fmt::Debug for Key {
@@ -92,20 +95,22 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads the text of a file with a key.
+    /// Parses the text of a public key file.
     ///
     /// # Errors
-    /// It is none.
+    /// The text is not a minisign public key.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let key = PublicKey::decode(&String::from_utf8_lossy(text))
             .map_err(|error| format!("the policy key is no public key of minisign: {error}"))?;
         Ok(Self(key))
     }
 
-    /// Sees that a policy is what the holder of the key has signed.
+    /// Checks that a policy is exactly what the holder of the key has signed. Does not check the serial
+    /// number or the expiry.
     ///
     /// # Errors
-    /// It is not: why, and what to do.
+    /// The signature, its trusted comment, the list or a file does not match. The message says which,
+    /// and how to fix it.
     pub fn verify(&self, signed: &Signed, bundle: &Bundle) -> Result<Verified, String> {
         let [_, place] = paths(&bundle.manifest);
         let place = place.display();
@@ -131,25 +136,26 @@ impl Key {
     }
 }
 
-/// What a good signature says.
+/// The contents of a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// Grows with each policy.
+    /// Serial number; must increase with each policy.
     pub serial: u64,
     /// SHA-256 of the list, in hexadecimal.
     pub sums: String,
-    /// After this it is old; it is still in force.
+    /// Start of the day, in UTC, on which the signature expires. An expired policy stays valid; the
+    /// expiry is only reported.
     pub expires: Option<SystemTime>,
 }
 
 impl Verified {
-    /// Whether it is old.
+    /// Reports whether the signature has expired.
     pub fn has_expired(&self) -> bool {
         self.expires.is_some_and(|expires| expires < SystemTime::now())
     }
 }
 
-/// What the signed comment says: `trainguard serial=42`, and `expires=2027-01-31` if it does.
+/// Parses the trusted comment: `trainguard serial=42`, optionally with `expires=2027-01-31`.
 fn comment(text: &str) -> Result<(u64, Option<SystemTime>), String> {
     let wrong = || {
         format!(
@@ -179,7 +185,7 @@ fn comment(text: &str) -> Result<(u64, Option<SystemTime>), String> {
     Ok((serial.ok_or_else(wrong)?, expires))
 }
 
-/// Sees that a list names the files of a bundle, all of them, as they are, and no others.
+/// Checks that a list names exactly the files of a bundle, with the right hashes.
 fn covers(sums: &str, bundle: &Bundle) -> Result<(), String> {
     let mut listed = BTreeMap::new();
     for (number, line) in (1..).zip(sums.lines()) {
@@ -211,7 +217,8 @@ fn covers(sums: &str, bundle: &Bundle) -> Result<(), String> {
             Some(_) => {}
         }
     }
-    // No load reads a test; a list of `policies/*.yaml` has those beside the policies, too.
+    // A load reads no test files, but a list made with `policies/*.yaml` contains those beside the
+    // policies.
     let unread = listed.into_keys().filter(|path| !test_suite::is_test_file(path));
     for (what, paths) in [
         ("has no signature, as the list does not name it", missing),
@@ -231,11 +238,11 @@ fn covers(sums: &str, bundle: &Bundle) -> Result<(), String> {
 }
 
 impl Loader<'_> {
-    /// Checks that a manifest, with all that it names, is what the holder of a key has signed; what
-    /// a daemon with that key would refuse is an error. Whether it is newer than what is in force,
-    /// only a daemon knows.
+    /// Checks that a manifest and all files it names are signed with a key. Everything that a daemon
+    /// with that key would reject is an error, except for a serial number that is too low, which only
+    /// the daemon knows.
     pub fn check_signature(&mut self, manifest: &Path, files: &dyn Files, key: &Key) {
-        // What does not load is refused for that.
+        // A manifest that does not load has errors of its own.
         let Ok(loaded) = load::load(manifest, files) else { return };
         let Some((file, _)) = self.sources.open(manifest, None) else { return };
         let place = Location { file, span: Span::default() };

@@ -1,4 +1,4 @@
-//! Reading the files of a policy: each once, into one report.
+//! Reads the files of a policy, each once, into one report.
 
 use std::{
     collections::BTreeMap,
@@ -13,18 +13,18 @@ use crate::syntax::{
     rules,
 };
 
-/// The files that were read, and what was found in them.
+/// The files read so far, and the findings about them.
 pub(crate) struct SourceReader<'f> {
     pub(crate) files: Recorder<'f>,
     pub(crate) report: Report,
-    /// Files by their normal paths; none for one that could not be read.
+    /// Files by normalised path; none for a file that could not be read.
     known: BTreeMap<PathBuf, Option<(FileId, Arc<str>)>>,
     /// Whether comments that silence rules are read.
     pub(crate) heeds_ignores: bool,
 }
 
 impl<'f> SourceReader<'f> {
-    /// A reader that has read nothing.
+    /// Makes a reader that has read nothing.
     pub(crate) fn new(files: &'f dyn Files) -> Self {
         Self {
             files: Recorder::new(files),
@@ -34,14 +34,15 @@ impl<'f> SourceReader<'f> {
         }
     }
 
-    /// The report, what was read, and what was asked for.
+    /// Returns the report, the files that were read, and every path and pattern that was requested.
     pub(crate) fn finish(mut self, manifest: &Path) -> (Report, Bundle, Vec<PathBuf>) {
         self.report.finish();
         let (bundle, sources) = self.files.finish(manifest);
         (self.report, bundle, sources)
     }
 
-    /// The text of a file. A file that cannot be read is reported, at `named` if that is known.
+    /// Returns the text of a file. Reports a file that cannot be read, at `named` if another file names
+    /// it.
     pub(crate) fn open(
         &mut self,
         path: &Path,
@@ -109,12 +110,13 @@ impl<'f> SourceReader<'f> {
     }
 }
 
-/// The first byte of a file.
+/// Returns the location of the first byte of a file.
 pub(crate) fn start_of(file: FileId) -> Location {
     Location { file, span: Span::default() }
 }
 
-/// A path without `.`: to see that two mean one file. A `..` stays, it may lead out of a link.
+/// Returns a path without `.` components, for comparing paths. A `..` stays, because the component
+/// before it may be a symbolic link.
 pub(crate) fn normal(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect()
 }

@@ -1,5 +1,5 @@
-//! What the rest of the program asks of the readers, so that each rule of the language is written
-//! once.
+//! Validates single values for the rest of the program, so that each rule of the language has one
+//! implementation.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::syntax::{
     yaml,
 };
 
-/// Names, and addresses, that one manifest may have.
+/// Maximum number of names, and of addresses, in one manifest.
 pub const MAX_HOSTS: usize = hostlist::MAX_EXPANSION;
 
 fn on_one_line(fault: Fault) -> String {
@@ -24,27 +24,42 @@ fn on_one_line(fault: Fault) -> String {
     }
 }
 
-/// Whether a text is a name; if not, why.
+/// Checks that a text is a name.
+///
+/// # Errors
+/// The reason why it is not.
 pub fn name(text: &str) -> Result<(), String> {
     scalars::name(text, false).map(|_| ()).map_err(on_one_line)
 }
 
-/// Whether a text is a pattern of interface names; if not, why.
+/// Checks that a text is a pattern of interface names.
+///
+/// # Errors
+/// The reason why it is not.
 pub fn interface(text: &str) -> Result<(), String> {
     scalars::interface(text, false).map(|_| ()).map_err(on_one_line)
 }
 
-/// Whether a text is a prefix; if not, why.
+/// Checks that a text is a prefix.
+///
+/// # Errors
+/// The reason why it is not.
 pub fn prefix(text: &str) -> Result<(), String> {
     scalars::cidr(text).map(|_| ()).map_err(on_one_line)
 }
 
-/// An address that a node can have.
+/// Parses an address that a host can have.
+///
+/// # Errors
+/// The reason why the text is not such an address.
 pub fn address(text: &str) -> Result<Addr, String> {
     scalars::host_address(text).map_err(on_one_line)
 }
 
-/// The names that a host list stands for, at most `most` of them.
+/// Expands a host list to at most `most` names.
+///
+/// # Errors
+/// The text is not a host list, it has more names, or a name is longer than 127 bytes.
 pub fn host_list(text: &str, most: usize) -> Result<Vec<String>, String> {
     let list = HostList::parse(text, Radix::Decimal).map_err(on_one_line)?;
     if list.count() > most {
@@ -58,7 +73,7 @@ pub fn host_list(text: &str, most: usize) -> Result<Vec<String>, String> {
     Ok((0..list.count()).map(|number| list.entry(number)).collect())
 }
 
-/// Whether a text means the same to every reader of YAML if it stands without quotes.
+/// Reports whether every YAML reader takes an unquoted text for the same string.
 pub fn is_plain(text: &str) -> bool {
     let null_or_boolean = ["null", "y", "n"].iter().any(|word| word.eq_ignore_ascii_case(text));
     let first = text.starts_with(|c: char| c.is_ascii_alphabetic());
@@ -67,22 +82,22 @@ pub fn is_plain(text: &str) -> bool {
     simple && !null_or_boolean && scalars::string(text, true).is_ok()
 }
 
-/// The first character of a line that may not be in it.
+/// Describes the first character of a line that documents may not contain; none if there is none.
 pub fn forbidden(line: &str) -> Option<String> {
     let found = line.chars().find(|c| text::is_forbidden(*c) || *c == '\r');
     found.map(text::describe)
 }
 
-/// What a policy needs of a manifest.
+/// The roles and networks that a policy refers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Roles that nodes must have.
+    /// Roles that the nodes of the manifest must have.
     pub roles: BTreeSet<String>,
-    /// Networks that must be defined.
+    /// Networks that the manifest must define.
     pub networks: BTreeSet<String>,
 }
 
-/// What a policy needs of a manifest; none if the text is no policy.
+/// Returns the roles and networks that a policy refers to; none if the text is not a policy.
 pub fn needs(policy: &str) -> Option<Needs> {
     let mut report = Report::default();
     let file = report.sources.add("policy".as_ref(), policy.into());

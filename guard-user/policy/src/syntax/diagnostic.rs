@@ -1,5 +1,5 @@
-//! Findings as data: a code, a severity, a message, and the places that it is about. Nothing here
-//! prints; `guard_user::report` does.
+//! Findings as data: a code, a severity, a message, and the locations concerned. Nothing here prints;
+//! `guard_user::report` does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,22 +10,22 @@ use super::rules::Code;
 
 pub use super::source_map::{FileId, Location, Position, Source, Sources, Span};
 
-/// Findings of one file that are kept; further ones are only counted.
+/// Maximum number of findings kept for each file; further ones are only counted.
 pub const MAX_SHOWN_PER_FILE: usize = 100;
 
-/// How bad a finding is, mildest first.
+/// Severity of a finding, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// Worth knowing.
+    /// A note; nothing needs to be done.
     Info,
-    /// Probably not what is meant; the policy loads.
+    /// Probably a mistake; the policy loads.
     Warning,
     /// The policy does not load.
     Error,
 }
 
 impl Severity {
-    /// Lower-case name.
+    /// Returns the severity in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -35,53 +35,56 @@ impl Severity {
     }
 }
 
-/// A value and where it stands.
+/// A value and its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct At<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// Where the value is written.
     pub place: Location,
 }
 
 impl<T> At<T> {
-    /// A value at a place.
+    /// Attaches a location to a value.
     pub fn new(value: T, place: Location) -> Self {
         Self { value, place }
     }
 }
 
-/// A finding.
+/// A finding about a document: a rule that is broken, where, and what to do about it.
+///
+/// The message says what was found and what was expected. Locations refer to the [`Sources`] of the
+/// [`Report`] that holds the finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Which rule.
+    /// The rule that is broken.
     pub code: Code,
-    /// How bad.
+    /// The severity, which is not fixed by the rule.
     pub severity: Severity,
-    /// What was found, and what was expected.
+    /// What was found and what was expected: one sentence, without the location.
     pub message: String,
-    /// Where.
+    /// Where the rule is broken.
     pub place: Location,
-    /// Further places, each with what it has to do with it.
+    /// Further locations, each with its relation to the finding.
     pub related: Vec<(Location, String)>,
     /// What to do.
     pub help: Option<String>,
-    /// What can be done without asking: the documents mean the same afterwards, or what they were
-    /// sure to mean.
+    /// Edits that are safe to apply without asking: afterwards the documents mean the same, or what
+    /// they were certainly meant to mean. All edits of a fix are applied together, or none.
     pub fix: Vec<Edit>,
 }
 
-/// A change of a text.
+/// A replacement in a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    /// What is replaced.
+    /// The bytes to replace.
     pub place: Location,
-    /// What takes its place.
+    /// The replacement.
     pub text: String,
 }
 
 impl Diagnostic {
-    /// A finding without further places and help.
+    /// Makes a finding without help, fix and further locations.
     pub fn new(
         severity: Severity,
         code: Code,
@@ -99,31 +102,31 @@ impl Diagnostic {
         }
     }
 
-    /// An error.
+    /// Makes a finding that prevents the policy from loading.
     pub fn error(code: Code, place: Location, message: impl Into<String>) -> Self {
         Self::new(Severity::Error, code, place, message)
     }
 
-    /// A warning.
+    /// Makes a finding about a probable mistake.
     pub fn warning(code: Code, place: Location, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, code, place, message)
     }
 
-    /// Adds what to do.
+    /// Sets what to do.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Adds what can be done without asking: this text in place of those bytes.
+    /// Adds an edit that is safe to apply without asking: replaces the bytes at `place` with `text`.
     #[must_use]
     pub fn fix(mut self, place: Location, text: impl Into<String>) -> Self {
         self.fix.push(Edit { place, text: text.into() });
         self
     }
 
-    /// What was found and what to do, on one line.
+    /// Returns the message and the help on one line.
     pub fn on_one_line(&self) -> String {
         match &self.help {
             Some(help) => format!("{}; {}", self.message, help.replace('\n', " ")),
@@ -131,7 +134,7 @@ impl Diagnostic {
         }
     }
 
-    /// Adds a further place.
+    /// Adds a further location.
     #[must_use]
     pub fn related(mut self, place: Location, label: impl Into<String>) -> Self {
         self.related.push((place, label.into()));
@@ -139,40 +142,41 @@ impl Diagnostic {
     }
 }
 
-/// All that is not to be told.
+/// The rules that are silenced, by comments and by the caller.
 #[derive(Debug, Clone, Default)]
 pub struct Ignores {
     pub(crate) files: BTreeMap<FileId, Vec<Ignore>>,
-    /// Rules that the caller allows wherever they are broken.
+    /// Rules that the caller silences everywhere.
     allowed: BTreeSet<Code>,
     covered: usize,
 }
 
-/// A rule that a comment silences.
+/// A rule silenced by a comment.
 #[derive(Debug, Clone)]
 pub(crate) struct Ignore {
     pub(crate) code: Code,
-    /// The comment, or the code in it.
+    /// Location of the comment.
     pub(crate) place: Location,
-    /// Bytes on which a finding must begin.
+    /// A finding is silenced if it begins within these bytes.
     pub(crate) within: Span,
     pub(crate) used: bool,
-    /// What goes when nothing is left to silence: the comment with the blanks before it.
+    /// What to remove if the comment silences nothing: the comment with the blanks before it. None if
+    /// the comment names several rules.
     pub(crate) removal: Option<Span>,
 }
 
 impl Ignores {
-    /// Silences rules everywhere: the caller has said so.
+    /// Silences rules everywhere, at the caller's request.
     pub(crate) fn allow(&mut self, codes: impl IntoIterator<Item = Code>) {
         self.allowed.extend(codes);
     }
 
-    /// How many findings were silenced.
+    /// Returns the number of findings silenced.
     pub(crate) fn covered(&self) -> usize {
         self.covered
     }
 
-    /// Whether a finding is silenced; counts it if so.
+    /// Reports whether a finding is silenced, and counts it if so.
     pub(crate) fn cover(&mut self, finding: &Diagnostic) -> bool {
         if finding.severity == Severity::Error {
             return false;
@@ -193,27 +197,32 @@ impl Ignores {
     }
 }
 
-/// Findings, and the texts that they point into.
+/// The findings of a load or a lint run, and the texts that they refer to.
+///
+/// Silenced findings are dropped, and at most [`MAX_SHOWN_PER_FILE`] are kept for each file;
+/// [`Report::count`] includes the rest. [`Report::finish`] must be called before the findings are
+/// shown.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// The findings, by file and place once [`Report::finish`] has run.
+    /// The findings that are kept; sorted by file and location by [`Report::finish`].
     pub diagnostics: Vec<Diagnostic>,
-    /// The texts.
+    /// The texts that the findings refer to.
     pub sources: Sources,
     /// Whether a file could not be read.
     pub unreadable: bool,
-    /// Findings of each severity, the ones that are not kept included.
+    /// Number of findings of each severity, including those that are not kept.
     totals: [usize; 3],
-    /// Findings kept, by file.
+    /// Number of findings kept for each file.
     kept: BTreeMap<FileId, usize>,
     /// Files with errors.
     broken: BTreeSet<FileId>,
-    /// What is not to be told.
+    /// Rules that are silenced.
     pub(crate) ignores: Ignores,
 }
 
 impl Report {
-    /// Adds a finding, unless it is ignored; only counts it if its file has enough of them.
+    /// Adds a finding, unless it is silenced. A finding beyond [`MAX_SHOWN_PER_FILE`] of its file is
+    /// only counted.
     pub fn push(&mut self, finding: Diagnostic) {
         if self.ignores.cover(&finding) {
             return;
@@ -231,12 +240,12 @@ impl Report {
         }
     }
 
-    /// Whether a further finding of a file is only counted.
+    /// Reports whether further findings of a file are only counted.
     pub(crate) fn is_full(&self, file: FileId) -> bool {
         self.kept.get(&file).is_some_and(|kept| *kept >= MAX_SHOWN_PER_FILE)
     }
 
-    /// Adds the findings of another report about the same texts.
+    /// Adds the findings of another report. Both reports must number the texts in the same way.
     pub fn absorb(&mut self, other: Self) {
         let mut rest = other.totals;
         for finding in other.diagnostics {
@@ -251,38 +260,38 @@ impl Report {
         self.unreadable |= other.unreadable;
     }
 
-    /// Findings of a severity, the ones that are not kept included.
+    /// Returns the number of findings of a severity, including those that are not kept.
     pub fn count(&self, severity: Severity) -> usize {
         self.totals.get(severity as usize).copied().unwrap_or(0)
     }
 
-    /// Findings that a comment or a flag silences.
+    /// Returns the number of findings silenced by comments and by the caller.
     pub fn ignored(&self) -> usize {
         self.ignores.covered()
     }
 
-    /// Findings that [`crate::lint::fix`] can mend.
+    /// Returns the number of findings that [`crate::lint::fix`] can fix.
     pub fn fixable(&self) -> usize {
         self.diagnostics.iter().filter(|finding| !finding.fix.is_empty()).count()
     }
 
-    /// Findings that are only counted.
+    /// Returns the number of findings that are only counted.
     pub fn hidden(&self) -> usize {
         let all: usize = self.totals.iter().sum();
         all.saturating_sub(self.diagnostics.len())
     }
 
-    /// Whether there is an error in a file.
+    /// Reports whether a file has an error.
     pub(crate) fn is_broken(&self, file: FileId) -> bool {
         self.broken.contains(&file)
     }
 
-    /// Whether there is an error.
+    /// Reports whether any file has an error.
     pub fn has_errors(&self) -> bool {
         self.count(Severity::Error) > 0
     }
 
-    /// Sorts the findings by place and removes repeated ones.
+    /// Sorts the findings by location and removes duplicates.
     pub fn finish(&mut self) {
         self.diagnostics
             .sort_by(|a, b| (a.place, a.code, &a.message).cmp(&(b.place, b.code, &b.message)));
@@ -297,8 +306,8 @@ impl Report {
     }
 }
 
-/// One line for each finding: `file:line:column: error[TGnnn] message`, without line break at
-/// the end. For logs and error chains.
+/// One line for each finding, for logs and error chains: `file:line:column: error[TGnnn] message`. No
+/// line break at the end.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, finding) in self.diagnostics.iter().enumerate() {

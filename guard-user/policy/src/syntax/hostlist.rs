@@ -1,14 +1,14 @@
 //! Host lists: `worker-[000-511]`, `10.0.[4-5].[0-255]`, `gpu-[1-3,7]`.
 //!
-//! Several brackets multiply, the last one varies fastest. Zero padding is kept. In IPv6 addresses
-//! the numbers are hexadecimal.
+//! With several brackets, all combinations are generated; the last bracket varies fastest. Zero padding
+//! is kept. The numbers in IPv6 addresses are hexadecimal.
 
 use super::{rules, scalars::MAX_NAME, text, walk::Fault};
 
-/// Names or addresses that one manifest may expand to.
+/// Maximum number of entries of a host list, and of names and of addresses in a manifest.
 pub(crate) const MAX_EXPANSION: usize = 1_000_000;
 
-/// A host list, not yet expanded.
+/// A host list that is not yet expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostList {
     parts: Vec<Part>,
@@ -22,7 +22,7 @@ enum Part {
     Ranges(Vec<Range>),
 }
 
-/// Numbers from `first` to `last`, in at least `width` digits.
+/// The numbers from `first` to `last`, padded with zeros to at least `width` digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Range {
     first: u64,
@@ -36,7 +36,7 @@ impl Range {
     }
 }
 
-/// How numbers in brackets are written.
+/// Base of the numbers in brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Radix {
     Decimal,
@@ -44,7 +44,7 @@ pub(crate) enum Radix {
 }
 
 impl HostList {
-    /// Understands a host list; a text without brackets is a list of one.
+    /// Parses a host list. A text without brackets is a list with one entry.
     pub(crate) fn parse(text: &str, radix: Radix) -> Result<Self, Fault> {
         let fault = |why: String| {
             let shown = text::shown(text);
@@ -90,12 +90,12 @@ impl HostList {
         Ok(Self { parts, radix, count })
     }
 
-    /// Number of entries.
+    /// Returns the number of entries, at most [`MAX_EXPANSION`].
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Bytes of the longest entry.
+    /// Returns the length of the longest entry in bytes.
     pub(crate) fn longest(&self) -> usize {
         let digits = |n: u64| match self.radix {
             Radix::Decimal => n.checked_ilog10(),
@@ -114,7 +114,7 @@ impl HostList {
         self.parts.iter().map(of_part).sum()
     }
 
-    /// The entry of a number below [`HostList::count`].
+    /// Returns an entry by its index, which must be below [`HostList::count`].
     pub(crate) fn entry(&self, number: usize) -> String {
         let mut number = number as u64;
         let mut pieces = Vec::with_capacity(self.parts.len());

@@ -1,4 +1,4 @@
-//! A document as other readers of YAML and JSON see it: what a JSON Schema judges.
+//! Converts a document to JSON as other readers of YAML do, for validation with a JSON Schema.
 
 use std::path::Path;
 
@@ -9,10 +9,11 @@ use super::{
     yaml::{self, Kind, Node},
 };
 
-/// The value of a text in our dialect. None if the text is not of it.
+/// Converts a text in trainguard's YAML dialect to a JSON value. Returns none if the text is not valid.
 ///
-/// Plain scalars have the types of YAML's core schema (YAML 1.2, 10.3.2), except for infinity and
-/// numbers that are none, which JSON has not: they stay text. A whole number is written as one.
+/// Plain scalars get the types of YAML's core schema (YAML 1.2, 10.3.2), except that infinities and NaN
+/// stay text, because JSON does not have them. A non-negative float without a fraction becomes an
+/// integer.
 pub fn value(text: &str) -> Option<Value> {
     let mut findings = Report::default();
     let file = findings.sources.add(Path::new(""), text.into());
@@ -45,12 +46,12 @@ fn plain(text: &str) -> Value {
 fn number(text: &str) -> Option<Number> {
     for (prefix, radix) in [("0o", 8), ("0x", 16)] {
         if let Some(digits) = text.strip_prefix(prefix) {
-            // A sign would be taken by the standard library.
+            // The standard library would accept a sign here.
             let unsigned = !digits.starts_with(['+', '-']);
             return u64::from_str_radix(digits, radix).ok().filter(|_| unsigned).map(Into::into);
         }
     }
-    // What is left of floats has digits; words such as `inf` and `nan` begin otherwise.
+    // The rest of a float begins with a digit or a dot; words such as `inf` and `nan` do not.
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
@@ -66,7 +67,8 @@ fn number(text: &str) -> Option<Number> {
     Number::from_f64(float).map(|number| whole(float).unwrap_or(number))
 }
 
-/// A float without fraction as the whole number that it is to a JSON Schema.
+/// Returns a float without a fraction as an integer, as which JSON Schema treats it; none for a
+/// negative or too large one.
 fn whole(float: f64) -> Option<Number> {
     (float.fract() == 0.0)
         .then(|| format!("{float:.0}"))

@@ -1,4 +1,4 @@
-//! The text of documents: YAML with spans, values, findings.
+//! The text of documents: YAML with locations, scalar values, findings.
 
 pub mod diagnostic;
 pub mod document;

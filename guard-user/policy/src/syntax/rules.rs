@@ -1,7 +1,8 @@
-//! The rules of lint. `TG0xx` is the dialect, `TG1xx` the shape, `TG2xx` the meaning of a document, `TG3xx`
-//! lock-out, `TG4xx` the cluster as a whole, `TG5xx` capacity, `TG9xx` hygiene.
+//! The rules of lint. `TG0xx`: the YAML dialect. `TG1xx`: the shape of a document. `TG2xx`: the meaning
+//! of a document. `TG3xx`: lock-out. `TG4xx`: the cluster as a whole. `TG5xx`: capacity. `TG9xx`:
+//! hygiene.
 //!
-//! A new rule takes a line in `rules!`, a page in `guard-user/explain`, and the check that reports it.
+//! A new rule needs a line in `rules!`, a page in `guard-user/explain`, and a check that reports it.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ pub struct Code(pub u16);
 impl std::str::FromStr for Code {
     type Err = ();
 
-    /// Reads the number of an existing rule, such as `TG204`.
+    /// Parses the number of an existing rule, such as `TG204`.
     fn from_str(text: &str) -> Result<Self, ()> {
         let number = text.strip_prefix("TG").filter(|number| number.len() == 3).ok_or(())?;
         let code = Self(number.parse().map_err(|_invalid| ())?);
@@ -27,20 +28,21 @@ impl fmt::Display for Code {
 }
 
 impl Code {
-    /// Whether a comment or a flag may silence this rule where it is no error. What hides text, or
-    /// cuts somebody off, is not silenced beside the line that does it.
+    /// Reports whether a comment may silence findings of this rule that are not errors. Rules about
+    /// hidden text and about lock-out cannot be silenced by a comment next to the line that breaks
+    /// them.
     pub fn is_ignorable(self) -> bool {
         !matches!(self.0, 0..100 | 300..400 | 900..)
     }
 
-    /// Whether this rule is about documents together: a policy by itself does not break it.
+    /// Reports whether this rule needs the whole cluster: a policy checked by itself does not break it.
     pub fn needs_cluster(self) -> bool {
         NEEDS_CLUSTER.contains(&self) || matches!(self.0, 300..600)
     }
 }
 
-/// Declares the rules: a constant for each, [`ALL`], and those that need a cluster although their
-/// number does not say so.
+/// Declares the rules: a constant for each, [`ALL`], and `NEEDS_CLUSTER` for those that need a cluster
+/// although their number does not imply it.
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident = $number:literal $(needs $cluster:ident)?;)*) => {
         $($(#[$doc])* pub const $name: Code = Code($number);)*
@@ -48,7 +50,7 @@ macro_rules! rules {
         /// All rules, by number.
         pub const ALL: &[Code] = &[$($name),*];
 
-        /// Rules about one document that take the cluster to be decided.
+        /// Rules about one document that need the cluster to be checked.
         const NEEDS_CLUSTER: &[Code] = &[$($({
             stringify!($cluster);
             $name
@@ -66,7 +68,7 @@ rules! {
     ANCHOR = 3;
     /// An explicit tag.
     TAG = 4;
-    /// A character that hides or reorders text, or bytes that are no UTF-8.
+    /// A character that hides or reorders text, or bytes that are not UTF-8.
     CHARACTER = 5;
     /// A scalar that YAML readers understand differently.
     AMBIGUOUS = 6;
@@ -108,7 +110,7 @@ rules! {
     PATH = 114;
 
     // The meaning of a document.
-    /// A prefix that is everything.
+    /// A prefix that covers all addresses.
     EVERYTHING = 201;
     /// Sources of one address family at nodes of both.
     ONE_FAMILY = 202 needs cluster;
@@ -116,49 +118,49 @@ rules! {
     CONTRADICTION = 203;
     /// Something that never has an effect.
     NO_EFFECT = 204 needs cluster;
-    /// A name twice.
+    /// A duplicate name.
     DUPLICATE_NAME = 205;
-    /// An `allow` that allows nobody.
+    /// An `allow` that admits no source.
     EMPTY_ALLOW = 206;
-    /// Two services that claim a port equally.
+    /// Two services that claim a port with equally wide entries.
     OVERLAP = 207;
     /// A role or network that nothing uses.
     UNUSED = 208 needs cluster;
-    /// All packets to ephemeral ports.
+    /// A service with `match: all` on ephemeral ports.
     EPHEMERAL = 209;
-    /// A limit that stalls training.
+    /// A limit on the packets of each source, which stalls training.
     PACKET_LIMIT = 210;
-    /// A limit too tight to be useful.
+    /// A limit too low to be useful.
     TIGHT_LIMIT = 211;
-    /// A service that enforces nothing: everybody may reach it.
+    /// A service that enforces nothing, because it admits every source without a limit.
     ENFORCES_NOTHING = 212;
-    /// Prefixes that together are nearly everything.
+    /// Prefixes that together cover half of the IPv4 or IPv6 addresses or more.
     NEARLY_EVERYTHING = 213 needs cluster;
-    /// A limit below what the start of a job of this size needs.
+    /// A limit that is too low for the start of a job of this size.
     STARTUP = 214 needs cluster;
 
     // Lock-out.
-    /// ssh that nobody outside the cluster may reach.
+    /// An ssh port that no host outside the cluster may reach.
     SSH = 301;
-    /// ssh that the management network may not reach.
+    /// An ssh port that the management network may not reach.
     MANAGEMENT = 302;
-    /// A member whom a service of its own policy refuses.
+    /// A member that a service of its own policy refuses.
     MEMBER = 303;
 
     // The cluster as a whole.
-    /// A node name twice.
+    /// A duplicate node name.
     DUPLICATE_NODE = 401;
     /// An address that no node can have.
     MARTIAN = 402;
-    /// An address twice.
+    /// A duplicate address.
     DUPLICATE_ADDRESS = 403;
     /// A port of a framework that no service covers.
     UNCOVERED = 404;
-    /// A file that the manifest names and that is not there.
+    /// A file that the manifest names and that does not exist.
     MISSING_FILE = 405;
     /// A role that no node has.
     UNKNOWN_ROLE = 407;
-    /// A network that the manifest does not name.
+    /// A network that the manifest does not define.
     UNKNOWN_NETWORK = 408;
     /// A policy file that is named twice.
     DUPLICATE_FILE = 409;
@@ -168,11 +170,11 @@ rules! {
     NO_ADDRESS = 411;
     /// An address outside the cluster's own prefixes.
     OUTSIDE = 412;
-    /// A prefix that a list holds already.
+    /// A prefix that another entry of the list already contains.
     LISTED_TWICE = 413;
-    /// A node, or the address of one, that the manifest does not have.
+    /// A node or an address of a node that is not in the manifest.
     UNKNOWN_NODE = 414;
-    /// A policy that is not as it was signed, or not signed at all.
+    /// A policy that is not signed, or that differs from what was signed.
     SIGNATURE = 415;
 
     // Capacity.
@@ -192,6 +194,6 @@ rules! {
     UNUSED_IGNORE = 901;
     /// A comment that silences a rule without a reason.
     NO_REASON = 902;
-    /// A comment for a rule that is not to be silenced, or that does not exist.
+    /// A comment for a rule that comments cannot silence, or that does not exist.
     NOT_IGNORABLE = 903;
 }

@@ -1,13 +1,13 @@
-//! What a text must be before anybody reads it: no character that hides, reorders or breaks lines
-//! where a reviewer sees none.
+//! Checks the characters of a text before it is parsed: none may hide or reorder text, or break a line
+//! where a reviewer sees no break.
 
 use super::{
     diagnostic::{Diagnostic, FileId, Location, Report, Span},
     rules,
 };
 
-/// Whether a character may not be in a text: controls except tab and line breaks, line breaks that
-/// only some readers know, bidirectional controls, and characters without width.
+/// Reports whether a character is forbidden in a text: control characters except tab and line breaks,
+/// line breaks that only some readers recognise, bidirectional controls, and characters without width.
 pub fn is_forbidden(character: char) -> bool {
     match character {
         '\t' | '\n' | '\r' => false,
@@ -29,7 +29,7 @@ pub fn is_forbidden(character: char) -> bool {
     }
 }
 
-/// The name of a character that is not allowed.
+/// Describes a forbidden character: its name and its code point.
 pub(crate) fn describe(character: char) -> String {
     let name = match character {
         '\0' => "a NUL character",
@@ -48,16 +48,16 @@ pub(crate) fn describe(character: char) -> String {
     format!("{name} (U+{:04X})", u32::from(character))
 }
 
-/// Whether a carriage return at this byte ends no line of a text file: YAML takes it for a line
-/// break, most who show the file do not.
+/// Reports whether the byte is a carriage return that no line feed follows. YAML treats it as a line
+/// break, but most viewers do not show one.
 fn is_bare_return(source: &str, at: usize) -> bool {
     let bytes = source.as_bytes();
     bytes.get(at) == Some(&b'\r') && bytes.get(at + 1) != Some(&b'\n')
 }
 
-/// Reports every character that is not allowed.
+/// Reports every forbidden character.
 pub(crate) fn check(file: FileId, source: &str, out: &mut Report) {
-    // Printable ASCII and the line breaks are nearly all of every file.
+    // Fast path: most files consist of printable ASCII, tabs and line breaks only.
     let suspicious = |byte: &u8| !matches!(byte, b' '..=b'~' | b'\n' | b'\t');
     if !source.as_bytes().iter().any(suspicious) {
         return;
@@ -72,14 +72,14 @@ pub(crate) fn check(file: FileId, source: &str, out: &mut Report) {
         let mut finding = Diagnostic::error(rules::CHARACTER, place, message)
             .help("remove it; it makes the file read differently from what it shows");
         if at == 0 && character == '\u{feff}' {
-            // Before everything it separates and hides nothing.
+            // A byte order mark at the start of a file hides nothing, so removing it is safe.
             finding = finding.fix(place, "");
         }
         out.push(finding);
     }
 }
 
-/// A text from a file as it may be shown: without controls, and not endless.
+/// Escapes control and invisible characters for display, and truncates the text after 80 characters.
 pub fn shown(text: &str) -> String {
     const MAX: usize = 80;
     let end = text.char_indices().nth(MAX).map_or(text.len(), |(at, _)| at);
@@ -90,7 +90,7 @@ pub fn shown(text: &str) -> String {
     short
 }
 
-/// A text of any length as it may be shown: without controls and line breaks.
+/// Escapes control and invisible characters and line breaks for display.
 pub fn visible(text: &str) -> String {
     let escape = |c: char| {
         if is_forbidden(c) || c.is_control() {
@@ -102,7 +102,7 @@ pub fn visible(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// A word as a shell takes it for that word.
+/// Quotes a word for a POSIX shell, if it needs quotes.
 pub fn shell_word(word: &str) -> String {
     let harmless = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
     if !word.is_empty() && word.chars().all(harmless) {

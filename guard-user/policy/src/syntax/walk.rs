@@ -1,4 +1,4 @@
-//! Walking a tree by a schema: types, unknown and missing fields, each with its place.
+//! Reads trees by a schema: checks types, and reports unknown and missing fields with their locations.
 
 use super::{
     diagnostic::{At, Diagnostic, FileId, Location, Report, Span},
@@ -7,7 +7,7 @@ use super::{
     yaml::{Kind, Node},
 };
 
-/// A walk over the tree of one file.
+/// A pass over the tree of one file, with the report for its findings.
 #[derive(Debug)]
 pub(crate) struct Walk<'o> {
     pub(crate) file: FileId,
@@ -17,20 +17,20 @@ pub(crate) struct Walk<'o> {
 /// The fields of a mapping.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fields<'n, 'a> {
-    /// The first key, or all of an empty mapping.
+    /// The first key; the whole mapping if it is empty. Location of findings about missing fields.
     pub(crate) head: Span,
     node: &'n Node<'a>,
-    /// What the mapping is called in messages.
+    /// Name of the mapping in messages.
     what: &'n str,
 }
 
-/// Why a scalar is not what it should be.
+/// The error of an invalid scalar, without its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) code: Code,
     pub(crate) message: String,
     pub(crate) help: Option<String>,
-    /// What can be written instead of the whole value without changing what is meant.
+    /// A replacement for the whole value that keeps its meaning, if there is one.
     pub(crate) instead: Option<String>,
 }
 
@@ -44,13 +44,13 @@ impl Fault {
         self
     }
 
-    /// What can be written instead without asking.
+    /// Sets a replacement that is safe to apply without asking.
     pub(crate) fn instead(mut self, text: impl Into<String>) -> Self {
         self.instead = Some(text.into());
         self
     }
 
-    /// What was found and what to do.
+    /// Returns the message and the help on one line.
     pub(crate) fn on_one_line(self) -> String {
         match self.help {
             Some(help) => format!("{}; {help}", self.message),
@@ -70,9 +70,10 @@ impl Fault {
     }
 }
 
-/// The name among `known` that was probably meant, as help.
+/// Returns the known name most similar to `name`, for a hint; none if no name is close.
 pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    // A name that no one mistypes is not compared: strsim takes time by the product of lengths.
+    // Skip names far too long for a typing error: strsim takes time proportional to the product of the
+    // lengths.
     if name.len() > 128 {
         return None;
     }
@@ -82,7 +83,7 @@ pub fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
     (best.0 <= name.len().div_ceil(3).max(1)).then_some(best.1)
 }
 
-/// A list for a sentence: `a`, `b` or `c`.
+/// Joins words for a sentence: `a`, `b` or `c`.
 pub(crate) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
@@ -113,7 +114,7 @@ impl Walk<'_> {
         self.error(code, node.span, message);
     }
 
-    /// A mapping in which only `known` fields may stand.
+    /// Returns the fields of a mapping. Reports every field that is not in `known`.
     pub(crate) fn fields<'n, 'a>(
         &mut self,
         node: &'n Node<'a>,
@@ -141,7 +142,7 @@ impl Walk<'_> {
         Some(Fields { head, node, what })
     }
 
-    /// The items of a list.
+    /// Returns the items of a list.
     pub(crate) fn list<'n, 'a>(
         &mut self,
         node: &'n Node<'a>,
@@ -155,7 +156,7 @@ impl Walk<'_> {
         None
     }
 
-    /// A list that may not be empty.
+    /// Returns the items of a list, which must not be empty.
     pub(crate) fn some<'n, 'a>(
         &mut self,
         node: &'n Node<'a>,
@@ -171,7 +172,7 @@ impl Walk<'_> {
         Some(items)
     }
 
-    /// A single value: its text, and whether it stands without quotes.
+    /// Returns the text of a scalar, and whether it is plain, that is, without quotes.
     pub(crate) fn scalar<'n>(
         &mut self,
         node: &'n Node<'_>,
@@ -185,7 +186,7 @@ impl Walk<'_> {
         None
     }
 
-    /// A single value that `parse` understands.
+    /// Parses a scalar with `parse`, and adds its location to the value or to the error.
     pub(crate) fn parsed<T>(
         &mut self,
         node: &Node<'_>,
@@ -203,7 +204,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Each item of a list that `parse` understands; the flag says whether that is all of them.
+    /// Parses each item of a list with `parse`. The flag is true if all items are valid.
     pub(crate) fn parsed_list<T>(
         &mut self,
         items: &[Node<'_>],
@@ -219,12 +220,12 @@ impl Walk<'_> {
 }
 
 impl<'n, 'a> Fields<'n, 'a> {
-    /// The fields of a mapping whose unknown ones are not looked at.
+    /// Returns the fields of a mapping without checking for unknown ones.
     pub(crate) fn of(node: &'n Node<'a>, head: Span, what: &'n str) -> Self {
         Self { head, node, what }
     }
 
-    /// The value of a field that may be left out.
+    /// Returns the value of an optional field.
     pub(crate) fn get(&self, name: &str) -> Option<&'n Node<'a>> {
         let Kind::Mapping(entries) = &self.node.kind else {
             return None;
@@ -232,7 +233,7 @@ impl<'n, 'a> Fields<'n, 'a> {
         entries.iter().find(|(key, _)| key.text == name).map(|(_, value)| value)
     }
 
-    /// The value of a field that must be written.
+    /// Returns the value of a required field, and reports it if it is missing.
     pub(crate) fn need(&self, walk: &mut Walk<'_>, name: &str, hint: &str) -> Option<&'n Node<'a>> {
         let found = self.get(name);
         if found.is_none() {

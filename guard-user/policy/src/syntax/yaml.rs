@@ -1,10 +1,10 @@
-//! The one reader of YAML: text to a tree in which every key and value knows its place.
+//! Reads YAML: converts a text to a tree whose keys and values have their locations.
 //!
-//! The only file that names the crate `serde_yaml` (serde-saphyr behind that name). It uses that
-//! crate's event parser rather than its derive, because a derived type stops at the first error
-//! and a manifest should be told all of them, and because events still say what a scalar looked
-//! like: quoted or plain, tagged, anchored. What YAML readers disagree about is refused here, so
-//! that a reviewer, this program and any other tool read the same document.
+//! This is the only file that uses the crate `serde_yaml` (an alias of serde-saphyr). It uses the event
+//! parser of that crate instead of its derive: a derived type stops at the first error, but all errors
+//! of a manifest are to be reported; and events keep the form of a scalar: quoted or plain, tagged,
+//! anchored. Everything that YAML readers interpret differently is an error, so that a reviewer, this
+//! program and any other tool read the same document.
 
 use std::borrow::Cow;
 
@@ -16,40 +16,41 @@ use super::{
     text,
 };
 
-/// Depth to which collections may nest. The documents need 7.
+/// Maximum nesting depth of collections. The documents need 7.
 const MAX_DEPTH: usize = 32;
-/// Values and keys of one document: a million prefixes, and as many again for everything else.
+/// Maximum number of values and keys in a document: a million prefixes, and as many again for the rest.
 const MAX_NODES: usize = 2_000_000;
 
-/// A value.
+/// A value in the tree.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
-    /// Where it stands.
+    /// Where the value is written.
     pub span: Span,
-    /// What it is.
+    /// The kind of the value, and its contents.
     pub kind: Kind<'a>,
 }
 
-/// What a value is.
+/// The kind of a value.
 #[derive(Debug, Clone)]
 pub enum Kind<'a> {
-    /// Nothing, `~` or `null`.
+    /// An empty value, `~` or `null`.
     Null,
-    /// A piece of text.
+    /// A scalar.
     Scalar {
         /// The text, unescaped.
         text: Cow<'a, str>,
-        /// Written without quotes.
+        /// Whether the text is written without quotes.
         plain: bool,
     },
     /// A list.
     Sequence(Vec<Node<'a>>),
-    /// Keys and values, in the order in which they are written. No key is there twice.
+    /// Keys and values, in the order in which they are written. [`read`] returns no mapping with
+    /// duplicate keys.
     Mapping(Vec<(Key<'a>, Node<'a>)>),
 }
 
 impl Kind<'_> {
-    /// What it is called in messages.
+    /// Returns the name of the kind in messages.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Null => "nothing (null)",
@@ -63,13 +64,13 @@ impl Kind<'_> {
 /// A key of a mapping.
 #[derive(Debug, Clone)]
 pub struct Key<'a> {
-    /// Where it stands.
+    /// Where the key is written.
     pub span: Span,
-    /// The key.
+    /// The text of the key, unescaped.
     pub text: Cow<'a, str>,
 }
 
-/// Reads the one document of a text. Gives the tree only if the text is faultless.
+/// Reads the only document of a text. Returns the tree only if there is no error.
 pub fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<'a>> {
     let before = out.count(Severity::Error);
     text::check(file, source, out);
@@ -81,7 +82,7 @@ pub fn read<'a>(file: FileId, source: &'a str, out: &mut Report) -> Option<Node<
     if out.count(Severity::Error) > before { None } else { tree }
 }
 
-/// How texts are parsed.
+/// Returns the options for parsing documents.
 fn options() -> parser::Options {
     let mut options = parser::Options::default();
     options.set_emit_comments(false);
@@ -94,11 +95,11 @@ fn options() -> parser::Options {
     options
 }
 
-/// The comments of a text, each with its place and what follows the `#`; as far as it is YAML.
+/// Returns the comments of a text up to the first syntax error: the location, and the text after `#`.
 pub(crate) fn comments(source: &str) -> Vec<(Span, Cow<'_, str>)> {
     let mut options = options();
     options.set_emit_comments(true);
-    // An error elsewhere; what stands behind it is read all the same.
+    // Directives are reported elsewhere; the comments after one are read all the same.
     options.disallow_directives = false;
     let events = Parser::new_from_str_with_options(source, options);
     events
@@ -113,7 +114,7 @@ pub(crate) fn comments(source: &str) -> Vec<(Span, Cow<'_, str>)> {
         .collect()
 }
 
-/// A collection whose end has not been seen.
+/// A collection whose end has not been read yet.
 enum Open<'a> {
     Sequence(Span, Vec<Node<'a>>),
     Mapping(Span, Vec<(Key<'a>, Node<'a>)>, Option<Key<'a>>),
@@ -157,7 +158,7 @@ impl<'a> Builder<'a, '_> {
         self.root.take()
     }
 
-    /// Takes one event in; false if there is no use in going on.
+    /// Processes one event. Returns false if reading cannot continue.
     fn take(&mut self, event: Event<'a>, span: Span) -> bool {
         match event {
             Event::DocumentStart(..) => {
@@ -202,7 +203,7 @@ impl<'a> Builder<'a, '_> {
 
     fn scalar(&mut self, text: Cow<'a, str>, style: ScalarStyle, span: Span) -> bool {
         let plain = style == ScalarStyle::Plain;
-        // Escapes can write what may not be written plainly.
+        // An escape can produce a forbidden character.
         if let Cow::Owned(text) = &text
             && let Some(character) = text.chars().find(|c| text::is_forbidden(*c))
         {
@@ -238,7 +239,7 @@ impl<'a> Builder<'a, '_> {
         self.place(Span { end, ..span }, kind)
     }
 
-    /// Puts a value where it belongs.
+    /// Adds a value to the innermost open collection.
     fn place(&mut self, span: Span, kind: Kind<'a>) -> bool {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -254,7 +255,7 @@ impl<'a> Builder<'a, '_> {
                     entries.push((key, Node { span, kind }));
                     return true;
                 }
-                // The value that follows needs a key to belong to, even if this is none.
+                // The following value needs a key, so an invalid key is kept, too.
                 let (text, fault) = match kind {
                     Kind::Scalar { text, plain: true } if text == "<<" => {
                         (text, Some((rules::ANCHOR, "a merge key (`<<`)".to_owned())))

@@ -1,4 +1,4 @@
-//! How much of the address space a service lets in: a `/0` in disguise.
+//! Finds services that admit most of the address space without a `/0`.
 
 use super::cluster_view::ServiceView;
 use crate::{
@@ -10,14 +10,14 @@ use crate::{
     },
 };
 
-/// Half of the IPv4 addresses.
+/// Half of all IPv4 addresses.
 const HALF_OF_IPV4: u128 = 1 << 31;
-/// Half of the addresses of `2000::/3`, the only part of IPv6 that is given out as global unicast
-/// (IANA, IPv6 Global Unicast Address Assignments).
+/// Half of `2000::/3`, the only block of IPv6 that is assigned as global unicast (IANA, IPv6 Global
+/// Unicast Address Assignments).
 const HALF_OF_IPV6: u128 = 1 << 124;
 const GLOBAL_UNICAST: (u128, u128) = (0x2000 << 112, (0x4000 << 112) - 1);
 
-/// Addresses between two ends, both included, that some of these prefixes hold.
+/// Counts the addresses of a range, both ends included, that some of these prefixes contain.
 fn covered<'p, A: Octets + 'p>(
     prefixes: impl Iterator<Item = &'p Prefix<A>>,
     (first, last): (u128, u128),

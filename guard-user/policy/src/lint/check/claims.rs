@@ -5,7 +5,7 @@ use crate::{
     syntax::{diagnostic::At, document::ServiceDoc, scalars::PortRange},
 };
 
-/// The claims of a service, as it is written.
+/// Returns the claims of a service from its document.
 pub(crate) fn claims_of(service: &ServiceDoc) -> Vec<PortClaim> {
     let values = |ports: &[At<PortRange>]| ports.iter().map(|p| p.value).collect::<Vec<_>>();
     claims(&values(&service.ports), &values(&service.except))

@@ -1,5 +1,4 @@
-//! What the documents of a cluster mean together, once they are known to be faultless: what the
-//! daemon takes, and what is still probably not meant.
+//! Checks a whole cluster whose documents have no errors: reports what loads but is probably a mistake.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +12,11 @@ use crate::{
     syntax::diagnostic::Report,
 };
 
-/// Claims of all groups together that are looked at: documents that are made to have more than that
-/// must not keep lint busy.
+/// Maximum number of port claims that are checked, over all groups of nodes. Limits the time that lint
+/// spends on documents made to have many.
 const MAX_CLAIMS: usize = 2_000_000;
 
-/// Checks what the documents mean together.
+/// Runs the checks of a whole cluster.
 pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
     let services = whole.services();
     let alike = whole.groups();
@@ -40,7 +39,8 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
             left = rest;
             facts.add(group, &PortOwners::of(group, &claims), &services);
         } else {
-            // What is not known is not told.
+            // The services of a group over the limit count as owners of ports, so that nothing is
+            // reported about them.
             facts.owners.extend(&group.runs);
         }
     }
@@ -49,14 +49,14 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
     coverage::never(out, &services, &alike, &claims, &facts.owners);
 }
 
-/// What is true of some nodes at least.
+/// Facts that hold on at least one node.
 #[derive(Default)]
 struct GroupFacts {
-    /// Services that have a port somewhere.
+    /// Services that own a port.
     owners: BTreeSet<usize>,
-    /// Services that have the port of ssh somewhere.
+    /// Services that own the ssh port.
     ssh: BTreeSet<usize>,
-    /// Services of a framework, with a port of it that no service has beside them.
+    /// Services of a framework, each with a port of the framework that no service of the node covers.
     uncovered: BTreeSet<(usize, u16)>,
 }
 
@@ -64,7 +64,7 @@ impl GroupFacts {
     fn add(&mut self, group: &NodeGroup<'_>, held: &PortOwners, services: &[ServiceView<'_>]) {
         self.ssh.extend(lockout::ssh_owner(held));
         self.uncovered.extend(coverage::uncovered_by(held, services));
-        // Mostly they all are known already.
+        // Usually all of them are known already.
         if !group.runs.iter().all(|number| self.owners.contains(number)) {
             self.owners.extend(held.owners());
         }

@@ -1,4 +1,4 @@
-//! The documents of a cluster and what they resolve to, as the checks of a whole cluster look at them.
+//! The documents of a cluster with the resolved cluster, as input of the checks of a whole cluster.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,14 +16,14 @@ use crate::{
     },
 };
 
-/// The documents and what they resolve to.
+/// The documents of a cluster and the resolved cluster.
 pub(crate) struct ClusterView<'w> {
     pub(crate) doc: &'w ClusterDoc,
     pub(crate) policies: &'w [(FileId, Rc<PolicyDoc>)],
     pub(crate) cluster: &'w Cluster,
 }
 
-/// A service as it is written and as it is resolved, with the number of its policy.
+/// A service as written and as resolved, with the index of its policy.
 #[derive(Clone, Copy)]
 pub(crate) struct ServiceView<'w> {
     pub(crate) doc: &'w ServiceDoc,
@@ -31,35 +31,35 @@ pub(crate) struct ServiceView<'w> {
     pub(crate) policy: usize,
 }
 
-/// The nodes that run the same services.
+/// Nodes that run the same services.
 pub(crate) struct NodeGroup<'w> {
-    /// Numbers of the services that they run, in the order of their labels.
+    /// Indices of the services that the nodes run, ordered by label.
     pub(crate) runs: Vec<usize>,
-    /// The nodes.
+    /// The nodes of the group.
     pub(crate) nodes: Vec<&'w Node>,
 }
 
-/// Which service has which port on nodes that are alike.
+/// The owner of each port on the nodes of a group.
 pub(crate) struct PortOwners {
-    /// The claims with the number of their service, those first that decide where several hold a
-    /// port: the narrowest, and of equal ones that of the first label.
+    /// Claims with the index of their service, in order of precedence: the narrowest first, and equally
+    /// wide ones by label.
     claims: Vec<(PortClaim, usize)>,
 }
 
 impl PortOwners {
-    /// Of a group, where each service claims what `claims` says.
+    /// Builds the owners of a group. `claims` has the claims of each service, by index.
     pub(crate) fn of(group: &NodeGroup<'_>, claims: &[Vec<PortClaim>]) -> Self {
         let mut held: Vec<(PortClaim, usize)> = Vec::new();
         for number in &group.runs {
             let own = claims.get(*number).into_iter().flatten();
             held.extend(own.map(|claim| (*claim, *number)));
         }
-        // Stable: labels stay in their order.
+        // The sort is stable, so equally wide claims stay in the order of labels.
         held.sort_by_key(|(claim, _)| claim.width);
         Self { claims: held }
     }
 
-    /// The service that has a port.
+    /// Returns the service that owns a port.
     pub(crate) fn owner(&self, transport: Transport, port: u16) -> Option<usize> {
         let holds = |claim: &PortClaim| {
             claim.range.transport == transport
@@ -68,11 +68,11 @@ impl PortOwners {
         self.claims.iter().find(|(claim, _)| holds(claim)).map(|(_, number)| *number)
     }
 
-    /// The services that have a port at all.
+    /// Returns the services that own at least one port.
     pub(crate) fn owners(&self) -> BTreeSet<usize> {
         let mut owners = BTreeSet::new();
         for transport in Transport::ALL {
-            // The ports that are taken, by the first one of each run.
+            // Ports already taken, as runs: first port and last port.
             let mut taken: BTreeMap<u32, u32> = BTreeMap::new();
             let claims = self.claims.iter().filter(|(claim, _)| claim.range.transport == transport);
             for (claim, number) in claims {
@@ -85,10 +85,10 @@ impl PortOwners {
     }
 }
 
-/// Adds a run to runs that neither overlap nor touch; whether there was anything new in it.
+/// Adds a run to runs that neither overlap nor touch; reports whether it has any new port.
 fn add(taken: &mut BTreeMap<u32, u32>, first: u32, last: u32) -> bool {
     let (mut first, mut last) = (first, last);
-    // The runs that meet it or touch it.
+    // Runs that overlap or touch the new one.
     let near: Vec<(u32, u32)> = taken
         .range(..=last.saturating_add(1))
         .rev()
@@ -108,7 +108,7 @@ fn add(taken: &mut BTreeMap<u32, u32>, first: u32, last: u32) -> bool {
 }
 
 impl<'w> ClusterView<'w> {
-    /// All services, in the order of the manifest.
+    /// Returns all services, in the order of the manifest.
     pub(crate) fn services(&self) -> Vec<ServiceView<'w>> {
         let docs = self.policies.iter().enumerate().flat_map(|(number, (_, policy))| {
             policy.services.iter().map(move |service| (number, service))
@@ -118,7 +118,7 @@ impl<'w> ClusterView<'w> {
             .collect()
     }
 
-    /// The nodes by what they run; those that run nothing are left out.
+    /// Groups the nodes by the services that they run. Nodes without services are omitted.
     pub(crate) fn groups(&self) -> Vec<NodeGroup<'w>> {
         let mut by_roles: BTreeMap<&[String], Vec<&Node>> = BTreeMap::new();
         for node in &self.cluster.nodes {

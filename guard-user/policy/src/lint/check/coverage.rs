@@ -1,4 +1,4 @@
-//! Services that never have a port, and ports of a framework that no service covers.
+//! Finds services that never own a port, and ports of a framework that no service covers.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ use crate::{
     },
 };
 
-/// Ports that one process, or the processes of one host, listen on.
+/// Ports on which one process, or the processes of one host, listen.
 struct Framework {
     name: &'static str,
     ports: &'static [(u16, &'static str)],
 }
 
-/// From the documentation and the sources of each, as they are by default.
+/// Default ports, from the documentation and the source code of each framework.
 const FRAMEWORKS: [Framework; 5] = [
     Framework {
         name: "Ray",
@@ -34,11 +34,11 @@ const FRAMEWORKS: [Framework; 5] = [
     Framework { name: "TensorFlow Serving", ports: &[(8500, "gRPC"), (8501, "REST")] },
 ];
 
-/// An entry that is wider names no port in particular.
+/// Entries of this width or more do not count as naming a particular port.
 const PINNED: u16 = 1000;
 
-/// Services that name a port of a framework, each with a port of it that no service has beside
-/// them.
+/// Returns the services that name a port of a framework, each with a port of the framework that no
+/// service of the node covers.
 pub(crate) fn uncovered_by(held: &PortOwners, services: &[ServiceView<'_>]) -> Vec<(usize, u16)> {
     let mut found = Vec::new();
     for framework in &FRAMEWORKS {
@@ -75,7 +75,7 @@ pub(crate) fn uncovered(
     }
 }
 
-/// Services that are not among `owners`, which have a port somewhere.
+/// Reports services that own no port on any node. `owners` are the ones that own one.
 pub(crate) fn never(
     out: &mut Report,
     services: &[ServiceView<'_>],
@@ -87,7 +87,7 @@ pub(crate) fn never(
         if owners.contains(&number) {
             continue;
         }
-        // A service that runs nowhere has its own finding: its roles do not exist.
+        // A service that runs on no node has a finding of its own: no node has its roles.
         let Some(group) = alike.iter().find(|group| group.runs.contains(&number)) else { continue };
         let held = PortOwners::of(group, claims);
         let ports = known.service.ports.iter();
@@ -108,7 +108,7 @@ pub(crate) fn never(
     }
 }
 
-/// The service that names a port, more or less by itself.
+/// Returns the service that owns a TCP port, if one of its entries that contain the port is narrow.
 fn pinned(held: &PortOwners, services: &[ServiceView<'_>], port: u16) -> Option<usize> {
     let number = held.owner(Transport::Tcp, port)?;
     let known = services.get(number)?;

@@ -1,5 +1,5 @@
-//! IPv4 without its IPv6 twin, and the reverse: who is let in over one protocol and not over the
-//! other finds out at night.
+//! Finds nodes and sources with only one address family where the other nodes have both. A source that
+//! is admitted over IPv4 only is refused as soon as it connects over IPv6, and the other way round.
 
 use guard_common::Addr;
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Which families something has: IPv4, IPv6.
+/// Whether something has IPv4 and IPv6, in this order.
 type Families = [bool; 2];
 const BOTH: Families = [true, true];
 const NAMES: [&str; 2] = ["IPv4", "IPv6"];
@@ -32,7 +32,7 @@ fn of_set(set: &PrefixSet) -> Families {
     [!set.v4.is_empty(), !set.v6.is_empty()]
 }
 
-/// The one family of something that has no other: its name, and the name of what is missing.
+/// If only one family is present, returns its name and the name of the missing one.
 fn only(families: Families) -> Option<(&'static str, &'static str)> {
     match families {
         [true, false] => Some((NAMES[0], NAMES[1])),
@@ -58,7 +58,7 @@ pub(crate) fn check(
         .collect();
     let others_have_both = entries.iter().filter(|(.., families)| *families == BOTH).count();
     for (place, name, families) in &entries {
-        // Where some have one family only, that is how the cluster is built.
+        // If several nodes have one family only, the cluster is probably built that way.
         if let Some((has, lacks)) = only(*families)
             && others_have_both > 0
             && others_have_both + 1 == entries.len()
@@ -70,7 +70,7 @@ pub(crate) fn check(
         }
     }
 
-    // Of the nodes that run each service.
+    // Families of the nodes that run each service, by index of the service.
     let mut of_nodes = vec![[false; 2]; services.len()];
     for group in alike {
         let found = of_addresses(group.nodes.iter().flat_map(|node| &node.addresses));

@@ -1,4 +1,4 @@
-//! Who is cut off: the operator's way in, and members of the cluster itself.
+//! Finds policies that lock out the operator, or members of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,13 +13,13 @@ use crate::syntax::{
 
 /// The port of ssh.
 const SSH: PortRange = PortRange { transport: Transport::Tcp, first: 22, last: 22 };
-/// What networks are called from which operators come.
+/// Common names of the networks from which operators connect.
 const MANAGEMENT_ROLES: [&str; 6] = ["management", "admin", "mgmt", "ops", "bastion", "operators"];
-/// What roles are called whose nodes people log in to first.
+/// Common names of the roles of the nodes to which users log in first.
 const LOGIN_ROLES: [&str; 7] =
     ["login", "bastion", "admin", "jump", "management", "submit", "head"];
 
-/// The service that has ssh.
+/// Returns the service that owns the ssh port.
 pub(crate) fn ssh_owner(held: &PortOwners) -> Option<usize> {
     held.owner(SSH.transport, SSH.first)
 }
@@ -35,7 +35,7 @@ pub(crate) fn check(
     }
 }
 
-/// Members that are cut off.
+/// Reports members that services refuse.
 pub(crate) fn members(out: &mut Report, whole: &ClusterView<'_>, services: &[ServiceView<'_>]) {
     let mut taking_part: BTreeMap<usize, BTreeMap<&str, Location>> = BTreeMap::new();
     for known in services {
@@ -59,7 +59,7 @@ pub(crate) fn members(out: &mut Report, whole: &ClusterView<'_>, services: &[Ser
     }
 }
 
-/// The place of the entry that has the port.
+/// Returns the location of the narrowest entry that contains a port.
 fn port_place(known: &ServiceView<'_>, port: PortRange) -> Location {
     let holds = known.doc.ports.iter().filter(|entry| entry.value.intersect(&port).is_some());
     let narrowest = holds.min_by_key(|entry| entry.value.width());
@@ -96,7 +96,8 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
     }
 }
 
-/// Members whom a service forgets: of the roles that take part in its policy, all but one may come.
+/// Reports members that a service omits: `allow` lists all but one of the roles that take part in the
+/// policy.
 fn forgotten(
     out: &mut Report,
     whole: &ClusterView<'_>,
@@ -113,7 +114,7 @@ fn forgotten(
     let (Some((role, place)), None, 2..) = (forgotten.next(), forgotten.next(), admitted) else {
         return;
     };
-    // Whoever has another role that is admitted is not cut off. A node alone needs no way to
+    // A node with another role that is admitted is not cut off. A single node does not need access to
     // itself.
     let cut_off = whole.cluster.nodes.iter().filter(|node| {
         node.roles.iter().any(|own| own == role) && !node.roles.iter().any(|own| admits(own))

@@ -1,4 +1,4 @@
-//! What documents mean together: contradictions, names that do not exist, ports claimed twice.
+//! Checks documents together: contradictions, names that do not exist, ports claimed twice.
 
 mod breadth;
 mod claims;
@@ -23,7 +23,8 @@ use crate::syntax::{
 
 pub(crate) use self::policy::policy;
 
-/// Checks what the documents of a cluster say about each other. `whole`: all policies are known.
+/// Checks that the documents of a cluster agree. `whole` is set if all policies are known and
+/// faultless, so that unused names can be reported.
 pub(crate) fn documents(
     out: &mut Report,
     doc: &ClusterDoc,

@@ -1,4 +1,5 @@
-//! What must hold on every node: few enough services, and each port in one narrowest entry.
+//! Checks that every node runs at most `MAX_SERVICES` services, and that no two of them claim a port
+//! with equally wide entries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use crate::{
     },
 };
 
-/// A claim, and whose it is.
+/// A claim and the service that makes it.
 struct Owned<'d> {
     claim: PortClaim,
     service: usize,
@@ -26,16 +27,17 @@ struct Owned<'d> {
     label: &'d str,
 }
 
-/// What must hold on every node: few enough services, and each port in one narrowest entry.
+/// Reports nodes with too many services, and ports claimed by two equally wide entries of different
+/// services.
 pub(crate) fn check(out: &mut Report, doc: &ClusterDoc, policies: &[(FileId, Rc<PolicyDoc>)]) {
     let services: Vec<&ServiceDoc> = policies.iter().flat_map(|(_, p)| &p.services).collect();
-    // The distinct sets of roles, each with an entry that has it.
+    // The distinct sets of roles, each with the location of a node that has it.
     let mut role_sets: BTreeMap<BTreeSet<&str>, Location> = BTreeMap::new();
     for entry in &doc.nodes {
         let set = entry.roles.iter().map(|role| role.value.as_str()).collect();
         role_sets.entry(set).or_insert(entry.name.place);
     }
-    // By service: the numbers of the role sets that run it.
+    // Indices of the role sets that run each service.
     let mut runs_on: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); services.len()];
     for (number, (set, place)) in role_sets.iter().enumerate() {
         let mut count = 0_usize;

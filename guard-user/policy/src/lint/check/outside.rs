@@ -1,5 +1,5 @@
-//! Addresses outside the cluster's own prefixes: mostly a typing error, and then a stranger is let
-//! in under a member's name.
+//! Finds addresses outside the cluster's own prefixes: mostly typing errors, which admit an unlisted
+//! host as a member.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -16,9 +16,9 @@ use crate::{
     },
 };
 
-/// The network of this name holds the cluster's own prefixes.
+/// Name of the network that contains the cluster's own prefixes.
 const CLUSTER_NETWORK: &str = "cluster";
-/// So many others must be in one place before one is said to be elsewhere.
+/// Minimum number of nodes in one prefix before a single node elsewhere is reported.
 const MIN_TOGETHER: usize = 3;
 
 pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
@@ -38,7 +38,7 @@ fn number(addr: &Addr) -> (bool, u128) {
     }
 }
 
-/// Where the addresses of nodes are written, by where their names are.
+/// Locations of the addresses of nodes, by the locations of the names.
 struct Places(HashMap<Location, Location>);
 
 impl Places {
@@ -86,7 +86,7 @@ fn declared(out: &mut Report, whole: &ClusterView<'_>, own: &PrefixSet) {
     }
 }
 
-/// The one node of a family that is not where all the others are.
+/// Reports the one node of a family whose address is not in the prefix of all others.
 fn alone(out: &mut Report, whole: &ClusterView<'_>, six: bool) {
     let (shift, length) = if six { (80, 48) } else { (16, 16) };
     let mut homes: HashMap<u128, (usize, &Node, Addr)> = HashMap::new();

@@ -1,4 +1,4 @@
-//! What a policy means by itself.
+//! Checks a policy by itself.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The range from which Linux takes source ports, and ports for those who bind to 0
+/// The range from which Linux chooses source ports, and ports for sockets bound to port 0
 /// (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: (u16, u16) = (32768, 60999);
 
@@ -75,7 +75,7 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
             let message = format!("`{}` is no port of this service", hole.value);
             let finding = Diagnostic::warning(rules::NO_EFFECT, hole.place, message)
                 .help("`except` takes ports out of `ports`; remove it");
-            // The last one cannot go: an empty list is an error.
+            // The last item cannot be removed, because an empty list is an error.
             let fix = fix::removal_of_item(&out.sources, hole.place);
             out.push(match fix {
                 Some(place) if service.except.len() > 1 => finding.fix(place, ""),
@@ -102,7 +102,8 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
     }
 }
 
-/// An allow list that allows everyone. With a limit it is a public port that is bounded.
+/// Reports an enforcing service that admits every source. With a limit, such a service is a public port
+/// with a bound, so it is not reported.
 fn open(out: &mut Report, service: &ServiceDoc) {
     let limited = service.per_source.is_some() || service.total.is_some();
     let Some(any) = service.allow.any.filter(|_| service.mode == Mode::Enforce && !limited) else {
@@ -118,7 +119,7 @@ fn open(out: &mut Report, service: &ServiceDoc) {
     ));
 }
 
-/// Prefixes that a list holds already, by themselves or inside another.
+/// Reports prefixes that another entry of the same list already contains.
 pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
     let mut sorted: Vec<(bool, (u128, u128), &At<Cidr>)> = cidrs
         .iter()
@@ -127,7 +128,8 @@ pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
             Cidr::V6(prefix) => (true, ends(prefix), cidr),
         })
         .collect();
-    // By family and first address, the widest first, the one written first before its twins.
+    // By family and first address, the widest first; equal prefixes in the order in which they are
+    // written.
     sorted.sort_by_key(|(six, (first, last), at)| (*six, *first, Reverse(*last), at.place));
     let mut widest: Option<(bool, (u128, u128), &At<Cidr>)> = None;
     for (six, (first, last), at) in sorted {
@@ -138,7 +140,8 @@ pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
                     Diagnostic::new(Severity::Info, rules::LISTED_TWICE, at.place, message)
                         .related(outer.place, "it is in this one")
                         .help("leave it out, or the shorter one if that is not meant");
-                // What nobody sees need not be fixed: looking for the ends of a line takes time.
+                // Findings beyond the maximum are not shown and need no fix. Finding the ends of an
+                // item takes time.
                 let fix = (!out.is_full(at.place.file))
                     .then(|| fix::removal_of_item(&out.sources, at.place))
                     .flatten();

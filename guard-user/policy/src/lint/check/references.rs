@@ -1,4 +1,4 @@
-//! Names that one document uses and another defines: roles and networks.
+//! Checks that the roles and networks that policies use are defined in the manifest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,12 +12,12 @@ use crate::syntax::{
     walk::nearest,
 };
 
-/// Names that one document uses and another defines.
+/// Names of one kind: those that the manifest defines, and those that policies use.
 struct Names<'d> {
     what: &'static str,
     code: Code,
     defined: BTreeMap<&'d str, Location>,
-    /// Whether `defined` is all of them.
+    /// Whether `defined` is complete.
     known: bool,
     used: BTreeSet<&'d str>,
 }

@@ -1,4 +1,4 @@
-//! Limits that a job of the manifest's own size runs into when it starts.
+//! Finds limits that a job of the size of this cluster exceeds when it starts.
 
 use guard_common::bucket::Limit;
 
@@ -10,20 +10,20 @@ use crate::syntax::{
     scalars::PortRange,
 };
 
-/// Connections that a waiting process of ps-lite opens in a second while the scheduler is not up:
-/// `ZeroMQ` tries again every 100 to 200 ms.
+/// Connections per second that a waiting ps-lite process opens while the scheduler is not up: `ZeroMQ`
+/// retries every 100 to 200 ms.
 const RETRIES: u64 = 9;
 
-/// Nodes of each role of a parameter server.
+/// Numbers of nodes with the roles of a parameter server.
 struct Job {
     servers: u64,
     workers: u64,
 }
 
 impl Job {
-    /// Connections that a node of a role gets while the job forms: two from every server and worker
-    /// at the scheduler (one to register, one to stay), one from every peer and one from the
-    /// scheduler at the others.
+    /// Returns the number of connections that a node of a role accepts while the job forms: at the
+    /// scheduler two from every server and worker (one to register, one that stays open); at the others
+    /// one from every peer and one from the scheduler.
     fn connections(&self, role: &str) -> u64 {
         match role {
             "scheduler" => 2 * (self.servers + self.workers),
@@ -40,13 +40,14 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>, services: &[Servi
         whole.cluster.nodes.iter().filter(has).count() as u64
     };
     let job = Job { servers: count("server"), workers: count("worker") };
-    // The three roles together are those of ps-lite; others have a scheduler, too.
+    // Only ps-lite has all three roles; other frameworks have a scheduler, too.
     if count("scheduler") == 0 || job.servers == 0 || job.workers == 0 {
         return;
     }
     for known in services {
         let roles = known.doc.roles.iter().map(|role| role.value.as_str());
-        // The scheduler has its own port always: what stands behind it is not asked.
+        // Connections to the scheduler go to its own port, so a service behind that port is not checked
+        // for them.
         let behind = roles.clone().any(|role| role == "scheduler") && is_behind(known, services);
         let asked = roles.filter(|role| !(behind && *role == "scheduler"));
         let Some((need, role)) = asked.map(|role| (job.connections(role), role)).max() else {
@@ -87,12 +88,13 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>, services: &[Servi
     }
 }
 
-/// What passes at one instant.
+/// Returns the number of new connections that pass at one instant.
 fn fits(limit: &At<Limit>) -> u64 {
     limit.value.depth.checked_div(limit.value.unit).unwrap_or(u64::MAX)
 }
 
-/// Whether another service has narrower ports on the same roles: what is pinned goes there.
+/// Reports whether another service of the policy has narrower ports for the scheduler within the ports
+/// of this one, so that the scheduler's pinned port belongs to the other.
 fn is_behind(known: &ServiceView<'_>, services: &[ServiceView<'_>]) -> bool {
     let widest = |doc: &ServiceDoc| doc.ports.iter().map(|port| port.value.width()).max();
     let within = |inner: &PortRange, outer: &PortRange| outer.intersect(inner) == Some(*inner);

@@ -1,4 +1,4 @@
-//! The cluster manifest, from its tree.
+//! Reads a cluster manifest from its tree.
 
 use super::{ClusterDoc, NetworkContent, NodesEntry};
 use crate::syntax::{
@@ -31,7 +31,7 @@ pub(crate) fn cluster(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> ClusterDo
     in_place(walk, fields, name)
 }
 
-/// The cluster that stands in these fields, under a name.
+/// Reads a cluster from the fields of a document. The name is not taken from the fields.
 pub(crate) fn in_place(walk: &mut Walk<'_>, fields: &Fields<'_, '_>, name: String) -> ClusterDoc {
     let patterns = fields.get("interfaces").map(|node| interfaces(walk, node));
     let mut doc = ClusterDoc {
@@ -109,7 +109,7 @@ fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> 
     *roles_known &= whole;
     let patterns = fields.get("interfaces").map(|node| interfaces(walk, node));
     Some(NodesEntry {
-        // An entry without a usable name still counts for its roles.
+        // An entry without a valid name still counts for its roles.
         name: name.unwrap_or_else(|| At::new(String::new(), walk.place(fields.head))),
         addresses: addresses.unwrap_or_default(),
         roles,
@@ -125,7 +125,7 @@ fn networks(walk: &mut Walk<'_>, node: &Node<'_>, doc: &mut ClusterDoc) {
     };
     for (key, value) in entries {
         let place = walk.place(key.span);
-        // Keys are never taken for numbers here, so they need no quotes.
+        // Keys always are text here, so a number needs no quotes.
         if let Err(fault) = scalars::name(&key.text, false) {
             walk.fault(key.span, fault);
         }

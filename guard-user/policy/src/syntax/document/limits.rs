@@ -1,4 +1,4 @@
-//! The limits of a service, from their tree.
+//! Reads the limits of a service from their tree.
 
 use guard_common::bucket::{LONGEST_TICK_NS, Limit};
 
@@ -11,13 +11,13 @@ use crate::syntax::{
     yaml::Node,
 };
 
-/// Longest time that a bucket may take to fill, in seconds: a year.
+/// Maximum time to fill a bucket, in seconds: one year.
 const MAX_FILL: u64 = 365 * 24 * 3600;
-/// Largest Ethernet frame in use, in bytes: a jumbo frame with header and tags.
+/// Size of a jumbo frame with header and tags, in bytes: the largest Ethernet frame in common use.
 const JUMBO_FRAME: u64 = 9216;
-/// Longest tick of the clock that limits go by, in milliseconds.
+/// Longest tick of the clock that limits use, in milliseconds.
 const LONGEST_TICK_MS: u64 = LONGEST_TICK_NS / 1_000_000;
-/// Smallest Ethernet frame, in bytes.
+/// Minimum size of an Ethernet frame, in bytes.
 const SMALLEST_FRAME: u64 = 64;
 
 pub(crate) fn limits(walk: &mut Walk<'_>, node: &Node<'_>, what: &str) -> LimitsDoc {

@@ -1,5 +1,5 @@
-//! The two documents as they are written, each value with its place. Says nothing about whether
-//! names and files exist.
+//! The documents as written, each value with its location. Reading them does not check whether names
+//! and files exist.
 
 mod cluster;
 mod limits;
@@ -17,9 +17,9 @@ use super::{
     yaml::{Kind, Node},
 };
 
-/// The `apiVersion` of both documents.
+/// The `apiVersion` of all documents.
 pub const API_VERSION: &str = "trainguard/v1";
-/// A document.
+/// A document of any kind.
 #[derive(Debug)]
 pub(crate) enum Document {
     Cluster(ClusterDoc),
@@ -27,13 +27,13 @@ pub(crate) enum Document {
     Test(test::TestDoc),
 }
 
-/// A cluster manifest.
+/// A cluster manifest, or the cluster written in a test file.
 #[derive(Debug)]
 pub(crate) struct ClusterDoc {
     pub(crate) name: String,
     pub(crate) interfaces: Option<Vec<String>>,
     pub(crate) nodes: Vec<NodesEntry>,
-    /// Whether the roles of all nodes are known.
+    /// Whether the roles of all nodes could be read.
     pub(crate) roles_known: bool,
     pub(crate) networks: Vec<(At<String>, NetworkContent)>,
     pub(crate) networks_known: bool,
@@ -41,7 +41,7 @@ pub(crate) struct ClusterDoc {
     pub(crate) policies_known: bool,
 }
 
-/// One entry of `nodes`: a node or a host list of them.
+/// One entry of `nodes`: a node, or a host list of nodes.
 #[derive(Debug)]
 pub(crate) struct NodesEntry {
     pub(crate) name: At<String>,
@@ -50,12 +50,12 @@ pub(crate) struct NodesEntry {
     pub(crate) interfaces: Option<Vec<String>>,
 }
 
-/// What a named network holds.
+/// The contents of a named network.
 #[derive(Debug)]
 pub(crate) enum NetworkContent {
     Prefixes(Vec<At<Cidr>>),
     File(At<String>),
-    /// Written wrongly; reported.
+    /// Invalid; already reported.
     Unknown,
 }
 
@@ -66,25 +66,25 @@ pub(crate) struct PolicyDoc {
     pub(crate) services: Vec<ServiceDoc>,
 }
 
-/// Which packets to its ports a service is about.
+/// The packets to its ports that a service checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
     /// Every packet.
     All,
-    /// TCP segments that open a connection.
+    /// Only TCP segments that open a connection.
     NewConnections,
 }
 
-/// What happens to packets that are not allowed.
+/// What happens to packets from sources that are not allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// They are dropped.
     Enforce,
-    /// They are counted.
+    /// They pass, and are counted as packets that enforcing would drop.
     Observe,
 }
 
-/// A service.
+/// A service of a policy.
 #[derive(Debug)]
 pub(crate) struct ServiceDoc {
     pub(crate) name: At<String>,
@@ -98,17 +98,17 @@ pub(crate) struct ServiceDoc {
     pub(crate) total: LimitsDoc,
 }
 
-/// Who may reach a service.
+/// The sources that may reach a service.
 #[derive(Debug)]
 pub(crate) struct AllowDoc {
-    /// Where `any: true` is written.
+    /// Where `any: true` is written; none without it.
     pub(crate) any: Option<Location>,
     pub(crate) roles: Vec<At<String>>,
     pub(crate) networks: Vec<At<String>>,
     pub(crate) cidrs: Vec<At<Cidr>>,
 }
 
-/// Limits, each with its place.
+/// Limits of a service, each with its location.
 #[derive(Debug, Default)]
 pub(crate) struct LimitsDoc {
     pub(crate) new_connections: Option<At<Limit>>,
@@ -117,13 +117,13 @@ pub(crate) struct LimitsDoc {
 }
 
 impl LimitsDoc {
-    /// Whether anything is limited.
+    /// Reports whether anything is limited.
     pub(crate) fn is_some(&self) -> bool {
         self.new_connections.is_some() || self.packets.is_some() || self.bytes.is_some()
     }
 }
 
-/// Whether a tree calls itself one of our documents.
+/// Reports whether a tree declares itself a trainguard document by its `apiVersion`.
 pub(crate) fn is_ours(node: &Node<'_>) -> bool {
     let Kind::Mapping(entries) = &node.kind else {
         return false;
@@ -134,8 +134,8 @@ pub(crate) fn is_ours(node: &Node<'_>) -> bool {
     })
 }
 
-/// Reads a document from its tree. What is wrong is in the report; what is left of a document is
-/// given all the same, so that further errors can be found.
+/// Reads a document from its tree. Errors go to the report. The valid parts of a document are returned
+/// even after an error, so that the following checks can find more errors.
 pub(crate) fn read(file: FileId, node: &Node<'_>, out: &mut Report) -> Option<Document> {
     const CLUSTER: [&str; 7] =
         ["apiVersion", "kind", "name", "interfaces", "nodes", "networks", "policies"];

@@ -1,4 +1,4 @@
-//! A policy, from its tree.
+//! Reads a policy from its tree.
 
 use super::{
     AllowDoc, LimitsDoc, Match, Mode, PolicyDoc, ServiceDoc, cluster::names, limits::limits,
@@ -11,7 +11,7 @@ use crate::syntax::{
     yaml::{Kind, Node},
 };
 
-/// Port entries of one service, and of its `except`.
+/// Maximum number of port entries in `ports`, and in `except`, of a service.
 const MAX_PORT_ENTRIES: usize = 256;
 
 pub(crate) fn policy(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<PolicyDoc> {

@@ -1,4 +1,4 @@
-//! Unit tests of policies, from their tree.
+//! Reads unit tests of policies from their tree.
 
 use guard_common::verdict::{Action, Reason};
 
@@ -15,10 +15,10 @@ use crate::{
     },
 };
 
-/// Fields of the document.
+/// Fields of a test document.
 pub(crate) const FIELDS: [&str; 7] =
     ["apiVersion", "kind", "manifest", "nodes", "networks", "policies", "tests"];
-/// Packets of one test.
+/// Maximum number of packets of one test, for `after` and for `times`.
 const MAX_TIMES: u64 = 1_000_000;
 
 /// A file of unit tests.
@@ -31,11 +31,11 @@ pub(crate) struct TestDoc {
 /// The cluster that is tested.
 #[derive(Debug)]
 pub(crate) enum TestCluster {
-    /// That of a manifest, by its path.
+    /// The cluster of a manifest, by the path of the manifest.
     Manifest(At<String>),
-    /// One that stands in the file.
+    /// A cluster written in the test file.
     InPlace(Box<ClusterDoc>),
-    /// Written wrongly; reported.
+    /// Invalid; already reported.
     Unknown,
 }
 
@@ -47,38 +47,38 @@ pub(crate) struct CaseDoc {
     pub(crate) asked: Query,
 }
 
-/// What is asked about, and what must be answered.
+/// What is evaluated, and the expected verdict.
 #[derive(Debug)]
 pub(crate) enum Query {
-    /// A packet.
+    /// A packet and its expected verdict.
     Packet(PacketDoc, ExpectedVerdict),
-    /// All frames of a capture: its path, and how many get which answer.
+    /// All frames of a capture: the path, and the expected number of frames for each verdict.
     Capture(At<String>, Vec<(ExpectedVerdict, u64)>),
 }
 
-/// A packet, some number of times at one instant.
+/// A packet that is sent a number of times at one instant.
 #[derive(Debug)]
 pub(crate) struct PacketDoc {
-    /// A node, each of whose addresses is tried, or an address.
+    /// The source: an address, or a node, each of whose addresses is tried.
     pub(crate) from: At<String>,
     pub(crate) to: PortRange,
     pub(crate) flags: u8,
-    /// So many are sent before, whose verdict is not asked.
+    /// Number of packets sent first, whose verdicts are not checked.
     pub(crate) after: u64,
-    /// So many must get the answer.
+    /// Number of packets that must get the expected verdict.
     pub(crate) times: u64,
 }
 
-/// A verdict as it is written.
+/// An expected verdict, as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpectedVerdict {
-    /// Where it is written.
+    /// Where the verdict is written.
     pub place: Location,
-    /// What happens to the packet.
+    /// The expected action.
     pub action: Action,
-    /// Why.
+    /// The expected reason.
     pub reason: Reason,
-    /// The service that decides; none if none is asked.
+    /// The service that must decide; none if the service is not checked.
     pub service: Option<String>,
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn test(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> TestDoc {
         }
         (None, Some(_)) => {
             let mut cluster = in_place(walk, fields, "test".to_owned());
-            // Nothing is attached anywhere.
+            // A test attaches nothing, so no interfaces are needed.
             cluster.interfaces.get_or_insert_default();
             TestCluster::InPlace(Box::new(cluster))
         }
@@ -163,7 +163,7 @@ fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {
     let from = from.and_then(|node| {
         walk.parsed(node, "`from`", "a node or an address", |text, plain| {
             scalars::address(text).map(|_| text.to_owned()).or_else(|fault| {
-                // What looks like an address is told as one.
+                // A text that looks like an address gets the error about the address.
                 if text.contains([':', '/']) { Err(fault) } else { scalars::name(text, plain) }
             })
         })
@@ -207,7 +207,7 @@ fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {
     Some(PacketDoc { from: from?, to: to?.value, flags: flags?, after: after?, times: times? })
 }
 
-/// A number without a unit.
+/// Parses a number without a unit.
 fn number(text: &str, plain: bool) -> Result<u64, Fault> {
     let number = scalars::amount(text, plain, scalars::Counted::Things)?;
     if text.bytes().all(|byte| byte.is_ascii_digit()) {

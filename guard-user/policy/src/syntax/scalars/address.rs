@@ -29,7 +29,7 @@ impl std::fmt::Display for Cidr {
     }
 }
 
-/// An address as everybody writes it.
+/// Parses an address in its usual notation. Zones and IPv4-mapped addresses are errors.
 fn ip(text: &str) -> Result<IpAddr, Fault> {
     let shown = text::shown(text);
     if text.contains('%') {
@@ -71,13 +71,13 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
 impl std::str::FromStr for Cidr {
     type Err = String;
 
-    /// As manifests write it.
+    /// Parses a prefix as manifests write it.
     fn from_str(text: &str) -> Result<Self, String> {
         cidr(text).map_err(Fault::on_one_line)
     }
 }
 
-/// An address.
+/// Parses an address.
 pub(crate) fn address(text: &str) -> Result<Addr, Fault> {
     if text.contains('/') {
         let message = format!("`{}` is a prefix, expected an address", text::shown(text));
@@ -86,7 +86,7 @@ pub(crate) fn address(text: &str) -> Result<Addr, Fault> {
     Ok(ip(text)?.into())
 }
 
-/// An address that a host can have on a network.
+/// Parses an address that a host can have on a network.
 pub(crate) fn host_address(text: &str) -> Result<Addr, Fault> {
     let address = address(text)?;
     if address.is_martian() {
@@ -98,13 +98,13 @@ pub(crate) fn host_address(text: &str) -> Result<Addr, Fault> {
     Ok(address)
 }
 
-/// A prefix; a bare address is a prefix of one.
+/// Parses a prefix. An address without a length is a prefix of one address.
 pub(crate) fn cidr(text: &str) -> Result<Cidr, Fault> {
     let (address, len) = match text.split_once('/') {
         Some((address, len)) => (address, Some(len)),
         None => (text, None),
     };
-    // What could be written instead of the address alone is less than the whole.
+    // The suggested replacement covers the address only, so it is no fix for the whole text.
     let only = |fault: Fault| Fault { instead: fault.instead.filter(|_| len.is_none()), ..fault };
     let address = ip(address).map_err(only)?;
     let (family, max) = match address {

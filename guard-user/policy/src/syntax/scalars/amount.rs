@@ -6,12 +6,12 @@ use crate::syntax::{
     walk::{Fault, one_of},
 };
 
-/// What an amount counts.
+/// The unit that an amount counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counted {
-    /// Connections or packets: `k`, `M`, `G`.
+    /// Connections or packets: no suffix, `k`, `M` or `G`.
     Things,
-    /// Bytes: `B`, `kB`, `KiB` and so on.
+    /// Bytes: `B`, `kB`, `MB`, `GB`, `KiB`, `MiB` or `GiB`.
     Bytes,
 }
 
@@ -38,7 +38,7 @@ impl Counted {
         }
     }
 
-    /// Highest rate per second.
+    /// Returns the maximum rate per second.
     pub(crate) fn max_rate(self) -> u64 {
         match self {
             Self::Things => 1_000_000_000,
@@ -47,7 +47,7 @@ impl Counted {
     }
 }
 
-/// A number with a unit.
+/// Parses a number with a unit. Returns the number of connections, packets or bytes.
 pub(crate) fn amount(text: &str, plain: bool, counted: Counted) -> Result<u64, Fault> {
     let shown = text::shown(text);
     let examples = counted.examples();
@@ -85,7 +85,7 @@ pub(crate) fn amount(text: &str, plain: bool, counted: Counted) -> Result<u64, F
     })
 }
 
-/// An amount per second.
+/// Parses an amount per second, such as `200/s` or `500MB/s`.
 pub(crate) fn rate(text: &str, counted: Counted) -> Result<u64, Fault> {
     let shown = text::shown(text);
     let Some(number) = text.strip_suffix("/s") else {

@@ -1,4 +1,4 @@
-//! What single values have in common: digits, words, and scalars that readers of YAML understand
+//! Rules shared by all scalar values: digits, words, and scalars that YAML readers interpret
 //! differently.
 
 use crate::syntax::{
@@ -6,7 +6,7 @@ use crate::syntax::{
     walk::{Fault, nearest, one_of},
 };
 
-/// A whole number as everybody writes it: digits only, no leading zero.
+/// Parses a whole number: digits only, no leading zero.
 pub(crate) fn digits(text: &str) -> Option<u64> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty();
     if !plain || (text.len() > 1 && text.starts_with('0')) {
@@ -15,7 +15,7 @@ pub(crate) fn digits(text: &str) -> Option<u64> {
     text.parse().ok()
 }
 
-/// Whether YAML readers may take a plain scalar for a boolean or a number.
+/// Reports whether some YAML readers interpret a plain scalar as a boolean or a number.
 pub(crate) fn is_ambiguous(text: &str) -> bool {
     const WORDS: [&str; 6] = ["yes", "no", "on", "off", "true", "false"];
     let number = text.trim_start_matches(['+', '-']);
@@ -35,7 +35,7 @@ pub(crate) fn is_ambiguous(text: &str) -> bool {
         || radix("0b")
 }
 
-/// One of some words.
+/// Parses one of a set of words.
 pub(crate) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Fault> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);

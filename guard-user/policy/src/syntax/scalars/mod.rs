@@ -1,4 +1,4 @@
-//! Single values of the documents: names, ports, prefixes, rates. Each is judged as it is written.
+//! Scalar values of the documents: names, ports, prefixes, rates. Each one is checked by itself.
 
 mod address;
 mod amount;
@@ -16,12 +16,13 @@ pub(crate) use self::{
 use self::lexical::is_ambiguous;
 use super::{rules, text, walk::Fault};
 
-/// Bytes of a name; the kernel object has room for `policy/service` in as many.
+/// Maximum length of a name in bytes. In the kernel object, `policy/service` has the same maximum.
 pub const MAX_NAME: usize = 127;
-/// Characters of an interface name (`IFNAMSIZ`, include/uapi/linux/if.h, without the zero).
+/// Maximum length of an interface name in characters (`IFNAMSIZ` in include/uapi/linux/if.h, without
+/// the terminating zero).
 const MAX_INTERFACE: usize = 15;
 
-/// A piece of text that no reader takes for something else.
+/// Parses a text that no YAML reader interprets as something else.
 pub(crate) fn string(text: &str, plain: bool) -> Result<String, Fault> {
     if plain && is_ambiguous(text) {
         return Err(Fault::new(
@@ -34,7 +35,7 @@ pub(crate) fn string(text: &str, plain: bool) -> Result<String, Fault> {
     Ok(text.to_owned())
 }
 
-/// A name: letters, digits, `.`, `_` and `-`, the first a letter or digit.
+/// Parses a name: letters, digits, `.`, `_` and `-`, starting with a letter or a digit.
 pub(crate) fn name(text: &str, plain: bool) -> Result<String, Fault> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let shown = text::shown(text);
@@ -50,12 +51,12 @@ pub(crate) fn name(text: &str, plain: bool) -> Result<String, Fault> {
     string(text, plain)
 }
 
-/// What of a host list stands outside of brackets: in every name, or address, that it means.
+/// Returns the parts of a host list outside of brackets, which are part of every entry.
 fn outside(list: &str) -> impl Iterator<Item = &str> {
     list.split(['[', ']']).step_by(2)
 }
 
-/// A host list of names, as far as that shows before it is expanded.
+/// Checks a host list of names as far as that is possible before it is expanded.
 pub(crate) fn listed_name(text: &str) -> Result<(), Fault> {
     let starts = text.starts_with('[') || text.starts_with(|c: char| c.is_ascii_alphanumeric());
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -67,7 +68,7 @@ pub(crate) fn listed_name(text: &str) -> Result<(), Fault> {
         .help("outside of brackets, write letters, digits, `.`, `_` and `-`"))
 }
 
-/// A host list of addresses, as far as that shows before it is expanded.
+/// Checks a host list of addresses as far as that is possible before it is expanded.
 pub(crate) fn listed_address(text: &str) -> Result<(), Fault> {
     let six = text.contains(':');
     let allowed = |c: char| match c {
@@ -83,7 +84,7 @@ pub(crate) fn listed_address(text: &str) -> Result<(), Fault> {
     Err(Fault::new(rules::ADDRESS, message).help("write it like `10.0.0.[1-8]` or `fd00::[1-8]`"))
 }
 
-/// A glob pattern of interface names.
+/// Parses a glob pattern of interface names.
 pub(crate) fn interface(text: &str, plain: bool) -> Result<String, Fault> {
     let fault = |why: &str| {
         let shown = text::shown(text);
@@ -105,7 +106,7 @@ pub(crate) fn interface(text: &str, plain: bool) -> Result<String, Fault> {
     string(text, plain)
 }
 
-/// A path, or a glob pattern of paths.
+/// Parses a path, or a glob pattern of paths.
 pub(crate) fn path(text: &str, plain: bool) -> Result<String, Fault> {
     if text.is_empty() {
         return Err(Fault::new(rules::PATH, "the path is empty"));
@@ -113,7 +114,7 @@ pub(crate) fn path(text: &str, plain: bool) -> Result<String, Fault> {
     string(text, plain)
 }
 
-/// Only `true`.
+/// Accepts the plain scalar `true` only.
 pub(crate) fn only_true(text: &str, plain: bool) -> Result<(), Fault> {
     if plain && text == "true" {
         return Ok(());

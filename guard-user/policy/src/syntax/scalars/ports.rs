@@ -1,4 +1,4 @@
-//! Ports of a transport.
+//! Ports and ranges of ports.
 
 use guard_common::port_table::Transport;
 
@@ -8,7 +8,7 @@ use crate::syntax::{rules, text, walk::Fault};
 /// A range of ports of a transport, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortRange {
-    /// The transport, by its number.
+    /// The transport of the ports.
     pub transport: Transport,
     /// First port.
     pub first: u16,
@@ -17,12 +17,12 @@ pub struct PortRange {
 }
 
 impl PortRange {
-    /// Number of ports less one.
+    /// Returns the number of ports minus one.
     pub fn width(&self) -> u16 {
         self.last.saturating_sub(self.first)
     }
 
-    /// The ports that are in both.
+    /// Returns the ports that both ranges contain; none if there are none.
     pub fn intersect(&self, other: &Self) -> Option<Self> {
         let first = self.first.max(other.first);
         let last = self.last.min(other.last);
@@ -48,13 +48,13 @@ impl std::fmt::Display for PortRange {
 impl std::str::FromStr for PortRange {
     type Err = String;
 
-    /// As policies write it.
+    /// Parses a range as policies write it.
     fn from_str(text: &str) -> Result<Self, String> {
         ports(text).map_err(Fault::on_one_line)
     }
 }
 
-/// `tcp/N`, `tcp/N-M`, `tcp/any`, and the same with `udp` and `sctp`.
+/// Parses `tcp/N`, `tcp/N-M` or `tcp/any`, and the same with `udp` and `sctp`.
 pub(crate) fn ports(text: &str) -> Result<PortRange, Fault> {
     let shown = text::shown(text);
     let Some((transport, ports)) = text.split_once('/') else {
