@@ -1,4 +1,4 @@
-//! What can be typed behind `trainguard events`.
+//! `trainguard events`
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
 use std::{
@@ -18,62 +18,62 @@ use crate::{
 };
 
 const PIPES: &str = "\
-Filters: several values of one flag are alternatives, different flags restrict each other. A `!` in
-front of a value takes out what it means; quote it for the shell: --source '!10.30.0.0/16'. Records
-of kind `lost` tell how many events there are no records of; they are shown whatever the filters
-say, unless --kind '!lost' is given. Packets are sampled; the counters of `stats` are exact.
+Filters: several values of one flag are alternatives; different flags are combined with AND. A `!`
+in front of a value excludes it; quote it for the shell: --source '!10.30.0.0/16'. Records of kind
+`lost` report how many events were not recorded; they are shown whatever the filters are, unless
+--kind '!lost' is given. Packets are sampled; the counters of `stats` are exact.
 
-Into a pipe events go as JSON lines, which other verbs read:
+In a pipe, events are JSON lines that other subcommands read:
   trainguard events | trainguard replay --manifest cluster.yaml -
   trainguard events --reason not_allowed | trainguard test --record refused.test.yaml
 
-Times are UTC. Exit codes: 0 done, also after an interrupt or when nobody reads any more; with
---missing-members 0 if no member is missing, 1 if some are; 2 no answer; 3 daemon not reachable";
+Times are UTC. Exit codes: 0 done, also after an interrupt or when the reader closes the pipe; with
+--missing-members 0 if no member is missing, 1 if some are; 2 error; 3 daemon not reachable";
 
 /// `trainguard events`
 #[derive(Debug, Args)]
 #[command(after_help = PIPES)]
 pub struct EventsArgs {
-    /// Go on with what happens next, also over a restart of the daemon
+    /// Follow new events, also across a restart of the daemon
     #[arg(short, long)]
     pub follow: bool,
-    /// Begin here: so long ago (10m, 2h), or at a time (14:05, 2026-01-31T14:05:00Z); UTC
+    /// Start at this time: a duration ago (10m, 2h) or a time in UTC (14:05, 2026-01-31T14:05:00Z)
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<SystemTime>,
-    /// Only the last so many of those that are kept [default: all; with --follow 10]
+    /// Show only the last NUMBER of the stored events [default: all; with --follow 10]
     #[arg(short = 'n', long, value_name = "NUMBER")]
     pub last: Option<usize>,
-    /// Form of the events [default: compact on a terminal, ndjson otherwise]
+    /// Output format [default: compact on a terminal, ndjson otherwise]
     #[arg(long, value_enum)]
     pub format: Option<EventsFormat>,
-    /// Whether verdicts have colours; NO_COLOR is heeded
+    /// When verdicts are coloured; NO_COLOR is respected
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,
-    /// Only packets from here: an address, a prefix, the name of a node, or `unknown` for whom the
-    /// manifest does not know; may be repeated
+    /// Only packets from this source: an address, a prefix, the name of a node, or `unknown` for
+    /// addresses that are not in the manifest; may be repeated
     #[arg(long = "source", value_name = "SOURCE", value_parser = filter::source)]
     pub sources: Vec<FilterValue<Source>>,
-    /// Only packets that this service refused; may be repeated
+    /// Only packets refused by this service; may be repeated
     #[arg(long = "service", value_name = "NAME", value_parser = filter::service)]
     pub services: Vec<FilterValue<String>>,
-    /// Only packets that were refused for this reason; may be repeated
+    /// Only packets refused for this reason; may be repeated
     #[arg(long = "reason", value_name = "REASON", value_parser = filter::reason)]
     pub reasons: Vec<FilterValue<Reason>>,
     /// Only packets with this verdict: drop or would-drop
     #[arg(long = "verdict", value_name = "VERDICT", value_parser = filter::verdict)]
     pub verdicts: Vec<FilterValue<Action>>,
-    /// Only what this interface received, and what became of it; may be repeated
+    /// Only packets received on this interface, and changes of it; may be repeated
     #[arg(long = "interface", value_name = "NAME", value_parser = filter::interface)]
     pub interfaces: Vec<FilterValue<String>>,
     /// Only packets to these ports, such as tcp/9091 or udp/5000-5099; may be repeated
     #[arg(long = "port", value_name = "PORTS", value_parser = filter::port)]
     pub ports: Vec<FilterValue<PortRange>>,
-    /// Only events of this kind: packet, policy, interface, audit (who
-    /// commanded what) or lost; may be repeated
+    /// Only events of this kind: packet, policy, interface, audit (commands of users) or lost; may
+    /// be repeated
     #[arg(long = "kind", value_name = "KIND", value_parser = filter::kind)]
     pub kinds: Vec<FilterValue<&'static str>>,
-    /// Instead of events show which refused sources behave like a member that the manifest lacks,
-    /// with the lines that would admit each. Nothing is changed
+    /// Instead of events, list refused sources that behave like members missing from the manifest,
+    /// each with the manifest lines that would admit it. Changes nothing
     #[arg(
         long,
         conflicts_with_all = [
@@ -82,10 +82,10 @@ pub struct EventsArgs {
         ]
     )]
     pub missing_members: bool,
-    /// The manifest that members are missing from [default: the one of the daemon]
+    /// The manifest to compare with [default: the daemon's]
     #[arg(long, value_name = "FILE", requires = "missing_members")]
     pub manifest: Option<PathBuf>,
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -100,7 +100,7 @@ pub(super) fn since(text: &str) -> Result<SystemTime, String> {
 
 fn since_at(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     let expected = || {
-        "expected so long ago (10m, 2h) or a time in UTC (14:05, 2026-01-31T14:05:00Z)".to_owned()
+        "expected a duration (10m, 2h) or a time in UTC (14:05, 2026-01-31T14:05:00Z)".to_owned()
     };
     if let Ok(ago) = humantime::parse_duration(text) {
         let at = now.checked_sub(ago).filter(|at| *at >= SystemTime::UNIX_EPOCH);

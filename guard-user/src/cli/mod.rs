@@ -1,4 +1,4 @@
-//! What can be typed. Types only: what it means is decided in [`crate::commands`].
+//! The command line: types only. [`crate::commands`] decides what each option does.
 #![expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 
 #[cfg(feature = "daemon")]
@@ -42,15 +42,17 @@ pub use self::{
 /// from the hosts that the cluster manifest names.
 #[derive(Debug, Parser)]
 #[command(name = "trainguard", version, max_term_width = 100, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 yes or done, 1 a definite no, 2 no answer possible, \
-                        3 daemon not reachable")]
+#[command(
+    after_help = "Exit codes: 0 yes or done, 1 no (findings, failed checks), 2 error (usage, I/O), \
+                        3 daemon not reachable"
+)]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub verb: Verb,
 }
 
-/// The verbs.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Write a first manifest and policy from a framework and a list of hosts
@@ -59,53 +61,53 @@ pub enum Verb {
     Lint(LintArgs),
     /// Run the unit tests of policies
     Test(TestArgs),
-    /// Show what a change of policy lets in and keeps out, with an example packet each
+    /// Show what a policy change newly admits and refuses, each with an example packet
     Diff(DiffArgs),
     /// Show every step of the decision about one packet
     Trace(TraceArgs),
-    /// Judge the frames of a capture by a policy
+    /// Evaluate the frames of a capture against a policy
     Replay(ReplayArgs),
-    /// Propose services and manifest entries for the traffic that was seen, for review
+    /// Propose services and manifest entries from observed traffic, for review
     Learn(LearnArgs),
-    /// Tell what a finding of lint or the reason of a verdict means
+    /// Explain a lint finding or the reason of a verdict
     Explain(ExplainArgs),
     /// Print the JSON Schema of a document, for editors and other tools
     Schema(SchemaArgs),
     /// Print a manual page, or write all of them
     Man(ManArgs),
-    /// Print what makes a shell complete verbs and flags
+    /// Print a shell completion script
     Completions(CompletionsArgs),
-    /// Look for what would keep this node from being guarded, and tell what to do about it
+    /// Check whether this node can be guarded, with a fix for each problem
     #[cfg(feature = "daemon")]
     Doctor(DoctorArgs),
     /// Guard this node: load the manifest, attach to its interfaces, follow changes
     #[cfg(feature = "daemon")]
     Daemon(DaemonArgs),
-    /// Take over from a guard of a newer version, which this one would not replace by itself
+    /// Replace a guard of a newer version, which `trainguard daemon` leaves in place
     ///
-    /// Takes the options of the daemon that will run then, which starts as usual afterwards. Each
-    /// interface is switched in one step: there is no moment without a guard.
+    /// Takes the options of the daemon that will run afterwards; start that daemon as usual. Each
+    /// interface is switched atomically, so that it is guarded at every moment.
     #[cfg(feature = "daemon")]
     Downgrade(DaemonArgs),
-    /// Say whether this node is guarded, by which policy, on which interfaces
+    /// Report whether this node is guarded, by which policy, on which interfaces
     #[cfg(feature = "daemon")]
     Status(StatusArgs),
-    /// Show what passed and what was dropped: live on a terminal, rows in a pipe
+    /// Show passed and dropped packets: live on a terminal, rows in a pipe
     #[cfg(feature = "daemon")]
     Stats(StatsArgs),
-    /// Show refused packets and other events as they happen, or which member is missing
+    /// Show refused packets and other events, or hosts that the manifest may lack
     #[cfg(feature = "daemon")]
     Events(EventsArgs),
-    /// Put another policy into force now, for good or until somebody confirms it
+    /// Put another policy into force, permanently or until confirmed
     #[cfg(feature = "daemon")]
     Apply(ApplyArgs),
     /// Keep the policy that is on trial
     #[cfg(feature = "daemon")]
     Confirm(SettleArgs),
-    /// Undo the policy that is on trial: what was in force before is again
+    /// Roll back the policy that is on trial to the one before it
     #[cfg(feature = "daemon")]
     Rollback(SettleArgs),
-    /// Let services observe or enforce for a time, whatever the policy says
+    /// Override the mode of services for a time: observe or enforce
     #[cfg(feature = "daemon")]
     Mode(ModeArgs),
     /// Take the guard off the interfaces; works without the daemon
@@ -113,15 +115,15 @@ pub enum Verb {
     Detach(DetachArgs),
 }
 
-/// Directories that a guard uses. Several guards on one machine, in several network namespaces,
-/// each get their own.
+/// Directories of a guard. Several guards on one machine, in several network namespaces, need
+/// directories of their own.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Args)]
 pub struct Directories {
-    /// Where sockets are
+    /// Directory of the sockets
     #[arg(long, value_name = "DIR", default_value = "/run/trainguard", env = "TRAINGUARD_RUN_DIR")]
     pub run_dir: PathBuf,
-    /// Where maps and links are pinned; on a bpf file system
+    /// Directory of the pinned maps and links, on a bpf file system
     #[arg(
         long,
         value_name = "DIR",
@@ -131,24 +133,24 @@ pub struct Directories {
     pub bpf_dir: PathBuf,
 }
 
-/// How to ask the daemon of this node.
+/// Options of requests to the daemon of this node.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Args)]
 pub struct AskArgs {
-    /// Where sockets and pins are.
+    /// Sockets and pins.
     #[command(flatten)]
     pub directories: Directories,
-    /// Wait this long for an answer, for tests
+    /// Timeout of a query, for tests
     #[arg(long, value_name = "TIME", value_parser = timing::time, hide = true)]
     pub answer_within: Option<Duration>,
-    /// Wait this long for the answer to a command, for tests
+    /// Timeout of a command, for tests
     #[arg(long, value_name = "TIME", value_parser = timing::time, hide = true)]
     pub command_within: Option<Duration>,
 }
 
 #[cfg(feature = "daemon")]
 impl AskArgs {
-    /// Who asks.
+    /// The client that sends the requests.
     pub fn client(&self) -> Client {
         let default = AnswerTimeouts::default();
         Client::new(
@@ -161,19 +163,19 @@ impl AskArgs {
     }
 }
 
-/// How the program is attached.
+/// The attach mode of the program.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ModeArg {
-    /// In the driver; refused where the driver cannot
+    /// In the driver; fails if the driver does not support XDP
     Native,
-    /// As a tc program (TCX, Linux 6.6 or later), on any interface: later than native, and faster
-    /// than generic where frames are merged first
+    /// As a tc program (TCX, Linux 6.6 or later), on any interface; runs later than native, and
+    /// faster than generic where GRO merges frames
     Tcx,
-    /// In the network stack, after the driver has made a socket buffer: slower
+    /// In the network stack, after the driver has allocated a socket buffer; slower
     Generic,
-    /// Native where the driver can, else tcx, else generic; the choice and why are logged and shown
-    /// by `status`
+    /// Native if the driver supports it, else tcx, else generic; the log and `status` show the
+    /// choice and the reason
     Auto,
 }
 
@@ -184,39 +186,39 @@ pub struct DaemonArgs {
     /// The cluster manifest
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
-    /// Which node of the manifest this is [default: found by host name, then by address]
+    /// The node of the manifest that this host is [default: found by host name, then by address]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// Guard this interface (a glob pattern) instead of those of the manifest; may be repeated
+    /// Guard this interface (a glob pattern) instead of the manifest's; may be repeated
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,
-    /// How to attach
+    /// Attach mode
     #[arg(long, value_enum, default_value = "native")]
     pub mode: ModeArg,
-    /// Take it that the node unpacks this, besides what its devices show: fou:PORT, gue:PORT,
-    /// l2tp:PORT, whose ports no device tells; may be repeated
+    /// Treat the node as an endpoint of this tunnel, in addition to its tunnel devices: fou:PORT,
+    /// gue:PORT, l2tp:PORT, whose ports no device shows; may be repeated
     #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
     pub tunnels: Vec<Tunnels>,
-    /// Show the metrics on this address of the loopback device, too, such as 127.0.0.1:9477;
-    /// without it only on the socket of the statistics, as /metrics
+    /// Also serve /metrics on this loopback address, such as 127.0.0.1:9477 [default: only on the
+    /// statistics socket]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics_listen: Option<std::net::SocketAddr>,
-    /// Wait for interfaces that are not there yet, instead of ending if there is none. A service
-    /// manager is told that the guard is ready when all are guarded, or after this time, such as
-    /// 30s, without those that are missing
+    /// Wait for missing interfaces instead of exiting if none exists. The daemon reports readiness
+    /// to the service manager when all interfaces are guarded, or after this time (such as 30s)
+    /// without the missing ones
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub wait: Option<Duration>,
-    /// Accept only policies that are signed with this key, a public key of minisign: MANIFEST.sums,
-    /// which sha256sum makes, and MANIFEST.sums.minisig
+    /// Accept only policies signed with this minisign public key: MANIFEST.sums, as sha256sum
+    /// writes it, with its signature in MANIFEST.sums.minisig
     #[arg(long, value_name = "FILE")]
     pub policy_key: Option<PathBuf>,
-    /// Where the last good policy is kept
+    /// Directory of the last good policy and other state
     #[arg(long, value_name = "DIR", default_value = "/var/lib/trainguard")]
     pub state_dir: PathBuf,
-    /// Other intervals and time limits, for tests
+    /// Override intervals and timeouts, for tests
     #[arg(long, value_name = "KEY=TIME,...", hide = true)]
     pub timing: Option<Timing>,
-    /// Where sockets and pins are.
+    /// Sockets and pins.
     #[command(flatten)]
     pub directories: Directories,
 }
@@ -227,30 +229,29 @@ pub struct LintArgs {
     /// Manifests, policies, or directories of them; `-` is standard input [default: .]
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Form of the findings on standard output [default: full]
+    /// Output format on standard output [default: full]
     #[arg(long, value_enum)]
     pub format: Option<LintFormat>,
-    /// Write the findings to a file as well, in a form of its own; `-` is standard output; may be
-    /// repeated
+    /// Also write the findings to a file, in this format; `-` is standard output; may be repeated
     #[arg(long = "output", value_name = "FORMAT=PATH")]
     pub outputs: Vec<LintOutput>,
-    /// From which severity on findings make the exit code 1
+    /// Lowest severity of a finding that makes the exit code 1
     #[arg(long, value_enum, default_value = "warning")]
     pub fail_on: FailOn,
-    /// Do not tell warnings of this rule, such as TG301; may be repeated
+    /// Do not report warnings of this rule, such as TG301; may be repeated
     #[arg(long = "allow", value_name = "CODE", value_parser = rule)]
     pub allow: Vec<Code>,
-    /// Tell what comments (`# trainguard: ignore[TG204] reason`) silence, too
+    /// Also report findings silenced by comments (`# trainguard: ignore[TG204] reason`)
     #[arg(long)]
     pub no_ignores: bool,
-    /// Refuse manifests that are not signed with this key, a public key of minisign, as a daemon
-    /// with the same flag does. Whether one is newer than what is in force, only a daemon knows
+    /// Refuse manifests that are not signed with this minisign public key, as a daemon with the
+    /// same flag does. Only the daemon can check that the serial number increases
     #[arg(long, value_name = "FILE", conflicts_with_all = ["fix", "diff"])]
     pub policy_key: Option<PathBuf>,
     /// Apply the safe fixes to the files
     #[arg(long, conflicts_with_all = ["format", "outputs"])]
     pub fix: bool,
-    /// Show the safe fixes as a diff, and change nothing; exit with 1 if there are any
+    /// Print the safe fixes as a diff without applying them; exit with 1 if there are any
     #[arg(long, conflicts_with_all = ["format", "outputs"])]
     pub diff: bool,
 }
@@ -263,38 +264,38 @@ fn rule(text: &str) -> Result<Code, String> {
 /// `trainguard test`
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// Files of tests, or directories with *.test.yaml files [default: .]
+    /// Test files, or directories with *.test.yaml files [default: .]
     #[arg(value_name = "FILE")]
     pub paths: Vec<PathBuf>,
-    /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
+    /// Evaluate with the real program in the kernel (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
     #[arg(long)]
     pub kernel: bool,
-    /// Only tests whose name contains this
+    /// Run only tests whose name contains this text
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// Form of the results
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: TestFormat,
-    /// Write the results to a file as JUnit XML, too
+    /// Also write the results to a file as JUnit XML
     #[arg(long, value_name = "PATH")]
     pub junit: Option<PathBuf>,
-    /// Add a test for each refused packet on standard input, a JSON line each as `events` or
-    /// `replay --format json` prints it, to the one FILE; made with --manifest if it is not there.
-    /// Without FILE the tests are printed
+    /// Add a test to FILE for each refused packet on standard input, given as JSON lines of
+    /// `events` or `replay --format json`; with --manifest the file is created if it does not
+    /// exist. Without FILE the tests are printed
     #[arg(long, conflicts_with_all = ["kernel", "filter", "junit"])]
     pub record: bool,
-    /// The manifest that a new file of recorded tests names
+    /// The manifest that a new test file refers to
     #[arg(long, value_name = "FILE", requires = "record")]
     pub manifest: Option<PathBuf>,
-    /// The node of recorded events that name none
+    /// The node for events that name none
     #[arg(long, value_name = "NAME", requires = "record")]
     pub node: Option<String>,
 }
 
-/// A form of lint findings, and the file that gets it.
+/// An output format of lint, and the file to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LintOutput {
-    /// The form.
+    /// The format.
     pub format: LintFormat,
     /// The file; `-` is standard output.
     pub path: PathBuf,
@@ -330,7 +331,7 @@ pub enum FailOn {
 /// `trainguard schema`
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
-    /// Which document
+    /// The document
     #[arg(value_enum, value_name = "DOCUMENT")]
     pub document: SchemaDocument,
 }
@@ -346,16 +347,16 @@ pub enum SchemaDocument {
     Test,
 }
 
-/// Which node's policy an offline verb asks.
+/// The node whose policy an offline subcommand evaluates.
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
     /// The cluster manifest
     #[arg(long, value_name = "FILE")]
     pub manifest: PathBuf,
-    /// Which node of the manifest [default: found by host name, then by address]
+    /// The node of the manifest [default: found by host name, then by address]
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// Judge as if the node had this tunnel device: ipip, sit, gre, ip6tnl, vti, l2tp, or
+    /// Evaluate as if the node had this tunnel device: ipip, sit, gre, ip6tnl, vti, l2tp, or
     /// vxlan:PORT, geneve:PORT, fou:PORT; may be repeated
     #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
     pub tunnels: Vec<Tunnels>,
@@ -364,20 +365,20 @@ pub struct NodeArgs {
 /// `trainguard replay`
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// Whose policy.
+    /// The node.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// A capture of Ethernet frames, pcap or pcapng, or what `events` prints into a pipe; `-` is
-    /// standard input
+    /// A capture of Ethernet frames (pcap or pcapng), or JSON lines of `events`; `-` is standard
+    /// input
     #[arg(value_name = "FILE")]
     pub capture: PathBuf,
-    /// Let the real program in the kernel judge (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
+    /// Evaluate with the real program in the kernel (needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON)
     #[arg(long)]
     pub kernel: bool,
     /// Only frames sent to this node's addresses and to group addresses
     #[arg(long)]
     pub received: bool,
-    /// A summary for people, or a JSON line for each frame
+    /// Output format: a summary, or a JSON line for each frame
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
@@ -385,10 +386,10 @@ pub struct ReplayArgs {
 /// `trainguard trace`
 #[derive(Debug, Args)]
 pub struct TraceArgs {
-    /// Whose policy.
+    /// The node.
     #[command(flatten)]
     pub node: NodeArgs,
-    /// Source address, with a port if wanted: `10.0.0.7`, `10.0.0.7:40000`, `[fd00::7]:40000`
+    /// Source address with an optional port: `10.0.0.7`, `10.0.0.7:40000`, `[fd00::7]:40000`
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     pub from: String,
     /// Destination address and port
@@ -397,13 +398,13 @@ pub struct TraceArgs {
     /// tcp, udp, udplite, sctp, or a protocol number
     #[arg(long, default_value = "tcp")]
     pub proto: String,
-    /// TCP flags: letters of S, A, F, R, P, U
+    /// TCP flags: any of the letters S, A, F, R, P, U
     #[arg(long, default_value = "S")]
     pub flags: String,
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// Exit with 1 unless the verdict is this
+    /// Exit with 1 unless this is the verdict
     #[arg(long, value_name = "VERDICT")]
     pub expect: Option<Expected>,
 }
@@ -420,19 +421,19 @@ pub enum Expected {
 /// `trainguard diff`
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// The manifest or policy as it was; `-` is standard input
+    /// The old manifest or policy; `-` is standard input
     #[arg(value_name = "OLD")]
     pub old: PathBuf,
-    /// The manifest or policy as it is to be; `-` is standard input
+    /// The new manifest or policy; `-` is standard input
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
-    /// The cluster manifest that names the policy, if OLD and NEW are policies
+    /// The cluster manifest that lists the policy, if OLD and NEW are policies
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
-    /// Exit with 1 if anything is let in that was kept out: a gate for pull requests
+    /// Exit with 1 if the change admits anything that was refused: a gate for pull requests
     #[arg(long)]
     pub deny_wider: bool,
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
@@ -440,10 +441,10 @@ pub struct DiffArgs {
 /// `trainguard explain`
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// A code of lint (TG103, tg103 or 103) or a reason (not_allowed) [default: list them all]
+    /// A lint rule (TG103, tg103 or 103) or a reason (not_allowed) [default: list all]
     #[arg(value_name = "CODE|REASON")]
     pub name: Option<String>,
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
@@ -452,24 +453,24 @@ pub struct ExplainArgs {
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
 
-/// How statistics are shown.
+/// Output formats of the statistics.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StatsFormat {
-    /// Rows of fixed columns; with --once the totals, for people
+    /// Rows of fixed columns; with --once a table of totals
     #[value(alias = "plain")]
     Text,
     /// One document
     Json,
-    /// A document a line for each sample
+    /// One document per line and sample
     Ndjson,
 }
 
@@ -477,36 +478,36 @@ pub enum StatsFormat {
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 #[command(after_help = "\
-On a terminal this is a live screen; `?` in it tells the keys. In a pipe, with --format text or \
-with a COUNT it writes rows, for each sample one for every interface and one for every reason for \
-which frames were refused. As with vmstat the first sample comes at once and tells totals, since \
-the counters were made; the ones after it tell what came a second (column UNIT: `total`, then `/s`; \
-`restarted` and `new`: totals again, of counters that began anew). It ends with 0 after COUNT \
-samples, on an interrupt, or when nobody reads it any more.
+On a terminal this is a live screen; `?` shows its keys. In a pipe, with --format text or with a \
+COUNT it writes rows: in each sample one for every interface and one for every reason for which \
+frames were refused. As with vmstat, the first sample is immediate and shows totals since the \
+counters were created; later samples show rates per second (column UNIT: `total`, then `/s`; \
+`restarted` and `new` mark totals of counters that started again from zero). It exits with 0 after \
+COUNT samples, on an interrupt, or when its reader closes the pipe.
 
-JSON has `..._per_second` beside each count: null in the first sample, in ndjson since the sample \
-before, in json since the first of COUNT samples.
+JSON has `..._per_second` beside each count: null in the first sample, in ndjson the rate since \
+the previous sample, in json the rate since the first of COUNT samples.
 
-Without a daemon the pinned maps are read, which takes root: without top sources.
+Without a daemon the pinned maps are read, which needs root and shows no top sources.
 
-Exit codes: 0 done, 2 no answer possible, 3 neither daemon nor pinned maps at the start")]
+Exit codes: 0 done, 2 error, 3 neither a daemon nor pinned maps at the start")]
 pub struct StatsArgs {
     /// Time between two samples: seconds (5, 0.5) or a duration (500ms, 2s) [default: 1]
     #[arg(value_name = "INTERVAL", value_parser = interval)]
     pub interval: Option<Duration>,
-    /// Number of samples, then end
+    /// Number of samples, then exit
     #[arg(value_name = "COUNT", value_parser = at_least_one_sample)]
     pub count: Option<u64>,
-    /// Print the totals once and end
+    /// Print the totals once and exit
     #[arg(long, conflicts_with_all = ["interval", "count"])]
     pub once: bool,
-    /// Form of the answer [default: a live screen on a terminal, else text]
+    /// Output format [default: a live screen on a terminal, else text]
     #[arg(long, value_enum)]
     pub format: Option<StatsFormat>,
-    /// Whether the live screen uses colours
+    /// When the live screen uses colours
     #[arg(long, value_enum, value_name = "WHEN", default_value = "auto")]
     pub color: Colour,
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -533,7 +534,7 @@ fn at_least_one_sample(text: &str) -> Result<u64, String> {
 #[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct DetachArgs {
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
     /// Only this interface; may be repeated [default: all]
@@ -544,41 +545,41 @@ pub struct DetachArgs {
 /// `trainguard init`
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// What the cluster runs
+    /// The framework that the cluster runs
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(profiles::names()))]
     pub framework: String,
     /// The list of hosts; `-` is standard input
     #[arg(long, value_name = "FILE", required_unless_present = "nodelist")]
     pub hosts: Option<PathBuf>,
-    /// How the list is written
+    /// Format of the list
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "auto")]
     pub hosts_format: HostsFormat,
-    /// The hosts as Slurm lists them (SLURM_JOB_NODELIST), instead of --hosts
+    /// The hosts as a Slurm node list (SLURM_JOB_NODELIST), instead of --hosts
     #[arg(long, value_name = "LIST", conflicts_with_all = ["hosts", "hosts_format"])]
     pub nodelist: Option<String>,
     /// Addresses of host names, in the form of /etc/hosts; names are never looked up in DNS
     #[arg(long, value_name = "FILE")]
     pub resolve: Option<PathBuf>,
-    /// Number of server processes, which the first hosts run [default: one on each host]
+    /// Number of server processes, one on each of the first hosts [default: one on each host]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub servers: Option<usize>,
-    /// The host set apart (scheduler, head, controller, launcher): its name, or its addresses
-    /// with commas between
+    /// The scheduler, head, controller or launcher: its host name, or its addresses separated by
+    /// commas
     #[arg(long, value_name = "ADDRESS|HOST")]
     pub scheduler: Option<String>,
     /// A pattern of interfaces that carry training traffic; may be repeated
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,
-    /// A network of the manifest that is no node; may be repeated
+    /// A named network of the manifest, for hosts that are not nodes; may be repeated
     #[arg(long = "network", value_name = "NAME=PREFIX,...")]
     pub networks: Vec<String>,
-    /// Name of the cluster [default: that of the framework]
+    /// Name of the cluster [default: the name of the framework]
     #[arg(long, value_name = "CLUSTER")]
     pub name: Option<String>,
-    /// Where to write; `-` is standard output
+    /// Output directory; `-` is standard output
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub output: PathBuf,
-    /// Replace files that are there
+    /// Overwrite existing files
     #[arg(long)]
     pub force: bool,
 }

@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 /// `trainguard man`
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// The verb that the page is about [default: the page about trainguard as a whole]
-    #[arg(value_name = "VERB")]
+    /// The subcommand [default: the page of trainguard itself]
+    #[arg(value_name = "SUBCOMMAND")]
     pub verb: Option<String>,
     /// Write all pages into this directory instead
     #[arg(long, value_name = "DIR", conflicts_with = "verb")]
@@ -23,7 +23,7 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
-/// A shell that completes.
+/// A shell with completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
     /// bash, with the package bash-completion

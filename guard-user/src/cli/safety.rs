@@ -1,4 +1,4 @@
-//! What can be typed to change a policy in force.
+//! Subcommands that change the policy in force.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,14 +7,14 @@ use clap::{Args, ValueEnum};
 use super::AskArgs;
 use crate::{api::control, output::Format};
 
-/// What may be cut.
+/// Consent to dropping open connections.
 #[derive(Debug, Clone, Args)]
 pub struct CutArgs {
-    /// Go on although it cuts open connections. They are listed before
+    /// Proceed even if open connections are dropped (they are listed)
     #[arg(long)]
     pub cut_connections: bool,
-    /// Go on although it seems to cut the ssh session that you work in: you sit at the console, or
-    /// have another way in
+    /// Proceed even if your own ssh session appears to be dropped: use this only with console access
+    /// or another way in
     #[arg(long)]
     pub cut_own_session: bool,
 }
@@ -22,34 +22,35 @@ pub struct CutArgs {
 /// `trainguard apply`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Before anything is switched, each open TCP connection of this node with another host is put before \
-the new policy. If it would drop packets of one that passes now, nothing is changed, and the \
-connections are listed (exit code 1). What would go on but could not be opened again is told, too.
+Before the switch, every open TCP connection between this node and another host is evaluated \
+against the new policy. If the policy would drop packets of a connection that passes now, nothing \
+is changed and the connections are listed (exit code 1). Connections that would continue but could \
+not be opened again are listed as well.
 
-Exit codes: 0 done, 1 refused, 2 no answer possible, 3 no daemon")]
+Exit codes: 0 done, 1 refused, 2 error, 3 daemon not reachable")]
 pub struct ApplyArgs {
-    /// The cluster manifest; the daemon keeps what it names, and reads none of it later
+    /// The cluster manifest; the daemon stores it with all files it names, and does not follow them
     #[arg(value_name = "MANIFEST", required_unless_present = "reload")]
     pub manifest: Option<PathBuf>,
-    /// Let the daemon read the files that it follows again now, instead of a MANIFEST; exit with 1
-    /// if it refuses them: what was in force stays
+    /// Let the daemon reload the files that it follows, instead of a MANIFEST; exit with 1 if it
+    /// refuses them and keeps the policy in force
     #[arg(long, conflicts_with_all = ["manifest", "confirm_within", "dry_run", "cut_connections", "cut_own_session"])]
     pub reload: bool,
-    /// Undo it after this time, such as 2m, unless `trainguard confirm` keeps it: the daemon does
-    /// it, whatever has become of this terminal
+    /// Roll back after this time, such as 2m, unless `trainguard confirm` is called; the daemon does
+    /// so even if this terminal is gone
     #[arg(long, value_name = "TIME", value_parser = trial_time)]
     pub confirm_within: Option<Duration>,
-    /// Tell what would change and which connections would be cut, and change nothing; exit with 1
-    /// if there are any
+    /// Show what would change and which connections would be dropped, without applying it; exit
+    /// with 1 if connections would be dropped
     #[arg(long, conflicts_with_all = ["confirm_within", "cut_connections", "cut_own_session"])]
     pub dry_run: bool,
-    /// What may be cut.
+    /// Consent to dropping open connections.
     #[command(flatten)]
     pub cut: CutArgs,
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
 }
@@ -57,52 +58,53 @@ pub struct ApplyArgs {
 /// `trainguard confirm` and `trainguard rollback`
 #[derive(Debug, Args)]
 pub struct SettleArgs {
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
 }
 
-/// What services shall do.
+/// The mode of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WishArg {
-    /// Count what they would drop, and drop nothing: this opens the node
+    /// Count the packets that enforce would drop, and drop nothing: this opens the node
     Observe,
-    /// Drop, also where the policy says observe
+    /// Drop, even if the policy says observe
     Enforce,
-    /// What the policy says: ends a mode that was set by hand
+    /// The mode in the policy: ends an override
     Policy,
 }
 
 /// `trainguard mode`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The policy stays what it is; `status` and the metric trainguard_mode_override tell of the override. \
-The daemon keeps the time, also over its own restart. A restart of the machine ends what has a time.
+The policy is not changed; `status` and the metric trainguard_mode_override show the override. The \
+deadline survives a restart of the daemon. A reboot ends an override that has a deadline.
 
-Exit codes: 0 done, 1 refused, 2 no answer possible, 3 no daemon")]
+Exit codes: 0 done, 1 refused, 2 error, 3 daemon not reachable")]
 pub struct ModeArgs {
-    /// What services shall do
+    /// The mode
     #[arg(value_enum, value_name = "MODE")]
     pub mode: WishArg,
-    /// For this long, such as 30m; then the policy's modes are back
+    /// Duration of the override, such as 30m; then the policy's modes apply again
     #[arg(long = "for", value_name = "TIME", value_parser = mode_time)]
     pub time: Option<Duration>,
-    /// Until somebody changes it. `observe` needs this or --for; for `enforce` it is the default
+    /// Keep the override until it is changed. `observe` needs this or --for; for `enforce` it is the
+    /// default
     #[arg(long, conflicts_with = "time")]
     pub until_changed: bool,
     /// Only this service; may be repeated [default: all services of this node]
     #[arg(long = "service", value_name = "NAME")]
     pub services: Vec<String>,
-    /// What may be cut.
+    /// Consent to dropping open connections.
     #[command(flatten)]
     pub cut: CutArgs,
-    /// Form of the answer
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
-    /// How to ask the daemon.
+    /// Options of the request to the daemon.
     #[command(flatten)]
     pub ask: AskArgs,
 }

@@ -44,94 +44,94 @@ macro_rules! metrics {
             };
         )*
 
-        /// All metrics, in the order in which they are told.
+        /// All metrics, in the order in which they are written.
         pub const ALL: &[Metric] = &[$($ident),*];
     };
 }
 
 metrics! {
     PACKETS = Counter "trainguard_packets_total" ["interface", "service", "verdict"]
-        "Frames by what happened to them.";
+        "Frames by verdict.";
     BYTES = Counter "trainguard_bytes_total" ["interface", "service", "verdict"]
-        "Bytes of frames by what happened to them.";
+        "Bytes of frames by verdict.";
     DROPPED_PACKETS = Counter "trainguard_dropped_packets_total" ["interface", "service", "reason"]
-        "Frames that were dropped.";
+        "Dropped frames.";
     WOULD_DROP_PACKETS = Counter "trainguard_would_drop_packets_total" ["interface", "service", "reason"]
-        "Frames that passed because their service observes.";
+        "Frames that passed only because their service is in mode observe.";
     MEMBER_DROPS = Counter "trainguard_member_drops_estimated_total" ["service"]
-        "Dropped frames from addresses of nodes of the manifest, estimated from samples.";
+        "Dropped frames from addresses of nodes in the manifest, estimated from samples.";
     EVENTS_EMITTED = Counter "trainguard_events_emitted_total" []
         "Samples of refused frames.";
     EVENTS_SUPPRESSED = Counter "trainguard_events_suppressed_total" []
         "Refused frames beyond the sampling budget.";
     EVENTS_LOST = Counter "trainguard_events_lost_total" []
-        "Samples that found no room because nobody read them.";
+        "Samples lost because the ring buffer was full.";
     POLICY_LOADS = Counter "trainguard_policy_loads_total" ["result"]
-        "Loads of the files, by whether that put them into force.";
+        "Loads of the policy files, by result.";
     SIGNATURE_REFUSALS = Counter "trainguard_policy_signature_refusals_total" ["reason"]
-        "Policies that were not accepted for the sake of their signature.";
+        "Policies rejected by signature verification.";
     REQUESTS = Counter "trainguard_requests_total" ["socket", "result"]
-        "Requests by what they got.";
+        "API requests by result.";
     LOG_SUPPRESSED = Counter "trainguard_log_records_suppressed_total" []
-        "Log records that were not written because they repeated.";
+        "Log records suppressed by the rate limit for repeated records.";
     LOG_LOST = Counter "trainguard_log_records_lost_total" []
-        "Log records that were not written because nobody took them.";
+        "Log records lost because the reader of the log was too slow.";
     CONNECTIONS_CUT = Counter "trainguard_connections_cut_total" ["socket"]
-        "Connections that were ended: too slow, or in the way of others.";
+        "API connections closed by the daemon: timed out, or evicted for another client.";
     POLICY_INFO = Gauge "trainguard_policy_info" ["name", "hash", "files_hash"]
-        "1 for what is in force: its cluster, the hash of its meaning on this node, and that \
-         of its files, which is the same on all nodes.";
+        "1, labelled with the policy in force: its cluster, the hash of the compiled policy of this \
+         node, and the hash of the files, which is the same on all nodes.";
     POLICY_UP_TO_DATE = Gauge "trainguard_policy_up_to_date" []
-        "1 while the files say what is in force.";
+        "1 while the policy in force is the one in the files.";
     POLICY_LAST_GOOD = Gauge "trainguard_policy_last_good" []
-        "1 while the copy of the last good policy is in force and not the files.";
+        "1 while the saved copy of the last good policy is in force instead of the files.";
     POLICY_ON_TRIAL = Gauge "trainguard_policy_on_trial" []
-        "1 while what is in force is undone unless somebody confirms it.";
+        "1 while the policy in force is on trial: rolled back unless it is confirmed.";
     POLICY_FILES_CHANGED = Gauge "trainguard_policy_files_changed" []
-        "1 while files differ from those that were last loaded.";
+        "1 while the policy files differ from those last loaded.";
     GENERATION = Gauge "trainguard_generation" []
         "Number of the generation in force.";
     IN_FORCE_SINCE = Gauge "trainguard_policy_in_force_timestamp_seconds" []
-        "Since when the policy is in force.";
+        "Unix time at which the policy in force was loaded.";
     LAST_LOAD_SUCCESSFUL = Gauge "trainguard_policy_last_load_successful" []
-        "1 if the last load of the files put them into force.";
+        "1 if the last load of the policy files succeeded.";
     LAST_LOAD = Gauge "trainguard_policy_last_load_timestamp_seconds" []
-        "When files were last loaded, whatever came of it.";
+        "Unix time of the last load of the policy files, successful or not.";
     TRIAL_DEADLINE = Gauge "trainguard_policy_trial_deadline_timestamp_seconds" []
-        "When the policy on trial is undone unless it is confirmed; 0 while none is.";
+        "Unix time at which the policy on trial is rolled back unless it is confirmed; 0 without a trial.";
     MODE_OVERRIDE = Gauge "trainguard_mode_override" ["mode"]
-        "1 while services have this mode by hand, whatever their policy says.";
+        "1 while an operator's override sets this mode, whatever the policy says.";
     MODE_OVERRIDE_DEADLINE = Gauge "trainguard_mode_override_deadline_timestamp_seconds" []
-        "When the modes by hand end; 0 while there are none, and for those that last until \
-         somebody changes them.";
+        "Unix time at which the mode override ends; 0 without an override, and for one without an \
+         end.";
     SERVICES = Gauge "trainguard_services" ["mode"]
-        "Services of this node by what they do.";
+        "Services of this node by mode.";
     NODE_ENFORCING = Gauge "trainguard_node_enforcing" []
-        "1 while some service drops, on every interface that is to be guarded and exists.";
+        "1 while a service enforces and every configured interface that exists is guarded.";
     ENFORCING = Gauge "trainguard_enforcing" ["interface"]
-        "1 while the interface is guarded by a policy that drops.";
+        "1 while the interface is guarded by a policy with a service that enforces.";
     INTERFACE_UP = Gauge "trainguard_interface_up" ["interface"]
-        "1 while the interface is there and up.";
+        "1 while the interface exists and is up.";
     INTERFACE_INFO = Gauge "trainguard_interface_info" ["interface", "state", "mode"]
-        "1 for each interface that is to be guarded, with its state and mode.";
+        "1 for each configured interface, with its state and attach mode.";
     INTERFACES_UNGUARDED = Gauge "trainguard_interfaces_unguarded" []
-        "Interfaces that are up and that nobody wants guarded, without loopback.";
+        "Interfaces that are up and not configured to be guarded, without loopback.";
     TUNNEL_DEVICES = Gauge "trainguard_tunnel_devices" []
-        "Devices that unpack tunnels.";
+        "Tunnel devices of this node.";
     OPEN_PORTS = Gauge "trainguard_open_ports" []
-        "Ports that take what strangers send and that no service guards.";
+        "Listening ports that unlisted hosts can reach and no service guards.";
     PROBLEMS = Gauge "trainguard_problems" []
-        "What is wrong, as the status lists it.";
+        "Problems that `trainguard status` lists.";
     TABLE_ENTRIES = Gauge "trainguard_table_entries" ["table"]
-        "Entries of a table that are in use.";
+        "Used entries of a policy table.";
     TABLE_CAPACITY = Gauge "trainguard_table_capacity" ["table"]
-        "Entries that a table has room for.";
+        "Capacity of a policy table in entries.";
     TABLE_BYTES = Gauge "trainguard_table_bytes" []
-        "Bytes of the tables by which sources are found.";
+        "Bytes of the tables used to look up sources.";
     BUILD_INFO = Gauge "trainguard_build_info" ["version"]
-        "1, with the version of the daemon.";
+        "1, labelled with the version of the daemon.";
     START_TIME = Gauge "trainguard_daemon_start_time_seconds" []
-        "When the daemon was started.";
+        "Unix time at which the daemon started.";
     CONNECTIONS = Gauge "trainguard_connections" ["socket"]
-        "Open connections.";
+        "Open API connections.";
 }
