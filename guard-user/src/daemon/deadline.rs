@@ -1,4 +1,4 @@
-//! A point in time that nobody can set the clock past, and that a daemon finds again after a crash.
+//! Deadlines that setting the clock does not move, and that outlive the daemon.
 
 use std::{
     fs, io,
@@ -10,24 +10,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::system_error::SystemError;
 
-/// A time of the clock that counts from boot, suspension included. It is over in any other boot.
+/// A time of `CLOCK_BOOTTIME`, which includes suspension. After a reboot the deadline has passed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Deadline {
-    /// Id of the boot that it counts from.
+    /// Id of the boot in which the deadline was set.
     boot: String,
-    /// When it is, since boot.
+    /// Time since boot at which the deadline passes.
     #[serde(rename = "deadline")]
     at: Duration,
 }
 
-/// Time since boot, suspension included.
+/// Returns the time since boot, including suspension.
 fn since_boot() -> Result<Duration, SystemError> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
         .map_err(|error| SystemError::of("reading the clock", io::Error::from(error)))?;
     Ok(now.into())
 }
 
-/// Id of this boot (random(4)).
+/// Returns the id of this boot (random(4)).
 fn boot_id() -> Result<String, SystemError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     let id = fs::read_to_string(PATH).map_err(|error| SystemError::of(PATH, error))?;
@@ -35,19 +35,22 @@ fn boot_id() -> Result<String, SystemError> {
 }
 
 impl Deadline {
-    /// So long from now.
+    /// Returns a deadline `time` from now.
+    ///
+    /// # Errors
+    /// The clock or the boot id cannot be read.
     pub(super) fn after(time: Duration) -> Result<Self, SystemError> {
         Ok(Self { boot: boot_id()?, at: since_boot()?.saturating_add(time) })
     }
 
-    /// How long it is until then; none if it is over, or of another boot.
+    /// Returns the time left; none if the deadline has passed or is of another boot.
     pub(super) fn left(&self) -> Option<Duration> {
         let same_boot = boot_id().is_ok_and(|id| id == self.boot);
         let now = since_boot().ok().filter(|_| same_boot)?;
         self.at.checked_sub(now).filter(|left| !left.is_zero())
     }
 
-    /// When it is, by the clock of the wall.
+    /// Returns the wall clock time at which the deadline passes; now if it has passed.
     pub(super) fn time(&self) -> SystemTime {
         SystemTime::now() + self.left().unwrap_or_default()
     }
@@ -57,7 +60,7 @@ impl Deadline {
 mod tests {
     use super::*;
 
-    /// Case 109: the clock of the wall, which may be set, is not asked.
+    /// Case 109: the wall clock, which can be set, does not matter.
     #[test]
     fn a_deadline_is_over_with_its_time_and_with_its_boot() {
         let deadline = Deadline::after(Duration::from_mins(10)).expect("a clock");

@@ -1,4 +1,4 @@
-//! Why a policy did not come into force.
+//! The reasons why a policy did not come into force.
 
 use std::fmt::Display;
 
@@ -15,11 +15,11 @@ use crate::{
 /// Why a policy did not come into force.
 #[derive(Debug)]
 pub(crate) enum InstallError {
-    /// The files are wrong.
+    /// The files have errors.
     Files(Box<LoadError>),
-    /// The files are right, but not for this machine: a message, and what to do.
+    /// The files are valid, but not usable on this node: a message and a hint.
     Unfit(String, Option<&'static str>),
-    /// The system refuses.
+    /// The operating system refused a request.
     System(SystemError),
 }
 
@@ -30,24 +30,24 @@ impl From<SystemError> for InstallError {
 }
 
 impl InstallError {
-    /// Files that are not for this machine.
+    /// Returns an error for files that are valid but not usable on this node, without a hint.
     pub(crate) fn unfit(why: impl Display) -> Self {
         Self::Unfit(why.to_string(), None)
     }
 
-    /// Tells people, in the log.
+    /// Logs the error, with its hint and, for errors in files, the source lines.
     pub(crate) fn explain(&self) {
         match self {
             Self::Files(error) => log_findings(&error.report),
             Self::Unfit(why, hint) => tracing::error!(hint = *hint, "{why}"),
             Self::System(error) => {
-                // What the verifier says has many lines.
+                // A message of the kernel's verifier has many lines.
                 tracing::error!(target: PAGE, hint = error.hint_text(), "{error}");
             }
         }
     }
 
-    /// What is wrong, a line each.
+    /// Returns the message, one line per finding.
     pub(crate) fn lines(&self) -> Vec<String> {
         match self {
             Self::Files(error) => error.report.to_string().lines().map(str::to_owned).collect(),
@@ -55,13 +55,13 @@ impl InstallError {
             Self::System(error) => vec![error.to_string()],
         }
     }
-    /// What is wrong, as one text.
+    /// Returns the message as one text.
     pub(crate) fn text(&self) -> String {
         self.lines().join("\n")
     }
 }
 
-/// Writes findings to the log, with their source.
+/// Logs findings with their source lines, at the level of the most severe finding.
 pub(crate) fn log_findings(findings: &Report) {
     let text = findings::explained(findings);
     if findings.count(Severity::Error) > 0 {

@@ -1,4 +1,8 @@
-//! The loop of the daemon, which wires the four owners of its state.
+//! The loop of the daemon. It owns the four owners of the daemon's state and connects them.
+//!
+//! [`Daemon`] holds the owners; the table in the documentation of the parent module lists what each of
+//! them owns. The loop waits for timers, device changes, the kernel's ring of events, requests and
+//! signals, handles one at a time, and hands the results of one owner to the others.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -25,10 +29,10 @@ use super::{
 };
 use crate::{bpf::pins::Newer, logs::Log, system_error::SystemError};
 
-/// Requests that wait for the loop.
+/// Capacity of the queue of requests from the connections to the loop.
 const REQUEST_QUEUE: usize = 64;
 
-/// The owners of the daemon's state, and what the loop itself needs.
+/// The four owners of the daemon's state, and the log.
 pub(super) struct Daemon {
     pub(super) policy: Lifecycle,
     pub(super) interfaces: Interfaces,
@@ -37,17 +41,17 @@ pub(super) struct Daemon {
     pub(super) log: Log,
 }
 
-/// What woke the loop before a timer did.
+/// What woke the loop before its next timer.
 enum Woken {
     /// A device has appeared, vanished or changed.
     Devices,
-    /// The kernel's ring of events is half full: many CPUs report drops at once.
+    /// The kernel's ring of events is half full, because many CPUs report drops at once.
     Events,
-    /// A client waits for statistics or metrics.
+    /// Clients wait for statistics or metrics.
     Reads,
 }
 
-/// Runs until a signal ends it. `newer`: what to do about a guard of a newer layout.
+/// Runs the daemon until a signal ends it. `newer`: what to do about a guard of a newer layout.
 ///
 /// # Errors
 /// The pin directory cannot be claimed, the sockets cannot be opened, or no policy came into force.
@@ -57,7 +61,7 @@ pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(
     let (sender, mut requests) = mpsc::channel(REQUEST_QUEUE);
     let limits = Arc::new(ConnectionLimits::new(&options.timing));
     let run_dir = &options.run_dir;
-    // Before anything is attached: a guard that nobody can ask is not to come into force.
+    // Before anything is attached: a guard whose daemon cannot be queried must not come into force.
     let _sockets = http::serve(run_dir, &sender, &limits).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
         InstallError::System(SystemError::of(what, error).hint("choose another with --run-dir"))
@@ -88,8 +92,8 @@ pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(
             _ = manager.tick() => daemon.notify_service_manager().await,
             woken = daemon.woken() => match woken {
                 Woken::Devices => {
-                    // At once, so that what has just appeared is not open; the rest of a burst
-                    // together.
+                    // Check at once, so that a new device is not left unguarded; then pause, so that
+                    // the rest of a burst of changes is handled together.
                     daemon.check_interfaces().await;
                     daemon.notify_service_manager().await;
                     tokio::time::sleep(settle).await;
@@ -111,10 +115,12 @@ pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(
 }
 
 impl Daemon {
-    /// Puts the policy of the manifest into force, or the last good one if the manifest is wrong.
+    /// Puts the policy of the manifest into force, or the last known good one if the manifest is
+    /// invalid.
     ///
     /// # Errors
-    /// No policy came into force, or it is on no interface and the daemon is not to wait for one.
+    /// No policy came into force, or it is attached to no interface and the daemon may not wait for
+    /// one.
     pub(super) async fn start(
         options: Options,
         claim: Claim,
@@ -164,13 +170,13 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The policies, and what they take effect through.
+    /// Borrows the policies apart from the other owners, through which they take effect.
     pub(super) fn split(&mut self) -> (&mut Lifecycle, NodeDataplane<'_>) {
         let Self { policy, interfaces, telemetry, serving, log } = self;
         (policy, NodeDataplane { interfaces, telemetry, serving, log })
     }
 
-    /// Waits until there is something to do that no timer should wait for.
+    /// Waits for work that must not wait for the next timer.
     async fn woken(&mut self) -> Woken {
         let Self { interfaces, telemetry, serving, .. } = self;
         tokio::select! {
@@ -180,7 +186,7 @@ impl Daemon {
         }
     }
 
-    /// Checks the files, and the deadlines of a trial and of a mode override.
+    /// Checks the files for changes, and a trial and a mode override for their deadlines.
     fn check_files(&mut self) {
         let (policy, mut dataplane) = self.split();
         policy.check_trial(&mut dataplane);
@@ -189,7 +195,7 @@ impl Daemon {
         self.serving.notifier.did(Work::Files);
     }
 
-    /// Lists the devices, and mends what is not as it should be.
+    /// Lists the devices, then repairs pins and attachments that are not as they should be.
     async fn check_interfaces(&mut self) {
         if !self.interfaces.refresh().await {
             return;
@@ -211,18 +217,18 @@ impl Daemon {
         self.serving.notifier.did(Work::Interfaces);
     }
 
-    /// Takes the events from the kernel's ring.
+    /// Reads the events from the kernel's ring.
     pub(super) fn drain_events(&mut self) {
         let (policy, mut dataplane) = self.split();
         dataplane.drain_events(policy.in_force());
     }
 
-    /// Puts what the daemon has counted into the pinned map, where it outlives the daemon.
+    /// Adds the daemon's counters to the pinned map, so that they outlive the daemon.
     pub(super) fn save_counters(&mut self) {
         self.split().1.save_counters();
     }
 
-    /// Logs what was refused since the last summary, and what the log itself left out.
+    /// Logs the drops since the last summary, and the number of records that the log left out.
     async fn summarise(&mut self) {
         self.drain_events();
         match self.stats().await {
@@ -232,7 +238,8 @@ impl Daemon {
         self.log.tell();
     }
 
-    /// Notifies the service manager of what it does not know yet.
+    /// Sends the service manager a sign of life, the ready message and the state line, as far as they
+    /// are due.
     async fn notify_service_manager(&mut self) {
         if !self.serving.notifier.is_used() {
             return;

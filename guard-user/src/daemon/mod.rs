@@ -1,17 +1,21 @@
-//! The daemon: keeps the kernel in step with the files.
+//! The daemon: keeps the guard in the kernel consistent with the policy files.
 //!
-//! One thread, one loop: files, devices, events and requests are looked at one after the other, so
-//! the guard needs no locks and no state is seen half changed.
+//! One thread runs one loop (`main_loop.rs`). The loop handles files, devices, events and requests one
+//! after the other, so the daemon needs no locks and never sees half-changed state.
 //!
-//! The state has four owners, which do not know each other. `main_loop` and `switch` hand what one of
-//! them changes to the others.
+//! The state has four owners. No owner holds another one: `main_loop.rs` and `switch.rs` pass the
+//! results of one owner to the others.
 //!
 //! | owner | owns |
 //! | --- | --- |
-//! | `policy::Lifecycle` | which policy is in force, where it comes from, what may replace it |
-//! | `interfaces::Interfaces` | devices, what is attached to them, what is pinned |
-//! | `telemetry::Telemetry` | events, counters of the daemon, refused sources |
-//! | `serve::Serving` | connections, requests that wait, the audit log, the service manager |
+//! | `policy::Lifecycle` | the policy in force, where it came from, and what may replace it |
+//! | `interfaces::Interfaces` | the devices, the attached programs, the pinned links and maps |
+//! | `telemetry::Telemetry` | the events, the daemon's own counters, the refused sources |
+//! | `serve::Serving` | the connections, the waiting requests, the audit log, the service manager |
+//!
+//! Policies reach the kernel by one path: `Lifecycle` compiles a candidate and calls
+//! `policy::Dataplane`. `switch.rs` implements this trait on top of the other three owners.
+//! `requests.rs` answers clients, and `status.rs` assembles the status from all four owners.
 
 mod deadline;
 mod install_error;
@@ -48,11 +52,11 @@ use crate::{
     system_error::SystemError,
 };
 
-/// What to do about an interface that a guard of a newer layout still has.
+/// Hint of the error of [`downgrade`] if a guard of a newer layout still guards an interface.
 const RUN_AGAIN_HINT: &str =
     "it stays guarded, by the newer one; run the command again once that is mended";
 
-/// Runs until a signal ends it. The guard outlives it.
+/// Runs the daemon until a signal ends it. The guard stays attached after the daemon has ended.
 pub fn run(options: Options) -> Exit {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
     let log = options.log.clone();
@@ -60,8 +64,8 @@ pub fn run(options: Options) -> Exit {
     explained(&log, main_loop::run_until_signal(options, newer))
 }
 
-/// Takes over from a guard of a newer layout, once; the guard outlives it. Fails if an interface is left to
-/// that guard.
+/// Takes over once from a guard of a newer layout, then ends; the guard stays attached. Fails if a
+/// guard of another layout still guards an interface.
 pub fn downgrade(options: Options) -> Exit {
     let log = options.log.clone();
     explained(&log, async {
@@ -71,7 +75,7 @@ pub fn downgrade(options: Options) -> Exit {
         let mut daemon = Daemon::start(options, claim, limits).await?;
         daemon.save_counters();
         for directory in [bpf_dir, state_dir] {
-            // One that could not be made was reported at the start.
+            // A directory that could not be created was reported at the start.
             match file_permissions::hand_over(&directory) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     let what = format!("giving `{}` to the daemon's user", directory.display());
@@ -87,7 +91,7 @@ pub fn downgrade(options: Options) -> Exit {
     })
 }
 
-/// Runs something, and explains what became of it.
+/// Runs a future to its end, logs its error, and returns the exit code.
 fn explained(log: &Log, work: impl Future<Output = Result<(), InstallError>>) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
@@ -105,13 +109,15 @@ fn explained(log: &Log, work: impl Future<Output = Result<(), InstallError>>) ->
     exit
 }
 
-/// The shell command that takes over from a guard of a newer layout, with the options of this daemon.
+/// Returns the shell command that takes over from a guard of a newer layout, with this daemon's
+/// options.
 fn downgrade_command(bpf_dir: &Path) -> String {
     let given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let mut words: Vec<String> = Vec::new();
     for word in given {
         match words.last().map(String::as_str) {
-            // Named at the end: a unit may have the pins mounted where nobody else sees them.
+            // Appended at the end instead: a systemd unit may have the pins mounted at a path that only
+            // the unit sees.
             Some("--bpf-dir") => drop(words.pop()),
             _ if word.starts_with("--bpf-dir=") => {}
             _ if words.len() == 1 => words.push("downgrade".to_owned()),

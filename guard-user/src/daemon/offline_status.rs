@@ -1,4 +1,5 @@
-//! What pins and devices tell where no daemon answers: the guard outlives it.
+//! Status from pins and devices, for a node whose daemon does not respond: the guard outlives the
+//! daemon.
 
 use std::{path::Path, time::SystemTime};
 
@@ -14,7 +15,8 @@ use crate::{
     text::time,
 };
 
-/// The status of a node whose daemon does not answer, and `why` it does not.
+/// Returns the status of a node whose daemon does not respond. `why`: the reason, reported as a
+/// problem.
 pub fn status(bpf_dir: &Path, why: String) -> Status {
     let mut status = Status {
         schema: STATUS_SCHEMA.to_owned(),
@@ -42,7 +44,7 @@ pub fn status(bpf_dir: &Path, why: String) -> Status {
     }
     let guarded = |interface: &&InterfaceStatus| interface.is_guarded();
     if let Some(id) = status.interfaces.iter().find(guarded).and_then(|first| first.program_id) {
-        // Only for root; that the link runs it is known without.
+        // Only root may query the program. The link already shows that it is attached.
         status.program = Program::find(id).ok().flatten().map(Into::into);
         status.problems.push(
             "what was in force stays in force, and nobody follows files and interfaces: start the \
@@ -56,7 +58,7 @@ pub fn status(bpf_dir: &Path, why: String) -> Status {
     status
 }
 
-/// What the shared maps say of the last generation.
+/// Reads generation, policy hash and event counts of the last generation from the shared maps.
 fn read(pins: &Pins, status: &mut Status) -> Result<(), SystemError> {
     let Some(shared) = pins.shared()? else { return Ok(()) };
     status.generation = shared.generation()?;
@@ -65,8 +67,8 @@ fn read(pins: &Pins, status: &mut Status) -> Result<(), SystemError> {
     Ok(())
 }
 
-/// An interface with a pinned link. Its name is that of the pin, unless the device has another one
-/// by now.
+/// Returns the status of an interface with a pinned link. The name is the device's present name, or
+/// that of the pin if the device is not found.
 fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
     let PinnedLink { interface: name, link, .. } = pinned;
     let info = match link.info() {
@@ -80,7 +82,7 @@ fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
             };
         }
     };
-    // An index means something only within a namespace, which a link does not tell.
+    // An index identifies a device only within a namespace, and a link does not report its namespace.
     let device = device_of(link, devices);
     let (state, problem) = match device {
         Some(_) => (InterfaceState::Guarded, None),
@@ -105,7 +107,7 @@ fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
     }
 }
 
-/// An error with what can be done about it.
+/// Formats an error with its hint.
 fn told(error: &SystemError) -> String {
     match error.hint_text() {
         Some(hint) => format!("{error} ({hint})"),

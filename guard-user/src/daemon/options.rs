@@ -1,38 +1,39 @@
-//! What a daemon is started with.
+//! The options that a daemon is started with.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{interfaces::attach::AttachMode, timing::Timing};
 use crate::{logs::Log, policy::compiled::Tunnels};
 
-/// Options of a daemon.
+/// Options of a daemon, from the command line.
 #[derive(Debug)]
 pub struct Options {
-    /// The cluster manifest.
+    /// Path of the cluster manifest.
     pub manifest: PathBuf,
-    /// Name of this node in the manifest; found by host name or address if there is none.
+    /// Name of this node in the manifest; none to find the node by host name or address.
     pub node: Option<String>,
-    /// Interface patterns that override those of the manifest, if there are any.
+    /// Interface patterns from `--interface`; override the manifest's if not empty.
     pub interfaces: Vec<String>,
-    /// How to attach.
+    /// Mode in which the program is attached to interfaces.
     pub mode: AttachMode,
-    /// What the node unpacks, in addition to what its tunnel devices show.
+    /// Tunnels whose packets the node unpacks, in addition to those of its tunnel devices.
     pub tunnels: Tunnels,
-    /// How long to wait for interfaces before the daemon is ready without them; none to end if
-    /// there is none.
+    /// Time to wait for interfaces before the daemon reports that it is ready without them. None: the
+    /// daemon ends if no interface matches at the start.
     pub wait: Option<Duration>,
-    /// Public key with which policies must be signed; none to accept unsigned ones.
+    /// Path of the public key with which policies must be signed; none to accept unsigned policies.
     pub policy_key: Option<PathBuf>,
-    /// Address of the loopback device that serves the metrics, too.
+    /// Loopback address on which the metrics are served over TCP, besides the socket; none for no TCP.
     pub metrics_listen: Option<SocketAddr>,
-    /// Where the last good policy is kept.
+    /// Directory of the state that survives a reboot, such as the last known good policy and the audit
+    /// log.
     pub state_dir: PathBuf,
-    /// Where the sockets are.
+    /// Directory of the sockets.
     pub run_dir: PathBuf,
-    /// Where maps and links are pinned.
+    /// Directory in which maps and links are pinned, on a bpf file system.
     pub bpf_dir: PathBuf,
     /// Intervals and time limits.
     pub timing: Timing,
-    /// The log.
+    /// The log of the process.
     pub log: Log,
 }

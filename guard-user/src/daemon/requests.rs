@@ -1,4 +1,4 @@
-//! Requests from the sockets, and commands by signal.
+//! Requests from the sockets, and the reload by signal.
 
 use std::{fmt::Display, net::IpAddr, rc::Rc, time::SystemTime};
 
@@ -29,13 +29,14 @@ use crate::{
     text::time,
 };
 
-/// Bytes of metrics whose making leaves the heap much larger than it need be.
+/// Length in bytes of a metrics text from which on the heap is trimmed after making it.
 const TRIM_THRESHOLD_BYTES: usize = 1 << 20;
-/// Sources in the statistics.
+/// Maximum number of sources in the statistics.
 const TOP_SOURCES: usize = 20;
 
 impl Daemon {
-    /// Answers those who wait for statistics or metrics.
+    /// Answers all clients that wait for statistics or metrics, with one reading of the counters for
+    /// each kind.
     pub(super) async fn answer_reads(&mut self) {
         let began = Instant::now();
         let (stats, metrics) = self.serving.pending.take();
@@ -66,8 +67,9 @@ impl Daemon {
         Ok(Rc::new(Exposition::new(text)))
     }
 
-    /// Answers a request. A client that does not wait any more gets no answer, and of its commands none
-    /// is carried out: it was told that nobody answers.
+    /// Answers a request. If its client has given up waiting, the request gets no answer. Except for
+    /// confirm and rollback, a command is then not carried out either, because the client has already
+    /// reported that the daemon did not respond.
     pub(super) async fn answer(&mut self, request: QueuedRequest) {
         let QueuedRequest { caller: peer, ask } = request;
         let peer = peer.as_ref();
@@ -144,7 +146,7 @@ impl Daemon {
         }
     }
 
-    /// Loads the files again because of a signal.
+    /// Loads the files again because of SIGHUP.
     pub(super) fn reload_by_signal(&mut self) {
         let command = Command { name: "reload", arguments: "by SIGHUP".to_owned() };
         // The error is in the log and in the events.
@@ -154,7 +156,7 @@ impl Daemon {
         }));
     }
 
-    /// Carries out a command, and records who gave it and what came of it.
+    /// Carries out a command, and records its sender and its result.
     fn audited<T, E: Display>(
         &mut self,
         peer: Option<&Peer>,
@@ -200,7 +202,7 @@ impl Daemon {
         }
     }
 
-    /// The statistics.
+    /// Returns the statistics.
     ///
     /// # Errors
     /// No policy is in force, or the counters cannot be read.
@@ -266,7 +268,7 @@ impl Daemon {
     }
 }
 
-/// A destination as policies write it: `tcp/9091`. None for a protocol without ports.
+/// Formats a destination as policies write it: `tcp/9091`. None for a protocol without ports.
 fn port(protocol: u8, port: u16) -> Option<String> {
     let transport = parse::transport(protocol)?;
     Some(format!("{}/{port}", transport.name()))

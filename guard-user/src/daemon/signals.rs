@@ -1,4 +1,4 @@
-//! The signals that the daemon acts upon.
+//! The signals that the daemon acts on.
 
 use std::future::poll_fn;
 
@@ -7,13 +7,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::install_error::InstallError;
 use crate::system_error::SystemError;
 
-/// What a signal asks for.
+/// The action that a signal asks for: SIGHUP reloads the files, SIGTERM and SIGINT end the daemon.
 pub(super) enum SignalAction {
     Reload,
     End,
 }
 
-/// The signals.
+/// Handlers of SIGHUP, SIGTERM and SIGINT.
 pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
@@ -21,10 +21,10 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Catches them from now on.
+    /// Installs the handlers. From now on these signals no longer have their default effect.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// A handler cannot be installed.
     pub(super) fn new() -> Result<Self, InstallError> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
@@ -38,7 +38,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal. An end takes precedence over a reload.
     pub(super) async fn next(&mut self) -> SignalAction {
         poll_fn(|context| {
             if self.terminate.poll_recv(context).is_ready()

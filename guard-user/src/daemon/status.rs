@@ -1,4 +1,5 @@
-//! Whether this node is guarded: asked of the kernel in the moment of the question, not remembered.
+//! Whether this node is guarded. Links and devices are queried from the kernel for each status, not
+//! remembered.
 
 use std::time::SystemTime;
 
@@ -26,7 +27,7 @@ use crate::{
 };
 
 impl Daemon {
-    /// The whole status.
+    /// Returns the whole status.
     pub(super) async fn status(&mut self) -> Status {
         let (devices, problem) = self.interfaces.devices_now().await;
         let mut status = self.condition(&devices);
@@ -37,7 +38,7 @@ impl Daemon {
         status
     }
 
-    /// The status without the ports that are open.
+    /// Returns the status without the open ports. `devices`: as listed just now.
     pub(super) fn condition(&self, devices: &[Device]) -> Status {
         let Self { policy, interfaces, serving, log, .. } = self;
         let mut status = Status {
@@ -88,7 +89,7 @@ impl Daemon {
     }
 }
 
-/// What all services together do.
+/// Returns the mode of the node: the common mode of all services, or mixed.
 fn mode(services: &[ServiceStatus]) -> NodeMode {
     let enforcing = services.iter().filter(|service| service.mode == ServiceMode::Enforce).count();
     match enforcing {
@@ -99,7 +100,8 @@ fn mode(services: &[ServiceStatus]) -> NodeMode {
     }
 }
 
-/// Whether some service drops, on every interface that is there and to be guarded.
+/// Whether at least one service enforces, at least one interface is guarded, and none is failed or
+/// detached.
 fn enforces(status: &Status) -> bool {
     let has = |state| status.interfaces.iter().any(|interface| interface.state == state);
     let drops = status.services.iter().any(|service| service.mode == ServiceMode::Enforce);

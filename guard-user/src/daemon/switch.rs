@@ -1,4 +1,7 @@
 //! The switch from one policy to another: the order of its effects on interfaces, events and counters.
+//!
+//! [`NodeDataplane`] implements [`Dataplane`], through which `policy::Lifecycle` puts its decisions
+//! into effect. Apart from `main_loop.rs`, only this module changes several owners together.
 
 use std::time::SystemTime;
 
@@ -27,7 +30,7 @@ use crate::{
     system_error::SystemError,
 };
 
-/// The interfaces of the node, and those who are told what happens to them.
+/// Borrows of the owners that a policy takes effect on, and of the log.
 pub(super) struct NodeDataplane<'d> {
     pub(super) interfaces: &'d mut Interfaces,
     pub(super) telemetry: &'d mut Telemetry,
@@ -36,7 +39,7 @@ pub(super) struct NodeDataplane<'d> {
 }
 
 impl NodeDataplane<'_> {
-    /// Takes the events from the kernel's ring.
+    /// Reads the events from the kernel's ring. `in_force` gives the names of services and nodes.
     pub(super) fn drain_events(&mut self, in_force: Option<&InForce>) {
         self.serving.notifier.did(Work::Events);
         #[cfg(feature = "log")]
@@ -48,7 +51,7 @@ impl NodeDataplane<'_> {
         }
     }
 
-    /// Puts what the daemon has counted into the pinned map.
+    /// Adds the daemon's counters to the pinned map.
     pub(super) fn save_counters(&mut self) {
         self.serving.limits.tally(&mut self.telemetry.counters);
         self.telemetry.counters.add_log(self.log.missing());
@@ -58,7 +61,7 @@ impl NodeDataplane<'_> {
         }
     }
 
-    /// Makes the interfaces what the policy in force wants them to be.
+    /// Attaches and detaches until the interfaces are as the policy in force requires.
     pub(super) fn reconcile(&mut self, info: &PolicyInfo) {
         let notes = self.interfaces.reconcile(&info.patterns);
         self.report_interfaces(notes);
@@ -78,7 +81,8 @@ impl NodeDataplane<'_> {
         }
     }
 
-    /// Follows a policy that enforces the same as the one in force.
+    /// Keeps the running generation for a candidate that enforces the same as the policy in force. Only
+    /// what is known about the policy changes, and the interfaces, if the patterns changed.
     fn keep(&mut self, candidate: Candidate, current: &InForce) -> Installed {
         let Candidate { info, neighbourhood, tunnels, .. } = candidate;
         tracing::info!(generation = current.number, "the policy is unchanged");
@@ -99,8 +103,9 @@ impl NodeDataplane<'_> {
         Installed { in_force, problem: None }
     }
 
-    /// Records in the pinned maps what is in force. Only after the switch: until then the old
-    /// generation charged its members. A failure does not undo the switch; it is returned.
+    /// Records the policy in force in the pinned maps. Called after the switch, because until then the
+    /// old generation charges the buckets of its members. A failure does not undo the switch; its text
+    /// is returned.
     fn record(&mut self, policy: &CompiledPolicy, number: u64) -> Option<String> {
         let shared = self.interfaces.shared_mut()?;
         let recorded = shared
@@ -139,7 +144,8 @@ impl Dataplane for NodeDataplane<'_> {
             sys::trim_heap();
             return Ok(kept);
         }
-        // What was counted for a slot belongs to its present service.
+        // Before the switch, because a slot may get another service: its counts so far belong to the
+        // old one.
         self.drain_events(current);
         self.save_counters();
         let pins = self.interfaces.mend_pins()?;

@@ -1,55 +1,56 @@
-//! Intervals and time limits of the daemon, and of the programs that ask it.
+//! Intervals and time limits of the daemon and of the commands that talk to it.
 //!
-//! The defaults are what a node runs with. Hidden options shorten them for tests, which would
-//! otherwise spend most of their time waiting.
+//! A node runs with the defaults. Hidden options shorten them for tests, which would otherwise spend
+//! most of their time waiting.
 
 use std::{str::FromStr, time::Duration};
 
 use crate::api::{client::COMMAND_TIMEOUT, control::MIN_DURATION};
 
-/// Shortest and longest time that an option accepts: an interval of zero never ends, and a deadline
-/// that is years away overflows the clock.
+/// Minimum and maximum of a time that an option accepts. With an interval of zero the loop would never
+/// rest, and a deadline that is years away overflows the clock.
 const BOUNDS: [Duration; 2] = [Duration::from_millis(1), Duration::from_hours(24)];
 
 /// Intervals and time limits of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// Interval between two checks of the interfaces, links and pins, in addition to those that a
-    /// change of a device triggers.
+    /// Interval between two checks of the interfaces, links and pins. A change of a device triggers
+    /// further checks.
     pub look: Duration,
     /// Pause after a change of a device, so that a burst of changes is handled together.
     pub settle: Duration,
-    /// Interval at which events are taken from the ring buffer.
+    /// Interval at which events are read from the kernel's ring buffer.
     pub events: Duration,
     /// Interval between two summaries of drops, and of omitted records, in the log.
     pub summary: Duration,
-    /// Interval at which files are checked for changes, and trials and modes by hand for their end.
+    /// Interval at which files are checked for changes, and trials and mode overrides for their
+    /// deadlines.
     pub files: Duration,
-    /// How long a file that is written in place must stay unchanged before it is read. Rounded up
+    /// Time for which a file that is written in place must stay unchanged before it is read. Rounded up
     /// to a multiple of `files`.
     pub rest: Duration,
-    /// Interval at which the daemon checks whether there is something to tell the service manager.
+    /// Interval at which the daemon checks whether the service manager needs a message.
     pub manager: Duration,
     /// Age at which the state line of the service manager is renewed.
     pub line: Duration,
-    /// Age up to which the last check of files, interfaces and events counts as recent: without all
-    /// three the service manager gets no sign of life. A policy of a million prefixes takes the loop
-    /// seconds.
+    /// Maximum age of the last check of files, of interfaces and of events. If one of the three is
+    /// older, the service manager gets no sign of life. Loading a policy of a million prefixes keeps
+    /// the loop busy for seconds.
     pub fresh: Duration,
-    /// How long a new connection is safe from eviction by others that want its place.
+    /// Time for which a new connection cannot be evicted to make room for another one.
     pub grace: Duration,
-    /// How long a connection may take to send its request, and again to take its answer; also how
-    /// long an answer on the statistics sockets may take.
+    /// Time that a connection has to send its request, and again to take its answer; also the time
+    /// within which an answer on the statistics sockets must be ready.
     pub request: Duration,
-    /// How long a command may take once it was read, the commands queued before it included: some
-    /// build a generation, which takes seconds for a large policy or on a busy machine.
+    /// Time that a command may take after it was read, including the commands queued before it. Some
+    /// commands build a generation, which takes seconds for a large policy or on a busy machine.
     pub command: Duration,
-    /// How long after a failed attempt the end of a trial, or of a mode by hand, is tried again.
+    /// Delay before the end of a trial or of a mode override is tried again after a failure.
     pub retry: Duration,
-    /// How long the kernel may take to list the devices for a status; it takes a millisecond for
-    /// hundreds of them.
+    /// Time that the kernel may take to list the devices for a status. Listing hundreds of devices
+    /// takes a millisecond.
     pub netlink: Duration,
-    /// Shortest time that the daemon accepts for a trial or a mode by hand.
+    /// Shortest duration that the daemon accepts for a trial or a mode override.
     pub shortest: Duration,
 }
 
@@ -76,13 +77,13 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// Number of successive checks at which a file that is written in place must be unchanged.
+    /// Number of successive checks for which a file that is written in place must be unchanged.
     pub(super) fn checks_at_rest(&self) -> u32 {
         let checks = self.rest.as_nanos().div_ceil(self.files.as_nanos().max(1));
         u32::try_from(checks).unwrap_or(u32::MAX).max(1)
     }
 
-    /// All of them, by the keys of the option.
+    /// Returns all fields with the keys that the option uses for them.
     fn by_key(&mut self) -> [(&'static str, &mut Duration); 15] {
         let Self {
             look,
@@ -121,7 +122,7 @@ impl Timing {
     }
 }
 
-/// `KEY=TIME,...`: the defaults, with these values instead.
+/// `KEY=TIME,...`: the defaults, with the given values instead.
 impl FromStr for Timing {
     type Err = String;
 
@@ -147,10 +148,10 @@ impl FromStr for Timing {
     }
 }
 
-/// An interval or a limit, as an option has it.
+/// Parses an interval or a time limit of an option, such as `200ms`.
 ///
 /// # Errors
-/// It is no time, or not between a millisecond and a day.
+/// The text is no duration, or not between a millisecond and a day.
 pub fn time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if (BOUNDS[0]..=BOUNDS[1]).contains(&time) {

@@ -1,5 +1,5 @@
-//! Files that only root or the daemon's own user can have written: what a policy is read from, and
-//! what the daemon has kept for itself. The rules are those of [`crate::file_permissions`].
+//! Reading of files that only root or the daemon's own user can have written: policy files, and the
+//! daemon's own state. The rules are those of [`crate::file_permissions`].
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ use crate::{
     policy::{Disk, Files, resolve::files},
 };
 
-/// The file system, as far as it can be trusted.
+/// The file system, restricted to files that can be trusted.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TrustedFiles;
 
@@ -36,13 +36,13 @@ impl Files for TrustedFiles {
 /// Opens a file for reading.
 ///
 /// # Errors
-/// It is not there, or somebody else may write to it or put another one in its place: who, and what
-/// to do.
+/// The file does not exist, or a user other than root and the daemon's own can write to it or replace
+/// it. The error names that user or mode and the command that corrects it.
 pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
     let PathTarget { directory, name, path } =
         file_permissions::walk(path, &mut |passed| require(&passed))?;
-    // Opening a pipe would wait for a writer that may never come, and opening a terminal may make it
-    // ours.
+    // Without `O_NONBLOCK`, opening a pipe would wait for a writer that may never come. Without
+    // `O_NOCTTY`, a terminal could become the daemon's controlling terminal.
     let flags = OFlag::O_RDONLY
         | OFlag::O_NOFOLLOW
         | OFlag::O_NONBLOCK
@@ -54,7 +54,7 @@ pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Sees that nobody but root and ourselves can change this.
+/// Fails if users other than root and the daemon's own can change this file, directory or link.
 fn require(passed: &Passed) -> io::Result<()> {
     let own = geteuid().as_raw();
     let Some(fault) = passed.fault(&[own]) else { return Ok(()) };
@@ -85,7 +85,7 @@ fn require(passed: &Passed) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
 }
 
-/// Reads a file of our own.
+/// Reads a file of the daemon's own state.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_trusted(path)?.read_to_end(&mut bytes)?;
@@ -137,7 +137,7 @@ mod tests {
             assert!(told.contains(part) && told.contains("chmod go-w"), "{mode:o}: {told}");
             set_mode(path, before);
         }
-        // As /tmp is: what is in it is looked at.
+        // A sticky directory, as /tmp is: the files in it are checked instead.
         set_mode(&inner, 0o1777);
         assert_eq!(TrustedFiles.read(&file).expect("a sticky directory"), TEXT);
         fs::hard_link(&file, dir.path().join("another name")).expect("a hard link");

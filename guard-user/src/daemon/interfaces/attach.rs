@@ -1,5 +1,5 @@
-//! How an interface comes to run the guard: in which mode, and how one mode gives way to another
-//! without a moment in which nothing guards.
+//! Attaching the guard to one interface: the choice of the mode, and the change from one mode to
+//! another without a gap in which nothing guards the interface.
 
 use crate::{
     attach_mode::{DeviceMode, Hook, Mode},
@@ -12,18 +12,18 @@ use crate::{
     system_error::SystemError,
 };
 
-/// How to attach.
+/// The mode in which to attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttachMode {
-    /// Like this or not at all.
+    /// This mode, or fail.
     Only(Mode),
-    /// In the driver where it can; else as a tc program, which sees the same frames later; else by
-    /// XDP in the network stack, which is slower than both and sees less.
+    /// Native XDP if the driver supports it; else tcx, which sees the same frames later; else generic
+    /// XDP in the network stack, which is slower than both and sees less of the traffic.
     Auto,
 }
 
 impl AttachMode {
-    /// The modes that may be, best first.
+    /// Returns the permitted modes, best first.
     fn modes(&self) -> &[Mode] {
         match self {
             Self::Only(mode) => std::slice::from_ref(mode),
@@ -31,7 +31,7 @@ impl AttachMode {
         }
     }
 
-    /// The hook that is tried first.
+    /// Returns the hook that is tried first.
     pub(crate) fn first_hook(self) -> Hook {
         match self {
             Self::Only(mode) => mode.hook(),
@@ -40,17 +40,18 @@ impl AttachMode {
     }
 }
 
-/// A link, and how it is attached.
+/// A link and its mode.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     pub(crate) link: Link,
     pub(crate) mode: Mode,
-    /// Why it is not in a better mode, if one was tried.
+    /// Why a better mode failed; none if no better mode was tried.
     pub(crate) instead: Option<String>,
 }
 
-/// How a link is attached to a device; none if it is not. Interface indices mean something only
-/// within a namespace, which a link does not tell; program ids are the machine's.
+/// Returns the mode in which a link is attached to a device; none if it is not attached to it.
+/// Interface indices are unique only within a network namespace, and a link does not report its
+/// namespace; program ids are unique on the machine.
 pub(crate) fn mode_on(link: &Link, device: &Device) -> Option<Mode> {
     let info = link.info().ok().filter(|info| info.ifindex == device.index)?;
     let found = device.mode_of(info.program_id)?;
@@ -62,19 +63,21 @@ pub(crate) fn mode_on(link: &Link, device: &Device) -> Option<Mode> {
     Some(mode)
 }
 
-/// The device that a link is attached to; none if that is not in this network namespace.
+/// Returns the device that a link is attached to; none if the device is not in this network namespace.
 pub(crate) fn device_of<'d>(link: &Link, devices: &'d [Device]) -> Option<&'d Device> {
     devices.iter().find(|device| mode_on(link, device).is_some())
 }
 
-/// The name that the interface of a pinned link has now; that of the pin if it is not in this network namespace.
+/// Returns the present name of a pinned link's interface; the name in the pin if the interface is not
+/// in this network namespace.
 pub(crate) fn name_now<'a>(pinned: &'a PinnedLink, devices: &'a [Device]) -> &'a str {
     device_of(&pinned.link, devices).map_or(&pinned.interface, |device| &device.name)
 }
 
-/// Attaches the guard to a device, or lets it run the generation where an earlier daemon attached
-/// it. Of the links of that daemon, those that are left over are handed back: they are to go when
-/// the new one is in place, which it is.
+/// Attaches the guard to a device, or switches the link of an earlier daemon on it to the generation.
+///
+/// `earlier` holds the links of that daemon. Links on this device that are not used any more stay in
+/// `earlier`, and the caller removes them, because the device is guarded without them.
 pub(crate) fn guard(
     wanted: AttachMode,
     device: &Device,
@@ -110,7 +113,7 @@ pub(crate) fn guard(
             }
             Ok(attachment)
         }
-        // Better in the mode that it had than not at all.
+        // Keep the old mode rather than leave the interface unguarded.
         Err(error) if pinned.link.is_alive() => {
             let why = format!("{error}; still in {} mode", mode.name());
             tracing::error!(interface = device.name, "{why}");
@@ -121,7 +124,7 @@ pub(crate) fn guard(
     }
 }
 
-/// The earlier daemon's links on a device, with their modes.
+/// Removes the links on a device from `earlier` and returns them with their modes.
 fn take(earlier: &mut Vec<PinnedLink>, device: &Device) -> Vec<(PinnedLink, Mode)> {
     let mut taken = Vec::new();
     for pinned in std::mem::take(earlier) {
@@ -133,8 +136,8 @@ fn take(earlier: &mut Vec<PinnedLink>, device: &Device) -> Vec<(PinnedLink, Mode
     taken
 }
 
-/// The one in the mode that is wanted most. Others, which a daemon left that ended while it changed
-/// the mode, are given back.
+/// Returns the link in the most preferred mode. The others go back to `earlier`: a daemon that ended
+/// during a change of the mode left them.
 fn best(
     mut taken: Vec<(PinnedLink, Mode)>,
     wanted: AttachMode,
@@ -156,7 +159,8 @@ fn take_over(
     earlier: &mut Vec<PinnedLink>,
 ) -> Result<Attachment, SystemError> {
     let hook = mode.hook();
-    // Its pin follows with the others: until it has, what is pinned says that it was another layout's.
+    // The pin follows later, with the others. Until then it shows that the link was made by another
+    // layout.
     let taken = generation.add(hook).and_then(|_| pinned.link.switch(generation.program(hook)?));
     if let Err(error) = taken {
         earlier.push(pinned);
@@ -166,7 +170,8 @@ fn take_over(
     Ok(Attachment { link: pinned.link, mode, instead: None })
 }
 
-/// Attaches at the other hook: for a moment both judge each frame, and both count it.
+/// Attaches at the other hook. Until the old link is removed, both programs evaluate and count each
+/// frame.
 fn beside(
     wanted: AttachMode,
     device: &Device,
@@ -179,8 +184,8 @@ fn beside(
     first_of(wanted.modes(), device, generation, pins)
 }
 
-/// Changes the mode at the XDP hook, where the kernel takes no second program in another mode. So
-/// the old one goes first, and a tc program guards meanwhile.
+/// Changes the mode at the XDP hook. The kernel attaches no second XDP program in another mode, so the
+/// old program is detached first, and a tc program guards the interface meanwhile.
 fn across(
     wanted: AttachMode,
     mode: Mode,
@@ -207,12 +212,12 @@ fn across(
     match (attached, bridge) {
         (Ok(attachment), Ok(bridge)) => {
             if let Err(error) = bridge.link.detach() {
-                // It judges beside the other one, by the same policy until the next generation.
+                // Until the next generation it evaluates frames beside the new one, by the same policy.
                 tracing::error!(interface = device.name, hint = error.hint_text(), "{error}");
             }
             Ok(attachment)
         }
-        // Now it is what guards.
+        // Only the tc program guards the interface now.
         (Err(error), Ok(bridge)) => {
             let why = format!("{error}; in tcx mode instead");
             tracing::error!(interface = device.name, "{why}");
@@ -222,7 +227,7 @@ fn across(
     }
 }
 
-/// Attaches in the first of these modes that the interface can have.
+/// Attaches in the first of these modes that the interface supports.
 fn first_of(
     modes: &[Mode],
     device: &Device,
@@ -236,8 +241,8 @@ fn first_of(
             Err(error) => error,
         };
         let Some(next) = modes.get(nth + 1) else { return Err(error) };
-        // What the interface cannot, another mode may. What somebody else did, or a lack of rights
-        // or memory, is no reason to take less.
+        // Another mode may work only if the interface does not support this one. If another program is
+        // in the way, or rights or memory are missing, a worse mode is no remedy.
         if !matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE)) {
             return Err(error);
         }
@@ -260,7 +265,7 @@ fn attach(
     Ok(Attachment { link, mode, instead: None })
 }
 
-/// Fails if there is an XDP program on a device, which can only be somebody else's.
+/// Fails if an XDP program of other software is attached to a device.
 fn refuse_foreign(device: &Device) -> Result<(), SystemError> {
     let Some(foreign) = device.xdp else { return Ok(()) };
     Err(SystemError::new(format!(

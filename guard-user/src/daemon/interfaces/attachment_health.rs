@@ -1,11 +1,11 @@
-//! Whether an interface runs what it should: what its link says, beside what the device says.
+//! Whether an interface runs the right program: its link compared with its device.
 
 use crate::{
     api::status::InterfaceState, attach_mode::Hook, netlink::devices::Device, sys::LinkInfo,
     system_error::SystemError,
 };
 
-/// What was found.
+/// The result of a check.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) state: InterfaceState,
@@ -24,8 +24,8 @@ impl Finding {
     }
 }
 
-/// Checks an interface that is to run the program of this id at a hook. `device` is none if it is not in this
-/// network namespace.
+/// Checks an interface that should run the program with this id at a hook. `device` is none if the
+/// device is not in this network namespace.
 pub(crate) fn check(
     link: &Result<LinkInfo, SystemError>,
     hook: Hook,
@@ -90,9 +90,9 @@ pub(crate) fn check(
     }
 }
 
-/// Programs of others that see a packet before the program of this id at this hook does.
+/// Reports programs of other software that see a packet before the program with this id at this hook.
 pub(crate) fn in_front(hook: Hook, device: &Device, id: u32) -> Option<Finding> {
-    // A device that does not show it yet was listed before the switch.
+    // A device that does not show the program yet was listed before the switch.
     if hook == Hook::Xdp || !device.tc.contains(&id) {
         return None;
     }

@@ -1,4 +1,5 @@
-//! The interfaces that are guarded: taken over from an earlier daemon, attached, mended, released.
+//! The guarded interfaces: how they are taken over from an earlier daemon, attached, repaired and
+//! released.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,8 +31,8 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Listings in a row without a device after which it is taken to be in another namespace. One
-/// listing may miss a device while others come and go.
+/// Number of successive listings without a device after which it is considered to be in another
+/// namespace. One listing may miss a device while other devices come and go.
 const MAX_ABSENCES: u8 = 3;
 
 /// A guarded interface.
@@ -40,14 +41,14 @@ pub(crate) struct GuardedInterface {
     name: String,
     link: Link,
     mode: Mode,
-    /// Why it is not in a better mode, if one was tried.
+    /// Why a better mode failed; none if no better mode was tried.
     instead: Option<String>,
-    /// The name by which it was wanted, if it was renamed to one that nobody wants. It stays
-    /// guarded: a name is no reason to open a port.
+    /// The name that a pattern matched, if the interface was since renamed to one that no pattern
+    /// matches. It stays guarded: a rename must not open a port.
     wanted_as: Option<String>,
-    /// Whether the program was told that it gets each frame in one buffer.
+    /// Whether the program has been notified that each frame of this interface is in one buffer.
     one_buffer: bool,
-    /// How often in a row its device was not among those listed.
+    /// Number of successive listings without its device.
     absent: u8,
 }
 
@@ -59,32 +60,33 @@ impl GuardedInterface {
     }
 }
 
-/// The guarded interfaces.
+/// The guarded interfaces, and the links of an earlier daemon that are not taken over yet.
 #[derive(Debug)]
 pub(crate) struct Attachments {
     pins: Pins,
     mode: AttachMode,
     /// By interface index.
     guarded: BTreeMap<u32, GuardedInterface>,
-    /// Of an earlier daemon, not yet taken over.
+    /// Links of an earlier daemon that are not taken over yet.
     earlier: Vec<PinnedLink>,
-    /// What is wrong with wanted interfaces, by name.
+    /// Problems of interfaces that should be guarded, by name.
     failed: BTreeMap<String, Problem>,
-    /// The operator wants these to be without a guard until the next start.
+    /// Names of interfaces that the operator detached until the next start.
     released: BTreeSet<String>,
     all_released: bool,
-    /// What became of interfaces since [`Attachments::take_notes`] was called last.
+    /// Changes of interfaces since the last call of [`Attachments::take_notes`].
     notes: Vec<Note>,
 }
 
-/// What is wrong with an interface.
+/// A problem of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Problem {
-    /// It is not guarded.
+    /// The interface is not guarded, or by an old generation.
     NotGuarded(String),
-    /// It is guarded, but its link is not pinned.
+    /// The interface is guarded, but its link is not pinned.
     NotPinned(String),
-    /// It is guarded, but has another name than the one by which it was selected.
+    /// The interface is guarded, but no pattern matches its present name. `from`: the name that one
+    /// matched.
     Renamed { from: String },
 }
 
@@ -102,7 +104,7 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Something became of an interface.
+/// A change of an interface, for the log of events.
 #[derive(Debug)]
 pub(crate) struct Note {
     pub(crate) what: InterfaceChange,
@@ -115,7 +117,7 @@ fn note(notes: &mut Vec<Note>, what: InterfaceChange, interface: &str, text: imp
 }
 
 impl Attachments {
-    /// None yet; finds those of an earlier daemon.
+    /// Starts without attachments, and finds the pinned links of an earlier daemon.
     pub(crate) fn new(pins: Pins, mode: AttachMode) -> Result<Self, SystemError> {
         let earlier = pins.links()?;
         Ok(Self {
@@ -130,23 +132,23 @@ impl Attachments {
         })
     }
 
-    /// What became of interfaces since the last call.
+    /// Returns the changes of interfaces since the last call.
     pub(crate) fn take_notes(&mut self) -> Vec<Note> {
         std::mem::take(&mut self.notes)
     }
 
-    /// Whether no interface is guarded.
+    /// Returns whether no interface is guarded.
     pub(crate) fn is_empty(&self) -> bool {
         self.guarded.is_empty()
     }
 
-    /// Why interfaces are not guarded.
+    /// Returns the problems of interfaces, as `name: reason`.
     pub(crate) fn failures(&self) -> Vec<String> {
         self.failed.iter().map(|(name, why)| format!("{name}: {why}")).collect()
     }
 
-    /// Makes the interfaces what they are to be. What fails is kept for the status and tried again
-    /// next time.
+    /// Attaches, switches, pins and releases until the guarded interfaces match the selection. A
+    /// failure is kept for the status, and the next call tries again.
     pub(crate) fn reconcile(
         &mut self,
         generation: &mut Generation,
@@ -198,12 +200,12 @@ impl Attachments {
             let why = "its frames have no Ethernet header: it cannot be guarded";
             failed.insert(name.clone(), Problem::NotGuarded(why.to_owned()));
         }
-        // Said once, not every time that it is tried again.
+        // Log each problem once, not at every attempt.
         for (name, why) in &failed {
             if self.failed.get(name) == Some(why) {
                 continue;
             }
-            // What is not there, or only has another name, is not open.
+            // An interface that is missing or renamed is not open.
             let renamed =
                 |guarded: &GuardedInterface| guarded.name == *name && guarded.wanted_as.is_some();
             if selection.missing.contains(name) || self.guarded.values().any(renamed) {
@@ -220,8 +222,8 @@ impl Attachments {
         self.failed = failed;
     }
 
-    /// Devices that an earlier daemon guarded and that were renamed since, also while no daemon ran, with the
-    /// names by which they are wanted.
+    /// Returns devices that an earlier daemon guarded and that were since renamed, possibly while no
+    /// daemon ran, with the names that a pattern matches.
     fn renamed<'d>(
         &self,
         selection: &Selection,
@@ -236,7 +238,8 @@ impl Attachments {
         found.collect()
     }
 
-    /// Ends what an earlier daemon guarded and nobody wants guarded any more.
+    /// Detaches the links of an earlier daemon whose interfaces should not be guarded any more, and
+    /// those that another mode has replaced.
     pub(crate) fn drop_leftovers(&mut self, devices: &[Device]) {
         for pinned in std::mem::take(&mut self.earlier) {
             let link = &pinned.link;
@@ -251,7 +254,7 @@ impl Attachments {
                     .is_some_and(|now| Some(now.mode.hook()) != info.hook)
             });
             let gone = info.is_ok_and(|info| info.ifindex == 0);
-            // One whose taking over failed is still wanted: it is tried again.
+            // If taking it over failed, it is still needed: the next call tries again.
             if self.failed.contains_key(name) && !gone {
                 self.earlier.push(pinned);
                 continue;
@@ -273,14 +276,14 @@ impl Attachments {
         }
     }
 
-    /// Detaches some interfaces, or all, until the next start.
+    /// Detaches the named interfaces, or all if none is named, until the next start.
     pub(crate) fn detach(
         &mut self,
         names: &[String],
         devices: &[Device],
     ) -> Result<Detached, SystemError> {
         let mut answer = Detached::default();
-        // What an earlier daemon attached and could not be taken over guards, too.
+        // Links of an earlier daemon that could not be taken over guard interfaces, too.
         let mut earlier: Vec<(String, PinnedLink)> = std::mem::take(&mut self.earlier)
             .into_iter()
             .map(|pinned| (name_now(&pinned, devices).to_owned(), pinned))
@@ -290,7 +293,8 @@ impl Attachments {
                 || earlier.iter().any(|(earlier, _)| earlier == *name)
         };
         answer.not_guarded = names.iter().filter(|name| !known(name)).cloned().collect();
-        // From now on, also if detaching fails halfway: what is detached must not come back.
+        // Set before detaching, because an interface must not be attached again even if detaching fails
+        // halfway.
         self.released.extend(names.iter().filter(known).cloned());
         self.all_released |= names.is_empty();
         let mut failed = None;
@@ -320,12 +324,12 @@ impl Attachments {
         failed.map_or(Ok(answer), Err)
     }
 
-    /// The hooks that are in use.
+    /// Returns the hooks that are in use.
     pub(crate) fn hooks(&self) -> BTreeSet<Hook> {
         self.guarded.values().map(|guarded| guarded.mode.hook()).collect()
     }
 
-    /// What runs in front of the guard, by interface.
+    /// Returns the programs that run before the guard, as pairs of interface name and description.
     pub(crate) fn in_front(&self, devices: &[Device]) -> Vec<(String, String)> {
         let told = self.guarded.iter().filter_map(|(index, guarded)| {
             let device = devices.iter().find(|device| device.index == *index)?;
@@ -336,13 +340,13 @@ impl Attachments {
         told.collect()
     }
 
-    /// Indices of the guarded interfaces.
+    /// Returns the indices of the guarded interfaces.
     pub(crate) fn indices(&self) -> BTreeSet<u32> {
         self.guarded.keys().copied().collect()
     }
 
-    /// The state of every wanted interface: what its link says now, beside what the device says in
-    /// a listing made now.
+    /// Returns the state of every interface that should be guarded: its link as queried now, compared
+    /// with its device in `devices`, which was listed just now.
     pub(crate) fn status(
         &self,
         selection: &Selection,
@@ -360,7 +364,7 @@ impl Attachments {
             let problem =
                 problem.or_else(|| self.failed.get(&guarded.name).map(Problem::to_string));
             let told = told(&guarded.name, device);
-            // What the device says of the program that the link runs.
+            // The device's view of the program that the link runs.
             let id = link.ok().map(|info| info.program_id);
             let ours = id.and_then(|id| Some((id, device?.mode_of(id)?)));
             all.push(InterfaceStatus {
@@ -397,7 +401,7 @@ impl Attachments {
             (&selection.not_ethernet, InterfaceState::Failed),
         ] {
             for name in names {
-                // One that has just gone is told of above.
+                // An interface that has just gone is listed above.
                 if !all.iter().any(|status| status.name == *name) {
                     all.push(bare(name, state));
                 }
@@ -411,7 +415,7 @@ impl Attachments {
         self.all_released || self.released.contains(name)
     }
 
-    /// Forgets links whose interface is gone or that somebody detached.
+    /// Drops links whose interface is gone or that were detached from outside.
     fn forget_dead(&mut self, devices: &[Device]) {
         let Self { guarded, notes, .. } = self;
         guarded.retain(|index, GuardedInterface { name, link, absent, .. }| {
@@ -424,7 +428,7 @@ impl Attachments {
             let why = "its link is gone, or the interface is";
             tracing::warn!(interface = name, "{why}");
             note(notes, InterfaceChange::Lost, name, why);
-            // One that moved to another namespace takes its program along; end that.
+            // An interface that moved to another namespace takes its program along; detach that.
             let ended = if alive { link.detach() } else { link.forget() };
             if let Err(error) = ended {
                 tracing::error!(interface = name, hint = error.hint_text(), "{error}");
@@ -433,7 +437,7 @@ impl Attachments {
         });
     }
 
-    /// Calls interfaces what they are called now.
+    /// Updates the names of renamed interfaces.
     fn follow_names(&mut self, selection: &Selection, devices: &[Device], shared: &mut PinnedMaps) {
         for (index, guarded) in &mut self.guarded {
             let wanted = selection.means(*index);
@@ -453,7 +457,7 @@ impl Attachments {
             if !wanted && guarded.wanted_as.is_none() {
                 guarded.wanted_as = Some(before);
             }
-            // Its pin follows with the others.
+            // The pin is renamed later, with the others.
             let counts = shared.set_interface(device.index, &device.name, guarded.one_buffer);
             if let Err(error) = counts {
                 tracing::error!(interface = device.name, hint = error.hint_text(), "{error}");
@@ -461,13 +465,13 @@ impl Attachments {
         }
     }
 
-    /// Says of which interfaces the program gets each frame in one buffer, as their MTU changes. A
-    /// program that has not heard of a larger one yet judges by what is there: only of bytes behind
-    /// the packet, in a later buffer, it does not know.
+    /// Notifies the program for which interfaces each frame is in one buffer, as their MTU changes.
+    /// Until a larger MTU reaches the program, it evaluates packets by the data in the first buffer. It
+    /// then misses only bytes behind the packet, in a later buffer.
     fn follow_buffers(&mut self, devices: &[Device], shared: &mut PinnedMaps) {
         for device in devices {
             let Some(guarded) = self.guarded.get_mut(&device.index) else { continue };
-            // In the network stack a frame lies in as many buffers as its driver likes.
+            // In the network stack, a driver may spread a frame over any number of buffers.
             let one_buffer = guarded.mode == Mode::Native && devices::has_one_buffer(device.mtu);
             if one_buffer == guarded.one_buffer {
                 continue;
@@ -485,7 +489,8 @@ impl Attachments {
         }
     }
 
-    /// Says of which bonds the ports are, as they come and go: in the driver the program sees those.
+    /// Notifies the program of the ports of guarded bonds, as they come and go: in native mode the
+    /// program runs at the ports and sees their indices.
     fn follow_ports(&mut self, devices: &[Device], shared: &mut PinnedMaps) {
         for (index, guarded) in &self.guarded {
             let ports = topology::ports_of(*index, devices);
@@ -502,8 +507,8 @@ impl Attachments {
         }
     }
 
-    /// Releases interfaces that the patterns do not mean any more; last, and only when one that
-    /// they do mean is guarded.
+    /// Releases interfaces that the patterns do not match any more. Called after attaching, and does
+    /// nothing unless an interface that they do match is guarded.
     fn release_unwanted(&mut self, selection: &Selection) {
         if !self.guarded.keys().any(|index| selection.means(*index)) {
             return;
@@ -514,7 +519,7 @@ impl Attachments {
             if selection.means(*index) || is_renamed {
                 return true;
             }
-            // What cannot be detached is kept, and tried again.
+            // If detaching fails, keep it and try again next time.
             match link.detach() {
                 Ok(()) => {
                     let why = "no longer in the manifest: released";
@@ -534,7 +539,8 @@ impl Attachments {
         });
     }
 
-    /// Pins what is not pinned, under its present name, and says of what is not so and why.
+    /// Pins links that are not pinned, under the present names of their interfaces. Adds failures and
+    /// renamed interfaces to `failed`.
     fn pin_all(&mut self, failed: &mut BTreeMap<String, Problem>) {
         let Self { guarded, pins, notes, failed: before, .. } = self;
         for guarded in guarded.values_mut() {
@@ -564,7 +570,7 @@ impl Attachments {
         }
     }
 
-    /// Takes over what an earlier daemon attached, or attaches.
+    /// Takes over the link of an earlier daemon, or attaches.
     fn guard(
         &mut self,
         device: &Device,
@@ -572,7 +578,7 @@ impl Attachments {
         generation: &mut Generation,
         shared: &mut PinnedMaps,
     ) -> Result<Attachment, SystemError> {
-        // Before the first frame, so that each is counted where it belongs.
+        // Before the first frame, so that every frame is counted for the right interface.
         shared.set_interface(device.index, &device.name, false)?;
         let ports = topology::ports_of(device.index, devices);
         if self.mode.first_hook() == Hook::Xdp && !ports.is_empty() {
@@ -582,8 +588,8 @@ impl Attachments {
     }
 }
 
-/// Devices in the order in which they are attached to. On a device that lies on another one a program
-/// keeps the kernel from attaching to that (`dev_xdp_attach`, `net/core/dev.c`), not the reverse.
+/// Sorts devices into the order in which to attach. A program on an upper device keeps the kernel from
+/// attaching to the device below it (`dev_xdp_attach`, `net/core/dev.c`), but not the reverse.
 fn lower_first<'d, T>(
     wanted: impl Iterator<Item = (&'d Device, T)>,
     devices: &[Device],
@@ -599,12 +605,12 @@ fn lower_first<'d, T>(
     ordered
 }
 
-/// Said of an interface that is guarded in a mode that was not the first choice.
+/// Describes an interface that is guarded in another mode than the first choice.
 fn in_mode(mode: Mode, why: &str) -> String {
     format!("guarded in {} mode: {why}", mode.name())
 }
 
-/// What a device tells of itself.
+/// Returns the state of an interface as its device reports it.
 fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
     let xdp = device.and_then(|device| device.xdp);
     InterfaceStatus {
@@ -617,7 +623,7 @@ fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
     }
 }
 
-/// Switches a link to the running generation.
+/// Switches a link to the running generation, unless it runs it already.
 fn switch(guarded: &GuardedInterface, generation: &mut Generation) -> Result<(), SystemError> {
     let hook = guarded.mode.hook();
     if guarded.link.info()?.program_id != generation.add(hook)? {

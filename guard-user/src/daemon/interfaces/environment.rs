@@ -1,6 +1,6 @@
-//! What is around the guarded interfaces and matters to them: others that are up and unguarded,
-//! devices that unpack tunnels, programs of others in front of ours, offloads of the cards. Each is
-//! told of when it comes.
+//! The environment of the guarded interfaces: unguarded interfaces that are up, devices that unpack
+//! tunnels, programs of other software that run before the guard, and offloads of the cards. Each is
+//! reported once, when it appears.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,19 +17,19 @@ use crate::{
     },
 };
 
-/// What was there at the last look.
+/// The environment at the last check.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     unguarded: BTreeSet<String>,
     tunnels: BTreeSet<String>,
-    /// Name of an interface, and what is in front of the guard there.
+    /// Name of an interface, and description of the program that runs before the guard there.
     in_front: BTreeSet<(String, String)>,
     /// Offloads that are switched on, by index of the guarded interface.
     offloads: BTreeMap<u32, Vec<String>>,
 }
 
-/// Offloads that matter and were not on before. Those of an interface that was not known before were
-/// on before it was guarded: that is the doctor's to tell.
+/// Returns the relevant offloads that were switched on since the last check. Offloads of an interface
+/// that was not known before were on before it was guarded; `trainguard doctor` reports those.
 fn switched_on<'a>(
     before: &BTreeMap<u32, Vec<String>>,
     now: &'a BTreeMap<u32, Vec<String>>,
@@ -43,7 +43,7 @@ fn switched_on<'a>(
     new.filter(|(_, name)| matter(name)).collect()
 }
 
-/// What an offload means for the guard.
+/// Describes the effect of an offload on the guard.
 fn meaning(offload: &str, interface: &str) -> String {
     match MERGING.iter().find(|(name, _)| *name == offload) {
         Some((_, flag)) => format!(
@@ -58,7 +58,7 @@ fn meaning(offload: &str, interface: &str) -> String {
 }
 
 impl Environment {
-    /// Looks around, and returns what is new; it is logged, too.
+    /// Checks the environment, and logs and returns what is new.
     pub(crate) fn update(
         &mut self,
         devices: &[Device],
@@ -71,7 +71,7 @@ impl Environment {
             |device| guarded.contains(&device.index) || selection.means(device.index),
             |index| guarded.contains(&index),
         );
-        // Where the kernel cannot be asked, what was known is.
+        // If the kernel does not answer, the last known offloads stay.
         let offloads = ethtool::offloads_of(guarded.iter().copied());
         let now = Self {
             offloads: offloads.unwrap_or_else(|_error| self.offloads.clone()),

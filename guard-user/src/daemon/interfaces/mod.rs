@@ -1,5 +1,11 @@
-//! The interfaces of the node: which of them are guarded, by which generation of the program, and
-//! whether they really are.
+//! The interfaces of the node: which of them are guarded, by which generation of the program, and with
+//! which result.
+//!
+//! [`Interfaces`] owns the devices, the attachments and the pins. Its parts: `select.rs` finds the
+//! devices that patterns match; `attachments.rs` holds the guarded interfaces and reconciles them with
+//! the selection; `attach.rs` attaches one device; `attachment_health.rs` compares a link with its
+//! device; `takeover.rs` carries the counts of guards of other layouts over; `environment.rs` reports
+//! what is new around the guarded interfaces; `open_ports.rs` lists open ports that no service guards.
 
 pub(crate) mod attach;
 mod attachment_health;
@@ -43,7 +49,7 @@ use crate::{
     system_error::SystemError,
 };
 
-/// The pin directory, claimed by this daemon alone.
+/// The pin directory, locked by this daemon.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pins: Pins,
@@ -52,11 +58,11 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims a pin directory. Nothing is loaded or attached by this.
+    /// Locks a pin directory and prepares it. Nothing is loaded or attached.
     ///
     /// # Errors
-    /// Another daemon has claimed it, it is on no bpf file system, or a guard of another layout is in
-    /// it and `newer` forbids to replace that.
+    /// Another daemon has locked the directory, it is not on a bpf file system, or it holds a guard of
+    /// a newer layout that `newer` does not allow to replace.
     pub(crate) fn take(bpf_dir: &Path, newer: &Newer) -> Result<Self, SystemError> {
         require_kernel_object()?;
         let pins = Pins::at(bpf_dir);
@@ -72,49 +78,53 @@ impl Claim {
     }
 }
 
-/// The generation that is in force.
+/// The generation in force.
 struct Running {
     generation: Generation,
     shared: PinnedMaps,
 }
 
-/// A generation that is loaded and not in force yet.
+/// A generation that is loaded and not attached yet.
 pub(crate) struct Loaded {
     generation: Generation,
-    /// Its shared maps.
+    /// Shared maps of the generation.
     pub(crate) shared: PinnedMaps,
-    /// Its number.
+    /// Number of the generation.
     pub(crate) number: u64,
 }
 
 /// The options that concern interfaces.
 #[derive(Debug)]
 pub(crate) struct InterfaceOptions {
-    /// How to attach.
+    /// Mode in which the program is attached to interfaces.
     pub(crate) mode: AttachMode,
-    /// What the node unpacks, in addition to what its tunnel devices show.
+    /// Tunnels whose packets the node unpacks, in addition to those of its tunnel devices.
     pub(crate) tunnels: Tunnels,
-    /// Whether the daemon may wait for interfaces that are not there yet.
+    /// Whether the daemon may wait for interfaces that do not exist yet.
     pub(crate) may_wait: bool,
-    /// How long the kernel may take to list the devices for a status.
+    /// Time that the kernel may take to list the devices for a status.
     pub(crate) netlink_timeout: Duration,
-    /// Secret of the hashed buckets.
+    /// Secret key of the hashed buckets.
     pub(crate) key: [u64; 2],
 }
 
-/// What an attempt to mend the pins has changed.
+/// The changes made by an attempt to restore the pins.
 #[derive(Debug, Default)]
 pub(crate) struct PinReport {
-    /// Lines of events, each of which is an event of its own.
+    /// Texts of events, one event each.
     pub(crate) events: Vec<String>,
 }
 
-/// The owner of the devices, of what is attached to them, and of what is pinned.
+/// The owner of the devices, of the programs attached to them, and of the pinned links and maps.
+///
+/// It decides nothing about policies: the caller passes the patterns of the interfaces to guard, and a
+/// generation goes through [`Self::load`], which attaches nothing, and [`Self::switch`]. Methods that
+/// change attachments return [`Note`]s, which the caller turns into events.
 pub(crate) struct Interfaces {
     options: InterfaceOptions,
     pins: Pins,
     lock: PinLock,
-    /// The shared maps, from the first generation on.
+    /// The shared maps; none before the first generation.
     maps: Option<HeldMaps>,
     takeover: Takeover,
     netlink: Netlink,
@@ -123,9 +133,9 @@ pub(crate) struct Interfaces {
     environment: Environment,
     attachments: Attachments,
     running: Option<Running>,
-    /// Open ports at the last scan.
+    /// The open ports found by the last scan.
     open_ports: Option<OpenPortScan>,
-    /// Why pins cannot be made.
+    /// Why pins cannot be restored; none if they can.
     unpinned: Option<String>,
 }
 
@@ -133,7 +143,7 @@ impl Interfaces {
     /// Lists the devices and finds the links of an earlier daemon. Nothing is attached yet.
     ///
     /// # Errors
-    /// The kernel cannot be asked.
+    /// A netlink socket cannot be opened, the devices cannot be listed, or the pins cannot be read.
     pub(crate) async fn open(claim: Claim, options: InterfaceOptions) -> Result<Self, SystemError> {
         let Claim { pins, lock, others } = claim;
         let netlink = Netlink::open()?;
@@ -160,12 +170,13 @@ impl Interfaces {
         self.netlink.changed().await;
     }
 
-    /// The devices at the last listing.
+    /// Returns the devices as last listed.
     pub(crate) fn devices(&self) -> &[Device] {
         &self.devices
     }
 
-    /// The devices as they are now. If the kernel cannot be asked: as they were, and why.
+    /// Lists the devices for a status. If the kernel does not list them in time, returns them as last
+    /// listed, and the reason.
     pub(crate) async fn devices_now(&self) -> (Vec<Device>, Option<String>) {
         let listed = tokio::time::timeout(self.options.netlink_timeout, self.netlink.devices());
         let why = match listed.await {
@@ -176,7 +187,8 @@ impl Interfaces {
         (self.devices.clone(), Some(format!("{why}; interfaces are told as they were before")))
     }
 
-    /// Lists the devices again; whether that succeeded.
+    /// Lists the devices again and returns whether that succeeded. After a failure, opens a new netlink
+    /// socket.
     pub(crate) async fn refresh(&mut self) -> bool {
         match self.netlink.devices().await {
             Ok(devices) => {
@@ -197,53 +209,55 @@ impl Interfaces {
         false
     }
 
-    /// The devices that patterns select.
+    /// Returns the devices that match the patterns.
     pub(crate) fn select(&self, patterns: &[String]) -> Selection {
         select::select(patterns, &self.devices)
     }
 
-    /// The devices that are to be guarded.
+    /// Returns the devices that should be guarded, as selected by the last [`Self::reconcile`].
     pub(crate) fn selection(&self) -> &Selection {
         &self.selection
     }
 
-    /// What the node unpacks.
+    /// Returns the tunnels whose packets the node unpacks: those of the options and those of the
+    /// devices.
     pub(crate) fn tunnels(&self) -> Tunnels {
         select::tunnels(&self.options.tunnels, &self.devices)
     }
 
-    /// Indices of the guarded interfaces.
+    /// Returns the indices of the guarded interfaces.
     pub(crate) fn guarded(&self) -> BTreeSet<u32> {
         self.attachments.indices()
     }
 
-    /// Whether no interface is guarded.
+    /// Returns whether no interface is guarded.
     pub(crate) fn is_unguarded(&self) -> bool {
         self.attachments.is_empty()
     }
 
-    /// Why interfaces are not guarded.
+    /// Returns the problems of interfaces, such as why one is not guarded, as `name: reason`.
     pub(crate) fn failures(&self) -> Vec<String> {
         self.attachments.failures()
     }
 
-    /// Whether interfaces that are not there yet are all that is wrong, and the daemon may wait for
-    /// them. What an earlier daemon attached stays until one is guarded.
+    /// Returns whether missing interfaces are the only problem and the daemon may wait for them. An
+    /// earlier daemon's attachments stay until an interface is guarded.
     pub(crate) fn waits(&self) -> bool {
         let Selection { devices, not_ethernet, .. } = &self.selection;
         self.options.may_wait && devices.is_empty() && not_ethernet.is_empty()
     }
 
-    /// Gives up the maps of a start that guarded no interface, unless an earlier daemon left them.
+    /// Drops the generation of a start that guarded no interface, and removes its maps unless links of
+    /// an earlier daemon count in them.
     ///
     /// # Errors
-    /// They cannot be removed.
+    /// The maps cannot be removed.
     pub(crate) fn abandon(&mut self) -> Result<(), SystemError> {
         self.running = None;
         self.pins.remove_maps()
     }
 
-    /// The slots of services, also of those that an earlier daemon had.
+    /// Returns the slots of services, including those assigned by an earlier daemon.
     ///
     /// # Errors
     /// The pinned maps cannot be read.
@@ -256,23 +270,23 @@ impl Interfaces {
         Ok(labels.into_iter().collect())
     }
 
-    /// The shared maps; none before the first generation.
+    /// Returns the shared maps; none before the first generation.
     pub(crate) fn shared(&self) -> Option<&PinnedMaps> {
         self.running.as_ref().map(|running| &running.shared)
     }
 
-    /// The shared maps, to read events from, and the devices at the last listing; none before the first
-    /// generation.
+    /// Returns the shared maps, to read events from, and the devices as last listed; none before the
+    /// first generation.
     pub(crate) fn shared_and_devices(&mut self) -> Option<(&mut PinnedMaps, &[Device])> {
         Some((&mut self.running.as_mut()?.shared, &self.devices))
     }
 
-    /// The shared maps, to write to; none before the first generation.
+    /// Returns the shared maps, to write to; none before the first generation.
     pub(crate) fn shared_mut(&mut self) -> Option<&mut PinnedMaps> {
         self.running.as_mut().map(|running| &mut running.shared)
     }
 
-    /// Prints what the kernel program has logged, in a build for that.
+    /// Prints the log of the kernel program, in a build with the feature `log`.
     #[cfg(feature = "log")]
     pub(crate) fn flush_log(&mut self) {
         if let Some(running) = &mut self.running {
@@ -280,16 +294,16 @@ impl Interfaces {
         }
     }
 
-    /// Loads a generation as far as that switches nothing.
+    /// Loads a generation without attaching it.
     ///
     /// # Errors
-    /// The kernel refuses it.
+    /// The kernel refuses the program or a map, or the pinned maps cannot be read or written.
     pub(crate) fn load(&mut self, policy: &CompiledPolicy) -> Result<Loaded, SystemError> {
         let maps = Maps::Pinned(self.pins.directory());
         let options = loader::Options::new(maps, self.options.key, true);
         let mut generation =
             Generation::load_for(self.options.mode.first_hook(), policy, &options)?;
-        // Complete before anything is switched.
+        // All programs are loaded before the first switch, so that no interface waits for one.
         for hook in self.attachments.hooks() {
             generation.add(hook)?;
         }
@@ -298,20 +312,21 @@ impl Interfaces {
             self.maps = Some(self.pins.hold_maps()?);
         }
         shared.describe()?;
-        // First, so that a service that gets another one's slot does not get its bucket states as well.
+        // Before any other use of the slots: a service that gets a used slot must not inherit its
+        // bucket states.
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
         if self.running.is_none() {
             self.takeover.begin(&mut shared)?;
         }
-        // Before the first switch: from then on an older daemon does not start.
+        // Before the first switch, because after it an older daemon refuses to start.
         self.pins.hand_over();
         let number = shared.generation()? + 1;
         Ok(Loaded { generation, shared, number })
     }
 
-    /// Switches to a generation, one interface after the other. Returns what became of interfaces.
+    /// Switches to a generation, one interface after the other. Returns the changes of interfaces.
     pub(crate) fn switch(&mut self, loaded: Loaded, patterns: &[String]) -> Vec<Note> {
         let Loaded { generation, shared, .. } = loaded;
         let previous = self.running.replace(Running { generation, shared });
@@ -320,8 +335,8 @@ impl Interfaces {
         notes
     }
 
-    /// Makes the interfaces what the running generation wants them to be. Returns what became of
-    /// interfaces.
+    /// Attaches and detaches until the running generation guards the interfaces that match the
+    /// patterns. Returns the changes of interfaces.
     pub(crate) fn reconcile(&mut self, patterns: &[String]) -> Vec<Note> {
         let Some(running) = &mut self.running else { return Vec::new() };
         self.selection = select::select(patterns, &self.devices);
@@ -340,16 +355,17 @@ impl Interfaces {
         notes
     }
 
-    /// Makes again what somebody removed of the pins, in the directory that the path names now.
+    /// Restores removed pins, in the directory that the path names now.
     ///
     /// # Errors
-    /// Nothing can be pinned there.
+    /// The file system cannot be written to, another daemon has locked the directory, or pinning fails.
     pub(crate) fn mend_pins(&mut self) -> Result<PinReport, SystemError> {
         self.pins.check_writable()?;
         let mut report = PinReport::default();
         let Some(maps) = &self.maps else { return Ok(report) };
         if !self.lock.is_of(&self.pins) {
-            // Removed, or something else is mounted there: it may be another daemon's.
+            // The directory was removed, or another file system is mounted over it: another daemon may
+            // use the new one.
             self.pins.create()?;
             self.lock = self.pins.lock()?;
         }
@@ -362,7 +378,8 @@ impl Interfaces {
         Ok(report)
     }
 
-    /// Does [`Self::mend_pins`] at each check. A failure is kept for the status until it is over.
+    /// Calls [`Self::mend_pins`], for the periodic check. A failure is kept for the status until the
+    /// pins can be made.
     pub(crate) fn check_pins(&mut self) -> PinReport {
         let (mut report, trouble) = match self.mend_pins() {
             Ok(report) => (report, None),
@@ -389,7 +406,7 @@ impl Interfaces {
         report
     }
 
-    /// Why a guard of another layout still guards an interface; none if there is no such guard.
+    /// Returns why a guard of another layout still guards an interface; none if there is no such guard.
     ///
     /// # Errors
     /// The pin directory cannot be read.
@@ -404,19 +421,19 @@ impl Interfaces {
         Ok(Some(format!("`{}` is not taken over: {why}", first.interface)))
     }
 
-    /// Problems of pins and of a take-over.
+    /// Returns the problems of pins and of the take-over.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         self.unpinned.iter().chain(self.takeover.trouble()).cloned()
     }
 
-    /// The state of every interface that is to be guarded.
+    /// Returns the state of every interface that should be guarded. `devices`: as listed just now.
     pub(crate) fn status(&self, patterns: &[String], devices: &[Device]) -> Vec<InterfaceStatus> {
         let Some(running) = &self.running else { return Vec::new() };
         let selection = select::select(patterns, devices);
         self.attachments.status(&selection, running.generation.program_ids(), devices)
     }
 
-    /// The program of the running generation; none before the first one.
+    /// Returns the program of the running generation; none before the first one.
     pub(crate) fn program(&self) -> Option<Result<Program, SystemError>> {
         let running = self.running.as_ref()?;
         Some(running.generation.describe(self.first_hook()))
@@ -427,7 +444,8 @@ impl Interfaces {
         hook.unwrap_or_else(|| self.options.mode.first_hook())
     }
 
-    /// The ports that are open besides those that the running policy guards.
+    /// Returns the open ports that the running policy does not guard. Scans the sockets, unless the
+    /// last scan is too recent.
     pub(crate) fn open_ports(&mut self, guarded: &GuardedPorts, devices: &[Device]) -> OpenPorts {
         let Self { attachments, open_ports, .. } = self;
         let scan = || {
@@ -445,8 +463,8 @@ impl Interfaces {
         open_ports.insert(renewed).found().clone()
     }
 
-    /// Detaches some interfaces, or all, until the next start. Also returns what became of
-    /// interfaces, even if it fails halfway.
+    /// Detaches the named interfaces, or all if none is named, until the next start. Also returns the
+    /// changes of interfaces, even if detaching fails halfway.
     pub(crate) fn detach(
         &mut self,
         names: &[String],
@@ -456,7 +474,8 @@ impl Interfaces {
     }
 }
 
-/// Devices that are up, that no pattern selects, and whose frames no other guard sees.
+/// Returns the names of devices that are up, that no pattern matches, and whose frames no guard on
+/// another device sees.
 pub(crate) fn unguarded(interfaces: &[InterfaceStatus], devices: &[Device]) -> Vec<String> {
     let selected: BTreeSet<&str> =
         interfaces.iter().map(|interface| interface.name.as_str()).collect();

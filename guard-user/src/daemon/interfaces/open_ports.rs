@@ -1,5 +1,6 @@
-//! Ports that take what strangers send, and that no service of the policy guards: what has drifted
-//! away from the policy, as a server of ps-lite does that found its port taken.
+//! Ports that accept packets from unlisted sources because no service of the policy guards them. They
+//! show where the node has drifted away from its policy, for example a ps-lite server that found its
+//! port in use and took another one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,20 +15,20 @@ use crate::{
 };
 use guard_common::port_table::{self, PORT_TABLE_LEN, PORT_UNGUARDED, Port, PortTable, Transport};
 
-/// Ports that are listed.
+/// Maximum number of ports in the list.
 const MAX_PORTS: usize = 32;
-/// Addresses that are listed for a port.
+/// Maximum number of addresses per port in the list.
 const MAX_ADDRESSES: usize = 4;
-/// Looking takes at most this fraction of the time: 50,000 sockets that wait for datagrams take
-/// tens of milliseconds, and whoever may ask may ask often.
+/// Scans take at most 1/20 of the time. Scanning 50,000 UDP sockets takes tens of milliseconds, and
+/// clients may ask often.
 const PAUSE_FACTOR: u32 = 20;
 
-/// The ports that services guard, as a bit each.
+/// The ports that services guard, one bit each, by index in a port table.
 #[derive(Debug, Clone)]
 pub(crate) struct GuardedPorts(Vec<u64>);
 
 impl GuardedPorts {
-    /// Those of a policy.
+    /// Returns the guarded ports of a policy's port table.
     pub(crate) fn of(table: &PortTable) -> Self {
         let word = |entries: &[u8]| {
             let guarded = |entry: &u8| matches!(port_table::port_entry(*entry), Port::Guarded(_));
@@ -53,28 +54,28 @@ struct Group {
     sockets: u64,
 }
 
-/// Where a port stands in the list: what has a port of its own before what the kernel gave one, by
-/// transport and number.
+/// Sort key of a port in the list: UDP ports in the ephemeral range come last; then by transport and
+/// number.
 type SortKey = (bool, u8, u16);
 
-/// Collects what is open, in memory that does not grow with the number of sockets.
+/// Collects open ports, in memory that does not grow with the number of sockets.
 #[derive(Debug)]
 pub(crate) struct OpenPortCollector<'a> {
     ports: &'a GuardedPorts,
     /// Indices of guarded interfaces.
     guarded: BTreeSet<u32>,
-    /// Ports that the kernel gives to whoever asks for none in particular.
+    /// Range from which the kernel assigns ports to sockets that do not choose one.
     ephemeral: RangeInclusive<u16>,
     /// UDP ports of tunnel devices.
     tunnels: BTreeSet<u16>,
-    /// The first in the list.
+    /// The first [`MAX_PORTS`] ports of the list.
     listed: BTreeMap<SortKey, Group>,
-    /// A bit for each port with sockets, by its index in a port table.
+    /// A bit for each open port, by its index in a port table.
     seen: Vec<u64>,
 }
 
 impl<'a> OpenPortCollector<'a> {
-    /// Nothing yet.
+    /// Starts with no sockets.
     pub(crate) fn new(
         ports: &'a GuardedPorts,
         devices: &[Device],
@@ -92,7 +93,7 @@ impl<'a> OpenPortCollector<'a> {
         }
     }
 
-    /// Adds a socket.
+    /// Adds a socket, unless its port is guarded or cannot be reached from the network.
     pub(crate) fn add(&mut self, socket: Listening) {
         let Listening { transport, address, port, ifindex, .. } = socket;
         let udp = transport == Transport::Udp;
@@ -107,7 +108,7 @@ impl<'a> OpenPortCollector<'a> {
         if let Some(word) = self.seen.get_mut(index / 64) {
             *word |= 1 << (index % 64);
         }
-        // A client's, most likely; a stream's that listens is somebody's service wherever it is.
+        // Most likely a client's. A listening stream socket is a service on any port.
         let client = udp && self.ephemeral.contains(&port);
         let place = (client, transport as u8, port);
         let group = self.listed.entry(place).or_insert_with(|| Group {
@@ -125,7 +126,7 @@ impl<'a> OpenPortCollector<'a> {
         }
     }
 
-    /// The list. `more` says that there are sockets of which nobody told.
+    /// Returns the list. `more`: whether the kernel has more sockets than were added.
     pub(crate) fn finish(self, more: bool) -> OpenPorts {
         let seen: u64 = self.seen.iter().map(|word| u64::from(word.count_ones())).sum();
         let listed = u64::try_from(self.listed.len()).unwrap_or(u64::MAX);
@@ -152,7 +153,7 @@ fn open_port(group: Group) -> OpenPort {
     }
 }
 
-/// What was open at the last look.
+/// The open ports at the last scan.
 #[derive(Debug)]
 pub(crate) struct OpenPortScan {
     at: Instant,
@@ -161,8 +162,8 @@ pub(crate) struct OpenPortScan {
 }
 
 impl OpenPortScan {
-    /// Looks, unless the last look is so recent that the next one would make this a burden: where
-    /// looking takes long, it is done rarely.
+    /// Scans, unless the last scan is too recent for its duration: the longer a scan takes, the rarer
+    /// it is.
     pub(crate) fn renew(last: Option<Self>, look: impl FnOnce() -> OpenPorts) -> Self {
         let at = Instant::now();
         match last {
@@ -174,7 +175,7 @@ impl OpenPortScan {
         }
     }
 
-    /// What was found.
+    /// Returns the open ports that were found.
     pub(crate) fn found(&self) -> &OpenPorts {
         &self.found
     }

@@ -1,51 +1,52 @@
-//! Which devices a node's patterns mean, and what its tunnel devices unpack.
+//! Selection of devices by the patterns of a node, and the tunnels that its devices unpack.
 
 use std::iter;
 
 use crate::{netlink::devices::Device, policy::compiled::Tunnels};
 
-/// Name of the loopback device. A pattern never means it; its name does.
+/// Name of the loopback device. Only the exact name selects it; a pattern never does.
 const LOOPBACK: &str = "lo";
 
-/// What the patterns select.
+/// The devices that patterns select.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selection {
     /// Devices to guard.
     pub(crate) devices: Vec<Device>,
-    /// Patterns without a device.
+    /// Patterns that match no device.
     pub(crate) missing: Vec<String>,
-    /// Devices that cannot be guarded: their frames begin without an Ethernet header.
+    /// Names of devices that cannot be guarded, because their frames have no Ethernet header.
     pub(crate) not_ethernet: Vec<String>,
-    /// By which they were selected.
+    /// The patterns that were applied.
     pub(crate) patterns: Vec<String>,
 }
 
 impl Selection {
-    /// Whether the device of this index is to be guarded.
+    /// Returns whether the device with this index should be guarded.
     pub(crate) fn means(&self, index: u32) -> bool {
         self.devices.iter().any(|device| device.index == index)
     }
 
-    /// Whether a device of this name would be guarded.
+    /// Returns whether a device with this name would be guarded.
     pub(crate) fn means_name(&self, name: &str) -> bool {
         self.patterns.iter().any(|pattern| matches(pattern, name))
     }
 }
 
-/// Whether a pattern means a name.
+/// Returns whether a pattern matches a name.
 fn matches(pattern: &str, name: &str) -> bool {
     let by_pattern = || glob::Pattern::new(pattern).is_ok_and(|parsed| parsed.matches(name));
     name == pattern || name != LOOPBACK && by_pattern()
 }
 
-/// Selects devices by glob patterns.
+/// Selects devices by names and glob patterns.
 pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
     let mut selection = Selection { patterns: patterns.to_vec(), ..Selection::default() };
     for pattern in patterns {
         let mut found = false;
         for device in devices.iter().filter(|device| matches(pattern, &device.name)) {
             if !device.ethernet && device.name != LOOPBACK {
-                // A pattern means the guardable ones; a name is a wish that cannot be met.
+                // A pattern skips devices that cannot be guarded; an exact name is a wish that cannot
+                // be met.
                 if device.name == *pattern {
                     found = true;
                     selection.not_ethernet.push(device.name.clone());
@@ -64,12 +65,12 @@ pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
     selection
 }
 
-/// What the devices unpack, besides what the operator told of.
+/// Returns the tunnels that the devices unpack, in addition to those that the operator named.
 pub(crate) fn tunnels(told: &Tunnels, devices: &[Device]) -> Tunnels {
     let mut tunnels = told.clone();
     for device in devices.iter().filter(|device| device.may_unpack()) {
         let Some(kind) = &device.kind else { continue };
-        // Kinds that unpack nothing are not known; that is no error here.
+        // `add` refuses kinds that unpack nothing; that is no error here.
         if device.ports.is_empty() {
             let _ = tunnels.add(kind, None);
         }
@@ -80,7 +81,7 @@ pub(crate) fn tunnels(told: &Tunnels, devices: &[Device]) -> Tunnels {
     tunnels
 }
 
-/// The tunnel devices, for people.
+/// Describes the tunnel devices, as in `vx0 (vxlan, udp/4789)`.
 pub(crate) fn describe_tunnels(devices: &[Device]) -> Vec<String> {
     let is_tunnel = |device: &&Device| {
         device.may_unpack()

@@ -1,5 +1,5 @@
-//! The take-over from guards of other layouts: their counts are carried over before their links are
-//! switched and once more afterwards; their maps are removed when none of their links is left.
+//! The take-over from guards of other layouts. Their counts are carried over before their links are
+//! switched and once more afterwards. Their maps are removed when none of their links is left.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Guards of other layouts that have not been taken over completely.
+/// Guards of other layouts whose take-over is not complete.
 #[derive(Debug)]
 pub(crate) struct Takeover {
     others: Vec<Other>,
-    /// Why the last attempt to complete it failed.
+    /// Why the last attempt to complete the take-over failed.
     trouble: Option<String>,
 }
 
 impl Takeover {
-    /// A take-over from these guards, oldest first.
+    /// Creates a take-over from these guards, oldest first.
     pub(crate) fn from(others: Vec<Other>) -> Self {
         Self { others, trouble: None }
     }
 
-    /// Adds the services of these guards to labels by slot. A policy must be compiled for the slots that
-    /// [`Self::begin`] gives to services.
+    /// Adds the services of these guards to `labels`, by slot. A policy must be compiled for the slots
+    /// that [`Self::begin`] assigns to services.
     pub(crate) fn claim_slots(&self, labels: &mut BTreeMap<u8, String>) -> Result<(), SystemError> {
         self.others.iter().try_for_each(|other| other.claim_slots(labels))
     }
@@ -47,14 +47,14 @@ impl Takeover {
             other.carry_buckets(shared)?;
         }
         if self.others.is_empty() {
-            // A daemon was killed at the end of a take-over.
+            // The previous daemon may have been killed at the end of a take-over.
             shared.settle()?;
         }
         Ok(())
     }
 
-    /// Carries over what was counted up to the switch, and removes maps in which no program counts any
-    /// more. Called after each switch, until every other guard is gone.
+    /// Carries over the counts up to the switch, and removes maps in which no program counts any more.
+    /// Called after each switch, until every other guard is gone.
     pub(crate) fn go_on(&mut self, pins: &Pins, shared: &mut PinnedMaps) {
         if self.others.is_empty() {
             return;
@@ -92,13 +92,14 @@ impl Takeover {
         self.trouble = trouble;
     }
 
-    /// The reason for `status` why the take-over is not complete.
+    /// Returns why the take-over is not complete, for the status.
     pub(crate) fn trouble(&self) -> Option<&String> {
         self.trouble.as_ref()
     }
 }
 
-/// Carries from one guard and removes it if it has no links left; whether it is gone.
+/// Carries the counts of one guard over, and removes its maps if it has no links left. Returns whether
+/// they were removed.
 fn end(other: &Other, pins: &Pins, shared: &mut PinnedMaps) -> Result<bool, SystemError> {
     other.carry(shared)?;
     let is_over = !pins.has_links(other)?;

@@ -1,5 +1,5 @@
-//! What a switch of policy does to connections that are open: asked of the one decision, with a
-//! segment in the middle of each.
+//! The effect of a change of policy on open connections. The decision code evaluates one segment in the
+//! middle of each connection.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,37 +21,37 @@ use crate::{
     probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe},
 };
 
-/// Groups of connections that an answer lists.
+/// Maximum number of groups of connections in an answer.
 const MAX_GROUPS: usize = 100;
-/// Where ssh listens, unless told otherwise.
+/// Default port of ssh.
 pub(crate) const SSH: u16 = 22;
-/// Devices whose packets come in through others, which may be guarded: an address on one of them
-/// may be reached through the guard.
+/// Kinds of devices whose packets arrive through other devices, which may be guarded. An address on
+/// such a device may be reached through the guard.
 const UPPER_DEVICE_KINDS: [&str; 9] =
     ["bond", "bridge", "dummy", "hsr", "ipvlan", "macvlan", "team", "vlan", "vrf"];
 
-/// Whether a connection is a session.
+/// Returns whether a connection is the session.
 pub(crate) fn is_session(session: &Session, connection: &Connection) -> bool {
     (session.peer, session.local) == (connection.peer, connection.local)
 }
 
-/// What is asked of a policy.
+/// A policy, and the interfaces and addresses of the node for which connections are checked.
 pub(crate) struct ConnectionCheck<'a> {
     /// The policy.
     pub(crate) policy: &'a CompiledPolicy,
-    /// Indices of the interfaces that it guards.
+    /// Indices of the interfaces that the policy guards.
     pub(crate) guarded: &'a BTreeSet<u32>,
-    /// Names of the devices of this node's addresses.
+    /// Names of the devices of each address of this node.
     pub(crate) addresses: &'a BTreeMap<IpAddr, BTreeSet<String>>,
     pub(crate) devices: &'a [Device],
 }
 
-/// What may become of a connection.
+/// The effect of a policy on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Impact {
-    /// What goes on in it is dropped.
+    /// Segments in the middle of the connection are dropped.
     Cut,
-    /// What opens it is dropped.
+    /// Segments that open the connection are dropped: an open one goes on, but cannot be opened again.
     NotReopened,
 }
 
@@ -60,15 +60,15 @@ pub(crate) enum Impact {
 pub(crate) struct RefusedConnection {
     pub(crate) connection: Connection,
     pub(crate) fate: Impact,
-    /// The peer has opened it.
+    /// Whether the peer opened it.
     incoming: bool,
     service: String,
     node: Option<String>,
 }
 
 impl ConnectionCheck<'_> {
-    /// Whether packets of a connection come in through a guarded interface. Where that cannot be
-    /// known, they do.
+    /// Returns whether packets of a connection arrive through a guarded interface. If that cannot be
+    /// determined, they are assumed to.
     fn is_reached(&self, connection: &Connection) -> bool {
         let over = |device: &Device| {
             self.guarded.contains(&device.index)
@@ -87,7 +87,7 @@ impl ConnectionCheck<'_> {
         devices.any(over) || !self.devices.iter().any(|device| names.contains(&device.name))
     }
 
-    /// The service that refuses a segment of the peer with these flags.
+    /// Returns the service that refuses a segment of the peer with these TCP flags; none if it passes.
     fn refuses(
         &self,
         tables: &HostTables<'_>,
@@ -102,7 +102,7 @@ impl ConnectionCheck<'_> {
             flags,
             later_fragment: false,
         };
-        // Full buckets: a limit that is reached for a moment cuts nothing.
+        // Full buckets: a rate limit that is reached for a short time cuts no connection.
         let limiter = HostLimiter::new([0; 2]);
         let frame = probe.frame();
         let verdict: Verdict = tables.verdict(&Frame::new(&frame), &limiter);
@@ -110,8 +110,8 @@ impl ConnectionCheck<'_> {
         (!verdict.passes()).then(name)
     }
 
-    /// The connections that this policy refuses. `listening` are ports of which somebody listens:
-    /// a connection at another one was opened from here.
+    /// Returns the connections that this policy refuses. `listening`: ports with a listening socket. A
+    /// connection from any other local port was opened by this node.
     pub(crate) fn suspects(
         &self,
         connections: &[Connection],
@@ -124,7 +124,7 @@ impl ConnectionCheck<'_> {
             let cut = self.refuses(&tables, connection, FLAGS_ESTABLISHED);
             let (fate, service) = match cut {
                 Some(service) => (Impact::Cut, service),
-                // What answers a connection of ours opens none.
+                // The peer only answers a connection that this node opened; it opens none.
                 None if incoming => {
                     (Impact::NotReopened, self.refuses(&tables, connection, FLAGS_OPENING)?)
                 }
@@ -137,7 +137,7 @@ impl ConnectionCheck<'_> {
         suspects.collect()
     }
 
-    /// Takes out what this policy, the one in force, refuses already.
+    /// Removes the connections that this policy, which is in force, already refuses.
     pub(crate) fn keep_passing(&self, suspects: &mut Vec<RefusedConnection>) {
         let tables = self.policy.host();
         suspects.retain(|suspect| {
@@ -148,7 +148,8 @@ impl ConnectionCheck<'_> {
     }
 }
 
-/// Sums suspects up. `is_session` says which of them the caller may be using.
+/// Sums up the connections with one effect. `is_session` returns whether the caller may be using a
+/// connection.
 pub(crate) fn sum_up(
     suspects: &[RefusedConnection],
     fate: Impact,
@@ -160,7 +161,7 @@ pub(crate) fn sum_up(
     for suspect in suspects.iter().filter(|suspect| suspect.fate == fate) {
         let RefusedConnection { connection, incoming, service, .. } = suspect;
         let peer = connection.peer.ip();
-        // Who is no member of the new policy may have been one of the old.
+        // A source that is no member under the new policy may have been one under the old policy.
         let node = suspect.node.clone();
         let node = node.or_else(|| name_of(names, &Addr::from(peer)).map(str::to_owned));
         let port = if *incoming { connection.local.port() } else { connection.peer.port() };
@@ -231,7 +232,7 @@ policies: [policy.yaml]
         Connection { local, peer, ifindex: 0, inode: 0 }
     }
 
-    /// What becomes of connections under a policy that guards device 2.
+    /// Returns the effect of a policy that guards device 2 on connections.
     fn under(policy: &CompiledPolicy, connections: &[Connection]) -> Vec<RefusedConnection> {
         let devices = [
             device(1, "lo", None),
@@ -265,7 +266,7 @@ policies: [policy.yaml]
             ("10.2.0.1:9091", true),
             ("10.3.0.1:9091", false),
             ("10.4.0.1:9091", true),
-            // Of no device any more.
+            // An address that no device has any more.
             ("10.5.0.1:9091", true),
         ] {
             let found = under(&refusing, &[connection(local, "10.0.0.2:40000")]);
@@ -293,7 +294,7 @@ policies: [policy.yaml]
         assert_eq!(fates(&policy("all", "worker")), [(40000, Impact::Cut)]);
         let weak = [(40000, Impact::NotReopened)];
         assert_eq!(fates(&policy("new-connections", "worker")), weak);
-        // What is refused today is no loss.
+        // A connection that is already refused is not lost.
         let mut suspects = under(&policy("all", "scheduler"), &open);
         assert_eq!(suspects.len(), 2);
         let guarded = BTreeSet::from([2]);

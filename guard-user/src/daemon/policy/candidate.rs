@@ -18,16 +18,16 @@ use crate::{
     },
 };
 
-/// Hint of an error about interfaces.
+/// Hint of errors about interfaces to guard.
 pub(crate) const NAME_AN_INTERFACE: &str =
     "name one that exists, in `interfaces` of the manifest or by --interface";
 
-/// What is known of a policy besides its tables.
+/// Facts about a policy besides its compiled tables: names, services, patterns and sizes.
 #[derive(Debug)]
 pub(crate) struct PolicyInfo {
     /// Name of the cluster.
     pub(crate) cluster: String,
-    /// SHA-256 over the files.
+    /// SHA-256 over the policy files.
     pub(crate) files_hash: [u8; 32],
     /// Name of this node.
     pub(crate) node: String,
@@ -35,7 +35,7 @@ pub(crate) struct PolicyInfo {
     pub(crate) patterns: Vec<String>,
     /// The services by their slots.
     pub(crate) services: BTreeMap<u8, ServiceStatus>,
-    /// Names of nodes by address, sorted.
+    /// Names of nodes by address, sorted by address.
     pub(crate) names: Vec<(Addr, String)>,
     /// The ports that services guard.
     pub(crate) ports: GuardedPorts,
@@ -43,33 +43,33 @@ pub(crate) struct PolicyInfo {
     pub(crate) tables: TableStatus,
 }
 
-/// A policy, ready to be put into force.
+/// A compiled policy, ready to be put into force.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    /// Its tables.
+    /// The compiled tables.
     pub(crate) policy: CompiledPolicy,
-    /// What else is known of it.
+    /// Names, services, patterns and sizes of the policy.
     pub(crate) info: PolicyInfo,
     /// The networks of its nodes.
     pub(crate) neighbourhood: ClusterNetworks,
-    /// What the node unpacks, as it is compiled in.
+    /// The tunnels whose packets the node unpacks, as compiled into the policy.
     pub(crate) tunnels: Tunnels,
 }
 
-/// Which node of the manifest this is, and what it guards.
+/// The choice of this node in the manifest, and of the interfaces to guard.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeOptions {
-    /// Name of this node; found by host name or address if there is none.
+    /// Name of this node; none to find the node by host name or address.
     pub(crate) node: Option<String>,
-    /// Interface patterns that override those of the manifest, if there are any.
+    /// Interface patterns from `--interface`; override the manifest's if not empty.
     pub(crate) interfaces: Vec<String>,
 }
 
 impl NodeOptions {
-    /// Patterns of the interfaces to guard.
+    /// Returns the patterns of the interfaces to guard.
     ///
     /// # Errors
-    /// The manifest does not have this node, or names no interface for it.
+    /// The manifest does not contain this node, or names no interface for it.
     pub(crate) fn patterns(&self, loaded: &Loaded) -> Result<Vec<String>, InstallError> {
         if !self.interfaces.is_empty() {
             self.find(loaded)?;
@@ -86,7 +86,7 @@ impl NodeOptions {
     /// Compiles a policy for this node.
     ///
     /// # Errors
-    /// The manifest does not have this node, or the policy does not fit into the tables.
+    /// The manifest does not contain this node, or the policy does not fit into the tables.
     pub(crate) fn compile(
         &self,
         loaded: &Loaded,

@@ -1,9 +1,9 @@
 //! Policies on trial: in force, and undone by the daemon unless an operator confirms them in time
 //! ("commit confirmed" of Junos).
 //!
-//! The daemon keeps the deadline and what to return to, both on disk, so that neither a terminal
-//! that hangs nor a daemon that ends loses them. The deadline is one of the clock that counts from
-//! boot and cannot be set. A machine that was started again has no trial: it begins with its files.
+//! The daemon keeps the deadline, the policy on trial and the policy to return to on disk. Neither a
+//! hanging terminal nor the end of the daemon loses them. The deadline is a time of the clock that
+//! counts from boot, which cannot be set. A reboot ends a trial: the daemon then starts with its files.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +25,7 @@ use crate::{
 };
 
 impl Lifecycle {
-    /// Continues a trial that an earlier daemon began; whether there is one to continue.
+    /// Continues a trial that an earlier daemon began. Returns whether there is one to continue.
     pub(super) fn resume_trial(&mut self, dataplane: &mut dyn Dataplane) -> bool {
         let trial = match self.state_dir.trial() {
             Ok(Some(trial)) => trial,
@@ -55,7 +55,7 @@ impl Lifecycle {
         false
     }
 
-    /// Watches the files that were not loaded at the start because of a trial.
+    /// Watches the files, which were not loaded at the start because of a trial.
     fn watch_unread_files(&mut self) {
         let since = SystemTime::now();
         let sources = match policy::load(&self.options.manifest, &TrustedFiles) {
@@ -65,10 +65,10 @@ impl Lifecycle {
         self.watch(&sources, Reading::Followed { since });
     }
 
-    /// Puts a policy into force, for good or on trial.
+    /// Puts a policy into force, permanently or on trial. A dry run only reports the effect.
     ///
     /// # Errors
-    /// A trial is going on, the policy is wrong or not accepted, it would cut connections without
+    /// A trial is in progress, the policy is invalid or not accepted, it would cut connections without
     /// consent, or the kernel refuses it.
     pub(crate) fn apply(
         &mut self,
@@ -84,7 +84,7 @@ impl Lifecycle {
         if let Some(within) = within.filter(|_| !dry_run) {
             self.require_way_back(within)?;
         }
-        // Of what was sent, only what is read counts.
+        // Of the request, only the files that were read are used from here on.
         let prepared = self.prepare(&bundle.manifest, bundle, Reading::Known, dataplane);
         let Prepared { candidate, bundle } = prepared.map_err(|error| error.text())?;
         let bundle = &bundle;
@@ -107,7 +107,7 @@ impl Lifecycle {
         Ok(Applied { connections, ..self.applied(before.as_ref())? })
     }
 
-    /// The answer to a dry run.
+    /// Returns the answer to a dry run.
     fn planned(&self, candidate: &Candidate, connections: Connections) -> Result<Applied, Refusal> {
         let current = self.in_force.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
@@ -147,7 +147,7 @@ impl Lifecycle {
     ) -> Result<(), Refusal> {
         let trial =
             Trial::begin(bundle.clone(), accepted, within).map_err(|error| error.to_string())?;
-        // Before the switch: a daemon that ends in between undoes it.
+        // Before the switch, so that the next start undoes the trial if the daemon ends in between.
         self.state_dir.keep_trial(&trial).map_err(|error| format!("{error:#}"))?;
         if let Err(error) = self.install(candidate, dataplane) {
             self.forget_trial();
@@ -173,7 +173,7 @@ impl Lifecycle {
     /// Keeps the policy on trial.
     ///
     /// # Errors
-    /// There is none, or it cannot be saved.
+    /// There is no trial, or the policy cannot be saved.
     pub(crate) fn confirm(&mut self, dataplane: &mut dyn Dataplane) -> Result<Applied, Refusal> {
         let trial = self.trial().ok_or("no policy is on trial")?.clone();
         self.save(&trial.bundle);
@@ -188,10 +188,10 @@ impl Lifecycle {
         self.applied(None)
     }
 
-    /// Ends the trial: what was in force before is again.
+    /// Ends the trial: the policy that was in force before it is put into force again.
     ///
     /// # Errors
-    /// There is none, or what was in force before cannot be loaded.
+    /// There is no trial, or the policy that was in force before it cannot be loaded.
     pub(crate) fn roll_back(&mut self, dataplane: &mut dyn Dataplane) -> Result<Applied, Refusal> {
         if self.trial().is_none() {
             return Err("no policy is on trial".into());
@@ -201,7 +201,7 @@ impl Lifecycle {
         {
             self.origin = *before;
             if trial.resumed {
-                // Without the trial this daemon would have begun with the files.
+                // Without the trial, this daemon would have started with its files.
                 self.watcher.forget();
             }
         }
@@ -211,7 +211,7 @@ impl Lifecycle {
         self.applied(None)
     }
 
-    /// Ends a trial whose time is over.
+    /// Ends a trial whose deadline has passed.
     pub(crate) fn check_trial(&mut self, dataplane: &mut dyn Dataplane) {
         if self.trial().is_none_or(|trial| trial.deadline.left().is_some()) {
             return;
@@ -232,8 +232,8 @@ impl Lifecycle {
         self.note_problem(forgotten);
     }
 
-    /// The origin of a policy that was applied, and the difference to the files: they come into force
-    /// again with the next start.
+    /// Returns the origin of a policy that was applied, and records its difference to the files: the
+    /// next start puts the files into force again.
     fn origin_of_applied(&mut self, applied: &Bundle) -> Origin {
         self.differences.clear();
         let same = policy::load(&self.options.manifest, &TrustedFiles)

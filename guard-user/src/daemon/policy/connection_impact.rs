@@ -22,16 +22,16 @@ use crate::{
     text::counted,
 };
 
-/// Connections that are checked.
+/// Maximum number of connections that are checked.
 const MAX_CHECKED: usize = 10_000;
-/// Lines about connections in a log record and an event.
+/// Maximum number of lines about connections in a log record and in an event.
 pub(super) const MAX_REPORTED: usize = 5;
 
 impl Consent {
-    /// Whether this may be done.
+    /// Checks whether the caller has consented to the effect of a change on connections.
     ///
     /// # Errors
-    /// What would be cut, and how to do it all the same.
+    /// The connections that would be cut without consent.
     pub(crate) fn check(&self, connections: &Connections) -> Result<(), Refusal> {
         let Affected { connections: all, sessions, .. } = connections.cut;
         let [own, others] =
@@ -49,7 +49,7 @@ impl Consent {
     }
 }
 
-/// Interfaces that are guarded now, and those that a candidate guards.
+/// The interfaces that are guarded now, and those that a candidate guards.
 #[derive(Debug)]
 pub(crate) struct GuardedInterfaces<'a> {
     /// All devices of the node.
@@ -105,8 +105,8 @@ pub(crate) fn impact(
     })
 }
 
-/// The connections among some that the caller may be using: its own, if it is known, else all that
-/// are of ssh.
+/// Returns the suspect connections that the caller may be using: its own session if it is known,
+/// otherwise all connections of ssh.
 fn sessions(own: Option<Session>, suspects: &[RefusedConnection]) -> BTreeSet<Connection> {
     let cut = suspects.iter().map(|suspect| suspect.connection);
     if let Some(own) = own {

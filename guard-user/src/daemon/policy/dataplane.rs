@@ -1,4 +1,4 @@
-//! What a policy comes into force on, and what is told of it.
+//! The interface through which policies take effect, and the changes reported through it.
 
 use std::time::SystemTime;
 
@@ -19,7 +19,7 @@ use crate::{
     text::time,
 };
 
-/// Lines of text that an event holds.
+/// Maximum number of lines of text in an event.
 const MAX_EVENT_LINES: usize = 5;
 
 /// A policy in force.
@@ -29,17 +29,17 @@ pub(crate) struct InForce {
     pub(crate) number: u64,
     /// When it came into force.
     pub(crate) since: SystemTime,
-    /// SHA-256 of what is enforced.
+    /// SHA-256 of the compiled services, as enforced.
     pub(crate) hash: [u8; 32],
-    /// What the node unpacks, as it is compiled in.
+    /// The tunnels whose packets the node unpacks, as compiled into the policy.
     pub(crate) tunnels: Tunnels,
-    /// What else is known of it.
+    /// Names, services, patterns and sizes of the policy.
     pub(crate) info: PolicyInfo,
 }
 
 impl InForce {
-    /// Whether a candidate would change neither verdicts nor interfaces. The hash covers the services,
-    /// not the interfaces.
+    /// Returns whether a candidate would change neither verdicts nor interfaces. The hash covers the
+    /// services, but not the interfaces.
     pub(crate) fn is_same_as(&self, candidate: &Candidate) -> bool {
         self.hash == candidate.policy.hash && self.info.patterns == candidate.info.patterns
     }
@@ -48,34 +48,34 @@ impl InForce {
 /// The result of putting a policy into force.
 #[derive(Debug)]
 pub(crate) struct Installed {
-    /// What is in force now.
+    /// The policy that is in force now.
     pub(crate) in_force: InForce,
     /// A failure that did not undo the switch.
     pub(crate) problem: Option<String>,
 }
 
-/// Something that became of policies.
+/// A change to report: to events, counters or the service manager.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// An event for those who follow the node.
+    /// An event for the clients that follow the node's events.
     Event(events::Policy),
-    /// The files were loaded, or could not be.
+    /// The files were loaded, or failed to load.
     Loaded {
         /// Whether they came into force.
         success: bool,
     },
     /// A policy was rejected because of its signature.
     SignatureRejected {
-        /// Whether the signature is good, and older than one that was accepted.
+        /// Whether the signature is valid, but older than one that was accepted.
         replayed: bool,
     },
     /// A reload begins.
     Reloading,
-    /// A reload has ended, with success or without.
+    /// A reload has ended, successfully or not.
     Reloaded,
 }
 
-/// An event about the policy in force.
+/// Creates an event about the policy in force, with at most [`MAX_EVENT_LINES`] lines of text.
 pub(crate) fn policy_event(
     what: PolicyChange,
     in_force: Option<&InForce>,
@@ -90,32 +90,33 @@ pub(crate) fn policy_event(
     }
 }
 
-/// The node as far as policies come into force on it.
+/// The node, as far as policies take effect on it. `switch.rs` implements this for the kernel; the
+/// tests of this module record the calls.
 pub(crate) trait Dataplane {
-    /// What the node unpacks.
+    /// Returns the tunnels whose packets the node unpacks.
     fn tunnels(&self) -> Tunnels;
 
-    /// Whether a device of this node matches one of the patterns.
+    /// Returns whether a device of this node matches one of the patterns.
     fn has_device(&self, patterns: &[String]) -> bool;
 
-    /// The slots of services, also of those that an earlier daemon had.
+    /// Returns the slots of services, including those assigned by an earlier daemon.
     ///
     /// # Errors
     /// The pinned maps cannot be read.
     fn placement(&self) -> Result<Placement, SystemError>;
 
-    /// Puts a policy into force in the place of another one.
+    /// Puts a policy into force in place of `current`.
     ///
     /// # Errors
-    /// The kernel refuses. What was in force still is.
+    /// The kernel refuses it. The policy in force stays in force.
     fn install(
         &mut self,
         candidate: Candidate,
         current: Option<&InForce>,
     ) -> Result<Installed, InstallError>;
 
-    /// What a policy would do to open connections. `current` compiles the policy in force, if its
-    /// texts are known; it is called only if the result depends on it.
+    /// Returns the effect of a candidate on open connections. `compile_current` compiles the policy in
+    /// force, if its texts are known; it is called only if the result depends on it.
     ///
     /// # Errors
     /// The connections cannot be listed.
@@ -127,6 +128,6 @@ pub(crate) trait Dataplane {
         compile_current: &mut dyn FnMut() -> Option<CompiledPolicy>,
     ) -> Result<Connections, SystemError>;
 
-    /// Reports what became of policies.
+    /// Reports a change of policies.
     fn report(&mut self, change: Change);
 }

@@ -1,4 +1,4 @@
-//! What the state directory keeps besides the last good policy.
+//! The documents that the state directory keeps besides the last known good policy.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,27 +15,27 @@ use crate::{
     text::time,
 };
 
-/// A trial, as the state directory keeps it.
+/// A trial, as kept in the state directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Trial {
-    /// When it ends.
+    /// When the trial ends.
     #[serde(flatten)]
     pub(super) deadline: Deadline,
-    /// What is tried.
+    /// The policy on trial.
     pub(crate) bundle: Bundle,
-    /// What is to be remembered of its signature once it is confirmed.
+    /// The signature to record once the trial is confirmed; none if unsigned policies are accepted.
     #[serde(default)]
     pub(super) accepted: Option<Accepted>,
-    /// This daemon goes on with what an earlier one has begun, and has not loaded its files yet.
+    /// Whether this daemon continues a trial of an earlier one, and has not loaded its files yet.
     #[serde(skip)]
     pub(super) resumed: bool,
 }
 
 impl Trial {
-    /// A trial that ends after a time.
+    /// Creates a trial that ends after the time `within`.
     ///
     /// # Errors
-    /// The clock cannot be read.
+    /// The clock or the boot id cannot be read.
     pub(super) fn begin(
         bundle: Bundle,
         accepted: Option<Accepted>,
@@ -44,12 +44,12 @@ impl Trial {
         Ok(Self { deadline: Deadline::after(within)?, bundle, accepted, resumed: false })
     }
 
-    /// The serial number that it was signed with.
+    /// Returns the serial number with which the policy was signed.
     pub(super) fn serial(&self) -> Option<u64> {
         self.accepted.as_ref().map(|accepted| accepted.serial)
     }
 
-    /// For the status.
+    /// Returns the trial for the status.
     pub(crate) fn status(&self) -> TrialStatus {
         let left = self.deadline.left().unwrap_or_default();
         TrialStatus {
@@ -60,30 +60,30 @@ impl Trial {
     }
 }
 
-/// Modes that are not those of the policy, as the state directory keeps them.
+/// A mode override, as kept in the state directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ActiveOverride {
     pub(super) mode: RequestedMode,
     pub(super) services: Vec<String>,
-    /// Since when, as all documents write it.
+    /// When it was set, in the time format of all documents.
     pub(super) since: String,
-    /// Until when; until it is changed if there is none.
+    /// The deadline; none if the override lasts until it is changed.
     pub(super) until: Option<Deadline>,
 }
 
 impl ActiveOverride {
-    /// Whether its time is over.
+    /// Returns whether its time has passed.
     pub(super) fn is_over(&self) -> bool {
         self.until.as_ref().is_some_and(|until| until.left().is_none())
     }
 
-    /// Whether it is about a service.
+    /// Returns whether it applies to a service. Without a list of services, it applies to all.
     pub(super) fn means(&self, label: &str, name: &str) -> bool {
         self.services.is_empty()
             || self.services.iter().any(|wanted| wanted == label || wanted == name)
     }
 
-    /// For the status.
+    /// Returns the override for the status.
     pub(crate) fn status(&self) -> ModeOverride {
         let left = self.until.as_ref().map(|until| until.left().unwrap_or_default());
         ModeOverride {
@@ -96,11 +96,11 @@ impl ActiveOverride {
     }
 }
 
-/// What was accepted last: nothing older is again.
+/// The signature that was accepted last. An older one is not accepted again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Accepted {
     pub(crate) serial: u64,
-    /// SHA-256 of the list, in hexadecimal.
+    /// SHA-256 of the signed list of checksums, in hexadecimal.
     pub(super) sums: String,
 }
 

@@ -1,7 +1,8 @@
-//! Noticing that files have changed.
+//! Detection of changed files.
 //!
-//! By looking, every [`Timing::files`], and not by inotify: a manifest on NFS or a `ConfigMap` that is
-//! swapped by symlink three directories up changes without an event where one would listen.
+//! The files are checked every [`Timing::files`]. Inotify would not do: a manifest on NFS, or a
+//! `ConfigMap` that is swapped by a symlink three directories up, changes without an event at a watched
+//! path.
 
 use std::{
     fs::{self, Metadata},
@@ -15,10 +16,10 @@ use crate::{
     policy::{Disk, Files as _, compile::hash},
 };
 
-/// Bytes of a file up to which it is read for [`FileWatcher::digest`]: as many as a document may have.
+/// Maximum size in bytes of a file that is read for [`FileWatcher::digest`]; the maximum of a document.
 const MAX_DIGESTED: u64 = 64 << 20;
 
-/// What identifies a version of a file without reading it.
+/// Metadata that identify a version of a file without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FileVersion {
     device: u64,
@@ -41,8 +42,8 @@ impl From<Metadata> for FileVersion {
 }
 
 impl FileVersion {
-    /// Whether this is the same file with other contents: written in place, and not replaced by
-    /// another one.
+    /// Returns whether this is the same file with other contents: written in place, not replaced by
+    /// another file.
     fn is_rewritten(&self, before: &Self) -> bool {
         let identity = |file: &Self| (file.device, file.inode);
         identity(self) == identity(before)
@@ -50,26 +51,26 @@ impl FileVersion {
     }
 }
 
-/// What was there, of each path.
+/// The version of the file at each path; none if there is no file.
 type Seen = Vec<(PathBuf, Option<FileVersion>)>;
 
 /// Watches paths and glob patterns.
 #[derive(Debug)]
 pub(crate) struct FileWatcher {
-    /// Looks in a row at which a file that was seen to be written in place must be the same. The
-    /// first half of a policy may be a policy; a copy over a slow line stops now and then.
+    /// Number of successive checks for which a file that is written in place must be unchanged. The
+    /// first half of a policy may be a valid policy, and a copy over a slow link pauses now and then.
     checks_at_rest: u32,
     paths: Vec<PathBuf>,
-    /// What was there when the files were last loaded.
+    /// The files when they were last loaded.
     loaded: Seen,
-    /// What was there at the last look.
+    /// The files at the last check.
     seen: Seen,
-    /// Looks that nothing may change at before the files are taken for finished.
+    /// Number of further checks without a change before the files are considered complete.
     wait: u32,
 }
 
 impl FileWatcher {
-    /// Watches nothing yet.
+    /// Starts without paths.
     pub(crate) fn new(timing: &Timing) -> Self {
         Self {
             checks_at_rest: timing.checks_at_rest(),
@@ -80,16 +81,17 @@ impl FileWatcher {
         }
     }
 
-    /// Watches these from now on. To be called before they are read, so that a change while they
-    /// are being read is noticed.
+    /// Records the present files as loaded. Called before the files are read, so that a change while
+    /// they are read is noticed.
     pub(crate) fn mark(&mut self) {
         self.loaded = look(&self.paths);
         self.seen.clone_from(&self.loaded);
         self.wait = 0;
     }
 
-    /// Watches these paths and patterns, if they are others than before. They were read at `began`
-    /// or later; what was written since may be newer than what was read.
+    /// Watches these paths and patterns from now on, unless they are the same as before. The files were
+    /// read at `began` or later. A file that was written since then may be newer than the version that
+    /// was read.
     pub(crate) fn set_paths(&mut self, paths: Vec<PathBuf>, began: SystemTime) {
         if self.paths == paths {
             return;
@@ -97,7 +99,7 @@ impl FileWatcher {
         self.paths = paths;
         self.mark();
         let began = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // Times of files are as coarse as the kernel's timer tick.
+        // Timestamps of files are as coarse as the kernel's timer tick.
         let began = i64::try_from(began.as_secs()).unwrap_or(i64::MAX) - 1;
         for (_, signature) in &mut self.loaded {
             if signature.as_ref().is_some_and(|signature| signature.changed.0 >= began) {
@@ -106,16 +108,16 @@ impl FileWatcher {
         }
     }
 
-    /// Takes all files for changed.
+    /// Treats all files as changed.
     pub(crate) fn forget(&mut self) {
         for (_, signature) in &mut self.loaded {
             *signature = None;
         }
     }
 
-    /// Whether the files differ from those loaded, and have stood still: a writer may be half
-    /// through. A file that took the place of another was finished before, so one look is enough;
-    /// one that was seen to be written in place must rest for [`Timing::rest`].
+    /// Returns whether the files differ from those loaded and are complete. A file that replaced
+    /// another one was complete before it was renamed, so one check without a change is enough. A file
+    /// that was written in place must be unchanged for [`Timing::rest`].
     pub(crate) fn changed(&mut self) -> bool {
         let now = look(&self.paths);
         if now != self.seen {
@@ -130,17 +132,17 @@ impl FileWatcher {
 }
 
 impl FileWatcher {
-    /// Whether files differ from those that were last loaded, still or not.
+    /// Returns whether the files differ from those that were last loaded, complete or not.
     pub(crate) fn differs(&self) -> bool {
         look(&self.paths) != self.loaded
     }
 
-    /// SHA-256 over the files, as [`crate::policy::Bundle::hash`] has it; none if there is none, or
-    /// one of them cannot be read whole.
+    /// Returns the SHA-256 over the files, as computed by [`crate::policy::Bundle::hash`]. None if
+    /// there are no files, or one of them is too large or cannot be read.
     pub(crate) fn digest(&self, manifest: &Path) -> Option<[u8; 32]> {
         let files = look(&self.paths).into_iter().map(|(path, signature)| {
             let size = signature.as_ref().map(|signature| signature.size);
-            // Not by `fs::read`, which waits for ever at a pipe.
+            // Not by `fs::read`, which blocks forever on a pipe.
             let bytes =
                 size.filter(|size| *size <= MAX_DIGESTED).and_then(|_| Disk.read(&path).ok());
             Some((path, bytes?))
@@ -151,7 +153,7 @@ impl FileWatcher {
     }
 }
 
-/// Whether one of the files was written in place since.
+/// Returns whether one of the files was written in place since `before`.
 fn is_rewritten(now: &Seen, before: &Seen) -> bool {
     now.iter().any(|(path, file)| {
         let earlier = before.iter().find(|(known, _)| known == path);
@@ -163,7 +165,7 @@ fn is_rewritten(now: &Seen, before: &Seen) -> bool {
 fn look(paths: &[PathBuf]) -> Seen {
     let mut found = Vec::new();
     for path in paths {
-        // A path that exists is what it says, whatever characters it has.
+        // An existing path is used literally, even if it contains pattern characters.
         if path.exists() || !is_pattern(path) {
             found.push(signed(path));
         } else if let Some(matches) = path.to_str().and_then(|text| glob::glob(text).ok()) {
@@ -265,7 +267,7 @@ mod tests {
         watch.mark();
         assert_eq!(looks(&mut watch), None);
 
-        // One that is new, and grows while it is looked at.
+        // A new file that grows between the checks.
         fs::remove_file(&file).expect("removing");
         fs::write(&file, "h").expect("a new file");
         assert!(!watch.changed());

@@ -1,5 +1,5 @@
-//! The life cycle of policies: which one is in force, where it comes from, and what may replace it.
-//! Nothing in force is given up for something that may not come to be.
+//! The life cycle of policies: which policy is in force, where it came from, and what may replace it.
+//! The policy in force is given up only when its replacement has been loaded.
 
 use std::{
     path::{Path, PathBuf},
@@ -35,26 +35,26 @@ use crate::{
     text::time,
 };
 
-/// Where the policy in force comes from.
+/// The origin of the policy in force.
 #[derive(Debug)]
 pub(crate) enum Origin {
     /// The files that the daemon follows.
     Files,
     /// The copy in the state directory, because the files could not be loaded.
     LastGood {
-        /// Why they could not.
+        /// Why the files could not be loaded.
         because: String,
     },
-    /// A policy that was applied and is not what the files say.
+    /// A policy that was applied and differs from the files.
     Applied {
-        /// Its manifest.
+        /// Path of its manifest.
         from: PathBuf,
     },
     /// A policy on trial.
     Trial {
-        /// What is tried, and until when.
+        /// The policy on trial and its deadline.
         trial: Box<Trial>,
-        /// Where the policy comes from that it returns to.
+        /// The origin of the policy that the trial returns to.
         before: Box<Origin>,
     },
 }
@@ -68,23 +68,28 @@ pub(crate) struct LoadAttempt {
     pub(crate) success: bool,
 }
 
-/// Generation number and interface patterns of what is in force.
+/// Generation number and interface patterns of the policy in force.
 pub(crate) type Mark = (u64, Vec<String>);
 
 /// The options that concern policies.
 #[derive(Debug, Clone)]
 pub(crate) struct PolicyOptions {
-    /// The manifest that the daemon follows.
+    /// Path of the manifest that the daemon follows.
     pub(crate) manifest: PathBuf,
-    /// Which node of the manifest this is.
+    /// The choice of this node in the manifest, and of the interfaces to guard.
     pub(crate) node: NodeOptions,
-    /// Public key with which policies must be signed; none to accept unsigned ones.
+    /// Path of the public key with which policies must be signed; none to accept unsigned policies.
     pub(crate) policy_key: Option<PathBuf>,
     /// Intervals and time limits.
     pub(crate) timing: Timing,
 }
 
-/// The owner of all that is known of policies.
+/// The owner of the policy state: the policy in force, its origin, trials, mode overrides, and the
+/// watched files.
+///
+/// It reads and checks policy files, the state directory and signatures, and decides which policy comes
+/// into force. It knows interfaces, events and counters only through a [`Dataplane`], which each method
+/// that changes the policy in force takes as an argument.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     pub(super) options: PolicyOptions,
@@ -92,23 +97,23 @@ pub(crate) struct Lifecycle {
     pub(super) watcher: FileWatcher,
     pub(super) in_force: Option<InForce>,
     pub(super) origin: Origin,
-    /// Whether the state directory has what is in force.
+    /// Whether the state directory holds the policy in force.
     pub(super) is_saved: bool,
-    /// Serial number with which the policy in force was signed; none if unsigned ones are accepted.
+    /// Serial number with which the policy in force was signed; none if unsigned policies are accepted.
     pub(super) serial: Option<u64>,
-    /// Why the files are not what is in force; empty if they are.
+    /// Why the policy in force differs from the files; empty if it does not.
     pub(super) differences: Vec<String>,
-    /// SHA-256 over the files that were read last and could not come into force.
+    /// SHA-256 over the files that were read last and did not come into force.
     rejected_files: Option<[u8; 32]>,
     last_load: Option<LoadAttempt>,
     pub(super) mode_override: Option<ActiveOverride>,
-    /// Problems until the next start.
+    /// Problems that last until the next start.
     start_problems: Vec<String>,
-    /// Problems until the next switch.
+    /// Problems that last until the next switch.
     pub(super) problems: Vec<String>,
 }
 
-/// What [`Lifecycle::prepare`] makes of a manifest.
+/// The result of [`Lifecycle::prepare`].
 pub(super) struct Prepared {
     pub(super) candidate: Candidate,
     pub(super) bundle: Bundle,
@@ -117,15 +122,15 @@ pub(super) struct Prepared {
 /// How files are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// They are the daemon's own files, read since this time: they are watched, their signature is
-    /// checked, and they are saved once they are in force.
+    /// The daemon's own files, read since this time. They are watched, their signature is checked, and
+    /// they are saved once they are in force.
     Followed { since: SystemTime },
-    /// They were checked when they came.
+    /// Files that were checked earlier, or come with a request that is checked by the caller.
     Known,
 }
 
 impl Lifecycle {
-    /// No policy yet. `start_problems`: problems that last until the next start.
+    /// Starts without a policy. `start_problems`: problems that last until the next start.
     pub(crate) fn new(
         options: PolicyOptions,
         state_dir: StateDir,
@@ -148,8 +153,8 @@ impl Lifecycle {
         }
     }
 
-    /// Puts the policy of the manifest into force, or the last good one if the manifest is wrong. A
-    /// trial or a mode override of an earlier daemon goes on.
+    /// Puts the policy of the manifest into force, or the last known good one if the manifest is
+    /// invalid. Continues a trial or a mode override of an earlier daemon.
     ///
     /// # Errors
     /// No policy came into force.
@@ -160,7 +165,7 @@ impl Lifecycle {
         }
         match self.load_files(dataplane) {
             Ok(()) => Ok(()),
-            // What the system refuses for one policy it refuses for another.
+            // A request that the system refuses for one policy fails for another one, too.
             Err(error @ InstallError::System(_)) => Err(error),
             Err(error) => {
                 error.explain();
@@ -170,22 +175,22 @@ impl Lifecycle {
         }
     }
 
-    /// What is in force.
+    /// Returns the policy in force; none before the start.
     pub(crate) fn in_force(&self) -> Option<&InForce> {
         self.in_force.as_ref()
     }
 
-    /// The manifest that the daemon follows.
+    /// Returns the path of the manifest that the daemon follows.
     pub(crate) fn manifest(&self) -> &Path {
         &self.options.manifest
     }
 
-    /// The last attempt to load the files.
+    /// Returns the last attempt to load the files.
     pub(crate) fn last_load(&self) -> Option<LoadAttempt> {
         self.last_load
     }
 
-    /// The policy on trial.
+    /// Returns the policy on trial; none if there is no trial.
     pub(crate) fn trial(&self) -> Option<&Trial> {
         match &self.origin {
             Origin::Trial { trial, .. } => Some(trial),
@@ -193,27 +198,28 @@ impl Lifecycle {
         }
     }
 
-    /// The mode override.
+    /// Returns the mode override; none if the policy's modes are in force.
     pub(crate) fn mode_override(&self) -> Option<&ActiveOverride> {
         self.mode_override.as_ref()
     }
 
-    /// Whether the files say what is in force.
+    /// Returns whether the policy in force is that of the files.
     pub(crate) fn is_up_to_date(&self) -> bool {
         self.differences.is_empty() && self.trial().is_none()
     }
 
-    /// Problems that concern more than the last switch: the mode override, the files, the start.
+    /// Returns the problems that concern more than the last switch: of the mode override, the files and
+    /// the start.
     pub(crate) fn lasting_problems(&self) -> Vec<String> {
         [self.mode_problems(), self.differences.clone(), self.start_problems.clone()].concat()
     }
 
-    /// Problems of the last switch.
+    /// Returns the problems of the last switch.
     pub(crate) fn switch_problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// Where the policy in force comes from, for the status.
+    /// Returns the origin of the policy in force, for the status.
     pub(crate) fn source(&self) -> SourceStatus {
         let (kind, path) = match &self.origin {
             Origin::Trial { trial, .. } => (SourceKind::Trial, trial.bundle.manifest.clone()),
@@ -235,7 +241,7 @@ impl Lifecycle {
         }
     }
 
-    /// Why the last good policy is in force, or is what a trial returns to.
+    /// Returns why the last known good policy is in force, or why a trial returns to it.
     fn fallback_reason(&self) -> Option<String> {
         let origin = match &self.origin {
             Origin::Trial { before, .. } => before,
@@ -247,8 +253,8 @@ impl Lifecycle {
         }
     }
 
-    /// Loads the files again, if they have changed. A trial is ended by an operator or by its
-    /// deadline; what changed is noticed then.
+    /// Loads the files again if they have changed. During a trial nothing is loaded; a change is
+    /// noticed after the trial.
     pub(crate) fn check_files(&mut self, dataplane: &mut dyn Dataplane) {
         if self.trial().is_none() && self.watcher.changed() {
             tracing::info!("files have changed");
@@ -257,10 +263,10 @@ impl Lifecycle {
         }
     }
 
-    /// Loads the files again. If they are wrong, what is in force stays.
+    /// Loads the files again. If they are invalid, the policy in force stays in force.
     ///
     /// # Errors
-    /// They did not come into force; the reason.
+    /// The files did not come into force. The text is the reason.
     pub(crate) fn reload(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), String> {
         if self.trial().is_some() {
             let why = "a policy is on trial: the files are not loaded before it ends";
@@ -280,10 +286,11 @@ impl Lifecycle {
         loaded.map_err(|error| error.lines().join("\n"))
     }
 
-    /// Builds again what is in force, not what the files say: they may be wrong just now.
+    /// Builds the policy in force again, for example because tunnels or modes have changed. The files
+    /// are not used unless nothing is saved, because they may be invalid at the moment.
     ///
     /// # Errors
-    /// It cannot be built, or the kernel refuses it.
+    /// The policy cannot be built, or the kernel refuses it.
     pub(crate) fn load_again(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), InstallError> {
         match self.trial() {
             Some(trial) => {
@@ -314,7 +321,7 @@ impl Lifecycle {
         loaded
     }
 
-    /// For a start with wrong files: the policy that was last in force.
+    /// Loads the saved policy, for a start with invalid files.
     fn load_last_good(
         &mut self,
         error: &InstallError,
@@ -338,7 +345,7 @@ impl Lifecycle {
             InstallError::Unfit("there is no policy to put into force".to_owned(), Some(hint))
         })?;
         self.load_bundle(&bundle, dataplane)?;
-        // What is saved is what was accepted last.
+        // The saved policy is the one whose signature was accepted last.
         let accepted =
             self.options.policy_key.as_ref().and_then(|_| self.state_dir.accepted().ok()?);
         self.serial = accepted.map(|accepted| accepted.serial);
@@ -388,7 +395,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Loads a policy as far as that changes nothing.
+    /// Reads and compiles a policy without putting it into force.
     pub(super) fn prepare(
         &mut self,
         manifest: &Path,
@@ -438,7 +445,8 @@ impl Lifecycle {
         self.options.node.compile(loaded, patterns, &placement, dataplane.tunnels())
     }
 
-    /// The effect of a policy on open connections. A failure to list them is part of the answer.
+    /// Returns the effect of a policy on open connections. A failure to list them is part of the
+    /// result.
     pub(super) fn connections_under(
         &self,
         candidate: &Candidate,
@@ -457,8 +465,8 @@ impl Lifecycle {
         })
     }
 
-    /// The policy in force, compiled again. None if its texts are not known any more: open
-    /// connections are taken to pass then.
+    /// Compiles the policy in force again. Returns none if its texts are not known any more; then all
+    /// open connections are assumed to pass.
     fn compile_in_force(&self) -> Option<CompiledPolicy> {
         let current = self.in_force.as_ref()?;
         let bundle = self.bundle_in_force()?;
@@ -469,8 +477,8 @@ impl Lifecycle {
         (policy.hash == current.hash).then_some(policy)
     }
 
-    /// Warns of connections that the files cut. There is nobody to ask: the files were checked by
-    /// those who wrote them, and a node that ignores its files would be worse.
+    /// Warns of connections that the new files cut. No consent is required: the authors of the files
+    /// have checked them, and a node that ignores its files would be worse.
     fn warn_of_cuts(&self, connections: &Connections, dataplane: &mut dyn Dataplane) {
         let cut = &connections.cut;
         if cut.connections == 0 {
@@ -485,8 +493,8 @@ impl Lifecycle {
         self.report(dataplane, PolicyChange::CutsConnections, &lines);
     }
 
-    /// Saves what is in force. A failure is a problem, no more: the policy is in force, but would
-    /// not survive a reboot.
+    /// Saves the policy in force. A failure is recorded as a problem: the policy stays in force, but
+    /// would not survive a reboot.
     pub(super) fn save(&mut self, bundle: &Bundle) {
         let saved = self.state_dir.keep(bundle);
         self.is_saved = saved.is_ok();
@@ -501,7 +509,7 @@ impl Lifecycle {
         }
     }
 
-    /// The texts of what is in force; none if they are not saved.
+    /// Returns the texts of the policy in force; none if they are not saved.
     pub(super) fn bundle_in_force(&self) -> Option<Bundle> {
         match self.trial() {
             Some(trial) => Some(trial.bundle.clone()),
@@ -510,22 +518,22 @@ impl Lifecycle {
         }
     }
 
-    /// The texts of the files, if they are what is in force.
+    /// Returns the texts of the files, if they are the policy in force.
     pub(super) fn bundle_of_files(&self) -> Option<Bundle> {
         let bundle = policy::load(&self.options.manifest, &TrustedFiles).ok()?.bundle;
         let current = self.in_force.as_ref()?;
         (bundle.hash() == current.info.files_hash).then_some(bundle)
     }
 
-    /// Identifies what is in force.
+    /// Returns a mark of the policy in force, to be compared by [`Self::applied`].
     pub(crate) fn mark(&self) -> Option<Mark> {
         self.in_force.as_ref().map(|now| (now.number, now.info.patterns.clone()))
     }
 
-    /// What is in force now, compared with an earlier mark.
+    /// Describes the policy in force, and whether it differs from an earlier mark.
     ///
     /// # Errors
-    /// Nothing is in force.
+    /// No policy is in force.
     pub(crate) fn applied(&self, before: Option<&Mark>) -> Result<Applied, Refusal> {
         let current = self.in_force.as_ref().ok_or("nothing is in force")?;
         Ok(Applied {
@@ -550,7 +558,7 @@ impl Lifecycle {
     }
 }
 
-/// An error of the state directory.
+/// Converts an error of the state directory.
 pub(crate) fn of_state_dir(error: &anyhow::Error) -> InstallError {
     InstallError::unfit(format_args!("{error:#}"))
 }

@@ -1,7 +1,10 @@
-//! The policy of the node: which one should be in force, and why.
+//! The policy of the node: which policy should be in force, and why.
 //!
-//! [`Lifecycle`] decides; what it decides takes effect through a [`Dataplane`], so that its tests need
-//! neither a kernel nor network namespaces.
+//! [`Lifecycle`] decides. Its decisions take effect through a [`Dataplane`], so that its tests need
+//! neither a kernel nor network namespaces. Several files add methods to [`Lifecycle`]: `lifecycle.rs`
+//! loads files, `commit_confirm.rs` applies policies and runs trials, `mode_override.rs` changes modes,
+//! and `signature.rs` checks signatures. `state_dir.rs` and `documents.rs` hold what survives the
+//! daemon.
 
 mod affected_connections;
 pub(crate) mod candidate;

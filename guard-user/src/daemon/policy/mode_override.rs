@@ -1,5 +1,5 @@
-//! Mode overrides: `trainguard mode`. An override lasts for a time, which the daemon keeps, or until it
-//! is changed; the policy stays what it is.
+//! Mode overrides, set by `trainguard mode`. The daemon keeps an override for a given time or until it
+//! is changed. The policy itself does not change.
 
 use std::time::{Duration, SystemTime};
 
@@ -39,7 +39,7 @@ impl Lifecycle {
         }
     }
 
-    /// Continues an override that an earlier daemon was given.
+    /// Continues an override of an earlier daemon.
     pub(super) fn resume_mode(&mut self) {
         match self.state_dir.mode() {
             Ok(None) => {}
@@ -64,7 +64,7 @@ impl Lifecycle {
     /// Changes the mode of services.
     ///
     /// # Errors
-    /// A trial is going on, a service is not known, the policy in force cannot be built again, the
+    /// A trial is in progress, a service is unknown, the policy in force cannot be built again, the
     /// change would cut connections without consent, or the kernel refuses it.
     pub(crate) fn change_mode(
         &mut self,
@@ -152,7 +152,7 @@ impl Lifecycle {
         Ok(Some(ActiveOverride { mode: *mode, services: services.clone(), since, until }))
     }
 
-    /// Ends an override whose time is over.
+    /// Ends an override whose time has passed.
     pub(crate) fn check_mode(&mut self, dataplane: &mut dyn Dataplane) {
         let Some(over) = self.mode_override.take_if(|wanted| wanted.is_over()) else { return };
         tracing::warn!("the time of the mode by hand is over");
@@ -171,8 +171,8 @@ impl Lifecycle {
         }
     }
 
-    /// Saves the override, or that there is none. A failure is a problem, no more: the override is in
-    /// force, but the next daemon would not know of it.
+    /// Saves the override, or removes the saved one. A failure is recorded as a problem: the override
+    /// is in force, but the next daemon would not know about it.
     fn save_mode(&mut self) {
         let saved = match &self.mode_override {
             Some(wanted) => self.state_dir.keep_mode(wanted),
@@ -189,7 +189,7 @@ impl Lifecycle {
         self.save_mode();
     }
 
-    /// Problems of the mode override, for the status.
+    /// Returns the problems of the mode override, for the status.
     pub(super) fn mode_problems(&self) -> Vec<String> {
         let Some(wanted) = &self.mode_override else { return Vec::new() };
         let mut problems = Vec::new();

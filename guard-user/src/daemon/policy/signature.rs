@@ -1,5 +1,5 @@
-//! Which signed policies come into force, and that nothing older comes back. What a signature is,
-//! and what it covers, is in [`crate::policy::resolve::signature`].
+//! Acceptance of signed policies, and protection against older ones. The format and the scope of a
+//! signature are documented in [`crate::policy::resolve::signature`].
 
 use std::path::Path;
 
@@ -19,9 +19,9 @@ use crate::{
 /// Why a policy is rejected.
 #[derive(Debug, PartialEq, Eq)]
 enum Rejection {
-    /// It is not what the holder of the key has signed.
+    /// The policy is not what the holder of the key has signed.
     Bad(String),
-    /// It is what was signed once, and has been replaced since.
+    /// The policy was signed, but has been replaced since.
     Replayed(String),
 }
 
@@ -29,7 +29,7 @@ fn bad(why: impl Into<String>) -> Rejection {
     Rejection::Bad(why.into())
 }
 
-/// Sees that nothing newer was accepted before.
+/// Fails if a newer policy was accepted before, or a different one with the same serial number.
 fn follows(new: &Accepted, last: Option<&Accepted>) -> Result<(), Rejection> {
     let Some(last) = last else { return Ok(()) };
     if new.serial < last.serial {
@@ -50,8 +50,8 @@ fn follows(new: &Accepted, last: Option<&Accepted>) -> Result<(), Rejection> {
 }
 
 impl Lifecycle {
-    /// Checks the signature of a policy, if only signed ones are accepted; what is to be remembered
-    /// once the policy is in force.
+    /// Checks the signature of a policy, if only signed policies are accepted. Returns the record to
+    /// save once the policy is in force.
     pub(super) fn check_signature(
         &self,
         bundle: &Bundle,
@@ -98,7 +98,7 @@ impl Lifecycle {
         Ok(verified)
     }
 
-    /// Saves what has come into force with a signature.
+    /// Saves the record of a signature whose policy has come into force.
     pub(super) fn accept(&mut self, accepted: Option<&Accepted>) {
         self.serial = accepted.map(|accepted| accepted.serial);
         let Some(accepted) = accepted else { return };
@@ -113,7 +113,7 @@ impl Lifecycle {
 mod tests {
     use super::*;
 
-    /// Case 129: an older one, with a good signature.
+    /// Case 129: an older policy, with a valid signature.
     #[test]
     fn nothing_older_comes_back() {
         let one = |serial, sums: &str| Accepted { serial, sums: sums.to_owned() };

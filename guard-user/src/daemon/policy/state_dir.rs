@@ -1,4 +1,5 @@
-//! What survives a reboot: the last good policy, and the secret of the hashed buckets.
+//! The state directory: the last known good policy, the secret of the hashed buckets, the trial, the
+//! mode override, and the last accepted signature. All of them survive a reboot.
 
 use std::{
     fs::{self, File},
@@ -20,12 +21,12 @@ use crate::{
 const LAST_GOOD: &str = "last-good.json";
 const KEY: &str = "hash-key";
 const TRIAL: &str = "trial.json";
-/// How the names of files begin that are not finished.
+/// Prefix of the names of files that are not complete.
 const UNFINISHED_PREFIX: &str = ".unfinished-";
 const MODE: &str = "mode.json";
 const ACCEPTED: &str = "accepted.json";
 
-/// `schema` of each JSON file. Files without one are from before there were any, and of the first.
+/// `schema` of each JSON file. Files without `schema` are older than the field and have this version.
 const SCHEMA: &str = "trainguard/state/v1";
 
 /// A file to be written.
@@ -43,13 +44,14 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Names the directory.
+    /// Names the directory; it need not exist.
     pub(crate) fn at(directory: &Path) -> Self {
         Self { directory: directory.to_owned() }
     }
 
-    /// Removes what daemons that were killed while they wrote have left. To be called while no
-    /// other daemon uses the directory. What cannot be removed is tried again next time.
+    /// Removes incomplete files of daemons that were killed while writing. Must be called while no
+    /// other daemon uses the directory. The next call tries again to remove files that cannot be
+    /// removed.
     pub(crate) fn tidy(&self) {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in entries {
@@ -59,57 +61,58 @@ impl StateDir {
         }
     }
 
-    /// Where the policy that was last switched to is kept.
+    /// Returns the path of the last known good policy.
     pub(crate) fn last_good_path(&self) -> PathBuf {
         self.directory.join(LAST_GOOD)
     }
 
-    /// The policy that was last switched to, with every file of it; none if there was none.
+    /// Returns the last known good policy with all its files: the one that was last switched to. None
+    /// if there was none.
     pub(crate) fn last_good(&self) -> Result<Option<Bundle>> {
         self.read(LAST_GOOD)
     }
 
-    /// Keeps a policy.
+    /// Saves the last known good policy.
     pub(crate) fn keep(&self, bundle: &Bundle) -> Result<()> {
         self.write(LAST_GOOD, bundle)
     }
 
-    /// The trial that is going on; none if there is none.
+    /// Returns the trial in progress; none if there is none.
     pub(crate) fn trial(&self) -> Result<Option<Trial>> {
         self.read(TRIAL)
     }
 
-    /// Keeps a trial.
+    /// Saves a trial.
     pub(crate) fn keep_trial(&self, trial: &Trial) -> Result<()> {
         self.write(TRIAL, trial)
     }
 
-    /// The signed policy that was accepted last; none if there was none.
+    /// Returns the signature that was accepted last; none if there was none.
     pub(crate) fn accepted(&self) -> Result<Option<Accepted>> {
         self.read(ACCEPTED)
     }
 
-    /// Keeps what was accepted.
+    /// Saves the signature that was accepted last.
     pub(crate) fn keep_accepted(&self, accepted: &Accepted) -> Result<()> {
         self.write(ACCEPTED, accepted)
     }
 
-    /// The modes by hand; none if the policy's are in force.
+    /// Returns the mode override; none if the policy's modes are in force.
     pub(crate) fn mode(&self) -> Result<Option<ActiveOverride>> {
         self.read(MODE)
     }
 
-    /// Keeps modes by hand.
+    /// Saves a mode override.
     pub(crate) fn keep_mode(&self, wanted: &ActiveOverride) -> Result<()> {
         self.write(MODE, wanted)
     }
 
-    /// Forgets the modes by hand, if there are any.
+    /// Removes the mode override, if there is one.
     pub(crate) fn forget_mode(&self) -> Result<()> {
         self.forget(MODE)
     }
 
-    /// Forgets the trial, if there is one.
+    /// Removes the trial, if there is one.
     pub(crate) fn forget_trial(&self) -> Result<()> {
         self.forget(TRIAL)
     }
@@ -126,7 +129,7 @@ impl StateDir {
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let path = self.directory.join(name);
-        // What another could have put there is not ours.
+        // A file that another user could have written is not used.
         match trusted_files::read(&path) {
             Ok(bytes) => versioned::read(&bytes, SCHEMA)
                 .map(Some)
@@ -144,8 +147,9 @@ impl StateDir {
         })
     }
 
-    /// The secret of the hashed buckets; made when first asked for. If it cannot be kept, then why:
-    /// the next daemon makes another one, under which every source shares other buckets.
+    /// Returns the secret of the hashed buckets, and creates it if there is none. If it cannot be
+    /// saved, also returns the reason: the next daemon will create another secret, under which sources
+    /// share buckets differently.
     pub(crate) fn key(&self) -> Result<([u64; 2], Option<Error>)> {
         let path = self.directory.join(KEY);
         if let Some(key) = trusted_files::read(&path).ok().as_deref().and_then(two_words) {
@@ -159,7 +163,8 @@ impl StateDir {
         Ok((two_words(&bytes).context("16 bytes are two words")?, kept.err()))
     }
 
-    /// Writes a file so that at any moment, also of a power cut, the old or the new one is there.
+    /// Replaces a file atomically: after a crash or a power cut, either the old or the new file is
+    /// there.
     fn replace(&self, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
         let path = self.directory.join(name);
         let replaced = (|| {
@@ -176,7 +181,8 @@ impl StateDir {
     }
 }
 
-/// Whether another version of trainguard wrote a file, which may go on with it.
+/// Returns whether an error is about a file of another version of trainguard, which may still need the
+/// file.
 pub(crate) fn is_of_another_version(error: &Error) -> bool {
     matches!(error.downcast_ref(), Some(Unreadable::OtherSchema { .. }))
 }
@@ -232,7 +238,7 @@ mod tests {
         assert!(state.last_good().is_err());
     }
 
-    /// What daemons left from before these files said a version, byte for byte as they wrote it.
+    /// Returns files that daemons wrote before these files had a `schema`, byte for byte.
     fn of_before() -> (tempfile::TempDir, StateDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state");
@@ -256,7 +262,8 @@ mod tests {
         let key = *b"\xf3\x74\x69\x13\xcd\xd7\x52\x66\x12\xfc\x07\x18\xe1\x4e\xfc\x5e";
         assert_eq!(Some(state.key().expect("a key").0), two_words(&key));
 
-        // Written again they say their version, and to a daemon of before they are what they were.
+        // When they are written again they have a `schema`; all other fields are as an older daemon
+        // wrote them.
         state.keep(&bundle).expect("writing");
         state.keep_trial(&trial).expect("writing");
         state.keep_mode(&mode).expect("writing");

@@ -1,4 +1,4 @@
-//! The life cycle of policies, on a data plane that only records what it is given.
+//! The life cycle of policies, on a data plane that only records the calls.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -34,7 +34,7 @@ nodes:
 policies: [policy.yaml]
 ";
 
-/// A policy that guards one port.
+/// Returns a policy that guards one port.
 fn policy(port: u16) -> String {
     format!(
         "apiVersion: trainguard/v1\nkind: Policy\nname: test\nservices:\n  - name: s\n    roles: \
@@ -42,7 +42,7 @@ fn policy(port: u16) -> String {
     )
 }
 
-/// Records what is installed and reported.
+/// Records installed policies and reported changes.
 #[derive(Debug, Default)]
 struct Recorder {
     installed: u64,
@@ -125,7 +125,7 @@ impl Node {
         fs::write(self.path(name), text).expect("a file");
     }
 
-    /// A daemon that has not started.
+    /// Returns a daemon that has not started.
     fn daemon(&self) -> (Lifecycle, Recorder) {
         let options = PolicyOptions {
             manifest: self.path("cluster.yaml"),
@@ -137,7 +137,7 @@ impl Node {
         (Lifecycle::new(options, state_dir, Vec::new()), Recorder::default())
     }
 
-    /// A daemon that has started.
+    /// Returns a daemon that has started.
     fn started(&self) -> (Lifecycle, Recorder) {
         let (mut lifecycle, mut recorder) = self.daemon();
         if let Err(error) = lifecycle.start(&mut recorder) {
@@ -146,7 +146,7 @@ impl Node {
         (lifecycle, recorder)
     }
 
-    /// A request to apply a policy for another port.
+    /// Returns a request to apply a policy for another port.
     fn apply(&self, port: u16) -> Apply {
         let manifest = self.path("other.yaml");
         let text = policy(port);
@@ -204,7 +204,7 @@ fn wrong_files_at_a_start_leave_the_last_good_policy_in_force() {
     let source = lifecycle.source();
     assert!(source.why.is_some_and(|why| why.contains("policy.yaml")));
     assert!(source.refused_files.is_some() && !lifecycle.is_up_to_date());
-    // Corrected files take its place.
+    // Valid files replace it.
     node.write("policy.yaml", &policy(9092));
     lifecycle.reload(&mut recorder).expect("good files");
     assert_eq!((kind(&lifecycle), lifecycle.is_up_to_date()), (SourceKind::Files, true));
@@ -235,7 +235,7 @@ fn wrong_files_leave_what_is_in_force() {
         assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::Files, hash));
         assert!(!lifecycle.is_up_to_date() && !lifecycle.lasting_problems().is_empty());
     }
-    // A typo in the interfaces would open the node.
+    // A typo in the interfaces would leave the node unguarded.
     node.write("policy.yaml", &policy(9091));
     node.write("cluster.yaml", &MANIFEST.replace("eth0", "ehh0"));
     let why = lifecycle.reload(&mut recorder).expect_err("no such interface");
@@ -302,7 +302,7 @@ fn a_trial_is_undone_or_confirmed() {
     ];
     assert_eq!(recorder.events, expected);
 
-    // Back to what was applied before, not to the files.
+    // A rollback returns to the applied policy, not to the files.
     let apply = Apply { confirm_within: Some(60), ..node.apply(9093) };
     lifecycle.apply(&apply, &mut recorder).expect("a trial");
     lifecycle.roll_back(&mut recorder).expect("the way back");
@@ -320,7 +320,7 @@ fn a_trial_that_nobody_confirms_ends_by_itself() {
     assert_eq!(kind(&lifecycle), SourceKind::Trial, "there is time left");
     let Origin::Trial { trial, .. } = &mut lifecycle.origin else { panic!("no trial") };
     trial.deadline = Deadline::after(Duration::ZERO).expect("a clock");
-    // As long as the kernel refuses, the trial goes on, and is tried to be ended.
+    // As long as the kernel refuses, the trial goes on and ending it is tried again.
     recorder.refuses = true;
     lifecycle.check_trial(&mut recorder);
     assert_eq!(kind(&lifecycle), SourceKind::Trial);

@@ -1,5 +1,5 @@
-//! Who did what: each command that came over the control socket, with who sent it, what was asked
-//! and what came of it, in the log, among the events, and in a file of the state directory.
+//! The audit log. Each command over the control socket and each reload by signal is recorded with its
+//! sender, arguments and result: in the log, among the events, and in a file of the state directory.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,34 +14,34 @@ use crate::api::events::{Audit, AuditResult, Event};
 
 /// Name of the file.
 const NAME: &str = "audit.jsonl";
-/// What it becomes when it is full; the one before goes.
+/// Name of a full file. The previous file of that name is replaced.
 const ROTATED_NAME: &str = "audit.jsonl.1";
-/// Bytes of the file, about.
+/// Maximum size of the file in bytes, approximately.
 const MAX_FILE_BYTES: u64 = 8 << 20;
-/// How many attempts of those who may not are written down in a minute: they must not be able to
-/// drive out what is in the file.
+/// Maximum number of denied requests that are recorded per minute, so that they cannot push other
+/// records out of the file.
 const MAX_REFUSED_PER_MINUTE: u32 = 20;
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The file.
+/// The audit log in the state directory.
 #[derive(Debug)]
 pub(crate) struct AuditLog {
     directory: PathBuf,
     full: u64,
-    /// Why the last record was not written.
+    /// Why the last record was not written; none if it was.
     pub(crate) problem: Option<String>,
-    /// When attempts were last counted from zero, and how many there were since.
+    /// When the count of denied requests last started from zero, and the count since then.
     refused: Option<(Instant, u32)>,
 }
 
 impl AuditLog {
-    /// In a state directory.
+    /// Names the state directory. Nothing is created before the first record.
     pub(crate) fn at(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), full: MAX_FILE_BYTES, problem: None, refused: None }
     }
 
-    /// Writes a record, and makes it last. That it cannot is kept as a problem, no more: a full
-    /// disk keeps nobody from undoing what they did.
+    /// Writes a record to the disk. A failure is only recorded as a problem, because a full disk must
+    /// not keep an operator from undoing a change.
     pub(crate) fn write(&mut self, event: &Event) {
         let written = self.append(event);
         self.problem = written.err().map(|error| {
@@ -71,7 +71,7 @@ impl AuditLog {
             length = 0;
         }
         if length > 0 {
-            // What a full disk or a power cut left of a line is not to spoil this one.
+            // A line that a full disk or a power cut left incomplete must not spoil this one.
             let mut last = [0];
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
@@ -94,8 +94,8 @@ impl AuditLog {
         }
     }
 
-    /// The reason to record for an attempt by somebody who may not; none if there were too many of them
-    /// lately.
+    /// Returns the reason to record for a request without permission; none if there were too many of
+    /// them within the last minute.
     pub(crate) fn refusal(&mut self) -> Option<String> {
         let (takes, missing) = self.takes_refused(Instant::now());
         let why = "not root, not the user of the daemon, not in the group of the socket; see who may \
@@ -108,8 +108,8 @@ impl AuditLog {
         })
     }
 
-    /// Whether another attempt of somebody who may not is to be written down; and how many were
-    /// not, if counting begins anew.
+    /// Returns whether another denied request should be recorded. If a new minute begins, also returns
+    /// how many were not recorded in the last one.
     fn takes_refused(&mut self, now: Instant) -> (bool, u32) {
         match &mut self.refused {
             Some((since, count)) if now.duration_since(*since) < MINUTE => {
@@ -124,7 +124,7 @@ impl AuditLog {
     }
 }
 
-/// What somebody asks for, in words.
+/// Name and arguments of a command, for the record.
 pub(crate) struct Command {
     pub(crate) name: &'static str,
     pub(crate) arguments: String,
@@ -133,14 +133,14 @@ pub(crate) struct Command {
 /// The policy in force before or after a command.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyId {
-    /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is.
+    /// SHA-256 of the policy in force, in hexadecimal; empty if no policy is in force.
     pub(crate) hash: String,
-    /// Number of the generation.
+    /// Number of the generation; 0 if no policy is in force.
     pub(crate) generation: u64,
 }
 
-/// Makes the record of a command, and logs it. `peer`: none for a signal, whose sender the kernel does
-/// not tell. `why`: why it was refused.
+/// Creates the record of a command and logs it. `peer`: none for a signal, because the kernel does not
+/// report its sender. `why`: why it was refused; none if it was carried out.
 pub(crate) fn record(
     peer: Option<&Peer>,
     command: Command,
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// What is in the file is read by whoever looks into what was done, years later.
+    /// Audit files are read years later, so records of earlier versions must stay readable.
     #[test]
     fn records_of_before_are_read() {
         let data =
@@ -248,7 +248,7 @@ mod tests {
             (numbers(&state.join(ROTATED_NAME)), numbers(&path)),
             (vec![3, 4, 5], vec![6, 7])
         );
-        // A line that was cut spoils itself alone.
+        // An incomplete line spoils only itself.
         fs::write(&path, "{\"schema\":").expect("writing");
         trail.write(&event(9));
         assert_eq!(numbers(&path), [9]);

@@ -1,6 +1,6 @@
-//! Who waits for statistics or metrics. With many interfaces and services these take a while to
-//! read, and many may ask: so all who wait get the same, and reading takes half of the time at most.
-//! What is asked of the guard besides is answered in between.
+//! Requests for statistics or metrics that wait for an answer. With many interfaces and services,
+//! reading the counters takes a while, and many clients may ask. All waiting requests get the same
+//! answer, and reading takes at most half of the time. Other requests are answered in between.
 
 use tokio::{
     sync::oneshot::Sender,
@@ -12,17 +12,17 @@ use hyper::body::Bytes;
 use super::exposition::TextFormat;
 use crate::{api::stats::Stats, system_error::SystemError};
 
-/// Where statistics go.
+/// The channel for the answer with statistics.
 type ToStats = Sender<Result<Stats, SystemError>>;
-/// Where metrics go, and in which format.
+/// The format of metrics, and the channel for the answer.
 type ToMetrics = (TextFormat, Sender<Result<Bytes, SystemError>>);
 
-/// Those who wait.
+/// The waiting requests.
 #[derive(Debug)]
 pub(crate) struct PendingReads {
     stats: Vec<ToStats>,
     metrics: Vec<ToMetrics>,
-    /// When they are answered at the earliest.
+    /// Earliest time of the next answer.
     next: Instant,
 }
 
@@ -33,12 +33,12 @@ impl Default for PendingReads {
 }
 
 impl PendingReads {
-    /// Somebody wants the statistics.
+    /// Queues a request for statistics.
     pub(crate) fn want_stats(&mut self, reply: ToStats) {
         self.stats.push(reply);
     }
 
-    /// Somebody wants the metrics.
+    /// Queues a request for metrics.
     pub(crate) fn want_metrics(
         &mut self,
         form: TextFormat,
@@ -47,7 +47,7 @@ impl PendingReads {
         self.metrics.push((form, reply));
     }
 
-    /// Waits until they are to be answered; for ever if nobody waits.
+    /// Waits until the queued requests may be answered; forever if there are none.
     pub(crate) async fn due(&self) {
         if self.stats.is_empty() && self.metrics.is_empty() {
             return std::future::pending().await;
@@ -55,7 +55,7 @@ impl PendingReads {
         sleep_until(self.next).await;
     }
 
-    /// Takes them, without those who have given up.
+    /// Removes and returns the queued requests, without those whose client has given up.
     pub(crate) fn take(&mut self) -> (Vec<ToStats>, Vec<ToMetrics>) {
         let mut stats = std::mem::take(&mut self.stats);
         let mut metrics = std::mem::take(&mut self.metrics);
@@ -64,7 +64,7 @@ impl PendingReads {
         (stats, metrics)
     }
 
-    /// They were answered, which began then.
+    /// Records that the requests were answered. `began`: when their answering began.
     pub(crate) fn answered(&mut self, began: Instant) {
         self.next = Instant::now() + began.elapsed();
     }

@@ -1,10 +1,10 @@
-//! The connections of all sockets, bounded in number, time and memory.
+//! Connection limits for all sockets: number, lifetime and buffered bytes.
 //!
-//! Each socket has room for [`MAX_CONNECTIONS`]. One more ends the oldest that waits for nothing
-//! from us: an answer takes milliseconds, so what is old is idle or does not read, and whoever holds
-//! connections open keeps nobody else out. Each has a moment of its own first, so that a crowd that
-//! connects as fast as it can does not push out who has just come: then the crowd waits in the
-//! kernel's queue.
+//! Each socket has room for [`MAX_CONNECTIONS`]. When it is full, a new connection evicts the oldest
+//! one that is not waiting for the daemon. An answer takes milliseconds, so an old connection is idle
+//! or does not read; a client that holds connections open does not keep other clients out. A connection
+//! cannot be evicted in its first [`Timing::grace`], so that many fast clients do not evict a
+//! connection that has just been made; they then wait in the kernel's accept queue.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,15 +32,15 @@ use super::{
 };
 use crate::daemon::{telemetry::daemon_counters::DaemonCounters, timing::Timing};
 
-/// Connections of each socket at a time.
+/// Maximum number of connections per socket at a time.
 pub(crate) const MAX_CONNECTIONS: usize = 128;
-/// Bytes of answers that were made and not yet taken, of all sockets.
+/// Maximum number of bytes of answers that are made but not yet read by clients, over all sockets.
 const MAX_PENDING_BYTES: usize = 32 << 20;
 
-/// What may be asked where.
+/// A socket, which determines the requests that it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
-    /// Status, statistics and metrics.
+    /// Status, statistics, events and metrics.
     Stats,
     /// Metrics only.
     Metrics,
@@ -49,10 +49,10 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// All of them, in the order of their tallies.
+    /// All endpoints, in the order of their tallies.
     pub(crate) const ALL: [Self; 3] = [Self::Stats, Self::Metrics, Self::Control];
 
-    /// Its name in metrics.
+    /// Returns the name in metrics.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stats => "stats",
@@ -61,7 +61,7 @@ impl Endpoint {
         }
     }
 
-    /// Its place in [`Endpoint::ALL`].
+    /// Returns the index in [`Endpoint::ALL`].
     pub(crate) fn place(self) -> u32 {
         self as u32
     }
@@ -72,16 +72,17 @@ impl Endpoint {
 struct Connection {
     endpoint: Endpoint,
     since: Instant,
-    /// Until when it must have got on.
+    /// When it is ended unless it makes progress.
     deadline: Instant,
     task: AbortHandle,
-    /// It waits for an answer that is being made.
+    /// Whether it waits for an answer of the daemon.
     asking: bool,
-    /// Its answer, which it has not taken whole.
+    /// The answer, if the client has not read all of it yet.
     held: Bytes,
 }
 
-/// The connections, by the order in which they came.
+/// The connections by number, in the order in which they were accepted; their limits; and counts for
+/// metrics.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimits {
     /// [`Timing::grace`].
@@ -98,7 +99,7 @@ pub(crate) struct ConnectionLimits {
 }
 
 impl ConnectionLimits {
-    /// No connections yet.
+    /// Starts without connections.
     pub(crate) fn new(timing: &Timing) -> Self {
         Self {
             grace: timing.grace,
@@ -112,12 +113,12 @@ impl ConnectionLimits {
         }
     }
 
-    /// How many connections there are.
+    /// Returns the number of open connections of an endpoint.
     pub(crate) fn open(&self, endpoint: Endpoint) -> usize {
         self.connections().values().filter(|connection| connection.endpoint == endpoint).count()
     }
 
-    /// Hands over what was counted since the last call.
+    /// Adds the counts since the last call to `tallies`.
     pub(crate) fn tally(&self, tallies: &mut DaemonCounters) {
         for (first, counts) in [
             (TALLY_REQUESTS_SERVED, &self.served),
@@ -140,8 +141,8 @@ impl ConnectionLimits {
         }
     }
 
-    /// Ends the oldest connection that may be ended, if there is no room for another one. How
-    /// long to wait if none may.
+    /// Evicts the oldest connection that may be evicted, if the socket has no room for another one. If
+    /// none may be, returns how long to wait.
     fn make_room(&self, endpoint: Endpoint) -> Result<(), Duration> {
         let mut connections = self.connections();
         let of_endpoint =
@@ -169,26 +170,27 @@ impl ConnectionLimits {
     }
 }
 
-/// Bytes of all answers. One that several share is there once.
+/// Returns the number of bytes of all unread answers. An answer that several connections share counts
+/// once.
 fn held(connections: &BTreeMap<u64, Connection>) -> usize {
     let answers =
         connections.values().map(|connection| (connection.held.as_ptr(), connection.held.len()));
     answers.collect::<BTreeSet<_>>().into_iter().map(|(_, len)| len).sum()
 }
 
-/// A connection from its own side; it is gone with this.
+/// A connection, as seen by its own task. Dropping it removes the connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionHandle {
     limits: Arc<ConnectionLimits>,
     number: u64,
     pub(crate) endpoint: Endpoint,
-    /// Who is at the other end of a control connection, and whether they may command.
+    /// The process at the other end of a control connection, and whether it may send commands.
     pub(crate) caller: Option<(Peer, bool)>,
     requests: mpsc::Sender<QueuedRequest>,
 }
 
 impl ConnectionHandle {
-    /// Asks the daemon. None if it has ended.
+    /// Sends a request to the daemon's loop. None if the daemon has ended.
     pub(crate) async fn ask(&self, ask: Ask) -> Option<()> {
         let work = match self.endpoint {
             Endpoint::Control => self.limits.command_timeout,
@@ -202,8 +204,8 @@ impl ConnectionHandle {
         self.requests.send(QueuedRequest { caller, ask }).await.ok()
     }
 
-    /// Says that an answer has been made. Others that take none of theirs are ended if all answers
-    /// together become too many.
+    /// Records the answer to a request. If the unread answers together have too many bytes, evicts
+    /// other connections, oldest first, that have unread answers.
     pub(crate) fn answered(&self, success: bool, answer: &Bytes) {
         let counts = if success { &self.limits.served } else { &self.limits.refused };
         ConnectionLimits::count(counts, self.endpoint);
@@ -221,7 +223,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// How long it may take from now on, until it gets on.
+    /// Returns the time left until the deadline, which moves as the connection makes progress.
     pub(crate) fn left(&self) -> Duration {
         let deadline =
             self.limits.connections().get(&self.number).map(|connection| connection.deadline);
@@ -231,17 +233,17 @@ impl ConnectionHandle {
         )
     }
 
-    /// How long it may take to send its request, and again to take its answer.
+    /// Returns the time that a connection has to send its request, and again to take its answer.
     pub(crate) fn request_timeout(&self) -> Duration {
         self.limits.request_timeout
     }
 
-    /// Says that what was sent is no request.
+    /// Counts a request that could not be parsed.
     pub(crate) fn garbled(&self) {
         ConnectionLimits::count(&self.limits.refused, self.endpoint);
     }
 
-    /// Says that it took too long.
+    /// Counts a connection that timed out.
     pub(crate) fn late(&self) {
         ConnectionLimits::count(&self.limits.cut, self.endpoint);
     }
@@ -259,11 +261,12 @@ impl Drop for ConnectionHandle {
     }
 }
 
-/// Where connections come from.
+/// A socket that accepts connections.
 pub(crate) trait Listener: Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Who is at the other end, and whether they may command; none where nobody commands.
+    /// Returns the process at the other end and whether it may send commands; none for sockets that
+    /// accept no commands.
     fn caller(&self, _: &Self::Stream) -> Option<(Peer, bool)> {
         None
     }
@@ -287,8 +290,8 @@ impl Listener for TcpListener {
     }
 }
 
-/// A socket that commands. Who connects is asked of the kernel at once, as processes end, and
-/// written down as often as the log allows.
+/// The control socket. The kernel is queried for the process at the other end at once, because the
+/// process may end. Each connection is logged, within the limits of the log.
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) listener: UnixListener,
@@ -299,7 +302,7 @@ impl Listener for Control {
     type Stream = UnixStream;
 
     fn caller(&self, stream: &UnixStream) -> Option<(Peer, bool)> {
-        // Who is not known may not.
+        // An unknown process may not send commands.
         let Some(caller) = Peer::of(stream) else { return Some((Peer::default(), false)) };
         tracing::info!(uid = caller.uid, pid = caller.pid, "control connection");
         let may = caller.may_command(&self.path);
@@ -311,7 +314,7 @@ impl Listener for Control {
     }
 }
 
-/// Lets connections in, for ever, and hands each to `converse`.
+/// Accepts connections forever, and passes each to `converse`.
 pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>(
     mut listener: L,
     requests: mpsc::Sender<QueuedRequest>,
@@ -323,7 +326,7 @@ pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         let stream = match listener.connection().await {
             Ok(stream) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: others need time to give some back.
+                // Most likely out of file descriptors: wait until other tasks have closed some.
                 tracing::warn!("accepting a connection: {error}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
@@ -341,14 +344,14 @@ pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
             caller,
             requests: requests.clone(),
         };
-        // What it does first, it does after this: there is one thread.
+        // The task first runs after the insertion below, because there is only one thread.
         let task = tokio::spawn(converse(stream, handle)).abort_handle();
         let since = Instant::now();
         let deadline = since + limits.request_timeout;
         let connection =
             Connection { endpoint, since, deadline, task, asking: false, held: Bytes::new() };
         limits.connections().insert(number, connection);
-        // Who came with a request is heard before the next one comes in.
+        // Handle the request of this connection before accepting the next one.
         tokio::task::yield_now().await;
     }
 }

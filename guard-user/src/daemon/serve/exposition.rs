@@ -1,9 +1,9 @@
-//! The two text formats in which metrics are told: that of Prometheus, and `OpenMetrics` for who
-//! asks for it.
+//! The two text formats of the metrics: that of Prometheus, and `OpenMetrics` for clients that accept
+//! it.
 //!
-//! No library writes both: `prometheus` writes the first, `prometheus-client` the second. They differ
-//! in three things here, where there are only counters and gauges without a time: what a counter's
-//! family is called, how its end is marked, and what they are called themselves.
+//! No library writes both: `prometheus` writes the first, `prometheus-client` the second. The metrics
+//! are counters and gauges without timestamps, for which the formats differ in three ways: the name of
+//! a counter's family, the end of the text, and the content type.
 
 use std::cell::OnceCell;
 
@@ -15,20 +15,21 @@ use hyper::{
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What ends a text of `OpenMetrics`.
+/// The line that ends a text in `OpenMetrics`.
 const END: &[u8] = b"# EOF\n";
 
-/// A text format.
+/// A text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TextFormat {
-    /// Version 0.0.4 of Prometheus.
+    /// Version 0.0.4 of the format of Prometheus.
     Prometheus,
     /// `OpenMetrics` 1.0.0.
     OpenMetrics,
 }
 
 impl TextFormat {
-    /// The format that a scraper likes best.
+    /// Returns the format that the `Accept` headers prefer. `OpenMetrics` wins a tie; without a
+    /// preference it is [`Self::Prometheus`].
     pub(crate) fn wanted(headers: &HeaderMap) -> Self {
         let mut open_metrics = 0;
         let mut prometheus = 0;
@@ -48,7 +49,7 @@ impl TextFormat {
         }
     }
 
-    /// How it is called.
+    /// Returns the value of the `Content-Type` header.
     pub(crate) fn content_type(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::Prometheus => prometheus::TEXT_FORMAT,
@@ -57,7 +58,7 @@ impl TextFormat {
     }
 }
 
-/// Metrics as they are told, in each format that somebody asks for; shared by all who ask at once.
+/// The metrics in each requested format, shared by all clients that are answered together.
 #[derive(Debug)]
 pub(crate) struct Exposition {
     prometheus: Bytes,
@@ -65,12 +66,12 @@ pub(crate) struct Exposition {
 }
 
 impl Exposition {
-    /// From the text format of Prometheus.
+    /// Takes metrics in the text format of Prometheus.
     pub(crate) fn new(text: String) -> Self {
         Self { prometheus: Bytes::from(text), open: OnceCell::new() }
     }
 
-    /// The metrics in a format.
+    /// Returns the metrics in a format. `OpenMetrics` is made at the first call for it.
     pub(crate) fn of(&self, form: TextFormat) -> Bytes {
         match form {
             TextFormat::Prometheus => self.prometheus.clone(),
@@ -98,7 +99,8 @@ fn open_metrics(text: &[u8]) -> Bytes {
     open.into()
 }
 
-/// The type of a media range and its weight in thousandths; 0 for a version that is not ours.
+/// Returns the media type of a media range and its weight in thousandths; weight 0 for an unsupported
+/// version.
 fn weighed(range: &str) -> (String, u16) {
     let mut parts = range.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default().to_ascii_lowercase();

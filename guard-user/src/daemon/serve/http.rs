@@ -1,8 +1,9 @@
-//! The two sockets: statistics for those who may read them, control for the administrator.
+//! The two sockets: one for statistics, for users who may read them, and one for control, for
+//! administrators.
 //!
-//! HTTP/1.1, so that `curl --unix-socket` works. Every request is bounded in time and size, and so
-//! is their number (see `connection_limits.rs`): a stuck client costs a place for some seconds, never the
-//! daemon.
+//! They speak HTTP/1.1, so that `curl --unix-socket` works. The time and the size of every request and
+//! the number of connections are limited (see `connection_limits.rs`): a client that hangs occupies a
+//! connection for some seconds, but never blocks the daemon.
 
 use std::{
     convert::Infallible,
@@ -44,18 +45,18 @@ use crate::{
     policy::syntax::text,
 };
 
-/// Members of this group may command.
+/// Group whose members may send commands.
 const ADMINISTRATORS: &str = "trainguard-admin";
 /// The groups of this machine.
 const GROUP_FILE: &str = "/etc/group";
 
-/// Bytes of a request's body.
+/// Maximum size in bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
 
-/// Bytes of a policy: a million prefixes with their names.
+/// Maximum size in bytes of a policy; enough for a million prefixes with their names.
 const MAX_POLICY: usize = 64 << 20;
 
-/// The sockets; gone from the file system when this is dropped.
+/// The sockets. Dropping this removes them from the file system.
 #[derive(Debug)]
 pub(crate) struct Sockets {
     paths: Vec<PathBuf>,
@@ -64,7 +65,7 @@ pub(crate) struct Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         for path in &self.paths {
-            // If it cannot be removed, the next daemon does it.
+            // If a socket cannot be removed, the next daemon removes it.
             let _ = fs::remove_file(path);
         }
     }
@@ -73,7 +74,7 @@ impl Drop for Sockets {
 /// Serves both sockets on tasks of this runtime.
 ///
 /// # Errors
-/// The directory cannot be made or written, or another daemon answers there.
+/// The directory cannot be created or written, or another daemon listens there.
 pub(crate) fn serve(
     directory: &Path,
     requests: &mpsc::Sender<QueuedRequest>,
@@ -107,10 +108,10 @@ pub(crate) fn serve(
     Ok(sockets)
 }
 
-/// Serves the metrics on an address of this machine, for scrapers that speak TCP only.
+/// Serves the metrics on a TCP address, for scrapers without support for unix sockets.
 ///
 /// # Errors
-/// The address is not of the loopback device, or taken.
+/// The address is not a loopback address, or is in use.
 pub(crate) async fn serve_metrics(
     address: SocketAddr,
     requests: &mpsc::Sender<QueuedRequest>,
@@ -133,15 +134,15 @@ pub(crate) async fn serve_metrics(
     Ok(())
 }
 
-/// Lets the group of administrators command, if this machine has one and this daemon may give the
-/// socket to it: because it is root, or in that group itself.
+/// Gives the control socket to the group of administrators, if the machine has this group and the
+/// daemon may change the group: as root, or as a member.
 fn admit_administrators(path: &Path) -> io::Result<()> {
     let Some(group) = group_id(&fs::read_to_string(GROUP_FILE).unwrap_or_default(), ADMINISTRATORS)
     else {
         return Ok(());
     };
     match std::os::unix::fs::chown(path, None, Some(group)) {
-        // Only now: before, the mode would have been for another group.
+        // Only after the change, because before it the mode would apply to another group.
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o660)),
         Err(error) => {
             tracing::warn!("members of `{ADMINISTRATORS}` may not command this daemon: {error}");
@@ -150,8 +151,8 @@ fn admit_administrators(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Number of a group in a text like that of `/etc/group`. Looked up here and not by the C library,
-/// which may ask the network, and in a static binary cannot ask everybody.
+/// Returns the number of a group from a text in the format of `/etc/group`. The C library is not used,
+/// because it may query the network, and a static binary cannot load its name service modules.
 fn group_id(groups: &str, name: &str) -> Option<u32> {
     let mut rows = groups.lines().map(|line| line.split(':'));
     rows.find_map(|mut row| (row.next() == Some(name)).then(|| row.nth(1)?.parse().ok())?)
@@ -166,14 +167,14 @@ fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // The mode is there from the first moment on; nothing else makes files meanwhile.
+    // The socket has its mode from its creation on. Nothing else creates files meanwhile.
     let before = umask(mask);
     let bound = UnixListener::bind(path);
     umask(before);
     bound
 }
 
-/// Hears one request and answers it.
+/// Reads one request from a connection and answers it.
 async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, handle: ConnectionHandle) {
     let handle = &handle;
     let service = service_fn(move |request| async move {
@@ -193,9 +194,9 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, handle: Connectio
         match tokio::time::timeout(handle.left(), &mut connection).await {
             Ok(Err(error)) if error.is_timeout() => handle.late(),
             Ok(Err(error)) if error.is_parse() => handle.garbled(),
-            // A client that went away is its own business.
+            // A client that has gone away is no error.
             Ok(_) => {}
-            // It has got on meanwhile.
+            // The deadline has moved, because the connection has made progress.
             Err(_elapsed) if !handle.left().is_zero() => continue,
             Err(_elapsed) => handle.late(),
         }
@@ -206,7 +207,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, handle: Connectio
 async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Response<Bytes> {
     let path = request.uri().path().to_owned();
     if connection.caller.as_ref().is_some_and(|(_, may)| !may) {
-        // That the daemon is ending changes nothing for them.
+        // If the daemon is ending, the request is denied all the same.
         let _ended = connection.ask(Ask::Refused(format!("{} {path}", request.method()))).await;
         let why = "you may not command this daemon: root, its user, and the group of this socket \
                    may";
@@ -289,13 +290,13 @@ async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Re
     }
 }
 
-/// The body of a request, which is a JSON object of at most so many bytes.
+/// Reads the body of a request, a JSON object of at most `most` bytes.
 async fn body<T: DeserializeOwned>(request: Request<Incoming>, most: usize) -> Result<T, String> {
     let body = Limited::new(request.into_body(), most).collect().await;
     let Ok(body) = body else {
         return Err("the body did not arrive, or is too long".to_owned());
     };
-    // An object first: serde would take a list for the fields in their order.
+    // Parse an object first, because serde would accept a list for the fields in their order.
     let object: Result<serde_json::Map<_, _>, _> = serde_json::from_slice(&body.to_bytes());
     object
         .and_then(|object| serde_json::from_value(serde_json::Value::Object(object)))
@@ -310,7 +311,7 @@ fn applied(answer: Option<Result<Applied, Refusal>>) -> Response<Bytes> {
     }
 }
 
-/// The query of [`EVENTS`]: after which number, and how many at most.
+/// Parses the query of [`EVENTS`]: the number after which to start, and the maximum number of events.
 fn page_wanted(query: &str) -> Result<(u64, usize), String> {
     let (mut after, mut limit) = (None, None);
     for part in query.split('&').filter(|part| !part.is_empty()) {
@@ -319,7 +320,7 @@ fn page_wanted(query: &str) -> Result<(u64, usize), String> {
             format!("`{shown}`: expected after=NUMBER and limit=NUMBER, each once, as in after=7")
         };
         let (name, value) = part.split_once('=').ok_or_else(wrong)?;
-        // Digits only: a sign is no part of a number here.
+        // Digits only: `parse` would accept a sign.
         let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
         let value: Option<u64> = value.parse().ok().filter(|_| is_number);
         let field = match name {
@@ -360,7 +361,7 @@ fn refusal(status: StatusCode, message: &str) -> Response<Bytes> {
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Bytes> {
-    // Plain maps and strings always become JSON.
+    // Serializing plain maps and strings does not fail.
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
     let mut response = Response::new(Bytes::from(body));

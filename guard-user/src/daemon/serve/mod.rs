@@ -1,5 +1,9 @@
-//! The sockets of the daemon: who may ask, what they are answered, and what the service manager is
-//! told.
+//! The sockets of the daemon: access control, limits, requests and answers; and the messages to the
+//! service manager.
+//!
+//! Tasks in `http.rs` accept connections within the bounds of `connection_limits.rs`, and parse
+//! requests. They send each as a `request::QueuedRequest` to the daemon's loop, whose `requests.rs`
+//! answers it.
 
 pub(crate) mod audit;
 pub(crate) mod coalesce;
@@ -20,24 +24,24 @@ use super::options::Options;
 
 pub(crate) use self::{exposition::Exposition, peer_credentials::Peer};
 
-/// The owner of connections, of requests that wait, of the audit log, and of what the service manager
-/// knows.
+/// The owner of the connections, of the requests that wait for statistics or metrics, of the audit log,
+/// and of the messages to the service manager.
 #[derive(Debug)]
 pub(crate) struct Serving {
-    /// The connections of all sockets.
+    /// The connections of all sockets, shared with the tasks that serve them.
     pub(crate) limits: Arc<ConnectionLimits>,
-    /// Requests for statistics and metrics that wait for their answer.
+    /// Requests for statistics and metrics that wait for an answer.
     pub(crate) pending: PendingReads,
-    /// The service manager.
+    /// The messages to the service manager.
     pub(crate) notifier: Notifier,
-    /// Who commanded what.
+    /// The audit log of commands.
     pub(crate) audit: AuditLog,
     /// When the daemon was started.
     pub(crate) started: SystemTime,
 }
 
 impl Serving {
-    /// Nobody has asked yet.
+    /// Starts without connections and requests.
     pub(crate) fn new(options: &Options, limits: Arc<ConnectionLimits>) -> Self {
         Self {
             limits,

@@ -1,5 +1,5 @@
-//! Who commands: what the kernel tells of the process at the other end of a control connection, at
-//! the moment in which it connects.
+//! The process at the other end of a control connection, as the kernel reports it when the connection
+//! is made.
 
 use std::{
     fs,
@@ -12,29 +12,29 @@ use tokio::net::UnixStream;
 
 use crate::sys;
 
-/// The local users. The C library is not asked: it may ask the network, which takes its time.
+/// The local users. The C library is not used, because it may query the network, which takes time.
 const PASSWD_FILE: &str = "/etc/passwd";
-/// What the kernel says for who has never logged in: services.
+/// Value of `loginuid` for processes without a login, such as services.
 const NO_LOGIN: u32 = u32::MAX;
 
-/// Somebody who commands.
+/// The process at the other end of a control connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Peer {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) user: Option<String>,
     pub(crate) pid: Option<i32>,
-    /// What the process calls itself.
+    /// Name of the process (`comm`).
     pub(crate) command: Option<String>,
-    /// As whom the person logged in, whoever they have become since; none if that cannot be read.
+    /// User as whom the person logged in, before any change of the user since; none if it is not known.
     pub(crate) login_uid: Option<u32>,
     pub(crate) login: Option<String>,
-    /// Groups beside the first one.
+    /// Supplementary groups.
     groups: Vec<u32>,
 }
 
 impl Peer {
-    /// Who is at the other end; none if the kernel does not say.
+    /// Returns the process at the other end; none if the kernel does not report it.
     pub(crate) fn of(stream: &UnixStream) -> Option<Self> {
         let credentials = stream.peer_cred().ok()?;
         let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
@@ -54,8 +54,9 @@ impl Peer {
         })
     }
 
-    /// Whether the socket at this path is for them: root, our own user, or the group of the socket
-    /// if it may write. The mode of the file keeps others out, and this whoever gets past it.
+    /// Returns whether this process may use the socket at this path: root, the daemon's own user, or a
+    /// member of the socket's group if the group may write. The mode of the socket file keeps other
+    /// users out; this check catches connections that get past it.
     pub(crate) fn may_command(&self, socket: &Path) -> bool {
         if self.uid == 0 || self.uid == geteuid().as_raw() {
             return true;
@@ -67,7 +68,7 @@ impl Peer {
     }
 }
 
-/// The name of a user in a text like that of `/etc/passwd`.
+/// Returns the name of a user from a text in the format of `/etc/passwd`.
 fn name_in(users: &str, uid: u32) -> Option<String> {
     users.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -1,4 +1,4 @@
-//! What clients ask of the daemon's loop, each with the way back for the answer.
+//! Requests to the daemon's loop, each with a channel for the answer.
 
 use hyper::body::Bytes;
 use tokio::sync::oneshot;
@@ -14,36 +14,37 @@ use crate::{
     system_error::SystemError,
 };
 
-/// What the guard is asked.
+/// A request to the daemon's loop.
 #[derive(Debug)]
 pub(crate) enum Ask {
-    /// For the status.
+    /// Returns the status.
     Status(oneshot::Sender<Status>),
-    /// For the statistics.
+    /// Returns the statistics.
     Stats(oneshot::Sender<Result<Stats, SystemError>>),
-    /// For the metrics in a format.
+    /// Returns the metrics in a text format.
     Metrics(TextFormat, oneshot::Sender<Result<Bytes, SystemError>>),
-    /// To put a policy into force. Boxed: it may be large.
+    /// Puts a policy into force, or on trial. Boxed because it may be large.
     Apply(Box<Apply>, oneshot::Sender<Result<Applied, Refusal>>),
-    /// To read the files again.
+    /// Loads the files again.
     Reload(oneshot::Sender<Result<Applied, Refusal>>),
-    /// To keep what is on trial.
+    /// Keeps the policy on trial.
     Confirm(oneshot::Sender<Result<Applied, Refusal>>),
-    /// To undo what is on trial.
+    /// Undoes the policy on trial.
     RollBack(oneshot::Sender<Result<Applied, Refusal>>),
-    /// To change the mode of services.
+    /// Changes the mode of services.
     Mode(ModeChange, oneshot::Sender<Result<Applied, Refusal>>),
-    /// For the events after a number, at most so many.
+    /// Returns at most `limit` events with numbers greater than `after`.
     Events { after: u64, limit: usize, reply: oneshot::Sender<Page> },
-    /// For nothing: somebody wanted this who may not.
+    /// Records in the audit log a request whose sender has no permission; there is no answer. The text
+    /// is the method and the path.
     Refused(String),
-    /// For refused sources that behave like members.
+    /// Returns refused sources that behave like members.
     MissingMembers(oneshot::Sender<Missing>),
-    /// To detach.
+    /// Detaches the guard from interfaces.
     Detach(Detach, oneshot::Sender<Result<Detached, SystemError>>),
 }
 
-/// A question to the guard, and who has it.
+/// A request and its sender; none for sockets that accept no commands.
 #[derive(Debug)]
 pub(crate) struct QueuedRequest {
     pub(crate) caller: Option<Peer>,

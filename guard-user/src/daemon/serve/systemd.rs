@@ -1,9 +1,9 @@
-//! What the service manager is told (`sd_notify(3)`): ready, reloading, one line about the state,
-//! and that the daemon is alive.
+//! Messages to the service manager (`sd_notify(3)`): ready, reloading, one line about the state, and
+//! signs of life for its watchdog.
 //!
-//! Alive is who does the work: a sign of life is sent only while files, interfaces and events have
-//! each been looked at within their time. It comes from the loop that does the work, so a loop that
-//! is stuck sends none, and the manager ends it. The guard stays in the kernel meanwhile.
+//! A sign of life is sent only while the last checks of files, interfaces and events are all recent. It
+//! is sent by the loop that does this work, so a loop that is stuck sends none, and the service manager
+//! ends the daemon. The guard stays in the kernel meanwhile.
 
 use std::{
     env, io,
@@ -28,23 +28,23 @@ use crate::{
     text::{counted, short},
 };
 
-/// Signs of life in the time that the manager waits for one.
+/// Signs of life sent within one watchdog timeout.
 const SIGNS_PER_TIMEOUT: u32 = 4;
-/// Characters of the line about the state.
+/// Maximum number of characters of the state line.
 const LINE_LENGTH: usize = 200;
 
-/// A part of the daemon's work.
+/// A part of the daemon's work that must be done regularly.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Work {
-    /// Files were looked at.
+    /// The check of the files.
     Files,
-    /// Interfaces were listed, and mended.
+    /// The check of the interfaces: listed and repaired.
     Interfaces,
-    /// Events were taken from the ring.
+    /// The reading of events from the kernel's ring.
     Events,
 }
 
-/// The service manager.
+/// The messages to the service manager, and what it already knows.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     socket: Option<UnixDatagram>,
@@ -52,26 +52,26 @@ pub(crate) struct Notifier {
     line_interval: Duration,
     /// [`Timing::fresh`].
     fresh: Duration,
-    /// How often to send a sign of life; none if nobody waits for one.
+    /// Interval between signs of life; none if the manager has no watchdog for this service.
     signs: Option<Duration>,
     last_sign: Instant,
-    /// When each part of the work was done last.
+    /// When each part of the work was last done, by [`Work`].
     done: [Instant; 3],
-    /// From then on the daemon is ready, whatever is missing.
+    /// The time from which on the daemon reports that it is ready even if interfaces are missing.
     ready_by: Instant,
-    /// Whether the manager knows that the daemon is ready.
+    /// Whether the manager has been notified that the daemon is ready.
     ready: bool,
-    /// Whether the manager knows that a reload has begun.
+    /// Whether the manager has been notified that a reload has begun.
     reload_announced: bool,
-    /// The line that was sent last, and when it was made.
+    /// The state line that was sent last, and when it was made.
     line: Option<(String, Instant)>,
-    /// Frames that had been dropped when they were counted last.
+    /// Number of dropped frames when they were last counted, and when that was.
     dropped: Option<(u64, Instant)>,
 }
 
 impl Notifier {
-    /// The manager that the environment names; without one nothing is told. `patience`: how long
-    /// the daemon waits for interfaces before it is ready without them.
+    /// Connects to the manager that `NOTIFY_SOCKET` names; without one nothing is sent. `patience`: how
+    /// long the daemon waits for interfaces before it reports that it is ready without them.
     pub(crate) fn new(patience: Duration, timing: &Timing) -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(name.as_bytes())
@@ -96,19 +96,20 @@ impl Notifier {
         }
     }
 
-    /// Says that a part of the work has been done.
+    /// Records that a part of the work has just been done.
     pub(crate) fn did(&mut self, work: Work) {
         self.done[work as usize] = Instant::now();
     }
 
-    /// Announces that the daemon is about to load its files again. A daemon that has never been ready is
-    /// starting, not reloading.
+    /// Announces that the daemon is about to load its files again. A daemon that has never been ready
+    /// is starting, not reloading.
     pub(crate) fn reloading(&mut self) {
         let Ok(now) = NotifyState::monotonic_usec_now() else { return };
         self.reload_announced = self.ready && self.send(&[NotifyState::Reloading, now]);
     }
 
-    /// Announces the end of a reload, if its beginning was announced. The result is in the next line.
+    /// Announces the end of a reload, if its beginning was announced. The next state line shows the
+    /// result.
     pub(crate) fn reloaded(&mut self) {
         self.line = None;
         if std::mem::take(&mut self.reload_announced) {
@@ -116,23 +117,23 @@ impl Notifier {
         }
     }
 
-    /// Says that the daemon is about to end.
+    /// Announces that the daemon is about to end.
     pub(crate) fn stopping(&mut self) {
         let line = "ended; the guard stays in force, `trainguard detach` takes it off";
         self.send(&[NotifyState::Stopping, NotifyState::Status(line)]);
     }
 
-    /// Whether everything has been looked at lately.
+    /// Returns whether each part of the work was done recently.
     fn works(&self) -> bool {
         self.done.iter().all(|done| done.elapsed() <= self.fresh)
     }
 
-    /// Whether the line about the state is to be made anew.
+    /// Returns whether the state line must be made again.
     fn is_line_due(&self) -> bool {
         self.line.as_ref().is_none_or(|(_, made)| made.elapsed() >= self.line_interval)
     }
 
-    /// Sends a sign of life, if one is due and the daemon works.
+    /// Sends a sign of life, if one is due and every part of the work was done recently.
     pub(crate) fn send_sign(&mut self) {
         let Some(signs) = self.signs else { return };
         if self.last_sign.elapsed() >= signs && self.works() && self.send(&[NotifyState::Watchdog])
@@ -141,8 +142,8 @@ impl Notifier {
         }
     }
 
-    /// Never waits: a manager that does not read must not keep the daemon from its work. What is
-    /// not sent now is sent next time. Whether it was sent.
+    /// Sends a message without blocking, because a manager that does not read must not stop the daemon.
+    /// Returns whether it was sent. An unsent message is sent again by a later call.
     fn send(&self, states: &[NotifyState]) -> bool {
         let Some(socket) = &self.socket else { return false };
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
@@ -156,7 +157,7 @@ impl Notifier {
         }
     }
 
-    /// Frames dropped in a second since the last call.
+    /// Returns the dropped frames per second since the last call; none at the first call.
     fn drops_per_second(&mut self, shared: &PinnedMaps) -> Option<f64> {
         let counters = shared.counters().ok()?;
         let drops = counters.iter().filter(|(_, verdict, _)| verdict.action == Action::Drop);
@@ -168,7 +169,7 @@ impl Notifier {
     }
 }
 
-/// A socket of systemd's: a path, or after `@` a name that is none.
+/// Connects to a socket of systemd: a path, or an abstract name after `@`.
 fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
     let address = match name {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -181,21 +182,21 @@ fn connect(name: &[u8]) -> io::Result<UnixDatagram> {
 }
 
 impl Notifier {
-    /// Whether there is a service manager to notify.
+    /// Returns whether there is a service manager to notify.
     pub(crate) fn is_used(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// Whether the next [`Self::update`] may have something to send.
+    /// Returns whether the next [`Self::update`] may have something to send.
     pub(crate) fn needs_status(&self) -> bool {
         !self.ready || self.is_line_due()
     }
 
-    /// Sends what the service manager does not know yet: that the daemon is ready, and the state line.
+    /// Sends the ready message and the state line, as far as they are due.
     pub(crate) fn update(&mut self, status: &Status, shared: Option<&PinnedMaps>) {
         let due = self.is_line_due();
         let whole = status.interfaces.iter().all(|interface| {
-            // Detached: as the operator wanted.
+            // The operator wanted these detached.
             matches!(interface.state, InterfaceState::Guarded | InterfaceState::Detached)
         });
         let in_time = Instant::now() < self.ready_by;
@@ -204,7 +205,7 @@ impl Notifier {
                 tracing::error!("ready, but not whole: {}", status.problems.join("; "));
             }
             self.ready = self.send(&[NotifyState::Ready]);
-            // Once ready, no reload waits for an interface any more.
+            // Once the daemon is ready, no reload waits for an interface any more.
             self.ready_by = Instant::now();
         } else if !due {
             return;
@@ -218,7 +219,7 @@ impl Notifier {
     }
 }
 
-/// The state in one line: what is in force where, then what is not as it should be.
+/// Formats the state in one line: the policy in force and its interfaces, then what is wrong.
 fn line(status: &Status, rate: Option<f64>) -> String {
     let of = |state: InterfaceState| {
         let interfaces = status.interfaces.iter().filter(move |interface| interface.state == state);
@@ -289,7 +290,7 @@ mod tests {
         service.send_sign();
         assert_eq!(manager.recv(&mut buffer).ok(), Some("WATCHDOG=1\n".len()));
         for work in [Work::Files, Work::Interfaces, Work::Events] {
-            // A machine that has just been started has no such time.
+            // Shortly after a boot there is no such time.
             let Some(old) = Instant::now().checked_sub(2 * service.fresh) else { return };
             service.done[work as usize] = old;
             service.send_sign();

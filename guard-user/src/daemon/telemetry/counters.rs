@@ -1,4 +1,4 @@
-//! Reading the pinned counters into the document of `stats`.
+//! Reads the pinned counters into the document of `trainguard stats`.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -16,6 +16,9 @@ use crate::{
 };
 
 /// Reads the counters. The daemon adds the name of the node, modes and top sources.
+///
+/// # Errors
+/// The pinned maps cannot be read.
 pub fn read(shared: &PinnedMaps) -> Result<Stats, SystemError> {
     let labels = shared.service_labels()?;
     let mut stats = Stats {

@@ -1,5 +1,5 @@
-//! What the daemon itself counts. Kept in a pinned map beside the kernel's counters, and so, like
-//! them, never less than it was: over generations, restarts and crashes.
+//! The daemon's own counters. They are kept in a pinned map beside the kernel's counters, and so, like
+//! these, never decrease over generations, restarts and crashes.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +17,18 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Counts on their way to the map.
+/// Counts that are not in the pinned map yet.
 #[derive(Debug, Default)]
 pub(crate) struct DaemonCounters {
-    /// Those that are not there yet, by the indices of `guard_common::layout`: the first files are
-    /// loaded before there is a map.
+    /// Counts by the indices of `guard_common::layout`. They wait here because the first files are
+    /// loaded before the map exists.
     waiting: BTreeMap<u32, u64>,
-    /// The log's own counts, as far as they are counted here.
+    /// The log's own counts, as far as they have been added here.
     log: Missing,
 }
 
 impl DaemonCounters {
-    /// Counts.
+    /// Adds `count` to the counter `index`.
     pub(crate) fn add(&mut self, index: u32, count: u64) {
         if count > 0 {
             let sum = self.waiting.entry(index).or_default();
@@ -36,7 +36,7 @@ impl DaemonCounters {
         }
     }
 
-    /// Counts what the log has not written since it was last counted.
+    /// Adds the records that the log has omitted since the last call.
     pub(crate) fn add_log(&mut self, now: Missing) {
         let before = std::mem::replace(&mut self.log, now);
         self.add(TALLY_LOG_SUPPRESSED, now.suppressed.saturating_sub(before.suppressed));
@@ -48,8 +48,8 @@ impl DaemonCounters {
         self.add(if success { TALLY_LOADS_DONE } else { TALLY_LOADS_FAILED }, 1);
     }
 
-    /// Counts the frames that an event stands for, if they were dropped and their source is a node
-    /// of the manifest. The node's own address is not: nobody else sends from it.
+    /// Counts the frames that an event stands for, if they were dropped and their source is a node of
+    /// the manifest. Frames from the node's own address are left out: they are forged.
     pub(crate) fn add_member_drops(&mut self, event: &Event, names: &[(Addr, String)]) {
         let (Some(source), Some(verdict)) = (event.source(), event.verdict()) else { return };
         let forged = verdict.reason == Reason::Martian;
@@ -63,7 +63,7 @@ impl DaemonCounters {
         self.add(index, event.weight.into());
     }
 
-    /// Puts the counts into the map. Those that cannot be put there wait.
+    /// Adds the counts to the pinned map. Counts that cannot be added stay for the next call.
     pub(crate) fn flush(&mut self, shared: &mut PinnedMaps) -> Result<(), SystemError> {
         while let Some(first) = self.waiting.first_entry() {
             shared.add_to_tally(*first.key(), *first.get())?;

@@ -1,28 +1,28 @@
-//! What was refused lately, in one line a minute at most, however much it was: exact numbers from
-//! the counters, and whom to ask.
+//! The summary of refused frames in the log: at most one line a minute, however many frames there were,
+//! with exact numbers from the counters and the main source.
 
 use crate::api::stats::{ServiceStats, Stats, TopSource};
 
-/// What was refused between two readings of the counters.
+/// The frames refused between two readings of the counters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DropSummary {
     /// Frames that were dropped.
     pub(crate) dropped: u64,
     /// Frames that passed only because their service observes.
     pub(crate) would_drop: u64,
-    /// The reason of most of them.
+    /// The reason for most of them.
     pub(crate) reason: String,
-    /// The service that refused most; none if none was asked.
+    /// The service that refused most; none if no service refused any.
     pub(crate) service: Option<String>,
-    /// The source of most samples; none if nothing was sampled.
+    /// The source of most sampled frames; none if nothing was sampled.
     pub(crate) source: Option<String>,
-    /// The node of that source; none if it is not in the manifest.
+    /// The node of that source; none if the source is not in the manifest.
     pub(crate) node: Option<String>,
 }
 
 impl DropSummary {
-    /// What was refused between two readings; none if nothing was. A counter that was started anew
-    /// counts from zero.
+    /// Returns the summary between two readings; none if no frames were refused. A counter that is
+    /// smaller than before has restarted from zero.
     pub(crate) fn between(before: &Stats, now: &Stats) -> Option<Self> {
         let mut digest = Self {
             dropped: 0,
@@ -66,7 +66,7 @@ impl DropSummary {
         Some(digest)
     }
 
-    /// Writes it to the log.
+    /// Writes the summary to the log.
     pub(crate) fn log(&self) {
         let Self { dropped, would_drop, reason, service, source, node } = self;
         let unknown = source.as_ref().map(|_| "not in the manifest");
@@ -82,7 +82,7 @@ impl DropSummary {
     }
 }
 
-/// How far a counter has come.
+/// Returns the increase of a counter.
 fn since(now: u64, before: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }

@@ -1,9 +1,10 @@
-//! Refused sources that no node of the policy is: which of them behave like a member that somebody
-//! has forgotten, and which like anybody.
+//! Refused sources that are no node of the policy: which of them behave like a member that is missing
+//! from the manifest, and which like any other source.
 //!
-//! Bounded: a newcomer to a full table takes the place of who came least, and who does not share a
-//! network with a node never takes the place of who does. So a flood of forged addresses of the
-//! world hides nobody; one of addresses of the cluster's own networks can.
+//! Memory is bounded. When the table is full, a new source replaces the least frequent one. A source
+//! without a network in common with a node never replaces one that shares a network. So a flood of
+//! forged addresses from elsewhere hides no missing member; a flood of addresses of the cluster's own
+//! networks can.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,33 +28,34 @@ use crate::{
     text::time,
 };
 
-/// Sources that are kept.
+/// Maximum number of sources that are kept.
 const CAPACITY: usize = 512;
-/// Ports that are kept of a source.
+/// Maximum number of ports that are kept per source.
 const MAX_PORTS: usize = 16;
-/// Attempts that make a member, in different slots.
+/// Minimum number of packets of a source that behaves like a member, over at least [`SLOTS`] slots.
 const ATTEMPTS: u64 = 3;
-/// Slots in which a member comes.
+/// Minimum number of slots in which a member sends.
 const SLOTS: u64 = 2;
-/// A slot of time, in seconds.
+/// Length of a slot, in seconds.
 const SLOT: u64 = 5;
-/// Neighbours that are named.
+/// Maximum number of neighbours that are named.
 const MAX_NEIGHBOURS: usize = 3;
-/// Prefixes of networks that are kept; of a manifest with more, whoever asks has to look.
+/// Maximum number of prefixes of networks. If a manifest has more, none are kept, and the client has to
+/// look them up in the manifest.
 const MAX_PREFIXES: usize = 4096;
 
-/// What is near the nodes of a cluster.
+/// The networks of a cluster's nodes, and the named networks of the manifest.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterNetworks {
-    /// Their IPv4 addresses, without the last octet.
+    /// The IPv4 addresses of the nodes without the last octet.
     v4: BTreeSet<u32>,
-    /// The upper halves of their IPv6 addresses.
+    /// The upper halves of the IPv6 addresses of the nodes.
     v6: BTreeSet<u64>,
     networks: Vec<std::sync::Arc<crate::policy::resolve::cluster::PrefixSet>>,
 }
 
 impl ClusterNetworks {
-    /// That of a cluster.
+    /// Returns the networks of a cluster.
     pub(crate) fn of(cluster: &Cluster) -> Self {
         let mut near = Self::default();
         for addr in cluster.nodes.iter().flat_map(|node| &node.addresses) {
@@ -79,10 +81,10 @@ impl ClusterNetworks {
     }
 }
 
-/// Who has the least of this goes first: near or not, slots, packets, last seen.
+/// Order of replacement, smallest first: near a node or not, slots, packets, last seen.
 type Rank = (bool, u64, u64, SystemTime);
 
-/// What is known of a source.
+/// A refused source: counts of its sampled packets, and the ports that it tried.
 #[derive(Debug)]
 struct Entry {
     near: bool,
@@ -106,18 +108,18 @@ impl Entry {
     }
 }
 
-/// The refused sources that no node is.
+/// The refused sources that are no node of the policy.
 #[derive(Debug)]
 pub(crate) struct RefusedSources {
     since: SystemTime,
     near: ClusterNetworks,
     entries: BTreeMap<Addr, Entry>,
-    /// The entries by their ranks, so that a flood of newcomers costs no walk over all of them.
+    /// The entries by rank, so that a flood of new sources does not need a search over all entries.
     ranks: BTreeSet<(Rank, Addr)>,
 }
 
 impl RefusedSources {
-    /// None yet.
+    /// Starts without sources. `since`: when recording starts.
     pub(crate) fn new(since: SystemTime) -> Self {
         Self {
             since,
@@ -127,7 +129,7 @@ impl RefusedSources {
         }
     }
 
-    /// Another policy is in force: who is a node now is no stranger.
+    /// Follows a switch of the policy: sources that are nodes now are removed.
     pub(crate) fn set_policy(&mut self, near: ClusterNetworks, names: &[(Addr, String)]) {
         self.entries.retain(|addr, _| name_of(names, addr).is_none());
         for (addr, entry) in &mut self.entries {
@@ -137,7 +139,7 @@ impl RefusedSources {
         self.near = near;
     }
 
-    /// Takes note of a refused packet with these TCP flags.
+    /// Records a refused packet. `flags`: its TCP flags; none if it has none.
     pub(crate) fn add(
         &mut self,
         sample: &Sample,
@@ -152,7 +154,7 @@ impl RefusedSources {
         };
         let service = verdict.service.and_then(|slot| names.services.get(&slot));
         let (Reason::NotAllowed, Some(service)) = (verdict.reason, service) else { return };
-        // A packet in the middle of a connection is nobody's attempt to join.
+        // A packet in the middle of a connection is no attempt to join.
         let opens = transport == Transport::Tcp
             && flags.is_some_and(|flags| flags & (wire::TCP_SYN | wire::TCP_ACK) == wire::TCP_SYN);
         if (transport == Transport::Tcp && !opens) || name_of(names.nodes, &addr).is_some() {
@@ -201,7 +203,8 @@ impl RefusedSources {
         self.ranks.insert((entry.rank(), addr));
     }
 
-    /// Forgets who came least; unless that is nearer than who wants the room.
+    /// Removes the source with the lowest rank. Refuses if that source is near a node and the new one
+    /// is not.
     fn make_room(&mut self, near: bool) -> bool {
         let Some(least) = self.ranks.first().copied() else { return false };
         let ((least_is_near, ..), addr) = least;
@@ -212,7 +215,7 @@ impl RefusedSources {
         self.entries.remove(&addr).is_some()
     }
 
-    /// Those that behave like a member, wherever they are.
+    /// Returns the sources that behave like a member, in any network.
     pub(crate) fn missing(&self, names: &[(Addr, String)]) -> Missing {
         let mut like: Vec<(&Addr, &Entry)> =
             self.entries.iter().filter(|(_, entry)| entry.is_like_a_member()).collect();
@@ -246,7 +249,7 @@ impl RefusedSources {
     }
 }
 
-/// The nodes that share the /24 or /64 of an address, of names sorted by address.
+/// Returns the nodes in the /24 or /64 of an address. `names` must be sorted by address.
 fn neighbours<'n>(names: &'n [(Addr, String)], addr: &Addr) -> &'n [(Addr, String)] {
     let (first, last) = match *addr {
         Addr::V4(addr) => (Addr::V4(addr & !0xff), Addr::V4(addr | 0xff)),
@@ -324,7 +327,7 @@ mod tests {
             source.tried,
             [TriedPort { service: "s".to_owned(), port: "tcp/9091".to_owned() }]
         );
-        // Who is a node now is missing no more.
+        // A source that is a node now is not missing any more.
         strangers.set_policy(ClusterNetworks::default(), &[(Addr::V4(NEAR), "new".to_owned())]);
         assert_eq!(listed(&strangers), []);
         assert!(strangers.ranks.is_empty());

@@ -1,4 +1,10 @@
-//! What happens on the node: events, counters, and the sources behind refused packets.
+//! Events, counters, and the sources of refused packets.
+//!
+//! [`Telemetry`] reads sampled packets from the kernel's ring and passes each to its parts:
+//! `event_ring` keeps recent events, `top_sources` the sources that were refused most,
+//! `missing_members` refused sources that may be missing from the manifest, and `daemon_counters` the
+//! counts for the pinned map. `counters` reads the kernel's counters; `drop_summary` makes the summary
+//! of drops for the log.
 
 pub(crate) mod counters;
 pub(crate) mod daemon_counters;
@@ -24,26 +30,29 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Events taken from the kernel's ring at a time.
+/// Maximum number of events read from the kernel's ring at a time.
 const EVENTS_AT_A_TIME: usize = 4096;
 
-/// The owner of everything that is recorded about packets and about the daemon's work.
+/// The owner of the events, of the sources that were refused, and of the daemon's own counters.
+///
+/// The kernel's counters are not here but in the pinned maps, which `interfaces::Interfaces` owns.
+/// Methods that read or write them take these maps as an argument.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     /// Recent events.
     pub(crate) events: EventRing,
     /// The sources that were refused most.
     pub(crate) top: TopSources,
-    /// What the daemon itself counts.
+    /// The daemon's own counters.
     pub(crate) counters: DaemonCounters,
-    /// The kernel's ring of events, to be woken by it.
+    /// The kernel's ring of events, polled for readiness; none before the first generation.
     kernel_ring: Option<AsyncFd<OwnedFd>>,
     /// The statistics at the last summary in the log.
     summarised: Option<Stats>,
 }
 
 impl Telemetry {
-    /// Nothing has happened yet.
+    /// Starts without events and counts.
     pub(crate) fn new(now: SystemTime) -> Self {
         Self {
             events: EventRing::new(now),
@@ -54,7 +63,7 @@ impl Telemetry {
         }
     }
 
-    /// Is woken by the kernel's ring from now on.
+    /// Starts polling the kernel's ring.
     ///
     /// # Errors
     /// The ring cannot be polled.
@@ -69,17 +78,17 @@ impl Telemetry {
         Ok(())
     }
 
-    /// Waits until the kernel reports that its ring fills up. It does not report single events.
+    /// Waits until the kernel reports that its ring is half full. It does not report single events.
     pub(crate) async fn kernel_ring_fills(&self) {
         let Some(ring) = &self.kernel_ring else { return std::future::pending().await };
         match ring.readable().await {
             Ok(mut ready) => ready.clear_ready(),
-            // The timer still empties the ring.
+            // Events are still read at every interval.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Takes the events from the kernel's ring.
+    /// Reads the events from the kernel's ring, and notifies the kernel that they are being read.
     pub(crate) fn drain(&mut self, shared: &mut PinnedMaps, names: Names<'_>) {
         if let Err(error) = shared.listen() {
             tracing::warn!(hint = error.hint_text(), "refused frames are not sampled: {error}");
@@ -93,7 +102,7 @@ impl Telemetry {
         }
     }
 
-    /// Follows a switch to a policy of a node with this name and these neighbours.
+    /// Follows a switch of the policy: networks of the cluster, and names of its nodes by address.
     pub(crate) fn set_policy(&mut self, neighbourhood: ClusterNetworks, names: &[(Addr, String)]) {
         self.events.refused_sources.set_policy(neighbourhood, names);
     }
@@ -103,7 +112,7 @@ impl Telemetry {
         self.events.policy(event);
     }
 
-    /// Logs what was refused since the last summary.
+    /// Logs the drops since the last summary.
     pub(crate) fn summarise(&mut self, stats: Stats) {
         let before = self.summarised.as_ref();
         if let Some(summary) = before.and_then(|before| DropSummary::between(before, &stats)) {

@@ -1,4 +1,4 @@
-//! The names by which packets are reported.
+//! The names that appear in records of packets.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use guard_common::Addr;
 
 use crate::{api::status::ServiceStatus, netlink::devices::Device};
 
-/// By what names packets are told.
+/// The names of services, nodes and devices, borrowed from the owners of the policy and the devices.
 #[derive(Clone, Copy)]
 pub(crate) struct Names<'a> {
     pub(crate) services: &'a BTreeMap<u8, ServiceStatus>,
-    /// Of addresses, sorted by them.
+    /// Names of nodes by address, sorted by address.
     pub(crate) nodes: &'a [(Addr, String)],
     pub(crate) devices: &'a [Device],
 }

@@ -1,16 +1,17 @@
-//! Who is refused most, now, in bounded memory.
+//! The sources that are refused most at present, in bounded memory.
 //!
-//! The Space-Saving algorithm (Metwally, Agrawal, El Abbadi, 2005) over sampled frames, each of
-//! which counts for those that it stands for: a newcomer to a full table takes the place of the
-//! smallest entry and inherits its count. A source that sent more than one in [`CAPACITY`] of what
-//! was refused is in the table, whatever a flood of forged ones does. Counts are halved every
-//! [`HALF_LIFE`], so that who floods now is told before who flooded yesterday.
+//! This is the Space-Saving algorithm (Metwally, Agrawal, El Abbadi, 2005) over sampled frames, each
+//! weighted by the number of frames that it stands for. When the table is full, a new source replaces
+//! the smallest entry and inherits its count. A source that sent more than one in [`CAPACITY`] of the
+//! refused frames is in the table, whatever a flood of forged sources does. Counts are halved every
+//! [`HALF_LIFE`], so that a present flood ranks before an old one.
 //!
-//! How true it is: under a flood each CPU tells of 32 frames a window and reason
-//! ([`guard_common::layout::SAMPLING_AIM_SHIFT`]), each frame with the same chance. Of `n` samples
-//! of a source the estimate is off by about one part in the square root of `n`. A source that sends
-//! one per cent of a flood on one CPU is sampled once or twice a second, where the kernel ticks 250
-//! times a second: after ten seconds it stands out, after a minute its number is off by an eighth.
+//! Accuracy: under a flood, each CPU samples about 32 frames per window and reason
+//! ([`guard_common::layout::SAMPLING_AIM_SHIFT`]), each frame with the same probability. With `n`
+//! samples of a source, the relative error of its estimate is about one divided by the square root of
+//! `n`. A source that sends one percent of a flood on one CPU is sampled once or twice a second if the
+//! kernel has 250 timer ticks a second: it stands out after ten seconds, and after a minute its
+//! estimate is off by about an eighth.
 
 use std::{
     cmp::Reverse,
@@ -20,36 +21,36 @@ use std::{
 
 use guard_common::{Addr, layout::event::Event, verdict::Verdict};
 
-/// Sources that are kept.
+/// Maximum number of sources that are kept.
 const CAPACITY: usize = 1024;
-/// After how long what was counted counts half.
+/// Time after which a count is worth half.
 const HALF_LIFE: Duration = Duration::from_mins(1);
 
 /// A refused source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
-    /// Sampled frames since it is kept.
+    /// Sampled frames since it entered the table.
     pub(crate) sampled: u64,
-    /// Frames that they stand for.
+    /// Estimated frames: the sum of the weights of the samples.
     pub(crate) packets: u64,
-    /// When it came into the table.
+    /// When it entered the table.
     pub(crate) first: SystemTime,
     /// When it was last seen.
     pub(crate) last: SystemTime,
-    /// The last verdict.
+    /// The verdict on its last sample.
     pub(crate) verdict: Verdict,
-    /// The last destination port.
+    /// The destination port of its last sample.
     pub(crate) port: u16,
-    /// The last protocol.
+    /// The IP protocol of its last sample.
     pub(crate) protocol: u8,
-    /// Frames of late: `inherited` and its own.
+    /// Estimated recent frames, including `inherited`.
     recent: u64,
-    /// What was another's.
+    /// Share of `recent` that was inherited from a replaced source.
     inherited: u64,
 }
 
 impl Entry {
-    /// Frames of late that certainly were its own.
+    /// Returns the estimated recent frames without the inherited ones.
     fn certain(&self) -> u64 {
         self.recent.saturating_sub(self.inherited)
     }
@@ -59,9 +60,9 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct TopSources {
     entries: BTreeMap<Addr, Entry>,
-    /// The same by `recent`, smallest first.
+    /// The keys of `entries` by `recent`, smallest first.
     order: BTreeSet<(u64, Addr)>,
-    /// When the counts were halved.
+    /// When the counts were last halved.
     halved: SystemTime,
 }
 
@@ -72,7 +73,7 @@ impl Default for TopSources {
 }
 
 impl TopSources {
-    /// Counts an event.
+    /// Counts a sampled frame.
     pub(crate) fn add(&mut self, event: &Event, now: SystemTime) {
         let (Some(source), Some(verdict)) = (event.source(), event.verdict()) else { return };
         self.age(now);
@@ -107,8 +108,8 @@ impl TopSources {
         entry.protocol = event.protocol;
     }
 
-    /// The sources that were certainly refused most of late, then those that were before, at most
-    /// `limit` of them.
+    /// Returns at most `limit` sources: those with the most recent frames of their own first, ties by
+    /// when they were last seen.
     pub(crate) fn most(&mut self, limit: usize, now: SystemTime) -> Vec<(Addr, Entry)> {
         self.age(now);
         let mut all: Vec<(Addr, Entry)> =
@@ -118,7 +119,8 @@ impl TopSources {
         all
     }
 
-    /// Halves the counts as often as time has passed for. A clock that was set back starts anew.
+    /// Halves the counts once per elapsed [`HALF_LIFE`]. If the clock was set back, the time restarts
+    /// at `now`.
     fn age(&mut self, now: SystemTime) {
         let Ok(passed) = now.duration_since(self.halved) else {
             self.halved = now;
@@ -200,8 +202,8 @@ mod tests {
     }
 
     proptest! {
-        /// The guarantee of the algorithm, for any sequence: who is refused more often than one in
-        /// CAPACITY is kept, and no certain count is more than the true one.
+        /// The guarantee of the algorithm, for any sequence: a source with more than one in `CAPACITY`
+        /// of the refused frames is kept, and no certain count exceeds the true one.
         #[test]
         fn the_frequent_are_kept(
             events in prop::collection::vec((0..3000_u32, 1..50_u32), 0..5000),
@@ -209,7 +211,7 @@ mod tests {
             let mut top = TopSources::default();
             let mut truth: BTreeMap<Addr, u64> = BTreeMap::new();
             for (source, weight) in events {
-                // Half of them are a few.
+                // Half of the events come from a few sources.
                 let source = if source % 2 == 0 { source % 20 } else { source };
                 top.add(&event(source, weight), at(0));
                 *truth.entry(Addr::V4(source)).or_default() += u64::from(weight);

@@ -1,4 +1,4 @@
-//! Families of metrics, as the library writes them.
+//! Families of metrics, for the encoder of the `prometheus` crate.
 
 use prometheus::{
     Encoder as _, TextEncoder,
@@ -8,15 +8,15 @@ use prometheus::{
 use super::declared::{Kind, Metric};
 use crate::system_error::SystemError;
 
-/// A value with those of its labels, in the order in which the metric declares them.
+/// The values of the labels, in the order in which the metric declares them, and the value.
 pub(crate) type Row<'a> = (Vec<&'a str>, f64);
 
-/// The families, in the order in which they are told.
+/// The families, in the order of the output.
 #[derive(Default)]
 pub(crate) struct Families(Vec<MetricFamily>);
 
 impl Families {
-    /// Adds the rows of a metric; nothing if there are none.
+    /// Adds the rows of a metric. Adds nothing if there are none.
     pub(crate) fn add(&mut self, metric: &Metric, rows: &[Row<'_>]) {
         if rows.is_empty() {
             return;
@@ -37,12 +37,12 @@ impl Families {
         self.add(metric, &[(Vec::new(), value)]);
     }
 
-    /// Adds a metric without labels that is 1 or 0.
+    /// Adds a metric without labels that is 1 for true and 0 for false.
     pub(crate) fn flag(&mut self, metric: &Metric, value: bool) {
         self.value(metric, flag(value));
     }
 
-    /// All of them in the text format of Prometheus 0.0.4.
+    /// Returns all families in the text format of Prometheus 0.0.4.
     pub(crate) fn text(&self) -> Result<String, SystemError> {
         let mut bytes = Vec::new();
         let encoded = TextEncoder::new().encode(&self.0, &mut bytes);
@@ -75,13 +75,13 @@ fn row_of(metric: &Metric, (labels, value): &Row<'_>) -> proto::Metric {
     row
 }
 
-/// 1 for true, 0 for false.
+/// Returns 1 for true, 0 for false.
 pub(crate) fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-/// A number as the format has it. Exact up to 2^53: a rate of 10^9 a second gets there in a hundred
-/// days.
+/// Converts a number to floating point. Exact up to 2^53, which a rate of 10^9 per second reaches in a
+/// hundred days.
 #[expect(clippy::cast_precision_loss, reason = "the format has floating point only")]
 pub(crate) fn number(value: u64) -> f64 {
     value as f64

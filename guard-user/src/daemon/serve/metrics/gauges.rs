@@ -1,4 +1,4 @@
-//! Gauges: what the guard is. A metric for each thing that the status tells.
+//! Gauges of the guard's state, made from the status.
 
 use std::time::SystemTime;
 
@@ -19,13 +19,14 @@ use crate::{
 
 /// Modes by which services are counted.
 const MODES: [ServiceMode; 2] = [ServiceMode::Enforce, ServiceMode::Observe];
-/// Interfaces that are told one by one. What the patterns of a manifest match has no bound.
+/// Maximum number of interfaces with rows of their own, because the patterns of a manifest may match
+/// any number.
 const INTERFACES: usize = MAX_INTERFACES as usize;
-/// What all further interfaces are called, as their counters are.
+/// Label of the row for all further interfaces, as for their counters.
 const OTHERS_LABEL: &str = "others";
 
 impl Families {
-    /// The policy, and where it comes from.
+    /// Adds the gauges of the policy and its origin.
     pub(crate) fn policy(&mut self, status: &Status, moments: &Moments) {
         if !status.policy_hash.is_empty() {
             let labels = vec![&*status.cluster, &*status.policy_hash, &*status.files_hash];
@@ -59,7 +60,7 @@ impl Families {
         self.add(&declared::SERVICES, &modes);
     }
 
-    /// Each interface that is to be guarded.
+    /// Adds the gauges of each interface that should be guarded.
     pub(crate) fn interfaces(&mut self, status: &Status) {
         self.flag(&declared::NODE_ENFORCING, status.enforcing);
         let drops = status.services.iter().any(|service| service.mode == ServiceMode::Enforce);
@@ -79,7 +80,7 @@ impl Families {
         self.add(&declared::INTERFACE_INFO, &info.collect::<Vec<_>>());
     }
 
-    /// What is open, and what is wrong.
+    /// Adds the numbers of unguarded interfaces, tunnel devices, open ports and problems.
     pub(crate) fn findings(&mut self, status: &Status) {
         let open_ports = small(status.open_ports.ports.len()) + number(status.open_ports.more);
         self.value(&declared::INTERFACES_UNGUARDED, small(status.unguarded.len()));
@@ -88,7 +89,8 @@ impl Families {
         self.value(&declared::PROBLEMS, small(status.problems.len()));
     }
 
-    /// How full the tables are. `rows` are the counter rows that interfaces have.
+    /// Adds the sizes and capacities of the tables. `rows`: the number of counter rows that interfaces
+    /// have.
     pub(crate) fn tables(&mut self, status: &Status, rows: usize) {
         let tables = &status.tables;
         let fill = [
@@ -106,7 +108,7 @@ impl Families {
         self.value(&declared::TABLE_BYTES, small(tables.source_bytes));
     }
 
-    /// The daemon.
+    /// Adds the gauges of the daemon itself.
     pub(crate) fn process(&mut self, status: &Status, moments: &Moments) {
         self.add(&declared::BUILD_INFO, &[(vec![status.version.as_str()], 1.0)]);
         self.value(&declared::START_TIME, seconds(moments.started));
@@ -118,8 +120,8 @@ impl Families {
     }
 }
 
-/// The interfaces as they are told: the last one stands for all that are too many. It is as bad as
-/// the worst of them.
+/// Returns the interfaces to report. If there are too many, the last one stands for the rest, with the
+/// state of the worst of them.
 fn told(all: &[InterfaceStatus]) -> Vec<InterfaceStatus> {
     if all.len() <= INTERFACES {
         return all.to_vec();
@@ -137,7 +139,7 @@ fn small(count: usize) -> f64 {
     number(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// Seconds since 1970, to the millisecond.
+/// Converts a time to seconds since 1970, to the millisecond.
 fn seconds(at: SystemTime) -> f64 {
     let passed = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     number(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)) / 1000.0

@@ -1,10 +1,10 @@
-//! What Prometheus scrapes: counters that only grow, of what the guard did, and gauges of what it
-//! is. Names and labels are a contract; a source address is never a label.
+//! The metrics for Prometheus: counters of the guard's work, and gauges of its state. Names and labels
+//! are a stable interface; a source address is never a label.
 //!
-//! The counters are those of the kernel, by interface and service and reason, and the daemon's
-//! tallies beside them. They live as long as their pins: neither a new generation nor a new daemon
-//! starts them anew. Every series that is known is there from the start, at zero, so that `rate()`
-//! sees the first drop. Their number is bounded by those of interfaces and services.
+//! The counters are those of the kernel, by interface, service and reason, and those of the daemon.
+//! They live as long as their pins: neither a new generation nor a new daemon resets them. Every known
+//! series exists from the start, at zero, so that `rate()` sees the first drop. The number of series is
+//! bounded by the numbers of interfaces and services.
 
 pub mod declared;
 mod families;
@@ -34,14 +34,14 @@ use crate::{
     system_error::SystemError,
 };
 
-/// What the status does not tell, or tells for people.
+/// Values that the status lacks, or has only as text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moments {
     /// When the daemon was started.
     pub(crate) started: SystemTime,
-    /// Since when the policy is in force.
+    /// When the policy in force came into force.
     pub(crate) in_force: Option<SystemTime>,
-    /// When files were last loaded, and whether that put them into force.
+    /// When the files were last loaded, and whether they came into force.
     pub(crate) last_load: Option<(SystemTime, bool)>,
     /// Open connections by [`Endpoint`].
     pub(crate) connections: [usize; 3],
@@ -50,10 +50,10 @@ pub(crate) struct Moments {
 /// Packets and bytes.
 type Sums = [u64; 2];
 
-/// By interface, service and reason; then by action.
+/// Counts by interface, service and reason; then by action.
 type Counts = BTreeMap<(String, String, Reason), [Sums; 3]>;
 
-/// All metrics in the text format of Prometheus 0.0.4. `shared` is none while no policy is in
+/// Returns all metrics in the text format of Prometheus 0.0.4. `shared` is none while no policy is in
 /// force.
 pub(crate) fn text(
     status: &Status,
@@ -78,7 +78,7 @@ pub(crate) fn text(
 }
 
 impl Families {
-    /// Frames and bytes by verdict.
+    /// Adds frames and bytes by verdict.
     fn frames(&mut self, counts: &Counts) {
         let mut by_verdict: BTreeMap<(&str, &str, &str), Sums> = BTreeMap::new();
         for ((interface, service, _), actions) in counts {
@@ -95,7 +95,7 @@ impl Families {
         }
     }
 
-    /// Frames that were dropped, or would have been, by reason.
+    /// Adds frames that were dropped, or would have been dropped, by reason.
     fn reasons(&mut self, counts: &Counts) {
         for (action, metric) in [
             (Action::Drop, declared::DROPPED_PACKETS),
@@ -132,7 +132,7 @@ impl Families {
         }
     }
 
-    /// What the daemon has done.
+    /// Adds the daemon's own counters.
     fn daemon(&mut self, shared: &PinnedMaps) -> Result<(), SystemError> {
         let mut loads = Vec::new();
         for (result, index) in [("success", TALLY_LOADS_DONE), ("failure", TALLY_LOADS_FAILED)] {
@@ -166,8 +166,8 @@ impl Families {
     }
 }
 
-/// All counters, those at zero included. Of the node itself, where no service was asked, the
-/// service is empty.
+/// Returns all counters, including those at zero. The service is empty for reasons of the node itself,
+/// for which no service was evaluated.
 fn counts(shared: &PinnedMaps) -> Result<Counts, SystemError> {
     let labels = shared.service_labels()?;
     let names: BTreeMap<u8, &str> =

@@ -1,8 +1,9 @@
-//! What has happened lately, in bounded memory: refused packets, policies, interfaces, and what of
-//! it could not be told. Whoever wants to know asks for what came after the last he knows.
+//! Recent events, in bounded memory: refused packets, policies, interfaces, commands, and the number of
+//! samples that were lost. Clients poll with the number of the last event that they have.
 //!
-//! Packets that are alike within a second are one record, so a flood from one source is a line a
-//! second. Many sources make many records: beyond a number a second they are only counted.
+//! Similar packets within a second are folded into one record, so a flood from one source adds one
+//! record per second. Many sources make many records: beyond a maximum per second they are only
+//! counted.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -23,24 +24,25 @@ use crate::{
     text::time,
 };
 
-/// Records that are kept.
+/// Maximum number of records that are kept.
 const MAX_RECORDS: usize = 4096;
-/// Bytes that they may take, about.
+/// Maximum size of all records in bytes, approximately.
 const MAX_BYTES: usize = 4 << 20;
-/// Records of packets in a second. In the same second as many again of other kinds.
+/// Maximum number of records of packets per second. The same maximum applies separately to records of
+/// policies and interfaces.
 const RECORDS_PER_SECOND: u32 = 200;
-/// How long packets that are alike are summed up, and how often losses are told.
+/// Time over which similar packets are folded, and minimum time between two records of losses.
 const FOLD_TIME: Duration = Duration::from_secs(1);
-/// Characters of a text.
+/// Maximum number of characters of a text.
 const MAX_TEXT: usize = 1000;
-/// Records of a page.
+/// Maximum number of records on a page.
 pub(crate) const PAGE: usize = 1000;
-/// Bytes of a page, about.
+/// Maximum size of a page in bytes, approximately.
 const PAGE_BYTES: usize = 1 << 20;
-/// Bytes that a record takes besides its texts, about.
+/// Size of a record in bytes without its texts, approximately.
 const RECORD_BYTES: usize = 512;
 
-/// What packets have in common that are one record.
+/// The properties that packets of one record have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FoldKey {
     verdict: u32,
@@ -50,7 +52,7 @@ struct FoldKey {
     ifindex: u32,
 }
 
-/// Packets that wait for the end of their second.
+/// Similar packets, folded until a second has passed.
 #[derive(Debug)]
 struct Fold {
     since: SystemTime,
@@ -66,7 +68,7 @@ struct Waiting {
     last: SystemTime,
 }
 
-/// How many records this second has had.
+/// The number of records in the present second.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
     since: SystemTime,
@@ -84,12 +86,12 @@ impl Budget {
     }
 }
 
-/// Whether a second has passed; also when the clock was set back.
+/// Returns whether a second has passed; also if the clock was set back.
 fn is_over(since: SystemTime, now: SystemTime) -> bool {
     now.duration_since(since).map_or(true, |passed| passed >= FOLD_TIME)
 }
 
-/// What has happened lately.
+/// Recent events, numbered from 1.
 #[derive(Debug)]
 pub(crate) struct EventRing {
     pub(crate) instance: String,
@@ -100,17 +102,17 @@ pub(crate) struct EventRing {
     folds: HashMap<FoldKey, Fold>,
     packets: Budget,
     others: Budget,
-    /// What the kernel had not told when it was last looked at.
+    /// The kernel's counts of events when losses were last checked.
     untold: Option<EventCounts>,
-    /// Samples that found no room since the last record of losses.
+    /// Samples and other events without a record, since the last record of losses.
     not_kept: u64,
     losses_since: SystemTime,
-    /// Name of this node; empty before it is known.
+    /// Name of this node; empty until it is known.
     pub(crate) node: String,
 }
 
 impl EventRing {
-    /// Nothing has happened yet.
+    /// Starts without events.
     pub(crate) fn new(now: SystemTime) -> Self {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let budget = Budget { since: now, used: 0 };
@@ -130,7 +132,7 @@ impl EventRing {
         }
     }
 
-    /// Takes note of a refused packet.
+    /// Adds a refused packet.
     pub(crate) fn packet(&mut self, sample: &Sample, names: Names<'_>, now: SystemTime) {
         let Some(verdict) = sample.verdict() else { return };
         let alike = FoldKey {
@@ -164,8 +166,9 @@ impl EventRing {
         self.refused_sources.add(sample, verdict, headers.flags, names, now);
     }
 
-    /// Tells what has waited long enough. To be called before new packets are taken note of, so
-    /// that who is known already goes first. `untold` says what the kernel has not told so far.
+    /// Adds the records of folded packets whose second has passed. Must be called before new packets
+    /// are added, so that known sources get their records first. `untold`: returns the kernel's counts
+    /// of events.
     pub(crate) fn tick(
         &mut self,
         names: Names<'_>,
@@ -193,7 +196,7 @@ impl EventRing {
         self.losses_since = now;
         let mut lost = Lost { not_kept: self.not_kept, ..Lost::default() };
         if let Some(counts) = counts {
-            // What an earlier daemon did not tell is not this one's to tell.
+            // Losses before this daemon's start are not reported.
             let before = self.untold.replace(counts).unwrap_or(counts);
             lost.suppressed = counts.suppressed.saturating_sub(before.suppressed);
             lost.lost = counts.lost.saturating_sub(before.lost);
@@ -213,13 +216,13 @@ impl EventRing {
         self.push(now, EventKind::Lost(lost));
     }
 
-    /// Takes note of what became of a policy.
+    /// Adds an event about a policy.
     pub(crate) fn policy(&mut self, policy: Policy) {
         let text = short(&policy.text);
         self.other(EventKind::Policy(Policy { text, ..policy }));
     }
 
-    /// Takes note of what became of an interface.
+    /// Adds an event about an interface.
     pub(crate) fn interface(&mut self, what: InterfaceChange, interface: &str, text: &str) {
         self.other(EventKind::Interface(Interface {
             what,
@@ -228,14 +231,14 @@ impl EventRing {
         }));
     }
 
-    /// Takes note of what somebody commanded; the record of it.
+    /// Adds the record of a command, and returns it.
     pub(crate) fn audit(&mut self, audit: Audit) -> Event {
         let [text, arguments, command] =
             [&audit.text, &audit.arguments, audit.command.as_ref().unwrap_or(&String::new())]
                 .map(|text| short(text));
         let command = audit.command.as_ref().map(|_| command);
         let audit = Audit { arguments, text, command, ..audit };
-        // They are few, and must not give way to others.
+        // Not limited: they are few and must not be lost because of other records.
         self.push(SystemTime::now(), EventKind::Audit(Box::new(audit)))
     }
 
@@ -266,7 +269,8 @@ impl EventRing {
         event
     }
 
-    /// The events after a number, at most so many. None are left out between them.
+    /// Returns a page of at most `limit` events with numbers greater than `after`, without gaps between
+    /// them.
     pub(crate) fn page(&self, after: u64, limit: usize) -> Page {
         let first = self.next - self.records.len() as u64;
         let skip = usize::try_from((after.saturating_add(1)).saturating_sub(first));
@@ -287,7 +291,7 @@ impl EventRing {
     }
 }
 
-/// Bytes that a record takes, about.
+/// Returns the approximate size of a record in bytes.
 fn size(event: &Event) -> usize {
     let text = match &event.what {
         EventKind::Packet(packet) => packet.frame.as_ref().map_or(0, String::len),
@@ -308,13 +312,13 @@ fn short(text: &str) -> String {
     short
 }
 
-/// The beginning of a sampled frame.
+/// Returns the captured beginning of a sampled frame.
 pub(crate) fn head(sample: &Sample) -> &[u8] {
     let len = usize::try_from(sample.head_len).unwrap_or(usize::MAX);
     sample.head.get(..len).unwrap_or(&sample.head)
 }
 
-/// Packets as they are told.
+/// Makes the record of folded packets.
 fn told(waiting: &Waiting, names: Names<'_>) -> Packet {
     let Waiting { latest, count, packets, first, last } = waiting;
     let headers = headers::of(head(latest), latest.len);

@@ -1,4 +1,5 @@
-//! Laws of the journal: nothing is told twice or left out uncounted, whatever comes.
+//! Properties of the event ring: no sample is reported twice, and none is missing without being
+//! counted.
 
 use guard_common::verdict::{Action, Reason, Verdict};
 use proptest::prelude::*;
@@ -32,7 +33,7 @@ fn with_names(work: impl FnOnce(Names<'_>)) {
     work(Names { services: &services, nodes: &[], devices: &[] });
 }
 
-/// What all records tell: samples, frames, samples not kept, of the kernel.
+/// Sums over all records: samples, frames, samples not kept, and losses in the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Totals {
     count: u64,
@@ -57,7 +58,7 @@ fn add(told: &mut Totals, page: &Page) {
     }
 }
 
-/// Reads all that is new, as a client does: page by page.
+/// Reads all new events page by page, as a client does.
 fn read(journal: &EventRing, after: &mut u64, told: &mut Totals) {
     loop {
         let page = journal.page(*after, 64);
@@ -71,7 +72,7 @@ fn read(journal: &EventRing, after: &mut u64, told: &mut Totals) {
     }
 }
 
-/// A step of time, and packets of (source, weight) in it.
+/// A time step in milliseconds, and the packets in it as (source, weight).
 type Step = (u64, Vec<(u8, u32)>);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -92,7 +93,7 @@ proptest! {
                 let counts = EventCounts { suppressed: fed.count * 7, lost: 3, emitted: 0 };
                 journal.tick(names, at(now), || Some(counts));
                 for (source, weight) in packets {
-                    // Few sources fold, many exhaust what is kept of a second.
+                    // Few sources fold; many exceed the records per second.
                     let source = if few { u32::from(source % 4) } else { u32::from(source) };
                     fed.count += 1;
                     fed.packets += u64::from(weight);
@@ -101,7 +102,7 @@ proptest! {
                 assert!(journal.folds.len() <= 2 * RECORDS_PER_SECOND as usize);
                 read(&journal, &mut after, &mut told);
             }
-            // Later everything has been told.
+            // After a few more ticks everything has been reported.
             let counts = EventCounts { suppressed: 1_000_000, lost: 7, emitted: 0 };
             for later in 0..3 {
                 journal.tick(names, at(now + 1000 * (later + 1)), || Some(counts));
@@ -153,7 +154,7 @@ fn the_first_is_told_at_once_and_those_like_it_a_second_later() {
         assert_eq!(counts(&journal), [(1, 2)]);
         journal.tick(names, at(1000), || None);
         assert_eq!(counts(&journal), [(1, 2), (59, 118)]);
-        // Still the same second of the same source.
+        // Still the same second of this source.
         journal.packet(&sample(1, 2), names, at(1500));
         journal.tick(names, at(1600), || None);
         assert_eq!(counts(&journal).len(), 2);
@@ -189,7 +190,7 @@ fn what_an_earlier_daemon_did_not_tell_is_not_told() {
             panic!("{events:?}")
         };
         assert_eq!((lost.suppressed, lost.not_kept), (7, 0));
-        // At most once a second, and only if there is something to tell.
+        // At most once a second, and only if there are losses.
         journal.tick(names, at(1500), || Some(counts(509)));
         journal.tick(names, at(2000), || Some(counts(509)));
         journal.tick(names, at(3000), || Some(counts(509)));
