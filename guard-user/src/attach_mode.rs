@@ -1,4 +1,4 @@
-//! Where in the receive path of an interface a program runs.
+//! Points in the receive path of an interface where a program can run.
 
 use aya_obj::generated::{
     BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_link_type,
@@ -7,17 +7,18 @@ use guard_common::names;
 
 use crate::vocabulary::vocabulary;
 
-/// A hook of the kernel. Each takes a program of its own kind.
+/// A hook of the kernel. Each hook needs its own type of program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// XDP: before the kernel has made a packet of the frame, or right after.
+    /// XDP: before the kernel has allocated a socket buffer for the frame (native), or right after
+    /// (generic).
     Xdp,
-    /// Ingress of traffic control (TCX): behind XDP, before anything else.
+    /// Ingress of traffic control (TCX): after XDP, before everything else.
     Tc,
 }
 
 impl Hook {
-    /// The name used in output.
+    /// Returns the name for output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Xdp => "XDP",
@@ -25,7 +26,7 @@ impl Hook {
         }
     }
 
-    /// Name of the program for it in the kernel object.
+    /// Returns the name of the program for the hook in the kernel object.
     pub(super) fn program(self) -> &'static str {
         match self {
             Self::Xdp => names::PROGRAM,
@@ -33,7 +34,7 @@ impl Hook {
         }
     }
 
-    /// Name of the program that returns verdicts.
+    /// Returns the name of the program for the hook that returns verdicts.
     pub(super) fn verdict_program(self) -> &'static str {
         match self {
             Self::Xdp => names::PROGRAM_VERDICT,
@@ -41,7 +42,7 @@ impl Hook {
         }
     }
 
-    /// The hook of a link of this type; none if it is another one.
+    /// Returns the hook of a link type (`enum bpf_link_type`); none for other types.
     pub(super) fn of_link(kind: u32) -> Option<Self> {
         match kind {
             _ if kind == bpf_link_type::BPF_LINK_TYPE_XDP as u32 => Some(Self::Xdp),
@@ -51,19 +52,19 @@ impl Hook {
     }
 }
 
-/// How a program is attached.
+/// A way to attach a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// XDP in the driver.
     Native,
-    /// In traffic control, as the first program of the interface.
+    /// Traffic control (TCX), as the first program of the interface.
     Tcx,
     /// XDP in the network stack.
     Generic,
 }
 
 impl Mode {
-    /// The name used in output.
+    /// Returns the name for output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -72,7 +73,7 @@ impl Mode {
         }
     }
 
-    /// The hook that it uses.
+    /// Returns the hook of the mode.
     pub fn hook(self) -> Hook {
         match self {
             Self::Native | Self::Generic => Hook::Xdp,
@@ -87,7 +88,8 @@ impl Mode {
         }
     }
 
-    /// Flags of a link. A tc program goes in front of all others: one of them could end the chain.
+    /// Returns the flags of a link. A tc program is attached before all others, because any of them
+    /// could end the chain.
     pub(super) fn flags(self) -> u32 {
         match self {
             Self::Native => XDP_FLAGS_DRV_MODE,
@@ -98,17 +100,18 @@ impl Mode {
 }
 
 vocabulary! {
-    /// How a device says that it runs a program, whoever attached it.
+    /// How a device runs a program, as the device reports it, regardless of which software attached
+    /// it.
     pub enum DeviceMode, by default Unknown {
-        /// By XDP in the driver.
+        /// XDP in the driver.
         Native = "native",
-        /// As a tc program.
+        /// A tc program.
         Tcx = "tcx",
-        /// By XDP in the network stack.
+        /// XDP in the network stack.
         Generic = "generic",
-        /// By XDP in the card.
+        /// XDP in the card.
         Offloaded = "offloaded",
-        /// By XDP in more than one way.
+        /// XDP in several modes at once.
         Several = "several",
     }
 }

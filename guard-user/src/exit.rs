@@ -1,16 +1,16 @@
-//! The exit codes of every verb.
+//! The exit codes of all subcommands.
 
 use std::process::ExitCode;
 
-/// How a verb ended.
+/// Result of a subcommand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
-    /// Yes, or done.
+    /// Success, or a positive answer.
     Yes = 0,
-    /// A definite no: findings, failed tests, not enforcing.
+    /// A negative answer, such as findings, failed tests or a node that does not enforce.
     No = 1,
-    /// The tool could not answer: a bad flag, an unreadable file, no input.
+    /// No answer, because of an error such as a bad flag, an unreadable file or missing input.
     NoAnswer = 2,
     /// The daemon cannot be reached.
     Unreachable = 3,

@@ -1,40 +1,41 @@
-//! What the findings of lint and the reasons of verdicts mean: a page each, part of the binary.
+//! Pages that explain the findings of `lint` and the reasons of verdicts. They are embedded in the
+//! binary.
 
 use guard_common::verdict::Reason;
 
 use crate::policy::{nearest as nearest_of, syntax::rules};
 
-/// Name and text of a page, which is in Markdown. Its first line is `# NAME: title`.
+/// Name and text of a page in Markdown. The first line is `# NAME: title`.
 type Page = (&'static str, &'static str);
 
-/// All pages, by name. The build script lists the files in `explain/`.
+/// All pages, sorted by name. The build script includes the files in `explain/`.
 const PAGES: &[Page] = &include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 
-/// The name of the page that is meant: a code (`TG103`, `tg103`, `103`) or a reason
-/// (`not_allowed`).
+/// Returns the name of the page for a code (`TG103`, `tg103`, `103`) or a reason (`not_allowed`).
 pub fn name(asked: &str) -> Option<&'static str> {
     find(asked).map(|(name, _)| name)
 }
 
-/// A page.
+/// Returns the text of the page for a code or a reason.
 pub fn page(asked: &str) -> Option<&'static str> {
     find(asked).map(|(_, text)| text)
 }
 
-/// The title of a page, without the name.
+/// Returns the title of the page for a code or a reason, without the name.
 pub fn title(asked: &str) -> Option<&'static str> {
     let (head, _) = find(asked)?.1.split_once('\n')?;
     head.split_once(": ").map(|(_, title)| title)
 }
 
-/// The names of all pages: the rules by number, then the reasons in the order of their numbers.
+/// Returns the names of all pages: the rules by number, then the reasons in the order of their
+/// numbers.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let rules = rules::ALL.iter().map(ToString::to_string);
     let reasons = Reason::ALL.iter().map(|reason| reason.name().to_owned());
     rules.chain(reasons).filter_map(|name| find(&name).map(|(name, _)| name))
 }
 
-/// The name that was probably meant.
+/// Returns the name that is most similar to `asked`, if any is similar.
 pub fn nearest(asked: &str) -> Option<&'static str> {
     nearest_of(&full(asked), names())
 }
@@ -44,7 +45,7 @@ fn find(asked: &str) -> Option<Page> {
     PAGES.iter().copied().find(|(name, _)| name.eq_ignore_ascii_case(&asked))
 }
 
-/// A code that is only a number, written out.
+/// Completes a code that is only a number.
 fn full(asked: &str) -> String {
     match asked.parse::<u16>() {
         Ok(number) => format!("TG{number:03}"),

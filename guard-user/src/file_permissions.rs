@@ -1,10 +1,10 @@
-//! Who could change a file: its owner and mode, and those of every directory and link on the way.
-//! The daemon refuses by these rules, and the doctor tells of them.
+//! Checks which users could change a file, by the owner and mode of the file and of all directories
+//! and links on its path. The daemon refuses files by these rules, and `doctor` reports on them.
 //!
-//! A path is walked from the root directory, name by name, each opened below the directory before
-//! it and looked at through its own descriptor: nobody can put something else in its place between
-//! the look and the reading. Symbolic links are followed, as a `ConfigMap` of Kubernetes consists of
-//! them, but whatever a link leads to, and every directory on the way there, obeys the same rule.
+//! A path is walked from the root directory, name by name. Each directory is opened relative to the
+//! one before it and examined through its descriptor, so it cannot be replaced between the check and
+//! the read. Symbolic links are followed, because a `ConfigMap` of Kubernetes consists of them; the
+//! target of a link and all directories on the way to it are checked by the same rules.
 
 use std::{
     collections::VecDeque,
@@ -29,24 +29,24 @@ use serde::Serialize;
 
 use crate::vocabulary::vocabulary;
 
-/// Links on the way to a file, as many as the kernel follows (`MAXSYMLINKS`).
+/// Maximum number of links on the path of a file, as in the kernel (`MAXSYMLINKS`).
 const MAX_LINKS: usize = 40;
-/// Writable by the group, by others.
+/// Permission bits: writable by the group or by others.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// In such a directory one only changes what is one's own.
+/// Permission bit: in a sticky directory, users can only rename and remove their own entries.
 const STICKY: u32 = 0o1000;
 
-/// Owner and mode.
+/// Owner and mode of a directory entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Owned {
-    /// Owner.
+    /// User id of the owner.
     pub uid: u32,
-    /// Permission bits, the sticky bit among them.
+    /// Permission bits, including the sticky bit.
     pub mode: u32,
 }
 
 vocabulary! {
-    /// What an entry of a directory is.
+    /// Type of a directory entry.
     pub enum EntryKind, by default Other {
         /// A regular file.
         File = "file",
@@ -54,39 +54,39 @@ vocabulary! {
         Directory = "directory",
         /// A symbolic link.
         Link = "link",
-        /// Something else.
+        /// Another type.
         Other = "other",
     }
 }
 
-/// Something that a walk came by: a directory, a link, or what it led to.
+/// An entry on the path of a walk: a directory, a link, or the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Passed {
-    /// Its path.
+    /// Path of the entry.
     pub path: PathBuf,
-    /// What it is.
+    /// Type of the entry.
     pub kind: EntryKind,
     /// Owner and mode.
     pub owned: Owned,
-    /// Its names (hard links).
+    /// Number of hard links.
     pub names: u64,
-    /// Of a directory: whether nobody can write to it, whatever its mode is, because of how it is
-    /// mounted.
+    /// For a directory: whether it is on a read-only mount, so that no user can write to it whatever
+    /// its mode is.
     pub read_only: bool,
 }
 
-/// Why something on the way cannot be trusted.
+/// Why an entry cannot be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It is another user's.
+    /// The owner is not a trusted user.
     Owner,
-    /// Others may write to the file.
+    /// Other users may write to the file.
     Writable,
-    /// Others may put files into the directory.
+    /// Other users may create entries in the directory.
     Shared,
-    /// Neither a file nor a directory nor a link.
+    /// The entry is neither a file nor a directory nor a link.
     Kind,
-    /// A file with other names, which may be where others can write.
+    /// The file has further hard links, which may be in a directory that other users can write to.
     Names,
 }
 
@@ -102,7 +102,7 @@ impl Passed {
         Self { path, kind, owned, names: found.st_nlink, read_only }
     }
 
-    /// What an open file is.
+    /// Describes an open file.
     pub(crate) fn file(path: PathBuf, file: &File) -> io::Result<Self> {
         Ok(Self::new(path, &fstat(file)?, false))
     }
@@ -112,7 +112,7 @@ impl Passed {
         Ok(Self::new(path, &fstat(directory)?, read_only))
     }
 
-    /// Why it cannot be trusted, if only root and these users can.
+    /// Returns why the entry cannot be trusted, if only root and the users in `trusted` are.
     pub fn fault(&self, trusted: &[u32]) -> Option<Fault> {
         let Owned { uid, mode } = self.owned;
         let is_shared = mode & WRITABLE_BY_OTHERS != 0;
@@ -120,10 +120,10 @@ impl Passed {
             return Some(Fault::Owner);
         }
         match self.kind {
-            // The mode of a link means nothing.
+            // The mode of a link has no effect.
             EntryKind::Link => None,
-            // In a sticky directory nobody can put something in the place of what is another's, and
-            // whose that is is looked at next. A `ConfigMap` is mounted read-only, at a directory of
+            // In a sticky directory, users cannot replace entries of other users, and the owner of
+            // the next entry is checked as well. A `ConfigMap` is mounted read-only at a directory of
             // mode 0777.
             EntryKind::Directory => {
                 (is_shared && mode & STICKY == 0 && !self.read_only).then_some(Fault::Shared)
@@ -135,7 +135,7 @@ impl Passed {
     }
 }
 
-/// What a walk ends at: a name in a directory, no link.
+/// Target of a walk: an entry in an open directory that is not a link.
 #[derive(Debug)]
 pub(crate) struct PathTarget {
     pub(crate) directory: OwnedFd,
@@ -144,18 +144,18 @@ pub(crate) struct PathTarget {
 }
 
 impl PathTarget {
-    /// What it is, as far as one can tell without opening it.
+    /// Describes the entry without opening it.
     pub(crate) fn look(&self) -> io::Result<Passed> {
         let found = fstatat(&self.directory, &*self.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         Ok(Passed::new(self.path.clone(), &found, false))
     }
 }
 
-/// Walks to a file. What it comes by, the root directory first and the end not among it, is shown
-/// to `pass`, which may end the walk.
+/// Walks along a path to a file. Passes each entry before the target to `pass`, the root directory
+/// first. An error of `pass` ends the walk.
 ///
 /// # Errors
-/// There is nothing, it is a directory, or `pass` ended it.
+/// An entry does not exist, the target is a directory, there are too many links, or `pass` failed.
 pub(crate) fn walk(
     path: &Path,
     pass: &mut dyn FnMut(Passed) -> io::Result<()>,
@@ -203,7 +203,7 @@ pub(crate) fn walk(
     Err(io::ErrorKind::IsADirectory.into())
 }
 
-/// The parts of a path, without those that lead nowhere.
+/// Returns the components of a path without `.` and `/`.
 fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -212,11 +212,11 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
     })
 }
 
-/// Gives what is in a directory to the directory's owner, who is to go on with it. Does nothing if the owner
-/// has it already.
+/// Changes the owner of all entries below a directory to the owner of the directory. Without effect
+/// on entries that have that owner already.
 ///
 /// # Errors
-/// The directory cannot be read, or this process is not root and something in it is somebody else's.
+/// The directory cannot be read, or this process is not root and an entry has another owner.
 pub(crate) fn hand_over(directory: &Path) -> io::Result<()> {
     let owner = fs::metadata(directory)?;
     for entry in fs::read_dir(directory)? {

@@ -1,4 +1,4 @@
-//! Findings with their source, carets and help, for people.
+//! Findings as text: with their source, carets and help.
 
 use std::fmt::Write as _;
 
@@ -12,12 +12,12 @@ use crate::{
     text::{shown_path, shown_text},
 };
 
-/// Lines longer than this many bytes are not shown.
+/// Maximum length of a line that is shown, in bytes.
 const MAX_LINE: usize = 2000;
-/// Places of one file this many bytes apart are shown in one piece.
+/// Maximum distance in bytes between places of one file that are shown in one excerpt.
 const MAX_EXCERPT_BYTES: usize = 20_000;
 
-/// The findings, an empty line after each.
+/// Formats the findings, with an empty line after each.
 pub fn render(findings: &Report, colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let mut out = String::new();
@@ -29,7 +29,8 @@ pub fn render(findings: &Report, colour: bool) -> String {
     out
 }
 
-/// The findings with their source, for people; without colour, and without a line break at the end.
+/// Formats the findings with their source and the number of hidden ones, without colour and without a
+/// line break at the end.
 pub fn explained(findings: &Report) -> String {
     let mut text = render(findings, false);
     let hidden = findings.hidden();
@@ -41,16 +42,16 @@ pub fn explained(findings: &Report) -> String {
     text
 }
 
-/// A part of a source, without characters that a terminal would act on.
+/// An excerpt of a source, in which characters that a terminal would interpret are replaced.
 struct Piece {
     text: String,
     first_line: usize,
-    /// Where the spans are in `text`.
+    /// Byte offsets of the spans in `text`.
     spans: Vec<(usize, usize)>,
 }
 
 impl Piece {
-    /// The lines that hold the spans. None if one of them is too long to show.
+    /// Cuts the lines that contain the spans. None if one of the lines is too long.
     fn cut(source: &Source, spans: &[(usize, usize)]) -> Option<Self> {
         let text = &*source.text;
         let start = spans.iter().map(|(start, _)| *start).min()?;
@@ -88,7 +89,7 @@ impl Piece {
     }
 }
 
-/// The bytes of a place, of its first line only.
+/// Returns the byte range of a place, up to the end of its first line.
 fn on_one_line(source: &Source, place: Location) -> (usize, usize) {
     let text = &*source.text;
     let start = (place.span.start as usize).min(text.len());
@@ -106,7 +107,7 @@ fn one(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String {
     };
     let title = level.primary_title(shown_text(&finding.message)).id(finding.code.to_string());
     let mut group = Group::with_title(title);
-    // What can be shown with the primary place in one piece.
+    // Places that fit into one excerpt with the primary place.
     let (near, far): (Vec<_>, Vec<_>) = finding.related.iter().partition(|(place, _)| {
         let distance = place.span.start.abs_diff(finding.place.span.start) as usize;
         place.file == finding.place.file && distance <= MAX_EXCERPT_BYTES
@@ -122,7 +123,7 @@ fn one(renderer: &Renderer, sources: &Sources, finding: &Diagnostic) -> String {
     renderer.render(&groups)
 }
 
-/// Adds a place, with further ones of the same file near it.
+/// Adds an excerpt with a place, and with further places near it in the same file.
 fn show<'a>(
     group: Group<'a>,
     sources: &Sources,

@@ -1,5 +1,5 @@
-//! What this machine knows of itself: its host name and its addresses, by which it finds itself in
-//! a manifest; and whether anybody reads what we say.
+//! Facts about this machine and process: host name and addresses, which identify the node in a
+//! manifest; the ssh session; and whether standard output is still read.
 
 use std::{collections::BTreeSet, fs, io, net::IpAddr, os::fd::AsFd as _};
 
@@ -11,7 +11,8 @@ use nix::{
 
 use crate::policy::NodeChoice;
 
-/// How to find this machine in a manifest: by the name given, else by what it knows of itself.
+/// Returns the criteria to find this node in a manifest: the given name, or else host name and
+/// addresses.
 pub fn node_choice(name: Option<&str>) -> NodeChoice {
     NodeChoice {
         name: name.map(str::to_owned),
@@ -20,10 +21,11 @@ pub fn node_choice(name: Option<&str>) -> NodeChoice {
     }
 }
 
-/// Whether nobody reads standard output any more. Who writes now and then would notice late.
+/// Reports whether the reader of standard output has gone. A program that writes rarely would
+/// otherwise notice it late.
 pub fn is_answer_unread() -> bool {
     let stdout = io::stdout();
-    // Errors are told without being asked for.
+    // poll(2) always reports errors, so no events are requested.
     let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
     let told = poll(&mut asked, PollTimeout::ZERO);
     let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
@@ -31,11 +33,13 @@ pub fn is_answer_unread() -> bool {
         && asked.iter().filter_map(PollFd::revents).any(|events| events.intersects(gone))
 }
 
-/// What the shell that we run in knows of its ssh session (`SSH_CONNECTION`, ssh(1)). sudo takes it
-/// out of the environment, so the processes that started us are asked as well, as far as we may.
+/// Returns `SSH_CONNECTION` (ssh(1)) of the shell that runs this process. sudo removes it from the
+/// environment, so the environments of the parent processes are read as well, as far as permissions
+/// allow.
 pub fn ssh_session() -> Option<String> {
     const NAME: &str = "SSH_CONNECTION";
-    /// Shells, sudo and multiplexers between us and the session.
+    /// Maximum number of shells, sudo processes and multiplexers between this process and the
+    /// session.
     const ANCESTORS: usize = 10;
     if let Ok(session) = std::env::var(NAME) {
         return Some(session);
@@ -57,8 +61,8 @@ pub fn ssh_session() -> Option<String> {
     None
 }
 
-/// The addresses of this network namespace, loopback and link-local ones left out: every machine
-/// has those.
+/// Returns the addresses of this network namespace, except loopback and link-local ones, which exist
+/// on every machine.
 fn addresses() -> Vec<IpAddr> {
     let Ok(found) = getifaddrs() else { return Vec::new() };
     let addresses: BTreeSet<IpAddr> = found

@@ -1,21 +1,21 @@
-//! trainguard in user space: from a cluster manifest to a guarded interface.
+//! trainguard in user space: from a cluster manifest to guarded interfaces.
 //!
 //! | module | purpose |
 //! | --- | --- |
-//! | [`policy`] | turns YAML into tables; a crate of its own, which reads files and never asks the kernel |
-//! | [`bpf`] | loads, attaches, pins, reads counters; knows no YAML |
+//! | [`policy`] | compiles YAML into tables; a separate crate that does not use the kernel |
+//! | [`bpf`] | loads, attaches and pins programs, reads counters; does not use the YAML syntax |
 //! | `netlink` | lists devices, addresses, sockets and offloads |
-//! | `daemon` | keeps the kernel in step with the files |
-//! | [`api`] | documents and commands that cross the daemon's sockets, and the client |
-//! | [`commands`] | a file for each verb |
-//! | [`report`], [`output`] | what is printed |
-//! | `doctor` | checks a node for what would keep it from being guarded |
+//! | `daemon` | keeps the kernel consistent with the files |
+//! | [`api`] | documents and commands of the daemon's sockets, and the client |
+//! | [`commands`] | the subcommands, a file for each |
+//! | [`report`], [`output`] | formats and prints results |
+//! | `doctor` | checks a node for problems that would prevent it from being guarded |
 //! | [`init`], [`learn`] | draft manifests and policies |
 //! | [`capture`] | reads pcap, pcapng and recorded events |
 //! | [`explain`] | a page for each rule and each reason |
 //! | `logs` | the log of the daemon |
 //!
-//! `xtask/src/layers.rs` has the order in which they may import each other.
+//! `xtask/src/layers.rs` defines which modules may import which.
 
 pub mod api;
 #[cfg(feature = "daemon")]

@@ -14,8 +14,8 @@ fn main() -> ExitCode {
     commands::run(&cli).into()
 }
 
-/// Ends the process at a panic, as a build with `panic = "abort"` does: the shipped one. Tests are
-/// built with panics that unwind, and must see the same.
+/// Aborts the process on a panic, as the release build with `panic = "abort"` does. Tests are built
+/// with unwinding panics, and must behave the same.
 #[cfg(panic = "unwind")]
 fn abort_on_panic() {
     let report = panic::take_hook();

@@ -1,4 +1,4 @@
-//! What programs and people read: answers on standard output, messages on standard error.
+//! Output of the subcommands: answers on standard output, messages on standard error.
 
 use std::{
     fmt::Display,
@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::system_error::SystemError;
 
-/// Output of a verb.
+/// Format of the output of a subcommand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
@@ -32,26 +32,26 @@ pub enum Colour {
     Never,
 }
 
-/// Says something about the work, for people.
+/// Writes a message to standard error. Errors are ignored.
 pub fn talk(message: impl Display) {
-    // A closed standard error must not end the work.
+    // A closed standard error must not end the process.
     let _ = writeln!(io::stderr(), "{message}");
 }
 
-/// Writes a part of a text that talks, as it is.
+/// Writes bytes to standard error unchanged.
 ///
 /// # Errors
-/// Standard error takes no more.
+/// Standard error does not accept them.
 pub fn talk_part(part: &[u8]) -> io::Result<()> {
     io::stderr().write_all(part)
 }
 
-/// Says why there is no answer. `{:#}` of an [`anyhow::Error`] is its whole chain.
+/// Writes an error message. `{:#}` of an [`anyhow::Error`] formats its whole chain.
 pub fn error(message: impl Display) {
     talk(format_args!("error: {message}"));
 }
 
-/// Says what the kernel refused, and what can be done about it.
+/// Writes an error of the system with its hint.
 pub fn refusal(error: &SystemError) {
     self::error(error);
     if let Some(hint) = error.hint_text() {
@@ -59,20 +59,21 @@ pub fn refusal(error: &SystemError) {
     }
 }
 
-/// Whether the environment has nothing against colours on a terminal (<https://no-color.org>).
+/// Reports whether the environment allows colours on a terminal (<https://no-color.org>).
 pub fn allows_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Adds what can be done about the message before.
+/// Writes a hint for the message before it.
 pub fn hint(message: impl Display) {
     talk(format_args!("  hint: {message}"));
 }
 
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
 
-/// Writes a piece of the answer; false when it cannot be written. That nobody reads it any more is
-/// no error; anything else is said, and remembered for the exit code.
+/// Writes a part of the answer to standard output, with a line break. Returns false if it cannot be
+/// written. A closed pipe is not an error; the first other error is reported, and [`is_incomplete`]
+/// returns true from then on.
 pub fn answer(piece: impl Display) -> bool {
     written(writeln!(io::stdout(), "{piece}"))
 }
@@ -85,28 +86,29 @@ fn written(result: io::Result<()>) -> bool {
     false
 }
 
-/// An answer of many documents, one a line, written in large parts. [`Lines::flush`] ends it.
+/// Buffered output of an answer with one document per line. [`Lines::flush`] must be called at the
+/// end.
 #[derive(Debug)]
 pub struct Lines(io::BufWriter<io::Stdout>);
 
 impl Lines {
-    /// No line yet.
+    /// Creates an empty buffer.
     pub fn new() -> Self {
         Self(io::BufWriter::with_capacity(1 << 16, io::stdout()))
     }
 
-    /// Adds a document; false as [`answer`] says it.
+    /// Adds a document on one line; returns false like [`answer`].
     pub fn add(&mut self, document: &impl serde::Serialize) -> bool {
         let line = serde_json::to_writer(&mut self.0, document).map_err(io::Error::from);
         written(line.and_then(|()| self.0.write_all(b"\n")))
     }
 
-    /// Adds a line of text; false as [`answer`] says it.
+    /// Adds a line of text; returns false like [`answer`].
     pub fn add_text(&mut self, line: &str) -> bool {
         written(writeln!(self.0, "{line}"))
     }
 
-    /// Writes what has not been written yet; false as [`answer`] says it.
+    /// Writes the buffered lines; returns false like [`answer`].
     pub fn flush(&mut self) -> bool {
         written(self.0.flush())
     }
@@ -118,7 +120,7 @@ impl Default for Lines {
     }
 }
 
-/// Whether a part of the answer could not be written.
+/// Reports whether a part of the answer could not be written.
 pub fn is_incomplete() -> bool {
     INCOMPLETE.load(Ordering::Relaxed)
 }
@@ -128,8 +130,8 @@ pub fn answer_json(document: &impl serde::Serialize) {
     answer_sample(document);
 }
 
-/// Writes a document of several as the answer, on one line; false as [`answer`] says it.
+/// Writes one of several documents as part of the answer, on one line; returns false like [`answer`].
 pub fn answer_sample(document: &impl serde::Serialize) -> bool {
-    // Our documents have string keys only, which is all that JSON asks.
+    // Serialisation cannot fail, because the documents only have string keys.
     answer(serde_json::to_string(document).unwrap_or_default())
 }

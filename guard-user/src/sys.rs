@@ -1,7 +1,8 @@
-//! The system calls that aya lacks, and all unsafe code of this crate.
+//! System calls that aya does not provide, and all unsafe code of this crate.
 //!
-//! Links are made here and not by `Xdp::attach`: on `EINVAL` aya 0.14 falls back to an attachment
-//! by netlink, which cannot be pinned and which nobody owns once we are gone.
+//! Links are created here instead of with `Xdp::attach`: on `EINVAL`, aya 0.14 falls back to
+//! attaching with netlink. Such an attachment cannot be pinned, and stays without an owner when this
+//! process ends.
 
 use std::{
     ffi::{CString, c_long},
@@ -21,29 +22,29 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::attach_mode::{Hook, Mode};
 
-/// What the kernel says of a link.
+/// Information of the kernel about a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// Its id, which no other link of this machine has while it lives.
+    /// Id of the link, unique on this machine while the link exists.
     pub id: u32,
-    /// The hook that it attaches to; none if that is neither XDP nor tc.
+    /// Hook of the link; none if it is neither XDP nor tc.
     pub hook: Option<Hook>,
-    /// Id of the program that runs.
+    /// Id of the program.
     pub program_id: u32,
     /// Index of the interface; 0 once the interface is gone or the link was detached.
     pub ifindex: u32,
 }
 
-/// Attaches a program to an interface. The attachment lives as long as the link: its descriptors
-/// and its pins.
+/// Attaches a program to an interface. The program stays attached as long as the link exists, which
+/// its descriptors and pins keep.
 ///
 /// # Errors
-/// XDP: `EBUSY` or `EEXIST` if another program is attached, `EOPNOTSUPP`, `ERANGE`, `EINVAL` if the
-/// driver cannot. tc: `EINVAL` if the kernel has no TCX, which came with 6.6; `ERANGE` if the
-/// interface has as many programs as it may. `ENODEV`, `EPERM`.
+/// XDP: `EBUSY` or `EEXIST` if another program is attached; `EOPNOTSUPP`, `ERANGE` or `EINVAL` if the
+/// driver cannot run it. tc: `EINVAL` if the kernel has no TCX (before 6.6); `ERANGE` if the
+/// interface has the maximum number of programs. Both: `ENODEV`, `EPERM`.
 pub fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
-    // Writing to a union of plain integers is safe; the kernel reads these fields for this command.
+    // Writing to a union of plain integers is safe. The kernel reads these fields for this command.
     attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
     attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
     attr.link_create.attach_type = mode.attach_type() as u32;
@@ -51,17 +52,18 @@ pub fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: Mode) -> io::Res
     descriptor(bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?)
 }
 
-/// Lets a task of tokio wait until a descriptor is readable. Must be called inside a runtime.
+/// Registers a descriptor so that tokio tasks can wait until it is readable. Must be called in a
+/// runtime.
 ///
 /// # Errors
-/// `EPERM` if nothing can wait for such a descriptor.
+/// `EPERM` if the descriptor does not support polling.
 pub fn readiness(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always names the one open descriptor that it owns, and closes it only
     // when it is dropped, which the `AsyncFd` that owns it does after giving up the registration.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// Switches the program of a link, in one step: a frame sees the old one or the new one.
+/// Replaces the program of a link atomically: each frame is evaluated by the old or by the new one.
 ///
 /// # Errors
 /// `ENOLINK` if the interface is gone.
@@ -72,14 +74,17 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Detaches the program of a link, whoever else holds the link.
+/// Detaches the program of a link, even if other processes hold the link.
+///
+/// # Errors
+/// `ENOLINK` if the interface is gone.
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed_attr();
     attr.link_detach.link_fd = raw(link);
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// Asks what a link attaches to what.
+/// Returns the program, the hook and the interface of a link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: plain integers, for which all bits zero is a value.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
@@ -96,10 +101,10 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { id: info.id, hook, program_id: info.prog_id, ifindex })
 }
 
-/// More tc programs than an interface has (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).
+/// Maximum number of tc programs of an interface (`BPF_MPROG_MAX`, `include/linux/bpf_mprog.h`).
 const MAX_TC_PROGRAMS: usize = 64;
 
-/// Ids of the tc programs on an interface (TCX, ingress), in the order in which they run.
+/// Returns the ids of the tc programs of an interface (TCX, ingress), in the order in which they run.
 ///
 /// # Errors
 /// `EINVAL` if the kernel has no TCX, `ENODEV`, `EPERM`.
@@ -117,7 +122,7 @@ pub fn tc_programs(ifindex: u32) -> io::Result<Vec<u32>> {
     Ok(ids.get(..count).unwrap_or(&ids).to_vec())
 }
 
-/// Pins a link at a path of a bpf file system: it then outlives us.
+/// Pins a map, program or link at a path of a bpf file system, so that it outlives this process.
 pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     let mut attr = zeroed_attr();
@@ -126,7 +131,7 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
-/// Opens what is pinned at a path.
+/// Opens the map, program or link that is pinned at a path.
 pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let mut attr = zeroed_attr();
@@ -134,10 +139,10 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     descriptor(bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?)
 }
 
-/// Makes a map, to see whether the kernel does. It ends with its descriptor.
+/// Creates a map, to test whether the kernel supports it. The map is freed with its descriptor.
 ///
 /// # Errors
-/// `EINVAL` if the kernel has no such maps, `EPERM`.
+/// `EINVAL` if the kernel does not support the map type; `EPERM`.
 pub fn map_create(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io::Result<OwnedFd> {
     let mut attr = zeroed_attr();
     attr.__bindgen_anon_1.map_type = kind as u32;
@@ -147,17 +152,17 @@ pub fn map_create(kind: bpf_map_type, key: u32, value: u32, entries: u32) -> io:
     descriptor(bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
 }
 
-/// A map of whatever keys and values, read as bytes.
+/// A map with arbitrary keys and values, which are read as bytes.
 #[derive(Debug)]
 pub struct RawMap {
     fd: OwnedFd,
-    /// Not given to another map before a reboot.
+    /// Id of the map. The kernel does not reuse it before a reboot.
     pub id: u32,
     key_size: usize,
-    /// Bytes that a look-up writes: of a map per CPU a value for each CPU that may ever be there, each
-    /// filled up to 8 bytes.
+    /// Bytes that a lookup writes. For a per-CPU map, this is a value for each possible CPU, each
+    /// padded to 8 bytes.
     answer_size: usize,
-    /// Entries that fit.
+    /// Maximum number of entries.
     pub entries: u32,
 }
 
@@ -165,10 +170,11 @@ impl RawMap {
     /// Opens a pinned map.
     ///
     /// # Errors
-    /// `ENOENT` if nothing is pinned there, `EINVAL` if it is no map, `EPERM`.
+    /// `ENOENT` if nothing is pinned at the path, `EINVAL` if it is not a map, `EPERM`.
     pub fn open(path: &Path) -> io::Result<Self> {
         let fd = open_pinned(path)?;
-        // Of a link or a program the kernel tells something else in the same place, without an error.
+        // For a link or a program, the kernel would fill in the same buffer differently, without an
+        // error.
         let what = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         if what != Path::new("anon_inode:bpf-map") {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -202,26 +208,26 @@ impl RawMap {
         })
     }
 
-    /// The value of a key, of a map per CPU all of them.
+    /// Returns the value of a key. For a per-CPU map, these are the values of all possible CPUs.
     ///
     /// # Errors
-    /// `ENOENT` if there is none, `EINVAL` if keys have another size.
+    /// `ENOENT` if there is no such key, `EINVAL` if the key has the wrong size.
     pub fn lookup(&self, key: &[u8]) -> io::Result<Vec<u8>> {
         self.check(key)?;
         let mut value = vec![0; self.answer_size];
         let mut attr = zeroed_attr();
         attr.__bindgen_anon_2.map_fd = raw(self.fd.as_fd());
         attr.__bindgen_anon_2.key = key.as_ptr() as u64;
-        // The kernel writes as many bytes as was worked out above, and reads the key.
+        // The kernel reads the key, and writes `answer_size` bytes.
         attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
         bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr)?;
         Ok(value)
     }
 
-    /// The key after this one, or the first. None behind the last.
+    /// Returns the key after this one, or the first key. None after the last key.
     ///
     /// # Errors
-    /// `EINVAL` if keys have another size, `ENOTSUPP` if the map has none.
+    /// `EINVAL` if the key has the wrong size, `ENOTSUPP` if the map has no keys.
     pub fn next_key(&self, key: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
         let mut next = vec![0; self.key_size];
         let mut attr = zeroed_attr();
@@ -243,11 +249,12 @@ impl RawMap {
     }
 }
 
-/// Loads an XDP program of these instructions (`struct bpf_insn`, 8 bytes each), to see whether the
-/// kernel does. `frags`: as one that takes frames of several buffers. It ends with its descriptor.
+/// Loads an XDP program of these instructions (`struct bpf_insn`, 8 bytes each), to test whether the
+/// kernel supports it. With `frags`, the program accepts frames in several buffers. It is freed with
+/// its descriptor.
 ///
 /// # Errors
-/// `EINVAL` if the kernel does not know the flag, `EPERM`.
+/// `EINVAL` if the kernel does not support the flag; `EPERM`.
 pub fn xdp_load(instructions: &[[u8; 8]], frags: bool) -> io::Result<OwnedFd> {
     const LICENSE: &std::ffi::CStr = c"GPL";
     let mut attr = zeroed_attr();
@@ -260,10 +267,11 @@ pub fn xdp_load(instructions: &[[u8; 8]], frags: bool) -> io::Result<OwnedFd> {
     descriptor(bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)?)
 }
 
-/// Bytes of machine code that the kernel's compiler made of a program; 0 if the kernel interprets
-/// it, or does not tell who lacks `CAP_BPF`.
+/// Returns the size of the machine code of a program in bytes; 0 if the kernel interprets the
+/// program, or if the caller lacks `CAP_BPF`.
 pub fn compiled_len(program: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: plain integers, for which all bits zero is a value; no pointer in it asks for more.
+    // SAFETY: plain integers, for which all bits zero is a value; its pointers are null, so the
+    // kernel copies nothing else.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     let mut attr = zeroed_attr();
     attr.info.bpf_fd = raw(program);
@@ -273,7 +281,7 @@ pub fn compiled_len(program: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(info.jited_prog_len)
 }
 
-/// Gives memory that was freed back to the system, after a large policy was compiled.
+/// Returns freed memory to the system, after a large policy was compiled.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers and only touches free memory of the allocator.
@@ -282,18 +290,19 @@ pub fn trim_heap() {
     }
 }
 
-/// The groups, beside the first one, of the process at the other end of a unix socket, as they were
-/// when it connected. In `/proc` a service may not see the processes of others.
+/// Returns the supplementary groups of the process at the other end of a unix socket, as of the time
+/// when it connected. `/proc` is not used, because a service may not see the processes of other users
+/// there.
 ///
 /// # Errors
-/// As `getsockopt(2)` has them.
+/// The error of `getsockopt(2)`.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 64];
     loop {
         let mut length =
             libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
-        // SAFETY: the kernel writes at most `length` bytes, which is what `groups` holds, and they
-        // are numbers, any of which is a value.
+        // SAFETY: the kernel writes at most `length` bytes, which is the size of `groups`, and any
+        // bytes are valid `u32` values.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -309,7 +318,7 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             return Ok(groups);
         }
         let error = io::Error::last_os_error();
-        // Then the length says how much room it takes.
+        // With `ERANGE`, the kernel sets the length that is needed.
         if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
             return Err(error);
         }
@@ -326,7 +335,7 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 }
 
 fn zeroed_attr() -> bpf_attr {
-    // SAFETY: a union of plain integers, for which all bits zero is a value; the kernel wants
+    // SAFETY: a union of plain integers, for which all bits zero is a value; the kernel requires
     // unused bytes to be zero (`CHECK_ATTR`, kernel/bpf/syscall.c).
     unsafe { std::mem::zeroed() }
 }
@@ -342,6 +351,6 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<c_long> {
 
 fn descriptor(result: c_long) -> io::Result<OwnedFd> {
     let fd = i32::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has just created this descriptor, and no other code owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

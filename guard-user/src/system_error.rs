@@ -1,8 +1,8 @@
-//! What can go wrong with the kernel, and what to do about it.
+//! Errors of the kernel and of system calls, with hints.
 
 use std::{error::Error as StdError, fmt, io, sync::Arc};
 
-/// A message with a hint of what to do.
+/// An error message with an optional hint for the operator.
 #[derive(Debug, Clone)]
 pub struct SystemError {
     message: String,
@@ -11,31 +11,31 @@ pub struct SystemError {
 }
 
 impl SystemError {
-    /// Only a message.
+    /// Creates an error with only a message.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, source: None }
     }
 
-    /// What can be done.
+    /// Sets the hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// What was tried, and how it failed. Errors whose cause is known get their hint here.
+    /// Creates an error from the action that failed and its cause. Adds a hint for common errnos.
     pub fn of(what: impl fmt::Display, error: impl StdError + Send + Sync + 'static) -> Self {
         let hint = os_error(&error).and_then(hint_of);
         let chain = chain(&error);
         Self { message: format!("{what}: {chain}"), hint, source: Some(Arc::new(error)) }
     }
 
-    /// The hint.
+    /// Returns the hint.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Message and hint, for where there is one line for both.
+    /// Formats message and hint on one line.
     pub fn with_hint(&self) -> String {
         match &self.hint {
             Some(hint) => format!("{self} ({hint})"),
@@ -52,19 +52,19 @@ impl fmt::Display for SystemError {
 
 impl StdError for SystemError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        // The message tells the whole chain already.
+        // The message already contains the whole chain.
         None
     }
 }
 
 impl SystemError {
-    /// The number of the system's error behind this one.
+    /// Returns the errno of the underlying system error, if there is one.
     pub fn errno(&self) -> Option<i32> {
         self.source.as_deref().and_then(|source| os_error(source))
     }
 }
 
-/// The errors behind an error, without those that only repeat the one above them.
+/// Formats an error and its sources, without texts that the message already contains.
 fn chain(error: &dyn StdError) -> String {
     let mut said = error.to_string();
     let mut next = error.source();

@@ -1,22 +1,22 @@
-//! Numbers, counts and times as every message and document writes them.
+//! Formatting of numbers, counts, times and untrusted text, as all messages and documents use it.
 
 use std::{fmt::Display, path::Path, time::SystemTime};
 
 use crate::policy::syntax::text::is_forbidden;
 
-/// A number of things: `1 file`, `2 files`.
+/// Formats a count with its noun: `1 file`, `2 files`.
 pub fn counted<N: Copy + Display + PartialEq + From<u8>>(n: N, what: &str) -> String {
     let s = if n == N::from(1) { "" } else { "s" };
     format!("{n} {what}{s}")
 }
 
-/// A point in time as all documents and the log write it.
+/// Formats a time as in all documents and the log: RFC 3339, UTC, milliseconds.
 pub fn time(at: SystemTime) -> String {
-    // A clock that was never set may be before what can be written.
+    // A clock that was never set can be before the earliest time that can be formatted.
     humantime::format_rfc3339_millis(at.max(SystemTime::UNIX_EPOCH)).to_string()
 }
 
-/// A number with at most six columns: `0`, `1.5`, `61`, `1.8 k`, `10.3 M`.
+/// Formats a number with at most six columns: `0`, `1.5`, `61`, `1.8 k`, `10.3 M`.
 pub fn short(value: f64) -> String {
     const UNITS: [&str; 7] = ["", " k", " M", " G", " T", " P", " E"];
     if !value.is_finite() || value <= 0.0 {
@@ -28,7 +28,7 @@ pub fn short(value: f64) -> String {
     let mut value = value;
     let mut unit = UNITS.iter();
     let mut name = unit.next().copied().unwrap_or_default();
-    // From here on it would be shown as 1000.
+    // A larger value would be rounded to 1000.
     while value >= 999.5 {
         let Some(next) = unit.next() else { break };
         value /= 1000.0;
@@ -38,8 +38,8 @@ pub fn short(value: f64) -> String {
     if value < 99.95 && !whole { format!("{value:.1}{name}") } else { format!("{value:.0}{name}") }
 }
 
-/// A text as it may be shown on a terminal or in a browser: what would move the cursor, break the
-/// line or reorder the text is written as an escape.
+/// Escapes a text for a terminal or browser: control characters and characters that reorder text are
+/// written as escapes.
 pub fn shown_text(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -52,7 +52,7 @@ pub fn shown_text(text: &str) -> String {
     shown
 }
 
-/// A path as it may be shown.
+/// Escapes a path for a terminal or browser.
 pub fn shown_path(path: &Path) -> String {
     shown_text(&path.to_string_lossy())
 }

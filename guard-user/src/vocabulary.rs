@@ -1,7 +1,7 @@
-//! Enums for the words of documents.
+//! Enums for the words in documents.
 
-/// Declares an enum whose variants are words of the documents: what is written as such a word is read as
-/// its variant, and any other word, which a newer version may write, as `Unknown`.
+/// Declares an enum whose variants are words in documents. Other words, which a newer version may
+/// write, are read as `Unknown`.
 macro_rules! vocabulary {
     (
         $(#[$doc:meta])*
@@ -19,7 +19,7 @@ macro_rules! vocabulary {
         }
 
         impl $name {
-            /// The word.
+            /// Returns the word.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)*

@@ -1,4 +1,4 @@
-//! Asking a daemon.
+//! Client of the daemon's sockets: sends requests over HTTP/1.1 and decodes the answers.
 
 use std::{
     fmt::Display,
@@ -31,18 +31,17 @@ use super::{
 };
 use crate::{exit::Exit, output, policy::syntax::text::visible};
 
-/// How long the daemon works on a command at most, by default.
+/// Default limit of the time that the daemon works on one command.
 pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// How long a program waits for a daemon's answer.
+/// How long a client waits for an answer of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerTimeouts {
-    /// For the answer to a question. A policy of a million prefixes is loaded in half of the
-    /// default.
+    /// Timeout of a query. The daemon loads a policy of one million prefixes in half of the default.
     pub question: Duration,
-    /// For the answer to a command, which may load two policies after those of others. The default
-    /// is a little less than the time for which the daemon keeps the connection; a daemon that ends
-    /// closes it.
+    /// Timeout of a command, which may wait for commands of other clients and then load two policies.
+    /// The default is 5 s less than the time for which the daemon keeps the connection open. A daemon
+    /// that ends closes the connection.
     pub command: Duration,
 }
 
@@ -55,57 +54,58 @@ impl Default for AnswerTimeouts {
     }
 }
 
-/// How long to wait before the next attempt to connect while the socket's queue is full.
+/// Delay before the next attempt to connect while the backlog of the socket is full.
 const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// Bytes of an answer.
+/// Maximum size of the answer to a query, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
-/// Bytes of an answer to a command: a dry run is answered with the policy in force.
+/// Maximum size of the answer to a command, in bytes. The answer to a dry run contains the policy in
+/// force.
 const MAX_TEXTS: usize = 96 << 20;
-/// Bytes of its head.
+/// Maximum size of the head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// Connecting failed: no daemon listens on the socket.
     #[error("no daemon answers at `{path}`: {error}")]
     Unreachable {
-        /// The socket.
+        /// Path of the socket.
         path: String,
-        /// How connecting failed.
+        /// The error of connecting.
         error: io::Error,
     },
-    /// Somebody listens but does not answer.
+    /// The socket accepts connections, but no complete answer arrived in time.
     #[error("the daemon at `{path}` does not answer: {why}")]
     Silent {
-        /// The socket.
+        /// Path of the socket.
         path: String,
-        /// What happened instead.
+        /// Why no answer arrived: the timeout, or how the connection ended.
         why: String,
     },
-    /// Somebody answers, but not as our daemon does.
+    /// The answer is not that of a trainguard daemon of this version.
     #[error("what answers at `{path}` is no trainguard daemon of this version: {why}")]
     Garbled {
-        /// The socket.
+        /// Path of the socket.
         path: String,
         /// What is wrong with the answer.
         why: String,
     },
-    /// The daemon says no.
+    /// The daemon refused the request, for this reason.
     #[error("the daemon refuses: {0}")]
     Refused(String),
-    /// The daemon says no, for the sake of open connections.
+    /// The daemon refused the command because it would cut open connections.
     #[error("the daemon refuses: {why}")]
     WouldCut {
-        /// In words.
+        /// The reason as the daemon gives it.
         why: String,
-        /// What would be cut.
+        /// The connections that would be cut.
         connections: Box<Connections>,
     },
 }
 
 impl ClientError {
-    /// The exit code that says so.
+    /// Returns the exit code for this error.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } => Exit::Unreachable,
@@ -114,7 +114,7 @@ impl ClientError {
         }
     }
 
-    /// The connections that it would cut, if that is why.
+    /// Returns the connections that the command would cut, if the daemon refused it because of them.
     pub fn connections(&self) -> Option<&Connections> {
         match self {
             Self::WouldCut { connections, .. } => Some(connections),
@@ -123,7 +123,7 @@ impl ClientError {
     }
 }
 
-/// Why a conversation failed.
+/// Why an exchange with the daemon failed, without the path of the socket.
 enum AskError {
     Unreachable(io::Error),
     Silent(String),
@@ -140,7 +140,7 @@ impl From<hyper::Error> for AskError {
     }
 }
 
-/// Asks the daemon of this node, each time on a connection of its own.
+/// Client of the daemon on this node. Each request uses its own connection.
 #[derive(Debug, Clone)]
 pub struct Client {
     run_dir: PathBuf,
@@ -148,62 +148,62 @@ pub struct Client {
 }
 
 impl Client {
-    /// For the daemon whose sockets are in this directory.
+    /// Creates a client of the daemon whose sockets are in `run_dir`.
     pub fn new(run_dir: &Path, timeouts: AnswerTimeouts) -> Self {
         Self { run_dir: run_dir.to_owned(), timeouts }
     }
 
-    /// Where the sockets are.
+    /// Returns the directory of the sockets.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
 
-    /// Asks for the status.
+    /// Requests the status.
     pub fn status(&self) -> Result<Status, ClientError> {
         self.question("/v1/status", status::STATUS_SCHEMA)
     }
 
-    /// Asks for the statistics.
+    /// Requests the statistics.
     pub fn stats(&self) -> Result<Stats, ClientError> {
         self.question("/v1/stats", stats::STATS_SCHEMA)
     }
 
-    /// Asks for the events after a number, at most so many.
+    /// Requests the events with sequence numbers above `after`, at most `limit` of them.
     pub fn events(&self, after: u64, limit: usize) -> Result<Page, ClientError> {
         self.question(&format!("{EVENTS}?after={after}&limit={limit}"), events::PAGE_SCHEMA)
     }
 
-    /// Asks for refused sources that behave like members.
+    /// Requests the refused sources that behave like members of the cluster.
     pub fn missing_members(&self) -> Result<Missing, ClientError> {
         self.question(MISSING_MEMBERS, missing::SCHEMA)
     }
 
-    /// Asks the daemon to detach.
+    /// Requests that the daemon detaches from interfaces.
     pub fn detach(&self, detach: &Detach) -> Result<Detached, ClientError> {
         self.command("/v1/detach", detach)
     }
 
-    /// Asks the daemon to put a policy into force.
+    /// Requests that the daemon puts a policy into force.
     pub fn apply(&self, apply: &Apply) -> Result<Applied, ClientError> {
         self.command("/v1/apply", apply)
     }
 
-    /// Asks the daemon to read its files again now.
+    /// Requests that the daemon reads its files again now.
     pub fn reload(&self) -> Result<Applied, ClientError> {
         self.command("/v1/reload", &())
     }
 
-    /// Asks the daemon to change the mode of services.
+    /// Requests a change of the mode of services.
     pub fn mode(&self, change: &ModeChange) -> Result<Applied, ClientError> {
         self.command("/v1/mode", change)
     }
 
-    /// Asks the daemon to keep what is on trial.
+    /// Requests that the policy on trial stays in force.
     pub fn confirm(&self) -> Result<Applied, ClientError> {
         self.command("/v1/confirm", &())
     }
 
-    /// Asks the daemon to undo what is on trial.
+    /// Requests that the policy on trial is undone.
     pub fn roll_back(&self) -> Result<Applied, ClientError> {
         self.command("/v1/rollback", &())
     }
@@ -229,7 +229,7 @@ impl Client {
     }
 }
 
-/// Waits between questions, until somebody wants an end of it.
+/// A wait between requests that SIGINT and SIGTERM end early.
 #[derive(Debug)]
 pub struct Pause {
     runtime: Runtime,
@@ -238,7 +238,8 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// From now on an interrupt is a wish, and ends nothing by itself.
+    /// Installs handlers for SIGINT and SIGTERM. From then on, these signals only end [`Self::wait`]
+    /// and do not terminate the process.
     pub fn new() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (interrupt, terminate) = {
@@ -248,7 +249,7 @@ impl Pause {
         Ok(Self { runtime, interrupt, terminate })
     }
 
-    /// Waits; false if an end is wanted.
+    /// Waits for `time`; returns false if a signal ended the wait.
     pub fn wait(&mut self, time: Duration) -> bool {
         let Self { runtime, interrupt, terminate } = self;
         runtime.block_on(async {
@@ -314,7 +315,8 @@ fn ask(
     })
 }
 
-/// What a daemon says, as it may be shown: so many lines, each of a bounded length.
+/// Returns text of the daemon in a form that is safe to print: escaped, and limited in lines and in
+/// the length of each line.
 fn page(text: &str) -> String {
     const MAX_LINES: usize = 20;
     const LENGTH: usize = 400;
@@ -353,7 +355,7 @@ async fn converse(
     Ok((good, body.to_bytes()))
 }
 
-/// Connects; waits while the queue of the socket is full.
+/// Connects, and retries while the backlog of the socket is full.
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(socket).await {

@@ -1,64 +1,64 @@
-//! What a switch of policy does to open connections.
+//! The effect of a change of policy on open connections.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{text::counted, vocabulary::vocabulary};
 
-/// What becomes of open connections.
+/// The effect of a change on the open connections of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
-    /// Connections that were looked at: TCP, with other hosts.
+    /// TCP connections with other hosts that were checked.
     pub looked_at: u64,
-    /// Why not all of them were; null if all were.
+    /// Why some connections were not checked; null if all were.
     pub incomplete: Option<String>,
-    /// Those whose packets pass now and would be dropped.
+    /// Connections whose packets pass now and would be dropped.
     pub cut: Affected,
-    /// Those that would go on, but could not be opened again.
+    /// Connections whose packets would still pass, but which could not be opened again.
     pub not_reopened: Affected,
 }
 
-/// Some connections.
+/// The connections that a change affects in one way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Affected {
-    /// How many.
+    /// Number of connections.
     pub connections: u64,
-    /// The ssh sessions among them that the caller may be using.
+    /// Number of ssh sessions among them that may be the caller's.
     pub sessions: u64,
-    /// What they are, sessions first; not more than a hundred groups.
+    /// The connections in groups, sessions first; at most 100 groups.
     pub groups: Vec<Group>,
 }
 
 vocabulary! {
-    /// Who opened a connection.
+    /// Which end opened a connection.
     pub enum Direction, by default Unknown {
-        /// The peer, to `port` of this node.
+        /// The peer connected to `port` of this node.
         In = "in",
-        /// This node, to `port` of the peer.
+        /// This node connected to `port` of the peer.
         Out = "out",
     }
 }
 
-/// Connections that have all of this in common.
+/// Connections with the same values in all of these fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// How many.
+    /// Number of connections.
     pub connections: u64,
-    /// The other end; of a node with several addresses one of them.
+    /// Address of the peer; one of its addresses if the peer is a node with several.
     pub peer: String,
-    /// The node that has it; null if it is not in the manifest.
+    /// Name of the node that has the address; null if it is not in the manifest.
     pub node: Option<String>,
-    /// Who opened it.
+    /// Which end opened the connections.
     pub direction: Direction,
-    /// The port at which it was opened.
+    /// Port of the end that accepted the connections.
     pub port: u16,
-    /// The service that would refuse it.
+    /// Name of the service that would refuse their packets.
     pub service: String,
-    /// It is an ssh session that the caller may be using.
+    /// Whether these are ssh sessions that may be the caller's.
     pub session: bool,
 }
 
 impl Group {
-    /// For people.
+    /// Formats the group as one line of text.
     pub fn line(&self) -> String {
         let Self { connections, peer, node, port, service, .. } = self;
         let who = match node {
@@ -76,7 +76,8 @@ impl Group {
 }
 
 impl Affected {
-    /// A line for each group, at most so many, and one that counts the rest.
+    /// Formats at most `most` groups, a line each. A last line has the number of the other
+    /// connections.
     pub fn lines(&self, most: usize) -> Vec<String> {
         let told = self.groups.iter().take(most);
         let count: u64 = told.clone().map(|group| group.connections).sum();

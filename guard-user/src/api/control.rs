@@ -1,4 +1,4 @@
-//! Commands over the control socket: the bodies of requests and their answers.
+//! Bodies of the requests to the control socket, and of their answers.
 
 use std::{
     fmt,
@@ -14,18 +14,18 @@ use super::{
 };
 use crate::policy::{Bundle, resolve::signature::Signed};
 
-/// Shortest trial, and shortest mode by hand.
+/// Minimum duration of a trial and of a mode override.
 pub const MIN_DURATION: Duration = Duration::from_secs(5);
-/// The shortest and the longest time to confirm in.
+/// Minimum and maximum of `confirm_within`.
 pub const CONFIRM_WITHIN: [Duration; 2] = [MIN_DURATION, Duration::from_hours(24)];
-/// The shortest and the longest time of an override.
+/// Minimum and maximum duration of a mode override.
 pub const MODE_FOR: [Duration; 2] = [MIN_DURATION, Duration::from_hours(30 * 24)];
 
 /// The body of `POST /v1/detach`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Detach {
-    /// Only these interfaces; all if there are none.
+    /// Names of the interfaces to detach from; empty for all.
     #[serde(default)]
     pub interfaces: Vec<String>,
 }
@@ -33,9 +33,9 @@ pub struct Detach {
 /// The answer to `POST /v1/detach`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Detached {
-    /// The interfaces that were guarded and are not any more.
+    /// Interfaces that were guarded and are now detached.
     pub detached: Vec<String>,
-    /// Those that were named but not guarded.
+    /// Named interfaces that were not guarded.
     pub not_guarded: Vec<String>,
 }
 
@@ -43,18 +43,19 @@ pub struct Detached {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Apply {
-    /// The manifest, and every file that it names.
+    /// The manifest and all files that it names.
     pub bundle: Bundle,
-    /// Seconds after which it is undone unless it is confirmed; for good if there are none.
+    /// Seconds after which the policy is undone unless it is confirmed; none to keep it without
+    /// confirmation.
     #[serde(default)]
     pub confirm_within: Option<u64>,
-    /// The signature of the files; none if there is none.
+    /// Signature of the files; none if they are not signed.
     #[serde(default)]
     pub signed: Option<Signed>,
-    /// Only tell what would become of it.
+    /// Whether to report the effects without putting the policy into force.
     #[serde(default)]
     pub dry_run: bool,
-    /// What may be cut.
+    /// Which open connections may be cut.
     #[serde(default)]
     pub consent: Consent,
 }
@@ -73,37 +74,39 @@ impl fmt::Display for Apply {
     }
 }
 
-/// The answer to `POST /v1/apply`, `/v1/reload`, `/v1/confirm`, `/v1/rollback` and `/v1/mode`: what
-/// is in force now; of a dry run, what would be.
+/// The answer to `POST /v1/apply`, `/v1/reload`, `/v1/confirm`, `/v1/rollback` and `/v1/mode`.
+///
+/// The policy that is in force afterwards; for a dry run, the policy that would be.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Applied {
-    /// Number of the generation; of a dry run, that of the one in force.
+    /// Number of the generation; for a dry run, that of the one in force.
     pub generation: u64,
-    /// SHA-256 of what is enforced, in hexadecimal.
+    /// SHA-256 of the enforced policy, in hexadecimal.
     pub policy_hash: String,
-    /// Whether it is another one than before.
+    /// Whether the policy differs from the one before.
     pub changed: bool,
-    /// What became of open connections.
+    /// The effect on open connections.
     #[serde(default)]
     pub connections: Connections,
-    /// Of a dry run: what is in force, to compare with; none if it is not kept.
+    /// For a dry run: the files of the policy in force, to compare with; none if the daemon has not
+    /// kept them.
     #[serde(default)]
     pub in_force: Option<Bundle>,
-    /// Until when it must be confirmed; null if it need not be.
+    /// The pending confirmation; null if none is required.
     pub trial: Option<TrialStatus>,
-    /// What is wrong with it.
+    /// Problems of the policy or of the node.
     pub problems: Vec<String>,
 }
 
-/// What services shall do.
+/// Requested mode of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestedMode {
-    /// Count what they would drop, drop nothing.
+    /// Count the packets that would be dropped, and drop none.
     Observe,
-    /// Drop.
+    /// Drop refused packets.
     Enforce,
-    /// What their policy says.
+    /// The mode that the policy sets: ends an override.
     Policy,
 }
 
@@ -118,7 +121,7 @@ impl From<RequestedMode> for ServiceMode {
 }
 
 impl RequestedMode {
-    /// As it is typed.
+    /// Returns the mode as it is written on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Observe => "observe",
@@ -132,15 +135,15 @@ impl RequestedMode {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModeChange {
-    /// What services shall do.
+    /// The requested mode.
     pub mode: RequestedMode,
-    /// Which: by their names, or `policy/service`; all if there are none.
+    /// Names of the services, as `service` or `policy/service`; empty for all.
     #[serde(default)]
     pub services: Vec<String>,
-    /// For how many seconds; until it is changed if there are none.
+    /// Duration of the override in seconds; none to keep it until the next change.
     #[serde(default)]
     pub seconds: Option<u64>,
-    /// What may be cut.
+    /// Which open connections may be cut.
     #[serde(default)]
     pub consent: Consent,
 }
@@ -160,17 +163,17 @@ impl fmt::Display for ModeChange {
     }
 }
 
-/// What of open connections may be cut.
+/// Which open connections a command may cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Consent {
-    /// Connections other than ssh sessions that the caller may be using.
+    /// Allows cutting connections other than ssh sessions that may be the caller's.
     #[serde(default)]
     pub cut_connections: bool,
-    /// Those.
+    /// Allows cutting ssh sessions that may be the caller's.
     #[serde(default)]
     pub cut_own_session: bool,
-    /// The caller's own session; none if it does not know of one.
+    /// The caller's own ssh session; none if the client could not find it.
     #[serde(default)]
     pub session: Option<Session>,
 }
@@ -187,17 +190,17 @@ impl fmt::Display for Consent {
     }
 }
 
-/// The caller's own ssh session, as its shell knows it (`SSH_CONNECTION`).
+/// The ssh session of the caller, from `SSH_CONNECTION` (ssh(1)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// Where the caller sits.
+    /// Address and port of the ssh client.
     pub peer: SocketAddr,
-    /// Our end.
+    /// Address and port on this node.
     pub local: SocketAddr,
 }
 
 impl Session {
-    /// From the four words of `SSH_CONNECTION`; none if it is something else.
+    /// Parses the four words of `SSH_CONNECTION`; returns none for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let words: Vec<&str> = text.split(' ').collect();
         let [peer, peer_port, local, local_port] = words[..] else { return None };
@@ -209,13 +212,13 @@ impl Session {
     }
 }
 
-/// Why something is not done.
+/// The body of the answer to a refused request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Refusal {
-    /// Why.
+    /// The reason.
     #[serde(rename = "error")]
     pub(crate) why: String,
-    /// The connections that it would cut, if that is why.
+    /// The connections that the command would cut, if that is the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) connections: Option<Box<Connections>>,
 }

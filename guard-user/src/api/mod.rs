@@ -1,7 +1,7 @@
-//! What crosses the sockets of the daemon: documents, requests, answers, and the client that asks.
+//! The protocol of the daemon's sockets: documents, requests, answers, and the client.
 //!
-//! Field names, values and paths are a contract with other programs. Nothing here knows how the daemon
-//! works; the daemon, `doctor`, the reports and the commands all build on these types.
+//! Field names, values and paths are a stable interface to other programs. This module does not
+//! depend on the daemon; the daemon, `doctor`, the reports and the commands all use its types.
 
 #[cfg(feature = "daemon")]
 pub mod client;
@@ -17,15 +17,15 @@ pub mod status;
 #[cfg(feature = "daemon")]
 pub(crate) mod versioned;
 
-/// Name of the socket that tells.
+/// File name of the socket for queries.
 pub const STATS_SOCKET: &str = "stats.sock";
-/// Name of the socket that commands.
+/// File name of the socket for commands.
 pub const CONTROL_SOCKET: &str = "control.sock";
-/// Where events are.
+/// Path of the events.
 #[cfg(feature = "daemon")]
 pub(crate) const EVENTS: &str = "/v1/events";
-/// Where refused sources are that behave like members.
+/// Path of the refused sources that behave like members.
 #[cfg(feature = "daemon")]
 pub(crate) const MISSING_MEMBERS: &str = "/v1/missing-members";
-/// Where the metrics are.
+/// Path of the metrics.
 pub const METRICS: &str = "/metrics";

@@ -1,4 +1,4 @@
-//! The document of `stats`. Its field names are a contract.
+//! The document of `stats`. Its field names are a stable interface.
 
 use std::collections::BTreeMap;
 
@@ -7,123 +7,127 @@ use serde::{Deserialize, Serialize};
 use super::status::ServiceMode;
 use crate::attach_mode::DeviceMode;
 
-/// `schema` of [`Stats`].
+/// Value of [`Stats::schema`].
 pub const STATS_SCHEMA: &str = "trainguard/stats/v1";
 
-/// What passed and what was dropped, since the counters were made.
+/// Passed and dropped frames since the counters were created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// [`STATS_SCHEMA`].
+    /// Always [`STATS_SCHEMA`].
     pub schema: String,
-    /// When they were read: RFC 3339, UTC, to the millisecond.
+    /// When the counters were read: RFC 3339, UTC, milliseconds.
     pub time: String,
-    /// Name of this node; empty if the daemon was not asked.
+    /// Name of this node; empty if the counters were read without the daemon.
     pub node: String,
-    /// Whether the node is guarded, as [`Status::enforcing`](super::status::Status::enforcing) says it; null if the daemon was not
-    /// asked.
+    /// Whether the node is guarded, as in [`Status::enforcing`](super::status::Status::enforcing);
+    /// null without the daemon.
     pub enforcing: Option<bool>,
-    /// Number of the running generation.
+    /// Number of the generation in force.
     pub generation: u64,
-    /// SHA-256 of what is enforced, in hexadecimal.
+    /// SHA-256 of the enforced policy, in hexadecimal.
     pub policy_hash: String,
-    /// Since when it is in force, as [`Stats::time`]; null if the daemon was not asked.
+    /// When the policy came into force, in the format of [`Stats::time`]; null without the daemon.
     pub in_force_since: Option<String>,
-    /// By interface.
+    /// Counters of each interface.
     pub interfaces: Vec<InterfaceStats>,
-    /// By service, in the order of their slots.
+    /// Counters of each service, in the order of the service slots.
     pub services: Vec<ServiceStats>,
-    /// By reason, all reasons.
+    /// Counters of each reason, those with zero frames included.
     pub reasons: BTreeMap<String, ReasonStats>,
-    /// Who was refused most, by sampled events; empty if the daemon was not asked.
+    /// The sources with the most refused frames, estimated from sampled events; empty without the
+    /// daemon.
     pub top_sources: Vec<TopSource>,
-    /// Samples of refused frames.
+    /// Number of sampled events of refused frames.
     pub events: Events,
 }
 
-/// Frames by what happened to them.
+/// Frames of an interface, by outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStats {
-    /// Name of the interface; `others` for all beyond the counter rows.
+    /// Name of the interface; `others` for all interfaces without a counter row of their own.
     pub name: String,
-    /// Frames that passed, without those of `would_drop`.
+    /// Frames that passed, except those in `would_drop`.
     pub passed: u64,
     /// Frames that were dropped.
     pub dropped: u64,
-    /// Frames that passed only because their service observes.
+    /// Frames that passed only because their service is in observe mode.
     pub would_drop: u64,
-    /// Bytes of the frames that passed.
+    /// Bytes of the frames in `passed`.
     pub passed_bytes: u64,
-    /// Bytes of the frames that were dropped.
+    /// Bytes of the frames in `dropped`.
     pub dropped_bytes: u64,
-    /// Bytes of the frames of `would_drop`.
+    /// Bytes of the frames in `would_drop`.
     pub would_drop_bytes: u64,
-    /// How its program runs; null if it is not guarded now, or if the daemon was not asked.
+    /// How the program runs on the interface; null if the interface is not guarded now, or without
+    /// the daemon.
     pub mode: Option<DeviceMode>,
 }
 
-/// Frames of a service by what happened to them.
+/// Frames of a service, by outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceStats {
     /// Name of the service; `policy/service` where two services of this node share a name.
     pub name: String,
-    /// Name of its policy.
+    /// Name of the policy of the service.
     pub policy: String,
-    /// Frames that passed, without those of `would_drop`.
+    /// Frames that passed, except those in `would_drop`.
     pub passed: u64,
     /// Frames that were dropped.
     pub dropped: u64,
-    /// Frames that passed only because the service observes.
+    /// Frames that passed only because the service is in observe mode.
     pub would_drop: u64,
-    /// What it does with packets that it refuses; null if it is not of the running generation, or if
-    /// the daemon was not asked.
+    /// What the service does with refused packets; null if the service is not part of the generation
+    /// in force, or without the daemon.
     pub mode: Option<ServiceMode>,
-    /// The frames by reason.
+    /// Frames by reason.
     pub reasons: BTreeMap<String, u64>,
 }
 
-/// What was judged for a reason.
+/// Frames with one reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonStats {
-    /// Frames.
+    /// Number of frames.
     pub packets: u64,
-    /// Their bytes.
+    /// Bytes of these frames.
     pub bytes: u64,
-    /// Those frames among them that were dropped.
+    /// Frames among them that were dropped.
     pub dropped: u64,
-    /// Those frames among them that only an observing service let pass.
+    /// Frames among them that passed only because their service is in observe mode.
     pub would_drop: u64,
 }
 
-/// A source that was refused.
+/// A source of refused frames.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopSource {
-    /// Its address.
+    /// Address of the source.
     pub address: String,
-    /// The node that has this address; null if it is not in the manifest.
+    /// Name of the node that has the address; null if it is not in the manifest.
     pub node: Option<String>,
-    /// Sampled frames; the true number is larger under a flood.
+    /// Number of sampled frames, which is less than the number of refused frames under a flood.
     pub sampled: u64,
-    /// Refused frames that the samples stand for: an estimate.
+    /// Estimated number of refused frames: each sampled frame counts with its weight.
     pub packets: u64,
-    /// When it was first seen since the daemon keeps it, as [`Stats::time`].
+    /// When the daemon added the source to its table, in the format of [`Stats::time`].
     pub first_seen: String,
-    /// When it was last seen, as [`Stats::time`].
+    /// When the source was last seen, in the format of [`Stats::time`].
     pub last_seen: String,
-    /// Why the last of them was refused.
+    /// Why its last frame was refused.
     pub reason: String,
-    /// The service that refused it; null if no service was asked.
+    /// The service that refused the last frame; null if the node refused it before any service was
+    /// evaluated.
     pub service: Option<String>,
-    /// Its destination: `tcp/9091`; null if it had no port.
+    /// Destination of the last frame, such as `tcp/9091`; null if it had no port.
     pub port: Option<String>,
 }
 
-/// Samples of refused frames.
+/// Number of sampled events of refused frames, since the counters were created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Events {
-    /// Told.
+    /// Events that the kernel program emitted.
     pub emitted: u64,
-    /// Refused, but beyond the sampling budget.
+    /// Refused frames without an event: not sampled, beyond the sampling budget, or without a
+    /// listening daemon.
     pub suppressed: u64,
-    /// Nobody read the ring, so they found no room.
+    /// Events that were lost because the ring was full.
     pub lost: u64,
 }

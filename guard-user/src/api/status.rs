@@ -1,4 +1,4 @@
-//! The document of `status`. Its field names are a contract.
+//! The document of `status`. Its field names are a stable interface.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,94 +10,96 @@ use serde::{Deserialize, Serialize};
 use super::stats::Events;
 use crate::{attach_mode::DeviceMode, vocabulary::vocabulary};
 
-/// `schema` of [`Status`].
+/// Value of [`Status::schema`].
 pub const STATUS_SCHEMA: &str = "trainguard/status/v1";
 
-/// Whether this node is guarded.
+/// The state of the guard on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// [`STATUS_SCHEMA`].
+    /// Always [`STATUS_SCHEMA`].
     pub schema: String,
     /// Version of the daemon.
     pub version: String,
-    /// Whether a daemon answered. If not, this is what pins and devices tell, and nobody follows
-    /// the files.
+    /// Whether a daemon answered. If not, the document is assembled from pins and devices, and no
+    /// process follows the files.
     pub daemon: bool,
-    /// When all this was asked of the kernel: RFC 3339, UTC, to the millisecond.
+    /// When the kernel was queried: RFC 3339, UTC, milliseconds.
     pub time: String,
-    /// Whether some service drops, on every interface that is to be guarded and exists. False as
-    /// well if no daemon can tell.
+    /// Whether at least one service drops packets, on every interface that is to be guarded and
+    /// exists. False without a daemon.
     pub enforcing: bool,
-    /// What the services do. Null if no daemon can tell.
+    /// Combined mode of the services. Null without a daemon.
     pub mode: Option<NodeMode>,
-    /// Number of the running generation; counts on over restarts.
+    /// Number of the generation in force; continues across restarts.
     pub generation: u64,
-    /// SHA-256 of what is enforced, in hexadecimal; empty if nothing is. Where it is enforced is no
-    /// part of it: see `interfaces`.
+    /// SHA-256 of the enforced policy, in hexadecimal; empty if no policy is in force. The interfaces
+    /// are not part of the hash: see `interfaces`.
     pub policy_hash: String,
-    /// SHA-256 over manifest, policies and lists that it comes from, in hexadecimal: the same on all
-    /// nodes that run the same files. Empty if nothing is in force.
+    /// SHA-256 of the manifest, policies and lists that the policy was compiled from, in hexadecimal.
+    /// Nodes that run the same files have the same hash. Empty if no policy is in force.
     pub files_hash: String,
-    /// Since when it is in force: RFC 3339, UTC, to the millisecond; null if nothing is.
+    /// When the policy came into force: RFC 3339, UTC, milliseconds; null if no policy is in force.
     pub in_force_since: Option<String>,
-    /// The policy that is undone unless it is confirmed; null if none is on trial.
+    /// The policy on trial, which is undone unless it is confirmed; null if there is none.
     pub trial: Option<TrialStatus>,
-    /// Modes by hand, instead of the policy's; null if there are none.
+    /// Override of the modes that the policy sets; null if there is none.
     #[serde(default)]
     pub mode_override: Option<ModeOverride>,
-    /// Whether the files say what is running. If not, `problems` says why.
+    /// Whether the policy in force is that of the files. If not, `problems` has the reason.
     pub up_to_date: bool,
     /// Name of the cluster.
     pub cluster: String,
     /// Name of this node.
     pub node: String,
-    /// The manifest.
+    /// Path of the manifest.
     pub manifest: String,
-    /// Where the running policy comes from, and what became of the files.
+    /// Origin of the policy in force, and the result of loading the files.
     pub source: SourceStatus,
-    /// The program of the running generation, as the kernel tells of it; null if it cannot be
-    /// asked.
+    /// The program of the generation in force, as the kernel reports it; null if the kernel cannot be
+    /// queried.
     pub program: Option<ProgramStatus>,
     /// The interfaces that are to be guarded.
     pub interfaces: Vec<InterfaceStatus>,
     /// The services of this node.
     pub services: Vec<ServiceStatus>,
-    /// The tables of the running generation.
+    /// Sizes of the tables of the generation in force.
     pub tables: TableStatus,
-    /// Interfaces that are up and that nobody wants guarded; loopback is left out.
+    /// Interfaces that are up, that no pattern selects, and whose frames no guard on another device
+    /// evaluates. Loopback is not included.
     pub unguarded: Vec<String>,
-    /// Devices that unpack tunnels, as `name (kind)` or `name (kind, udp/PORT)`.
+    /// Devices that decapsulate tunnels, as `name (kind)` or `name (kind, udp/PORT)`.
     pub tunnels: Vec<String>,
-    /// Ports that take what strangers send and that no service guards: for information.
+    /// Open ports: they accept packets of any source, and no service guards them. For information
+    /// only.
     pub open_ports: OpenPorts,
-    /// Samples of refused frames; null if they cannot be read.
+    /// Number of sampled events of refused frames; null if it cannot be read.
     pub events: Option<Events>,
-    /// Log records that were not written.
+    /// Number of log records that were not written.
     pub log: LogStatus,
-    /// What is wrong, most important first.
+    /// Problems, most important first.
     pub problems: Vec<String>,
 }
 
 vocabulary! {
-    /// What all services of a node do together.
+    /// Combined mode of all services of a node.
     pub enum NodeMode, by default Unknown {
-        /// All drop.
+        /// All services drop refused packets.
         Enforce = "enforce",
-        /// All only count what they would drop.
+        /// All services only count the packets that they would drop.
         Observe = "observe",
-        /// Some drop, some do not.
+        /// Some services drop, others only count.
         Mixed = "mixed",
-        /// There is no service.
+        /// The node has no service.
         None = "none",
     }
 }
 
 vocabulary! {
-    /// What a service does with packets that it refuses.
+    /// What a service does with refused packets.
     pub enum ServiceMode, by default Unknown {
-        /// It drops them.
+        /// Drops them.
         Enforce = "enforce",
-        /// It counts them and lets them pass.
+        /// Counts them and lets them pass.
         Observe = "observe",
     }
 }
@@ -105,27 +107,27 @@ vocabulary! {
 vocabulary! {
     /// Whether an interface is guarded.
     pub enum InterfaceState, by default Unknown {
-        /// It is.
+        /// The interface is guarded.
         Guarded = "guarded",
-        /// There is no such interface.
+        /// The interface does not exist.
         Missing = "missing",
-        /// It should be, and is not.
+        /// The interface is to be guarded, but is not.
         Failed = "failed",
-        /// An operator has detached it.
+        /// An operator has detached the interface.
         Detached = "detached",
     }
 }
 
 vocabulary! {
-    /// Which texts a policy in force comes from.
+    /// Origin of a policy in force.
     pub enum SourceKind, by default None {
-        /// Nothing is in force.
+        /// No policy is in force.
         None = "",
         /// The files that the daemon follows.
         Files = "files",
-        /// The copy of the policy that was last in force.
+        /// The copy of the last known good policy.
         LastGood = "last_good",
-        /// A policy that was applied and is not what the files say.
+        /// A policy that was applied and differs from the files.
         Applied = "applied",
         /// A policy on trial.
         Trial = "trial",
@@ -133,17 +135,17 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Whether files came into force.
+    /// Result of loading the files.
     pub enum LoadResult, by default Unknown {
-        /// They did.
+        /// The files came into force.
         Success = "success",
-        /// They did not.
+        /// The files did not come into force.
         Failure = "failure",
     }
 }
 
 impl Status {
-    /// Adds the problems of interfaces to those of the node.
+    /// Appends the problems of the interfaces to those of the node.
     pub(crate) fn add_interface_problems(&mut self) {
         let interfaces = self.interfaces.iter();
         self.problems.extend(interfaces.filter_map(|interface| {
@@ -155,45 +157,45 @@ impl Status {
 /// A policy on trial.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialStatus {
-    /// The manifest that it was applied from.
+    /// Path of the manifest that was applied.
     pub manifest: String,
-    /// When it is undone: RFC 3339, UTC, to the millisecond.
+    /// When the policy is undone unless it is confirmed: RFC 3339, UTC, milliseconds.
     pub deadline: String,
-    /// Seconds until then.
+    /// Seconds until `deadline`.
     pub seconds_left: u64,
 }
 
 impl TrialStatus {
-    /// When it is undone, in seconds since 1970; 0 if the time is none.
+    /// Returns the deadline in seconds since 1970; 0 if it cannot be parsed.
     pub(crate) fn deadline_seconds(&self) -> u64 {
         seconds_of(&self.deadline)
     }
 }
 
-/// A time of these documents in seconds since 1970; 0 if it is none.
+/// Converts a time of these documents to seconds since 1970; returns 0 if it cannot be parsed.
 fn seconds_of(time: &str) -> u64 {
     let at = humantime::parse_rfc3339(time).ok();
     let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     since.map_or(0, |since| since.as_secs())
 }
 
-/// Modes of services that are not those of their policy.
+/// A mode that an operator has set for services, in place of the mode of their policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModeOverride {
     /// `observe` or `enforce`.
     pub mode: ServiceMode,
-    /// Which services; all if there are none.
+    /// Names of the services; empty for all.
     pub services: Vec<String>,
-    /// Since when: RFC 3339, UTC, to the millisecond.
+    /// When the override began: RFC 3339, UTC, milliseconds.
     pub since: String,
-    /// Until when, likewise; null if until somebody changes it.
+    /// When the override ends, in the same format; null if it has no end.
     pub until: Option<String>,
-    /// Seconds until then; null likewise.
+    /// Seconds until `until`; null if the override has no end.
     pub seconds_left: Option<u64>,
 }
 
 impl ModeOverride {
-    /// When they end, in seconds since 1970; 0 if only when somebody changes them.
+    /// Returns the end of the override in seconds since 1970; 0 if it has no end.
     pub(crate) fn deadline_seconds(&self) -> u64 {
         self.until.as_deref().map_or(0, seconds_of)
     }
@@ -202,26 +204,28 @@ impl ModeOverride {
 /// An interface that is to be guarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
-    /// Its name, or the pattern that matches none.
+    /// Name of the interface, or the pattern if no interface matches it.
     pub name: String,
-    /// How the program runs on it, as the device itself says; null if none does.
+    /// How the program of the guard runs on the interface, as the device reports it; null if it does
+    /// not.
     pub mode: Option<DeviceMode>,
-    /// Id of the program that the device itself says it runs, whoever attached it; null if none.
+    /// Id of the program that the device reports, regardless of which software attached it; null if
+    /// none.
     pub program_id: Option<u32>,
-    /// Whether it is guarded.
+    /// Whether the interface is guarded.
     pub state: InterfaceState,
-    /// Its index; null if there is no such device in this network namespace.
+    /// Index of the interface; null if it does not exist in this network namespace.
     pub index: Option<u32>,
-    /// Whether it is up; null likewise.
+    /// Whether the interface is up; null if it does not exist.
     pub up: Option<bool>,
-    /// Why it is not guarded, or what else is not as it should be.
+    /// Why the interface is not guarded, or another problem of it.
     pub problem: Option<String>,
-    /// What to do about that; null if the problem says it, or nothing can be done.
+    /// How to solve the problem; null if `problem` says so already, or there is no remedy.
     pub remedy: Option<String>,
 }
 
 impl InterfaceStatus {
-    /// Whether it is guarded.
+    /// Reports whether the interface is guarded.
     pub fn is_guarded(&self) -> bool {
         self.state == InterfaceState::Guarded
     }
@@ -232,61 +236,61 @@ impl InterfaceStatus {
 pub struct ServiceStatus {
     /// Name of the service; `policy/service` where two services of this node share a name.
     pub name: String,
-    /// Name of its policy.
+    /// Name of the policy of the service.
     pub policy: String,
-    /// What it does with packets that it refuses.
+    /// What the service does with refused packets.
     pub mode: ServiceMode,
 }
 
 impl ServiceStatus {
-    /// Whether this is its name, or `policy/service`.
+    /// Reports whether `name` is the name of this service, with or without the prefix `policy/`.
     pub(crate) fn is_called(&self, name: &str) -> bool {
         let whole = || name.strip_prefix(&*self.policy)?.strip_prefix('/');
         self.name == name || whole() == Some(&self.name)
     }
 }
 
-/// How large the tables of a generation are.
+/// Sizes of the tables of a generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableStatus {
-    /// IPv4 prefixes, addresses of nodes included.
+    /// Number of IPv4 prefixes, including the addresses of nodes.
     pub prefixes4: usize,
-    /// IPv6 prefixes, likewise.
+    /// Number of IPv6 prefixes, including the addresses of nodes.
     pub prefixes6: usize,
-    /// Sets of services that a source may reach.
+    /// Number of classes: distinct sets of services that a source may reach.
     pub classes: usize,
-    /// Limiter states of members.
+    /// Number of bucket states of members.
     pub members: usize,
-    /// Bytes of the tables by which sources are found, in the kernel.
+    /// Size of the source tables in the kernel, in bytes.
     pub source_bytes: usize,
 }
 
-/// Where the running policy comes from, and what became of the files.
+/// Origin of the policy in force, and the result of loading the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// Which texts these are.
+    /// Kind of the origin.
     pub kind: SourceKind,
-    /// The manifest, or the copy.
+    /// Path of the manifest, or of the copy.
     pub path: String,
-    /// The serial number that it was signed with; null if the daemon takes unsigned ones, too.
+    /// Serial number of the signed policy; null if the daemon also accepts unsigned policies.
     #[serde(default)]
     pub serial: Option<u64>,
-    /// Why the copy is used and not the files.
+    /// Why the copy is in force instead of the files.
     pub why: Option<String>,
-    /// Whether files differ from those that were last loaded. They are loaded once they stand
-    /// still, within a second.
+    /// Whether the files differ from those that were last loaded. The daemon loads them as soon as
+    /// they have stopped changing, within a second.
     pub changed: bool,
-    /// SHA-256 over the files that were last read and are not in force, in hexadecimal: the same
-    /// on all nodes that have the same files. Null if the files are in force, or cannot be read.
+    /// SHA-256 of the last files that were read and did not come into force, in hexadecimal. Nodes
+    /// with the same files have the same hash. Null if the files are in force, or cannot be read.
     pub refused_files: Option<String>,
-    /// The last time that the files were loaded; null if that has not been tried.
+    /// The last attempt to load the files; null if there was none.
     pub last_load: Option<LoadStatus>,
 }
 
-/// What became of loading the files.
+/// An attempt to load the files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadStatus {
-    /// When it began: RFC 3339, UTC, to the millisecond.
+    /// When the attempt began: RFC 3339, UTC, milliseconds.
     pub time: String,
     /// Whether the files came into force.
     pub result: LoadResult,
@@ -295,35 +299,36 @@ pub struct LoadStatus {
 /// A program in the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramStatus {
-    /// Its id, which no other program of this machine has while it lives.
+    /// Id of the program, unique on this machine while the program is loaded.
     pub id: u32,
-    /// Its name.
+    /// Name of the program.
     pub name: String,
-    /// The kernel's hash of its instructions, in hexadecimal; null if it keeps none.
+    /// The kernel's hash (tag) of the instructions, in hexadecimal; null if the kernel has none.
     pub tag: Option<String>,
 }
 
-/// Ports that take what strangers send and that no service guards. Left out: sockets that are bound
-/// to an address of the loopback device, or to a device that is not guarded; the ports of tunnel
-/// devices, which are listed as such.
+/// Open ports: they accept packets of any source, and no service guards them.
+///
+/// Not included are sockets bound to a loopback address or to a device that is not guarded, and the
+/// UDP ports of tunnel devices, which are in [`Status::tunnels`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenPorts {
-    /// The first of them: what has a port of its own before what the kernel gave one, streams
-    /// before datagrams, by number.
+    /// The first ports. UDP ports of the ephemeral range come last; the others are sorted by
+    /// transport (TCP, UDP, SCTP) and number.
     pub ports: Vec<OpenPort>,
-    /// How many there are besides.
+    /// Number of open ports that are not listed.
     pub more: u64,
-    /// Why some may be missing.
+    /// Why ports may be missing from the list.
     pub problem: Option<String>,
 }
 
 impl OpenPorts {
-    /// The sockets, by inode.
+    /// Returns the inodes of the sockets, without 0.
     pub fn inodes(&self) -> BTreeSet<u32> {
         self.ports.iter().map(|port| port.inode).filter(|inode| *inode != 0).collect()
     }
 
-    /// Names the processes that have them, by inode.
+    /// Sets the command of each port from a map of inodes to process names.
     pub fn set_commands(&mut self, commands: &BTreeMap<u32, String>) {
         for port in &mut self.ports {
             port.command = commands.get(&port.inode).cloned();
@@ -331,30 +336,31 @@ impl OpenPorts {
     }
 }
 
-/// A port with sockets.
+/// A port with one or more sockets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenPort {
-    /// As policies write it: `tcp/9091`.
+    /// Transport and number as in a policy: `tcp/9091`.
     pub port: String,
-    /// Some of the addresses that sockets are bound to; `::` if to all, or `0.0.0.0` if to all of
-    /// IPv4.
+    /// Some of the addresses that the sockets are bound to. `::` stands for all addresses, `0.0.0.0`
+    /// for all IPv4 addresses.
     pub addresses: Vec<String>,
-    /// User who made the first of the sockets.
+    /// User id of the owner of the first socket.
     pub uid: u32,
-    /// Inode of that socket; 0 if it is the kernel's own.
+    /// Inode of the first socket; 0 for a socket of the kernel.
     pub inode: u32,
-    /// Name of a process that has the socket, as it calls itself; null if it cannot be seen by who
-    /// asks. The daemon does not look: the verb does, with the rights of who calls it.
+    /// Name of a process that holds the socket, as the process has set it; null if the caller may not
+    /// see the process. The daemon leaves it null; the subcommand looks it up with the rights of its
+    /// user.
     pub command: Option<String>,
-    /// How many sockets have this port.
+    /// Number of sockets with this port.
     pub sockets: u64,
 }
 
-/// Log records that were not written since the daemon was started.
+/// Log records that were not written since the daemon started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogStatus {
-    /// They were repeated too often.
+    /// Records that exceeded the rate limit of their place in the code.
     pub suppressed: u64,
-    /// Nobody took them: the journal or the reader of standard error stands still.
+    /// Records that the journal, or the reader of standard error, did not accept in time.
     pub lost: u64,
 }

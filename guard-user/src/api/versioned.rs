@@ -1,5 +1,5 @@
-//! Reading JSON documents that name their schema. Commands and daemons, and a daemon and its successor, may
-//! be of different versions.
+//! Reading JSON documents that name their schema. A command and the daemon, or a daemon and its
+//! successor, may be of different versions.
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -10,7 +10,7 @@ use crate::policy::syntax::text::visible;
 pub(crate) enum Unreadable {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// Another version of trainguard wrote it.
+    /// A different version of trainguard wrote the document.
     #[error(
         "it is of `{}`, and this trainguard reads `{expected}`: the version that wrote it can read it",
         visible(found)
@@ -18,8 +18,8 @@ pub(crate) enum Unreadable {
     OtherSchema { found: String, expected: &'static str },
 }
 
-/// Reads a document of the expected schema. A document without a schema counts as one. The schema is checked
-/// before any field, because the meaning of fields belongs to the version, too.
+/// Parses a document of the schema `expected`. A document without a schema is accepted. The schema is
+/// checked before the other fields, because their meaning depends on the version.
 pub(crate) fn read<T: DeserializeOwned>(
     document: &[u8],
     expected: &'static str,

@@ -1,7 +1,7 @@
-//! Why an interface does not take a program, and what to do about it.
+//! Errors of attaching a program to an interface, with hints.
 //!
-//! The driver's own words are not to be had: the kernel hands them to a tracepoint only
-//! (`bpf_xdp_link_attach`, net/core/dev.c), and reading that takes rights that the daemon lacks.
+//! The message of the driver is not available: the kernel passes it only to a tracepoint
+//! (`bpf_xdp_link_attach`, net/core/dev.c), which the daemon is not permitted to read.
 
 use std::{fs, io};
 
@@ -10,10 +10,10 @@ use crate::{attach_mode::Mode, system_error::SystemError};
 const DRIVER_MESSAGE_HINT: &str = "the driver's own words are in the tracepoint \
                              xdp:bpf_xdp_link_attach_failed and often in `dmesg`";
 
-/// What may be had where the driver refuses.
+/// Alternatives if the driver rejects the program.
 const OTHER_MODES: &str = "allow `--mode tcx` (Linux 6.6) or the slower `--mode generic`";
 
-/// The error of an attempt to attach.
+/// Converts the error of an attempt to attach, and adds a hint if the errno has a known cause.
 pub(super) fn refused(interface: &str, mode: Mode, error: io::Error) -> SystemError {
     let errno = error.raw_os_error().unwrap_or(0);
     let refusal = SystemError::of(format!("attaching to `{interface}` ({})", mode.name()), error);
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// Case 87: every errno has a message of its own, with what to do.
+    /// Case 87: each errno has its own message with a remedy.
     #[test]
     fn each_refusal_has_its_remedy() {
         let all = [

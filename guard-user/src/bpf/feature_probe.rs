@@ -1,8 +1,8 @@
-//! What this kernel can do, found out by doing it: version numbers lie where features were
-//! backported or configured away.
+//! Probing of kernel features by using them. Version numbers are not reliable, because features are
+//! backported or disabled.
 //!
-//! Nothing of this outlives the call, and no device of this machine is touched: programs are
-//! attached to a virtual device in a network namespace that is made for it and ends with it.
+//! A probe leaves nothing behind and does not affect the devices of the machine: programs are
+//! attached to a virtual device in a temporary network namespace.
 
 use std::{
     io,
@@ -21,38 +21,38 @@ use crate::{attach_mode::Mode, sys, system_error::SystemError};
 
 /// `r0 = 2 (XDP_PASS); exit`.
 const PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-/// Bytes of a ring: a page of any machine.
+/// Size of a ring in bytes: a multiple of the page size on every architecture.
 const RING: u32 = 64 * 1024;
 /// An MTU at which frames of a virtual device need several buffers.
 const JUMBO: u32 = 9000;
 
-/// How an attempt ended: none if it worked, else the number of the system's error and what was
-/// tried.
+/// Result of a probe. The error names what was tried, and has the errno.
 pub type Attempt = Result<(), SystemError>;
 
-/// What was tried.
+/// Results of the probes.
 #[derive(Debug)]
 pub struct KernelFeatures {
-    /// Maps of each kind that the program uses.
+    /// Creating each type of map that the program uses.
     pub maps: Vec<(&'static str, Attempt)>,
-    /// Loading a program of two instructions.
+    /// Loading an XDP program of two instructions.
     pub xdp: Attempt,
-    /// The same as one that takes frames of several buffers.
+    /// Loading it as a program that accepts frames of several buffers.
     pub frags: Attempt,
-    /// Bytes of machine code that became of it; an error if it was not loaded.
+    /// Size of the machine code of the program, in bytes; 0 if the kernel interprets it. An error if
+    /// the program was not loaded.
     pub compiled: Result<u32, SystemError>,
-    /// Whether there was a network namespace to attach in.
+    /// Whether a network namespace could be created to attach in.
     pub has_namespace: bool,
-    /// Attaching it to a virtual device of MTU 9000 by a link of its own, in its driver.
+    /// Attaching the program to a virtual device of MTU 9000 with a link, in native mode.
     pub native: Attempt,
-    /// The same in the network stack.
+    /// Attaching it in generic mode.
     pub generic: Attempt,
-    /// Switching the program of such a link.
+    /// Replacing the program of such a link.
     pub switch: Attempt,
 }
 
 impl KernelFeatures {
-    /// Tries everything.
+    /// Runs all probes.
     pub fn probe() -> Self {
         let map = |(name, kind, key, value, entries): (_, bpf_map_type, _, _, _)| {
             let made = sys::map_create(kind, key, value, entries);
@@ -99,10 +99,11 @@ fn outcome(what: impl std::fmt::Display, result: io::Result<OwnedFd>) -> Attempt
     result.map(drop).map_err(|error| SystemError::of(what, error))
 }
 
-/// Attaches to a virtual device in a namespace of its own: whether there was one, and how it went in
-/// native and in generic mode and with a switch.
+/// Attaches the program to a virtual device in a temporary network namespace. Returns whether the
+/// namespace could be created, and the results of native mode, generic mode and replacing the
+/// program.
 fn attach(program: BorrowedFd<'_>) -> (bool, [Attempt; 3]) {
-    // The namespace belongs to a thread, and ends with it.
+    // The namespace belongs to a thread and is deleted when the thread ends.
     let found = thread::scope(|scope| {
         let tried = scope.spawn(|| {
             let index = veth()?;
@@ -122,7 +123,8 @@ fn attach(program: BorrowedFd<'_>) -> (bool, [Attempt; 3]) {
     }
 }
 
-/// Attaches, switches to the same program again, and detaches; how the switch went.
+/// Attaches the program, replaces it by itself, and detaches it. Returns the result of the
+/// replacement.
 fn try_on(program: BorrowedFd<'_>, index: u32, mode: Mode) -> Result<Attempt, SystemError> {
     let what = format!("attaching a link to a virtual device of MTU {JUMBO} ({})", mode.name());
     let link =
@@ -131,7 +133,8 @@ fn try_on(program: BorrowedFd<'_>, index: u32, mode: Mode) -> Result<Attempt, Sy
     Ok(switched.map_err(|error| SystemError::of("switching the program of a link", error)))
 }
 
-/// Takes this thread into a new network namespace with a pair of virtual devices; the index of one.
+/// Moves this thread into a new network namespace, and creates a pair of virtual devices there.
+/// Returns the index of one of them.
 fn veth() -> Result<u32, SystemError> {
     const NAME: &str = "probe0";
     let failed = |error: rtnetlink::Error| SystemError::of("making a virtual device (veth)", error);
@@ -151,7 +154,7 @@ fn veth() -> Result<u32, SystemError> {
         let index = link
             .map(|link| link.header.index)
             .ok_or_else(|| SystemError::new("the virtual device that was made is not there"))?;
-        // Not every kernel takes the MTU of a device that is being made for both ends.
+        // Some kernels set the MTU of a new pair at one end only.
         let change = LinkUnspec::new_with_index(index).mtu(JUMBO).build();
         handle.link().set(change).execute().await.map_err(failed)?;
         Ok(index)
@@ -167,7 +170,7 @@ mod tests {
         let devices = || crate::netlink::devices::devices_now().expect("devices").len();
         let before = devices();
         let KernelFeatures { maps, xdp, native, switch, .. } = KernelFeatures::probe();
-        // With or without the rights: whatever fails names what was tried.
+        // With or without the permissions: each error names what was tried.
         let errors = maps.into_iter().map(|(_, made)| made).chain([xdp, native, switch]);
         for error in errors.filter_map(Result::err) {
             assert!(error.to_string().contains(": "), "{error}");

@@ -1,7 +1,8 @@
-//! What a layout says of itself: `name = value` lines, as in `guard-common/layout.lock`.
+//! The description of a layout: lines of `name = value`, as in `guard-common/layout.lock`.
 //!
-//! A guard writes the lines of its layout into a pinned map, so that one of another layout, older or
-//! newer, finds counters by their meaning. The names of the lines that are read here stay what they are.
+//! A guard writes the lines of its layout into a pinned map. A guard of another layout, older or
+//! newer, uses them to find counters by their meaning. The names of the lines that this module reads
+//! must not change.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -12,45 +13,46 @@ use guard_common::{
     verdict::{Action, Reason},
 };
 
-/// Bytes of a struct that are believed.
+/// Maximum plausible size of a struct, in bytes.
 const MAX_VALUE: usize = 1 << 16;
-/// The lines of this layout.
+/// The description of this layout.
 const THIS_LAYOUT: &str = include_str!("../../../guard-common/layout.lock");
-/// Layouts that do not say what they are.
+/// Layouts without a description in their pinned maps, by version.
 const UNDESCRIBED_LAYOUTS: [(u32, &str); 1] =
     [(3, include_str!("../../../guard-common/layouts/v3.lock"))];
 
-/// The lines of a layout.
+/// The description of a layout: names and values of its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct About(BTreeMap<String, String>);
 
-/// What a counter counts, as far as this build knows it.
+/// The meaning of a counter, if this build knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counted {
-    /// Whether a service decided.
+    /// Whether a service decided, as opposed to the node.
     pub(super) by_service: bool,
     pub(super) action: Action,
     pub(super) reason: Reason,
-    /// Number among the counters of the node or of the service.
+    /// Index of the counter among those of the node, or among those of one service.
     pub(super) number: u32,
 }
 
 impl About {
-    /// This layout.
+    /// Returns the description of this layout.
     pub(super) fn own() -> Self {
         Self::parse(THIS_LAYOUT)
     }
 
-    /// The layout that is pinned in a directory. None if nobody knows what it is.
+    /// Reads the description of the layout that is pinned in a directory. None if the layout is
+    /// unknown.
     pub(super) fn of(directory: &Path, version: u32) -> Result<Option<Self>, SystemError> {
         let path = directory.join(names::MAP_ABOUT);
-        // A directory of that name is no map.
+        // A directory with the name of the map is not a map.
         if path.exists() && !path.is_dir() {
             let text = RawMap::open(&path).and_then(|map| map.lookup(&0_u32.to_ne_bytes()));
             let text = text.map_err(|error| SystemError::of(path.display(), error))?;
             let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
             let about = Self::parse(&String::from_utf8_lossy(text));
-            // Empty if its daemon was killed before it wrote.
+            // The map is empty if its daemon was killed before it wrote the description.
             if about.has_counters() {
                 return Ok(Some(about));
             }
@@ -64,7 +66,7 @@ impl About {
         Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    /// The lines as the map holds them.
+    /// Returns the description of this layout as the value of the map.
     pub(super) fn text() -> layout::About {
         let mut text = [0; ABOUT_BYTES];
         for (to, from) in text.iter_mut().zip(THIS_LAYOUT.bytes()) {
@@ -73,23 +75,23 @@ impl About {
         text
     }
 
-    /// A number.
+    /// Returns the value of a line that is a number.
     pub(super) fn number(&self, name: &str) -> Option<u32> {
         self.0.get(name)?.parse().ok()
     }
 
-    /// Where in a value a field of 64 bits is.
+    /// Returns the byte offset of a 64-bit field in its struct.
     pub(super) fn word(&self, field: &str) -> Option<usize> {
         self.0.get(field)?.strip_prefix("u64 at byte ")?.parse().ok()
     }
 
-    /// Where in a value a field is.
+    /// Returns the byte offset of a field in its struct.
     pub(super) fn at(&self, field: &str) -> Option<usize> {
         let (_, at) = self.0.get(field)?.rsplit_once(" at byte ")?;
         at.parse().ok()
     }
 
-    /// Bytes of a struct.
+    /// Returns the size of a struct in bytes.
     pub(super) fn value_size(&self, name: &str) -> Option<usize> {
         self.0
             .get(name)?
@@ -99,7 +101,7 @@ impl About {
             .filter(|size| (1..=MAX_VALUE).contains(size))
     }
 
-    /// Whether it says how counters are stored and what they count.
+    /// Reports whether the description covers how counters are stored and what they count.
     fn has_counters(&self) -> bool {
         let fields = ["Counter.packets", "Counter.bytes"];
         let numbers = [
@@ -116,7 +118,8 @@ impl About {
             && !self.counters().is_empty()
     }
 
-    /// Whether lines that begin so are the same in both layouts, and there are some.
+    /// Reports whether both layouts have the same lines with each of these prefixes, and at least
+    /// one.
     pub(super) fn agrees(&self, other: &Self, beginnings: &[&str]) -> bool {
         let part = |about: &Self, beginning: &str| -> Vec<(String, String)> {
             let lines = about.0.iter().filter(|(name, _)| name.starts_with(beginning));
@@ -128,7 +131,7 @@ impl About {
         })
     }
 
-    /// The counters of an interface, those of one service for all.
+    /// Returns the counters of an interface. Those of services are listed once, for all slots.
     pub(super) fn counters(&self) -> Vec<Counted> {
         let node_counters = self.number("layout::NODE_COUNTERS").unwrap_or(0);
         let counted = self.0.iter().filter_map(|(name, value)| {
@@ -146,7 +149,7 @@ impl About {
         counted.collect()
     }
 
-    /// How many reasons there are.
+    /// Returns the number of reasons.
     pub(super) fn reasons(&self) -> u32 {
         let reasons = self.0.keys().filter(|name| name.starts_with("Reason ")).count();
         u32::try_from(reasons).unwrap_or(0)

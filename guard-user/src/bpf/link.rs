@@ -1,4 +1,5 @@
-//! The attachment of a program to an interface: a link, pinned, so that it outlives the daemon.
+//! Attachment of a program to an interface with a link. The link is pinned, so it outlives the
+//! daemon.
 
 use std::{
     fs, io,
@@ -18,18 +19,18 @@ use crate::{
     system_error::SystemError,
 };
 
-/// A link, pinned wherever that is possible.
+/// A link of a program to an interface, pinned if possible.
 #[derive(Debug)]
 pub struct Link {
     fd: OwnedFd,
-    /// Where it is to be pinned.
+    /// Path at which it is to be pinned.
     pin: PathBuf,
-    /// Which entry there is its pin; none if it is not pinned.
+    /// The directory entry of its pin; none if it is not pinned.
     pinned: Option<Entry>,
 }
 
-/// An entry of a file system: its device and inode. A path alone says nothing: another file system
-/// may be mounted over it, or another link be pinned there.
+/// Device and inode of a directory entry. The path alone does not identify a pin: another file system
+/// may be mounted over it, or another link may be pinned there.
 type Entry = (u64, u64);
 
 fn entry_at(path: &Path) -> Option<Entry> {
@@ -37,9 +38,12 @@ fn entry_at(path: &Path) -> Option<Entry> {
 }
 
 impl Link {
-    /// Attaches a program to an interface and pins the link. One that cannot be pinned is attached
-    /// all the same, for as long as it is held: better than an open interface. See
+    /// Attaches a program to an interface, and pins the link. If pinning fails, the program stays
+    /// attached while the `Link` exists, because that is better than an open interface. See
     /// [`Self::is_pinned`].
+    ///
+    /// # Errors
+    /// The kernel or the driver rejects the program; the message has a hint.
     pub fn attach(
         program: BorrowedFd<'_>,
         interface: &str,
@@ -50,7 +54,7 @@ impl Link {
         let fd = sys::link_create(program, ifindex, mode)
             .map_err(|error| refused(interface, mode, error))?;
         let mut link = Self { fd, pin: pin.to_owned(), pinned: None };
-        // Why not is asked by whoever pins it later.
+        // The caller gets the reason from a later call of `pin_again`.
         let _ = link.pin_again();
         Ok(link)
     }
@@ -62,36 +66,39 @@ impl Link {
         Ok(Self { fd, pin: pin.to_owned(), pinned: entry_at(pin) })
     }
 
-    /// Where it is to be pinned.
+    /// Returns the path at which it is to be pinned.
     pub fn pin(&self) -> &Path {
         &self.pin
     }
 
-    /// Its descriptor.
+    /// Returns the descriptor of the link.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    /// What the kernel says of it.
+    /// Returns the information of the kernel about the link.
     pub fn info(&self) -> Result<LinkInfo, SystemError> {
         sys::link_info(self.fd.as_fd()).map_err(|error| {
             SystemError::of(format_args!("asking for the link `{}`", self.pin.display()), error)
         })
     }
 
-    /// Whether it still attaches something: not when the interface is gone. One that cannot be
-    /// asked is taken for alive: whoever takes it for dead ends it.
+    /// Reports whether the link still attaches a program: not if the interface is gone. A link that
+    /// cannot be queried counts as alive, because callers remove dead links.
     pub fn is_alive(&self) -> bool {
         self.info().map_or(true, |info| info.ifindex != 0)
     }
 
-    /// Whether its pin is there.
+    /// Reports whether the link is pinned at its path.
     pub fn is_pinned(&self) -> bool {
         self.pinned.is_some() && self.pinned == entry_at(&self.pin)
     }
 
-    /// Pins it, after that failed or somebody removed the pin. What else is pinned there gives way
-    /// only if it attaches nothing any more.
+    /// Pins the link again, after pinning failed or the pin was removed. Another link at the path is
+    /// replaced only if it attaches nothing any more.
+    ///
+    /// # Errors
+    /// Another link at the path is still attached, or pinning fails.
     pub fn pin_again(&mut self) -> Result<(), SystemError> {
         let pinning =
             |error| SystemError::of(format_args!("pinning `{}`", self.pin.display()), error);
@@ -99,7 +106,7 @@ impl Link {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let there = Self::open(&self.pin)?;
                 let id = |link: &Self| sys::link_info(link.fd.as_fd()).map(|info| info.id);
-                // A mount that hid its pin may have gone.
+                // The ids are equal if a mount that hid the pin has gone.
                 if id(&there).map_err(pinning)? != id(self).map_err(pinning)? {
                     if there.is_alive() {
                         let what = format!(
@@ -119,8 +126,8 @@ impl Link {
         Ok(())
     }
 
-    /// Moves its pin, for an interface that was renamed. One that is not there is left to
-    /// [`Self::pin_again`].
+    /// Moves the pin, after the interface was renamed. If the link is not pinned, only the path
+    /// changes, and [`Self::pin_again`] pins it there.
     pub fn move_to(&mut self, pin: &Path) -> Result<(), SystemError> {
         if self.pin != pin {
             if self.is_pinned() {
@@ -131,8 +138,8 @@ impl Link {
         Ok(())
     }
 
-    /// Renames the pin. The pin of another link that is there takes the name that this one had: a link
-    /// without a pin would end with the daemon.
+    /// Renames the pin. If another link is pinned at the new path, the two pins swap their names,
+    /// because a link without a pin would end with the daemon.
     fn rename(&self, pin: &Path) -> Result<(), SystemError> {
         let with = |flags| renameat_with(CWD, &self.pin, CWD, pin, flags).map_err(io::Error::from);
         let failed = |error| SystemError::of(format_args!("`{}`", pin.display()), error);
@@ -147,24 +154,32 @@ impl Link {
         }
     }
 
-    /// Switches to another program in one step.
+    /// Replaces the program of the link atomically: each frame is evaluated by the old or by the new
+    /// one.
+    ///
+    /// # Errors
+    /// The interface is gone (`ENOLINK`), or the kernel rejects the program.
     pub fn switch(&self, program: BorrowedFd<'_>) -> Result<(), SystemError> {
         sys::link_update(self.fd.as_fd(), program)
             .map_err(|error| SystemError::of("switching the program", error))
     }
 
-    /// Detaches the program and removes the pin.
+    /// Detaches the program and removes the pin. Succeeds if the interface is already gone.
+    ///
+    /// # Errors
+    /// The program cannot be detached, or the pin cannot be removed.
     pub fn detach(&self) -> Result<(), SystemError> {
         match sys::link_detach(self.fd.as_fd()) {
             Ok(()) => {}
-            // The interface has gone before.
+            // The interface was removed before.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
             Err(error) => return Err(SystemError::of("detaching the program", error)),
         }
         self.forget()
     }
 
-    /// Removes the pin of a link that attaches nothing any more. What else is there stays.
+    /// Removes the pin of a link that attaches nothing any more. A pin of another link at the path
+    /// stays.
     pub fn forget(&self) -> Result<(), SystemError> {
         if !self.is_pinned() {
             return Ok(());

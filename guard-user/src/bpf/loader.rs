@@ -1,4 +1,5 @@
-//! A generation: one program on policy maps of its own, complete before anything is switched.
+//! Loading a generation: the program of one policy with its own policy maps, complete before it is
+//! attached.
 
 use std::{
     collections::BTreeMap,
@@ -28,40 +29,40 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Frames shorter than an Ethernet header cannot be handed to the kernel
-/// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
+/// Minimum length of a frame for a test run, in bytes: an Ethernet header. The kernel rejects shorter
+/// input (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 pub const SHORTEST_FRAME: usize = 14;
 
-/// Where the maps that all generations share come from.
+/// Where the maps come from that all generations share.
 #[derive(Debug, Clone)]
 pub enum Maps {
-    /// Pinned in this directory, made there if they are not.
+    /// Pinned in this directory; created there if a pin is missing.
     Pinned(PathBuf),
-    /// New ones, that end with the generation: for replay and tests.
+    /// New maps that are freed with the generation, for replay and tests.
     Private,
 }
 
-/// How a generation is loaded.
+/// Options for loading a generation.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The shared maps.
+    /// Source of the shared maps.
     pub maps: Maps,
-    /// The secret key of hashed buckets.
+    /// Secret key of the hashed buckets.
     pub key: [u64; 2],
-    /// Whether refused frames are told of.
+    /// Whether the program samples refused frames and emits them as events.
     pub sampling: bool,
-    /// What the verifier writes down if it refuses the program. Everything helps to find out why, and
-    /// is up to 16 MB that take ten times as long.
+    /// How much the verifier logs when it rejects the program. The default is everything, which helps
+    /// to find the reason, but is up to 16 MB and takes ten times as long.
     pub verifier_log: VerifierLogLevel,
 }
 
 impl Options {
-    /// Where the verifier writes down everything if it refuses the program.
+    /// Returns options with the default verifier log, which is everything.
     pub fn new(maps: Maps, key: [u64; 2], sampling: bool) -> Self {
         Self { maps, key, sampling, verifier_log: VerifierLogLevel::default() }
     }
 
-    /// The shared maps by name, and where they are pinned.
+    /// Returns the names of the shared maps, with the paths of their pins.
     fn pins(&self) -> Vec<(&'static str, PathBuf)> {
         match &self.maps {
             Maps::Pinned(directory) => {
@@ -72,10 +73,10 @@ impl Options {
     }
 }
 
-/// The kernel object of this binary.
+/// Returns the kernel object of this binary.
 ///
 /// # Errors
-/// It was built without one.
+/// The binary was built without a kernel object.
 pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
     kernel_object().ok_or_else(|| {
         SystemError::new(
@@ -86,7 +87,12 @@ pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
     })
 }
 
-/// A loaded policy.
+/// A loaded generation: the eBPF programs of one compiled policy, the policy maps that only they use,
+/// and the maps that all generations share.
+///
+/// A generation is complete before it is attached. [`link`](super::link) attaches the descriptors of
+/// [`Generation::program`] or switches existing links to them. Dropping a generation closes its
+/// descriptors; the kernel keeps programs that a link attaches, and shared maps that are pinned.
 #[cfg_attr(not(feature = "log"), derive(Debug))]
 #[cfg_attr(
     feature = "log",
@@ -94,25 +100,29 @@ pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
 )]
 pub struct Generation {
     ebpf: Ebpf,
-    /// The hook that it was loaded for.
+    /// The hook of the program that the generation was loaded with.
     hook: Hook,
-    /// Ids of the loaded programs.
+    /// Ids of the loaded programs, by hook.
     ids: BTreeMap<Hook, u32>,
     #[cfg(feature = "log")]
     flush_log: Option<Box<dyn FnMut()>>,
 }
 
 impl Generation {
-    /// Loads a policy and the program that enforces it at the XDP hook. Nothing is attached yet;
-    /// dropped, it leaves nothing behind but pinned shared maps.
+    /// Loads a policy and the program that enforces it at the XDP hook, and runs the self-test.
+    /// Nothing is attached; only shared maps may have been pinned.
     ///
     /// # Errors
-    /// The kernel refuses it, or judges by it otherwise than the host does.
+    /// The binary has no kernel object, the kernel rejects a map or the program, or the self-test
+    /// finds a verdict that differs from that of user space. Pins that this call created are removed.
     pub fn load(policy: &CompiledPolicy, options: &Options) -> Result<Self, SystemError> {
         Self::load_for(Hook::Xdp, policy, options)
     }
 
-    /// The same for a hook.
+    /// As [`Generation::load`], with the program for `hook`.
+    ///
+    /// # Errors
+    /// As for [`Generation::load`].
     pub fn load_for(
         hook: Hook,
         policy: &CompiledPolicy,
@@ -121,21 +131,25 @@ impl Generation {
         Self::build(policy, options, hook, hook.program())
     }
 
-    /// Sees that the kernel judges by the tables of this generation as the host does by this
-    /// policy's. [`Generation::load`] has done it.
+    /// Compares the verdicts of the kernel, from the tables of this generation, with those of user
+    /// space for `policy`. [`Generation::load`] has already done this once.
     ///
     /// # Errors
-    /// It does not, or cannot be asked.
+    /// A verdict differs, or a test run fails.
     pub fn self_test(&mut self, policy: &CompiledPolicy) -> Result<(), SystemError> {
         self_test::run(&mut self.ebpf, policy)
     }
 
-    /// Loads a policy for [`Generation::evaluate`], on maps of its own.
+    /// Loads a policy for [`Generation::evaluate`], with the program that returns verdicts and
+    /// private maps. Such a generation cannot be attached; the self-test is not run.
+    ///
+    /// # Errors
+    /// The binary has no kernel object, or the kernel rejects a map or the program.
     pub fn for_tests(policy: &CompiledPolicy, key: [u64; 2]) -> Result<Self, SystemError> {
         Self::for_tests_of(Hook::Xdp, policy, key)
     }
 
-    /// The same, with the program for a hook.
+    /// As [`Generation::for_tests`], with the program for `hook`.
     pub fn for_tests_of(
         hook: Hook,
         policy: &CompiledPolicy,
@@ -154,8 +168,8 @@ impl Generation {
         let missing: Vec<PathBuf> =
             options.pins().into_iter().map(|(_, pin)| pin).filter(|pin| !pin.exists()).collect();
         Self::try_build(policy, options, hook, program).inspect_err(|_| {
-            // What this build has pinned guards nothing and counts nothing. What else there was is
-            // somebody's.
+            // The pins that this build created are not used by any program. Pins that existed before
+            // are left in place.
             for pin in missing.iter().filter(|pin| pin.exists()) {
                 if let Err(error) = fs::remove_file(pin) {
                     tracing::error!("removing the pin `{}`: {error}", pin.display());
@@ -214,8 +228,11 @@ impl Generation {
         })
     }
 
-    /// Loads the program for a hook, too, on the same maps; its id. A hook that has one already
-    /// keeps it.
+    /// Loads the program for a further hook on the same maps, and returns its id. Returns the
+    /// existing id if the hook already has a program.
+    ///
+    /// # Errors
+    /// The kernel rejects the program.
     pub fn add(&mut self, hook: Hook) -> Result<u32, SystemError> {
         if let Some(id) = self.ids.get(&hook) {
             return Ok(*id);
@@ -225,7 +242,7 @@ impl Generation {
         Ok(id)
     }
 
-    /// Development only: hands the program's log lines to the logger of this process.
+    /// Passes the log lines of the program to the logger of this process. Development only.
     #[cfg(feature = "log")]
     pub fn flush_log(&mut self) {
         if let Some(flush) = &mut self.flush_log {
@@ -233,17 +250,20 @@ impl Generation {
         }
     }
 
-    /// Id of the program that it was loaded with.
+    /// Returns the id of the program that the generation was loaded with.
     pub fn program_id(&self) -> u32 {
         self.ids.get(&self.hook).copied().unwrap_or(0)
     }
 
-    /// Ids of its programs.
+    /// Returns the ids of the loaded programs, by hook.
     pub fn program_ids(&self) -> &BTreeMap<Hook, u32> {
         &self.ids
     }
 
-    /// The program for a hook, as the kernel tells of it now.
+    /// Describes the program for a hook, as the kernel reports it now.
+    ///
+    /// # Errors
+    /// The program for the hook is not loaded, or the kernel cannot be queried.
     pub fn describe(&self, hook: Hook) -> Result<Program, SystemError> {
         let program = self.ebpf.program(hook.program());
         let info = program.ok_or_else(|| missing(hook.program()))?.info();
@@ -251,7 +271,10 @@ impl Generation {
         Ok(Program::from(&info))
     }
 
-    /// Descriptor of the program for a hook, which has been loaded.
+    /// Returns the descriptor of the program for a hook.
+    ///
+    /// # Errors
+    /// The program for the hook is not loaded.
     pub fn program(&self, hook: Hook) -> Result<BorrowedFd<'_>, SystemError> {
         let program = self.ebpf.program(hook.program());
         let program = program.ok_or_else(|| missing(hook.program()))?;
@@ -267,13 +290,17 @@ impl Generation {
         &self.ebpf
     }
 
-    /// The shared maps of this generation.
+    /// Takes the shared maps out of this generation.
+    ///
+    /// # Errors
+    /// The maps were taken before, or the kernel object has maps of other types.
     pub fn shared(&mut self) -> Result<PinnedMaps, SystemError> {
         PinnedMaps::take(&mut self.ebpf)
     }
 }
 
-/// The reader of the program's log lines; none if the object was built without them.
+/// Creates the reader of the log lines of the program; returns none if the object was built without
+/// them.
 #[cfg(feature = "log")]
 fn logger(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut()>> {
     match aya_log::EbpfLogger::init(ebpf) {
@@ -285,7 +312,7 @@ fn logger(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut()>> {
     }
 }
 
-/// Values of the read-only globals, which the loader borrows.
+/// Values of the read-only globals. The loader borrows them until it has loaded the object.
 struct Globals(Vec<(&'static str, u64)>);
 
 impl Globals {
@@ -312,14 +339,15 @@ impl Globals {
     }
 }
 
-/// Ticks of the limiter's clock in a timer tick of this kernel, which is the resolution of its
-/// coarse clocks (`KTIME_LOW_RES`, `include/linux/hrtimer_defs.h`).
+/// Returns the length of a timer tick of this kernel, in ticks of the limiter's clock (1/16 ns). It
+/// is the resolution of the kernel's coarse clocks (`KTIME_LOW_RES`, `include/linux/hrtimer_defs.h`).
 fn jiffy() -> Result<u64, SystemError> {
     let what = "asking how often the kernel's timer ticks";
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
         .map_err(|error| SystemError::of(what, error))?;
     let ns = u64::try_from(Duration::from(tick).as_nanos()).unwrap_or(0);
-    // As long as the compiler of policies reckons with, at most: shorter bursts were refused.
+    // The policy compiler only ensures that a burst covers the rate of a tick of `LONGEST_TICK_NS`.
+    // With a longer tick, such a burst could be too short for its rate.
     if !(1..=LONGEST_TICK_NS).contains(&ns) {
         let message = format!("{what}: every {ns} ns, expected up to {LONGEST_TICK_NS}");
         return Err(SystemError::new(message));
@@ -354,7 +382,7 @@ fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
     fill_array(ebpf, names::MAP_MEMBER_SLOTS, &places)
 }
 
-/// Fills an array from its first entry on.
+/// Sets the entries of an array, from index 0.
 fn fill_array<T: aya::Pod>(
     ebpf: &mut Ebpf,
     name: &'static str,
@@ -384,7 +412,7 @@ where
     T::try_from(map).map_err(|error| SystemError::of(name, error))
 }
 
-/// Loads a program of the kernel object; its id.
+/// Loads a program of the kernel object, and returns its id.
 fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<u32, SystemError> {
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
     match program {

@@ -1,24 +1,24 @@
-//! In place of generations, in a build that knows no kernel.
+//! Replacement for the loader in a build without the feature `daemon`, which cannot use the kernel.
 
 use guard_common::Verdict;
 
 use crate::{policy::compiled::CompiledPolicy, system_error::SystemError};
 
-/// The shortest frame that a kernel would take.
+/// Minimum length of a frame for a test run, in bytes.
 pub const SHORTEST_FRAME: usize = 14;
 
-/// There is none.
+/// A loaded generation, of which no value exists in this build.
 #[derive(Debug)]
 pub enum Generation {}
 
 impl Generation {
-    /// Always refused.
+    /// Always fails, because this build cannot load programs.
     pub fn for_tests(_: &CompiledPolicy, _: [u64; 2]) -> Result<Self, SystemError> {
         Err(SystemError::new("this build of trainguard cannot ask the kernel")
             .hint("leave `--kernel` out, or build it with the feature `daemon`"))
     }
 
-    /// Nobody can ask.
+    /// Cannot be called, because no value of this type exists.
     pub fn evaluate(&self, _: &[u8], _: u64) -> Result<Verdict, SystemError> {
         match *self {}
     }

@@ -1,8 +1,8 @@
-//! Where the bucket states of members are.
+//! Places of the bucket states of members.
 //!
-//! Each member has a place of its own in an array at each service that limits it. A place is kept
-//! from generation to generation, so a reload refills no bucket; which place is whose is remembered
-//! in a map beside the array, and so outlives the daemon.
+//! Each member has its own place in an array, for each service that limits it. The place stays the
+//! same from generation to generation, so a reload does not refill buckets. A second map beside the
+//! array holds the owner of each place, so the assignment outlives the daemon.
 
 use std::{borrow::BorrowMut, collections::BTreeMap};
 
@@ -14,11 +14,12 @@ use guard_common::{
 
 use crate::{policy::compiled::CompiledPolicy, system_error::SystemError};
 
-/// Finds the places of a policy's members, making room for new ones. Those of members that the
-/// policy does not know stay theirs: the running generation may still charge them.
+/// Returns the places of the members of a policy, in the order of `policy.members`, and assigns free
+/// places to new members. Members that are not in the policy keep their places, because the running
+/// generation may still charge them.
 ///
 /// # Errors
-/// The array is full with the members of the running and of the new generation, or a map cannot be
+/// The array cannot hold the members of both the running and the new generation, or a map cannot be
 /// read or written.
 pub(super) fn places<M: BorrowMut<MapData>, N: BorrowMut<MapData>>(
     keys: &mut HashMap<M, MemberKey, u32>,
@@ -29,8 +30,8 @@ pub(super) fn places<M: BorrowMut<MapData>, N: BorrowMut<MapData>>(
     let mut known = BTreeMap::new();
     for entry in keys.iter() {
         let (key, place) = entry.map_err(failed("reading", names::MAP_MEMBER_KEYS))?;
-        // Nothing is trusted because it is there: a place beyond the end, or somebody else's, is
-        // none.
+        // The map is not trusted: an entry with a place beyond the end of the array, or with a place
+        // that another entry already has, is ignored.
         if let Some(taken) = taken.get_mut(place as usize)
             && !std::mem::replace(taken, true)
         {
@@ -40,7 +41,8 @@ pub(super) fn places<M: BorrowMut<MapData>, N: BorrowMut<MapData>>(
     let mut free = (0..).zip(&taken).filter(|(_, taken)| !**taken).map(|(place, _)| place);
     let mut places = Vec::with_capacity(policy.members.len());
     for key in &policy.members {
-        // In a slot that was another service's, the state is that service's.
+        // If the slot belonged to another service, the state in the place is that of the other
+        // service.
         let is_new = policy.reclaimed.iter().any(|slot| key.slot == u64::from(*slot));
         if let Some(place) = known.get(key).filter(|_| !is_new) {
             places.push(*place);

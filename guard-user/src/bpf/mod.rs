@@ -1,6 +1,8 @@
-//! Loading, attaching, pinning, reading counters, by bpf(2). Knows no YAML.
+//! Loading, attaching and pinning of programs and maps, and reading counters, with bpf(2). This
+//! module does not depend on the YAML syntax of policies.
 //!
-//! A build without the feature `daemon` has only a loader that says that it cannot ask the kernel.
+//! A build without the feature `daemon` has only a replacement for the loader, which reports an
+//! error.
 
 #[cfg(feature = "daemon")]
 mod attach_error;

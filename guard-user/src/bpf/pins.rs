@@ -1,9 +1,9 @@
-//! The pin directory: `<bpf-dir>/v<layout version>/` holds the shared maps by name and the links
-//! as `link-<interface>`, those of the tc hook as `link-<interface>:tcx`. The link of an interface
-//! that was renamed to a name that no pattern matches is `link-<interface>:from:<name before>`.
+//! The pin directory: `<bpf-dir>/v<layout version>/` holds the shared maps by name and the links as
+//! `link-<interface>`, or `link-<interface>:tcx` for the tc hook. If an interface was renamed to a
+//! name that no pattern matches, its link is `link-<interface>:from:<previous name>`.
 //!
-//! Nothing is trusted because it is already there: the version is in the path, and what the kernel
-//! says of a pinned map is compared with what this binary would make.
+//! Existing pins are not trusted: the path contains the layout version, and the properties that the
+//! kernel reports for a pinned map are compared with those that this binary would create.
 
 use std::{
     collections::BTreeSet,
@@ -44,18 +44,18 @@ const BPF_FS_ROOT: u64 = 1;
 /// The usual mount point of the bpf file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link-";
-/// Between the name of an interface, which has no colon in it (`dev_valid_name`, net/core/dev.c), and
-/// the one by which it is wanted.
+/// Separates the name of an interface from the name by which it was selected. Interface names contain
+/// no colon (`dev_valid_name`, net/core/dev.c).
 const WANTED_NAME_SEPARATOR: &str = ":from:";
-/// Behind these: a link of the tc hook. For a moment
-/// an interface can have one of each hook.
+/// Suffix of a link of the tc hook. During a change of mode, an interface can have a link of each
+/// hook.
 const TC_SUFFIX: &str = ":tcx";
 
-/// The layout version of this process.
+/// The layout version that this process uses.
 static VERSION: AtomicU32 = AtomicU32::new(LAYOUT_VERSION);
 
-/// Makes this process one of another layout version. For the binary with which tests upgrade and
-/// downgrade; what the maps hold stays the same.
+/// Sets the layout version of this process. For the test binary that simulates an upgrade and a
+/// downgrade; the contents of the maps stay those of this layout.
 #[doc(hidden)]
 pub fn be_of_layout(version: u32) {
     VERSION.store(version, Ordering::Relaxed);
@@ -66,41 +66,45 @@ fn own_version() -> u32 {
 }
 
 /// The pin directory of a guard.
+///
+/// A value is only a path: nothing is opened or created before one of the methods does so.
 #[derive(Debug, Clone)]
 pub struct Pins {
     root: PathBuf,
 }
 
-/// A link that is pinned.
+/// A pinned link.
 #[derive(Debug)]
 pub struct PinnedLink {
-    /// The name of its interface when it was pinned.
+    /// Name of the interface when the link was pinned.
     pub interface: String,
-    /// The name by which the interface was wanted before it was renamed to one that no pattern matches.
+    /// Name by which the interface was selected before it was renamed to a name that no pattern
+    /// matches.
     pub renamed_from: Option<String>,
-    /// The link.
+    /// The link, opened from the pin.
     pub link: Link,
 }
 
 impl PinnedLink {
-    /// The name by which its interface was to be guarded.
+    /// Returns the name by which the interface was selected.
     pub fn wanted_as(&self) -> &str {
         self.renamed_from.as_deref().unwrap_or(&self.interface)
     }
 }
 
-/// The shared maps by descriptor, so that their pins can be made again.
+/// Descriptors of the shared maps, kept so that the maps can be pinned again.
 #[derive(Debug)]
 pub struct HeldMaps(Vec<(&'static str, OwnedFd)>);
 
-/// Held while a daemon uses a pin directory.
+/// An exclusive lock of a pin directory, held while a daemon uses it.
 #[derive(Debug)]
 pub struct PinLock {
     directory: Flock<fs::File>,
 }
 
 impl PinLock {
-    /// Whether this is still the lock of that directory: not if another one has taken its place.
+    /// Reports whether this is still the lock of that directory. It is not if the directory was
+    /// replaced.
     pub fn is_of(&self, pins: &Pins) -> bool {
         let identity = |metadata: io::Result<fs::Metadata>| {
             metadata.ok().map(|metadata| (metadata.dev(), metadata.ino()))
@@ -110,12 +114,15 @@ impl PinLock {
 }
 
 impl Pins {
-    /// Names a directory; it need not exist.
+    /// Creates a value for a directory, which need not exist.
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_owned() }
     }
 
-    /// Whether there is such a directory.
+    /// Reports whether the directory exists.
+    ///
+    /// # Errors
+    /// The directory cannot be examined, for example because of missing permissions.
     pub fn exists(&self) -> Result<bool, SystemError> {
         match fs::metadata(&self.root) {
             Ok(_) => Ok(true),
@@ -127,8 +134,9 @@ impl Pins {
         }
     }
 
-    /// Gives what root has pinned to the owner of the directory: if root's command is killed, the user of the
-    /// service goes on. Best effort; who cannot use the pins is told so by the kernel.
+    /// Changes the owner of everything that root has pinned to the owner of the directory, so that
+    /// the user of the service can continue if the command of root is killed. Failures are only
+    /// logged: a user without access to the pins gets an error from the kernel.
     pub fn hand_over(&self) {
         if nix::unistd::geteuid().is_root()
             && let Err(error) = file_permissions::hand_over(&self.root)
@@ -137,12 +145,15 @@ impl Pins {
         }
     }
 
-    /// Where this version's pins are.
+    /// Returns the directory of the pins of this layout version.
     pub fn directory(&self) -> PathBuf {
         self.root.join(format!("v{}", own_version()))
     }
 
-    /// Makes the directory of this version's pins, too. Fails if something else is in its place.
+    /// Creates the pin directory and the directory of this layout version.
+    ///
+    /// # Errors
+    /// As [`Pins::create_root`], or a symbolic link is in the place of the directory.
     pub fn create(&self) -> Result<(), SystemError> {
         self.create_root()?;
         let directory = self.directory();
@@ -154,8 +165,11 @@ impl Pins {
         Err(SystemError::new(what).hint("remove it: the guard pins to a directory of its own"))
     }
 
-    /// Makes the directory, for root or the daemon's user alone. Fails if it is on no bpf file
-    /// system.
+    /// Creates the pin directory with mode 0700, for root or the user of the daemon.
+    ///
+    /// # Errors
+    /// The path is not on a writable bpf file system, is the root of a bpf file system, or cannot be
+    /// created.
     pub fn create_root(&self) -> Result<(), SystemError> {
         let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         let known = statfs(parent)
@@ -168,8 +182,9 @@ impl Pins {
             .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
         }
         self.check_writable()?;
-        // The whole file system is everybody's; its modes are not ours to change. A directory of it
-        // that is mounted here, as the unit does it, is ours like any other.
+        // Other software may use the root of a bpf file system, so its mode is not changed. If the
+        // unit has mounted a directory of the file system at this path, that directory belongs to the
+        // guard like any other.
         let inode = fs::metadata(&self.root).ok().map(|metadata| metadata.ino());
         if inode == Some(BPF_FS_ROOT) {
             return Err(SystemError::new(format!(
@@ -179,13 +194,17 @@ impl Pins {
             .hint("name a directory in it: `--bpf-dir` makes it"));
         }
         make_directory(&self.root)?;
-        // Also when somebody else made it: file modes are what keeps strangers from the pins.
+        // Also for a directory that other software created: the mode is the only protection of the
+        // pins.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
             .map_err(making(&self.root))
     }
 
-    /// Fails if nothing can be pinned because the file system is mounted read-only: maps that are
-    /// pinned there cannot be opened to be written either (`bpf_obj_do_get`, kernel/bpf/inode.c).
+    /// Checks that the file system is not mounted read-only.
+    ///
+    /// # Errors
+    /// It is: nothing can be pinned there, and pinned maps cannot be opened for writing
+    /// (`bpf_obj_do_get`, kernel/bpf/inode.c).
     pub fn check_writable(&self) -> Result<(), SystemError> {
         let parent = self.root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
         let known = statvfs(parent)
@@ -197,7 +216,10 @@ impl Pins {
         Err(SystemError::new(what).hint("`mount -o remount,rw` it; what is pinned there stays"))
     }
 
-    /// Takes the directory for this process alone, until the lock is dropped.
+    /// Locks the directory for this process, until the lock is dropped.
+    ///
+    /// # Errors
+    /// Another daemon holds the lock, or the directory cannot be opened.
     pub fn lock(&self) -> Result<PinLock, SystemError> {
         let directory = fs::File::open(&self.root)
             .map_err(|error| SystemError::of(self.root.display(), error))?;
@@ -212,7 +234,10 @@ impl Pins {
         }
     }
 
-    /// Opens the pinned shared maps, to hold them.
+    /// Opens the pinned shared maps.
+    ///
+    /// # Errors
+    /// A map is not pinned or cannot be opened.
     pub fn hold_maps(&self) -> Result<HeldMaps, SystemError> {
         let held = names::SHARED_MAPS.into_iter().map(|name| {
             let opened = sys::open_pinned(&self.directory().join(name));
@@ -223,8 +248,8 @@ impl Pins {
         Ok(HeldMaps(held.collect::<Result<_, _>>()?))
     }
 
-    /// Pins maps again whose pins somebody removed; how many. A generation that is loaded next
-    /// would otherwise begin with new ones: counters at zero, buckets full.
+    /// Pins the maps again whose pins were removed, and returns their number. Without the pins, the
+    /// next generation would create new maps: with counters at zero and full buckets.
     pub fn mend_maps(&self, held: &HeldMaps) -> Result<usize, SystemError> {
         let HeldMaps(held) = held;
         let missing: Vec<_> =
@@ -239,7 +264,10 @@ impl Pins {
         Ok(missing.len())
     }
 
-    /// Compares the pinned maps with what this binary would make, listing every difference.
+    /// Compares the pinned maps with those that this binary would create.
+    ///
+    /// # Errors
+    /// At least one property differs; the message lists all differences. Or a map cannot be opened.
     pub fn check_layout(&self) -> Result<(), SystemError> {
         let Some(object) = kernel_object() else { return Ok(()) };
         let object = Object::parse(object)
@@ -262,7 +290,8 @@ impl Pins {
                 ("flags", found.map_flags(), wanted.map_flags()),
             ];
             for (what, found, wanted) in facts {
-                // The kernel rounds the ring up to pages, and gives it no key and no value.
+                // The kernel rounds the size of the ring up to whole pages, and reports no key and
+                // value size for it.
                 let ring = name == names::MAP_EVENTS && what != "type" && what != "entries";
                 if found != wanted && !ring {
                     differences.push(format!("{name}: {what} {found}, expected {wanted}"));
@@ -280,11 +309,11 @@ impl Pins {
         .hint("take the old guard off with `trainguard detach`, then start again"))
     }
 
-    /// Guards of other layouts, the oldest first, whose links and maps are to be taken over.
+    /// Returns the guards of other layouts, oldest first, whose links and maps are to be taken over.
     ///
     /// # Errors
-    /// One of them is newer and guards an interface, and `newer` does not allow to take that over: who
-    /// started an older binary may not have meant to.
+    /// One of them is newer and guards an interface, and `newer` is not [`Newer::TakeOver`]. An older
+    /// binary may have been started by mistake.
     pub fn others(&self, newer: &Newer) -> Result<Vec<Other>, SystemError> {
         let (own, mut others) = (own_version(), Vec::new());
         for (version, directory) in self.versions()? {
@@ -315,10 +344,11 @@ impl Pins {
         Ok(others)
     }
 
-    /// The shared maps, for readers without a daemon; none if nothing is pinned.
+    /// Opens the shared maps for reading without a daemon; returns none if no maps are pinned.
     ///
     /// # Errors
-    /// Only guards of other layouts are attached, which count in maps of their own. Or the maps cannot be read.
+    /// The attached guards are all of other layouts, which count in their own maps; a take-over from
+    /// another layout is incomplete; or the maps cannot be read.
     pub fn shared(&self) -> Result<Option<PinnedMaps>, SystemError> {
         let own = own_version();
         let mut guarding = Vec::new();
@@ -350,12 +380,13 @@ impl Pins {
         PinnedMaps::open(&self.directory()).map(Some)
     }
 
-    /// Whether a link is pinned in a directory of another layout.
+    /// Reports whether the directory of another layout has pinned links.
     pub fn has_links(&self, other: &Other) -> Result<bool, SystemError> {
         Ok(!links_in(other.directory())?.is_empty())
     }
 
-    /// Where the link of an interface is pinned, which may have been renamed.
+    /// Returns the path of the pin for the link of an interface. `renamed_from` is the name by which
+    /// a renamed interface was selected.
     pub fn link_path(&self, interface: &str, renamed_from: Option<&str>, hook: Hook) -> PathBuf {
         let from = renamed_from
             .map(|name| format!("{WANTED_NAME_SEPARATOR}{}", escape(name)))
@@ -367,12 +398,15 @@ impl Pins {
         self.directory().join(format!("{LINK_PREFIX}{}{from}{suffix}", escape(interface)))
     }
 
-    /// Whether the shared maps of this version are pinned.
+    /// Reports whether all shared maps of this layout version are pinned.
     pub fn has_maps(&self) -> bool {
         names::SHARED_MAPS.iter().all(|name| self.directory().join(name).exists())
     }
 
-    /// The pinned links, in all versions.
+    /// Opens the pinned links of all layout versions.
+    ///
+    /// # Errors
+    /// A directory cannot be read, or a pin cannot be opened.
     pub fn links(&self) -> Result<Vec<PinnedLink>, SystemError> {
         let mut links = Vec::new();
         for (_, directory) in self.versions()? {
@@ -381,8 +415,8 @@ impl Pins {
         Ok(links)
     }
 
-    /// Removes further pins of links that are pinned more than once. Names that interfaces swapped can leave
-    /// one: the pin of one link takes the name that the other one's had.
+    /// Removes the additional pins of links that are pinned more than once. This can happen when two
+    /// interfaces swap their names, because the pin of one link replaces that of the other.
     ///
     /// # Errors
     /// A pin cannot be removed.
@@ -392,7 +426,7 @@ impl Pins {
         links.sort_by_key(|pinned| !pinned.link.pin().starts_with(&own));
         let mut seen = BTreeSet::new();
         for PinnedLink { link, .. } in links {
-            // One that cannot be asked is no duplicate that is known of.
+            // A link that cannot be queried is not known to be a duplicate.
             if link.info().is_ok_and(|info| !seen.insert(info.id)) {
                 link.forget()?;
             }
@@ -400,8 +434,8 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes the shared maps, if no link is left that counts in them. Only what is ours is
-    /// touched: the directory may be one that others use, too.
+    /// Removes the shared maps of all layout versions, unless a link is still pinned. Other files
+    /// stay, because the directory may also be used by other software.
     pub fn remove_maps(&self) -> Result<(), SystemError> {
         if !self.links()?.is_empty() {
             return Ok(());
@@ -412,13 +446,14 @@ impl Pins {
         Ok(())
     }
 
-    /// Removes what is left of this layout's maps, if a guard of another layout was killed while it removed them.
+    /// Removes the remaining maps of this layout, which a guard of another layout left if it was
+    /// killed while it removed them.
     pub fn remove_remains(&self) -> Result<(), SystemError> {
         let directory = self.directory();
         remove_remains(&directory, &links_in(&directory)?)
     }
 
-    /// The directories of layout versions, by number.
+    /// Returns the directories of the layout versions, sorted by number.
     fn versions(&self) -> Result<Vec<(u32, PathBuf)>, SystemError> {
         let version = |path: PathBuf| {
             let name = path.file_name()?.to_str()?;
@@ -431,32 +466,34 @@ impl Pins {
     }
 }
 
-/// What to do about a guard of a newer layout.
+/// How to treat a guard of a newer layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Newer {
-    /// Change nothing.
+    /// Report an error and change nothing.
     Refuse {
-        /// The command that takes over from it.
+        /// The command that takes over from the newer guard, for the message.
         instead: String,
     },
-    /// Take over from it, as from an older one.
+    /// Take over, as from an older guard.
     TakeOver,
 }
 
-/// Whether this is a bpf file system.
+/// Reports whether a file system is a bpf file system.
 pub fn is_bpf(known: &Statfs) -> bool {
     known.filesystem_type() == BPF_FS_MAGIC
 }
 
-/// The path at which processes outside this mount namespace see a directory of a bpf file system: a systemd
-/// unit has part of it bind-mounted for itself. The path itself if it is not such a mount.
+/// Returns the path of a directory of a bpf file system as processes outside this mount namespace see
+/// it: a systemd unit can bind-mount part of the file system. Returns the path itself if the
+/// directory is not in such a mount.
 pub fn seen_by_others(directory: &Path) -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     outside(&mounts, directory).unwrap_or_else(|| directory.to_owned())
 }
 
-/// From the lines of `/proc/self/mountinfo`: `36 35 0:32 /guard /run/guard rw - bpf bpf rw`. The
-/// last mount at a path is the one that is seen.
+/// Finds that path in the lines of `/proc/self/mountinfo`. If several mounts have the same path, the
+/// last one is visible. An example of a line is
+/// `36 35 0:32 /guard /run/guard rw - bpf bpf rw`.
 fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
     let mounts = mounts.lines().filter_map(|line| {
         let (fields, file_system) = line.split_once(" - ")?;
@@ -471,8 +508,8 @@ fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
     Some(if below == Path::new("") { outside } else { outside.join(below) })
 }
 
-/// Whether this is a directory, and no symbolic link to one, which would make one directory that of two
-/// versions.
+/// Reports whether the path is a directory and not a symbolic link. A link could make two versions
+/// use the same directory.
 fn is_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
@@ -501,8 +538,9 @@ fn links_in(directory: &Path) -> Result<Vec<PinnedLink>, SystemError> {
     Ok(links)
 }
 
-/// Removes the remaining maps of a layout, and its directory, if the counters are gone and it has no link: a guard
-/// of another layout was killed while it removed them, and has carried over what they hold.
+/// Removes the remaining maps of a layout and its directory, if the counters are gone and no link is
+/// pinned. In that case, a guard of another layout has carried over the contents and was killed while
+/// it removed the maps.
 fn remove_remains(directory: &Path, links: &[PinnedLink]) -> Result<(), SystemError> {
     if directory.join(names::MAP_COUNTERS).exists() || !links.is_empty() {
         return Ok(());
@@ -510,7 +548,8 @@ fn remove_remains(directory: &Path, links: &[PinnedLink]) -> Result<(), SystemEr
     takeover::remove_maps(directory)
 }
 
-/// The name of an interface and the one that it was renamed from, of what follows [`LINK_PREFIX`].
+/// Parses the part of a pin after [`LINK_PREFIX`]: the name of the interface, and the name that it
+/// was renamed from.
 fn names_in(pin: &str) -> (String, Option<String>) {
     let names = pin.strip_suffix(TC_SUFFIX).unwrap_or(pin);
     match names.split_once(WANTED_NAME_SEPARATOR) {
@@ -519,8 +558,8 @@ fn names_in(pin: &str) -> (String, Option<String>) {
     }
 }
 
-/// A bpf file system takes no dots in names (`bpf_lookup`, kernel/bpf/inode.c), but names of VLAN
-/// interfaces have them.
+/// Replaces dots: file names on a bpf file system cannot contain them (`bpf_lookup`,
+/// kernel/bpf/inode.c), but names of VLAN interfaces do.
 fn escape(interface: &str) -> String {
     interface.replace('%', "%25").replace('.', "%2e")
 }
@@ -529,7 +568,7 @@ fn unescape(name: &str) -> String {
     name.replace("%2e", ".").replace("%25", "%")
 }
 
-/// The entries of a directory, sorted; none if it does not exist.
+/// Returns the entries of a directory, sorted; an empty list if it does not exist.
 pub(super) fn read_dir(directory: &Path) -> Result<Vec<PathBuf>, SystemError> {
     let failed = |error| SystemError::of(directory.display(), error);
     let entries = match fs::read_dir(directory) {

@@ -1,22 +1,22 @@
-//! What the kernel tells of a loaded program.
+//! Information of the kernel about a loaded program.
 
 use aya::programs::{ProgramInfo, loaded_programs};
 
 use crate::system_error::SystemError;
 
-/// A loaded program.
+/// A program that is loaded in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Its id, which no other program of this machine has while it lives.
+    /// Id of the program, unique on this machine while the program is loaded.
     pub id: u32,
-    /// Its name, at most 15 bytes.
+    /// Name of the program, at most 15 bytes.
     pub name: String,
-    /// The kernel's hash of its instructions; none if it keeps none.
+    /// The kernel's hash (tag) of the instructions; none if the kernel has none.
     pub tag: Option<[u8; 8]>,
 }
 
 impl Program {
-    /// Looks for a program by id; none if there is none. Takes `CAP_SYS_ADMIN`.
+    /// Finds a loaded program by id; returns none if there is none. Requires `CAP_SYS_ADMIN`.
     pub fn find(id: u32) -> Result<Option<Self>, SystemError> {
         let failed = |error| SystemError::of("listing the loaded programs", error);
         for info in loaded_programs() {

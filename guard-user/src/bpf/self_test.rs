@@ -1,8 +1,9 @@
-//! Known packets, judged by a generation before it comes into force.
+//! Self-test of a generation: known packets are evaluated before the generation comes into force.
 //!
-//! The decision is one function, compiled twice, and tests see that both agree. What is seen here
-//! is that they do so on this machine, with this kernel's compiler, on the tables that were filled
-//! just now: a generation that fails is not switched to, and what was in force stays.
+//! The decision is one function that is compiled twice, and the test suite checks that both results
+//! agree. The self-test checks the same on this machine, with the JIT compiler of its kernel and the
+//! tables that were just filled. If it fails, the generation is not used and the policy in force
+//! stays.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -21,17 +22,18 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Sources of each family that are taken from the policy, spread evenly over its list.
+/// Number of sources of each family that are taken from the policy, evenly spaced in its list.
 const SOURCES: usize = 4;
 
-/// Runs the self-test program, and compares its verdicts with the host's.
+/// Runs the self-test program, and compares its verdicts with those of user space.
 pub(super) fn run(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
     let name = names::PROGRAM_SELF_TEST;
     let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
     let program: &mut Xdp = program.try_into().map_err(|error| SystemError::of(name, error))?;
     program.load().map_err(|error| SystemError::of("loading the self-test program", error))?;
     let compared = compare(program, policy);
-    // It was loaded for this. Its end is no reason to refuse what it has found to be right.
+    // The program is only needed for the self-test. A failure to unload it does not make the result
+    // wrong.
     if let Err(error) = program.unload() {
         tracing::error!("unloading the self-test program: {error}");
     }
@@ -61,13 +63,13 @@ fn compare(program: &Xdp, policy: &CompiledPolicy) -> Result<(), SystemError> {
     Ok(())
 }
 
-/// For each service its first port, asked by everybody who is special: some whom the policy lists,
-/// a stranger, and one that cannot be; and what has no port.
+/// Returns the frames of the test: for the first port of each service, packets from some listed
+/// sources, from an unlisted source and from a source that is never valid; and frames without a port.
 fn frames(policy: &CompiledPolicy) -> Vec<Vec<u8>> {
     let mut sources: BTreeSet<IpAddr> = BTreeSet::new();
     sources.extend(spread(&policy.sources4, |(prefix, _)| IpAddr::from(prefix.addr)));
     sources.extend(spread(&policy.sources6, |(prefix, _)| IpAddr::from(prefix.addr)));
-    // For documentation (RFC 5737, RFC 3849), and loopback.
+    // Addresses for documentation (RFC 5737, RFC 3849), and loopback.
     sources.extend([IpAddr::from([203, 0, 113, 7]), IpAddr::from([127, 0, 0, 1])]);
     sources.insert(IpAddr::from([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7]));
     let mut frames = vec![probe::UNREADABLE.to_vec()];
@@ -85,7 +87,7 @@ fn frames(policy: &CompiledPolicy) -> Vec<Vec<u8>> {
     frames
 }
 
-/// The first of a list, the last, and some in between.
+/// Returns the first and the last element of a list, and some in between.
 fn spread<T, U>(list: &[T], of: impl Fn(&T) -> U) -> Vec<U> {
     let end = list.len().saturating_sub(1);
     let at = |nth: usize| list.get(end * nth / (SOURCES - 1));

@@ -1,10 +1,11 @@
-//! Taking over from a guard of another layout: its counters and bucket states continue in this guard's maps.
+//! Take-over from a guard of another layout: its counters and bucket states continue in the maps of
+//! this guard.
 //!
-//! The other guard's program counts until its link is switched. Its counts are therefore carried over twice:
-//! before the switch, for readers in between, and once more afterwards. They are kept beside this guard's own
-//! counters, in a slot of the guard that counted them (`Origin`), and never added to them. Carrying the same
-//! counts again changes nothing, whether by a daemon that was killed and restarted, or back to the guard that
-//! they came from.
+//! The program of the other guard counts until its link is switched, so its counts are carried over
+//! twice: before the switch, for readers in between, and again after it. They are stored beside the
+//! counters of this guard, in a slot for the guard that counted them (`Origin`), and never added to
+//! its own. Therefore it is safe to carry the same counts again, after a restart of a killed daemon
+//! or back to the guard that they came from.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,8 @@ use guard_common::{
     verdict::Verdict,
 };
 
-/// Tallies by the names of their lines, those that are one each and those that are three.
+/// Tallies by the names of their lines in the layout description: name, index in this layout, and
+/// number of consecutive tallies.
 const TALLIES: [(&str, u32, u32); 10] = [
     ("layout::TALLY_LOADS_DONE", layout::TALLY_LOADS_DONE, 1),
     ("layout::TALLY_LOADS_FAILED", layout::TALLY_LOADS_FAILED, 1),
@@ -39,39 +41,42 @@ const TALLIES: [(&str, u32, u32); 10] = [
     ("layout::TALLY_CONNECTIONS_CUT", layout::TALLY_CONNECTIONS_CUT, 3),
 ];
 
-/// Lines that must agree for a bucket's state to mean the same.
+/// Prefixes of the lines that must be equal in both layouts, so that bucket states have the same
+/// meaning.
 const BUCKETS: [&str; 3] = ["BucketStates", "Unit ", "TICKS_PER_NS"];
-/// And the bucket of a source that is no member to be the same one.
+/// Prefixes of the lines that must also be equal, so that a source that is not a member has the same
+/// bucket.
 const HASHED: [&str; 2] = ["HASHED_BUCKETS", "hashed buckets of "];
 
-/// A guard of another layout, by what it has pinned.
+/// A guard of another layout, found by its pins.
 #[derive(Debug)]
 pub struct Other {
     version: u32,
     directory: PathBuf,
-    /// None if nobody knows what the layout is.
+    /// None if the layout is unknown.
     about: Option<About>,
 }
 
-/// The counters of a guard of another layout, and the slots here that they are carried to.
+/// The counters of a guard of another layout, and the slots of this guard that they are carried to.
 struct Counts<'a> {
     about: &'a About,
     fields: CounterFields,
-    /// The counters of its own programs.
+    /// The counters of the other guard's own programs.
     own: Map,
-    /// The slot for these here.
+    /// The slot in this guard for those counters.
     origin: Origin,
-    /// The counters that it has carried from others.
+    /// The counters that the other guard carried over from further guards.
     carried: Option<Map>,
-    /// The slots of third guards: there, as an index of `Carried.of`, and here. The slot of this guard is left
-    /// out.
+    /// Further guards: their index in `Carried.of` of the other guard, and their slot in this one.
+    /// The slot that belongs to this guard is left out.
     origins: Vec<(usize, Origin)>,
-    /// Third guards for which no slot is free here, as an index of `Carried.of`: take-overs were left
-    /// unfinished one after the other. Their counts are added to this guard's own.
+    /// Further guards for which this guard has no free slot, by index in `Carried.of`. This takes
+    /// several take-overs in a row that were not completed. Their counts are added to the other
+    /// guard's own.
     without_slot: Vec<usize>,
 }
 
-/// Byte offsets of a counter's fields, and its size.
+/// Byte offsets of the fields of a counter, and its size.
 #[derive(Debug, Clone, Copy)]
 struct CounterFields {
     packets: usize,
@@ -79,33 +84,33 @@ struct CounterFields {
     size: usize,
 }
 
-/// Where the services and interfaces of the other layout are in this one.
+/// The services and interfaces of the other layout, with their positions in this one.
 #[derive(Debug, Default)]
 struct Places {
-    /// Slots.
+    /// Service slots: the other layout's to this layout's.
     services: BTreeMap<u32, u8>,
-    /// Rows.
+    /// Interface rows: the other layout's to this layout's.
     interfaces: BTreeMap<u32, u32>,
 }
 
 impl Other {
-    /// What is pinned in the directory of a layout version.
+    /// Reads the layout of the guard whose pins are in `directory`.
     pub(super) fn at(directory: PathBuf, version: u32) -> Result<Self, SystemError> {
         let about = About::of(&directory, version)?;
         Ok(Self { version, directory, about })
     }
 
-    /// Its layout version.
+    /// Returns the layout version of the other guard.
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// Whether what it counted can be carried on.
+    /// Reports whether its layout is known, so that its counters can be carried over.
     pub fn is_known(&self) -> bool {
         self.about.is_some()
     }
 
-    /// Adds its services to labels by slot, as [`Self::carry`] will do it.
+    /// Assigns slots to its services in `labels`, as [`Self::carry`] will do.
     pub fn claim_slots(&self, labels: &mut BTreeMap<u8, String>) -> Result<(), SystemError> {
         if let Some(about) = &self.about
             && let Some(map) = self.map(names::MAP_LABELS)?
@@ -115,18 +120,21 @@ impl Other {
         Ok(())
     }
 
-    /// The maps without which its counters are not carried over, as far as they are not pinned.
+    /// Returns the names of the maps that are needed to carry the counters over, but are not pinned.
     pub fn missing_maps(&self) -> impl Iterator<Item = &'static str> {
         [names::MAP_COUNTERS, names::MAP_LABELS, names::MAP_TALLIES]
             .into_iter()
             .filter(|name| !self.directory.join(name).exists())
     }
 
-    /// Carries on what was counted and charged. None of it falls: what is here already stays if it is
-    /// more.
+    /// Carries over counters, events and tallies. Values never decrease: a larger value in this
+    /// guard's maps stays.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
     pub fn carry(&self, to: &mut PinnedMaps) -> Result<(), SystemError> {
         let Some(about) = &self.about else { return Ok(()) };
-        // Removed first: what is left says nothing any more.
+        // The counters are removed first; if they are gone, the other maps have no meaning.
         let Some(counters) = self.map(names::MAP_COUNTERS)? else { return Ok(()) };
         let places = self.places(about, to)?;
         if let Some(counts) = self.counts(about, counters, to)? {
@@ -150,8 +158,11 @@ impl Other {
         Ok(())
     }
 
-    /// Carries on how full the buckets are, where they mean the same. Before the switch: until then no
-    /// program of this layout charges.
+    /// Carries over the levels of the buckets, if they have the same meaning in both layouts. To be
+    /// called before the switch, because no program of this layout charges the buckets until then.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
     pub fn carry_buckets(&self, to: &mut PinnedMaps) -> Result<(), SystemError> {
         let Some(about) = &self.about else { return Ok(()) };
         let own = About::own();
@@ -181,17 +192,18 @@ impl Other {
         Ok(())
     }
 
-    /// Removes the maps. Links stay.
+    /// Removes the pinned maps of the other guard. Links stay.
     pub fn remove_maps(&self) -> Result<(), SystemError> {
         remove_maps(&self.directory)
     }
 
-    /// Its directory.
+    /// Returns the directory of its pins.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Gives the services and interfaces of the other layout places here, by their names.
+    /// Assigns slots and rows of this guard to the services and interfaces of the other layout, by
+    /// name.
     fn places(&self, about: &About, to: &mut PinnedMaps) -> Result<Places, SystemError> {
         let mut places = Places::default();
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
@@ -203,15 +215,16 @@ impl Other {
             if !label.is_empty() {
                 places.interfaces.insert(row, to.claim_row(&label)?);
             } else if row.saturating_add(1) == rows {
-                // Frames of devices without a row are counted there, and it has a label only if a device
-                // was given it.
+                // Frames of devices without a row are counted in the last row. It only has a label if
+                // a device was assigned to it.
                 places.interfaces.insert(row, LAST_ROW);
             }
         }
         Ok(places)
     }
 
-    /// None if its layout has no counters that are known here, or if no slot is free for its own.
+    /// Returns none if the layout has no counters that this build knows, or if no slot is free for
+    /// the other guard's own.
     fn counts<'a>(
         &self,
         about: &'a About,
@@ -265,7 +278,8 @@ impl Other {
         Ok(())
     }
 
-    /// Of events, only how many there were: those in the ring are examples.
+    /// Carries over only the numbers of events; the events in the ring are samples and are not
+    /// copied.
     fn events(&self, counts: &Counts<'_>, to: &mut PinnedMaps) -> Result<(), SystemError> {
         let about = counts.about;
         let Some(sampling) = self.map(names::MAP_SAMPLING)? else { return Ok(()) };
@@ -303,7 +317,7 @@ impl Other {
         Ok(())
     }
 
-    /// A map of the other layout. None if it has none.
+    /// Opens a map of the other layout; returns none if it is not pinned.
     fn map(&self, name: &'static str) -> Result<Option<Map>, SystemError> {
         match RawMap::open(&self.directory.join(name)) {
             Ok(map) => Ok(Some(Map { name, map })),
@@ -360,9 +374,10 @@ impl Counts<'_> {
         Ok(())
     }
 
-    /// `own`: events that its own programs emitted, suppressed and lost.
+    /// Carries over the numbers of events. `own`: those that the other guard's own programs emitted,
+    /// suppressed and lost.
     fn carry_events(&self, own: [u64; 3], to: &mut PinnedMaps) -> Result<(), SystemError> {
-        // Layout 4 kept none.
+        // Layout 4 did not carry numbers of events.
         let first = self.about.number("layout::CARRIED").and(self.about.number("layout::COUNTERS"));
         for (nth, own) in (0..).zip(own) {
             let index = first.map(|first| first.saturating_add(nth));
@@ -376,18 +391,20 @@ impl Counts<'_> {
         Ok(())
     }
 
-    /// A value of its map of carried counters, as bytes. Empty if it has no such map.
+    /// Reads a value of the map of carried counters, as bytes. Empty if the other guard has no such
+    /// map.
     fn carried(&self, index: u32) -> Result<Vec<u8>, SystemError> {
         self.carried.as_ref().map_or(Ok(Vec::new()), |carried| carried.value(index))
     }
 
-    /// What such a value holds of guards that have no slot here.
+    /// Returns the settled counts in a value of that map, plus the counts of guards without a slot
+    /// here.
     fn settled(&self, carried: &[u8]) -> Counter {
         let of_guards = self.without_slot.iter().map(|nth| self.of(carried, *nth));
         of_guards.fold(self.fields.read(carried, 0), add)
     }
 
-    /// The counter in a slot of such a value.
+    /// Returns the counter in slot `nth` of a value of that map.
     fn of(&self, carried: &[u8], nth: usize) -> Counter {
         let first = self.about.at("Carried.of").unwrap_or(carried.len());
         self.fields.read(carried, first.saturating_add(nth.saturating_mul(self.fields.size)))
@@ -400,7 +417,7 @@ impl CounterFields {
         Some(Self { packets, bytes, size: about.value_size("Counter")? })
     }
 
-    /// The counter at a byte of a value; zero beyond its end.
+    /// Reads the counter at byte `at` of a value; zero beyond its end.
     fn read(&self, value: &[u8], at: usize) -> Counter {
         Counter {
             packets: word(value, at.saturating_add(self.packets)),
@@ -409,7 +426,7 @@ impl CounterFields {
     }
 }
 
-/// The services of the other layout, by slot.
+/// Returns the services of the other layout, by slot.
 fn services(about: &About, labels: &Map) -> Result<BTreeMap<u32, String>, SystemError> {
     let mut services = BTreeMap::new();
     for slot in 0..about.number("MAX_SERVICES").unwrap_or(0).min(labels.map.entries) {
@@ -421,14 +438,15 @@ fn services(about: &About, labels: &Map) -> Result<BTreeMap<u32, String>, System
     Ok(services)
 }
 
-/// A map of the other layout.
+/// A map of the other layout, with its name for messages.
 struct Map {
     name: &'static str,
     map: RawMap,
 }
 
 impl Map {
-    /// A value. Empty beyond the last one: what a damaged layout says of its maps may be wrong.
+    /// Reads a value. Empty beyond the last index, because a damaged layout description may have
+    /// wrong sizes.
     fn value(&self, index: u32) -> Result<Vec<u8>, SystemError> {
         match self.map.lookup(&index.to_ne_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -440,7 +458,7 @@ impl Map {
         self.map.next_key(key).map_err(|error| self.failed(error))
     }
 
-    /// A label.
+    /// Reads a label.
     fn text(&self, index: u32) -> Result<String, SystemError> {
         let label = self.value(index)?;
         let text = label.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -452,8 +470,8 @@ impl Map {
     }
 }
 
-/// Removes the maps that are pinned in the directory of a layout, the counters first: without them the other
-/// maps mean nothing any more. Links stay.
+/// Removes the pinned maps in the directory of a layout, and the directory if it is then empty. The
+/// counters are removed first, because the other maps have no meaning without them. Links stay.
 ///
 /// # Errors
 /// A map cannot be opened or removed.
@@ -463,16 +481,16 @@ pub(super) fn remove_maps(directory: &Path) -> Result<(), SystemError> {
     for path in paths {
         match RawMap::open(&path).and_then(|_| fs::remove_file(&path)) {
             Ok(()) => {}
-            // Somebody else removed it; or it is a link or a program.
+            // The pin was removed concurrently, or it is a link or a program.
             Err(error)
                 if [io::ErrorKind::NotFound, io::ErrorKind::InvalidInput]
                     .contains(&error.kind()) => {}
             Err(_) if path.is_dir() => {}
-            // Counters that stay could be carried a second time.
+            // Counters that remain could be carried over a second time.
             Err(error) => return Err(SystemError::of(path.display(), error)),
         }
     }
-    // Not empty: leave it.
+    // Fails if the directory is not empty; it is then left in place.
     let _ = fs::remove_dir(directory);
     Ok(())
 }
@@ -484,7 +502,7 @@ fn add(one: Counter, other: Counter) -> Counter {
     }
 }
 
-/// A word of a value; 0 beyond its end.
+/// Reads a 64-bit word at byte `at` of a value; 0 beyond its end.
 fn word(value: &[u8], at: usize) -> u64 {
     let bytes = value.get(at..at.saturating_add(8)).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u64::from_ne_bytes)

@@ -1,4 +1,4 @@
-//! Letting the program in the kernel judge frames, by test runs.
+//! Evaluating frames with the program in the kernel, by test runs (`BPF_PROG_TEST_RUN`).
 
 use aya::{
     TestRun,
@@ -9,24 +9,29 @@ use guard_common::{bucket::TICKS_PER_NS, verdict::Verdict};
 use super::loader::{Generation, missing};
 use crate::{attach_mode::Hook, system_error::SystemError};
 
-/// What the kernel took off or did to a packet before the program for the tc hook sees it.
+/// What the kernel did to a packet before the program of the tc hook sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Received {
-    /// The VLAN tag that was taken off: EtherType, then priority and VLAN; 0 if there was none.
+    /// The VLAN tag that was removed: EtherType in the upper 16 bits, priority and VLAN in the lower;
+    /// 0 if there was none.
     pub tag: u32,
-    /// Packets that were merged into it; 0 or 1 if none were.
+    /// Number of packets that were merged into this one; 0 or 1 if none were.
     pub packets: u32,
 }
 
 impl Generation {
-    /// Lets the program judge a frame of at least [`SHORTEST_FRAME`](super::loader::SHORTEST_FRAME)
-    /// bytes, at this time in nanoseconds. Only for generations made for tests.
+    /// Evaluates a frame of at least [`SHORTEST_FRAME`](super::loader::SHORTEST_FRAME) bytes.
+    /// `now_ns` is the time of the limiter's clock, in nanoseconds. Only for generations from
+    /// [`Generation::for_tests`].
+    ///
+    /// # Errors
+    /// The kernel rejects the test run, or the program returns no verdict.
     pub fn evaluate(&self, frame: &[u8], now_ns: u64) -> Result<Verdict, SystemError> {
         self.judge_received(frame, Received::default(), now_ns)
     }
 
-    /// The same for a packet to which something was done before. The XDP hook knows of no such
-    /// thing.
+    /// As [`Generation::evaluate`], for a packet that the kernel has changed before. The XDP hook
+    /// ignores `received`.
     pub fn judge_received(
         &self,
         frame: &[u8],
@@ -36,7 +41,7 @@ impl Generation {
         let now = now_ns.saturating_mul(TICKS_PER_NS);
         let result = match self.hook() {
             Hook::Xdp => {
-                // The clock goes in front of the frame as XDP metadata.
+                // The program reads the clock from the XDP metadata in front of the frame.
                 let input = [&now.to_ne_bytes(), frame].concat();
                 let context = xdp_context(size_of_val(&now), input.len());
                 self.run::<Xdp>(&input, &context)
@@ -52,7 +57,7 @@ impl Generation {
         })
     }
 
-    /// Runs the program once; what it returned.
+    /// Runs the program once, and returns its return value.
     fn run<'a, P>(&'a self, frame: &[u8], context: &[u8]) -> Result<u32, SystemError>
     where
         P: 'a + for<'o> TestRun<Opts<'o> = TestRunOptions<'o>, Result = TestRunResult>,
@@ -72,8 +77,8 @@ impl Generation {
     }
 }
 
-/// `struct xdp_md` (include/uapi/linux/bpf.h): where in the input the frame begins, after the
-/// metadata, and where it ends.
+/// Returns a `struct xdp_md` (include/uapi/linux/bpf.h): the offsets in the input at which the frame
+/// begins, after the metadata, and ends.
 fn xdp_context(data: usize, data_end: usize) -> [u8; 24] {
     let word = |value| u32::try_from(value).unwrap_or(u32::MAX);
     let mut context = [0; 24];
@@ -82,14 +87,14 @@ fn xdp_context(data: usize, data_end: usize) -> [u8; 24] {
     context
 }
 
-/// Where fields are in `struct __sk_buff` (include/uapi/linux/bpf.h).
+/// Byte offsets of fields in `struct __sk_buff` (include/uapi/linux/bpf.h).
 const CB: usize = 48;
 const GSO_SEGS: usize = 164;
 const GSO_SIZE: usize = 176;
-/// What merged segments carry, if one has to be named: any number says that they were merged.
+/// Payload length of merged segments, in bytes. Any non-zero value marks the packet as merged.
 const SEGMENT: u32 = 1448;
 
-/// `struct __sk_buff`: in the control buffer the clock and the tag.
+/// Returns a `struct __sk_buff` with the clock and the VLAN tag in the control buffer.
 fn skb_context(now: u64, received: Received) -> [u8; 192] {
     let mut context = [0; 192];
     if let Some(field) = context.get_mut(CB..CB + 8) {
@@ -103,7 +108,7 @@ fn skb_context(now: u64, received: Received) -> [u8; 192] {
     context
 }
 
-/// Writes a word at an offset.
+/// Writes a 32-bit word at a byte offset.
 fn put(context: &mut [u8], at: usize, word: u32) {
     if let Some(field) = context.get_mut(at..at + 4) {
         field.copy_from_slice(&word.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! Events as a capture: their headers, one frame for each record of packets.
+//! Events as a capture: each record of packets is a frame with the headers of the packet.
 
 use std::{
     io::{self, BufRead, BufReader, Read},
@@ -9,11 +9,11 @@ use std::{
 use super::{CaptureError, Captured, MAX_FRAME};
 use crate::api::events::{Event, EventKind, Line, MAX_LINE, Packet};
 
-/// Hands a frame to `visit` for every record of packets, in order, until it breaks. Records of
-/// other kinds are left out. The number of frames.
+/// Passes a frame to `visit` for every record of packets, in order, until `visit` breaks. Records of
+/// other kinds are skipped. Returns the number of frames.
 ///
 /// # Errors
-/// A line that is no event, by its number; frames before it were handed over.
+/// A line is not an event; the error has its number. Frames before it have been passed to `visit`.
 pub fn read(
     input: impl Read,
     mut visit: impl FnMut(Captured<'_>) -> ControlFlow<()>,
@@ -29,11 +29,11 @@ pub fn read(
     Ok(frames)
 }
 
-/// Hands every event to `visit`, in order, until it breaks or finds one wrong, which is told by the
-/// number of its line.
+/// Passes every event to `visit`, in order, until `visit` breaks or returns an error, which is
+/// reported with the number of the line.
 ///
 /// # Errors
-/// A line that is no event; those before it were handed over.
+/// A line is not an event, or `visit` failed. Events before it have been passed to `visit`.
 pub fn events(
     input: impl Read,
     mut visit: impl FnMut(&Event) -> Result<ControlFlow<()>, String>,
@@ -64,7 +64,7 @@ pub fn events(
     Ok(())
 }
 
-/// What was kept of a frame, and its length on the wire.
+/// Returns the captured bytes of a frame, and its length on the wire.
 fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
     let missing = |field: &str| {
         format!("an event without `{field}` cannot be judged again; it is of an older version")
@@ -73,7 +73,7 @@ fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
     let length = packet.length.ok_or_else(|| missing("length"))?;
     let digits = text.as_bytes().chunks(2).map(|pair| {
         let both = <[u8; 2]>::try_from(pair).ok().filter(|pair| {
-            // The parser of numbers takes a sign, too.
+            // `from_str_radix` also accepts a sign.
             pair.iter().all(u8::is_ascii_hexdigit)
         })?;
         u8::from_str_radix(str::from_utf8(&both).ok()?, 16).ok()
@@ -89,7 +89,7 @@ fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
     Ok((bytes, length))
 }
 
-/// Nanoseconds since 1970.
+/// Parses an RFC 3339 time, and returns nanoseconds since 1970.
 pub(crate) fn time_ns(text: &str) -> Result<u64, String> {
     let at = humantime::parse_rfc3339(text).ok();
     let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
@@ -98,19 +98,19 @@ pub(crate) fn time_ns(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "`time` is not RFC 3339, such as 2026-01-31T12:00:00.000Z".to_owned())
 }
 
-/// Whether a file that begins like this holds events.
+/// Reports whether a file that begins with these bytes contains events.
 pub fn begins_like_events(start: &[u8]) -> bool {
     start.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// Reads the beginning of a file: four bytes, and so many more that one is not blank.
+/// Reads the beginning of a file: four bytes, and further bytes until one is not blank.
 ///
 /// # Errors
-/// Reading fails.
+/// Reading the input fails.
 pub fn beginning(input: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     input.by_ref().take(4).read_to_end(&mut start)?;
-    // A pcapng file begins with what looks blank.
+    // A pcapng file begins with bytes that look blank.
     while start.len() < MAX_LINE && start != *b"\n\r\r\n" && start.trim_ascii().is_empty() {
         if input.by_ref().take(1).read_to_end(&mut start)? == 0 {
             break;
@@ -123,7 +123,7 @@ pub fn beginning(input: &mut impl Read) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// Time, bytes kept, length.
+    /// Time, captured bytes, and length on the wire.
     type Seen = (Option<u64>, Vec<u8>, u32);
 
     fn read_all(text: &str) -> Result<Vec<Seen>, String> {

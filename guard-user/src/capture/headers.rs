@@ -1,4 +1,4 @@
-//! The headers of a refused frame: what the decision looked at, and nothing that they carry.
+//! The headers of a refused frame: the bytes that the decision read, without payload.
 
 use std::{cell::Cell, net::IpAddr};
 
@@ -10,19 +10,20 @@ use guard_common::{
 /// The headers of a frame.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// The frame up to the last byte that was looked at, or to the end of its IP header.
+    /// The frame up to the last byte that the decision read, at least to the end of the fixed IP
+    /// header.
     pub bytes: Vec<u8>,
-    /// Source port; none if it has no ports.
+    /// Source port; none if the packet has no ports.
     pub source_port: Option<u16>,
-    /// Destination address; none if that cannot be read.
+    /// Destination address; none if it cannot be read.
     pub destination: Option<IpAddr>,
-    /// TCP flags; none if it has none.
+    /// TCP flags; none if the packet has none.
     pub flags: Option<u8>,
-    /// Bytes behind the header of TCP or UDP, by what the headers say; 0 if that cannot be read.
+    /// Bytes after the TCP or UDP header, according to the length fields; 0 if they cannot be read.
     pub payload: u32,
 }
 
-/// Takes the headers from the beginning of a frame that had `len` bytes on the wire.
+/// Extracts the headers from the first bytes of a frame that had `len` bytes on the wire.
 pub fn of(head: &[u8], len: u32) -> Headers {
     let looked = Looked { frame: Frame::cut(head, len), end: Cell::new(0), ports_at: Cell::new(0) };
     let mut ip = Ip { at: None, ethertype: 0 };
@@ -30,7 +31,7 @@ pub fn of(head: &[u8], len: u32) -> Headers {
     let mut headers = Headers::default();
     let mut end = looked.end.get();
     let mut ip_end = u32::MAX;
-    // What is malformed need not have an IP header.
+    // A malformed packet need not have an IP header.
     let has_ip_header = match parsed {
         Ok(parsed) => parsed != Parsed::NotIp,
         Err(reason) => matches!(reason, Reason::MalformedL4 | Reason::TooManyHeaders),
@@ -56,19 +57,19 @@ pub fn of(head: &[u8], len: u32) -> Headers {
             headers.flags = part::<1>(head, flags_at).map(|[flags]| flags);
         }
         let l4_at = looked.ports_at.get();
-        // Words of four bytes, in the upper half of the byte in front of the flags.
+        // The data offset is in units of four bytes, in the upper half of the byte before the flags.
         let tcp_header = part::<1>(head, flags_at - 1).map(|[words]| u32::from(words >> 4) * 4);
         let header = match flow.transport {
             Transport::Tcp => tcp_header,
             Transport::Udp => Some(8),
             Transport::Sctp => None,
         };
-        // Behind a jumbogram's length of zero, nothing is known.
+        // A jumbogram has a length field of zero, so its payload length is unknown.
         let payload = header.map(|header| ip_end.saturating_sub(l4_at.saturating_add(header)));
         headers.payload = payload.filter(|_| ip_end != u32::MAX).unwrap_or(0);
     }
     headers.bytes = head.iter().take(end as usize).copied().collect();
-    // Behind the IP packet is padding, which may be what the memory of the sender held before.
+    // The bytes after the IP packet are padding, which may contain memory of the sender.
     for byte in headers.bytes.iter_mut().skip(ip_end as usize) {
         *byte = 0;
     }
@@ -80,7 +81,7 @@ fn part<const N: usize>(head: &[u8], at: u32) -> Option<[u8; N]> {
     head.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-/// Where the IP header is.
+/// Offset of the IP header, and its EtherType.
 struct Ip {
     at: Option<u32>,
     ethertype: u16,
@@ -95,11 +96,12 @@ impl Observer for Ip {
     }
 }
 
-/// A frame that remembers how far it was looked at.
+/// A frame that records how far it was read.
 struct Looked<'a> {
     frame: Frame<'a>,
     end: Cell<u32>,
-    /// The last place from which four bytes were read: of a flow its ports, which come last.
+    /// Offset of the last read of four bytes. For a flow this is the read of its ports, which is the
+    /// last.
     ports_at: Cell<u32>,
 }
 
@@ -129,7 +131,8 @@ mod tests {
 
     use super::*;
 
-    /// A frame of known headers, and how long they are. Everything behind them is `0xee`.
+    /// Returns a frame with known headers, and the length of the headers. All bytes after them are
+    /// `0xee`.
     fn framed(
         v4: bool,
         tags: usize,
@@ -191,7 +194,7 @@ mod tests {
             let headers = of(head, len);
             prop_assert!(headers.bytes.len() <= end, "{} of {end}", headers.bytes.len());
             prop_assert!(frame.starts_with(&headers.bytes));
-            // The same is read from them, if all of them were there.
+            // If all headers are in `head`, parsing the extracted bytes has the same result.
             if end <= 128 {
                 let cut = Frame::cut(&headers.bytes, len);
                 prop_assert_eq!(
@@ -223,7 +226,7 @@ mod tests {
 
     #[test]
     fn padding_behind_a_fragment_is_no_header() {
-        // An IP packet of 24 bytes, ports and no more; then what the memory held.
+        // An IP packet of 24 bytes that ends after the ports, followed by padding.
         let (mut frame, end) = framed(true, 0, 0, wire::PROTO_TCP, 0);
         frame[17] = 24;
         for byte in &mut frame[38..end] {

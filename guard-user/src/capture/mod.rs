@@ -1,8 +1,8 @@
-//! Reading captures of Ethernet frames: pcap and pcapng, of either byte order and resolution, and
-//! events of `trainguard events`, which hold the headers of frames.
+//! Reading captures of Ethernet frames: pcap and pcapng of either byte order and time resolution, and
+//! events of `trainguard events`, which contain the headers of frames.
 //!
-//! A capture is untrusted input: whatever it holds, reading it ends in frames or in an error that
-//! says where, in bounded memory.
+//! A capture is untrusted input. Reading it uses bounded memory and ends with frames, or with an
+//! error that has the position.
 
 pub mod events;
 pub mod headers;
@@ -17,14 +17,14 @@ use pcap_parser::{
     traits::{PcapNGPacketBlock as _, PcapReaderIterator},
 };
 
-/// Bytes that a frame of a capture may have, with what surrounds it.
+/// Maximum size of a block in a capture, in bytes: a frame with its header.
 const MAX_BLOCK: usize = 1 << 20;
-/// Bytes that a frame of events may have.
+/// Maximum length of the frame of an event, in bytes.
 pub const MAX_FRAME: usize = MAX_BLOCK;
-/// Interfaces of a pcapng section that are told apart.
+/// Maximum number of interfaces in a pcapng section.
 const MAX_INTERFACES: usize = 4096;
 
-/// How compressed files start, what they are called, and what unpacks them to standard output.
+/// Magic bytes of compressed files, the format, and the command that decompresses to standard output.
 const COMPRESSED: [(&[u8], &str, &str); 5] = [
     (&[0x1f, 0x8b], "gzip", "gunzip -c"),
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", "zstd -dc"),
@@ -34,87 +34,88 @@ const COMPRESSED: [(&[u8], &str, &str); 5] = [
 ];
 /// Nanoseconds in a second.
 const NS: u128 = 1_000_000_000;
-/// The obsolete packet block of pcapng, which the parser leaves to us.
+/// Block type of the obsolete packet block of pcapng, which the parser does not decode.
 const PACKET_BLOCK: u32 = 2;
 
-/// A frame of a capture.
+/// A captured frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Captured<'a> {
-    /// Its place in the capture, from 1 on.
+    /// Number of the frame in the capture, from 1.
     pub number: u64,
-    /// When it was captured, in nanoseconds since some fixed time; none if the capture does not
-    /// say.
+    /// Time of capture in nanoseconds since an arbitrary but fixed time; none if the capture has no
+    /// times.
     pub time_ns: Option<u64>,
-    /// What was kept of it.
+    /// The captured bytes.
     pub bytes: &'a [u8],
-    /// Its length on the wire; at least that of `bytes`.
+    /// Length on the wire in bytes; at least that of `bytes`.
     pub wire_len: u32,
 }
 
-/// Why a capture cannot be read, or not to its end.
+/// Why reading a capture failed or ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// No file of this kind.
+    /// The format of the file is unknown.
     #[error("neither a pcap nor a pcapng file, nor the lines of `trainguard events`")]
     NotACapture,
-    /// Compressed.
+    /// The file is compressed.
     #[error(
         "the file is compressed ({with}); unpack it first, as in `{unpack} FILE | trainguard \
          replay ... -`"
     )]
     Compressed {
-        /// What it was compressed with.
+        /// The compression format.
         with: &'static str,
-        /// The command that unpacks it to standard output.
+        /// The command that decompresses to standard output.
         unpack: &'static str,
     },
-    /// Not Ethernet.
+    /// A frame has a link type other than Ethernet.
     #[error(
         "frame {number} has link type {linktype}{}, not Ethernet (1); {}",
         linktype_name(*.linktype),
         linktype_help(*.linktype)
     )]
     NotEthernet {
-        /// The frame.
+        /// Number of the frame.
         number: u64,
-        /// See the registry of link types of tcpdump.
+        /// Link type, as in the registry of tcpdump (<https://www.tcpdump.org/linktypes.html>).
         linktype: i32,
     },
-    /// Cut off.
+    /// The file ends within a frame.
     #[error("the file ends in the middle of frame {number}: it is cut off")]
     CutOff {
-        /// The frame.
+        /// Number of the frame.
         number: u64,
     },
-    /// Too large.
+    /// A frame is larger than the maximum.
     #[error("frame {number} has more than {MAX_BLOCK} bytes")]
     TooLarge {
-        /// The frame.
+        /// Number of the frame.
         number: u64,
     },
-    /// Nonsense.
+    /// The file has invalid content.
     #[error("what follows frame {after} cannot be read: the file is damaged")]
     Damaged {
-        /// The last frame that could be read; 0 for none.
+        /// Number of the last frame that could be read; 0 if there was none.
         after: u64,
     },
-    /// Not an event.
+    /// A line is not an event.
     #[error("line {number}: {problem}")]
     Line {
-        /// The line.
+        /// Number of the line, from 1.
         number: u64,
         /// What was found, and what was expected.
         problem: String,
     },
-    /// The system refuses.
+    /// Reading the input failed.
     #[error("reading: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Hands every frame of a capture to `visit`, in order, until it breaks. The number of frames.
+/// Passes every frame of a capture to `visit`, in order, until `visit` breaks. Returns the number of
+/// frames.
 ///
 /// # Errors
-/// See [`CaptureError`]; frames before the error were handed over.
+/// See [`CaptureError`]. Frames before the error have been passed to `visit`.
 pub fn read(
     mut input: impl Read,
     mut visit: impl FnMut(Captured<'_>) -> ControlFlow<()>,
@@ -130,7 +131,7 @@ pub fn read(
     let mut failed = None;
     let input = FullReads { input: start.chain(input), failed: &mut failed };
     let result = read_blocks(input, &mut visit);
-    // The parser only says that reading failed, not how.
+    // The parser only reports that reading failed, not the error.
     match failed {
         Some(error) => Err(CaptureError::Io(error)),
         None => result,
@@ -166,7 +167,7 @@ fn read_blocks(
     }
 }
 
-/// Reads on, because a block is not all there.
+/// Reads more input, because a block is incomplete.
 fn refill(reader: &mut dyn PcapReaderIterator, number: u64) -> Result<(), CaptureError> {
     let before = reader.data().len();
     match reader.refill() {
@@ -177,7 +178,7 @@ fn refill(reader: &mut dyn PcapReaderIterator, number: u64) -> Result<(), Captur
         Err(PcapError::BufferTooSmall) => return Err(CaptureError::TooLarge { number }),
         Err(_) => return Err(CaptureError::Damaged { after: number - 1 }),
     }
-    // The parser notices an orderly end only when it has tried to read beyond it.
+    // The parser detects a regular end of the file only by trying to read beyond it.
     if reader.data().len() > before || before == 0 {
         Ok(())
     } else {
@@ -185,13 +186,13 @@ fn refill(reader: &mut dyn PcapReaderIterator, number: u64) -> Result<(), Captur
     }
 }
 
-/// What the headers so far say of the frames that follow.
+/// State from the headers read so far, which applies to the frames after them.
 #[derive(Debug, Default)]
 struct SectionState {
-    /// Of a pcap file.
+    /// Of a pcap file: link type, and whether timestamps are in nanoseconds.
     linktype: i32,
     nanoseconds: bool,
-    /// Of the section of a pcapng file.
+    /// Of a section of a pcapng file: byte order, and interfaces.
     big_endian: bool,
     interfaces: Vec<Interface>,
 }
@@ -200,14 +201,14 @@ struct SectionState {
 struct Interface {
     linktype: i32,
     snaplen: u32,
-    /// Units of a timestamp in a second.
+    /// Units of a timestamp per second.
     resolution: u128,
     /// Seconds to add to each timestamp.
     offset: i64,
 }
 
 impl Interface {
-    /// The time that a timestamp of this interface means.
+    /// Converts a timestamp of this interface to nanoseconds.
     fn time_ns(&self, high: u32, low: u32) -> u64 {
         let units = u128::from(high) << 32 | u128::from(low);
         let time_ns = i128::try_from(units * NS / self.resolution).unwrap_or(i128::MAX);
@@ -217,7 +218,7 @@ impl Interface {
 }
 
 impl SectionState {
-    /// The frame in a block, if it is one.
+    /// Returns the frame in a block, if the block has one.
     fn frame<'a>(
         &mut self,
         block: &'a PcapBlockOwned<'a>,
@@ -252,7 +253,7 @@ impl SectionState {
                     linktype: interface.linktype.0,
                     snaplen: interface.snaplen,
                     resolution: resolution(interface.if_tsresol).ok_or_else(damaged)?,
-                    // The parser takes it for little-endian in every section.
+                    // The parser decodes the field as little-endian in every section.
                     offset: if self.big_endian {
                         interface.if_tsoffset.swap_bytes()
                     } else {
@@ -271,7 +272,7 @@ impl SectionState {
                 captured(number, Some(time_ns), bytes, packet.origlen)
             }
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-                // It is of the first interface, and has no time of its own.
+                // A simple packet block belongs to the first interface, and has no timestamp.
                 let interface = self.interfaces.first().ok_or_else(damaged)?;
                 ethernet(interface.linktype, number)?;
                 let limit = if interface.snaplen == 0 { u32::MAX } else { interface.snaplen };
@@ -290,13 +291,13 @@ impl SectionState {
         Ok(Some(frame))
     }
 
-    /// A word as the section writes it, read as little-endian.
+    /// Converts a word that was read as little-endian to the byte order of the section.
     fn native(&self, word: u32) -> u32 {
         if self.big_endian { word.swap_bytes() } else { word }
     }
 
-    /// The frame in an obsolete packet block: interface and drop count in 16 bits each, the upper
-    /// and lower half of the timestamp, captured and original length, data.
+    /// Decodes an obsolete packet block: interface and drop count of 16 bits each, upper and lower
+    /// half of the timestamp, captured and original length, data.
     fn obsolete<'a>(&self, data: &'a [u8], number: u64) -> Result<Captured<'a>, CaptureError> {
         let damaged = || CaptureError::Damaged { after: number - 1 };
         let (words, data) = data.split_at_checked(20).ok_or_else(damaged)?;
@@ -329,7 +330,7 @@ fn ethernet(linktype: i32, number: u64) -> Result<(), CaptureError> {
     }
 }
 
-/// What a link type is called, for the ones that people meet.
+/// Returns a description of the most common link types, for messages.
 fn linktype_name(linktype: i32) -> &'static str {
     match linktype {
         0 | 108 => " (loopback)",
@@ -351,15 +352,16 @@ fn linktype_help(linktype: i32) -> &'static str {
     }
 }
 
-/// Units in a second: `if_tsresol` is a negative power of ten, or with its highest bit set of two.
+/// Returns the units per second: `if_tsresol` is a negative power of ten, or of two if its highest
+/// bit is set.
 fn resolution(tsresol: u8) -> Option<u128> {
     let exponent = u32::from(tsresol & 0x7f);
     let base: u128 = if tsresol & 0x80 == 0 { 10 } else { 2 };
     base.checked_pow(exponent).filter(|units| *units < 1 << 64)
 }
 
-/// A reader that fills what it is given: the parser takes a short read for the end of the file, and
-/// pipes read short. Keeps the error that the parser loses.
+/// A reader that fills the whole buffer on each read: the parser takes a short read as the end of the
+/// file, and pipes have short reads. It also keeps the I/O error, which the parser does not pass on.
 struct FullReads<'e, R> {
     input: R,
     failed: &'e mut Option<io::Error>,
@@ -410,7 +412,8 @@ mod tests {
         form.file(&frames)
     }
 
-    /// Section, interface with nanoseconds, an enhanced and a simple packet.
+    /// Returns a file with a section header, an interface with nanosecond timestamps, an enhanced and
+    /// a simple packet.
     fn pcapng() -> Vec<u8> {
         let long = Frame { time_ns: 7, bytes: vec![0; 18], wire_len: 90 };
         let blocks = Blocks::section(false).interface_with(1, 0x4_0000, &[(9, &[9])]);
@@ -464,7 +467,7 @@ mod tests {
                     if let Some(byte) = damaged.get_mut(at) {
                         *byte = value;
                     }
-                    // Frames or an error: both will do.
+                    // Either frames or an error are acceptable.
                     let _ = events(&damaged);
                 }
             }

@@ -1,5 +1,5 @@
-//! `trainguard apply`, `confirm`, `rollback`, `mode`: another policy now, for good or on trial, or
-//! other modes of the one in force.
+//! `trainguard apply`, `confirm`, `rollback` and `mode`: replace the policy, finally or on trial,
+//! or change the modes of the policy in force.
 
 use super::shared::load;
 use crate::{
@@ -18,14 +18,14 @@ use crate::{
     },
 };
 
-/// Puts a policy into force.
+/// Runs `trainguard apply`: puts a policy in force.
 pub fn run(args: &ApplyArgs) -> Exit {
-    // One of both, says the command line.
+    // The command line requires exactly one of `manifest` and reloading.
     let Some(manifest) = &args.manifest else {
         let answer = args.ask.client().reload();
         return settle(answer, "the files are in force", args.format);
     };
-    // Absolute: the daemon tells where the policy came from.
+    // The daemon reports the path of the policy, so the path must be absolute.
     let manifest = match std::path::absolute(manifest) {
         Ok(manifest) => manifest,
         Err(error) => {
@@ -71,7 +71,8 @@ pub fn run(args: &ApplyArgs) -> Exit {
     }
 }
 
-/// What a policy changes, as `diff` tells it; none if what is in force is not known.
+/// Compares the policy in force with the new one, as `diff` does; none if the policy in force is
+/// unknown.
 fn compared(
     in_force: Option<&crate::policy::Bundle>,
     new: &Loaded,
@@ -87,7 +88,7 @@ fn compared(
     }
 }
 
-/// Changes the mode of services.
+/// Runs `trainguard mode`: changes the mode of services.
 pub fn mode(args: &ModeArgs) -> Exit {
     let mode = match args.mode {
         WishArg::Observe => RequestedMode::Observe,
@@ -134,12 +135,12 @@ fn consent(args: &CutArgs) -> Consent {
     }
 }
 
-/// Keeps what is on trial.
+/// Runs `trainguard confirm`: keeps the policy on trial.
 pub fn confirm(args: &SettleArgs) -> Exit {
     settle(args.ask.client().confirm(), "confirmed, in force", args.format)
 }
 
-/// Undoes what is on trial.
+/// Runs `trainguard rollback`: undoes the change on trial.
 pub fn roll_back(args: &SettleArgs) -> Exit {
     settle(args.ask.client().roll_back(), "undone, in force again", args.format)
 }
@@ -160,7 +161,7 @@ fn settle(
 
 fn refuse(error: ClientError, format: Format) -> Exit {
     let exit = match &error {
-        // That the daemon will not is an answer.
+        // A refusal by the daemon is an answer.
         ClientError::Refused(_) => Exit::No,
         error => error.exit(),
     };

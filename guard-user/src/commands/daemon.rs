@@ -1,4 +1,4 @@
-//! `trainguard daemon` and `trainguard downgrade`
+//! `trainguard daemon` and `trainguard downgrade`.
 
 use tracing_subscriber::EnvFilter;
 
@@ -12,15 +12,16 @@ use crate::{
     policy::compiled::Tunnels,
 };
 
-/// A kernel may know more attributes of a device than the library, which need not be said.
+/// Hides the library's warnings about link attributes that it does not know; newer kernels send
+/// some.
 const DEFAULT_LOG_FILTER: &str = "info,netlink_packet_route=error";
 
-/// Runs `daemon`.
+/// Runs `trainguard daemon`.
 pub fn run(args: &DaemonArgs) -> Exit {
     with_log(|log| daemon::run(options(args, log)))
 }
 
-/// Runs `downgrade`.
+/// Runs `trainguard downgrade`.
 pub fn downgrade(args: &DaemonArgs) -> Exit {
     with_log(|log| daemon::downgrade(options(args, log)))
 }

@@ -1,4 +1,4 @@
-//! `trainguard detach`: takes the guard off. Asks the daemon; without one, does it itself.
+//! `trainguard detach`: detaches the guard, through the daemon or, if no daemon answers, directly.
 
 use crate::{
     api::{
@@ -14,7 +14,7 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Runs the verb.
+/// Runs `trainguard detach`.
 pub fn run(args: &DetachArgs) -> Exit {
     let wish = Detach { interfaces: args.interfaces.clone() };
     let detached = match args.ask.client().detach(&wish) {
@@ -67,7 +67,7 @@ fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, SystemError> {
             "warning: a daemon uses the pins but does not answer; it may attach again when it wakes",
         );
     }
-    // Without a list of them, interfaces have the names that they had when they were pinned.
+    // If the interfaces cannot be listed, the names at the time of pinning are used.
     let devices = devices::devices_now().unwrap_or_default();
     for pinned in pins.links()? {
         let (name, link) = (name_now(&pinned, &devices).to_owned(), pinned.link);

@@ -1,4 +1,4 @@
-//! `trainguard diff`: what a change of policy lets in and keeps out.
+//! `trainguard diff`: lists the sources that a change of policy admits or refuses.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::{
     text::shown_path,
 };
 
-/// Runs the verb.
+/// Runs `trainguard diff`.
 pub fn run(args: &DiffArgs) -> Exit {
     let files = Overlay::default();
     if args.old == Path::new(STDIN) || args.new == Path::new(STDIN) {
@@ -44,7 +44,8 @@ pub fn run(args: &DiffArgs) -> Exit {
     Exit::Yes
 }
 
-/// Two manifests; or one manifest, with the old and then the new text of one of its policies.
+/// Loads two manifests; or, for two policies, the manifest once with the old and once with the new
+/// text of the policy.
 fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
     let kind = |path: &Path| {
         let mut loader = Loader::new(files);
@@ -70,7 +71,7 @@ fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
         }
         return Some((load(&args.old, files)?, load(&args.new, files)?));
     };
-    // Which of its files holds the policy of that name?
+    // Find the manifest's file with the policy of that name.
     let whole = load(manifest, files)?;
     let name = new_name?;
     let place = whole.bundle.paths().find(|path| {

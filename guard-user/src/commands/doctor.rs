@@ -1,4 +1,4 @@
-//! `trainguard doctor`: what would keep this node from being guarded?
+//! `trainguard doctor`: finds what would prevent this node from being guarded.
 
 use std::{
     fs::File,
@@ -22,7 +22,7 @@ use crate::{
     text::shown_path,
 };
 
-/// Runs the verb.
+/// Runs `trainguard doctor`.
 pub fn run(args: &DoctorArgs) -> Exit {
     if let Some(manifest) = &args.manifest
         && let Err(error) = Disk.read(manifest)
@@ -30,7 +30,7 @@ pub fn run(args: &DoctorArgs) -> Exit {
         output::error(format_args!("cannot read `{}`: {error}", shown_path(manifest)));
         return Exit::NoAnswer;
     }
-    // Before the work: one that cannot be written is said at once.
+    // Opened before the checks, so that an unwritable path is reported at once.
     let file = match args.report.as_deref().map(create).transpose() {
         Ok(file) => file,
         Err(problem) => {
@@ -81,7 +81,7 @@ fn exit(diagnosis: &Diagnosis) -> Exit {
     }
 }
 
-/// Makes the file of a report, for its owner alone. One that is there is not overwritten.
+/// Creates the file of a report, readable by its owner only. An existing file is not overwritten.
 fn create(path: &Path) -> Result<File, String> {
     let made = File::options().write(true).create_new(true).mode(0o600).open(path);
     made.map_err(|error| {

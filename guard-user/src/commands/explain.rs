@@ -1,8 +1,8 @@
-//! `trainguard explain`: what a finding of lint or the reason of a verdict means.
+//! `trainguard explain`: explains a lint finding or the reason of a verdict.
 
 use crate::{cli::ExplainArgs, exit::Exit, explain, output, report};
 
-/// Runs the verb.
+/// Runs `trainguard explain`.
 pub fn run(args: &ExplainArgs) -> Exit {
     let Some(asked) = &args.name else {
         report::explain::list(args.format);

@@ -1,4 +1,4 @@
-//! `trainguard init`: writes a first manifest and its policy. Nothing starts enforcing by itself.
+//! `trainguard init`: writes a first manifest and its policy. It never starts enforcement.
 
 use std::{
     fs, io,
@@ -16,10 +16,10 @@ use crate::{
     text::shown_path,
 };
 
-/// Standard input as a path, and standard output as a directory.
+/// Stands for standard input as a path, and for standard output as a directory.
 const STANDARD: &str = "-";
 
-/// Runs the verb.
+/// Runs `trainguard init`.
 pub fn run(args: &InitArgs) -> Exit {
     let Some(profile) = profiles::find(&args.framework) else {
         output::error(format_args!("no framework `{}` is known", args.framework));
@@ -65,7 +65,7 @@ pub fn run(args: &InitArgs) -> Exit {
     }
 }
 
-/// The host list and what it is called.
+/// Returns the name of the host list and its text.
 fn hosts(args: &InitArgs) -> Option<(String, String)> {
     if let Some(list) = &args.nodelist {
         return Some(("--nodelist".to_owned(), list.clone()));
@@ -77,7 +77,7 @@ fn hosts(args: &InitArgs) -> Option<(String, String)> {
     ))
 }
 
-/// The text of a file. None if there is none; why was said.
+/// Returns the text of a file. Prints the error and returns none if it cannot be read.
 fn text(path: &Path) -> Option<String> {
     let read = if path == Path::new(STANDARD) {
         let mut bytes = Vec::new();
@@ -114,7 +114,7 @@ fn text(path: &Path) -> Option<String> {
     }
 }
 
-/// The command as it may be typed again.
+/// Returns the command line as the user could type it again.
 fn command(args: &InitArgs) -> Vec<String> {
     let mut words = vec!["trainguard".to_owned(), "init".to_owned()];
     let mut option = |name: &str, value: Option<String>| {
@@ -156,7 +156,7 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
     }
     let manifest = args.output.join(MANIFEST);
     let policy = args.output.join(&draft.policy_name);
-    // The manifest last: who sees it finds its policy.
+    // The manifest is written last, so that its policy exists when the manifest appears.
     let files = [(&policy, &draft.policy), (&manifest, &draft.manifest)];
     if !args.force {
         let there = files.iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok());
@@ -187,7 +187,7 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
     Exit::Yes
 }
 
-/// Says what to do with the files.
+/// Prints the next steps for the written files.
 fn next(directory: &Path, draft: &Draft) {
     let manifest = shown_path(&directory.join(MANIFEST));
     let policy = shown_path(&directory.join(&draft.policy_name));
@@ -203,9 +203,9 @@ fn next(directory: &Path, draft: &Draft) {
     ));
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a file atomically: completely or not at all.
 fn write(directory: &Path, path: &Path, text: &str, replace: bool) -> io::Result<()> {
-    // What the umask leaves of it, as for any new file.
+    // The umask applies, as for any new file.
     let permissions = fs::Permissions::from_mode(0o666);
     let mut file = tempfile::Builder::new()
         .prefix(".trainguard-init-")

@@ -1,4 +1,4 @@
-//! `trainguard learn`: what would let exactly those in who were seen?
+//! `trainguard learn`: proposes a policy that admits exactly the sources that were seen.
 
 use std::{
     fs::{self, File},
@@ -23,7 +23,7 @@ use crate::{
     text::shown_path,
 };
 
-/// Runs the verb.
+/// Runs `trainguard learn`.
 pub fn run(args: &LearnArgs) -> Exit {
     let Some(loaded) = load::load(&args.manifest, &Disk) else { return Exit::NoAnswer };
     let node = match loaded.find_node(&host::node_choice(args.node.as_deref())) {
@@ -52,7 +52,7 @@ pub fn run(args: &LearnArgs) -> Exit {
     }
 }
 
-/// What was seen of the node. Says why nothing was.
+/// Returns the observed connections of the node. Prints an error if there are none.
 fn watch(args: &LearnArgs, node: &Node) -> Result<ConnectionTracker, Exit> {
     let mut watch = ConnectionTracker::new(&node.addresses);
     let read = match args.capture() {
@@ -102,7 +102,7 @@ fn read(path: &Path, watch: &mut ConnectionTracker) -> Result<(), String> {
     read.map_err(|error| format!("`{shown}`: {error}"))
 }
 
-/// Asks the daemon for its events.
+/// Reads the events that the daemon keeps.
 #[cfg(feature = "daemon")]
 fn ask(
     args: &LearnArgs,
@@ -116,7 +116,7 @@ fn ask(
     let wanted =
         past.iter().filter(|event| args.since.is_none_or(|since| events::is_since(event, since)));
     for event in wanted {
-        // A daemon that guards another node tells nothing of this one.
+        // Events of a daemon that guards another node say nothing about this node.
         if let Some(other) = event.node.as_deref().filter(|other| *other != node.name) {
             output::error(format_args!(
                 "the daemon guards `{}`, not `{}`",
@@ -170,7 +170,7 @@ fn learn(
     Ok(learned)
 }
 
-/// Writes the documents where that is wished.
+/// Writes the documents to the directory of `--output`, if there is one.
 fn deliver(args: &LearnArgs, loaded: &Loaded, documents: Option<&Documents>) -> Exit {
     let Some(directory) = &args.output else { return Exit::Yes };
     let Some(documents) = documents else {
@@ -194,8 +194,8 @@ fn deliver(args: &LearnArgs, loaded: &Loaded, documents: Option<&Documents>) -> 
     }
 }
 
-/// Writes the manifest, the new policy, and what the manifest names beside it, into a directory that
-/// is made for it. The path of the manifest there.
+/// Creates `directory`, and writes into it the manifest, the new policy, and the files below the
+/// manifest's directory that the manifest names. Returns the path of the written manifest.
 fn write(
     directory: &Path,
     manifest: &Path,
@@ -223,7 +223,7 @@ fn write(
     if let (Some(file), Some(text)) = (&documents.policy_file, &documents.policy) {
         files.push((file.into(), text.clone().into_bytes()));
     }
-    // The manifest last: who sees it finds what it names.
+    // The manifest is written last, so that the files that it names exist when it appears.
     files.push((name.into(), documents.manifest.clone().into_bytes()));
     let failed =
         |path: &Path, error: io::Error| format!("cannot write `{}`: {error}", shown_path(path));

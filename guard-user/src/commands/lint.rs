@@ -30,7 +30,7 @@ use crate::{
     text::{counted, shown_path},
 };
 
-/// Runs the verb.
+/// Runs `trainguard lint`.
 pub fn run(args: &LintArgs) -> Exit {
     let mut outputs = match Outputs::open(args) {
         Ok(outputs) => outputs,
@@ -107,7 +107,7 @@ fn threshold(fail_on: FailOn) -> Option<Severity> {
     }
 }
 
-/// Reads a key for signed policies.
+/// Reads the public key for signed policies.
 fn policy_key(path: &Path) -> Result<Key, String> {
     let shown = shown_path(path);
     let text = Disk.read(path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
@@ -137,7 +137,7 @@ fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files, key: Option<&Key>)
     let mut manifests = 0;
     let named = inputs.named.iter().map(|path| (path, true));
     let found = inputs.found.iter().map(|path| (path, false));
-    // Manifests first: they check their policies, knowing more than a policy by itself says.
+    // Manifests first: a manifest checks its policies, with more context than a policy alone has.
     for (path, named) in named.chain(found) {
         if !checked.insert(path.clone()) {
             continue;
@@ -172,9 +172,10 @@ fn check(args: &LintArgs, inputs: &Inputs, files: &dyn Files, key: Option<&Key>)
     Outcome { report, checked, manifests, foreign }
 }
 
-/// Applies the safe fixes, until none is left, or shows them; then what is left is for `lint`.
+/// Applies the safe fixes until none is left, or shows them with `--diff`; then reports the
+/// remaining findings.
 fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
-    // A fix may make way for the next one. Each takes a finding away, so this ends.
+    // A fix may enable another one. Each fix removes a finding, so the loop ends.
     let mut originals: Vec<(PathBuf, String)> = Vec::new();
     let mut done = 0;
     let outcome = loop {
@@ -215,6 +216,6 @@ fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
     if outcome.report.unreadable || !inputs.problems.is_empty() || outcome.checked == 0 {
         return Exit::NoAnswer;
     }
-    // As a check: something to be fixed is a no.
+    // As in a check, something to fix is a "no".
     if args.diff && done > 0 { Exit::No } else { exit }
 }

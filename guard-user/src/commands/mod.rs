@@ -1,4 +1,4 @@
-//! The subcommands: what was typed becomes what is done.
+//! The subcommands: each module runs one, from its parsed arguments to an exit code.
 
 #[cfg(feature = "daemon")]
 pub mod apply;
@@ -31,7 +31,7 @@ use crate::{
     output,
 };
 
-/// Runs a subcommand.
+/// Runs a subcommand, and returns its exit code.
 pub fn run(cli: &Cli) -> Exit {
     let exit = match &cli.verb {
         #[cfg(feature = "daemon")]

@@ -22,7 +22,7 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Runs the verb.
+/// Runs `trainguard replay`.
 pub fn run(args: &ReplayArgs) -> Exit {
     let Some(offline) = load::prepare(&args.node) else { return Exit::NoAnswer };
     let mut length = None;
@@ -31,7 +31,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
     } else {
         match File::open(&args.capture) {
             Ok(file) => {
-                // A pipe with a name has no length.
+                // A named pipe has no length.
                 length = file.metadata().ok().map(|data| data.len()).filter(|length| *length > 0);
                 Box::new(file)
             }
@@ -116,8 +116,9 @@ fn replay(
     }
 }
 
-/// Whether a frame is for a host with these addresses: sent to one of them, or to a group.
-/// A frame that is cut in front of its destination is: then it is told that it cannot be judged.
+/// Reports whether a frame is for a host with these addresses: sent to one of them, or to a group.
+/// Also true if the capture cut the frame before its destination address, so that the frame is
+/// reported as truncated.
 fn is_received(frame: &Captured<'_>, addresses: &[Addr]) -> bool {
     // The lowest bit of the first octet marks a group address (IEEE 802).
     if frame.bytes.first().is_some_and(|first| first & 1 != 0) {
@@ -135,7 +136,7 @@ fn destination(frame: &CapturedBytes<'_>) -> Option<Addr> {
         at = at.checked_add(wire::VLAN_TAG_LEN)?;
         ethertype = frame.read::<2>(at)?.be16::<0>();
     }
-    // Behind the EtherType: 16 bytes into the IPv4 header, 24 into the IPv6 header.
+    // Offsets after the EtherType: 16 bytes into the IPv4 header, 24 into the IPv6 header.
     match ethertype {
         wire::ETHERTYPE_IPV4 => Some(Addr::V4(frame.read::<4>(at + 2 + 16)?.be32::<0>())),
         wire::ETHERTYPE_IPV6 => {

@@ -1,4 +1,4 @@
-//! `trainguard stats`: what passed, what was dropped, and who was refused.
+//! `trainguard stats`: shows passed and dropped packets, and refused sources.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Time between two samples.
+/// Default time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs the verb.
+/// Runs `trainguard stats`.
 pub fn run(args: &StatsArgs) -> Exit {
     let interval = args.interval.unwrap_or(INTERVAL);
     let form = match args.format {
@@ -56,20 +56,20 @@ pub fn run(args: &StatsArgs) -> Exit {
         }
         _ => first,
     };
-    // A document has an end, also if nobody says so.
+    // A JSON document must end, so without a count it has one sample.
     let once = args.once || (form == OutputFormat::Document && args.count.is_none());
     let count = if once { Some(1) } else { args.count };
     stream::run(first, Plan { form, interval, count }, read)
 }
 
-/// Shows the live screen; gives the reading back if this terminal cannot have one.
+/// Shows the live screen; returns the reading if this terminal does not support one.
 fn live(
     first: Reading,
     interval: Duration,
     args: &StatsArgs,
     read: impl FnMut() -> Reading + Send + 'static,
 ) -> Result<Exit, Box<Reading>> {
-    // Only for the commands that the screen proposes.
+    // Used only in the commands that the screen proposes.
     let manifest = args.ask.client().status().ok().map(|status| status.manifest);
     let live = match Live::open(&first, manifest, TerminalFeatures::of_terminal(args.color)) {
         Ok(live) => live,
@@ -87,7 +87,7 @@ fn live(
     }
 }
 
-/// The first reading. Without one there is nothing to show, and a code that says why.
+/// Takes the first reading. If there is none, prints the error and returns the exit code for it.
 fn first(ask: &AskArgs) -> Result<Reading, Exit> {
     let error = match ask.client().stats() {
         Ok(stats) => return Ok(Reading::Answered(Box::new(stats))),
@@ -116,7 +116,7 @@ fn first(ask: &AskArgs) -> Result<Reading, Exit> {
     }
 }
 
-/// A later reading: whatever happens, the next one may be better.
+/// Takes a later reading. A failure is not final, because the next reading may succeed.
 fn again(ask: &AskArgs) -> Reading {
     let why = match ask.client().stats() {
         Ok(stats) => return Reading::Answered(Box::new(stats)),
@@ -130,7 +130,7 @@ fn again(ask: &AskArgs) -> Reading {
     }
 }
 
-/// The counters, without a daemon; none if nothing is pinned.
+/// Reads the pinned counters, without a daemon; none if nothing is pinned.
 fn pinned(pins: &Pins) -> Option<Result<Stats, SystemError>> {
     match pins.shared() {
         Ok(shared) => shared.map(|shared| daemon::read_counters(&shared)),

@@ -1,4 +1,4 @@
-//! `trainguard status`: is this node guarded?
+//! `trainguard status`: reports whether this node is guarded.
 
 use crate::{
     api::status::Status,
@@ -10,7 +10,7 @@ use crate::{
     report,
 };
 
-/// Runs the verb.
+/// Runs `trainguard status`.
 pub fn run(args: &StatusArgs) -> Exit {
     let (status, exit) = match args.ask.client().status() {
         Ok(status) if status.enforcing => (status, Exit::Yes),
@@ -29,7 +29,7 @@ pub fn run(args: &StatusArgs) -> Exit {
     exit
 }
 
-/// Who has the open ports, as far as the caller may see it.
+/// Adds the commands that hold the open ports, as far as the caller may see them.
 fn with_commands(mut status: Status) -> Status {
     let inodes = status.open_ports.inodes();
     if !inodes.is_empty() {

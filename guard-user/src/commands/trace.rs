@@ -1,4 +1,4 @@
-//! `trainguard trace`: every step of the decision about one packet.
+//! `trainguard trace`: shows every step of the decision about one packet.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +16,7 @@ use crate::{
     report,
 };
 
-/// Runs the verb.
+/// Runs `trainguard trace`.
 pub fn run(args: &TraceArgs) -> Exit {
     let asked = match asked(args) {
         Ok(asked) => asked,
@@ -35,7 +35,7 @@ pub fn run(args: &TraceArgs) -> Exit {
     let frame = asked.frame();
     let mut recorder = Recorder::default();
     let tables = offline.policy.host();
-    // Full buckets: nobody else has sent anything.
+    // Buckets are full, because no other packets were sent.
     let limiter = HostLimiter::new([0; 2]);
     let verdict: Verdict = evaluate(&Frame::new(&frame), &tables, &limiter, &mut recorder);
     let trace = report::trace::Trace {
@@ -64,7 +64,7 @@ impl Observer for Recorder {
     }
 }
 
-/// The packet that was asked about.
+/// Returns the packet that the arguments describe.
 fn asked(args: &TraceArgs) -> Result<Probe, String> {
     let from = endpoint(&args.from).map_err(|error| format!("--from {error}"))?;
     let to = endpoint(&args.to).map_err(|error| format!("--to {error}"))?;
@@ -84,7 +84,7 @@ fn asked(args: &TraceArgs) -> Result<Probe, String> {
     })
 }
 
-/// An address, with a port if there is one.
+/// Parses an address with an optional port.
 fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if let Ok(addr) = bare.parse() {

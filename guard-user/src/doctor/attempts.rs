@@ -1,4 +1,4 @@
-//! What the kernel does when asked to, the guard itself included.
+//! Tries kernel features, including loading the guard itself.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn tried(attempt: feature_probe::Attempt) -> Attempt {
     attempt.map_err(Refusal::from)
 }
 
-/// Tries everything; the guard with this policy, or with one that uses all of it.
+/// Tries all features. The guard is loaded with this policy, or with one that uses every feature.
 pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> KernelFeatures {
     let feature_probe::KernelFeatures {
         maps,
@@ -44,8 +44,8 @@ pub(super) fn try_kernel(policy: Option<&CompiledPolicy>) -> KernelFeatures {
     }
 }
 
-/// Loads the guard as the daemon does, with this policy or one that uses all of it, on maps of its
-/// own.
+/// Loads the guard as the daemon does, with this policy or one that uses every feature, on private
+/// maps.
 fn load_guard(policy: Option<&CompiledPolicy>) -> Attempt {
     let sample;
     let policy = if let Some(policy) = policy {
@@ -58,7 +58,7 @@ fn load_guard(policy: Option<&CompiledPolicy>) -> Attempt {
     Generation::load(policy, &options).map(drop).map_err(Refusal::from)
 }
 
-/// A policy with everything that costs the verifier something.
+/// Returns a policy that uses everything that costs the verifier instructions.
 fn sample_policy() -> Result<CompiledPolicy, String> {
     const MANIFEST: &str = "\
 apiVersion: trainguard/v1

@@ -1,4 +1,4 @@
-//! What was found on a machine. Plain data: a test makes up any machine it wants.
+//! Facts about a machine. Plain data, so that a test can construct any machine.
 
 use std::{fmt::Display, path::PathBuf};
 
@@ -13,18 +13,18 @@ use crate::{
 
 pub use crate::file_permissions::{Owned, Passed as PolicyFile};
 
-/// Something that may be hidden from who asks.
+/// A value that the caller may lack the rights to see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaybeHidden<T> {
-    /// It is this.
+    /// The value.
     Known(T),
-    /// It could not be seen, for this reason.
+    /// The value could not be read, for this reason.
     Hidden(String),
 }
 
 impl<T> MaybeHidden<T> {
-    /// If it was seen.
+    /// Returns the value, if it could be read.
     pub fn known(&self) -> Option<&T> {
         match self {
             Self::Known(value) => Some(value),
@@ -42,12 +42,12 @@ impl<T, E: Display> From<Result<T, E>> for MaybeHidden<T> {
     }
 }
 
-/// Why an attempt failed.
+/// The reason why an attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
-    /// Number of the system's error; null if it was none.
+    /// `errno` of the failed system call; null if no system call failed.
     pub errno: Option<i32>,
-    /// What was tried, and how it failed.
+    /// The attempted operation, and how it failed.
     pub message: String,
 }
 
@@ -57,180 +57,182 @@ impl From<SystemError> for Refusal {
     }
 }
 
-/// An attempt.
+/// The result of an attempt.
 pub type Attempt = Result<(), Refusal>;
 
-/// Everything that was found.
+/// All facts about a machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct MachineFacts {
     /// The kernel.
     pub kernel: Kernel,
-    /// Who asks.
+    /// User and capabilities of the caller.
     pub rights: Rights,
-    /// What the kernel does when asked to.
+    /// Kernel features that were tried.
     pub abilities: KernelFeatures,
-    /// Where pins are.
+    /// The bpf file system and the pin directory.
     pub bpffs: BpfFs,
-    /// The manifest and what it names; null if there is none.
+    /// The manifest and the files that it names; null if there is none.
     pub policy: Option<Policy>,
-    /// The interfaces to guard, or that could be.
+    /// The interfaces to guard; without a selection, all interfaces that could be guarded.
     pub interfaces: Vec<Interface>,
-    /// What was asked for and is no device, or none that can be guarded.
+    /// Requested interfaces that do not exist or cannot be guarded.
     pub unmet: Unmet,
-    /// Whether a manifest, a flag or a daemon says which interfaces to guard. If not, all that are
-    /// up were looked at.
+    /// Whether a manifest, a flag or a daemon selects the interfaces to guard. If not, all
+    /// interfaces that are up were examined.
     pub interfaces_chosen: bool,
-    /// Interfaces that are up and that nobody wants guarded.
+    /// Interfaces that are up and not selected for guarding.
     pub unguarded: Vec<String>,
-    /// Devices that unpack tunnels.
+    /// Tunnel devices that decapsulate packets.
     pub tunnels: Vec<String>,
-    /// Devices for RDMA, each with the network devices that share its card.
+    /// RDMA devices, each with the network devices that share its card.
     pub rdma: MaybeHidden<Vec<Rdma>>,
     /// Settings of the network.
     pub network: Network,
-    /// Ports that take what strangers send and that no service guards.
+    /// Open ports that accept packets from unlisted sources and that no service guards.
     pub open_ports: OpenPorts,
     /// Sockets of processes that run as root and look like a training framework.
     pub root_services: Vec<RootService>,
-    /// Where the last good policy is kept.
+    /// The directory of the last known good policy.
     pub state_dir: Directory,
-    /// Where sockets are.
+    /// The directory of the daemon's sockets.
     pub run_dir: Directory,
-    /// The unit of systemd; null if this machine has no systemd.
+    /// The systemd unit; null if this machine does not run systemd.
     pub unit: Option<MaybeHidden<Unit>>,
-    /// What the daemon says; why it does not, otherwise.
+    /// Status of the daemon, or the reason why it did not respond.
     pub daemon: MaybeHidden<Box<Status>>,
-    /// Processors that are online.
+    /// Number of processors that are online.
     pub cpus: usize,
 }
 
-/// The kernel.
+/// Facts about the kernel.
 #[derive(Debug, Clone, Serialize)]
 pub struct Kernel {
-    /// As `uname -r` has it.
+    /// Release, as in `uname -r`.
     pub release: String,
-    /// As `uname -v` has it: it names `PREEMPT_RT`.
+    /// Version, as in `uname -v`; it contains `PREEMPT_RT` on real-time kernels.
     pub version: String,
-    /// What the processor is.
+    /// Architecture of the processor.
     pub architecture: &'static str,
     /// `bpf_jit_harden`: 0 off, 1 for unprivileged programs, 2 for all.
     pub jit_harden: MaybeHidden<i64>,
     /// Lockdown as the kernel writes it: `[none] integrity confidentiality`.
     pub lockdown: MaybeHidden<String>,
-    /// `unprivileged_bpf_disabled`: 0 anybody may load programs, 1 and 2 nobody without rights.
+    /// `unprivileged_bpf_disabled`: 0 if any user may load programs, 1 or 2 if only privileged
+    /// users may.
     pub unprivileged_bpf_disabled: MaybeHidden<i64>,
 }
 
-/// Who asks.
+/// User and capabilities of the caller.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rights {
-    /// Effective user.
+    /// Effective user ID.
     pub uid: u32,
-    /// Effective capabilities, a bit each (`CAP_...`, include/uapi/linux/capability.h).
+    /// Effective capabilities, one bit each (`CAP_...`, include/uapi/linux/capability.h).
     pub capabilities: u64,
 }
 
-/// `CAP_NET_ADMIN`.
+/// Number of `CAP_NET_ADMIN`.
 pub const CAP_NET_ADMIN: u32 = 12;
-/// `CAP_SYS_ADMIN`.
+/// Number of `CAP_SYS_ADMIN`.
 pub const CAP_SYS_ADMIN: u32 = 21;
-/// `CAP_PERFMON`.
+/// Number of `CAP_PERFMON`.
 pub const CAP_PERFMON: u32 = 38;
-/// `CAP_BPF`.
+/// Number of `CAP_BPF`.
 pub const CAP_BPF: u32 = 39;
 
-/// The rights that the daemon needs.
+/// Capabilities that the daemon needs.
 pub const NEEDED: [(u32, &str); 3] =
     [(CAP_BPF, "CAP_BPF"), (CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON")];
 
 impl Rights {
-    /// Whether this capability is effective. The two younger ones are part of `CAP_SYS_ADMIN`.
+    /// Reports whether a capability is effective. `CAP_SYS_ADMIN` includes `CAP_PERFMON` and
+    /// `CAP_BPF`.
     pub fn has(&self, capability: u32) -> bool {
         let bit = |number: u32| self.capabilities >> number & 1 != 0;
         bit(capability) || (capability >= CAP_PERFMON && bit(CAP_SYS_ADMIN))
     }
 
-    /// Names of those that the daemon needs and that are missing.
+    /// Returns the names of the capabilities that the daemon needs and the caller lacks.
     pub fn missing(&self) -> Vec<&'static str> {
         let missing = NEEDED.iter().filter(|(number, _)| !self.has(*number));
         missing.map(|(_, name)| *name).collect()
     }
 }
 
-/// What the kernel does when asked to.
+/// Kernel features that were tried.
 #[derive(Debug, Clone, Serialize)]
 pub struct KernelFeatures {
-    /// Making maps, by kind.
+    /// Creating maps, by kind.
     pub maps: Vec<(&'static str, Attempt)>,
-    /// Loading a program.
+    /// Loading an XDP program.
     pub xdp: Attempt,
-    /// The same for frames of several buffers.
+    /// Loading an XDP program for frames of several buffers.
     pub frags: Attempt,
-    /// Bytes of machine code that became of it; 0 if the kernel interprets programs.
+    /// Size of the program's machine code in bytes; 0 if the kernel interprets programs.
     pub compiled: MaybeHidden<u32>,
-    /// Whether there was a network namespace to attach in.
+    /// Whether there was a network namespace for the attempts to attach.
     #[serde(skip)]
     pub has_namespace: bool,
-    /// Attaching it by a link to a virtual device of MTU 9000, in its driver.
+    /// Attaching the program by a link to a virtual device of MTU 9000, in native mode.
     pub native: Attempt,
-    /// The same in the network stack.
+    /// The same in generic mode.
     pub generic: Attempt,
-    /// Switching the program of a link.
+    /// Replacing the program of a link.
     pub switch: Attempt,
-    /// Loading the guard itself; null if this binary carries none.
+    /// Loading the guard itself; null if this binary does not contain it.
     pub guard: Option<Attempt>,
 }
 
-/// Where pins are.
+/// The bpf file system and the pin directory.
 #[derive(Debug, Clone, Serialize)]
 pub struct BpfFs {
-    /// The pin directory.
+    /// Path of the pin directory.
     pub path: PathBuf,
-    /// The part of the path that exists.
+    /// The longest part of the path that exists.
     pub existing: PathBuf,
-    /// Whether that is on a bpf file system.
+    /// Whether the existing part is on a bpf file system.
     pub is_bpf: MaybeHidden<bool>,
-    /// Whether it is mounted read-only.
+    /// Whether the file system is mounted read-only.
     pub read_only: bool,
-    /// Whether who asks may make files in it.
+    /// Whether the caller may create files in it.
     pub writable: bool,
     /// Owner and mode of the pin directory itself; null if it does not exist.
     pub directory: Option<MaybeHidden<Owned>>,
 }
 
-/// A directory.
+/// A directory of the daemon.
 #[derive(Debug, Clone, Serialize)]
 pub struct Directory {
-    /// Its path.
+    /// Path of the directory.
     pub path: PathBuf,
     /// Owner and mode; null if it does not exist.
     pub owned: Option<MaybeHidden<Owned>>,
-    /// Bytes that are free there; null if it does not exist, or does not tell.
+    /// Free space in bytes; null if the directory does not exist, or the space is unknown.
     pub free: Option<u64>,
 }
 
-/// The manifest and what it names.
+/// The manifest and the files that it names.
 #[derive(Debug, Clone, Serialize)]
 pub struct Policy {
-    /// The manifest.
+    /// Path of the manifest.
     pub manifest: PathBuf,
-    /// Errors that lint finds; the first of them.
+    /// Number of lint errors, and the first of them.
     pub errors: (usize, Option<String>),
-    /// Warnings that lint finds.
+    /// Number of lint warnings.
     pub warnings: usize,
     /// Name of this node; null if it was not found.
     pub node: Option<String>,
-    /// Why it was not found.
+    /// The reason why the node was not found.
     pub node_problem: Option<String>,
-    /// Ranges of ports that services of this node listen on.
+    /// Port ranges of the services of this node.
     pub ports: Vec<ServicePorts>,
     /// The files, and the directories and links on the way to them.
     pub files: MaybeHidden<Vec<PolicyFile>>,
-    /// Users who may own them, besides root: the daemon's.
+    /// Users besides root that may own the files: the daemon's.
     pub trusted: Vec<u32>,
 }
 
-/// Ports of a service.
+/// A port range of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServicePorts {
     /// `policy/service`.
@@ -243,84 +245,84 @@ pub struct ServicePorts {
     pub last: u16,
 }
 
-/// An interface.
+/// Facts about an interface.
 #[derive(Debug, Clone, Serialize)]
 pub struct Interface {
-    /// Its name.
+    /// Name of the interface.
     pub name: String,
-    /// Whether it is up.
+    /// Whether the interface is up.
     pub up: bool,
-    /// In bytes, without the Ethernet header.
+    /// MTU in bytes, without the Ethernet header.
     pub mtu: u32,
-    /// Its kind as `ip -d link` shows it; null for hardware.
+    /// Kind, as shown by `ip -d link`; null for hardware.
     pub kind: Option<String>,
-    /// Name of its driver; null if it has none, or does not tell.
+    /// Name of the driver; null if there is none, or it is unknown.
     pub driver: Option<String>,
-    /// What its driver supports.
+    /// XDP features of the driver.
     pub xdp: MaybeHidden<XdpSupport>,
-    /// The program on it.
+    /// The attached XDP program.
     pub program: Option<Program>,
-    /// Offloads that are switched on.
+    /// Enabled offloads.
     pub offloads: MaybeHidden<Vec<String>>,
-    /// Queues that receive; null if the driver does not tell.
+    /// Number of receive queues; null if the driver does not report it.
     pub queues: Option<u32>,
-    /// Virtual functions that were made of it.
+    /// Number of its virtual functions (SR-IOV).
     pub virtual_functions: u32,
-    /// The bond, team or bridge that it is a port of, and the kind of that.
+    /// The bond, team or bridge that it is a port of: its name and kind.
     pub controller: Option<(String, String)>,
-    /// Whether that is guarded as well.
+    /// Whether the controller is guarded as well.
     pub controller_guarded: bool,
-    /// Other ports of the same that nobody wants guarded.
+    /// Other ports of the same controller that are not selected for guarding.
     pub siblings_unguarded: Vec<String>,
-    /// The device that it lies on.
+    /// The device that it is stacked on, such as the parent of a VLAN.
     pub lower: Option<String>,
-    /// Whether that is guarded as well.
+    /// Whether the lower device is guarded as well.
     pub lower_guarded: bool,
-    /// `rp_filter` of this interface alone.
+    /// `rp_filter` of this interface, without `all`.
     pub rp_filter: MaybeHidden<i64>,
-    /// `route_localnet` of this interface alone.
+    /// `route_localnet` of this interface, without `all`.
     pub route_localnet: MaybeHidden<i64>,
 }
 
-/// A program on an interface.
+/// An XDP program attached to an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Program {
-    /// Its id.
+    /// ID of the program.
     pub id: u32,
     /// `native`, `generic`, `offloaded` or `several`.
     pub mode: DeviceMode,
-    /// Whether it is trainguard's, by its pins; why that is not known.
+    /// Whether it is trainguard's, according to its pins; or why that is unknown.
     pub ours: MaybeHidden<bool>,
 }
 
-/// What was asked for and cannot be had.
+/// Requested interfaces that cannot be guarded.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Unmet {
-    /// Patterns without a device.
+    /// Patterns that match no device.
     pub missing: Vec<String>,
     /// Devices whose frames have no Ethernet header.
     pub not_ethernet: Vec<String>,
 }
 
-/// A device for RDMA.
+/// An RDMA device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rdma {
-    /// Its name, such as `mlx5_0`.
+    /// Name, such as `mlx5_0`.
     pub name: String,
-    /// The network devices that it belongs to.
+    /// Network devices that share its card.
     pub netdevs: Vec<String>,
-    /// `InfiniBand` or `Ethernet`; null if it does not tell.
+    /// `InfiniBand` or `Ethernet`; null if it is unknown.
     pub link_layer: Option<String>,
 }
 
-/// Settings of the network.
+/// Network settings (sysctls below `net.ipv4`).
 #[derive(Debug, Clone, Serialize)]
 pub struct Network {
     /// `tcp_syncookies`.
     pub syncookies: MaybeHidden<i64>,
-    /// `rp_filter` of all interfaces.
+    /// `rp_filter` of `all`.
     pub rp_filter: MaybeHidden<i64>,
-    /// `route_localnet` of all interfaces.
+    /// `route_localnet` of `all`.
     pub route_localnet: MaybeHidden<i64>,
     /// `ip_local_port_range`.
     pub ephemeral: MaybeHidden<(u16, u16)>,
@@ -328,22 +330,22 @@ pub struct Network {
     pub reserved: MaybeHidden<Vec<(u16, u16)>>,
 }
 
-/// A socket of a process that runs as root.
+/// A listening socket of a process that runs as root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RootService {
-    /// As policies write it: `tcp/9091`.
+    /// Port as written in policies: `tcp/9091`.
     pub port: String,
-    /// Name of the process, as it calls itself.
+    /// Name of the process (`comm`).
     pub command: String,
 }
 
-/// The unit of systemd.
+/// State of the systemd unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Unit {
-    /// `loaded`, `not-found`, `masked` ...
+    /// `LoadState`: `loaded`, `not-found`, `masked` ...
     pub load: String,
-    /// `active`, `inactive`, `failed` ...
+    /// `ActiveState`: `active`, `inactive`, `failed` ...
     pub active: String,
-    /// `enabled`, `disabled` ...; empty if it is not installed.
+    /// `UnitFileState`: `enabled`, `disabled` ...; empty if it is not installed.
     pub file: String,
 }

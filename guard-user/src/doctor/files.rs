@@ -1,4 +1,4 @@
-//! What lies on the way to the files of a policy, and what is in the place of directories.
+//! Owners and modes of the files of a policy, of the path to them, and of directories.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +10,9 @@ use std::{
 use super::facts::{MaybeHidden, Owned, PolicyFile};
 use crate::file_permissions;
 
-/// Looks at some files and at all on the way to them, each once, sorted by path. What does not
-/// exist is left out: patterns are asked for as well.
+/// Returns the owners and modes of files, and of all directories and links on the way to them, each
+/// once, sorted by path. Paths that do not exist are left out, because `paths` may contain
+/// patterns.
 pub(super) fn on_the_way(paths: &[PathBuf]) -> MaybeHidden<Vec<PolicyFile>> {
     let mut found = BTreeMap::new();
     for path in paths {
@@ -25,7 +26,7 @@ pub(super) fn on_the_way(paths: &[PathBuf]) -> MaybeHidden<Vec<PolicyFile>> {
     MaybeHidden::Known(found.into_values().collect())
 }
 
-/// Owner and mode of what a path leads to; none if there is nothing.
+/// Returns owner and mode of a path, following links; none if it does not exist.
 pub(super) fn owned(path: &Path) -> Option<MaybeHidden<Owned>> {
     match fs::metadata(path) {
         Ok(metadata) => Some(MaybeHidden::Known(of(&metadata))),
@@ -45,7 +46,7 @@ fn walk(path: &Path, found: &mut BTreeMap<PathBuf, PolicyFile>) -> io::Result<()
     };
     match file_permissions::walk(path, &mut note) {
         Ok(end) => note(end.look()?),
-        // It was come by, and lint says that it is no file.
+        // The directory was recorded on the way; lint reports that it is not a file.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
         Err(error) => Err(error),
     }

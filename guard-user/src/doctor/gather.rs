@@ -1,4 +1,5 @@
-//! Asks the machine. Changes nothing: what is made to try something ends with the attempt.
+//! Collects the facts about this machine. Changes nothing: objects that an attempt creates are
+//! removed at its end.
 
 use std::{collections::BTreeMap, path::Path, thread};
 
@@ -39,26 +40,26 @@ use crate::{
     system_error::SystemError,
 };
 
-/// The user of the daemon, where packages make one.
+/// User of the daemon, if a package created it.
 const DAEMON_USER: &str = "trainguard";
-/// What is to be looked at.
+/// The sources of the facts.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
-    /// The manifest.
+    /// Path of the manifest.
     pub manifest: Option<&'a Path>,
     /// Name of the node.
     pub node: Option<&'a str>,
-    /// Patterns of interfaces instead of the manifest's.
+    /// Interface patterns; override the manifest's if not empty.
     pub interfaces: &'a [String],
-    /// Whom to ask for the status.
+    /// The client that requests the daemon's status.
     pub client: &'a Client,
-    /// Where pins are.
+    /// The pin directory.
     pub bpf_dir: &'a Path,
-    /// Where the last good policy is.
+    /// The directory of the last known good policy.
     pub state_dir: &'a Path,
 }
 
-/// What was found, and what a report must know of it.
+/// The facts, and the cluster whose names a report must replace.
 #[derive(Debug)]
 pub struct Gathered {
     /// The facts.
@@ -67,10 +68,10 @@ pub struct Gathered {
     pub loaded: Option<Loaded>,
 }
 
-/// Looks at everything.
+/// Collects all facts.
 ///
 /// # Errors
-/// The kernel does not list the network interfaces: then there is nothing to say.
+/// The kernel does not list the network interfaces; without them there is no diagnosis.
 pub fn gather(asked: &Scope<'_>) -> Result<Gathered, SystemError> {
     let tree = Tree::of_this_machine();
     let rights = Rights { uid: geteuid().as_raw(), capabilities: tree.capabilities() };
@@ -158,7 +159,7 @@ fn network(tree: &Tree) -> Network {
     }
 }
 
-/// The manifest as lint sees it, and the policy of this node.
+/// Lints the manifest, and compiles the policy of this node.
 fn policy_of(
     manifest: &Path,
     node: Option<&str>,
@@ -202,13 +203,14 @@ fn policy_of(
     (policy, Some(loaded), compiled)
 }
 
-/// Who may own policy files besides root: the daemon's user, where there is one.
+/// Returns the users besides root that may own policy files: the daemon's user, if it exists.
 fn trusted() -> Vec<u32> {
     let daemon = User::from_name(DAEMON_USER).ok().flatten();
     daemon.map(|user| user.uid.as_raw()).into_iter().collect()
 }
 
-/// Patterns of the interfaces to guard; none if nobody says.
+/// Returns the patterns of the interfaces to guard; none if neither a flag, a manifest nor the
+/// daemon gives any.
 fn patterns(
     asked: &Scope<'_>,
     loaded: Option<&Loaded>,
@@ -226,7 +228,7 @@ fn patterns(
     Some(status.interfaces.iter().map(|interface| interface.name.clone()).collect())
 }
 
-/// Everything that is up and could be guarded.
+/// Selects all interfaces that are up and could be guarded.
 fn all_up(devices: &[Device]) -> Selection {
     let could_be = |device: &&Device| device.up && device.ethernet && device.name != "lo";
     Selection {
@@ -235,7 +237,7 @@ fn all_up(devices: &[Device]) -> Selection {
     }
 }
 
-/// Devices that are up, that nobody wants guarded, and that do not share the frames of one that is.
+/// Returns the devices that are up, not selected, and do not share the frames of a selected device.
 fn unguarded(selection: &Selection, devices: &[Device]) -> Vec<String> {
     let wanted = |device: &Device| selection.means(device.index);
     let bare = topology::unguarded(devices, wanted, |index| selection.means(index));
@@ -304,7 +306,7 @@ fn about<T: Clone>(
     }
 }
 
-/// Whether trainguard runs this program: the daemon says so, or a pinned link does.
+/// Reports whether a program is trainguard's: the daemon's status or a pinned link names it.
 fn is_ours(
     bpf_dir: &Path,
     index: u32,

@@ -1,4 +1,4 @@
-//! Who listens: at ports that nobody guards, and as root.
+//! Listening sockets: on ports that are not guarded, and of root.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,10 +18,9 @@ use crate::{
     policy::compiled::CompiledPolicy,
 };
 
-/// Sockets of root that are looked at.
+/// Maximum number of root's sockets that are examined.
 const MAX_ROOT_SOCKETS: usize = 256;
-/// How processes of training frameworks call themselves, at the beginning. `python` is most of
-/// them.
+/// Prefixes of the process names of training frameworks. Most processes are called `python`.
 const TRAINING: [&str; 22] = [
     "python",
     "torchrun",
@@ -47,8 +46,9 @@ const TRAINING: [&str; 22] = [
     "mlflow",
 ];
 
-/// Ports that nobody guards, and processes of root that look like training. What the daemon found
-/// counts: its policy may be another one than that of the files.
+/// Returns the open ports that are not guarded, and root's processes that look like training. If
+/// the daemon responds, its list of open ports is used, because its policy may differ from the
+/// files.
 pub(super) fn look(
     policy: Option<&CompiledPolicy>,
     selection: &Selection,

@@ -1,9 +1,9 @@
-//! `trainguard doctor`: what would keep this node from being guarded, or its guard from being worth
-//! what it seems, and what to do about each.
+//! `trainguard doctor`: finds what would prevent this node from being guarded or weaken its guard,
+//! with a fix for each finding.
 //!
-//! [`gather`] asks the machine and changes nothing; [`checks`] are pure functions over what it
-//! found ([`facts`]), so that every machine can be made up in a test. [`redact`] makes a report that
-//! may leave the house.
+//! [`gather`] collects the facts and changes nothing; [`checks`] are pure functions of the
+//! [`facts`], so that a test can construct any machine. [`redact`] makes a report that can be
+//! shared.
 
 mod attempts;
 pub mod checks;
@@ -17,30 +17,30 @@ mod system;
 
 use serde::Serialize;
 
-/// `schema` of [`Diagnosis`].
+/// Value of the field `schema` of [`Diagnosis`].
 pub const SCHEMA: &str = "trainguard/doctor/v1";
 
-/// How a check came out, the worst last.
+/// Result of a check, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// Worth knowing; nothing has to be done.
+    /// Information; nothing has to be done.
     Note,
-    /// Less than it could be: slower, or with a way around.
+    /// Works, but slower than possible or with a way to bypass the guard.
     Warning,
-    /// It could not be seen: with these rights, or on this kernel.
+    /// Could not be determined, with these rights or on this kernel.
     Unknown,
-    /// The guard cannot work like this, or does not guard.
+    /// The guard cannot work in this state, or does not guard.
     Failed,
 }
 
 impl State {
-    /// All of them.
+    /// All states, from best to worst.
     pub const ALL: [Self; 5] = [Self::Ok, Self::Note, Self::Warning, Self::Unknown, Self::Failed];
 
-    /// Its name, the same in all outputs.
+    /// Returns the name, the same in all outputs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -52,20 +52,20 @@ impl State {
     }
 }
 
-/// A check with what it found.
+/// A check with its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// Its name, which stays the same: scripts may rely on it.
+    /// Stable name, on which scripts may rely.
     pub id: &'static str,
-    /// What it is about where there may be several, such as an interface; null otherwise.
+    /// The subject, such as an interface, for checks that run once per subject; null otherwise.
     pub subject: Option<String>,
-    /// How it came out.
+    /// Result of the check.
     pub state: State,
-    /// What was found. May hold text of others: it is not escaped.
+    /// What was found. Not escaped, although it may contain text of other programs.
     pub found: String,
-    /// Why that matters; null if nothing is wrong.
+    /// Why the finding matters; null if nothing is wrong.
     pub why: Option<String>,
-    /// What to do: a command, or a setting; null if nothing is to be done.
+    /// The fix: a command, or a setting; null if nothing has to be done.
     pub fix: Option<String>,
 }
 
@@ -94,7 +94,7 @@ impl Check {
     }
 }
 
-/// The answer of `doctor`.
+/// The output of `doctor`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Diagnosis {
     /// [`SCHEMA`].
@@ -103,29 +103,29 @@ pub struct Diagnosis {
     pub version: &'static str,
     /// Name of the node in the manifest; null if there is no manifest, or the node is not in it.
     pub node: Option<String>,
-    /// How many checks came out how.
+    /// Number of checks by state.
     pub summary: Summary,
-    /// The checks, in an order that does not depend on how they came out.
+    /// The checks, in an order that does not depend on their results.
     pub checks: Vec<Check>,
 }
 
-/// How many checks came out how.
+/// Number of checks by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// [`State::Ok`].
+    /// Checks in [`State::Ok`].
     pub ok: usize,
-    /// [`State::Note`].
+    /// Checks in [`State::Note`].
     pub note: usize,
-    /// [`State::Warning`].
+    /// Checks in [`State::Warning`].
     pub warning: usize,
-    /// [`State::Failed`].
+    /// Checks in [`State::Failed`].
     pub failed: usize,
-    /// [`State::Unknown`].
+    /// Checks in [`State::Unknown`].
     pub unknown: usize,
 }
 
 impl Diagnosis {
-    /// Judges what was found.
+    /// Runs all checks on the facts.
     pub fn of(facts: &facts::MachineFacts) -> Self {
         let checks = checks::all(facts);
         let count = |state| checks.iter().filter(|check| check.state == state).count();

@@ -1,8 +1,8 @@
-//! A report for a bug ticket: what was found, without who and where.
+//! A report for bug tickets, without names and addresses.
 //!
-//! Every text in it is searched for addresses and names; the same one becomes the same word wherever
-//! it stands, so that who reads the report can still follow. Words are numbered in the order of the
-//! document, which is sorted: equal findings give equal reports.
+//! Every text is searched for addresses and names. Equal secrets get the same placeholder, so that
+//! the report stays readable. Placeholders are numbered in the order of the document, which is
+//! sorted, so equal findings give equal reports.
 
 use std::{collections::HashMap, net::IpAddr, sync::LazyLock};
 
@@ -20,17 +20,17 @@ use crate::{
     policy::Cluster,
 };
 
-/// `schema` of a report.
+/// Value of the field `schema` of a report.
 pub const SCHEMA: &str = "trainguard/doctor-report/v1";
-/// Events and log records that are told.
+/// Maximum number of events, and of log records.
 const MAX_RECORDS: usize = 50;
-/// The first user that is a person's (`UID_MIN`, login.defs), and the first above that is not.
+/// User IDs of people: from `UID_MIN` (login.defs) up to, but not including, 65534.
 const PEOPLE_UIDS: std::ops::Range<u32> = 1000..65_534;
-/// Keys whose values are words of ours.
+/// Keys whose values are constants of trainguard, and are not redacted.
 const PLAIN_KEYS: [&str; 3] = ["id", "schema", "state"];
 
-/// MAC addresses, also in names of interfaces made of one; host lists of addresses as manifests
-/// write them; IPv6 and IPv4 addresses, or what looks like them.
+/// Matches MAC addresses, also in interface names that contain one; host lists of addresses, as
+/// written in manifests; IPv6 and IPv4 addresses, and texts that look like them.
 static ADDRESSES: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
         r"(?x)
@@ -43,12 +43,12 @@ static ADDRESSES: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// Names that are to be replaced, each with the word for its kind.
+/// Names to replace, in lower case, each with the kind for its placeholder.
 #[derive(Debug, Clone, Default)]
 pub struct Names(HashMap<String, &'static str>);
 
 impl Names {
-    /// Those of this machine, of its users, and of a cluster.
+    /// Collects the names of this machine, its users, and a cluster.
     pub fn of(cluster: Option<&Cluster>) -> Self {
         let mut names = Self::default();
         for user in users() {
@@ -68,16 +68,16 @@ impl Names {
         names
     }
 
-    /// Adds a name.
+    /// Adds a name, unless it is empty or `localhost`.
     pub fn add(&mut self, name: &str, kind: &'static str) {
-        // `localhost` tells nothing.
+        // `localhost` identifies no machine.
         if !name.is_empty() && name != "localhost" {
             self.0.insert(name.to_lowercase(), kind);
         }
     }
 }
 
-/// Names of people: who is in the list of users, and who asks.
+/// Returns the names of people: the regular users in `/etc/passwd`, and the caller.
 fn users() -> Vec<String> {
     let list = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let people = list.lines().filter_map(|line| {
@@ -88,20 +88,20 @@ fn users() -> Vec<String> {
     });
     let asking =
         ["USER", "LOGNAME", "SUDO_USER"].into_iter().filter_map(|key| std::env::var(key).ok());
-    // The names that every machine has.
+    // `root` is left out because every machine has it.
     people.chain(asking.filter(|name| name != "root")).collect()
 }
 
-/// What happened before: events of the daemon, and its log.
+/// Recent records of the daemon: its events and its log.
 #[derive(Debug, Default, Serialize)]
 pub struct Records {
     /// The last events.
     pub events: Vec<Event>,
-    /// The last records of its log in the journal.
+    /// The last records of the daemon's log in the journal.
     pub log: Vec<String>,
 }
 
-/// Asks the daemon and the journal, as far as they tell.
+/// Reads the events from the daemon and the log from the journal, as far as they are available.
 pub fn records(client: &Client) -> Records {
     let now = client.events(u64::MAX, 1).ok();
     let after = now.map(|now| now.next.saturating_sub(MAX_RECORDS as u64 + 1));
@@ -110,7 +110,7 @@ pub fn records(client: &Client) -> Records {
     Records { events, log: system::journal(MAX_RECORDS) }
 }
 
-/// The report.
+/// Makes the redacted report.
 pub fn report(
     diagnosis: &Diagnosis,
     facts: &MachineFacts,
@@ -119,7 +119,7 @@ pub fn report(
 ) -> Value {
     for event in &mut records.events {
         if let EventKind::Packet(packet) = &mut event.what {
-            // The bytes of the headers hold addresses.
+            // The bytes of the headers contain addresses.
             packet.frame = None;
         }
     }
@@ -152,15 +152,15 @@ pub fn report(
 }
 
 fn value(part: &impl Serialize) -> Value {
-    // Our documents have string keys only, which is all that JSON asks.
+    // Serialization fails only for non-string keys, which these documents do not have.
     serde_json::to_value(part).unwrap_or_default()
 }
 
 struct Redactor {
     names: Names,
-    /// What became of each secret.
+    /// Placeholder of each secret.
     known: HashMap<String, String>,
-    /// How many words of each kind there are.
+    /// Number of placeholders of each kind.
     counts: HashMap<&'static str, usize>,
 }
 
@@ -181,7 +181,7 @@ impl Redactor {
     }
 
     fn text(&mut self, text: &str) -> String {
-        // Names first: a node may be called by its address.
+        // Names first, because a node may be named by its address.
         let text = self.without_names(text);
         let Some(addresses) = &*ADDRESSES else { return "(not redacted, left out)".to_owned() };
         let replaced = addresses.replace_all(&text, |found: &Captures<'_>| {
@@ -189,7 +189,7 @@ impl Redactor {
             let kind = if found.name("mac").is_some() || found.name("named").is_some() {
                 "mac"
             } else if found.name("list").is_some() {
-                // `[2001:db8::1]:9091` is an address in brackets, `[0]` an index.
+                // `[2001:db8::1]:9091` is an address in brackets; `[0]` is an index.
                 return self.list(whole);
             } else {
                 let alphanumeric = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
@@ -197,7 +197,7 @@ impl Redactor {
                     let after = text.get(found.end()..).unwrap_or_default();
                     (text.get(..found.start()).unwrap_or_default(), after)
                 });
-                // A path of Rust or C++: `std::net`.
+                // A path in Rust or C++, such as `std::net`.
                 let in_word =
                     alphanumeric(before.chars().next_back()) || alphanumeric(after.chars().next());
                 if found.name("v6").is_some() && in_word {
@@ -210,10 +210,10 @@ impl Redactor {
         replaced.into_owned()
     }
 
-    /// What looks like an address: it, or as much of it as is one.
+    /// Redacts a text that looks like an address, as far as it is one.
     fn address(&mut self, text: &str) -> String {
         let (trimmed, rest) = match text.strip_suffix(':') {
-            // `fd77::10:` ends a clause.
+            // In `fd77::10:`, the last colon belongs to the sentence.
             Some(trimmed) if text.parse::<IpAddr>().is_err() => (trimmed, ":"),
             _ => (text, ""),
         };
@@ -225,7 +225,7 @@ impl Redactor {
         }
     }
 
-    /// What has brackets: a list of addresses, or an IPv6 address with a port behind it.
+    /// Redacts a text with brackets: a list of addresses, or an IPv6 address with a port.
     fn list(&mut self, text: &str) -> String {
         if let Some((inside, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']'))
             && let Ok(address) = inside.parse::<IpAddr>()
@@ -240,8 +240,8 @@ impl Redactor {
         text.to_owned()
     }
 
-    /// Without the names, where they stand as whole words; parts of names with dots and dashes
-    /// count as words: `worker-3.cluster.example`.
+    /// Replaces names that are whole words. Parts of names with dots and dashes count as words:
+    /// `worker-3.cluster.example`.
     fn without_names(&mut self, text: &str) -> String {
         let in_name = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
         let mut out = String::with_capacity(text.len());
@@ -273,7 +273,7 @@ impl Redactor {
                 out.push_str(&self.word(&part.to_lowercase(), kind));
                 from += part.len();
             }
-            // On to behind the next separator.
+            // Continue after the next separator.
             let rest = token.get(from..).unwrap_or_default();
             let next = rest.find(separator).map_or(rest.len(), |at| {
                 at + rest.get(at..).and_then(|rest| rest.chars().next()).map_or(1, char::len_utf8)
@@ -283,9 +283,9 @@ impl Redactor {
         }
     }
 
-    /// The word for a secret.
+    /// Returns the placeholder for a secret.
     fn word(&mut self, secret: &str, kind: &'static str) -> String {
-        // One address may be written in several ways.
+        // An address can be written in several ways.
         let key = secret.parse::<IpAddr>().map_or_else(
             |_no_address| secret.to_lowercase().replace('-', if kind == "mac" { ":" } else { "-" }),
             |address| address.to_string(),
@@ -300,7 +300,7 @@ impl Redactor {
     }
 }
 
-/// Whether every machine has this address: it says nothing about anybody.
+/// Reports whether every machine has this address, so that it identifies none.
 fn is_everybodys(address: &IpAddr) -> bool {
     address.is_unspecified()
         || address.is_loopback()

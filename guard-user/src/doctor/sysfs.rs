@@ -1,5 +1,5 @@
-//! What the kernel tells in files: settings, rights, RDMA devices, virtual functions. Under a root
-//! of its own, so that a test can write such files.
+//! Facts from `/proc` and `/sys`: settings, capabilities, RDMA devices, virtual functions. The root
+//! directory can be replaced by a test.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 
 use super::facts::{MaybeHidden, Rdma};
 
-/// A tree with `proc` and `sys`.
+/// A directory with `proc` and `sys` in it.
 #[derive(Debug, Clone)]
 pub(super) struct Tree(PathBuf);
 
@@ -23,7 +23,7 @@ impl Tree {
         Self(root.to_owned())
     }
 
-    /// The text of a file.
+    /// Returns the text of a file, without trailing white space.
     pub(super) fn text(&self, path: &str) -> MaybeHidden<String> {
         fs::read_to_string(self.0.join(path))
             .map(|text| text.trim_end().to_owned())
@@ -31,7 +31,7 @@ impl Tree {
             .into()
     }
 
-    /// The number in a file.
+    /// Returns the number in a file.
     pub(super) fn number(&self, path: &str) -> MaybeHidden<i64> {
         match self.text(path) {
             MaybeHidden::Known(text) => text
@@ -43,23 +43,23 @@ impl Tree {
         }
     }
 
-    /// A setting of the IPv4 network of this namespace.
+    /// Returns an IPv4 setting of this network namespace.
     pub(super) fn ipv4(&self, name: &str) -> MaybeHidden<i64> {
         self.number(&format!("proc/sys/net/ipv4/{name}"))
     }
 
-    /// A setting of one interface, or of `all`.
+    /// Returns an IPv4 setting of one interface, or of `all`.
     pub(super) fn ipv4_of(&self, interface: &str, name: &str) -> MaybeHidden<i64> {
         self.ipv4(&format!("conf/{interface}/{name}"))
     }
 
-    /// Ranges of ports, as the kernel writes them: `1-5,9`.
+    /// Returns a list of port ranges, which the kernel writes as `1-5,9`.
     pub(super) fn port_ranges(&self, name: &str) -> MaybeHidden<Vec<(u16, u16)>> {
         let text = match self.text(&format!("proc/sys/net/ipv4/{name}")) {
             MaybeHidden::Known(text) => text,
             MaybeHidden::Hidden(why) => return MaybeHidden::Hidden(why),
         };
-        // `ip_local_port_range` has a tab where the other has a dash.
+        // `ip_local_port_range` has a tab in place of the dash.
         let ranges = text.split(',').map(str::trim).filter(|range| !range.is_empty());
         let ranges: Option<Vec<(u16, u16)>> = ranges
             .map(|range| {
@@ -71,7 +71,7 @@ impl Tree {
         ranges.ok_or_else(|| format!("{name} holds `{text}`, expected ranges of ports")).into()
     }
 
-    /// Effective capabilities of this process.
+    /// Returns the effective capabilities of this process, one bit each; 0 if they cannot be read.
     pub(super) fn capabilities(&self) -> u64 {
         let status = self.text("proc/self/status");
         let line = status.known().and_then(|text| {
@@ -81,7 +81,7 @@ impl Tree {
         line.unwrap_or(0)
     }
 
-    /// The driver of an interface, and how many virtual functions were made of it.
+    /// Returns the driver of an interface, and its number of virtual functions.
     pub(super) fn driver(&self, interface: &str) -> (Option<String>, u32) {
         let device = self.0.join("sys/class/net").join(interface).join("device");
         let driver = fs::read_link(device.join("driver")).ok();
@@ -91,7 +91,7 @@ impl Tree {
         (driver.map(|name| name.to_string_lossy().into_owned()), functions)
     }
 
-    /// The RDMA devices, by name.
+    /// Returns the RDMA devices, sorted by name.
     pub(super) fn rdma(&self) -> MaybeHidden<Vec<Rdma>> {
         let class = self.0.join("sys/class/infiniband");
         match names(&class) {
@@ -113,7 +113,7 @@ fn rdma_device(path: &Path, name: String) -> Rdma {
         let read = |file: PathBuf| Some(fs::read_to_string(file).ok()?.trim().to_owned());
         link_layer = link_layer.or_else(|| read(port.join("link_layer")));
         let ndevs = port.join("gid_attrs/ndevs");
-        // An entry that is not in use cannot be read.
+        // An unused GID entry cannot be read.
         netdevs.extend(
             names(&ndevs).unwrap_or_default().into_iter().filter_map(|gid| read(ndevs.join(gid))),
         );
@@ -122,7 +122,7 @@ fn rdma_device(path: &Path, name: String) -> Rdma {
     Rdma { name, netdevs: netdevs.into_iter().collect(), link_layer }
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
     let names = fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
@@ -149,7 +149,7 @@ mod tests {
         fs::write(path, text).expect("a file");
     }
 
-    /// Cases 81 and 82 begin with knowing that the card has a way around.
+    /// Cases 81 and 82 require that RDMA and virtual functions, which bypass the guard, are found.
     #[test]
     fn cards_with_rdma_and_virtual_functions_are_known_by_their_interface() {
         let (_directory, tree) = tree();

@@ -1,4 +1,4 @@
-//! What systemd says of the unit, and its journal.
+//! State of the systemd unit, and its journal.
 
 use std::{
     io::Read as _,
@@ -10,14 +10,14 @@ use std::{
 
 use super::facts::{MaybeHidden, Unit};
 
-/// The unit.
+/// Name of the unit.
 const UNIT: &str = "trainguard.service";
-/// How long a program of systemd may take.
+/// Timeout for a program of systemd.
 const PROGRAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of what it says.
+/// Maximum output in bytes that is read.
 const MAX_OUTPUT_BYTES: u64 = 1 << 20;
 
-/// The state of the unit; none where systemd does not run.
+/// Returns the state of the unit; none if systemd does not run.
 pub(super) fn unit() -> Option<MaybeHidden<Unit>> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
@@ -30,7 +30,7 @@ pub(super) fn unit() -> Option<MaybeHidden<Unit>> {
     Some(said.map(|text| parse(&text)).into())
 }
 
-/// The last records of the unit's journal; none if there are none, or they cannot be read.
+/// Returns the last records of the unit's journal; empty if there are none, or they cannot be read.
 pub(super) fn journal(records: usize) -> Vec<String> {
     let number = records.to_string();
     let said = run(Command::new("journalctl").args([
@@ -54,14 +54,14 @@ fn parse(text: &str) -> Unit {
     Unit { load: value("LoadState"), active: value("ActiveState"), file: value("UnitFileState") }
 }
 
-/// What a program says; it is ended when it takes too long.
+/// Returns the standard output of a program, which is killed after `PROGRAM_TIMEOUT`.
 fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let failed = |error: std::io::Error| format!("{name}: {error}");
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.env("LC_ALL", "C").spawn().map_err(failed)?;
     let output = child.stdout.take();
-    // The pipe is emptied meanwhile: a full one would make the program wait.
+    // Read by a thread, because the program would block on a full pipe.
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
         let read = output.map(|output| output.take(MAX_OUTPUT_BYTES).read_to_end(&mut text));

@@ -1,25 +1,25 @@
-//! What there is to say about a host list: problems, all of them, and notes.
+//! Findings about a host list: problems and notes.
 
 use std::{fmt, rc::Rc};
 
 use crate::policy::syntax::diagnostic::MAX_SHOWN_PER_FILE;
 
-/// Where something was written.
+/// A position in the input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Location {
     /// The file or option.
     pub(super) source: Rc<str>,
-    /// Line, counted from 1; none for an option.
+    /// Line number, from 1; none for an option.
     pub(super) line: Option<usize>,
 }
 
 impl Location {
-    /// An option of the command line.
+    /// The position of a command line option.
     pub(super) fn option(name: &str) -> Self {
         Self { source: name.into(), line: None }
     }
 
-    /// The line as people say it, or the option.
+    /// Returns `line N`, or the name of the option.
     pub(super) fn short(&self) -> String {
         match self.line {
             Some(line) => format!("line {line}"),
@@ -37,33 +37,33 @@ impl fmt::Display for Location {
     }
 }
 
-/// Why no manifest can be written.
+/// A reason why no manifest can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong, with its place.
+    /// The problem, with its position.
     pub message: String,
-    /// What to do.
+    /// How to solve it.
     pub hint: Option<String>,
 }
 
-/// What was found.
+/// Problems and notes.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// The first problems.
+    /// The first problems, at most `MAX_SHOWN_PER_FILE`.
     pub problems: Vec<Problem>,
-    /// Problems that are only counted.
+    /// Number of further problems.
     pub more: usize,
-    /// What is worth knowing.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
 impl Findings {
-    /// Adds a problem at a place.
+    /// Adds a problem at a position.
     pub(super) fn problem(&mut self, place: &Location, message: impl fmt::Display) {
         self.push(format!("{place}: {message}"), None);
     }
 
-    /// Adds a problem, with what to do.
+    /// Adds a problem, with a hint.
     pub(super) fn push(&mut self, message: String, hint: Option<String>) {
         if self.problems.len() < MAX_SHOWN_PER_FILE {
             self.problems.push(Problem { message, hint });
@@ -77,7 +77,7 @@ impl Findings {
         self.notes.push(message.into());
     }
 
-    /// Whether something is wrong.
+    /// Reports whether there are problems.
     pub fn is_bad(&self) -> bool {
         !self.problems.is_empty()
     }

@@ -1,4 +1,5 @@
-//! Host lists as launchers write them: host files, Slurm node lists, Ray's cluster file, addresses.
+//! Parsers for host lists of launchers: host files, Slurm node lists, Ray's cluster file,
+//! addresses.
 
 use std::{net::Ipv6Addr, rc::Rc};
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::policy::{resolve::validate, syntax::text};
 
-/// How a list of hosts is written.
+/// Format of a host list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 pub enum HostsFormat {
@@ -32,40 +33,40 @@ pub enum HostsFormat {
 }
 
 impl HostsFormat {
-    /// As it is typed; none for what need not be typed.
+    /// Returns the value as typed on the command line; none for the default.
     pub fn as_written(self) -> Option<String> {
         let value = if self == Self::Auto { None } else { self.to_possible_value() };
         value.map(|value| value.get_name().to_owned())
     }
 }
 
-/// A line of a host list: one host.
+/// A host in a host list.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// Where it stands.
+    /// Position in the list.
     pub(super) place: Location,
-    /// Its name.
+    /// Its name; none if only addresses are given.
     pub(super) name: Option<String>,
-    /// Its addresses; none if only its name is written.
+    /// Its addresses; empty if only its name is given.
     pub(super) addresses: Vec<Addr>,
 }
 
 /// A host list.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
-    /// Its lines.
+    /// The hosts, in the order of the list.
     pub(super) entries: Vec<Entry>,
-    /// Which of them is the head, where the list tells.
+    /// Index of the head node in `entries`, if the list names one.
     pub(super) head: Option<usize>,
 }
 
-/// A word of a line.
+/// A word of a line: an address or a name.
 pub(super) enum AddressOrName {
     Address(Addr),
     Name(String),
 }
 
-/// An address or a name.
+/// Parses an address or a name.
 pub(super) fn word(text: &str) -> Result<AddressOrName, String> {
     let digits = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if digits || text.contains([':', '/', '%']) {
@@ -74,7 +75,7 @@ pub(super) fn word(text: &str) -> Result<AddressOrName, String> {
     validate::name(text).map(|()| AddressOrName::Name(text.to_owned()))
 }
 
-/// A host of one word.
+/// Parses a host that is given by one word.
 pub(super) fn host(place: Location, text: &str) -> Result<Entry, String> {
     Ok(match word(text)? {
         AddressOrName::Address(address) => Entry { place, name: None, addresses: vec![address] },
@@ -82,7 +83,7 @@ pub(super) fn host(place: Location, text: &str) -> Result<Entry, String> {
     })
 }
 
-/// `NAME`, `ADDRESS...` or `NAME ADDRESS...`; commas separate as blanks do.
+/// Parses `NAME`, `ADDRESS...` or `NAME ADDRESS...`, separated by blanks or commas.
 pub(super) fn named_host(place: Location, line: &str) -> Result<Entry, String> {
     let mut entry = Entry { place, name: None, addresses: Vec::new() };
     for (at, piece) in words(line).enumerate() {
@@ -108,13 +109,13 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split([' ', '\t', ',']).filter(|word| !word.is_empty())
 }
 
-/// What a line says, without its comment.
+/// Returns a line without its comment and surrounding blanks.
 pub(super) fn content(line: &str) -> &str {
     line.split('#').next().unwrap_or_default().trim()
 }
 
-/// The lines of a text with their places. Lines with characters that hide something are reported
-/// and left out.
+/// Returns the lines of a text with their positions. Lines with forbidden characters, such as
+/// invisible ones, are reported and left out.
 pub(super) fn lines<'t>(input: Input<'t>, out: &mut Findings) -> Vec<(Location, &'t str)> {
     let source: Rc<str> = input.source.into();
     let mut good = Vec::new();
@@ -134,7 +135,7 @@ pub(super) fn lines<'t>(input: Input<'t>, out: &mut Findings) -> Vec<(Location, 
     good
 }
 
-/// Reads a host list.
+/// Parses a host list.
 pub(super) fn read(
     input: Input<'_>,
     format: HostsFormat,
@@ -174,7 +175,7 @@ fn describe(format: HostsFormat) -> &'static str {
     }
 }
 
-/// What a text seems to be, and why.
+/// Guesses the format of a text, with the reason.
 fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
     let hostfile =
         if profile.has(RoleHolders::Servers) { HostsFormat::Dmlc } else { HostsFormat::Mpi };
@@ -229,7 +230,7 @@ fn entries(lines: &[(Location, &str)], format: HostsFormat, out: &mut Findings) 
     found
 }
 
-/// The host before a port or a number of processes.
+/// Returns the host in front of a port or a number of processes.
 fn without_number(text: &str) -> Result<&str, String> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let shown = || text::shown(text);
@@ -253,7 +254,7 @@ fn without_number(text: &str) -> Result<&str, String> {
     }
 }
 
-/// `HOST`, `HOST:NUMBER`, each with `slots=4` and the like behind it.
+/// Parses `HOST` or `HOST:NUMBER`, optionally followed by `slots=4` or similar.
 fn hostfile_line(place: &Location, line: &str) -> Result<Entry, String> {
     let mut words = line.split_ascii_whitespace();
     let entry = host(place.clone(), without_number(words.next().unwrap_or_default())?)?;
@@ -270,7 +271,7 @@ fn hostfile_line(place: &Location, line: &str) -> Result<Entry, String> {
     Ok(entry)
 }
 
-/// `gpu[01-04,07],login1`. Pieces that are wrong are reported each.
+/// Parses `gpu[01-04,07],login1`. Each invalid piece is reported.
 fn node_list(
     place: &Location,
     line: &str,
@@ -292,7 +293,7 @@ fn node_list(
             match host(place.clone(), &name) {
                 Ok(entry) => found.push(entry),
                 Err(problem) => {
-                    // One piece expands to many names that are wrong in the same way.
+                    // One report is enough: all names of a piece are invalid for the same reason.
                     out.problem(place, problem);
                     break;
                 }

@@ -12,29 +12,29 @@ use crate::policy::{
     syntax::{document::API_VERSION, text},
 };
 
-/// What a manifest says.
+/// The contents of a manifest.
 #[derive(Debug)]
 pub(super) struct Manifest<'m> {
-    /// The command that makes it, for the reader.
+    /// The command that generates the manifest, for the comment at its top.
     pub(super) command: &'m [String],
     /// Name of the cluster.
     pub(super) name: &'m str,
-    /// Interface patterns; none are known if it is empty.
+    /// Interface patterns; if empty, a guess is written.
     pub(super) interfaces: &'m [String],
     pub(super) members: &'m [Member],
     pub(super) networks: &'m BTreeMap<String, Vec<String>>,
-    /// Those of the networks that stand for nobody yet.
+    /// Names of the networks that have only documentation prefixes so far.
     pub(super) nobody: &'m [String],
     /// Path of the policy.
     pub(super) policy: &'m str,
 }
 
-/// Interface that is written if none is named.
+/// Interface that is written if none is given.
 pub(super) const GUESSED_INTERFACE: &str = "eth0";
-/// Prefixes for documentation (RFC 5737, RFC 3849): they are nobody's.
+/// Documentation prefixes (RFC 5737, RFC 3849), which no host uses.
 pub(super) const NOBODY: [&str; 2] = ["192.0.2.0/24", "2001:db8::/32"];
 
-/// A text with quotes if it needs them.
+/// Quotes a text for YAML if necessary.
 fn quoted(text: &str) -> String {
     if validate::is_plain(text) {
         return text.to_owned();
@@ -42,7 +42,7 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A name or host list: brackets within are no list of YAML.
+/// Quotes a name or a host list if necessary; brackets inside a word do not start a YAML list.
 fn quoted_name(text: &str) -> String {
     let without: String = text.chars().filter(|c| !matches!(c, '[' | ']' | ',')).collect();
     let is_list = without.len() < text.len();
@@ -59,7 +59,7 @@ fn list<'t>(texts: impl IntoIterator<Item = &'t str>, quoted: fn(&str) -> String
     format!("[{}]", texts.join(", "))
 }
 
-/// A word of a command as a shell takes it, and as a comment may hold it.
+/// Quotes a word of a command for a shell, and escapes characters that a comment may not contain.
 fn word(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:,=@%+".contains(&b);
     if !word.is_empty() && word.bytes().all(plain) {

@@ -1,5 +1,5 @@
-//! From the lines of a host list to the nodes of a cluster: lines that mean one host are merged,
-//! every host gets its roles and a name.
+//! Turns the lines of a host list into the nodes of a cluster: merges lines about the same host,
+//! and gives every host its roles and a name.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,31 +14,31 @@ use super::{
     profiles::{Profile, RoleHolders},
 };
 
-/// Lines that a note lists.
+/// Maximum number of lines that a note lists.
 const MAX_LISTED: usize = 10;
 
-/// A host, as all lines about it tell.
+/// A host, merged from all lines about it.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
     place: Location,
     name: Option<String>,
     addresses: Vec<Addr>,
-    /// Whether it is in the list, and not only named by `--scheduler`.
+    /// Whether the host is in the list, and not only named by `--scheduler`.
     listed: bool,
 }
 
-/// A node of the manifest to be.
+/// A node of the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// Its name.
+    /// Name of the node.
     pub name: String,
-    /// Its addresses.
+    /// Addresses of the node.
     pub addresses: Vec<IpAddr>,
-    /// What it does, in the order of the profile.
+    /// Its roles, in the order of the profile.
     pub roles: Vec<&'static str>,
 }
 
-/// Hosts, and which of them each line is about.
+/// The merged hosts, and the index of the host for each line.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     pub(super) all: Vec<Host>,
@@ -58,7 +58,7 @@ fn shown(addresses: &[Addr]) -> String {
 }
 
 impl Hosts {
-    /// Merges lines that mean one host. The first `listed` entries are those of the list.
+    /// Merges lines about the same host. The first `listed` entries come from the list.
     pub(super) fn merge(entries: &[Entry], listed: usize, out: &mut Findings) -> Self {
         let mut all = Self::default();
         let mut again: Vec<&Location> = Vec::new();
@@ -105,7 +105,8 @@ impl Hosts {
         all
     }
 
-    /// The one host that an entry is about, if it is known.
+    /// Returns the index of the host that an entry is about, if it is known. The error is a
+    /// conflict between two hosts.
     fn find(&self, entry: &Entry) -> Result<Option<usize>, String> {
         let by_name = entry.name.as_ref().and_then(|name| self.by_name.get(name)).copied();
         let mut found = by_name;
@@ -148,8 +149,8 @@ impl Hosts {
         number
     }
 
-    /// Adds what an entry says to a host that is known. A line may repeat what is known, or bring
-    /// the other family; another address of the same family is more likely a slip.
+    /// Merges an entry into a known host. A line may repeat known addresses or add the other
+    /// family; another address of the same family is probably a typo, and an error.
     fn extend(&mut self, number: usize, entry: &Entry, listed: bool) -> Result<(), String> {
         let Some(host) = self.all.get_mut(number) else {
             return Ok(());
@@ -198,14 +199,14 @@ impl Hosts {
     }
 }
 
-/// What decides who gets which role.
+/// The inputs that decide which hosts get which roles.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice<'c> {
-    /// The host that is set apart.
+    /// Index of the scheduler, head or controller.
     pub(super) first: Option<usize>,
-    /// Number of server processes; as many as hosts if it is not said.
+    /// Number of server processes; defaults to the number of lines.
     pub(super) servers: Option<usize>,
-    /// The host of each line of the list. A host with several lines is there several times.
+    /// Index of the host of each line; a host with several lines occurs several times.
     pub(super) lines: &'c [usize],
 }
 
@@ -217,7 +218,7 @@ pub(super) fn members(
     out: &mut Findings,
 ) -> Vec<Member> {
     let roles = roles(profile, hosts, choice, out);
-    // A host that is not in the list comes before those that are.
+    // Hosts that are not in the list come first.
     let mut order: Vec<usize> = (0..hosts.len()).collect();
     order.sort_by_key(|host| hosts.get(*host).is_some_and(|host| host.listed));
     let mut taken: HashSet<String> = hosts.iter().filter_map(|host| host.name.clone()).collect();
@@ -245,8 +246,8 @@ pub(super) fn members(
     members
 }
 
-/// The role that a host without a name is called by: the last one, which most hosts have, but none
-/// that it only has because nobody else is called so.
+/// Returns the role after which a host without a name is named: the last one, which most hosts
+/// have, except a role that it has only because no host is named after it.
 fn calling(profile: &Profile, roles: &[&'static str]) -> &'static str {
     let is_named = |role: &str| {
         profile.roles.iter().any(|(name, which)| *name == role && *which == RoleHolders::Named)
@@ -283,7 +284,8 @@ fn roles(
         let have: Vec<usize> = match which {
             RoleHolders::Scheduler | RoleHolders::First => first.into_iter().collect(),
             RoleHolders::Listed => listed.clone(),
-            // The dmlc tracker puts process i on host i modulo their number, servers first.
+            // The dmlc tracker starts process `i` on host `i` modulo the number of hosts, servers
+            // first.
             RoleHolders::Servers => {
                 let count = choice.servers.unwrap_or(choice.lines.len());
                 choice.lines.iter().take(count).copied().collect()

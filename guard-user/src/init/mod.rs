@@ -1,5 +1,5 @@
-//! `trainguard init`: from a framework and a host list to a first manifest and its policy. Reads
-//! and writes no files; [`crate::commands::init`] does.
+//! `trainguard init`: generates a first manifest and its policy from a framework and a host list.
+//! The files are read and written by [`crate::commands::init`].
 
 mod findings;
 mod listing;
@@ -31,32 +31,32 @@ use crate::policy::{
     syntax::text,
 };
 
-/// Name of the manifest's file.
+/// File name of the manifest.
 pub const MANIFEST: &str = "cluster.yaml";
 
-/// A text and what it is called.
+/// A text with the name of its source.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'t> {
-    /// The file or option.
+    /// Name of the file or option.
     pub source: &'t str,
-    /// Whether it is an option, whose lines need no numbers.
+    /// Whether the source is an option, whose lines are not numbered.
     pub is_option: bool,
-    /// What it says.
+    /// The text.
     pub text: &'t str,
 }
 
-/// What a manifest is made of.
+/// The inputs for a manifest.
 #[derive(Debug)]
 pub struct Request<'r> {
-    /// The policy.
+    /// The profile, which has the policy.
     pub profile: &'r Profile,
     /// The host list.
     pub hosts: Input<'r>,
-    /// How it is written.
+    /// Format of the host list.
     pub format: HostsFormat,
-    /// A hosts(5) file.
+    /// The contents of a hosts(5) file, to resolve names.
     pub resolve: Option<Input<'r>>,
-    /// The host that is set apart.
+    /// The host for the scheduler, head or controller role.
     pub scheduler: Option<&'r str>,
     /// Number of server processes.
     pub servers: Option<usize>,
@@ -66,14 +66,14 @@ pub struct Request<'r> {
     pub interfaces: &'r [String],
     /// Networks as `NAME=PREFIX,PREFIX`.
     pub networks: &'r [String],
-    /// The command, for the comment at the top.
+    /// The command line, for the comment at the top of the manifest.
     pub command: &'r [String],
 }
 
 /// A manifest and its policy.
 #[derive(Debug)]
 pub struct Draft {
-    /// The nodes that the manifest holds.
+    /// The nodes of the manifest.
     pub members: Vec<Member>,
     /// Text of the manifest.
     pub manifest: String,
@@ -83,13 +83,14 @@ pub struct Draft {
     pub policy: String,
 }
 
-/// A comment that tells editors which schema a document has. `kind` is `cluster` or `policy`;
-/// `trainguard schema` writes the schema itself.
+/// Returns the comment that names the schema of a document for editors. `kind` is `cluster` or
+/// `policy`; `trainguard schema` writes the schema itself.
 pub fn schema_modeline(kind: &str) -> String {
     format!("# yaml-language-server: $schema={kind}.schema.json")
 }
 
-/// Makes a manifest and a policy. None if something is wrong; the findings say what, all of it.
+/// Generates a manifest and a policy. Returns none if there are problems, which are all added to
+/// `out`.
 pub fn draft(request: &Request<'_>, out: &mut Findings) -> Option<Draft> {
     let profile = request.profile;
     check_options(request, out);
@@ -122,7 +123,7 @@ pub fn draft(request: &Request<'_>, out: &mut Findings) -> Option<Draft> {
     verify(&draft, out).then_some(draft)
 }
 
-/// Whether the daemon would take the draft.
+/// Reports whether the daemon would accept the draft.
 fn verify(draft: &Draft, out: &mut Findings) -> bool {
     let texts = [(MANIFEST, &*draft.manifest), (&*draft.policy_name, &*draft.policy)];
     let bundle = Bundle::new(MANIFEST, texts);
@@ -214,7 +215,7 @@ fn members(request: &Request<'_>, out: &mut Findings) -> Vec<Member> {
     members::members(request.profile, &hosts.all, choice, out)
 }
 
-/// The networks of the manifest, and which of them hold nobody yet.
+/// Returns the networks of the manifest, and the names of those that have no real prefix yet.
 fn networks(
     request: &Request<'_>,
     out: &mut Findings,
@@ -255,7 +256,7 @@ fn networks(
 mod tests {
     use super::*;
 
-    /// Frameworks of every shape: a draft for each loads with the policy that is built in.
+    /// Each framework's draft loads with its built-in policy.
     #[test]
     fn every_role_of_a_policy_is_given_to_somebody() {
         for profile in profiles::PROFILES {

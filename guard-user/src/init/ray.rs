@@ -1,4 +1,4 @@
-//! The cluster file of Ray, as far as it says where the hosts are.
+//! The cluster file of Ray, of which only the hosts are read.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use crate::policy::syntax::{
     yaml::{self, Kind, Node},
 };
 
-/// Reads `provider: {type: local, head_ip: ..., worker_ips: [...]}`; other fields are Ray's own.
+/// Reads `provider: {type: local, head_ip: ..., worker_ips: [...]}`, and ignores all other fields.
 pub(super) fn read(text: &str, source: &str, out: &mut Findings) -> Listing {
     let mut report = Report::default();
     let file = report.sources.add(source.as_ref(), text.into());
@@ -48,7 +48,7 @@ impl Reader<'_> {
         Location { source: Rc::clone(&self.source), line: Some(line) }
     }
 
-    /// The reader of manifests takes less than YAML is.
+    /// Reports the findings of the manifest parser, which accepts less than YAML.
     fn refused(&mut self) {
         for finding in self.report.diagnostics.clone() {
             let place = self.place(finding.place.span);

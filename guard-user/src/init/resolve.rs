@@ -1,5 +1,5 @@
-//! Addresses of names, from a hosts(5) file. Nothing is asked of DNS: whoever answers there would
-//! decide who is let in.
+//! Resolves names to addresses with a hosts(5) file. DNS is not used, because its server could then
+//! decide which sources are admitted.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,19 +13,19 @@ use super::{
 };
 use crate::policy::resolve::validate;
 
-/// Names that are listed in one message.
+/// Maximum number of names in one message.
 const MAX_NAMED: usize = 200;
 
-/// A hosts(5) file.
+/// The contents of a hosts(5) file.
 #[derive(Debug)]
 pub(super) struct Resolver<'t> {
     source: &'t str,
-    /// By name in lower case: what stands before it, and where.
+    /// By name in lower case: the addresses in front of it, with their positions.
     names: HashMap<String, Vec<(Location, &'t str)>>,
 }
 
 impl<'t> Resolver<'t> {
-    /// Reads the file: an address, then names.
+    /// Parses the file: on each line an address, then names.
     pub(super) fn new(input: Input<'t>, out: &mut Findings) -> Self {
         let mut names: HashMap<String, Vec<(Location, &str)>> = HashMap::new();
         for (place, line) in listing::lines(input, out) {
@@ -39,15 +39,15 @@ impl<'t> Resolver<'t> {
         Self { source: input.source, names }
     }
 
-    /// The addresses of a name. An address that is wrong is reported; lines about other names
-    /// are nobody's business here.
+    /// Returns the addresses of a name. Invalid addresses are reported; lines about other names are
+    /// ignored.
     fn addresses(&self, name: &str, out: &mut Findings) -> Vec<Addr> {
         let mut found = Vec::new();
         for (place, text) in self.names.get(&name.to_ascii_lowercase()).into_iter().flatten() {
             match validate::address(text) {
                 Ok(address) if found.contains(&address) => {}
                 Ok(address) => found.push(address),
-                // Debian gives a host its own name at 127.0.1.1.
+                // Debian maps a host's own name to 127.0.1.1.
                 Err(_) if text.starts_with("127.") || *text == "::1" => {
                     out.note(format!(
                         "{place}: `{name}` at {text} is of no use to others, left out"
@@ -60,7 +60,7 @@ impl<'t> Resolver<'t> {
     }
 }
 
-/// Gives addresses to all entries that are names only, and that no other entry gives addresses.
+/// Resolves the entries that have only a name, unless another entry has addresses for it.
 pub(super) fn resolve(entries: &mut [Entry], resolver: Option<&Resolver<'_>>, out: &mut Findings) {
     let with = entries.iter().filter(|entry| !entry.addresses.is_empty());
     let known: HashSet<String> = with.filter_map(|entry| entry.name.clone()).collect();

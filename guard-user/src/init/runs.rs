@@ -1,44 +1,46 @@
-//! The reverse of host lists: texts that differ in one number only become `worker-[0-3]`.
+//! Generates host lists: texts that differ in only one number become `worker-[0-3]`.
 
 use std::ops::Range as Span;
 
-/// Ranges of one bracket; more would be hard to read.
+/// Maximum number of ranges in one bracket, for readability.
 const MAX_RANGES: usize = 8;
-/// Digits of a number that may vary; so many fit 64 bits in either radix.
+/// Maximum number of digits of a varying number; this many fit 64 bits in both radices.
 const MAX_DIGITS: usize = 15;
 
 /// A row of texts: a name, or a name and its addresses.
 pub(super) type Row = Vec<String>;
 
-/// A run of rows that are written as one.
+/// Consecutive rows that are written as one.
 #[derive(Debug)]
 pub(super) struct Run {
     columns: Vec<Column>,
-    /// Which rows it stands for.
+    /// Indices of the rows.
     pub(super) rows: Span<usize>,
 }
 
-/// One text of each row of a run.
+/// One column of a run, with the text of every row.
 #[derive(Debug)]
 struct Column {
     first: String,
-    /// Where the number that varies stands in the first text; none while there is one row only.
+    /// Position of the varying number in the first text, and its ranges; none if there is only one
+    /// row.
     varies: Option<(Span<usize>, Vec<Numbers>)>,
 }
 
-/// Numbers that follow each other, as they are written.
+/// A range of consecutive numbers, as written.
 #[derive(Debug, Clone)]
 struct Numbers {
     first: String,
     last: String,
 }
 
-/// Addresses with colons have hexadecimal numbers, as everywhere in host lists.
+/// Returns the radix of numbers in a text: 16 for addresses with colons, as in all host lists,
+/// otherwise 10.
 fn radix(text: &str) -> u32 {
     if text.contains(':') { 16 } else { 10 }
 }
 
-/// The numbers of a text.
+/// Returns the positions of the numbers in a text.
 fn numbers(text: &str) -> Vec<Span<usize>> {
     let radix = radix(text);
     let mut found: Vec<Span<usize>> = Vec::new();
@@ -64,7 +66,7 @@ impl Numbers {
         Self { first: text.to_owned(), last: text.to_owned() }
     }
 
-    /// Whether a number is the next one, written in the same way.
+    /// Reports whether a number follows the last one, with the same padding.
     fn is_next(&self, text: &str, radix: u32) -> bool {
         let (Some(last), Some(next)) = (value(&self.last, radix), value(text, radix)) else {
             return false;
@@ -79,7 +81,7 @@ impl Numbers {
     }
 }
 
-/// Where the one number stands in which two texts differ, and that number of the second.
+/// Returns the positions, in both texts, of the only number in which they differ.
 fn difference(first: &str, second: &str) -> Option<(Span<usize>, Span<usize>)> {
     if radix(first) != radix(second) {
         return None;
@@ -101,7 +103,7 @@ impl Column {
         Self { first: text.to_owned(), varies: None }
     }
 
-    /// The column with one more text, if that can be written.
+    /// Returns the varying number with one more text; none if no host list can express it.
     fn with(&self, text: &str) -> Option<(Span<usize>, Vec<Numbers>)> {
         let (span, other) = difference(&self.first, text)?;
         let radix = radix(text);
@@ -117,7 +119,8 @@ impl Column {
         if range.is_next(number, radix) {
             number.clone_into(&mut range.last);
         } else if range.first != range.last && range.is_below(number, radix) && many < MAX_RANGES {
-            // A gap is bridged behind a range only: lists of single numbers read badly.
+            // A gap is allowed only after a range, because lists of single numbers are hard to
+            // read.
             ranges.push(Numbers::one(number));
         } else {
             return None;
@@ -147,7 +150,7 @@ impl Run {
         Self { columns: row.iter().map(|text| Column::new(text)).collect(), rows: at..at + 1 }
     }
 
-    /// Takes one more row in; false if that cannot be written.
+    /// Adds a row; returns false if no host list can express it.
     fn take(&mut self, row: &Row) -> bool {
         if row.len() != self.columns.len() {
             return false;
@@ -164,13 +167,13 @@ impl Run {
         true
     }
 
-    /// Each column, as a host list.
+    /// Returns each column as a host list.
     pub(super) fn texts(&self) -> impl Iterator<Item = String> + '_ {
         self.columns.iter().map(Column::text)
     }
 }
 
-/// Rows as runs, in their order. `joins` says whether a row may stand in one run with the next.
+/// Groups rows into runs, in order. `joins` decides whether two rows may be in one run.
 pub(super) fn runs(rows: &[Row], joins: impl Fn(usize, usize) -> bool) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (at, row) in rows.iter().enumerate() {
@@ -209,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_step_stays_apart() {
-        // Padding that ends within a range cannot be written.
+        // Padding that ends within a range cannot be expressed.
         assert_eq!(lists(&["w08", "w9"]), ["w08", "w9"]);
         assert_eq!(lists(&["w2", "w1"]), ["w2", "w1"]);
         assert_eq!(lists(&["a", "b"]), ["a", "b"]);

@@ -1,4 +1,4 @@
-//! Which contacts count, and what is to become of each.
+//! Decides which contacts count as evidence, and what to do about each.
 
 use std::collections::BTreeMap;
 
@@ -11,60 +11,61 @@ use crate::{
     text::counted,
 };
 
-/// Ports that a source may try in vain before it is taken for one that looks around.
+/// Maximum number of ports that a source may try without success before it is considered a scanner.
 const SCAN_PORTS: usize = 8;
-/// The port of ssh, which no proposal guards: who reads it may sit behind it.
+/// The ssh port, which no proposal guards: the operator may be connected through it.
 const SSH: Port = (Transport::Tcp, 22);
-/// The ports that the kernel gives to whoever asks for none in particular, by default.
+/// Default range of the ports that the kernel assigns to sockets without a fixed port
+/// (`ip_local_port_range`).
 pub const EPHEMERAL: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
-/// What is to become of a contact.
+/// What to do about a contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// The policy allows it already.
+    /// Nothing: the policy already allows it.
     Allowed,
-    /// No service guards the port: one is proposed.
+    /// Propose a service, because none guards the port.
     Service,
-    /// A service refuses it: an entry for the manifest is looked for.
+    /// Find a manifest entry, because a service refuses the source.
     Entry,
 }
 
-/// A contact that counts.
+/// A contact that counts as evidence.
 #[derive(Debug, Clone)]
 pub struct KeptContact {
-    /// The source.
+    /// Address of the source.
     pub source: Addr,
-    /// The port.
+    /// The port of the node that it contacted.
     pub port: Port,
-    /// What it did.
+    /// The observed traffic.
     pub contact: Contact,
-    /// What is to become of it.
+    /// What to do about the contact.
     pub disposition: Disposition,
 }
 
-/// What is not proposed.
+/// A contact that is not proposed.
 #[derive(Debug, Clone)]
 pub struct LeftOut {
-    /// The source.
+    /// Address of the source.
     pub source: Addr,
-    /// The port; none if it is about the source as a whole.
+    /// The port; none if the whole source was left out.
     pub port: Option<Port>,
-    /// Frames that came.
+    /// Number of frames received from it.
     pub packets: u64,
-    /// Why.
+    /// The reason.
     pub why: String,
 }
 
 /// The contacts of a node, classified.
 #[derive(Debug, Default)]
 pub struct Classified {
-    /// What counts.
+    /// Contacts that count as evidence.
     pub kept: Vec<KeptContact>,
-    /// What does not, and why.
+    /// Contacts that do not, with the reason.
     pub left_out: Vec<LeftOut>,
 }
 
-/// Judges what was seen, beside a policy.
+/// Classifies the observed contacts, given the current policy.
 pub fn classify(
     watch: &ConnectionTracker,
     cluster: &Cluster,
@@ -106,7 +107,7 @@ pub fn classify(
     classified
 }
 
-/// Why a source counts as one that looks around; none if it does not.
+/// Returns the reason why a source is considered a scanner; none if it is not.
 fn looks_around(ports: &BTreeMap<Port, Contact>) -> Option<String> {
     let in_vain = ports.values().filter(|contact| contact.completed == 0).count();
     (in_vain > SCAN_PORTS && in_vain * 2 > ports.len())
@@ -153,7 +154,7 @@ fn disposition(
     Ok(Disposition::Service)
 }
 
-/// What becomes of a packet of this source that opens a connection.
+/// Evaluates a packet of the source that opens a connection, and returns the reason of the verdict.
 pub fn reason(policy: &CompiledPolicy, source: Addr, (transport, port): Port) -> Reason {
     let frame = Probe::new(source.into(), transport, port, FLAGS_OPENING).frame();
     let limiter = HostLimiter::new([0; 2]);

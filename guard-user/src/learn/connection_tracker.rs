@@ -1,4 +1,4 @@
-//! Follows the connections of a node through a capture, in bounded memory.
+//! Tracks the connections of a node in a capture, in bounded memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,30 +16,32 @@ use crate::{
     capture::{Captured, events, headers},
 };
 
-/// Connections, and pairs of a source and a port, that are followed at a time. What comes after
-/// them is counted.
+/// Maximum number of tracked connections, and of tracked pairs of a source and a port. Frames of
+/// further ones are only counted.
 const MAX_TRACKED: usize = 1 << 20;
-/// Nanoseconds of a second.
+/// Nanoseconds per second.
 const SECOND: u64 = 1_000_000_000;
 
-/// What a source did at a port of the node.
+/// The traffic of a source to a port of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contact {
-    /// Frames that came.
+    /// Number of frames received from the source.
     pub packets: u64,
-    /// Connections that it opened; of protocols without them, its ports that sent first.
+    /// Number of connections that the source opened; for protocols other than TCP, of its ports
+    /// that sent the first frame.
     pub openings: u64,
-    /// Of these, those that the node answered.
+    /// Number of those connections that the node answered.
     pub answered: u64,
-    /// Of these, those that carried data both ways.
+    /// Number of those connections with data in both directions.
     pub completed: u64,
-    /// The first frame, from 1 on.
+    /// Number of the first frame, from 1.
     pub first_frame: u64,
-    /// When it came, in nanoseconds; none if the capture does not say.
+    /// Time of the first frame in nanoseconds since the Unix epoch; none if the capture has no
+    /// timestamps.
     pub first_ns: Option<u64>,
-    /// When the last one came.
+    /// Time of the last frame, in the same unit.
     pub last_ns: Option<u64>,
-    /// The most openings within a second.
+    /// Maximum number of openings within one second.
     pub peak: u64,
     second: (u64, u64),
 }
@@ -59,21 +61,21 @@ impl Contact {
 /// A port of the node.
 pub type Port = (Transport, u16);
 
-/// A connection: the other side with its port, and the node's port.
+/// Key of a connection: the peer's address and port, and the node's port.
 type Key = (Addr, u16, Port);
 
-/// How far it has come.
+/// State of a connection.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
-    /// The other side began.
+    /// The peer opened the connection.
     opened: bool,
     answered: bool,
-    /// Data came, and went.
+    /// Data was seen from the peer, and from the node.
     data: [bool; 2],
     counted: bool,
 }
 
-/// What was seen of a node's traffic.
+/// The observed traffic of a node.
 #[derive(Debug)]
 pub struct ConnectionTracker {
     own: HashSet<Addr>,
@@ -81,30 +83,31 @@ pub struct ConnectionTracker {
     /// Contacts of each source, by port.
     pub contacts: BTreeMap<Addr, BTreeMap<Port, Contact>>,
     contact_count: usize,
-    /// Frames from sources that cannot be true on a wire, the node's own addresses among them.
+    /// Number of frames by forged source: martian addresses, and the node's own.
     pub untrue: BTreeMap<Addr, u64>,
-    /// Frames that were read.
+    /// Number of frames in the capture.
     pub frames: u64,
-    /// Of these, frames to or from the node.
+    /// Number of frames to or from the node.
     pub of_node: u64,
-    /// Of these, frames that the node sent.
+    /// Number of frames that the node sent.
     pub sent: u64,
-    /// Of these, frames without ports, or cut in front of them.
+    /// Number of frames to the node without ports, or cut before them.
     pub without_ports: u64,
-    /// Connections that were under way when the capture began: who opened them is not in it.
+    /// Connections that existed when the capture began, so that it does not show which side opened
+    /// them.
     under_way: HashSet<Key>,
-    /// Frames that were not followed: there was too much.
+    /// Number of frames that were not tracked because the maximum was reached.
     pub not_followed: u64,
-    /// It was told of by events: samples of what is refused, without the answers.
+    /// Whether the traffic comes from events: samples of refused frames, without the answers.
     pub by_events: bool,
-    /// Frames that were dropped and not only counted: what did not get through is no evidence.
+    /// Number of dropped frames. They are no evidence, because they were not delivered.
     pub dropped: u64,
-    /// When the first and the last frame came.
+    /// Times of the first and the last frame.
     pub span_ns: Option<(u64, u64)>,
 }
 
 impl ConnectionTracker {
-    /// Of a node with these addresses.
+    /// Creates a tracker for a node with these addresses.
     pub fn new(addresses: &[Addr]) -> Self {
         Self {
             own: addresses.iter().copied().collect(),
@@ -124,16 +127,17 @@ impl ConnectionTracker {
         }
     }
 
-    /// How many connections were under way when the capture began.
+    /// Returns the number of connections that existed when the capture began.
     pub fn under_way(&self) -> usize {
         self.under_way.len()
     }
 
-    /// Hears of frames that enforcing would refuse: an event of the daemon. A source that is in the
-    /// middle of a connection in two of them counts: it was answered, or forges that it was.
+    /// Adds an event of the daemon about frames that enforcement would drop. A source counts once
+    /// two events show it in the middle of a connection: either it was answered, or it forges such
+    /// packets.
     ///
     /// # Errors
-    /// Its time is none.
+    /// The time of the event cannot be parsed.
     pub fn hear(&mut self, event: &Event) -> Result<(), String> {
         let EventKind::Packet(packet) = &event.what else { return Ok(()) };
         self.by_events = true;
@@ -159,8 +163,8 @@ impl ConnectionTracker {
         }
         let has = |flag| packet.flags.as_deref().is_some_and(|flags| flags.contains(flag));
         let opens = transport != Transport::Tcp || (has('S') && !has('A'));
-        // A record stands for a second and has the flags of the last frame in it. A connection that
-        // comes to nothing has one such record at most.
+        // A record covers up to a second and has the flags of its last frame. A connection that is
+        // never established produces at most one such record.
         let goes_on = has('A') && !['S', 'R', 'F'].into_iter().any(has);
         let key = (source, 0, (transport, port));
         if self.connections.len() >= MAX_TRACKED && !self.connections.contains_key(&key) {
@@ -193,7 +197,7 @@ impl ConnectionTracker {
         }
     }
 
-    /// Looks at a frame.
+    /// Adds a frame of a capture.
     pub fn add(&mut self, frame: &Captured<'_>) {
         self.frames += 1;
         self.during(frame.time_ns);
@@ -216,7 +220,7 @@ impl ConnectionTracker {
         self.sent += u64::from(outwards && !inwards);
         let payload = found.payload > 0;
         match (inwards, outwards) {
-            // From the node to itself over a wire, or from nobody.
+            // A forged source: the node's own address, or a martian.
             (true, _) if outwards || flow.source.is_martian() => {
                 *self.untrue.entry(flow.source).or_default() += 1;
             }
@@ -245,7 +249,7 @@ impl ConnectionTracker {
             return;
         }
         let progress = self.connections.entry(key).or_default();
-        // A port that is used again begins a new connection; a SYN that is sent again does not.
+        // A reused port begins a new connection; a retransmitted SYN does not.
         let again = opens && tcp && progress.counted;
         if again {
             *progress = Progress::default();
@@ -273,14 +277,14 @@ impl ConnectionTracker {
         count(progress, contact);
     }
 
-    /// A frame of the node: an answer, or the beginning of a connection of its own.
+    /// Adds a frame that the node sent: an answer, or the opening of its own connection.
     fn goes(&mut self, to: Addr, flow: &Flow, flags: Option<u8>, payload: bool) {
         let port = (flow.transport, flow.source_port);
         let key = (to, flow.port, port);
         let tcp = flow.transport == Transport::Tcp;
         let Some(progress) = self.connections.get_mut(&key) else {
-            // What comes back is an answer: it is followed as one that the other side did not
-            // open.
+            // The node opens this connection, so the peer's frames are answers. It is tracked as
+            // not opened by the peer.
             if (flow.opening || !tcp) && self.connections.len() < MAX_TRACKED {
                 self.connections.insert(key, Progress::default());
             }
@@ -302,7 +306,7 @@ impl ConnectionTracker {
     }
 }
 
-/// Counts a connection once it has carried data both ways.
+/// Counts a connection once, when it has carried data in both directions.
 fn count(progress: &mut Progress, contact: &mut Contact) {
     let Progress { answered, data, counted, .. } = *progress;
     if answered && data == [true; 2] && !counted {

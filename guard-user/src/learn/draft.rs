@@ -1,4 +1,4 @@
-//! Writes services for ports that nobody guards, with the evidence for each line.
+//! Writes services for ports that are not guarded, with the evidence for each line.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,50 +17,53 @@ use crate::{
     text::{counted, time},
 };
 
-/// How much more than was seen is allowed: jobs start at once, and grow.
+/// Factor between observed and allowed rates, because jobs start all at once, and grow.
 const HEADROOM: u64 = 4;
-/// The limit of new connections of each source that policies have by default, a second and at once.
+/// Default limit of new connections per source in policies: rate per second, and burst.
 const DEFAULT_LIMIT: (u64, u64) = (200, 1000);
-/// Sources that are told for each line; more are counted.
+/// Maximum number of sources listed per line; further ones are counted.
 const MAX_LISTED: usize = 8;
 
-/// How long prefixes are that stand for several sources seen in them.
+/// Prefix lengths for combining several observed sources.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Aggregate {
-    /// Bits of an IPv4 prefix; none: exact hosts.
+    /// Length of IPv4 prefixes in bits; none for exact hosts.
     pub v4: Option<u8>,
-    /// Bits of an IPv6 prefix; none: exact hosts.
+    /// Length of IPv6 prefixes in bits; none for exact hosts.
     pub v6: Option<u8>,
 }
 
-/// A service that is proposed.
+/// A proposed service.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// Its name.
+    /// Name of the service.
     pub name: String,
-    /// Its ports.
+    /// Ports of the service.
     pub ports: Vec<PortRange>,
-    /// Whether only the opening of connections is classified.
+    /// Whether only packets that open a connection are evaluated.
     pub opening_only: bool,
-    /// Roles that it allows.
+    /// Roles that it admits.
     pub roles: BTreeSet<String>,
-    /// Prefixes of sources that no node is, for a network of the manifest of the service's name.
+    /// Prefixes of the sources that are not nodes, for a network with the service's name in the
+    /// manifest.
     pub prefixes: BTreeSet<(IpAddr, u8)>,
-    /// The evidence.
+    /// The contacts that it is based on.
     pub evidence: Vec<KeptContact>,
-    /// Other nodes that the roles allow, and that were not seen.
+    /// Number of other nodes that the roles admit, although they were not observed.
     pub unseen: usize,
 }
 
 impl Service {
-    /// Its network in the manifest; none if every source is a node.
+    /// Returns the name and prefixes of its network in the manifest; none if every source is a
+    /// node.
     pub fn network(&self) -> Option<(&str, Vec<String>)> {
         let prefixes = self.prefixes.iter().map(|(address, len)| format!("{address}/{len}"));
         (!self.prefixes.is_empty()).then(|| (self.name.as_str(), prefixes.collect()))
     }
 }
 
-/// The services for what was kept for one. Ports with the same sources share one.
+/// Returns the services for the contacts that need one. Ports with the same sources share a
+/// service.
 pub fn services(
     kept: &[KeptContact],
     left_out: &[LeftOut],
@@ -69,7 +72,7 @@ pub fn services(
 ) -> Vec<Service> {
     let mut by_port: BTreeMap<Option<Port>, Vec<&KeptContact>> = BTreeMap::new();
     for contact in kept.iter().filter(|contact| contact.disposition == Disposition::Service) {
-        // Ports that the kernel gives away change from run to run: they are one.
+        // Ports that the kernel assigns change from run to run, so they are one service.
         let random = contact.port.0 == Transport::Tcp && EPHEMERAL.contains(&contact.port.1);
         by_port.entry((!random).then_some(contact.port)).or_default().push(contact);
     }
@@ -138,14 +141,16 @@ fn service(
     }
 }
 
-/// The role of a node that the fewest others have: it allows the least that was not seen.
+/// Returns the role of a node that the fewest other nodes have, because it admits the fewest
+/// unobserved nodes.
 pub fn rarest_role<'c>(cluster: &Cluster, node: &'c Node) -> Option<&'c str> {
     let having =
         |role: &String| cluster.nodes.iter().filter(|node| node.roles.contains(role)).count();
     node.roles.iter().min_by_key(|role| (having(role), role.as_str())).map(String::as_str)
 }
 
-/// Exact hosts; or prefixes for those that share one, unless a source that was left out is in it.
+/// Returns exact hosts, or a prefix for hosts that share one, unless it contains a source that was
+/// left out.
 fn prefixes(
     sources: &BTreeSet<Addr>,
     excluded: &BTreeSet<Addr>,
@@ -182,7 +187,7 @@ fn prefixes(
     found
 }
 
-/// Times and numbers of a contact, on one line.
+/// Describes the times and counts of a contact, on one line.
 pub fn evidence(kept: &KeptContact, cluster: &Cluster) -> String {
     let contact = &kept.contact;
     let source = IpAddr::from(kept.source);
@@ -204,16 +209,17 @@ pub fn evidence(kept: &KeptContact, cluster: &Cluster) -> String {
     )
 }
 
-/// A time of a capture.
+/// Formats a timestamp of a capture, in nanoseconds since the Unix epoch.
 pub fn time_of(ns: u64) -> String {
     time(std::time::UNIX_EPOCH + std::time::Duration::from_nanos(ns))
 }
 
-/// What is told of the whole, at the head of a policy and of an answer.
+/// The warning at the top of a policy and of the output.
 pub const CAUTION: &str = "What was seen is no proof of membership: find out whose each address is, \
                            and what else must be able to connect.";
 
-/// The policy of some services; `own_role` is that of the node that runs them.
+/// Returns the text of a policy with these services; `own_role` is the role of the node that runs
+/// them.
 pub fn policy(
     name: &str,
     services: &[Service],

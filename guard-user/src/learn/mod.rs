@@ -1,12 +1,13 @@
-//! From traffic that was seen to a proposal: who reached which port of a node, and what would let
-//! exactly them. Nothing of it is applied; what was seen is no proof of anything but itself.
+//! Proposes changes of a policy from observed traffic: which sources reached which ports of a node,
+//! and which entries would admit exactly those sources. Nothing is applied: observed traffic does
+//! not prove that a source is a member.
 //!
-//! [`connection_tracker`] follows connections, [`classify`] says which of them count, [`draft`] writes the policy.
-//! The manifest is edited by [`crate::policy::edit::patch`].
+//! [`connection_tracker`] tracks connections, [`classify`] decides which of them count, [`draft`]
+//! writes the policy. The manifest is edited by [`crate::policy::edit::patch`].
 
 pub mod classify;
 pub mod connection_tracker;
 pub mod draft;
 
-/// `schema` of the answer of `learn`.
+/// Value of the field `schema` of the output of `learn`.
 pub const SCHEMA: &str = "trainguard/learn/v1";

@@ -1,8 +1,8 @@
-//! The journal's own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): a datagram of fields
-//! for each record.
+//! The native protocol of the journal (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): a datagram of
+//! fields for each record.
 //!
-//! By hand, because `tracing-journald` waits for a journal that stands still, and a guard must not;
-//! and because it sends what it is given, unescaped and of any length.
+//! This module replaces `tracing-journald`, which blocks if the journal does not read, and sends
+//! values unescaped and at any length. A log record must never block the guard.
 
 use std::{
     io,
@@ -15,23 +15,23 @@ use tracing::Level;
 
 use super::{Patience, record::Record};
 
-/// Where the journal listens.
+/// Path of the journal's socket.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Name under which records are found: `journalctl -t trainguard`.
+/// Value of `SYSLOG_IDENTIFIER`: `journalctl -t trainguard` shows the records.
 const IDENTIFIER: &str = "trainguard";
 
 /// A connection to the journal.
 #[derive(Debug)]
 pub(super) struct Journal {
-    /// Connected, because only then it tells whether there is room.
+    /// A connected socket: only its state shows whether the receive queue of the journal has room.
     socket: Mutex<UnixDatagram>,
     path: PathBuf,
     patience: Patience,
 }
 
 impl Journal {
-    /// Opens it. Fails if nobody listens there.
+    /// Opens a connection. Fails if no process listens at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             socket: Mutex::new(connect(path)?),
@@ -40,7 +40,7 @@ impl Journal {
         })
     }
 
-    /// Writes a record; false if the journal does not take it at once.
+    /// Sends a record. Returns false if the journal does not accept it in time.
     pub(super) fn write(&self, record: &Record) -> bool {
         let datagram = datagram(record);
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,7 +52,7 @@ impl Journal {
                     sent = socket.send(&datagram);
                 }
             }
-            // A journal that was restarted has another socket there.
+            // A restarted journal has a new socket at the path.
             Err(_) => {
                 if let Ok(restarted) = connect(&self.path) {
                     *socket = restarted;
@@ -89,7 +89,7 @@ fn datagram(record: &Record) -> Vec<u8> {
     datagram
 }
 
-/// Priorities of syslog(3), by what has to be done.
+/// Returns the syslog(3) priority of a level.
 pub(super) fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -99,7 +99,7 @@ pub(super) fn priority(level: Level) -> &'static str {
     }
 }
 
-/// The journal takes capital letters, digits and underscores.
+/// Returns the name of a journal field: capital letters, digits and underscores.
 fn field_name(name: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     format!("TRAINGUARD_{}", name.chars().map(allowed).collect::<String>())
@@ -108,7 +108,8 @@ fn field_name(name: &str) -> String {
 fn put(datagram: &mut Vec<u8>, name: &str, value: &str) {
     datagram.extend_from_slice(name.as_bytes());
     if value.contains('\n') {
-        // A value with lines has its length in front, so that no line of it is taken for a field.
+        // A value with several lines is preceded by its length, so that none of its lines is read as
+        // a field.
         let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
         datagram.push(b'\n');
         datagram.extend_from_slice(&length.to_le_bytes());

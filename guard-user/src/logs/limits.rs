@@ -1,4 +1,4 @@
-//! How often one place in the code may speak.
+//! Rate limit of log records, for each place in the code (call site).
 
 use std::{
     collections::HashMap,
@@ -10,13 +10,13 @@ use tracing::{Level, callsite::Identifier};
 
 use super::record::Record;
 
-/// Records of one place in the code within a minute.
+/// Maximum number of records of a call site per minute.
 pub(super) const PER_MINUTE: u32 = 20;
 const MINUTE: Duration = Duration::from_mins(1);
-/// Characters of the last record that was not written.
+/// Maximum length of the last suppressed record in a summary, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// What each place has said. As many entries as there are places, so the memory is bounded.
+/// State of each call site. The number of call sites is fixed, so the memory is bounded.
 #[derive(Debug, Default)]
 pub(super) struct Limits(Mutex<HashMap<Identifier, CallSite>>);
 
@@ -29,7 +29,7 @@ struct CallSite {
 }
 
 impl Limits {
-    /// Whether a record of this place may be written; counted if not.
+    /// Reports whether a record of this call site may be written, and counts it as suppressed if not.
     pub(super) fn admit(&self, place: Identifier, record: &Record) -> bool {
         self.admit_at(Instant::now(), place, record)
     }
@@ -52,7 +52,7 @@ impl Limits {
         false
     }
 
-    /// A record for each place that was silenced since the last call.
+    /// Returns a summary for each call site with records that were suppressed since the last call.
     pub(super) fn take_suppressed(&self) -> Vec<Record> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let told = places.values_mut().filter_map(|place| {

@@ -1,13 +1,13 @@
-//! What the daemon says of itself: to the journal with fields when its standard error is connected
-//! to it, else as readable text.
+//! Log of the daemon: records with fields in the journal if standard error is connected to it,
+//! otherwise text on standard error.
 //!
-//! A log is no lock: whoever does not take a record in time loses it, and the guard goes on. What
-//! is repeated is written a few times a minute and then only counted. No byte from outside gets
-//! through unescaped, and no record is longer than its bound.
+//! Logging never blocks the daemon: a record that the journal or the reader does not accept in time
+//! is lost. Repeated records are written a few times per minute and then only counted. External text
+//! is escaped, and the length of a record is bounded.
 //!
-//! Levels tell consequences. `ERROR`: somebody must act, or the node is not guarded as wanted.
-//! `WARN`: somebody may have to. `INFO`: what happens in the life of a guard. `DEBUG` and `TRACE`
-//! are for development, and are neither limited nor written unless asked for.
+//! Levels: `ERROR` means that an operator must act, or the node is not guarded as configured. `WARN`
+//! means that an operator may have to act. `INFO` is for regular events. `DEBUG` and `TRACE` are for
+//! development: they are not rate limited, and off by default.
 
 mod journal;
 mod limits;
@@ -37,18 +37,18 @@ use tracing_subscriber::{
 
 use self::{journal::Journal, limits::Limits, record::Record, text::Text};
 
-/// Target of records that are whole pages, such as findings with their source: their lines stay
-/// lines, so whoever writes one escapes what comes from outside.
+/// Target of records that consist of several lines, such as findings with their source. The lines are
+/// kept, so the code that writes such a record must escape external text.
 pub const PAGE: &str = "trainguard::page";
 
-/// Where records go.
+/// Destination of the records.
 #[derive(Debug)]
 enum Sink {
     Journal(Journal),
     Text(Text),
 }
 
-/// The log of this process.
+/// The log of this process. A clone refers to the same log.
 #[derive(Debug, Clone)]
 pub struct Log(Arc<Inner>);
 
@@ -58,22 +58,24 @@ struct Inner {
     limits: Limits,
     suppressed: AtomicU64,
     lost: AtomicU64,
-    /// Lost records of which nobody was told yet.
+    /// Lost records that have not been reported in the log yet.
     untold: AtomicU64,
 }
 
-/// Records that were not written.
+/// Numbers of records that were not written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// They were repeated too often.
+    /// Records that exceeded the rate limit of their call site.
     pub suppressed: u64,
-    /// Nobody took them.
+    /// Records that the journal or the reader of standard error did not accept in time.
     pub lost: u64,
 }
 
 impl Log {
-    /// Sets up logging for this process: to the journal, or as text on standard error. To be called
-    /// once.
+    /// Sets up logging for this process. May be called once only.
+    ///
+    /// # Panics
+    /// The process already has a global subscriber.
     pub fn start(filter: EnvFilter) -> Self {
         let (sink, unreachable) = if stderr_is_journal() {
             match Journal::open(Path::new(journal::SOCKET)) {
@@ -104,8 +106,8 @@ impl Log {
         }))
     }
 
-    /// Tells of what was not written since the last call: a record for each place in the code. To
-    /// be called once a minute, and at the end.
+    /// Writes a summary of the records that were not written since the last call: one record for each
+    /// call site, and one for the lost records. To be called once a minute and at the end.
     pub fn tell(&self) {
         for suppressed in self.0.limits.take_suppressed() {
             self.write(&suppressed);
@@ -117,7 +119,7 @@ impl Log {
         }
     }
 
-    /// What was not written since the start.
+    /// Returns the numbers of records that were not written since the start.
     pub fn missing(&self) -> Missing {
         Missing {
             suppressed: self.0.suppressed.load(Ordering::Relaxed),
@@ -150,13 +152,14 @@ impl<S: Subscriber> Layer<S> for Log {
     }
 }
 
-/// Whether standard error is the stream that the service manager has connected to the journal.
+/// Reports whether standard error is the stream that the service manager has connected to the
+/// journal.
 fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(io::stderr()).is_ok_and(|file| is_stream(&stream, file.st_dev, file.st_ino))
 }
 
-/// Whether a value of `JOURNAL_STREAM` (systemd.exec(5)) names this file.
+/// Reports whether the value of `JOURNAL_STREAM` (systemd.exec(5)) is this file.
 fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
     let numbers = stream.split_once(':');
     let parsed = numbers.and_then(|(device, inode)| {
@@ -165,27 +168,27 @@ fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
     parsed == Some((device, inode))
 }
 
-/// Waits until somebody who takes records makes room; for some time the first time, then not any
-/// more until there is room again.
+/// Bounds the wait for the reader of the records: at most [`Patience::MS`] the first time that the
+/// reader has no room, and zero after that until there is room again.
 #[derive(Debug, Default)]
 struct Patience {
     stuck: AtomicBool,
 }
 
 impl Patience {
-    /// Milliseconds that there are to make room.
+    /// Timeout in milliseconds.
     const MS: u8 = 50;
 
-    /// There is room again.
+    /// Records that there is room again.
     fn renew(&self) {
         self.stuck.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there is room.
+    /// Waits for room, and reports whether there is any.
     fn has_room(&self, file: BorrowedFd<'_>) -> bool {
         let most = if self.stuck.load(Ordering::Relaxed) { 0 } else { Self::MS };
         let mut files = [PollFd::new(file, PollFlags::POLLOUT)];
-        // What cannot be asked is tried.
+        // If polling fails, there may be room.
         let stuck = poll(&mut files, PollTimeout::from(most)).is_ok_and(|ready| ready == 0);
         self.stuck.store(stuck, Ordering::Relaxed);
         !stuck
@@ -208,7 +211,8 @@ mod tests {
         }
     }
 
-    /// What arrives in a fake journal while something is logged.
+    /// Runs `work` with a fake journal, and returns the received records and the numbers of missing
+    /// ones.
     fn logged(work: impl FnOnce(&Log)) -> (Vec<String>, Missing) {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");

@@ -1,4 +1,4 @@
-//! A record: what an event says, escaped and bounded.
+//! A log record: the message and fields of a tracing event, escaped and bounded.
 
 use std::fmt::{self, Write as _};
 
@@ -10,34 +10,34 @@ use tracing::{
 use super::PAGE;
 use crate::policy::syntax::text;
 
-/// Bytes of a message.
+/// Maximum length of a message, in bytes.
 const MESSAGE: usize = 1024;
-/// Bytes of a page.
+/// Maximum length of a message of several lines ([`PAGE`]), in bytes.
 const MAX_PAGE_BYTES: usize = 16 * 1024;
-/// Bytes of a field's value.
+/// Maximum length of the value of a field, in bytes.
 const MAX_VALUE_BYTES: usize = 256;
 
-/// Something that is said.
+/// A log record.
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) level: Level,
-    /// Has lines only if it is a page.
+    /// Contains line breaks only if the target is [`PAGE`].
     pub(super) message: String,
-    /// What can be done about it.
+    /// What the operator can do about it.
     pub(super) hint: Option<String>,
-    /// Names are those of the code; values are on one line.
+    /// Fields: names as in the code, and values of one line.
     pub(super) fields: Vec<(&'static str, String)>,
-    /// File and line in the code.
+    /// File and line of the call site.
     pub(super) place: Option<(&'static str, u32)>,
 }
 
 impl Record {
-    /// A message alone, that is known to be harmless.
+    /// Creates a record with only a message, which is not escaped.
     pub(super) fn new(level: Level, message: String) -> Self {
         Self { level, message, hint: None, fields: Vec::new(), place: None }
     }
 
-    /// What an event says.
+    /// Converts an event, and escapes its text.
     pub(super) fn of(event: &Event<'_>) -> Self {
         let metadata = event.metadata();
         let mut record = Self::new(*metadata.level(), String::new());
@@ -46,7 +46,7 @@ impl Record {
         record
     }
 
-    /// Message and fields, as they are read: `guarded interface=eth0 mode=native`.
+    /// Formats message and fields: `guarded interface=eth0 mode=native`.
     pub(super) fn text(&self) -> String {
         let mut text = self.message.clone();
         for (name, value) in &self.fields {
@@ -78,7 +78,7 @@ impl Reader<'_> {
                 self.record.message = clean(value, most, self.page);
             }
             "hint" => self.record.hint = Some(clean(value, MESSAGE, false)),
-            // Where a library's message comes from.
+            // The origin of a message of a library, from `tracing-log`.
             name if name.starts_with("log.") => {}
             name => self.record.fields.push((name, clean(value, MAX_VALUE_BYTES, false))),
         }
@@ -95,10 +95,11 @@ impl Visit for Reader<'_> {
     }
 }
 
-/// A text without what would move a cursor, reorder text or break a line, of about `most` bytes.
+/// Formats a text of about `most` bytes at most, without characters that move the cursor, reorder
+/// text or break a line.
 fn clean(value: fmt::Arguments<'_>, most: usize, keep_lines: bool) -> String {
     let mut clean = Clean { text: String::new(), most, keep_lines, cut: false };
-    // What does not fit is not kept; the rest of it need not be written either.
+    // The error means that the text is longer than `most`; it is then truncated.
     let _ = clean.write_fmt(value);
     if clean.cut {
         clean.text.push_str(" …");

@@ -1,5 +1,5 @@
-//! Records as text on standard error. A record begins at the first column; its further lines are
-//! indented, so none of them looks like a record.
+//! Log records as text on standard error. The first line of a record begins in the first column;
+//! further lines are indented, so none of them looks like a record.
 
 use std::{io, os::fd::AsFd as _, time::SystemTime};
 
@@ -8,10 +8,10 @@ use tracing::Level;
 use super::{Patience, journal, record::Record};
 use crate::output;
 
-/// Bytes that a pipe with room takes without blocking (`PIPE_BUF`).
+/// Number of bytes that a pipe with room accepts without blocking (`PIPE_BUF`, pipe(7)).
 const PIPE_BUF: usize = 4096;
 
-/// How records are written.
+/// A writer of records to standard error.
 #[derive(Debug)]
 pub(super) struct Text {
     form: LineStyle,
@@ -20,16 +20,16 @@ pub(super) struct Text {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LineStyle {
-    /// For a terminal.
+    /// For a terminal, with colours.
     Colour,
     Plain,
-    /// For a journal that reads standard error: it has times of its own, and a priority in front of
-    /// each line makes it that line's (sd-daemon(3)).
+    /// For a journal that reads standard error: without the time, which the journal adds, and with
+    /// the priority in front of each line (sd-daemon(3)).
     Prefixed,
 }
 
 impl Text {
-    /// For a terminal, or for whoever reads.
+    /// Creates a writer; `terminal` is true if standard error is a terminal.
     pub(super) fn new(terminal: bool) -> Self {
         let colour = terminal && output::allows_colour();
         Self {
@@ -38,12 +38,12 @@ impl Text {
         }
     }
 
-    /// For a journal that reads standard error.
+    /// Creates a writer for a journal that reads standard error.
     pub(super) fn for_journal() -> Self {
         Self { form: LineStyle::Prefixed, patience: Patience::default() }
     }
 
-    /// Writes a record; false if standard error does not take it.
+    /// Writes a record. Returns false if standard error does not accept it in time.
     pub(super) fn write(&self, record: &Record) -> bool {
         let text = render(record, self.form, SystemTime::now()) + "\n";
         let stderr = io::stderr();
@@ -60,7 +60,7 @@ fn render(record: &Record, form: LineStyle, now: SystemTime) -> String {
         let lines: Vec<String> = text.lines().map(|line| format!("{prefix}{line}")).collect();
         return lines.join("\n");
     }
-    // Empty lines stay empty.
+    // Empty lines are not indented.
     let text = text.replace('\n', "\n    ").replace("\n    \n", "\n\n");
     let (name, colour) = match record.level {
         Level::ERROR => ("ERROR", "31"),

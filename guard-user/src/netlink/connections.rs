@@ -1,5 +1,4 @@
-//! The TCP connections of this network namespace that packets still come for, and the devices that
-//! their addresses are on.
+//! Open TCP connections of this network namespace, and the devices that have their local addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,24 +15,25 @@ use nix::ifaddrs::getifaddrs;
 use super::sock_diag::{self, Completeness, MAX_SOCKETS};
 use crate::system_error::SystemError;
 
-/// A TCP connection.
+/// An open TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection {
-    /// Our end.
+    /// Address and port on this node.
     pub local: SocketAddr,
-    /// The other end.
+    /// Address and port of the peer.
     pub peer: SocketAddr,
-    /// Index of the interface that it is bound to; 0 if to none.
+    /// Index of the interface that the socket is bound to; 0 if none.
     pub ifindex: u32,
-    /// Inode of the socket, the same in all namespaces; 0 if it is the kernel's own.
+    /// Inode of the socket, unique across namespaces; 0 for a socket of the kernel.
     pub inode: u32,
 }
 
-/// Connections that are open or closed by the peer alone, without those of the host with itself, in
-/// no order and at most so many; and whether there are more. Needs no rights.
+/// Lists the connections that are open, or that only the peer has closed, without connections of the
+/// node with itself. Returns at most `most` of them in no particular order, and whether there are
+/// more. Requires no permissions.
 ///
 /// # Errors
-/// The kernel does not answer, or cannot tell of TCP sockets (`CONFIG_INET_DIAG`).
+/// The kernel does not answer, or has no support for listing TCP sockets (`CONFIG_INET_DIAG`).
 pub fn established(most: usize) -> Result<(Vec<Connection>, bool), SystemError> {
     let mut found = Vec::new();
     let mut many = false;
@@ -58,10 +58,11 @@ pub fn established(most: usize) -> Result<(Vec<Connection>, bool), SystemError> 
     Ok((found, more || many))
 }
 
-/// The TCP ports that somebody listens at; a port among many thousands may be missing.
+/// Returns the TCP ports of listening sockets. Ports may be missing if there are many thousands of
+/// sockets.
 ///
 /// # Errors
-/// As [`established`].
+/// As for [`established`].
 pub fn listening_ports() -> Result<BTreeSet<u16>, SystemError> {
     let mut ports = BTreeSet::new();
     tcp(&StateFlags::LISTEN, |header| {
@@ -78,7 +79,7 @@ fn tcp(
     let protocol = u8::try_from(libc::IPPROTO_TCP).unwrap_or_default();
     let mut more = false;
     for family in [AF_INET, AF_INET6] {
-        // One socket each: the rest of an answer that is not read to its end lies in it.
+        // A socket for each family, because the unread rest of an answer stays in its receive queue.
         let socket = sock_diag::open().map_err(failed)?;
         match sock_diag::dump(&socket, family, protocol, states.clone(), MAX_SOCKETS, &mut each) {
             Ok(Completeness::Yes) => {}
@@ -91,10 +92,10 @@ fn tcp(
     Ok(more)
 }
 
-/// The names of the devices that have an address, by address.
+/// Returns the names of the devices with each address of this network namespace.
 ///
 /// # Errors
-/// The kernel does not list them.
+/// The kernel does not list the addresses.
 pub fn addresses() -> Result<BTreeMap<IpAddr, BTreeSet<String>>, SystemError> {
     let failed = |error: nix::Error| {
         SystemError::of("listing the addresses of the interfaces", io::Error::from(error))

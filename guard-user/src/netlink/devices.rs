@@ -1,4 +1,4 @@
-//! What network devices there are, what they unpack, and who has a program on them.
+//! The network devices of a namespace: their state, tunnel ports, and attached programs.
 
 use std::io;
 
@@ -19,36 +19,36 @@ use rtnetlink::{
 use super::topology::Stacked;
 use crate::{attach_mode::DeviceMode, sys, system_error::SystemError};
 
-/// UDP ports of GTP (`GTP0_PORT`, `GTP1U_PORT`, include/net/gtp.h): a device always has both.
+/// UDP ports of GTP (`GTP0_PORT`, `GTP1U_PORT`, include/net/gtp.h). A GTP device always uses both.
 const GTP_PORTS: [u16; 2] = [3386, 2152];
 
-/// Devices that appear with their module in every namespace, and unpack only once somebody sets
-/// them up.
+/// Devices that their kernel module creates in every namespace. They decapsulate packets only after
+/// they were configured.
 const FALLBACK_DEVICES: [&str; 9] =
     ["tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"];
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its index.
+    /// Index of the device.
     pub index: u32,
-    /// Its name.
+    /// Name of the device.
     pub name: String,
-    /// Whether it is up.
+    /// Whether the device is up.
     pub up: bool,
-    /// The longest packet that it takes, in bytes, without its Ethernet header.
+    /// Maximum length of a packet in bytes, without the Ethernet header.
     pub mtu: u32,
     /// Whether its frames begin with an Ethernet header.
     pub ethernet: bool,
-    /// Its kind as `ip -d link` shows it; none for hardware and loopback.
+    /// Kind of the device as `ip -d link` shows it; none for hardware and loopback.
     pub kind: Option<String>,
-    /// UDP ports at which it receives what it unpacks.
+    /// UDP ports on which the device receives packets to decapsulate.
     pub ports: Vec<u16>,
     /// The XDP program on it.
     pub xdp: Option<Attached>,
     /// Ids of its tc programs (TCX, ingress), in the order in which they run.
     pub tc: Vec<u32>,
-    /// What it lies on, and what lies on it.
+    /// The devices that it is stacked on or enslaved to.
     pub stacked: Stacked,
 }
 
@@ -57,24 +57,25 @@ pub struct Device {
 pub struct Attached {
     /// Id of the program.
     pub program_id: u32,
-    /// How it is attached.
+    /// How the program is attached.
     pub mode: DeviceMode,
 }
 
-/// Whether a program that runs in a driver gets each frame in one buffer at this MTU, however small
-/// the buffers of the driver are.
+/// Reports whether a program in native mode gets each frame in one buffer at this MTU, whatever the
+/// buffer size of the driver is.
 pub fn has_one_buffer(mtu: u32) -> bool {
     mtu <= 1500
 }
 
 impl Device {
-    /// Whether it unpacks what strangers may send. Devices that exist count before they are up, so
-    /// that none comes up unnoticed; but not the ones that nobody asked for.
+    /// Reports whether the device may decapsulate packets of any source. Devices count before they
+    /// are up, so that none comes up unnoticed; the devices in `FALLBACK_DEVICES` count only when
+    /// they are up.
     pub fn may_unpack(&self) -> bool {
         self.up || !FALLBACK_DEVICES.contains(&self.name.as_str())
     }
 
-    /// How a program runs on it; none if it does not.
+    /// Returns how a program runs on the device; none if it does not.
     pub fn mode_of(&self, program_id: u32) -> Option<DeviceMode> {
         match self.xdp {
             Some(attached) if attached.program_id == program_id => Some(attached.mode),
@@ -86,7 +87,7 @@ impl Device {
 type Changes =
     futures_util::stream::BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
 
-/// A connection to the kernel's routing socket in this network namespace.
+/// A connection to the routing socket of the kernel (rtnetlink) in this network namespace.
 #[expect(missing_debug_implementations, reason = "streams have none")]
 pub struct Netlink {
     handle: Handle,
@@ -94,7 +95,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Connects. Must be called inside a tokio runtime, which carries the connection.
+    /// Opens a connection. Must be called in a tokio runtime, which drives the connection.
     pub fn open() -> Result<Self, SystemError> {
         let failed = |error: io::Error| SystemError::of("opening a netlink socket", error);
         let (connection, handle, changes) =
@@ -103,7 +104,7 @@ impl Netlink {
         Ok(Self { handle, changes: changes.boxed() })
     }
 
-    /// All devices of this namespace.
+    /// Lists all devices of this namespace.
     pub async fn devices(&self) -> Result<Vec<Device>, SystemError> {
         let links = self.handle.link().get().execute();
         let links: Vec<LinkMessage> = links
@@ -113,17 +114,17 @@ impl Netlink {
         Ok(links.into_iter().map(device).collect())
     }
 
-    /// Waits until a device appears, vanishes or changes. A burst of changes counts as one.
+    /// Waits until a device appears, disappears or changes. A burst of changes counts as one.
     pub async fn changed(&mut self) {
         if self.changes.next().await.is_none() {
-            // The connection is gone; the caller's timer still looks at the devices.
+            // The connection is closed. The caller also polls the devices with a timer.
             std::future::pending::<()>().await;
         }
         while let Some(Some(_)) = futures_util::FutureExt::now_or_never(self.changes.next()) {}
     }
 }
 
-/// All devices of the network namespace of this thread, for who has no runtime.
+/// Lists all devices of the network namespace of this thread, for callers without a tokio runtime.
 pub fn devices_now() -> Result<Vec<Device>, SystemError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| SystemError::of("opening a netlink socket", error))?;
@@ -140,7 +141,7 @@ fn device(message: LinkMessage) -> Device {
         kind: None,
         ports: Vec::new(),
         xdp: None,
-        // None as well where the kernel has no such programs.
+        // Empty also if the kernel has no TCX.
         tc: sys::tc_programs(message.header.index).unwrap_or_default(),
         stacked: Stacked::of(&message),
     };

@@ -1,8 +1,8 @@
-//! What network cards and their drivers do before XDP sees a frame: asked by generic netlink, which
-//! takes no rights.
+//! Capabilities and settings of network cards and drivers that affect frames before XDP sees them,
+//! queried with generic netlink. This requires no permissions.
 //!
-//! One question at a time on a socket of its own. The answers of these families are parts of a dump
-//! that are not marked as such (`NLM_F_MULTI`), which makes clients for any family stop early.
+//! Each query uses its own socket. The families queried here answer with a dump whose parts are not
+//! marked as such (`NLM_F_MULTI`), and generic netlink clients stop reading such a dump too early.
 
 use std::{collections::BTreeMap, io, os::fd::AsFd as _};
 
@@ -22,18 +22,18 @@ use serde::Serialize;
 use super::sock_diag::refusal;
 use crate::system_error::SystemError;
 
-/// Milliseconds that the kernel may take for a part of an answer.
+/// Timeout for each part of an answer, in milliseconds.
 const ANSWER_TIMEOUT_MS: i64 = 500;
-/// Bytes of a part of an answer: what the kernel fills at most (`netlink_dump`,
+/// Size of the receive buffer in bytes: the maximum size of a part of an answer (`netlink_dump`,
 /// `net/netlink/af_netlink.c`).
 const BUFFER_BYTES: usize = 32 * 1024;
-/// Bytes of the headers in front of a question: `nlmsghdr` and `genlmsghdr`.
+/// Size of the headers in front of a request, in bytes: `nlmsghdr` and `genlmsghdr`.
 const HEADERS: usize = 20;
 
-/// Offloads that make one frame of several before a program sees them: as the kernel calls them,
-/// and as `ethtool -K` does.
+/// Offloads that merge several frames into one before a program sees them: the name in the kernel,
+/// and the name for `ethtool -K`.
 pub const MERGING: [(&str, &str); 2] = [("rx-lro", "lro"), ("rx-gro-hw", "rx-gro-hw")];
-/// The offload that takes VLAN tags off, likewise.
+/// The offload that removes VLAN tags, likewise.
 pub const VLAN_PARSE: (&str, &str) = ("rx-vlan-hw-parse", "rxvlan");
 
 // From include/uapi/linux/genetlink.h.
@@ -50,7 +50,7 @@ const NETDEV_XDP_ACT_RX_SG: u64 = 1 << 5;
 // From include/uapi/linux/ethtool_netlink.h.
 const ETHTOOL_MSG_FEATURES_GET: u8 = 11;
 const ETHTOOL_MSG_CHANNELS_GET: u8 = 17;
-/// The first attribute of each message of that family.
+/// The first attribute of each ethtool message.
 const ETHTOOL_A_HEADER: u16 = 1;
 const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
 const ETHTOOL_A_FEATURES_ACTIVE: u16 = 4;
@@ -59,16 +59,16 @@ const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
 const ETHTOOL_A_CHANNELS_RX_COUNT: u16 = 6;
 const ETHTOOL_A_CHANNELS_COMBINED_COUNT: u16 = 9;
 
-/// What a driver says of XDP (`enum netdev_xdp_act`; since Linux 6.3).
+/// Support of a driver for XDP (`enum netdev_xdp_act`; since Linux 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct XdpSupport {
-    /// It runs programs at all.
+    /// Whether the driver runs programs.
     pub native: bool,
-    /// Also on frames of several buffers.
+    /// Whether it also runs them on frames in several buffers.
     pub several_buffers: bool,
 }
 
-/// What drivers support, by index of the device.
+/// Returns the XDP support of all devices, by index.
 ///
 /// # Errors
 /// `ENOENT` before Linux 6.3.
@@ -88,11 +88,11 @@ pub fn xdp_support() -> Result<BTreeMap<u32, XdpSupport>, SystemError> {
     Ok(found)
 }
 
-/// The offloads that are switched on, by index of the device, under the kernel's names for them
+/// Returns the enabled offloads of all devices, by index. The names are those of the kernel
 /// (`rx-lro`), sorted.
 ///
 /// # Errors
-/// `ENOENT` if the kernel has no ethtool by netlink (before Linux 5.6, or without
+/// `ENOENT` if the kernel has no ethtool netlink interface (before Linux 5.6, or without
 /// `CONFIG_ETHTOOL_NETLINK`).
 pub fn offloads() -> Result<BTreeMap<u32, Vec<String>>, SystemError> {
     let mut found = BTreeMap::new();
@@ -102,8 +102,8 @@ pub fn offloads() -> Result<BTreeMap<u32, Vec<String>>, SystemError> {
     Ok(found)
 }
 
-/// The same of some devices, for who asks often: a listing of all that a machine with many
-/// containers has is long. Devices that are not there are left out.
+/// Returns the enabled offloads of some devices, likewise. For frequent queries: the list of all
+/// devices is long on a machine with many containers. Devices that do not exist are left out.
 ///
 /// # Errors
 /// Like those of [`offloads`].
@@ -132,7 +132,7 @@ pub fn offloads_of(
 
 fn switched_on(answer: Attributes<'_>) -> Vec<String> {
     let bits = answer.inside(ETHTOOL_A_FEATURES_ACTIVE).inside(ETHTOOL_A_BITSET_BITS);
-    // A set without a mask lists those that are on.
+    // A bitset without a mask lists the bits that are set.
     let names = bits.all().filter_map(|(_, bit)| {
         let name = Attributes(bit).value(ETHTOOL_A_BITSET_BIT_NAME)?;
         Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
@@ -142,14 +142,15 @@ fn switched_on(answer: Attributes<'_>) -> Vec<String> {
     names
 }
 
-/// How many queues receive, by index of the device. Drivers that do not tell are left out.
+/// Returns the number of receive queues of all devices, by index. Devices whose driver does not
+/// report it are left out.
 ///
 /// # Errors
 /// Like those of [`offloads`].
 pub fn receive_queues() -> Result<BTreeMap<u32, u32>, SystemError> {
     let mut found = BTreeMap::new();
     ask_ethtool("the queues of the cards", ETHTOOL_MSG_CHANNELS_GET, |index, answer| {
-        // Each of the combined ones receives, too.
+        // Combined channels also receive.
         let counts = [ETHTOOL_A_CHANNELS_RX_COUNT, ETHTOOL_A_CHANNELS_COMBINED_COUNT]
             .map(|kind| answer.number(kind).map_or(0, u32::from_ne_bytes));
         found.insert(index, counts.into_iter().fold(0, u32::saturating_add));
@@ -163,7 +164,7 @@ fn ask_ethtool(
     command: u8,
     mut each: impl FnMut(u32, Attributes<'_>),
 ) -> Result<(), SystemError> {
-    // An empty header: of all devices.
+    // An empty header selects all devices.
     let header = attribute(ETHTOOL_A_HEADER | NLA_F_NESTED, &[]);
     ask(what, "ethtool", command, &header, |answer| {
         let header = answer.inside(ETHTOOL_A_HEADER);
@@ -173,7 +174,7 @@ fn ask_ethtool(
     })
 }
 
-/// Asks a family for all that it has, and tells `each` of the parts of its answer.
+/// Requests a dump from a family, and passes each part of the answer to `each`.
 fn ask(
     what: &str,
     family: &str,
@@ -190,7 +191,7 @@ fn ask(
     })
 }
 
-/// A socket, and the number of a family.
+/// Opens a socket, and looks up the id of a family.
 fn open(family: &str) -> io::Result<(Socket, u16)> {
     let mut socket = Socket::new(NETLINK_GENERIC)?;
     socket.bind_auto()?;
@@ -207,7 +208,7 @@ fn open(family: &str) -> io::Result<(Socket, u16)> {
     Ok((socket, id.ok_or(io::ErrorKind::NotFound)?))
 }
 
-/// A question and its answer: one message, or all parts of a dump.
+/// Sends a request, and passes the answer to `each`: one message, or all parts of a dump.
 fn converse(
     socket: &Socket,
     family: u16,
@@ -220,8 +221,7 @@ fn converse(
     let mut question = length.to_ne_bytes().to_vec();
     question.extend(family.to_ne_bytes());
     question.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    // Number and sender, which the kernel fills in itself; then command, version and two spare
-    // bytes.
+    // Sequence number and port id, which may be 0; then command, version and two reserved bytes.
     question.extend([0; 8]);
     question.extend([command, 1, 0, 0]);
     question.extend(attributes);
@@ -248,7 +248,7 @@ fn converse(
     }
 }
 
-/// An attribute as it is sent, aligned to four bytes.
+/// Encodes an attribute, padded to four bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
@@ -257,7 +257,7 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Attributes that were received. Those after one that cannot be read are left out.
+/// Received attributes. Attributes after a malformed one are ignored.
 #[derive(Clone, Copy)]
 struct Attributes<'a>(&'a [u8]);
 
@@ -265,7 +265,7 @@ impl<'a> Attributes<'a> {
     fn all(self) -> impl Iterator<Item = (u16, &'a [u8])> {
         NlasIterator::new(self.0).map_while(Result::ok).map(|attribute: NlaBuffer<&'a [u8]>| {
             let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-            // Behind its length and kind.
+            // The value follows length and kind.
             (kind, attribute.into_inner().get(4..length).unwrap_or_default())
         })
     }
@@ -278,7 +278,7 @@ impl<'a> Attributes<'a> {
         self.value(kind)?.try_into().ok()
     }
 
-    /// The attributes in an attribute; none if it is not there.
+    /// Returns the attributes nested in an attribute; an empty list if it is missing.
     fn inside(self, kind: u16) -> Self {
         Self(self.value(kind).unwrap_or_default())
     }
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_kernel_answers_each_question() {
-        // The loopback device is in every namespace, and is its first.
+        // The loopback device exists in every namespace, with index 1.
         let offloads = offloads().expect("offloads");
         let on = offloads.get(&1).expect("the loopback device");
         assert!(on.iter().any(|name| name == "loopback"), "{on:?}");

@@ -1,4 +1,4 @@
-//! Devices, addresses, sockets and offloads, by netlink.
+//! Queries of devices, addresses, sockets and offloads with netlink.
 
 pub mod connections;
 pub mod devices;

@@ -1,8 +1,8 @@
-//! Which sockets of this network namespace take what strangers send: TCP and SCTP sockets that
-//! listen, UDP sockets that are bound and talk to nobody in particular.
+//! Sockets of this network namespace that accept packets of any source: listening TCP and SCTP
+//! sockets, and bound UDP sockets that are not connected to a peer.
 //!
-//! By the kernel's `sock_diag`, which filters by state itself: 50,000 connections cost nothing. The
-//! tables of `/proc/net` would have to be read whole.
+//! The kernel's `sock_diag` interface filters by state, so 50,000 open connections cost nothing. The
+//! tables in `/proc/net` would have to be read completely.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,39 +31,40 @@ use rtnetlink::{
 
 use crate::system_error::SystemError;
 
-/// Sockets that are looked at, of each kind and family. Who opens more hides the rest, which is
-/// told.
+/// Maximum number of sockets that are read, for each transport and address family. [`listening`] ends
+/// at the first one that has more sockets, and reports that sockets are missing.
 pub(super) const MAX_SOCKETS: usize = 65_536;
-/// Bytes of an answer's part. The kernel fills what it is given (`netlink_dump`,
-/// `net/netlink/af_netlink.c`), up to 32 KiB.
+/// Size of the receive buffer in bytes. The kernel fills the buffer that it is given, up to 32 KiB
+/// (`netlink_dump`, `net/netlink/af_netlink.c`).
 const BUFFER_BYTES: usize = 32 * 1024;
-/// Milliseconds that the kernel may take for a part of an answer.
+/// Timeout for each part of an answer, in milliseconds.
 const ANSWER_TIMEOUT_MS: i64 = 500;
-/// Descriptors that are looked at to find who has a socket.
+/// Maximum number of file descriptors that are read to find the processes of sockets.
 const MAX_DESCRIPTORS: usize = 200_000;
 
-/// A socket that takes what strangers send.
+/// A socket that accepts packets of any source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listening {
-    /// Its protocol; UDP-Lite counts as UDP.
+    /// Transport of the socket; UDP-Lite counts as UDP.
     pub transport: Transport,
-    /// The address that it is bound to; unspecified if to all.
+    /// Address that the socket is bound to; the unspecified address if it is bound to all.
     pub address: IpAddr,
-    /// Its port, never 0.
+    /// Port of the socket, never 0.
     pub port: u16,
-    /// Index of the interface that it is bound to; 0 if to none.
+    /// Index of the interface that the socket is bound to; 0 if none.
     pub ifindex: u32,
-    /// Who made it.
+    /// User id of the owner.
     pub uid: u32,
-    /// Its inode, the same in all namespaces; 0 if it is the kernel's own.
+    /// Inode of the socket, unique across namespaces; 0 for a socket of the kernel.
     pub inode: u32,
 }
 
-/// Tells `each` of the sockets of this thread's network namespace, in no order; whether there are
-/// more than are looked at. Needs no rights.
+/// Passes the sockets of the network namespace of this thread to `each`, in no particular order.
+/// Returns whether sockets are missing, because there are more than `MAX_SOCKETS`. Requires no
+/// permissions.
 ///
 /// # Errors
-/// The kernel does not answer, or cannot tell of TCP or UDP sockets (`CONFIG_INET_DIAG`,
+/// The kernel does not answer, or has no support for listing TCP or UDP sockets (`CONFIG_INET_DIAG`,
 /// `CONFIG_INET_UDP_DIAG`).
 pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
     let failed = |error: io::Error| match error.raw_os_error() {
@@ -81,7 +82,7 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
         (libc::IPPROTO_UDPLITE, Transport::Udp, StateFlags::CLOSE),
         (libc::IPPROTO_SCTP, Transport::Sctp, StateFlags::LISTEN),
     ] {
-        // A kernel without these has no such sockets.
+        // A kernel that cannot list these has no such sockets.
         let optional = !matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_UDP);
         let mut of_transport = |header: &InetResponseHeader| {
             let SocketId { source_port: port, source_address, interface_id, .. } = header.socket_id;
@@ -100,7 +101,7 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
             let protocol = u8::try_from(protocol).unwrap_or_default();
             match dump(&socket, family, protocol, states.clone(), MAX_SOCKETS, &mut of_transport) {
                 Ok(Completeness::Yes) => {}
-                // The rest of the answer lies unread in this socket.
+                // The rest of the answer is still in the receive queue of this socket.
                 Ok(Completeness::No) => return Ok(true),
                 Err(error)
                     if error.raw_os_error() == Some(libc::ENOENT)
@@ -112,7 +113,7 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
     Ok(false)
 }
 
-/// Whether all sockets were told of.
+/// Whether a dump listed all sockets.
 pub(super) enum Completeness {
     Yes,
     No,
@@ -129,8 +130,8 @@ pub(super) fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Tells `each` of the sockets of a family in some states, `most` of them or a part of an answer
-/// more.
+/// Passes the sockets of an address family in some states to `each`: at most `most`, rounded up to a
+/// whole part of the answer.
 pub(super) fn dump(
     socket: &Socket,
     family: u8,
@@ -176,25 +177,26 @@ pub(super) fn dump(
     }
 }
 
-/// The error in a message of that kind: a negative number.
+/// Decodes the error of an `NLMSG_ERROR` message, which is a negative errno.
 pub(super) fn refusal(payload: &[u8]) -> io::Error {
     let errno = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     io::Error::from_raw_os_error(errno.unwrap_or_default().saturating_neg())
 }
 
-/// The ports that the kernel gives to whoever asks for none in particular.
+/// Returns the range of ephemeral ports: those that the kernel assigns to sockets without an explicit
+/// port.
 pub fn ephemeral_ports() -> std::ops::RangeInclusive<u16> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut ends = text.split_whitespace().filter_map(|end| end.parse().ok());
     match (ends.next(), ends.next()) {
         (Some(first), Some(last)) => first..=last,
-        // The kernel's default.
+        // The default of the kernel.
         _ => 32_768..=60_999,
     }
 }
 
-/// The names of the processes that have these sockets, by inode, as far as they can be seen: of
-/// others' processes root sees them. A process may call itself what it likes.
+/// Returns the names of the processes that hold these sockets, by inode. Only root sees the processes
+/// of other users. A process can choose its name freely.
 pub fn commands(inodes: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     let mut commands = BTreeMap::new();
     let mut descriptors = 0;
@@ -207,7 +209,7 @@ pub fn commands(inodes: &BTreeSet<u32>) -> BTreeMap<u32, String> {
         if !process.file_name().to_str().is_some_and(is_process) {
             continue;
         }
-        // A process that has ended meanwhile, or that is none of ours.
+        // The process has ended, or belongs to another user.
         let Ok(entries) = fs::read_dir(process.path().join("fd")) else { continue };
         for entry in entries.flatten() {
             descriptors += 1;
@@ -221,7 +223,7 @@ pub fn commands(inodes: &BTreeSet<u32>) -> BTreeMap<u32, String> {
     commands
 }
 
-/// The inode of the socket that a descriptor in `/proc` is.
+/// Returns the inode of the socket behind a file descriptor in `/proc`.
 fn socket_of(descriptor: &Path) -> Option<u32> {
     let target = fs::read_link(descriptor).ok()?;
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()

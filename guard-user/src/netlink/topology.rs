@@ -1,21 +1,22 @@
-//! Which network devices lie on which: ports under a bond or a bridge, VLAN devices on a card.
+//! Stacking of network devices: ports of a bond or bridge, VLAN devices on a card.
 
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
 use super::devices::Device;
 
-/// The neighbours of a device, by their indices in this network namespace.
+/// The devices that a device is stacked on or enslaved to, by index in this network namespace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stacked {
-    /// The bond, team, bridge or VRF that it is a port of.
+    /// The bond, team, bridge or VRF that the device is a port of.
     pub controller: Option<u32>,
-    /// The device that it sends through, such as the card of a VLAN device. That of a veth is its
-    /// peer, which may be in another namespace and have the index of a stranger here.
+    /// The device that it sends through, such as the card of a VLAN device. For a veth this is its
+    /// peer, which may be in another namespace and whose index may belong to an unrelated device
+    /// here.
     pub lower: Option<u32>,
 }
 
 impl Stacked {
-    /// What a device tells of it.
+    /// Extracts the neighbours from the netlink message of a device.
     pub(super) fn of(link: &LinkMessage) -> Self {
         let mut stacked = Self::default();
         for attribute in &link.attributes {
@@ -29,8 +30,9 @@ impl Stacked {
     }
 }
 
-/// Whether all that comes in by a device passes a guard on others: on the bond or bridge that it is
-/// a port of, on the card that it lies on, or on each of its own ports.
+/// Reports whether all frames that a device receives are evaluated by a guard on other devices: on
+/// the bond or bridge that it is a port of, on the device that it is stacked on, or on each of its
+/// ports.
 fn is_covered(device: &Device, devices: &[Device], guarded: impl Fn(u32) -> bool) -> bool {
     if device.stacked.controller.is_some_and(&guarded) {
         return true;
@@ -42,8 +44,8 @@ fn is_covered(device: &Device, devices: &[Device], guarded: impl Fn(u32) -> bool
     !ports.is_empty() && ports.into_iter().all(guarded)
 }
 
-/// Devices that are up, that nobody wants guarded, and whose frames no guard on another one sees.
-/// The loopback device is left out: it is guarded only by name.
+/// Returns the devices that are up, are not `wanted`, and whose frames no guard on another device
+/// evaluates. The loopback device is left out, because it is guarded only if it is named.
 pub fn unguarded(
     devices: &[Device],
     wanted: impl Fn(&Device) -> bool,
@@ -57,15 +59,16 @@ pub fn unguarded(
     })
 }
 
-/// The ports of a bond or a bridge, by their indices.
+/// Returns the ports of a bond or bridge, by index.
 pub fn ports_of(index: u32, devices: &[Device]) -> Vec<u32> {
     let ports = devices.iter().filter(|device| device.stacked.controller == Some(index));
     ports.map(|device| device.index).collect()
 }
 
 impl Device {
-    /// The device of this namespace that it lies on. For others than these kinds, what the kernel
-    /// calls a link is something else, the peer of a pair or the far end of a tunnel.
+    /// Returns the device of this namespace that it is stacked on. For other kinds of devices, the
+    /// link attribute of the kernel has another meaning, such as the peer of a veth or the far end of
+    /// a tunnel.
     pub fn lies_on(&self) -> Option<u32> {
         let kind = self.kind.as_deref()?;
         let lies = matches!(kind, "vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap");

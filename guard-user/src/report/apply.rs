@@ -1,4 +1,4 @@
-//! What became of a change of policy, for people and for programs.
+//! The result of a change of policy, as text and as JSON.
 
 use serde::Serialize;
 
@@ -17,10 +17,10 @@ use crate::{
 
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/apply/v1";
-/// Groups of connections that people are shown.
+/// Maximum number of groups of connections in the text.
 const MAX_SHOWN: usize = 20;
 
-/// What a policy changes, in both forms: the clusters it is about may be large.
+/// The changes of a policy in both formats. Already formatted, because the clusters may be large.
 #[derive(Debug)]
 pub struct Difference {
     text: String,
@@ -28,36 +28,36 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Writes it down.
+    /// Formats a difference as text and as JSON.
     pub fn new(difference: &comparison::Difference, old: &Cluster, new: &Cluster) -> Self {
         let clusters = [old, new];
         Self {
             text: diff::text(difference, clusters),
-            // Plain maps and strings always become JSON.
+            // Serialization of maps with string keys does not fail.
             document: serde_json::to_value(diff::document(difference, clusters))
                 .unwrap_or_default(),
         }
     }
 }
 
-/// What became of it.
+/// The result of a change of policy.
 #[derive(Debug)]
 pub enum ApplyOutcome<'a> {
-    /// It is done: what is in force, in words.
+    /// The change is made.
     Done {
-        /// What the daemon says.
+        /// The daemon's response.
         applied: Applied,
-        /// In words.
+        /// The result in words, for the text.
         what: &'a str,
     },
-    /// What would become of it.
+    /// A dry run: the change would be accepted.
     Planned {
-        /// What the daemon says.
+        /// The daemon's response.
         applied: Applied,
-        /// What would change; none if what is in force is not known.
+        /// What would change; none if the policy in force is unknown.
         difference: Option<Difference>,
     },
-    /// It is not done.
+    /// The change is refused, or failed.
     Not(ClientError),
 }
 
@@ -66,19 +66,19 @@ struct Document<'a> {
     schema: &'static str,
     /// `done`, `dry_run`, `refused` or `failed`.
     result: &'static str,
-    /// Why it is refused, or failed.
+    /// The reason of a refusal or failure.
     error: Option<String>,
     generation: Option<u64>,
     policy_hash: Option<&'a str>,
     changed: Option<bool>,
     trial: Option<&'a TrialStatus>,
     connections: Option<&'a Connections>,
-    /// Of a dry run: as `diff --format json` has it; null if what is in force is not known.
+    /// For a dry run: the document of `diff --format json`; null if the policy in force is unknown.
     difference: Option<&'a serde_json::Value>,
     problems: &'a [String],
 }
 
-/// Prints it.
+/// Prints the result.
 pub fn print(answer: &ApplyOutcome<'_>, format: Format) {
     match (format, answer) {
         (Format::Json, _) => output::answer_json(&document(answer)),
@@ -193,7 +193,7 @@ fn listed(what: &str, cut: &Affected) {
     }
 }
 
-/// What else is to be known of connections.
+/// Prints notes about connections that could not be reopened, and about an incomplete list.
 fn rest(connections: &Connections) {
     let weak = &connections.not_reopened;
     if weak.connections > 0 {

@@ -1,4 +1,4 @@
-//! What a change of policy lets in and keeps out, for people and for programs.
+//! The difference between two policies, as text and as JSON: admitted and refused packets.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -19,10 +19,10 @@ use crate::{
 
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/diff/v1";
-/// Items of a list that people are shown.
+/// Maximum number of list items in the text.
 const MAX_SHOWN: usize = 8;
 
-/// Prints what differs.
+/// Prints the difference.
 pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Format) {
     match format {
         Format::Text => {
@@ -32,7 +32,7 @@ pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Form
     }
 }
 
-/// Some items, and how many more there are.
+/// Joins the first items, and counts the rest.
 fn some(items: impl IntoIterator<Item = impl ToString>) -> String {
     let mut items = items.into_iter();
     let mut shown: Vec<String> =
@@ -44,8 +44,8 @@ fn some(items: impl IntoIterator<Item = impl ToString>) -> String {
     shown.join(", ")
 }
 
-/// The sources of a region, by family where one of them is nearly all: then those are named that
-/// are left out.
+/// Describes the sources of a region. If it has nearly all addresses of a family, the exceptions
+/// are listed instead.
 fn sources(region: &Region) -> Vec<String> {
     let rest = region.rest();
     let one = |v4: bool, of: &Region| Region {
@@ -93,12 +93,12 @@ fn meets(meets: &Meets) -> String {
     format!("{} ({}{by})", action(meets.action), meets.reason.name())
 }
 
-/// The form for people.
+/// Formats the difference as text.
 pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     let mut say = |line: String| {
-        // A string takes everything.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(out, "{line}");
     };
     for change in &difference.changes {
@@ -188,7 +188,7 @@ fn limit_text(limit: Option<(u64, u64)>, unit: Unit) -> String {
     }
 }
 
-/// A packet in words, to a node that it concerns.
+/// Describes an example packet, to a node that the change affects.
 fn example(change: &Change, clusters: [&Cluster; 2]) -> Option<String> {
     let (from, port) = change.example?;
     let node = change.nodes.first()?;
@@ -297,7 +297,7 @@ fn strings(items: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
     items.into_iter().map(|item| item.to_string()).collect()
 }
 
-/// The JSON form.
+/// Returns the difference as a JSON document.
 pub(super) fn document<'d>(
     difference: &'d Difference,
     clusters: [&'d Cluster; 2],

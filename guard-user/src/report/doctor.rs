@@ -1,4 +1,4 @@
-//! What the doctor found, for people: a line for each check, then what to do.
+//! The diagnosis as text: a line for each check, then the fixes.
 
 use std::{
     fmt::Write as _,
@@ -13,12 +13,12 @@ use crate::{
     text::shown_text,
 };
 
-/// Columns of the longest state.
+/// Width in columns of the longest state.
 const STATE: usize = 8;
-/// Columns of what a check is called and about, unless one is longer.
+/// Minimum width in columns of the name and subject of a check.
 const NAME: usize = 24;
 
-/// Prints it.
+/// Prints the diagnosis.
 pub fn print(diagnosis: &Diagnosis) {
     let colour = io::stdout().is_terminal() && output::allows_colour();
     output::answer(text(diagnosis, colour));
@@ -62,7 +62,7 @@ fn text(diagnosis: &Diagnosis, colour: bool) -> String {
     text
 }
 
-/// What is told may come from anywhere: names of interfaces, of processes, of files.
+/// Escapes a text, because names of interfaces, processes and files can contain anything.
 fn clean(text: &str) -> String {
     shown_text(&text.replace('\n', " "))
 }
@@ -74,7 +74,7 @@ fn name(check: &Check) -> String {
     }
 }
 
-/// Colour only repeats what the word says.
+/// Colours the state. Colour only repeats the word.
 fn state(state: State, colour: bool) -> String {
     let style = match state {
         _ if !colour => Style::new(),

@@ -1,4 +1,4 @@
-//! Events: JSON lines for programs, a line each for people.
+//! Events as JSON lines, or as one line of text each.
 
 use std::{fmt::Write as _, net::SocketAddr, time::SystemTime};
 
@@ -13,7 +13,7 @@ use crate::{
     policy::syntax::text::visible,
 };
 
-/// Form of events.
+/// Format of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EventsFormat {
     /// For people, a line each
@@ -24,23 +24,23 @@ pub enum EventsFormat {
     Ndjson,
 }
 
-/// Where events go.
+/// Writer of events.
 #[derive(Debug)]
 pub struct Output {
     format: EventsFormat,
     colour: bool,
     lines: Lines,
-    /// The day of the last line.
+    /// The date of the last line.
     day: String,
 }
 
 impl Output {
-    /// No event yet.
+    /// Creates a writer; nothing has been written yet.
     pub fn new(format: EventsFormat, colour: bool) -> Self {
         Self { format, colour, lines: Lines::new(), day: String::new() }
     }
 
-    /// Adds an event; false as [`crate::output::answer`] says it.
+    /// Adds an event; returns false as [`crate::output::answer`] does.
     pub fn add(&mut self, event: &Event) -> bool {
         if self.format == EventsFormat::Ndjson {
             return self.lines.add(event);
@@ -56,13 +56,13 @@ impl Output {
         self.lines.add_text(&compact(event, self.colour))
     }
 
-    /// Writes what has not been written yet; false as [`crate::output::answer`] says it.
+    /// Writes the pending lines; returns false as [`crate::output::answer`] does.
     pub fn flush(&mut self) -> bool {
         self.lines.flush()
     }
 }
 
-/// An event on one line, without its day.
+/// Formats an event on one line, without its date.
 fn compact(event: &Event, colour: bool) -> String {
     let time = event.time.as_deref().and_then(|time| time.split_once('T'));
     let time = time.map_or("--:--:--.---", |(_, time)| time.trim_end_matches('Z'));
@@ -93,7 +93,7 @@ fn compact(event: &Event, colour: bool) -> String {
 }
 
 fn told(kind: &str, what: &str, facts: &str, text: &str) -> String {
-    // A text of several lines is one line here.
+    // A text of several lines becomes one line.
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let text = visible(&lines.join("; "));
     let (what, facts) = (visible(what), visible(facts));
@@ -102,7 +102,7 @@ fn told(kind: &str, what: &str, facts: &str, text: &str) -> String {
     parts.join(" ")
 }
 
-/// Who commanded what.
+/// Formats a request with the user and process that sent it.
 fn of_command(audit: &Audit) -> String {
     let named = |name: &Option<String>, uid: u32| {
         name.as_deref().map_or_else(|| format!("uid {uid}"), visible)
@@ -111,7 +111,7 @@ fn of_command(audit: &Audit) -> String {
         Some(uid) => format!("by {}", named(&audit.user, uid)),
         None => "by whom is not known".to_owned(),
     };
-    // Writing to a string does not fail.
+    // Writing to a `String` cannot fail.
     if let Some(uid) = audit.login_uid.filter(|uid| Some(*uid) != audit.uid) {
         let _ = write!(who, ", logged in as {}", named(&audit.login, uid));
     }
@@ -133,7 +133,7 @@ fn of_packet(packet: &Packet, colour: bool) -> String {
     };
     let verdict = visible(&packet.verdict.to_ascii_uppercase());
     let mut line = format!("{style}{verdict}{style:#} {}", visible(&packet.reason));
-    // Writing to a string does not fail.
+    // Writing to a `String` cannot fail.
     let _ = match (packet.source, packet.source_port) {
         (Some(addr), Some(port)) => write!(line, " {}", SocketAddr::new(addr, port)),
         (Some(addr), None) => write!(line, " {addr}"),
@@ -160,7 +160,7 @@ fn of_packet(packet: &Packet, colour: bool) -> String {
     line
 }
 
-/// What a record sums up, if it is more than one frame.
+/// Describes what a record summarizes; none if it is a single frame.
 fn folded(packet: &Packet) -> Option<String> {
     let about = format!("about {} frames", packet.packets);
     let estimated = packet.packets > packet.count;

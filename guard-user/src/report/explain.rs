@@ -1,4 +1,4 @@
-//! The pages of `explain`, and the list of them.
+//! Prints the pages of `explain`, and their list.
 
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ struct Entry {
     title: &'static str,
 }
 
-/// Prints the page of a name.
+/// Prints the page with a name.
 pub fn page(name: &'static str, format: Format) {
     let text = without_remarks(explain::page(name).unwrap_or_default());
     match format {
@@ -59,7 +59,7 @@ pub fn list(format: Format) {
     }
 }
 
-/// A page without the remarks that are for its tests.
+/// Removes the remarks that only the tests of the pages use.
 fn without_remarks(page: &str) -> String {
     let lines: Vec<&str> = page.lines().filter(|line| !line.starts_with("<!--")).collect();
     lines.join("\n")

@@ -1,4 +1,4 @@
-//! What was learned from a capture, for people and for programs.
+//! The output of `learn`, as text and as JSON.
 
 use std::{fmt::Write as _, net::IpAddr, path::Path};
 
@@ -16,112 +16,113 @@ use crate::{
     text::{counted, shown_text},
 };
 
-/// Lines of a kind that are printed for people; programs get all.
+/// Maximum number of lines of a kind in the text; JSON has all.
 const MAX_SHOWN: usize = 40;
 
-/// The answer of `learn`.
+/// The output of `learn`.
 #[derive(Debug, Serialize)]
 pub struct Learned {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// The node.
+    /// Name of the node.
     pub node: String,
-    /// The manifest.
+    /// Path of the manifest.
     pub manifest: String,
-    /// How much was seen, in words.
+    /// The amount of observed traffic, in words.
     pub watched: String,
-    /// Frames of the capture.
+    /// Number of frames in the capture.
     pub frames: u64,
-    /// Frames to or from the node.
+    /// Number of frames to or from the node.
     pub node_frames: u64,
-    /// When the first and the last frame were captured: RFC 3339, UTC; null if that is not known.
+    /// Times of the first and the last frame: RFC 3339, UTC; null if unknown.
     pub span: Option<[String; 2]>,
-    /// What has to be known to judge the proposal.
+    /// Limitations of the evidence.
     pub notes: Vec<String>,
-    /// Contacts that count, with what is proposed for each.
+    /// Contacts that count as evidence, with the proposal for each.
     pub contacts: Vec<Contact>,
-    /// Entries for the manifest.
+    /// New manifest entries.
     pub entries: Vec<Admitted>,
-    /// What was left out.
+    /// Contacts that were left out.
     pub left_out: Vec<LeftOutContact>,
-    /// The documents; null if nothing is proposed.
+    /// The proposed documents; null if nothing is proposed.
     pub documents: Option<Documents>,
 }
 
-/// A contact that counts.
+/// A contact that counts as evidence.
 #[derive(Debug, Serialize)]
 pub struct Contact {
-    /// The source.
+    /// Address of the source.
     pub source: IpAddr,
-    /// Its name in the manifest; null if it has none.
+    /// Name of the source's node in the manifest; null if it is not a node.
     pub node: Option<String>,
-    /// As policies write it: `tcp/9091`.
+    /// Port as written in policies: `tcp/9091`.
     pub port: String,
-    /// Connections that carried data both ways.
+    /// Number of connections with data in both directions.
     pub connections: u64,
-    /// Frames that came.
+    /// Number of frames received from the source.
     pub packets: u64,
-    /// The most that were opened in a second.
+    /// Maximum number of openings within one second.
     pub peak_per_second: u64,
-    /// The first frame, from 1 on; of events, the number of the first.
+    /// Number of the first frame, from 1; for events, the number of the first event.
     pub first_frame: u64,
-    /// When it came; null if that is not known.
+    /// Time of the first frame; null if unknown.
     pub first_seen: Option<String>,
-    /// When the last one came.
+    /// Time of the last frame; null if unknown.
     pub last_seen: Option<String>,
-    /// `allowed` by the policy already, by a proposed `service`, or by an `entry` for the manifest.
+    /// How the source is admitted: `allowed` by the current policy, by a proposed `service`, or by
+    /// an `entry` of the manifest.
     pub by: &'static str,
-    /// The proposed service; null if it is none.
+    /// Name of the proposed service; null if none is needed.
     pub service: Option<String>,
 }
 
-/// An entry for the manifest that admits a source.
+/// A manifest entry that admits a source.
 #[derive(Debug, Serialize)]
 pub struct Admitted {
-    /// The source.
+    /// Address of the source.
     pub source: IpAddr,
-    /// The entry, as it stands in the manifest.
+    /// The entry as written in the manifest.
     pub lines: String,
-    /// The roles in it.
+    /// Roles of the entry.
     pub roles: Vec<String>,
-    /// Services of this node that it opens besides those that were seen.
+    /// Services of this node that the entry also opens, besides the observed ones.
     pub admits_also: Vec<String>,
-    /// What lint says of it.
+    /// Lint findings about the entry.
     pub findings: Vec<String>,
 }
 
-/// What was left out.
+/// A contact that was left out.
 #[derive(Debug, Serialize)]
 pub struct LeftOutContact {
-    /// The source.
+    /// Address of the source.
     pub source: IpAddr,
-    /// The port; null if it is about the source as a whole.
+    /// The port; null if the whole source was left out.
     pub port: Option<String>,
-    /// Frames that came.
+    /// Number of frames received from the source.
     pub packets: u64,
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// What the proposal does to it at that port: `refused`; `open`, for no service guards the port;
-    /// `allowed`, by a role that others were seen with, or because it counts at another of the
-    /// ports that the kernel gives away. Null if it is about no one port.
+    /// Effect of the proposal on the source at that port. `refused`; `open`, because no service
+    /// guards the port; or `allowed`, by a role that other sources were observed with, or because
+    /// the source counts at another ephemeral port. Null if the whole source was left out.
     pub then: Option<&'static str>,
 }
 
 /// The proposed documents.
 #[derive(Debug, Serialize)]
 pub struct Documents {
-    /// The manifest.
+    /// Text of the manifest.
     pub manifest: String,
-    /// What changes in it, as a unified diff.
+    /// Changes of the manifest, as a unified diff.
     pub manifest_diff: String,
-    /// Name of the file of the policy, beside the manifest; null if there is none.
+    /// File name of the policy, beside the manifest; null if there is no new policy.
     pub policy_file: Option<String>,
-    /// The policy.
+    /// Text of the policy; null if there is no new policy.
     pub policy: Option<String>,
 }
 
 impl Learned {
-    /// What was seen of a node, before anything is proposed.
+    /// Summarizes the observed traffic of a node, without a proposal.
     pub fn of(watch: &ConnectionTracker, node: &Node, manifest: &Path) -> Self {
         let span = watch.span_ns.map(|(first, last)| [first, last].map(draft::time_of));
         let during = watch.span_ns.map_or_else(String::new, |(first, last)| {
@@ -151,7 +152,7 @@ impl Learned {
         }
     }
 
-    /// Adds the contacts that count.
+    /// Adds the contacts that count as evidence.
     pub fn add(&mut self, classified: &Classified, services: &[Service], cluster: &Cluster) {
         self.contacts =
             classified.kept.iter().map(|kept| contact(kept, services, cluster)).collect();
@@ -239,7 +240,7 @@ fn contact(kept: &KeptContact, services: &[Service], cluster: &Cluster) -> Conta
     }
 }
 
-/// Prints it.
+/// Prints the output as text.
 pub fn print(learned: &Learned) {
     output::answer(text(learned).trim_end());
 }

@@ -1,57 +1,57 @@
-//! Who is refused and behaves like a member, for people and for programs.
+//! Refused sources that behave like members, as text and as JSON.
 
 use serde::Serialize;
 
 use crate::{api::events::missing::Stranger, output, policy::syntax::text::visible, text::counted};
 
-/// What was found.
+/// The output of `events --missing-members`.
 #[derive(Debug, Serialize)]
 pub struct MissingMembers {
-    /// As the daemon tells it.
+    /// Value of the daemon's field `schema`.
     pub schema: String,
-    /// The node that refused them.
+    /// Name of the node that refused the sources.
     pub node: String,
-    /// Since when the daemon takes note.
+    /// Start of the daemon's observation.
     pub since: String,
-    /// The manifest.
+    /// Path of the manifest.
     pub manifest: String,
-    /// Who behaves like a member.
+    /// Sources that behave like members.
     pub members: Vec<Member>,
-    /// Sources that come as often, from networks that are not the cluster's.
+    /// Number of sources that connect as often, but from networks outside the cluster.
     pub not_near: usize,
 }
 
 /// A source that behaves like a member.
 #[derive(Debug, Serialize)]
 pub struct Member {
-    /// The facts.
+    /// The daemon's facts about the source.
     #[serde(flatten)]
     pub stranger: Stranger,
-    /// What would admit it.
+    /// Changes that would admit it.
     #[serde(flatten)]
     pub remedy: Remedy,
 }
 
-/// What would admit a source.
+/// Changes that would admit a source.
 #[derive(Debug, Default, Serialize)]
 pub struct Remedy {
-    /// Lines for the manifest, under `nodes`; null if none would do.
+    /// Lines for the manifest, under `nodes`; null if no entry would admit the source.
     pub lines: Option<String>,
-    /// Line of the manifest under which they belong.
+    /// Line number of the manifest that the lines belong under.
     pub under: Option<usize>,
-    /// The roles in them.
+    /// Roles in the lines.
     pub roles: Vec<String>,
-    /// Services of this node that they open besides those that were tried.
+    /// Services of this node that the roles also open, besides those that the source tried.
     pub admits_also: Vec<String>,
-    /// What lint says of them; nothing that was said before.
+    /// Lint findings that the lines add.
     pub findings: Vec<String>,
-    /// Why there are no lines.
+    /// The reason why there are no lines.
     pub why: Option<String>,
-    /// What else could be written.
+    /// Other changes that would admit the source.
     pub ways: Vec<String>,
 }
 
-/// Prints them.
+/// Prints the sources as text.
 pub fn print(found: &MissingMembers) {
     output::answer(text(found));
 }
@@ -131,7 +131,7 @@ fn remedy(remedy: &Remedy, manifest: &str) -> Vec<String> {
             "  would be admitted by these lines under `nodes` ({}:{under}):",
             visible(manifest)
         ));
-        // As they are to be written: to be copied.
+        // Printed as they must be written, so that they can be copied.
         lines.extend(text.lines().map(visible));
         if !remedy.admits_also.is_empty() {
             let also: Vec<String> = remedy.admits_also.iter().map(|name| visible(name)).collect();

@@ -1,4 +1,4 @@
-//! Everything that is printed: data on standard output, talk on standard error.
+//! The output of all subcommands: results on standard output, messages on standard error.
 
 #[cfg(feature = "daemon")]
 pub mod apply;

@@ -1,10 +1,11 @@
-//! How far reading a file is, on a terminal.
+//! Progress of reading a file, on a terminal.
 
 use std::io::Read;
 
 use crate::output::Format;
 
-/// A bar on standard error, if somebody looks at that and it is in nobody's way.
+/// A progress bar on standard error. Hidden if standard error is not a terminal, or if the bar
+/// would disturb other output.
 #[derive(Debug)]
 pub struct Progress {
     #[cfg(feature = "progress")]
@@ -12,14 +13,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a file of so many bytes; none if that is not known.
+    /// Creates a bar for a file with `length` bytes, or without a maximum if the length is unknown.
     #[cfg(feature = "progress")]
     pub fn new(length: Option<u64>, format: Format) -> Self {
         use std::io::{self, IsTerminal as _};
 
         use indicatif::{ProgressBar, ProgressStyle};
 
-        // Lines that come as the frames do are their own sign of progress.
+        // JSON lines on the same terminal already show progress.
         let in_the_way = format == Format::Json && io::stdout().is_terminal();
         if !io::stderr().is_terminal() || in_the_way {
             return Self { bar: ProgressBar::hidden() };
@@ -35,20 +36,20 @@ impl Progress {
         Self { bar: style.map_or(bar.clone(), |style| bar.with_style(style)) }
     }
 
-    /// This build shows none.
+    /// Creates no bar, because this build does not support it.
     #[cfg(not(feature = "progress"))]
     pub fn new(_: Option<u64>, _: Format) -> Self {
         Self {}
     }
 
-    /// Counts what is read.
+    /// Wraps a reader so that the bar counts its bytes.
     pub fn of<'r>(&self, input: Box<dyn Read + 'r>) -> Box<dyn Read + 'r> {
         #[cfg(feature = "progress")]
         let input = Box::new(self.bar.wrap_read(input));
         input
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         #[cfg(feature = "progress")]
         self.bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! What a replay found: a JSON line for each frame, or a summary.
+//! The result of a replay: a JSON line for each frame, or a summary.
 
 use std::{
     collections::HashMap,
@@ -23,12 +23,12 @@ use guard_common::{
     verdict::{Action, MAX_SERVICES, Verdict},
 };
 
-/// Refused frames that are shown one by one, and sources that are shown.
+/// Maximum number of refused frames and of sources in the summary.
 const MAX_SHOWN: usize = 10;
-/// Refused sources that are told apart.
+/// Maximum number of refused sources that are counted separately.
 const MAX_SOURCES: usize = 1 << 16;
 
-/// A verdict as JSON. The first four fields are a contract.
+/// A verdict as a JSON line. The first four fields are a stable interface.
 #[derive(Serialize)]
 struct Line<'a> {
     frame: u64,
@@ -49,22 +49,22 @@ struct Line<'a> {
     destination_port: Option<u16>,
 }
 
-/// What came of a frame.
+/// The result of evaluating a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct Evaluated {
-    /// The verdict on what the capture kept of the frame.
+    /// The verdict on the captured part of the frame.
     pub verdict: Verdict,
-    /// What the frame is; none if it cannot be read.
+    /// The parsed headers; none if they cannot be parsed.
     pub parsed: Option<Parsed>,
-    /// Whether the verdict on the whole frame could be another one.
+    /// Whether the whole frame could get another verdict.
     pub truncated: bool,
-    /// The kernel does not take a frame of this length: the host judged.
+    /// The host evaluated the frame, because the kernel does not accept its length.
     pub on_host: bool,
-    /// What was not kept was filled up with zeros for the kernel.
+    /// The missing bytes were filled with zeros for the kernel.
     pub filled_up: bool,
 }
 
-/// How many frames, and when.
+/// Number, bytes and time range of frames.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     frames: u64,
@@ -83,32 +83,32 @@ impl Tally {
     }
 }
 
-/// What came of a replay.
+/// The summary of a replay.
 #[derive(Debug)]
 pub struct Summary<'a> {
     loaded: &'a Loaded,
     policy: &'a CompiledPolicy,
     format: Format,
-    /// What to call the service in each slot.
+    /// Name of the service in each slot.
     names: Vec<Option<&'a str>>,
-    /// By the number of the counter that a verdict has in the kernel.
+    /// Frames by the index of the verdict's counter in the kernel.
     verdicts: Vec<Tally>,
     all: Tally,
-    /// Frames that the capture has cut too short to be judged.
+    /// Number of frames that the capture cut too short to be evaluated.
     truncated: u64,
     refused: Vec<String>,
     sources: RefusedSources,
     lines: Lines,
-    /// Frames that were not for this node.
+    /// Number of frames that were not for this node.
     pub left_out: u64,
-    /// Frames of lengths that the kernel does not take, judged on the host.
+    /// Number of frames that the host evaluated, because the kernel does not accept their length.
     on_host: u64,
-    /// Frames that the capture had cut, filled up with zeros for the kernel.
+    /// Number of cut frames that were filled with zeros for the kernel.
     filled_up: u64,
 }
 
 impl<'a> Summary<'a> {
-    /// Nothing yet.
+    /// Creates an empty summary.
     pub fn new(loaded: &'a Loaded, policy: &'a CompiledPolicy, format: Format) -> Self {
         let name =
             |slot| policy.name_of_service(&Verdict::of_service(ANY_VERDICT.0, ANY_VERDICT.1, slot));
@@ -129,17 +129,17 @@ impl<'a> Summary<'a> {
         }
     }
 
-    /// Frames that were looked at.
+    /// Returns the number of frames.
     pub fn frames(&self) -> u64 {
         self.all.frames
     }
 
-    /// Frames that could be judged.
+    /// Returns the number of frames that could be evaluated.
     pub fn judged(&self) -> u64 {
         self.all.frames - self.truncated
     }
 
-    /// Adds a verdict, and prints it if each is wanted. Breaks when nobody reads any more.
+    /// Adds a verdict, and prints it with `--format json`. Breaks if standard output is closed.
     pub fn add(&mut self, frame: &Captured<'_>, judged: &Evaluated) -> ControlFlow<()> {
         let Evaluated { verdict, parsed, truncated, on_host, filled_up } = *judged;
         self.all.add(frame);
@@ -195,7 +195,7 @@ impl<'a> Summary<'a> {
         }
     }
 
-    /// A refused frame in words, with the place of the service that refused it.
+    /// Describes a refused frame, with the position of the service that refused it.
     fn describe(&self, frame: &Captured<'_>, verdict: Verdict, parsed: Option<Parsed>) -> String {
         let by = self.name(verdict).map(|name| format!(" by {name}")).unwrap_or_default();
         let service = verdict.service.and_then(|slot| self.policy.service_in(slot));
@@ -212,7 +212,7 @@ impl<'a> Summary<'a> {
         )
     }
 
-    /// Says what is to be said at the end.
+    /// Prints the summary and the notes.
     pub fn finish(&mut self) {
         self.lines.flush();
         if self.format == Format::Text {
@@ -302,7 +302,7 @@ impl<'a> Summary<'a> {
         lines.join("\n")
     }
 
-    /// The sources that were refused most.
+    /// Returns lines about the most refused sources.
     fn top(&self) -> Vec<String> {
         let top = self.sources.top();
         if top.is_empty() {
@@ -340,14 +340,14 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// Any verdict of a service, to ask for its name.
+/// Any verdict of a service, to look up the service's name.
 const ANY_VERDICT: (Action, guard_common::Reason) = (Action::Pass, guard_common::Reason::Allowed);
 
 /// The refused sources, in bounded memory.
 #[derive(Debug, Default)]
 struct RefusedSources {
     seen: HashMap<Addr, OfSource>,
-    /// Frames that a source may have in addition to those counted.
+    /// Maximum number of frames that a source may have in addition to its count.
     forgotten: u64,
 }
 
@@ -368,8 +368,8 @@ impl RefusedSources {
         of.services |= service.map_or(0, |slot| 1_u64.wrapping_shl(slot.into()));
     }
 
-    /// Forgets at least half of the sources, those with the fewest frames. What a source loses by
-    /// that is at most what the most frequent of the forgotten had.
+    /// Removes at least half of the sources, those with the fewest frames. A source loses at most
+    /// the highest count among the removed ones.
     fn forget(&mut self) {
         let mut counts: Vec<u64> = self.seen.values().map(|of| of.frames).collect();
         let middle = counts.len() / 2;
@@ -387,7 +387,7 @@ impl RefusedSources {
     }
 }
 
-/// The name of an action in tables.
+/// Returns the name of an action in tables.
 pub fn action(action: Action) -> &'static str {
     match action {
         Action::Pass => "pass",
@@ -404,7 +404,7 @@ fn cut_too_short(frames: u64) -> String {
     )
 }
 
-/// Nanoseconds as seconds, to the millisecond.
+/// Formats nanoseconds as seconds, with milliseconds.
 fn seconds(ns: u64) -> String {
     format!("{}.{:03}", ns / 1_000_000_000, ns / 1_000_000 % 1000)
 }

@@ -1,4 +1,4 @@
-//! The status, for people: a screen of 80 columns, what matters most first.
+//! The status as text of 80 columns, most important lines first.
 
 use std::{
     fmt::Write as _,
@@ -12,14 +12,14 @@ use crate::{
     text::{counted, shown_text},
 };
 
-/// Columns of the screen.
+/// Maximum width in columns.
 const WIDTH: usize = 80;
-/// Where the facts of a line begin, after the word that says what they are about.
+/// Column at which the facts of a line begin, after its label.
 const INDENT: usize = 11;
-/// Characters of a long text, an error most likely.
+/// Maximum length in characters of a text, such as an error.
 const MAX_TEXT: usize = 600;
 
-/// Prints it.
+/// Prints the status as text.
 pub fn print(status: &Status) {
     output::answer(text(status));
 }
@@ -70,7 +70,7 @@ fn text(status: &Status) -> String {
     screen.0
 }
 
-/// Guarded or not, who, and for how long.
+/// Writes whether the node is guarded, by which policy, and for how long.
 fn headline(screen: &mut Screen, status: &Status) {
     if !status.daemon {
         let guarded = status.interfaces.iter().filter(|interface| interface.is_guarded());
@@ -103,7 +103,7 @@ fn headline(screen: &mut Screen, status: &Status) {
     screen.wrapped("", 4, &line);
 }
 
-/// Where the policy comes from.
+/// Writes the source of the policy.
 fn source(screen: &mut Screen, status: &Status) {
     let source = &status.source;
     if source.path.is_empty() {
@@ -140,7 +140,7 @@ fn source(screen: &mut Screen, status: &Status) {
     }
 }
 
-/// The modes that are not the policy's.
+/// Writes the override of the mode.
 fn mode_by_hand(screen: &mut Screen, status: &Status) {
     let Some(by_hand) = &status.mode_override else { return };
     let services: Vec<String> = by_hand.services.iter().map(|name| shown(name)).collect();
@@ -175,7 +175,7 @@ fn interface_line(interface: &InterfaceStatus) -> String {
     line
 }
 
-/// What is left open: for information.
+/// Writes what is not guarded, for information.
 fn open(screen: &mut Screen, status: &Status) {
     if !status.unguarded.is_empty() {
         let names: Vec<String> = status.unguarded.iter().map(|name| shown(name)).collect();
@@ -214,7 +214,7 @@ fn short(hash: &str) -> String {
     if hash.is_empty() { "-".to_owned() } else { hash.chars().take(12).collect() }
 }
 
-/// How long before the status something was, between two words; nothing if that is not known.
+/// Formats the age of a timestamp at the time of the status, between two words; empty if unknown.
 fn age(status: &Status, since: Option<&str>, before: &str, after: &str) -> String {
     let time = |text: &str| humantime::parse_rfc3339(text).ok();
     let age = (|| {
@@ -224,7 +224,7 @@ fn age(status: &Status, since: Option<&str>, before: &str, after: &str) -> Strin
     age.map_or_else(String::new, |age| format!("{before}{}{after}", duration(age)))
 }
 
-/// A duration by its two largest units.
+/// Formats a duration with its two largest units.
 fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
@@ -241,17 +241,17 @@ fn duration(duration: Duration) -> String {
     parts.join(" ")
 }
 
-/// Lines of at most [`WIDTH`] columns.
+/// Text with lines of at most [`WIDTH`] columns.
 #[derive(Default)]
 struct Screen(String);
 
 impl Screen {
-    /// Adds facts about something.
+    /// Adds a line with a label.
     fn line(&mut self, about: &str, facts: &str) {
         self.wrapped(about, INDENT, facts);
     }
 
-    /// Adds a text, broken at spaces; what follows the first line is indented.
+    /// Adds a text, broken at spaces; all lines but the first are indented.
     fn wrapped(&mut self, about: &str, indent: usize, text: &str) {
         if !self.0.is_empty() {
             self.0.push('\n');
@@ -278,7 +278,7 @@ impl Screen {
             column += width;
             first = false;
         }
-        // No line ends in spaces, so that two screens can be compared.
+        // Lines do not end in spaces, so that two screens can be compared.
         self.0.truncate(self.0.trim_end_matches(' ').len());
     }
 }

@@ -1,4 +1,4 @@
-//! What came of unit tests.
+//! The results of unit tests.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     text::{shown_path, shown_text},
 };
 
-/// Form of test results.
+/// Format of test results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 pub enum TestFormat {
@@ -26,20 +26,20 @@ pub enum TestFormat {
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/test/v1";
 
-/// What came of a test.
+/// The result of a test.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The file that it is in.
+    /// The file of the test.
     pub file: PathBuf,
     /// The line of its name.
     pub line: usize,
-    /// What must hold.
+    /// Its name, which says what must hold.
     pub name: String,
-    /// What does not hold; nothing if it passed.
+    /// Expectations that are not met; empty if the test passed.
     pub failures: Vec<String>,
 }
 
-/// What came of all tests.
+/// The results of all tests.
 #[derive(Debug, Default)]
 pub struct Results(Vec<Outcome>);
 
@@ -61,22 +61,22 @@ struct TestJson<'r> {
 }
 
 impl Results {
-    /// Adds a test.
+    /// Adds the result of a test.
     pub fn add(&mut self, outcome: Outcome) {
         self.0.push(outcome);
     }
 
-    /// Whether there were none.
+    /// Reports whether there are no results.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How many failed.
+    /// Returns the number of failed tests.
     pub fn failed(&self) -> usize {
         self.0.iter().filter(|outcome| !outcome.failures.is_empty()).count()
     }
 
-    /// Prints them.
+    /// Prints the results.
     pub fn print(&self, format: TestFormat) {
         let (failed, all) = (self.failed(), self.0.len());
         match format {
@@ -114,7 +114,7 @@ impl Results {
         }
     }
 
-    /// As `JUnit` XML: a suite for each file.
+    /// Formats the results as `JUnit` XML, with a suite for each file.
     pub fn junit(&self) -> String {
         let mut suites: BTreeMap<&PathBuf, TestSuite> = BTreeMap::new();
         for outcome in &self.0 {
@@ -134,7 +134,7 @@ impl Results {
         }
         let mut document = Junit::new("trainguard test");
         document.add_test_suites(suites.into_values());
-        // A writer that is a string does not fail, and all text is UTF-8.
+        // Writing to a `String` cannot fail, and all text is UTF-8.
         document.to_string().unwrap_or_default()
     }
 }

@@ -1,4 +1,4 @@
-//! The steps of a decision, in words.
+//! The steps of a decision, as text and as JSON.
 
 use std::net::IpAddr;
 
@@ -26,7 +26,7 @@ use crate::{
 /// `schema` of the JSON form.
 const SCHEMA: &str = "trainguard/trace/v1";
 
-/// The answer as JSON.
+/// The JSON form.
 #[derive(Serialize)]
 struct Document<'a> {
     schema: &'static str,
@@ -37,15 +37,15 @@ struct Document<'a> {
     service: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     would_drop: bool,
-    /// Where the service that was asked was written; none if no service was.
+    /// Position of the service that guards the port; none if no service does.
     rule: Option<Written>,
     /// The entries that admit the source to this service.
     admitted_by: Vec<Admitting>,
-    /// What could be written to admit a source that this service refused.
+    /// Changes that would admit a source that this service refused.
     ways_in: Vec<String>,
 }
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Serialize)]
 struct Written {
     file: String,
@@ -63,16 +63,16 @@ struct Admitting {
     place: Written,
 }
 
-/// A decision, followed.
+/// A traced decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Trace<'a> {
-    /// Where things were written.
+    /// The manifest and policies, with the source positions.
     pub loaded: &'a Loaded,
-    /// The policy that decided.
+    /// The policy that was evaluated.
     pub policy: &'a CompiledPolicy,
-    /// What it did.
+    /// The steps of the decision.
     pub steps: &'a [Step],
-    /// What came of it.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
@@ -115,7 +115,7 @@ impl Trace<'_> {
         }
     }
 
-    /// The service that guards the port, as it was written.
+    /// Returns the service that guards the port, from the policy files.
     fn service(&self) -> Option<&cluster::Service> {
         let slot = self.steps.iter().find_map(|step| match step {
             Step::Guarded(slot) => Some(*slot),
@@ -129,11 +129,11 @@ impl Trace<'_> {
         Written { file, line: at.line, column: at.column }
     }
 
-    /// Who admits the source to the service, if the service was asked about it.
+    /// Describes how the source is admitted to the service, if the service was evaluated.
     fn source(&self) -> Option<Source> {
         let service = self.service()?;
         let addr = self.steps.iter().find_map(|step| match step {
-            // The node's own address is refused, whatever lists it.
+            // The node's own address is refused, even if an entry lists it.
             Step::Source { addr, found } if !found.is_own() => Some(addr),
             _ => None,
         })?;
@@ -179,7 +179,7 @@ impl Trace<'_> {
     }
 }
 
-/// What is known of the source of a packet to a service.
+/// The entries that concern the source of a packet to a service.
 struct Source {
     lines: Vec<String>,
     entries: Vec<Admitting>,

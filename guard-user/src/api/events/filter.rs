@@ -1,5 +1,5 @@
-//! Which events are wanted. Values of one kind are alternatives, kinds restrict each other, and a
-//! `!` in front of a value takes out what it means.
+//! Filters for events. Values of one kind are alternatives, and different kinds must all match. A
+//! value with the prefix `!` excludes what it matches.
 
 use std::net::IpAddr;
 
@@ -18,15 +18,15 @@ use crate::policy::{
     },
 };
 
-/// A value of a filter.
+/// A value of a filter, with or without the prefix `!`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterValue<T> {
     value: T,
-    /// What it means is not wanted.
+    /// Whether the value excludes what it matches.
     not: bool,
 }
 
-/// Who sent a packet.
+/// The source of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// An address.
@@ -35,30 +35,30 @@ pub enum Source {
     Prefix(Cidr),
     /// A node of the manifest, by its name.
     Node(String),
-    /// Nobody that the manifest knows.
+    /// Any address that belongs to no node of the manifest.
     Unknown,
 }
 
-/// Which events are wanted; all, if it is empty.
+/// A filter for events. An empty filter selects all events.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// By who sent the packet.
+    /// Sources of packets.
     pub sources: Vec<FilterValue<Source>>,
-    /// By service: its name, or `policy/service`.
+    /// Names of services, as `service` or `policy/service`.
     pub services: Vec<FilterValue<String>>,
-    /// By reason.
+    /// Reasons.
     pub reasons: Vec<FilterValue<Reason>>,
-    /// By verdict.
+    /// Verdicts.
     pub verdicts: Vec<FilterValue<Action>>,
-    /// By interface.
+    /// Names of interfaces.
     pub interfaces: Vec<FilterValue<String>>,
-    /// By destination port.
+    /// Destination ports with their transport.
     pub ports: Vec<FilterValue<PortRange>>,
-    /// By kind.
+    /// Kinds of events: values of [`KINDS`].
     pub kinds: Vec<FilterValue<&'static str>>,
 }
 
-/// The kinds of events.
+/// The kinds of events, as [`EventKind::kind`] returns them.
 pub const KINDS: [&str; 5] = ["packet", "policy", "interface", "audit", "lost"];
 
 fn wanted<T>(
@@ -69,10 +69,10 @@ fn wanted<T>(
     Ok(FilterValue { value: parse(text)?, not })
 }
 
-/// An address, a prefix, the name of a node, or `unknown`.
+/// Parses a source: an address, a prefix, the name of a node, or `unknown`.
 ///
 /// # Errors
-/// It is none of these.
+/// The text is none of these.
 pub fn source(text: &str) -> Result<FilterValue<Source>, String> {
     wanted(text, |text| {
         if text == "unknown" {
@@ -100,10 +100,10 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/".contains(&b))
 }
 
-/// The name of a service.
+/// Parses the name of a service.
 ///
 /// # Errors
-/// No service can be called that.
+/// The text has a character that no name of a service has.
 pub fn service(text: &str) -> Result<FilterValue<String>, String> {
     wanted(text, |text| {
         let is_name = is_name(text);
@@ -113,10 +113,10 @@ pub fn service(text: &str) -> Result<FilterValue<String>, String> {
     })
 }
 
-/// The name of an interface.
+/// Parses the name of an interface.
 ///
 /// # Errors
-/// It is empty.
+/// The text is empty.
 pub fn interface(text: &str) -> Result<FilterValue<String>, String> {
     wanted(text, |text| match text {
         "" => Err("expected the name of an interface".to_owned()),
@@ -124,10 +124,10 @@ pub fn interface(text: &str) -> Result<FilterValue<String>, String> {
     })
 }
 
-/// A reason to refuse a packet.
+/// Parses a reason for refusing a packet.
 ///
 /// # Errors
-/// There is no such reason; one that may be meant.
+/// There is no such reason. The message suggests a similar one.
 pub fn reason(text: &str) -> Result<FilterValue<Reason>, String> {
     let refusals = || Reason::ALL.into_iter().filter(|reason| reason.is_refusal());
     wanted(text, |text| {
@@ -141,10 +141,10 @@ pub fn reason(text: &str) -> Result<FilterValue<Reason>, String> {
     })
 }
 
-/// `drop` or `would-drop`.
+/// Parses a verdict: `drop` or `would-drop`.
 ///
 /// # Errors
-/// It is neither.
+/// The text is neither.
 pub fn verdict(text: &str) -> Result<FilterValue<Action>, String> {
     let refusals = [Action::Drop, Action::WouldDrop];
     wanted(text, |text| {
@@ -153,10 +153,10 @@ pub fn verdict(text: &str) -> Result<FilterValue<Action>, String> {
     })
 }
 
-/// One of [`KINDS`].
+/// Parses a kind of event: one of [`KINDS`].
 ///
 /// # Errors
-/// It is none.
+/// There is no such kind.
 pub fn kind(text: &str) -> Result<FilterValue<&'static str>, String> {
     wanted(text, |text| {
         let found = KINDS.into_iter().find(|kind| *kind == text);
@@ -164,10 +164,10 @@ pub fn kind(text: &str) -> Result<FilterValue<&'static str>, String> {
     })
 }
 
-/// Ports of a transport, as policies write them.
+/// Parses ports as policies write them, such as `tcp/9091` or `udp/any`.
 ///
 /// # Errors
-/// It is none; what was expected.
+/// The text is not a transport with ports. The message has what was expected.
 pub fn port(text: &str) -> Result<FilterValue<PortRange>, String> {
     wanted(text, str::parse)
 }
@@ -180,8 +180,8 @@ fn near(what: &str, text: &str, known: &[&str]) -> String {
     format!("`{}` is no {what}; {meant} ({})", shown(text), known.join(", "))
 }
 
-/// Whether some values take something: one that is wanted means it, if any is wanted, and none
-/// that is not wanted does.
+/// Reports whether the values of one kind select an event: at least one value without `!` matches, if
+/// there are such values, and no value with `!` matches.
 fn take<T>(values: &[FilterValue<T>], means: impl Fn(&T) -> bool) -> bool {
     let (not, only): (Vec<_>, Vec<_>) = values.iter().partition(|value| value.not);
     (only.is_empty() || only.iter().any(|value| means(&value.value)))
@@ -189,8 +189,8 @@ fn take<T>(values: &[FilterValue<T>], means: impl Fn(&T) -> bool) -> bool {
 }
 
 impl Filter {
-    /// Whether an event is wanted. That events were lost always is, unless `!lost` says otherwise:
-    /// who does not see it takes silence for peace.
+    /// Reports whether the filter selects an event. Events of the kind `lost` are always selected,
+    /// except with `!lost`: without them, lost events would look like a quiet network.
     pub fn takes(&self, event: &Event) -> bool {
         let kind = event.what.kind();
         if let EventKind::Lost(_) = event.what {
@@ -285,7 +285,7 @@ mod tests {
         ]
     }
 
-    /// A filter of one value, as it would be typed.
+    /// Parses one value into the filter that it is typed for.
     fn typed(flag: usize, value: &str) -> Filter {
         let mut filter = Filter::default();
         match flag {
@@ -367,7 +367,7 @@ mod tests {
     fn values_that_mean_nothing_are_refused_and_near_ones_named() {
         let error = reason("not_alowed").expect_err("no reason");
         assert!(error.contains("did you mean `not_allowed`?"), "{error}");
-        // Nothing is refused for it.
+        // No packet is refused for this reason.
         assert!(reason("allowed").is_err());
         for bad in
             ["", "!", "10.0.0.300", "10.0.0.0/33", "10.0.0.1/8", "fd00::/129", "a b", "\u{1b}"]

@@ -1,62 +1,62 @@
-//! Refused sources that behave like a member of the cluster, as the daemon tells of them.
+//! The document of refused sources that behave like members of the cluster.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// `schema` of [`Missing`].
+/// Value of [`Missing::schema`].
 pub const SCHEMA: &str = "trainguard/missing-members/v1";
 
-/// The refused sources that come again and again, and that no node of the running policy is.
+/// Sources that were refused repeatedly and belong to no node of the policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
-    /// [`SCHEMA`].
+    /// Always [`SCHEMA`].
     pub schema: String,
-    /// Which daemon.
+    /// Identifies the daemon process that recorded the sources.
     pub instance: String,
     /// Name of this node.
     pub node: String,
-    /// Path of the manifest, as the daemon was told.
+    /// Path of the manifest, as given to the daemon.
     pub manifest: String,
-    /// Since when the daemon takes note; as all times RFC 3339, UTC, to the millisecond.
+    /// When the daemon began to record sources. All times are RFC 3339, UTC, milliseconds.
     pub since: String,
     /// The sources, those with the most attempts first.
     pub sources: Vec<Stranger>,
 }
 
-/// A refused source that comes again and again.
+/// A source that was refused repeatedly and belongs to no node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stranger {
-    /// Its address.
+    /// Address of the source.
     pub address: IpAddr,
-    /// It shares its /24 (IPv4) or /64 (IPv6) with a node, or is in a network of the manifest.
-    /// Where a manifest has very many prefixes, the daemon leaves those to whoever asks.
+    /// Whether the address is in the /24 (IPv4) or /64 (IPv6) of a node, or in a network of the
+    /// manifest. If the networks have too many prefixes for the daemon, the client has to check them.
     pub near: bool,
-    /// Nodes that share its /24 or /64; a few of them.
+    /// Names of some nodes in the same /24 or /64.
     pub neighbours: Vec<String>,
-    /// How many there are.
+    /// Number of nodes in the same /24 or /64.
     pub neighbour_count: usize,
-    /// Sampled packets that open a connection.
+    /// Number of sampled packets that open a connection.
     pub attempts: u64,
-    /// Sampled packets of protocols without connections.
+    /// Number of sampled packets of protocols without connections.
     pub datagrams: u64,
-    /// Slots of five seconds in which it came.
+    /// Number of slots of five seconds in which packets arrived.
     pub slots: u64,
-    /// When it was first seen.
+    /// When the source was first seen.
     pub first_seen: String,
-    /// When it was last seen.
+    /// When the source was last seen.
     pub last_seen: String,
-    /// What it tried.
+    /// The ports that it sent to.
     pub tried: Vec<TriedPort>,
-    /// It tried more than is listed.
+    /// Whether it sent to more ports than `tried` lists.
     pub tried_more: bool,
 }
 
-/// A port that was tried.
+/// A port that a refused source sent to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TriedPort {
-    /// The service that refused.
+    /// The service that refused the packets.
     pub service: String,
-    /// The destination, as `tcp/9091`.
+    /// The destination, such as `tcp/9091`.
     pub port: String,
 }

@@ -1,5 +1,5 @@
-//! What happened on a node, as `events` tells it and `replay` and `test --record` read it: one JSON
-//! object a line. `test --record` reads lines of `replay --format json` as well.
+//! Events of a node: the format that `events` writes and that `replay` and `test --record` read, one
+//! JSON object per line. `test --record` also reads the lines of `replay --format json`.
 
 pub mod filter;
 pub mod missing;
@@ -11,58 +11,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::vocabulary::vocabulary;
 
-/// `schema` of an event.
+/// Value of [`Event::schema`].
 pub const SCHEMA: &str = "trainguard/event/v1";
-/// `schema` of a page of events.
+/// Value of [`Page::schema`].
 pub const PAGE_SCHEMA: &str = "trainguard/events/v1";
-/// Bytes of a line; one that is longer is none of ours.
+/// Maximum length of a line in bytes. A longer line is not an event.
 pub const MAX_LINE: usize = 1 << 20;
 
-/// Something that happened.
+/// Something that happened on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// [`SCHEMA`].
+    /// Always [`SCHEMA`].
     pub schema: String,
-    /// When it was told: RFC 3339, UTC, to the millisecond.
+    /// When the event was recorded: RFC 3339, UTC, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
-    /// Its number with the daemon that told it, from 1 on without a gap; none if a reader added it.
+    /// Sequence number of the event in the daemon that recorded it, from 1 without gaps; none if a
+    /// reader of events added it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
-    /// The node that it happened on.
+    /// Name of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What happened.
+    /// The kind of the event, with its fields.
     #[serde(flatten)]
     pub what: EventKind,
 }
 
-/// What happened. `kind` says which; a line without one is a packet.
+/// The kind of an event, with its fields. `kind` in JSON names it; a line without `kind` is a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum EventKind {
-    /// Packets were refused, or enforcing would have refused them.
+    /// Packets were refused, or would have been refused in enforce mode.
     Packet(Box<Packet>),
-    /// Something became of a policy.
+    /// The state of a policy changed.
     Policy(Policy),
-    /// Something became of an interface.
+    /// The state of an interface changed.
     Interface(Interface),
-    /// Somebody commanded something.
+    /// A command was given to the daemon.
     Audit(Box<Audit>),
-    /// Events were not told.
+    /// Events were lost.
     Lost(Lost),
-    /// Of a newer version.
+    /// A kind of a newer version of trainguard.
     #[serde(other)]
     Unknown,
 }
 
 impl EventKind {
-    /// Refused packets.
+    /// Wraps a record of refused packets.
     pub fn packet(packet: Packet) -> Self {
         Self::Packet(Box::new(packet))
     }
 
-    /// Its name: that of `kind`.
+    /// Returns the value of `kind` in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Packet(_) => "packet",
@@ -75,29 +76,30 @@ impl EventKind {
     }
 }
 
-/// One sampled packet that was refused, or several that were alike: then it is the last of them.
+/// A sampled packet that was refused. A record of several similar packets has the fields of the last
+/// one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packet {
     /// `drop` or `would-drop`.
     pub verdict: String,
-    /// Why.
+    /// Name of the reason.
     pub reason: String,
-    /// The service that decided; none if none was asked.
+    /// Name of the service that decided; none if the node decided without a service.
     #[serde(default)]
     pub service: Option<String>,
-    /// Who sent it; none if that could not be read.
+    /// Source address; none if it could not be read.
     #[serde(default)]
     pub source: Option<IpAddr>,
-    /// The node of the manifest that has this address; none if no node has.
+    /// Name of the node that has the address; none if it is not in the manifest.
     #[serde(default)]
     pub source_node: Option<String>,
-    /// `tcp`, `udp` or `sctp`; none if it has no ports.
+    /// `tcp`, `udp` or `sctp`; none if the packet has no ports.
     #[serde(default)]
     pub transport: Option<String>,
     /// Destination port.
     #[serde(default)]
     pub port: Option<u16>,
-    /// IP protocol of a packet without ports.
+    /// IP protocol number of a packet without ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<u8>,
     /// Source port.
@@ -106,28 +108,28 @@ pub struct Packet {
     /// Destination address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<IpAddr>,
-    /// TCP flags that are set: letters of S, A, F, R, P, U.
+    /// The TCP flags that are set, as the letters S, A, F, R, P, U.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
-    /// The interface that received it.
+    /// Name of the interface that received the packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Length of the frame in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u32>,
-    /// Sampled frames that this record sums up.
+    /// Number of sampled frames in this record.
     #[serde(default = "one")]
     pub count: u64,
-    /// Refused frames that those stand for: an estimate.
+    /// Estimated number of refused frames that the samples represent.
     #[serde(default = "one")]
     pub packets: u64,
-    /// When the first of them was seen, if there are several; as [`Event::time`].
+    /// When the first frame was seen, if there are several; in the format of [`Event::time`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<String>,
-    /// When the last of them was seen.
+    /// When the last frame was seen, if there are several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<String>,
-    /// The headers of the frame in hexadecimal; never what they carry.
+    /// The headers of the frame in hexadecimal, without payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame: Option<String>,
 }
@@ -137,178 +139,178 @@ fn one() -> u64 {
 }
 
 vocabulary! {
-    /// What became of a policy.
+    /// How the state of a policy changed.
     pub enum PolicyChange, by default Unknown {
-        /// It is in force.
+        /// It came into force.
         InForce = "in_force",
-        /// It is in force already.
+        /// It was already in force.
         Unchanged = "unchanged",
-        /// It did not come into force.
+        /// It was refused.
         Refused = "refused",
-        /// It is in force, because the files could not be loaded.
+        /// The last known good policy came into force, because the files could not be loaded.
         LastGood = "last_good",
-        /// It is in force, and undone unless it is confirmed.
+        /// It is in force on trial: it is undone unless it is confirmed.
         OnTrial = "on_trial",
-        /// It was on trial and stays in force.
+        /// It was confirmed and stays in force.
         Confirmed = "confirmed",
-        /// It was on trial; what was in force before is again.
+        /// It was undone after the trial, and the policy before it is in force again.
         Undone = "undone",
-        /// It came from the files, and cuts open connections.
+        /// It was loaded from the files, and cuts open connections.
         CutsConnections = "cuts_connections",
-        /// An operator changed the modes of its services.
+        /// An operator set the mode of its services.
         ModeByHand = "mode_by_hand",
-        /// Its services have the modes of its text again.
+        /// Its services have the modes of the policy again.
         ModeOfPolicy = "mode_of_policy",
-        /// Pins were removed, or cannot be made.
+        /// Pins were removed, or cannot be created.
         Pins = "pins",
     }
 }
 
 vocabulary! {
-    /// What became of an interface.
+    /// How the state of an interface changed.
     pub enum InterfaceChange, by default Unknown {
         /// It is guarded.
         Guarded = "guarded",
-        /// Its link is gone, or the interface is.
+        /// Its link, or the interface itself, was removed.
         Lost = "lost",
         /// An operator detached it.
         Detached = "detached",
-        /// It should be guarded, and is not.
+        /// It is to be guarded, but is not.
         Failed = "failed",
         /// No pattern selects it any more.
         Released = "released",
-        /// It has another name.
+        /// It was renamed.
         Renamed = "renamed",
         /// It is up, and no pattern selects it.
         Unguarded = "unguarded",
-        /// It unpacks packets.
+        /// It decapsulates packets.
         Tunnel = "tunnel",
-        /// Something else about it is not as it should be.
+        /// It has another problem.
         Warning = "warning",
     }
 }
 
 vocabulary! {
-    /// What came of a command.
+    /// Result of a command.
     pub enum AuditResult, by default Unknown {
-        /// It was carried out.
+        /// The command was carried out.
         Done = "done",
-        /// It was not.
+        /// The command was refused.
         Refused = "refused",
     }
 }
 
-/// Something became of a policy.
+/// A change of the policy in force, or a failed attempt at one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// What became of it.
+    /// The change.
     pub what: PolicyChange,
-    /// The generation in force afterwards; 0 if there is none.
+    /// Number of the generation in force afterwards; 0 if there is none.
     pub generation: u64,
-    /// SHA-256 of what is in force afterwards, in hexadecimal; empty if nothing is.
+    /// SHA-256 of the policy in force afterwards, in hexadecimal; empty if there is none.
     pub policy_hash: String,
-    /// Since when that is in force; as [`Event::time`].
+    /// When that policy came into force, in the format of [`Event::time`].
     #[serde(default)]
     pub since: Option<String>,
-    /// In words; why, if it was refused.
+    /// A description; the reason, if the policy was refused.
     #[serde(default)]
     pub text: String,
 }
 
-/// Something became of an interface.
+/// A change of the state of an interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// What became of it.
+    /// The change.
     pub what: InterfaceChange,
-    /// Its name.
+    /// Name of the interface.
     pub interface: String,
-    /// In words.
+    /// A description.
     #[serde(default)]
     pub text: String,
 }
 
-/// Somebody commanded something, over the control socket or by a signal.
+/// A command that the daemon received over the control socket or as a signal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audit {
-    /// `apply`, `confirm`, `rollback`, `mode`, `detach` or `reload`; of one who may not, what was
-    /// asked for.
+    /// `apply`, `confirm`, `rollback`, `mode`, `detach` or `reload`. If the caller was not
+    /// authorised, the request as it was received.
     pub request: String,
-    /// What was asked, in words.
+    /// A description of the arguments.
     #[serde(default)]
     pub arguments: String,
-    /// Whether it was done.
+    /// Whether the command was carried out.
     pub result: AuditResult,
-    /// Why it was refused.
+    /// Why the command was refused.
     #[serde(default)]
     pub text: String,
-    /// The user; none if the kernel does not tell.
+    /// User id of the caller; none if the kernel does not report it.
     pub uid: Option<u32>,
-    /// Its name, if it is a local user.
+    /// Name of that user, if it is a local user.
     pub user: Option<String>,
-    /// The group.
+    /// Group id of the caller.
     pub gid: Option<u32>,
-    /// The process.
+    /// Process id of the caller.
     pub pid: Option<i32>,
-    /// What the process calls itself.
+    /// Name of the process, as the process has set it.
     pub command: Option<String>,
-    /// As whom the person logged in, if anybody did.
+    /// User id of the login session (audit login uid); none if the process belongs to no login.
     pub login_uid: Option<u32>,
-    /// The name of that user, if it is a local one.
+    /// Name of the login user, if it is a local user.
     pub login: Option<String>,
-    /// SHA-256 of what was in force before, in hexadecimal; empty if nothing was.
+    /// SHA-256 of the policy in force before, in hexadecimal; empty if there was none.
     #[serde(default)]
     pub old_policy: String,
-    /// The same of what was in force afterwards.
+    /// SHA-256 of the policy in force afterwards, likewise.
     #[serde(default)]
     pub new_policy: String,
-    /// Number of the generation afterwards.
+    /// Number of the generation in force afterwards.
     #[serde(default)]
     pub generation: u64,
 }
 
-/// Events that were not told, since the last record of this kind. The counters of the statistics
-/// have them all.
+/// Numbers of events that were lost since the last record of this kind. The counters of the
+/// statistics include their frames.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
-    /// Refused frames that were not sampled: the weights of those that were stand for them.
+    /// Refused frames that were not sampled. The weights of the sampled frames include them.
     #[serde(default)]
     pub suppressed: u64,
-    /// Samples for which the kernel found no room.
+    /// Samples for which the ring of the kernel had no room.
     #[serde(default)]
     pub lost: u64,
-    /// Samples that were more than a daemon keeps of a second.
+    /// Samples beyond the number that the daemon keeps per second.
     #[serde(default)]
     pub not_kept: u64,
-    /// Records that were gone when they were asked for.
+    /// Records that the daemon had discarded before the client requested them.
     #[serde(default)]
     pub records: u64,
-    /// In words.
+    /// A description.
     #[serde(default)]
     pub text: String,
 }
 
-/// Some events of a daemon, in their order.
+/// A sequence of events of one daemon, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// [`PAGE_SCHEMA`].
+    /// Always [`PAGE_SCHEMA`].
     pub schema: String,
-    /// Which daemon: another one counts from 1 again.
+    /// Identifies the daemon process. Each process numbers its events from 1.
     pub instance: String,
-    /// Number of the oldest event that is kept; `next` if none is.
+    /// Sequence number of the oldest event that the daemon keeps; `next` if it keeps none.
     pub first: u64,
-    /// Number that the next event will have.
+    /// Sequence number of the next event.
     pub next: u64,
-    /// Those that were asked for.
+    /// The requested events.
     pub events: Vec<Event>,
 }
 
-/// TCP flags as their letters.
+/// Formats the TCP flags as letters: S, A, F, R, P, U.
 pub fn letters(flags: u8) -> String {
     let names = [(0x02, 'S'), (0x10, 'A'), (0x01, 'F'), (0x04, 'R'), (0x08, 'P'), (0x20, 'U')];
     names.into_iter().filter(|(bit, _)| flags & bit != 0).map(|(_, letter)| letter).collect()
 }
 
-/// A frame as `replay --format json` tells it; more fields are there than are read.
+/// A frame as `replay --format json` writes it. Other fields are ignored.
 #[derive(Debug, Deserialize)]
 struct Frame {
     action: String,
@@ -323,24 +325,24 @@ struct Frame {
     destination_port: Option<u16>,
 }
 
-/// What a line holds.
+/// A parsed line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// Something that happened.
+    /// An event.
     Event(Box<Event>),
-    /// A frame that was not refused, or that the capture cut too short to say.
+    /// A frame that was not refused, or that the capture truncated too early to decide.
     NotRefused,
 }
 
-/// Reads a line.
+/// Parses a line: an event, or a frame of `replay --format json`.
 ///
 /// # Errors
-/// It is neither; why.
+/// The line is neither. The message has the reason.
 pub fn read(line: &[u8]) -> Result<Line, String> {
     let mut value: serde_json::Value = serde_json::from_slice(line)
         .map_err(|error| format!("not an event, expected a JSON object of `{SCHEMA}`: {error}"))?;
     let wrong = |error: serde_json::Error| {
-        // serde repeats what it found, which may be anything.
+        // serde repeats the text that it found, which is untrusted.
         let shown = crate::policy::syntax::text::shown(&error.to_string());
         format!("not an event of `{SCHEMA}`: {shown}")
     };

@@ -1,9 +1,10 @@
-//! Counters and bucket states taken over from guards of other layouts.
+//! Counters and bucket states that were carried over from guards of other layouts.
 //!
-//! Each other guard has a slot ([`Origin`]), identified by the id of its counter map. A slot is only ever
-//! raised to what that guard reports. If two guards have carried from each other, because a take-over was
-//! killed and then reversed, each skips the slot of its own counters, so that no frame is counted twice.
-//! Slots of guards that no longer exist are added to [`Carried::settled`], which frees them.
+//! Each other guard has a slot ([`Origin`]), identified by the id of its counter map. The values of a
+//! slot are only raised to the values that the guard reports. If two guards have carried from each
+//! other, because a take-over was killed and then reversed, each of them skips the slot of its own
+//! counters, so no frame is counted twice. Slots of guards that no longer exist are added to
+//! [`Carried::settled`] and freed.
 
 use std::collections::BTreeMap;
 
@@ -21,17 +22,18 @@ use guard_common::{
     verdict::{MAX_SERVICES, Verdict},
 };
 
-/// The slot of another guard's counts: an index of [`Carried::of`].
+/// The slot of another guard: an index of [`Carried::of`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::bpf) struct Origin(usize);
 
 impl PinnedMaps {
-    /// The id of this guard's counter map, which identifies the guard.
+    /// Returns the id of the counter map of this guard, which identifies the guard.
     pub(in crate::bpf) fn id(&self) -> u32 {
         self.id
     }
 
-    /// The slot of another guard, assigned if it has none yet. None if all slots are taken.
+    /// Returns the slot of another guard, and assigns one if it has none yet. None if all slots are
+    /// taken.
     pub(in crate::bpf) fn origin(&mut self, id: u32) -> Result<Option<Origin>, SystemError> {
         let mut free = None;
         for (nth, index) in (0..).zip(TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS) {
@@ -48,8 +50,8 @@ impl PinnedMaps {
         Ok(Some(Origin(nth)))
     }
 
-    /// Adds all slots to the settled counts and frees them. To be called only when no other guard is left:
-    /// a guard that is could report the same counts again.
+    /// Adds all slots to the settled counts and frees them. Only allowed when no other guard is left:
+    /// a remaining guard could report the same counts again.
     pub(crate) fn settle(&mut self) -> Result<(), SystemError> {
         let mut tallies = TALLY_ORIGINS..TALLY_ORIGINS + ORIGINS;
         if tallies.try_fold(true, |none, index| Ok(none && self.tally(index)? == 0))? {
@@ -58,7 +60,7 @@ impl PinnedMaps {
         for index in 0..CARRIED {
             let Carried { settled, of } = self.carried_apart(index)?;
             if of != <[Counter; ORIGINS as usize]>::default() {
-                // One system call per entry, so a kill leaves each entry either merged or as it was.
+                // Each entry takes one system call, so after a kill it is either merged or unchanged.
                 let settled = sum(of.iter().chain([&settled]));
                 self.set_carried(index, Carried { settled, ..Carried::default() })?;
             }
@@ -69,7 +71,7 @@ impl PinnedMaps {
         Ok(())
     }
 
-    /// Raises the counter of a verdict in another guard's slot.
+    /// Raises the counter of a verdict in the slot of another guard.
     pub(in crate::bpf) fn raise_counter(
         &mut self,
         origin: Origin,
@@ -81,7 +83,8 @@ impl PinnedMaps {
         self.raise_carried(origin, index, counted)
     }
 
-    /// Raises the number of events that another guard emitted (`which` 0), suppressed (1) or lost (2).
+    /// Raises the number of events that another guard emitted (`which` 0), suppressed (1) or lost
+    /// (2).
     pub(in crate::bpf) fn raise_events(
         &mut self,
         origin: Origin,
@@ -91,7 +94,8 @@ impl PinnedMaps {
         self.raise_carried(origin, COUNTERS + which, Counter { packets, bytes: 0 })
     }
 
-    /// The sum of what guards of other layouts have counted.
+    /// Returns the sum of the counts of guards of other layouts, at an index of the map of carried
+    /// counts.
     pub(super) fn carried(&self, index: u32) -> Result<Counter, SystemError> {
         let Carried { settled, of } = self.carried_apart(index)?;
         Ok(sum(of.iter().chain([&settled])))
@@ -123,7 +127,8 @@ impl PinnedMaps {
         if carried == before { Ok(()) } else { self.set_carried(index, carried) }
     }
 
-    /// The slots of the services of another layout, by the slots that they have there ([`claim_slots`]).
+    /// Assigns slots to the services of another layout ([`claim_slots`]). Returns them by the slots
+    /// of that layout.
     pub(in crate::bpf) fn claim_services(
         &mut self,
         services: BTreeMap<u32, String>,
@@ -137,7 +142,8 @@ impl PinnedMaps {
         Ok(slots)
     }
 
-    /// The row of an interface of another layout, likewise; the last one if no other is free.
+    /// Assigns a row to an interface of another layout: the one with its name, otherwise a free one,
+    /// otherwise the last.
     pub(in crate::bpf) fn claim_row(&mut self, name: &str) -> Result<u32, SystemError> {
         let labels = self.interface_labels()?;
         let (row, is_new) = row_of(&labels, name);
@@ -150,7 +156,7 @@ impl PinnedMaps {
         Ok(row)
     }
 
-    /// Raises a tally to what another layout has counted.
+    /// Raises a tally to the value of another layout.
     pub(in crate::bpf) fn raise_tally(
         &mut self,
         index: u32,
@@ -162,7 +168,8 @@ impl PinnedMaps {
         Ok(())
     }
 
-    /// Empties the bucket of a service as far as another layout has.
+    /// Raises the state of the bucket of a service to that of another layout: the bucket is then at
+    /// least as empty.
     pub(in crate::bpf) fn raise_total(
         &mut self,
         slot: u8,
@@ -171,7 +178,7 @@ impl PinnedMaps {
         raise(&mut self.totals, slot.into(), states, names::MAP_TOTALS)
     }
 
-    /// The bucket of sources that are no members, likewise.
+    /// Raises the state of a hashed bucket, of sources that are not members, likewise.
     pub(in crate::bpf) fn raise_hashed(
         &mut self,
         index: u32,
@@ -180,7 +187,7 @@ impl PinnedMaps {
         raise(&mut self.hashed, index, states, names::MAP_HASHED)
     }
 
-    /// The bucket of a member, likewise, if it has one here.
+    /// Raises the state of the bucket of a member likewise, if it has a place in this layout.
     pub(in crate::bpf) fn raise_member(
         &mut self,
         key: &MemberKey,
@@ -194,8 +201,9 @@ impl PinnedMaps {
     }
 }
 
-/// Gives the services of another layout slots among those that are taken: the one that a service has, else the
-/// same one or a free one, which is taken from then on. Those that find none are left out.
+/// Assigns slots to the services of another layout: the slot in `taken` with the same label,
+/// otherwise the same slot or a free one, which is added to `taken`. Services that find no free slot
+/// are left out.
 pub(in crate::bpf) fn claim_slots(
     taken: &mut BTreeMap<u8, String>,
     services: BTreeMap<u32, String>,
@@ -213,7 +221,8 @@ pub(in crate::bpf) fn claim_slots(
     slots
 }
 
-/// Empties a bucket as far as a state says: the later of two times at which it is full again holds.
+/// Raises bucket states. A state is the time at which the bucket is full again, so the later one
+/// wins.
 fn raise(
     buckets: &mut Array<MapData, BucketStates>,
     index: u32,

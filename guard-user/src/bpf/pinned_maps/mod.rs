@@ -1,5 +1,5 @@
-//! The maps that all generations share: counters, bucket states, labels, events. Pinned, so that
-//! they outlive the daemon, and readable without it.
+//! The maps that all generations share: counters, bucket states, labels and events. They are pinned,
+//! so they outlive the daemon and can be read without it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,15 +34,24 @@ use guard_common::{
     verdict::{MAX_SERVICES, Reason, Verdict},
 };
 
-/// The row that all interfaces share that have none of their own.
+/// The row that is shared by all interfaces without a row of their own.
 pub(super) const LAST_ROW: u32 = MAX_INTERFACES - 1;
-/// Its label.
+/// The label of that row.
 const OTHERS_LABEL: &str = "others";
 
-/// Counters, labels, bucket states and events.
+/// Typed handles of the shared maps of a guard: counters, labels, tallies, bucket states and events.
+///
+/// The daemon takes them from a generation
+/// ([`Generation::shared`](super::loader::Generation::shared)); other processes open the pins
+/// ([`PinnedMaps::open`], [`Pins::shared`](super::pins::Pins::shared)). Counters are frames and bytes
+/// and never decrease, unless a slot is given to another service. One daemon at a time writes: the
+/// one that holds the lock of the pin directory. The layout of keys and values is that of
+/// [`guard_common::layout`].
+///
+/// Unless noted otherwise, the methods fail if the kernel cannot read or write a map.
 #[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
 pub struct PinnedMaps {
-    /// Of the map of counters, which tells one guard's from another's.
+    /// Id of the counter map, which identifies the guard.
     id: u32,
     counters: PerCpuArray<MapData, Counter>,
     sampling: PerCpuArray<MapData, Sampling>,
@@ -60,19 +69,20 @@ pub struct PinnedMaps {
     events: Option<RingBuf<MapData>>,
 }
 
-/// How many events were told, and how many not.
+/// Numbers of events of refused frames, since the maps were created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EventCounts {
-    /// Told.
+    /// Events that the program emitted.
     pub emitted: u64,
-    /// Beyond the sampling budget.
+    /// Refused frames without an event: not sampled, beyond the sampling budget, or without a
+    /// listening daemon.
     pub suppressed: u64,
-    /// The ring was full.
+    /// Events that were lost because the ring was full.
     pub lost: u64,
 }
 
 impl PinnedMaps {
-    /// Those of a loaded object.
+    /// Takes the shared maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, SystemError> {
         let mut take = |name| ebpf.take_map(name).ok_or_else(|| missing(name));
         let counters = take(names::MAP_COUNTERS)?;
@@ -95,7 +105,12 @@ impl PinnedMaps {
         })
     }
 
-    /// Those pinned in a directory, whose layout was checked. Events are for the daemon alone.
+    /// Opens the maps that are pinned in a directory, without the ring of events, which only the
+    /// daemon reads. The caller must have checked the layout
+    /// ([`Pins::check_layout`](super::pins::Pins::check_layout)).
+    ///
+    /// # Errors
+    /// A map is not pinned, cannot be opened, or has another type.
     pub fn open(directory: &Path) -> Result<Self, SystemError> {
         let open = |name| open(directory, name);
         let counters = open(names::MAP_COUNTERS)?;
@@ -118,14 +133,14 @@ impl PinnedMaps {
         })
     }
 
-    /// Every counter that has counted something, of the interfaces and services that have labels:
-    /// (interface, verdict, counter).
+    /// Returns the non-zero counters of all interfaces and services that have labels, as (interface,
+    /// verdict, counter). Counts that were carried over from other layouts are included.
     pub fn counters(&self) -> Result<Vec<(String, Verdict, Counter)>, SystemError> {
         let slots: Vec<u8> = self.service_labels()?.into_keys().collect();
         let mut all = Vec::new();
         let mut rows = self.interface_labels()?;
-        // Frames of a device that the program has not been told of, as a port that has just been
-        // added to a guarded bond, are counted there.
+        // The last row counts frames of a device that the program does not know yet, such as a port
+        // that was just added to a guarded bond.
         rows.entry(LAST_ROW).or_insert_with(|| OTHERS_LABEL.to_owned());
         for (row, interface) in rows {
             let first = row * counters::COUNTERS_PER_INTERFACE;
@@ -145,7 +160,7 @@ impl PinnedMaps {
         Ok(all)
     }
 
-    /// How many events there were.
+    /// Returns the numbers of events, including those carried over from other layouts.
     pub fn event_counts(&self) -> Result<EventCounts, SystemError> {
         let mut counts = EventCounts::default();
         for reason in Reason::ALL {
@@ -163,18 +178,20 @@ impl PinnedMaps {
         Ok(counts)
     }
 
-    /// What the daemon has counted under an index of [`guard_common::layout::TALLIES`].
+    /// Returns the tally at an index below [`guard_common::layout::TALLIES`]: a counter that the
+    /// daemon maintains.
     pub fn tally(&self, index: u32) -> Result<u64, SystemError> {
         self.tallies.get(&index, 0).map_err(read(names::MAP_TALLIES))
     }
 
-    /// Counts on from what was there. By one process at a time: who holds the pin directory.
+    /// Adds `count` to a tally. Not atomic: only the process that holds the lock of the pin directory
+    /// may call it.
     pub fn add_to_tally(&mut self, index: u32, count: u64) -> Result<(), SystemError> {
         let sum = self.tally(index)?.saturating_add(count);
         self.tallies.set(index, sum, 0).map_err(write(names::MAP_TALLIES))
     }
 
-    /// Tells the kernel that somebody listens to events, for the next [`LISTENING_NS`].
+    /// Makes the programs emit events for the next [`LISTENING_NS`] nanoseconds.
     pub fn listen(&mut self) -> Result<(), SystemError> {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
             .map_err(|error| SystemError::of("reading the clock", std::io::Error::from(error)))?;
@@ -183,7 +200,8 @@ impl PinnedMaps {
         self.listener.set(0, until, 0).map_err(write(names::MAP_LISTENER))
     }
 
-    /// The events since the last call, at most `limit`.
+    /// Takes the events since the last call out of the ring, at most `limit`. Returns none if the
+    /// maps were opened without the ring.
     pub fn events(&mut self, limit: usize) -> Vec<Event> {
         let Some(ring) = &mut self.events else { return Vec::new() };
         let mut events = Vec::new();
@@ -194,19 +212,19 @@ impl PinnedMaps {
         events
     }
 
-    /// The ring of events, to wait for: readable when the kernel says that it fills up. None where
-    /// events are not for us.
+    /// Returns a descriptor of the ring of events, which becomes readable when the kernel signals
+    /// that the ring fills up. None if the maps were opened without the ring.
     pub fn ring(&self) -> Result<Option<OwnedFd>, SystemError> {
         let ring = self.events.as_ref().map(|ring| ring.as_fd().try_clone_to_owned());
         ring.transpose().map_err(|error| SystemError::of(names::MAP_EVENTS, error))
     }
 
-    /// Service slot to `policy/service`.
+    /// Returns the labels of the service slots: slot to `policy/service`.
     pub fn service_labels(&self) -> Result<BTreeMap<u8, String>, SystemError> {
         labels_by_slot(&self.labels)
     }
 
-    /// Counter row to interface name.
+    /// Returns the labels of the counter rows: row to name of the interface.
     pub fn interface_labels(&self) -> Result<BTreeMap<u32, String>, SystemError> {
         let mut labels = BTreeMap::new();
         for row in 0..MAX_INTERFACES {
@@ -218,24 +236,25 @@ impl PinnedMaps {
         Ok(labels)
     }
 
-    /// Number of the generation that was switched to last; 0 if there was none.
+    /// Returns the number of the generation that was last put into force; 0 if there was none.
     pub fn generation(&self) -> Result<u64, SystemError> {
         Ok(self.label(LABEL_GENERATION)?.parse().unwrap_or(0))
     }
 
-    /// Hash of the policy that was switched to last; empty if there was none.
+    /// Returns the hash of the policy that was last put into force, in hexadecimal; empty if there
+    /// was none.
     pub fn policy_hash(&self) -> Result<String, SystemError> {
         self.label(LABEL_POLICY)
     }
 
-    /// Writes down what was switched to.
+    /// Records the number of the generation and the hash of the policy that were put into force.
     pub fn set_generation(&mut self, generation: u64, hash: &str) -> Result<(), SystemError> {
         self.set_label(LABEL_GENERATION, &generation.to_string())?;
         self.set_label(LABEL_POLICY, hash)
     }
 
-    /// Gives a slot to a service. If it was another's, what was counted and charged under it is
-    /// forgotten first.
+    /// Assigns a slot to a service. If another service had the slot, its counters and bucket states
+    /// are cleared first.
     pub fn set_service(&mut self, slot: u8, label: &str) -> Result<(), SystemError> {
         let known = self.label(slot.into())?;
         if known == label {
@@ -270,11 +289,12 @@ impl PinnedMaps {
         self.credits.set(slot.into(), none, 0).map_err(write(names::MAP_CREDITS))
     }
 
-    /// Gives back the bucket states of members that the policy no longer knows. Only once no
+    /// Frees the places of the bucket states of all members but those in `keep`. Only allowed when no
     /// program charges them any more.
     pub fn keep_members(&mut self, keep: &[MemberKey]) -> Result<(), SystemError> {
         let keep: BTreeSet<&MemberKey> = keep.iter().collect();
-        // The keys first: a walk restarts when the key it stands on is removed.
+        // The keys are collected first, because an iteration restarts when its current key is
+        // removed.
         let keys = self.member_keys.keys().filter_map(Result::ok);
         let stale: Vec<MemberKey> = keys.filter(|key| !keep.contains(key)).collect();
         for key in stale {
@@ -283,16 +303,16 @@ impl PinnedMaps {
         Ok(())
     }
 
-    /// Says what the layout is, for guards of other layouts.
+    /// Writes the description of this layout, for guards of other layouts.
     pub fn describe(&mut self) -> Result<(), SystemError> {
         self.about
             .set(0, super::layout_description::About::text(), 0)
             .map_err(write(names::MAP_ABOUT))
     }
 
-    /// Gives an interface a row of counters: its old one by name, else a free one, else the last,
-    /// which further interfaces share. `one_buffer` says that the program gets each of its frames
-    /// in one buffer.
+    /// Assigns a counter row to an interface: its previous row, by name; otherwise a free one;
+    /// otherwise the last row, which several interfaces share. `one_buffer` is true if the program
+    /// gets each frame of the interface in one buffer.
     pub fn set_interface(
         &mut self,
         ifindex: u32,
@@ -307,9 +327,9 @@ impl PinnedMaps {
         self.set_row(InterfaceRow::new(ifindex, row, one_buffer))
     }
 
-    /// Counts what comes in by the ports of an interface as the interface's, which has a row. A
-    /// program on a bond runs at its ports, and sees their indices (`bond_xdp_set`,
-    /// `drivers/net/bonding/bond_main.c`).
+    /// Counts the frames of the ports of an interface in the row of the interface. Without effect if
+    /// the interface has no row of its own. A program on a bond runs at its ports, and sees their
+    /// indices (`bond_xdp_set`, `drivers/net/bonding/bond_main.c`).
     pub fn set_ports(
         &mut self,
         ifindex: u32,
@@ -324,7 +344,7 @@ impl PinnedMaps {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
             let is_port = ports.contains(&there.ifindex());
             let is_other = there.ifindex() != 0 && there.ifindex() != ifindex;
-            // What was a port; and the row that a port had of its own.
+            // The entry of a former port, or a row that a port had of its own.
             if is_other && is_port != (there.first() == first) {
                 let free = InterfaceRow::default();
                 self.interfaces.set(place, free, 0).map_err(write(names::MAP_INTERFACES))?;
@@ -341,11 +361,12 @@ impl PinnedMaps {
                 return self.interfaces.set(place, entry, 0).map_err(write(names::MAP_INTERFACES));
             }
         }
-        // Others lie in all its places: it counts in the shared row, as one without an entry does.
+        // All places of the index are occupied by other interfaces: without an entry, its frames are
+        // counted in the shared row.
         Ok(())
     }
 
-    /// Removes the indices that the interface of a row had before, and the row that an index had.
+    /// Removes the previous indices of the interface of `row`, and the previous row of `ifindex`.
     fn forget_interface(&mut self, row: u32, ifindex: u32) -> Result<(), SystemError> {
         let first = row * counters::COUNTERS_PER_INTERFACE;
         for place in 0..INTERFACE_SLOTS {
@@ -364,7 +385,7 @@ impl PinnedMaps {
 
     fn set_label(&mut self, index: u32, text: &str) -> Result<(), SystemError> {
         let mut label: Label = [0; size_of::<Label>()];
-        // Names are checked to be shorter; a longer one is cut, never refused.
+        // Longer names are rejected when a policy is checked. A label that is too long is truncated.
         for (to, from) in label.iter_mut().take(size_of::<Label>() - 1).zip(text.bytes()) {
             *to = from;
         }
@@ -372,8 +393,9 @@ impl PinnedMaps {
     }
 }
 
-/// Service slot to `policy/service`, of the maps in a directory, whose layout was checked. It is empty if no
-/// labels are pinned there; whether other maps are makes no difference.
+/// Returns the labels of the service slots from the maps in a directory, whose layout must have been
+/// checked: slot to `policy/service`. Only the map of labels is opened; the result is empty if it is
+/// not pinned.
 pub fn service_labels(directory: &Path) -> Result<BTreeMap<u8, String>, SystemError> {
     if !directory.join(names::MAP_LABELS).exists() {
         return Ok(BTreeMap::new());
@@ -404,23 +426,23 @@ fn label(labels: &Array<MapData, Label>, index: u32) -> Result<String, SystemErr
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
-/// The row of an interface: its own by its name, else a free one, else the last. Whether it is new to
-/// it.
+/// Returns the row of an interface: the one with its name, otherwise a free one, otherwise the last.
+/// The flag is true if the row did not have its name before.
 fn row_of(labels: &BTreeMap<u32, String>, name: &str) -> (u32, bool) {
     let own = labels.iter().find(|(_, label)| *label == name).map(|(row, _)| *row);
     let free = (0..LAST_ROW).find(|row| name != OTHERS_LABEL && !labels.contains_key(row));
     (own.or(free).unwrap_or(LAST_ROW), own.is_none())
 }
 
-/// The id of a map.
+/// Returns the id of the counter map.
 fn id(map: &Map) -> Result<u32, SystemError> {
     let Map::PerCpuArray(counters) = map else { return Err(missing(names::MAP_COUNTERS)) };
     let info = counters.info().map_err(read(names::MAP_COUNTERS))?;
     Ok(info.id())
 }
 
-/// What all CPUs together have counted. The kernel has a value for each CPU that may ever be there,
-/// so those of one that was taken out still count.
+/// Returns the sum over all CPUs. The kernel has a value for each possible CPU, so the counts of CPUs
+/// that have gone offline are included.
 fn sum<'c>(values: impl IntoIterator<Item = &'c Counter>) -> Counter {
     values.into_iter().fold(Counter::default(), |sum, value| Counter {
         packets: sum.packets.wrapping_add(value.packets),
@@ -428,7 +450,7 @@ fn sum<'c>(values: impl IntoIterator<Item = &'c Counter>) -> Counter {
     })
 }
 
-/// A record of the ring, field by field.
+/// Decodes a record of the ring; returns none if it is too short.
 fn decode(record: &[u8]) -> Option<Event> {
     let half = |at: usize| -> Option<u32> {
         Some(u32::from_ne_bytes(record.get(at..at + 4)?.try_into().ok()?))
@@ -469,7 +491,7 @@ fn write(name: &'static str) -> impl Fn(MapError) -> SystemError {
 mod tests {
     use super::*;
 
-    /// Case 110: two of 288 CPUs are there, and others were.
+    /// Case 110: only two of 288 possible CPUs are present.
     #[test]
     fn what_cpus_counted_that_are_gone_still_counts() {
         let mut values = vec![Counter::default(); 288];
@@ -480,8 +502,7 @@ mod tests {
         assert_eq!((packets, bytes), (657, 65_700));
     }
 
-    /// Case 110: the kernel fills a value for each CPU that may ever be there into the memory that it
-    /// is given, however many there are now.
+    /// Case 110: the kernel writes a value for each possible CPU, regardless of how many are present.
     #[test]
     fn there_is_room_for_each_cpu_that_may_ever_be_there() {
         let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("a list");

@@ -1,4 +1,4 @@
-//! `trainguard events --missing-members`: who is refused and behaves like a member.
+//! `trainguard events --missing-members`: lists refused sources that behave like members.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::{
     text::shown_path,
 };
 
-/// Sources for which lines are looked for: each takes a load of the manifest and more.
+/// Maximum number of sources that get proposed lines: each needs at least one load of the manifest.
 const MAX_WITH_LINES: usize = 32;
 
 pub(super) fn run(args: &EventsArgs) -> Exit {
@@ -34,7 +34,8 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
                 "note: no lines are proposed, `{shown}` is no help: {problem}"
             ));
             output::hint("name a manifest that you may read with --manifest");
-            // Named and wrong is an error; the daemon's own may be for root only.
+            // An unusable manifest is an error only if it was given with `--manifest`: the daemon's
+            // own may be readable by root only.
             if args.manifest.is_some() {
                 return Exit::NoAnswer;
             }
@@ -69,7 +70,7 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> M
         let remedy = match manifest.as_deref_mut() {
             Some(manifest) if number < MAX_WITH_LINES => {
                 match manifest.admit(stranger.address, ports(&stranger)) {
-                    // No member is missing from this manifest.
+                    // The manifest already has this member.
                     Suggestion::Known(name) => {
                         note(&stranger, &format!("the manifest has it by now, as `{name}`"));
                         continue;
@@ -110,7 +111,7 @@ fn note(stranger: &Stranger, what: &str) {
     ));
 }
 
-/// The ports that it tried.
+/// Returns the ports that the source tried.
 fn ports(stranger: &Stranger) -> Vec<PortRange> {
     stranger.tried.iter().filter_map(|tried| tried.port.parse().ok()).collect()
 }

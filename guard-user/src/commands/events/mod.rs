@@ -1,4 +1,4 @@
-//! `trainguard events`: what has happened, and what happens.
+//! `trainguard events`: prints past events, and follows new ones.
 
 mod missing;
 
@@ -20,19 +20,19 @@ use crate::{
     text::{counted, time},
 };
 
-/// How often the daemon is asked when events are followed.
+/// Interval between requests to the daemon with `--follow`.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Events that are asked for at a time.
+/// Maximum number of events per request.
 const PAGE: usize = 1000;
-/// Events of the past that come first when events are followed, unless told otherwise.
+/// Number of past events printed first with `--follow`, unless the command line gives another.
 const LAST: usize = 10;
 
-/// Runs the verb.
+/// Runs `trainguard events`.
 pub fn run(args: &EventsArgs) -> Exit {
     if args.missing_members {
         return missing::run(args);
     }
-    // Before anything is printed: an interrupt is no failure.
+    // Before anything is printed, because an interrupt is not a failure.
     let pause = match args.follow.then(Pause::new).transpose() {
         Ok(pause) => pause,
         Err(error) => {
@@ -86,7 +86,7 @@ fn output(args: &EventsArgs) -> Output {
     Output::new(args.format.unwrap_or(default), colour)
 }
 
-/// Says why there is no answer.
+/// Prints why the daemon gave no answer, and returns the exit code.
 pub(super) fn refuse(error: &ClientError) -> Exit {
     output::error(error);
     let exit = error.exit();
@@ -96,13 +96,14 @@ pub(super) fn refuse(error: &ClientError) -> Exit {
     exit
 }
 
-/// Whether something happened then or later. What has no time that can be read might have.
+/// Reports whether an event happened at `since` or later. An event without a readable time counts
+/// as later.
 pub(super) fn is_since(event: &Event, since: SystemTime) -> bool {
     let at = event.time.as_deref().and_then(|time| humantime::parse_rfc3339(time).ok());
     at.is_none_or(|at| at >= since)
 }
 
-/// Says that more was asked for than is kept.
+/// Prints a note if the daemon no longer keeps all requested events.
 fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
     let reaches = |event: &Event| args.since.is_some_and(|since| !is_since(event, since));
     if args.since.is_none() || oldest <= 1 || past.first().is_some_and(reaches) {
@@ -114,7 +115,7 @@ fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
     ));
 }
 
-/// Goes on with what happens, until an end is wanted or nobody reads any more.
+/// Prints new events until the user interrupts, or the reader of standard output is gone.
 fn follow(mut reader: Reader, mut pause: Pause, filter: &Filter, output: &mut Output) -> Exit {
     let mut waiting = false;
     while pause.wait(POLL_INTERVAL) && !host::is_answer_unread() {
@@ -136,14 +137,14 @@ fn follow(mut reader: Reader, mut pause: Pause, filter: &Filter, output: &mut Ou
     Exit::Yes
 }
 
-/// Reads the events of a daemon in their order, each once.
+/// Reads the events of a daemon in order, each once.
 pub(super) struct Reader {
     client: Client,
-    /// Which daemon; empty before the first answer.
+    /// Instance identifier of the daemon; empty before the first response.
     instance: String,
-    /// The number of the last event that was read.
+    /// Sequence number of the last event that was read.
     after: u64,
-    /// The number of the oldest that was kept when reading began.
+    /// Sequence number of the oldest event that was kept when reading began.
     oldest: u64,
 }
 
@@ -152,7 +153,7 @@ impl Reader {
         Self { client, instance: String::new(), after: 0, oldest: 0 }
     }
 
-    /// What is kept.
+    /// Returns all events that the daemon keeps.
     pub(super) fn past(&mut self) -> Result<Vec<Event>, ClientError> {
         let now = self.client.events(u64::MAX, 1)?;
         self.after = now.first.saturating_sub(1);
@@ -161,7 +162,7 @@ impl Reader {
         self.news()
     }
 
-    /// What has happened since the last call; at most what a daemon keeps.
+    /// Returns the events since the last call, at most as many as a daemon keeps.
     fn news(&mut self) -> Result<Vec<Event>, ClientError> {
         let mut events = Vec::new();
         let mut until = None;
@@ -177,7 +178,8 @@ impl Reader {
                 continue;
             }
             events.extend(self.gap(&page));
-            // What happens meanwhile is for the next time: else a flood would hold this one.
+            // Events that arrive meanwhile are left for the next call; otherwise a flood of events
+            // would keep this call from returning.
             let until = *until.get_or_insert(page.next);
             let is_last = page.events.is_empty();
             if let Some(last) = page.events.last().and_then(|event| event.seq) {
@@ -190,7 +192,7 @@ impl Reader {
         }
     }
 
-    /// The records that were gone when they were asked for.
+    /// Returns an event that counts the records discarded before they could be read.
     fn gap(&mut self, page: &Page) -> Option<Event> {
         let gone = page.first.checked_sub(self.after.saturating_add(1)).filter(|gone| *gone > 0)?;
         self.after = page.first - 1;

@@ -1,4 +1,4 @@
-//! `trainguard completions`: the script that makes a shell complete.
+//! `trainguard completions`: prints a completion script for a shell.
 
 use std::sync::LazyLock;
 
@@ -11,10 +11,10 @@ use crate::{
     output,
 };
 
-/// The whole command line.
+/// The complete command line, with all subcommands.
 static COMMAND: LazyLock<Command> = LazyLock::new(Cli::command);
 
-/// Runs the verb.
+/// Runs `trainguard completions`.
 pub fn run(args: &CompletionsArgs) -> Exit {
     output::answer(String::from_utf8_lossy(&script(args.shell)).trim_end());
     Exit::Yes
@@ -31,7 +31,7 @@ fn script(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// A command without hidden options. The generators list those of [`clap`] that are hidden, too.
+/// Returns a command without its hidden options, because the generators list hidden options too.
 fn without_hidden(command: &'static Command) -> Command {
     let mut shown = Command::new(command.get_name())
         .propagate_version(command.is_propagate_version_set())

@@ -1,4 +1,4 @@
-//! `trainguard man`: the manual pages, made from what can be typed.
+//! `trainguard man`: manual pages, generated from the definition of the command line.
 
 use std::{fs, io, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
     text::counted,
 };
 
-/// Runs the verb.
+/// Runs `trainguard man`.
 pub fn run(args: &ManArgs) -> Exit {
     match (&args.verb, &args.output) {
         (_, Some(directory)) => write_all(directory),
@@ -28,13 +28,13 @@ pub fn run(args: &ManArgs) -> Exit {
     }
 }
 
-/// The page about all of it.
+/// Returns the command of the main page, `trainguard(1)`.
 fn whole() -> Command {
-    // Its verbs are what it lists; of `help` there is no page.
+    // The page lists the subcommands, and there is no page for `help`.
     Cli::command().disable_help_subcommand(true)
 }
 
-/// The verbs with the commands that their pages describe.
+/// Returns the subcommands, each with the command that its page describes.
 fn verbs() -> Vec<(String, Command)> {
     let mut whole = whole();
     whole.build();

@@ -1,4 +1,4 @@
-//! What is generated from the program itself: manual pages, completions of shells, schemas.
+//! Output generated from the program itself: manual pages, shell completions, JSON Schemas.
 
 pub mod completions;
 pub mod man;

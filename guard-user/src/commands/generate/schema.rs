@@ -1,25 +1,27 @@
 //! `trainguard schema`: the JSON Schemas (draft-07) of the documents, for editors and other tools.
 //!
-//! They accept exactly what the parser accepts in **shape**. A document is judged as the JSON value
-//! that it has for readers of YAML 1.2's core schema ([`crate::policy::syntax::json`]). Shape is what the
-//! value shows by itself:
+//! They accept exactly what the parser accepts in **shape**. A document is validated as the JSON
+//! value that a reader of YAML 1.2's core schema gets ([`crate::policy::syntax::json`]). Shape is
+//! everything that can be checked on the value itself:
 //!
-//! - the fields: unknown ones (TG101), missing ones (TG102), the wrong `apiVersion` or `kind`
-//!   (TG107), a value of the wrong type (TG109), a word that is none of those possible (TG112);
+//! - the fields: unknown fields (TG101), missing fields (TG102), the wrong `apiVersion` or `kind`
+//!   (TG107), a value of the wrong type (TG109), a word that is not one of the permitted ones
+//!   (TG112);
 //! - null and empty lists: TG007, in `allow` TG206, for `addresses` TG411;
 //! - the syntax of single values: prefixes and addresses (TG104), ports (TG105), interface patterns
 //!   (TG106), names (TG110), rates and amounts (TG111), host lists (TG113), paths (TG114), numbers
 //!   and booleans where a text belongs and the reverse (TG006). Ports, prefix lengths, octets and
 //!   rates have their ranges.
 //!
-//! Out of shape, so that only `trainguard lint` sees them:
+//! Not part of the shape, so that only `trainguard lint` finds them:
 //!
-//! - how a value was written, where its JSON value is a good one: `yes` for a name, `010`, `+5` and
-//!   `1e3` for an amount, `True` (TG006), and all else of the dialect (TG001 to TG005, TG008, TG009);
+//! - how a value is written, if its JSON value is valid: `yes` for a name, `010`, `+5` and `1e3`
+//!   for an amount, `True` (TG006), and everything else about the dialect (TG001 to TG005, TG008,
+//!   TG009);
 //! - bits beyond the length of a prefix (TG103), IPv4-mapped addresses (TG104), ranges that run
 //!   backwards (TG105, TG113), padding and size of host lists and what they expand to (TG104, TG110,
 //!   TG113, TG502), a burst against its rate and amounts beyond 64 bits (TG111);
-//! - everything that names, other fields or other files decide.
+//! - everything that depends on names, other fields or other files.
 
 use crate::{
     cli::{SchemaArgs, SchemaDocument},
@@ -27,7 +29,7 @@ use crate::{
     output,
 };
 
-/// The schema of a document.
+/// Returns the JSON Schema of a document.
 pub fn text(document: SchemaDocument) -> &'static str {
     match document {
         SchemaDocument::Cluster => include_str!("../../../schema/cluster.schema.json"),
@@ -36,7 +38,7 @@ pub fn text(document: SchemaDocument) -> &'static str {
     }
 }
 
-/// Runs the verb.
+/// Runs `trainguard schema`.
 pub fn run(args: &SchemaArgs) -> Exit {
     output::answer(text(args.document).trim_end());
     Exit::Yes

@@ -1,4 +1,4 @@
-//! What evaluates the frames of `replay` and `test`: the host, or the real program in the kernel.
+//! Evaluates the frames of `replay` and `test`, on the host or with the real program in the kernel.
 
 use std::{cell::Cell, rc::Rc};
 
@@ -18,18 +18,18 @@ use crate::{
     system_error::SystemError,
 };
 
-/// Hashed buckets start empty and end with the replay, so their key need be no secret.
+/// Key of the hashed buckets. It need not be secret: the buckets exist only during the replay.
 const KEY: [u64; 2] = [0x7472_6169_6e67, 0x7561_7264];
-/// The longest frame that is given to the kernel, which takes little more: the longest IPv4 packet
-/// behind an Ethernet header and two VLAN tags.
+/// Maximum length in bytes of a frame for the kernel, whose own limit is only slightly higher: the
+/// longest IPv4 packet after an Ethernet header and two VLAN tags.
 const MAX_FRAME: usize = 14 + 2 * 4 + 65_535;
-/// The longest step of the clock, in nanoseconds: every bucket is full again after it.
+/// Maximum step of the clock, in nanoseconds; every bucket is full again after it.
 const LONGEST_STEP: u64 = bucket::MAX_TICKS / bucket::TICKS_PER_NS;
-/// Where the clock stops: buckets count in ticks below 2^63.
+/// Maximum of the clock, in nanoseconds: buckets count in ticks below 2^63.
 pub(crate) const LAST_NS: u64 = (1 << 63) / bucket::TICKS_PER_NS - 1;
 
-/// The time since the first frame that has one. It never runs backwards nor out of what buckets
-/// can count, whatever the capture says.
+/// Time in nanoseconds since the first frame with a timestamp. It never runs backwards and never
+/// exceeds `LAST_NS`, whatever the timestamps of the capture are.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
     latest: Option<u64>,
@@ -53,19 +53,19 @@ struct Host<'a> {
     limiter: HostLimiter,
 }
 
-/// The host, or the program in the kernel, with buckets that are full at the beginning.
+/// Evaluates frames on the host or in the kernel, starting with full buckets.
 pub(crate) struct Backends<'a> {
     host: Host<'a>,
     kernel: Option<Rc<Generation>>,
 }
 
-/// Loads a policy into the kernel, to evaluate there.
+/// Loads a policy into the kernel for test runs of the program.
 pub(crate) fn in_kernel(policy: &CompiledPolicy) -> Result<Rc<Generation>, SystemError> {
     Generation::for_tests(policy, KEY).map(Rc::new)
 }
 
 impl<'a> Backends<'a> {
-    /// The host; or the kernel, if that is to evaluate.
+    /// Evaluates with `kernel` if there is one, otherwise on the host.
     pub(crate) fn new(tables: &'a HostTables<'a>, kernel: Option<Rc<Generation>>) -> Self {
         Self { host: Host { tables, limiter: HostLimiter::new(KEY) }, kernel }
     }
@@ -104,13 +104,13 @@ impl<'a> Backends<'a> {
         Ok(Evaluated { verdict, parsed, truncated, on_host, filled_up })
     }
 
-    /// Whether a verdict on what was kept of a frame could be another one on all of it, when the
-    /// decision asked for bytes that were not kept.
+    /// Reports whether the whole frame could get another verdict than its captured part, given that
+    /// the decision tried to read bytes that were not captured.
     fn depends_on_more(&self, verdict: Verdict, parsed: Option<&Parsed>) -> bool {
         if parsed.is_none() {
             return true;
         }
-        // All but the flags of TCP was there.
+        // Everything except the TCP flags was captured.
         let bit = verdict.service.map_or(0, |slot| 1_u64.wrapping_shl(slot.into()));
         let is = |setting| self.host.tables.setting(setting) & bit != 0;
         match verdict.reason {
@@ -126,10 +126,10 @@ impl<'a> Backends<'a> {
     }
 }
 
-/// What a capture kept of a frame; knows when more was asked for than that.
+/// The captured bytes of a frame. Records reads beyond them that the whole frame would satisfy.
 pub(crate) struct CapturedBytes<'a> {
     frame: Frame<'a>,
-    /// Whether a read failed that the whole frame would have answered.
+    /// Whether a read failed that would have succeeded on the whole frame.
     pub(crate) is_short: Cell<bool>,
 }
 
@@ -159,7 +159,7 @@ impl<'a> Packet for CapturedBytes<'a> {
     }
 }
 
-/// Remembers what a frame was read as.
+/// Remembers the parsed headers of a frame.
 #[derive(Debug, Default)]
 struct Noted {
     parsed: Option<Parsed>,

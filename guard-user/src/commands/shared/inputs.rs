@@ -1,4 +1,4 @@
-//! Which files a verb is about: those that are named, those in directories, and standard input.
+//! The input files of a subcommand: named files, files in directories, and standard input.
 
 use std::{
     cell::RefCell,
@@ -10,25 +10,25 @@ use std::{
 
 use crate::policy::{Disk, Files, resolve::files::MAX_BYTES};
 
-/// Name of standard input among the paths.
+/// Stands for standard input among the paths.
 pub(crate) const STDIN: &str = "-";
-/// Depth to which directories are searched.
+/// Maximum depth of the directory search.
 const MAX_DEPTH: usize = 32;
 
-/// The files that a verb is about.
+/// The input files of a subcommand.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
-    /// Files that were named.
+    /// Files named on the command line.
     pub(crate) named: Vec<PathBuf>,
-    /// Files that were found in directories.
+    /// Files found in directories.
     pub(crate) found: Vec<PathBuf>,
-    /// Directories that could not be searched, and why.
+    /// Directories that could not be searched, with the error.
     pub(crate) problems: Vec<(PathBuf, String)>,
 }
 
 impl Inputs {
-    /// Finds what some paths mean. Of the files in directories those are taken that `wanted` says;
-    /// standard input is read, and found in `files` from then on.
+    /// Resolves paths to files. In directories, takes the files that `wanted` selects. Standard
+    /// input is read once and stored in `files`.
     pub(crate) fn find(paths: &[PathBuf], wanted: impl Fn(&Path) -> bool, files: &Overlay) -> Self {
         let mut inputs = Self::default();
         for path in paths {
@@ -58,7 +58,7 @@ impl Inputs {
         entries.sort();
         for path in entries {
             let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
-            // Links to directories are not followed: they may lead in circles.
+            // Symbolic links to directories are not followed, because they may form cycles.
             let is_directory = fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
             if is_directory && !hidden && depth < MAX_DEPTH {
                 self.search(&path, wanted, depth + 1);
@@ -70,16 +70,16 @@ impl Inputs {
     }
 }
 
-/// The disk, with other texts in the place of some files: standard input, a policy as it was, a
-/// text that has been fixed.
+/// The files on disk, with replaced contents for some paths: standard input, an older policy, a
+/// fixed file.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay(RefCell<Vec<(PathBuf, Text)>>);
 
-/// The bytes of a file, or why they could not be read.
+/// The bytes of a file, or the error of reading it.
 type Text = Result<Arc<[u8]>, (io::ErrorKind, String)>;
 
 impl Overlay {
-    /// Puts a text in the place of a file.
+    /// Replaces the contents of a file. Contents longer than `MAX_BYTES` become an error.
     pub(crate) fn put(&self, path: PathBuf, bytes: io::Result<Vec<u8>>) {
         let bytes = bytes.and_then(|bytes| {
             if bytes.len() as u64 > MAX_BYTES {
@@ -94,7 +94,7 @@ impl Overlay {
         texts.push((path, bytes));
     }
 
-    /// Reads standard input, and puts it in its place.
+    /// Reads standard input, and stores it under the path `-`.
     pub(crate) fn read_stdin(&self) {
         let mut bytes = Vec::new();
         let read = io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes);

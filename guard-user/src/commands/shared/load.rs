@@ -1,4 +1,4 @@
-//! What the offline verbs share: loading what they ask, from the files alone.
+//! Loading for the offline subcommands, which use only files.
 
 use std::path::Path;
 
@@ -17,18 +17,18 @@ use crate::{
     report,
 };
 
-/// A node's policy.
+/// The compiled policy of a node, with its sources.
 #[derive(Debug)]
 pub(crate) struct Offline {
-    /// What was loaded: where everything was written.
+    /// The manifest and its policies, with the source positions.
     pub(crate) loaded: Loaded,
-    /// The policy, with the tunnel devices that were named.
+    /// The policy, with the tunnel devices of the command line.
     pub(crate) policy: CompiledPolicy,
     /// The addresses of the node.
     pub(crate) addresses: Vec<Addr>,
 }
 
-/// Loads a manifest and all that it names. None if that is impossible; why was said.
+/// Loads a manifest and all files that it names. Prints the findings and returns none on failure.
 pub(crate) fn load(manifest: &Path, files: &dyn Files) -> Option<Loaded> {
     match policy::load(manifest, files) {
         Ok(loaded) => Some(loaded),
@@ -39,8 +39,8 @@ pub(crate) fn load(manifest: &Path, files: &dyn Files) -> Option<Loaded> {
     }
 }
 
-/// Loads unit tests, with the report that has their places. None if that is impossible; why was
-/// said.
+/// Loads unit tests, and the report with their source positions. Prints the findings and returns
+/// none on failure.
 pub(crate) fn load_tests(path: &Path, files: &dyn Files) -> Option<(Suite, Report)> {
     let mut loader = Loader::new(files);
     let suite = loader.test(path);
@@ -51,7 +51,8 @@ pub(crate) fn load_tests(path: &Path, files: &dyn Files) -> Option<(Suite, Repor
     Some((suite?, findings))
 }
 
-/// Loads and compiles. None if that is impossible; why was said.
+/// Loads a manifest and compiles its policy for a node. Prints the error and returns none on
+/// failure.
 pub(crate) fn prepare(args: &NodeArgs) -> Option<Offline> {
     let loaded = load(&args.manifest, &Disk)?;
     let compiled = loaded

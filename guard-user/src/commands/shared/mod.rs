@@ -1,4 +1,4 @@
-//! What several verbs have in common.
+//! Code shared by several subcommands.
 
 pub(crate) mod backends;
 pub(crate) mod inputs;

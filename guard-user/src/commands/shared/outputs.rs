@@ -1,5 +1,5 @@
-//! The files that `lint --output` writes. They are opened before the work begins, so that one that
-//! cannot be written is said at once, and are emptied only when there is something to write.
+//! The files that `lint --output` writes. All are opened before the checks begin, so that an
+//! unwritable path is reported at once. They are truncated only when the findings are written.
 
 use std::{
     fs::{File, Metadata},
@@ -14,13 +14,13 @@ use crate::{
     text::shown_path,
 };
 
-/// Name of standard output among the paths.
+/// Stands for standard output among the paths.
 const STDOUT: &str = "-";
 
-/// Where the findings go.
+/// The destinations of the findings.
 #[derive(Debug)]
 pub(crate) struct Outputs {
-    /// The form on standard output.
+    /// Format on standard output.
     pub(crate) format: LintFormat,
     files: Vec<Output>,
 }
@@ -30,7 +30,7 @@ struct Output {
     format: LintFormat,
     path: PathBuf,
     file: File,
-    /// Which file it is; none for devices and pipes, which several may share.
+    /// Device and inode number; none for devices and pipes, which several outputs may share.
     identity: Option<(u64, u64)>,
 }
 
@@ -39,7 +39,7 @@ fn identity(metadata: &Metadata) -> Option<(u64, u64)> {
 }
 
 impl Outputs {
-    /// Opens all files. Says why that is impossible.
+    /// Opens all files, without truncating them. The error names the path that failed.
     pub(crate) fn open(args: &LintArgs) -> Result<Self, String> {
         let mut format = args.format;
         let mut files: Vec<Output> = Vec::new();
@@ -68,7 +68,7 @@ impl Outputs {
         Ok(Self { format: format.unwrap_or(LintFormat::Full), files })
     }
 
-    /// Writes the findings to each file. Says which could not be written.
+    /// Writes the findings to each file. The error lists the files that could not be written.
     pub(crate) fn write(&mut self, findings: &Findings<'_>) -> Result<(), String> {
         let sources = || findings.report.sources.iter().map(|(_, source)| &source.path);
         let mut problems = Vec::new();
@@ -81,7 +81,7 @@ impl Outputs {
                 problems.push(format!("`{shown}` is a file that was checked, not overwritten"));
                 continue;
             }
-            // Devices and pipes cannot be cut short.
+            // Devices and pipes cannot be truncated.
             let empty = if identity.is_some() { file.set_len(0) } else { Ok(()) };
             let text = findings.render(*format, false);
             if let Err(error) = empty.and_then(|()| file.write_all(text.as_bytes())) {

@@ -1,4 +1,4 @@
-//! What `learn` proposes for a node: put together, and put before the real decision.
+//! The proposal of `learn` for a node, verified by evaluating it with the real decision.
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
@@ -24,21 +24,22 @@ use crate::{
     report::learn::{Admitted, Documents, LeftOutContact},
 };
 
-/// Sources for which an entry is looked for: each takes loads of the manifest.
+/// Maximum number of sources that an entry is tried for: each needs several loads of the manifest.
 const MAX_ENTRIES: usize = 64;
 
-/// What is proposed.
+/// A proposal.
 pub(crate) struct Proposal {
     pub(crate) classified: Classified,
     pub(crate) services: Vec<Service>,
-    /// Entries of the manifest for sources that were refused.
+    /// New manifest entries for refused sources.
     pub(crate) admitted: Vec<Admitted>,
     pub(crate) left_out: Vec<LeftOutContact>,
-    /// The documents; none if nothing changes.
+    /// The changed documents; none if nothing changes.
     pub(crate) documents: Option<Documents>,
 }
 
-/// Makes the proposal. Why there is none, if that is impossible.
+/// Makes the proposal, and checks that it admits every source that it should. The error is the
+/// reason why there is no proposal.
 pub(crate) fn make(
     path: &Path,
     loaded: &Loaded,
@@ -69,7 +70,8 @@ pub(crate) fn make(
     Ok(Proposal { classified, services, admitted, left_out, documents })
 }
 
-/// Looks for entries that admit who was refused. Who cannot be admitted is left out.
+/// Finds manifest entries that admit the refused sources. Sources that no entry can admit are left
+/// out.
 fn admit(manifest: &mut Manifest, classified: &mut Classified) -> Vec<Admitted> {
     let mut refused: BTreeMap<Addr, Vec<PortRange>> = BTreeMap::new();
     for kept in classified.kept.iter().filter(|kept| kept.disposition == Disposition::Entry) {
@@ -118,7 +120,7 @@ fn admit(manifest: &mut Manifest, classified: &mut Classified) -> Vec<Admitted> 
     admitted
 }
 
-/// The documents with everything in them; none if they are as before.
+/// Returns the documents with all additions; none if nothing changes.
 fn write(
     path: &Path,
     loaded: &Loaded,
@@ -157,7 +159,7 @@ fn write(
     Ok(Some(Documents { manifest: after, manifest_diff: diff, policy_file, policy }))
 }
 
-/// A name that no policy, and no file beside the manifest, has.
+/// Returns a name that is not taken by a policy or by a file beside the manifest.
 fn free_name(path: &Path, loaded: &Loaded) -> String {
     let beside = |name: &str| path.with_file_name(format!("{name}.yaml"));
     let taken = |name: &String| {
@@ -193,7 +195,7 @@ fn check(path: &Path, node: &Node, documents: &Documents) -> Result<CompiledPoli
     policy::compile(&loaded, node, &Placement::default()).map_err(|error| error.to_string())
 }
 
-/// What was left out, with what the proposal does to it.
+/// Describes a contact that was left out, and what the proposal does with it.
 fn left(left: &LeftOut, after: &CompiledPolicy) -> LeftOutContact {
     let then = left.port.map(|port| match classify::reason(after, left.source, port) {
         Reason::Unguarded => "open",

@@ -1,5 +1,5 @@
-//! What a manifest would have to say for a refused source to be admitted. Each answer was put
-//! before the real decision; nothing is written.
+//! Finds changes to a manifest that would admit a refused source. Each change is verified with the
+//! real decision; nothing is written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,75 +22,75 @@ use crate::{
     probe::{FLAGS_OPENING, Probe},
 };
 
-/// Roles that are tried together.
+/// Maximum number of roles that are combined.
 const MAX_COMBINED: usize = 3;
-/// Roles that are tried at all.
+/// Maximum number of roles that are considered.
 const MAX_ROLES: usize = 24;
-/// Sets of roles that are put before the decision.
+/// Maximum number of role sets that are evaluated.
 const MAX_ATTEMPTS: usize = 8;
 
-/// A manifest that members may be missing from.
+/// A manifest that may lack members.
 pub(crate) struct Manifest {
     path: PathBuf,
-    /// Name of the node that refused.
+    /// Name of the node that refused the sources.
     node: String,
     files: Overlay,
     text: String,
     loaded: Loaded,
-    /// What lint finds already.
+    /// Lint findings of the manifest before any addition.
     findings: BTreeSet<(Code, String)>,
     nodes: Option<NodeList>,
 }
 
-/// What would admit a source.
+/// How a source could be admitted.
 pub(crate) enum Suggestion {
-    /// The manifest names it by now, as this node.
+    /// The manifest already has the source, as the node of this name.
     Known(String),
-    /// It is no node, but what it tried is open to it by now.
+    /// The source is not a node, but the manifest already admits it to all ports that it tried.
     Open,
-    /// These lines under `nodes`.
+    /// The source is admitted by these lines under `nodes`.
     Lines(Lines),
-    /// No node that is added admits it: why, and what else would.
+    /// No new node would admit the source: the reason, and other ways to admit it.
     No(String, Vec<String>),
 }
 
-/// What could be put into a manifest.
+/// The possible changes to a manifest for one source.
 struct Plan {
     nodes: NodeList,
-    /// What was tried.
+    /// The ports that the source tried.
     ports: Vec<PortRange>,
-    /// Sets of roles, the best first.
+    /// Sets of roles, best first.
     sets: Vec<Vec<String>>,
     interfaces: Vec<String>,
-    /// The services that refuse.
+    /// Labels of the services that refuse the source.
     labels: BTreeSet<String>,
 }
 
-/// An entry that was tried, and admits what it should.
+/// An entry that was evaluated, and admits the source.
 struct Candidate {
     entry: Entry,
-    /// The manifest with it.
+    /// The text of the manifest with the entry.
     text: String,
     loaded: Loaded,
-    /// What lint finds then, and did not before.
+    /// Lint findings that the entry adds.
     findings: BTreeSet<(Code, String)>,
 }
 
-/// An entry that admits a source.
+/// The lines of an entry that admits a source.
 pub(crate) struct Lines {
     pub(crate) text: String,
     pub(crate) roles: Vec<String>,
-    /// Line of the key under which it belongs.
+    /// Line of the key that the entry belongs under.
     #[cfg(feature = "daemon")]
     pub(crate) under: usize,
-    /// What it does that was not tried.
+    /// Labels of the services that the roles also open, besides those that refused the source.
     pub(crate) admits_also: Vec<String>,
-    /// What lint says of it.
+    /// Lint findings that the entry adds.
     pub(crate) findings: Vec<String>,
 }
 
 impl Manifest {
-    /// Loads a manifest. Why not, if that fails.
+    /// Loads a manifest. The error is the reason why it cannot be used.
     pub(crate) fn load(path: &Path, node: &str) -> Result<Self, String> {
         let files = Overlay::default();
         let bytes = files.read(path).map_err(|error| error.to_string())?;
@@ -108,7 +108,8 @@ impl Manifest {
         Ok(Self { path, node, files, text, loaded, findings, nodes })
     }
 
-    /// Whether an address is in a network of the manifest, or near a node of it.
+    /// Reports whether an address is in a network of the manifest, or shares the /24 or /64 of a
+    /// node.
     #[cfg(feature = "daemon")]
     pub(crate) fn is_near(&self, address: IpAddr) -> bool {
         let addr = Addr::from(address);
@@ -116,13 +117,13 @@ impl Manifest {
             || neighbours(&self.loaded.cluster, &addr).next().is_some()
     }
 
-    /// The manifest, with the entries that were proposed.
+    /// Returns the text of the manifest, with the entries proposed so far.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// What would admit a source to some ports. The entry that does is in the manifest for the next
-    /// question.
+    /// Finds an entry that admits a source to some ports. The entry stays in the manifest for later
+    /// calls.
     pub(crate) fn admit(&mut self, source: IpAddr, ports: Vec<PortRange>) -> Suggestion {
         let plan = match self.plan(source, ports) {
             Ok(plan) => plan,
@@ -131,7 +132,8 @@ impl Manifest {
         let mut why = "no few roles would admit it".to_owned();
         let mut best: Option<Candidate> = None;
         for roles in plan.sets {
-            // Where the manifest names interfaces for all nodes, an entry needs none.
+            // First without interfaces: an entry needs none if the manifest names interfaces for
+            // all nodes.
             for interfaces in [Vec::new(), plan.interfaces.clone()] {
                 let name = self.free_name(source);
                 let (address, roles) = (source, roles.clone());
@@ -150,7 +152,7 @@ impl Manifest {
                 break;
             }
         }
-        // A later entry is tried beside this one.
+        // Later entries are tried together with this one.
         let answer = match best {
             Some(Candidate { entry, text, loaded, findings }) => {
                 self.text = text;
@@ -174,7 +176,8 @@ impl Manifest {
         answer
     }
 
-    /// What could be put into the manifest for a source; an answer where that is of no use.
+    /// Returns the possible changes for a source. The error is the final answer, if no change is
+    /// needed or possible.
     fn plan(&self, source: IpAddr, ports: Vec<PortRange>) -> Result<Plan, Suggestion> {
         let addr = Addr::from(source);
         let cluster = &self.loaded.cluster;
@@ -207,7 +210,7 @@ impl Manifest {
         services.flat_map(|service| provenance::ways_in(&self.loaded, service, addr)).collect()
     }
 
-    /// A name that no node has.
+    /// Returns a name that no node has.
     fn free_name(&self, address: IpAddr) -> String {
         let plain = format!("new-{}", address.to_string().replace(['.', ':'], "-"));
         let plain = plain.trim_end_matches('-').to_owned();
@@ -220,7 +223,8 @@ impl Manifest {
         name
     }
 
-    /// The manifest with an entry, if it loads and admits what was tried. Else says why not.
+    /// Returns the manifest with an entry, if it loads and admits the source to the ports. The
+    /// error is the reason why not.
     fn attempt(
         &self,
         nodes: NodeList,
@@ -248,7 +252,7 @@ fn compile(loaded: &Loaded, node: &str) -> Result<CompiledPolicy, String> {
     policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())
 }
 
-/// What lint finds, without places: they move.
+/// Returns the lint findings without positions, because positions move when an entry is added.
 fn findings(path: &Path, files: &Overlay) -> BTreeSet<(Code, String)> {
     let mut loader = Loader::new(files);
     loader.check_manifest(path);
@@ -256,7 +260,7 @@ fn findings(path: &Path, files: &Overlay) -> BTreeSet<(Code, String)> {
     report.diagnostics.into_iter().map(|finding| (finding.code, finding.message)).collect()
 }
 
-/// The services that refuse a source at some ports.
+/// Returns the labels of the services that refuse a source at some ports.
 fn refusing(policy: &CompiledPolicy, from: IpAddr, ports: &[PortRange]) -> BTreeSet<String> {
     let tables = policy.host();
     let limiter = HostLimiter::new([0; 2]);
@@ -268,7 +272,7 @@ fn refusing(policy: &CompiledPolicy, from: IpAddr, ports: &[PortRange]) -> BTree
     refused.filter_map(|verdict| Some(policy.service_in(verdict.service?)?.label.clone())).collect()
 }
 
-/// The nodes that share the /24 or /64 of an address.
+/// Returns the nodes that share the /24 or /64 of an address.
 fn neighbours<'c>(cluster: &'c Cluster, addr: &Addr) -> impl Iterator<Item = &'c Node> {
     let near = move |other: &Addr, addr: &Addr| match (other, addr) {
         (Addr::V4(other), Addr::V4(addr)) => other >> 8 == addr >> 8,
@@ -279,14 +283,14 @@ fn neighbours<'c>(cluster: &'c Cluster, addr: &Addr) -> impl Iterator<Item = &'c
     cluster.nodes.iter().filter(move |node| node.addresses.iter().any(|other| near(other, &addr)))
 }
 
-/// The interfaces of a neighbour, or of any node.
+/// Returns the interfaces of a neighbour, or else of the first node.
 fn interfaces(cluster: &Cluster, addr: &Addr) -> Vec<String> {
     let node = neighbours(cluster, addr).next().or(cluster.nodes.first());
     node.map(|node| node.interfaces.to_vec()).unwrap_or_default()
 }
 
-/// Sets of roles that services all admit: small ones first; of these the ones that neighbours have,
-/// then the ones that open the least.
+/// Returns sets of roles that all of the services admit. Small sets come first; among those, roles
+/// that neighbours have, then roles that open the fewest services.
 fn role_sets(cluster: &Cluster, services: &[&Service], addr: &Addr) -> Vec<Vec<String>> {
     let mut common: BTreeMap<&str, usize> = BTreeMap::new();
     for role in neighbours(cluster, addr).flat_map(|node| node.roles.iter()) {
@@ -324,7 +328,7 @@ fn role_sets(cluster: &Cluster, services: &[&Service], addr: &Addr) -> Vec<Vec<S
     found.into_iter().map(|set| set.into_iter().map(str::to_owned).collect()).collect()
 }
 
-/// What else such roles open on a node, besides some services.
+/// Returns the labels of the services on a node that these roles open, without those in `tried`.
 fn also(cluster: &Cluster, node: &str, roles: &[String], tried: &BTreeSet<String>) -> Vec<String> {
     let Some(node) = cluster.node(node) else { return Vec::new() };
     let opens = |service: &&Service| {

@@ -39,7 +39,7 @@ use crate::{
     text::shown_path,
 };
 
-/// Runs the verb.
+/// Runs `trainguard test`.
 pub fn run(args: &TestArgs) -> Exit {
     if args.record {
         return record::run(args);
@@ -105,7 +105,7 @@ pub fn run(args: &TestArgs) -> Exit {
     }
 }
 
-/// Why a test cannot be run.
+/// The reason why a test cannot be run.
 enum Problem {
     Kernel(SystemError),
     Other(String),
@@ -117,18 +117,19 @@ impl From<SystemError> for Problem {
     }
 }
 
-/// Runs the tests of a file. What they need is made once for each node.
+/// Runs the tests of a file. Each node's policy is compiled once, and loaded into the kernel once
+/// if possible.
 struct Runner<'s> {
     suite: &'s Suite,
     kernel: bool,
     loaded: BTreeMap<String, Node>,
 }
 
-/// The policy of a node, and the kernel that has it.
+/// The compiled policy of a node, and the kernel program that has it.
 struct Node {
     policy: CompiledPolicy,
     kernel: Option<Rc<Generation>>,
-    /// When the next packet is sent: every bucket is full again by then.
+    /// Time of the next packet, in nanoseconds; every bucket is full again by then.
     now_ns: u64,
 }
 
@@ -140,7 +141,7 @@ impl Node {
         Ok(Self { policy, kernel, now_ns: 0 })
     }
 
-    /// How long the emptiest bucket takes to fill.
+    /// Returns the time in nanoseconds that the slowest bucket takes to refill.
     fn refill_ns(&self) -> u64 {
         let limits = self.policy.services.iter().flat_map(|service| {
             let service = &service.service;
@@ -154,7 +155,8 @@ impl Node {
 }
 
 impl Runner<'_> {
-    /// The policy of a node. `fresh`: nothing may be left in any bucket's credits, either.
+    /// Returns the policy of a node. With `fresh`, a kernel program is loaded anew, so that no
+    /// bucket has credit left from earlier packets.
     fn node(&mut self, name: &str, fresh: bool) -> Result<&mut Node, Problem> {
         let known = self.loaded.get(name).is_some_and(|node| {
             let next = node.now_ns.saturating_add(node.refill_ns());
@@ -168,7 +170,7 @@ impl Runner<'_> {
         node.ok_or_else(|| Problem::Other(format!("no node `{name}`")))
     }
 
-    /// What does not hold; nothing if the test passes.
+    /// Runs a test. Returns its failures; none if it passes.
     fn run(&mut self, case: &Case) -> Result<Vec<String>, Problem> {
         match &case.asked {
             Query::Packets { probes, after, times, answer } => {
@@ -183,7 +185,8 @@ impl Runner<'_> {
             }
             Query::Capture { path, summary } => {
                 let node = self.node(&case.node, true)?;
-                // A capture takes what time it takes.
+                // The duration of a capture is unknown, so the clock goes to its maximum, and the
+                // next test loads the program anew.
                 let found = frames(node, path, summary);
                 node.now_ns = LAST_NS;
                 found
@@ -192,7 +195,7 @@ impl Runner<'_> {
     }
 }
 
-/// A verdict in words, as it is written in tests.
+/// Formats a verdict as it is written in tests.
 fn words(action: Action, reason: Reason, service: Option<&str>) -> String {
     let verdict = action.name();
     match service {
@@ -201,13 +204,14 @@ fn words(action: Action, reason: Reason, service: Option<&str>) -> String {
     }
 }
 
-/// Whether a verdict is the one that must be; a service may be written with its policy.
+/// Reports whether a verdict is the expected one. The expected service may be written with its
+/// policy.
 fn is_met(policy: &CompiledPolicy, verdict: Verdict, answer: &ExpectedVerdict) -> bool {
     let service = verdict.service.and_then(|slot| policy.service_in(slot));
     let named = match (&answer.service, service) {
         (None, None) => true,
         (Some(name), Some(service)) => {
-            // Where two services have one name, the policy tells them apart.
+            // If two services have the same name, the policy distinguishes them.
             policy.name_of_service(&verdict) == Some(name) || service.label == *name
         }
         _ => false,
@@ -227,7 +231,7 @@ fn packets(
     let frame = Captured { number: 1, time_ns: Some(0), bytes: &bytes, wire_len };
     let Node { policy, kernel, now_ns } = node;
     let tables = policy.host();
-    // Full buckets for each address.
+    // Every address starts with full buckets.
     let backends = Backends::new(&tables, kernel.clone());
     for _ in 0..after {
         backends.evaluate(&frame, *now_ns)?;
@@ -250,7 +254,7 @@ fn packets(
     Ok(None)
 }
 
-/// How often a capture got a verdict, by the service's name.
+/// Number of frames of a capture per verdict; the service is given by name.
 type Counts = BTreeMap<(Action, Reason, Option<String>), u64>;
 
 fn frames(
@@ -312,7 +316,7 @@ fn frames(
             failures.push(format!("`{shown}`: expected {frames} frames {what}; found {got}"));
         }
     }
-    // What is not named must not happen.
+    // Verdicts that `summary` does not name must not occur.
     for ((action, reason, label), frames) in found {
         let what = words(action, reason, label.as_deref());
         failures.push(format!("`{shown}`: {frames} frames {what}, which `summary` does not name"));

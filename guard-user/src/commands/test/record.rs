@@ -1,4 +1,4 @@
-//! `trainguard test --record`: what happened becomes a test.
+//! `trainguard test --record`: turns recorded events into tests.
 
 use std::{
     fmt::Write as _,
@@ -19,7 +19,7 @@ use crate::{
     text::shown_path,
 };
 
-/// Events of one run.
+/// Maximum number of events of one run.
 const MAX_EVENTS: usize = 10_000;
 
 pub(super) fn run(args: &TestArgs) -> Exit {
@@ -62,7 +62,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
                 count += 1;
                 cases.push_str(&case);
             }
-            // The same thing happened again, a frame passed, or it is about no packet.
+            // A repeated event, a passed frame, or an event that is not about a packet.
             Ok(None) => {}
             Err(problem) => {
                 output::error(format_args!("line {number}: {problem}"));
@@ -92,13 +92,15 @@ pub(super) fn run(args: &TestArgs) -> Exit {
     if whole { Exit::Yes } else { Exit::NoAnswer }
 }
 
-/// The names of the tests of a file; none if it cannot be used, which was said.
+/// Returns the names of the tests in a file. Prints the findings and returns none if the file
+/// cannot be used.
 fn names(file: &Path) -> Option<Vec<String>> {
     let (suite, _) = load::load_tests(file, &Disk)?;
     Some(suite.cases.into_iter().map(|case| case.name).collect())
 }
 
-/// An event as a test; none if there is such a test, or nothing was refused.
+/// Returns an event as the text of a test; none if this test exists already, or nothing was
+/// refused.
 fn case(
     line: &[u8],
     node: Option<&str>,
@@ -130,7 +132,7 @@ fn case(
     }
     let service = packet.service.map(|name| format!(", service: {}", quoted(&name)));
     let mut text = String::new();
-    // A string takes everything.
+    // Writing to a `String` cannot fail.
     let _ = write!(
         text,
         "  - name: {}\n    node: {}\n    packet: {{ from: {}, to: {} }}\n    expect: {{ verdict: {}, \
@@ -147,13 +149,13 @@ fn case(
     Ok(Some(text))
 }
 
-/// A text in double quotes, which every reader of YAML takes for itself. What JSON escapes is
-/// escaped alike in YAML.
+/// Quotes a text so that every YAML reader takes it as a string. JSON escapes are also valid in
+/// YAML double quotes.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-/// Adds tests to a file, or makes it. Says why that is impossible; the file is as it was then.
+/// Adds tests to a file, or creates it. On an error the file is unchanged.
 fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
     let shown = shown_path(file);
     let made = !file.exists();
@@ -162,7 +164,7 @@ fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
             .manifest
             .as_deref()
             .ok_or_else(|| format!("`{shown}` does not exist; give --manifest FILE to make it"))?;
-        // Paths in the file are relative to it.
+        // Paths in the file are relative to the file.
         let base = file.parent().unwrap_or(Path::new(""));
         let manifest = manifest.strip_prefix(base).map(PathBuf::from).or_else(|_| {
             std::path::absolute(manifest)
@@ -177,7 +179,7 @@ fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
     };
     let line_break = if before.ends_with('\n') { "" } else { "\n" };
     let after = format!("{before}{line_break}{cases}");
-    // What was there must be there still, with what is new behind it.
+    // The file with the additions must still load.
     let files = Overlay::default();
     files.put(file.to_owned(), Ok(after.clone().into_bytes()));
     let mut loader = Loader::new(&files);

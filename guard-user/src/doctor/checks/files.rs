@@ -1,4 +1,4 @@
-//! Files and directories: who may change what is guarded.
+//! Checks of files and directories: which users could change the policy or the pins.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use crate::{
     file_permissions::{EntryKind, Fault},
 };
 
-/// Bytes that should be free where policies are kept.
+/// Free space in bytes that the file system of the state directory should have.
 const LOW_DISK_SPACE_BYTES: u64 = 16 << 20;
-/// Write permission for the group and for others.
+/// Write permission for the group or for others.
 const OTHERS_WRITE: u32 = 0o022;
-/// Anything for the group and for others.
+/// Any permission for the group or for others.
 const GROUP_AND_OTHERS: u32 = 0o077;
 
 pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
@@ -22,7 +22,7 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     checks
 }
 
-/// The bpf file system and the pin directory.
+/// Checks the bpf file system and the pin directory.
 pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
     const ID: &str = "bpffs";
     let bpffs = &facts.bpffs;
@@ -108,7 +108,7 @@ fn policy_files(policy: &Policy) -> Check {
         .fix(remedy(first, &policy.trusted).unwrap_or_default())
 }
 
-/// What is wrong with a file; nothing, most often.
+/// Returns what is wrong with the owner or mode of a file; none if nothing is.
 fn wrong_with(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
     let Owned { uid, mode } = file.owned;
     Some(match file.fault(trusted)? {
@@ -119,7 +119,7 @@ fn wrong_with(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
     })
 }
 
-/// The command that mends it.
+/// Returns the command that repairs the file.
 fn remedy(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
     let path = quoted(&file.path.display().to_string());
     Some(match file.fault(trusted)? {

@@ -1,4 +1,5 @@
-//! The interfaces to guard: whether their drivers can, who is there already, and what goes past.
+//! Checks of the interfaces to guard: XDP support of the driver, attached programs of other
+//! software, and traffic that bypasses the guard.
 
 use super::{Check, State, listed, quoted};
 use crate::{
@@ -11,12 +12,12 @@ use crate::{
     text::counted,
 };
 
-/// Bytes that a frame of one buffer has at most, whatever the driver: a page of 4096 bytes. Many
+/// Maximum size in bytes of a frame in one buffer, for any driver: a page of 4096 bytes. Many
 /// drivers take less.
 const ONE_BUFFER: u32 = 4096;
-/// What the driver of virtio cards puts into one page before Linux 6.3: a page without the room before
-/// a packet (256 bytes), behind it (320), and for its headers (26); `xdp_linearize_page`,
-/// `drivers/net/virtio_net.c`.
+/// Maximum size in bytes of a frame that the `virtio_net` driver puts into one page before Linux
+/// 6.3: a page minus the headroom (256 bytes), the tailroom (320) and the headers (26);
+/// `xdp_linearize_page`, `drivers/net/virtio_net.c`.
 const VIRTIO_ONE_PAGE: u32 = 4096 - 256 - 320 - 26;
 
 pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
@@ -134,7 +135,8 @@ fn driver(interface: &Interface) -> Check {
     }
 }
 
-/// Whether frames are lost that the MTU allows. Kernels that tell of drivers have a later one.
+/// Reports whether the driver loses frames that the MTU allows. Kernels that report XDP features
+/// have a later `virtio_net` driver without this limit.
 fn loses_long_frames(interface: &Interface) -> bool {
     let generic =
         interface.program.as_ref().is_some_and(|program| program.mode == DeviceMode::Generic);

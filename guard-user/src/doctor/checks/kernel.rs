@@ -1,9 +1,9 @@
-//! What the kernel is, and what it did when it was asked to.
+//! Checks of the kernel: its release, and the features that were tried.
 
 use super::{Check, State, listed};
 use crate::doctor::facts::{Attempt, KernelFeatures, MachineFacts, MaybeHidden, Rights};
 
-/// The oldest release that the guard is expected to load on, as the README says it.
+/// The oldest release that the guard is expected to load on, as stated in the README.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
 
 pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
@@ -35,7 +35,7 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
     checks
 }
 
-/// The first two numbers of a release.
+/// Returns the first two numbers of a kernel release.
 fn numbers(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split(['.', '-', '+']).map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
@@ -83,7 +83,8 @@ fn rights(rights: &Rights) -> Check {
         .fix("run doctor as root to see the rest")
 }
 
-/// An attempt: done, impossible without rights, or failed, to which the caller adds what to do.
+/// Turns an attempt into a check. An attempt that lacked capabilities is `Unknown`; any other
+/// failure is returned as the error, so that the caller can add the fix.
 fn tried(id: &'static str, tried: &Attempt, rights: &Rights, done: &str) -> Result<Check, Check> {
     let Err(refusal) = tried else { return Ok(Check::ok(id, done)) };
     let forbidden = matches!(refusal.errno, Some(libc::EPERM | libc::EACCES));

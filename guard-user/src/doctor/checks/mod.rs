@@ -1,4 +1,4 @@
-//! The checks: facts in, [`Check`]s out. Each of them is a function without an outside world.
+//! The checks: functions from facts to [`Check`]s, without I/O.
 
 mod files;
 mod interfaces;
@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 
 use super::{Check, State, facts::MachineFacts};
 
-/// All of them, in the order in which they are told: the kernel first, without which the rest is
-/// idle.
+/// Runs all checks, in the order of the output: the kernel first, because everything else depends
+/// on it.
 pub fn all(facts: &MachineFacts) -> Vec<Check> {
     let mut checks = kernel::all(facts);
     checks.extend(files::pins(facts));
@@ -22,8 +22,8 @@ pub fn all(facts: &MachineFacts) -> Vec<Check> {
     checks
 }
 
-/// A name as a shell takes it for that name: whoever names an interface may choose nearly any
-/// character, and commands are copied.
+/// Quotes a name for a shell. Interface names may have almost any character, and users copy
+/// commands.
 fn quoted(name: &str) -> String {
     let plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '@' | ':');
@@ -37,7 +37,7 @@ fn quoted(name: &str) -> String {
     text + "'"
 }
 
-/// Names with commas between; the rest is counted.
+/// Joins names with commas; names after the eighth are only counted.
 fn listed<T: AsRef<str>>(names: &[T]) -> String {
     const MAX_NAMED: usize = 8;
     let shown: Vec<&str> = names.iter().take(MAX_NAMED).map(AsRef::as_ref).collect();

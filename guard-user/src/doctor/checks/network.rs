@@ -1,4 +1,4 @@
-//! Settings of the network, and who listens.
+//! Checks of the network settings, and of listening sockets.
 
 use super::{Check, State, listed};
 use crate::doctor::facts::{Interface, MachineFacts, MaybeHidden, ServicePorts};
@@ -24,7 +24,8 @@ fn syncookies(facts: &MachineFacts) -> Check {
     }
 }
 
-/// Interfaces whose setting, together with that of all, is this. The kernel takes the larger one.
+/// Returns the interfaces whose effective setting is `wanted`. The kernel uses the larger one of
+/// the interface's own value and that of `all`.
 fn with<'a>(
     facts: &'a MachineFacts,
     all: &MaybeHidden<i64>,
@@ -92,8 +93,8 @@ fn route_localnet(facts: &MachineFacts) -> Check {
         )
 }
 
-/// Ports of services that the kernel may give to others. A range that holds the whole of the
-/// kernel's is one that was meant to.
+/// Checks for service ports in the kernel's ephemeral range, which the kernel may give to other
+/// sockets. A service whose ports include the whole range is intended, and not reported.
 fn port_range(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "port-range";
     let policy = facts.policy.as_ref()?;

@@ -1,4 +1,4 @@
-//! The manifest, the unit, and the daemon.
+//! Checks of the manifest, the systemd unit, and the daemon.
 
 use super::{Check, State, listed, quoted};
 use crate::{

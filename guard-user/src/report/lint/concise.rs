@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use super::file_of;
 use crate::{policy::syntax::diagnostic::Report, text::shown_text};
 
-/// The findings, a line each.
+/// Formats the findings, one per line.
 pub fn render(findings: &Report) -> String {
     let mut out = String::new();
     for finding in &findings.diagnostics {
         let at = findings.sources.position(finding.place);
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(
             out,
             "{}:{}:{}: {}[{}] {}",

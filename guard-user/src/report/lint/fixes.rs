@@ -1,4 +1,4 @@
-//! Fixes as a unified diff, for review: what would not be seen in it is written as an escape.
+//! Fixes as a unified diff, for review. Invisible characters are escaped.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::{
     text::{shown_path, shown_text},
 };
 
-/// Lines that are shown around a change.
+/// Number of context lines around a change.
 const CONTEXT: usize = 3;
 
-/// What becomes of a file, as `patch` takes it.
+/// Returns the changes of a file as a unified diff for `patch`.
 pub fn unified(path: &Path, before: &str, after: &str) -> String {
     let path = shown_path(path);
     let path = path.trim_start_matches('/');
@@ -21,7 +21,7 @@ pub fn unified(path: &Path, before: &str, after: &str) -> String {
     unified.context_radius(CONTEXT).header(&format!("a/{path}"), &format!("b/{path}")).to_string()
 }
 
-/// Prints what becomes of a file.
+/// Prints the changes of a file.
 pub fn print(path: &Path, before: &str, after: &str) {
     for line in unified(path, before, after).lines() {
         let pieces: Vec<String> = line.split('\t').map(shown_text).collect();

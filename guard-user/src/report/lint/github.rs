@@ -1,5 +1,5 @@
-//! Annotations of GitHub Actions, and the summary of a step. The runner reads commands from what a
-//! step prints, and shows ten annotations of each severity for a step.
+//! Annotations and step summaries for GitHub Actions. The runner reads commands from the output of
+//! a step, and shows at most ten annotations of each severity per step.
 
 use std::{
     env,
@@ -18,29 +18,29 @@ use crate::{
     text::{shown_path, shown_text},
 };
 
-/// Annotations of each severity that the runner shows for a step.
+/// Maximum number of annotations of each severity that the runner shows per step.
 const MAX_SHOWN: usize = 10;
-/// Findings in the summary of a step, which may have 1 MiB.
+/// Maximum number of findings in a step summary, whose size is limited to 1 MiB.
 const MAX_ROWS: usize = 200;
 
-/// Whether this runs in a workflow.
+/// Reports whether this process runs in a workflow.
 pub(super) fn is_runner() -> bool {
     env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true")
 }
 
-/// All findings as annotations.
+/// Formats all findings as annotations.
 pub fn render(findings: &Report) -> String {
     let mut out: String =
         findings.diagnostics.iter().map(|f| command(&findings.sources, f)).collect();
     let hidden = findings.hidden();
     if hidden > 0 {
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(out, "::notice title=trainguard::and {hidden} more, not shown");
     }
     out
 }
 
-/// As many annotations of each severity as are shown; the rest is counted.
+/// Formats as many annotations of each severity as the runner shows, and counts the rest.
 pub fn annotations(findings: &Report) -> String {
     let mut out = String::new();
     for severity in [Severity::Error, Severity::Warning, Severity::Info] {
@@ -80,7 +80,7 @@ fn command(sources: &Sources, finding: &Diagnostic) -> String {
     )
 }
 
-/// A message of a command. Line breaks stay line breaks, other controls are shown as escapes.
+/// Escapes the message of a command. Line breaks are kept; other control characters are escaped.
 fn data(message: &str) -> String {
     let mut escaped = String::with_capacity(message.len());
     for character in message.chars() {
@@ -95,27 +95,27 @@ fn data(message: &str) -> String {
     escaped
 }
 
-/// A property of a command.
+/// Escapes a property of a command.
 fn property(value: &str) -> String {
     data(value).replace(':', "%3A").replace(',', "%2C")
 }
 
-/// A text that shows parts of files, so that the runner takes nothing in it for a command: a
-/// policy of a stranger's pull request must not be able to give any.
+/// Wraps a text so that the runner does not interpret it. Without this, a policy in a pull request
+/// could inject workflow commands.
 pub(super) fn inert(text: &str) -> String {
     if text.is_empty() {
         return String::new();
     }
-    // Seeded by the system: a file cannot hold the word that ends this.
+    // The hasher is seeded randomly, so a file cannot contain the word that ends the block.
     let word = RandomState::new().build_hasher().finish();
     let end = format!("::trainguard-{word:016x}::\n");
     format!("::stop-commands::trainguard-{word:016x}\n{text}{end}")
 }
 
-/// Adds the findings to the summary of the step, if there is one.
+/// Appends the findings to the step summary, if there is one.
 ///
 /// # Errors
-/// The file of the summary cannot be written.
+/// The summary file cannot be opened or written.
 pub fn append_summary(findings: &Report, files: usize) -> io::Result<()> {
     let path = env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty());
     match path {
@@ -127,7 +127,7 @@ pub fn append_summary(findings: &Report, files: usize) -> io::Result<()> {
     }
 }
 
-/// The findings as a table in Markdown.
+/// Formats the findings as a Markdown table.
 pub fn markdown(findings: &Report, files: usize) -> String {
     let mut out = format!("### trainguard lint\n\n{}\n", summary(findings, files));
     if findings.diagnostics.is_empty() {
@@ -136,7 +136,7 @@ pub fn markdown(findings: &Report, files: usize) -> String {
     out.push_str("\n| severity | rule | place | finding |\n| --- | --- | --- | --- |\n");
     for finding in findings.diagnostics.iter().take(MAX_ROWS) {
         let place = findings.sources.describe(finding.place);
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = writeln!(
             out,
             "| {} | {} | {} | {} |",
@@ -157,7 +157,7 @@ pub fn markdown(findings: &Report, files: usize) -> String {
     out
 }
 
-/// A text in a table: nothing in it is markup.
+/// Escapes a text for a table cell, so that nothing in it is markup.
 fn cell(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in shown_text(text).chars() {

@@ -1,14 +1,14 @@
-//! One JSON document of our own form.
+//! Findings as one JSON document, in trainguard's own schema.
 
 use serde_json::{Value, json};
 
 use super::json_text;
 use crate::policy::syntax::diagnostic::{Location, Report, Severity};
 
-/// `schema` of the document.
+/// Value of the field `schema` of the document.
 pub const SCHEMA: &str = "trainguard/lint/v1";
 
-/// The document.
+/// Formats the findings as a JSON document; `files` is the number of checked files.
 pub fn render(findings: &Report, files: usize) -> String {
     let file = |place: Location| {
         findings.sources.get(place.file).map(|source| source.path.to_string_lossy().into_owned())

@@ -1,5 +1,5 @@
 //! Findings as test results (`JUnit` XML): a suite for each file, a case for each finding, and one
-//! case that passes for each file without any.
+//! passing case for each file without findings.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -10,11 +10,11 @@ use crate::{
     text::{shown_path, shown_text},
 };
 
-/// Name of the document, and of what is said about no file in particular.
+/// Name of the document, and of the suite for findings that concern no single file.
 const NAME: &str = "trainguard lint";
 
-/// The document. Findings below the threshold are cases that were skipped: they are seen, and fail
-/// nothing.
+/// Formats the findings as `JUnit` XML. Findings below the threshold are skipped cases, which are
+/// visible but do not fail.
 pub fn render(findings: &Report, foreign: &[PathBuf], threshold: Option<Severity>) -> String {
     let fails = |severity: Severity| threshold.is_some_and(|threshold| severity >= threshold);
     let mut document = Document::new(NAME);
@@ -45,7 +45,7 @@ pub fn render(findings: &Report, foreign: &[PathBuf], threshold: Option<Severity
         suite.add_test_case(TestCase::new("further findings", status));
         document.add_test_suite(suite);
     }
-    // A writer that is a string does not fail, and all text is UTF-8.
+    // Writing to a `String` cannot fail, and all text is UTF-8.
     document.to_string().unwrap_or_default()
 }
 
@@ -66,7 +66,7 @@ fn case(
     let mut description = format!("{path}:{}:{}: {}", at.line, at.column, clean(&finding.message));
     for (place, label) in &finding.related {
         let place = clean(&findings.sources.describe(*place));
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(description, "\n{place}: {}", clean(label));
     }
     if let Some(help) = &finding.help {
@@ -81,11 +81,11 @@ fn case(
     case
 }
 
-/// A text that may stand in XML 1.0.
+/// Escapes a text so that it is valid in XML 1.0.
 fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for character in shown_text(text).chars() {
-        // The two that are no controls and that XML has not.
+        // The two noncharacters that XML 1.0 excludes, and that are not control characters.
         if matches!(character, '\u{fffe}' | '\u{ffff}') {
             clean.extend(character.escape_unicode());
         } else {

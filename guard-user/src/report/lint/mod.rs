@@ -1,5 +1,5 @@
-//! Lint findings, in every form in which they are told. Each form is a function of its own from
-//! findings to text; only [`print()`] and [`explain()`] print.
+//! Lint findings in every output format. Each format is a function from findings to text; only
+//! [`print()`], [`explain()`] and [`refuse()`] print.
 
 pub mod concise;
 pub mod fixes;
@@ -28,7 +28,7 @@ use crate::{
     text::{counted, shown_path},
 };
 
-/// Form of lint findings.
+/// Format of lint findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 pub enum LintFormat {
@@ -46,23 +46,23 @@ pub enum LintFormat {
     Junit,
 }
 
-/// What one run of `lint` has found.
+/// The findings of one run of `lint`.
 #[derive(Debug)]
 pub struct Findings<'r> {
     /// The findings.
     pub report: &'r Report,
-    /// Files that were checked.
+    /// Number of checked files.
     pub files: usize,
-    /// Files that were looked at and are none of ours.
+    /// Files that were examined, but are not trainguard documents.
     pub foreign: &'r [PathBuf],
-    /// From which severity on findings are a failure; never if there is none.
+    /// Lowest severity that counts as a failure; none if findings never fail.
     pub threshold: Option<Severity>,
     /// The directory that paths in machine-readable forms are relative to.
     pub root: &'r Path,
 }
 
 impl Findings<'_> {
-    /// The findings in a form, with a line break at the end; empty where there is nothing to say.
+    /// Formats the findings, with a line break at the end; empty if there is nothing to report.
     pub fn render(&self, format: LintFormat, colour: bool) -> String {
         match format {
             LintFormat::Full => findings::render(self.report, colour),
@@ -74,7 +74,7 @@ impl Findings<'_> {
         }
     }
 
-    /// Whether there are findings from the threshold on.
+    /// Reports whether there are findings at or above the threshold.
     pub fn fail(&self) -> bool {
         [Severity::Info, Severity::Warning, Severity::Error]
             .into_iter()
@@ -86,26 +86,26 @@ impl Findings<'_> {
     }
 }
 
-/// The title of a rule, as `explain` has it.
+/// Returns the title of a rule, as in `explain`.
 pub fn title_of(code: Code) -> String {
     let name = code.to_string();
     explain::title(&name).map_or_else(|| format!("rule {name}"), str::to_owned)
 }
 
-/// The name of the file of a place, as it may be shown.
+/// Returns the escaped file name of a position.
 fn file_of(findings: &Report, place: crate::policy::syntax::diagnostic::Location) -> String {
     findings.sources.get(place.file).map(|source| shown_path(&source.path)).unwrap_or_default()
 }
 
-/// A JSON document in which nothing moves a cursor or reorders text, and which says the same:
-/// outside of strings JSON is ASCII, and in strings any character may be an escape.
+/// Formats a JSON document without characters that move a cursor or reorder text. The document
+/// keeps its meaning: JSON is ASCII outside strings, and any character in a string may be escaped.
 fn json_text(document: &serde_json::Value) -> String {
     let text = format!("{document:#}\n");
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         if character != '\n' && (character.is_control() || text::is_forbidden(character)) {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a string does not fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(safe, "\\u{unit:04x}");
             }
         } else {
@@ -121,7 +121,7 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
     let text = findings.render(format, colour);
     let annotated = format == LintFormat::Full && github::is_runner();
     let answer = if annotated { github::inert(&text) } else { text };
-    // The last line break is written by `answer`.
+    // `answer` adds the last line break.
     if answer.strip_suffix('\n').is_some_and(|answer| !output::answer(answer)) {
         return;
     }
@@ -146,18 +146,19 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
     }
 }
 
-/// Shows the findings with their source on standard error, for verbs that have another answer.
+/// Prints the findings with their source on standard error, for subcommands with another output.
 pub fn explain(findings: &Report) {
     output::talk(explained(findings));
 }
 
-/// Says that a file cannot be used, and why, for verbs that have another answer.
+/// Prints the findings, and an error that the file cannot be used, for subcommands with another
+/// output.
 pub fn refuse(findings: &Report, path: &Path) {
     explain(findings);
     output::error(format_args!("`{}` cannot be used", shown_path(path)));
 }
 
-/// How many files were checked, and what was found.
+/// Summarizes the number of checked files and of findings.
 pub fn summary(findings: &Report, files: usize) -> String {
     let mut text = format!(
         "checked {}: {}, {}, {} info",

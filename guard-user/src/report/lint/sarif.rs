@@ -18,14 +18,14 @@ use crate::policy::{
     },
 };
 
-/// What the document is valid against.
+/// The JSON Schema of the document.
 const SCHEMA: &str =
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json";
-/// Where the tool comes from.
+/// Repository of the tool.
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The document. Paths below `root` are relative to it.
+/// Formats the findings as SARIF. Paths below `root` are relative to it.
 pub fn render(findings: &Report, root: &Path) -> String {
     let codes: BTreeSet<Code> = findings.diagnostics.iter().map(|f| f.code).collect();
     let indices: BTreeMap<Code, usize> =
@@ -130,9 +130,9 @@ fn location(sources: &Sources, place: Location, root: &Path) -> Value {
     })
 }
 
-/// A path as a reference: relative below `root`, absolute elsewhere.
+/// Formats a path as a URI reference: relative below `root`, otherwise absolute.
 fn uri(path: &Path, root: &Path) -> String {
-    // All but what a segment of a path may hold as it is (RFC 3986, 2.3).
+    // Everything except unreserved characters (RFC 3986, 2.3).
     const ESCAPED: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let path = path.strip_prefix(root).unwrap_or(path);
@@ -153,8 +153,8 @@ fn uri(path: &Path, root: &Path) -> String {
     uri
 }
 
-/// What stays the same when a finding moves to another line: its rule, what its line says, and its
-/// number among those of its file that agree in both.
+/// Returns a fingerprint that is stable when the finding moves to another line: a hash of the rule,
+/// the text of the line, and a counter for equal findings in the file.
 fn fingerprint<'r>(
     sources: &'r Sources,
     finding: &Diagnostic,

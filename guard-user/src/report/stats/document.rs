@@ -1,4 +1,4 @@
-//! The statistics for programs: the daemon's document, and the rates since the one before.
+//! The statistics as JSON: the daemon's document, and the rates since the previous one.
 #![expect(clippy::struct_field_names, reason = "they are the names in the document")]
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::rates::{BYTES, Change, DROPPED, PASSED, Rates, WOULD_DROP};
 use crate::api::stats::{Events, InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
 
-/// [`Stats`] with rates. Every field of those is here under the same name.
+/// [`Stats`] with rates. Every field of [`Stats`] is here under the same name.
 #[derive(Debug, Serialize)]
 pub struct Document<'a> {
     schema: &'a str,
@@ -18,7 +18,7 @@ pub struct Document<'a> {
     generation: u64,
     policy_hash: &'a str,
     in_force_since: Option<&'a str>,
-    /// Seconds since the reading before, by a clock that nobody sets; null in the first one.
+    /// Seconds since the previous reading, by the monotonic clock; null in the first document.
     interval_seconds: Option<f64>,
     interfaces: Vec<Rated<'a, InterfaceStats, InterfaceRates>>,
     services: Vec<Rated<'a, ServiceStats, ServiceRates>>,
@@ -27,14 +27,14 @@ pub struct Document<'a> {
     events: Events,
 }
 
-/// A row with its rates: null in the first document, for a new row, and for one that restarted.
+/// A row with its rates: null in the first document, in a new row, and after a restart.
 #[derive(Debug, Serialize)]
 struct Rated<'a, T, R> {
     #[serde(flatten)]
     row: &'a T,
     #[serde(flatten)]
     rates: R,
-    /// A counter fell: it was made again, and counts from zero.
+    /// Whether a counter decreased, because it was created anew and counts from zero.
     restarted: bool,
 }
 
@@ -69,9 +69,9 @@ struct SourceRates {
 }
 
 impl<'a> Document<'a> {
-    /// Of a reading and the rates since the one before.
+    /// Combines a reading with the rates since the previous one.
     pub fn new(stats: &'a Stats, rates: &Rates) -> Self {
-        // All fields are named: one that is added must get here, too.
+        // Every field is named, so that a new one cannot be forgotten here.
         let Stats {
             schema,
             time,
@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    /// Whether all that is in one document is in the other, too.
+    /// Reports whether everything in `some` is also in `all`.
     fn includes(all: &Value, some: &Value) -> bool {
         match (all, some) {
             (Value::Object(all), Value::Object(some)) => some

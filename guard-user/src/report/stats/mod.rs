@@ -1,7 +1,7 @@
-//! The statistics: as totals, as rows, as documents, and as a screen that lives.
+//! The statistics: as totals, rows, JSON documents, and a live screen.
 //!
-//! [`model`] makes a picture of readings, [`screen`] draws it; [`stream`] is
-//! for pipes, [`document`] for programs.
+//! [`model`] combines readings into a model, which [`screen`] draws; [`stream`] writes to pipes,
+//! [`document`] is the JSON format.
 
 pub mod document;
 pub mod model;
@@ -22,14 +22,14 @@ use crate::output::{self, Colour};
 
 pub use text::print;
 
-/// Whether standard output is a terminal on which a cursor can be moved.
+/// Reports whether standard output is a terminal with cursor control.
 pub fn suits_a_screen() -> bool {
     let able = |term: &str| !term.is_empty() && term != "dumb";
     io::stdout().is_terminal() && env::var("TERM").is_ok_and(|term| able(&term))
 }
 
 impl screen::TerminalFeatures {
-    /// What the terminal of standard output can show, as the environment tells it.
+    /// Detects the features of the terminal from the environment.
     pub fn of_terminal(color: Colour) -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let color = match color {
@@ -37,7 +37,7 @@ impl screen::TerminalFeatures {
             Colour::Never => false,
             Colour::Auto => output::allows_colour(),
         };
-        // The first that is set counts, as for the C library.
+        // The first variable that is set counts, as in the C library.
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
         let locale = locale.to_ascii_lowercase();
         Self { color, ascii: !locale.contains("utf-8") && !locale.contains("utf8") }

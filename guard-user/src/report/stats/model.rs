@@ -1,5 +1,5 @@
-//! The picture that the live screen shows, made of one reading after another. No terminal, no
-//! clock but the one it is given.
+//! The model of the live screen, updated by each reading. It uses no terminal, and only the times
+//! that the caller passes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,26 +12,26 @@ use crate::api::{
     status::ServiceMode,
 };
 
-/// How far back the sparklines go.
+/// Time range of the sparklines.
 pub const WINDOW: Duration = Duration::from_mins(1);
-/// Rates of the past that are kept for an interface; more would be finer than any screen.
+/// Maximum number of past rates kept per interface; more than any screen can show.
 const MAX_HISTORY: usize = 1024;
-/// How long it is told that counters began anew.
+/// How long a restart of the counters is shown.
 const RESTART_SHOWN_FOR: Duration = Duration::from_mins(1);
 
-/// What asking for the statistics brought.
+/// The result of reading the statistics.
 #[derive(Debug, Clone)]
 pub enum Reading {
-    /// The daemon's answer.
+    /// The daemon's response.
     Answered(Box<Stats>),
-    /// No daemon answers, for this reason; the counters are of the pinned maps.
+    /// The counters of the pinned maps, and the reason why the daemon does not respond.
     Pinned(Box<Stats>, String),
-    /// Neither daemon nor maps, for this reason.
+    /// The reason why neither the daemon nor the maps could be read.
     Nothing(String),
 }
 
 impl Reading {
-    /// What was read, if anything was.
+    /// Returns the statistics, if any were read.
     pub fn stats(&self) -> Option<&Stats> {
         match self {
             Self::Answered(stats) | Self::Pinned(stats, _) => Some(stats),
@@ -39,7 +39,7 @@ impl Reading {
         }
     }
 
-    /// Why no daemon answers.
+    /// Returns the reason why the daemon does not respond.
     pub fn trouble(&self) -> Option<&str> {
         match self {
             Self::Answered(_) => None,
@@ -48,42 +48,43 @@ impl Reading {
     }
 }
 
-/// No daemon answers.
+/// The daemon does not respond.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoDaemon {
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// When it was last heard of, as [`Stats::time`]; empty if never.
+    /// Time of its last response, as in [`Stats::time`]; empty if there was none.
     pub since: String,
-    /// The counters are read from the pinned maps; else they are the last that were read.
+    /// Whether the counters come from the pinned maps; otherwise they are the last ones that were
+    /// read.
     pub pinned: bool,
 }
 
-/// Whether the node is guarded, in a word.
+/// State of the guard on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It drops.
+    /// Packets are dropped.
     Enforcing,
-    /// It only counts what it would drop.
+    /// Packets that would be dropped are only counted.
     Observing,
-    /// It does neither, or not everywhere.
+    /// Neither, or not on all interfaces.
     Open,
-    /// Nobody who knows was asked.
+    /// Unknown, because the daemon has not reported it.
     Unknown,
 }
 
-/// The picture.
+/// The model of the live screen.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
-    /// What is shown: the last reading; what only the daemon knows is kept from its last answer.
+    /// The last reading. Values that only the daemon knows are kept from its last response.
     pub stats: Stats,
-    /// Since the reading before.
+    /// Rates since the previous reading.
     pub rates: Rates,
-    /// Why this is not the daemon's word.
+    /// Set if the daemon does not respond.
     pub trouble: Option<NoDaemon>,
-    /// The manifest, if the daemon said which.
+    /// Path of the manifest, if the daemon reported it.
     pub manifest: Option<String>,
-    /// When the last reading was made, by the viewer's clock.
+    /// Time of the last reading, by the viewer's clock.
     pub at: Duration,
     heard: String,
     history: BTreeMap<String, History>,
@@ -92,7 +93,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Takes a reading of this time, by a clock that only goes forward.
+    /// Adds a reading with its time, by a monotonic clock.
     pub fn take(&mut self, reading: Reading, at: Duration) {
         let at = at.max(self.at);
         let pinned = matches!(reading, Reading::Pinned(..));
@@ -127,13 +128,13 @@ impl Model {
         self.before = Some((stats, at));
     }
 
-    /// When counters last began anew, as [`Stats::time`], for a while.
+    /// Returns the time of the last restart of the counters, as in [`Stats::time`], for one minute.
     pub fn restarted(&self) -> Option<&str> {
         let (then, time) = self.restarted.as_ref()?;
         (self.at.checked_sub(*then)? < RESTART_SHOWN_FOR).then_some(time.as_str())
     }
 
-    /// In a word, whether the node is guarded.
+    /// Returns the state of the guard.
     pub fn state(&self) -> State {
         let stats = &self.stats;
         let mode = |row: &ServiceStats| row.mode == Some(ServiceMode::Observe);
@@ -148,8 +149,8 @@ impl Model {
         }
     }
 
-    /// Frames dropped a second in the last minute, by `columns` equal parts of it, oldest first;
-    /// none where nothing was read.
+    /// Returns the dropped frames per second in the last minute, in `columns` equal parts, oldest
+    /// first; none for parts without a reading.
     pub fn history(&self, interface: &str, columns: usize) -> Vec<Option<f64>> {
         match self.history.get(interface) {
             Some(history) => history.parts(self.at, columns),
@@ -157,7 +158,7 @@ impl Model {
         }
     }
 
-    /// The highest of those rates, of any interface.
+    /// Returns the highest of these rates, over all interfaces.
     pub fn highest(&self) -> f64 {
         let edge = self.at.saturating_sub(WINDOW);
         let rates = self.history.values().flat_map(|history| &history.0);
@@ -175,7 +176,7 @@ impl Model {
         self.history.retain(|name, _| there(name));
     }
 
-    /// Counters of the maps with what the daemon said last of the rest.
+    /// Completes the counters of the maps with the values that the daemon last reported.
     fn completed(&self, stats: &Stats) -> Stats {
         let mut stats = stats.clone();
         stats.node.clone_from(&self.stats.node);
@@ -195,7 +196,7 @@ impl Model {
     }
 }
 
-/// Rates of the last minute, with the time that each stands for.
+/// Rates of the last minutes, each with the start and end of its interval.
 #[derive(Debug, Clone, Default)]
 struct History(VecDeque<(Duration, Duration, f64)>);
 
@@ -208,7 +209,7 @@ impl History {
         }
     }
 
-    /// The highest rate in each part of the window. Parts begin at whole multiples of their
+    /// Returns the highest rate in each part of the window. Parts begin at multiples of their
     /// length, so that a peak keeps its height while it moves.
     fn parts(&self, now: Duration, columns: usize) -> Vec<Option<f64>> {
         let count = u32::try_from(columns).unwrap_or(u32::MAX).max(1);
@@ -257,7 +258,7 @@ mod tests {
         model.take(Reading::Answered(reading("2026-01-01T00:00:00Z", 0)), at(1));
         model.take(Reading::Answered(reading("1970-01-01T00:00:00Z", 50)), at(2));
         assert_eq!(model.rates.total(DROPPED), Some(50.0));
-        // Nor does one that goes back, which this one must not.
+        // A viewer's clock that runs backwards, which it must not, gives no rate.
         model.take(Reading::Answered(reading("1970-01-01T00:00:00Z", 60)), at(1));
         assert_eq!(model.rates.total(DROPPED), None);
     }

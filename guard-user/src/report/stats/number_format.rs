@@ -1,4 +1,4 @@
-//! Numbers, ages and names in few columns.
+//! Formats numbers, ages and names in few columns.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,12 +7,12 @@ use unicode_width::UnicodeWidthChar as _;
 use super::rates::real;
 use crate::{policy::syntax::text, text::short};
 
-/// A count: exact to nine digits.
+/// Formats a count: exact up to nine digits.
 pub fn count(value: u64) -> String {
     if value < 1_000_000_000 { value.to_string() } else { short(real(value)) }
 }
 
-/// A share of a whole, in per cent; none of nothing.
+/// Formats a share in per cent; `-` if the whole is 0.
 pub fn percent(part: f64, whole: f64) -> String {
     if whole <= 0.0 {
         return "-".to_owned();
@@ -25,14 +25,14 @@ pub fn percent(part: f64, whole: f64) -> String {
     } else if share < 9.995 {
         format!("{share:.2}")
     } else if part < whole {
-        // What is not all does not look like all.
+        // A part below 100 % is never rounded to 100.
         format!("{:.1}", share.min(99.9))
     } else {
         "100".to_owned()
     }
 }
 
-/// A length of time: `41s`, `12m`, `2h14m`, `3d4h`.
+/// Formats a duration: `41s`, `12m`, `2h14m`, `3d4h`.
 pub fn age(length: Duration) -> String {
     let seconds = length.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -45,15 +45,16 @@ pub fn age(length: Duration) -> String {
     }
 }
 
-/// The time between two times as the documents write them; nothing if one cannot be read, none if
-/// the clock was set back between them.
+/// Returns the time between two timestamps of the documents; none if one is invalid, zero if the
+/// clock was set back between them.
 pub fn between(then: &str, now: &str) -> Option<Duration> {
     let read = |text: &str| -> Option<SystemTime> { humantime::parse_rfc3339_weak(text).ok() };
     let (then, now) = (read(then)?, read(now)?);
     Some(now.duration_since(then).unwrap_or_default())
 }
 
-/// The time of day of a time as the documents write it, in UTC; the text itself if it is none.
+/// Returns the time of day of a timestamp of the documents, in UTC; the escaped text if it is
+/// invalid.
 pub fn time_of_day(time: &str) -> String {
     match time.get(11..19).filter(|_| humantime::parse_rfc3339_weak(time).is_ok()) {
         Some(time) => format!("{time}Z"),
@@ -61,13 +62,13 @@ pub fn time_of_day(time: &str) -> String {
     }
 }
 
-/// A name from elsewhere as a terminal may get it: not endless, and nothing that controls, hides or
-/// has no width. With `ascii` nothing beyond ASCII either.
+/// Escapes a foreign name for a terminal: limits its length, and escapes characters that control,
+/// hide or have no width. With `ascii`, also escapes everything beyond ASCII.
 pub fn name(raw: &str, ascii: bool) -> String {
     line(&text::shown(raw), ascii)
 }
 
-/// A line of our own with such names in it, as a terminal may get it.
+/// Escapes a line that contains such names, in the same way.
 pub fn line(raw: &str, ascii: bool) -> String {
     const MAX: usize = 2000;
     let mut shown = String::new();

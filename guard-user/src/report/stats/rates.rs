@@ -1,27 +1,27 @@
-//! What became of the counters between two readings: rates, never negative and never from a clock
-//! that somebody has set.
+//! Rates between two readings of the counters. They are never negative, and independent of the
+//! system clock.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::api::stats::{InterfaceStats, ReasonStats, ServiceStats, Stats, TopSource};
 
-/// Readings that are closer than this tell nothing of a rate.
+/// Minimum interval between two readings for a rate.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What became of a row's counters since the reading before.
+/// Change of a row's counters since the previous reading.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Change<const N: usize> {
-    /// There was no reading of it before, or it was just now.
+    /// There is no previous reading of the row, or it was too recent.
     #[default]
     New,
-    /// A counter fell: it was made again, and counts from zero.
+    /// A counter decreased, because it was created anew and counts from zero.
     Restarted,
-    /// So much a second, each finite and at least 0.
+    /// Increments per second, each finite and at least 0.
     Rates([f64; N]),
 }
 
 impl<const N: usize> Change<N> {
-    /// Of these counters, `span` apart.
+    /// Compares two sets of counters, read `span` apart.
     pub fn between(before: Option<&[u64; N]>, now: &[u64; N], span: Duration) -> Self {
         let Some(before) = before.filter(|_| span >= MIN_INTERVAL) else { return Self::New };
         let mut rates = [0.0; N];
@@ -32,7 +32,7 @@ impl<const N: usize> Change<N> {
         Self::Rates(rates)
     }
 
-    /// One of the rates; none if there is none.
+    /// Returns one of the rates, if there are any.
     pub fn rate(&self, index: usize) -> Option<f64> {
         match self {
             Self::Rates(rates) => rates.get(index).copied(),
@@ -40,47 +40,47 @@ impl<const N: usize> Change<N> {
         }
     }
 
-    /// Whether a counter fell.
+    /// Reports whether a counter decreased.
     pub fn restarted(&self) -> bool {
         matches!(self, Self::Restarted)
     }
 }
 
-/// A count as a number to divide.
+/// Converts a count to a floating-point number.
 #[expect(clippy::cast_precision_loss, reason = "a rate of 16 digits is exact enough for anybody")]
 pub fn real(count: u64) -> f64 {
     count as f64
 }
 
-/// Indices of an interface's counters, in [`interface`].
+/// Index of the passed frames in the result of [`interface`].
 pub const PASSED: usize = 0;
-/// Frames dropped.
+/// Index of the dropped frames.
 pub const DROPPED: usize = 1;
-/// Frames that only an observing service let pass.
+/// Index of the frames that passed only because their service observes.
 pub const WOULD_DROP: usize = 2;
-/// Bytes of [`PASSED`]; those of the other two follow.
+/// Index of the bytes of [`PASSED`]; those of the other two follow.
 pub const BYTES: usize = 3;
 
-/// An interface's counters: passed, dropped, would drop; and their bytes.
+/// Returns an interface's counters: passed, dropped, would drop; then their bytes.
 pub fn interface(row: &InterfaceStats) -> [u64; 6] {
     let InterfaceStats { passed, dropped, would_drop, .. } = *row;
     [passed, dropped, would_drop, row.passed_bytes, row.dropped_bytes, row.would_drop_bytes]
 }
 
-/// A service's counters: passed, dropped, would drop.
+/// Returns a service's counters: passed, dropped, would drop.
 pub fn service(row: &ServiceStats) -> [u64; 3] {
     [row.passed, row.dropped, row.would_drop]
 }
 
-/// A reason's counters: frames, dropped ones, would-dropped ones, bytes.
+/// Returns a reason's counters: all frames, dropped, would drop, bytes.
 pub fn reason(row: &ReasonStats) -> [u64; 4] {
     [row.packets, row.dropped, row.would_drop, row.bytes]
 }
 
-/// Since the reading before, by row.
+/// Changes since the previous reading, by row.
 #[derive(Debug, Clone, Default)]
 pub struct Rates {
-    /// Time between the readings, by a clock that nobody sets; none if this is the first.
+    /// Time between the readings, by the monotonic clock; none for the first reading.
     pub span: Option<Duration>,
     interfaces: BTreeMap<String, Change<6>>,
     services: BTreeMap<(String, String), Change<3>>,
@@ -89,9 +89,9 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Between two readings.
+    /// Compares two readings, taken `span` apart.
     pub fn between(before: &Stats, now: &Stats, span: Duration) -> Self {
-        // A row that is listed twice keeps its last line, on both sides.
+        // If a row is listed twice, its last line counts, in both readings.
         let old: BTreeMap<_, _> =
             before.interfaces.iter().map(|row| (&row.name, interface(row))).collect();
         let interfaces = now.interfaces.iter().map(|row| {
@@ -108,7 +108,7 @@ impl Rates {
             let old = before.reasons.get(name).map(reason);
             (name.clone(), Change::between(old.as_ref(), &reason(row), span))
         });
-        // An entry that was first seen at another time is another entry: its count began anew.
+        // An entry with another first-seen time is a new entry, whose count began anew.
         let old: BTreeMap<_, _> = before
             .top_sources
             .iter()
@@ -127,35 +127,35 @@ impl Rates {
         }
     }
 
-    /// Of an interface: frames passed, dropped, would drop; and their bytes.
+    /// Returns the changes of an interface: passed, dropped, would drop; then their bytes.
     pub fn interface(&self, row: &InterfaceStats) -> Change<6> {
         self.interfaces.get(&row.name).copied().unwrap_or_default()
     }
 
-    /// Of a service: frames passed, dropped, would drop.
+    /// Returns the changes of a service: passed, dropped, would drop.
     pub fn service(&self, row: &ServiceStats) -> Change<3> {
         let key = (row.policy.clone(), row.name.clone());
         self.services.get(&key).copied().unwrap_or_default()
     }
 
-    /// Of a reason: frames, dropped ones, would-dropped ones, bytes.
+    /// Returns the changes of a reason: all frames, dropped, would drop, bytes.
     pub fn reason(&self, name: &str) -> Change<4> {
         self.reasons.get(name).copied().unwrap_or_default()
     }
 
-    /// Of a source: frames refused, estimated.
+    /// Returns the change of a source: refused frames, estimated.
     pub fn source(&self, row: &TopSource) -> Change<1> {
         self.sources.get(&row.address).copied().unwrap_or_default()
     }
 
-    /// Whether a counter of an interface, a service or a reason fell.
+    /// Reports whether a counter of an interface, a service or a reason decreased.
     pub fn restarted(&self) -> bool {
         self.interfaces.values().any(Change::restarted)
             || self.services.values().any(Change::restarted)
             || self.reasons.values().any(Change::restarted)
     }
 
-    /// Over all interfaces; none if no interface has one.
+    /// Returns the sum of a rate over all interfaces; none if no interface has it.
     pub fn total(&self, index: usize) -> Option<f64> {
         let rates: Vec<f64> =
             self.interfaces.values().filter_map(|change| change.rate(index)).collect();

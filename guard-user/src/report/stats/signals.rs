@@ -1,14 +1,14 @@
-//! Signals as messages. They are blocked in every thread and waited for in one, so nothing runs
-//! inside a handler.
+//! Signals as messages. They are blocked in every thread, and one thread waits for them, so no code
+//! runs in a signal handler.
 
 use std::{io, process, thread, time::Duration};
 
 use nix::sys::signal::{SigSet, Signal, raise};
 
-/// How long whoever was told to end may take.
+/// Time that the program has to end by itself after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What a screen must know of before it happens.
+/// Signals that the live screen must handle before they take effect.
 const SCREEN: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -18,11 +18,11 @@ const SCREEN: [Signal; 6] = [
     Signal::SIGCONT,
 ];
 
-/// Tells of the signals that concern a screen. Threads that are to be left alone by them are
-/// started after this.
+/// Calls `tell` for each signal that the live screen handles. Threads that must not receive these
+/// signals are started after this call.
 ///
 /// # Errors
-/// The kernel refuses to block them.
+/// The kernel refuses to block them, or the thread cannot be started.
 pub(super) fn tell(mut tell: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     let signals: SigSet = SCREEN.into_iter().collect();
     signals.thread_block()?;
@@ -30,7 +30,7 @@ pub(super) fn tell(mut tell: impl FnMut(Signal) + Send + 'static) -> io::Result<
         while let Ok(signal) = signals.wait() {
             tell(signal);
             if !matches!(signal, Signal::SIGTSTP | Signal::SIGCONT) {
-                // Who cannot write to a terminal that has stopped cannot end either.
+                // A thread that is blocked writing to a stopped terminal cannot end the program.
                 thread::sleep(GRACE);
                 super::terminal::restore_modes();
                 die_of(signal);
@@ -40,10 +40,10 @@ pub(super) fn tell(mut tell: impl FnMut(Signal) + Send + 'static) -> io::Result<
     Ok(())
 }
 
-/// Ends the program with code 0 on an interrupt: it is how a stream is ended that has no end.
+/// Ends the program with code 0 on an interrupt, which is the usual end of an endless stream.
 ///
 /// # Errors
-/// The kernel refuses to block the signal.
+/// The kernel refuses to block the signal, or the thread cannot be started.
 pub(super) fn end_on_interrupt() -> io::Result<()> {
     let signals: SigSet = [Signal::SIGINT].into_iter().collect();
     signals.thread_block()?;
@@ -55,20 +55,19 @@ pub(super) fn end_on_interrupt() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets a signal do what it does by default, to the whole process; comes back from those that
-/// only stop it.
+/// Gives a signal its default effect on the whole process. Returns if the signal only stops it.
 pub(super) fn let_through(signal: Signal) {
     let signals: SigSet = [signal].into_iter().collect();
-    // If any of this fails, nothing has happened, and we go on.
+    // If any of this fails, the signal has no effect, and the program goes on.
     if signals.thread_unblock().is_ok() {
         let _ = raise(signal);
         let _ = signals.thread_block();
     }
 }
 
-/// Ends as this signal ends a program that does not know it.
+/// Ends the program as the signal does by default.
 pub(super) fn die_of(signal: Signal) -> ! {
     let_through(signal);
-    // It was ignored by whoever started us.
+    // Reached only if the parent process had set the signal to be ignored.
     process::exit(128 + signal as i32);
 }

@@ -1,4 +1,4 @@
-//! The statistics in a pipe: rows for `awk` and for eyes, or a document a line.
+//! The statistics in a pipe: rows of text, or one JSON document per line.
 
 use std::time::{Duration, Instant};
 
@@ -14,33 +14,34 @@ use super::{
 };
 use crate::{api::stats::Stats, exit::Exit, output};
 
-/// Rows between two headings.
+/// Number of rows between two headings.
 const PAGE: usize = 20;
 
-/// What is written.
+/// Output format of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// Rows of fixed columns.
+    /// Rows with fixed columns.
     Rows,
-    /// A document a line.
+    /// A JSON document per line.
     Lines,
-    /// One document, at the end, with the rates of the whole time.
+    /// One JSON document at the end, with the rates over the whole time.
     Document,
 }
 
-/// What is to be read, and how often.
+/// What to write, and how often.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// What is written.
+    /// Output format.
     pub form: OutputFormat,
     /// Time between two readings.
     pub interval: Duration,
-    /// How many; without one it goes on until nobody reads it or somebody interrupts.
+    /// Number of readings; none to continue until the reader closes the pipe or the user
+    /// interrupts.
     pub count: Option<u64>,
 }
 
-/// Reads and writes by plan, beginning with a reading that was made just now. A reading that
-/// brings nothing is not counted.
+/// Reads and writes as planned, beginning with a reading that was made just now. Readings without
+/// statistics are not counted.
 pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exit {
     if let Err(error) = signals::end_on_interrupt() {
         output::error(format_args!("waiting for an interrupt: {error}"));
@@ -71,7 +72,8 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
             if !written || last {
                 return Exit::Yes;
             }
-            // One document tells of the whole time, the others of the time since the one before.
+            // A single document has the rates over the whole time, the others those since the
+            // previous one.
             if plan.form != OutputFormat::Document || before.is_none() {
                 before = Some((*stats, now));
             }
@@ -84,14 +86,14 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
     }
 }
 
-/// Waits for a time; false if the reader has gone before it.
+/// Waits until a time; returns false if the reader closes the pipe first.
 fn waited(until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return true;
         }
-        // Rounded up, so that the last part of a millisecond is no busy loop.
+        // Rounded up, so that the last part of a millisecond does not become a busy loop.
         let milliseconds = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
         if is_closed(PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)) {
             return false;
@@ -99,7 +101,7 @@ fn waited(until: Instant) -> bool {
     }
 }
 
-/// Says once that the daemon is gone, and once that it is back.
+/// Prints one note when the daemon stops responding, and one when it responds again.
 fn told(reading: &Reading, gone: &mut bool) {
     let now = reading.trouble();
     match now {
@@ -117,14 +119,14 @@ fn told(reading: &Reading, gone: &mut bool) {
     *gone = now.is_some();
 }
 
-/// Rows with a heading now and then.
+/// Rows, with repeated headings.
 #[derive(Debug, Default)]
 struct Rows {
     written: usize,
 }
 
 impl Rows {
-    /// A reading's rows: interfaces, and the reasons for which frames were refused.
+    /// Returns a reading's rows: the interfaces, and the reasons for which frames were refused.
     fn of(&mut self, stats: &Stats, rates: &Rates) -> Vec<String> {
         let mut lines = Vec::new();
         let time = word(&stats.time);
@@ -136,7 +138,7 @@ impl Rows {
             self.add(words, unit(&change, rates), &numbers, &mut lines);
         }
         for (name, row) in &stats.reasons {
-            // Frames of a reason that were not refused passed.
+            // The other frames of the reason passed.
             let passed = row.packets.saturating_sub(row.dropped).saturating_sub(row.would_drop);
             let change = match rates.reason(name) {
                 Change::Rates([all, dropped, would, _]) => {
@@ -151,7 +153,7 @@ impl Rows {
             };
             if refused {
                 let counts = [passed, row.dropped, row.would_drop];
-                // Bytes are counted by reason, and not by what was done.
+                // Bytes are counted by reason, not by action.
                 let numbers = numbers(&change, &counts, [0, 1, 2, usize::MAX, usize::MAX]);
                 let words = [&time, "reason", &word(name)];
                 self.add(words, unit(&change, rates), &numbers, &mut lines);
@@ -184,19 +186,19 @@ fn line([time, kind, name]: [&str; 3], unit: &str, numbers: &[String; 5]) -> Str
     )
 }
 
-/// In what a row counts: what has come a second; or totals in the first reading, and of counters
-/// that began anew.
+/// Returns the unit of a row: increments per second, or totals in the first reading and for
+/// counters that began anew.
 fn unit<const N: usize>(change: &Change<N>, rates: &Rates) -> &'static str {
     match change {
         Change::Rates(_) => "/s",
         Change::Restarted => "restarted",
-        // It appeared between two readings.
+        // The row appeared between two readings.
         Change::New if rates.span.is_some() => "new",
         Change::New => "total",
     }
 }
 
-/// Five of the numbers; a dash for one that there is none of.
+/// Formats five of the numbers; a dash for a missing one.
 fn numbers<const N: usize>(
     change: &Change<N>,
     counts: &[u64; N],
@@ -212,7 +214,7 @@ fn dash() -> String {
     "-".to_owned()
 }
 
-/// A text from elsewhere as one word of a row.
+/// Formats a foreign text as one word of a row.
 fn word(raw: &str) -> String {
     let shown = number_format::name(raw, false);
     if shown.is_empty() {

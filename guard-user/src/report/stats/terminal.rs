@@ -1,4 +1,4 @@
-//! The terminal: taken, drawn on, and given back, whatever happens.
+//! The terminal: acquired, drawn on, and restored in every case.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -30,14 +30,14 @@ use ratatui::{
 
 use super::signals;
 
-/// Bytes of a frame that are written at once.
+/// Size in bytes of the buffer for a frame.
 const FRAME: usize = 1 << 16;
 
-/// Whether the terminal is ours at the moment.
+/// Whether the program has changed the terminal's state.
 static TERMINAL_IN_USE: AtomicBool = AtomicBool::new(false);
 
-/// Standard output without a lock, so that it can be given back from anywhere. After a failure it
-/// takes everything and writes nothing: the failure was told once.
+/// Standard output without a lock, so that any thread can restore the terminal. After the first
+/// error, which is reported, it discards everything.
 #[derive(Debug)]
 struct Output {
     dead: bool,
@@ -63,23 +63,23 @@ impl Write for Output {
     }
 }
 
-/// The terminal while it is ours. Given back when this is dropped, and by a panic.
+/// The terminal while the screen uses it. Restored when this is dropped, and on a panic.
 #[derive(Debug)]
 pub struct Screen {
     terminal: Terminal<CrosstermBackend<BufWriter<Output>>>,
 }
 
 impl Screen {
-    /// Takes the terminal of standard output.
+    /// Acquires the terminal of standard output.
     ///
     /// # Errors
-    /// It is none, has no size, or has no keyboard.
+    /// Standard output is not a terminal, or the terminal has no size or no keyboard.
     pub fn open(color: bool) -> io::Result<Self> {
         let (columns, lines) = size()?;
         if columns == 0 || lines == 0 {
             return Err(io::Error::other("the terminal does not tell its size"));
         }
-        // Whether there are colours is decided already; what is drawn has none otherwise.
+        // The caller has decided about colours; without them, what is drawn has none.
         force_color_output(color);
         give_back_on_panic();
         let output = BufWriter::with_capacity(FRAME, Output { dead: false });
@@ -89,7 +89,7 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Draws what has changed, at the size that the terminal has now.
+    /// Draws what has changed, at the current size of the terminal.
     ///
     /// # Errors
     /// The terminal is gone.
@@ -98,17 +98,19 @@ impl Screen {
         Ok(())
     }
 
-    /// Forgets what is on the terminal: the next picture is drawn as a whole.
+    /// Forces the next draw to redraw the whole screen.
     ///
     /// # Errors
     /// The terminal is gone.
     pub fn forget(&mut self) -> io::Result<()> {
-        // Not `clear`, which asks the terminal where its cursor is: the answer comes as keys do.
+        // Not `clear`, which asks the terminal for the cursor position: the response would arrive
+        // among the keys.
         let area = Rect::from((Position::ORIGIN, self.terminal.size()?));
         self.terminal.resize(area)
     }
 
-    /// Gives the terminal back, stops until somebody lets us go on, and takes it again.
+    /// Restores the terminal, stops the program until it is continued, and acquires the terminal
+    /// again.
     ///
     /// # Errors
     /// The terminal is gone.
@@ -118,12 +120,12 @@ impl Screen {
         self.resume()
     }
 
-    /// Takes the terminal again after somebody else had it.
+    /// Acquires the terminal again after another program used it.
     ///
     /// # Errors
     /// The terminal is gone.
     pub fn resume(&mut self) -> io::Result<()> {
-        // The modes that are to come back are those that it has now.
+        // The current modes of the terminal are the ones to restore later.
         restore_modes();
         self.take()?;
         self.forget()
@@ -144,7 +146,7 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back as it was, once, from any thread.
+/// Restores the terminal, once, from any thread.
 pub fn restore() {
     if !TERMINAL_IN_USE.swap(false, Ordering::SeqCst) {
         return;
@@ -152,17 +154,18 @@ pub fn restore() {
     restore_modes();
     let mut bytes = Vec::new();
     if queue!(bytes, ResetColor, LeaveAlternateScreen, Show).is_ok() {
-        // If this fails there is nobody left to see it.
+        // If this fails, the terminal is gone.
         let _ = nix::unistd::write(io::stdout(), &bytes);
     }
 }
 
-/// Echo, lines and signals as they were: what can be given back without writing.
+/// Restores the terminal's modes (echo, line editing, signals), which needs no writing.
 pub(super) fn restore_modes() {
     let _ = disable_raw_mode();
 }
 
-/// Whether the other end of standard output is gone: its reader, or the terminal.
+/// Reports whether the other end of standard output is closed: the reader of a pipe, or the
+/// terminal.
 pub fn is_closed(timeout: PollTimeout) -> bool {
     let stdout = io::stdout();
     let mut waited = [PollFd::new(std::os::fd::AsFd::as_fd(&stdout), PollFlags::empty())];
@@ -171,7 +174,8 @@ pub fn is_closed(timeout: PollTimeout) -> bool {
         && waited[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
-/// A panic aborts, and drops nothing: its message is to be read on a terminal that is in order.
+/// Restores the terminal on a panic, before the message is printed: a panic aborts, and drops
+/// nothing.
 fn give_back_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,13 +1,13 @@
-//! The statistics, for people.
+//! The statistics as text.
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
 use crate::{api::stats::Stats, output, text::counted};
 
-/// Refused sources that are shown.
+/// Maximum number of refused sources in the text.
 const SOURCES: usize = 8;
 
-/// Prints them.
+/// Prints the statistics.
 pub fn print(stats: &Stats) {
     output::answer(text(stats));
 }

@@ -1,4 +1,4 @@
-//! What keys do, and what orders and filters are: laws.
+//! Tests of the keys, and properties of sorting and filtering.
 
 use proptest::prelude::*;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::report::stats::model::Model;
 
-/// A viewer with a keyboard.
+/// A simulated viewer with a keyboard.
 struct Viewer {
     model: Model,
     view: View,
@@ -132,7 +132,7 @@ fn details_are_of_the_source_at_the_cursor_wherever_it_goes() {
     assert_eq!(viewer.view.over, Over::Details("10.20.48.9".to_owned()));
     viewer.press(KeyCode::Enter);
     assert_eq!(viewer.view.over, Over::Nothing);
-    // Turned round, the same row is meant.
+    // In reverse order, the cursor stays on the same row.
     viewer.press(KeyCode::Char('S'));
     viewer.press(KeyCode::Enter);
     assert_eq!(viewer.view.over, Over::Details("10.20.48.9".to_owned()));

@@ -1,31 +1,31 @@
-//! Which tables and columns a screen has room for.
+//! Decides which tables and columns fit on the screen.
 
 use super::tables::{Column, Row, SPARKLINE, Table};
 
-/// Columns of the screen between two columns of a table.
+/// Number of screen columns between two columns of a table.
 pub(super) const GAP: u16 = 2;
-/// From this width on, services and reasons stand side by side.
+/// Minimum width at which services and reasons are side by side.
 const SIDE_BY_SIDE_WIDTH: u16 = 128;
-/// Lines of a table that is worth showing: its heading and a row.
+/// Minimum height of a table: its heading and a row.
 const MIN_TABLE_HEIGHT: u16 = 2;
 
-/// A part of the screen.
+/// The area of a table on the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
-    /// What is in it.
+    /// The table.
     pub(super) table: Table,
-    /// Its first column.
+    /// First column.
     pub(super) x: u16,
-    /// Its first line, from the first one that tables have.
+    /// First line, relative to the area of the tables.
     pub(super) y: u16,
-    /// Its columns.
+    /// Width in columns.
     pub(super) width: u16,
-    /// Its lines, heading included.
+    /// Height in lines, including the heading.
     pub(super) height: u16,
 }
 
-/// Gives tables of so many rows their part of the screen, the focused one all if there is no room
-/// for every one.
+/// Assigns areas to the tables, given their numbers of rows. If there is no room for all tables,
+/// the focused one gets the whole area.
 pub(super) fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> Vec<Part> {
     let wide = width >= SIDE_BY_SIDE_WIDTH;
     let bands: &[&[Table]] = if wide {
@@ -44,7 +44,7 @@ pub(super) fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> 
     if height < count * MIN_TABLE_HEIGHT {
         return vec![Part { table: focus, x: 0, y: 0, width, height }];
     }
-    // A line between two tables, if nobody must do without a row for it.
+    // An empty line between two tables, if no table loses a row for it.
     let asked: u32 = wants.iter().map(|want| u32::from(*want)).sum();
     let between = u16::from(asked + u32::from(count) - 1 <= u32::from(height));
     let heights = shares(&wants, height - between * (count - 1));
@@ -61,8 +61,8 @@ pub(super) fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> 
     parts
 }
 
-/// Shares lines out: [`MIN_TABLE_HEIGHT`] for each, then one by one to whoever wants more. The last one gets
-/// what nobody wants.
+/// Distributes lines: [`MIN_TABLE_HEIGHT`] to each table, then one at a time to the tables that
+/// need more. The last table also gets the lines that are left.
 fn shares(wants: &[u16], room: u16) -> Vec<u16> {
     let mut shares: Vec<u16> = wants.iter().map(|_| MIN_TABLE_HEIGHT).collect();
     let mut left = room.saturating_sub(shares.iter().sum());
@@ -85,16 +85,16 @@ fn shares(wants: &[u16], room: u16) -> Vec<u16> {
     shares
 }
 
-/// The widths of the columns that there is room for: as many from the left as fit at their least
-/// and then what is left for those whose texts are longer.
+/// Returns the widths of the columns that fit: as many columns from the left as possible, at their
+/// minimum; the remaining space goes to columns with longer texts.
 pub(super) fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
     let columns = table.columns();
     let mut widths: Vec<u16> = Vec::new();
     let mut taken = 0_u16;
     for column in columns {
         let gap = if widths.is_empty() { 0 } else { GAP };
-        // What a row is about is shown whole where that leaves room for more, and at least begun
-        // however narrow the screen is.
+        // The first column, the subject of the row, is shown in full if that leaves room for
+        // others, and is cut on a very narrow screen, but never omitted.
         let most = if widths.is_empty() { (width / 2).saturating_sub(GAP) } else { column.worth };
         let wanted = wanted(table, column, widths.len(), rows).min(most).max(column.least);
         let wanted = if widths.is_empty() { wanted.min(width) } else { wanted };
@@ -114,7 +114,7 @@ pub(super) fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
     widths
 }
 
-/// How wide a column would like to be.
+/// Returns the width that the texts of a column need, within its limits.
 fn wanted(table: Table, column: &Column, index: usize, rows: &[Row]) -> u16 {
     if table == Table::Interfaces && index == SPARKLINE {
         return column.most;

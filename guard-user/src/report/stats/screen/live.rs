@@ -1,4 +1,4 @@
-//! The live screen's loop: keys, readings and signals come in, pictures go out.
+//! The event loop of the live screen: it receives keys, readings and signals, and draws.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use crate::report::stats::{
     terminal::{Screen, is_closed},
 };
 
-/// What can happen.
+/// An event for the loop.
 #[derive(Debug)]
 enum Message {
     Key(KeyEvent),
@@ -43,7 +43,7 @@ pub struct Live {
     begun: Instant,
 }
 
-/// How it ended.
+/// How the loop ended.
 #[derive(Debug)]
 enum ScreenExit {
     Quit,
@@ -51,10 +51,10 @@ enum ScreenExit {
 }
 
 impl Live {
-    /// Takes the terminal, if it can be one. The first reading was made just now.
+    /// Acquires the terminal. The first reading was made just now.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The terminal is not suitable.
     pub fn open(
         first: &Reading,
         manifest: Option<String>,
@@ -69,10 +69,10 @@ impl Live {
         Ok(Self { screen, messages, sender, model, view: View::default(), look, begun })
     }
 
-    /// Shows what is read, until somebody ends it. Ends the program on a signal.
+    /// Shows readings until the user quits. Ends the program on a signal.
     ///
     /// # Errors
-    /// The terminal fails.
+    /// The terminal cannot be written or read.
     pub fn run(
         mut self,
         interval: Duration,
@@ -80,7 +80,7 @@ impl Live {
     ) -> io::Result<()> {
         let sender = self.sender.clone();
         signals::tell(move |signal| {
-            // Nobody listens any more when the program ends.
+            // Sending fails only while the program ends.
             let _ = sender.send(Message::Signal(signal));
         })?;
         listen(self.sender.clone())?;
@@ -97,7 +97,7 @@ impl Live {
         self.draw()?;
         while let Ok(first) = self.messages.recv() {
             let mut stale = false;
-            // Whatever has come meanwhile is one picture.
+            // All pending messages are handled before the next draw.
             let mut next = Some(first);
             while let Some(message) = next {
                 match self.take(message)? {
@@ -141,7 +141,7 @@ impl Live {
             Message::Signal(signal) => Ok(Step::ScreenExit(ScreenExit::Killed(signal))),
             Message::Deaf(error) => Err(error),
             Message::Read(reading, at) => {
-                // Nobody may have told us, and the keyboard of a lost terminal is only silent.
+                // A closed terminal may send no signal, and reading its keys then only blocks.
                 if is_closed(PollTimeout::ZERO) {
                     return Err(io::Error::other("the terminal is gone"));
                 }
@@ -165,7 +165,7 @@ enum Step {
     ScreenExit(ScreenExit),
 }
 
-/// Hears keys and changes of size.
+/// Sends keys and changes of the terminal's size to the loop.
 fn listen(sender: Sender<Message>) -> io::Result<()> {
     thread::Builder::new().name("keys".to_owned()).spawn(move || {
         loop {
@@ -184,7 +184,7 @@ fn listen(sender: Sender<Message>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads at every interval. A daemon that takes its time holds up this thread and not the keys.
+/// Reads at every interval. A slow daemon delays only this thread, not the keys.
 fn sample(
     sender: Sender<Message>,
     interval: Duration,

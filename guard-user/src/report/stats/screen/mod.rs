@@ -1,5 +1,5 @@
-//! The live screen: [`live`] reads keys and counters; this draws the model and the view to cells, without a
-//! terminal.
+//! The live screen: [`live`] reads keys and counters; this module draws the model and the view into
+//! a buffer, without a terminal.
 
 mod layout;
 pub mod live;
@@ -32,22 +32,22 @@ use crate::{
     text::short,
 };
 
-/// Columns to the left of a table: the mark of the focus and of the cursor.
+/// Columns to the left of a table, for the marks of the focus and the cursor.
 const GUTTER: u16 = 1;
-/// Columns of the screen for the name of the node.
+/// Maximum width in columns of the node's name.
 const NODE: usize = 32;
 
-/// What the terminal can show.
+/// Features of the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalFeatures {
-    /// Colours.
+    /// Whether colours are used.
     pub color: bool,
-    /// ASCII only.
+    /// Whether only ASCII is used.
     pub ascii: bool,
 }
 
 impl TerminalFeatures {
-    /// The style of a text with this meaning.
+    /// Returns the style for a tone.
     pub fn tone(self, tone: Tone) -> Style {
         let color = match tone {
             Tone::Plain => return Style::new(),
@@ -75,7 +75,7 @@ impl Line<'_> {
     }
 }
 
-/// Draws everything. `interval` tells how often, in words.
+/// Draws the whole screen.
 pub fn draw(model: &Model, view: &View, look: TerminalFeatures, buffer: &mut Buffer) {
     let area = buffer.area;
     if area.is_empty() {
@@ -92,7 +92,7 @@ pub fn draw(model: &Model, view: &View, look: TerminalFeatures, buffer: &mut Buf
     };
     next(buffer, &|line| headline(shown, look, line));
     next(buffer, &|line| sums(shown, view, look, line));
-    // Not held: that nobody answers is told at once.
+    // Shown even while the screen is paused.
     if model.trouble.is_some() {
         next(buffer, &|line| trouble(model, look, line));
     }
@@ -110,7 +110,7 @@ pub fn draw(model: &Model, view: &View, look: TerminalFeatures, buffer: &mut Buf
     }
 }
 
-/// Is the node guarded, by what, since when?
+/// Draws the first line: the state of the guard, the policy, and since when it is in force.
 fn headline(model: &Model, look: TerminalFeatures, line: &mut Line) {
     let stats = &model.stats;
     let (word, tone) = match model.state() {
@@ -137,7 +137,7 @@ fn headline(model: &Model, look: TerminalFeatures, line: &mut Line) {
     }
 }
 
-/// What all interfaces together do.
+/// Draws the sums over all interfaces.
 fn sums(model: &Model, view: &View, look: TerminalFeatures, line: &mut Line) {
     line.put(" ", Style::new());
     if view.paused.is_some() {
@@ -171,7 +171,7 @@ fn sums(model: &Model, view: &View, look: TerminalFeatures, line: &mut Line) {
         let time = number_format::time_of_day(time);
         line.put(&format!("counters began anew {time}"), look.tone(Tone::Warn));
     }
-    // It shows that the screen lives.
+    // The changing time shows that the screen is updated.
     let time = number_format::time_of_day(&model.stats.time);
     let start = line.end.saturating_sub(u16::try_from(time.len()).unwrap_or(u16::MAX));
     if start > line.x {
@@ -246,7 +246,7 @@ fn tables(model: &Model, view: &View, look: TerminalFeatures, body: Rect, buffer
     }
 }
 
-/// A table on its way to the screen.
+/// A table with everything that is needed to draw it.
 struct Drawn<'a> {
     model: &'a Model,
     view: &'a View,
@@ -274,7 +274,7 @@ impl Drawn<'_> {
             let room = usize::from(width.saturating_sub(GUTTER));
             buffer.set_stringn(x + GUTTER.min(width), y + 1, why, room, Style::new());
         }
-        // All sparklines are of one scale, so that they can be compared.
+        // All sparklines have the same scale, so that they can be compared.
         let highest = self.model.highest();
         let lines = self.rows.iter().enumerate().skip(first).take(room);
         for (line, (index, row)) in lines.enumerate() {
@@ -322,7 +322,7 @@ impl Drawn<'_> {
             let last = (first + room).min(self.rows.len());
             let text = format!(" {}-{last} of {} ", first + 1, self.rows.len());
             let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
-            // Over the last heading, if there is no room beside it.
+            // Overwrites the last heading if necessary; omitted on a very narrow table.
             if length + GUTTER + 12 <= width {
                 buffer.set_string(x + width - length, y, text, style);
             }
@@ -347,7 +347,7 @@ impl Drawn<'_> {
     }
 }
 
-/// Writes a text into a column, shortened if it is too long; where it ends.
+/// Writes a text into a column, shortened if it is too long. Returns the column after it.
 #[expect(clippy::too_many_arguments, reason = "a place, a form and a text; used twice, here")]
 fn put(
     text: &str,
@@ -370,7 +370,7 @@ fn put(
     buffer.set_stringn(x + shift, y, text, room, style).0
 }
 
-/// Rates as a line of bars, the highest rate the full height.
+/// Draws rates as bars; the highest rate has the full height.
 fn sparkline(history: &[Option<f64>], highest: f64, ascii: bool) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const LETTERS: [char; 8] = ['_', '.', ':', '-', '=', '+', '*', '#'];
@@ -379,7 +379,7 @@ fn sparkline(history: &[Option<f64>], highest: f64, ascii: bool) -> String {
         None => ' ',
         Some(rate) if *rate <= 0.0 => bars[0],
         Some(rate) => {
-            // Whatever was dropped is seen: the lowest bar is for nothing at all.
+            // The lowest bar means zero, so that every drop is visible.
             let above = bars.iter().skip(1).zip(1_u8..);
             let reaches = |step: u8| *rate > highest * f64::from(step - 1) / 7.0;
             above.filter(|(_, step)| reaches(*step)).last().map_or(bars[1], |(bar, _)| *bar)

@@ -1,4 +1,4 @@
-//! What lies over the tables: the keys, and all that is known of a source.
+//! Windows over the tables: the list of keys, and the details of a source.
 
 use std::net::IpAddr;
 
@@ -41,7 +41,7 @@ const NOTES: [&str; 4] = [
     "Times of day are UTC.",
 ];
 
-/// The keys.
+/// Draws the list of keys.
 pub(super) fn help(look: TerminalFeatures, buffer: &mut Buffer) {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let mut lines: Vec<Line> = KEYS
@@ -55,7 +55,7 @@ pub(super) fn help(look: TerminalFeatures, buffer: &mut Buffer) {
     over(" Keys (Esc closes) ", lines, 76, look, buffer);
 }
 
-/// All that is known of a source.
+/// Draws the details of a source.
 pub(super) fn details(model: &Model, address: &str, look: TerminalFeatures, buffer: &mut Buffer) {
     let found = model.stats.top_sources.iter().find(|row| row.address == address);
     let lines = match found {
@@ -117,12 +117,12 @@ fn facts(model: &Model, source: &TopSource, look: TerminalFeatures) -> Vec<Line<
     lines
 }
 
-/// The command that tells why a frame of this source is refused.
+/// Returns the command that explains why a frame of this source is refused.
 fn trace(model: &Model, source: &TopSource) -> Option<String> {
     let from: IpAddr = source.address.parse().ok()?;
     let (protocol, port) = source.port.as_deref()?.split_once('/')?;
     let port: u16 = port.parse().ok()?;
-    // Which of the node's addresses it was sent to decides nothing.
+    // The verdict does not depend on the node's destination address.
     let to = match from {
         IpAddr::V4(_) => format!("192.0.2.1:{port}"),
         IpAddr::V6(_) => format!("[2001:db8::1]:{port}"),
@@ -143,7 +143,7 @@ fn over(title: &str, lines: Vec<Line>, width: u16, look: TerminalFeatures, buffe
     let area = buffer.area;
     let width = width.min(area.width);
     let inner = usize::from(width.saturating_sub(4)).max(1);
-    // Lines break between words, which may take one line more.
+    // Wrapping at words may take one line more.
     let lines_of = |width: usize| width.max(1).div_ceil(inner) + usize::from(width > inner);
     let wrapped: usize = lines.iter().map(|line| lines_of(line.width())).sum();
     let height = u16::try_from(wrapped + 2).unwrap_or(u16::MAX).min(area.height);

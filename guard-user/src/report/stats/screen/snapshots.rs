@@ -1,5 +1,5 @@
-//! Pictures of the live screen, compared with those that are kept in `snapshots/`. One that is meant
-//! to change is taken with `INSTA_UPDATE=always`, and looked at before it is committed.
+//! Snapshots of the live screen, compared with the files in `snapshots/`. To change one on purpose,
+//! run the test with `INSTA_UPDATE=always`, and review the new file before committing it.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn source(address: &str, node: Option<&str>, packets: u64, [first, last]: [u64; 
     }
 }
 
-/// The counters of a node under attack, at a second of it.
+/// Returns the counters of a node under attack after `second` seconds.
 pub(super) fn reading(second: u64) -> Stats {
     let flood = if second > 30 { (second - 30) * 1_812 } else { 0 };
     let reason = |packets, dropped, would_drop| ReasonStats {
@@ -115,7 +115,7 @@ fn answered(stats: Stats) -> Reading {
     Reading::Answered(Box::new(stats))
 }
 
-/// The picture after forty seconds.
+/// Returns the model after forty seconds.
 pub(super) fn model() -> Model {
     let mut model = Model::default();
     model.manifest = Some("/etc/trainguard/cluster.yaml".to_owned());
@@ -308,7 +308,7 @@ fn hostile_names_are_shown_and_do_nothing() {
     insta::assert_snapshot!("hostile", picture(&hostile(), &view, PLAIN, [100, 30]));
     let ascii = TerminalFeatures { color: true, ascii: true };
     let shown = picture(&hostile(), &view, ascii, [100, 30]);
-    // The marks around each line are the test's.
+    // The marks around each line come from the test.
     assert!(shown.chars().all(|c| c == '\n' || (' '..='~').contains(&c)), "{shown}");
 }
 
@@ -332,7 +332,7 @@ proptest! {
         for model in [many(), hostile(), Model::default()] {
             let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
             draw(&model, &view, TerminalFeatures { color, ascii }, &mut buffer);
-            // A character that moves the cursor would be drawn as it is.
+            // A character that moves the cursor would reach the terminal unchanged.
             let moves = |symbol: &str| symbol.chars().any(char::is_control);
             prop_assert!(!buffer.content.iter().any(|cell| moves(cell.symbol())));
         }

@@ -17,7 +17,7 @@ use crate::{
     text::short,
 };
 
-/// A table.
+/// A table of the live screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Table {
     /// The interfaces.
@@ -26,20 +26,20 @@ pub enum Table {
     Services,
     /// The reasons.
     Reasons,
-    /// The sources that were refused most.
+    /// The most refused sources.
     Sources,
 }
 
 impl Table {
-    /// All of them, in the order of the keys 1 to 4.
+    /// All tables, in the order of the keys 1 to 4.
     pub const ALL: [Self; 4] = [Self::Interfaces, Self::Services, Self::Reasons, Self::Sources];
 
-    /// Its place in [`Self::ALL`].
+    /// Returns the position in [`Self::ALL`].
     pub fn index(self) -> usize {
         self as usize
     }
 
-    /// Its columns, the most important first: on a narrow screen the last ones are left out.
+    /// Returns the columns, most important first; a narrow screen omits the last ones.
     pub fn columns(self) -> &'static [Column] {
         match self {
             Self::Interfaces => &INTERFACES,
@@ -49,7 +49,7 @@ impl Table {
         }
     }
 
-    /// Its rows, sorted, and how many the filter leaves out.
+    /// Returns the sorted rows, and the number of rows that the filter hides.
     pub fn rows(self, model: &Model, view: &View, ascii: bool) -> (Vec<Row>, usize) {
         let cells = Cells { model, view, ascii };
         let stats = &model.stats;
@@ -70,7 +70,7 @@ impl Table {
     }
 }
 
-/// Sorts rows; equal ones stay as they were.
+/// Sorts rows; the sort is stable.
 pub fn sort(rows: &mut [Row], sort: Sort) {
     rows.sort_by(|a, b| {
         let [a, b] = [a, b].map(|row| row.cells.get(sort.column).map(|cell| &cell.order));
@@ -82,18 +82,19 @@ pub fn sort(rows: &mut [Row], sort: Sort) {
     });
 }
 
-/// A column.
+/// A column of a table.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
-    /// Its heading; `#` stands for a second or for nothing, `$` for the unit of traffic.
+    /// Heading; `#` is replaced by the time unit of rates or by nothing, `$` by the unit of
+    /// traffic.
     pub title: &'static str,
-    /// Columns of the screen that it takes at least.
+    /// Minimum width on the screen.
     pub least: u16,
-    /// As many as its texts need up to here are worth more than a column further to the right.
+    /// Width up to which a longer text has priority over further columns to the right.
     pub worth: u16,
-    /// Columns of the screen that it takes at most.
+    /// Maximum width on the screen.
     pub most: u16,
-    /// Aligned to the right.
+    /// Whether it is aligned to the right.
     pub right: bool,
 }
 
@@ -105,7 +106,7 @@ const fn number(title: &'static str, width: u16) -> Column {
     Column { title, least: width, worth: width, most: width, right: true }
 }
 
-/// Where the sparkline is among the columns of [`Table::Interfaces`].
+/// Index of the sparkline among the columns of [`Table::Interfaces`].
 pub const SPARKLINE: usize = 6;
 
 const INTERFACES: [Column; 9] = [
@@ -139,7 +140,7 @@ const REASONS: [Column; 6] = [
 const SOURCES: [Column; 9] = [
     text("SOURCE", 15, 39),
     number("RATE", 6),
-    // `not in the manifest` is 19.
+    // `not in the manifest` has 19 characters.
     Column { title: "NODE", least: 12, worth: 19, most: 32, right: false },
     text("REASON", 11, 16),
     text("SERVICE", 9, 24),
@@ -149,19 +150,19 @@ const SOURCES: [Column; 9] = [
     number("FIRST", 6),
 ];
 
-/// By what a cell is sorted.
+/// The sort key of a cell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
-    /// There is nothing: before everything.
+    /// An empty cell, before all others.
     Nothing,
-    /// By size.
+    /// Sorted by value.
     Number(f64),
-    /// By letters.
+    /// Sorted alphabetically.
     Text(String),
 }
 
 impl Order {
-    /// A total order.
+    /// Compares two keys; a total order.
     pub fn compare(&self, other: &Self) -> Ordering {
         let rank = |order: &Self| match order {
             Self::Nothing => 0,
@@ -176,41 +177,41 @@ impl Order {
     }
 }
 
-/// What a cell's colour is to say.
+/// The meaning of a cell's colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
-    /// Nothing.
+    /// No meaning.
     Plain,
-    /// All is well.
+    /// No problem.
     Good,
-    /// To be looked at.
+    /// Needs attention.
     Warn,
-    /// Something was refused.
+    /// Packets were refused.
     Bad,
 }
 
-/// A cell.
+/// A cell of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell {
-    /// What is shown.
+    /// The text on the screen.
     pub text: String,
-    /// By what it is sorted.
+    /// The sort key.
     pub order: Order,
-    /// What its colour says.
+    /// The meaning of its colour.
     pub tone: Tone,
 }
 
-/// A row.
+/// A row of a table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What it is about: the same from reading to reading.
+    /// Identifies the row across readings.
     pub key: String,
-    /// Its cells, one for each column.
+    /// Its cells, one per column.
     pub cells: Vec<Cell>,
 }
 
 impl Row {
-    /// What the filter looks at: words, no numbers.
+    /// Returns the text that the filter searches: words, not numbers.
     fn searched(&self) -> String {
         let words = self.cells.iter().filter(|cell| matches!(cell.order, Order::Text(_)));
         words.map(|cell| cell.text.as_str()).collect::<Vec<_>>().join(" ")
@@ -228,7 +229,7 @@ impl Cells<'_> {
         let change = self.model.rates.interface(row);
         let counts = crate::report::stats::rates::interface(row);
         let mode = match row.mode {
-            // Who knows says that nobody guards it.
+            // The daemon reports the mode, so without one the interface is not guarded.
             None if self.model.stats.enforcing.is_some() => {
                 Cell { tone: Tone::Bad, ..self.word(Some("none")) }
             }
@@ -242,7 +243,7 @@ impl Cells<'_> {
             self.frames(&change, &counts, DROPPED, Tone::Bad),
             self.frames(&change, &counts, WOULD_DROP, Tone::Warn),
             self.share(&change, &counts),
-            // Drawn from the history; sorted as the drops of this moment.
+            // Drawn from the history, and sorted by the current drops.
             Cell { text: String::new(), ..self.frames(&change, &counts, DROPPED, Tone::Bad) },
             self.traffic(&change, &counts, BYTES + PASSED),
             self.traffic(&change, &counts, BYTES + DROPPED),
@@ -287,7 +288,7 @@ impl Cells<'_> {
     fn source(&self, row: &TopSource) -> Row {
         let change = self.model.rates.source(row);
         let node = match row.node.as_deref() {
-            // One of ours that is kept out is the worse news.
+            // A refused node of the manifest is worse than an unknown source.
             Some(node) => Cell { tone: Tone::Bad, ..self.word(Some(node)) },
             None => self.word(Some("not in the manifest")),
         };
@@ -308,7 +309,7 @@ impl Cells<'_> {
     fn word(&self, word: Option<&str>) -> Cell {
         let text = match word {
             None => "-".to_owned(),
-            // A blank would look like a fault of ours.
+            // A blank cell would look like an error of the screen.
             Some("") => "''".to_owned(),
             Some(word) => number_format::name(word, self.ascii),
         };
@@ -316,7 +317,7 @@ impl Cells<'_> {
         Cell { text, order, tone: Tone::Plain }
     }
 
-    /// Frames, a second or in all.
+    /// Formats frames: per second, or in total.
     fn frames<const N: usize>(
         &self,
         change: &Change<N>,
@@ -330,7 +331,7 @@ impl Cells<'_> {
         Cell { tone: if some { tone } else { Tone::Plain }, ..cell }
     }
 
-    /// Bytes or bits, a second or in all.
+    /// Formats traffic in bytes or bits: per second, or in total.
     fn traffic<const N: usize>(&self, change: &Change<N>, counts: &[u64; N], index: usize) -> Cell {
         let factor = match self.view.unit {
             Unit::Bits => 8.0,
@@ -347,7 +348,7 @@ impl Cells<'_> {
         }
     }
 
-    /// What share was dropped.
+    /// Formats the share of dropped frames.
     fn share<const N: usize>(&self, change: &Change<N>, counts: &[u64; N]) -> Cell {
         let value = |index| {
             if self.view.totals {
@@ -366,7 +367,7 @@ impl Cells<'_> {
         }
     }
 
-    /// How long ago something was.
+    /// Formats the age of a timestamp.
     fn since(&self, then: &str) -> Cell {
         match number_format::between(then, &self.model.stats.time) {
             Some(age) => figure(number_format::age(age), age.as_secs_f64()),
@@ -375,7 +376,7 @@ impl Cells<'_> {
     }
 }
 
-/// A text as people sort it: `eth2` before `eth10`.
+/// Returns a key for natural sorting: `eth2` before `eth10`.
 fn natural(text: &str) -> String {
     const DIGITS: usize = 20;
     let mut key = String::new();

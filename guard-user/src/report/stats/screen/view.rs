@@ -1,25 +1,25 @@
-//! What the viewer has asked to see: focus, order, filter; and the keys that ask.
+//! The state of the view: focus, order and filter; and the keys that change it.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::tables::{Row, Table};
 use crate::report::stats::model::Model;
 
-/// Characters of a filter.
+/// Maximum number of characters in a filter.
 const MAX_FILTER: usize = 64;
-/// Rows of a page.
+/// Number of rows that a page key moves.
 const PAGE: isize = 10;
 
-/// In which order a table is.
+/// The order of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sort {
-    /// By which of its columns.
+    /// Index of the column.
     pub column: usize,
-    /// The largest first.
+    /// Whether the largest comes first.
     pub descending: bool,
 }
 
-/// In what traffic is counted.
+/// The unit of traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bits.
@@ -28,28 +28,28 @@ pub enum Unit {
     Bytes,
 }
 
-/// Which rows are shown.
+/// A filter of rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter(String);
 
 impl Filter {
-    /// Rows that contain this, whatever the case; those that do not, behind a `!`. Nothing, or a
-    /// bare `!`, is no filter.
+    /// Parses a filter. It shows rows that contain the text, ignoring case, or with a leading `!`
+    /// the other rows. An empty text or a bare `!` shows all rows.
     pub fn new(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    /// As it was typed.
+    /// Returns the filter as it was typed.
     pub fn text(&self) -> &str {
         &self.0
     }
 
-    /// Whether it leaves rows out.
+    /// Reports whether the filter can hide rows.
     pub fn is_some(&self) -> bool {
         !self.0.strip_prefix('!').unwrap_or(&self.0).is_empty()
     }
 
-    /// Whether a row with these words is shown.
+    /// Reports whether a row with these words is shown.
     pub fn admits(&self, words: &str) -> bool {
         let (wanted, inverted) = match self.0.strip_prefix('!') {
             Some(wanted) => (wanted, true),
@@ -59,7 +59,7 @@ impl Filter {
     }
 }
 
-/// Which row of a table is meant: the first one, until somebody moves.
+/// The selected row of a table: the first one, until the user moves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cursor {
     key: Option<String>,
@@ -67,7 +67,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// Its place among these rows, wherever its row has gone.
+    /// Returns the index of the selected row among these rows, even if the row has moved.
     pub fn place(&self, rows: &[Row]) -> usize {
         let key = self.key.as_deref();
         let found = key.and_then(|key| rows.iter().position(|row| row.key == key));
@@ -76,59 +76,59 @@ impl Cursor {
 
     fn go(&mut self, rows: &[Row], place: usize) {
         self.index = place.min(rows.len().saturating_sub(1));
-        // At the top it stays at the top, whoever comes there.
+        // At the top it stays at the top, even if another row becomes the first.
         let row = if self.index == 0 { None } else { rows.get(self.index) };
         self.key = row.map(|row| row.key.clone());
     }
 }
 
-/// What lies over the tables.
+/// A window over the tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Over {
-    /// Nothing.
+    /// No window.
     #[default]
     Nothing,
-    /// The keys.
+    /// The list of keys.
     Help,
-    /// All that is known of the source with this address.
+    /// The details of the source with this address.
     Details(String),
 }
 
-/// What a key asks of the one who draws.
+/// The action that a key requests from the event loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// To draw again.
+    /// Draw again.
     Draw,
-    /// To draw everything, whatever is on the terminal.
+    /// Draw everything, whatever is on the terminal.
     Redraw,
-    /// Nothing.
+    /// No action.
     Nothing,
-    /// To end.
+    /// Quit.
     Quit,
-    /// To let the shell in.
+    /// Suspend the program, as Ctrl-Z does.
     Suspend,
 }
 
-/// What is to be seen.
+/// The state of the view.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// Which table the keys are for.
+    /// The table that the keys apply to.
     pub focus: Table,
     /// The order of each table.
     pub sorts: [Sort; 4],
-    /// The row of each table.
+    /// The selected row of each table.
     pub cursors: [Cursor; 4],
-    /// Which rows.
+    /// The filter of all tables.
     pub filter: Filter,
-    /// A filter is being typed; the one that was there before.
+    /// The previous filter while a new one is being typed.
     pub typing: Option<Filter>,
-    /// What lies over the tables.
+    /// The window over the tables.
     pub over: Over,
-    /// Totals instead of rates.
+    /// Whether totals are shown in place of rates.
     pub totals: bool,
-    /// In what traffic is counted.
+    /// The unit of traffic.
     pub unit: Unit,
-    /// The picture that is held.
+    /// The model that is shown while the screen is paused.
     pub paused: Option<Box<Model>>,
 }
 
@@ -137,7 +137,7 @@ impl Default for View {
         let by = |column, descending| Sort { column, descending };
         Self {
             focus: Table::Sources,
-            // Names; for reasons the drops, for sources the rate.
+            // By name; reasons by drops, sources by rate.
             sorts: [by(0, false), by(0, false), by(3, true), by(1, true)],
             cursors: Default::default(),
             filter: Filter::default(),
@@ -151,12 +151,12 @@ impl Default for View {
 }
 
 impl View {
-    /// The picture that is to be shown.
+    /// Returns the model to show.
     pub fn shown<'a>(&'a self, model: &'a Model) -> &'a Model {
         self.paused.as_deref().unwrap_or(model)
     }
 
-    /// What a key does.
+    /// Handles a key.
     pub fn key(&mut self, model: &Model, key: KeyEvent, ascii: bool) -> Effect {
         if key.kind == KeyEventKind::Release {
             return Effect::Nothing;
@@ -193,7 +193,7 @@ impl View {
         Effect::Draw
     }
 
-    /// Takes a key of the filter; the filter before, as long as it is being typed.
+    /// Handles a key while a filter is typed. Returns the previous filter until typing ends.
     fn typed(&mut self, key: KeyEvent, before: Filter) -> Option<Filter> {
         let control = key.modifiers.contains(KeyModifiers::CONTROL);
         let typed = &mut self.filter.0;
@@ -275,7 +275,7 @@ impl View {
         Effect::Draw
     }
 
-    /// Shows all that is known of the source at the cursor.
+    /// Opens the details of the source at the cursor.
     fn open(&mut self, model: &Model, ascii: bool) -> Effect {
         if self.focus != Table::Sources {
             return Effect::Nothing;
