@@ -1,4 +1,5 @@
-//! What judges frames: the host and the kernel, each with its limiter state and its counters.
+//! Back ends that decide about frames: the host and the kernel, each with its own limiter state and
+//! counters.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -15,28 +16,29 @@ use guard_user::{
 
 use crate::split::Split;
 
-/// The secret of hashed buckets: the same for both, so that sources share the same buckets.
+/// The key for hashed buckets; the same for both back ends, so that the same sources share a bucket.
 pub const KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
-/// Frames and bytes by verdict, as [`describe`] names it.
+/// Frames and bytes by verdict, under the names that [`describe`] returns.
 pub type Counts = BTreeMap<String, (u64, u64)>;
 
-/// Judges frames, one after the other.
+/// Decides about frames, one after the other.
 pub trait Backend {
-    /// Judges a frame at a time in nanoseconds.
+    /// Returns the verdict on a frame at a time in nanoseconds.
     fn evaluate(&mut self, frame: &[u8], now_ns: u64) -> Verdict;
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     fn counts(&self) -> Counts;
 
-    /// Whether it can be handed this frame. Those that it cannot are sent over a wire by
-    /// `kernel/interfaces/tcx.rs`.
+    /// Reports whether the back end can take this frame. Frames that it cannot take are sent over a wire
+    /// by `kernel/interfaces/tcx.rs`.
     fn takes(&self, _frame: &[u8]) -> bool {
         true
     }
 }
 
-/// `drop not_allowed scheduler`: action, reason and the name of the service, if there is one.
+/// Formats a verdict as `drop not_allowed scheduler`: action, reason, and the service's name if it has
+/// one.
 pub fn describe(policy: &CompiledPolicy, verdict: Verdict) -> String {
     let action = match verdict.action {
         Action::Pass => "pass",
@@ -51,7 +53,7 @@ pub fn describe(policy: &CompiledPolicy, verdict: Verdict) -> String {
     text
 }
 
-/// The host.
+/// The decision on the host.
 #[derive(Debug)]
 pub struct Host<'p> {
     policy: &'p CompiledPolicy,
@@ -61,7 +63,7 @@ pub struct Host<'p> {
 }
 
 impl<'p> Host<'p> {
-    /// A policy on the host, nothing charged yet.
+    /// Creates the host back end for a policy, with full buckets.
     pub fn new(policy: &'p CompiledPolicy) -> Self {
         let limiter = HostLimiter::new(KEY);
         Self { policy, tables: policy.host(), limiter, counts: Counts::new() }
@@ -93,18 +95,20 @@ pub struct Kernel<'p> {
     judged: usize,
 }
 
-/// Index of the loopback interface: where a test run says that it comes from
+/// Index of the loopback interface, which a test run uses as the ingress interface
 /// (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 const LOOPBACK: u32 = 1;
 
 impl<'p> Kernel<'p> {
-    /// A policy in the kernel at the XDP hook, nothing charged yet.
+    /// Loads a policy at the XDP hook, with full buckets.
     pub fn new(policy: &'p CompiledPolicy) -> Result<Self, SystemError> {
         Self::at(Hook::Xdp, policy)
     }
 
-    /// The same at a hook. At that of tc every other frame whose tag is whole comes without it, as
-    /// the kernel hands it over; the rest as no kernel does: it must not matter.
+    /// Loads a policy at a hook, with full buckets.
+    ///
+    /// At the tc hook, every second frame with a complete VLAN tag is passed without the tag, as the
+    /// kernel does. The others keep it, which no kernel does; the verdict must be the same.
     pub fn at(hook: Hook, policy: &'p CompiledPolicy) -> Result<Self, SystemError> {
         let mut generation = Generation::for_tests_of(hook, policy, KEY)?;
         let mut shared = generation.shared()?;
@@ -115,13 +119,13 @@ impl<'p> Kernel<'p> {
         Ok(Self { policy, generation, shared, hook, judged: 0 })
     }
 
-    /// Tells the program that each frame lies in one buffer.
+    /// Sets the flag that each frame lies in one buffer.
     pub fn say_one_buffer(mut self) -> Result<Self, SystemError> {
         self.shared.set_interface(LOOPBACK, "lo", true)?;
         Ok(self)
     }
 
-    /// The same program for frames in several buffers; limiter state and counters are shared.
+    /// Returns the same program for frames in several buffers. Limiter state and counters are shared.
     pub fn split(&self) -> Split {
         Split::of(&self.generation)
     }
@@ -155,8 +159,9 @@ impl Backend for Kernel<'_> {
     }
 }
 
-/// Whether a test run takes a frame for a packet of the network stack. It wants what its `EtherType`
-/// promises (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`), and puts all of it into one page.
+/// Reports whether a test run accepts a frame as a packet of the network stack. It requires the header
+/// that the `EtherType` announces (`bpf_prog_test_run_skb`, `net/bpf/test_run.c`), and copies the frame
+/// into one page.
 fn is_packet(frame: &[u8]) -> bool {
     let shortest = match frame.get(12..14) {
         Some([0x08, 0x00]) => 14 + 20,
@@ -166,7 +171,7 @@ fn is_packet(frame: &[u8]) -> bool {
     (shortest..=3_500).contains(&frame.len())
 }
 
-/// A frame without its first VLAN tag, and that tag; none if it has no whole one.
+/// Returns a frame without its first VLAN tag, and the tag; `None` without a complete tag.
 fn untagged(frame: &[u8]) -> Option<(Vec<u8>, u32)> {
     let (addresses, rest) = frame.split_at_checked(12)?;
     let (tag, rest) = rest.split_first_chunk::<4>()?;
@@ -174,7 +179,7 @@ fn untagged(frame: &[u8]) -> Option<(Vec<u8>, u32)> {
     (is_tag && rest.len() >= 2).then(|| ([addresses, rest].concat(), u32::from_be_bytes(*tag)))
 }
 
-/// Bytes in hexadecimal.
+/// Formats bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes it");

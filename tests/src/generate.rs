@@ -1,5 +1,5 @@
-//! Frames from a seed, aimed at a policy: its ports and those beside them, its sources and the
-//! edges of its prefixes, strangers and sources that cannot be; whole, mutated, cut and padded.
+//! Generates frames from a seed, aimed at a policy: its ports and their neighbours, its sources and the
+//! edges of its prefixes, unlisted and impossible sources; complete, mutated, truncated and padded.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ use crate::{
     random::Random,
 };
 
-/// What frames are aimed at.
+/// Ports and sources at which frames are aimed.
 #[derive(Debug)]
 struct Target {
     ports: Vec<(u8, u16)>,
@@ -19,7 +19,7 @@ struct Target {
     sources6: Vec<u128>,
 }
 
-/// Sources that cannot be true on a wire, and their neighbours that can.
+/// Addresses that cannot be sources of packets, and neighbours that can.
 const ODD4: [u32; 12] = [
     0x0000_0000,
     0x0000_0001,
@@ -47,8 +47,8 @@ const ODD6: [u128; 10] = [
     u128::MAX,
 ];
 
-/// Bytes of a frame in the first buffer of a test run: a page without headroom, shared info and
-/// the metadata that carries the clock (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
+/// Bytes of a frame in the first buffer of a test run: a page without headroom, shared info and the
+/// metadata that holds the clock (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 const FIRST_BUFFER: usize = 4096 - 256 - 320 - 8;
 
 impl Target {
@@ -59,7 +59,7 @@ impl Target {
             let runs = policy.port_runs(transport).into_iter();
             // Port 0 is an edge if it is guarded.
             for (port, _) in runs.filter(|run| *run != (0, PORT_UNGUARDED)) {
-                // Both sides of each edge, and what lies behind.
+                // The port on each side of the edge, and the one after.
                 for near in [port.wrapping_sub(1), port, port.wrapping_add(1)] {
                     ports.extend(numbers.iter().map(|number| (*number, near)));
                 }
@@ -78,14 +78,14 @@ impl Target {
             let last = first | u128::MAX.checked_shr(prefix.len.into()).unwrap_or(0);
             sources6.extend([first, last, first.wrapping_sub(1), last.wrapping_add(1)]);
         }
-        // What the manifest does not name.
+        // Addresses that are not in the manifest.
         sources4.extend([0xc000_0242, 0xc633_6442]);
         sources6.extend([0x2001_0db8_u128 << 96 | 0x66]);
         Self { ports, sources4, sources6 }
     }
 }
 
-/// Makes frames.
+/// Generates frames.
 #[derive(Debug)]
 pub struct Generator {
     random: Random,
@@ -95,17 +95,18 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Frames aimed at a policy.
+    /// Creates a generator of frames aimed at a policy.
     pub fn new(policy: &CompiledPolicy, seed: u64) -> Self {
         Self { random: Random::new(seed), target: Target::of(policy), last: Vec::new(), again: 0 }
     }
 
-    /// The random numbers, for whatever else must follow the seed.
+    /// Returns the random numbers, for other decisions that must depend on the seed.
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
     }
 
-    /// The next frame: anything. Some come many times in a row, which is what limits are for.
+    /// Returns the next frame, of any kind. Some frames are repeated many times in a row, which
+    /// exercises limits.
     pub fn any(&mut self) -> Vec<u8> {
         if let Some(left) = self.again.checked_sub(1) {
             self.again = left;
@@ -137,7 +138,7 @@ impl Generator {
         frame
     }
 
-    /// A frame without anything odd but, perhaps, its source: what gets as far as the limits.
+    /// Returns a valid frame, except perhaps for its source: frames that reach the limits.
     fn plain(&mut self) -> Vec<u8> {
         let to4 = Ipv4Addr::new(10, 77, 0, 10);
         let to6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10);
@@ -156,7 +157,7 @@ impl Generator {
         packet::frame(&[Layer::Ethernet(ethernet), ip, Layer::Ports(ports), payload])
     }
 
-    /// A frame with an Ethernet header in front of noise.
+    /// Returns an Ethernet header followed by random bytes.
     fn garbage(&mut self) -> Vec<u8> {
         let len = self.random.below(200);
         let mut frame: Vec<u8> = (0..len).map(|_| self.random.byte()).collect();
@@ -167,7 +168,8 @@ impl Generator {
         frame
     }
 
-    /// A frame over several buffers, its ports often behind the first, or across its end.
+    /// Returns a frame that needs several buffers; its ports are often behind the first buffer or across
+    /// its end.
     fn large(&mut self) -> Vec<u8> {
         let mut layers = self.link();
         match self.random.below(10) {
@@ -179,7 +181,7 @@ impl Generator {
                 }
             }
             _ => {
-                // Two headers that end near the end of the first buffer.
+                // The headers end near the end of the first buffer.
                 let ip = Ipv6 { version: None, payload: None, protocol: None, ..self.ipv6() };
                 layers.push(Layer::Ipv6(ip));
                 layers.push(self.long_header(255, 1));
@@ -193,14 +195,14 @@ impl Generator {
         packet::frame(&layers)
     }
 
-    /// An extension header of `units` or up to `more` units above that.
+    /// Returns an extension header with a length of `units` plus up to `more` units.
     fn long_header(&mut self, units: u8, more: usize) -> Layer {
         let kind = *self.random.pick(&[Kind::HopByHop, Kind::Routing, Kind::Destination]);
         let units = units + u8::try_from(self.random.below(more)).unwrap_or(0);
         Layer::Extension(Extension { units, ..Extension::new(kind) })
     }
 
-    /// A frame that is mostly as it should be.
+    /// Returns a frame that is mostly valid.
     pub fn structured(&mut self) -> Vec<u8> {
         let mut layers = self.link();
         self.network(&mut layers);
@@ -231,7 +233,7 @@ impl Generator {
         layers
     }
 
-    /// An IP header and what is in it; once in a while another packet.
+    /// Adds an IP header and its contents, and sometimes an encapsulated packet.
     fn network(&mut self, layers: &mut Vec<Layer>) {
         let mut headers = match self.random.below(20) {
             0..14 => 0,
@@ -300,7 +302,7 @@ impl Generator {
         ip
     }
 
-    /// A length that may be right, or off by little.
+    /// Returns a length that may be right, or slightly wrong.
     fn near_length(&mut self) -> u16 {
         u16::try_from(self.random.below(90)).unwrap_or(0)
     }
@@ -322,7 +324,7 @@ impl Generator {
     fn ports(&mut self) -> Layer {
         let (protocol, to) = *self.random.pick(&self.target.ports);
         let to = if self.random.chance(5) { self.random.short() } else { to };
-        // Another transport at the same port, now and then.
+        // Sometimes another transport at the same port.
         let protocol =
             if self.random.chance(5) { *self.random.pick(&[6, 17, 132, 136]) } else { protocol };
         let flags = match self.random.below(10) {
@@ -341,7 +343,7 @@ impl Generator {
             if frame.is_empty() {
                 return;
             }
-            // Mostly where headers are.
+            // Mostly within the headers.
             let reach = if self.random.chance(80) { frame.len().min(80) } else { frame.len() };
             let at = self.random.below(reach);
             match self.random.below(6) {

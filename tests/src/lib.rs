@@ -1,5 +1,5 @@
-//! What the tests of trainguard share: frames to send, policies to send them to, and two back ends
-//! that judge them, the host and the kernel.
+//! Code shared by the tests of trainguard: frames to send, policies to send them to, and two back ends
+//! that decide about them, the host and the kernel.
 #![expect(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 pub use guard_test_support::{packet, text};

@@ -1,7 +1,7 @@
 //! A node and its peer in two network namespaces, with a real daemon in the node's.
 //!
-//! The peer has an address of every kind: a member's and a stranger's, IPv4 and IPv6. Namespaces,
-//! pins and processes are this test's own and end with it, also when it fails.
+//! The peer has addresses of a member and of an unlisted host, IPv4 and IPv6. Namespaces, pins and
+//! processes belong to one test and are removed when it ends, also when it fails.
 
 use std::{
     fs::{self, File},
@@ -37,19 +37,19 @@ use crate::skip;
 
 /// The addresses of the node.
 pub const NODE: [IpAddr; 2] = pair(10);
-/// The addresses of a member, at the peer.
+/// The addresses of a member, configured at the peer.
 pub const MEMBER: [IpAddr; 2] = pair(20);
-/// The addresses of another member, at the peer.
+/// The addresses of another member, configured at the peer.
 pub const MEMBER_TOO: [IpAddr; 2] = pair(21);
-/// Addresses that the manifest does not know, at the peer.
+/// Addresses of an unlisted host, configured at the peer.
 pub const STRANGER: [IpAddr; 2] = pair(99);
 
-/// The guarded port of [`POLICY`].
+/// The port that [`POLICY`] guards.
 pub const PORT: u16 = 9091;
-/// A port that nobody guards.
+/// A port that is not guarded.
 pub const FREE_PORT: u16 = 8080;
 
-/// A manifest for the node.
+/// The manifest of the node's cluster.
 pub const MANIFEST: &str = "\
 apiVersion: trainguard/v1
 kind: Cluster
@@ -65,7 +65,7 @@ nodes:
 policies: [policy.yaml]
 ";
 
-/// Members may reach [`PORT`], over TCP and UDP.
+/// A policy by which members may reach [`PORT`] over TCP and UDP.
 pub const POLICY: &str = "\
 apiVersion: trainguard/v1
 kind: Policy
@@ -80,14 +80,14 @@ services:
     mode: enforce
 ";
 
-/// [`POLICY`] with another service before it, which thus has the first slot.
+/// Returns [`POLICY`] with another service before it, which gets the first slot.
 pub fn policy_with_a_first_service() -> String {
     let first = "services:\n  - name: first\n    roles: [scheduler]\n    ports: [tcp/9093]\n    match: all\n    \
                  allow:\n      roles: [worker]\n    mode: enforce\n";
     POLICY.replace("services:\n", first)
 }
 
-/// A policy of as many services as there may be, each of which refuses members.
+/// Returns a policy with the maximum number of services, each of which refuses members.
 pub fn many_services(prefix: &str) -> String {
     let service = |number: u8| {
         format!(
@@ -100,21 +100,21 @@ pub fn many_services(prefix: &str) -> String {
     (0..MAX_SERVICES).fold(head.to_owned(), |text, number| text + &service(number))
 }
 
-/// How long things may take that take milliseconds on an idle machine. Only what hangs takes longer.
+/// Timeout for steps that take milliseconds on an idle machine. Only a step that hangs takes longer.
 pub const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
-/// `--timing` of daemons for which no test gives another: files are checked often, as most tests
+/// `--timing` of daemons for which a test gives no other: files are checked often, because most tests
 /// wait for a changed policy.
 const TIMING: [&str; 2] = ["--timing", "files=50ms"];
-/// Added to each `--timing`: on a busy machine a listing of devices may take longer than a status should wait for
-/// it, which the status then reports as a problem.
+/// Added to each `--timing`: on a busy machine, listing the devices may exceed the daemon's usual time
+/// limit, which the status would report as a problem.
 const NETLINK: &str = "netlink=1m";
-/// How long an answer may take before a port counts as silent.
+/// Time without a response after which a port counts as silent.
 const SILENCE: Duration = Duration::from_millis(400);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 const fn pair(number: u8) -> [IpAddr; 2] {
-    // Spelled like the IPv4 address: fd77::10.
+    // The same digits as in the IPv4 address: fd77::10.
     let spelled = (number / 10 * 16 + number % 10) as u16;
     [
         IpAddr::V4(Ipv4Addr::new(10, 77, 0, number)),
@@ -122,7 +122,7 @@ const fn pair(number: u8) -> [IpAddr; 2] {
     ]
 }
 
-/// The names of what is in a directory, sorted.
+/// Returns the names of a directory's entries, sorted.
 pub fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory");
     let names = entries.map(|entry| entry.expect("an entry").file_name());
@@ -131,20 +131,21 @@ pub fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Opens a pinned map that is an array.
+/// Opens a pinned array map.
 pub fn pinned_array<V: Pod>(pin: &Path) -> Array<MapData, V> {
     let map = MapData::from_pin(pin).and_then(Map::from_map_data);
     map.and_then(Array::try_from).expect("an array")
 }
 
-/// Whether a status says that the node is guarded.
+/// Reports whether a status says that the node is guarded.
 pub fn enforcing(status: &Value) -> bool {
     status["enforcing"] == true
 }
 
-/// The reasons whose counts differ between two statistics, with the difference: what is not in here
-/// has not moved. Neighbour discovery and the like come when they want: `not_ip` and `unguarded`
-/// are left out.
+/// Returns the reasons whose counts differ between two statistics, with the differences.
+///
+/// `not_ip` and `unguarded` are left out, because neighbour discovery and similar traffic comes at any
+/// time.
 pub fn moved(before: &Value, after: &Value) -> Vec<(String, u64)> {
     let reasons = after["reasons"].as_object().expect("reasons");
     let count = |entry: &Value| entry["packets"].as_u64().expect("a count");
@@ -162,12 +163,12 @@ pub struct Node {
     directory: TempDir,
     namespaces: [String; 2],
     daemon: Option<Child>,
-    /// What is run at this node.
+    /// The binary to run at this node.
     binary: PathBuf,
 }
 
 impl Node {
-    /// Sets up both namespaces; none if this machine cannot, which is then said.
+    /// Sets up both namespaces. Returns `None`, and records the skip, if this machine cannot.
     pub fn new(test: &str) -> Option<Self> {
         let node = Self::bare(test)?;
         node.add_link("eth0");
@@ -175,8 +176,8 @@ impl Node {
         Some(node)
     }
 
-    /// The same with two network cards that are on one cable, by their addresses. To be used where
-    /// nothing else needs them: in a virtual machine.
+    /// As [`Self::new`], with two network cards on one cable, given by their Ethernet addresses. For
+    /// virtual machines, where nothing else needs the cards.
     pub fn on_cards(test: &str, cards: [&str; 2]) -> Option<Self> {
         let node = Self::bare(test)?;
         for (namespace, card) in node.namespaces.iter().zip(cards) {
@@ -192,7 +193,7 @@ impl Node {
         Some(node)
     }
 
-    /// The same without a device in either namespace, for who makes others.
+    /// As [`Self::new`], without a device in either namespace, for tests that create others.
     pub fn bare(test: &str) -> Option<Self> {
         skip::kernel(test)?;
         if !nix::unistd::geteuid().is_root() {
@@ -219,10 +220,10 @@ impl Node {
             ip(&["netns", "add", namespace]);
             inside(namespace, || {
                 for which in ["all", "default"] {
-                    // No duplicate address detection: it takes a second for each address.
+                    // Disable duplicate address detection, which takes a second for each address.
                     let file = format!("/proc/sys/net/ipv6/conf/{which}/accept_dad");
                     fs::write(file, "0").expect("a setting of the namespace");
-                    // IPv6 addresses outlive that their device is down, as IPv4 ones do.
+                    // Keep IPv6 addresses when the device goes down, as with IPv4.
                     let file = format!("/proc/sys/net/ipv6/conf/{which}/keep_addr_on_down");
                     fs::write(file, "1").expect("a setting of the namespace");
                 }
@@ -232,7 +233,7 @@ impl Node {
         Some(node)
     }
 
-    /// Adds a pair of virtual devices of this name, at an MTU of 9000, up.
+    /// Adds a veth pair with this name at both ends, with an MTU of 9000, and sets it up.
     pub fn add_link(&self, name: &str) {
         let [node, peer] = &self.namespaces;
         ip(&[
@@ -244,7 +245,8 @@ impl Node {
         }
     }
 
-    /// Lets there be more interfaces than counters have rows, and as many services as there may be.
+    /// Adds more interfaces than the counters have rows, and a policy with the maximum number of
+    /// services.
     pub fn fill_tables(&self) {
         for number in 0..MAX_INTERFACES + 4 {
             self.add_link(&format!("x{number}"));
@@ -253,7 +255,7 @@ impl Node {
         self.write("policy.yaml", &many_services("service"));
     }
 
-    /// Gives `eth0` of both sides its addresses.
+    /// Adds the addresses of both sides to `eth0`.
     pub fn add_addresses(&self) {
         let [node, peer] = &self.namespaces;
         for (namespace, addresses) in
@@ -272,8 +274,8 @@ impl Node {
         ip(&[&["-n", &self.namespaces[0]], args].concat());
     }
 
-    /// Attaches a program of others to an interface of the node: the one of this id, by netlink and not by a
-    /// link of ours.
+    /// Attaches the program with this id to an interface of the node, by netlink instead of a link, as
+    /// other software does.
     pub fn attach_foreign(&self, interface: &str, id: u64) {
         let pin = self.path("bpf").join("foreign");
         let program = loaded_programs().flatten().find(|program| u64::from(program.id()) == id);
@@ -284,7 +286,7 @@ impl Node {
         fs::remove_file(pin).expect("removing the pin");
     }
 
-    /// Renames a device of the node. Before 6.2 the kernel takes that from a device that is down only
+    /// Renames a device of the node. Before 6.2 the kernel renames only devices that are down
     /// (`dev_change_name`, `net/core/dev.c`).
     pub fn rename(&self, from: &str, to: &str) {
         let live = ["-n", &self.namespaces[0], "link", "set", from, "name", to];
@@ -296,54 +298,54 @@ impl Node {
         }
     }
 
-    /// Lets the peer ask again who has the node's addresses: its device may have another one.
+    /// Flushes the peer's neighbour table, because the node's device may have another Ethernet address.
     pub fn forget_neighbours(&self) {
         ip(&["-n", self.peer(), "neigh", "flush", "dev", "eth0"]);
     }
 
-    /// Name of the peer's namespace.
+    /// Returns the name of the peer's namespace.
     pub fn peer(&self) -> &str {
         &self.namespaces[1]
     }
 
-    /// A path in the test's own directory.
+    /// Returns a path in the test's own directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Writes a file there, at once.
+    /// Writes a file in the test's directory atomically, by renaming.
     pub fn write(&self, name: &str, text: &str) {
         let next = self.path(&format!("{name}.next"));
         fs::write(&next, text).expect("writing");
         fs::rename(next, self.path(name)).expect("renaming");
     }
 
-    /// The binary, in the node's namespace, asking this node's daemon.
+    /// Returns a command that runs the binary in the node's namespace, for this node's daemon.
     pub fn trainguard(&self, verb: &[&str]) -> Command {
         let mut command = self.binary(verb);
         command.arg("--run-dir").arg(self.path("run"));
         command
     }
 
-    /// The name of the node's namespace.
+    /// Returns the name of the node's namespace.
     pub fn namespace(&self) -> &str {
         &self.namespaces[0]
     }
 
-    /// Another program, in the node's namespace.
+    /// Returns a command that runs another program in the node's namespace.
     pub fn command_at_node(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", self.namespace()]).arg(program).stdin(Stdio::null());
         command
     }
 
-    /// Runs the binary of the next layout from now on, or the usual one again.
+    /// Selects the binary of the next layout, or the usual one.
     pub fn set_next_layout(&mut self, is_next: bool) {
         let usual = binary();
         self.binary = if is_next { usual.with_file_name("trainguard-next") } else { usual };
     }
 
-    /// Runs another version from now on.
+    /// Selects the binary of another version.
     pub fn set_binary(&mut self, binary: PathBuf) {
         self.binary = binary;
     }
@@ -354,12 +356,12 @@ impl Node {
         command
     }
 
-    /// The daemon's command line, for the manifest and further arguments.
+    /// Returns the daemon's command line for the manifest and further arguments.
     pub fn daemon_command(&self, more: &[&str]) -> Command {
         self.command_of_daemon("daemon", more)
     }
 
-    /// The command that takes over from a guard of a newer layout, likewise.
+    /// Returns the command that takes over from a guard of a newer layout, with further arguments.
     pub fn downgrade_command(&self, more: &[&str]) -> Command {
         self.command_of_daemon("downgrade", more)
     }
@@ -389,18 +391,17 @@ impl Node {
         command
     }
 
-    /// The pin directory.
+    /// Returns the pin directory.
     pub fn pins(&self) -> PathBuf {
         self.path("bpf").join("guard")
     }
 
-    /// The names of what is in the pin directory: `v` and the version, for each layout of which something is
-    /// pinned.
+    /// Returns the entries of the pin directory: `v` and the version, for each layout that has pins.
     pub fn layouts(&self) -> Vec<String> {
         names_in(&self.pins())
     }
 
-    /// Where the pins of this version's layout are.
+    /// Returns the directory with the pins of this version's layout.
     pub fn own_pins(&self) -> PathBuf {
         self.pins().join(format!("v{LAYOUT_VERSION}"))
     }
@@ -417,7 +418,7 @@ impl Node {
         }
     }
 
-    /// Starts the daemon and waits for nothing.
+    /// Starts the daemon without waiting for it.
     pub fn launch(&mut self, more: &[&str]) {
         let log = File::options().create(true).append(true).open(self.path("log"));
         let mut command = self.daemon_command(more);
@@ -425,18 +426,18 @@ impl Node {
         self.daemon = Some(command.spawn().expect("the daemon starts"));
     }
 
-    /// Who asks the daemon, without the limits of the command line.
+    /// Returns a client of the daemon, with a longer timeout than that of the command line.
     pub fn client(&self) -> Client {
         let timeouts = AnswerTimeouts { question: WAIT_TIMEOUT, ..AnswerTimeouts::default() };
         Client::new(&self.path("run"), timeouts)
     }
 
-    /// Runs a daemon that is expected to end by itself.
+    /// Runs a daemon that is expected to exit by itself.
     pub fn start_in_vain(&self, more: &[&str]) -> Output {
         self.daemon_command(more).output().expect("the daemon starts")
     }
 
-    /// Sends the daemon a signal, by name. Those that end it: waits until it has ended.
+    /// Sends the daemon a signal, by name, and waits until it has exited unless the signal is `HUP`.
     pub fn signal(&mut self, signal: &str) {
         let child = self.daemon.as_mut().expect("a daemon runs");
         run(Command::new("kill").args(["-s", signal, &child.id().to_string()]));
@@ -446,28 +447,29 @@ impl Node {
         }
     }
 
-    /// The daemon's process. `ip netns exec` replaces itself by what it runs.
+    /// Returns the process id of the daemon. `ip netns exec` replaces itself by the program that it
+    /// runs.
     pub fn daemon_id(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon runs").id()
     }
 
-    /// What the daemon has said.
+    /// Returns the daemon's log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// The status; none if no daemon answers.
+    /// Returns the status; `None` if no daemon answers.
     pub fn status(&self) -> Option<Value> {
         self.status_and_code().map(|(status, _)| status).filter(|status| status["daemon"] == true)
     }
 
-    /// The status and the exit code, also of a node without a daemon.
+    /// Returns the status and the exit code, also for a node without a daemon.
     pub fn status_and_code(&self) -> Option<(Value, Option<i32>)> {
-        // On a busy machine a daemon may take longer than users are to wait.
+        // On a busy machine a daemon may take longer than the default timeout.
         self.status_and_code_within(WAIT_TIMEOUT)
     }
 
-    /// The same with another limit for the daemon's answer.
+    /// As [`Self::status_and_code`], with another timeout for the daemon's answer.
     pub fn status_and_code_within(&self, time: Duration) -> Option<(Value, Option<i32>)> {
         let mut command = self.trainguard(&["status", "--format", "json"]);
         command.arg("--answer-within").arg(format!("{}ms", time.as_millis()));
@@ -475,7 +477,7 @@ impl Node {
         Some((serde_json::from_slice(&output.stdout).ok()?, output.status.code()))
     }
 
-    /// Waits until the status is as wanted; it.
+    /// Waits until the status satisfies a condition, and returns it.
     pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
@@ -488,12 +490,12 @@ impl Node {
         }
     }
 
-    /// The number of the generation in force.
+    /// Returns the number of the generation in force.
     pub fn generation(&self) -> u64 {
         self.status().and_then(|status| status["generation"].as_u64()).expect("a generation")
     }
 
-    /// The statistics.
+    /// Returns the statistics.
     pub fn stats(&self) -> Value {
         let mut command = self.trainguard(&["stats", "--once", "--format", "json"]);
         command.arg("--answer-within").arg(format!("{}ms", WAIT_TIMEOUT.as_millis()));
@@ -502,22 +504,22 @@ impl Node {
             .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// Frames counted for a reason.
+    /// Returns the number of frames counted for a reason.
     pub fn packets(&self, reason: &str) -> u64 {
         self.stats()["reasons"][reason]["packets"].as_u64().expect("a known reason")
     }
 
-    /// Runs something on a thread inside the peer's namespace.
+    /// Runs a closure on a thread inside the peer's namespace.
     pub fn at_peer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.namespaces[1], work)
     }
 
-    /// Runs something on a thread inside the node's namespace.
+    /// Runs a closure on a thread inside the node's namespace.
     pub fn at_node<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.namespaces[0], work)
     }
 
-    /// Sees that members get in and strangers do not, in both families.
+    /// Asserts that members get in and unlisted hosts do not, in both families.
     pub fn assert_guarded(&self) {
         for family in 0..2 {
             assert!(!self.answers(STRANGER[family], PORT), "a stranger gets in: {}", self.log());
@@ -525,8 +527,9 @@ impl Node {
         }
     }
 
-    /// Sees that datagrams which fill the MTU of 9000, frames of several buffers, are judged and counted,
-    /// from a member and a stranger in both families; the statistics afterwards.
+    /// Asserts that datagrams that fill the MTU of 9000, and so lie in several buffers, are decided and
+    /// counted correctly, from a member and an unlisted host in both families. Returns the statistics
+    /// afterwards.
     pub fn assert_judges_long_frames(&self) -> Value {
         let before = self.stats();
         self.at_peer(|| {
@@ -543,13 +546,13 @@ impl Node {
         assert_eq!(moved(&before, &after), expected);
         let bytes =
             |stats: &Value| stats["reasons"]["not_allowed"]["bytes"].as_u64().expect("bytes");
-        // Ethernet 14, IPv4 20 or IPv6 40, UDP 8.
+        // Headers: Ethernet 14, IPv4 20 or IPv6 40, UDP 8.
         assert_eq!(bytes(&after) - bytes(&before), 2 * (8900 + 8 + 14) + 20 + 40);
         after
     }
 
-    /// Whether a TCP port of the node answers the peer, sending from this address. Nobody listens,
-    /// so a refusal is the answer: the packet was let through.
+    /// Reports whether a TCP port of the node responds to the peer, from this source address. No service
+    /// listens, so the response is a reset, which shows that the packet passed.
     pub fn answers(&self, from: IpAddr, port: u16) -> bool {
         let to = SocketAddr::new(if from.is_ipv4() { NODE[0] } else { NODE[1] }, port);
         self.at_peer(move || {
@@ -577,9 +580,9 @@ impl Drop for Node {
     }
 }
 
-/// Runs something on a thread inside a namespace.
+/// Runs a closure on a thread inside a namespace.
 pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    // A namespace belongs to a thread, so one is spent on it.
+    // The namespace is a property of the thread, so a thread is created for it.
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let file = File::open(Path::new("/run/netns").join(namespace)).expect("a namespace");
@@ -593,8 +596,8 @@ pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// The device with this address, in the namespace of this thread. A card comes back from a namespace
-/// that ended, a moment later.
+/// Returns the device with this Ethernet address in the namespace of this thread. A card returns from a
+/// deleted namespace with a delay.
 fn card_with(address: &str) -> Option<String> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while Instant::now() < deadline {

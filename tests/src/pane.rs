@@ -1,4 +1,4 @@
-//! A real terminal for a program: a pane of tmux, on a server of its own that ends with the test.
+//! A real terminal for a program: a tmux pane, on a server of its own that ends with the test.
 
 use std::{
     process::{Command, Output, Stdio},
@@ -10,15 +10,15 @@ use tempfile::TempDir;
 
 use crate::{node::WAIT_TIMEOUT, skip};
 
-/// The pane. A shell runs in it.
+/// A pane with a shell.
 #[derive(Debug)]
 pub struct Pane {
-    // tmux leaves its socket behind.
+    // Holds the socket, which tmux does not remove.
     directory: TempDir,
 }
 
 impl Pane {
-    /// Opens one of this size; none if there is no tmux, which is then said.
+    /// Opens a pane of this size. Returns `None`, and records the skip, without tmux.
     pub fn open(test: &str, [columns, lines]: [u16; 2]) -> Option<Self> {
         if Command::new("tmux").arg("-V").stdout(Stdio::null()).status().is_err() {
             skip::skip(test, "there is no tmux, see `cargo xtask setup`");
@@ -26,7 +26,7 @@ impl Pane {
         }
         let directory = tempfile::Builder::new().prefix("trainguard-pane-").tempdir();
         let pane = Self { directory: directory.expect("a directory") };
-        // Nothing of the machine's: neither its settings nor its locale, prompt or history.
+        // Use none of the machine's settings, locale, prompt or history.
         let mut command = pane.tmux(&["new-session", "-d"]);
         command.args(["-x", &columns.to_string(), "-y", &lines.to_string()]);
         command.args(["env", "-i", "TERM=screen-256color", "LC_ALL=C.UTF-8", "PS1=ready> "]);
@@ -34,7 +34,7 @@ impl Pane {
         command.args(["sh", "-i"]);
         run(&mut command);
         pane.until("a prompt", |shown| shown.contains("ready>"));
-        // A signal that ends a program is to leave nothing else behind.
+        // A program that a signal kills must leave no core file.
         pane.line("ulimit -c 0");
         Some(pane)
     }
@@ -47,43 +47,43 @@ impl Pane {
         command
     }
 
-    /// Types a line.
+    /// Types a line and presses Enter.
     pub fn line(&self, text: &str) {
         run(&mut self.tmux(&["send-keys", "-l", text]));
         self.keys(&["Enter"]);
     }
 
-    /// Presses keys, by tmux's names of them.
+    /// Presses keys, given by their tmux names.
     pub fn keys(&self, keys: &[&str]) {
         run(self.tmux(&["send-keys"]).args(keys));
     }
 
-    /// Gives the pane another size.
+    /// Resizes the pane.
     pub fn resize(&self, columns: u16, lines: u16) {
         let [columns, lines] = [columns, lines].map(|number| number.to_string());
         run(self.tmux(&["resize-window"]).args(["-x", &columns, "-y", &lines]));
     }
 
-    /// What is shown, with lines that were too long joined again.
+    /// Returns the text on the screen, with wrapped lines joined.
     pub fn shown(&self) -> String {
         let output = run(&mut self.tmux(&["capture-pane", "-p", "-J"]));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// The same with the sequences for colours and emphasis.
+    /// Returns the text on the screen with the escape sequences for colours and emphasis.
     pub fn coloured(&self) -> String {
         let output = run(&mut self.tmux(&["capture-pane", "-p", "-e"]));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// A value of the pane, by tmux's name of it.
+    /// Returns a tmux variable of the pane.
     pub fn value(&self, name: &str) -> String {
         let format = format!("#{{{name}}}");
         let output = run(&mut self.tmux(&["display-message", "-p", &format]));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// Waits until what is shown is as wanted; it.
+    /// Waits until the screen satisfies a condition, and returns its text.
     pub fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {

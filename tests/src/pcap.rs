@@ -1,4 +1,4 @@
-//! Frames of a capture file, whole.
+//! Reads the frames of a capture file at their full length.
 
 use std::{fs::File, ops::ControlFlow, path::Path};
 
@@ -7,12 +7,12 @@ use std::{fs::File, ops::ControlFlow, path::Path};
 pub struct Captured {
     /// Time since the epoch in nanoseconds.
     pub ns: u64,
-    /// The frame at its length on the wire. What the capture cut off is zero: payload, which
-    /// nobody judges.
+    /// The frame at its length on the wire. Bytes that the capture cut off are zero: they are payload,
+    /// which does not affect verdicts.
     pub bytes: Vec<u8>,
 }
 
-/// All frames of a file.
+/// Reads all frames of a file.
 pub fn read(path: &Path) -> Vec<Captured> {
     let file = File::open(path).expect("the capture can be opened");
     let mut frames = Vec::new();

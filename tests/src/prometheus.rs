@@ -1,4 +1,4 @@
-//! A real Prometheus beside a node's daemon, and its tool: those of the Debian package.
+//! A real Prometheus beside a node's daemon, and promtool; both from the Debian package.
 
 use std::{
     env,
@@ -18,17 +18,17 @@ use crate::{
     skip,
 };
 
-/// Where the daemon shows its metrics to it.
+/// The daemon's address for metrics, which Prometheus scrapes.
 pub const METRICS: &str = "127.0.0.1:9477";
-/// Where it is asked, in the node's namespace.
+/// The address of Prometheus' API, in the node's namespace.
 const LISTEN: &str = "127.0.0.1:9090";
 
-/// Where alerts and dashboard are that we ship.
+/// Returns the directory with the shipped alerts and dashboard.
 pub fn packaging() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../guard-user/packaging")
 }
 
-/// A program of the package; none if it is not there, which is then said.
+/// Finds a program of the package. Returns `None`, and records the skip, if it is not installed.
 pub fn program(test: &str, name: &str) -> Option<PathBuf> {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/prometheus/usr/bin");
     let path = env::var_os("PATH").unwrap_or_default();
@@ -43,7 +43,7 @@ pub fn program(test: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
-/// A running Prometheus, ended with this.
+/// A running Prometheus; killed on drop.
 #[derive(Debug)]
 pub struct Prometheus {
     namespace: String,
@@ -52,8 +52,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it in the node's namespace, with our alerts; it scrapes each second. What it stores
-    /// lies in the test's own directory.
+    /// Starts Prometheus in the node's namespace with the shipped alerts. It scrapes every second and
+    /// stores its data in the test's own directory.
     pub fn start(node: &Node, program: &Path) -> Self {
         let rules = packaging().join("alerts.yaml").canonicalize().expect("the alerts");
         let config = serde_json::json!({
@@ -63,7 +63,7 @@ impl Prometheus {
                 { "job_name": "trainguard", "static_configs": [{ "targets": [METRICS] }] },
             ],
         });
-        // JSON is YAML.
+        // JSON is valid YAML.
         node.write("prometheus.yaml", &config.to_string());
         let mut command = node.command_at_node(program);
         let log = node.path("prometheus.log");
@@ -79,7 +79,7 @@ impl Prometheus {
         prometheus
     }
 
-    /// What it says to a path and a query, which must be a success: its `data`.
+    /// Sends an API request that must succeed, and returns the field `data` of the response.
     pub fn get(&self, path: &str, query: &[(&str, &str)]) -> Value {
         let said = self.try_get(path, query);
         let said = said.unwrap_or_else(|| panic!("no answer: {}", self.log()));
@@ -94,7 +94,7 @@ impl Prometheus {
         inside(&self.namespace, || {
             let mut stream = TcpStream::connect(LISTEN).ok()?;
             stream.set_read_timeout(Some(WAIT_TIMEOUT)).ok()?;
-            // HTTP/1.0, so that the answer comes in one piece.
+            // HTTP/1.0, so that the response is not chunked.
             write!(stream, "GET {path}?{query} HTTP/1.0\r\n\r\n").ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).ok()?;
@@ -103,13 +103,13 @@ impl Prometheus {
         })
     }
 
-    /// The samples that an expression gives now: labels and value.
+    /// Evaluates an expression now. Returns the samples: labels and value.
     pub fn query(&self, expression: &str) -> Vec<(Value, f64)> {
         let data = self.get("/api/v1/query", &[("query", expression)]);
         samples(&data, expression)
     }
 
-    /// Waits until an expression gives something; it.
+    /// Waits until an expression returns samples, and returns them.
     pub fn wait(&self, expression: &str) -> Vec<(Value, f64)> {
         let deadline = Instant::now() + 2 * WAIT_TIMEOUT;
         loop {
@@ -157,7 +157,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// Runs the tool on files of ours, or on what is given to it; it must be content.
+/// Runs promtool on shipped files or on `input`; it must succeed.
 pub fn promtool(program: &Path, args: &[&str], input: &str) {
     let mut command = Command::new(program);
     command.args(args).current_dir(packaging());

@@ -1,5 +1,6 @@
-//! Pseudo-random numbers that a seed gives again on every machine and in every version: a failure
-//! is repeated by its seed, so the sequence is spelled out here and not a dependency's to change.
+//! Pseudo-random numbers that are the same for a seed on every machine and in every version, so that a
+//! seed reproduces a failure. The generator is written out here because a dependency could change its
+//! sequence.
 
 use std::{
     env,
@@ -11,12 +12,12 @@ use std::{
 pub struct Random(u64);
 
 impl Random {
-    /// The sequence of a seed.
+    /// Starts the sequence of a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next word.
+    /// Returns the next 64-bit word.
     pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -25,34 +26,34 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`; 0 below 0.
+    /// Returns a number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // No better than the remainder: nothing here needs an even distribution.
+        // The remainder is slightly uneven, which does not matter here.
         usize::try_from(self.word() >> 1).map_or(0, |word| word.checked_rem(bound).unwrap_or(0))
     }
 
-    /// True in `percent` of a hundred cases.
+    /// Returns true with a probability of `percent` per cent.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// The low bits of a word.
+    /// Returns a random byte.
     pub fn byte(&mut self) -> u8 {
         self.word().to_le_bytes()[0]
     }
 
-    /// A 16-bit number.
+    /// Returns a random 16-bit number.
     pub fn short(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
-    /// One of several.
+    /// Returns one of several values.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 }
 
-/// The seed of a run: `TRAINGUARD_SEED`, or the clock.
+/// Returns the seed of this run: `TRAINGUARD_SEED`, or a value from the clock.
 pub fn seed() -> u64 {
     if let Ok(seed) = env::var("TRAINGUARD_SEED") {
         return seed.parse().expect("TRAINGUARD_SEED is a number");

@@ -1,4 +1,4 @@
-//! Frames as they are, onto a wire.
+//! Sends raw Ethernet frames.
 
 use std::{io, os::fd::AsRawFd as _, thread, time::Duration};
 
@@ -7,12 +7,12 @@ use nix::{
     sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, sendto, socket},
 };
 
-/// Frames that are sent before the receiver gets a pause: fewer than the ring of a veth holds.
+/// Frames sent before a pause for the receiver; fewer than the ring of a veth holds.
 const AT_A_TIME: usize = 64;
 
-/// Sends frames out of an interface of this network namespace; how many it took. Of frames that
-/// fill a page only the Ethernet header is in the first buffer of the packet (`packet_alloc_skb`,
-/// `net/packet/af_packet.c`).
+/// Sends frames out of an interface of this network namespace and returns how many the interface
+/// accepted. Of frames that fill a page, only the Ethernet header is in the first buffer of the packet
+/// (`packet_alloc_skb`, `net/packet/af_packet.c`).
 pub fn send(interface: &str, frames: &[Vec<u8>]) -> io::Result<usize> {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::empty(), None)?;
     let to = address(interface)?;

@@ -1,5 +1,4 @@
-//! Scenarios: frames with the verdicts and the counters that they must give, as data in
-//! `tests/corpus/`.
+//! Scenarios: frames with the verdicts and counters that they must give, as data in `tests/corpus/`.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -18,16 +17,17 @@ pub type File = Vec<Scenario>;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What holds.
+    /// The property that the scenario shows.
     pub name: String,
     /// Why it matters.
     #[serde(default)]
     pub story: String,
-    /// The world it happens in.
+    /// Name of the world, see [`crate::world`].
     pub world: String,
-    /// What is sent, in order.
+    /// The frames to send, in order.
     pub frames: Vec<Sent>,
-    /// Verdict to `N frames M bytes`: every counter that moves. The others stay.
+    /// Maps each verdict whose counter changes to `N frames M bytes`. All other counters must not
+    /// change.
     pub moved: BTreeMap<String, String>,
 }
 
@@ -37,13 +37,13 @@ pub struct Scenario {
 pub struct Sent {
     /// The frame, see [`crate::text`].
     pub send: String,
-    /// When, in microseconds after the start of the scenario.
+    /// Time in microseconds after the start of the scenario.
     #[serde(default)]
     pub at_us: u64,
-    /// How many of it.
+    /// How many times the frame is sent.
     #[serde(default = "once")]
     pub times: u32,
-    /// The verdict on each: `drop not_allowed scheduler`.
+    /// The expected verdict on each: `drop not_allowed scheduler`.
     pub expect: String,
 }
 
@@ -51,7 +51,7 @@ fn once() -> u32 {
     1
 }
 
-/// The scenarios of a file.
+/// Reads the scenarios of a file.
 pub fn read(path: &Path) -> File {
     let file: File = world::yaml(path);
     for scenario in &file {
@@ -61,7 +61,7 @@ pub fn read(path: &Path) -> File {
 }
 
 impl Scenario {
-    /// Whether a back end can be handed all of its frames.
+    /// Reports whether a back end can take all of the scenario's frames.
     pub fn fits(&self, backend: &impl Backend) -> bool {
         self.frames.iter().all(|sent| backend.takes(&self.frame(sent)))
     }
@@ -71,8 +71,8 @@ impl Scenario {
             .unwrap_or_else(|error| panic!("{}: {}: {error:#}", self.name, sent.send))
     }
 
-    /// Plays the scenario; what went wrong. `start_ns` lies far enough behind the last scenario
-    /// that all buckets are full again.
+    /// Plays the scenario and returns the deviations. `start_ns` must be late enough after the previous
+    /// scenario that all buckets are full again.
     pub fn play(
         &self,
         policy: &CompiledPolicy,

@@ -1,17 +1,18 @@
-//! Skipping aloud: a test that cannot run says why, where `cargo xtask test` counts it.
+//! Explicit skips: a test that cannot run states the reason, and `cargo xtask test` counts it.
 
 use std::{env, fs::OpenOptions, io::Write as _, sync::OnceLock};
 
 use aya::{programs::ProgramType, sys::is_program_supported};
 use guard_user::{embedded_object::kernel_object, system_error::SystemError};
 
-/// Writes down that a test is skipped. The test returns after this.
+/// Records that a test is skipped. The test must return after this call.
 #[expect(clippy::print_stdout, reason = "whoever runs one test by hand shall see it, too")]
 pub fn skip(name: &str, reason: &str) {
     println!("skipped: {name}: {reason}");
     if let Some(log) = env::var_os("TRAINGUARD_SKIP_LOG") {
         let line = format!("{name}: {reason}\n");
-        // One write to a file opened for appending: test binaries and threads do not mix lines.
+        // A single write to a file opened for appending, so that lines of several processes and threads
+        // do not mix.
         OpenOptions::new()
             .create(true)
             .append(true)
@@ -21,7 +22,7 @@ pub fn skip(name: &str, reason: &str) {
     }
 }
 
-/// Whether tests that load programs can run here; if not, the test is skipped.
+/// Reports whether programs can be loaded here; if not, records the skip of the test.
 pub fn kernel(name: &str) -> Option<()> {
     static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
     match OBSTACLE.get_or_init(obstacle) {
@@ -33,7 +34,8 @@ pub fn kernel(name: &str) -> Option<()> {
     }
 }
 
-/// What keeps us from loading programs. A refusal by the verifier is none: it fails the test.
+/// Returns why programs cannot be loaded. A rejection by the verifier is no such reason: it fails the
+/// test.
 fn obstacle() -> Option<String> {
     if env::var_os("TRAINGUARD_QUICK").is_some_and(|value| value == "1") {
         return Some("left out by --quick".to_owned());
@@ -41,7 +43,8 @@ fn obstacle() -> Option<String> {
     if kernel_object().is_none() {
         return Some("built without the kernel object, see `cargo xtask build`".to_owned());
     }
-    // A program of two instructions needs the same rights as the guard's, and a thousandth of its time.
+    // A program of two instructions needs the same privileges as the guard's, and loads a thousand times
+    // faster.
     let error = is_program_supported(ProgramType::Xdp).err()?;
     match SystemError::of("bpf(2)", error).errno() {
         Some(libc::EPERM | libc::EACCES) if !nix::unistd::geteuid().is_root() => {

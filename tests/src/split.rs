@@ -1,5 +1,5 @@
-//! Frames whose headers lie in several buffers: the first one as short as the test wants it, which
-//! the kernel allows from 6.18 on (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
+//! Runs a program on frames whose headers lie in several buffers, with a first buffer as short as the
+//! test wants. The kernel supports this from 6.18 on (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
 
 use aya::{
     TestRun as _,
@@ -9,12 +9,12 @@ use aya_obj::programs::XdpAttachType;
 use guard_common::{Verdict, bucket::TICKS_PER_NS, names};
 use guard_user::{bpf::loader::Generation, system_error::SystemError};
 
-/// The program of a generation, to be run on such frames.
+/// The XDP program of a generation.
 #[derive(Debug)]
 pub struct Split(Xdp);
 
 impl Split {
-    /// The program of a generation made for tests.
+    /// Opens the program of a generation made for tests.
     pub fn of(generation: &Generation) -> Self {
         let program = loaded_programs()
             .filter_map(Result::ok)
@@ -25,8 +25,8 @@ impl Split {
         Self(xdp.expect("an XDP program"))
     }
 
-    /// Judges a frame of which only `first` bytes are in the first buffer. None on a kernel that
-    /// cannot.
+    /// Returns the verdict on a frame of which only `first` bytes are in the first buffer; `None` if the
+    /// kernel does not support that.
     pub fn evaluate(&self, frame: &[u8], first: usize, now_ns: u64) -> Option<Verdict> {
         let clock = (now_ns * TICKS_PER_NS).to_ne_bytes();
         let input = [&clock, frame].concat();
@@ -48,7 +48,8 @@ impl Split {
     }
 }
 
-/// `struct xdp_md` (`include/uapi/linux/bpf.h`): where the frame and where its first buffer ends.
+/// Returns a `struct xdp_md` (`include/uapi/linux/bpf.h`) with the offsets of the frame and of the end
+/// of its first buffer.
 fn context(data: usize, data_end: usize) -> Vec<u8> {
     let word = |value: usize| u32::try_from(value).expect("a short frame").to_ne_bytes();
     let mut bytes = [word(data), word(data_end)].concat();

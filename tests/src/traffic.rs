@@ -1,7 +1,8 @@
-//! Steady traffic to a node, frame by frame accounted for, while something happens to its daemon.
+//! Constant traffic to a node, with every frame accounted for, while a test does something to its
+//! daemon.
 //!
-//! Datagrams, since a lost one is not sent again: what must pass arrives, each of it, and what must
-//! not does not.
+//! The traffic consists of datagrams, because a lost one is not sent again: each admitted datagram must
+//! arrive, and no other may.
 
 use std::{
     fs,
@@ -21,30 +22,30 @@ use crate::node::{self, MEMBER, NODE, Node, PORT, STRANGER};
 
 /// Pause between two datagrams of a lane.
 const PERIOD: Duration = Duration::from_millis(2);
-/// How long what was sent last may take to arrive.
+/// How long the last datagrams may take to arrive.
 const LAG: Duration = Duration::from_secs(2);
-/// Bytes that wait for a receiver which this machine does not let run.
+/// Size in bytes of the receive buffer, for receivers that the machine does not schedule in time.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Datagrams from one address of the peer to one port of the node.
 #[derive(Debug, Clone, Copy)]
 pub struct Lane {
-    /// Where from.
+    /// Source address.
     pub from: IpAddr,
-    /// Where to.
+    /// Destination port.
     pub port: u16,
-    /// Whether the node's policy lets them in.
+    /// Whether the node's policy admits the datagrams.
     pub passes: bool,
 }
 
-/// How a lane has fared.
+/// Counts of a lane.
 #[derive(Debug, Default)]
 struct Count {
     sent: AtomicU64,
     arrived: AtomicU64,
 }
 
-/// Traffic that goes on until it is ended.
+/// Traffic that continues until [`Traffic::end`].
 #[derive(Debug)]
 pub struct Traffic {
     lanes: Arc<[Lane]>,
@@ -57,25 +58,25 @@ pub struct Traffic {
     lost_before: u64,
 }
 
-/// What came of it all.
+/// Result of the traffic.
 #[derive(Debug, Clone, Copy)]
 pub struct Sum {
     /// Datagrams that had to arrive, and did.
     pub passed: u64,
     /// Datagrams that had to be refused, and were.
     pub refused: u64,
-    /// Datagrams that the virtual wire lost before any program saw them.
+    /// Datagrams that the virtual wire lost before the program ran.
     pub lost: u64,
 }
 
-/// Rounds of a test that repeats itself, unless the environment asks for another number, as
-/// `cargo xtask chaos` does.
+/// Returns the number of rounds of a repeated test: `usual`, unless `TRAINGUARD_ROUNDS` is set, as by
+/// `cargo xtask chaos`.
 pub fn rounds(usual: u64) -> u64 {
     std::env::var("TRAINGUARD_ROUNDS")
         .map_or(usual, |text| text.parse().expect("a number of rounds"))
 }
 
-/// A member and a stranger, in both families, to [`PORT`].
+/// Returns lanes from a member and from an unlisted host, in both families, to [`PORT`].
 pub fn member_and_stranger() -> Vec<Lane> {
     let lanes = |from: [IpAddr; 2], passes| {
         from.into_iter().map(move |from| Lane { from, port: PORT, passes })
@@ -84,8 +85,8 @@ pub fn member_and_stranger() -> Vec<Lane> {
 }
 
 impl Sum {
-    /// Fails unless each frame is counted once, by whatever guards saw it. `moved`: how far the counters of the
-    /// reasons moved meanwhile. What the wire lost was not counted.
+    /// Asserts that each frame was counted exactly once, by whichever guard saw it. `moved` is the
+    /// increase of the counters by reason. Frames that the wire lost are not counted.
     pub fn assert_counted_once(&self, moved: &[(String, u64)]) {
         let Self { passed, refused, lost } = *self;
         for (reason, expected) in [("allowed", passed), ("not_allowed", refused)] {
@@ -101,7 +102,7 @@ impl Sum {
 }
 
 impl Traffic {
-    /// Begins. Nobody else may listen on the ports of the lanes.
+    /// Starts the traffic. No other socket may listen on the ports of the lanes.
     pub fn start(node: &Node, lanes: &[Lane]) -> Self {
         let lanes: Arc<[Lane]> = lanes.into();
         let counts: Arc<[Count]> = lanes.iter().map(|_| Count::default()).collect();
@@ -129,18 +130,18 @@ impl Traffic {
         Self { lanes, counts, stop, drain, sender: Some(sender), receivers, peer, lost_before }
     }
 
-    /// Datagrams that have arrived and must not.
+    /// Returns how many datagrams have arrived that must not.
     pub fn slipped_in(&self) -> u64 {
         let lanes = self.lanes.iter().zip(self.counts.iter()).filter(|(lane, _)| !lane.passes);
         lanes.map(|(_, count)| count.arrived.load(Ordering::Relaxed)).sum()
     }
 
-    /// Sees that there are none.
+    /// Asserts that no datagram has arrived that must not.
     pub fn assert_none_slipped_in(&self) {
         assert_eq!(self.slipped_in(), 0, "datagrams slipped in: {self:?}");
     }
 
-    /// Ends it, and sees that each datagram was judged as it must be.
+    /// Ends the traffic and asserts that each datagram got the right verdict.
     pub fn end(mut self) -> Sum {
         self.finish();
         self.assert_none_slipped_in();
@@ -175,7 +176,7 @@ impl Traffic {
 }
 
 impl Drop for Traffic {
-    /// A test that fails ends its traffic, too.
+    /// Also ends the traffic of a failing test.
     fn drop(&mut self) {
         if !thread::panicking() {
             self.finish();
@@ -188,7 +189,7 @@ impl Drop for Traffic {
 fn listen(port: u16) -> Socket {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).expect("a socket");
     socket.set_only_v6(false).expect("both families");
-    // Needs CAP_NET_ADMIN above net.core.rmem_max, which root has.
+    // Exceeding net.core.rmem_max needs CAP_NET_ADMIN, which root has.
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &RECEIVE_BUFFER)
         .expect("a large buffer");
     let any = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
@@ -212,7 +213,7 @@ fn send(sockets: &[Socket], lanes: &[Lane], counts: &[Count], stop: &AtomicBool)
         for ((socket, lane), count) in sockets.iter().zip(lanes).zip(counts) {
             match socket.send(b"work") {
                 Ok(_) => count.sent.fetch_add(1, Ordering::Relaxed),
-                // Refused before, by a port that nobody listens at: nothing was sent.
+                // An earlier datagram reached a port without a listener; this call sent nothing.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => 0,
                 Err(error) => panic!("sending {lane:?}: {error}"),
             };
@@ -220,7 +221,7 @@ fn send(sockets: &[Socket], lanes: &[Lane], counts: &[Count], stop: &AtomicBool)
         next += PERIOD;
         match next.checked_duration_since(Instant::now()) {
             Some(rest) => thread::sleep(rest),
-            // What was late is not made up for: a burst is what a wire loses.
+            // Do not catch up after a delay, because a wire loses frames in a burst.
             None => next = Instant::now(),
         }
     }
@@ -247,7 +248,8 @@ fn receive(socket: &Socket, port: u16, lanes: &[Lane], counts: &[Count], drain: 
             let here = |count: &Count| {
                 count.arrived.load(Ordering::Relaxed) >= count.sent.load(Ordering::Relaxed)
             };
-            // Everything is here that must be; a little longer for what must not.
+            // If everything admitted has arrived, wait only a little longer for datagrams that must not
+            // arrive.
             let patience =
                 if all.into_iter().all(|(_, count)| here(count)) { LAG / 10 } else { LAG };
             if since.elapsed() > patience {
@@ -257,12 +259,12 @@ fn receive(socket: &Socket, port: u16, lanes: &[Lane], counts: &[Count], drain: 
     }
 }
 
-/// Frames that the sending end of the virtual wire has lost.
+/// Returns the number of frames that the sending end of the virtual wire has lost.
 fn lost() -> u64 {
     let listing = fs::read_to_string("/proc/thread-self/net/dev").expect("the devices");
     let line = listing.lines().find_map(|line| line.trim_start().strip_prefix("eth0:"));
     let fields: io::Result<u64> = line
-        // The twelfth field: transmit drops.
+        // The twelfth field of /proc/net/dev: transmit drops.
         .and_then(|line| line.split_whitespace().nth(11))
         .and_then(|field| field.parse().ok())
         .ok_or_else(|| ErrorKind::InvalidData.into());

@@ -1,5 +1,5 @@
-//! Worlds: a policy, the node that is judged by it, the tunnel devices of that node. Data in
-//! `tests/worlds/`, all with the one manifest there.
+//! Worlds: a policy, the node that enforces it, and the tunnel devices of that node. The data is in
+//! `tests/worlds/`, with one manifest for all.
 
 use std::{
     fmt::Display,
@@ -14,39 +14,39 @@ use guard_user::policy::{
     compiled::{CompiledPolicy, Tunnels},
 };
 
-/// A line of `worlds.yaml`.
+/// An entry of `worlds.yaml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct World {
-    /// Its name.
+    /// Name of the world.
     pub name: String,
-    /// File of the policy.
+    /// File name of the policy.
     pub policy: String,
-    /// The node.
+    /// Name of the node.
     pub node: String,
-    /// Its tunnel devices: a kind of `ip link`, and a port after a colon.
+    /// Tunnel devices of the node: a kind of `ip link`, with a port after a colon if it needs one.
     #[serde(default)]
     pub tunnels: Vec<String>,
 }
 
-/// All of them.
+/// Returns all worlds.
 pub fn all() -> Vec<World> {
     yaml(&data("worlds/worlds.yaml"))
 }
 
-/// The one with this name.
+/// Returns the world with this name.
 pub fn named(name: &str) -> World {
     let found = all().into_iter().find(|world| world.name == name);
     found.unwrap_or_else(|| panic!("no world `{name}` in worlds.yaml"))
 }
 
 impl World {
-    /// The tables that the node is judged by.
+    /// Compiles the policy for the node.
     pub fn compile(&self) -> CompiledPolicy {
         self.compile_edited(str::to_owned)
     }
 
-    /// The same with an edited policy.
+    /// Compiles an edited policy for the node.
     pub fn compile_edited(&self, edit: impl Fn(&str) -> String) -> CompiledPolicy {
         let read = |file: &str| {
             let text = fs::read_to_string(data("worlds").join(file));
@@ -62,23 +62,23 @@ impl World {
     }
 }
 
-/// Loads what a bundle holds.
+/// Loads a manifest and its policies, which must be valid.
 pub fn load(bundle: &Bundle) -> Loaded {
     policy::load(&bundle.manifest, bundle).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The tables of a node.
+/// Compiles the policies for a node.
 pub fn compile(loaded: &Loaded, node: &str) -> CompiledPolicy {
     let node = loaded.cluster.node(node).expect("the node is in the manifest");
     policy::compile(loaded, node, &Placement::default()).expect("the policy fits")
 }
 
-/// A file of test data.
+/// Returns the path of a file of test data.
 pub fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A data file, read.
+/// Reads and parses a YAML file.
 pub fn yaml<T: DeserializeOwned>(path: &Path) -> T {
     let text = fs::read_to_string(path).unwrap_or_else(|error| refuse(path, &error));
     serde_yaml::from_str(&text).unwrap_or_else(|error| refuse(path, &error))

@@ -1,4 +1,4 @@
-//! What the doctor says of machines that were made up: each check at its edges, the texts whole.
+//! `doctor` on fabricated facts of a machine: each check at its boundaries, and the complete output.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use guard_user::{
 };
 use serde_json::Value;
 
-/// A check, how it comes out, and what makes it.
+/// A check's id, the expected state, and the change of the facts that causes it.
 type Case = (&'static str, State, fn(&mut MachineFacts));
 
 const ALL_RIGHTS: u64 = u64::MAX;
@@ -61,7 +61,7 @@ fn interface(name: &str) -> Interface {
     }
 }
 
-/// A machine on which all is well.
+/// Returns facts of a machine on which every check passes.
 fn healthy() -> MachineFacts {
     let directory = |path: &str| Directory {
         path: path.into(),
@@ -160,13 +160,13 @@ fn diagnosis(change: impl FnOnce(&mut MachineFacts)) -> Diagnosis {
     Diagnosis::of(&facts)
 }
 
-/// The checks that are not as on the healthy machine.
+/// Returns the checks whose result differs from that on the healthy machine.
 fn changed(change: impl FnOnce(&mut MachineFacts)) -> Vec<Check> {
     let healthy = diagnosis(|_| {}).checks;
     diagnosis(change).checks.into_iter().filter(|check| !healthy.contains(check)).collect()
 }
 
-/// The one check that is not as on the healthy machine; its id, state, and all that it says.
+/// Returns the only check that differs from the healthy machine: its id, its state and its full text.
 fn one(change: impl FnOnce(&mut MachineFacts)) -> (&'static str, State, String) {
     let checks = changed(change);
     let [check] = &checks[..] else { panic!("{checks:#?}") };
@@ -211,14 +211,14 @@ fn kernels_are_judged_by_what_they_do() {
     assert!(said.contains("R3 !read_ok") && said.contains("--report"), "{said}");
     assert_eq!(one(|facts| facts.abilities.guard = None).1, State::Failed);
 
-    // A virtual device's driver says nothing about a card's.
+    // The drivers of virtual devices (veth) say nothing about the driver of a network card.
     let (id, state, _) = one(|facts| facts.abilities.native = Err(refusal(libc::ERANGE)));
     assert_eq!((id, state), ("bpf-link", State::Warning));
     let (id, state, _) = one(|facts| facts.abilities.switch = Err(refusal(libc::EINVAL)));
     assert_eq!((id, state), ("bpf-link", State::Failed));
 }
 
-/// Cases 91 and 150: hardened and open kernels are told apart, and none of them is a failure.
+/// Cases 91 and 150: `doctor` distinguishes hardened kernels from open ones; neither is a failure.
 #[test]
 fn case_91_and_150_what_hardens_or_opens_the_kernel_is_said() {
     let (id, state, said) = one(|facts| facts.abilities.compiled = known(0));
@@ -270,12 +270,12 @@ fn root_of_a_container_without_rights_is_told_which_to_add() {
     let (id, state, said) = one(|facts| facts.rights.capabilities = all_but(38));
     assert_eq!((id, state), ("rights", State::Failed));
     assert!(said.contains("lacks CAP_PERFMON |"), "{said}");
-    // The two younger capabilities are part of an older one.
+    // `CAP_SYS_ADMIN` (21) includes the two newer capabilities, `CAP_PERFMON` and `CAP_BPF`.
     let checks = changed(|facts| facts.rights.capabilities = 1 << 21 | 1 << 12);
     assert_eq!(checks, []);
 }
 
-/// Case 103: a bpf file system that is missing, read-only, or open to others.
+/// Case 103: a bpf file system that is missing, read-only, or accessible to other users.
 #[test]
 fn case_103_pins_need_a_bpf_file_system_that_keeps_others_out() {
     for (what, said) in [
@@ -295,7 +295,8 @@ fn case_103_pins_need_a_bpf_file_system_that_keeps_others_out() {
     }
 }
 
-/// Cases 87 and 88: what would make attaching fail is known before, and has its own remedy.
+/// Cases 87 and 88: conditions that would make attaching fail are found beforehand, each with its
+/// remedy.
 #[test]
 fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
     let driver = |native, several_buffers| {
@@ -304,7 +305,7 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
     let (id, state, said) = driver(false, false);
     assert_eq!((id, state), ("xdp-driver", State::Warning));
     assert!(said.contains("--mode generic"), "{said}");
-    // Case 82.
+    // Case 82: packets that tc redirects.
     assert!(said.contains("tc redirects"), "{said}");
     let (id, state, said) = driver(true, false);
     assert_eq!((id, state), ("xdp-driver", State::Failed));
@@ -345,7 +346,7 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
     assert_eq!(one(|it| it.interfaces[0].program = Some(program(hidden()))).1, State::Unknown);
 }
 
-/// Case 89, before the fact: offloads that hide or merge frames.
+/// Case 89, before attaching: offloads that hide or merge frames.
 #[test]
 fn case_89_offloads_that_merge_frames_are_told_with_the_command() {
     let with = |names: &[&str]| {
@@ -383,7 +384,7 @@ fn devices_that_lie_on_others_are_guarded_at_the_right_place() {
     let (id, state, said) = one(vlan);
     assert_eq!((id, state), ("stacked", State::Warning));
     assert!(said.contains("guard `eth0` instead"), "{said}");
-    // The other end of a pair is no device below.
+    // The other end of a veth pair is not a lower device.
     let pair = changed(|facts| {
         vlan(facts);
         facts.interfaces[0].kind = Some("veth".to_owned());
@@ -391,7 +392,7 @@ fn devices_that_lie_on_others_are_guarded_at_the_right_place() {
     assert_eq!(pair, []);
 }
 
-/// Case 81: ways around the stack.
+/// Case 81: traffic that bypasses the network stack.
 #[test]
 fn case_81_rdma_and_virtual_functions_are_said_to_go_past() {
     let (id, state, said) = one(|facts| {
@@ -427,7 +428,7 @@ fn settings_of_the_network_that_open_ways_in_are_told() {
         ("syncookies", State::Note, |facts| facts.network.syncookies = hidden()),
         ("route-localnet", State::Warning, |facts| facts.network.route_localnet = known(1)),
         ("route-localnet", State::Warning, |it| it.interfaces[0].route_localnet = known(1)),
-        // The kernel takes the larger of both.
+        // The kernel uses the larger of the global and the interface's value.
         ("rp-filter", State::Note, |facts| facts.network.rp_filter = known(2)),
         ("rp-filter", State::Warning, |facts| {
             facts.network.rp_filter = known(0);
@@ -487,7 +488,7 @@ fn who_listens_is_told() {
     assert!(said.contains("tcp/9091 (python3)"), "{said}");
 }
 
-/// Cases 128, 145 and 147, as far as files go: who may change what is guarded.
+/// Cases 128, 145 and 147, as far as files are concerned: who may change the policy files.
 #[test]
 fn case_145_and_147_files_that_others_may_change_are_named() {
     let with = |wrong: PolicyFile| {
@@ -517,7 +518,7 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
         file("/tmp", EntryKind::Directory, 0, 0o1777),
         file("/etc/x.yaml", EntryKind::Link, 0, 0o777),
         file("/etc/x.yaml", EntryKind::File, 990, 0o644),
-        // As a ConfigMap is mounted.
+        // A mounted `ConfigMap` looks like this.
         PolicyFile { read_only: true, ..file("/etc/trainguard", EntryKind::Directory, 0, 0o777) },
     ] {
         let checks = diagnosis(|facts| {
@@ -561,7 +562,7 @@ fn manifest_unit_and_daemon_are_told() {
     }
 }
 
-/// Case 149: a command that is copied from the answer does not become another one.
+/// Case 149: a command copied from the output must not become another command because of a hostile name.
 #[test]
 fn case_149_a_hostile_name_is_no_command() {
     let (_, _, said) = one(|facts| {
@@ -577,7 +578,7 @@ fn case_149_a_hostile_name_is_no_command() {
     assert_eq!(fix.as_deref(), Some("ethtool -K 'a;reboot' lro off"));
 }
 
-/// Everything in a report that tells who and where, in every place that may hold it.
+/// Values that identify people or machines; the report of secrets contains them wherever it can.
 const SECRETS: [&str; 9] = [
     "10.31.7.9",
     "fd31::7:9",
@@ -646,7 +647,7 @@ fn a_report_holds_no_secret_and_stays_readable() {
         assert!(!text.contains(secret), "{secret} is in {report:#}");
     }
     assert_eq!(report["schema"], redact::SCHEMA);
-    // One secret, one word, all over the document.
+    // The same secret gets the same replacement everywhere in the document.
     let source = &report["events"][0]["source"];
     assert_eq!(source, &report["facts"]["open_ports"]["ports"][0]["addresses"][0]);
     assert_eq!(report["events"][0]["source_node"], report["facts"]["daemon"]["known"]["node"]);

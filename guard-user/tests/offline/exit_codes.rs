@@ -1,4 +1,4 @@
-//! Exit codes that no other test has to do with.
+//! Exit codes that no other test covers.
 
 use std::{
     fs::File,

@@ -1,5 +1,5 @@
-//! The pages of `explain`: each code and each reason has one, and the example of each code really
-//! gives the finding that its page is about.
+//! The pages of `explain`: each code and each reason has one, and the example of each code produces the
+//! finding that its page describes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +24,10 @@ use guard_user::{
 
 use super::binary;
 
-/// What a page says whose example cannot be written down.
+/// Marks a page whose example cannot be written as text; [`in_code`] builds it.
 const IN_CODE: &str = "<!-- example: in code -->";
 
-/// The manifest of examples that are about a policy.
+/// The manifest used for examples that are about a policy.
 fn manifest() -> String {
     bundle::cluster("demo")
         .node("sched-0", "10.77.0.10, fd77::10", "scheduler")
@@ -37,7 +37,7 @@ fn manifest() -> String {
         .to_string()
 }
 
-/// The policy of examples that are about a manifest.
+/// The policy used for examples that are about a manifest.
 fn policy() -> String {
     let allow = "roles: [scheduler, server, worker]";
     bundle::policy("mxnet", [bundle::service("scheduler", "scheduler", "tcp/9091", allow)])
@@ -45,7 +45,7 @@ fn policy() -> String {
 
 type Files = BTreeMap<String, String>;
 
-/// The codes that the program knows.
+/// Returns the codes that the program defines.
 fn codes() -> BTreeSet<String> {
     rules::ALL.iter().map(ToString::to_string).collect()
 }
@@ -54,7 +54,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("explain")
 }
 
-/// The names of the files with pages.
+/// Returns the names of the page files, without their extension.
 fn written() -> BTreeSet<String> {
     let entries = fs::read_dir(directory()).expect("the directory of pages");
     let names =
@@ -62,7 +62,7 @@ fn written() -> BTreeSet<String> {
     names.map(|name| name.strip_suffix(".md").expect("only pages").to_owned()).collect()
 }
 
-/// The files of a page's example: the fenced blocks that have a file name.
+/// Returns the files of a page's example: the fenced blocks that have a file name.
 fn example(page: &str) -> Files {
     let mut files = Files::new();
     let mut open: Option<(String, String)> = None;
@@ -89,7 +89,7 @@ fn example(page: &str) -> Files {
     files
 }
 
-/// A line with the characters that it only names, as `{U+202E}`.
+/// Replaces escapes such as `{U+202E}` in a line by the characters that they name.
 fn expanded(line: &str) -> String {
     let mut parts = line.split("{U+");
     let mut whole = parts.next().unwrap_or_default().to_owned();
@@ -102,7 +102,7 @@ fn expanded(line: &str) -> String {
     whole
 }
 
-/// What lint finds in files, as it does for a manifest and the policies beside it.
+/// Runs lint on a manifest and the policies beside it; files that are missing come from the defaults.
 fn findings(mut files: Files) -> Report {
     let policies: Vec<String> =
         files.keys().filter(|name| name.contains("policy")).cloned().collect();
@@ -128,7 +128,7 @@ fn loaded(files: Files, policies: &[String]) -> Report {
     report
 }
 
-/// Whether files give a finding of a code, and no error of another one: a page is about one thing.
+/// Checks that files produce a finding with `code` and no error with another code.
 fn shows(code: &str, report: &Report) -> Result<(), String> {
     let found: Vec<_> =
         report.diagnostics.iter().map(|d| (d.code.to_string(), d.severity)).collect();
@@ -190,7 +190,7 @@ fn an_example_that_shows_something_else_is_noticed() {
     assert_eq!(example(page), files);
 }
 
-/// What lint finds if a manifest is to be signed that is not.
+/// Runs lint on a manifest without a signature although a signature is required.
 fn unsigned() -> Report {
     let pair = minisign::KeyPair::generate_unencrypted_keypair().expect("a key");
     let key = pair.pk.to_box().expect("a key").to_string();
@@ -204,7 +204,7 @@ fn unsigned() -> Report {
     loader.finish(manifest).0
 }
 
-/// Files that give the finding of a code whose page says that its example is in code.
+/// Builds the files for a code whose page is marked with [`IN_CODE`].
 fn in_code(code: &str) -> Files {
     let mut manifest = bundle::cluster("t").node("n", "10.77.0.10", "a").policies("policy.yaml");
     let mut files = Files::new();
@@ -225,7 +225,7 @@ fn in_code(code: &str) -> Files {
             for nth in 0..17 {
                 let file = format!("{{ file: l{nth}.txt }}");
                 manifest = manifest.network(&format!("l{nth}"), &file);
-                // Each host is in the lists whose bits are set in its number.
+                // List number `nth` holds the hosts whose number has bit `nth` set.
                 let list = hosts((0..70_000).filter(|number| number >> nth & 1 != 0));
                 files.insert(format!("l{nth}.txt"), list);
             }

@@ -1,5 +1,5 @@
-//! Hostile documents and files: what becomes of each is fixed here. And lint and daemon are one
-//! reader: what lint calls an error is what the daemon refuses, whatever the input.
+//! Hostile documents and files, with the expected result of each. Lint and the daemon must also agree:
+//! whatever the input, lint reports as an error exactly what the daemon refuses.
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use guard_user::policy::{
     },
 };
 
-/// A change of the manifest or the policy, and all codes of errors that it must give.
+/// A replacement in the manifest or the policy, and the complete set of error codes that it must give.
 type Case = (&'static str, &'static str, &'static [u16]);
 
 const CASES: &[Case] = &[
@@ -60,7 +60,7 @@ const CASES: &[Case] = &[
     ("a text", "\"a\\x00text\"", &[5]),
     ("a text", "\"a\\Ntext\"", &[5]),
     ("apiVersion", "\u{feff}apiVersion", &[5]),
-    // What two readers take for different things.
+    // Values that different YAML readers interpret differently.
     ("name: p", "name: yes", &[6]),
     ("name: p", "name: on", &[6]),
     ("name: p", "name: 0o17", &[6]),
@@ -81,7 +81,7 @@ const CASES: &[Case] = &[
     ("roles: [scheduler, worker]", "any: yes", &[6]),
     ("roles: [scheduler, worker]", "any: \"true\"", &[6]),
     ("roles: [scheduler, worker]", "any: false", &[6]),
-    // Null and nothing.
+    // Null and missing values.
     ("[office]", "", &[7]),
     ("[office]", "~", &[7]),
     ("[office]", "[]", &[206]),
@@ -133,7 +133,7 @@ fn load(manifest: &str, policy: &str) -> Bundle {
     Bundle::new("m.yaml", texts)
 }
 
-/// What lint finds.
+/// Runs lint on a bundle.
 fn lint(bundle: &Bundle) -> Report {
     let mut loader = Loader::new(bundle);
     loader.check_manifest("m.yaml".as_ref());
@@ -142,7 +142,8 @@ fn lint(bundle: &Bundle) -> Report {
     report
 }
 
-/// The errors for which the daemon refuses, or those of the first node whose policy does not fit.
+/// Returns the errors for which the daemon refuses a bundle, or those of the first node whose policy
+/// does not fit.
 fn refusals(bundle: &Bundle) -> Result<(), Vec<(Code, String)>> {
     match policy::load("m.yaml".as_ref(), bundle) {
         Err(error) => Err(errors(&error.report)),
@@ -163,7 +164,7 @@ fn errors(report: &Report) -> Vec<(Code, String)> {
     errors.map(|found| (found.code, format!("{}: {}", place(found), found.message))).collect()
 }
 
-/// Lint and daemon say the same about a bundle.
+/// Asserts that lint and the daemon report the same errors for a bundle, and returns them.
 fn assert_one_reader(bundle: &Bundle) -> Vec<(Code, String)> {
     let found = errors(&lint(bundle));
     match refusals(bundle) {
@@ -227,9 +228,9 @@ fn documents_that_are_empty() {
     }
 }
 
-/// Runs lint with this much memory and processor time, of which none needs the half.
+/// Runs lint with limits on memory and processor time. No input needs half of either.
 fn bounded(dir: &Path, args: &[&str], megabytes: usize) -> Output {
-    // An address space, so that what is only reserved counts as well.
+    // Limit the address space, so that memory that is only reserved counts as well.
     let kilobytes = 256 * 1024 * megabytes.max(1) + 128 * 1024;
     let script =
         format!("ulimit -v {kilobytes} && ulimit -t 20 || exit 99; exec \"$0\" lint \"$@\"");
@@ -408,7 +409,7 @@ fn files_that_are_none() {
         assert_eq!(output.status.code(), Some(exit), "{policy}: {out}");
         assert!(out.contains(code) && out.contains(said), "{policy}: {out}");
     }
-    // Named by themselves, and all of them found in a directory.
+    // Passed by name first, then all found in a directory.
     for name in ["dir.yaml", "pipe.yaml", "dangling.yaml", "loop.yaml", "zero.yaml"] {
         let output = bounded(dir.path(), &[name], 1);
         assert_eq!(output.status.code(), Some(2), "{name}");
@@ -420,7 +421,7 @@ fn files_that_are_none() {
     for said in ["pipe.yaml:1:1", "loop.yaml:1:1", "latin.yaml:1:10"] {
         assert!(out.contains(said), "{said} is not in {out}");
     }
-    // A name that is no text.
+    // A file name that is not UTF-8.
     let odd = std::ffi::OsStr::from_bytes(b"caf\xe9.yaml");
     fs::write(dir.path().join(odd), POLICY).expect("written");
     let output = bounded(dir.path(), &["--format", "concise"], 64);
@@ -428,7 +429,7 @@ fn files_that_are_none() {
     std::str::from_utf8(&output.stdout).expect("what is printed is text");
 }
 
-/// Pieces of documents, good and bad, that are put in the place of others.
+/// Valid and invalid pieces of documents that replace other pieces.
 const PIECES: &[&str] = &[
     "p",
     "\"p\"",

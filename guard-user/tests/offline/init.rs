@@ -1,5 +1,5 @@
-//! `trainguard init`: what it writes loads, and says exactly what the host list said; what it
-//! cannot use it refuses, naming every line.
+//! `trainguard init`: the files that it writes load and mean exactly what the host list says; input that
+//! it cannot use is refused, with every line named.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -29,7 +29,7 @@ fn mxnet() -> &'static Profile {
     profiles::find("mxnet").expect("mxnet is built in")
 }
 
-/// A policy that lets hosts of all its roles reach each other.
+/// Returns a policy that lets hosts of all its roles reach each other.
 fn members_only(name: &str, roles: &str) -> &'static str {
     let text = format!(
         "apiVersion: trainguard/v1\nkind: Policy\nname: {name}\nservices:\n  - name: members\n    \
@@ -54,14 +54,14 @@ fn request<'r>(profile: &'r Profile, text: &'r str) -> Request<'r> {
     }
 }
 
-/// The draft, and what was noted.
+/// Returns the draft and the notes about it.
 fn draft(request: &Request<'_>) -> (Draft, Vec<String>) {
     let mut findings = Findings::default();
     let draft = init::draft(request, &mut findings);
     (draft.unwrap_or_else(|| panic!("{:#?}", findings.problems)), findings.notes)
 }
 
-/// What is wrong, each with its hint.
+/// Returns the problems, each with its hint, of a request that is refused.
 fn refused(request: &Request<'_>) -> Vec<String> {
     let mut findings = Findings::default();
     assert!(init::draft(request, &mut findings).is_none(), "{findings:#?}");
@@ -76,7 +76,7 @@ fn load(draft: &Draft) -> Loaded {
         .unwrap_or_else(|error| panic!("{error}\n{}", draft.manifest))
 }
 
-/// Name, addresses and sorted roles of every node, as the daemon reads them.
+/// Returns name, addresses and roles of every node, as the daemon reads them.
 fn nodes(draft: &Draft) -> Vec<(String, Vec<IpAddr>, Vec<String>)> {
     let loaded = load(draft);
     let nodes = loaded.cluster.nodes.iter();
@@ -88,7 +88,7 @@ fn nodes(draft: &Draft) -> Vec<(String, Vec<IpAddr>, Vec<String>)> {
         .collect()
 }
 
-/// `NAME ADDRESS ROLES` of every node.
+/// Returns `NAME ADDRESS ROLES` for every node.
 fn brief(draft: &Draft) -> Vec<String> {
     let brief = |(name, addresses, roles): (String, Vec<IpAddr>, Vec<String>)| {
         let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
@@ -360,7 +360,7 @@ fn servers_go_where_the_tracker_puts_them() {
     assert_eq!(of(three, None), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
     assert_eq!(of(three, Some(2)), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(of(three, Some(7)), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-    // A host that is there twice takes two processes before the next host takes one.
+    // A host that is listed twice takes two server processes before the next host takes one.
     assert_eq!(of("10.0.0.1\n10.0.0.1\n10.0.0.2\n", Some(2)), ["10.0.0.1"]);
 }
 
@@ -390,7 +390,7 @@ fn one_host_is_set_apart() {
     let (other, _) = roles(Some("10.0.0.9"), text);
     assert_eq!(other.len(), 4);
     assert_eq!(other[0], "head-0 10.0.0.9 head");
-    // Alone, it does everything.
+    // A single host gets all roles.
     let (alone, _) = roles(None, "10.0.0.1\n");
     assert_eq!(alone, ["worker-0 10.0.0.1 head+worker"]);
     let file = "provider: {type: local, head_ip: 10.0.0.2, worker_ips: [10.0.0.1, 10.0.0.2]}\n";
@@ -469,7 +469,7 @@ fn long_lines_and_many_lines_end_soon() {
     assert_eq!(findings.problems.len() + findings.more, 1000, "all are counted");
 }
 
-/// Hosts in blocks that go in step, or not.
+/// Generates hosts in blocks whose numbers and addresses increase in step, or do not.
 fn blocks() -> impl Strategy<Value = Vec<(String, Vec<IpAddr>)>> {
     let block = (
         prop::sample::select(vec!["", "w", "gpu-", "r1n", "0x", "e"]),
@@ -514,7 +514,7 @@ fn blocks() -> impl Strategy<Value = Vec<(String, Vec<IpAddr>)>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// What is written expands to what was listed: no address more, none less, none elsewhere.
+    /// The manifest expands to exactly the listed addresses, each under its own host.
     #[test]
     fn the_manifest_is_the_list(hosts in blocks(), servers in prop::option::of(1_usize..20)) {
         prop_assume!(!hosts.is_empty());
@@ -559,7 +559,7 @@ proptest! {
         prop_assert_eq!(names.len(), found.len());
     }
 
-    /// Whatever is read, there is either a manifest that loads, or a reason.
+    /// Any input gives either a manifest that loads, or a reason.
     #[test]
     fn anything_gives_a_manifest_or_a_reason(
         text in "([a-c0-2:.,= #\\-\\[\\]{}&*\t]{0,12}|10\\.0\\.0\\.[0-9]|gpu\\[[0-3]-[0-3]\\]|provider: \\{head_ip: 10\\.0\\.0\\.1\\}|\\PC{0,6})(\n[a-c0-2:.,= #\\-\\[\\]]{0,9}){0,4}",

@@ -1,5 +1,5 @@
-//! `trainguard learn` as it is typed: what it proposes for captures that the tests write, and for
-//! those of a real job. Whatever it proposes is put before `replay` with the same capture.
+//! `trainguard learn` on the command line: its proposals for captures that the tests write, and for
+//! captures of a real job. Each proposal is checked with `replay` on the same capture.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,10 +23,10 @@ const NODE: [u8; 4] = [10, 77, 0, 10];
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
 const MEMBER_TOO: [u8; 4] = [10, 77, 0, 31];
 const STRANGER: [u8; 4] = [192, 0, 2, 9];
-/// Some day of 2026, in nanoseconds.
+/// An arbitrary time in 2026, in nanoseconds since the epoch.
 const EPOCH: u64 = 1_790_000_000_000_000_000;
 
-/// Flags of a segment with data.
+/// TCP flags of a segment with data.
 const DATA: u8 = PSH | ACK;
 
 const MANIFEST: &str = "\
@@ -62,15 +62,15 @@ services:
 /// What a source does at a port of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
-    /// A connection with data both ways.
+    /// Opens a connection and exchanges data in both directions.
     Talks,
-    /// Opens, and is not answered.
+    /// Tries to open a connection and gets no answer.
     Knocks,
-    /// Opens and is answered; says nothing.
+    /// Opens a connection, is answered, and sends no data.
     Looks,
-    /// Asks, and is told nothing.
+    /// Opens a connection and sends data, and gets none back.
     Asks,
-    /// Sends data in the middle of a connection that nobody opened.
+    /// Sends data segments of a connection that was never opened.
     Forges,
 }
 
@@ -95,7 +95,7 @@ fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
     Pcap::default().file(&frames.collect::<Vec<_>>())
 }
 
-/// A directory with a manifest, a policy and a capture.
+/// A temporary directory with a manifest, a policy and a capture.
 struct Place(TempDir);
 
 impl Place {
@@ -128,7 +128,7 @@ impl Place {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// Writes the proposal; its manifest.
+    /// Writes the proposal and returns the path of its manifest.
     fn propose(&self, more: &[&str]) -> PathBuf {
         let new = self.path("new");
         let output = self.learn(&[&["--output", new.to_str().expect("UTF-8")], more].concat());
@@ -152,7 +152,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What is told of a source at a port: `by` of a contact, or why it was left out.
+/// Returns what the answer says about a source at a port: `by` of a contact, or why it was left out.
 fn told(answer: &Value, source: [u8; 4], port: Option<&str>) -> Option<String> {
     let source = Ipv4Addr::from(source).to_string();
     let of = |list: &str, fact: &str| {
@@ -180,7 +180,7 @@ fn each_contact_becomes_what_it_deserves() {
         frames(Act::Forges, [192, 0, 2, 13], 40_000, 8000),
         frames(Act::Knocks, [127, 0, 0, 1], 40_000, 8000),
         frames(Act::Knocks, NODE, 40_000, 8001),
-        // The node's own connection: who answers is no client.
+        // A connection that the node opened: the remote end is not a client.
         vec![
             segment((NODE, 50_000), ([192, 0, 2, 14], 443), SYN, 0),
             segment(([192, 0, 2, 14], 443), (NODE, 50_000), SYN | ACK, 0),
@@ -223,7 +223,7 @@ fn each_contact_becomes_what_it_deserves() {
     let policy = answer["documents"]["policy"].as_str().expect("a policy");
     assert!(policy.contains("ports: [tcp/32768-60999]\n    match: new-connections"), "{policy}");
     assert!(policy.contains("mode: observe") && !policy.contains("mode: enforce"), "{policy}");
-    // The same capture, the same proposal.
+    // The same capture gives the same proposal.
     assert_eq!(place.json(&[]), answer);
 }
 
@@ -256,7 +256,7 @@ fn prefixes_are_proposed_only_when_asked_for_and_never_over_who_was_left_out() {
     assert_eq!(network(&place, &[]), exact);
     assert_eq!(network(&place, &["--aggregate", "/24"]), "learned-tcp-8000: [192.0.2.0/24]");
     assert_eq!(network(&place, &["--aggregate", "/64"]), exact, "that is for IPv6");
-    // Two that share a prefix become one, the third stays itself.
+    // Two addresses that share a prefix are merged; the third stays as it is.
     let some = "learned-tcp-8000: [192.0.2.9/32, 192.0.2.10/31]";
     assert_eq!(network(&place, &["--aggregate", "/31"]), some);
     let knocks = frames(Act::Knocks, [192, 0, 2, 77], 40_000, 8000);
@@ -281,7 +281,7 @@ fn what_gives_no_answer_says_why() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("no frame of the capture is from or to `node`"));
 
-    // One direction only.
+    // A capture of one direction only.
     let inwards = frames(Act::Talks, MEMBER, 40_000, 8000).into_iter();
     let inwards: Vec<_> = inwards.filter(|frame| frame[26..30] == MEMBER).collect();
     let place = Place::new(&inwards);
@@ -289,14 +289,15 @@ fn what_gives_no_answer_says_why() {
     assert_eq!(answer["documents"], Value::Null);
     assert!(answer["notes"].to_string().contains("Capture both directions"), "{answer:#}");
 
-    // A directory that is there is not written into.
+    // An existing directory is not written to.
     let place = Place::new(&frames(Act::Talks, MEMBER, 40_000, 8000));
     let output = place.learn(&["--output", place.0.path().to_str().expect("UTF-8")]);
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert_eq!(fs::read_to_string(place.path("cluster.yaml")).expect("a manifest"), MANIFEST);
 }
 
-/// A real job, at its scheduler and at a worker, with one of its hosts missing from the manifest.
+/// A real job, captured at its scheduler and at a worker, with one of its hosts missing from the
+/// manifest.
 #[test]
 fn a_captured_job_is_learned_whole() {
     let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures");
@@ -343,7 +344,7 @@ policies: [policy.yaml]
     }
 }
 
-/// Who may act: two members, and strangers that share a network.
+/// Generates sources: two members, and unlisted hosts that share a network.
 fn actor() -> impl Strategy<Value = [u8; 4]> {
     prop_oneof![
         Just(MEMBER),
@@ -370,8 +371,8 @@ fn port() -> impl Strategy<Value = u16> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Everything that is proposed passes, and what was left out is refused wherever the proposal
-    /// guards; what it says of each is what `replay` does.
+    /// Every contact in the proposal passes, and sources that were left out are refused wherever the
+    /// proposal guards. The answer states the same fate for each as `replay`.
     #[test]
     fn a_proposal_lets_exactly_those_in_of_whom_it_says_so(
         acts in proptest::collection::vec((actor(), act(), port()), 1..24),
@@ -424,8 +425,8 @@ proptest! {
                 other => other,
             };
             prop_assert_eq!(then, Some(expected), "{:?} at {}: {:#}", from, port, answer);
-            // Nobody is let in who was not seen to talk, unless by the role of a member that was, or
-            // at another of the ports that the kernel gives away.
+            // Only a source that was seen talking is admitted, except by the role of a member that was
+            // seen, or on another port of the ephemeral range.
             let random = |port| port >= 32_768 && talked.contains(&(*from, port));
             let member = [MEMBER, MEMBER_TOO].contains(from);
             let entry = answer["entries"].as_array().expect("entries").iter().any(|entry| {

@@ -1,5 +1,5 @@
-//! The tests of this crate's library and binary that need no kernel, no daemon and no privileges, as
-//! one program. Which tests belong here: `tests/README.md`.
+//! Tests of this crate's library and binary that need no kernel, no daemon and no privileges, built as
+//! one program. `tests/README.md` says which tests belong here.
 
 mod binary;
 #[cfg(feature = "daemon")]

@@ -1,5 +1,5 @@
-//! What is installed besides the binary: units that systemd understands and that give nothing away,
-//! and the example for Kubernetes.
+//! Files that are installed besides the binary: systemd units, which must be valid and confined, and the
+//! example for Kubernetes.
 #![expect(clippy::print_stdout, reason = "a check that is left out is said")]
 
 use std::{
@@ -20,7 +20,7 @@ fn packaging(name: &str) -> String {
     fs::read_to_string(Path::new(PACKAGING).join(name)).expect("a file of the packages")
 }
 
-/// The units as they would be installed, with a binary that is there.
+/// Writes the units as they would be installed, with the path of the built binary.
 fn units() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     for unit in UNITS {
@@ -31,7 +31,7 @@ fn units() -> TempDir {
     directory
 }
 
-/// Runs `systemd-analyze` on a unit; none where there is no systemd, which is then said.
+/// Runs `systemd-analyze` on a unit. Returns `None`, and prints a note, where the tool is missing.
 fn analyze(test: &str, args: &[&str], directory: &TempDir, unit: &str) -> Option<Output> {
     let mut command = Command::new("systemd-analyze");
     let output = command.args(args).arg(directory.path().join(unit)).output();
@@ -50,21 +50,23 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         };
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        // It goes on after what it does not know. What it says of other units is not ours.
+        // `verify` goes on after unknown directives, and also reports problems of units that are not
+        // ours.
         let ours: Vec<_> = said.lines().filter(|line| line.contains("trainguard")).collect();
         assert!(ours.is_empty(), "{ours:?}");
     }
 }
 
-/// The values of a key of the service's unit, of all its lines.
+/// Returns the values of a key in the service's unit, from all of its lines.
 fn values(key: &str) -> Vec<String> {
     let unit = packaging("systemd/trainguard.service");
     let lines = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     lines.flat_map(str::split_ascii_whitespace).map(str::to_owned).collect()
 }
 
-/// Nobody configures a network, and nobody with the default dependencies listens, before the guard
-/// is ready: `multi-user.target`, which wants it, does not wait for a unit without them.
+/// The guard is ready before any unit configures a network and before services with the default
+/// dependencies start. `multi-user.target`, which wants the guard, would not wait for a unit without
+/// these dependencies.
 #[test]
 fn network_and_services_wait_for_the_guard() {
     assert_eq!(values("DefaultDependencies"), ["no"]);
@@ -81,7 +83,7 @@ fn network_and_services_wait_for_the_guard() {
     assert_eq!(values("Type"), ["notify"], "started is ready");
 }
 
-/// The order leaves nobody waiting for himself, with cloud-init as Debian has it neither.
+/// The units form no ordering cycle, also with the ordering of cloud-init on Debian.
 #[test]
 fn the_order_has_no_cycle() {
     let directory = units();
@@ -111,13 +113,13 @@ fn the_order_has_no_cycle() {
     };
     let Some(said) = verify("") else { return };
     assert!(!said.contains("cycle"), "{said}");
-    // It would say so.
+    // Check that `systemd-analyze` reports a cycle if there is one.
     write("turn.service", "After=sysinit.target\nBefore=trainguard.service");
     let said = verify("turn.service").expect("as before");
     assert!(said.contains("cycle"), "{said}");
 }
 
-/// 2.0 or better, of 10.
+/// The exposure level is at most 2.0 on systemd's scale of 0 to 10.
 #[test]
 fn the_service_is_not_exposed() {
     let directory = units();
@@ -134,7 +136,7 @@ fn the_unit_calls_what_can_be_called() {
     for (key, wanted) in [("ExecStart=", 2), ("ExecReload=", 3)] {
         let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect("a command");
         let mut words: Vec<_> = line.split(' ').skip(1).collect();
-        // Understood, and then without a manifest or without a daemon.
+        // The arguments are accepted; the command then fails because there is no manifest or no daemon.
         let nowhere = ["--run-dir", "/nonexistent/run"];
         words.extend(nowhere);
         let output = trainguard(Path::new("/"), &words, "");
@@ -176,7 +178,7 @@ fn the_container_has_three_capabilities_and_is_not_privileged() {
     }
     let bpf = volumes.iter().find(|volume| volume["name"] == "bpf").expect("the bpf file system");
     assert_eq!(bpf["hostPath"]["path"], "/sys/fs/bpf");
-    // The probe is a verb that exists: nobody answers here.
+    // The probe is an existing subcommand; here it fails because no daemon runs.
     let words = container["readinessProbe"]["exec"]["command"].as_array().expect("a command");
     let mut words: Vec<_> = words.iter().skip(1).filter_map(Value::as_str).collect();
     words.extend(["--run-dir", "/nonexistent", "--bpf-dir", "/nonexistent"]);

@@ -1,4 +1,4 @@
-//! Manual pages and completions: every verb has its own.
+//! Manual pages and completions: every subcommand has its own.
 #![expect(clippy::print_stdout, reason = "a check that is left out is said")]
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
@@ -41,12 +41,12 @@ fn every_verb_has_a_page() {
             fs::read_to_string(into.join(format!("trainguard-{verb}.1"))).expect("it"),
             page
         );
-        // As groff shows it: `-` is written as `\-`.
+        // groff prints `\-` for `-`.
         assert!(whole.replace('\\', "").contains(&format!("trainguard-{verb}(1)")), "{verb}");
     }
 }
 
-/// What one formatter says of its input is no proof, but it finds macros that do not exist.
+/// A formatter that reports no problem proves little, but it does find macros that do not exist.
 #[test]
 fn the_pages_are_what_a_formatter_understands() {
     if Command::new("groff").arg("--version").output().is_err() {

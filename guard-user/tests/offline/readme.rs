@@ -1,4 +1,4 @@
-//! What the README shows is what the binary takes.
+//! The binary accepts the commands and documents that the README shows.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! The reference pages in `docs/reference`, made from what the program declares. `cargo xtask docs` writes
-//! them; this test holds them.
+//! The reference pages in `docs/reference`, generated from the declarations in the code. `cargo xtask
+//! docs` writes them; this test fails if they differ.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
@@ -8,17 +8,17 @@ use guard_common::verdict::Reason;
 use guard_user::{cli::Cli, explain, init::profiles::PROFILES, policy::syntax::rules};
 use serde_json::Value;
 
-/// Set to write the pages instead of comparing them.
+/// If this variable is set, the pages are written instead of compared.
 const BLESS: &str = "TRAINGUARD_BLESS";
 
-/// A page, and its text.
+/// File name and text of a page.
 type Page = (&'static str, String);
 
 fn head(title: &str, what: &str) -> String {
     format!("# {title}\n\n{what} Written by `cargo xtask docs`.\n\n")
 }
 
-/// A cell of a table.
+/// Escapes a text for a cell of a Markdown table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
@@ -88,7 +88,7 @@ fn command_line_page() -> Page {
     ("command-line.md", format!("{}\n", text.trim_end()))
 }
 
-/// The fields of a document, from its schema.
+/// Returns the page about a document's fields, generated from its schema.
 fn fields_page(name: &'static str, title: &str, schema: &str) -> Page {
     let schema: Value = serde_json::from_str(schema).expect("JSON");
     let what = schema["description"].as_str().expect("a description");
@@ -98,7 +98,7 @@ fn fields_page(name: &'static str, title: &str, schema: &str) -> Page {
     (name, text)
 }
 
-/// The schema that a reference means, and its name.
+/// Follows a reference in a schema. Returns the schema that it refers to, and the definition's name.
 fn resolve<'s>(root: &'s Value, schema: &'s Value) -> (&'s Value, Option<&'s str>) {
     let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
     let Some(name) = reference.and_then(|it| it.strip_prefix("#/definitions/")) else {
@@ -126,7 +126,7 @@ fn fields<'s>(
         let must = if required.contains(&name.as_str()) { "yes" } else { "no" };
         let meaning = cell(described.unwrap_or_default());
         writeln!(text, "| `{path}` | {must} | {meaning} |").expect("a string");
-        // A definition in itself would never end.
+        // Stop at a definition that contains itself.
         if definition.is_some_and(|definition| above.contains(&definition)) {
             continue;
         }
@@ -139,7 +139,8 @@ fn fields<'s>(
             }
             above.extend(of_items);
             let path = format!("{path}{name}");
-            // What a name stands for is a field, too; what a list holds is what the list says.
+            // A `.NAME` entry is a field with a description of its own; the items of a list are
+            // described by the list.
             if let Some(described) = item["description"].as_str().filter(|_| name == ".NAME") {
                 writeln!(text, "| `{path}` | no | {} |", cell(described)).expect("a string");
             }
@@ -158,13 +159,13 @@ fn fields<'s>(
     }
 }
 
-/// A line of the front matter of a profile; empty if it has none of this name.
+/// Returns the value of a line in a profile's front matter; empty if there is no such line.
 fn front_matter<'t>(text: &'t str, name: &str) -> &'t str {
     let prefix = format!("#   {name}: ");
     text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default()
 }
 
-/// The list of profiles in `policies/README.md`, with its tables made from the profiles.
+/// Returns `policies/README.md` with its tables of profiles generated from the profiles.
 fn profiles_page(readme: &str) -> String {
     let mut text = String::new();
     let mut rest = readme;

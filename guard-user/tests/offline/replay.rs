@@ -1,4 +1,4 @@
-//! `trainguard replay` as it is typed: a verdict per frame, of captures that the tests write.
+//! `trainguard replay` on the command line: a verdict per frame, for captures that the tests write.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use guard_test_support::{
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
 const STRANGER: [u8; 4] = [192, 0, 2, 9];
 const NODE: [u8; 4] = [10, 77, 0, 10];
-/// Some day of 2026, in nanoseconds.
+/// An arbitrary time in 2026, in nanoseconds since the epoch.
 const EPOCH: u64 = 1_790_000_000_000_000_000;
 
-/// A segment that opens a connection, with some bytes behind its header.
+/// Returns a frame with a segment that opens a connection, with `payload` bytes after its header.
 fn syn(from: [u8; 4], to: [u8; 4], port: u16, payload: usize) -> Vec<u8> {
     packet::segment((from, 40_000), (to, port), packet::SYN, payload)
 }
@@ -28,7 +28,7 @@ fn arp() -> Vec<u8> {
     frames::frame("eth broadcast type=0x806 / bytes 46").expect("a frame")
 }
 
-/// One frame of each fate.
+/// Returns one frame for each result.
 fn fates() -> Vec<Frame> {
     vec![
         Frame::at(EPOCH, syn(MEMBER, NODE, 9091, 0)),
@@ -46,7 +46,7 @@ const FATES: &str = r#"{"frame":1,"action":"pass","reason":"allowed","service":"
 {"frame":5,"action":"drop","reason":"undecodable","service":null}
 "#;
 
-/// A file of Ethernet frames in microseconds, little-endian.
+/// Returns a little-endian pcap file of Ethernet frames with microsecond timestamps.
 fn pcap(frames: &[Frame]) -> Vec<u8> {
     Pcap::default().file(frames)
 }
@@ -62,12 +62,12 @@ fn command(manifest: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Runs a replay with a capture as its standard input.
+/// Runs a replay with a capture on standard input.
 fn feed(command: &mut Command, capture: &[u8]) -> Output {
     binary::feed(command.arg("-"), capture)
 }
 
-/// Replays a capture from standard input.
+/// Replays a capture from standard input with a manifest.
 fn replay_on(manifest: &Path, args: &[&str], capture: &[u8]) -> Output {
     feed(&mut command(manifest, args), capture)
 }
@@ -86,7 +86,7 @@ fn assert_answer(output: &Output, expected: &str) {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
-/// The JSON lines without what says when a frame came and what it was.
+/// Returns the JSON lines without the fields that describe time and content of the frame.
 fn lines(answer: &[u8]) -> Vec<serde_json::Value> {
     let parse = |line: &str| {
         let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -105,7 +105,7 @@ fn assert_lines(output: &Output, expected: &str) {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
-/// No answer, with this said about it.
+/// Asserts that the command failed with exit code 2 and an error message that contains `said`.
 #[track_caller]
 fn assert_refused(output: &Output, said: &str) {
     let talk = text(&output.stderr);
@@ -114,7 +114,7 @@ fn assert_refused(output: &Output, said: &str) {
     assert_eq!(output.status.code(), Some(2), "{talk}");
 }
 
-/// A cluster of a node `n` at 10.0.0.1, another of its role, and some that are not, with these
+/// Writes a cluster with node `n` at 10.0.0.1, another node of its role, nodes of other roles, and these
 /// policies.
 fn cluster(policies: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
@@ -179,7 +179,7 @@ fn a_line_says_when_and_what_besides() {
     assert_eq!(answer, expected);
 }
 
-/// Replays in the directory of a cluster, for places in files that do not depend on the machine.
+/// Replays in the directory of a cluster, so that file positions do not depend on the machine.
 fn replay_in(dir: &Path, args: &[&str], capture: &[u8]) -> Output {
     let mut command = command(Path::new("cluster.yaml"), &[&["--node", "n"], args].concat());
     feed(command.current_dir(dir), capture)
@@ -227,7 +227,7 @@ as node `n`: 8 frames, 3 dropped, 1 would be dropped, 1 not judged; 897 bytes in
 
 #[test]
 fn refused_members_are_named_and_the_rest_is_counted() {
-    // `b` is no role of the service; it is the loudest.
+    // The service does not admit role `b`. Its host sends the most frames.
     let dir = cluster(&[&policy("p", 80, "enforce", "")]);
     let mut frames = vec![Frame::at(EPOCH, syn([10, 0, 0, 3], OWN, 80, 0)); 3];
     frames.extend((1..=12).map(|host| Frame::at(EPOCH, syn([192, 0, 2, host], OWN, 80, 0))));
@@ -245,10 +245,10 @@ fn refused_members_are_named_and_the_rest_is_counted() {
     assert_eq!(top[10], "  and 3 others");
 }
 
-/// Reason and whether it is marked as cut, of a frame of which so many bytes were kept.
+/// Returns the reason for a frame cut to `kept` bytes, and whether the output marks it as truncated.
 fn judged_when_cut(frame: &[u8], kept: usize) -> (String, bool) {
     let frame = Frame::at(EPOCH, frame.to_vec()).cut(kept);
-    // Another frame, so that there is something to judge.
+    // A second, complete frame, because a capture in which nothing can be decided is an error.
     let capture = pcap(&[frame, Frame::at(EPOCH, arp())]);
     let output = replay(&["--format", "json"], &capture);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -266,7 +266,7 @@ fn a_frame_is_not_blamed_for_what_the_capture_left_out() {
         [(13, "undecodable"), (14, "malformed_ip"), (29, "malformed_ip"), (30, "malformed_l4")]
     {
         assert_eq!(judged_when_cut(&frame, kept), (reason.to_owned(), true), "{kept} bytes");
-        // The same bytes as a whole frame are what they are.
+        // The same bytes as a complete frame are malformed, not truncated.
         let whole = frame.get(..kept).expect("a longer frame");
         let (reason, truncated) = judged_when_cut(whole, kept);
         assert!(reason.starts_with("malformed") || reason == "undecodable", "{reason}");
@@ -281,15 +281,15 @@ fn a_frame_is_not_blamed_for_what_the_capture_left_out() {
 fn a_verdict_that_needs_no_more_than_was_kept_stands() {
     let not_cut = |reason: &str| (reason.to_owned(), false);
     let cut = |reason: &str| (reason.to_owned(), true);
-    // Ports, and no flags: what does not depend on them is known.
+    // Ports but no flags were kept. Verdicts that do not depend on flags are certain.
     let kept = 38;
     assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 9091, 0), kept), not_cut("not_allowed"));
     assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 22, 0), kept), not_cut("unguarded"));
     assert_eq!(judged_when_cut(&syn([127, 0, 0, 1], NODE, 9091, 0), kept), not_cut("martian"));
-    // It could be a reply, or the limit on new connections does not apply.
+    // The segment could be a reply, or a limit on new connections might not apply to it.
     assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 50_000, 0), kept), cut("not_allowed"));
     assert_eq!(judged_when_cut(&syn(MEMBER, NODE, 9091, 0), kept), cut("allowed"));
-    // Flags, and nothing else is missed.
+    // The flags were kept as well, so nothing is missing.
     assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 50_000, 0), 48), not_cut("not_allowed"));
     assert_eq!(judged_when_cut(&syn(MEMBER, NODE, 9091, 0), 48), not_cut("allowed"));
 }
@@ -299,7 +299,7 @@ fn a_capture_of_which_nothing_can_be_judged_is_no_answer() {
     let capture = pcap(&[Frame::at(EPOCH, syn(MEMBER, NODE, 9091, 0)).cut(20)]);
     let output = replay(&[], &capture);
     assert_refused(&output, "the capture has cut every frame too short to be judged");
-    // Where a frame went is not known either.
+    // The destination is not known either.
     assert_refused(&replay(&["--received"], &capture), "cut every frame too short");
 }
 
@@ -307,7 +307,7 @@ fn a_capture_of_which_nothing_can_be_judged_is_no_answer() {
 fn all_packet_blocks_are_read_with_their_times() {
     let [member, stranger] = [0, 1].map(|nth| fates()[nth].clone());
     for big in [false, true] {
-        // Of the second interface, whose clock counts microseconds from a day after the epoch on.
+        // The second interface counts microseconds from one day after the epoch.
         let offset: i64 = 86_400;
         let offset = if big { offset.to_be_bytes() } else { offset.to_le_bytes() };
         let blocks = Blocks::section(big)
@@ -315,7 +315,7 @@ fn all_packet_blocks_are_read_with_their_times() {
             .interface_with(1, 0, &[(9, &[6]), (14, &offset)])
             .obsolete(1, 7, &member)
             .packet(1, 8, &stranger)
-            // Kept to the snap length of the first interface.
+            // Cut to the snap length of the first interface.
             .simple(&member.clone().cut(40));
         let output = replay(&["--format", "json"], &blocks.file);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -370,8 +370,8 @@ fn nothing_is_drawn_where_there_is_no_terminal() {
 
 #[test]
 fn sections_and_interfaces_keep_to_themselves() {
-    // The second section is of the other byte order, and its only interface counts in halves of
-    // a microsecond, 2^-21 seconds each.
+    // The second section has the other byte order. Its only interface counts in units of 2^-21 s, about
+    // half a microsecond.
     let fates = fates();
     let (member, stranger) = (&fates[0], &fates[1]);
     let first =
@@ -389,7 +389,7 @@ fn frames_for_others_are_left_out_if_asked() {
     frames.truncate(3);
     frames.insert(0, others.clone());
     let output = replay(&["--received", "--format", "json"], &pcap(&frames));
-    // Numbers are those of the capture, as other tools show them.
+    // Frames keep their numbers in the capture, which other tools show as well.
     let expected: String = FATES.split_inclusive('\n').take(3).collect();
     let expected = (1..4).rev().fold(expected, |lines, number| {
         lines.replace(&format!("\"frame\":{number},"), &format!("\"frame\":{},", number + 1))
@@ -428,7 +428,7 @@ fn services_of_one_name_are_told_apart_by_their_policies() {
     assert_lines(&output, expected);
 }
 
-/// Reasons, of a service that admits a burst of two connections and then one each second.
+/// Asserts the reasons under a service that admits a burst of two connections and then one per second.
 #[track_caller]
 fn assert_limited(capture: &[u8], expected: &[&str]) {
     let limits = "    limits: { perSource: { newConnections: { rate: 1/s, burst: 2 } } }\n";
@@ -456,7 +456,7 @@ const BEYOND: &str = "limit_new_connections";
 #[test]
 fn limits_run_on_the_time_of_the_capture() {
     let second = 1_000_000_000;
-    // The last two come late: the clock does not go back for them.
+    // The last two frames have earlier timestamps: the clock does not go back for them.
     let times = [0, 0, second / 2, second, second, 3 * second, second, 0];
     let frames = times.map(|time| opening(EPOCH + time));
     let expected = [FITS, FITS, BEYOND, FITS, BEYOND, FITS, FITS, BEYOND];
@@ -467,7 +467,7 @@ fn limits_run_on_the_time_of_the_capture() {
 
 #[test]
 fn a_frame_without_a_time_does_not_stop_the_clock_of_the_rest() {
-    // The clock once began at 0 here, and ran out of what a bucket counts at the second frame.
+    // Regression: the clock started at 0, and the second frame exceeded the range of a bucket's time.
     let second = 1_000_000_000;
     let frame = opening(0);
     let blocks = Blocks::section(false)
@@ -477,7 +477,7 @@ fn a_frame_without_a_time_does_not_stop_the_clock_of_the_rest() {
         .packet(0, EPOCH, &frame)
         .packet(0, EPOCH + second, &frame);
     assert_limited(&blocks.file, &[FITS, FITS, BEYOND, FITS]);
-    // The same with a time that is wrong.
+    // The same with a wrong timestamp.
     let frames = [0, EPOCH, EPOCH, EPOCH, EPOCH + second].map(opening);
     assert_limited(&pcap(&frames), &[FITS, FITS, FITS, BEYOND, FITS]);
 }
@@ -515,13 +515,13 @@ fn what_is_no_capture_of_ethernet_frames_is_no_answer() {
 #[test]
 fn damage_and_boundless_frames_are_no_answer() {
     let mut capture = pcap(&fates()[..1]);
-    // A second frame that claims four gigabytes.
+    // A second frame whose header claims a length of 4 GB.
     capture.extend([0; 8]);
     capture.extend([0xff; 8]);
     capture.resize(capture.len() + (3 << 20), 0);
     let output = replay(&["--format", "json"], &capture);
     assert_refused(&output, "frame");
-    // An interface that no block has described.
+    // A packet of an interface that no block describes.
     let blocks = Blocks::section(false).interface(1, 6).packet(7, 0, &opening(EPOCH));
     assert_refused(&replay(&[], &blocks.file), "cannot be read");
 }

@@ -1,4 +1,4 @@
-//! What `trainguard stats` takes and refuses, where nobody can be asked.
+//! Arguments that `trainguard stats` accepts and refuses where no daemon runs.
 
 use std::process::Output;
 

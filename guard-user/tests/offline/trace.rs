@@ -1,10 +1,10 @@
-//! `trainguard trace` as it is typed: the steps of one decision, and its exit codes.
+//! `trainguard trace` on the command line: the steps of one decision, and its exit codes.
 
 use std::{fs, process::Output};
 
 use super::binary::trainguard;
 
-/// Lines of it are counted below.
+/// The tests below refer to its line numbers.
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
 kind: Cluster
@@ -171,7 +171,7 @@ fn programs_get_a_document() {
     assert!(steps.iter().any(|step| step == "no service of this node guards that"), "{document}");
 }
 
-/// The steps that say who admits the source, or nobody.
+/// Returns the steps that state which entry admits the source, or what would admit it.
 fn admitted(from: &str, to: &str, args: &[&str]) -> Vec<String> {
     let document = document(&[&["--from", from, "--to", to], args].concat());
     let steps = document["steps"].as_array().expect("steps").iter();
@@ -194,7 +194,7 @@ fn every_entry_that_admits_a_source_is_named_with_its_lines() {
         admitted("fd09:0:0:1::7", "[fd77::10]:50000", &[]),
         ["admitted to `mxnet/members-only` by prefix fd09::/16 at mxnet.yaml:25:44"]
     );
-    // A node that lies in a listed network is admitted twice over.
+    // A node whose address is also in a listed network is admitted by both.
     assert_eq!(
         admitted("10.77.0.33", members_only, &[]),
         [
@@ -226,17 +226,17 @@ fn what_would_admit_a_source_depends_on_what_the_manifest_knows_of_it() {
             "  list the address under `cidrs` in `allow` of `mxnet/scheduler` (mxnet.yaml:5:11)",
         ]
     );
-    // Nothing is known of it; the service lists a network that it could be in.
+    // An unknown source; the service lists a network to which its address could be added.
     assert_eq!(
         admitted("192.0.2.9", "10.77.0.10:50000", &[]).get(2).map(String::as_str),
         Some("  add the address to network `management` (cluster.yaml:14:3)")
     );
-    // A reply passes: there is nothing to do.
+    // A reply passes, so there is no advice.
     assert_eq!(
         admitted("192.0.2.9", "10.77.0.10:50000", &["--flags", "A"]),
         ["nothing admits it to `mxnet/members-only`"]
     );
-    // Nobody may send from the node's own address, whatever is listed.
+    // No source may use the node's own address, whatever is listed.
     assert_eq!(admitted("10.77.0.10", "10.77.0.10:9091", &[]), [""; 0]);
 }
 

@@ -1,5 +1,5 @@
-//! What a flood costs the daemon: a real one on a veth, against frames from a million forged
-//! sources that one CPU sends as fast as it can.
+//! CPU time, memory and log output of the daemon during a flood: a real daemon on a veth, against frames
+//! from a million forged sources that one CPU sends as fast as it can.
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ it has written to its log, each second. memory: the most that it has ever had re
   flood, watched   the same, with `stats` each second and `events -f` running
 ";
 
-/// What is measured.
+/// The cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Idle,
@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// The figures of a case: name, unit, how to read it, and what is wanted of it under a flood.
+/// The figures of a case: name, unit, how to read it from a sample, and its target under a flood.
 type Figure = (&'static str, &'static str, fn(&Sample) -> f64, Option<Target>);
 const FIGURES: [Figure; 5] = [
     ("dropped", "Mpps", |sample| sample.dropped, Some(Target::AtLeast(2.0))),
@@ -66,7 +66,7 @@ const FIGURES: [Figure; 5] = [
     ("memory", "MB", |sample| sample.memory, None),
 ];
 
-/// What one run of a case gave.
+/// The result of one run of a case.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     dropped: f64,
@@ -141,7 +141,7 @@ fn measure(node: &Node, flood: &Flood, kind: Kind, duration: Duration) -> Result
     })
 }
 
-/// The most memory that a process has had resident, in megabytes.
+/// Returns the peak resident memory of a process (`VmHWM`) in MiB.
 fn peak(process: Pid) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
@@ -149,7 +149,7 @@ fn peak(process: Pid) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// Who watches; ended with this.
+/// Running clients (`stats` and `events`); killed on drop.
 #[derive(Debug, Default)]
 struct Viewers(Vec<Child>);
 

@@ -1,8 +1,8 @@
-//! What the guard costs those who may: a bulk transfer, and requests with answers, over TCP.
+//! Cost of the guard for admitted clients: a bulk transfer, and requests with responses, over TCP.
 //!
-//! The cable is a veth pair. A physical one would not change how it cuts and joins segments when a
-//! program is attached; a veth does, so that most of what is lost here is lost to XDP on a veth
-//! and not to the guard. The rows between `no XDP` and the guard take that apart.
+//! The cable is a veth pair. A physical card does not change how it splits and merges segments (TSO,
+//! GRO) when a program is attached; a veth does. So most of the loss measured here is the cost of XDP on
+//! a veth, not of the guard. The rows between `no XDP` and the guard separate the two.
 
 mod setup;
 mod transfer;
@@ -24,7 +24,7 @@ use crate::{
 };
 
 const SECTION: &str = "goodput";
-/// As the Internet, and as training clusters are run.
+/// The MTU of the Internet, and that of training clusters.
 const MTUS: [u32; 2] = [1500, 9000];
 
 const LEGEND: &str = "\
@@ -41,7 +41,7 @@ on the receiver's device; answers and acknowledgements are not judged.
   guard, ...         the attached guard; the port is guarded, the peer is listed
 ";
 
-/// The figures of a case: name, unit, whether more is better, how to read it.
+/// The figures of a case: name, unit, and how to read it from a sample.
 type Figure = (&'static str, &'static str, fn(&Sample) -> f64);
 const FIGURES: [Figure; 5] = [
     ("bulk", "Gbit/s", |sample| sample.gbits),
@@ -102,7 +102,7 @@ fn report(cases: &[(usize, Kind)], names: &[String], results: &[Vec<Sample>]) ->
 }
 
 impl Kind {
-    /// What is wanted of a ratio: the guard is to add little to what XDP costs.
+    /// Returns the target of a ratio: the guard should add little to the cost of XDP itself.
     fn target(self, base: Self, figure: &str) -> Option<Target> {
         let guard = matches!(self, Self::All | Self::AllLimited | Self::NewConnections);
         let target = match figure {

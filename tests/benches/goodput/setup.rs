@@ -1,4 +1,4 @@
-//! The cable, and what is on it in each case.
+//! The cable, and the program that each case attaches.
 
 use std::{net::Ipv4Addr, os::fd::AsFd as _, path::Path, time::Duration};
 
@@ -17,30 +17,30 @@ use guard_tests::{
 
 use crate::transfer::{self, Sample};
 
-/// The peer, which the policy lists.
+/// The peer's address, which the policy lists.
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 20);
 
 /// The cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nothing attached.
+    /// No program.
     NoXdp,
-    /// Nothing attached; the sender cuts segments.
+    /// No program; the sender splits segments in software (no TSO).
     NoTso,
-    /// The same, and the receiver joins them.
+    /// No program and no TSO; the receiver merges segments (GRO).
     NoTsoGro,
     /// An empty program.
     PassAll,
-    /// The guard; every packet is judged.
+    /// The guard with `match: all`.
     All,
-    /// The guard; every packet is judged and charged to a bucket that is never empty.
+    /// The guard with `match: all`, charging every packet to a bucket that never runs empty.
     AllLimited,
-    /// The guard; what opens a connection is judged.
+    /// The guard with `match: new-connections`.
     NewConnections,
 }
 
 impl Kind {
-    /// All, in the order of the table.
+    /// All cases, in the order of the table.
     pub(crate) const ALL: [Self; 7] = [
         Self::NoXdp,
         Self::NoTso,
@@ -51,7 +51,7 @@ impl Kind {
         Self::NewConnections,
     ];
 
-    /// Its name.
+    /// Returns the name of the case in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NoXdp => "no XDP",
@@ -64,12 +64,12 @@ impl Kind {
         }
     }
 
-    /// Whether others are compared with it.
+    /// Reports whether other cases are compared with this one.
     pub(crate) fn is_base(self) -> bool {
         matches!(self, Self::NoXdp | Self::PassAll)
     }
 
-    /// What the service says, if it is the guard.
+    /// Returns the service of the policy if the case is about the guard.
     fn service(self) -> Option<Service> {
         let limited =
             "    limits: { perSource: { packets: { rate: 100000000/s, burst: 1000000 } } }\n";
@@ -83,7 +83,7 @@ impl Kind {
     }
 }
 
-/// A cable, and the programs for it.
+/// A cable, and the programs to attach to it.
 pub(crate) struct Bench {
     mtu: u32,
     lab: Lab,
@@ -92,7 +92,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Lays a cable and loads what is attached to it later.
+    /// Creates a cable and loads all programs without attaching them.
     pub(crate) fn new(mtu: u32, object: &Path) -> Result<Self> {
         let lab = Lab::new(mtu)?;
         let (node, _) = policy::NODE;
@@ -112,12 +112,14 @@ impl Bench {
         Ok(Self { mtu, lab, simple, guards })
     }
 
-    /// The name of a case on this cable.
+    /// Returns the name of a case on this cable, with the MTU.
     pub(crate) fn case(&self, kind: Kind) -> String {
         format!("MTU {}: {}", self.mtu, kind.name())
     }
 
-    /// Measures a case.
+    /// Attaches the program of a case, measures, and detaches it.
+    ///
+    /// Fails if the guard drops a packet, or counts fewer packets than the transfer needs.
     pub(crate) fn measure(
         &mut self,
         kind: Kind,

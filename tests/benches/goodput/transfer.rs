@@ -1,4 +1,4 @@
-//! A client and a server, each on its end and its CPU.
+//! A client and a server, each on its own end of the cable and its own CPU.
 #![expect(clippy::cast_precision_loss, reason = "counts of bytes are far below 2^52")]
 
 use std::{
@@ -17,39 +17,39 @@ use guard_tests::wire::{
 };
 use socket2::SockRef;
 
-/// Bytes of a write and of a read of the bulk transfer.
+/// Bytes per write and per read of the bulk transfer.
 const CHUNK: usize = 1 << 18;
-/// Bytes of a request and of an answer.
+/// Bytes per request and per response.
 const MESSAGE: usize = 64;
-/// The longest that nothing may arrive.
+/// Timeout of each read and write.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Before measuring: windows open.
+/// Time before the measurement, in which TCP windows open.
 const WARM_UP: Duration = Duration::from_millis(40);
 
-/// What one run of a case gave.
+/// The result of one run of a case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// Throughput of the bulk transfer.
+    /// Throughput of the bulk transfer in Gbit/s.
     pub(crate) gbits: f64,
-    /// CPU time of both ends for a thousand bytes, in nanoseconds.
+    /// CPU time of both ends per 1,000 bytes, in nanoseconds.
     pub(crate) bulk_cpu_ns: f64,
-    /// Requests answered in a second.
+    /// Requests answered per second.
     pub(crate) requests: f64,
-    /// Median time from request to answer, in microseconds.
+    /// Median time from request to response, in microseconds.
     pub(crate) request_us: f64,
-    /// CPU time of both ends for a request, in microseconds.
+    /// CPU time of both ends per request, in microseconds.
     pub(crate) request_cpu_us: f64,
 }
 
-/// What one end knows in the end.
+/// Totals of one end.
 struct Half {
-    /// Bytes, or requests.
+    /// Bytes transferred, or requests.
     count: u64,
     elapsed: Duration,
     cpu: Duration,
 }
 
-/// Runs both transfers; what they gave, and how many bytes the server received.
+/// Runs both transfers. Returns the result and the number of bytes that the server received in bulk.
 pub(crate) fn run(
     lab: &Lab,
     cpus: Cpus,
@@ -68,8 +68,8 @@ pub(crate) fn run(
     Ok((sample, received.count))
 }
 
-/// Connects the ends, and lets each do its part. The CPU time of the client is that of both, and
-/// of the kernel on their behalf.
+/// Connects the ends and runs both. The CPU time in the client's result is that of both ends, and
+/// includes the kernel threads that work for them.
 fn both<T: Send>(
     lab: &Lab,
     cpus: Cpus,
@@ -84,7 +84,7 @@ fn both<T: Send>(
         let server = scope.spawn(move || {
             lab.receiver.inside(|| {
                 let listener = TcpListener::bind(at)?;
-                // Also of waiting for a connection.
+                // This also limits the wait for a connection.
                 SockRef::from(&listener).set_read_timeout(Some(SILENCE))?;
                 ready.send(())?;
                 let (stream, _) = listener.accept()?;
@@ -123,7 +123,7 @@ fn send(mut stream: TcpStream, duration: Duration) -> Result<(Half, ())> {
         count += CHUNK as u64;
     }
     stream.shutdown(Shutdown::Write)?;
-    // The server closes when it has everything.
+    // The server closes the connection when it has received everything.
     let _ = stream.read(&mut [0])?;
     Ok((Half { count, elapsed: start.elapsed(), cpu: cpu::own_time()? }, ()))
 }
@@ -141,7 +141,7 @@ fn receive(mut stream: TcpStream) -> Result<Half> {
     Ok(Half { count, elapsed: start.elapsed(), cpu: cpu::own_time()? })
 }
 
-/// The median time of a request goes with it.
+/// Sends requests and waits for the responses. Also returns the median time per request.
 fn ask(mut stream: TcpStream, duration: Duration) -> Result<(Half, Duration)> {
     let mut message = [0; MESSAGE];
     let mut times = Vec::new();
@@ -172,7 +172,8 @@ fn answer(mut stream: TcpStream) -> Result<Half> {
     Ok(Half { count, elapsed: start.elapsed(), cpu: cpu::own_time()? })
 }
 
-/// CPU time of the kernel's threads that handle packets when nobody else does.
+/// Returns the CPU time of the `ksoftirqd` threads, which process packets that no other context
+/// processes.
 fn softirq_time() -> Result<Duration> {
     let mut sum = Duration::ZERO;
     for thread in cpu::kernel_threads("ksoftirqd/")? {

@@ -1,9 +1,9 @@
-//! What the program of the tc hook costs beside that of XDP, by `BPF_PROG_TEST_RUN`: the same policy,
-//! the same packets, in turns within one run. Each has an empty program of its hook beside it, because
-//! the two test loops of the kernel are not the same.
+//! Cost of the program at the tc hook compared with that at the XDP hook, by `BPF_PROG_TEST_RUN`: the
+//! same policy and the same packets, measured alternately in one run. For each hook there is an empty
+//! program as a baseline, because the kernel's test loops for the two hooks differ.
 //!
-//! A test run has its packet made already: neither what the stack does before a tc program (the
-//! socket buffer, GRO) is in it, nor what a driver does for XDP.
+//! A test run gets a finished packet: the figures include neither the work of the stack before a tc
+//! program (the socket buffer, GRO) nor the work of a driver for XDP.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ use guard_tests::{
 use guard_user::{attach_mode::Hook, policy::Bundle};
 use serde_json::json;
 
-/// What the figures include.
+/// Notes on what the figures include.
 const LEGEND: [&str; 3] = [
     "test runs of one packet repeated, a TCP SYN of 60 (IPv4) or 74 bytes (IPv6); 1,000 hosts listed; CPU time of the thread; medians",
     "empty: a program that does nothing, of the same hook; over empty: median difference to it; x xdp: ratio of the whole, and of what is over empty",
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A thousand hosts of a cluster in two networks.
+/// Returns a manifest and a policy for a cluster of a thousand hosts in two networks.
 fn bundle(limits: &str) -> Bundle {
     let mut manifest = bundle::cluster("bench").policies("policy.yaml").node(
         "node",
@@ -65,15 +65,15 @@ fn bundle(limits: &str) -> Bundle {
 
 fn load(hook: Hook, limits: &str) -> Result<Guard> {
     let policy = world::compile(&world::load(&bundle(limits)), "node");
-    // Where a test run says that it comes from.
+    // Interface 1, which a test run uses as the ingress interface.
     Guard::load_for(hook, &policy, 1, "lo", 1500)
 }
 
-/// A packet, and what becomes of it.
+/// A packet, and its expected verdict.
 struct Case {
     name: &'static str,
     limits: &'static str,
-    /// IPv4 and IPv6.
+    /// Source addresses, IPv4 and IPv6.
     from: [&'static str; 2],
     port: u16,
     verdict: Verdict,
@@ -96,16 +96,16 @@ fn cases() -> [Case; 4] {
     ]
 }
 
-/// The guard of a hook, and an empty program.
+/// The guard at one hook, and an empty program for that hook.
 struct Side<'a> {
     guard: Guard,
     empty: &'a Program,
     empty_says: u32,
-    /// What it answers to what is to be dropped, and to what passes.
+    /// The guard's return values for dropped and for passed packets.
     answers: [u32; 2],
 }
 
-/// Nanoseconds a packet, round by round.
+/// Nanoseconds per packet, one value per round.
 #[derive(Default)]
 struct Figures {
     empty: Vec<f64>,
@@ -167,13 +167,13 @@ fn bench(args: &Arguments) -> Result<()> {
         ];
         let _held = devices.hold([&yardsticks.pass_all, sides[0].guard.program()])?;
         for (family, from) in ["ipv4", "ipv6"].into_iter().zip(case.from) {
-            // Padded to the shortest frame of Ethernet.
+            // Padded to the minimum length of an Ethernet frame.
             let pad = if family == "ipv4" { 6 } else { 0 };
             let line = format!("{family} from={from} / tcp to={} flags=S / pad {pad}", case.port);
             let frame = text::frame(&line)?;
             let mut figures = [Figures::default(), Figures::default()];
             for round in 0..rounds {
-                // Each is first in every other round.
+                // The hooks take turns at being measured first.
                 for at in [round % 2, (round + 1) % 2] {
                     sides[at]
                         .measure(case, &frame, repeat, &mut figures[at])

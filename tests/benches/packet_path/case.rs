@@ -1,4 +1,4 @@
-//! The cases of one list and family, measured in turns.
+//! The cases for one list and one address family, measured alternately.
 
 use anyhow::{Error, Result, ensure};
 use guard_common::{Action, Reason, Verdict};
@@ -15,26 +15,26 @@ use guard_tests::{
 
 use crate::listing::{self, FREE_PORT, Family, Listing, PORT};
 
-/// Packets whose verdicts are looked at one by one before a varied case is timed.
+/// Number of packets whose verdicts are checked one by one before a varied case is timed.
 const CHECKED: u32 = 256;
 
-/// What is sent to what.
+/// Source and port of the packets in a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
-    /// Somebody to a port that nobody guards.
+    /// Any source, to a port that is not guarded.
     Unguarded,
-    /// Somebody who is not listed to the guarded port.
+    /// An unlisted source, to the guarded port.
     Unlisted,
-    /// Somebody who is listed to the guarded port.
+    /// A listed source, to the guarded port.
     Listed,
-    /// The same where the packets of each source are limited.
+    /// A listed source, to the guarded port, with a limit on the packets of each source.
     Limited,
 }
 
-/// A line of the table.
+/// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Case {
-    /// What is sent.
+    /// Source and port of the packets.
     pub(crate) what: What,
     /// Whether every packet has a new source.
     pub(crate) varied: bool,
@@ -55,7 +55,7 @@ impl Case {
         Self { what, varied }
     }
 
-    /// What the guard must say.
+    /// Returns the verdict that the guard must give.
     fn verdict(self) -> Verdict {
         match self.what {
             What::Unguarded => Verdict::of_node(Action::Pass, Reason::Unguarded),
@@ -68,7 +68,7 @@ impl Case {
         matches!(self.what, What::Listed | What::Limited)
     }
 
-    /// What every filter must answer.
+    /// Returns the XDP action that every filter must return.
     fn action(self) -> u32 {
         if self.what == What::Unlisted { XDP_DROP } else { XDP_PASS }
     }
@@ -77,25 +77,25 @@ impl Case {
         let from = if self.is_listed() { &sources.listed.1 } else { &sources.unlisted.1 };
         let port = if self.what == What::Unguarded { FREE_PORT } else { PORT };
         let ip = if family == Family::V4 { "ipv4" } else { "ipv6" };
-        // Padded to the shortest frame of Ethernet.
+        // Padded to the minimum length of an Ethernet frame.
         let pad = if family == Family::V4 { 6 } else { 0 };
         text::frame(&format!("{ip} from={from} / tcp to={port} flags=S / pad {pad}"))
     }
 }
 
-/// The programs of a table.
+/// The programs that a table compares.
 pub(crate) struct Programs<'a> {
-    /// The yardsticks.
+    /// The reference programs.
     pub(crate) yardsticks: &'a Yardsticks,
     /// The guard without limits.
     pub(crate) guard: &'a mut Guard,
     /// The guard with a limit on the packets of each source.
     pub(crate) limited: Option<&'a mut Guard>,
-    /// xdp-filter, where it can do the job.
+    /// xdp-filter, if it is installed and can implement the list.
     pub(crate) peer: Option<&'a mut XdpFilter>,
 }
 
-/// Sources for varied cases, and one of them for hot cases.
+/// Tables of sources for varied cases, and one source of each for hot cases.
 pub(crate) struct Varied {
     listed: (Variator, String),
     unlisted: (Variator, String),
@@ -114,19 +114,19 @@ impl Varied {
     }
 }
 
-/// One list and family.
+/// The benchmark for one list and one address family.
 pub(crate) struct Bench<'a> {
-    /// The family.
+    /// The address family.
     pub(crate) family: Family,
-    /// What is compared.
+    /// The programs to compare.
     pub(crate) programs: Programs<'a>,
-    /// Sources.
+    /// The tables of sources.
     pub(crate) varied: Varied,
-    /// Where programs are kept.
+    /// Devices that keep the programs attached.
     pub(crate) devices: &'a Devices,
 }
 
-/// Which program of a table.
+/// A program of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     /// The empty program.
@@ -143,7 +143,7 @@ impl Which {
     const ALL: [Self; 4] = [Self::Drop, Self::Parse, Self::Guard, Self::Peer];
 }
 
-/// Nanoseconds a packet of one case, round by round.
+/// Nanoseconds per packet for one case, one value per round.
 #[derive(Debug)]
 pub(crate) struct Measured {
     /// The case.
@@ -152,14 +152,14 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    /// Of one program; nothing if it cannot do the job.
+    /// Returns the values of one program; empty if it cannot implement the case.
     pub(crate) fn of(&self, which: Which) -> &[f64] {
         &self.ns[which as usize]
     }
 }
 
 impl Bench<'_> {
-    /// Measures every case in so many rounds.
+    /// Measures every case in `rounds` rounds of `repeat` packets each.
     pub(crate) fn run(&mut self, rounds: usize, repeat: u32) -> Result<Vec<Measured>> {
         let mut all = Vec::new();
         for varied in [false, true] {
@@ -188,7 +188,7 @@ impl Bench<'_> {
         Case::ALL.into_iter().filter(|case| case.varied == varied).filter(possible).collect()
     }
 
-    /// The programs that test runs begin with.
+    /// Returns the programs with which test runs start.
     fn entries(&self, varied: bool) -> Vec<&Program> {
         if varied {
             let Varied { listed, unlisted } = &self.varied;
@@ -202,7 +202,7 @@ impl Bench<'_> {
             .collect()
     }
 
-    /// Whether every program does what the case says.
+    /// Checks that every program returns the expected action for the case.
     fn check(&mut self, case: Case, frame: &[u8]) -> Result<()> {
         let checked = if case.varied { CHECKED } else { 1 };
         for which in Which::ALL {
@@ -215,7 +215,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Times one program; none if it cannot do the job.
+    /// Times one program. Returns `None` if it cannot implement the case.
     fn time(&mut self, case: Case, which: Which, frame: &[u8], repeat: u32) -> Result<Option<f64>> {
         let before = self.counted(case, which)?;
         let Some((program, expected)) = self.entry(case, which)? else { return Ok(None) };
@@ -232,7 +232,7 @@ impl Bench<'_> {
         Ok(Some(ns))
     }
 
-    /// What to run for a case, and what it must answer.
+    /// Returns the program to run for a case and the action that it must return.
     fn entry(&mut self, case: Case, which: Which) -> Result<Option<(&Program, u32)>> {
         let Programs { yardsticks, guard, limited, peer } = &self.programs;
         let guard = match (case.what, limited) {
@@ -256,7 +256,7 @@ impl Bench<'_> {
         Ok(Some((varied.0.before(program)?, expected)))
     }
 
-    /// Packets that a program says to have treated as the case says; none if it does not count.
+    /// Returns how often a program has counted the verdict of the case; `None` if it has no counters.
     fn counted(&self, case: Case, which: Which) -> Result<Option<u64>> {
         Ok(match (which, &self.programs.peer) {
             (Which::Guard, _) => Some(self.guarding(case).counted(case.verdict())?),
@@ -280,7 +280,8 @@ impl Bench<'_> {
     }
 }
 
-/// Another order in each round, so that none profits from what ran in front of it.
+/// Returns the order of the programs, which differs from round to round, so that no program always
+/// profits from the one that ran before it.
 fn order(round: usize) -> [Which; 4] {
     let mut order = Which::ALL;
     let turn = round % order.len();

@@ -1,4 +1,4 @@
-//! Figures of the cases, beside their targets.
+//! Figures of the cases, with their targets.
 
 use guard_tests::bench::{
     report,
@@ -11,7 +11,7 @@ use crate::{
     listing::{Family, Listing},
 };
 
-/// What the figures include.
+/// Notes on what the figures include.
 pub(crate) const LEGEND: [&str; 6] = [
     "test runs of BPF_PROG_TEST_RUN, a TCP SYN of 60 (IPv4) or 74 bytes (IPv6); CPU time of the thread; medians",
     "hot: one packet repeated; varied: a new source for every packet, out of 262,144, written by a program in front",
@@ -21,17 +21,17 @@ pub(crate) const LEGEND: [&str; 6] = [
     "target: at most this, as the design has it for IPv4; IPv6 may take 1.3 times as much; -: the design names none",
 ];
 
-/// How much more IPv6 may cost.
+/// Factor on the targets for IPv6.
 const IPV6: f64 = 1.3;
 
-/// The most that a case may cost, as ratios to the empty program and to xdp-filter.
+/// The maximum cost of a case, as ratios to the empty program and to xdp-filter.
 #[derive(Debug, Clone, Copy)]
 struct Target {
     over_drop: f64,
     over_peer: f64,
 }
 
-/// The table of the design, for IPv4.
+/// Returns the target of a case according to the design, which states it for IPv4.
 fn target(listing: &Listing, family: Family, case: Case) -> Option<Target> {
     let (over_drop, over_peer) = match (case.what, case.varied, listing.count) {
         (What::Unguarded, false, _) => (1.6, 0.30),
@@ -75,7 +75,8 @@ impl Figures {
         }
     }
 
-    /// Whether the targets are met; none where there is none. Without a peer the other decides.
+    /// Reports whether the targets are met; `None` without a target. Without xdp-filter, only the ratio
+    /// to the empty program counts.
     fn met(&self, target: Option<Target>) -> Option<bool> {
         let target = target?;
         let peer = self.over_peer.is_none_or(|ratio| ratio <= target.over_peer);
@@ -93,7 +94,7 @@ fn words(case: Case) -> [&'static str; 2] {
     [what, if case.varied { "varied" } else { "hot" }]
 }
 
-/// The table of one list and family.
+/// Formats the table for one list and family.
 pub(crate) fn table(listing: &Listing, family: Family, measured: &[Measured]) -> String {
     let header = [
         "case",
@@ -140,7 +141,7 @@ pub(crate) fn table(listing: &Listing, family: Family, measured: &[Measured]) ->
     report::table(2, &header, rows).to_string()
 }
 
-/// The same as data.
+/// Returns the figures of a case as JSON.
 pub(crate) fn json(listing: &Listing, family: Family, measured: &Measured) -> Value {
     let [case, sources] = words(measured.case);
     let figures = Figures::of(measured);

@@ -1,4 +1,4 @@
-//! Who is listed: hosts or prefixes of both families, and who is not.
+//! Lists of sources to admit: hosts or prefixes of both families; and sources that are not listed.
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
@@ -11,9 +11,9 @@ use guard_user::policy::Bundle;
 
 /// The guarded port.
 pub(crate) const PORT: u16 = 9091;
-/// A port that nobody guards.
+/// A port that is not guarded.
 pub(crate) const FREE_PORT: u16 = 8080;
-/// The node whose policy is measured.
+/// Name of the node whose policy is measured.
 pub(crate) const NODE: &str = "node";
 
 /// An address family.
@@ -26,10 +26,10 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// Both of them.
+    /// Both families.
     pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The name used in output.
+    /// Returns the name used in output.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -37,7 +37,7 @@ impl Family {
         }
     }
 
-    /// Bits of an address.
+    /// Returns the number of bits in an address.
     fn bits(self) -> u32 {
         match self {
             Self::V4 => 32,
@@ -45,7 +45,8 @@ impl Family {
         }
     }
 
-    /// An address of global unicast space (IPv6: `2000::/3`), which no peer takes for a martian.
+    /// Returns a random global unicast address (IPv6: in `2000::/3`), which no filter treats as a
+    /// martian.
     fn unicast(self, random: &mut Random) -> u128 {
         match self {
             Self::V4 => loop {
@@ -62,7 +63,7 @@ impl Family {
         }
     }
 
-    /// An address as text.
+    /// Formats an address.
     fn text(self, addr: u128) -> String {
         match self {
             Self::V4 => v4(addr).to_string(),
@@ -75,12 +76,12 @@ fn u32_of(random: &mut Random) -> u32 {
     u32::try_from(random.word() >> 32).unwrap_or(0)
 }
 
-/// An IPv4 address, from the lower half of a word.
+/// Returns the IPv4 address in the lower half of a word.
 pub(crate) fn v4(addr: u128) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from_bits(u32::try_from(addr).unwrap_or(0))
 }
 
-/// A prefix; host bits are zero.
+/// A prefix. Host bits are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Prefix {
     addr: u128,
@@ -103,15 +104,15 @@ impl Prefix {
 /// A list of sources.
 #[derive(Debug)]
 pub(crate) struct Listing {
-    /// Its name, for people.
+    /// Name in the output.
     pub(crate) name: &'static str,
-    /// How many sources of each family it has.
+    /// Number of sources of each family.
     pub(crate) count: usize,
     hosts: bool,
     prefixes: [Vec<Prefix>; 2],
 }
 
-/// Every list that is measured. A quick look leaves out the one that is easy for everybody.
+/// Returns all lists to measure. A quick run leaves out the easiest one.
 pub(crate) fn all(quick: bool) -> Vec<Listing> {
     let mut all = vec![
         Listing::hosts("1,000 hosts", 1_000),
@@ -126,7 +127,8 @@ pub(crate) fn all(quick: bool) -> Vec<Listing> {
 }
 
 impl Listing {
-    /// Hosts spread over unicast space: where a compiled table shares least.
+    /// Returns hosts spread over unicast space, the case in which a compiled table shares the fewest
+    /// nodes.
     fn hosts(name: &'static str, count: usize) -> Self {
         let any = |family: Family, random: &mut Random| (family.unicast(random), family.bits());
         Self { hosts: true, ..Self::new(name, count, any) }
@@ -158,7 +160,8 @@ impl Listing {
         Self { name, count, hosts: false, prefixes }
     }
 
-    /// Hosts under two prefixes of 16 or 48 bits, 32 in a subnet: where a look-up has most to skip.
+    /// Returns hosts under two prefixes of 16 (IPv4) or 48 bits (IPv6), 32 hosts per subnet: the case in
+    /// which a lookup skips the most bits.
     fn cluster(name: &'static str, count: u32) -> Self {
         let host = |family: Family, number: u32| {
             let (half, number) = (u128::from(number % 2), u128::from(number / 2));
@@ -174,7 +177,7 @@ impl Listing {
         Self { name, count: count as usize, hosts: true, prefixes }
     }
 
-    /// Whether all of it are hosts.
+    /// Reports whether the list consists of hosts only.
     pub(crate) fn hosts_only(&self) -> bool {
         self.hosts
     }
@@ -183,23 +186,23 @@ impl Listing {
         &self.prefixes[family as usize]
     }
 
-    /// The listed hosts of a family.
+    /// Returns the first addresses of the listed prefixes of a family.
     pub(crate) fn addresses(&self, family: Family) -> impl Iterator<Item = u128> {
         self.of(family).iter().map(|prefix| prefix.addr)
     }
 
-    /// The first addresses of what is listed, in no order.
+    /// Returns the first addresses of the listed prefixes, shuffled.
     pub(crate) fn listed(&self, family: Family) -> Sources {
         let mut addrs: Vec<u128> = self.addresses(family).collect();
         let mut random = Random::new(2);
-        // Fisher and Yates.
+        // Fisher-Yates shuffle.
         for last in (1..addrs.len()).rev() {
             addrs.swap(last, random.below(last + 1));
         }
         sources(family, &addrs)
     }
 
-    /// Addresses all over unicast space that are not listed.
+    /// Returns addresses from all of unicast space that are not listed.
     pub(crate) fn unlisted(&self, family: Family) -> Sources {
         let mut random = Random::new(3);
         let ranges = self.ranges(family);
@@ -215,7 +218,7 @@ impl Listing {
         sources(family, &addrs)
     }
 
-    /// First and last addresses of what is listed, sorted and without overlap.
+    /// Returns the first and last addresses of the listed prefixes, sorted and without overlap.
     fn ranges(&self, family: Family) -> Vec<(u128, u128)> {
         let mut merged: Vec<(u128, u128)> = Vec::new();
         for prefix in self.of(family) {
@@ -228,7 +231,7 @@ impl Listing {
         merged
     }
 
-    /// A manifest and a policy in which this list, and nobody else, may reach [`PORT`].
+    /// Returns a manifest and a policy that admit only this list to [`PORT`].
     pub(crate) fn bundle(&self, limits: &str) -> Bundle {
         let allow = if self.hosts { "roles: [member]" } else { "networks: [listed]" };
         let mut manifest = bundle::cluster("bench").policies("policy.yaml").node(
@@ -259,7 +262,7 @@ impl Listing {
     }
 }
 
-/// The first of some sources, as text.
+/// Formats the first of some sources.
 pub(crate) fn first(sources: &Sources) -> String {
     match sources {
         Sources::V4(all) => Family::V4.text(u32::from_be_bytes(all[0]).into()),

@@ -1,9 +1,9 @@
-//! What the packet path costs, by `BPF_PROG_TEST_RUN`: the program that the daemon would attach,
-//! loaded from policies that the compiler made, beside an empty program, our parser alone, and
-//! Debian's xdp-filter doing the same job.
+//! Cost of the packet path, by `BPF_PROG_TEST_RUN`: the program that the daemon would attach, loaded
+//! from compiled policies, compared with an empty program, our parser alone, and Debian's xdp-filter
+//! configured for the same task.
 //!
-//! Each case is checked before it is timed, and the counters are after: a benchmark of the wrong
-//! path is worse than none.
+//! Each case is checked before it is timed, and the counters are checked afterwards, so that no figure
+//! comes from the wrong path.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
 mod case;
@@ -30,7 +30,7 @@ use crate::{
     listing::{Family, Listing},
 };
 
-/// Programs of a case, at most.
+/// Maximum number of programs in a case.
 const DEVICES: usize = 6;
 
 fn main() -> ExitCode {
@@ -62,7 +62,7 @@ fn bench(args: &Arguments) -> Result<()> {
     }
     for listing in listing::all(args.quick).into_iter().filter(|of| args.wants(of.name)) {
         let mut guard = guard::load(&listing, Limits::None)?;
-        // A list of prefixes has no per-source state to charge.
+        // With a list of prefixes there is no per-source state to charge.
         let mut limited =
             listing.hosts_only().then(|| guard::load(&listing, Limits::PerSource)).transpose()?;
         let mut peer = match &peer {
@@ -98,7 +98,7 @@ fn bench(args: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// xdp-filter, which lets the hosts of a list in.
+/// Loads xdp-filter, configured to admit the hosts of a list.
 fn peer_for(object: &Object, listing: &Listing) -> Result<XdpFilter> {
     let v4 = listing.addresses(Family::V4).map(listing::v4).collect::<Vec<_>>();
     let v6 = listing.addresses(Family::V6).map(Ipv6Addr::from_bits).collect::<Vec<_>>();

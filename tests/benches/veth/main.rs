@@ -1,14 +1,13 @@
-//! What a dropped frame costs its receiver, end to end: live frames over a veth pair, native XDP.
+//! Cost of a dropped frame for its receiver, end to end: live frames over a veth pair, native XDP.
 //!
-//! A figure is the CPU time of the kernel thread that polls the receiving device, divided by the
-//! frames that it took from the cable: the whole way of a frame through the driver, and what the
-//! program does with it, to the return of its page to the sender's pool. Reading a frame means
-//! waiting for lines that another core has just written, which is why `parse_only` and not
-//! `drop_all` is the floor.
+//! A figure is the CPU time of the kernel thread that polls the receiving device, divided by the number
+//! of frames that it received. This covers the whole path of a frame: the driver, the program, and the
+//! return of the page to the sender's pool. Reading a frame means waiting for cache lines that another
+//! core has just written; that is why `parse_only`, not `drop_all`, is the lower bound.
 //!
-//! The sender is no faster than the receiver of each case can be. One that is overrun has more
-//! pages on their way than its caches hold at one offset of a page, and pays for that: with a
-//! sender as fast as it can, a case that is a little slower than it would look twice as slow.
+//! The sender is paced to the speed of the receiver in each case. Without pacing, a receiver that is
+//! overrun has more pages in flight than its caches hold at one offset of a page, and gets slower for
+//! that reason: a case that is slightly slower than the sender would look twice as slow.
 
 mod measure;
 mod nft;
@@ -79,8 +78,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A cable whose receiving device is polled by a thread of its own, whether or not a program is
-/// attached: nftables has none.
+/// Creates a cable whose receiving device is polled by a thread of its own, whether or not a program is
+/// attached, because nftables attaches none.
 fn cable() -> Result<Lab> {
     let lab = Lab::new(MTU)?;
     offload::set(&lab.receiver, offload::GRO, true)?;

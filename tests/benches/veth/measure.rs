@@ -13,32 +13,32 @@ use nix::unistd::Pid;
 
 use crate::subject::Subject;
 
-/// Before a measurement: caches, pools and queues fill up.
+/// Time before a measurement, in which caches, pools and queues fill up.
 const WARM_UP: Duration = Duration::from_millis(50);
-/// How long the receiver must have been quiet to be done.
+/// A receiver that got no frame for this long has received everything.
 const QUIET: Duration = Duration::from_millis(10);
 
 /// The cable and the sender.
 pub(crate) struct Bench {
     pub(crate) lab: Lab,
     pub(crate) flood: Flood,
-    /// Where the receiver runs.
+    /// CPU of the receiver.
     pub(crate) cpu: usize,
-    /// How long to measure.
+    /// Duration of a measurement.
     pub(crate) duration: Duration,
 }
 
-/// What one run of a case gave.
+/// The result of one run of a case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// CPU time of the receiver for a frame.
+    /// CPU time of the receiver per frame, in nanoseconds.
     pub(crate) ns: f64,
-    /// Frames in a microsecond of wall-clock time.
+    /// Frames per microsecond of wall-clock time.
     pub(crate) mpps: f64,
 }
 
 impl Bench {
-    /// Measures a case; nothing if it is not installed.
+    /// Measures a case. Returns `None` if its program is not installed.
     pub(crate) fn measure(
         &mut self,
         subject: &mut Subject,
@@ -67,7 +67,8 @@ impl Bench {
         }))
     }
 
-    /// Sends for so long, until the receiver has taken what was sent; how long the sending was.
+    /// Sends for `duration` and waits until the receiver has received everything. Returns the time spent
+    /// sending.
     fn run(&self, duration: Duration) -> Result<Duration> {
         let elapsed = self.lab.sender.inside(|| self.flood.send(duration))?;
         let mut received = self.lab.receiver.received()?;
@@ -81,7 +82,7 @@ impl Bench {
         }
     }
 
-    /// The thread that polls, where it belongs. Attaching may have replaced it.
+    /// Returns the polling thread, pinned to its CPU. Attaching may have replaced the thread.
     fn napi(&self) -> Result<Pid> {
         let napi = cpu::napi_thread(&self.lab.receiver.device)?;
         cpu::pin(napi, self.cpu)?;
@@ -89,7 +90,7 @@ impl Bench {
         Ok(napi)
     }
 
-    /// Sends as fast as it goes, then no faster than the receiver could follow.
+    /// Sends as fast as possible, then sets the pace to the speed of the receiver.
     fn warm_up(&mut self, napi: Pid) -> Result<()> {
         self.flood.pace(Duration::ZERO)?;
         let before = Reading::of(&self.lab.receiver, napi)?;
@@ -101,7 +102,7 @@ impl Bench {
     }
 }
 
-/// How far the receiver is.
+/// Counters of the receiver at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     frames: u64,

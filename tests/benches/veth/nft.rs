@@ -1,4 +1,4 @@
-//! nftables at the ingress of the device: the well-known way to do what the guard does.
+//! nftables at the ingress of the device: the usual way to do the guard's task.
 
 use std::{fmt::Display, process::Command};
 
@@ -12,12 +12,12 @@ use serde_json::Value;
 
 const TABLE: &str = "bench";
 
-/// The rules.
+/// The ruleset, as input for `nft`.
 #[derive(Debug)]
 pub(crate) struct Nft(String);
 
 impl Nft {
-    /// Rules for a device; none if the program that sets them is not installed.
+    /// Builds the rules for a device. Returns `None` if `nft` is not installed.
     pub(crate) fn new(device: &str, listed: &Addresses) -> Option<Self> {
         Command::new("nft").arg("--version").output().ok()?;
         let set = |name, kind, addresses| {
@@ -35,7 +35,7 @@ impl Nft {
         Some(Self(format!("table netdev {TABLE} {{\n{}{chain}}}\n", sets.concat())))
     }
 
-    /// Sets the rules.
+    /// Loads the rules.
     pub(crate) fn attach(&self, end: &End) -> Result<()> {
         run_with(end.command("nft").args(["-f", "-"]), &self.0).map(drop)
     }
@@ -46,7 +46,7 @@ impl Nft {
         run(end.command("nft").args(["delete", "table", "netdev", TABLE])).map(drop)
     }
 
-    /// Frames that the rule of a family has dropped.
+    /// Returns the number of frames that the rule of a family has dropped.
     #[expect(clippy::unused_self, reason = "only who has set rules asks for them")]
     pub(crate) fn dropped(&self, end: &End, family: Family) -> Result<u64> {
         let text =

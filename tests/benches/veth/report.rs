@@ -1,4 +1,4 @@
-//! What came out.
+//! The report.
 
 use std::io::Write as _;
 
@@ -29,16 +29,16 @@ dropped exactly the frames that were counted (drop_all, parse_only and parse_bus
   nftables    netdev ingress, guarded port, set of N sources; device polled with GRO, no XDP
 ";
 
-/// The cases, and what each round gave of each.
+/// The cases, and the samples of each.
 pub(crate) struct Results<'a> {
     pub(crate) subjects: &'a [Subject],
-    /// Index of the subject, and the family.
+    /// Index of the subject, and the address family.
     pub(crate) cases: &'a [(usize, Family)],
     pub(crate) samples: &'a [Vec<Option<Sample>>],
 }
 
 impl Results<'_> {
-    /// All figures.
+    /// Returns the figures of all cases.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let cases = self.cases.iter().zip(self.samples);
         cases.flat_map(|(&(at, family), samples)| self.of_case(at, family, samples)).collect()
@@ -62,7 +62,7 @@ impl Results<'_> {
         rows
     }
 
-    /// The rounds of a case.
+    /// Returns the CPU time per frame of a case, in nanoseconds, for each round.
     fn ns(&self, kind: Kind, family: Family) -> Vec<f64> {
         let mut cases = self.cases.iter().zip(self.samples);
         let found = cases.find(|((at, of), _)| self.subjects[*at].kind == kind && *of == family);
@@ -75,7 +75,7 @@ fn case(kind: Kind, family: Family) -> String {
     format!("{} {family}", kind.name())
 }
 
-/// A table for people.
+/// Prints the results as a table.
 pub(crate) fn print(subjects: &[Subject], rows: &[Row]) -> Result<()> {
     let families = Family::ALL.into_iter();
     let cases = families.flat_map(|family| subjects.iter().map(move |of| (of.kind, family)));
@@ -101,7 +101,7 @@ fn line(rows: &[Row], kind: Kind, family: Family) -> Vec<String> {
 }
 
 impl Kind {
-    /// What it is compared with, and what should come out.
+    /// Returns the cases to compare with, and the expected ratios.
     fn ratios(self) -> Vec<(Self, Option<Target>)> {
         match self {
             Self::ParseOnly => vec![],

@@ -1,4 +1,4 @@
-//! What is measured: a program in the place of the guard, or rules behind it.
+//! The programs and rules to measure.
 
 use std::{os::fd::AsFd as _, path::Path};
 
@@ -20,30 +20,30 @@ use guard_user::bpf::link::Link;
 
 use crate::nft::Nft;
 
-/// How to get programs of others.
+/// How to install other projects' programs.
 const NOT_INSTALLED: &str = "not installed (cargo xtask bench --install)";
 
 /// The cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Drops without a look.
+    /// Drops without reading the packet.
     DropAll,
-    /// Reads the headers, then drops.
+    /// Parses the headers, then drops.
     ParseOnly,
-    /// The same, then computes as long as the guard does, in registers.
+    /// Parses the headers, then computes in registers for as long as the guard takes, then drops.
     ParseBusy,
-    /// The guard with a thousand sources.
+    /// The guard with 1,000 listed sources.
     Guard,
-    /// The guard with a hundred thousand.
+    /// The guard with 100,000 listed sources.
     GuardMany,
-    /// xdp-filter of xdp-tools.
+    /// xdp-filter from xdp-tools.
     XdpFilter,
     /// nftables at the ingress of the device.
     Nft,
 }
 
 impl Kind {
-    /// All, in the order of the table.
+    /// All cases, in the order of the table.
     pub(crate) const ALL: [Self; 7] = [
         Self::DropAll,
         Self::ParseOnly,
@@ -54,7 +54,7 @@ impl Kind {
         Self::Nft,
     ];
 
-    /// Its name.
+    /// Returns the name of the case in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::DropAll => "drop_all",
@@ -67,7 +67,7 @@ impl Kind {
         }
     }
 
-    /// Whether others are compared with it.
+    /// Reports whether other cases are compared with this one.
     pub(crate) fn is_base(self) -> bool {
         matches!(self, Self::ParseOnly | Self::Guard | Self::XdpFilter)
     }
@@ -75,7 +75,7 @@ impl Kind {
 
 /// A case, loaded.
 pub(crate) struct Subject {
-    /// Which one.
+    /// The case.
     pub(crate) kind: Kind,
     loaded: Option<Loaded>,
     link: Option<Link>,
@@ -89,7 +89,7 @@ enum Loaded {
 }
 
 impl Subject {
-    /// Loads what the case needs; not what is not installed.
+    /// Loads the program or rules of a case; a case whose software is not installed stays empty.
     pub(crate) fn load(kind: Kind, listed: &Addresses, object: &Path, end: &End) -> Result<Self> {
         let simple = |name| Ok(Loaded::Simple(Simple::load(object, 0, &[name])?, name));
         let loaded = match kind {
@@ -111,12 +111,12 @@ impl Subject {
         Ok(Self { kind, loaded: loaded.transpose()?, link: None })
     }
 
-    /// Why it cannot be measured, if it cannot.
+    /// Returns why the case cannot be measured, or `None`.
     pub(crate) fn missing(&self) -> Option<&'static str> {
         self.loaded.is_none().then_some(NOT_INSTALLED)
     }
 
-    /// Puts it in force.
+    /// Attaches the program, or loads the rules.
     pub(crate) fn attach(&mut self, end: &End) -> Result<()> {
         let program = match &self.loaded {
             Some(Loaded::Simple(simple, name)) => simple.program(name)?,
@@ -129,7 +129,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Takes it away.
+    /// Detaches the program, or removes the rules.
     pub(crate) fn detach(&mut self, end: &End) -> Result<()> {
         if let Some(Loaded::Nft(nft)) = &self.loaded {
             nft.detach(end)?;
@@ -140,7 +140,8 @@ impl Subject {
         Ok(())
     }
 
-    /// Frames that it says it has dropped for the reason of the case; none if it does not count.
+    /// Returns the number of frames that the program has counted as dropped for the reason of the case;
+    /// `None` if it has no counters.
     pub(crate) fn dropped(&mut self, end: &End, family: Family) -> Result<Option<u64>> {
         match &mut self.loaded {
             Some(Loaded::Guard(guard)) => {

@@ -1,4 +1,4 @@
-//! The guard as the daemon would run it: a compiled policy, loaded with event sampling on.
+//! The guard as the daemon runs it: a compiled policy, loaded with event sampling on.
 
 use std::collections::BTreeMap;
 
@@ -17,25 +17,25 @@ use guard_user::{
 use super::run::Program;
 use crate::backend::KEY;
 
-/// Frames by what was decided of them, and why.
+/// Frames by action and reason.
 pub type Counts = BTreeMap<(Action, Reason), u64>;
 
-/// A loaded policy, on maps of its own.
+/// A loaded policy with maps of its own.
 #[expect(missing_debug_implementations, reason = "the shared maps have none")]
 pub struct Guard {
-    // It is loaded as long as this lives.
+    // Keeps the program loaded.
     _generation: Generation,
     shared: PinnedMaps,
     program: Program,
 }
 
 impl Guard {
-    /// Loads a policy for a device with this index, name and MTU.
+    /// Loads a policy at the XDP hook, for a device with this index, name and MTU.
     pub fn load(policy: &CompiledPolicy, index: u32, device: &str, mtu: u32) -> Result<Self> {
         Self::load_for(Hook::Xdp, policy, index, device, mtu)
     }
 
-    /// The same for a hook.
+    /// Loads a policy at a hook.
     pub fn load_for(
         hook: Hook,
         policy: &CompiledPolicy,
@@ -46,7 +46,7 @@ impl Guard {
         let options = Options::new(Maps::Private, KEY, true);
         let mut generation = Generation::load_for(hook, policy, &options)?;
         let mut shared = generation.shared()?;
-        // As the daemon says it: in the network stack a frame lies in as many buffers as it likes.
+        // As the daemon sets it. In the network stack a frame may lie in any number of buffers.
         let one_buffer = hook == Hook::Xdp && devices::has_one_buffer(mtu);
         shared.set_interface(index, device, one_buffer)?;
         for service in &policy.services {
@@ -57,12 +57,12 @@ impl Guard {
         Ok(Self { _generation: generation, shared, program })
     }
 
-    /// Its program.
+    /// Returns the program, for test runs.
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// Frames that it has judged so far, those of all services together.
+    /// Returns the counts so far, summed over all services.
     pub fn counts(&self) -> Result<Counts> {
         let mut counts = Counts::new();
         for (_, verdict, counter) in self.shared.counters().context("the counters")? {
@@ -71,15 +71,17 @@ impl Guard {
         Ok(counts)
     }
 
-    /// Frames that got this verdict so far, of its service alone.
+    /// Returns how many frames got exactly this verdict, including its service, so far.
     pub fn counted(&self, verdict: Verdict) -> Result<u64> {
         let counters = self.shared.counters().context("the counters")?;
         let same = counters.into_iter().filter(|(_, counted, _)| *counted == verdict);
         Ok(same.map(|(_, _, counter)| counter.packets).sum())
     }
 
-    /// Listens to events, and empties their ring, as the daemon does on a timer. None may have been
-    /// lost: writing to a full ring costs less.
+    /// Enables events and empties their ring, as the daemon does on a timer.
+    ///
+    /// Fails if events were lost, because writing to a full ring is cheaper and would distort the
+    /// figures.
     pub fn drain(&mut self) -> Result<()> {
         self.shared.listen()?;
         self.shared.events(usize::MAX);
@@ -89,7 +91,7 @@ impl Guard {
     }
 }
 
-/// What has moved between two counts.
+/// Returns the differences between two counts, without zeros.
 pub fn moved(before: &Counts, after: &Counts) -> Counts {
     let difference = |key| after.get(key).unwrap_or(&0) - before.get(key).unwrap_or(&0);
     after.keys().map(|key| (*key, difference(key))).filter(|(_, moved)| *moved > 0).collect()

@@ -1,9 +1,9 @@
-//! Keeping programs in the kernel's XDP dispatcher.
+//! Keeps programs in the kernel's XDP dispatcher.
 //!
-//! A test run puts its program into the dispatcher (`bpf_prog_change_xdp`, `net/bpf/test_run.c`)
-//! and takes it out again. Each time code is patched and a grace period waited for: 40 ms, of which
-//! 0.25 ms count as CPU time of the one who measures. A program that is attached somewhere is in
-//! there already, so each is attached to a device that nobody sends to.
+//! A test run adds its program to the dispatcher (`bpf_prog_change_xdp`, `net/bpf/test_run.c`) and
+//! removes it afterwards. Each change patches code and waits for a grace period: 40 ms, of which 0.25 ms
+//! are CPU time of the measuring thread. An attached program is in the dispatcher already, so each
+//! program is attached to a device without traffic.
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
@@ -19,12 +19,12 @@ use nix::{
 
 use super::run::Program;
 
-/// Devices that are down, in a network namespace that ends with us.
+/// Devices that are down, in a network namespace that ends with this process.
 #[derive(Debug)]
 pub struct Devices(Vec<u32>);
 
 impl Devices {
-    /// Makes an even number of them. This thread stays in their namespace.
+    /// Creates at least `count` devices, in pairs. The calling thread stays in their namespace.
     pub fn new(count: usize) -> Result<Self> {
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
         let mut devices = Vec::new();
@@ -42,7 +42,8 @@ impl Devices {
         Ok(Self(devices))
     }
 
-    /// Keeps these programs in the dispatcher, as long as what is returned lives.
+    /// Attaches the programs, so that they stay in the dispatcher until the returned descriptors are
+    /// closed.
     pub fn hold<'p>(
         &self,
         programs: impl IntoIterator<Item = &'p Program>,

@@ -1,9 +1,9 @@
-//! What the benchmarks share. They are run by `cargo xtask bench`, which builds both kernel objects
-//! and merges what the benchmarks write.
+//! Code shared by the benchmarks. `cargo xtask bench` runs them: it builds both kernel objects and
+//! merges the benchmarks' output.
 //!
-//! What makes a figure worth something on a machine where other work runs: it is CPU time of the
-//! measuring thread, never time on the wall; what is compared is measured in turns in one run,
-//! in changing order; and ratios are medians over the ratios of each round, not ratios of medians.
+//! Figures stay comparable on a machine where other work runs because they are CPU time of the measuring
+//! thread, not wall-clock time; because the programs to compare are measured alternately in one run, in
+//! changing order; and because ratios are medians over the ratios of each round, not ratios of medians.
 
 pub mod guard;
 pub mod hold;
@@ -17,43 +17,43 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// What every benchmark is told.
+/// Command-line arguments of every benchmark.
 #[derive(Debug, Clone, Parser)]
 #[command(max_term_width = 100)]
 pub struct Arguments {
-    /// Fewer and shorter rounds: 15 to 20 seconds, good for a look
+    /// Fewer and shorter rounds: 15 to 20 seconds, enough for a first look
     #[arg(long)]
     pub quick: bool,
     /// Write the figures here as JSON
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
-    /// Where the kernel objects `bench` and `flood` lie
+    /// Directory with the kernel objects `bench` and `flood`
     #[arg(long, value_name = "DIR")]
     pub objects: PathBuf,
-    /// Only cases whose name contains this, and those that they are compared with
+    /// Only cases whose name contains this text, and the cases that they are compared with
     pub filter: Option<String>,
-    /// `cargo bench` says it to everyone
+    /// Accepted because `cargo bench` passes it to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Arguments {
-    /// The kernel object with the programs to compare with.
+    /// Returns the path of the kernel object with the reference programs.
     pub fn yardsticks(&self) -> PathBuf {
         self.objects.join("bench")
     }
 
-    /// The kernel object with the sender of floods.
+    /// Returns the path of the kernel object that sends floods.
     pub fn sender(&self) -> PathBuf {
         self.objects.join("flood")
     }
 
-    /// One of two values: the first for a quick run.
+    /// Returns one of two values: the first for a quick run.
     pub fn pick<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// Whether a case is wanted.
+    /// Reports whether a case is selected.
     pub fn wants(&self, case: &str) -> bool {
         self.filter.as_deref().is_none_or(|filter| case.contains(filter))
     }

@@ -1,4 +1,4 @@
-//! The kernel object with the yardsticks (`guard-ebpf/src/bench.rs`).
+//! The kernel object with the reference programs (`guard-ebpf/src/bench.rs`).
 
 use std::{fs, path::Path};
 
@@ -14,21 +14,21 @@ use super::run::Program;
 /// Addresses in the table of a variator.
 pub const SOURCES: usize = 1 << 18;
 
-/// The yardsticks, loaded; none is attached.
+/// The loaded reference programs; none is attached.
 #[derive(Debug)]
 pub struct Yardsticks {
-    /// Drops without a look at the packet.
+    /// Drops without reading the packet.
     pub drop_all: Program,
-    /// Passes without a look at the packet.
+    /// Passes without reading the packet.
     pub pass_all: Program,
     /// Parses as the guard does, and drops.
     pub parse_only: Program,
-    /// Hands every packet on, at the tc hook.
+    /// Passes every packet on to the next program, at the tc hook.
     pub tc_next: Program,
 }
 
 impl Yardsticks {
-    /// Loads them.
+    /// Loads the reference programs.
     pub fn load(object: &[u8]) -> Result<Self> {
         let mut ebpf = EbpfLoader::new().load(object).context("the maps of the yardsticks")?;
         Ok(Self {
@@ -40,7 +40,7 @@ impl Yardsticks {
     }
 }
 
-/// Reads the object.
+/// Reads the object file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("{}: run this by `cargo xtask bench`", path.display()))
 }
@@ -63,7 +63,7 @@ impl Sources {
     }
 }
 
-/// Gives every packet the next source of a table, then jumps to a program under test.
+/// A program that gives every packet the next source of a table, then jumps to a program under test.
 #[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
 pub struct Variator {
     frags: Program,
@@ -73,7 +73,7 @@ pub struct Variator {
 }
 
 impl Variator {
-    /// Loads one with a table of [`SOURCES`] addresses: these, in their order, again and again.
+    /// Loads a variator with a table of [`SOURCES`] addresses, filled by repeating `sources` in order.
     pub fn load(object: &[u8], sources: &Sources) -> Result<Self> {
         ensure!(sources.len() != 0, "a variator without sources");
         let mut ebpf = EbpfLoader::new().load(object).context("the maps of the variator")?;
@@ -81,7 +81,8 @@ impl Variator {
             Sources::V4(_) => ["vary4", "vary4_linear"],
             Sources::V6(_) => ["vary6", "vary6_linear"],
         };
-        // The programs keep their maps; before they are loaded, taking a map would end it.
+        // Load the programs first: they then hold a reference to their maps. Otherwise a map would be
+        // freed when it is taken from the object.
         let (frags, linear) = (load(&mut ebpf, frags)?, load(&mut ebpf, linear)?);
         match sources {
             Sources::V4(sources) => {
@@ -105,14 +106,14 @@ impl Variator {
         })
     }
 
-    /// Its programs, whatever is tested.
+    /// Returns both entry programs, of which [`Self::before`] picks one.
     pub fn programs(&self) -> [&Program; 2] {
         [&self.frags, &self.linear]
     }
 
-    /// The program to run so that this one gets varied sources; until the next call.
+    /// Returns the program to run so that `program` gets varied sources. Valid until the next call.
     pub fn before(&mut self, program: &Program) -> Result<&Program> {
-        // The kernel knows whether a program has `xdp.frags` and does not tell.
+        // The kernel does not report whether a program has `xdp.frags`, so try.
         if self.jump.set(0, program.fd(), 0).is_ok() {
             return Ok(&self.frags);
         }

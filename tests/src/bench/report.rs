@@ -1,4 +1,4 @@
-//! What a benchmark tells: a table for people and a file for `cargo xtask bench`.
+//! Output of a benchmark: a table for the terminal and a JSON file for `cargo xtask bench`.
 
 use std::{fs, path::Path};
 
@@ -15,12 +15,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of the benchmark with this name, without figures.
+    /// Creates an empty report of the benchmark with this name.
     pub fn new(bench: &'static str) -> Self {
         Self { bench, notes: Vec::new(), rows: Vec::new() }
     }
 
-    /// Adds what a reader of the figures must know.
+    /// Adds a note that readers of the figures need.
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
@@ -30,12 +30,12 @@ impl Report {
         self.rows.push(row);
     }
 
-    /// The notes.
+    /// Returns the notes.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Writes all of it.
+    /// Writes the report as JSON.
     pub fn write(&self, path: &Path) -> Result<()> {
         let all = json!({ "bench": self.bench, "notes": self.notes, "rows": self.rows });
         let text = serde_json::to_string_pretty(&all)?;
@@ -43,7 +43,7 @@ impl Report {
     }
 }
 
-/// A table whose first columns are words and whose others are figures.
+/// Formats a table: the first `words` columns are text, the others are figures.
 pub fn table(words: usize, header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());

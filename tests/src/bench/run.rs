@@ -1,4 +1,4 @@
-//! Programs in the kernel, run and timed.
+//! Loads programs from the kernel, runs them and times them.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use nix::{
     unistd::Pid,
 };
 
-/// Results of an XDP program (`enum xdp_action`, include/uapi/linux/bpf.h).
+/// Return value of an XDP program (`enum xdp_action`, `include/uapi/linux/bpf.h`).
 pub const XDP_DROP: u32 = 1;
 /// See [`XDP_DROP`].
 pub const XDP_PASS: u32 = 2;
-/// Results of a tc program (`TC_ACT_SHOT`, `include/uapi/linux/pkt_cls.h`; `TCX_NEXT`,
+/// Return value of a tc program (`TC_ACT_SHOT`, `include/uapi/linux/pkt_cls.h`; `TCX_NEXT`,
 /// `include/uapi/linux/bpf.h`).
 pub const TC_DROP: u32 = 2;
 /// See [`TC_DROP`].
 pub const TC_NEXT: u32 = u32::MAX;
 
-/// A loaded program. It stays loaded while this lives.
+/// A loaded program. It stays loaded while this value exists.
 #[derive(Debug)]
 pub struct Program {
     kind: Kind,
@@ -38,7 +38,7 @@ enum Kind {
 }
 
 impl Program {
-    /// The program with this id.
+    /// Opens the loaded program with this id.
     pub fn by_id(id: u32) -> Result<Self> {
         let info = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
         Self::of(info.with_context(|| format!("no program has the id {id}"))?)
@@ -55,13 +55,13 @@ impl Program {
         Ok(Self { kind, fd })
     }
 
-    /// Its descriptor, for a program array.
+    /// Returns the descriptor, for a program array.
     pub fn fd(&self) -> &ProgramFd {
         &self.fd
     }
 
-    /// Runs it so many times on a frame; the result of the last run. What a run writes into the
-    /// frame is there for the next (`bpf_test_run`, `net/bpf/test_run.c`).
+    /// Runs the program `repeat` times on a frame and returns the result of the last run. A later run
+    /// sees what an earlier one wrote into the frame (`bpf_test_run`, `net/bpf/test_run.c`).
     pub fn run(&self, frame: &[u8], repeat: u32) -> Result<u32> {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         let result = match &self.kind {
@@ -71,10 +71,10 @@ impl Program {
         Ok(result.context("a test run")?.return_value)
     }
 
-    /// Nanoseconds of CPU time that one run takes, and the result of the last.
+    /// Returns the CPU time of one run in nanoseconds, and the result of the last run.
     ///
-    /// The kernel's own figure is whole nanoseconds and time on the wall. Ours includes the loop of
-    /// the test run, some 5 ns for each packet.
+    /// The kernel's own figure is in whole nanoseconds and wall-clock time. This one includes the loop
+    /// of the test run, about 5 ns per packet.
     pub fn time(&self, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
         ensure!(repeat > 0, "nothing to time");
         let before = thread_time()?;
@@ -84,13 +84,13 @@ impl Program {
     }
 }
 
-/// CPU time of this thread.
+/// Returns the CPU time of this thread.
 pub fn thread_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// Keeps this thread on the last CPU that it may use, so that caches and per-CPU values stay the
-/// same; which one.
+/// Pins this thread to the last CPU that it may use, so that caches and per-CPU values stay the same.
+/// Returns the CPU's number.
 pub fn stay_on_one_cpu() -> Result<usize> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).context("the CPUs of this thread")?;

@@ -1,6 +1,6 @@
-//! Medians.
+//! Medians and ratios over rounds.
 
-/// The middle one of some figures; 0 of none.
+/// Returns the median of some figures; 0 if there are none.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;
@@ -11,23 +11,23 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     }
 }
 
-/// The median of what each round says of two programs. Rounds in which the machine was slow were
-/// slow for both.
+/// Returns the median of a comparison of two programs in each round. Comparing within a round cancels
+/// slow phases of the machine, which slow down both programs.
 pub fn median_of(ours: &[f64], theirs: &[f64], compare: impl Fn(f64, f64) -> f64) -> f64 {
     median(ours.iter().zip(theirs).map(|(ours, theirs)| compare(*ours, *theirs)).collect())
 }
 
-/// The median ratio of two programs, round by round.
+/// Returns the median ratio of two programs, round by round.
 pub fn ratio(ours: &[f64], theirs: &[f64]) -> f64 {
     median_of(ours, theirs, |ours, theirs| ours / theirs)
 }
 
-/// The median difference of two programs, round by round.
+/// Returns the median difference of two programs, round by round.
 pub fn difference(ours: &[f64], theirs: &[f64]) -> f64 {
     median_of(ours, theirs, |ours, theirs| ours - theirs)
 }
 
-/// The least and the greatest ratio of any round: how far to trust the median.
+/// Returns the minimum and the maximum ratio of any round, which show how reliable the median is.
 pub fn spread(ours: &[f64], theirs: &[f64]) -> [f64; 2] {
     let ratios = || ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
     [ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max)]

@@ -1,11 +1,11 @@
-//! Debian's xdp-filter as a peer: its deny policy, every port but the guarded one accepted, and the
-//! listed hosts accepted as sources, which together is the guard's job. Its maps are filled
-//! directly: its command takes a port at a time.
+//! Debian's xdp-filter for comparison: its deny policy, with every port but the guarded one accepted and
+//! the listed hosts accepted as sources, which together does the guard's task. Its maps are filled
+//! directly, because its command takes one port at a time.
 //!
-//! The object of the package is loaded as it is, with its maps on a bpffs of our own. The command
-//! itself would put libxdp's dispatcher in front where the kernel allows that, and a program behind
-//! a dispatcher cannot be test-run; so what is measured is a few ns less than an installation pays.
-//! The other difference: the package's 10,000 sources are raised where more are listed.
+//! The object of the package is loaded unchanged, with its maps on a private bpffs. The command would
+//! add libxdp's dispatcher where the kernel allows that, and a program behind a dispatcher cannot be
+//! test-run; so the figure is a few ns lower than that of an installation. The other difference: the
+//! package's limit of 10,000 sources is raised where more are listed.
 
 use std::{
     fs, io, iter,
@@ -24,33 +24,33 @@ use aya::{
 use super::run::{Program, XDP_DROP};
 use crate::system::mounts::Bpffs;
 
-/// What is said without it.
+/// The message if xdp-filter is not installed.
 pub const MISSING: &str = "xdp-filter: not installed (cargo xtask bench --install)";
 
-/// The variant of the object with every feature, which `xdp-filter load --policy deny` takes for
-/// TCP, UDP, IPv4 and IPv6 together.
+/// The variant of the object with all features, which `xdp-filter load --policy deny` uses for TCP, UDP,
+/// IPv4 and IPv6 together.
 const OBJECT: &str = "xdpfilt_dny_all.o";
 const PROGRAM: &str = "xdpfilt_dny_all";
-/// Where distributions put it, besides the directory of the architecture.
+/// Directories in which distributions install it, besides the architecture's own.
 const DIRECTORIES: [&str; 4] =
     ["/usr/lib64/bpf", "/usr/lib/bpf", "/usr/local/lib/bpf", "/usr/share/xdp-tools"];
-/// Sources of each family that the package has room for.
+/// Maximum number of sources of each family in the package.
 const AS_SHIPPED: u32 = 10_000;
 
-// Flags of its map values (xdp-tools, xdp-filter/common_kern_user.h).
+// Flags of the map values (xdp-tools, xdp-filter/common_kern_user.h).
 const SOURCE: u64 = 1 << 0;
 const DESTINATION: u64 = 1 << 1;
 const TCP: u64 = 1 << 2;
 const UDP: u64 = 1 << 3;
 
-/// The package's object, found.
+/// The object file of the package.
 #[derive(Debug)]
 pub struct Object {
     path: PathBuf,
     version: String,
 }
 
-/// Looks for the package.
+/// Finds the object of an installed package.
 pub fn find() -> io::Result<Object> {
     let native = format!("/usr/lib/{}-linux-gnu/bpf", std::env::consts::ARCH);
     let path = iter::once(native.as_str())
@@ -61,14 +61,14 @@ pub fn find() -> io::Result<Object> {
     Ok(Object { path, version: version().unwrap_or_else(|| "version unknown".to_owned()) })
 }
 
-/// The command does not say it; the package manager does.
+/// Returns the version according to the package manager; xdp-filter does not print it.
 fn version() -> Option<String> {
     let said = Command::new("dpkg-query").args(["--show", "xdp-tools"]).output().ok()?;
     Some(String::from_utf8(said.stdout).ok()?.split_whitespace().nth(1)?.to_owned())
 }
 
 impl Object {
-    /// What it is, for a note.
+    /// Describes the object for a note.
     pub fn describe(&self) -> String {
         format!(
             "xdp-filter: {}, {}, without libxdp's dispatcher; room for {AS_SHIPPED} sources as \
@@ -80,7 +80,7 @@ impl Object {
     }
 }
 
-/// It, loaded, with its maps filled.
+/// xdp-filter, loaded, with its maps filled.
 #[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
 pub struct XdpFilter {
     program: Program,
@@ -89,7 +89,7 @@ pub struct XdpFilter {
 }
 
 impl XdpFilter {
-    /// Loads it, to refuse `port` to all but these hosts.
+    /// Loads xdp-filter with rules that deny `port` to all but these hosts.
     pub fn load(object: &Object, port: u16, v4: &[Ipv4Addr], v6: &[Ipv6Addr]) -> Result<Self> {
         let pins = Bpffs::new()?;
         let bytes = fs::read(&object.path)?;
@@ -104,7 +104,8 @@ impl XdpFilter {
         let xdp: &mut Xdp = program.try_into()?;
         xdp.load().context("loading xdp-filter")?;
         let program = Program::by_id(xdp.info()?.id())?;
-        // The loaded program keeps its maps; before, they would end with our descriptors.
+        // From here on the loaded program holds its maps; before, they would be freed with our
+        // descriptors.
         accept_ports_but(&mut ebpf, port)?;
         accept_sources(&mut ebpf, "filter_ipv4", v4.iter().map(Ipv4Addr::octets))?;
         accept_sources(&mut ebpf, "filter_ipv6", v6.iter().map(Ipv6Addr::octets))?;
@@ -112,18 +113,18 @@ impl XdpFilter {
         Ok(Self { program, statistics, _pins: pins })
     }
 
-    /// The program.
+    /// Returns the program, for test runs.
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// Frames that got an XDP action so far.
+    /// Returns how many frames got an XDP action so far.
     pub fn counted(&self, action: u32) -> Result<u64> {
         let values = self.statistics.get(&action, 0).context("the statistics of xdp-filter")?;
         Ok(values.iter().map(|[packets, _]| packets).sum())
     }
 
-    /// Frames that it has dropped so far.
+    /// Returns how many frames were dropped so far.
     pub fn dropped(&self) -> Result<u64> {
         self.counted(XDP_DROP)
     }
@@ -132,7 +133,7 @@ impl XdpFilter {
 fn accept_ports_but(ebpf: &mut Ebpf, refused: u16) -> Result<()> {
     let mut ports = PerCpuArray::try_from(take(ebpf, "filter_ports")?)?;
     for port in (0..=u16::MAX).filter(|port| *port != refused) {
-        // In network byte order.
+        // The key is the port in network byte order.
         let index = u32::from(port.to_be());
         ports.set(index, on_all_cpus(DESTINATION | TCP | UDP)?, 0)?;
     }

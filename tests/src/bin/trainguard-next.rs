@@ -1,4 +1,4 @@
-//! `trainguard` as if it were of the next layout version, for tests of upgrades and downgrades.
+//! `trainguard` with the next layout version, for tests of upgrades and downgrades.
 
 use std::process::ExitCode;
 

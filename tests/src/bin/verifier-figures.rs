@@ -1,5 +1,5 @@
-//! What the verifier and the JIT make of the program under a few fixed policies, for
-//! `cargo xtask budget`, which compares it with the committed table.
+//! Figures of the verifier and the JIT for the program under a few fixed policies, for `cargo xtask
+//! budget`, which compares them with the committed table.
 #![expect(clippy::print_stderr, reason = "a tool for the terminal")]
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
@@ -19,13 +19,13 @@ use guard_user::{
     system_error::SystemError,
 };
 
-/// Where the figures go.
+/// Command-line arguments.
 #[derive(Debug, Parser)]
 struct Args {
-    /// A JSON file: the name of a policy, the name of a figure, the figure
+    /// Output file, JSON: policy, figure, value
     #[arg(long, value_name = "PATH")]
     json: PathBuf,
-    /// Leave out the stack, for which the program is loaded again and again
+    /// Leave out the stack depth, for which the program is loaded many times
     #[arg(long)]
     without_stack: bool,
 }
@@ -97,11 +97,11 @@ fn figures(hook: Hook, policy: &CompiledPolicy, without_stack: bool) -> Result<F
     Ok(others.into_iter().chain(stack).collect())
 }
 
-/// Bytes of stack, all functions together.
+/// Returns the bytes of stack, summed over all functions.
 ///
-/// Only the verifier's log tells, and aya hands that out only when loading fails. The last thing
-/// that can fail, behind the verifier, is the descriptor of the program (`bpf_prog_load`,
-/// kernel/bpf/syscall.c): so it is one descriptor that we lack.
+/// Only the verifier's log contains them, and aya returns the log only if loading fails. The last step
+/// that can fail after the verifier is the allocation of the program's descriptor (`bpf_prog_load`,
+/// `kernel/bpf/syscall.c`), so loading is made to fail by a limit on descriptors.
 fn stack(hook: Hook, policy: &CompiledPolicy) -> Result<u64> {
     let mut found = None;
     for limit in lowest_free()?.. {
@@ -113,7 +113,7 @@ fn stack(hook: Hook, policy: &CompiledPolicy) -> Result<u64> {
     found.context("no stack depth in the log of the verifier")
 }
 
-/// `stack depth 120+0+64`: one number for each function.
+/// Parses `stack depth 120+0+64`, which has one number for each function, and returns the sum.
 fn stack_of(log: &str) -> Option<u64> {
     let depths = log.lines().find_map(|line| line.strip_prefix("stack depth "))?;
     depths.split('+').map(|depth| depth.trim().parse::<u64>().ok()).sum()

@@ -1,5 +1,5 @@
-//! A memory control group of a test's own: what a daemon has taken of the kernel's memory, maps and
-//! programs included, and a limit to it.
+//! A memory control group for a test: it measures the kernel memory of a daemon, including maps and
+//! programs, and can limit it.
 
 use std::{
     fs,
@@ -11,8 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Where systemd and most others mount them: the hierarchy of version 2, or the one of the memory
-/// controller of version 1.
+/// Usual mount points: the hierarchy of version 2, or that of the memory controller of version 1.
 const ROOTS: [(&str, Version); 3] = [
     ("/sys/fs/cgroup", Version::Two),
     ("/sys/fs/cgroup/unified", Version::Two),
@@ -25,7 +24,7 @@ enum Version {
     Two,
 }
 
-/// A memory control group; gone when it is dropped.
+/// A memory control group; removed on drop.
 #[derive(Debug)]
 pub struct Cgroup {
     directory: PathBuf,
@@ -33,7 +32,7 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes one; why not, if this machine has no memory controller that we may use.
+    /// Creates a group. Fails if this machine has no memory controller that the test may use.
     pub fn new(name: &str) -> Result<Self> {
         for (root, version) in ROOTS {
             let directory = Path::new(root).join(format!("tgtest-{}-{name}", process::id()));
@@ -41,7 +40,7 @@ impl Cgroup {
                 continue;
             }
             let group = Self { directory, version };
-            // Without its controller a group of version 2 counts nothing.
+            // Without its controller, a group of version 2 has no memory statistics.
             if group.memory().is_ok() {
                 return Ok(group);
             }
@@ -49,12 +48,12 @@ impl Cgroup {
         bail!("no memory control group can be made")
     }
 
-    /// Moves a process in. What it takes from now on is counted here.
+    /// Moves a process into the group. Memory that it allocates from then on is counted.
     pub fn add(&self, process: u32) -> Result<()> {
         self.write("cgroup.procs", &process.to_string())
     }
 
-    /// A command that is in from its beginning.
+    /// Wraps a command so that it runs in the group from its start.
     pub fn command(&self, inner: &Command) -> Command {
         let mut command = Command::new("sh");
         command
@@ -64,7 +63,8 @@ impl Cgroup {
         command
     }
 
-    /// Memory taken, in bytes: the kernel's where it is counted apart, else all.
+    /// Returns the memory in use, in bytes: the kernel's where it is counted separately (version 1),
+    /// else all.
     pub fn memory(&self) -> Result<u64> {
         let name = match self.version {
             Version::One => "memory.kmem.usage_in_bytes",
@@ -74,7 +74,7 @@ impl Cgroup {
         text.trim().parse().context(name)
     }
 
-    /// Memory taken in all, in bytes.
+    /// Returns all memory in use, in bytes.
     pub fn total(&self) -> Result<u64> {
         let name = match self.version {
             Version::One => "memory.usage_in_bytes",
@@ -84,7 +84,7 @@ impl Cgroup {
         text.trim().parse().context(name)
     }
 
-    /// Lets it take no more than this, in bytes.
+    /// Sets the limit in bytes.
     pub fn limit(&self, bytes: u64) -> Result<()> {
         let name = match self.version {
             Version::One => "memory.limit_in_bytes",
@@ -93,7 +93,7 @@ impl Cgroup {
         self.write(name, &bytes.to_string())
     }
 
-    /// Takes the limit away.
+    /// Removes the limit.
     pub fn no_limit(&self) -> Result<()> {
         match self.version {
             Version::One => self.write("memory.limit_in_bytes", "-1"),
@@ -109,7 +109,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Its last process may still be ending.
+        // The last process may still be exiting.
         for _ in 0..50 {
             if fs::remove_dir(&self.directory).is_ok() {
                 return;

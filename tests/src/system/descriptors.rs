@@ -1,4 +1,4 @@
-//! Running out of file descriptors on purpose.
+//! Makes a test run out of file descriptors.
 
 use std::{fs::File, io, os::fd::AsRawFd as _};
 
@@ -7,27 +7,27 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
 };
 
-/// The number that the next descriptor of this process gets.
+/// Returns the number that the next descriptor of this process will get: the lowest free one.
 ///
-/// That is the lowest free one. How many are open says nothing: whoever started the process may
-/// have left it some with high numbers.
+/// The number of open descriptors would not do, because the process may have inherited descriptors with
+/// high numbers.
 ///
 /// # Errors
 ///
-/// Not one descriptor can be had.
+/// If no descriptor is available.
 pub fn lowest_free() -> io::Result<u64> {
     let number = File::open("/dev/null")?.as_raw_fd();
     u64::try_from(number).map_err(io::Error::other)
 }
 
-/// Does something while no descriptor can be had whose number is `limit` or more.
+/// Runs a closure while this process can open no descriptor numbered `limit` or higher.
 ///
 /// # Errors
 ///
-/// The limit of this process cannot be changed.
+/// If the limit of this process cannot be changed.
 pub fn limited<T>(limit: u64, act: impl FnOnce() -> T) -> Result<T, Errno> {
-    // aya asks the kernel for its features once in a process, and takes a lack of descriptors for a lack
-    // of features. Loading would then fail whatever the limit.
+    // aya probes the kernel's features once per process and would take a lack of descriptors for a lack
+    // of features; then loading would fail whatever the limit. So probe before the limit is set.
     aya::features();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, limit, hard)?;

@@ -1,4 +1,4 @@
-//! What a test takes from the system for itself: memory, descriptors, mounts.
+//! System resources of a test: memory, descriptors, mounts.
 
 pub mod cgroup;
 pub mod descriptors;

@@ -1,4 +1,4 @@
-//! Mounts that nobody else sees, and that end with whoever made them.
+//! Private mounts, which end with the process that made them.
 
 use std::{
     fs,
@@ -14,25 +14,25 @@ use tempfile::TempDir;
 
 const NONE: Option<&str> = None;
 
-/// From here on, what this thread and its children mount is theirs alone.
+/// Gives this thread and its children a private mount namespace.
 pub fn keep_to_ourselves() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
         .context("keeping our mounts to ourselves")
 }
 
-/// Mounts a new file system of this kind.
+/// Mounts a new file system of a kind.
 pub fn new(kind: &str, at: &Path) -> Result<()> {
     mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE)
         .with_context(|| format!("a {kind} of our own at {}", at.display()))
 }
 
-/// A bpffs that only this thread and its children see.
+/// A private bpffs, visible to this thread and its children only.
 #[derive(Debug)]
 pub struct Bpffs(TempDir);
 
 impl Bpffs {
-    /// Mounts one.
+    /// Mounts a bpffs on a temporary directory.
     pub fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         keep_to_ourselves()?;
@@ -40,7 +40,7 @@ impl Bpffs {
         Ok(Self(directory))
     }
 
-    /// Where it is.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -48,17 +48,17 @@ impl Bpffs {
 
 impl Drop for Bpffs {
     fn drop(&mut self) {
-        // Or the directory could not be removed.
+        // The directory cannot be removed while it is a mount point.
         let _ = umount2(self.path(), MntFlags::MNT_DETACH);
     }
 }
 
-/// Something that was mounted where others see it; not any more when this is dropped.
+/// A mount that other processes see; unmounted on drop.
 #[derive(Debug)]
 pub struct Mounted(pub PathBuf);
 
 impl Mounted {
-    /// Mounts a memory file system of a size in bytes at a directory, which is made.
+    /// Creates a directory and mounts a tmpfs of a size in bytes on it.
     pub fn tmpfs(at: &Path, size: usize) -> Result<Self> {
         fs::create_dir_all(at)?;
         let options = format!("size={size},mode=0700");
@@ -74,7 +74,7 @@ impl Drop for Mounted {
     }
 }
 
-/// Lets a file system be written to, or not.
+/// Remounts a file system read-write or read-only.
 pub fn writable(at: &Path, writable: bool) -> Result<()> {
     let flags = if writable { MsFlags::empty() } else { MsFlags::MS_RDONLY };
     mount(NONE, at, NONE, flags | MsFlags::MS_REMOUNT, NONE)

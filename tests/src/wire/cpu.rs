@@ -1,4 +1,4 @@
-//! Who runs where, and how long.
+//! CPU affinity, priority and CPU time of threads.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -12,20 +12,20 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-/// Before everything of ordinary priority, behind what keeps the machine alive.
+/// Higher than ordinary priority, but lower than that of essential system threads.
 const NICE: i32 = -15;
 
 /// The CPUs of the two ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpus {
-    /// Where frames are sent.
+    /// CPU of the sender.
     pub sender: usize,
-    /// Where frames are judged.
+    /// CPU of the receiver, which runs the program.
     pub receiver: usize,
 }
 
 impl Cpus {
-    /// The first and the last CPU that this process may use.
+    /// Returns the first and the last CPU that this process may use.
     pub fn of_this_machine() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::this())?;
         let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
@@ -35,31 +35,31 @@ impl Cpus {
     }
 }
 
-/// Keeps a thread on a CPU. 0 is the calling thread.
+/// Pins a thread to a CPU. 0 is the calling thread.
 pub fn pin(thread: Pid, cpu: usize) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu)?;
     sched_setaffinity(thread, &only).with_context(|| format!("pinning {thread} to CPU {cpu}"))
 }
 
-/// Puts a thread before those of ordinary priority. 0 is the calling thread.
+/// Raises a thread's priority above the ordinary. 0 is the calling thread.
 pub fn raise(thread: Pid) -> Result<()> {
     setpriority_process(rustix::process::Pid::from_raw(thread.as_raw()), NICE)
         .with_context(|| format!("raising the priority of {thread}"))
 }
 
-/// The calling thread.
+/// Returns the id 0, which means the calling thread.
 pub fn this_thread() -> Pid {
     Pid::from_raw(0)
 }
 
-/// The kernel's thread that polls a device.
+/// Returns the kernel thread that polls a device.
 pub fn napi_thread(device: &str) -> Result<Pid> {
     let threads = kernel_threads(&format!("napi/{device}-"))?;
     threads.first().copied().with_context(|| format!("no thread polls `{device}`"))
 }
 
-/// The kernel's threads whose names begin so.
+/// Returns the kernel threads whose names start with `prefix`.
 pub fn kernel_threads(prefix: &str) -> Result<Vec<Pid>> {
     let found = fs::read_dir("/proc")?.filter_map(Result::ok).filter_map(|entry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
@@ -69,7 +69,7 @@ pub fn kernel_threads(prefix: &str) -> Result<Vec<Pid>> {
     Ok(found.collect())
 }
 
-/// CPU time of a thread that sleeps; one that runs is behind by up to a tick.
+/// Returns the CPU time of a thread. For a running thread it lags by up to a tick.
 pub fn time_of(thread: Pid) -> Result<Duration> {
     let file = Path::new("/proc").join(thread.to_string()).join("schedstat");
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
@@ -77,7 +77,7 @@ pub fn time_of(thread: Pid) -> Result<Duration> {
     Ok(Duration::from_nanos(run.parse()?))
 }
 
-/// CPU time of the calling thread.
+/// Returns the CPU time of the calling thread.
 pub fn own_time() -> Result<Duration> {
     Ok(Duration::try_from(clock_gettime(ClockId::ThreadCPUTime))?)
 }

@@ -1,4 +1,4 @@
-//! A sender of floods: a program that gives each frame of a burst the next source, and sends it.
+//! Sends floods: a program gives each frame of a burst the next source, and sends it.
 
 use std::{
     fmt,
@@ -20,22 +20,21 @@ use aya::{
     programs::{TestRunAttrs, TestRunOptions, Xdp},
 };
 
-/// Sources; as many as the program has room for.
+/// Maximum number of sources, the size of the program's table.
 pub const SOURCES: usize = 1 << 16;
-/// Frames sent at a time, between two pauses of the program; the most that the kernel
-/// allows (`TEST_XDP_MAX_BATCH`, `net/bpf/test_run.c`).
+/// Frames per burst. The program pauses between bursts. This is the maximum that the kernel allows
+/// (`TEST_XDP_MAX_BATCH`, `net/bpf/test_run.c`).
 const BURST: u32 = 256;
-/// Calls are to take so long. To set one up and to take it down costs tens of milliseconds, in
-/// which nothing is sent.
+/// Duration of one call. Its setup and teardown take tens of milliseconds, in which nothing is sent.
 const CALL: Duration = Duration::from_millis(400);
-/// Of the state of the program: nanoseconds from the start of a burst to the next.
+/// Index in the program's state: nanoseconds from the start of a burst to the next.
 const PAUSE_NS: u32 = 1;
-/// Faster than anything can receive, and than we can send.
+/// Minimum time between frames: faster than any receiver, and than this sender.
 const FASTEST: Duration = Duration::from_nanos(30);
-/// Which byte of an IPv4 source in the table says which bits of its second octet change.
+/// Byte of an IPv4 source in the table that holds the mask of the varying bits in its second octet.
 const VARIED: usize = 15;
 
-/// The family of a flood.
+/// The address family of a flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -45,7 +44,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 }
 
@@ -64,18 +63,18 @@ pub struct Flood {
     simple: Simple,
     frame: Vec<u8>,
     cpu: usize,
-    /// From a frame to the next, on average.
+    /// Average time between frames.
     pace: Duration,
 }
 
 impl Flood {
-    /// Loads it, to send from this CPU out of the device of this index.
+    /// Loads the program, to send from a CPU out of the device with this index.
     pub fn load(object: &Path, index: u32, cpu: usize) -> Result<Self> {
         let simple = Simple::load(object, index, &["flood"])?;
         Ok(Self { simple, frame: Vec::new(), cpu, pace: FASTEST })
     }
 
-    /// Sets the sources: unknown to the policy of the benchmarks, at its port.
+    /// Sets the sources, and the guarded port of the benchmarks' policy as the destination.
     pub fn aim(&mut self, family: Family, sources: &Addresses) -> Result<()> {
         let port = policy::PORT;
         let (v4, v6) = policy::NODE;
@@ -92,8 +91,8 @@ impl Flood {
         self.set(&layers, &sources)
     }
 
-    /// Opens connections from many forged IPv4 sources, sixteen times as many as are given, and
-    /// from these, every so many frames.
+    /// Sets SYNs from forged IPv4 sources: sixteen variants of each address in `forged`; and each
+    /// address in `fixed` once in as many frames as given with it.
     pub fn forge(
         &mut self,
         to: Ipv4Addr,
@@ -123,8 +122,8 @@ impl Flood {
         Ok(())
     }
 
-    /// Leaves the receiver so long for a frame. Whoever is overrun works on a full ring, whose
-    /// frames fall out of its caches: then it is the cache that is measured.
+    /// Sets the time between frames. A receiver that is overrun works on a full ring, whose frames fall
+    /// out of its caches, so the benchmark would measure the cache.
     pub fn pace(&mut self, pace: Duration) -> Result<()> {
         let map = self.simple.0.map_mut("FLOOD_STATE").context("FLOOD_STATE")?;
         let mut state: Array<_, u64> = map.try_into()?;
@@ -134,8 +133,8 @@ impl Flood {
         Ok(())
     }
 
-    /// Sends for so long, out of the namespace that it is called in; how long that was. What was
-    /// sent last is still on its way.
+    /// Sends for `duration` out of the current network namespace and returns how long that took. The
+    /// last frames may still be in flight.
     pub fn send(&self, duration: Duration) -> Result<Duration> {
         cpu::pin(cpu::this_thread(), self.cpu)?;
         cpu::raise(cpu::this_thread())?;
@@ -156,14 +155,14 @@ impl Flood {
     }
 }
 
-/// An IPv4 source as the table holds it.
+/// Returns an IPv4 source in the format of the table.
 fn wide(address: Ipv4Addr) -> [u8; 16] {
     let mut wide = [0; 16];
     wide[..4].copy_from_slice(&address.octets());
     wide
 }
 
-/// A segment that opens a connection, filled up to the shortest frame of an Ethernet: 60 bytes.
+/// Returns a segment that opens a connection, padded to the minimum Ethernet frame of 60 bytes.
 fn syn4(to: Ipv4Addr, port: u16) -> String {
     format!("ipv4 from=0.0.0.0 to={to} / tcp to={port} flags=S / pad 6")
 }

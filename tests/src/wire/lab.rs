@@ -1,9 +1,8 @@
-//! Two network namespaces with a cable between them: frames are judged in one, and come from the
-//! other.
+//! Two network namespaces with a cable between them: frames are sent from one, and decided in the other.
 //!
-//! Nothing is left on the machine, however the process ends: [`enter`] moves it to a mount
-//! namespace of its own, where the names of the network namespaces and the pins of BPF objects lie
-//! on file systems that end with it.
+//! The machine is left unchanged however the process ends: [`enter`] moves it to a mount namespace of
+//! its own, where the names of network namespaces and the pins of BPF objects lie on file systems that
+//! end with it.
 
 use std::{
     fs::{self, File},
@@ -21,15 +20,15 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::{bench::guard::Guard, system::mounts};
 
-/// Where `ip netns` keeps names.
+/// Directory in which `ip netns` keeps names.
 const NAMES: &str = "/run/netns";
-/// Where BPF objects are pinned; of this process alone after [`enter`].
+/// Directory of BPF pins; private to this process after [`enter`].
 const PINS: &str = "/sys/fs/bpf";
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Gives this process file systems of its own for the names of namespaces and for pins. To be
-/// called before there is a second thread.
+/// Gives this process private file systems for the names of namespaces and for pins. Must be called
+/// while the process has a single thread.
 pub fn enter() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and bpf(2) need root");
@@ -44,24 +43,24 @@ pub fn enter() -> Result<()> {
 #[derive(Debug, Clone)]
 pub struct End {
     namespace: String,
-    /// Name of the device. No other device of this machine has it: threads of the kernel are named
-    /// by it, and they have no namespaces.
+    /// Name of the device, unique on this machine, because kernel threads are named after it and have no
+    /// namespaces.
     pub device: String,
-    /// The longest packet that it takes, in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
 }
 
 /// The two ends.
 #[derive(Debug)]
 pub struct Lab {
-    /// Where frames come from.
+    /// The end that sends frames.
     pub sender: End,
-    /// Where frames are judged.
+    /// The end whose program decides about frames.
     pub receiver: End,
 }
 
 impl Lab {
-    /// Connects two new namespaces.
+    /// Creates two namespaces and connects them.
     pub fn new(mtu: u32) -> Result<Self> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tg{}x{number}", std::process::id());
@@ -93,7 +92,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Brings both ends up.
+    /// Sets both ends up.
     pub fn up(&self) -> Result<()> {
         for end in [&self.sender, &self.receiver] {
             end.ip(&["link", "set", &end.device, "up"])?;
@@ -105,16 +104,16 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for end in [&self.sender, &self.receiver] {
-            // The device goes with its namespace.
+            // The device is removed with its namespace.
             let _ = Command::new("ip").args(["netns", "del", &end.namespace]).output();
         }
     }
 }
 
 impl End {
-    /// Runs something on a thread inside the namespace.
+    /// Runs a closure on a thread inside the namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        // A namespace belongs to a thread, so one is spent on it.
+        // The namespace is a property of the thread, so a thread is created for it.
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let file = File::open(Path::new(NAMES).join(&self.namespace))?;
@@ -125,7 +124,7 @@ impl End {
         })
     }
 
-    /// A command inside the namespace.
+    /// Returns a command that runs inside the namespace.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace, program]).stdin(Stdio::null());
@@ -137,24 +136,25 @@ impl End {
         run(Command::new("ip").args(["-n", &self.namespace]).args(args)).map(drop)
     }
 
-    /// Sets a setting of the namespace.
+    /// Sets a sysctl of the namespace.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         self.inside(|| fs::write(Path::new("/proc/sys").join(name), value).context(name.to_owned()))
     }
 
-    /// Lets threads of their own poll the device, instead of whoever is interrupted.
+    /// Makes a kernel thread of its own poll the device, instead of softirq work in the context of any
+    /// thread.
     pub fn thread_napi(&self) -> Result<()> {
         let set = format!("echo 1 > /sys/class/net/{}/threaded", self.device);
         run(self.command("sh").args(["-c", &set])).map(drop)
     }
 
-    /// Index of the device.
+    /// Returns the interface index of the device.
     pub fn index(&self) -> Result<u32> {
         self.inside(|| Ok(nix::net::if_::if_nametoindex(self.device.as_str())?))
     }
 
-    /// Frames that the device has received; on a veth with NAPI: that it has taken from the cable,
-    /// whatever became of them.
+    /// Returns the number of frames that the device has received. On a veth with NAPI these are the
+    /// frames that it has taken from the cable, whatever their verdict.
     pub fn received(&self) -> Result<u64> {
         self.inside(|| received(&self.device))
     }
@@ -172,7 +172,8 @@ impl End {
     }
 }
 
-/// Frames that a device of the calling thread's namespace has received, as [`End::received`].
+/// Returns the number of frames that a device of the current namespace has received, as
+/// [`End::received`].
 pub fn received(device: &str) -> Result<u64> {
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     let line =
@@ -182,7 +183,7 @@ pub fn received(device: &str) -> Result<u64> {
     Ok(packets.parse()?)
 }
 
-/// Runs a command; what it says.
+/// Runs a command that must succeed, and returns its output.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("running {command:?}"))?;
     if !output.status.success() {
@@ -191,7 +192,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command that reads a text; what it says.
+/// Runs a command with `text` as its input; it must succeed. Returns its output.
 pub fn run_with(command: &mut Command, text: &str) -> Result<String> {
     let mut input = tempfile::tempfile()?;
     input.write_all(text.as_bytes())?;

@@ -1,5 +1,5 @@
-//! What the benchmarks on a wire share: two namespaces with a cable between them, CPU time by
-//! thread, the programs in the place of the guard, rounds, and rows to report.
+//! Code shared by the benchmarks on a wire: two namespaces with a cable between them, CPU time by
+//! thread, the programs to compare, rounds, and rows to report.
 
 pub mod cpu;
 pub mod flood;

@@ -1,13 +1,13 @@
-//! The offloads that the benchmarks on a wire switch, at either end.
+//! The offloads that the benchmarks on a wire switch on or off, at either end.
 
 use anyhow::Result;
 use guard_test_support::ethtool;
 
 use super::lab::End;
 
-/// Receivers put segments together before the stack sees them.
+/// The receiver merges segments before the stack sees them.
 pub const GRO: &[&str] = &["rx-gro"];
-/// Senders leave cutting into segments to the device.
+/// The sender leaves the splitting into segments to the device.
 pub const TSO: &[&str] = &[
     "tx-tcp-segmentation",
     "tx-tcp-ecn-segmentation",

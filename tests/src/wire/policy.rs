@@ -1,5 +1,4 @@
-//! A node whose one service lets so many addresses in, and addresses that are and are not among
-//! them.
+//! A node with one service that admits a given number of addresses, and addresses on and off its list.
 
 use std::{
     collections::BTreeSet,
@@ -17,10 +16,10 @@ pub const PORT: u16 = 9091;
 /// The node's addresses.
 pub const NODE: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(10, 77, 0, 10), Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x10));
-/// The name of the service in counters.
+/// Name of the service in counters.
 pub const SERVICE: &str = "scheduler";
 
-/// Different addresses of both families, scattered over what is unicast.
+/// Distinct addresses of both families, scattered over unicast space.
 #[derive(Debug, Default)]
 pub struct Addresses {
     /// IPv4.
@@ -30,7 +29,7 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// So many that somebody may list, and so many that nobody does.
+    /// Returns addresses to list, and others that are not listed, as many of each family as given.
     pub fn listed_and_not(listed: usize, unlisted: usize) -> (Self, Self) {
         let mut random = Random::new(listed as u64);
         let mut seen = BTreeSet::new();
@@ -57,7 +56,7 @@ impl Addresses {
 }
 
 fn ipv4(random: &mut Random) -> IpAddr {
-    // From 11.0.0.0 to 126.255.255.255: neither the node nor what cannot be a source.
+    // From 11.0.0.0 to 126.255.255.255: excludes the node and addresses that cannot be sources.
     let first = 11 + random.below(116);
     let bits = (first as u64) << 24 | random.word() >> 40;
     Ipv4Addr::from(u32::try_from(bits).unwrap_or(0)).into()
@@ -69,16 +68,16 @@ fn ipv6(random: &mut Random) -> IpAddr {
     Ipv6Addr::from(bits >> 3 | 1 << 125).into()
 }
 
-/// What the service of the node says besides who is listed.
+/// Fields of the service besides its list of sources.
 #[derive(Debug, Clone, Copy)]
 pub struct Service {
-    /// Its field `match`.
+    /// Value of the field `match`.
     pub matching: &'static str,
-    /// Further lines; empty, or each with its end.
+    /// Further lines; empty, or each with its line break.
     pub more: &'static str,
 }
 
-/// The tables of a node that lets these addresses reach [`PORT`].
+/// Compiles the policy of a node that admits these addresses to [`PORT`].
 pub fn compile(device: &str, listed: &Addresses, service: Service) -> CompiledPolicy {
     let texts = [("cluster.yaml", manifest(device, listed)), ("policy.yaml", policy(service))];
     world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node")
@@ -88,7 +87,7 @@ fn manifest(device: &str, listed: &Addresses) -> String {
     let (v4, v6) = NODE;
     let addresses = listed.v4.iter().copied().map(IpAddr::from);
     let addresses = addresses.chain(listed.v6.iter().copied().map(IpAddr::from));
-    // A line each: there may be a million.
+    // One line each, because there may be a million.
     let lines = addresses.fold(String::new(), |mut text, address| {
         let _ = write!(text, "\n    - \"{address}\"");
         text

@@ -1,4 +1,4 @@
-//! The simple programs: those that the guard is compared with, and the sender.
+//! The simple programs: the reference programs, and the sender.
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
@@ -8,12 +8,12 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{Ebpf, EbpfLoader, programs::Xdp};
 
-/// An object with simple programs: the yardsticks, or the sender.
+/// An object with simple programs: the reference programs, or the sender.
 #[derive(Debug)]
 pub struct Simple(pub Ebpf);
 
 impl Simple {
-    /// Loads these programs. A sender sends out of the interface of this index.
+    /// Loads some programs of the object. The sender sends out of the interface with index `index`.
     pub fn load(object: &Path, index: u32, programs: &[&str]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.override_global("FLOOD_TO", &index, false);
@@ -25,7 +25,7 @@ impl Simple {
         Ok(simple)
     }
 
-    /// One of the programs.
+    /// Returns the descriptor of one of the programs.
     pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>> {
         let program = self.0.program(name).with_context(|| format!("no program `{name}`"))?;
         Ok(program.fd()?.as_fd())

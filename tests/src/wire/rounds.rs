@@ -1,11 +1,11 @@
-//! Rounds: every case once in each, in changing order, so that what the machine does besides hits
-//! all of them alike.
+//! Rounds: each measures every case once, in changing order, so that other load on the machine affects
+//! all cases alike.
 
 use anyhow::Result;
 
 use crate::random::Random;
 
-/// Measures every case once a round; by case, what each round gave.
+/// Measures every case once per round. Returns, for each case, the results of all rounds.
 ///
 /// # Errors
 /// The first error of a measurement.

@@ -1,4 +1,4 @@
-//! Figures, for people and for programs.
+//! Figures, as a table and as JSON.
 
 use std::{fmt, path::Path};
 
@@ -11,19 +11,19 @@ use crate::bench::{
     stats::median,
 };
 
-/// The least, the middle and the greatest of what the rounds gave.
+/// Minimum, median and maximum over the rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The middle.
+    /// The median.
     pub median: f64,
-    /// The greatest.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of some values; none without a value.
+    /// Returns the spread of some values; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -31,18 +31,18 @@ impl Spread {
         Some(Self { min, median: median(values), max })
     }
 
-    /// Of the ratios that the rounds gave, each in itself.
+    /// Returns the spread of the ratios, computed within each round.
     pub fn of_ratios(values: &[f64], bases: &[f64]) -> Option<Self> {
         Self::of(values.iter().zip(bases).map(|(value, base)| value / base))
     }
 }
 
-/// What a median should be.
+/// The target for a median.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
-    /// No more than this.
+    /// At most this value.
     AtMost(f64),
-    /// No less than this.
+    /// At least this value.
     AtLeast(f64),
 }
 
@@ -73,33 +73,33 @@ impl Serialize for Target {
 /// One figure of one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// The benchmark.
+    /// Name of the benchmark.
     pub section: &'static str,
-    /// What was measured.
+    /// Name of the case.
     pub case: String,
-    /// Which of its figures.
+    /// Name of the figure.
     pub figure: &'static str,
-    /// `ns`, `x` for a ratio.
+    /// Unit: `ns` and so on, or `x` for a ratio.
     pub unit: &'static str,
-    /// The rounds; none if there is no figure, and the note says why.
+    /// The result of the rounds; `None` if nothing was measured, for the reason in the note.
     #[serde(flatten)]
     pub spread: Option<Spread>,
-    /// The case that a ratio is to.
+    /// The case to which the ratio refers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio_to: Option<String>,
-    /// What the median should be.
+    /// The target for the median.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<Target>,
-    /// Whether it is.
+    /// Whether the median meets the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub met: Option<bool>,
-    /// What else is to know.
+    /// A note for the reader.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
 impl Row {
-    /// A figure.
+    /// Creates a row with a figure.
     pub fn new(
         section: &'static str,
         case: &str,
@@ -112,13 +112,13 @@ impl Row {
         Self { section, case, figure, unit, spread, ratio_to, target, met, note }
     }
 
-    /// Says what the ratio is to.
+    /// Sets the case to which the ratio refers.
     #[must_use]
     pub fn to(self, base: &str) -> Self {
         Self { ratio_to: Some(base.to_owned()), ..self }
     }
 
-    /// Holds the median to a target.
+    /// Sets a target and compares the median with it.
     #[must_use]
     pub fn target(self, target: Option<Target>) -> Self {
         let met = target.zip(self.spread).map(|(target, spread)| target.is_met(spread.median));
@@ -131,7 +131,7 @@ impl Row {
         Self { note: Some(note.to_owned()), ..self }
     }
 
-    /// Its figures, then its target, as cells.
+    /// Returns two cells: the figures (or the note), and the target.
     pub fn cells(&self) -> [String; 2] {
         let figures = self.spread.map_or_else(
             || self.note.clone().unwrap_or_default(),
@@ -149,7 +149,7 @@ impl Row {
     }
 }
 
-/// Digits behind the point that say something.
+/// Returns the number of significant decimal places for a value.
 fn digits(value: f64) -> usize {
     match value {
         0.0..10.0 => 2,
@@ -158,7 +158,7 @@ fn digits(value: f64) -> usize {
     }
 }
 
-/// Writes rows for programs.
+/// Writes the rows as JSON.
 pub fn write(bench: &'static str, rows: &[Row], path: &Path) -> Result<()> {
     let mut report = Report::new(bench);
     for row in rows {
@@ -167,7 +167,7 @@ pub fn write(bench: &'static str, rows: &[Row], path: &Path) -> Result<()> {
     report.write(path)
 }
 
-/// A table for people: the first column is a name, the others are figures.
+/// Formats a table: the first column is a name, the others are figures.
 pub fn table(header: &[&str], lines: Vec<Vec<String>>) -> Table {
     let mut table = report::table(1, header, lines);
     table.load_style(presets::ASCII_MARKDOWN);

@@ -1,4 +1,4 @@
-//! Running the `trainguard` binary.
+//! Runs the `trainguard` binary.
 
 use std::{
     env,
@@ -9,7 +9,8 @@ use std::{
     thread,
 };
 
-/// Where the binary of guard-tests is: `TRAINGUARD_BIN`, or where a build of the workspace leaves it.
+/// Returns the path of guard-tests' binary: `TRAINGUARD_BIN`, or where a build of the workspace leaves
+/// it.
 pub fn path() -> PathBuf {
     env::var_os("TRAINGUARD_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug/trainguard"),
@@ -17,7 +18,8 @@ pub fn path() -> PathBuf {
     )
 }
 
-/// A command line of the binary, outside of any workflow: lint shows findings differently in one.
+/// Returns a command that runs the binary as if outside of any CI workflow, because lint formats
+/// findings differently in one.
 pub fn command<A: AsRef<OsStr>>(
     binary: impl AsRef<OsStr>,
     args: impl IntoIterator<Item = A>,
@@ -27,7 +29,7 @@ pub fn command<A: AsRef<OsStr>>(
     command
 }
 
-/// Runs the binary in a directory with this on its standard input, and waits until it ends.
+/// Runs the binary in a directory with the given standard input and waits until it exits.
 pub fn run<A: AsRef<OsStr>>(
     binary: impl AsRef<OsStr>,
     dir: &Path,
@@ -37,15 +39,15 @@ pub fn run<A: AsRef<OsStr>>(
     feed(command(binary, args).current_dir(dir), stdin.as_ref())
 }
 
-/// Runs a command with this on its standard input, and waits until it ends.
+/// Runs a command with the given standard input and waits until it exits.
 pub fn feed(command: &mut Command, stdin: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
     let input = child.stdin.take();
     thread::scope(|scope| {
-        // Both pipes fill up: one is written while the other is read.
+        // Write on another thread while the output is read, because either pipe may fill up.
         scope.spawn(move || {
-            // A verb that does not read all of its input may be gone already.
+            // The process may exit without reading all of its input.
             input.is_some_and(|mut input| input.write_all(stdin).is_ok())
         });
         child.wait_with_output().expect("the binary ends")

@@ -1,12 +1,11 @@
-//! Manifests and policies: the small cluster that most tests of documents use, and the parts that
-//! others are put together from.
+//! Manifests and policies: the small cluster that most tests of documents use, and builders for others.
 
 use std::{
     fmt::{self, Display, Write as _},
     net::Ipv4Addr,
 };
 
-/// A scheduler, four workers and an office network, in both families. Its policy is `p.yaml`.
+/// A scheduler, four workers and an office network, in both families. The policy file is `p.yaml`.
 pub const MANIFEST: &str = "\
 apiVersion: trainguard/v1
 kind: Cluster
@@ -40,7 +39,7 @@ services:
         newConnections: { rate: 200/s, burst: 1000 }
 ";
 
-/// The least that is a policy: role `a` may reach one port of role `a`.
+/// A minimal policy: role `a` may reach one port of role `a`.
 pub const LEAST_POLICY: &str = "\
 apiVersion: trainguard/v1
 kind: Policy
@@ -54,7 +53,7 @@ services:
     mode: enforce
 ";
 
-/// A manifest that is put together. Its text is what [`Display`] gives.
+/// Builder of a manifest; [`Display`] writes its text.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     name: String,
@@ -64,7 +63,7 @@ pub struct Cluster {
     policies: String,
 }
 
-/// A manifest without nodes, for `eth0`, with the policy `p.yaml`.
+/// Creates a manifest without nodes, for `eth0`, with the policy `p.yaml`.
 pub fn cluster(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
@@ -76,14 +75,14 @@ pub fn cluster(name: &str) -> Cluster {
 }
 
 impl Cluster {
-    /// Other interfaces, separated by commas.
+    /// Sets the interfaces, separated by commas.
     #[must_use]
     pub fn interfaces(mut self, interfaces: &str) -> Self {
         interfaces.clone_into(&mut self.interfaces);
         self
     }
 
-    /// Other policies, separated by commas.
+    /// Sets the policies, separated by commas.
     #[must_use]
     pub fn policies(mut self, policies: &str) -> Self {
         policies.clone_into(&mut self.policies);
@@ -100,7 +99,7 @@ impl Cluster {
         self
     }
 
-    /// Adds a network, whose value is written as it is.
+    /// Adds a network; `value` is written as it is.
     #[must_use]
     pub fn network(mut self, name: &str, value: &str) -> Self {
         let network = format!("  {name}: {value}\n");
@@ -124,12 +123,12 @@ impl Display for Cluster {
     }
 }
 
-/// Host lists and IPv6 addresses are no plain scalars in a flow sequence.
+/// Quotes host lists and IPv6 addresses, which are not plain scalars in a flow sequence.
 fn quoted(scalar: &str) -> String {
     if scalar.contains(['[', ':', '*']) { format!("\"{scalar}\"") } else { scalar.to_owned() }
 }
 
-/// A policy of these services, each as [`service`] writes it.
+/// Returns a policy with these services, in the format of [`service`].
 pub fn policy(name: &str, services: impl IntoIterator<Item = impl Display>) -> String {
     let mut text = format!("apiVersion: trainguard/v1\nkind: Policy\nname: {name}\nservices:\n");
     for service in services {
@@ -138,8 +137,8 @@ pub fn policy(name: &str, services: impl IntoIterator<Item = impl Display>) -> S
     text
 }
 
-/// A service that guards ports of roles and is enforced. `allow` is what stands between the braces
-/// of that field; what is appended to the text are further fields.
+/// Returns an enforced service that guards ports of roles. `allow` is the text between the braces of
+/// that field; further fields can be appended to the result.
 pub fn service(name: &str, roles: &str, ports: &str, allow: &str) -> String {
     format!(
         "  - name: {name}\n    roles: [{roles}]\n    ports: [{ports}]\n    match: all\n    \
@@ -147,8 +146,8 @@ pub fn service(name: &str, roles: &str, ports: &str, allow: &str) -> String {
     )
 }
 
-/// A policy of as many services for role `a`, each with a port of its own. `allow` gives what stands between
-/// the braces of that field of the nth; `more` are further fields.
+/// Returns a policy with `count` services for role `a`, each with a port of its own. `allow` returns the
+/// text between the braces of that field for service `n`; `more` contains further fields.
 pub fn services(count: usize, allow: impl Fn(usize) -> String, more: &str) -> String {
     let services = (0..count).map(|nth| {
         let port = format!("tcp/{}", nth + 1);
@@ -157,7 +156,7 @@ pub fn services(count: usize, allow: impl Fn(usize) -> String, more: &str) -> St
     policy("p", services)
 }
 
-/// Hosts from 11.0.0.0 on, a line each.
+/// Returns addresses from 11.0.0.0 on, one per line.
 pub fn hosts(numbers: impl Iterator<Item = u32>) -> String {
     let first = u32::from(Ipv4Addr::new(11, 0, 0, 0));
     numbers.fold(String::new(), |mut text, number| {

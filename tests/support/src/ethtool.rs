@@ -1,6 +1,6 @@
-//! Switching the offloads of a device in this thread's network namespace, as `ethtool -K` does, over
-//! generic netlink (Documentation/networking/ethtool-netlink.rst). Not every machine has the tool,
-//! and no crate that we know sends these messages.
+//! Switches the offloads of a device in this thread's network namespace, as `ethtool -K` does, over
+//! generic netlink (`Documentation/networking/ethtool-netlink.rst`). The tool is not installed on every
+//! machine, and no known crate sends these messages.
 
 use std::{io, os::fd::AsRawFd as _};
 
@@ -30,10 +30,10 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const NESTED: u16 = 1 << 15;
-/// Bytes of `nlmsghdr` and `genlmsghdr`.
+/// Length of `nlmsghdr` and `genlmsghdr` in bytes.
 const HEADERS: usize = 20;
 
-/// Switches offloads on or off, by the kernel's names for them (`rx-vlan-hw-parse`).
+/// Switches offloads on or off, given by the kernel's names (`rx-vlan-hw-parse`).
 pub fn switch(device: &str, offloads: &[&str], on: bool) -> Result<()> {
     set_features(device, offloads, on)
         .with_context(|| format!("switching {offloads:?} of `{device}`"))
@@ -68,7 +68,7 @@ fn request(device: &str, offloads: &[&str], on: bool) -> Vec<u8> {
     .concat()
 }
 
-/// Sends a request. Returns the first message of the answer.
+/// Sends a request and returns the first message of the response.
 fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8>> {
     let generic = SockProtocol::NetlinkGeneric;
     let kernel = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, generic)?;
@@ -86,7 +86,7 @@ fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8
     ensure!(length >= HEADERS, "an answer of {length} bytes");
     answer.truncate(length);
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
-    // 0 acknowledges the request.
+    // 0 means success.
     let errno = i32::from_ne_bytes(answer[16..20].try_into()?);
     if kind == NLMSG_ERROR && errno != 0 {
         return Err(io::Error::from_raw_os_error(-errno).into());
@@ -94,7 +94,7 @@ fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8
     Ok(answer)
 }
 
-/// An attribute: length, kind and value, padded to a multiple of four bytes.
+/// Returns an attribute: length, kind and value, padded to a multiple of four bytes.
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).expect("a short value");
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();

@@ -10,8 +10,9 @@ pub mod packet;
 pub mod pcap;
 pub mod text;
 
-/// How often a generated test is repeated: `gate` times, or `nightly` times where `TRAINGUARD_LONG` is set,
-/// as `cargo xtask nightly` does. Each run takes another seed, so what a gate leaves out the next may find.
+/// Returns how often a generated test is repeated: `gate` times, or `nightly` times where
+/// `TRAINGUARD_LONG` is set, as by `cargo xtask nightly`. Each run takes another seed, so the next run
+/// may find what this one does not.
 pub fn repetitions<T>(gate: T, nightly: T) -> T {
     if std::env::var_os("TRAINGUARD_LONG").is_some() { nightly } else { gate }
 }

@@ -1,16 +1,16 @@
-//! Frames, layer by layer. Lengths and protocol numbers are right unless a knob says otherwise;
-//! checksums are zero, nobody here looks at them.
+//! Builds frames layer by layer. Lengths and protocol numbers are right unless a field overrides them.
+//! Checksums are zero, because the guard does not check them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// TCP flag: opens a connection.
 pub const SYN: u8 = 0x02;
-/// TCP flag: hand data over at once.
+/// TCP flag: push, deliver the data at once.
 pub const PSH: u8 = 0x08;
-/// TCP flag: acknowledges.
+/// TCP flag: acknowledgement.
 pub const ACK: u8 = 0x10;
 
-/// One layer of a frame. What follows it is the next layer, down to nothing.
+/// One layer of a frame. The following layer is its payload.
 #[derive(Debug, Clone)]
 pub enum Layer {
     /// The Ethernet header.
@@ -23,18 +23,18 @@ pub enum Layer {
     Ipv6(Ipv6),
     /// An IPv6 extension header, or an authentication header.
     Extension(Extension),
-    /// A header with ports.
+    /// A transport header with ports.
     Ports(Ports),
-    /// Something behind an IP header: its protocol number and its header.
+    /// Another protocol on top of IP: its number and its header.
     Protocol(u8, Vec<u8>),
-    /// Bytes of no meaning to whoever is in front.
+    /// Opaque payload.
     Bytes(Vec<u8>),
 }
 
 /// The Ethernet header.
 #[derive(Debug, Clone)]
 pub struct Ethernet {
-    /// Destination address.
+    /// Destination Ethernet address.
     pub to: [u8; 6],
     /// `EtherType`, instead of that of the next layer.
     pub ethertype: Option<u16>,
@@ -43,9 +43,9 @@ pub struct Ethernet {
 /// A VLAN tag.
 #[derive(Debug, Clone)]
 pub struct Vlan {
-    /// The `EtherType` that announces it: 0x8100 or 0x88a8.
+    /// The `EtherType` of the tag itself: 0x8100 or 0x88a8.
     pub kind: u16,
-    /// Priority and number. Number 0 is a priority tag.
+    /// Priority and VLAN number. Number 0 is a priority tag.
     pub tag: u16,
     /// `EtherType`, instead of that of the next layer.
     pub ethertype: Option<u16>,
@@ -54,15 +54,15 @@ pub struct Vlan {
 /// An IPv4 header.
 #[derive(Debug, Clone)]
 pub struct Ipv4 {
-    /// Source.
+    /// Source address.
     pub from: Ipv4Addr,
-    /// Destination.
+    /// Destination address.
     pub to: Ipv4Addr,
-    /// Bytes of options, a multiple of 4.
+    /// Length of the options in bytes, a multiple of 4.
     pub options: usize,
     /// Fragment offset in units of 8 bytes.
     pub offset: u16,
-    /// More fragments follow.
+    /// Whether more fragments follow.
     pub more: bool,
     /// Version, instead of 4.
     pub version: Option<u8>,
@@ -77,9 +77,9 @@ pub struct Ipv4 {
 /// An IPv6 header.
 #[derive(Debug, Clone)]
 pub struct Ipv6 {
-    /// Source.
+    /// Source address.
     pub from: Ipv6Addr,
-    /// Destination.
+    /// Destination address.
     pub to: Ipv6Addr,
     /// Version, instead of 6.
     pub version: Option<u8>,
@@ -89,7 +89,7 @@ pub struct Ipv6 {
     pub protocol: Option<u8>,
 }
 
-/// Which extension header.
+/// Kinds of extension headers, with their protocol numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Hop-by-hop options.
@@ -105,7 +105,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 5] =
         [Self::HopByHop, Self::Routing, Self::Fragment, Self::Authentication, Self::Destination];
 }
@@ -113,22 +113,22 @@ impl Kind {
 /// An extension header.
 #[derive(Debug, Clone)]
 pub struct Extension {
-    /// Which.
+    /// Kind of the header.
     pub kind: Kind,
-    /// Its length field, which counts units of 8 bytes after the first, or for an authentication
-    /// header units of 4 bytes less 2.
+    /// Length field: units of 8 bytes after the first 8; for an authentication header, units of 4 bytes
+    /// minus 2.
     pub units: u8,
-    /// Its length field, instead of the real one.
+    /// Value written to the length field, instead of the real one.
     pub lie: Option<u8>,
     /// Fragment offset in units of 8 bytes.
     pub offset: u16,
-    /// More fragments follow.
+    /// Whether more fragments follow.
     pub more: bool,
     /// Next header, instead of that of the next layer.
     pub protocol: Option<u8>,
 }
 
-/// A header with ports.
+/// A transport header with ports.
 #[derive(Debug, Clone)]
 pub struct Ports {
     /// IP protocol number: TCP, UDP, UDP-Lite or SCTP.
@@ -139,11 +139,11 @@ pub struct Ports {
     pub to: u16,
     /// TCP flags.
     pub flags: u8,
-    /// Bytes of the header, when it is cut short or (TCP) has options.
+    /// Length of the header in bytes, if it is truncated or (TCP) has options.
     pub len: Option<usize>,
 }
 
-/// Puts a frame together.
+/// Builds a frame from its layers.
 pub fn frame(layers: &[Layer]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut next: Option<&Layer> = None;
@@ -154,7 +154,7 @@ pub fn frame(layers: &[Layer]) -> Vec<u8> {
     bytes
 }
 
-/// A TCP segment in a whole frame, with so many bytes of payload.
+/// Builds a frame with a TCP segment that has `payload` bytes of payload.
 ///
 /// # Panics
 ///
@@ -180,18 +180,18 @@ pub fn segment(
 }
 
 impl Layer {
-    /// How the layer in front announces this one on Ethernet.
+    /// Returns the `EtherType` by which the previous layer announces this one.
     fn ethertype(&self) -> u16 {
         match self {
             Self::Vlan(vlan) => vlan.kind,
             Self::Ipv4(_) => 0x0800,
             Self::Ipv6(_) => 0x86dd,
-            // ARP: something that is not IP.
+            // ARP, which stands for anything that is not IP.
             _ => 0x0806,
         }
     }
 
-    /// How an IP header announces this one.
+    /// Returns the protocol number by which an IP header announces this layer.
     fn protocol(&self) -> u8 {
         match self {
             Self::Ipv4(_) => 4,
@@ -225,7 +225,7 @@ impl Layer {
 }
 
 impl Ipv4 {
-    /// A header without options.
+    /// Creates a header without options.
     pub fn new(from: Ipv4Addr, to: Ipv4Addr) -> Self {
         Self {
             from,
@@ -252,14 +252,14 @@ impl Ipv4 {
         header.extend([64, self.protocol.unwrap_or(protocol), 0, 0]);
         header.extend(self.from.octets());
         header.extend(self.to.octets());
-        // No operation.
+        // The option "no operation".
         header.resize(len, 1);
         header
     }
 }
 
 impl Ipv6 {
-    /// A header.
+    /// Creates a header without extension headers.
     pub fn new(from: Ipv6Addr, to: Ipv6Addr) -> Self {
         Self { from, to, version: None, payload: None, protocol: None }
     }
@@ -275,7 +275,7 @@ impl Ipv6 {
 }
 
 impl Extension {
-    /// The shortest header of a kind.
+    /// Creates the shortest header of a kind.
     pub fn new(kind: Kind) -> Self {
         // An authentication header without a check value has 12 bytes.
         let units = u8::from(kind == Kind::Authentication);
@@ -325,7 +325,7 @@ fn low(number: usize) -> u8 {
 }
 
 fn short(number: usize) -> u16 {
-    // What is longer must lie anyway.
+    // A number that is too large for the field cannot be right anyway.
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 

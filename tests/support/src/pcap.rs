@@ -1,23 +1,23 @@
-//! Capture files: classic pcap, and the blocks of pcapng.
+//! Writes capture files: classic pcap, and the blocks of pcapng.
 
 /// A captured frame.
 #[derive(Debug, Clone)]
 pub struct Frame {
     /// Time since the epoch in nanoseconds.
     pub time_ns: u64,
-    /// What the capture kept.
+    /// The bytes that the capture kept.
     pub bytes: Vec<u8>,
     /// Length on the wire.
     pub wire_len: usize,
 }
 
 impl Frame {
-    /// A frame that the capture kept whole.
+    /// Creates a frame that the capture kept completely.
     pub fn at(time_ns: u64, bytes: Vec<u8>) -> Self {
         Self { time_ns, wire_len: bytes.len(), bytes }
     }
 
-    /// The same frame with only so many bytes kept.
+    /// Returns the frame with only `kept` bytes kept.
     #[must_use]
     pub fn cut(mut self, kept: usize) -> Self {
         self.bytes.truncate(kept);
@@ -25,33 +25,33 @@ impl Frame {
     }
 }
 
-/// Form of a classic pcap file.
+/// Format of a classic pcap file.
 #[derive(Debug, Clone, Copy)]
 pub struct Pcap {
-    /// Written on a big-endian machine.
+    /// Whether the file was written on a big-endian machine.
     pub big_endian: bool,
-    /// Times in nanoseconds instead of microseconds.
+    /// Whether timestamps are in nanoseconds instead of microseconds.
     pub nanoseconds: bool,
     /// Link type. 1 is Ethernet.
     pub link_type: u32,
-    /// Snapped length that the header states. Frames are not cut to it.
+    /// Snap length in the header. Frames are not cut to it.
     pub snap_len: u32,
 }
 
 impl Default for Pcap {
-    /// Ethernet in microseconds, little-endian, with the snapped length of tcpdump.
+    /// Ethernet, microseconds, little-endian, with tcpdump's snap length.
     fn default() -> Self {
         Self { big_endian: false, nanoseconds: false, link_type: 1, snap_len: 262_144 }
     }
 }
 
 impl Pcap {
-    /// A file with these frames.
+    /// Returns a file with these frames.
     pub fn file(self, frames: &[Frame]) -> Vec<u8> {
         let big = self.big_endian;
         let (magic, unit) = if self.nanoseconds { (0xa1b2_3c4d, 1) } else { (0xa1b2_c3d4, 1000) };
         let mut file = word(big, magic).to_vec();
-        // Version 2.4.
+        // Format version 2.4.
         file.extend(half(big, 2));
         file.extend(half(big, 4));
         for value in [0, 0, self.snap_len, self.link_type] {
@@ -67,17 +67,17 @@ impl Pcap {
     }
 }
 
-/// Blocks of a pcapng file.
+/// Builder of a pcapng file.
 #[derive(Debug, Clone)]
 pub struct Blocks {
     /// Whether this section was written on a big-endian machine.
     pub big_endian: bool,
-    /// The blocks so far.
+    /// The bytes so far.
     pub file: Vec<u8>,
 }
 
 impl Blocks {
-    /// The header of a section.
+    /// Starts a file with the header of a section.
     pub fn section(big_endian: bool) -> Self {
         let mut blocks = Self { big_endian, file: Vec::new() };
         let mut body = word(big_endian, 0x1a2b_3c4d).to_vec();
@@ -98,13 +98,13 @@ impl Blocks {
         self.file.extend(word(self.big_endian, length(padded + 12)));
     }
 
-    /// An interface whose timestamps have this `if_tsresol`.
+    /// Adds an interface with this `if_tsresol`, the resolution of its timestamps.
     #[must_use]
     pub fn interface(self, link_type: u16, resolution: u8) -> Self {
         self.interface_with(link_type, 0, &[(9, &[resolution])])
     }
 
-    /// An interface with a snapped length, 0 for none, and options.
+    /// Adds an interface with a snap length (0 for none) and options.
     #[must_use]
     pub fn interface_with(
         mut self,
@@ -127,7 +127,7 @@ impl Blocks {
         self
     }
 
-    /// A packet in an enhanced packet block, its time in units of the interface.
+    /// Adds an enhanced packet block, with the time in units of the interface.
     #[must_use]
     pub fn packet(mut self, interface: u32, units: u64, frame: &Frame) -> Self {
         let interface = word(self.big_endian, interface);
@@ -135,7 +135,7 @@ impl Blocks {
         self
     }
 
-    /// A packet in the block that the enhanced one made obsolete.
+    /// Adds an obsolete packet block, which the enhanced one replaced.
     #[must_use]
     pub fn obsolete(mut self, interface: u16, units: u64, frame: &Frame) -> Self {
         let drops = half(self.big_endian, 0xffff);
@@ -144,7 +144,7 @@ impl Blocks {
         self
     }
 
-    /// A packet without a time.
+    /// Adds a simple packet block, which has no time.
     #[must_use]
     pub fn simple(mut self, frame: &Frame) -> Self {
         let mut body = word(self.big_endian, length(frame.wire_len)).to_vec();
@@ -161,7 +161,7 @@ impl Blocks {
     }
 }
 
-/// Both lengths, and the bytes.
+/// Returns both lengths and the bytes of a frame.
 fn content(big: bool, frame: &Frame) -> Vec<u8> {
     let kept = word(big, length(frame.bytes.len()));
     [&kept[..], &word(big, length(frame.wire_len)), &frame.bytes].concat()

@@ -1,9 +1,9 @@
-//! Frames as text, for data files: layers between slashes, each with its knobs.
+//! Frames as text, for data files: layers separated by slashes, each with its fields.
 //!
 //! `vlan tag=5 / ipv4 from=192.0.2.66 options=8 / tcp to=9091 flags=S / bytes 100 / pad 6`
 //!
-//! An Ethernet header is put in front unless the text begins with one. Numbers are decimal or
-//! `0x`. At the end `pad N` adds bytes that no header counts, and `cut N` takes bytes away.
+//! An Ethernet header is added in front unless the text begins with one. Numbers are decimal or `0x`. At
+//! the end, `pad N` adds bytes that no header counts, and `cut N` removes bytes.
 
 use std::str::FromStr;
 
@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::packet::{self, Ethernet, Extension, Ipv4, Ipv6, Kind, Layer, Ports, Vlan};
 
-/// Destination of a packet that does not say: the guarded node of all worlds.
+/// Default destination: the guarded node of all worlds.
 const NODE4: &str = "10.77.0.10";
 const NODE6: &str = "fd77::10";
 
-/// The frame that a text describes.
+/// Parses a text into a frame.
 pub fn frame(text: &str) -> Result<Vec<u8>> {
     let mut layers = Vec::new();
     let mut pad = 0;
@@ -121,7 +121,8 @@ fn ports(protocol: u8, knobs: &mut Knobs) -> Result<Layer> {
     }))
 }
 
-/// The words of one layer. What is asked for is taken out, so that a misspelt knob is left over.
+/// The words of one layer. Each field is removed when it is read, so that an unknown field is left over
+/// and reported.
 struct Knobs {
     word: String,
     rest: Vec<String>,
@@ -148,7 +149,7 @@ impl Knobs {
         self.text(name).map(|text| parse(&text)).transpose()
     }
 
-    /// The only word.
+    /// Takes the only word.
     fn bare<T: TryFrom<u64>>(&mut self) -> Result<T> {
         ensure!(self.rest.len() == 1, "one number");
         parse(&self.rest.remove(0))

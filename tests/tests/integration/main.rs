@@ -1,4 +1,4 @@
-//! The tests of this crate, as one program. Which module a test belongs in: `tests/README.md`.
+//! The tests of this crate, built as one program. `tests/README.md` says which module a test belongs in.
 
 mod host;
 mod kernel;

@@ -1,5 +1,6 @@
-# What the scripts here share: the network of a node, an attacker and a member, and checks. Sourced by them; each
-# prints `ok NAME` or `not ok NAME: why` for each check, and exits with $failed.
+# Common functions of the scripts here: the network of a node, an attacker and a member, and checks. The
+# scripts source this file. Each of them prints `ok NAME` or `not ok NAME: why` for each check, and exits
+# with $failed.
 
 shopt -s extglob
 failed=0
@@ -16,12 +17,12 @@ holds() { [[ $1 == $2 ]]; }
 show() { systemctl show --property "$1" --value trainguard.service; }
 pid() { show MainPID; }
 mode() { stat -c '%a %U:%G' "$1" 2>/dev/null; }
-# Whether a daemon other than the one of $old runs.
+# Whether a daemon runs that is not the process $old.
 another() { [ "$(pid)" -ne 0 ] && [ "$(pid)" -ne "$old" ] && active; }
 attached() { ip -n attacker link show dev tg1 >/dev/null && ip link show dev tg0 | grep -q xdp; }
 detached() { ! attached; }
 active() { systemctl is-active --quiet trainguard; }
-# Waits until a command succeeds, at most so many seconds.
+# Waits until a command succeeds, for at most the given number of seconds.
 within() {
     local seconds=$1
     shift
@@ -33,7 +34,7 @@ within() {
 }
 says() { [[ $(show StatusText) == $1 ]]; }
 
-# ---- the network: the node here, attacker and member at the other end
+# ---- the network: the node is here, attacker and member are at the other end
 ip netns add attacker
 ip link add tg0 type veth peer name tg1 netns attacker
 ip link set tg0 up
@@ -43,8 +44,8 @@ ip -n attacker link set tg1 up
 ip -n attacker addr add 10.77.0.20/24 dev tg1
 ip -n attacker addr add 10.77.0.99/24 dev tg1
 
-# Opens connections from an address, each with time for an answer: a refusal is one, too, because the
-# packet came through. Writes how many it tried, and how many were answered, after each.
+# Opens connections from an address, with a timeout for each. A refusal counts as an answer, because the
+# packet got through. After each attempt, writes the number of attempts and of answers to the report.
 cat >/run/knock.py <<'PY'
 import socket, sys, time
 source, times, report = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -71,7 +72,7 @@ knock() { # ADDRESS: whether it is answered
     [[ $(cut -d' ' -f2 /run/once) -gt 0 ]]
 }
 unanswered() { ! knock "$1"; }
-# The stranger knocks until `end_attack`.
+# The attacker (an unlisted source) opens connections until `end_attack`.
 attack() {
     echo '0 0' >/run/attack
     spent=0
@@ -82,7 +83,7 @@ end_attack() {
     kill $attacker
     wait $attacker 2>/dev/null
 }
-# What the attacker has got since this was asked last; waits until it has tried again.
+# Checks that the attacker got no answer since the last call; waits for further attempts first.
 quiet() { # NAME
     local tried answered before
     read -r before _ </run/attack
@@ -99,7 +100,7 @@ tried_since() { # BEFORE: whether the attacker has finished three more attempts 
 }
 layouts() { cd /sys/fs/bpf/trainguard && echo v*; }
 counted() { trainguard stats --once --format json >/run/counted; }
-# Whether no count of a reason is lower than it was in a file.
+# Whether each reason's count is at least as high as in a file.
 none_fell() { # BEFORE
     counted
     python3 - "$1" /run/counted <<'PY'
@@ -111,7 +112,7 @@ sys.exit(f"fell: {fell}" if fell else 0)
 PY
 }
 by_rpm() { rpm --nodeps "$@" >/run/rpm.log 2>&1; }
-# A manifest and a policy with one guarded port.
+# Writes a manifest and a policy with one guarded port.
 configure() {
 cat >/etc/trainguard/cluster.yaml <<'YAML'
 apiVersion: trainguard/v1

@@ -1,13 +1,13 @@
 #!/bin/bash
-# The package of a version of an older layout, as that version packed itself, upgraded to today's and back, in a
-# machine with systemd. Run as root, with /vm/trainguard.deb and .rpm of that version, and /vm/trainguard-next.deb
-# and .rpm of today's, of a higher revision.
+# Upgrades the package of a version with an older layout, as that version's own tools packed it, to
+# today's, and goes back, in a machine with systemd. Run as root, with /vm/trainguard.deb and .rpm of that
+# version, and /vm/trainguard-next.deb and .rpm of today's, with a higher revision.
 #
-# A stranger knocks all the time. It gets an answer only after the command that says that it opens the node.
+# An attacker opens connections all the time. It must get no answer until the command that opens the node.
 
 . "${0%/*}/common.sh"
 
-# Installs and removes, of either kind.
+# Install and remove packages of either kind.
 deb_install() { dpkg --install "$1.deb" >/run/install.log 2>&1; }
 deb_remove() { dpkg --purge trainguard >/run/install.log 2>&1; }
 rpm_install() { rpm --nodeps --upgrade --oldpackage "$1.rpm" >/run/install.log 2>&1; }
@@ -30,7 +30,7 @@ upgrade_and_back() { # KIND
     mv /run/counted /run/before
     check "$1: it has counted" "nothing" grep -q '"packets": *[1-9]' /run/before
 
-    # ---- a stopped daemon stays stopped, and its guard in force
+    # ---- a stopped daemon stays stopped, and its guard stays in force
     systemctl stop trainguard
     "$1_install" /vm/trainguard-next
     done=$?
@@ -45,7 +45,7 @@ upgrade_and_back() { # KIND
     check "$1: with nothing to open, for nobody has taken over" "$(show ActiveState)" active
     quiet "$1: a stopped one goes back"
 
-    # ---- upgraded as it runs
+    # ---- an upgrade while the daemon runs
     old=$(pid)
     "$1_install" /vm/trainguard-next
     done=$?
@@ -61,7 +61,8 @@ upgrade_and_back() { # KIND
         python3 -c 'import json; status = json.load(open("/run/status.json")); exit(status["problems"] != [] or status["enforcing"] is not True)'
     quiet "$1: upgrade"
 
-    # ---- and back: the earlier daemon is refused, and names a command that opens the node, which it says
+    # ---- and back: the earlier daemon is refused; the journal names a command and says that it opens the
+    # node
     "$1_install" /vm/trainguard
     done=$?
     check "$1: the earlier package installs over it" "$(tail -3 /run/install.log)" [ $done -eq 0 ]
@@ -91,7 +92,8 @@ upgrade_and_back() { # KIND
 }
 
 upgrade_and_back deb
-# Its `detach` leaves maps of layouts that it does not know; no link holds them, and today's daemon removes them.
+# The earlier version's `detach` leaves maps of layouts that it does not know. No link uses them, and
+# today's daemon removes them.
 rm -rf /etc/trainguard /var/lib/trainguard /sys/fs/bpf/trainguard
 upgrade_and_back rpm
 exit $failed

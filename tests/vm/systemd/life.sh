@@ -1,14 +1,15 @@
 #!/bin/bash
-# The package and the unit, in a machine with systemd that may be broken. Run as root, with
-# /vm/trainguard.deb and .rpm, and /vm/trainguard-next.deb and .rpm of a higher revision and the next layout.
+# Tests the package and the unit, in a machine with systemd that may be broken. Run as root, with
+# /vm/trainguard.deb and .rpm, and /vm/trainguard-next.deb and .rpm with a higher revision and the next
+# layout.
 #
 # An attacker, in a namespace at the other end of a veth pair, opens connections all the time. From the
-# first start to the removal of the package none may be answered, whatever happens to the daemon
-# (cases 93, 94, 96, 109, 113, 145, 148).
+# first start until the package is removed, none may be answered, whatever happens to the daemon (cases
+# 93, 94, 96, 109, 113, 145, 148).
 
 . "${0%/*}/common.sh"
 
-# How many of 60 datagrams of the member, sent at once to the limited port, arrive.
+# Counts how many of 60 datagrams arrive that the member sends at once to the limited port.
 cat >/run/burst.py <<'PY'
 import socket, subprocess, sys
 if len(sys.argv) > 1:
@@ -30,7 +31,7 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
 PY
 burst() { arrived=$(python3 /run/burst.py); }
 
-# ---- installed, and nothing else
+# ---- installed, but not configured
 dpkg --install /vm/trainguard.deb >/run/dpkg.log 2>&1
 done=$?
 check "the package installs" "$(tail -3 /run/dpkg.log)" [ $done -eq 0 ]
@@ -51,7 +52,7 @@ check "there are manual pages" "no page" test -s /usr/share/man/man1/trainguard-
 
 # ---- configured and started
 configure
-# What the environment of the manager holds must not matter (case 148).
+# The environment of the service manager must have no effect (case 148).
 systemctl set-environment TRAINGUARD_RUN_DIR=/run/elsewhere LD_PRELOAD=/no/such.so RUST_LOG=trace
 systemctl start trainguard
 check "start: ready means enforced" "$(show StatusText)" unanswered 10.77.0.99
@@ -63,7 +64,7 @@ check "no environment reaches the daemon" "RUST_LOG has an effect" test -z "$(jo
 systemctl unset-environment TRAINGUARD_RUN_DIR LD_PRELOAD RUST_LOG
 attack
 
-# ---- who it is, and what it may
+# ---- user and rights of the daemon
 status=/proc/$(pid)/status
 check "it is not root" "$(grep Uid "$status")" holds "$(stat -c %U "/proc/$(pid)")" trainguard
 for set in CapPrm CapEff CapBnd CapAmb; do
@@ -104,12 +105,12 @@ check "who commands is in the journal" "no such record" \
     within 5 bash -c "journalctl -u trainguard -o cat | grep -q 'control connection uid=4711'"
 quiet "rights"
 
-# ---- what the status tells
+# ---- content of the status
 trainguard status >/run/status.log 2>&1
 check "status: open ports are listed" "$(grep 'open port' /run/status.log)" \
     refused grep -q 'does not tell which sockets\|No such file' /run/status.log
 
-# ---- the wall clock steps: what is decided goes by clocks that do not
+# ---- the wall clock steps: limits, timeouts and the watchdog use monotonic clocks
 cat >>/etc/trainguard/policy.yaml <<'YAML'
   - name: limited
     roles: [scheduler]
@@ -163,11 +164,11 @@ check "a bad reload is told" "$(show StatusText)" within 15 says 'enforcing life
 check "a bad reload ends nothing" "$(show ActiveState)" active
 quiet "reload"
 
-# ---- starts with bad files: the last good policy
+# ---- starts with bad files use the last known good policy
 systemctl restart trainguard
 check "a start with bad files takes the last good policy" "$(show StatusText)" \
     within 15 says 'enforcing life@*not what the files say*'
-# As at a boot: the pins are gone, and the device is down until the guard is ready.
+# As at a boot: the pins are gone, and the interface is down until the guard is ready.
 systemctl stop trainguard
 mv /etc/trainguard/cluster.yaml /run/cluster.yaml
 ip link set tg0 down
@@ -200,7 +201,7 @@ check "SIGSTOP: it was the watchdog" "no such record" \
     bash -c "journalctl -u trainguard -o cat | grep -qi 'watchdog timeout'"
 quiet "watchdog"
 
-# ---- without the rights it needs, or without its pins
+# ---- without the capabilities that it needs
 mkdir -p /run/systemd/system/trainguard.service.d
 printf '[Service]\nAmbientCapabilities=\n' >/run/systemd/system/trainguard.service.d/test.conf
 systemctl daemon-reload
@@ -230,7 +231,8 @@ systemctl start trainguard
 check "start again" "$(show ActiveState)" active
 quiet "start again"
 old=$(pid)
-# With a package of the older layout installed: the daemon changes nothing and names a command, which takes over.
+# Goes back after a package of the older layout was installed: its daemon changes nothing and names a
+# command, which switches the layout.
 go_back() { # NAME
     systemctl start trainguard 2>/dev/null
     check "$1: the older daemon does not start by itself" "$(show ActiveState)" refused active
@@ -272,13 +274,13 @@ quiet "upgrade of a stopped one"
 go_back deb
 systemctl stop trainguard
 
-# ---- a device that comes late
+# ---- an interface that appears late
 systemctl start trainguard
 sed -i 's/interfaces: \[tg0\]/interfaces: [tg0, late0]/' /etc/trainguard/cluster.yaml
 systemctl restart --no-block trainguard
 check "a missing device: not ready yet" "$(show ActiveState)" holds "$(sleep 8; show ActiveState)" activating
 quiet "a missing device"
-# Configured as soon as it is there, with somebody at its other end already.
+# The interface is configured as soon as it appears, and the attacker is at its other end already.
 echo '0 0' >/run/late
 ip link add late0 type veth peer name late1 netns attacker
 ip -n attacker addr add 10.78.0.99/24 dev late1
@@ -315,7 +317,7 @@ dpkg --purge trainguard >/run/dpkg.log 2>&1
 check "purge removes the state" "$(tail -3 /run/dpkg.log)" test ! -e /var/lib/trainguard
 check "purge keeps what an administrator wrote" "it is gone" test -e /etc/trainguard/cluster.yaml
 
-# ---- the package of other distributions, as far as it does not need their libraries
+# ---- the rpm, as far as it does not need libraries of other distributions
 by_rpm --install /vm/trainguard.rpm
 done=$?
 check "rpm: it installs" "$(tail -3 /run/rpm.log)" [ $done -eq 0 ]

@@ -1,6 +1,5 @@
-//! Policies that do not fit a node: lint refuses them with the words that the daemon refuses them
-//! with, which name the limit, the figure, and what to do. There is no limit on ports: a table has
-//! them all.
+//! Policies that do not fit a node: lint reports the same text as the daemon, with the limit, the
+//! figure, and a remedy. The number of ports has no limit, because a table holds all ports.
 
 use guard_test_support::bundle::{self, Cluster, hosts};
 
@@ -10,7 +9,7 @@ use guard_user::policy::{
     syntax::rules::{self, Code},
 };
 
-/// What does not fit: its name, the code of the finding, what must be said, and the files.
+/// A policy that does not fit: its name, the code of the finding, the expected texts, and the files.
 struct Case {
     name: &'static str,
     code: Code,
@@ -44,7 +43,7 @@ fn cases() -> Vec<Case> {
         policy: bundle::services(1, |_| "networks: [all], roles: [b]".to_owned(), ""),
         lists: vec![("all.txt".to_owned(), hosts(0..990_000))],
     };
-    // Each host is in the services whose bits are set in its number.
+    // Service number `nth` admits the hosts whose number has bit `nth` set.
     let bit = |nth: usize| hosts((0..70_000).filter(move |number| number >> nth & 1 != 0));
     let lists: Vec<_> = (0..17).map(|nth| (format!("l{nth}.txt"), bit(nth))).collect();
     let networks = (0..17).fold(manifest(), |manifest, nth| {
@@ -77,7 +76,7 @@ fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
         let texts = texts.into_iter().chain(lists);
         let bundle = Bundle::new("m.yaml", texts);
 
-        // As lint does.
+        // Load as lint does.
         let mut loader = Loader::new(&bundle);
         loader.check_manifest("m.yaml".as_ref());
         let (report, ..) = loader.finish("m.yaml".as_ref());
@@ -85,7 +84,7 @@ fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
             report.diagnostics.iter().filter(|found| found.code == code).collect();
         let [refusal] = refusals.as_slice() else { panic!("{name}: {report:?}") };
 
-        // As the daemon does.
+        // Load as the daemon does.
         let error = match policy::load("m.yaml".as_ref(), &bundle) {
             Err(error) => error.to_string(),
             Ok(whole) => {

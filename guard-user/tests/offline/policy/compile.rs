@@ -1,4 +1,4 @@
-//! The compiler against naive references, and its hash against permutation.
+//! The compiler compared with naive reference implementations, and the policy hash under permutation.
 
 use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, sync::Arc};
 
@@ -34,7 +34,7 @@ fn service(name: &str, ports: &str, allow: &str) -> String {
     )
 }
 
-/// Prefixes in a small world, so that they nest: under `10.0.0.0/16` or `fd00::/112`.
+/// Generates prefixes under `10.0.0.0/16` or `fd00::/112`, few enough that they nest.
 fn prefix() -> impl Strategy<Value = (bool, u16, u8)> {
     (any::<bool>(), any::<u16>(), 0_u8..=16).prop_map(|(six, bits, len)| {
         let mask = u16::MAX.checked_shl(16 - u32::from(len)).unwrap_or(0);
@@ -67,7 +67,7 @@ fn addr((six, bits): (bool, u16)) -> Addr {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A source may reach the services of all prefixes that cover it, and no others.
+    /// A source may reach exactly the services with a prefix that covers it.
     #[test]
     fn masks_are_the_union_of_what_covers(
         services in prop::collection::vec(prop::collection::vec(prefix(), 1..12), 1..6),
@@ -85,7 +85,7 @@ proptest! {
         let mut text = POLICY_HEAD.to_owned();
         for (n, prefixes) in services.iter().enumerate() {
             let cidrs: Vec<String> = prefixes.iter().copied().map(written).collect();
-            // Every second service admits the other members too.
+            // Every second service also admits the other members.
             let roles = if n % 2 == 0 && members.len() > 1 { "roles: [b], " } else { "" };
             let allow = format!("{{ {roles}cidrs: [{}] }}", cidrs.join(", "));
             text.push_str(&service(&format!("s{n}"), &format!("[tcp/{}]", n + 1), &allow));
@@ -117,13 +117,13 @@ proptest! {
         prop_assert_eq!(found, expected_members);
     }
 
-    /// The narrowest entry that holds a port decides; no entry, no guard.
+    /// The narrowest entry that contains a port decides. A port without an entry is not guarded.
     #[test]
     fn the_narrowest_entry_decides(
         entries in prop::collection::btree_map(0_u16..200, 1_u16..200, 1..8),
         holes in prop::collection::vec((0_usize..8, 1_u16..400), 0..4),
     ) {
-        // Keys are widths, so that no two are equal.
+        // The keys are widths, so no two entries have the same width.
         let entries: Vec<(u16, u16)> =
             entries.into_iter().map(|(width, first)| (first, first + width)).collect();
         let mut text = POLICY_HEAD.to_owned();
@@ -141,7 +141,7 @@ proptest! {
             text.push_str(&service);
         }
         let manifest = format!("{HEAD}nodes:\n  - name: n0\n    addresses: [10.0.0.1]\n    roles: [a]\npolicies: [p.yaml]\n");
-        // A service that loses all its ports is refused; such a case says nothing here.
+        // A service that loses all its ports is refused, so such a case is skipped.
         let all_left = entries.iter().enumerate().all(|(n, (first, last))| {
             (*first..=*last).any(|port| !holes.contains(&(n, port)))
                 || first == last
@@ -165,7 +165,7 @@ proptest! {
         }
     }
 
-    /// Order of lists, spelling and slots do not reach the hash.
+    /// The order of lists, the notation and the slots do not affect the hash.
     #[test]
     fn the_hash_is_of_the_meaning(seed in any::<[u8; 4]>(), slots in any::<[u8; 2]>()) {
         let rotate = |list: &[&str], by: u8| {
@@ -194,12 +194,12 @@ proptest! {
         let second = compile(&load(&moved, &moved_policy), "n0", &placement);
         prop_assert_eq!(first.hash, second.hash);
         prop_assert_eq!(first.sources4.len(), second.sources4.len());
-        // And what means something else has another hash.
+        // A policy with another meaning has another hash.
         let changed = base_policy.replace("burst: 20", "burst: 21");
         prop_assert_ne!(compile(&load(&base, &changed), "n0", &Placement::default()).hash, first.hash);
         let changed = base.replace("10.3.0.0/16", "10.4.0.0/16");
         prop_assert_ne!(compile(&load(&changed, &base_policy), "n0", &Placement::default()).hash, first.hash);
-        // Slots are kept, and tables follow them.
+        // Services keep their slots, and the tables use those slots.
         for service in &second.services {
             prop_assert_eq!(placement.slot_of(&service.label).unwrap_or(service.slot), service.slot);
         }
@@ -222,7 +222,8 @@ fn slots_are_kept_retired_and_reclaimed() {
     let first = compile(&load(&manifest, &policy(0..40)), "n0", &Placement::default());
     assert!(first.reclaimed.is_empty());
     let placement = Placement::default().with(&first);
-    // 30 stay, 24 take what is free, 6 take the lowest slots of the 10 that are gone.
+    // 30 services stay, 24 take free slots, 6 take the lowest slots of the 10 services that were
+    // removed.
     let second = compile(&load(&manifest, &policy(10..70)), "n0", &placement);
     assert_eq!(second.reclaimed, [0, 1, 2, 3, 4, 5]);
     for service in &second.services {

@@ -1,4 +1,4 @@
-//! Bad input, each with the code, line and column of every finding that it must give.
+//! Bad input, with the code, line and column of every finding that it must give.
 
 use std::sync::LazyLock;
 
@@ -48,8 +48,8 @@ services:
         newConnections: { rate: 200/s, burst: 1000 }
 ";
 
-/// `file:line:column CODE` of each finding, in order; or `loaded` and the warnings. The JSON
-/// Schemas must judge the shape of each document alike.
+/// Returns `file:line:column CODE` for each finding, in order; or `loaded` and the warnings. Also checks
+/// that the JSON Schemas agree about the shape of each document.
 fn findings(texts: &[(&str, &str)]) -> Vec<String> {
     for (path, text) in texts {
         // `l.txt` is a list of prefixes.
@@ -77,7 +77,7 @@ fn the_base_of_all_cases_is_clean() {
     assert_eq!(findings(&[("m.yaml", MANIFEST), ("p.yaml", POLICY)]), ["loaded"]);
 }
 
-/// Replaces `from` in the policy by `to`; the place of findings is the line and column given.
+/// Replaces `from` in the policy by `to` and compares the findings, given as line, column and code.
 fn policy_case(from: &str, to: &str, expected: &[&str]) {
     assert!(POLICY.contains(from), "{from:?} is not in the policy");
     let text = POLICY.replacen(from, to, 1);
@@ -109,7 +109,7 @@ fn dialect() {
         ("mode: enforce", "mode: enf\u{2028}orce", "12:14 TG005"),
         ("mode: enforce", "mode: enf\0orce", "12:14 TG005"),
         ("mode: enforce", "mode: enf\u{7f}orce", "12:14 TG005"),
-        // A line break to YAML, and to most who show the file a part of the comment.
+        // YAML takes a carriage return for a line break; most viewers show it as part of the comment.
         ("mode: enforce", "# only\r    mode: enforce", "12:11 TG005"),
         ("mode: enforce", "mode: \"enf\\u202eorce\"", "12:11 TG005"),
         ("apiVersion", "\u{feff}apiVersion", "1:1 TG005"),
@@ -185,7 +185,7 @@ fn shape() {
         ("rate: 200/s", "rate: 200kB/s", &["15:33 TG111"]),
         ("rate: 200/s", "rate: 1.5k/s", &["15:33 TG006"]),
         ("burst: 1000", "burst: 0", &["15:47 TG111"]),
-        // Shorter than a tick of the limiter's clock: 10 ms at the longest.
+        // The burst lasts for less than a tick of the limiter's clock, which is at most 10 ms.
         ("rate: 200/s, burst: 1000", "rate: 200k/s, burst: 1999", &["15:48 TG111"]),
         ("burst: 1000", "burst: 7G", &["15:47 TG111"]),
         ("burst: 1000", "burst: 99999999999G", &["15:47 TG111"]),
@@ -240,7 +240,7 @@ fn meaning() {
         ("[tcp/9091]", "[tcp/9091]\n    except: [tcp/9091]", &["5:11 TG204"]),
     ] {
         let at: Vec<&str> = expected.to_vec();
-        // A role or network that is misspelt leaves the right one unused.
+        // A misspelt role or network leaves the correct one unused.
         let text = POLICY.replacen(from, to, 1);
         let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
         let found: Vec<&str> = found.iter().filter_map(|f| f.strip_prefix("p.yaml:")).collect();
@@ -258,7 +258,7 @@ fn meaning() {
     );
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &bytes)]);
     assert_eq!(found, ["loaded", "p.yaml:15:40 TG211"]);
-    // Exactly a tick's worth.
+    // Exactly what a tick lets through.
     let tick = POLICY.replace("rate: 200/s, burst: 1000", "rate: 200k/s, burst: 2000");
     assert_eq!(findings(&[("m.yaml", MANIFEST), ("p.yaml", &tick)]), ["loaded"]);
     let tiny = bytes.replace("9000B", "63B");
@@ -292,7 +292,7 @@ fn services_that_claim_a_port_equally() {
     assert_eq!(found, ["p.yaml:16:11 TG205"]);
 }
 
-/// More zeros than a number can be formatted with.
+/// A width of 65,535 zeros is more than Rust's number formatting supports.
 #[test]
 fn padding_has_an_end() {
     let zeros = "0".repeat(65_535);

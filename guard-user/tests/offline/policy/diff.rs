@@ -1,4 +1,4 @@
-//! `diff` and the decision agree about every packet; and what `diff` says, to people and programs.
+//! `diff` and the decision agree about every packet; and the output of `diff` as text and as JSON.
 
 use std::{
     fmt::Write as _,
@@ -88,7 +88,7 @@ fn service() -> impl Strategy<Value = Service> {
         )
 }
 
-/// What the roles of the nodes are, and the services.
+/// Roles of the nodes, and the services.
 #[derive(Debug, Clone)]
 struct World {
     roles: Vec<Vec<&'static str>>,
@@ -108,11 +108,12 @@ impl World {
             let addresses = format!("10.0.0.{number}, fd00::{number}");
             manifest = manifest.node(&format!("n{number}"), &addresses, &roles.join(", "));
         }
-        // Roles that no node has would be an error.
+        // A role that no node has would be an error.
         let manifest = manifest.node("all", "10.0.0.99", &ROLES.join(", ")).to_string();
         let mut policy = bundle::policy("p", [""; 0]);
         for (number, service) in self.services.iter().enumerate() {
-            // Each has a width of its own: equal ones would be an error where they overlap.
+            // Each service has ports of another width: overlapping services of equal width would be an
+            // error.
             let last = service.first + u16::try_from(number * 7).expect("few services");
             let mut allow = Vec::new();
             if service.any || (service.allow_roles.is_empty() && service.cidrs.is_empty()) {
@@ -160,7 +161,7 @@ fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
     policy.host().verdict(&Frame::new(frame), &HostLimiter::new([0; 2]))
 }
 
-/// Sources at the edges of everything that the worlds know, and anywhere.
+/// Generates sources at the edges of every prefix in the worlds, and arbitrary ones.
 fn source() -> impl Strategy<Value = IpAddr> {
     let near = |edges: Vec<u128>| {
         (select(edges), -2_i128..3).prop_map(|(edge, by)| edge.saturating_add_signed(by))
@@ -270,7 +271,7 @@ proptest! {
             }
             let found = matching(&difference, name, |change| change.traffic == Traffic::Unreadable);
             check("unreadable".to_owned(), &UNREADABLE, found)?;
-            // Every example is a packet of its region, and does what is said.
+            // Every example is a packet of its region, and gets the verdict that `diff` states.
             for change in &difference.changes {
                 if let Some((source, Some(port))) = change.example
                     && change.nodes.iter().any(|node| node == name)
@@ -349,7 +350,7 @@ fn each_kind_of_change_has_its_direction() {
         assert!(traffic.contains(&expected), "{traffic:?}");
     }
 
-    // Limits: raised and removed is wider, lowered and added is not.
+    // A limit that is raised or removed is wider; one that is lowered or added is not.
     let limit = |text: &str| POLICY.replace("{ rate: 200/s, burst: 1000 }", text);
     let raised = limit("{ rate: 200/s, burst: 1001 }");
     let lower = limit("{ rate: 100/s, burst: 1000 }");
@@ -369,7 +370,7 @@ fn each_kind_of_change_has_its_direction() {
         assert_eq!((change.is_wider(), difference.is_wider()), (wider, wider), "{change:?}");
     }
 
-    // An interface that is no longer guarded is open.
+    // An interface that is no longer guarded counts as opened.
     let other = MANIFEST.replace("[eth0]", "[eth1]");
     let more = MANIFEST.replace("[eth0]", "[eth0, eth1]");
     assert!(compare([MANIFEST, POLICY], [&other, POLICY]).is_wider());
@@ -405,7 +406,7 @@ fn a_burst_of_bytes_is_the_one_that_was_written() {
             "MiB" => 1 << 20,
             _ => 1,
         };
-        // The clock may round what a bucket holds down by less than a frame.
+        // The limiter's clock may round the burst down by less than a frame.
         let (rate, shown) = limit.new.expect("a limit");
         assert_eq!(rate, 1_000_000_000);
         assert!(shown.abs_diff(number * factor) <= 1, "{burst}: {shown}");
@@ -440,7 +441,7 @@ WIDER    later fragments on sched: was drop (fragment), now pass (fragment)
 unchanged for all other packets
 ";
     assert_eq!(out, expected);
-    // As `git show` gives it.
+    // Read the old version from standard input, as from `git show`.
     let from_git = ["diff", "-", "new.yaml", "--manifest", "m.yaml"];
     let piped = trainguard(dir.path(), &from_git, POLICY);
     assert_eq!(String::from_utf8(piped.stdout).expect("UTF-8"), expected);
@@ -459,7 +460,7 @@ unchanged for all other packets
         json["changes"][0]["source_nodes"],
         serde_json::json!(["worker-0", "worker-1", "worker-2"])
     );
-    // No answer: what cannot be compared.
+    // Documents that cannot be compared.
     write("q.yaml", &POLICY.replace("name: p", "name: q"));
     write("bad.yaml", &POLICY.replace("mode: enforce", "mode: maybe"));
     for args in [

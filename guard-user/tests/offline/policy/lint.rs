@@ -1,4 +1,4 @@
-//! `trainguard lint` as it is typed: what it prints, where, and its exit codes.
+//! `trainguard lint` on the command line: its output, the positions, and its exit codes.
 
 use std::{fs, path::Path, process::Output};
 
@@ -125,7 +125,7 @@ fn what_is_read_and_what_is_not() {
     let output = lint(dir.path(), &["--format", "concise", "-"], "kind: Policy\n");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stdout).starts_with("-:1:1: error[TG102]"));
-    // A named pipe nobody writes to must not stop the work.
+    // A named pipe without a writer must not block lint.
     let fifo = at("pipe.yaml");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let output = lint(dir.path(), &["pipe.yaml"], "");
@@ -166,7 +166,7 @@ fn hostile_sizes_are_refused_quickly() {
     }
 }
 
-/// A policy that has something to fix, something to allow, and something to look at.
+/// Returns a policy with findings that have fixes, and one that remains.
 fn fixable() -> String {
     POLICY
         .replace("name: p", "name: on")
@@ -182,7 +182,7 @@ fn fixes_are_shown_and_made() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("1 fix available (`--fix`)"), "{}", text(&output.stderr));
 
-    // Shown: nothing changes.
+    // `--diff` shows the fixes and changes nothing.
     let output = lint(dir.path(), &["--diff"], "");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let diff = text(&output.stdout);
@@ -209,7 +209,7 @@ fn fixes_are_shown_and_made() {
     assert_eq!(text(&output.stdout), expected);
     assert_eq!(fs::read_to_string(&file).unwrap(), fixable());
 
-    // Made, through a link, with the mode kept.
+    // `--fix` writes through a symbolic link and keeps the mode of the file.
     let link = dir.path().join("link.yaml");
     std::os::unix::fs::symlink("p.yaml", &link).unwrap();
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
@@ -220,7 +220,7 @@ fn fixes_are_shown_and_made() {
     assert!(link.symlink_metadata().unwrap().is_symlink());
     let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o640);
-    // The last entry cannot go by itself.
+    // The last entry of a list cannot be removed by a fix.
     let output = lint(dir.path(), &["--diff", "p.yaml"], "");
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""));
     let output = lint(dir.path(), &["--format", "concise", "p.yaml"], "");
@@ -249,7 +249,7 @@ fn rules_are_silenced_by_comments_and_by_the_caller() {
     for code in ["TG999", "212", "tg212", ""] {
         assert_eq!(lint(dir.path(), &["--allow", code], "").status.code(), Some(2), "{code}");
     }
-    // An error is told whatever the caller allows.
+    // An error is reported even if the caller allows its code.
     fs::write(dir.path().join("p.yaml"), POLICY.replace("mode: enforce", "mode: enforced"))
         .unwrap();
     assert_eq!(lint(dir.path(), &["--allow", "TG112"], "").status.code(), Some(1));

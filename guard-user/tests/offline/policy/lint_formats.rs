@@ -1,5 +1,5 @@
-//! Every form of lint findings: that each is what its readers expect, whatever the findings say,
-//! and that all of them tell the same.
+//! Every output format of lint: each is valid for its consumers whatever the findings contain, and all
+//! of them report the same findings.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails, helpers included")]
 
 use std::{
@@ -30,7 +30,7 @@ const FORMATS: [LintFormat; 6] = [
     LintFormat::Junit,
 ];
 
-/// A line with characters of several bytes before what is found.
+/// Has multi-byte characters in front of the text that is found.
 const TEXT: &str = "a: 1\n  # äöü€😀: x\n  key: value\n\n  key: value\n";
 
 fn span(what: &str, nth: usize) -> Span {
@@ -80,7 +80,7 @@ const HOSTILE: [&str; 9] = [
     "| `x` [link](javascript:1) <img src=x> \\|",
 ];
 
-/// Whether a text may be shown: nothing in it moves a cursor, breaks a line or reorders.
+/// Asserts that a text is safe to print: no character moves the cursor, breaks a line or reorders text.
 fn assert_harmless(text: &str) {
     let bad = text.chars().find(|c| {
         (c.is_control() && *c != '\n') || guard_user::policy::syntax::text::is_forbidden(*c)
@@ -122,8 +122,8 @@ fn nothing_found_is_told_too() {
 }
 
 fn valid_sarif(text: &str) -> Value {
-    // The published patterns of a language have a `]` that opened nowhere; ECMAScript takes it for
-    // itself, the validator asks for an escape.
+    // A published pattern for language tags has a `]` without an opening bracket. ECMAScript takes it
+    // literally; the validator requires an escape.
     let schema = include_str!("../data/sarif-schema-2.1.0.json").replace("{2}]?$", "{2}\\\\]?$");
     let schema: Value = serde_json::from_str(&schema).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
@@ -163,7 +163,7 @@ fn sarif_is_valid_and_places_are_right() {
     assert_eq!(place["region"], region);
 }
 
-/// A report with one finding of one rule at each of some places of a text.
+/// Returns a report with a finding of one rule at each occurrence of `what` in a text.
 fn at_places(path: &str, text: &str, what: &str) -> Report {
     let mut report = Report::default();
     let file = report.sources.add(Path::new(path), text.into());
@@ -290,7 +290,7 @@ fn junit_is_xml_whatever_is_found() {
     let suites: Vec<_> = named("testsuite").filter_map(|suite| suite.attribute("name")).collect();
     assert_eq!(suites, ["./sub dir/a:b,%.yaml", "clean.yaml"]);
     assert_eq!(named("testcase").count(), HOSTILE.len() + 1);
-    // Every third finding is information, which fails nothing at this threshold.
+    // Every third finding has the severity "information", which does not fail at this threshold.
     assert_eq!((named("failure").count(), named("skipped").count()), (6, 3));
     let passed = named("testcase").find(|case| !case.has_children()).unwrap();
     assert_eq!(passed.attribute("classname"), Some("clean.yaml"));
@@ -378,7 +378,7 @@ fn text(bytes: &[u8]) -> &str {
 fn one_run_writes_several_forms() {
     let dir = in_directory(&misspelt());
     let at = |name: &str| dir.path().join(name);
-    // A longer file from before must not shine through.
+    // A longer file from an earlier run must be truncated.
     fs::write(at("l.sarif"), "x".repeat(100_000)).unwrap();
     let files =
         ["--output", "sarif=l.sarif", "--output", "junit=l.xml", "--output", "json=a=b.json"];
@@ -419,7 +419,7 @@ fn files_that_cannot_be_written_are_no_answer() {
 
 #[test]
 fn in_a_workflow_full_annotates_as_well() {
-    // What a stranger's pull request shows must not become a command of the runner.
+    // Text from an untrusted pull request must not become a command of the CI runner.
     let evil = misspelt().replace("    mach: all", "    mach: \"##[error]pwned\" # ::error::pwned");
     let dir = in_directory(&evil);
     let summary = dir.path().join("summary.md");
@@ -444,7 +444,7 @@ fn in_a_workflow_full_annotates_as_well() {
     assert!(!text(&concise.stdout).contains("::"), "{}", text(&concise.stdout));
 }
 
-/// A YAML file of the repository that other tools read.
+/// Returns the path and the content of a YAML file of the repository that other tools read.
 fn integration(path: &str) -> (PathBuf, Value) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let text = fs::read_to_string(root.join(path)).unwrap();

@@ -1,5 +1,5 @@
-//! `lint --policy-key`: in CI, without privileges, what a daemon with that key would refuse. The
-//! files are listed and signed as the documentation says, by the library of the tool.
+//! `lint --policy-key` reports in CI, without privileges, what a daemon with that key would refuse.
+//! Files are listed and signed as the documentation describes, with minisign's library.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::binary::trainguard;
 
-/// The small cluster, with all policies of a directory.
+/// Returns the small cluster, with all policies of a directory.
 fn manifest() -> String {
     MANIFEST.replace("[p.yaml]", "[\"policies/*.yaml\"]")
 }
@@ -44,7 +44,7 @@ impl Repository {
         self.write(name, &pair.pk.to_box().expect("a key").to_string());
     }
 
-    /// Lists files as sha256sum does, and signs the list.
+    /// Writes a list of files in the format of sha256sum, and signs it.
     fn sign(&self, files: &[&str], comment: &str) {
         let line = |name: &&str| {
             let bytes = fs::read(self.path().join(name)).expect("a file");
@@ -59,7 +59,7 @@ impl Repository {
         self.write("cluster.yaml.sums", &sums);
     }
 
-    /// Exit code, and what was found.
+    /// Returns the exit code and the output.
     fn lint(&self, args: &[&str]) -> (Option<i32>, String) {
         let words = [&["lint", "--format", "concise"], args].concat();
         let output = trainguard(self.path(), &words, "");
@@ -93,7 +93,8 @@ fn what_a_daemon_would_refuse_is_an_error() {
     repository.write("policies/a.yaml", &POLICY.replace("9091", "9092"));
     repository.refused("`policies/a.yaml`: is not as it was signed");
     repository.write("policies/a.yaml", POLICY);
-    // What a pattern finds besides is not signed, what it finds no more is missing.
+    // A file that the pattern matches but the list lacks is unsigned; a listed file that no longer
+    // matches is missing.
     repository
         .write("policies/b.yaml", &POLICY.replace("9091", "9092").replace("name: p", "name: more"));
     repository.refused("`policies/b.yaml`: has no signature");
@@ -139,7 +140,7 @@ fn without_a_key_or_a_manifest_there_is_no_answer() {
         assert_eq!(code, Some(2), "{args:?}: {said}");
         assert!(said.contains(part), "{args:?}: {said}");
     }
-    // An error is not silenced, and what does not load is refused for that.
+    // `--allow` does not silence an error, and a manifest that does not load is refused for that reason.
     repository.write("cluster.yaml", &manifest().replace("eth0]", "eth0]\nbogus: 1"));
     let (code, said) = repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat());
     assert_eq!(code, Some(1), "{said}");

@@ -1,5 +1,5 @@
-//! What is probably not meant: each rule about meaning with documents that break it and documents
-//! that come near and do not, and what comments and fixes do to findings.
+//! Rules about policies that are probably not meant: for each, documents that break it and documents
+//! that nearly do; and the effect of comments and fixes on findings.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use guard_user::policy::{
     },
 };
 
-/// Every kind of node has both families; nothing is to be said.
+/// Every role has both address families, so lint finds nothing.
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
 kind: Cluster
@@ -65,13 +65,13 @@ fn lint(manifest: &str, policy: &str) -> Report {
     report
 }
 
-/// `file:line:column CODE` of each finding, in order.
+/// Returns `file:line:column CODE` for each finding, in order.
 fn found(report: &Report) -> Vec<String> {
     let place = |d: &diagnostic::Diagnostic| report.sources.describe(d.place);
     report.diagnostics.iter().map(|d| format!("{} {}", place(d), d.code)).collect()
 }
 
-/// Replaces texts, one after the other, in the manifest if they are there, else in the policy.
+/// Applies replacements in order, each in the manifest if it contains the text, else in the policy.
 fn change(changes: &[(&str, &str)]) -> (String, String) {
     let (mut manifest, mut policy) = (MANIFEST.to_owned(), POLICY.to_owned());
     for (from, to) in changes {
@@ -99,7 +99,7 @@ fn the_base_of_all_cases_is_clean() {
 
 #[test]
 fn one_family_of_two() {
-    // A network, told once though two services admit it.
+    // A network is reported once although two services admit it.
     case(
         &[
             (", \"fd00:9::/64\"]", "]"),
@@ -111,7 +111,7 @@ fn one_family_of_two() {
         &["m.yaml:10:3 TG202"],
     );
     case(&[("[10.9.0.0/24, \"fd00:9::/64\"]", "[\"fd00:9::/64\"]")], &["m.yaml:10:3 TG202"]);
-    // Prefixes of the policy itself.
+    // Prefixes in the policy itself.
     case(
         &[("networks: [management]\n", "cidrs: [10.8.0.0/16]\n")],
         &["m.yaml:10:3 TG208", "p.yaml:11:15 TG202"],
@@ -120,7 +120,7 @@ fn one_family_of_two() {
         &[("networks: [management]\n", "cidrs: [10.8.0.0/16, \"fd00:8::/32\"]\n")],
         &["m.yaml:10:3 TG208"],
     );
-    // Both together have both.
+    // Each has one family; together they have both.
     case(
         &[
             (", \"fd00:9::/64\"]", "]"),
@@ -131,10 +131,10 @@ fn one_family_of_two() {
         ],
         &[],
     );
-    // The one node that was forgotten.
+    // A single node that lacks a family.
     case(&[("[10.0.0.1, \"fd00::1\"]", "[10.0.0.1]")], &["m.yaml:6:13 TG202"]);
     case(&[("[10.0.0.1, \"fd00::1\"]", "[\"fd00::1\"]")], &["m.yaml:6:13 TG202"]);
-    // A cluster of one family is no accident.
+    // A cluster that has only one family is intentional.
     let four = [
         ("[10.0.0.1, \"fd00::1\"]", "[10.0.0.1]"),
         (", \"fd00::1:[0-1]\"", ""),
@@ -154,7 +154,7 @@ fn services_that_never_match() {
     allow: { roles: [scheduler, server, worker] }
     mode: enforce
 ";
-    // Taken where it runs.
+    // Narrower services take all ports on every node where the service runs.
     case(
         &[
             ("ports: [tcp/9091]", "ports: [tcp/9090-9091]"),
@@ -168,7 +168,7 @@ fn services_that_never_match() {
         ],
         &["p.yaml:5:11 TG204"],
     );
-    // One port is left.
+    // One port remains.
     case(
         &[
             ("ports: [tcp/9091]", "ports: [tcp/9090-9091]"),
@@ -176,7 +176,7 @@ fn services_that_never_match() {
         ],
         &[],
     );
-    // Another node still has it: the narrower one runs on the servers only.
+    // The narrower service runs on the servers only, so the port remains on other nodes.
     let elsewhere = narrow
         .replace("roles: [scheduler, server, worker]\n    ports", "roles: [server]\n    ports");
     case(
@@ -218,7 +218,7 @@ fn allow_lists_that_allow_nearly_everyone() {
     ] {
         case(&[(any.0, &admit(&cidrs))], expected);
     }
-    // What a network holds counts as well.
+    // Prefixes of a network count as well.
     case(
         &[("[10.9.0.0/24, \"fd00:9::/64\"]", "[0.0.0.0/1, 128.0.0.0/1, \"fd00:9::/64\"]")],
         &["p.yaml:11:18 TG213"],
@@ -228,18 +228,18 @@ fn allow_lists_that_allow_nearly_everyone() {
 #[test]
 fn limits_that_the_start_of_the_job_breaks() {
     let total = ("      total:\n        newConnections: { rate: 200/s, burst: 1000 }", "");
-    // 2 servers and 4 workers: 12 connections at the scheduler.
+    // With 2 servers and 4 workers, the scheduler gets 12 connections.
     for (burst, expected) in [(12, &[][..]), (11, &["p.yaml:17:27 TG214"])] {
         let to = format!("      total:\n        newConnections: {{ rate: 200/s, burst: {burst} }}");
         case(&[(total.0, &to)], expected);
     }
-    // Behind the pinned port the scheduler gets nothing; a server gets 5, a worker 3.
+    // With the pinned port, the scheduler gets none on other ports; a server gets 5, a worker 3.
     for (burst, expected) in [(5, &[][..]), (4, &["p.yaml:25:42 TG214"])] {
         let limit = format!("{{ total: {{ newConnections: {{ rate: 10/s, burst: {burst} }} }} }}");
         let to = format!("worker] }}\n    mode: enforce\n    limits: {limit}");
         case(&[("worker] }\n    mode: enforce", &to)], expected);
     }
-    // A process that waits for the scheduler.
+    // A process that waits for the scheduler retries every 100 to 200 ms, so the rate must allow that.
     let each = "      perSource:\n        newConnections: { rate: 200/s, burst: 1000 }";
     for (limit, expected) in [
         ("{ rate: 9/s, burst: 2 }", &[][..]),
@@ -248,7 +248,7 @@ fn limits_that_the_start_of_the_job_breaks() {
     ] {
         case(&[(each, &format!("      perSource:\n        newConnections: {limit}"))], expected);
     }
-    // Without servers it is no parameter server.
+    // Without servers the job is not a parameter server.
     case(
         &[
             ("roles: [server] }", "roles: [worker] }"),
@@ -272,7 +272,7 @@ fn limits_that_the_start_of_the_job_breaks() {
 
 #[test]
 fn operators_who_are_cut_off() {
-    // The members-only service takes ssh, and admits members only.
+    // The members-only service covers ssh and admits members only.
     case(&[("    except: [tcp/22]\n", "")], &["p.yaml:20:13 TG301", "p.yaml:20:13 TG302"]);
     let manage = |roles: &str| format!("allow: {{ {roles}networks: [management] }}");
     let members = "allow: { roles: [scheduler, server, worker] }";
@@ -293,7 +293,7 @@ fn operators_who_are_cut_off() {
         ],
         &["p.yaml:20:13 TG302"],
     );
-    // A narrower service for ssh that lets operators in.
+    // A narrower service for ssh admits operators.
     let ssh = "  - name: ssh
     roles: [scheduler, server, worker]
     ports: [tcp/22]
@@ -308,7 +308,7 @@ fn operators_who_are_cut_off() {
         ],
         &[],
     );
-    // And one that does not.
+    // A narrower service for ssh that does not.
     case(
         &[(
             "  - name: members\n",
@@ -325,11 +325,11 @@ fn operators_who_are_cut_off() {
 fn members_who_are_forgotten() {
     let all = "roles: [scheduler, server, worker]\n      networks";
     case(&[(all, "roles: [scheduler, server]\n      networks")], &["p.yaml:10:15 TG303"]);
-    // The scheduler is one host and needs no way to itself.
+    // The scheduler is a single host and need not reach itself.
     case(&[(all, "roles: [server, worker]\n      networks")], &[]);
-    // Only one of several roles: that is a choice.
+    // Only one of several roles is admitted: that is a choice.
     case(&[(all, "roles: [server]\n      networks")], &[]);
-    // A node that has another role, too, is let in.
+    // A node that also has an admitted role is admitted.
     case(
         &[
             (all, "roles: [scheduler, server]\n      networks"),
@@ -355,7 +355,7 @@ fn ports_of_a_framework_that_no_service_covers() {
     case(&ray, &["p.yaml:7:13 TG404", "p.yaml:7:13 TG404"]);
     case(&ray[..1], &[]);
     case(&[("ports: [tcp/9091]", "ports: [tcp/6379, tcp/8265]"), ray[1]], &["p.yaml:7:13 TG404"]);
-    // A wide range names no port in particular.
+    // A wide range does not refer to any particular port.
     case(&[("ports: [tcp/9091]", "ports: [tcp/5000-7000]"), ray[1]], &[]);
 }
 
@@ -418,7 +418,7 @@ fn comments_silence_where_they_stand() {
         ],
         &[],
     );
-    // Not there, not that rule, not without a reason, not in a text.
+    // The comment is on another line, names another rule, lacks a reason, or is part of a string.
     case(
         &[(any, "allow: { any: true }\n    # trainguard: ignore[TG212] late")],
         &["p.yaml:23:19 TG212", "p.yaml:24:5 TG901"],
@@ -438,7 +438,7 @@ fn comments_silence_where_they_stand() {
         ],
         &["p.yaml:24:19 TG212"],
     );
-    // Unused, misplaced, unknown, not to be silenced.
+    // Unused, misplaced, with an unknown code, or for a rule that cannot be silenced.
     case(
         &[("mode: enforce", "mode: enforce # trainguard: ignore[TG212, TG204] x")],
         &["p.yaml:12:19 TG901", "p.yaml:12:19 TG901"],
@@ -459,7 +459,7 @@ fn comments_silence_where_they_stand() {
             &["p.yaml:12:19 TG903"],
         );
     }
-    // An error is told whatever a comment says.
+    // A comment does not silence an error.
     case(
         &[("mode: enforce", "# trainguard: ignore[TG112] x\n    mode: enforced")],
         &["p.yaml:12:5 TG901", "p.yaml:13:11 TG112"],
@@ -478,7 +478,7 @@ fn rules_that_the_caller_allows() {
     assert_eq!((found(&report), report.ignored()), (vec!["p.yaml:20:13 TG302".to_owned()], 1));
 }
 
-/// Applies the fixes, and says what is left to be found.
+/// Applies all fixes, compares the documents, and compares the findings that remain.
 #[track_caller]
 fn fixed(changes: &[(&str, &str)], expected: &[(&str, &str)], left: &[&str]) {
     let (mut manifest, mut policy) = change(changes);
@@ -504,7 +504,7 @@ fn fixes_are_safe_and_leave_nothing_behind() {
     fixed(&[("burst: 1000", "burst: \"1000\"")], &[], &[]);
     fixed(&[("name: demo", "name: on")], &[("name: demo", "name: \"on\"")], &[]);
     fixed(&[("[10.0.0.1,", "[\"::ffff:10.0.0.1\",")], &[], &[]);
-    // Of a prefix or a list it would be half.
+    // No fix for a prefix or a host list, because the fix would be incomplete.
     let prefix = [("10.9.0.0/24", "\"::ffff:10.9.0.0/120\"")];
     fixed(&prefix, &prefix, &["m.yaml:10:16 TG104"]);
     let list = [("10.0.1.[0-1]", "::ffff:10.0.1.[0-1]")];
@@ -517,7 +517,7 @@ fn fixes_are_safe_and_leave_nothing_behind() {
         &[("except: [tcp/22]", "except:\n      - tcp/22")],
         &[],
     );
-    // A comment may belong to something else, and the last entry must stay.
+    // No fix if a comment follows, because it may belong to something else, or for the last entry.
     fixed(
         &[("except: [tcp/22]", "except:\n      - tcp/22\n      - udp/5 # why")],
         &[("except: [tcp/22]", "except:\n      - tcp/22\n      - udp/5 # why")],
@@ -540,7 +540,7 @@ fn fixes_are_safe_and_leave_nothing_behind() {
         &[],
         &[],
     );
-    // What a fix cannot know is left alone: which of the two was meant?
+    // No fix if the intention is unknown: either the address or the prefix length may be wrong.
     fixed(
         &[("10.9.0.0/24", "10.9.0.5/24")],
         &[("10.9.0.0/24", "10.9.0.5/24")],

@@ -1,4 +1,4 @@
-//! The policy language: what documents may say, what they mean, and what is said of mistakes in them.
+//! The policy language: which documents are valid, what they mean, and how mistakes are reported.
 
 mod capacity;
 mod compile;

@@ -1,4 +1,4 @@
-//! The policies that come with the project load without any finding, on every node.
+//! The policies that ship with the project load without any finding, on every node.
 
 use std::path::Path;
 

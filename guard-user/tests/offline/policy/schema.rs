@@ -1,5 +1,5 @@
-//! The JSON Schemas of `trainguard schema`: that they are schemas, and that they and the parser
-//! say the same about the shape of documents. Every text of `corpus.rs` is judged there.
+//! The JSON Schemas of `trainguard schema` are valid schemas and agree with the parser about the shape
+//! of documents. `corpus.rs` checks the same for all of its texts.
 
 use std::{
     fs,
@@ -48,7 +48,7 @@ fn each_schema_is_one_of_draft_07() {
     )));
 }
 
-/// Calls with each schema inside a schema, and its path.
+/// Calls `visit` for each schema nested in a schema, with its path.
 fn each_schema(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Map<String, Value>)) {
     let Value::Object(object) = schema else {
         return;
@@ -90,13 +90,14 @@ fn every_field_is_explained_and_every_example_is_good() {
                     assert!(explained.contains_key(keyword), "{kind:?} {path} has no {keyword}");
                 }
             }
-            // An alternative only adds to what the schema around it says.
+            // An alternative only adds to the schema that contains it, so it need not forbid other
+            // properties.
             if schema.contains_key("properties") && !path.contains("/oneOf/") {
                 assert_eq!(schema["additionalProperties"], false, "{kind:?} {path}");
             }
             let examples = schema.get("examples").and_then(Value::as_array);
             for example in examples.into_iter().flatten() {
-                // A part of the schema by itself, with the definitions that it refers to.
+                // A part of the schema, with the definitions that it refers to.
                 let mut alone = schema.clone();
                 alone.insert("definitions".to_owned(), root["definitions"].clone());
                 let alone = jsonschema::draft7::new(&Value::Object(alone)).expect("a schema");
@@ -108,7 +109,7 @@ fn every_field_is_explained_and_every_example_is_good() {
     }
 }
 
-/// What two documents have in common is written in each schema, because editors load only one.
+/// Definitions that several documents use are repeated in each schema, because editors load only one.
 #[test]
 fn shared_definitions_are_equal() {
     let all = DOCUMENTS.map(document);
@@ -170,7 +171,7 @@ fn what_the_repository_holds_is_accepted() {
     assert!(count >= 28 && tests >= 14, "{count} {tests}");
 }
 
-/// Whether the parser takes the shape of a test. Files that are not there are not shape.
+/// Reports whether the parser accepts the shape of a test file. A missing file is no question of shape.
 fn parser_takes(text: &str) -> bool {
     let bundle = Bundle::new("t.test.yaml", [("t.test.yaml", text)]);
     let mut loader = Loader::new(&bundle);
@@ -324,7 +325,7 @@ services:
     mode: observe
 ";
 
-/// What values are replaced by.
+/// Values that replace others.
 const SCALARS: [&str; 32] = [
     "x",
     "",
@@ -365,9 +366,9 @@ enum Mutation {
     Drop,
     Rename(String),
     Replace(Value),
-    /// The value in a list of its own.
+    /// Wraps the value in a list.
     Wrap,
-    /// The value inside itself: under its first key, or as its first item.
+    /// Puts the value into itself: under its first key, or as its first item.
     Nest,
 }
 
@@ -391,7 +392,7 @@ fn mutations() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-/// Number of values in a tree.
+/// Returns the number of values in a tree.
 fn size(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(size).sum::<usize>(),
@@ -400,7 +401,7 @@ fn size(value: &Value) -> usize {
     }
 }
 
-/// Changes the value of a number, counted in the order of [`size`]; the root is 0.
+/// Changes value number `number`, counted in the order of [`size`]; the root is 0.
 fn mutate(value: &mut Value, number: &mut usize, mutation: &Mutation) -> bool {
     if *number == 0 {
         apply(value, mutation);
@@ -477,7 +478,7 @@ fn changes() -> impl Strategy<Value = Vec<(Index, Mutation)>> {
     proptest::collection::vec((any::<Index>(), mutations()), 1..3)
 }
 
-/// A policy or a manifest with one value in place of another.
+/// Returns the text with one value replaced by another, in quotes.
 fn with(text: &str, from: &str, value: &str) -> String {
     let quoted = Value::from(value).to_string();
     assert!(text.contains(from), "{from}");
@@ -551,7 +552,7 @@ proptest! {
             let text = with(GOOD_POLICY, from, &value);
             assert_alike(SchemaDocument::Policy, &POLICY, &text);
         }
-        // Without quotes it may be a number.
+        // Without quotes, YAML may take it for a number.
         let text = GOOD_POLICY.replacen("burst: 1000", &format!("burst: {number}{unit}"), 1);
         assert_alike(SchemaDocument::Policy, &POLICY, &text);
     }
@@ -567,7 +568,7 @@ proptest! {
     }
 }
 
-/// The texts that all properties start from have no finding of shape, so that they can lose it.
+/// The base texts of all properties have no finding about shape, so a mutation can introduce one.
 #[test]
 fn the_base_of_all_properties_is_good() {
     assert!(CLUSTER.is_valid(&json::value(MANIFEST).expect("our dialect")));

@@ -1,5 +1,5 @@
-//! Holds the parser and the JSON Schemas against each other. What counts as shape is said at
-//! `commands::generate::schema`; here it is by codes, and for codes that are only partly shape by messages.
+//! Compares the parser with the JSON Schemas. `commands::generate::schema` defines what counts as shape.
+//! Here it is decided by the finding's code, or by its message where a code is only partly about shape.
 
 use guard_test_support::bundle::MANIFEST;
 use jsonschema::Validator;
@@ -18,14 +18,14 @@ use guard_user::{
     },
 };
 
-/// The schema of a document, ready to judge.
+/// Returns the validator for the schema of a document.
 pub(crate) fn validator(document: SchemaDocument) -> Validator {
     let schema: Value = serde_json::from_str(schema::text(document)).expect("JSON");
     let built = jsonschema::draft7::options().build(&schema);
     built.unwrap_or_else(|error| panic!("{document:?}: {error}"))
 }
 
-/// What the parser says about the shape of a document: the codes.
+/// Returns the codes of the parser's findings about the shape of a document.
 fn shape_codes(document: SchemaDocument, text: &str) -> Vec<u16> {
     let (path, texts) = match document {
         SchemaDocument::Cluster => ("m.yaml", vec![("m.yaml", text)]),
@@ -53,15 +53,18 @@ fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
     let value = value.trim_matches(['"', '\'']);
     match finding.code.0 {
         6 | 7 | 101 | 102 | 106 | 107 | 109 | 112 | 114 | 206 | 411 => true,
-        // What a host list is expanded to is not; the message shows which it is about.
+        // An address that a host list expands to is not shape; the message shows which of the two it is
+        // about.
         104 if value.contains(['[', ']']) => says("[") || says("]"),
         104 => !says("is an IPv4-mapped"),
         105 => !says("runs backwards"),
-        // A name by itself; not with what it is expanded to, or joined with another.
+        // A name itself is shape; a name that is expanded from a host list or joined with another is
+        // not.
         110 => says("is not a name") || says("the name has"),
         111 if says("a burst of") => says("a burst of 0 "),
         111 => !says("does not fit 64 bits") || value.ends_with("/s"),
-        // A list is told one thing that is wrong with it, which need not be the one of shape.
+        // A host list gets one finding even if several apply, so the finding need not be the one about
+        // shape.
         113 => {
             let digit = if value.contains(':') { "[0-9a-fA-F]" } else { "[0-9]" };
             let range = format!("{digit}+(-{digit}+)?");
@@ -72,14 +75,13 @@ fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
     }
 }
 
-/// Asserts that parser and schema say the same about the shape of a text, if it is one of the
-/// dialect at all. Whether it is.
+/// Asserts that parser and schema agree about the shape of a text. Returns `false` if the text is not of
+/// our YAML dialect.
 pub(crate) fn assert_alike(document: SchemaDocument, validator: &Validator, text: &str) -> bool {
     let Some(value) = json::value(text) else {
         return false;
     };
-    // As written, `010` is ambiguous and 8 or 10; its value is none of both problems. How a value
-    // was written is not shape.
+    // `010` as written is ambiguous: 8 or 10. Its value is not. How a value is written is not shape.
     let as_value = shape_codes(document, &value.to_string());
     let mut as_written = shape_codes(document, text);
     as_written.retain(|code| *code != 6 || as_value.contains(code));

@@ -1,4 +1,4 @@
-//! `trainguard test` as it is typed: what passes, what fails and how that is said, and recording.
+//! `trainguard test` on the command line: results, how failures are reported, and recording.
 
 use std::{fs, path::Path};
 
@@ -88,7 +88,7 @@ fn what_holds_passes() {
     assert_eq!((code, out.as_str()), (Some(0), "1 passed, 0 failed\n"));
 }
 
-/// The tests of what ships: each profile has some, and all hold.
+/// Tests of the shipped policies: each profile has some, and all of them pass.
 #[test]
 fn shipped_policies_pass_their_tests() {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
@@ -198,14 +198,14 @@ fn what_cannot_be_answered_is_no_answer() {
         assert_eq!(code, Some(2), "{args:?}: {out}{err}");
         assert!(err.contains(said), "{args:?}: {said:?} is not in {err}");
     }
-    // One file that cannot be used does not hide what others have to say.
+    // A file that cannot be used does not hide the results of others.
     dir.write("p.test.yaml", TESTS);
     dir.write("q.test.yaml", TESTS.replace("m.yaml", "gone.yaml"));
     let (code, out, _) = dir.run(&[], "");
     assert_eq!((code, out.as_str()), (Some(2), "4 passed, 0 failed\n"));
 }
 
-/// A pcap file of Ethernet frames, each kept up to a length.
+/// Returns a pcap file of Ethernet frames, each cut to at most the given length.
 fn pcap(frames: &[(Vec<u8>, usize)]) -> Vec<u8> {
     let times = (1_700_000_000_000_000_000..).step_by(1000);
     let frames = times
@@ -261,7 +261,7 @@ fn a_capture_must_have_what_is_named_and_nothing_else() {
         assert_eq!(code, Some(1), "{out}");
         assert!(out.contains(said), "{said:?} is not in {out}");
     }
-    // What is not there cannot be judged.
+    // A test whose capture cut the frames too short gives no result.
     dir.write("p.test.yaml", test(whole));
     dir.write("job.pcap", pcap(&[(frame("192.0.2.7", 9091), 30)]));
     let (code, _, err) = dir.run(&[], "");
@@ -284,7 +284,7 @@ fn an_event_becomes_a_test_that_holds() {
         event("192.0.2.9", 9091, ""),
     ]
     .concat();
-    // Printed, added to a file, and to a new one.
+    // Recorded tests are printed, appended to a file, or written to a new file.
     let (code, out, err) = dir.run(&["--record"], &events);
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(out.matches("- name:").count(), 2, "the same again is the same: {out}");
@@ -297,7 +297,7 @@ fn an_event_becomes_a_test_that_holds() {
     let (code, _, err) = dir.run(&["--record", "new.test.yaml", "--manifest", "m.yaml"], &events);
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(dir.run(&["new.test.yaml"], "").1, "2 passed, 0 failed\n");
-    // A changed policy is noticed by what was recorded.
+    // Recorded tests fail when the policy changes.
     dir.write(
         "p.yaml",
         policy().replace("roles: [worker] }", "roles: [worker], cidrs: [192.0.2.0/24] }"),
@@ -305,7 +305,7 @@ fn an_event_becomes_a_test_that_holds() {
     assert_eq!(dir.run(&["new.test.yaml"], "").1.lines().last(), Some("1 passed, 1 failed"));
 }
 
-/// A pattern of policies does not mean the tests that stand beside them.
+/// A pattern of policies does not match the test files beside them.
 #[test]
 fn tests_stand_beside_policies() {
     let dir = Dir::new();
@@ -325,7 +325,7 @@ fn tests_stand_beside_policies() {
     assert_eq!(code, Some(1), "named by itself it is a slip: {out}");
 }
 
-/// What a replay refuses becomes tests, which hold.
+/// Frames that a replay refuses can be recorded as tests, which pass.
 #[test]
 fn refused_frames_become_tests() {
     use guard_common::port_table::Transport::Tcp;
@@ -380,14 +380,14 @@ fn events_that_are_no_tests_are_told_and_lose_nothing() {
     let (code, _, err) = dir.run(&["--record", "new.test.yaml", "--node", "sched"], good);
     assert_eq!(code, Some(2));
     assert!(err.contains("--manifest"), "{err}");
-    // A file that cannot take them stays as it is.
+    // A file to which the tests cannot be appended is not changed.
     let reordered = TESTS.replace("manifest: m.yaml\n", "") + "manifest: m.yaml\n";
     dir.write("p.test.yaml", &reordered);
     let (code, out, err) = dir.run(&["--record", "p.test.yaml", "--node", "sched"], good);
     assert_eq!(code, Some(2), "{err}");
     assert!(out.contains("- name:"), "printed instead: {out}");
     assert_eq!(dir.read("p.test.yaml"), reordered);
-    // Evil names stay in their quotes.
+    // Hostile names stay inside their quotes.
     let evil = good.replace("\"schema\"", "\"node\":\"x\\\\u0022 }\\\\n- y\",\"schema\"");
     let (_, out, _) = dir.run(&["--record"], &evil.replace("\\\\", "\\"));
     assert!(!out.contains("\n- y"), "{out}");

@@ -1,5 +1,5 @@
-//! Prints the layout of everything that is pinned, one `name = value` a line, for `cargo xtask check`,
-//! which compares it with `guard-common/layout.lock`.
+//! Prints the layout of all pinned objects as lines of `name = value`, for `cargo xtask check`, which
+//! compares it with `guard-common/layout.lock`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
 mod pins;

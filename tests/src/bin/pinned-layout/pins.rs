@@ -1,4 +1,4 @@
-//! Where things are pinned, and the maps themselves, as the kernel object defines them.
+//! Names of the pins, and the definitions of the maps in the kernel object.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use aya_obj::Object;
 use guard_common::names;
 use guard_user::{attach_mode::Hook, bpf::pins::Pins, embedded_object::kernel_object};
 
-/// Lines on the pins. None on maps if this program carries no kernel object.
+/// Returns the lines about pins, and about maps if this program embeds the kernel object.
 pub(crate) fn lines() -> Result<Vec<(String, String)>> {
     let pins = Pins::at(Path::new(""));
     let link = |from, hook| pins.link_path("eth0.100", from, hook).display().to_string();

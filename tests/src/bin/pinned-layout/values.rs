@@ -1,7 +1,7 @@
-//! What the keys and values of the pinned maps are, and what their numbers mean.
+//! Keys and values of the pinned maps, and the meaning of their numbers.
 //!
-//! Of our crates this file uses guard-common alone, so that a changed copy of that can be described by
-//! it, too (`xtask/src/layout.rs`).
+//! Of the workspace, this file uses guard-common alone, so that it can also describe a modified copy of
+//! that crate (`xtask/src/layout.rs`).
 
 use std::{any::type_name, mem::offset_of};
 
@@ -20,13 +20,13 @@ use guard_common::{
     verdict::{MAX_SERVICES, NODE_REASONS},
 };
 
-/// `name = value`, in the order in which they are to be read.
+/// Pairs of name and value, in the order of the output.
 type Lines = Vec<(String, String)>;
 
-/// The fields of a struct: of what type each is, and at which byte.
+/// Adds the fields of a struct: the type of each, and its byte offset.
 macro_rules! fields {
     ($lines:ident, $type:ident { $($field:ident),+ $(,)? }) => {
-        // Each of them, or this does not compile.
+        // Does not compile unless every field is named.
         let _ = |$type { $($field: _),+ }: $type| ();
         $lines.push((stringify!($type).to_owned(), format!("{} bytes", size_of::<$type>())));
         $(
@@ -40,14 +40,14 @@ macro_rules! fields {
     };
 }
 
-/// Constants by their names.
+/// Adds constants under their names.
 macro_rules! numbers {
     ($lines:ident, $($number:path),+ $(,)?) => {
         $($lines.push((stringify!($number).to_owned(), $number.to_string()));)+
     };
 }
 
-/// Lines on the values.
+/// Returns the lines about keys and values.
 pub(crate) fn lines() -> Lines {
     let mut lines = vec![("LAYOUT_VERSION".to_owned(), LAYOUT_VERSION.to_string())];
     structs(&mut lines);
@@ -90,9 +90,9 @@ fn enums(lines: &mut Lines) {
     lines.push(("packed: would-drop, fragment".to_owned(), format!("{:#x}", verdict.pack())));
 }
 
-/// Where in the counters of an interface each verdict is counted.
+/// Adds the index at which each verdict is counted in an interface's row of counters.
 fn counters(lines: &mut Lines) {
-    // By the names that earlier versions wrote and read.
+    // Keep the names that the committed file uses since earlier versions.
     for (name, number) in [
         ("layout::COUNTERS", counters::COUNTERS),
         ("layout::COUNTERS_PER_INTERFACE", counters::COUNTERS_PER_INTERFACE),
@@ -142,7 +142,7 @@ fn others(lines: &mut Lines) {
         layout::TALLY_ORIGINS,
         layout::TALLY_MEMBER_DROPS,
     );
-    // By the names that earlier versions wrote and read.
+    // Keep the names that the committed file uses since earlier versions.
     for (name, number) in [
         ("tally::SIGNATURES_REFUSED", daemon_counters::SIGNATURES_REFUSED),
         ("tally::SIGNATURES_REPLAYED", daemon_counters::SIGNATURES_REPLAYED),
@@ -151,7 +151,7 @@ fn others(lines: &mut Lines) {
     }
 }
 
-/// The type of a field.
+/// Returns the name of a field's type.
 fn kind_of<T, F>(_: impl Fn(&T) -> &F) -> &'static str {
     type_name::<F>()
 }

@@ -1,12 +1,12 @@
-//! The adversarial cases of operations, each with the tests that play it or the reason why none
-//! does: `tests/cases.yaml`.
+//! The adversarial cases of operations, each with the tests that play it or the reason why there is
+//! none: `tests/cases.yaml`.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use guard_tests::world::{data, yaml};
 use serde::Deserialize;
 
-/// The numbers of the cases that belong to operations.
+/// Numbers of the cases that are about operations.
 const NUMBERS: [std::ops::RangeInclusive<u32>; 3] = [73..=115, 124..=130, 144..=150];
 
 #[derive(Debug, Deserialize)]
@@ -14,11 +14,11 @@ const NUMBERS: [std::ops::RangeInclusive<u32>; 3] = [73..=115, 124..=130, 144..=
 struct Entry {
     case: u32,
     what: String,
-    /// A file of the repository and a function of it, `FILE::FUNCTION`; for a script of a guest a
-    /// file and the name of a check.
+    /// `FILE::FUNCTION`, a file of the repository and a function in it; for a script of a guest, a file
+    /// and the name of a check.
     #[serde(default)]
     tests: Vec<String>,
-    /// Why there is none, or what of the case none plays.
+    /// Why there is no test, or which part of the case has none.
     #[serde(default)]
     left: Option<String>,
 }

@@ -1,16 +1,16 @@
-//! What holds for every token bucket, whatever is charged and when.
+//! Properties of every token bucket, for any sequence of charges.
 
 use guard_common::bucket::{Draw, Limit, MAX_TICKS, TICKS_PER_SECOND, draw, step};
 use proptest::prelude::*;
 
-/// A charge: (ticks since the last one, units).
+/// Generates charges: (ticks since the last one, units).
 fn charges() -> impl Strategy<Value = Vec<(u64, u64)>> {
-    // Much at once, little now and then, and pauses that fill the bucket.
+    // Bursts, short pauses, and pauses long enough to fill the bucket.
     let pause = prop_oneof![Just(0), 0..1_000_u64, 0..TICKS_PER_SECOND / 100, 0..TICKS_PER_SECOND];
     prop::collection::vec((pause, 1..2_000_u64), 1..60)
 }
 
-/// Charges a full bucket; the time and the units of what was admitted.
+/// Charges a full bucket. Returns the time and the units of each admitted charge.
 fn admitted(limit: &Limit, charges: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut now = TICKS_PER_SECOND;
     let mut state = 0;
@@ -26,7 +26,7 @@ fn admitted(limit: &Limit, charges: &[(u64, u64)]) -> Vec<(u64, u64)> {
     all
 }
 
-/// Every window of what was admitted: (ticks, units).
+/// Returns every window of the admitted charges: (ticks, units).
 fn windows(admitted: &[(u64, u64)]) -> Vec<(u128, u128)> {
     let mut windows = Vec::new();
     for (first, (start, _)) in admitted.iter().enumerate() {
@@ -46,7 +46,7 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
-    /// Over any time no more than `rate x time + burst` things.
+    /// In any period, at most `rate x time + burst` units are admitted.
     #[test]
     fn no_window_has_more_things(
         rate in 1_u64..2_000_000,
@@ -54,7 +54,7 @@ proptest! {
         charges in charges(),
     ) {
         let limit = Limit::per_unit(rate, burst);
-        // One by one, as packets are charged.
+        // One unit each, as packets are charged.
         let charges: Vec<(u64, u64)> = charges.iter().map(|(pause, _)| (*pause, 1)).collect();
         for (ticks, units) in windows(&admitted(&limit, &charges)) {
             let allowed = u128::from(rate) * ticks + u128::from(burst) * u128::from(TICKS_PER_SECOND);
@@ -62,7 +62,8 @@ proptest! {
         }
     }
 
-    /// Over any time no more than `rate x time + burst x 4097/4096` bytes and a tick's worth.
+    /// In any period, at most `rate x time + burst x 4097/4096` bytes are admitted, and what one tick
+    /// allows.
     #[test]
     fn no_window_has_more_bytes(
         rate in 1_u64..2_000_000_000,
@@ -78,8 +79,8 @@ proptest! {
         }
     }
 
-    /// Who takes all that fits, and then sends a tick too early every time, gets no more either:
-    /// the price is rounded up.
+    /// A sender that empties the bucket and then always sends a tick too early gets no more either,
+    /// because the cost is rounded up.
     #[test]
     fn no_fraction_of_a_tick_is_given_away(
         rate in 1_u64..2_000_000_000,
@@ -101,7 +102,7 @@ proptest! {
         }
     }
 
-    /// What keeps to the rate is never refused, at any rate and after any burst that fits.
+    /// Charges at no more than the rate are never refused, at any rate and after any burst that fits.
     #[test]
     fn who_keeps_to_the_rate_is_admitted(
         rate in 1_u64..2_000_000,
@@ -116,8 +117,9 @@ proptest! {
         prop_assert_eq!(admitted(&limit, &charges).len(), charges.len());
     }
 
-    /// Frames that add up to the burst all fit a full bucket. Up to 200 MB/s: beyond, rounding
-    /// each of many short frames up to a tick costs more than the bucket has in reserve.
+    /// Frames whose sizes add up to the burst all fit a full bucket. This holds up to 200 MB/s: at
+    /// higher rates, rounding each of many short frames up to a tick costs more than the bucket's
+    /// reserve.
     #[test]
     fn a_burst_fits_in_pieces(
         rate in 1_u64..200_000_000,
@@ -128,7 +130,7 @@ proptest! {
         prop_assert_eq!(admitted(&limit, &charges).len(), charges.len());
     }
 
-    /// A flood over the limit only reads.
+    /// A refused charge does not write, so a flood over the limit only reads.
     #[test]
     fn a_refused_charge_leaves_the_state_alone(
         rate in 1_u64..2_000_000_000,
@@ -148,8 +150,8 @@ proptest! {
         }
     }
 
-    /// CPUs read the clock at different moments, and a packet that read it early may come late to
-    /// the bucket. However late, all of them together get no more than the time they span gives.
+    /// CPUs read the clock at different times, so a packet with an earlier time may reach the bucket
+    /// later. However late, all CPUs together get no more than the period that they span allows.
     #[test]
     fn a_clock_that_goes_back_admits_no_more(
         rate in 100_u64..5_000,
@@ -169,8 +171,8 @@ proptest! {
         prop_assert!(admitted * second <= allowed, "{admitted} admitted in {span} ticks");
     }
 
-    /// Whichever CPU sees a packet: over any time no more is admitted than the limit says, and what
-    /// the CPUs had in hand when it began, which is a batch each at most.
+    /// In any period, all CPUs together admit no more than the limit, plus the credit that they held at
+    /// its start, which is at most a batch per CPU.
     #[test]
     fn cpus_that_draw_get_no_more_than_a_batch_each_besides(
         rate in 1_u64..=1_000_000_000,
@@ -182,7 +184,7 @@ proptest! {
         let mut state = 0;
         let mut credits = vec![0; cpus];
         let mut now = TICKS_PER_SECOND;
-        // When, and how much was in hand before.
+        // Time of the packet, and the sum of all credits before it.
         let mut admitted = Vec::new();
         for (pause, cpu) in packets {
             now += pause;
@@ -210,8 +212,7 @@ proptest! {
         }
     }
 
-    /// What is drawn is not lost: at one moment a burst is given out whole, when enough is asked
-    /// for.
+    /// Credit is not lost: at one moment the whole burst is admitted if enough packets arrive.
     #[test]
     fn a_burst_is_given_out_whole(
         burst in 1_u64..20_000,
@@ -233,7 +234,7 @@ proptest! {
         prop_assert_eq!(credits.iter().sum::<u64>(), 0);
     }
 
-    /// A bucket too small to be drawn from in batches is charged as any other.
+    /// A bucket that is too small for batches is charged packet by packet.
     #[test]
     fn small_bursts_are_charged_one_by_one(rate in 1_u64..2_000_000, burst in 1_u64..128, state: u32, now: u32) {
         let limit = Limit::per_unit(rate, burst).in_batches();
@@ -243,7 +244,8 @@ proptest! {
         prop_assert_eq!(draw(&limit, state.into(), 0, now.into(), limit.cost(1)), expected);
     }
 
-    /// After a year without a packet, and after years of uptime, a bucket is full and no fuller.
+    /// After a year without a packet, and after years of uptime, a bucket is full but holds no more than
+    /// its burst.
     #[test]
     fn idle_for_a_year(rate in 1_u64..=1_000_000_000, burst in 1_u64..5_000, years in 1_u64..10) {
         let year = 365 * 24 * 3600 * TICKS_PER_SECOND;

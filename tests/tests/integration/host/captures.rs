@@ -1,5 +1,5 @@
-//! A real training job, replayed to the guard of each of its hosts: with the shipped policy it
-//! must not lose a frame, and a stranger must not get one in.
+//! A real training job, replayed to the guard of each of its hosts: the shipped policy must not drop a
+//! frame of the job, and must not let an unlisted host in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,14 +20,14 @@ const CAPTURES: [(&str, usize); 2] =
     [("mxnet-baseline.pcap", 2067), ("mxnet-late-scheduler.pcap", 1606)];
 const NODES: [&str; 5] = ["sched-0", "worker-0", "worker-1", "server-0", "server-1"];
 
-/// Where the addresses of an IPv4 packet without VLAN tags are, and its first byte.
+/// Offsets in an IPv4 packet without VLAN tags: its first byte, and its addresses.
 const IP_AT: usize = 14;
 const SOURCE: std::ops::Range<usize> = 26..30;
 const DESTINATION: std::ops::Range<usize> = 30..34;
 
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 
-/// The hosts of the captures with the policy that we ship.
+/// Loads the hosts of the captures with the shipped policy.
 fn cluster() -> Loaded {
     policy::load(&data("captures/cluster.yaml"), &Disk).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -41,7 +41,8 @@ fn captures() -> Vec<(&'static str, Vec<Captured>)> {
     CAPTURES.map(read).into()
 }
 
-/// What the host `address` receives of a capture, with times from one second on.
+/// Returns the frames of a capture that the host `address` receives, with times that start at one
+/// second.
 fn received(frames: &[Captured], address: Ipv4Addr) -> Vec<Captured> {
     let start = frames[0].ns;
     let mine = frames.iter().filter(|frame| frame.bytes[DESTINATION] == address.octets());
@@ -56,8 +57,8 @@ fn address(loaded: &Loaded, node: &str) -> Ipv4Addr {
     }
 }
 
-/// Whether the node of a policy guards what the segment is for: its ports at all, or those where
-/// only segments that open a connection are judged.
+/// Reports whether the node guards the segment: its pinned ports always, other ports only for segments
+/// that open a connection.
 fn guarded(policy: &CompiledPolicy, frame: &[u8]) -> bool {
     let Ok(Parsed::Flow(flow)) = parse(&Frame::new(frame), &mut NoTrace).parsed() else {
         panic!("a captured frame without ports");
@@ -97,7 +98,7 @@ pub(crate) fn replay<'p, B: Backend>(
             assert_eq!((verdict.action, verdict.reason), expected, "{place}: a stranger");
             *reasons.entry(verdict.reason).or_default() += 1;
         }
-        // Each host was connected to, and each had replies to connections of its own.
+        // Each host accepted connections, and got replies to connections of its own.
         assert_eq!(
             reasons.into_keys().collect::<BTreeSet<_>>(),
             [Reason::Established, Reason::NotAllowed].into(),
@@ -106,7 +107,7 @@ pub(crate) fn replay<'p, B: Backend>(
     }
 }
 
-/// On ports that no service guards, strangers pass like members.
+/// Asserts that unlisted hosts pass like members on ports that no service guards.
 pub(crate) fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
     for (_, frames) in captures() {
         for frame in received(&frames, address) {
@@ -145,7 +146,7 @@ fn the_job_runs_and_a_stranger_stays_out_on_the_host() {
     }
 }
 
-/// Guards ports of TCP that nobody in the captures uses.
+/// Returns a policy that guards TCP ports that do not occur in the captures.
 pub(crate) fn other_ports() -> CompiledPolicy {
     world::named("nested").compile()
 }

@@ -1,5 +1,5 @@
-//! What we ship for Prometheus and Grafana: alerts that name commands that exist, and a dashboard
-//! that Grafana shows.
+//! The shipped files for Prometheus and Grafana: the alerts name existing commands, and Grafana accepts
+//! the dashboard.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use guard_tests::prometheus::packaging;
 use guard_user::cli::Cli;
 use serde_json::Value;
 
-/// The panels of the dashboard that ask something.
+/// Returns the panels of the dashboard that have queries.
 pub(crate) fn panels(dashboard: &Value) -> Vec<&Value> {
     let all = dashboard["panels"].as_array().expect("panels").iter();
     all.filter(|panel| panel["type"] != "row").collect()

@@ -1,5 +1,5 @@
-//! What runs on any machine, without privileges: the decision on the host against its laws and the
-//! corpus, and files that ship against what they are about.
+//! Tests that run on any machine, without privileges: properties of the decision on the host, the
+//! corpus, and checks of shipped files against the code.
 
 mod adversarial_catalogue;
 mod bucket_properties;

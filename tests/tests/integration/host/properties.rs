@@ -1,4 +1,4 @@
-//! What holds for every frame and policy, on the host. The differential test carries it over to
+//! Properties that hold for every frame and policy, on the host. The differential test extends them to
 //! the kernel.
 
 use std::{
@@ -19,7 +19,7 @@ use guard_user::{
 };
 use proptest::prelude::*;
 
-/// When frames come that do not care.
+/// Time of frames for which it does not matter.
 const NOW_NS: u64 = 1_000_000_000;
 
 fn config() -> ProptestConfig {
@@ -30,14 +30,14 @@ fn compiled(name: &str) -> CompiledPolicy {
     world::named(name).compile()
 }
 
-/// The worlds without limits: what they say of a frame depends on the frame alone.
+/// The worlds without limits: their verdict depends on the frame alone.
 static UNLIMITED: LazyLock<Vec<CompiledPolicy>> = LazyLock::new(|| {
     let names = ["enforce", "observe", "mixed", "overlap", "tunnels", "nested", "nothing-guarded"];
     names.map(compiled).into()
 });
 static ENFORCE: LazyLock<CompiledPolicy> = LazyLock::new(|| compiled("enforce"));
 
-/// Edits of the world `tunnels` that leave a source out of a list.
+/// Edits of the world `tunnels` that remove a source from a list.
 const SHORTENED: [(&str, &str); 5] = [
     ("[scheduler, server, worker]", "[server, worker]"),
     ("[scheduler, server, worker]", "[scheduler, server]"),
@@ -52,7 +52,7 @@ static SHORTER: LazyLock<Vec<CompiledPolicy>> = LazyLock::new(|| {
     };
     SHORTENED.map(edited).into()
 });
-/// Worlds that observe, each with the same one that enforces.
+/// Worlds that observe, each paired with the same world in enforce mode.
 static OBSERVING: LazyLock<Vec<[CompiledPolicy; 2]>> = LazyLock::new(|| {
     let both = |name: &str| {
         let enforcing = world::named(name)
@@ -66,7 +66,7 @@ fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
     Host::new(policy).evaluate(frame, NOW_NS)
 }
 
-/// Frames of a seed, aimed at a policy, with what the host says of each.
+/// Returns frames aimed at a policy, generated from a seed, with the host's verdict on each.
 fn judged(policy: &CompiledPolicy, seed: u64) -> Vec<(Vec<u8>, Verdict)> {
     let mut generator = Generator::new(policy, seed);
     let mut host = Host::new(policy);
@@ -74,7 +74,7 @@ fn judged(policy: &CompiledPolicy, seed: u64) -> Vec<(Vec<u8>, Verdict)> {
     frames.map(|frame| (frame.clone(), host.evaluate(&frame, NOW_NS))).collect()
 }
 
-/// A true frame: no length in it lies.
+/// A valid frame: all its lengths are right.
 #[derive(Debug, Clone)]
 struct Shape {
     tags: usize,
@@ -117,12 +117,12 @@ impl Shape {
     }
 }
 
-/// A transport, and one of its guarded ports in the world `enforce`.
+/// Generates a transport and a port that the world `enforce` guards.
 fn guarded() -> impl Strategy<Value = (u8, u16)> {
     prop::sample::select(vec![(6, 9091), (17, 8125), (17, 8128), (136, 8129), (132, 5000)])
 }
 
-/// A transport, and a port that the world `enforce` leaves alone.
+/// Generates a transport and a port that the world `enforce` does not guard.
 fn unguarded() -> impl Strategy<Value = (u8, u16)> {
     let guarded = |(transport, port): &(u8, u16)| match transport {
         6 => *port == 9091,
@@ -135,7 +135,7 @@ fn unguarded() -> impl Strategy<Value = (u8, u16)> {
         .prop_filter("an unguarded port", move |chosen| !guarded(chosen))
 }
 
-/// Sources that no world allows: documentation prefixes, and those that cannot be.
+/// Generates sources that no world allows: documentation prefixes, and addresses that cannot be sources.
 fn stranger() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         any::<u8>().prop_map(|host| Ipv4Addr::new(192, 0, 2, host).into()),
@@ -152,7 +152,7 @@ fn member() -> impl Strategy<Value = IpAddr> {
     (number, any::<bool>()).prop_map(|(number, six)| of_family(number, six))
 }
 
-/// The host of the manifest with this number: its IPv4 address, or the IPv6 one that is written
+/// Returns the address of the manifest's host with this number: the IPv4 address, or the IPv6 address
 /// with the same digits.
 fn of_family(number: u8, six: bool) -> IpAddr {
     if six {
@@ -186,7 +186,7 @@ fn shape(
 proptest! {
     #![proptest_config(config())]
 
-    /// However it is wrapped, and wherever it is cut.
+    /// However the packet is encapsulated, and wherever the frame is cut.
     #[test]
     fn a_stranger_never_passes_at_an_enforced_port(
         shape in shape(stranger(), guarded()),
@@ -198,7 +198,7 @@ proptest! {
         prop_assert_eq!(verdict(&ENFORCE, cut).action, Action::Drop, "{}", hex(cut));
     }
 
-    /// Whoever sends it, wherever to.
+    /// For any source and destination.
     #[test]
     fn an_unguarded_port_is_left_alone(
         shape in shape(prop_oneof![stranger(), member()], unguarded()),
@@ -208,7 +208,7 @@ proptest! {
         prop_assert_eq!(verdict(&ENFORCE, &frame), expected, "{}", hex(&frame));
     }
 
-    /// The destination, the VLAN and IP options say nothing about who may reach a port.
+    /// The destination, VLAN tags and IP options do not affect who may reach a port.
     #[test]
     fn only_source_port_and_flags_matter(
         shape in shape(prop_oneof![stranger(), member()], prop_oneof![guarded(), unguarded()]),
@@ -222,7 +222,7 @@ proptest! {
         }
     }
 
-    /// Equal policies for equal hosts, in both families.
+    /// Policies that are equal for both families give equal verdicts.
     #[test]
     fn the_families_agree(
         number in prop::sample::select(vec![10_u8, 20, 21, 30, 37, 90, 99]),
@@ -234,12 +234,12 @@ proptest! {
         }
     }
 
-    /// What follows the IP packet in a frame is nobody's.
+    /// Bytes after the IP packet do not affect the verdict.
     #[test]
     fn padding_changes_nothing(seed: u64, byte: u8, len in 1_usize..200) {
         for policy in UNLIMITED.iter() {
             for (frame, before) in judged(policy, seed) {
-                // A header that promises more than there is may find it in the padding.
+                // A header that claims more bytes than there are may find them in the padding.
                 if matches!(before.reason, Reason::Undecodable | Reason::MalformedIp) {
                     continue;
                 }
@@ -250,7 +250,7 @@ proptest! {
         }
     }
 
-    /// A source less in a list never lets more in.
+    /// Removing a source from a list never admits more frames.
     #[test]
     fn a_shorter_list_admits_no_more(seed: u64, which in 0..SHORTENED.len()) {
         let (longer, shorter) = (&*TUNNELS, &SHORTER[which]);
@@ -262,7 +262,7 @@ proptest! {
         }
     }
 
-    /// Observing drops nothing, and says of each frame what enforcing does with it.
+    /// A policy in observe mode drops nothing, and its verdict states what enforce mode would do.
     #[test]
     fn observing_says_what_enforcing_does(seed: u64) {
         for [observing, enforcing] in OBSERVING.iter() {
@@ -280,8 +280,8 @@ proptest! {
     }
 }
 
-/// What events keep of a frame is judged like all of it, and is the beginning of it, but for
-/// padding, which is gone.
+/// The headers that events keep of a frame get the same verdict as the frame, and are its first bytes
+/// except for padding, which is zero.
 #[test]
 fn headers_are_judged_like_the_whole_frame() {
     let seed = random::seed();

@@ -1,4 +1,4 @@
-//! The corpus: frames that matter, each with its story, played to the host.
+//! The corpus: important frames, each with a description, played to the host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,15 +12,15 @@ use guard_tests::{
 };
 use guard_user::policy::compiled::CompiledPolicy;
 
-/// Between the starts of two scenarios: long enough that every bucket is full again.
+/// Time between the starts of two scenarios, long enough to fill every bucket.
 const PAUSE_NS: u64 = 3600 * 1_000_000_000;
 
-/// The worlds that scenarios play in.
+/// Returns the worlds that the scenarios use.
 pub(crate) fn worlds_in_use() -> BTreeSet<String> {
     FILES.iter().flat_map(|file| in_file(file)).map(|scenario| scenario.world).collect()
 }
 
-/// The scenarios that play in a world.
+/// Returns the scenarios of a world.
 pub(crate) fn in_world(world: &str) -> Vec<Scenario> {
     let all = FILES.iter().flat_map(|file| in_file(file));
     all.filter(|scenario| scenario.world == world).collect()
@@ -30,7 +30,7 @@ fn in_file(file: &str) -> Vec<Scenario> {
     scenario::read(&data("corpus").join(file).with_extension("yaml"))
 }
 
-/// The scenarios of a file, by world.
+/// Returns the scenarios of a file, grouped by world.
 fn by_world(file: &str) -> BTreeMap<String, Vec<Scenario>> {
     let mut worlds: BTreeMap<String, Vec<Scenario>> = BTreeMap::new();
     for scenario in in_file(file) {
@@ -59,21 +59,21 @@ pub(crate) fn play(
     played.flat_map(|(scenario, start)| scenario.play(policy, backend, start)).collect()
 }
 
-/// Hands the names of the corpus's files to a macro.
+/// Passes the names of the corpus's files to a macro.
 macro_rules! corpus {
     ($with:ident!($($more:tt)*)) => {
         $with!($($more)*; ethernet ipv4 ipv6 fragments transport sources tunnels services limits clock);
     };
 }
 
-/// A test for each file, which hands its name to a function.
+/// Defines a test for each file, which calls a function with the file's name.
 macro_rules! test_each {
     ($play:expr; $($file:ident)*) => {
         $(#[test] fn $file() { $play(stringify!($file)); })*
     };
 }
 
-/// The names as texts, in a constant.
+/// Defines a constant with the names as strings.
 macro_rules! names {
     ($list:ident; $($name:ident)*) => { const $list: &[&str] = &[$(stringify!($name)),*]; };
 }

@@ -1,4 +1,4 @@
-//! The compiled tries against longest-prefix match as it is defined.
+//! The compiled tries compared with longest-prefix match by definition.
 #![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
 use std::{collections::BTreeSet, fs};
@@ -11,7 +11,7 @@ use guard_test_support::repetitions;
 use guard_tests::random::{self, Random};
 use guard_user::policy::trie::{Family, Item, Trie};
 
-/// Sets of each family that are compared with the definition.
+/// Returns the number of prefix sets for each family.
 fn sets() -> usize {
     repetitions(2_000, 20_000)
 }
@@ -19,9 +19,9 @@ fn sets() -> usize {
 /// A prefix: its bits from the top of a word, and its length.
 pub(crate) type Prefix = (u128, u32);
 
-/// A family in the tests.
+/// An address family in the tests.
 pub(crate) trait Address: Family + std::fmt::Debug {
-    /// The address whose bits these are, from the top.
+    /// Returns the address whose bits are the most significant ones of `bits`.
     fn of(bits: u128) -> Self;
 }
 
@@ -45,8 +45,8 @@ fn bits(random: &mut Random) -> u128 {
     u128::from(random.word()) << 64 | u128::from(random.word())
 }
 
-/// Lengths about which tries are wrong, if they are: ends of the direct table, of nodes, of words
-/// and of addresses.
+/// Returns a prefix length, mostly near the boundaries at which tries tend to have errors: of the direct
+/// table, of nodes, of words and of addresses.
 fn length(random: &mut Random, most: u32) -> u32 {
     const BORDERS: [u32; 24] = [
         0, 1, 2, 15, 16, 17, 21, 22, 23, 24, 27, 28, 29, 31, 32, 48, 63, 64, 65, 66, 122, 126, 127,
@@ -60,7 +60,7 @@ fn length(random: &mut Random, most: u32) -> u32 {
     len.min(most)
 }
 
-/// A set of prefixes, of one or several kinds: scattered, a cluster under one prefix, a chain of
+/// Returns a set of prefixes of one or several kinds: scattered, a cluster under one prefix, a chain of
 /// nested ones, neighbours.
 pub(crate) fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
     let mut set = BTreeSet::new();
@@ -85,7 +85,7 @@ pub(crate) fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
     set
 }
 
-/// Few classes, so that neighbours often share one; hosts sometimes with buckets.
+/// Assigns few classes, so that neighbours often share one, and buckets to some hosts.
 pub(crate) fn items<K: Address>(set: &BTreeSet<Prefix>, random: &mut Random) -> Vec<Item<K>> {
     let mut buckets = 0;
     set.iter()
@@ -99,13 +99,13 @@ pub(crate) fn items<K: Address>(set: &BTreeSet<Prefix>, random: &mut Random) -> 
         .collect()
 }
 
-/// The longest prefix that holds the address, by looking at all of them.
+/// Finds the longest prefix that contains the address, by comparing with all of them.
 fn by_definition<K: Address>(items: &[Item<K>], key: K) -> Found {
     let holding = items.iter().filter(|item| item.prefix == key.first_bits(item.len));
     holding.max_by_key(|item| item.len).map_or(Found::default(), |item| item.found)
 }
 
-/// Addresses at the edges of the prefixes, near them, and anywhere.
+/// Returns addresses at the edges of the prefixes, near them, and arbitrary ones.
 pub(crate) fn probes(set: &BTreeSet<Prefix>, random: &mut Random, most: u32) -> Vec<u128> {
     let one = 1_u128 << (128 - most);
     let mut probes = vec![0, u128::MAX, bits(random)];
@@ -149,7 +149,8 @@ fn finds_the_longest<K: Address>(random: &mut Random) -> usize {
     probed
 }
 
-/// As many prefixes as a policy may have, scattered and mixed as they are worst to store.
+/// The maximum number of prefixes in a policy, scattered and of mixed lengths, which is the worst case
+/// for storage.
 #[test]
 fn a_million_prefixes_fit() {
     let mut random = Random::new(1);
@@ -190,7 +191,7 @@ fn fits<K: Address + Ord>(random: &mut Random, shortest: u32) {
     }
 }
 
-/// Arrays of anything at all.
+/// Arrays with arbitrary contents.
 struct Garbage {
     nodes: Vec<Node>,
     leaves: Vec<Leaf<[u64; 2]>>,

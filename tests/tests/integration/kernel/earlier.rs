@@ -1,5 +1,5 @@
-//! Upgrades from, and downgrades to, a version of before layouts said what they are: its own binary, as it
-//! was. `cargo xtask upgrade` builds that, and names it in `TRAINGUARD_EARLIER`.
+//! Upgrades from, and downgrades to, a version whose layout does not identify itself, with its original
+//! binary. `cargo xtask upgrade` builds it and passes its path in `TRAINGUARD_EARLIER`.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,10 @@ use guard_tests::{
 };
 use serde_json::Value;
 
-/// The layout of that version.
+/// Layout version of that binary.
 const EARLIER: u32 = 3;
 
-/// A node with a daemon of that version on it.
+/// Starts a node with a daemon of that version.
 fn guarded_by_the_earlier(test: &str, options: &[&str]) -> Option<(Node, PathBuf)> {
     let Some(earlier) = std::env::var_os("TRAINGUARD_EARLIER").map(PathBuf::from) else {
         skip::skip(test, "no earlier version, see `cargo xtask upgrade`");
@@ -31,7 +31,7 @@ fn there(test: &str, options: &[&str]) {
     let Some((mut node, earlier)) = guarded_by_the_earlier(test, options) else { return };
     assert_eq!(node.layouts(), [format!("v{EARLIER}")]);
     let mode = node.status().expect("a status")["interfaces"][0]["mode"].clone();
-    // An attempt that leaves maps behind, after which the earlier version goes on for a while.
+    // A failed attempt leaves maps behind; then the earlier version runs again for a while.
     node.signal("TERM");
     node.set_next_layout(false);
     let output = node.start_in_vain(&[options, &["--interface", "none0"]].concat());
@@ -59,7 +59,8 @@ fn there(test: &str, options: &[&str]) {
     assert!(after["generation"].as_u64() > first["generation"].as_u64(), "{first} {after}");
     traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 
-    // And back: it refuses, says that the node will be open in between, and changes nothing.
+    // The downgrade: the earlier version refuses, reports that the node would be open in between, and
+    // changes nothing.
     node.signal("TERM");
     node.set_binary(earlier);
     let output = node.start_in_vain(options);
@@ -67,14 +68,14 @@ fn there(test: &str, options: &[&str]) {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("`eth0` is guarded by another version"), "{said}");
     assert!(said.contains("trainguard detach") && said.contains("open in between"), "{said}");
-    // It makes its directory first.
+    // The earlier version creates its directory first.
     std::fs::remove_dir(node.pins().join(format!("v{EARLIER}"))).expect("an empty directory");
     assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")]);
     node.assert_guarded();
     let mut detach = node.trainguard(&["detach"]);
     let output = detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // The state directory that this version wrote is one that it reads.
+    // The earlier version can read the state directory that this version wrote.
     std::fs::write(node.path("policy.yaml"), "no policy").expect("writing");
     node.start(options);
     node.wait("the last good policy", |status| status["enforcing"] == true);

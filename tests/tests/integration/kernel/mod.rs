@@ -1,4 +1,4 @@
-//! What takes bpf(2), network namespaces or root. `cargo xtask test --quick` leaves it out.
+//! Tests that need bpf(2), network namespaces or root. `cargo xtask test --quick` leaves them out.
 
 mod clients;
 mod daemon;

@@ -1,5 +1,5 @@
-//! What `status` and `stats` say where something else than a daemon of ours is at the socket: in
-//! bounded time and memory, and which it is.
+//! `status` and `stats` while something other than a daemon listens on the socket: the commands end in
+//! bounded time and memory, and report what they found.
 
 use std::{
     fs,
@@ -15,13 +15,13 @@ use guard_test_support::binary;
 use guard_tests::{node::WAIT_TIMEOUT, skip};
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// KiB that a verb may need at most: an answer of 16 MiB, and reading it.
+/// Maximum memory of a subcommand in KiB: a response of 16 MiB, and parsing it.
 const MOST_MEMORY: i64 = 128 << 10;
 
-/// What a fake does with a connection, once it has the request.
+/// Handles a connection after the request was read.
 type Fake = fn(UnixStream);
 
-/// Runs a verb against a fake; its exit code and what it said.
+/// Runs a subcommand against a fake daemon. Returns its exit code and its error output.
 fn ask(verb: &[&str], fake: Option<Fake>) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let run = directory.path().join("run");
@@ -54,7 +54,7 @@ fn say(mut stream: UnixStream, what: &[u8]) {
     let _ = stream.write_all(what);
 }
 
-/// Says the same until nobody listens any more.
+/// Sends the same bytes until the client disconnects.
 fn repeat(mut stream: UnixStream, beginning: &str) {
     let part = vec![b'a'; 1 << 16];
     let mut said = stream.write_all(beginning.as_bytes());
@@ -64,7 +64,7 @@ fn repeat(mut stream: UnixStream, beginning: &str) {
 }
 
 fn silent(mut stream: UnixStream) {
-    // Until the other side has gone.
+    // Until the client disconnects.
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
@@ -168,7 +168,7 @@ fn a_full_queue_is_waited_for() {
     }
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("stats.sock");
-    // Nobody accepts, until the queue is so full that no more connections are taken.
+    // No connection is accepted, and the queue is full, so that further connections wait.
     let raw =
         socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
     raw.bind(&socket2::SockAddr::unix(&socket).expect("an address")).expect("a name");

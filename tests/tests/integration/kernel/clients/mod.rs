@@ -1,4 +1,4 @@
-//! What connects to the sockets, and what may be at the other end of them.
+//! Clients of the daemon's sockets, and other programs that listen on them.
 
 mod fake_daemons;
 mod requests;

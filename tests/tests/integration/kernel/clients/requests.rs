@@ -1,5 +1,5 @@
-//! Clients that behave badly towards a real daemon: whatever they do, it guards, counts, answers
-//! others, and is as small afterwards as it was before.
+//! Misbehaving clients against a real daemon: whatever they do, the daemon guards, counts and answers
+//! other clients, and afterwards is as small as before.
 
 use std::{
     fs,
@@ -17,33 +17,33 @@ use guard_tests::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Connections of the crowds at each socket.
+/// Number of connections that a crowd opens at each socket.
 const CROWDS: [(&str, usize); 2] = [("stats.sock", 10_000), ("control.sock", 5_000)];
-/// Open files that a daemon may have at most: 128 connections on each of two sockets, and its own.
+/// Maximum number of a daemon's open files: 128 connections on each of two sockets, and its own.
 const MOST_FILES: usize = 2 * 128 + 100;
-/// KiB that bad clients may cost at most: 32 MiB of answers that nobody takes, and buffers.
+/// Maximum memory that bad clients may cost, in KiB: 32 MiB of unread responses, and buffers.
 const MOST_MEMORY: u64 = 64 << 10;
-/// A request time-out that is longer than any test waits for an answer: who gets in meanwhile owes
-/// it to nobody's time being over.
+/// A request timeout longer than any test waits for a response, so that a client gets in because others
+/// are evicted, not because they time out.
 const LONG: &str = "2m";
-/// A request time-out that tests wait for.
+/// A request timeout for tests that wait until it expires.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes of a line without an end.
+/// Length of a line that does not end, in bytes.
 const GIGABYTE: usize = 1 << 30;
 
 fn files(node: &Node) -> usize {
     fs::read_dir(format!("/proc/{}/fd", node.daemon_id())).expect("a daemon").count()
 }
 
-/// The most KiB that the daemon has had resident.
+/// Returns the daemon's peak resident memory in KiB.
 fn peak(node: &Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.daemon_id())).expect("status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// A daemon with a request time-out of this length in force, with what it is like before anybody is
-/// bad to it.
+/// Starts a daemon with this request timeout. Returns the node, the number of open files and the peak
+/// memory, both before any client misbehaves.
 fn started(test: &str, request: &str) -> Option<(Node, usize, u64)> {
     let mut node = Node::new(test)?;
     let timing = format!("request={request}");
@@ -54,7 +54,8 @@ fn started(test: &str, request: &str) -> Option<(Node, usize, u64)> {
     Some((node, files, peak))
 }
 
-/// Waits until the number of open files is as wanted, twice in a row; it.
+/// Waits until the number of open files satisfies a condition in two consecutive samples, and returns
+/// it.
 fn settled(node: &Node, wanted: impl Fn(usize) -> bool) -> usize {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut before = usize::MAX;
@@ -69,7 +70,7 @@ fn settled(node: &Node, wanted: impl Fn(usize) -> bool) -> usize {
     }
 }
 
-/// Sees that the daemon does its work, and counts exactly.
+/// Asserts that the daemon guards the node and counts exactly.
 fn assert_works(node: &Node) {
     let before = node.stats();
     for family in 0..2 {
@@ -88,7 +89,7 @@ fn connect(node: &Node, socket: &str) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Everything that comes until the end, or until the other side throws us out.
+/// Reads until the end of the stream, or until the daemon resets the connection.
 fn rest(mut stream: UnixStream) -> String {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
@@ -130,7 +131,7 @@ fn ten_thousand_connections_keep_nobody_out() {
         assert_works(&node);
         crowds.map(|crowd| crowd.join().expect("a crowd")).into()
     });
-    // They all still hold what they have.
+    // All connections of the crowds are still open.
     assert_works(&node);
     drop(held);
     settled(&node, |files| files == files_before);
@@ -164,7 +165,8 @@ fn a_crowd_on_loopback_keeps_no_scraper_out() {
     assert_works(&node);
 }
 
-/// Sends the same over and over until it is refused; how much was taken.
+/// Sends the same bytes repeatedly until the daemon closes the connection. Returns how many bytes it
+/// accepted.
 fn stream(node: &Node, socket: &str, beginning: &str) -> usize {
     let mut stream = connect(node, socket).expect("a connection");
     let mut taken = 0;
@@ -195,7 +197,7 @@ fn a_line_without_an_end_is_refused() {
         ),
         ("control.sock", format!("{post}content-length: 1073741824\r\n\r\n{{\"interfaces\": [\"")),
         ("control.sock", format!("{post}transfer-encoding: chunked\r\n\r\n40000000\r\n")),
-        // A chunk whose size never ends.
+        // A chunk whose size line does not end.
         ("control.sock", format!("{post}transfer-encoding: chunked\r\n\r\n")),
     ] {
         let taken = stream(&node, socket, &beginning);
@@ -217,7 +219,7 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     let open = || connect(&node, "stats.sock").expect("a connection");
     let request = "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n";
 
-    // Half closed before a request: nothing to answer. After one: the answer.
+    // Half-closed before a request: no response. Half-closed after a request: the response.
     let stream = open();
     stream.shutdown(Shutdown::Write).expect("a half");
     assert_eq!(rest(stream), "");
@@ -226,7 +228,7 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     stream.shutdown(Shutdown::Write).expect("a half");
     assert!(rest(stream).starts_with("HTTP/1.1 200"));
 
-    // Garbage, in both directions of time: refused, at once.
+    // Garbage: refused at once.
     let tls = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     for garbage in [
         &tls[..],
@@ -242,13 +244,14 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
         assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
     }
 
-    // A pipeline: the first request is answered, and no other.
+    // Pipelined requests: only the first is answered.
     let mut stream = open();
     stream.write_all(request.repeat(1000).as_bytes()).expect("requests");
     let said = rest(stream);
     assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
 
-    // Asks and never reads, more often than there is room: the answers are not kept for ever.
+    // More clients than the daemon accepts send a request and never read the response: the responses are
+    // not kept for ever.
     let unread: Vec<UnixStream> = (0..500)
         .map(|_| {
             let mut stream = open();
@@ -258,7 +261,7 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
         .collect();
     assert_works(&node);
 
-    // Says nothing, or a letter at a time: ended when its time is over.
+    // A client that sends nothing, or one byte at a time, is closed when the timeout expires.
     let began = Instant::now();
     let silent = open();
     let mut loris = open();

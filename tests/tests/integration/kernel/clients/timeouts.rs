@@ -1,4 +1,4 @@
-//! How long a verb waits for a daemon that is at something else.
+//! How long a subcommand waits for a busy daemon.
 
 use std::{
     process::{Command, Stdio},
@@ -8,8 +8,8 @@ use std::{
 
 use guard_tests::node::{Node, POLICY, enforcing};
 
-/// A daemon that stands still stands for one that builds a large generation on a busy machine: a
-/// question is given up after seconds, a command is not.
+/// A stopped daemon stands for one that builds a large generation on a busy machine: a query gives up
+/// after seconds, a command keeps waiting.
 #[test]
 fn a_command_waits_for_a_daemon_that_works() {
     let Some(mut node) = Node::new("patience/busy") else { return };
@@ -29,7 +29,7 @@ fn a_command_waits_for_a_daemon_that_works() {
         verb.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
     };
     let mut apply = spawn(&["apply", path, "--answer-within", "500ms"]);
-    // A command with a limit of its own. The daemon may still read it later: a dry run does nothing.
+    // A command with a timeout of its own. It is a dry run, because the daemon may still read it later.
     let limits = ["--answer-within", "500ms", "--command-within", "1s"];
     let given_up = spawn(&[&["apply", path, "--dry-run"], &limits[..]].concat());
     let status = spawn(&["status", "--answer-within", "1s"]).wait_with_output().expect("status");
@@ -51,7 +51,7 @@ fn a_command_waits_for_a_daemon_that_works() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("generation 2"), "{output:?}");
     node.assert_guarded();
     node.signal("KILL");
-    // One that ends is not waited for.
+    // A command does not wait for a daemon that has ended.
     let output = node.trainguard(&["apply", "--reload"]).output().expect("apply");
     assert_eq!(output.status.code(), Some(3));
     let told = String::from_utf8_lossy(&output.stderr);

@@ -1,4 +1,4 @@
-//! Who may ask a daemon: root and the group of the socket; who may command it: root alone.
+//! Access to a daemon: root and the group of the socket may query it, only root may send commands.
 
 use std::{
     os::unix::fs::{PermissionsExt as _, chown},
@@ -7,16 +7,16 @@ use std::{
 
 use guard_tests::node::{Node, binary, enforcing};
 
-/// A group and users that nobody has an account for.
+/// Group and user ids without an account.
 const GROUP: u32 = 54_321;
 const OTHERS: u32 = 54_322;
 const USER: u32 = 54_323;
 
-/// The binary as somebody else; its exit code and what it says.
+/// Runs the binary as an unprivileged user with this group. Returns its exit code and its error output.
 fn asks(node: &Node, group: u32, verb: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new("setpriv");
     command.args([&format!("--reuid={USER}"), &format!("--regid={group}"), "--clear-groups"]);
-    // Copied, because others may not walk to where it was built.
+    // A copy, because other users may have no access to the build directory.
     command.arg(node.path("trainguard")).args(verb);
     for (flag, path) in [("--run-dir", node.path("run")), ("--bpf-dir", node.pins())] {
         command.arg(flag).arg(path);
@@ -31,7 +31,8 @@ fn the_group_may_look_and_only_root_may_touch() {
     std::fs::copy(binary(), node.path("trainguard")).expect("a copy");
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(node.path(""), open).expect("a mode");
-    // What is made in a directory with this mode has its group, as systemd makes it for a unit.
+    // Files created in a directory with this mode get its group; systemd creates a unit's directory this
+    // way.
     std::fs::create_dir(node.path("run")).expect("a directory");
     chown(node.path("run"), None, Some(GROUP)).expect("a group");
     let setgid = std::fs::Permissions::from_mode(0o2755);

@@ -1,4 +1,5 @@
-//! Who commanded what: written down with what the kernel tells of the caller, whatever came of it.
+//! The audit log: each command is recorded with the caller's credentials as the kernel reports them,
+//! whatever its result.
 
 use std::{
     fs::{self, File},
@@ -16,7 +17,7 @@ use guard_tests::{
 };
 use serde_json::Value;
 
-/// A user who is nobody's member.
+/// The user `nobody`, in no group of the daemon.
 const NOBODY: u32 = 65534;
 
 fn run(node: &Node, verb: &[&str]) -> Option<i32> {
@@ -90,7 +91,7 @@ fn each_command_is_written_down_with_who_sent_it() {
     assert!(records[1]["text"].as_str().expect("why").contains("on trial"), "{}", records[1]);
     assert!(records[6]["uid"].is_null(), "of a signal nobody knows: {}", records[6]);
 
-    // The same is among the events, and in the log.
+    // The same records are among the events, and in the log.
     let output = node.trainguard(&["events", "--kind", "audit"]).output().expect("events");
     let events = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(events.lines().count(), records.len(), "{events}");
@@ -103,7 +104,8 @@ fn each_command_is_written_down_with_who_sent_it() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// Case 146: a user who is let past the mode of the socket is still refused, and written down.
+/// Case 146: a user whom the mode of the socket lets through is still refused, and the attempt is
+/// recorded.
 #[test]
 fn who_may_not_command_is_refused_and_written_down() {
     let Some(mut node) = Node::new("audit/refused") else { return };
@@ -119,7 +121,7 @@ fn who_may_not_command_is_refused_and_written_down() {
         let mode = ["mode", "observe", "--for", "1h", "--run-dir"];
         let mut command = binary::command(binary::path(), mode);
         command.arg(node.path("run"));
-        // Setting the user drops the other groups as well.
+        // Setting the user id also drops supplementary groups.
         let output = command.uid(NOBODY).gid(gid).output();
         let Output { status, stderr, .. } = match output {
             Ok(output) => output,
@@ -138,7 +140,7 @@ fn who_may_not_command_is_refused_and_written_down() {
     assert_eq!((&record["result"], &record["request"]), (&"refused".into(), &"request".into()));
     assert_eq!(record["arguments"], "POST /v1/mode");
 
-    // The group of the socket may, if the socket lets it.
+    // The group of the socket may send commands if the mode of the socket allows it.
     std::os::unix::fs::chown(&socket, None, Some(NOBODY)).expect("a group");
     set_mode(&socket, 0o660);
     let (code, told) = as_nobody(NOBODY);
@@ -154,7 +156,7 @@ fn fill(directory: &Path) {
     assert_eq!(full.and_then(|error| error.raw_os_error()), Some(libc::ENOSPC));
 }
 
-/// Case 111: a full disk keeps nobody from undoing what they did, and is told.
+/// Case 111: a full disk prevents no rollback, and is reported.
 #[test]
 fn a_full_disk_does_not_block_a_rollback() {
     let Some(mut node) = Node::new("audit/full") else { return };
@@ -175,7 +177,7 @@ fn a_full_disk_does_not_block_a_rollback() {
     let path = path.to_str().expect("a path");
     assert_eq!(run(&node, &["apply", path, "--confirm-within", "1h"]), Some(0));
     fill(&state);
-    // As much as there is room for by chance; then nothing any more.
+    // More records than the last free bytes have room for, so that in the end none can be written.
     for _ in 0..40 {
         assert_eq!(run(&node, &["apply", path]), Some(1));
     }
@@ -185,7 +187,7 @@ fn a_full_disk_does_not_block_a_rollback() {
     let status = node.status().expect("a status");
     assert_eq!(status["policy_hash"], before["policy_hash"]);
     fill(&state);
-    // A reload comes into force as well, and that it is not kept is told.
+    // A reload also comes into force, and the failure to save the policy is reported.
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9093"));
     let next = node.wait("followed", |next| next["policy_hash"] != status["policy_hash"]);
     assert!(next["problems"].to_string().contains("last-good.json"), "{next}");

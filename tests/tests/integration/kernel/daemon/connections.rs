@@ -1,5 +1,5 @@
-//! What a switch of policy would do to connections that are open: real ones, between the namespaces,
-//! before a real daemon.
+//! Effects of a policy change on open connections: real ones, between the namespaces, with a real
+//! daemon.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -14,12 +14,12 @@ use guard_tests::node::{
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Where ssh listens.
+/// Port of the ssh server.
 const SSH: u16 = 22;
-/// Where a connection of the node's own comes from: a port that a policy may guard.
+/// Source port of the node's own connection, which a policy may guard.
 const OURS: u16 = 9200;
 
-/// A connection: our end, and that of the peer.
+/// A connection: the node's end, and the peer's.
 type Pair = (TcpStream, TcpStream);
 
 fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
@@ -33,7 +33,7 @@ fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A listener of the node.
+/// Opens a listener on the node.
 fn listen(node: &Node, address: IpAddr, port: u16) -> TcpListener {
     node.at_node(|| TcpListener::bind((address, port)).expect("a listener"))
 }
@@ -47,7 +47,7 @@ fn open(node: &Node, listener: &TcpListener, from: IpAddr) -> Pair {
     (ours, peer)
 }
 
-/// Whether what the peer sends arrives.
+/// Reports whether data from the peer still arrives.
 fn goes_on((ours, peer): &mut Pair) -> bool {
     peer.write_all(b"x").expect("sending");
     match ours.read(&mut [0; 64]) {
@@ -67,13 +67,13 @@ fn apply(node: &Node, manifest: &str, more: &[&str], ssh: &str) -> (Option<i32>,
     (status.code(), serde_json::from_slice(&stdout).unwrap_or_default(), told)
 }
 
-/// A policy, beside the one in force.
+/// Writes a policy beside the one in force.
 fn next(node: &Node, policy: &str) {
     node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
     node.write("next-policy.yaml", policy);
 }
 
-/// Nobody but the scheduler, which is the node itself, may.
+/// Returns a policy that admits only the scheduler, which is the node itself.
 fn locking_out() -> String {
     POLICY.replace("roles: [worker]", "roles: [scheduler]")
 }
@@ -102,7 +102,7 @@ fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
         open(&node, &guarded, MEMBER[0]),
         open(&node, &guarded6, MEMBER_TOO[1]),
     ];
-    // Not of the policy; a stranger's at a port that nobody guards goes on.
+    // Connections to a port that is not guarded: they continue, also that of an unlisted host.
     let mut others = [open(&node, &free, MEMBER[0]), open(&node, &free, STRANGER[0])];
     next(&node, &locking_out());
 
@@ -122,7 +122,7 @@ fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
         assert!(node.status().expect("a status")["trial"].is_null(), "{more:?}");
         assert!(connections.iter_mut().chain(&mut others).all(goes_on), "{more:?}");
     }
-    // People are told in words.
+    // Without JSON, the message lists the connections.
     let path = node.path("next.yaml");
     let mut command = node.trainguard(&["apply", path.to_str().expect("a path")]);
     let output = command.output().expect("it runs");
@@ -137,14 +137,14 @@ fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
     }
     assert!(!told.contains("--cut-own-session"), "{told}");
 
-    // Whoever says so has his way.
+    // With the option, the change is made.
     let (code, document, told) = apply(&node, "next.yaml", &["--cut-connections"], "");
     assert_eq!(code, Some(0), "{document} {told}");
     assert_eq!(document["connections"]["cut"]["connections"], 3, "{document}");
     assert!(!connections.iter_mut().any(goes_on));
     assert!(others.iter_mut().all(goes_on));
 
-    // What is cut already is no reason to refuse: these are dropped with or without that.
+    // Connections that are cut already are no reason to refuse: they are dropped in either case.
     next(&node, &locking_out().replace("udp/9091", "udp/9092"));
     let (code, document, told) = apply(&node, "next.yaml", &[], "");
     assert_eq!(code, Some(0), "{document} {told}");
@@ -180,12 +180,12 @@ fn replies_to_own_connections_count_and_unguarded_interfaces_do_not() {
     });
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    // The node has opened it: what the peer sends goes to the port that it has chosen.
+    // A connection that the node opened: the peer's packets go to the port that the node chose.
     let listener = node.at_peer(|| TcpListener::bind((MEMBER[0], 7000)).expect("a listener"));
     let ours =
         node.at_node(|| connect(SocketAddr::new(NODE[0], OURS), SocketAddr::new(MEMBER[0], 7000)));
     let mut outgoing = (ours, listener.accept().expect("accepting").0);
-    // Another one, by an interface that nobody guards, to the port that is guarded.
+    // A connection on an interface that is not guarded, to the guarded port.
     let unguarded = listen(&node, IpAddr::from([10, 78, 0, 10]), PORT);
     let mut beside = open(&node, &unguarded, IpAddr::from([10, 78, 0, 20]));
     assert!(goes_on(&mut outgoing) && goes_on(&mut beside));
@@ -196,7 +196,7 @@ fn replies_to_own_connections_count_and_unguarded_interfaces_do_not() {
     let expected = ("out".to_owned(), 1, "member-0".to_owned(), 7000, "scheduler".to_owned());
     assert_eq!(groups(&document, "cut"), [expected], "{document}");
     assert!(goes_on(&mut outgoing) && goes_on(&mut beside));
-    // Once that interface is guarded, too, its connection is cut as well.
+    // If the policy guards that interface as well, its connection is cut, too.
     node.write("next.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
     let (code, document, told) = apply(&node, "next.yaml", &[], "");
     assert_eq!(code, Some(1), "{document} {told}");
@@ -204,7 +204,7 @@ fn replies_to_own_connections_count_and_unguarded_interfaces_do_not() {
     assert_eq!(groups(&document, "cut"), [expected], "{document}");
 }
 
-/// Case 124: a policy that closes the management port to the caller's own address.
+/// Case 124: a policy that closes the ssh port to the caller's own address.
 #[test]
 fn the_callers_own_session_takes_a_word_of_its_own() {
     let Some(mut node) = Node::new("connections/session") else { return };
@@ -225,7 +225,8 @@ fn the_callers_own_session_takes_a_word_of_its_own() {
     assert!(document["error"].as_str().expect("why").contains("own ssh session"), "{document}");
     let (code, document, _) = apply(&node, "next.yaml", &["--cut-own-session"], &own);
     assert_eq!(code, Some(1), "the colleague's is another matter: {document}");
-    // Who does not know his session might be any of them; a session of yesterday is none.
+    // Without a known session, any ssh connection might be the caller's. A session that does not exist
+    // counts as unknown.
     for unknown in ["", "10.0.0.1 1 10.0.0.2 22", "nonsense"] {
         let (code, document, _) = apply(&node, "next.yaml", &["--cut-connections"], unknown);
         assert_eq!(code, Some(1), "{unknown}: {document}");
@@ -255,7 +256,7 @@ fn files_that_cut_connections_are_followed_and_it_is_told() {
     assert!(events.contains("cuts_connections") && events.contains(part), "{events}");
 }
 
-/// Each of many is looked at.
+/// All of many connections are checked.
 #[test]
 fn many_connections_are_looked_at() {
     const MANY: usize = 3000;

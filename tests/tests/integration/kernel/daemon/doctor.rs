@@ -1,5 +1,4 @@
-//! The doctor on real nodes: what it says is what the kernel does, and it leaves everything as it
-//! was.
+//! `doctor` on real nodes: its findings agree with what the kernel does, and it changes nothing.
 
 use std::{
     fs,
@@ -16,7 +15,7 @@ use guard_tests::{
 use guard_user::sys;
 use serde_json::Value;
 
-/// Asks the doctor about a node.
+/// Runs `doctor` on a node. Returns its JSON and its exit code.
 fn doctor(node: &Node, more: &[&str]) -> (Value, Option<i32>) {
     let output = run(node, &[&["--format", "json"], more].concat());
     let said = String::from_utf8_lossy(&output.stderr);
@@ -34,7 +33,7 @@ fn run(node: &Node, more: &[&str]) -> Output {
     command.args(more).output().expect("the doctor")
 }
 
-/// A check by its name and what it is about.
+/// Returns a check by its id and its subject.
 fn check(answer: &Value, id: &str, subject: Option<&str>) -> Value {
     let checks = answer["checks"].as_array().expect("checks");
     let found =
@@ -46,7 +45,7 @@ fn state(answer: &Value, id: &str, subject: Option<&str>) -> String {
     check(answer, id, subject)["state"].as_str().expect("a state").to_owned()
 }
 
-/// What of the node could be changed by looking: its devices, and what is in its directory.
+/// Returns what `doctor` might change on the node: its devices, and the files in its directory.
 fn outside(node: &Node) -> (String, Vec<String>) {
     let devices = node.at_node(|| Command::new("ip").args(["-o", "link"]).output()).expect("ip");
     let entries = |path: &Path| {
@@ -85,14 +84,14 @@ fn a_node_is_well_before_and_after_the_daemon_starts() {
     let id = status["program"]["id"].to_string();
     assert!(program["found"].to_string().contains(&format!("trainguard's program {id} ")));
 
-    // Its pins tell the same when it is gone.
+    // Without a daemon, the pins give the same result.
     node.signal("KILL");
     let (answer, code) = doctor(&node, &[]);
     assert_eq!((state(&answer, "xdp-foreign", Some("eth0")).as_str(), code), ("ok", Some(0)));
     node.assert_guarded();
 }
 
-/// Case 88: whose program it is, and what to do, before anybody tries to attach.
+/// Case 88: the owner of a foreign program and the remedy are reported before anything is attached.
 #[test]
 fn case_88_a_program_of_others_is_named_and_left_alone() {
     let Some(node) = Node::new("doctor/foreign") else { return };
@@ -140,7 +139,7 @@ fn settings_and_links_of_this_namespace_are_told() {
     let interface = check(&answer, "interface", Some("eth0"));
     assert!(interface["found"].to_string().contains("MTU 1400, veth"), "{interface}");
 
-    // The command that it names is the remedy.
+    // The suggested command is the remedy.
     node.at_node(|| fs::write("/proc/sys/net/ipv4/ip_local_reserved_ports", PORT.to_string()))
         .expect("a setting");
     node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1, \"ib*\"]"));
@@ -150,7 +149,7 @@ fn settings_and_links_of_this_namespace_are_told() {
     assert_eq!(state(&answer, "interface", Some("ib*")), "warning");
 }
 
-/// Case 103.
+/// Case 103: a plain directory instead of a bpf file system.
 #[test]
 fn case_103_a_plain_directory_in_the_place_of_a_bpf_file_system_fails() {
     let Some(node) = Node::new("doctor/bpffs") else { return };
@@ -161,7 +160,7 @@ fn case_103_a_plain_directory_in_the_place_of_a_bpf_file_system_fails() {
     assert_eq!((bpffs["state"].as_str(), code), (Some("failed"), Some(1)), "{bpffs}");
     assert!(bpffs["fix"].to_string().contains("mount -t bpf bpf"), "{bpffs}");
 
-    // Somebody made the pin directory, and let others in.
+    // A pin directory with a mode that lets other users in.
     fs::create_dir(node.pins()).expect("a directory");
     fs::set_permissions(node.pins(), fs::Permissions::from_mode(0o755)).expect("a mode");
     let (answer, code) = doctor(&node, &[]);
@@ -219,7 +218,7 @@ fn without_rights_it_says_what_it_could_not_see() {
         skip::skip(name, &format!("an ordinary user cannot run the binary: {said}"));
         return;
     };
-    // The bpf file system of this machine, if it has none, fails for anybody.
+    // If this machine has no bpf file system, that check fails for any user.
     let expected = if state(&answer, "bpffs", None) == "failed" { 1 } else { 2 };
     assert_eq!(output.status.code(), Some(expected), "{answer:#}");
     for id in ["rights", "xdp", "bpf-link", "guard-program", "jit"] {
@@ -228,7 +227,7 @@ fn without_rights_it_says_what_it_could_not_see() {
     assert_eq!(state(&answer, "xdp-driver", Some("eth0")), "ok", "drivers are told to anybody");
 }
 
-/// Case 149: names that move the cursor, or that a shell would run.
+/// Case 149: names that move the cursor, or that a shell would execute.
 #[test]
 fn case_149_hostile_names_of_interfaces_are_escaped() {
     let Some(node) = Node::new("doctor/names") else { return };

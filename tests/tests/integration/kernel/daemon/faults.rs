@@ -1,5 +1,5 @@
-//! What a machine runs out of: disk, memory, descriptors, a file system that can be written to. The
-//! guard stays in place, what cannot be done is said, and it is done once it can be.
+//! Lack of resources: disk, memory, descriptors, a writable file system. The guard stays in place, the
+//! failure is reported, and the action is done once it is possible.
 #![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
 
 use std::{fs, io::Write as _, net::Ipv4Addr, process::Command, thread, time::Duration};
@@ -14,7 +14,7 @@ use guard_tests::{
 };
 use serde_json::{Value, json};
 
-/// The policy, and another one that means something else for nobody who is asked here.
+/// Returns another policy, which makes no difference for the packets in these tests.
 fn another() -> String {
     POLICY.replace("udp/9091", "udp/9092")
 }
@@ -23,8 +23,8 @@ fn is(generation: u64) -> impl Fn(&Value) -> bool {
     move |status| status["generation"] == generation && enforcing(status)
 }
 
-/// Case 111: a full disk keeps no policy from coming into force, and only what needs the disk to be
-/// undone is refused.
+/// Case 111: a full disk prevents no policy from coming into force. Only trials are refused, because
+/// undoing them needs the disk.
 #[test]
 fn a_full_disk_stops_trials_and_nothing_else() {
     let Some(mut node) = Node::new("faults/disk") else { return };
@@ -53,7 +53,7 @@ fn a_full_disk_stops_trials_and_nothing_else() {
     fs::remove_file(node.path("state").join("filler")).expect("removing");
     node.write("policy.yaml", POLICY);
     node.wait("the third", is(3));
-    // The attempt above could not be written down; from the next command on it can.
+    // The audit record of the failed attempt could not be written; the next command's can.
     let reload = node.trainguard(&["apply", "--reload"]).output().expect("apply");
     assert!(reload.status.success(), "{}", String::from_utf8_lossy(&reload.stderr));
     let status = node.status().expect("a status");
@@ -61,8 +61,8 @@ fn a_full_disk_stops_trials_and_nothing_else() {
     node.assert_guarded();
 }
 
-/// Case 103: pins that cannot be made or opened. A bpf file system knows no limit to its entries
-/// (`bpf_mkobj_ops`, kernel/bpf/inode.c), so one that cannot be written to stands for a full one.
+/// Case 103: pins that cannot be made or opened. A bpf file system has no limit on its entries
+/// (`bpf_mkobj_ops`, `kernel/bpf/inode.c`), so a read-only one stands for a full one.
 #[test]
 fn what_is_pinned_on_a_read_only_file_system_goes_on_and_changes_are_refused() {
     let Some(mut node) = Node::new("faults/pins") else { return };
@@ -89,7 +89,7 @@ fn what_is_pinned_on_a_read_only_file_system_goes_on_and_changes_are_refused() {
     node.assert_guarded();
 }
 
-/// Case 112, memory: maps that the limit of the unit leaves no room for.
+/// Case 112, memory: maps that do not fit the memory limit of the unit.
 #[test]
 fn a_policy_that_memory_is_too_small_for_changes_nothing() {
     const TEST: &str = "faults/memory";
@@ -122,7 +122,7 @@ fn a_policy_that_memory_is_too_small_for_changes_nothing() {
             "roles: [worker]\n      networks: [many]\n    mode",
         ),
     );
-    // Refused, or the kernel has ended the daemon: either way what was in force is.
+    // The policy is refused, or the kernel kills the daemon; in both cases the old one stays in force.
     let mut ended = false;
     for _ in 0..100 {
         thread::sleep(Duration::from_millis(100));
@@ -154,7 +154,7 @@ fn a_policy_that_memory_is_too_small_for_changes_nothing() {
     println!("400,000 prefixes in {room} bytes: {}", if ended { "ended" } else { "refused" });
 }
 
-/// Case 112, descriptors.
+/// Case 112, descriptors: a lack of them leaves the policy in force.
 #[test]
 fn a_daemon_without_descriptors_keeps_what_is_in_force() {
     let Some(mut node) = Node::new("faults/descriptors") else { return };
@@ -167,7 +167,7 @@ fn a_daemon_without_descriptors_keeps_what_is_in_force() {
         prlimit.args(["--pid", &process.to_string(), &format!("--nofile={number}:")]);
         assert!(prlimit.status().expect("prlimit").success());
     };
-    // Enough to be asked, and to read the files; not enough for a generation.
+    // Enough to answer requests and to read the files, but not to load a generation.
     limit(open + 8);
     node.write("policy.yaml", &another());
     let status = node.wait("refused", |status| status["up_to_date"] == false);

@@ -1,4 +1,4 @@
-//! Learning from a node that observes: who came through, and would not have.
+//! `learn` on a node in observe mode: sources that came through although the policy does not admit them.
 
 use std::{
     fs,
@@ -13,10 +13,10 @@ use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Frames of every protocol, those that are sent among them (`include/uapi/linux/if_ether.h`).
+/// Frames of every protocol, sent and received (`include/uapi/linux/if_ether.h`).
 const ETH_P_ALL: u16 = 3;
 
-/// A connection to the node, from an address of the peer.
+/// Opens a connection to the node from an address of the peer.
 fn connect(node: &Node, from: IpAddr, port: u16) -> TcpStream {
     node.at_peer(|| {
         let to = SocketAddr::new(NODE[0], port);
@@ -28,7 +28,7 @@ fn connect(node: &Node, from: IpAddr, port: u16) -> TcpStream {
     })
 }
 
-/// A connection with data both ways, for so many seconds.
+/// Opens a connection and exchanges data in both directions for `seconds`.
 fn talk(node: &Node, listener: &TcpListener, from: IpAddr, seconds: usize) {
     let mut there = connect(node, from, listener.local_addr().expect("an address").port());
     let (mut here, _) = listener.accept().expect("a connection");
@@ -65,7 +65,7 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     node.start(&[]);
     let listener = node.at_node(|| TcpListener::bind((NODE[0], PORT))).expect("a listener");
     talk(&node, &listener, MEMBER_TOO[0], 4);
-    // Connects, and says nothing.
+    // The unlisted host connects and sends no data.
     drop(connect(&node, STRANGER[0], PORT));
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let answer = loop {
@@ -84,7 +84,7 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     assert!(answer["notes"].to_string().contains("such packets can be forged"), "{answer:#}");
     assert!(!answer["documents"].to_string().contains("10.77.0.99"), "{answer:#}");
 
-    // The same from what `events` printed, which may be kept and moved.
+    // The output of `events`, which can be saved and copied, gives the same result.
     let events = node.trainguard(&["events", "--format", "ndjson"]).output().expect("events");
     fs::write(node.path("events.json"), &events.stdout).expect("a file");
     let path = node.path("events.json");
@@ -92,8 +92,7 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     assert_eq!(again["entries"], answer["entries"], "{again:#}");
     assert_eq!(learn(&node, &["--since", "1s"])["schema"], "trainguard/learn/v1");
 
-    // What it says is so: with the proposed manifest in force, the member is in, and the stranger
-    // is not.
+    // With the proposed manifest in force, the member gets in and the unlisted host does not.
     node.write("cluster.yaml", answer["documents"]["manifest"].as_str().expect("a manifest"));
     node.write("policy.yaml", POLICY);
     node.wait("enforcing", |status| status["enforcing"] == true && status["up_to_date"] == true);
@@ -101,7 +100,7 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     assert!(!node.answers(STRANGER[0], PORT));
 }
 
-/// Captures what every device of the node sends and receives while something happens.
+/// Captures the frames that all devices of the node send and receive while a closure runs.
 fn capture(node: &Node, happens: impl FnOnce()) -> Vec<u8> {
     let all = Protocol::from(i32::from(ETH_P_ALL.to_be()));
     let socket = node.at_node(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)));

@@ -1,4 +1,4 @@
-//! The daemon's life: crash, adoption, reload, detaching, requests.
+//! The daemon's life cycle: crash, adoption, reload, detaching, requests.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ fn a_killed_daemon_leaves_the_guard_and_the_next_one_takes_it_over() {
     let counted = node.packets("not_allowed");
     assert!(counted >= 4, "the counters can be read without the daemon: {counted}");
 
-    // A stranger knocks all the time while the next daemon starts: no frame may slip through.
+    // An unlisted host sends continuously while the next daemon starts: no frame may get through.
     let knocks = thread::scope(|scope| {
         let listener = node.at_node(|| {
             let socket = UdpSocket::bind((NODE[0], PORT)).expect("a port of the node");
@@ -99,7 +99,7 @@ fn no_frame_is_judged_by_neither_or_both_of_two_generations() {
         sending.join().expect("sending")
     });
     thread::sleep(Duration::from_millis(200));
-    // What the virtual wire lost, no program saw.
+    // Frames that the virtual wire lost never reached a program.
     let lost = node.at_peer(|| {
         let listing = Command::new("cat").arg("/proc/net/dev").output().expect("cat");
         let text = String::from_utf8_lossy(&listing.stdout).into_owned();
@@ -121,8 +121,8 @@ fn no_frame_is_judged_by_neither_or_both_of_two_generations() {
 #[test]
 fn a_reload_refills_no_bucket_and_a_comment_is_no_new_generation() {
     let Some(mut node) = Node::new("lifecycle/limits") else { return };
-    // The bucket is larger than what comes back while a policy is loaded, in an emulated machine that
-    // shares two CPUs as well: 12 s were seen there.
+    // The burst is larger than what refills while a policy is loaded, also in an emulated machine that
+    // shares two CPUs, where loading took 12 s.
     let burst = 60;
     let limited = format!(
         "{POLICY}    limits:\n      perSource:\n        newConnections: {{ rate: 1/s, burst: {burst} }}\n"
@@ -133,7 +133,7 @@ fn a_reload_refills_no_bucket_and_a_comment_is_no_new_generation() {
     let started = Instant::now();
     let emptied = |from: Instant| {
         let through = (0..300).take_while(|_| node.answers(MEMBER[0], PORT)).count() as u64;
-        // A token comes back each second, and one that was on its way.
+        // One token per second refills, plus one for the partial second.
         (through, from.elapsed().as_secs() + 1)
     };
     let (through, back) = emptied(started);
@@ -175,12 +175,12 @@ fn what_was_taken_away_is_put_back() {
             thread::sleep(Duration::from_millis(50));
         }
     }
-    // The same maps: a new generation goes on counting.
+    // The maps are the same: a new generation continues the counters.
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     let status = node.wait("the next generation", |status| status["generation"] == 2);
     assert_eq!(status["problems"], json!([]));
     assert_eq!(node.packets("not_allowed"), counted);
-    // And they are there for the time after us.
+    // The pins outlive the daemon.
     node.signal("KILL");
     node.assert_guarded();
 }
@@ -214,7 +214,7 @@ fn detaching_works_with_and_without_the_daemon() {
     assert!(node.answers(STRANGER[0], PORT));
     let status = node.wait("detached", |status| status["interfaces"][0]["state"] == "detached");
     assert_eq!(status["enforcing"], false);
-    // A new policy is no reason to attach again; a restart is.
+    // A new policy does not attach the program again; a restart does.
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     node.wait("the next generation", |status| status["generation"] == 2);
     assert!(node.answers(STRANGER[0], PORT));
@@ -254,7 +254,7 @@ fn requests_that_make_no_sense_are_refused() {
         let mut stream = UnixStream::connect(node.path("run").join(socket)).expect("a socket");
         stream.write_all(request.as_bytes()).expect("a request");
         let mut answer = String::new();
-        // What was no request may be answered by closing.
+        // The daemon may answer an invalid request by closing the connection.
         let _ = stream.read_to_string(&mut answer);
         answer
     };

@@ -1,4 +1,4 @@
-//! `mode` against a real daemon: what it opens and shuts, and what ends it.
+//! `mode` with a real daemon: which ports an override opens and closes, and what ends it.
 
 use std::{
     process::Output,
@@ -10,7 +10,7 @@ use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcin
 use guard_user::api::control::{Consent, ModeChange, RequestedMode};
 use serde_json::Value;
 
-/// Modes by hand may be shorter than the command line allows.
+/// Allows overrides shorter than the command line accepts.
 const SHORT: [&str; 2] = ["--timing", "shortest=1s,files=50ms"];
 
 fn mode(node: &Node, words: &[&str]) -> (Option<i32>, String, String) {
@@ -20,7 +20,7 @@ fn mode(node: &Node, words: &[&str]) -> (Option<i32>, String, String) {
     (status.code(), text(stdout), text(stderr))
 }
 
-/// Lets all services observe for a time that may be shorter than the command line allows.
+/// Sets all services to observe for a time that may be shorter than the command line accepts.
 fn observe_for(node: &Node, seconds: u64) {
     let change = ModeChange {
         mode: RequestedMode::Observe,
@@ -48,7 +48,7 @@ fn observe_opens_the_node_for_a_time_and_the_daemon_shuts_it() {
     node.start(&SHORT);
     let before = node.wait("enforcing", enforcing);
     assert!(!stranger_gets_in(&node));
-    // It opens the node: nobody does that in passing.
+    // It opens the node, so the duration must be given explicitly.
     let (code, _, told) = mode(&node, &["observe"]);
     assert_eq!(code, Some(2));
     assert!(told.contains("--for") && told.contains("--until-changed"), "{told}");
@@ -76,12 +76,12 @@ fn observe_opens_the_node_for_a_time_and_the_daemon_shuts_it() {
     let shown = String::from_utf8_lossy(&shown.stdout);
     assert!(shown.contains("all services: observe, by hand since"), "{shown}");
 
-    // A reload within the time keeps it.
+    // A reload within the time keeps the override.
     node.write("policy.yaml", &format!("{POLICY}# touched\n"));
     node.wait("followed", |next| next["files_hash"] != before["files_hash"]);
     assert!(stranger_gets_in(&node));
 
-    // Again, until the time is over.
+    // Again, until the time expires.
     let began = Instant::now();
     observe_for(&node, 2);
     let status = node.wait("back", |status| !by_hand(status));
@@ -102,7 +102,7 @@ fn a_mode_by_hand_outlives_the_daemon_and_its_time_does_not_stop() {
     let Some(mut node) = Node::new("modes/crash") else { return };
     node.start(&SHORT);
     node.wait("enforcing", enforcing);
-    // On a busy machine the time may be over before the next daemon has answered: then with more.
+    // On a busy machine the time may expire before the next daemon has answered; then try a longer one.
     let goes_on = [3, 8, 20, 40].into_iter().any(|seconds| {
         observe_for(&node, seconds);
         node.signal("KILL");
@@ -116,7 +116,7 @@ fn a_mode_by_hand_outlives_the_daemon_and_its_time_does_not_stop() {
     node.wait("back", |status| !by_hand(status) && enforcing(status));
     assert!(!stranger_gets_in(&node));
 
-    // Over while no daemon runs.
+    // The time expires while no daemon runs.
     observe_for(&node, 2);
     node.signal("KILL");
     thread::sleep(Duration::from_millis(2200));
@@ -124,7 +124,7 @@ fn a_mode_by_hand_outlives_the_daemon_and_its_time_does_not_stop() {
     assert!(!by_hand(&node.wait("enforcing", enforcing)));
     assert!(!stranger_gets_in(&node));
 
-    // Without a time it lasts; a time of another boot does not.
+    // Without a time, the override lasts. A deadline from another boot does not count.
     let (code, ..) = mode(&node, &["observe", "--until-changed"]);
     assert_eq!(code, Some(0));
     node.signal("TERM");
@@ -143,7 +143,7 @@ fn a_mode_by_hand_outlives_the_daemon_and_its_time_does_not_stop() {
     assert!(!by_hand(&node.wait("enforcing", enforcing)));
     assert!(!file.exists());
 
-    // A damaged file is no override.
+    // A damaged file is not an override.
     node.signal("TERM");
     std::fs::write(&file, "{\"mode\": \"open\"}").expect("writing");
     node.start(&[]);
@@ -166,7 +166,7 @@ fn services_are_chosen_by_name_and_enforcing_is_checked() {
     let (code, _, told) = mode(&node, &["enforce", "--service", "thrid"]);
     assert_eq!(code, Some(1));
     assert!(told.contains("thrid") && told.contains("scheduler, second"), "{told}");
-    // Somebody is in who may not: that is asked first.
+    // An unlisted host has a connection that the change would cut: consent is required first.
     let listener = node.at_node(|| std::net::TcpListener::bind("10.77.0.10:9200").expect("a port"));
     let inside = node.at_peer(|| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
@@ -193,7 +193,8 @@ fn services_are_chosen_by_name_and_enforcing_is_checked() {
     let (code, ..) = mode(&node, &["observe", "--service", "scheduler", "--until-changed"]);
     assert_eq!(code, Some(0));
     assert_eq!((gets_in(PORT), gets_in(9200)), (true, true), "the new one replaces the old one");
-    // A service that goes away is told of; when it comes back it is as it was wanted.
+    // If a service of the override disappears, that is reported; when the service returns, the override
+    // applies to it again.
     let whole = std::fs::read_to_string(node.path("policy.yaml")).expect("a policy");
     node.write("policy.yaml", &whole.replace("name: scheduler", "name: renamed"));
     let status = node.wait("renamed", |status| status["services"].to_string().contains("renamed"));
@@ -222,7 +223,7 @@ fn during_a_trial_modes_stay_and_without_a_state_directory_they_do_not_outlive_t
     assert!(told.contains("on trial"), "{told}");
     assert!(node.trainguard(&["rollback"]).output().expect("rollback").status.success());
 
-    // Case 111: what cannot be written down is done all the same, and said.
+    // Case 111: an override that cannot be saved takes effect all the same, and the failure is reported.
     std::fs::remove_dir_all(node.path("state")).expect("removing");
     std::fs::write(node.path("state"), "in the way").expect("writing");
     let (code, _, told) = mode(&node, &["observe", "--for", "1h"]);

@@ -1,4 +1,4 @@
-//! Files that change often, in odd ways, or by one line among ten thousand.
+//! Files that change often, in unusual ways, or by one line among ten thousand.
 
 use std::{
     fs,
@@ -10,8 +10,8 @@ use std::{
 use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing};
 use serde_json::Value;
 
-/// Case 126: the identical file, a hundred times a second, and as many signals: no new generation, no
-/// counter lost, and the daemon answers meanwhile.
+/// Case 126: the identical file written a hundred times a second, and as many signals: no new
+/// generation, no lost count, and the daemon still answers.
 #[test]
 fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
     let Some(mut node) = Node::new("reloads/identical") else { return };
@@ -37,9 +37,9 @@ fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
     node.assert_guarded();
 }
 
-/// Case 127: by rename, by a swapped link, cut short and written slowly, and turned into something
-/// else between two looks: what is in force is one of the two policies, never a third, and the
-/// stranger never gets in.
+/// Case 127: files replaced by renaming, by swapping a link, by truncating and writing slowly, or
+/// changed between two checks. One of the two policies is in force, never a third, and the attacker
+/// never gets in.
 #[test]
 fn a_whole_policy_is_in_force_or_the_one_before() {
     let Some(mut node) = Node::new("reloads/swaps") else { return };
@@ -67,7 +67,7 @@ fn a_whole_policy_is_in_force_or_the_one_before() {
                 fs::rename(node.path("link.next"), &path).expect("the swap");
             }
             _ => {
-                // In place, in pieces, each of which stands still long enough to be looked at.
+                // In place, in pieces; after each, the file rests long enough to be checked.
                 fs::remove_file(&path).expect("removing");
                 for end in [text.len() / 3, 2 * text.len() / 3, text.len()] {
                     fs::write(&path, &text[..end]).expect("writing");
@@ -85,7 +85,8 @@ fn a_whole_policy_is_in_force_or_the_one_before() {
     }
 }
 
-/// Case 130: one host fewer among ten thousand is cut within one reload, and its bucket is gone.
+/// Case 130: a host that is removed from a list of ten thousand is cut off by the next reload, and its
+/// bucket is gone.
 #[test]
 fn a_member_that_is_removed_from_ten_thousand_is_cut_within_one_reload() {
     let Some(mut node) = Node::new("reloads/removed") else { return };

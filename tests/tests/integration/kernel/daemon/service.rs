@@ -1,5 +1,5 @@
-//! The daemon under a service manager: what it tells it, when it is ready, and a reload that waits
-//! for the answer. The manager is a datagram socket of this test.
+//! The daemon under a service manager: its notifications, when it is ready, and a reload that waits for
+//! the result. The manager is a datagram socket of this test.
 
 use std::{
     os::unix::net::UnixDatagram,
@@ -14,14 +14,14 @@ use nix::{
     unistd::Pid,
 };
 
-/// The manager is told sooner than usual.
+/// Sends notifications more often than usual.
 const TIMING: [&str; 2] = ["--timing", "manager=100ms,line=500ms"];
-/// The same, and files are read when they are asked for, not when they change.
+/// The same, and files are read on request only, not when they change.
 const BY_COMMAND: [&str; 2] = ["--timing", "manager=100ms,line=500ms,files=1h"];
-/// How long nothing must come for it to count as silence.
+/// Time without a notification that counts as silence.
 const SILENCE: Duration = Duration::from_millis(750);
 
-/// A daemon, and what it tells its manager.
+/// A daemon, and the socket on which it sends its notifications.
 struct Managed {
     daemon: Child,
     socket: UnixDatagram,
@@ -30,7 +30,7 @@ struct Managed {
 impl Managed {
     fn start(node: &Node, more: &[&str], watchdog: Option<Duration>) -> Self {
         let path = node.path("notify");
-        // Of the daemon before this one.
+        // The socket of an earlier daemon.
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).expect("a socket");
         let timing = if more.contains(&TIMING[0]) { &[][..] } else { &TIMING };
@@ -49,7 +49,7 @@ impl Managed {
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
 
-    /// What comes until something holds this; the last one does.
+    /// Returns the notifications up to the first that contains `wanted`.
     fn until(&self, wanted: &str) -> Vec<String> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         let mut messages = Vec::new();
@@ -62,7 +62,7 @@ impl Managed {
         panic!("no `{wanted}` in {messages:?}");
     }
 
-    /// What comes within some time.
+    /// Returns the notifications of a period.
     fn within(&self, time: Duration) -> Vec<String> {
         let deadline = Instant::now() + time;
         let left = || Some(deadline.saturating_duration_since(Instant::now()));
@@ -114,8 +114,8 @@ fn ready_is_who_guards_every_interface() {
     node.assert_guarded();
 }
 
-/// Case 97, its half without a machine that boots: a device that is late neither ends the daemon
-/// nor opens what was guarded before, and is guarded when it comes.
+/// Case 97, the part that needs no booting machine: a device that is late neither ends the daemon nor
+/// opens what was guarded before, and is guarded when it appears.
 #[test]
 fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
     let Some(mut node) = Node::new("service/missing") else { return };
@@ -127,7 +127,7 @@ fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
     let managed = Managed::start(&node, &["--interface", "eth9", "--wait", "2s"], None);
     let told = managed.until("READY=1");
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
-    // A line that has been told already is not told again.
+    // A status line that was sent already is not sent again.
     let line = told.into_iter().rfind(|line| line.starts_with("STATUS="));
     let line = line.or_else(|| managed.until("STATUS=").pop()).expect("a message");
     assert!(line.starts_with("STATUS=NOT ENFORCING test@"), "{line}");
@@ -135,13 +135,13 @@ fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
     assert!(line.ends_with("; waiting for eth9\n"), "{line}");
     let status = node.status().expect("a status");
     assert_eq!(status["enforcing"], false);
-    // The daemon before guarded eth0: that stays until there is something to guard instead.
+    // The earlier daemon guarded eth0, which stays guarded until another interface is.
     node.assert_guarded();
     node.add_link("eth9");
     node.wait("enforcing", enforcing);
     let line = managed.until("STATUS=enforcing").pop().expect("a message");
     assert!(line.contains(" on 1 interface"), "{line}");
-    // A reload of a daemon that was ready is over at once, whatever is missing.
+    // A daemon that was ready completes a reload at once, whatever is missing.
     node.ip(&["link", "del", "eth9"]);
     node.wait("missing", |status| status["interfaces"][0]["state"] == "missing");
     managed.signal(Signal::SIGHUP);
@@ -173,7 +173,7 @@ fn a_reload_waits_for_the_answer() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("policy.yaml:7:13: error[TG105]"), "{said}");
     managed.until("READY=1");
-    // A line of before may still be on its way, of drops for example.
+    // Earlier status lines, for example about drops, may arrive first.
     let line = managed.until("; not what the files say: ").pop().expect("a message");
     assert!(line.starts_with("STATUS=enforcing test@"), "{line}");
     node.assert_guarded();
@@ -206,7 +206,7 @@ fn a_reload_without_a_daemon_is_no_success() {
     assert_eq!(both.status.code(), Some(2));
 }
 
-/// Case 93, its SIGSTOP: the manager hears nothing from a daemon that does no work, and ends it.
+/// Case 93, SIGSTOP: a daemon that does no work sends no watchdog notification, so the manager ends it.
 #[test]
 fn a_daemon_that_is_stuck_gives_no_sign_of_life() {
     let Some(node) = Node::new("service/stuck") else { return };
@@ -224,7 +224,8 @@ fn a_daemon_that_is_stuck_gives_no_sign_of_life() {
     managed.until("WATCHDOG=1");
 }
 
-/// Case 103: where there is no bpf file system nothing is attached, and nobody is told otherwise.
+/// Case 103: without a bpf file system nothing is attached, and the daemon does not report that it is
+/// ready.
 #[test]
 fn without_a_bpf_file_system_the_daemon_is_never_ready() {
     let Some(node) = Node::new("service/bpffs") else { return };
@@ -237,7 +238,8 @@ fn without_a_bpf_file_system_the_daemon_is_never_ready() {
     assert!(node.answers(guard_tests::node::STRANGER[0], guard_tests::node::PORT), "nothing runs");
 }
 
-/// The unit mounts the pin directory at another place, because its user cannot walk to it.
+/// The unit mounts the pin directory at another place, because its user has no access to the original
+/// path.
 #[test]
 fn pins_may_be_reached_through_a_mount_of_their_directory() {
     let Some(mut node) = Node::new("service/mounted") else { return };
@@ -255,7 +257,7 @@ fn pins_may_be_reached_through_a_mount_of_their_directory() {
     node.signal("KILL");
     mount(Command::new("umount").arg(&mounted));
     node.assert_guarded();
-    // Root finds them where they are.
+    // Root finds the pins at the original path.
     let mut detach = node.trainguard(&["detach"]);
     let output = detach.arg("--bpf-dir").arg(&pins).output().expect("detach");
     assert_eq!(output.status.code(), Some(0), "{output:?}");

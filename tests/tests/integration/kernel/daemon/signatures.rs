@@ -1,4 +1,4 @@
-//! Signed policies before a real daemon, signed as an operator does it: `sha256sum` and `minisign`.
+//! Signed policies with a real daemon, signed with the tools of an operator: `sha256sum` and `minisign`.
 
 use std::{
     env, fs,
@@ -13,7 +13,7 @@ use guard_tests::{
 };
 use serde_json::Value;
 
-/// The tool of the Debian package, unpacked by `cargo xtask setup` or on the path.
+/// Finds minisign, from the Debian package: unpacked by `cargo xtask setup`, or in `PATH`.
 fn minisign(test: &str) -> Option<PathBuf> {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/minisign/usr/bin");
     let path = env::var_os("PATH").unwrap_or_default();
@@ -57,7 +57,7 @@ impl Signer {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// Lists files and signs the list, as the documentation says.
+    /// Lists files and signs the list, as the documentation describes.
     fn sign(&self, node: &Node, manifest: &str, files: &[&str], comment: &str) {
         let sums = Command::new("sha256sum").args(files).current_dir(node.path(".")).output();
         let sums = sums.expect("sha256sum");
@@ -86,7 +86,7 @@ fn metric(node: &Node, reason: &str) -> u64 {
 
 const FILES: [&str; 2] = ["cluster.yaml", "policy.yaml"];
 
-/// Case 129: files that are followed.
+/// Case 129: files that the daemon follows.
 #[test]
 fn only_what_is_signed_and_not_older_comes_into_force() {
     let Some(mut node) = Node::new("signatures/files") else { return };
@@ -95,7 +95,7 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     let stranger = Signer::new(program, &node, "stranger");
     let key = signer.public();
     let more = ["--policy-key", key.as_str()];
-    // Unsigned, on a node that has nothing: it does not start.
+    // Unsigned, on a node without a policy: the daemon does not start.
     let output = node.start_in_vain(&more);
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{told}");
@@ -113,14 +113,14 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
         assert_eq!(status["source"]["serial"], before["source"]["serial"], "{part}");
         assert!(enforcing(&status), "{part}");
     };
-    // Somebody writes to a file.
+    // An attacker changes a file.
     let opened = POLICY.replace("roles: [worker]", "any: true");
     node.write("policy.yaml", &opened);
     refused("`policy.yaml`: is not as it was signed");
-    // And signs it himself.
+    // The attacker signs the list with another key.
     stranger.sign(&node, "cluster.yaml", &FILES, "trainguard serial=6");
     refused("another key");
-    // An old policy of the right hands, and another one with a number that was used.
+    // An old policy with a valid signature, and another policy with a serial number that was used.
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=4");
     refused("its serial number is 4, and 5 was accepted before");
     assert!(metric(&node, "replay") > replayed, "it is counted");
@@ -131,12 +131,12 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     signer.sign(&node, "cluster.yaml", &FILES[..1], "trainguard serial=6");
     refused("`policy.yaml`: has no signature");
     assert!(metric(&node, "bad") > 0);
-    // A pattern that finds less than was signed is no way to a smaller policy.
+    // A pattern that matches fewer files than were signed does not give a smaller policy.
     node.write("policy.yaml", POLICY);
     node.write("beside.yaml", POLICY);
     signer.sign(&node, "cluster.yaml", &[FILES[0], FILES[1], "beside.yaml"], "trainguard serial=6");
     refused("`beside.yaml`: is signed and is not read");
-    // The key itself is somebody's.
+    // The key file itself is missing.
     fs::rename(signer.public(), node.path("key away")).expect("renaming");
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=7");
     refused("key.pub` cannot be read");
@@ -144,8 +144,8 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     node.signal("HUP");
     node.wait("accepted", |status| status["up_to_date"] == true);
 
-    // After a restart nothing older is known either; with a bad signature, as at a boot without
-    // pins, the last good policy is in force. One that has expired is.
+    // After a restart, older serial numbers are still refused. With such a signature at a boot without
+    // pins, the last known good policy is in force. A valid signature that has expired is accepted.
     node.signal("TERM");
     let mut detach = node.trainguard(&["detach"]);
     assert!(detach.arg("--bpf-dir").arg(node.pins()).status().expect("detach").success());
@@ -164,7 +164,7 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     assert!(node.log().contains("has expired"), "{}", node.log());
 }
 
-/// Case 129: what is applied by hand.
+/// Case 129: policies that `apply` sends.
 #[test]
 fn what_is_applied_brings_its_signature_along() {
     let Some(mut node) = Node::new("signatures/apply") else { return };
@@ -184,7 +184,7 @@ fn what_is_applied_brings_its_signature_along() {
         assert!(told.contains("next.yaml.sums.minisig"), "{more:?}: {told}");
     }
     assert!(node.answers(MEMBER[0], PORT));
-    // On trial: only what is confirmed is what nothing older comes back after.
+    // A trial: its serial number counts only once it is confirmed.
     signer.sign(&node, "next.yaml", &files, "trainguard serial=3");
     let trial = ["apply", path, "--confirm-within", "1h"];
     let (code, told) = run(&node, &trial);

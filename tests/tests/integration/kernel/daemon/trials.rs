@@ -1,5 +1,5 @@
-//! `apply`, `confirm` and `rollback` against a real daemon: what is on trial is undone, whatever
-//! becomes of who began it and of the daemon.
+//! `apply`, `confirm` and `rollback` with a real daemon: a trial is undone, whatever happens to its
+//! caller and to the daemon.
 
 use std::{
     process::Output,
@@ -13,10 +13,10 @@ use serde_json::Value;
 use guard_user::policy;
 use guard_user::{api::control::Apply, policy::Disk};
 
-/// Trials may be shorter than the command line allows.
+/// Allows trials shorter than the command line accepts.
 const SHORT: [&str; 2] = ["--timing", "shortest=1s,files=50ms"];
 
-/// A policy that locks the members out.
+/// Writes a policy that refuses the members.
 fn locking_out(node: &Node) {
     node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
     node.write("next-policy.yaml", &POLICY.replace("roles: [worker]", "roles: [scheduler]"));
@@ -33,7 +33,7 @@ fn apply(node: &Node, manifest: &str, more: &[&str]) -> (Option<i32>, String, St
     run(node, &[&["apply", path.to_str().expect("a path")], more].concat())
 }
 
-/// Puts `next.yaml` on trial for a time that may be shorter than the command line allows.
+/// Puts `next.yaml` on trial for a time that may be shorter than the command line accepts.
 fn try_for(node: &Node, seconds: u64) {
     let loaded = policy::load(&node.path("next.yaml"), &Disk).expect("a policy");
     let confirm_within = Some(seconds);
@@ -73,7 +73,7 @@ fn what_nobody_confirms_is_undone() {
     let (_, shown, _) = run(&node, &["status"]);
     assert!(shown.contains("on trial") && shown.contains("trainguard confirm"), "{shown}");
 
-    // Meanwhile nothing else is put into force, and what was wrong with a try is said.
+    // During a trial no other policy comes into force, and errors of an attempt are reported.
     let (code, _, told) = apply(&node, "next.yaml", &[]);
     assert_eq!(code, Some(1));
     assert!(told.contains("on trial"), "{told}");
@@ -85,7 +85,7 @@ fn what_nobody_confirms_is_undone() {
     assert_eq!(code, Some(0));
     assert!(member_gets_in(&node));
 
-    // Again, until the time is over.
+    // Again, until the time expires.
     let began = Instant::now();
     try_for(&node, 2);
     let status = node.wait("undone", |status| !on_trial(status));
@@ -104,7 +104,7 @@ fn a_trial_outlives_the_daemon_and_is_undone_by_the_next_one() {
     node.start(&SHORT);
     node.wait("enforcing", enforcing);
     locking_out(&node);
-    // On a busy machine the time may be over before the next daemon has answered: then with more.
+    // On a busy machine the time may expire before the next daemon has answered; then try a longer one.
     let goes_on = [4, 8, 20, 40].into_iter().any(|seconds| {
         try_for(&node, seconds);
         node.signal("KILL");
@@ -121,14 +121,14 @@ fn a_trial_outlives_the_daemon_and_is_undone_by_the_next_one() {
     assert!(!member_gets_in(&node));
     let status = node.wait("undone", |status| !on_trial(status));
     assert!(member_gets_in(&node));
-    // From now on the files are followed, which this daemon has not loaded yet.
+    // From now on the daemon follows the files, which it has not loaded yet.
     node.write("policy.yaml", &POLICY.replace("roles: [worker]", "roles: [scheduler]"));
     node.wait("followed", |next| next["policy_hash"] != status["policy_hash"]);
     assert!(!member_gets_in(&node));
     node.write("policy.yaml", POLICY);
     node.wait("back", |next| next["policy_hash"] == status["policy_hash"]);
 
-    // One whose time is over while no daemon runs is undone by its start.
+    // A trial that expires while no daemon runs is undone when the next one starts.
     try_for(&node, 2);
     node.signal("KILL");
     thread::sleep(Duration::from_millis(2200));
@@ -153,13 +153,13 @@ fn what_is_confirmed_or_rolled_back_stays_so() {
     let (code, said, told) = run(&node, &["confirm"]);
     assert_eq!(code, Some(0), "{told}");
     assert!(said.starts_with("confirmed, in force"), "{said}");
-    // The daemon follows its files, and what is in force is not what they say: that is told.
+    // The daemon follows its files, but the policy in force differs from them: that is reported.
     assert!(told.contains("next.yaml") && told.contains("says something else"), "{told}");
     let status = node.status().expect("a status");
     assert_eq!((on_trial(&status), &status["up_to_date"]), (false, &Value::Bool(false)));
     assert!(!member_gets_in(&node));
 
-    // Once the files say the same, all is well, and a restart changes nothing.
+    // Once the files have the same contents, there is no problem, and a restart changes nothing.
     node.write("policy.yaml", &POLICY.replace("roles: [worker]", "roles: [scheduler]"));
     node.wait("up to date", |status| status["up_to_date"] == true);
     assert!(!member_gets_in(&node));
@@ -168,7 +168,7 @@ fn what_is_confirmed_or_rolled_back_stays_so() {
     node.wait("enforcing", enforcing);
     assert!(!member_gets_in(&node));
 
-    // For good at once.
+    // Applied permanently, without a trial.
     node.write("old.yaml", &MANIFEST.replace("policy.yaml", "old-policy.yaml"));
     node.write("old-policy.yaml", POLICY);
     let (code, _, told) = apply(&node, "old.yaml", &[]);
@@ -188,18 +188,18 @@ fn what_cannot_be_tried_is_refused_and_changes_nothing() {
         assert_eq!(code, Some(2), "{time}: {told}");
         assert!(told.contains(part), "{time}: {told}");
     }
-    // Wrong files are told of by who reads them.
+    // Invalid files are reported by the command, which reads them.
     node.write("next-policy.yaml", "nonsense\n");
     let (code, _, told) = apply(&node, "next.yaml", &[]);
     assert_eq!(code, Some(2));
     assert!(told.contains("next-policy.yaml:1"), "{told}");
-    // Right ones that are not for this node, by the daemon.
+    // Valid files that are not for this node are reported by the daemon.
     locking_out(&node);
     node.write("next.yaml", &MANIFEST.replace("name: node", "name: other"));
     let (code, _, told) = apply(&node, "next.yaml", &["--confirm-within", "1m"]);
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("`node`"), "{told}");
-    // A node that could not go back.
+    // A node that could not undo the trial.
     locking_out(&node);
     std::fs::remove_dir_all(node.path("state")).expect("removing");
     std::fs::write(node.path("state"), "in the way").expect("writing");
@@ -215,7 +215,7 @@ fn what_cannot_be_tried_is_refused_and_changes_nothing() {
     assert_eq!(code, Some(3));
 }
 
-/// Where a policy is enforced is no part of its hash, but another place is a change.
+/// The interfaces are not part of the policy's hash, but changing them is a change.
 #[test]
 fn other_interfaces_are_a_change_without_another_policy() {
     let Some(mut node) = Node::new("trials/interfaces") else { return };

@@ -1,5 +1,5 @@
-//! Files that somebody else could have written, before a real daemon: each is refused with what to
-//! do, the daemon goes on, and what was in force stays.
+//! Files that other users could have written, with a real daemon: each is refused with a remedy, the
+//! daemon goes on, and the policy in force stays.
 
 use std::{
     fs,
@@ -13,21 +13,22 @@ use guard_tests::{
     system::mounts::Mounted,
 };
 
-/// What must be said, and what makes such a file.
+/// The expected message, and a function that makes such a file.
 type Case<'a> = (&'a str, &'a dyn Fn(&Path));
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// Replaces a file of the node at once.
+/// Replaces a file of the node atomically.
 fn replace(node: &Node, name: &str, make: impl FnOnce(&Path)) {
     let next = node.path("next one");
     make(&next);
     fs::rename(next, node.path(name)).expect("renaming");
 }
 
-/// Case 128: writable by others, somebody's, a hard link, a pipe, a device: refused, and no waiting.
+/// Case 128: writable by others, owned by another user, a hard link, a pipe, a device: refused without
+/// blocking.
 #[test]
 fn files_of_others_are_refused_while_the_daemon_runs() {
     let Some(mut node) = Node::new("untrusted_files/running") else { return };
@@ -47,7 +48,7 @@ fn files_of_others_are_refused_while_the_daemon_runs() {
             }),
             ("2 names", &|path| {
                 let other = node.path("other name");
-                // The one of before, if there is one.
+                // The file of an earlier case, if there is one.
                 let _ = fs::remove_file(&other);
                 write(&other, text);
                 fs::hard_link(other, path).expect("a hard link");
@@ -75,16 +76,17 @@ fn files_of_others_are_refused_while_the_daemon_runs() {
             node.wait("well again", |status| status["up_to_date"] == true);
         }
     }
-    // Of /proc, where sizes are none and owners are right: it is no policy.
+    // A file of /proc, where the size is 0 and the owner is root: it is not a policy.
     replace(&node, "policy.yaml", |path| symlink("/proc/version", path).expect("a link"));
     let status = node.wait("refused", |status| status["up_to_date"] == false);
     assert_eq!(status["policy_hash"], before["policy_hash"]);
     node.assert_guarded();
-    // What was confirmed by hand may come from anybody's files: whoever applies has read them.
+    // An applied and confirmed policy may come from files with any mode, because the caller has read
+    // them.
     set_mode(&node.path("cluster.yaml"), 0o666);
 }
 
-/// A `ConfigMap` is a directory that all may write, mounted so that nobody can.
+/// A `ConfigMap` is a directory that all users may write, mounted read-only.
 #[test]
 fn a_mount_that_nobody_can_write_may_have_any_mode() {
     let Some(mut node) = Node::new("untrusted_files/configmap") else { return };
@@ -126,7 +128,7 @@ fn a_mount_that_nobody_can_write_may_have_any_mode() {
     node.assert_guarded();
 }
 
-/// What the daemon has kept is trusted by the same rule.
+/// The files that the daemon saves are checked by the same rule.
 #[test]
 fn a_state_directory_that_others_may_write_is_not_asked() {
     let Some(mut node) = Node::new("untrusted_files/state") else { return };

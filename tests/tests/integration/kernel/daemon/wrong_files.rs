@@ -1,5 +1,5 @@
-//! Files that are wrong, in every way that was thought of, while a daemon runs: each is named for
-//! what it is, and the running generation stays.
+//! Invalid files of many kinds while a daemon runs: each error is named, and the running generation
+//! stays.
 
 use std::{
     fs,
@@ -11,10 +11,10 @@ use std::{
 use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT};
 use serde_json::Value;
 
-/// What is wrong, the manifest (or nothing), the policy (or nothing), and what must be said.
+/// Description, the manifest (or none), the policy (or none), and the expected message.
 type Case = (&'static str, Option<String>, Option<String>, &'static str);
 
-/// A policy of so many services for workers.
+/// Returns a policy with `count` services for workers.
 fn services(count: usize, limits: &str) -> String {
     let (head, _) = POLICY.split_once("  - name").expect("a service");
     let service = |nth| {
@@ -154,7 +154,7 @@ fn files_are_followed_however_they_are_replaced() {
     node.wait("the one rewritten in place", is(3));
     assert!(node.answers(MEMBER[0], PORT));
 
-    // A writer that takes its time: half a policy is a wrong file at worst, never a new policy.
+    // A slow writer: half a policy is at worst an invalid file, never a new policy.
     let text = POLICY.replace("[worker]", "[scheduler]");
     let (first, second) = text.split_at(text.len() / 2);
     fs::write(&policy, first).expect("writing the first half");
@@ -165,7 +165,7 @@ fn files_are_followed_however_they_are_replaced() {
     node.wait("the finished one", is(4));
     assert!(!node.answers(MEMBER[0], PORT));
 
-    // By hand, without a change.
+    // Reload on request, without a change.
     let loads = |node: &Node| node.log().matches("the policy is unchanged").count();
     let before = loads(&node);
     node.signal("HUP");

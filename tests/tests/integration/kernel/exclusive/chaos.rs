@@ -1,7 +1,7 @@
-//! The worst moments: a daemon that is killed at any point of a reload or of its start, and reloads
-//! without end, under traffic of which every frame is accounted for.
+//! Failures at the worst moments: a daemon that is killed at any point of a reload or of its start, and
+//! endless reloads, under traffic with every frame accounted for.
 //!
-//! `cargo xtask chaos` runs these for a thousand rounds; a plain test run takes fewer.
+//! `cargo xtask chaos` runs these for a thousand rounds; an ordinary test run takes fewer.
 #![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
 
 use std::{
@@ -23,10 +23,10 @@ use guard_tests::{
 };
 use serde_json::Value;
 
-/// One test at a time: each keeps both CPUs of a small machine busy.
+/// Serialises the tests, because each keeps both CPUs of a small machine busy.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Rounds unless the environment asks for another number.
+/// Number of rounds, unless the environment sets another.
 const ROUNDS: u64 = 25;
 
 fn rounds() -> u64 {
@@ -43,10 +43,10 @@ fn manifest() -> Cluster {
 
 const PORTS: [u16; 2] = [9091, 9092];
 
-/// Two policies that mean the same in other words: `left` may reach the first port, `right` the
-/// second. What is called `one` in one of them is called `other` in the other, so their port tables
-/// and their source tables fit only each to its own: whoever takes a part of this and a part of
-/// that lets `left` in where only `right` may, and the other way round.
+/// Returns one of two policies that mean the same with swapped names: `left` may reach the first port,
+/// `right` the second. The service called `one` in one policy is called `other` in the other, so a port
+/// table fits only the source table of its own policy: mixing the two would let `left` in where only
+/// `right` may, and vice versa.
 fn policy(swapped: bool) -> String {
     let [mut one, mut other] = [(PORTS[0], "left"), (PORTS[1], "right")];
     if swapped {
@@ -58,7 +58,7 @@ fn policy(swapped: bool) -> String {
     bundle::policy("chaos", [service("one", one), service("other", other)])
 }
 
-/// Everybody to every port, in both families.
+/// Every source to every port, in both families.
 fn lanes() -> Vec<Lane> {
     let mut lanes = Vec::new();
     for family in 0..2 {
@@ -86,12 +86,13 @@ fn started_with(test: &str, more: &[&str]) -> Option<Node> {
     Some(node)
 }
 
-/// The policy that is in force; both mean the same, but are not the same.
+/// Returns the hash of the policy in force. It differs between the two policies, although they mean the
+/// same.
 fn hash(status: &Value) -> String {
     status["policy_hash"].as_str().expect("a hash").to_owned()
 }
 
-/// Puts the next policy into force and waits for it; how long that took.
+/// Puts the next policy into force and waits for it. Returns how long that took.
 fn reload(node: &mut Node, swapped: bool) -> Duration {
     let generation = node.generation();
     node.write("policy.yaml", &policy(swapped));
@@ -101,7 +102,7 @@ fn reload(node: &mut Node, swapped: bool) -> Duration {
     began.elapsed()
 }
 
-/// Case 92: SIGKILL at each of N points of a reload, and cases 93 and 94 in passing.
+/// Case 92: SIGKILL at each of N points of a reload; also covers cases 93 and 94.
 #[test]
 fn a_daemon_that_is_killed_at_any_point_neither_opens_nor_mixes() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,7 +127,7 @@ fn a_daemon_that_is_killed_at_any_point_neither_opens_nor_mixes() {
         pause(reloads * 3 / 2);
         node.signal("KILL");
         traffic.assert_none_slipped_in();
-        // And sometimes its successor, while it takes over.
+        // In every third round also the next daemon, while it takes over.
         if round % 3 == 0 {
             node.launch(&[]);
             pause(reloads * 4);
@@ -163,15 +164,15 @@ fn entries(directory: &Path) -> Vec<String> {
     names
 }
 
-/// What a daemon holds.
+/// Resources of a daemon.
 #[derive(Debug, Clone, Copy)]
 struct Holdings {
     descriptors: usize,
     maps: usize,
     threads: usize,
-    /// Resident, in KiB.
+    /// Resident memory, in KiB.
     resident: u64,
-    /// Of the kernel's memory, in KiB.
+    /// Kernel memory, in KiB.
     kernel: u64,
 }
 
@@ -181,7 +182,7 @@ fn holdings(node: &Node, group: &Cgroup) -> Holdings {
         let entries = fs::read_dir(format!("{process}/fd")).expect("the descriptors");
         entries.flatten().map(|entry| fs::read_link(entry.path()).unwrap_or_default()).collect()
     };
-    // The connection of whoever asked last may still be there, for a moment.
+    // The connection of the last client may still be open for a moment.
     let samples = (0..10).map(|_| {
         thread::sleep(Duration::from_millis(20));
         list()
@@ -202,7 +203,7 @@ fn holdings(node: &Node, group: &Cgroup) -> Holdings {
     }
 }
 
-/// A thousand reloads in a row hold no more than a hundred.
+/// After a thousand consecutive reloads the daemon holds no more than after a hundred.
 #[test]
 fn reloads_without_end_leave_nothing_behind() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,10 +238,10 @@ fn reloads_without_end_leave_nothing_behind() {
     assert_eq!(after.descriptors, before.descriptors);
     assert_eq!(after.maps, before.maps);
     assert_eq!(after.threads, before.threads);
-    // The journal of events fills up to 4 MiB, and the allocator keeps what it likes, once. What
-    // leaks, leaks each time.
+    // The journal of events grows to 4 MiB, and the allocator keeps some memory, once. A leak grows with
+    // each reload.
     assert!(after.resident < before.resident + (10 << 10), "{before:?}, then {after:?}");
-    // Memory of maps is given back when a grace period is over, so some of it is always on its way.
+    // Memory of maps is freed after a grace period, so some of it is always pending.
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while holdings(&node, &group).kernel > before.kernel + 2048 {
         assert!(Instant::now() < deadline, "{before:?}, then {:?}", holdings(&node, &group));
@@ -268,8 +269,8 @@ fn a_file_that_says_nothing_new_is_loaded_and_changes_nothing() {
     traffic.end();
 }
 
-/// Case 127: half a policy that is a policy by itself, and guards one port less. Whoever writes in
-/// place and stops for less than the time that such a file must rest is waited for.
+/// Case 127: half a policy that is a valid policy, and guards one port fewer. The daemon waits for a
+/// writer that writes in place and pauses for less than the time that such a file must rest.
 #[test]
 fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
     const REST: Duration = Duration::from_secs(2);
@@ -282,7 +283,8 @@ fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
         let kept = node.status().expect("a status");
         let text = policy(swapped);
         let second = text.rfind("  - name").expect("two services");
-        // On a busy machine a piece may rest for so long that it is rightly taken: then again.
+        // On a busy machine a piece may rest long enough that the daemon rightly loads it; then try
+        // again.
         let was_waited_for = (0..5).any(|_| {
             node.write("policy.yaml", &policy(!swapped));
             let is_kept = |status: &Value| hash(status) == hash(&kept);
@@ -292,7 +294,7 @@ fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
             let before = loads();
             let mut longest = Duration::ZERO;
             let mut last = Instant::now();
-            // The end of the first service, then somewhere in the second, then all of it.
+            // Up to the end of the first service, then to points in the second, then the whole file.
             for end in [second, second + 1, second + 40, text.len()] {
                 let began = Instant::now();
                 fs::write(node.path("policy.yaml"), &text[..end]).expect("writing in place");
@@ -319,7 +321,7 @@ fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
     traffic.end();
 }
 
-/// What the other tests here rely on: traffic that is let in where it must not be is seen.
+/// Control for the other tests here: they would notice traffic that gets in where it must not.
 #[test]
 fn a_node_without_a_guard_is_noticed() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,7 +337,7 @@ fn a_node_without_a_guard_is_noticed() {
     }
 }
 
-/// Case 93: stopped for a while, aborted, killed for want of memory.
+/// Case 93: a daemon that is stopped for a while, aborts, or is killed for lack of memory.
 #[test]
 fn a_daemon_that_stands_still_or_dies_guards_on() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

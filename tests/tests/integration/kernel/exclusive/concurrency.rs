@@ -1,4 +1,4 @@
-//! Limits when several CPUs charge one bucket at once.
+//! Limits when several CPUs charge the same bucket at once.
 
 use std::{
     thread,
@@ -20,12 +20,12 @@ use nix::{
 
 const THREADS: usize = 4;
 const FRAMES: usize = 5_000;
-/// See `worlds/`.
+/// The burst in the worlds below, see `worlds/`.
 const BURST: usize = 2_000;
 
-/// At one moment a bucket gives out its burst, not a token more, whoever asks on however many CPUs.
-/// A CPU that loses the race for the state too often refuses; so the burst is given out only when
-/// far more was asked for.
+/// At one moment a bucket admits its burst and not a token more, on any number of CPUs. A CPU that
+/// repeatedly loses the race for the state refuses, so the whole burst is admitted only if far more
+/// packets arrive.
 #[test]
 fn several_cpus_get_no_more_than_the_burst() {
     if skip::kernel("concurrency/burst").is_none() {
@@ -64,15 +64,15 @@ fn several_cpus_get_no_more_than_the_burst() {
     }
 }
 
-/// How long a flood lasts.
+/// Duration of a flood.
 const FLOOD: Duration = Duration::from_millis(600);
-/// The longest tick of the clock that limits go by.
+/// Maximum length of a tick of the limiter's clock.
 const TICK: Duration = Duration::from_millis(10);
-/// Packets a second, in the two policies below.
+/// Packets per second, in the two policies below.
 const RATE: u64 = 20_000;
 const DEEP: u64 = 8_000;
 
-/// The program that is attached, its own clock, and every CPU flooding at once.
+/// The attached program, the real clock, and all CPUs flooding at once.
 #[test]
 fn a_flood_from_all_cpus_stays_within_the_limit() {
     if skip::kernel("concurrency/flood").is_none() {
@@ -81,7 +81,7 @@ fn a_flood_from_all_cpus_stays_within_the_limit() {
     for (name, from, batch) in [
         ("limits-per-source", "10.77.0.20", 0_u128),
         ("limits-per-source", "10.9.0.7", 0),
-        // 1/64 of the burst, up to 64.
+        // The batch: 1/64 of the burst, at most 64.
         ("limits-total", "10.77.0.20", 64),
     ] {
         let policy = world::named(name).compile_edited(|text| {
@@ -128,7 +128,7 @@ const CPUS: usize = 2;
 fn flood(generation: &Generation, frame: &[u8], cpu: usize, began: Instant) {
     let mut set = CpuSet::new();
     set.set(cpu).expect("a CPU");
-    // On a machine with one CPU both share it.
+    // On a machine with one CPU, both threads share it.
     let _ = sched_setaffinity(Pid::from_raw(0), &set);
     let program = loaded_programs()
         .filter_map(Result::ok)

@@ -1,5 +1,6 @@
-//! A flood of forged sources, as fast as one CPU can send it over a veth: who may is let in, who
-//! may not is kept out, every frame is counted once, and whoever sends one per cent of it is told.
+//! A flood of forged sources, as fast as one CPU can send it over a veth: members get in, unlisted
+//! sources do not, every frame is counted once, and a source behind one per cent of the flood is
+//! reported.
 #![expect(clippy::cast_precision_loss, reason = "counts of frames are far below 2^52")]
 
 use std::{
@@ -21,14 +22,14 @@ use guard_tests::{
 };
 use serde_json::Value;
 
-/// How long it floods.
+/// Duration of the flood.
 const DURATION: Duration = Duration::from_secs(12);
-/// The heavy hitter sends one frame of so many.
+/// The heavy hitter sends one frame in this many.
 const HEAVY: usize = 100;
-/// The member sends one of so many.
+/// The member sends one frame in this many.
 const MEMBERS: usize = 1000;
 
-/// The sender, from the peer; none if it was not built.
+/// Returns the sender, loaded at the peer; `None` if it was not built.
 fn sender(node: &Node, test: &str) -> Option<Flood> {
     let Some(object) = std::env::var_os("TRAINGUARD_FLOOD").map(PathBuf::from) else {
         skip::skip(test, "the sender of floods is not built, see `cargo xtask test`");
@@ -46,12 +47,12 @@ fn v4(addresses: [IpAddr; 2]) -> Ipv4Addr {
     }
 }
 
-/// Frames by what the statistics say of a reason.
+/// Returns a field of the statistics about a reason.
 fn count(stats: &Value, reason: &str, of: &str) -> u64 {
     stats["reasons"][reason][of].as_u64().expect("a count")
 }
 
-/// All frames that were judged.
+/// Returns the number of all frames with a verdict.
 fn judged(stats: &Value) -> u64 {
     let reasons = stats["reasons"].as_object().expect("reasons");
     reasons.values().map(|entry| entry["packets"].as_u64().expect("a count")).sum()
@@ -81,7 +82,8 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     let (mut answered, mut asked) = (0, 0);
     thread::scope(|scope| {
         let flooding = scope.spawn(|| node.at_peer(|| flood.send(DURATION).expect("it sends")));
-        // Those who may get in meanwhile; the cable itself drops what overruns it, so not at once.
+        // Members get in meanwhile. The cable itself drops frames when it is overrun, so a connection
+        // may need several attempts.
         while !flooding.is_finished() {
             asked += 1;
             answered += u32::from(node.answers(MEMBER[0], PORT));
@@ -90,7 +92,7 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     });
     assert!(answered > 0, "of {asked} connections of a member none got through");
 
-    // Every frame that the device took is counted once.
+    // Every frame that the device received is counted once.
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let after = loop {
         let after = (node.stats(), received());
@@ -109,7 +111,7 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     assert!((0.9..1.1).contains(&share), "one of {MEMBERS} is a member's: {share}");
     assert!(drops > 1_000_000, "a flood, not a trickle: {drops}");
 
-    // Each refused frame is told of, skipped or lost, and none twice.
+    // Each refused frame is emitted as an event, suppressed or lost, and none is counted twice.
     let events = |name: &str| {
         let of = |stats: &Value| stats["events"][name].as_u64().expect("a count");
         of(after) - of(before)
@@ -119,7 +121,7 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     assert_eq!(lost, 0, "the ring is read in time");
     assert!(emitted * 100 < drops, "a flood is sampled: {emitted} of {drops}");
 
-    // One per cent stands first, and is told about right.
+    // The source of one per cent is listed first, with about the right count.
     let top = after["top_sources"].as_array().expect("top sources");
     let first = top.first().expect("a source");
     assert_eq!(first["address"], heavy.to_string(), "{top:#?}");
@@ -128,10 +130,10 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     let told = first["packets"].as_f64().expect("an estimate");
     let sent = drops as f64 / HEAVY as f64;
     let samples = first["sampled"].as_f64().expect("a count");
-    // Four standard deviations of so many samples, and a rest for the first window.
+    // Four standard deviations of the sample, and an allowance for the first window.
     let off = (told / sent - 1.0).abs();
     assert!(off < 4.0 / samples.sqrt() + 0.1, "{told} told, {sent} sent, {samples} samples");
-    // No forged source is near.
+    // No forged source comes close.
     let next = top.get(1).and_then(|entry| entry["packets"].as_f64()).unwrap_or(0.0);
     assert!(next < told / 2.0, "{top:#?}");
     println!(

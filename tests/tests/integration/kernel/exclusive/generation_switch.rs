@@ -1,6 +1,6 @@
 //! Case 107: switches of the generation under load: a thousand a second at the tc hook; in a driver as
-//! fast as the kernel makes them, which waits for the programs that run. Every packet is judged by
-//! one of the two, whole.
+//! fast as the kernel, which waits for running programs. Every packet is decided by exactly one of the
+//! two generations.
 
 #![expect(clippy::print_stdout, reason = "how fast it was is worth knowing")]
 
@@ -30,10 +30,10 @@ use guard_user::{
 };
 use nix::net::if_::if_nametoindex;
 
-/// How long.
+/// Duration of the load.
 const LOAD: Duration = Duration::from_secs(2);
 
-/// A generation on maps of its own, so that it is known which of them counted.
+/// Loads a generation with maps of its own, so that the counts show which generation decided.
 fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generation, PinnedMaps) {
     let texts = [("cluster.yaml", MANIFEST.to_owned()), ("policy.yaml", edit(POLICY))];
     let policy = world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node");
@@ -47,7 +47,7 @@ fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generat
     (generation, shared)
 }
 
-/// Packets by verdict, without those of nobody's.
+/// Returns the packets by verdict, without `not_ip`.
 fn counted(shared: &PinnedMaps) -> BTreeMap<String, u64> {
     let counters = shared.counters().expect("counters");
     let named = counters.into_iter().map(|(_, verdict, counter)| {
@@ -57,7 +57,7 @@ fn counted(shared: &PinnedMaps) -> BTreeMap<String, u64> {
     named.filter(|(name, count)| *count > 0 && !name.ends_with("not_ip")).collect()
 }
 
-/// Packets that the peer's side of the wire could not deliver.
+/// Returns the number of packets that the peer's side of the wire could not deliver.
 fn lost() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/net/dev").expect("the devices");
     let line = text.lines().find(|line| line.trim_start().starts_with("eth0:"));
@@ -72,7 +72,7 @@ fn no_packet_is_judged_by_half_of_two_generations() {
         let Some(node) = Node::new("flips") else { return };
         let hook = mode.hook();
         let index = node.at_node(|| if_nametoindex("eth0").expect("an index"));
-        // One refuses the stranger, the other only counts that it would.
+        // One generation refuses the unlisted host; the other counts that it would.
         let (one, ones) = generation(hook, index, str::to_owned);
         let (other, others) = generation(hook, index, |policy| {
             policy.replace("mode: enforce", "mode: observe").replace("tcp/9091, ", "")

@@ -1,5 +1,6 @@
-//! A build that fails on the way, at each of its steps in turn: for want of a descriptor, which
-//! fails where want of memory would. In a process of its own, whose limits it changes.
+//! Loading a generation fails at each of its steps in turn, for lack of a descriptor, which fails at the
+//! same steps as lack of memory. Runs in a process of its own, because it changes the limits of the
+//! process.
 #![expect(clippy::print_stdout, reason = "how far the builds got is worth knowing")]
 
 use std::{
@@ -26,10 +27,10 @@ use guard_user::{
     policy::compiled::CompiledPolicy,
 };
 
-/// Steps that a build has at least: each map and the program take a descriptor.
+/// Minimum number of steps: each map and the program take a descriptor.
 const STEPS: usize = 15;
 
-/// What the kernel has, and what is pinned.
+/// Maps and programs in the kernel, and pins.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
     maps: BTreeSet<u32>,
@@ -50,7 +51,7 @@ impl Left {
     }
 }
 
-/// Case 106.
+/// Case 106: nothing is left behind by a failed attempt.
 #[test]
 fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     if skip::kernel("half_built/steps").is_none() {
@@ -60,22 +61,22 @@ fn a_build_that_fails_at_any_step_leaves_nothing_behind() {
     let pins = bpffs.path();
     let policy = world::named("limits-both").compile();
 
-    // Nothing is there before: nothing may be there after.
+    // Without a generation in force, nothing may remain.
     fails_at_every_step(&policy, pins);
-    // With a generation in force, it alone is there after, whole and alive.
+    // With a generation in force, only that generation remains, complete and working.
     let running = Generation::load(&policy, &options(pins)).expect("it loads");
     fails_at_every_step(&policy, pins);
     let program = running.program_id();
     assert!(Left::now(pins).programs.contains(&program), "the running generation is gone");
 }
 
-/// The figures of the verifier are enough here: a build is refused many times.
+/// The verifier's log is limited to statistics, because loading fails many times.
 fn options(pins: &Path) -> Options {
     let options = Options::new(Maps::Pinned(pins.to_owned()), KEY, true);
     Options { verifier_log: VerifierLogLevel::STATS, ..options }
 }
 
-/// Builds with ever more descriptors, until one succeeds, and looks after each that does not.
+/// Loads with more and more descriptors until it succeeds, and checks after each failure.
 fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
     let before = Left::now(pins);
     let lowest = lowest_free().expect("a descriptor");
@@ -87,7 +88,7 @@ fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
             Ok(_) => break,
             Err(error) => errors.push(error.to_string()),
         }
-        // The kernel frees a program, and what it holds, a little later.
+        // The kernel frees a program and its resources with a delay.
         let deadline = Instant::now() + WAIT_TIMEOUT;
         while Left::now(pins) != before && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
@@ -96,7 +97,7 @@ fn fails_at_every_step(policy: &CompiledPolicy, pins: &Path) {
     }
     println!("failed after {} steps: {:?}", errors.len(), errors.last());
     assert!(errors.len() >= STEPS, "only {} steps failed: {errors:?}", errors.len());
-    // What succeeded has pinned its maps, as it should. They are this test's to remove.
+    // The successful attempt has pinned its maps, which this test must remove.
     for name in &Left::now(pins).pins {
         if !before.pins.contains(name) {
             fs::remove_file(pins.join(name)).expect("removing a pin");

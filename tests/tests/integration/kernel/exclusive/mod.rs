@@ -1,5 +1,5 @@
-//! What needs the machine for itself: floods, figures that other work would change, limits of the
-//! whole process. The runner starts nothing beside one of these.
+//! Tests that need the machine for themselves: floods, measurements that other work would change, limits
+//! of the whole process. The runner starts no other test beside one of these.
 
 mod chaos;
 mod concurrency;

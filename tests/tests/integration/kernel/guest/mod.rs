@@ -1,3 +1,3 @@
-//! What needs network cards that a test may take: run in a guest by `cargo xtask vm` only.
+//! Tests that need network cards: `cargo xtask vm` runs them in a guest.
 
 mod virtio;

@@ -1,5 +1,5 @@
 //! The guard on virtio-net: two cards of a virtual machine on one cable, at the MTU of training
-//! clusters. `cargo xtask vm` runs it; what the driver can depends on the kernel.
+//! clusters. `cargo xtask vm` runs these tests; the driver's abilities depend on the kernel.
 
 use std::{
     fs,
@@ -11,10 +11,10 @@ use std::{
 use guard_tests::node::{MEMBER, NODE, Node, PORT, STRANGER, enforcing, moved};
 use serde_json::Value;
 
-/// The cards that `xtask/src/vm/run.rs` gives a guest.
+/// Ethernet addresses of the cards that `xtask/src/vm/run.rs` gives a guest.
 const CARDS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
 
-/// virtio-net takes programs for frames of several buffers from 6.3 on
+/// Reports whether virtio-net accepts programs for frames in several buffers, which it does from 6.3 on
 /// (`virtnet_xdp_set`, `drivers/net/virtio_net.c`).
 fn takes_several_buffers() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
@@ -26,7 +26,8 @@ fn mode(status: &Value) -> &str {
     status["interfaces"][0]["mode"].as_str().unwrap_or("none")
 }
 
-/// Datagrams that fill a jumbo frame, from a member and from a stranger, in both families.
+/// Asserts that jumbo datagrams from a member and from an unlisted host, in both families, are decided
+/// and counted correctly.
 fn assert_judges_long_frames(node: &Node) {
     let before = node.stats();
     node.at_peer(|| {
@@ -42,7 +43,8 @@ fn assert_judges_long_frames(node: &Node) {
     assert_eq!(moved(&before, &node.stats()), expected);
 }
 
-/// Cases 83 and 84. No silent generic attach where the driver refuses, and native where it does not.
+/// Cases 83 and 84: no silent generic attach where the driver refuses, and native mode where it does
+/// not.
 #[test]
 fn at_mtu_9000_native_mode_is_had_or_refused_with_the_remedy() {
     let Some(mut node) = Node::on_cards("virtio/jumbo", CARDS) else { return };
@@ -63,7 +65,7 @@ fn at_mtu_9000_native_mode_is_had_or_refused_with_the_remedy() {
     assert!(node.answers(STRANGER[0], PORT), "refused, and attached all the same");
 }
 
-/// Case 83. By choice the guard is in generic mode, on each kernel.
+/// Case 83: on request the guard runs in generic mode, on every kernel.
 #[test]
 fn at_mtu_9000_generic_mode_is_had_by_choice() {
     let Some(mut node) = Node::on_cards("virtio/generic", CARDS) else { return };
@@ -73,21 +75,21 @@ fn at_mtu_9000_generic_mode_is_had_by_choice() {
     assert_judges_long_frames(&node);
 }
 
-/// `auto` takes what the driver can, and says what that was.
+/// `auto` takes a mode that the driver supports, and reports it.
 #[test]
 fn at_mtu_9000_auto_mode_finds_one_that_works() {
     let Some(mut node) = Node::on_cards("virtio/auto", CARDS) else { return };
     node.start(&["--mode", "auto"]);
     let status = node.wait("enforcing", enforcing);
-    // Whatever there is between native and generic, it is stated.
+    // The status states the mode, also one between native and generic.
     assert_eq!(mode(&status) == "native", takes_several_buffers(), "{status}");
     assert_ne!(mode(&status), "none");
     node.assert_guarded();
     assert_judges_long_frames(&node);
 }
 
-/// Case 86. The larger MTU works where the driver can; the guard stays in any case. Before 6.3 the
-/// kernel takes the MTU all the same, and the driver loses longer frames: strangers' and members'.
+/// Case 86: the larger MTU works if the driver supports it; the guard stays in any case. Before 6.3 the
+/// kernel accepts the MTU all the same, and the driver drops longer frames from any source.
 #[test]
 fn raising_the_mtu_under_the_guard_opens_nothing() {
     let Some(mut node) = Node::on_cards("virtio/mtu", CARDS) else { return };
@@ -116,7 +118,7 @@ fn raising_the_mtu_under_the_guard_opens_nothing() {
     let said = String::from_utf8_lossy(&output.stdout);
     let warns = said.contains("virtio_net of this kernel") && said.contains("--mode generic");
     assert_eq!(warns, !takes_several_buffers(), "{said}");
-    // At the larger MTU the driver of 6.1 does not even let go of the program, and the kernel warns
+    // At the larger MTU the driver of 6.1 cannot even detach the program, and the kernel warns
     // (`dev_xdp_detach_link`, `net/core/dev.c`).
     node.ip(&["link", "set", "eth0", "mtu", "1500"]);
 }

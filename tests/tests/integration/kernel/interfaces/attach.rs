@@ -1,4 +1,4 @@
-//! Attaching: who gets in, in which mode, and when the daemon refuses to start.
+//! Attaching: who gets in, the mode, and when the daemon refuses to start.
 
 use std::{fs, os::unix::fs::chown, process::Command};
 
@@ -55,7 +55,7 @@ fn a_foreign_program_stays_and_is_named_by_its_id() {
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
     let id = status["interfaces"][0]["program_id"].as_u64().expect("an id");
-    // Another guard, with pins of its own, is as foreign as any program.
+    // Another guard, with its own pins, counts as a foreign program.
     let own = ["bpf/other", "other-state", "other-run"].map(|name| node.path(name));
     let [bpf, state, run] = own.each_ref().map(|path| path.to_str().expect("UTF-8"));
     let output = node.start_in_vain(&["--bpf-dir", bpf, "--state-dir", state, "--run-dir", run]);
@@ -66,7 +66,7 @@ fn a_foreign_program_stays_and_is_named_by_its_id() {
     assert_eq!(status["interfaces"][0]["program_id"], id);
 }
 
-/// Case 104.
+/// Case 104: two daemons with the same pin directory.
 #[test]
 fn two_daemons_do_not_share_pins() {
     let Some(mut node) = Node::new("attach/two") else { return };
@@ -78,14 +78,14 @@ fn two_daemons_do_not_share_pins() {
     node.assert_guarded();
 }
 
-/// Case 105.
+/// Case 105: pins of another layout.
 #[test]
 fn pins_of_another_layout_are_refused_with_every_difference() {
     let Some(mut node) = Node::new("attach/layout") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.signal("TERM");
-    // As an older version might have left them.
+    // As pins of an older version might be.
     let pins = node.own_pins();
     fs::rename(pins.join("TG_TOTALS"), pins.join("swap")).expect("renaming a pin");
     fs::rename(pins.join("TG_LABELS"), pins.join("TG_TOTALS")).expect("renaming a pin");
@@ -99,7 +99,7 @@ fn pins_of_another_layout_are_refused_with_every_difference() {
     node.assert_guarded();
 }
 
-/// What was there before is told from the directory that is found.
+/// The directory shows which layout was in use before.
 #[test]
 fn a_live_guard_of_an_older_layout_is_taken_over_from_and_of_a_newer_one_not() {
     let Some(mut node) = Node::new("attach/version") else { return };
@@ -163,7 +163,7 @@ fn what_is_missing_is_named_with_its_remedy() {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    // Without `ip netns exec`, which needs rights itself.
+    // Without `ip netns exec`, which itself needs privileges.
     let words: Vec<_> = whole.get_args().collect();
     let output = command.args(&words[3..]).output().expect("setpriv");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -189,7 +189,7 @@ fn a_mode_that_cannot_be_had_gives_way_to_the_one_that_was_there() {
     let status = node.wait("in generic mode", generic);
     assert_eq!(status["enforcing"], true);
     assert!(node.log().contains("still in generic mode"), "{}", node.log());
-    // Where the driver can, the mode changes.
+    // Where the driver supports it, the mode changes.
     node.signal("TERM");
     node.start(&["--mode", "generic"]);
     node.wait("in generic mode", generic);
@@ -217,9 +217,9 @@ fn pins_of_others_are_left_alone() {
     assert!(said.contains("is a whole bpf file system"), "{said}");
 }
 
-/// The design's bound: 32 MiB of resident memory, at rest, for ten thousand nodes. Of them 8 MiB are left
-/// to the program itself, which is several times as large where it is not optimised: what is counted is
-/// what it allocates.
+/// The bound of the design: 32 MiB of resident memory at rest, for ten thousand nodes. 8 MiB of it are
+/// reserved for the program's code, which is several times larger in a debug build; so the test counts
+/// anonymous memory only.
 #[test]
 fn ten_thousand_nodes_fit_a_small_daemon() {
     let Some(mut node) = Node::new("attach/many") else { return };

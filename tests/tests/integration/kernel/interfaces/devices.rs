@@ -1,4 +1,4 @@
-//! Devices that are missing, come, go, are renamed, or unpack tunnels.
+//! Devices that are missing, appear, disappear, are renamed, or decapsulate tunnels.
 
 use std::{
     net::UdpSocket,
@@ -31,7 +31,7 @@ fn a_missing_interface_is_waited_for_if_there_are_others() {
     node.wait("guarded on both", guarded);
     node.ip(&["link", "del", "eth7"]);
     node.wait("missing again", |status| status["interfaces"][1]["state"] == "missing");
-    // It comes back, and is guarded again.
+    // The device reappears and is guarded again.
     node.add_link("eth7");
     node.wait("guarded on both", guarded);
     node.assert_guarded();
@@ -74,7 +74,7 @@ fn a_renamed_interface_stays_guarded_under_its_name() {
     assert_eq!(status["interfaces"][1]["state"], "guarded");
     assert_eq!(status["unguarded"], json!([]));
     node.assert_guarded();
-    // The next daemon finds it by its device, not by its name.
+    // The next daemon finds the link by its device, not by the name.
     node.signal("KILL");
     node.rename("gx", "eth0");
     node.start(&[]);
@@ -122,7 +122,7 @@ fn the_guard_moves_to_another_interface_and_never_into_nothing() {
     assert_eq!(status["enforcing"], true);
     node.assert_guarded();
 
-    // The same at a start: what is attached stays.
+    // The same at a start: the attached program stays.
     node.signal("TERM");
     let elsewhere = node.path("no-state");
     let output = node.start_in_vain(&["--state-dir", elsewhere.to_str().expect("UTF-8")]);
@@ -143,8 +143,8 @@ fn the_guard_moves_to_another_interface_and_never_into_nothing() {
     node.assert_guarded();
 }
 
-/// At an MTU of 1500 the program takes the first buffer for the whole frame; beyond, it asks.
-/// Whatever the MTU is changed to, every byte is counted.
+/// At an MTU of 1500 the program takes the first buffer for the whole frame; at a larger MTU it asks the
+/// kernel for the length. Every byte is counted, whatever the MTU is changed to.
 #[test]
 fn every_byte_is_counted_as_the_mtu_changes() {
     let Some(mut node) = Node::new("devices/mtu") else { return };

@@ -1,5 +1,5 @@
-//! Interfaces in all their lives, while a stranger knocks: not one of his datagrams arrives as long
-//! as the interface is guarded, and the counters say that they came.
+//! Interfaces through all their states while an attacker sends: none of the datagrams arrives as long as
+//! the interface is guarded, and the counters show that they were received.
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -14,7 +14,7 @@ use guard_tests::node::{
 };
 use serde_json::{Value, json};
 
-/// Both hooks live the same life.
+/// Modes to test, one for each hook.
 const MODES: [&str; 2] = ["native", "tcx"];
 
 fn ip(args: &[&str]) {
@@ -23,14 +23,14 @@ fn ip(args: &[&str]) {
     assert!(output.status.success(), "ip {}: {said}", args.join(" "));
 }
 
-/// The stranger, who knocks until the work is done, and the door.
+/// An attacker that sends until the work is done, and the socket that must receive nothing.
 struct Knocking<'n> {
     node: &'n Node,
     door: UdpSocket,
     mode: &'static str,
 }
 
-/// Lets a stranger knock while something is done.
+/// Lets an attacker send while a closure runs.
 fn while_knocking(node: &Node, mode: &'static str, work: impl FnOnce(&Knocking<'_>)) {
     let door = node.at_node(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("a port"));
     door.set_nonblocking(true).expect("not blocking");
@@ -40,7 +40,7 @@ fn while_knocking(node: &Node, mode: &'static str, work: impl FnOnce(&Knocking<'
             inside(&peer, || {
                 let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
                 while !stop.load(Ordering::Relaxed) {
-                    // There may be no way to the node just now.
+                    // The node may be unreachable at the moment.
                     let _ = socket.send_to(b"knock", (NODE[0], PORT));
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -57,7 +57,7 @@ fn while_knocking(node: &Node, mode: &'static str, work: impl FnOnce(&Knocking<'
 }
 
 impl Knocking<'_> {
-    /// Sees that knocks come and that none has arrived so far.
+    /// Asserts that datagrams are counted as refused and that none has arrived so far.
     fn refused(&self, when: &str) {
         let Self { node, mode, .. } = self;
         let before = node.packets("not_allowed");
@@ -77,7 +77,7 @@ impl Knocking<'_> {
         assert!(arrived.is_err(), "{}: a knock arrived {when}: {}", self.mode, self.node.log());
     }
 
-    /// Lets the peer ask anew where the node is.
+    /// Flushes the peer's neighbour table.
     fn forget_neighbours(&self) {
         self.node.forget_neighbours();
     }
@@ -93,7 +93,7 @@ fn guarded<'a>(name: &'a str, mode: &'a str) -> impl Fn(&Value) -> bool + 'a {
     }
 }
 
-/// Cases 86 and 100.
+/// Cases 86 and 100: the interface is set down and up, and gets another Ethernet address, MTU and name.
 #[test]
 fn an_interface_stays_guarded_through_its_life() {
     for mode in MODES {
@@ -128,8 +128,8 @@ fn an_interface_stays_guarded_through_its_life() {
     }
 }
 
-/// Case 100: an interface that leaves the network namespace takes its guard along; when it comes
-/// back it is guarded before it has an address again.
+/// Case 100: an interface that moves to another network namespace takes its guard along; when it
+/// returns, it is guarded before it has an address again.
 #[test]
 fn an_interface_comes_back_from_another_namespace() {
     for mode in MODES {
@@ -144,7 +144,7 @@ fn an_interface_comes_back_from_another_namespace() {
             node.ip(&["link", "set", "eth0", "netns", &elsewhere]);
             if stays {
                 node.wait("gone", |status| !guarded("eth0", mode)(status));
-                // Several looks.
+                // Long enough for several checks of the interfaces.
                 thread::sleep(Duration::from_secs(1));
             }
             ip(&["-n", &elsewhere, "link", "set", "eth0", "netns", node.namespace()]);
@@ -159,7 +159,7 @@ fn an_interface_comes_back_from_another_namespace() {
     }
 }
 
-/// Case 99: as when a driver is loaded anew. The dead pin is replaced.
+/// Case 99: an interface is recreated, as when a driver is reloaded. The dead pin is replaced.
 #[test]
 fn an_interface_that_is_made_again_is_guarded_again() {
     for mode in MODES {
@@ -181,7 +181,7 @@ fn an_interface_that_is_made_again_is_guarded_again() {
     }
 }
 
-/// Cases 76 and 77: what appears with an address and is meant by no pattern is told of, in the
+/// Cases 76 and 77: an interface that appears with an address and matches no pattern is reported in the
 /// status and as an event.
 #[test]
 fn an_interface_that_nobody_guards_is_told_of() {
@@ -205,8 +205,8 @@ fn an_interface_that_nobody_guards_is_told_of() {
     assert!(node.log().contains("up and unguarded"), "{}", node.log());
 }
 
-/// A frame that a bridge or a macvlan hands on was judged at the port that it came in by, and is
-/// counted there, once.
+/// A frame that a bridge or a macvlan passes on is decided and counted at the port where it came in,
+/// once.
 #[test]
 fn what_lies_on_top_of_a_guarded_interface_is_guarded_by_it() {
     for mode in MODES {

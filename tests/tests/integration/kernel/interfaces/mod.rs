@@ -1,4 +1,4 @@
-//! Attaching to devices of every kind, and what becomes of the guard when they change.
+//! Attaching to devices of every kind, and the state of the guard when they change.
 
 mod attach;
 mod devices;

@@ -1,5 +1,5 @@
-//! Pins that cannot be made, or that go away under a running daemon: the guard holds, it is said
-//! what it no longer outlives, and it is mended once it can be.
+//! Pins that cannot be made, or that are removed while the daemon runs: the guard stays, the lost
+//! persistence is reported, and it is restored once that is possible.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use guard_user::{bpf::link::Link, sys};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
-/// Pins are checked at each look.
+/// Pins are checked at each check of the interfaces.
 const LOOKS: [&str; 2] = ["--timing", "look=100ms,files=50ms"];
 const UNPINNED: &str = "guarded only as long as this daemon runs";
 
@@ -36,7 +36,7 @@ fn well(status: &Value) -> bool {
     enforcing(status) && status["problems"] == json!([])
 }
 
-/// Waits for a condition that no status tells.
+/// Waits for a condition that the status does not show.
 fn until(node: &Node, what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -45,8 +45,8 @@ fn until(node: &Node, what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Case 77, where nothing can be pinned: an interface that appears is guarded all the same, for as
-/// long as the daemon runs, which is said; once it can be pinned it is.
+/// Case 77, where nothing can be pinned: an interface that appears is guarded as long as the daemon
+/// runs, which is reported; once a pin can be made, it is.
 #[test]
 fn an_interface_that_cannot_be_pinned_is_guarded_and_told_of() {
     for mode in ["native", "tcx"] {
@@ -57,7 +57,7 @@ fn an_interface_that_cannot_be_pinned_is_guarded_and_told_of() {
         node.wait("enforcing", well);
         let bpf = node.path("bpf");
         writable(&bpf, false).expect("read-only");
-        // Made again: a pin of this name is there, of a link that is dead and cannot be removed.
+        // Recreated: a pin with this name exists, for a dead link, and cannot be removed.
         node.ip(&["link", "del", "eth0"]);
         node.add_link("eth0");
         node.add_link("eth1");
@@ -78,7 +78,7 @@ fn an_interface_that_cannot_be_pinned_is_guarded_and_told_of() {
         assert!(node.answers(STRANGER[0], FREE_PORT));
         assert!(events(&node).contains(UNPINNED), "{}", events(&node));
 
-        // Renamed meanwhile, it is pinned under the name that it has then.
+        // An interface that was renamed meanwhile is pinned under its new name.
         node.rename("eth1", "eth9");
         node.wait("aware of the name", says("eth9"));
         writable(&bpf, true).expect("writable");
@@ -98,7 +98,7 @@ fn an_interface_that_cannot_be_pinned_is_guarded_and_told_of() {
     }
 }
 
-/// Changes what the daemon has mounted. Its mount namespace is its own (`ip netns exec`).
+/// Runs a mount command in the daemon's mount namespace, which is its own (`ip netns exec`).
 fn mounting(node: &Node, program: &str, args: &[&str]) {
     let mut nsenter = Command::new("nsenter");
     nsenter.args(["--mount", "--target", &node.daemon_id().to_string(), program]).args(args);
@@ -106,8 +106,8 @@ fn mounting(node: &Node, program: &str, args: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Case 101: another bpf file system in the place of the one with the pins, as after `umount` and
-/// `mount`. Everything that was pinned is pinned there; when it goes, the old pins are good again.
+/// Case 101: another bpf file system replaces the one with the pins, as after `umount` and `mount`.
+/// Everything is pinned there again; when that file system is unmounted, the old pins are valid again.
 #[test]
 fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
     for mode in ["native", "tcx"] {
@@ -118,7 +118,7 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
         let counted = node.packets("not_allowed");
         let suffix = if mode == "tcx" { ":tcx" } else { "" };
         let pin = node.own_pins().join(format!("link-eth0{suffix}"));
-        // As the daemon sees it.
+        // The path as the daemon sees it.
         let root = PathBuf::from(format!("/proc/{}/root", node.daemon_id()));
         let pin = root.join(pin.strip_prefix("/").expect("an absolute path"));
 
@@ -127,7 +127,7 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
         assert_eq!(status["enforcing"], true, "{status}");
         assert!(says(UNPINNED)(&status), "{status}");
         node.assert_guarded();
-        // What would not outlive the daemon does not come into force.
+        // A policy that would not outlive the daemon does not come into force.
         node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
         let status = node.wait("refused", |status| status["up_to_date"] == false);
         assert_eq!((&status["generation"], enforcing(&status)), (&json!(1), true));
@@ -141,12 +141,12 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
         node.assert_guarded();
         assert!(node.packets("not_allowed") > counted, "the same maps count on");
 
-        // One that hides it, and goes again.
+        // Another bpf file system is mounted over the first, then unmounted.
         mounting(&node, "mount", &["-t", "bpf", "bpf"]);
         until(&node, "pinned there, too", || pin.exists());
         node.wait("well", well);
         mounting(&node, "umount", &["-l"]);
-        // Several looks.
+        // Long enough for several checks of the pins.
         thread::sleep(Duration::from_secs(1));
         node.wait("well", well);
         assert!(Link::open(&pin).expect("the pin").is_alive());
@@ -158,12 +158,12 @@ fn a_bpf_file_system_that_is_mounted_anew_gets_the_pins() {
     }
 }
 
-/// What is said when the pins of all maps were removed.
+/// Returns the message about the removal of all maps' pins.
 fn maps_removed() -> String {
     format!("pins of {} maps were removed", names::SHARED_MAPS.len())
 }
 
-/// Case 101: somebody removes the pins and detaches the link.
+/// Case 101: an administrator removes the pins and detaches the link.
 #[test]
 fn pins_and_link_that_are_taken_together_come_back_with_an_alarm() {
     let Some(mut node) = Node::new("pins/taken") else { return };
@@ -180,13 +180,13 @@ fn pins_and_link_that_are_taken_together_come_back_with_an_alarm() {
     assert!(told.contains(&maps_removed()) && told.contains("\"lost\""), "{told}");
 }
 
-/// Case 104: a directory that another daemon has made and uses in the place of one that was removed.
+/// Case 104: the pin directory is replaced by one that another daemon has created and uses.
 #[test]
 fn pins_of_another_daemon_are_not_taken_for_ours() {
     let Some(mut node) = Node::new("pins/other") else { return };
     node.start(&LOOKS);
     node.wait("enforcing", well);
-    // As one that was started right after the removal would hold it.
+    // As another daemon would, started right after the removal.
     fs::rename(node.pins(), node.path("bpf").join("old")).expect("moving the pins away");
     fs::create_dir(node.pins()).expect("a directory");
     let theirs = fs::File::open(node.pins()).expect("the directory");
@@ -208,7 +208,7 @@ fn pins_of_another_daemon_are_not_taken_for_ours() {
     node.assert_guarded();
 }
 
-/// Two interfaces whose names were swapped: the daemon may be killed when it has moved one of the pins. A link
+/// Two interfaces swap names, and the daemon is killed after it has moved one of the pins. A link
 /// without a pin would be gone then.
 #[test]
 fn a_pin_that_moves_to_a_taken_name_ends_no_link() {

@@ -1,5 +1,5 @@
-//! Interfaces that were renamed to a name that no pattern means: a name is no reason to open a port, whatever
-//! daemon comes next.
+//! Interfaces renamed to a name that no pattern matches: a new name is no reason to open a port,
+//! whichever daemon comes next.
 
 use guard_common::layout::LAYOUT_VERSION;
 use guard_tests::{
@@ -8,7 +8,7 @@ use guard_tests::{
 };
 use serde_json::json;
 
-/// What comes after the daemon of this layout.
+/// The daemon that follows the one of this layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Restart,
@@ -16,7 +16,7 @@ enum Next {
     Downgrade,
 }
 
-/// A node of which `eth0` and `eth1` are to be guarded.
+/// Creates a node whose manifest guards `eth0` and `eth1`.
 fn node_of(test: &str) -> Option<Node> {
     let node = Node::new(test)?;
     node.add_link("eth1");
@@ -35,7 +35,7 @@ fn start_next(node: &mut Node, next: Next, options: &[&str]) {
     node.start(options);
 }
 
-/// The link of a renamed interface, by the name of its pin.
+/// Returns the names of the link pins.
 fn link_pins(node: &Node, next: Next) -> Vec<String> {
     let version = LAYOUT_VERSION + u32::from(next == Next::Upgrade);
     let mut names = names_in(&node.pins().join(format!("v{version}")));
@@ -74,7 +74,7 @@ fn stays_guarded(test: &str, next: Next, options: &[&str]) {
         assert_eq!(link_pins(&node, next), pins, "{said}");
         traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 
-        // Once more, and it has its name again.
+        // Another start, with the original name.
         node.signal("TERM");
         node.rename("lan0", "eth0");
         node.start(options);
@@ -105,7 +105,7 @@ fn an_upgrade_keeps_it_guarded_at_the_tc_hook() {
     stays_guarded("renames/tcx", Next::Upgrade, &["--mode", "tcx"]);
 }
 
-/// Another device gets the name. Both are guarded.
+/// Another guarded interface gets the name. Both stay guarded.
 #[test]
 fn one_that_another_device_has_succeeded_stays_guarded() {
     let Some(mut node) = node_of("renames/succeeded") else { return };
@@ -124,7 +124,7 @@ fn one_that_another_device_has_succeeded_stays_guarded() {
     }
 }
 
-/// The only interface that is wanted: a daemon that may wait for it does not wait.
+/// The only configured interface: a daemon with `--wait` does not wait for it.
 #[test]
 fn the_only_one_is_taken_over_at_once() {
     let Some(mut node) = Node::new("renames/only") else { return };
@@ -141,7 +141,7 @@ fn the_only_one_is_taken_over_at_once() {
     node.assert_guarded();
 }
 
-/// Who takes the name out of the manifest releases it, by a reload or at a start.
+/// An interface whose name is removed from the manifest is released, by a reload or at a start.
 #[test]
 fn one_that_the_manifest_does_not_mean_any_more_is_released() {
     for with_daemon in [true, false] {
@@ -164,7 +164,7 @@ fn one_that_the_manifest_does_not_mean_any_more_is_released() {
     }
 }
 
-/// Without a daemon, too, an interface is named by the name that it has.
+/// Without a daemon as well, an interface is addressed by its current name.
 #[test]
 fn it_is_detached_by_its_present_name() {
     let detach = |node: &Node, name: &str| {

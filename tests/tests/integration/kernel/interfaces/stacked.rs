@@ -1,6 +1,6 @@
-//! Devices that lie over others, while a member and a stranger send: a bond whose ports come and go,
-//! a VLAN device on a card. Wherever the guard is, the member gets in, the stranger does not, and
-//! each frame is counted where it was judged.
+//! Stacked devices, while a member and an attacker send: a bond whose ports are added and removed, and a
+//! VLAN device on a card. Wherever the guard is, the member gets in, the attacker does not, and each
+//! frame is counted at the interface that decided.
 
 use std::{
     collections::BTreeMap,
@@ -18,16 +18,16 @@ use guard_tests::{
 };
 use serde_json::{Value, json};
 
-/// Datagrams of each sender that are counted one by one: at the MTU of training clusters each takes
-/// a page of the socket's buffer, which has room for some fifty.
+/// Datagrams of each sender that are counted one by one. At the MTU of training clusters each takes a
+/// page of the socket's buffer, which has room for about fifty.
 const EXACTLY: u64 = 40;
 
-/// The modes that this kernel has: TCX is of 6.6 (`CONFIG_NET_XGRESS`).
+/// Returns the modes that this kernel supports: TCX needs 6.6 (`CONFIG_NET_XGRESS`).
 fn modes() -> &'static [&'static str] {
     if is_at_least(6, 6) { &["native", "tcx", "generic"] } else { &["native", "generic"] }
 }
 
-/// The mode that follows native where a device has no driver to run XDP.
+/// Returns the mode that `auto` takes where the device does not support native XDP.
 fn after_native() -> &'static str {
     if is_at_least(6, 6) { "tcx" } else { "generic" }
 }
@@ -47,7 +47,7 @@ fn at_both(node: &Node, args: &[&str]) {
     }
 }
 
-/// Whether the kernel can make devices of a kind; if not, the test is skipped.
+/// Reports whether the kernel can create devices of a kind; if not, records the skip of the test.
 fn can_make(node: &Node, test: &str, module: &str, args: &[&str]) -> bool {
     let add = ["-n", node.namespace(), "link", "add", "try0"];
     let output = Command::new("ip").args(add).args(args).output().expect("ip");
@@ -61,7 +61,8 @@ fn can_make(node: &Node, test: &str, module: &str, args: &[&str]) -> bool {
     false
 }
 
-/// `eth0` is a bond of `m0` and `m1` on both sides. Frames take turns, so both ports carry.
+/// Creates a node where `eth0` is a bond of `m0` and `m1` on both sides. The bond sends frames round
+/// robin, so both ports carry traffic.
 fn bond(test: &str) -> Option<Node> {
     let node = Node::bare(test)?;
     let kind = ["type", "bond", "mode", "balance-rr", "miimon", "50"];
@@ -78,13 +79,13 @@ fn bond(test: &str) -> Option<Node> {
     Some(node)
 }
 
-/// Puts both ends of a cable into the bonds.
+/// Adds both ends of a cable to the bonds.
 fn enslave(node: &Node, port: &str) {
     at_both(node, &["link", "set", port, "down"]);
     at_both(node, &["link", "set", port, "master", "eth0"]);
 }
 
-/// `eth0` is the VLAN 5 on `card`, on both sides.
+/// Creates a node where `eth0` is VLAN 5 on `card`, on both sides.
 fn vlan(test: &str) -> Option<Node> {
     let node = Node::bare(test)?;
     node.add_link("card");
@@ -113,10 +114,10 @@ fn names<const N: usize>(names: [&str; N], mode: &str) -> BTreeMap<String, Strin
     names.into_iter().map(|name| (name.to_owned(), mode.to_owned())).collect()
 }
 
-/// Frames that interfaces have let pass and dropped, by name.
+/// Frames passed and dropped, by interface.
 type ByInterface = BTreeMap<String, (u64, u64)>;
 
-/// What that is since `before`.
+/// Returns the increase since `before`.
 fn by_interface(before: &Value, after: &Value) -> ByInterface {
     let of = |stats: &Value| -> ByInterface {
         let count = |entry: &Value, what: &str| entry[what].as_u64().expect("a count");
@@ -136,11 +137,11 @@ fn by_interface(before: &Value, after: &Value) -> ByInterface {
     moved
 }
 
-/// Sees who gets in: datagrams that arrive at the node, by sender.
+/// A socket of the node that checks which sender's datagrams arrive.
 struct Door<'n> {
     node: &'n Node,
     socket: UdpSocket,
-    /// In which mode, guarded where.
+    /// The mode and the guarded interfaces, for messages.
     what: String,
 }
 
@@ -151,7 +152,8 @@ impl<'n> Door<'n> {
         Self { node, socket, what }
     }
 
-    /// How many datagrams of the member have arrived since the last call. None of a stranger may.
+    /// Returns how many datagrams of the member have arrived since the last call. None may come from an
+    /// attacker.
     fn members(&self, when: &str) -> u64 {
         let (mut buffer, mut count) = ([0; 16], 0);
         while let Ok((_, from)) = self.socket.recv_from(&mut buffer) {
@@ -162,11 +164,12 @@ impl<'n> Door<'n> {
         count
     }
 
-    /// While both send: the member gets in, the stranger is refused, and the status says so.
+    /// Asserts, while both send, that the member gets in, that the attacker is refused, and that the
+    /// status is right.
     fn well(&self, when: &str) {
         let Self { node, what, .. } = self;
         let (refused, mut arrived) = (node.packets("not_allowed"), 0);
-        // What came before does not count.
+        // Discard earlier datagrams.
         self.members(when);
         let deadline = Instant::now() + WAIT_TIMEOUT;
         while arrived < 20 || node.packets("not_allowed") < refused + 20 {
@@ -178,8 +181,8 @@ impl<'n> Door<'n> {
         assert_eq!(status["enforcing"], true, "{what}, {when}: {status}");
     }
 
-    /// Lets both send a number of datagrams, one by one, and returns what was counted: by reason,
-    /// and by interface, passed and dropped.
+    /// Makes both send a number of datagrams, one by one. Returns the counts by reason, and those by
+    /// interface, passed and dropped.
     fn exactly(&self) -> (Vec<(String, u64)>, ByInterface) {
         let Self { node, what, .. } = self;
         thread::sleep(Duration::from_millis(300));
@@ -201,7 +204,7 @@ impl<'n> Door<'n> {
     }
 }
 
-/// Member and stranger send while something is done.
+/// Lets the member and the attacker send while a closure runs.
 fn while_sending(door: &Door<'_>, work: impl FnOnce()) {
     let (stop, peer) = (AtomicBool::new(false), door.node.peer().to_owned());
     thread::scope(|scope| {
@@ -211,7 +214,7 @@ fn while_sending(door: &Door<'_>, work: impl FnOnce()) {
                     .map(|from| UdpSocket::bind((from, 0)).expect("an address of the peer"));
                 while !stop.load(Ordering::Relaxed) {
                     for socket in &sockets {
-                        // A port may just be on its way.
+                        // The device may be unavailable at the moment.
                         let _ = socket.send_to(b"sent", SocketAddr::new(NODE[0], PORT));
                     }
                     thread::sleep(Duration::from_millis(1));
@@ -226,7 +229,7 @@ fn while_sending(door: &Door<'_>, work: impl FnOnce()) {
     });
 }
 
-/// Swaps every port of the bond while both send: `added` is called when a device is there and not
+/// Replaces every port of the bond while both send. `added` is called when a device exists and is not
 /// yet a port.
 fn swap(door: &Door<'_>, added: impl Fn(&str)) {
     let node = door.node;
@@ -237,8 +240,8 @@ fn swap(door: &Door<'_>, added: impl Fn(&str)) {
         enslave(node, "m2");
         door.well("with a third port");
         for port in ["m0", "m1"] {
-            // Down first: out of the bond it is a card of its own, with the bond's address still,
-            // and Linux takes packets for any address by any card.
+            // Set it down first: outside of the bond it is an interface of its own that still has the
+            // bond's Ethernet address, and Linux accepts packets for any local address on any interface.
             at_both(node, &["link", "set", port, "down"]);
             at_both(node, &["link", "set", port, "nomaster"]);
             door.well("without a port");
@@ -248,7 +251,7 @@ fn swap(door: &Door<'_>, added: impl Fn(&str)) {
         node.add_link("m3");
         added("m3");
         enslave(node, "m3");
-        // Without a word to the bond, as a card that is pulled.
+        // Without removing it from the bond, as when a card is pulled.
         node.ip(&["link", "del", "m2"]);
         door.well("with another port than at first");
         node.add_link("m4");
@@ -262,8 +265,8 @@ fn reasons(allowed: u64, refused: u64) -> Vec<(String, u64)> {
     vec![("allowed".to_owned(), allowed), ("not_allowed".to_owned(), refused)]
 }
 
-/// Case 78: in the driver the program runs at the ports, which the bond hands it to; the stack's
-/// hooks run at the bond. Whatever comes in is the bond's.
+/// Case 78: in the driver the program runs on the ports, to which the bond passes it; the stack's hooks
+/// run on the bond. All counts are the bond's.
 #[test]
 fn a_bond_is_guarded_whatever_its_ports() {
     for mode in modes() {
@@ -277,7 +280,7 @@ fn a_bond_is_guarded_whatever_its_ports() {
         swap(&door, |_| {});
         let (by_reason, by_interface) = door.exactly();
         assert_eq!(by_reason, reasons(EXACTLY, EXACTLY), "{mode}");
-        // ARP and the like pass beside them.
+        // ARP and similar traffic passes as well.
         let others = by_interface.iter().filter(|(name, _)| *name != "eth0");
         assert!(others.clone().all(|(_, counts)| *counts == (0, 0)), "{mode}: {by_interface:?}");
         assert_eq!(by_interface["eth0"].1, EXACTLY, "{mode}: {by_interface:?}");
@@ -286,7 +289,7 @@ fn a_bond_is_guarded_whatever_its_ports() {
     }
 }
 
-/// Case 78, the other way: each port has a guard of its own, before it is a port.
+/// Case 78, the other way round: each port has its own guard before it is added to the bond.
 #[test]
 fn the_ports_of_a_bond_are_guarded_each() {
     for mode in modes() {
@@ -305,14 +308,14 @@ fn the_ports_of_a_bond_are_guarded_each() {
         });
         let (by_reason, by_interface) = door.exactly();
         assert_eq!(by_reason, reasons(EXACTLY, EXACTLY), "{mode}");
-        // The frames take turns.
+        // The bond distributes the frames.
         let dropped = ["m3", "m4"].map(|port| by_interface[port].1);
         assert_eq!(dropped.iter().sum::<u64>(), EXACTLY, "{mode}: {by_interface:?}");
         assert!(dropped.iter().all(|count| *count >= EXACTLY / 3), "{mode}: {by_interface:?}");
     }
 }
 
-/// The Ethernet address of the node.
+/// Returns the Ethernet address of the node.
 fn address(node: &Node) -> Vec<u8> {
     let show = ["-n", node.namespace(), "-brief", "link", "show", "eth0"];
     let output = Command::new("ip").args(show).output().expect("ip");
@@ -321,7 +324,8 @@ fn address(node: &Node) -> Vec<u8> {
     address.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect()
 }
 
-/// What a stranger gets in by a port while it is being added, with the cable full of his frames.
+/// Returns how many of an attacker's frames get in by a port while it is being added, with the cable
+/// full of them.
 fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize {
     let door = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
     door.set_nonblocking(true).expect("not blocking");
@@ -353,9 +357,10 @@ fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize 
     count
 }
 
-/// Case 78: with the stack's hooks on the bond, and with a guard on each port, a port lets no
-/// stranger in from its first frame on. In the driver the bond hands its program to a port only
-/// after frames can come (`bond_enslave`, `drivers/net/bonding/bond_main.c`): nothing is claimed.
+/// Case 78: with the stack's hooks on the bond, and with a guard on each port, a port admits no frame of
+/// an attacker from its first one on. In the driver, the bond passes its program to a port only after
+/// frames can arrive (`bond_enslave`, `drivers/net/bonding/bond_main.c`), so a guard on the bond in
+/// native mode is not tested here.
 #[test]
 fn a_port_is_guarded_from_its_first_frame() {
     for mode in modes() {
@@ -382,8 +387,8 @@ fn a_port_is_guarded_from_its_first_frame() {
     }
 }
 
-/// Case 78: the kernel takes one XDP program on a bond and its ports together. Whoever wants both is
-/// told which stands in the way of which, and what is guarded stays so.
+/// Case 78: the kernel accepts XDP programs either on a bond or on its ports. A configuration with both
+/// gets an error that names the conflicting interfaces, and guarded interfaces stay guarded.
 #[test]
 fn a_bond_and_its_ports_are_not_guarded_both_in_the_driver() {
     for patterns in ["[eth0, \"m*\"]", "[\"m*\", eth0]"] {
@@ -402,8 +407,9 @@ fn a_bond_and_its_ports_are_not_guarded_both_in_the_driver() {
     }
 }
 
-/// Case 79: a frame with a tag is the card's before it is the VLAN device's. On the card it is judged
-/// once; on both, what passes the one is judged and counted by the other, too.
+/// Case 79: a tagged frame reaches the card before the VLAN device. With a guard on the card it is
+/// decided once; with guards on both, frames that the card passes are decided and counted by the VLAN
+/// device, too.
 #[test]
 fn a_vlan_device_and_the_card_below_it() {
     let both = BTreeMap::from([
@@ -422,7 +428,7 @@ fn a_vlan_device_and_the_card_below_it() {
         node.start(&["--mode", "auto"]);
         let status = node.wait("enforcing", enforcing);
         assert_eq!(modes_of(&status), expected, "{patterns}: {status}");
-        // On the VLAN device alone, other frames of the card go past the guard.
+        // With a guard on the VLAN device alone, other frames of the card are not guarded.
         let bare = if patterns == "[eth0]" { json!(["card"]) } else { json!([]) };
         assert_eq!(status["unguarded"], bare, "{patterns}");
         let door = Door::new(&node, format!("VLAN, {patterns}"));

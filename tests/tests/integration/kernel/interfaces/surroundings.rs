@@ -1,5 +1,5 @@
-//! What somebody does around a guard that runs: switches offloads of its interface, redirects
-//! packets to it past the wire.
+//! Changes to the node's environment while the guard runs: offloads of its interface are switched on,
+//! and packets are redirected to it from another interface.
 
 use std::{
     net::UdpSocket,
@@ -20,7 +20,7 @@ fn warnings(node: &Node, what: &str) -> usize {
     events.lines().filter(warning).count()
 }
 
-/// Case 89: each time that an offload is switched on is told of, once, and the verdicts stay.
+/// Case 89: each time an offload is switched on, that is reported once, and the verdicts stay the same.
 #[test]
 fn offloads_that_are_switched_on_later_are_told_of_once() {
     const OFFLOAD: &str = "rx-vlan-hw-parse";
@@ -57,10 +57,10 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
     }
 }
 
-/// Case 82: packets that tc hands from an interface that nobody guards to one that is. In generic
-/// mode they go past the program (`netif_receive_generic_xdp`, net/core/dev.c), which README and
-/// `doctor` say; in native mode they do, too, as they never come from the driver; in tcx mode they
-/// are judged.
+/// Case 82: tc redirects packets from an interface that is not guarded to one that is. In generic mode
+/// they bypass the program (`netif_receive_generic_xdp`, `net/core/dev.c`), which README and `doctor`
+/// state; in native mode as well, because they do not come from the driver; in tcx mode the program
+/// decides about them.
 #[test]
 fn what_tc_redirects_to_a_guarded_interface_is_judged_in_tcx_mode_only() {
     const KNOCKS: u64 = 20;
@@ -79,7 +79,7 @@ fn what_tc_redirects_to_a_guarded_interface_is_judged_in_tcx_mode_only() {
         tc("qdisc add dev side0 clsact");
         tc("filter add dev side0 ingress protocol ip u32 match u32 0 0 action mirred ingress \
             redirect dev eth0");
-        // The peer sends to the node's address by the other cable.
+        // The peer sends to the node's address over the other cable.
         let peer = |args: &[&str]| {
             let output =
                 Command::new("ip").args(["-n", node.peer()]).args(args).output().expect("ip");

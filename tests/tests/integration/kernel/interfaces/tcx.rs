@@ -1,4 +1,4 @@
-//! The tc hook: the same decision, the same counters, the same life as at the XDP hook.
+//! The tc hook: the same decision, the same counters and the same life cycle as at the XDP hook.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +55,7 @@ fn members_get_in_and_strangers_do_not() {
     node.assert_judges_long_frames();
 }
 
-/// What was counted, by reason: packets and bytes. Left out is what comes when it wants.
+/// Returns packets and bytes by reason, without the reasons of traffic that comes at any time.
 fn counted(stats: &Value) -> BTreeMap<String, (u64, u64)> {
     let reasons = stats["reasons"].as_object().expect("reasons");
     let count = |entry: &Value, what: &str| entry[what].as_u64().expect("a count");
@@ -67,9 +67,9 @@ fn counted(stats: &Value) -> BTreeMap<String, (u64, u64)> {
         .collect()
 }
 
-/// Frames over a real wire: tags that the kernel takes off before the tc hook (up to the ones that
-/// it leaves in), frames too short and too long for test runs, headers that do not lie in the first
-/// buffer. In every mode the same is counted as the host decides.
+/// Frames over a real wire: VLAN tags that the kernel removes before the tc hook, and tags that it
+/// leaves in; frames that are too short or too long for test runs; headers outside of the first buffer.
+/// In every mode the counts agree with the host's decisions.
 #[test]
 fn every_mode_judges_the_frames_of_a_wire_alike() {
     const FRAMES: usize = 3_000;
@@ -87,12 +87,12 @@ fn every_mode_judges_the_frames_of_a_wire_alike() {
         }
     }
     frames.extend((0..FRAMES).map(|_| generator.any()));
-    // The stack lets no frame through that ends inside a tag (`skb_vlan_untag`): before the hook.
+    // The stack drops frames that end inside a tag (`skb_vlan_untag`) before the hook.
     let is_tagged = |frame: &[u8]| matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8]);
     frames.retain(|frame| (14..9_000).contains(&frame.len()));
     frames.retain(|frame| !is_tagged(frame) || frame.len() >= 20);
     for frame in &mut frames {
-        // To nobody, so that nobody answers.
+        // An unused destination, so that the stack does not respond.
         frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x99]);
     }
     let mut host = Host::new(&policy);
@@ -125,7 +125,7 @@ fn every_mode_judges_the_frames_of_a_wire_alike() {
     }
 }
 
-/// Segments of a stream reach the tc hook merged: they count as many as they were.
+/// Segments of a stream reach the tc hook merged, and are counted as the segments that they were.
 #[test]
 fn merged_segments_are_counted_one_by_one() {
     const SENT: usize = 8 << 20;
@@ -159,8 +159,8 @@ fn merged_segments_are_counted_one_by_one() {
     assert!(bytes >= SENT as u64 && bytes < SENT as u64 * 11 / 10, "{bytes} bytes");
 }
 
-/// A merged packet that is too long for its length field says 0 there, and is judged by its port; a
-/// packet that only lies is refused.
+/// The length field of a merged packet that is too long for it is 0, and the packet is decided by its
+/// port. Any other packet with a wrong length is refused.
 #[test]
 fn a_packet_merged_beyond_its_length_field_is_no_lie() {
     let Some(()) = skip::kernel("tcx/big") else { return };
@@ -185,7 +185,7 @@ fn a_packet_merged_beyond_its_length_field_is_no_lie() {
     }
 }
 
-/// The modes in which a running guard is started again, one after the other, back to the first.
+/// The modes in which a running guard is restarted, one after the other, back to the first.
 const MODES: [&str; 6] = ["tcx", "native", "generic", "tcx", "generic", "native"];
 
 #[test]
@@ -245,7 +245,7 @@ fn a_killed_daemon_leaves_the_guard_and_a_reload_keeps_counting() {
     node.wait("enforcing", enforcing);
     node.signal("KILL");
     node.assert_guarded();
-    // Without the daemon, pins and devices tell.
+    // Without the daemon, the status comes from pins and devices.
     let (status, _) = node.status_and_code().expect("a status");
     assert_eq!(mode(&status), "tcx", "{status}");
     assert_eq!(status["interfaces"][0]["state"], "guarded", "{status}");
@@ -258,7 +258,7 @@ fn a_killed_daemon_leaves_the_guard_and_a_reload_keeps_counting() {
     node.wait("the next generation", |status| status["generation"] == 3);
     assert_eq!(node.packets("not_allowed"), counted);
     node.assert_guarded();
-    // Renamed, down and up, with another address: it stays guarded.
+    // Renamed, set down and up, with another Ethernet address: it stays guarded.
     node.ip(&["link", "set", "eth0", "down"]);
     node.ip(&["link", "set", "eth0", "name", "gx"]);
     node.ip(&["link", "set", "gx", "address", "02:00:00:00:00:07"]);
@@ -273,7 +273,7 @@ fn a_killed_daemon_leaves_the_guard_and_a_reload_keeps_counting() {
     assert!(node.answers(STRANGER[0], PORT), "it is detached");
 }
 
-/// Case 102: somebody detaches the link, as `bpftool link detach` does.
+/// Case 102: an administrator detaches the link, as with `bpftool link detach`.
 #[test]
 fn what_somebody_detached_is_attached_again_with_an_alarm() {
     for mode in ["native", "tcx"] {
@@ -283,7 +283,7 @@ fn what_somebody_detached_is_attached_again_with_an_alarm() {
         let suffix = if mode == "tcx" { ":tcx" } else { "" };
         let pin = node.own_pins().join(format!("link-eth0{suffix}"));
         let link = Link::open(&pin).expect("the pinned link");
-        // The same call, and the pin stays, as it does then.
+        // The system call that bpftool makes; the pin stays.
         guard_user::sys::link_detach(link.fd()).expect("detaching");
         node.wait("noticed", |_| node.log().contains("its link is gone"));
         node.wait("enforcing again", enforcing);
@@ -294,7 +294,7 @@ fn what_somebody_detached_is_attached_again_with_an_alarm() {
     }
 }
 
-/// A program of others at the tc hook, in front of all that is there.
+/// Another software's program at the tc hook, in front of all others.
 struct Other {
     generation: Generation,
     shared: PinnedMaps,
@@ -315,8 +315,8 @@ fn other_in_front(node: &Node, nth: usize) -> Other {
     Other { generation, shared, link }
 }
 
-/// Case 88 at the tc hook: programs of others stay, and run: in front of ours they are named,
-/// behind it they see what it passes.
+/// Case 88 at the tc hook: foreign programs stay attached and run. Those in front of ours are reported;
+/// those behind it see the packets that it passes.
 #[test]
 fn tc_programs_of_others_run_and_are_named() {
     let Some(mut node) = Node::new("tcx/others") else { return };
@@ -337,7 +337,7 @@ fn tc_programs_of_others_run_and_are_named() {
     let named = |status: &Value| status["problems"].to_string().contains(&id);
     let status = node.wait("told of the other", named);
     assert_eq!(status["interfaces"][0]["state"], "guarded");
-    // The kernel tells nobody of such a change: it is seen at the next look.
+    // The kernel sends no notification of such a change, so the next check finds it.
     node.wait("an event", |_| {
         let events = node.trainguard(&["events", "--format", "json"]).output().expect("events");
         let events = String::from_utf8_lossy(&events.stdout).into_owned();
@@ -347,7 +347,7 @@ fn tc_programs_of_others_run_and_are_named() {
     node.wait("quiet again", |status| status["problems"] == serde_json::json!([]));
 }
 
-/// Case 87: an interface takes 63 tc programs (`bpf_mprog_attach`, kernel/bpf/mprog.c).
+/// Case 87: an interface accepts 63 tc programs (`bpf_mprog_attach`, `kernel/bpf/mprog.c`).
 #[test]
 fn an_interface_with_too_many_programs_is_told_of() {
     let Some(node) = Node::new("tcx/many") else { return };
@@ -359,8 +359,7 @@ fn an_interface_with_too_many_programs_is_told_of() {
     drop(others);
 }
 
-/// What cannot have native XDP gets the next best mode when the operator leaves the choice, and is
-/// told why.
+/// With `auto`, an interface without native XDP gets the next best mode, with the reason.
 #[test]
 fn auto_takes_the_best_mode_that_can_be_had() {
     let Some(mut node) = Node::new("tcx/auto") else { return };
@@ -375,7 +374,7 @@ fn auto_takes_the_best_mode_that_can_be_had() {
     let problem = interfaces[0]["problem"].as_str().expect("why");
     assert!(problem.starts_with("guarded in tcx mode: attaching to `br9` (native)"), "{problem}");
     assert_eq!(interfaces[1]["problem"], Value::Null);
-    // Both hooks go on with the next generation.
+    // The next generation runs at both hooks.
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     let status = node.wait("the next generation", |status| status["generation"] == 2);
     assert_eq!(status["enforcing"], true, "{status}");

@@ -1,5 +1,5 @@
 //! Host against kernel: the same frames, in the same order, at the same times, must get the same
-//! verdicts from both, whole: action, reason and service. A failure is repeated by its seed.
+//! verdicts: action, reason and service. The seed reproduces a failure.
 #![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
 use std::{
@@ -17,19 +17,19 @@ use guard_user::{
     attach_mode::Hook, bpf::loader::SHORTEST_FRAME, policy::compiled::CompiledPolicy,
 };
 
-/// Frames that each world is asked about.
+/// Number of frames for each world.
 const FRAMES: usize = 60_000;
-/// Frames of each world whose headers are spread over two buffers.
+/// Number of frames for each world whose headers are split between two buffers.
 const SPLIT: usize = 10_000;
-/// Frames of each world that are cut at every length.
+/// Number of frames for each world that are cut at every length.
 const CUT: usize = 12;
-/// No frame is fewer than that over all worlds.
+/// Minimum number of frames over all worlds.
 const AT_LEAST: usize = 500_000;
 
-/// Nanoseconds of the first frame: buckets start at the time 0, empty of debts.
+/// Time of the first frame in nanoseconds. Buckets start full at time 0.
 const START_NS: u64 = 1_000_000_000;
 
-/// What occurred, over all worlds.
+/// Results that occurred, over all worlds.
 #[derive(Default)]
 struct Tally {
     compared: usize,
@@ -42,7 +42,7 @@ fn host_and_kernel_agree() {
     agree("host_and_kernel_agree", Hook::Xdp);
 }
 
-/// The program for the tc hook is the same decision in another shell.
+/// The program for the tc hook makes the same decision.
 #[test]
 fn host_and_tc_agree() {
     agree("host_and_tc_agree", Hook::Tc);
@@ -58,7 +58,7 @@ fn agree(name: &str, hook: Hook) {
     for (nth, world) in (0..).zip(world::all()) {
         let policy = world.compile();
         let place = format!("TRAINGUARD_SEED={seed}, world `{}`", world.name);
-        // Long frames have several buffers, whatever the program is told.
+        // Long frames have several buffers, whatever the program's flag says.
         let kernel = kernel(hook, &policy, nth % 2 == 0, &place);
         compare(&policy, kernel, seed.wrapping_add(nth), &place, &mut tally);
         worlds += 1;
@@ -79,7 +79,7 @@ fn agree(name: &str, hook: Hook) {
     assert_eq!(tally.actions, Action::ALL.into(), "TRAINGUARD_SEED={seed}");
 }
 
-/// A policy in the kernel, which is told that each frame lies in one buffer, or is not.
+/// Loads a policy into the kernel, with or without the flag that each frame lies in one buffer.
 fn kernel<'p>(
     hook: Hook,
     policy: &'p CompiledPolicy,
@@ -104,7 +104,7 @@ fn compare(
     let mut index = 0;
     let mut one = |frame: &[u8], now_ns: u64| {
         index += 1;
-        // Shorter ones cannot be handed to the kernel: they say nothing of its program.
+        // The kernel accepts no shorter frames for test runs.
         if frame.len() < SHORTEST_FRAME {
             let verdict = Host::new(policy).evaluate(frame, now_ns);
             assert_eq!(verdict.reason, Reason::Undecodable, "{place}: {}", hex(frame));
@@ -137,7 +137,7 @@ fn compare(
     }
     for _ in 0..CUT {
         let mut frame = generator.structured();
-        // Behind the headers one length is like another.
+        // Beyond the headers, the length makes no difference.
         frame.truncate(300);
         for len in 0..=frame.len() {
             now_ns = later(now_ns, generator.random());
@@ -147,15 +147,15 @@ fn compare(
     assert_eq!(host.counts(), kernel.counts(), "{place}: counters");
 }
 
-/// Drivers choose where the first buffer ends. Wherever it is, in the middle of an address or of a
-/// port, the verdict is the same.
+/// Drivers choose where the first buffer ends. Wherever that is, also in the middle of an address or of
+/// a port, the verdict is the same.
 #[test]
 fn buffers_change_nothing() {
     spread("buffers_change_nothing", false);
 }
 
-/// Nor does a program judge otherwise that takes the first buffer for the whole frame, because
-/// nobody has told it of a larger MTU yet: all that it may miss are bytes behind the packet.
+/// A program that takes the first buffer for the whole frame, because it does not know of a larger MTU
+/// yet, gives the same verdicts: it can only miss bytes after the packet.
 #[test]
 fn buffers_that_nobody_told_of_change_no_verdict() {
     spread("buffers_that_nobody_told_of_change_no_verdict", true);
@@ -174,7 +174,7 @@ fn spread(name: &str, says_one_buffer: bool) {
         let split = kernel.split();
         for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
             let frame = generator.any();
-            // Nearly all headers are in the first hundred bytes.
+            // Nearly all headers end within the first hundred bytes.
             let longest = frame.len().min(100);
             if longest <= SHORTEST_FRAME {
                 continue;
@@ -205,8 +205,7 @@ fn spread(name: &str, says_one_buffer: bool) {
     assert!(compared > AT_LEAST / 10, "only {compared} frames");
 }
 
-/// A clock that mostly goes on a little, sometimes a lot, and sometimes back, as it does between
-/// two CPUs.
+/// Advances a clock: mostly a little, sometimes a lot, and sometimes back, as between two CPUs.
 fn later(now_ns: u64, random: &mut random::Random) -> u64 {
     let step = random.word();
     match random.below(100) {

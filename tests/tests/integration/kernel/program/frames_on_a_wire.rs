@@ -1,8 +1,8 @@
 //! The corpus on a wire: each named frame is sent from one namespace to another, and the attached
-//! program must count what the host judges.
+//! program must count what the host decides.
 //!
-//! Test runs hand frames to the program directly. Here they come through a driver, with tags,
-//! lengths and buffers as that leaves them.
+//! Test runs pass frames to the program directly. Here they come through a driver, with the tags,
+//! lengths and buffers that it produces.
 
 use std::{
     collections::BTreeMap,
@@ -27,14 +27,14 @@ use nix::{
     sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, bind, send, socket},
 };
 
-/// What fits into a frame besides its packet: the Ethernet header.
+/// Bytes of a frame besides its packet: the Ethernet header.
 const ETHERNET: usize = 14;
 const MTU: u32 = 9000;
-/// So many of the corpus's frames there are at least.
+/// Minimum number of frames in the corpus.
 const AT_LEAST: u64 = 300;
 
-/// The frames of the corpus by world. Limits are left out: they go by the clock, and a wire keeps
-/// its own time.
+/// Returns the frames of the corpus by world. Worlds with limits are left out, because the timing of a
+/// wire cannot be controlled.
 fn by_world() -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut worlds: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
     for entry in fs::read_dir(data("corpus")).expect("the corpus") {
@@ -53,7 +53,7 @@ fn by_world() -> BTreeMap<String, Vec<Vec<u8>>> {
     worlds
 }
 
-/// A socket that sends whole frames out of a device.
+/// Opens a socket that sends complete frames out of a device.
 fn frames_from(end: &End) -> Result<OwnedFd> {
     end.inside(|| {
         let mut devices = getifaddrs()?.filter(|entry| entry.interface_name == end.device);
@@ -64,7 +64,7 @@ fn frames_from(end: &End) -> Result<OwnedFd> {
     })
 }
 
-/// Sends the frames of a world and compares; how many there were.
+/// Sends the frames of a world and compares the counts. Returns the number of frames.
 fn evaluate(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
     let policy = world::named(world).compile();
     let lab = Lab::new(MTU)?;
@@ -73,7 +73,7 @@ fn evaluate(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
     lab.up()?;
     let socket = frames_from(&lab.sender)?;
     let total = || -> Result<u64> { Ok(guard.counts()?.values().sum()) };
-    // A device that has just come up drops frames for a moment, without an error.
+    // A device that has just been set up drops frames for a short time, without an error.
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while total()? == 0 {
         ensure!(Instant::now() < deadline, "no frame comes through");
@@ -94,7 +94,7 @@ fn evaluate(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
         expected.entry(describe(&policy, verdict)).or_insert((verdict, 0)).1 += 1;
         sent += 1;
         if sent % 64 == 0 {
-            // The cable holds 256.
+            // The ring of the cable holds 256 frames.
             thread::sleep(Duration::from_millis(20));
         }
     }

@@ -1,4 +1,4 @@
-//! The program in the kernel, handed frames by the test run or by a wire.
+//! The program in the kernel, with frames from test runs or from a wire.
 
 mod captures;
 mod differential;

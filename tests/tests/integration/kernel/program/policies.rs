@@ -1,5 +1,5 @@
-//! The unit tests of the policies that ship, judged by the real program. On the host they are run
-//! by the tests of guard-user.
+//! The unit tests of the shipped policies, decided by the real program. The tests of guard-user run them
+//! on the host.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn shipped_policies_pass_their_tests_in_the_kernel() {
     assert_eq!(run(&["--kernel"]), on_host, "the same tests");
 }
 
-/// A policy that is wrong fails in the kernel as it does on the host, with the same words.
+/// Tests of a wrong policy fail in the kernel as on the host, with the same text.
 #[test]
 fn a_test_that_does_not_hold_fails_in_the_kernel() {
     let Some(()) = skip::kernel("policies/fails") else { return };
@@ -31,7 +31,7 @@ fn a_test_that_does_not_hold_fails_in_the_kernel() {
     let dir = tempfile::tempdir().expect("a directory");
     for file in ["mxnet.yaml", "mxnet.test.yaml"] {
         let text = std::fs::read_to_string(policies.join(file)).expect("a policy");
-        // Its limits let nobody start.
+        // Limits so low that no job could start.
         let text = text.replace("burst: 1000", "burst: 3").replace("rate: 200/s", "rate: 9/s");
         std::fs::write(dir.path().join(file), text).expect("written");
     }

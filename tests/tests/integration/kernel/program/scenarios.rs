@@ -7,7 +7,7 @@ use guard_user::attach_mode::Hook;
 
 use crate::host::scenarios::{in_world, names, play, test_each, worlds_in_use};
 
-/// Hands the names of the worlds that the corpus plays in to a macro, with underscores.
+/// Passes the names of the corpus's worlds to a macro, with underscores.
 macro_rules! worlds {
     ($with:ident!($($more:tt)*)) => {
         $with!($($more)*; any enforce limits_both limits_observed limits_per_source limits_total
@@ -30,7 +30,8 @@ fn in_kernel(hook: Hook, world: &str) {
     let played = scenarios.len();
     let enough = match hook {
         Hook::Xdp => played == all,
-        // It is handed no short and no long frames: the one scenario of `limits-observed` has a long one.
+        // The tc hook takes no very short or long frames; the only scenario of `limits-observed` has a
+        // long one.
         Hook::Tc => played * 2 > all || world == "limits-observed",
     };
     assert!(enough, "{world} at the {} hook: {played} of {all} played", hook.name());

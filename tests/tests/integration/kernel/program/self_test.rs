@@ -1,10 +1,10 @@
-//! Known packets are judged by a generation before it comes into force.
+//! The self-test: a generation must decide correctly about known packets before it comes into force.
 
 use guard_tests::{backend::KEY, skip, world};
 use guard_user::bpf::loader::{Generation, Maps, Options};
 
-/// Case 115: a generation that judges otherwise than its policy says does not come to be. Tables
-/// that were filled wrongly are here those of another policy.
+/// Case 115: a generation that decides differently from its policy is not created. Here its tables are
+/// those of another policy, as if they had been filled wrongly.
 #[test]
 fn a_generation_with_other_tables_is_refused_with_the_frame() {
     if skip::kernel("self_test").is_none() {

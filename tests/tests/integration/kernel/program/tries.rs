@@ -1,4 +1,4 @@
-//! The compiled tries against the kernel's own trie, and in the kernel's program.
+//! The compiled tries compared with the kernel's own trie, and in the kernel's program.
 #![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
 
 use std::collections::BTreeSet;
@@ -15,9 +15,9 @@ use guard_user::policy::{Bundle, trie::Trie};
 
 use crate::host::tries::{Address, Prefix, items, probes, set};
 
-/// Sets that are compared with the kernel's trie.
+/// Number of prefix sets that are compared with the kernel's trie.
 const KERNEL_SETS: usize = 400;
-/// Allowlists that the kernel's program judges by.
+/// Number of policies whose lists of sources are tested in the kernel's program.
 const POLICIES: usize = 40;
 
 #[test]
@@ -54,8 +54,8 @@ fn agrees<K: Address, O: aya::Pod>(random: &mut Random, octets: impl Fn(K) -> O)
     }
 }
 
-/// The walk in the kernel is the same code; that compiler, verifier and maps leave it so is seen
-/// here.
+/// The lookup in the kernel is the same code; this test shows that compiler, verifier and maps preserve
+/// its behavior.
 #[test]
 fn the_program_walks_as_the_host_does() {
     if skip::kernel("the_program_walks_as_the_host_does").is_none() {
@@ -65,7 +65,7 @@ fn the_program_walks_as_the_host_does() {
     println!("TRAINGUARD_SEED={seed}");
     let mut random = Random::new(seed);
     for _ in 0..POLICIES {
-        // A policy says `any` instead of a prefix of no bits.
+        // A policy uses `any` instead of a prefix of length 0.
         let some = |most| set(&mut random, most).into_iter().filter(|(_, len)| *len > 0);
         let [four, six] = [32, 128].map(some).map(BTreeSet::from_iter);
         let cidrs: Vec<String> = four.iter().map(cidr4).chain(six.iter().map(cidr6)).collect();
@@ -104,7 +104,7 @@ fn cidr6(&(bits, len): &Prefix) -> String {
     format!("{}/{len}", address6(bits))
 }
 
-/// A policy of three services, each with some of the prefixes.
+/// Returns a policy of three services, each with some of the prefixes.
 fn policy(cidrs: &[String], random: &mut Random) -> guard_user::policy::compiled::CompiledPolicy {
     let services = (1..=3).map(|service| {
         let some: Vec<String> = cidrs

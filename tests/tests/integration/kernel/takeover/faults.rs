@@ -1,4 +1,4 @@
-//! Bad luck at a take-over: one of the two guards goes on, and says why.
+//! Failures during a takeover: one of the two guards stays attached, and the reason is reported.
 
 use std::{
     fs,
@@ -34,14 +34,14 @@ use guard_tests::{
 use guard_user::sys;
 use serde_json::{Value, json};
 
-/// A node of which all interfaces whose names begin with `x` are to be guarded, too.
+/// Creates a node that also guards all interfaces whose names begin with `x`.
 fn node_of(test: &str) -> Option<Node> {
     let node = Node::new(test)?;
     node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, \"x*\"]"));
     Some(node)
 }
 
-/// Ends the daemon, whose successor is of the next layout.
+/// Kills the daemon and selects the binary of the next layout. Returns the statistics.
 fn end(node: &mut Node) -> Value {
     node.assert_guarded();
     let counted = node.stats();
@@ -50,8 +50,8 @@ fn end(node: &mut Node) -> Value {
     counted
 }
 
-/// Of the next layout alone, with what the earlier one had counted. `checked`: the reasons that were counted
-/// meanwhile, by checks that the node is guarded.
+/// Asserts that only the next layout remains, with the counts of the earlier one. Only the reasons in
+/// `checked`, counted by checks that the node is guarded, may have increased.
 fn assert_taken_over(node: &Node, before: &Value, checked: &[&str]) {
     assert_eq!(node.layouts(), [format!("v{}", LAYOUT_VERSION + 1)], "{}", node.log());
     for (reason, count) in moved(before, &node.stats()) {
@@ -102,7 +102,7 @@ fn a_full_disk_does_not_hold_it_up() {
     assert_taken_over(&node, &before, &[]);
 }
 
-/// The maps of both layouts are there for a moment.
+/// During a takeover the maps of both layouts exist for a moment.
 #[test]
 fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
     const TEST: &str = "takeover/memory";
@@ -114,7 +114,7 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let before = end(&mut node);
-    // From too little to begin with to nearly enough: at which of the maps it ends is the kernel's choice.
+    // From far too little to nearly enough. The kernel determines at which map the allocation fails.
     for megabytes in [4, 8, 12, 16, 20, 24, 28, 32] {
         group.limit(megabytes << 20).expect("a limit");
         let mut command = group.command(&node.daemon_command(&[]));
@@ -127,7 +127,7 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
                 assert!(said(&output).contains("memory"), "{}", said(&output));
             }
             Some(code) => panic!("exit code {code}: {}", said(&output)),
-            // By the kernel, or it was not done within this time.
+            // Killed by the kernel, or not finished within this time.
             None => {}
         }
         node.assert_guarded();
@@ -138,7 +138,8 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
     assert_taken_over(&node, &before, &["allowed", "not_allowed"]);
 }
 
-/// Whenever one of two interfaces goes: the other one is taken over, and nothing is left of the earlier.
+/// Whenever one of two interfaces disappears, the other is taken over, and nothing of the earlier guard
+/// remains.
 #[test]
 fn an_interface_that_vanishes_in_the_middle_does_not_matter_to_others() {
     let Some(mut node) = node_of("takeover/vanish") else { return };
@@ -165,7 +166,8 @@ fn an_interface_that_vanishes_in_the_middle_does_not_matter_to_others() {
     }
 }
 
-/// What somebody forced into the place of the earlier program stays, is named, and the rest is taken over.
+/// A program that replaced the earlier guard's stays attached and is reported, and the other interfaces
+/// are taken over.
 #[test]
 fn a_foreign_program_on_one_of_several_is_named_and_the_others_are_taken_over() {
     let Some(mut node) = node_of("takeover/foreign") else { return };
@@ -190,7 +192,7 @@ fn a_foreign_program_on_one_of_several_is_named_and_the_others_are_taken_over() 
     assert_taken_over(&node, &before, &[]);
 }
 
-/// Its device is gone, or somebody detached it: the pin is all that is left.
+/// A link whose device is gone, or that was detached: only its pin remains.
 #[test]
 fn a_link_that_is_dead_is_forgotten() {
     let Some(mut node) = node_of("takeover/dead") else { return };
@@ -209,7 +211,7 @@ fn a_link_that_is_dead_is_forgotten() {
     assert_taken_over(&node, &before, &[]);
 }
 
-/// Two interfaces swapped names, and a downgrade is killed as it moves pins.
+/// Two interfaces swap names, and a downgrade is killed while it moves pins.
 #[test]
 fn a_link_that_is_pinned_twice_holds_nothing_up() {
     let Some(mut node) = node_of("takeover/twice") else { return };
@@ -230,7 +232,7 @@ fn a_link_that_is_pinned_twice_holds_nothing_up() {
     assert_taken_over(&node, &first, &[]);
 }
 
-/// Frames of devices that have no row are counted in the last one, which then has no label.
+/// Frames of devices without a row are counted in the last row, which then has no label.
 #[test]
 fn what_is_counted_without_a_row_is_carried_on() {
     let Some(mut node) = Node::new("takeover/no-row") else { return };
@@ -254,7 +256,7 @@ fn what_is_counted_without_a_row_is_carried_on() {
     assert_taken_over(&node, &before, &[]);
 }
 
-/// As many take-overs as there are slots were killed after the other guard's maps were removed.
+/// As many takeovers as there are slots were killed after the maps of the other guard had been removed.
 #[test]
 fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
     let Some(mut node) = Node::new("takeover/slots-full") else { return };
@@ -267,7 +269,7 @@ fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
     let mut tallies = pinned_array::<u64>(&pins.join(names::MAP_TALLIES));
     let mut carried = pinned_array::<Carried>(&pins.join(names::MAP_CARRIED));
     for nth in 0..ORIGINS {
-        // Ids that no map has.
+        // Ids that belong to no map.
         tallies.set(TALLY_ORIGINS + nth, u64::from(u32::MAX - nth), 0).expect("an id");
     }
     let index = counter(Verdict::of_node(Action::Drop, Reason::MalformedIp));
@@ -285,8 +287,8 @@ fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
     node.assert_guarded();
 }
 
-/// A service that gets the slot of another one, as all slots are taken, begins with full buckets. After a
-/// restart it goes on with its own.
+/// When all slots are taken, a service that gets the slot of another starts with full buckets. After a
+/// restart it continues with its own.
 #[test]
 fn a_service_in_the_slot_of_another_has_buckets_of_its_own() {
     let limited = |first: &str| {
@@ -317,7 +319,7 @@ fn a_service_in_the_slot_of_another_has_buckets_of_its_own() {
     node.write("policy.yaml", &limited("first"));
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    // One second fills in one datagram: half a bucket is more than this test can wait for.
+    // One datagram per second refills: half a bucket takes longer than this test runs.
     let (full, half) = (200, 100);
     assert!(passed(&node) >= full);
     assert!(passed(&node) < half);
@@ -333,7 +335,7 @@ fn a_service_in_the_slot_of_another_has_buckets_of_its_own() {
     assert!(passed(&node) < half, "{}", node.log());
 }
 
-/// Somebody removed one pin while no daemon ran. Each service keeps its slot.
+/// One pin was removed while no daemon ran. Each service keeps its slot.
 #[test]
 fn a_map_that_is_missing_changes_no_slots() {
     let Some(mut node) = Node::new("takeover/missing-map") else { return };
@@ -355,7 +357,7 @@ fn a_map_that_is_missing_changes_no_slots() {
     }
 }
 
-/// Root's command is refused or killed. What it has made is the service user's.
+/// Root's command is refused or killed. The files that it has created belong to the service's user.
 #[test]
 fn what_root_pins_for_the_service_is_the_owners_of_the_directory() {
     const USER: u32 = 65534;
@@ -369,7 +371,7 @@ fn what_root_pins_for_the_service_is_the_owners_of_the_directory() {
     let mut command = node.downgrade_command(&[]);
     let mut attempt = command.stderr(Stdio::null()).spawn().expect("it starts");
     let links = || fs::read_dir(node.own_pins()).map_or(0, Iterator::count);
-    // As it makes maps, at the latest once it is done.
+    // Wait until it creates maps, or ends.
     while links() == 0 && attempt.try_wait().expect("it runs").is_none() {
         thread::sleep(Duration::from_micros(100));
     }
@@ -385,7 +387,7 @@ fn what_root_pins_for_the_service_is_the_owners_of_the_directory() {
     node.assert_guarded();
 }
 
-/// The command says of what it could not take over.
+/// The command reports the interfaces that it could not take over.
 #[test]
 fn a_downgrade_that_leaves_an_interface_to_the_newer_one_fails() {
     let Some(mut node) = Node::new("takeover/left") else { return };
@@ -394,7 +396,7 @@ fn a_downgrade_that_leaves_an_interface_to_the_newer_one_fails() {
     node.wait("enforcing", enforcing);
     node.signal("KILL");
     node.set_next_layout(false);
-    // Where this daemon sees nothing of it.
+    // The daemon has no access to the interface there.
     node.ip(&["link", "set", "eth0", "netns", node.peer(), "name", "away"]);
     let output = node.downgrade_command(&["--wait", "30s"]).output().expect("it starts");
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));

@@ -19,7 +19,7 @@ fn layout(is_next: bool) -> String {
     format!("v{}", LAYOUT_VERSION + u32::from(is_next))
 }
 
-/// Up and down, under traffic: nothing is open, nothing is lost, no counter falls.
+/// Upgrades and downgrades under traffic: no frame gets in, none is lost, and no counter decreases.
 fn there_and_back(test: &str, options: &[&str]) {
     let Some(mut node) = Node::new(test) else { return };
     node.start(options);
@@ -28,7 +28,7 @@ fn there_and_back(test: &str, options: &[&str]) {
     let first = node.stats();
     let traffic = Traffic::start(&node, &member_and_stranger());
     let mut before = node.stats();
-    // A round is a change of layout in one of the three modes; there are two in each turn of this loop.
+    // A round is a change of layout in one of the three modes; each iteration of this loop has two.
     for _ in 0..rounds(18).div_ceil(6) {
         node.signal("TERM");
         node.set_next_layout(true);
@@ -40,7 +40,7 @@ fn there_and_back(test: &str, options: &[&str]) {
         assert_none_fell(&before, &after);
         traffic.assert_none_slipped_in();
 
-        // An older one changes nothing, and says how.
+        // An older daemon changes nothing, and reports the command to use.
         node.signal("TERM");
         node.set_next_layout(false);
         let (alone, _) = node.status_and_code().expect("a status without a daemon");
@@ -55,7 +55,7 @@ fn there_and_back(test: &str, options: &[&str]) {
         assert!(said.contains("`eth0` is guarded by a newer trainguard"), "{said}");
         assert_eq!(node.layouts(), [layout(true)], "it changed nothing");
         traffic.assert_none_slipped_in();
-        // As it is said.
+        // Run the command from the hint.
         let command = hint.split('`').nth(1).expect("a command");
         let (program, args) = command.split_once(' ').expect("a command");
         let args: Vec<&str> = args.split(' ').collect();
@@ -75,13 +75,13 @@ fn there_and_back(test: &str, options: &[&str]) {
     traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 }
 
-/// SIGKILL at any point of an upgrade or a downgrade, again and again, in whatever direction is tried
-/// next: one of the two guards, and whichever ends it has counted each frame once.
+/// SIGKILL at random points of upgrades and downgrades, in random directions: one of the two guards is
+/// always attached, and the one that remains has counted each frame once.
 #[test]
 fn one_that_is_killed_at_any_point_leaves_a_guard() {
-    /// Attempts that are killed between two that are not.
+    /// Number of attempts that are killed between two that complete.
     const ATTEMPTS: u64 = 10;
-    /// However slow the machine is, attempts are not longer.
+    /// Maximum time before an attempt is killed, however slow the machine is.
     const LONGEST: Duration = Duration::from_millis(700);
 
     let Some(mut node) = Node::new("takeover/kill") else { return };
@@ -99,7 +99,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
         for attempt in 0..ATTEMPTS {
             let is_next = random.below(2) == 0;
             node.set_next_layout(is_next);
-            // The older one takes over from both, the newer one at each start.
+            // The older layout takes over by the downgrade command, the newer one at each start.
             let mut command =
                 if is_next { node.daemon_command(&[]) } else { node.downgrade_command(&[]) };
             let mut killed = command.stderr(Stdio::null()).spawn().expect("it starts");
@@ -123,7 +123,8 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
         }
         node.start(&[]);
         node.wait("enforcing", enforcing);
-        // A bit longer than it takes here, so that some are done before they are killed.
+        // Allow a bit more than the measured time, so that some attempts complete before they are
+        // killed.
         longest = longest.max(began.elapsed()).min(LONGEST);
         assert_eq!(node.layouts(), [layout(is_next)], "seed {seed}, round {round}: {}", node.log());
         let after = node.stats();
@@ -135,9 +136,9 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
     sum.assert_counted_once(&moved(&first, &node.stats()));
 }
 
-/// A service that was removed leaves its slot taken, so that others have slots that a fresh compile would not
-/// give them. An attempt that made its maps and was killed before it wrote labels must not forget that: each
-/// service would be counted under two slots.
+/// A removed service keeps its slot occupied, so other services have slots that a fresh compile would
+/// not give them. An attempt that created its maps and was killed before it wrote labels must not lose
+/// that, or each service would be counted in two slots.
 #[test]
 fn an_attempt_without_labels_changes_no_slots() {
     let Some(mut node) = Node::new("takeover/slots") else { return };
@@ -167,8 +168,8 @@ fn an_attempt_without_labels_changes_no_slots() {
     node.assert_guarded();
 }
 
-/// Each number of these statistics is at least what it was. Who was refused most is told by the daemon,
-/// which is another one.
+/// Asserts that no number of the statistics has decreased, except in the list of top sources, which
+/// starts anew with each daemon.
 fn assert_none_fell(before: &Value, after: &Value) {
     fn compare(path: &str, before: &Value, after: &Value) {
         match (before, after) {
@@ -209,7 +210,7 @@ fn in_generic_mode_nothing_opens_and_no_counter_falls() {
     there_and_back("takeover/generic", &["--mode", "generic"]);
 }
 
-/// Layout 3 says nothing of itself, but is known. Of layout 1 nobody knows what its counters mean.
+/// Layout 3 does not identify itself, but is known. The meaning of layout 1's counters is not known.
 #[test]
 fn a_layout_that_says_nothing_is_taken_over_from() {
     let Some(mut node) = Node::new("takeover/silent") else { return };

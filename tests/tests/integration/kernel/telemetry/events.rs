@@ -1,5 +1,5 @@
-//! Events of a daemon on a real interface: who was refused, what was not told, and who is missing
-//! from the manifest.
+//! Events of a daemon on a real interface: refused packets, suppressed events, and members that are
+//! missing from the manifest.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use guard_tests::{
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Outside of every network of the manifest.
+/// Outside of every network in the manifest.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 
 fn started(test: &str) -> Option<Node> {
@@ -42,7 +42,7 @@ fn events(node: &Node, flags: &[&str]) -> Vec<Value> {
     lines(&output)
 }
 
-/// Asks until the events are as wanted; them.
+/// Queries until the events satisfy a condition, and returns them.
 fn until(node: &Node, flags: &[&str], what: &str, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
@@ -55,8 +55,8 @@ fn until(node: &Node, flags: &[&str], what: &str, wanted: impl Fn(&[Value]) -> b
     }
 }
 
-/// Sends segments that open connections, each from an address and to a port; from whom they say,
-/// whoever has the address.
+/// Sends segments that open connections, each with a given source address, source port and destination
+/// port. The source address may be forged.
 fn send(node: &Node, segments: impl Iterator<Item = (Ipv4Addr, u16, u16)> + Send) {
     let IpAddr::V4(to) = NODE[0] else { panic!("an IPv4 address") };
     node.at_peer(move || {
@@ -79,13 +79,13 @@ fn sum(events: &[Value], field: &str) -> u64 {
     events.iter().filter_map(|event| event[field].as_u64()).sum()
 }
 
-/// Events as they were printed.
+/// Returns events as the command prints them.
 fn stream(events: &[Value]) -> Vec<u8> {
     let lines = events.iter().flat_map(|event| [event.to_string(), "\n".to_owned()]);
     lines.collect::<String>().into_bytes()
 }
 
-/// Runs the binary on some input.
+/// Runs the binary with the given standard input.
 fn piped(args: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(binary())
         .args(args)
@@ -141,7 +141,7 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
     }
     assert!(found.iter().all(|event| event["source_node"].is_null()), "no member is refused");
 
-    // A member by its name, where nobody may come.
+    // A member by its name, under a policy that admits no member.
     let closed = POLICY.replace("[worker]\n    mode", "[scheduler]\n    mode");
     node.write("policy.yaml", &closed);
     node.wait("the other policy", |status| status["generation"] == 2);
@@ -154,7 +154,7 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
     assert!(strangers.iter().all(|event| event["source_node"].is_null()), "{strangers:?}");
     assert!(!strangers.is_empty());
 
-    // For people: one line each.
+    // The compact format: one line each.
     let output = node.trainguard(&["events", "--format", "compact", "--source", "unknown"]);
     let output = { output }.output().expect("events");
     let said = text(&output);
@@ -162,7 +162,7 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
     assert!(said.lines().any(|line| line.contains(&expected)), "{said}");
     assert!(said.starts_with("-- 20") && said.contains(" eth0 DROP not_allowed "), "{said}");
 
-    // Since when.
+    // Events since a time.
     let last = events(&node, &["-n", "1", "--kind", "packet"]);
     let [last] = last.as_slice() else { panic!("{last:?}") };
     let since = events(&node, &["--since", last["time"].as_str().expect("a time")]);
@@ -179,7 +179,7 @@ fn humantime(at: SystemTime) -> String {
 #[test]
 fn a_burst_is_folded_and_what_is_not_told_is_an_exact_number() {
     let Some(node) = started("events/burst") else { return };
-    // The neighbours find each other.
+    // Resolve the neighbours' addresses first.
     assert!(node.answers(MEMBER[0], FREE_PORT));
     let before = node.stats();
     send(&node, (0..5000).map(|nth| (stranger(), 20_000 + nth, PORT)));
@@ -193,7 +193,7 @@ fn a_burst_is_folded_and_what_is_not_told_is_an_exact_number() {
         let fields = ["count", "suppressed", "lost", "not_kept"];
         fields.iter().map(|field| sum(found, field)).sum::<u64>() == *dropped
     });
-    // As the kernel counted: told, and not told.
+    // The counts agree with the kernel's: emitted and suppressed.
     let counts = node.stats()["events"].clone();
     let untold = |field: &str| counts[field].as_u64().expect("a number");
     assert_eq!(
@@ -276,7 +276,7 @@ fn events_are_judged_again_alike_and_become_tests_that_pass() {
         }
         assert!(judged.get("truncated").is_none() && judged["time_ns"].is_u64(), "{judged}");
     }
-    // A martian is no packet that a test can be about: it is left out by the filter, as typed.
+    // A test cannot be about a martian, so the filter leaves it out.
     let refused = events(&node, &["--reason", "not_allowed"]);
     let printed = stream(&refused);
     let file = node.path("refused.test.yaml");
@@ -311,15 +311,15 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
         .map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"))
         .filter_map(|event| event["seq"].as_u64())
         .collect();
-    // From 1 on once more, and within each daemon without a gap or a repetition.
+    // The sequence starts again at 1 once; within each daemon it has no gap and no repetition.
     let again = numbers.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
     assert_eq!(again, 1, "{numbers:?}");
-    // An interrupt is the usual end.
+    // An interrupt is the usual way to end it.
     let status = Command::new("kill").args(["-s", "INT", &follower.id().to_string()]).status();
     assert!(status.expect("kill").success());
     assert_eq!(follower.wait().expect("it ends").code(), Some(0));
 
-    // Nobody reads any more, and nothing happens that would be written.
+    // The reader has closed the pipe, and no event occurs that would be written.
     let mut output = BufReader::new(quiet.stdout.take().expect("its output"));
     output.read_line(&mut String::new()).expect("the first policy");
     drop(output);
@@ -340,7 +340,7 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
 }
 
-/// Waits until a follower has written this.
+/// Waits until the follower has written `text`.
 fn wait_for(node: &Node, text: &str) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let read = |name: &str| std::fs::read_to_string(node.path(name)).unwrap_or_default();
@@ -369,7 +369,7 @@ fn questions_are_bounded_and_understood_or_refused() {
         let answer = ask(&format!("/v1/events?{bad}"));
         assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("expected"), "{answer}");
     }
-    // Who asks and never reads costs nothing that others would miss.
+    // Clients that send a request and never read do not affect other clients.
     let silent: Vec<UnixStream> = (0..100)
         .map(|_| {
             let mut stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
@@ -381,7 +381,7 @@ fn questions_are_bounded_and_understood_or_refused() {
     drop(silent);
 }
 
-/// A manifest with lines under `nodes`.
+/// Returns the manifest with more lines under `nodes`.
 fn with(lines: &str) -> String {
     MANIFEST.replace("policies:", &format!("{lines}\npolicies:"))
 }
@@ -401,11 +401,12 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
     assert_eq!(nobody.status.code(), Some(0), "{}", text(&nobody));
     assert!(text(&nobody).starts_with("no refused source"), "{}", text(&nobody));
 
-    // A scanner from elsewhere comes as often, to 200 ports.
+    // A scanner outside of the networks sends as often, to 200 ports.
     let scan = || send(&node, (9000..9200).map(|port| (OUTSIDE, 50_000, port)));
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let found = loop {
-        // A scan makes the kernel sample, in which a single segment would be lost: so before it.
+        // During a scan the kernel samples events, and a single segment might not be sampled; so send it
+        // first.
         assert!(!node.answers(STRANGER[0], PORT));
         scan();
         let output = view(&["--format", "json"]);
@@ -432,7 +433,7 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
     assert!(said.contains(lines), "{said}");
     assert_eq!(std::fs::read_to_string(node.path("cluster.yaml")).expect("it"), MANIFEST);
 
-    // What is proposed is true.
+    // With the proposed lines, the member is admitted.
     let generation = node.generation();
     node.write("cluster.yaml", &with(lines));
     node.wait("the next", |status| status["generation"].as_u64() > Some(generation));
@@ -440,7 +441,7 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
     assert!(!node.answers(STRANGER[1], PORT));
     let nobody = view(&[]);
     assert_eq!(nobody.status.code(), Some(0), "{}", text(&nobody));
-    // A manifest that cannot be read helps nobody.
+    // A manifest that cannot be read is an error.
     let wrong = view(&["--manifest", "/nowhere.yaml"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));
 }

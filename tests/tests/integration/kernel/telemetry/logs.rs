@@ -1,5 +1,5 @@
-//! What the daemon writes to its log: bounded whatever happens, to the journal with fields, and
-//! never waiting for a reader.
+//! The daemon's log: bounded in any case, sent to the journal with fields, and never waiting for a
+//! reader.
 
 use std::{
     fs::File,
@@ -23,10 +23,11 @@ use guard_tests::{
 use guard_user::embedded_object::kernel_object;
 use serde_json::Value;
 
-/// Records of one place in the code within a minute, and as many in the next one.
+/// Maximum number of records from one place in the code within a minute, twice, because a test may span
+/// two minutes.
 const MOST: usize = 2 * 20;
 
-/// A daemon of this test that is not started by the node.
+/// A daemon that the test starts itself; killed on drop.
 struct Daemon(Child);
 
 impl Drop for Daemon {
@@ -36,13 +37,13 @@ impl Drop for Daemon {
     }
 }
 
-/// Starts the node's daemon behind a shell script, in a mount namespace of its own whose `/run` is
-/// empty. The script ends in `exec "$@"`.
+/// Starts the node's daemon behind a shell script, in a mount namespace of its own with an empty `/run`.
+/// The script ends with `exec "$@"`.
 fn start(node: &Node, script: &str, stderr: Stdio) -> Daemon {
     let whole = node.daemon_command(&[]);
     let words: Vec<_> = whole.get_args().collect();
     let mut command = Command::new("ip");
-    // `ip netns exec NAMESPACE`, then what is to be run there.
+    // `ip netns exec NAMESPACE`, then the command to run there.
     command.args(&words[..3]).args(["unshare", "--mount", "sh", "-ec"]);
     command.arg(format!("mount -t tmpfs tmpfs /run; {script}")).arg("sh").args(&words[3..]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
@@ -69,7 +70,7 @@ fn whatever_is_repeated_the_log_stays_short() {
             assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
         }
     }
-    // A file that is wrong in another way each time, loaded whether it has changed or not.
+    // A file with another error each time, loaded whether it has changed or not.
     let failures = |node: &Node| {
         let mut stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
@@ -102,14 +103,14 @@ fn whatever_is_repeated_the_log_stays_short() {
     assert!(lines(&log, "control connection") >= 20, "{log}");
     assert!(log.len() < 200_000, "{} bytes", log.len());
     assert!(!log.contains('\u{1b}'), "escapes of a file");
-    // At the end at the latest it is told what was left out.
+    // When the daemon ends, it reports what it left out.
     node.signal("TERM");
     let log = node.log();
     assert!(lines(&log, "more like this were not written; the last was: control") >= 1, "{log}");
     node.assert_guarded();
 }
 
-/// The fields of a datagram of the journal.
+/// Parses the fields of a datagram to the journal.
 fn fields(datagram: &[u8]) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     let mut rest = datagram;
@@ -130,7 +131,7 @@ fn fields(datagram: &[u8]) -> Vec<(String, String)> {
     fields
 }
 
-/// The next record whose message contains this.
+/// Returns the next record whose message contains `said`.
 fn record(journal: &UnixDatagram, said: &str) -> Vec<(String, String)> {
     let mut datagram = vec![0; 1 << 16];
     loop {
@@ -147,7 +148,7 @@ fn of<'a>(record: &'a [(String, String)], field: &str) -> &'a str {
     found.map_or("", |(_, value)| value.as_str())
 }
 
-/// The value of `JOURNAL_STREAM` for a file.
+/// Returns the assignment of `JOURNAL_STREAM` for a file.
 fn stream_of(file: &File) -> String {
     let metadata = file.metadata().expect("metadata");
     format!("JOURNAL_STREAM={}:{}", metadata.dev(), metadata.ino())
@@ -176,7 +177,7 @@ fn a_journal_gets_records_with_fields_and_priorities() {
     assert_eq!(of(&in_force, "TRAINGUARD_GENERATION"), "1");
     assert_eq!(of(&in_force, "TRAINGUARD_NODE"), "node");
     assert_eq!(of(&in_force, "TRAINGUARD_POLICY").len(), 64);
-    // Findings with their source are one record, and what they quote is no field.
+    // Findings with their source text are one record, and quoted text adds no field.
     let harmful = "\"\u{7f}PRIORITY=0\"";
     node.write("policy.yaml", &POLICY.replace("mode: enforce", &format!("mode: {harmful}")));
     let page = record(&journal, "policy.yaml:");
@@ -203,7 +204,7 @@ fn a_journal_that_stands_still_stops_nobody() {
     reload_until_lost(&node);
 }
 
-/// A script that makes a socket the journal, and a file the stream to it.
+/// Returns a script that makes `socket` the journal's socket and `stderr` its stream.
 fn to_journal(socket: &Path, stderr: &File) -> String {
     format!(
         "mkdir -p /run/systemd/journal; ln -s {} /run/systemd/journal/socket; export {}; exec \"$@\"",
@@ -212,8 +213,7 @@ fn to_journal(socket: &Path, stderr: &File) -> String {
     )
 }
 
-/// Loads one policy after the other until many records are lost, and sees that the node is guarded
-/// by the last one.
+/// Loads policies until many records are lost, and asserts that the last policy guards the node.
 fn reload_until_lost(node: &Node) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while node.status().is_none() {
@@ -269,7 +269,7 @@ fn nobody_who_does_not_read_stops_the_guard() {
     drop(unread);
 }
 
-/// A log line for each verdict costs more than the verdict.
+/// A log line for each verdict would cost more than the verdict.
 #[test]
 fn the_kernel_object_that_ships_has_no_log() {
     if skip::kernel("logs/object").is_none() {
@@ -278,6 +278,6 @@ fn the_kernel_object_that_ships_has_no_log() {
     let object = Object::parse(kernel_object().expect("an object")).expect("an object of ours");
     let maps: Vec<&String> = object.maps.keys().collect();
     assert!(object.maps.contains_key(names::MAP_COUNTERS), "{maps:?}");
-    // Where aya-log writes is called `AYA_LOGS`.
+    // aya-log writes to a map called `AYA_LOGS`.
     assert!(!maps.iter().any(|name| name.to_lowercase().contains("log")), "{maps:?}");
 }

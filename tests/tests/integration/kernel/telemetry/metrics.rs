@@ -1,5 +1,4 @@
-//! What Prometheus scrapes from a daemon on a real interface: exact, there from the start, and never
-//! less than it was.
+//! The metrics of a daemon on a real interface: exact, present from the start, and never decreasing.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +16,7 @@ use guard_tests::node::{
     MANIFEST, MEMBER, Node, POLICY, PORT, WAIT_TIMEOUT, enforcing, many_services,
 };
 
-/// Series by their text, as `name{label="value"}`.
+/// Values by series, as `name{label="value"}`.
 type Series = BTreeMap<String, f64>;
 
 fn get(mut stream: impl Read + Write, path: &str) -> io::Result<String> {
@@ -36,8 +35,8 @@ fn scrape(node: &Node) -> Series {
     parse(body)
 }
 
-/// Reads the text format, strictly: each family has its help and type before it, each series is
-/// there once.
+/// Parses the text format strictly: each family has its help and type before it, and each series occurs
+/// once.
 fn parse(text: &str) -> Series {
     let mut series = Series::new();
     let mut family = (String::new(), String::new());
@@ -68,7 +67,7 @@ fn dropped(reason: &str, service: &str) -> String {
     format!("trainguard_dropped_packets_total{{{labels}}}")
 }
 
-/// Counters that are less than they were, or gone.
+/// Returns the counters that decreased or disappeared.
 fn fallen(before: &Series, after: &Series) -> Vec<String> {
     let counters = before.iter().filter(|(key, _)| key.contains("_total"));
     let less = |(key, value): &(&String, &f64)| after.get(*key).is_none_or(|now| now < value);
@@ -81,7 +80,7 @@ fn metrics_are_exact_and_never_fall() {
     node.start(&["--metrics-listen", "127.0.0.1:9477"]);
     node.wait("enforcing", enforcing);
 
-    // Everything is there before anything happens.
+    // All series exist before anything happens.
     let first = scrape(&node);
     for (key, value) in [
         (dropped("not_allowed", "scheduler"), 0.0),
@@ -100,7 +99,7 @@ fn metrics_are_exact_and_never_fall() {
     ] {
         assert_eq!(first.get(&key), Some(&value), "{key}: {first:#?}");
     }
-    // Files that were written just before may be looked at twice.
+    // The daemon may load files twice that were written just before it started.
     let loads = |series: &Series, result: &str| {
         series.get(&format!("trainguard_policy_loads_total{{result=\"{result}\"}}")).copied()
     };
@@ -112,7 +111,7 @@ fn metrics_are_exact_and_never_fall() {
         "nobody is dropped for it"
     );
 
-    // What the statistics count, the metrics do.
+    // The metrics agree with the statistics.
     node.assert_guarded();
     let after = scrape(&node);
     let stats = node.stats();
@@ -129,11 +128,11 @@ fn metrics_are_exact_and_never_fall() {
     assert!(verdict("pass") > 0.0);
     assert_eq!(fallen(&first, &after), [""; 0]);
 
-    // No address is a label.
+    // No label contains an address.
     let addresses = ["10.77.", "fd77:", "source="];
     assert!(!after.keys().any(|key| addresses.iter().any(|address| key.contains(address))));
 
-    // A wrong file is counted, and does not change what is in force.
+    // An invalid file is counted, and does not change the policy in force.
     node.write("policy.yaml", "nonsense\n");
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let mut wrong = scrape(&node);
@@ -147,7 +146,7 @@ fn metrics_are_exact_and_never_fall() {
     node.write("policy.yaml", POLICY);
     node.wait("up to date", |status| status["up_to_date"] == true);
 
-    // Over a crash and another daemon.
+    // Across a crash and a restart.
     let before = scrape(&node);
     node.signal("KILL");
     node.assert_guarded();
@@ -163,7 +162,7 @@ fn metrics_are_exact_and_never_fall() {
 fn each_door_gives_what_it_is_for() {
     let Some(mut node) = Node::new("metrics/doors") else { return };
     node.ip(&["link", "set", "lo", "up"]);
-    // Nobody but this machine may ask without a socket's modes.
+    // A TCP socket has no file mode, so only loopback addresses are accepted.
     for address in ["0.0.0.0:9477", "[::]:9477", "10.77.0.10:9477"] {
         let output = node.start_in_vain(&["--metrics-listen", address]);
         assert_eq!(output.status.code(), Some(2), "{address}");
@@ -218,7 +217,7 @@ fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
     assert!(first.len() <= bound, "{} series, bound {bound}", first.len());
     assert!(first.len() > bound - 60, "{} series do not try the bound {bound}", first.len());
 
-    // Every slot becomes another service's, and what was counted there is not.
+    // Every slot is given to another service, which does not inherit the counts.
     node.write("policy.yaml", &many_services("b"));
     node.wait("the second generation", |status| status["generation"] == 2);
     let second = scrape(&node);
@@ -229,7 +228,8 @@ fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
     }
 }
 
-/// A trial and a mode by hand tell when they end, and nothing is told twice, as [`parse`] sees.
+/// A trial and an override of the mode report their deadlines, and no series occurs twice, which
+/// [`parse`] checks.
 #[test]
 fn what_is_in_force_for_a_time_tells_when_it_ends() {
     const TRIAL: &str = "trainguard_policy_trial_deadline_timestamp_seconds";

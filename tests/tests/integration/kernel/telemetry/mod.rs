@@ -1,4 +1,4 @@
-//! What a daemon reports: status, statistics, events, metrics, logs.
+//! Reports of a daemon: status, statistics, events, metrics, logs.
 
 mod events;
 mod logs;

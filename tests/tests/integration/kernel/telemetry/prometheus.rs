@@ -1,4 +1,4 @@
-//! What we ship for Prometheus and Grafana, against a real Prometheus that scrapes a real daemon.
+//! The shipped files for Prometheus and Grafana, with a real Prometheus that scrapes a real daemon.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::host::dashboards::{dashboard, panels};
 
-/// A port that members may not reach.
+/// A port that does not admit members.
 const PRIVATE: u16 = 9092;
 
 /// A service that refuses members.
@@ -38,14 +38,14 @@ fn scrape(node: &Node, accept: &str) -> String {
     answer
 }
 
-/// The names of our metrics in a text.
+/// Returns the names of our metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
     let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c| !is_of_name(c));
     words.filter(|word| word.starts_with("trainguard_")).map(str::to_owned).collect()
 }
 
-/// A node whose daemon has dropped something for each kind of panel, and its Prometheus.
+/// Starts a node with a service that refuses members, and the metrics endpoint.
 fn started(test: &str) -> Option<Node> {
     let mut node = Node::new(test)?;
     node.write("policy.yaml", &format!("{POLICY}{PRIVATE_SERVICE}"));
@@ -54,7 +54,7 @@ fn started(test: &str) -> Option<Node> {
     Some(node)
 }
 
-/// The same while the first service only observes.
+/// Causes refused frames while the first service only observes.
 fn refuse_some_observed(node: &Node) {
     assert!(node.answers(STRANGER[0], PORT), "it only observes");
     assert!(!node.answers(MEMBER[0], PRIVATE), "a member gets in where it may not");
@@ -66,7 +66,7 @@ fn refuse_some(node: &Node) {
     assert!(node.answers(MEMBER[0], PORT), "a member does not get in");
 }
 
-/// Waits until Prometheus knows what the statistics say.
+/// Waits until Prometheus has a value of the statistics.
 fn wait_for(prometheus: &Prometheus, expression: &str, value: f64) {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
@@ -79,7 +79,7 @@ fn wait_for(prometheus: &Prometheus, expression: &str, value: f64) {
     }
 }
 
-/// Sees that Prometheus has what the statistics say.
+/// Asserts that Prometheus has the values of the statistics.
 fn compare(prometheus: &Prometheus, node: &Node) {
     let stats = node.stats();
     let services = stats["services"].as_array().expect("services");
@@ -91,7 +91,7 @@ fn compare(prometheus: &Prometheus, node: &Node) {
             wait_for(prometheus, &format!("trainguard_packets_total{{{labels}}}"), value);
         }
     }
-    // Few frames are all sampled, so the estimate is exact.
+    // All of few frames are sampled, so the estimate is exact.
     let dropped = services.iter().find(|service| service["name"] == "private");
     let dropped = dropped.and_then(|service| service["dropped"].as_f64()).expect("a count");
     assert!(dropped > 0.0);
@@ -110,7 +110,7 @@ fn what_prometheus_knows_is_what_the_statistics_say_also_after_a_crash() {
     refuse_some(&node);
     let prometheus = Prometheus::start(&node, &binary);
     compare(&prometheus, &node);
-    // Asked for as OpenMetrics, where a family is called without its `_total`.
+    // Scraped as OpenMetrics, where the name of a family has no `_total`.
     let metadata = [("metric", "trainguard_packets")];
     let metadata = prometheus.get("/api/v1/targets/metadata", &metadata);
     assert_eq!(metadata[0]["type"], "counter", "{metadata}");
@@ -146,8 +146,8 @@ fn what_prometheus_knows_is_what_the_statistics_say_also_after_a_crash() {
     }
 }
 
-/// The variables of the dashboard, as Grafana puts them in: a chosen value, all values, and more
-/// than one of them.
+/// Values of the dashboard's variables, as Grafana inserts them: a chosen value, all values, and several
+/// values.
 const VARIABLES: [[(&str, &str); 5]; 2] = [
     [
         ("$__rate_interval", "10s"),
@@ -172,7 +172,7 @@ fn with_variables(text: &str, variables: &[(&str, &str)]) -> String {
     text
 }
 
-/// Names of labels in a legend: `{{verdict}}`.
+/// Returns the names of labels in a legend: `{{verdict}}`.
 fn legend_labels(legend: &str) -> Vec<&str> {
     legend.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0)).collect()
 }
@@ -206,7 +206,7 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
             }
         }
     }
-    // The values that variables can have.
+    // The queries for the values of variables.
     for variable in dashboard["templating"]["list"].as_array().expect("variables") {
         let Some(query) = variable["query"]["query"].as_str() else { continue };
         let (series, label) = query
@@ -220,7 +220,7 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
         assert!(values.as_array().is_some_and(|values| !values.is_empty()), "{query}: {values}");
     }
 
-    // Alerts are for what is wrong, so they have an answer each: that nothing is.
+    // No alert needs to fire, but each rule must evaluate without an error.
     let groups = prometheus.get("/api/v1/rules", &[]);
     let rules: Vec<&Value> = groups["groups"]
         .as_array()
@@ -241,7 +241,7 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
     }
     assert!(rules.len() > 10, "{groups}");
 
-    // Every name is one that there is.
+    // Every name is that of an existing metric.
     let known = prometheus.get("/api/v1/label/__name__/values", &[]);
     let known: BTreeSet<&str> =
         known.as_array().expect("names").iter().filter_map(Value::as_str).collect();
@@ -271,7 +271,7 @@ fn promtool_is_content() {
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     assert!(open.ends_with("\n# EOF\n") && open.matches("# EOF").count() == 1);
     assert!(open.contains("\n# TYPE trainguard_dropped_packets counter\n"), "{open}");
-    // Both tell the same series.
+    // Both formats contain the same series.
     let series = |text: &str| -> BTreeSet<String> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()

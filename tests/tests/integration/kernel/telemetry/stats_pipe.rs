@@ -1,4 +1,4 @@
-//! The statistics in a pipe: rows and documents of a real daemon, that come and go as it does.
+//! `stats` in a pipe: rows and documents of a real daemon, also while it stops and starts.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -20,7 +20,7 @@ fn stats(node: &Node, args: &[&str]) -> Command {
     command
 }
 
-/// What it writes until it ends, which is to be with code 0.
+/// Returns the output of `stats`, which must exit with code 0.
 fn lines(node: &Node, args: &[&str]) -> Vec<String> {
     let output = stats(node, args).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
@@ -66,7 +66,7 @@ fn three_samples_are_three_rows_for_the_interface() {
         rows.iter().filter(|row| row[2] == name).map(|row| row[3]).collect()
     };
     assert_eq!(units("eth0"), ["total", "/s", "/s"], "{lines:#?}");
-    // Nobody is refused any more when the second sample comes.
+    // No source is refused any more when the second sample is taken.
     assert_eq!(units("not_allowed"), ["total"], "{lines:#?}");
     let total = rows.iter().find(|row| row[2] == "not_allowed").expect("a row");
     assert_eq!(total[5].parse(), Ok(node.packets("not_allowed")));
@@ -124,7 +124,7 @@ fn a_reader_that_has_seen_enough_ends_it() {
     drop(reader);
     assert_eq!(ended(&mut child).code(), Some(0));
 
-    // Also one that has nothing to write: an interval that is long, or no daemon.
+    // Also a process that has nothing to write, because of a long interval or without a daemon.
     let mut idle = stats(&node, &["1h"]).stdout(Stdio::piped()).spawn().expect("it runs");
     drop(idle.stdout.take());
     assert_eq!(ended(&mut idle).code(), Some(0));

@@ -1,5 +1,5 @@
-//! The live screen in a real terminal: what is seen of real drops, what keys do, and how the
-//! terminal is given back.
+//! The live screen in a real terminal: how it shows real drops, what the keys do, and that the terminal
+//! is restored.
 
 use std::{
     env, fs, mem,
@@ -20,7 +20,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// A pane with a screen of a node.
+/// A pane in which `stats` shows a node.
 struct Watched {
     pane: Pane,
     command: String,
@@ -48,7 +48,7 @@ impl Watched {
         assert_eq!(self.pane.value("alternate_on"), "1");
     }
 
-    /// The process that the pane's shell has started.
+    /// Returns the process that the pane's shell has started.
     fn process(&self) -> Pid {
         let shell = self.pane.value("pane_pid");
         let children = fs::read_to_string(format!("/proc/{shell}/task/{shell}/children"));
@@ -57,7 +57,7 @@ impl Watched {
         Pid::from_raw(child.parse().expect("a number"))
     }
 
-    /// Sees that the program has ended with this code and that the terminal is as it was before.
+    /// Asserts that the program has exited with this code and that the terminal is as it was before.
     fn assert_given_back(&self, code: i32) {
         let told = format!("code {code}");
         self.pane.until(&told, |shown| shown.contains(&told));
@@ -69,19 +69,19 @@ impl Watched {
     }
 }
 
-/// The terminal's settings, as `stty` writes them for itself.
+/// Returns the terminal's settings in the format of `stty -g`.
 fn modes(pane: &Pane, mark: &str) -> String {
-    // Not what was typed, in which the number is not yet one.
+    // The typed command contains `$((1))`, not `1`, so only its output matches.
     pane.line(&format!("echo {mark}-$((1)) `stty -g`"));
     let mark = format!("{mark}-1 ");
     let shown = pane.until("stty", |shown| shown.contains(&mark));
-    // Behind the prompt, if the shell was slower than the typing.
+    // The output may follow the prompt if the shell was slower than the typing.
     let (_, modes) = shown.lines().find_map(|line| line.split_once(&mark)).expect("what stty says");
     assert!(modes.contains(':'), "{modes}");
     modes.to_owned()
 }
 
-/// Ends an attack, also when what is done meanwhile panics.
+/// Ends an attack, also if the closure panics.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -90,7 +90,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Has a stranger send to the guarded port while something is done.
+/// Runs a closure while an attacker sends to the guarded port.
 fn under_attack<T>(node: &Node, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -98,7 +98,7 @@ fn under_attack<T>(node: &Node, work: impl FnOnce() -> T) -> T {
             node.at_peer(|| {
                 let socket = UdpSocket::bind((STRANGER[0], 0)).expect("the stranger's address");
                 while !stop.load(Ordering::Relaxed) {
-                    // The address of the node may not be resolved yet.
+                    // The node's address may not be resolved yet.
                     let _ = socket.send_to(b"let me in", (NODE[0], PORT));
                     thread::sleep(Duration::from_millis(5));
                 }
@@ -109,7 +109,7 @@ fn under_attack<T>(node: &Node, work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// The rate of drops in the heading; none if there is none.
+/// Returns the rate of drops in the heading, or `None`.
 fn drops(shown: &str) -> Option<f64> {
     let (_, rest) = shown.split_once("drop ")?;
     let (rate, _) = rest.split_once("/s")?;
@@ -149,7 +149,7 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
         let details = pane.until("the details", |shown| shown.contains("trainguard trace"));
         assert!(details.contains("--from 10.77.0.99 --to 192.0.2.1:9091 --proto udp"), "{details}");
         pane.keys(&["Escape"]);
-        // Escape and a letter at once would be another key.
+        // Escape immediately followed by a letter would be another key.
         pane.until("no details", |shown| !shown.contains("trainguard trace"));
 
         pane.keys(&["p"]);
@@ -191,7 +191,7 @@ fn signals_give_the_terminal_back() {
     let Some(mut node) = Node::new("stats_screen/signals") else { return };
     node.start(&[]);
     let Some(watched) = Watched::open("signals", &node) else { return };
-    // As a shell tells of a program that died of a signal; of an interrupt it is meant to.
+    // The code that a shell reports for a program that a signal killed. An interrupt is a normal exit.
     for (index, (signal, code)) in
         [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129), (Signal::SIGQUIT, 131), (Signal::SIGINT, 0)]
             .into_iter()
@@ -203,7 +203,7 @@ fn signals_give_the_terminal_back() {
         kill(watched.process(), signal).expect("it runs");
         watched.assert_given_back(code);
     }
-    // Stopped from outside and let go on.
+    // Stopped by a signal, then continued.
     watched.start();
     let process = watched.process();
     kill(process, Signal::SIGTSTP).expect("it runs");
@@ -227,7 +227,7 @@ fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
     let gone = pane.until("that it is gone", |shown| shown.contains(since));
     assert!(gone.contains("counters of the pinned maps"), "{gone}");
     assert!(gone.starts_with(" STATE UNKNOWN  node "), "{gone}");
-    // The program guards on, and its counters are read.
+    // The program still guards, and `stats` reads its counters.
     under_attack(&node, || {
         pane.until("drops", |shown| drops(shown).is_some_and(|rate| rate > 0.0));
     });
@@ -235,7 +235,7 @@ fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
     pane.until("its successor", |shown| {
         shown.starts_with(" ENFORCING") && !shown.contains("NO DAEMON")
     });
-    // With the pins gone as well, the last picture stays.
+    // If the pins are gone as well, the last screen stays.
     node.signal("KILL");
     fs::remove_dir_all(node.own_pins()).expect("pins can be removed");
     let old = pane.until("that all is old", |shown| shown.contains("all this is old"));
@@ -274,14 +274,14 @@ fn a_panic_gives_the_terminal_back() {
     const MARK: &str = "TRAINGUARD_TEST_PANICS";
     if env::var_os(MARK).is_some() {
         let screen = Screen::open(false).expect("a terminal");
-        // The binary aborts and drops nothing.
+        // The binary aborts on a panic and drops nothing.
         mem::forget(screen);
         panic!("on purpose");
     }
     let Some(pane) = Pane::open("panic", [80, 24]) else { return };
     let before = modes(&pane, "before");
     let test: PathBuf = env::current_exe().expect("this test");
-    // The harness knows it without the name of its executable.
+    // The test harness names a test without the name of its executable.
     let (_, module) = module_path!().split_once("::").expect("a module of the tests");
     let name = format!("{module}::a_panic_gives_the_terminal_back");
     pane.line(&format!("{MARK}=1 '{}' --exact {name} --nocapture; echo code $?", test.display()));

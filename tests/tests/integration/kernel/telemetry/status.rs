@@ -1,5 +1,5 @@
-//! The status tells the truth: what was done to the node behind the daemon's back, what is left
-//! open, and what guards it without a daemon.
+//! The status reports changes made to the node from outside, open ports, and the guard's state without a
+//! daemon.
 
 use std::{
     fs,
@@ -13,8 +13,7 @@ use guard_tests::node::{MANIFEST, NODE, Node, POLICY, PORT, STRANGER, enforcing}
 use guard_user::sys;
 use serde_json::{Value, json};
 
-/// A port in the range that the kernel gives to whoever asks for none: where a server of ps-lite
-/// ends up.
+/// A port in the ephemeral range, where a server of ps-lite listens.
 const RANDOM_PORT: u16 = 45_678;
 
 fn open_ports(status: &Value) -> Vec<&str> {
@@ -22,7 +21,7 @@ fn open_ports(status: &Value) -> Vec<&str> {
     ports.iter().map(|port| port["port"].as_str().expect("a port")).collect()
 }
 
-/// Waits until the status of the only interface is as wanted; it.
+/// Waits until the only interface's status satisfies a condition, and returns it.
 fn wait(node: &Node, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     node.wait(what, |status| wanted(&status["interfaces"][0]))["interfaces"][0].clone()
 }
@@ -38,7 +37,7 @@ fn a_node_that_is_well_is_told_with_every_fact() {
     }
     assert_eq!(interface["program_id"], status["program"]["id"]);
     assert_eq!(status["program"]["name"], "guard");
-    // The device itself, asked by others.
+    // Compare with the device itself, as `ip` shows it.
     let shown = node.at_node(|| Command::new("ip").args(["-j", "link", "show", "eth0"]).output());
     let shown: Value = serde_json::from_slice(&shown.expect("ip").stdout).expect("JSON of ip");
     assert_eq!(interface["program_id"], shown[0]["xdp"]["prog"]["id"], "{shown}");
@@ -69,12 +68,12 @@ fn a_program_that_was_swapped_by_force_is_named_with_what_to_do() {
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
     let ours = before["program"]["id"].as_u64().expect("an id");
-    // One of another guard is as foreign as any.
+    // A program of another guard counts as foreign.
     let mut other = Node::new("status/other").expect("as above");
     other.start(&[]);
     let foreign = other.wait("enforcing", enforcing)["program"]["id"].as_u64().expect("an id");
     assert_ne!(ours, foreign);
-    // While the daemon cannot help it.
+    // While the daemon is stopped and cannot react.
     signal(&node, "STOP");
     let link = sys::open_pinned(&node.own_pins().join("link-eth0")).expect("the link");
     sys::link_detach(link.as_fd()).expect("detaching");
@@ -114,7 +113,7 @@ fn interfaces_that_go_down_move_or_vanish_are_told_of() {
     node.ip(&["link", "set", "eth0", "up"]);
     wait(&node, "up again", |interface| interface["problem"].is_null());
 
-    // To the peer's namespace, where the name is taken. At once it is told where it is not.
+    // Moved to the peer's namespace under another name. The status changes at once.
     let peer = node.peer().to_owned();
     node.ip(&["link", "set", "eth1", "netns", &peer, "name", "away"]);
     let (status, _) = node.status_and_code().expect("a status");
@@ -145,7 +144,7 @@ fn what_is_open_is_told_as_it_comes_and_goes() {
                 tcp(&format!("{any}:{RANDOM_PORT}")),
                 tcp("[::]:22"),
                 tcp(&format!("{}:8080", NODE[0])),
-                // Not open: guarded, and on the loopback device.
+                // Not open: guarded, or on the loopback device.
                 tcp(&format!("{any}:{PORT}")),
                 tcp("127.0.0.1:6000"),
                 tcp("[::1]:6001"),
@@ -171,7 +170,7 @@ fn what_is_open_is_told_as_it_comes_and_goes() {
     assert!(text.contains("open port  tcp/45678  on 0.0.0.0, user 0"), "{text}");
     drop(sockets);
     node.wait("closed again", |status| open_ports(status).is_empty());
-    // A policy that covers the port, and tunnel devices and interfaces that nobody guards.
+    // A policy that covers the port; tunnel devices and interfaces that are not guarded.
     let policy = POLICY.replace("udp/9091", &format!("tcp/{RANDOM_PORT}"));
     node.write("policy.yaml", &policy.replace("match: all", "match: new-connections"));
     node.wait("the next generation", |status| status["generation"] == 2);
@@ -180,7 +179,7 @@ fn what_is_open_is_told_as_it_comes_and_goes() {
     node.ip(&["link", "set", "vx0", "up"]);
     let _sockets = node
         .at_node(|| [RANDOM_PORT, 7].map(|port| TcpListener::bind((any, port)).expect("a port")));
-    // The covered one is not listed, nor the tunnel's port, which is listed as such.
+    // Neither the covered port is listed, nor the tunnel's, which is listed as a tunnel.
     let status = node.wait("open", |status| open_ports(status) == ["tcp/7"]);
     assert_eq!(status["tunnels"], json!(["vx0 (vxlan, udp/4789)"]));
     assert_eq!(status["unguarded"], json!(["eth5", "vx0"]));
@@ -218,7 +217,7 @@ fn files_that_are_refused_are_told_with_their_hash_and_since_when() {
     assert_eq!(hash.len(), 64);
     assert_eq!(status["in_force_since"], before["in_force_since"]);
     assert!(!node.answers(STRANGER[0], PORT));
-    // Started with them, the last good copy is in force, and why.
+    // Started with invalid files, the last known good policy is in force, with the reason.
     node.signal("TERM");
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
@@ -265,11 +264,11 @@ fn without_a_daemon_the_pins_tell_what_is_still_guarded() {
     }
     let problems = status["problems"].to_string();
     assert!(problems.contains("nobody follows files"), "{problems}");
-    // Gone behind everybody's back: the pin stays, and guards nothing.
+    // The device was removed without a daemon: the pin remains, and guards nothing.
     node.ip(&["link", "del", "eth0"]);
     let (status, code) = node.status_and_code().expect("a status");
     assert_eq!((&status["interfaces"][0]["state"], code), (&json!("missing"), Some(3)));
-    // Without pins there is nothing to tell, and that is told.
+    // Without pins there is nothing to report, and the status says so.
     for entry in fs::read_dir(node.own_pins()).expect("the pins") {
         fs::remove_file(entry.expect("a pin").path()).expect("removing");
     }
