@@ -1,5 +1,5 @@
-//! The budget of the kernel program: what the verifier and the JIT make of it under a few fixed
-//! policies, against a committed table. Growth fails until somebody says why it is worth it.
+//! The budget of the kernel program: figures of the verifier and the JIT for a few fixed policies,
+//! compared with a committed table. A figure that grows fails until a reason for it is committed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,26 +16,26 @@ use crate::{bench, build, sh, toolchain};
 
 /// The committed table.
 const TABLE: &str = "guard-ebpf/budget.toml";
-/// The program that asks the verifier.
+/// The binary of guard-tests that loads the program and prints the verifier's figures.
 pub(crate) const FIGURES: &str = "verifier-figures";
-/// What stands above it.
+/// The comment at the top of the table.
 const HEADER: &str = "\
 # What the verifier and the JIT make of the program, and the size of the kernel object. Compared by
 # `cargo xtask budget`; written by `cargo xtask budget --bless --reason TEXT`, which puts the reason
 # beside the figures that changed. Policies: tests/src/bin/verifier-figures.rs.
 ";
 
-/// Another verifier or another compiler gives other figures. There, only what leaves the committed
-/// ones far behind fails.
+/// Limit, in per cent of the committed figure, if the kernel or the compiler is not the committed one.
+/// Another verifier or compiler gives other figures, so only a large excess fails.
 const ELSEWHERE_PERCENT: u64 = 125;
 
-/// How to compare.
+/// Arguments of `cargo xtask budget`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct BudgetArgs {
-    /// Commit to the figures as they are
+    /// Write the measured figures as the new budget
     #[arg(long, requires = "reason")]
     bless: bool,
-    /// Why the figures that changed are worth it
+    /// Say why the figures that changed are worth it
     #[arg(long, value_name = "TEXT", requires = "bless")]
     reason: Option<String>,
     /// See [`BudgetArgs::built`].
@@ -44,28 +44,28 @@ pub(crate) struct BudgetArgs {
 }
 
 impl BudgetArgs {
-    /// A comparison by the program of [`build::for_tests`], which has run: it calls no cargo, which would
-    /// wait for another one.
+    /// Returns the arguments of a comparison after [`build::for_tests`] has run. Such a comparison does
+    /// not call cargo, which would wait for other running cargo processes.
     pub(crate) fn built() -> Self {
         Self { built: true, ..Self::default() }
     }
 }
 
-/// A table of figures, and where they come from.
+/// The committed table, with the kernel and the compiler that its figures were measured with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Table {
-    /// Version of the kernel that verified.
+    /// Version of the kernel whose verifier was used, without the suffix of the distribution.
     kernel: String,
-    /// The compiler.
+    /// Version of rustc.
     compiler: String,
-    /// By policy; `object` is the file itself.
+    /// Figures by policy; the entry `object` is about the object file itself.
     budget: BTreeMap<String, Entry>,
 }
 
 /// The figures of one policy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Entry {
-    /// Why they are what they are, said when one changed last.
+    /// Why the figures have these values; written when one of them last changed.
     reason: String,
     #[serde(flatten)]
     figures: Figures,
@@ -82,7 +82,8 @@ struct Change {
     fails: bool,
 }
 
-/// Compares, or commits; whether nothing grew.
+/// Compares the figures with the committed table, or writes them to it. Returns whether no figure exceeds
+/// its budget.
 pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
     if !sh::is_root() {
         bail!(
@@ -92,7 +93,8 @@ pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
     }
     let tools = toolchain::ensure(false)?;
     if !args.built {
-        // The tests carry the program: for a kernel it makes no difference how its loader was compiled.
+        // The binaries of the tests embed the kernel object. How the loader was compiled makes no
+        // difference to the verifier.
         build::for_tests()?;
     }
     let measured = measure()?;
@@ -122,7 +124,7 @@ fn measure() -> Result<BTreeMap<String, Figures>> {
     serde_json::from_str(&fs::read_to_string(file.path())?).context("the figures")
 }
 
-/// The version of the kernel, without what whoever built it called the build.
+/// Returns the version of the running kernel without the suffix that its builder added.
 fn version_of_kernel() -> Result<String> {
     let release = bench::machine::kernel().context("the release of this kernel")?;
     Ok(release.split('-').next().unwrap_or(&release).to_owned())
@@ -133,7 +135,7 @@ fn read(path: &PathBuf) -> Result<Table> {
     toml::from_str(&text).with_context(|| format!("{}", path.display()))
 }
 
-/// Every figure that differs, and whether that fails.
+/// Returns every figure that differs from the committed one, and whether the difference fails.
 fn compare(
     committed: &BTreeMap<String, Entry>,
     measured: &BTreeMap<String, Figures>,
@@ -157,20 +159,20 @@ fn compare(
     changes
 }
 
-/// Whether a change is more than was committed to.
+/// Returns whether a figure exceeds its budget, or is missing on one side.
 fn fails(figure: &str, committed: Option<u64>, now: Option<u64>, elsewhere: bool) -> bool {
     let (Some(committed), Some(now)) = (committed, now) else { return true };
     let percent = match figure {
         _ if elsewhere => ELSEWHERE_PERCENT,
-        // Names of directories are in the object, and addresses decide about the length of some
-        // instructions.
+        // One per cent of tolerance: the object contains names of directories, and the length of some
+        // machine instructions depends on addresses.
         "bytes" | "jited-bytes" => 101,
         _ => 100,
     };
     now * 100 > committed * percent
 }
 
-/// Says what changed; whether nothing failed.
+/// Prints the changes. Returns whether none of them fails.
 fn report(changes: &[Change], measured: &BTreeMap<String, Figures>) -> bool {
     for change in changes {
         println!("{change}");
@@ -213,7 +215,7 @@ impl std::fmt::Display for Change {
     }
 }
 
-/// Writes the table anew. A policy whose figures stayed keeps its reason.
+/// Writes the table anew. A policy whose figures have not changed keeps its reason.
 fn bless(
     path: &PathBuf,
     old: Option<&Table>,

@@ -1,4 +1,4 @@
-//! Building the kernel object and the binary that carries it.
+//! Builds the kernel object and the binary that embeds it.
 
 use std::{
     fs,
@@ -16,28 +16,28 @@ use crate::{
     toolchain::{self, Toolchain},
 };
 
-/// How to build.
+/// Arguments of `cargo xtask build`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct BuildArgs {
-    /// Development only: build the kernel object with a log line for each verdict
+    /// Build the kernel object with a log line for each verdict (development only)
     #[arg(long)]
     pub(crate) log: bool,
 }
 
-/// What was built.
+/// The products of a build.
 #[derive(Debug)]
 pub(crate) struct Built {
-    /// The kernel object.
+    /// Path of the kernel object.
     pub(crate) object: PathBuf,
-    /// Its size in bytes.
+    /// Size of the kernel object, in bytes.
     pub(crate) size: u64,
-    /// `target/release/trainguard` or `target/debug/trainguard`
+    /// `target/release/trainguard` or `target/debug/trainguard`.
     pub(crate) binary: PathBuf,
 }
 
-/// The packages of every cargo call that builds or checks for this machine. Always the same ones: cargo
-/// unifies the features of what the chosen packages depend on, so that another choice would compile
-/// the same dependencies again. `cargo xtask check` compares the choices ([`crate::one_build`]).
+/// The packages of every cargo call that builds or checks for this machine. All calls must choose the
+/// same packages: cargo unifies the features of their dependencies, so another choice would compile the
+/// same dependencies again. `cargo xtask check` compares the choices ([`crate::one_build`]).
 pub(crate) const PACKAGES: [&str; 7] = [
     "--package=guard-common",
     "--package=guard-policy",
@@ -48,11 +48,12 @@ pub(crate) const PACKAGES: [&str; 7] = [
     "--package=xtask",
 ];
 
-/// What the demo builds. `xtask` is there already, built by cargo before it runs; named, so that what it
-/// shares with macros is what its own build has compiled ([`crate::one_build`]).
+/// The binaries that the demo builds. Cargo has built `xtask` already, because this program runs. It is
+/// listed so that crates which it shares with macros are used in the form that its own build has compiled
+/// ([`crate::one_build`]).
 pub(crate) const DEMO: [&str; 4] = ["--bin", "trainguard", "--bin", "xtask"];
 
-/// Builds the kernel object, then the binary as it is shipped.
+/// Builds the kernel object, then the release binary.
 pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     let Object { path: object, size, .. } = object(tools, args, SystemTime::now())?;
     let mut cargo = sh::cargo();
@@ -65,21 +66,24 @@ pub(crate) fn build(tools: &Toolchain, args: &BuildArgs) -> Result<Built> {
     Ok(Built { object, size, binary: sh::root().join("target/release/trainguard") })
 }
 
-/// Builds the binary as tests and demo run it: quickly, not optimised.
+/// Builds the binary that tests and demo run, in the development profile, which compiles faster.
 pub(crate) fn for_demo() -> Result<Built> {
     let mut cargo = sh::cargo();
     cargo.arg("build").args(PACKAGES).args(DEMO);
     beside_kernel_object(cargo, |_| Ok(())).map(|(built, ())| built)
 }
 
-/// The same, the tests with it, and the kernel object of the sender of floods.
+/// Builds the same as [`for_demo`], the tests, and the kernel object of the flood sender, whose path is
+/// returned.
 pub(crate) fn for_tests() -> Result<(Built, PathBuf)> {
     beside_kernel_object(tests(None), flood_object)
 }
 
-/// Builds the kernel object, and more of what needs its toolchain, while `cargo` builds for this
-/// machine: the one is mostly a chain of single steps, the other is not. Where the two meet, in the
-/// build script of guard-user, that one waits for the kernel object.
+/// Builds the kernel object, and what `more` builds with the same toolchain, while `cargo` builds for
+/// this machine.
+///
+/// The build of the kernel object is mostly sequential and leaves CPUs idle. The build script of
+/// guard-user waits for the kernel object until the file `TRAINGUARD_OBJECT_PENDING` is removed.
 fn beside_kernel_object<T>(
     mut cargo: Command,
     more: impl FnOnce(&Toolchain) -> Result<T>,
@@ -108,14 +112,14 @@ fn beside_kernel_object<T>(
     let more = more(&tools);
     ensure!(host.wait()?.success(), "{cargo:?} failed");
     if changed {
-        // A build script that ran in an earlier call did not run now: the object was the old one when cargo
-        // looked at it.
+        // If the build script ran in an earlier call, cargo has not rerun it: cargo looked at the object
+        // before it was replaced.
         sh::run(cargo.arg("--quiet"))?;
     }
     Ok((built, more?))
 }
 
-/// Builds everything that tests run: executables of tests, binaries. To be run.
+/// Returns the cargo command that builds everything that tests run: test executables and binaries.
 pub(crate) fn tests(built: Option<&Built>) -> Command {
     let mut cargo = sh::cargo();
     cargo.arg("build").args(PACKAGES).args(["--tests", "--bins"]);
@@ -126,24 +130,25 @@ pub(crate) fn tests(built: Option<&Built>) -> Command {
     cargo
 }
 
-/// A binary of the build that tests and demo run.
+/// Returns the path of a binary of the development profile, which tests and demo run.
 pub(crate) fn development_binary(name: &str) -> PathBuf {
     sh::root().join("target/debug").join(name)
 }
 
-/// A kernel object where the build of guard-user takes it from.
+/// A kernel object at the path where the build of guard-user reads it.
 struct Object {
     path: PathBuf,
-    /// Bytes.
+    /// In bytes.
     size: u64,
-    /// Whether it is another one than before.
+    /// Whether its content differs from that of the previous build.
     changed: bool,
 }
 
-/// Builds the kernel object, and puts it where the build of guard-user takes it from.
+/// Builds the kernel object and writes it to the path where the build of guard-user reads it.
 ///
-/// `before`: a time before that build began. A file that is younger than the start of the build script
-/// that read it makes cargo run the script, and compile guard-user, once more at its next call.
+/// `before` becomes the file's modification time. It must be earlier than the start of the cargo build:
+/// cargo reruns a build script, and compiles guard-user again, if an input is newer than the start of the
+/// script.
 fn object(tools: &Toolchain, args: &BuildArgs, before: SystemTime) -> Result<Object> {
     let built = kernel_object(tools, "guard", args)?;
     let bytes = fs::read(&built).with_context(|| built.display().to_string())?;
@@ -159,8 +164,8 @@ fn object(tools: &Toolchain, args: &BuildArgs, before: SystemTime) -> Result<Obj
     Ok(Object { path, size: u64::try_from(bytes.len())?, changed })
 }
 
-/// Builds a statically linked binary for distribution, in a target directory of its own. Neither
-/// where it was built nor by whom is to be read in it.
+/// Builds a statically linked binary for distribution, in its own target directory. The binary contains
+/// no path or user name of the build machine.
 pub(crate) fn static_binary(tools: &Toolchain, triple: &str) -> Result<PathBuf> {
     let object = kernel_object(tools, "guard", &BuildArgs::default())?;
     let target = sh::root().join("target/static");
@@ -180,8 +185,8 @@ pub(crate) fn static_binary(tools: &Toolchain, triple: &str) -> Result<PathBuf> 
     Ok(target.join(triple).join("release/trainguard"))
 }
 
-/// Flags that keep a compiler from writing down where things lie on this machine: the sources, those
-/// of dependencies, and its own. The same sources give the same bytes in any directory.
+/// Returns compiler flags that replace the paths of this machine (our sources, those of dependencies and
+/// the standard library). The same sources give the same bytes in any directory.
 fn anonymous(rustc: &Path) -> Result<Vec<String>> {
     let mut command = Command::new(rustc);
     let sysroot = sh::read(command.current_dir(sh::root()).args(["--print", "sysroot"]))?;
@@ -189,7 +194,7 @@ fn anonymous(rustc: &Path) -> Result<Vec<String>> {
     let mut places = vec![(sh::root(), "/usr/src/trainguard"), (library, "/usr/src/rust")];
     places.extend(sh::cargo_home().map(|home| (home, "/usr/src/cargo")));
     let remap = |(from, to): (PathBuf, &str)| {
-        // What the compiler is told are paths without links.
+        // The compiler may see the path with symbolic links resolved.
         let real = fs::canonicalize(&from).ok().filter(|real| *real != from);
         let flag = |from: &Path| format!("--remap-path-prefix={}={to}", from.display());
         [Some(flag(&from)), real.map(|real| flag(&real))]
@@ -197,37 +202,37 @@ fn anonymous(rustc: &Path) -> Result<Vec<String>> {
     Ok(places.into_iter().flat_map(remap).flatten().collect())
 }
 
-/// Builds the kernel objects of the benchmarks; the directory where they lie.
+/// Builds the kernel objects of the benchmarks. Returns their directory.
 pub(crate) fn bench_objects(tools: &Toolchain) -> Result<PathBuf> {
     flood_object(tools)?;
     let yardsticks = kernel_object(tools, "bench", &BuildArgs::default())?;
     Ok(yardsticks.parent().map(Path::to_owned).unwrap_or_default())
 }
 
-/// Builds the kernel object of the sender of floods.
+/// Builds the kernel object of the flood sender.
 pub(crate) fn flood_object(tools: &Toolchain) -> Result<PathBuf> {
     kernel_object(tools, "flood", &BuildArgs::default())
 }
 
-/// Builds only the binary, where no kernel object can be had.
+/// Builds only the binary, without a kernel object, where the tools that build one are missing.
 pub(crate) fn without_kernel_object() -> Result<PathBuf> {
     sh::run(sh::cargo().args(["build", "--quiet"]).args(PACKAGES).args(DEMO))?;
     Ok(development_binary("trainguard"))
 }
 
-/// Builds one kernel object in a target directory of its own, so that its flags do not throw away
-/// what the host build has compiled.
+/// Builds one kernel object in its own target directory, so that its flags do not invalidate the
+/// artifacts of the host build.
 fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<PathBuf> {
     let target = sh::root().join("target/bpf");
     let mut flags = anonymous(&tools.rustc.path)?;
-    // rustc passes `--cpu v3` on to the linker by itself.
+    // rustc passes `--cpu v3` to the linker itself.
     flags.extend([
         format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
-        // Fields of packets lie where they lie. The machines that we build for load them at once,
-        // and without this the compiler would do it byte by byte.
+        // Fields of packets are not aligned. The architectures that we build for can load them in one
+        // instruction; without this feature the compiler would load byte by byte.
         "-Ctarget-feature=+allows-misaligned-mem-access".to_owned(),
         format!("-Clinker={}", tools.linker.display()),
     ]);
@@ -249,8 +254,9 @@ fn kernel_object(tools: &Toolchain, name: &str, args: &BuildArgs) -> Result<Path
     Ok(target.join("bpfel-unknown-none/release").join(name))
 }
 
-/// cargo for a gate beside the tests: with the kernel object that they were built with. Without it the
-/// build script of guard-user would run again, and all that depends on it be compiled again.
+/// Returns a cargo command for a gate that runs beside the tests, with the kernel object that the tests
+/// were built with. Without it, the build script of guard-user would run again, and everything that
+/// depends on guard-user would be compiled again.
 pub(crate) fn cargo_as_built() -> Command {
     let mut cargo = sh::cargo();
     let object = embedded_object();
@@ -260,7 +266,7 @@ pub(crate) fn cargo_as_built() -> Command {
     cargo
 }
 
-/// The kernel object that is embedded, or will be.
+/// Returns the path of the kernel object that guard-user embeds. The file may not exist yet.
 pub(crate) fn embedded_object() -> PathBuf {
     sh::root().join("target/bpf/guard.o")
 }

@@ -1,4 +1,4 @@
-//! The gates that need no kernel: each runs, whatever the others say.
+//! Checks that need no kernel. All of them run, even if one fails.
 
 use std::{
     collections::BTreeSet,
@@ -14,18 +14,18 @@ use crate::{
     units::Units,
 };
 
-/// How to check.
+/// Arguments of `cargo xtask check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Take note of a changed memory layout whose version was raised
+    /// Record a changed memory layout after its version was raised
     #[arg(long)]
     bless_layout: bool,
-    /// Check the build for CI with no features but its own, too: this compiles its dependencies again
+    /// Also check the build for CI with only its own features (compiles its dependencies again)
     #[arg(long)]
     own_features: bool,
 }
 
-/// Runs the gates; whether all are passed.
+/// Runs the checks. Returns whether all pass.
 pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     if args.bless_layout {
         layout::bless()?;
@@ -35,14 +35,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     let always: [(&str, Gate); 11] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
         ("the build for CI, without kernel and terminal", || {
-            // Among packages that ask for the features of the other builds. The tests ask for the daemon.
+            // Built together with the other packages, so that its dependencies have the same features as
+            // in the other builds. guard-tests is left out because it enables the daemon.
             let without_tests =
                 PACKAGES.into_iter().filter(|name| *name != "--package=guard-tests");
             build_for_ci(&without_tests.collect::<Vec<_>>())
         }),
         ("clippy", lint),
-        // By itself: together with the others its dependencies would get their features, and with
-        // them the standard library.
+        // In its own call: together with the other packages, cargo would enable `std` in the dependencies
+        // of the kernel crate.
         ("clippy of the kernel crate", || {
             clippy(&["--package=guard-ebpf", "--package=aya-build", "--profile", "kernel-check"])
         }),
@@ -76,8 +77,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
 
 type Gate = fn() -> Result<bool>;
 
-/// The build without default features: it compiles among `packages`, and brings nothing along that
-/// its users have no use for.
+/// Builds guard-user without default features, together with `packages`. Checks that it then does not
+/// depend on crates that its users do not need.
 fn build_for_ci(packages: &[&str]) -> Result<bool> {
     const UNWANTED: [&str; 10] = [
         "aya",
@@ -102,8 +103,8 @@ fn build_for_ci(packages: &[&str]) -> Result<bool> {
     }
     let build = [packages, &["--no-default-features", "--lib"]].concat();
     let passed = if Units::are_recorded() {
-        // Linted with the others, and the binary with it: cargo would put that one where the tests, which
-        // run beside this, find theirs.
+        // `lint` covers this library and its binary. Building the binary here would overwrite the one
+        // that the tests use at the same time.
         cargo(&[&["build", "--quiet"], &build[..]].concat(), &[])?
     } else {
         clippy(&[&build[..], &["--bins"]].concat())?
@@ -115,7 +116,7 @@ fn lint() -> Result<bool> {
     if !Units::are_recorded() {
         return clippy(&[&PACKAGES[..], &["--all-targets"]].concat());
     }
-    // The tests call no benchmarks.
+    // The tests do not build the benchmarks, so no record of them exists yet.
     let all = [&["build", "--quiet"], &PACKAGES[..], &["--all-targets"]].concat();
     Ok(cargo(&all, &[])? && Units::read()?.lint()?)
 }
@@ -136,7 +137,8 @@ fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<bool> {
     sh::succeeds(build::cargo_as_built().args(args).envs(env.iter().copied()))
 }
 
-/// The advisory database is fetched from a server that not every machine reaches.
+/// Checks the advisory database. Passes if the database cannot be fetched: not every machine can reach
+/// its server.
 fn advisories() -> Result<bool> {
     let mut fetch = deny(&["fetch", "db"])?;
     let fetched = fetch.output()?.status.success();

@@ -1,8 +1,8 @@
-//! `cargo xtask ci`: everything that must hold before a change lands, as `.ci/run` calls it. And
-//! `cargo xtask nightly`: what takes too long for that.
+//! `cargo xtask ci` runs everything that must pass before a change lands; `.ci/run` calls it.
+//! `cargo xtask nightly` runs what takes too long for that.
 //!
-//! The tests wait about as much as they compute, so the gates and a guest run beside them. Both are this
-//! program again, as processes with logs of their own.
+//! The tests wait about as much as they compute, so the checks and one guest run at the same time. Both
+//! are further processes of this program, each with its own log.
 
 use std::{
     env, fs, io,
@@ -21,9 +21,9 @@ use crate::{
     test::{self, ChaosArgs, Count, TestArgs, Tests},
 };
 
-/// What takes too long for each change: arguments of this program.
+/// What takes too long for each change, as arguments of this program.
 const NIGHTLY: [&[&str]; 7] = [
-    // With more repetitions of what is generated.
+    // With more repetitions of generated tests (see `TRAINGUARD_LONG` below).
     &["test"],
     &["upgrade"],
     &["vm", "--scenario", "service", "--scenario", "upgrade", "--scenario", "boot"],
@@ -33,18 +33,18 @@ const NIGHTLY: [&[&str]; 7] = [
     &["bench", "--quick", "--install"],
 ];
 
-/// What to run at night.
+/// Arguments of `cargo xtask nightly`.
 #[derive(Debug, Args)]
 pub(crate) struct NightlyArgs {
-    /// Rounds of each test of `cargo xtask chaos`
+    /// Set the number of rounds of each test of `cargo xtask chaos`
     #[arg(long, default_value_t = 1000)]
     rounds: u64,
-    /// Every guest and every boot, too (`cargo xtask vm --long`): hours
+    /// Also run every guest and every boot (`cargo xtask vm --long`); takes hours
     #[arg(long)]
     long: bool,
 }
 
-/// A part of a run that ended.
+/// The result of one part of a run.
 struct Part {
     name: String,
     passed: bool,
@@ -52,7 +52,7 @@ struct Part {
     took: Duration,
 }
 
-/// Runs everything that must hold; whether it does.
+/// Runs everything that must pass. Returns whether it does.
 pub(crate) fn run() -> Result<bool> {
     let started = Instant::now();
     let mut parts = Vec::new();
@@ -60,9 +60,9 @@ pub(crate) fn run() -> Result<bool> {
     let tests = Tests::build(&args)?;
     println!("built in {} s", started.elapsed().as_secs());
 
-    // A guest with the oldest kernel that the guard supports, and the gates. The tests and the guest call
-    // no cargo, so neither waits for the gates, which do. The guest is one long chain of single steps:
-    // it goes first, and the gates, which use every CPU that is free, last.
+    // A guest with the oldest supported kernel, and the checks. Neither the tests nor the guest call
+    // cargo, so they do not wait for the checks, which do. The guest is one long sequential chain, so it
+    // has the highest priority; the checks, which use every free CPU, have the lowest.
     let integration = tests.integration()?.display().to_string();
     let logs = tempfile::tempdir().context("a directory for logs")?;
     let guest = ["vm", "--scenario", "tests-6.1", "--tests", &integration];
@@ -70,7 +70,7 @@ pub(crate) fn run() -> Result<bool> {
     let check = Beside::start(&["check"], 10, logs.path(), false)?;
     let began = Instant::now();
     parts.push(Part::counted("test".to_owned(), tests.run(&args), began));
-    // Behind the tests, some of which count the programs of the machine.
+    // After the tests, because some of them count the BPF programs of the machine.
     let began = Instant::now();
     println!("\n== budget ==");
     let passed = budget::run(&BudgetArgs::built()).unwrap_or_else(|error| {
@@ -83,7 +83,7 @@ pub(crate) fn run() -> Result<bool> {
     Ok(report(&parts, started.elapsed()))
 }
 
-/// Runs what takes too long for each change, one after the other; whether all of it holds.
+/// Runs what takes too long for each change, one part after the other. Returns whether all parts pass.
 pub(crate) fn nightly(args: &NightlyArgs) -> Result<bool> {
     let started = Instant::now();
     let logs = tempfile::tempdir().context("a directory for logs")?;
@@ -100,7 +100,7 @@ pub(crate) fn nightly(args: &NightlyArgs) -> Result<bool> {
     Ok(report(&parts, started.elapsed()))
 }
 
-/// The verdicts, and the last line, which counts; whether all parts passed.
+/// Prints the verdicts, then the line that counts tests. Returns whether all parts passed.
 fn report(parts: &[Part], took: Duration) -> bool {
     println!();
     for part in parts {
@@ -116,7 +116,7 @@ fn report(parts: &[Part], took: Duration) -> bool {
 }
 
 impl Part {
-    /// Tests that were run since `began`. That they could not be counts as one that failed.
+    /// Returns the result of tests that started at `began`. An error counts as one failed test.
     fn counted(name: String, counted: Result<Count>, began: Instant) -> Self {
         let count = counted.unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
@@ -133,19 +133,19 @@ impl Part {
     }
 }
 
-/// This program again, in a process of its own.
+/// Another process of this program, which runs beside this one.
 struct Beside {
     name: String,
     log: PathBuf,
-    /// Waits for it; what became of it, and how long it took.
+    /// Waits for the process; returns its exit status and run time.
     waiter: JoinHandle<io::Result<(ExitStatus, Duration)>>,
 }
 
 impl Beside {
-    /// `nice`: added to this process's (nice(1)). `nightly`: generated tests are repeated more often than
-    /// the gate has time for.
+    /// Starts the process. `nice` is added to this process's nice value (nice(1)). `nightly` repeats
+    /// generated tests more often than `cargo xtask ci` has time for.
     fn start(args: &[&str], nice: i8, directory: &Path, nightly: bool) -> Result<Self> {
-        // Without the path of the tests' executable.
+        // The name leaves out the path of the test executable.
         let words = args.iter().filter(|word| !word.starts_with('/') && **word != "--tests");
         let name = words.copied().collect::<Vec<_>>().join(" ");
         let log = directory.join(name.replace(' ', "_"));
@@ -163,7 +163,7 @@ impl Beside {
         Ok(Self { name, log, waiter })
     }
 
-    /// Waits for its end, and shows what it said.
+    /// Waits for the process to end and prints its log.
     fn end(self) -> Result<Part> {
         let Ok(ended) = self.waiter.join() else { bail!("waiting for {} panicked", self.name) };
         let (status, took) = ended?;
@@ -178,7 +178,7 @@ impl Beside {
     }
 }
 
-/// A line that counts: `3 passed, 0 failed, 1 skipped`.
+/// Parses a line that counts tests: `3 passed, 0 failed, 1 skipped`.
 fn read_count(line: &str) -> Option<Count> {
     let mut parts = line.split(", ").map(|part| part.split_once(' '));
     let mut next = |word: &str| -> Option<u64> {

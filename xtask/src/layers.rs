@@ -1,7 +1,7 @@
-//! The order of modules: what each may import, checked from the imports.
+//! Checks the order of modules: which module may import which.
 //!
-//! A layer imports from the layers below it. Modules of one layer do not import each other. Everything
-//! else is an exception with a reason. Below the modules that are listed here, only circles are
+//! A layer imports from the layers below it. Modules of one layer do not import each other. Every other
+//! import is an exception with a reason. Inside the modules that are listed here, only import cycles are
 //! forbidden.
 
 use std::{
@@ -15,7 +15,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use crate::sh;
 
-/// Modules whose order is given, from the ground up.
+/// Modules in layers, from the lowest to the highest.
 struct Order {
     /// The directory of the sources.
     sources: &'static str,
@@ -28,11 +28,11 @@ struct Order {
 /// Modules that import only from lower layers.
 struct Layer {
     modules: &'static [&'static str],
-    /// What they have in common, and so why others may build on them.
+    /// What the modules have in common, and so why higher layers may build on them.
     why: &'static str,
 }
 
-/// An import within a layer or from a higher one.
+/// An allowed import within a layer or from a higher one.
 struct Exception {
     from: &'static str,
     to: &'static str,
@@ -101,27 +101,27 @@ const ORDERS: [Order; 2] = [
     },
 ];
 
-/// Sources in which no module imports, by way of others, itself.
+/// Sources without import cycles: no module may import itself, directly or through others.
 const ACYCLIC: [&str; 3] = ["guard-common/src", "guard-user/policy/src", "guard-user/src/daemon"];
 
-/// The path of a module, or of something in it, from the root of its crate.
+/// The path of a module, or of an item in it, from the root of its crate.
 type ModulePath = Vec<String>;
 
-/// A module imports another one, or something in it.
+/// An import: module `from` uses the module or item `to`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Import {
     from: ModulePath,
     to: ModulePath,
 }
 
-/// The modules of a crate, or of a part of it, and what they import.
+/// The modules of a crate, or of a part of it, with their imports.
 #[derive(Debug, Default)]
 struct Modules {
     paths: BTreeSet<ModulePath>,
     imports: BTreeSet<Import>,
 }
 
-/// Checks the order; whether it holds.
+/// Checks orders and cycles. Returns whether there are no findings.
 pub(crate) fn run() -> Result<bool> {
     let mut findings = Vec::new();
     for order in &ORDERS {
@@ -140,7 +140,8 @@ pub(crate) fn run() -> Result<bool> {
 }
 
 impl Order {
-    /// Imports against the order, modules that are not in it, and exceptions that nothing needs.
+    /// Returns imports against the order, modules missing from it, and exceptions that are no longer
+    /// needed.
     fn check(&self, modules: &Modules) -> Vec<String> {
         let parent: Vec<&str> = self.parent.split("::").filter(|part| !part.is_empty()).collect();
         let child = |path: &[String]| {
@@ -171,7 +172,7 @@ impl Order {
                         import.to.join("::"),
                     ));
                 }
-                // What is no module is an item of the parent.
+                // A name that is not a listed module is an item of the parent.
                 (Some(_), None) => {}
                 (None, _) => {
                     findings.insert(format!(
@@ -190,9 +191,9 @@ impl Order {
     }
 }
 
-/// Reads the sources of a crate, or of a part of it.
+/// Reads the source files of a crate, or of a part of it.
 fn read(sources: &Path) -> Result<Modules> {
-    // Of a part of a crate, paths begin with those of the part.
+    // Paths of modules begin at the root of the crate, also if `sources` is only a part of it.
     let crate_root = sources.ancestors().find(|path| path.join("lib.rs").is_file());
     let crate_root = crate_root.with_context(|| format!("{}: no crate", sources.display()))?;
     let mut modules = Modules::default();
@@ -205,7 +206,7 @@ fn read(sources: &Path) -> Result<Modules> {
                 continue;
             }
             let is_source = path.extension().is_some_and(|extension| extension == "rs");
-            // Tests may look into everything.
+            // Tests may import anything.
             if !is_source || path.file_stem().is_some_and(|stem| stem == "tests") {
                 continue;
             }
@@ -219,7 +220,7 @@ fn read(sources: &Path) -> Result<Modules> {
     Ok(modules)
 }
 
-/// The path of the module in a file.
+/// Returns the path of the module in a file, which is relative to the crate's sources.
 fn module_of(file: &Path) -> ModulePath {
     let mut parts: Vec<String> =
         file.with_extension("").iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -229,7 +230,7 @@ fn module_of(file: &Path) -> ModulePath {
     parts
 }
 
-/// The paths within the crate that a file names, also in macros; not those in its tests.
+/// Returns the paths within the crate that a file uses, also in macros. Tests are left out.
 fn imports_of(module: &[String], text: &str) -> Result<BTreeSet<Import>> {
     let tokens: TokenStream = text.parse().map_err(|error| anyhow::anyhow!("not Rust: {error}"))?;
     let mut paths = Vec::new();
@@ -241,14 +242,14 @@ fn imports_of(module: &[String], text: &str) -> Result<BTreeSet<Import>> {
     Ok(imports.collect())
 }
 
-/// Collects paths that begin with `crate`, `super` or `self`. `prefix`: the path in front of a group
-/// of a `use` declaration.
+/// Collects paths that begin with `crate`, `super` or `self`. `prefix` is the path before a group of a
+/// `use` declaration.
 fn collect(tokens: TokenStream, prefix: &[String], paths: &mut Vec<Vec<String>>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
         if is_test_attribute(&tokens, at) {
-            // The attribute, and the item behind it up to its body or its end.
+            // Skip the attribute, and the item after it up to its body or its semicolon.
             at += 2;
             while let Some(token) = tokens.get(at) {
                 at += 1;
@@ -293,7 +294,7 @@ fn collect(tokens: TokenStream, prefix: &[String], paths: &mut Vec<Vec<String>>)
                 if path.len() > 1 {
                     paths.push(path);
                 }
-                // An alias is no path.
+                // Skip an alias: it is not a path.
                 if matches!(tokens.get(at), Some(TokenTree::Ident(ident)) if *ident == "as") {
                     at += 2;
                 }
@@ -307,7 +308,7 @@ fn collect(tokens: TokenStream, prefix: &[String], paths: &mut Vec<Vec<String>>)
     }
 }
 
-/// Whether `#[cfg(test)]` begins here.
+/// Returns whether `#[cfg(test)]` begins at this token.
 fn is_test_attribute(tokens: &[TokenTree], at: usize) -> bool {
     let (hash, group) = (tokens.get(at), tokens.get(at + 1));
     is_punct(hash, '#')
@@ -318,7 +319,7 @@ fn is_punct(token: Option<&TokenTree>, expected: char) -> bool {
     matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == expected)
 }
 
-/// The path from the root of the crate; none for one that leaves the crate.
+/// Returns the path from the root of the crate, or `None` if the path leaves the crate.
 fn absolute(module: &[String], path: &[String]) -> Option<Vec<String>> {
     let (first, mut rest) = path.split_first()?;
     let mut absolute = match first.as_str() {
@@ -336,8 +337,8 @@ fn absolute(module: &[String], path: &[String]) -> Option<Vec<String>> {
 }
 
 impl Modules {
-    /// Modules that import each other, directly or by way of others. An import of something in a module is
-    /// an import of the innermost module that there is.
+    /// Returns the groups of modules that import each other, directly or through others. An import of an
+    /// item counts as an import of the innermost module that contains it.
     fn circles(&self) -> BTreeSet<Vec<String>> {
         let innermost = |path: &[String]| {
             let prefixes = (1..=path.len()).rev().filter_map(|length| path.get(..length));
@@ -363,7 +364,7 @@ impl Modules {
     }
 }
 
-/// The modules that a module imports, directly or by way of others.
+/// Returns the modules that a module imports, directly or through others.
 fn reached_from<'e>(
     module: &'e ModulePath,
     edges: &'e BTreeMap<&ModulePath, BTreeSet<ModulePath>>,

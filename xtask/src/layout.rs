@@ -1,10 +1,10 @@
-//! The layout of what is pinned, against `guard-common/layout.lock`.
+//! Compares the layout of pinned maps with `guard-common/layout.lock`.
 //!
-//! Programs and daemons of two builds meet at the pinned maps. They may if both say the same
-//! `LAYOUT_VERSION`, so everything that one of them writes and another one reads must be the same then:
-//! offsets and types of fields, numbers of reasons, sizes and flags of maps. A program of guard-tests says
-//! what it is (`tests/src/bin/pinned-layout`), and this compares it with what was written down with the
-//! version. Comments and names that no map holds are no part of it.
+//! Programs and daemons of different builds share the pinned maps if they have the same `LAYOUT_VERSION`.
+//! Whatever one of them writes and another reads must then be identical: offsets and types of fields,
+//! numeric values of reasons, sizes and flags of maps. A program of guard-tests (`tests/src/bin/pinned-layout`)
+//! prints the layout, and this module compares it with the one recorded for that version. Comments and
+//! names that are stored in no map are not part of the layout.
 
 use std::{collections::BTreeMap, fmt, fs, process::Command};
 
@@ -15,24 +15,24 @@ use crate::{
     sh,
 };
 
-/// What was written down, from the root of the repository.
+/// The recorded layout, relative to the root of the repository.
 const LOCK: &str = "guard-common/layout.lock";
-/// The program that says what the layout is.
+/// The program that prints the layout.
 const PROGRAM: &str = "pinned-layout";
-/// The line with the version.
+/// The name of the line with the version.
 const VERSION: &str = "LAYOUT_VERSION";
-/// How lines on maps begin: they are known where the kernel object is.
+/// Prefix of the lines about maps. They are known only if a kernel object is embedded.
 const MAP: &str = "map ";
-/// The line that lists the pinned maps.
+/// The name of the line that lists the pinned maps.
 const PINNED: &str = "pins of maps";
-/// Where the maps are declared.
+/// The source file that declares the maps.
 const MAPS: &str = "guard-ebpf/src/maps.rs";
 
-/// Everything that is said of a layout: `name = value`.
+/// A layout: lines of the form `name = value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Layout(BTreeMap<String, String>);
 
-/// One line that is not what it was.
+/// One line that differs from the recorded one.
 #[derive(Debug, PartialEq, Eq)]
 struct Change {
     name: String,
@@ -40,17 +40,17 @@ struct Change {
     now: Option<String>,
 }
 
-/// How a layout compares with the one that was written down.
+/// Result of comparing the current layout with the recorded one.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Same,
-    /// Another layout under the same version.
+    /// The layout differs, but the version is the same.
     Unversioned(Vec<Change>),
-    /// Another version, which was not written down yet.
+    /// The version differs from the recorded one: the new layout is not recorded yet.
     Unwritten,
 }
 
-/// Compares; whether the layout is what was written down.
+/// Compares the layouts. Returns whether the current one is as recorded.
 pub(crate) fn run() -> Result<bool> {
     let locked = Layout::parse(&fs::read_to_string(sh::root().join(LOCK)).context(LOCK)?);
     let now = described()?;
@@ -77,10 +77,10 @@ pub(crate) fn run() -> Result<bool> {
     }
 }
 
-/// Writes down a layout whose version was raised.
+/// Records a layout whose version was raised.
 pub(crate) fn bless() -> Result<()> {
     let path = sh::root().join(LOCK);
-    // The maps are part of it.
+    // This embeds the kernel object, and so the maps, in `PROGRAM`.
     build::for_tests()?;
     let now = described()?;
     if !now.has_maps() {
@@ -95,7 +95,7 @@ pub(crate) fn bless() -> Result<()> {
     fs::write(&path, now.to_string()).context(LOCK)
 }
 
-/// The layout as it is.
+/// Returns the current layout.
 fn described() -> Result<Layout> {
     let mut cargo = build::cargo_as_built();
     sh::run(cargo.args(["build", "--quiet"]).args(PACKAGES).args(["--bin", PROGRAM]))?;
@@ -111,8 +111,8 @@ impl Layout {
         Self(lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    /// Adds what the pinned maps are declared to hold: a kernel object tells sizes, which two types may
-    /// share.
+    /// Adds the declared type of each pinned map. The kernel object only contains sizes of keys and
+    /// values, which two different types may share.
     fn declare(&mut self, source: &str) {
         let pinned = self.0.get(PINNED).cloned().unwrap_or_default();
         for map in source.split("#[btf_map]").skip(1) {
@@ -135,7 +135,8 @@ impl Layout {
         self.0.get(VERSION)
     }
 
-    /// Compares with what it is now. Maps count if they are known.
+    /// Compares the recorded layout (`self`) with the current one. Lines about maps are compared only if
+    /// `now` has them.
     fn verdict(&self, now: &Self) -> Verdict {
         let counts = |name: &String| now.has_maps() || !name.starts_with(MAP);
         let mut changes: Vec<Change> = Vec::new();
@@ -176,7 +177,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// The layout of a copy of guard-common: its values, without the maps.
+/// Returns the layout of a copy of guard-common: its values, without the maps.
 #[cfg(test)]
 fn described_from(sources: &std::path::Path) -> Result<Layout> {
     let out = tempfile::tempdir().context("a directory for what is compiled")?;
@@ -207,7 +208,8 @@ mod tests {
 
     use super::*;
 
-    /// Copies sources; those of one name with edits, each of which must fit once.
+    /// Copies a directory of sources. Applies the edits to the file of the given name; each must match
+    /// exactly once.
     fn copy_edited(from: &Path, to: &Path, file: &str, edits: &[(&str, &str)]) {
         for entry in fs::read_dir(from).expect("the sources") {
             let path = entry.expect("an entry").path();
@@ -228,14 +230,14 @@ mod tests {
         }
     }
 
-    /// The names of the values that are not what was written down any more, after a change of
-    /// guard-common.
+    /// Applies edits to a copy of guard-common and returns the names of the values that then differ from
+    /// the recorded ones.
     fn changes(file: &str, edits: &[(&str, &str)]) -> Vec<String> {
         let copy = tempfile::tempdir().expect("a directory");
         let sources = sh::root().join("guard-common/src");
         let lock = fs::read_to_string(sh::root().join(LOCK)).expect("the lock");
         let mut locked = Layout::parse(&lock);
-        // Not the pins and the maps, of which guard-common alone knows nothing.
+        // Leaves out pins and maps, which guard-common does not define.
         let known = described_from(&sources).expect("a layout");
         locked.0.retain(|name, _| known.0.contains_key(name));
         assert_eq!(locked, known);
@@ -287,7 +289,7 @@ mod tests {
         let declared = "declared: TG_A = Array<A, { N as usize }>\n\
                         declared: TG_B = HashMap<Key, u32, 0>\npins of maps = TG_A TG_B\n";
         assert_eq!(layout.to_string(), declared);
-        // Each of the pinned ones is found in the source as it is.
+        // Each pinned map is found in the real source file.
         let lock = fs::read_to_string(sh::root().join(LOCK)).expect("the lock");
         let pinned = Layout::parse(&lock).0[PINNED].split(' ').count();
         assert_eq!(lock.matches("declared: ").count(), pinned);
@@ -298,7 +300,7 @@ mod tests {
         let layout = |text: &str| Layout::parse(text);
         let locked = layout("LAYOUT_VERSION = 3\nmap A.flags = 0\nx = 1\n");
         assert_eq!(locked.verdict(&locked), Verdict::Same);
-        // Without a kernel object.
+        // A build without a kernel object has no lines about maps.
         assert_eq!(locked.verdict(&layout("LAYOUT_VERSION = 3\nx = 1\n")), Verdict::Same);
         let now = layout("LAYOUT_VERSION = 3\nmap B.flags = 1\nx = 2\n");
         let Verdict::Unversioned(changes) = locked.verdict(&now) else { panic!("it is another") };

@@ -1,7 +1,7 @@
 //! `cargo xtask`: set-up, build, demo, tests and checks of trainguard.
 //!
-//! What each verb needs it finds or installs first, after saying so. Data goes to standard output,
-//! talk to standard error.
+//! Each subcommand finds the tools that it needs, or says what it is going to install and installs it.
+//! Results go to standard output, progress and errors to standard error.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for the terminal")]
 
 mod bench;
@@ -37,35 +37,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Find or install what building the kernel object takes
+    /// Find or install the tools that build the kernel object
     Setup(SetupArgs),
-    /// Build the kernel object, then `target/release/trainguard` with it inside
+    /// Build the kernel object, then `target/release/trainguard`, which embeds it
     Build(build::BuildArgs),
     /// Guard a small cluster in network namespaces, attack it, and show what happened
     Demo(demo::DemoArgs),
-    /// Run every test; ends with a line that counts them
+    /// Run every test; the last line of output counts them
     Test(test::TestArgs),
-    /// Kill, starve and reload daemons a thousand times under traffic; prints figures
+    /// Kill, starve and reload daemons a thousand times under traffic; print figures
     Chaos(test::ChaosArgs),
-    /// Format, lints, dependency licences, documentation, repository rules
+    /// Check format, lints, dependency licences, documentation and repository rules
     Check(check::CheckArgs),
-    /// Write the reference pages in `docs/reference` anew; a test holds them
+    /// Write the reference pages in `docs/reference` anew; a test compares them with the code
     Docs,
-    /// Everything that must hold before a change lands: tests, checks, budget, a guest
+    /// Run everything that must pass before a change lands: tests, checks, budget, one guest
     Ci,
-    /// What takes too long for each change: a thousand rounds of chaos, boots, packages, benchmarks
+    /// Run what takes too long for each change: a thousand rounds of chaos, boots, packages, benchmarks
     Nightly(ci::NightlyArgs),
-    /// Upgrade from a version of an older layout, which this builds, and go back to it, under traffic
+    /// Build a version with an older layout, upgrade from it and go back to it, under traffic
     Upgrade,
-    /// Measure what a packet costs, beside an empty program, the parser alone and xdp-filter
+    /// Measure the cost of a packet, compared with an empty program, the parser alone and xdp-filter
     Bench(bench::BenchArgs),
-    /// Hold size, stack and verified instructions of the program against the committed table
+    /// Compare size, stack and verified instructions of the kernel program with the committed table
     Budget(budget::BudgetArgs),
     /// Test under other kernels and as a service, in virtual machines
     Vm(vm::VmArgs),
     /// Make packages of a static binary in `target/dist`: deb, rpm, tar.gz
     Dist(dist::DistArgs),
-    /// Play a part in the demo (the demo starts these itself)
+    /// Play a role in the demo (the demo starts these itself)
     #[command(hide = true)]
     Play {
         #[command(subcommand)]
@@ -75,10 +75,10 @@ enum Verb {
 
 #[derive(Debug, Args)]
 struct SetupArgs {
-    /// Only say what is there and what would be installed; exit with 1 if something is missing
+    /// Only list what is present and what would be installed; exit with 1 if something is missing
     #[arg(long)]
     dry_run: bool,
-    /// Use sudo for what needs root, without asking here
+    /// Use sudo for what needs root, without asking first
     #[arg(long)]
     yes: bool,
 }
@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a verb; whether the answer is yes.
+/// Runs the subcommand. Returns whether it passed; if not, the exit code is 1.
 fn run(cli: &Cli) -> Result<bool> {
     match &cli.verb {
         Verb::Setup(args) if args.dry_run => Ok(toolchain::survey()?.report()),
@@ -129,7 +129,7 @@ fn run(cli: &Cli) -> Result<bool> {
     }
 }
 
-/// Ends with the line that counts; whether nothing failed.
+/// Prints the line that counts tests. Returns whether no test failed.
 fn counted(count: test::Count) -> bool {
     println!("\n{count}");
     count.failed == 0

@@ -1,8 +1,9 @@
-//! Whether the cargo calls of a gate compile each crate once. `cargo xtask` itself, the demo's binary
-//! and the tests choose different packages or targets, and cargo unifies over what is chosen: a feature that
-//! only one of them asks for compiles a crate, and all that depend on it, again. So does a crate that
-//! programs use in one of them, and only macros and build scripts in another: it takes part in another kind
-//! of link.
+//! Checks that the cargo calls of a gate compile each crate once.
+//!
+//! `cargo xtask` itself, the demo's binary and the tests choose different packages or targets, and cargo
+//! unifies features over the chosen packages: a feature that only one of them enables compiles a crate,
+//! and all that depend on it, again. So does a crate that programs link in one build, but only macros and
+//! build scripts use in another, because cargo then compiles it for another kind of link.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,10 +18,10 @@ use crate::{
     sh,
 };
 
-/// The crates of a build, each in the forms in which it is compiled.
+/// The crates of a build by name and kind, each with the forms in which it is compiled.
 type Crates = BTreeMap<String, BTreeSet<Form>>;
 
-/// What one compilation of a crate is for.
+/// The properties in which compilations of one crate differ.
 #[derive(Debug, Default, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Form {
     features: Vec<String>,
@@ -28,7 +29,7 @@ struct Form {
     in_programs: bool,
 }
 
-/// Compares the builds; whether none compiles a crate with features of its own.
+/// Compares the builds. Returns whether each crate is compiled in one form only.
 pub(crate) fn run() -> Result<bool> {
     let tests = crates(&[&PACKAGES[..], &["--tests", "--bins"]].concat())?;
     let mut findings = differences("cargo xtask", &crates(&["--package", "xtask"])?, &tests);
@@ -48,7 +49,8 @@ pub(crate) fn run() -> Result<bool> {
     Ok(findings.is_empty())
 }
 
-/// What cargo would compile. The option has no stable form; the answer is only read.
+/// Returns the crates that cargo would compile. `--unit-graph` is unstable, so this sets
+/// `RUSTC_BOOTSTRAP`; nothing is compiled.
 fn crates(selection: &[&str]) -> Result<Crates> {
     let mut cargo = sh::cargo();
     cargo.arg("build").args(selection).args(["-Z", "unstable-options", "--unit-graph"]);
@@ -61,7 +63,7 @@ fn read(graph: &Value) -> Result<Crates> {
     let in_programs = in_programs(graph, units);
     let mut crates = Crates::new();
     for (number, unit) in units.iter().enumerate() {
-        // A test harness is compiled beside what it tests, with the same features.
+        // A test harness is compiled in addition to its crate, with the same features.
         if unit["mode"] != "build" {
             continue;
         }
@@ -78,7 +80,8 @@ fn read(graph: &Value) -> Result<Crates> {
     Ok(crates)
 }
 
-/// The units that programs link, by number: those that are reached without a macro or build script.
+/// Returns the indices of the units that programs link: those reachable without passing through a macro
+/// or a build script.
 fn in_programs(graph: &Value, units: &[Value]) -> BTreeSet<usize> {
     let index = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());
     let mut reached = BTreeSet::new();
@@ -95,8 +98,9 @@ fn in_programs(graph: &Value, units: &[Value]) -> BTreeSet<usize> {
     reached
 }
 
-/// `nix@0.31.3`, of `registry+https://...#nix@0.31.3`. A package whose directory has its name ends without
-/// it: `path+file:///.../guard-user#0.1.0`.
+/// Returns name and version of a package id: `nix@0.31.3` of `registry+https://...#nix@0.31.3`. If the
+/// directory has the package's name, the id ends with the version alone:
+/// `path+file:///.../guard-user#0.1.0`.
 fn name(package: &str) -> String {
     let (source, name) = package.rsplit_once('#').unwrap_or(("", package));
     if name.contains('@') {
@@ -105,7 +109,7 @@ fn name(package: &str) -> String {
     format!("{}@{name}", source.rsplit('/').next().unwrap_or(source))
 }
 
-/// What a build compiles in another form than the tests.
+/// Lists the crates that a build compiles in another form than the tests.
 fn differences(what: &str, build: &Crates, tests: &Crates) -> Vec<String> {
     let none = BTreeSet::new();
     let mut findings = Vec::new();

@@ -1,4 +1,4 @@
-//! Running other programs.
+//! Runs other programs.
 
 use std::{
     env,
@@ -8,19 +8,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
-    // Cargo names the directory of this package at run time, `cargo xtask` being `cargo run`; a
-    // binary that was called directly finds it where it was built.
+    // `cargo xtask` is `cargo run`, so cargo sets this variable at run time. A binary that was started
+    // directly uses the directory in which it was built.
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest.parent().map_or(manifest.clone(), Path::to_path_buf)
 }
 
-/// The cargo that runs us, or the one on the path, at the root of the repository.
+/// Returns a command for the cargo that runs this program, or else the one in `PATH`, at the root of the
+/// repository.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What is built is looked for below the root.
+    // Build products are expected in `target` at the root.
     cargo.current_dir(root()).env_remove("CARGO_TARGET_DIR");
     cargo
 }
@@ -30,8 +31,8 @@ pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Finds a program on the path, in cargo's directory of binaries, or where an administrator's
-/// programs lie, which an ordinary user's path leaves out.
+/// Finds a program in `PATH`, in cargo's `bin` directory, or in the `sbin` directories, which the `PATH`
+/// of ordinary users leaves out.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -41,19 +42,20 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Where `cargo install` puts binaries.
+/// Returns the directory where `cargo install` puts binaries.
 fn cargo_bin() -> Option<PathBuf> {
     cargo_home().map(|home| home.join("bin"))
 }
 
-/// Where cargo keeps the sources of dependencies.
+/// Returns cargo's home, which holds the sources of dependencies.
 pub(crate) fn cargo_home() -> Option<PathBuf> {
     env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
 }
 
-/// The standard output of a program that must succeed.
+/// Returns the standard output of a program. An exit status other than 0 is an error, with the program's
+/// standard error.
 pub(crate) fn read(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("running {command:?}"))?;
@@ -64,7 +66,7 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("the output of {command:?}"))
 }
 
-/// Runs a program with our own output; it must succeed.
+/// Runs a program that inherits our output. An exit status other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     if !succeeds(command)? {
         bail!("{command:?} failed");
@@ -72,14 +74,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Copies a binary without the information for debuggers; the path of the copy.
+/// Copies a binary without debug information and symbols. Returns the path of the copy.
 pub(crate) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
     let strip = find("strip").context("no `strip`, which is in binutils")?;
     run(Command::new(strip).arg("-o").args([to, from]))?;
     Ok(to.to_owned())
 }
 
-/// Runs a program with our own output; whether it succeeded.
+/// Runs a program that inherits our output. Returns whether it succeeded.
 pub(crate) fn succeeds(command: &mut Command) -> Result<bool> {
     let status = command.stdin(Stdio::null()).status();
     Ok(status.with_context(|| format!("running {command:?}"))?.success())

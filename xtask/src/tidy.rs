@@ -1,4 +1,4 @@
-//! Rules of the repository, as a check: what a reviewer would otherwise have to remember.
+//! Checks rules of the repository that a reviewer would otherwise have to remember.
 
 use std::{
     fs,
@@ -9,11 +9,11 @@ use anyhow::{Context as _, Result};
 
 use crate::sh;
 
-/// Files that may contain unsafe code. The kernel crate is left out: packets and map values are
-/// pointers there, and the linter asks for a safety note at each.
+/// Files that may contain unsafe code. The kernel crate is exempt: packets and map values are pointers
+/// there, and clippy requires a safety comment at each unsafe block.
 const UNSAFE: [&str; 2] = ["guard-common/src/layout/mod.rs", "guard-user/src/sys.rs"];
 
-/// Checks the rules; whether all hold.
+/// Checks the rules. Returns whether all hold.
 pub(crate) fn run() -> Result<bool> {
     let root = sh::root();
     let mut findings = Vec::new();
@@ -31,10 +31,10 @@ pub(crate) fn run() -> Result<bool> {
     Ok(findings.is_empty())
 }
 
-/// The files under version control, and new ones that are not ignored.
+/// Returns the files under version control, and new files that are not ignored.
 fn files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut git = std::process::Command::new("git");
-    // Root may check what another user has cloned.
+    // Root may check a clone that belongs to another user.
     git.current_dir(root).args([
         "-c",
         "safe.directory=*",
@@ -76,7 +76,9 @@ fn source_rules(file: &Path, text: &str) -> Vec<String> {
 fn manifest_rules(file: &Path, text: &str) -> Option<String> {
     let inherits = text.contains("[lints]\nworkspace = true");
     let is_root = text.contains("[workspace.lints");
-    (!inherits && !is_root)
+    // A workspace of its own cannot inherit from this one.
+    let is_apart = text.contains("\n[workspace]\n");
+    (!inherits && !is_root && !is_apart)
         .then(|| format!("{}: does not inherit the workspace's lints", file.display()))
 }
 

@@ -1,8 +1,9 @@
-//! Linting and documenting our crates by the commands that compiled them.
+//! Runs clippy and rustdoc on our crates with the recorded commands that compiled them.
 //!
-//! A dependency that cargo has compiled for a build it reads once more for clippy and for rustdoc, which
-//! takes a third of what the gates take. Where `.ci/rustc` has written down how each of our crates was
-//! compiled, clippy and rustdoc are called in the same way, beside the same dependencies.
+//! `cargo clippy` and `cargo doc` check every dependency again that a build has compiled already, which
+//! takes a third of the time of the checks. Where `.ci/rustc` has recorded how each of our crates was
+//! compiled, this module calls clippy and rustdoc in the same way, with the dependencies that the build
+//! compiled.
 
 use std::{
     collections::BTreeMap,
@@ -23,23 +24,23 @@ use crate::sh;
 struct Unit {
     when: SystemTime,
     environment: BTreeMap<String, String>,
-    /// The compiler, and what it was given.
+    /// The compiler's path. Its arguments are in `arguments`.
     compiler: String,
     arguments: Vec<String>,
 }
 
-/// What was written down. None where builds write nothing down.
+/// All recorded compilations.
 #[derive(Debug)]
 pub(crate) struct Units(Vec<Unit>);
 
 impl Units {
-    /// Whether builds in this environment write down how they compile.
+    /// Returns whether builds in this environment record their compiler calls.
     pub(crate) fn are_recorded() -> bool {
         let wrapper = env::var_os("RUSTC_WORKSPACE_WRAPPER").map(PathBuf::from);
         wrapper.is_some_and(|wrapper| wrapper == sh::root().join(".ci/rustc"))
     }
 
-    /// Reads what was written down: of each crate, in each of its forms, how it was compiled last.
+    /// Reads the records: the last compilation of each crate in each of its forms.
     pub(crate) fn read() -> Result<Self> {
         let mut units = Vec::new();
         for entry in fs::read_dir(sh::root().join("target/units"))? {
@@ -49,15 +50,16 @@ impl Units {
             }
             units.push(Unit::read(&path).with_context(|| path.display().to_string())?);
         }
-        // The last one of each form stays.
+        // The last one of each form is kept.
         units.sort_by_key(|unit| unit.when);
         let by_form: BTreeMap<_, _> = units.into_iter().map(|unit| (unit.form(), unit)).collect();
         Ok(Self(by_form.into_values().collect()))
     }
 
-    /// Lints all of them; whether clippy finds nothing.
+    /// Lints all units. Returns whether clippy finds nothing.
     pub(crate) fn lint(&self) -> Result<bool> {
-        // The binary with each form of its library: those with other features were compiled without it.
+        // Lint the binary with each form of its library: the builds with other features compiled only the
+        // library.
         let binaries = self.0.iter().filter(|unit| unit.value_of("--crate-type") == Some("bin"));
         let others: Vec<Unit> = binaries
             .flat_map(|unit| self.0.iter().filter_map(move |library| unit.with_library(library)))
@@ -65,7 +67,8 @@ impl Units {
         each(self.0.iter().chain(&others).collect(), Unit::clippy)
     }
 
-    /// Documents libraries, and programs that are not called like one; whether rustdoc finds nothing.
+    /// Documents the libraries, and the programs that do not have the name of a library. Returns whether
+    /// rustdoc finds nothing.
     pub(crate) fn document(&self) -> Result<bool> {
         let libraries: Vec<&str> =
             self.0.iter().filter(|unit| unit.is_library()).filter_map(Unit::name).collect();
@@ -75,7 +78,7 @@ impl Units {
             let is_free = !unit.name().is_some_and(|name| libraries.contains(&name));
             unit.is_library() || (is_program && is_free && !unit.has("--test"))
         };
-        // The form with the most features.
+        // Of several forms, document the one with the most features.
         let mut by_source: BTreeMap<_, &Unit> = BTreeMap::new();
         for unit in self.0.iter().filter(documented) {
             let known = by_source.entry(unit.source()).or_insert(unit);
@@ -98,7 +101,7 @@ impl Unit {
         let mut arguments = parts(path)?;
         let compiler = arguments.first().cloned().context("no compiler")?;
         arguments.remove(0);
-        // What an edit leaves of the compiler's own work.
+        // Drop `-C incremental=DIR`: the compiler's own cache.
         if let Some(at) = arguments.iter().position(|argument| argument.starts_with("incremental="))
         {
             arguments.drain(at.saturating_sub(1)..=at);
@@ -138,8 +141,8 @@ impl Unit {
         self.name().is_some_and(|name| name.starts_with("build_script"))
     }
 
-    /// The same unit of the same package with another form of its library. None if it has that form, or
-    /// the library is not its.
+    /// Returns this unit with another form of its package's library, or `None` if it uses that form
+    /// already or the library belongs to another package.
     fn with_library(&self, library: &Self) -> Option<Self> {
         let package = |unit: &Self| unit.environment.get("CARGO_PKG_NAME").cloned();
         if !library.is_library() || package(library) != package(self) {
@@ -158,7 +161,7 @@ impl Unit {
             if nth == at {
                 arguments.push(format!("{prefix}{}", other.display()));
             } else if argument.starts_with("feature=") {
-                // `--cfg` before it.
+                // Drop the `--cfg` before it, too.
                 arguments.pop();
             } else {
                 arguments.push(argument.clone());
@@ -175,17 +178,19 @@ impl Unit {
         self.arguments.iter().map(String::as_str).filter(is_feature).collect()
     }
 
-    /// What tells the forms of a crate apart.
+    /// Returns what distinguishes the forms of a crate: name, source file, whether it is a test harness,
+    /// features.
     fn form(&self) -> (Option<String>, Option<String>, bool, Vec<String>) {
         let features = self.features().into_iter().map(str::to_owned).collect();
         (self.name().map(str::to_owned), self.source().cloned(), self.has("--test"), features)
     }
 
-    /// A program, in the place of the compiler: same directory, same environment.
+    /// Returns a command for a program that runs in place of the compiler, in the same directory and
+    /// environment.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(sh::root()).env_clear().envs(&self.environment);
-        // Of cargo, which is gone: how many may run at a time.
+        // Drop the job server: it belonged to the cargo process that compiled the unit, which has ended.
         command.env_remove("MAKEFLAGS").env_remove("CARGO_MAKEFLAGS");
         command.stdin(Stdio::null());
         command
@@ -194,7 +199,7 @@ impl Unit {
     fn clippy(&self) -> Result<Output> {
         let out = sh::root().join("target/lint");
         let mut clippy = self.command("clippy-driver");
-        // How its arguments reach it from `cargo clippy`.
+        // `cargo clippy` passes arguments to the driver in this form.
         clippy.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
         clippy.arg(&self.compiler).args(self.without(&["--out-dir", "--emit"]));
         clippy.arg("--emit=metadata").arg("--out-dir").arg(out);
@@ -210,7 +215,8 @@ impl Unit {
         rustdoc.output().context("running rustdoc")
     }
 
-    /// The arguments without some options and their values, and with messages for people.
+    /// Returns the arguments without `options` and their values, and without those that ask for JSON
+    /// messages.
     fn without(&self, options: &[&str]) -> Vec<&str> {
         let mut kept = Vec::new();
         let mut arguments = self.arguments.iter().map(String::as_str);
@@ -226,8 +232,8 @@ impl Unit {
     }
 }
 
-/// Does something with all units, as many at a time as there are CPUs, and shows what was said; whether
-/// it succeeded with each.
+/// Calls `run` for all units, as many at a time as there are CPUs, and prints their standard error.
+/// Returns whether all succeeded.
 fn each(mut units: Vec<&Unit>, run: fn(&Unit) -> Result<Output>) -> Result<bool> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     units.reverse();

@@ -1,5 +1,5 @@
-//! `cargo xtask upgrade`: tests upgrades from, and downgrades to, a version from before layouts described
-//! themselves. Builds that version's own binary, and for `cargo xtask vm --scenario upgrade` its packages.
+//! `cargo xtask upgrade`: tests upgrades from, and downgrades to, a version older than self-describing
+//! layouts. Builds that version's binary, and its packages for `cargo xtask vm --scenario upgrade`.
 
 use std::{
     fs,
@@ -14,16 +14,16 @@ use crate::{
     test::{self, Count},
 };
 
-/// The last version of layout 3.
+/// Commit of the last version with layout 3.
 const EARLIER: &str = "4ee8dd0dc483a360cd64d50e3851e4a4ac46e3dc";
 
-/// Builds that version, unless it is built already, and runs the tests; returns the counts.
+/// Builds the earlier version, unless it is built already, and runs the tests. Returns the counts.
 pub(crate) fn run() -> Result<Count> {
     test::upgrade(earlier()?)
 }
 
-/// Packages of that version, which packs its binary itself, in a directory; the path of the deb, beside which the
-/// rpm lies.
+/// Builds packages of the earlier version with its own `cargo xtask dist` and copies them to `directory`.
+/// Returns the path of the deb; the rpm is beside it.
 pub(crate) fn packages(directory: &Path) -> Result<PathBuf> {
     let stripped = sh::strip(&earlier()?, &directory.join("earlier"))?;
     let source = source();
@@ -42,12 +42,12 @@ pub(crate) fn packages(directory: &Path) -> Result<PathBuf> {
     Ok(directory.join("earlier.deb"))
 }
 
-/// A clone below `target`, in which that version is built.
+/// Returns the directory of the clone in which the earlier version is built.
 fn source() -> PathBuf {
     sh::root().join("target/earlier")
 }
 
-/// The binary of that version.
+/// Returns the binary of the earlier version; builds it if it does not exist.
 fn earlier() -> Result<PathBuf> {
     let source = source();
     let binary = source.join("target/debug/trainguard");
@@ -66,7 +66,7 @@ fn earlier() -> Result<PathBuf> {
         "the version to upgrade from is not in this clone: `git fetch --unshallow` gets all of them",
     )?;
     println!("building the version of commit {EARLIER} in {}", source.display());
-    // The demo is the shortest command of that version that builds the binary.
+    // In that version, `demo` is the shortest command that builds the binary.
     let mut demo = sh::cargo();
     demo.current_dir(&source).args(["xtask", "demo"]).env_remove("CARGO_MANIFEST_DIR");
     sh::run(&mut demo)?;

@@ -1,4 +1,4 @@
-//! What one must know of the machine to read a figure. What cannot be found out is null.
+//! Facts about the machine that a reader of the figures needs. A fact that cannot be determined is null.
 
 use std::{collections::BTreeMap, fs, process::Command};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::sh;
 
-/// The facts, now.
+/// Collects the facts.
 pub(crate) fn facts() -> Value {
     json!({
         "cpu": cpu_model(),
@@ -23,12 +23,12 @@ pub(crate) fn facts() -> Value {
     })
 }
 
-/// Now, as ISO 8601.
+/// Returns the current time in UTC, as ISO 8601.
 pub(super) fn date() -> Option<String> {
     tell("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"])
 }
 
-/// The release of the running kernel.
+/// Returns the release of the running kernel (`uname -r`).
 pub(crate) fn kernel() -> Option<String> {
     read("/proc/sys/kernel/osrelease")
 }
@@ -39,14 +39,14 @@ fn cpu_model() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Ticks a second, of which the coarse clock is made.
+/// Returns the kernel's ticks per second (`CONFIG_HZ`), which is the resolution of the coarse clock.
 fn hz() -> Option<u64> {
     let config = tell("zcat", &["/proc/config.gz"])
         .or_else(|| read(&format!("/boot/config-{}", kernel()?)))?;
     config.lines().find_map(|line| line.strip_prefix("CONFIG_HZ="))?.parse().ok()
 }
 
-/// What the kernel does about flaws of the CPU, where it is affected.
+/// Returns the kernel's mitigations of CPU vulnerabilities, by name; only of those that affect this CPU.
 fn mitigations() -> BTreeMap<String, String> {
     let Ok(entries) = fs::read_dir("/sys/devices/system/cpu/vulnerabilities") else {
         return BTreeMap::new();
@@ -58,11 +58,11 @@ fn mitigations() -> BTreeMap<String, String> {
     all.filter(|(_, state)| state != "Not affected").collect()
 }
 
-/// The commit, and whether something was changed since.
+/// Returns the current commit, and whether the tree has uncommitted changes.
 fn commit() -> Option<String> {
     let git = |args: &[&str]| {
         let mut git = Command::new("git");
-        // Root may measure what another user has cloned.
+        // Root may measure a clone that belongs to another user.
         git.current_dir(sh::root()).args(["-c", "safe.directory=*"]).args(args);
         sh::read(&mut git).ok()
     };

@@ -1,4 +1,4 @@
-//! The benchmarks: built, run one after the other, merged into one file.
+//! Builds the benchmarks, runs them one after the other, and merges their figures into one file.
 
 pub(crate) mod machine;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{build, sh, toolchain};
 
-/// Form of the merged file. Raised when a field changes its meaning.
+/// Schema of the merged file. Raised when a field changes its meaning.
 const SCHEMA: &str = "trainguard/bench/v1";
 
 /// The benchmarks: name, and bench target of `guard-tests`.
@@ -22,25 +22,25 @@ const BENCHES: [(&str, &str); 5] = [
     ("flood", "flood"),
 ];
 
-/// What to measure.
+/// Arguments of `cargo xtask bench`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Few rounds: under a minute for all
+    /// Measure fewer rounds: under a minute for all benchmarks
     #[arg(long)]
     quick: bool,
-    /// Install what is compared with, after saying so
+    /// Install the programs to compare with, after listing them
     #[arg(long)]
     install: bool,
-    /// Where the figures go, instead of `target/bench.json`
+    /// Write the figures to this file instead of `target/bench.json`
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
-    /// Only this benchmark; may be given several times
+    /// Run only this benchmark; may be given several times
     #[arg(long, value_name = "SECTION", value_parser = BENCHES.map(|(name, _)| name))]
     only: Vec<String>,
 }
 
-/// Runs the benchmarks; whether all of them came to an end. Targets that are missed are shown, and
-/// fail nothing: the machine has its say in them.
+/// Runs the benchmarks. Returns whether all of them completed. A missed target is printed but is not a
+/// failure, because the figures depend on the machine.
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     if !sh::is_root() {
         bail!(
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-/// The benchmarks that are asked for.
+/// Returns the benchmarks that the arguments select.
 fn chosen(args: &BenchArgs) -> Vec<(&'static str, &'static str)> {
     BENCHES
         .into_iter()
@@ -88,16 +88,16 @@ fn chosen(args: &BenchArgs) -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-/// Kernel objects.
+/// Paths of the kernel objects.
 struct Objects {
     kernel: PathBuf,
     directory: PathBuf,
 }
 
-/// Builds the objects and the benchmarks, so that no time of building is measured.
+/// Builds the objects and the benchmarks first, so that no build runs during a measurement.
 fn prepare(benches: &[(&str, &str)]) -> Result<Objects> {
     let tools = toolchain::ensure(false)?;
-    // The benchmark of the wire runs the daemon.
+    // The flood benchmark runs the daemon.
     let built = build::build(&tools, &build::BuildArgs::default())?;
     let directory = build::bench_objects(&tools)?;
     for (_, target) in benches {
@@ -108,7 +108,8 @@ fn prepare(benches: &[(&str, &str)]) -> Result<Objects> {
     Ok(Objects { kernel: built.object, directory })
 }
 
-/// Runs a bench target that is built with this kernel object; its arguments follow.
+/// Returns a command that runs a bench target with this kernel object. The caller appends the benchmark's
+/// arguments.
 pub(crate) fn bench(target: &str, object: &std::path::Path) -> Command {
     let mut cargo = sh::cargo();
     cargo.args(["bench", "--quiet", "--package", "guard-tests", "--bench", target, "--"]);
@@ -117,7 +118,7 @@ pub(crate) fn bench(target: &str, object: &std::path::Path) -> Command {
     cargo
 }
 
-/// Writes the figures of all benchmarks into one file, each row with the name of its benchmark.
+/// Writes the figures of all benchmarks to one file. Each row names its benchmark.
 fn write(args: &BenchArgs, machine: &Value, benches: &[Value]) -> Result<PathBuf> {
     let mut rows = Vec::new();
     let mut notes = serde_json::Map::new();

@@ -1,7 +1,7 @@
 //! A small cluster in network namespaces: a switch, and hosts with one interface each.
 //!
-//! Everything carries this process's id in its name and is taken down when the value is dropped,
-//! whatever happened before.
+//! All names contain the id of this process. Everything is removed when the value is dropped, also after
+//! an error.
 
 use std::{
     fs,
@@ -12,33 +12,33 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
-/// Largest frame of the cluster, as training clusters are run.
+/// MTU of the cluster's interfaces, as in real training clusters.
 const MTU: &str = "9000";
 
 /// A host of the cluster.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Host {
-    /// Name, also in the manifest if it is a member.
+    /// Name of the host; also its name in the manifest if it is a member.
     pub(crate) name: &'static str,
     /// Last part of its addresses, `10.77.0.N` and `fd77::N`.
     pub(crate) number: u8,
-    /// Whether the manifest knows it.
+    /// Whether the manifest lists the host.
     pub(crate) member: bool,
 }
 
 impl Host {
-    /// Its IPv4 address.
+    /// Returns the IPv4 address.
     pub(crate) fn ipv4(&self) -> String {
         format!("10.77.0.{}", self.number)
     }
 
-    /// Its IPv6 address. The number is spelled as in IPv4, for the eye.
+    /// Returns the IPv6 address. The number is written in decimal digits as in IPv4, for readability.
     pub(crate) fn ipv6(&self) -> String {
         format!("fd77::{}", self.number)
     }
 }
 
-/// The namespaces, the directories and the daemons.
+/// The cluster: its namespaces, directories and daemons.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     prefix: String,
@@ -49,7 +49,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A switch and these hosts, wired and with addresses.
+    /// Builds a switch and these hosts, connected and with addresses.
     pub(crate) fn build(hosts: &[Host]) -> Result<Self> {
         let mut cluster = Self {
             prefix: format!("tgdemo{}", std::process::id()),
@@ -81,7 +81,7 @@ impl Cluster {
         let namespace = self.namespace(name);
         ip(&["netns", "add", &namespace])?;
         self.namespaces.push(namespace.clone());
-        // No duplicate address detection: the addresses are ours, and it takes a second each.
+        // No duplicate address detection: the addresses are unique, and it takes a second for each.
         for which in ["all", "default"] {
             let set = format!("echo 0 > /proc/sys/net/ipv6/conf/{which}/accept_dad");
             run(Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &set]))?;
@@ -104,22 +104,22 @@ impl Cluster {
         ip(&["-n", &namespace, "link", "set", "eth0", "up"])
     }
 
-    /// The namespace of a host.
+    /// Returns the name of a host's namespace.
     pub(crate) fn namespace(&self, host: &str) -> String {
         format!("{}-{host}", self.prefix)
     }
 
-    /// A path in the demo's own directory.
+    /// Returns a path in the demo's own directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Where a host's daemon keeps its sockets.
+    /// Returns the directory of the sockets of a host's daemon.
     pub(crate) fn run_dir(&self, host: &str) -> PathBuf {
         self.path(&format!("run-{host}"))
     }
 
-    /// A command in the namespace of a host.
+    /// Returns a command that runs in the namespace of a host.
     pub(crate) fn command(&self, host: &str, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace(host)]).arg(program);
@@ -127,7 +127,7 @@ impl Cluster {
         command
     }
 
-    /// Starts a process that lives as long as the cluster.
+    /// Starts a process that runs until the cluster is dropped.
     pub(crate) fn start(&mut self, command: &mut Command) -> Result<()> {
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
         self.children.push(child);
@@ -151,7 +151,7 @@ impl Cluster {
         self.start(&mut command)
     }
 
-    /// What a host's daemon has said so far.
+    /// Returns the log of a host's daemon so far.
     pub(crate) fn log(&self, host: &str) -> String {
         fs::read_to_string(self.path(&format!("{host}.log"))).unwrap_or_default()
     }
@@ -160,7 +160,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         for child in &mut self.children {
-            // Already gone is as good.
+            // An error means that the process has ended already.
             let _ = child.kill();
             let _ = child.wait();
         }

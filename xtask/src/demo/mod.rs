@@ -1,5 +1,5 @@
-//! `cargo xtask demo`: guards a small cluster, lets it work, attacks it, and compares what happened
-//! with what should have.
+//! `cargo xtask demo`: guards a small cluster, runs its workload, attacks it, and compares the results
+//! with the expected ones.
 
 pub(crate) mod cluster;
 mod script;
@@ -20,23 +20,23 @@ use clap::Args;
 
 use crate::{build, sh};
 
-/// The manifest and the capture for machines that cannot run the demo.
+/// Capture and manifest for machines that cannot run the demo.
 const CAPTURE: &str = "tests/captures/mxnet-baseline.pcap";
 const CAPTURE_MANIFEST: &str = "tests/captures/cluster.yaml";
 const CAPTURE_NODES: [&str; 2] = ["sched-0", "server-0"];
 const SCHEDULER: &str = "10.77.0.1:9091";
-/// Of a range set aside for documentation (RFC 5737).
+/// An address of a range reserved for documentation (RFC 5737).
 const STRANGER: &str = "192.0.2.66";
 
-/// How to run the demo.
+/// Arguments of `cargo xtask demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Do not build; use this binary (the demo calls itself so under sudo)
+    /// Use this binary instead of building one (the demo uses this when it calls itself under sudo)
     #[arg(long, hide = true, value_name = "FILE")]
     built: Option<PathBuf>,
 }
 
-/// Runs the demo; whether everything was as expected.
+/// Runs the demo. Returns whether all results were as expected.
 pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     let binary = match &args.built {
         Some(binary) => binary.clone(),
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
     }
 }
 
-/// The part that needs root, under sudo. Everything was built before, as the user.
+/// Runs the part that needs root under sudo. Everything has been built before, as the user.
 fn with_sudo(binary: &Path) -> Result<bool> {
     let Some(sudo) = sh::find("sudo") else {
         let missing = "network namespaces and bpf(2) need root, and there is no sudo here; run it \
@@ -76,7 +76,7 @@ fn with_sudo(binary: &Path) -> Result<bool> {
     }
 }
 
-/// What can be shown without the kernel. The answer is no: nothing was guarded.
+/// Shows what works without the kernel. Returns `false`, because nothing was guarded.
 fn without_kernel(missing: &str, binary: &Path) -> Result<bool> {
     println!("The demo cannot run on this machine: {missing}");
     println!();
@@ -97,11 +97,11 @@ fn without_kernel(missing: &str, binary: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether the user wants to stop. What was made is then taken down in the ordinary way.
+/// Whether the user wants to stop. The demo then removes the cluster in the ordinary way.
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Notes the signals that ask for an end, from now on.
+    /// Registers handlers for the signals that ask this process to end.
     pub(crate) fn listen() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in
@@ -112,12 +112,12 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
-    /// Whether the user wants to stop.
+    /// Returns whether the user wants to stop.
     pub(crate) fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Fails once the user wants to stop.
+    /// Fails if the user wants to stop.
     fn check(&self) -> Result<()> {
         if self.came() {
             bail!("interrupted; everything the demo made is taken down");

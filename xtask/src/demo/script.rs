@@ -1,4 +1,4 @@
-//! What happens in the demo, in its order, and what should come of it.
+//! The steps of the demo in order, each with its expected result.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::sh;
 
-/// The hosts. Numbers are the last parts of their addresses.
+/// The hosts. The numbers are the last parts of their addresses.
 const HOSTS: [Host; 7] = [
     Host { name: "scheduler", number: 10, member: true },
     Host { name: "server-0", number: 20, member: true },
@@ -30,39 +30,39 @@ const HOSTS: [Host; 7] = [
     Host { name: "flooder", number: 66, member: false },
 ];
 const MANIFEST: &str = include_str!("cluster.yaml");
-/// The policy is the one that is shipped.
+/// The demo uses the policy that is shipped.
 const POLICY: &str = "policies/mxnet.yaml";
 
 const SCHEDULER_PORT: u16 = 9091;
 /// Pinned port of servers and workers.
 const PS_PORT: u16 = 9200;
-/// Where a process lands whose port was taken.
+/// Port of a process whose pinned port was taken.
 const RANDOM_PORT: u16 = 34567;
-/// The port that the policy leaves alone.
+/// A port that the policy does not guard.
 const SSH_PORT: u16 = 22;
 
-/// SYN segments of the flood.
+/// Number of SYN segments in the flood.
 const FLOOD: u32 = 50_000;
-/// Connections that the hoarding worker wants.
+/// Number of connections that the hoarding worker tries to open.
 const HOARD: u64 = 1500;
-/// What the policy gives it at once, and per second; see `POLICY`.
+/// New connections that the policy allows the worker at once, and per second; see `POLICY`.
 const BURST: u64 = 1000;
 const RATE: u64 = 200;
 
-/// How long daemons may take to be in force.
+/// Deadline for the daemons to enforce the policy.
 const START: Duration = Duration::from_secs(15);
-/// How long any part may take.
+/// Deadline for each step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why there is no table.
+/// Why there are no results.
 pub(super) enum Failure {
-    /// This machine cannot do it.
+    /// This machine cannot run the demo.
     Impossible(Error),
-    /// It should have worked.
+    /// A step failed that should have worked.
     Failed(Error),
 }
 
-/// One line of the table.
+/// One line of the table of results.
 struct Line {
     what: &'static str,
     expected: String,
@@ -70,7 +70,7 @@ struct Line {
     agrees: bool,
 }
 
-/// Runs the demo; whether everything was as expected.
+/// Runs the demo. Returns whether all results were as expected.
 pub(super) fn run(binary: &Path, interrupt: &Interrupt) -> Result<bool, Failure> {
     let start = Instant::now();
     say(
@@ -99,13 +99,13 @@ struct Demo<'a> {
 }
 
 impl Demo<'_> {
-    /// A daemon that lacks a right is a machine that cannot do it.
+    /// Classifies an error at start. If a daemon lacks a capability, this machine cannot run the demo.
     fn classify(&self, error: Error) -> Failure {
         let lacking = HOSTS.iter().any(|host| self.cluster.log(host.name).contains("CAP_BPF"));
         if lacking { Failure::Impossible(error) } else { Failure::Failed(error) }
     }
 
-    /// Starts a daemon in every member's namespace, and waits until all are in force.
+    /// Starts a daemon in every member's namespace, and waits until all of them enforce the policy.
     fn guard(&mut self) -> Result<()> {
         let manifest = self.cluster.path("cluster.yaml");
         fs::write(&manifest, MANIFEST)?;
@@ -158,8 +158,7 @@ impl Demo<'_> {
         self.show("server-0")
     }
 
-    /// Listeners are up once each answers within its own namespace: what comes over `lo` is not
-    /// guarded.
+    /// Waits until each listener answers within its own namespace; packets over `lo` are not guarded.
     fn wait_for_listeners(&self) -> Result<()> {
         let deadline = Instant::now() + START;
         for host in &HOSTS {
@@ -201,7 +200,7 @@ impl Demo<'_> {
             seen.well += outcome.well;
             seen.badly += outcome.badly;
         }
-        // 5 members, each to 4 others, 2 ports, 2 families.
+        // 5 members, each to 4 others, on 2 ports, over 2 address families.
         self.expect("members' connections among themselves that work", 80, seen.well);
 
         let mut command = self.role("server-0", "echo")?;
@@ -247,11 +246,11 @@ impl Demo<'_> {
         self.show("scheduler")?;
         let sent = self.finish(flood)?.well;
         let work = self.finish(work)?;
-        // The last of it may still be on its way.
+        // The last packets may still be in flight.
         thread::sleep(Duration::from_millis(300));
         let dropped = self.dropped("scheduler", "not_allowed")?.saturating_sub(before);
         self.expect("connections of the worker during the flood that work", 40, work.well);
-        // A flood may overrun the queue of the virtual wire before any program sees it.
+        // A flood may overrun the queue of the veth pair before the program sees the packets.
         self.lines.push(Line {
             what: "forged segments dropped by the scheduler's guard",
             expected: format!("{} to {sent}", sent / 10 * 9),
@@ -274,7 +273,7 @@ impl Demo<'_> {
         let most = BURST + RATE * seconds;
         self.lines.push(Line {
             what: "connections that the hoarding member gets, of 1500",
-            // It has opened a few before.
+            // The member has opened a few connections before.
             expected: format!("{} to {most}", BURST - 50),
             seen: hoard.well.to_string(),
             agrees: (BURST - 50..=most).contains(&hoard.well),
@@ -293,7 +292,7 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// Shows a node's statistics, as its operator would see them.
+    /// Shows a node's statistics as its operator would see them.
     fn show(&self, host: &str) -> Result<()> {
         println!("\n$ trainguard stats --once   (on {host})");
         let mut command = Command::new(self.binary);
@@ -305,21 +304,21 @@ impl Demo<'_> {
         Ok(())
     }
 
-    /// What a node's guard has dropped for a reason.
+    /// Returns the number of packets that a node's guard has dropped for a reason.
     fn dropped(&self, host: &str, reason: &str) -> Result<u64> {
         let stats = self.ask(host, &["stats", "--once"])?;
         let count = stats.pointer(&format!("/reasons/{reason}/dropped")).and_then(Value::as_u64);
         count.with_context(|| format!("no `{reason}` in the statistics of {host}"))
     }
 
-    /// Asks a daemon for JSON.
+    /// Queries a daemon for JSON.
     fn ask(&self, host: &str, verb: &[&str]) -> Result<Value> {
         let mut command = Command::new(self.binary);
         command.args(verb).args(["--format", "json", "--run-dir"]).arg(self.cluster.run_dir(host));
         Ok(serde_json::from_str(&sh::read(&mut command)?)?)
     }
 
-    /// A part in the demo, played by this program in a host's namespace.
+    /// Returns a command that plays a role in a host's namespace; this program is the player.
     fn role(&self, host: &str, role: &str) -> Result<Command> {
         let mut command = self.cluster.command(host, &std::env::current_exe()?);
         command.args(["play", role]);
@@ -331,7 +330,7 @@ impl Demo<'_> {
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("starting {command:?}"))
     }
 
-    /// Waits for a part to be played.
+    /// Waits until a role has ended.
     fn finish(&self, mut child: Child) -> Result<Outcome> {
         let deadline = Instant::now() + STEP_TIMEOUT;
         while child.try_wait()?.is_none() {
@@ -342,14 +341,14 @@ impl Demo<'_> {
                 Ok(())
             });
             if let Err(error) = stop {
-                // Gone already is as good.
+                // An error means that the process has ended already.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(error);
             }
             thread::sleep(Duration::from_millis(10));
         }
-        // A terminal's ctrl-c ends the part, too: then that is the reason.
+        // Ctrl-C in a terminal also ends the child process. The interrupt is then the reason.
         self.interrupt.check()?;
         let output = child.wait_with_output()?;
         serde_json::from_slice(&output.stdout).context("a part of the demo failed")
@@ -369,7 +368,7 @@ fn host(name: &str) -> Result<&'static Host> {
     HOSTS.iter().find(|host| host.name == name).with_context(|| format!("no host `{name}`"))
 }
 
-/// A port of a host, over IPv4 and IPv6.
+/// Returns a port of a host, over IPv4 and IPv6.
 fn both(to: &Host, port: u16) -> [String; 2] {
     [format!("{}:{port}", to.ipv4()), format!("[{}]:{port}", to.ipv6())]
 }
@@ -378,7 +377,7 @@ fn say(what: &str) {
     println!("* {what}");
 }
 
-/// Prints the table; whether everything agrees.
+/// Prints the table of results. Returns whether all of them are as expected.
 fn print(lines: &[Line]) -> bool {
     println!("{:<62} {:>16} {:>8}", "", "expected", "seen");
     for line in lines {

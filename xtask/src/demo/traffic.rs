@@ -1,5 +1,5 @@
-//! Real traffic, made by this binary in the namespaces of hosts: listeners, clients, a scanner, a
-//! flood with forged sources.
+//! Real traffic, made by this binary in the namespaces of hosts: listeners, clients, a scanner, a flood
+//! with forged sources.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -15,57 +15,57 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// How long an answer may take before a port counts as closed.
+/// How long to wait for an answer before a port counts as closed.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// What a host of the demo does. Not for people: the demo starts these itself.
+/// What a host of the demo does. Not for interactive use: the demo starts these itself.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Role {
-    /// Accept connections on these ports, IPv4 and IPv6, and echo
+    /// Accept connections on these ports, over IPv4 and IPv6, and echo what arrives
     Listen {
         /// TCP ports
         ports: Vec<u16>,
     },
-    /// Send bytes through an echo and compare
+    /// Send bytes to an echo server and compare the answer
     Echo {
-        /// Where to connect
+        /// Addresses to connect to
         to: Vec<SocketAddr>,
-        /// How many bytes
+        /// Number of bytes
         #[arg(long, default_value_t = 100_000)]
         bytes: usize,
-        /// How often
+        /// Number of repetitions
         #[arg(long, default_value_t = 1)]
         times: usize,
     },
-    /// Try to connect; tell which ports answered
+    /// Try to connect; print how many ports answered
     Scan {
-        /// Where to connect
+        /// Addresses to connect to
         to: Vec<SocketAddr>,
     },
-    /// Open connections as fast as possible; tell how many came to be
+    /// Open connections as fast as possible; print how many were established
     Hoard {
-        /// Where to connect
+        /// Address to connect to
         to: SocketAddr,
-        /// How many connections to try
+        /// Number of connections to try
         #[arg(long)]
         count: usize,
     },
     /// Send SYN segments from forged sources
     Flood {
-        /// Where to
+        /// Destination
         to: SocketAddr,
-        /// How many
+        /// Number of segments
         #[arg(long)]
         count: u32,
     },
 }
 
-/// What a role has to tell: how many tries went well, how many did not.
+/// The result of a role: how many attempts succeeded, and how many failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
-    /// Tries that went well.
+    /// Number of attempts that succeeded.
     pub(crate) well: u64,
-    /// Tries that did not.
+    /// Number of attempts that failed.
     pub(crate) badly: u64,
 }
 
@@ -79,7 +79,7 @@ impl Outcome {
     }
 }
 
-/// Plays a role to its end.
+/// Plays a role until it ends.
 pub(crate) fn play(role: &Role) -> Result<Outcome> {
     match role {
         Role::Listen { ports } => listen(ports),
@@ -94,7 +94,7 @@ fn listen(ports: &[u16]) -> Result<Outcome> {
     let threads: Vec<_> = ports
         .iter()
         .map(|&port| -> Result<_> {
-            // The IPv6 wildcard takes IPv4, too.
+            // A socket on the IPv6 wildcard address also accepts IPv4.
             let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
             socket.set_only_v6(false)?;
             socket.set_reuse_address(true)?;
@@ -110,7 +110,7 @@ fn listen(ports: &[u16]) -> Result<Outcome> {
         })
         .collect::<Result<_>>()?;
     for thread in threads {
-        // Lives until the demo kills this process.
+        // The thread runs until the demo kills this process.
         let _ = thread.join();
     }
     Ok(Outcome::default())
@@ -175,11 +175,11 @@ fn hoard(to: SocketAddr, count: usize) -> Result<Outcome> {
     for _ in 0..count {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        // In progress: whether it came to be is seen below.
+        // The connection is in progress; the loop below checks whether it was established.
         let _ = socket.connect(&to.into());
         sockets.push(socket);
     }
-    // Before the first retransmission of a lost SYN, after one second.
+    // Ends before the first retransmission of a lost SYN, which is after one second.
     thread::sleep(ANSWER_TIMEOUT);
     let mut outcome = Outcome::default();
     for socket in &sockets {
@@ -190,18 +190,19 @@ fn hoard(to: SocketAddr, count: usize) -> Result<Outcome> {
 
 fn flood(to: SocketAddr, count: u32) -> Result<Outcome> {
     let IpAddr::V4(target) = to.ip() else { anyhow::bail!("the flood is IPv4") };
-    // Raw: the whole packet, IP header included, is ours (raw(7)).
+    // A raw socket: this program writes the whole packet, IP header included (raw(7)).
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
     let address = SockAddr::from(SocketAddr::from((target, 0)));
     let mut outcome = Outcome::default();
     let start = Instant::now();
     for number in 0..count {
-        // 198.18.0.0/15 is set aside for benchmarks (RFC 2544): nobody's address.
+        // 198.18.0.0/15 is reserved for benchmarks (RFC 2544), so no host has these addresses.
         let source = Ipv4Addr::from_bits(0xc612_0000 | number.wrapping_mul(40_503) & 0x1_ffff);
         let sent = socket.send_to(&syn(source, target, to.port(), number)?, &address);
         outcome.add(sent.is_ok());
         if number % 64 == 63 {
-            // About 25,000 a second: a flood, and no more than two cores digest beside the rest.
+            // About 25,000 a second: a flood, but not more than two cores can handle beside the other
+            // processes.
             let due = Duration::from_micros(u64::from(number) * 40);
             thread::sleep(due.saturating_sub(start.elapsed()));
         }
@@ -209,7 +210,7 @@ fn flood(to: SocketAddr, count: u32) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// A SYN segment in an IPv4 packet.
+/// Builds a SYN segment in an IPv4 packet.
 fn syn(source: Ipv4Addr, target: Ipv4Addr, port: u16, number: u32) -> Result<Vec<u8>> {
     let source_port = 1024 + (number % 60_000) as u16;
     let step = PacketBuilder::ipv4(source.octets(), target.octets(), 64)

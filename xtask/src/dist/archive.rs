@@ -1,4 +1,5 @@
-//! Archives: the one for machines without a package manager, and those inside of a Debian package.
+//! Tar archives: the package for machines without a package manager, and the archives inside a Debian
+//! package.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -10,23 +11,23 @@ use super::{
     contents::{Contents, apache, gzip},
 };
 
-/// The archive's file name.
+/// Returns the archive's file name.
 pub(super) fn name(release: &Release) -> String {
     format!("{}.tar.gz", top(release))
 }
 
-/// The directory in it.
+/// Returns the name of the directory that contains all files of the archive.
 fn top(release: &Release) -> String {
     format!("trainguard-{}-{}", release.version, super::TARGET)
 }
 
-/// The archive: everything below one directory, as it lies below the root of a machine.
+/// Packs all files below one directory, with their paths relative to the root of a machine.
 pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
     let (path, text) = apache()?;
     tree(release, &contents.with(&path, text), &top(release))
 }
 
-/// Everything below this directory, compressed.
+/// Packs all files below this directory, and compresses the archive.
 pub(super) fn tree(release: &Release, contents: &Contents, top: &str) -> Result<Vec<u8>> {
     let mut tar = Tar::new(release.time);
     let empty = contents.directories.iter().map(|path| (*path).to_owned() + "/");
@@ -44,7 +45,7 @@ pub(super) fn tree(release: &Release, contents: &Contents, top: &str) -> Result<
     tar.finish()
 }
 
-/// An archive whose entries are root's, all of one time.
+/// An archive whose entries belong to root and have the same time of modification.
 pub(super) struct Tar {
     builder: Builder<Vec<u8>>,
     time: u32,

@@ -1,8 +1,8 @@
-//! Trying the packages: installed, upgraded and removed below a root directory that lies over this
-//! machine's own and is thrown away, without systemd.
+//! Tests the packages: installs, upgrades and removes them without systemd, in a temporary root
+//! directory, an overlay over this machine's own.
 //!
-//! It takes root, overlayfs, and `dpkg` or `rpm`; what is not there is said and left out. What
-//! systemd does with the units is tried in a machine of its own, by `cargo xtask vm`.
+//! This needs root, overlayfs, and `dpkg` or `rpm`. Steps whose tools are missing are reported and
+//! skipped. `cargo xtask vm` tests the units with systemd, in a virtual machine.
 
 use std::{fs, path::Path, process::Command};
 
@@ -11,10 +11,10 @@ use anyhow::{Result, bail};
 use super::{Release, contents::Contents, deb, rpm};
 use crate::sh;
 
-/// What is done and asked below that root directory.
+/// The steps and checks in the temporary root directory.
 const SCRIPT: &str = include_str!("attempt.sh");
 
-/// Tries the packages of a release; whether all is as it should be.
+/// Tests the packages of a release. Returns whether all checks pass.
 pub(super) fn run(release: &Release, contents: &Contents, packed: &Path) -> Result<bool> {
     if !sh::is_root() {
         bail!("--try needs root: it mounts a root directory of its own");

@@ -1,4 +1,4 @@
-//! What is in the packages, and where it goes.
+//! The files of the packages, and their paths.
 
 use std::{
     fs,
@@ -13,21 +13,21 @@ use flate2::{Compression, GzBuilder};
 use super::notices;
 use crate::sh;
 
-/// Where documentation goes.
+/// Directory of the documentation.
 pub(super) const DOC: &str = "usr/share/doc/trainguard";
 
-/// A file.
+/// A file of a package.
 #[derive(Debug, Clone)]
 pub(super) struct File {
-    /// Where it goes, from the root.
+    /// Its path, relative to the root.
     pub(super) path: String,
-    /// Its mode.
+    /// Its mode (`chmod(2)`).
     pub(super) mode: u32,
-    /// What is in it.
+    /// Its content.
     pub(super) bytes: Vec<u8>,
 }
 
-/// The files of every package, sorted, and directories that are there without a file.
+/// The files of every package, sorted by path, and directories that are created without a file.
 #[derive(Debug, Clone)]
 pub(super) struct Contents {
     pub(super) files: Vec<File>,
@@ -35,7 +35,8 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Gathers them: from the sources, and from what this binary says of itself.
+    /// Gathers the files from the sources, and those that the binary writes itself: completions and
+    /// manual pages.
     pub(super) fn gather(binary: &Path) -> Result<Self> {
         let mut contents = Self { files: Vec::new(), directories: vec!["etc/trainguard"] };
         contents.add("usr/bin/trainguard", 0o755, read(binary)?);
@@ -55,7 +56,7 @@ impl Contents {
         Ok(contents)
     }
 
-    /// The same, with one more file, for one kind of package.
+    /// Returns the same contents with one more file, for one kind of package.
     pub(super) fn with(&self, path: &str, bytes: Vec<u8>) -> Self {
         let mut contents = self.clone();
         contents.add(path, 0o644, bytes);
@@ -67,7 +68,7 @@ impl Contents {
         self.files.push(File { path: path.into(), mode, bytes });
     }
 
-    /// A file of the sources.
+    /// Adds a file of the repository.
     fn copy(&mut self, from: &str, to: impl Into<String>) -> Result<()> {
         self.add(to, 0o644, read(&sh::root().join(from))?);
         Ok(())
@@ -85,7 +86,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Profiles, schemas, alerts and the dashboard.
+    /// Adds profiles, schemas, alerts and the dashboard.
     fn shared(&mut self) -> Result<()> {
         for (from, to) in [
             ("policies", "policies"),
@@ -103,7 +104,7 @@ impl Contents {
 
     fn documentation(&mut self) -> Result<()> {
         let doc = DOC;
-        // Examples, not in force: a manifest that is in /etc/trainguard is.
+        // These are examples. A manifest in /etc/trainguard would be in force.
         self.copy("policies/cluster.yaml", format!("{doc}/examples/cluster.yaml"))?;
         self.copy("policies/mxnet.yaml", format!("{doc}/examples/mxnet.yaml"))?;
         self.copy("README.md", format!("{doc}/README.md"))?;
@@ -131,13 +132,12 @@ impl Contents {
     }
 }
 
-/// The licence whose text a machine without Debian's collection of them does not have, and where it
-/// goes.
+/// Returns path and text of the Apache licence, for machines without Debian's collection of licences.
 pub(super) fn apache() -> Result<(String, Vec<u8>)> {
     Ok((format!("{DOC}/LICENSE-APACHE"), read(&sh::root().join("LICENSE-APACHE"))?))
 }
 
-/// The files of a directory, sorted; not those of directories in it.
+/// Returns the files of a directory, sorted; subdirectories are left out.
 pub(super) fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -150,7 +150,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| path.display().to_string())
 }
 
-/// Compresses, without a name or a time in it.
+/// Compresses without a file name or time in the header.
 pub(super) fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().write(Vec::new(), Compression::best());
     encoder.write_all(bytes)?;

@@ -1,4 +1,4 @@
-//! The package of Debian and its relatives (deb(5)): an `ar` archive of two tar archives.
+//! The package for Debian and its derivatives (deb(5)): an `ar` archive of two tar archives.
 
 use std::{fs, process::Command};
 
@@ -16,7 +16,7 @@ use crate::sh;
 /// The scripts that the package manager runs.
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
-/// The package's file name.
+/// Returns the package's file name.
 pub(super) fn name(release: &Release) -> String {
     format!("trainguard_{}_amd64.deb", version(release))
 }
@@ -28,7 +28,7 @@ fn version(release: &Release) -> String {
     }
 }
 
-/// The package.
+/// Builds the package.
 pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
     let contents = &contents
         .with("usr/share/lintian/overrides/trainguard", source("lintian-overrides")?.into_bytes())
@@ -47,18 +47,19 @@ pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>>
     Ok(ar.into_inner()?)
 }
 
-/// A file of the sources.
+/// Reads a file of `guard-user/packaging/deb`.
 fn source(name: &str) -> Result<String> {
     let path = sh::root().join("guard-user/packaging/deb").join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
-/// A package with a revision has the version of its sources from elsewhere.
+/// Returns the changelog's file name. A package with a revision has the version of sources from
+/// elsewhere.
 fn changelog_name(release: &Release) -> &'static str {
     if release.revision.is_some() { "changelog.Debian.gz" } else { "changelog.gz" }
 }
 
-/// What Debian's tools want to know of a version (deb-changelog(5)).
+/// Returns the changelog that Debian's tools require (deb-changelog(5)).
 fn changelog(release: &Release) -> Result<String> {
     let version = version(release);
     let mut date = Command::new("date");

@@ -1,7 +1,7 @@
-//! `cargo xtask dist`: packages of a static binary, the same bytes from the same sources.
+//! `cargo xtask dist`: packages of a static binary. The same sources give the same bytes.
 //!
-//! The packages are written here, by libraries: the formats are small, and the tools of either
-//! distribution are missing on the other.
+//! Libraries write the packages: the formats are small, and each distribution lacks the tools of the
+//! other.
 
 mod archive;
 mod attempt;
@@ -25,40 +25,40 @@ use sha2::{Digest as _, Sha256};
 use self::contents::Contents;
 use crate::{build, sh, toolchain};
 
-/// Statically linked, with musl: runs on any x86-64 Linux whose kernel is new enough.
+/// Statically linked, with musl: runs on any x86-64 Linux with a supported kernel.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// Who answers for the packages.
+/// The maintainer that the packages name.
 const MAINTAINER: &str = "trainguard <trainguard@users.noreply.github.com>";
 
-/// What to pack.
+/// Arguments of `cargo xtask dist`.
 #[derive(Debug, Args)]
 pub(crate) struct DistArgs {
-    /// Revision of the packages of this version, for one that is packed again
+    /// Set the packages' revision, if this version is packed again
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     revision: Option<u32>,
     /// Pack this binary instead of building one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Install, upgrade and remove the packages, too, in a root directory that is thrown away (as
-    /// root; an overlay over this machine's own, which stays as it is)
+    /// Also install, upgrade and remove the packages in a temporary root directory (needs root; an
+    /// overlay, so this machine's own root directory does not change)
     #[arg(long = "try")]
     attempt: bool,
 }
 
-/// What all packages have in common.
+/// Data that all packages share.
 #[derive(Debug, Clone)]
 struct Release {
-    /// Of the sources.
+    /// Version of the sources.
     version: String,
-    /// Of the packages.
+    /// Revision of the packages.
     revision: Option<u32>,
-    /// Seconds since 1970 that every file in them has.
+    /// Time of modification of every file in the packages, in seconds since 1970.
     time: u32,
 }
 
-/// Packs a binary of this machine's system for guests: `NAME.deb` and `NAME.rpm`. The revision tells packages of
-/// one version apart.
+/// Packs a binary of this machine for guests: `NAME.deb` and `NAME.rpm`. The revision distinguishes
+/// packages of one version.
 pub(crate) fn pack(binary: &Path, revision: Option<u32>, name: &Path) -> Result<()> {
     let release = Release { version: version(binary)?, revision, time: time()? };
     let contents = Contents::gather(binary)?;
@@ -71,7 +71,7 @@ pub(crate) fn pack(binary: &Path, revision: Option<u32>, name: &Path) -> Result<
     Ok(())
 }
 
-/// Makes the packages in `target/dist`, and says which.
+/// Makes the packages in `target/dist` and lists them. Returns whether they pass `--try`, if it is given.
 pub(crate) fn run(args: &DistArgs) -> Result<bool> {
     let binary = match &args.binary {
         Some(binary) => binary.clone(),
@@ -80,12 +80,13 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
     let release = Release { version: version(&binary)?, revision: args.revision, time: time()? };
     let contents = Contents::gather(&binary)?;
     let directory = sh::root().join("target/dist");
-    // What lies there is of another version.
+    // The directory contains packages of another version.
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
     }
     fs::create_dir_all(&directory)?;
-    // What is given may be for a test; what is built for others is as it must be.
+    // A binary given with `--binary` may be for a test, so a finding is only a warning. A binary that is
+    // built here is for distribution and must pass.
     match (verify::binary(&binary), &args.binary) {
         (Err(error), None) => return Err(error),
         (Err(error), Some(_given)) => eprintln!("warning: {error:#}"),
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
     if args.attempt { attempt::run(&release, &contents, &directory) } else { Ok(true) }
 }
 
-/// Bytes as lists of checksums have them.
+/// Formats a hash as in lists of checksums.
 fn hexadecimal(hash: &[u8]) -> String {
     hash.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
@@ -120,14 +121,14 @@ fn hexadecimal(hash: &[u8]) -> String {
     })
 }
 
-/// Builds the binary that is packed.
+/// Builds the binary to pack.
 fn static_binary() -> Result<PathBuf> {
     let tools = toolchain::ensure(false)?;
     toolchain::ensure_target(TARGET)?;
     build::static_binary(&tools, TARGET)
 }
 
-/// The version that the binary says it is.
+/// Returns the version that the binary prints.
 fn version(binary: &Path) -> Result<String> {
     let said = sh::read(Command::new(binary).arg("--version"))?;
     let version = said.trim().strip_prefix("trainguard ").unwrap_or_default();
@@ -140,7 +141,8 @@ fn version(binary: &Path) -> Result<String> {
     Ok(version.to_owned())
 }
 
-/// When the sources were changed last: <https://reproducible-builds.org/specs/source-date-epoch>.
+/// Returns the time of the last change of the sources, see
+/// <https://reproducible-builds.org/specs/source-date-epoch>.
 fn time() -> Result<u32> {
     let text = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(time) => time,
@@ -162,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// What the packing asks of a binary.
+    /// A script that answers the calls which packing makes to a binary.
     const BINARY: &str = "#!/bin/sh\n\
         case $1 in --version) echo trainguard 9.8.7;; completions) echo complete $2;; \
         man) echo .TH > $3/trainguard.1;; esac\n";
@@ -180,7 +182,7 @@ mod tests {
         Release { version: "9.8.7".to_owned(), revision, time: 1_700_000_000 }
     }
 
-    /// The parts of a Debian package.
+    /// Returns the parts of a Debian package.
     fn parts(package: &[u8]) -> Vec<(String, Vec<u8>)> {
         let mut archive = ar::Archive::new(package);
         let mut parts = Vec::new();
@@ -194,7 +196,7 @@ mod tests {
         parts
     }
 
-    /// The entries of a compressed archive: path, mode, whose, text.
+    /// Returns the entries of a compressed archive: path, mode, user id, text.
     fn entries(archive: &[u8]) -> Vec<(String, u32, u64, String)> {
         let mut archive = tar::Archive::new(GzDecoder::new(archive));
         let entries = archive.entries().expect("entries").map(|entry| {
@@ -245,11 +247,11 @@ mod tests {
         ] {
             assert_eq!(find(path).map(|(_, mode, ..)| *mode), Some(mode), "{path}");
         }
-        // A manifest there would be one that is in force.
+        // A manifest in /etc/trainguard would be in force.
         let etc = data.iter().filter(|(path, ..)| path.starts_with("etc/"));
         let etc: Vec<_> = etc.map(|(path, ..)| path.trim_end_matches('/')).collect();
         assert_eq!(etc, ["etc", "etc/trainguard"].as_slice());
-        // Each directory once, and before what is in it.
+        // Each directory occurs once, before the files in it.
         for (at, (path, ..)) in data.iter().enumerate() {
             let parent =
                 Path::new(path).parent().map(|parent| parent.to_string_lossy().into_owned());

@@ -1,4 +1,5 @@
-//! Whose code is in the binary, and under which licences: the notices that must go with it.
+//! Collects licences and notices of the code that is linked into the binary. They must be distributed
+//! with it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,9 +14,9 @@ use serde::Deserialize;
 use super::{TARGET, contents::files_in};
 use crate::sh;
 
-/// What is in the binary: the daemon, and the kernel object.
+/// Our packages in the binary: the daemon, and the kernel object.
 const ROOTS: [&str; 2] = ["guard-user", "guard-ebpf"];
-/// How files with licences and notices begin.
+/// Prefixes of the names of files with licences and notices, in upper case.
 const NAMES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
 
 #[derive(Deserialize)]
@@ -62,7 +63,7 @@ struct Kind {
     kind: Option<String>,
 }
 
-/// The notices of everything that is linked, each text once.
+/// Returns the notices of everything that is linked, each text once.
 pub(super) fn gather() -> Result<String> {
     let mut cargo = sh::cargo();
     cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]);
@@ -89,7 +90,8 @@ pub(super) fn gather() -> Result<String> {
     Ok(notices)
 }
 
-/// The packages of others that end up in the binary. What only runs while it is built does not.
+/// Returns the third-party packages that are linked into the binary. Build dependencies and macros are
+/// left out.
 fn linked(metadata: &Metadata) -> Vec<&Package> {
     let packages: BTreeMap<&str, &Package> =
         metadata.packages.iter().map(|package| (package.id.as_str(), package)).collect();
@@ -114,7 +116,8 @@ fn linked(metadata: &Metadata) -> Vec<&Package> {
     found.filter(|package| package.source.is_some()).collect()
 }
 
-/// The texts that a package wants to be passed on. Of several licences to choose from MIT is chosen.
+/// Returns the texts of a package that must be passed on. If a package offers a choice of licences, MIT
+/// is chosen.
 fn texts(package: &Package) -> Result<String> {
     let directory = package.manifest_path.parent().unwrap_or(Path::new("/"));
     let name =

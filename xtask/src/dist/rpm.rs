@@ -1,4 +1,4 @@
-//! The package of Fedora, SUSE and their relatives.
+//! The package for Fedora, SUSE and their derivatives.
 
 use std::{collections::BTreeSet, fs};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::sh;
 
-/// The package's file name.
+/// Returns the package's file name.
 pub(super) fn name(release: &Release) -> String {
     format!("trainguard-{}-{}.x86_64.rpm", release.version, revision(release))
 }
@@ -20,7 +20,7 @@ fn revision(release: &Release) -> u32 {
     release.revision.unwrap_or(1)
 }
 
-/// The package.
+/// Builds the package.
 pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>> {
     let script = |name: &str| {
         let path = sh::root().join("guard-user/packaging/rpm").join(name);
@@ -75,7 +75,7 @@ pub(super) fn package(release: &Release, contents: &Contents) -> Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// The directories that are this package's alone: they go with it.
+/// Returns the directories that only this package uses; they are removed with it.
 fn own_directories(contents: &Contents) -> BTreeSet<String> {
     let of_files = contents.files.iter().flat_map(|file| {
         let ends = file.path.match_indices('/').map(|(at, _)| at);

@@ -1,5 +1,5 @@
-//! Looking at what was written: a binary that needs nothing and tells nothing of this machine, and
-//! packages that those who know their formats find nothing wrong with.
+//! Checks the results: the binary is statically linked and contains no paths of this machine, and the
+//! packages pass the checks for their formats.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use object::{
 
 use crate::sh;
 
-/// Sees that a binary needs neither a loader nor a library, and that no place of this machine is to
-/// be read in it.
+/// Checks that a binary needs neither a loader nor a library, and that it contains no path of this
+/// machine.
 pub(super) fn binary(path: &Path) -> Result<()> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let shown = path.display();
@@ -41,20 +41,21 @@ fn needs_a_loader(bytes: &[u8]) -> Result<bool> {
     Ok(segments.iter().any(|segment| segment.p_type(endian) == elf::PT_INTERP))
 }
 
-/// Places that are this machine's: the sources, and what belongs to who builds.
+/// Returns paths that are particular to this machine: the sources, and the user's directories of cargo
+/// and rustup.
 fn places() -> Vec<PathBuf> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let places = [Some(sh::root()), sh::cargo_home(), home.map(|home| home.join(".rustup"))];
     places.into_iter().flatten().filter(|place| place.components().count() > 1).collect()
 }
 
-/// Sees that an rpm is whole.
+/// Checks the digests of an rpm.
 pub(super) fn rpm(bytes: &[u8]) -> Result<()> {
     let package = ::rpm::Package::parse(&mut &*bytes).context("reading the rpm again")?;
     package.verify_digests().context("the digests of the rpm")
 }
 
-/// Asks Debian's checker about a package, where it is; whether it was.
+/// Checks a deb with lintian. Returns `false` if lintian is not installed.
 pub(super) fn deb(path: &Path) -> Result<bool> {
     let Some(lintian) = sh::find("lintian") else { return Ok(false) };
     let mut command = Command::new(lintian);
@@ -71,12 +72,12 @@ mod tests {
 
     #[test]
     fn what_needs_a_loader_or_names_a_place_is_refused() {
-        // This test is linked as usual.
+        // This test binary is linked dynamically.
         let test = std::env::current_exe().expect("a path");
         let bytes = fs::read(test).expect("a binary");
         assert!(needs_a_loader(&bytes).expect("an ELF file"));
         assert!(needs_a_loader(b"#!/bin/sh\n").is_err());
-        // The smallest file that needs none: a header without segments.
+        // The smallest file that needs no loader: a header without segments.
         let mut none = bytes[..64].to_vec();
         none[32..40].fill(0);
         none[56..58].fill(0);

@@ -1,4 +1,4 @@
-//! The executables of the tests.
+//! Builds and lists the test executables.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use crate::{
     sh,
 };
 
-/// The target of the tests of the crate `guard-tests`.
+/// The cargo target with the tests of the crate `guard-tests`.
 const INTEGRATION: &str = "integration";
 
 /// A test executable.
@@ -21,13 +21,13 @@ const INTEGRATION: &str = "integration";
 pub(crate) struct Executable {
     /// Its cargo target: `guard_user`, `offline`, `integration` ...
     pub(crate) target: String,
-    /// Where it is.
+    /// Its path.
     pub(crate) path: PathBuf,
-    /// Directory of its package, in which cargo runs it.
+    /// Directory of its package. Cargo runs tests in this directory.
     pub(crate) directory: PathBuf,
 }
 
-/// Builds the test executables, with the kernel object inside if there is one.
+/// Builds the test executables, with the kernel object embedded if there is one.
 pub(crate) fn executables(built: Option<&Built>) -> Result<Vec<Executable>> {
     let mut cargo = build::tests(built);
     cargo.args(["--message-format", "json-render-diagnostics"]);
@@ -53,7 +53,7 @@ pub(crate) fn executables(built: Option<&Built>) -> Result<Vec<Executable>> {
     Ok(found)
 }
 
-/// The executable of the crate `guard-tests`, which has the tests of the kernel.
+/// Returns the executable of the crate `guard-tests`, which contains the tests of the kernel.
 pub(crate) fn integration(executables: &[Executable]) -> Result<&Path> {
     let found = executables.iter().find(|executable| executable.target == INTEGRATION);
     let found = found.with_context(|| format!("no test executable `{INTEGRATION}`"))?;
@@ -61,7 +61,7 @@ pub(crate) fn integration(executables: &[Executable]) -> Result<&Path> {
 }
 
 impl Executable {
-    /// A command that runs it as cargo does.
+    /// Returns a command that runs the executable as cargo does.
     pub(super) fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory);
@@ -69,7 +69,7 @@ impl Executable {
         command
     }
 
-    /// The names of its tests.
+    /// Returns the names of its tests.
     pub(super) fn tests(&self) -> Result<Vec<String>> {
         let listed = sh::read(self.command().args(["--list", "--format", "terse"]))?;
         let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));

@@ -1,5 +1,5 @@
-//! Running the tests by the standard harness: the tests of each executable beside each other, then
-//! those that need the machine for themselves one by one.
+//! Runs the tests with the standard harness: first the tests of each executable in parallel, then the
+//! exclusive ones one by one.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result};
 
 use super::{Count, EXCLUSIVE, Environment, Executable, Selection};
 
-/// Tests that run at a time. They wait more than they compute.
+/// Number of tests that run at a time. They wait more than they compute.
 const THREADS: &str = "--test-threads=8";
 const ONE_THREAD: &str = "--test-threads=1";
 
-/// Runs the selected tests of all executables; what was counted.
+/// Runs the selected tests of all executables. Returns the counts.
 pub(super) fn run(
     executables: &[Executable],
     selection: &Selection,
@@ -32,7 +32,7 @@ pub(super) fn run(
     Ok(count)
 }
 
-/// Runs the selected tests one by one, and shows the figures that they print.
+/// Runs the selected tests one by one and shows the figures that they print. Returns the counts.
 pub(super) fn figures(
     executables: &[Executable],
     selection: &Selection,
@@ -46,7 +46,7 @@ pub(super) fn figures(
     Ok(count)
 }
 
-/// The selected tests of each executable.
+/// Returns the selected tests of each executable.
 fn list<'e>(
     executables: &'e [Executable],
     selection: &Selection,
@@ -83,7 +83,7 @@ fn run_tests(
         }
     }
     if !child.wait()?.success() && count.failed == 0 {
-        // It died: that is a failure, too.
+        // The executable died before it reported a failure.
         count.failed = 1;
     }
     Ok(count)

@@ -1,19 +1,19 @@
-//! What a test that was killed could not take down itself: network namespaces, control groups,
-//! directories with the bpf file systems mounted in them. Each carries the id of the process that made
-//! it, and is removed once that process is gone.
+//! Removes what killed tests leave behind: network namespaces, control groups, and directories with bpf
+//! file systems mounted in them. Each name contains the id of the process that made it; it is removed
+//! once no such process exists.
 
 use std::{env, fs, path::Path, process::Command};
 
-/// Beginning of the names of namespaces: `tgtest1234-0-node`.
+/// Prefix of the names of namespaces: `tgtest1234-0-node`.
 const NAMESPACE: &str = "tgtest";
-/// Beginning of the names of control groups: `tgtest-1234-reloads`.
+/// Prefix of the names of control groups: `tgtest-1234-reloads`.
 const CGROUP: &str = "tgtest-";
-/// Beginning of the names of directories: `trainguard-test-1234-x7f2aQ`.
+/// Prefix of the names of directories: `trainguard-test-1234-x7f2aQ`.
 const DIRECTORY: &str = "trainguard-test-";
-/// Where control groups may be.
+/// Directories that may contain the control groups.
 const CGROUPS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory"];
 
-/// Removes what is left, and says what.
+/// Removes the leftovers and reports them.
 pub(super) fn remove() {
     for name in names("/run/netns") {
         let owner = name.strip_prefix(NAMESPACE).and_then(|rest| rest.split('-').next());
@@ -33,7 +33,7 @@ pub(super) fn remove() {
         if owner.is_some_and(is_gone) {
             let directory = temporary.join(&name);
             eprintln!("removing the directory `{}` of a test that was killed", directory.display());
-            // What was mounted there: a bpf file system, and a small disk for a state directory.
+            // A bpf file system, or a small file system for a state directory, may be mounted there.
             for mount in names(&directory) {
                 let mut umount = Command::new("umount");
                 let _ = umount.arg("-l").arg(directory.join(mount)).output();
@@ -45,7 +45,8 @@ pub(super) fn remove() {
         for name in names(root) {
             let owner = name.strip_prefix(CGROUP).and_then(|rest| rest.split('-').next());
             if owner.is_some_and(is_gone) {
-                // Fails while a process is in it, which is then named by whoever looks.
+                // This fails while a process is in the group. The group then remains visible, and so does
+                // the process.
                 let _ = fs::remove_dir(Path::new(root).join(&name));
             }
         }
@@ -57,7 +58,7 @@ fn names(directory: impl AsRef<Path>) -> Vec<String> {
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// Whether there is no process of this id.
+/// Returns whether no process has this id.
 fn is_gone(pid: &str) -> bool {
     let is_number = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
     is_number && !Path::new("/proc").join(pid).exists()
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn only_what_has_no_owner_is_left() {
         assert!(!is_gone(&std::process::id().to_string()));
-        // Above the largest number that Linux gives (`PID_MAX_LIMIT`, include/linux/threads.h).
+        // Above the largest process id of Linux (`PID_MAX_LIMIT`, include/linux/threads.h).
         assert!(is_gone("4194305"));
         assert!(!is_gone(""));
         assert!(!is_gone("self"));

@@ -1,8 +1,8 @@
-//! `cargo xtask test`: every test, with skips named and counted.
+//! `cargo xtask test`: runs every test; skipped tests are named and counted.
 //!
-//! cargo-nextest runs them where it is installed, else the standard harness does ([`harness`]). Both
-//! run the same executables and the same tests, and start nothing beside a test of the module
-//! `kernel::exclusive`, which needs the machine for itself (`tests/README.md`).
+//! cargo-nextest runs the tests if it is installed, otherwise the standard harness does ([`harness`]).
+//! Both run the same executables and the same tests, and run no other test while a test of the module
+//! `kernel::exclusive` runs (`tests/README.md`).
 
 mod executables;
 mod harness;
@@ -27,32 +27,32 @@ use crate::{
     sh, toolchain,
 };
 
-/// Beginning of the names of tests that take bpf(2), network namespaces or root.
+/// Prefix of the names of tests that need bpf(2), network namespaces or root.
 const KERNEL: &str = "kernel::";
-/// Of those, the ones beside which nothing else may run.
+/// Prefix of those that must run alone.
 const EXCLUSIVE: &str = "kernel::exclusive::";
-/// Of those, the ones that need more than this machine and this build, which run only where they are asked
-/// for by their module: network cards of a guest (`cargo xtask vm`), an earlier version
-/// (`cargo xtask upgrade`).
+/// Prefixes of those that need more than this machine and this build: network cards of a guest
+/// (`cargo xtask vm`), or an earlier version (`cargo xtask upgrade`). They run only if their module is
+/// selected.
 const ELSEWHERE: [&str; 2] = ["kernel::guest::", EARLIER];
 const EARLIER: &str = "kernel::earlier::";
-/// Skips that CI expects.
+/// List of the skips that CI expects.
 const EXPECTED_SKIPS: &str = "tests/expected-skips.txt";
 
-/// What to test.
+/// Arguments of `cargo xtask test`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct TestArgs {
-    /// Only tests whose name contains this: a module (`doctor`), or a test
+    /// Run only tests whose name contains this: a module (`doctor`), or a test
     filter: Option<String>,
-    /// Leave out the tests that need the kernel, and what building its object takes
+    /// Leave out the tests that need the kernel, and do not build the kernel object
     #[arg(long)]
     quick: bool,
-    /// Run the tests by the standard harness, even where cargo-nextest is installed
+    /// Use the standard harness, even if cargo-nextest is installed
     #[arg(long)]
     harness: bool,
 }
 
-/// Tests that passed, failed, were skipped.
+/// Numbers of tests that passed, failed and were skipped.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Count {
     pub(crate) passed: u64,
@@ -63,15 +63,15 @@ pub(crate) struct Count {
 /// Which tests to run.
 #[derive(Debug, Default)]
 struct Selection {
-    /// Texts of which a test's name contains at least one; none: every test.
+    /// A test's name must contain at least one of these texts. Empty: every test.
     names: Vec<String>,
     quick: bool,
 }
 
-/// What tests find in their environment.
+/// Environment variables for the tests.
 struct Environment {
     variables: Vec<(&'static str, OsString)>,
-    /// Where tests write down that they are skipped.
+    /// The file to which tests write that they are skipped.
     skips: NamedTempFile,
 }
 
@@ -79,7 +79,7 @@ struct Environment {
 pub(crate) struct Tests {
     executables: Vec<Executable>,
     runner: Runner,
-    /// The kernel object and the binary; none: only what needs no kernel.
+    /// What [`build::for_tests`] built. `None`: only tests that need no kernel are run.
     built: Option<(Built, PathBuf)>,
 }
 
@@ -88,7 +88,7 @@ enum Runner {
     Harness,
 }
 
-/// Runs the tests; whether all passed.
+/// Runs the tests. Returns whether all passed.
 pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let count = Tests::build(args)?.run(args)?;
     println!("\n{count}");
@@ -96,7 +96,7 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
 }
 
 impl Tests {
-    /// Builds them, and installs what is missing for that.
+    /// Builds the tests, and installs what is missing for that.
     pub(crate) fn build(args: &TestArgs) -> Result<Self> {
         let built = if args.quick {
             None
@@ -114,12 +114,12 @@ impl Tests {
         Ok(Self { executables, runner, built })
     }
 
-    /// The executable with the tests of the kernel.
+    /// Returns the executable with the tests of the kernel.
     pub(crate) fn integration(&self) -> Result<&Path> {
         integration(&self.executables)
     }
 
-    /// Runs them, and prints the skips; what was counted. Calls no cargo.
+    /// Runs the tests and prints the skips. Returns the counts. Does not call cargo.
     pub(crate) fn run(&self, args: &TestArgs) -> Result<Count> {
         if self.built.is_some() && !sh::is_root() {
             eprintln!("not root: the tests that load programs and make namespaces are skipped");
@@ -151,28 +151,28 @@ impl Tests {
     }
 }
 
-/// How long the tests of `cargo xtask chaos` go on.
+/// Arguments of `cargo xtask chaos`.
 #[derive(Debug, Args)]
 pub(crate) struct ChaosArgs {
-    /// Rounds of each test that repeats itself
+    /// Set the number of rounds of each repeating test
     #[arg(long, default_value_t = 1000)]
     pub(crate) rounds: u64,
 }
 
-/// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures;
-/// what was counted.
+/// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures.
+/// Returns the counts.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
     let names = ["exclusive::chaos::", "daemon::faults::", "kernel::takeover::there_and_back::"];
     let names = names.map(|name| format!("{KERNEL}{name}")).into();
     figures(names, ("TRAINGUARD_ROUNDS", args.rounds.to_string().into()))
 }
 
-/// Upgrades from an earlier version, and downgrades to it; what was counted.
+/// Upgrades from an earlier version and downgrades to it. Returns the counts.
 pub(crate) fn upgrade(earlier: PathBuf) -> Result<Count> {
     figures(vec![EARLIER.to_owned()], ("TRAINGUARD_EARLIER", earlier.into()))
 }
 
-/// Writes the reference pages in `docs/reference`; what was counted.
+/// Writes the reference pages in `docs/reference`. Returns the counts.
 pub(crate) fn write_reference() -> Result<Count> {
     let selection = Selection { names: vec!["reference::".to_owned()], quick: true };
     let mut environment = Environment::new(None)?;
@@ -189,11 +189,11 @@ fn figures(names: Vec<String>, variable: (&'static str, OsString)) -> Result<Cou
     let mut environment = Environment::new(Some(&built))?;
     environment.variables.push(variable);
     let counted = harness::figures(&executables, &selection, &environment);
-    // Skips fail nothing: it is run by hand.
+    // An unexpected skip is not a failure here: CI does not run these commands.
     environment.settle(counted).map(|(count, _unexpected)| count)
 }
 
-/// Names the skips; how many of them are not expected.
+/// Lists the skips. Returns how many of them are not expected.
 fn report_skips(skips: &str) -> Result<u64> {
     let file = sh::root().join(EXPECTED_SKIPS);
     let expected = fs::read_to_string(&file).with_context(|| format!("{}", file.display()))?;
@@ -208,7 +208,7 @@ fn report_skips(skips: &str) -> Result<u64> {
     Ok(unexpected)
 }
 
-/// The tests that `--quick` leaves out of a selection.
+/// Returns the number of selected tests that `--quick` leaves out.
 fn left_out(executables: &[Executable], selection: &Selection) -> Result<u64> {
     let all = Selection { names: selection.names.clone(), quick: false };
     let mut left_out = 0;
@@ -221,7 +221,7 @@ fn left_out(executables: &[Executable], selection: &Selection) -> Result<u64> {
 }
 
 impl Selection {
-    /// Whether a test is to be run.
+    /// Returns whether the test is selected.
     fn has(&self, name: &str) -> bool {
         let named = self.names.is_empty() || self.names.iter().any(|part| name.contains(part));
         let mut elsewhere = ELSEWHERE.iter().filter(|module| name.starts_with(**module));
@@ -229,14 +229,14 @@ impl Selection {
         named && meant && !(self.quick && name.starts_with(KERNEL))
     }
 
-    /// Whether a module of those that run elsewhere was asked for.
+    /// Returns whether a module of [`ELSEWHERE`] is selected by its name.
     fn means(&self, module: &str) -> bool {
         self.names.iter().any(|name| name == module)
     }
 }
 
 impl Environment {
-    /// `built`: what was built, and the kernel object of the sender of floods.
+    /// `built`: the products of the build, and the kernel object of the flood sender.
     fn new(built: Option<&(Built, PathBuf)>) -> Result<Self> {
         let skips = NamedTempFile::new().context("a file for the skips")?;
         let mut variables = vec![("TRAINGUARD_SKIP_LOG", skips.path().into())];
@@ -252,15 +252,15 @@ impl Environment {
         self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
     }
 
-    /// Cleans up after the tests, names their skips, and moves those from the passed ones; how many are
-    /// not expected.
+    /// Cleans up after the tests, lists their skips, and counts those as skipped instead of passed. Also
+    /// returns the number of skips that are not expected.
     fn settle(&self, counted: Result<Count>) -> Result<(Count, u64)> {
         leftovers::remove();
         let mut count = counted?;
         let skips = fs::read_to_string(self.skips.path())?;
         let unexpected = report_skips(&skips)?;
         let skipped = skips.lines().count() as u64;
-        // A test that skips itself returns, and counts as passed until here.
+        // A test that skips itself returns normally, so it has been counted as passed.
         count.passed = count.passed.saturating_sub(skipped);
         count.ignored += skipped;
         Ok((count, unexpected))
@@ -268,7 +268,8 @@ impl Environment {
 }
 
 impl Count {
-    /// Adds a line of the test harness: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    /// Adds the counts of a line of the test harness:
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
     pub(crate) fn add(&mut self, line: &str) {
         let Some(rest) = line.strip_prefix("test result: ") else { return };
         let number = |word: &str| -> u64 {
@@ -290,7 +291,7 @@ impl Count {
     }
 }
 
-/// The line that CI reads.
+/// The line that CI parses.
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { passed, failed, ignored } = self;

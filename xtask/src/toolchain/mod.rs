@@ -1,8 +1,8 @@
-//! What building the kernel object takes: a rustc that may use unstable features, the sources of
-//! its `core`, and a bpf-linker, all three of one LLVM.
+//! The tools that build the kernel object: a rustc with unstable features enabled, the sources of its
+//! `core`, and a bpf-linker for the same LLVM.
 //!
-//! [`survey`] looks, [`ensure`] installs what is missing after saying so. That the parts agree is
-//! not guessed from versions: a small program is compiled and linked.
+//! [`survey`] looks for them; [`ensure`] installs what is missing, after printing it. Whether the tools
+//! work together is tested by compiling and linking a small program, because versions do not show it.
 
 mod install;
 mod probe;
@@ -22,15 +22,15 @@ pub(crate) use test_tools::ensure_test_tools;
 
 use crate::sh;
 
-/// The linker's version. Newer ones want a newer LLVM by default.
+/// Version of bpf-linker. Newer versions require a newer LLVM by default.
 pub(crate) const LINKER_VERSION: &str = "0.13.0";
 
-/// Parts that agree.
+/// A compiler and a linker that work together.
 #[derive(Debug)]
 pub(crate) struct Toolchain {
     /// The compiler.
     pub(crate) rustc: Rustc,
-    /// The linker.
+    /// Path of bpf-linker.
     pub(crate) linker: PathBuf,
 }
 
@@ -40,26 +40,25 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// What the machine has.
+/// The tools that were found on this machine.
 #[derive(Debug)]
 pub(crate) struct Survey {
-    /// A compiler that will do, if there is one.
+    /// A suitable compiler.
     pub(crate) rustc: Option<Rustc>,
-    /// Compilers that will not do, and why.
+    /// Unsuitable compilers, with reasons.
     pub(crate) unfit: Vec<String>,
-    /// A linker that will do with the compiler.
+    /// A linker that works with the compiler.
     pub(crate) linker: Option<PathBuf>,
-    /// Why the linker that was found will not do.
+    /// Why the linker that was found is unsuitable.
     pub(crate) unfit_linker: Option<String>,
-    /// Whether `ip` is there, for the tests and the demo.
+    /// Whether `ip` is installed, for the tests and the demo.
     pub(crate) ip: bool,
-    /// Whether `tmux` is there, in which the tests use the live screen. Without it they skip that
-    /// one, so nothing else waits for it.
+    /// Whether `tmux` is installed. It is optional: without it the tests skip the live screen.
     pub(crate) tmux: bool,
 }
 
 impl Survey {
-    /// The parts, if all are there and agree.
+    /// Returns compiler and linker if both were found and work together.
     fn toolchain(self) -> Option<Toolchain> {
         Some(Toolchain { rustc: self.rustc?, linker: self.linker? })
     }
@@ -68,7 +67,8 @@ impl Survey {
         self.rustc.is_some() && self.linker.is_some() && self.ip
     }
 
-    /// Tells what is there and what would be installed; whether all is there.
+    /// Prints what is present and what would be installed. Returns whether everything required is
+    /// present.
     pub(crate) fn report(&self) -> bool {
         match &self.rustc {
             Some(rustc) => println!("found: {rustc}"),
@@ -94,7 +94,7 @@ impl Survey {
     }
 }
 
-/// Looks at what the machine has.
+/// Looks for the tools on this machine.
 pub(crate) fn survey() -> Result<Survey> {
     let (rustc, unfit) = rustc::find();
     let (linker, unfit_linker) = match &rustc {
@@ -105,10 +105,10 @@ pub(crate) fn survey() -> Result<Survey> {
     Ok(Survey { rustc, unfit, linker, unfit_linker, ip, tmux })
 }
 
-/// Finds the parts, installing what is missing. With `yes`, sudo is used where root is needed.
+/// Returns the tools; installs what is missing. With `yes`, sudo is used where root is needed.
 pub(crate) fn ensure(yes: bool) -> Result<Toolchain> {
-    // Each round installs what the one before found missing: the linker is chosen by the
-    // compiler's LLVM, so it can only be looked for when there is a compiler.
+    // Each round installs what the round before found missing. The linker depends on the compiler's LLVM,
+    // so it can be chosen only once a compiler is installed.
     for _ in 0..3 {
         let found = survey()?;
         if found.is_complete() {

@@ -1,5 +1,5 @@
-//! Whether compiler and linker agree: found out by compiling and linking a small program, because
-//! versions do not tell. A linker of an older minor LLVM reads some bitcode and crashes on other.
+//! Tests whether compiler and linker work together, by compiling and linking a small program. Versions do
+//! not show this: a linker with an older minor version of LLVM reads some bitcode and crashes on other.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use super::{LINKER_VERSION, Rustc};
 use crate::sh;
 
-/// A whole program without `core`, so that the probe takes no time.
+/// A complete program without `core`, so that it compiles quickly.
 const PROGRAM: &str = r#"
 #![feature(no_core, lang_items)]
 #![allow(internal_features)]
@@ -29,7 +29,7 @@ pub trait Sized: MetaSized {}
 pub extern "C" fn probe() -> u32 { 2 }
 "#;
 
-/// The linker that will do with a compiler, or why the one that was found will not.
+/// Returns a linker that works with the compiler, or the reason why the linker that was found does not.
 pub(crate) fn find_linker(rustc: &Rustc) -> Result<(Option<PathBuf>, Option<String>)> {
     let Some(linker) = sh::find("bpf-linker") else { return Ok((None, None)) };
     let said = sh::read(Command::new(&linker).arg("--version")).unwrap_or_default();
@@ -47,7 +47,7 @@ pub(crate) fn find_linker(rustc: &Rustc) -> Result<(Option<PathBuf>, Option<Stri
     })
 }
 
-/// Compiles and links the probe; what went wrong, if anything did.
+/// Compiles and links the program. Returns the error message if that fails.
 fn link(rustc: &Rustc, linker: &Path) -> Result<Option<String>> {
     let directory = tempfile::tempdir().context("a directory for the probe")?;
     let source = directory.path().join("probe.rs");

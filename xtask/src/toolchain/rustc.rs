@@ -1,4 +1,4 @@
-//! Finding a compiler for the kernel object.
+//! Finds a compiler for the kernel object.
 
 use std::{
     fmt,
@@ -10,13 +10,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::sh;
 
-/// The oldest compiler that knows what the kernel crate uses.
+/// The oldest compiler, as major and minor version, that supports what the kernel crate uses.
 const OLDEST: (u32, u32) = (1, 95);
 
-/// Version of an LLVM.
+/// A version of LLVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Llvm {
-    /// What the linker must agree with.
+    /// The linker's LLVM must have the same major version.
     pub(crate) major: u32,
     minor: u32,
     patch: u32,
@@ -35,19 +35,19 @@ impl fmt::Display for Llvm {
     }
 }
 
-/// A compiler that has the sources of its `core`.
+/// A compiler with the sources of its `core`.
 #[derive(Debug, Clone)]
 pub(crate) struct Rustc {
-    /// The binary itself, no rustup proxy.
+    /// Path of the compiler itself, not of a rustup proxy.
     pub(crate) path: PathBuf,
-    /// As it calls itself: 1.96.0, 1.97.0-nightly.
+    /// Its release, as in `rustc -vV`: 1.96.0, 1.97.0-nightly.
     pub(crate) release: String,
-    /// Its LLVM.
+    /// Version of its LLVM.
     pub(crate) llvm: Llvm,
 }
 
 impl Rustc {
-    /// What decides about the code that it emits.
+    /// Formats the versions that determine the generated code.
     pub(crate) fn version(&self) -> String {
         format!("rustc {} (LLVM {})", self.release, self.llvm)
     }
@@ -59,11 +59,11 @@ impl fmt::Display for Rustc {
     }
 }
 
-/// The nightly that is asked of rustup where Debian's compiler is not to be had: its LLVM is 22.
+/// The nightly to install with rustup where Debian's compiler is not available; its LLVM is 22.
 pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
 
-/// The first compiler that will do, and why those before it will not: a nightly of rustup,
-/// Debian's `rustc-web`, rustup's stable with unstable features unlocked.
+/// Returns the first suitable compiler, and the reasons why those before it are unsuitable. The order is:
+/// rustup's nightlies, Debian's `rustc-web`, rustup's stable with unstable features enabled.
 pub(crate) fn find() -> (Option<Rustc>, Vec<String>) {
     let mut unfit = Vec::new();
     let candidates = [
@@ -83,7 +83,7 @@ pub(crate) fn find() -> (Option<Rustc>, Vec<String>) {
 
 fn rustup_which(toolchain: &str) -> Option<PathBuf> {
     let mut which = Command::new(sh::find("rustup")?);
-    // A look must not start a download.
+    // Do not download a toolchain here.
     which.args(["which", "--toolchain", toolchain, "rustc"]).env("RUSTUP_AUTO_INSTALL", "0");
     let path = PathBuf::from(sh::read(&mut which).ok()?.trim());
     path.is_file().then_some(path)

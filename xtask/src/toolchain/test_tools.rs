@@ -1,7 +1,7 @@
-//! Tools that only tests run: Debian's packages, unpacked and not installed.
+//! Tools that only tests run, from Debian packages that are unpacked but not installed.
 //!
-//! Installing Prometheus would start a server on this machine and bring a dozen packages along for a
-//! web page that no test looks at. Unpacked below `target` it is two programs, and gone with
+//! Installing Prometheus would start a server on this machine, and install a dozen packages for a web
+//! page that no test uses. Unpacked below `target` it is only two programs, which are deleted with
 //! `target`.
 
 use std::{fs, path::PathBuf, process::Command};
@@ -13,11 +13,11 @@ use crate::sh;
 
 /// A tool for tests.
 struct Tool {
-    /// What it is unpacked to, below `target`.
+    /// Directory to unpack it to, below `target`.
     name: &'static str,
-    /// Its packages: what it needs that may not be on this machine among them.
+    /// Its packages, including libraries that may not be on this machine.
     packages: &'static [&'static str],
-    /// What the tests run.
+    /// The programs that the tests run.
     programs: &'static [&'static str],
 }
 
@@ -26,13 +26,13 @@ const TOOLS: [Tool; 2] = [
     Tool { name: "minisign", packages: &["minisign", "libsodium23"], programs: &["minisign"] },
 ];
 
-/// Tells which are there, and what would be run for those that are not.
+/// Prints which tools are present, and what would be run for the missing ones.
 pub(super) fn report() {
     TOOLS.iter().for_each(Tool::report);
 }
 
-/// Makes sure that they are there. Where one cannot be had that is said, and the tests that need it
-/// are skipped: nothing else depends on it.
+/// Unpacks the tools that are missing. A failure is only printed, because only the tests that need the
+/// tool are skipped.
 pub(crate) fn ensure_test_tools(yes: bool) {
     for tool in TOOLS.iter().filter(|tool| !tool.is_there()) {
         let got = if install::is_debian() {
@@ -47,7 +47,7 @@ pub(crate) fn ensure_test_tools(yes: bool) {
 }
 
 impl Tool {
-    /// Where it is unpacked, and where the tests look before they look on the path.
+    /// Returns the directory to unpack to. Tests look there before they search `PATH`.
     fn directory(&self) -> PathBuf {
         sh::root().join("target").join(self.name)
     }
@@ -80,7 +80,7 @@ impl Tool {
             sh::succeeds(apt.args(["download", "-q"]).args(self.packages).current_dir(&directory))
         };
         if !download()? {
-            // Package lists that are missing, or that name a version that is gone.
+            // The package lists are missing, or name a version that no longer exists.
             install::update_package_lists(yes)?;
             anyhow::ensure!(download()?, "`apt-get download {packages}` failed");
         }

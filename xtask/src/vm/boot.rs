@@ -1,5 +1,5 @@
-//! The guard as a service of a whole system: its package and its unit, under systemd, and what a
-//! stranger on the wire gets to see from power-on to power-off.
+//! Tests the guard as a service of a whole system: its package and its unit under systemd, and which
+//! packets of an unlisted host reach the network stack from power-on to power-off.
 
 use std::{
     ops::ControlFlow,
@@ -21,17 +21,17 @@ use super::{
 };
 use crate::{build, dist, sh, toolchain, upgrade};
 
-/// Where the scripts are that test in the guest, and what they share.
+/// Directory of the scripts that test in the guest, and of their common functions.
 const SCRIPTS: &str = "tests/vm/systemd";
 /// Memory of a guest with systemd.
 const MEMORY_MIB: u32 = 1024;
-/// A boot, its job, and power-off, at most.
+/// Time limit of a boot with its job and power-off.
 const BOOT: Duration = Duration::from_mins(5);
-/// A script, at most.
+/// Time limit of a script.
 const SERVICE: Duration = Duration::from_mins(20);
 
-/// The guest's network, and a listener at both ports. The card's driver is loaded by udev: late, as
-/// on hardware. The listener needs nothing, so that it is there before the network is.
+/// The guest's network, and a listener on both ports. udev loads the card's driver, which is late, as on
+/// hardware. The listener has no dependencies, so that it starts before the network does.
 const NETWORK: [(&str, &str); 3] = [
     (
         "etc/systemd/network/10-wire.network",
@@ -60,7 +60,7 @@ const ENABLED: [(&str, &str); 2] = [
     ),
 ];
 
-/// The cluster that the guest is a node of. The stranger is not in it.
+/// A cluster that contains the guest, but not the unlisted host.
 const MANIFEST: &str = "\
 apiVersion: trainguard/v1
 kind: Cluster
@@ -90,7 +90,8 @@ services:
     mode: enforce
 ";
 
-/// Without the guard: a while for the stranger, then the package is installed for the boots to come.
+/// The boot without the guard: lets the unlisted host connect for some seconds, then installs the package
+/// for the following boots.
 const INSTALL: &str = "#!/bin/sh
 sleep 3
 dpkg --install /vm/trainguard.deb || exit 1
@@ -99,7 +100,8 @@ install -D -m 644 /vm/policy.yaml /etc/trainguard/policy.yaml
 systemctl enable trainguard.service
 ";
 
-/// How a script begins that needs the guard: it waits for it, or says what is wrong and ends.
+/// Beginning of scripts that need the guard. Waits for it; if it does not start, prints the status and
+/// ends.
 macro_rules! wait_for_the_guard {
     () => {
         "#!/bin/sh
@@ -113,15 +115,16 @@ done
     };
 }
 
-/// With it: the service must come up, and stays up for a while.
+/// The boot with the guard: the service must start and keep running.
 const BOOTED: &str = concat!(
     wait_for_the_guard!(),
     "sleep 2
 "
 );
 
-/// Reloads without an end: three policies that are good, one that is cut off, a file that is gone.
-/// Written aside and renamed as well as in place, and never synced: that is the daemon's part.
+/// Reloads in an endless loop: three valid policies, one that is truncated, and a missing file. Files are
+/// replaced by renaming or written in place, and never synced: saving the policy durably is up to the
+/// daemon.
 const RELOADS: &str = concat!(
     wait_for_the_guard!(),
     "cd /etc/trainguard
@@ -139,9 +142,9 @@ while :; do
 done
 "
 );
-/// Reloads before the power goes: each kind has had its turn at least once.
+/// Number of reloads before the power is cut, so that each kind has occurred at least once.
 const RELOADS_BEFORE: u32 = 5;
-/// What follows a power cut: the guard is in force, and what it says of its policy.
+/// The boot after a power cut: prints the status and checks that the guard is in force.
 const AFTER_CUT: &str = concat!(
     wait_for_the_guard!(),
     "cat /vm/status
@@ -152,7 +155,7 @@ sleep 2
 "
 );
 
-/// Runs a script; a line `not ok` shows what the service has said.
+/// Returns a job that runs a script. If the script fails, the job prints the service's journal.
 fn service_job(script: &str) -> String {
     format!(
         "#!/bin/sh
@@ -165,8 +168,8 @@ echo \"@@done $code\"
     )
 }
 
-/// Packages of this machine's binary, in a directory of their own; the path of the deb, beside which the rpm
-/// lies, and the binary without an extension.
+/// Packs this machine's binary. Returns a temporary directory and the path of the deb; the rpm is beside
+/// it, and so is the binary, which has no extension.
 pub(super) fn package(cache: &Cache) -> Result<(TempDir, PathBuf)> {
     let built = build::build(&toolchain::ensure(false)?, &build::BuildArgs::default())?;
     let scratch = cache.scratch()?;
@@ -176,9 +179,9 @@ pub(super) fn package(cache: &Cache) -> Result<(TempDir, PathBuf)> {
     Ok((scratch, package))
 }
 
-/// The same with a higher revision and the binary of the next layout, for an upgrade.
+/// Packs the binary of the next layout with a higher revision, for an upgrade.
 fn next_package(scratch: &Path) -> Result<PathBuf> {
-    // As the tests run it: not optimised, which does not matter here.
+    // The development build that the tests use, too; optimisation does not matter here.
     build::for_tests()?;
     let binary =
         sh::strip(&build::development_binary("trainguard-next"), &scratch.join("trainguard-next"))?;
@@ -187,7 +190,7 @@ fn next_package(scratch: &Path) -> Result<PathBuf> {
     Ok(package)
 }
 
-/// Where a system is booted.
+/// A kernel and a package to boot a system with.
 #[derive(Debug)]
 pub(super) struct System<'s> {
     pub(super) name: &'s str,
@@ -197,14 +200,15 @@ pub(super) struct System<'s> {
 }
 
 impl System<'_> {
-    /// Runs the script of the package and the unit, with an upgrade to the next layout; each of its lines counts
-    /// as a test.
+    /// Runs the script that tests package and unit, with an upgrade to the next layout. Each of the
+    /// script's result lines counts as a test.
     pub(super) fn service(&self) -> Result<Tally> {
         let scratch = self.cache.scratch()?;
         self.script("life.sh", self.package, &next_package(scratch.path())?)
     }
 
-    /// Runs the script of an upgrade from the packages of an earlier version; each of its lines counts as a test.
+    /// Runs the script that upgrades from the packages of an earlier version. Each of the script's result
+    /// lines counts as a test.
     pub(super) fn upgrade(&self) -> Result<Tally> {
         let scratch = self.cache.scratch()?;
         let earlier = upgrade::packages(scratch.path())?;
@@ -213,7 +217,7 @@ impl System<'_> {
         self.script("earlier.sh", &earlier, &today)
     }
 
-    /// Runs a script in one boot, with the packages that it calls `trainguard` and `trainguard-next`.
+    /// Runs a script in one boot. The guest gets the packages as `trainguard` and `trainguard-next`.
     fn script(&self, name: &str, package: &Path, next: &Path) -> Result<Tally> {
         let scripts = sh::root().join(SCRIPTS);
         ensure!(scripts.join(name).is_file(), "there is no {SCRIPTS}/{name}");
@@ -237,8 +241,8 @@ impl System<'_> {
         Ok(tally)
     }
 
-    /// Boots one system several times, with the stranger on the wire all the time: first without
-    /// the guard, which shows that the stranger would get in.
+    /// Boots one system several times while the unlisted host sends SYN segments. The first boot is
+    /// without the guard, to show that the unlisted host can connect then.
     pub(super) fn boots(&self, rounds: u32) -> Result<Tally> {
         let mut disk = Disk::new(self)?;
         if self.install(&mut disk)? {
@@ -251,8 +255,8 @@ impl System<'_> {
         Ok(disk.tally)
     }
 
-    /// Cuts the power while policies are loaded, and boots again, with the stranger on the wire all
-    /// the time. What the guest has handed to its disk is there then, what it has not is lost.
+    /// Cuts the power while policies are loaded and boots again, while the unlisted host sends SYN
+    /// segments. Data that the guest has written to its disk is kept; data that it has not is lost.
     pub(super) fn power_cuts(&self, rounds: u32) -> Result<Tally> {
         let mut disk = Disk::new(self)?;
         if !self.install(&mut disk)? {
@@ -264,7 +268,7 @@ impl System<'_> {
             initramfs.text("payload/vm/policy.yaml", POLICY);
         }
         for round in 1..=rounds {
-            // Each round a little later in a reload, and in another kind of reload.
+            // Each round cuts later in a reload, and in another kind of reload.
             let moment = Duration::from_millis(u64::from(round * 137 % 700));
             let last = format!("@@reload {}", RELOADS_BEFORE + round);
             let cut = |line: &str| {
@@ -282,8 +286,9 @@ impl System<'_> {
         Ok(disk.tally)
     }
 
-    /// The boot without the guard, which shows that the stranger would get in and installs the
-    /// package for the boots to come. Whether that is so: what follows would prove nothing otherwise.
+    /// Boots without the guard, which must show that the unlisted host can connect, and installs the
+    /// package for the following boots. Returns whether that succeeded; otherwise the following boots
+    /// would prove nothing.
     fn install(&self, disk: &mut Disk) -> Result<bool> {
         let mut install = self.initramfs(INSTALL)?;
         install.copy(self.package, Path::new("payload/vm/trainguard.deb"))?;
@@ -299,7 +304,8 @@ impl System<'_> {
         self.boot("without the guard", &install, disk, open, never)
     }
 
-    /// One boot; whether it was as expected. `cut` says after which line the power goes.
+    /// Boots once. Returns whether the result was as expected. `cut` is called for each line of output
+    /// and decides whether the power is cut after it.
     fn boot(
         &self,
         what: &str,
@@ -380,17 +386,18 @@ impl System<'_> {
     }
 }
 
-/// Nobody but the machine itself got through the guarded port; the other one shows that knocks came.
+/// Returns whether the guarded port never answered. The other port must have answered, which shows that
+/// segments arrived.
 fn closed(seen: &Seen) -> bool {
     seen.guarded.count == 0 && seen.control.count > 0
 }
 
-/// The power stays on.
+/// Never cuts the power.
 fn never(_line: &str) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// The disk of one machine, over its boots, and what was counted in them.
+/// The disk of one machine, which is kept from boot to boot, and the counts of its tests.
 struct Disk {
     scratch: TempDir,
     file: PathBuf,
@@ -417,7 +424,7 @@ fn said_of(answers: &Answers) -> String {
     }
 }
 
-/// Reads what scripts say: `ok NAME`, `not ok NAME: why`, `skip NAME: why`.
+/// Parses the result lines of scripts: `ok NAME`, `not ok NAME: why`, `skip NAME: why`.
 #[derive(Debug, Default)]
 struct Script {
     name: String,

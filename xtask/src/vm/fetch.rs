@@ -1,5 +1,5 @@
-//! What the virtual machines are made of: an emulator, a shell, kernels. Debian packages, downloaded
-//! by apt and unpacked below `target/vm`; nothing is installed.
+//! Fetches the parts of virtual machines: an emulator, a shell, kernels. apt downloads Debian packages,
+//! which are unpacked below `target/vm`; nothing is installed.
 
 use std::{
     ffi::OsStr,
@@ -16,28 +16,28 @@ use crate::{
     toolchain::{is_debian, update_package_lists},
 };
 
-/// The emulator.
+/// Name of the emulator.
 const QEMU: &str = "qemu-system-x86_64";
-/// Its package. The second word keeps apt from its recommendation, which conflicts with newer ones
-/// of the same name that a machine may have.
+/// Arguments of apt for its package. The second excludes a recommended package, which conflicts with
+/// newer versions that a machine may have.
 const QEMU_PACKAGE: [&str; 2] = ["qemu-system-x86", "qemu-utils-"];
 
-/// Everything that was downloaded or built: gone with the directory, made again when it is missing.
+/// Directory of everything that was downloaded or built. Missing parts are made again.
 #[derive(Debug, Clone)]
 pub(crate) struct Cache {
     root: PathBuf,
 }
 
-/// A kernel, unpacked.
+/// An unpacked kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kernel {
-    /// As `uname -r` says it: `6.1.0-56-cloud-amd64`.
+    /// Its release, as in `uname -r`: `6.1.0-56-cloud-amd64`.
     pub(crate) release: String,
     directory: PathBuf,
 }
 
 impl Cache {
-    /// A cache in this directory, which is made if it is not there.
+    /// Opens a cache in this directory, which is created if it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         for part in ["debs", "kernels", "images", "tmp", "prefix"] {
             let directory = root.join(part);
@@ -46,28 +46,29 @@ impl Cache {
         Ok(Self { root: root.canonicalize()? })
     }
 
-    /// A directory for one run, removed at its end.
+    /// Creates a directory for one run, which is removed when the value is dropped.
     pub(crate) fn scratch(&self) -> Result<tempfile::TempDir> {
         let parent = self.root.join("tmp");
         tempfile::tempdir_in(&parent).with_context(|| parent.display().to_string())
     }
 
-    /// An image of a root file system.
+    /// Returns the path of an image of a root file system.
     pub(crate) fn image(&self, name: &str) -> PathBuf {
         self.root.join("images").join(name)
     }
 
-    /// A file of an unpacked package.
+    /// Returns the path of a file of an unpacked package.
     pub(super) fn prefix(&self, path: &str) -> PathBuf {
         self.root.join("prefix").join(path)
     }
 
-    /// The static shell of the guests.
+    /// Returns the path of the guests' shell, which is statically linked.
     pub(super) fn busybox(&self) -> PathBuf {
         self.prefix("bin/busybox")
     }
 
-    /// A program of an unpacked package, with the libraries that came with it.
+    /// Returns a command for a program of an unpacked package, with the libraries that were unpacked with
+    /// it.
     pub(super) fn program(&self, path: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(path);
         let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
@@ -76,7 +77,7 @@ impl Cache {
         command
     }
 
-    /// The emulator: the unpacked one, else the system's.
+    /// Returns a command for the emulator: the unpacked one, or else the one in `PATH`.
     pub(super) fn qemu(&self) -> Result<Command> {
         let unpacked = self.prefix("usr/bin").join(QEMU);
         if !unpacked.is_file() {
@@ -89,7 +90,7 @@ impl Cache {
         Ok(qemu)
     }
 
-    /// Makes sure that the tools are there, saying so before something is downloaded.
+    /// Fetches missing tools. Prints what is downloaded before the download.
     pub(crate) fn ensure_tools(&self) -> Result<()> {
         if !self.prefix("usr/bin").join(QEMU).is_file() && sh::find(QEMU).is_none() {
             let packages = packages_of_qemu()?;
@@ -106,7 +107,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Makes sure that the builder of root file systems is there.
+    /// Returns the builder of root file systems; fetches it if it is missing.
     pub(super) fn ensure_mmdebstrap(&self) -> Result<PathBuf> {
         let program = self.prefix("usr/bin/mmdebstrap");
         if !program.is_file() {
@@ -117,7 +118,8 @@ impl Cache {
         Ok(program)
     }
 
-    /// A kernel of this version and flavour: the newest that is here, else the newest that apt knows.
+    /// Returns a kernel of this version and flavour: the newest in the cache, or else the newest that apt
+    /// offers.
     pub(crate) fn ensure_kernel(&self, wanted: Wanted) -> Result<Kernel> {
         let kernels = self.root.join("kernels");
         let here =
@@ -134,18 +136,19 @@ impl Cache {
             format!("apt knows no kernel {wanted}; Debian 12 and its security updates have it")
         })?;
         let directory = kernels.join(&release);
-        // Unpacked aside and renamed: what is there is whole.
+        // Unpack into a temporary directory and rename it, so that a kernel in the cache is always
+        // complete.
         let part = tempfile::tempdir_in(self.root.join("tmp"))?;
         let why = format!("kernel {wanted}");
         self.unpack(&why, &[format!("linux-image-{release}")], part.path())?;
-        // kmod acts on the name that it is called by.
+        // kmod chooses its function by the name that it is called with.
         let mut depmod = self.program(self.prefix("bin/kmod"));
         sh::run(depmod.arg0("depmod").arg("-b").arg(part.path()).arg(&release))?;
         fs::rename(part.keep(), &directory).with_context(|| directory.display().to_string())?;
         Ok(Kernel { release, directory })
     }
 
-    /// Downloads packages that are not here yet and unpacks them.
+    /// Unpacks packages; downloads those that are not in the cache.
     fn unpack(&self, why: &str, packages: &[String], to: &Path) -> Result<()> {
         need_apt()?;
         let debs = self.root.join("debs");
@@ -161,7 +164,7 @@ impl Cache {
             let download = || {
                 let mut apt = Command::new("apt-get");
                 apt.args(["download", "-qq"]).args(&missing).current_dir(&debs);
-                // It warns that it cannot drop root's rights for a directory of root's.
+                // Otherwise apt warns that it cannot drop root's privileges in a directory of root.
                 sh::read(apt.args(["-o", "APT::Sandbox::User=root"]))
             };
             if download().is_err() {
@@ -178,8 +181,8 @@ impl Cache {
     }
 }
 
-/// The packages that running the emulator takes and that this machine lacks: a simulated
-/// installation tells.
+/// Returns the packages that the emulator needs and that this machine lacks, according to a simulated
+/// installation.
 fn packages_of_qemu() -> Result<Vec<String>> {
     need_apt()?;
     let simulate = || {
@@ -195,7 +198,7 @@ fn packages_of_qemu() -> Result<Vec<String>> {
     Ok(said.lines().filter_map(package).collect())
 }
 
-/// The newest kernel of this kind that the package lists name.
+/// Returns the release of the newest kernel of this kind in apt's package lists.
 fn newest_offered(wanted: Wanted) -> Result<Option<String>> {
     need_apt()?;
     let mut apt = Command::new("apt-cache");
@@ -207,7 +210,7 @@ fn newest_offered(wanted: Wanted) -> Result<Option<String>> {
     Ok(newest(names))
 }
 
-/// The downloaded file of a package.
+/// Returns the downloaded file of a package.
 fn deb(directory: &Path, package: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(directory).ok()?;
     let mut files = entries.filter_map(|entry| Some(entry.ok()?.path()));
@@ -226,18 +229,18 @@ fn need_apt() -> Result<()> {
 }
 
 impl Kernel {
-    /// The bootable image.
+    /// Returns the path of the bootable image.
     pub(super) fn image(&self) -> PathBuf {
         self.directory.join("boot").join(format!("vmlinuz-{}", self.release))
     }
 
-    /// The modules.
+    /// Returns the directory of the modules.
     pub(super) fn modules(&self) -> PathBuf {
         self.directory.join("lib/modules").join(&self.release)
     }
 }
 
-/// Which kernel: a version, and a flavour of Debian's.
+/// A kind of kernel: version, and flavour of Debian's packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     version: &'static str,
@@ -245,17 +248,17 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// For virtual machines: few drivers, a fast start.
+    /// A kernel for virtual machines: few drivers, a fast start.
     pub(crate) const fn cloud(version: &'static str) -> Self {
         Self { version, flavour: "cloud" }
     }
 
-    /// `PREEMPT_RT`: spinlocks that sleep, interrupt handlers that are threads.
+    /// A `PREEMPT_RT` kernel: its spinlocks sleep, and its interrupt handlers are threads.
     pub(crate) const fn real_time(version: &'static str) -> Self {
         Self { version, flavour: "rt" }
     }
 
-    /// Whether a release is of this kind: `6.12.117+deb12-cloud-amd64`.
+    /// Returns whether a release is of this kind, such as `6.12.117+deb12-cloud-amd64`.
     fn is(self, release: &str) -> bool {
         let flavour = release.strip_suffix("-amd64").and_then(|rest| rest.rsplit('-').next());
         let version = release.strip_prefix(self.version);
@@ -272,12 +275,12 @@ impl std::fmt::Display for Wanted {
     }
 }
 
-/// The newest of some releases.
+/// Returns the newest of some releases.
 fn newest(releases: impl Iterator<Item = String>) -> Option<String> {
     releases.max_by_key(|release| numbers(release))
 }
 
-/// The numbers in a release, which order releases of one kind.
+/// Returns the numbers in a release, by which releases of one kind are ordered.
 fn numbers(release: &str) -> Vec<u32> {
     release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }

@@ -1,5 +1,5 @@
-//! The first file system of a guest: a shell, kernel modules, programs of this machine with their
-//! libraries, what is to be run. A cpio archive.
+//! The initial file system of a guest, as a cpio archive: a shell, kernel modules, programs of this
+//! machine with their libraries, and the job.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,24 +16,24 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use super::fetch::{Cache, Kernel};
 use crate::sh;
 
-/// The first process.
+/// The script of the first process.
 const INIT: &str = include_str!("guest/init.sh");
 
-/// Directories that the first process mounts something on, or that programs expect.
+/// Mount points of the first process, and directories that programs expect.
 const DIRECTORIES: [&str; 12] =
     ["dev", "etc", "newroot", "proc", "root", "run", "sbin", "sys", "tmp", "usr/bin", "var", "vm"];
 
-/// Programs of this machine that tests run. The rest is busybox.
+/// Programs of this machine that tests run. busybox provides the others.
 const PROGRAMS: [&str; 2] = ["ip", "setpriv"];
 
 /// Modules that a guest loads at its start.
 const LOADED: [&str; 4] = ["virtio_pci", "virtio_net", "virtio_console", "veth"];
-/// Those of a guest whose root file system is a disk: what udev loads later, the driver of the
-/// network card above all, is left to udev.
+/// The same for a guest whose root file system is a disk. udev loads the other modules later, above all
+/// the driver of the network card.
 const LOADED_FOR_DISK: [&str; 5] =
     ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4"];
-/// Modules that the kernel or udev loads when something asks for them. Tunnels that were loaded at
-/// the start would put a `tunl0` and the like into every namespace.
+/// Modules that the kernel or udev loads on demand. If tunnel modules were loaded at the start, every
+/// namespace would have a `tunl0` and similar interfaces.
 const AT_HAND: [&str; 38] = [
     "8021q",
     "af_packet",
@@ -74,19 +74,19 @@ const AT_HAND: [&str; 38] = [
     "vxlan",
     "wireguard",
 ];
-/// Indexes that modprobe reads.
+/// Prefix of the indexes that modprobe reads.
 const INDEXES: &str = "modules.";
 
-/// What becomes of a guest after its start.
+/// What the first process does after the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// It runs `/vm/job`.
+    /// Runs `/vm/job`.
     Job,
-    /// It boots the system on its first disk.
+    /// Boots the system on the first disk.
     Disk,
 }
 
-/// A file system in the making.
+/// The entries of the archive, by path.
 #[derive(Debug, Default)]
 pub(super) struct Initramfs {
     entries: BTreeMap<PathBuf, Entry>,
@@ -95,15 +95,15 @@ pub(super) struct Initramfs {
 #[derive(Debug)]
 enum Entry {
     Directory,
-    /// A file of this machine.
+    /// A copy of a file of this machine.
     File(PathBuf),
-    /// A file that is written here, and its mode.
+    /// A file with this content and mode.
     Text(Vec<u8>, u32),
     Link(PathBuf),
 }
 
 impl Initramfs {
-    /// What every guest has.
+    /// Returns the entries that every guest has.
     pub(super) fn new(cache: &Cache, kernel: &Kernel, start: Start) -> Result<Self> {
         let mut new = Self::default();
         for directory in DIRECTORIES {
@@ -141,22 +141,22 @@ impl Initramfs {
         self.entries.insert(path.to_owned(), entry);
     }
 
-    /// A file with this content.
+    /// Adds a file with this content.
     pub(super) fn text(&mut self, path: impl AsRef<Path>, text: &str) {
         self.add(path, Entry::Text(text.into(), 0o644));
     }
 
-    /// A script with this content.
+    /// Adds a script with this content.
     pub(super) fn script(&mut self, path: impl AsRef<Path>, text: &str) {
         self.add(path, Entry::Text(text.into(), 0o755));
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub(super) fn link(&mut self, path: impl AsRef<Path>, target: &str) {
         self.add(path, Entry::Link(target.into()));
     }
 
-    /// A file of this machine, or a directory with everything below it, at the same or another path.
+    /// Adds a file of this machine, or a directory with everything below it.
     pub(super) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
         if !from.is_dir() {
             ensure!(from.is_file(), "there is no file {}", from.display());
@@ -170,10 +170,10 @@ impl Initramfs {
         Ok(())
     }
 
-    /// A program of this machine, with the libraries that it takes, where this machine has them.
+    /// Adds a program of this machine. Its libraries get the same paths as on this machine.
     pub(super) fn program(&mut self, from: &Path, to: &str) -> Result<()> {
         let from = from.canonicalize().with_context(|| from.display().to_string())?;
-        // For a static program it fails, and has nothing to tell.
+        // ldd fails for a static program, and then lists no library.
         let output = Command::new("ldd").arg(&from).output().context("running ldd")?;
         let said = String::from_utf8_lossy(&output.stdout);
         if let Some(line) = said.lines().find(|line| line.contains("not found")) {
@@ -186,8 +186,8 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Modules with what they depend on. Those that this kernel has built in, or lacks, are left
-    /// out: a test that needs one says so.
+    /// Adds modules with their dependencies. Modules that this kernel has built in or lacks are left out;
+    /// a test that needs a missing one reports that.
     fn modules(&mut self, kernel: &Kernel, loaded: &[&str]) -> Result<()> {
         let directory = kernel.modules();
         let target = Path::new("lib/modules").join(&kernel.release);
@@ -250,8 +250,8 @@ fn length(bytes: impl TryInto<u32>) -> Result<u32> {
     bytes.try_into().ok().context("a file of the archive is longer than 4 GiB")
 }
 
-/// Files of these modules and of what they depend on, from the text of `modules.dep`
-/// (`kernel/a.ko.xz: kernel/b.ko.xz ...`, all of them, the indirect ones too).
+/// Returns the files of these modules and of their dependencies, from the text of `modules.dep`. Its
+/// lines (`kernel/a.ko.xz: kernel/b.ko.xz ...`) list indirect dependencies, too.
 fn closure<'n>(index: &str, names: impl Iterator<Item = &'n &'n str>) -> BTreeSet<String> {
     let names: BTreeSet<String> = names.map(|name| name.replace('-', "_")).collect();
     let mut files = BTreeSet::new();

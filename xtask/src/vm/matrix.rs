@@ -1,5 +1,5 @@
-//! The test programs of this repository, under another kernel: the same executables, libraries and
-//! data, in a guest that has nothing else.
+//! Runs the tests of this repository under another kernel: the same executables, libraries and data, in a
+//! guest that contains nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -24,19 +24,19 @@ use crate::{
     test::{self, Count},
 };
 
-/// Which tests run, and what is known of each kernel.
+/// The tests to run, and the known skips of each kernel.
 pub(super) const PLAN: &str = "tests/vm/plan.toml";
-/// Data that tests read, below the root of the repository. It lies at the same place in the guest:
-/// the executables know no other.
+/// Data that tests read, relative to the root of the repository. The guest has it at the same absolute
+/// path, which is compiled into the executables.
 const DATA: [&str; 4] = ["tests/corpus", "tests/worlds", "tests/captures", "policies"];
-/// Memory of a guest: the executables lie in it.
+/// Memory of a guest. It also holds the executables, which are in the initramfs.
 const MEMORY_MIB: u32 = 2048;
-/// From power-on to the first test, at most.
+/// Time limit from power-on to the first test.
 const BOOT: Duration = Duration::from_secs(90);
-/// The MTU of training clusters.
+/// MTU of training clusters.
 const JUMBO: u16 = 9000;
 
-/// The file, read.
+/// The content of the plan file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Plan {
@@ -53,26 +53,27 @@ pub(super) struct Plan {
 struct Test {
     module: String,
     form: Form,
-    /// How long it may take, under emulation on a busy machine.
+    /// Its time limit, under emulation on a busy machine.
     seconds: u64,
 }
 
-/// In which form of the run something is.
+/// The form of the run in which a module is tested. Each form includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Form {
-    /// Also under each variant of a kernel: what the program and the oracle of named frames say.
+    /// Also run under each variant of a kernel: the program itself, and named frames compared with the
+    /// oracle.
     Core,
     Short,
     Long,
 }
 
-/// A test that skips, or that is left out, on some kernels.
+/// A test that skips itself, or that is left out, on some kernels.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Known {
     test: String,
-    /// Beginnings of releases; none: all.
+    /// Prefixes of kernel releases. Empty: all kernels.
     #[serde(default)]
     kernels: Vec<String>,
     #[expect(dead_code, reason = "for whoever reads the file")]
@@ -100,7 +101,7 @@ impl Plan {
         toml::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    /// The modules of a form; of those, the ones that were asked for by name.
+    /// Returns the modules of a form, or the modules named in `only` if there are any.
     fn tests<'p>(&'p self, form: Form, only: &'p [String]) -> impl Iterator<Item = &'p Test> {
         let means = move |test: &&Test| {
             if only.is_empty() { test.form <= form } else { only.contains(&test.module) }
@@ -109,13 +110,13 @@ impl Plan {
     }
 }
 
-/// What is run in guests.
+/// The programs that guests run.
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) trainguard: PathBuf,
     tests: PathBuf,
     figures: PathBuf,
-    /// They lie here, without the information for debuggers: a fifth of the size.
+    /// Contains stripped copies, which are a fifth of the size.
     _stripped: tempfile::TempDir,
 }
 
@@ -127,7 +128,7 @@ impl Programs {
         Self::of(cache, test::integration(&executables)?)
     }
 
-    /// Those that are built, with this executable of the tests.
+    /// Uses binaries that are built already, and this test executable.
     pub(super) fn of(cache: &Cache, tests: &Path) -> Result<Self> {
         let stripped = cache.scratch()?;
         let strip = |from: &Path, name: &str| sh::strip(from, &stripped.path().join(name));
@@ -140,7 +141,7 @@ impl Programs {
     }
 }
 
-/// One run of the tests.
+/// One run of the tests in a guest.
 #[derive(Debug)]
 pub(super) struct Run<'r> {
     pub(super) name: &'r str,
@@ -148,9 +149,9 @@ pub(super) struct Run<'r> {
     pub(super) kernel: &'r Kernel,
     pub(super) programs: &'r Programs,
     pub(super) form: Form,
-    /// Only these modules, if any are named.
+    /// Only these modules, unless empty.
     pub(super) only: &'r [String],
-    /// Settings of the kernel, as `sysctl -w` takes them.
+    /// Kernel settings, as arguments of `sysctl -w`.
     pub(super) settings: &'r [&'r str],
 }
 
@@ -191,7 +192,7 @@ impl Run<'_> {
         Ok(initramfs)
     }
 
-    /// The script that the guest runs.
+    /// Returns the script that the guest runs.
     fn job(&self, plan: &Plan) -> String {
         let mut job = "#!/bin/sh\n\
                        export TRAINGUARD_BIN=/vm/trainguard TRAINGUARD_SKIP_LOG=/tmp/skips\n\
@@ -207,8 +208,8 @@ impl Run<'_> {
             let _ = write!(options, " --skip {}", known.test);
         }
         for Test { module, seconds, .. } in plan.tests(self.form, self.only) {
-            // What daemons say would land amid the lines of the harness, which has all that a
-            // failed test said anyway.
+            // Standard error goes to a file, so that logs of daemons do not mix with the lines of the
+            // harness. The harness prints the output of a failed test itself.
             let _ = writeln!(
                 job,
                 "echo '@@test {module}'\n\
@@ -222,13 +223,13 @@ impl Run<'_> {
     }
 }
 
-/// Reads what the guest says while it says it.
+/// Parses the guest's output while the guest runs.
 struct Reader<'r> {
     name: &'r str,
     release: &'r str,
     plan: &'r Plan,
     tally: Tally,
-    /// The module whose tests run, since when, what it has counted and said.
+    /// The module that is being tested, its start, its counts and its output.
     current: Option<(String, Instant, Count, Vec<String>)>,
 }
 
@@ -259,7 +260,7 @@ impl<'r> Reader<'r> {
     fn done(&mut self, code: &str) {
         let Some((program, since, mut count, said)) = self.current.take() else { return };
         if code != "0" && count.failed == 0 {
-            // It died, or its time was over.
+            // The executable died, or its time limit was exceeded.
             count.failed = 1;
             let why = if code == "143" {
                 "out of time".to_owned()
@@ -290,7 +291,7 @@ impl<'r> Reader<'r> {
     fn skip(&mut self, skip: &str) {
         let name = skip.split(':').next().unwrap_or(skip);
         let expected = self.plan.skip.iter().any(|known| known.is(name, self.release));
-        // A skipped test has returned, so the harness counts it as passed.
+        // A skipped test has returned normally, so the harness has counted it as passed.
         self.tally.count.passed = self.tally.count.passed.saturating_sub(1);
         if expected {
             self.tally.skip_as_planned(format!("{}: {skip}", self.name));
@@ -309,7 +310,7 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// Instructions that the verifier went through, by policy.
+/// Formats the number of instructions that the verifier processed, by policy.
 fn figures_line(json: &str) -> String {
     let figures: BTreeMap<String, BTreeMap<String, u64>> =
         serde_json::from_str(json).unwrap_or_default();
@@ -319,9 +320,9 @@ fn figures_line(json: &str) -> String {
     format!("instructions verified: {}", each.collect::<Vec<_>>().join(", "))
 }
 
-/// Whether a machine did what it should.
+/// Judges whether a machine ran without faults.
 impl Tally {
-    /// What the kernel complained of counts.
+    /// Counts each fault that the kernel reported on its console as a failure.
     pub(super) fn judge_console(&mut self, name: &str, outcome: &Outcome) {
         let trouble = outcome.trouble();
         for line in &trouble {

@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: the guard under other kernels, and as a service of a whole system, in virtual
+//! `cargo xtask vm`: tests the guard under other kernels, and as a service of a whole system, in virtual
 //! machines.
 
 mod boot;
@@ -24,38 +24,38 @@ use self::{
 };
 use crate::{sh, test::Count};
 
-/// What to run.
+/// Arguments of `cargo xtask vm`.
 #[derive(Debug, Args)]
 pub(crate) struct VmArgs {
-    /// Every kernel and every scenario; the short form takes minutes
+    /// Run every kernel and every scenario; without this, only the short ones, which take minutes
     #[arg(long)]
     long: bool,
-    /// Only scenarios on this kernel: 6.1, 6.12, 6.12-rt; may be given several times
+    /// Run only scenarios on this kernel: 6.1, 6.12, 6.12-rt; may be given several times
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
-    /// Only this scenario; may be given several times
+    /// Run only this scenario; may be given several times
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
-    /// Of the tests of this repository only those of this module; may be given several times
+    /// Run only this module of the repository's tests; may be given several times
     #[arg(long, value_name = "NAME")]
     module: Vec<String>,
-    /// The executable of the tests; it and the binaries beside it are built already
+    /// Use this test executable, and the binaries that are built already, instead of building
     #[arg(long, hide = true, value_name = "FILE")]
     tests: Option<PathBuf>,
-    /// Only say what there is
+    /// Only list the scenarios
     #[arg(long)]
     list: bool,
-    /// Where packages, kernels and images are kept
+    /// Keep packages, kernels and images in this directory
     #[arg(long, env = "VM_CACHE", value_name = "DIR")]
     cache: Option<PathBuf>,
 }
 
-/// Something that is run on a kernel.
+/// A kernel, and what to run on it.
 #[derive(Debug)]
 struct Scenario {
     name: &'static str,
     kernel: Wanted,
-    /// Whether the short form has it.
+    /// Whether the scenario runs without `--long`.
     short: bool,
     what: What,
     about: &'static str,
@@ -63,15 +63,16 @@ struct Scenario {
 
 #[derive(Debug, Clone, Copy)]
 enum What {
-    /// The tests of this repository, with settings of the kernel.
+    /// The tests of this repository, with kernel settings.
     Tests(Form, &'static [&'static str]),
-    /// The script of the package and the unit, in a system with systemd.
+    /// The script that tests package and unit, in a system with systemd.
     Service,
-    /// The script of an upgrade from an earlier version's packages, in a system with systemd.
+    /// The script that upgrades from an earlier version's packages, in a system with systemd.
     Upgrade,
-    /// Boots with a stranger on the wire: how many in the short and in the long form.
+    /// Boots while an unlisted host sends SYN segments: number of boots in the short and in the long
+    /// form.
     Boots(u32, u32),
-    /// Power cuts in the middle of reloads, and the boots after them: how many.
+    /// Power cuts during reloads, each followed by a boot: number of cuts.
     PowerCuts(u32),
 }
 
@@ -155,13 +156,13 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// What was counted.
+/// The results of the scenarios.
 #[derive(Debug, Default)]
 struct Tally {
     count: Count,
     /// Skips that the plan names.
     expected: Vec<String>,
-    /// Others: what this machine cannot, and what a script leaves out.
+    /// Other skips: what this machine does not support, and what a script leaves out.
     skips: Vec<String>,
 }
 
@@ -182,7 +183,7 @@ impl Tally {
         self.skips.extend(other.skips);
     }
 
-    /// The last lines; whether nothing failed. With `strict`, a skip that nobody expects is a
+    /// Prints skips and counts. Returns whether nothing failed. With `strict`, an unexpected skip is a
     /// failure.
     fn report(&self, strict: bool) -> bool {
         for skip in self.expected.iter().chain(&self.skips) {
@@ -200,7 +201,7 @@ impl Tally {
     }
 }
 
-/// Runs scenarios; whether all of them went well.
+/// Runs scenarios. Returns whether all of them passed.
 pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| args.means(scenario)).collect();
     if args.list {
@@ -248,7 +249,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
     Ok(tally.report(strict))
 }
 
-/// The cache, with the tools in it.
+/// Opens the cache and fetches the tools.
 fn tools(args: &VmArgs) -> Result<Cache> {
     let directory = args.cache.clone().unwrap_or_else(|| sh::root().join("target/vm"));
     let cache = Cache::open(&directory)?;
@@ -269,7 +270,8 @@ impl VmArgs {
 }
 
 impl Scenario {
-    /// Which tests of this repository it runs; none if it boots a system.
+    /// Returns the form in which the scenario runs the tests of this repository, or `None` if it boots a
+    /// system.
     fn form(&self, long: bool) -> Option<Form> {
         match self.what {
             What::Tests(Form::Short, _) if long => Some(Form::Long),
@@ -278,7 +280,7 @@ impl Scenario {
         }
     }
 
-    /// Runs it. What this machine cannot do is skipped, and says why.
+    /// Runs the scenario. It is skipped, with a reason, if the kernel cannot be fetched.
     fn run(
         &self,
         cache: &Cache,

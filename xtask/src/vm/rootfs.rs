@@ -1,5 +1,5 @@
-//! The root file system of a guest with systemd: an image, built by mmdebstrap from the package
-//! sources of this machine.
+//! The root file system of a guest with systemd: an image that mmdebstrap builds from this machine's
+//! package sources.
 
 use std::{
     fs,
@@ -14,12 +14,12 @@ use anyhow::{Context as _, Result, ensure};
 use super::fetch::Cache;
 use crate::sh;
 
-/// What is in it: systemd with its network, and what the scripts in `tests/vm/systemd` call.
+/// Its packages: systemd with its network, and what the scripts in `tests/vm/systemd` call.
 const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,iproute2,nftables,iputils-ping,\
                         iputils-arping,ethtool,tcpdump,procps,bpftool,strace,socat,netcat-openbsd,\
                         python3,libcap2-bin,ca-certificates,rpm";
 
-/// What keeps it small.
+/// Options that keep the image small.
 const OPTIONS: [&str; 5] = [
     "--aptopt=APT::Install-Recommends \"false\"",
     "--aptopt=Acquire::Languages \"none\"",
@@ -28,10 +28,10 @@ const OPTIONS: [&str; 5] = [
     "--dpkgopt=path-exclude=/usr/share/locale/*",
 ];
 
-/// Room for kernels' modules, packages and a journal.
+/// Size of the image, with space for kernel modules, packages and a journal.
 const BYTES: u64 = 1500 << 20;
 
-/// The system's job: a unit after the multi-user target.
+/// The script that runs the system's job; its unit starts after multi-user.target.
 const JOB: &str = include_str!("guest/job.sh");
 
 /// Files of the system: path, mode, content.
@@ -55,13 +55,14 @@ const FILES: [(&str, u32, &str); 8] = [
         0o644,
         "[Journal]\nStorage=persistent\nRateLimitIntervalSec=0\n",
     ),
-    // Left empty, systemd makes one at the first boot, and all boots of an image are one machine's.
+    // If this file is empty, systemd creates an id at the first boot, and all later boots of an image
+    // have the same id.
     ("etc/machine-id", 0o444, ""),
     ("etc/hostname", 0o644, "vm\n"),
     ("etc/fstab", 0o644, "/dev/vda / ext4 rw,noatime 0 1\n"),
 ];
 
-/// Units that a guest has no use for; each makes the boot longer.
+/// Units that a guest does not need; each of them makes the boot longer.
 const MASKED: [&str; 10] = [
     "getty@.service",
     "serial-getty@.service",
@@ -75,7 +76,7 @@ const MASKED: [&str; 10] = [
     "systemd-pcrphase-sysinit.service",
 ];
 
-/// The image, built if it is not there.
+/// Returns the image; builds it if it does not exist.
 pub(super) fn ensure(cache: &Cache) -> Result<PathBuf> {
     let image = cache.image(&format!("root-{:016x}.img", recipe()));
     if image.is_file() {
@@ -92,7 +93,7 @@ pub(super) fn ensure(cache: &Cache) -> Result<PathBuf> {
     );
     let scratch = cache.scratch()?;
     let tree = scratch.path().join("tree");
-    // It calls a helper that lies beside it.
+    // mmdebstrap calls a helper in the same directory.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(
         std::iter::once(cache.prefix("usr/bin")).chain(std::env::split_paths(&path)),
@@ -106,11 +107,11 @@ pub(super) fn ensure(cache: &Cache) -> Result<PathBuf> {
         .arg("")
         .args([&tree, &sources])
         .env("PATH", path)
-        // Its own words are not the answer of this verb.
+        // mmdebstrap's output is not a result of this subcommand.
         .stdout(Stdio::null());
     sh::run(&mut command)?;
     furnish(&tree)?;
-    // Made aside and renamed: an image that is there is whole.
+    // Create a temporary file and rename it, so that an image in the cache is always complete.
     let part = scratch.path().join("image");
     fs::File::create(&part)?.set_len(BYTES)?;
     let mut make = Command::new(mke2fs);
@@ -120,14 +121,14 @@ pub(super) fn ensure(cache: &Cache) -> Result<PathBuf> {
     Ok(image)
 }
 
-/// Another recipe, another image.
+/// Returns a hash of everything that the image is built from. It is part of the image's name.
 fn recipe() -> u64 {
     let mut hasher = DefaultHasher::new();
     (PACKAGES, OPTIONS, BYTES, FILES, MASKED).hash(&mut hasher);
     hasher.finish()
 }
 
-/// The file that names this machine's own Debian sources: its suites and its mirror.
+/// Returns the file with this machine's own Debian sources: its suites and its mirror.
 fn sources() -> Result<PathBuf> {
     let release = fs::read_to_string("/etc/os-release")?;
     let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
@@ -147,7 +148,7 @@ fn sources() -> Result<PathBuf> {
     files.into_iter().find(names).with_context(|| format!("no apt source for `{codename}`"))
 }
 
-/// Puts our files into the tree.
+/// Copies our files into the tree.
 fn furnish(tree: &Path) -> Result<()> {
     for (path, mode, text) in FILES {
         let path = tree.join(path);
@@ -170,7 +171,7 @@ fn furnish(tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A copy of the image, to boot several times: sparse, as the image is.
+/// Copies the image, to boot it several times. The copy is sparse, as the image is.
 pub(super) fn copy(image: &Path, to: &Path) -> Result<()> {
     sh::run(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).args([image, to]))
 }

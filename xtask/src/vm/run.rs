@@ -1,5 +1,5 @@
-//! A virtual machine, from power-on to power-off: emulated in software, without a network that leads
-//! anywhere, time-limited.
+//! Runs a virtual machine from power-on to power-off: emulated in software, without access to a network,
+//! and with a time limit.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use super::fetch::{Cache, Kernel};
 use crate::demo::Interrupt;
 
-/// What the kernel says on its console when something is broken in it. None of that may appear.
+/// Kernel messages that report a fault. None of them may appear on the console.
 const TROUBLE: [&str; 10] = [
     "Kernel panic",
     "BUG:",
@@ -31,42 +31,42 @@ const TROUBLE: [&str; 10] = [
     "blocked for more than",
 ];
 
-/// Kernel messages that say one of these are none of the guard's business.
+/// Kernel messages that are not faults of the guard.
 const NO_TROUBLE: [&str; 1] = [
-    // An emulated CPU has the flaws of the model that it copies.
+    // An emulated CPU has the vulnerabilities of the model that it emulates.
     "WARNING: Spectre",
 ];
 
-/// What a machine has.
+/// The configuration of a virtual machine.
 #[derive(Debug)]
 pub(super) struct Machine<'m> {
     pub(super) cache: &'m Cache,
     pub(super) kernel: &'m Kernel,
     pub(super) initramfs: PathBuf,
     pub(super) memory_mib: u32,
-    /// Disks, with whether what the guest writes is kept.
+    /// Disks, each with whether the guest's writes are kept.
     pub(super) disks: Vec<(PathBuf, bool)>,
     pub(super) cards: Vec<Card>,
-    /// From power-on.
+    /// Time limit, from power-on.
     pub(super) limit: Duration,
 }
 
 /// A network card, or two of them.
 #[derive(Debug, Clone)]
 pub(super) enum Card {
-    /// Two cards of the same machine on one cable, at this MTU.
+    /// Two cards of the same machine, connected to each other, with this MTU.
     Loop { mtu: u16 },
-    /// A card whose cable ends in two unix sockets of this directory: a process that binds `host`
-    /// gets the guest's frames, a frame in a datagram, and sends its own to `guest`.
+    /// A card that is connected to two unix sockets in this directory. A process that binds `host`
+    /// receives the guest's frames, one frame in a datagram, and sends its own to `guest`.
     Wire(PathBuf),
 }
 
-/// How a run went.
+/// The result of a run.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// What the kernel wrote.
+    /// Output of the kernel.
     pub(super) console: String,
-    /// What the emulator wrote.
+    /// Output of the emulator.
     pub(super) talk: String,
     pub(super) ended: Ended,
     pub(super) took: Duration,
@@ -75,13 +75,13 @@ pub(super) struct Outcome {
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The job did, with this exit status.
+    /// The job ended with this exit status.
     Code(i32),
-    /// It was out of time.
+    /// The time limit was exceeded.
     TimedOut,
-    /// The machine went off without the job's last word.
+    /// The machine powered off before the job reported its exit status.
     Silent,
-    /// The power was cut, as it was asked for.
+    /// The power was cut, as requested.
     Cut,
 }
 
@@ -94,8 +94,8 @@ impl Machine<'_> {
             .arg(self.kernel.image())
             .arg("-initrd")
             .arg(&self.initramfs)
-            // Warnings of the kernel are shown, what it merely tells is not. Mitigations are for
-            // neighbours, of whom there are none.
+            // The kernel prints warnings on the console, but no informational messages. Mitigations are
+            // not needed, because the machine has no other users.
             .args(["-append", "console=ttyS0 loglevel=5 panic=-1 mitigations=off rdinit=/init"])
             .args(["-chardev", &format!("file,id=console,path={}", console.display())])
             .args(["-serial", "chardev:console"])
@@ -114,7 +114,7 @@ impl Machine<'_> {
         Ok(qemu)
     }
 
-    /// Switches it on, and waits until it is off. Each line of the job is handed on as it comes.
+    /// Runs the machine until it is off. Calls `each` for each line of the job's output as it arrives.
     pub(super) fn run(&self, mut each: impl FnMut(&str)) -> Result<Outcome> {
         self.run_until(|line| {
             each(line);
@@ -122,8 +122,8 @@ impl Machine<'_> {
         })
     }
 
-    /// The same, and cuts the power when it is told to: the guest does not get to write what it has
-    /// not handed to its disk yet.
+    /// Same as [`Self::run`], but cuts the power when `each` breaks. The guest then loses data that it
+    /// has not written to its disk yet.
     pub(super) fn run_until(
         &self,
         mut each: impl FnMut(&str) -> ControlFlow<()>,
@@ -131,9 +131,10 @@ impl Machine<'_> {
         let scratch = self.cache.scratch()?;
         let console = scratch.path().join("console");
         let mut command = self.command(&console)?;
-        // The port "log" counts as closed once our end of its input is.
+        // The port "log" counts as closed when our end of its input is closed.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // It warns of what is meant, as that a hub leads nowhere: shown when something went wrong.
+        // The emulator warns of intended settings, for example that a hub is connected to nothing. The
+        // warnings are shown only if something failed.
         let talk = scratch.path().join("talk");
         command.stderr(fs::File::create(&talk)?);
         let started = Instant::now();
@@ -157,7 +158,7 @@ impl Machine<'_> {
             Some(Stopped::OutOfTime) if ended == Ended::Silent => ended = Ended::TimedOut,
             _ => {}
         }
-        // None, if it did not even start.
+        // The file does not exist if the emulator did not start.
         let console = fs::read(&console).unwrap_or_default();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
         let talk = fs::read_to_string(&talk)?;
@@ -167,7 +168,7 @@ impl Machine<'_> {
 
 impl Card {
     fn add_to(&self, qemu: &mut Command, number: usize) {
-        // Locally administered addresses, the number of the card in them.
+        // Locally administered addresses that contain the number of the card.
         match self {
             Self::Loop { mtu } => {
                 for end in [1, 2] {
@@ -191,7 +192,7 @@ impl Card {
 }
 
 impl Outcome {
-    /// What the kernel complained of.
+    /// Returns the faults that the kernel reported.
     pub(super) fn trouble(&self) -> Vec<&str> {
         trouble(&self.console)
     }
@@ -205,7 +206,7 @@ fn trouble(console: &str) -> Vec<&str> {
     console.lines().filter(is).collect()
 }
 
-/// Why the emulator was stopped by us.
+/// Why this program stopped the emulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     OutOfTime,
@@ -213,21 +214,21 @@ enum Stopped {
     Cut,
 }
 
-/// What the thread that watches the emulator is told.
+/// A message to the thread that watches the emulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Word {
     Finished,
     Cut,
 }
 
-/// Ends the emulator when its time is over, or when the user wants to stop.
+/// Stops the emulator when its time limit is exceeded, or when the user wants to stop.
 struct TimeLimit {
     word: mpsc::Sender<Word>,
     thread: JoinHandle<Option<Stopped>>,
 }
 
 impl TimeLimit {
-    /// How often it is looked whether the user wants to stop.
+    /// Interval of checks for the time limit and the interrupt.
     const LOOK: Duration = Duration::from_millis(200);
 
     fn start(mut child: Child, end: Instant, interrupt: Interrupt) -> Self {
@@ -260,7 +261,8 @@ impl TimeLimit {
         let _ = self.word.send(Word::Cut);
     }
 
-    /// Waits for the emulator, whose output has ended; why it was stopped, if it was.
+    /// Waits until the emulator ends; its output has ended already. Returns why it was stopped, if it
+    /// was.
     fn finish(self) -> Option<Stopped> {
         let _ = self.word.send(Word::Finished);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

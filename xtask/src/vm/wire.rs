@@ -1,5 +1,5 @@
-//! What is at the other end of a guest's cable: a stranger that knocks at two of its ports from
-//! power-on to power-off and counts who answers.
+//! The other end of a guest's cable: an unlisted host that sends SYN segments to two ports of the guest
+//! from power-on to power-off, and counts the answers.
 
 use std::{
     fs,
@@ -20,36 +20,37 @@ use etherparse::{
     SlicedPacket, TransportSlice,
 };
 
-/// Addresses of the guest, of a range set aside for documentation (RFC 5737).
+/// Address of the guest, of a range reserved for documentation (RFC 5737).
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// Address of the stranger.
+/// Address of the unlisted host.
 pub(super) const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
-/// The port that the guard guards.
+/// The guarded port.
 pub(super) const GUARDED: u16 = 9091;
-/// The port that nobody guards: it shows that knocks arrive.
+/// A port that is not guarded. Its answers show that segments arrive.
 pub(super) const CONTROL: u16 = 8080;
 
-/// Of the guest's card, see `run.rs`.
+/// MAC address of the guest's card, see `run.rs`.
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x01];
 const STRANGER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x02];
 
-/// Between two knocks at each port.
+/// Interval between two SYN segments to each port.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What the stranger saw.
+/// What the unlisted host has sent and received.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
-    /// Knocks that went into the cable, for each port.
+    /// Number of SYN segments that were sent to each port.
     pub(super) knocks: u64,
     pub(super) guarded: Answers,
     pub(super) control: Answers,
 }
 
-/// Answers of a port: an acceptance or a refusal, either says that the knock reached the stack.
+/// Answers of a port. Acceptance and refusal both count, because both show that the segment reached the
+/// guest's network stack.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answers {
     pub(super) count: u64,
-    /// After the cable was plugged in.
+    /// Time since the start of the unlisted host.
     pub(super) first: Option<Duration>,
     pub(super) last: Option<Duration>,
 }
@@ -62,14 +63,15 @@ impl Answers {
     }
 }
 
-/// The stranger, at work.
+/// The thread of the unlisted host.
 pub(super) struct Stranger {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
 }
 
 impl Stranger {
-    /// Plugs the cable in; the guest's end is the socket `guest` in the same directory.
+    /// Starts the unlisted host. The guest's end of the cable is the socket `guest` in the same
+    /// directory.
     pub(super) fn start(directory: &Path) -> Result<Self> {
         for end in ["host", "guest"] {
             let path = directory.join(end);
@@ -79,7 +81,8 @@ impl Stranger {
         }
         let socket = UnixDatagram::bind(directory.join("host")).context("the end of a cable")?;
         socket.set_read_timeout(Some(PAUSE))?;
-        // A guest that takes no frames fills the cable: what does not fit is lost, as on a wire.
+        // If the guest does not receive, the socket's buffer fills up. Frames that do not fit are lost,
+        // as on a wire.
         socket.set_write_timeout(Some(PAUSE))?;
         let guest = directory.join("guest");
         let stop = Arc::new(AtomicBool::new(false));
@@ -88,7 +91,7 @@ impl Stranger {
         Ok(Self { stop, thread })
     }
 
-    /// Pulls the cable; what was seen.
+    /// Stops the unlisted host. Returns what it has sent and received.
     pub(super) fn stop(self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -114,7 +117,8 @@ impl Knocking {
         while !stop.load(Ordering::Relaxed) {
             if Instant::now() >= next {
                 next = Instant::now() + PAUSE;
-                // A connection of its own each time: a retransmission would be no knock.
+                // Each SYN has its own source port, because a second SYN with the same ports would be a
+                // retransmission.
                 source_port = if source_port == 60_000 { 20_000 } else { source_port + 1 };
                 let sent = [GUARDED, CONTROL].map(|port| self.send(&knock(source_port, port)));
                 self.seen.knocks += u64::from(sent == [true, true]);
@@ -126,7 +130,8 @@ impl Knocking {
         self.seen
     }
 
-    /// Whether the frame went into the cable: not before the guest is on, or when it is off.
+    /// Sends a frame. Returns `false` if that is not possible, as before the guest is on and after it is
+    /// off.
     fn send(&self, frame: &[u8]) -> bool {
         self.socket.send_to(frame, &self.guest).is_ok()
     }
@@ -149,7 +154,8 @@ impl Knocking {
                 };
                 answers.note(self.started.elapsed());
                 if !tcp.rst() {
-                    // Or the guest would say it again, and its queue would fill.
+                    // Otherwise the guest would retransmit its answer, and its queue of half-open
+                    // connections would fill up.
                     let port = tcp.source_port();
                     self.send(&hang_up(tcp.destination_port(), port, tcp.acknowledgment_number()));
                 }
@@ -159,12 +165,12 @@ impl Knocking {
     }
 }
 
-/// A connection's first segment.
+/// Builds the first segment of a connection.
 fn knock(from: u16, to: u16) -> Vec<u8> {
     frame(|ip| ip.tcp(from, to, 1, 64_000).syn())
 }
 
-/// Its end.
+/// Builds a reset, which ends a connection.
 fn hang_up(from: u16, to: u16, sequence: u32) -> Vec<u8> {
     frame(|ip| ip.tcp(from, to, sequence, 0).rst())
 }
@@ -183,7 +189,7 @@ fn frame(
     bytes
 }
 
-/// The answer to the guest's question for our address.
+/// Builds the answer to the guest's ARP request for our address.
 fn here_i_am() -> Vec<u8> {
     let ethernet = Ethernet2Header {
         source: STRANGER_MAC,
@@ -223,7 +229,7 @@ mod tests {
         let mut buffer = [0; 2048];
         let mut hung_up = false;
         for _ in 0..50 {
-            // The handler of another test's signal may run in this thread.
+            // A signal handler of another test may run in this thread.
             let length = loop {
                 match guest.recv(&mut buffer) {
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
