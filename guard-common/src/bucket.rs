@@ -3,6 +3,8 @@
 //! The state is the theoretical arrival time: the time at which the bucket will be full again. Time
 //! is counted in ticks of 1/16 ns. This keeps rates up to 10^9 units per second accurate to one per
 //! cent and lasts for 18 years of uptime.
+//!
+//! Decision: `docs/decisions/0007-late-clock-refills-no-bucket.md`.
 
 /// Ticks in one nanosecond.
 pub const TICKS_PER_NS: u64 = 16;

@@ -13,6 +13,8 @@
 //! A service that refuses a packet drops it if it enforces, and only counts it if it observes. A
 //! frame that is refused without a service is dropped if any guarded service enforces, counted if
 //! all observe, and passes if the node guards nothing.
+//!
+//! Decision: `docs/decisions/0008-packets-without-a-listed-source.md`.
 
 use crate::{
     flow::{Addr, Headers, Parsed},

@@ -1,4 +1,6 @@
 //! The facts that parsing extracts from a frame.
+//!
+//! Decision: `docs/decisions/0053-verify-the-decision-once.md`.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

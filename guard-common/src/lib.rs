@@ -7,6 +7,8 @@
 //!
 //! The order of the checks is the contract of the project. It is defined in [`mod@decide`] and
 //! nowhere else.
+//!
+//! Decision: `docs/decisions/0001-one-decision-function.md`.
 #![no_std]
 #![deny(
     missing_docs,

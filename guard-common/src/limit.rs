@@ -1,4 +1,6 @@
 //! Charges the limits of a service in the order of the contract: per source, then in total.
+//!
+//! Decision: `docs/decisions/0006-unlisted-sources-leave-no-state.md`.
 
 use crate::{
     bucket::Limit,

@@ -15,6 +15,8 @@
 //! User space builds the arrays, and they never change afterwards. Kernel and host search them with
 //! the same code, [`find`]. The search ends whatever the arrays contain, and an address whose
 //! entries cannot be followed is unknown.
+//!
+//! Decision: `docs/decisions/0004-sources-are-compiled.md`.
 
 /// Bits that the direct table resolves, after the bits that all prefixes share.
 pub const ROOT_BITS: u32 = 16;

@@ -1,5 +1,7 @@
 //! The context that the kernel passes to a program: a buffer of a driver (XDP) or a packet of the
 //! network stack (tc). All other code is the same for both.
+//!
+//! Decision: `docs/decisions/0011-tc-hook-runs-the-same-decision.md`.
 
 use core::ffi::c_void;
 

@@ -6,6 +6,8 @@
 //! In a flood, frames are skipped at random, as many as the frames of the previous window require.
 //! A source behind 1 % of the refusals gets about 1 % of the events, however it times its packets.
 //! A skipped frame costs one decrement, and only a frame with an event costs a random number.
+//!
+//! Decision: `docs/decisions/0038-samples-are-random.md`.
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},

@@ -4,6 +4,9 @@
 //! buffer, which contains the headers of nearly every frame. The copying way uses a helper and sees
 //! the whole frame. [`receive`] parses the fast way and, if data was missing there, parses again
 //! the copying way. Both run the same parser.
+//!
+//! Decision: `docs/decisions/0005-no-helper-call-for-usual-packets.md`.
+//! Decision: `docs/decisions/0054-bounds-checks-and-barriers.md`.
 
 use core::{cell::Cell, mem::MaybeUninit};
 

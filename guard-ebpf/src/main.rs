@@ -4,6 +4,8 @@
 //! only run by `BPF_PROG_TEST_RUN` and return the packed verdict. `guard_verdict` and `tc_verdict`
 //! work like `guard` and `guard_tc`, but take the time from the XDP metadata or the control buffer.
 //! `guard_self_test` decides by the same tables without any side effects.
+//!
+//! Decision: `docs/decisions/0055-code-that-linux-6-1-loads.md`.
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]

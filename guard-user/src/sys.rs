@@ -37,6 +37,7 @@ pub struct LinkInfo {
 
 /// Attaches a program to an interface. The program stays attached as long as the link exists, which
 /// its descriptors and pins keep.
+/// Decision: `docs/decisions/0010-own-link-create.md`.
 ///
 /// # Errors
 /// XDP: `EBUSY` or `EEXIST` if another program is attached; `EOPNOTSUPP`, `ERANGE` or `EINVAL` if the

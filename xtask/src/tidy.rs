@@ -1,6 +1,7 @@
 //! Checks rules of the repository that a reviewer would otherwise have to remember.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -25,6 +26,7 @@ pub(crate) fn run() -> Result<bool> {
             findings.extend(manifest_rules(&file, &fs::read_to_string(root.join(&file))?));
         }
     }
+    findings.extend(uncited_decisions(&root)?);
     for finding in &findings {
         println!("{finding}");
     }
@@ -71,6 +73,28 @@ fn source_rules(file: &Path, text: &str) -> Vec<String> {
         }
     }
     findings
+}
+
+/// Compares the decisions with the places in the code that cite them: each file of `docs/decisions` must be
+/// cited, and each cited file must exist.
+fn uncited_decisions(root: &Path) -> Result<Vec<String>> {
+    const DIRECTORY: &str = "docs/decisions/";
+    let mut cited = BTreeSet::new();
+    for file in files(root)?.iter().filter(|file| file.extension().is_some_and(|it| it == "rs")) {
+        let text = fs::read_to_string(root.join(file))?;
+        let names = text.split(DIRECTORY).skip(1).filter_map(|rest| rest.split_once(".md"));
+        cited.extend(names.map(|(name, _)| name.to_owned()).filter(|name| !name.contains('\n')));
+    }
+    let mut decisions = BTreeSet::new();
+    for entry in fs::read_dir(root.join(DIRECTORY)).context(DIRECTORY)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        decisions.extend(name.strip_suffix(".md").filter(|it| *it != "README").map(str::to_owned));
+    }
+    let missing =
+        cited.difference(&decisions).map(|it| format!("{DIRECTORY}{it}.md: no such file"));
+    let uncited =
+        decisions.difference(&cited).map(|it| format!("{DIRECTORY}{it}.md: no code cites it"));
+    Ok(missing.chain(uncited).collect())
 }
 
 fn manifest_rules(file: &Path, text: &str) -> Option<String> {

@@ -5,6 +5,8 @@
 //! which the shared maps are pinned, so a daemon never reads maps of another layout.
 //! `cargo xtask check` compares everything that affects the pinned maps, here and in other files,
 //! with `layout.lock`.
+//!
+//! Decision: `docs/decisions/0019-pins-carry-the-layout-version.md`.
 
 pub mod counters;
 pub mod daemon_counters;

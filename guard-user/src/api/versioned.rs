@@ -1,5 +1,7 @@
 //! Reading JSON documents that name their schema. A command and the daemon, or a daemon and its
 //! successor, may be of different versions.
+//!
+//! Decision: `docs/decisions/0022-shared-documents-name-their-schema.md`.
 
 use serde::{Deserialize, de::DeserializeOwned};
 

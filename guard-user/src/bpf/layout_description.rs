@@ -3,6 +3,8 @@
 //! A guard writes the lines of its layout into a pinned map. A guard of another layout, older or
 //! newer, uses them to find counters by their meaning. The names of the lines that this module reads
 //! must not change.
+//!
+//! Decision: `docs/decisions/0021-layouts-describe-themselves.md`.
 
 use std::{collections::BTreeMap, path::Path};
 

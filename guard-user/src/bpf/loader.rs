@@ -1,5 +1,7 @@
 //! Loading a generation: the program of one policy with its own policy maps, complete before it is
 //! attached.
+//!
+//! Decision: `docs/decisions/0002-generation-is-a-program.md`.
 
 use std::{
     collections::BTreeMap,

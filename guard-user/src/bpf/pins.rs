@@ -4,6 +4,9 @@
 //!
 //! Existing pins are not trusted: the path contains the layout version, and the properties that the
 //! kernel reports for a pinned map are compared with those that this binary would create.
+//!
+//! Decision: `docs/decisions/0015-pins-are-restored.md`.
+//! Decision: `docs/decisions/0018-pins-stay-in-sys-fs-bpf.md`.
 
 use std::{
     collections::BTreeSet,

@@ -4,6 +4,8 @@
 //! agree. The self-test checks the same on this machine, with the JIT compiler of its kernel and the
 //! tables that were just filled. If it fails, the generation is not used and the policy in force
 //! stays.
+//!
+//! Decision: `docs/decisions/0003-generation-is-tested-first.md`.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

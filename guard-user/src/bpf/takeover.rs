@@ -6,6 +6,8 @@
 //! counters of this guard, in a slot for the guard that counted them (`Origin`), and never added to
 //! its own. Therefore it is safe to carry the same counts again, after a restart of a killed daemon
 //! or back to the guard that they came from.
+//!
+//! Decision: `docs/decisions/0020-upgrade-without-an-open-interval.md`.
 
 use std::{
     collections::BTreeMap,

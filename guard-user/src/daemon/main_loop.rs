@@ -3,6 +3,9 @@
 //! [`Daemon`] holds the owners; the table in the documentation of the parent module lists what each of
 //! them owns. The loop waits for timers, device changes, the kernel's ring of events, requests and
 //! signals, handles one at a time, and hands the results of one owner to the others.
+//!
+//! Decision: `docs/decisions/0016-daemon-without-interfaces-exits.md`.
+//! Decision: `docs/decisions/0017-ready-and-alive.md`.
 
 use std::{sync::Arc, time::SystemTime};
 

@@ -1,4 +1,6 @@
 //! Requests from the sockets, and the reload by signal.
+//!
+//! Decision: `docs/decisions/0047-commands-wait-for-their-work.md`.
 
 use std::{fmt::Display, net::IpAddr, rc::Rc, time::SystemTime};
 

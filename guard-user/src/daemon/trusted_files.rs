@@ -1,5 +1,7 @@
 //! Reading of files that only root or the daemon's own user can have written: policy files, and the
 //! daemon's own state. The rules are those of [`crate::file_permissions`].
+//!
+//! Decision: `docs/decisions/0023-files-are-walked.md`.
 
 use std::{
     fs::File,

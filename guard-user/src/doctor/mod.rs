@@ -4,6 +4,8 @@
 //! [`gather`] collects the facts and changes nothing; [`checks`] are pure functions of the
 //! [`facts`], so that a test can construct any machine. [`redact`] makes a report that can be
 //! shared.
+//!
+//! Decision: `docs/decisions/0049-doctor-tries.md`.
 
 mod attempts;
 pub mod checks;

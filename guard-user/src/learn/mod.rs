@@ -4,6 +4,8 @@
 //!
 //! [`connection_tracker`] tracks connections, [`classify`] decides which of them count, [`draft`]
 //! writes the policy. The manifest is edited by [`crate::policy::edit::patch`].
+//!
+//! Decision: `docs/decisions/0035-learning-never-widens.md`.
 
 pub mod classify;
 pub mod connection_tracker;

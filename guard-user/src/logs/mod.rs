@@ -8,6 +8,8 @@
 //! Levels: `ERROR` means that an operator must act, or the node is not guarded as configured. `WARN`
 //! means that an operator may have to act. `INFO` is for regular events. `DEBUG` and `TRACE` are for
 //! development: they are not rate limited, and off by default.
+//!
+//! Decision: `docs/decisions/0045-logging-never-blocks.md`.
 
 mod journal;
 mod limits;

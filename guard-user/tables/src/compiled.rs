@@ -1,5 +1,7 @@
 //! The compiled policy of one node: the contents of the kernel maps, and the same tables for evaluating
 //! packets on the host.
+//!
+//! Decision: `docs/decisions/0031-two-policy-hashes.md`.
 
 use std::collections::BTreeMap;
 

@@ -2,6 +2,8 @@
 //!
 //! Libraries write the packages: the formats are small, and each distribution lacks the tools of the
 //! other.
+//!
+//! Decision: `docs/decisions/0052-packages-by-xtask.md`.
 
 mod archive;
 mod attempt;

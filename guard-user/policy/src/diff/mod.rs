@@ -8,6 +8,8 @@
 //!
 //! Two things are left out: the node's own addresses as sources, which a guarded port never admits, and
 //! tunnel devices, because no file lists them.
+//!
+//! Decision: `docs/decisions/0029-diff-uses-the-decision.md`.
 
 mod limits;
 mod space;

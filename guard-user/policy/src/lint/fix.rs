@@ -1,4 +1,6 @@
 //! Applies safe fixes: edits attached to findings.
+//!
+//! Decision: `docs/decisions/0027-fixes-are-safe.md`.
 
 use std::{
     collections::BTreeMap,

@@ -10,6 +10,8 @@
 //! policy that was signed and that a pattern of the manifest no longer matches is an error, not a
 //! removal. The daemon rejects serial numbers lower than the last one, so that a replaced policy cannot
 //! be restored by copying its files and its old signature.
+//!
+//! Decision: `docs/decisions/0024-signature-covers-a-list.md`.
 
 use std::{
     collections::BTreeMap,

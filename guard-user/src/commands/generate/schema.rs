@@ -22,6 +22,8 @@
 //!   backwards (TG105, TG113), padding and size of host lists and what they expand to (TG104, TG110,
 //!   TG113, TG502), a burst against its rate and amounts beyond 64 bits (TG111);
 //! - everything that depends on names, other fields or other files.
+//!
+//! Decision: `docs/decisions/0028-schemas-are-compared-with-the-parser.md`.
 
 use crate::{
     cli::{SchemaArgs, SchemaDocument},

@@ -1,4 +1,6 @@
 //! Evaluates the frames of `replay` and `test`, on the host or with the real program in the kernel.
+//!
+//! Decision: `docs/decisions/0030-verdicts-on-cut-frames.md`.
 
 use std::{cell::Cell, rc::Rc};
 

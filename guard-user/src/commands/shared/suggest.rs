@@ -1,5 +1,7 @@
 //! Finds changes to a manifest that would admit a refused source. Each change is verified with the
 //! real decision; nothing is written.
+//!
+//! Decision: `docs/decisions/0042-suggested-lines-are-tried.md`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,7 @@
 //! Attaching the guard to one interface: the choice of the mode, and the change from one mode to
 //! another without a gap in which nothing guards the interface.
+//!
+//! Decision: `docs/decisions/0012-auto-mode.md`.
 
 use crate::{
     attach_mode::{DeviceMode, Hook, Mode},

@@ -1,4 +1,6 @@
 //! Whether an interface runs the right program: its link compared with its device.
+//!
+//! Decision: `docs/decisions/0043-status-is-checked.md`.
 
 use crate::{
     api::status::InterfaceState, attach_mode::Hook, netlink::devices::Device, sys::LinkInfo,

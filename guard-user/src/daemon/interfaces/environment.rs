@@ -1,6 +1,9 @@
 //! The environment of the guarded interfaces: unguarded interfaces that are up, devices that unpack
 //! tunnels, programs of other software that run before the guard, and offloads of the cards. Each is
 //! reported once, when it appears.
+//!
+//! Decision: `docs/decisions/0009-tunnels-are-found-among-devices.md`.
+//! Decision: `docs/decisions/0044-offloads-are-checked-regularly.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,6 +6,9 @@
 //! the selection; `attach.rs` attaches one device; `attachment_health.rs` compares a link with its
 //! device; `takeover.rs` carries the counts of guards of other layouts over; `environment.rs` reports
 //! what is new around the guarded interfaces; `open_ports.rs` lists open ports that no service guards.
+//!
+//! Decision: `docs/decisions/0013-devices-on-top-of-guarded-ones.md`.
+//! Decision: `docs/decisions/0014-no-typo-opens-a-node.md`.
 
 pub(crate) mod attach;
 mod attachment_health;

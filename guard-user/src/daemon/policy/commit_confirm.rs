@@ -4,6 +4,8 @@
 //! The daemon keeps the deadline, the policy on trial and the policy to return to on disk. Neither a
 //! hanging terminal nor the end of the daemon loses them. The deadline is a time of the clock that
 //! counts from boot, which cannot be set. A reboot ends a trial: the daemon then starts with its files.
+//!
+//! Decision: `docs/decisions/0032-trials-belong-to-the-daemon.md`.
 
 use std::time::{Duration, SystemTime};
 

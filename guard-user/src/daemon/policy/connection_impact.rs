@@ -1,4 +1,6 @@
 //! The effect of a new policy on open connections, determined before it comes into force.
+//!
+//! Decision: `docs/decisions/0033-connections-are-checked-first.md`.
 
 use std::collections::BTreeSet;
 

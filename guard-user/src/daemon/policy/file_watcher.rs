@@ -3,6 +3,8 @@
 //! The files are checked every [`Timing::files`]. Inotify would not do: a manifest on NFS, or a
 //! `ConfigMap` that is swapped by a symlink three directories up, changes without an event at a watched
 //! path.
+//!
+//! Decision: `docs/decisions/0025-files-are-polled.md`.
 
 use std::{
     fs::{self, Metadata},

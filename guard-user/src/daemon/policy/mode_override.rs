@@ -1,5 +1,7 @@
 //! Mode overrides, set by `trainguard mode`. The daemon keeps an override for a given time or until it
 //! is changed. The policy itself does not change.
+//!
+//! Decision: `docs/decisions/0034-mode-override-is-a-compilation.md`.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,5 +1,7 @@
 //! The audit log. Each command over the control socket and each reload by signal is recorded with its
 //! sender, arguments and result: in the log, among the events, and in a file of the state directory.
+//!
+//! Decision: `docs/decisions/0036-audit-after-the-action.md`.
 
 use std::{
     fs::{self, File, OpenOptions},

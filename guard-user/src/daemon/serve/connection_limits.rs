@@ -5,6 +5,8 @@
 //! or does not read; a client that holds connections open does not keep other clients out. A connection
 //! cannot be evicted in its first [`Timing::grace`], so that many fast clients do not evict a
 //! connection that has just been made; they then wait in the kernel's accept queue.
+//!
+//! Decision: `docs/decisions/0046-readers-are-bounded.md`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -4,6 +4,9 @@
 //! They speak HTTP/1.1, so that `curl --unix-socket` works. The time and the size of every request and
 //! the number of connections are limited (see `connection_limits.rs`): a client that hangs occupies a
 //! connection for some seconds, but never blocks the daemon.
+//!
+//! Decision: `docs/decisions/0048-readers-see-the-audit.md`.
+//! Decision: `docs/decisions/0050-libraries-not-used.md`.
 
 use std::{
     convert::Infallible,

@@ -5,6 +5,8 @@
 //! They live as long as their pins: neither a new generation nor a new daemon resets them. Every known
 //! series exists from the start, at zero, so that `rate()` sees the first drop. The number of series is
 //! bounded by the numbers of interfaces and services.
+//!
+//! Decision: `docs/decisions/0037-metrics-are-the-kernels-counters.md`.
 
 pub mod declared;
 mod families;

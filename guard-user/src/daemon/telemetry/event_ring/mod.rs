@@ -4,6 +4,10 @@
 //! Similar packets within a second are folded into one record, so a flood from one source adds one
 //! record per second. Many sources make many records: beyond a maximum per second they are only
 //! counted.
+//!
+//! Decision: `docs/decisions/0039-event-ring-is-read-on-a-timer.md`.
+//! Decision: `docs/decisions/0040-events-are-polled.md`.
+//! Decision: `docs/decisions/0041-events-hold-no-payload.md`.
 
 use std::{
     collections::{HashMap, VecDeque},
