@@ -69,9 +69,9 @@ impl Daemon {
         Ok(Rc::new(Exposition::new(text)))
     }
 
-    /// Answers a request. If its client has given up waiting, the request gets no answer. Except for
-    /// confirm and rollback, a command is then not carried out either, because the client has already
-    /// reported that the daemon did not respond.
+    /// Answers a request. If its client has given up waiting, the request gets no answer, and a command
+    /// is not carried out either, because the client has already reported that the daemon did not
+    /// respond. The exception is rollback, which restores the policy that was in force before.
     pub(super) async fn answer(&mut self, request: QueuedRequest) {
         let QueuedRequest { caller: peer, ask } = request;
         let peer = peer.as_ref();
@@ -114,6 +114,7 @@ impl Daemon {
                 });
                 drop(reply.send(reloaded));
             }
+            Ask::Confirm(reply) if reply.is_closed() => {}
             Ask::Confirm(reply) => {
                 let command = Command { name: "confirm", arguments: String::new() };
                 let confirmed = self.audited(peer, command, |daemon| {

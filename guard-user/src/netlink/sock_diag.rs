@@ -60,13 +60,18 @@ pub struct Listening {
 }
 
 /// Passes the sockets of the network namespace of this thread to `each`, in no particular order.
-/// Returns whether sockets are missing, because there are more than `MAX_SOCKETS`. Requires no
-/// permissions.
+/// Returns whether sockets are missing, because a transport has more than `MAX_SOCKETS` in one address
+/// family. Requires no permissions.
 ///
 /// # Errors
 /// The kernel does not answer, or has no support for listing TCP or UDP sockets (`CONFIG_INET_DIAG`,
 /// `CONFIG_INET_UDP_DIAG`).
-pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
+pub fn listening(each: impl FnMut(Listening)) -> Result<bool, SystemError> {
+    listening_at_most(MAX_SOCKETS, each)
+}
+
+/// The same with another limit for each transport and family.
+fn listening_at_most(limit: usize, mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
     let failed = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOENT) => SystemError::new(
             "not known: the kernel does not tell which sockets listen without its modules tcp_diag \
@@ -75,7 +80,7 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
         ),
         _ => SystemError::of("listing the sockets that listen", error),
     };
-    let socket = open().map_err(failed)?;
+    let mut are_missing = false;
     for (protocol, transport, states) in [
         (libc::IPPROTO_TCP, Transport::Tcp, StateFlags::LISTEN),
         (libc::IPPROTO_UDP, Transport::Udp, StateFlags::CLOSE),
@@ -99,10 +104,12 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
         };
         for family in [AF_INET, AF_INET6] {
             let protocol = u8::try_from(protocol).unwrap_or_default();
-            match dump(&socket, family, protocol, states.clone(), MAX_SOCKETS, &mut of_transport) {
+            // A socket for each dump: after an incomplete one, the rest of its answer is still in the
+            // receive queue. A user with many sockets of one kind must not hide those of others.
+            let socket = open().map_err(failed)?;
+            match dump(&socket, family, protocol, states.clone(), limit, &mut of_transport) {
                 Ok(Completeness::Yes) => {}
-                // The rest of the answer is still in the receive queue of this socket.
-                Ok(Completeness::No) => return Ok(true),
+                Ok(Completeness::No) => are_missing = true,
                 Err(error)
                     if error.raw_os_error() == Some(libc::ENOENT)
                         && (optional || family == AF_INET6) => {}
@@ -110,7 +117,7 @@ pub fn listening(mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
             }
         }
     }
-    Ok(false)
+    Ok(are_missing)
 }
 
 /// Whether a dump listed all sockets.
@@ -244,6 +251,20 @@ mod tests {
         });
         assert!(!more.expect("the sockets"), "all of them");
         found
+    }
+
+    #[test]
+    fn many_sockets_of_one_transport_hide_none_of_another() {
+        let _tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let _udp = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let (mut tcp, mut udp) = (0, 0);
+        let are_missing = listening_at_most(1, |socket| match socket.transport {
+            Transport::Tcp => tcp += 1,
+            Transport::Udp => udp += 1,
+            Transport::Sctp => {}
+        });
+        assert!(are_missing.expect("the sockets"), "the limit is 1");
+        assert!(tcp > 0 && udp > 0, "{tcp} {udp}");
     }
 
     #[test]

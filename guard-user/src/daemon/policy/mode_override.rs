@@ -167,7 +167,8 @@ impl Lifecycle {
             Err(error) => {
                 let why = error.text();
                 tracing::error!("the policy's modes cannot be set, trying again: {why}");
-                let until = Deadline::after(self.options.timing.retry).ok();
+                // Without a clock the old deadline stays: an override without one would last.
+                let until = Deadline::after(self.options.timing.retry).ok().or(over.until);
                 self.mode_override = Some(ActiveOverride { until, ..over });
             }
         }
