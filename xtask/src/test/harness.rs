@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Count, EXCLUSIVE, Environment, Executable, Selection};
 
@@ -33,13 +33,21 @@ pub(super) fn run(
 }
 
 /// Runs the selected tests one by one and shows the figures that they print. Returns the counts.
+///
+/// # Errors
+/// A name of the selection has no test: it was renamed, and would be left out without notice.
 pub(super) fn figures(
     executables: &[Executable],
     selection: &Selection,
     environment: &Environment,
 ) -> Result<Count> {
+    let listed = list(executables, selection)?;
+    let names: Vec<&str> = listed.iter().flat_map(|(_, tests)| tests).map(String::as_str).collect();
+    if let Some(missing) = selection.without_test(&names) {
+        bail!("no test is called `{missing}`");
+    }
     let mut count = Count::default();
-    for (executable, tests) in list(executables, selection)? {
+    for (executable, tests) in listed {
         let options = [ONE_THREAD, "--nocapture"];
         count.join(run_tests(executable, &tests, &options, environment)?);
     }

@@ -162,7 +162,7 @@ pub(crate) struct ChaosArgs {
 /// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures.
 /// Returns the counts.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
-    let names = ["exclusive::chaos::", "daemon::faults::", "kernel::takeover::there_and_back::"];
+    let names = ["exclusive::chaos::", "daemon::faults::", "takeover::there_and_back::"];
     let names = names.map(|name| format!("{KERNEL}{name}")).into();
     figures(names, ("TRAINGUARD_ROUNDS", args.rounds.to_string().into()))
 }
@@ -227,6 +227,12 @@ impl Selection {
         let mut elsewhere = ELSEWHERE.iter().filter(|module| name.starts_with(**module));
         let meant = elsewhere.all(|module| self.means(module));
         named && meant && !(self.quick && name.starts_with(KERNEL))
+    }
+
+    /// Returns the first name of the selection that none of the tests contains.
+    fn without_test(&self, tests: &[&str]) -> Option<&str> {
+        let is_missing = |name: &&String| !tests.iter().any(|test| test.contains(name.as_str()));
+        self.names.iter().find(is_missing).map(String::as_str)
     }
 
     /// Returns whether a module of [`ELSEWHERE`] is selected by its name.
@@ -325,6 +331,10 @@ mod tests {
         assert!(!named(&["virtio"], false).has("kernel::guest::virtio::a"));
         assert!(!named(&[], false).has("kernel::earlier::a"));
         assert!(named(&[EARLIER], false).has("kernel::earlier::a"));
+        let tests = ["kernel::daemon::faults::a"];
+        assert_eq!(named(&["kernel::daemon::faults::"], false).without_test(&tests), None);
+        let renamed = named(&["kernel::daemon::faults::", "kernel::gone::"], false);
+        assert_eq!(renamed.without_test(&tests), Some("kernel::gone::"));
         assert!(named(&["doctor", "tries"], false).has("host::tries::a"));
         assert!(!named(&["doctor"], false).has("host::tries::a"));
     }
