@@ -80,7 +80,10 @@ fn compared(
     let Some(bundle) = in_force else { return Ok(None) };
     let Some(old) = load::load(&bundle.manifest, bundle) else { return Err(Exit::NoAnswer) };
     match crate::policy::diff::compare(&old.cluster, &new.cluster) {
-        Ok(difference) => Ok(Some(Difference::new(&difference, &old.cluster, &new.cluster))),
+        Ok(difference) => {
+            let clusters = [&old.cluster, &new.cluster];
+            Ok(Some(Difference::new(&difference, clusters, &new.bundle.manifest)))
+        }
         Err(error) => {
             output::error(error);
             Err(Exit::NoAnswer)

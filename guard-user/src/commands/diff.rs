@@ -36,7 +36,8 @@ pub fn run(args: &DiffArgs) -> Exit {
             return Exit::NoAnswer;
         }
     };
-    report::diff::print(&difference, &old.cluster, &new.cluster, args.format);
+    let manifest = args.manifest.as_deref().unwrap_or(&args.new);
+    report::diff::print(&difference, [&old.cluster, &new.cluster], manifest, args.format);
     if args.deny_wider && difference.is_wider() {
         output::talk("wider than before, which --deny-wider refuses");
         return Exit::No;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use std::path::Path;
+
 use super::diff;
 use crate::{
     api::{
@@ -28,11 +30,15 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Formats a difference as text and as JSON.
-    pub fn new(difference: &comparison::Difference, old: &Cluster, new: &Cluster) -> Self {
-        let clusters = [old, new];
+    /// Formats a difference between an old and a new cluster as text and as JSON. `manifest` is the
+    /// new one, for commands that the text suggests.
+    pub fn new(
+        difference: &comparison::Difference,
+        clusters: [&Cluster; 2],
+        manifest: &Path,
+    ) -> Self {
         Self {
-            text: diff::text(difference, clusters),
+            text: diff::text(difference, clusters, manifest),
             // Serialization of maps with string keys does not fail.
             document: serde_json::to_value(diff::document(difference, clusters))
                 .unwrap_or_default(),

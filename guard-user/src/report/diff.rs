@@ -1,6 +1,6 @@
 //! The difference between two policies, as text and as JSON: admitted and refused packets.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use guard_common::{Addr, tables::Unit};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::{
     policy::{
         diff::{Change, Difference, Direction, LimitChange, Meets, Region, Traffic, names_in},
         resolve::cluster::Cluster,
-        syntax::scalars::PortRange,
+        syntax::{scalars::PortRange, text::shell_word},
     },
     probe::SOURCE_PORT,
     text::counted,
@@ -22,11 +22,11 @@ const SCHEMA: &str = "trainguard/diff/v1";
 /// Maximum number of list items in the text.
 const MAX_SHOWN: usize = 8;
 
-/// Prints the difference.
-pub fn print(difference: &Difference, old: &Cluster, new: &Cluster, format: Format) {
+/// Prints the difference. `manifest` is the one to evaluate example packets with.
+pub fn print(difference: &Difference, [old, new]: [&Cluster; 2], manifest: &Path, format: Format) {
     match format {
         Format::Text => {
-            output::answer(text(difference, [old, new]).trim_end());
+            output::answer(text(difference, [old, new], manifest).trim_end());
         }
         Format::Json => output::answer_json(&document(difference, [old, new])),
     }
@@ -94,7 +94,7 @@ fn meets(meets: &Meets) -> String {
 }
 
 /// Formats the difference as text.
-pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
+pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2], manifest: &Path) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
     let mut say = |line: String| {
@@ -121,7 +121,7 @@ pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2]) -> String {
             let nodes = counted(names.len(), "node");
             say(format!("           {nodes} of the manifest among them: {}", some(names)));
         }
-        if let Some(example) = example(change, clusters) {
+        if let Some(example) = example(change, clusters, manifest) {
             say(format!("           e.g. {example}"));
         }
     }
@@ -188,8 +188,8 @@ fn limit_text(limit: Option<(u64, u64)>, unit: Unit) -> String {
     }
 }
 
-/// Describes an example packet, to a node that the change affects.
-fn example(change: &Change, clusters: [&Cluster; 2]) -> Option<String> {
+/// Describes an example packet to a node that the change affects, with the command that evaluates it.
+fn example(change: &Change, clusters: [&Cluster; 2], manifest: &Path) -> Option<String> {
     let (from, port) = change.example?;
     let node = change.nodes.first()?;
     let address = address_of(node, from, clusters);
@@ -203,9 +203,13 @@ fn example(change: &Change, clusters: [&Cluster; 2]) -> Option<String> {
         _ => "",
     };
     let ends = |addr: IpAddr, port: u16| std::net::SocketAddr::new(addr, port);
+    // Every port has a packet to try but port 0, to which no connection can be opened.
+    let first = first.max(1);
+    let manifest = shell_word(&manifest.to_string_lossy());
     let to = address.map_or_else(|| format!("{to}:{first}"), |to| ends(to, first).to_string());
     Some(format!(
-        "{}{name} -> {node}: `trace --node {node} --from {from} --to {to} --proto {}{flags}`",
+        "{}{name} -> {node}: `trainguard trace --manifest {manifest} --node {node} --from {from} \
+         --to {to} --proto {}{flags}`",
         ends(from, SOURCE_PORT),
         transport.name()
     ))

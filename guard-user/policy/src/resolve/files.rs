@@ -202,6 +202,11 @@ impl<'f> Recorder<'f> {
         self.bundle.borrow_mut().texts.insert(path.to_owned(), text);
     }
 
+    /// Returns the files themselves, for a look that is no part of the load.
+    pub(crate) fn unrecorded(&self) -> &'f dyn Files {
+        self.files
+    }
+
     pub(crate) fn glob(&self, pattern: &Path) -> io::Result<Vec<PathBuf>> {
         self.asked.borrow_mut().push(pattern.to_owned());
         let paths = self.files.glob(pattern)?;

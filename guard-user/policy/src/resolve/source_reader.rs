@@ -11,6 +11,7 @@ use super::files::{Bundle, Files, Recorder};
 use crate::syntax::{
     diagnostic::{Diagnostic, FileId, Location, Report, Span},
     rules,
+    walk::nearest,
 };
 
 /// The files read so far, and the findings about them.
@@ -106,7 +107,26 @@ impl<'f> SourceReader<'f> {
             _ => format!("cannot read `{}`: {error}", path.display()),
         };
         self.report.unreadable |= !too_large;
-        self.report.push(Diagnostic::error(code, place, message));
+        let finding = Diagnostic::error(code, place, message);
+        let near =
+            (error.kind() == io::ErrorKind::NotFound).then(|| self.near_file(path)).flatten();
+        self.report.push(match near {
+            Some(near) => finding.help(format!("did you mean `{near}`?")),
+            None => finding,
+        });
+    }
+
+    /// Returns the YAML file beside a missing one whose name is most similar, for a hint. Looks only
+    /// into directories from which files were read: a manifest must not list others.
+    fn near_file(&self, path: &Path) -> Option<String> {
+        let name = path.file_name()?.to_str()?;
+        let missing = normal(path);
+        if !self.known.keys().any(|known| known.parent() == missing.parent()) {
+            return None;
+        }
+        let beside = self.files.unrecorded().glob(&path.with_file_name("*.y*ml")).ok()?;
+        let names = beside.iter().filter_map(|file| file.file_name()?.to_str());
+        nearest(name, names).map(str::to_owned)
     }
 }
 

@@ -333,7 +333,12 @@ impl<'a> Builder<'a, '_> {
             }
             _ => {
                 let message = format!("not YAML: {}", text::shown(&error.info()));
-                self.error(rules::SYNTAX, span, message);
+                if is_in_plain_host_list(source, at) {
+                    let help = "put a host list in quotes: \"10.20.0.[10-13]\"";
+                    self.report(rules::SYNTAX, span, message, help);
+                } else {
+                    self.error(rules::SYNTAX, span, message);
+                }
             }
         }
     }
@@ -352,4 +357,14 @@ impl<'a> Builder<'a, '_> {
         let place = Location { file: self.file, span };
         self.out.push(Diagnostic::error(code, place, message).help(help));
     }
+}
+/// Reports whether a position is at, or just behind, a bracket within a word, as in
+/// `[10.20.0.[10-13]]`: YAML takes the bracket for the start of another list.
+fn is_in_plain_host_list(source: &str, at: usize) -> bool {
+    let Some(before) = source.get(..at) else { return false };
+    let word = before.rsplit([' ', ',', '\n', '\t']).next().unwrap_or_default();
+    let word = word.trim_start_matches('[');
+    let rest = source.get(at..).unwrap_or_default();
+    let has_bracket = word.contains('[') || rest.starts_with('[');
+    has_bracket && word.starts_with(|first: char| first.is_ascii_alphanumeric())
 }

@@ -433,7 +433,7 @@ fn what_is_said_and_the_exit_codes() {
 WIDER    tcp/9091 on sched: was drop (not_allowed by p/s), now pass (allowed by p/s)
            from 10.0.1.0/31, 10.0.1.2/32, 10.9.0.0/24
            3 nodes of the manifest among them: worker-0, worker-1, worker-2
-           e.g. 10.0.1.0:40000 (worker-0) -> sched: `trace --node sched --from 10.0.1.0 --to 10.0.0.1:9091 --proto tcp`
+           e.g. 10.0.1.0:40000 (worker-0) -> sched: `trainguard trace --manifest m.yaml --node sched --from 10.0.1.0 --to 10.0.0.1:9091 --proto tcp`
 WIDER    later fragments on sched: was drop (fragment), now pass (fragment)
            from 10.0.1.0/31, 10.0.1.2/32, 10.9.0.0/24
            3 nodes of the manifest among them: worker-0, worker-1, worker-2

@@ -60,6 +60,33 @@ help: did you mean `match`?
 }
 
 #[test]
+fn usual_mistakes_get_the_line_to_write() {
+    let cases = [
+        ("[10.20.0.1]", "[10.20.0.[10-13]]", "put a host list in quotes: \"10.20.0.[10-13]\""),
+        ("[10.20.0.1]", "[10.20.0.10-13]", "write several addresses as \"10.20.0.[10-13]\""),
+        ("[10.20.0.1]", "[10.20.0.10-10.20.0.13]", "as \"10.20.0.[10-13]\", in quotes"),
+        ("[10.20.0.1]", "[10.20.0.0/24]", "a prefix belongs to `networks`"),
+        ("[10.20.0.1]", "[sched-0.example.org]", "names are not resolved"),
+        ("policy.yaml", "polciy.yaml", "did you mean `policy.yaml`?"),
+        ("tcp/80", "tcp:80", "write `tcp/80`"),
+        ("tcp/80", "80-90/TCP", "write `tcp/80-90`"),
+        ("tcp/80", "80", "write `tcp/80` or `udp/80`"),
+    ];
+    let manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\nnodes:\n  \
+                    - { name: a, addresses: [10.20.0.1], roles: [server] }\npolicies: [policy.yaml]\n";
+    for (from, to, help) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cluster.yaml"), manifest.replace(from, to)).unwrap();
+        fs::write(dir.path().join("policy.yaml"), POLICY.replace(from, to)).unwrap();
+        let output = lint(dir.path(), &["cluster.yaml"], "");
+        assert_ne!(output.status.code(), Some(0), "{to}");
+        let shown = text(&output.stdout);
+        let helps: Vec<&str> = shown.lines().filter(|line| line.starts_with("help: ")).collect();
+        assert!(helps.iter().any(|line| line.contains(help)), "{to}: {shown}");
+    }
+}
+
+#[test]
 fn formats_and_thresholds() {
     let dir = tempfile::tempdir().unwrap();
     let warns = POLICY.replace("[tcp/80]", "[tcp/80]\n    except: [tcp/22]");

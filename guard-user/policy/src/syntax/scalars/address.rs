@@ -52,9 +52,14 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
         let fault = |message: String| Fault::new(rules::ADDRESS, message);
         let octets: Vec<&str> = text.split('.').collect();
         let numeric = octets.iter().all(|o| o.bytes().all(|b| b.is_ascii_digit()));
-        if !numeric {
+        if let Some(list) = range_as_host_list(text) {
             return fault(format!("`{shown}` is not an address"))
-                .help("names are not resolved: whoever answers DNS would decide who is let in");
+                .help(format!("write several addresses as \"{list}\", in quotes"));
+        }
+        if !numeric {
+            return fault(format!("`{shown}` is not an address")).help(
+                "write addresses; names are not resolved, because DNS would decide who is admitted",
+            );
         }
         let padded = |o: &&str| o.len() > 1 && o.starts_with('0');
         if octets.len() == 4 && octets.iter().any(padded) {
@@ -66,6 +71,20 @@ fn ip(text: &str) -> Result<IpAddr, Fault> {
         fault(format!("`{shown}` is not an IPv4 address"))
             .help("write four numbers from 0 to 255, separated by dots")
     })
+}
+
+/// Returns `10.0.0.1-9` or `10.0.0.1-10.0.0.9` as the host list `10.0.0.[1-9]`, for a hint.
+fn range_as_host_list(text: &str) -> Option<String> {
+    let (first, last) = text.split_once('-')?;
+    let first = first.parse::<Ipv4Addr>().ok()?;
+    let octets = first.octets();
+    let last = match last.parse::<Ipv4Addr>() {
+        Ok(last) if last.octets()[..3] == octets[..3] => last.octets()[3],
+        Ok(_) => return None,
+        Err(_no_address) => last.parse().ok()?,
+    };
+    let [a, b, c, start] = octets;
+    (start < last).then(|| format!("{a}.{b}.{c}.[{start}-{last}]"))
 }
 
 impl std::str::FromStr for Cidr {
@@ -81,7 +100,9 @@ impl std::str::FromStr for Cidr {
 pub(crate) fn address(text: &str) -> Result<Addr, Fault> {
     if text.contains('/') {
         let message = format!("`{}` is a prefix, expected an address", text::shown(text));
-        return Err(Fault::new(rules::ADDRESS, message));
+        return Err(Fault::new(rules::ADDRESS, message).help(
+            "list each address of a node; a prefix belongs to `networks`, which `allow` names",
+        ));
     }
     Ok(ip(text)?.into())
 }

@@ -54,19 +54,39 @@ impl std::str::FromStr for PortRange {
     }
 }
 
+/// Returns the range in our notation if the text has it in that of other tools, `tcp:9091` or
+/// `9091/tcp`, for a hint.
+fn otherwise(text: &str, separator: char) -> Option<String> {
+    let (left, right) = text.split_once(separator)?;
+    let is_range = |text: &str| {
+        text == "any" || text.split('-').all(|number| matches!(digits(number), Some(1..=65535)))
+    };
+    [(left, right), (right, left)].into_iter().find_map(|(transport, range)| {
+        let transport = transport.to_ascii_lowercase();
+        let is_known = Transport::ALL.iter().any(|known| known.name() == transport);
+        (is_known && is_range(range)).then(|| format!("{transport}/{range}"))
+    })
+}
+
 /// Parses `tcp/N`, `tcp/N-M` or `tcp/any`, and the same with `udp` and `sctp`.
 pub(crate) fn ports(text: &str) -> Result<PortRange, Fault> {
     let shown = text::shown(text);
     let Some((transport, ports)) = text.split_once('/') else {
         let fault = Fault::new(rules::PORT, format!("`{shown}` names no transport"));
-        return Err(match digits(text) {
-            Some(_) => fault.help(format!("write `tcp/{shown}` or `udp/{shown}`")),
-            None => fault.help("write `tcp/9091`, `udp/5000-5099` or `tcp/any`"),
+        return Err(match (digits(text), otherwise(text, ':')) {
+            (Some(_), _) => fault.help(format!("write `tcp/{shown}` or `udp/{shown}`")),
+            (None, Some(range)) => fault.help(format!("write `{range}`")),
+            (None, None) => fault.help("write `tcp/9091`, `udp/5000-5099` or `tcp/any`"),
         });
     };
     let names = Transport::ALL.map(|transport| (transport.name(), transport));
-    let transport =
-        choice(transport, &names).map_err(|fault| Fault { code: rules::PORT, ..fault })?;
+    let transport = choice(transport, &names).map_err(|fault| {
+        let fault = Fault { code: rules::PORT, ..fault };
+        match otherwise(text, '/') {
+            Some(range) => fault.help(format!("write `{range}`")),
+            None => fault,
+        }
+    })?;
     if ports == "any" {
         return Ok(PortRange { transport, first: 0, last: u16::MAX });
     }
