@@ -2,6 +2,7 @@
 //! with the expected ones.
 
 pub(crate) mod cluster;
+mod picture;
 mod script;
 pub(crate) mod traffic;
 
@@ -34,6 +35,9 @@ pub(crate) struct DemoArgs {
     /// Use this binary instead of building one (the demo uses this when it calls itself under sudo)
     #[arg(long, hide = true, value_name = "FILE")]
     built: Option<PathBuf>,
+    /// Prolong the flood, and write a picture of `trainguard stats` during it (docs/stats.svg)
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 }
 
 /// Runs the demo. Returns whether all results were as expected.
@@ -49,9 +53,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
         },
     };
     if !sh::is_root() {
-        return with_sudo(&binary);
+        return with_sudo(&binary, args.picture.as_deref());
     }
-    match script::run(&binary, &Interrupt::listen()?) {
+    match script::run(&binary, args.picture.as_deref(), &Interrupt::listen()?) {
         Ok(agrees) => Ok(agrees),
         Err(script::Failure::Impossible(error)) => without_kernel(&format!("{error:#}"), &binary),
         Err(script::Failure::Failed(error)) => Err(error),
@@ -59,7 +63,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
 }
 
 /// Runs the part that needs root under sudo. Everything has been built before, as the user.
-fn with_sudo(binary: &Path) -> Result<bool> {
+fn with_sudo(binary: &Path, picture: Option<&Path>) -> Result<bool> {
     let Some(sudo) = sh::find("sudo") else {
         let missing = "network namespaces and bpf(2) need root, and there is no sudo here; run it \
                        as root";
@@ -68,6 +72,9 @@ fn with_sudo(binary: &Path) -> Result<bool> {
     println!("root is needed for network namespaces and bpf(2): asking sudo for that part");
     let mut command = Command::new(sudo);
     command.arg(env::current_exe()?).args(["demo", "--built"]).arg(binary);
+    if let Some(picture) = picture {
+        command.arg("--picture").arg(picture);
+    }
     let status = command.status().with_context(|| format!("running {command:?}"))?;
     match status.code() {
         Some(0) => Ok(true),

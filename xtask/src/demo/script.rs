@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{
     Interrupt,
     cluster::{Cluster, Host},
+    picture,
     traffic::Outcome,
 };
 use crate::sh;
@@ -41,6 +42,8 @@ const RANDOM_PORT: u16 = 34567;
 /// A port that the policy does not guard.
 const SSH_PORT: u16 = 22;
 
+/// How many times longer the flood is for a picture.
+const PICTURE_FACTOR: u32 = 8;
 /// Number of SYN segments in the flood.
 const FLOOD: u32 = 50_000;
 /// Number of connections that the hoarding worker tries to open.
@@ -71,13 +74,17 @@ struct Line {
 }
 
 /// Runs the demo. Returns whether all results were as expected.
-pub(super) fn run(binary: &Path, interrupt: &Interrupt) -> Result<bool, Failure> {
+pub(super) fn run(
+    binary: &Path,
+    picture: Option<&Path>,
+    interrupt: &Interrupt,
+) -> Result<bool, Failure> {
     let start = Instant::now();
     say(
         "building a cluster in network namespaces: scheduler, two servers, two workers, an outsider, a flooder (IPv4, IPv6, MTU 9000)",
     );
     let cluster = Cluster::build(&HOSTS).map_err(Failure::Impossible)?;
-    let mut demo = Demo { cluster, binary, interrupt, lines: Vec::new() };
+    let mut demo = Demo { cluster, binary, picture, interrupt, lines: Vec::new() };
     demo.guard().map_err(|error| demo.classify(error))?;
     demo.play().map_err(Failure::Failed)?;
     let Demo { lines, cluster, .. } = demo;
@@ -94,6 +101,8 @@ pub(super) fn run(binary: &Path, interrupt: &Interrupt) -> Result<bool, Failure>
 struct Demo<'a> {
     cluster: Cluster,
     binary: &'a Path,
+    /// File for a picture of the statistics during the flood.
+    picture: Option<&'a Path>,
     interrupt: &'a Interrupt,
     lines: Vec<Line>,
 }
@@ -155,7 +164,7 @@ impl Demo<'_> {
         self.outsider_scans()?;
         self.flood()?;
         self.member_hoards()?;
-        self.show("server-0")
+        self.show("server-0", "")
     }
 
     /// Waits until each listener answers within its own namespace; packets over `lo` are not guarded.
@@ -237,13 +246,19 @@ impl Demo<'_> {
         let scheduler = host("scheduler")?;
         let to = SocketAddr::new(scheduler.ipv4().parse()?, SCHEDULER_PORT);
         let mut command = self.role("flooder", "flood")?;
-        command.arg(to.to_string()).args(["--count", &FLOOD.to_string()]);
+        let count = if self.picture.is_some() { FLOOD * PICTURE_FACTOR } else { FLOOD };
+        command.arg(to.to_string()).args(["--count", &count.to_string()]);
         let flood = self.begin(&mut command)?;
         let mut command = self.role("worker-0", "echo")?;
         command.args(both(scheduler, SCHEDULER_PORT)).args(["--times", "20"]);
         let work = self.begin(&mut command)?;
+        if let Some(file) = self.picture {
+            let run_dir = self.cluster.run_dir("scheduler");
+            let [binary, run_dir] = [self.binary, &run_dir].map(Path::to_string_lossy);
+            picture::take(&[&binary, "stats", "--run-dir", &run_dir], file)?;
+        }
         thread::sleep(Duration::from_secs(1));
-        self.show("scheduler")?;
+        self.show("scheduler", ", during the flood")?;
         let sent = self.finish(flood)?.well;
         let work = self.finish(work)?;
         // The last packets may still be in flight.
@@ -293,8 +308,8 @@ impl Demo<'_> {
     }
 
     /// Shows a node's statistics as its operator would see them.
-    fn show(&self, host: &str) -> Result<()> {
-        println!("\n$ trainguard stats --once   (on {host})");
+    fn show(&self, host: &str, when: &str) -> Result<()> {
+        println!("\n$ trainguard stats --once   (on {host}{when})");
         let mut command = Command::new(self.binary);
         command.args(["stats", "--once", "--run-dir"]).arg(self.cluster.run_dir(host));
         for line in sh::read(&mut command)?.lines() {
