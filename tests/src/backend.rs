@@ -92,7 +92,7 @@ pub struct Kernel<'p> {
     generation: Generation,
     shared: PinnedMaps,
     hook: Hook,
-    judged: usize,
+    evaluated: usize,
 }
 
 /// Index of the loopback interface, which a test run uses as the ingress interface
@@ -116,7 +116,7 @@ impl<'p> Kernel<'p> {
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
-        Ok(Self { policy, generation, shared, hook, judged: 0 })
+        Ok(Self { policy, generation, shared, hook, evaluated: 0 })
     }
 
     /// Sets the flag that each frame lies in one buffer.
@@ -133,14 +133,14 @@ impl<'p> Kernel<'p> {
 
 impl Backend for Kernel<'_> {
     fn evaluate(&mut self, frame: &[u8], now_ns: u64) -> Verdict {
-        self.judged += 1;
-        let judged = match untagged(frame) {
-            Some((frame, tag)) if self.hook == Hook::Tc && self.judged.is_multiple_of(2) => {
-                self.generation.judge_received(&frame, Received { tag, packets: 1 }, now_ns)
+        self.evaluated += 1;
+        let evaluated = match untagged(frame) {
+            Some((frame, tag)) if self.hook == Hook::Tc && self.evaluated.is_multiple_of(2) => {
+                self.generation.evaluate_received(&frame, Received { tag, packets: 1 }, now_ns)
             }
             _ => self.generation.evaluate(frame, now_ns),
         };
-        judged.unwrap_or_else(|error| panic!("{error}"))
+        evaluated.unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn takes(&self, frame: &[u8]) -> bool {

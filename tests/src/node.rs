@@ -530,7 +530,7 @@ impl Node {
     /// Asserts that datagrams that fill the MTU of 9000, and so lie in several buffers, are decided and
     /// counted correctly, from a member and an unlisted host in both families. Returns the statistics
     /// afterwards.
-    pub fn assert_judges_long_frames(&self) -> Value {
+    pub fn assert_evaluates_long_frames(&self) -> Value {
         let before = self.stats();
         self.at_peer(|| {
             for (from, family) in

@@ -27,12 +27,12 @@ impl Generation {
     /// # Errors
     /// The kernel rejects the test run, or the program returns no verdict.
     pub fn evaluate(&self, frame: &[u8], now_ns: u64) -> Result<Verdict, SystemError> {
-        self.judge_received(frame, Received::default(), now_ns)
+        self.evaluate_received(frame, Received::default(), now_ns)
     }
 
     /// As [`Generation::evaluate`], for a packet that the kernel has changed before. The XDP hook
     /// ignores `received`.
-    pub fn judge_received(
+    pub fn evaluate_received(
         &self,
         frame: &[u8],
         received: Received,

@@ -68,7 +68,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
             });
             Exit::NoAnswer
         }
-        Ok(()) if summary.judged() == 0 => {
+        Ok(()) if summary.evaluated() == 0 => {
             output::error("the capture has cut every frame too short to be judged");
             Exit::NoAnswer
         }

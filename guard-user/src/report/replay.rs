@@ -135,18 +135,18 @@ impl<'a> Summary<'a> {
     }
 
     /// Returns the number of frames that could be evaluated.
-    pub fn judged(&self) -> u64 {
+    pub fn evaluated(&self) -> u64 {
         self.all.frames - self.truncated
     }
 
     /// Adds a verdict, and prints it with `--format json`. Breaks if standard output is closed.
-    pub fn add(&mut self, frame: &Captured<'_>, judged: &Evaluated) -> ControlFlow<()> {
-        let Evaluated { verdict, parsed, truncated, on_host, filled_up } = *judged;
+    pub fn add(&mut self, frame: &Captured<'_>, evaluated: &Evaluated) -> ControlFlow<()> {
+        let Evaluated { verdict, parsed, truncated, on_host, filled_up } = *evaluated;
         self.all.add(frame);
         self.on_host += u64::from(on_host);
         self.filled_up += u64::from(filled_up);
         if self.format == Format::Json {
-            let line = self.line(frame, judged);
+            let line = self.line(frame, evaluated);
             if !self.lines.add(&line) {
                 return ControlFlow::Break(());
             }
@@ -175,8 +175,8 @@ impl<'a> Summary<'a> {
         self.names.get(usize::from(verdict.service?)).copied().flatten()
     }
 
-    fn line(&self, frame: &Captured<'_>, judged: &Evaluated) -> Line<'a> {
-        let Evaluated { verdict, parsed, truncated, .. } = *judged;
+    fn line(&self, frame: &Captured<'_>, evaluated: &Evaluated) -> Line<'a> {
+        let Evaluated { verdict, parsed, truncated, .. } = *evaluated;
         let flow = match parsed {
             Some(Parsed::Flow(flow)) => Some(flow),
             _ => None,
@@ -259,7 +259,7 @@ impl<'a> Summary<'a> {
                 action,
                 reason,
                 &tally.frames.to_string(),
-                &share(tally.frames, self.judged()),
+                &share(tally.frames, self.evaluated()),
                 &tally.bytes.to_string(),
                 &time(tally.times.map(|(first, _)| first)),
                 &time(tally.times.map(|(_, last)| last)),

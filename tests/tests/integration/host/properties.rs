@@ -67,7 +67,7 @@ fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
 }
 
 /// Returns frames aimed at a policy, generated from a seed, with the host's verdict on each.
-fn judged(policy: &CompiledPolicy, seed: u64) -> Vec<(Vec<u8>, Verdict)> {
+fn evaluated(policy: &CompiledPolicy, seed: u64) -> Vec<(Vec<u8>, Verdict)> {
     let mut generator = Generator::new(policy, seed);
     let mut host = Host::new(policy);
     let frames = (0..100).map(|_| generator.any());
@@ -238,7 +238,7 @@ proptest! {
     #[test]
     fn padding_changes_nothing(seed: u64, byte: u8, len in 1_usize..200) {
         for policy in UNLIMITED.iter() {
-            for (frame, before) in judged(policy, seed) {
+            for (frame, before) in evaluated(policy, seed) {
                 // A header that claims more bytes than there are may find them in the padding.
                 if matches!(before.reason, Reason::Undecodable | Reason::MalformedIp) {
                     continue;
@@ -255,7 +255,7 @@ proptest! {
     fn a_shorter_list_admits_no_more(seed: u64, which in 0..SHORTENED.len()) {
         let (longer, shorter) = (&*TUNNELS, &SHORTER[which]);
         prop_assert_ne!(shorter.hash, longer.hash);
-        for (frame, before) in judged(longer, seed) {
+        for (frame, before) in evaluated(longer, seed) {
             if before.action == Action::Drop {
                 prop_assert_eq!(verdict(shorter, &frame).action, Action::Drop, "{}", hex(&frame));
             }
@@ -267,7 +267,7 @@ proptest! {
     fn observing_says_what_enforcing_does(seed: u64) {
         for [observing, enforcing] in OBSERVING.iter() {
             let mut enforced = Host::new(enforcing);
-            for (frame, seen) in judged(observing, seed) {
+            for (frame, seen) in evaluated(observing, seed) {
                 let done = enforced.evaluate(&frame, NOW_NS);
                 prop_assert_ne!(seen.action, Action::Drop);
                 let expected = match done.action {

@@ -53,7 +53,7 @@ fn count(stats: &Value, reason: &str, of: &str) -> u64 {
 }
 
 /// Returns the number of all frames with a verdict.
-fn judged(stats: &Value) -> u64 {
+fn evaluated(stats: &Value) -> u64 {
     let reasons = stats["reasons"].as_object().expect("reasons");
     reasons.values().map(|entry| entry["packets"].as_u64().expect("a count")).sum()
 }
@@ -96,7 +96,7 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let after = loop {
         let after = (node.stats(), received());
-        if judged(&after.0) - judged(&before.0) == after.1 - before.1 {
+        if evaluated(&after.0) - evaluated(&before.0) == after.1 - before.1 {
             break after;
         }
         assert!(Instant::now() < deadline, "judged and received differ: {before:?} {after:?}");

@@ -28,7 +28,7 @@ fn mode(status: &Value) -> &str {
 
 /// Asserts that jumbo datagrams from a member and from an unlisted host, in both families, are decided
 /// and counted correctly.
-fn assert_judges_long_frames(node: &Node) {
+fn assert_evaluates_long_frames(node: &Node) {
     let before = node.stats();
     node.at_peer(|| {
         for family in 0..2 {
@@ -52,7 +52,7 @@ fn at_mtu_9000_native_mode_is_had_or_refused_with_the_remedy() {
         node.start(&[]);
         assert_eq!(mode(&node.wait("enforcing", enforcing)), "native");
         node.assert_guarded();
-        assert_judges_long_frames(&node);
+        assert_evaluates_long_frames(&node);
         node.signal("TERM");
         node.assert_guarded();
         return;
@@ -72,7 +72,7 @@ fn at_mtu_9000_generic_mode_is_had_by_choice() {
     node.start(&["--mode", "generic"]);
     assert_eq!(mode(&node.wait("enforcing", enforcing)), "generic");
     node.assert_guarded();
-    assert_judges_long_frames(&node);
+    assert_evaluates_long_frames(&node);
 }
 
 /// `auto` takes a mode that the driver supports, and reports it.
@@ -85,7 +85,7 @@ fn at_mtu_9000_auto_mode_finds_one_that_works() {
     assert_eq!(mode(&status) == "native", takes_several_buffers(), "{status}");
     assert_ne!(mode(&status), "none");
     node.assert_guarded();
-    assert_judges_long_frames(&node);
+    assert_evaluates_long_frames(&node);
 }
 
 /// Case 86: the larger MTU works if the driver supports it; the guard stays in any case. Before 6.3 the

@@ -24,7 +24,7 @@ fn members_get_in_and_strangers_do_not_at_mtu_9000_in_native_mode() {
     }
     assert_eq!(moved(&before, &node.stats()), [("allowed".to_owned(), 2)]);
 
-    let after = node.assert_judges_long_frames();
+    let after = node.assert_evaluates_long_frames();
     let stranger = after["top_sources"].as_array().expect("top sources");
     assert!(
         stranger.iter().any(|source| source["address"] == "10.77.0.99"

@@ -52,7 +52,7 @@ fn members_get_in_and_strangers_do_not() {
     assert_eq!(status["program"]["id"], status["interfaces"][0]["program_id"]);
     node.assert_guarded();
     assert!(node.answers(STRANGER[0], FREE_PORT), "an unguarded port was touched");
-    node.assert_judges_long_frames();
+    node.assert_evaluates_long_frames();
 }
 
 /// Returns packets and bytes by reason, without the reasons of traffic that comes at any time.
@@ -178,7 +178,7 @@ fn a_packet_merged_beyond_its_length_field_is_no_lie() {
         frame[length_at..length_at + 2].fill(0);
         let judge = |packets| {
             let received = Received { packets, ..Received::default() };
-            generation.judge_received(&frame, received, 0).expect("a verdict").reason.name()
+            generation.evaluate_received(&frame, received, 0).expect("a verdict").reason.name()
         };
         assert_eq!(judge(45), verdict, "{line}");
         assert!(judge(1).starts_with("malformed"), "{line}: {}", judge(1));
