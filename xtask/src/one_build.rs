@@ -22,7 +22,7 @@ use crate::{
 type Crates = BTreeMap<String, BTreeSet<Form>>;
 
 /// The properties in which compilations of one crate differ.
-#[derive(Debug, Default, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Form {
     features: Vec<String>,
     /// Whether programs link it, not only macros and build scripts.

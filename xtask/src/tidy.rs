@@ -18,15 +18,18 @@ const UNSAFE: [&str; 2] = ["guard-common/src/layout/mod.rs", "guard-user/src/sys
 pub(crate) fn run() -> Result<bool> {
     let root = sh::root();
     let mut findings = Vec::new();
+    let mut cited = BTreeSet::new();
     for file in files(&root)? {
         let is_source = file.extension().is_some_and(|extension| extension == "rs");
         if is_source {
-            findings.extend(source_rules(&file, &fs::read_to_string(root.join(&file))?));
+            let text = fs::read_to_string(root.join(&file))?;
+            findings.extend(source_rules(&file, &text));
+            cited.extend(cited_decisions(&text).map(str::to_owned));
         } else if file.ends_with("Cargo.toml") {
             findings.extend(manifest_rules(&file, &fs::read_to_string(root.join(&file))?));
         }
     }
-    findings.extend(uncited_decisions(&root)?);
+    findings.extend(decision_rules(&root, &cited)?);
     for finding in &findings {
         println!("{finding}");
     }
@@ -75,25 +78,27 @@ fn source_rules(file: &Path, text: &str) -> Vec<String> {
     findings
 }
 
-/// Compares the decisions with the places in the code that cite them: each file of `docs/decisions` must be
-/// cited, and each cited file must exist.
-fn uncited_decisions(root: &Path) -> Result<Vec<String>> {
-    const DIRECTORY: &str = "docs/decisions/";
-    let mut cited = BTreeSet::new();
-    for file in files(root)?.iter().filter(|file| file.extension().is_some_and(|it| it == "rs")) {
-        let text = fs::read_to_string(root.join(file))?;
-        let names = text.split(DIRECTORY).skip(1).filter_map(|rest| rest.split_once(".md"));
-        cited.extend(names.map(|(name, _)| name.to_owned()).filter(|name| !name.contains('\n')));
-    }
+/// Where the decisions are, and how the code cites them.
+const DECISIONS: &str = "docs/decisions/";
+
+/// Returns the names of the decisions that a source cites.
+fn cited_decisions(text: &str) -> impl Iterator<Item = &str> {
+    let names = text.split(DECISIONS).skip(1).filter_map(|rest| rest.split_once(".md"));
+    names.map(|(name, _)| name).filter(|name| !name.contains('\n'))
+}
+
+/// Compares the decisions with those that the code cites: each file must be cited, and each cited file
+/// must exist.
+fn decision_rules(root: &Path, cited: &BTreeSet<String>) -> Result<Vec<String>> {
     let mut decisions = BTreeSet::new();
-    for entry in fs::read_dir(root.join(DIRECTORY)).context(DIRECTORY)? {
+    for entry in fs::read_dir(root.join(DECISIONS)).context(DECISIONS)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         decisions.extend(name.strip_suffix(".md").filter(|it| *it != "README").map(str::to_owned));
     }
     let missing =
-        cited.difference(&decisions).map(|it| format!("{DIRECTORY}{it}.md: no such file"));
+        cited.difference(&decisions).map(|it| format!("{DECISIONS}{it}.md: no such file"));
     let uncited =
-        decisions.difference(&cited).map(|it| format!("{DIRECTORY}{it}.md: no code cites it"));
+        decisions.difference(cited).map(|it| format!("{DECISIONS}{it}.md: no code cites it"));
     Ok(missing.chain(uncited).collect())
 }
 

@@ -358,6 +358,7 @@ impl<'a> Builder<'a, '_> {
         self.out.push(Diagnostic::error(code, place, message).help(help));
     }
 }
+
 /// Reports whether a position is at, or just behind, a bracket within a word, as in
 /// `[10.20.0.[10-13]]`: YAML takes the bracket for the start of another list.
 fn is_in_plain_host_list(source: &str, at: usize) -> bool {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use super::without_the_first_service;
 use guard_common::{
     layout::{
         Carried, Counter, LAYOUT_VERSION, ORIGINS, TALLY_ORIGINS,
@@ -22,10 +23,7 @@ use guard_common::{
     verdict::{Action, MAX_SERVICES, Reason, Verdict},
 };
 use guard_tests::{
-    node::{
-        MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved, pinned_array,
-        policy_with_a_first_service,
-    },
+    node::{MANIFEST, MEMBER, NODE, Node, POLICY, PORT, enforcing, moved, pinned_array},
     random::{Random, seed},
     skip,
     system::cgroup::Cgroup,
@@ -338,13 +336,7 @@ fn a_service_in_the_slot_of_another_has_buckets_of_its_own() {
 /// One pin was removed while no daemon ran. Each service keeps its slot.
 #[test]
 fn a_map_that_is_missing_changes_no_slots() {
-    let Some(mut node) = Node::new("takeover/missing-map") else { return };
-    node.write("policy.yaml", &policy_with_a_first_service());
-    node.start(&[]);
-    node.wait("enforcing", enforcing);
-    node.write("policy.yaml", POLICY);
-    node.wait("without the first service", |status| status["generation"] == 2);
-    node.assert_guarded();
+    let Some(mut node) = without_the_first_service("takeover/missing-map") else { return };
     let before = node.stats();
     node.signal("KILL");
     fs::remove_file(node.own_pins().join(names::MAP_LISTENER)).expect("a pin");

@@ -7,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::without_the_first_service;
 use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
-    node::{Node, POLICY, WAIT_TIMEOUT, enforcing, moved, policy_with_a_first_service},
+    node::{Node, WAIT_TIMEOUT, enforcing, moved},
     random::{Random, seed},
     traffic::{Traffic, member_and_stranger, rounds},
 };
@@ -141,13 +142,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
 /// that, or each service would be counted in two slots.
 #[test]
 fn an_attempt_without_labels_changes_no_slots() {
-    let Some(mut node) = Node::new("takeover/slots") else { return };
-    node.write("policy.yaml", &policy_with_a_first_service());
-    node.start(&[]);
-    node.wait("enforcing", enforcing);
-    node.write("policy.yaml", POLICY);
-    node.wait("without the first service", |status| status["generation"] == 2);
-    node.assert_guarded();
+    let Some(mut node) = without_the_first_service("takeover/slots") else { return };
     node.signal("TERM");
     let before = node.stats();
     node.set_next_layout(true);
