@@ -25,13 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Writes `pages.rs` to `OUT_DIR`: an array of the name and the text of each page in `explain/`,
 /// sorted.
 fn list_pages() -> Result<(), Box<dyn Error>> {
-    let directory =
-        Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets it")?).join("explain");
+    let package = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let directory = Path::new(&package).join("explain");
     println!("cargo::rerun-if-changed={}", directory.display());
     let mut pages = Vec::new();
     for entry in fs::read_dir(&directory)? {
         let path = entry?.path();
-        let name = path.file_stem().and_then(|name| name.to_str()).ok_or("a name in UTF-8")?;
+        let name =
+            path.file_stem().and_then(|name| name.to_str()).ok_or("file name is not UTF-8")?;
         pages.push(format!("({name:?}, include_str!({:?}))", path.display().to_string()));
     }
     pages.sort();
@@ -44,24 +45,27 @@ fn list_pages() -> Result<(), Box<dyn Error>> {
 /// roles from their front matter: a comment line such as `#   roles: scheduler = first, worker =
 /// others`.
 fn list_profiles() -> Result<(), Box<dyn Error>> {
-    let directory =
-        Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets it")?).join("../policies");
+    let package = env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?;
+    let directory = Path::new(&package).join("../policies");
     println!("cargo::rerun-if-changed={}", directory.display());
     let mut profiles = Vec::new();
     for entry in fs::read_dir(&directory)? {
         let path = entry?.path();
-        let file = path.file_name().and_then(|name| name.to_str()).ok_or("a name in UTF-8")?;
+        let file =
+            path.file_name().and_then(|name| name.to_str()).ok_or("file name is not UTF-8")?;
         let Some(name) = file.strip_suffix(".yaml") else { continue };
         if name == "cluster" || name.contains(".test") {
             continue;
         }
         let text = fs::read_to_string(&path)?;
         let roles = text.lines().find_map(|line| line.strip_prefix("#   roles: "));
-        let roles = roles.ok_or_else(|| format!("{file}: its front matter names no roles"))?;
+        let roles =
+            roles.ok_or_else(|| format!("{file}: the front matter has no line `#   roles: `"))?;
         let mut pairs = Vec::new();
         for pair in roles.split(", ") {
-            let (role, which) =
-                pair.split_once(" = ").ok_or_else(|| format!("{file}: `{pair}`"))?;
+            let (role, which) = pair
+                .split_once(" = ")
+                .ok_or_else(|| format!("{file}: `{pair}`: expected ROLE = HOSTS"))?;
             let which = match which {
                 "scheduler" => "Scheduler",
                 "first" => "First",
@@ -69,7 +73,10 @@ fn list_profiles() -> Result<(), Box<dyn Error>> {
                 "servers" => "Servers",
                 "others" => "Others",
                 "named" => "Named",
-                other => return Err(format!("{file}: no hosts are called `{other}`").into()),
+                other => {
+                    let expected = "scheduler, first, listed, servers, others or named";
+                    return Err(format!("{file}: `{other}`: expected {expected}").into());
+                }
             };
             pairs.push(format!("({role:?}, RoleHolders::{which})"));
         }

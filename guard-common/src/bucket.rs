@@ -25,6 +25,19 @@ pub const MAX_TICKS: u64 = 1 << 61;
 pub const MAX_LAG: u64 = TICKS_PER_SECOND;
 
 /// The limit that one bucket enforces. All fields are zero if there is no limit.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::bucket::{Limit, TICKS_PER_SECOND, step};
+///
+/// // One packet per second, at most one at once.
+/// let limit = Limit::per_unit(1, 1);
+/// let first = step(&limit, 0, 0, limit.cost(1));
+/// assert!(first.admitted);
+/// assert!(!step(&limit, first.state, 0, limit.cost(1)).admitted);
+/// assert!(step(&limit, first.state, TICKS_PER_SECOND, limit.cost(1)).admitted);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Limit {
@@ -81,8 +94,8 @@ impl Limit {
     /// two, each unit is charged separately.
     #[must_use]
     pub fn in_batches(self) -> Self {
-        let things = (self.depth / BATCH_PART).checked_div(self.unit).unwrap_or(0).min(BATCH);
-        Self { batch: if things < 2 { 0 } else { things.saturating_mul(self.unit) }, ..self }
+        let units = (self.depth / BATCH_PART).checked_div(self.unit).unwrap_or(0).min(BATCH);
+        Self { batch: if units < 2 { 0 } else { units.saturating_mul(self.unit) }, ..self }
     }
 
     /// Returns the same limit on bytes, charged in batches of at most [`BATCH`] full frames and at

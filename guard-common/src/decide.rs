@@ -35,6 +35,38 @@ use crate::{
 /// the token buckets with their clock, which the call may charge. `observer` receives each step,
 /// the verdict last; pass [`NoTrace`](crate::observe::NoTrace) if no steps are needed. There are no
 /// errors: every frame gets a verdict, which includes the reason.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::{Action, NoTrace, Reason, evaluate, packet::Frame};
+/// # use guard_common::{Addr, Limiter, Tables, bucket::Limit, limit::Bucket, trie::Found};
+/// # use guard_common::port_table::Port;
+/// # use guard_common::tables::{Service, Setting, Source, Unit};
+/// # struct NoServices;
+/// # impl Tables for NoServices {
+/// #     fn setting(&self, _: Setting) -> u64 { 0 }
+/// #     fn port_at(&self, _: usize) -> Port { Port::Unguarded }
+/// #     fn unpacks(&self, _: u8) -> bool { false }
+/// #     fn find(&self, _: &Addr) -> Found { Found::default() }
+/// #     fn class(&self, _: u16) -> Source { Source::default() }
+/// #     fn service(&self, _: u8) -> Option<&Service> { None }
+/// # }
+/// # struct NoLimits;
+/// # impl Limiter for NoLimits {
+/// #     type States = ();
+/// #     fn now(&self) -> u64 { 0 }
+/// #     fn states(&self, _: &Bucket) -> Option<()> { Some(()) }
+/// #     fn charge(&self, _: &(), _: Unit, _: &Limit, _: u64, _: u64) -> bool { true }
+/// #     fn charge_total(&self, _: u8, _: Unit, _: &Limit, _: u64, _: u64) -> bool { true }
+/// # }
+///
+/// // The examples of `Tables` and `Limiter` show how to implement these traits.
+/// let mut frame = [0; 60];
+/// frame[12..14].copy_from_slice(&[0x08, 0x06]);
+/// let verdict = evaluate(&Frame::new(&frame), &NoServices, &NoLimits, &mut NoTrace);
+/// assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::NotIp), "ARP");
+/// ```
 #[inline(always)]
 pub fn evaluate(
     packet: &impl Packet,

@@ -13,6 +13,18 @@ use crate::{
 ///
 /// Integers stay in registers, whereas the kernel program would build arrays of octets on its
 /// stack, byte by byte.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::Addr;
+/// use std::net::IpAddr;
+///
+/// let addr = Addr::from(IpAddr::from([10, 0, 0, 1]));
+/// assert_eq!(addr, Addr::V4(0x0a00_0001));
+/// assert!(!addr.is_martian());
+/// assert!(Addr::V6([0, 1]).is_martian(), "::1 is the loopback address");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Addr {
     /// An IPv4 address.

@@ -38,6 +38,42 @@ impl Bucket {
 /// The kernel programs implement it over maps, the host in memory. Times and costs are in ticks
 /// (see [`crate::bucket`]). There are no errors: a bucket that cannot be found or updated refuses
 /// the packet.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::bucket::{self, Limit};
+/// use guard_common::{Limiter, limit::Bucket, tables::Unit};
+/// use std::cell::Cell;
+///
+/// /// One bucket for all sources and services, with a clock that does not advance.
+/// #[derive(Default)]
+/// struct OneBucket(Cell<u64>);
+///
+/// impl Limiter for OneBucket {
+///     type States = ();
+///
+///     fn now(&self) -> u64 {
+///         0
+///     }
+///     fn states(&self, _of: &Bucket) -> Option<()> {
+///         Some(())
+///     }
+///     fn charge(&self, _of: &(), _unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+///         let step = bucket::step(limit, self.0.get(), now, cost);
+///         self.0.set(step.state);
+///         step.admitted
+///     }
+///     fn charge_total(&self, _slot: u8, unit: Unit, limit: &Limit, now: u64, cost: u64) -> bool {
+///         self.charge(&(), unit, limit, now, cost)
+///     }
+/// }
+///
+/// let limiter = OneBucket::default();
+/// let limit = Limit::per_unit(1, 2);
+/// let packet = || limiter.charge_total(0, Unit::Packets, &limit, 0, limit.cost(1));
+/// assert_eq!([packet(), packet(), packet()], [true, true, false], "a burst of two packets");
+/// ```
 pub trait Limiter {
     /// Refers to the states of one source's bucket, one for each [`Unit`].
     type States;
@@ -252,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn merged_packets_cost_what_they_were_and_never_more_than_a_burst() {
+    fn a_merged_packet_costs_its_segments_and_at_most_a_burst() {
         let limit = Limit::per_unit(1_000, 100);
         assert_eq!(charged(1, Unit::Packets, &limit, limit.unit), limit.unit);
         assert_eq!(charged(45, Unit::Packets, &limit, limit.unit), 45 * limit.unit);

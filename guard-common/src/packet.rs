@@ -8,6 +8,21 @@
 ///
 /// The kernel programs implement the trait for packet memory, and [`Frame`] implements it for a
 /// slice.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::packet::{Fields, Frame, Packet};
+///
+/// // The first 14 of 60 bytes: two MAC addresses and the EtherType of ARP.
+/// let bytes = [0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2, 0x08, 0x06];
+/// let frame = Frame::cut(&bytes, 60);
+/// assert_eq!(frame.len(), 60);
+///
+/// let header = frame.read::<14>(0).expect("14 bytes are present");
+/// assert_eq!(header.be16::<12>(), 0x0806);
+/// assert!(frame.read::<1>(14).is_none());
+/// ```
 pub trait Packet {
     /// `N` bytes that are known to be present.
     type Bytes<const N: usize>: Fields;

@@ -126,12 +126,12 @@ fn ipv4_body(
     extensions(&ColdPath(packet), body, protocol, is_ipv4_extension, observer)
 }
 
-/// Returns the length in bytes of the data that begins at offset `at`, given the value `said` of
+/// Returns the length in bytes of the data that begins at offset `at`, given the value `field` of
 /// the IP header. A merged packet that is too long for the field has 0 there and extends to the end
 /// of the frame, as in the network stack (`skb_ip_totlen`, include/linux/ip.h).
 #[inline(always)]
-fn length(packet: &impl Packet, said: u16, at: u32) -> u32 {
-    if said == 0 && packet.is_merged() { packet.len().wrapping_sub(at) } else { said.into() }
+fn length(packet: &impl Packet, field: u16, at: u32) -> u32 {
+    if field == 0 && packet.is_merged() { packet.len().wrapping_sub(at) } else { field.into() }
 }
 
 /// Parses an IPv6 header (RFC 8200).

@@ -197,6 +197,44 @@ impl Settings {
 /// There are two implementations: collections in memory on the host, and maps and read-only globals
 /// in the kernel. No lookup fails: a port, source or class that the policy does not contain is not
 /// guarded or unknown.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::port_table::{Port, Transport, port_index};
+/// use guard_common::tables::{Service, Setting, Source};
+/// use guard_common::{Addr, Tables, trie::Found};
+///
+/// /// The service in slot 3 guards one TCP port and admits no source.
+/// struct OnePort(u16, Service);
+///
+/// impl Tables for OnePort {
+///     fn setting(&self, setting: Setting) -> u64 {
+///         u64::from(matches!(setting, Setting::Guarded | Setting::Enforcing)) << 3
+///     }
+///     fn port_at(&self, index: usize) -> Port {
+///         let guarded = index == port_index(Transport::Tcp, self.0);
+///         if guarded { Port::Guarded(3) } else { Port::Unguarded }
+///     }
+///     fn unpacks(&self, _protocol: u8) -> bool {
+///         false
+///     }
+///     fn find(&self, _addr: &Addr) -> Found {
+///         Found::default()
+///     }
+///     fn class(&self, _class: u16) -> Source {
+///         Source::default()
+///     }
+///     fn service(&self, slot: u8) -> Option<&Service> {
+///         (slot == 3).then_some(&self.1)
+///     }
+/// }
+///
+/// let tables = OnePort(9091, Service::default());
+/// assert_eq!(tables.port(Transport::Tcp, 9091), Port::Guarded(3));
+/// assert_eq!(tables.port(Transport::Udp, 9091), Port::Unguarded);
+/// assert_eq!(tables.source(&Addr::V4(0x0a00_0001)).services, 0);
+/// ```
 pub trait Tables {
     /// Returns one setting of the node. Settings are read one by one, so that the kernel program
     /// loads only those that a frame needs.

@@ -136,6 +136,18 @@ impl Reason {
 /// A verdict packs into 32 bits ([`Verdict::pack`]), so that it fits a register and the return
 /// value of a test run, and it identifies one counter of an interface
 /// ([`counter`](crate::layout::counters::counter)).
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::{Action, Reason, Verdict};
+///
+/// let verdict = Verdict::of_service(Action::Drop, Reason::NotAllowed, 3);
+/// assert!(!verdict.passes());
+/// assert_eq!(verdict.reason.name(), "not_allowed");
+/// assert_eq!(verdict.pack(), 0x7e03_0b01);
+/// assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Verdict {
     /// Whether the frame passes, is dropped, or would be dropped if the service enforced.

@@ -13,7 +13,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
-    allow(internal_features, reason = "what the compiler knows is asked by an intrinsic")
+    allow(internal_features, reason = "an intrinsic reports whether a value is a constant")
 )]
 #![expect(clippy::inline_always, reason = "the verifier loses packet bounds across calls")]
 #![expect(clippy::cast_possible_truncation, reason = "lengths and indices of the kernel are u32")]

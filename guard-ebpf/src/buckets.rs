@@ -68,7 +68,7 @@ impl<C> Buckets<C> {
 impl<C> Buckets<C> {
     /// Returns the same answer, but the verifier forgets how the loop that computed it ended.
     #[inline(always)]
-    fn forgotten(&self, answer: bool) -> bool {
+    fn masked(&self, answer: bool) -> bool {
         (u64::from(answer) ^ self.zero) & 1 != 0
     }
 }
@@ -105,7 +105,7 @@ impl<C: Clock> Limiter for Buckets<C> {
             let step = bucket::step(limit, state, now, cost);
             (step.state, step.admitted)
         });
-        self.forgotten(charged)
+        self.masked(charged)
     }
 
     #[inline(always)]
@@ -126,7 +126,7 @@ impl<C: Clock> Limiter for Buckets<C> {
             left = draw.credit;
             (draw.state, draw.admitted)
         });
-        let charged = self.forgotten(charged);
+        let charged = self.masked(charged);
         if charged {
             *credit = left;
         }

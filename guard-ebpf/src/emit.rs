@@ -98,12 +98,12 @@ fn begin(state: &mut Sampling, window: u64) {
     state.skip = state.skip.min(state.gap.wrapping_mul(2));
     state.window = window;
     state.seen = 0;
-    state.used = if is_heard() { 0 } else { SAMPLING_BUDGET.into() };
+    state.used = if has_listener() { 0 } else { SAMPLING_BUDGET.into() };
 }
 
 /// Returns whether the daemon has announced recently that it reads events.
 #[inline(always)]
-fn is_heard() -> bool {
+fn has_listener() -> bool {
     // SAFETY: the helper takes no arguments and only reads the clock.
     TG_LISTENER.get(0).is_some_and(|until| unsafe { bpf_ktime_get_coarse_ns() } < *until)
 }

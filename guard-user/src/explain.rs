@@ -12,18 +12,28 @@ type Page = (&'static str, &'static str);
 const PAGES: &[Page] = &include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 
 /// Returns the name of the page for a code (`TG103`, `tg103`, `103`) or a reason (`not_allowed`).
-pub fn name(asked: &str) -> Option<&'static str> {
-    find(asked).map(|(name, _)| name)
+pub fn name(query: &str) -> Option<&'static str> {
+    find(query).map(|(name, _)| name)
 }
 
 /// Returns the text of the page for a code or a reason.
-pub fn page(asked: &str) -> Option<&'static str> {
-    find(asked).map(|(_, text)| text)
+///
+/// # Examples
+///
+/// ```
+/// use guard_user::explain;
+///
+/// let page = explain::page("not_allowed").expect("each reason has a page");
+/// assert!(page.starts_with("# not_allowed: "));
+/// assert!(explain::page("no_such_name").is_none());
+/// ```
+pub fn page(query: &str) -> Option<&'static str> {
+    find(query).map(|(_, text)| text)
 }
 
 /// Returns the title of the page for a code or a reason, without the name.
-pub fn title(asked: &str) -> Option<&'static str> {
-    let (head, _) = find(asked)?.1.split_once('\n')?;
+pub fn title(query: &str) -> Option<&'static str> {
+    let (head, _) = find(query)?.1.split_once('\n')?;
     head.split_once(": ").map(|(_, title)| title)
 }
 
@@ -35,21 +45,21 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     rules.chain(reasons).filter_map(|name| find(&name).map(|(name, _)| name))
 }
 
-/// Returns the name that is most similar to `asked`, if any is similar.
-pub fn nearest(asked: &str) -> Option<&'static str> {
-    nearest_of(&full(asked), names())
+/// Returns the name that is most similar to `query`, if any is similar.
+pub fn nearest(query: &str) -> Option<&'static str> {
+    nearest_of(&full(query), names())
 }
 
-fn find(asked: &str) -> Option<Page> {
-    let asked = full(asked);
-    PAGES.iter().copied().find(|(name, _)| name.eq_ignore_ascii_case(&asked))
+fn find(query: &str) -> Option<Page> {
+    let query = full(query);
+    PAGES.iter().copied().find(|(name, _)| name.eq_ignore_ascii_case(&query))
 }
 
 /// Completes a code that is only a number.
-fn full(asked: &str) -> String {
-    match asked.parse::<u16>() {
+fn full(query: &str) -> String {
+    match query.parse::<u16>() {
         Ok(number) => format!("TG{number:03}"),
-        Err(_) => asked.to_owned(),
+        Err(_) => query.to_owned(),
     }
 }
 
@@ -58,20 +68,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_found_as_people_type_them() {
-        for asked in ["TG103", "tg103", "103"] {
-            assert_eq!(name(asked), Some("TG103"), "{asked}");
+    fn codes_are_found_in_any_case_and_without_their_prefix() {
+        for query in ["TG103", "tg103", "103"] {
+            assert_eq!(name(query), Some("TG103"), "{query}");
         }
         assert_eq!(name("1"), Some("TG001"));
-        for asked in ["", "TG", "TG999", "999", "99999999", "TG103 ", "\u{202e}"] {
-            assert_eq!(name(asked), None, "{asked:?}");
+        for query in ["", "TG", "TG999", "999", "99999999", "TG103 ", "\u{202e}"] {
+            assert_eq!(name(query), None, "{query:?}");
         }
         assert_eq!(nearest("TG1O3"), Some("TG103"));
         assert_eq!(nearest("what is this"), None);
     }
 
     #[test]
-    fn there_is_a_page_for_each_rule_and_each_reason_and_no_other() {
+    fn each_rule_and_each_reason_has_a_page_and_no_other_page_exists() {
         let mut names: Vec<&str> = names().collect();
         assert_eq!(names.len(), rules::ALL.len() + Reason::ALL.len());
         names.sort_unstable();

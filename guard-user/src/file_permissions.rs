@@ -38,7 +38,7 @@ const STICKY: u32 = 0o1000;
 
 /// Owner and mode of a directory entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Owned {
+pub struct Ownership {
     /// User id of the owner.
     pub uid: u32,
     /// Permission bits, including the sticky bit.
@@ -61,13 +61,13 @@ vocabulary! {
 
 /// An entry on the path of a walk: a directory, a link, or the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Passed {
+pub struct PathEntry {
     /// Path of the entry.
     pub path: PathBuf,
     /// Type of the entry.
     pub kind: EntryKind,
     /// Owner and mode.
-    pub owned: Owned,
+    pub owned: Ownership,
     /// Number of hard links.
     pub names: u64,
     /// For a directory: whether it is on a read-only mount, so that no user can write to it whatever
@@ -87,10 +87,10 @@ pub enum Fault {
     /// The entry is neither a file nor a directory nor a link.
     Kind,
     /// The file has further hard links, which may be in a directory that other users can write to.
-    Names,
+    HardLinks,
 }
 
-impl Passed {
+impl PathEntry {
     fn new(path: PathBuf, found: &FileStat, read_only: bool) -> Self {
         let kind = match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFLNK => EntryKind::Link,
@@ -98,7 +98,7 @@ impl Passed {
             SFlag::S_IFREG => EntryKind::File,
             _ => EntryKind::Other,
         };
-        let owned = Owned { uid: found.st_uid, mode: found.st_mode & 0o7777 };
+        let owned = Ownership { uid: found.st_uid, mode: found.st_mode & 0o7777 };
         Self { path, kind, owned, names: found.st_nlink, read_only }
     }
 
@@ -114,7 +114,7 @@ impl Passed {
 
     /// Returns why the entry cannot be trusted, if only root and the users in `trusted` are.
     pub fn fault(&self, trusted: &[u32]) -> Option<Fault> {
-        let Owned { uid, mode } = self.owned;
+        let Ownership { uid, mode } = self.owned;
         let is_shared = mode & WRITABLE_BY_OTHERS != 0;
         if uid != 0 && !trusted.contains(&uid) {
             return Some(Fault::Owner);
@@ -129,7 +129,7 @@ impl Passed {
                 (is_shared && mode & STICKY == 0 && !self.read_only).then_some(Fault::Shared)
             }
             EntryKind::File if is_shared => Some(Fault::Writable),
-            EntryKind::File => (self.names != 1).then_some(Fault::Names),
+            EntryKind::File => (self.names != 1).then_some(Fault::HardLinks),
             _ => Some(Fault::Kind),
         }
     }
@@ -145,9 +145,9 @@ pub(crate) struct PathTarget {
 
 impl PathTarget {
     /// Describes the entry without opening it.
-    pub(crate) fn look(&self) -> io::Result<Passed> {
+    pub(crate) fn stat(&self) -> io::Result<PathEntry> {
         let found = fstatat(&self.directory, &*self.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok(Passed::new(self.path.clone(), &found, false))
+        Ok(PathEntry::new(self.path.clone(), &found, false))
     }
 }
 
@@ -158,19 +158,19 @@ impl PathTarget {
 /// An entry does not exist, the target is a directory, there are too many links, or `pass` failed.
 pub(crate) fn walk(
     path: &Path,
-    pass: &mut dyn FnMut(Passed) -> io::Result<()>,
+    pass: &mut dyn FnMut(PathEntry) -> io::Result<()>,
 ) -> io::Result<PathTarget> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut ahead: VecDeque<OsString> = names(&std::path::absolute(path)?).collect();
     let mut behind = PathBuf::from("/");
     let mut directory = open("/", flags, Mode::empty())?;
-    pass(Passed::directory(behind.clone(), &directory)?)?;
+    pass(PathEntry::directory(behind.clone(), &directory)?)?;
     let mut links = 0;
     while let Some(name) = ahead.pop_front() {
         let found = fstatat(&directory, &*name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
         match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFLNK => {
-                pass(Passed::new(behind.join(&name), &found, false))?;
+                pass(PathEntry::new(behind.join(&name), &found, false))?;
                 let target = PathBuf::from(readlinkat(&directory, &*name)?);
                 links += 1;
                 if links > MAX_LINKS {
@@ -192,7 +192,7 @@ pub(crate) fn walk(
                 } else {
                     behind.push(&name);
                 }
-                pass(Passed::directory(behind.clone(), &directory)?)?;
+                pass(PathEntry::directory(behind.clone(), &directory)?)?;
             }
             _ if ahead.is_empty() => {
                 return Ok(PathTarget { path: behind.join(&name), directory, name });
@@ -236,31 +236,37 @@ pub(crate) fn hand_over(directory: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn passed(kind: EntryKind, uid: u32, mode: u32) -> Passed {
-        Passed { path: "/x".into(), kind, owned: Owned { uid, mode }, names: 1, read_only: false }
+    fn entry(kind: EntryKind, uid: u32, mode: u32) -> PathEntry {
+        PathEntry {
+            path: "/x".into(),
+            kind,
+            owned: Ownership { uid, mode },
+            names: 1,
+            read_only: false,
+        }
     }
 
     #[test]
-    fn one_rule_for_whoever_asks() {
+    fn faults_depend_on_owner_mode_type_and_links() {
         for (what, fault) in [
-            (passed(EntryKind::File, 0, 0o644), None),
-            (passed(EntryKind::File, 7, 0o644), None),
-            (passed(EntryKind::File, 8, 0o644), Some(Fault::Owner)),
-            (passed(EntryKind::File, 0, 0o664), Some(Fault::Writable)),
-            (passed(EntryKind::File, 0, 0o1646), Some(Fault::Writable)),
+            (entry(EntryKind::File, 0, 0o644), None),
+            (entry(EntryKind::File, 7, 0o644), None),
+            (entry(EntryKind::File, 8, 0o644), Some(Fault::Owner)),
+            (entry(EntryKind::File, 0, 0o664), Some(Fault::Writable)),
+            (entry(EntryKind::File, 0, 0o1646), Some(Fault::Writable)),
             (
-                Passed { read_only: true, ..passed(EntryKind::File, 0, 0o666) },
+                PathEntry { read_only: true, ..entry(EntryKind::File, 0, 0o666) },
                 Some(Fault::Writable),
             ),
-            (Passed { names: 2, ..passed(EntryKind::File, 0, 0o600) }, Some(Fault::Names)),
-            (Passed { names: 9, ..passed(EntryKind::Directory, 0, 0o755) }, None),
-            (passed(EntryKind::Directory, 0, 0o775), Some(Fault::Shared)),
-            (passed(EntryKind::Directory, 0, 0o1777), None),
-            (passed(EntryKind::Directory, 8, 0o1777), Some(Fault::Owner)),
-            (Passed { read_only: true, ..passed(EntryKind::Directory, 0, 0o777) }, None),
-            (passed(EntryKind::Link, 0, 0o777), None),
-            (passed(EntryKind::Link, 8, 0o777), Some(Fault::Owner)),
-            (passed(EntryKind::Other, 0, 0o600), Some(Fault::Kind)),
+            (PathEntry { names: 2, ..entry(EntryKind::File, 0, 0o600) }, Some(Fault::HardLinks)),
+            (PathEntry { names: 9, ..entry(EntryKind::Directory, 0, 0o755) }, None),
+            (entry(EntryKind::Directory, 0, 0o775), Some(Fault::Shared)),
+            (entry(EntryKind::Directory, 0, 0o1777), None),
+            (entry(EntryKind::Directory, 8, 0o1777), Some(Fault::Owner)),
+            (PathEntry { read_only: true, ..entry(EntryKind::Directory, 0, 0o777) }, None),
+            (entry(EntryKind::Link, 0, 0o777), None),
+            (entry(EntryKind::Link, 8, 0o777), Some(Fault::Owner)),
+            (entry(EntryKind::Other, 0, 0o600), Some(Fault::Kind)),
         ] {
             assert_eq!(what.fault(&[7]), fault, "{what:?}");
         }

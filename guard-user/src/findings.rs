@@ -43,14 +43,14 @@ pub fn explained(findings: &Report) -> String {
 }
 
 /// An excerpt of a source, in which characters that a terminal would interpret are replaced.
-struct Piece {
+struct Excerpt {
     text: String,
     first_line: usize,
     /// Byte offsets of the spans in `text`.
     spans: Vec<(usize, usize)>,
 }
 
-impl Piece {
+impl Excerpt {
     /// Cuts the lines that contain the spans. None if one of the lines is too long.
     fn cut(source: &Source, spans: &[(usize, usize)]) -> Option<Self> {
         let text = &*source.text;
@@ -137,7 +137,7 @@ fn show<'a>(
     let path = shown_path(&source.path);
     let places = std::iter::once(place).chain(near.iter().map(|(place, _)| *place));
     let spans: Vec<(usize, usize)> = places.map(|place| on_one_line(source, place)).collect();
-    let Some(piece) = Piece::cut(source, &spans).filter(|_| !source.text.is_empty()) else {
+    let Some(piece) = Excerpt::cut(source, &spans).filter(|_| !source.text.is_empty()) else {
         let at = sources.position(place);
         return group.element(Origin::path(path).line(at.line).char_column(at.column));
     };

@@ -23,14 +23,14 @@ pub fn node_choice(name: Option<&str>) -> NodeChoice {
 
 /// Reports whether the reader of standard output has gone. A program that writes rarely would
 /// otherwise notice it late.
-pub fn is_answer_unread() -> bool {
+pub fn is_stdout_closed() -> bool {
     let stdout = io::stdout();
     // poll(2) always reports errors, so no events are requested.
-    let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    let told = poll(&mut asked, PollTimeout::ZERO);
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let ready = poll(&mut fds, PollTimeout::ZERO);
     let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
-    told.is_ok_and(|count| count > 0)
-        && asked.iter().filter_map(PollFd::revents).any(|events| events.intersects(gone))
+    ready.is_ok_and(|count| count > 0)
+        && fds.iter().filter_map(PollFd::revents).any(|events| events.intersects(gone))
 }
 
 /// Returns `SSH_CONNECTION` (ssh(1)) of the shell that runs this process. sudo removes it from the

@@ -13,9 +13,9 @@ use crate::system_error::SystemError;
 /// Format of the output of a subcommand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Text for reading
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
 }
 
@@ -33,7 +33,7 @@ pub enum Colour {
 }
 
 /// Writes a message to standard error. Errors are ignored.
-pub fn talk(message: impl Display) {
+pub fn message(message: impl Display) {
     // A closed standard error must not end the process.
     let _ = writeln!(io::stderr(), "{message}");
 }
@@ -42,17 +42,17 @@ pub fn talk(message: impl Display) {
 ///
 /// # Errors
 /// Standard error does not accept them.
-pub fn talk_part(part: &[u8]) -> io::Result<()> {
+pub fn message_bytes(part: &[u8]) -> io::Result<()> {
     io::stderr().write_all(part)
 }
 
 /// Writes an error message. `{:#}` of an [`anyhow::Error`] formats its whole chain.
 pub fn error(message: impl Display) {
-    talk(format_args!("error: {message}"));
+    self::message(format_args!("error: {message}"));
 }
 
 /// Writes an error of the system with its hint.
-pub fn refusal(error: &SystemError) {
+pub fn system_error(error: &SystemError) {
     self::error(error);
     if let Some(hint) = error.hint_text() {
         self::hint(hint);
@@ -66,7 +66,7 @@ pub fn allows_colour() -> bool {
 
 /// Writes a hint for the message before it.
 pub fn hint(message: impl Display) {
-    talk(format_args!("  hint: {message}"));
+    self::message(format_args!("  hint: {message}"));
 }
 
 static INCOMPLETE: AtomicBool = AtomicBool::new(false);
@@ -81,7 +81,7 @@ pub fn answer(piece: impl Display) -> bool {
 fn written(result: io::Result<()>) -> bool {
     let Err(failure) = result else { return true };
     if failure.kind() != io::ErrorKind::BrokenPipe && !INCOMPLETE.swap(true, Ordering::Relaxed) {
-        error(format_args!("writing the answer: {failure}"));
+        error(format_args!("cannot write to standard output: {failure}"));
     }
     false
 }

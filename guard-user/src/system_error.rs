@@ -66,16 +66,16 @@ impl SystemError {
 
 /// Formats an error and its sources, without texts that the message already contains.
 fn chain(error: &dyn StdError) -> String {
-    let mut said = error.to_string();
+    let mut message = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
         }
         next = cause.source();
     }
-    said
+    message
 }
 
 fn os_error(error: &(dyn StdError + 'static)) -> Option<i32> {
@@ -93,13 +93,13 @@ fn hint_of(errno: i32) -> Option<String> {
     match errno {
         libc::EPERM | libc::EACCES => Some(
             "run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON and write access to \
-             the pin directory; in a container its seccomp profile must allow bpf(2), too"
+             the pin directory; in a container, the seccomp profile must also allow bpf(2)"
                 .to_owned(),
         ),
         libc::ENOMEM | libc::ENOSPC => {
-            Some("the kernel has no room for it: look at memory limits of this service".to_owned())
+            Some("the kernel lacks memory or space: check the limits of this service".to_owned())
         }
-        libc::ENOSYS => Some("this kernel has no bpf(2)".to_owned()),
+        libc::ENOSYS => Some("this kernel does not support bpf(2)".to_owned()),
         _ => None,
     }
 }
@@ -109,14 +109,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn missing_rights_are_named() {
+    fn the_hint_for_eperm_names_the_capabilities() {
         let error = SystemError::of("loading", io::Error::from_raw_os_error(libc::EPERM));
         assert!(error.hint_text().is_some_and(|hint| hint.contains("CAP_BPF")));
         assert_eq!(error.errno(), Some(libc::EPERM));
     }
 
     #[test]
-    fn a_chain_says_nothing_twice() {
+    fn a_chain_contains_no_text_twice() {
         let inner = io::Error::other("no such thing");
         let error = SystemError::of("attaching to `eth0`", io::Error::other(inner));
         assert_eq!(error.to_string(), "attaching to `eth0`: no such thing");

@@ -120,7 +120,7 @@ impl<'p> Kernel<'p> {
     }
 
     /// Sets the flag that each frame lies in one buffer.
-    pub fn say_one_buffer(mut self) -> Result<Self, SystemError> {
+    pub fn set_one_buffer(mut self) -> Result<Self, SystemError> {
         self.shared.set_interface(LOOPBACK, "lo", true)?;
         Ok(self)
     }
@@ -152,7 +152,7 @@ impl Backend for Kernel<'_> {
     fn counts(&self) -> Counts {
         let counters = self.shared.counters().expect("the counters can be read");
         let named = counters.into_iter().map(|(interface, verdict, counter)| {
-            assert_eq!(interface, "lo", "the row of the interface that the frame came from");
+            assert_eq!(interface, "lo", "the counters belong to the interface of the frame");
             (describe(self.policy, verdict), (counter.packets, counter.bytes))
         });
         named.collect()

@@ -42,7 +42,7 @@ pub const MEMBER: [IpAddr; 2] = pair(20);
 /// The addresses of another member, configured at the peer.
 pub const MEMBER_TOO: [IpAddr; 2] = pair(21);
 /// Addresses of an unlisted host, configured at the peer.
-pub const STRANGER: [IpAddr; 2] = pair(99);
+pub const UNLISTED: [IpAddr; 2] = pair(99);
 
 /// The port that [`POLICY`] guards.
 pub const PORT: u16 = 9091;
@@ -259,7 +259,7 @@ impl Node {
     pub fn add_addresses(&self) {
         let [node, peer] = &self.namespaces;
         for (namespace, addresses) in
-            [(node, &[NODE][..]), (peer, &[MEMBER, MEMBER_TOO, STRANGER][..])]
+            [(node, &[NODE][..]), (peer, &[MEMBER, MEMBER_TOO, UNLISTED][..])]
         {
             for address in addresses.iter().flatten() {
                 let length = if address.is_ipv4() { 24 } else { 64 };
@@ -321,8 +321,8 @@ impl Node {
     }
 
     /// Returns a command that runs the binary in the node's namespace, for this node's daemon.
-    pub fn trainguard(&self, verb: &[&str]) -> Command {
-        let mut command = self.binary(verb);
+    pub fn trainguard(&self, arguments: &[&str]) -> Command {
+        let mut command = self.binary(arguments);
         command.arg("--run-dir").arg(self.path("run"));
         command
     }
@@ -350,9 +350,9 @@ impl Node {
         self.binary = binary;
     }
 
-    fn binary(&self, verb: &[&str]) -> Command {
+    fn binary(&self, arguments: &[&str]) -> Command {
         let mut command = self.command_at_node(&self.binary);
-        command.args(verb);
+        command.args(arguments);
         command
     }
 
@@ -366,8 +366,8 @@ impl Node {
         self.command_of_daemon("downgrade", more)
     }
 
-    fn command_of_daemon(&self, verb: &str, more: &[&str]) -> Command {
-        let mut command = self.binary(&[verb]);
+    fn command_of_daemon(&self, subcommand: &str, more: &[&str]) -> Command {
+        let mut command = self.binary(&[subcommand]);
         command.arg("--manifest").arg(self.path("cluster.yaml")).args(["--node", "node"]);
         for (flag, directory) in [
             ("--run-dir", self.path("run")),
@@ -428,12 +428,12 @@ impl Node {
 
     /// Returns a client of the daemon, with a longer timeout than that of the command line.
     pub fn client(&self) -> Client {
-        let timeouts = AnswerTimeouts { question: WAIT_TIMEOUT, ..AnswerTimeouts::default() };
+        let timeouts = AnswerTimeouts { query: WAIT_TIMEOUT, ..AnswerTimeouts::default() };
         Client::new(&self.path("run"), timeouts)
     }
 
     /// Runs a daemon that is expected to exit by itself.
-    pub fn start_in_vain(&self, more: &[&str]) -> Output {
+    pub fn start_expecting_exit(&self, more: &[&str]) -> Output {
         self.daemon_command(more).output().expect("the daemon starts")
     }
 
@@ -522,7 +522,11 @@ impl Node {
     /// Asserts that members get in and unlisted hosts do not, in both families.
     pub fn assert_guarded(&self) {
         for family in 0..2 {
-            assert!(!self.answers(STRANGER[family], PORT), "a stranger gets in: {}", self.log());
+            assert!(
+                !self.answers(UNLISTED[family], PORT),
+                "an unlisted host gets in: {}",
+                self.log()
+            );
             assert!(self.answers(MEMBER[family], PORT), "a member does not: {}", self.log());
         }
     }
@@ -534,7 +538,7 @@ impl Node {
         let before = self.stats();
         self.at_peer(|| {
             for (from, family) in
-                [(MEMBER[0], 0), (STRANGER[0], 0), (MEMBER[1], 1), (STRANGER[1], 1)]
+                [(MEMBER[0], 0), (UNLISTED[0], 0), (MEMBER[1], 1), (UNLISTED[1], 1)]
             {
                 let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
                 socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");

@@ -21,7 +21,7 @@ impl Pane {
     /// Opens a pane of this size. Returns `None`, and records the skip, without tmux.
     pub fn open(test: &str, [columns, lines]: [u16; 2]) -> Option<Self> {
         if Command::new("tmux").arg("-V").stdout(Stdio::null()).status().is_err() {
-            skip::skip(test, "there is no tmux, see `cargo xtask setup`");
+            skip::skip(test, "tmux is not installed, see `cargo xtask setup`");
             return None;
         }
         let directory = tempfile::Builder::new().prefix("trainguard-pane-").tempdir();

@@ -38,7 +38,7 @@ pub fn program(test: &str, name: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file());
     if found.is_none() {
-        skip::skip(test, &format!("there is no `{name}`, see `cargo xtask setup`"));
+        skip::skip(test, &format!("`{name}` is not installed, see `cargo xtask setup`"));
     }
     found
 }
@@ -120,7 +120,11 @@ impl Prometheus {
                     return samples;
                 }
             }
-            assert!(Instant::now() < deadline, "nothing for {expression}: {}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "no sample for {expression} before the timeout: {}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(100));
         }
     }

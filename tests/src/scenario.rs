@@ -89,7 +89,9 @@ impl Scenario {
                 if verdict != sent.expect {
                     let Sent { send, expect, .. } = sent;
                     let hex = hex(&frame);
-                    wrong.push(format!("no. {nth} of `{send}` ({hex}): {verdict}, not {expect}"));
+                    wrong.push(format!(
+                        "no. {nth} of `{send}` ({hex}): {verdict}, expected {expect}"
+                    ));
                 }
             }
         }

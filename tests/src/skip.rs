@@ -6,7 +6,7 @@ use aya::{programs::ProgramType, sys::is_program_supported};
 use guard_user::{embedded_object::kernel_object, system_error::SystemError};
 
 /// Records that a test is skipped. The test must return after this call.
-#[expect(clippy::print_stdout, reason = "whoever runs one test by hand shall see it, too")]
+#[expect(clippy::print_stdout, reason = "a developer who runs a single test must see the skip")]
 pub fn skip(name: &str, reason: &str) {
     println!("skipped: {name}: {reason}");
     if let Some(log) = env::var_os("TRAINGUARD_SKIP_LOG") {
@@ -53,7 +53,7 @@ fn obstacle() -> Option<String> {
         Some(libc::EPERM | libc::EACCES) => {
             Some("bpf(2) refused: root here has no CAP_BPF or no CAP_NET_ADMIN".to_owned())
         }
-        Some(libc::ENOSYS) => Some("this kernel has no bpf(2)".to_owned()),
+        Some(libc::ENOSYS) => Some("this kernel does not support bpf(2)".to_owned()),
         _ => None,
     }
 }

@@ -18,7 +18,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::node::{self, MEMBER, NODE, Node, PORT, STRANGER};
+use crate::node::{self, MEMBER, NODE, Node, PORT, UNLISTED};
 
 /// Pause between two datagrams of a lane.
 const PERIOD: Duration = Duration::from_millis(2);
@@ -77,11 +77,11 @@ pub fn rounds(usual: u64) -> u64 {
 }
 
 /// Returns lanes from a member and from an unlisted host, in both families, to [`PORT`].
-pub fn member_and_stranger() -> Vec<Lane> {
+pub fn member_and_unlisted() -> Vec<Lane> {
     let lanes = |from: [IpAddr; 2], passes| {
         from.into_iter().map(move |from| Lane { from, port: PORT, passes })
     };
-    lanes(MEMBER, true).chain(lanes(STRANGER, false)).collect()
+    lanes(MEMBER, true).chain(lanes(UNLISTED, false)).collect()
 }
 
 impl Sum {
@@ -131,20 +131,24 @@ impl Traffic {
     }
 
     /// Returns how many datagrams have arrived that must not.
-    pub fn slipped_in(&self) -> u64 {
+    pub fn wrongly_admitted(&self) -> u64 {
         let lanes = self.lanes.iter().zip(self.counts.iter()).filter(|(lane, _)| !lane.passes);
         lanes.map(|(_, count)| count.arrived.load(Ordering::Relaxed)).sum()
     }
 
     /// Asserts that no datagram has arrived that must not.
-    pub fn assert_none_slipped_in(&self) {
-        assert_eq!(self.slipped_in(), 0, "datagrams slipped in: {self:?}");
+    pub fn assert_none_wrongly_admitted(&self) {
+        assert_eq!(
+            self.wrongly_admitted(),
+            0,
+            "datagrams were admitted that must be dropped: {self:?}"
+        );
     }
 
     /// Ends the traffic and asserts that each datagram got the right verdict.
     pub fn end(mut self) -> Sum {
         self.finish();
-        self.assert_none_slipped_in();
+        self.assert_none_wrongly_admitted();
         let lost = node::inside(&self.peer, lost) - self.lost_before;
         let mut sum = Sum { passed: 0, refused: 0, lost };
         let mut missing = 0;
@@ -250,9 +254,9 @@ fn receive(socket: &Socket, port: u16, lanes: &[Lane], counts: &[Count], drain: 
             };
             // If everything admitted has arrived, wait only a little longer for datagrams that must not
             // arrive.
-            let patience =
+            let timeout =
                 if all.into_iter().all(|(_, count)| here(count)) { LAG / 10 } else { LAG };
-            if since.elapsed() > patience {
+            if since.elapsed() > timeout {
                 return;
             }
         }

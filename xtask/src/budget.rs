@@ -20,9 +20,9 @@ const TABLE: &str = "guard-ebpf/budget.toml";
 pub(crate) const FIGURES: &str = "verifier-figures";
 /// The comment at the top of the table.
 const HEADER: &str = "\
-# What the verifier and the JIT make of the program, and the size of the kernel object. Compared by
-# `cargo xtask budget`; written by `cargo xtask budget --bless --reason TEXT`, which puts the reason
-# beside the figures that changed. Policies: tests/src/bin/verifier-figures.rs.
+# Figures of the verifier and the JIT for the kernel program, and the size of the kernel object. Compared by
+# `cargo xtask budget`; written by `cargo xtask budget --bless --reason TEXT`, which records the reason
+# with the figures that changed. Policies: tests/src/bin/verifier-figures.rs.
 ";
 
 /// Limit, in per cent of the committed figure, if the kernel or the compiler is not the committed one.
@@ -87,8 +87,8 @@ struct Change {
 pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
     if !sh::is_root() {
         bail!(
-            "only a kernel can tell what its verifier makes of a program: this needs root and \
-             bpf(2)\n  hint: `sudo -E env PATH=$PATH cargo xtask budget`"
+            "measuring the kernel program needs root and bpf(2), because the running kernel's \
+             verifier produces the figures\n  hint: `sudo -E env PATH=$PATH cargo xtask budget`"
         );
     }
     let tools = toolchain::ensure(false)?;
@@ -108,8 +108,8 @@ pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
     let elsewhere = (&committed.kernel, &committed.compiler) != (&here.0, &here.1);
     if elsewhere {
         println!(
-            "committed on kernel {} with {}, measured on {} with {}: only what exceeds {} per cent \
-             fails",
+            "committed on kernel {} with {}, measured on {} with {}: only figures above {} per cent \
+             of the committed ones fail",
             committed.kernel, committed.compiler, here.0, here.1, ELSEWHERE_PERCENT
         );
     }
@@ -118,15 +118,17 @@ pub(crate) fn run(args: &BudgetArgs) -> Result<bool> {
 }
 
 fn measure() -> Result<BTreeMap<String, Figures>> {
-    let file = tempfile::NamedTempFile::new().context("a file for the figures")?;
+    let file =
+        tempfile::NamedTempFile::new().context("creating a temporary file for the figures")?;
     let mut figures = Command::new(build::development_binary(FIGURES));
     sh::run(figures.arg("--json").arg(file.path()))?;
-    serde_json::from_str(&fs::read_to_string(file.path())?).context("the figures")
+    serde_json::from_str(&fs::read_to_string(file.path())?)
+        .context("parsing the figures of the kernel program")
 }
 
 /// Returns the version of the running kernel without the suffix that its builder added.
 fn version_of_kernel() -> Result<String> {
-    let release = bench::machine::kernel().context("the release of this kernel")?;
+    let release = bench::machine::kernel().context("reading the release of the running kernel")?;
     Ok(release.split('-').next().unwrap_or(&release).to_owned())
 }
 
@@ -180,17 +182,17 @@ fn report(changes: &[Change], measured: &BTreeMap<String, Figures>) -> bool {
     let failed = changes.iter().filter(|change| change.fails).count();
     if failed > 0 {
         println!(
-            "{failed} figures of the kernel program are over the budget in {TABLE}. If what it does \
-             more is worth it:\n  cargo xtask budget --bless --reason \"what it is worth\""
+            "{failed} figures of the kernel program exceed the budget in {TABLE}. If the increase is \
+             justified:\n  cargo xtask budget --bless --reason \"why the figures grew\""
         );
         return false;
     }
     if changes.is_empty() {
         let policies = measured.len().saturating_sub(1);
-        println!("budget: as committed, {policies} policies");
+        println!("budget: all figures as committed, {policies} policies");
     } else {
         println!(
-            "budget: kept; `cargo xtask budget --bless --reason TEXT` commits to what is less now"
+            "budget: not exceeded; `cargo xtask budget --bless --reason TEXT` records the lower figures"
         );
     }
     true
@@ -208,7 +210,7 @@ impl std::fmt::Display for Change {
             }
             (None, Some(now)) => write!(f, "{verdict}: {what}: {now}, not committed"),
             (Some(committed), None) => {
-                write!(f, "{verdict}: {what}: committed {committed}, not measured any more")
+                write!(f, "{verdict}: {what}: committed {committed}, no longer measured")
             }
             (None, None) => Ok(()),
         }
@@ -225,7 +227,7 @@ fn bless(
 ) -> Result<()> {
     let reason = reason.trim();
     if reason.is_empty() {
-        bail!("a reason says something");
+        bail!("the text of --reason is empty");
     }
     let entry = |(name, figures): (String, Figures)| {
         let same = old
@@ -239,7 +241,7 @@ fn bless(
     let table = Table { kernel, compiler, budget };
     let text = format!("{HEADER}\n{}", toml::to_string_pretty(&table)?);
     fs::write(path, text).with_context(|| format!("{}", path.display()))?;
-    println!("committed to: {TABLE}");
+    println!("written: {TABLE}");
     Ok(())
 }
 
@@ -272,26 +274,26 @@ mod tests {
     }
 
     #[test]
-    fn addresses_may_cost_one_per_cent_of_machine_code() {
+    fn machine_code_may_grow_by_one_per_cent() {
         assert!(!changes(figures(1000, 1010), false)[0].1);
         assert!(changes(figures(1000, 1011), false)[0].1);
     }
 
     #[test]
-    fn elsewhere_a_quarter_more_is_no_failure() {
+    fn with_another_kernel_an_increase_by_a_quarter_does_not_fail() {
         assert!(!changes(figures(1250, 1000), true)[0].1);
         assert!(changes(figures(1251, 1000), true)[0].1);
     }
 
     #[test]
-    fn a_figure_that_nobody_committed_to_fails() {
+    fn a_figure_without_a_committed_value_fails() {
         let mut more = figures(1000, 1000);
         more.insert("stack-bytes".to_owned(), 8);
         assert!(changes(more, true)[0].1);
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn a_written_table_can_be_read() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let path = file.path().to_owned();
         let here = || ("6.18.0".to_owned(), "rustc".to_owned());

@@ -92,7 +92,7 @@ fn beside_kernel_object<T>(
     let pending = tempfile::Builder::new()
         .prefix(&format!("trainguard-object-{}-", std::process::id()))
         .tempfile()
-        .context("a file that says that the kernel object is not built yet")?;
+        .context("creating the file that marks the kernel object as not built yet")?;
     cargo.env("TRAINGUARD_OBJECT", &path).env("TRAINGUARD_OBJECT_PENDING", pending.path());
     let before = SystemTime::now();
     let mut host = cargo.stdin(Stdio::null()).spawn().context("running cargo")?;
@@ -155,7 +155,8 @@ fn object(tools: &Toolchain, args: &BuildArgs, before: SystemTime) -> Result<Obj
     let path = embedded_object();
     let changed = fs::read(&path).map_or(true, |there| there != bytes);
     if changed {
-        let directory = path.parent().context("a path below the root of the repository")?;
+        let directory =
+            path.parent().context("the path of the kernel object has no parent directory")?;
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         file.write_all(&bytes)?;
         file.as_file().set_modified(before)?;
@@ -205,8 +206,8 @@ fn anonymous(rustc: &Path) -> Result<Vec<String>> {
 /// Builds the kernel objects of the benchmarks. Returns their directory.
 pub(crate) fn bench_objects(tools: &Toolchain) -> Result<PathBuf> {
     flood_object(tools)?;
-    let yardsticks = kernel_object(tools, "bench", &BuildArgs::default())?;
-    Ok(yardsticks.parent().map(Path::to_owned).unwrap_or_default())
+    let reference_programs = kernel_object(tools, "bench", &BuildArgs::default())?;
+    Ok(reference_programs.parent().map(Path::to_owned).unwrap_or_default())
 }
 
 /// Builds the kernel object of the flood sender.

@@ -44,7 +44,10 @@ const ORDERS: [Order; 2] = [
         sources: "guard-user/src",
         parent: "",
         layers: &[
-            Layer { modules: &["vocabulary"], why: "how words of documents are declared" },
+            Layer {
+                modules: &["vocabulary"],
+                why: "macros that declare the vocabulary of documents",
+            },
             Layer {
                 modules: &[
                     "attach_mode",
@@ -54,25 +57,28 @@ const ORDERS: [Order; 2] = [
                     "system_error",
                     "text",
                 ],
-                why: "words and rules without state",
+                why: "types and rules without state",
             },
-            Layer { modules: &["sys"], why: "system calls, and all unsafe code" },
+            Layer { modules: &["sys"], why: "system calls and all unsafe code" },
             Layer {
                 modules: &["bpf", "host", "netlink"],
-                why: "what the kernel and the host are asked, and told",
+                why: "queries and changes of the kernel and the host",
             },
-            Layer { modules: &["findings", "output"], why: "how people are told" },
+            Layer { modules: &["findings", "output"], why: "formats of findings and output" },
             Layer {
                 modules: &["api", "explain", "logs"],
-                why: "documents that cross the sockets, pages, and the log",
+                why: "documents of the API, explain pages and the log",
             },
             Layer { modules: &["capture"], why: "frames of captures and of events" },
             Layer { modules: &["init", "learn"], why: "drafts of manifests and policies" },
-            Layer { modules: &["daemon"], why: "the daemon, and its rules for devices" },
-            Layer { modules: &["doctor"], why: "checks of a node, by the daemon's rules" },
-            Layer { modules: &["report"], why: "what the layers below have found, as text" },
-            Layer { modules: &["cli"], why: "what can be typed, in the words of the layers below" },
-            Layer { modules: &["commands"], why: "the verbs" },
+            Layer { modules: &["daemon"], why: "the daemon and its rules for devices" },
+            Layer { modules: &["doctor"], why: "checks of a node by the daemon's rules" },
+            Layer { modules: &["report"], why: "results of the lower layers as text" },
+            Layer {
+                modules: &["cli"],
+                why: "command-line arguments, with types of the lower layers",
+            },
+            Layer { modules: &["commands"], why: "the subcommands" },
         ],
         exceptions: &[],
     },
@@ -82,20 +88,23 @@ const ORDERS: [Order; 2] = [
         layers: &[
             Layer {
                 modules: &["deadline", "install_error", "timing", "trusted_files"],
-                why: "times, errors and files that every owner uses",
+                why: "deadlines, errors and files that all components use",
             },
             Layer {
                 modules: &["interfaces", "telemetry"],
-                why: "owners that know neither policies nor clients",
+                why: "components that use neither policies nor clients",
             },
-            Layer { modules: &["offline_status", "options", "signals"], why: "the way in" },
+            Layer { modules: &["offline_status", "options", "signals"], why: "start-up" },
             Layer {
                 modules: &["policy", "serve"],
-                why: "owners that use the types, not the state, of those below",
+                why: "components that use types of lower layers, not their state",
             },
-            Layer { modules: &["switch"], why: "the effects of a policy on the other owners" },
-            Layer { modules: &["main_loop"], why: "the loop that wires the owners" },
-            Layer { modules: &["requests", "status"], why: "answers from all owners together" },
+            Layer { modules: &["switch"], why: "effects of a policy on the other components" },
+            Layer { modules: &["main_loop"], why: "the loop that connects the components" },
+            Layer {
+                modules: &["requests", "status"],
+                why: "answers from the state of all components",
+            },
         ],
         exceptions: &[],
     },
@@ -129,8 +138,8 @@ pub(crate) fn run() -> Result<bool> {
     }
     for sources in ACYCLIC {
         let modules = read(&sh::root().join(sources))?;
-        findings.extend(modules.circles().into_iter().map(|circle| {
-            format!("{sources}: these modules import each other: {}", circle.join(", "))
+        findings.extend(modules.cycles().into_iter().map(|cycle| {
+            format!("{sources}: these modules import each other: {}", cycle.join(", "))
         }));
     }
     for finding in &findings {
@@ -166,7 +175,7 @@ impl Order {
                     }
                     let why = self.layers.get(lower).map_or("", |layer| layer.why);
                     findings.insert(format!(
-                        "{}: `{from}` imports `{to}`, which is not below it ({why}): {} -> {}",
+                        "{}: `{from}` imports `{to}`, which is not in a lower layer ({why}): {} -> {}",
                         self.sources,
                         import.from.join("::"),
                         import.to.join("::"),
@@ -184,7 +193,9 @@ impl Order {
         }
         for Exception { from, to, why } in self.exceptions {
             if !needed.contains(&(*from, *to)) {
-                findings.insert(format!("{from} -> {to} is not imported any more ({why})"));
+                findings.insert(format!(
+                    "{from} -> {to} is no longer imported; delete the exception ({why})"
+                ));
             }
         }
         findings.into_iter().collect()
@@ -339,7 +350,7 @@ fn absolute(module: &[String], path: &[String]) -> Option<Vec<String>> {
 impl Modules {
     /// Returns the groups of modules that import each other, directly or through others. An import of an
     /// item counts as an import of the innermost module that contains it.
-    fn circles(&self) -> BTreeSet<Vec<String>> {
+    fn cycles(&self) -> BTreeSet<Vec<String>> {
         let innermost = |path: &[String]| {
             let prefixes = (1..=path.len()).rev().filter_map(|length| path.get(..length));
             prefixes.map(<[String]>::to_vec).find(|prefix| self.paths.contains(prefix))
@@ -352,7 +363,7 @@ impl Modules {
         }
         let reached: BTreeMap<&ModulePath, BTreeSet<&ModulePath>> =
             edges.keys().map(|module| (*module, reached_from(module, &edges))).collect();
-        let in_circle = |(module, seen): (&&ModulePath, &BTreeSet<&ModulePath>)| {
+        let in_cycle = |(module, seen): (&&ModulePath, &BTreeSet<&ModulePath>)| {
             seen.contains(*module).then(|| {
                 let back = |other: &&&ModulePath| {
                     reached.get(**other).is_some_and(|seen| seen.contains(*module))
@@ -360,7 +371,7 @@ impl Modules {
                 seen.iter().filter(back).map(|path| path.join("::")).collect()
             })
         };
-        reached.iter().filter_map(in_circle).collect()
+        reached.iter().filter_map(in_cycle).collect()
     }
 }
 
@@ -413,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn an_import_from_above_is_named_and_an_exception_is_needed() {
+    fn an_import_from_a_higher_layer_is_a_finding_and_an_unused_exception_too() {
         let order = Order {
             sources: "s",
             parent: "p",
@@ -430,14 +441,14 @@ mod tests {
         assert_eq!(findings.len(), 3, "{findings:?}");
         assert!(findings.iter().any(|it| it.contains("`low` imports `high`")), "{findings:?}");
         assert!(findings.iter().any(|it| it.contains("`new` is in no layer")), "{findings:?}");
-        assert!(findings.iter().any(|it| it.contains("not imported any more")), "{findings:?}");
+        assert!(findings.iter().any(|it| it.contains("no longer imported")), "{findings:?}");
     }
 
     #[test]
-    fn circles_are_found_also_by_way_of_others() {
+    fn import_cycles_are_found_also_through_other_modules() {
         let imports = edges(&[("a", "b::X"), ("b", "c"), ("c", "a::Y"), ("d", "a")]);
-        let circles: Vec<Vec<String>> = imports.circles().into_iter().collect();
-        assert_eq!(circles, [["a", "b", "c"]]);
-        assert!(edges(&[("a", "b"), ("b", "c"), ("c", "d")]).circles().is_empty());
+        let cycles: Vec<Vec<String>> = imports.cycles().into_iter().collect();
+        assert_eq!(cycles, [["a", "b", "c"]]);
+        assert!(edges(&[("a", "b"), ("b", "c"), ("c", "d")]).cycles().is_empty());
     }
 }

@@ -57,19 +57,19 @@ pub(crate) fn run() -> Result<bool> {
     match locked.verdict(&now) {
         Verdict::Same => Ok(true),
         Verdict::Unversioned(changes) => {
-            println!("{LOCK}: what is pinned has changed:");
+            println!("{LOCK}: the layout of pinned maps has changed:");
             for change in changes {
                 println!("  {change}");
             }
             println!(
-                "hint: a daemon of another build would read it wrongly: raise {VERSION} \
+                "hint: daemons of other builds would misread the pinned maps: raise {VERSION} \
                  (guard-common/src/layout/mod.rs), then run `cargo xtask check --bless-layout`"
             );
             Ok(false)
         }
         Verdict::Unwritten => {
             println!(
-                "{LOCK}: it is of another {VERSION}; `cargo xtask check --bless-layout` writes down the \
+                "{LOCK}: recorded for another {VERSION}; `cargo xtask check --bless-layout` records the \
                  new layout"
             );
             Ok(false)
@@ -84,13 +84,16 @@ pub(crate) fn bless() -> Result<()> {
     build::for_tests()?;
     let now = described()?;
     if !now.has_maps() {
-        bail!("{PROGRAM} carries no kernel object");
+        bail!("{PROGRAM} was built without a kernel object");
     }
     let locked =
         fs::read_to_string(&path).map_or(Layout(BTreeMap::new()), |text| Layout::parse(&text));
     if let Verdict::Unversioned(changes) = locked.verdict(&now) {
         let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
-        bail!("raise {VERSION} first: what is pinned has changed: {}", changes.join("; "));
+        bail!(
+            "raise {VERSION} first: the layout of pinned maps has changed: {}",
+            changes.join("; ")
+        );
     }
     fs::write(&path, now.to_string()).context(LOCK)
 }
@@ -171,7 +174,7 @@ impl fmt::Display for Change {
         let Self { name, before, now } = self;
         match (before, now) {
             (Some(before), Some(now)) => write!(f, "{name}: was {before}, is {now}"),
-            (Some(before), None) => write!(f, "{name}: was {before}, is gone"),
+            (Some(before), None) => write!(f, "{name}: was {before}, is removed"),
             (None, now) => write!(f, "{name}: is new: {}", now.as_deref().unwrap_or_default()),
         }
     }
@@ -180,7 +183,7 @@ impl fmt::Display for Change {
 /// Returns the layout of a copy of guard-common: its values, without the maps.
 #[cfg(test)]
 fn described_from(sources: &std::path::Path) -> Result<Layout> {
-    let out = tempfile::tempdir().context("a directory for what is compiled")?;
+    let out = tempfile::tempdir().context("creating a temporary directory")?;
     let rustc = || {
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc.current_dir(sh::root()).args(["--edition=2024", "--cap-lints=allow", "--out-dir"]);
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn two_fields_that_are_swapped_are_named() {
+    fn swapped_fields_are_reported() {
         let edits = [
             ("pub ifindex: u32,", "pub was_ifindex: u32,"),
             ("pub len: u32,", "pub ifindex: u32,"),
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn two_reasons_that_are_swapped_are_named() {
+    fn swapped_reasons_are_reported() {
         let edits = [("Martian = 10,", "Martian = 11 ,"), ("NotAllowed = 11,", "NotAllowed = 10,")];
         let changes = changes("verdict.rs", &edits);
         for name in ["Reason martian", "Reason not_allowed"] {
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_do_not_count_and_the_version_does() {
+    fn comments_are_not_part_of_the_layout_and_the_version_is() {
         let comment = [("//! A sampled drop", "//! One more word.\n//! A sampled drop")];
         assert_eq!(changes("event.rs", &comment), [""; 0]);
         let version =
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_maps_are_declared_to_hold_counts() {
+    fn declared_types_of_maps_are_part_of_the_layout() {
         let source = "#[btf_map]\npub(crate) static TG_A: Array<A, { N as usize }> = Array::new();\n\
                       /// Not read here.\n#[btf_map]\nstatic TG_B: HashMap<Key, u32,\n    0> =\n    \
                       HashMap::new();\n#[btf_map]\nstatic TG_NODES: Array<Node, 1> = Array::new();\n";
@@ -296,18 +299,20 @@ mod tests {
     }
 
     #[test]
-    fn what_came_and_went_is_told() {
+    fn added_changed_and_removed_lines_are_reported() {
         let layout = |text: &str| Layout::parse(text);
         let locked = layout("LAYOUT_VERSION = 3\nmap A.flags = 0\nx = 1\n");
         assert_eq!(locked.verdict(&locked), Verdict::Same);
         // A build without a kernel object has no lines about maps.
         assert_eq!(locked.verdict(&layout("LAYOUT_VERSION = 3\nx = 1\n")), Verdict::Same);
         let now = layout("LAYOUT_VERSION = 3\nmap B.flags = 1\nx = 2\n");
-        let Verdict::Unversioned(changes) = locked.verdict(&now) else { panic!("it is another") };
+        let Verdict::Unversioned(changes) = locked.verdict(&now) else {
+            panic!("a change of the layout was not found")
+        };
         let changes: Vec<String> = changes.iter().map(Change::to_string).collect();
         assert_eq!(
             changes,
-            ["map A.flags: was 0, is gone", "x: was 1, is 2", "map B.flags: is new: 1"]
+            ["map A.flags: was 0, is removed", "x: was 1, is 2", "map B.flags: is new: 1"]
         );
         let raised = layout("LAYOUT_VERSION = 4\nx = 2\n");
         assert_eq!(locked.verdict(&raised), Verdict::Unwritten);

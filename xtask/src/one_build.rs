@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<bool> {
     }
     if !findings.is_empty() {
         println!(
-            "hint: xtask/Cargo.toml and tests/Cargo.toml say which features are asked for why"
+            "hint: xtask/Cargo.toml and tests/Cargo.toml list the features to enable, with the reasons"
         );
     }
     Ok(findings.is_empty())
@@ -55,11 +55,11 @@ fn crates(selection: &[&str]) -> Result<Crates> {
     let mut cargo = sh::cargo();
     cargo.arg("build").args(selection).args(["-Z", "unstable-options", "--unit-graph"]);
     let graph = sh::read(cargo.env("RUSTC_BOOTSTRAP", "1"))?;
-    read(&serde_json::from_str(&graph).context("cargo's graph of units")?)
+    read(&serde_json::from_str(&graph).context("parsing cargo's unit graph")?)
 }
 
 fn read(graph: &Value) -> Result<Crates> {
-    let units = graph["units"].as_array().context("no `units` in cargo's graph")?;
+    let units = graph["units"].as_array().context("cargo's unit graph has no `units`")?;
     let in_programs = in_programs(graph, units);
     let mut crates = Crates::new();
     for (number, unit) in units.iter().enumerate() {
@@ -67,7 +67,8 @@ fn read(graph: &Value) -> Result<Crates> {
         if unit["mode"] != "build" {
             continue;
         }
-        let package = unit["pkg_id"].as_str().context("a unit without `pkg_id`")?;
+        let package =
+            unit["pkg_id"].as_str().context("a unit of cargo's unit graph has no `pkg_id`")?;
         let kind = &unit["target"]["kind"];
         let features = unit["features"].as_array().into_iter().flatten();
         let form = Form {
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_programs_use_in_one_build_only_is_found() {
+    fn a_crate_that_programs_link_in_one_build_only_is_found() {
         let unit = |name: &str, kind: &str, below: &[usize]| {
             let dependencies: Vec<_> =
                 below.iter().map(|index| json!({ "index": index })).collect();
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_told_apart() {
+    fn package_ids_are_reduced_to_name_and_version() {
         assert_eq!(name("registry+https://example.org/index#nix@0.31.3"), "nix@0.31.3");
         assert_eq!(name("path+file:///src/guard-user#0.1.0"), "guard-user@0.1.0");
         assert_eq!(

@@ -76,7 +76,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Copies a binary without debug information and symbols. Returns the path of the copy.
 pub(crate) fn strip(from: &Path, to: &Path) -> Result<PathBuf> {
-    let strip = find("strip").context("no `strip`, which is in binutils")?;
+    let strip = find("strip").context("`strip` is not installed (package binutils)")?;
     run(Command::new(strip).arg("-o").args([to, from]))?;
     Ok(to.to_owned())
 }

@@ -56,7 +56,9 @@ fn source_rules(file: &Path, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     let name = file.display();
     if !text.starts_with("//!") {
-        findings.push(format!("{name}: does not begin with what the module is for (`//!`)"));
+        findings.push(format!(
+            "{name}: the file does not begin with a doc comment of the module (`//!`)"
+        ));
     }
     for (number, line) in text.lines().enumerate() {
         let line_number = number + 1;
@@ -72,7 +74,7 @@ fn source_rules(file: &Path, text: &str) -> Vec<String> {
             && !allowed
             && file != Path::new("xtask/src/tidy.rs")
         {
-            findings.push(format!("{name}:{line_number}: unsafe code outside the files for it"));
+            findings.push(format!("{name}:{line_number}: unsafe code is not allowed in this file"));
         }
     }
     findings
@@ -116,13 +118,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_says_what_it_is_for() {
+    fn a_module_without_a_doc_comment_is_a_finding() {
         assert_eq!(source_rules(Path::new("a/src/b.rs"), "//! For b.\nfn b() {}\n"), [""; 0]);
         assert_eq!(source_rules(Path::new("a/src/b.rs"), "fn b() {}\n").len(), 1);
     }
 
     #[test]
-    fn unsafe_code_has_its_places() {
+    fn unsafe_code_is_allowed_in_some_files_only() {
         let text = "//! For b.\nfn b() { unsafe { c() } }\n";
         assert_eq!(source_rules(Path::new("guard-user/src/b.rs"), text).len(), 1);
         assert_eq!(source_rules(Path::new("guard-ebpf/src/b.rs"), text).len(), 0);

@@ -99,7 +99,7 @@ impl Unit {
         let environment = parts(&path.with_extension("env"))?;
         let environment = environment.iter().filter_map(|line| line.split_once('='));
         let mut arguments = parts(path)?;
-        let compiler = arguments.first().cloned().context("no compiler")?;
+        let compiler = arguments.first().cloned().context("no compiler is recorded")?;
         arguments.remove(0);
         // Drop `-C incremental=DIR`: the compiler's own cache.
         if let Some(at) = arguments.iter().position(|argument| argument.starts_with("incremental="))
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_are_another_form_than_what_they_test() {
+    fn a_test_harness_and_its_crate_are_different_forms() {
         let form = |arguments: &str| unit(arguments).form();
         let library = "--crate-name a a/src/lib.rs --crate-type lib";
         assert_ne!(form("--crate-name a a/src/lib.rs --test"), form("--crate-name a a/src/lib.rs"));

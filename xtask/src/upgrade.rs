@@ -35,7 +35,9 @@ pub(crate) fn packages(directory: &Path) -> Result<PathBuf> {
         let is_package = |path: &PathBuf| path.extension().is_some_and(|it| it == kind);
         let files = fs::read_dir(&packed).with_context(|| packed.display().to_string())?;
         let mut packages = files.flatten().map(|file| file.path()).filter(is_package);
-        let package = packages.next().with_context(|| format!("it packed no {kind}"))?;
+        let package = packages
+            .next()
+            .with_context(|| format!("`cargo xtask dist` of the earlier version made no {kind}"))?;
         let to = directory.join("earlier").with_extension(kind);
         fs::copy(&package, &to).with_context(|| package.display().to_string())?;
     }
@@ -62,14 +64,17 @@ fn earlier() -> Result<PathBuf> {
     if !source.is_dir() {
         sh::run(git().args(["clone", "--quiet", "--no-checkout", "--shared", "."]).arg(&source))?;
     }
-    sh::run(git().current_dir(&source).args(["checkout", "--quiet", "--detach", EARLIER])).context(
-        "the version to upgrade from is not in this clone: `git fetch --unshallow` gets all of them",
-    )?;
+    sh::run(git().current_dir(&source).args(["checkout", "--quiet", "--detach", EARLIER]))
+        .context("the commit to upgrade from is not in this clone; run `git fetch --unshallow`")?;
     println!("building the version of commit {EARLIER} in {}", source.display());
     // In that version, `demo` is the shortest command that builds the binary.
     let mut demo = sh::cargo();
     demo.current_dir(&source).args(["xtask", "demo"]).env_remove("CARGO_MANIFEST_DIR");
     sh::run(&mut demo)?;
-    ensure!(binary.is_file(), "its demo left no {}", binary.display());
+    ensure!(
+        binary.is_file(),
+        "`cargo xtask demo` of the earlier version did not build {}",
+        binary.display()
+    );
     Ok(binary)
 }

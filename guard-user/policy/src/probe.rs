@@ -12,6 +12,20 @@ pub const FLAGS_OPENING: u8 = wire::TCP_SYN;
 pub const FLAGS_ESTABLISHED: u8 = wire::TCP_ACK;
 
 /// A packet, given by the fields that decide the verdict. Both addresses must be of one family.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::port_table::Transport;
+/// use guard_policy::probe::{FLAGS_OPENING, Probe};
+/// use std::net::IpAddr;
+///
+/// let from = IpAddr::from([10, 77, 0, 30]);
+/// let frame = Probe::new(from, Transport::Tcp, 9091, FLAGS_OPENING).frame();
+/// assert_eq!(frame[12..14], [0x08, 0x00], "EtherType of IPv4");
+/// assert_eq!(frame[26..30], [10, 77, 0, 30], "source address");
+/// assert_eq!(frame[36..38], 9091_u16.to_be_bytes(), "destination port");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// Source address and port.

@@ -98,7 +98,7 @@ pub(super) fn resolve(
         .filter_map(|case| {
             let CaseDoc { name, node, asked } = case;
             if let Some(first) = names.insert(name.value.clone(), name.place) {
-                let message = "a test of this name twice";
+                let message = "two tests have this name";
                 out.push(
                     Diagnostic::error(rules::DUPLICATE_NAME, name.place, message)
                         .related(first, "first used here"),

@@ -38,7 +38,7 @@ pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerTimeouts {
     /// Timeout of a query. The daemon loads a policy of one million prefixes in half of the default.
-    pub question: Duration,
+    pub query: Duration,
     /// Timeout of a command, which may wait for commands of other clients and then load two policies.
     /// The default is 5 s less than the time for which the daemon keeps the connection open. A daemon
     /// that ends closes the connection.
@@ -48,7 +48,7 @@ pub struct AnswerTimeouts {
 impl Default for AnswerTimeouts {
     fn default() -> Self {
         Self {
-            question: Duration::from_secs(5),
+            query: Duration::from_secs(5),
             command: COMMAND_TIMEOUT.saturating_sub(Duration::from_secs(5)),
         }
     }
@@ -60,7 +60,7 @@ const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 const MAX_ANSWER: usize = 16 << 20;
 /// Maximum size of the answer to a command, in bytes. The answer to a dry run contains the policy in
 /// force.
-const MAX_TEXTS: usize = 96 << 20;
+const MAX_COMMAND_ANSWER: usize = 96 << 20;
 /// Maximum size of the head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -84,7 +84,7 @@ pub enum ClientError {
         why: String,
     },
     /// The answer is not that of a trainguard daemon of this version.
-    #[error("what answers at `{path}` is no trainguard daemon of this version: {why}")]
+    #[error("`{path}`: incompatible response (not trainguard, or another version): {why}")]
     Garbled {
         /// Path of the socket.
         path: String,
@@ -92,10 +92,10 @@ pub enum ClientError {
         why: String,
     },
     /// The daemon refused the request, for this reason.
-    #[error("the daemon refuses: {0}")]
+    #[error("the daemon refused the request: {0}")]
     Refused(String),
     /// The daemon refused the command because it would cut open connections.
-    #[error("the daemon refuses: {why}")]
+    #[error("the daemon refused the request: {why}")]
     WouldCut {
         /// The reason as the daemon gives it.
         why: String,
@@ -124,18 +124,20 @@ impl ClientError {
 }
 
 /// Why an exchange with the daemon failed, without the path of the socket.
-enum AskError {
+enum ExchangeError {
     Unreachable(io::Error),
     Silent(String),
     Garbled(String),
 }
 
-impl From<hyper::Error> for AskError {
+impl From<hyper::Error> for ExchangeError {
     fn from(error: hyper::Error) -> Self {
         if error.is_parse() || error.is_parse_status() || error.is_parse_too_large() {
             Self::Garbled(error.to_string())
         } else {
-            Self::Silent(format!("it ended the connection before its answer was whole ({error})"))
+            Self::Silent(format!(
+                "the connection closed before the response was complete ({error})"
+            ))
         }
     }
 }
@@ -160,22 +162,22 @@ impl Client {
 
     /// Requests the status.
     pub fn status(&self) -> Result<Status, ClientError> {
-        self.question("/v1/status", status::STATUS_SCHEMA)
+        self.query("/v1/status", status::STATUS_SCHEMA)
     }
 
     /// Requests the statistics.
     pub fn stats(&self) -> Result<Stats, ClientError> {
-        self.question("/v1/stats", stats::STATS_SCHEMA)
+        self.query("/v1/stats", stats::STATS_SCHEMA)
     }
 
     /// Requests the events with sequence numbers above `after`, at most `limit` of them.
     pub fn events(&self, after: u64, limit: usize) -> Result<Page, ClientError> {
-        self.question(&format!("{EVENTS}?after={after}&limit={limit}"), events::PAGE_SCHEMA)
+        self.query(&format!("{EVENTS}?after={after}&limit={limit}"), events::PAGE_SCHEMA)
     }
 
     /// Requests the refused sources that behave like members of the cluster.
     pub fn missing_members(&self) -> Result<Missing, ClientError> {
-        self.question(MISSING_MEMBERS, missing::SCHEMA)
+        self.query(MISSING_MEMBERS, missing::SCHEMA)
     }
 
     /// Requests that the daemon detaches from interfaces.
@@ -208,13 +210,13 @@ impl Client {
         self.command("/v1/rollback", &())
     }
 
-    fn question<T: DeserializeOwned>(
+    fn query<T: DeserializeOwned>(
         &self,
         path: &str,
         schema: &'static str,
     ) -> Result<T, ClientError> {
         let socket = self.run_dir.join(STATS_SOCKET);
-        let answer = ask(&socket, &Method::GET, path, &(), self.timeouts)?;
+        let answer = send(&socket, &Method::GET, path, &(), self.timeouts)?;
         versioned::read(&answer, schema).map_err(|error| garbled(&socket, &error))
     }
 
@@ -224,7 +226,7 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let socket = self.run_dir.join(CONTROL_SOCKET);
-        let answer = ask(&socket, &Method::POST, path, body, self.timeouts)?;
+        let answer = send(&socket, &Method::POST, path, body, self.timeouts)?;
         serde_json::from_slice(&answer).map_err(|error| garbled(&socket, &error))
     }
 }
@@ -266,7 +268,7 @@ fn garbled(socket: &Path, why: &impl Display) -> ClientError {
     ClientError::Garbled { path: socket.display().to_string(), why: why.to_string() }
 }
 
-fn ask(
+fn send(
     socket: &Path,
     method: &Method,
     path: &str,
@@ -276,39 +278,39 @@ fn ask(
     let failed = |failure| {
         let path = socket.display().to_string();
         match failure {
-            AskError::Unreachable(error) => ClientError::Unreachable { path, error },
-            AskError::Silent(why) => ClientError::Silent { path, why },
-            AskError::Garbled(why) => garbled(socket, &why),
+            ExchangeError::Unreachable(error) => ClientError::Unreachable { path, error },
+            ExchangeError::Silent(why) => ClientError::Silent { path, why },
+            ExchangeError::Garbled(why) => garbled(socket, &why),
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| failed(AskError::Silent(error.to_string())))?;
-    let (good, bytes) = runtime
+    let runtime = runtime.map_err(|error| failed(ExchangeError::Silent(error.to_string())))?;
+    let (succeeded, bytes) = runtime
         .block_on(async {
-            let mut answer = std::pin::pin!(converse(socket, method, path, body));
-            let mut within = timeouts.question;
-            let mut answered = tokio::time::timeout(within, &mut answer).await;
+            let mut answer = std::pin::pin!(exchange(socket, method, path, body));
+            let mut timeout = timeouts.query;
+            let mut answered = tokio::time::timeout(timeout, &mut answer).await;
             if answered.is_err() && method == Method::POST {
-                let more = timeouts.command.saturating_sub(within);
-                within = timeouts.command;
-                output::talk(format_args!(
-                    "the daemon is at it; its answer is waited for, {} seconds more at most",
+                let more = timeouts.command.saturating_sub(timeout);
+                timeout = timeouts.command;
+                output::message(format_args!(
+                    "the daemon is still working on the request; waiting up to {} seconds more",
                     more.as_secs_f64()
                 ));
                 answered = tokio::time::timeout(more, &mut answer).await;
             }
             answered.unwrap_or_else(|_elapsed| {
-                let why = format!("not within {} seconds", within.as_secs_f64());
-                Err(AskError::Silent(why))
+                let why = format!("no response within {} seconds", timeout.as_secs_f64());
+                Err(ExchangeError::Silent(why))
             })
         })
         .map_err(failed)?;
-    if good {
+    if succeeded {
         return Ok(bytes);
     }
     let refusal: Option<Refusal> = serde_json::from_slice(&bytes).ok();
-    let refusal = refusal.unwrap_or_else(|| "it gives no reason".into());
-    let why = page(&refusal.why);
+    let refusal = refusal.unwrap_or_else(|| "no reason given".into());
+    let why = printable(&refusal.why);
     Err(match refusal.connections {
         Some(connections) => ClientError::WouldCut { why, connections },
         None => ClientError::Refused(why),
@@ -317,7 +319,7 @@ fn ask(
 
 /// Returns text of the daemon in a form that is safe to print: escaped, and limited in lines and in
 /// the length of each line.
-fn page(text: &str) -> String {
+fn printable(text: &str) -> String {
     const MAX_LINES: usize = 20;
     const LENGTH: usize = 400;
     let lines = text.lines().take(MAX_LINES);
@@ -326,33 +328,33 @@ fn page(text: &str) -> String {
     lines.join("\n")
 }
 
-async fn converse(
+async fn exchange(
     socket: &Path,
     method: &Method,
     path: &str,
     body: &impl Serialize,
-) -> Result<(bool, Bytes), AskError> {
-    let stream = connect(socket).await.map_err(AskError::Unreachable)?;
+) -> Result<(bool, Bytes), ExchangeError> {
+    let stream = connect(socket).await.map_err(ExchangeError::Unreachable)?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let unsaid = |error: &dyn Display| AskError::Silent(error.to_string());
-    let body = serde_json::to_vec(body).map_err(|error| unsaid(&error))?;
+    let failed = |error: &dyn Display| ExchangeError::Silent(error.to_string());
+    let body = serde_json::to_vec(body).map_err(|error| failed(&error))?;
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "trainguard")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| unsaid(&error))?;
+        .map_err(|error| failed(&error))?;
     let answer = sender.send_request(request).await?;
-    let good = answer.status().is_success();
-    let most = if method == Method::POST { MAX_TEXTS } else { MAX_ANSWER };
-    let body = Limited::new(answer.into_body(), most).collect().await;
+    let succeeded = answer.status().is_success();
+    let limit = if method == Method::POST { MAX_COMMAND_ANSWER } else { MAX_ANSWER };
+    let body = Limited::new(answer.into_body(), limit).collect().await;
     let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-        Ok(error) => AskError::from(*error),
-        Err(_too_long) => AskError::Garbled(format!("more than {most} bytes")),
+        Ok(error) => ExchangeError::from(*error),
+        Err(_too_long) => ExchangeError::Garbled(format!("more than {limit} bytes")),
     })?;
-    Ok((good, body.to_bytes()))
+    Ok((succeeded, body.to_bytes()))
 }
 
 /// Connects, and retries while the backlog of the socket is full.

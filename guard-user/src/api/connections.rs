@@ -61,27 +61,27 @@ impl Group {
     /// Formats the group as one line of text.
     pub fn line(&self) -> String {
         let Self { connections, peer, node, port, service, .. } = self;
-        let who = match node {
+        let peer = match node {
             Some(node) => format!("{node} ({peer})"),
             None => format!("{peer} (not in the manifest)"),
         };
         let count = counted(*connections, "connection");
         let line = if self.direction == Direction::In {
-            format!("{count} of {who} to tcp/{port} ({service})")
+            format!("{count} of {peer} to tcp/{port} ({service})")
         } else {
-            format!("{count} to tcp/{port} of {who}, whose replies meet {service}")
+            format!("{count} to tcp/{port} of {peer}, whose replies {service} would refuse")
         };
-        if self.session { format!("{line}: an ssh session, yours it seems") } else { line }
+        if self.session { format!("{line}: an ssh session, probably yours") } else { line }
     }
 }
 
 impl Affected {
-    /// Formats at most `most` groups, a line each. A last line has the number of the other
+    /// Formats at most `limit` groups, a line each. A last line has the number of the other
     /// connections.
-    pub fn lines(&self, most: usize) -> Vec<String> {
-        let told = self.groups.iter().take(most);
-        let count: u64 = told.clone().map(|group| group.connections).sum();
-        let mut lines: Vec<String> = told.map(Group::line).collect();
+    pub fn lines(&self, limit: usize) -> Vec<String> {
+        let shown = self.groups.iter().take(limit);
+        let count: u64 = shown.clone().map(|group| group.connections).sum();
+        let mut lines: Vec<String> = shown.map(Group::line).collect();
         if let Some(rest) = self.connections.checked_sub(count).filter(|rest| *rest > 0) {
             lines.push(format!("and {rest} more"));
         }

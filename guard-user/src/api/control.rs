@@ -111,8 +111,8 @@ pub enum RequestedMode {
 }
 
 impl From<RequestedMode> for ServiceMode {
-    fn from(wish: RequestedMode) -> Self {
-        match wish {
+    fn from(requested: RequestedMode) -> Self {
+        match requested {
             RequestedMode::Observe => Self::Observe,
             RequestedMode::Enforce => Self::Enforce,
             RequestedMode::Policy => Self::Unknown,

@@ -14,7 +14,7 @@ pub(crate) enum Unreadable {
     Json(#[from] serde_json::Error),
     /// A different version of trainguard wrote the document.
     #[error(
-        "it is of `{}`, and this trainguard reads `{expected}`: the version that wrote it can read it",
+        "unsupported schema `{}`, expected `{expected}`: use the version of trainguard that wrote it",
         visible(found)
     )]
     OtherSchema { found: String, expected: &'static str },

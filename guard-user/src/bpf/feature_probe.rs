@@ -56,7 +56,7 @@ impl KernelFeatures {
     pub fn probe() -> Self {
         let map = |(name, kind, key, value, entries): (_, bpf_map_type, _, _, _)| {
             let made = sys::map_create(kind, key, value, entries);
-            (name, outcome(format_args!("making a map of the kind {name}"), made))
+            (name, outcome(format_args!("creating a map of type {name}"), made))
         };
         let maps = [
             ("array", BPF_MAP_TYPE_ARRAY, 4, 8, 1),
@@ -69,13 +69,13 @@ impl KernelFeatures {
         let program = frags.as_ref().or(plain.as_ref());
         let compiled = match program {
             Ok(program) => sys::compiled_len(program.as_fd())
-                .map_err(|error| SystemError::of("asking for a program", error)),
-            Err(error) => Err(SystemError::of("loading a program", again(error))),
+                .map_err(|error| SystemError::of("querying a program", error)),
+            Err(error) => Err(SystemError::of("loading a program", copy_of(error))),
         };
         let (has_namespace, [native, generic, switch]) = match program {
             Ok(program) => attach(program.as_fd()),
             Err(error) => {
-                (true, [(); 3].map(|()| Err(SystemError::of("loading a program", again(error)))))
+                (true, [(); 3].map(|()| Err(SystemError::of("loading a program", copy_of(error)))))
             }
         };
         Self {
@@ -91,7 +91,7 @@ impl KernelFeatures {
     }
 }
 
-fn again(error: &io::Error) -> io::Error {
+fn copy_of(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
@@ -109,13 +109,13 @@ fn attach(program: BorrowedFd<'_>) -> (bool, [Attempt; 3]) {
             let index = veth()?;
             Ok([Mode::Native, Mode::Generic].map(|mode| try_on(program, index, mode)))
         });
-        tried.join().unwrap_or_else(|_panic| Err(SystemError::new("the attempt failed")))
+        tried.join().unwrap_or_else(|_panic| Err(SystemError::new("the probe panicked")))
     });
     match found {
         Ok([native, generic]) => {
             let switch = [&native, &generic].into_iter().find_map(|tried| tried.as_ref().ok());
             let switch = switch.cloned().unwrap_or_else(|| {
-                Err(SystemError::new("there was no link that could be switched"))
+                Err(SystemError::new("no link was created, so its program could not be replaced"))
             });
             (true, [native.map(drop), generic.map(drop), switch])
         }
@@ -130,16 +130,17 @@ fn try_on(program: BorrowedFd<'_>, index: u32, mode: Mode) -> Result<Attempt, Sy
     let link =
         sys::link_create(program, index, mode).map_err(|error| SystemError::of(what, error))?;
     let switched = sys::link_update(link.as_fd(), program);
-    Ok(switched.map_err(|error| SystemError::of("switching the program of a link", error)))
+    Ok(switched.map_err(|error| SystemError::of("replacing the program of a link", error)))
 }
 
 /// Moves this thread into a new network namespace, and creates a pair of virtual devices there.
 /// Returns the index of one of them.
 fn veth() -> Result<u32, SystemError> {
     const NAME: &str = "probe0";
-    let failed = |error: rtnetlink::Error| SystemError::of("making a virtual device (veth)", error);
+    let failed =
+        |error: rtnetlink::Error| SystemError::of("creating a virtual device (veth)", error);
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
-        SystemError::of("making a network namespace to try it in", io::Error::from(error))
+        SystemError::of("creating a network namespace for the probe", io::Error::from(error))
     })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| SystemError::of("opening a netlink socket", error))?;
@@ -153,7 +154,7 @@ fn veth() -> Result<u32, SystemError> {
         let link: Option<LinkMessage> = links.try_next().await.map_err(failed)?;
         let index = link
             .map(|link| link.header.index)
-            .ok_or_else(|| SystemError::new("the virtual device that was made is not there"))?;
+            .ok_or_else(|| SystemError::new("the new virtual device was not found"))?;
         // Some kernels set the MTU of a new pair at one end only.
         let change = LinkUnspec::new_with_index(index).mtu(JUMBO).build();
         handle.link().set(change).execute().await.map_err(failed)?;
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trying_leaves_nothing_behind() {
+    fn probes_leave_no_devices_behind() {
         let devices = || crate::netlink::devices::devices_now().expect("devices").len();
         let before = devices();
         let KernelFeatures { maps, xdp, native, switch, .. } = KernelFeatures::probe();

@@ -25,11 +25,11 @@ const UNDESCRIBED_LAYOUTS: [(u32, &str); 1] =
 
 /// The description of a layout: names and values of its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct About(BTreeMap<String, String>);
+pub(super) struct LayoutDescription(BTreeMap<String, String>);
 
 /// The meaning of a counter, if this build knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(super) struct CounterMeaning {
     /// Whether a service decided, as opposed to the node.
     pub(super) by_service: bool,
     pub(super) action: Action,
@@ -38,7 +38,7 @@ pub(super) struct Counted {
     pub(super) number: u32,
 }
 
-impl About {
+impl LayoutDescription {
     /// Returns the description of this layout.
     pub(super) fn own() -> Self {
         Self::parse(THIS_LAYOUT)
@@ -122,26 +122,26 @@ impl About {
 
     /// Reports whether both layouts have the same lines with each of these prefixes, and at least
     /// one.
-    pub(super) fn agrees(&self, other: &Self, beginnings: &[&str]) -> bool {
-        let part = |about: &Self, beginning: &str| -> Vec<(String, String)> {
-            let lines = about.0.iter().filter(|(name, _)| name.starts_with(beginning));
+    pub(super) fn agrees(&self, other: &Self, prefixes: &[&str]) -> bool {
+        let part = |about: &Self, prefix: &str| -> Vec<(String, String)> {
+            let lines = about.0.iter().filter(|(name, _)| name.starts_with(prefix));
             lines.map(|(name, value)| (name.clone(), value.clone())).collect()
         };
-        beginnings.iter().all(|beginning| {
-            let own = part(self, beginning);
-            !own.is_empty() && own == part(other, beginning)
+        prefixes.iter().all(|prefix| {
+            let own = part(self, prefix);
+            !own.is_empty() && own == part(other, prefix)
         })
     }
 
     /// Returns the counters of an interface. Those of services are listed once, for all slots.
-    pub(super) fn counters(&self) -> Vec<Counted> {
+    pub(super) fn counters(&self) -> Vec<CounterMeaning> {
         let node_counters = self.number("layout::NODE_COUNTERS").unwrap_or(0);
         let counted = self.0.iter().filter_map(|(name, value)| {
             let (of, verdict) = name.strip_prefix("counter of ")?.split_once(": ")?;
             let by_service = of == "a service";
             let (action, reason) = verdict.split_once(", ")?;
             let number: u32 = value.parse().ok()?;
-            Some(Counted {
+            Some(CounterMeaning {
                 by_service,
                 action: Action::ALL.into_iter().find(|known| known.name() == action)?,
                 reason: Reason::from_name(reason)?,
@@ -168,14 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_own_layout_is_read_as_it_is() {
+    fn the_description_of_this_layout_is_parsed_completely() {
         assert!(THIS_LAYOUT.len() < ABOUT_BYTES, "{} bytes", THIS_LAYOUT.len());
-        let own = About::own();
+        let own = LayoutDescription::own();
         assert_eq!(own.number("LAYOUT_VERSION"), Some(layout::LAYOUT_VERSION));
         assert_eq!(own.word("Counter.bytes"), Some(8));
         assert_eq!(own.reasons(), u32::from(Reason::COUNT));
         let counters = own.counters();
-        for Counted { by_service, action, reason, number } in &counters {
+        for CounterMeaning { by_service, action, reason, number } in &counters {
             let (verdict, first) = if *by_service {
                 (Verdict::of_service(*action, *reason, 0), counters::NODE_COUNTERS)
             } else {
@@ -190,9 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn silent_layouts_are_known() {
+    fn undescribed_layouts_are_known() {
         for (version, text) in UNDESCRIBED_LAYOUTS {
-            let about = About::parse(text);
+            let about = LayoutDescription::parse(text);
             assert_eq!(about.number("LAYOUT_VERSION"), Some(version));
             assert!(about.has_counters());
         }
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn layouts_agree_where_lines_are_the_same() {
-        let own = About::own();
+        let own = LayoutDescription::own();
         let mut other = own.clone();
         assert!(own.agrees(&other, &["BucketStates", "Unit "]));
         assert!(!own.agrees(&other, &["No such line"]));
@@ -210,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn damaged_lines_are_no_layout() {
-        let whole = About::own();
+    fn damaged_descriptions_have_no_counters() {
+        let whole = LayoutDescription::own();
         assert!(whole.has_counters());
         for (name, value) in [
             ("Counter", "18446744073709551615 bytes"),
@@ -223,7 +223,7 @@ mod tests {
             damaged.0.insert(name.to_owned(), value.to_owned());
             assert!(!damaged.has_counters(), "{name} = {value}");
         }
-        assert!(!About::parse(&THIS_LAYOUT[..THIS_LAYOUT.len() / 4]).has_counters());
-        assert!(!About::parse("").has_counters());
+        assert!(!LayoutDescription::parse(&THIS_LAYOUT[..THIS_LAYOUT.len() / 4]).has_counters());
+        assert!(!LayoutDescription::parse("").has_counters());
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::attach_error::refused;
+use super::attach_error::attach_error;
 use crate::{
     attach_mode::Mode,
     sys::{self, LinkInfo},
@@ -52,7 +52,7 @@ impl Link {
         pin: &Path,
     ) -> Result<Self, SystemError> {
         let fd = sys::link_create(program, ifindex, mode)
-            .map_err(|error| refused(interface, mode, error))?;
+            .map_err(|error| attach_error(interface, mode, error))?;
         let mut link = Self { fd, pin: pin.to_owned(), pinned: None };
         // The caller gets the reason from a later call of `pin_again`.
         let _ = link.pin_again();
@@ -79,7 +79,7 @@ impl Link {
     /// Returns the information of the kernel about the link.
     pub fn info(&self) -> Result<LinkInfo, SystemError> {
         sys::link_info(self.fd.as_fd()).map_err(|error| {
-            SystemError::of(format_args!("asking for the link `{}`", self.pin.display()), error)
+            SystemError::of(format_args!("querying the link `{}`", self.pin.display()), error)
         })
     }
 
@@ -110,13 +110,14 @@ impl Link {
                 if id(&there).map_err(pinning)? != id(self).map_err(pinning)? {
                     if there.is_alive() {
                         let what = format!(
-                            "pinning `{}`: another link is pinned there",
+                            "pinning `{}`: another link is pinned at this path",
                             self.pin.display()
                         );
-                        return Err(SystemError::new(what)
-                            .hint("find out whose it is with `bpftool link show`"));
+                        return Err(
+                            SystemError::new(what).hint("inspect it with `bpftool link show`")
+                        );
                     }
-                    there.forget()?;
+                    there.remove_pin()?;
                     sys::pin(self.fd.as_fd(), &self.pin).map_err(pinning)?;
                 }
             }
@@ -149,7 +150,7 @@ impl Link {
         }
         with(RenameFlags::EXCHANGE).map_err(failed)?;
         match Self::open(&self.pin) {
-            Ok(there) if !there.is_alive() => there.forget(),
+            Ok(there) if !there.is_alive() => there.remove_pin(),
             _ => Ok(()),
         }
     }
@@ -161,7 +162,7 @@ impl Link {
     /// The interface is gone (`ENOLINK`), or the kernel rejects the program.
     pub fn switch(&self, program: BorrowedFd<'_>) -> Result<(), SystemError> {
         sys::link_update(self.fd.as_fd(), program)
-            .map_err(|error| SystemError::of("switching the program", error))
+            .map_err(|error| SystemError::of("replacing the program of the link", error))
     }
 
     /// Detaches the program and removes the pin. Succeeds if the interface is already gone.
@@ -175,12 +176,12 @@ impl Link {
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
             Err(error) => return Err(SystemError::of("detaching the program", error)),
         }
-        self.forget()
+        self.remove_pin()
     }
 
     /// Removes the pin of a link that attaches nothing any more. A pin of another link at the path
     /// stays.
-    pub fn forget(&self) -> Result<(), SystemError> {
+    pub fn remove_pin(&self) -> Result<(), SystemError> {
         if !self.is_pinned() {
             return Ok(());
         }

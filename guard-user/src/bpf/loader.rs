@@ -33,7 +33,7 @@ use crate::{
 
 /// Minimum length of a frame for a test run, in bytes: an Ethernet header. The kernel rejects shorter
 /// input (`bpf_prog_test_run_xdp`, `net/bpf/test_run.c`).
-pub const SHORTEST_FRAME: usize = 14;
+pub const MIN_FRAME_LEN: usize = 14;
 
 /// Where the maps come from that all generations share.
 #[derive(Debug, Clone)]
@@ -82,8 +82,8 @@ impl Options {
 pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
     kernel_object().ok_or_else(|| {
         SystemError::new(
-            "this binary carries no kernel object: it can check, trace and replay, but guard \
-             nothing",
+            "this binary contains no kernel object: it can check, trace and replay policies, but \
+             not guard interfaces",
         )
         .hint("build it with `cargo xtask build`")
     })
@@ -95,6 +95,24 @@ pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
 /// A generation is complete before it is attached. [`link`](super::link) attaches the descriptors of
 /// [`Generation::program`] or switches existing links to them. Dropping a generation closes its
 /// descriptors; the kernel keeps programs that a link attaches, and shared maps that are pinned.
+///
+/// # Examples
+///
+/// Evaluating a frame in the kernel attaches nothing. It needs `CAP_BPF`, `CAP_NET_ADMIN` and
+/// `CAP_PERFMON`.
+///
+/// ```no_run
+/// use guard_user::bpf::loader::Generation;
+/// use guard_user::policy::{self, Disk, Placement};
+/// use std::path::Path;
+///
+/// let loaded = policy::load(Path::new("/etc/trainguard/cluster.yaml"), &Disk)?;
+/// let node = loaded.cluster.node("sched-0").expect("a node of the manifest");
+/// let compiled = policy::compile(&loaded, node, &Placement::default())?;
+/// let generation = Generation::for_tests(&compiled, [1, 2])?;
+/// assert!(generation.evaluate(&[0; 60], 0)?.passes(), "the frame is not IP");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[cfg_attr(not(feature = "log"), derive(Debug))]
 #[cfg_attr(
     feature = "log",
@@ -215,7 +233,7 @@ impl Generation {
         }
         let mut ebpf = loader
             .load(object)
-            .map_err(|error| SystemError::of("making the maps of the kernel object", error))?;
+            .map_err(|error| SystemError::of("creating the maps of the kernel object", error))?;
         fill(&mut ebpf, policy)?;
         let id = load_program(&mut ebpf, program)?;
         if program == hook.program() {
@@ -269,7 +287,7 @@ impl Generation {
     pub fn describe(&self, hook: Hook) -> Result<Program, SystemError> {
         let program = self.ebpf.program(hook.program());
         let info = program.ok_or_else(|| missing(hook.program()))?.info();
-        let info = info.map_err(|error| SystemError::of("asking for the program", error))?;
+        let info = info.map_err(|error| SystemError::of("querying the program", error))?;
         Ok(Program::from(&info))
     }
 
@@ -280,7 +298,7 @@ impl Generation {
     pub fn program(&self, hook: Hook) -> Result<BorrowedFd<'_>, SystemError> {
         let program = self.ebpf.program(hook.program());
         let program = program.ok_or_else(|| missing(hook.program()))?;
-        let fd = program.fd().map_err(|error| SystemError::of("the program", error))?;
+        let fd = program.fd().map_err(|error| SystemError::of("opening the program", error))?;
         Ok(fd.as_fd())
     }
 
@@ -308,7 +326,7 @@ fn logger(ebpf: &mut Ebpf) -> Option<Box<dyn FnMut()>> {
     match aya_log::EbpfLogger::init(ebpf) {
         Ok(mut logger) => Some(Box::new(move || logger.flush())),
         Err(error) => {
-            tracing::warn!("no log lines from the kernel: {error}");
+            tracing::warn!("log lines of the kernel program not available: {error}");
             None
         }
     }
@@ -344,14 +362,14 @@ impl Globals {
 /// Returns the length of a timer tick of this kernel, in ticks of the limiter's clock (1/16 ns). It
 /// is the resolution of the kernel's coarse clocks (`KTIME_LOW_RES`, `include/linux/hrtimer_defs.h`).
 fn jiffy() -> Result<u64, SystemError> {
-    let what = "asking how often the kernel's timer ticks";
+    let what = "reading the length of a timer tick of the kernel";
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
         .map_err(|error| SystemError::of(what, error))?;
     let ns = u64::try_from(Duration::from(tick).as_nanos()).unwrap_or(0);
     // The policy compiler only ensures that a burst covers the rate of a tick of `LONGEST_TICK_NS`.
     // With a longer tick, such a burst could be too short for its rate.
     if !(1..=LONGEST_TICK_NS).contains(&ns) {
-        let message = format!("{what}: every {ns} ns, expected up to {LONGEST_TICK_NS}");
+        let message = format!("{what}: {ns} ns, expected 1 to {LONGEST_TICK_NS} ns");
         return Err(SystemError::new(message));
     }
     Ok(ns * TICKS_PER_NS)
@@ -423,7 +441,7 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<u32, SystemError> {
         _ => return Err(missing(name)),
     }
     .map_err(|error| SystemError::of("loading the program", error))?;
-    let info = program.info().map_err(|error| SystemError::of("asking for the program", error))?;
+    let info = program.info().map_err(|error| SystemError::of("querying the program", error))?;
     Ok(info.id())
 }
 

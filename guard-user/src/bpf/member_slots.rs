@@ -57,10 +57,10 @@ pub(super) fn places<M: BorrowMut<MapData>, N: BorrowMut<MapData>>(
     Ok(places)
 }
 
-fn full(running: usize, new: usize, most: usize) -> SystemError {
+fn full(running: usize, new: usize, capacity: usize) -> SystemError {
     SystemError::new(format!(
         "no room for the limiter states of members: {running} of the running generation and {new} \
-         of the new one, {most} fit together"
+         of the new one, expected at most {capacity} together"
     ))
     .hint("limit fewer services per source, or make the change in two steps")
 }

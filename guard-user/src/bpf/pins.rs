@@ -33,7 +33,7 @@ use nix::{
 use super::{
     link::Link,
     pinned_maps::PinnedMaps,
-    takeover::{self, Other},
+    takeover::{self, OtherGuard},
 };
 use crate::{
     attach_mode::Hook, embedded_object::kernel_object, file_permissions, sys,
@@ -49,7 +49,7 @@ const BPF_FS: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link-";
 /// Separates the name of an interface from the name by which it was selected. Interface names contain
 /// no colon (`dev_valid_name`, net/core/dev.c).
-const WANTED_NAME_SEPARATOR: &str = ":from:";
+const RENAMED_FROM_SEPARATOR: &str = ":from:";
 /// Suffix of a link of the tc hook. During a change of mode, an interface can have a link of each
 /// hook.
 const TC_SUFFIX: &str = ":tcx";
@@ -60,7 +60,7 @@ static VERSION: AtomicU32 = AtomicU32::new(LAYOUT_VERSION);
 /// Sets the layout version of this process. For the test binary that simulates an upgrade and a
 /// downgrade; the contents of the maps stay those of this layout.
 #[doc(hidden)]
-pub fn be_of_layout(version: u32) {
+pub fn set_layout_version(version: u32) {
     VERSION.store(version, Ordering::Relaxed);
 }
 
@@ -90,7 +90,7 @@ pub struct PinnedLink {
 
 impl PinnedLink {
     /// Returns the name by which the interface was selected.
-    pub fn wanted_as(&self) -> &str {
+    pub fn selected_as(&self) -> &str {
         self.renamed_from.as_deref().unwrap_or(&self.interface)
     }
 }
@@ -131,7 +131,7 @@ impl Pins {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => {
-                let what = format!("looking at the pin directory `{}`", self.root.display());
+                let what = format!("examining the pin directory `{}`", self.root.display());
                 Err(SystemError::of(what, error))
             }
         }
@@ -144,7 +144,7 @@ impl Pins {
         if nix::unistd::geteuid().is_root()
             && let Err(error) = file_permissions::hand_over(&self.root)
         {
-            tracing::warn!("`{}` keeps its owner: {error}", self.root.display());
+            tracing::warn!("owner of `{}` not changed: {error}", self.root.display());
         }
     }
 
@@ -160,12 +160,12 @@ impl Pins {
     pub fn create(&self) -> Result<(), SystemError> {
         self.create_root()?;
         let directory = self.directory();
-        make_directory(&directory)?;
+        create_directory(&directory)?;
         if is_directory(&directory) {
             return Ok(());
         }
         let what = format!("`{}` is a symbolic link", directory.display());
-        Err(SystemError::new(what).hint("remove it: the guard pins to a directory of its own"))
+        Err(SystemError::new(what).hint("remove the link: the pins must be in a real directory"))
     }
 
     /// Creates the pin directory with mode 0700, for root or the user of the daemon.
@@ -182,7 +182,10 @@ impl Pins {
                 "`{}` is not on a bpf file system",
                 self.root.display()
             ))
-            .hint("mount one: `mount -t bpf bpf /sys/fs/bpf`, or name another with `--bpf-dir`"));
+            .hint(
+                "mount one with `mount -t bpf bpf /sys/fs/bpf`, or choose another directory with \
+                 `--bpf-dir`",
+            ));
         }
         self.check_writable()?;
         // Other software may use the root of a bpf file system, so its mode is not changed. If the
@@ -191,16 +194,16 @@ impl Pins {
         let inode = fs::metadata(&self.root).ok().map(|metadata| metadata.ino());
         if inode == Some(BPF_FS_ROOT) {
             return Err(SystemError::new(format!(
-                "`{}` is a whole bpf file system, which others may use, too",
+                "`{}` is the root of a bpf file system, which other software may use",
                 self.root.display()
             ))
-            .hint("name a directory in it: `--bpf-dir` makes it"));
+            .hint("choose a directory below it with `--bpf-dir`; the daemon creates it"));
         }
-        make_directory(&self.root)?;
+        create_directory(&self.root)?;
         // Also for a directory that other software created: the mode is the only protection of the
         // pins.
         fs::set_permissions(&self.root, fs::Permissions::from_mode(0o700))
-            .map_err(making(&self.root))
+            .map_err(creating(&self.root))
     }
 
     /// Checks that the file system is not mounted read-only.
@@ -216,7 +219,8 @@ impl Pins {
             return Ok(());
         }
         let what = format!("the bpf file system of `{}` is mounted read-only", self.root.display());
-        Err(SystemError::new(what).hint("`mount -o remount,rw` it; what is pinned there stays"))
+        Err(SystemError::new(what)
+            .hint("run `mount -o remount,rw` on its mount point; existing pins are kept"))
     }
 
     /// Locks the directory for this process, until the lock is dropped.
@@ -232,7 +236,10 @@ impl Pins {
                 "another trainguard daemon uses `{}`",
                 self.root.display()
             ))
-            .hint("stop it first, or give this one directories of its own (`--bpf-dir`, `--run-dir`, `--state-dir`)")),
+            .hint(
+                "stop that daemon first, or start this one with other directories (`--bpf-dir`, \
+                 `--run-dir`, `--state-dir`)",
+            )),
             Err((_, error)) => Err(SystemError::of(self.root.display(), io::Error::from(error))),
         }
     }
@@ -253,7 +260,7 @@ impl Pins {
 
     /// Pins the maps again whose pins were removed, and returns their number. Without the pins, the
     /// next generation would create new maps: with counters at zero and full buckets.
-    pub fn mend_maps(&self, held: &HeldMaps) -> Result<usize, SystemError> {
+    pub fn restore_map_pins(&self, held: &HeldMaps) -> Result<usize, SystemError> {
         let HeldMaps(held) = held;
         let missing: Vec<_> =
             held.iter().filter(|(name, _)| !self.directory().join(name).exists()).collect();
@@ -309,15 +316,15 @@ impl Pins {
             self.directory().display(),
             differences.join("; ")
         ))
-        .hint("take the old guard off with `trainguard detach`, then start again"))
+        .hint("detach the old guard with `trainguard detach`, then start the daemon again"))
     }
 
     /// Returns the guards of other layouts, oldest first, whose links and maps are to be taken over.
     ///
     /// # Errors
-    /// One of them is newer and guards an interface, and `newer` is not [`Newer::TakeOver`]. An older
+    /// One of them is newer and guards an interface, and `newer` is not [`NewerGuard::TakeOver`]. An older
     /// binary may have been started by mistake.
-    pub fn others(&self, newer: &Newer) -> Result<Vec<Other>, SystemError> {
+    pub fn others(&self, newer: &NewerGuard) -> Result<Vec<OtherGuard>, SystemError> {
         let (own, mut others) = (own_version(), Vec::new());
         for (version, directory) in self.versions()? {
             if version == own {
@@ -325,23 +332,23 @@ impl Pins {
             }
             let links = links_in(&directory)?;
             let alive = links.iter().find(|pinned| pinned.link.is_alive());
-            if let (Some(pinned), Newer::Refuse { instead }) = (alive, newer)
+            if let (Some(pinned), NewerGuard::Refuse { command }) = (alive, newer)
                 && version > own
             {
                 return Err(SystemError::new(format!(
-                    "`{}` is guarded by a newer trainguard, of layout {version} (`{}`); this one is \
-                     of layout {own}, and changes nothing",
+                    "`{}` is guarded by a newer trainguard with layout {version} (`{}`); this \
+                     version has layout {own} and changed nothing",
                     pinned.interface,
                     directory.display()
                 ))
                 .hint(format!(
-                    "install the newer one again, or take over from it, without a gap: `{instead}`; \
-                     then start again"
+                    "install the newer version again, or take over from it without a gap with \
+                     `{command}`, then start the daemon again"
                 )));
             }
             remove_remains(&directory, &links)?;
             if directory.exists() {
-                others.push(Other::at(directory, version)?);
+                others.push(OtherGuard::at(directory, version)?);
             }
         }
         Ok(others)
@@ -362,10 +369,13 @@ impl Pins {
         }
         if let Some(version) = guarding.first().filter(|_| !guarding.contains(&own)) {
             return Err(SystemError::new(format!(
-                "what guards is of layout {version}, and this trainguard is of layout {own}: it does not \
-                 read those counters"
+                "the guard has layout {version}, and this trainguard has layout {own} and cannot read \
+                 its counters"
             ))
-            .hint("ask with the version that the daemon is of; a daemon of this one goes on with them"));
+            .hint(
+                "use the trainguard version of the daemon; a daemon of this version takes the \
+                 counters over",
+            ));
         }
         if !self.has_maps() {
             return Ok(None);
@@ -374,17 +384,17 @@ impl Pins {
         if let Some((version, _)) = others.find(|(_, path)| path.join(names::MAP_COUNTERS).exists())
         {
             return Err(SystemError::new(format!(
-                "a take-over between layouts {version} and {own} has not ended: part of what was counted \
-                 is in the maps of either"
+                "the take-over between layouts {version} and {own} is incomplete: the counts are \
+                 spread over the maps of both"
             ))
-            .hint("start the daemon, which ends it"));
+            .hint("start the daemon, which completes the take-over"));
         }
         self.check_layout()?;
         PinnedMaps::open(&self.directory()).map(Some)
     }
 
     /// Reports whether the directory of another layout has pinned links.
-    pub fn has_links(&self, other: &Other) -> Result<bool, SystemError> {
+    pub fn has_links(&self, other: &OtherGuard) -> Result<bool, SystemError> {
         Ok(!links_in(other.directory())?.is_empty())
     }
 
@@ -392,7 +402,7 @@ impl Pins {
     /// a renamed interface was selected.
     pub fn link_path(&self, interface: &str, renamed_from: Option<&str>, hook: Hook) -> PathBuf {
         let from = renamed_from
-            .map(|name| format!("{WANTED_NAME_SEPARATOR}{}", escape(name)))
+            .map(|name| format!("{RENAMED_FROM_SEPARATOR}{}", escape(name)))
             .unwrap_or_default();
         let suffix = match hook {
             Hook::Xdp => "",
@@ -431,7 +441,7 @@ impl Pins {
         for PinnedLink { link, .. } in links {
             // A link that cannot be queried is not known to be a duplicate.
             if link.info().is_ok_and(|info| !seen.insert(info.id)) {
-                link.forget()?;
+                link.remove_pin()?;
             }
         }
         Ok(())
@@ -471,11 +481,11 @@ impl Pins {
 
 /// How to treat a guard of a newer layout.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Newer {
+pub enum NewerGuard {
     /// Report an error and change nothing.
     Refuse {
         /// The command that takes over from the newer guard, for the message.
-        instead: String,
+        command: String,
     },
     /// Take over, as from an older guard.
     TakeOver,
@@ -489,15 +499,15 @@ pub fn is_bpf(known: &Statfs) -> bool {
 /// Returns the path of a directory of a bpf file system as processes outside this mount namespace see
 /// it: a systemd unit can bind-mount part of the file system. Returns the path itself if the
 /// directory is not in such a mount.
-pub fn seen_by_others(directory: &Path) -> PathBuf {
+pub fn host_path(directory: &Path) -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    outside(&mounts, directory).unwrap_or_else(|| directory.to_owned())
+    host_path_in(&mounts, directory).unwrap_or_else(|| directory.to_owned())
 }
 
 /// Finds that path in the lines of `/proc/self/mountinfo`. If several mounts have the same path, the
 /// last one is visible. An example of a line is
 /// `36 35 0:32 /guard /run/guard rw - bpf bpf rw`.
-fn outside(mounts: &str, directory: &Path) -> Option<PathBuf> {
+fn host_path_in(mounts: &str, directory: &Path) -> Option<PathBuf> {
     let mounts = mounts.lines().filter_map(|line| {
         let (fields, file_system) = line.split_once(" - ")?;
         let mut fields = fields.split(' ').skip(3);
@@ -517,14 +527,14 @@ fn is_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
 }
 
-fn make_directory(directory: &Path) -> Result<(), SystemError> {
+fn create_directory(directory: &Path) -> Result<(), SystemError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(making(directory))
+    made.map_err(creating(directory))
 }
 
-fn making(directory: &Path) -> impl Fn(io::Error) -> SystemError {
+fn creating(directory: &Path) -> impl Fn(io::Error) -> SystemError {
     move |error| {
-        SystemError::of(format_args!("making the pin directory `{}`", directory.display()), error)
+        SystemError::of(format_args!("creating the pin directory `{}`", directory.display()), error)
     }
 }
 
@@ -555,7 +565,7 @@ fn remove_remains(directory: &Path, links: &[PinnedLink]) -> Result<(), SystemEr
 /// was renamed from.
 fn names_in(pin: &str) -> (String, Option<String>) {
     let names = pin.strip_suffix(TC_SUFFIX).unwrap_or(pin);
-    match names.split_once(WANTED_NAME_SEPARATOR) {
+    match names.split_once(RENAMED_FROM_SEPARATOR) {
         Some((interface, from)) => (unescape(interface), Some(unescape(from))),
         None => (unescape(names), None),
     }
@@ -600,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_says_what_a_renamed_interface_was_called() {
+    fn the_pin_of_a_renamed_interface_contains_its_previous_name() {
         let pins = Pins::at(Path::new(""));
         for hook in [Hook::Xdp, Hook::Tc] {
             for from in [None, Some("eth0.100")] {
@@ -613,17 +623,17 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_of_a_unit_is_told_by_where_others_see_it() {
+    fn the_path_of_a_bind_mount_is_converted_to_the_path_on_the_host() {
         let mounts = "21 26 0:19 / /sys rw,nosuid shared:7 - sysfs sysfs rw\n\
                       30 21 0:27 / /sys/fs/bpf rw,nosuid shared:10 - bpf bpf rw,mode=700\n\
                       91 26 0:24 / /run rw,nosuid shared:5 - tmpfs tmpfs rw\n\
                       99 91 0:27 /trainguard /run/trainguard/bpf rw - bpf bpf rw,mode=700\n";
-        let seen = |path| outside(mounts, Path::new(path));
-        assert_eq!(seen("/run/trainguard/bpf"), Some(PathBuf::from("/sys/fs/bpf/trainguard")));
-        assert_eq!(seen("/run/trainguard/bpf/a"), Some(PathBuf::from("/sys/fs/bpf/trainguard/a")));
+        let found = |path| host_path_in(mounts, Path::new(path));
+        assert_eq!(found("/run/trainguard/bpf"), Some(PathBuf::from("/sys/fs/bpf/trainguard")));
+        assert_eq!(found("/run/trainguard/bpf/a"), Some(PathBuf::from("/sys/fs/bpf/trainguard/a")));
         for path in ["/sys/fs/bpf/trainguard", "/run/trainguard", "/elsewhere"] {
-            assert_eq!(seen(path), None, "{path}");
+            assert_eq!(found(path), None, "{path}");
         }
-        assert_eq!(outside("", Path::new("/run/trainguard/bpf")), None);
+        assert_eq!(host_path_in("", Path::new("/run/trainguard/bpf")), None);
     }
 }

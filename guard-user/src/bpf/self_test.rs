@@ -54,8 +54,8 @@ fn compare(program: &Xdp, policy: &CompiledPolicy) -> Result<(), SystemError> {
         let found = Verdict::unpack(result.return_value);
         if found != Some(expected) {
             return Err(SystemError::new(format!(
-                "the kernel judges otherwise than it must: {found:?} ({:#x}), expected \
-                 {expected:?}, for the frame {}",
+                "wrong verdict of the kernel program: {found:?} ({:#x}), expected {expected:?}, for \
+                 the frame {}",
                 result.return_value,
                 hexadecimal(&frame)
             ))

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::{
-    layout_description::{About, Counted},
+    layout_description::{CounterMeaning, LayoutDescription},
     pinned_maps::{LAST_ROW, Origin, PinnedMaps, claim_slots},
     pins,
 };
@@ -52,16 +52,16 @@ const HASHED: [&str; 2] = ["HASHED_BUCKETS", "hashed buckets of "];
 
 /// A guard of another layout, found by its pins.
 #[derive(Debug)]
-pub struct Other {
+pub struct OtherGuard {
     version: u32,
     directory: PathBuf,
     /// None if the layout is unknown.
-    about: Option<About>,
+    about: Option<LayoutDescription>,
 }
 
 /// The counters of a guard of another layout, and the slots of this guard that they are carried to.
 struct Counts<'a> {
-    about: &'a About,
+    about: &'a LayoutDescription,
     fields: CounterFields,
     /// The counters of the other guard's own programs.
     own: Map,
@@ -95,10 +95,10 @@ struct Places {
     interfaces: BTreeMap<u32, u32>,
 }
 
-impl Other {
+impl OtherGuard {
     /// Reads the layout of the guard whose pins are in `directory`.
     pub(super) fn at(directory: PathBuf, version: u32) -> Result<Self, SystemError> {
-        let about = About::of(&directory, version)?;
+        let about = LayoutDescription::of(&directory, version)?;
         Ok(Self { version, directory, about })
     }
 
@@ -145,7 +145,7 @@ impl Other {
         } else {
             tracing::warn!(
                 layout = self.version,
-                "what a guard of that layout has counted is lost: too many take-overs were left unfinished"
+                "counts of the other guard are lost: too many take-overs are incomplete"
             );
         }
         self.tallies(about, &places, to)?;
@@ -167,11 +167,12 @@ impl Other {
     /// A map cannot be read or written.
     pub fn carry_buckets(&self, to: &mut PinnedMaps) -> Result<(), SystemError> {
         let Some(about) = &self.about else { return Ok(()) };
-        let own = About::own();
+        let own = LayoutDescription::own();
         if !about.agrees(&own, &BUCKETS) {
             tracing::warn!(
                 version = self.version,
-                "buckets of that layout mean something else: all are full again"
+                "bucket states not carried over: they have another meaning in that layout, so all \
+                 buckets are full again"
             );
             return Ok(());
         }
@@ -206,7 +207,11 @@ impl Other {
 
     /// Assigns slots and rows of this guard to the services and interfaces of the other layout, by
     /// name.
-    fn places(&self, about: &About, to: &mut PinnedMaps) -> Result<Places, SystemError> {
+    fn places(
+        &self,
+        about: &LayoutDescription,
+        to: &mut PinnedMaps,
+    ) -> Result<Places, SystemError> {
         let mut places = Places::default();
         let Some(labels) = self.map(names::MAP_LABELS)? else { return Ok(places) };
         places.services = to.claim_services(services(about, &labels)?)?;
@@ -229,7 +234,7 @@ impl Other {
     /// the other guard's own.
     fn counts<'a>(
         &self,
-        about: &'a About,
+        about: &'a LayoutDescription,
         own: Map,
         to: &mut PinnedMaps,
     ) -> Result<Option<Counts<'a>>, SystemError> {
@@ -257,7 +262,7 @@ impl Other {
 
     fn tallies(
         &self,
-        about: &About,
+        about: &LayoutDescription,
         places: &Places,
         to: &mut PinnedMaps,
     ) -> Result<(), SystemError> {
@@ -337,10 +342,10 @@ impl Counts<'_> {
         let number = |name| self.about.number(name).unwrap_or(0);
         let of_interface = number("layout::COUNTERS_PER_INTERFACE");
         let (node, service) = (number("layout::NODE_COUNTERS"), number("layout::SERVICE_COUNTERS"));
-        let meant = self.about.counters();
+        let meanings = self.about.counters();
         for (row, new_row) in &places.interfaces {
             let first = row.saturating_mul(of_interface);
-            for &Counted { by_service, action, reason, number } in &meant {
+            for &CounterMeaning { by_service, action, reason, number } in &meanings {
                 if !by_service {
                     let verdict = Verdict::of_node(action, reason);
                     self.carry_counter(first.saturating_add(number), *new_row, verdict, to)?;
@@ -414,7 +419,7 @@ impl Counts<'_> {
 }
 
 impl CounterFields {
-    fn of(about: &About) -> Option<Self> {
+    fn of(about: &LayoutDescription) -> Option<Self> {
         let (packets, bytes) = (about.word("Counter.packets")?, about.word("Counter.bytes")?);
         Some(Self { packets, bytes, size: about.value_size("Counter")? })
     }
@@ -429,7 +434,7 @@ impl CounterFields {
 }
 
 /// Returns the services of the other layout, by slot.
-fn services(about: &About, labels: &Map) -> Result<BTreeMap<u32, String>, SystemError> {
+fn services(about: &LayoutDescription, labels: &Map) -> Result<BTreeMap<u32, String>, SystemError> {
     let mut services = BTreeMap::new();
     for slot in 0..about.number("MAX_SERVICES").unwrap_or(0).min(labels.map.entries) {
         let label = labels.text(slot)?;

@@ -9,7 +9,7 @@ use guard_common::{bucket::TICKS_PER_NS, verdict::Verdict};
 use super::loader::{Generation, missing};
 use crate::{attach_mode::Hook, system_error::SystemError};
 
-/// What the kernel did to a packet before the program of the tc hook sees it.
+/// Changes that the kernel made to a packet before the program of the tc hook sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Received {
     /// The VLAN tag that was removed: EtherType in the upper 16 bits, priority and VLAN in the lower;
@@ -20,7 +20,7 @@ pub struct Received {
 }
 
 impl Generation {
-    /// Evaluates a frame of at least [`SHORTEST_FRAME`](super::loader::SHORTEST_FRAME) bytes.
+    /// Evaluates a frame of at least [`MIN_FRAME_LEN`](super::loader::MIN_FRAME_LEN) bytes.
     /// `now_ns` is the time of the limiter's clock, in nanoseconds. Only for generations from
     /// [`Generation::for_tests`].
     ///
@@ -53,7 +53,7 @@ impl Generation {
             SystemError::of(what, error)
         })?;
         Verdict::unpack(returned).ok_or_else(|| {
-            SystemError::new(format!("the program returned {returned:#x}, no verdict"))
+            SystemError::new(format!("the program returned {returned:#x}, which is not a verdict"))
         })
     }
 

@@ -54,7 +54,8 @@ pub fn events(
         }
         let Line::Event(event) = crate::api::events::read(&line).map_err(wrong)? else {
             return Err(wrong(
-                "a frame that `replay` has judged, without its bytes; expected an event".to_owned(),
+                "a verdict of `replay`, without the bytes of the frame; expected an event"
+                    .to_owned(),
             ));
         };
         if visit(&event).map_err(wrong)?.is_break() {
@@ -67,7 +68,10 @@ pub fn events(
 /// Returns the captured bytes of a frame, and its length on the wire.
 fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
     let missing = |field: &str| {
-        format!("an event without `{field}` cannot be judged again; it is of an older version")
+        format!(
+            "the event has no `{field}`, so its packet cannot be evaluated again: an older version \
+             of trainguard recorded it"
+        )
     };
     let text = packet.frame.as_deref().ok_or_else(|| missing("frame"))?;
     let length = packet.length.ok_or_else(|| missing("length"))?;
@@ -79,7 +83,7 @@ fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
         u8::from_str_radix(str::from_utf8(&both).ok()?, 16).ok()
     });
     let bytes: Option<Vec<u8>> = digits.collect();
-    let bytes = bytes.ok_or("`frame` is not hexadecimal, two digits for each byte")?;
+    let bytes = bytes.ok_or("`frame` is not hexadecimal, expected two digits for each byte")?;
     if bytes.len() > length as usize || length as usize > MAX_FRAME {
         return Err(format!(
             "`length` is {length}, expected at least the {} bytes of `frame`, at most {MAX_FRAME}",
@@ -93,9 +97,9 @@ fn frame(packet: &Packet) -> Result<(Vec<u8>, u32), String> {
 pub(crate) fn time_ns(text: &str) -> Result<u64, String> {
     let at = humantime::parse_rfc3339(text).ok();
     let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since
-        .and_then(|since| u64::try_from(since.as_nanos()).ok())
-        .ok_or_else(|| "`time` is not RFC 3339, such as 2026-01-31T12:00:00.000Z".to_owned())
+    since.and_then(|since| u64::try_from(since.as_nanos()).ok()).ok_or_else(|| {
+        "`time` is not an RFC 3339 time, such as 2026-01-31T12:00:00.000Z".to_owned()
+    })
 }
 
 /// Reports whether a file that begins with these bytes contains events.
@@ -146,20 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_is_told_by_its_line() {
+    fn an_invalid_line_is_reported_with_its_number() {
         let length = PACKET.replace("\"length\":60", "\"length\":1");
         let sign = PACKET.replace("0aFF", "+a+f");
         let odd = PACKET.replace("0aFF", "0aF");
         let time = PACKET.replace("1970-01-01T", "");
         let old = PACKET.replace("\"frame\"", "\"other\"");
-        let judged = r#"{"frame":1,"action":"pass","reason":"not_ip","service":null}"#;
+        let verdict = r#"{"frame":1,"action":"pass","reason":"not_ip","service":null}"#;
         for (bad, expected) in [
             (length.as_str(), "`length` is 1, expected"),
             (&sign, "hexadecimal"),
             (&odd, "hexadecimal"),
             (&time, "RFC 3339"),
-            (&old, "without `frame`"),
-            (judged, "expected an event"),
+            (&old, "has no `frame`"),
+            (verdict, "expected an event"),
             ("{", "expected a JSON object"),
         ] {
             let error = read_all(&format!("{PACKET}\n\n{bad}\n")).expect_err(bad);
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capture_is_never_taken_for_events() {
+    fn a_capture_is_never_mistaken_for_events() {
         for (start, events) in [
             (&b"\n\r\r\nrest"[..], false),
             (&[0xd4, 0xc3, 0xb2, 0xa1], false),

@@ -25,11 +25,12 @@ pub struct Headers {
 
 /// Extracts the headers from the first bytes of a frame that had `len` bytes on the wire.
 pub fn of(head: &[u8], len: u32) -> Headers {
-    let looked = Looked { frame: Frame::cut(head, len), end: Cell::new(0), ports_at: Cell::new(0) };
+    let recorder =
+        ReadRecorder { frame: Frame::cut(head, len), end: Cell::new(0), ports_at: Cell::new(0) };
     let mut ip = Ip { at: None, ethertype: 0 };
-    let parsed = parse(&looked, &mut ip).parsed();
+    let parsed = parse(&recorder, &mut ip).parsed();
     let mut headers = Headers::default();
-    let mut end = looked.end.get();
+    let mut end = recorder.end.get();
     let mut ip_end = u32::MAX;
     // A malformed packet need not have an IP header.
     let has_ip_header = match parsed {
@@ -52,11 +53,11 @@ pub fn of(head: &[u8], len: u32) -> Headers {
     }
     if let Ok(Parsed::Flow(flow)) = parsed {
         headers.source_port = Some(flow.source_port);
-        let flags_at = looked.ports_at.get() + wire::TCP_FLAGS_AT;
+        let flags_at = recorder.ports_at.get() + wire::TCP_FLAGS_AT;
         if flow.transport == Transport::Tcp && flags_at < ip_end {
             headers.flags = part::<1>(head, flags_at).map(|[flags]| flags);
         }
-        let l4_at = looked.ports_at.get();
+        let l4_at = recorder.ports_at.get();
         // The data offset is in units of four bytes, in the upper half of the byte before the flags.
         let tcp_header = part::<1>(head, flags_at - 1).map(|[words]| u32::from(words >> 4) * 4);
         let header = match flow.transport {
@@ -97,7 +98,7 @@ impl Observer for Ip {
 }
 
 /// A frame that records how far it was read.
-struct Looked<'a> {
+struct ReadRecorder<'a> {
     frame: Frame<'a>,
     end: Cell<u32>,
     /// Offset of the last read of four bytes. For a flow this is the read of its ports, which is the
@@ -105,7 +106,7 @@ struct Looked<'a> {
     ports_at: Cell<u32>,
 }
 
-impl<'a> Packet for Looked<'a> {
+impl<'a> Packet for ReadRecorder<'a> {
     type Bytes<const N: usize> = <Frame<'a> as Packet>::Bytes<N>;
     const KNOWN_OFFSETS_ARE_CHEAP: bool = <Frame<'a> as Packet>::KNOWN_OFFSETS_ARE_CHEAP;
 
@@ -181,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_byte_of_what_is_carried_is_told(
+        fn payload_is_never_extracted(
             v4 in any::<bool>(),
             tags in 0..3_usize,
             extensions in 0..6_usize,
@@ -210,7 +211,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_cut_or_kept_and_never_made_up(
+        fn extracted_bytes_are_those_of_the_frame_or_zero(
             head in proptest::collection::vec(any::<u8>(), 0..128),
             more in 0..2000_u32,
         ) {
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_behind_a_fragment_is_no_header() {
+    fn padding_after_a_fragment_is_not_a_header() {
         // An IP packet of 24 bytes that ends after the ports, followed by padding.
         let (mut frame, end) = framed(true, 0, 0, wire::PROTO_TCP, 0);
         frame[17] = 24;

@@ -55,7 +55,7 @@ pub struct Captured<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The format of the file is unknown.
-    #[error("neither a pcap nor a pcapng file, nor the lines of `trainguard events`")]
+    #[error("unknown format: expected a pcap file, a pcapng file, or lines of `trainguard events`")]
     NotACapture,
     /// The file is compressed.
     #[error(
@@ -81,7 +81,7 @@ pub enum CaptureError {
         linktype: i32,
     },
     /// The file ends within a frame.
-    #[error("the file ends in the middle of frame {number}: it is cut off")]
+    #[error("the file ends within frame {number}: it is truncated")]
     CutOff {
         /// Number of the frame.
         number: u64,
@@ -93,7 +93,7 @@ pub enum CaptureError {
         number: u64,
     },
     /// The file has invalid content.
-    #[error("what follows frame {after} cannot be read: the file is damaged")]
+    #[error("the data after frame {after} cannot be read: the file is damaged")]
     Damaged {
         /// Number of the last frame that could be read; 0 if there was none.
         after: u64,
@@ -107,7 +107,7 @@ pub enum CaptureError {
         problem: String,
     },
     /// Reading the input failed.
-    #[error("reading: {0}")]
+    #[error("reading the input: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -334,7 +334,7 @@ fn ethernet(linktype: i32, number: u64) -> Result<(), CaptureError> {
 fn linktype_name(linktype: i32) -> &'static str {
     match linktype {
         0 | 108 => " (loopback)",
-        101 | 228 | 229 => " (IP without Ethernet, as of a tunnel)",
+        101 | 228 | 229 => " (IP without Ethernet, as on a tunnel)",
         105 | 127 => " (wireless)",
         113 => " (Linux cooked capture)",
         276 => " (Linux cooked capture v2)",
@@ -345,7 +345,7 @@ fn linktype_name(linktype: i32) -> &'static str {
 fn linktype_help(linktype: i32) -> &'static str {
     match linktype {
         113 | 276 => {
-            "`tcpdump -i any` leaves the Ethernet header out: capture on the interface that is \
+            "`tcpdump -i any` omits the Ethernet header: capture on the interface that is \
              guarded, `tcpdump -i eth0 -w FILE`"
         }
         _ => "capture on the Ethernet interface that is guarded",
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_is_an_error_or_fewer_frames_and_never_a_panic() {
+    fn a_truncated_file_has_an_error_or_fewer_frames_and_never_panics() {
         for whole in [pcap(Pcap::default()), pcapng()] {
             for end in 0..whole.len() {
                 let part = whole.get(..end).unwrap_or_default();
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_never_a_panic() {
+    fn invalid_content_never_panics() {
         assert!(matches!(events(b"not a capture at all, is it"), Err(CaptureError::NotACapture)));
         for whole in [pcap(Pcap { big_endian: true, ..Pcap::default() }), pcapng()] {
             for at in 0..whole.len() {

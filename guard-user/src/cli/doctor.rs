@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::AskArgs;
+use super::ClientArgs;
 use crate::output::Format;
 
 /// `trainguard doctor`
@@ -46,5 +46,5 @@ pub struct DoctorArgs {
     pub state_dir: PathBuf,
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
 }

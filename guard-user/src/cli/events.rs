@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use guard_common::verdict::{Action, Reason};
 
-use super::AskArgs;
+use super::ClientArgs;
 use crate::{
     api::events::filter::{self, FilterValue, Source},
     output::Colour,
@@ -17,7 +17,7 @@ use crate::{
     report::events::EventsFormat,
 };
 
-const PIPES: &str = "\
+const AFTER_HELP: &str = "\
 Filters: several values of one flag are alternatives; different flags are combined with AND. A `!`
 in front of a value excludes it; quote it for the shell: --source '!10.30.0.0/16'. Records of kind
 `lost` report how many events were not recorded; they are shown whatever the filters are, unless
@@ -32,7 +32,7 @@ Times are UTC. Exit codes: 0 done, also after an interrupt or when the reader cl
 
 /// `trainguard events`
 #[derive(Debug, Args)]
-#[command(after_help = PIPES)]
+#[command(after_help = AFTER_HELP)]
 pub struct EventsArgs {
     /// Follow new events, also across a restart of the daemon
     #[arg(short, long)]
@@ -87,13 +87,13 @@ pub struct EventsArgs {
     pub manifest: Option<PathBuf>,
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
 }
 
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
 
-/// A point in time, as it is typed.
+/// Parses a point in time.
 pub(super) fn since(text: &str) -> Result<SystemTime, String> {
     since_at(text, SystemTime::now())
 }
@@ -113,12 +113,12 @@ fn since_at(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let midnight = since_epoch - since_epoch % DAY;
     let today = midnight + of_day;
-    // A time that is still to come was yesterday.
+    // A time of day later than now is that of yesterday.
     let at = if today > since_epoch { today.saturating_sub(DAY) } else { today };
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(at))
 }
 
-/// `HH:MM` or `HH:MM:SS` in seconds.
+/// Parses `HH:MM` or `HH:MM:SS`, and returns the seconds since midnight.
 fn time_of_day(text: &str) -> Option<u64> {
     let mut seconds = 0;
     let mut parts = 0;

@@ -61,7 +61,7 @@ pub struct LearnArgs {
     /// Options of the request to the daemon.
     #[cfg(feature = "daemon")]
     #[command(flatten)]
-    pub ask: super::AskArgs,
+    pub daemon: super::ClientArgs,
 }
 
 impl LearnArgs {

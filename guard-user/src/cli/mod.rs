@@ -35,7 +35,7 @@ pub use self::pages::{CompletionsArgs, ManArgs, Shell};
 pub use self::{
     doctor::DoctorArgs,
     events::EventsArgs,
-    safety::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
+    safety::{ApplyArgs, CutArgs, ModeArgs, ServiceModeArg, TrialArgs},
 };
 
 /// Network guard for training clusters: makes the ports of distributed training reachable only
@@ -49,12 +49,12 @@ pub use self::{
 pub struct Cli {
     /// The subcommand.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub command: Command,
 }
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub enum Command {
     /// Write a first manifest and policy from a framework and a list of hosts
     Init(InitArgs),
     /// Check manifests and policies; needs no privileges
@@ -103,14 +103,14 @@ pub enum Verb {
     Apply(ApplyArgs),
     /// Keep the policy that is on trial
     #[cfg(feature = "daemon")]
-    Confirm(SettleArgs),
+    Confirm(TrialArgs),
     /// Roll back the policy that is on trial to the one before it
     #[cfg(feature = "daemon")]
-    Rollback(SettleArgs),
+    Rollback(TrialArgs),
     /// Override the mode of services for a time: observe or enforce
     #[cfg(feature = "daemon")]
     Mode(ModeArgs),
-    /// Take the guard off the interfaces; works without the daemon
+    /// Detach the guard from interfaces; works without the daemon
     #[cfg(feature = "daemon")]
     Detach(DetachArgs),
 }
@@ -136,7 +136,7 @@ pub struct Directories {
 /// Options of requests to the daemon of this node.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Args)]
-pub struct AskArgs {
+pub struct ClientArgs {
     /// Sockets and pins.
     #[command(flatten)]
     pub directories: Directories,
@@ -149,14 +149,14 @@ pub struct AskArgs {
 }
 
 #[cfg(feature = "daemon")]
-impl AskArgs {
+impl ClientArgs {
     /// The client that sends the requests.
     pub fn client(&self) -> Client {
         let default = AnswerTimeouts::default();
         Client::new(
             &self.directories.run_dir,
             AnswerTimeouts {
-                question: self.answer_within.unwrap_or(default.question),
+                query: self.answer_within.unwrap_or(default.query),
                 command: self.command_within.unwrap_or(default.command),
             },
         )
@@ -166,7 +166,7 @@ impl AskArgs {
 /// The attach mode of the program.
 #[cfg(feature = "daemon")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ModeArg {
+pub enum AttachModeArg {
     /// In the driver; fails if the driver does not support XDP
     Native,
     /// As a tc program (TCX, Linux 6.6 or later), on any interface; runs later than native, and
@@ -194,7 +194,7 @@ pub struct DaemonArgs {
     pub interfaces: Vec<String>,
     /// Attach mode
     #[arg(long, value_enum, default_value = "native")]
-    pub mode: ModeArg,
+    pub mode: AttachModeArg,
     /// Treat the node as an endpoint of this tunnel, in addition to its tunnel devices: fou:PORT,
     /// gue:PORT, l2tp:PORT, whose ports no device shows; may be repeated
     #[arg(long = "tunnel", value_name = "KIND[:PORT]")]
@@ -256,7 +256,7 @@ pub struct LintArgs {
     pub diff: bool,
 }
 
-/// A rule of lint by its code.
+/// Parses the code of a lint rule.
 fn rule(text: &str) -> Result<Code, String> {
     text.parse().map_err(|()| "no such rule; `trainguard explain` lists them".to_owned())
 }
@@ -455,7 +455,7 @@ pub struct ExplainArgs {
 pub struct StatusArgs {
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
@@ -509,10 +509,10 @@ pub struct StatsArgs {
     pub color: Colour,
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
 }
 
-/// Between 0.1 seconds and a day.
+/// Parses an interval between 0.1 seconds and a day.
 #[cfg(feature = "daemon")]
 fn interval(text: &str) -> Result<Duration, String> {
     let expected = "expected seconds or a duration of 100ms to 1day, such as 5, 0.5, 500ms or 2s";
@@ -536,7 +536,7 @@ fn at_least_one_sample(text: &str) -> Result<u64, String> {
 pub struct DetachArgs {
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
     /// Only this interface; may be repeated [default: all]
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,

@@ -9,9 +9,9 @@ use clap::{Args, ValueEnum};
 pub struct ManArgs {
     /// The subcommand [default: the page of trainguard itself]
     #[arg(value_name = "SUBCOMMAND")]
-    pub verb: Option<String>,
+    pub subcommand: Option<String>,
     /// Write all pages into this directory instead
-    #[arg(long, value_name = "DIR", conflicts_with = "verb")]
+    #[arg(long, value_name = "DIR", conflicts_with = "subcommand")]
     pub output: Option<PathBuf>,
 }
 

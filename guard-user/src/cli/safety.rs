@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::AskArgs;
+use super::ClientArgs;
 use crate::{api::control, output::Format};
 
 /// Consent to dropping open connections.
@@ -52,23 +52,23 @@ pub struct ApplyArgs {
     pub format: Format,
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
 }
 
 /// `trainguard confirm` and `trainguard rollback`
 #[derive(Debug, Args)]
-pub struct SettleArgs {
+pub struct TrialArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
 }
 
 /// The mode of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum WishArg {
+pub enum ServiceModeArg {
     /// Count the packets that enforce would drop, and drop nothing: this opens the node
     Observe,
     /// Drop, even if the policy says observe
@@ -87,7 +87,7 @@ Exit codes: 0 done, 1 refused, 2 error, 3 daemon not reachable")]
 pub struct ModeArgs {
     /// The mode
     #[arg(value_enum, value_name = "MODE")]
-    pub mode: WishArg,
+    pub mode: ServiceModeArg,
     /// Duration of the override, such as 30m; then the policy's modes apply again
     #[arg(long = "for", value_name = "TIME", value_parser = mode_time)]
     pub time: Option<Duration>,
@@ -106,7 +106,7 @@ pub struct ModeArgs {
     pub format: Format,
     /// Options of the request to the daemon.
     #[command(flatten)]
-    pub ask: AskArgs,
+    pub daemon: ClientArgs,
 }
 
 fn trial_time(text: &str) -> Result<Duration, String> {

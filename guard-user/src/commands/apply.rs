@@ -7,7 +7,7 @@ use crate::{
         client::ClientError,
         control::{Apply, Consent, ModeChange, RequestedMode},
     },
-    cli::{ApplyArgs, CutArgs, ModeArgs, SettleArgs, WishArg},
+    cli::{ApplyArgs, CutArgs, ModeArgs, ServiceModeArg, TrialArgs},
     exit::Exit,
     host,
     output::{self, Format},
@@ -22,8 +22,8 @@ use crate::{
 pub fn run(args: &ApplyArgs) -> Exit {
     // The command line requires exactly one of `manifest` and reloading.
     let Some(manifest) = &args.manifest else {
-        let answer = args.ask.client().reload();
-        return settle(answer, "the files are in force", args.format);
+        let answer = args.daemon.client().reload();
+        return print_applied(answer, "the files are in force", args.format);
     };
     // The daemon reports the path of the policy, so the path must be absolute.
     let manifest = match std::path::absolute(manifest) {
@@ -51,7 +51,7 @@ pub fn run(args: &ApplyArgs) -> Exit {
         dry_run: args.dry_run,
         consent: consent(&args.cut),
     };
-    match args.ask.client().apply(&apply) {
+    match args.daemon.client().apply(&apply) {
         Ok(applied) if args.dry_run => {
             let difference = match compared(applied.in_force.as_ref(), &loaded) {
                 Ok(difference) => difference,
@@ -67,7 +67,7 @@ pub fn run(args: &ApplyArgs) -> Exit {
             apply::print(&ApplyOutcome::Done { applied, what: &what }, args.format);
             Exit::Yes
         }
-        Err(error) => refuse(error, args.format),
+        Err(error) => print_refusal(error, args.format),
     }
 }
 
@@ -94,20 +94,20 @@ fn compared(
 /// Runs `trainguard mode`: changes the mode of services.
 pub fn mode(args: &ModeArgs) -> Exit {
     let mode = match args.mode {
-        WishArg::Observe => RequestedMode::Observe,
-        WishArg::Enforce => RequestedMode::Enforce,
-        WishArg::Policy => RequestedMode::Policy,
+        ServiceModeArg::Observe => RequestedMode::Observe,
+        ServiceModeArg::Enforce => RequestedMode::Enforce,
+        ServiceModeArg::Policy => RequestedMode::Policy,
     };
     let has_time = args.time.is_some() || args.until_changed;
     if mode == RequestedMode::Observe && !has_time {
-        output::error("`mode observe` opens this node: say for how long");
-        output::hint("--for 30m, or --until-changed");
+        output::error("`mode observe` opens this node, so it needs a duration");
+        output::hint("add --for 30m, or --until-changed");
         return Exit::NoAnswer;
     }
     if mode == RequestedMode::Policy && (has_time || !args.services.is_empty()) {
         output::error(
-            "`mode policy` ends all that was set by hand, at once: it takes no --for, \
-                       --until-changed or --service",
+            "`mode policy` ends all mode overrides at once: it cannot be combined with --for, \
+             --until-changed or --service",
         );
         return Exit::NoAnswer;
     }
@@ -117,16 +117,16 @@ pub fn mode(args: &ModeArgs) -> Exit {
         seconds: args.time.map(|time| time.as_secs()),
         consent: consent(&args.cut),
     };
-    match args.ask.client().mode(&change) {
+    match args.daemon.client().mode(&change) {
         Ok(applied) => {
             let what = match mode {
                 RequestedMode::Policy => "the policy's modes".to_owned(),
-                _ => format!("{}, by hand", mode.name()),
+                _ => format!("mode override {}", mode.name()),
             };
             apply::print(&ApplyOutcome::Done { applied, what: &what }, args.format);
             Exit::Yes
         }
-        Err(error) => refuse(error, args.format),
+        Err(error) => print_refusal(error, args.format),
     }
 }
 
@@ -139,16 +139,16 @@ fn consent(args: &CutArgs) -> Consent {
 }
 
 /// Runs `trainguard confirm`: keeps the policy on trial.
-pub fn confirm(args: &SettleArgs) -> Exit {
-    settle(args.ask.client().confirm(), "confirmed, in force", args.format)
+pub fn confirm(args: &TrialArgs) -> Exit {
+    print_applied(args.daemon.client().confirm(), "confirmed, in force", args.format)
 }
 
 /// Runs `trainguard rollback`: undoes the change on trial.
-pub fn roll_back(args: &SettleArgs) -> Exit {
-    settle(args.ask.client().roll_back(), "undone, in force again", args.format)
+pub fn roll_back(args: &TrialArgs) -> Exit {
+    print_applied(args.daemon.client().roll_back(), "rolled back, in force again", args.format)
 }
 
-fn settle(
+fn print_applied(
     answer: Result<crate::api::control::Applied, ClientError>,
     what: &str,
     format: Format,
@@ -158,11 +158,11 @@ fn settle(
             apply::print(&ApplyOutcome::Done { applied, what }, format);
             Exit::Yes
         }
-        Err(error) => refuse(error, format),
+        Err(error) => print_refusal(error, format),
     }
 }
 
-fn refuse(error: ClientError, format: Format) -> Exit {
+fn print_refusal(error: ClientError, format: Format) -> Exit {
     let exit = match &error {
         // A refusal by the daemon is an answer.
         ClientError::Refused(_) => Exit::No,
@@ -170,7 +170,10 @@ fn refuse(error: ClientError, format: Format) -> Exit {
     };
     apply::print(&ApplyOutcome::Not(error), format);
     if exit == Exit::Unreachable {
-        output::hint("is it running? with the same --run-dir? may you write to its socket?");
+        output::hint(
+            "check that the daemon runs with the same --run-dir, and that you may write to its \
+             socket",
+        );
     }
     exit
 }

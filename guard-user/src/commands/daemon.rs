@@ -4,7 +4,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     attach_mode::Mode,
-    cli::{DaemonArgs, ModeArg},
+    cli::{AttachModeArg, DaemonArgs},
     daemon::{self, AttachMode, Options},
     exit::Exit,
     logs::Log,
@@ -32,10 +32,10 @@ fn options(args: &DaemonArgs, log: Log) -> Options {
         node: args.node.clone(),
         interfaces: args.interfaces.clone(),
         mode: match args.mode {
-            ModeArg::Native => AttachMode::Only(Mode::Native),
-            ModeArg::Generic => AttachMode::Only(Mode::Generic),
-            ModeArg::Auto => AttachMode::Auto,
-            ModeArg::Tcx => AttachMode::Only(Mode::Tcx),
+            AttachModeArg::Native => AttachMode::Only(Mode::Native),
+            AttachModeArg::Generic => AttachMode::Only(Mode::Generic),
+            AttachModeArg::Auto => AttachMode::Auto,
+            AttachModeArg::Tcx => AttachMode::Only(Mode::Tcx),
         },
         tunnels: Tunnels::all(&args.tunnels),
         wait: args.wait,
@@ -55,7 +55,7 @@ fn with_log(run: impl FnOnce(Log) -> Exit) -> Exit {
         Some(Ok(filter)) => filter,
         Some(Err(error)) => {
             output::error(format_args!("TRAINGUARD_LOG: {error}"));
-            output::hint("write a level, as in TRAINGUARD_LOG=debug");
+            output::hint("set a level, such as TRAINGUARD_LOG=debug");
             return Exit::NoAnswer;
         }
         None => EnvFilter::new(DEFAULT_LOG_FILTER),

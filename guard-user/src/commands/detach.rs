@@ -16,10 +16,10 @@ use crate::{
 
 /// Runs `trainguard detach`.
 pub fn run(args: &DetachArgs) -> Exit {
-    let wish = Detach { interfaces: args.interfaces.clone() };
-    let detached = match args.ask.client().detach(&wish) {
+    let request = Detach { interfaces: args.interfaces.clone() };
+    let detached = match args.daemon.client().detach(&request) {
         Ok(detached) => {
-            output::talk("the daemon stays, and attaches again when it is restarted");
+            output::message("the daemon keeps running, and attaches again when it is restarted");
             Ok(detached)
         }
         Err(
@@ -27,8 +27,8 @@ pub fn run(args: &DetachArgs) -> Exit {
             | ClientError::Silent { .. }
             | ClientError::Garbled { .. },
         ) => {
-            let pins = Pins::at(&args.ask.directories.bpf_dir);
-            alone(&pins, &wish)
+            let pins = Pins::at(&args.daemon.directories.bpf_dir);
+            detach_without_daemon(&pins, &request)
         }
         Err(error) => {
             output::error(&error);
@@ -38,40 +38,40 @@ pub fn run(args: &DetachArgs) -> Exit {
     match detached {
         Ok(Detached { detached, not_guarded }) => {
             for name in &detached {
-                output::talk(format_args!("detached from `{name}`: its ports are open now"));
+                output::message(format_args!("detached from `{name}`: its ports are open now"));
             }
             for name in &not_guarded {
                 output::error(format_args!("`{name}` is not guarded"));
             }
             if detached.is_empty() && not_guarded.is_empty() {
-                output::talk("nothing is guarded");
+                output::message("no interface is guarded");
             }
             if not_guarded.is_empty() { Exit::Yes } else { Exit::No }
         }
         Err(error) => {
-            output::refusal(&error);
+            output::system_error(&error);
             Exit::NoAnswer
         }
     }
 }
 
-fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, SystemError> {
+fn detach_without_daemon(pins: &Pins, request: &Detach) -> Result<Detached, SystemError> {
     let mut answer = Detached::default();
     if !pins.exists()? {
-        answer.not_guarded.clone_from(&wish.interfaces);
+        answer.not_guarded.clone_from(&request.interfaces);
         return Ok(answer);
     }
     let lock = pins.lock();
     if lock.is_err() {
-        output::talk(
-            "warning: a daemon uses the pins but does not answer; it may attach again when it wakes",
+        output::message(
+            "warning: a daemon has locked the pins but does not respond; it may attach again",
         );
     }
     // If the interfaces cannot be listed, the names at the time of pinning are used.
     let devices = devices::devices_now().unwrap_or_default();
     for pinned in pins.links()? {
         let (name, link) = (name_now(&pinned, &devices).to_owned(), pinned.link);
-        if wish.interfaces.is_empty() || wish.interfaces.contains(&name) {
+        if request.interfaces.is_empty() || request.interfaces.contains(&name) {
             if link.is_alive() {
                 answer.detached.push(name);
             }
@@ -79,7 +79,7 @@ fn alone(pins: &Pins, wish: &Detach) -> Result<Detached, SystemError> {
         }
     }
     answer.not_guarded =
-        wish.interfaces.iter().filter(|name| !answer.detached.contains(name)).cloned().collect();
+        request.interfaces.iter().filter(|name| !answer.detached.contains(name)).cloned().collect();
     if lock.is_ok() {
         pins.remove_maps()?;
     }

@@ -39,7 +39,7 @@ pub fn run(args: &DiffArgs) -> Exit {
     let manifest = args.manifest.as_deref().unwrap_or(&args.new);
     report::diff::print(&difference, [&old.cluster, &new.cluster], manifest, args.format);
     if args.deny_wider && difference.is_wider() {
-        output::talk("wider than before, which --deny-wider refuses");
+        output::message("the change admits more than before, which --deny-wider forbids");
         return Exit::No;
     }
     Exit::Yes
@@ -57,8 +57,8 @@ fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
     let of_policies = old_kind == FileKind::Policy && new_kind == FileKind::Policy;
     let Some(manifest) = args.manifest.as_deref().filter(|_| of_policies) else {
         if of_policies {
-            output::error("two policies mean nothing without the cluster that they are for");
-            output::hint("name it with --manifest FILE, or compare two manifests");
+            output::error("two policies can only be compared with the manifest of their cluster");
+            output::hint("add --manifest FILE, or compare two manifests");
             return None;
         }
         if old_kind != FileKind::Broken && new_kind != FileKind::Broken && old_kind != new_kind {
@@ -81,7 +81,7 @@ fn load_both(args: &DiffArgs, files: &Overlay) -> Option<(Loaded, Loaded)> {
     });
     let Some(place) = place.map(Path::to_owned) else {
         output::error(format_args!("`{}` names no policy `{name}`", shown_path(manifest)));
-        output::hint("the manifest must name a file with a policy of that name, old or new");
+        output::hint("the manifest must list a file with a policy of that name");
         return None;
     };
     let texts = [&args.old, &args.new].map(|path| files.read(path));

@@ -38,19 +38,19 @@ pub fn run(args: &DoctorArgs) -> Exit {
             return Exit::NoAnswer;
         }
     };
-    let client = args.ask.client();
-    let asked = Scope {
+    let client = args.daemon.client();
+    let scope = Scope {
         manifest: args.manifest.as_deref(),
         node: args.node.as_deref(),
         interfaces: &args.interfaces,
         client: &client,
-        bpf_dir: &args.ask.directories.bpf_dir,
+        bpf_dir: &args.daemon.directories.bpf_dir,
         state_dir: &args.state_dir,
     };
-    let found = match gather::gather(&asked) {
+    let found = match gather::gather(&scope) {
         Ok(found) => found,
         Err(error) => {
-            output::refusal(&error);
+            output::system_error(&error);
             return Exit::NoAnswer;
         }
     };
@@ -65,8 +65,8 @@ pub fn run(args: &DoctorArgs) -> Exit {
             output::error(format_args!("writing `{shown}`: {error}"));
             return Exit::NoAnswer;
         }
-        output::talk(format_args!(
-            "`{}` has the report; read it before it leaves the house",
+        output::message(format_args!(
+            "wrote the report to `{}`; review it before you send it",
             shown_path(path)
         ));
     }
@@ -87,7 +87,7 @@ fn create(path: &Path) -> Result<File, String> {
     made.map_err(|error| {
         let shown = shown_path(path);
         if error.kind() == io::ErrorKind::AlreadyExists {
-            return format!("`{shown}` is there already; name a new file for the report");
+            return format!("`{shown}` already exists; give --report the path of a new file");
         }
         format!("cannot write `{shown}`: {error}")
     })

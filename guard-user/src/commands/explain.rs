@@ -4,14 +4,16 @@ use crate::{cli::ExplainArgs, exit::Exit, explain, output, report};
 
 /// Runs `trainguard explain`.
 pub fn run(args: &ExplainArgs) -> Exit {
-    let Some(asked) = &args.name else {
+    let Some(query) = &args.name else {
         report::explain::list(args.format);
         return Exit::Yes;
     };
-    let Some(name) = explain::name(asked) else {
-        let shown = crate::policy::syntax::text::shown(asked);
-        output::error(format_args!("`{shown}` is no code of a finding and no reason of a verdict"));
-        match explain::nearest(asked) {
+    let Some(name) = explain::name(query) else {
+        let shown = crate::policy::syntax::text::shown(query);
+        output::error(format_args!(
+            "`{shown}` is neither the code of a finding nor the reason of a verdict"
+        ));
+        match explain::nearest(query) {
             Some(near) => output::hint(format_args!("did you mean `{near}`?")),
             None => output::hint("`trainguard explain` lists them all"),
         }

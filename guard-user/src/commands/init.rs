@@ -22,7 +22,7 @@ const STANDARD: &str = "-";
 /// Runs `trainguard init`.
 pub fn run(args: &InitArgs) -> Exit {
     let Some(profile) = profiles::find(&args.framework) else {
-        output::error(format_args!("no framework `{}` is known", args.framework));
+        output::error(format_args!("there is no framework `{}`", args.framework));
         return Exit::NoAnswer;
     };
     let Some((source, hosts)) = hosts(args) else { return Exit::NoAnswer };
@@ -48,7 +48,7 @@ pub fn run(args: &InitArgs) -> Exit {
     let mut findings = Findings::default();
     let draft = init::draft(&request, &mut findings);
     for note in &findings.notes {
-        output::talk(format_args!("note: {note}"));
+        output::message(format_args!("note: {note}"));
     }
     for problem in &findings.problems {
         output::error(&problem.message);
@@ -150,7 +150,9 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
             draft.manifest,
             draft.policy.trim_end()
         ));
-        output::talk(format_args!("put the two texts into `DIR/{MANIFEST}` and `DIR/{policy}`"));
+        output::message(format_args!(
+            "save the two documents as `DIR/{MANIFEST}` and `DIR/{policy}`"
+        ));
         next(Path::new("DIR"), draft);
         return Exit::Yes;
     }
@@ -159,16 +161,17 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
     // The manifest is written last, so that its policy exists when the manifest appears.
     let files = [(&policy, &draft.policy), (&manifest, &draft.manifest)];
     if !args.force {
-        let there = files.iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok());
-        let there: Vec<String> = there.map(|(path, _)| format!("`{}`", shown_path(path))).collect();
-        if !there.is_empty() {
-            output::error(format_args!("there already: {}", there.join(" and ")));
-            output::hint("--force replaces what is there; --output DIR writes somewhere else");
+        let existing = files.iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok());
+        let existing: Vec<String> =
+            existing.map(|(path, _)| format!("`{}`", shown_path(path))).collect();
+        if !existing.is_empty() {
+            output::error(format_args!("already exists: {}", existing.join(" and ")));
+            output::hint("overwrite with --force, or choose another directory with --output DIR");
             return Exit::NoAnswer;
         }
     }
     if let Err(error) = fs::create_dir_all(&args.output) {
-        output::error(format_args!("cannot make `{}`: {error}", shown_path(&args.output)));
+        output::error(format_args!("cannot create `{}`: {error}", shown_path(&args.output)));
         return Exit::NoAnswer;
     }
     for (path, text) in files {
@@ -177,7 +180,7 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
             return Exit::NoAnswer;
         }
     }
-    output::talk(format_args!(
+    output::message(format_args!(
         "wrote `{}` with {} nodes, and `{}`",
         shown_path(&manifest),
         draft.members.len(),
@@ -191,13 +194,13 @@ fn deliver(args: &InitArgs, draft: &Draft) -> Exit {
 fn next(directory: &Path, draft: &Draft) {
     let manifest = shown_path(&directory.join(MANIFEST));
     let policy = shown_path(&directory.join(&draft.policy_name));
-    output::talk(format_args!(
+    output::message(format_args!(
         "next:\n  1. check addresses, roles and interfaces in `{manifest}`\n  2. trainguard lint \
-         {}\n  3. begin by observing: write `mode: observe` for every service in `{policy}`, start\n     \
-         `trainguard daemon --manifest {manifest}` on the nodes, and see in `trainguard stats \
-         --once`\n     what would be dropped while a job runs\n  4. write `mode: enforce` once \
-         nothing that belongs to the cluster is counted there\nfor an editor that checks while you \
-         type: `trainguard schema cluster > {}`,\nand the same for policy",
+         {}\n  3. observe first: write `mode: observe` for every service in `{policy}`, start\n     \
+         `trainguard daemon --manifest {manifest}` on the nodes, run a job, and see in\n     \
+         `trainguard stats --once` what would be dropped\n  4. write `mode: enforce` once no \
+         packets of the cluster are counted there\nfor an editor that validates the files: \
+         `trainguard schema cluster > {}`,\nand the same for policy",
         shown_path(directory),
         shown_path(&directory.join("cluster.schema.json"))
     ));

@@ -33,11 +33,11 @@ pub fn run(args: &LearnArgs) -> Exit {
             return Exit::NoAnswer;
         }
     };
-    let watch = match watch(args, node) {
-        Ok(watch) => watch,
+    let tracker = match observe(args, node) {
+        Ok(tracker) => tracker,
         Err(exit) => return exit,
     };
-    match learn(args, &loaded, node, &watch) {
+    match learn(args, &loaded, node, &tracker) {
         Ok(learned) => {
             match args.format {
                 Format::Json => output::answer_json(&learned),
@@ -53,24 +53,24 @@ pub fn run(args: &LearnArgs) -> Exit {
 }
 
 /// Returns the observed connections of the node. Prints an error if there are none.
-fn watch(args: &LearnArgs, node: &Node) -> Result<ConnectionTracker, Exit> {
-    let mut watch = ConnectionTracker::new(&node.addresses);
+fn observe(args: &LearnArgs, node: &Node) -> Result<ConnectionTracker, Exit> {
+    let mut tracker = ConnectionTracker::new(&node.addresses);
     let read = match args.capture() {
-        Some(path) => read(path, &mut watch),
-        None => return ask(args, node, watch),
+        Some(path) => read(path, &mut tracker),
+        None => return from_daemon(args, node, tracker),
     };
     let read = read.and_then(|()| {
-        if watch.of_node > 0 {
+        if tracker.of_node > 0 {
             return Ok(());
         }
         Err(format!(
-            "no frame of the capture is from or to `{}`; capture at the node, or name another with \
-             --node",
+            "no frame of the capture is from or to `{}`; capture at this node, or select another \
+             one with --node",
             node.name
         ))
     });
     match read {
-        Ok(()) => Ok(watch),
+        Ok(()) => Ok(tracker),
         Err(problem) => {
             output::error(problem);
             Err(Exit::NoAnswer)
@@ -78,7 +78,7 @@ fn watch(args: &LearnArgs, node: &Node) -> Result<ConnectionTracker, Exit> {
     }
 }
 
-fn read(path: &Path, watch: &mut ConnectionTracker) -> Result<(), String> {
+fn read(path: &Path, tracker: &mut ConnectionTracker) -> Result<(), String> {
     let shown = shown_path(path);
     let mut input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
@@ -89,13 +89,13 @@ fn read(path: &Path, watch: &mut ConnectionTracker) -> Result<(), String> {
     let start = events::beginning(&mut input).map_err(|error| format!("`{shown}`: {error}"))?;
     let are_events = events::begins_like_events(&start);
     let input = start.chain(input);
-    let goes_on = ControlFlow::Continue(());
+    let next = ControlFlow::Continue(());
     let read = if are_events {
-        events::events(input, |event| watch.hear(event).map(|()| goes_on))
+        events::events(input, |event| tracker.add_event(event).map(|()| next))
     } else {
         capture::read(input, |frame| {
-            watch.add(&frame);
-            goes_on
+            tracker.add(&frame);
+            next
         })
         .map(drop)
     };
@@ -104,14 +104,14 @@ fn read(path: &Path, watch: &mut ConnectionTracker) -> Result<(), String> {
 
 /// Reads the events that the daemon keeps.
 #[cfg(feature = "daemon")]
-fn ask(
+fn from_daemon(
     args: &LearnArgs,
     node: &Node,
-    mut watch: ConnectionTracker,
+    mut tracker: ConnectionTracker,
 ) -> Result<ConnectionTracker, Exit> {
     use super::events::{self, Reader};
 
-    let past = Reader::new(args.ask.client()).past();
+    let past = Reader::new(args.daemon.client()).past();
     let past = past.map_err(|error| events::refuse(&error))?;
     let wanted =
         past.iter().filter(|event| args.since.is_none_or(|since| events::is_since(event, since)));
@@ -125,23 +125,23 @@ fn ask(
             ));
             return Err(Exit::NoAnswer);
         }
-        if let Err(problem) = watch.hear(event) {
+        if let Err(problem) = tracker.add_event(event) {
             output::error(problem);
             return Err(Exit::NoAnswer);
         }
     }
-    if watch.of_node == 0 {
-        output::talk("note: the daemon has told of no refused frame");
+    if tracker.of_node == 0 {
+        output::message("note: the daemon has no events about refused packets");
     }
-    watch.by_events = true;
-    Ok(watch)
+    tracker.from_events = true;
+    Ok(tracker)
 }
 
 #[cfg(not(feature = "daemon"))]
-fn ask(
+fn from_daemon(
     _args: &LearnArgs,
     _node: &Node,
-    _watch: ConnectionTracker,
+    _tracker: ConnectionTracker,
 ) -> Result<ConnectionTracker, Exit> {
     Err(Exit::NoAnswer)
 }
@@ -150,17 +150,17 @@ fn learn(
     args: &LearnArgs,
     loaded: &Loaded,
     node: &Node,
-    watch: &ConnectionTracker,
+    tracker: &ConnectionTracker,
 ) -> Result<Learned, String> {
     let compiled =
         policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())?;
-    let mut learned = Learned::of(watch, node, &args.manifest);
+    let mut learned = Learned::of(tracker, node, &args.manifest);
     let made = proposal::make(
         &args.manifest,
         loaded,
         node,
         &compiled,
-        watch,
+        tracker,
         (args.aggregate(), &learned.watched),
     )?;
     learned.add(&made.classified, &made.services, &loaded.cluster);
@@ -174,13 +174,13 @@ fn learn(
 fn deliver(args: &LearnArgs, loaded: &Loaded, documents: Option<&Documents>) -> Exit {
     let Some(directory) = &args.output else { return Exit::Yes };
     let Some(documents) = documents else {
-        output::talk("nothing is proposed, nothing was written");
+        output::message("there is nothing to propose; no file was written");
         return Exit::Yes;
     };
     match write(directory, &args.manifest, loaded, documents) {
         Ok(manifest) => {
             let manifest = shown_path(&manifest);
-            output::talk(format_args!(
+            output::message(format_args!(
                 "wrote the proposal; compare and check it:\n  trainguard diff {} {manifest}\n  \
                  trainguard lint {manifest}",
                 shown_path(&args.manifest)
@@ -212,8 +212,8 @@ fn write(
             .filter(|below| below.components().all(|part| matches!(part, Component::Normal(_))));
         let below = below.ok_or_else(|| {
             format!(
-                "`{}` is not beside the manifest, so no copy of both would hold together; take the \
-                 printed diff instead of --output",
+                "`{}` is not below the manifest's directory, so --output cannot copy it; apply the \
+                 printed diff instead",
                 shown_path(path)
             )
         })?;

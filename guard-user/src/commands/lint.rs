@@ -58,21 +58,23 @@ pub fn run(args: &LintArgs) -> Exit {
         output::error(format_args!("cannot read `{}`: {problem}", shown_path(path)));
     }
     for path in &outcome.foreign {
-        output::talk(format_args!(
-            "note: `{}` is no trainguard file (no `apiVersion: trainguard/...`), not checked",
+        output::message(format_args!(
+            "note: `{}` is not a trainguard file (no `apiVersion: trainguard/...`), not checked",
             shown_path(path)
         ));
     }
     if outcome.checked == 0 && inputs.problems.is_empty() {
-        output::error("no manifest and no policy to check");
+        output::error("there is no manifest and no policy to check");
         output::hint(
             "name a file, or a directory with *.yaml files of `apiVersion: trainguard/v1`",
         );
         return Exit::NoAnswer;
     }
     if key.is_some() && outcome.manifests == 0 {
-        output::error("no manifest whose signature could be checked");
-        output::hint("a signature covers a manifest with all that it names: name the manifest");
+        output::error("--policy-key needs a manifest, and none was given");
+        output::hint(
+            "a signature covers a manifest and the files that it names: give the manifest",
+        );
         return Exit::NoAnswer;
     }
     outcome.report.unreadable |= !inputs.problems.is_empty();
@@ -87,7 +89,9 @@ pub fn run(args: &LintArgs) -> Exit {
     report::lint::print(&findings, outputs.format);
     let written = outputs.write(&findings);
     if let Err(problem) = github::append_summary(&outcome.report, outcome.checked) {
-        output::error(format_args!("cannot write the summary of the step: {problem}"));
+        output::error(format_args!(
+            "cannot write the step summary (GITHUB_STEP_SUMMARY): {problem}"
+        ));
     }
     if let Err(problem) = &written {
         output::error(problem);
@@ -206,9 +210,9 @@ fn fix_all(args: &LintArgs, inputs: &Inputs, files: &Overlay) -> Exit {
             exit = Exit::NoAnswer;
         }
     }
-    let verb = if args.diff { "would be fixed" } else { "fixed" };
-    output::talk(format_args!(
-        "{} in {} {verb}; {} left to be looked at",
+    let done_or_not = if args.diff { "would be fixed" } else { "fixed" };
+    output::message(format_args!(
+        "{} in {} {done_or_not}; {} not fixable automatically",
         counted(done, "finding"),
         counted(originals.len(), "file"),
         outcome.report.diagnostics.len() + outcome.report.hidden()

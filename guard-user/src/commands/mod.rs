@@ -26,47 +26,47 @@ pub mod test;
 pub mod trace;
 
 use crate::{
-    cli::{Cli, Verb},
+    cli::{Cli, Command},
     exit::Exit,
     output,
 };
 
 /// Runs a subcommand, and returns its exit code.
 pub fn run(cli: &Cli) -> Exit {
-    let exit = match &cli.verb {
+    let exit = match &cli.command {
         #[cfg(feature = "daemon")]
-        Verb::Daemon(args) => daemon::run(args),
+        Command::Daemon(args) => daemon::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Downgrade(args) => daemon::downgrade(args),
-        Verb::Lint(args) => lint::run(args),
-        Verb::Schema(args) => generate::schema::run(args),
-        Verb::Man(args) => generate::man::run(args),
-        Verb::Completions(args) => generate::completions::run(args),
-        Verb::Test(args) => test::run(args),
-        Verb::Replay(args) => replay::run(args),
-        Verb::Trace(args) => trace::run(args),
-        Verb::Learn(args) => learn::run(args),
-        Verb::Diff(args) => diff::run(args),
-        Verb::Explain(args) => explain::run(args),
+        Command::Downgrade(args) => daemon::downgrade(args),
+        Command::Lint(args) => lint::run(args),
+        Command::Schema(args) => generate::schema::run(args),
+        Command::Man(args) => generate::man::run(args),
+        Command::Completions(args) => generate::completions::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Trace(args) => trace::run(args),
+        Command::Learn(args) => learn::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Explain(args) => explain::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Doctor(args) => doctor::run(args),
+        Command::Doctor(args) => doctor::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Status(args) => status::run(args),
+        Command::Status(args) => status::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Stats(args) => stats::run(args),
+        Command::Stats(args) => stats::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Events(args) => events::run(args),
+        Command::Events(args) => events::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Apply(args) => apply::run(args),
+        Command::Apply(args) => apply::run(args),
         #[cfg(feature = "daemon")]
-        Verb::Confirm(args) => apply::confirm(args),
+        Command::Confirm(args) => apply::confirm(args),
         #[cfg(feature = "daemon")]
-        Verb::Rollback(args) => apply::roll_back(args),
+        Command::Rollback(args) => apply::roll_back(args),
         #[cfg(feature = "daemon")]
-        Verb::Mode(args) => apply::mode(args),
+        Command::Mode(args) => apply::mode(args),
         #[cfg(feature = "daemon")]
-        Verb::Detach(args) => detach::run(args),
-        Verb::Init(args) => init::run(args),
+        Command::Detach(args) => detach::run(args),
+        Command::Init(args) => init::run(args),
     };
     if output::is_incomplete() { Exit::NoAnswer } else { exit }
 }

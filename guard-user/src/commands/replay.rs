@@ -62,14 +62,15 @@ pub fn run(args: &ReplayArgs) -> Exit {
         Err(Failure::Kernel(error)) => refuse(&error),
         Ok(()) if summary.frames() == 0 => {
             output::error(if args.received && summary.left_out > 0 {
-                "no frame of the capture is for this node"
+                "no frame of the capture is addressed to this node"
             } else {
                 "the capture has no frames"
             });
             Exit::NoAnswer
         }
         Ok(()) if summary.evaluated() == 0 => {
-            output::error("the capture has cut every frame too short to be judged");
+            output::error("the capture cut every frame too short to be evaluated");
+            output::hint("raise the snap length of the capture (tcpdump -s 0)");
             Exit::NoAnswer
         }
         Ok(()) => Exit::Yes,
@@ -77,7 +78,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
 }
 
 fn refuse(error: &SystemError) -> Exit {
-    output::refusal(error);
+    output::system_error(error);
     Exit::NoAnswer
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     api::{client::ClientError, stats::Stats},
     bpf::pins::Pins,
-    cli::{AskArgs, StatsArgs, StatsFormat},
+    cli::{ClientArgs, StatsArgs, StatsFormat},
     daemon,
     exit::Exit,
     output,
@@ -28,15 +28,15 @@ pub fn run(args: &StatsArgs) -> Exit {
     let interval = args.interval.unwrap_or(INTERVAL);
     let form = match args.format {
         Some(StatsFormat::Json) if args.interval.is_some() && args.count.is_none() => {
-            output::error("one document of samples without an end");
-            output::hint("give a COUNT, or take --format ndjson");
+            output::error("--format json writes one document, so it needs a number of samples");
+            output::hint("give a COUNT, or use --format ndjson");
             return Exit::NoAnswer;
         }
         Some(StatsFormat::Json) => OutputFormat::Document,
         Some(StatsFormat::Ndjson) => OutputFormat::Lines,
         Some(StatsFormat::Text) | None => OutputFormat::Rows,
     };
-    let first = match first(&args.ask) {
+    let first = match first(&args.daemon) {
         Ok(first) => first,
         Err(exit) => return exit,
     };
@@ -44,8 +44,8 @@ pub fn run(args: &StatsArgs) -> Exit {
         first.stats().into_iter().for_each(report::stats::print);
         return Exit::Yes;
     }
-    let ask = args.ask.clone();
-    let read = move || again(&ask);
+    let daemon = args.daemon.clone();
+    let read = move || later(&daemon);
     let endless = !args.once && args.count.is_none();
     let first = match args.format {
         None if endless && report::stats::suits_a_screen() => {
@@ -70,26 +70,28 @@ fn live(
     read: impl FnMut() -> Reading + Send + 'static,
 ) -> Result<Exit, Box<Reading>> {
     // Used only in the commands that the screen proposes.
-    let manifest = args.ask.client().status().ok().map(|status| status.manifest);
+    let manifest = args.daemon.client().status().ok().map(|status| status.manifest);
     let live = match Live::open(&first, manifest, TerminalFeatures::of_terminal(args.color)) {
         Ok(live) => live,
         Err(error) => {
-            output::talk(format_args!("note: no live screen here ({error}); rows instead"));
+            output::message(format_args!(
+                "note: this terminal cannot show the live screen ({error}); writing rows instead"
+            ));
             return Err(Box::new(first));
         }
     };
     match live.run(interval, read) {
         Ok(()) => Ok(Exit::Yes),
         Err(error) => {
-            output::error(format_args!("the terminal: {error}"));
+            output::error(format_args!("cannot use the terminal: {error}"));
             Ok(Exit::NoAnswer)
         }
     }
 }
 
 /// Takes the first reading. If there is none, prints the error and returns the exit code for it.
-fn first(ask: &AskArgs) -> Result<Reading, Exit> {
-    let error = match ask.client().stats() {
+fn first(daemon: &ClientArgs) -> Result<Reading, Exit> {
+    let error = match daemon.client().stats() {
         Ok(stats) => return Ok(Reading::Answered(Box::new(stats))),
         Err(error @ ClientError::Refused(_)) => {
             output::error(&error);
@@ -97,10 +99,10 @@ fn first(ask: &AskArgs) -> Result<Reading, Exit> {
         }
         Err(error) => error,
     };
-    match pinned(&Pins::at(&ask.directories.bpf_dir)) {
+    match pinned(&Pins::at(&daemon.directories.bpf_dir)) {
         Some(Ok(stats)) => {
-            output::talk(format_args!("note: {error}"));
-            output::talk("note: counters read from the pinned maps, without top sources");
+            output::message(format_args!("note: {error}"));
+            output::message("note: counters read from the pinned maps, without top sources");
             Ok(Reading::Pinned(Box::new(stats), error.to_string()))
         }
         Some(Err(also)) => {
@@ -110,20 +112,20 @@ fn first(ask: &AskArgs) -> Result<Reading, Exit> {
         }
         None => {
             output::error(&error);
-            output::hint("is it running? with the same --run-dir?");
+            output::hint("check that the daemon runs with the same --run-dir");
             Err(error.exit())
         }
     }
 }
 
 /// Takes a later reading. A failure is not final, because the next reading may succeed.
-fn again(ask: &AskArgs) -> Reading {
-    let why = match ask.client().stats() {
+fn later(daemon: &ClientArgs) -> Reading {
+    let why = match daemon.client().stats() {
         Ok(stats) => return Reading::Answered(Box::new(stats)),
         Err(error @ ClientError::Refused(_)) => return Reading::Nothing(error.to_string()),
         Err(error) => error.to_string(),
     };
-    match pinned(&Pins::at(&ask.directories.bpf_dir)) {
+    match pinned(&Pins::at(&daemon.directories.bpf_dir)) {
         Some(Ok(stats)) => Reading::Pinned(Box::new(stats), why),
         Some(Err(also)) => Reading::Nothing(format!("{why}; {also}")),
         None => Reading::Nothing(why),

@@ -12,13 +12,19 @@ use crate::{
 
 /// Runs `trainguard status`.
 pub fn run(args: &StatusArgs) -> Exit {
-    let (status, exit) = match args.ask.client().status() {
+    let (status, exit) = match args.daemon.client().status() {
         Ok(status) if status.enforcing => (status, Exit::Yes),
         Ok(status) => (status, Exit::No),
         Err(error) => {
             output::error(&error);
-            output::hint("is it running? with the same --run-dir? may you read its socket?");
-            (offline_status::status(&args.ask.directories.bpf_dir, error.to_string()), error.exit())
+            output::hint(
+                "check that the daemon runs with the same --run-dir, and that you may read its \
+                 socket",
+            );
+            (
+                offline_status::status(&args.daemon.directories.bpf_dir, error.to_string()),
+                error.exit(),
+            )
         }
     };
     let status = with_commands(status);

@@ -18,21 +18,21 @@ use crate::{
 
 /// Runs `trainguard trace`.
 pub fn run(args: &TraceArgs) -> Exit {
-    let asked = match asked(args) {
-        Ok(asked) => asked,
+    let packet = match packet(args) {
+        Ok(packet) => packet,
         Err(error) => {
             output::error(error);
             return Exit::NoAnswer;
         }
     };
     let Some(offline) = load::prepare(&args.node) else { return Exit::NoAnswer };
-    if !offline.addresses.contains(&Addr::from(asked.to.0)) {
-        output::talk(format_args!(
-            "note: {} is no address of `{}`; the verdict does not depend on that",
-            asked.to.0, offline.policy.node
+    if !offline.addresses.contains(&Addr::from(packet.to.0)) {
+        output::message(format_args!(
+            "note: {} is not an address of `{}`; this does not change the verdict",
+            packet.to.0, offline.policy.node
         ));
     }
-    let frame = asked.frame();
+    let frame = packet.frame();
     let mut recorder = Recorder::default();
     let tables = offline.policy.host();
     // Buckets are full, because no other packets were sent.
@@ -65,11 +65,11 @@ impl Observer for Recorder {
 }
 
 /// Returns the packet that the arguments describe.
-fn asked(args: &TraceArgs) -> Result<Probe, String> {
+fn packet(args: &TraceArgs) -> Result<Probe, String> {
     let from = endpoint(&args.from).map_err(|error| format!("--from {error}"))?;
     let to = endpoint(&args.to).map_err(|error| format!("--to {error}"))?;
     if from.0.is_ipv4() != to.0.is_ipv4() {
-        return Err(format!("{} and {} are not of one family", from.0, to.0));
+        return Err(format!("{} and {} are of different address families", from.0, to.0));
     }
     let protocol = probe::protocol(&args.proto).map_err(|error| format!("--proto {error}"))?;
     if transport(protocol).is_some() && to.1.is_none() {
@@ -91,7 +91,7 @@ fn endpoint(text: &str) -> Result<(IpAddr, Option<u16>), String> {
         return Ok((addr, None));
     }
     let both: SocketAddr = text.parse().map_err(|_invalid| {
-        format!("`{text}`: expected an address or ADDRESS:PORT, an IPv6 one as [ADDRESS]:PORT")
+        format!("`{text}`: expected an address or ADDRESS:PORT, for IPv6 [ADDRESS]:PORT")
     })?;
     Ok((both.ip(), Some(both.port())))
 }

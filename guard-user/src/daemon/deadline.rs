@@ -62,7 +62,7 @@ mod tests {
 
     /// Case 109: the wall clock, which can be set, does not matter.
     #[test]
-    fn a_deadline_is_over_with_its_time_and_with_its_boot() {
+    fn a_deadline_passes_with_its_time_and_with_a_reboot() {
         let deadline = Deadline::after(Duration::from_mins(10)).expect("a clock");
         assert!(deadline.left().is_some_and(|left| left > Duration::from_mins(9)));
         let over = Deadline { at: Duration::from_nanos(1), ..deadline.clone() };

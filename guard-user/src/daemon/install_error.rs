@@ -55,6 +55,7 @@ impl InstallError {
             Self::System(error) => vec![error.to_string()],
         }
     }
+
     /// Returns the message as one text.
     pub(crate) fn text(&self) -> String {
         self.lines().join("\n")

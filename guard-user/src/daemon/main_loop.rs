@@ -30,7 +30,7 @@ use super::{
     telemetry::Telemetry,
     timing::Timing,
 };
-use crate::{bpf::pins::Newer, logs::Log, system_error::SystemError};
+use crate::{bpf::pins::NewerGuard, logs::Log, system_error::SystemError};
 
 /// Capacity of the queue of requests from the connections to the loop.
 const REQUEST_QUEUE: usize = 64;
@@ -44,7 +44,7 @@ pub(super) struct Daemon {
     pub(super) log: Log,
 }
 
-/// What woke the loop before its next timer.
+/// The event that woke the loop before its next timer.
 enum Woken {
     /// A device has appeared, vanished or changed.
     Devices,
@@ -58,7 +58,10 @@ enum Woken {
 ///
 /// # Errors
 /// The pin directory cannot be claimed, the sockets cannot be opened, or no policy came into force.
-pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(), InstallError> {
+pub(super) async fn run_until_signal(
+    options: Options,
+    newer: NewerGuard,
+) -> Result<(), InstallError> {
     let mut signals = Signals::new()?;
     let claim = Claim::take(&options.bpf_dir, &newer)?;
     let (sender, mut requests) = mpsc::channel(REQUEST_QUEUE);
@@ -67,7 +70,9 @@ pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(
     // Before anything is attached: a guard whose daemon cannot be queried must not come into force.
     let _sockets = http::serve(run_dir, &sender, &limits).map_err(|error| {
         let what = format!("opening the sockets in `{}`", run_dir.display());
-        InstallError::System(SystemError::of(what, error).hint("choose another with --run-dir"))
+        InstallError::System(
+            SystemError::of(what, error).hint("choose another directory with --run-dir"),
+        )
     })?;
     if let Some(address) = options.metrics_listen {
         http::serve_metrics(address, &sender, &limits).await.map_err(|error| {
@@ -113,7 +118,7 @@ pub(super) async fn run_until_signal(options: Options, newer: Newer) -> Result<(
     }
     daemon.serving.notifier.stopping();
     daemon.save_counters();
-    tracing::info!("ending; the guard stays in force, `trainguard detach` takes it off");
+    tracing::info!("ending; the guard stays in force, `trainguard detach` detaches it");
     Ok(())
 }
 
@@ -195,7 +200,7 @@ impl Daemon {
         policy.check_trial(&mut dataplane);
         policy.check_mode(&mut dataplane);
         policy.check_files(&mut dataplane);
-        self.serving.notifier.did(Work::Files);
+        self.serving.notifier.mark_done(Work::Files);
     }
 
     /// Lists the devices, then repairs pins and attachments that are not as they should be.
@@ -205,10 +210,10 @@ impl Daemon {
         }
         let tunnels = self.interfaces.tunnels();
         if self.policy.in_force().is_some_and(|now| now.tunnels != tunnels) {
-            tracing::info!("tunnel devices have changed");
+            tracing::info!("tunnel devices changed");
             let (policy, mut dataplane) = self.split();
             if let Err(error) = policy.load_again(&mut dataplane) {
-                tracing::error!("tunnels are not followed: {}", error.lines().join("; "));
+                tracing::error!("changed tunnel devices not applied: {}", error.lines().join("; "));
             }
         }
         let pins = self.interfaces.check_pins();
@@ -217,7 +222,7 @@ impl Daemon {
         if let Some(in_force) = policy.in_force() {
             dataplane.reconcile(&in_force.info);
         }
-        self.serving.notifier.did(Work::Interfaces);
+        self.serving.notifier.mark_done(Work::Interfaces);
     }
 
     /// Reads the events from the kernel's ring.
@@ -238,20 +243,20 @@ impl Daemon {
             Ok(stats) => self.telemetry.summarise(stats),
             Err(error) => tracing::warn!(hint = error.hint_text(), "{error}"),
         }
-        self.log.tell();
+        self.log.write_summary();
     }
 
-    /// Sends the service manager a sign of life, the ready message and the state line, as far as they
+    /// Sends the service manager a keep-alive, the ready message and the state line, as far as they
     /// are due.
     async fn notify_service_manager(&mut self) {
         if !self.serving.notifier.is_used() {
             return;
         }
-        self.serving.notifier.send_sign();
+        self.serving.notifier.send_keepalive();
         if !self.serving.notifier.needs_status() {
             return;
         }
-        let status = self.condition(&self.interfaces.devices_now().await.0);
+        let status = self.status_without_ports(&self.interfaces.devices_now().await.0);
         self.serving.notifier.update(&status, self.interfaces.shared());
     }
 }

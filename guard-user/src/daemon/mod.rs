@@ -44,7 +44,7 @@ pub use self::{
     telemetry::counters::read as read_counters,
 };
 use crate::{
-    bpf::pins::{self, Newer},
+    bpf::pins::{self, NewerGuard},
     exit::Exit,
     file_permissions,
     logs::Log,
@@ -54,23 +54,23 @@ use crate::{
 
 /// Hint of the error of [`downgrade`] if a guard of a newer layout still guards an interface.
 const RUN_AGAIN_HINT: &str =
-    "it stays guarded, by the newer one; run the command again once that is mended";
+    "the newer version still guards the interface; correct the problem, then run the command again";
 
 /// Runs the daemon until a signal ends it. The guard stays attached after the daemon has ended.
 pub fn run(options: Options) -> Exit {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "starting");
     let log = options.log.clone();
-    let newer = Newer::Refuse { instead: downgrade_command(&options.bpf_dir) };
-    explained(&log, main_loop::run_until_signal(options, newer))
+    let newer = NewerGuard::Refuse { command: downgrade_command(&options.bpf_dir) };
+    run_logged(&log, main_loop::run_until_signal(options, newer))
 }
 
 /// Takes over once from a guard of a newer layout, then ends; the guard stays attached. Fails if a
 /// guard of another layout still guards an interface.
 pub fn downgrade(options: Options) -> Exit {
     let log = options.log.clone();
-    explained(&log, async {
+    run_logged(&log, async {
         let (bpf_dir, state_dir) = (options.bpf_dir.clone(), options.state_dir.clone());
-        let claim = Claim::take(&options.bpf_dir, &Newer::TakeOver)?;
+        let claim = Claim::take(&options.bpf_dir, &NewerGuard::TakeOver)?;
         let limits = Arc::new(ConnectionLimits::new(&options.timing));
         let mut daemon = Daemon::start(options, claim, limits).await?;
         daemon.save_counters();
@@ -92,7 +92,7 @@ pub fn downgrade(options: Options) -> Exit {
 }
 
 /// Runs a future to its end, logs its error, and returns the exit code.
-fn explained(log: &Log, work: impl Future<Output = Result<(), InstallError>>) -> Exit {
+fn run_logged(log: &Log, work: impl Future<Output = Result<(), InstallError>>) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(work),
@@ -105,7 +105,7 @@ fn explained(log: &Log, work: impl Future<Output = Result<(), InstallError>>) ->
             Exit::NoAnswer
         }
     };
-    log.tell();
+    log.write_summary();
     exit
 }
 
@@ -125,6 +125,6 @@ fn downgrade_command(bpf_dir: &Path) -> String {
         }
     }
     words.push("--bpf-dir".to_owned());
-    words.push(pins::seen_by_others(bpf_dir).display().to_string());
+    words.push(pins::host_path(bpf_dir).display().to_string());
     words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
 }

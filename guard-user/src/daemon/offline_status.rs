@@ -29,7 +29,7 @@ pub fn status(bpf_dir: &Path, why: String) -> Status {
     let devices = match devices::devices_now() {
         Ok(devices) => devices,
         Err(error) => {
-            status.problems.push(told(&error));
+            status.problems.push(error.with_hint());
             Vec::new()
         }
     };
@@ -37,18 +37,18 @@ pub fn status(bpf_dir: &Path, why: String) -> Status {
         Ok(links) => {
             status.interfaces = links.iter().map(|pinned| interface(pinned, &devices)).collect();
         }
-        Err(error) => status.problems.push(told(&error)),
+        Err(error) => status.problems.push(error.with_hint()),
     }
     if let Err(error) = read(&pins, &mut status) {
-        status.problems.push(told(&error));
+        status.problems.push(error.with_hint());
     }
     let guarded = |interface: &&InterfaceStatus| interface.is_guarded();
     if let Some(id) = status.interfaces.iter().find(guarded).and_then(|first| first.program_id) {
         // Only root may query the program. The link already shows that it is attached.
         status.program = Program::find(id).ok().flatten().map(Into::into);
         status.problems.push(
-            "what was in force stays in force, and nobody follows files and interfaces: start the \
-             daemon"
+            "the policy in force stays in force, but changes of files and interfaces are not \
+             applied: start the daemon"
                 .to_owned(),
         );
     }
@@ -77,7 +77,7 @@ fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
             return InterfaceStatus {
                 name: name.clone(),
                 state: InterfaceState::Failed,
-                problem: Some(told(&error)),
+                problem: Some(error.with_hint()),
                 ..InterfaceStatus::default()
             };
         }
@@ -86,14 +86,10 @@ fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
     let device = device_of(link, devices);
     let (state, problem) = match device {
         Some(_) => (InterfaceState::Guarded, None),
-        None if info.ifindex == 0 => (
-            InterfaceState::Missing,
-            Some("the interface is gone, or somebody detached the program"),
-        ),
-        None => (
-            InterfaceState::Failed,
-            Some("its link guards an interface of another network namespace"),
-        ),
+        None if info.ifindex == 0 => {
+            (InterfaceState::Missing, Some("the interface is gone, or the program was detached"))
+        }
+        None => (InterfaceState::Failed, Some("the interface is in another network namespace")),
     };
     InterfaceStatus {
         name: device.map_or(name, |device| &device.name).clone(),
@@ -104,13 +100,5 @@ fn interface(pinned: &PinnedLink, devices: &[Device]) -> InterfaceStatus {
         up: device.map(|device| device.up),
         problem: problem.map(str::to_owned),
         remedy: None,
-    }
-}
-
-/// Formats an error with its hint.
-fn told(error: &SystemError) -> String {
-    match error.hint_text() {
-        Some(hint) => format!("{error} ({hint})"),
-        None => error.to_string(),
     }
 }

@@ -76,8 +76,8 @@ impl Daemon {
         let QueuedRequest { caller: peer, ask } = request;
         let peer = peer.as_ref();
         match ask {
-            Ask::Stats(reply) => self.serving.pending.want_stats(reply),
-            Ask::Metrics(form, reply) => self.serving.pending.want_metrics(form, reply),
+            Ask::Stats(reply) => self.serving.pending.queue_stats(reply),
+            Ask::Metrics(form, reply) => self.serving.pending.queue_metrics(form, reply),
             Ask::Status(reply) if reply.is_closed() => {}
             Ask::Status(reply) => drop(reply.send(self.status().await)),
             Ask::Events { after, limit, reply } => {
@@ -215,7 +215,7 @@ impl Daemon {
             return Err(SystemError::new("no policy is in force"));
         };
         let mut stats = counters::read(shared)?;
-        let now = self.condition(&self.interfaces.devices_now().await.0);
+        let now = self.status_without_ports(&self.interfaces.devices_now().await.0);
         stats.node = now.node;
         stats.enforcing = Some(now.enforcing);
         stats.in_force_since = now.in_force_since;
@@ -266,7 +266,7 @@ impl Daemon {
         let (detached, notes) = self.interfaces.detach(&detach.interfaces);
         self.split().1.report_interfaces(notes);
         let detached = detached?;
-        tracing::warn!(interfaces = detached.detached.join(" "), "detached, as asked for");
+        tracing::warn!(interfaces = detached.detached.join(" "), "detached on request");
         Ok(detached)
     }
 }

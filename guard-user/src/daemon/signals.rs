@@ -28,7 +28,7 @@ impl Signals {
     pub(super) fn new() -> Result<Self, InstallError> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
-                InstallError::System(SystemError::of("listening to signals", error))
+                InstallError::System(SystemError::of("installing the signal handlers", error))
             })
         };
         Ok(Self {

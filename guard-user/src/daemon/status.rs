@@ -30,7 +30,7 @@ impl Daemon {
     /// Returns the whole status.
     pub(super) async fn status(&mut self) -> Status {
         let (devices, problem) = self.interfaces.devices_now().await;
-        let mut status = self.condition(&devices);
+        let mut status = self.status_without_ports(&devices);
         status.problems.extend(problem);
         if let Some(in_force) = self.policy.in_force() {
             status.open_ports = self.interfaces.open_ports(&in_force.info.ports, &devices);
@@ -39,7 +39,7 @@ impl Daemon {
     }
 
     /// Returns the status without the open ports. `devices`: as listed just now.
-    pub(super) fn condition(&self, devices: &[Device]) -> Status {
+    pub(super) fn status_without_ports(&self, devices: &[Device]) -> Status {
         let Self { policy, interfaces, serving, log, .. } = self;
         let mut status = Status {
             schema: STATUS_SCHEMA.to_owned(),

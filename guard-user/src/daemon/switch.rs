@@ -41,7 +41,7 @@ pub(super) struct NodeDataplane<'d> {
 impl NodeDataplane<'_> {
     /// Reads the events from the kernel's ring. `in_force` gives the names of services and nodes.
     pub(super) fn drain_events(&mut self, in_force: Option<&InForce>) {
-        self.serving.notifier.did(Work::Events);
+        self.serving.notifier.mark_done(Work::Events);
         #[cfg(feature = "log")]
         self.interfaces.flush_log();
         let Some(in_force) = in_force else { return };
@@ -83,21 +83,22 @@ impl NodeDataplane<'_> {
 
     /// Keeps the running generation for a candidate that enforces the same as the policy in force. Only
     /// what is known about the policy changes, and the interfaces, if the patterns changed.
-    fn keep(&mut self, candidate: Candidate, current: &InForce) -> Installed {
-        let Candidate { info, neighbourhood, tunnels, .. } = candidate;
-        tracing::info!(generation = current.number, "the policy is unchanged");
+    fn keep_generation(&mut self, candidate: Candidate, current: &InForce) -> Installed {
+        let Candidate { info, cluster_networks, tunnels, .. } = candidate;
+        tracing::info!(generation = current.number, "policy unchanged");
         let (before, now) = (&current.info.patterns, &info.patterns);
-        let elsewhere = (before != now).then(|| {
+        let changed_patterns = (before != now).then(|| {
             let (before, now) = (before.join(", "), now.join(", "));
-            format!("other interfaces are meant: `{now}`, before that `{before}`")
+            format!("interface patterns changed: `{now}`, before `{before}`")
         });
-        if let Some(elsewhere) = &elsewhere {
-            tracing::info!("{elsewhere}");
+        if let Some(text) = &changed_patterns {
+            tracing::info!("{text}");
         }
         let InForce { number, since, hash, .. } = *current;
         let in_force = InForce { number, since, hash, tunnels, info };
-        self.telemetry.set_policy(neighbourhood, &in_force.info.names);
-        let event = policy_event(PolicyChange::Unchanged, Some(&in_force), elsewhere.as_slice());
+        self.telemetry.set_policy(cluster_networks, &in_force.info.names);
+        let event =
+            policy_event(PolicyChange::Unchanged, Some(&in_force), changed_patterns.as_slice());
         self.telemetry.policy_event(event);
         self.reconcile(&in_force.info);
         Installed { in_force, problem: None }
@@ -140,7 +141,7 @@ impl Dataplane for NodeDataplane<'_> {
             && current.hash == candidate.policy.hash
             && current.tunnels == candidate.tunnels
         {
-            let kept = self.keep(candidate, current);
+            let kept = self.keep_generation(candidate, current);
             sys::trim_heap();
             return Ok(kept);
         }
@@ -148,9 +149,9 @@ impl Dataplane for NodeDataplane<'_> {
         // old one.
         self.drain_events(current);
         self.save_counters();
-        let pins = self.interfaces.mend_pins()?;
+        let pins = self.interfaces.restore_pins()?;
         self.report_pins(pins, current);
-        let Candidate { policy, info, neighbourhood, tunnels } = candidate;
+        let Candidate { policy, info, cluster_networks, tunnels } = candidate;
         let loaded = self.interfaces.load(&policy)?;
         self.telemetry.watch_kernel_ring(&loaded.shared)?;
         let number = loaded.number;
@@ -160,17 +161,17 @@ impl Dataplane for NodeDataplane<'_> {
         let in_force =
             InForce { number, since: SystemTime::now(), hash: policy.hash, tunnels, info };
         let problem = self.record(&policy, number);
-        self.telemetry.set_policy(neighbourhood, &in_force.info.names);
+        self.telemetry.set_policy(cluster_networks, &in_force.info.names);
         if self.interfaces.is_unguarded() {
             // The reason was logged for each interface.
-            tracing::error!(generation = number, "loaded, but on no interface");
+            tracing::error!(generation = number, "policy loaded, no interface attached");
         } else {
             tracing::info!(
                 generation = number,
                 node = in_force.info.node,
                 policy = hexadecimal(&policy.hash),
                 services = in_force.info.services.len(),
-                "in force"
+                "policy in force"
             );
             let event = policy_event(PolicyChange::InForce, Some(&in_force), &[]);
             self.telemetry.policy_event(event);

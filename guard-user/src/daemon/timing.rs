@@ -34,7 +34,7 @@ pub struct Timing {
     /// Age at which the state line of the service manager is renewed.
     pub line: Duration,
     /// Maximum age of the last check of files, of interfaces and of events. If one of the three is
-    /// older, the service manager gets no sign of life. Loading a policy of a million prefixes keeps
+    /// older, the service manager gets no keep-alive. Loading a policy of a million prefixes keeps
     /// the loop busy for seconds.
     pub fresh: Duration,
     /// Time for which a new connection cannot be evicted to make room for another one.
@@ -194,12 +194,12 @@ mod tests {
         assert_eq!(values, expected);
         assert_eq!([CONFIRM_WITHIN[0], MODE_FOR[0]], [timing.shortest; 2]);
         let answers = AnswerTimeouts::default();
-        assert_eq!([answers.question, answers.command].map(|time| time.as_secs()), [5, 115]);
-        assert!(answers.command < timing.command, "the daemon gives up last");
+        assert_eq!([answers.query, answers.command].map(|time| time.as_secs()), [5, 115]);
+        assert!(answers.command < timing.command, "the client gives up before the daemon");
     }
 
     #[test]
-    fn what_is_not_given_keeps_its_default() {
+    fn omitted_keys_keep_their_defaults() {
         let timing: Timing = "look=200ms,files=50ms,request=1s".parse().expect("timing");
         let expected = Timing {
             look: Duration::from_millis(200),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn malformed_values_are_rejected() {
         for (text, part) in [
             ("", "expected KEY=TIME"),
             ("look", "expected KEY=TIME"),

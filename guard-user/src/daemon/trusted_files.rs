@@ -16,7 +16,7 @@ use nix::{
 };
 
 use crate::{
-    file_permissions::{self, Fault, Owned, Passed, PathTarget},
+    file_permissions::{self, Fault, Ownership, PathEntry, PathTarget},
     policy::{Disk, Files, resolve::files},
 };
 
@@ -42,7 +42,7 @@ impl Files for TrustedFiles {
 /// it. The error names that user or mode and the command that corrects it.
 pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
     let PathTarget { directory, name, path } =
-        file_permissions::walk(path, &mut |passed| require(&passed))?;
+        file_permissions::walk(path, &mut |entry| require(&entry))?;
     // Without `O_NONBLOCK`, opening a pipe would wait for a writer that may never come. Without
     // `O_NOCTTY`, a terminal could become the daemon's controlling terminal.
     let flags = OFlag::O_RDONLY
@@ -52,36 +52,37 @@ pub(super) fn open_trusted(path: &Path) -> io::Result<File> {
         | OFlag::O_CLOEXEC;
     let file = File::from(openat(&directory, &*name, flags, Mode::empty())?);
     files::require_regular(&file)?;
-    require(&Passed::file(path, &file)?)?;
+    require(&PathEntry::file(path, &file)?)?;
     Ok(file)
 }
 
 /// Fails if users other than root and the daemon's own can change this file, directory or link.
-fn require(passed: &Passed) -> io::Result<()> {
+fn require(entry: &PathEntry) -> io::Result<()> {
     let own = geteuid().as_raw();
-    let Some(fault) = passed.fault(&[own]) else { return Ok(()) };
-    let shown = passed.path.display();
-    let Owned { uid, mode } = passed.owned;
+    let Some(fault) = entry.fault(&[own]) else { return Ok(()) };
+    let shown = entry.path.display();
+    let Ownership { uid, mode } = entry.owned;
     let why = match fault {
         Fault::Owner => {
             let who = if own == 0 {
                 String::new()
             } else {
-                format!(" or user {own}, whom the daemon is")
+                format!(" or user {own}, as which the daemon runs")
             };
             format!("`{shown}` belongs to user {uid}, expected root{who}: `chown` it")
         }
         Fault::Writable => {
-            format!("others may write to `{shown}` (mode {mode:04o}): `chmod go-w` it")
+            format!("other users may write to `{shown}` (mode {mode:04o}): `chmod go-w` it")
         }
         Fault::Shared => format!(
-            "others may put files into the directory `{shown}` (mode {mode:04o}): `chmod go-w` it"
+            "other users may put files into the directory `{shown}` (mode {mode:04o}): `chmod \
+             go-w` it"
         ),
         Fault::Kind => format!("`{shown}` is not a regular file"),
-        Fault::Names => format!(
-            "`{shown}` has {} names (hard links), and whoever has another one may have it \
-             elsewhere: put a copy in its place",
-            passed.names
+        Fault::HardLinks => format!(
+            "`{shown}` has {} hard links, and one of them may be in a directory that other users \
+             can write to: replace the file with a copy",
+            entry.names
         ),
     };
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
@@ -121,35 +122,35 @@ mod tests {
 
     /// Case 128.
     #[test]
-    fn what_others_may_write_is_refused_and_named() {
+    fn files_that_other_users_may_write_are_rejected() {
         let dir = tempfile::tempdir().expect("a directory");
         let (inner, file) = (dir.path().join("inner"), dir.path().join("inner/file"));
         fs::create_dir(&inner).expect("a directory");
         fs::write(&file, TEXT).expect("a file");
         assert_eq!(TrustedFiles.read(&file).expect("a file of our own"), TEXT);
         for (path, mode, part) in [
-            (&file, 0o664, "others may write to"),
+            (&file, 0o664, "other users may write to"),
             (&file, 0o646, "mode 0646"),
-            (&inner, 0o775, "others may put files into the directory"),
+            (&inner, 0o775, "other users may put files into the directory"),
             (&inner, 0o757, "inner` (mode 0757)"),
         ] {
             let before = fs::metadata(path).expect("a mode").permissions().mode();
             set_mode(path, mode);
-            let told = why(&file);
-            assert!(told.contains(part) && told.contains("chmod go-w"), "{mode:o}: {told}");
+            let error = why(&file);
+            assert!(error.contains(part) && error.contains("chmod go-w"), "{mode:o}: {error}");
             set_mode(path, before);
         }
         // A sticky directory, as /tmp is: the files in it are checked instead.
         set_mode(&inner, 0o1777);
         assert_eq!(TrustedFiles.read(&file).expect("a sticky directory"), TEXT);
         fs::hard_link(&file, dir.path().join("another name")).expect("a hard link");
-        assert!(why(&file).contains("2 names"), "{}", why(&file));
+        assert!(why(&file).contains("2 hard links"), "{}", why(&file));
         fs::remove_file(dir.path().join("another name")).expect("removing");
         if geteuid().is_root() {
             for path in [&file, &inner] {
                 chown(path, Some(1000), None).expect("another owner");
-                let told = why(&file);
-                assert!(told.contains("belongs to user 1000, expected root"), "{told}");
+                let error = why(&file);
+                assert!(error.contains("belongs to user 1000, expected root"), "{error}");
                 chown(path, Some(0), None).expect("the owner");
             }
         }
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_as_far_as_they_lead_through_what_is_ours() {
+    fn links_are_followed_if_all_entries_on_the_path_are_trusted() {
         let dir = tempfile::tempdir().expect("a directory");
         let at = |name: &str| dir.path().join(name);
         for version in ["one", "two"] {
@@ -188,16 +189,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_at_once() {
+    fn files_that_are_not_regular_are_rejected_at_once() {
         let dir = tempfile::tempdir().expect("a directory");
         let pipe = dir.path().join("pipe");
         mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
         for path in [&pipe, Path::new("/dev/null"), Path::new("/dev/tty"), dir.path()] {
-            let told = TrustedFiles.read(path).expect_err("no file").to_string();
+            let error = TrustedFiles.read(path).expect_err("no file").to_string();
             let expected = ["not a regular file", "directory", "No such device"]
                 .iter()
-                .any(|p| told.contains(p));
-            assert!(expected, "{}: {told}", path.display());
+                .any(|p| error.contains(p));
+            assert!(expected, "{}: {error}", path.display());
         }
         assert!(
             TrustedFiles

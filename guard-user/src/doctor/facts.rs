@@ -11,7 +11,7 @@ use crate::{
     system_error::SystemError,
 };
 
-pub use crate::file_permissions::{Owned, Passed as PolicyFile};
+pub use crate::file_permissions::{Ownership, PathEntry as PolicyFile};
 
 /// A value that the caller may lack the rights to see.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -197,7 +197,7 @@ pub struct BpfFs {
     /// Whether the caller may create files in it.
     pub writable: bool,
     /// Owner and mode of the pin directory itself; null if it does not exist.
-    pub directory: Option<MaybeHidden<Owned>>,
+    pub directory: Option<MaybeHidden<Ownership>>,
 }
 
 /// A directory of the daemon.
@@ -206,7 +206,7 @@ pub struct Directory {
     /// Path of the directory.
     pub path: PathBuf,
     /// Owner and mode; null if it does not exist.
-    pub owned: Option<MaybeHidden<Owned>>,
+    pub owned: Option<MaybeHidden<Ownership>>,
     /// Free space in bytes; null if the directory does not exist, or the space is unknown.
     pub free: Option<u64>,
 }

@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::facts::{MaybeHidden, Owned, PolicyFile};
+use super::facts::{MaybeHidden, Ownership, PolicyFile};
 use crate::file_permissions;
 
 /// Returns the owners and modes of files, and of all directories and links on the way to them, each
 /// once, sorted by path. Paths that do not exist are left out, because `paths` may contain
 /// patterns.
-pub(super) fn on_the_way(paths: &[PathBuf]) -> MaybeHidden<Vec<PolicyFile>> {
+pub(super) fn path_entries(paths: &[PathBuf]) -> MaybeHidden<Vec<PolicyFile>> {
     let mut found = BTreeMap::new();
     for path in paths {
         match walk(path, &mut found) {
@@ -27,7 +27,7 @@ pub(super) fn on_the_way(paths: &[PathBuf]) -> MaybeHidden<Vec<PolicyFile>> {
 }
 
 /// Returns owner and mode of a path, following links; none if it does not exist.
-pub(super) fn owned(path: &Path) -> Option<MaybeHidden<Owned>> {
+pub(super) fn owned(path: &Path) -> Option<MaybeHidden<Ownership>> {
     match fs::metadata(path) {
         Ok(metadata) => Some(MaybeHidden::Known(of(&metadata))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -35,8 +35,8 @@ pub(super) fn owned(path: &Path) -> Option<MaybeHidden<Owned>> {
     }
 }
 
-fn of(metadata: &fs::Metadata) -> Owned {
-    Owned { uid: metadata.uid(), mode: metadata.mode() & 0o7777 }
+fn of(metadata: &fs::Metadata) -> Ownership {
+    Ownership { uid: metadata.uid(), mode: metadata.mode() & 0o7777 }
 }
 
 fn walk(path: &Path, found: &mut BTreeMap<PathBuf, PolicyFile>) -> io::Result<()> {
@@ -45,7 +45,7 @@ fn walk(path: &Path, found: &mut BTreeMap<PathBuf, PolicyFile>) -> io::Result<()
         Ok(())
     };
     match file_permissions::walk(path, &mut note) {
-        Ok(end) => note(end.look()?),
+        Ok(end) => note(end.stat()?),
         // The directory was recorded on the way; lint reports that it is not a file.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(()),
         Err(error) => Err(error),
@@ -60,7 +60,7 @@ mod tests {
     use crate::file_permissions::EntryKind;
 
     #[test]
-    fn links_are_followed_and_everything_on_the_way_is_told() {
+    fn links_are_followed_and_all_path_entries_are_reported() {
         let directory = tempfile::tempdir().expect("a directory");
         let base = directory.path().canonicalize().expect("a path");
         fs::create_dir(base.join("real")).expect("a directory");
@@ -69,8 +69,8 @@ mod tests {
         symlink("data/policy.yaml", base.join("policy.yaml")).expect("a link");
         symlink("loop", base.join("loop")).expect("a link");
 
-        let seen = on_the_way(&[base.join("policy.yaml"), base.join("*.none")]);
-        let found = seen.known().expect("all of it");
+        let seen = path_entries(&[base.join("policy.yaml"), base.join("*.none")]);
+        let found = seen.known().expect("a readable path");
         let kind = |name: &str| {
             let path = base.join(name);
             found.iter().find(|file| file.path == path).map(|file| file.kind)
@@ -80,6 +80,6 @@ mod tests {
         assert_eq!(kind("real"), Some(EntryKind::Directory));
         assert_eq!(kind("real/policy.yaml"), Some(EntryKind::File));
         assert!(found.iter().any(|file| file.path == Path::new("/")));
-        assert!(on_the_way(&[base.join("loop")]).known().is_none(), "it leads nowhere");
+        assert!(path_entries(&[base.join("loop")]).known().is_none(), "a link to itself");
     }
 }

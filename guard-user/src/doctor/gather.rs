@@ -42,6 +42,7 @@ use crate::{
 
 /// User of the daemon, if a package created it.
 const DAEMON_USER: &str = "trainguard";
+
 /// The sources of the facts.
 #[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
@@ -72,25 +73,25 @@ pub struct Gathered {
 ///
 /// # Errors
 /// The kernel does not list the network interfaces; without them there is no diagnosis.
-pub fn gather(asked: &Scope<'_>) -> Result<Gathered, SystemError> {
+pub fn gather(scope: &Scope<'_>) -> Result<Gathered, SystemError> {
     let tree = Tree::of_this_machine();
     let rights = Rights { uid: geteuid().as_raw(), capabilities: tree.capabilities() };
     let devices = devices::devices_now()?;
-    let daemon: MaybeHidden<Box<Status>> = asked.client.status().map(Box::new).into();
-    let (policy, loaded, compiled) = asked.manifest.map_or((None, None, None), |manifest| {
-        let (policy, loaded, compiled) = policy_of(manifest, asked.node);
+    let daemon: MaybeHidden<Box<Status>> = scope.client.status().map(Box::new).into();
+    let (policy, loaded, compiled) = scope.manifest.map_or((None, None, None), |manifest| {
+        let (policy, loaded, compiled) = policy_of(manifest, scope.node);
         (Some(policy), loaded, compiled)
     });
-    let patterns = patterns(asked, loaded.as_ref(), policy.as_ref(), &daemon);
+    let patterns = patterns(scope, loaded.as_ref(), policy.as_ref(), &daemon);
     let chosen = patterns.is_some();
     let selection = patterns.map_or_else(|| all_up(&devices), |it| select::select(&it, &devices));
-    let interfaces = describe(&tree, asked.bpf_dir, &selection, &devices, &daemon);
+    let interfaces = describe(&tree, scope.bpf_dir, &selection, &devices, &daemon);
     let (open_ports, root_services) =
         listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
     let facts = MachineFacts {
         kernel: kernel(&tree),
         abilities: attempts::try_kernel(compiled.as_ref()),
-        bpffs: bpffs(asked.bpf_dir),
+        bpffs: bpffs(scope.bpf_dir),
         policy,
         interfaces,
         unguarded: if chosen { unguarded(&selection, &devices) } else { Vec::new() },
@@ -101,8 +102,8 @@ pub fn gather(asked: &Scope<'_>) -> Result<Gathered, SystemError> {
         network: network(&tree),
         open_ports,
         root_services,
-        state_dir: directory(asked.state_dir),
-        run_dir: directory(asked.client.run_dir()),
+        state_dir: directory(scope.state_dir),
+        run_dir: directory(scope.client.run_dir()),
         unit: system::unit(),
         daemon,
         cpus: thread::available_parallelism().map_or(1, Into::into),
@@ -178,7 +179,7 @@ fn policy_of(
         node: None,
         node_problem: None,
         ports: Vec::new(),
-        files: files::on_the_way(&sources),
+        files: files::path_entries(&sources),
         trusted: trusted(),
     };
     let Ok(loaded) = policy::load(manifest, &Disk) else { return (policy, None, None) };
@@ -212,13 +213,13 @@ fn trusted() -> Vec<u32> {
 /// Returns the patterns of the interfaces to guard; none if neither a flag, a manifest nor the
 /// daemon gives any.
 fn patterns(
-    asked: &Scope<'_>,
+    scope: &Scope<'_>,
     loaded: Option<&Loaded>,
     policy: Option<&Policy>,
     daemon: &MaybeHidden<Box<Status>>,
 ) -> Option<Vec<String>> {
-    if !asked.interfaces.is_empty() {
-        return Some(asked.interfaces.to_vec());
+    if !scope.interfaces.is_empty() {
+        return Some(scope.interfaces.to_vec());
     }
     let node = policy.and_then(|policy| policy.node.as_deref());
     if let Some(node) = node.and_then(|name| loaded?.cluster.node(name)) {
@@ -239,8 +240,8 @@ fn all_up(devices: &[Device]) -> Selection {
 
 /// Returns the devices that are up, not selected, and do not share the frames of a selected device.
 fn unguarded(selection: &Selection, devices: &[Device]) -> Vec<String> {
-    let wanted = |device: &Device| selection.means(device.index);
-    let bare = topology::unguarded(devices, wanted, |index| selection.means(index));
+    let wanted = |device: &Device| selection.selects(device.index);
+    let bare = topology::unguarded(devices, wanted, |index| selection.selects(index));
     bare.map(|device| device.name.clone()).collect()
 }
 
@@ -263,7 +264,7 @@ fn describe(
             controller.is_some()
                 && other.index != device.index
                 && other.stacked.controller == controller
-                && !selection.means(other.index)
+                && !selection.selects(other.index)
         });
         Interface {
             name: device.name.clone(),
@@ -284,10 +285,10 @@ fn describe(
                 let kind = controller.kind.clone().unwrap_or_default();
                 (controller.name.clone(), kind)
             }),
-            controller_guarded: controller.is_some_and(|index| selection.means(index)),
+            controller_guarded: controller.is_some_and(|index| selection.selects(index)),
             siblings_unguarded: siblings.map(|device| device.name.clone()).collect(),
             lower: of(lower).map(|lower| lower.name.clone()),
-            lower_guarded: lower.is_some_and(|index| selection.means(index)),
+            lower_guarded: lower.is_some_and(|index| selection.selects(index)),
             rp_filter: tree.ipv4_of(&device.name, "rp_filter"),
             route_localnet: tree.ipv4_of(&device.name, "route_localnet"),
         }
@@ -313,8 +314,8 @@ fn is_ours(
     id: u32,
     daemon: &MaybeHidden<Box<Status>>,
 ) -> MaybeHidden<bool> {
-    let told = daemon.known().and_then(|status| status.program.as_ref());
-    if told.is_some_and(|program| program.id == id) {
+    let program = daemon.known().and_then(|status| status.program.as_ref());
+    if program.is_some_and(|program| program.id == id) {
         return MaybeHidden::Known(true);
     }
     match Pins::at(bpf_dir).links() {

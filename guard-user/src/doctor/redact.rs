@@ -24,8 +24,8 @@ use crate::{
 pub const SCHEMA: &str = "trainguard/doctor-report/v1";
 /// Maximum number of events, and of log records.
 const MAX_RECORDS: usize = 50;
-/// User IDs of people: from `UID_MIN` (login.defs) up to, but not including, 65534.
-const PEOPLE_UIDS: std::ops::Range<u32> = 1000..65_534;
+/// User IDs of regular users: from `UID_MIN` (login.defs) up to, but not including, 65534.
+const REGULAR_UIDS: std::ops::Range<u32> = 1000..65_534;
 /// Keys whose values are constants of trainguard, and are not redacted.
 const PLAIN_KEYS: [&str; 3] = ["id", "schema", "state"];
 
@@ -77,19 +77,19 @@ impl Names {
     }
 }
 
-/// Returns the names of people: the regular users in `/etc/passwd`, and the caller.
+/// Returns the names of the regular users in `/etc/passwd`, and of the caller.
 fn users() -> Vec<String> {
     let list = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let people = list.lines().filter_map(|line| {
+    let regular = list.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
         let uid: u32 = fields.nth(1)?.parse().ok()?;
-        PEOPLE_UIDS.contains(&uid).then(|| name.to_owned())
+        REGULAR_UIDS.contains(&uid).then(|| name.to_owned())
     });
-    let asking =
+    let callers =
         ["USER", "LOGNAME", "SUDO_USER"].into_iter().filter_map(|key| std::env::var(key).ok());
     // `root` is left out because every machine has it.
-    people.chain(asking.filter(|name| name != "root")).collect()
+    regular.chain(callers.filter(|name| name != "root")).collect()
 }
 
 /// Recent records of the daemon: its events and its log.
@@ -133,13 +133,13 @@ pub fn report(
     Redactor { names, known: HashMap::new(), counts: HashMap::new() }.value(&mut document);
     let about = [
         "Written by `trainguard doctor --report`.",
-        "In it: the checks, the facts that they judge, the status, the last events and log records.",
-        "Replaced by words, the same one by the same word: addresses (ipv4-1, ipv6-1), lists of them \
+        "Contents: the checks, the facts that they evaluate, the status, the last events and log \
+         records.",
+        "Replaced by placeholders, equal values by equal ones: addresses (ipv4-1, ipv6-1), lists of them \
          (addresses-1), MAC addresses (mac-1), names of this host and of the nodes (host-1), of the \
          cluster (cluster-1) and of users (user-1).",
-        "Not in it: policies, the manifest, bytes of packets.",
-        "Left as they are: names of interfaces, files, services, roles and processes; numbers of \
-         users.",
+        "Not included: policies, the manifest, bytes of packets.",
+        "Not replaced: names of interfaces, files, services, roles and processes; user IDs.",
     ];
     let mut whole = Map::new();
     whole.insert("schema".to_owned(), SCHEMA.into());
@@ -218,7 +218,7 @@ impl Redactor {
             _ => (text, ""),
         };
         match trimmed.parse::<IpAddr>() {
-            Ok(address) if is_everybodys(&address) => text.to_owned(),
+            Ok(address) if is_on_every_machine(&address) => text.to_owned(),
             Ok(IpAddr::V4(_)) => self.word(trimmed, "ipv4") + rest,
             Ok(IpAddr::V6(_)) => self.word(trimmed, "ipv6") + rest,
             Err(_) => text.to_owned(),
@@ -301,7 +301,7 @@ impl Redactor {
 }
 
 /// Reports whether every machine has this address, so that it identifies none.
-fn is_everybodys(address: &IpAddr) -> bool {
+fn is_on_every_machine(address: &IpAddr) -> bool {
     address.is_unspecified()
         || address.is_loopback()
         || matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_secret_becomes_the_same_word() {
+    fn equal_secrets_get_equal_placeholders() {
         assert_eq!(
             redacted(&[
                 "10.1.2.3:9091 -> [fd77::10]:80, fd77:0::0010 and 10.1.2.3/24",
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_stays() {
+    fn other_texts_are_not_replaced() {
         let texts = [
             "2026-03-01T12:14:07.250Z tcp/22 on 0.0.0.0 :: 127.0.0.1 ::1",
             "ray::IDLE, version 6.18.44-fc, 1.2.3, std::net::IpAddr, error: why: nothing",
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_found_where_they_hide() {
+    fn addresses_are_found_inside_other_text() {
         assert_eq!(
             redacted(&["at fd77::10: no", "x10.1.2.3y", "host-10.1.2.3.txt", "::ffff:10.1.2.3"]),
             ["at ipv6-1: no", "xipv4-1y", "host-ipv4-1.txt", "ipv6-2"]

@@ -37,7 +37,7 @@ impl Tree {
             MaybeHidden::Known(text) => text
                 .trim()
                 .parse()
-                .map_err(|_no_number| format!("/{path} holds `{text}`, expected a number"))
+                .map_err(|_no_number| format!("/{path} contains `{text}`, expected a number"))
                 .into(),
             MaybeHidden::Hidden(why) => MaybeHidden::Hidden(why),
         }
@@ -68,7 +68,7 @@ impl Tree {
                 Some((first, ends.next().map_or(Some(first), |last| last.parse().ok())?))
             })
             .collect();
-        ranges.ok_or_else(|| format!("{name} holds `{text}`, expected ranges of ports")).into()
+        ranges.ok_or_else(|| format!("{name} contains `{text}`, expected port ranges")).into()
     }
 
     /// Returns the effective capabilities of this process, one bit each; 0 if they cannot be read.
@@ -151,7 +151,7 @@ mod tests {
 
     /// Cases 81 and 82 require that RDMA and virtual functions, which bypass the guard, are found.
     #[test]
-    fn cards_with_rdma_and_virtual_functions_are_known_by_their_interface() {
+    fn rdma_devices_and_virtual_functions_are_found_by_interface() {
         let (_directory, tree) = tree();
         assert_eq!(tree.rdma(), MaybeHidden::Known(vec![]));
         write(&tree, "sys/class/infiniband/mlx5_1/ports/1/link_layer", "InfiniBand\n");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_of_ports_are_read_as_the_kernel_writes_them() {
+    fn port_ranges_are_parsed_as_the_kernel_writes_them() {
         let (_directory, tree) = tree();
         for (text, expected) in [
             ("32768\t60999\n", Some(vec![(32768, 60999)])),

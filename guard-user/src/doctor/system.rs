@@ -22,18 +22,18 @@ pub(super) fn unit() -> Option<MaybeHidden<Unit>> {
     if !Path::new("/run/systemd/system").is_dir() {
         return None;
     }
-    let said = run(Command::new("systemctl").args([
+    let output = run(Command::new("systemctl").args([
         "show",
         "--property=LoadState,ActiveState,UnitFileState",
         UNIT,
     ]));
-    Some(said.map(|text| parse(&text)).into())
+    Some(output.map(|text| parse(&text)).into())
 }
 
 /// Returns the last records of the unit's journal; empty if there are none, or they cannot be read.
 pub(super) fn journal(records: usize) -> Vec<String> {
     let number = records.to_string();
-    let said = run(Command::new("journalctl").args([
+    let output = run(Command::new("journalctl").args([
         "--unit",
         UNIT,
         "--lines",
@@ -43,7 +43,7 @@ pub(super) fn journal(records: usize) -> Vec<String> {
         "--no-pager",
         "--quiet",
     ]));
-    said.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+    output.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 fn parse(text: &str) -> Unit {
@@ -75,7 +75,7 @@ fn run(command: &mut Command) -> Result<String, String> {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(format!(
-                    "{name}: no answer within {} seconds",
+                    "{name}: no output within {} seconds",
                     PROGRAM_TIMEOUT.as_secs()
                 ));
             }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_fail_or_are_not_there_are_told_of() {
+    fn failed_and_missing_programs_are_reported() {
         assert_eq!(run(Command::new("echo").arg("yes")), Ok("yes\n".to_owned()));
         assert!(run(&mut Command::new("false")).is_err_and(|why| why.contains("exit status: 1")));
         let none = run(&mut Command::new("no-such-program"));

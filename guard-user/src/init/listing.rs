@@ -18,9 +18,9 @@ use crate::policy::{resolve::validate, syntax::text};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 pub enum HostsFormat {
-    /// Decided by what the file holds, and said
+    /// Detected from the contents of the file; the result is printed
     Auto,
-    /// One host a line: its addresses, its name, or a name and addresses
+    /// One host per line: its addresses, its name, or a name and addresses
     Addresses,
     /// The dmlc tracker's: `ip`, `ip:sshport`, `ip slots=N`
     Dmlc,
@@ -93,14 +93,14 @@ pub(super) fn named_host(place: Location, line: &str) -> Result<Entry, String> {
             AddressOrName::Name(name) => {
                 let shown = text::shown(&name);
                 return Err(format!(
-                    "the name `{shown}` behind the first word; write `NAME ADDRESS ADDRESS`, or, \
-                     if this is a hosts(5) file, list the names only and give it to --resolve"
+                    "a second name `{shown}` on the line; write `NAME ADDRESS ADDRESS`, or, \
+                     if this is a hosts(5) file, give it to --resolve, and list only the names"
                 ));
             }
         }
     }
     if entry.name.is_none() && entry.addresses.is_empty() {
-        return Err("no host".to_owned());
+        return Err("expected a host name or an address".to_owned());
     }
     Ok(entry)
 }
@@ -109,7 +109,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split([' ', '\t', ',']).filter(|word| !word.is_empty())
 }
 
-/// Returns a line without its comment and surrounding blanks.
+/// Returns a line without its comment, trimmed.
 pub(super) fn content(line: &str) -> &str {
     line.split('#').next().unwrap_or_default().trim()
 }
@@ -148,7 +148,7 @@ pub(super) fn read(
         && !text.trim().is_empty()
     {
         out.note(format!(
-            "`{source}` is taken for {} ({why}); --hosts-format says it if that is wrong",
+            "`{source}` is read as {} ({why}); override with --hosts-format",
             describe(format)
         ));
     }
@@ -167,7 +167,7 @@ pub(super) fn read(
 
 fn describe(format: HostsFormat) -> &'static str {
     match format {
-        HostsFormat::Auto | HostsFormat::Addresses => "a list of hosts, one a line",
+        HostsFormat::Auto | HostsFormat::Addresses => "a list of hosts, one per line",
         HostsFormat::Dmlc => "a host file of the dmlc tracker",
         HostsFormat::Mpi => "a host file of Open MPI, MPICH or DeepSpeed",
         HostsFormat::Slurm => "a node list of Slurm",
@@ -181,7 +181,7 @@ fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
         if profile.has(RoleHolders::Servers) { HostsFormat::Dmlc } else { HostsFormat::Mpi };
     let keys = ["provider:", "cluster_name:", "---", "{"];
     if text.lines().any(|line| keys.iter().any(|key| line.starts_with(key))) {
-        return (HostsFormat::Ray, "it has the keys of Ray's file");
+        return (HostsFormat::Ray, "it has keys of Ray's cluster file");
     }
     for line in text.lines().map(content) {
         if line.char_indices().any(|(at, c)| c == '[' && at > 0 && !line[..at].ends_with(' ')) {
@@ -192,14 +192,14 @@ fn guess(text: &str, profile: &Profile) -> (HostsFormat, &'static str) {
             return (HostsFormat::Slurm, "it has names with commas");
         }
         if line.contains('=') {
-            return (hostfile, "it has `slots=` or the like");
+            return (hostfile, "it has `slots=` or a similar word");
         }
         let first = line.split_ascii_whitespace().next().unwrap_or_default();
         if without_number(first).is_ok_and(|host| host != first) {
             return (hostfile, "it has `host:number`");
         }
     }
-    (HostsFormat::Addresses, "it has nothing but names and addresses")
+    (HostsFormat::Addresses, "it has only names and addresses")
 }
 
 fn entries(lines: &[(Location, &str)], format: HostsFormat, out: &mut Findings) -> Vec<Entry> {
@@ -222,8 +222,8 @@ fn entries(lines: &[(Location, &str)], format: HostsFormat, out: &mut Findings) 
             Err(problem) => out.problem(place, problem),
         }
         if found.len().max(addresses) > validate::MAX_HOSTS {
-            let most = validate::MAX_HOSTS;
-            out.problem(place, format_args!("more than {most} hosts or addresses up to here"));
+            let max = validate::MAX_HOSTS;
+            out.problem(place, format_args!("more than {max} hosts or addresses up to this line"));
             break;
         }
     }
@@ -240,14 +240,14 @@ fn without_number(text: &str) -> Result<&str, String> {
         if rest.is_empty() || rest.strip_prefix(':').is_some_and(is_number) {
             return Ok(host);
         }
-        return Err(format!("`{}` is not like `[ADDRESS]:NUMBER`", shown()));
+        return Err(format!("`{}`: expected `[ADDRESS]:NUMBER`", shown()));
     }
     match text.split_once(':') {
         Some((host, number)) if !number.contains(':') && text.parse::<Ipv6Addr>().is_err() => {
             if is_number(number) && !host.is_empty() {
                 return Ok(host);
             }
-            Err(format!("`{}` is not like `HOST:NUMBER`", shown()))
+            Err(format!("`{}`: expected `HOST:NUMBER`", shown()))
         }
         // An IPv6 address without brackets has no number.
         _ => Ok(text),
@@ -261,11 +261,11 @@ fn hostfile_line(place: &Location, line: &str) -> Result<Entry, String> {
     for word in words {
         let shown = text::shown(word);
         let Some((key, value)) = word.split_once('=') else {
-            return Err(format!("`{shown}` behind the host, expected `slots=N` and the like"));
+            return Err(format!("`{shown}` after the host: expected a word such as `slots=N`"));
         };
         let counts = matches!(key, "slots" | "max_slots" | "max-slots");
         if counts && (value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit())) {
-            return Err(format!("`{shown}` has no number"));
+            return Err(format!("`{shown}`: expected a number after `=`"));
         }
     }
     Ok(entry)

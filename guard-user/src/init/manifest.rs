@@ -24,7 +24,7 @@ pub(super) struct Manifest<'m> {
     pub(super) members: &'m [Member],
     pub(super) networks: &'m BTreeMap<String, Vec<String>>,
     /// Names of the networks that have only documentation prefixes so far.
-    pub(super) nobody: &'m [String],
+    pub(super) placeholders: &'m [String],
     /// Path of the policy.
     pub(super) policy: &'m str,
 }
@@ -32,7 +32,7 @@ pub(super) struct Manifest<'m> {
 /// Interface that is written if none is given.
 pub(super) const GUESSED_INTERFACE: &str = "eth0";
 /// Documentation prefixes (RFC 5737, RFC 3849), which no host uses.
-pub(super) const NOBODY: [&str; 2] = ["192.0.2.0/24", "2001:db8::/32"];
+pub(super) const DOCUMENTATION_PREFIXES: [&str; 2] = ["192.0.2.0/24", "2001:db8::/32"];
 
 /// Quotes a text for YAML if necessary.
 fn quoted(text: &str) -> String {
@@ -78,7 +78,7 @@ impl Manifest<'_> {
             "# A draft. Check before anything is enforced:".to_owned(),
             "# - addresses: every address from which a node may send, IPv4 and IPv6, on every"
                 .to_owned(),
-            "#   network. One that is missing stalls the job without a word in its logs."
+            "#   network. If one is missing, the job stalls without a message in its logs."
                 .to_owned(),
         ];
         let four = self.members.iter().flat_map(|m| &m.addresses).any(IpAddr::is_ipv4);
@@ -86,12 +86,12 @@ impl Manifest<'_> {
         if four != six {
             let (known, other) = if four { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
             lines.push(format!(
-                "#   Only {known} addresses are here: add those of {other} if the nodes have any."
+                "#   Only {known} addresses are listed: add {other} addresses if the nodes have any."
             ));
         }
         lines.extend(
             [
-                "# - roles: what each node does. Hosts that start jobs belong here too.",
+                "# - roles: what each node does. List the hosts that start jobs, too.",
                 "# - interfaces: all that carry training traffic; a node may have its own list.",
             ]
             .map(str::to_owned),
@@ -112,9 +112,9 @@ impl Manifest<'_> {
             lines.push("networks:".to_owned());
         }
         for (name, prefixes) in self.networks {
-            if self.nobody.contains(name) {
+            if self.placeholders.contains(name) {
                 lines.push(
-                    "  # Nobody yet: these prefixes are for documentation. Write who may come."
+                    "  # Placeholders (documentation prefixes). Replace with the prefixes to admit."
                         .to_owned(),
                 );
             }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_where_readers_would_guess() {
+    fn texts_that_yaml_reads_as_other_types_are_quoted() {
         for plain in ["worker-0", "gpu01.rack2", "mxnet.yaml"] {
             assert_eq!(quoted(plain), plain);
         }
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_stays_in_its_comment() {
+    fn a_command_cannot_end_its_comment() {
         assert_eq!(word("--hosts"), "--hosts");
         assert_eq!(word("a b"), "'a b'");
         assert_eq!(word("a\nkind: Policy"), "'a\\u{a}kind: Policy'");

@@ -160,8 +160,8 @@ impl Hosts {
             && ours != theirs
         {
             return Err(format!(
-                "`{theirs}` has {}, which belong to `{ours}` ({place}); an address says who \
-                 somebody is; give it to one host only",
+                "`{theirs}` has {}, which belong to `{ours}` ({place}); an address identifies a host; \
+                 list it for one host only",
                 shown(&entry.addresses)
             ));
         }
@@ -227,7 +227,7 @@ pub(super) fn members(
     for number in order {
         let (Some(host), Some(roles)) = (hosts.get(number), roles.get(number)) else { continue };
         let name = host.name.clone().unwrap_or_else(|| {
-            let role = calling(profile, roles);
+            let role = naming_role(profile, roles);
             let next = next.entry(role).or_default();
             loop {
                 let name = format!("{role}-{next}");
@@ -248,7 +248,7 @@ pub(super) fn members(
 
 /// Returns the role after which a host without a name is named: the last one, which most hosts
 /// have, except a role that it has only because no host is named after it.
-fn calling(profile: &Profile, roles: &[&'static str]) -> &'static str {
+fn naming_role(profile: &Profile, roles: &[&'static str]) -> &'static str {
     let is_named = |role: &str| {
         profile.roles.iter().any(|(name, which)| *name == role && *which == RoleHolders::Named)
     };
@@ -294,7 +294,7 @@ fn roles(
                 let rest = listed.iter().filter(|host| !apart.contains(host));
                 let rest: Vec<usize> = rest.copied().collect();
                 if rest.is_empty() {
-                    out.note(format!("no host is left for the role {role}: all have it"));
+                    out.note(format!("no host is left for the role {role}, so all hosts get it"));
                     listed.clone()
                 } else {
                     rest
@@ -304,8 +304,8 @@ fn roles(
                 let named = named(role);
                 if named.is_empty() {
                     out.note(format!(
-                        "no host has a name that begins with `{role}`: the role {role} goes to \
-                         the host that is set apart"
+                        "no host has a name that begins with `{role}`, so the role {role} goes to \
+                         the scheduler host, or else the first one"
                     ));
                     first.into_iter().collect()
                 } else {

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use self::{
     findings::Location,
-    manifest::{GUESSED_INTERFACE, Manifest, NOBODY},
+    manifest::{DOCUMENTATION_PREFIXES, GUESSED_INTERFACE, Manifest},
     members::{Choice, Hosts},
     profiles::RoleHolders,
     resolve::Resolver,
@@ -95,7 +95,7 @@ pub fn draft(request: &Request<'_>, out: &mut Findings) -> Option<Draft> {
     let profile = request.profile;
     check_options(request, out);
     let members = members(request, out);
-    let (networks, nobody) = networks(request, out);
+    let (networks, placeholders) = networks(request, out);
     if out.is_bad() {
         return None;
     }
@@ -111,7 +111,7 @@ pub fn draft(request: &Request<'_>, out: &mut Findings) -> Option<Draft> {
         interfaces: request.interfaces,
         members: &members,
         networks: &networks,
-        nobody: &nobody,
+        placeholders: &placeholders,
         policy: &policy_name,
     };
     let policy = if profile.policy.contains("yaml-language-server") {
@@ -133,7 +133,7 @@ fn verify(draft: &Draft, out: &mut Findings) -> bool {
     let (report, ..) = loader.finish(path);
     let loads = !report.has_errors();
     if !loads {
-        out.push(format!("the manifest that these hosts give cannot be used:\n{report}"), None);
+        out.push(format!("the manifest generated from these hosts is invalid:\n{report}"), None);
     }
     loads
 }
@@ -143,14 +143,14 @@ fn check_options(request: &Request<'_>, out: &mut Findings) {
     if request.servers.is_some() && !profile.has(RoleHolders::Servers) {
         out.problem(
             &Location::option("--servers"),
-            format_args!("{} has no servers; leave it out", profile.name),
+            format_args!("{} has no servers; omit the option", profile.name),
         );
     }
     if request.scheduler.is_some() && !profile.has_first() {
         out.problem(
             &Location::option("--scheduler"),
             format_args!(
-                "{} has no scheduler; list a host that takes part with the others",
+                "{} has no scheduler; add the host to the host list instead",
                 profile.name
             ),
         );
@@ -159,10 +159,10 @@ fn check_options(request: &Request<'_>, out: &mut Findings) {
         let role = profile.roles.iter().find(|(_, which)| *which == RoleHolders::Scheduler);
         let role = role.map_or("scheduler", |(role, _)| role);
         out.push(
-            format!("{} needs its {role} named with --scheduler ADDRESS", profile.name),
+            format!("{} needs the address of its {role}: --scheduler ADDRESS", profile.name),
             Some(format!(
-                "the {role} runs on a host of its own, or on the machine that launches, and is in \
-                 no host list; write all its addresses: --scheduler 10.77.0.10,fd77::10"
+                "the {role} runs on its own host or on the launching machine, which no host list \
+                 contains; give all its addresses: --scheduler 10.77.0.10,fd77::10"
             )),
         );
     }
@@ -199,7 +199,7 @@ fn members(request: &Request<'_>, out: &mut Findings) -> Vec<Member> {
     let named = if entries.len() > listed { of(listed) } else { None };
     let head = listing.head.and_then(of);
     if named.is_some() && head.is_some() && named != head {
-        out.note(format!("--scheduler is taken instead of the head of `{source}`"));
+        out.note(format!("--scheduler overrides the head that `{source}` names"));
     }
     let first = named.or(head);
     if first.is_none()
@@ -207,7 +207,7 @@ fn members(request: &Request<'_>, out: &mut Findings) -> Vec<Member> {
             request.profile.roles.iter().find(|(_, w)| *w == RoleHolders::First)
     {
         out.note(format!(
-            "the first host of `{source}` is taken for the {role}; --scheduler names another"
+            "the first host of `{source}` gets the role {role}; choose another with --scheduler"
         ));
     }
     let processes: Vec<usize> = (0..listed).filter_map(of).collect();
@@ -225,7 +225,7 @@ fn networks(
     for written in request.networks {
         let Some((name, prefixes)) = written.split_once('=') else {
             let shown = text::shown(written);
-            out.problem(&place, format_args!("`{shown}` is not like `NAME=PREFIX,PREFIX`"));
+            out.problem(&place, format_args!("`{shown}`: expected `NAME=PREFIX,PREFIX`"));
             continue;
         };
         if let Err(problem) = validate::name(name) {
@@ -240,16 +240,16 @@ fn networks(
         }
     }
     let needs = validate::needs(request.profile.policy).unwrap_or_default();
-    let nobody: Vec<String> =
+    let placeholders: Vec<String> =
         needs.networks.into_iter().filter(|name| !networks.contains_key(name)).collect();
-    for name in &nobody {
-        networks.insert(name.clone(), NOBODY.map(str::to_owned).to_vec());
+    for name in &placeholders {
+        networks.insert(name.clone(), DOCUMENTATION_PREFIXES.map(str::to_owned).to_vec());
         out.note(format!(
-            "the policy admits the network `{name}`, which holds nobody yet: give it with \
-             --network {name}=PREFIX, or write it into {MANIFEST}"
+            "the policy admits the network `{name}`, which has only placeholder prefixes: give \
+             --network {name}=PREFIX, or edit {MANIFEST}"
         ));
     }
-    (networks, nobody)
+    (networks, placeholders)
 }
 
 #[cfg(test)]
@@ -258,21 +258,25 @@ mod tests {
 
     /// Each framework's draft loads with its built-in policy.
     #[test]
-    fn every_role_of_a_policy_is_given_to_somebody() {
+    fn every_role_of_a_policy_has_a_host() {
         for profile in profiles::PROFILES {
             let needs = validate::needs(profile.policy).expect("a policy");
             for role in &needs.roles {
                 let known = profile.roles.iter().any(|(name, _)| name == role);
-                assert!(known, "{}: nobody gets the role {role}", profile.name);
+                assert!(known, "{}: no host gets the role {role}", profile.name);
             }
             for (role, _) in profile.roles {
-                assert!(needs.roles.contains(*role), "{} knows no role {role}", profile.name);
+                assert!(
+                    needs.roles.contains(*role),
+                    "{}: the policy has no role {role}",
+                    profile.name
+                );
             }
         }
     }
 
     #[test]
-    fn profiles_are_called_what_their_policies_are_called() {
+    fn profiles_have_the_names_of_their_policies() {
         for profile in profiles::PROFILES {
             let name = format!("\nname: {}\n", profile.name);
             assert!(profile.policy.contains(&name), "{}", profile.name);

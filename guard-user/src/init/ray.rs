@@ -59,8 +59,8 @@ impl Reader<'_> {
             format!("`{source}` cannot be read"),
             Some(
                 "trainguard reads a strict dialect of YAML (no anchors, aliases, merge keys, tags \
-                 and second documents), and so refuses some files that are legal for Ray; write \
-                 the addresses into a file, one host a line, the head first, and use \
+                 or second documents), so it refuses some files that Ray accepts; write the \
+                 addresses into a file, one host per line, the head first, and use \
                  --hosts-format addresses"
                     .to_owned(),
             ),
@@ -79,8 +79,8 @@ impl Reader<'_> {
         {
             let place = self.place(*span);
             let message = format!(
-                "a provider of type `{}` gives hosts their addresses at run time, so this file \
-                 does not hold them; list the addresses of the running cluster with --hosts-format \
+                "a provider of type `{}` assigns addresses at run time, so this file does not \
+                 contain them; list the addresses of the running cluster with --hosts-format \
                  addresses, the head first",
                 text::shown(kind)
             );

@@ -49,9 +49,7 @@ impl<'t> Resolver<'t> {
                 Ok(address) => found.push(address),
                 // Debian maps a host's own name to 127.0.1.1.
                 Err(_) if text.starts_with("127.") || *text == "::1" => {
-                    out.note(format!(
-                        "{place}: `{name}` at {text} is of no use to others, left out"
-                    ));
+                    out.note(format!("{place}: `{name}` has the loopback address {text}, ignored"));
                 }
                 Err(problem) => out.problem(place, format_args!("`{name}`: {problem}")),
             }
@@ -65,13 +63,13 @@ pub(super) fn resolve(entries: &mut [Entry], resolver: Option<&Resolver<'_>>, ou
     let with = entries.iter().filter(|entry| !entry.addresses.is_empty());
     let known: HashSet<String> = with.filter_map(|entry| entry.name.clone()).collect();
     let mut missing: Vec<(String, Location)> = Vec::new();
-    let mut asked: HashMap<String, Vec<Addr>> = HashMap::new();
+    let mut addresses: HashMap<String, Vec<Addr>> = HashMap::new();
     for entry in entries.iter_mut().filter(|entry| entry.addresses.is_empty()) {
         let Some(name) = &entry.name else { continue };
         if known.contains(name) {
             continue;
         }
-        if let Some(addresses) = asked.get(name) {
+        if let Some(addresses) = addresses.get(name) {
             entry.addresses.clone_from(addresses);
             continue;
         }
@@ -81,7 +79,7 @@ pub(super) fn resolve(entries: &mut [Entry], resolver: Option<&Resolver<'_>>, ou
             missing.push((name.clone(), entry.place.clone()));
         }
         entry.addresses.clone_from(&found);
-        asked.insert(name.clone(), found);
+        addresses.insert(name.clone(), found);
     }
     if !missing.is_empty() {
         report(&missing, resolver, out);

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_step_become_ranges() {
+    fn consecutive_numbers_become_ranges() {
         assert_eq!(lists(&["w0", "w1", "w2"]), ["w[0-2]"]);
         assert_eq!(lists(&["w8", "w9", "w10"]), ["w[8-10]"]);
         assert_eq!(lists(&["w08", "w09", "w10"]), ["w[08-10]"]);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_step_stays_apart() {
+    fn rows_that_no_host_list_expresses_are_not_merged() {
         // Padding that ends within a range cannot be expressed.
         assert_eq!(lists(&["w08", "w9"]), ["w08", "w9"]);
         assert_eq!(lists(&["w2", "w1"]), ["w2", "w1"]);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_survives_past_its_width() {
+    fn padding_is_kept_beyond_its_width() {
         let names = ["w098", "w099", "w100", "w101"];
         assert_eq!(lists(&names), ["w[098-101]"]);
         assert_eq!(validate::host_list("w[098-101]", 10).unwrap(), names);

@@ -67,21 +67,21 @@ pub struct Classified {
 
 /// Classifies the observed contacts, given the current policy.
 pub fn classify(
-    watch: &ConnectionTracker,
+    tracker: &ConnectionTracker,
     cluster: &Cluster,
     policy: &CompiledPolicy,
 ) -> Classified {
     let mut classified = Classified::default();
-    for (source, packets) in &watch.untrue {
+    for (source, packets) in &tracker.forged {
         classified.left_out.push(LeftOut {
             source: *source,
             port: None,
             packets: *packets,
-            why: "no host can have this address on a wire: it is forged".to_owned(),
+            why: "the address is forged: it is martian, or the node's own".to_owned(),
         });
     }
-    for (source, ports) in &watch.contacts {
-        if let Some(why) = looks_around(ports).filter(|_| cluster.node_at(source).is_none()) {
+    for (source, ports) in &tracker.contacts {
+        if let Some(why) = scan_reason(ports).filter(|_| cluster.node_at(source).is_none()) {
             let packets = ports.values().map(|contact| contact.packets).sum();
             classified.left_out.push(LeftOut { source: *source, port: None, packets, why });
             continue;
@@ -93,7 +93,7 @@ pub fn classify(
                 packets: contact.packets,
                 why,
             };
-            match disposition(policy, *source, *port, contact, watch.by_events) {
+            match disposition(policy, *source, *port, contact, tracker.from_events) {
                 Ok(disposition) => classified.kept.push(KeptContact {
                     source: *source,
                     port: *port,
@@ -108,10 +108,10 @@ pub fn classify(
 }
 
 /// Returns the reason why a source is considered a scanner; none if it is not.
-fn looks_around(ports: &BTreeMap<Port, Contact>) -> Option<String> {
-    let in_vain = ports.values().filter(|contact| contact.completed == 0).count();
-    (in_vain > SCAN_PORTS && in_vain * 2 > ports.len())
-        .then(|| format!("it looks around: it tried {} in vain", counted(in_vain, "port")))
+fn scan_reason(ports: &BTreeMap<Port, Contact>) -> Option<String> {
+    let failed = ports.values().filter(|contact| contact.completed == 0).count();
+    (failed > SCAN_PORTS && failed * 2 > ports.len())
+        .then(|| format!("port scan: it tried {} without success", counted(failed, "port")))
 }
 
 fn disposition(
@@ -119,18 +119,18 @@ fn disposition(
     source: Addr,
     port: Port,
     contact: &Contact,
-    by_events: bool,
+    from_events: bool,
 ) -> Result<Disposition, String> {
-    if contact.completed == 0 && by_events {
-        return Err("it was not told of in the middle of a connection twice, only that it came; whether it \
-                    was answered, a capture shows"
+    if contact.completed == 0 && from_events {
+        return Err("fewer than two events are from the middle of a connection; a capture shows \
+                    whether the node answered"
             .to_owned());
     }
     if contact.completed == 0 {
         let tries = counted(contact.openings, "time");
         return Err(match contact.answered {
             0 => format!("it tried {tries} and was never answered"),
-            _ => format!("it was answered, but no data went both ways (tried {tries})"),
+            _ => format!("the node answered, but no data went both ways (tried {tries})"),
         });
     }
     let reason = reason(policy, source, port);
@@ -142,14 +142,17 @@ fn disposition(
     }
     if port == SSH {
         return Err(
-            "ssh is guarded by no proposal: you may sit behind it; the port stays as it is"
+            "no service is proposed for ssh, because you may be connected through it; the port stays \
+             unchanged"
                 .to_owned(),
         );
     }
     if port.0 != Transport::Tcp && EPHEMERAL.contains(&port.1) {
-        return Err("a port that the kernel gives away, of a protocol without connections: who \
-                    asked and who answers cannot be told apart; the port stays as it is"
-            .to_owned());
+        return Err(
+            "an ephemeral port of a protocol without connections: client and server cannot be \
+                    distinguished; the port stays unchanged"
+                .to_owned(),
+        );
     }
     Ok(Disposition::Service)
 }

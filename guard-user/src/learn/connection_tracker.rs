@@ -84,7 +84,7 @@ pub struct ConnectionTracker {
     pub contacts: BTreeMap<Addr, BTreeMap<Port, Contact>>,
     contact_count: usize,
     /// Number of frames by forged source: martian addresses, and the node's own.
-    pub untrue: BTreeMap<Addr, u64>,
+    pub forged: BTreeMap<Addr, u64>,
     /// Number of frames in the capture.
     pub frames: u64,
     /// Number of frames to or from the node.
@@ -95,11 +95,11 @@ pub struct ConnectionTracker {
     pub without_ports: u64,
     /// Connections that existed when the capture began, so that it does not show which side opened
     /// them.
-    under_way: HashSet<Key>,
+    preexisting: HashSet<Key>,
     /// Number of frames that were not tracked because the maximum was reached.
-    pub not_followed: u64,
+    pub untracked: u64,
     /// Whether the traffic comes from events: samples of refused frames, without the answers.
-    pub by_events: bool,
+    pub from_events: bool,
     /// Number of dropped frames. They are no evidence, because they were not delivered.
     pub dropped: u64,
     /// Times of the first and the last frame.
@@ -114,22 +114,22 @@ impl ConnectionTracker {
             connections: HashMap::new(),
             contacts: BTreeMap::new(),
             contact_count: 0,
-            untrue: BTreeMap::new(),
+            forged: BTreeMap::new(),
             frames: 0,
             of_node: 0,
             sent: 0,
             without_ports: 0,
-            under_way: HashSet::new(),
-            not_followed: 0,
-            by_events: false,
+            preexisting: HashSet::new(),
+            untracked: 0,
+            from_events: false,
             dropped: 0,
             span_ns: None,
         }
     }
 
     /// Returns the number of connections that existed when the capture began.
-    pub fn under_way(&self) -> usize {
-        self.under_way.len()
+    pub fn preexisting(&self) -> usize {
+        self.preexisting.len()
     }
 
     /// Adds an event of the daemon about frames that enforcement would drop. A source counts once
@@ -138,13 +138,13 @@ impl ConnectionTracker {
     ///
     /// # Errors
     /// The time of the event cannot be parsed.
-    pub fn hear(&mut self, event: &Event) -> Result<(), String> {
+    pub fn add_event(&mut self, event: &Event) -> Result<(), String> {
         let EventKind::Packet(packet) = &event.what else { return Ok(()) };
-        self.by_events = true;
+        self.from_events = true;
         self.frames += packet.packets;
         self.of_node += packet.packets;
         let time_ns = event.time.as_deref().map(events::time_ns).transpose()?;
-        self.during(time_ns);
+        self.extend_span(time_ns);
         if packet.verdict != Action::WouldDrop.name() {
             self.dropped += packet.packets;
             return Ok(());
@@ -158,22 +158,22 @@ impl ConnectionTracker {
         };
         let source = Addr::from(source);
         if source.is_martian() || self.own.contains(&source) {
-            *self.untrue.entry(source).or_default() += packet.packets;
+            *self.forged.entry(source).or_default() += packet.packets;
             return Ok(());
         }
         let has = |flag| packet.flags.as_deref().is_some_and(|flags| flags.contains(flag));
         let opens = transport != Transport::Tcp || (has('S') && !has('A'));
         // A record covers up to a second and has the flags of its last frame. A connection that is
         // never established produces at most one such record.
-        let goes_on = has('A') && !['S', 'R', 'F'].into_iter().any(has);
+        let continues = has('A') && !['S', 'R', 'F'].into_iter().any(has);
         let key = (source, 0, (transport, port));
         if self.connections.len() >= MAX_TRACKED && !self.connections.contains_key(&key) {
-            self.not_followed += packet.packets;
+            self.untracked += packet.packets;
             return Ok(());
         }
         let progress = self.connections.entry(key).or_default();
-        let counts = goes_on && progress.answered && !progress.counted;
-        progress.answered |= goes_on;
+        let counts = continues && progress.answered && !progress.counted;
+        progress.answered |= continues;
         progress.counted |= counts;
         let ports = self.contacts.entry(source).or_default();
         let contact = ports.entry((transport, port)).or_insert_with(|| Contact {
@@ -190,7 +190,7 @@ impl ConnectionTracker {
         Ok(())
     }
 
-    fn during(&mut self, time_ns: Option<u64>) {
+    fn extend_span(&mut self, time_ns: Option<u64>) {
         if let Some(time) = time_ns {
             let (first, last) = self.span_ns.unwrap_or((time, time));
             self.span_ns = Some((first.min(time), last.max(time)));
@@ -200,7 +200,7 @@ impl ConnectionTracker {
     /// Adds a frame of a capture.
     pub fn add(&mut self, frame: &Captured<'_>) {
         self.frames += 1;
-        self.during(frame.time_ns);
+        self.extend_span(frame.time_ns);
         let parsed = parse(&Frame::cut(frame.bytes, frame.wire_len), &mut NoTrace).parsed();
         let found = headers::of(frame.bytes, frame.wire_len);
         let Some(to) = found.destination.map(Addr::from) else { return };
@@ -222,14 +222,20 @@ impl ConnectionTracker {
         match (inwards, outwards) {
             // A forged source: the node's own address, or a martian.
             (true, _) if outwards || flow.source.is_martian() => {
-                *self.untrue.entry(flow.source).or_default() += 1;
+                *self.forged.entry(flow.source).or_default() += 1;
             }
-            (true, _) => self.comes(frame, &flow, found.flags, payload),
-            _ => self.goes(to, &flow, found.flags, payload),
+            (true, _) => self.add_received(frame, &flow, found.flags, payload),
+            _ => self.add_sent(to, &flow, found.flags, payload),
         }
     }
 
-    fn comes(&mut self, frame: &Captured<'_>, flow: &Flow, flags: Option<u8>, payload: bool) {
+    fn add_received(
+        &mut self,
+        frame: &Captured<'_>,
+        flow: &Flow,
+        flags: Option<u8>,
+        payload: bool,
+    ) {
         let port = (flow.transport, flow.port);
         let key = (flow.source, flow.source_port, port);
         let tcp = flow.transport == Transport::Tcp;
@@ -237,14 +243,14 @@ impl ConnectionTracker {
         let full = self.connections.len() >= MAX_TRACKED || self.contact_count >= MAX_TRACKED;
         let is_new = !self.connections.contains_key(&key);
         if is_new && full {
-            self.not_followed += 1;
+            self.untracked += 1;
             return;
         }
         if is_new && tcp && !opens {
             let answers = flags.is_some_and(|flags| flags & wire::TCP_SYN != 0);
             // A SYN with ACK answers the node, whose SYN the capture may lack.
             if !answers {
-                self.under_way.insert(key);
+                self.preexisting.insert(key);
             }
             return;
         }
@@ -278,7 +284,7 @@ impl ConnectionTracker {
     }
 
     /// Adds a frame that the node sent: an answer, or the opening of its own connection.
-    fn goes(&mut self, to: Addr, flow: &Flow, flags: Option<u8>, payload: bool) {
+    fn add_sent(&mut self, to: Addr, flow: &Flow, flags: Option<u8>, payload: bool) {
         let port = (flow.transport, flow.source_port);
         let key = (to, flow.port, port);
         let tcp = flow.transport == Transport::Tcp;

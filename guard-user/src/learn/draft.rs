@@ -111,14 +111,14 @@ fn service(
         Some((transport, port)) => format!("learned-{}-{port}", transport.name()),
         None => "learned-random-ports".to_owned(),
     };
-    let (mut roles, mut strangers) = (BTreeSet::new(), BTreeSet::new());
+    let (mut roles, mut unlisted) = (BTreeSet::new(), BTreeSet::new());
     for contact in contacts {
         match cluster.node_at(&contact.source).and_then(|node| rarest_role(cluster, node)) {
             Some(role) => {
                 roles.insert(role.to_owned());
             }
             None => {
-                strangers.insert(contact.source);
+                unlisted.insert(contact.source);
             }
         }
     }
@@ -135,7 +135,7 @@ fn service(
         ports: vec![range],
         opening_only: port.is_none(),
         roles,
-        prefixes: prefixes(&strangers, excluded, aggregate),
+        prefixes: prefixes(&unlisted, excluded, aggregate),
         evidence: contacts.iter().map(|contact| (*contact).clone()).collect(),
         unseen,
     }
@@ -175,8 +175,8 @@ fn prefixes(
     }
     let mut found = BTreeSet::new();
     for ((network, len), members) in groups {
-        let spoilt = excluded.iter().any(|other| prefix(*other) == (network, len));
-        if members.len() > 1 && !spoilt {
+        let has_excluded = excluded.iter().any(|other| prefix(*other) == (network, len));
+        if members.len() > 1 && !has_excluded {
             found.insert((IpAddr::from(network), len));
         } else {
             found.extend(members.into_iter().map(|addr| {
@@ -191,16 +191,16 @@ fn prefixes(
 pub fn evidence(kept: &KeptContact, cluster: &Cluster) -> String {
     let contact = &kept.contact;
     let source = IpAddr::from(kept.source);
-    let who = match cluster.node_at(&kept.source) {
+    let source = match cluster.node_at(&kept.source) {
         Some(node) => format!("{} ({source})", node.name),
-        None => format!("{source}, in no manifest"),
+        None => format!("{source}, not in the manifest"),
     };
     let when = match (contact.first_ns, contact.last_ns) {
         (Some(first), Some(last)) => format!(", {} to {}", time_of(first), time_of(last)),
         _ => String::new(),
     };
     format!(
-        "{who}: {} to {}/{}, {}{when}, first in frame {}",
+        "{source}: {} to {}/{}, {}{when}, first in frame {}",
         counted(contact.completed, "connection"),
         kept.port.0.name(),
         kept.port.1,
@@ -215,8 +215,8 @@ pub fn time_of(ns: u64) -> String {
 }
 
 /// The warning at the top of a policy and of the output.
-pub const CAUTION: &str = "What was seen is no proof of membership: find out whose each address is, \
-                           and what else must be able to connect.";
+pub const CAUTION: &str = "Observed traffic is no proof of membership: find out which host has each \
+                           address, and which other hosts must be able to connect.";
 
 /// Returns the text of a policy with these services; `own_role` is the role of the node that runs
 /// them.
@@ -228,59 +228,63 @@ pub fn policy(
     watched: &str,
 ) -> String {
     let mut text = String::new();
-    let mut say = |line: String| {
+    let mut add_line = |line: String| {
         let _ = writeln!(text, "{line}");
     };
-    say(format!("# Proposed by `trainguard learn`: {watched}."));
-    say(format!("# {CAUTION}"));
-    say("apiVersion: trainguard/v1".to_owned());
-    say("kind: Policy".to_owned());
-    say(format!("name: {name}"));
-    say("services:".to_owned());
+    add_line(format!("# Proposed by `trainguard learn`: {watched}."));
+    add_line(format!("# {CAUTION}"));
+    add_line("apiVersion: trainguard/v1".to_owned());
+    add_line("kind: Policy".to_owned());
+    add_line(format!("name: {name}"));
+    add_line("services:".to_owned());
     for service in services {
         let ports: Vec<String> = service.ports.iter().map(ToString::to_string).collect();
-        say(format!("  - name: {}", service.name));
-        say(format!("    roles: [{own_role}]"));
+        add_line(format!("  - name: {}", service.name));
+        add_line(format!("    roles: [{own_role}]"));
         if service.opening_only {
             let seen: BTreeSet<u16> = service.evidence.iter().map(|kept| kept.port.1).collect();
             let seen: Vec<String> = seen.iter().take(MAX_LISTED).map(u16::to_string).collect();
-            say(format!("    # Ports that the kernel gives away; seen: {}", seen.join(", ")));
+            add_line(format!("    # The kernel's ephemeral ports; observed: {}", seen.join(", ")));
         }
-        say(format!("    ports: [{}]", ports.join(", ")));
+        add_line(format!("    ports: [{}]", ports.join(", ")));
         let matching = if service.opening_only { "new-connections" } else { "all" };
-        say(format!("    match: {matching}"));
-        say("    allow:".to_owned());
+        add_line(format!("    match: {matching}"));
+        add_line("    allow:".to_owned());
         for kept in service.evidence.iter().take(MAX_LISTED) {
-            say(format!("      # {}", evidence(kept, cluster)));
+            add_line(format!("      # {}", evidence(kept, cluster)));
         }
         if service.evidence.len() > MAX_LISTED {
-            say(format!("      # and {} more", service.evidence.len() - MAX_LISTED));
+            add_line(format!("      # and {} more", service.evidence.len() - MAX_LISTED));
         }
         if !service.roles.is_empty() {
             let roles: Vec<&str> = service.roles.iter().map(String::as_str).collect();
             if service.unseen > 0 {
                 let unseen = counted(service.unseen, "other node");
-                say(format!("      # The roles allow {unseen} that did not come."));
+                add_line(format!(
+                    "      # The roles also allow {unseen} without observed connections."
+                ));
             }
-            say(format!("      roles: [{}]", roles.join(", ")));
+            add_line(format!("      roles: [{}]", roles.join(", ")));
         }
         if !service.prefixes.is_empty() {
-            say(format!("      networks: [{}]", service.name));
+            add_line(format!("      networks: [{}]", service.name));
         }
-        say("    # Then `enforce`, once `trainguard stats` counts nothing here that belongs."
-            .to_owned());
-        say("    mode: observe".to_owned());
+        add_line(
+            "    # Change to `enforce` once `trainguard stats` counts no packets of members here."
+                .to_owned(),
+        );
+        add_line("    mode: observe".to_owned());
         let peak = service.evidence.iter().map(|kept| kept.contact.peak).max().unwrap_or(0);
         let rate = (peak * HEADROOM).max(DEFAULT_LIMIT.0);
         let burst = (rate * 5).max(DEFAULT_LIMIT.1);
-        say(format!(
-            "    # At most {peak} were opened in a second by one source; {HEADROOM} times that, at \
+        add_line(format!(
+            "    # One source opened at most {peak} connections per second; {HEADROOM} times that, at \
              least {}.",
             DEFAULT_LIMIT.0
         ));
-        say("    limits:".to_owned());
-        say("      perSource:".to_owned());
-        say(format!("        newConnections: {{ rate: {rate}/s, burst: {burst} }}"));
+        add_line("    limits:".to_owned());
+        add_line("      perSource:".to_owned());
+        add_line(format!("        newConnections: {{ rate: {rate}/s, burst: {burst} }}"));
     }
     text
 }

@@ -13,7 +13,7 @@ use std::{
 
 use tracing::Level;
 
-use super::{Patience, record::Record};
+use super::{SendTimeout, record::Record};
 
 /// Path of the journal's socket.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
@@ -27,7 +27,7 @@ pub(super) struct Journal {
     /// A connected socket: only its state shows whether the receive queue of the journal has room.
     socket: Mutex<UnixDatagram>,
     path: PathBuf,
-    patience: Patience,
+    timeout: SendTimeout,
 }
 
 impl Journal {
@@ -36,7 +36,7 @@ impl Journal {
         Ok(Self {
             socket: Mutex::new(connect(path)?),
             path: path.to_owned(),
-            patience: Patience::default(),
+            timeout: SendTimeout::default(),
         })
     }
 
@@ -46,9 +46,9 @@ impl Journal {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sent = socket.send(&datagram);
         match &sent {
-            Ok(_) => self.patience.renew(),
+            Ok(_) => self.timeout.reset(),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.patience.has_room(socket.as_fd()) {
+                if self.timeout.has_room(socket.as_fd()) {
                     sent = socket.send(&datagram);
                 }
             }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_of_a_message_becomes_a_field() {
+    fn a_line_of_a_message_is_not_a_field() {
         let mut record = Record::new(Level::INFO, "one\nPRIORITY=0".to_owned());
         record.hint = Some("two".to_owned());
         let datagram = datagram(&record);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_journal_there_is_none() {
+    fn opening_fails_without_a_journal() {
         let dir = tempfile::tempdir().expect("a directory");
         assert!(Journal::open(&dir.path().join("socket")).is_err());
     }

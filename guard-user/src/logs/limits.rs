@@ -55,13 +55,13 @@ impl Limits {
     /// Returns a summary for each call site with records that were suppressed since the last call.
     pub(super) fn take_suppressed(&self) -> Vec<Record> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = places.values_mut().filter_map(|place| {
+        let summaries = places.values_mut().filter_map(|place| {
             let count = std::mem::take(&mut place.suppressed);
             let (level, last) = place.last.take()?;
             let message = format!("{count} more like this were not written; the last was: {last}");
             Some(Record::new(level, message))
         });
-        told.collect()
+        summaries.collect()
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_may_speak_again_in_the_next_minute() {
+    fn a_call_site_may_log_again_in_the_next_minute() {
         static CALLSITE: DefaultCallsite = {
             static METADATA: tracing::Metadata<'static> = tracing::Metadata::new(
                 "a test",
@@ -95,9 +95,9 @@ mod tests {
         assert_eq!(written(start), PER_MINUTE as usize);
         assert_eq!(written(start + MINUTE / 2), 0);
         assert_eq!(written(start + MINUTE), PER_MINUTE as usize);
-        let told = limits.take_suppressed();
-        assert_eq!(told.len(), 1);
-        assert!(told[0].message.starts_with("260 more like this"), "{told:?}");
+        let summaries = limits.take_suppressed();
+        assert_eq!(summaries.len(), 1);
+        assert!(summaries[0].message.starts_with("260 more like this"), "{summaries:?}");
         assert!(limits.take_suppressed().is_empty());
     }
 }

@@ -61,7 +61,7 @@ struct Inner {
     suppressed: AtomicU64,
     lost: AtomicU64,
     /// Lost records that have not been reported in the log yet.
-    untold: AtomicU64,
+    unreported: AtomicU64,
 }
 
 /// Numbers of records that were not written.
@@ -104,19 +104,20 @@ impl Log {
             limits: Limits::default(),
             suppressed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
-            untold: AtomicU64::new(0),
+            unreported: AtomicU64::new(0),
         }))
     }
 
     /// Writes a summary of the records that were not written since the last call: one record for each
     /// call site, and one for the lost records. To be called once a minute and at the end.
-    pub fn tell(&self) {
+    pub fn write_summary(&self) {
         for suppressed in self.0.limits.take_suppressed() {
             self.write(&suppressed);
         }
-        let untold = self.0.untold.swap(0, Ordering::Relaxed);
-        if untold > 0 {
-            let message = format!("{untold} log records were lost: nobody took them");
+        let unreported = self.0.unreported.swap(0, Ordering::Relaxed);
+        if unreported > 0 {
+            let message =
+                format!("{unreported} log records lost: the reader of the log was too slow");
             self.write(&Record::new(Level::WARN, message));
         }
     }
@@ -136,7 +137,7 @@ impl Log {
         };
         if !taken {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
-            self.0.untold.fetch_add(1, Ordering::Relaxed);
+            self.0.unreported.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -170,19 +171,19 @@ fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
     parsed == Some((device, inode))
 }
 
-/// Bounds the wait for the reader of the records: at most [`Patience::MS`] the first time that the
+/// Bounds the wait for the reader of the records: at most [`SendTimeout::MS`] the first time that the
 /// reader has no room, and zero after that until there is room again.
 #[derive(Debug, Default)]
-struct Patience {
+struct SendTimeout {
     stuck: AtomicBool,
 }
 
-impl Patience {
+impl SendTimeout {
     /// Timeout in milliseconds.
     const MS: u8 = 50;
 
     /// Records that there is room again.
-    fn renew(&self) {
+    fn reset(&self) {
         self.stuck.store(false, Ordering::Relaxed);
     }
 
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_very_stream_is_the_journal() {
+    fn only_the_same_stream_is_the_journal() {
         assert!(is_stream("8:123", 8, 123));
         for other in ["", "8", "8:", ":123", "8:124", "9:123", "8:123:1", "0x8:123", "8 :123"] {
             assert!(!is_stream(other, 8, 123), "{other}");
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repeated_is_written_a_few_times_and_then_counted() {
+    fn repeated_records_are_written_a_few_times_and_then_counted() {
         let (records, missing) = logged(|log| {
             for number in 0..1000 {
                 tracing::error!(number, "flapping");
@@ -247,35 +248,35 @@ mod tests {
                     tracing::info!("seldom");
                 }
             }
-            log.tell();
-            log.tell();
+            log.write_summary();
+            log.write_summary();
         });
         let of = |what: &str| records.iter().filter(|record| record.contains(what)).count();
-        let told = records.iter().filter(|record| record.contains("more like"));
-        let told: Vec<&String> = told.collect();
-        assert_eq!(of("flapping"), limits::PER_MINUTE as usize + 1, "and once as told");
-        assert_eq!(of("seldom"), 2, "another place in the code is not concerned");
+        let summaries = records.iter().filter(|record| record.contains("more like"));
+        let summaries: Vec<&String> = summaries.collect();
+        assert_eq!(of("flapping"), limits::PER_MINUTE as usize + 1, "and one summary");
+        assert_eq!(of("seldom"), 2, "each call site has its own limit");
         assert_eq!(missing.suppressed, 1000 - u64::from(limits::PER_MINUTE));
         let suppressed = format!("{} more like this", missing.suppressed);
-        assert!(told.len() == 1 && told[0].contains(&suppressed), "{told:?}");
+        assert!(summaries.len() == 1 && summaries[0].contains(&suppressed), "{summaries:?}");
     }
 
     #[test]
-    fn a_journal_that_stands_still_blocks_nobody() {
+    fn a_journal_that_does_not_read_does_not_block_logging() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let _full = UnixDatagram::bind(&path).expect("a socket");
         let log = Log::to(Sink::Journal(Journal::open(&path).expect("the journal")));
         with_default(tracing_subscriber::registry().with(log.clone()), || {
             for _ in 0..10_000 {
-                tracing::debug!("not limited, and nobody reads");
+                tracing::debug!("not rate limited, and not read");
             }
         });
         assert!(log.missing().lost > 0);
     }
 
     #[test]
-    fn a_journal_that_was_restarted_is_found_again() {
+    fn a_restarted_journal_is_connected_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("socket");
         let first = drop_and_bind(&path);
@@ -283,7 +284,7 @@ mod tests {
         let record = Record::new(Level::INFO, "said".to_owned());
         assert!(journal.write(&record));
         drop(first);
-        assert!(!journal.write(&record), "nobody listens");
+        assert!(!journal.write(&record), "no journal listens");
         let second = drop_and_bind(&path);
         assert!(journal.write(&record));
         let mut datagram = vec![0; 1 << 10];
@@ -297,10 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_from_outside_gets_through_as_it_is() {
+    fn external_text_is_escaped_and_bounded() {
         let (records, _) = logged(|_| {
             let name = "eth\u{1b}[31m0\nMESSAGE=forged\u{202e}";
-            tracing::warn!(interface = name, "was called `{name}`");
+            tracing::warn!(interface = name, "renamed from `{name}`");
             tracing::info!(interface = "x".repeat(100_000), "{}", "long ".repeat(100_000));
         });
         let [first, second] = &records[..] else { panic!("{records:?}") };

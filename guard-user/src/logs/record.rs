@@ -141,14 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_stay_lines_only_in_pages() {
+    fn line_breaks_are_kept_only_in_pages() {
         let text = "one\ntwo\u{9b}31m\r\n";
         assert_eq!(clean(format_args!("{text}"), 100, true), "one\ntwo\\u{9b}31m\\u{d}");
         assert_eq!(clean(format_args!("{text}"), 100, false), "one\\ntwo\\u{9b}31m\\u{d}\\n");
     }
 
     #[test]
-    fn what_is_too_long_is_cut_and_seen_to_be() {
+    fn long_texts_are_cut_and_marked() {
         let cut = clean(format_args!("{}", "é".repeat(1000)), 100, false);
         assert_eq!(cut, format!("{} …", "é".repeat(50)));
         assert_eq!(clean(format_args!("{}", "x".repeat(100)), 100, false), "x".repeat(100));

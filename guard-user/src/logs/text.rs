@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd as _, time::SystemTime};
 
 use tracing::Level;
 
-use super::{Patience, journal, record::Record};
+use super::{SendTimeout, journal, record::Record};
 use crate::output;
 
 /// Number of bytes that a pipe with room accepts without blocking (`PIPE_BUF`, pipe(7)).
@@ -15,7 +15,7 @@ const PIPE_BUF: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Text {
     form: LineStyle,
-    patience: Patience,
+    timeout: SendTimeout,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,22 +34,22 @@ impl Text {
         let colour = terminal && output::allows_colour();
         Self {
             form: if colour { LineStyle::Colour } else { LineStyle::Plain },
-            patience: Patience::default(),
+            timeout: SendTimeout::default(),
         }
     }
 
     /// Creates a writer for a journal that reads standard error.
     pub(super) fn for_journal() -> Self {
-        Self { form: LineStyle::Prefixed, patience: Patience::default() }
+        Self { form: LineStyle::Prefixed, timeout: SendTimeout::default() }
     }
 
     /// Writes a record. Returns false if standard error does not accept it in time.
     pub(super) fn write(&self, record: &Record) -> bool {
         let text = render(record, self.form, SystemTime::now()) + "\n";
         let stderr = io::stderr();
-        text.as_bytes()
-            .chunks(PIPE_BUF)
-            .all(|part| self.patience.has_room(stderr.as_fd()) && output::talk_part(part).is_ok())
+        text.as_bytes().chunks(PIPE_BUF).all(|part| {
+            self.timeout.has_room(stderr.as_fd()) && output::message_bytes(part).is_ok()
+        })
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_further_line_is_no_record() {
+    fn further_lines_are_indented() {
         let text = render(&record(), LineStyle::Plain, SystemTime::UNIX_EPOCH);
         assert_eq!(text, "1970-01-01T00:00:00.000Z  WARN one\n    two\n    hint: three");
         let text = render(&record(), LineStyle::Colour, SystemTime::UNIX_EPOCH);
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_reads_text_is_told_the_priority_of_each_line() {
+    fn each_line_for_a_journal_has_the_priority_in_front() {
         let text = render(&record(), LineStyle::Prefixed, SystemTime::UNIX_EPOCH);
         assert_eq!(text, "<4>one\n<4>two\n<4>hint: three");
     }

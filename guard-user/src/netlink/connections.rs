@@ -29,12 +29,12 @@ pub struct Connection {
 }
 
 /// Lists the connections that are open, or that only the peer has closed, without connections of the
-/// node with itself. Returns at most `most` of them in no particular order, and whether there are
+/// node with itself. Returns at most `limit` of them in no particular order, and whether there are
 /// more. Requires no permissions.
 ///
 /// # Errors
 /// The kernel does not answer, or has no support for listing TCP sockets (`CONFIG_INET_DIAG`).
-pub fn established(most: usize) -> Result<(Vec<Connection>, bool), SystemError> {
+pub fn established(limit: usize) -> Result<(Vec<Connection>, bool), SystemError> {
     let mut found = Vec::new();
     let mut many = false;
     let more = tcp(&(StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT), |header| {
@@ -44,7 +44,7 @@ pub fn established(most: usize) -> Result<(Vec<Connection>, bool), SystemError> 
         if local.is_loopback() || peer.is_loopback() || local == peer {
             return;
         }
-        if found.len() >= most {
+        if found.len() >= limit {
             many = true;
         } else {
             found.push(Connection {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_with_ourselves_are_left_out_and_listeners_are_found() {
+    fn loopback_connections_are_left_out_and_listeners_are_found() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
         let at = listener.local_addr().expect("an address");
         let _connection = TcpStream::connect(at).expect("a connection");

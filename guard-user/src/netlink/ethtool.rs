@@ -19,7 +19,7 @@ use rtnetlink::{
 };
 use serde::Serialize;
 
-use super::sock_diag::refusal;
+use super::sock_diag::decode_error;
 use crate::system_error::SystemError;
 
 /// Timeout for each part of an answer, in milliseconds.
@@ -74,7 +74,7 @@ pub struct XdpSupport {
 /// `ENOENT` before Linux 6.3.
 pub fn xdp_support() -> Result<BTreeMap<u32, XdpSupport>, SystemError> {
     let mut found = BTreeMap::new();
-    ask("what drivers support of XDP", "netdev", NETDEV_CMD_DEV_GET, &[], |answer| {
+    query_dump("the XDP support of drivers", "netdev", NETDEV_CMD_DEV_GET, &[], |answer| {
         let acts = answer.number(NETDEV_A_DEV_XDP_FEATURES).map(u64::from_ne_bytes);
         let index = answer.number(NETDEV_A_DEV_IFINDEX).map(u32::from_ne_bytes);
         if let (Some(index), Some(acts)) = (index, acts) {
@@ -96,7 +96,7 @@ pub fn xdp_support() -> Result<BTreeMap<u32, XdpSupport>, SystemError> {
 /// `CONFIG_ETHTOOL_NETLINK`).
 pub fn offloads() -> Result<BTreeMap<u32, Vec<String>>, SystemError> {
     let mut found = BTreeMap::new();
-    ask_ethtool("the offloads of the cards", ETHTOOL_MSG_FEATURES_GET, |index, answer| {
+    query_ethtool("the offloads of all devices", ETHTOOL_MSG_FEATURES_GET, |index, answer| {
         found.insert(index, switched_on(answer));
     })?;
     Ok(found)
@@ -110,14 +110,14 @@ pub fn offloads() -> Result<BTreeMap<u32, Vec<String>>, SystemError> {
 pub fn offloads_of(
     devices: impl IntoIterator<Item = u32>,
 ) -> Result<BTreeMap<u32, Vec<String>>, SystemError> {
-    let conversation = || {
+    let run = || {
         let mut found = BTreeMap::new();
         let (socket, family) = open("ethtool")?;
         for index in devices {
             let header = attribute(ETHTOOL_A_HEADER_DEV_INDEX, &index.to_ne_bytes());
             let header = attribute(ETHTOOL_A_HEADER | NLA_F_NESTED, &header);
             let answer =
-                converse(&socket, family, ETHTOOL_MSG_FEATURES_GET, 0, &header, |answer| {
+                exchange(&socket, family, ETHTOOL_MSG_FEATURES_GET, 0, &header, |answer| {
                     found.insert(index, switched_on(answer));
                 });
             match answer {
@@ -127,7 +127,7 @@ pub fn offloads_of(
         }
         Ok(found)
     };
-    conversation().map_err(|error: io::Error| SystemError::of("asking for offloads", error))
+    run().map_err(|error: io::Error| SystemError::of("querying offloads", error))
 }
 
 fn switched_on(answer: Attributes<'_>) -> Vec<String> {
@@ -149,7 +149,7 @@ fn switched_on(answer: Attributes<'_>) -> Vec<String> {
 /// Like those of [`offloads`].
 pub fn receive_queues() -> Result<BTreeMap<u32, u32>, SystemError> {
     let mut found = BTreeMap::new();
-    ask_ethtool("the queues of the cards", ETHTOOL_MSG_CHANNELS_GET, |index, answer| {
+    query_ethtool("the queues of all devices", ETHTOOL_MSG_CHANNELS_GET, |index, answer| {
         // Combined channels also receive.
         let counts = [ETHTOOL_A_CHANNELS_RX_COUNT, ETHTOOL_A_CHANNELS_COMBINED_COUNT]
             .map(|kind| answer.number(kind).map_or(0, u32::from_ne_bytes));
@@ -159,14 +159,14 @@ pub fn receive_queues() -> Result<BTreeMap<u32, u32>, SystemError> {
     Ok(found)
 }
 
-fn ask_ethtool(
+fn query_ethtool(
     what: &str,
     command: u8,
     mut each: impl FnMut(u32, Attributes<'_>),
 ) -> Result<(), SystemError> {
     // An empty header selects all devices.
     let header = attribute(ETHTOOL_A_HEADER | NLA_F_NESTED, &[]);
-    ask(what, "ethtool", command, &header, |answer| {
+    query_dump(what, "ethtool", command, &header, |answer| {
         let header = answer.inside(ETHTOOL_A_HEADER);
         if let Some(index) = header.number(ETHTOOL_A_HEADER_DEV_INDEX) {
             each(u32::from_ne_bytes(index), answer);
@@ -175,19 +175,19 @@ fn ask_ethtool(
 }
 
 /// Requests a dump from a family, and passes each part of the answer to `each`.
-fn ask(
+fn query_dump(
     what: &str,
     family: &str,
     command: u8,
     attributes: &[u8],
     each: impl FnMut(Attributes<'_>),
 ) -> Result<(), SystemError> {
-    let conversation = || {
+    let run = || {
         let (socket, id) = open(family)?;
-        converse(&socket, id, command, NLM_F_DUMP, attributes, each)
+        exchange(&socket, id, command, NLM_F_DUMP, attributes, each)
     };
-    conversation().map_err(|error: io::Error| {
-        SystemError::of(format_args!("asking for {what} (generic netlink, `{family}`)"), error)
+    run().map_err(|error: io::Error| {
+        SystemError::of(format_args!("querying {what} (generic netlink, `{family}`)"), error)
     })
 }
 
@@ -202,14 +202,14 @@ fn open(family: &str) -> io::Result<(Socket, u16)> {
     )?;
     let name = attribute(CTRL_ATTR_FAMILY_NAME, &[family.as_bytes(), b"\0"].concat());
     let mut id = None;
-    converse(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name, |answer| {
+    exchange(&socket, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name, |answer| {
         id = answer.number(CTRL_ATTR_FAMILY_ID).map(u16::from_ne_bytes);
     })?;
     Ok((socket, id.ok_or(io::ErrorKind::NotFound)?))
 }
 
 /// Sends a request, and passes the answer to `each`: one message, or all parts of a dump.
-fn converse(
+fn exchange(
     socket: &Socket,
     family: u16,
     command: u8,
@@ -218,14 +218,14 @@ fn converse(
     mut each: impl FnMut(Attributes<'_>),
 ) -> io::Result<()> {
     let length = u32::try_from(HEADERS + attributes.len()).map_err(io::Error::other)?;
-    let mut question = length.to_ne_bytes().to_vec();
-    question.extend(family.to_ne_bytes());
-    question.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    let mut request = length.to_ne_bytes().to_vec();
+    request.extend(family.to_ne_bytes());
+    request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
     // Sequence number and port id, which may be 0; then command, version and two reserved bytes.
-    question.extend([0; 8]);
-    question.extend([command, 1, 0, 0]);
-    question.extend(attributes);
-    socket.send_to(&question, &SocketAddr::new(0, 0), 0)?;
+    request.extend([0; 8]);
+    request.extend([command, 1, 0, 0]);
+    request.extend(attributes);
+    socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
     let mut answer = Vec::with_capacity(BUFFER_BYTES);
     loop {
         answer.clear();
@@ -235,7 +235,7 @@ fn converse(
             let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             match message.message_type() {
                 NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => return Err(refusal(message.payload())),
+                NLMSG_ERROR => return Err(decode_error(message.payload())),
                 _ => each(Attributes(message.payload().get(4..).unwrap_or_default())),
             }
             // Messages are aligned to four bytes.
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_answers_each_question() {
+    fn the_kernel_answers_each_query() {
         // The loopback device exists in every namespace, with index 1.
         let offloads = offloads().expect("offloads");
         let on = offloads.get(&1).expect("the loopback device");

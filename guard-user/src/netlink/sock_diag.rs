@@ -74,11 +74,11 @@ pub fn listening(each: impl FnMut(Listening)) -> Result<bool, SystemError> {
 fn listening_at_most(limit: usize, mut each: impl FnMut(Listening)) -> Result<bool, SystemError> {
     let failed = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENOENT) => SystemError::new(
-            "not known: the kernel does not tell which sockets listen without its modules tcp_diag \
-             and udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG); `modprobe -a tcp_diag udp_diag` \
-             loads them",
+            "not available: the kernel lists listening sockets only with its modules tcp_diag and \
+             udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG); load them with \
+             `modprobe -a tcp_diag udp_diag`",
         ),
-        _ => SystemError::of("listing the sockets that listen", error),
+        _ => SystemError::of("listing the listening sockets", error),
     };
     let mut are_missing = false;
     for (protocol, transport, states) in [
@@ -137,14 +137,14 @@ pub(super) fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Passes the sockets of an address family in some states to `each`: at most `most`, rounded up to a
+/// Passes the sockets of an address family in some states to `each`: at most `limit`, rounded up to a
 /// whole part of the answer.
 pub(super) fn dump(
     socket: &Socket,
     family: u8,
     protocol: u8,
     states: StateFlags,
-    most: usize,
+    limit: usize,
     each: &mut impl FnMut(&InetResponseHeader),
 ) -> io::Result<Completeness> {
     let socket_id = if family == AF_INET { SocketId::new_v4() } else { SocketId::new_v6() };
@@ -158,7 +158,7 @@ pub(super) fn dump(
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-    let mut looked_at = 0;
+    let mut count = 0;
     let mut answer = Vec::with_capacity(BUFFER_BYTES);
     loop {
         answer.clear();
@@ -168,24 +168,24 @@ pub(super) fn dump(
             let packet = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             match packet.message_type() {
                 NLMSG_DONE => return Ok(Completeness::Yes),
-                NLMSG_ERROR => return Err(refusal(packet.payload())),
+                NLMSG_ERROR => return Err(decode_error(packet.payload())),
                 _ => {}
             }
             let header = InetResponseHeader::parse(packet.payload()).map_err(io::Error::other)?;
-            looked_at += 1;
+            count += 1;
             each(&header);
             // Messages are aligned to four bytes.
             let length = (packet.length() as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
         }
-        if looked_at >= most {
+        if count >= limit {
             return Ok(Completeness::No);
         }
     }
 }
 
 /// Decodes the error of an `NLMSG_ERROR` message, which is a negative errno.
-pub(super) fn refusal(payload: &[u8]) -> io::Error {
+pub(super) fn decode_error(payload: &[u8]) -> io::Error {
     let errno = payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     io::Error::from_raw_os_error(errno.unwrap_or_default().saturating_neg())
 }
@@ -249,7 +249,7 @@ mod tests {
                 found.push(socket);
             }
         });
-        assert!(!more.expect("the sockets"), "all of them");
+        assert!(!more.expect("the sockets"), "no socket is missing");
         found
     }
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_take_what_strangers_send_are_found_and_no_others() {
+    fn only_sockets_that_accept_packets_of_any_source_are_found() {
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a socket");
         let port = tcp.local_addr().expect("an address").port();
         let connection = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
@@ -285,7 +285,7 @@ mod tests {
             [(Transport::Tcp, connection.local_addr()), (Transport::Udp, connected.local_addr())]
         {
             let port = address.expect("an address").port();
-            assert_eq!(of(transport, port), [], "it talks to one peer only");
+            assert_eq!(of(transport, port), [], "the socket is connected to one peer");
         }
         let name = fs::read_to_string("/proc/self/comm").expect("our name");
         let commands = commands(&BTreeSet::from([listener.inode]));

@@ -141,17 +141,19 @@ fn done(applied: &Applied, what: &str) {
     let hash = short(applied);
     output::answer(format_args!("{what}: generation {}, policy {hash}", applied.generation));
     for problem in &applied.problems {
-        output::talk(format_args!("note: {}", shown_text(problem)));
+        output::message(format_args!("note: {}", shown_text(problem)));
     }
-    listed("this cut", &applied.connections.cut);
-    rest(&applied.connections);
+    list_cut("this cut", &applied.connections.cut);
+    note_other_effects(&applied.connections);
     if let Some(trial) = &applied.trial {
-        output::talk(format_args!(
+        output::message(format_args!(
             "on trial: undone at {} unless `trainguard confirm` keeps it; `trainguard rollback` \
              undoes it now",
             trial.deadline
         ));
-        output::hint("confirm from a new connection: the one that you have may be old");
+        output::hint(
+            "confirm from a new connection: an open one may go through although new ones are refused",
+        );
     }
 }
 
@@ -163,56 +165,61 @@ fn planned(applied: &Applied, difference: Option<&Difference>) {
         Some(difference) => {
             output::answer(difference.text.trim_end());
         }
-        None => output::talk("note: what is in force is not kept, so it cannot be compared"),
+        None => output::message(
+            "note: the daemon has no copy of the policy in force, so the policies are not compared",
+        ),
     }
     let Connections { looked_at, cut, .. } = &applied.connections;
     if cut.connections == 0 && applied.changed {
         let count = counted(*looked_at, "open connection");
-        output::answer(format_args!("of {count} it would cut none"));
+        output::answer(format_args!("it would cut none of {count}"));
     }
-    listed("this would cut", cut);
-    rest(&applied.connections);
+    list_cut("this would cut", cut);
+    note_other_effects(&applied.connections);
 }
 
 fn refused(error: &ClientError) {
     output::error(error);
     let Some(connections) = error.connections() else { return };
     for line in connections.cut.lines(MAX_SHOWN) {
-        output::talk(format_args!("  {}", shown_text(&line)));
+        output::message(format_args!("  {}", shown_text(&line)));
     }
-    rest(connections);
+    note_other_effects(connections);
     let Affected { connections: all, sessions, .. } = connections.cut;
     if sessions > 0 {
-        output::hint("at the console, or with another way in: --cut-own-session");
+        output::hint("if you have another way to log in, such as a console: add --cut-own-session");
     }
     if all > sessions {
-        output::hint("if they may be cut: --cut-connections");
+        output::hint("if these connections may be cut: add --cut-connections");
     }
 }
 
-fn listed(what: &str, cut: &Affected) {
+fn list_cut(what: &str, cut: &Affected) {
     if cut.connections > 0 {
-        output::talk(format_args!("{what} {}:", counted(cut.connections, "connection")));
+        output::message(format_args!("{what} {}:", counted(cut.connections, "connection")));
         for line in cut.lines(MAX_SHOWN) {
-            output::talk(format_args!("  {}", shown_text(&line)));
+            output::message(format_args!("  {}", shown_text(&line)));
         }
     }
 }
 
 /// Prints notes about connections that could not be reopened, and about an incomplete list.
-fn rest(connections: &Connections) {
-    let weak = &connections.not_reopened;
-    if weak.connections > 0 {
-        output::talk(format_args!(
-            "note: {} go on, but could not be opened again:",
-            counted(weak.connections, "connection")
+fn note_other_effects(connections: &Connections) {
+    let not_reopened = &connections.not_reopened;
+    if not_reopened.connections > 0 {
+        output::message(format_args!(
+            "note: {} stay open, but could not be opened again:",
+            counted(not_reopened.connections, "connection")
         ));
-        for line in weak.lines(MAX_SHOWN) {
-            output::talk(format_args!("  {}", shown_text(&line)));
+        for line in not_reopened.lines(MAX_SHOWN) {
+            output::message(format_args!("  {}", shown_text(&line)));
         }
     }
     if let Some(why) = &connections.incomplete {
-        output::talk(format_args!("note: not all connections were looked at: {}", shown_text(why)));
+        output::message(format_args!(
+            "note: not all connections were checked: {}",
+            shown_text(why)
+        ));
     }
 }
 

@@ -61,7 +61,7 @@ fn sources(region: &Region) -> Vec<String> {
         } else if left.is_empty() {
             families.push(format!("every {name} address"));
         } else {
-            families.push(format!("every {name} address but {}", some(left)));
+            families.push(format!("every {name} address except {}", some(left)));
         }
     }
     if !few.is_empty() {
@@ -82,7 +82,7 @@ fn what(change: &Change) -> String {
     match change.traffic {
         Traffic::All => some(&change.ports),
         Traffic::Opening => format!("new connections to {}", some(&change.ports)),
-        Traffic::GoingOn => format!("segments of connections to {}", some(&change.ports)),
+        Traffic::Established => format!("segments of connections to {}", some(&change.ports)),
         Traffic::Fragments => "later fragments".to_owned(),
         Traffic::Unreadable => "frames that cannot be read".to_owned(),
     }
@@ -97,12 +97,12 @@ fn meets(meets: &Meets) -> String {
 pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2], manifest: &Path) -> String {
     use std::fmt::Write as _;
     let mut out = String::new();
-    let mut say = |line: String| {
+    let mut add = |line: String| {
         // Writing to a `String` cannot fail.
         let _ = writeln!(out, "{line}");
     };
     for change in &difference.changes {
-        say(format!(
+        add(format!(
             "{} {} on {}: was {}, now {}",
             direction(change.direction()),
             what(change),
@@ -114,29 +114,29 @@ pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2], manifest: &
             continue;
         }
         for family in sources(&change.sources) {
-            say(format!("           from {family}"));
+            add(format!("           from {family}"));
         }
         let names = names_in(&change.sources, clusters);
         if !names.is_empty() {
             let nodes = counted(names.len(), "node");
-            say(format!("           {nodes} of the manifest among them: {}", some(names)));
+            add(format!("           {nodes} of the manifest among them: {}", some(names)));
         }
         if let Some(example) = example(change, clusters, manifest) {
-            say(format!("           e.g. {example}"));
+            add(format!("           e.g. {example}"));
         }
     }
     for change in &difference.limits {
         let direction =
             direction(if change.is_wider() { Direction::Wider } else { Direction::Narrower });
         let service = change.new.service.as_ref().or(change.old.service.as_ref());
-        say(format!(
+        add(format!(
             "{direction} limits of {} at {} on {}",
             service.map_or("-", String::as_str),
             some(&change.ports),
             some(&change.nodes)
         ));
         for limit in change.each() {
-            say(format!(
+            add(format!(
                 "           {}: was {}, now {}",
                 limit_name(limit.total, limit.unit),
                 limit_text(limit.old, limit.unit),
@@ -146,7 +146,7 @@ pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2], manifest: &
     }
     for change in &difference.interfaces {
         let wider = if change.is_wider() { Direction::Wider } else { Direction::Narrower };
-        say(format!(
+        add(format!(
             "{} interfaces of {}: were {}, now {}",
             direction(wider),
             some(&change.nodes),
@@ -156,16 +156,16 @@ pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2], manifest: &
     }
     for (names, what) in [
         (&difference.added, "new in the manifest, guarded once its daemon runs"),
-        (&difference.removed, "no longer in the manifest: its daemon keeps what it last had"),
+        (&difference.removed, "no longer in the manifest: its daemon keeps its last policy"),
     ] {
         if !names.is_empty() {
-            say(format!("NODES    {}: {what}", some(names)));
+            add(format!("NODES    {}: {what}", some(names)));
         }
     }
     if difference.is_empty() {
-        say("no difference: every packet meets the same verdict, and the same limits".to_owned());
+        add("no difference: every packet gets the same verdict and the same limits".to_owned());
     } else {
-        say("unchanged for all other packets".to_owned());
+        add("unchanged for all other packets".to_owned());
     }
     out
 }
@@ -199,7 +199,7 @@ fn example(change: &Change, clusters: [&Cluster; 2], manifest: &Path) -> Option<
         return Some(format!("{from}{name} -> {node}: a later fragment"));
     };
     let flags = match change.traffic {
-        Traffic::GoingOn => " --flags A",
+        Traffic::Established => " --flags A",
         _ => "",
     };
     let ends = |addr: IpAddr, port: u16| std::net::SocketAddr::new(addr, port);
@@ -320,7 +320,7 @@ pub(super) fn document<'d>(
         traffic: match change.traffic {
             Traffic::All => "all",
             Traffic::Opening => "new-connections",
-            Traffic::GoingOn => "established",
+            Traffic::Established => "established",
             Traffic::Fragments => "fragments",
             Traffic::Unreadable => "unreadable",
         },

@@ -51,7 +51,7 @@ fn text(diagnosis: &Diagnosis, colour: bool) -> String {
     let Summary { ok, note, warning, failed, unknown } = diagnosis.summary;
     let counts = [
         (failed, "failed".to_owned()),
-        (unknown, "could not be seen".to_owned()),
+        (unknown, "could not be checked".to_owned()),
         (warning, if warning == 1 { "warning".to_owned() } else { "warnings".to_owned() }),
         (note, if note == 1 { "note".to_owned() } else { "notes".to_owned() }),
     ];

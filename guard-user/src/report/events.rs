@@ -16,10 +16,10 @@ use crate::{
 /// Format of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EventsFormat {
-    /// For people, a line each
+    /// A line of text per event
     #[value(alias = "text")]
     Compact,
-    /// For programs, a JSON object a line
+    /// A JSON object per line
     #[value(alias = "json")]
     Ndjson,
 }
@@ -73,7 +73,7 @@ fn compact(event: &Event, colour: bool) -> String {
             let what = policy.what.name().replace('_', " ");
             (
                 None,
-                told(
+                join_parts(
                     "policy",
                     &what,
                     &format!("generation {} {hash}", policy.generation),
@@ -83,16 +83,17 @@ fn compact(event: &Event, colour: bool) -> String {
         }
         EventKind::Interface(interface) => (
             Some(interface.interface.as_str()),
-            told("interface", interface.what.name(), "", &interface.text),
+            join_parts("interface", interface.what.name(), "", &interface.text),
         ),
         EventKind::Audit(audit) => (None, of_command(audit)),
-        EventKind::Lost(lost) => (None, told("lost", "", "", &lost.text)),
+        EventKind::Lost(lost) => (None, join_parts("lost", "", "", &lost.text)),
         EventKind::Unknown => (None, "an event that this version does not know".to_owned()),
     };
     format!("{} {} {rest}", visible(time), visible(interface.unwrap_or("-")))
 }
 
-fn told(kind: &str, what: &str, facts: &str, text: &str) -> String {
+/// Joins the parts of an event that are not empty.
+fn join_parts(kind: &str, what: &str, facts: &str, text: &str) -> String {
     // A text of several lines becomes one line.
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let text = visible(&lines.join("; "));
@@ -107,22 +108,23 @@ fn of_command(audit: &Audit) -> String {
     let named = |name: &Option<String>, uid: u32| {
         name.as_deref().map_or_else(|| format!("uid {uid}"), visible)
     };
-    let mut who = match audit.uid {
+    let mut caller = match audit.uid {
         Some(uid) => format!("by {}", named(&audit.user, uid)),
-        None => "by whom is not known".to_owned(),
+        None => "by an unknown user".to_owned(),
     };
     // Writing to a `String` cannot fail.
     if let Some(uid) = audit.login_uid.filter(|uid| Some(*uid) != audit.uid) {
-        let _ = write!(who, ", logged in as {}", named(&audit.login, uid));
+        let _ = write!(caller, ", logged in as {}", named(&audit.login, uid));
     }
     if let Some(command) = &audit.command {
-        let _ = write!(who, ", `{}`", visible(command));
+        let _ = write!(caller, ", `{}`", visible(command));
     }
     if let Some(pid) = audit.pid {
-        let _ = write!(who, " (pid {pid})");
+        let _ = write!(caller, " (pid {pid})");
     }
-    let asked = format!("{} {}", visible(&audit.request), visible(&audit.arguments));
-    told("audit", audit.result.name(), &format!("{} {who}", asked.trim_end()), &audit.text)
+    let request = format!("{} {}", visible(&audit.request), visible(&audit.arguments));
+    let facts = format!("{} {caller}", request.trim_end());
+    join_parts("audit", audit.result.name(), &facts, &audit.text)
 }
 
 fn of_packet(packet: &Packet, colour: bool) -> String {
@@ -137,7 +139,7 @@ fn of_packet(packet: &Packet, colour: bool) -> String {
     let _ = match (packet.source, packet.source_port) {
         (Some(addr), Some(port)) => write!(line, " {}", SocketAddr::new(addr, port)),
         (Some(addr), None) => write!(line, " {addr}"),
-        (None, _) => write!(line, " from whom cannot be read"),
+        (None, _) => write!(line, " from an unreadable source"),
     };
     if packet.source.is_some() {
         let node =
@@ -185,7 +187,7 @@ mod tests {
     };
 
     #[test]
-    fn a_command_is_a_line_with_who_sent_it() {
+    fn a_command_is_one_line_with_its_caller() {
         let audit = Audit {
             request: "apply".to_owned(),
             arguments: "/etc/c.yaml".to_owned(),
@@ -206,7 +208,7 @@ mod tests {
         );
         let signal = Audit { request: "reload".to_owned(), ..Audit::default() };
         let line = line(EventKind::Audit(Box::new(signal)));
-        assert!(line.contains("by whom is not known"), "{line}");
+        assert!(line.contains("by an unknown user"), "{line}");
     }
 
     fn line(what: EventKind) -> String {
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_a_line() {
+    fn a_packet_is_one_line() {
         assert_eq!(
             line(EventKind::packet(packet())),
             "14:02:11.204 eth0 DROP not_allowed 10.20.48.9:51514 (not in the manifest) -> \
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_for_verdicts_only_and_when_wanted() {
+    fn only_verdicts_are_coloured_and_only_on_request() {
         let coloured = of_packet(&packet(), true);
         assert!(
             coloured.starts_with("\u{1b}[1m\u{1b}[31mDROP\u{1b}[0m not_allowed"),
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_are_a_line_each_and_hostile_names_are_harmless() {
+    fn other_kinds_are_one_line_each_and_hostile_names_are_escaped() {
         let policy = Policy {
             what: PolicyChange::InForce,
             generation: 5,

@@ -128,11 +128,11 @@ impl Learned {
         let during = watch.span_ns.map_or_else(String::new, |(first, last)| {
             let seconds = std::time::Duration::from_secs((last - first) / 1_000_000_000);
             let seconds = humantime::format_duration(seconds);
-            format!(" in {seconds} from {} on", draft::time_of(first))
+            format!(" in {seconds}, starting at {}", draft::time_of(first))
         });
         let frames = counted(watch.of_node, "frame");
-        let watched = if watch.by_events {
-            format!("events of `{}`, which stand for {frames}{during}", node.name)
+        let watched = if watch.from_events {
+            format!("events of `{}` that represent {frames}{during}", node.name)
         } else {
             format!("{frames} of `{}`, {} of them sent by it{during}", node.name, watch.sent)
         };
@@ -161,36 +161,36 @@ impl Learned {
 
 fn notes(watch: &ConnectionTracker) -> Vec<String> {
     let mut notes = vec![draft::CAUTION.to_owned()];
-    if watch.by_events {
+    if watch.from_events {
         notes.push(
-            "Events are samples of what enforcing would refuse, without the answers of the node. \
-             Who is in the middle of a connection in two of them counts; such packets can be forged. \
-             A capture knows more."
+            "Events are samples of the packets that enforcing would refuse, without the answers of \
+             the node. A source counts if two of its events are from within a connection; such \
+             packets can be forged. A capture is better evidence."
                 .to_owned(),
         );
     }
     if watch.dropped > 0 {
         notes.push(format!(
-            "{} dropped, not only counted: they are no evidence that anybody belongs. `trainguard \
-             events --missing-members` tells who behaves like a member.",
+            "{} dropped, not only counted, so they are no evidence that their sources belong to the \
+             cluster. `trainguard events --missing-members` lists sources that behave like members.",
             match watch.dropped {
                 1 => "1 frame was".to_owned(),
                 count => format!("{count} frames were"),
             }
         ));
     }
-    if watch.sent == 0 && !watch.by_events {
+    if watch.sent == 0 && !watch.from_events {
         notes.push(
-            "The capture has no frame that the node sent: whether it answered is not known, so \
-             nothing counts. Capture both directions."
+            "The capture has no frame that the node sent, so it does not show whether the node \
+             answered, and no contact counts. Capture both directions."
                 .to_owned(),
         );
     }
-    if watch.under_way() > 0 {
+    if watch.preexisting() > 0 {
         notes.push(format!(
-            "{} under way when the capture began; who opened them is not in it, and they do not \
-             count. Begin before the job does.",
-            match watch.under_way() {
+            "{} already open when the capture began. The capture does not show which end opened \
+             such connections, so they do not count. Start the capture before the job.",
+            match watch.preexisting() {
                 1 => "1 connection was".to_owned(),
                 count => format!("{count} connections were"),
             }
@@ -198,18 +198,19 @@ fn notes(watch: &ConnectionTracker) -> Vec<String> {
     }
     if watch.without_ports > 0 {
         notes.push(format!(
-            "{} had no ports that could be read (fragments, other protocols, cut): not looked at.",
+            "Ignored: {} without readable ports (fragments, other protocols, truncated frames).",
             counted(watch.without_ports, "frame")
         ));
     }
-    if watch.not_followed > 0 {
+    if watch.untracked > 0 {
         notes.push(format!(
-            "{} of connections beyond a million were not followed: the list is not whole.",
-            counted(watch.not_followed, "frame")
+            "Ignored: {} of connections beyond the first million. The list is incomplete.",
+            counted(watch.untracked, "frame")
         ));
     }
     notes.push(
-        "What did not happen meanwhile (a restart, a new worker, a backup, monitoring) is not in it."
+        "Traffic that did not occur in this time (a restart, a new worker, a backup, monitoring) is \
+         missing."
             .to_owned(),
     );
     notes
@@ -247,12 +248,12 @@ pub fn print(learned: &Learned) {
 
 fn text(learned: &Learned) -> String {
     let mut text = String::new();
-    let mut say = |line: &str| {
+    let mut add = |line: &str| {
         let _ = writeln!(text, "{}", shown_text(line));
     };
-    say(&format!("learned from {}", learned.watched));
+    add(&format!("learned from {}", learned.watched));
     for note in &learned.notes {
-        say(&format!("note: {note}"));
+        add(&format!("note: {note}"));
     }
     for (by, heading) in [
         ("allowed", "allowed by the policy already:"),
@@ -263,12 +264,12 @@ fn text(learned: &Learned) -> String {
         if contacts.is_empty() {
             continue;
         }
-        say("");
-        say(heading);
+        add("");
+        add(heading);
         for contact in contacts.iter().take(MAX_SHOWN) {
-            let who = contact.node.as_deref().unwrap_or("in no manifest");
-            say(&format!(
-                "  {} ({who}) to {}: {}, {}, first in frame {}",
+            let node = contact.node.as_deref().unwrap_or("not in the manifest");
+            add(&format!(
+                "  {} ({node}) to {}: {}, {}, first in frame {}",
                 contact.source,
                 contact.port,
                 counted(contact.connections, "connection"),
@@ -276,7 +277,7 @@ fn text(learned: &Learned) -> String {
                 contact.first_frame
             ));
         }
-        rest(&mut say, contacts.len());
+        note_rest(&mut add, contacts.len());
     }
     for entry in learned
         .entries
@@ -284,43 +285,43 @@ fn text(learned: &Learned) -> String {
         .filter(|entry| !entry.admits_also.is_empty() || !entry.findings.is_empty())
     {
         for service in &entry.admits_also {
-            say(&format!("  the entry of {} opens `{service}`, too", entry.source));
+            add(&format!("  the entry of {} also opens `{service}`", entry.source));
         }
         for finding in &entry.findings {
-            say(&format!("  lint says of the entry of {}: {finding}", entry.source));
+            add(&format!("  lint finding about the entry of {}: {finding}", entry.source));
         }
     }
     if !learned.left_out.is_empty() {
-        say("");
-        say("left out:");
+        add("");
+        add("left out:");
         for left in learned.left_out.iter().take(MAX_SHOWN) {
             let port = left.port.as_deref().map_or_else(String::new, |port| format!(" to {port}"));
             let then = left.then.map_or_else(String::new, |then| format!(" [{then}]"));
-            say(&format!(
+            add(&format!(
                 "  {}{port}, {}: {}{then}",
                 left.source,
                 counted(left.packets, "packet"),
                 left.why
             ));
         }
-        rest(&mut say, learned.left_out.len());
+        note_rest(&mut add, learned.left_out.len());
     }
-    say("");
+    add("");
     let Some(documents) = &learned.documents else {
-        say("nothing is proposed");
+        add("nothing is proposed");
         return text;
     };
-    say(&format!("# ==== {} (what changes) ====", learned.manifest));
-    documents.manifest_diff.lines().for_each(&mut say);
+    add(&format!("# ==== {} (changes) ====", learned.manifest));
+    documents.manifest_diff.lines().for_each(&mut add);
     if let (Some(file), Some(policy)) = (&documents.policy_file, &documents.policy) {
-        say(&format!("# ==== {file} (new, beside the manifest) ===="));
-        policy.lines().for_each(&mut say);
+        add(&format!("# ==== {file} (new, beside the manifest) ===="));
+        policy.lines().for_each(&mut add);
     }
     text
 }
 
-fn rest(say: &mut impl FnMut(&str), count: usize) {
+fn note_rest(add: &mut impl FnMut(&str), count: usize) {
     if count > MAX_SHOWN {
-        say(&format!("  and {} more; --format json tells all", count - MAX_SHOWN));
+        add(&format!("  and {} more; --format json lists all", count - MAX_SHOWN));
     }
 }

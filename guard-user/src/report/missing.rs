@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use crate::{api::events::missing::Stranger, output, policy::syntax::text::visible, text::counted};
+use crate::{
+    api::events::missing::UnlistedSource, output, policy::syntax::text::visible, text::counted,
+};
 
 /// The output of `events --missing-members`.
 #[derive(Debug, Serialize)]
@@ -26,7 +28,7 @@ pub struct MissingMembers {
 pub struct Member {
     /// The daemon's facts about the source.
     #[serde(flatten)]
-    pub stranger: Stranger,
+    pub source: UnlistedSource,
     /// Changes that would admit it.
     #[serde(flatten)]
     pub remedy: Remedy,
@@ -61,64 +63,66 @@ fn text(found: &MissingMembers) -> String {
     if found.members.is_empty() {
         let far = if found.not_near > 0 {
             let sources = counted(found.not_near, "source");
-            format!("; {sources} came again and again from networks that are not the cluster's")
+            format!("; {sources} connected repeatedly from networks outside the cluster")
         } else {
             String::new()
         };
         return format!(
-            "no refused source behaves like a missing member, on `{node}` since {}{far}",
+            "no refused source on `{node}` has behaved like a missing member since {}{far}",
             visible(&found.since)
         );
     }
     let mut lines = Vec::new();
     for member in &found.members {
-        lines.extend(facts(&member.stranger));
+        lines.extend(facts(&member.source));
         lines.extend(remedy(&member.remedy, &found.manifest));
         lines.push(String::new());
     }
+    let behave =
+        if found.members.len() == 1 { "behaves like a member" } else { "behave like members" };
     lines.push(format!(
-        "{} refused by `{node}` since {} like members that the manifest lacks. Nothing was changed.",
-        counted(found.members.len(), "source"),
-        visible(&found.since)
+        "Since {}, `{node}` refused {} that {behave} missing from the manifest. Nothing was changed.",
+        visible(&found.since),
+        counted(found.members.len(), "source")
     ));
     lines.push(
         "An attacker inside the cluster's networks looks the same: before you add an address, find \
-         out whose it is."
+         out which host has it."
             .to_owned(),
     );
     if found.members.len() > 1 {
-        lines.push("Addresses that are one host's belong into one entry.".to_owned());
+        lines.push("If several addresses belong to one host, put them into one entry.".to_owned());
     }
     lines.join("\n")
 }
 
-fn facts(stranger: &Stranger) -> Vec<String> {
+fn facts(source: &UnlistedSource) -> Vec<String> {
     let mut packets = Vec::new();
-    if stranger.attempts > 0 {
-        packets.push(counted(stranger.attempts, "connection attempt"));
+    if source.attempts > 0 {
+        packets.push(counted(source.attempts, "connection attempt"));
     }
-    if stranger.datagrams > 0 {
-        packets.push(counted(stranger.datagrams, "datagram"));
+    if source.datagrams > 0 {
+        packets.push(counted(source.datagrams, "datagram"));
     }
     let mut lines = vec![format!(
         "{}: {} (sampled) from {} to {}",
-        stranger.address,
+        source.address,
         packets.join(" and "),
-        visible(&stranger.first_seen),
-        visible(&stranger.last_seen)
+        visible(&source.first_seen),
+        visible(&source.last_seen)
     )];
-    let tried: Vec<String> = stranger
+    let tried: Vec<String> = source
         .tried
         .iter()
         .map(|tried| format!("{} at {}", visible(&tried.service), visible(&tried.port)))
         .collect();
-    let more = if stranger.tried_more { ", and more" } else { "" };
+    let more = if source.tried_more { ", and more" } else { "" };
     lines.push(format!("  tried {}{more}", tried.join(", ")));
-    if !stranger.neighbours.is_empty() {
-        let names: Vec<String> = stranger.neighbours.iter().map(|name| visible(name)).collect();
-        let more = stranger.neighbour_count.saturating_sub(names.len());
+    if !source.neighbours.is_empty() {
+        let names: Vec<String> = source.neighbours.iter().map(|name| visible(name)).collect();
+        let more = source.neighbour_count.saturating_sub(names.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let network = if stranger.address.is_ipv4() { "/24" } else { "/64" };
+        let network = if source.address.is_ipv4() { "/24" } else { "/64" };
         lines.push(format!("  shares its {network} with {}{more}", names.join(", ")));
     }
     lines
@@ -135,15 +139,15 @@ fn remedy(remedy: &Remedy, manifest: &str) -> Vec<String> {
         lines.extend(text.lines().map(visible));
         if !remedy.admits_also.is_empty() {
             let also: Vec<String> = remedy.admits_also.iter().map(|name| visible(name)).collect();
-            lines.push(format!("  they open also: {}", also.join(", ")));
+            lines.push(format!("  they also open: {}", also.join(", ")));
         }
     }
     lines.extend(remedy.findings.iter().map(|finding| format!("  lint: {}", visible(finding))));
     if let Some(why) = &remedy.why {
-        lines.push(format!("  no lines: {}", visible(why)));
+        lines.push(format!("  no lines are proposed: {}", visible(why)));
     }
     if !remedy.ways.is_empty() {
-        lines.push("  it would take one of these:".to_owned());
+        lines.push("  one of these changes would admit it:".to_owned());
         lines.extend(remedy.ways.iter().map(|way| format!("  - {}", visible(way))));
     }
     lines

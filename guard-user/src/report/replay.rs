@@ -66,13 +66,13 @@ pub struct Evaluated {
 
 /// Number, bytes and time range of frames.
 #[derive(Debug, Clone, Copy, Default)]
-struct Tally {
+struct FrameTally {
     frames: u64,
     bytes: u64,
     times: Option<(u64, u64)>,
 }
 
-impl Tally {
+impl FrameTally {
     fn add(&mut self, frame: &Captured<'_>) {
         self.frames += 1;
         self.bytes += u64::from(frame.wire_len);
@@ -92,8 +92,8 @@ pub struct Summary<'a> {
     /// Name of the service in each slot.
     names: Vec<Option<&'a str>>,
     /// Frames by the index of the verdict's counter in the kernel.
-    verdicts: Vec<Tally>,
-    all: Tally,
+    verdicts: Vec<FrameTally>,
+    all: FrameTally,
     /// Number of frames that the capture cut too short to be evaluated.
     truncated: u64,
     refused: Vec<String>,
@@ -117,8 +117,8 @@ impl<'a> Summary<'a> {
             policy,
             format,
             names: (0..MAX_SERVICES).map(name).collect(),
-            verdicts: vec![Tally::default(); COUNTERS_PER_INTERFACE as usize],
-            all: Tally::default(),
+            verdicts: vec![FrameTally::default(); COUNTERS_PER_INTERFACE as usize],
+            all: FrameTally::default(),
             truncated: 0,
             refused: Vec::new(),
             sources: RefusedSources::default(),
@@ -219,20 +219,20 @@ impl<'a> Summary<'a> {
             output::answer(self.text());
         }
         for (count, what) in [
-            (self.on_host, "too short or too long for the kernel: judged on the host"),
-            (self.filled_up, "cut by the capture: filled up with zeros for the kernel"),
+            (self.on_host, "too short or too long for the kernel: evaluated on the host"),
+            (self.filled_up, "truncated by the capture: padded with zeros for the kernel"),
         ] {
             if count > 0 {
-                output::talk(format_args!("note: {count} frames {what}"));
+                output::message(format_args!("note: {count} frames {what}"));
             }
         }
         if self.format == Format::Json && self.truncated > 0 {
-            output::talk(format_args!("note: {}", cut_too_short(self.truncated)));
+            output::message(format_args!("note: {}", too_short(self.truncated)));
         }
     }
 
     fn text(&self) -> String {
-        let mut rows: Vec<(&str, &str, &str, &Tally)> = (0..)
+        let mut rows: Vec<(&str, &str, &str, &FrameTally)> = (0..)
             .zip(&self.verdicts)
             .filter(|(_, tally)| tally.frames > 0)
             .filter_map(|(counter, tally)| {
@@ -268,12 +268,12 @@ impl<'a> Summary<'a> {
         let mut lines: Vec<String> =
             table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
         if !self.refused.is_empty() {
-            lines.push("the first that were refused:".to_owned());
+            lines.push("first refused frames:".to_owned());
             lines.extend(self.refused.iter().map(|frame| format!("  {frame}")));
         }
         lines.extend(self.top());
         if self.truncated > 0 {
-            lines.push(cut_too_short(self.truncated));
+            lines.push(too_short(self.truncated));
         }
         let of = |wanted: Action| -> u64 {
             let rows = rows.iter().filter(|(_, action, ..)| *action == self::action(wanted));
@@ -283,7 +283,7 @@ impl<'a> Summary<'a> {
             format!("{}, {} dropped", counted(self.frames(), "frame"), of(Action::Drop));
         let further = [
             (of(Action::WouldDrop), "would be dropped"),
-            (self.truncated, "not judged"),
+            (self.truncated, "not evaluated"),
             (self.left_out, "not for this node left out"),
         ];
         let further = further.iter().filter(|(count, _)| *count > 0);
@@ -308,7 +308,7 @@ impl<'a> Summary<'a> {
         if top.is_empty() {
             return Vec::new();
         }
-        let mut lines = vec!["the sources that were refused most:".to_owned()];
+        let mut lines = vec!["most refused sources:".to_owned()];
         for (addr, refused) in &top {
             let services: Vec<&str> = (0..)
                 .zip(&self.names)
@@ -327,11 +327,11 @@ impl<'a> Summary<'a> {
             ));
         }
         let more = self.sources.seen.len() - top.len();
-        if self.sources.forgotten > 0 {
+        if self.sources.discarded > 0 {
             lines.push(format!(
-                "  and more than {MAX_SOURCES} others; to bound memory the rarest were forgotten \
-                 on the way, so a source may have up to {} more",
-                counted(self.sources.forgotten, "frame")
+                "  and more than {MAX_SOURCES} others; to limit memory, the rarest were discarded \
+                 during the replay, so a source may have up to {} more",
+                counted(self.sources.discarded, "frame")
             ));
         } else if more > 0 {
             lines.push(format!("  and {}", counted(u64::try_from(more).unwrap_or(0), "other")));
@@ -346,13 +346,13 @@ const ANY_VERDICT: (Action, guard_common::Reason) = (Action::Pass, guard_common:
 /// The refused sources, in bounded memory.
 #[derive(Debug, Default)]
 struct RefusedSources {
-    seen: HashMap<Addr, OfSource>,
+    seen: HashMap<Addr, SourceTally>,
     /// Maximum number of frames that a source may have in addition to its count.
-    forgotten: u64,
+    discarded: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct OfSource {
+struct SourceTally {
     frames: u64,
     /// Bit `n` is set if the service in slot `n` refused it.
     services: u64,
@@ -361,7 +361,7 @@ struct OfSource {
 impl RefusedSources {
     fn add(&mut self, addr: Addr, service: Option<u8>) {
         if self.seen.len() >= MAX_SOURCES && !self.seen.contains_key(&addr) {
-            self.forget();
+            self.discard_rarest();
         }
         let of = self.seen.entry(addr).or_default();
         of.frames += 1;
@@ -370,17 +370,17 @@ impl RefusedSources {
 
     /// Removes at least half of the sources, those with the fewest frames. A source loses at most
     /// the highest count among the removed ones.
-    fn forget(&mut self) {
+    fn discard_rarest(&mut self) {
         let mut counts: Vec<u64> = self.seen.values().map(|of| of.frames).collect();
         let middle = counts.len() / 2;
-        let (_, most, _) = counts.select_nth_unstable(middle);
-        let most = *most;
-        self.seen.retain(|_, of| of.frames > most);
-        self.forgotten += most;
+        let (_, limit, _) = counts.select_nth_unstable(middle);
+        let limit = *limit;
+        self.seen.retain(|_, of| of.frames > limit);
+        self.discarded += limit;
     }
 
-    fn top(&self) -> Vec<(Addr, OfSource)> {
-        let mut all: Vec<(Addr, OfSource)> = self.seen.iter().map(|(a, of)| (*a, *of)).collect();
+    fn top(&self) -> Vec<(Addr, SourceTally)> {
+        let mut all: Vec<(Addr, SourceTally)> = self.seen.iter().map(|(a, of)| (*a, *of)).collect();
         all.sort_unstable_by_key(|(addr, of)| (std::cmp::Reverse(of.frames), *addr));
         all.truncate(MAX_SHOWN);
         all
@@ -396,10 +396,10 @@ pub fn action(action: Action) -> &'static str {
     }
 }
 
-fn cut_too_short(frames: u64) -> String {
+fn too_short(frames: u64) -> String {
     let are = if frames == 1 { "is" } else { "are" };
     format!(
-        "{} {are} cut too short by the capture to be judged; raise the snap length (tcpdump -s 0)",
+        "{} {are} too short in the capture to be evaluated; raise the snap length (tcpdump -s 0)",
         counted(frames, "frame")
     )
 }
@@ -444,22 +444,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loudest_sources_survive_a_flood_of_forged_ones_in_bounded_memory() {
+    fn the_most_frequent_sources_survive_a_flood_of_forged_ones_in_bounded_memory() {
         let mut refused = RefusedSources::default();
-        let loud = Addr::V4(1);
+        let frequent = Addr::V4(1);
         for forged in 0..4_u32 << 16 {
             refused.add(Addr::V4(0x0a00_0000 | forged), None);
             if forged % 4 == 0 {
-                refused.add(loud, Some(3));
+                refused.add(frequent, Some(3));
             }
             assert!(refused.seen.len() <= MAX_SOURCES);
         }
         let top = refused.top();
         let (addr, of) = top.first().expect("a source");
-        assert_eq!((*addr, of.services), (loud, 1 << 3));
+        assert_eq!((*addr, of.services), (frequent, 1 << 3));
         let sent = 1 << 16;
-        assert!(of.frames <= sent && of.frames + refused.forgotten >= sent, "{refused:?}");
-        assert!(refused.forgotten > 0);
+        assert!(of.frames <= sent && of.frames + refused.discarded >= sent, "{refused:?}");
+        assert!(refused.discarded > 0);
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn text(status: &Status) -> String {
         screen.line("problem", problem);
     }
     source(&mut screen, status);
-    mode_by_hand(&mut screen, status);
+    mode_override(&mut screen, status);
     for interface in &status.interfaces {
         screen.line("interface", &interface_line(interface));
         if let Some(remedy) = &interface.remedy {
@@ -45,14 +45,14 @@ fn text(status: &Status) -> String {
     open(&mut screen, status);
     if let Some(events) = &status.events {
         let line = format!(
-            "{} sampled of refused frames; {} more not sampled, {} lost",
+            "{} refused frames sampled, {} not sampled; {} samples lost",
             events.emitted, events.suppressed, events.lost
         );
         screen.line("events", &line);
     }
     if status.log.suppressed > 0 || status.log.lost > 0 {
         let line = format!(
-            "{} not written because they repeated, {} because nobody took them",
+            "{} suppressed by the rate limit, {} lost because the log reader was too slow",
             counted(status.log.suppressed, "record"),
             status.log.lost
         );
@@ -75,7 +75,7 @@ fn headline(screen: &mut Screen, status: &Status) {
     if !status.daemon {
         let guarded = status.interfaces.iter().filter(|interface| interface.is_guarded());
         let line = match guarded.count() {
-            0 => "nothing is guarded, as far as can be seen".to_owned(),
+            0 => "no guarded interface is visible to this user".to_owned(),
             count => format!(
                 "{} still guarded by generation {}, policy {}",
                 counted(count, "interface"),
@@ -111,8 +111,8 @@ fn source(screen: &mut Screen, status: &Status) {
     }
     let path = shown(&source.path);
     let what = match source.kind {
-        SourceKind::LastGood => format!("the last good copy, `{path}`"),
-        SourceKind::Applied => format!("`{path}`, as it was applied"),
+        SourceKind::LastGood => format!("the copy of the last known good policy, `{path}`"),
+        SourceKind::Applied => format!("`{path}`, as applied"),
         _ => format!("`{path}`"),
     };
     let load = source.last_load.as_ref().map_or_else(String::new, |load| {
@@ -132,29 +132,29 @@ fn source(screen: &mut Screen, status: &Status) {
     } else if !status.up_to_date {
         let files = source.refused_files.as_deref().map(short);
         let files = files.map_or_else(String::new, |hash| format!(" (SHA-256 {hash})"));
-        let line = format!("`{}` is not what is running{files}", status.manifest);
+        let line = format!("`{}` is not in force{files}", status.manifest);
         screen.line("", &line);
     }
     if source.changed {
-        screen.line("", "files have changed; they are loaded once they stand still");
+        screen.line("", "the files have changed; they are loaded when they stop changing");
     }
 }
 
 /// Writes the override of the mode.
-fn mode_by_hand(screen: &mut Screen, status: &Status) {
-    let Some(by_hand) = &status.mode_override else { return };
-    let services: Vec<String> = by_hand.services.iter().map(|name| shown(name)).collect();
+fn mode_override(screen: &mut Screen, status: &Status) {
+    let Some(mode) = &status.mode_override else { return };
+    let services: Vec<String> = mode.services.iter().map(|name| shown(name)).collect();
     let which = if services.is_empty() { "all services".to_owned() } else { services.join(", ") };
-    let until = match (&by_hand.until, by_hand.seconds_left) {
+    let until = match (&mode.until, mode.seconds_left) {
         (Some(until), Some(left)) => {
             let left = humantime::format_duration(Duration::from_secs(left));
             format!("for {left} more, until {until}")
         }
-        _ => "until somebody changes it".to_owned(),
+        _ => "until it is changed".to_owned(),
     };
     let line = format!(
-        "{which}: {}, by hand since {}, {until}; `trainguard mode policy` ends it",
-        by_hand.mode, by_hand.since
+        "{which}: {}, overridden since {}, {until}; `trainguard mode policy` ends the override",
+        mode.mode, mode.since
     );
     screen.line("mode", &line);
 }
@@ -179,7 +179,10 @@ fn interface_line(interface: &InterfaceStatus) -> String {
 fn open(screen: &mut Screen, status: &Status) {
     if !status.unguarded.is_empty() {
         let names: Vec<String> = status.unguarded.iter().map(|name| shown(name)).collect();
-        screen.line("unguarded", &format!("up, and nobody wants it guarded: {}", names.join(" ")));
+        screen.line(
+            "unguarded",
+            &format!("up, but not selected by any pattern: {}", names.join(" ")),
+        );
     }
     for tunnel in &status.tunnels {
         screen.line("tunnel", tunnel);
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_well_fits_a_few_lines() {
+    fn a_healthy_node_has_a_few_lines() {
         assert_eq!(
             text(&guarded()),
             "\
@@ -344,20 +347,20 @@ enforcing: node `sched-0` of cluster `demo`, generation 3, policy 4f2c9a1b2c3d
 source     `/etc/trainguard/cluster.yaml`; last load: success, 2 h 14 min ago
 interface  eth0            guarded, mode native, program id 812
 service    scheduler: enforce (mxnet)
-events     12 sampled of refused frames; 3 more not sampled, 0 lost
+events     12 refused frames sampled, 3 not sampled; 0 samples lost
 tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
         );
     }
 
     #[test]
-    fn what_is_wrong_is_told_first_and_with_its_remedy() {
+    fn problems_come_first_and_have_a_remedy() {
         let mut status = guarded();
         status.enforcing = false;
         status.up_to_date = false;
-        status.problems = vec!["eth1: another XDP program runs on it, id 77".to_owned()];
+        status.problems = vec!["eth1: another XDP program is attached, id 77".to_owned()];
         let mut eth1 = interface("eth1", InterfaceState::Failed);
         eth1.up = Some(false);
-        eth1.remedy = Some("see what it is with `bpftool prog show id 77`".to_owned());
+        eth1.remedy = Some("inspect it with `bpftool prog show id 77`".to_owned());
         status.interfaces.push(eth1);
         status.source.kind = SourceKind::LastGood;
         status.source.path = "/var/lib/trainguard/last-good.json".to_owned();
@@ -370,18 +373,18 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
             "\
 NOT enforcing: node `sched-0` of cluster `demo`, generation 3, policy
     4f2c9a1b2c3d in force for 2 h 14 min
-problem    eth1: another XDP program runs on it, id 77
-source     the last good copy, `/var/lib/trainguard/last-good.json`
-           `/etc/trainguard/cluster.yaml` is not what is running (SHA-256
-           0123456789ab)
-           files have changed; they are loaded once they stand still
+problem    eth1: another XDP program is attached, id 77
+source     the copy of the last known good policy,
+           `/var/lib/trainguard/last-good.json`
+           `/etc/trainguard/cluster.yaml` is not in force (SHA-256 0123456789ab)
+           the files have changed; they are loaded when they stop changing
 interface  eth0            guarded, mode native, program id 812
 interface  eth1            FAILED, down
-           to do: see what it is with `bpftool prog show id 77`
+           to do: inspect it with `bpftool prog show id 77`
 service    scheduler: enforce (mxnet)
-events     12 sampled of refused frames; 3 more not sampled, 0 lost
-log        1 record not written because they repeated, 2 because nobody took
-           them
+events     12 refused frames sampled, 3 not sampled; 0 samples lost
+log        1 record suppressed by the rate limit, 2 lost because the log reader
+           was too slow
 tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
         );
     }
@@ -397,7 +400,7 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
     }
 
     #[test]
-    fn what_is_left_open_is_listed() {
+    fn unguarded_interfaces_tunnels_and_open_ports_are_listed() {
         let mut status = guarded();
         status.mode = Some(NodeMode::Mixed);
         status.unguarded = vec!["eth8".to_owned(), "eth9".to_owned()];
@@ -416,7 +419,7 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
         let (listed, _) = rest.split_once("\nevents").expect("events");
         assert_eq!(
             listed,
-            "  up, and nobody wants it guarded: eth8 eth9
+            "  up, but not selected by any pattern: eth8 eth9
 tunnel     vx0 (vxlan, udp/4789)
 open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
            and 4 more
@@ -425,7 +428,7 @@ open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
     }
 
     #[test]
-    fn without_a_daemon_it_is_told_what_guards_still() {
+    fn without_a_daemon_the_guarded_interfaces_are_shown() {
         let mut status = guarded();
         status.daemon = false;
         status.enforcing = false;
@@ -436,10 +439,10 @@ open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
             "\
 NO DAEMON  1 interface still guarded by generation 3, policy 4f2c9a1b2c3d
 interface  eth0            guarded, mode native, program id 812
-events     12 sampled of refused frames; 3 more not sampled, 0 lost"
+events     12 refused frames sampled, 3 not sampled; 0 samples lost"
         );
         status.interfaces.clear();
-        assert!(text(&status).starts_with("NO DAEMON  nothing is guarded"));
+        assert!(text(&status).starts_with("NO DAEMON  no guarded interface"));
     }
 
     #[test]
@@ -450,8 +453,10 @@ events     12 sampled of refused frames; 3 more not sampled, 0 lost"
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(!text.contains('\u{1b}'));
         assert!(!text.lines().skip(1).any(|line| line.starts_with("enforcing")), "{text}");
-        for (seconds, said) in [(0, "0 s"), (61, "1 min 1 s"), (7200, "2 h"), (90_000, "1 d 1 h")] {
-            assert_eq!(duration(Duration::from_secs(seconds)), said);
+        for (seconds, expected) in
+            [(0, "0 s"), (61, "1 min 1 s"), (7200, "2 h"), (90_000, "1 d 1 h")]
+        {
+            assert_eq!(duration(Duration::from_secs(seconds)), expected);
         }
     }
 }

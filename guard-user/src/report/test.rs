@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[expect(clippy::doc_markdown, reason = "clap shows these comments as they are")]
 pub enum TestFormat {
-    /// For people: what failed, and a count
+    /// Text: the failed tests, and a count
     Text,
     /// One JSON document
     Json,
@@ -33,7 +33,7 @@ pub struct Outcome {
     pub file: PathBuf,
     /// The line of its name.
     pub line: usize,
-    /// Its name, which says what must hold.
+    /// Its name.
     pub name: String,
     /// Expectations that are not met; empty if the test passed.
     pub failures: Vec<String>,

@@ -150,7 +150,7 @@ impl Trace<'_> {
                 ways_in = provenance::ways_in(self.loaded, service, addr);
             }
             let any = if ways_in.is_empty() { "" } else { "; any of these would:" };
-            lines.push(format!("nothing admits it to `{label}`{any}"));
+            lines.push(format!("no entry admits the source to `{label}`{any}"));
             lines.extend(ways_in.iter().map(|way| format!("  {way}")));
         }
         let entries = admissions
@@ -194,12 +194,12 @@ fn describe(policy: &CompiledPolicy, step: &Step) -> String {
         Step::Ethernet { ethertype, tags } => {
             format!("Ethernet frame, {tags} VLAN tags, EtherType {ethertype:#06x}")
         }
-        Step::Extension(protocol) => format!("extension header {protocol}: stepped over"),
+        Step::Extension(protocol) => format!("extension header {protocol}: skipped"),
         Step::Parsed(parsed) => self::parsed(parsed),
         Step::Unparsed(reason) => format!("cannot be read: {}", reason.name()),
         Step::Guarded(slot) => guarded(policy, *slot, ""),
-        Step::NotGuarded => "no service of this node guards that".to_owned(),
-        Step::Encapsulation => "a tunnel device of this node would unpack it".to_owned(),
+        Step::NotGuarded => "no service of this node guards this traffic".to_owned(),
+        Step::Encapsulation => "a tunnel device of this node would decapsulate it".to_owned(),
         Step::Source { addr, found } => source(policy, addr, found),
         Step::Limit { reason, units, admitted } => {
             let unit = match reason {
@@ -207,14 +207,14 @@ fn describe(policy: &CompiledPolicy, step: &Step) -> String {
                 Reason::LimitPackets | Reason::LimitTotalPackets => "packets",
                 _ => "new connections",
             };
-            let whose = match reason {
+            let scope = match reason {
                 Reason::LimitNewConnections | Reason::LimitPackets | Reason::LimitBytes => {
                     "of this source"
                 }
                 _ => "of all sources together",
             };
             let fits = if *admitted { "within" } else { "beyond" };
-            format!("limit on {unit} {whose}: {units} charged, {fits} it (buckets start full)")
+            format!("limit on {unit} {scope}: {units} charged, {fits} it (buckets start full)")
         }
         Step::Verdict(verdict) => {
             let service = policy.name_of_service(verdict);
@@ -236,7 +236,7 @@ fn parsed(parsed: &Parsed) -> String {
         Parsed::Flow(Flow { source, transport, port, opening, .. }) => {
             let opens = match (transport, opening) {
                 (Transport::Tcp, true) => ", opens a connection",
-                (Transport::Tcp, false) => ", opens no connection",
+                (Transport::Tcp, false) => ", does not open a connection",
                 _ => "",
             };
             format!("from {} to {}/{port}{opens}", IpAddr::from(source), transport.name())
@@ -259,11 +259,11 @@ fn guarded(policy: &CompiledPolicy, slot: u8, origin: &str) -> String {
 fn source(policy: &CompiledPolicy, addr: &Addr, found: &tables::Source) -> String {
     let shown = IpAddr::from(*addr);
     if found.is_own() {
-        return format!("{shown} is this node's own address: nobody else may send from it");
+        return format!("{shown} is this node's own address: no other host may send from it");
     }
     let who = match policy.name_of(addr) {
         Some(name) => format!("{shown} is `{name}`"),
-        None => format!("{shown} is no node of the manifest"),
+        None => format!("{shown} is not a node of the manifest"),
     };
     let services: Vec<&str> = policy
         .services

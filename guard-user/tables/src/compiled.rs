@@ -48,6 +48,11 @@ pub struct CompiledService {
 /// Made by `compile` in the crate `guard-policy`, which fails if there are more services, prefixes,
 /// classes or bucket states than the kernel maps hold. Equal policies with equal placements compile to
 /// equal bytes. Tunnels are not known at compile time; see [`CompiledPolicy::set_tunnels`].
+///
+/// # Examples
+///
+/// The example of `compile` in the crate `guard-policy` compiles a policy and evaluates a frame
+/// with [`CompiledPolicy::host`].
 #[derive(Debug, Clone)]
 pub struct CompiledPolicy {
     /// Name of the cluster.
@@ -91,6 +96,18 @@ pub struct CompiledPolicy {
 }
 
 /// IP protocols and UDP ports that the tunnel devices of a node decapsulate.
+///
+/// # Examples
+///
+/// ```
+/// use guard_tables::compiled::Tunnels;
+///
+/// let mut tunnels = Tunnels::default();
+/// tunnels.add("vxlan", Some(4789)).expect("a known kind with its port");
+/// assert_eq!(tunnels.udp_ports, [4789]);
+/// assert_eq!("vxlan:4789".parse::<Tunnels>(), Ok(tunnels));
+/// assert!("vxlan".parse::<Tunnels>().is_err(), "the port is missing");
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tunnels {
     /// IP protocol numbers, sorted.
@@ -113,7 +130,7 @@ impl Tunnels {
             PROTO_AH, PROTO_ESP, PROTO_GRE, PROTO_IPIP, PROTO_IPV6, PROTO_L2TP, PROTO_MPLS,
         };
         if port == Some(0) {
-            return Err("0 is no port");
+            return Err("port 0 does not exist");
         }
         let protocols: &[u8] = match (kind, port) {
             ("ipip", None) => &[PROTO_IPIP, PROTO_MPLS],

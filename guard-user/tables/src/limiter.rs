@@ -14,6 +14,21 @@ use guard_common::{
 };
 
 /// Bucket states with a clock that advances only by [`HostLimiter::set_now_ns`].
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::{Limiter, bucket::Limit, tables::Unit};
+/// use guard_tables::limiter::HostLimiter;
+///
+/// let limiter = HostLimiter::new([0; 2]);
+/// let limit = Limit::per_unit(1, 1);
+/// let packet = || limiter.charge_total(0, Unit::Packets, &limit, limiter.now(), limit.cost(1));
+/// assert!(packet());
+/// assert!(!packet(), "the burst is one packet");
+/// limiter.set_now_ns(1_000_000_000);
+/// assert!(packet(), "the rate is one packet per second");
+/// ```
 #[derive(Debug)]
 pub struct HostLimiter {
     key: [u64; 2],

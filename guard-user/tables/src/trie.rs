@@ -16,6 +16,19 @@ pub struct Item<K> {
 }
 
 /// A compiled set of prefixes of one address family.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::trie::Found;
+/// use guard_tables::trie::{Item, Trie};
+///
+/// let found = Found { class: 1, buckets: 0 };
+/// let ten = Item { prefix: 0x0a00_0000_u32, len: 8, found };
+/// let trie = Trie::new(&[ten]);
+/// assert_eq!(trie.find(0x0a01_0203), found, "10.1.2.3 is in 10.0.0.0/8");
+/// assert_eq!(trie.find(0xc000_0201), Found::default(), "192.0.2.1 is not");
+/// ```
 #[derive(Debug, Clone)]
 pub struct Trie<K: Key> {
     begin: Root<K>,
@@ -403,7 +416,7 @@ mod tests {
     /// Two hosts that differ in bit 112: the direct table resolves up to bit 127, and the bits that are
     /// peeked at beyond the end wrap around from the front of the address, here `11`.
     #[test]
-    fn what_lies_beyond_an_address_says_nothing() {
+    fn bits_beyond_the_end_of_an_address_are_ignored() {
         let host = |low: u64| Item {
             prefix: [0xfd00 << 48, low],
             len: 128,

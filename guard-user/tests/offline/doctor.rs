@@ -12,7 +12,7 @@ use guard_user::{
         Check, Diagnosis, State,
         facts::{
             BpfFs, Directory, Interface, Kernel, KernelFeatures, MachineFacts, MaybeHidden,
-            Network, Owned, Policy, PolicyFile, Program, Rdma, Refusal, Rights, RootService,
+            Network, Ownership, Policy, PolicyFile, Program, Rdma, Refusal, Rights, RootService,
             ServicePorts, Unit, Unmet,
         },
         redact::{self, Names, Records},
@@ -35,8 +35,8 @@ fn hidden<T>() -> MaybeHidden<T> {
     MaybeHidden::Hidden("Permission denied (os error 13)".to_owned())
 }
 
-fn owned(uid: u32, mode: u32) -> Owned {
-    Owned { uid, mode }
+fn owned(uid: u32, mode: u32) -> Ownership {
+    Ownership { uid, mode }
 }
 
 fn interface(name: &str) -> Interface {
@@ -170,16 +170,16 @@ fn changed(change: impl FnOnce(&mut MachineFacts)) -> Vec<Check> {
 fn one(change: impl FnOnce(&mut MachineFacts)) -> (&'static str, State, String) {
     let checks = changed(change);
     let [check] = &checks[..] else { panic!("{checks:#?}") };
-    let said = [Some(&check.found), check.why.as_ref(), check.fix.as_ref()];
-    let said: Vec<&str> = said.into_iter().flatten().map(String::as_str).collect();
+    let message = [Some(&check.found), check.why.as_ref(), check.fix.as_ref()];
+    let message: Vec<&str> = message.into_iter().flatten().map(String::as_str).collect();
     if check.state == State::Failed {
-        assert!(check.fix.is_some(), "{check:?} says not what to do");
+        assert!(check.fix.is_some(), "{check:?} failed and has no fix");
     }
-    (check.id, check.state, said.join(" | "))
+    (check.id, check.state, message.join(" | "))
 }
 
 #[test]
-fn a_healthy_machine_has_nothing_to_do() {
+fn a_healthy_machine_passes_every_check() {
     let healthy = diagnosis(|_| {});
     let odd: Vec<&Check> = healthy.checks.iter().filter(|it| it.state != State::Ok).collect();
     assert!(odd.is_empty(), "{odd:#?}");
@@ -189,26 +189,26 @@ fn a_healthy_machine_has_nothing_to_do() {
     let all = names.len();
     names.sort();
     names.dedup();
-    assert_eq!(names.len(), all, "two checks of one name");
+    assert_eq!(names.len(), all, "two checks have the same id and subject");
 }
 
 #[test]
-fn kernels_are_judged_by_what_they_do() {
-    let (id, state, said) = one(|facts| facts.abilities.frags = Err(refusal(libc::EINVAL)));
+fn kernels_are_checked_by_trying_features() {
+    let (id, state, message) = one(|facts| facts.abilities.frags = Err(refusal(libc::EINVAL)));
     assert_eq!((id, state), ("xdp-frags", State::Failed));
-    assert!(said.contains("5.18"), "{said}");
+    assert!(message.contains("5.18"), "{message}");
 
     let (id, state, _) = one(|facts| facts.kernel.release = "5.15.0-91-generic".to_owned());
     assert_eq!((id, state), ("kernel", State::Warning));
-    let (id, _, said) = one(|facts| facts.kernel.version = "#1 SMP PREEMPT_RT".to_owned());
+    let (id, _, message) = one(|facts| facts.kernel.version = "#1 SMP PREEMPT_RT".to_owned());
     assert_eq!(id, "kernel");
-    assert!(said.contains("PREEMPT_RT"));
+    assert!(message.contains("PREEMPT_RT"));
 
     let refused =
         Err(Refusal { errno: Some(libc::EINVAL), message: "loading: R3 !read_ok".to_owned() });
-    let (id, state, said) = one(|facts| facts.abilities.guard = Some(refused));
+    let (id, state, message) = one(|facts| facts.abilities.guard = Some(refused));
     assert_eq!((id, state), ("guard-program", State::Failed));
-    assert!(said.contains("R3 !read_ok") && said.contains("--report"), "{said}");
+    assert!(message.contains("R3 !read_ok") && message.contains("--report"), "{message}");
     assert_eq!(one(|facts| facts.abilities.guard = None).1, State::Failed);
 
     // The drivers of virtual devices (veth) say nothing about the driver of a network card.
@@ -220,25 +220,25 @@ fn kernels_are_judged_by_what_they_do() {
 
 /// Cases 91 and 150: `doctor` distinguishes hardened kernels from open ones; neither is a failure.
 #[test]
-fn case_91_and_150_what_hardens_or_opens_the_kernel_is_said() {
-    let (id, state, said) = one(|facts| facts.abilities.compiled = known(0));
+fn case_91_and_150_hardening_settings_of_the_kernel_are_reported() {
+    let (id, state, message) = one(|facts| facts.abilities.compiled = known(0));
     assert_eq!((id, state), ("jit", State::Warning));
-    assert!(said.contains("sysctl -w net.core.bpf_jit_enable=1"), "{said}");
+    assert!(message.contains("sysctl -w net.core.bpf_jit_enable=1"), "{message}");
     let (id, state, _) = one(|facts| facts.kernel.jit_harden = known(2));
     assert_eq!((id, state), ("jit", State::Note));
 
-    let (id, state, said) = one(|facts| facts.kernel.unprivileged_bpf_disabled = known(0));
+    let (id, state, message) = one(|facts| facts.kernel.unprivileged_bpf_disabled = known(0));
     assert_eq!((id, state), ("unprivileged-bpf", State::Warning));
-    assert!(said.contains("sysctl -w kernel.unprivileged_bpf_disabled=2"), "{said}");
+    assert!(message.contains("sysctl -w kernel.unprivileged_bpf_disabled=2"), "{message}");
     let locked = "none integrity [confidentiality]".to_owned();
-    let (id, state, said) = one(|facts| facts.kernel.lockdown = known(locked));
+    let (id, state, message) = one(|facts| facts.kernel.lockdown = known(locked));
     assert_eq!((id, state), ("lockdown", State::Note));
-    assert!(said.contains("confidentiality"), "{said}");
+    assert!(message.contains("confidentiality"), "{message}");
     assert_eq!(one(|facts| facts.kernel.lockdown = hidden()).1, State::Note);
 }
 
 #[test]
-fn what_cannot_be_seen_without_rights_is_unknown_and_not_failed() {
+fn checks_that_lack_privileges_are_unknown_and_not_failed() {
     let checks = changed(|facts| {
         facts.rights = Rights { uid: 1000, capabilities: 0 };
         facts.abilities = KernelFeatures {
@@ -265,11 +265,11 @@ fn what_cannot_be_seen_without_rights_is_unknown_and_not_failed() {
 }
 
 #[test]
-fn root_of_a_container_without_rights_is_told_which_to_add() {
+fn root_in_a_container_gets_the_missing_capabilities() {
     let all_but = |missing: u32| ALL_RIGHTS & !(1 << missing) & !(1 << 21);
-    let (id, state, said) = one(|facts| facts.rights.capabilities = all_but(38));
+    let (id, state, message) = one(|facts| facts.rights.capabilities = all_but(38));
     assert_eq!((id, state), ("rights", State::Failed));
-    assert!(said.contains("lacks CAP_PERFMON |"), "{said}");
+    assert!(message.contains("lacks CAP_PERFMON |"), "{message}");
     // `CAP_SYS_ADMIN` (21) includes the two newer capabilities, `CAP_PERFMON` and `CAP_BPF`.
     let checks = changed(|facts| facts.rights.capabilities = 1 << 21 | 1 << 12);
     assert_eq!(checks, []);
@@ -277,8 +277,8 @@ fn root_of_a_container_without_rights_is_told_which_to_add() {
 
 /// Case 103: a bpf file system that is missing, read-only, or accessible to other users.
 #[test]
-fn case_103_pins_need_a_bpf_file_system_that_keeps_others_out() {
-    for (what, said) in [
+fn case_103_pins_need_a_bpf_file_system_closed_to_other_users() {
+    for (what, message) in [
         ("missing", "mount -t bpf bpf /sys/fs/bpf"),
         ("read-only", "mount -o remount,rw"),
         ("open", "chmod 0700 /sys/fs/bpf/trainguard"),
@@ -291,25 +291,25 @@ fn case_103_pins_need_a_bpf_file_system_that_keeps_others_out() {
             _ => facts.bpffs.writable = false,
         });
         assert_eq!((id, state), ("bpffs", State::Failed), "{what}");
-        assert!(text.contains(said), "{what}: {text}");
+        assert!(text.contains(message), "{what}: {text}");
     }
 }
 
 /// Cases 87 and 88: conditions that would make attaching fail are found beforehand, each with its
 /// remedy.
 #[test]
-fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
+fn case_87_and_88_unsuitable_drivers_are_found_before_attaching() {
     let driver = |native, several_buffers| {
         one(|facts| facts.interfaces[0].xdp = known(XdpSupport { native, several_buffers }))
     };
-    let (id, state, said) = driver(false, false);
+    let (id, state, message) = driver(false, false);
     assert_eq!((id, state), ("xdp-driver", State::Warning));
-    assert!(said.contains("--mode generic"), "{said}");
+    assert!(message.contains("--mode generic"), "{message}");
     // Case 82: packets that tc redirects.
-    assert!(said.contains("tc redirects"), "{said}");
-    let (id, state, said) = driver(true, false);
+    assert!(message.contains("tc redirects"), "{message}");
+    let (id, state, message) = driver(true, false);
     assert_eq!((id, state), ("xdp-driver", State::Failed));
-    assert!(said.contains("ip link set dev rail0 mtu 1500"), "{said}");
+    assert!(message.contains("ip link set dev rail0 mtu 1500"), "{message}");
     let at = |mtu| {
         let checks = diagnosis(|facts| {
             facts.interfaces[0].xdp = known(XdpSupport { native: true, several_buffers: false });
@@ -339,51 +339,55 @@ fn case_87_and_88_drivers_that_refuse_are_known_before_they_do() {
     assert_eq!(virtio_before_6_3(Some(DeviceMode::Native)).state, State::Failed);
 
     let program = |ours| Program { id: 812, mode: DeviceMode::Native, ours };
-    let (id, state, said) = one(|facts| facts.interfaces[0].program = Some(program(known(false))));
+    let (id, state, message) =
+        one(|facts| facts.interfaces[0].program = Some(program(known(false))));
     assert_eq!((id, state), ("xdp-foreign", State::Failed));
-    assert!(said.contains("id 812") && said.contains("bpftool prog show id 812"), "{said}");
+    assert!(
+        message.contains("id 812") && message.contains("bpftool prog show id 812"),
+        "{message}"
+    );
     assert_eq!(one(|it| it.interfaces[0].program = Some(program(known(true)))).1, State::Ok);
     assert_eq!(one(|it| it.interfaces[0].program = Some(program(hidden()))).1, State::Unknown);
 }
 
 /// Case 89, before attaching: offloads that hide or merge frames.
 #[test]
-fn case_89_offloads_that_merge_frames_are_told_with_the_command() {
+fn case_89_offloads_that_merge_frames_are_reported_with_the_command() {
     let with = |names: &[&str]| {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         one(|facts| facts.interfaces[0].offloads = known(names))
     };
-    let (id, state, said) = with(&["rx-lro", "rx-gro-hw"]);
+    let (id, state, message) = with(&["rx-lro", "rx-gro-hw"]);
     assert_eq!((id, state), ("offloads", State::Warning));
-    assert!(said.contains("ethtool -K rail0 lro off rx-gro-hw off"), "{said}");
+    assert!(message.contains("ethtool -K rail0 lro off rx-gro-hw off"), "{message}");
     let (id, state, _) = with(&["rx-vlan-hw-parse"]);
     assert_eq!((id, state), ("offloads", State::Note));
 }
 
 #[test]
-fn devices_that_lie_on_others_are_guarded_at_the_right_place() {
+fn stacked_devices_are_guarded_at_the_right_device() {
     let bond = Some(("bond0".to_owned(), "bond".to_owned()));
-    let (id, state, said) = one(|facts| {
+    let (id, state, message) = one(|facts| {
         facts.interfaces[0].controller = bond.clone();
         facts.interfaces[0].siblings_unguarded = vec!["rail1".to_owned()];
     });
     assert_eq!((id, state), ("stacked", State::Warning));
-    assert!(said.contains("rail1") && said.contains("`bond0` itself"), "{said}");
-    let (_, state, said) = one(|facts| {
+    assert!(message.contains("rail1") && message.contains("`bond0` itself"), "{message}");
+    let (_, state, message) = one(|facts| {
         facts.interfaces[0].controller = bond.clone();
         facts.interfaces[0].controller_guarded = true;
     });
     assert_eq!(state, State::Warning);
-    assert!(said.contains("twice"), "{said}");
+    assert!(message.contains("twice"), "{message}");
     assert_eq!(one(|facts| facts.interfaces[0].controller = bond).1, State::Ok);
 
     let vlan = |facts: &mut MachineFacts| {
         facts.interfaces[0].kind = Some("vlan".to_owned());
         facts.interfaces[0].lower = Some("eth0".to_owned());
     };
-    let (id, state, said) = one(vlan);
+    let (id, state, message) = one(vlan);
     assert_eq!((id, state), ("stacked", State::Warning));
-    assert!(said.contains("guard `eth0` instead"), "{said}");
+    assert!(message.contains("guard `eth0` instead"), "{message}");
     // The other end of a veth pair is not a lower device.
     let pair = changed(|facts| {
         vlan(facts);
@@ -394,8 +398,8 @@ fn devices_that_lie_on_others_are_guarded_at_the_right_place() {
 
 /// Case 81: traffic that bypasses the network stack.
 #[test]
-fn case_81_rdma_and_virtual_functions_are_said_to_go_past() {
-    let (id, state, said) = one(|facts| {
+fn case_81_rdma_and_virtual_functions_that_bypass_the_guard_are_reported() {
+    let (id, state, message) = one(|facts| {
         facts.rdma = known(vec![Rdma {
             name: "mlx5_0".to_owned(),
             netdevs: vec!["rail0".to_owned()],
@@ -403,16 +407,19 @@ fn case_81_rdma_and_virtual_functions_are_said_to_go_past() {
         }]);
     });
     assert_eq!((id, state), ("rdma", State::Warning));
-    assert!(said.contains("mlx5_0 (Ethernet, rail0)") && said.contains("udp/4791"), "{said}");
-    let (id, state, said) = one(|facts| facts.interfaces[0].virtual_functions = 8);
+    assert!(
+        message.contains("mlx5_0 (Ethernet, rail0)") && message.contains("udp/4791"),
+        "{message}"
+    );
+    let (id, state, message) = one(|facts| facts.interfaces[0].virtual_functions = 8);
     assert_eq!((id, state), ("sr-iov", State::Warning));
-    assert!(said.contains("8 virtual functions"), "{said}");
+    assert!(message.contains("8 virtual functions"), "{message}");
 
     let (id, state, _) = one(|facts| facts.unmet.not_ethernet = vec!["ib0".to_owned()]);
     assert_eq!((id, state), ("interface", State::Failed));
-    let (id, state, said) = one(|facts| facts.unguarded = vec!["mgmt0".to_owned()]);
+    let (id, state, message) = one(|facts| facts.unguarded = vec!["mgmt0".to_owned()]);
     assert_eq!((id, state), ("unguarded", State::Warning));
-    assert!(said.contains("mgmt0"), "{said}");
+    assert!(message.contains("mgmt0"), "{message}");
     let (id, state, _) = one(|facts| facts.tunnels = vec!["vx0 (vxlan, udp/4789)".to_owned()]);
     assert_eq!((id, state), ("tunnels", State::Note));
     assert_eq!(one(|facts| facts.unmet.missing = vec!["ib*".to_owned()]).1, State::Warning);
@@ -422,7 +429,7 @@ fn case_81_rdma_and_virtual_functions_are_said_to_go_past() {
 }
 
 #[test]
-fn settings_of_the_network_that_open_ways_in_are_told() {
+fn unsafe_network_settings_are_reported() {
     let sets: [Case; 6] = [
         ("syncookies", State::Warning, |facts| facts.network.syncookies = known(0)),
         ("syncookies", State::Note, |facts| facts.network.syncookies = hidden()),
@@ -442,12 +449,12 @@ fn settings_of_the_network_that_open_ways_in_are_told() {
     assert_eq!(
         changed(|facts| facts.network.rp_filter = known(0)),
         [],
-        "the interface's own counts"
+        "the interface's own setting is in force"
     );
 }
 
 #[test]
-fn a_pinned_port_that_the_kernel_gives_away_is_to_be_reserved() {
+fn pinned_ports_in_the_ephemeral_range_should_be_reserved() {
     let with = |pinned: ServicePorts, reserved: Vec<(u16, u16)>| {
         changed(|facts| {
             facts.network.reserved = known(reserved);
@@ -459,15 +466,19 @@ fn a_pinned_port_that_the_kernel_gives_away_is_to_be_reserved() {
     assert_eq!((check.id, check.state), ("port-range", State::Warning));
     assert!(check.found.contains("torch/store (tcp/40000-40003)"), "{check:?}");
     let fix = "sysctl -w net.ipv4.ip_local_reserved_ports=9091,40000-40003";
-    assert_eq!(check.fix.as_deref(), Some(fix), "what was reserved stays so");
+    assert_eq!(check.fix.as_deref(), Some(fix), "the ports reserved before stay in the list");
     assert_eq!(with(ports("torch/store", 40_000, 40_003), vec![(40_000, 50_000)]), []);
-    assert_eq!(with(ports("all", 1024, 65535), vec![]), [], "it was meant to meet the range");
+    assert_eq!(
+        with(ports("all", 1024, 65535), vec![]),
+        [],
+        "a service of all unprivileged ports is not pinned"
+    );
     assert_eq!(with(ports("below", 32_000, 32_767), vec![]), []);
 }
 
 #[test]
-fn who_listens_is_told() {
-    let (id, state, said) = one(|facts| {
+fn listening_processes_are_reported() {
+    let (id, state, message) = one(|facts| {
         facts.open_ports = OpenPorts {
             ports: vec![OpenPort {
                 port: "tcp/22".to_owned(),
@@ -479,18 +490,18 @@ fn who_listens_is_told() {
         };
     });
     assert_eq!((id, state), ("open-ports", State::Note));
-    assert!(said.contains("tcp/22 (sshd), 3 more"), "{said}");
-    let (id, state, said) = one(|facts| {
+    assert!(message.contains("tcp/22 (sshd), 3 more"), "{message}");
+    let (id, state, message) = one(|facts| {
         facts.root_services =
             vec![RootService { port: "tcp/9091".to_owned(), command: "python3".to_owned() }];
     });
     assert_eq!((id, state), ("root-services", State::Warning));
-    assert!(said.contains("tcp/9091 (python3)"), "{said}");
+    assert!(message.contains("tcp/9091 (python3)"), "{message}");
 }
 
 /// Cases 128, 145 and 147, as far as files are concerned: who may change the policy files.
 #[test]
-fn case_145_and_147_files_that_others_may_change_are_named() {
+fn case_145_and_147_files_that_other_users_can_change_are_reported() {
     let with = |wrong: PolicyFile| {
         one(move |facts| {
             facts.policy.as_mut().expect("a policy").files = known(vec![wrong]);
@@ -510,9 +521,9 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
             "cp -p /etc/x /etc/x.new && mv /etc/x.new /etc/x",
         ),
     ] {
-        let (id, state, said) = with(wrong);
-        assert_eq!((id, state), ("policy-files", State::Failed), "{said}");
-        assert!(said.ends_with(fix), "{said}");
+        let (id, state, message) = with(wrong);
+        assert_eq!((id, state), ("policy-files", State::Failed), "{message}");
+        assert!(message.ends_with(fix), "{message}");
     }
     for fine in [
         file("/tmp", EntryKind::Directory, 0, 0o1777),
@@ -531,11 +542,14 @@ fn case_145_and_147_files_that_others_may_change_are_named() {
     assert_eq!(one(|facts| facts.state_dir.owned = open.clone()).1, State::Failed);
     assert_eq!(one(|facts| facts.state_dir.free = Some(1 << 20)).1, State::Warning);
     let none = changed(|facts| facts.run_dir.owned = None);
-    assert!(none.iter().all(|check| check.state == State::Ok), "the daemon makes it: {none:?}");
+    assert!(
+        none.iter().all(|check| check.state == State::Ok),
+        "the daemon creates the directory: {none:?}"
+    );
 }
 
 #[test]
-fn manifest_unit_and_daemon_are_told() {
+fn problems_of_manifest_unit_and_daemon_are_reported() {
     fn policy(facts: &mut MachineFacts) -> &mut Policy {
         facts.policy.as_mut().expect("a policy")
     }
@@ -564,12 +578,12 @@ fn manifest_unit_and_daemon_are_told() {
 
 /// Case 149: a command copied from the output must not become another command because of a hostile name.
 #[test]
-fn case_149_a_hostile_name_is_no_command() {
-    let (_, _, said) = one(|facts| {
+fn case_149_hostile_names_are_quoted_in_commands() {
+    let (_, _, message) = one(|facts| {
         facts.interfaces[0].offloads = known(vec!["rx-lro".to_owned()]);
         facts.interfaces[0].name = "rail0".to_owned();
     });
-    assert!(said.contains("ethtool -K rail0 "), "{said}");
+    assert!(message.contains("ethtool -K rail0 "), "{message}");
     let checks = diagnosis(|facts| {
         facts.interfaces[0].name = "a;reboot".to_owned();
         facts.interfaces[0].offloads = known(vec!["rx-lro".to_owned()]);
@@ -640,7 +654,7 @@ fn report_of_secrets() -> Value {
 }
 
 #[test]
-fn a_report_holds_no_secret_and_stays_readable() {
+fn a_report_contains_no_secret_and_stays_readable() {
     let report = report_of_secrets();
     let text = report.to_string();
     for secret in SECRETS.iter().chain(&["02fc31070901"]) {
@@ -652,6 +666,6 @@ fn a_report_holds_no_secret_and_stays_readable() {
     assert_eq!(source, &report["facts"]["open_ports"]["ports"][0]["addresses"][0]);
     assert_eq!(report["events"][0]["source_node"], report["facts"]["daemon"]["known"]["node"]);
     let about = report["about"].to_string();
-    assert!(about.contains("Not in it: policies"), "{about}");
-    assert_eq!(report, report_of_secrets(), "the same findings, the same report");
+    assert!(about.contains("Not included: policies"), "{about}");
+    assert_eq!(report, report_of_secrets(), "equal findings give equal reports");
 }

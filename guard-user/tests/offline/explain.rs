@@ -73,9 +73,12 @@ fn example(page: &str) -> Files {
                 open = Some((name.to_owned(), String::new()));
             }
             (Some(_), Some("")) => {
-                let (name, text) = open.take().expect("it is open");
+                let (name, text) = open.take().expect("an open code block");
                 if !name.is_empty() {
-                    assert!(files.insert(name.clone(), text).is_none(), "`{name}` twice");
+                    assert!(
+                        files.insert(name.clone(), text).is_none(),
+                        "two examples are called `{name}`"
+                    );
                 }
             }
             (Some((_, text)), _) => {
@@ -85,7 +88,7 @@ fn example(page: &str) -> Files {
             (None, None) => {}
         }
     }
-    assert!(open.is_none(), "a fence without end");
+    assert!(open.is_none(), "a code block has no end");
     files
 }
 
@@ -133,16 +136,16 @@ fn shows(code: &str, report: &Report) -> Result<(), String> {
     let found: Vec<_> =
         report.diagnostics.iter().map(|d| (d.code.to_string(), d.severity)).collect();
     if !found.iter().any(|(found, _)| found == code) {
-        return Err(format!("{code}: its example does not give it, but: {report}"));
+        return Err(format!("{code}: the example gives no such finding; found: {report}"));
     }
     match found.iter().find(|(found, severity)| found != code && *severity == Severity::Error) {
-        Some((other, _)) => Err(format!("{code}: its example gives {other} too: {report}")),
+        Some((other, _)) => Err(format!("{code}: the example also gives {other}: {report}")),
         None => Ok(()),
     }
 }
 
 #[test]
-fn what_examples_are_completed_with_is_clean() {
+fn default_files_of_examples_have_no_finding() {
     assert_eq!(findings(Files::new()).to_string(), "");
 }
 
@@ -153,9 +156,9 @@ fn every_code_and_every_reason_has_a_page() {
     let expected: BTreeSet<String> =
         codes.into_iter().chain(Reason::ALL.map(|reason| reason.name().to_owned())).collect();
     let served: BTreeSet<String> = explain::names().map(str::to_owned).collect();
-    assert_eq!(explain::names().count(), served.len(), "a page twice");
-    assert_eq!(served, expected, "what is served, and what there is");
-    assert_eq!(served, written(), "what is served, and what is in {}", directory().display());
+    assert_eq!(explain::names().count(), served.len(), "a page is served twice");
+    assert_eq!(served, expected, "served pages, and codes and reasons of the program");
+    assert_eq!(served, written(), "served pages, and files in {}", directory().display());
 }
 
 #[test]
@@ -166,7 +169,7 @@ fn every_example_gives_the_finding_of_its_page() {
         let page = explain::page(&code).unwrap_or_else(|| panic!("{code} has no page"));
         let files = example(page);
         if page.contains(IN_CODE) {
-            assert!(files.is_empty(), "{code}: an example in code and one on the page");
+            assert!(files.is_empty(), "{code}: has an example in code and another on its page");
             continue;
         }
         assert!(!files.is_empty(), "{code} has no example");
@@ -178,13 +181,16 @@ fn every_example_gives_the_finding_of_its_page() {
 }
 
 #[test]
-fn an_example_that_shows_something_else_is_noticed() {
-    assert!(shows("TG103", &findings(Files::new())).is_err(), "no finding at all");
+fn the_check_of_examples_notices_other_findings() {
+    assert!(shows("TG103", &findings(Files::new())).is_err(), "the example has no finding");
     let other = example(explain::page("TG104").unwrap());
-    assert!(shows("TG103", &findings(other)).is_err(), "another finding");
+    assert!(shows("TG103", &findings(other)).is_err(), "the example has another finding");
     let two = policy().replace("[tcp/9091]", "[9091]").replace("enforce", "enforced");
     let two = Files::from([("policy.yaml".to_owned(), two)]);
-    assert!(shows("TG105", &findings(two)).is_err(), "an error of another code beside it");
+    assert!(
+        shows("TG105", &findings(two)).is_err(),
+        "the example also has an error of another code"
+    );
     let page = "```yaml policy.yaml\na: {U+202E}b{U+0}\n```\n\n```yaml\nc: d\n```\n";
     let files = Files::from([("policy.yaml".to_owned(), "a: \u{202e}b\0\n".to_owned())]);
     assert_eq!(example(page), files);
@@ -231,7 +237,7 @@ fn in_code(code: &str) -> Files {
             }
             services(17, |nth| format!("networks: [l{nth}]"), "")
         }
-        _ => panic!("{code}: its page says that its example is in code, and it is not"),
+        _ => panic!("{code}: the page is marked as `in code`, but `in_code` has no example"),
     };
     files.insert("cluster.yaml".to_owned(), manifest.to_string());
     files.insert("policy.yaml".to_owned(), policy);
@@ -258,11 +264,11 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn a_page_is_printed_without_remarks() {
-    for asked in ["TG103", "tg103", "103"] {
-        let output = run(&[asked]);
-        assert_eq!(output.status.code(), Some(0), "{asked}");
-        assert_eq!(text(&output.stdout), explain::page("TG103").unwrap(), "{asked}");
+fn a_page_is_printed_without_html_comments() {
+    for name in ["TG103", "tg103", "103"] {
+        let output = run(&[name]);
+        assert_eq!(output.status.code(), Some(0), "{name}");
+        assert_eq!(text(&output.stdout), explain::page("TG103").unwrap(), "{name}");
     }
     let output = run(&["TG010"]);
     assert!(text(&output.stdout).starts_with("# TG010: "), "{output:?}");
@@ -278,7 +284,7 @@ fn a_page_is_printed_without_remarks() {
 }
 
 #[test]
-fn without_a_name_all_are_listed() {
+fn without_a_name_all_pages_are_listed() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(0));
     let listed: Vec<&str> =
@@ -294,12 +300,15 @@ fn without_a_name_all_are_listed() {
 }
 
 #[test]
-fn an_unknown_name_is_no_answer_and_the_nearest_one_is_named() {
+fn an_unknown_name_exits_with_2_and_the_nearest_name() {
     let output = run(&["not_alowed"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
-    let said = text(&output.stderr);
-    assert!(said.contains("`not_alowed`") && said.contains("did you mean `not_allowed`"), "{said}");
+    let printed = text(&output.stderr);
+    assert!(
+        printed.contains("`not_alowed`") && printed.contains("did you mean `not_allowed`"),
+        "{printed}"
+    );
     let output = run(&["what is this"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("trainguard explain"), "{output:?}");

@@ -165,13 +165,16 @@ fn errors(report: &Report) -> Vec<(Code, String)> {
 }
 
 /// Asserts that lint and the daemon report the same errors for a bundle, and returns them.
-fn assert_one_reader(bundle: &Bundle) -> Vec<(Code, String)> {
+fn assert_lint_and_daemon_agree(bundle: &Bundle) -> Vec<(Code, String)> {
     let found = errors(&lint(bundle));
     match refusals(bundle) {
-        Ok(()) => assert_eq!(found, [], "the daemon takes it"),
+        Ok(()) => assert_eq!(found, [], "lint reports errors, but the daemon loads the bundle"),
         Err(refused) if refused.iter().any(|(code, _)| *code == Code(0)) => {
-            let said = |text: &str| found.iter().any(|(_, message)| message.ends_with(text));
-            assert!(refused.iter().all(|(_, text)| said(text)), "{refused:?} not in {found:?}");
+            let reported = |text: &str| found.iter().any(|(_, message)| message.ends_with(text));
+            assert!(
+                refused.iter().all(|(_, text)| reported(text)),
+                "lint reports {found:?}, the daemon {refused:?}"
+            );
         }
         Err(refused) => assert_eq!(found, refused),
     }
@@ -179,13 +182,13 @@ fn assert_one_reader(bundle: &Bundle) -> Vec<(Code, String)> {
 }
 
 #[test]
-fn the_base_is_taken() {
-    assert_eq!(assert_one_reader(&load(MANIFEST, POLICY)), []);
+fn the_base_of_all_cases_has_no_finding() {
+    assert_eq!(assert_lint_and_daemon_agree(&load(MANIFEST, POLICY)), []);
     assert_eq!(lint(&load(MANIFEST, POLICY)).to_string(), "");
 }
 
 #[test]
-fn each_document_gets_what_is_fixed_for_it() {
+fn each_document_gives_its_expected_codes() {
     let mut wrong = Vec::new();
     for (from, to, codes) in CASES {
         let (mut manifest, mut policy) = (MANIFEST.to_owned(), POLICY.to_owned());
@@ -196,7 +199,7 @@ fn each_document_gets_what_is_fixed_for_it() {
         };
         assert!(text.contains(from), "{from:?}");
         *text = text.replacen(from, to, 1);
-        let found = assert_one_reader(&load(&manifest, &policy));
+        let found = assert_lint_and_daemon_agree(&load(&manifest, &policy));
         let found_codes: BTreeSet<u16> = found.iter().map(|(code, _)| code.0).collect();
         if found_codes != codes.iter().copied().collect() {
             wrong.push(format!("{from:?} -> {to:?}: expected {codes:?}, found {found:?}"));
@@ -207,7 +210,7 @@ fn each_document_gets_what_is_fixed_for_it() {
 }
 
 #[test]
-fn documents_that_are_empty() {
+fn empty_documents() {
     for empty in [
         "",
         "\n\n",
@@ -218,12 +221,12 @@ fn documents_that_are_empty() {
         "null",
         "\u{20}",
     ] {
-        let found = assert_one_reader(&load(MANIFEST, empty));
+        let found = assert_lint_and_daemon_agree(&load(MANIFEST, empty));
         assert_eq!(found.len(), 1, "{empty:?}: {found:?}");
         assert_eq!(found[0].0, rules::NULL, "{empty:?}: {found:?}");
     }
     for other in ["[]", "{}", "a", "1", "[[a]]", "? a", "{ a: b }"] {
-        let found = assert_one_reader(&load(MANIFEST, other));
+        let found = assert_lint_and_daemon_agree(&load(MANIFEST, other));
         assert!(!found.is_empty(), "{other:?}");
     }
 }
@@ -372,7 +375,7 @@ fn many_groups_of_nodes_end_within_bounds() {
 }
 
 #[test]
-fn files_that_are_none() {
+fn files_that_cannot_be_read() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
     fs::write(at("p.yaml"), POLICY).expect("written");
@@ -385,8 +388,10 @@ fn files_that_are_none() {
     symlink("..", at("up")).expect("a link");
     fs::write(at("latin.yaml"), b"name: caf\xe9\n").expect("written");
     fs::write(at("utf16.yaml"), b"\xff\xfea\0:\0 \0b\0").expect("written");
-    fs::File::create(at("huge.yaml")).and_then(|file| file.set_len(100 << 20)).expect("a hole");
-    for (policy, code, said, exit) in [
+    fs::File::create(at("huge.yaml"))
+        .and_then(|file| file.set_len(100 << 20))
+        .expect("a sparse file");
+    for (policy, code, expected, exit) in [
         ("link.yaml", "", "", 0),
         ("dir.yaml", "TG405", "dir.yaml", 2),
         ("pipe.yaml", "TG405", "not a regular file", 2),
@@ -407,7 +412,7 @@ fn files_that_are_none() {
         let output = bounded(dir.path(), &["--format", "concise", "m.yaml"], 64);
         let out = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(exit), "{policy}: {out}");
-        assert!(out.contains(code) && out.contains(said), "{policy}: {out}");
+        assert!(out.contains(code) && out.contains(expected), "{policy}: {out}");
     }
     // Passed by name first, then all found in a directory.
     for name in ["dir.yaml", "pipe.yaml", "dangling.yaml", "loop.yaml", "zero.yaml"] {
@@ -418,15 +423,15 @@ fn files_that_are_none() {
     let output = bounded(dir.path(), &["--format", "concise"], 64);
     let out = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(2));
-    for said in ["pipe.yaml:1:1", "loop.yaml:1:1", "latin.yaml:1:10"] {
-        assert!(out.contains(said), "{said} is not in {out}");
+    for expected in ["pipe.yaml:1:1", "loop.yaml:1:1", "latin.yaml:1:10"] {
+        assert!(out.contains(expected), "{expected} is not in {out}");
     }
     // A file name that is not UTF-8.
     let odd = std::ffi::OsStr::from_bytes(b"caf\xe9.yaml");
     fs::write(dir.path().join(odd), POLICY).expect("written");
     let output = bounded(dir.path(), &["--format", "concise"], 64);
     assert_eq!(output.status.code(), Some(2));
-    std::str::from_utf8(&output.stdout).expect("what is printed is text");
+    std::str::from_utf8(&output.stdout).expect("the output is UTF-8");
 }
 
 /// Valid and invalid pieces of documents that replace other pieces.
@@ -496,7 +501,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(repetitions(1000, 3000)))]
 
     #[test]
-    fn lint_and_daemon_are_one_reader(
+    fn lint_and_daemon_agree_on_mutated_documents(
         changes in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>(), select(PIECES)), 1..5),
     ) {
         let mut texts = [MANIFEST.to_owned(), POLICY.to_owned()];
@@ -509,16 +514,16 @@ proptest! {
             let (from, to) = words[at.index(words.len())];
             text.replace_range(from..to, piece);
         }
-        assert_one_reader(&load(&texts[0], &texts[1]));
+        assert_lint_and_daemon_agree(&load(&texts[0], &texts[1]));
     }
 
     #[test]
-    fn whatever_the_bytes(text in prop::collection::vec(any::<char>(), 0..80), at in any::<prop::sample::Index>()) {
+    fn lint_and_daemon_agree_on_arbitrary_text(text in prop::collection::vec(any::<char>(), 0..80), at in any::<prop::sample::Index>()) {
         let text: String = text.into_iter().collect();
-        assert_one_reader(&load(MANIFEST, &text));
+        assert_lint_and_daemon_agree(&load(MANIFEST, &text));
         let at = at.index(POLICY.len());
         let mut policy = POLICY.to_owned();
         policy.insert_str(at, &text);
-        assert_one_reader(&load(MANIFEST, &policy));
+        assert_lint_and_daemon_agree(&load(MANIFEST, &policy));
     }
 }

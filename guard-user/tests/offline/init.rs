@@ -119,7 +119,7 @@ fn every_profile_gives_a_cluster_that_compiles_on_every_node() {
 }
 
 #[test]
-fn the_manifest_reads_as_one_would_write_it() {
+fn the_manifest_is_compact_and_readable() {
     let hosts = "10.77.0.30 fd77::30\n10.77.0.31 fd77::31\n10.77.0.32 fd77::32\n";
     let interfaces = ["eth0".to_owned(), "rail*".to_owned()];
     let command = ["trainguard", "init", "--name", "two words\nand a line"].map(str::to_owned);
@@ -159,7 +159,7 @@ policies: [mxnet.yaml]
 }
 
 #[test]
-fn host_files_say_the_same_in_their_ways() {
+fn equal_hosts_in_each_format_give_equal_nodes() {
     let expected = [
         "scheduler-0 172.16.0.1,fd00:5::1 scheduler",
         "worker-0 10.0.0.1 server+worker",
@@ -184,14 +184,14 @@ fn host_files_say_the_same_in_their_ways() {
                 Request { scheduler: Some(SCHEDULER), format: *format, ..request(mxnet(), text) };
             let (draft, notes) = draft(&request);
             assert_eq!(brief(&draft), expected, "{text} as {format:?}");
-            let guessed = notes.iter().any(|note| note.contains("is taken for"));
+            let guessed = notes.iter().any(|note| note.contains("is read as"));
             assert_eq!(guessed, *format == Auto, "{notes:?}");
         }
     }
 }
 
 #[test]
-fn six_and_ports() {
+fn ipv6_addresses_with_ports() {
     let text = "[fd77::1]:22\nfd77::2\n[fd77::3]\n";
     let request = Request { scheduler: Some("fd77::9"), format: Dmlc, ..request(mxnet(), text) };
     let addresses: Vec<IpAddr> = nodes(&draft(&request).0).into_iter().flat_map(|n| n.1).collect();
@@ -277,13 +277,13 @@ fn every_bad_line_is_reported() {
 }
 
 #[test]
-fn rays_legal_file_may_be_too_much() {
+fn ray_files_outside_the_dialect_get_a_hint() {
     let text = "provider: &p\n  type: local\n  head_ip: 10.0.0.1\nauth: *p\n";
     let request = Request { scheduler: Some(SCHEDULER), format: Ray, ..request(mxnet(), text) };
     let found = refused(&request);
     assert!(found[0].starts_with("hosts:1: an anchor"), "{found:#?}");
-    let last = found.last().expect("a last one");
-    assert!(last.contains("strict dialect") && last.contains("legal for Ray"), "{last}");
+    let last = found.last().expect("a problem");
+    assert!(last.contains("strict dialect") && last.contains("files that Ray accepts"), "{last}");
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn nothing_to_read_is_an_error() {
 }
 
 #[test]
-fn options_that_mean_nothing_are_refused() {
+fn options_without_effect_are_refused() {
     let trainer = Profile {
         name: "trainer",
         policy: members_only("trainer", "[trainer]"),
@@ -308,7 +308,7 @@ fn options_that_mean_nothing_are_refused() {
         assert_eq!(found.len(), 1, "{found:#?}");
     }
     let [needed] = refused(&request(mxnet(), hosts)).try_into().expect("one message");
-    assert!(needed.contains("--scheduler") && needed.contains("machine that launches"), "{needed}");
+    assert!(needed.contains("--scheduler") && needed.contains("launching machine"), "{needed}");
     let interfaces = ["a/b".to_owned()];
     let networks = ["users".to_owned(), "users=10.0.0.1/8".to_owned(), "=10.0.0.0/8".to_owned()];
     let request =
@@ -348,7 +348,7 @@ fn lines_about_one_host_are_merged() {
 }
 
 #[test]
-fn servers_go_where_the_tracker_puts_them() {
+fn servers_are_the_hosts_that_the_tracker_uses() {
     let of = |text: &str, servers| {
         let format = Dmlc;
         let scheduler = Some(SCHEDULER);
@@ -365,7 +365,7 @@ fn servers_go_where_the_tracker_puts_them() {
 }
 
 #[test]
-fn one_host_is_set_apart() {
+fn one_host_gets_the_role_of_a_single_host() {
     let ray = Profile {
         name: "tiny",
         policy: members_only("tiny", "[head, worker]"),
@@ -427,7 +427,7 @@ fn one_host_is_set_apart() {
 }
 
 #[test]
-fn a_network_that_nobody_named_admits_nobody() {
+fn a_network_without_a_value_gets_placeholder_prefixes() {
     let policy = members_only("net", "[node]")
         .replace("{ roles: [node] }", "{ roles: [node], networks: [users] }");
     let profile = Profile {
@@ -436,10 +436,10 @@ fn a_network_that_nobody_named_admits_nobody() {
         roles: &[("node", RoleHolders::Listed)],
     };
     let hosts = "10.0.0.1 fd77::1\n10.0.0.2 fd77::2\n";
-    let (nobody, notes) = draft(&request(&profile, hosts));
-    assert!(nobody.manifest.contains("  users: [\"192.0.2.0/24\", \"2001:db8::/32\"]\n"));
+    let (unset, notes) = draft(&request(&profile, hosts));
+    assert!(unset.manifest.contains("  users: [\"192.0.2.0/24\", \"2001:db8::/32\"]\n"));
     assert!(notes.iter().any(|note| note.contains("--network users=")), "{notes:?}");
-    load(&nobody);
+    load(&unset);
     let networks = ["users=10.9.0.0/24,fd99::/64".to_owned()];
     let (named, notes) = draft(&Request { networks: &networks, ..request(&profile, hosts) });
     assert!(named.manifest.contains("  users: [\"10.9.0.0/24\", \"fd99::/64\"]\n"));
@@ -448,7 +448,7 @@ fn a_network_that_nobody_named_admits_nobody() {
 }
 
 #[test]
-fn long_lines_and_many_lines_end_soon() {
+fn long_lines_and_many_lines_end_quickly() {
     let scheduler = Some(SCHEDULER);
     let texts = |bytes: usize| ["x", "1", "[", "a "].map(|piece| piece.repeat(bytes / piece.len()));
     let check = |text: &str, format| {
@@ -466,7 +466,7 @@ fn long_lines_and_many_lines_end_soon() {
     let mut findings = Findings::default();
     let many = "10.0.0.300\n".repeat(1000);
     init::draft(&Request { scheduler, ..request(mxnet(), &many) }, &mut findings);
-    assert_eq!(findings.problems.len() + findings.more, 1000, "all are counted");
+    assert_eq!(findings.problems.len() + findings.more, 1000, "every problem is counted");
 }
 
 /// Generates hosts in blocks whose numbers and addresses increase in step, or do not.
@@ -516,7 +516,7 @@ proptest! {
 
     /// The manifest expands to exactly the listed addresses, each under its own host.
     #[test]
-    fn the_manifest_is_the_list(hosts in blocks(), servers in prop::option::of(1_usize..20)) {
+    fn the_manifest_expands_to_the_listed_hosts(hosts in blocks(), servers in prop::option::of(1_usize..20)) {
         prop_assume!(!hosts.is_empty());
         let mut text = String::new();
         for (name, addresses) in &hosts {
@@ -547,7 +547,7 @@ proptest! {
             found.iter().map(|(name, addresses, roles)| (addresses, (name, roles))).collect();
         prop_assert_eq!(by_addresses.len(), hosts.len() + 1);
         for (at, (name, addresses)) in hosts.iter().enumerate() {
-            let (found, roles) = by_addresses.get(addresses).copied().expect("each host is there");
+            let (found, roles) = by_addresses.get(addresses).copied().expect("a node for each host");
             if !name.is_empty() {
                 prop_assert_eq!(found, name);
             }
@@ -592,28 +592,32 @@ fn trainguard(args: &[&str], stdin: &[u8]) -> Output {
 }
 
 #[test]
-fn files_are_written_once() {
+fn existing_files_are_not_overwritten_without_force() {
     let directory = tempfile::tempdir().expect("a directory");
     let output = directory.path().join("deep/er");
     let output = output.to_str().expect("UTF-8");
     let args = ["--hosts", "-", "--scheduler", SCHEDULER, "--output", output];
     let first = trainguard(&args, b"10.0.0.1\n10.0.0.2\n");
-    let talk = String::from_utf8_lossy(&first.stderr).into_owned();
-    assert_eq!((first.status.code(), first.stdout.len()), (Some(0), 0), "{talk}");
-    assert!(talk.contains(&format!("trainguard lint {output}")) && talk.contains("observe"));
+    let printed = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert_eq!((first.status.code(), first.stdout.len()), (Some(0), 0), "{printed}");
+    assert!(printed.contains(&format!("trainguard lint {output}")) && printed.contains("observe"));
     let manifest = Path::new(output).join(init::MANIFEST);
     let loaded = policy::load(&manifest, &Disk).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(loaded.cluster.nodes.len(), 3);
     let again = trainguard(&args, b"10.0.0.7\n");
-    let talk = String::from_utf8_lossy(&again.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&again.stderr).into_owned();
     assert_eq!(again.status.code(), Some(2));
-    assert!(talk.contains("mxnet.yaml") && talk.contains("--force"), "{talk}");
-    fs::remove_file(Path::new(output).join("mxnet.yaml")).expect("it was there");
-    assert_eq!(trainguard(&args, b"10.0.0.7\n").status.code(), Some(2), "one of two is enough");
+    assert!(printed.contains("mxnet.yaml") && printed.contains("--force"), "{printed}");
+    fs::remove_file(Path::new(output).join("mxnet.yaml")).expect("the policy exists");
+    assert_eq!(
+        trainguard(&args, b"10.0.0.7\n").status.code(),
+        Some(2),
+        "one existing file is enough to refuse"
+    );
     assert!(!Path::new(output).join("mxnet.yaml").exists());
     let forced = trainguard(&[&args[..], &["--force"]].concat(), b"10.0.0.7\n");
     assert_eq!(forced.status.code(), Some(0));
-    assert!(fs::read_to_string(&manifest).expect("it is there").contains("10.0.0.7"));
+    assert!(fs::read_to_string(&manifest).expect("the manifest exists").contains("10.0.0.7"));
     let left: BTreeSet<_> =
         fs::read_dir(output).expect("a directory").flatten().map(|e| e.file_name()).collect();
     assert_eq!(left, BTreeSet::from(["cluster.yaml".into(), "mxnet.yaml".into()]));
@@ -635,11 +639,11 @@ fn both_texts_go_to_standard_output() {
 }
 
 #[test]
-fn what_cannot_be_read_is_no_answer() {
+fn unreadable_input_exits_with_2() {
     let output = tempfile::tempdir().expect("a directory");
     let output = output.path().to_str().expect("UTF-8");
     let tail = ["--scheduler", SCHEDULER, "--output", output];
-    for (args, stdin, said) in [
+    for (args, stdin, expected) in [
         (&["--hosts", "-"][..], &b""[..], "lists no host"),
         (&["--hosts", "-"], b"10.0.0.1\n\xff\n", "-:2: not UTF-8"),
         (&["--hosts", "-"], b"10.0.0.1\n10.0.0.\x1b[2J\n", "standard input:2: a control character"),
@@ -652,9 +656,9 @@ fn what_cannot_be_read_is_no_answer() {
         (&["--hosts", "-", "--hosts-format", "csv"], b"10.0.0.1\n", "csv"),
     ] {
         let answer = trainguard(&[args, &tail].concat(), stdin);
-        let talk = String::from_utf8_lossy(&answer.stderr);
-        assert_eq!(answer.status.code(), Some(2), "{args:?}: {talk}");
-        assert!(talk.contains(said) && !talk.contains('\x1b'), "{args:?}: {talk}");
+        let printed = String::from_utf8_lossy(&answer.stderr);
+        assert_eq!(answer.status.code(), Some(2), "{args:?}: {printed}");
+        assert!(printed.contains(expected) && !printed.contains('\x1b'), "{args:?}: {printed}");
     }
     assert_eq!(fs::read_dir(output).expect("a directory").count(), 0);
 }

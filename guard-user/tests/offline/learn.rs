@@ -21,8 +21,8 @@ use super::binary::command as trainguard;
 
 const NODE: [u8; 4] = [10, 77, 0, 10];
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
-const MEMBER_TOO: [u8; 4] = [10, 77, 0, 31];
-const STRANGER: [u8; 4] = [192, 0, 2, 9];
+const OTHER_MEMBER: [u8; 4] = [10, 77, 0, 31];
+const UNLISTED: [u8; 4] = [192, 0, 2, 9];
 /// An arbitrary time in 2026, in nanoseconds since the epoch.
 const EPOCH: u64 = 1_790_000_000_000_000_000;
 
@@ -59,33 +59,33 @@ services:
     mode: observe
 ";
 
-/// What a source does at a port of the node.
+/// The behaviour of a source at a port of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Act {
+enum Behaviour {
     /// Opens a connection and exchanges data in both directions.
-    Talks,
+    Exchanges,
     /// Tries to open a connection and gets no answer.
-    Knocks,
+    GetsNoAnswer,
     /// Opens a connection, is answered, and sends no data.
-    Looks,
+    SendsNoData,
     /// Opens a connection and sends data, and gets none back.
-    Asks,
+    GetsNoData,
     /// Sends data segments of a connection that was never opened.
-    Forges,
+    NeverOpens,
 }
 
-fn frames(act: Act, from: [u8; 4], source_port: u16, port: u16) -> Vec<Vec<u8>> {
+fn frames(behaviour: Behaviour, from: [u8; 4], source_port: u16, port: u16) -> Vec<Vec<u8>> {
     let (there, here) = ((from, source_port), (NODE, port));
     let open = segment(there, here, SYN, 0);
     let answer = segment(here, there, SYN | ACK, 0);
     let ack = segment(there, here, ACK, 0);
     let (says, answers) = (segment(there, here, DATA, 20), segment(here, there, DATA, 30));
-    match act {
-        Act::Talks => vec![open, answer, ack, says, answers],
-        Act::Knocks => vec![open.clone(), open],
-        Act::Looks => vec![open, answer, ack],
-        Act::Asks => vec![open, answer, ack, says],
-        Act::Forges => vec![says.clone(), says],
+    match behaviour {
+        Behaviour::Exchanges => vec![open, answer, ack, says, answers],
+        Behaviour::GetsNoAnswer => vec![open.clone(), open],
+        Behaviour::SendsNoData => vec![open, answer, ack],
+        Behaviour::GetsNoData => vec![open, answer, ack, says],
+        Behaviour::NeverOpens => vec![says.clone(), says],
     }
 }
 
@@ -124,7 +124,7 @@ impl Place {
 
     fn json(&self, more: &[&str]) -> Value {
         let output = self.learn(&[&["--format", "json"], more].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
@@ -132,7 +132,7 @@ impl Place {
     fn propose(&self, more: &[&str]) -> PathBuf {
         let new = self.path("new");
         let output = self.learn(&[&["--output", new.to_str().expect("UTF-8")], more].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let manifest = new.join("cluster.yaml");
         let lint = trainguard(&["lint", "--fail-on", "error"]).arg(&new).output().expect("lint");
         assert_eq!(lint.status.code(), Some(0), "{}", String::from_utf8_lossy(&lint.stdout));
@@ -148,12 +148,12 @@ impl Place {
     }
 }
 
-fn said(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Returns what the answer says about a source at a port: `by` of a contact, or why it was left out.
-fn told(answer: &Value, source: [u8; 4], port: Option<&str>) -> Option<String> {
+/// Returns the explanation of a source at a port: `by` of a contact, or `why` of a source left out.
+fn explanation(answer: &Value, source: [u8; 4], port: Option<&str>) -> Option<String> {
     let source = Ipv4Addr::from(source).to_string();
     let of = |list: &str, fact: &str| {
         let entry = answer[list]
@@ -166,20 +166,20 @@ fn told(answer: &Value, source: [u8; 4], port: Option<&str>) -> Option<String> {
 }
 
 #[test]
-fn each_contact_becomes_what_it_deserves() {
+fn each_contact_becomes_a_service_an_entry_or_is_left_out() {
     let frames = [
-        frames(Act::Talks, MEMBER, 40_000, 8000),
-        frames(Act::Talks, STRANGER, 40_000, 8000),
-        frames(Act::Talks, MEMBER, 40_001, 9091),
-        frames(Act::Talks, [10, 77, 0, 99], 40_000, 9091),
-        frames(Act::Talks, MEMBER, 40_002, 22),
-        frames(Act::Talks, MEMBER, 40_003, 45_000),
-        frames(Act::Knocks, [192, 0, 2, 10], 40_000, 8000),
-        frames(Act::Looks, [192, 0, 2, 11], 40_000, 8000),
-        frames(Act::Asks, [192, 0, 2, 12], 40_000, 8000),
-        frames(Act::Forges, [192, 0, 2, 13], 40_000, 8000),
-        frames(Act::Knocks, [127, 0, 0, 1], 40_000, 8000),
-        frames(Act::Knocks, NODE, 40_000, 8001),
+        frames(Behaviour::Exchanges, MEMBER, 40_000, 8000),
+        frames(Behaviour::Exchanges, UNLISTED, 40_000, 8000),
+        frames(Behaviour::Exchanges, MEMBER, 40_001, 9091),
+        frames(Behaviour::Exchanges, [10, 77, 0, 99], 40_000, 9091),
+        frames(Behaviour::Exchanges, MEMBER, 40_002, 22),
+        frames(Behaviour::Exchanges, MEMBER, 40_003, 45_000),
+        frames(Behaviour::GetsNoAnswer, [192, 0, 2, 10], 40_000, 8000),
+        frames(Behaviour::SendsNoData, [192, 0, 2, 11], 40_000, 8000),
+        frames(Behaviour::GetsNoData, [192, 0, 2, 12], 40_000, 8000),
+        frames(Behaviour::NeverOpens, [192, 0, 2, 13], 40_000, 8000),
+        frames(Behaviour::GetsNoAnswer, [127, 0, 0, 1], 40_000, 8000),
+        frames(Behaviour::GetsNoAnswer, NODE, 40_000, 8001),
         // A connection that the node opened: the remote end is not a client.
         vec![
             segment((NODE, 50_000), ([192, 0, 2, 14], 443), SYN, 0),
@@ -190,30 +190,30 @@ fn each_contact_becomes_what_it_deserves() {
     ];
     let place = Place::new(&frames.concat());
     let answer = place.json(&[]);
-    let of = |source, port| told(&answer, source, Some(port)).unwrap_or_default();
+    let of = |source, port| explanation(&answer, source, Some(port)).unwrap_or_default();
     assert_eq!(of(MEMBER, "tcp/8000"), "service");
-    assert_eq!(of(STRANGER, "tcp/8000"), "service");
+    assert_eq!(of(UNLISTED, "tcp/8000"), "service");
     assert_eq!(of(MEMBER, "tcp/9091"), "allowed");
     assert_eq!(of([10, 77, 0, 99], "tcp/9091"), "entry");
     assert_eq!(of(MEMBER, "tcp/45000"), "service");
     for (source, port, why) in [
-        (MEMBER, Some("tcp/22"), "ssh is guarded by no proposal"),
+        (MEMBER, Some("tcp/22"), "no service is proposed for ssh"),
         ([192, 0, 2, 10], Some("tcp/8000"), "never answered"),
         ([192, 0, 2, 11], Some("tcp/8000"), "no data went both ways"),
         ([192, 0, 2, 12], Some("tcp/8000"), "no data went both ways"),
         ([127, 0, 0, 1], None, "forged"),
         (NODE, None, "forged"),
     ] {
-        let told = told(&answer, source, port).unwrap_or_default();
-        assert!(told.contains(why), "{source:?}: {told}");
+        let explanation = explanation(&answer, source, port).unwrap_or_default();
+        assert!(explanation.contains(why), "{source:?}: {explanation}");
     }
-    for nobody in [[192, 0, 2, 13], [192, 0, 2, 14]] {
-        let address = Ipv4Addr::from(nobody).to_string();
+    for unproposed in [[192, 0, 2, 13], [192, 0, 2, 14]] {
+        let address = Ipv4Addr::from(unproposed).to_string();
         let documents = answer["documents"].to_string();
         assert!(!documents.contains(&address), "{address} is proposed: {documents}");
     }
     let notes = answer["notes"].to_string();
-    assert!(notes.contains("1 connection was under way"), "{notes}");
+    assert!(notes.contains("1 connection was already open"), "{notes}");
     assert!(notes.contains("no proof of membership"), "{notes}");
 
     let manifest = answer["documents"]["manifest"].as_str().expect("a manifest");
@@ -228,24 +228,24 @@ fn each_contact_becomes_what_it_deserves() {
 }
 
 #[test]
-fn who_looks_around_is_left_out_whatever_it_found() {
+fn port_scanners_are_left_out() {
     let scanner = [10, 77, 0, 66];
-    let mut all = frames(Act::Talks, MEMBER, 40_000, 8000);
-    all.extend((1..40).flat_map(|port| frames(Act::Knocks, scanner, 41_000, port)));
-    all.extend(frames(Act::Talks, scanner, 41_000, 8000));
+    let mut all = frames(Behaviour::Exchanges, MEMBER, 40_000, 8000);
+    all.extend((1..40).flat_map(|port| frames(Behaviour::GetsNoAnswer, scanner, 41_000, port)));
+    all.extend(frames(Behaviour::Exchanges, scanner, 41_000, 8000));
     let place = Place::new(&all);
     let answer = place.json(&[]);
-    let why = told(&answer, scanner, None).expect("it is told of");
-    assert!(why.contains("it looks around: it tried 39 ports in vain"), "{why}");
+    let why = explanation(&answer, scanner, None).expect("an entry in `left_out`");
+    assert!(why.contains("port scan: it tried 39 ports without success"), "{why}");
     assert!(!answer["documents"].to_string().contains("10.77.0.66"), "{answer:#}");
     let text = String::from_utf8_lossy(&place.learn(&[]).stdout).into_owned();
-    assert!(text.contains("10.77.0.66, 81 packets: it looks around"), "{text}");
+    assert!(text.contains("10.77.0.66, 81 packets: port scan"), "{text}");
 }
 
 #[test]
-fn prefixes_are_proposed_only_when_asked_for_and_never_over_who_was_left_out() {
-    let talks = |last| frames(Act::Talks, [192, 0, 2, last], 40_000, 8000);
-    let place = Place::new(&[talks(9), talks(10), talks(11)].concat());
+fn prefixes_need_aggregate_and_never_cover_left_out_sources() {
+    let exchanges = |last| frames(Behaviour::Exchanges, [192, 0, 2, last], 40_000, 8000);
+    let place = Place::new(&[exchanges(9), exchanges(10), exchanges(11)].concat());
     let network = |place: &Place, more: &[&str]| {
         let answer = place.json(more);
         let manifest = answer["documents"]["manifest"].as_str().expect("a manifest").to_owned();
@@ -255,34 +255,34 @@ fn prefixes_are_proposed_only_when_asked_for_and_never_over_who_was_left_out() {
     let exact = "learned-tcp-8000: [192.0.2.9/32, 192.0.2.10/32, 192.0.2.11/32]";
     assert_eq!(network(&place, &[]), exact);
     assert_eq!(network(&place, &["--aggregate", "/24"]), "learned-tcp-8000: [192.0.2.0/24]");
-    assert_eq!(network(&place, &["--aggregate", "/64"]), exact, "that is for IPv6");
+    assert_eq!(network(&place, &["--aggregate", "/64"]), exact, "/64 applies to IPv6 only");
     // Two addresses that share a prefix are merged; the third stays as it is.
     let some = "learned-tcp-8000: [192.0.2.9/32, 192.0.2.10/31]";
     assert_eq!(network(&place, &["--aggregate", "/31"]), some);
-    let knocks = frames(Act::Knocks, [192, 0, 2, 77], 40_000, 8000);
-    let place = Place::new(&[talks(9), talks(10), talks(11), knocks].concat());
+    let unanswered = frames(Behaviour::GetsNoAnswer, [192, 0, 2, 77], 40_000, 8000);
+    let place = Place::new(&[exchanges(9), exchanges(10), exchanges(11), unanswered].concat());
     assert_eq!(network(&place, &["--aggregate", "/24"]), exact);
     let wrong = place.learn(&["--aggregate", "/0"]);
     assert_eq!(wrong.status.code(), Some(2));
 }
 
 #[test]
-fn what_gives_no_answer_says_why() {
-    let place = Place::new(&frames(Act::Talks, MEMBER, 40_000, 9091));
+fn captures_without_a_proposal_give_the_reason() {
+    let place = Place::new(&frames(Behaviour::Exchanges, MEMBER, 40_000, 9091));
     let answer = place.json(&[]);
-    assert_eq!(answer["documents"], Value::Null, "all of it is allowed");
+    assert_eq!(answer["documents"], Value::Null, "the policy already allows every contact");
     let output = place.learn(&["--output", place.path("new").to_str().expect("UTF-8")]);
-    assert!(said(&output).contains("nothing was written"), "{}", said(&output));
+    assert!(stderr(&output).contains("no file was written"), "{}", stderr(&output));
     assert!(!place.path("new").exists());
 
-    let elsewhere = segment((MEMBER, 1), (STRANGER, 2), SYN, 0);
+    let elsewhere = segment((MEMBER, 1), (UNLISTED, 2), SYN, 0);
     let place = Place::new(&[elsewhere]);
     let output = place.learn(&[]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("no frame of the capture is from or to `node`"));
+    assert!(stderr(&output).contains("no frame of the capture is from or to `node`"));
 
     // A capture of one direction only.
-    let inwards = frames(Act::Talks, MEMBER, 40_000, 8000).into_iter();
+    let inwards = frames(Behaviour::Exchanges, MEMBER, 40_000, 8000).into_iter();
     let inwards: Vec<_> = inwards.filter(|frame| frame[26..30] == MEMBER).collect();
     let place = Place::new(&inwards);
     let answer = place.json(&[]);
@@ -290,16 +290,16 @@ fn what_gives_no_answer_says_why() {
     assert!(answer["notes"].to_string().contains("Capture both directions"), "{answer:#}");
 
     // An existing directory is not written to.
-    let place = Place::new(&frames(Act::Talks, MEMBER, 40_000, 8000));
+    let place = Place::new(&frames(Behaviour::Exchanges, MEMBER, 40_000, 8000));
     let output = place.learn(&["--output", place.0.path().to_str().expect("UTF-8")]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert_eq!(fs::read_to_string(place.path("cluster.yaml")).expect("a manifest"), MANIFEST);
 }
 
 /// A real job, captured at its scheduler and at a worker, with one of its hosts missing from the
 /// manifest.
 #[test]
-fn a_captured_job_is_learned_whole() {
+fn every_connection_of_a_captured_job_is_learned() {
     let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures");
     for file in ["mxnet-baseline.pcap", "mxnet-late-scheduler.pcap"] {
         for (node, address, port) in
@@ -336,7 +336,7 @@ policies: [policy.yaml]
             command.args(["--node", node]).arg("--manifest").arg(proposed);
             let output = command.arg(place.path("seen.pcap")).output().expect("replay");
             let text = String::from_utf8_lossy(&output.stdout);
-            assert!(text.lines().count() > 100, "{address:?}: {}", said(&output));
+            assert!(text.lines().count() > 100, "{address:?}: {}", stderr(&output));
             let refused =
                 text.lines().find(|line| line.contains("not_allowed") || line.contains("limit_"));
             assert_eq!(refused, None, "{file} at {node}");
@@ -345,22 +345,22 @@ policies: [policy.yaml]
 }
 
 /// Generates sources: two members, and unlisted hosts that share a network.
-fn actor() -> impl Strategy<Value = [u8; 4]> {
+fn source() -> impl Strategy<Value = [u8; 4]> {
     prop_oneof![
         Just(MEMBER),
-        Just(MEMBER_TOO),
+        Just(OTHER_MEMBER),
         (1_u8..6).prop_map(|last| [192, 0, 2, last]),
         (1_u8..4).prop_map(|last| [10, 77, 0, 200 + last]),
     ]
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn behaviour() -> impl Strategy<Value = Behaviour> {
     prop_oneof![
-        3 => Just(Act::Talks),
-        1 => Just(Act::Knocks),
-        1 => Just(Act::Looks),
-        1 => Just(Act::Asks),
-        1 => Just(Act::Forges),
+        3 => Just(Behaviour::Exchanges),
+        1 => Just(Behaviour::GetsNoAnswer),
+        1 => Just(Behaviour::SendsNoData),
+        1 => Just(Behaviour::GetsNoData),
+        1 => Just(Behaviour::NeverOpens),
     ]
 }
 
@@ -372,15 +372,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Every contact in the proposal passes, and sources that were left out are refused wherever the
-    /// proposal guards. The answer states the same fate for each as `replay`.
+    /// proposal guards. The answer states the same result for each as `replay`.
     #[test]
-    fn a_proposal_lets_exactly_those_in_of_whom_it_says_so(
-        acts in proptest::collection::vec((actor(), act(), port()), 1..24),
+    fn a_proposal_admits_exactly_the_contacts_that_it_lists(
+        contacts in proptest::collection::vec((source(), behaviour(), port()), 1..24),
         aggregate in any::<bool>(),
     ) {
         let mut all = Vec::new();
-        for (source_port, (from, act, port)) in (40_000..).zip(&acts) {
-            all.extend(frames(*act, *from, source_port, *port));
+        for (source_port, (from, behaviour, port)) in (40_000..).zip(&contacts) {
+            all.extend(frames(*behaviour, *from, source_port, *port));
         }
         let place = Place::new(&all);
         let more: &[&str] = if aggregate { &["--aggregate", "/24"] } else { &[] };
@@ -390,9 +390,9 @@ proptest! {
         } else {
             place.propose(more)
         };
-        let talked: BTreeSet<([u8; 4], u16)> = acts
+        let exchanged: BTreeSet<([u8; 4], u16)> = contacts
             .iter()
-            .filter(|(_, act, _)| *act == Act::Talks)
+            .filter(|(_, behaviour, _)| *behaviour == Behaviour::Exchanges)
             .map(|(from, _, port)| (*from, *port))
             .collect();
         let mut verdicts: BTreeMap<([u8; 4], u16), BTreeSet<String>> = BTreeMap::new();
@@ -406,11 +406,11 @@ proptest! {
         }
         for ((from, port), reasons) in &verdicts {
             let name = format!("tcp/{port}");
-            let told = told(&answer, *from, Some(&name));
+            let explanation = explanation(&answer, *from, Some(&name));
             let one = reasons.iter().next().filter(|_| reasons.len() == 1);
-            let reason = one.expect("one fate for all segments that open a connection").as_str();
-            let by = told.as_deref().unwrap_or_default();
-            if talked.contains(&(*from, *port)) && *port != 22 && !by.contains("service admits") {
+            let reason = one.expect("one reason for all segments that open a connection").as_str();
+            let by = explanation.as_deref().unwrap_or_default();
+            if exchanged.contains(&(*from, *port)) && *port != 22 && !by.contains("service admits") {
                 prop_assert_eq!(reason, "allowed", "{:?} at {}: {} {:#}", from, port, by, answer);
                 continue;
             }
@@ -427,8 +427,8 @@ proptest! {
             prop_assert_eq!(then, Some(expected), "{:?} at {}: {:#}", from, port, answer);
             // Only a source that was seen talking is admitted, except by the role of a member that was
             // seen, or on another port of the ephemeral range.
-            let random = |port| port >= 32_768 && talked.contains(&(*from, port));
-            let member = [MEMBER, MEMBER_TOO].contains(from);
+            let random = |port| port >= 32_768 && exchanged.contains(&(*from, port));
+            let member = [MEMBER, OTHER_MEMBER].contains(from);
             let entry = answer["entries"].as_array().expect("entries").iter().any(|entry| {
                 entry["source"] == Ipv4Addr::from(*from).to_string()
             });

@@ -1,6 +1,6 @@
 //! Files that are installed besides the binary: systemd units, which must be valid and confined, and the
 //! example for Kubernetes.
-#![expect(clippy::print_stdout, reason = "a check that is left out is said")]
+#![expect(clippy::print_stdout, reason = "a skipped check is printed")]
 
 use std::{
     fs,
@@ -36,7 +36,7 @@ fn analyze(test: &str, args: &[&str], directory: &TempDir, unit: &str) -> Option
     let mut command = Command::new("systemd-analyze");
     let output = command.args(args).arg(directory.path().join(unit)).output();
     if output.is_err() {
-        println!("skipped: packaging/{test}: there is no systemd-analyze here");
+        println!("skipped: packaging/{test}: systemd-analyze is not installed");
     }
     output.ok()
 }
@@ -48,11 +48,11 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         let Some(output) = analyze("verify", &["verify", "--man=no"], &directory, unit) else {
             return;
         };
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
         // `verify` goes on after unknown directives, and also reports problems of units that are not
         // ours.
-        let ours: Vec<_> = said.lines().filter(|line| line.contains("trainguard")).collect();
+        let ours: Vec<_> = printed.lines().filter(|line| line.contains("trainguard")).collect();
         assert!(ours.is_empty(), "{ours:?}");
     }
 }
@@ -80,7 +80,7 @@ fn network_and_services_wait_for_the_guard() {
             "trainguard-pins.service"
         ]
     );
-    assert_eq!(values("Type"), ["notify"], "started is ready");
+    assert_eq!(values("Type"), ["notify"], "systemd waits until the guard is ready");
 }
 
 /// The units form no ordering cycle, also with the ordering of cloud-init on Debian.
@@ -111,12 +111,12 @@ fn the_order_has_no_cycle() {
         let output = analyze("order", &["verify", "--man=no"], &directory, "all.target")?;
         Some(String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let Some(said) = verify("") else { return };
-    assert!(!said.contains("cycle"), "{said}");
+    let Some(printed) = verify("") else { return };
+    assert!(!printed.contains("cycle"), "{printed}");
     // Check that `systemd-analyze` reports a cycle if there is one.
     write("turn.service", "After=sysinit.target\nBefore=trainguard.service");
-    let said = verify("turn.service").expect("as before");
-    assert!(said.contains("cycle"), "{said}");
+    let printed = verify("turn.service").expect("systemd-analyze");
+    assert!(printed.contains("cycle"), "{printed}");
 }
 
 /// The exposure level is at most 2.0 on systemd's scale of 0 to 10.
@@ -125,24 +125,24 @@ fn the_service_is_not_exposed() {
     let directory = units();
     let args = ["security", "--offline=true", "--no-pager", "--threshold=20"];
     let Some(output) = analyze("security", &args, &directory, "trainguard.service") else { return };
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("Overall exposure level for trainguard.service: "), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(printed.contains("Overall exposure level for trainguard.service: "), "{printed}");
 }
 
 #[test]
-fn the_unit_calls_what_can_be_called() {
+fn commands_in_the_unit_are_valid() {
     let unit = packaging("systemd/trainguard.service");
     for (key, wanted) in [("ExecStart=", 2), ("ExecReload=", 3)] {
         let line = unit.lines().find_map(|line| line.strip_prefix(key)).expect("a command");
         let mut words: Vec<_> = line.split(' ').skip(1).collect();
         // The arguments are accepted; the command then fails because there is no manifest or no daemon.
-        let nowhere = ["--run-dir", "/nonexistent/run"];
-        words.extend(nowhere);
+        let missing = ["--run-dir", "/nonexistent/run"];
+        words.extend(missing);
         let output = trainguard(Path::new("/"), &words, "");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(wanted), "{words:?}: {said}");
-        assert!(!said.contains("Usage:"), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(wanted), "{words:?}: {printed}");
+        assert!(!printed.contains("Usage:"), "{printed}");
     }
 }
 
@@ -168,8 +168,8 @@ fn the_container_has_three_capabilities_and_is_not_privileged() {
         json!({ "drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"] })
     );
     let unit = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"];
-    assert_eq!(values("CapabilityBoundingSet"), unit, "the same");
-    assert_eq!(values("AmbientCapabilities"), unit, "the same");
+    assert_eq!(values("CapabilityBoundingSet"), unit, "equal in unit and container");
+    assert_eq!(values("AmbientCapabilities"), unit, "equal in unit and container");
     assert_eq!(security["privileged"], false);
     assert_eq!(security["allowPrivilegeEscalation"], false);
     let volumes = spec["volumes"].as_array().expect("volumes");
@@ -187,7 +187,7 @@ fn the_container_has_three_capabilities_and_is_not_privileged() {
 }
 
 #[test]
-fn the_policy_of_the_example_is_a_good_one() {
+fn the_policy_of_the_kubernetes_example_has_no_finding() {
     let documents = documents();
     let files = of_kind(&documents, "ConfigMap")["data"].as_object().expect("files").clone();
     let directory = tempfile::tempdir().expect("a directory");
@@ -196,6 +196,6 @@ fn the_policy_of_the_example_is_a_good_one() {
     }
     let output =
         trainguard(directory.path(), &["lint", "--fail-on", "warning", "cluster.yaml"], "");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{printed}");
 }

@@ -1,5 +1,5 @@
 //! Manual pages and completions: every subcommand has its own.
-#![expect(clippy::print_stdout, reason = "a check that is left out is said")]
+#![expect(clippy::print_stdout, reason = "a skipped check is printed")]
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -8,9 +8,9 @@ use guard_user::cli::Cli;
 
 use super::binary::trainguard;
 
-fn verbs() -> BTreeSet<String> {
+fn subcommands() -> BTreeSet<String> {
     let command = Cli::command();
-    command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+    command.get_subcommands().map(|subcommand| subcommand.get_name().to_owned()).collect()
 }
 
 fn text(args: &[&str]) -> String {
@@ -20,63 +20,74 @@ fn text(args: &[&str]) -> String {
 }
 
 #[test]
-fn every_verb_has_a_page() {
+fn every_subcommand_has_a_man_page() {
     let directory = tempfile::tempdir().expect("a directory");
     let into = directory.path().join("man1");
     text(&["man", "--output", into.to_str().expect("UTF-8")]);
     let files = fs::read_dir(&into)
         .expect("pages")
         .map(|entry| entry.expect("a page").file_name().into_string().expect("UTF-8"));
-    let expected = verbs().into_iter().map(|verb| format!("trainguard-{verb}.1"));
+    let expected = subcommands().into_iter().map(|subcommand| format!("trainguard-{subcommand}.1"));
     let expected: BTreeSet<_> = expected.chain(["trainguard.1".to_owned()]).collect();
     assert_eq!(files.collect::<BTreeSet<_>>(), expected);
     let whole = text(&["man"]);
-    for verb in verbs() {
-        let page = text(&["man", &verb]);
-        let title = format!(".TH trainguard-{verb} 1");
+    for subcommand in subcommands() {
+        let page = text(&["man", &subcommand]);
+        let title = format!(".TH trainguard-{subcommand} 1");
         assert!(page.lines().any(|line| line.starts_with(&title)), "{page}");
         let usage = page.split(".SH SYNOPSIS").nth(1).expect("a synopsis");
-        assert!(usage.contains(&format!("trainguard {verb}")), "{usage}");
+        assert!(usage.contains(&format!("trainguard {subcommand}")), "{usage}");
         assert_eq!(
-            fs::read_to_string(into.join(format!("trainguard-{verb}.1"))).expect("it"),
+            fs::read_to_string(into.join(format!("trainguard-{subcommand}.1")))
+                .expect("the written page"),
             page
         );
         // groff prints `\-` for `-`.
-        assert!(whole.replace('\\', "").contains(&format!("trainguard-{verb}(1)")), "{verb}");
+        assert!(
+            whole.replace('\\', "").contains(&format!("trainguard-{subcommand}(1)")),
+            "{subcommand}"
+        );
     }
 }
 
-/// A formatter that reports no problem proves little, but it does find macros that do not exist.
+/// groff reports macros that do not exist, but only a few other mistakes.
 #[test]
-fn the_pages_are_what_a_formatter_understands() {
+fn groff_accepts_the_man_pages() {
     if Command::new("groff").arg("--version").output().is_err() {
-        println!("skipped: pages/groff: there is no groff here");
+        println!("skipped: pages/groff: groff is not installed");
         return;
     }
-    for verb in verbs() {
+    for subcommand in subcommands() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("page.1");
-        fs::write(&file, text(&["man", &verb])).expect("writing");
+        fs::write(&file, text(&["man", &subcommand])).expect("writing");
         let output =
             Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(&file).output();
         let output = output.expect("groff");
-        assert!(output.stderr.is_empty(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.stderr.is_empty(),
+            "{subcommand}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
 #[test]
-fn an_unknown_verb_has_no_page() {
+fn an_unknown_subcommand_has_no_man_page() {
     let output = trainguard(Path::new("/"), &["man", "guard"], "");
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("no verb `guard`"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("no subcommand `guard`"),
+        "{output:?}"
+    );
 }
 
 #[test]
-fn every_shell_is_told_every_verb() {
+fn completions_name_every_subcommand_for_every_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let script = text(&["completions", shell]);
-        for verb in verbs() {
-            assert!(script.contains(&verb), "{shell}: {verb}");
+        for subcommand in subcommands() {
+            assert!(script.contains(&subcommand), "{shell}: {subcommand}");
         }
         assert!(script.contains("--fail-on") || script.contains("fail-on"), "{shell}");
         if Command::new(shell).arg("--version").output().is_ok() {

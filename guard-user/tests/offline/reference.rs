@@ -26,7 +26,7 @@ fn cell(text: &str) -> String {
 fn rules_page() -> Page {
     let mut text = head(
         "Rules",
-        "What `trainguard lint` reports. `trainguard explain TG103` prints the page of a rule, with an \
+        "The findings of `trainguard lint`. `trainguard explain TG103` prints the page of a rule, with an \
          example.",
     );
     text.push_str("| rule | meaning | may be silenced |\n| --- | --- | --- |\n");
@@ -71,18 +71,19 @@ fn metrics_page() -> Page {
 }
 
 fn command_line_page() -> Page {
-    let mut text = head("Command line", "What `trainguard VERB --help` prints.");
+    let mut text = head("Command line", "The output of `trainguard SUBCOMMAND --help`.");
     let mut command = Cli::command().term_width(100);
     command.build();
-    let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).collect();
-    for verb in verbs {
-        let mut verb = verb.clone();
-        if verb.get_name() == "help" {
+    let subcommands: Vec<_> =
+        command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()).collect();
+    for subcommand in subcommands {
+        let mut subcommand = subcommand.clone();
+        if subcommand.get_name() == "help" {
             continue;
         }
-        let help = verb.render_long_help().to_string();
+        let help = subcommand.render_long_help().to_string();
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-        let (name, help) = (verb.get_name(), help.join("\n"));
+        let (name, help) = (subcommand.get_name(), help.join("\n"));
         writeln!(text, "## {name}\n\n```text\n{}\n```\n", help.trim_end()).expect("a string");
     }
     ("command-line.md", format!("{}\n", text.trim_end()))
@@ -120,8 +121,8 @@ fn fields<'s>(
         .map(|names| names.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     for (name, field) in properties {
-        let (meant, definition) = resolve(root, field);
-        let described = field["description"].as_str().or(meant["description"].as_str());
+        let (target, definition) = resolve(root, field);
+        let described = field["description"].as_str().or(target["description"].as_str());
         let path = format!("{prefix}{name}");
         let must = if required.contains(&name.as_str()) { "yes" } else { "no" };
         let meaning = cell(described.unwrap_or_default());
@@ -131,8 +132,9 @@ fn fields<'s>(
             continue;
         }
         above.extend(definition);
-        fields(root, meant, &format!("{path}."), above, text);
-        for (items, name) in [(&meant["items"], "[]"), (&meant["additionalProperties"], ".NAME")] {
+        fields(root, target, &format!("{path}."), above, text);
+        for (items, name) in [(&target["items"], "[]"), (&target["additionalProperties"], ".NAME")]
+        {
             let (item, of_items) = resolve(root, items);
             if of_items.is_some_and(|definition| above.contains(&definition)) {
                 continue;
@@ -209,7 +211,7 @@ fn profiles_are_listed_from_their_front_matter() {
 }
 
 #[test]
-fn reference_pages_are_those_of_this_version() {
+fn reference_pages_are_up_to_date() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference");
     let pages = [
         rules_page(),

@@ -14,7 +14,7 @@ use guard_test_support::{
 };
 
 const MEMBER: [u8; 4] = [10, 77, 0, 30];
-const STRANGER: [u8; 4] = [192, 0, 2, 9];
+const UNLISTED: [u8; 4] = [192, 0, 2, 9];
 const NODE: [u8; 4] = [10, 77, 0, 10];
 /// An arbitrary time in 2026, in nanoseconds since the epoch.
 const EPOCH: u64 = 1_790_000_000_000_000_000;
@@ -28,18 +28,18 @@ fn arp() -> Vec<u8> {
     frames::frame("eth broadcast type=0x806 / bytes 46").expect("a frame")
 }
 
-/// Returns one frame for each result.
-fn fates() -> Vec<Frame> {
+/// Returns one frame for each kind of verdict.
+fn samples() -> Vec<Frame> {
     vec![
         Frame::at(EPOCH, syn(MEMBER, NODE, 9091, 0)),
-        Frame::at(EPOCH + 1_000_000, syn(STRANGER, NODE, 9091, 500)).cut(96),
+        Frame::at(EPOCH + 1_000_000, syn(UNLISTED, NODE, 9091, 500)).cut(96),
         Frame::at(EPOCH + 2_000_000, arp()),
-        Frame::at(EPOCH + 3_000_000, syn(STRANGER, NODE, 22, 0)),
+        Frame::at(EPOCH + 3_000_000, syn(UNLISTED, NODE, 22, 0)),
         Frame::at(EPOCH + 4_000_000, vec![2; 13]),
     ]
 }
 
-const FATES: &str = r#"{"frame":1,"action":"pass","reason":"allowed","service":"scheduler"}
+const SAMPLE_LINES: &str = r#"{"frame":1,"action":"pass","reason":"allowed","service":"scheduler"}
 {"frame":2,"action":"drop","reason":"not_allowed","service":"scheduler"}
 {"frame":3,"action":"pass","reason":"not_ip","service":null}
 {"frame":4,"action":"pass","reason":"unguarded","service":null}
@@ -105,13 +105,13 @@ fn assert_lines(output: &Output, expected: &str) {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
-/// Asserts that the command failed with exit code 2 and an error message that contains `said`.
+/// Asserts that the command failed with exit code 2 and an error message that contains `expected`.
 #[track_caller]
-fn assert_refused(output: &Output, said: &str) {
-    let talk = text(&output.stderr);
-    assert!(talk.contains(said), "{talk}");
-    assert!(!talk.contains("panicked"), "{talk}");
-    assert_eq!(output.status.code(), Some(2), "{talk}");
+fn assert_refused(output: &Output, expected: &str) {
+    let printed = text(&output.stderr);
+    assert!(printed.contains(expected), "{printed}");
+    assert!(!printed.contains("panicked"), "{printed}");
+    assert_eq!(output.status.code(), Some(2), "{printed}");
 }
 
 /// Writes a cluster with node `n` at 10.0.0.1, another node of its role, nodes of other roles, and these
@@ -143,14 +143,14 @@ fn policy(name: &str, port: u16, mode: &str, limits: &str) -> String {
 fn every_frame_has_its_line_in_either_byte_order_and_resolution() {
     for (big, nanoseconds) in [(false, false), (false, true), (true, false), (true, true)] {
         let form = Pcap { big_endian: big, nanoseconds, ..Pcap::default() };
-        let output = replay(&["--format", "json"], &form.file(&fates()));
-        assert_lines(&output, FATES);
+        let output = replay(&["--format", "json"], &form.file(&samples()));
+        assert_lines(&output, SAMPLE_LINES);
     }
     for big in [false, true] {
         let blocks = Blocks::section(big).interface(1, 9);
         let blocks =
-            fates().iter().fold(blocks, |blocks, frame| blocks.packet(0, frame.time_ns, frame));
-        assert_lines(&replay(&["--format", "json"], &blocks.file), FATES);
+            samples().iter().fold(blocks, |blocks, frame| blocks.packet(0, frame.time_ns, frame));
+        assert_lines(&replay(&["--format", "json"], &blocks.file), SAMPLE_LINES);
     }
 }
 
@@ -158,19 +158,19 @@ fn every_frame_has_its_line_in_either_byte_order_and_resolution() {
 fn a_file_is_read_like_standard_input() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("some.pcap");
-    fs::write(&file, pcap(&fates())).unwrap();
+    fs::write(&file, pcap(&samples())).unwrap();
     let args = ["--node", "sched-0", "--format", "json"];
     let output = command(&shipped(), &args).arg(&file).output().unwrap();
-    assert_lines(&output, FATES);
+    assert_lines(&output, SAMPLE_LINES);
     let output = command(&shipped(), &args).arg(dir.path().join("none")).output().unwrap();
     assert_refused(&output, "cannot open");
 }
 
 #[test]
-fn a_line_says_when_and_what_besides() {
+fn json_lines_have_time_source_and_port() {
     let output = replay(
         &["--format", "json"],
-        &Pcap { nanoseconds: true, ..Pcap::default() }.file(&fates()),
+        &Pcap { nanoseconds: true, ..Pcap::default() }.file(&samples()),
     );
     let expected = r#"{"frame":2,"action":"drop","reason":"not_allowed","service":"scheduler","time_ns":1790000000001000000,"source":"192.0.2.9","transport":"tcp","destination_port":9091}
 {"frame":3,"action":"pass","reason":"not_ip","service":null,"time_ns":1790000000002000000}
@@ -188,16 +188,16 @@ fn replay_in(dir: &Path, args: &[&str], capture: &[u8]) -> Output {
 const OWN: [u8; 4] = [10, 0, 0, 1];
 
 #[test]
-fn people_get_a_summary() {
+fn text_output_is_a_summary() {
     let dir = cluster(&[&policy("p", 80, "enforce", ""), &policy("q", 81, "observe", "")]);
     let second = 1_000_000_000;
     let frames = [
         Frame::at(EPOCH, syn([10, 0, 0, 2], OWN, 80, 0)),
-        Frame::at(EPOCH + second, syn(STRANGER, OWN, 80, 500)).cut(96),
-        Frame::at(EPOCH + 61 * second, syn(STRANGER, OWN, 80, 0)),
+        Frame::at(EPOCH + second, syn(UNLISTED, OWN, 80, 500)).cut(96),
+        Frame::at(EPOCH + 61 * second, syn(UNLISTED, OWN, 80, 0)),
         Frame::at(EPOCH + 2 * second, arp()),
         Frame::at(EPOCH + 2 * second, syn([10, 9, 0, 7], OWN, 81, 0)),
-        Frame::at(EPOCH + 3 * second, syn(STRANGER, OWN, 22, 0)),
+        Frame::at(EPOCH + 3 * second, syn(UNLISTED, OWN, 22, 0)),
         Frame::at(EPOCH + 4 * second, vec![2; 13]),
         Frame::at(EPOCH + 4 * second, syn([10, 0, 0, 2], OWN, 80, 0)).cut(20),
     ];
@@ -210,16 +210,16 @@ fn people_get_a_summary() {
  p/s      drop        not_allowed       2  28.5%    608  1.000  61.000
  p/s      pass        allowed           1  14.2%     54  0.000   0.000
  q/s      would drop  not_allowed       1  14.2%     54  2.000   2.000
-the first that were refused:
+first refused frames:
   frame 2: 192.0.2.9:40000 to tcp/80: drop, not_allowed by p/s (p0.yaml:5:11)
   frame 3: 192.0.2.9:40000 to tcp/80: drop, not_allowed by p/s (p0.yaml:5:11)
   frame 5: 10.9.0.7:40000 to tcp/81: would drop, not_allowed by q/s (p1.yaml:5:11)
   frame 7: not readable: drop, undecodable
-the sources that were refused most:
+most refused sources:
   192.0.2.9: 2 frames by p/s; not in the manifest
   10.9.0.7: 1 frame by q/s; in network `lab`, 10.9.0.0/16 at cluster.yaml:10:3
-1 frame is cut too short by the capture to be judged; raise the snap length (tcpdump -s 0)
-as node `n`: 8 frames, 3 dropped, 1 would be dropped, 1 not judged; 897 bytes in 61.000 s from \
+1 frame is too short in the capture to be evaluated; raise the snap length (tcpdump -s 0)
+as node `n`: 8 frames, 3 dropped, 1 would be dropped, 1 not evaluated; 897 bytes in 61.000 s from \
                     2026-09-21T14:13:20.000Z
 ";
     assert_answer(&output, expected.trim_start_matches('\n'));
@@ -235,7 +235,7 @@ fn refused_members_are_named_and_the_rest_is_counted() {
     let answer = text(&output.stdout);
     let top: Vec<&str> = answer
         .lines()
-        .skip_while(|line| *line != "the sources that were refused most:")
+        .skip_while(|line| *line != "most refused sources:")
         .skip(1)
         .take_while(|line| line.starts_with("  "))
         .collect();
@@ -246,7 +246,7 @@ fn refused_members_are_named_and_the_rest_is_counted() {
 }
 
 /// Returns the reason for a frame cut to `kept` bytes, and whether the output marks it as truncated.
-fn judged_when_cut(frame: &[u8], kept: usize) -> (String, bool) {
+fn evaluate_cut(frame: &[u8], kept: usize) -> (String, bool) {
     let frame = Frame::at(EPOCH, frame.to_vec()).cut(kept);
     // A second, complete frame, because a capture in which nothing can be decided is an error.
     let capture = pcap(&[frame, Frame::at(EPOCH, arp())]);
@@ -254,58 +254,58 @@ fn judged_when_cut(frame: &[u8], kept: usize) -> (String, bool) {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let line = lines(&output.stdout).swap_remove(0);
     let truncated = line.get("truncated").is_some_and(|flag| flag == true);
-    let told = text(&output.stderr).contains("1 frame is cut too short by the capture");
-    assert_eq!(told, truncated, "{}", text(&output.stderr));
+    let warned = text(&output.stderr).contains("1 frame is too short in the capture");
+    assert_eq!(warned, truncated, "{}", text(&output.stderr));
     (line["reason"].as_str().expect("a reason").to_owned(), truncated)
 }
 
 #[test]
-fn a_frame_is_not_blamed_for_what_the_capture_left_out() {
-    let frame = syn(STRANGER, NODE, 9091, 0);
+fn frames_cut_by_the_capture_are_marked_truncated() {
+    let frame = syn(UNLISTED, NODE, 9091, 0);
     for (kept, reason) in
         [(13, "undecodable"), (14, "malformed_ip"), (29, "malformed_ip"), (30, "malformed_l4")]
     {
-        assert_eq!(judged_when_cut(&frame, kept), (reason.to_owned(), true), "{kept} bytes");
+        assert_eq!(evaluate_cut(&frame, kept), (reason.to_owned(), true), "{kept} bytes");
         // The same bytes as a complete frame are malformed, not truncated.
         let whole = frame.get(..kept).expect("a longer frame");
-        let (reason, truncated) = judged_when_cut(whole, kept);
+        let (reason, truncated) = evaluate_cut(whole, kept);
         assert!(reason.starts_with("malformed") || reason == "undecodable", "{reason}");
         assert!(!truncated, "{kept} bytes");
     }
     let mut tagged = frame;
     tagged.splice(12..12, [0x81, 0, 0, 7]);
-    assert_eq!(judged_when_cut(&tagged, 16), ("undecodable".to_owned(), true));
+    assert_eq!(evaluate_cut(&tagged, 16), ("undecodable".to_owned(), true));
 }
 
 #[test]
-fn a_verdict_that_needs_no_more_than_was_kept_stands() {
+fn verdicts_that_need_only_kept_bytes_are_certain() {
     let not_cut = |reason: &str| (reason.to_owned(), false);
     let cut = |reason: &str| (reason.to_owned(), true);
     // Ports but no flags were kept. Verdicts that do not depend on flags are certain.
     let kept = 38;
-    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 9091, 0), kept), not_cut("not_allowed"));
-    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 22, 0), kept), not_cut("unguarded"));
-    assert_eq!(judged_when_cut(&syn([127, 0, 0, 1], NODE, 9091, 0), kept), not_cut("martian"));
+    assert_eq!(evaluate_cut(&syn(UNLISTED, NODE, 9091, 0), kept), not_cut("not_allowed"));
+    assert_eq!(evaluate_cut(&syn(UNLISTED, NODE, 22, 0), kept), not_cut("unguarded"));
+    assert_eq!(evaluate_cut(&syn([127, 0, 0, 1], NODE, 9091, 0), kept), not_cut("martian"));
     // The segment could be a reply, or a limit on new connections might not apply to it.
-    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 50_000, 0), kept), cut("not_allowed"));
-    assert_eq!(judged_when_cut(&syn(MEMBER, NODE, 9091, 0), kept), cut("allowed"));
+    assert_eq!(evaluate_cut(&syn(UNLISTED, NODE, 50_000, 0), kept), cut("not_allowed"));
+    assert_eq!(evaluate_cut(&syn(MEMBER, NODE, 9091, 0), kept), cut("allowed"));
     // The flags were kept as well, so nothing is missing.
-    assert_eq!(judged_when_cut(&syn(STRANGER, NODE, 50_000, 0), 48), not_cut("not_allowed"));
-    assert_eq!(judged_when_cut(&syn(MEMBER, NODE, 9091, 0), 48), not_cut("allowed"));
+    assert_eq!(evaluate_cut(&syn(UNLISTED, NODE, 50_000, 0), 48), not_cut("not_allowed"));
+    assert_eq!(evaluate_cut(&syn(MEMBER, NODE, 9091, 0), 48), not_cut("allowed"));
 }
 
 #[test]
-fn a_capture_of_which_nothing_can_be_judged_is_no_answer() {
+fn captures_with_only_cut_frames_exit_with_2() {
     let capture = pcap(&[Frame::at(EPOCH, syn(MEMBER, NODE, 9091, 0)).cut(20)]);
     let output = replay(&[], &capture);
-    assert_refused(&output, "the capture has cut every frame too short to be judged");
+    assert_refused(&output, "the capture cut every frame too short to be evaluated");
     // The destination is not known either.
     assert_refused(&replay(&["--received"], &capture), "cut every frame too short");
 }
 
 #[test]
 fn all_packet_blocks_are_read_with_their_times() {
-    let [member, stranger] = [0, 1].map(|nth| fates()[nth].clone());
+    let [member, unlisted] = [0, 1].map(|nth| samples()[nth].clone());
     for big in [false, true] {
         // The second interface counts microseconds from one day after the epoch.
         let offset: i64 = 86_400;
@@ -314,7 +314,7 @@ fn all_packet_blocks_are_read_with_their_times() {
             .interface_with(1, 40, &[(9, &[9])])
             .interface_with(1, 0, &[(9, &[6]), (14, &offset)])
             .obsolete(1, 7, &member)
-            .packet(1, 8, &stranger)
+            .packet(1, 8, &unlisted)
             // Cut to the snap length of the first interface.
             .simple(&member.clone().cut(40));
         let output = replay(&["--format", "json"], &blocks.file);
@@ -333,21 +333,21 @@ fn all_packet_blocks_are_read_with_their_times() {
 }
 
 #[test]
-fn broken_obsolete_blocks_are_no_answer() {
-    for (keep, said) in [(19, "cannot be read"), (30, "cannot be read")] {
+fn broken_obsolete_blocks_exit_with_2() {
+    for (keep, expected) in [(19, "cannot be read"), (30, "cannot be read")] {
         let mut blocks = Blocks::section(false).interface(1, 6);
         let lengths = [54_u32.to_le_bytes(), 54_u32.to_le_bytes()].concat();
         let mut body = [&[0; 12][..], &lengths, &[0; 54]].concat();
         body.truncate(keep);
         blocks.add(2, &body);
-        assert_refused(&replay(&[], &blocks.file), said);
+        assert_refused(&replay(&[], &blocks.file), expected);
     }
     let blocks = Blocks::section(false).interface(1, 6).obsolete(3, 0, &opening(EPOCH));
     assert_refused(&replay(&[], &blocks.file), "cannot be read");
 }
 
 #[test]
-fn a_compressed_file_is_told_how_to_be_unpacked() {
+fn compressed_files_get_the_command_to_unpack_them() {
     for (magic, unpack) in [
         (&[0x1f, 0x8b, 8, 0][..], "gunzip -c FILE"),
         (&[0x28, 0xb5, 0x2f, 0xfd], "zstd -dc FILE"),
@@ -359,7 +359,7 @@ fn a_compressed_file_is_told_how_to_be_unpacked() {
 }
 
 #[test]
-fn nothing_is_drawn_where_there_is_no_terminal() {
+fn no_progress_is_drawn_without_a_terminal() {
     let frames = vec![Frame::at(EPOCH, syn(MEMBER, NODE, 22, 1000)); 4000];
     for format in ["text", "json"] {
         let output = replay(&["--format", format], &pcap(&frames));
@@ -369,42 +369,42 @@ fn nothing_is_drawn_where_there_is_no_terminal() {
 }
 
 #[test]
-fn sections_and_interfaces_keep_to_themselves() {
+fn sections_and_interfaces_are_independent() {
     // The second section has the other byte order. Its only interface counts in units of 2^-21 s, about
     // half a microsecond.
-    let fates = fates();
-    let (member, stranger) = (&fates[0], &fates[1]);
+    let samples = samples();
+    let (member, unlisted) = (&samples[0], &samples[1]);
     let first =
         Blocks::section(false).interface(113, 6).interface(1, 9).packet(1, member.time_ns, member);
-    let second = Blocks::section(true).interface(1, 0x95).packet(0, 7, stranger);
+    let second = Blocks::section(true).interface(1, 0x95).packet(0, 7, unlisted);
     let output = replay(&["--format", "json"], &[first.file, second.file].concat());
-    let expected: String = FATES.split_inclusive('\n').take(2).collect();
+    let expected: String = SAMPLE_LINES.split_inclusive('\n').take(2).collect();
     assert_lines(&output, &expected);
 }
 
 #[test]
-fn frames_for_others_are_left_out_if_asked() {
-    let others = Frame::at(EPOCH, syn(STRANGER, [10, 77, 0, 20], 9091, 0));
-    let mut frames = fates();
+fn received_leaves_out_frames_for_other_hosts() {
+    let others = Frame::at(EPOCH, syn(UNLISTED, [10, 77, 0, 20], 9091, 0));
+    let mut frames = samples();
     frames.truncate(3);
     frames.insert(0, others.clone());
     let output = replay(&["--received", "--format", "json"], &pcap(&frames));
     // Frames keep their numbers in the capture, which other tools show as well.
-    let expected: String = FATES.split_inclusive('\n').take(3).collect();
+    let expected: String = SAMPLE_LINES.split_inclusive('\n').take(3).collect();
     let expected = (1..4).rev().fold(expected, |lines, number| {
         lines.replace(&format!("\"frame\":{number},"), &format!("\"frame\":{},", number + 1))
     });
     assert_lines(&output, &expected);
     let output = replay(&["--received"], &pcap(&[others]));
-    assert_refused(&output, "no frame of the capture is for this node");
+    assert_refused(&output, "no frame of the capture is addressed to this node");
 }
 
 #[test]
-fn observing_passes_and_says_what_it_would_drop() {
+fn observed_frames_pass_and_are_marked_would_drop() {
     let dir = cluster(&[&policy("p", 80, "observe", "")]);
     let frames = [
         Frame::at(EPOCH, syn([10, 0, 0, 2], [10, 0, 0, 1], 80, 0)),
-        Frame::at(EPOCH, syn(STRANGER, [10, 0, 0, 1], 80, 0)),
+        Frame::at(EPOCH, syn(UNLISTED, [10, 0, 0, 1], 80, 0)),
     ];
     let manifest = dir.path().join("cluster.yaml");
     let capture = pcap(&frames);
@@ -416,9 +416,9 @@ fn observing_passes_and_says_what_it_would_drop() {
 }
 
 #[test]
-fn services_of_one_name_are_told_apart_by_their_policies() {
+fn services_of_equal_name_get_the_policy_name() {
     let dir = cluster(&[&policy("p", 80, "enforce", ""), &policy("q", 81, "enforce", "")]);
-    let frames = [80, 81].map(|port| Frame::at(EPOCH, syn(STRANGER, [10, 0, 0, 1], port, 0)));
+    let frames = [80, 81].map(|port| Frame::at(EPOCH, syn(UNLISTED, [10, 0, 0, 1], port, 0)));
     let manifest = dir.path().join("cluster.yaml");
     let capture = pcap(&frames);
     let output = replay_on(&manifest, &["--node", "n", "--format", "json"], &capture);
@@ -454,7 +454,7 @@ const FITS: &str = "allowed";
 const BEYOND: &str = "limit_new_connections";
 
 #[test]
-fn limits_run_on_the_time_of_the_capture() {
+fn limits_use_the_time_of_the_capture() {
     let second = 1_000_000_000;
     // The last two frames have earlier timestamps: the clock does not go back for them.
     let times = [0, 0, second / 2, second, second, 3 * second, second, 0];
@@ -483,38 +483,45 @@ fn a_frame_without_a_time_does_not_stop_the_clock_of_the_rest() {
 }
 
 #[test]
-fn a_file_that_is_cut_off_is_no_answer() {
-    let mut capture = pcap(&fates());
+fn truncated_files_exit_with_2() {
+    let mut capture = pcap(&samples());
     capture.pop();
     let output = replay(&["--format", "json"], &capture);
-    assert_refused(&output, "the file ends in the middle of frame 5");
-    let before: String = FATES.split_inclusive('\n').take(4).collect();
-    assert_eq!(lines(&output.stdout), lines(before.as_bytes()), "what was read was judged");
+    assert_refused(&output, "the file ends within frame 5");
+    let before: String = SAMPLE_LINES.split_inclusive('\n').take(4).collect();
+    assert_eq!(
+        lines(&output.stdout),
+        lines(before.as_bytes()),
+        "frames before the damage were evaluated"
+    );
     let output = replay(&[], &capture);
-    assert_refused(&output, "the file ends in the middle of frame 5");
+    assert_refused(&output, "the file ends within frame 5");
     let summary = text(&output.stdout);
     assert!(summary.contains("as node `sched-0`: 4 frames, 1 dropped"), "{summary}");
 }
 
 #[test]
-fn what_is_no_capture_of_ethernet_frames_is_no_answer() {
-    let output = replay(&[], &Pcap { link_type: 113, ..Pcap::default() }.file(&fates()));
+fn files_without_ethernet_frames_exit_with_2() {
+    let output = replay(&[], &Pcap { link_type: 113, ..Pcap::default() }.file(&samples()));
     assert_refused(&output, "frame 1 has link type 113 (Linux cooked capture), not Ethernet");
-    assert_refused(&output, "`tcpdump -i any` leaves the Ethernet header out");
+    assert_refused(&output, "`tcpdump -i any` omits the Ethernet header");
     let frame = opening(EPOCH);
     let blocks = Blocks::section(false).interface(276, 6).packet(0, 0, &frame);
     assert_refused(&replay(&[], &blocks.file), "frame 1 has link type 276");
     let raw = Pcap { big_endian: true, nanoseconds: true, link_type: 101, ..Pcap::default() };
-    let raw = raw.file(&fates());
+    let raw = raw.file(&samples());
     assert_refused(&replay(&[], &raw), "link type 101 (IP without Ethernet");
-    assert_refused(&replay(&[], b""), "neither a pcap nor a pcapng file");
-    assert_refused(&replay(&[], &[0x5a; 4096]), "neither a pcap nor a pcapng file");
+    assert_refused(&replay(&[], b""), "unknown format: expected a pcap file, a pcapng file");
+    assert_refused(
+        &replay(&[], &[0x5a; 4096]),
+        "unknown format: expected a pcap file, a pcapng file",
+    );
     assert_refused(&replay(&[], &pcap(&[])), "the capture has no frames");
 }
 
 #[test]
-fn damage_and_boundless_frames_are_no_answer() {
-    let mut capture = pcap(&fates()[..1]);
+fn damaged_and_oversized_frames_exit_with_2() {
+    let mut capture = pcap(&samples()[..1]);
     // A second frame whose header claims a length of 4 GB.
     capture.extend([0; 8]);
     capture.extend([0xff; 8]);
@@ -527,8 +534,8 @@ fn damage_and_boundless_frames_are_no_answer() {
 }
 
 #[test]
-fn a_node_that_is_not_known_is_no_answer() {
-    let capture = pcap(&fates());
+fn unknown_nodes_exit_with_2() {
+    let capture = pcap(&samples());
     let output = replay_on(&shipped(), &["--node", "sched-9"], &capture);
     assert_refused(&output, "sched-9");
     let output = replay_on(Path::new("no-such-manifest.yaml"), &["--node", "n"], &capture);
@@ -538,8 +545,8 @@ fn a_node_that_is_not_known_is_no_answer() {
 }
 
 #[test]
-fn a_tunnel_device_makes_its_port_a_question() {
-    let mut frame = syn(STRANGER, NODE, 4789, 0);
+fn frames_to_the_port_of_a_tunnel_device_are_dropped() {
+    let mut frame = syn(UNLISTED, NODE, 4789, 0);
     frame[23] = 17;
     let capture = pcap(&[Frame::at(EPOCH, frame)]);
     let without = replay(&["--format", "json"], &capture);
@@ -549,7 +556,7 @@ fn a_tunnel_device_makes_its_port_a_question() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let frames = vec![Frame::at(EPOCH, syn(MEMBER, NODE, 22, 0)); 5000];
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("long.pcap");

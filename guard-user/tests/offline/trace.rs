@@ -95,16 +95,16 @@ fn assert_answer(args: &[&str], expected: &str) {
 }
 
 #[track_caller]
-fn assert_refused(args: &[&str], said: &str) {
+fn assert_refused(args: &[&str], expected: &str) {
     let output = trace(args);
-    let talk = text(&output.stderr);
-    assert!(talk.contains(said), "{talk}");
+    let printed = text(&output.stderr);
+    assert!(printed.contains(expected), "{printed}");
     assert_eq!(text(&output.stdout), "");
-    assert_eq!(output.status.code(), Some(2), "{talk}");
+    assert_eq!(output.status.code(), Some(2), "{printed}");
 }
 
 #[test]
-fn a_member_is_followed_to_its_limits() {
+fn a_member_is_traced_to_its_limits() {
     assert_answer(
         &["--from", "10.77.0.30", "--to", "10.77.0.10:9091"],
         "\
@@ -122,7 +122,7 @@ verdict: pass, allowed by scheduler
 }
 
 #[test]
-fn a_stranger_is_followed_to_the_refusal_in_either_family() {
+fn an_unlisted_source_is_traced_to_its_drop_in_both_families() {
     for (from, to, ethertype) in
         [("192.0.2.9", "10.77.0.10:9091", "0800"), ("2001:db8::9", "[fd77::10]:9091", "86dd")]
     {
@@ -133,8 +133,8 @@ fn a_stranger_is_followed_to_the_refusal_in_either_family() {
 Ethernet frame, EtherType 0x{ethertype}
 from {from} to tcp/9091, opens a connection
 guarded by `mxnet/scheduler` (mxnet.yaml:5:11): matches every packet, enforces
-{from} is no node of the manifest, listed by no service of this node
-nothing admits it to `mxnet/scheduler`; any of these would:
+{from} is not a node of the manifest, listed by no service of this node
+no entry admits the source to `mxnet/scheduler`; any of these would:
   add the address to a node of role `scheduler` (`sched-0` at cluster.yaml:6:11) or `worker` \
                  (`worker-[0-3]` at cluster.yaml:9:11)
   list the address under `cidrs` in `allow` of `mxnet/scheduler` (mxnet.yaml:5:11)
@@ -146,10 +146,10 @@ verdict: drop, not_allowed by scheduler
 }
 
 #[test]
-fn flags_tell_replies_from_new_connections() {
-    let strange = ["--from", "192.0.2.9:443", "--to", "10.77.0.10:50000"];
+fn flags_distinguish_replies_from_new_connections() {
+    let packet = ["--from", "192.0.2.9:443", "--to", "10.77.0.10:50000"];
     let verdict = |flags: &str| {
-        let output = trace(&[&strange[..], &["--flags", flags]].concat());
+        let output = trace(&[&packet[..], &["--flags", flags]].concat());
         text(&output.stdout).lines().last().unwrap_or_default().to_owned()
     };
     assert_eq!(verdict("SA"), "verdict: pass, established by members-only");
@@ -158,7 +158,7 @@ fn flags_tell_replies_from_new_connections() {
 }
 
 #[test]
-fn programs_get_a_document() {
+fn json_output_is_a_document() {
     let args = ["--from", "192.0.2.9", "--to", "10.77.0.10:22", "--format", "json"];
     let output = trace(&args);
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -168,7 +168,10 @@ fn programs_get_a_document() {
     assert_eq!(document["service"], serde_json::Value::Null);
     let steps = document["steps"].as_array().unwrap();
     assert!(steps.iter().all(serde_json::Value::is_string), "{document}");
-    assert!(steps.iter().any(|step| step == "no service of this node guards that"), "{document}");
+    assert!(
+        steps.iter().any(|step| step == "no service of this node guards this traffic"),
+        "{document}"
+    );
 }
 
 /// Returns the steps that state which entry admits the source, or what would admit it.
@@ -212,12 +215,12 @@ fn every_entry_that_admits_a_source_is_named_with_its_lines() {
 }
 
 #[test]
-fn what_would_admit_a_source_depends_on_what_the_manifest_knows_of_it() {
+fn advice_depends_on_whether_the_manifest_lists_the_source() {
     // A node of another role, in a network that the service does not list.
     assert_eq!(
         admitted("10.77.0.40", "10.77.0.10:9091", &[]),
         [
-            "nothing admits it to `mxnet/scheduler`; any of these would:",
+            "no entry admits the source to `mxnet/scheduler`; any of these would:",
             "  list a role of `store-0` (storage) in `allow` of `mxnet/scheduler` \
              (mxnet.yaml:5:11)",
             "  give `store-0` at cluster.yaml:12:13 the role `scheduler` or `worker`",
@@ -234,14 +237,14 @@ fn what_would_admit_a_source_depends_on_what_the_manifest_knows_of_it() {
     // A reply passes, so there is no advice.
     assert_eq!(
         admitted("192.0.2.9", "10.77.0.10:50000", &["--flags", "A"]),
-        ["nothing admits it to `mxnet/members-only`"]
+        ["no entry admits the source to `mxnet/members-only`"]
     );
     // No source may use the node's own address, whatever is listed.
     assert_eq!(admitted("10.77.0.10", "10.77.0.10:9091", &[]), [""; 0]);
 }
 
 #[test]
-fn programs_get_the_places_by_line_and_column() {
+fn json_output_has_places_by_line_and_column() {
     let member = document(&["--from", "10.77.0.30", "--to", "10.77.0.10:9091"]);
     let rule = serde_json::json!({ "file": "mxnet.yaml", "line": 5, "column": 11 });
     assert_eq!(member["rule"], rule);
@@ -251,26 +254,26 @@ fn programs_get_the_places_by_line_and_column() {
     }]);
     assert_eq!(member["admitted_by"], entry);
     assert_eq!(member["ways_in"], serde_json::json!([]));
-    let stranger = document(&["--from", "192.0.2.9", "--to", "10.77.0.10:9091"]);
-    assert_eq!(stranger["rule"], rule);
-    assert_eq!(stranger["admitted_by"], serde_json::json!([]));
-    assert_eq!(stranger["ways_in"].as_array().map(Vec::len), Some(2));
+    let unlisted = document(&["--from", "192.0.2.9", "--to", "10.77.0.10:9091"]);
+    assert_eq!(unlisted["rule"], rule);
+    assert_eq!(unlisted["admitted_by"], serde_json::json!([]));
+    assert_eq!(unlisted["ways_in"].as_array().map(Vec::len), Some(2));
     let unguarded = document(&["--from", "192.0.2.9", "--to", "10.77.0.10:22"]);
     assert_eq!(unguarded["rule"], serde_json::Value::Null);
 }
 
 #[test]
-fn protocols_without_ports_need_none() {
+fn protocols_without_ports_are_traced_without_a_port() {
     let gre = ["--from", "192.0.2.9", "--to", "10.77.0.10", "--proto", "47"];
     let output = trace(&gre);
     assert!(text(&output.stdout).ends_with("verdict: pass, unguarded\n"));
     let output = trace(&[&gre[..], &["--tunnel", "gre"]].concat());
-    assert!(text(&output.stdout).contains("a tunnel device of this node would unpack it"));
+    assert!(text(&output.stdout).contains("a tunnel device of this node would decapsulate it"));
     assert!(text(&output.stdout).ends_with("verdict: drop, tunnel\n"));
 }
 
 #[test]
-fn every_protocol_with_ports_can_be_asked_about() {
+fn every_protocol_with_ports_can_be_traced() {
     for (proto, shown) in [("udp", "udp"), ("udplite", "udp"), ("sctp", "sctp"), ("UDP", "udp")] {
         let output = trace(&["--from", "192.0.2.9", "--to", "10.77.0.10:9091", "--proto", proto]);
         let answer = text(&output.stdout);
@@ -292,17 +295,17 @@ fn an_expectation_decides_the_exit_code() {
 }
 
 #[test]
-fn an_address_of_another_host_is_remarked_on() {
+fn an_address_of_another_host_gets_a_warning() {
     let output = trace(&["--from", "192.0.2.9", "--to", "10.77.0.20:9091"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output.stderr).contains("10.77.0.20 is no address of `sched-0`"));
+    assert!(text(&output.stderr).contains("10.77.0.20 is not an address of `sched-0`"));
 }
 
 #[test]
-fn what_makes_no_packet_is_no_answer() {
+fn invalid_packets_exit_with_2() {
     let from = ["--from", "192.0.2.9", "--to"];
     let with = |rest: &[&'static str]| [&from[..], rest].concat();
-    assert_refused(&with(&["[fd77::10]:9091"]), "are not of one family");
+    assert_refused(&with(&["[fd77::10]:9091"]), "are of different address families");
     assert_refused(&with(&["10.77.0.10"]), "--to needs a port for tcp");
     assert_refused(&with(&["10.77.0.10", "--proto", "132"]), "--to needs a port for 132");
     assert_refused(&with(&["10.77.0.10:70000"]), "--to `10.77.0.10:70000`");

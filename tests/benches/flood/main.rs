@@ -29,9 +29,9 @@ const SECTION: &str = "flood";
 
 const LEGEND: &str = "\
 dropped: millions of frames a second that the guard has dropped, by its counters. daemon: CPU time of
-the daemon in per cent of one core. events: samples that it was told of, each second. said: bytes that
-it has written to its log, each second. memory: the most that it has ever had resident.
-  idle             nothing comes
+the daemon in per cent of one core. events: sampled drops that it read, each second. said: bytes that it
+wrote to its log, each second. memory: its maximum resident memory.
+  idle             no frames arrive
   flood            SYNs from a million sources in turn, unlisted, as fast as one CPU sends them
   flood, watched   the same, with `stats` each second and `events -f` running
 ";
@@ -79,7 +79,8 @@ struct Sample {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let cpus = Cpus::of_this_machine()?;
-    let mut node = Node::new("bench/flood").context("this machine cannot run a node")?;
+    let mut node = Node::new("bench/flood")
+        .context("this machine cannot run a node: the skip above says why")?;
     let index = node.at_peer(|| nix::net::if_::if_nametoindex("eth0"))?;
     let mut flood = Flood::load(&arguments.sender(), index, cpus.sender)?;
     let std::net::IpAddr::V4(to) = NODE[0] else { anyhow::bail!("the flood is IPv4") };
@@ -127,7 +128,7 @@ fn measure(node: &Node, flood: &Flood, kind: Kind, duration: Duration) -> Result
     drop(viewers);
     let seconds = after.3.duration_since(before.3).as_secs_f64();
     let moved = |read: fn(&Value) -> &Value| -> Result<f64> {
-        let count = |stats| read(stats).as_f64().context("a count");
+        let count = |stats| read(stats).as_f64().context("a statistic is not a number");
         Ok(count(&after.0)? - count(&before.0)?)
     };
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52 bytes")]
@@ -156,8 +157,8 @@ struct Viewers(Vec<Child>);
 impl Viewers {
     fn start(node: &Node) -> Result<Self> {
         let mut viewers = Self::default();
-        for verb in [&["stats", "--format", "ndjson", "1"][..], &["events", "--follow"]] {
-            let mut command: Command = node.trainguard(verb);
+        for arguments in [&["stats", "--format", "ndjson", "1"][..], &["events", "--follow"]] {
+            let mut command: Command = node.trainguard(arguments);
             viewers.0.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
         }
         Ok(viewers)

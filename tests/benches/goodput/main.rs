@@ -29,15 +29,15 @@ const MTUS: [u32; 2] = [1500, 9000];
 
 const LEGEND: &str = "\
 bulk: one TCP connection, from one CPU to the other; CPU is the time of the sending and the
-receiving thread and of the kernel's softirq threads, for a kilobyte. request: 64 bytes there and
-back, one at a time; time is the median from request to answer; CPU as above, for a request.
+receiving thread and of the kernel's softirq threads, per kilobyte. request: 64 bytes there and
+back, one at a time; time is the median from request to answer; CPU as above, per request.
 x: medians of ratios within a round, to `no XDP` (the first row) and to `pass_all`. The program is
-on the receiver's device; answers and acknowledgements are not judged.
-  no XDP             a veth as it is: segments of 64 KiB go through whole (TSO), nothing is copied
-  no XDP, no TSO     the sender cuts segments, as XDP on its peer makes it
-  no XDP, no TSO, GRO  the receiver joins them again before the stack sees them, as with XDP
-  pass_all           an empty program, native: what XDP itself costs on a veth; over the row above it
-                     lies the copy of each frame into a buffer that a program may look at
+on the receiver's device; it does not see answers and acknowledgements.
+  no XDP             a veth with its defaults: segments of 64 KiB pass unsplit (TSO), without a copy
+  no XDP, no TSO     the sender splits segments, as it must if its peer runs XDP
+  no XDP, no TSO, GRO  the receiver merges them again before the stack, as with XDP
+  pass_all           an empty program, native: the cost of XDP itself on a veth; the difference from the
+                     row above is the copy of each frame into a buffer that a program can read
   guard, ...         the attached guard; the port is guarded, the peer is listed
 ";
 
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     let cpus = Cpus::of_this_machine()?;
     let mut benches = Vec::new();
     for mtu in MTUS {
-        benches.push(Bench::new(mtu, &arguments.yardsticks())?);
+        benches.push(Bench::new(mtu, &arguments.reference_programs())?);
     }
     let mut cases = Vec::new();
     for (at, bench) in benches.iter().enumerate() {
@@ -138,7 +138,7 @@ fn print(names: &[String], rows: &[Row]) -> Result<()> {
     let header = ["case", "bulk Gbit/s", "x", "CPU ns/kB", "x", "request us", "x", "CPU us", "x"];
     let table = rows::table(&header, lines.collect());
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{SECTION}: TCP of those who may; x to `no XDP` / to `pass_all`")?;
+    writeln!(out, "{SECTION}: TCP of allowed sources; x to `no XDP` / to `pass_all`")?;
     writeln!(out, "{table}\n\n{LEGEND}")?;
     for row in rows.iter().filter(|row| row.met == Some(false)) {
         let [figures, target] = row.cells();

@@ -92,7 +92,7 @@ fn both<T: Send>(
                 server(stream)
             })
         });
-        listening.recv_timeout(SILENCE).context("the server listens")?;
+        listening.recv_timeout(SILENCE).context("the server does not listen")?;
         let asked = lab.sender.inside(|| {
             let stream = TcpStream::connect_timeout(&at, SILENCE)?;
             settle(&stream, cpus.sender)?;

@@ -17,7 +17,7 @@ use guard_tests::{
         Arguments,
         guard::Guard,
         hold::Devices,
-        object::{self, Yardsticks},
+        object::{self, ReferencePrograms},
         report::{self, Report},
         run::{self, Program, TC_DROP, TC_NEXT, XDP_DROP, XDP_PASS},
         stats::{difference, median, ratio},
@@ -30,8 +30,8 @@ use serde_json::json;
 /// Notes on what the figures include.
 const LEGEND: [&str; 3] = [
     "test runs of one packet repeated, a TCP SYN of 60 (IPv4) or 74 bytes (IPv6); 1,000 hosts listed; CPU time of the thread; medians",
-    "empty: a program that does nothing, of the same hook; over empty: median difference to it; x xdp: ratio of the whole, and of what is over empty",
-    "not in it: what the stack does for a packet before the tc hook, and the driver for XDP",
+    "empty: a program of the same hook that does nothing; over empty: median difference to it; x xdp: ratio of the totals, and of the differences",
+    "not included: the work of the stack before the tc hook, and of the driver before XDP",
 ];
 /// Limits that no test run reaches.
 const LIMITS: &str = "    limits:\n      perSource:\n        packets: { rate: 1G/s, burst: 1G }\n";
@@ -100,7 +100,7 @@ fn cases() -> [Case; 4] {
 struct Side<'a> {
     guard: Guard,
     empty: &'a Program,
-    empty_says: u32,
+    empty_verdict: u32,
     /// The guard's return values for dropped and for passed packets.
     answers: [u32; 2],
 }
@@ -121,14 +121,22 @@ impl Side<'_> {
         into: &mut Figures,
     ) -> Result<()> {
         let (ns, answer) = self.empty.time(frame, repeat)?;
-        ensure!(answer == self.empty_says, "{}: the empty program says {answer}", case.name);
+        ensure!(answer == self.empty_verdict, "{}: the empty program returned {answer}", case.name);
         into.empty.push(ns);
         let before = self.guard.counted(case.verdict)?;
         let (ns, answer) = self.guard.program().time(frame, repeat)?;
         let expected = self.answers[usize::from(case.verdict.action != Action::Drop)];
-        ensure!(answer == expected, "{}: the guard says {answer}, not {expected}", case.name);
+        ensure!(
+            answer == expected,
+            "{}: the guard returned {answer}, expected {expected}",
+            case.name
+        );
         let moved = self.guard.counted(case.verdict)? - before;
-        ensure!(moved == u64::from(repeat), "{}: {moved} counted, not {repeat}", case.name);
+        ensure!(
+            moved == u64::from(repeat),
+            "{}: {moved} packets counted, expected {repeat}",
+            case.name
+        );
         self.guard.drain()?;
         into.guard.push(ns);
         Ok(())
@@ -136,7 +144,7 @@ impl Side<'_> {
 }
 
 fn bench(args: &Arguments) -> Result<()> {
-    let yardsticks = Yardsticks::load(&object::read(&args.yardsticks())?)?;
+    let reference_programs = ReferencePrograms::load(&object::read(&args.reference_programs())?)?;
     let devices = Devices::new(2)?;
     let cpu = run::stay_on_one_cpu()?;
     let repeat = args.pick(1 << 16, 1 << 18);
@@ -154,18 +162,18 @@ fn bench(args: &Arguments) -> Result<()> {
         let mut sides = [
             Side {
                 guard: load(Hook::Xdp, case.limits)?,
-                empty: &yardsticks.pass_all,
-                empty_says: XDP_PASS,
+                empty: &reference_programs.pass_all,
+                empty_verdict: XDP_PASS,
                 answers: [XDP_DROP, XDP_PASS],
             },
             Side {
                 guard: load(Hook::Tc, case.limits)?,
-                empty: &yardsticks.tc_next,
-                empty_says: TC_NEXT,
+                empty: &reference_programs.tc_next,
+                empty_verdict: TC_NEXT,
                 answers: [TC_DROP, TC_NEXT],
             },
         ];
-        let _held = devices.hold([&yardsticks.pass_all, sides[0].guard.program()])?;
+        let _held = devices.hold([&reference_programs.pass_all, sides[0].guard.program()])?;
         for (family, from) in ["ipv4", "ipv6"].into_iter().zip(case.from) {
             // Padded to the minimum length of an Ethernet frame.
             let pad = if family == "ipv4" { 6 } else { 0 };

@@ -6,7 +6,7 @@ use guard_tests::{
     bench::{
         guard::Guard,
         hold::Devices,
-        object::{Sources, Variator, Yardsticks},
+        object::{ReferencePrograms, Sources, Variator},
         run::{Program, XDP_DROP, XDP_PASS},
         xdp_filter::XdpFilter,
     },
@@ -86,7 +86,7 @@ impl Case {
 /// The programs that a table compares.
 pub(crate) struct Programs<'a> {
     /// The reference programs.
-    pub(crate) yardsticks: &'a Yardsticks,
+    pub(crate) reference: &'a ReferencePrograms,
     /// The guard without limits.
     pub(crate) guard: &'a mut Guard,
     /// The guard with a limit on the packets of each source.
@@ -194,8 +194,8 @@ impl Bench<'_> {
             let Varied { listed, unlisted } = &self.varied;
             return [&listed.0, &unlisted.0].iter().flat_map(|one| one.programs()).collect();
         }
-        let Programs { yardsticks, guard, limited, peer } = &self.programs;
-        [&yardsticks.drop_all, &yardsticks.parse_only, guard.program()]
+        let Programs { reference, guard, limited, peer } = &self.programs;
+        [&reference.drop_all, &reference.parse_only, guard.program()]
             .into_iter()
             .chain(limited.as_ref().map(|limited| limited.program()))
             .chain(peer.as_ref().map(|peer| peer.program()))
@@ -209,7 +209,10 @@ impl Bench<'_> {
             for _ in 0..checked {
                 let Some((program, expected)) = self.entry(case, which)? else { break };
                 let result = program.run(frame, 1)?;
-                ensure!(result == expected, "{case:?}: {which:?} says {result}, not {expected}");
+                ensure!(
+                    result == expected,
+                    "{case:?}: {which:?} returned {result}, expected {expected}"
+                );
             }
         }
         Ok(())
@@ -220,11 +223,11 @@ impl Bench<'_> {
         let before = self.counted(case, which)?;
         let Some((program, expected)) = self.entry(case, which)? else { return Ok(None) };
         let (ns, result) = program.time(frame, repeat)?;
-        ensure!(result == expected, "{case:?}: {which:?} says {result}, not {expected}");
+        ensure!(result == expected, "{case:?}: {which:?} returned {result}, expected {expected}");
         let moved = self.counted(case, which)?.zip(before).map(|(after, before)| after - before);
         ensure!(
             moved.is_none_or(|moved| moved == u64::from(repeat)),
-            "{case:?}: {which:?} counted {moved:?} packets, not {repeat}"
+            "{case:?}: {which:?} counted {moved:?} packets, expected {repeat}"
         );
         if which == Which::Guard {
             self.guard(case).drain()?;
@@ -234,14 +237,14 @@ impl Bench<'_> {
 
     /// Returns the program to run for a case and the action that it must return.
     fn entry(&mut self, case: Case, which: Which) -> Result<Option<(&Program, u32)>> {
-        let Programs { yardsticks, guard, limited, peer } = &self.programs;
+        let Programs { reference, guard, limited, peer } = &self.programs;
         let guard = match (case.what, limited) {
             (What::Limited, Some(limited)) => limited,
             _ => guard,
         };
         let (program, expected) = match which {
-            Which::Drop => (&yardsticks.drop_all, XDP_DROP),
-            Which::Parse => (&yardsticks.parse_only, XDP_DROP),
+            Which::Drop => (&reference.drop_all, XDP_DROP),
+            Which::Parse => (&reference.parse_only, XDP_DROP),
             Which::Guard => (guard.program(), case.action()),
             Which::Peer => match peer {
                 Some(peer) => (peer.program(), case.action()),

@@ -15,10 +15,10 @@ use crate::{
 pub(crate) const LEGEND: [&str; 6] = [
     "test runs of BPF_PROG_TEST_RUN, a TCP SYN of 60 (IPv4) or 74 bytes (IPv6); CPU time of the thread; medians",
     "hot: one packet repeated; varied: a new source for every packet, out of 262,144, written by a program in front",
-    "ns: all of it, with some 5 ns of the kernel's test loop, and with the program in front where sources vary",
-    "x drop, x xdp-filter: medians over the ratios of each round; over parse: median difference, the parser taken off",
+    "ns: total, including some 5 ns of the kernel's test loop, and the program in front if sources vary",
+    "x drop, x xdp-filter: medians over the ratios of each round; over parse: median difference to the parser alone",
     "guard: the program of the daemon, counting every verdict and sampling events of drops; the ring is emptied between runs",
-    "target: at most this, as the design has it for IPv4; IPv6 may take 1.3 times as much; -: the design names none",
+    "target: upper limit of the design for IPv4; for IPv6 it is 1.3 times as much; -: no target",
 ];
 
 /// Factor on the targets for IPv6.

@@ -18,7 +18,7 @@ use clap::Parser as _;
 use guard_tests::bench::{
     Arguments,
     hold::Devices,
-    object::{self, Yardsticks},
+    object::{self, ReferencePrograms},
     report::Report,
     run,
     xdp_filter::{self, Object, XdpFilter},
@@ -44,8 +44,8 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Arguments) -> Result<()> {
-    let object = object::read(&args.yardsticks())?;
-    let yardsticks = Yardsticks::load(&object)?;
+    let object = object::read(&args.reference_programs())?;
+    let reference = ReferencePrograms::load(&object)?;
     let devices = Devices::new(DEVICES)?;
     let cpu = run::stay_on_one_cpu()?;
     let peer = xdp_filter::find();
@@ -71,7 +71,7 @@ fn bench(args: &Arguments) -> Result<()> {
         };
         for family in Family::BOTH {
             let programs = Programs {
-                yardsticks: &yardsticks,
+                reference: &reference,
                 guard: &mut guard,
                 limited: limited.as_mut(),
                 peer: peer.as_mut(),

@@ -52,7 +52,7 @@ fn main() -> Result<()> {
     let mut subjects = Vec::new();
     for &kind in &kinds {
         let (listed, _) = addresses(kind);
-        subjects.push(Subject::load(kind, listed, &arguments.yardsticks(), &lab.receiver)?);
+        subjects.push(Subject::load(kind, listed, &arguments.reference_programs(), &lab.receiver)?);
     }
     let cases: Vec<(usize, Family)> = Family::ALL
         .into_iter()

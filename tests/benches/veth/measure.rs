@@ -57,8 +57,11 @@ impl Bench {
         let dropped_later = subject.dropped(&self.lab.receiver, family)?;
         subject.detach(&self.lab.receiver)?;
         if let Some((before, after)) = dropped.zip(dropped_later) {
-            let (name, came, dropped) = (subject.kind.name(), received.frames, after - before);
-            ensure!(dropped == came, "{name} {family}: {came} frames came, {dropped} were dropped");
+            let (name, arrived, dropped) = (subject.kind.name(), received.frames, after - before);
+            ensure!(
+                dropped == arrived,
+                "{name} {family}: {arrived} frames arrived, {dropped} were dropped"
+            );
         }
         let frames = received.frames as f64;
         Ok(Some(Sample {

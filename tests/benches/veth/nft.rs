@@ -41,23 +41,26 @@ impl Nft {
     }
 
     /// Removes the rules.
-    #[expect(clippy::unused_self, reason = "only who has set rules removes them")]
+    #[expect(clippy::unused_self, reason = "rules can be removed only after they were set")]
     pub(crate) fn detach(&self, end: &End) -> Result<()> {
         run(end.command("nft").args(["delete", "table", "netdev", TABLE])).map(drop)
     }
 
     /// Returns the number of frames that the rule of a family has dropped.
-    #[expect(clippy::unused_self, reason = "only who has set rules asks for them")]
+    #[expect(clippy::unused_self, reason = "rules can be read only after they were set")]
     pub(crate) fn dropped(&self, end: &End, family: Family) -> Result<u64> {
         let text =
             run(end.command("nft").args(["-j", "list", "chain", "netdev", TABLE, "ingress"]))?;
         let listing: Value = serde_json::from_str(&text)?;
-        let objects = listing["nftables"].as_array().context("a listing")?;
+        let objects =
+            listing["nftables"].as_array().context("the output of nft has no `nftables`")?;
         let rule = objects.iter().map(|object| &object["rule"]);
         let rule = rule.into_iter().find(|rule| rule["comment"] == family.to_string());
-        let statements = rule.and_then(|rule| rule["expr"].as_array()).context("the rule")?;
+        let statements = rule
+            .and_then(|rule| rule["expr"].as_array())
+            .context("the output of nft lacks the rule")?;
         let mut counts = statements.iter().filter_map(|part| part["counter"]["packets"].as_u64());
-        counts.next().context("a counter")
+        counts.next().context("the rule has no counter")
     }
 }
 

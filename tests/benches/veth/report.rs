@@ -19,12 +19,12 @@ const LEGEND: &str = "\
 ns: CPU time of the receiver's NAPI thread per frame that it took from the cable, least / median /
 greatest round: driver, program and page recycling. Not included: the sender, and the hardware that
 a veth lacks. x: medians of ratios within a round. SYNs to a guarded port from 65,536 unlisted
-sources in turn, 60 bytes (IPv6 74), in bursts of 256 with pauses, so that nobody is overrun; the
-thread is woken for each burst, some 10 to 30 ns of every figure. Each case is checked to have
-dropped exactly the frames that were counted (drop_all, parse_only and parse_busy drop whatever comes).
-  drop_all    returns without a look           parse_only  reads the headers as the guard does
-  parse_busy  the same, and 90 additions in registers: what computing costs here
-  guard       the attached program, its counters and sampled events; N sources may, these may not
+sources in turn, 60 bytes (IPv6 74), in bursts of 256 with pauses, so that no queue overflows; each
+burst wakes the thread, which is some 10 to 30 ns of every figure. Each case is checked to have
+dropped exactly the frames that were counted (drop_all, parse_only and parse_busy drop all frames).
+  drop_all    drops without reading the frame   parse_only  reads the headers as the guard does
+  parse_busy  the same, and 90 additions in registers: the cost of computing here
+  guard       the attached program, its counters and sampled events; N other sources are allowed
   xdp-filter  of xdp-tools, deny policy, all other ports and N sources allowed; no dispatcher
   nftables    netdev ingress, guarded port, set of N sources; device polled with GRO, no XDP
 ";
@@ -83,7 +83,7 @@ pub(crate) fn print(subjects: &[Subject], rows: &[Row]) -> Result<()> {
     let lines = cases.map(|(kind, family)| line(rows, kind, family)).collect();
     let table = rows::table(&header, lines);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{SECTION}: what a dropped frame costs its receiver\n{table}\n\n{LEGEND}")?;
+    writeln!(out, "{SECTION}: cost of a dropped frame for its receiver\n{table}\n\n{LEGEND}")?;
     Ok(())
 }
 

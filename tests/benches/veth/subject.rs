@@ -148,7 +148,10 @@ impl Subject {
                 guard.drain()?;
                 let counts = guard.counts()?;
                 let wanted = (Action::Drop, Reason::NotAllowed);
-                ensure!(counts.keys().all(|key| *key == wanted), "more than drops: {counts:?}");
+                ensure!(
+                    counts.keys().all(|key| *key == wanted),
+                    "verdicts other than drops: {counts:?}"
+                );
                 Ok(Some(counts.get(&wanted).copied().unwrap_or(0)))
             }
             Some(Loaded::XdpFilter(filter)) => filter.dropped().map(Some),

@@ -52,7 +52,7 @@ impl Guard {
         for service in &policy.services {
             shared.set_service(service.slot, &service.label)?;
         }
-        let id = generation.program_ids().get(&hook).context("a program at the hook")?;
+        let id = generation.program_ids().get(&hook).context("no program at the hook")?;
         let program = Program::by_id(*id)?;
         Ok(Self { _generation: generation, shared, program })
     }
@@ -65,7 +65,7 @@ impl Guard {
     /// Returns the counts so far, summed over all services.
     pub fn counts(&self) -> Result<Counts> {
         let mut counts = Counts::new();
-        for (_, verdict, counter) in self.shared.counters().context("the counters")? {
+        for (_, verdict, counter) in self.shared.counters().context("reading the counters")? {
             *counts.entry((verdict.action, verdict.reason)).or_default() += counter.packets;
         }
         Ok(counts)
@@ -73,7 +73,7 @@ impl Guard {
 
     /// Returns how many frames got exactly this verdict, including its service, so far.
     pub fn counted(&self, verdict: Verdict) -> Result<u64> {
-        let counters = self.shared.counters().context("the counters")?;
+        let counters = self.shared.counters().context("reading the counters")?;
         let same = counters.into_iter().filter(|(_, counted, _)| *counted == verdict);
         Ok(same.map(|(_, _, counter)| counter.packets).sum())
     }

@@ -26,7 +26,7 @@ pub struct Devices(Vec<u32>);
 impl Devices {
     /// Creates at least `count` devices, in pairs. The calling thread stays in their namespace.
     pub fn new(count: usize) -> Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
+        unshare(CloneFlags::CLONE_NEWNET).context("creating a network namespace")?;
         let mut devices = Vec::new();
         for number in 0..count.div_ceil(2) {
             let names = ["a", "b"].map(|side| format!("hold{number}{side}"));
@@ -50,7 +50,7 @@ impl Devices {
     ) -> Result<Vec<OwnedFd>> {
         let mut links = Vec::new();
         for (at, program) in programs.into_iter().enumerate() {
-            let device = self.0.get(at).context("more programs than devices to hold them")?;
+            let device = self.0.get(at).context("more programs than devices to attach them to")?;
             let link = sys::link_create(program.fd().as_fd(), *device, Mode::Generic);
             links.push(link.context("attaching a program, so that it stays in the dispatcher")?);
         }

@@ -39,7 +39,7 @@ pub struct Arguments {
 
 impl Arguments {
     /// Returns the path of the kernel object with the reference programs.
-    pub fn yardsticks(&self) -> PathBuf {
+    pub fn reference_programs(&self) -> PathBuf {
         self.objects.join("bench")
     }
 

@@ -16,7 +16,7 @@ pub const SOURCES: usize = 1 << 18;
 
 /// The loaded reference programs; none is attached.
 #[derive(Debug)]
-pub struct Yardsticks {
+pub struct ReferencePrograms {
     /// Drops without reading the packet.
     pub drop_all: Program,
     /// Passes without reading the packet.
@@ -27,10 +27,11 @@ pub struct Yardsticks {
     pub tc_next: Program,
 }
 
-impl Yardsticks {
+impl ReferencePrograms {
     /// Loads the reference programs.
     pub fn load(object: &[u8]) -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(object).context("the maps of the yardsticks")?;
+        let mut ebpf =
+            EbpfLoader::new().load(object).context("loading the maps of the reference programs")?;
         Ok(Self {
             drop_all: load(&mut ebpf, "drop_all")?,
             pass_all: load(&mut ebpf, "pass_all")?,
@@ -42,7 +43,12 @@ impl Yardsticks {
 
 /// Reads the object file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("{}: run this by `cargo xtask bench`", path.display()))
+    fs::read(path).with_context(|| {
+        format!(
+            "{}: run the benchmark with `cargo xtask bench`, which builds the object",
+            path.display()
+        )
+    })
 }
 
 /// Addresses of one family, in network byte order.
@@ -75,8 +81,9 @@ pub struct Variator {
 impl Variator {
     /// Loads a variator with a table of [`SOURCES`] addresses, filled by repeating `sources` in order.
     pub fn load(object: &[u8], sources: &Sources) -> Result<Self> {
-        ensure!(sources.len() != 0, "a variator without sources");
-        let mut ebpf = EbpfLoader::new().load(object).context("the maps of the variator")?;
+        ensure!(sources.len() != 0, "a variator needs at least one source");
+        let mut ebpf =
+            EbpfLoader::new().load(object).context("loading the maps of the variator")?;
         let [frags, linear] = match sources {
             Sources::V4(_) => ["vary4", "vary4_linear"],
             Sources::V6(_) => ["vary6", "vary6_linear"],
@@ -117,7 +124,9 @@ impl Variator {
         if self.jump.set(0, program.fd(), 0).is_ok() {
             return Ok(&self.frags);
         }
-        self.jump_linear.set(0, program.fd(), 0).context("a jump to the program under test")?;
+        self.jump_linear
+            .set(0, program.fd(), 0)
+            .context("setting the jump to the program under test")?;
         Ok(&self.linear)
     }
 }
@@ -135,14 +144,18 @@ fn fill<V: aya::Pod>(
 }
 
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<Program> {
-    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the kernel object has no program `{name}`"))?;
     let xdp: &mut Xdp = program.try_into()?;
     xdp.load().with_context(|| format!("loading `{name}`"))?;
     Program::by_id(xdp.info()?.id())
 }
 
 fn load_tc(ebpf: &mut Ebpf, name: &str) -> Result<Program> {
-    let program = ebpf.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the kernel object has no program `{name}`"))?;
     let tc: &mut SchedClassifier = program.try_into()?;
     tc.load().with_context(|| format!("loading `{name}`"))?;
     Program::by_id(tc.info()?.id())
@@ -152,6 +165,7 @@ fn take<T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
     ebpf: &mut Ebpf,
     name: &str,
 ) -> Result<T> {
-    let map = ebpf.take_map(name).with_context(|| format!("no map `{name}`"))?;
+    let map =
+        ebpf.take_map(name).with_context(|| format!("the kernel object has no map `{name}`"))?;
     T::try_from(map).with_context(|| name.to_owned())
 }

@@ -45,7 +45,7 @@ impl Program {
     }
 
     fn of(info: ProgramInfo) -> Result<Self> {
-        let fd = info.fd().context("a descriptor of the program")?;
+        let fd = info.fd().context("opening the program by its id")?;
         let name = info.name_as_str().unwrap_or("program").to_owned().into();
         let kind = if info.program_type() == bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS {
             Kind::Tc(SchedClassifier::from_program_info(info, name)?)
@@ -68,7 +68,7 @@ impl Program {
             Kind::Xdp(program) => program.test_run(options),
             Kind::Tc(program) => program.test_run(options),
         };
-        Ok(result.context("a test run")?.return_value)
+        Ok(result.context("running the program on a frame (BPF_PROG_TEST_RUN)")?.return_value)
     }
 
     /// Returns the CPU time of one run in nanoseconds, and the result of the last run.
@@ -76,7 +76,7 @@ impl Program {
     /// The kernel's own figure is in whole nanoseconds and wall-clock time. This one includes the loop
     /// of the test run, about 5 ns per packet.
     pub fn time(&self, frame: &[u8], repeat: u32) -> Result<(f64, u32)> {
-        ensure!(repeat > 0, "nothing to time");
+        ensure!(repeat > 0, "the number of repetitions is 0");
         let before = thread_time()?;
         let result = self.run(frame, repeat)?;
         let spent = thread_time()?.saturating_sub(before);
@@ -93,11 +93,11 @@ pub fn thread_time() -> Result<Duration> {
 /// Returns the CPU's number.
 pub fn stay_on_one_cpu() -> Result<usize> {
     let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).context("the CPUs of this thread")?;
+    let allowed = sched_getaffinity(this).context("reading the CPUs of this thread")?;
     let last = (0..CpuSet::count()).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-    let last = last.context("a thread without a CPU")?;
+    let last = last.context("this thread may use no CPU")?;
     let mut only = CpuSet::new();
     only.set(last)?;
-    sched_setaffinity(this, &only).context("staying on one CPU")?;
+    sched_setaffinity(this, &only).context("pinning this thread to one CPU")?;
     Ok(last)
 }

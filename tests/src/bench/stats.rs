@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_round_moves_no_median() {
+    fn one_slow_round_does_not_change_the_median() {
         assert!((median(vec![3.0, 1.0, 900.0]) - 3.0).abs() < 1e-9);
         assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
         assert!(median(Vec::new()).abs() < 1e-9);

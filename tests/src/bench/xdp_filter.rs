@@ -71,9 +71,9 @@ impl Object {
     /// Describes the object for a note.
     pub fn describe(&self) -> String {
         format!(
-            "xdp-filter: {}, {}, without libxdp's dispatcher; room for {AS_SHIPPED} sources as \
-             shipped, raised by us where more are listed; its sources are hosts, so a list of \
-             prefixes has no figure",
+            "xdp-filter: {}, {}, without libxdp's dispatcher; its table has room for {AS_SHIPPED} sources, \
+             and for more if more are listed; its sources are hosts, so a list of prefixes has no \
+             figure",
             self.version,
             self.path.display()
         )
@@ -99,8 +99,9 @@ impl XdpFilter {
             .map_max_entries("filter_ipv4", room)
             .map_max_entries("filter_ipv6", room)
             .load(&bytes)
-            .context("the maps of xdp-filter")?;
-        let program = ebpf.program_mut(PROGRAM).context("the program of xdp-filter")?;
+            .context("loading the maps of xdp-filter")?;
+        let program =
+            ebpf.program_mut(PROGRAM).context("the object of xdp-filter has no program")?;
         let xdp: &mut Xdp = program.try_into()?;
         xdp.load().context("loading xdp-filter")?;
         let program = Program::by_id(xdp.info()?.id())?;
@@ -120,7 +121,8 @@ impl XdpFilter {
 
     /// Returns how many frames got an XDP action so far.
     pub fn counted(&self, action: u32) -> Result<u64> {
-        let values = self.statistics.get(&action, 0).context("the statistics of xdp-filter")?;
+        let values =
+            self.statistics.get(&action, 0).context("reading the statistics of xdp-filter")?;
         Ok(values.iter().map(|[packets, _]| packets).sum())
     }
 

@@ -7,6 +7,6 @@ use guard_common::layout::LAYOUT_VERSION;
 use guard_user::{bpf::pins, cli::Cli, commands};
 
 fn main() -> ExitCode {
-    pins::be_of_layout(LAYOUT_VERSION + 1);
+    pins::set_layout_version(LAYOUT_VERSION + 1);
     commands::run(&Cli::parse()).into()
 }

@@ -87,11 +87,22 @@ fn figures(hook: Hook, policy: &CompiledPolicy, without_stack: bool) -> Result<F
     let generation = load(hook, policy)?;
     let id = generation.program_id();
     let program = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
-    let program = program.context("the program that was just loaded")?;
+    let program = program.context("no program is loaded")?;
     let verified = program.verified_instruction_count();
     let others = [
-        ("verified-instructions", verified.context("a kernel that counts (5.16)")?.into()),
-        ("translated-bytes", program.size_translated().context("a translated size")?.into()),
+        (
+            "verified-instructions",
+            verified
+                .context("this kernel does not report verified instructions (Linux 5.16 does)")?
+                .into(),
+        ),
+        (
+            "translated-bytes",
+            program
+                .size_translated()
+                .context("this kernel does not report the translated size")?
+                .into(),
+        ),
         ("jited-bytes", program.size_jitted().into()),
     ];
     Ok(others.into_iter().chain(stack).collect())
@@ -110,7 +121,7 @@ fn stack(hook: Hook, policy: &CompiledPolicy) -> Result<u64> {
             Err(error) => found = found.or(stack_of(&error.to_string())),
         }
     }
-    found.context("no stack depth in the log of the verifier")
+    found.context("the log of the verifier has no stack depth")
 }
 
 /// Parses `stack depth 120+0+64`, which has one number for each function, and returns the sum.

@@ -45,7 +45,7 @@ impl Cgroup {
                 return Ok(group);
             }
         }
-        bail!("no memory control group can be made")
+        bail!("cannot create a memory control group below any of the known mount points")
     }
 
     /// Moves a process into the group. Memory that it allocates from then on is counted.

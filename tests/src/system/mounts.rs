@@ -15,16 +15,16 @@ use tempfile::TempDir;
 const NONE: Option<&str> = None;
 
 /// Gives this thread and its children a private mount namespace.
-pub fn keep_to_ourselves() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS).context("a mount namespace of our own")?;
+pub fn unshare_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("creating a mount namespace")?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)
-        .context("keeping our mounts to ourselves")
+        .context("making the mounts private")
 }
 
 /// Mounts a new file system of a kind.
 pub fn new(kind: &str, at: &Path) -> Result<()> {
     mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE)
-        .with_context(|| format!("a {kind} of our own at {}", at.display()))
+        .with_context(|| format!("mounting a {kind} at {}", at.display()))
 }
 
 /// A private bpffs, visible to this thread and its children only.
@@ -35,7 +35,7 @@ impl Bpffs {
     /// Mounts a bpffs on a temporary directory.
     pub fn new() -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        keep_to_ourselves()?;
+        unshare_mounts()?;
         new("bpf", directory.path())?;
         Ok(Self(directory))
     }

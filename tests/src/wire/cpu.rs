@@ -29,8 +29,10 @@ impl Cpus {
     pub fn of_this_machine() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::this())?;
         let mut cpus = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
-        let sender = cpus.next().context("a CPU")?;
-        let Some(receiver) = cpus.next_back() else { bail!("needs two CPUs, one for each end") };
+        let sender = cpus.next().context("no CPU is available")?;
+        let Some(receiver) = cpus.next_back() else {
+            bail!("the benchmark needs two CPUs, one for each end")
+        };
         Ok(Self { sender, receiver })
     }
 }
@@ -73,7 +75,7 @@ pub fn kernel_threads(prefix: &str) -> Result<Vec<Pid>> {
 pub fn time_of(thread: Pid) -> Result<Duration> {
     let file = Path::new("/proc").join(thread.to_string()).join("schedstat");
     let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let run = text.split_whitespace().next().context("a CPU time")?;
+    let run = text.split_whitespace().next().context("no CPU time in schedstat")?;
     Ok(Duration::from_nanos(run.parse()?))
 }
 

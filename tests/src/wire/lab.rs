@@ -33,7 +33,7 @@ pub fn enter() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and bpf(2) need root");
     }
-    mounts::keep_to_ourselves()?;
+    mounts::unshare_mounts()?;
     fs::create_dir_all(NAMES).context(NAMES)?;
     mounts::new("tmpfs", Path::new(NAMES))?;
     mounts::new("bpf", Path::new(PINS))
@@ -178,8 +178,9 @@ pub fn received(device: &str) -> Result<u64> {
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     let line =
         table.lines().find_map(|line| line.trim_start().strip_prefix(device)?.strip_prefix(':'));
-    let line = line.with_context(|| format!("`{device}` in /proc/net/dev"))?;
-    let packets = line.split_whitespace().nth(1).context("a number of packets")?;
+    let line = line.with_context(|| format!("no `{device}` in /proc/net/dev"))?;
+    let packets =
+        line.split_whitespace().nth(1).context("no number of packets in /proc/net/dev")?;
     Ok(packets.parse()?)
 }
 

@@ -27,12 +27,18 @@ impl Simple {
 
     /// Returns the descriptor of one of the programs.
     pub fn program(&self, name: &str) -> Result<BorrowedFd<'_>> {
-        let program = self.0.program(name).with_context(|| format!("no program `{name}`"))?;
+        let program = self
+            .0
+            .program(name)
+            .with_context(|| format!("the kernel object has no program `{name}`"))?;
         Ok(program.fd()?.as_fd())
     }
 
     fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self.0.program_mut(name).with_context(|| format!("no program `{name}`"))?;
+        let program = self
+            .0
+            .program_mut(name)
+            .with_context(|| format!("the kernel object has no program `{name}`"))?;
         Ok(program.try_into()?)
     }
 }

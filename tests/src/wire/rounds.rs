@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_case_has_its_turn_in_every_round() {
+    fn every_round_runs_every_case_once() {
         let mut order = Vec::new();
         let results = interleaved(5, 3, |case| {
             order.push(case);

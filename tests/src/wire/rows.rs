@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_of_sorted_values() {
+    fn a_spread_sorts_its_values() {
         let spread = Spread { min: 1.0, median: 2.0, max: 9.0 };
         assert_eq!(Spread::of([2.0, 9.0, 1.0]), Some(spread));
         assert_eq!(Spread::of([9.0, 1.0, 3.0, 1.0]), Some(spread));
@@ -187,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn ratios_are_of_the_same_round() {
+    fn ratios_compare_values_of_the_same_round() {
         let ratios = Spread::of_ratios(&[2.0, 30.0], &[1.0, 10.0]).unwrap();
         assert_eq!((ratios.min, ratios.max), (2.0, 3.0));
     }
 
     #[test]
-    fn a_target_is_for_the_median() {
+    fn a_target_applies_to_the_median() {
         let row = Row::new("s", "c", "f", "x", Spread::of([1.0, 2.0, 9.0]));
         assert_eq!(row.clone().target(Some(Target::AtMost(2.0))).met, Some(true));
         assert_eq!(row.target(Some(Target::AtLeast(2.5))).met, Some(false));

@@ -59,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_than_a_pipe_holds_goes_in_and_comes_out() {
+    fn input_and_output_may_exceed_the_buffer_of_a_pipe() {
         let bytes = vec![b'x'; 1 << 20];
         assert_eq!(run("cat", Path::new("."), [""; 0], &bytes).stdout, bytes);
     }
 
     #[test]
-    fn who_reads_nothing_is_no_failure() {
+    fn a_program_that_reads_no_input_is_not_a_failure() {
         let output = run("true", Path::new("."), [""; 0], vec![0; 1 << 20]);
         assert!(output.status.success());
     }

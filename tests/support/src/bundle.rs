@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_give_the_whole() {
+    fn the_builders_produce_the_constants() {
         let built = cluster("demo")
             .node("sched", "10.0.0.1, fd00::1", "scheduler")
             .node("worker-[0-3]", "10.0.1.[0-3], fd00::1:[0-3]", "worker")

@@ -43,7 +43,7 @@ fn set_features(device: &str, offloads: &[&str], on: bool) -> Result<()> {
     let name = attribute(CTRL_ATTR_FAMILY_NAME, b"ethtool\0");
     let answer = ask(GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 0, &name)?;
     let family = value(&answer[HEADERS..], CTRL_ATTR_FAMILY_ID)
-        .context("this kernel has no ethtool over netlink")?;
+        .context("this kernel has no ethtool family of generic netlink")?;
     let family = u16::from_ne_bytes(family.try_into()?);
     ask(family, ETHTOOL_MSG_FEATURES_SET, NLM_F_ACK, &request(device, offloads, on)).map(drop)
 }
@@ -83,7 +83,10 @@ fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> Result<Vec<u8
     sendto(kernel.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     let mut answer = vec![0; 1 << 16];
     let length = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    ensure!(length >= HEADERS, "an answer of {length} bytes");
+    ensure!(
+        length >= HEADERS,
+        "the kernel's answer has {length} bytes, expected at least {HEADERS}"
+    );
     answer.truncate(length);
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     // 0 means success.

@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_syn_has_54_bytes_and_names_what_follows() {
+    fn a_syn_has_54_bytes_and_the_right_protocol_numbers() {
         let ip = Ipv4::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
         let tcp = Ports { protocol: 6, from: 0x1234, to: 0x5678, flags: 2, len: None };
         let ethernet = Ethernet { to: [2; 6], ethertype: None };
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_is_what_its_text_says() {
+    fn a_segment_equals_the_frame_of_its_text() {
         let text = "ipv4 from=192.0.2.9 to=10.77.0.10 / tcp from=7 to=9091 flags=SA";
         let bytes = segment(([192, 0, 2, 9], 7), ([10, 77, 0, 10], 9091), SYN | ACK, 0);
         assert_eq!(bytes, crate::text::frame(text).unwrap());
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_have_the_length_that_they_say() {
+    fn extension_headers_have_the_length_of_their_length_field() {
         for (kind, units, len) in [
             (Kind::HopByHop, 0, 8),
             (Kind::Destination, 3, 32),

@@ -21,86 +21,86 @@ pub fn frame(text: &str) -> Result<Vec<u8>> {
     let mut pad = 0;
     let mut cut = 0;
     for part in text.split('/').map(str::trim) {
-        let mut knobs = Knobs::new(part);
-        let word = knobs.word.clone();
+        let mut fields = Fields::new(part);
+        let word = fields.word.clone();
         match word.as_str() {
-            "pad" => pad += knobs.bare::<usize>()?,
-            "cut" => cut += knobs.bare::<usize>()?,
-            _ => layers.push(layer(&word, &mut knobs).with_context(|| format!("`{part}`"))?),
+            "pad" => pad += fields.bare::<usize>()?,
+            "cut" => cut += fields.bare::<usize>()?,
+            _ => layers.push(layer(&word, &mut fields).with_context(|| format!("`{part}`"))?),
         }
-        ensure!(knobs.rest.is_empty(), "`{part}`: what is {:?}?", knobs.rest);
+        ensure!(fields.rest.is_empty(), "`{part}`: unknown fields {:?}", fields.rest);
     }
     if !matches!(layers.first(), Some(Layer::Ethernet(_))) {
         layers.insert(0, Layer::Ethernet(Ethernet { to: [2, 0, 0, 0, 0, 2], ethertype: None }));
     }
     let mut bytes = packet::frame(&layers);
     bytes.resize(bytes.len() + pad, 0);
-    bytes.truncate(bytes.len().checked_sub(cut).context("cut more than there is")?);
+    bytes.truncate(bytes.len().checked_sub(cut).context("`cut` exceeds the length of the frame")?);
     Ok(bytes)
 }
 
-fn layer(word: &str, knobs: &mut Knobs) -> Result<Layer> {
+fn layer(word: &str, fields: &mut Fields) -> Result<Layer> {
     Ok(match word {
         "eth" => {
-            let to = if knobs.flag("broadcast") { [0xff; 6] } else { [2, 0, 0, 0, 0, 2] };
-            Layer::Ethernet(Ethernet { to, ethertype: knobs.number("type")? })
+            let to = if fields.flag("broadcast") { [0xff; 6] } else { [2, 0, 0, 0, 0, 2] };
+            Layer::Ethernet(Ethernet { to, ethertype: fields.number("type")? })
         }
         "vlan" | "svlan" => Layer::Vlan(Vlan {
             kind: if word == "vlan" { 0x8100 } else { 0x88a8 },
-            tag: knobs.number("tag")?.unwrap_or(1),
-            ethertype: knobs.number("type")?,
+            tag: fields.number("tag")?.unwrap_or(1),
+            ethertype: fields.number("type")?,
         }),
         "ipv4" => Layer::Ipv4(Ipv4 {
-            from: knobs.text("from").context("`from`")?.parse()?,
-            to: knobs.text("to").as_deref().unwrap_or(NODE4).parse()?,
-            options: knobs.number("options")?.unwrap_or(0),
-            offset: knobs.number("offset")?.unwrap_or(0),
-            more: knobs.flag("more"),
-            version: knobs.number("version")?,
-            ihl: knobs.number("ihl")?,
-            total: knobs.number("total")?,
-            protocol: knobs.number("protocol")?,
+            from: fields.text("from").context("`from`")?.parse()?,
+            to: fields.text("to").as_deref().unwrap_or(NODE4).parse()?,
+            options: fields.number("options")?.unwrap_or(0),
+            offset: fields.number("offset")?.unwrap_or(0),
+            more: fields.flag("more"),
+            version: fields.number("version")?,
+            ihl: fields.number("ihl")?,
+            total: fields.number("total")?,
+            protocol: fields.number("protocol")?,
         }),
         "ipv6" => Layer::Ipv6(Ipv6 {
-            from: knobs.text("from").context("`from`")?.parse()?,
-            to: knobs.text("to").as_deref().unwrap_or(NODE6).parse()?,
-            version: knobs.number("version")?,
-            payload: knobs.number("payload")?,
-            protocol: knobs.number("protocol")?,
+            from: fields.text("from").context("`from`")?.parse()?,
+            to: fields.text("to").as_deref().unwrap_or(NODE6).parse()?,
+            version: fields.number("version")?,
+            payload: fields.number("payload")?,
+            protocol: fields.number("protocol")?,
         }),
-        "hop" => extension(Kind::HopByHop, knobs)?,
-        "routing" => extension(Kind::Routing, knobs)?,
-        "fragment" => extension(Kind::Fragment, knobs)?,
-        "ah" => extension(Kind::Authentication, knobs)?,
-        "destination" => extension(Kind::Destination, knobs)?,
-        "tcp" => ports(6, knobs)?,
-        "udp" => ports(17, knobs)?,
-        "sctp" => ports(132, knobs)?,
-        "udplite" => ports(136, knobs)?,
+        "hop" => extension(Kind::HopByHop, fields)?,
+        "routing" => extension(Kind::Routing, fields)?,
+        "fragment" => extension(Kind::Fragment, fields)?,
+        "ah" => extension(Kind::Authentication, fields)?,
+        "destination" => extension(Kind::Destination, fields)?,
+        "tcp" => ports(6, fields)?,
+        "udp" => ports(17, fields)?,
+        "sctp" => ports(132, fields)?,
+        "udplite" => ports(136, fields)?,
         "icmp" => Layer::Protocol(1, vec![8, 0, 0, 0, 0, 1, 0, 1]),
         "icmp6" => Layer::Protocol(58, vec![135, 0, 0, 0, 0, 0, 0, 0]),
         "gre" => Layer::Protocol(47, vec![0, 0, 8, 0]),
-        "protocol" => Layer::Protocol(knobs.bare()?, vec![0; 16]),
-        "bytes" => Layer::Bytes(vec![0; knobs.bare()?]),
-        _ => bail!("no such layer"),
+        "protocol" => Layer::Protocol(fields.bare()?, vec![0; 16]),
+        "bytes" => Layer::Bytes(vec![0; fields.bare()?]),
+        _ => bail!("unknown layer `{word}`"),
     })
 }
 
-fn extension(kind: Kind, knobs: &mut Knobs) -> Result<Layer> {
+fn extension(kind: Kind, fields: &mut Fields) -> Result<Layer> {
     let shortest = Extension::new(kind);
     Ok(Layer::Extension(Extension {
-        units: knobs.number("units")?.unwrap_or(shortest.units),
-        lie: knobs.number("lie")?,
-        offset: knobs.number("offset")?.unwrap_or(0),
-        more: knobs.flag("more"),
-        protocol: knobs.number("protocol")?,
+        units: fields.number("units")?.unwrap_or(shortest.units),
+        lie: fields.number("lie")?,
+        offset: fields.number("offset")?.unwrap_or(0),
+        more: fields.flag("more"),
+        protocol: fields.number("protocol")?,
         ..shortest
     }))
 }
 
-fn ports(protocol: u8, knobs: &mut Knobs) -> Result<Layer> {
+fn ports(protocol: u8, fields: &mut Fields) -> Result<Layer> {
     let mut flags = 0;
-    for letter in knobs.text("flags").unwrap_or_default().chars() {
+    for letter in fields.text("flags").unwrap_or_default().chars() {
         flags |= match letter {
             'F' => 0x01,
             'S' => 0x02,
@@ -109,26 +109,26 @@ fn ports(protocol: u8, knobs: &mut Knobs) -> Result<Layer> {
             'A' => 0x10,
             'E' => 0x40,
             'C' => 0x80,
-            _ => bail!("flag {letter}"),
+            _ => bail!("unknown TCP flag `{letter}`"),
         };
     }
     Ok(Layer::Ports(Ports {
         protocol,
-        from: knobs.number("from")?.unwrap_or(40000),
-        to: knobs.number("to")?.context("`to`")?,
+        from: fields.number("from")?.unwrap_or(40000),
+        to: fields.number("to")?.context("`to`")?,
         flags,
-        len: knobs.number("len")?,
+        len: fields.number("len")?,
     }))
 }
 
 /// The words of one layer. Each field is removed when it is read, so that an unknown field is left over
 /// and reported.
-struct Knobs {
+struct Fields {
     word: String,
     rest: Vec<String>,
 }
 
-impl Knobs {
+impl Fields {
     fn new(part: &str) -> Self {
         let mut words = part.split_whitespace().map(str::to_owned);
         Self { word: words.next().unwrap_or_default(), rest: words.collect() }
@@ -151,7 +151,7 @@ impl Knobs {
 
     /// Takes the only word.
     fn bare<T: TryFrom<u64>>(&mut self) -> Result<T> {
-        ensure!(self.rest.len() == 1, "one number");
+        ensure!(self.rest.len() == 1, "expected one number, found {:?}", self.rest);
         parse(&self.rest.remove(0))
     }
 }
@@ -162,7 +162,7 @@ fn parse<T: TryFrom<u64>>(text: &str) -> Result<T> {
         None => u64::from_str(text),
     };
     let number = number.with_context(|| text.to_owned())?;
-    T::try_from(number).ok().with_context(|| format!("{text} does not fit"))
+    T::try_from(number).ok().with_context(|| format!("{text} is out of range for its field"))
 }
 
 #[cfg(test)]
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_knobs_are_refused() {
+    fn misspelt_fields_are_refused() {
         for text in ["ipv4 from=192.0.2.66 option=8", "tcp flags=S", "ipv5", "pad", "pad 300 4"] {
             assert!(frame(text).is_err(), "{text}");
         }

@@ -89,8 +89,8 @@ quiet() { # NAME
     read -r before _ </run/attack
     within 20 tried_since "$before"
     read -r tried answered </run/attack
-    check "$1: nobody gets in" "$answered of $tried attempts were answered" [ "$answered" -eq 0 ]
-    check "$1: the attacker tried" "only $((tried - spent)) attempts" [ $((tried - spent)) -gt 3 ]
+    check "$1: no attempt of the attacker is answered" "$answered of $tried attempts were answered" [ "$answered" -eq 0 ]
+    check "$1: the attacker made attempts" "only $((tried - spent)) attempts" [ $((tried - spent)) -gt 3 ]
     spent=$tried
 }
 tried_since() { # BEFORE: whether the attacker has finished three more attempts since

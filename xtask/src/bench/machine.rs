@@ -25,7 +25,7 @@ pub(crate) fn facts() -> Value {
 
 /// Returns the current time in UTC, as ISO 8601.
 pub(super) fn date() -> Option<String> {
-    tell("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"])
+    output_of("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"])
 }
 
 /// Returns the release of the running kernel (`uname -r`).
@@ -41,7 +41,7 @@ fn cpu_model() -> Option<String> {
 
 /// Returns the kernel's ticks per second (`CONFIG_HZ`), which is the resolution of the coarse clock.
 fn hz() -> Option<u64> {
-    let config = tell("zcat", &["/proc/config.gz"])
+    let config = output_of("zcat", &["/proc/config.gz"])
         .or_else(|| read(&format!("/boot/config-{}", kernel()?)))?;
     config.lines().find_map(|line| line.strip_prefix("CONFIG_HZ="))?.parse().ok()
 }
@@ -79,6 +79,6 @@ fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-fn tell(program: &str, args: &[&str]) -> Option<String> {
+fn output_of(program: &str, args: &[&str]) -> Option<String> {
     sh::read(Command::new(program).args(args)).ok().map(|text| text.trim().to_owned())
 }

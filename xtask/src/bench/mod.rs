@@ -44,7 +44,7 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     if !sh::is_root() {
         bail!(
-            "loading programs and making namespaces needs root\n  \
+            "loading BPF programs and creating network namespaces needs root\n  \
              hint: `sudo -E env PATH=$PATH cargo xtask bench`"
         );
     }
@@ -59,7 +59,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
     let mut merged = Vec::new();
     for (name, target) in benches {
         println!("\n== {name} ==");
-        let file = tempfile::NamedTempFile::new().context("a file for the figures")?;
+        let file =
+            tempfile::NamedTempFile::new().context("creating a temporary file for the figures")?;
         let mut cargo = bench(target, &objects.kernel);
         cargo.arg("--objects").arg(&objects.directory).arg("--json").arg(file.path());
         if args.quick {
@@ -67,7 +68,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<bool> {
         }
         if sh::succeeds(&mut cargo)? {
             let text = fs::read_to_string(file.path())?;
-            merged.push(serde_json::from_str(&text).with_context(|| format!("what {name} wrote"))?);
+            merged.push(
+                serde_json::from_str(&text)
+                    .with_context(|| format!("parsing the figures of the benchmark {name}"))?,
+            );
         } else {
             failed.push(name);
         }
@@ -123,7 +127,8 @@ fn write(args: &BenchArgs, machine: &Value, benches: &[Value]) -> Result<PathBuf
     let mut rows = Vec::new();
     let mut notes = serde_json::Map::new();
     for bench in benches {
-        let name = bench["bench"].as_str().context("a benchmark without a name")?;
+        let name =
+            bench["bench"].as_str().context("the output of a benchmark has no `bench` field")?;
         notes.insert(name.to_owned(), bench["notes"].clone());
         for row in bench["rows"].as_array().into_iter().flatten() {
             let mut row = row.clone();

@@ -71,8 +71,9 @@ impl Cluster {
     fn mount_bpf(&mut self) -> Result<()> {
         let at = self.path("bpf");
         fs::create_dir(&at)?;
-        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&at))
-            .context("a bpf file system of its own needs CAP_SYS_ADMIN (is this a container?)")?;
+        run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&at)).context(
+            "mounting a bpf file system needs CAP_SYS_ADMIN, which a container may lack",
+        )?;
         self.bpf_mounted = true;
         Ok(())
     }

@@ -27,7 +27,7 @@ const CAPTURE_MANIFEST: &str = "tests/captures/cluster.yaml";
 const CAPTURE_NODES: [&str; 2] = ["sched-0", "server-0"];
 const SCHEDULER: &str = "10.77.0.1:9091";
 /// An address of a range reserved for documentation (RFC 5737).
-const STRANGER: &str = "192.0.2.66";
+const UNLISTED: &str = "192.0.2.66";
 
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, Args)]
@@ -65,11 +65,11 @@ pub(crate) fn run(args: &DemoArgs) -> Result<bool> {
 /// Runs the part that needs root under sudo. Everything has been built before, as the user.
 fn with_sudo(binary: &Path, picture: Option<&Path>) -> Result<bool> {
     let Some(sudo) = sh::find("sudo") else {
-        let missing = "network namespaces and bpf(2) need root, and there is no sudo here; run it \
-                       as root";
+        let missing = "network namespaces and bpf(2) need root, and sudo is not installed; run the \
+                       demo as root";
         return without_kernel(missing, binary);
     };
-    println!("root is needed for network namespaces and bpf(2): asking sudo for that part");
+    println!("network namespaces and bpf(2) need root: running this part with sudo");
     let mut command = Command::new(sudo);
     command.arg(env::current_exe()?).args(["demo", "--built"]).arg(binary);
     if let Some(picture) = picture {
@@ -87,11 +87,14 @@ fn with_sudo(binary: &Path, picture: Option<&Path>) -> Result<bool> {
 fn without_kernel(missing: &str, binary: &Path) -> Result<bool> {
     println!("The demo cannot run on this machine: {missing}");
     println!();
-    println!("What can run: the same decision function, on the host, judging a capture of a real");
+    println!("Instead, the same decision function evaluates, on the host, a capture of a real");
     println!("MXNet training job. NO KERNEL IS INVOLVED, AND NOTHING IS GUARDED.");
-    let ask = |verb: &str, args: &[&str]| {
+    let ask = |subcommand: &str, args: &[&str]| {
         let mut command = Command::new(binary);
-        command.current_dir(sh::root()).args([verb, "--manifest", CAPTURE_MANIFEST]).args(args);
+        command
+            .current_dir(sh::root())
+            .args([subcommand, "--manifest", CAPTURE_MANIFEST])
+            .args(args);
         sh::run(&mut command)
     };
     for node in CAPTURE_NODES {
@@ -100,7 +103,7 @@ fn without_kernel(missing: &str, binary: &Path) -> Result<bool> {
     }
     let [scheduler, _] = CAPTURE_NODES;
     println!("\nA connection to `{scheduler}` from an address outside the manifest:");
-    ask("trace", &["--node", scheduler, "--from", STRANGER, "--to", SCHEDULER])?;
+    ask("trace", &["--node", scheduler, "--from", UNLISTED, "--to", SCHEDULER])?;
     Ok(false)
 }
 
@@ -120,14 +123,14 @@ impl Interrupt {
     }
 
     /// Returns whether the user wants to stop.
-    pub(crate) fn came(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// Fails if the user wants to stop.
     fn check(&self) -> Result<()> {
-        if self.came() {
-            bail!("interrupted; everything the demo made is taken down");
+        if self.is_requested() {
+            bail!("interrupted; namespaces and processes of the demo are removed");
         }
         Ok(())
     }

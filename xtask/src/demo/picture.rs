@@ -20,7 +20,8 @@ const SETTLE: Duration = Duration::from_secs(6);
 /// Runs a command in a terminal, and writes its screen to an SVG file after a while.
 pub(super) fn take(command: &[&str], file: &Path) -> Result<()> {
     toolchain::ensure_tmux(false)?;
-    let directory = tempfile::tempdir().context("a directory for the socket of tmux")?;
+    let directory =
+        tempfile::tempdir().context("creating a temporary directory for the socket of tmux")?;
     let tmux = |args: &[&str]| {
         let mut tmux = Command::new("tmux");
         tmux.arg("-S").arg(directory.path().join("tmux")).args(["-u", "-f", "/dev/null"]);

@@ -143,7 +143,10 @@ impl Demo<'_> {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!("the daemon of {host} is not in force; it said:\n{}", self.cluster.log(host));
+                bail!(
+                    "the daemon of {host} does not enforce the policy; its log:\n{}",
+                    self.cluster.log(host)
+                );
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -176,7 +179,7 @@ impl Demo<'_> {
             loop {
                 let mut command = self.role(host.name, "echo")?;
                 command.arg(to.to_string()).args(["--bytes", "1"]);
-                if self.finish(self.begin(&mut command)?)?.badly == 0 {
+                if self.finish(self.begin(&mut command)?)?.failed == 0 {
                     break;
                 }
                 if Instant::now() > deadline {
@@ -206,17 +209,17 @@ impl Demo<'_> {
         let mut seen = Outcome::default();
         for child in running {
             let outcome = self.finish(child)?;
-            seen.well += outcome.well;
-            seen.badly += outcome.badly;
+            seen.succeeded += outcome.succeeded;
+            seen.failed += outcome.failed;
         }
         // 5 members, each to 4 others, on 2 ports, over 2 address families.
-        self.expect("members' connections among themselves that work", 80, seen.well);
+        self.expect("successful connections between members", 80, seen.succeeded);
 
         let mut command = self.role("server-0", "echo")?;
         let outsider = host("outsider")?;
         command.args(both(outsider, RANDOM_PORT));
         let outcome = self.finish(self.begin(&mut command)?)?;
-        self.expect("a member's own connections to an outsider: replies pass", 2, outcome.well);
+        self.expect("successful connections of a member to the outsider", 2, outcome.succeeded);
         Ok(())
     }
 
@@ -229,18 +232,18 @@ impl Demo<'_> {
         let mut command = self.role("outsider", "scan")?;
         command.args(targets);
         let outcome = self.finish(self.begin(&mut command)?)?;
-        self.expect("guarded ports that answer the outsider, of 30", 0, outcome.well);
+        self.expect("guarded ports that answer the outsider, of 30", 0, outcome.succeeded);
 
         let mut command = self.role("outsider", "scan")?;
         command.args(members().flat_map(|to| both(to, SSH_PORT)));
         let outcome = self.finish(self.begin(&mut command)?)?;
-        self.expect("ssh ports (left alone by the policy) that answer it", 10, outcome.well);
+        self.expect("ssh ports (not guarded) that answer the outsider", 10, outcome.succeeded);
         Ok(())
     }
 
     fn flood(&mut self) -> Result<()> {
         say(
-            "the flooder sends SYN segments from forged addresses to the scheduler, while a worker goes on",
+            "the flooder sends SYN segments from forged addresses to the scheduler, while a worker keeps connecting",
         );
         let before = self.dropped("scheduler", "not_allowed")?;
         let scheduler = host("scheduler")?;
@@ -259,12 +262,12 @@ impl Demo<'_> {
         }
         thread::sleep(Duration::from_secs(1));
         self.show("scheduler", ", during the flood")?;
-        let sent = self.finish(flood)?.well;
+        let sent = self.finish(flood)?.succeeded;
         let work = self.finish(work)?;
         // The last packets may still be in flight.
         thread::sleep(Duration::from_millis(300));
         let dropped = self.dropped("scheduler", "not_allowed")?.saturating_sub(before);
-        self.expect("connections of the worker during the flood that work", 40, work.well);
+        self.expect("successful connections of the worker during the flood", 40, work.succeeded);
         // A flood may overrun the queue of the veth pair before the program sees the packets.
         self.lines.push(Line {
             what: "forged segments dropped by the scheduler's guard",
@@ -287,23 +290,23 @@ impl Demo<'_> {
         let seconds = began.elapsed().as_secs() + 1;
         let most = BURST + RATE * seconds;
         self.lines.push(Line {
-            what: "connections that the hoarding member gets, of 1500",
+            what: "successful connections of the hoarding member, of 1500",
             // The member has opened a few connections before.
             expected: format!("{} to {most}", BURST - 50),
-            seen: hoard.well.to_string(),
-            agrees: (BURST - 50..=most).contains(&hoard.well),
+            seen: hoard.succeeded.to_string(),
+            agrees: (BURST - 50..=most).contains(&hoard.succeeded),
         });
         let refused = self.dropped("server-0", "limit_new_connections")?.saturating_sub(before);
         self.lines.push(Line {
-            what: "its segments dropped by server-0's guard for their rate",
-            expected: format!("at least {}", hoard.badly.max(1)),
+            what: "its segments dropped by server-0's guard: over the limit",
+            expected: format!("at least {}", hoard.failed.max(1)),
             seen: refused.to_string(),
-            agrees: refused >= hoard.badly.max(1),
+            agrees: refused >= hoard.failed.max(1),
         });
         let mut command = self.role("worker-0", "echo")?;
         command.args(both(server, PS_PORT));
         let other = self.finish(self.begin(&mut command)?)?;
-        self.expect("connections of the other worker, meanwhile, that work", 2, other.well);
+        self.expect("successful connections of the other worker meanwhile", 2, other.succeeded);
         Ok(())
     }
 
@@ -327,9 +330,12 @@ impl Demo<'_> {
     }
 
     /// Queries a daemon for JSON.
-    fn ask(&self, host: &str, verb: &[&str]) -> Result<Value> {
+    fn ask(&self, host: &str, arguments: &[&str]) -> Result<Value> {
         let mut command = Command::new(self.binary);
-        command.args(verb).args(["--format", "json", "--run-dir"]).arg(self.cluster.run_dir(host));
+        command
+            .args(arguments)
+            .args(["--format", "json", "--run-dir"])
+            .arg(self.cluster.run_dir(host));
         Ok(serde_json::from_str(&sh::read(&mut command)?)?)
     }
 
@@ -351,7 +357,7 @@ impl Demo<'_> {
         while child.try_wait()?.is_none() {
             let stop = self.interrupt.check().and_then(|()| {
                 if Instant::now() > deadline {
-                    bail!("a part of the demo did not end");
+                    bail!("a process of the demo did not end within {} s", STEP_TIMEOUT.as_secs());
                 }
                 Ok(())
             });
@@ -366,7 +372,8 @@ impl Demo<'_> {
         // Ctrl-C in a terminal also ends the child process. The interrupt is then the reason.
         self.interrupt.check()?;
         let output = child.wait_with_output()?;
-        serde_json::from_slice(&output.stdout).context("a part of the demo failed")
+        serde_json::from_slice(&output.stdout)
+            .context("parsing the output of a process of the demo")
     }
 
     fn expect(&mut self, what: &'static str, expected: u64, seen: u64) {

@@ -64,17 +64,17 @@ pub(crate) enum Role {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     /// Number of attempts that succeeded.
-    pub(crate) well: u64,
+    pub(crate) succeeded: u64,
     /// Number of attempts that failed.
-    pub(crate) badly: u64,
+    pub(crate) failed: u64,
 }
 
 impl Outcome {
-    fn add(&mut self, well: bool) {
-        if well {
-            self.well += 1;
+    fn add(&mut self, success: bool) {
+        if success {
+            self.succeeded += 1;
         } else {
-            self.badly += 1;
+            self.failed += 1;
         }
     }
 }

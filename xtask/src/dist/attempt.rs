@@ -17,7 +17,7 @@ const SCRIPT: &str = include_str!("attempt.sh");
 /// Tests the packages of a release. Returns whether all checks pass.
 pub(super) fn run(release: &Release, contents: &Contents, packed: &Path) -> Result<bool> {
     if !sh::is_root() {
-        bail!("--try needs root: it mounts a root directory of its own");
+        bail!("--try needs root, because it mounts a temporary root directory");
     }
     let next = Release { revision: Some(release.revision.unwrap_or(1) + 1), ..release.clone() };
     let directory = tempfile::tempdir()?;

@@ -111,9 +111,9 @@ impl Contents {
         let licence = fs::read_to_string(sh::root().join("LICENSE-MIT"))?;
         let copyright = format!(
             "trainguard is licensed under the MIT licence, which follows, or the Apache License,\n\
-             version 2.0, as you like. On Debian its text is in\n\
+             version 2.0, at your option. On Debian its text is in\n\
              /usr/share/common-licenses/Apache-2.0, elsewhere beside this file. The licences of\n\
-             what is linked with it are in third-party.txt.\n\n{licence}"
+             the linked libraries are in third-party.txt.\n\n{licence}"
         );
         self.add(format!("{doc}/copyright"), 0o644, copyright.into_bytes());
         self.add(format!("{doc}/third-party.txt"), 0o644, notices::gather()?.into_bytes());

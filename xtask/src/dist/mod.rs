@@ -108,9 +108,9 @@ pub(crate) fn run(args: &DistArgs) -> Result<bool> {
     fs::write(directory.join("SHA256SUMS"), sums.concat())?;
     verify::rpm(&fs::read(directory.join(rpm::name(&release)))?)?;
     if !verify::deb(&directory.join(deb::name(&release)))? {
-        eprintln!("the deb was not looked at by lintian, which is not here");
+        eprintln!("lintian is not installed: the deb was not checked");
     }
-    println!("packed into {}", directory.display());
+    println!("packages written to {}", directory.display());
     if args.attempt { attempt::run(&release, &contents, &directory) } else { Ok(true) }
 }
 
@@ -136,7 +136,7 @@ fn version(binary: &Path) -> Result<String> {
     let version = said.trim().strip_prefix("trainguard ").unwrap_or_default();
     ensure!(
         !version.is_empty(),
-        "`{}` says that it is `{}`, expected `trainguard VERSION`",
+        "`{} --version` printed `{}`, expected `trainguard VERSION`",
         binary.display(),
         said.trim()
     );
@@ -152,10 +152,10 @@ fn time() -> Result<u32> {
             let mut git = Command::new("git");
             git.current_dir(sh::root());
             git.args(["-c", "safe.directory=*", "log", "-1", "--format=%ct"]);
-            sh::read(&mut git).context("asking for the time of the last commit; where there is none, set SOURCE_DATE_EPOCH")?
+            sh::read(&mut git).context("reading the time of the last commit; without a git repository, set SOURCE_DATE_EPOCH")?
         }
     };
-    text.trim().parse().with_context(|| format!("`{}` is no time in seconds", text.trim()))
+    text.trim().parse().with_context(|| format!("`{}` is not a time in seconds", text.trim()))
 }
 
 #[cfg(test)]
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_debian_package_holds_what_it_says() {
+    fn a_debian_package_contains_its_files_with_modes() {
         let contents = contents();
         let package = deb::package(&release(Some(2)), &contents).expect("a package");
         assert_eq!(package, deb::package(&release(Some(2)), &contents).expect("the same bytes"));
@@ -231,7 +231,7 @@ mod tests {
             assert_eq!(*mode, 0o755, "{script}");
         }
         let data = entries(&parts[2].1);
-        assert!(data.iter().all(|(.., uid, _)| *uid == 0), "all is root's");
+        assert!(data.iter().all(|(.., uid, _)| *uid == 0), "every file belongs to root");
         let find = |wanted: &str| data.iter().find(|(path, ..)| path == wanted);
         for (path, mode) in [
             ("usr/bin/trainguard", 0o755),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_package_holds_the_same() {
+    fn an_rpm_contains_the_same_files() {
         let contents = contents();
         let bytes = rpm::package(&release(None), &contents).expect("a package");
         assert!(bytes == rpm::package(&release(None), &contents).expect("a package"), "same bytes");

@@ -67,8 +67,9 @@ struct Kind {
 pub(super) fn gather() -> Result<String> {
     let mut cargo = sh::cargo();
     cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]);
-    let metadata = sh::read(&mut cargo).context("asking cargo for the dependencies")?;
-    let metadata: Metadata = serde_json::from_str(&metadata).context("the answer of cargo")?;
+    let metadata = sh::read(&mut cargo).context("running `cargo metadata`")?;
+    let metadata: Metadata =
+        serde_json::from_str(&metadata).context("parsing the output of `cargo metadata`")?;
     let mut by_text: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for package in linked(&metadata) {
         let licence = package.license.as_deref().unwrap_or("see its sources");
@@ -79,7 +80,7 @@ pub(super) fn gather() -> Result<String> {
         by_text.into_iter().map(|(text, who)| (who, text)).collect();
     parts.sort();
     let mut notices =
-        "What the binary `trainguard` consists of besides trainguard itself.\n".to_owned();
+        "Third-party code in the binary `trainguard`, with its licences.\n".to_owned();
     for (mut who, text) in parts {
         who.sort();
         write!(notices, "\n{}\n\n{}\n\n{text}\n", "-".repeat(80), who.join("\n"))?;
@@ -137,7 +138,7 @@ fn texts(package: &Package) -> Result<String> {
         texts.push(text.trim_end().to_owned());
     }
     if texts.is_empty() {
-        return Ok("No text of a licence is in its sources.".to_owned());
+        return Ok("The sources of this package contain no licence text.".to_owned());
     }
     Ok(texts.join("\n\n"))
 }
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_linked_is_named_and_what_builds_is_not() {
+    fn linked_packages_are_listed_and_build_dependencies_are_not() {
         let notices = gather().expect("notices");
         for part in ["\naya 0.14", "\naya-ebpf 0.2", "\nclap 4", "Rich Felker", "Rust Project"] {
             assert!(notices.contains(part), "{part}");

@@ -20,13 +20,16 @@ use crate::sh;
 pub(super) fn binary(path: &Path) -> Result<()> {
     let bytes = fs::read(path).with_context(|| path.display().to_string())?;
     let shown = path.display();
-    ensure!(!needs_a_loader(&bytes)?, "`{shown}` is not statically linked: it names a loader");
+    ensure!(
+        !needs_a_loader(&bytes)?,
+        "`{shown}` is not statically linked: it has a program interpreter"
+    );
     for place in places() {
         let needle = place.as_os_str().as_encoded_bytes();
         if bytes.windows(needle.len()).any(|window| window == needle) {
             bail!(
-                "`{shown}` has `{}` in it, expected no place of the machine that built it: the \
-                 flags of `build::anonymous` miss something",
+                "`{shown}` contains `{}`, expected no path of the build machine: the flags of \
+                 `build::anonymous` do not remap this path",
                 place.display()
             );
         }
@@ -35,9 +38,9 @@ pub(super) fn binary(path: &Path) -> Result<()> {
 }
 
 fn needs_a_loader(bytes: &[u8]) -> Result<bool> {
-    let header = elf::FileHeader64::<Endianness>::parse(bytes).context("an ELF file")?;
-    let endian = header.endian().context("an ELF file")?;
-    let segments = header.program_headers(endian, bytes).context("its segments")?;
+    let header = elf::FileHeader64::<Endianness>::parse(bytes).context("not a 64-bit ELF file")?;
+    let endian = header.endian().context("not a 64-bit ELF file")?;
+    let segments = header.program_headers(endian, bytes).context("reading the program headers")?;
     Ok(segments.iter().any(|segment| segment.p_type(endian) == elf::PT_INTERP))
 }
 
@@ -61,7 +64,7 @@ pub(super) fn deb(path: &Path) -> Result<bool> {
     let mut command = Command::new(lintian);
     command.args(["--fail-on", "error,warning", "--tag-display-limit", "0", "--allow-root"]);
     if !sh::succeeds(command.arg(path))? {
-        bail!("lintian finds something wrong with `{}`, see above", path.display());
+        bail!("lintian reports problems of `{}`; they are listed above", path.display());
     }
     Ok(true)
 }
@@ -71,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_a_loader_or_names_a_place_is_refused() {
+    fn a_binary_with_a_loader_or_a_path_of_the_machine_is_refused() {
         // This test binary is linked dynamically.
         let test = std::env::current_exe().expect("a path");
         let bytes = fs::read(test).expect("a binary");
@@ -85,11 +88,14 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("binary");
         fs::write(&path, &none).expect("writing");
-        binary(&path).expect("nothing is wrong with it");
+        binary(&path).expect("a binary without a loader and without paths");
         none.extend(sh::root().join("x.rs").as_os_str().as_encoded_bytes());
         fs::write(&path, &none).expect("writing");
         assert!(
-            binary(&path).expect_err("a place").to_string().contains("no place of the machine")
+            binary(&path)
+                .expect_err("a path of the machine")
+                .to_string()
+                .contains("no path of the build machine")
         );
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn executables(built: Option<&Built>) -> Result<Vec<Executable>> {
             found.push(Executable { target, path: path.into(), directory });
         }
     }
-    ensure!(!found.is_empty(), "cargo names no test executable");
+    ensure!(!found.is_empty(), "cargo lists no test executables");
     Ok(found)
 }
 

@@ -44,7 +44,7 @@ pub(super) fn figures(
     let listed = list(executables, selection)?;
     let names: Vec<&str> = listed.iter().flat_map(|(_, tests)| tests).map(String::as_str).collect();
     if let Some(missing) = selection.without_test(&names) {
-        bail!("no test is called `{missing}`");
+        bail!("no test matches `{missing}`");
     }
     let mut count = Count::default();
     for (executable, tests) in listed {

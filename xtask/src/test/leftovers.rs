@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_has_no_owner_is_left() {
+    fn only_ids_without_a_process_are_gone() {
         assert!(!is_gone(&std::process::id().to_string()));
         // Above the largest process id of Linux (`PID_MAX_LIMIT`, include/linux/threads.h).
         assert!(is_gone("4194305"));

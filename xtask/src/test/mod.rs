@@ -122,8 +122,10 @@ impl Tests {
     /// Runs the tests and prints the skips. Returns the counts. Does not call cargo.
     pub(crate) fn run(&self, args: &TestArgs) -> Result<Count> {
         if self.built.is_some() && !sh::is_root() {
-            eprintln!("not root: the tests that load programs and make namespaces are skipped");
-            eprintln!("  hint: `sudo -E env PATH=$PATH cargo xtask test` runs them, too");
+            eprintln!(
+                "not root: tests that load BPF programs or create network namespaces are skipped"
+            );
+            eprintln!("  hint: `sudo -E env PATH=$PATH cargo xtask test` runs them");
         }
         let selection =
             Selection { names: args.filter.clone().into_iter().collect(), quick: args.quick };
@@ -139,7 +141,7 @@ impl Tests {
         };
         let (mut count, unexpected) = environment.settle(counted)?;
         if env::var_os("CI").is_some() && unexpected > 0 {
-            println!("{unexpected} skips that CI does not expect ({EXPECTED_SKIPS})");
+            println!("{unexpected} skips that {EXPECTED_SKIPS} does not list");
             count.failed += unexpected;
         }
         if args.quick {
@@ -162,7 +164,7 @@ pub(crate) struct ChaosArgs {
 /// Kills, reloads and starves daemons for longer than a plain test run does, and prints the figures.
 /// Returns the counts.
 pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
-    let names = ["exclusive::chaos::", "daemon::faults::", "takeover::there_and_back::"];
+    let names = ["exclusive::chaos::", "daemon::faults::", "takeover::upgrades::"];
     let names = names.map(|name| format!("{KERNEL}{name}")).into();
     figures(names, ("TRAINGUARD_ROUNDS", args.rounds.to_string().into()))
 }
@@ -225,8 +227,8 @@ impl Selection {
     fn has(&self, name: &str) -> bool {
         let named = self.names.is_empty() || self.names.iter().any(|part| name.contains(part));
         let mut elsewhere = ELSEWHERE.iter().filter(|module| name.starts_with(**module));
-        let meant = elsewhere.all(|module| self.means(module));
-        named && meant && !(self.quick && name.starts_with(KERNEL))
+        let selected = elsewhere.all(|module| self.selects_module(module));
+        named && selected && !(self.quick && name.starts_with(KERNEL))
     }
 
     /// Returns the first name of the selection that none of the tests contains.
@@ -236,7 +238,7 @@ impl Selection {
     }
 
     /// Returns whether a module of [`ELSEWHERE`] is selected by its name.
-    fn means(&self, module: &str) -> bool {
+    fn selects_module(&self, module: &str) -> bool {
         self.names.iter().any(|name| name == module)
     }
 }
@@ -244,7 +246,7 @@ impl Selection {
 impl Environment {
     /// `built`: the products of the build, and the kernel object of the flood sender.
     fn new(built: Option<&(Built, PathBuf)>) -> Result<Self> {
-        let skips = NamedTempFile::new().context("a file for the skips")?;
+        let skips = NamedTempFile::new().context("creating a temporary file for the skips")?;
         let mut variables = vec![("TRAINGUARD_SKIP_LOG", skips.path().into())];
         if let Some((built, flood)) = built {
             variables.push(("TRAINGUARD_OBJECT", built.object.clone().into()));
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_leaves_out_what_cannot_run() {
+    fn a_selection_excludes_tests_that_cannot_run() {
         let named = |names: &[&str], quick| Selection {
             names: names.iter().map(|&name| name.to_owned()).collect(),
             quick,

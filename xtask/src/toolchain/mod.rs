@@ -75,16 +75,16 @@ impl Survey {
             None => println!("missing: a rustc for the kernel object, with the sources of core"),
         }
         for reason in &self.unfit {
-            println!("  passed over: {reason}");
+            println!("  not usable: {reason}");
         }
         match &self.linker {
             Some(linker) => println!("found: bpf-linker {LINKER_VERSION} at {}", linker.display()),
-            None => println!("missing: bpf-linker {LINKER_VERSION} of the compiler's LLVM"),
+            None => println!("missing: bpf-linker {LINKER_VERSION}, built with the LLVM of rustc"),
         }
         if let Some(reason) = &self.unfit_linker {
-            println!("  passed over: {reason}");
+            println!("  not usable: {reason}");
         }
-        println!("{}: ip, of iproute2", if self.ip { "found" } else { "missing" });
+        println!("{}: ip (iproute2)", if self.ip { "found" } else { "missing" });
         println!("{}: tmux", if self.tmux { "found" } else { "missing" });
         test_tools::report();
         for step in install::plan(self) {
@@ -119,10 +119,14 @@ pub(crate) fn ensure(yes: bool) -> Result<Toolchain> {
     let found = survey()?;
     if !found.is_complete() {
         found.report();
-        bail!("the toolchain of the kernel object is still not complete; see above");
+        bail!(
+            "the toolchain of the kernel object is still incomplete; the missing tools are listed above"
+        );
     }
     match found.toolchain() {
         Some(toolchain) => Ok(toolchain),
-        None => bail!("the toolchain vanished while it was looked at"),
+        None => {
+            bail!("a tool of the toolchain was removed during the survey; run the command again")
+        }
     }
 }

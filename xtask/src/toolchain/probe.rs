@@ -42,14 +42,14 @@ pub(crate) fn find_linker(rustc: &Rustc) -> Result<(Option<PathBuf>, Option<Stri
         None => (Some(linker), None),
         Some(failure) => (
             None,
-            Some(format!("{} does not link what {rustc} writes: {failure}", linker.display())),
+            Some(format!("{} cannot link the output of {rustc}: {failure}", linker.display())),
         ),
     })
 }
 
 /// Compiles and links the program. Returns the error message if that fails.
 fn link(rustc: &Rustc, linker: &Path) -> Result<Option<String>> {
-    let directory = tempfile::tempdir().context("a directory for the probe")?;
+    let directory = tempfile::tempdir().context("creating a temporary directory for the probe")?;
     let source = directory.path().join("probe.rs");
     fs::write(&source, PROGRAM)?;
     let mut command = Command::new(&rustc.path);
@@ -65,9 +65,9 @@ fn link(rustc: &Rustc, linker: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let telling = said.lines().find(|line| {
+    let relevant = said.lines().find(|line| {
         let line = line.to_lowercase();
         line.contains("llvm") && !line.contains("note: \"") || line.contains("signal")
     });
-    Ok(Some(telling.or(said.lines().next()).unwrap_or("no message").trim().to_owned()))
+    Ok(Some(relevant.or(said.lines().next()).unwrap_or("no message").trim().to_owned()))
 }

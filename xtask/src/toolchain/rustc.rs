@@ -93,13 +93,14 @@ fn inspect(path: &Path) -> Result<Rustc> {
     let version = sh::read(Command::new(path).arg("-vV"))?;
     let field = |name: &str| {
         let line = version.lines().find_map(|line| line.strip_prefix(name));
-        line.map(str::trim).with_context(|| format!("`rustc -vV` says no `{name}`"))
+        line.map(str::trim).with_context(|| format!("the output of `rustc -vV` has no `{name}`"))
     };
     let release = field("release:")?.to_owned();
     if parse_release(&release).is_none_or(|release| release < OLDEST) {
         bail!("rustc {release} is older than {}.{}", OLDEST.0, OLDEST.1);
     }
-    let llvm = parse_llvm(field("LLVM version:")?).context("an LLVM version of three numbers")?;
+    let llvm = parse_llvm(field("LLVM version:")?)
+        .context("the LLVM version of `rustc -vV` does not have three numbers")?;
     let sysroot = sh::read(Command::new(path).args(["--print", "sysroot"]))?;
     let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
     if !core.is_file() {

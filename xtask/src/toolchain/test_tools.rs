@@ -34,14 +34,17 @@ pub(super) fn report() {
 /// Unpacks the tools that are missing. A failure is only printed, because only the tests that need the
 /// tool are skipped.
 pub(crate) fn ensure_test_tools(yes: bool) {
-    for tool in TOOLS.iter().filter(|tool| !tool.is_there()) {
+    for tool in TOOLS.iter().filter(|tool| !tool.is_installed()) {
         let got = if install::is_debian() {
             tool.unpack(yes)
         } else {
-            Err(anyhow::anyhow!("only Debian's package is fetched from here"))
+            Err(anyhow::anyhow!("xtask fetches it on Debian only"))
         };
         if let Err(error) = got {
-            eprintln!("no {}: {error:#}; the tests that need it are skipped", tool.name);
+            eprintln!(
+                "{} is not available: {error:#}; the tests that need it are skipped",
+                tool.name
+            );
         }
     }
 }
@@ -52,14 +55,14 @@ impl Tool {
         sh::root().join("target").join(self.name)
     }
 
-    fn is_there(&self) -> bool {
+    fn is_installed(&self) -> bool {
         let unpacked = self.directory().join("usr/bin");
         let found = |name: &&str| unpacked.join(name).is_file() || sh::find(name).is_some();
         self.programs.iter().all(found)
     }
 
     fn report(&self) {
-        let there = self.is_there();
+        let there = self.is_installed();
         let programs = self.programs.join(" and ");
         println!("{}: {programs}, for tests", if there { "found" } else { "missing" });
         if !there && install::is_debian() {
@@ -91,7 +94,11 @@ impl Tool {
                 fs::remove_file(&path)?;
             }
         }
-        anyhow::ensure!(self.is_there(), "no {} in {packages}", self.programs.join(" and no "));
+        anyhow::ensure!(
+            self.is_installed(),
+            "the packages {packages} do not contain {}",
+            self.programs.join(" and ")
+        );
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use super::{
     initramfs::{Initramfs, Start},
     rootfs,
     run::{Card, Ended, Machine},
-    wire::{self, Answers, Seen, Stranger},
+    wire::{self, Answers, Attacker, Seen},
 };
 use crate::{build, dist, sh, toolchain, upgrade};
 
@@ -220,7 +220,7 @@ impl System<'_> {
     /// Runs a script in one boot. The guest gets the packages as `trainguard` and `trainguard-next`.
     fn script(&self, name: &str, package: &Path, next: &Path) -> Result<Tally> {
         let scripts = sh::root().join(SCRIPTS);
-        ensure!(scripts.join(name).is_file(), "there is no {SCRIPTS}/{name}");
+        ensure!(scripts.join(name).is_file(), "no such script: {SCRIPTS}/{name}");
         let image = rootfs::ensure(self.cache)?;
         let scratch = self.cache.scratch()?;
         let mut initramfs = self.initramfs(&service_job(name))?;
@@ -236,8 +236,8 @@ impl System<'_> {
         let outcome = self
             .machine(&initramfs, scratch.path(), (image, false), Vec::new(), SERVICE)?
             .run(|line| script.line(self.name, line, &mut tally))?;
-        ensure!(tally.count.passed + tally.count.failed > 0, "{SCRIPTS}/{name} said nothing");
-        tally.judge(self.name, &outcome);
+        ensure!(tally.count.passed + tally.count.failed > 0, "{SCRIPTS}/{name} printed no result");
+        tally.count_outcome(self.name, &outcome);
         Ok(tally)
     }
 
@@ -315,7 +315,7 @@ impl System<'_> {
         mut cut: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<bool> {
         let Disk { scratch, file, tally } = disk;
-        let stranger = Stranger::start(scratch.path())?;
+        let attacker = Attacker::start(scratch.path())?;
         let cards = vec![Card::Wire(scratch.path().to_owned())];
         let machine = self.machine(initramfs, scratch.path(), (file.clone(), true), cards, BOOT)?;
         let (mut said, mut is_cut) = (Vec::new(), false);
@@ -325,12 +325,12 @@ impl System<'_> {
             is_cut |= flow.is_break();
             flow
         });
-        let seen = stranger.stop();
+        let seen = attacker.stop();
         let outcome = outcome?;
         println!(
-            "{}: {what}: {} knocks at each port, answers: {} by tcp/{} (guarded), {} by tcp/{} ({:.0} s)",
+            "{}: {what}: {} SYN segments to each port, answers: {} by tcp/{} (guarded), {} by tcp/{} ({:.0} s)",
             self.name,
-            seen.knocks,
+            seen.syns,
             said_of(&seen.guarded),
             wire::GUARDED,
             said_of(&seen.control),
@@ -339,23 +339,23 @@ impl System<'_> {
         );
         let failed = tally.count.failed;
         if is_cut && outcome.ended == Ended::Cut {
-            tally.judge_console(self.name, &outcome);
+            tally.count_console(self.name, &outcome);
         } else {
-            tally.judge(self.name, &outcome);
+            tally.count_outcome(self.name, &outcome);
         }
         if !expected(&seen) {
-            println!("{}: {what}: not what was expected", self.name);
+            println!("{}: {what}: unexpected answers, see above", self.name);
             tally.count.failed += 1;
         }
-        let well = tally.count.failed == failed;
-        if well {
+        let as_expected = tally.count.failed == failed;
+        if as_expected {
             tally.count.passed += 1;
         } else {
             for line in &said {
                 println!("  {line}");
             }
         }
-        Ok(well)
+        Ok(as_expected)
     }
 
     fn initramfs(&self, job: &str) -> Result<Initramfs> {
@@ -453,12 +453,12 @@ impl Script {
     }
 
     fn done(&mut self, machine: &str, code: &str, tally: &mut Tally) {
-        let told = tally.count.failed > self.failed_before;
-        if code != "0" && !told {
+        let reported = tally.count.failed > self.failed_before;
+        if code != "0" && !reported {
             println!("{machine}: {}: exit status {code}", self.name);
             tally.count.failed += 1;
         }
-        if code != "0" || told {
+        if code != "0" || reported {
             for line in &self.said {
                 println!("  {line}");
             }
@@ -477,7 +477,7 @@ mod tests {
         for line in [
             "@@script 10-install.sh",
             "ok installed",
-            "talk",
+            "other output",
             "not ok enabled: it is",
             "@@done 1",
             "@@script 20-start.sh",

@@ -81,7 +81,9 @@ impl Cache {
     pub(super) fn qemu(&self) -> Result<Command> {
         let unpacked = self.prefix("usr/bin").join(QEMU);
         if !unpacked.is_file() {
-            return Ok(Command::new(sh::find(QEMU).with_context(|| format!("no `{QEMU}`"))?));
+            return Ok(Command::new(
+                sh::find(QEMU).with_context(|| format!("`{QEMU}` is not installed"))?,
+            ));
         }
         let mut qemu = self.program(&unpacked);
         for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
@@ -133,7 +135,7 @@ impl Cache {
             offered = newest_offered(wanted)?;
         }
         let release = offered.with_context(|| {
-            format!("apt knows no kernel {wanted}; Debian 12 and its security updates have it")
+            format!("apt offers no kernel {wanted}; Debian 12 with its security updates has it")
         })?;
         let directory = kernels.join(&release);
         // Unpack into a temporary directory and rename it, so that a kernel in the cache is always
@@ -156,8 +158,8 @@ impl Cache {
             packages.iter().filter(|name| deb(&debs, name).is_none()).collect();
         if !missing.is_empty() {
             eprintln!(
-                "fetching {why}: {} of Debian's packages by `apt-get download`, unpacked into {}, \
-                 not installed",
+                "fetching {why}: {} Debian packages, by `apt-get download`; unpacking them into {} \
+                 without installing them",
                 missing.len(),
                 to.display()
             );
@@ -221,9 +223,9 @@ fn deb(directory: &Path, package: &str) -> Option<PathBuf> {
 }
 
 fn need_apt() -> Result<()> {
-    ensure!(is_debian(), "no apt-get here, and only Debian's packages are fetched");
+    ensure!(is_debian(), "this needs apt-get: xtask fetches Debian packages only");
     if sh::find("dpkg").is_none() {
-        bail!("no dpkg here, which unpacks packages");
+        bail!("`dpkg` is not installed; xtask unpacks packages with it");
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ const LOADED_FOR_DISK: [&str; 5] =
     ["virtio_pci", "virtio_blk", "virtio_console", "crc32c_generic", "ext4"];
 /// Modules that the kernel or udev loads on demand. If tunnel modules were loaded at the start, every
 /// namespace would have a `tunl0` and similar interfaces.
-const AT_HAND: [&str; 38] = [
+const ON_DEMAND: [&str; 38] = [
     "8021q",
     "af_packet",
     "bonding",
@@ -122,8 +122,8 @@ impl Initramfs {
         new.modules(kernel, loaded)?;
         if start == Start::Job {
             for name in PROGRAMS {
-                let path =
-                    sh::find(name).with_context(|| format!("no `{name}` on this machine"))?;
+                let path = sh::find(name)
+                    .with_context(|| format!("`{name}` is not installed on this machine"))?;
                 new.program(&path, &format!("usr/bin/{name}"))?;
             }
         }
@@ -159,7 +159,7 @@ impl Initramfs {
     /// Adds a file of this machine, or a directory with everything below it.
     pub(super) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
         if !from.is_dir() {
-            ensure!(from.is_file(), "there is no file {}", from.display());
+            ensure!(from.is_file(), "no such file: {}", from.display());
             self.add(to, Entry::File(from.to_owned()));
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl Initramfs {
         let target = Path::new("lib/modules").join(&kernel.release);
         let index = directory.join("modules.dep");
         let index = fs::read_to_string(&index).with_context(|| index.display().to_string())?;
-        for file in closure(&index, loaded.iter().chain(&AT_HAND)) {
+        for file in closure(&index, loaded.iter().chain(&ON_DEMAND)) {
             self.add(target.join(&file), Entry::File(directory.join(&file)));
         }
         for entry in fs::read_dir(&directory)? {
@@ -271,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_come_with_what_they_need() {
+    fn modules_are_copied_with_their_dependencies() {
         let index = "kernel/net/vxlan.ko.xz: kernel/net/udp_tunnel.ko.xz kernel/net/udp6.ko.xz\n\
                      kernel/net/udp_tunnel.ko.xz:\nkernel/net/sch-fq.ko:\nkernel/net/other.ko:\n";
         let files = closure(index, ["vxlan", "sch_fq", "built_in"].iter());

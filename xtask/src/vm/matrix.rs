@@ -76,7 +76,7 @@ struct Known {
     /// Prefixes of kernel releases. Empty: all kernels.
     #[serde(default)]
     kernels: Vec<String>,
-    #[expect(dead_code, reason = "for whoever reads the file")]
+    #[expect(dead_code, reason = "explains the entry to readers of the file")]
     reason: String,
 }
 
@@ -103,10 +103,10 @@ impl Plan {
 
     /// Returns the modules of a form, or the modules named in `only` if there are any.
     fn tests<'p>(&'p self, form: Form, only: &'p [String]) -> impl Iterator<Item = &'p Test> {
-        let means = move |test: &&Test| {
+        let is_selected = move |test: &&Test| {
             if only.is_empty() { test.form <= form } else { only.contains(&test.module) }
         };
-        self.test.iter().filter(means)
+        self.test.iter().filter(is_selected)
     }
 }
 
@@ -164,7 +164,7 @@ impl Run<'_> {
         self.initramfs(&plan)?.write(&initramfs)?;
         let tests = plan.tests(self.form, self.only);
         let limit = tests.map(|test| Duration::from_secs(test.seconds)).sum::<Duration>();
-        ensure!(!limit.is_zero(), "{PLAN} names none of these modules: {:?}", self.only);
+        ensure!(!limit.is_zero(), "{PLAN} lists none of these modules: {:?}", self.only);
         let machine = Machine {
             cache: self.cache,
             kernel: self.kernel,
@@ -296,16 +296,16 @@ impl<'r> Reader<'r> {
         if expected {
             self.tally.skip_as_planned(format!("{}: {skip}", self.name));
         } else {
-            println!("{}: {skip}: a skip that {PLAN} does not name", self.name);
+            println!("{}: {skip}: a skip that {PLAN} does not list", self.name);
             self.tally.count.failed += 1;
         }
     }
 
     fn finish(mut self, outcome: &Outcome) -> Tally {
         if self.current.is_some() {
-            self.done("nothing: the machine went off");
+            self.done("unknown: the machine powered off");
         }
-        self.tally.judge(self.name, outcome);
+        self.tally.count_outcome(self.name, outcome);
         self.tally
     }
 }
@@ -320,24 +320,26 @@ fn figures_line(json: &str) -> String {
     format!("instructions verified: {}", each.collect::<Vec<_>>().join(", "))
 }
 
-/// Judges whether a machine ran without faults.
+/// Counts the failures of a machine itself, as opposed to those of its tests.
 impl Tally {
     /// Counts each fault that the kernel reported on its console as a failure.
-    pub(super) fn judge_console(&mut self, name: &str, outcome: &Outcome) {
-        let trouble = outcome.trouble();
-        for line in &trouble {
-            println!("{name}: the kernel says: {line}");
+    pub(super) fn count_console(&mut self, name: &str, outcome: &Outcome) {
+        let faults = outcome.kernel_faults();
+        for line in &faults {
+            println!("{name}: fault reported by the kernel: {line}");
         }
-        self.count.failed += trouble.len() as u64;
+        self.count.failed += faults.len() as u64;
     }
 
-    pub(super) fn judge(&mut self, name: &str, outcome: &Outcome) {
-        self.judge_console(name, outcome);
+    pub(super) fn count_outcome(&mut self, name: &str, outcome: &Outcome) {
+        self.count_console(name, outcome);
         match outcome.ended {
             Ended::Code(0) => return,
-            Ended::Code(code) => println!("{name}: the job ended with {code}"),
+            Ended::Code(code) => println!("{name}: the job ended with exit status {code}"),
             Ended::TimedOut => println!("{name}: out of time after {} s", outcome.took.as_secs()),
-            Ended::Silent => println!("{name}: the machine went off without a word"),
+            Ended::Silent => {
+                println!("{name}: the machine powered off before the job reported its exit status");
+            }
             Ended::Cut => println!("{name}: the power was cut"),
         }
         self.count.failed += 1;
@@ -345,7 +347,7 @@ impl Tally {
         for line in console.iter().rev().take(30).rev() {
             println!("  console: {line}");
         }
-        for line in outcome.talk.lines() {
+        for line in outcome.emulator.lines() {
             println!("  emulator: {line}");
         }
     }
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_a_kernel_is_not_said_of_another() {
+    fn a_known_skip_applies_to_its_kernels_only() {
         let known =
             Known { test: "a".to_owned(), kernels: vec!["6.1".to_owned()], reason: String::new() };
         assert!(known.is("a", "6.1.0-56-cloud-amd64"));

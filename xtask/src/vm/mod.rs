@@ -89,7 +89,7 @@ const SCENARIOS: &[Scenario] = &[
         kernel: Wanted::cloud("6.12"),
         short: false,
         what: What::Tests(Form::Short, &[]),
-        about: "the same on Debian 13's",
+        about: "the same on Debian 13's kernel",
     },
     Scenario {
         name: "interpreter",
@@ -138,7 +138,7 @@ const SCENARIOS: &[Scenario] = &[
         kernel: Wanted::cloud("6.1"),
         short: true,
         what: What::Boots(1, 20),
-        about: "a stranger on the wire from power-on to power-off",
+        about: "an attacker on the wire from power-on to power-off",
     },
     Scenario {
         name: "boot-6.12",
@@ -152,7 +152,7 @@ const SCENARIOS: &[Scenario] = &[
         kernel: Wanted::cloud("6.12"),
         short: false,
         what: What::PowerCuts(5),
-        about: "the power goes in the middle of reloads, a stranger on the wire",
+        about: "power cuts in the middle of reloads, with an attacker on the wire",
     },
 ];
 
@@ -192,7 +192,7 @@ impl Tally {
         let Count { passed, mut failed, ignored } = self.count;
         let unexpected = self.skips.len() as u64;
         if strict && unexpected > 0 {
-            println!("{unexpected} skips that CI does not expect ({})", matrix::PLAN);
+            println!("{unexpected} skips that {} does not list", matrix::PLAN);
             failed += unexpected;
         }
         let skipped = ignored + self.expected.len() as u64 + unexpected;
@@ -203,7 +203,8 @@ impl Tally {
 
 /// Runs scenarios. Returns whether all of them passed.
 pub(crate) fn run(args: &VmArgs) -> Result<bool> {
-    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| args.means(scenario)).collect();
+    let chosen: Vec<&Scenario> =
+        SCENARIOS.iter().filter(|scenario| args.selects(scenario)).collect();
     if args.list {
         for scenario in SCENARIOS {
             let form = if scenario.short { "short" } else { "long" };
@@ -217,14 +218,14 @@ pub(crate) fn run(args: &VmArgs) -> Result<bool> {
         return Ok(true);
     }
     if chosen.is_empty() {
-        anyhow::bail!("no such scenario or kernel; `cargo xtask vm --list` names them");
+        anyhow::bail!("no such scenario or kernel; `cargo xtask vm --list` lists them");
     }
     let strict = env::var_os("CI").is_some();
     let mut tally = Tally::default();
     let cache = match tools(args) {
         Ok(cache) => cache,
         Err(error) => {
-            tally.skip(format!("vm: this machine cannot: {error:#}"));
+            tally.skip(format!("vm: this machine cannot run virtual machines: {error:#}"));
             return Ok(tally.report(strict));
         }
     };
@@ -258,7 +259,7 @@ fn tools(args: &VmArgs) -> Result<Cache> {
 }
 
 impl VmArgs {
-    fn means(&self, scenario: &Scenario) -> bool {
+    fn selects(&self, scenario: &Scenario) -> bool {
         let named = self.scenario.iter().any(|name| name == scenario.name);
         let kernel = self.kernel.is_empty() || self.kernel.contains(&scenario.kernel.to_string());
         if self.scenario.is_empty() {
@@ -300,13 +301,13 @@ impl Scenario {
         };
         let name = self.name;
         let system = || -> Result<boot::System<'_>> {
-            let package = package.context("the package was made")?;
+            let package = package.context("no package was built for this scenario")?;
             Ok(boot::System { name, cache, kernel, package })
         };
         match self.what {
             What::Tests(_, settings) => {
-                let form = self.form(long).context("it has tests")?;
-                let programs = programs.context("the programs were built")?;
+                let form = self.form(long).context("this scenario runs no tests")?;
+                let programs = programs.context("no test programs were built for this scenario")?;
                 let only = &args.module;
                 matrix::Run { name, cache, kernel, programs, form, only, settings }.run()
             }

@@ -46,7 +46,7 @@ const FILES: [(&str, u32, &str); 8] = [
     (
         "etc/systemd/system/vm-job.target",
         0o644,
-        "[Unit]\nDescription=A whole system, then the job\nRequires=multi-user.target\n\
+        "[Unit]\nDescription=The system, and then the job\nRequires=multi-user.target\n\
          After=multi-user.target\nWants=vm-job.service\nAllowIsolate=yes\n",
     ),
     ("etc/systemd/system.conf.d/vm.conf", 0o644, "[Manager]\nDefaultTimeoutStopSec=15s\n"),
@@ -83,12 +83,12 @@ pub(super) fn ensure(cache: &Cache) -> Result<PathBuf> {
         return Ok(image);
     }
     ensure!(sh::is_root(), "building a root file system needs root");
-    let mke2fs = sh::find("mke2fs").context("no `mke2fs`, which is in e2fsprogs")?;
-    ensure!(sh::find("perl").is_some(), "no `perl`, which mmdebstrap is written in");
+    let mke2fs = sh::find("mke2fs").context("`mke2fs` is not installed (package e2fsprogs)")?;
+    ensure!(sh::find("perl").is_some(), "`perl` is not installed; mmdebstrap needs it");
     let mmdebstrap = cache.ensure_mmdebstrap()?;
     let sources = sources()?;
     eprintln!(
-        "building a root file system of Debian's packages by mmdebstrap, from the sources in {}",
+        "building a root file system from Debian packages with mmdebstrap; sources: {}",
         sources.display()
     );
     let scratch = cache.scratch()?;
@@ -110,7 +110,7 @@ pub(super) fn ensure(cache: &Cache) -> Result<PathBuf> {
         // mmdebstrap's output is not a result of this subcommand.
         .stdout(Stdio::null());
     sh::run(&mut command)?;
-    furnish(&tree)?;
+    configure(&tree)?;
     // Create a temporary file and rename it, so that an image in the cache is always complete.
     let part = scratch.path().join("image");
     fs::File::create(&part)?.set_len(BYTES)?;
@@ -145,11 +145,14 @@ fn sources() -> Result<PathBuf> {
                 && line.split_whitespace().any(|word| word == codename)
         })
     };
-    files.into_iter().find(names).with_context(|| format!("no apt source for `{codename}`"))
+    files
+        .into_iter()
+        .find(names)
+        .with_context(|| format!("no file of /etc/apt lists the suite `{codename}`"))
 }
 
 /// Copies our files into the tree.
-fn furnish(tree: &Path) -> Result<()> {
+fn configure(tree: &Path) -> Result<()> {
     for (path, mode, text) in FILES {
         let path = tree.join(path);
         if let Some(parent) = path.parent() {

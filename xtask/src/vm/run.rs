@@ -18,7 +18,7 @@ use super::fetch::{Cache, Kernel};
 use crate::demo::Interrupt;
 
 /// Kernel messages that report a fault. None of them may appear on the console.
-const TROUBLE: [&str; 10] = [
+const KERNEL_FAULTS: [&str; 10] = [
     "Kernel panic",
     "BUG:",
     "WARNING: ",
@@ -32,7 +32,7 @@ const TROUBLE: [&str; 10] = [
 ];
 
 /// Kernel messages that are not faults of the guard.
-const NO_TROUBLE: [&str; 1] = [
+const NOT_FAULTS: [&str; 1] = [
     // An emulated CPU has the vulnerabilities of the model that it emulates.
     "WARNING: Spectre",
 ];
@@ -67,7 +67,7 @@ pub(super) struct Outcome {
     /// Output of the kernel.
     pub(super) console: String,
     /// Output of the emulator.
-    pub(super) talk: String,
+    pub(super) emulator: String,
     pub(super) ended: Ended,
     pub(super) took: Duration,
 }
@@ -135,11 +135,11 @@ impl Machine<'_> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // The emulator warns of intended settings, for example that a hub is connected to nothing. The
         // warnings are shown only if something failed.
-        let talk = scratch.path().join("talk");
-        command.stderr(fs::File::create(&talk)?);
+        let messages = scratch.path().join("messages");
+        command.stderr(fs::File::create(&messages)?);
         let started = Instant::now();
         let mut child = command.spawn().with_context(|| format!("running {command:?}"))?;
-        let output = child.stdout.take().context("the output of the emulator")?;
+        let output = child.stdout.take().context("the output of the emulator is not a pipe")?;
         let guard = TimeLimit::start(child, started + self.limit, Interrupt::listen()?);
         let mut ended = Ended::Silent;
         for line in BufReader::new(output).split(b'\n') {
@@ -154,15 +154,15 @@ impl Machine<'_> {
         }
         match guard.finish() {
             Some(Stopped::Cut) => ended = Ended::Cut,
-            Some(Stopped::Interrupted) => bail!("interrupted; the machine is off"),
+            Some(Stopped::Interrupted) => bail!("interrupted; the virtual machine is stopped"),
             Some(Stopped::OutOfTime) if ended == Ended::Silent => ended = Ended::TimedOut,
             _ => {}
         }
         // The file does not exist if the emulator did not start.
         let console = fs::read(&console).unwrap_or_default();
         let console = String::from_utf8_lossy(&console).replace('\r', "");
-        let talk = fs::read_to_string(&talk)?;
-        Ok(Outcome { console, talk, ended, took: started.elapsed() })
+        let emulator = fs::read_to_string(&messages)?;
+        Ok(Outcome { console, emulator, ended, took: started.elapsed() })
     }
 }
 
@@ -193,15 +193,15 @@ impl Card {
 
 impl Outcome {
     /// Returns the faults that the kernel reported.
-    pub(super) fn trouble(&self) -> Vec<&str> {
-        trouble(&self.console)
+    pub(super) fn kernel_faults(&self) -> Vec<&str> {
+        kernel_faults(&self.console)
     }
 }
 
-fn trouble(console: &str) -> Vec<&str> {
+fn kernel_faults(console: &str) -> Vec<&str> {
     let is = |line: &&str| {
-        TROUBLE.iter().any(|words| line.contains(words))
-            && !NO_TROUBLE.iter().any(|words| line.contains(words))
+        KERNEL_FAULTS.iter().any(|words| line.contains(words))
+            && !NOT_FAULTS.iter().any(|words| line.contains(words))
     };
     console.lines().filter(is).collect()
 }
@@ -216,29 +216,29 @@ enum Stopped {
 
 /// A message to the thread that watches the emulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
+enum Message {
     Finished,
     Cut,
 }
 
 /// Stops the emulator when its time limit is exceeded, or when the user wants to stop.
 struct TimeLimit {
-    word: mpsc::Sender<Word>,
+    sender: mpsc::Sender<Message>,
     thread: JoinHandle<Option<Stopped>>,
 }
 
 impl TimeLimit {
     /// Interval of checks for the time limit and the interrupt.
-    const LOOK: Duration = Duration::from_millis(200);
+    const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
     fn start(mut child: Child, end: Instant, interrupt: Interrupt) -> Self {
-        let (word, wait) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let thread = thread::spawn(move || {
             let stopped = loop {
-                match wait.recv_timeout(Self::LOOK) {
-                    Ok(Word::Cut) => break Some(Stopped::Cut),
-                    Ok(Word::Finished) | Err(RecvTimeoutError::Disconnected) => break None,
-                    Err(RecvTimeoutError::Timeout) if interrupt.came() => {
+                match receiver.recv_timeout(Self::CHECK_INTERVAL) {
+                    Ok(Message::Cut) => break Some(Stopped::Cut),
+                    Ok(Message::Finished) | Err(RecvTimeoutError::Disconnected) => break None,
+                    Err(RecvTimeoutError::Timeout) if interrupt.is_requested() => {
                         break Some(Stopped::Interrupted);
                     }
                     Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
@@ -253,18 +253,18 @@ impl TimeLimit {
             let _ = child.wait();
             stopped
         });
-        Self { word, thread }
+        Self { sender, thread }
     }
 
     /// Stops the emulator at once.
     fn cut(&self) {
-        let _ = self.word.send(Word::Cut);
+        let _ = self.sender.send(Message::Cut);
     }
 
     /// Waits until the emulator ends; its output has ended already. Returns why it was stopped, if it
     /// was.
     fn finish(self) -> Option<Stopped> {
-        let _ = self.word.send(Word::Finished);
+        let _ = self.sender.send(Message::Finished);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
@@ -274,12 +274,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trouble_of_the_kernel_is_seen() {
+    fn faults_of_the_kernel_are_found() {
         let console = "[    1.2] e1000: loaded\n[    3.4] WARNING: CPU: 0 PID: 7 at net/core/dev.c:1\n\
                        [    5.6] Kernel panic - not syncing: Attempted to kill init!\n";
-        assert_eq!(trouble(console).len(), 2);
+        assert_eq!(kernel_faults(console).len(), 2);
         assert!(
-            trouble("[    0.1] WARNING: Spectre v2 mitigation leaves CPU vulnerable").is_empty()
+            kernel_faults("[    0.1] WARNING: Spectre v2 mitigation leaves CPU vulnerable")
+                .is_empty()
         );
     }
 }

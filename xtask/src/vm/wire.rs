@@ -23,7 +23,7 @@ use etherparse::{
 /// Address of the guest, of a range reserved for documentation (RFC 5737).
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Address of the unlisted host.
-pub(super) const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
+pub(super) const ATTACKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 /// The guarded port.
 pub(super) const GUARDED: u16 = 9091;
 /// A port that is not guarded. Its answers show that segments arrive.
@@ -31,7 +31,7 @@ pub(super) const CONTROL: u16 = 8080;
 
 /// MAC address of the guest's card, see `run.rs`.
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x01];
-const STRANGER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x02];
+const ATTACKER_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0xff, 0x02];
 
 /// Interval between two SYN segments to each port.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     /// Number of SYN segments that were sent to each port.
-    pub(super) knocks: u64,
+    pub(super) syns: u64,
     pub(super) guarded: Answers,
     pub(super) control: Answers,
 }
@@ -64,12 +64,12 @@ impl Answers {
 }
 
 /// The thread of the unlisted host.
-pub(super) struct Stranger {
+pub(super) struct Attacker {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Seen>,
 }
 
-impl Stranger {
+impl Attacker {
     /// Starts the unlisted host. The guest's end of the cable is the socket `guest` in the same
     /// directory.
     pub(super) fn start(directory: &Path) -> Result<Self> {
@@ -79,7 +79,8 @@ impl Stranger {
                 fs::remove_file(&path)?;
             }
         }
-        let socket = UnixDatagram::bind(directory.join("host")).context("the end of a cable")?;
+        let socket = UnixDatagram::bind(directory.join("host"))
+            .context("binding the socket of the attacker")?;
         socket.set_read_timeout(Some(PAUSE))?;
         // If the guest does not receive, the socket's buffer fills up. Frames that do not fit are lost,
         // as on a wire.
@@ -87,7 +88,7 @@ impl Stranger {
         let guest = directory.join("guest");
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
-        let thread = thread::spawn(move || Knocking::new(socket, guest).run(&flag));
+        let thread = thread::spawn(move || Sender::new(socket, guest).run(&flag));
         Ok(Self { stop, thread })
     }
 
@@ -98,14 +99,14 @@ impl Stranger {
     }
 }
 
-struct Knocking {
+struct Sender {
     socket: UnixDatagram,
     guest: PathBuf,
     started: Instant,
     seen: Seen,
 }
 
-impl Knocking {
+impl Sender {
     fn new(socket: UnixDatagram, guest: PathBuf) -> Self {
         Self { socket, guest, started: Instant::now(), seen: Seen::default() }
     }
@@ -120,8 +121,8 @@ impl Knocking {
                 // Each SYN has its own source port, because a second SYN with the same ports would be a
                 // retransmission.
                 source_port = if source_port == 60_000 { 20_000 } else { source_port + 1 };
-                let sent = [GUARDED, CONTROL].map(|port| self.send(&knock(source_port, port)));
-                self.seen.knocks += u64::from(sent == [true, true]);
+                let sent = [GUARDED, CONTROL].map(|port| self.send(&syn(source_port, port)));
+                self.seen.syns += u64::from(sent == [true, true]);
             }
             if let Ok(length) = self.socket.recv(&mut buffer) {
                 self.received(&buffer[..length]);
@@ -141,9 +142,9 @@ impl Knocking {
         match (&packet.net, &packet.transport) {
             (Some(NetSlice::Arp(arp)), _) => {
                 let wanted = arp.operation() == ArpOperation::REQUEST
-                    && arp.target_protocol_addr() == STRANGER.octets();
+                    && arp.target_protocol_addr() == ATTACKER.octets();
                 if wanted {
-                    self.send(&here_i_am());
+                    self.send(&arp_reply());
                 }
             }
             (_, Some(TransportSlice::Tcp(tcp))) => {
@@ -157,7 +158,7 @@ impl Knocking {
                     // Otherwise the guest would retransmit its answer, and its queue of half-open
                     // connections would fill up.
                     let port = tcp.source_port();
-                    self.send(&hang_up(tcp.destination_port(), port, tcp.acknowledgment_number()));
+                    self.send(&reset(tcp.destination_port(), port, tcp.acknowledgment_number()));
                 }
             }
             _ => {}
@@ -166,12 +167,12 @@ impl Knocking {
 }
 
 /// Builds the first segment of a connection.
-fn knock(from: u16, to: u16) -> Vec<u8> {
+fn syn(from: u16, to: u16) -> Vec<u8> {
     frame(|ip| ip.tcp(from, to, 1, 64_000).syn())
 }
 
 /// Builds a reset, which ends a connection.
-fn hang_up(from: u16, to: u16, sequence: u32) -> Vec<u8> {
+fn reset(from: u16, to: u16, sequence: u32) -> Vec<u8> {
     frame(|ip| ip.tcp(from, to, sequence, 0).rst())
 }
 
@@ -180,8 +181,8 @@ fn frame(
         etherparse::PacketBuilderStep<etherparse::IpHeaders>,
     ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader>,
 ) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2(STRANGER_MAC, GUEST_MAC);
-    let step = segment(ethernet.ipv4(STRANGER.octets(), GUEST.octets(), 64));
+    let ethernet = PacketBuilder::ethernet2(ATTACKER_MAC, GUEST_MAC);
+    let step = segment(ethernet.ipv4(ATTACKER.octets(), GUEST.octets(), 64));
     let mut bytes = Vec::with_capacity(step.size(0));
     if step.write(&mut bytes, &[]).is_err() {
         bytes.clear();
@@ -190,16 +191,16 @@ fn frame(
 }
 
 /// Builds the answer to the guest's ARP request for our address.
-fn here_i_am() -> Vec<u8> {
+fn arp_reply() -> Vec<u8> {
     let ethernet = Ethernet2Header {
-        source: STRANGER_MAC,
+        source: ATTACKER_MAC,
         destination: GUEST_MAC,
         ether_type: EtherType::ARP,
     };
     let arp = ArpEthIpv4Packet {
         operation: ArpOperation::REPLY,
-        sender_mac: STRANGER_MAC,
-        sender_ipv4: STRANGER.octets(),
+        sender_mac: ATTACKER_MAC,
+        sender_ipv4: ATTACKER.octets(),
         target_mac: GUEST_MAC,
         target_ipv4: GUEST.octets(),
     };
@@ -211,23 +212,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knocks_are_what_they_seem() {
-        let bytes = knock(20_000, GUARDED);
+    fn a_syn_segment_is_valid() {
+        let bytes = syn(20_000, GUARDED);
         let packet = SlicedPacket::from_ethernet(&bytes).unwrap();
         let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
         assert!(tcp.syn() && !tcp.ack());
         assert_eq!((tcp.source_port(), tcp.destination_port()), (20_000, GUARDED));
-        assert_eq!(tcp.calc_checksum_ipv4(STRANGER.octets(), GUEST.octets()), Ok(tcp.checksum()));
+        assert_eq!(tcp.calc_checksum_ipv4(ATTACKER.octets(), GUEST.octets()), Ok(tcp.checksum()));
     }
 
     #[test]
-    fn answers_are_counted_by_port_and_hung_up_on() {
+    fn answers_are_counted_by_port_and_reset() {
         let directory = tempfile::tempdir().unwrap();
-        let stranger = Stranger::start(directory.path()).unwrap();
+        let attacker = Attacker::start(directory.path()).unwrap();
         let guest = UnixDatagram::bind(directory.path().join("guest")).unwrap();
         guest.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut buffer = [0; 2048];
-        let mut hung_up = false;
+        let mut was_reset = false;
         for _ in 0..50 {
             // A signal handler of another test may run in this thread.
             let length = loop {
@@ -238,10 +239,10 @@ mod tests {
             };
             let packet = SlicedPacket::from_ethernet(&buffer[..length]).unwrap();
             let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("{packet:?}") };
-            hung_up |= tcp.rst();
+            was_reset |= tcp.rst();
             if tcp.syn() && tcp.destination_port() == CONTROL {
-                let step = PacketBuilder::ethernet2(GUEST_MAC, STRANGER_MAC)
-                    .ipv4(GUEST.octets(), STRANGER.octets(), 64)
+                let step = PacketBuilder::ethernet2(GUEST_MAC, ATTACKER_MAC)
+                    .ipv4(GUEST.octets(), ATTACKER.octets(), 64)
                     .tcp(CONTROL, tcp.source_port(), 7, 100)
                     .syn()
                     .ack(2);
@@ -250,9 +251,9 @@ mod tests {
                 guest.send_to(&answer, directory.path().join("host")).unwrap();
             }
         }
-        let seen = stranger.stop();
-        assert!(seen.control.count > 10 && seen.knocks > 10, "{seen:?}");
+        let seen = attacker.stop();
+        assert!(seen.control.count > 10 && seen.syns > 10, "{seen:?}");
         assert_eq!(seen.guarded.count, 0);
-        assert!(hung_up);
+        assert!(was_reset);
     }
 }

@@ -88,6 +88,27 @@ pub enum CapacityError {
 ///
 /// # Errors
 /// The policy exceeds a capacity of the node. The message has the number and how to reduce it.
+///
+/// # Examples
+///
+/// ```
+/// use guard_common::{Action, Reason, packet::Frame, port_table::Transport};
+/// use guard_policy::probe::{FLAGS_OPENING, Probe};
+/// use guard_policy::{Disk, Placement, compile, limiter::HostLimiter, load};
+/// use std::{net::IpAddr, path::Path};
+///
+/// let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policies/cluster.yaml");
+/// let loaded = load(Path::new(manifest), &Disk)?;
+/// let node = loaded.cluster.node("sched-0").expect("a node of the manifest");
+/// let policy = compile(&loaded, node, &Placement::default())?;
+///
+/// let unlisted = IpAddr::from([192, 0, 2, 9]);
+/// let frame = Probe::new(unlisted, Transport::Tcp, 9091, FLAGS_OPENING).frame();
+/// let verdict = policy.host().verdict(&Frame::new(&frame), &HostLimiter::new([0; 2]));
+/// assert_eq!((verdict.action, verdict.reason), (Action::Drop, Reason::NotAllowed));
+/// assert_eq!(policy.name_of_service(&verdict), Some("scheduler"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn compile(
     loaded: &Loaded,
     node: &Node,
@@ -158,7 +179,7 @@ pub(crate) fn for_node(
 
 /// Reports whether the policy of nodes with these roles is certain to fit, from upper bounds for what
 /// its services need. `addresses` is the number of addresses of all nodes of the cluster.
-pub(crate) fn fits_anyhow(cluster: &Cluster, roles: &[String], addresses: usize) -> bool {
+pub(crate) fn certainly_fits(cluster: &Cluster, roles: &[String], addresses: usize) -> bool {
     let (mut services, mut limiting, mut sources) = (0_usize, 0_usize, addresses);
     for service in cluster.services.iter().filter(|service| service.runs_on(roles)) {
         services += 1;

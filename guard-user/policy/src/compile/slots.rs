@@ -9,6 +9,17 @@ use crate::compiled::CompiledPolicy;
 
 /// The label in each slot. A removed service keeps its slot until a new service needs one and no other
 /// slot is free.
+///
+/// # Examples
+///
+/// ```
+/// use guard_policy::Placement;
+///
+/// let slots = [(0, "p/store".to_owned()), (5, "p/scheduler".to_owned())];
+/// let placement: Placement = slots.into_iter().collect();
+/// assert_eq!(placement.slot_of("p/scheduler"), Some(5));
+/// assert_eq!(placement.iter().next(), Some((0, "p/store")));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement(BTreeMap<u8, String>);
 

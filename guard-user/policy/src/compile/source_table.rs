@@ -62,15 +62,15 @@ pub(crate) fn holds(ranges: &[(u128, u128)], at: u128) -> bool {
 ///
 /// Prefixes that then add nothing are omitted, so that tables with the same effect are equal. Flags are
 /// not inherited, because they belong to exact addresses.
-pub(crate) fn close<A: Octets>(mut said: Vec<(Prefix<A>, Source)>) -> Vec<(Prefix<A>, Source)> {
+pub(crate) fn close<A: Octets>(mut items: Vec<(Prefix<A>, Source)>) -> Vec<(Prefix<A>, Source)> {
     // Sorted by address, the shorter prefix first: a prefix comes before all prefixes that it covers.
-    said.sort_unstable_by_key(|(prefix, _)| *prefix);
-    let mut closed: Vec<(Prefix<A>, Source)> = Vec::with_capacity(said.len());
+    items.sort_unstable_by_key(|(prefix, _)| *prefix);
+    let mut closed: Vec<(Prefix<A>, Source)> = Vec::with_capacity(items.len());
     // The prefixes that contain the current position, outermost first: last address, services.
     let mut open: Vec<(u128, u64)> = Vec::new();
-    let mut said = said.into_iter().peekable();
-    while let Some((prefix, mut source)) = said.next() {
-        while let Some((_, again)) = said.next_if(|(next, _)| *next == prefix) {
+    let mut items = items.into_iter().peekable();
+    while let Some((prefix, mut source)) = items.next() {
+        while let Some((_, again)) = items.next_if(|(next, _)| *next == prefix) {
             source.services |= again.services;
             source.flags |= again.flags;
         }

@@ -76,7 +76,7 @@ pub enum Traffic {
     /// TCP segments that open a connection.
     Opening,
     /// TCP segments that do not open a connection.
-    GoingOn,
+    Established,
     /// Later fragments, which have no ports.
     Fragments,
     /// Frames that cannot be parsed.
@@ -304,11 +304,11 @@ impl Pair {
                 |flags| transitions(&|source| Probe::new(source, *transport, port, flags).frame());
             let opening = with(FLAGS_OPENING);
             let found = if *transport == Transport::Tcp {
-                let going_on = with(FLAGS_ESTABLISHED);
-                if opening == going_on {
+                let established = with(FLAGS_ESTABLISHED);
+                if opening == established {
                     vec![(Traffic::All, opening)]
                 } else {
-                    vec![(Traffic::Opening, opening), (Traffic::GoingOn, going_on)]
+                    vec![(Traffic::Opening, opening), (Traffic::Established, established)]
                 }
             } else {
                 vec![(Traffic::All, opening)]
@@ -348,7 +348,7 @@ impl Pair {
         let mut names = self.new.names.iter().chain(&self.old.names).map(|(addr, _)| *addr);
         let known = names.find(|addr| sources.holds(addr)).map(IpAddr::from);
         let port = ports.first().map(|range| PortRange { last: range.first, ..*range });
-        Some((known.or_else(|| sources.honest())?, port))
+        Some((known.or_else(|| sources.possible_source())?, port))
     }
 
     /// Returns the limits that differ on ports where packets pass both before and after.

@@ -53,8 +53,8 @@ impl Region {
     }
 
     /// Returns an address that a host can have, or the first address if the region has only martians.
-    pub(super) fn honest(&self) -> Option<IpAddr> {
-        let honest = |six: bool| {
+    pub(super) fn possible_source(&self) -> Option<IpAddr> {
+        let possible_source = |six: bool| {
             let ranges = if six { &self.v6 } else { &self.v4 };
             // A range may begin with an address that no host can have.
             let turns: &[u128] = if six { &MARTIAN_BOUNDS6 } else { &MARTIAN_BOUNDS4 };
@@ -65,7 +65,7 @@ impl Region {
                 starts.find(|addr| !Addr::from(*addr).is_martian())
             })
         };
-        honest(false).or_else(|| honest(true)).or_else(|| self.first())
+        possible_source(false).or_else(|| possible_source(true)).or_else(|| self.first())
     }
 
     /// Returns the addresses that a host can have and that are not in the region.
@@ -238,15 +238,15 @@ fn joint(
     let mut starts: Vec<u128> = old.iter().chain(new).map(|(at, _)| *at).chain(turns).collect();
     starts.sort_unstable();
     starts.dedup();
-    let mut olds = old.iter().peekable();
-    let mut news = new.iter().peekable();
+    let mut old_points = old.iter().peekable();
+    let mut new_points = new.iter().peekable();
     let (mut of_old, mut of_new) = (Source::default(), Source::default());
     let mut ranges = Vec::with_capacity(starts.len());
     for (number, start) in starts.iter().enumerate() {
-        while let Some((_, source)) = olds.next_if(|(at, _)| at <= start) {
+        while let Some((_, source)) = old_points.next_if(|(at, _)| at <= start) {
             of_old = *source;
         }
-        while let Some((_, source)) = news.next_if(|(at, _)| at <= start) {
+        while let Some((_, source)) = new_points.next_if(|(at, _)| at <= start) {
             of_new = *source;
         }
         let end = starts.get(number + 1).map_or(last, |next| next - 1);
@@ -281,7 +281,7 @@ mod tests {
     proptest! {
         /// A region and its rest together contain every address that a host can have.
         #[test]
-        fn a_region_and_the_rest_are_all(
+        fn a_region_and_its_rest_cover_all_addresses(
             cuts in prop::collection::btree_set(any::<u32>(), 0..9),
             number: u32,
             six in prop::collection::btree_set(any::<u128>(), 0..9),
@@ -302,7 +302,7 @@ mod tests {
 
         /// The bounds include every address at which `is_martian` changes.
         #[test]
-        fn martians_turn_where_it_is_said(number: u32, high: u128, near in -3_i128..3) {
+        fn the_martian_bounds_are_complete(number: u32, high: u128, near in -3_i128..3) {
             let between = |turns: &[u128], at: u128| {
                 *turns.iter().rev().find(|turn| **turn <= at).expect("the first is 0")
             };

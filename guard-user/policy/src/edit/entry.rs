@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_goes_where_the_nodes_are() {
+    fn an_entry_is_added_to_the_node_list() {
         const HEAD: &str =
             "apiVersion: trainguard/v1\nkind: Cluster\nname: c\ninterfaces: [eth0]\n";
         for nodes in [

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_go_where_the_others_are() {
+    fn lines_are_inserted_beside_existing_ones() {
         let entry = "new: [10.0.0.1/32, \"fd00::1/128\"]";
         assert_eq!(
             patched("", "[a.yaml]\n"),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_leaves_no_place_is_left_alone() {
+    fn a_manifest_without_a_place_for_the_lines_is_not_changed() {
         assert_eq!(manifest("kind: Cluster\npolicies: none\n", &[], Some("x")), None);
         assert_eq!(manifest("[", &[], Some("x")), None);
         assert_eq!(manifest("anything", &[], None).as_deref(), Some("anything"));

@@ -30,17 +30,16 @@ impl Report {
             let place = Location { file, span };
             count += 1;
             if count > MAX_COMMENTS {
-                let message = format!("more than {MAX_COMMENTS} comments for trainguard");
+                let message = format!("the file has more than {MAX_COMMENTS} trainguard comments");
                 self.push(Diagnostic::warning(rules::NOT_IGNORABLE, place, message).help(
-                    "this one and those that follow are not heeded; `--allow` a rule instead",
+                    "this comment and all later ones have no effect; use `--allow CODE` instead",
                 ));
                 break;
             }
             match Comment::parse(rest.trim()) {
                 Ok(comment) => self.read_ignore(source, place, &comment),
                 Err(problem) => {
-                    let message =
-                        format!("a comment for trainguard that is not understood: {problem}");
+                    let message = format!("invalid trainguard comment: {problem}");
                     self.push(
                         Diagnostic::warning(rules::NOT_IGNORABLE, place, message)
                             .help("write `# trainguard: ignore[TG204] reason`"),
@@ -54,7 +53,8 @@ impl Report {
         let Location { file, span } = place;
         let within = if comment.whole_file { whole_file(source, span) } else { line(source, span) };
         let Some(within) = within else {
-            let message = "`ignore-file` below the first lines of the file, where it is overlooked";
+            let message =
+                "`ignore-file` is below the first lines of the file, so readers overlook it";
             self.push(
                 Diagnostic::warning(rules::NOT_IGNORABLE, place, message)
                     .help("write it among the comments at the top, or `ignore` at the line"),
@@ -65,7 +65,7 @@ impl Report {
             let message = "a rule is silenced without a reason";
             self.push(
                 Diagnostic::warning(rules::NO_REASON, place, message)
-                    .help("say why behind the bracket: the next reader will ask"),
+                    .help("write the reason after the bracket, for the next reader"),
             );
         }
         let only_one = comment.codes.len() == 1;
@@ -83,13 +83,13 @@ impl Report {
                     });
                     continue;
                 }
-                Ok(_) => format!("`{shown}` is not silenced by a comment"),
-                Err(()) => format!("`{shown}` is no rule"),
+                Ok(_) => format!("`{shown}` cannot be silenced by a comment"),
+                Err(()) => format!("`{shown}` is not a rule"),
             };
             let finding = Diagnostic::warning(rules::NOT_IGNORABLE, place, problem);
             self.push(finding.help(
                 "`trainguard explain` lists the rules; dialect and lock-out rules can only be \
-                 allowed where lint is called: `--allow TG301`",
+                 silenced on the command line: `--allow TG301`",
             ));
         }
     }
@@ -107,7 +107,8 @@ impl Report {
             .cloned()
             .collect();
         for ignore in unused {
-            let message = format!("nothing here breaks {}", ignore.code);
+            let message =
+                format!("this comment silences nothing: no finding of {} is here", ignore.code);
             let mut finding = Diagnostic::warning(rules::UNUSED_IGNORE, ignore.place, message)
                 .help("remove the comment");
             if let Some(span) = ignore.removal {

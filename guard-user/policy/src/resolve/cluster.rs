@@ -111,6 +111,22 @@ pub struct Allow {
 /// A cluster: the nodes, networks and services of a manifest and its policies, with all names resolved.
 ///
 /// Made by `load`, which checks it; `compile` turns it into the tables of one node.
+///
+/// # Examples
+///
+/// ```
+/// use guard_policy::{Disk, NodeChoice, load};
+/// use std::path::Path;
+///
+/// let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../policies/cluster.yaml");
+/// let cluster = load(Path::new(manifest), &Disk)?.cluster;
+/// let hostname = Some("worker-3.example.org".to_owned());
+/// let choice = NodeChoice { hostname, ..NodeChoice::default() };
+/// let node = cluster.find_node(&choice)?;
+/// assert_eq!(node.name, "worker-3");
+/// assert_eq!(node.roles[..], ["worker"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// Name of the cluster.

@@ -93,6 +93,20 @@ impl Files for Disk {
 
 /// All files and glob results of a load. Loading from a bundle gives the same policy again, even if the
 /// files have changed since.
+///
+/// # Examples
+///
+/// ```
+/// use guard_policy::{Bundle, Files};
+/// use std::path::Path;
+///
+/// let texts = [("m.yaml", "policies: [p.yaml]\n"), ("p.yaml", "name: p\n")];
+/// let bundle = Bundle::new("m.yaml", texts);
+/// assert_eq!(bundle.read(Path::new("p.yaml"))?, b"name: p\n");
+/// assert_eq!(bundle.glob(Path::new("p*.yaml"))?, [Path::new("p.yaml")]);
+/// assert!(bundle.read(Path::new("q.yaml")).is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
     /// Path of the manifest.

@@ -50,6 +50,19 @@ impl std::error::Error for LoadError {}
 ///
 /// # Errors
 /// A file cannot be read or has an error. The report lists the errors of all files.
+///
+/// # Examples
+///
+/// ```
+/// use guard_policy::{Bundle, load};
+/// use std::path::Path;
+///
+/// let manifest = "apiVersion: trainguard/v1\nkind: Cluster\nname: demo\n";
+/// let bundle = Bundle::new("cluster.yaml", [("cluster.yaml", manifest)]);
+/// let error = load(Path::new("cluster.yaml"), &bundle).expect_err("the manifest has no nodes");
+/// assert!(error.report.has_errors());
+/// assert!(error.to_string().contains("nodes"), "{error}");
+/// ```
 pub fn load(manifest: &Path, files: &dyn Files) -> Result<Loaded, Box<LoadError>> {
     let mut loader = Loader::new(files);
     let cluster = loader.manifest(manifest);
@@ -76,6 +89,18 @@ pub enum FileKind {
 }
 
 /// Loads any number of files into one report.
+///
+/// # Examples
+///
+/// ```
+/// use guard_policy::{Bundle, resolve::load::Loader};
+///
+/// let bundle = Bundle::new("p.yaml", [("p.yaml", "kind: Policy\n")]);
+/// let mut loader = Loader::new(&bundle);
+/// loader.policy("p.yaml".as_ref());
+/// let (report, ..) = loader.finish("p.yaml".as_ref());
+/// assert!(report.has_errors(), "the policy has no `apiVersion`");
+/// ```
 pub struct Loader<'f> {
     pub(crate) sources: SourceReader<'f>,
     policies: BTreeMap<PathBuf, Option<Rc<PolicyDoc>>>,
@@ -170,10 +195,10 @@ impl<'f> Loader<'f> {
             Document::Cluster(doc) => doc,
             Document::Policy(_) | Document::Test(_) => {
                 let place = named.unwrap_or(start_of(file));
-                let message = "a policy or a test where a manifest belongs";
+                let message = "this is a policy or a test, expected a manifest";
                 self.sources.report.push(
                     Diagnostic::error(rules::API_VERSION, place, message)
-                        .help("name a file with `kind: Cluster`; it names its policies itself"),
+                        .help("name a file with `kind: Cluster`, which lists its policies"),
                 );
                 return None;
             }
@@ -197,8 +222,8 @@ impl<'f> Loader<'f> {
             .iter()
             .all(|(file, policy)| policy.is_some() && !self.sources.report.is_broken(*file));
         // The names that a broken policy uses are not known, so no name can be reported as unused.
-        let faultless = complete && self.sources.report.count(Severity::Error) == before;
-        let whole = all && doc.policies_known && faultless;
+        let without_errors = complete && self.sources.report.count(Severity::Error) == before;
+        let whole = all && doc.policies_known && without_errors;
         let policies: Vec<(FileId, Rc<PolicyDoc>)> =
             policies.into_iter().filter_map(|(file, policy)| Some((file, policy?))).collect();
         let cluster = resolver::cluster(&mut self.sources, file, &base, &doc, &policies);
@@ -220,7 +245,7 @@ impl<'f> Loader<'f> {
         let doc = match self.document(file, path, &text)? {
             Document::Test(doc) => doc,
             Document::Cluster(_) | Document::Policy(_) => {
-                let message = "a manifest or a policy where tests belong";
+                let message = "this is a manifest or a policy, expected tests";
                 self.sources.report.push(
                     Diagnostic::error(rules::API_VERSION, start_of(file), message)
                         .help("name a file with `kind: Test`"),
@@ -251,7 +276,7 @@ impl<'f> Loader<'f> {
             kinds.entry(&node.roles).or_insert(node);
         }
         for node in kinds.into_values() {
-            if compile::fits_anyhow(cluster, &node.roles, addresses) {
+            if compile::certainly_fits(cluster, &node.roles, addresses) {
                 continue;
             }
             let failed = compile::for_node(cluster, node, &Placement::default()).err();
@@ -320,10 +345,10 @@ impl<'f> Loader<'f> {
             for path in self.paths_of(entry, base) {
                 let normal = normal(&path);
                 if let Some(first) = seen.get(&normal) {
-                    let message = format!("the policy file `{}` twice", path.display());
+                    let message = format!("the policy file `{}` is listed twice", path.display());
                     self.sources.report.push(
                         Diagnostic::error(rules::DUPLICATE_FILE, entry.place, message)
-                            .related(*first, "already named here"),
+                            .related(*first, "first listed here"),
                     );
                     continue;
                 }
@@ -371,7 +396,7 @@ impl<'f> Loader<'f> {
         let doc = match self.document(file, path, &text) {
             Some(Document::Policy(doc)) => Some(doc),
             Some(Document::Cluster(_) | Document::Test(_)) => {
-                let message = "a manifest or a test where a policy belongs";
+                let message = "this is a manifest or a test, expected a policy";
                 self.sources.report.push(Diagnostic::error(
                     rules::API_VERSION,
                     start_of(file),

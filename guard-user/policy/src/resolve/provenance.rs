@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_joined_like_people_do() {
+    fn choices_are_joined_with_commas_and_or() {
         let list = |items: &[&str]| list(items.iter().map(|item| (*item).to_owned()));
         assert_eq!(list(&[]), "");
         assert_eq!(list(&["a"]), "a");

@@ -96,11 +96,12 @@ fn nodes(walk: &mut Walk<'_>, doc: &ClusterDoc) -> Option<Vec<Node>> {
                 };
                 if let Some((other, first)) = owners.insert(address, (index, *place)) {
                     let other = nodes.get(other).map_or(&*name, |node: &Node| &*node.name);
-                    let message = format!("the address {written} twice: `{other}` and `{name}`");
+                    let message =
+                        format!("the address {written} is listed twice: `{other}` and `{name}`");
                     walk.out.push(
                         Diagnostic::error(rules::DUPLICATE_ADDRESS, *place, message)
                             .related(first, format!("also an address of `{other}`"))
-                            .help("an address says who somebody is; give it to one node only"),
+                            .help("an address identifies a node; give it to one node only"),
                     );
                 }
                 own.push(address);
@@ -123,7 +124,7 @@ fn check_names(out: &mut Report, nodes: &[Node], places: &[Location]) {
     let mut first: HashMap<&str, Location> = HashMap::with_capacity(nodes.len());
     for (node, place) in nodes.iter().zip(places) {
         if let Some(known) = first.get(node.name.as_str()) {
-            let message = format!("the node name `{}` twice", node.name);
+            let message = format!("the node name `{}` is used twice", node.name);
             out.push(
                 Diagnostic::error(rules::DUPLICATE_NODE, *place, message)
                     .related(*known, "first used here"),
@@ -272,7 +273,7 @@ fn list_file(sources: &mut SourceReader<'_>, base: &Path, path: &At<String>) -> 
         }
     }
     if found.is_empty() && !out.has_errors() {
-        let message = format!("the list file `{}` holds no prefix", path.value);
+        let message = format!("the list file `{}` contains no prefix", path.value);
         out.push(Diagnostic::warning(rules::EMPTY_ALLOW, path.place, message));
     }
     found

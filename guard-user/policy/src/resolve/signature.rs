@@ -65,7 +65,7 @@ pub fn paths(manifest: &Path) -> [PathBuf; 2] {
 /// Returns the message for a manifest without a list or a signature.
 pub fn missing(manifest: &Path) -> String {
     let [sums, signature] = paths(manifest);
-    format!("there are not both of `{}` and `{}`", sums.display(), signature.display())
+    format!("`{}` and `{}` must both exist", sums.display(), signature.display())
 }
 
 impl Signed {
@@ -77,7 +77,7 @@ impl Signed {
         let text = |path: &Path| match files.read(path) {
             Ok(bytes) => String::from_utf8(bytes)
                 .map(Some)
-                .map_err(|_not_text| format!("`{}` is no text", path.display())),
+                .map_err(|_not_utf8| format!("`{}` is not UTF-8 text", path.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
         };
@@ -103,7 +103,7 @@ impl Key {
     /// The text is not a minisign public key.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let key = PublicKey::decode(&String::from_utf8_lossy(text))
-            .map_err(|error| format!("the policy key is no public key of minisign: {error}"))?;
+            .map_err(|error| format!("the policy key is not a minisign public key: {error}"))?;
         Ok(Self(key))
     }
 
@@ -117,18 +117,18 @@ impl Key {
         let [_, place] = paths(&bundle.manifest);
         let place = place.display();
         let signature = Signature::decode(&signed.signature)
-            .map_err(|error| format!("`{place}` is no signature of minisign: {error}"))?;
+            .map_err(|error| format!("`{place}` is not a minisign signature: {error}"))?;
         self.0.verify(signed.sums.as_bytes(), &signature, false).map_err(|error| match error {
             Error::UnexpectedKeyId => format!(
-                "`{place}` was made with another key than the policy key: sign with the one that \
-                 belongs to it, or give the other one as policy key"
+                "`{place}` was made with another key than the policy key: sign with the secret key \
+                 of the policy key, or change the policy key"
             ),
             Error::UnexpectedAlgorithm => {
-                format!("`{place}` is of the legacy form: sign with minisign 0.10 or newer")
+                format!("`{place}` has the legacy format: sign with minisign 0.10 or newer")
             }
             _ => format!(
-                "`{place}` is no signature of the list as it is: the list was changed after it was \
-                 signed, or the signature is forged"
+                "`{place}` does not match the list: the list was changed after it was signed, or \
+                 the signature is forged"
             ),
         })?;
         let (serial, expires) = comment(signature.trusted_comment())?;
@@ -223,14 +223,14 @@ fn covers(sums: &str, bundle: &Bundle) -> Result<(), String> {
     // policies.
     let unread = listed.into_keys().filter(|path| !test_suite::is_test_file(path));
     for (what, paths) in [
-        ("has no signature, as the list does not name it", missing),
-        ("is not as it was signed", other),
-        ("is signed and is not read, so it is missing", unread.collect()),
+        ("is not in the signed list", missing),
+        ("differs from the file that was signed", other),
+        ("is in the signed list, but the manifest does not lead to it", unread.collect()),
     ] {
         let names = paths.iter().take(MAX_NAMED).map(|path| shown(&path.to_string_lossy()));
         let names: Vec<String> = names.collect();
         if let Some(more) = paths.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
-            return Err(format!("`{}` and {more} more: each {what}", names.join("`, `")));
+            return Err(format!("`{}` and {more} more: {what}", names.join("`, `")));
         }
         if !names.is_empty() {
             return Err(format!("`{}`: {what}", names.join("`, `")));
@@ -264,9 +264,9 @@ impl Loader<'_> {
                 Diagnostic::warning(
                     rules::SIGNATURE,
                     place,
-                    format!("its signature has expired ({day}); a daemon takes it all the same"),
+                    format!("its signature has expired ({day}); a daemon accepts it nevertheless"),
                 )
-                .help("sign it again, with a higher number and a later day")
+                .help("sign it again, with a higher serial number and a later date")
             }
             Ok(_) => return,
         });
@@ -321,14 +321,14 @@ mod tests {
     }
 
     fn why(result: Result<Verified, String>) -> String {
-        result.expect_err("it is refused")
+        result.expect_err("the signature is refused")
     }
 
     #[test]
-    fn what_is_signed_is_accepted() {
+    fn a_valid_signature_is_accepted() {
         let key = key();
         let signed = sign(&key, &sums(), "trainguard serial=42 expires=2027-01-31");
-        let verified = verify(&public(&key), &signed, &bundle()).expect("it is good");
+        let verified = verify(&public(&key), &signed, &bundle()).expect("a valid signature");
         assert_eq!(verified.serial, 42);
         // As the shell expands `policies/*.yaml`.
         let more = sums() + &format!("{}  p/x.test.yaml\n", "0".repeat(64));
@@ -340,7 +340,7 @@ mod tests {
 
     /// Case 129.
     #[test]
-    fn what_is_not_as_it_was_signed_is_refused_and_named() {
+    fn a_mismatch_with_the_signed_list_is_refused_and_named() {
         let (key, other) = (key(), key());
         let good = sign(&key, &sums(), "trainguard serial=1");
         let bundle = bundle();
@@ -351,13 +351,21 @@ mod tests {
             )
         };
         let check = |signed: &Signed, bundle: &Bundle| why(verify(&public(&key), signed, bundle));
-        for (what, told, part) in [
+        for (what, message, part) in [
             ("another key", why(verify(&public(&other), &good, &bundle)), "another key"),
-            ("no key", why(verify("nonsense\nnonsense\n", &good, &bundle)), "no public key"),
-            ("other bytes", check(&good, &with("/etc/tg/p/x.yaml", "y")), "`p/x.yaml`: is not as"),
-            ("another file", check(&good, &with("/etc/tg/p/z.yaml", "x")), "`p/z.yaml`: has no"),
             (
-                "a file that is gone",
+                "no key",
+                why(verify("nonsense\nnonsense\n", &good, &bundle)),
+                "not a minisign public key",
+            ),
+            (
+                "other bytes",
+                check(&good, &with("/etc/tg/p/x.yaml", "y")),
+                "`p/x.yaml`: differs from",
+            ),
+            ("another file", check(&good, &with("/etc/tg/p/z.yaml", "x")), "`p/z.yaml`: is not in"),
+            (
+                "a missing file",
                 check(
                     &good,
                     &Bundle::new(
@@ -365,7 +373,7 @@ mod tests {
                         [("/etc/tg/c.yaml", "manifest"), ("/etc/tg/../lists/l.txt", "list")],
                     ),
                 ),
-                "`p/x.yaml`: is signed and is not read",
+                "`p/x.yaml`: is in the signed list, but",
             ),
             (
                 "a changed list",
@@ -373,7 +381,7 @@ mod tests {
                     &Signed { sums: good.sums.replace("c.yaml", "d.yaml"), ..good.clone() },
                     &bundle,
                 ),
-                "no signature of the list as it is",
+                "does not match the list",
             ),
             (
                 "a changed comment",
@@ -389,7 +397,7 @@ mod tests {
             (
                 "no signature",
                 check(&Signed { signature: "x".to_owned(), ..good.clone() }, &bundle),
-                "no signature of minisign",
+                "not a minisign signature",
             ),
             ("no serial", check(&sign(&key, &sums(), "trainguard"), &bundle), "expected"),
             ("no word", check(&sign(&key, &sums(), "serial=1"), &bundle), "trainguard serial="),
@@ -400,14 +408,18 @@ mod tests {
                 "twice",
             ),
             ("no list", check(&sign(&key, "x\n", "trainguard serial=1"), &bundle), "line 1"),
-            ("an empty one", check(&sign(&key, "", "trainguard serial=1"), &bundle), "has no"),
+            (
+                "an empty one",
+                check(&sign(&key, "", "trainguard serial=1"), &bundle),
+                "is not in the signed list",
+            ),
         ] {
-            assert!(told.contains(part), "{what}: {told}");
+            assert!(message.contains(part), "{what}: {message}");
         }
     }
 
     #[test]
-    fn days_are_read_and_nothing_else() {
+    fn only_dates_are_accepted_as_expiry() {
         let now = SystemTime::now();
         let (serial, expires) = comment("trainguard expires=1999-12-31 serial=3").expect("good");
         assert_eq!(serial, 3);

@@ -64,7 +64,7 @@ pub fn host_list(text: &str, most: usize) -> Result<Vec<String>, String> {
     let list = HostList::parse(text, Radix::Decimal).map_err(on_one_line)?;
     if list.count() > most {
         let shown = text::shown(text);
-        return Err(format!("`{shown}` is too much: at most {most} hosts are possible"));
+        return Err(format!("`{shown}` expands to too many hosts, at most {most} are possible"));
     }
     if list.longest() > scalars::MAX_NAME {
         let most = scalars::MAX_NAME;

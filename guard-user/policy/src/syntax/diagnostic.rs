@@ -69,8 +69,8 @@ pub struct Diagnostic {
     pub related: Vec<(Location, String)>,
     /// What to do.
     pub help: Option<String>,
-    /// Edits that are safe to apply without asking: afterwards the documents mean the same, or what
-    /// they were certainly meant to mean. All edits of a fix are applied together, or none.
+    /// Edits that are safe to apply without asking: afterwards the documents mean the same, or have
+    /// the only meaning that they can have had. All edits of a fix are applied together, or none.
     pub fix: Vec<Edit>,
 }
 

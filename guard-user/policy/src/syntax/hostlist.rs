@@ -153,9 +153,7 @@ fn one_range(text: &str, radix: Radix) -> Result<Range, String> {
             Radix::Hexadecimal => (16, text.bytes().all(|b| b.is_ascii_hexdigit())),
         };
         let parsed = u64::from_str_radix(text, base).ok();
-        parsed
-            .filter(|_| valid)
-            .ok_or_else(|| format!("`[{shown}]` holds no number where one belongs"))
+        parsed.filter(|_| valid).ok_or_else(|| format!("`[{shown}]` lacks a number"))
     };
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let padded = |text: &str| text.len() > 1 && text.starts_with('0');
@@ -186,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn expands_as_it_reads() {
+    fn lists_expand_in_order() {
         use Radix::{Decimal, Hexadecimal};
         assert_eq!(expand("sched", Decimal), ["sched"]);
         assert_eq!(expand("server-[0-1]", Decimal), ["server-0", "server-1"]);
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_list() {
+    fn invalid_lists_are_refused() {
         for text in [
             "w[", "w]", "w[]", "w[1", "w[1-]", "w[-1]", "w[3-1]", "w[1,]", "w[a-b]", "w[00-5]",
             "w[+1-2]", "w[[1]]", "w[1-2-3]",
@@ -217,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_range_is_its_numbers(first in 0_u64..500, more in 0_u64..500, padded: bool) {
+        fn a_range_expands_to_its_numbers(first in 0_u64..500, more in 0_u64..500, padded: bool) {
             let last = first + more;
             let width = if padded { 4 } else { 1 };
             let text = format!("n[{first:0width$}-{last:0width$}].[0-2]");

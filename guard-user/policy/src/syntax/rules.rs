@@ -94,15 +94,15 @@ rules! {
     PORT = 105;
     /// Not an interface pattern.
     INTERFACE = 106;
-    /// An `apiVersion` or `kind` that is not understood.
+    /// An unknown `apiVersion` or an unexpected `kind`.
     API_VERSION = 107;
-    /// A list where a mapping belongs, and the like.
+    /// A value of the wrong type, such as a list instead of a mapping.
     TYPE = 109;
     /// Not a name.
     NAME = 110;
     /// Not a rate or an amount, or out of range.
     AMOUNT = 111;
-    /// Not one of the words that are possible.
+    /// Not one of the possible words.
     CHOICE = 112;
     /// Not a host list.
     HOST_LIST = 113;

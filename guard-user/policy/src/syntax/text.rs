@@ -70,7 +70,7 @@ pub(crate) fn check(file: FileId, source: &str, out: &mut Report) {
         let message = format!("{} is not allowed", describe(character));
         let place = Location { file, span };
         let mut finding = Diagnostic::error(rules::CHARACTER, place, message)
-            .help("remove it; it makes the file read differently from what it shows");
+            .help("remove it; it makes the file look different from its content");
         if at == 0 && character == '\u{feff}' {
             // A byte order mark at the start of a file hides nothing, so removing it is safe.
             finding = finding.fix(place, "");

@@ -168,7 +168,7 @@ impl<'a> Builder<'a, '_> {
                         rules::DOCUMENTS,
                         span,
                         "a second document in one file",
-                        "put each document into a file of its own",
+                        "put each document into its own file",
                     );
                     return false;
                 }
@@ -308,11 +308,11 @@ impl<'a> Builder<'a, '_> {
         for (first, second, key) in repeated {
             let first = Location { file: self.file, span: first };
             let place = Location { file: self.file, span: second };
-            let message = format!("the key `{key}` twice");
+            let message = format!("the key `{key}` is used twice");
             self.out.push(
                 Diagnostic::error(rules::DUPLICATE_KEY, place, message)
                     .related(first, "first written here")
-                    .help("merge the two; neither is taken silently"),
+                    .help("merge the two entries; neither one is chosen silently"),
             );
         }
     }

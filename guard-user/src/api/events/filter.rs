@@ -61,7 +61,7 @@ pub struct Filter {
 /// The kinds of events, as [`EventKind::kind`] returns them.
 pub const KINDS: [&str; 5] = ["packet", "policy", "interface", "audit", "lost"];
 
-fn wanted<T>(
+fn parse_value<T>(
     text: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<FilterValue<T>, String> {
@@ -74,7 +74,7 @@ fn wanted<T>(
 /// # Errors
 /// The text is none of these.
 pub fn source(text: &str) -> Result<FilterValue<Source>, String> {
-    wanted(text, |text| {
+    parse_value(text, |text| {
         if text == "unknown" {
             return Ok(Source::Unknown);
         }
@@ -89,7 +89,8 @@ pub fn source(text: &str) -> Result<FilterValue<Source>, String> {
         if is_address || !is_name(text) {
             let shown = shown(text);
             return Err(format!(
-                "`{shown}` is no address, no prefix, no name of a node, and not `unknown`"
+                "`{shown}` is not a source: expected an address, a prefix, the name of a node, or \
+                 `unknown`"
             ));
         }
         Ok(Source::Node(text.to_owned()))
@@ -105,11 +106,11 @@ fn is_name(text: &str) -> bool {
 /// # Errors
 /// The text has a character that no name of a service has.
 pub fn service(text: &str) -> Result<FilterValue<String>, String> {
-    wanted(text, |text| {
+    parse_value(text, |text| {
         let is_name = is_name(text);
         is_name
             .then(|| text.to_owned())
-            .ok_or_else(|| format!("no service is called `{}`", shown(text)))
+            .ok_or_else(|| format!("`{}` cannot be the name of a service", shown(text)))
     })
 }
 
@@ -118,7 +119,7 @@ pub fn service(text: &str) -> Result<FilterValue<String>, String> {
 /// # Errors
 /// The text is empty.
 pub fn interface(text: &str) -> Result<FilterValue<String>, String> {
-    wanted(text, |text| match text {
+    parse_value(text, |text| match text {
         "" => Err("expected the name of an interface".to_owned()),
         name => Ok(name.to_owned()),
     })
@@ -130,9 +131,9 @@ pub fn interface(text: &str) -> Result<FilterValue<String>, String> {
 /// There is no such reason. The message suggests a similar one.
 pub fn reason(text: &str) -> Result<FilterValue<Reason>, String> {
     let refusals = || Reason::ALL.into_iter().filter(|reason| reason.is_refusal());
-    wanted(text, |text| {
+    parse_value(text, |text| {
         refusals().find(|reason| reason.name() == text).ok_or_else(|| {
-            near(
+            unknown(
                 "reason to refuse a packet",
                 text,
                 &refusals().map(Reason::name).collect::<Vec<_>>(),
@@ -147,9 +148,9 @@ pub fn reason(text: &str) -> Result<FilterValue<Reason>, String> {
 /// The text is neither.
 pub fn verdict(text: &str) -> Result<FilterValue<Action>, String> {
     let refusals = [Action::Drop, Action::WouldDrop];
-    wanted(text, |text| {
+    parse_value(text, |text| {
         let found = refusals.into_iter().find(|action| action.name() == text);
-        found.ok_or_else(|| near("verdict", text, &refusals.map(Action::name)))
+        found.ok_or_else(|| unknown("verdict", text, &refusals.map(Action::name)))
     })
 }
 
@@ -158,9 +159,9 @@ pub fn verdict(text: &str) -> Result<FilterValue<Action>, String> {
 /// # Errors
 /// There is no such kind.
 pub fn kind(text: &str) -> Result<FilterValue<&'static str>, String> {
-    wanted(text, |text| {
+    parse_value(text, |text| {
         let found = KINDS.into_iter().find(|kind| *kind == text);
-        found.ok_or_else(|| near("kind of event", text, &KINDS))
+        found.ok_or_else(|| unknown("kind of event", text, &KINDS))
     })
 }
 
@@ -169,29 +170,28 @@ pub fn kind(text: &str) -> Result<FilterValue<&'static str>, String> {
 /// # Errors
 /// The text is not a transport with ports. The message has what was expected.
 pub fn port(text: &str) -> Result<FilterValue<PortRange>, String> {
-    wanted(text, str::parse)
+    parse_value(text, str::parse)
 }
 
-fn near(what: &str, text: &str, known: &[&str]) -> String {
-    let meant = match nearest(text, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "known are".to_owned(),
-    };
-    format!("`{}` is no {what}; {meant} ({})", shown(text), known.join(", "))
+/// Describes an unknown value, with a suggestion and all known values.
+fn unknown(what: &str, text: &str, known: &[&str]) -> String {
+    let suggestion = nearest(text, known.iter().copied())
+        .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    format!("`{}` is not a {what}{suggestion} (known: {})", shown(text), known.join(", "))
 }
 
 /// Reports whether the values of one kind select an event: at least one value without `!` matches, if
 /// there are such values, and no value with `!` matches.
-fn take<T>(values: &[FilterValue<T>], means: impl Fn(&T) -> bool) -> bool {
+fn values_select<T>(values: &[FilterValue<T>], matches: impl Fn(&T) -> bool) -> bool {
     let (not, only): (Vec<_>, Vec<_>) = values.iter().partition(|value| value.not);
-    (only.is_empty() || only.iter().any(|value| means(&value.value)))
-        && !not.iter().any(|value| means(&value.value))
+    (only.is_empty() || only.iter().any(|value| matches(&value.value)))
+        && !not.iter().any(|value| matches(&value.value))
 }
 
 impl Filter {
     /// Reports whether the filter selects an event. Events of the kind `lost` are always selected,
     /// except with `!lost`: without them, lost events would look like a quiet network.
-    pub fn takes(&self, event: &Event) -> bool {
+    pub fn selects(&self, event: &Event) -> bool {
         let kind = event.what.kind();
         if let EventKind::Lost(_) = event.what {
             return !self.kinds.iter().any(|value| value.not && value.value == kind);
@@ -205,13 +205,23 @@ impl Filter {
             EventKind::Interface(interface) => Some(interface.interface.as_str()),
             _ => None,
         };
-        take(&self.kinds, |value| *value == kind)
-            && take(&self.sources, |value| packet.is_some_and(|packet| is_from(value, packet)))
-            && take(&self.services, |value| packet.is_some_and(|packet| is_of(value, packet)))
-            && take(&self.reasons, |value| packet.is_some_and(|p| p.reason == value.name()))
-            && take(&self.verdicts, |value| packet.is_some_and(|p| p.verdict == value.name()))
-            && take(&self.interfaces, |value| interface == Some(value))
-            && take(&self.ports, |value| packet.is_some_and(|packet| is_to(*value, packet)))
+        values_select(&self.kinds, |value| *value == kind)
+            && values_select(&self.sources, |value| {
+                packet.is_some_and(|packet| is_from(value, packet))
+            })
+            && values_select(&self.services, |value| {
+                packet.is_some_and(|packet| is_of(value, packet))
+            })
+            && values_select(&self.reasons, |value| {
+                packet.is_some_and(|p| p.reason == value.name())
+            })
+            && values_select(&self.verdicts, |value| {
+                packet.is_some_and(|p| p.verdict == value.name())
+            })
+            && values_select(&self.interfaces, |value| interface == Some(value))
+            && values_select(&self.ports, |value| {
+                packet.is_some_and(|packet| is_to(*value, packet))
+            })
     }
 }
 
@@ -285,8 +295,8 @@ mod tests {
         ]
     }
 
-    /// Parses one value into the filter that it is typed for.
-    fn typed(flag: usize, value: &str) -> Filter {
+    /// Returns a filter with one value of one kind; see [`VALUES`] for the numbers.
+    fn filter_with(flag: usize, value: &str) -> Filter {
         let mut filter = Filter::default();
         match flag {
             0 => filter.sources.push(source(value).expect("a source")),
@@ -300,7 +310,8 @@ mod tests {
         filter
     }
 
-    const TYPED: [(usize, &str); 17] = [
+    /// Values of filters, with the number of their kind.
+    const VALUES: [(usize, &str); 17] = [
         (0, "10.0.0.7"),
         (0, "10.0.0.0/16"),
         (0, "fd00::/64"),
@@ -322,20 +333,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_value_and_its_negation_part_all_events(at in 0..TYPED.len(), what in what()) {
-            let (flag, value) = TYPED[at];
+        fn a_value_and_its_negation_select_complementary_events(at in 0..VALUES.len(), what in what()) {
+            let (flag, value) = VALUES[at];
             let event = event(what);
-            let (with, without) = (typed(flag, value), typed(flag, &format!("!{value}")));
-            prop_assert!(with.takes(&event) != without.takes(&event));
+            let (with, without) = (filter_with(flag, value), filter_with(flag, &format!("!{value}")));
+            prop_assert!(with.selects(&event) != without.selects(&event));
         }
 
         #[test]
         fn values_of_one_flag_are_alternatives_and_flags_restrict(
-            one in 0..TYPED.len(), two in 0..TYPED.len(), what in what(),
+            one in 0..VALUES.len(), two in 0..VALUES.len(), what in what(),
         ) {
-            let ((flag, value), (other_flag, other_value)) = (TYPED[one], TYPED[two]);
+            let ((flag, value), (other_flag, other_value)) = (VALUES[one], VALUES[two]);
             let event = event(what);
-            let (first, second) = (typed(flag, value), typed(other_flag, other_value));
+            let (first, second) = (filter_with(flag, value), filter_with(other_flag, other_value));
             let both = Filter {
                 sources: [first.sources.clone(), second.sources.clone()].concat(),
                 services: [first.services.clone(), second.services.clone()].concat(),
@@ -346,25 +357,25 @@ mod tests {
                 kinds: [first.kinds.clone(), second.kinds.clone()].concat(),
             };
             let expected = if flag == other_flag {
-                first.takes(&event) || second.takes(&event)
+                first.selects(&event) || second.selects(&event)
             } else {
-                first.takes(&event) && second.takes(&event)
+                first.selects(&event) && second.selects(&event)
             };
-            prop_assert_eq!(both.takes(&event), expected);
+            prop_assert_eq!(both.selects(&event), expected);
         }
     }
 
     #[test]
-    fn losses_are_shown_whatever_is_wanted() {
+    fn lost_events_are_shown_unless_excluded() {
         let lost = event(EventKind::Lost(Lost::default()));
-        for (flag, value) in TYPED {
-            assert!(typed(flag, value).takes(&lost), "{value}");
+        for (flag, value) in VALUES {
+            assert!(filter_with(flag, value).selects(&lost), "{value}");
         }
-        assert!(!typed(6, "!lost").takes(&lost));
+        assert!(!filter_with(6, "!lost").selects(&lost));
     }
 
     #[test]
-    fn values_that_mean_nothing_are_refused_and_near_ones_named() {
+    fn invalid_values_are_refused_and_a_similar_one_is_suggested() {
         let error = reason("not_alowed").expect_err("no reason");
         assert!(error.contains("did you mean `not_allowed`?"), "{error}");
         // No packet is refused for this reason.

@@ -21,12 +21,12 @@ pub struct Missing {
     /// When the daemon began to record sources. All times are RFC 3339, UTC, milliseconds.
     pub since: String,
     /// The sources, those with the most attempts first.
-    pub sources: Vec<Stranger>,
+    pub sources: Vec<UnlistedSource>,
 }
 
 /// A source that was refused repeatedly and belongs to no node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stranger {
+pub struct UnlistedSource {
     /// Address of the source.
     pub address: IpAddr,
     /// Whether the address is in the /24 (IPv4) or /64 (IPv6) of a node, or in a network of the

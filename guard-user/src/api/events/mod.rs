@@ -157,8 +157,8 @@ vocabulary! {
         Undone = "undone",
         /// It was loaded from the files, and cuts open connections.
         CutsConnections = "cuts_connections",
-        /// An operator set the mode of its services.
-        ModeByHand = "mode_by_hand",
+        /// An operator overrode the mode of its services.
+        ModeOverridden = "mode_by_hand",
         /// Its services have the modes of the policy again.
         ModeOfPolicy = "mode_of_policy",
         /// Pins were removed, or cannot be created.
@@ -381,7 +381,7 @@ pub fn read(line: &[u8]) -> Result<Line, String> {
     let event: Event = serde_json::from_value(value).map_err(wrong)?;
     if event.schema != SCHEMA {
         let shown = crate::policy::syntax::text::shown(&event.schema);
-        return Err(format!("`{shown}` is not understood, expected `{SCHEMA}`"));
+        return Err(format!("unknown schema `{shown}`, expected `{SCHEMA}`"));
     }
     Ok(Line::Event(Box::new(event)))
 }
@@ -391,18 +391,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_before_there_were_kinds_is_a_packet() {
+    fn a_line_without_a_kind_is_a_packet() {
         let line = br#"{"schema":"trainguard/event/v1","node":"n","verdict":"drop",
             "reason":"not_allowed","service":"scheduler","source":"10.0.0.7","transport":"tcp",
             "port":9091}"#;
-        let Ok(Line::Event(event)) = read(line) else { panic!("no event") };
-        let EventKind::Packet(packet) = event.what else { panic!("no packet") };
+        let Ok(Line::Event(event)) = read(line) else { panic!("not an event") };
+        let EventKind::Packet(packet) = event.what else { panic!("not a packet") };
         assert_eq!((packet.count, packet.packets, packet.port), (1, 1, Some(9091)));
         assert_eq!(packet.source, Some("10.0.0.7".parse().expect("an address")));
     }
 
     #[test]
-    fn events_are_read_as_they_were_written() {
+    fn events_that_are_written_and_read_are_equal() {
         let whats = [
             EventKind::packet(Packet {
                 verdict: "would-drop".to_owned(),
@@ -437,9 +437,9 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_of_a_newer_version_is_no_error() {
+    fn an_unknown_kind_is_not_an_error() {
         let line = br#"{"schema":"trainguard/event/v1","kind":"comet","mass":1}"#;
-        let Ok(Line::Event(event)) = read(line) else { panic!("no event") };
+        let Ok(Line::Event(event)) = read(line) else { panic!("not an event") };
         assert_eq!(event.what, EventKind::Unknown);
     }
 }

@@ -261,12 +261,12 @@ impl PinnedMaps {
             return Ok(());
         }
         if !known.is_empty() {
-            self.forget_service(slot)?;
+            self.clear_service(slot)?;
         }
         self.set_label(slot.into(), label)
     }
 
-    fn forget_service(&mut self, slot: u8) -> Result<(), SystemError> {
+    fn clear_service(&mut self, slot: u8) -> Result<(), SystemError> {
         let cpus = aya::util::nr_cpus()
             .map_err(|(what, error)| SystemError::of(format_args!("reading {what}"), error))?;
         let zeros = || aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus]);
@@ -306,7 +306,7 @@ impl PinnedMaps {
     /// Writes the description of this layout, for guards of other layouts.
     pub fn describe(&mut self) -> Result<(), SystemError> {
         self.about
-            .set(0, super::layout_description::About::text(), 0)
+            .set(0, super::layout_description::LayoutDescription::text(), 0)
             .map_err(write(names::MAP_ABOUT))
     }
 
@@ -320,7 +320,7 @@ impl PinnedMaps {
         one_buffer: bool,
     ) -> Result<(), SystemError> {
         let row = self.claim_row(name)?;
-        self.forget_interface(row, ifindex)?;
+        self.remove_stale_rows(row, ifindex)?;
         if row == LAST_ROW {
             return Ok(());
         }
@@ -367,7 +367,7 @@ impl PinnedMaps {
     }
 
     /// Removes the previous indices of the interface of `row`, and the previous row of `ifindex`.
-    fn forget_interface(&mut self, row: u32, ifindex: u32) -> Result<(), SystemError> {
+    fn remove_stale_rows(&mut self, row: u32, ifindex: u32) -> Result<(), SystemError> {
         let first = row * counters::COUNTERS_PER_INTERFACE;
         for place in 0..INTERFACE_SLOTS {
             let there = self.interfaces.get(&place, 0).map_err(read(names::MAP_INTERFACES))?;
@@ -493,7 +493,7 @@ mod tests {
 
     /// Case 110: only two of 288 possible CPUs are present.
     #[test]
-    fn what_cpus_counted_that_are_gone_still_counts() {
+    fn counts_of_offline_cpus_are_included() {
         let mut values = vec![Counter::default(); 288];
         for (cpu, packets) in [(0, 3), (1, 4), (200, 50), (287, 600)] {
             values[cpu] = Counter { packets, bytes: packets * 100 };
@@ -504,7 +504,7 @@ mod tests {
 
     /// Case 110: the kernel writes a value for each possible CPU, regardless of how many are present.
     #[test]
-    fn there_is_room_for_each_cpu_that_may_ever_be_there() {
+    fn each_possible_cpu_has_a_value() {
         let listed = std::fs::read_to_string("/sys/devices/system/cpu/possible").expect("a list");
         let cpus = listed.trim().split(',').map(|range| {
             let (first, last) = range.split_once('-').unwrap_or((range, range));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    api::events::missing::{Missing, Stranger},
+    api::events::missing::{Missing, UnlistedSource},
     cli::EventsArgs,
     commands::shared::suggest::{Manifest, Suggestion},
     exit::Exit,
@@ -21,7 +21,7 @@ use crate::{
 const MAX_WITH_LINES: usize = 32;
 
 pub(super) fn run(args: &EventsArgs) -> Exit {
-    let missing = match args.ask.client().missing_members() {
+    let missing = match args.daemon.client().missing_members() {
         Ok(missing) => missing,
         Err(error) => return super::refuse(&error),
     };
@@ -30,10 +30,10 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
         Ok(manifest) => Some(manifest),
         Err(problem) => {
             let shown = shown_path(&path);
-            output::talk(format_args!(
-                "note: no lines are proposed, `{shown}` is no help: {problem}"
+            output::message(format_args!(
+                "note: no manifest lines are proposed, because `{shown}` cannot be used: {problem}"
             ));
-            output::hint("name a manifest that you may read with --manifest");
+            output::hint("use --manifest with a manifest that you may read");
             // An unusable manifest is an error only if it was given with `--manifest`: the daemon's
             // own may be readable by root only.
             if args.manifest.is_some() {
@@ -53,11 +53,11 @@ pub(super) fn run(args: &EventsArgs) -> Exit {
 
 fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> MissingMembers {
     let Missing { schema, node, since, sources, .. } = missing;
-    let is_near = |stranger: &Stranger, manifest: Option<&Manifest>| {
-        stranger.near || manifest.is_some_and(|manifest| manifest.is_near(stranger.address))
+    let is_near = |source: &UnlistedSource, manifest: Option<&Manifest>| {
+        source.near || manifest.is_some_and(|manifest| manifest.is_near(source.address))
     };
-    let (near, far): (Vec<Stranger>, Vec<Stranger>) =
-        sources.into_iter().partition(|stranger| is_near(stranger, manifest.as_deref()));
+    let (near, far): (Vec<UnlistedSource>, Vec<UnlistedSource>) =
+        sources.into_iter().partition(|source| is_near(source, manifest.as_deref()));
     let mut found = MissingMembers {
         schema,
         node,
@@ -66,17 +66,20 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> M
         members: Vec::new(),
         not_near: far.len(),
     };
-    for (number, stranger) in near.into_iter().enumerate() {
+    for (number, source) in near.into_iter().enumerate() {
         let remedy = match manifest.as_deref_mut() {
             Some(manifest) if number < MAX_WITH_LINES => {
-                match manifest.admit(stranger.address, ports(&stranger)) {
+                match manifest.admit(source.address, ports(&source)) {
                     // The manifest already has this member.
                     Suggestion::Known(name) => {
-                        note(&stranger, &format!("the manifest has it by now, as `{name}`"));
+                        note(
+                            &source,
+                            &format!("the manifest already has this address, as `{name}`"),
+                        );
                         continue;
                     }
                     Suggestion::Open => {
-                        note(&stranger, "the manifest admits it by now where it was refused");
+                        note(&source, "the manifest already admits it to the ports that it tried");
                         continue;
                     }
                     Suggestion::Lines(lines) => Remedy {
@@ -93,25 +96,25 @@ fn find(missing: Missing, path: &Path, mut manifest: Option<&mut Manifest>) -> M
                 }
             }
             Some(_) => {
-                let why = format!("lines are proposed for the first {MAX_WITH_LINES} only");
+                let why = format!("lines are proposed only for the first {MAX_WITH_LINES} sources");
                 Remedy { why: Some(why), ..Remedy::default() }
             }
             None => Remedy::default(),
         };
-        found.members.push(Member { stranger, remedy });
+        found.members.push(Member { source, remedy });
     }
     found
 }
 
-fn note(stranger: &Stranger, what: &str) {
-    output::talk(format_args!(
-        "note: {}: {}; what the daemon has in force may be older, see `trainguard status`",
-        stranger.address,
+fn note(source: &UnlistedSource, what: &str) {
+    output::message(format_args!(
+        "note: {}: {}; the policy in force may be older, see `trainguard status`",
+        source.address,
         crate::policy::syntax::text::visible(what)
     ));
 }
 
 /// Returns the ports that the source tried.
-fn ports(stranger: &Stranger) -> Vec<PortRange> {
-    stranger.tried.iter().filter_map(|tried| tried.port.parse().ok()).collect()
+fn ports(source: &UnlistedSource) -> Vec<PortRange> {
+    source.tried.iter().filter_map(|tried| tried.port.parse().ok()).collect()
 }

@@ -36,11 +36,11 @@ pub fn run(args: &EventsArgs) -> Exit {
     let pause = match args.follow.then(Pause::new).transpose() {
         Ok(pause) => pause,
         Err(error) => {
-            output::error(format_args!("listening to signals: {error}"));
+            output::error(format_args!("installing the signal handlers: {error}"));
             return Exit::NoAnswer;
         }
     };
-    let mut reader = Reader::new(args.ask.client());
+    let mut reader = Reader::new(args.daemon.client());
     let past = match reader.past() {
         Ok(past) => past,
         Err(error) => return refuse(&error),
@@ -51,7 +51,7 @@ pub fn run(args: &EventsArgs) -> Exit {
     let wanted: Vec<&Event> = past
         .iter()
         .filter(|event| {
-            filter.takes(event) && args.since.is_none_or(|since| is_since(event, since))
+            filter.selects(event) && args.since.is_none_or(|since| is_since(event, since))
         })
         .collect();
     let default = if args.follow && args.since.is_none() { LAST } else { usize::MAX };
@@ -91,7 +91,9 @@ pub(super) fn refuse(error: &ClientError) -> Exit {
     output::error(error);
     let exit = error.exit();
     if exit == Exit::Unreachable {
-        output::hint("is it running? with the same --run-dir? may you read its socket?");
+        output::hint(
+            "check that the daemon runs with the same --run-dir, and that you may read its socket",
+        );
     }
     exit
 }
@@ -109,8 +111,8 @@ fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
     if args.since.is_none() || oldest <= 1 || past.first().is_some_and(reaches) {
         return;
     }
-    output::talk(format_args!(
-        "note: the {} before these are not kept any more",
+    output::message(format_args!(
+        "note: the daemon no longer keeps the {} before these",
         counted(oldest - 1, "record")
     ));
 }
@@ -118,18 +120,18 @@ fn note_beginning(args: &EventsArgs, past: &[Event], oldest: u64) {
 /// Prints new events until the user interrupts, or the reader of standard output is gone.
 fn follow(mut reader: Reader, mut pause: Pause, filter: &Filter, output: &mut Output) -> Exit {
     let mut waiting = false;
-    while pause.wait(POLL_INTERVAL) && !host::is_answer_unread() {
-        let events = match reader.news() {
+    while pause.wait(POLL_INTERVAL) && !host::is_stdout_closed() {
+        let events = match reader.new_events() {
             Ok(events) => events,
             Err(error) => {
                 if !std::mem::replace(&mut waiting, true) {
-                    output::talk(format_args!("note: {error}; waiting for it"));
+                    output::message(format_args!("note: {error}; retrying"));
                 }
                 continue;
             }
         };
         waiting = false;
-        let mut wanted = events.iter().filter(|event| filter.takes(event));
+        let mut wanted = events.iter().filter(|event| filter.selects(event));
         if !wanted.all(|event| output.add(event)) || !output.flush() {
             break;
         }
@@ -159,18 +161,18 @@ impl Reader {
         self.after = now.first.saturating_sub(1);
         self.oldest = now.first;
         self.instance = now.instance;
-        self.news()
+        self.new_events()
     }
 
     /// Returns the events since the last call, at most as many as a daemon keeps.
-    fn news(&mut self) -> Result<Vec<Event>, ClientError> {
+    fn new_events(&mut self) -> Result<Vec<Event>, ClientError> {
         let mut events = Vec::new();
         let mut until = None;
         loop {
             let page = self.client.events(self.after, PAGE)?;
             if page.instance != self.instance {
-                output::talk(
-                    "note: the daemon was restarted; what the one before had not told yet is gone",
+                output::message(
+                    "note: the daemon was restarted; unread records of the previous process are lost",
                 );
                 self.after = 0;
                 self.instance = page.instance;
@@ -203,7 +205,10 @@ impl Reader {
             node: None,
             what: EventKind::Lost(Lost {
                 records: gone,
-                text: format!("{} were gone when they were asked for", counted(gone, "record")),
+                text: format!(
+                    "{} discarded by the daemon before being read",
+                    counted(gone, "record")
+                ),
                 ..Lost::default()
             }),
         })

@@ -54,8 +54,8 @@ mod tests {
     fn no_hidden_option_is_completed() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(script(shell)).expect("UTF-8");
-            for verb in COMMAND.get_subcommands() {
-                let options = verb
+            for subcommand in COMMAND.get_subcommands() {
+                let options = subcommand
                     .get_arguments()
                     .filter_map(|option| Some((option.get_long()?, option.is_hide_set())));
                 for (option, hidden) in options {

@@ -14,14 +14,14 @@ use crate::{
 
 /// Runs `trainguard man`.
 pub fn run(args: &ManArgs) -> Exit {
-    match (&args.verb, &args.output) {
+    match (&args.subcommand, &args.output) {
         (_, Some(directory)) => write_all(directory),
-        (None, None) => print(whole()),
-        (Some(verb), None) => {
-            if let Some(page) = verbs().into_iter().find(|(name, _)| name == verb) {
+        (None, None) => print(main_command()),
+        (Some(subcommand), None) => {
+            if let Some(page) = subcommands().into_iter().find(|(name, _)| name == subcommand) {
                 return print(page.1);
             }
-            output::error(format_args!("there is no verb `{verb}`"));
+            output::error(format_args!("there is no subcommand `{subcommand}`"));
             output::hint("`trainguard --help` lists them");
             Exit::NoAnswer
         }
@@ -29,19 +29,20 @@ pub fn run(args: &ManArgs) -> Exit {
 }
 
 /// Returns the command of the main page, `trainguard(1)`.
-fn whole() -> Command {
+fn main_command() -> Command {
     // The page lists the subcommands, and there is no page for `help`.
     Cli::command().disable_help_subcommand(true)
 }
 
 /// Returns the subcommands, each with the command that its page describes.
-fn verbs() -> Vec<(String, Command)> {
-    let mut whole = whole();
-    whole.build();
-    let described = whole.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| {
-        let name = verb.get_name().to_owned();
+fn subcommands() -> Vec<(String, Command)> {
+    let mut main = main_command();
+    main.build();
+    let shown = main.get_subcommands().filter(|subcommand| !subcommand.is_hide_set());
+    let described = shown.map(|subcommand| {
+        let name = subcommand.get_name().to_owned();
         let page = format!("trainguard-{name}");
-        (name, verb.clone().display_name(page))
+        (name, subcommand.clone().display_name(page))
     });
     described.collect()
 }
@@ -67,8 +68,9 @@ fn print(command: Command) -> Exit {
 }
 
 fn write_all(directory: &Path) -> Exit {
-    let pages = verbs().into_iter().map(|(name, page)| (format!("trainguard-{name}.1"), page));
-    let pages = pages.chain([("trainguard.1".to_owned(), whole())]);
+    let pages =
+        subcommands().into_iter().map(|(name, page)| (format!("trainguard-{name}.1"), page));
+    let pages = pages.chain([("trainguard.1".to_owned(), main_command())]);
     let mut count = 0_usize;
     for (name, command) in pages {
         let path = directory.join(name);
@@ -82,7 +84,7 @@ fn write_all(directory: &Path) -> Exit {
         count += 1;
     }
     let pages = counted(count, "page");
-    output::talk(format_args!("wrote {pages} to `{}`", directory.display()));
+    output::message(format_args!("wrote {pages} to `{}`", directory.display()));
     Exit::Yes
 }
 
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn no_page_has_a_hidden_option() {
         let mut hidden = 0;
-        for (name, mut command) in verbs() {
+        for (name, mut command) in subcommands() {
             let help = command.render_long_help().to_string();
             let page = render(command.clone()).expect("a page");
             let page = String::from_utf8(page).expect("UTF-8").replace('\\', "");
@@ -103,6 +105,6 @@ mod tests {
                 hidden += 1;
             }
         }
-        assert!(!cfg!(feature = "daemon") || hidden > 0, "there are some");
+        assert!(!cfg!(feature = "daemon") || hidden > 0, "the daemon has hidden options");
     }
 }

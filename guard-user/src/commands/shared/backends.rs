@@ -10,7 +10,7 @@ use guard_common::{
 };
 
 use crate::{
-    bpf::loader::{Generation, SHORTEST_FRAME},
+    bpf::loader::{Generation, MIN_FRAME_LEN},
     capture::Captured,
     policy::{
         compiled::{CompiledPolicy, HostTables},
@@ -81,7 +81,7 @@ impl<'a> Backends<'a> {
         let wire_len = usize::try_from(frame.wire_len).unwrap_or(usize::MAX);
         let kept = CapturedBytes::of(frame);
         let verdict = match &self.kernel {
-            Some(_) if !(SHORTEST_FRAME..=MAX_FRAME).contains(&wire_len) => {
+            Some(_) if !(MIN_FRAME_LEN..=MAX_FRAME).contains(&wire_len) => {
                 on_host = true;
                 None
             }
@@ -98,9 +98,9 @@ impl<'a> Backends<'a> {
             (verdict, parse(&kept, &mut NoTrace).parsed().ok())
         } else {
             self.host.limiter.set_now_ns(now_ns);
-            let mut noted = Noted::default();
-            let verdict = evaluate(&kept, self.host.tables, &self.host.limiter, &mut noted);
-            (verdict, noted.parsed)
+            let mut recorder = ParsedRecorder::default();
+            let verdict = evaluate(&kept, self.host.tables, &self.host.limiter, &mut recorder);
+            (verdict, recorder.parsed)
         };
         let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());
         Ok(Evaluated { verdict, parsed, truncated, on_host, filled_up })
@@ -163,11 +163,11 @@ impl<'a> Packet for CapturedBytes<'a> {
 
 /// Remembers the parsed headers of a frame.
 #[derive(Debug, Default)]
-struct Noted {
+struct ParsedRecorder {
     parsed: Option<Parsed>,
 }
 
-impl Observer for Noted {
+impl Observer for ParsedRecorder {
     fn note(&mut self, step: Step) {
         if let Step::Parsed(parsed) = step {
             self.parsed = Some(parsed);
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_clock_starts_with_the_first_time_and_never_goes_back() {
+    fn the_clock_starts_at_the_first_timestamp_and_never_goes_back() {
         let mut clock = Clock::default();
         let epoch = 1_790_000_000_000_000_000;
         let times = [None, Some(epoch), Some(epoch + 5), None, Some(epoch + 2), Some(epoch + 7)];
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_goes_on_after_a_leap_and_stays_within_what_buckets_count() {
+    fn the_clock_continues_after_a_jump_and_stays_within_the_range_of_buckets() {
         let mut clock = Clock::default();
         let epoch = 1_790_000_000_000_000_000;
         assert_eq!(clock.at(Some(0)), 0);

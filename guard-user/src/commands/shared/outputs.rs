@@ -47,8 +47,8 @@ impl Outputs {
             if path == Path::new(STDOUT) {
                 if format.replace(*wanted).is_some() {
                     return Err(
-                        "standard output can have one form only, `--format` and `--output \
-                                ...=-` give it several"
+                        "standard output can have only one format, but `--format` and `--output \
+                         ...=-` give several"
                             .to_owned(),
                     );
                 }
@@ -61,7 +61,7 @@ impl Outputs {
                 opened.map_err(|error| format!("cannot write `{shown}`: {error}"))?;
             let identity = identity(&metadata);
             if identity.is_some() && files.iter().any(|other| other.identity == identity) {
-                return Err(format!("`{shown}` is named by two `--output`"));
+                return Err(format!("two `--output` options name `{shown}`"));
             }
             files.push(Output { format: *wanted, path: path.clone(), file, identity });
         }
@@ -78,7 +78,9 @@ impl Outputs {
                 source.metadata().is_ok_and(|metadata| self::identity(&metadata) == *identity)
             };
             if identity.is_some() && sources().any(is_source) {
-                problems.push(format!("`{shown}` is a file that was checked, not overwritten"));
+                problems.push(format!(
+                    "`{shown}` is one of the checked files, so it was not overwritten"
+                ));
                 continue;
             }
             // Devices and pipes cannot be truncated.

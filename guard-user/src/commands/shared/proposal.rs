@@ -45,10 +45,10 @@ pub(crate) fn make(
     loaded: &Loaded,
     node: &Node,
     compiled: &CompiledPolicy,
-    watch: &ConnectionTracker,
+    tracker: &ConnectionTracker,
     (aggregate, watched): (Aggregate, &str),
 ) -> Result<Proposal, String> {
-    let mut classified = classify::classify(watch, &loaded.cluster, compiled);
+    let mut classified = classify::classify(tracker, &loaded.cluster, compiled);
     let mut manifest = Manifest::load(path, &node.name)?;
     let before = manifest.text().to_owned();
     let admitted = admit(&mut manifest, &mut classified);
@@ -64,7 +64,7 @@ pub(crate) fn make(
             && kept.disposition == Disposition::Service
     }) {
         let source = IpAddr::from(refused.source);
-        return Err(format!("the proposal would refuse {source}, which it is to allow"));
+        return Err(format!("the proposal would refuse {source}, although it should allow it"));
     }
     let left_out = classified.left_out.iter().map(|left| self::left(left, &after)).collect();
     Ok(Proposal { classified, services, admitted, left_out, documents })
@@ -84,7 +84,8 @@ fn admit(manifest: &mut Manifest, classified: &mut Classified) -> Vec<Admitted> 
         let answer = if number < MAX_ENTRIES {
             manifest.admit(source.into(), ports)
         } else {
-            Suggestion::No(format!("more than {MAX_ENTRIES} sources were refused"), Vec::new())
+            let why = format!("entries are proposed only for the first {MAX_ENTRIES} sources");
+            Suggestion::No(why, Vec::new())
         };
         let why = match answer {
             Suggestion::Open => continue,
@@ -102,7 +103,7 @@ fn admit(manifest: &mut Manifest, classified: &mut Classified) -> Vec<Admitted> 
                 format!("it is the node `{name}`, and the service admits none of its roles")
             }
             Suggestion::No(why, ways) if ways.is_empty() => why,
-            Suggestion::No(why, ways) => format!("{why}; it could be {}", ways.join(", or ")),
+            Suggestion::No(why, ways) => format!("{why}; alternatives: {}", ways.join(", or ")),
         };
         let of_source = classified.kept.iter().filter(|kept| kept.source == source);
         let left =
@@ -130,7 +131,7 @@ fn write(
     services: &[Service],
     watched: &str,
 ) -> Result<Option<Documents>, String> {
-    let no_place = "the manifest is written in a way that leaves no clear place for more";
+    let no_place = "the layout of the manifest has no clear place for additions";
     let mut after = with_entries.to_owned();
     let mut written = None;
     if !services.is_empty() {
@@ -141,9 +142,9 @@ fn write(
         let text = draft::policy(&name, services, role, &loaded.cluster, watched);
         let networks = services.iter().filter_map(|service| {
             let (name, prefixes) = service.network()?;
-            let strangers = service.evidence.iter();
-            let strangers = strangers.filter(|kept| loaded.cluster.node_at(&kept.source).is_none());
-            let comments = strangers.map(|kept| draft::evidence(kept, &loaded.cluster)).collect();
+            let unlisted = service.evidence.iter();
+            let unlisted = unlisted.filter(|kept| loaded.cluster.node_at(&kept.source).is_none());
+            let comments = unlisted.map(|kept| draft::evidence(kept, &loaded.cluster)).collect();
             Some(Addition { name: name.to_owned(), prefixes, comments })
         });
         let networks: Vec<Addition> = networks.collect();
@@ -191,7 +192,7 @@ fn check(path: &Path, node: &Node, documents: &Documents) -> Result<CompiledPoli
         return Err(format!("the proposal does not pass lint: {}", error.message));
     }
     let loaded = policy::load(path, &files).map_err(|error| error.to_string())?;
-    let node = loaded.cluster.node(&node.name).ok_or("the node is gone from the proposal")?;
+    let node = loaded.cluster.node(&node.name).ok_or("the proposal lacks the node")?;
     policy::compile(&loaded, node, &Placement::default()).map_err(|error| error.to_string())
 }
 

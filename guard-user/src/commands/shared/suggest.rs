@@ -99,7 +99,10 @@ impl Manifest {
         let text = String::from_utf8(bytes).map_err(|_invalid| "it is not UTF-8".to_owned())?;
         let loaded = policy::load(path, &files).map_err(|error| {
             let errors = error.report.count(Severity::Error);
-            format!("it has {}; `trainguard lint` tells", crate::text::counted(errors, "error"))
+            format!(
+                "it has {}; `trainguard lint` lists them",
+                crate::text::counted(errors, "error")
+            )
         })?;
         if loaded.cluster.node(node).is_none() {
             return Err(format!("it has no node `{}`", text::shown(node)));
@@ -131,7 +134,7 @@ impl Manifest {
             Ok(plan) => plan,
             Err(answer) => return answer,
         };
-        let mut why = "no few roles would admit it".to_owned();
+        let mut why = "no combination of at most three roles would admit it".to_owned();
         let mut best: Option<Candidate> = None;
         for roles in plan.sets {
             // First without interfaces: an entry needs none if the manifest names interfaces for
@@ -194,12 +197,17 @@ impl Manifest {
         }
         let services: Vec<&Service> =
             labels.iter().filter_map(|label| cluster.service(label)).collect();
-        if let Some(deaf) = services.iter().find(|service| service.allow.roles.is_empty()) {
-            let why = format!("`{}` admits no role, only networks and prefixes", deaf.label);
-            return Err(Suggestion::No(why, provenance::ways_in(&self.loaded, deaf, &addr)));
+        if let Some(without_roles) = services.iter().find(|service| service.allow.roles.is_empty())
+        {
+            let why =
+                format!("`{}` admits no role, only networks and prefixes", without_roles.label);
+            return Err(Suggestion::No(
+                why,
+                provenance::ways_in(&self.loaded, without_roles, &addr),
+            ));
         }
         let nodes = self.nodes.ok_or_else(|| {
-            let why = "the nodes are written in a way that leaves no clear place";
+            let why = "the layout of `nodes` has no clear place for an entry";
             Suggestion::No(why.to_owned(), self.other_ways(&labels, &addr))
         })?;
         let mut sets = role_sets(cluster, &services, &addr);
@@ -233,7 +241,9 @@ impl Manifest {
         entry: Entry,
         ports: &[PortRange],
     ) -> Result<Candidate, String> {
-        let text = nodes.put(&self.text, &entry).ok_or("there is no place for it")?;
+        let text = nodes
+            .put(&self.text, &entry)
+            .ok_or("the layout of `nodes` has no clear place for an entry")?;
         self.files.put(self.path.clone(), Ok(text.clone().into_bytes()));
         let loaded = policy::load(&self.path, &self.files).map_err(|error| {
             let first = error.report.diagnostics.first();
@@ -241,7 +251,7 @@ impl Manifest {
         })?;
         let compiled = compile(&loaded, &self.node)?;
         if let Some(label) = refusing(&compiled, entry.address, ports).first() {
-            return Err(format!("`{label}` would refuse it all the same"));
+            return Err(format!("`{label}` would still refuse it"));
         }
         let found = findings(&self.path, &self.files);
         let findings = found.difference(&self.findings).cloned().collect();
@@ -250,7 +260,7 @@ impl Manifest {
 }
 
 fn compile(loaded: &Loaded, node: &str) -> Result<CompiledPolicy, String> {
-    let node = loaded.cluster.node(node).ok_or("the node is gone")?;
+    let node = loaded.cluster.node(node).ok_or("the manifest lacks the node")?;
     policy::compile(loaded, node, &Placement::default()).map_err(|error| error.to_string())
 }
 

@@ -66,7 +66,7 @@ pub fn run(args: &TestArgs) -> Exit {
             let failures = match runner.run(case) {
                 Ok(failures) => failures,
                 Err(Problem::Kernel(error)) => {
-                    output::refusal(&error);
+                    output::system_error(&error);
                     return Exit::NoAnswer;
                 }
                 Err(Problem::Other(error)) => {
@@ -86,7 +86,7 @@ pub fn run(args: &TestArgs) -> Exit {
     }
     if results.is_empty() {
         if whole {
-            output::error("no tests to run");
+            output::error("there are no tests to run");
             output::hint("name a file of `kind: Test`, or a directory with *.test.yaml files");
         }
         return Exit::NoAnswer;
@@ -292,8 +292,8 @@ fn frames(
     read.map_err(|error| Problem::Other(format!("`{shown}`: {error}")))?;
     if truncated > 0 {
         let message = format!(
-            "`{shown}`: {truncated} frames are cut too short by the capture to be judged; raise \
-             the snap length (tcpdump -s 0)"
+            "`{shown}`: the capture cut {truncated} frames too short to be evaluated; raise its snap \
+             length (tcpdump -s 0)"
         );
         return Err(Problem::Other(message));
     }

@@ -27,7 +27,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
         [] => None,
         [file] => Some(file.as_path()),
         _ => {
-            output::error("--record adds to one file, several are named");
+            output::error("--record adds to one file, but several were given");
             return Exit::NoAnswer;
         }
     };
@@ -53,7 +53,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
                 break;
             }
             Err(error) => {
-                output::error(format_args!("reading the events: {error}"));
+                output::error(format_args!("cannot read the events: {error}"));
                 return Exit::NoAnswer;
             }
         }
@@ -71,7 +71,7 @@ pub(super) fn run(args: &TestArgs) -> Exit {
         }
     }
     if count == 0 {
-        output::talk("no new tests");
+        output::message("no new tests");
         return if whole { Exit::Yes } else { Exit::NoAnswer };
     }
     match file {
@@ -81,12 +81,12 @@ pub(super) fn run(args: &TestArgs) -> Exit {
         Some(file) => {
             if let Err(problem) = add(args, file, &cases) {
                 output::error(problem);
-                output::talk("the tests, to be added by hand:");
+                output::message("add these tests to the file yourself:");
                 output::answer(cases.trim_end_matches('\n'));
                 return Exit::NoAnswer;
             }
             let shown = shown_path(file);
-            output::talk(format_args!("{count} new tests in `{shown}`"));
+            output::message(format_args!("added {count} new tests to `{shown}`"));
         }
     }
     if whole { Exit::Yes } else { Exit::NoAnswer }
@@ -114,13 +114,14 @@ fn case(
         (packet.source, &packet.transport, packet.port)
     else {
         return Err(format!(
-            "a packet without source and port ({}) cannot be written as a test; keep its capture",
+            "a packet without source and port ({}) cannot be written as a test; test its capture \
+             instead",
             crate::policy::syntax::text::shown(&packet.reason)
         ));
     };
     if Reason::from_name(&packet.reason).is_some_and(Reason::is_limit) {
         return Err(format!(
-            "{} depends on what came before, which an event does not tell; write a test with \
+            "{} depends on earlier packets, which an event does not contain; write a test with \
              `times` or `after`",
             crate::policy::syntax::text::shown(&packet.reason)
         ));
@@ -160,10 +161,9 @@ fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
     let shown = shown_path(file);
     let made = !file.exists();
     let before = if made {
-        let manifest = args
-            .manifest
-            .as_deref()
-            .ok_or_else(|| format!("`{shown}` does not exist; give --manifest FILE to make it"))?;
+        let manifest = args.manifest.as_deref().ok_or_else(|| {
+            format!("`{shown}` does not exist; give --manifest FILE to create it")
+        })?;
         // Paths in the file are relative to the file.
         let base = file.parent().unwrap_or(Path::new(""));
         let manifest = manifest.strip_prefix(base).map(PathBuf::from).or_else(|_| {
@@ -187,8 +187,8 @@ fn add(args: &TestArgs, file: &Path, cases: &str) -> Result<(), String> {
     let (findings, ..) = loader.finish(file);
     if suite.is_none() {
         return Err(format!(
-            "`{shown}` cannot take them at its end (is `tests` its last field, indented by two \
-             blanks?):\n{findings}"
+            "the tests cannot be appended to `{shown}`; `tests` must be its last field, and its \
+             entries indented by two spaces:\n{findings}"
         ));
     }
     let written = if made { fs::write(file, &after) } else { fix::write(file, after.as_bytes()) };

@@ -48,7 +48,7 @@ pub(crate) struct Attachment {
     pub(crate) link: Link,
     pub(crate) mode: Mode,
     /// Why a better mode failed; none if no better mode was tried.
-    pub(crate) instead: Option<String>,
+    pub(crate) fallback_reason: Option<String>,
 }
 
 /// Returns the mode in which a link is attached to a device; none if it is not attached to it.
@@ -87,7 +87,7 @@ pub(crate) fn guard(
     pins: &Pins,
     earlier: &mut Vec<PinnedLink>,
 ) -> Result<Attachment, SystemError> {
-    let before = take(earlier, device);
+    let before = take_links_on(earlier, device);
     let Some((pinned, mode)) = best(before, wanted, earlier) else {
         if wanted.first_hook() == Hook::Xdp {
             refuse_foreign(device)?;
@@ -98,15 +98,15 @@ pub(crate) fn guard(
         return take_over(pinned, mode, device, generation, earlier);
     }
     let changed = if wanted.modes().iter().any(|new| new.hook() != mode.hook()) {
-        beside(wanted, device, generation, pins)
+        attach_at_other_hook(wanted, device, generation, pins)
     } else {
-        across(wanted, mode, &pinned.link, device, generation, pins)
+        change_xdp_mode(wanted, mode, &pinned.link, device, generation, pins)
     };
     match changed {
         Ok(attachment) => {
             tracing::info!(
                 interface = device.name,
-                "attached in {} mode before, in {} mode now",
+                "attach mode changed from {} to {}",
                 mode.name(),
                 attachment.mode.name()
             );
@@ -120,14 +120,14 @@ pub(crate) fn guard(
             let why = format!("{error}; still in {} mode", mode.name());
             tracing::error!(interface = device.name, "{why}");
             let kept = take_over(pinned, mode, device, generation, earlier)?;
-            Ok(Attachment { instead: Some(why), ..kept })
+            Ok(Attachment { fallback_reason: Some(why), ..kept })
         }
         Err(error) => Err(error),
     }
 }
 
 /// Removes the links on a device from `earlier` and returns them with their modes.
-fn take(earlier: &mut Vec<PinnedLink>, device: &Device) -> Vec<(PinnedLink, Mode)> {
+fn take_links_on(earlier: &mut Vec<PinnedLink>, device: &Device) -> Vec<(PinnedLink, Mode)> {
     let mut taken = Vec::new();
     for pinned in std::mem::take(earlier) {
         match mode_on(&pinned.link, device) {
@@ -169,12 +169,12 @@ fn take_over(
         return Err(error);
     }
     tracing::info!(interface = device.name, "taken over from an earlier daemon");
-    Ok(Attachment { link: pinned.link, mode, instead: None })
+    Ok(Attachment { link: pinned.link, mode, fallback_reason: None })
 }
 
 /// Attaches at the other hook. Until the old link is removed, both programs evaluate and count each
 /// frame.
-fn beside(
+fn attach_at_other_hook(
     wanted: AttachMode,
     device: &Device,
     generation: &mut Generation,
@@ -188,7 +188,7 @@ fn beside(
 
 /// Changes the mode at the XDP hook. The kernel attaches no second XDP program in another mode, so the
 /// old program is detached first, and a tc program guards the interface meanwhile.
-fn across(
+fn change_xdp_mode(
     wanted: AttachMode,
     mode: Mode,
     link: &Link,
@@ -196,11 +196,11 @@ fn across(
     generation: &mut Generation,
     pins: &Pins,
 ) -> Result<Attachment, SystemError> {
-    let bridge = attach(Mode::Tcx, device, generation, pins);
-    if let Err(error) = &bridge {
+    let interim = attach(Mode::Tcx, device, generation, pins);
+    if let Err(error) = &interim {
         tracing::warn!(
             interface = device.name,
-            "open for a moment while the mode changes from {}: {error}",
+            "interface not guarded while the mode changes from {}: {error}",
             mode.name()
         );
     }
@@ -209,21 +209,21 @@ fn across(
         let why = format!("{error}; still in {} mode", mode.name());
         tracing::error!(interface = device.name, "{why}");
         let again = attach(mode, device, generation, pins)?;
-        Ok(Attachment { instead: Some(why), ..again })
+        Ok(Attachment { fallback_reason: Some(why), ..again })
     });
-    match (attached, bridge) {
-        (Ok(attachment), Ok(bridge)) => {
-            if let Err(error) = bridge.link.detach() {
+    match (attached, interim) {
+        (Ok(attachment), Ok(interim)) => {
+            if let Err(error) = interim.link.detach() {
                 // Until the next generation it evaluates frames beside the new one, by the same policy.
                 tracing::error!(interface = device.name, hint = error.hint_text(), "{error}");
             }
             Ok(attachment)
         }
         // Only the tc program guards the interface now.
-        (Err(error), Ok(bridge)) => {
-            let why = format!("{error}; in tcx mode instead");
+        (Err(error), Ok(interim)) => {
+            let why = format!("{error}; attached in tcx mode instead");
             tracing::error!(interface = device.name, "{why}");
-            Ok(Attachment { instead: Some(why), ..bridge })
+            Ok(Attachment { fallback_reason: Some(why), ..interim })
         }
         (attached, Err(_)) => attached,
     }
@@ -236,22 +236,22 @@ fn first_of(
     generation: &mut Generation,
     pins: &Pins,
 ) -> Result<Attachment, SystemError> {
-    let mut instead: Option<String> = None;
+    let mut fallback_reason: Option<String> = None;
     for (nth, mode) in modes.iter().enumerate() {
         let error = match attach(*mode, device, generation, pins) {
-            Ok(attachment) => return Ok(Attachment { instead, ..attachment }),
+            Ok(attachment) => return Ok(Attachment { fallback_reason, ..attachment }),
             Err(error) => error,
         };
         let Some(next) = modes.get(nth + 1) else { return Err(error) };
         // Another mode may work only if the interface does not support this one. If another program is
-        // in the way, or rights or memory are missing, a worse mode is no remedy.
+        // attached, or permissions or memory are missing, a worse mode does not help.
         if !matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE)) {
             return Err(error);
         }
         tracing::warn!(interface = device.name, "{error}; trying {} mode", next.name());
-        instead.get_or_insert_with(|| error.to_string());
+        fallback_reason.get_or_insert_with(|| error.to_string());
     }
-    Err(SystemError::new("there is no mode to attach in"))
+    Err(SystemError::new("no attach mode is permitted"))
 }
 
 fn attach(
@@ -264,19 +264,20 @@ fn attach(
     let pin = pins.link_path(&device.name, None, hook);
     generation.add(hook)?;
     let link = Link::attach(generation.program(hook)?, &device.name, device.index, mode, &pin)?;
-    Ok(Attachment { link, mode, instead: None })
+    Ok(Attachment { link, mode, fallback_reason: None })
 }
 
 /// Fails if an XDP program of other software is attached to a device.
 fn refuse_foreign(device: &Device) -> Result<(), SystemError> {
     let Some(foreign) = device.xdp else { return Ok(()) };
     Err(SystemError::new(format!(
-        "another XDP program is attached, id {} ({}); trainguard replaces no program of others",
+        "another XDP program is attached, id {} ({}); trainguard does not replace programs of \
+         other software",
         foreign.program_id, foreign.mode
     ))
     .hint(format!(
-        "see what it is with `bpftool prog show id {}`, and take it off with `ip link set dev {} \
-         xdp off` if it may go; or guard behind it, with `--mode tcx`",
+        "inspect it with `bpftool prog show id {}`; detach it with `ip link set dev {} xdp off` if \
+         it is not needed; or attach trainguard behind it with `--mode tcx`",
         foreign.program_id, device.name
     )))
 }

@@ -35,12 +35,14 @@ pub(crate) fn check(
     program_id: u32,
 ) -> Finding {
     const REATTACH_HINT: &str =
-        "the daemon attaches it again within seconds; find out who detached it";
+        "the daemon attaches it again within seconds; find out which software detached it";
     let link = match link {
         Ok(link) => link,
         Err(error) => {
-            let finding =
-                Finding::new(InterfaceState::Failed, format!("its link cannot be asked: {error}"));
+            let finding = Finding::new(
+                InterfaceState::Failed,
+                format!("the link cannot be queried: {error}"),
+            );
             return match error.hint_text() {
                 Some(hint) => finding.remedy(hint),
                 None => finding,
@@ -55,7 +57,7 @@ pub(crate) fn check(
             InterfaceState::Failed,
             "the interface has moved to another network namespace",
         )
-        .remedy("move it back, or take it out of the manifest");
+        .remedy("move it back, or remove it from the manifest");
     };
     let running = match hook {
         Hook::Xdp => device.xdp.map(|attached| attached.program_id),
@@ -64,7 +66,7 @@ pub(crate) fn check(
     if link.ifindex != device.index {
         return match running {
             None => {
-                Finding::new(InterfaceState::Failed, "the program was detached, not by this daemon")
+                Finding::new(InterfaceState::Failed, "the program was detached by other software")
                     .remedy(REATTACH_HINT)
             }
             Some(other) => foreign(device, other),
@@ -74,7 +76,7 @@ pub(crate) fn check(
         None => Finding::new(
             InterfaceState::Failed,
             format!(
-                "its link says that program {} runs, the device says that none does",
+                "the link reports program {}, but the device reports no program",
                 link.program_id
             ),
         )
@@ -82,11 +84,15 @@ pub(crate) fn check(
         Some(other) if other != link.program_id => foreign(device, other),
         Some(id) if id != program_id => Finding::new(
             InterfaceState::Failed,
-            format!("it runs another generation: program {id}, not {program_id}"),
+            format!(
+                "program {id} of another generation is attached, expected program {program_id}"
+            ),
         )
-        .remedy("it is switched within seconds; if it is not, the log says why"),
-        Some(_) if !device.up => Finding::new(InterfaceState::Guarded, "it is down")
-            .remedy(format!("`ip link set dev {} up`, if it is to be used", device.name)),
+        .remedy(
+            "the daemon switches it within seconds; if it does not, the log contains the reason",
+        ),
+        Some(_) if !device.up => Finding::new(InterfaceState::Guarded, "the interface is down")
+            .remedy(format!("to use the interface: `ip link set dev {} up`", device.name)),
         Some(id) => in_front(hook, device, id)
             .unwrap_or_else(|| Finding { state: InterfaceState::Guarded, ..Finding::default() }),
     }
@@ -100,10 +106,11 @@ pub(crate) fn in_front(hook: Hook, device: &Device, id: u32) -> Option<Finding> 
     }
     if let Some(xdp) = device.xdp {
         let what = format!(
-            "an XDP program runs in front of it, id {}: what that redirects never reaches the guard",
+            "an XDP program runs before the guard, id {}: packets that it redirects do not reach \
+             the guard",
             xdp.program_id
         );
-        let remedy = format!("see what it is with `bpftool prog show id {}`", xdp.program_id);
+        let remedy = format!("inspect it with `bpftool prog show id {}`", xdp.program_id);
         return Some(Finding::new(InterfaceState::Guarded, what).remedy(remedy));
     }
     let ids: Vec<String> =
@@ -112,21 +119,21 @@ pub(crate) fn in_front(hook: Hook, device: &Device, id: u32) -> Option<Finding> 
         return None;
     }
     let what = format!(
-        "tc programs run in front of it, id {}: what one of them accepts for good or redirects \
-         never reaches the guard",
+        "tc programs run before the guard, id {}: packets that one of them accepts without \
+         running the next program, or redirects, do not reach the guard",
         ids.join(", ")
     );
     let remedy = format!(
-        "see what they are with `bpftool net show dev {}`, and have them attached behind it",
+        "inspect them with `bpftool net show dev {}`, and attach them behind the guard",
         device.name
     );
     Some(Finding::new(InterfaceState::Guarded, what).remedy(remedy))
 }
 
 fn foreign(device: &Device, id: u32) -> Finding {
-    Finding::new(InterfaceState::Failed, format!("another XDP program runs on it, id {id}")).remedy(format!(
-        "see what it is with `bpftool prog show id {id}`; `ip link set dev {} xdp off` takes it off \
-         if it may go",
+    Finding::new(InterfaceState::Failed, format!("another XDP program is attached, id {id}")).remedy(format!(
+        "inspect it with `bpftool prog show id {id}`; detach it with `ip link set dev {} xdp off` \
+         if it is not needed",
         device.name
     ))
 }
@@ -166,24 +173,24 @@ mod tests {
     }
 
     #[test]
-    fn only_what_link_and_device_agree_on_is_guarded() {
+    fn an_interface_is_guarded_only_if_link_and_device_agree() {
         assert_eq!(found((7, 2), Some(&device(Some(7)))), (InterfaceState::Guarded, String::new()));
-        for (link, running, said) in [
+        for (link, running, expected) in [
             ((7, 0), None, "detached"),
-            ((7, 0), Some(9), "another XDP program runs on it, id 9"),
-            ((7, 2), None, "says that none does"),
-            ((7, 2), Some(9), "another XDP program runs on it, id 9"),
-            ((6, 2), Some(6), "program 6, not 7"),
+            ((7, 0), Some(9), "another XDP program is attached, id 9"),
+            ((7, 2), None, "the device reports no program"),
+            ((7, 2), Some(9), "another XDP program is attached, id 9"),
+            ((6, 2), Some(6), "program 6 of another generation is attached, expected program 7"),
             ((7, 3), None, "detached"),
         ] {
             let (state, problem) = found(link, Some(&device(running)));
             assert_eq!(state, InterfaceState::Failed, "{link:?} {running:?}");
-            assert!(problem.contains(said), "{problem}");
+            assert!(problem.contains(expected), "{problem}");
         }
     }
 
     #[test]
-    fn what_left_is_told_apart_from_what_is_gone() {
+    fn a_moved_interface_is_failed_and_a_removed_one_missing() {
         let gone = check(&Ok(at(7, 0, Hook::Xdp)), Hook::Xdp, None, 7);
         assert_eq!(gone.state, InterfaceState::Missing);
         assert_eq!(found((7, 2), None).0, InterfaceState::Failed);
@@ -196,15 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_down_is_guarded_and_told_of() {
+    fn an_interface_that_is_down_is_guarded_with_a_problem() {
         let mut device = device(Some(7));
         device.up = false;
         let (state, problem) = found((7, 2), Some(&device));
-        assert_eq!((state, problem.as_str()), (InterfaceState::Guarded, "it is down"));
+        assert_eq!((state, problem.as_str()), (InterfaceState::Guarded, "the interface is down"));
     }
 
     #[test]
-    fn who_runs_in_front_of_a_tc_program_is_named() {
+    fn programs_before_the_guard_are_reported() {
         let check = |tc: &[u32], xdp| {
             let device = Device { tc: tc.to_vec(), ..device(xdp) };
             let finding = check(&Ok(at(7, 2, Hook::Tc)), Hook::Tc, Some(&device), 7);
@@ -217,7 +224,7 @@ mod tests {
         assert!(state == InterfaceState::Guarded && problem.contains("id 9:"), "{problem}");
         let (state, problem) = check(&[5, 6], None);
         assert!(
-            state == InterfaceState::Failed && problem.contains("says that none does"),
+            state == InterfaceState::Failed && problem.contains("the device reports no program"),
             "{problem}"
         );
     }

@@ -42,10 +42,10 @@ pub(crate) struct GuardedInterface {
     link: Link,
     mode: Mode,
     /// Why a better mode failed; none if no better mode was tried.
-    instead: Option<String>,
+    fallback_reason: Option<String>,
     /// The name that a pattern matched, if the interface was since renamed to one that no pattern
     /// matches. It stays guarded: a rename must not open a port.
-    wanted_as: Option<String>,
+    selected_as: Option<String>,
     /// Whether the program has been notified that each frame of this interface is in one buffer.
     one_buffer: bool,
     /// Number of successive listings without its device.
@@ -53,10 +53,10 @@ pub(crate) struct GuardedInterface {
 }
 
 impl GuardedInterface {
-    fn new(device: &Device, wanted_as: Option<&str>, attachment: Attachment) -> Self {
-        let Attachment { link, mode, instead } = attachment;
-        let (name, wanted_as) = (device.name.clone(), wanted_as.map(str::to_owned));
-        Self { name, link, mode, instead, wanted_as, one_buffer: false, absent: 0 }
+    fn new(device: &Device, selected_as: Option<&str>, attachment: Attachment) -> Self {
+        let Attachment { link, mode, fallback_reason } = attachment;
+        let (name, selected_as) = (device.name.clone(), selected_as.map(str::to_owned));
+        Self { name, link, mode, fallback_reason, selected_as, one_buffer: false, absent: 0 }
     }
 }
 
@@ -96,10 +96,10 @@ impl std::fmt::Display for Problem {
             Self::NotGuarded(why) => f.write_str(why),
             Self::NotPinned(why) => write!(
                 f,
-                "guarded only as long as this daemon runs: its link is not pinned; do not end it, \
-                 pinning is tried again: {why}"
+                "link not pinned: the guard on this interface ends with the daemon; do not stop \
+                 the daemon, which tries to pin the link again: {why}"
             ),
-            Self::Renamed { from } => write!(f, "renamed from `{from}`; guarded all the same"),
+            Self::Renamed { from } => write!(f, "renamed from `{from}`; still guarded"),
         }
     }
 }
@@ -157,7 +157,7 @@ impl Attachments {
         devices: &[Device],
     ) {
         let mut failed = BTreeMap::new();
-        self.forget_dead(devices);
+        self.drop_dead_links(devices);
         self.follow_names(selection, devices, shared);
         for guarded in self.guarded.values() {
             if let Err(error) = switch(guarded, generation) {
@@ -167,16 +167,16 @@ impl Attachments {
         let renamed = self.renamed(selection, devices);
         let wanted = selection.devices.iter().map(|device| (device, None));
         let wanted = wanted.chain(renamed.iter().map(|(device, from)| (*device, Some(&**from))));
-        for (device, wanted_as) in lower_first(wanted, devices) {
+        for (device, selected_as) in lower_first(wanted, devices) {
             if self.guarded.contains_key(&device.index) || self.is_released(&device.name) {
                 continue;
             }
             match self.guard(device, devices, generation, shared) {
                 Ok(attached) => {
-                    let guarded = GuardedInterface::new(device, wanted_as, attached);
+                    let guarded = GuardedInterface::new(device, selected_as, attached);
                     let mode = guarded.mode.name();
                     tracing::info!(interface = device.name, mode, "guarded");
-                    let text = match &guarded.instead {
+                    let text = match &guarded.fallback_reason {
                         Some(why) => format!("{mode} mode: {why}"),
                         None => format!("{mode} mode"),
                     };
@@ -207,7 +207,7 @@ impl Attachments {
             }
             // An interface that is missing or renamed is not open.
             let renamed =
-                |guarded: &GuardedInterface| guarded.name == *name && guarded.wanted_as.is_some();
+                |guarded: &GuardedInterface| guarded.name == *name && guarded.selected_as.is_some();
             if selection.missing.contains(name) || self.guarded.values().any(renamed) {
                 tracing::warn!(interface = name, "{why}");
             } else {
@@ -232,8 +232,8 @@ impl Attachments {
         let found = self.earlier.iter().filter_map(|pinned| {
             let device = device_of(&pinned.link, devices)?;
             let is_renamed =
-                !selection.means(device.index) && selection.means_name(pinned.wanted_as());
-            is_renamed.then(|| (device, pinned.wanted_as().to_owned()))
+                !selection.selects(device.index) && selection.selects_name(pinned.selected_as());
+            is_renamed.then(|| (device, pinned.selected_as().to_owned()))
         });
         found.collect()
     }
@@ -260,15 +260,18 @@ impl Attachments {
                 continue;
             }
             let ended = if here && replaced {
-                tracing::info!(interface = name, "guarded in another mode now: the old one ends");
+                tracing::info!(
+                    interface = name,
+                    "attach mode changed: link of the old mode detached"
+                );
                 link.detach()
             } else if here && !gone {
-                let why = "no longer wanted: detached";
+                let why = "detached: no longer in the manifest";
                 tracing::warn!(interface = name, "{why}");
                 note(&mut self.notes, InterfaceChange::Released, name, why);
                 link.detach()
             } else {
-                link.forget()
+                link.remove_pin()
             };
             if let Err(error) = ended {
                 tracing::error!(interface = name, hint = error.hint_text(), "{error}");
@@ -331,13 +334,13 @@ impl Attachments {
 
     /// Returns the programs that run before the guard, as pairs of interface name and description.
     pub(crate) fn in_front(&self, devices: &[Device]) -> Vec<(String, String)> {
-        let told = self.guarded.iter().filter_map(|(index, guarded)| {
+        let found = self.guarded.iter().filter_map(|(index, guarded)| {
             let device = devices.iter().find(|device| device.index == *index)?;
             let id = guarded.link.info().ok()?.program_id;
             let finding = attachment_health::in_front(guarded.mode.hook(), device, id)?;
             Some((guarded.name.clone(), finding.problem?))
         });
-        told.collect()
+        found.collect()
     }
 
     /// Returns the indices of the guarded interfaces.
@@ -363,23 +366,24 @@ impl Attachments {
                 attachment_health::check(&link, hook, device, expected);
             let problem =
                 problem.or_else(|| self.failed.get(&guarded.name).map(Problem::to_string));
-            let told = told(&guarded.name, device);
+            let reported = device_status(&guarded.name, device);
             // The device's view of the program that the link runs.
             let id = link.ok().map(|info| info.program_id);
             let ours = id.and_then(|id| Some((id, device?.mode_of(id)?)));
             all.push(InterfaceStatus {
                 state,
-                problem: problem.or_else(|| Some(in_mode(guarded.mode, guarded.instead.as_ref()?))),
+                problem: problem
+                    .or_else(|| Some(in_mode(guarded.mode, guarded.fallback_reason.as_ref()?))),
                 remedy,
-                mode: ours.map(|(_, mode)| mode).or(told.mode),
-                program_id: ours.map(|(id, _)| id).or(told.program_id),
-                ..told
+                mode: ours.map(|(_, mode)| mode).or(reported.mode),
+                program_id: ours.map(|(id, _)| id).or(reported.program_id),
+                ..reported
             });
         }
         let bare = |name: &str, state: InterfaceState| {
             let device = devices.iter().find(|device| device.name == name);
             let problem = self.failed.get(name).map(Problem::to_string);
-            InterfaceStatus { state, problem, ..told(name, device) }
+            InterfaceStatus { state, problem, ..device_status(name, device) }
         };
         for device in &selection.devices {
             if self.guarded.contains_key(&device.index) {
@@ -393,7 +397,9 @@ impl Attachments {
                 continue;
             }
             let mut status = bare(&device.name, InterfaceState::Failed);
-            status.problem.get_or_insert_with(|| "it has just appeared".to_owned());
+            status.problem.get_or_insert_with(|| {
+                "the interface has just appeared and is not attached yet".to_owned()
+            });
             all.push(status);
         }
         for (names, state) in [
@@ -401,7 +407,7 @@ impl Attachments {
             (&selection.not_ethernet, InterfaceState::Failed),
         ] {
             for name in names {
-                // An interface that has just gone is listed above.
+                // An interface that vanished a moment ago is listed above.
                 if !all.iter().any(|status| status.name == *name) {
                     all.push(bare(name, state));
                 }
@@ -416,7 +422,7 @@ impl Attachments {
     }
 
     /// Drops links whose interface is gone or that were detached from outside.
-    fn forget_dead(&mut self, devices: &[Device]) {
+    fn drop_dead_links(&mut self, devices: &[Device]) {
         let Self { guarded, notes, .. } = self;
         guarded.retain(|index, GuardedInterface { name, link, absent, .. }| {
             let here = devices.iter().any(|device| device.index == *index);
@@ -425,11 +431,11 @@ impl Attachments {
             if alive && *absent < MAX_ABSENCES {
                 return true;
             }
-            let why = "its link is gone, or the interface is";
+            let why = "the interface or its link is gone";
             tracing::warn!(interface = name, "{why}");
             note(notes, InterfaceChange::Lost, name, why);
             // An interface that moved to another namespace takes its program along; detach that.
-            let ended = if alive { link.detach() } else { link.forget() };
+            let ended = if alive { link.detach() } else { link.remove_pin() };
             if let Err(error) = ended {
                 tracing::error!(interface = name, hint = error.hint_text(), "{error}");
             }
@@ -440,9 +446,9 @@ impl Attachments {
     /// Updates the names of renamed interfaces.
     fn follow_names(&mut self, selection: &Selection, devices: &[Device], shared: &mut PinnedMaps) {
         for (index, guarded) in &mut self.guarded {
-            let wanted = selection.means(*index);
+            let wanted = selection.selects(*index);
             if wanted {
-                guarded.wanted_as = None;
+                guarded.selected_as = None;
             }
             let Some(device) = devices.iter().find(|device| device.index == *index) else {
                 continue;
@@ -450,12 +456,12 @@ impl Attachments {
             if device.name == guarded.name {
                 continue;
             }
-            let was = format!("was called `{}`", guarded.name);
-            tracing::warn!(interface = device.name, "{was}");
-            note(&mut self.notes, InterfaceChange::Renamed, &device.name, was);
+            let text = format!("renamed from `{}`", guarded.name);
+            tracing::warn!(interface = device.name, "{text}");
+            note(&mut self.notes, InterfaceChange::Renamed, &device.name, text);
             let before = std::mem::replace(&mut guarded.name, device.name.clone());
-            if !wanted && guarded.wanted_as.is_none() {
-                guarded.wanted_as = Some(before);
+            if !wanted && guarded.selected_as.is_none() {
+                guarded.selected_as = Some(before);
             }
             // The pin is renamed later, with the others.
             let counts = shared.set_interface(device.index, &device.name, guarded.one_buffer);
@@ -482,7 +488,7 @@ impl Attachments {
                     tracing::error!(
                         interface = guarded.name,
                         hint = error.hint_text(),
-                        "a change of its MTU is not followed: {error}"
+                        "MTU change not passed to the program: {error}"
                     );
                 }
             }
@@ -501,7 +507,7 @@ impl Attachments {
                 tracing::error!(
                     interface = guarded.name,
                     hint = error.hint_text(),
-                    "frames of its ports are counted as others': {error}"
+                    "frames of its ports are counted under `others`: {error}"
                 );
             }
         }
@@ -510,19 +516,19 @@ impl Attachments {
     /// Releases interfaces that the patterns do not match any more. Called after attaching, and does
     /// nothing unless an interface that they do match is guarded.
     fn release_unwanted(&mut self, selection: &Selection) {
-        if !self.guarded.keys().any(|index| selection.means(*index)) {
+        if !self.guarded.keys().any(|index| selection.selects(*index)) {
             return;
         }
         let Self { guarded, notes, .. } = self;
-        guarded.retain(|index, GuardedInterface { name, link, wanted_as, .. }| {
-            let is_renamed = wanted_as.as_ref().is_some_and(|name| selection.means_name(name));
-            if selection.means(*index) || is_renamed {
+        guarded.retain(|index, GuardedInterface { name, link, selected_as, .. }| {
+            let is_renamed = selected_as.as_ref().is_some_and(|name| selection.selects_name(name));
+            if selection.selects(*index) || is_renamed {
                 return true;
             }
             // If detaching fails, keep it and try again next time.
             match link.detach() {
                 Ok(()) => {
-                    let why = "no longer in the manifest: released";
+                    let why = "released: no longer in the manifest";
                     tracing::warn!(interface = name, "{why}");
                     note(notes, InterfaceChange::Released, name, why);
                     false
@@ -531,7 +537,7 @@ impl Attachments {
                     tracing::error!(
                         interface = name,
                         hint = error.hint_text(),
-                        "cannot be released: {error}"
+                        "interface not released: {error}"
                     );
                     true
                 }
@@ -544,20 +550,21 @@ impl Attachments {
     fn pin_all(&mut self, failed: &mut BTreeMap<String, Problem>) {
         let Self { guarded, pins, notes, failed: before, .. } = self;
         for guarded in guarded.values_mut() {
-            let GuardedInterface { name, link, mode, wanted_as, .. } = guarded;
-            let path = pins.link_path(name, wanted_as.as_deref(), mode.hook());
+            let GuardedInterface { name, link, mode, selected_as, .. } = guarded;
+            let path = pins.link_path(name, selected_as.as_deref(), mode.hook());
             let pinned = link.move_to(&path).and_then(|()| {
                 let missing = !link.is_pinned();
                 if missing { link.pin_again().map(|()| true) } else { Ok(false) }
             });
-            let trouble = match (pinned, &*wanted_as) {
+            let problem = match (pinned, &*selected_as) {
                 (Err(error), _) => Problem::NotPinned(error.with_hint()),
                 (Ok(again), wanted) => {
                     if again {
                         let text = if matches!(before.get(name), Some(Problem::NotPinned(_))) {
-                            "pinned at last: it outlives the daemon"
+                            "link pinned: the guard now outlives the daemon"
                         } else {
-                            "its pin was removed: pinned again; find out who did that"
+                            "link pinned again: its pin was removed; find out which software \
+                             removed it"
                         };
                         tracing::warn!(interface = name, "{text}");
                         note(notes, InterfaceChange::Warning, name, text);
@@ -566,7 +573,7 @@ impl Attachments {
                     Problem::Renamed { from: wanted.clone() }
                 }
             };
-            failed.entry(name.clone()).or_insert(trouble);
+            failed.entry(name.clone()).or_insert(problem);
         }
     }
 
@@ -611,7 +618,7 @@ fn in_mode(mode: Mode, why: &str) -> String {
 }
 
 /// Returns the state of an interface as its device reports it.
-fn told(name: &str, device: Option<&Device>) -> InterfaceStatus {
+fn device_status(name: &str, device: Option<&Device>) -> InterfaceStatus {
     let xdp = device.and_then(|device| device.xdp);
     InterfaceStatus {
         name: name.to_owned(),

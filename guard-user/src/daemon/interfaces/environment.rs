@@ -41,21 +41,21 @@ fn switched_on<'a>(
     let new = known.flat_map(|(index, now, before)| {
         now.iter().filter(|name| !before.contains(name)).map(|name| (*index, name.as_str()))
     });
-    let matter =
+    let is_relevant =
         |name: &str| name == VLAN_PARSE.0 || MERGING.iter().any(|(merging, _)| *merging == name);
-    new.filter(|(_, name)| matter(name)).collect()
+    new.filter(|(_, name)| is_relevant(name)).collect()
 }
 
 /// Describes the effect of an offload on the guard.
-fn meaning(offload: &str, interface: &str) -> String {
+fn offload_effect(offload: &str, interface: &str) -> String {
     match MERGING.iter().find(|(name, _)| *name == offload) {
         Some((_, flag)) => format!(
-            "{offload} was switched on: the card makes one frame of several before the guard sees \
-             them; `ethtool -K {interface} {flag} off` ends that"
+            "{offload} was switched on: the card merges frames before the guard sees them; switch \
+             it off with `ethtool -K {interface} {flag} off`"
         ),
         None => format!(
-            "{offload} was switched on: the card takes VLAN tags off before the guard sees a frame; \
-             verdicts stay, as policies go by port"
+            "{offload} was switched on: the card removes VLAN tags before the guard sees a frame; \
+             verdicts do not change, because policies match ports"
         ),
     }
 }
@@ -71,7 +71,7 @@ impl Environment {
         let guarded = attachments.indices();
         let bare = topology::unguarded(
             devices,
-            |device| guarded.contains(&device.index) || selection.means(device.index),
+            |device| guarded.contains(&device.index) || selection.selects(device.index),
             |index| guarded.contains(&index),
         );
         // If the kernel does not answer, the last known offloads stay.
@@ -89,11 +89,12 @@ impl Environment {
             notes.push(Note { what, interface: interface.to_owned(), text });
         };
         for name in self.unguarded.difference(&before.unguarded) {
-            let text = "up and unguarded: no pattern means it";
+            let text = "up and unguarded: no pattern in `interfaces` matches it";
             note(InterfaceChange::Unguarded, name, text.to_owned());
         }
         for tunnel in self.tunnels.difference(&before.tunnels) {
-            let text = "unpacks what strangers may send; its kind of packets is judged by source";
+            let text = "the tunnel device decapsulates packets of any sender; the guard evaluates \
+                        packets of this kind of tunnel by their source";
             note(InterfaceChange::Tunnel, tunnel, text.to_owned());
         }
         for (name, what) in self.in_front.difference(&before.in_front) {
@@ -101,7 +102,7 @@ impl Environment {
         }
         for (index, offload) in switched_on(&before.offloads, &self.offloads) {
             if let Some(device) = devices.iter().find(|device| device.index == index) {
-                note(InterfaceChange::Warning, &device.name, meaning(offload, &device.name));
+                note(InterfaceChange::Warning, &device.name, offload_effect(offload, &device.name));
             }
         }
         notes
@@ -118,18 +119,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_switched_on_is_told_once_and_only_if_it_matters() {
+    fn a_relevant_offload_is_reported_once_when_it_is_switched_on() {
         let before = on(&[(2, &["rx-checksum"]), (3, &["rx-lro"])]);
         let now = on(&[
             (2, &["rx-checksum", "rx-gro-hw", "rx-gro-list", "rx-lro", "rx-vlan-hw-parse"]),
             (3, &["rx-lro"]),
             (4, &["rx-lro"]),
         ]);
-        let told = [(2, "rx-gro-hw"), (2, "rx-lro"), (2, "rx-vlan-hw-parse")];
-        assert_eq!(switched_on(&before, &now), told);
+        let expected = [(2, "rx-gro-hw"), (2, "rx-lro"), (2, "rx-vlan-hw-parse")];
+        assert_eq!(switched_on(&before, &now), expected);
         assert_eq!(switched_on(&now, &now), []);
         assert_eq!(switched_on(&now, &before), [], "switched off");
-        assert!(meaning("rx-lro", "eth0").contains("`ethtool -K eth0 lro off`"));
-        assert!(meaning("rx-vlan-hw-parse", "eth0").contains("verdicts stay"));
+        assert!(offload_effect("rx-lro", "eth0").contains("`ethtool -K eth0 lro off`"));
+        assert!(offload_effect("rx-vlan-hw-parse", "eth0").contains("verdicts do not change"));
     }
 }

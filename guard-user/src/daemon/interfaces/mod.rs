@@ -37,9 +37,9 @@ use crate::{
     bpf::{
         loader::{self, Generation, Maps, require_kernel_object},
         pinned_maps::{self, PinnedMaps},
-        pins::{HeldMaps, Newer, PinLock, Pins},
+        pins::{HeldMaps, NewerGuard, PinLock, Pins},
         program::Program,
-        takeover::Other,
+        takeover::OtherGuard,
     },
     netlink::{
         devices::{Device, Netlink},
@@ -57,7 +57,7 @@ use crate::{
 pub(crate) struct Claim {
     pins: Pins,
     lock: PinLock,
-    others: Vec<Other>,
+    others: Vec<OtherGuard>,
 }
 
 impl Claim {
@@ -66,7 +66,7 @@ impl Claim {
     /// # Errors
     /// Another daemon has locked the directory, it is not on a bpf file system, or it holds a guard of
     /// a newer layout that `newer` does not allow to replace.
-    pub(crate) fn take(bpf_dir: &Path, newer: &Newer) -> Result<Self, SystemError> {
+    pub(crate) fn take(bpf_dir: &Path, newer: &NewerGuard) -> Result<Self, SystemError> {
         require_kernel_object()?;
         let pins = Pins::at(bpf_dir);
         pins.create_root()?;
@@ -185,9 +185,9 @@ impl Interfaces {
         let why = match listed.await {
             Ok(Ok(devices)) => return (devices, None),
             Ok(Err(error)) => error.to_string(),
-            Err(_elapsed) => "listing the network interfaces takes too long".to_owned(),
+            Err(_elapsed) => "listing the network interfaces timed out".to_owned(),
         };
-        (self.devices.clone(), Some(format!("{why}; interfaces are told as they were before")))
+        (self.devices.clone(), Some(format!("{why}; interfaces are shown as last listed")))
     }
 
     /// Lists the devices again and returns whether that succeeded. After a failure, opens a new netlink
@@ -205,7 +205,7 @@ impl Interfaces {
             Err(error) => {
                 tracing::error!(
                     hint = error.hint_text(),
-                    "changes of interfaces are not followed: {error}"
+                    "changes of interfaces are not noticed: {error}"
                 );
             }
         }
@@ -351,7 +351,7 @@ impl Interfaces {
         );
         if !self.attachments.is_empty() {
             self.attachments.drop_leftovers(&self.devices);
-            self.takeover.go_on(&self.pins, &mut running.shared);
+            self.takeover.advance(&self.pins, &mut running.shared);
         }
         let mut notes = self.attachments.take_notes();
         notes.extend(self.environment.update(&self.devices, &self.selection, &self.attachments));
@@ -362,7 +362,7 @@ impl Interfaces {
     ///
     /// # Errors
     /// The file system cannot be written to, another daemon has locked the directory, or pinning fails.
-    pub(crate) fn mend_pins(&mut self) -> Result<PinReport, SystemError> {
+    pub(crate) fn restore_pins(&mut self) -> Result<PinReport, SystemError> {
         self.pins.check_writable()?;
         let mut report = PinReport::default();
         let Some(maps) = &self.maps else { return Ok(report) };
@@ -372,7 +372,7 @@ impl Interfaces {
             self.pins.create()?;
             self.lock = self.pins.lock()?;
         }
-        let count = self.pins.mend_maps(maps)?;
+        let count = self.pins.restore_map_pins(maps)?;
         if count > 0 {
             let text = format!("the pins of {count} maps were removed: pinned again");
             tracing::warn!("{text}");
@@ -381,31 +381,31 @@ impl Interfaces {
         Ok(report)
     }
 
-    /// Calls [`Self::mend_pins`], for the periodic check. A failure is kept for the status until the
-    /// pins can be made.
+    /// Calls [`Self::restore_pins`], for the periodic check. A failure is kept for the status until the
+    /// pins can be created.
     pub(crate) fn check_pins(&mut self) -> PinReport {
-        let (mut report, trouble) = match self.mend_pins() {
+        let (mut report, problem) = match self.restore_pins() {
             Ok(report) => (report, None),
             Err(error) => {
-                let trouble = format!(
-                    "no other policy comes into force before the pins are mended: {}",
+                let problem = format!(
+                    "no new policy comes into force until the pins are restored: {}",
                     error.with_hint()
                 );
-                (PinReport::default(), Some(trouble))
+                (PinReport::default(), Some(problem))
             }
         };
-        if trouble == self.unpinned {
+        if problem == self.unpinned {
             return report;
         }
-        let text = if let Some(trouble) = &trouble {
-            tracing::error!("{trouble}");
-            trouble.clone()
+        let text = if let Some(problem) = &problem {
+            tracing::error!("{problem}");
+            problem.clone()
         } else {
-            tracing::info!("the pins can be made again");
-            "the pins can be made again".to_owned()
+            tracing::info!("pins can be created again");
+            "pins can be created again".to_owned()
         };
         report.events.push(text);
-        self.unpinned = trouble;
+        self.unpinned = problem;
         report
     }
 
@@ -426,7 +426,7 @@ impl Interfaces {
 
     /// Returns the problems of pins and of the take-over.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
-        self.unpinned.iter().chain(self.takeover.trouble()).cloned()
+        self.unpinned.iter().chain(self.takeover.problem()).cloned()
     }
 
     /// Returns the state of every interface that should be guarded. `devices`: as listed just now.

@@ -134,8 +134,7 @@ impl<'a> OpenPortCollector<'a> {
             ports: self.listed.into_values().map(open_port).collect(),
             more: seen.saturating_sub(listed),
             problem: more.then(|| {
-                "there are more sockets than are looked at; some open ports may be missing"
-                    .to_owned()
+                "too many sockets to examine them all; some open ports may be missing".to_owned()
             }),
         }
     }
@@ -164,12 +163,12 @@ pub(crate) struct OpenPortScan {
 impl OpenPortScan {
     /// Scans, unless the last scan is too recent for its duration: the longer a scan takes, the rarer
     /// it is.
-    pub(crate) fn renew(last: Option<Self>, look: impl FnOnce() -> OpenPorts) -> Self {
+    pub(crate) fn renew(last: Option<Self>, scan: impl FnOnce() -> OpenPorts) -> Self {
         let at = Instant::now();
         match last {
             Some(last) if at.duration_since(last.at) < last.took * PAUSE_FACTOR => last,
             _ => {
-                let found = look();
+                let found = scan();
                 Self { at, took: at.elapsed(), found }
             }
         }
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_guarded_or_cannot_be_reached_is_not_open() {
+    fn guarded_and_unreachable_ports_are_not_open() {
         let mut elsewhere = socket(Transport::Tcp, "10.0.0.1", 5);
         elsewhere.ifindex = 3;
         let mut here = socket(Transport::Tcp, "10.0.0.1", 6);
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_told_once_however_many_sockets_it_has() {
+    fn a_port_with_several_sockets_is_listed_once() {
         let sockets = ["::", "0.0.0.0", "0.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3"];
         let open = open(sockets.map(|address| socket(Transport::Tcp, address, 22)).to_vec(), true);
         let [port] = &open.ports[..] else { panic!("{open:?}") };
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_wait_for_datagrams_hide_no_service() {
+    fn ports_of_udp_clients_are_listed_after_services() {
         let clients = (40_000..40_100).map(|port| socket(Transport::Udp, "0.0.0.0", port));
         let services = [
             socket(Transport::Udp, "0.0.0.0", 123),
@@ -273,17 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_takes_long_is_not_renewed_at_once() {
-        let look = |more| OpenPorts { more, ..OpenPorts::default() };
+    fn a_slow_scan_is_not_repeated_at_once() {
+        let ports = |more| OpenPorts { more, ..OpenPorts::default() };
         let slow = |more| {
             std::thread::sleep(Duration::from_millis(300));
-            look(more)
+            ports(more)
         };
         let first = OpenPortScan::renew(None, || slow(1));
-        let second = OpenPortScan::renew(Some(first), || look(2));
+        let second = OpenPortScan::renew(Some(first), || ports(2));
         assert_eq!(second.found().more, 1);
         let mut old = second;
         old.took = Duration::ZERO;
-        assert_eq!(OpenPortScan::renew(Some(old), || look(3)).found().more, 3);
+        assert_eq!(OpenPortScan::renew(Some(old), || ports(3)).found().more, 3);
     }
 }

@@ -22,12 +22,12 @@ pub(crate) struct Selection {
 
 impl Selection {
     /// Returns whether the device with this index should be guarded.
-    pub(crate) fn means(&self, index: u32) -> bool {
+    pub(crate) fn selects(&self, index: u32) -> bool {
         self.devices.iter().any(|device| device.index == index)
     }
 
     /// Returns whether a device with this name would be guarded.
-    pub(crate) fn means_name(&self, name: &str) -> bool {
+    pub(crate) fn selects_name(&self, name: &str) -> bool {
         self.patterns.iter().any(|pattern| matches(pattern, name))
     }
 }
@@ -45,8 +45,8 @@ pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
         let mut found = false;
         for device in devices.iter().filter(|device| matches(pattern, &device.name)) {
             if !device.ethernet && device.name != LOOPBACK {
-                // A pattern skips devices that cannot be guarded; an exact name is a wish that cannot
-                // be met.
+                // A glob pattern skips devices that cannot be guarded; for an exact name, that is an
+                // error.
                 if device.name == *pattern {
                     found = true;
                     selection.not_ethernet.push(device.name.clone());
@@ -54,7 +54,7 @@ pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
                 continue;
             }
             found = true;
-            if !selection.means(device.index) {
+            if !selection.selects(device.index) {
                 selection.devices.push(device.clone());
             }
         }
@@ -66,8 +66,8 @@ pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
 }
 
 /// Returns the tunnels that the devices unpack, in addition to those that the operator named.
-pub(crate) fn tunnels(told: &Tunnels, devices: &[Device]) -> Tunnels {
-    let mut tunnels = told.clone();
+pub(crate) fn tunnels(named: &Tunnels, devices: &[Device]) -> Tunnels {
+    let mut tunnels = named.clone();
     for device in devices.iter().filter(|device| device.may_unpack()) {
         let Some(kind) = &device.kind else { continue };
         // `add` refuses kinds that unpack nothing; that is no error here.
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_guarded_is_named() {
+    fn missing_devices_and_devices_without_ethernet_are_listed() {
         let mut tun = device(4, "tun0");
         tun.ethernet = false;
         let devices = [device(2, "eth0"), tun];
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnel_devices_unpack_once_somebody_wants_them() {
+    fn tunnel_devices_count_unless_they_are_fallback_devices_that_are_down() {
         let mut vxlan = device(5, "vx0");
         vxlan.kind = Some("vxlan".to_owned());
         vxlan.ports = vec![4789];

@@ -4,22 +4,22 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    bpf::{pinned_maps::PinnedMaps, pins::Pins, takeover::Other},
+    bpf::{pinned_maps::PinnedMaps, pins::Pins, takeover::OtherGuard},
     system_error::SystemError,
 };
 
 /// Guards of other layouts whose take-over is not complete.
 #[derive(Debug)]
 pub(crate) struct Takeover {
-    others: Vec<Other>,
+    others: Vec<OtherGuard>,
     /// Why the last attempt to complete the take-over failed.
-    trouble: Option<String>,
+    problem: Option<String>,
 }
 
 impl Takeover {
     /// Creates a take-over from these guards, oldest first.
-    pub(crate) fn from(others: Vec<Other>) -> Self {
-        Self { others, trouble: None }
+    pub(crate) fn from(others: Vec<OtherGuard>) -> Self {
+        Self { others, problem: None }
     }
 
     /// Adds the services of these guards to `labels`, by slot. A policy must be compiled for the slots
@@ -34,13 +34,13 @@ impl Takeover {
             if !other.is_known() {
                 tracing::warn!(
                     layout = other.version(),
-                    "what a guard of that layout has counted is lost: nothing says what it means"
+                    "counts of the other guard are lost: its layout is unknown"
                 );
             }
             for name in other.missing_maps() {
                 tracing::warn!(
                     layout = other.version(),
-                    "the map {name} of that layout is not pinned: what was counted is lost"
+                    "counts of the other guard are lost: its map {name} is not pinned"
                 );
             }
             other.carry(shared)?;
@@ -55,11 +55,11 @@ impl Takeover {
 
     /// Carries over the counts up to the switch, and removes maps in which no program counts any more.
     /// Called after each switch, until every other guard is gone.
-    pub(crate) fn go_on(&mut self, pins: &Pins, shared: &mut PinnedMaps) {
+    pub(crate) fn advance(&mut self, pins: &Pins, shared: &mut PinnedMaps) {
         if self.others.is_empty() {
             return;
         }
-        let mut trouble = None;
+        let mut problem = None;
         if let Err(error) = pins.remove_duplicates() {
             tracing::warn!(hint = error.hint_text(), "{error}");
         }
@@ -72,8 +72,8 @@ impl Takeover {
                 }
                 Ok(false) => true,
                 Err(error) => {
-                    trouble = Some(format!(
-                        "what a guard of layout {version} has counted is not carried on yet: {}",
+                    problem = Some(format!(
+                        "the counts of the guard of layout {version} are not carried over yet: {}",
                         error.with_hint()
                     ));
                     true
@@ -86,21 +86,21 @@ impl Takeover {
             // The next start tries again.
             tracing::warn!(hint = error.hint_text(), "{error}");
         }
-        if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.trouble) {
-            tracing::error!("{trouble}");
+        if let Some(problem) = problem.as_ref().filter(|_| problem != self.problem) {
+            tracing::error!("{problem}");
         }
-        self.trouble = trouble;
+        self.problem = problem;
     }
 
     /// Returns why the take-over is not complete, for the status.
-    pub(crate) fn trouble(&self) -> Option<&String> {
-        self.trouble.as_ref()
+    pub(crate) fn problem(&self) -> Option<&String> {
+        self.problem.as_ref()
     }
 }
 
 /// Carries the counts of one guard over, and removes its maps if it has no links left. Returns whether
 /// they were removed.
-fn end(other: &Other, pins: &Pins, shared: &mut PinnedMaps) -> Result<bool, SystemError> {
+fn end(other: &OtherGuard, pins: &Pins, shared: &mut PinnedMaps) -> Result<bool, SystemError> {
     other.carry(shared)?;
     let is_over = !pins.has_links(other)?;
     if is_over {

@@ -59,7 +59,7 @@ pub(crate) enum Impact {
 #[derive(Debug, Clone)]
 pub(crate) struct RefusedConnection {
     pub(crate) connection: Connection,
-    pub(crate) fate: Impact,
+    pub(crate) impact: Impact,
     /// Whether the peer opened it.
     incoming: bool,
     service: String,
@@ -122,7 +122,7 @@ impl ConnectionCheck<'_> {
         let suspects = reached.filter_map(|connection| {
             let incoming = listening.contains(&connection.local.port());
             let cut = self.refuses(&tables, connection, FLAGS_ESTABLISHED);
-            let (fate, service) = match cut {
+            let (impact, service) = match cut {
                 Some(service) => (Impact::Cut, service),
                 // The peer only answers a connection that this node opened; it opens none.
                 None if incoming => {
@@ -132,7 +132,7 @@ impl ConnectionCheck<'_> {
             };
             let peer = Addr::from(connection.peer.ip());
             let node = name_of(&self.policy.names, &peer).map(str::to_owned);
-            Some(RefusedConnection { connection: *connection, fate, incoming, service, node })
+            Some(RefusedConnection { connection: *connection, impact, incoming, service, node })
         });
         suspects.collect()
     }
@@ -141,7 +141,8 @@ impl ConnectionCheck<'_> {
     pub(crate) fn keep_passing(&self, suspects: &mut Vec<RefusedConnection>) {
         let tables = self.policy.host();
         suspects.retain(|suspect| {
-            let flags = if suspect.fate == Impact::Cut { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
+            let flags =
+                if suspect.impact == Impact::Cut { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
             !self.is_reached(&suspect.connection)
                 || self.refuses(&tables, &suspect.connection, flags).is_none()
         });
@@ -152,13 +153,13 @@ impl ConnectionCheck<'_> {
 /// connection.
 pub(crate) fn sum_up(
     suspects: &[RefusedConnection],
-    fate: Impact,
+    impact: Impact,
     names: &[(Addr, String)],
     is_session: impl Fn(&Connection) -> bool,
 ) -> Affected {
     let mut affected = Affected::default();
     let mut groups: BTreeMap<_, Group> = BTreeMap::new();
-    for suspect in suspects.iter().filter(|suspect| suspect.fate == fate) {
+    for suspect in suspects.iter().filter(|suspect| suspect.impact == impact) {
         let RefusedConnection { connection, incoming, service, .. } = suspect;
         let peer = connection.peer.ip();
         // A source that is no member under the new policy may have been one under the old policy.
@@ -252,13 +253,13 @@ policies: [policy.yaml]
             (address.parse().expect("an address"), BTreeSet::from([device.to_owned()]))
         });
         let (addresses, guarded) = (BTreeMap::from(addresses), BTreeSet::from([2]));
-        let asked =
+        let check =
             ConnectionCheck { policy, guarded: &guarded, addresses: &addresses, devices: &devices };
-        asked.suspects(connections, &BTreeSet::from([9091]))
+        check.suspects(connections, &BTreeSet::from([9091]))
     }
 
     #[test]
-    fn what_comes_in_elsewhere_is_left_out_and_what_may_come_in_here_is_not() {
+    fn connections_are_reported_only_if_they_may_arrive_through_a_guarded_interface() {
         let refusing = policy("all", "scheduler");
         for (local, reached) in [
             ("10.0.0.1:9091", true),
@@ -274,45 +275,46 @@ policies: [policy.yaml]
         }
         let mut bound = connection("10.0.0.1:9091", "10.0.0.2:40000");
         bound.ifindex = 3;
-        assert!(under(&refusing, &[bound]).is_empty(), "bound to what nobody guards");
+        assert!(under(&refusing, &[bound]).is_empty(), "bound to an interface that is not guarded");
         bound.ifindex = 2;
         assert_eq!(under(&refusing, &[bound]).len(), 1);
     }
 
     #[test]
-    fn cut_is_what_goes_on_and_weak_is_what_opens() {
+    fn segments_in_the_middle_decide_cut_and_opening_ones_decide_not_reopened() {
         let open = [
             connection("10.0.0.1:9091", "10.0.0.2:40000"),
             connection("10.0.0.1:9091", "10.0.0.9:40000"),
             connection("10.0.0.1:40000", "10.0.0.9:9091"),
         ];
-        let fates = |policy: &CompiledPolicy| -> Vec<(u16, Impact)> {
+        let impacts = |policy: &CompiledPolicy| -> Vec<(u16, Impact)> {
             let suspects = under(policy, &open);
-            let fate = |suspect: &RefusedConnection| (suspect.connection.peer.port(), suspect.fate);
-            suspects.iter().map(fate).collect()
+            let impact =
+                |suspect: &RefusedConnection| (suspect.connection.peer.port(), suspect.impact);
+            suspects.iter().map(impact).collect()
         };
-        assert_eq!(fates(&policy("all", "worker")), [(40000, Impact::Cut)]);
-        let weak = [(40000, Impact::NotReopened)];
-        assert_eq!(fates(&policy("new-connections", "worker")), weak);
+        assert_eq!(impacts(&policy("all", "worker")), [(40000, Impact::Cut)]);
+        let not_reopened = [(40000, Impact::NotReopened)];
+        assert_eq!(impacts(&policy("new-connections", "worker")), not_reopened);
         // A connection that is already refused is not lost.
         let mut suspects = under(&policy("all", "scheduler"), &open);
         assert_eq!(suspects.len(), 2);
         let guarded = BTreeSet::from([2]);
         let before = policy("all", "worker");
         let none = BTreeMap::new();
-        let asked =
+        let check =
             ConnectionCheck { policy: &before, guarded: &guarded, addresses: &none, devices: &[] };
-        asked.keep_passing(&mut suspects);
+        check.keep_passing(&mut suspects);
         let [left] = &suspects[..] else { panic!("one: {suspects:?}") };
         assert_eq!(left.connection, open[0]);
         let sum = sum_up(&suspects, Impact::Cut, &[], |_| true);
         let line =
-            "1 connection of worker (10.0.0.2) to tcp/9091 (s): an ssh session, yours it seems";
+            "1 connection of worker (10.0.0.2) to tcp/9091 (s): an ssh session, probably yours";
         assert_eq!((sum.sessions, sum.lines(9)), (1, vec![line.to_owned()]));
     }
 
     #[test]
-    fn ten_thousand_are_told_in_few_lines() {
+    fn ten_thousand_connections_are_summed_up_in_few_lines() {
         let end = |n: u32| format!("10.9.{}.{}:40000", n / 250, 1 + n % 250);
         let open: Vec<Connection> =
             (0..10_000).map(|n| connection("10.0.0.1:9091", &end(n))).collect();

@@ -20,7 +20,7 @@ use crate::{
 
 /// Hint of errors about interfaces to guard.
 pub(crate) const NAME_AN_INTERFACE: &str =
-    "name one that exists, in `interfaces` of the manifest or by --interface";
+    "name an existing interface in `interfaces` of the manifest, or with --interface";
 
 /// Facts about a policy besides its compiled tables: names, services, patterns and sizes.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(crate) struct Candidate {
     /// Names, services, patterns and sizes of the policy.
     pub(crate) info: PolicyInfo,
     /// The networks of its nodes.
-    pub(crate) neighbourhood: ClusterNetworks,
+    pub(crate) cluster_networks: ClusterNetworks,
     /// The tunnels whose packets the node unpacks, as compiled into the policy.
     pub(crate) tunnels: Tunnels,
 }
@@ -125,8 +125,8 @@ impl NodeOptions {
                 source_bytes: policy.source_bytes(),
             },
         };
-        let neighbourhood = ClusterNetworks::of(&loaded.cluster);
-        Ok(Candidate { policy, info, neighbourhood, tunnels })
+        let cluster_networks = ClusterNetworks::of(&loaded.cluster);
+        Ok(Candidate { policy, info, cluster_networks, tunnels })
     }
     fn find<'l>(&self, loaded: &'l Loaded) -> Result<&'l Node, InstallError> {
         let choice = host::node_choice(self.node.as_deref());

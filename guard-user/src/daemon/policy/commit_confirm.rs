@@ -33,7 +33,7 @@ impl Lifecycle {
             Ok(Some(trial)) => trial,
             Ok(None) => return false,
             Err(error) => {
-                tracing::error!("the trial of an earlier daemon is over: {error:#}");
+                tracing::error!("trial of an earlier daemon not resumed: {error:#}");
                 if !is_of_another_version(&error) {
                     self.forget_trial();
                 }
@@ -43,7 +43,7 @@ impl Lifecycle {
         if let Some(left) = trial.deadline.left() {
             match self.load_bundle(&trial.bundle, dataplane) {
                 Ok(()) => {
-                    tracing::warn!(seconds = left.as_secs(), "the trial goes on");
+                    tracing::warn!(seconds = left.as_secs(), "trial resumed");
                     self.serial = trial.serial();
                     self.begin(Trial { resumed: true, ..trial });
                     self.watch_unread_files();
@@ -52,7 +52,7 @@ impl Lifecycle {
                 Err(error) => error.explain(),
             }
         }
-        tracing::warn!("the trial of an earlier daemon was not confirmed: it is undone");
+        tracing::warn!("trial of an earlier daemon ended without confirmation: policy undone");
         self.forget_trial();
         false
     }
@@ -79,12 +79,14 @@ impl Lifecycle {
     ) -> Result<Applied, Refusal> {
         let Apply { bundle, confirm_within, signed, dry_run, consent } = apply;
         if self.trial().is_some() && !dry_run {
-            return Err("a policy is on trial: `trainguard confirm` or `rollback` first".into());
+            let why =
+                "a policy is on trial: run `trainguard confirm` or `trainguard rollback` first";
+            return Err(why.into());
         }
         let before = self.mark();
         let within = confirm_within.map(Duration::from_secs);
         if let Some(within) = within.filter(|_| !dry_run) {
-            self.require_way_back(within)?;
+            self.require_saved_policy(within)?;
         }
         // Of the request, only the files that were read are used from here on.
         let prepared = self.prepare(&bundle.manifest, bundle, Reading::Known, dataplane);
@@ -111,7 +113,7 @@ impl Lifecycle {
 
     /// Returns the answer to a dry run.
     fn planned(&self, candidate: &Candidate, connections: Connections) -> Result<Applied, Refusal> {
-        let current = self.in_force.as_ref().ok_or("nothing is in force")?;
+        let current = self.in_force.as_ref().ok_or("no policy is in force")?;
         Ok(Applied {
             generation: current.number,
             policy_hash: hexadecimal(&candidate.policy.hash),
@@ -122,19 +124,22 @@ impl Lifecycle {
         })
     }
 
-    /// Refuses a trial that could not be undone.
-    fn require_way_back(&self, within: Duration) -> Result<(), Refusal> {
+    /// Refuses a trial of an invalid duration, or one that could not be undone because the policy in
+    /// force is not saved.
+    fn require_saved_policy(&self, within: Duration) -> Result<(), Refusal> {
         let accepted = [self.options.timing.shortest, CONFIRM_WITHIN[1]];
         if !(accepted[0]..=accepted[1]).contains(&within) {
             let [shortest, longest] = accepted.map(humantime::format_duration);
-            return Err(format!("a trial takes from {shortest} to {longest}").into());
+            return Err(format!("a trial must last from {shortest} to {longest}").into());
         }
         let is_saved =
             self.is_saved && self.state_dir.last_good().is_ok_and(|bundle| bundle.is_some());
         if !is_saved {
-            return Err("what is in force is not in the state directory: a trial could not be \
-                        undone"
-                .into());
+            return Err(
+                "the policy in force is not saved in the state directory, so a trial could \
+                        not be undone"
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -159,9 +164,10 @@ impl Lifecycle {
         tracing::warn!(
             manifest = %bundle.manifest.display(),
             seconds = within.as_secs(),
-            "on trial: undone unless confirmed"
+            "policy on trial, undone unless confirmed"
         );
-        let lines = [format!("undone after {}", humantime::format_duration(within))];
+        let lines =
+            [format!("undone after {} unless confirmed", humantime::format_duration(within))];
         self.report(dataplane, PolicyChange::OnTrial, &lines);
         self.begin(trial);
         Ok(())
@@ -180,12 +186,13 @@ impl Lifecycle {
         let trial = self.trial().ok_or("no policy is on trial")?.clone();
         self.save(&trial.bundle);
         if !self.is_saved {
-            return Err(format!("it is not confirmed: {}", self.problems.join("; ")).into());
+            let why = self.problems.join("; ");
+            return Err(format!("the policy on trial is not confirmed: {why}").into());
         }
         self.forget_trial();
         self.accept(trial.accepted.as_ref());
         self.origin = self.origin_of_applied(&trial.bundle);
-        tracing::warn!("the policy on trial is confirmed");
+        tracing::warn!("policy on trial confirmed");
         self.report(dataplane, PolicyChange::Confirmed, &[]);
         self.applied(None)
     }
@@ -208,7 +215,7 @@ impl Lifecycle {
             }
         }
         self.forget_trial();
-        tracing::warn!("the policy on trial is undone");
+        tracing::warn!("policy on trial undone");
         self.report(dataplane, PolicyChange::Undone, &[]);
         self.applied(None)
     }
@@ -218,10 +225,10 @@ impl Lifecycle {
         if self.trial().is_none_or(|trial| trial.deadline.left().is_some()) {
             return;
         }
-        tracing::warn!("nobody has confirmed the policy on trial");
+        tracing::warn!("policy on trial not confirmed in time");
         if let Err(why) = self.roll_back(dataplane) {
             let why = why.why;
-            tracing::error!("the policy on trial cannot be undone, trying again: {why}");
+            tracing::error!("policy on trial not undone, trying again: {why}");
             let again = Deadline::after(self.options.timing.retry);
             if let (Origin::Trial { trial, .. }, Ok(again)) = (&mut self.origin, again) {
                 trial.deadline = again;
@@ -245,8 +252,8 @@ impl Lifecycle {
         }
         let (from, manifest) = (applied.manifest.display(), self.options.manifest.display());
         self.differences.push(format!(
-            "in force is what was applied from `{from}`; `{manifest}`, which the daemon follows and \
-             starts with, says something else"
+            "the policy in force was applied from `{from}` and differs from `{manifest}`, which \
+             the daemon follows and loads at its next start"
         ));
         Origin::Applied { from: applied.manifest.clone() }
     }

@@ -41,10 +41,11 @@ impl Consent {
         let counted = |count| counted(count, "open connection");
         let why = match (own, others) {
             (false, false) => return Ok(()),
-            (true, false) => "it would cut your own ssh session, it seems".to_owned(),
-            (false, true) => format!("it would cut {}", counted(all - sessions)),
+            (true, false) => "the change would cut an ssh session, probably your own".to_owned(),
+            (false, true) => format!("the change would cut {}", counted(all - sessions)),
             (true, true) => {
-                format!("it would cut {}, your own ssh session among them, it seems", counted(all))
+                let all = counted(all);
+                format!("the change would cut {all}, probably including your own ssh session")
             }
         };
         Err(Refusal { why, connections: Some(Box::new(connections.clone())) })
@@ -99,9 +100,8 @@ pub(crate) fn impact(
     let sum = |impact| affected_connections::sum_up(&refused, impact, names, is_session);
     Ok(Connections {
         looked_at: u64::try_from(found.len()).unwrap_or(u64::MAX),
-        incomplete: more.then(|| {
-            format!("there are more connections than the {MAX_CHECKED} that are looked at")
-        }),
+        incomplete: more
+            .then(|| format!("only {MAX_CHECKED} connections were checked, and there are more")),
         cut: sum(Impact::Cut),
         not_reopened: sum(Impact::NotReopened),
     })

@@ -72,13 +72,13 @@ pub(crate) struct ActiveOverride {
 }
 
 impl ActiveOverride {
-    /// Returns whether its time has passed.
+    /// Returns whether the deadline has passed.
     pub(super) fn is_over(&self) -> bool {
         self.until.as_ref().is_some_and(|until| until.left().is_none())
     }
 
-    /// Returns whether it applies to a service. Without a list of services, it applies to all.
-    pub(super) fn means(&self, label: &str, name: &str) -> bool {
+    /// Returns whether the override applies to a service. An empty list of services means all.
+    pub(super) fn applies_to(&self, label: &str, name: &str) -> bool {
         self.services.is_empty()
             || self.services.iter().any(|wanted| wanted == label || wanted == name)
     }

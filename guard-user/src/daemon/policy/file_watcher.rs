@@ -86,7 +86,7 @@ impl FileWatcher {
     /// Records the present files as loaded. Called before the files are read, so that a change while
     /// they are read is noticed.
     pub(crate) fn mark(&mut self) {
-        self.loaded = look(&self.paths);
+        self.loaded = current_versions(&self.paths);
         self.seen.clone_from(&self.loaded);
         self.wait = 0;
     }
@@ -103,17 +103,17 @@ impl FileWatcher {
         let began = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // Timestamps of files are as coarse as the kernel's timer tick.
         let began = i64::try_from(began.as_secs()).unwrap_or(i64::MAX) - 1;
-        for (_, signature) in &mut self.loaded {
-            if signature.as_ref().is_some_and(|signature| signature.changed.0 >= began) {
-                *signature = None;
+        for (_, version) in &mut self.loaded {
+            if version.as_ref().is_some_and(|version| version.changed.0 >= began) {
+                *version = None;
             }
         }
     }
 
     /// Treats all files as changed.
     pub(crate) fn forget(&mut self) {
-        for (_, signature) in &mut self.loaded {
-            *signature = None;
+        for (_, version) in &mut self.loaded {
+            *version = None;
         }
     }
 
@@ -121,7 +121,7 @@ impl FileWatcher {
     /// another one was complete before it was renamed, so one check without a change is enough. A file
     /// that was written in place must be unchanged for [`Timing::rest`].
     pub(crate) fn changed(&mut self) -> bool {
-        let now = look(&self.paths);
+        let now = current_versions(&self.paths);
         if now != self.seen {
             let in_place = is_rewritten(&now, &self.seen) || is_rewritten(&now, &self.loaded);
             self.wait = if in_place { self.checks_at_rest } else { self.wait.max(1) };
@@ -136,14 +136,14 @@ impl FileWatcher {
 impl FileWatcher {
     /// Returns whether the files differ from those that were last loaded, complete or not.
     pub(crate) fn differs(&self) -> bool {
-        look(&self.paths) != self.loaded
+        current_versions(&self.paths) != self.loaded
     }
 
     /// Returns the SHA-256 over the files, as computed by [`crate::policy::Bundle::hash`]. None if
     /// there are no files, or one of them is too large or cannot be read.
     pub(crate) fn digest(&self, manifest: &Path) -> Option<[u8; 32]> {
-        let files = look(&self.paths).into_iter().map(|(path, signature)| {
-            let size = signature.as_ref().map(|signature| signature.size);
+        let files = current_versions(&self.paths).into_iter().map(|(path, version)| {
+            let size = version.as_ref().map(|version| version.size);
             // Not by `fs::read`, which blocks forever on a pipe.
             let bytes =
                 size.filter(|size| *size <= MAX_DIGESTED).and_then(|_| Disk.read(&path).ok());
@@ -164,20 +164,20 @@ fn is_rewritten(now: &Seen, before: &Seen) -> bool {
     })
 }
 
-fn look(paths: &[PathBuf]) -> Seen {
+fn current_versions(paths: &[PathBuf]) -> Seen {
     let mut found = Vec::new();
     for path in paths {
         // An existing path is used literally, even if it contains pattern characters.
         if path.exists() || !is_pattern(path) {
-            found.push(signed(path));
+            found.push(with_version(path));
         } else if let Some(matches) = path.to_str().and_then(|text| glob::glob(text).ok()) {
-            found.extend(matches.flatten().map(|path| signed(&path)));
+            found.extend(matches.flatten().map(|path| with_version(&path)));
         }
     }
     found
 }
 
-fn signed(path: &Path) -> (PathBuf, Option<FileVersion>) {
+fn with_version(path: &Path) -> (PathBuf, Option<FileVersion>) {
     (path.to_owned(), fs::metadata(path).ok().map(FileVersion::from))
 }
 
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_while_it_was_read_is_read_again() {
+    fn a_file_that_was_written_while_it_was_read_is_read_again() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("m.yaml");
         fs::write(&file, "").expect("a file");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_of_all_files_or_there_is_none() {
+    fn a_digest_covers_all_files_or_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let files = ["a", "b"].map(|name| dir.path().join(name));
         let watch = watching(files.to_vec());
@@ -240,45 +240,45 @@ mod tests {
         let next = dir.path().join("next");
         std::os::unix::fs::symlink("two", &next).expect("a link");
         fs::rename(&next, &current).expect("the swap");
-        assert!(!watch.changed(), "it must stand still first");
+        assert!(!watch.changed(), "it must be unchanged at a second check");
         assert!(watch.changed());
         watch.mark();
         assert!(!watch.changed());
     }
 
     #[test]
-    fn a_file_that_is_written_in_place_must_rest_for_longer_than_one_that_replaces_another() {
+    fn a_file_that_is_written_in_place_must_be_unchanged_for_longer_than_a_replaced_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("m.yaml");
         fs::write(&file, "all of it").expect("a file");
         let mut watch = watching(vec![file.clone()]);
-        let looks = |watch: &mut FileWatcher| (1..100).find(|_| watch.changed());
+        let checks = |watch: &mut FileWatcher| (1..100).find(|_| watch.changed());
 
         let next = dir.path().join("next");
         fs::write(&next, "another").expect("a file");
         fs::rename(&next, &file).expect("replacing");
-        assert_eq!(looks(&mut watch), Some(2));
+        assert_eq!(checks(&mut watch), Some(2));
         watch.mark();
 
         fs::write(&file, "half").expect("writing in place");
         for _ in 0..watch.checks_at_rest {
-            assert!(!watch.changed(), "it may go on");
+            assert!(!watch.changed(), "the write may continue");
         }
         fs::write(&file, "half and half").expect("writing the rest");
-        assert_eq!(looks(&mut watch), Some(1 + watch.checks_at_rest));
+        assert_eq!(checks(&mut watch), Some(1 + watch.checks_at_rest));
         watch.mark();
-        assert_eq!(looks(&mut watch), None);
+        assert_eq!(checks(&mut watch), None);
 
         // A new file that grows between the checks.
         fs::remove_file(&file).expect("removing");
         fs::write(&file, "h").expect("a new file");
         assert!(!watch.changed());
         fs::write(&file, "ha").expect("more of it");
-        assert_eq!(looks(&mut watch), Some(1 + watch.checks_at_rest));
+        assert_eq!(checks(&mut watch), Some(1 + watch.checks_at_rest));
     }
 
     #[test]
-    fn a_file_that_joins_a_pattern_is_a_change() {
+    fn a_new_file_that_matches_a_pattern_is_a_change() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut watch = watching(vec![dir.path().join("*.yaml")]);
         fs::write(dir.path().join("a.yaml"), "").expect("a file");

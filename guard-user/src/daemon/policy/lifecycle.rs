@@ -90,6 +90,11 @@ pub(crate) struct PolicyOptions {
 /// It reads and checks policy files, the state directory and signatures, and decides which policy comes
 /// into force. It knows interfaces, events and counters only through a [`Dataplane`], which each method
 /// that changes the policy in force takes as an argument.
+///
+/// # Examples
+///
+/// The tests in `daemon/policy/tests.rs` use a lifecycle with a [`Dataplane`] without a kernel. A
+/// short one is `the_files_come_into_force_and_are_saved`.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     pub(super) options: PolicyOptions,
@@ -257,7 +262,7 @@ impl Lifecycle {
     /// noticed after the trial.
     pub(crate) fn check_files(&mut self, dataplane: &mut dyn Dataplane) {
         if self.trial().is_none() && self.watcher.changed() {
-            tracing::info!("files have changed");
+            tracing::info!("policy files have changed");
             // The error is in the log and in the events.
             drop(self.reload(dataplane));
         }
@@ -269,9 +274,9 @@ impl Lifecycle {
     /// The files did not come into force. The text is the reason.
     pub(crate) fn reload(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), String> {
         if self.trial().is_some() {
-            let why = "a policy is on trial: the files are not loaded before it ends";
+            let why = "a policy is on trial: files are not loaded until the trial ends";
             tracing::warn!("{why}");
-            return Err(format!("{why}; `trainguard confirm` or `rollback` ends it"));
+            return Err(format!("{why}; `trainguard confirm` or `trainguard rollback` ends it"));
         }
         dataplane.report(Change::Reloading);
         let loaded = self.load_files(dataplane);
@@ -280,7 +285,10 @@ impl Lifecycle {
             self.differences = error.lines();
             self.report(dataplane, PolicyChange::Refused, &error.lines());
             let generation = self.in_force.as_ref().map_or(0, |now| now.number);
-            tracing::error!(generation, "not loaded; the running generation stays in force");
+            tracing::error!(
+                generation,
+                "policy files not loaded; the running generation stays in force"
+            );
         }
         dataplane.report(Change::Reloaded);
         loaded.map_err(|error| error.lines().join("\n"))
@@ -328,11 +336,11 @@ impl Lifecycle {
         dataplane: &mut dyn Dataplane,
     ) -> Result<(), InstallError> {
         self.differences = error.lines();
-        tracing::warn!("the manifest is not loaded; looking for the last good policy");
+        tracing::warn!("policy files not loaded; loading the last known good policy");
         self.load_saved(dataplane)?;
         self.origin =
             Origin::LastGood { because: self.differences.first().cloned().unwrap_or_default() };
-        let lines = ["kept by an earlier daemon".to_owned()];
+        let lines = ["saved by an earlier daemon".to_owned()];
         self.report(dataplane, PolicyChange::LastGood, &lines);
         Ok(())
     }
@@ -340,8 +348,8 @@ impl Lifecycle {
     pub(super) fn load_saved(&mut self, dataplane: &mut dyn Dataplane) -> Result<(), InstallError> {
         let saved = self.state_dir.last_good().map_err(|error| of_state_dir(&error))?;
         let bundle = saved.ok_or_else(|| {
-            let hint = "correct what is named above; `trainguard lint` checks files without \
-                        privileges. What an earlier daemon attached stays in force";
+            let hint = "correct the errors above; `trainguard lint` checks files without \
+                        privileges. A guard that an earlier daemon attached stays in force";
             InstallError::Unfit("there is no policy to put into force".to_owned(), Some(hint))
         })?;
         self.load_bundle(&bundle, dataplane)?;
@@ -438,7 +446,7 @@ impl Lifecycle {
         // A typo in `interfaces` must not leave the node unguarded.
         let others = self.in_force.as_ref().is_some_and(|now| now.info.patterns != patterns);
         if others && !dataplane.has_device(&patterns) {
-            let why = format!("no interface of this node is meant by `{}`", patterns.join(", "));
+            let why = format!("no interface on this node matches `{}`", patterns.join(", "));
             return Err(InstallError::Unfit(why, Some(NAME_AN_INTERFACE)));
         }
         let placement = dataplane.placement()?;
@@ -487,7 +495,7 @@ impl Lifecycle {
         let lines = cut.lines(MAX_REPORTED);
         tracing::warn!(
             connections = cut.connections,
-            "this switch cuts open connections: {}",
+            "the new policy cuts open connections: {}",
             lines.join("; ")
         );
         self.report(dataplane, PolicyChange::CutsConnections, &lines);
@@ -535,7 +543,7 @@ impl Lifecycle {
     /// # Errors
     /// No policy is in force.
     pub(crate) fn applied(&self, before: Option<&Mark>) -> Result<Applied, Refusal> {
-        let current = self.in_force.as_ref().ok_or("nothing is in force")?;
+        let current = self.in_force.as_ref().ok_or("no policy is in force")?;
         Ok(Applied {
             generation: current.number,
             policy_hash: hexadecimal(&current.hash),

@@ -36,7 +36,7 @@ impl Lifecycle {
             RequestedMode::Policy => return,
         };
         let services = loaded.cluster.services.iter_mut();
-        for service in services.filter(|service| wanted.means(&service.label, &service.name)) {
+        for service in services.filter(|service| wanted.applies_to(&service.label, &service.name)) {
             service.mode = mode;
         }
     }
@@ -46,16 +46,16 @@ impl Lifecycle {
         match self.state_dir.mode() {
             Ok(None) => {}
             Ok(Some(wanted)) if wanted.is_over() => {
-                tracing::warn!("the time of the mode by hand is over: the policy's modes are back");
+                tracing::warn!("mode override expired; the policy's modes are in force");
                 self.forget_mode();
             }
             Ok(Some(wanted)) => {
                 let what = wanted.mode.name();
-                tracing::warn!(mode = what, "the mode by hand goes on; the policy's is not asked");
+                tracing::warn!(mode = what, "mode override still active");
                 self.mode_override = Some(wanted);
             }
             Err(error) => {
-                tracing::error!("the mode by hand of an earlier daemon is over: {error:#}");
+                tracing::error!("mode override of an earlier daemon not resumed: {error:#}");
                 if !is_of_another_version(&error) {
                     self.forget_mode();
                 }
@@ -74,15 +74,16 @@ impl Lifecycle {
         dataplane: &mut dyn Dataplane,
     ) -> Result<Applied, Refusal> {
         if self.trial().is_some() {
-            let why = "a policy is on trial: `trainguard confirm` or `rollback` first";
+            let why =
+                "a policy is on trial: run `trainguard confirm` or `trainguard rollback` first";
             return Err(why.to_owned().into());
         }
         let wanted = self.wanted_mode(change)?;
         let bundle = self.bundle_in_force().or_else(|| self.bundle_of_files());
         let bundle = bundle.ok_or_else(|| {
-            "what is in force is neither in the state directory nor in the files, so it cannot be \
-             built again with other modes; `trainguard apply` puts a policy into force, \
-             `trainguard detach` takes the guard off"
+            "the policy in force is neither in the state directory nor in the files, so it cannot \
+             be built again with other modes; `trainguard apply` puts a policy into force, \
+             `trainguard detach` removes the guard"
                 .to_owned()
         })?;
         let before = self.mark();
@@ -96,11 +97,11 @@ impl Lifecycle {
         };
         self.save_mode();
         let what = change.to_string();
-        tracing::warn!("mode by hand: {what}");
+        tracing::warn!("mode changed on request: {what}");
         let event = if change.mode == RequestedMode::Policy {
             PolicyChange::ModeOfPolicy
         } else {
-            PolicyChange::ModeByHand
+            PolicyChange::ModeOverridden
         };
         self.report(dataplane, event, &[what]);
         let mut applied = self.applied(before.as_ref())?;
@@ -129,7 +130,7 @@ impl Lifecycle {
         if *mode == RequestedMode::Policy {
             return Ok(None);
         }
-        let current = self.in_force.as_ref().ok_or("nothing is in force")?;
+        let current = self.in_force.as_ref().ok_or("no policy is in force")?;
         let known: Vec<&ServiceStatus> = current.info.services.values().collect();
         for name in services {
             if !known.iter().any(|service| service.is_called(name)) {
@@ -147,7 +148,8 @@ impl Lifecycle {
             }
             Some(_) => {
                 let [shortest, longest] = accepted.map(humantime::format_duration);
-                return Err(format!("a mode by hand takes from {shortest} to {longest}").into());
+                let why = format!("a mode override must last from {shortest} to {longest}");
+                return Err(why.into());
             }
         };
         let since = time(SystemTime::now());
@@ -157,16 +159,16 @@ impl Lifecycle {
     /// Ends an override whose time has passed.
     pub(crate) fn check_mode(&mut self, dataplane: &mut dyn Dataplane) {
         let Some(over) = self.mode_override.take_if(|wanted| wanted.is_over()) else { return };
-        tracing::warn!("the time of the mode by hand is over");
+        tracing::warn!("mode override expired");
         match self.load_again(dataplane) {
             Ok(()) => {
                 self.forget_mode();
-                let lines = ["its time is over".to_owned()];
+                let lines = ["the mode override has expired".to_owned()];
                 self.report(dataplane, PolicyChange::ModeOfPolicy, &lines);
             }
             Err(error) => {
                 let why = error.text();
-                tracing::error!("the policy's modes cannot be set, trying again: {why}");
+                tracing::error!("mode override not ended, trying again: {why}");
                 // Without a clock the old deadline stays: an override without one would last.
                 let until = Deadline::after(self.options.timing.retry).ok().or(over.until);
                 self.mode_override = Some(ActiveOverride { until, ..over });
@@ -183,7 +185,7 @@ impl Lifecycle {
         };
         if let Err(error) = saved {
             tracing::error!("{error:#}");
-            self.problems.push(format!("{error:#}; the next daemon will not know of the mode"));
+            self.problems.push(format!("{error:#}; the next daemon will not know the new mode"));
         }
     }
 
@@ -199,17 +201,17 @@ impl Lifecycle {
         if wanted.mode == RequestedMode::Observe {
             let until = match &wanted.until {
                 Some(until) => format!("until {}", time(until.time())),
-                None => "until somebody changes it".to_owned(),
+                None => "until it is changed".to_owned(),
             };
             problems.push(format!(
-                "opened by hand: services only observe, {until}; `trainguard mode policy` ends it"
+                "mode override: services only observe, {until}; `trainguard mode policy` ends it"
             ));
         }
         for name in &wanted.services {
             let services = self.in_force.iter().flat_map(|now| now.info.services.values());
             if !services.into_iter().any(|service| service.is_called(name)) {
                 problems.push(format!(
-                    "the mode by hand names service `{name}`, which this node does not have now"
+                    "the mode override names service `{name}`, which this node does not have"
                 ));
             }
         }

@@ -30,18 +30,18 @@ fn bad(why: impl Into<String>) -> Rejection {
 }
 
 /// Fails if a newer policy was accepted before, or a different one with the same serial number.
-fn follows(new: &Accepted, last: Option<&Accepted>) -> Result<(), Rejection> {
+fn check_serial(new: &Accepted, last: Option<&Accepted>) -> Result<(), Rejection> {
     let Some(last) = last else { return Ok(()) };
     if new.serial < last.serial {
         return Err(Rejection::Replayed(format!(
-            "its serial number is {}, and {} was accepted before: what was replaced does not come \
-             back; to return to it, sign it again with a higher number",
+            "its serial number is {}, and {} was accepted before: a policy that was replaced is \
+             not accepted again; to return to it, sign it again with a higher number",
             new.serial, last.serial
         )));
     }
     if new.serial == last.serial && new.sums != last.sums {
         return Err(Rejection::Replayed(format!(
-            "its serial number is {}, with which another policy was accepted before: sign it with \
+            "its serial number is {}, with which another policy was accepted before; sign it with \
              a higher number",
             new.serial
         )));
@@ -65,12 +65,12 @@ impl Lifecycle {
                 Rejection::Replayed(why) => (why, true),
             };
             dataplane.report(Change::SignatureRejected { replayed });
-            InstallError::unfit(format_args!("not accepted: {why}"))
+            InstallError::unfit(format_args!("policy not accepted: {why}"))
         })?;
         if verified.has_expired() {
             tracing::warn!(
                 serial = verified.serial,
-                "the signature of the policy has expired; it comes into force all the same"
+                "policy signature expired; the policy comes into force nevertheless"
             );
         }
         Ok(Some(verified.into()))
@@ -87,14 +87,17 @@ impl Lifecycle {
         })?;
         let signed = signed().map_err(bad)?.ok_or_else(|| {
             let missing = signature::missing(&bundle.manifest);
-            bad(format!("this daemon takes signed policies only, and {missing}"))
+            bad(format!("this daemon accepts only signed policies, and {missing}"))
         })?;
         let verified = Key::parse(&text).and_then(|key| key.verify(&signed, bundle));
         let verified = verified.map_err(bad)?;
         let last = self.state_dir.accepted().map_err(|error| {
-            bad(format!("the last serial number is not known, {error:#}: remove it to begin anew"))
+            bad(format!(
+                "the last accepted serial number cannot be read: {error:#}; remove the file to \
+                 accept any serial number"
+            ))
         })?;
-        follows(&verified.clone().into(), last.as_ref())?;
+        check_serial(&verified.clone().into(), last.as_ref())?;
         Ok(verified)
     }
 
@@ -104,7 +107,7 @@ impl Lifecycle {
         let Some(accepted) = accepted else { return };
         if let Err(error) = self.state_dir.keep_accepted(accepted) {
             tracing::error!("{error:#}");
-            self.problems.push(format!("{error:#}; an older policy could come back"));
+            self.problems.push(format!("{error:#}; the next daemon could accept an older policy"));
         }
     }
 }
@@ -115,14 +118,14 @@ mod tests {
 
     /// Case 129: an older policy, with a valid signature.
     #[test]
-    fn nothing_older_comes_back() {
+    fn an_older_policy_is_not_accepted() {
         let one = |serial, sums: &str| Accepted { serial, sums: sums.to_owned() };
         let last = one(7, "a");
-        assert_eq!(follows(&one(0, "a"), None), Ok(()));
+        assert_eq!(check_serial(&one(0, "a"), None), Ok(()));
         for (new, good) in
             [(one(8, "b"), true), (one(7, "a"), true), (one(7, "b"), false), (one(6, "a"), false)]
         {
-            let result = follows(&new, Some(&last));
+            let result = check_serial(&new, Some(&last));
             assert_eq!(result.is_ok(), good, "{new:?}");
             if !good {
                 assert!(matches!(result, Err(Rejection::Replayed(_))), "{new:?}");

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_made_once_and_the_bundle_survives() {
+    fn the_key_is_created_once_and_the_bundle_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = StateDir::at(&dir.path().join("state"));
         let (key, problem) = state.key().expect("a key");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_finished_is_removed_and_nothing_else() {
+    fn only_unfinished_files_are_removed() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = StateDir::at(dir.path());
         state.keep(&Bundle::new("m.yaml", [("m.yaml", "text")])).expect("writing");
@@ -224,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_cannot_be_kept_is_a_key_with_a_problem() {
+    fn a_key_that_cannot_be_saved_is_returned_with_a_problem() {
         let (key, problem) = StateDir::at(Path::new("/dev/null/state")).key().expect("a key");
         assert_ne!(key, [0, 0]);
         assert!(problem.is_some_and(|problem| problem.to_string().contains("/dev/null/state")));
     }
 
     #[test]
-    fn a_damaged_bundle_is_an_error_and_no_panic() {
+    fn a_damaged_bundle_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = StateDir::at(dir.path());
         fs::write(dir.path().join(LAST_GOOD), b"{\"manifest\": 7").expect("writing");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     /// Returns files that daemons wrote before these files had a `schema`, byte for byte.
-    fn of_before() -> (tempfile::TempDir, StateDir) {
+    fn without_schema() -> (tempfile::TempDir, StateDir) {
         let dir = tempfile::tempdir().expect("a directory");
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state");
         for name in [LAST_GOOD, TRIAL, MODE, ACCEPTED, KEY] {
@@ -250,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn files_of_before_are_read_and_written_with_a_version() {
-        let (dir, state) = of_before();
+    fn files_without_a_schema_are_read_and_written_with_one() {
+        let (dir, state) = without_schema();
         let bundle = state.last_good().expect("a policy").expect("one");
         assert_eq!(bundle.manifest, Path::new("/etc/trainguard/cluster.yaml"));
         let trial = state.trial().expect("a trial").expect("one");
@@ -284,10 +284,10 @@ mod tests {
 
     #[test]
     fn a_file_of_another_version_is_not_read_and_stays() {
-        let (dir, state) = of_before();
+        let (dir, state) = without_schema();
         let text = fs::read_to_string(dir.path().join(MODE)).expect("a file");
-        let of_later = text.replacen('{', "{\"schema\":\"trainguard/state/v2\",", 1);
-        fs::write(dir.path().join(MODE), &of_later).expect("writing");
+        let later_schema = text.replacen('{', "{\"schema\":\"trainguard/state/v2\",", 1);
+        fs::write(dir.path().join(MODE), &later_schema).expect("writing");
         let error = state.mode().expect_err("another version");
         assert!(is_of_another_version(&error));
         let said = format!("{error:#}");

@@ -141,7 +141,7 @@ impl Node {
     fn started(&self) -> (Lifecycle, Recorder) {
         let (mut lifecycle, mut recorder) = self.daemon();
         if let Err(error) = lifecycle.start(&mut recorder) {
-            panic!("no start: {error:?}, {:?}", lifecycle.lasting_problems());
+            panic!("the start failed: {error:?}, {:?}", lifecycle.lasting_problems());
         }
         (lifecycle, recorder)
     }
@@ -165,7 +165,7 @@ fn kind(lifecycle: &Lifecycle) -> SourceKind {
     lifecycle.source().kind
 }
 
-fn ports(lifecycle: &Lifecycle) -> [u8; 32] {
+fn policy_hash(lifecycle: &Lifecycle) -> [u8; 32] {
     lifecycle.in_force().expect("a policy in force").hash
 }
 
@@ -182,7 +182,7 @@ fn the_files_come_into_force_and_are_saved() {
 }
 
 #[test]
-fn wrong_files_and_nothing_saved_are_no_start() {
+fn a_start_with_invalid_files_and_no_saved_policy_fails() {
     let node = Node::new();
     node.write("policy.yaml", "nonsense");
     let (mut lifecycle, mut recorder) = node.daemon();
@@ -194,12 +194,12 @@ fn wrong_files_and_nothing_saved_are_no_start() {
 }
 
 #[test]
-fn wrong_files_at_a_start_leave_the_last_good_policy_in_force() {
+fn a_start_with_invalid_files_puts_the_last_good_policy_into_force() {
     let node = Node::new();
-    let hash = ports(&node.started().0);
+    let hash = policy_hash(&node.started().0);
     node.write("policy.yaml", "nonsense");
     let (mut lifecycle, mut recorder) = node.started();
-    assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::LastGood, hash));
+    assert_eq!((kind(&lifecycle), policy_hash(&lifecycle)), (SourceKind::LastGood, hash));
     assert_eq!(recorder.events, [PolicyChange::Refused, PolicyChange::LastGood]);
     let source = lifecycle.source();
     assert!(source.why.is_some_and(|why| why.contains("policy.yaml")));
@@ -208,12 +208,12 @@ fn wrong_files_at_a_start_leave_the_last_good_policy_in_force() {
     node.write("policy.yaml", &policy(9092));
     lifecycle.reload(&mut recorder).expect("good files");
     assert_eq!((kind(&lifecycle), lifecycle.is_up_to_date()), (SourceKind::Files, true));
-    assert_ne!(ports(&lifecycle), hash);
+    assert_ne!(policy_hash(&lifecycle), hash);
     assert_eq!(lifecycle.source().refused_files, None);
 }
 
 #[test]
-fn what_the_kernel_refuses_is_no_reason_for_the_last_good_policy() {
+fn the_last_good_policy_does_not_replace_one_that_the_kernel_refuses() {
     let node = Node::new();
     node.started();
     let (mut lifecycle, mut recorder) = node.daemon();
@@ -224,15 +224,15 @@ fn what_the_kernel_refuses_is_no_reason_for_the_last_good_policy() {
 }
 
 #[test]
-fn wrong_files_leave_what_is_in_force() {
+fn invalid_files_leave_the_policy_in_force() {
     let node = Node::new();
     let (mut lifecycle, mut recorder) = node.started();
-    let hash = ports(&lifecycle);
+    let hash = policy_hash(&lifecycle);
     for wrong in ["nonsense", "apiVersion: trainguard/v1\nkind: Policy\nname: test\nservices: 7\n"]
     {
         node.write("policy.yaml", wrong);
         lifecycle.reload(&mut recorder).expect_err("wrong files");
-        assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::Files, hash));
+        assert_eq!((kind(&lifecycle), policy_hash(&lifecycle)), (SourceKind::Files, hash));
         assert!(!lifecycle.is_up_to_date() && !lifecycle.lasting_problems().is_empty());
     }
     // A typo in the interfaces would leave the node unguarded.
@@ -244,13 +244,13 @@ fn wrong_files_leave_what_is_in_force() {
     node.write("cluster.yaml", MANIFEST);
     node.write("policy.yaml", &policy(9092));
     lifecycle.reload(&mut recorder).expect_err("the kernel refuses");
-    assert_eq!((recorder.installed, ports(&lifecycle)), (1, hash));
+    assert_eq!((recorder.installed, policy_hash(&lifecycle)), (1, hash));
     assert_eq!(recorder.events, [PolicyChange::Refused; 4]);
     assert_eq!(recorder.loads, [true, false, false, false, false]);
 }
 
 #[test]
-fn what_is_applied_is_in_force_until_the_files_change() {
+fn an_applied_policy_is_in_force_until_the_files_are_loaded() {
     let node = Node::new();
     let (mut lifecycle, mut recorder) = node.started();
     let apply = node.apply(9092);
@@ -270,7 +270,7 @@ fn what_is_applied_is_in_force_until_the_files_change() {
 fn a_trial_is_undone_or_confirmed() {
     let node = Node::new();
     let (mut lifecycle, mut recorder) = node.started();
-    let hash = ports(&lifecycle);
+    let hash = policy_hash(&lifecycle);
     let apply = Apply { confirm_within: Some(60), ..node.apply(9092) };
     lifecycle.confirm(&mut recorder).expect_err("no trial");
     lifecycle.roll_back(&mut recorder).expect_err("no trial");
@@ -279,21 +279,21 @@ fn a_trial_is_undone_or_confirmed() {
     assert!(applied.trial.is_some());
     assert_eq!(kind(&lifecycle), SourceKind::Trial);
     lifecycle.apply(&apply, &mut recorder).expect_err("one trial at a time");
-    lifecycle.reload(&mut recorder).expect_err("the files wait");
+    lifecycle.reload(&mut recorder).expect_err("no reload during a trial");
     let mode = ModeChange {
         mode: RequestedMode::Observe,
         services: Vec::new(),
         seconds: None,
         consent: crate::api::control::Consent::default(),
     };
-    lifecycle.change_mode(&mode, &mut recorder).expect_err("the mode waits");
-    lifecycle.roll_back(&mut recorder).expect("the way back");
-    assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::Files, hash));
+    lifecycle.change_mode(&mode, &mut recorder).expect_err("no change of modes during a trial");
+    lifecycle.roll_back(&mut recorder).expect("rolled back");
+    assert_eq!((kind(&lifecycle), policy_hash(&lifecycle)), (SourceKind::Files, hash));
 
     lifecycle.apply(&apply, &mut recorder).expect("a trial");
     lifecycle.confirm(&mut recorder).expect("confirmed");
     assert_eq!(kind(&lifecycle), SourceKind::Applied);
-    assert_ne!(ports(&lifecycle), hash);
+    assert_ne!(policy_hash(&lifecycle), hash);
     let expected = [
         PolicyChange::OnTrial,
         PolicyChange::Undone,
@@ -305,15 +305,15 @@ fn a_trial_is_undone_or_confirmed() {
     // A rollback returns to the applied policy, not to the files.
     let apply = Apply { confirm_within: Some(60), ..node.apply(9093) };
     lifecycle.apply(&apply, &mut recorder).expect("a trial");
-    lifecycle.roll_back(&mut recorder).expect("the way back");
+    lifecycle.roll_back(&mut recorder).expect("rolled back");
     assert_eq!(kind(&lifecycle), SourceKind::Applied);
 }
 
 #[test]
-fn a_trial_that_nobody_confirms_ends_by_itself() {
+fn an_unconfirmed_trial_ends_by_itself() {
     let node = Node::new();
     let (mut lifecycle, mut recorder) = node.started();
-    let hash = ports(&lifecycle);
+    let hash = policy_hash(&lifecycle);
     let apply = Apply { confirm_within: Some(60), ..node.apply(9092) };
     lifecycle.apply(&apply, &mut recorder).expect("a trial");
     lifecycle.check_trial(&mut recorder);
@@ -329,41 +329,46 @@ fn a_trial_that_nobody_confirms_ends_by_itself() {
     trial.deadline = Deadline::after(Duration::ZERO).expect("a clock");
     recorder.refuses = false;
     lifecycle.check_trial(&mut recorder);
-    assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::Files, hash));
+    assert_eq!((kind(&lifecycle), policy_hash(&lifecycle)), (SourceKind::Files, hash));
 }
 
 #[test]
 fn a_trial_outlives_the_daemon_and_ends_in_time() {
     let node = Node::new();
     let (mut lifecycle, mut recorder) = node.started();
-    let hash = ports(&lifecycle);
+    let hash = policy_hash(&lifecycle);
     let apply = Apply { confirm_within: Some(60), ..node.apply(9092) };
     lifecycle.apply(&apply, &mut recorder).expect("a trial");
     let (mut next, mut recorder) = node.started();
     assert_eq!((kind(&next), &recorder.loads[..]), (SourceKind::Trial, &[][..]));
-    assert_ne!(ports(&next), hash);
-    next.roll_back(&mut recorder).expect("the way back");
-    assert_eq!((kind(&next), ports(&next)), (SourceKind::Files, hash));
-    assert_eq!(kind(&node.started().0), SourceKind::Files, "it is forgotten");
+    assert_ne!(policy_hash(&next), hash);
+    next.roll_back(&mut recorder).expect("rolled back");
+    assert_eq!((kind(&next), policy_hash(&next)), (SourceKind::Files, hash));
+    assert_eq!(kind(&node.started().0), SourceKind::Files, "the state directory has none");
 
-    lifecycle.roll_back(&mut recorder).expect("the way back");
+    lifecycle.roll_back(&mut recorder).expect("rolled back");
     lifecycle.apply(&apply, &mut recorder).expect("a trial");
     let Origin::Trial { trial, .. } = &mut lifecycle.origin else { panic!("no trial") };
     trial.deadline = Deadline::after(Duration::ZERO).expect("a clock");
     let over = trial.as_ref().clone();
     lifecycle.state_dir.keep_trial(&over).expect("a state directory");
     let (next, _) = node.started();
-    assert_eq!((kind(&next), ports(&next)), (SourceKind::Files, hash), "its time is over");
+    assert_eq!(
+        (kind(&next), policy_hash(&next)),
+        (SourceKind::Files, hash),
+        "the deadline has passed"
+    );
 }
 
 #[test]
-fn what_could_not_be_undone_is_not_tried() {
+fn a_policy_that_could_not_be_undone_is_not_put_on_trial() {
     let node = Node::new();
     node.write("state", "no directory");
     let (mut lifecycle, mut recorder) = node.started();
-    assert!(!lifecycle.switch_problems().is_empty(), "it is not saved");
+    assert!(!lifecycle.switch_problems().is_empty(), "a problem: the policy is not saved");
     let apply = Apply { confirm_within: Some(60), ..node.apply(9092) };
-    let refusal = lifecycle.apply(&apply, &mut recorder).expect_err("no way back");
+    let refusal =
+        lifecycle.apply(&apply, &mut recorder).expect_err("the trial could not be undone");
     assert!(refusal.why.contains("state directory"), "{refusal}");
     assert_eq!((recorder.installed, kind(&lifecycle)), (1, SourceKind::Files));
 }
@@ -394,7 +399,7 @@ fn a_mode_override_outlives_reloads_and_the_daemon_and_ends_in_time() {
     assert_eq!(mode(&lifecycle), ServiceMode::Observe);
     lifecycle.reload(&mut recorder).expect("good files");
     assert_eq!(mode(&lifecycle), ServiceMode::Observe);
-    assert!(lifecycle.lasting_problems().iter().any(|problem| problem.contains("by hand")));
+    assert!(lifecycle.lasting_problems().iter().any(|problem| problem.contains("mode override")));
 
     let (mut next, mut recorder) = node.started();
     assert_eq!(mode(&next), ServiceMode::Observe);
@@ -405,21 +410,21 @@ fn a_mode_override_outlives_reloads_and_the_daemon_and_ends_in_time() {
     next.check_mode(&mut recorder);
     assert_eq!(mode(&next), ServiceMode::Enforce);
     assert_eq!(recorder.events, [PolicyChange::ModeOfPolicy]);
-    assert_eq!(mode(&node.started().0), ServiceMode::Enforce, "it is forgotten");
+    assert_eq!(mode(&node.started().0), ServiceMode::Enforce, "the state directory has none");
 }
 
 #[test]
 fn without_its_key_a_daemon_accepts_nothing_new() {
     let mut node = Node::new();
-    let hash = ports(&node.started().0);
+    let hash = policy_hash(&node.started().0);
     node.key = Some(node.path("no-such-key"));
     let (mut lifecycle, mut recorder) = node.started();
-    assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::LastGood, hash));
+    assert_eq!((kind(&lifecycle), policy_hash(&lifecycle)), (SourceKind::LastGood, hash));
     node.write("policy.yaml", &policy(9092));
     let why = lifecycle.reload(&mut recorder).expect_err("no key");
     assert!(why.contains("no-such-key"), "{why}");
     let refusal = lifecycle.apply(&node.apply(9092), &mut recorder).expect_err("no key");
     assert!(refusal.why.contains("no-such-key"), "{refusal}");
-    assert_eq!((kind(&lifecycle), ports(&lifecycle)), (SourceKind::LastGood, hash));
+    assert_eq!((kind(&lifecycle), policy_hash(&lifecycle)), (SourceKind::LastGood, hash));
     assert_eq!(recorder.rejected, [false; 3]);
 }

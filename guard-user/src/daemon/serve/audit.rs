@@ -48,7 +48,7 @@ impl AuditLog {
         let written = self.append(event);
         self.problem = written.err().map(|error| {
             let path = self.directory.join(NAME);
-            format!("what was commanded is not written to `{}`: {error}", path.display())
+            format!("audit record not written to `{}`: {error}", path.display())
         });
         if let Some(problem) = &self.problem {
             tracing::error!("{problem}");
@@ -99,20 +99,20 @@ impl AuditLog {
     /// Returns the reason to record for a request without permission; none if there were too many of
     /// them within the last minute.
     pub(crate) fn refusal(&mut self) -> Option<String> {
-        let (takes, missing) = self.takes_refused(Instant::now());
-        let why = "not root, not the user of the daemon, not in the group of the socket; see who may \
-                   write to it";
+        let (takes, missing) = self.takes_denied(Instant::now());
+        let why = "the sender is neither root nor the daemon's user nor in the group of the \
+                   socket; check the group and the mode of the socket";
         takes.then(|| {
             if missing == 0 {
                 return why.to_owned();
             }
-            format!("{why} ({missing} such attempts before are not written down)")
+            format!("{why} ({missing} earlier requests of this kind were not recorded)")
         })
     }
 
     /// Returns whether another denied request should be recorded. If a new minute begins, also returns
     /// how many were not recorded in the last one.
-    fn takes_refused(&mut self, now: Instant) -> (bool, u32) {
+    fn takes_denied(&mut self, now: Instant) -> (bool, u32) {
         match &mut self.refused {
             Some((since, count)) if now.duration_since(*since) < MINUTE => {
                 *count += 1;
@@ -194,7 +194,7 @@ mod tests {
 
     /// Audit files are read years later, so records of earlier versions must stay readable.
     #[test]
-    fn records_of_before_are_read() {
+    fn records_of_earlier_versions_are_read() {
         let data =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/offline/data/state").join(NAME);
         let text = fs::read(data).expect("records");
@@ -232,63 +232,63 @@ mod tests {
     }
 
     #[test]
-    fn a_trail_is_private_whole_lines_and_bounded() {
+    fn the_audit_file_is_private_bounded_and_of_complete_lines() {
         let dir = tempfile::tempdir().expect("a directory");
         let state = dir.path().join("state");
-        let mut trail = AuditLog::at(&state);
-        trail.write(&event(0));
+        let mut log = AuditLog::at(&state);
+        log.write(&event(0));
         let path = state.join(NAME);
         let mode = fs::metadata(&path).expect("the file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let line = fs::metadata(&path).expect("the file").len();
-        trail.full = 3 * line;
+        log.full = 3 * line;
         for number in 1..8 {
-            trail.write(&event(number));
+            log.write(&event(number));
         }
-        assert_eq!(trail.problem, None);
+        assert_eq!(log.problem, None);
         assert_eq!(
             (numbers(&state.join(ROTATED_NAME)), numbers(&path)),
             (vec![3, 4, 5], vec![6, 7])
         );
         // An incomplete line spoils only itself.
         fs::write(&path, "{\"schema\":").expect("writing");
-        trail.write(&event(9));
+        log.write(&event(9));
         assert_eq!(numbers(&path), [9]);
     }
 
     /// Case 111.
     #[test]
-    fn what_cannot_be_written_is_a_problem_until_it_can() {
+    fn a_record_that_cannot_be_written_is_a_problem_until_one_is_written() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut trail = AuditLog::at(dir.path());
-        for in_the_way in ["link", "pipe", "directory"] {
+        let mut log = AuditLog::at(dir.path());
+        for obstacle in ["link", "pipe", "directory"] {
             let path = dir.path().join(NAME);
-            match in_the_way {
+            match obstacle {
                 "link" => std::os::unix::fs::symlink("elsewhere", &path).expect("a link"),
                 "pipe" => {
                     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
                 }
                 _ => fs::create_dir(&path).expect("a directory"),
             }
-            trail.write(&event(1));
-            assert!(trail.problem.is_some(), "{in_the_way}");
+            log.write(&event(1));
+            assert!(log.problem.is_some(), "{obstacle}");
             assert!(!dir.path().join("elsewhere").exists());
             fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).expect("removing");
         }
-        trail.write(&event(1));
-        assert_eq!(trail.problem, None);
+        log.write(&event(1));
+        assert_eq!(log.problem, None);
         let mut full = AuditLog::at(Path::new("/dev/full/state"));
         full.write(&event(1));
         assert!(full.problem.is_some_and(|problem| problem.contains("/dev/full/state")));
     }
 
     #[test]
-    fn who_may_not_cannot_fill_the_trail() {
-        let mut trail = AuditLog::at(Path::new("/nonexistent"));
+    fn denied_requests_cannot_fill_the_audit_file() {
+        let mut log = AuditLog::at(Path::new("/nonexistent"));
         let now = Instant::now();
-        let taken = (0..100).filter(|_| trail.takes_refused(now).0).count();
+        let taken = (0..100).filter(|_| log.takes_denied(now).0).count();
         assert_eq!(taken, 20);
-        assert_eq!(trail.takes_refused(now + MINUTE), (true, 80));
-        assert_eq!(trail.takes_refused(now + MINUTE), (true, 0));
+        assert_eq!(log.takes_denied(now + MINUTE), (true, 80));
+        assert_eq!(log.takes_denied(now + MINUTE), (true, 0));
     }
 }

@@ -34,12 +34,12 @@ impl Default for PendingReads {
 
 impl PendingReads {
     /// Queues a request for statistics.
-    pub(crate) fn want_stats(&mut self, reply: ToStats) {
+    pub(crate) fn queue_stats(&mut self, reply: ToStats) {
         self.stats.push(reply);
     }
 
     /// Queues a request for metrics.
-    pub(crate) fn want_metrics(
+    pub(crate) fn queue_metrics(
         &mut self,
         form: TextFormat,
         reply: Sender<Result<Bytes, SystemError>>,
@@ -79,17 +79,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn reading_takes_half_of_the_time() {
+    async fn reading_takes_at_most_half_of_the_time() {
         let mut readers = PendingReads::default();
         let soon = Duration::from_millis(20);
         let due =
             async |readers: &PendingReads| tokio::time::timeout(soon, readers.due()).await.is_ok();
-        assert!(!due(&readers).await, "nobody waits");
+        assert!(!due(&readers).await, "no request waits");
         let (reply, _answer) = oneshot::channel();
-        readers.want_stats(reply);
+        readers.queue_stats(reply);
         assert!(due(&readers).await);
         let (reply, given_up) = oneshot::channel();
-        readers.want_metrics(TextFormat::Prometheus, reply);
+        readers.queue_metrics(TextFormat::Prometheus, reply);
         drop(given_up);
         let (stats, metrics) = readers.take();
         assert_eq!((stats.len(), metrics.len()), (1, 0));
@@ -97,7 +97,7 @@ mod tests {
         let began = now.checked_sub(Duration::from_mins(1)).unwrap_or(now);
         readers.answered(began);
         let (reply, _answer) = oneshot::channel();
-        readers.want_stats(reply);
-        assert!(!due(&readers).await, "it was read for a minute");
+        readers.queue_stats(reply);
+        assert!(!due(&readers).await, "the last reading took a minute");
     }
 }

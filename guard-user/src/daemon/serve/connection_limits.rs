@@ -94,7 +94,7 @@ pub(crate) struct ConnectionLimits {
     /// [`Timing::command`].
     command_timeout: Duration,
     connections: Mutex<BTreeMap<u64, Connection>>,
-    came: AtomicU64,
+    accepted: AtomicU64,
     served: [AtomicU64; 3],
     refused: [AtomicU64; 3],
     cut: [AtomicU64; 3],
@@ -108,7 +108,7 @@ impl ConnectionLimits {
             request_timeout: timing.request,
             command_timeout: timing.command,
             connections: Mutex::default(),
-            came: AtomicU64::default(),
+            accepted: AtomicU64::default(),
             served: Default::default(),
             refused: Default::default(),
             cut: Default::default(),
@@ -241,12 +241,12 @@ impl ConnectionHandle {
     }
 
     /// Counts a request that could not be parsed.
-    pub(crate) fn garbled(&self) {
+    pub(crate) fn count_invalid_request(&self) {
         ConnectionLimits::count(&self.limits.refused, self.endpoint);
     }
 
     /// Counts a connection that timed out.
-    pub(crate) fn late(&self) {
+    pub(crate) fn count_timeout(&self) {
         ConnectionLimits::count(&self.limits.cut, self.endpoint);
     }
 
@@ -329,7 +329,7 @@ pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
             Ok(stream) => stream,
             Err(error) => {
                 // Most likely out of file descriptors: wait until other tasks have closed some.
-                tracing::warn!("accepting a connection: {error}");
+                tracing::warn!("connection not accepted, trying again: {error}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -338,7 +338,7 @@ pub(crate) async fn accept<L: Listener, F: Future<Output = ()> + Send + 'static>
         while let Err(wait) = limits.make_room(endpoint) {
             tokio::time::sleep(wait).await;
         }
-        let number = limits.came.fetch_add(1, Ordering::Relaxed);
+        let number = limits.accepted.fetch_add(1, Ordering::Relaxed);
         let handle = ConnectionHandle {
             limits: Arc::clone(&limits),
             number,

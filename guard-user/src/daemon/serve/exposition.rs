@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scraper_gets_what_it_likes_best() {
+    fn a_client_gets_the_format_that_it_prefers() {
         // Prometheus 2.42 and 3.
         let old = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
                    version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
@@ -163,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_is_called_by_its_family_only_where_it_is_declared() {
+    fn only_the_declaration_of_a_counter_names_its_family() {
         let text = "# HELP a_total A # HELP b_total.\n# TYPE a_total counter\na_total{x=\"# TYPE a_total b\"} 1\n\
                     # HELP g G.\n# TYPE g gauge\ng 2\n";
         let open = "# HELP a A # HELP b_total.\n# TYPE a counter\na_total{x=\"# TYPE a_total b\"} 1\n\
                     # HELP g G.\n# TYPE g gauge\ng 2\n# EOF\n";
-        let told = Exposition::new(text.to_owned());
-        assert_eq!(told.of(TextFormat::OpenMetrics), open);
-        assert_eq!(told.of(TextFormat::Prometheus), text);
+        let exposition = Exposition::new(text.to_owned());
+        assert_eq!(exposition.of(TextFormat::OpenMetrics), open);
+        assert_eq!(exposition.of(TextFormat::Prometheus), text);
     }
 }

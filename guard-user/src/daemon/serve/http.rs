@@ -121,8 +121,8 @@ pub(crate) async fn serve_metrics(
     limits: &Arc<ConnectionLimits>,
 ) -> io::Result<()> {
     if !address.ip().is_loopback() {
-        let message = "not an address of the loopback device; put a proxy that authenticates in \
-                       front of it";
+        let message = "not a loopback address; listen on 127.0.0.1 or [::1], and put a proxy that \
+                       authenticates in front of it";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let listener = TcpListener::bind(address).await?;
@@ -148,7 +148,10 @@ fn admit_administrators(path: &Path) -> io::Result<()> {
         // Only after the change, because before it the mode would apply to another group.
         Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o660)),
         Err(error) => {
-            tracing::warn!("members of `{ADMINISTRATORS}` may not command this daemon: {error}");
+            tracing::warn!(
+                "group of the control socket not set, so members of `{ADMINISTRATORS}` cannot send \
+                 commands: {error}"
+            );
             Ok(())
         }
     }
@@ -163,7 +166,7 @@ fn group_id(groups: &str, name: &str) -> Option<u32> {
 
 fn bind(path: &Path, mask: Mode) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        let message = "another daemon answers there";
+        let message = "another daemon listens on the socket";
         return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
     }
     match fs::remove_file(path) {
@@ -195,13 +198,13 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, handle: Connectio
     let mut connection = std::pin::pin!(connection);
     loop {
         match tokio::time::timeout(handle.left(), &mut connection).await {
-            Ok(Err(error)) if error.is_timeout() => handle.late(),
-            Ok(Err(error)) if error.is_parse() => handle.garbled(),
+            Ok(Err(error)) if error.is_timeout() => handle.count_timeout(),
+            Ok(Err(error)) if error.is_parse() => handle.count_invalid_request(),
             // A client that has gone away is no error.
             Ok(_) => {}
             // The deadline has moved, because the connection has made progress.
             Err(_elapsed) if !handle.left().is_zero() => continue,
-            Err(_elapsed) => handle.late(),
+            Err(_elapsed) => handle.count_timeout(),
         }
         return;
     }
@@ -217,12 +220,11 @@ async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Re
         return refusal(StatusCode::FORBIDDEN, why);
     }
     match (request.method(), path.as_str(), connection.endpoint) {
-        (&Method::GET, "/v1/status", Endpoint::Stats) => match asked(connection, Ask::Status).await
-        {
+        (&Method::GET, "/v1/status", Endpoint::Stats) => match ask(connection, Ask::Status).await {
             Some(status) => json(StatusCode::OK, &status),
             None => ended(),
         },
-        (&Method::GET, "/v1/stats", Endpoint::Stats) => match asked(connection, Ask::Stats).await {
+        (&Method::GET, "/v1/stats", Endpoint::Stats) => match ask(connection, Ask::Stats).await {
             Some(Ok(stats)) => json(StatusCode::OK, &stats),
             Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             None => ended(),
@@ -232,20 +234,20 @@ async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Re
                 Ok(wanted) => wanted,
                 Err(problem) => return refusal(StatusCode::BAD_REQUEST, &problem),
             };
-            match asked(connection, |reply| Ask::Events { after, limit, reply }).await {
+            match ask(connection, |reply| Ask::Events { after, limit, reply }).await {
                 Some(page) => json(StatusCode::OK, &page),
                 None => ended(),
             }
         }
         (&Method::GET, MISSING_MEMBERS, Endpoint::Stats) => {
-            match asked(connection, Ask::MissingMembers).await {
+            match ask(connection, Ask::MissingMembers).await {
                 Some(missing) => json(StatusCode::OK, &missing),
                 None => ended(),
             }
         }
         (&Method::GET, METRICS, Endpoint::Stats | Endpoint::Metrics) => {
             let form = TextFormat::wanted(request.headers());
-            match asked(connection, |reply| Ask::Metrics(form, reply)).await {
+            match ask(connection, |reply| Ask::Metrics(form, reply)).await {
                 Some(Ok(metrics)) => {
                     let mut response = Response::new(metrics);
                     response.headers_mut().insert(CONTENT_TYPE, form.content_type());
@@ -260,7 +262,7 @@ async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Re
                 Ok(detach) => detach,
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
-            match asked(connection, |reply| Ask::Detach(detach, reply)).await {
+            match ask(connection, |reply| Ask::Detach(detach, reply)).await {
                 Some(Ok(detached)) => json(StatusCode::OK, &detached),
                 Some(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
                 None => ended(),
@@ -271,23 +273,23 @@ async fn answer(request: Request<Incoming>, connection: &ConnectionHandle) -> Re
                 Ok(apply) => apply,
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
-            applied(asked(connection, |reply| Ask::Apply(Box::new(apply), reply)).await)
+            applied(ask(connection, |reply| Ask::Apply(Box::new(apply), reply)).await)
         }
         (&Method::POST, "/v1/reload", Endpoint::Control) => {
-            applied(asked(connection, Ask::Reload).await)
+            applied(ask(connection, Ask::Reload).await)
         }
         (&Method::POST, "/v1/mode", Endpoint::Control) => {
             let change: ModeChange = match body(request, MAX_BODY).await {
                 Ok(change) => change,
                 Err(why) => return refusal(StatusCode::BAD_REQUEST, &why),
             };
-            applied(asked(connection, |reply| Ask::Mode(change, reply)).await)
+            applied(ask(connection, |reply| Ask::Mode(change, reply)).await)
         }
         (&Method::POST, "/v1/confirm", Endpoint::Control) => {
-            applied(asked(connection, Ask::Confirm).await)
+            applied(ask(connection, Ask::Confirm).await)
         }
         (&Method::POST, "/v1/rollback", Endpoint::Control) => {
-            applied(asked(connection, Ask::RollBack).await)
+            applied(ask(connection, Ask::RollBack).await)
         }
         _ => refusal(StatusCode::NOT_FOUND, "no such request on this socket"),
     }
@@ -346,7 +348,7 @@ fn page_wanted(query: &str) -> Result<(u64, usize), String> {
     Ok((after.unwrap_or(0), limit))
 }
 
-async fn asked<T>(
+async fn ask<T>(
     connection: &ConnectionHandle,
     ask: impl FnOnce(oneshot::Sender<T>) -> Ask,
 ) -> Option<T> {
@@ -387,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_that_is_not_understood_is_refused() {
+    fn an_invalid_query_is_refused() {
         assert_eq!(page_wanted(""), Ok((0, PAGE)));
         assert_eq!(page_wanted("after=7&limit=1"), Ok((7, 1)));
         assert_eq!(page_wanted(&format!("after={}", u64::MAX)), Ok((u64::MAX, PAGE)));

@@ -91,33 +91,33 @@ mod tests {
     #[test]
     fn groups_are_those_of_the_process_at_the_other_end() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
-        let mut told = sys::peer_groups(ours.as_fd()).expect("the groups");
+        let mut reported = sys::peer_groups(ours.as_fd()).expect("the groups");
         let known = nix::unistd::getgroups().expect("our groups");
         let mut known: Vec<u32> = known.into_iter().map(nix::unistd::Gid::as_raw).collect();
-        told.sort_unstable();
+        reported.sort_unstable();
         known.sort_unstable();
-        assert_eq!(told, known);
+        assert_eq!(reported, known);
     }
 
     /// Case 146.
     #[test]
-    fn a_socket_is_for_root_its_user_and_its_group_if_that_may_write() {
+    fn root_the_daemons_user_and_a_group_that_may_write_may_send_commands() {
         use std::os::unix::fs::PermissionsExt as _;
         let file = tempfile::NamedTempFile::new().expect("a file");
         let gid = file.as_file().metadata().expect("a file").gid();
         let own = geteuid().as_raw();
-        let stranger = Peer { uid: own + 1, gid: gid + 1, ..Peer::default() };
-        let of_group = Peer { gid, ..stranger.clone() };
-        let member = Peer { groups: vec![gid], ..stranger.clone() };
+        let other_user = Peer { uid: own + 1, gid: gid + 1, ..Peer::default() };
+        let of_group = Peer { gid, ..other_user.clone() };
+        let member = Peer { groups: vec![gid], ..other_user.clone() };
         for (mode, group) in [(0o600, false), (0o660, true), (0o606, false)] {
             let permissions = fs::Permissions::from_mode(mode);
             file.as_file().set_permissions(permissions).expect("a mode");
             let may = |caller: &Peer| caller.may_command(file.path());
             assert_eq!(may(&of_group), group, "{mode:o}");
             assert_eq!(may(&member), group, "{mode:o}");
-            assert!(!may(&stranger), "{mode:o}");
-            assert!(may(&Peer { uid: own, ..stranger.clone() }), "{mode:o}");
-            assert!(may(&Peer { uid: 0, ..stranger.clone() }), "{mode:o}");
+            assert!(!may(&other_user), "{mode:o}");
+            assert!(may(&Peer { uid: own, ..other_user.clone() }), "{mode:o}");
+            assert!(may(&Peer { uid: 0, ..other_user.clone() }), "{mode:o}");
         }
         assert!(!of_group.may_command(Path::new("/nonexistent")));
     }

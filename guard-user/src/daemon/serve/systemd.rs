@@ -1,7 +1,7 @@
 //! Messages to the service manager (`sd_notify(3)`): ready, reloading, one line about the state, and
-//! signs of life for its watchdog.
+//! keep-alives for its watchdog.
 //!
-//! A sign of life is sent only while the last checks of files, interfaces and events are all recent. It
+//! A keep-alive is sent only while the last checks of files, interfaces and events are all recent. It
 //! is sent by the loop that does this work, so a loop that is stuck sends none, and the service manager
 //! ends the daemon. The guard stays in the kernel meanwhile.
 
@@ -28,8 +28,8 @@ use crate::{
     text::{counted, short},
 };
 
-/// Signs of life sent within one watchdog timeout.
-const SIGNS_PER_TIMEOUT: u32 = 4;
+/// Number of keep-alives sent within one watchdog timeout.
+const KEEPALIVES_PER_TIMEOUT: u32 = 4;
 /// Maximum number of characters of the state line.
 const LINE_LENGTH: usize = 200;
 
@@ -44,7 +44,7 @@ pub(crate) enum Work {
     Events,
 }
 
-/// The messages to the service manager, and what it already knows.
+/// Sends messages to the service manager, and keeps the state that was reported last.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     socket: Option<UnixDatagram>,
@@ -52,9 +52,9 @@ pub(crate) struct Notifier {
     line_interval: Duration,
     /// [`Timing::fresh`].
     fresh: Duration,
-    /// Interval between signs of life; none if the manager has no watchdog for this service.
-    signs: Option<Duration>,
-    last_sign: Instant,
+    /// Interval between keep-alives; none if the manager has no watchdog for this service.
+    keepalive_interval: Option<Duration>,
+    last_keepalive: Instant,
     /// When each part of the work was last done, by [`Work`].
     done: [Instant; 3],
     /// The time from which on the daemon reports that it is ready even if interfaces are missing.
@@ -70,25 +70,27 @@ pub(crate) struct Notifier {
 }
 
 impl Notifier {
-    /// Connects to the manager that `NOTIFY_SOCKET` names; without one nothing is sent. `patience`: how
+    /// Connects to the manager that `NOTIFY_SOCKET` names; without one nothing is sent. `wait`: how
     /// long the daemon waits for interfaces before it reports that it is ready without them.
-    pub(crate) fn new(patience: Duration, timing: &Timing) -> Self {
+    pub(crate) fn new(wait: Duration, timing: &Timing) -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| {
             connect(name.as_bytes())
-                .inspect_err(|error| tracing::warn!("NOTIFY_SOCKET: {error}"))
+                .inspect_err(|error| {
+                    tracing::warn!("service manager not reachable at NOTIFY_SOCKET: {error}");
+                })
                 .ok()
         });
         let now = Instant::now();
         Self {
             line_interval: timing.line,
             fresh: timing.fresh,
-            signs: sd_notify::watchdog_enabled()
+            keepalive_interval: sd_notify::watchdog_enabled()
                 .filter(|_| socket.is_some())
-                .map(|all| all / SIGNS_PER_TIMEOUT),
+                .map(|all| all / KEEPALIVES_PER_TIMEOUT),
             socket,
-            last_sign: now,
+            last_keepalive: now,
             done: [now; 3],
-            ready_by: now + patience,
+            ready_by: now + wait,
             ready: false,
             reload_announced: false,
             line: None,
@@ -97,7 +99,7 @@ impl Notifier {
     }
 
     /// Records that a part of the work has just been done.
-    pub(crate) fn did(&mut self, work: Work) {
+    pub(crate) fn mark_done(&mut self, work: Work) {
         self.done[work as usize] = Instant::now();
     }
 
@@ -119,12 +121,12 @@ impl Notifier {
 
     /// Announces that the daemon is about to end.
     pub(crate) fn stopping(&mut self) {
-        let line = "ended; the guard stays in force, `trainguard detach` takes it off";
+        let line = "ended; the guard stays in force, `trainguard detach` detaches it";
         self.send(&[NotifyState::Stopping, NotifyState::Status(line)]);
     }
 
     /// Returns whether each part of the work was done recently.
-    fn works(&self) -> bool {
+    fn is_work_recent(&self) -> bool {
         self.done.iter().all(|done| done.elapsed() <= self.fresh)
     }
 
@@ -133,12 +135,14 @@ impl Notifier {
         self.line.as_ref().is_none_or(|(_, made)| made.elapsed() >= self.line_interval)
     }
 
-    /// Sends a sign of life, if one is due and every part of the work was done recently.
-    pub(crate) fn send_sign(&mut self) {
-        let Some(signs) = self.signs else { return };
-        if self.last_sign.elapsed() >= signs && self.works() && self.send(&[NotifyState::Watchdog])
+    /// Sends a keep-alive, if one is due and every part of the work was done recently.
+    pub(crate) fn send_keepalive(&mut self) {
+        let Some(interval) = self.keepalive_interval else { return };
+        if self.last_keepalive.elapsed() >= interval
+            && self.is_work_recent()
+            && self.send(&[NotifyState::Watchdog])
         {
-            self.last_sign = Instant::now();
+            self.last_keepalive = Instant::now();
         }
     }
 
@@ -151,7 +155,7 @@ impl Notifier {
             Ok(_) => true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
-                tracing::warn!("the service manager cannot be told: {error}");
+                tracing::warn!("service manager not notified: {error}");
                 false
             }
         }
@@ -163,7 +167,7 @@ impl Notifier {
         let drops = counters.iter().filter(|(_, verdict, _)| verdict.action == Action::Drop);
         let now: u64 = drops.map(|(.., counter)| counter.packets).sum();
         let (before, at) = self.dropped.replace((now, Instant::now()))?;
-        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        #[expect(clippy::cast_precision_loss, reason = "a rounded figure for display")]
         let drops = now.saturating_sub(before) as f64;
         Some(drops / at.elapsed().as_secs_f64().max(0.001))
     }
@@ -195,14 +199,15 @@ impl Notifier {
     /// Sends the ready message and the state line, as far as they are due.
     pub(crate) fn update(&mut self, status: &Status, shared: Option<&PinnedMaps>) {
         let due = self.is_line_due();
-        let whole = status.interfaces.iter().all(|interface| {
+        let all_guarded = status.interfaces.iter().all(|interface| {
             // The operator wanted these detached.
             matches!(interface.state, InterfaceState::Guarded | InterfaceState::Detached)
         });
         let in_time = Instant::now() < self.ready_by;
-        if !self.ready && (whole && !status.interfaces.is_empty() || !in_time) {
-            if !whole {
-                tracing::error!("ready, but not whole: {}", status.problems.join("; "));
+        if !self.ready && (all_guarded && !status.interfaces.is_empty() || !in_time) {
+            if !all_guarded {
+                let problems = status.problems.join("; ");
+                tracing::error!("ready, but not all interfaces are guarded: {problems}");
             }
             self.ready = self.send(&[NotifyState::Ready]);
             // Once the daemon is ready, no reload waits for an interface any more.
@@ -231,7 +236,7 @@ fn line(status: &Status, rate: Option<f64>) -> String {
         _ if guarded == 0 => "NOT ENFORCING",
         _ if status.enforcing => "enforcing",
         Some(NodeMode::Observe) => "only observing",
-        Some(NodeMode::None) => "no service to guard in",
+        Some(NodeMode::None) => "no guarded service in",
         _ => "NOT ENFORCING",
     };
     let drops = rate.map(|rate| format!(", {} drops/s", short(rate))).unwrap_or_default();
@@ -252,7 +257,7 @@ fn line(status: &Status, rate: Option<f64>) -> String {
         parts.push(format!("ON TRIAL, undone at {time} UTC unless confirmed"));
     } else if !status.up_to_date {
         let why = status.problems.first().map_or("see `trainguard status`", String::as_str);
-        parts.push(format!("not what the files say: {why}"));
+        parts.push(format!("differs from the files: {why}"));
     }
     text::visible(&parts.join("; ")).chars().take(LINE_LENGTH).collect()
 }
@@ -271,8 +276,8 @@ mod tests {
             socket: Some(ours),
             line_interval: Timing::default().line,
             fresh: Timing::default().fresh,
-            signs: Some(Duration::ZERO),
-            last_sign: now,
+            keepalive_interval: Some(Duration::ZERO),
+            last_keepalive: now,
             done: [now; 3],
             ready_by: now,
             ready: false,
@@ -284,34 +289,34 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_one_part_of_the_work_undone_gives_no_sign_of_life() {
+    fn no_keepalive_is_sent_while_a_part_of_the_work_is_overdue() {
         let (mut service, manager) = service();
         let mut buffer = [0; 64];
-        service.send_sign();
+        service.send_keepalive();
         assert_eq!(manager.recv(&mut buffer).ok(), Some("WATCHDOG=1\n".len()));
         for work in [Work::Files, Work::Interfaces, Work::Events] {
             // Shortly after a boot there is no such time.
             let Some(old) = Instant::now().checked_sub(2 * service.fresh) else { return };
             service.done[work as usize] = old;
-            service.send_sign();
+            service.send_keepalive();
             assert!(manager.recv(&mut buffer).is_err(), "{work:?}");
-            service.did(work);
-            service.send_sign();
+            service.mark_done(work);
+            service.send_keepalive();
             assert!(manager.recv(&mut buffer).is_ok(), "{work:?}");
         }
     }
 
     #[test]
-    fn a_manager_that_does_not_read_holds_nobody_up() {
+    fn a_manager_that_does_not_read_does_not_block_the_daemon() {
         let (service, manager) = service();
         let sent = (0..100_000).take_while(|_| service.send(&[NotifyState::Ready])).count();
         assert!((1..100_000).contains(&sent), "{sent}");
         manager.recv(&mut [0; 64]).expect("a message");
-        assert!(service.send(&[NotifyState::Ready]), "it goes on when there is room");
+        assert!(service.send(&[NotifyState::Ready]), "messages are sent again when there is room");
     }
 
     #[test]
-    fn the_line_tells_what_is_amiss() {
+    fn the_state_line_shows_what_is_wrong() {
         let interface = |name: &str, state| InterfaceStatus {
             name: name.to_owned(),
             state,

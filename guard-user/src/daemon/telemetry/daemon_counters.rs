@@ -78,11 +78,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_log_is_counted_by_what_was_added() {
-        let mut tallies = DaemonCounters::default();
+    fn only_new_counts_of_the_log_are_added() {
+        let mut counters = DaemonCounters::default();
         for (suppressed, lost) in [(0, 0), (5, 0), (5, 1), (9, 1)] {
-            tallies.add_log(Missing { suppressed, lost });
+            counters.add_log(Missing { suppressed, lost });
         }
-        assert_eq!(tallies.waiting, [(TALLY_LOG_SUPPRESSED, 9), (TALLY_LOG_LOST, 1)].into());
+        assert_eq!(counters.waiting, [(TALLY_LOG_SUPPRESSED, 9), (TALLY_LOG_LOST, 1)].into());
     }
 }

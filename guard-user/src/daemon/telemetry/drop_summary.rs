@@ -24,7 +24,7 @@ impl DropSummary {
     /// Returns the summary between two readings; none if no frames were refused. A counter that is
     /// smaller than before has restarted from zero.
     pub(crate) fn between(before: &Stats, now: &Stats) -> Option<Self> {
-        let mut digest = Self {
+        let mut summary = Self {
             dropped: 0,
             would_drop: 0,
             reason: String::new(),
@@ -37,11 +37,11 @@ impl DropSummary {
             let was = before.reasons.get(name).copied().unwrap_or_default();
             let dropped = since(reason.dropped, was.dropped);
             let would_drop = since(reason.would_drop, was.would_drop);
-            digest.dropped += dropped;
-            digest.would_drop += would_drop;
+            summary.dropped += dropped;
+            summary.would_drop += would_drop;
             if dropped + would_drop > most {
                 most = dropped + would_drop;
-                digest.reason.clone_from(name);
+                summary.reason.clone_from(name);
             }
         }
         if most == 0 {
@@ -54,16 +54,16 @@ impl DropSummary {
             (since(refused(service), was), &service.name)
         });
         let service = services.max().filter(|(count, _)| *count > 0);
-        digest.service = service.map(|(_, name)| name.clone());
+        summary.service = service.map(|(_, name)| name.clone());
         let sources = now.top_sources.iter().map(|source| {
             let same = |was: &&TopSource| was.address == source.address;
             let was = before.top_sources.iter().find(same).map_or(0, |was| was.packets);
             (since(source.packets, was), source)
         });
         let source = sources.max_by_key(|(count, _)| *count).filter(|(count, _)| *count > 0);
-        digest.source = source.map(|(_, source)| source.address.clone());
-        digest.node = source.and_then(|(_, source)| source.node.clone());
-        Some(digest)
+        summary.source = source.map(|(_, source)| source.address.clone());
+        summary.node = source.and_then(|(_, source)| source.node.clone());
+        Some(summary)
     }
 
     /// Writes the summary to the log.
@@ -77,7 +77,7 @@ impl DropSummary {
             service = service.as_deref(),
             source = source.as_deref(),
             node = node.as_deref().or(unknown),
-            "frames were refused since the last such record, most of them as told here"
+            "frames refused since the last summary, with the main reason, service and source"
         );
     }
 }
@@ -116,27 +116,27 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_minute_is_not_told_of() {
+    fn a_minute_without_drops_has_no_summary() {
         let stats = stats(10, 4, &[("10.0.0.1", 7)]);
         assert_eq!(DropSummary::between(&stats, &stats), None);
     }
 
     #[test]
-    fn what_moved_most_is_told_not_what_is_largest() {
+    fn the_largest_increase_is_reported_not_the_largest_total() {
         let before = stats(1000, 0, &[("10.0.0.9", 900), ("10.0.0.1", 5)]);
         let now = stats(1010, 40, &[("10.0.0.9", 901), ("10.0.0.1", 30)]);
-        let digest = DropSummary::between(&before, &now).expect("something moved");
-        assert_eq!((digest.dropped, digest.would_drop), (50, 25));
-        assert_eq!(digest.reason, "martian");
-        assert_eq!(digest.service.as_deref(), Some("scheduler"));
-        assert_eq!(digest.source.as_deref(), Some("10.0.0.1"));
-        assert_eq!(digest.node.as_deref(), Some("worker-1"));
+        let summary = DropSummary::between(&before, &now).expect("an increase");
+        assert_eq!((summary.dropped, summary.would_drop), (50, 25));
+        assert_eq!(summary.reason, "martian");
+        assert_eq!(summary.service.as_deref(), Some("scheduler"));
+        assert_eq!(summary.source.as_deref(), Some("10.0.0.1"));
+        assert_eq!(summary.node.as_deref(), Some("worker-1"));
     }
 
     #[test]
-    fn counters_that_start_anew_make_no_digest_of_the_past() {
-        let digest = DropSummary::between(&stats(1000, 9, &[]), &stats(3, 9, &[]));
-        let digest = digest.expect("something moved");
-        assert_eq!((digest.dropped, digest.source), (3, None));
+    fn counters_that_restart_from_zero_add_nothing_from_before() {
+        let summary = DropSummary::between(&stats(1000, 9, &[]), &stats(3, 9, &[]));
+        let summary = summary.expect("an increase");
+        assert_eq!((summary.dropped, summary.source), (3, None));
     }
 }

@@ -23,7 +23,7 @@ use guard_common::{
 
 use super::names::Names;
 use crate::{
-    api::events::missing::{self, Missing, Stranger, TriedPort},
+    api::events::missing::{self, Missing, TriedPort, UnlistedSource},
     policy::{Cluster, compiled::name_of, resolve::provenance},
     text::time,
 };
@@ -72,7 +72,7 @@ impl ClusterNetworks {
         near
     }
 
-    fn holds(&self, addr: &Addr) -> bool {
+    fn contains(&self, addr: &Addr) -> bool {
         let shared = match addr {
             Addr::V4(addr) => self.v4.contains(&(addr >> 8)),
             Addr::V6([high, _]) => self.v6.contains(high),
@@ -133,7 +133,7 @@ impl RefusedSources {
     pub(crate) fn set_policy(&mut self, near: ClusterNetworks, names: &[(Addr, String)]) {
         self.entries.retain(|addr, _| name_of(names, addr).is_none());
         for (addr, entry) in &mut self.entries {
-            entry.near = near.holds(addr);
+            entry.near = near.contains(addr);
         }
         self.ranks = self.entries.iter().map(|(addr, entry)| (entry.rank(), *addr)).collect();
         self.near = near;
@@ -161,7 +161,7 @@ impl RefusedSources {
             return;
         }
         if !self.entries.contains_key(&addr) {
-            let near = self.near.holds(&addr);
+            let near = self.near.contains(&addr);
             if self.entries.len() >= CAPACITY && !self.make_room(near) {
                 return;
             }
@@ -226,7 +226,7 @@ impl RefusedSources {
             known.dedup();
             let neighbour_count = known.len();
             known.truncate(MAX_NEIGHBOURS);
-            Stranger {
+            UnlistedSource {
                 address: IpAddr::from(*addr),
                 near: entry.near,
                 neighbours: known,
@@ -276,14 +276,14 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000 + seconds)
     }
 
-    fn strangers() -> RefusedSources {
-        let mut strangers = RefusedSources::new(at(0));
+    fn sources() -> RefusedSources {
+        let mut sources = RefusedSources::new(at(0));
         let near = ClusterNetworks { v4: [NEAR >> 8].into(), ..ClusterNetworks::default() };
-        strangers.set_policy(near, &[(Addr::V4(0x0a4d_0014), "worker-0".to_owned())]);
-        strangers
+        sources.set_policy(near, &[(Addr::V4(0x0a4d_0014), "worker-0".to_owned())]);
+        sources
     }
 
-    fn refuse(strangers: &mut RefusedSources, source: u32, port: u16, flags: u8, now: SystemTime) {
+    fn refuse(sources: &mut RefusedSources, source: u32, port: u16, flags: u8, now: SystemTime) {
         let verdict = Verdict::of_service(Action::Drop, Reason::NotAllowed, 0);
         let sample = Sample {
             source: Addr::V4(source).mapped(),
@@ -296,27 +296,27 @@ mod tests {
         let status = ServiceStatus { name: "s".to_owned(), ..ServiceStatus::default() };
         let services = [(0, status)].into();
         let names = Names { services: &services, nodes: &names(), devices: &[] };
-        strangers.add(&sample, verdict, Some(flags), names, now);
+        sources.add(&sample, verdict, Some(flags), names, now);
     }
 
     fn names() -> Vec<(Addr, String)> {
         vec![(Addr::V4(0x0a4d_0014), "worker-0".to_owned())]
     }
 
-    fn listed(strangers: &RefusedSources) -> Vec<(String, bool)> {
-        let missing = strangers.missing(&names());
+    fn listed(sources: &RefusedSources) -> Vec<(String, bool)> {
+        let missing = sources.missing(&names());
         missing.sources.iter().map(|source| (source.address.to_string(), source.near)).collect()
     }
 
     #[test]
-    fn who_comes_again_and_again_is_like_a_member() {
-        let mut strangers = strangers();
+    fn a_source_that_returns_is_like_a_member() {
+        let mut sources = sources();
         for _ in 0..100 {
-            refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN, at(0));
+            refuse(&mut sources, NEAR, 9091, wire::TCP_SYN, at(0));
         }
-        assert_eq!(listed(&strangers), [], "all at one time is a scan");
-        refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN, at(6));
-        let missing = strangers.missing(&names());
+        assert_eq!(listed(&sources), [], "packets at one time are a scan");
+        refuse(&mut sources, NEAR, 9091, wire::TCP_SYN, at(6));
+        let missing = sources.missing(&names());
         let [source] = missing.sources.as_slice() else { panic!("{missing:?}") };
         assert_eq!((source.attempts, source.datagrams, source.slots), (101, 0, 2));
         assert_eq!(
@@ -328,43 +328,43 @@ mod tests {
             [TriedPort { service: "s".to_owned(), port: "tcp/9091".to_owned() }]
         );
         // A source that is a node now is not missing any more.
-        strangers.set_policy(ClusterNetworks::default(), &[(Addr::V4(NEAR), "new".to_owned())]);
-        assert_eq!(listed(&strangers), []);
-        assert!(strangers.ranks.is_empty());
+        sources.set_policy(ClusterNetworks::default(), &[(Addr::V4(NEAR), "new".to_owned())]);
+        assert_eq!(listed(&sources), []);
+        assert!(sources.ranks.is_empty());
     }
 
     #[test]
-    fn what_opens_no_connection_is_no_attempt() {
-        let mut strangers = strangers();
+    fn a_packet_that_opens_no_connection_is_no_attempt() {
+        let mut sources = sources();
         for second in 0..60 {
-            refuse(&mut strangers, NEAR, 9091, wire::TCP_ACK, at(second));
-            refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN | wire::TCP_ACK, at(second));
-            refuse(&mut strangers, 0x0a4d_0014, 9091, wire::TCP_SYN, at(second));
+            refuse(&mut sources, NEAR, 9091, wire::TCP_ACK, at(second));
+            refuse(&mut sources, NEAR, 9091, wire::TCP_SYN | wire::TCP_ACK, at(second));
+            refuse(&mut sources, 0x0a4d_0014, 9091, wire::TCP_SYN, at(second));
         }
-        assert!(strangers.entries.is_empty());
+        assert!(sources.entries.is_empty());
     }
 
     #[test]
-    fn a_flood_of_forged_sources_of_the_world_hides_no_neighbour() {
-        let mut strangers = strangers();
+    fn a_flood_of_forged_sources_from_elsewhere_hides_no_source_near_a_node() {
+        let mut sources = sources();
         for round in 0..60_000_u32 {
-            refuse(&mut strangers, FAR + round, 9091, wire::TCP_SYN, at(u64::from(round / 1000)));
+            refuse(&mut sources, FAR + round, 9091, wire::TCP_SYN, at(u64::from(round / 1000)));
             if round % 20_000 == 0 {
-                refuse(&mut strangers, NEAR, 9091, wire::TCP_SYN, at(u64::from(round / 1000)));
+                refuse(&mut sources, NEAR, 9091, wire::TCP_SYN, at(u64::from(round / 1000)));
             }
-            assert!(strangers.entries.len() <= CAPACITY);
-            assert_eq!(strangers.entries.len(), strangers.ranks.len());
+            assert!(sources.entries.len() <= CAPACITY);
+            assert_eq!(sources.entries.len(), sources.ranks.len());
         }
-        assert_eq!(listed(&strangers), [("10.77.0.99".to_owned(), true)]);
+        assert_eq!(listed(&sources), [("10.77.0.99".to_owned(), true)]);
     }
 
     #[test]
     fn ports_are_bounded() {
-        let mut strangers = strangers();
+        let mut sources = sources();
         for port in 1..1000 {
-            refuse(&mut strangers, NEAR, port, wire::TCP_SYN, at(port.into()));
+            refuse(&mut sources, NEAR, port, wire::TCP_SYN, at(port.into()));
         }
-        let missing = strangers.missing(&names());
+        let missing = sources.missing(&names());
         let source = missing.sources.first().expect("a source");
         assert_eq!((source.tried.len(), source.tried_more), (MAX_PORTS, true));
     }

@@ -103,8 +103,12 @@ impl Telemetry {
     }
 
     /// Follows a switch of the policy: networks of the cluster, and names of its nodes by address.
-    pub(crate) fn set_policy(&mut self, neighbourhood: ClusterNetworks, names: &[(Addr, String)]) {
-        self.events.refused_sources.set_policy(neighbourhood, names);
+    pub(crate) fn set_policy(
+        &mut self,
+        cluster_networks: ClusterNetworks,
+        names: &[(Addr, String)],
+    ) {
+        self.events.refused_sources.set_policy(cluster_networks, names);
     }
 
     /// Adds an event about a policy.

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_forged_sources_hides_nobody() {
+    fn a_flood_of_forged_sources_hides_no_frequent_source() {
         let mut top = TopSources::default();
         for round in 0..1_000_000_u32 {
             top.add(&event(0x0a00_0000 + round, 1), at(0));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn who_floods_now_is_told_before_who_did() {
+    fn a_present_flood_ranks_before_an_old_one() {
         let mut top = TopSources::default();
         for _ in 0..1000 {
             top.add(&event(1, 100), at(0));
@@ -205,7 +205,7 @@ mod tests {
         /// The guarantee of the algorithm, for any sequence: a source with more than one in `CAPACITY`
         /// of the refused frames is kept, and no certain count exceeds the true one.
         #[test]
-        fn the_frequent_are_kept(
+        fn frequent_sources_are_kept(
             events in prop::collection::vec((0..3000_u32, 1..50_u32), 0..5000),
         ) {
             let mut top = TopSources::default();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Check, State, listed, quoted};
 use crate::{
-    doctor::facts::{Directory, MachineFacts, MaybeHidden, Owned, Policy, PolicyFile},
+    doctor::facts::{Directory, MachineFacts, MaybeHidden, Ownership, Policy, PolicyFile},
     file_permissions::{EntryKind, Fault},
 };
 
@@ -31,14 +31,14 @@ pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
     let why = "pins keep the guard in force while no daemon runs";
     let check = match &bpffs.is_bpf {
         MaybeHidden::Hidden(why) => {
-            Check::new(ID, State::Unknown, format!("`{existing}` cannot be looked at: {why}"))
+            Check::new(ID, State::Unknown, format!("`{existing}` cannot be examined: {why}"))
                 .fix("run doctor as root")
         }
         MaybeHidden::Known(false) => {
             let found = format!("`{existing}` is not on a bpf file system");
             Check::new(ID, State::Failed, found).why(why).fix(
-                "mount -t bpf bpf /sys/fs/bpf; in a container: mount the host's. Or name another with \
-                 --bpf-dir",
+                "mount -t bpf bpf /sys/fs/bpf; in a container: mount the host's. Or choose another \
+                 directory with --bpf-dir",
             )
         }
         MaybeHidden::Known(true) if bpffs.read_only => {
@@ -57,25 +57,25 @@ pub(super) fn pins(facts: &MachineFacts) -> Vec<Check> {
             .why(why)
             .fix("run doctor as root, or as the user of the daemon")
         }
-        MaybeHidden::Known(true) => {
-            match &bpffs.directory {
-                None => Check::ok(ID, format!("`{path}` can be made, on a bpf file system")),
-                Some(MaybeHidden::Hidden(why)) => {
-                    Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
-                        .fix("run doctor as root")
-                }
-                Some(MaybeHidden::Known(Owned { mode, .. })) if mode & GROUP_AND_OTHERS != 0 => {
-                    let found = format!("`{path}` has mode {:04o}, expected 0700", mode & 0o7777);
-                    Check::new(ID, State::Failed, found)
-                    .why("whoever may write to a pin may change or end the guard; file modes are \
-                          all that keeps them from it")
-                    .fix(format!("chmod 0700 {}", quoted(&path.to_string())))
-                }
-                Some(MaybeHidden::Known(_)) => {
-                    Check::ok(ID, format!("`{path}`, mode 0700, on a bpf file system"))
-                }
+        MaybeHidden::Known(true) => match &bpffs.directory {
+            None => Check::ok(ID, format!("`{path}` can be created, on a bpf file system")),
+            Some(MaybeHidden::Hidden(why)) => {
+                Check::new(ID, State::Unknown, format!("`{path}` cannot be examined: {why}"))
+                    .fix("run doctor as root")
             }
-        }
+            Some(MaybeHidden::Known(Ownership { mode, .. })) if mode & GROUP_AND_OTHERS != 0 => {
+                let found = format!("`{path}` has mode {:04o}, expected 0700", mode & 0o7777);
+                Check::new(ID, State::Failed, found)
+                    .why(
+                        "a user who can write to a pin can change or detach the guard; only the \
+                          file modes prevent that",
+                    )
+                    .fix(format!("chmod 0700 {}", quoted(&path.to_string())))
+            }
+            Some(MaybeHidden::Known(_)) => {
+                Check::ok(ID, format!("`{path}`, mode 0700, on a bpf file system"))
+            }
+        },
     };
     vec![check]
 }
@@ -85,37 +85,41 @@ fn policy_files(policy: &Policy) -> Check {
     let files = match &policy.files {
         MaybeHidden::Known(files) => files,
         MaybeHidden::Hidden(why) => {
-            return Check::new(ID, State::Unknown, format!("cannot be looked at: {why}"))
+            return Check::new(ID, State::Unknown, format!("cannot be examined: {why}"))
                 .fix("run doctor as root");
         }
     };
-    let wrong: Vec<(&PolicyFile, String)> =
-        files.iter().filter_map(|file| Some((file, wrong_with(file, &policy.trusted)?))).collect();
+    let wrong: Vec<(&PolicyFile, String)> = files
+        .iter()
+        .filter_map(|file| Some((file, describe_fault(file, &policy.trusted)?)))
+        .collect();
     let Some((first, _)) = wrong.first() else {
         let count = files.iter().filter(|file| file.kind == EntryKind::File).count();
         let found = format!(
-            "{}, and the directories on the way, are changed by root and the daemon's user only",
+            "only root and the daemon's user can change {} and the directories above",
             crate::text::counted(count, "file")
         );
         return Check::ok(ID, found);
     };
-    let said: Vec<String> = wrong
+    let problems: Vec<String> = wrong
         .iter()
         .map(|(file, problem)| format!("{} `{}` {problem}", file.kind, file.path.display()))
         .collect();
-    Check::new(ID, State::Failed, listed(&said))
-        .why("whoever may write to them may open the ports; the daemon refuses such files")
+    Check::new(ID, State::Failed, listed(&problems))
+        .why("a user who can change them can open the ports; the daemon refuses such files")
         .fix(remedy(first, &policy.trusted).unwrap_or_default())
 }
 
 /// Returns what is wrong with the owner or mode of a file; none if nothing is.
-fn wrong_with(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
-    let Owned { uid, mode } = file.owned;
+fn describe_fault(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
+    let Ownership { uid, mode } = file.owned;
     Some(match file.fault(trusted)? {
         Fault::Owner => format!("belongs to user {uid}"),
-        Fault::Writable | Fault::Shared => format!("may be written by others (mode {mode:04o})"),
+        Fault::Writable | Fault::Shared => {
+            format!("can be written by other users (mode {mode:04o})")
+        }
         Fault::Kind => "is not a regular file".to_owned(),
-        Fault::Names => format!("has {} names (hard links)", file.names),
+        Fault::HardLinks => format!("has {} names (hard links)", file.names),
     })
 }
 
@@ -126,7 +130,7 @@ fn remedy(file: &PolicyFile, trusted: &[u32]) -> Option<String> {
         Fault::Owner => format!("chown -h root {path}"),
         Fault::Writable | Fault::Shared => format!("chmod go-w {path}"),
         Fault::Kind => format!("rm {path}, and put a file in its place"),
-        Fault::Names => format!("cp -p {path} {path}.new && mv {path}.new {path}"),
+        Fault::HardLinks => format!("cp -p {path} {path}.new && mv {path}.new {path}"),
     })
 }
 
@@ -134,19 +138,22 @@ fn state_dir(directory: &Directory) -> Check {
     const ID: &str = "state-dir";
     let path = directory.path.display();
     match &directory.owned {
-        None => Check::ok(ID, format!("`{path}` is made by the daemon")),
+        None => Check::ok(ID, format!("the daemon creates `{path}`")),
         Some(MaybeHidden::Hidden(why)) => {
-            Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
+            Check::new(ID, State::Unknown, format!("`{path}` cannot be examined: {why}"))
                 .fix("run doctor as root")
         }
-        Some(MaybeHidden::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => {
-            others_write(ID, &directory.path, owned, "the policy of the next start lies in it")
-        }
+        Some(MaybeHidden::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => others_write(
+            ID,
+            &directory.path,
+            owned,
+            "the daemon may load its next policy from there",
+        ),
         Some(MaybeHidden::Known(_)) => match directory.free {
             Some(free) if free < LOW_DISK_SPACE_BYTES => {
                 Check::new(ID, State::Warning, format!("{} KiB are free in `{path}`", free >> 10))
-                    .why("the daemon keeps the last good policy there, for a start with a bad file")
-                    .fix("make room, or name another with --state-dir")
+                    .why("the daemon stores the last known good policy there")
+                    .fix("free space, or choose another directory with --state-dir")
             }
             _ => Check::ok(ID, format!("`{path}`")),
         },
@@ -157,24 +164,24 @@ fn run_dir(directory: &Directory) -> Check {
     const ID: &str = "run-dir";
     let path = directory.path.display();
     match &directory.owned {
-        None => Check::ok(ID, format!("`{path}` is made by the daemon")),
+        None => Check::ok(ID, format!("the daemon creates `{path}`")),
         Some(MaybeHidden::Hidden(why)) => {
-            Check::new(ID, State::Unknown, format!("`{path}` cannot be looked at: {why}"))
+            Check::new(ID, State::Unknown, format!("`{path}` cannot be examined: {why}"))
                 .fix("run doctor as root")
         }
-        Some(MaybeHidden::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => others_write(
-            ID,
-            &directory.path,
-            owned,
-            "a stranger could answer in the daemon's place",
-        ),
+        Some(MaybeHidden::Known(owned)) if owned.mode & OTHERS_WRITE != 0 => {
+            others_write(ID, &directory.path, owned, "another user could impersonate the daemon")
+        }
         Some(MaybeHidden::Known(_)) => Check::ok(ID, format!("`{path}`")),
     }
 }
 
-fn others_write(id: &'static str, path: &Path, owned: &Owned, why: &str) -> Check {
-    let found =
-        format!("`{}` may be written by others (mode {:04o})", path.display(), owned.mode & 0o7777);
+fn others_write(id: &'static str, path: &Path, owned: &Ownership, why: &str) -> Check {
+    let found = format!(
+        "`{}` can be written by other users (mode {:04o})",
+        path.display(),
+        owned.mode & 0o7777
+    );
     Check::new(id, State::Failed, found)
         .why(why)
         .fix(format!("chmod go-w {}", quoted(&path.display().to_string())))

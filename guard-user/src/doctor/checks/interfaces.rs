@@ -60,14 +60,14 @@ fn device(interface: &Interface) -> Check {
         return Check::ok(ID, found);
     }
     Check::new(ID, State::Note, found)
-        .why("nothing arrives on it; it is guarded all the same")
-        .fix(format!("ip link set dev {} up  # if it is to be used", quoted(&interface.name)))
+        .why("no frames arrive on it; it is guarded nevertheless")
+        .fix(format!("ip link set dev {} up  # if you want to use it", quoted(&interface.name)))
 }
 
 fn missing(pattern: &str) -> Check {
-    Check::new("interface", State::Warning, format!("no device is called `{pattern}`"))
+    Check::new("interface", State::Warning, format!("no device matches `{pattern}`"))
         .about(pattern)
-        .why("the daemon guards it once it appears; under another name it stays open")
+        .why("the daemon guards it once it appears; a device with another name stays open")
         .fix("compare `interfaces` of the manifest with `ip -br link`")
 }
 
@@ -76,61 +76,66 @@ fn not_ethernet(name: &str) -> Check {
         .about(name)
         .why("the guard reads Ethernet headers: IP over InfiniBand, tun and WireGuard devices cannot \
               be guarded")
-        .fix("take it out of `interfaces`, and close its ports with nftables")
+        .fix("remove it from `interfaces`, and close its ports with nftables")
 }
 
 fn driver(interface: &Interface) -> Check {
     const ID: &str = "xdp-driver";
     let Interface { mtu, name, .. } = interface;
     let generic = "start the daemon with `--mode tcx` (Linux 6.6), on older kernels with `--mode \
-                   generic` (slower), or with `--mode auto`, which takes the best that can be had";
+                   generic` (slower), or with `--mode auto`, which uses the best available mode";
     match &interface.xdp {
         MaybeHidden::Known(support) if !support.native => {
             Check::new(ID, State::Warning, "the driver has no native XDP")
                 .why(
                     "`--mode native` is refused; in generic mode a frame costs more, and frames \
-                      that tc redirects to this interface go past the program, which in tcx mode \
-                      they do not",
+                     that tc redirects to this interface bypass the program; in tcx mode they do \
+                     not",
                 )
                 .fix(generic)
         }
-        MaybeHidden::Known(support) if !support.several_buffers && !devices::has_one_buffer(*mtu) => {
-            let surely = *mtu >= ONE_BUFFER;
-            let state = if surely { State::Failed } else { State::Warning };
-            let refuses = if surely { "refuses" } else { "may refuse" };
+        MaybeHidden::Known(support)
+            if !support.several_buffers && !devices::has_one_buffer(*mtu) =>
+        {
+            let is_certain = *mtu >= ONE_BUFFER;
+            let state = if is_certain { State::Failed } else { State::Warning };
+            let refuses = if is_certain { "refuses" } else { "may refuse" };
             Check::new(
                 ID,
                 state,
-                format!("the driver runs XDP on frames of one buffer only, the MTU is {mtu}"),
+                format!("the driver runs XDP only on frames in one buffer; the MTU is {mtu}"),
             )
             .why(format!("it {refuses} the program at this MTU (EINVAL or ERANGE)"))
             .fix(format!("ip link set dev {} mtu 1500; or {generic}", quoted(name)))
         }
         MaybeHidden::Known(support) => {
             let buffers =
-                if support.several_buffers { ", also frames of several buffers" } else { "" };
+                if support.several_buffers { ", also for frames in several buffers" } else { "" };
             Check::ok(ID, format!("native XDP{buffers}"))
         }
         MaybeHidden::Hidden(_) if loses_long_frames(interface) => Check::new(
             ID,
             State::Failed,
             format!(
-                "virtio_net of this kernel runs XDP on frames of one page only, the MTU is {mtu}"
+                "virtio_net of this kernel runs XDP only on frames in one page; the MTU is {mtu}"
             ),
         )
         .why(format!(
-            "before Linux 6.3 it refuses the program at this MTU; where it was raised under the \
-             program, frames of more than some {VIRTIO_ONE_PAGE} bytes are lost, members' too"
+            "before Linux 6.3 it refuses the program at this MTU; if the MTU is raised while a \
+             program is attached, frames longer than about {VIRTIO_ONE_PAGE} bytes are lost, also \
+             those of members"
         ))
         .fix(format!(
             "start the daemon with `--mode generic` (slower), or `ip link set dev {} mtu 1500`",
             quoted(name)
         )),
         MaybeHidden::Hidden(why) => {
-            Check::new(ID, State::Note, format!("the driver does not tell: {why}"))
-                .why("kernels tell since 6.3; before, only attaching shows")
-                .fix("look at what the daemon says when it starts; `--mode tcx` works anywhere from Linux 6.6 \
-                      on, `--mode generic` before")
+            Check::new(ID, State::Note, format!("the driver does not report XDP support: {why}"))
+                .why("kernels report it since 6.3; on older ones only attaching shows it")
+                .fix(
+                    "see the log of the daemon after its start; `--mode tcx` works on all drivers \
+                      since Linux 6.6, `--mode generic` on older kernels",
+                )
         }
     }
 }
@@ -147,22 +152,24 @@ fn foreign(interface: &Interface, program: &Program) -> Check {
     const ID: &str = "xdp-foreign";
     let Program { id, mode, ours } = program;
     match ours {
-        MaybeHidden::Known(true) => Check::ok(ID, format!("trainguard's program {id} runs on it ({mode})")),
+        MaybeHidden::Known(true) => {
+            Check::ok(ID, format!("trainguard's program {id} is attached ({mode})"))
+        }
         MaybeHidden::Known(false) => Check::new(
             ID,
             State::Failed,
             format!("another XDP program is attached ({mode}), id {id}"),
         )
-        .why("an interface runs one; trainguard replaces no program of others. It may be the \
-              cluster's network (CNI)")
+        .why("an interface runs only one; trainguard does not replace programs of other software. It \
+              may be the cluster's network (CNI)")
         .fix(format!(
-            "see what it is: `bpftool prog show id {id}`; if it may go: `ip link set dev {} xdp off`",
+            "identify it: `bpftool prog show id {id}`; if not needed: `ip link set dev {} xdp off`",
             quoted(&interface.name)
         )),
         MaybeHidden::Hidden(why) => Check::new(
             ID,
             State::Unknown,
-            format!("an XDP program is attached ({mode}), id {id}; whose is not known: {why}"),
+            format!("an XDP program is attached ({mode}), id {id}; its owner is unknown: {why}"),
         )
         .fix("run doctor as root"),
     }
@@ -181,18 +188,18 @@ fn offloads(interface: &Interface) -> Check {
     if !merging.is_empty() {
         let names: Vec<&str> = merging.iter().map(|(name, _)| *name).collect();
         let flags: Vec<String> = merging.iter().map(|(_, flag)| format!("{flag} off")).collect();
-        return Check::new(ID, State::Warning, format!("switched on: {}", listed(&names)))
+        return Check::new(ID, State::Warning, format!("enabled: {}", listed(&names)))
             .why(
-                "the card makes one frame of several before the program sees them; drivers switch \
-                  that off when a program is attached, or refuse the program",
+                "the card merges frames before the program sees them; drivers disable that when a \
+                  program is attached, or refuse the program",
             )
             .fix(format!("ethtool -K {} {}", quoted(&interface.name), flags.join(" ")));
     }
     if has(VLAN_PARSE.0) {
-        return Check::new(ID, State::Note, "the card takes VLAN tags off (rx-vlan-hw-parse)")
-            .why("policies go by port, which does not need the tag");
+        return Check::new(ID, State::Note, "the card removes VLAN tags (rx-vlan-hw-parse)")
+            .why("policies match ports, for which the tag is not needed");
     }
-    Check::ok(ID, "none that hides or merges frames")
+    Check::ok(ID, "none that hides or merges frames is enabled")
 }
 
 fn queues(interface: &Interface, cpus: usize) -> Option<Check> {
@@ -201,7 +208,7 @@ fn queues(interface: &Interface, cpus: usize) -> Option<Check> {
     }
     let found = format!("one receive queue, {}", counted(cpus, "processor"));
     let check = Check::new("queues", State::Note, found)
-        .why("all frames are judged by one processor: a flood has that one to fill")
+        .why("one processor evaluates all frames, so a flood only has to saturate that one")
         .fix(format!("ethtool -L {} combined {cpus}", quoted(&interface.name)));
     Some(check)
 }
@@ -213,7 +220,7 @@ fn stacked(interface: &Interface) -> Option<Check> {
             let found = format!("a port of {controller} ({kind}), which is guarded as well");
             return Some(
                 Check::new(ID, State::Warning, found)
-                    .why("each frame is judged and counted twice, or the second attachment is refused")
+                    .why("each frame is evaluated and counted twice, or the second attachment is refused")
                     .fix(format!("guard `{controller}` or its ports, not both")),
             );
         }
@@ -228,26 +235,30 @@ fn stacked(interface: &Interface) -> Option<Check> {
                 State::Warning,
                 format!("{found}; its other ports are not guarded: {}", listed(open)),
             )
-            .why("what arrives there reaches the same addresses")
+            .why("packets that arrive there reach the same addresses")
             .fix(format!("guard all ports, or `{controller}` itself")),
         );
     }
-    let lies_on = matches!(
+    let is_stacked = matches!(
         interface.kind.as_deref(),
         Some("vlan" | "macvlan" | "macvtap" | "ipvlan" | "ipvtap")
     );
-    let lower = interface.lower.as_deref().filter(|_| lies_on)?;
+    let lower = interface.lower.as_deref().filter(|_| is_stacked)?;
     let kind = interface.kind.as_deref().unwrap_or_default();
     if interface.lower_guarded {
-        return Some(Check::ok(ID, format!("lies on {lower} ({kind}), which is guarded")));
+        return Some(Check::ok(ID, format!("stacked on {lower} ({kind}), which is guarded")));
     }
     Some(
-        Check::new(ID, State::Warning, format!("lies on {lower} ({kind}), which is not guarded"))
-            .why(
-                "the guard reads VLAN tags itself: on the card it runs in the driver and sees what \
-                  arrives for all such devices",
-            )
-            .fix(format!("guard `{lower}` instead")),
+        Check::new(
+            ID,
+            State::Warning,
+            format!("stacked on {lower} ({kind}), which is not guarded"),
+        )
+        .why(
+            "the guard reads VLAN tags itself: on the card it runs in the driver and sees the \
+                  frames for all such devices",
+        )
+        .fix(format!("guard `{lower}` instead")),
     )
 }
 
@@ -258,17 +269,17 @@ fn functions(interface: &Interface) -> Option<Check> {
     }
     let found = counted(count, "virtual function");
     let check = Check::new("sr-iov", State::Warning, found)
-        .why("the card hands their frames on before this interface's program sees them")
-        .fix("guard each where it is used: on its own interface, in the container or guest");
+        .why("the card delivers their frames without running this interface's program")
+        .fix("guard each function on its own interface, in the container or guest that uses it");
     Some(check)
 }
 
 fn unguarded(facts: &MachineFacts) -> Check {
     const ID: &str = "unguarded";
     if !facts.interfaces_chosen {
-        let found = "no manifest or flag says which interfaces to guard; those that are up were \
-                     looked at";
-        return Check::new(ID, State::Note, found).fix("name a manifest with --manifest");
+        let found = "neither a manifest nor a flag selects the interfaces to guard; all that are up \
+                     were examined";
+        return Check::new(ID, State::Note, found).fix("give a manifest with --manifest");
     }
     if facts.unguarded.is_empty() {
         return Check::ok(ID, "no other interface is up");
@@ -276,23 +287,23 @@ fn unguarded(facts: &MachineFacts) -> Check {
     Check::new(
         ID,
         State::Warning,
-        format!("up, and not to be guarded: {}", listed(&facts.unguarded)),
+        format!("up, but not selected for guarding: {}", listed(&facts.unguarded)),
     )
     .why(
-        "Linux takes packets for any of its addresses on any interface: one that is left out is \
-              a way in",
+        "Linux accepts packets for any of its addresses on any interface, so an unguarded \
+              interface bypasses the guard",
     )
-    .fix("add them to `interfaces` of the manifest, unless no stranger can reach them")
+    .fix("add them to `interfaces` of the manifest, unless only members can reach them")
 }
 
 fn tunnels(facts: &MachineFacts) -> Check {
     const ID: &str = "tunnels";
     if facts.tunnels.is_empty() {
-        return Check::ok(ID, "no device unpacks tunnels");
+        return Check::ok(ID, "no device decapsulates tunnels");
     }
-    Check::new(ID, State::Note, format!("devices unpack tunnels: {}", listed(&facts.tunnels))).why(
-        "the guard sees the outer packet: tunnelled packets pass from sources that some service \
-         allows, and are dropped from others. FOU, GUE and L2TP ports show no device: name them with \
+    Check::new(ID, State::Note, format!("devices decapsulate tunnels: {}", listed(&facts.tunnels))).why(
+        "the guard sees only the outer packet: it passes tunnelled packets from sources that any \
+         service allows, and drops others. FOU, GUE and L2TP ports have no device: list them with \
          `--tunnel`",
     )
 }
@@ -322,11 +333,11 @@ fn rdma(facts: &MachineFacts) -> Check {
         .collect();
     Check::new(ID, State::Warning, format!("RDMA devices: {}", listed(&names)))
         .why(
-            "what comes by RDMA (RoCE, InfiniBand verbs) goes from the card to memory: no packet \
-              filter of this host sees it, this one included",
+            "RDMA (RoCE, InfiniBand verbs) goes from the card directly to memory: no packet filter \
+              of this host sees it, including trainguard",
         )
         .fix(
-            "keep strangers off that fabric: partition keys on InfiniBand, filters for udp/4791 on \
+            "restrict that fabric to members: partition keys on InfiniBand, filters for udp/4791 on \
               the switches for RoCE",
         )
 }

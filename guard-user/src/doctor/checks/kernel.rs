@@ -14,20 +14,20 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
         self::rights(rights),
         maps(abilities, rights),
         tried("xdp", &abilities.xdp, rights, "an XDP program of two instructions loads")
-            .unwrap_or_else(|check| check.fix("a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET")),
+            .unwrap_or_else(|check| check.fix("use a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET")),
         tried(
             "xdp-frags",
             &abilities.frags,
             rights,
-            "programs for frames of several buffers (large MTUs) load",
+            "programs for frames in several buffers (large MTUs) load",
         )
         .unwrap_or_else(|check| {
             check
                 .why(
-                    "at a large MTU a frame lies in several buffers; drivers refuse a program that \
-                      was not loaded for that",
+                    "at a large MTU a frame is in several buffers; drivers refuse a program that was \
+                      not loaded for such frames",
                 )
-                .fix("a kernel from 5.18 on")
+                .fix("use Linux 5.18 or later")
         }),
         link(abilities, rights),
     ];
@@ -53,11 +53,11 @@ fn release(facts: &MachineFacts) -> Check {
             found,
         )
         .why(format!(
-            "trainguard is expected to run from Linux {}.{} on; what this kernel can do is told \
-                 below",
+            "trainguard is expected to run on Linux {}.{} or later; the checks below show what this \
+             kernel supports",
             OLDEST_KERNEL.0, OLDEST_KERNEL.1
         ))
-        .fix("a newer kernel, if a check below fails"),
+        .fix("use a newer kernel if a check below fails"),
         _ => Check::ok(ID, found),
     }
 }
@@ -70,8 +70,8 @@ fn rights(rights: &Rights) -> Check {
         return Check::ok(ID, found);
     }
     let found = format!("user {} lacks {}", rights.uid, listed(&missing));
-    let why = "the daemon needs all three: to load programs, to attach them, and to let them \
-               compute with packet pointers";
+    let why = "the daemon needs all three: to load programs, to attach them, and for arithmetic on \
+               packet pointers";
     if rights.uid == 0 {
         return Check::new(ID, State::Failed, found).why(why).fix(
             "add them where this container or unit is defined (`--cap-add`, `securityContext`, \
@@ -79,8 +79,8 @@ fn rights(rights: &Rights) -> Check {
         );
     }
     Check::new(ID, State::Unknown, found)
-        .why("what the kernel does for the daemon can only be tried with its rights")
-        .fix("run doctor as root to see the rest")
+        .why("kernel features can only be tested with the capabilities of the daemon")
+        .fix("run doctor as root to run the other checks")
 }
 
 /// Turns an attempt into a check. An attempt that lacked capabilities is `Unknown`; any other
@@ -90,7 +90,7 @@ fn tried(id: &'static str, tried: &Attempt, rights: &Rights, done: &str) -> Resu
     let forbidden = matches!(refusal.errno, Some(libc::EPERM | libc::EACCES));
     let missing = rights.missing();
     if forbidden && !missing.is_empty() {
-        let found = format!("not tried without {}", listed(&missing));
+        let found = format!("not tested, because {} is missing", listed(&missing));
         return Ok(Check::new(id, State::Unknown, found).fix("run doctor as root"));
     }
     Err(Check::new(id, State::Failed, refusal.message.as_str()))
@@ -99,13 +99,13 @@ fn tried(id: &'static str, tried: &Attempt, rights: &Rights, done: &str) -> Resu
 fn maps(abilities: &KernelFeatures, rights: &Rights) -> Check {
     const ID: &str = "bpf-maps";
     let kinds: Vec<&str> = abilities.maps.iter().map(|(kind, _)| *kind).collect();
-    let done = format!("maps of each kind can be made: {}", listed(&kinds));
+    let done = format!("maps of each type can be created: {}", listed(&kinds));
     let first = abilities.maps.iter().find(|(_, made)| made.is_err());
     let made = first.map_or(Ok(()), |(_, made)| made.clone());
     tried(ID, &made, rights, &done).unwrap_or_else(|check| {
         check.why("the guard keeps its tables, counters and samples in such maps").fix(
-            "a kernel from 5.8 on with CONFIG_BPF_SYSCALL; `bpf(2)` must not be filtered \
-                  (seccomp) and memory must be allowed",
+            "use Linux 5.8 or later with CONFIG_BPF_SYSCALL; seccomp must not filter `bpf(2)`, and \
+                  the memory limit must allow the maps",
         )
     })
 }
@@ -117,19 +117,19 @@ fn link(abilities: &KernelFeatures, rights: &Rights) -> Check {
         return Check::new(
             ID,
             State::Unknown,
-            "not tried: without CAP_SYS_ADMIN there is no network namespace to try it in",
+            "not tested: creating a network namespace for the test needs CAP_SYS_ADMIN",
         )
         .fix("run doctor as root on the host");
     }
-    let whole = "links attach and switch programs (tried on a virtual device of MTU 9000: native and \
+    let whole = "links attach and replace programs (tested on a virtual device of MTU 9000, native and \
                  generic)";
     match (tried(ID, native, rights, whole), tried(ID, generic, rights, whole)) {
         (Ok(check), Ok(_)) if check.state != State::Ok => check,
         (Ok(check), Ok(_)) => tried(ID, switch, rights, whole).map_or_else(
             |check| {
                 check
-                    .why("a policy is changed by one switch of the link")
-                    .fix("a kernel from 5.9 on")
+                    .why("a policy is changed by replacing the program of the link")
+                    .fix("use Linux 5.9 or later")
             },
             |_| check,
         ),
@@ -138,30 +138,30 @@ fn link(abilities: &KernelFeatures, rights: &Rights) -> Check {
             check.state = State::Warning;
             check
                 .why(
-                    "the virtual device's driver refuses; a real card's may not, its own checks \
-                      below tell",
+                    "the driver of the virtual device refuses the program; for drivers of real cards, see \
+                      the checks below",
                 )
-                .fix("start the daemon with `--mode tcx`, before Linux 6.6 with `--mode generic`, where a \
-                      driver refuses")
+                .fix("if a driver refuses the program, start the daemon with `--mode tcx`, before Linux 6.6 \
+                      with `--mode generic`")
         }
         (_, Err(check)) => check
-            .why("an attachment that is no link cannot outlive the daemon")
-            .fix("a kernel from 5.9 on"),
+            .why("without a link, the program would be detached when the daemon exits")
+            .fix("use Linux 5.9 or later"),
     }
 }
 
 fn guard(abilities: &KernelFeatures, rights: &Rights) -> Check {
     const ID: &str = "guard-program";
     let Some(guard) = &abilities.guard else {
-        return Check::new(ID, State::Failed, "this binary carries no kernel object")
-            .why("it can check and trace policies, but guard nothing")
+        return Check::new(ID, State::Failed, "this binary contains no kernel object")
+            .why("it can check and trace policies, but not guard interfaces")
             .fix("install a released binary, or build one with `cargo xtask build`");
     };
-    let check = tried(ID, guard, rights, "the guard itself loads, verifier and all");
+    let check = tried(ID, guard, rights, "the guard itself loads and passes the verifier");
     check.unwrap_or_else(|check| {
         check
-            .why("the kernel refuses the program that guards; nothing can be guarded here")
-            .fix("report it: `trainguard doctor --report FILE` writes what is needed, redacted")
+            .why("the kernel refuses the guard's program, so no interface can be guarded")
+            .fix("report it, with the redacted output of `trainguard doctor --report FILE`")
     })
 }
 
@@ -174,18 +174,18 @@ fn jit(facts: &MachineFacts) -> Check {
     };
     let hardened = facts.kernel.jit_harden.known() == Some(&2);
     match compiled {
-        None => Check::new(ID, State::Unknown, "whether programs are compiled is not told")
+        None => Check::new(ID, State::Unknown, "unknown whether programs are compiled")
             .fix("run doctor as root"),
         Some(0) => Check::new(ID, State::Warning, "the kernel interprets BPF programs")
-            .why("each packet costs several times as much")
+            .why("each packet costs several times more CPU time")
             .fix("sysctl -w net.core.bpf_jit_enable=1"),
         Some(_) if hardened => Check::new(
             ID,
             State::Note,
-            "BPF programs are compiled, and hardened for all (bpf_jit_harden = 2)",
+            "BPF programs are compiled, and hardened for all users (bpf_jit_harden = 2)",
         )
         .why("constants are blinded, which makes the program somewhat slower")
-        .fix("sysctl -w net.core.bpf_jit_harden=1  # if that is a price you need not pay"),
+        .fix("sysctl -w net.core.bpf_jit_harden=1  # if you do not need the hardening for root"),
         Some(_) => Check::ok(ID, "BPF programs are compiled"),
     }
 }
@@ -196,20 +196,22 @@ fn lockdown(facts: &MachineFacts) -> Check {
         return Check::new(
             ID,
             State::Note,
-            "not visible (securityfs is not mounted, or not for us)",
+            "not visible (securityfs is not mounted, or not readable)",
         )
-        .why("whether it keeps the guard from loading is told by `guard-program`");
+        .why("the check `guard-program` shows whether lockdown prevents loading the guard");
     };
     let chosen = text.split(['[', ']']).nth(1).unwrap_or(text.as_str());
     match chosen {
         "confidentiality" => {
             Check::new(ID, State::Note, "the kernel is locked down: confidentiality").why(
-                "it forbids BPF programs to read kernel memory, which the guard does not; whether \
-                  it loads is told by `guard-program`",
+                "it forbids BPF programs to read kernel memory, which the guard does not do; the \
+                  check `guard-program` shows whether the guard loads",
             )
         }
         "none" => Check::ok(ID, "the kernel is not locked down"),
-        other => Check::ok(ID, format!("the kernel is locked down: {other}; BPF is not concerned")),
+        other => {
+            Check::ok(ID, format!("the kernel is locked down: {other}; this does not affect BPF"))
+        }
     }
 }
 
@@ -217,9 +219,9 @@ fn unprivileged(facts: &MachineFacts) -> Check {
     const ID: &str = "unprivileged-bpf";
     match &facts.kernel.unprivileged_bpf_disabled {
         MaybeHidden::Known(0) => Check::new(ID, State::Warning, "any user may load BPF programs")
-            .why("the verifier then stands alone between users and the kernel that guards you")
+            .why("then only the verifier protects the kernel against programs of any user")
             .fix("sysctl -w kernel.unprivileged_bpf_disabled=2"),
-        MaybeHidden::Known(_) => Check::ok(ID, "users without rights may not load BPF programs"),
+        MaybeHidden::Known(_) => Check::ok(ID, "unprivileged users may not load BPF programs"),
         MaybeHidden::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
     }
 }

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_no_command() {
+    fn names_are_quoted_for_a_shell() {
         assert_eq!(quoted("eth0.100"), "eth0.100");
         assert_eq!(quoted("$(reboot)"), "'$(reboot)'");
         assert_eq!(quoted("a'b"), "'a'\\''b'");

@@ -16,7 +16,7 @@ fn syncookies(facts: &MachineFacts) -> Check {
     match &facts.network.syncookies {
         MaybeHidden::Known(0) => {
             Check::new(ID, State::Warning, "SYN cookies are off (tcp_syncookies = 0)")
-                .why("forged SYNs from a member's address then fill the queue of a listening port")
+                .why("forged SYNs from a member's address can fill the queue of a listening port")
                 .fix("sysctl -w net.ipv4.tcp_syncookies=1")
         }
         MaybeHidden::Known(_) => Check::ok(ID, "SYN cookies are on"),
@@ -47,21 +47,21 @@ fn reverse_path(facts: &MachineFacts) -> Check {
     if !off.is_empty() {
         return Check::new(ID, State::Warning, format!("off on {}", listed(&off)))
             .why(
-                "a packet is taken whichever interface it comes in at: whoever reaches one network \
-                  may forge a member of another",
+                "packets of a source are accepted on any interface: an attacker in one network can forge \
+                  the address of a member in another",
             )
             .fix(fix);
     }
     if !loose.is_empty() {
         return Check::new(ID, State::Note, format!("loose on {}", listed(&loose)))
-            .why("a source is taken from any interface if there is some route to it: a member may be \
-                  forged from the network of another interface")
+            .why("packets of a source are accepted on any interface if there is some route to it: the \
+                  address of a member can be forged from the network of another interface")
             .fix(fix);
     }
     if let MaybeHidden::Hidden(why) = &facts.network.rp_filter {
         return Check::new(ID, State::Note, format!("not visible: {why}"));
     }
-    Check::ok(ID, "sources are only taken from the interface that leads to them")
+    Check::ok(ID, "packets of a source are accepted only on the interface of the route to it")
 }
 
 fn route_localnet(facts: &MachineFacts) -> Check {
@@ -78,18 +78,18 @@ fn route_localnet(facts: &MachineFacts) -> Check {
     }
     if on.is_empty() {
         return match &facts.network.route_localnet {
-            MaybeHidden::Known(_) => Check::ok(ID, "127.0.0.0/8 is not reachable from a wire"),
+            MaybeHidden::Known(_) => Check::ok(ID, "127.0.0.0/8 is not reachable from the network"),
             MaybeHidden::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
         };
     }
     Check::new(ID, State::Warning, format!("on for {}", listed(&on)))
         .why(
-            "neighbours reach what listens on 127.0.0.1, at ports that no policy names because \
-              nobody thought them open",
+            "hosts on the same link reach services that listen on 127.0.0.1, on ports that policies \
+              usually do not name",
         )
         .fix(
             "sysctl -w net.ipv4.conf.all.route_localnet=0, and for each interface; some CNI and \
-              kube-proxy set-ups need it: there, guard those ports",
+              kube-proxy setups need it: then guard those ports",
         )
 }
 
@@ -105,17 +105,17 @@ fn port_range(facts: &MachineFacts) -> Option<Check> {
         }
     };
     let reserved = facts.network.reserved.known().map(Vec::as_slice).unwrap_or_default();
-    let meets = |ports: &&ServicePorts| {
+    let overlaps = |ports: &&ServicePorts| {
         let (from, to) = (ports.first.max(first), ports.last.min(last));
         let whole = ports.first <= first && ports.last >= last;
         let kept = reserved.iter().any(|(low, high)| *low <= from && to <= *high);
         ports.transport != "sctp" && from <= to && !whole && !kept
     };
-    let meeting: Vec<&ServicePorts> = policy.ports.iter().filter(meets).collect();
-    if meeting.is_empty() {
+    let overlapping: Vec<&ServicePorts> = policy.ports.iter().filter(overlaps).collect();
+    if overlapping.is_empty() {
         return Some(Check::ok(
             ID,
-            format!("no service's ports are among {first}-{last}, which the kernel gives away"),
+            format!("no service has a port in the ephemeral range {first}-{last}"),
         ));
     }
     let range = |ports: &ServicePorts| {
@@ -125,7 +125,7 @@ fn port_range(facts: &MachineFacts) -> Option<Check> {
             format!("{}-{}", ports.first, ports.last)
         }
     };
-    let named: Vec<String> = meeting
+    let named: Vec<String> = overlapping
         .iter()
         .map(|ports| format!("{} ({}/{})", ports.service, ports.transport, range(ports)))
         .collect();
@@ -133,14 +133,14 @@ fn port_range(facts: &MachineFacts) -> Option<Check> {
         .iter()
         .map(|(low, high)| if low == high { low.to_string() } else { format!("{low}-{high}") })
         .collect();
-    keep.extend(meeting.iter().map(|ports| range(ports)));
+    keep.extend(overlapping.iter().map(|ports| range(ports)));
     keep.dedup();
-    let found = format!("among {first}-{last}, which the kernel gives away: {}", listed(&named));
+    let found = format!("in the ephemeral range {first}-{last}: {}", listed(&named));
     Some(
         Check::new(ID, State::Warning, found)
             .why(
-                "another program may get the port first; ps-lite then listens at a random one and \
-                  says nothing",
+                "the kernel may assign the port to another program first; ps-lite then listens on a \
+                  random port without a message",
             )
             .fix(format!("sysctl -w net.ipv4.ip_local_reserved_ports={}", keep.join(","))),
     )
@@ -158,7 +158,7 @@ fn open_ports(facts: &MachineFacts) -> Option<Check> {
         .and_then(|policy| policy.node.as_ref())
         .or_else(|| facts.daemon.known().map(|status| &status.node))?;
     if open.ports.is_empty() {
-        return Some(Check::ok(ID, "whatever listens is guarded"));
+        return Some(Check::ok(ID, "every listening port is guarded"));
     }
     let mut names: Vec<String> = open
         .ports
@@ -173,20 +173,17 @@ fn open_ports(facts: &MachineFacts) -> Option<Check> {
         Check::new(
             ID,
             State::Note,
-            format!("listening, and no service guards them: {}", listed(&names)),
+            format!("listening, but no service guards them: {}", listed(&names)),
         )
-        .why("anybody reaches them, as far as trainguard goes")
-        .fix("what only members need: give it a service in the policy"),
+        .why("trainguard does not restrict access to them")
+        .fix("add a service to the policy for each port that only members need"),
     )
 }
 
 fn root_services(facts: &MachineFacts) -> Check {
     const ID: &str = "root-services";
     if facts.root_services.is_empty() {
-        return Check::ok(
-            ID,
-            "no process of a training framework that can be seen listens as root",
-        );
+        return Check::ok(ID, "no visible process of a training framework listens as root");
     }
     let named: Vec<String> = facts
         .root_services
@@ -195,8 +192,8 @@ fn root_services(facts: &MachineFacts) -> Check {
         .collect();
     Check::new(ID, State::Warning, format!("listening as root: {}", listed(&named)))
         .why(
-            "by its name this is part of a training framework, and these run what a peer sends: \
-              whoever gets that far has the machine",
+            "the name is that of a training framework; these execute code that a peer sends, so a \
+              peer gets root on this machine",
         )
-        .fix("run jobs as a user of their own; members are trusted by the guard, not by you")
+        .fix("run jobs as an unprivileged user: the guard does not protect against members")
 }

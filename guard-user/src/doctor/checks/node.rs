@@ -17,8 +17,8 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
 fn manifest(policy: Option<&Policy>) -> Check {
     const ID: &str = "manifest";
     let Some(policy) = policy else {
-        return Check::new(ID, State::Note, "no manifest was named").fix(
-            "name it with --manifest; `trainguard init` writes a first one from a list of hosts",
+        return Check::new(ID, State::Note, "no manifest was given").fix(
+            "give it with --manifest; `trainguard init` writes a first one from a list of hosts",
         );
     };
     let path = policy.manifest.display();
@@ -34,8 +34,8 @@ fn manifest(policy: Option<&Policy>) -> Check {
     }
     if let Some(problem) = &policy.node_problem {
         return Check::new(ID, State::Failed, problem.as_str())
-            .why("the daemon cannot tell which node it guards")
-            .fix("name the node with --node, or add this machine to the manifest");
+            .why("the daemon cannot determine which node it guards")
+            .fix("give the node's name with --node, or add this machine to the manifest");
     }
     let node = policy.node.as_deref().unwrap_or_default();
     if policy.warnings > 0 {
@@ -58,16 +58,16 @@ fn unit(unit: &MaybeHidden<Unit>) -> Check {
     match (load.as_str(), active.as_str(), file.as_str()) {
         ("loaded", "active", "enabled") => Check::ok(ID, "trainguard.service runs and is enabled"),
         ("loaded", "active", file) => {
-            Check::new(ID, State::Warning, format!("trainguard.service runs, and is {file}"))
+            Check::new(ID, State::Warning, format!("trainguard.service runs, but is {file}"))
                 .why("after the next boot nothing is guarded")
                 .fix("systemctl enable trainguard.service")
         }
         ("loaded", "failed", _) => Check::new(ID, State::Failed, "trainguard.service has failed")
-            .why("what was in force stays in force; nobody follows files and interfaces")
+            .why("the policy stays in force, but changes of files and interfaces have no effect")
             .fix("journalctl -u trainguard.service -n 50"),
         ("loaded", active, file) => {
             Check::new(ID, State::Note, format!("trainguard.service is {active}, and {file}"))
-                .fix("systemctl enable --now trainguard.service  # once a manifest is there")
+                .fix("systemctl enable --now trainguard.service  # once there is a manifest")
         }
         ("not-found", ..) => Check::new(ID, State::Note, "trainguard.service is not installed"),
         (load, ..) => Check::new(ID, State::Warning, format!("trainguard.service is {load}"))
@@ -81,12 +81,12 @@ fn daemon(facts: &MachineFacts) -> Check {
         MaybeHidden::Known(status) => status,
         MaybeHidden::Hidden(why) => {
             return Check::new(ID, State::Note, why.as_str())
-                .fix("this is as it should be before the first start; else start it");
+                .fix("start the daemon; before its first start this is expected");
         }
     };
     if let Some(problem) = status.problems.first() {
         let found =
-            format!("the daemon tells {}: {problem}", counted(status.problems.len(), "problem"));
+            format!("the daemon reports {}: {problem}", counted(status.problems.len(), "problem"));
         let state = if status.enforcing { State::Warning } else { State::Failed };
         return Check::new(ID, state, found).fix("trainguard status");
     }
@@ -96,7 +96,7 @@ fn daemon(facts: &MachineFacts) -> Check {
         let observing = mode == NodeMode::Observe;
         let state = if observing { State::Note } else { State::Failed };
         let fix = if observing {
-            "write `mode: enforce` once `trainguard stats` shows no would-drops of members"
+            "write `mode: enforce` once `trainguard stats` counts no would-drop of members"
         } else {
             "trainguard status"
         };

@@ -34,7 +34,7 @@ use crate::{
 pub enum LintFormat {
     /// With the source, carets and help
     Full,
-    /// One line each
+    /// One line per finding
     Concise,
     /// One JSON document
     Json,
@@ -133,14 +133,14 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
     }
     let hidden = findings.report.hidden();
     if hidden > 0 {
-        output::talk(format_args!("and {hidden} more, not shown"));
+        output::message(format_args!("and {hidden} more, not shown"));
     }
-    output::talk(summary(findings.report, findings.files));
+    output::message(summary(findings.report, findings.files));
     if let Some(first) = findings.report.diagnostics.first()
         && matches!(format, LintFormat::Full | LintFormat::Concise)
     {
         output::hint(format_args!(
-            "`trainguard explain {}` tells more, and so for each",
+            "run `trainguard explain {}` for details; every rule has such a page",
             first.code
         ));
     }
@@ -148,7 +148,7 @@ pub fn print(findings: &Findings<'_>, format: LintFormat) {
 
 /// Prints the findings with their source on standard error, for subcommands with another output.
 pub fn explain(findings: &Report) {
-    output::talk(explained(findings));
+    output::message(explained(findings));
 }
 
 /// Prints the findings, and an error that the file cannot be used, for subcommands with another
@@ -169,7 +169,8 @@ pub fn summary(findings: &Report, files: usize) -> String {
     );
     let ignored = findings.ignored();
     if ignored > 0 {
-        let _ = write!(text, "; {} silenced (`--no-ignores` tells)", counted(ignored, "finding"));
+        let _ =
+            write!(text, "; {} silenced (`--no-ignores` shows them)", counted(ignored, "finding"));
     }
     let fixable = findings.fixable();
     if fixable > 0 {

@@ -98,13 +98,13 @@ fn level(severity: Severity) -> &'static str {
 fn rule(code: Code) -> Value {
     let title = title_of(code);
     let family = match code.0 / 100 {
-        0 => "the dialect: what readers of YAML understand differently",
-        1 => "the shape of a document: its fields and the form of their values",
+        0 => "the YAML dialect: values that YAML parsers read differently",
+        1 => "the structure of a document: its fields and the format of their values",
         2 => "the meaning of a document",
-        3 => "lock-out: who could no longer reach a node",
+        3 => "lock-out: hosts that could no longer reach a node",
         4 => "the cluster as a whole",
-        5 => "capacity: what fits the tables in the kernel",
-        _ => "hygiene: how the files are kept",
+        5 => "capacity: the limits of the tables in the kernel",
+        _ => "hygiene: the state of the files",
     };
     json!({
         "id": code.to_string(),

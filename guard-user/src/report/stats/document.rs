@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_of_the_daemon_is_all_in_it() {
+    fn all_fields_of_the_daemons_document_are_included() {
         let stats = stats(3);
         let document = serde_json::to_value(Document::new(&stats, &Rates::default()));
         let document = document.expect("a document");
@@ -194,12 +194,12 @@ mod tests {
         let interface = &document["interfaces"][0];
         assert_eq!(interface.get("passed_per_second"), Some(&Value::Null));
         assert_eq!(interface["restarted"], false);
-        let read: Stats = serde_json::from_value(document).expect("it reads as the daemon's");
+        let read: Stats = serde_json::from_value(document).expect("valid as the daemon's document");
         assert_eq!(read, stats);
     }
 
     #[test]
-    fn rates_are_by_second() {
+    fn rates_are_per_second() {
         let (before, now) = (stats(3), stats(13));
         let rates = Rates::between(&before, &now, Duration::from_secs(2));
         let document = serde_json::to_value(Document::new(&now, &rates)).expect("a document");

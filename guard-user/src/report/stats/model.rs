@@ -86,7 +86,7 @@ pub struct Model {
     pub manifest: Option<String>,
     /// Time of the last reading, by the viewer's clock.
     pub at: Duration,
-    heard: String,
+    last_answer: String,
     history: BTreeMap<String, History>,
     restarted: Option<(Duration, String)>,
     before: Option<(Stats, Duration)>,
@@ -94,18 +94,18 @@ pub struct Model {
 
 impl Model {
     /// Adds a reading with its time, by a monotonic clock.
-    pub fn take(&mut self, reading: Reading, at: Duration) {
+    pub fn add(&mut self, reading: Reading, at: Duration) {
         let at = at.max(self.at);
         let pinned = matches!(reading, Reading::Pinned(..));
         self.trouble = reading.trouble().map(|why| NoDaemon {
             why: why.to_owned(),
-            since: self.heard.clone(),
+            since: self.last_answer.clone(),
             pinned,
         });
         let stats = match reading {
             Reading::Nothing(_) => return,
             Reading::Answered(stats) => {
-                self.heard.clone_from(&stats.time);
+                self.last_answer.clone_from(&stats.time);
                 stats
             }
             Reading::Pinned(stats, _) => stats,
@@ -172,8 +172,8 @@ impl Model {
                 history.add(from, to, rate);
             }
         }
-        let there = |name: &String| stats.interfaces.iter().any(|row| row.name == *name);
-        self.history.retain(|name, _| there(name));
+        let exists = |name: &String| stats.interfaces.iter().any(|row| row.name == *name);
+        self.history.retain(|name, _| exists(name));
     }
 
     /// Completes the counters of the maps with the values that the daemon last reported.
@@ -253,48 +253,48 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_changes_no_rate() {
+    fn setting_the_system_clock_changes_no_rate() {
         let mut model = Model::default();
-        model.take(Reading::Answered(reading("2026-01-01T00:00:00Z", 0)), at(1));
-        model.take(Reading::Answered(reading("1970-01-01T00:00:00Z", 50)), at(2));
+        model.add(Reading::Answered(reading("2026-01-01T00:00:00Z", 0)), at(1));
+        model.add(Reading::Answered(reading("1970-01-01T00:00:00Z", 50)), at(2));
         assert_eq!(model.rates.total(DROPPED), Some(50.0));
         // A viewer's clock that runs backwards, which it must not, gives no rate.
-        model.take(Reading::Answered(reading("1970-01-01T00:00:00Z", 60)), at(1));
+        model.add(Reading::Answered(reading("1970-01-01T00:00:00Z", 60)), at(1));
         assert_eq!(model.rates.total(DROPPED), None);
     }
 
     #[test]
     fn counters_that_fall_have_restarted() {
         let mut model = Model::default();
-        model.take(Reading::Answered(reading("a", 1000)), at(1));
+        model.add(Reading::Answered(reading("a", 1000)), at(1));
         assert_eq!(model.restarted(), None);
-        model.take(Reading::Answered(reading("b", 10)), at(2));
+        model.add(Reading::Answered(reading("b", 10)), at(2));
         assert_eq!((model.rates.total(DROPPED), model.restarted()), (None, Some("b")));
-        model.take(Reading::Answered(reading("c", 30)), at(3));
+        model.add(Reading::Answered(reading("c", 30)), at(3));
         assert_eq!((model.rates.total(DROPPED), model.restarted()), (Some(20.0), Some("b")));
-        model.take(Reading::Answered(reading("d", 30)), at(80));
+        model.add(Reading::Answered(reading("d", 30)), at(80));
         assert_eq!(model.restarted(), None);
     }
 
     #[test]
-    fn a_daemon_that_is_gone_leaves_the_last_picture_and_comes_back() {
+    fn the_last_reading_is_kept_while_the_daemon_is_gone() {
         let mut model = Model::default();
-        model.take(Reading::Answered(reading("a", 10)), at(1));
-        model.take(Reading::Nothing("gone".to_owned()), at(2));
-        let trouble = model.trouble.clone().expect("told");
+        model.add(Reading::Answered(reading("a", 10)), at(1));
+        model.add(Reading::Nothing("gone".to_owned()), at(2));
+        let trouble = model.trouble.clone().expect("no daemon");
         assert_eq!((trouble.since.as_str(), trouble.pinned), ("a", false));
         assert_eq!(model.stats.interfaces[0].dropped, 10);
         let mut bare = reading("c", 30);
         bare.node.clear();
         bare.enforcing = None;
         bare.interfaces[0].mode = None;
-        model.take(Reading::Pinned(bare, "gone".to_owned()), at(3));
+        model.add(Reading::Pinned(bare, "gone".to_owned()), at(3));
         assert_eq!((model.stats.node.as_str(), model.state()), ("gpu-017", State::Unknown));
         assert_eq!(model.stats.interfaces[0].mode, Some(DeviceMode::Native));
         assert_eq!(model.trouble.as_ref().map(|t| (t.since.as_str(), t.pinned)), Some(("a", true)));
         // Two seconds lie between the two readings of the counters.
         assert_eq!(model.rates.total(DROPPED), Some(10.0));
-        model.take(Reading::Answered(reading("d", 40)), at(4));
+        model.add(Reading::Answered(reading("d", 40)), at(4));
         assert_eq!((&model.trouble, model.state()), (&None, State::Enforcing));
     }
 
@@ -302,28 +302,28 @@ mod tests {
     fn the_last_minute_has_its_peaks_and_its_gaps() {
         let mut model = Model::default();
         for (second, dropped) in [(100, 0), (101, 0), (102, 500), (103, 500), (200, 500)] {
-            model.take(Reading::Answered(reading("a", dropped)), at(second));
+            model.add(Reading::Answered(reading("a", dropped)), at(second));
         }
-        model.take(Reading::Answered(reading("a", 600)), at(201));
+        model.add(Reading::Answered(reading("a", 600)), at(201));
         let parts = model.history("eth0", 60);
         assert_eq!(parts.len(), 60);
         assert_eq!(parts.last(), Some(&Some(100.0)));
-        assert_eq!(parts.first(), Some(&Some(0.0)), "one reading stood for the long gap");
+        assert_eq!(parts.first(), Some(&Some(0.0)), "one reading covers the long gap");
         assert_eq!(model.history("eth1", 3), [None; 3]);
     }
 
     #[test]
-    fn a_node_that_only_observes_says_so() {
+    fn a_node_that_only_observes_is_observing() {
         let service = |mode| ServiceStats { mode: Some(mode), ..ServiceStats::default() };
         let mut stats = *reading("a", 0);
         stats.enforcing = Some(false);
         stats.services = vec![service(ServiceMode::Observe)];
-        let told = |stats: &Stats| Model { stats: stats.clone(), ..Model::default() }.state();
-        assert_eq!(told(&stats), State::Observing);
+        let state_of = |stats: &Stats| Model { stats: stats.clone(), ..Model::default() }.state();
+        assert_eq!(state_of(&stats), State::Observing);
         stats.services.push(service(ServiceMode::Enforce));
-        assert_eq!(told(&stats), State::Open, "what is to drop and does not is open");
+        assert_eq!(state_of(&stats), State::Open, "a service enforces, but the node does not");
         stats.services.pop();
         stats.interfaces[0].mode = None;
-        assert_eq!(told(&stats), State::Open);
+        assert_eq!(state_of(&stats), State::Open);
     }
 }

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_little_is_not_nothing_and_nearly_all_not_all() {
+    fn a_small_share_is_not_0_and_a_part_is_not_100() {
         assert_eq!(percent(0.0, 0.0), "-");
         assert_eq!(percent(0.0, 5.0), "0");
         assert_eq!(percent(1.0, 1e9), "<0.01");
@@ -142,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn a_name_controls_no_terminal(raw in any::<String>()) {
+        fn a_name_has_no_control_characters(raw in any::<String>()) {
             let plain = |c: char| !c.is_control() && c.width().unwrap_or(0) > 0;
             prop_assert!(name(&raw, false).chars().all(plain));
             prop_assert!(name(&raw, true).is_ascii());

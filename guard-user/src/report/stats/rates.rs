@@ -47,7 +47,7 @@ impl<const N: usize> Change<N> {
 }
 
 /// Converts a count to a floating-point number.
-#[expect(clippy::cast_precision_loss, reason = "a rate of 16 digits is exact enough for anybody")]
+#[expect(clippy::cast_precision_loss, reason = "16 digits are exact enough for a rate")]
 pub fn real(count: u64) -> f64 {
     count as f64
 }
@@ -108,7 +108,7 @@ impl Rates {
             let old = before.reasons.get(name).map(reason);
             (name.clone(), Change::between(old.as_ref(), &reason(row), span))
         });
-        // An entry with another first-seen time is a new entry, whose count began anew.
+        // An entry with another first-seen time is a new entry with a new count.
         let old: BTreeMap<_, _> = before
             .top_sources
             .iter()
@@ -179,7 +179,7 @@ mod tests {
             let span = Duration::from_nanos(span);
             match Change::between(before.as_ref(), &now, span) {
                 Change::Rates(rates) => {
-                    let before = before.expect("rates take a reading before");
+                    let before = before.expect("rates need a previous reading");
                     prop_assert!(rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0));
                     prop_assert!(before.iter().zip(now).all(|(before, now)| *before <= now));
                     for ((rate, before), now) in rates.iter().zip(before).zip(now) {
@@ -189,7 +189,7 @@ mod tests {
                     }
                 }
                 Change::Restarted => {
-                    let before = before.expect("only what was there can restart");
+                    let before = before.expect("only a known row can restart");
                     prop_assert!(before.iter().zip(now).any(|(before, now)| *before > now));
                 }
                 Change::New => prop_assert!(before.is_none() || span < MIN_INTERVAL),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_came_again_has_no_rate_yet() {
+    fn a_source_that_was_added_again_has_no_rate_yet() {
         let source = |first: &str, packets| Stats {
             top_sources: vec![TopSource {
                 address: "10.0.0.9".to_owned(),

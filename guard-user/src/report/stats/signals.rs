@@ -18,22 +18,22 @@ const SCREEN: [Signal; 6] = [
     Signal::SIGCONT,
 ];
 
-/// Calls `tell` for each signal that the live screen handles. Threads that must not receive these
+/// Calls `forward` for each signal that the live screen handles. Threads that must not receive these
 /// signals are started after this call.
 ///
 /// # Errors
 /// The kernel refuses to block them, or the thread cannot be started.
-pub(super) fn tell(mut tell: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
+pub(super) fn forward(mut forward: impl FnMut(Signal) + Send + 'static) -> io::Result<()> {
     let signals: SigSet = SCREEN.into_iter().collect();
     signals.thread_block()?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         while let Ok(signal) = signals.wait() {
-            tell(signal);
+            forward(signal);
             if !matches!(signal, Signal::SIGTSTP | Signal::SIGCONT) {
                 // A thread that is blocked writing to a stopped terminal cannot end the program.
                 thread::sleep(GRACE);
                 super::terminal::restore_modes();
-                die_of(signal);
+                end_by(signal);
             }
         }
     })?;
@@ -56,7 +56,7 @@ pub(super) fn end_on_interrupt() -> io::Result<()> {
 }
 
 /// Gives a signal its default effect on the whole process. Returns if the signal only stops it.
-pub(super) fn let_through(signal: Signal) {
+pub(super) fn apply_default(signal: Signal) {
     let signals: SigSet = [signal].into_iter().collect();
     // If any of this fails, the signal has no effect, and the program goes on.
     if signals.thread_unblock().is_ok() {
@@ -66,8 +66,8 @@ pub(super) fn let_through(signal: Signal) {
 }
 
 /// Ends the program as the signal does by default.
-pub(super) fn die_of(signal: Signal) -> ! {
-    let_through(signal);
+pub(super) fn end_by(signal: Signal) -> ! {
+    apply_default(signal);
     // Reached only if the parent process had set the signal to be ignored.
     process::exit(128 + signal as i32);
 }

@@ -44,7 +44,7 @@ pub struct Plan {
 /// statistics are not counted.
 pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exit {
     if let Err(error) = signals::end_on_interrupt() {
-        output::error(format_args!("waiting for an interrupt: {error}"));
+        output::error(format_args!("installing the signal handler: {error}"));
         return Exit::NoAnswer;
     }
     let mut rows = Rows::default();
@@ -55,7 +55,7 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
     let mut done = 0;
     loop {
         let now = Instant::now();
-        told(&reading, &mut gone);
+        note_change(&reading, &mut gone);
         if let Reading::Answered(stats) | Reading::Pinned(stats, _) = reading {
             let rates = before.as_ref().map_or_else(Rates::default, |(before, then)| {
                 Rates::between(before, &stats, now.duration_since(*then))
@@ -79,7 +79,7 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
             }
         }
         begun = (begun + plan.interval).max(Instant::now());
-        if !waited(begun) {
+        if !wait_until(begun) {
             return Exit::Yes;
         }
         reading = read();
@@ -87,7 +87,7 @@ pub fn run(first: Reading, plan: Plan, mut read: impl FnMut() -> Reading) -> Exi
 }
 
 /// Waits until a time; returns false if the reader closes the pipe first.
-fn waited(until: Instant) -> bool {
+fn wait_until(until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -102,18 +102,18 @@ fn waited(until: Instant) -> bool {
 }
 
 /// Prints one note when the daemon stops responding, and one when it responds again.
-fn told(reading: &Reading, gone: &mut bool) {
+fn note_change(reading: &Reading, gone: &mut bool) {
     let now = reading.trouble();
     match now {
         Some(why) if !*gone => {
             let what = match reading {
-                Reading::Pinned(..) => "going on with the pinned maps, without top sources",
-                _ => "waiting for it",
+                Reading::Pinned(..) => "reading the pinned maps instead, without top sources",
+                _ => "waiting for the daemon",
             };
-            output::talk(format_args!("note: {why}"));
-            output::talk(format_args!("note: {what}"));
+            output::message(format_args!("note: {why}"));
+            output::message(format_args!("note: {what}"));
         }
-        None if *gone => output::talk("note: the daemon answers again"),
+        None if *gone => output::message("note: the daemon answers again"),
         _ => {}
     }
     *gone = now.is_some();
@@ -187,7 +187,7 @@ fn line([time, kind, name]: [&str; 3], unit: &str, numbers: &[String; 5]) -> Str
 }
 
 /// Returns the unit of a row: increments per second, or totals in the first reading and for
-/// counters that began anew.
+/// counters that were reset.
 fn unit<const N: usize>(change: &Change<N>, rates: &Rates) -> &'static str {
     match change {
         Change::Rates(_) => "/s",
@@ -267,7 +267,7 @@ mod tests {
         let lines = rows.of(&stats(5), &rates);
         assert_eq!(words(&lines[0])[3..6], ["restarted", "0", "5"]);
         let rates = Rates::between(&stats(5), &stats(5), Duration::from_secs(2));
-        assert_eq!(rows.of(&stats(5), &rates).len(), 1, "a reason that rests has no row");
+        assert_eq!(rows.of(&stats(5), &rates).len(), 1, "a reason without new refusals has no row");
     }
 
     #[test]

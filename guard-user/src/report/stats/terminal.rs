@@ -40,19 +40,19 @@ static TERMINAL_IN_USE: AtomicBool = AtomicBool::new(false);
 /// error, which is reported, it discards everything.
 #[derive(Debug)]
 struct Output {
-    dead: bool,
+    failed: bool,
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.dead {
+        if self.failed {
             return Ok(bytes.len());
         }
         match nix::unistd::write(io::stdout(), bytes) {
             Ok(count) => Ok(count),
             Err(nix::errno::Errno::EINTR) => Err(io::ErrorKind::Interrupted.into()),
             Err(error) => {
-                self.dead = true;
+                self.failed = true;
                 Err(error.into())
             }
         }
@@ -77,15 +77,15 @@ impl Screen {
     pub fn open(color: bool) -> io::Result<Self> {
         let (columns, lines) = size()?;
         if columns == 0 || lines == 0 {
-            return Err(io::Error::other("the terminal does not tell its size"));
+            return Err(io::Error::other("the terminal does not report its size"));
         }
         // The caller has decided about colours; without them, what is drawn has none.
         force_color_output(color);
-        give_back_on_panic();
-        let output = BufWriter::with_capacity(FRAME, Output { dead: false });
+        restore_on_panic();
+        let output = BufWriter::with_capacity(FRAME, Output { failed: false });
         let terminal = Terminal::new(CrosstermBackend::new(output))?;
         let mut screen = Self { terminal };
-        screen.take()?;
+        screen.acquire()?;
         Ok(screen)
     }
 
@@ -116,7 +116,7 @@ impl Screen {
     /// The terminal is gone.
     pub fn suspend(&mut self) -> io::Result<()> {
         restore();
-        signals::let_through(Signal::SIGTSTP);
+        signals::apply_default(Signal::SIGTSTP);
         self.resume()
     }
 
@@ -127,11 +127,11 @@ impl Screen {
     pub fn resume(&mut self) -> io::Result<()> {
         // The current modes of the terminal are the ones to restore later.
         restore_modes();
-        self.take()?;
+        self.acquire()?;
         self.forget()
     }
 
-    fn take(&mut self) -> io::Result<()> {
+    fn acquire(&mut self) -> io::Result<()> {
         TERMINAL_IN_USE.store(true, Ordering::SeqCst);
         enable_raw_mode()?;
         let output = self.terminal.backend_mut();
@@ -176,7 +176,7 @@ pub fn is_closed(timeout: PollTimeout) -> bool {
 
 /// Restores the terminal on a panic, before the message is printed: a panic aborts, and drops
 /// nothing.
-fn give_back_on_panic() {
+fn restore_on_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = panic::take_hook();

@@ -14,8 +14,8 @@ pub fn print(stats: &Stats) {
 
 fn text(stats: &Stats) -> String {
     let mut parts = Vec::new();
-    let who = if stats.node.is_empty() { "this node" } else { &stats.node };
-    parts.push(format!("{who}, generation {}", stats.generation));
+    let node = if stats.node.is_empty() { "this node" } else { &stats.node };
+    parts.push(format!("{node}, generation {}", stats.generation));
 
     let interfaces = stats.interfaces.iter();
     parts.push(verdicts(
@@ -40,7 +40,7 @@ fn text(stats: &Stats) -> String {
     parts.push(table.to_string());
 
     if !stats.top_sources.is_empty() {
-        parts.push("refused most, by samples:".to_owned());
+        parts.push("most refused sources, by samples:".to_owned());
         for source in stats.top_sources.iter().take(SOURCES) {
             let node = source.node.as_deref().unwrap_or("not in the manifest");
             let port = source.port.as_deref().unwrap_or("no port");
@@ -55,7 +55,7 @@ fn text(stats: &Stats) -> String {
         }
         let more = stats.top_sources.len().saturating_sub(SOURCES);
         if more > 0 {
-            parts.push(format!("  and {more} more; `--format json` has them"));
+            parts.push(format!("  and {more} more; `--format json` lists them"));
         }
     }
     let lines = parts.iter().flat_map(|part| part.lines()).map(str::trim_end);
@@ -86,7 +86,7 @@ mod tests {
     use crate::api::stats::{InterfaceStats, TopSource};
 
     #[test]
-    fn a_stranger_is_called_one() {
+    fn an_unlisted_source_is_marked() {
         let stats = Stats {
             interfaces: vec![InterfaceStats {
                 name: "eth0".to_owned(),

@@ -13,7 +13,7 @@ use guard_user::policy::{
 struct Case {
     name: &'static str,
     code: Code,
-    said: [&'static str; 3],
+    expected: [&'static str; 3],
     manifest: String,
     policy: String,
     lists: Vec<(String, String)>,
@@ -27,7 +27,7 @@ fn cases() -> Vec<Case> {
     let services = Case {
         name: "services",
         code: rules::SERVICES,
-        said: ["65 services", "at most 64", "join services"],
+        expected: ["65 services", "at most 64", "join services"],
         manifest: manifest().to_string(),
         policy: bundle::services(65, |_| "cidrs: [10.0.0.0/8]".to_owned(), ""),
         lists: Vec::new(),
@@ -35,7 +35,7 @@ fn cases() -> Vec<Case> {
     let prefixes = Case {
         name: "prefixes",
         code: rules::PREFIXES,
-        said: ["1050001 IPv4 prefixes", "at most 1048576", "join neighbouring prefixes"],
+        expected: ["1050001 IPv4 prefixes", "at most 1048576", "join neighbouring prefixes"],
         manifest: manifest()
             .node("m-[00000-59999]", "10.[100-159].[0-9].[0-99]", "b")
             .network("all", "{ file: all.txt }")
@@ -52,7 +52,7 @@ fn cases() -> Vec<Case> {
     let classes = Case {
         name: "classes",
         code: rules::CLASSES,
-        said: ["classes by the services", "at most 65536", "share their lists"],
+        expected: ["classes by the services", "at most 65536", "share their lists"],
         manifest: networks.to_string(),
         policy: bundle::services(17, |nth| format!("networks: [l{nth}]"), ""),
         lists,
@@ -61,7 +61,7 @@ fn cases() -> Vec<Case> {
     let buckets = Case {
         name: "limiter states",
         code: rules::MEMBER_BUCKETS,
-        said: ["530000 limiter states", "at most 524288", "limit fewer services"],
+        expected: ["530000 limiter states", "at most 524288", "limit fewer services"],
         manifest: manifest().node("m-[0000-9999]", "10.[100-109].[0-9].[0-99]", "b").to_string(),
         policy: bundle::services(53, |_| "roles: [b]".to_owned(), limits),
         lists: Vec::new(),
@@ -70,8 +70,8 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
-    for Case { name, code, said, manifest, policy, lists } in cases() {
+fn lint_and_daemon_refuse_policies_that_do_not_fit() {
+    for Case { name, code, expected, manifest, policy, lists } in cases() {
         let texts = [("m.yaml".to_owned(), manifest), ("p.yaml".to_owned(), policy)];
         let texts = texts.into_iter().chain(lists);
         let bundle = Bundle::new("m.yaml", texts);
@@ -94,7 +94,7 @@ fn what_does_not_fit_is_refused_by_lint_and_daemon_alike() {
         };
         assert!(error.contains(&refusal.message), "{name}: {} and {error}", refusal.message);
         let text = format!("{}; {}", refusal.message, refusal.help.as_deref().unwrap_or_default());
-        for part in said {
+        for part in expected {
             assert!(text.contains(part), "{name}: `{part}` not in {text}");
         }
     }

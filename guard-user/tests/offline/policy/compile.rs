@@ -69,7 +69,7 @@ proptest! {
 
     /// A source may reach exactly the services with a prefix that covers it.
     #[test]
-    fn masks_are_the_union_of_what_covers(
+    fn masks_are_the_union_of_covering_prefixes(
         services in prop::collection::vec(prop::collection::vec(prefix(), 1..12), 1..6),
         members in prop::collection::btree_set((any::<bool>(), any::<u16>()), 1..6),
         probes in prop::collection::vec((any::<bool>(), any::<u16>()), 32),
@@ -167,7 +167,7 @@ proptest! {
 
     /// The order of lists, the notation and the slots do not affect the hash.
     #[test]
-    fn the_hash_is_of_the_meaning(seed in any::<[u8; 4]>(), slots in any::<[u8; 2]>()) {
+    fn the_hash_covers_the_meaning_only(seed in any::<[u8; 4]>(), slots in any::<[u8; 2]>()) {
         let rotate = |list: &[&str], by: u8| {
             let mut list = list.to_vec();
             let by = usize::from(by) % list.len();
@@ -247,7 +247,7 @@ fn slots_are_kept_retired_and_reclaimed() {
 }
 
 #[test]
-fn runs_of_ports_have_both_ends_of_the_table() {
+fn port_runs_include_both_ends_of_the_table() {
     let node = "nodes: [{ name: n, addresses: [10.0.0.1], roles: [a] }]";
     let manifest = format!("{HEAD}policies: [p.yaml]\n{node}\n");
     let policy = [
@@ -287,7 +287,7 @@ fn a_bundle_loads_again() {
 }
 
 #[test]
-fn a_node_is_found_or_its_candidates_are_named() {
+fn the_node_is_found_or_an_error_names_candidates() {
     use policy::{NodeChoice, NodeError};
     let manifest = format!(
         "{HEAD}nodes:\n  - name: worker-[0-3]\n    addresses: [\"10.0.0.[1-4]\"]\n    roles: [a]\npolicies: [p.yaml]\n"
@@ -310,8 +310,8 @@ fn a_node_is_found_or_its_candidates_are_named() {
     assert!(matches!(&missing, NodeError::NoSuchName { nearest: Some(_), .. }), "{missing}");
     let absent = find(None, "elsewhere", &["192.0.2.1"]).unwrap_err();
     assert!(absent.to_string().contains("192.0.2.1"), "{absent}");
-    let torn = find(None, "worker-1", &["10.0.0.3"]).unwrap_err().to_string();
-    assert!(torn.contains("`worker-1`") && torn.contains("`worker-2`"), "{torn}");
+    let ambiguous = find(None, "worker-1", &["10.0.0.3"]).unwrap_err().to_string();
+    assert!(ambiguous.contains("`worker-1`") && ambiguous.contains("`worker-2`"), "{ambiguous}");
     let two = find(None, "x", &["10.0.0.1", "10.0.0.2"]).unwrap_err().to_string();
     assert!(two.contains("`worker-0`") && two.contains("`worker-1`"), "{two}");
 }

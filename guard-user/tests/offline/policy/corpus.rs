@@ -54,9 +54,9 @@ fn findings(texts: &[(&str, &str)]) -> Vec<String> {
     for (path, text) in texts {
         // `l.txt` is a list of prefixes.
         if *path == "m.yaml" {
-            shape::assert_alike(SchemaDocument::Cluster, &CLUSTER, text);
+            shape::assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, text);
         } else if *path != "l.txt" {
-            shape::assert_alike(SchemaDocument::Policy, &SERVICES, text);
+            shape::assert_parser_and_schema_agree(SchemaDocument::Policy, &SERVICES, text);
         }
     }
     let texts = texts.iter().copied();
@@ -207,7 +207,7 @@ fn shape() {
 }
 
 #[test]
-fn allow_must_say_something() {
+fn an_empty_allow_is_an_error() {
     let allow = "allow:\n      roles: [scheduler, worker]\n      networks: [office]\n";
     for (to, expected) in [
         ("allow:\n", &["9:10 TG007"][..]),
@@ -294,7 +294,7 @@ fn services_that_claim_a_port_equally() {
 
 /// A width of 65,535 zeros is more than Rust's number formatting supports.
 #[test]
-fn padding_has_an_end() {
+fn padding_is_bounded() {
     let zeros = "0".repeat(65_535);
     for (from, expected) in
         [("worker-[0-3]", "9:11 TG113"), ("10.0.1.[0-3]", "10:17 TG113"), ("fd00::1", "7:27 TG113")]
@@ -382,7 +382,7 @@ fn errors_of_all_files_at_once() {
         .replace("[eth0]", "[\"\"]")
         .replace("policies: [p.yaml]", "policies: [p.yaml, q.yaml, r.yaml]");
     let p = POLICY.replace("tcp/9091", "tcp/0").replace("enforce", "on");
-    let q = POLICY.replace("name: p", "name: q").replace("[scheduler]", "[nobody]");
+    let q = POLICY.replace("name: p", "name: q").replace("[scheduler]", "[missing]");
     let r = "name: &r [";
     let found = findings(&[("m.yaml", &manifest), ("p.yaml", &p), ("q.yaml", &q), ("r.yaml", r)]);
     assert_eq!(

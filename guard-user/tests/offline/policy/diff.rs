@@ -154,7 +154,7 @@ fn load(manifest: &str, policy: &str) -> Loaded {
 
 fn compile(loaded: &Loaded, node: &str) -> CompiledPolicy {
     let node = loaded.cluster.node(node).expect("the node");
-    policy::compile(loaded, node, &Placement::default()).expect("it fits")
+    policy::compile(loaded, node, &Placement::default()).expect("the policy fits")
 }
 
 fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
@@ -205,10 +205,10 @@ fn source() -> impl Strategy<Value = IpAddr> {
 fn matching<'d>(
     difference: &'d Difference,
     node: &str,
-    holds: impl Fn(&Change) -> bool,
+    applies: impl Fn(&Change) -> bool,
 ) -> Vec<&'d Change> {
     let changes = difference.changes.iter();
-    changes.filter(|change| change.nodes.iter().any(|n| n == node) && holds(change)).collect()
+    changes.filter(|change| change.nodes.iter().any(|n| n == node) && applies(change)).collect()
 }
 
 proptest! {
@@ -224,7 +224,7 @@ proptest! {
         ),
     ) {
         let (old, new) = (old.load(), new.load());
-        let difference = diff::compare(&old.cluster, &new.cluster).expect("it fits");
+        let difference = diff::compare(&old.cluster, &new.cluster).expect("the policy fits");
         for name in ["n0", "n1", "n2", "all"] {
             let own = &new.cluster.node(name).expect("the node").addresses;
             let sides = [compile(&old, name), compile(&new, name)];
@@ -237,10 +237,10 @@ proptest! {
                 let [change] = found.as_slice() else {
                     return Err(TestCaseError::fail(format!("{name}: {what}: {before:?} {after:?} {found:?}")));
                 };
-                for (verdict, meets, policy) in [(before, &change.old, &sides[0]), (after, &change.new, &sides[1])] {
-                    prop_assert_eq!((verdict.action, verdict.reason), (meets.action, meets.reason));
+                for (verdict, stated, policy) in [(before, &change.old, &sides[0]), (after, &change.new, &sides[1])] {
+                    prop_assert_eq!((verdict.action, verdict.reason), (stated.action, stated.reason));
                     let label = verdict.service.and_then(|slot| policy.service_in(slot)).map(|s| s.label.clone());
-                    prop_assert_eq!(&label, &meets.service);
+                    prop_assert_eq!(&label, &stated.service);
                 }
                 Ok(())
             };
@@ -254,7 +254,7 @@ proptest! {
                     let traffic = match change.traffic {
                         Traffic::All => true,
                         Traffic::Opening => *opening,
-                        Traffic::GoingOn => !opening,
+                        Traffic::Established => !opening,
                         _ => false,
                     };
                     let at = |range: &scalars::PortRange| {
@@ -280,14 +280,14 @@ proptest! {
                     if own.contains(&Addr::from(source)) {
                         continue;
                     }
-                    let flags = if change.traffic == Traffic::GoingOn { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
+                    let flags = if change.traffic == Traffic::Established { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
                     let frame = Probe::new(source, port.transport, port.first, flags).frame();
                     let [before, after] = [0, 1].map(|side: usize| verdict(&sides[side], &frame).action);
                     prop_assert_eq!((before, after), (change.old.action, change.new.action));
                 }
             }
         }
-        let same = diff::compare(&new.cluster, &new.cluster).expect("it fits");
+        let same = diff::compare(&new.cluster, &new.cluster).expect("the policy fits");
         prop_assert!(same.is_empty(), "{same:?}");
     }
 }
@@ -321,7 +321,7 @@ services:
 
 fn compare(old: [&str; 2], new: [&str; 2]) -> Difference {
     let [old, new] = [old, new].map(|[manifest, policy]| load(manifest, policy));
-    diff::compare(&old.cluster, &new.cluster).expect("it fits")
+    diff::compare(&old.cluster, &new.cluster).expect("the policy fits")
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn each_kind_of_change_has_its_direction() {
 }
 
 #[test]
-fn a_burst_of_bytes_is_the_one_that_was_written() {
+fn bursts_in_bytes_are_shown_as_written() {
     for burst in ["10000kB", "10MB", "100MiB", "12345678B"] {
         let bytes = format!(
             "    limits: {{ perSource: {{ bytes: {{ rate: 1GB/s, burst: {burst} }} }} }}\n"
@@ -420,7 +420,7 @@ fn run(dir: &Path, args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn what_is_said_and_the_exit_codes() {
+fn output_and_exit_codes() {
     let dir = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
     let wider = POLICY.replace("[scheduler] }", "[scheduler, worker], networks: [office] }");

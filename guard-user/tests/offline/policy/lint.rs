@@ -32,7 +32,7 @@ fn shipped_policies_are_clean() {
 }
 
 #[test]
-fn a_finding_is_shown_with_its_source() {
+fn a_finding_is_shown_with_its_source_line() {
     let dir = tempfile::tempdir().unwrap();
     let bad = POLICY.replace("match: all", "mach: all");
     fs::write(dir.path().join("p.yaml"), bad).unwrap();
@@ -60,7 +60,7 @@ help: did you mean `match`?
 }
 
 #[test]
-fn usual_mistakes_get_the_line_to_write() {
+fn common_mistakes_get_the_correct_line() {
     let cases = [
         ("[10.20.0.1]", "[10.20.0.[10-13]]", "put a host list in quotes: \"10.20.0.[10-13]\""),
         ("[10.20.0.1]", "[10.20.0.10-13]", "write several addresses as \"10.20.0.[10-13]\""),
@@ -95,7 +95,7 @@ fn formats_and_thresholds() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         text(&output.stdout),
-        "p.yaml:8:14: warning[TG204] `tcp/22` is no port of this service; `except` takes ports out of `ports`; remove it\n"
+        "p.yaml:8:14: warning[TG204] `tcp/22` is not a port of this service; `except` takes ports out of `ports`; remove it\n"
     );
     for (fail_on, code) in [("error", 0), ("warning", 1), ("info", 1), ("never", 0)] {
         let output = lint(dir.path(), &["--fail-on", fail_on], "");
@@ -108,7 +108,7 @@ fn formats_and_thresholds() {
         "findings": [{
             "code": "TG204",
             "severity": "warning",
-            "message": "`tcp/22` is no port of this service",
+            "message": "`tcp/22` is not a port of this service",
             "file": "p.yaml",
             "line": 8,
             "column": 14,
@@ -124,14 +124,14 @@ fn formats_and_thresholds() {
 }
 
 #[test]
-fn what_is_read_and_what_is_not() {
+fn which_files_lint_reads() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     assert_eq!(lint(dir.path(), &[], "").status.code(), Some(2), "no input");
     fs::write(at("other.yaml"), "a: [1, 2]\n").unwrap();
     let output = lint(dir.path(), &[], "");
-    assert_eq!(output.status.code(), Some(2), "nothing of ours");
-    assert!(text(&output.stderr).contains("`other.yaml` is no trainguard file"));
+    assert_eq!(output.status.code(), Some(2), "no trainguard file");
+    assert!(text(&output.stderr).contains("`other.yaml` is not a trainguard file"));
     fs::create_dir(at("sub")).unwrap();
     fs::write(at("sub/p.yml"), POLICY).unwrap();
     fs::write(at("m.yaml"), manifest("\"sub/*.yml\"")).unwrap();
@@ -140,7 +140,7 @@ fn what_is_read_and_what_is_not() {
     assert!(text(&output.stderr).contains("checked 2 files"));
     fs::write(at("m.yaml"), manifest("sub/p.yml, gone.yaml")).unwrap();
     let output = lint(dir.path(), &["--format", "concise", "--fail-on", "never"], "");
-    assert_eq!(output.status.code(), Some(2), "unreadable");
+    assert_eq!(output.status.code(), Some(2), "a listed file is unreadable");
     assert_eq!(
         text(&output.stdout),
         "m.yaml:7:23: error[TG405] the file `gone.yaml` does not exist\n"
@@ -161,7 +161,7 @@ fn what_is_read_and_what_is_not() {
 }
 
 #[test]
-fn nothing_reaches_the_terminal_raw() {
+fn control_characters_are_escaped_in_every_format() {
     let dir = tempfile::tempdir().unwrap();
     let evil = POLICY.replace("name: s", "\"na\u{1b}[2Jme\u{9b}2J\u{202e}\": s");
     fs::write(dir.path().join("\u{1b}]0;p.yaml"), &evil).unwrap();
@@ -201,7 +201,7 @@ fn fixable() -> String {
 }
 
 #[test]
-fn fixes_are_shown_and_made() {
+fn fixes_are_shown_and_applied() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.yaml");
     fs::write(&file, fixable()).unwrap();
@@ -283,7 +283,7 @@ fn rules_are_silenced_by_comments_and_by_the_caller() {
 }
 
 #[test]
-fn one_broken_manifest_does_not_hide_what_another_means() {
+fn one_broken_manifest_does_not_hide_findings_of_another() {
     let dir = tempfile::tempdir().unwrap();
     let open = POLICY.replace("allow: { roles: [a] }", "allow: { any: true }");
     fs::write(dir.path().join("p.yaml"), &open).unwrap();
@@ -297,5 +297,5 @@ fn one_broken_manifest_does_not_hide_what_another_means() {
     for code in ["TG405", "TG212", "TG202", "TG303"] {
         assert!(found.contains(code), "{code} is not in {found}");
     }
-    assert_eq!(output.status.code(), Some(2), "one could not be read");
+    assert_eq!(output.status.code(), Some(2), "one file is unreadable");
 }

@@ -1,6 +1,6 @@
 //! Every output format of lint: each is valid for its consumers whatever the findings contain, and all
 //! of them report the same findings.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails, helpers included")]
+#![expect(clippy::unwrap_used, reason = "tests and their helpers fail by panicking")]
 
 use std::{
     collections::BTreeSet,
@@ -89,7 +89,7 @@ fn assert_harmless(text: &str) {
 }
 
 #[test]
-fn all_forms_tell_the_same_findings() {
+fn all_formats_report_the_same_findings() {
     let report = report(&HOSTILE);
     let findings = findings(&report);
     let expected: BTreeSet<String> =
@@ -98,16 +98,16 @@ fn all_forms_tell_the_same_findings() {
     let code = regex::Regex::new(r"TG\d{3}").unwrap();
     for format in FORMATS {
         let text = findings.render(format, false);
-        let told: BTreeSet<String> =
+        let reported: BTreeSet<String> =
             code.find_iter(&text).map(|found| found.as_str().to_owned()).collect();
-        assert_eq!(told, expected, "{format:?}: {text}");
+        assert_eq!(reported, expected, "{format:?}: {text}");
         assert_harmless(&text);
         assert!(text.ends_with('\n'), "{format:?}");
     }
 }
 
 #[test]
-fn nothing_found_is_told_too() {
+fn no_findings_give_valid_output() {
     let report = report(&[]);
     let findings = findings(&report);
     for format in [LintFormat::Full, LintFormat::Concise, LintFormat::Github] {
@@ -131,7 +131,10 @@ fn valid_sarif(text: &str) -> Value {
     let errors: Vec<String> =
         validator.iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
     assert_eq!(errors, [""; 0], "{text}");
-    assert!(!validator.is_valid(&serde_json::json!({ "version": "2.1.0" })), "judges nothing");
+    assert!(
+        !validator.is_valid(&serde_json::json!({ "version": "2.1.0" })),
+        "the validator accepts an invalid document"
+    );
     document
 }
 
@@ -154,7 +157,7 @@ fn sarif_is_valid_and_places_are_right() {
     let warning = results.iter().find(|result| result["ruleId"] == "TG002").unwrap();
     assert_eq!(warning["level"], "warning");
     let text = warning["message"]["text"].as_str().unwrap();
-    assert_eq!(text, format!("{0}\nhelp: {0}", HOSTILE[1]), "unchanged for programs");
+    assert_eq!(text, format!("{0}\nhelp: {0}", HOSTILE[1]), "SARIF texts are not escaped");
     let place = &warning["locations"][0]["physicalLocation"];
     assert_eq!(place["artifactLocation"]["uri"], "sub%20dir/a%3Ab%2C%25.yaml");
     let region = serde_json::json!(
@@ -188,7 +191,7 @@ fn fingerprints(report: &Report) -> Vec<String> {
 fn fingerprints_survive_moved_lines() {
     let before = fingerprints(&at_places("a.yaml", TEXT, "key"));
     assert_eq!(before.len(), 2);
-    assert_ne!(before[0], before[1], "equal lines are told apart by their number");
+    assert_ne!(before[0], before[1], "equal lines have different fingerprints");
     assert!(before[0].len() == 64 && before[0].bytes().all(|b| b.is_ascii_hexdigit()));
     let moved = format!("# new\n\n{}", TEXT.replace("  key", "      key"));
     assert_eq!(fingerprints(&at_places("a.yaml", &moved, "key")), before);
@@ -198,7 +201,7 @@ fn fingerprints_survive_moved_lines() {
 }
 
 #[test]
-fn sarif_names_files_by_references() {
+fn sarif_names_files_by_uri_references() {
     for (path, uri) in [
         ("/somewhere/p/q.yaml", "p/q.yaml"),
         ("/elsewhere/ä b.yaml", "file:///elsewhere/%C3%A4%20b.yaml"),
@@ -214,7 +217,7 @@ fn sarif_names_files_by_references() {
 }
 
 #[test]
-fn what_could_not_be_read_is_no_success() {
+fn unreadable_files_make_the_sarif_run_unsuccessful() {
     let mut report = report(&["x"]);
     report.unreadable = true;
     let document = valid_sarif(&findings(&report).render(LintFormat::Sarif, false));
@@ -246,7 +249,7 @@ fn annotations_are_commands_of_one_line() {
 }
 
 #[test]
-fn no_more_annotations_than_are_shown() {
+fn annotations_are_limited_to_what_github_shows() {
     let text = "x\n".repeat(25);
     let report = at_places("a.yaml", &text, "x");
     let shown = github::annotations(&report);
@@ -257,18 +260,18 @@ fn no_more_annotations_than_are_shown() {
     assert!(
         github::annotations(&many).ends_with("\n240 more of severity warning without annotation\n")
     );
-    for (format, told) in [
+    for (format, expected) in [
         (LintFormat::Sarif, "and 150 more"),
         (LintFormat::Github, "::notice title=trainguard::and 150 more"),
         (LintFormat::Junit, "and 150 more"),
     ] {
         let text = findings(&many).render(format, false);
-        assert!(text.contains(told), "{format:?}: {text}");
+        assert!(text.contains(expected), "{format:?}: {text}");
     }
 }
 
 #[test]
-fn summary_in_markdown_has_no_markup_of_strangers() {
+fn names_from_policies_are_escaped_in_the_markdown_summary() {
     let report = report(&HOSTILE);
     let text = github::markdown(&report, 2);
     assert_harmless(&text);
@@ -282,7 +285,7 @@ fn summary_in_markdown_has_no_markup_of_strangers() {
 }
 
 #[test]
-fn junit_is_xml_whatever_is_found() {
+fn junit_is_well_formed_with_hostile_text() {
     let report = report(&HOSTILE);
     let text = findings(&report).render(LintFormat::Junit, false);
     let document = roxmltree::Document::parse(&text).unwrap();
@@ -302,7 +305,7 @@ fn junit_is_xml_whatever_is_found() {
 }
 
 #[test]
-fn json_tells_further_places() {
+fn json_lists_related_places() {
     let report = report(&HOSTILE[..1]);
     let json: Value =
         serde_json::from_str(&findings(&report).render(LintFormat::Json, false)).unwrap();
@@ -375,7 +378,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn one_run_writes_several_forms() {
+fn one_run_writes_several_formats() {
     let dir = in_directory(&misspelt());
     let at = |name: &str| dir.path().join(name);
     // A longer file from an earlier run must be truncated.
@@ -394,7 +397,7 @@ fn one_run_writes_several_forms() {
 }
 
 #[test]
-fn files_that_cannot_be_written_are_no_answer() {
+fn files_that_cannot_be_written_exit_with_2() {
     let dir = in_directory(&misspelt());
     std::os::unix::fs::symlink("l.json", dir.path().join("link")).unwrap();
     for (args, reason) in [
@@ -403,9 +406,9 @@ fn files_that_cannot_be_written_are_no_answer() {
         (&["--output", "json=none/l.json"], "cannot write `none/l.json`"),
         (&["--output", "json=/dev/full"], "cannot write `/dev/full`"),
         (&["--output", "json=."], "cannot write `.`"),
-        (&["--output", "json=p.yaml"], "`p.yaml` is a file that was checked"),
-        (&["--output", "json=-", "--format", "full"], "one form only"),
-        (&["--output", "json=-", "--output", "sarif=-"], "one form only"),
+        (&["--output", "json=p.yaml"], "`p.yaml` is one of the checked files"),
+        (&["--output", "json=-", "--format", "full"], "only one format"),
+        (&["--output", "json=-", "--output", "sarif=-"], "only one format"),
         (&["--output", "jason=l.json"], "invalid variant: jason"),
         (&["--output", "json="], "the path is empty"),
         (&["--output", "json"], "expected FORMAT=PATH"),
@@ -435,7 +438,7 @@ fn in_a_workflow_full_annotates_as_well() {
     assert!(!commands.contains("pwned"), "{commands}");
     assert_eq!(commands.lines().filter(|line| line.starts_with("::error file=p.yaml,")).count(), 2);
     let again = lint(dir.path(), &[], &variables);
-    assert!(!text(&again.stdout).contains(word), "a word that can be known beforehand");
+    assert!(!text(&again.stdout).contains(word), "the stop word is predictable");
     let summarised = fs::read_to_string(&summary).unwrap();
     assert!(summarised.starts_with("before\n### trainguard lint\n\nchecked 1 file: 2 errors"));
     let row = r"| error | TG101 | p\.yaml\:8\:5 | a service has no field \`mach\`\; did you";
@@ -452,7 +455,7 @@ fn integration(path: &str) -> (PathBuf, Value) {
 }
 
 #[test]
-fn the_hooks_of_pre_commit_name_what_exists() {
+fn pre_commit_hooks_name_existing_commands() {
     use std::os::unix::fs::PermissionsExt as _;
     let (root, hooks) = integration(".pre-commit-hooks.yaml");
     let hooks = hooks.as_array().unwrap();
@@ -465,7 +468,7 @@ fn the_hooks_of_pre_commit_name_what_exists() {
             "system" => assert_eq!(entry, "trainguard lint"),
             "script" => {
                 let mode = fs::metadata(root.join(entry)).unwrap().permissions().mode();
-                assert_eq!(mode & 0o111, 0o111, "{entry} cannot be run");
+                assert_eq!(mode & 0o111, 0o111, "{entry} is not executable");
             }
             other => panic!("{other}"),
         }
@@ -482,7 +485,7 @@ fn the_action_lints() {
     fs::create_dir_all(&bin).unwrap();
     std::os::unix::fs::symlink(binary::PATH, bin.join("trainguard")).unwrap();
     let script = step["run"].as_str().unwrap();
-    assert!(!script.contains("${{"), "values in a script may be commands");
+    assert!(!script.contains("${{"), "an input in a script could contain commands");
     let mut command = Command::new("bash");
     command.args(["-e", "-o", "pipefail", "-c", script]).current_dir(dir.path());
     command.env_remove("GITHUB_ACTIONS").env("RUNNER_TEMP", dir.path());
@@ -502,7 +505,7 @@ fn the_action_lints() {
 }
 
 #[test]
-fn a_place_without_a_file_is_no_reason_to_panic() {
+fn a_place_without_a_file_does_not_panic() {
     let mut report = Report::default();
     let nowhere = Location { file: FileId(7), span: Span::new(3, 9) };
     report.push(Diagnostic::error(Code(999), nowhere, "found").related(nowhere, "here"));

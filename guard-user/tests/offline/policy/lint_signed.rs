@@ -63,15 +63,15 @@ impl Repository {
     fn lint(&self, args: &[&str]) -> (Option<i32>, String) {
         let words = [&["lint", "--format", "concise"], args].concat();
         let output = trainguard(self.path(), &words, "");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&printed).into_owned())
     }
 
     fn refused(&self, part: &str) {
-        let (code, said) = self.lint(&["--policy-key", "policy.pub"]);
-        assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("cluster.yaml:1:1: error[TG415] not signed: "), "{said}");
-        assert!(said.contains(part), "`{part}` is not in: {said}");
+        let (code, printed) = self.lint(&["--policy-key", "policy.pub"]);
+        assert_eq!(code, Some(1), "{printed}");
+        assert!(printed.contains("cluster.yaml:1:1: error[TG415] not signed: "), "{printed}");
+        assert!(printed.contains(part), "`{part}` is not in: {printed}");
     }
 }
 
@@ -80,69 +80,70 @@ const KEY: [&str; 2] = ["--policy-key", "policy.pub"];
 
 /// Case 129, before a policy reaches a node.
 #[test]
-fn what_a_daemon_would_refuse_is_an_error() {
+fn policies_that_the_daemon_refuses_are_lint_errors() {
     let repository = Repository::new();
-    assert_eq!(repository.lint(&[]).0, Some(0), "nobody asks for a signature");
-    repository.refused("not both of `cluster.yaml.sums` and `cluster.yaml.sums.minisig`");
+    assert_eq!(repository.lint(&[]).0, Some(0), "no signature is required");
+    repository.refused("`cluster.yaml.sums` and `cluster.yaml.sums.minisig` must both exist");
 
     repository.sign(&BOTH, "trainguard serial=42");
     for paths in [&[][..], &["cluster.yaml"], &["."], &["./cluster.yaml"]] {
-        let (code, said) = repository.lint(&[&KEY, paths].concat());
-        assert_eq!(code, Some(0), "{paths:?}: {said}");
+        let (code, printed) = repository.lint(&[&KEY, paths].concat());
+        assert_eq!(code, Some(0), "{paths:?}: {printed}");
     }
     repository.write("policies/a.yaml", &POLICY.replace("9091", "9092"));
-    repository.refused("`policies/a.yaml`: is not as it was signed");
+    repository.refused("`policies/a.yaml`: differs from the file that was signed");
     repository.write("policies/a.yaml", POLICY);
     // A file that the pattern matches but the list lacks is unsigned; a listed file that no longer
     // matches is missing.
     repository
         .write("policies/b.yaml", &POLICY.replace("9091", "9092").replace("name: p", "name: more"));
-    repository.refused("`policies/b.yaml`: has no signature");
+    repository.refused("`policies/b.yaml`: is not in the signed list");
     repository.sign(&[BOTH[0], BOTH[1], "policies/b.yaml"], "trainguard serial=43");
     fs::remove_file(repository.path().join("policies/b.yaml")).expect("removing");
-    repository.refused("`policies/b.yaml`: is signed and is not read");
+    repository
+        .refused("`policies/b.yaml`: is in the signed list, but the manifest does not lead to it");
 
     repository.sign(&BOTH, "serial=44");
     repository.refused("expected `trainguard serial=NUMBER`");
     repository.sign(&BOTH, "trainguard serial=44");
     repository.write("cluster.yaml.sums.minisig", "nonsense\n");
-    repository.refused("no signature of minisign");
+    repository.refused("is not a minisign signature");
     repository.sign(&BOTH, "trainguard serial=44");
     repository.write_key("policy.pub", &KeyPair::generate_unencrypted_keypair().expect("a key"));
     repository.refused("another key than the policy key");
 }
 
 #[test]
-fn what_has_expired_is_a_warning() {
+fn an_expired_signature_is_a_warning() {
     let repository = Repository::new();
     repository.sign(&BOTH, "trainguard serial=1 expires=2020-01-31");
-    let (code, said) = repository.lint(&KEY);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, printed) = repository.lint(&KEY);
+    assert_eq!(code, Some(1), "{printed}");
     assert!(
-        said.contains("cluster.yaml:1:1: warning[TG415] its signature has expired (2020-01-31)")
+        printed.contains("cluster.yaml:1:1: warning[TG415] its signature has expired (2020-01-31)")
     );
     assert_eq!(repository.lint(&[&KEY[..], &["--fail-on", "error"]].concat()).0, Some(0));
     assert_eq!(repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat()).0, Some(0));
 }
 
 #[test]
-fn without_a_key_or_a_manifest_there_is_no_answer() {
+fn a_missing_key_or_manifest_exits_with_2() {
     let repository = Repository::new();
     repository.sign(&BOTH, "trainguard serial=1");
     repository.write("bad.pub", "nonsense\n");
     for (args, part) in [
         (&["--policy-key", "no.pub"][..], "cannot read `no.pub`"),
-        (&["--policy-key", "bad.pub"], "no public key of minisign"),
-        (&["--policy-key", "policy.pub", "policies"], "no manifest whose signature"),
+        (&["--policy-key", "bad.pub"], "is not a minisign public key"),
+        (&["--policy-key", "policy.pub", "policies"], "--policy-key needs a manifest"),
         (&["--policy-key", "policy.pub", "--fix"], "cannot be used with"),
     ] {
-        let (code, said) = repository.lint(args);
-        assert_eq!(code, Some(2), "{args:?}: {said}");
-        assert!(said.contains(part), "{args:?}: {said}");
+        let (code, printed) = repository.lint(args);
+        assert_eq!(code, Some(2), "{args:?}: {printed}");
+        assert!(printed.contains(part), "{args:?}: {printed}");
     }
     // `--allow` does not silence an error, and a manifest that does not load is refused for that reason.
     repository.write("cluster.yaml", &manifest().replace("eth0]", "eth0]\nbogus: 1"));
-    let (code, said) = repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat());
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("TG101") && !said.contains("TG415"), "{said}");
+    let (code, printed) = repository.lint(&[&KEY[..], &["--allow", "TG415"]].concat());
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("TG101") && !printed.contains("TG415"), "{printed}");
 }

@@ -1,4 +1,4 @@
-//! Rules about policies that are probably not meant: for each, documents that break it and documents
+//! Rules about policies that are probably mistakes: for each, documents that break it and documents
 //! that nearly do; and the effect of comments and fixes on findings.
 
 use std::path::Path;
@@ -78,7 +78,7 @@ fn change(changes: &[(&str, &str)]) -> (String, String) {
         if manifest.contains(from) {
             manifest = manifest.replacen(from, to, 1);
         } else {
-            assert!(policy.contains(from), "{from:?} is in neither");
+            assert!(policy.contains(from), "{from:?} is in neither document");
             policy = policy.replacen(from, to, 1);
         }
     }
@@ -189,7 +189,7 @@ fn services_that_never_match() {
 }
 
 #[test]
-fn allow_lists_that_allow_nearly_everyone() {
+fn allow_lists_that_admit_nearly_all_addresses() {
     let any = ("allow: { roles: [scheduler, server, worker] }", "allow: { any: true }");
     case(&[any], &["p.yaml:23:19 TG212"]);
     let limited = "allow: { any: true }\n    limits: { total: { newConnections: { rate: 10/s, burst: 100 } } }";
@@ -226,7 +226,7 @@ fn allow_lists_that_allow_nearly_everyone() {
 }
 
 #[test]
-fn limits_that_the_start_of_the_job_breaks() {
+fn limits_that_the_start_of_a_job_exceeds() {
     let total = ("      total:\n        newConnections: { rate: 200/s, burst: 1000 }", "");
     // With 2 servers and 4 workers, the scheduler gets 12 connections.
     for (burst, expected) in [(12, &[][..]), (11, &["p.yaml:17:27 TG214"])] {
@@ -271,7 +271,7 @@ fn limits_that_the_start_of_the_job_breaks() {
 }
 
 #[test]
-fn operators_who_are_cut_off() {
+fn operators_who_lose_ssh_access() {
     // The members-only service covers ssh and admits members only.
     case(&[("    except: [tcp/22]\n", "")], &["p.yaml:20:13 TG301", "p.yaml:20:13 TG302"]);
     let manage = |roles: &str| format!("allow: {{ {roles}networks: [management] }}");
@@ -322,7 +322,7 @@ fn operators_who_are_cut_off() {
 }
 
 #[test]
-fn members_who_are_forgotten() {
+fn members_missing_in_allow_lists() {
     let all = "roles: [scheduler, server, worker]\n      networks";
     case(&[(all, "roles: [scheduler, server]\n      networks")], &["p.yaml:10:15 TG303"]);
     // The scheduler is a single host and need not reach itself.
@@ -360,7 +360,7 @@ fn ports_of_a_framework_that_no_service_covers() {
 }
 
 #[test]
-fn addresses_that_are_elsewhere() {
+fn addresses_outside_the_networks_of_the_cluster() {
     case(&[("10.0.2.[0-3]", "10.1.2.[0-3]")], &[]);
     case(&[("[10.0.0.1,", "[10.1.0.1,")], &["m.yaml:6:34 TG412"]);
     case(&[("\"fd00::1\"]", "\"fd01::1\"]")], &["m.yaml:6:34 TG412"]);
@@ -394,7 +394,7 @@ fn prefixes_that_are_listed_twice() {
 }
 
 #[test]
-fn comments_silence_where_they_stand() {
+fn comments_silence_findings_of_their_line() {
     let any = "allow: { roles: [scheduler, server, worker] }";
     let behind = "allow: { any: true }  # trainguard: ignore[TG212] public by decision 12";
     let (manifest, policy) = change(&[(any, behind)]);

@@ -11,7 +11,7 @@ use jsonschema::Validator;
 use proptest::{prelude::*, sample::Index};
 use serde_json::{Map, Value};
 
-use super::shape::{assert_alike, validator};
+use super::shape::{assert_parser_and_schema_agree, validator};
 use crate::binary;
 use guard_user::policy;
 use guard_user::{
@@ -76,7 +76,7 @@ fn each_schema(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Map<Str
 }
 
 #[test]
-fn every_field_is_explained_and_every_example_is_good() {
+fn every_field_has_a_description_and_every_example_is_valid() {
     for kind in DOCUMENTS {
         let root = document(kind);
         let mut fields = 0;
@@ -128,7 +128,7 @@ fn shared_definitions_are_equal() {
 }
 
 #[test]
-fn the_verb_prints_them() {
+fn the_subcommand_prints_the_schemas() {
     for (name, kind) in ["cluster", "policy", "test"].into_iter().zip(DOCUMENTS) {
         let output = binary::command(&["schema", name]).output().expect("the binary starts");
         assert_eq!(output.status.code(), Some(0));
@@ -149,11 +149,11 @@ fn yaml_files(directory: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn what_the_repository_holds_is_accepted() {
+fn documents_of_the_repository_are_valid() {
     let (mut count, mut tests) = (0, 0);
     for path in [yaml_files("policies"), yaml_files("tests/worlds")].concat() {
         let text = fs::read_to_string(&path).expect("a file");
-        let value = json::value(&text).expect("our dialect");
+        let value = json::value(&text).expect("a document in the dialect");
         let (kind, validator) = match value.get("kind").and_then(Value::as_str) {
             Some("Cluster") => (SchemaDocument::Cluster, &*CLUSTER),
             Some("Policy") => (SchemaDocument::Policy, &*POLICY),
@@ -164,15 +164,15 @@ fn what_the_repository_holds_is_accepted() {
             }
             _ => continue,
         };
-        assert!(assert_alike(kind, validator, &text));
+        assert!(assert_parser_and_schema_agree(kind, validator, &text));
         assert!(validator.is_valid(&value), "{}", path.display());
         count += 1;
     }
     assert!(count >= 28 && tests >= 14, "{count} {tests}");
 }
 
-/// Reports whether the parser accepts the shape of a test file. A missing file is no question of shape.
-fn parser_takes(text: &str) -> bool {
+/// Reports whether the parser accepts the shape of a test file. A missing file is not an error of shape.
+fn parser_accepts(text: &str) -> bool {
     let bundle = Bundle::new("t.test.yaml", [("t.test.yaml", text)]);
     let mut loader = Loader::new(&bundle);
     let _ = loader.test("t.test.yaml".as_ref());
@@ -196,11 +196,11 @@ tests:
     node: sched-0
     packet: { from: worker-0, to: tcp/9091 }
     expect: { verdict: pass, reason: allowed, service: mxnet/scheduler }
-  - name: a stranger is dropped, in the middle of a stream too
+  - name: an unlisted source is dropped, in an open connection too
     node: sched-0
     packet: { from: 192.0.2.7, to: tcp/9091, flags: A }
     expect: { verdict: drop, reason: not_allowed, service: scheduler }
-  - name: more than fits
+  - name: more packets than the limit
     node: sched-0
     packet: { from: \"2001:db8::7\", to: udp/9091, after: 1000, times: 1000 }
     expect: { verdict: would-drop, reason: limit_packets, service: scheduler }
@@ -213,17 +213,20 @@ tests:
         - { verdict: pass, reason: allowed, service: scheduler, frames: 120 }
 ";
     let validator = validator(SchemaDocument::Test);
-    let judge = |text: &str| {
-        let accepted = validator.is_valid(&json::value(text).expect("our dialect"));
-        assert_eq!(accepted, parser_takes(text), "schema and parser differ:\n{text}");
+    let is_accepted = |text: &str| {
+        let accepted = validator.is_valid(&json::value(text).expect("a document in the dialect"));
+        assert_eq!(accepted, parser_accepts(text), "schema and parser differ:\n{text}");
         accepted
     };
-    assert!(judge(good));
+    assert!(is_accepted(good));
     let (start, rest) = good.split_once("nodes:").expect("nodes");
     let (_, tests) = rest.split_once("policies: [mxnet.yaml]").expect("policies");
-    assert!(judge(&format!("{start}manifest: cluster.yaml{tests}")));
-    assert!(!judge(&format!("{start}manifest: cluster.yaml\npolicies: [mxnet.yaml]{tests}")));
-    assert!(!judge(&format!("{start}policies: [mxnet.yaml]{tests}")), "neither manifest nor nodes");
+    assert!(is_accepted(&format!("{start}manifest: cluster.yaml{tests}")));
+    assert!(!is_accepted(&format!("{start}manifest: cluster.yaml\npolicies: [mxnet.yaml]{tests}")));
+    assert!(
+        !is_accepted(&format!("{start}policies: [mxnet.yaml]{tests}")),
+        "neither manifest nor nodes"
+    );
     for (from, to) in [
         ("networks:", "manifest: cluster.yaml\nnetworks:"),
         ("kind: Test", "kind: Tests"),
@@ -258,7 +261,7 @@ tests:
         ("frames: 7", "frames: seven"),
     ] {
         assert!(good.contains(from), "{from}");
-        assert!(!judge(&good.replacen(from, to, 1)), "{from} -> {to}");
+        assert!(!is_accepted(&good.replacen(from, to, 1)), "{from} -> {to}");
     }
     for (from, to) in [
         ("times: 1000", "times: 1"),
@@ -269,7 +272,7 @@ tests:
         ("frames: 7", "frames: 0"),
         ("networks:\n  management: [10.9.0.0/24]\n", ""),
     ] {
-        assert!(judge(&good.replacen(from, to, 1)), "{from} -> {to}");
+        assert!(is_accepted(&good.replacen(from, to, 1)), "{from} -> {to}");
     }
     let reasons = document(SchemaDocument::Test);
     let reasons = reasons.pointer("/definitions/reason/enum");
@@ -466,7 +469,7 @@ fn apply(value: &mut Value, mutation: &Mutation) {
 }
 
 fn mutated(text: &str, changes: &[(Index, Mutation)]) -> String {
-    let mut value = json::value(text).expect("our dialect");
+    let mut value = json::value(text).expect("a document in the dialect");
     for (index, mutation) in changes {
         let mut number = index.index(size(&value));
         mutate(&mut value, &mut number, mutation);
@@ -493,19 +496,19 @@ proptest! {
     })]
 
     #[test]
-    fn mutated_policies_are_judged_alike(changes in changes()) {
-        assert_alike(SchemaDocument::Policy, &POLICY, &mutated(GOOD_POLICY, &changes));
+    fn parser_and_schema_agree_on_mutated_policies(changes in changes()) {
+        assert_parser_and_schema_agree(SchemaDocument::Policy, &POLICY, &mutated(GOOD_POLICY, &changes));
     }
 
     #[test]
-    fn mutated_manifests_are_judged_alike(changes in changes()) {
-        assert_alike(SchemaDocument::Cluster, &CLUSTER, &mutated(MANIFEST, &changes));
+    fn parser_and_schema_agree_on_mutated_manifests(changes in changes()) {
+        assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, &mutated(MANIFEST, &changes));
     }
 
     #[test]
     fn ports(value in "(tcp|udp|sctp|icmp)/(any|[0-9]{1,5}|[0-9]{1,5}-[0-9]{1,5}|[0-9-]{0,7})") {
         let text = with(GOOD_POLICY, "tcp/9091", &value);
-        assert_alike(SchemaDocument::Policy, &POLICY, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Policy, &POLICY, &text);
     }
 
     #[test]
@@ -520,9 +523,9 @@ proptest! {
         ]
     ) {
         let text = with(GOOD_POLICY, "10.9.0.0/24", &value);
-        assert_alike(SchemaDocument::Policy, &POLICY, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Policy, &POLICY, &text);
         let text = with(MANIFEST, "10.0.0.1", &value);
-        assert_alike(SchemaDocument::Cluster, &CLUSTER, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, &text);
     }
 
     #[test]
@@ -530,15 +533,15 @@ proptest! {
         value in "(10\\.|[a-g0-9:. ]{0,5}|fd00::)(\\[[0-9a-f,-]{1,5}\\]?){1,2}[0-9a-f.]{0,2}"
     ) {
         let text = with(MANIFEST, "10.0.0.1", &value);
-        assert_alike(SchemaDocument::Cluster, &CLUSTER, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, &text);
         let text = MANIFEST.replace("\"10.0.1.[0-3]\"", &Value::from(value).to_string());
-        assert_alike(SchemaDocument::Cluster, &CLUSTER, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, &text);
     }
 
     #[test]
     fn interface_patterns(value in prop_oneof!["[a-c\\[\\]!*?/ -]{0,9}", "[!-~]{0,18}", "\\PC{0,4}"]) {
         let text = with(MANIFEST, "eth0", &value);
-        assert_alike(SchemaDocument::Cluster, &CLUSTER, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, &text);
     }
 
     #[test]
@@ -550,11 +553,11 @@ proptest! {
         let value = format!("{number}{unit}{per}");
         for from in ["200/s", "2k/s", "500MB/s", "4k", "64MB"] {
             let text = with(GOOD_POLICY, from, &value);
-            assert_alike(SchemaDocument::Policy, &POLICY, &text);
+            assert_parser_and_schema_agree(SchemaDocument::Policy, &POLICY, &text);
         }
         // Without quotes, YAML may take it for a number.
         let text = GOOD_POLICY.replacen("burst: 1000", &format!("burst: {number}{unit}"), 1);
-        assert_alike(SchemaDocument::Policy, &POLICY, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Policy, &POLICY, &text);
     }
 
     #[test]
@@ -562,17 +565,17 @@ proptest! {
         value in prop_oneof!["[a-z0-9._ é-]{0,5}", "[a-c._]{0,2}(\\[[0-9,-]{0,5}\\]?){1,2}[a-c ]{0,1}", "[a-z]{126,128}"]
     ) {
         let text = with(GOOD_POLICY, "scheduler", &value);
-        assert_alike(SchemaDocument::Policy, &POLICY, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Policy, &POLICY, &text);
         let text = with(MANIFEST, "worker-[0-3]", &value);
-        assert_alike(SchemaDocument::Cluster, &CLUSTER, &text);
+        assert_parser_and_schema_agree(SchemaDocument::Cluster, &CLUSTER, &text);
     }
 }
 
 /// The base texts of all properties have no finding about shape, so a mutation can introduce one.
 #[test]
-fn the_base_of_all_properties_is_good() {
-    assert!(CLUSTER.is_valid(&json::value(MANIFEST).expect("our dialect")));
-    assert!(POLICY.is_valid(&json::value(GOOD_POLICY).expect("our dialect")));
+fn the_base_of_all_properties_is_valid() {
+    assert!(CLUSTER.is_valid(&json::value(MANIFEST).expect("a document in the dialect")));
+    assert!(POLICY.is_valid(&json::value(GOOD_POLICY).expect("a document in the dialect")));
     let texts = [("m.yaml", MANIFEST), ("p.yaml", GOOD_POLICY), ("partners.txt", "10.8.0.0/24\n")];
     let texts = texts.map(|(path, text)| (PathBuf::from(path), std::sync::Arc::from(text)));
     let bundle = Bundle::new("m.yaml", texts);

@@ -46,7 +46,7 @@ fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
     if finding.severity != Severity::Error {
         return false;
     }
-    let says = |words: &str| finding.message.contains(words);
+    let mentions = |words: &str| finding.message.contains(words);
     let source = report.sources.get(finding.place.file).expect("a source");
     let span = finding.place.span;
     let value = source.text.get(span.start as usize..span.end as usize).unwrap_or_default();
@@ -55,14 +55,14 @@ fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
         6 | 7 | 101 | 102 | 106 | 107 | 109 | 112 | 114 | 206 | 411 => true,
         // An address that a host list expands to is not shape; the message shows which of the two it is
         // about.
-        104 if value.contains(['[', ']']) => says("[") || says("]"),
-        104 => !says("is an IPv4-mapped"),
-        105 => !says("runs backwards"),
+        104 if value.contains(['[', ']']) => mentions("[") || mentions("]"),
+        104 => !mentions("is an IPv4-mapped"),
+        105 => !mentions("runs backwards"),
         // A name itself is shape; a name that is expanded from a host list or joined with another is
         // not.
-        110 => says("is not a name") || says("the name has"),
-        111 if says("a burst of") => says("a burst of 0 "),
-        111 => !says("does not fit 64 bits") || value.ends_with("/s"),
+        110 => mentions("is not a name") || mentions("the name has"),
+        111 if mentions("a burst of") => mentions("a burst of 0 "),
+        111 => !mentions("does not fit 64 bits") || value.ends_with("/s"),
         // A host list gets one finding even if several apply, so the finding need not be the one about
         // shape.
         113 => {
@@ -77,7 +77,11 @@ fn is_shape(report: &Report, finding: &Diagnostic) -> bool {
 
 /// Asserts that parser and schema agree about the shape of a text. Returns `false` if the text is not of
 /// our YAML dialect.
-pub(crate) fn assert_alike(document: SchemaDocument, validator: &Validator, text: &str) -> bool {
+pub(crate) fn assert_parser_and_schema_agree(
+    document: SchemaDocument,
+    validator: &Validator,
+    text: &str,
+) -> bool {
     let Some(value) = json::value(text) else {
         return false;
     };
@@ -93,7 +97,7 @@ pub(crate) fn assert_alike(document: SchemaDocument, validator: &Validator, text
         assert_eq!(
             codes.is_empty(),
             errors.is_empty(),
-            "{document:?} {how}: the parser says {codes:?}, the schema {errors:#?}\n{text}"
+            "{document:?} {how}: the parser reports {codes:?}, the schema {errors:#?}\n{text}"
         );
     }
     true

@@ -32,15 +32,15 @@ tests:
     node: sched
     packet: { from: worker, to: tcp/9091, times: 10 }
     expect: { verdict: pass, reason: allowed, service: s }
-  - name: it does so once too often
+  - name: a worker opens too many connections
     node: sched
     packet: { from: worker, to: tcp/9091, after: 10 }
     expect: { verdict: drop, reason: limit_new_connections, service: p/s }
-  - name: a stranger is refused
+  - name: an unlisted source is refused
     node: sched
     packet: { from: \"2001:db8::7\", to: tcp/9091, flags: A }
     expect: { verdict: drop, reason: not_allowed, service: s }
-  - name: ssh is nobody's business
+  - name: ssh is not guarded
     node: sched
     packet: { from: 192.0.2.7, to: tcp/22 }
     expect: { verdict: pass, reason: unguarded }
@@ -77,14 +77,14 @@ impl Dir {
 }
 
 #[test]
-fn what_holds_passes() {
+fn tests_that_hold_pass() {
     let dir = Dir::new();
     for args in [&[][..], &["."], &["p.test.yaml"], &[".", "p.test.yaml"]] {
         let (code, out, err) = dir.run(args, "");
         assert_eq!(code, Some(0), "{out}{err}");
         assert!(out.ends_with(" passed, 0 failed\n"), "{out}");
     }
-    let (code, out, _) = dir.run(&["--filter", "stranger"], "");
+    let (code, out, _) = dir.run(&["--filter", "unlisted"], "");
     assert_eq!((code, out.as_str()), (Some(0), "1 passed, 0 failed\n"));
 }
 
@@ -110,7 +110,7 @@ fn shipped_policies_pass_their_tests() {
 }
 
 #[test]
-fn what_does_not_hold_is_told_with_its_place() {
+fn failed_tests_are_reported_with_their_lines() {
     let dir = Dir::new();
     let wrong = TESTS.replace("times: 10 }", "times: 12 }").replace(
         "verdict: pass, reason: unguarded",
@@ -123,7 +123,7 @@ fn what_does_not_hold_is_told_with_its_place() {
 FAILED p.test.yaml:5: a worker registers
        from 10.0.1.0 to 10.0.0.1:9091 on sched, packet 11 of 12: expected pass, allowed by s; found drop, limit_new_connections by s
        from fd00::1:0 to [fd00::1]:9091 on sched, packet 11 of 12: expected pass, allowed by s; found drop, limit_new_connections by s
-FAILED p.test.yaml:17: ssh is nobody's business
+FAILED p.test.yaml:17: ssh is not guarded
        from 192.0.2.7 to 10.0.0.1:22 on sched: expected drop, not_allowed by s; found pass, unguarded
 2 passed, 2 failed
 ";
@@ -140,7 +140,7 @@ FAILED p.test.yaml:17: ssh is nobody's business
 }
 
 #[test]
-fn every_part_of_a_verdict_counts() {
+fn every_part_of_a_verdict_is_compared() {
     for (from, to) in [
         (
             "expect: { verdict: drop, reason: not_allowed, service: s }",
@@ -178,25 +178,25 @@ fn every_part_of_a_verdict_counts() {
 }
 
 #[test]
-fn what_cannot_be_answered_is_no_answer() {
+fn tests_that_cannot_run_exit_with_2() {
     let dir = Dir::new();
     fs::create_dir(dir.path().join("empty")).expect("a directory");
-    for (args, text, said) in [
+    for (args, text, expected) in [
         (&["empty"][..], TESTS.to_owned(), "no tests to run"),
         (&["gone.test.yaml"], TESTS.to_owned(), "does not exist"),
-        (&["--filter", "nothing is called that"], TESTS.to_owned(), "no tests to run"),
+        (&["--filter", "no such name"], TESTS.to_owned(), "no tests to run"),
         (&[], TESTS.replace("m.yaml", "gone.yaml"), "p.test.yaml:3:11"),
-        (&[], TESTS.replace("manifest: m.yaml", "manifest: p.yaml"), "a manifest belongs"),
+        (&[], TESTS.replace("manifest: m.yaml", "manifest: p.yaml"), "expected a manifest"),
         (&[], TESTS.replace("node: sched", "node: shed"), "did you mean `sched`?"),
         (&[], TESTS.replace("from: worker", "from: wrker"), "did you mean `worker`?"),
-        (&[], TESTS.replace("it does so once too often", "a worker registers"), "TG205"),
-        (&["p.yaml"], TESTS.to_owned(), "where tests belong"),
+        (&[], TESTS.replace("a worker opens too many connections", "a worker registers"), "TG205"),
+        (&["p.yaml"], TESTS.to_owned(), "expected tests"),
         (&["--junit", "gone/out.xml"], TESTS.to_owned(), "cannot write `gone/out.xml`"),
     ] {
         dir.write("p.test.yaml", &text);
         let (code, out, err) = dir.run(args, "");
         assert_eq!(code, Some(2), "{args:?}: {out}{err}");
-        assert!(err.contains(said), "{args:?}: {said:?} is not in {err}");
+        assert!(err.contains(expected), "{args:?}: {expected:?} is not in {err}");
     }
     // A file that cannot be used does not hide the results of others.
     dir.write("p.test.yaml", TESTS);
@@ -215,7 +215,7 @@ fn pcap(frames: &[(Vec<u8>, usize)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_capture_must_have_what_is_named_and_nothing_else() {
+fn a_summary_names_every_frame_of_the_capture() {
     use guard_common::port_table::Transport::Tcp;
     use guard_user::probe::{FLAGS_OPENING, Probe};
     let frame = |from: &str, port| {
@@ -243,7 +243,7 @@ fn a_capture_must_have_what_is_named_and_nothing_else() {
     dir.write("p.test.yaml", test(whole));
     let (code, out, err) = dir.run(&[], "");
     assert_eq!(code, Some(0), "{out}{err}");
-    for (from, to, said) in [
+    for (from, to, expected) in [
         ("frames: 2", "frames: 3", "expected 3 frames pass, allowed by s; found 2"),
         (
             "        - { verdict: pass, reason: unguarded, frames: 1 }\n",
@@ -259,7 +259,7 @@ fn a_capture_must_have_what_is_named_and_nothing_else() {
         dir.write("p.test.yaml", test(&whole.replacen(from, to, 1)));
         let (code, out, _) = dir.run(&[], "");
         assert_eq!(code, Some(1), "{out}");
-        assert!(out.contains(said), "{said:?} is not in {out}");
+        assert!(out.contains(expected), "{expected:?} is not in {out}");
     }
     // A test whose capture cut the frames too short gives no result.
     dir.write("p.test.yaml", test(whole));
@@ -270,7 +270,7 @@ fn a_capture_must_have_what_is_named_and_nothing_else() {
 }
 
 #[test]
-fn an_event_becomes_a_test_that_holds() {
+fn recorded_events_become_tests_that_pass() {
     let dir = Dir::new();
     let event = |source: &str, port: u16, more: &str| {
         format!(
@@ -287,10 +287,10 @@ fn an_event_becomes_a_test_that_holds() {
     // Recorded tests are printed, appended to a file, or written to a new file.
     let (code, out, err) = dir.run(&["--record"], &events);
     assert_eq!(code, Some(0), "{err}");
-    assert_eq!(out.matches("- name:").count(), 2, "the same again is the same: {out}");
+    assert_eq!(out.matches("- name:").count(), 2, "equal events give one test: {out}");
     let (code, _, err) = dir.run(&["--record", "p.test.yaml"], &events);
     assert_eq!(code, Some(0), "{err}");
-    assert!(dir.read("p.test.yaml").starts_with(TESTS), "what was there stays");
+    assert!(dir.read("p.test.yaml").starts_with(TESTS), "existing tests stay");
     assert_eq!(dir.run(&[], "").1, "6 passed, 0 failed\n");
     let (_, _, err) = dir.run(&["--record", "p.test.yaml"], &events);
     assert!(err.contains("no new tests"), "{err}");
@@ -307,7 +307,7 @@ fn an_event_becomes_a_test_that_holds() {
 
 /// A pattern of policies does not match the test files beside them.
 #[test]
-fn tests_stand_beside_policies() {
+fn patterns_of_policies_do_not_match_test_files() {
     let dir = Dir::new();
     dir.write("m.yaml", manifest().policies("\"p*.yaml\"").to_string());
     let lint = |args: &[&str]| {
@@ -322,7 +322,7 @@ fn tests_stand_beside_policies() {
     assert!(out.contains("matches no policy file"), "{out}");
     dir.write("m.yaml", manifest().policies("p.yaml, p.test.yaml").to_string());
     let (code, out) = lint(&["m.yaml"]);
-    assert_eq!(code, Some(1), "named by itself it is a slip: {out}");
+    assert_eq!(code, Some(1), "a test file in `policies` is an error: {out}");
 }
 
 /// Frames that a replay refuses can be recorded as tests, which pass.
@@ -357,21 +357,21 @@ fn refused_frames_become_tests() {
 }
 
 #[test]
-fn events_that_are_no_tests_are_told_and_lose_nothing() {
+fn events_that_cannot_be_recorded_are_reported_and_others_recorded() {
     let dir = Dir::new();
     let good = "{\"schema\":\"trainguard/event/v1\",\"verdict\":\"drop\",\"reason\":\"not_allowed\",\"service\":\"s\",\
                 \"source\":\"192.0.2.9\",\"transport\":\"tcp\",\"port\":9091}";
-    for (line, said) in [
+    for (line, expected) in [
         ("not json".to_owned(), "not an event"),
-        (good.replace("event/v1", "event/v9"), "is not understood"),
+        (good.replace("event/v1", "event/v9"), "unknown schema `"),
         (good.replace("\"192.0.2.9\"", "null"), "without source and port"),
-        (good.replace("not_allowed", "limit_packets"), "depends on what came before"),
+        (good.replace("not_allowed", "limit_packets"), "depends on earlier packets"),
         (good.replace("\"192.0.2.9\"", "\"worker\""), "not an event"),
     ] {
         let input = format!("{line}\n{good}\n");
         let (code, out, err) = dir.run(&["--record", "--node", "sched"], &input);
         assert_eq!(code, Some(2), "{err}");
-        assert!(err.contains("line 1") && err.contains(said), "{said:?} is not in {err}");
+        assert!(err.contains("line 1") && err.contains(expected), "{expected:?} is not in {err}");
         assert_eq!(out.matches("- name:").count(), 1, "the others are recorded: {out}");
     }
     let (code, _, err) = dir.run(&["--record"], &format!("{good}\n"));

@@ -38,12 +38,12 @@ fn each_case_has_its_tests_or_a_reason() {
             let (file, name) = test.split_once("::").expect("FILE::NAME");
             let text = fs::read_to_string(root.join(file));
             let text = text.unwrap_or_else(|error| panic!("case {case}: {file}: {error}"));
-            let is_there = if Path::new(file).extension().is_some_and(|kind| kind == "rs") {
+            let exists = if Path::new(file).extension().is_some_and(|kind| kind == "rs") {
                 text.contains(&format!("fn {name}("))
             } else {
                 text.contains(name)
             };
-            assert!(is_there, "case {case}: no `{name}` in {file}");
+            assert!(exists, "case {case}: no `{name}` in {file}");
         }
     }
 }

@@ -48,7 +48,7 @@ proptest! {
 
     /// In any period, at most `rate x time + burst` units are admitted.
     #[test]
-    fn no_window_has_more_things(
+    fn no_window_admits_more_units_than_the_limit(
         rate in 1_u64..2_000_000,
         burst in 1_u64..5_000,
         charges in charges(),
@@ -62,10 +62,10 @@ proptest! {
         }
     }
 
-    /// In any period, at most `rate x time + burst x 4097/4096` bytes are admitted, and what one tick
+    /// In any period, at most `rate x time + burst x 4097/4096` bytes are admitted, plus what one tick
     /// allows.
     #[test]
-    fn no_window_has_more_bytes(
+    fn no_window_admits_more_bytes_than_the_limit(
         rate in 1_u64..2_000_000_000,
         burst in 1_u64..200_000,
         charges in charges(),
@@ -82,7 +82,7 @@ proptest! {
     /// A sender that empties the bucket and then always sends a tick too early gets no more either,
     /// because the cost is rounded up.
     #[test]
-    fn no_fraction_of_a_tick_is_given_away(
+    fn sending_a_tick_too_early_gains_nothing(
         rate in 1_u64..2_000_000_000,
         burst in 1_u64..20_000,
         size in 1_u64..2_000,
@@ -104,7 +104,7 @@ proptest! {
 
     /// Charges at no more than the rate are never refused, at any rate and after any burst that fits.
     #[test]
-    fn who_keeps_to_the_rate_is_admitted(
+    fn charges_at_the_rate_are_admitted(
         rate in 1_u64..2_000_000,
         burst in 1_u64..5_000,
         late in prop::collection::vec(0..1_000_u64, 1..60),
@@ -156,16 +156,16 @@ proptest! {
     fn a_clock_that_goes_back_admits_no_more(
         rate in 100_u64..5_000,
         burst in 1_u64..10,
-        moments in prop::collection::vec(0..TICKS_PER_SECOND / 100, 1..200),
+        times in prop::collection::vec(0..TICKS_PER_SECOND / 100, 1..200),
     ) {
         let limit = Limit::per_unit(rate, burst);
         let (mut state, mut admitted) = (0, 0_u128);
-        for moment in &moments {
-            let step = step(&limit, state, TICKS_PER_SECOND + moment, limit.cost(1));
+        for time in &times {
+            let step = step(&limit, state, TICKS_PER_SECOND + time, limit.cost(1));
             state = step.state;
             admitted += u128::from(step.admitted);
         }
-        let span = moments.iter().max().unwrap() - moments.iter().min().unwrap();
+        let span = times.iter().max().unwrap() - times.iter().min().unwrap();
         let second = u128::from(TICKS_PER_SECOND);
         let allowed = u128::from(rate) * u128::from(span) + u128::from(burst) * second;
         prop_assert!(admitted * second <= allowed, "{admitted} admitted in {span} ticks");
@@ -174,7 +174,7 @@ proptest! {
     /// In any period, all CPUs together admit no more than the limit, plus the credit that they held at
     /// its start, which is at most a batch per CPU.
     #[test]
-    fn cpus_that_draw_get_no_more_than_a_batch_each_besides(
+    fn each_cpu_adds_at_most_a_batch_to_the_limit(
         rate in 1_u64..=1_000_000_000,
         burst in 1_u64..100_000,
         cpus in 1_usize..5,
@@ -188,33 +188,33 @@ proptest! {
         let mut admitted = Vec::new();
         for (pause, cpu) in packets {
             now += pause;
-            let in_hand: u64 = credits.iter().sum();
+            let held: u64 = credits.iter().sum();
             let credit = &mut credits[cpu % cpus];
             let before = (state, *credit);
             let done = draw(&limit, state, *credit, now, limit.cost(1));
             (state, *credit) = (done.state, done.credit);
             prop_assert!(*credit <= limit.batch);
             if done.admitted {
-                admitted.push((now, in_hand));
+                admitted.push((now, held));
             } else {
-                prop_assert_eq!((state, *credit), before, "a refusal only reads");
+                prop_assert_eq!((state, *credit), before, "a refused charge changes nothing");
             }
         }
         let second = u128::from(TICKS_PER_SECOND);
-        for (first, (start, in_hand)) in admitted.iter().enumerate() {
+        for (first, (start, held)) in admitted.iter().enumerate() {
             for (nth, (end, _)) in (1_u128..).zip(&admitted[first..]) {
-                let ticks = u128::from(end - start) + u128::from(limit.depth) + u128::from(*in_hand);
+                let ticks = u128::from(end - start) + u128::from(limit.depth) + u128::from(*held);
                 prop_assert!((nth - 1) * u128::from(limit.unit) <= ticks, "{nth} at {rate}/s");
-                let most = u128::from(rate) * u128::from(end - start)
+                let max = u128::from(rate) * u128::from(end - start)
                     + (u128::from(burst) + (cpus as u128) * 64) * second;
-                prop_assert!(nth * second <= most, "{nth} at {rate}/s");
+                prop_assert!(nth * second <= max, "{nth} at {rate}/s");
             }
         }
     }
 
     /// Credit is not lost: at one moment the whole burst is admitted if enough packets arrive.
     #[test]
-    fn a_burst_is_given_out_whole(
+    fn the_whole_burst_is_admitted(
         burst in 1_u64..20_000,
         cpus in 1_usize..5,
         order in prop::collection::vec(0_usize..5, 64),
@@ -223,8 +223,8 @@ proptest! {
         let mut state = 0;
         let mut credits = vec![0; cpus];
         let mut admitted = 0;
-        let asked = order.iter().cycle().take(usize::try_from(burst).unwrap() + 400);
-        for cpu in asked.copied().chain((0..cpus).flat_map(|cpu| [cpu; 65])) {
+        let requests = order.iter().cycle().take(usize::try_from(burst).unwrap() + 400);
+        for cpu in requests.copied().chain((0..cpus).flat_map(|cpu| [cpu; 65])) {
             let credit = &mut credits[cpu % cpus];
             let done = draw(&limit, state, *credit, TICKS_PER_SECOND, limit.cost(1));
             (state, *credit) = (done.state, done.credit);

@@ -25,7 +25,7 @@ const IP_AT: usize = 14;
 const SOURCE: std::ops::Range<usize> = 26..30;
 const DESTINATION: std::ops::Range<usize> = 30..34;
 
-const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
+const UNLISTED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 
 /// Loads the hosts of the captures with the shipped policy.
 fn cluster() -> Loaded {
@@ -45,8 +45,9 @@ fn captures() -> Vec<(&'static str, Vec<Captured>)> {
 /// second.
 fn received(frames: &[Captured], address: Ipv4Addr) -> Vec<Captured> {
     let start = frames[0].ns;
-    let mine = frames.iter().filter(|frame| frame.bytes[DESTINATION] == address.octets());
-    mine.map(|frame| Captured { ns: frame.ns - start + 1_000_000_000, bytes: frame.bytes.clone() })
+    let to_host = frames.iter().filter(|frame| frame.bytes[DESTINATION] == address.octets());
+    to_host
+        .map(|frame| Captured { ns: frame.ns - start + 1_000_000_000, bytes: frame.bytes.clone() })
         .collect()
 }
 
@@ -88,14 +89,14 @@ pub(crate) fn replay<'p, B: Backend>(
         let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
         for frame in &frames {
             let mut forged = frame.bytes.clone();
-            forged[SOURCE].copy_from_slice(&STRANGER.octets());
+            forged[SOURCE].copy_from_slice(&UNLISTED.octets());
             let verdict = backend.evaluate(&forged, frame.ns);
             let expected = if guarded(policy, &forged) {
                 (Action::Drop, Reason::NotAllowed)
             } else {
                 (Action::Pass, Reason::Established)
             };
-            assert_eq!((verdict.action, verdict.reason), expected, "{place}: a stranger");
+            assert_eq!((verdict.action, verdict.reason), expected, "{place}: an unlisted source");
             *reasons.entry(verdict.reason).or_default() += 1;
         }
         // Each host accepted connections, and got replies to connections of its own.
@@ -112,7 +113,7 @@ pub(crate) fn replay_unguarded(address: Ipv4Addr, backend: &mut impl Backend) {
     for (_, frames) in captures() {
         for frame in received(&frames, address) {
             let mut forged = frame.bytes;
-            forged[SOURCE].copy_from_slice(&STRANGER.octets());
+            forged[SOURCE].copy_from_slice(&UNLISTED.octets());
             let verdict = backend.evaluate(&forged, frame.ns);
             assert_eq!((verdict.action, verdict.reason), (Action::Pass, Reason::Unguarded));
         }
@@ -140,7 +141,7 @@ fn the_captures_are_of_the_hosts_in_the_manifest() {
 }
 
 #[test]
-fn the_job_runs_and_a_stranger_stays_out_on_the_host() {
+fn the_job_runs_and_an_unlisted_host_is_refused_on_the_host() {
     for (policy, address) in nodes() {
         replay(&policy, address, Host::new);
     }
@@ -152,7 +153,7 @@ pub(crate) fn other_ports() -> CompiledPolicy {
 }
 
 #[test]
-fn a_policy_for_other_ports_touches_nothing_on_the_host() {
+fn a_policy_for_other_ports_affects_no_frame_on_the_host() {
     let policy = other_ports();
     for (_, address) in nodes() {
         replay_unguarded(address, &mut Host::new(&policy));

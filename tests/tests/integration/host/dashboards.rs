@@ -23,7 +23,7 @@ pub(crate) fn dashboard() -> Value {
 }
 
 #[test]
-fn each_alert_says_what_to_do_by_commands_that_exist() {
+fn each_alert_names_existing_commands() {
     let text = fs::read_to_string(packaging().join("alerts.yaml")).expect("the alerts");
     let cli = Cli::command();
     let mut alerts: BTreeMap<&str, String> = BTreeMap::new();
@@ -41,20 +41,23 @@ fn each_alert_says_what_to_do_by_commands_that_exist() {
         for field in ["severity: ", "summary: ", "description: "] {
             assert!(text.contains(field), "{alert} has no {field}");
         }
-        let verbs: Vec<&str> = text
+        let subcommands: Vec<&str> = text
             .split("`trainguard ")
             .skip(1)
             .filter_map(|rest| rest.split(['`', ' ']).next())
             .collect();
-        assert!(!verbs.is_empty(), "{alert} names no command");
-        for verb in verbs {
-            assert!(cli.find_subcommand(verb).is_some(), "{alert}: there is no verb {verb}");
+        assert!(!subcommands.is_empty(), "{alert} names no command");
+        for subcommand in subcommands {
+            assert!(
+                cli.find_subcommand(subcommand).is_some(),
+                "{alert}: no subcommand `{subcommand}`"
+            );
         }
     }
 }
 
 #[test]
-fn the_dashboard_is_one_that_grafana_shows() {
+fn the_dashboard_has_the_format_that_grafana_accepts() {
     let dashboard = dashboard();
     assert_eq!(dashboard["schemaVersion"], 39);
     let variables: BTreeSet<&str> = dashboard["templating"]["list"]
@@ -72,14 +75,14 @@ fn the_dashboard_is_one_that_grafana_shows() {
         .collect();
     assert_eq!(rows, ["Cluster", "Node $node"]);
     let ids: BTreeSet<u64> = all.iter().filter_map(|panel| panel["id"].as_u64()).collect();
-    assert_eq!(ids.len(), all.len(), "an id that is there twice");
+    assert_eq!(ids.len(), all.len(), "a duplicate panel id");
     let mut taken = BTreeSet::new();
     for panel in all {
-        let number = |field: &str| panel["gridPos"][field].as_u64().expect("a place");
+        let number = |field: &str| panel["gridPos"][field].as_u64().expect("a number in gridPos");
         assert!(number("x") + number("w") <= 24, "{}", panel["title"]);
         for y in number("y")..number("y") + number("h") {
             for x in number("x")..number("x") + number("w") {
-                assert!(taken.insert((x, y)), "{} lies upon another", panel["title"]);
+                assert!(taken.insert((x, y)), "{} overlaps another panel", panel["title"]);
             }
         }
     }

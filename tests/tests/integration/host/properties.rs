@@ -136,7 +136,7 @@ fn unguarded() -> impl Strategy<Value = (u8, u16)> {
 }
 
 /// Generates sources that no world allows: documentation prefixes, and addresses that cannot be sources.
-fn stranger() -> impl Strategy<Value = IpAddr> {
+fn unlisted() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
         any::<u8>().prop_map(|host| Ipv4Addr::new(192, 0, 2, host).into()),
         any::<u8>().prop_map(|host| Ipv4Addr::new(127, 0, 0, host).into()),
@@ -186,10 +186,10 @@ fn shape(
 proptest! {
     #![proptest_config(config())]
 
-    /// However the packet is encapsulated, and wherever the frame is cut.
+    /// Holds for any encapsulation, also if the frame is truncated at any length.
     #[test]
-    fn a_stranger_never_passes_at_an_enforced_port(
-        shape in shape(stranger(), guarded()),
+    fn an_unlisted_source_never_reaches_an_enforced_port(
+        shape in shape(unlisted(), guarded()),
         cut in any::<prop::sample::Index>(),
     ) {
         let frame = shape.frame();
@@ -198,20 +198,20 @@ proptest! {
         prop_assert_eq!(verdict(&ENFORCE, cut).action, Action::Drop, "{}", hex(cut));
     }
 
-    /// For any source and destination.
+    /// Holds for any source and destination.
     #[test]
-    fn an_unguarded_port_is_left_alone(
-        shape in shape(prop_oneof![stranger(), member()], unguarded()),
+    fn packets_to_an_unguarded_port_pass(
+        shape in shape(prop_oneof![unlisted(), member()], unguarded()),
     ) {
         let frame = shape.frame();
         let expected = Verdict::of_node(Action::Pass, Reason::Unguarded);
         prop_assert_eq!(verdict(&ENFORCE, &frame), expected, "{}", hex(&frame));
     }
 
-    /// The destination, VLAN tags and IP options do not affect who may reach a port.
+    /// The destination, VLAN tags and IP options do not affect which sources may reach a port.
     #[test]
     fn only_source_port_and_flags_matter(
-        shape in shape(prop_oneof![stranger(), member()], prop_oneof![guarded(), unguarded()]),
+        shape in shape(prop_oneof![unlisted(), member()], prop_oneof![guarded(), unguarded()]),
         to in any::<u32>(),
         tags in 0_usize..=2,
     ) {
@@ -224,7 +224,7 @@ proptest! {
 
     /// Policies that are equal for both families give equal verdicts.
     #[test]
-    fn the_families_agree(
+    fn both_families_get_the_same_verdicts(
         number in prop::sample::select(vec![10_u8, 20, 21, 30, 37, 90, 99]),
         shape in shape(member(), prop_oneof![guarded(), unguarded()]),
     ) {
@@ -264,7 +264,7 @@ proptest! {
 
     /// A policy in observe mode drops nothing, and its verdict states what enforce mode would do.
     #[test]
-    fn observing_says_what_enforcing_does(seed: u64) {
+    fn observe_mode_reports_the_verdicts_of_enforce_mode(seed: u64) {
         for [observing, enforcing] in OBSERVING.iter() {
             let mut enforced = Host::new(enforcing);
             for (frame, seen) in evaluated(observing, seed) {
@@ -283,7 +283,7 @@ proptest! {
 /// The headers that events keep of a frame get the same verdict as the frame, and are its first bytes
 /// except for padding, which is zero.
 #[test]
-fn headers_are_judged_like_the_whole_frame() {
+fn headers_get_the_verdict_of_the_whole_frame() {
     let seed = random::seed();
     let mut refused = 0;
     for (nth, policy) in (0..).zip(UNLIMITED.iter()) {
@@ -299,7 +299,7 @@ fn headers_are_judged_like_the_whole_frame() {
             let kept = Frame::cut(&headers.bytes, len);
             assert_eq!(verdict(&kept), verdict(&Frame::cut(head, len)), "{}", place());
             let mut bytes = headers.bytes.iter().zip(head);
-            assert!(bytes.all(|(kept, was)| kept == was || *kept == 0), "{}", place());
+            assert!(bytes.all(|(kept, original)| kept == original || *kept == 0), "{}", place());
             assert!(headers.bytes.len() <= head.len(), "{}", place());
             refused += usize::from(verdict(&kept).reason.is_refusal());
         }

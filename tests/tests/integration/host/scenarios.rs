@@ -83,7 +83,7 @@ corpus!(names!(FILES));
 corpus!(test_each!(on_host));
 
 #[test]
-fn every_file_is_played_and_every_name_given_once() {
+fn every_file_is_played_and_every_name_is_unique() {
     let mut names: Vec<String> = Vec::new();
     for entry in fs::read_dir(data("corpus")).unwrap() {
         let path = entry.unwrap().path();

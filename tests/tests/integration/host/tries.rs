@@ -1,5 +1,5 @@
 //! The compiled tries compared with longest-prefix match by definition.
-#![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
+#![expect(clippy::print_stdout, reason = "the printed seed reproduces a failure")]
 
 use std::{collections::BTreeSet, fs};
 
@@ -47,33 +47,35 @@ fn bits(random: &mut Random) -> u128 {
 
 /// Returns a prefix length, mostly near the boundaries at which tries tend to have errors: of the direct
 /// table, of nodes, of words and of addresses.
-fn length(random: &mut Random, most: u32) -> u32 {
-    const BORDERS: [u32; 24] = [
+fn length(random: &mut Random, max_len: u32) -> u32 {
+    const BOUNDARIES: [u32; 24] = [
         0, 1, 2, 15, 16, 17, 21, 22, 23, 24, 27, 28, 29, 31, 32, 48, 63, 64, 65, 66, 122, 126, 127,
         128,
     ];
     let len = if random.chance(60) {
-        *random.pick(&BORDERS)
+        *random.pick(&BOUNDARIES)
     } else {
         u32::try_from(random.below(129)).expect("a length")
     };
-    len.min(most)
+    len.min(max_len)
 }
 
 /// Returns a set of prefixes of one or several kinds: scattered, a cluster under one prefix, a chain of
 /// nested ones, neighbours.
-pub(crate) fn set(random: &mut Random, most: u32) -> BTreeSet<Prefix> {
+pub(crate) fn set(random: &mut Random, max_len: u32) -> BTreeSet<Prefix> {
     let mut set = BTreeSet::new();
     for _ in 0..random.below(4) {
         let base = bits(random);
-        let len = length(random, most);
+        let len = length(random, max_len);
         let count = random.below(*random.clone().pick(&[2, 10, 80]));
         let kind = random.below(4);
         for nth in 0..count {
             let (bits, len) = match kind {
-                0 => (bits(random), length(random, most)),
-                1 => (base & mask(len) | bits(random) & !mask(len), length(random, most).max(len)),
-                2 => (base, length(random, most)),
+                0 => (bits(random), length(random, max_len)),
+                1 => {
+                    (base & mask(len) | bits(random) & !mask(len), length(random, max_len).max(len))
+                }
+                2 => (base, length(random, max_len)),
                 _ => {
                     let step = 1_u128.checked_shl(128 - len).unwrap_or(0);
                     (base.wrapping_add(step.wrapping_mul(nth as u128)), len)
@@ -101,13 +103,13 @@ pub(crate) fn items<K: Address>(set: &BTreeSet<Prefix>, random: &mut Random) -> 
 
 /// Finds the longest prefix that contains the address, by comparing with all of them.
 fn by_definition<K: Address>(items: &[Item<K>], key: K) -> Found {
-    let holding = items.iter().filter(|item| item.prefix == key.first_bits(item.len));
-    holding.max_by_key(|item| item.len).map_or(Found::default(), |item| item.found)
+    let matching = items.iter().filter(|item| item.prefix == key.first_bits(item.len));
+    matching.max_by_key(|item| item.len).map_or(Found::default(), |item| item.found)
 }
 
 /// Returns addresses at the edges of the prefixes, near them, and arbitrary ones.
-pub(crate) fn probes(set: &BTreeSet<Prefix>, random: &mut Random, most: u32) -> Vec<u128> {
-    let one = 1_u128 << (128 - most);
+pub(crate) fn probes(set: &BTreeSet<Prefix>, random: &mut Random, max_len: u32) -> Vec<u128> {
+    let one = 1_u128 << (128 - max_len);
     let mut probes = vec![0, u128::MAX, bits(random)];
     for &(first, len) in set {
         let last = first | !mask(len);
@@ -158,7 +160,7 @@ fn a_million_prefixes_fit() {
     fits::<[u64; 2]>(&mut random, 24);
     let status = fs::read_to_string("/proc/self/status").expect("the process's status");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
-    println!("most memory of this process: {}", peak.trim());
+    println!("peak memory of this process: {}", peak.trim());
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
     assert!(kib < 1 << 20, "{kib} KiB");
 }
@@ -215,7 +217,7 @@ impl Arrays<[u64; 2]> for Garbage {
 }
 
 #[test]
-fn a_walk_ends_whatever_the_arrays_hold() {
+fn a_lookup_ends_for_any_contents_of_the_arrays() {
     let mut random = Random::new(random::seed());
     for _ in 0..20_000 {
         let entry = |random: &mut Random| match random.below(3) {

@@ -7,7 +7,7 @@ use guard_common::layout::LAYOUT_VERSION;
 use guard_tests::{
     node::{Node, enforcing, moved},
     skip,
-    traffic::{Traffic, member_and_stranger},
+    traffic::{Traffic, member_and_unlisted},
 };
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 const EARLIER: u32 = 3;
 
 /// Starts a node with a daemon of that version.
-fn guarded_by_the_earlier(test: &str, options: &[&str]) -> Option<(Node, PathBuf)> {
+fn guarded_by_earlier_version(test: &str, options: &[&str]) -> Option<(Node, PathBuf)> {
     let Some(earlier) = std::env::var_os("TRAINGUARD_EARLIER").map(PathBuf::from) else {
         skip::skip(test, "no earlier version, see `cargo xtask upgrade`");
         return None;
@@ -27,14 +27,14 @@ fn guarded_by_the_earlier(test: &str, options: &[&str]) -> Option<(Node, PathBuf
     Some((node, earlier))
 }
 
-fn there(test: &str, options: &[&str]) {
-    let Some((mut node, earlier)) = guarded_by_the_earlier(test, options) else { return };
+fn upgrade_and_downgrade(test: &str, options: &[&str]) {
+    let Some((mut node, earlier)) = guarded_by_earlier_version(test, options) else { return };
     assert_eq!(node.layouts(), [format!("v{EARLIER}")]);
     let mode = node.status().expect("a status")["interfaces"][0]["mode"].clone();
     // A failed attempt leaves maps behind; then the earlier version runs again for a while.
     node.signal("TERM");
     node.set_next_layout(false);
-    let output = node.start_in_vain(&[options, &["--interface", "none0"]].concat());
+    let output = node.start_expecting_exit(&[options, &["--interface", "none0"]].concat());
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     node.set_binary(earlier.clone());
     for _ in 0..3 {
@@ -46,7 +46,7 @@ fn there(test: &str, options: &[&str]) {
     node.start(options);
     node.wait("enforcing", enforcing);
     let first = node.stats();
-    let traffic = Traffic::start(&node, &member_and_stranger());
+    let traffic = Traffic::start(&node, &member_and_unlisted());
     node.signal("TERM");
     node.set_next_layout(false);
     node.start(options);
@@ -54,7 +54,7 @@ fn there(test: &str, options: &[&str]) {
     assert_eq!(status["interfaces"][0]["mode"], mode, "{}", node.log());
     assert_eq!(status["problems"], Value::Array(Vec::new()), "{}", node.log());
     assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")], "{}", node.log());
-    traffic.assert_none_slipped_in();
+    traffic.assert_none_wrongly_admitted();
     let after = node.stats();
     assert!(after["generation"].as_u64() > first["generation"].as_u64(), "{first} {after}");
     traffic.end().assert_counted_once(&moved(&first, &node.stats()));
@@ -63,11 +63,11 @@ fn there(test: &str, options: &[&str]) {
     // changes nothing.
     node.signal("TERM");
     node.set_binary(earlier);
-    let output = node.start_in_vain(options);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("`eth0` is guarded by another version"), "{said}");
-    assert!(said.contains("trainguard detach") && said.contains("open in between"), "{said}");
+    let output = node.start_expecting_exit(options);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("`eth0` is guarded by another version"), "{stderr}");
+    assert!(stderr.contains("trainguard detach") && stderr.contains("open in between"), "{stderr}");
     // The earlier version creates its directory first.
     std::fs::remove_dir(node.pins().join(format!("v{EARLIER}"))).expect("an empty directory");
     assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")]);
@@ -83,16 +83,16 @@ fn there(test: &str, options: &[&str]) {
 }
 
 #[test]
-fn it_is_taken_over_in_native_mode() {
-    there("earlier/native", &[]);
+fn the_earlier_version_is_taken_over_in_native_mode() {
+    upgrade_and_downgrade("earlier/native", &[]);
 }
 
 #[test]
-fn it_is_taken_over_in_tcx_mode() {
-    there("earlier/tcx", &["--mode", "tcx"]);
+fn the_earlier_version_is_taken_over_in_tcx_mode() {
+    upgrade_and_downgrade("earlier/tcx", &["--mode", "tcx"]);
 }
 
 #[test]
-fn it_is_taken_over_in_generic_mode() {
-    there("earlier/generic", &["--mode", "generic"]);
+fn the_earlier_version_is_taken_over_in_generic_mode() {
+    upgrade_and_downgrade("earlier/generic", &["--mode", "generic"]);
 }

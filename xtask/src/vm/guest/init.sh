@@ -1,7 +1,7 @@
 #!/bin/busybox sh
-# First process of a test machine. Runs /vm/job, or boots the system on the first disk; /etc/start
-# says which. What the job writes goes through the port "log", and so does its exit status, in the
-# last line. The console is left to the kernel.
+# First process of a test machine. Runs /vm/job, or boots the system on the first disk, depending on
+# /etc/start. The output of the job goes to the port "log", with the exit status in the last line. Only
+# the kernel writes to the console.
 /bin/busybox --install -s /bin
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount -t proc proc /proc
@@ -10,7 +10,7 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
-# Not the shell's own one, which takes no compressed modules.
+# The modprobe of busybox cannot load compressed modules.
 while read -r module || [ -n "$module" ]; do /sbin/modprobe -q "$module"; done < /etc/modules
 
 if [ "$(cat /etc/start)" = disk ]; then
@@ -26,17 +26,17 @@ if [ "$(cat /etc/start)" = disk ]; then
     exec switch_root /newroot /lib/systemd/systemd
 fi
 
-# What the tests read lies where the sources lay, and those may have been below /tmp.
-mkdir /brought && cp -a /tmp/. /brought/
+# The tests read files at the paths of the source tree, which may be below /tmp. Keep these files.
+mkdir /kept && cp -a /tmp/. /kept/
 mount -t tmpfs tmpfs /tmp
-cp -a /brought/. /tmp/ && rm -r /brought
+cp -a /kept/. /tmp/ && rm -r /kept
 chmod 1777 /tmp
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t securityfs securityfs /sys/kernel/security
-# aya reads the types of the kernel each time that it loads an object, a third of what that takes here.
-# The guard asks for none of them, and does without where a kernel has none.
+# aya reads the kernel's BTF whenever it loads an object, which takes a third of the load time here. The
+# guard does not need the BTF, so hide it.
 [ ! -d /sys/kernel/btf ] || mount -t tmpfs tmpfs /sys/kernel/btf
 ip link set lo up
 hostname vm

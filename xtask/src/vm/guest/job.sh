@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs /vm/job in a system that has booted. What it writes goes through the port "log", and so does
-# its exit status, in the last line. Then the machine goes off, in the ordinary way.
+# Runs /vm/job in a system that has booted. The output goes to the port "log", with the exit status in
+# the last line. Then the machine is shut down.
 port=$(grep -lx log /sys/class/virtio-ports/*/name)
 port=${port%/name}
 exec > "/dev/${port##*/}" 2>&1 < /dev/null

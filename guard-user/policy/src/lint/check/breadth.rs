@@ -46,13 +46,15 @@ pub(crate) fn check(out: &mut Report, services: &[ServiceView<'_>]) {
         let mut places = places.chain(allow.networks.iter().map(|name| name.place));
         let place: Location = places.next().unwrap_or(known.doc.name.place);
         let message = format!(
-            "`{}` admits half of all {what} addresses or more: nearly everybody",
+            "`{}` admits half of all {what} addresses or more, which is nearly every host",
             known.doc.name.value
         );
         let finding = Diagnostic::warning(rules::NEARLY_EVERYTHING, place, message)
-            .help("list the networks that are meant; to admit everybody, write `any: true`");
+            .help("list the networks that need it; to admit every source, write `any: true`");
         out.push(
-            places.take(3).fold(finding, |finding, place| finding.related(place, "with this")),
+            places
+                .take(3)
+                .fold(finding, |finding, place| finding.related(place, "together with this")),
         );
     }
 }

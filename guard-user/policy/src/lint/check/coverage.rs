@@ -65,12 +65,11 @@ pub(crate) fn uncovered(
         let Some((framework, what)) = of else { continue };
         let place = known.doc.ports.first().map_or(known.doc.name.place, |entry| entry.place);
         let message = format!(
-            "no service covers tcp/{port} ({what}), where {framework} listens, too, unless told \
-             otherwise"
+            "no service covers tcp/{port} ({what}), where {framework} also listens by default"
         );
         out.push(Diagnostic::warning(rules::UNCOVERED, place, message).help(format!(
-            "add `tcp/{port}` to `ports`, or a service of its own; or a service for `tcp/any` \
-             with `match: new-connections` behind them"
+            "add `tcp/{port}` to `ports` or to a service of its own, or add a service for \
+             `tcp/any` with `match: new-connections`"
         )));
     }
 }
@@ -94,15 +93,15 @@ pub(crate) fn never(
         let holders: BTreeSet<usize> =
             ports.filter_map(|range| held.owner(range.transport, range.first)).collect();
         let message = format!(
-            "`{}` can never match: narrower services have each of its ports on every node that \
-             runs it",
+            "`{}` can never match: on every node that runs it, narrower services cover all of \
+             its ports",
             known.doc.name.value
         );
         let mut finding = Diagnostic::warning(rules::NO_EFFECT, known.doc.name.place, message)
-            .help("delete the service, or the narrower entries that take its ports");
+            .help("delete the service, or the narrower entries that cover its ports");
         for holder in holders.into_iter().filter_map(|holder| services.get(holder)) {
             let place = holder.doc.ports.first().map_or(holder.doc.name.place, |port| port.place);
-            finding = finding.related(place, format!("`{}` has them", holder.doc.name.value));
+            finding = finding.related(place, format!("`{}` covers them", holder.doc.name.value));
         }
         out.push(finding);
     }

@@ -65,7 +65,7 @@ pub(crate) fn check(
         {
             let message = format!("`{name}` has {has} addresses only, all other nodes have both");
             out.push(Diagnostic::warning(rules::ONE_FAMILY, *place, message).help(format!(
-                "add its {lacks} address: what it sends from there is refused as a stranger's"
+                "add its {lacks} address: packets from an address that is not listed are refused"
             )));
         }
     }
@@ -81,7 +81,7 @@ pub(crate) fn check(
             }
         }
     }
-    let mut told: Vec<&str> = Vec::new();
+    let mut reported: Vec<&str> = Vec::new();
     for (known, nodes) in services.iter().zip(&of_nodes) {
         if *nodes != BOTH {
             continue;
@@ -93,13 +93,13 @@ pub(crate) fn check(
             listed = [listed[0] || of[0], listed[1] || of[1]];
         }
         let Some((has, lacks)) = only(listed) else { continue };
-        let help = format!("list the {lacks} prefixes of the same hosts, too");
+        let help = format!("list the {lacks} prefixes of the same hosts as well");
         for name in &allow.networks {
             let place = whole.doc.networks.iter().find(|(known, _)| known.value == name.value);
             if let Some((at, _)) = place
-                && !told.contains(&name.value.as_str())
+                && !reported.contains(&name.value.as_str())
             {
-                told.push(&name.value);
+                reported.push(&name.value);
                 let message = format!(
                     "the network `{}` has {has} prefixes only, the nodes of `{}` are reached over \
                      {lacks} as well",

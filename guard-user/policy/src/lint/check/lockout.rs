@@ -46,15 +46,14 @@ pub(crate) fn members(out: &mut Report, whole: &ClusterView<'_>, services: &[Ser
     }
     for known in services {
         if let Some(of_policy) = taking_part.get(&known.policy) {
-            forgotten(out, whole, of_policy, known);
+            omitted_role(out, whole, of_policy, known);
         }
     }
     for entry in whole.doc.nodes.iter().filter(|entry| entry.roles.is_empty()) {
         let message = format!("`{}` has no role: every service refuses it", entry.name.value);
         out.push(
-            Diagnostic::warning(rules::MEMBER, entry.name.place, message).help(
-                "give it the role that it plays; `networks` are for hosts that are no members",
-            ),
+            Diagnostic::warning(rules::MEMBER, entry.name.place, message)
+                .help("give it its role, or list the host under `networks` if it is not a member"),
         );
     }
 }
@@ -73,9 +72,9 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
     }
     let place = port_place(known, SSH);
     let name = &known.doc.name.value;
-    let help = "write `except: [tcp/22]`, or admit the network from which operators come";
-    let entrance = allow.roles.iter().any(|role| LOGIN_ROLES.contains(&role.value.as_str()));
-    if allow.networks.is_empty() && allow.cidrs.is_empty() && !entrance {
+    let help = "write `except: [tcp/22]`, or admit the network from which operators log in";
+    let has_login_role = allow.roles.iter().any(|role| LOGIN_ROLES.contains(&role.value.as_str()));
+    if allow.networks.is_empty() && allow.cidrs.is_empty() && !has_login_role {
         let message = format!("`{name}` covers ssh (tcp/22) and admits nodes of the cluster only");
         out.push(Diagnostic::warning(rules::SSH, place, message).help(help));
     }
@@ -89,7 +88,7 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
             );
             out.push(
                 Diagnostic::warning(rules::MANAGEMENT, place, message)
-                    .related(network.place, "operators come from here")
+                    .related(network.place, "operators log in from here")
                     .help(help),
             );
         }
@@ -98,7 +97,7 @@ fn ssh(out: &mut Report, whole: &ClusterView<'_>, known: &ServiceView<'_>) {
 
 /// Reports members that a service omits: `allow` lists all but one of the roles that take part in the
 /// policy.
-fn forgotten(
+fn omitted_role(
     out: &mut Report,
     whole: &ClusterView<'_>,
     taking_part: &BTreeMap<&str, Location>,
@@ -110,8 +109,8 @@ fn forgotten(
     }
     let admits = |role: &str| allow.roles.iter().any(|admitted| admitted.value == role);
     let admitted = taking_part.keys().filter(|role| admits(role)).count();
-    let mut forgotten = taking_part.iter().filter(|(role, _)| !admits(role));
-    let (Some((role, place)), None, 2..) = (forgotten.next(), forgotten.next(), admitted) else {
+    let mut omitted = taking_part.iter().filter(|(role, _)| !admits(role));
+    let (Some((role, place)), None, 2..) = (omitted.next(), omitted.next(), admitted) else {
         return;
     };
     // A node with another role that is admitted is not cut off. A single node does not need access to
@@ -124,12 +123,12 @@ fn forgotten(
     let Some(first) = cut_off.first().filter(|_| !(itself && cut_off.len() == 1)) else {
         return;
     };
-    let who = match cut_off.len() {
+    let refused = match cut_off.len() {
         1 => format!("`{first}`"),
         more => format!("`{first}` and {} more", more - 1),
     };
     let message = format!(
-        "`{}` admits every role of its policy but `{role}`: {who} would be refused",
+        "`{}` admits every role of its policy except `{role}`: {refused} would be refused",
         known.doc.name.value
     );
     let at = allow.roles.first().map_or(known.doc.name.place, |role| role.place);
@@ -137,7 +136,8 @@ fn forgotten(
         Diagnostic::warning(rules::MEMBER, at, message)
             .related(*place, "takes part in this policy")
             .help(format!(
-                "add `{role}` to `allow`: a member that is refused stalls the job silently"
+                "add `{role}` to `allow`: a refused member stalls the job without an error in its \
+                 logs"
             )),
     );
 }

@@ -24,7 +24,7 @@ use crate::syntax::{
 pub(crate) use self::policy::policy;
 
 /// Checks that the documents of a cluster agree. `whole` is set if all policies are known and
-/// faultless, so that unused names can be reported.
+/// without errors, so that unused names can be reported.
 pub(crate) fn documents(
     out: &mut Report,
     doc: &ClusterDoc,
@@ -35,7 +35,7 @@ pub(crate) fn documents(
     for (_, policy) in policies {
         let name = &policy.name;
         if let Some(first) = names.get(name.value.as_str()) {
-            let message = format!("the policy name `{}` twice", name.value);
+            let message = format!("the policy name `{}` is used twice", name.value);
             out.push(
                 Diagnostic::error(rules::DUPLICATE_NAME, name.place, message)
                     .related(*first, "first used here"),

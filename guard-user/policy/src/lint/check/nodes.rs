@@ -73,20 +73,20 @@ pub(crate) fn check(out: &mut Report, doc: &ClusterDoc, policies: &[(FileId, Rc<
         }
     }
     owned.sort_by_key(|o| (o.claim.width, o.claim.range, o.service));
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for (at, first) in owned.iter().enumerate() {
-        let rivals = owned.iter().skip(at + 1).take_while(|other| {
+        let equally_wide = owned.iter().skip(at + 1).take_while(|other| {
             other.claim.width == first.claim.width
                 && other.claim.range.transport == first.claim.range.transport
                 && other.claim.range.first <= first.claim.range.last
         });
-        for second in rivals {
+        for second in equally_wide {
             let together = match (runs_on.get(first.service), runs_on.get(second.service)) {
                 (Some(a), Some(b)) => !a.is_disjoint(b),
                 _ => false,
             };
             let same = first.service == second.service;
-            if same || !together || !told.insert((first.place, second.place)) {
+            if same || !together || !reported.insert((first.place, second.place)) {
                 continue;
             }
             let shared = first.claim.range.intersect(&second.claim.range);

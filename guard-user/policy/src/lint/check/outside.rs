@@ -26,7 +26,7 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>) {
         declared(out, whole, own);
     } else {
         for six in [false, true] {
-            alone(out, whole, six);
+            outlier(out, whole, six);
         }
     }
 }
@@ -87,35 +87,35 @@ fn declared(out: &mut Report, whole: &ClusterView<'_>, own: &PrefixSet) {
 }
 
 /// Reports the one node of a family whose address is not in the prefix of all others.
-fn alone(out: &mut Report, whole: &ClusterView<'_>, six: bool) {
+fn outlier(out: &mut Report, whole: &ClusterView<'_>, six: bool) {
     let (shift, length) = if six { (80, 48) } else { (16, 16) };
-    let mut homes: HashMap<u128, (usize, &Node, Addr)> = HashMap::new();
+    let mut by_prefix: HashMap<u128, (usize, &Node, Addr)> = HashMap::new();
     for node in &whole.cluster.nodes {
         let mut seen = Vec::new();
         for address in &node.addresses {
             let (is_six, at) = number(address);
-            let home = at >> shift;
-            if is_six == six && !seen.contains(&home) {
-                seen.push(home);
-                homes.entry(home).or_insert((0, node, *address)).0 += 1;
+            let prefix = at >> shift;
+            if is_six == six && !seen.contains(&prefix) {
+                seen.push(prefix);
+                by_prefix.entry(prefix).or_insert((0, node, *address)).0 += 1;
             }
         }
     }
-    let mut homes: Vec<_> = homes.into_values().collect();
-    homes.sort_by_key(|(count, ..)| *count);
-    let [(1, node, address), (others, _, example)] = homes.as_slice() else { return };
+    let mut by_prefix: Vec<_> = by_prefix.into_values().collect();
+    by_prefix.sort_by_key(|(count, ..)| *count);
+    let [(1, node, address), (others, _, example)] = by_prefix.as_slice() else { return };
     if *others < MIN_TOGETHER {
         return;
     }
     let place = Places::of(whole.doc).addresses(node);
     let message = format!(
-        "{} of `{}` is alone: all others are in one /{length} with {}",
+        "{} of `{}` is outside the /{length} that contains all other nodes, such as {}",
         IpAddr::from(*address),
         node.name,
         IpAddr::from(*example)
     );
     out.push(Diagnostic::warning(rules::OUTSIDE, place, message).help(
-        "correct the address; if it is right, say so with a network `cluster` that holds all \
+        "correct the address; if it is right, define a network `cluster` that lists all \
          prefixes of the cluster",
     ));
 }

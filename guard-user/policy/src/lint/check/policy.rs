@@ -26,7 +26,7 @@ pub(crate) fn policy(out: &mut Report, doc: &PolicyDoc) {
     for service in &doc.services {
         let name = &service.name;
         if let Some(first) = names.get(name.value.as_str()) {
-            let message = format!("the service name `{}` twice", name.value);
+            let message = format!("the service name `{}` is used twice", name.value);
             out.push(
                 Diagnostic::error(rules::DUPLICATE_NAME, name.place, message)
                     .related(*first, "first used here"),
@@ -50,7 +50,7 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
     if service.matching.value == Match::NewConnections {
         for port in service.ports.iter().filter(|port| !tcp(port)) {
             let message = format!(
-                "`{}` opens no connections, `match: new-connections` speaks of TCP only",
+                "`{}` is not TCP, and `match: new-connections` applies to TCP only",
                 port.value
             );
             out.push(
@@ -72,7 +72,7 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
     }
     for hole in &service.except {
         if !service.ports.iter().any(|port| port.value.intersect(&hole.value).is_some()) {
-            let message = format!("`{}` is no port of this service", hole.value);
+            let message = format!("`{}` is not a port of this service", hole.value);
             let finding = Diagnostic::warning(rules::NO_EFFECT, hole.place, message)
                 .help("`except` takes ports out of `ports`; remove it");
             // The last item cannot be removed, because an empty list is an error.
@@ -110,12 +110,12 @@ fn open(out: &mut Report, service: &ServiceDoc) {
         return;
     };
     let message = format!(
-        "`{}` admits everybody and limits nothing: it is a service only by name",
+        "`{}` admits every source and has no limit, so it protects nothing",
         service.name.value
     );
     out.push(Diagnostic::warning(rules::ENFORCES_NOTHING, any, message).help(
-        "name who may come (`roles`, `networks`, `cidrs`), or set a limit; ports that nobody is to \
-         be kept from need no service",
+        "list the sources to admit (`roles`, `networks`, `cidrs`), or set a limit; a port that is \
+         open to every source needs no service",
     ));
 }
 
@@ -135,11 +135,11 @@ pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
     for (six, (first, last), at) in sorted {
         match widest {
             Some((of, (_, end), outer)) if of == six && last <= end => {
-                let message = format!("`{}` is in this list already", at.value);
+                let message = format!("`{}` is already in this list", at.value);
                 let finding =
                     Diagnostic::new(Severity::Info, rules::LISTED_TWICE, at.place, message)
-                        .related(outer.place, "it is in this one")
-                        .help("leave it out, or the shorter one if that is not meant");
+                        .related(outer.place, "this entry contains it")
+                        .help("remove it, or the shorter prefix if that admits too much");
                 // Findings beyond the maximum are not shown and need no fix. Finding the ends of an
                 // item takes time.
                 let fix = (!out.is_full(at.place.file))
@@ -166,7 +166,7 @@ fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[PortClaim]) {
             continue;
         }
         let message = format!(
-            "`{}` meets the ephemeral ports {first}-{last}: `match: all` would drop replies to \
+            "`{}` overlaps the ephemeral ports {first}-{last}: `match: all` would drop replies to \
              the node's own connections",
             port.value
         );

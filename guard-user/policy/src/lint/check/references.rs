@@ -70,7 +70,7 @@ pub(crate) fn check(
         roles.defined.entry(&role.value).or_insert(role.place);
     }
     let mut networks = Names {
-        what: "the manifest names no network",
+        what: "the manifest defines no network",
         code: rules::UNKNOWN_NETWORK,
         defined: BTreeMap::new(),
         known: doc.networks_known,

@@ -49,8 +49,8 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>, services: &[Servi
         // Connections to the scheduler go to its own port, so a service behind that port is not checked
         // for them.
         let behind = roles.clone().any(|role| role == "scheduler") && is_behind(known, services);
-        let asked = roles.filter(|role| !(behind && *role == "scheduler"));
-        let Some((need, role)) = asked.map(|role| (job.connections(role), role)).max() else {
+        let counted = roles.filter(|role| !(behind && *role == "scheduler"));
+        let Some((need, role)) = counted.map(|role| (job.connections(role), role)).max() else {
             continue;
         };
         if need == 0 {
@@ -67,8 +67,8 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>, services: &[Servi
                 job.workers
             );
             out.push(Diagnostic::warning(rules::STARTUP, limit.place, message).help(format!(
-                "write a burst of {need} or more: a dropped SYN is tried again after a second, \
-                     and all of the job waits"
+                "write a burst of {need} or more: a dropped SYN is sent again after a second, \
+                     and the whole job waits"
             )));
         }
         if let Some(limit) = &known.doc.per_source.new_connections {
@@ -81,7 +81,7 @@ pub(crate) fn check(out: &mut Report, whole: &ClusterView<'_>, services: &[Servi
                 );
                 out.push(
                     Diagnostic::warning(rules::STARTUP, limit.place, message)
-                        .help("write 200/s with a burst of 1000, which is room for 20 processes"),
+                        .help("write 200/s with a burst of 1000, which is enough for 20 processes"),
                 );
             }
         }

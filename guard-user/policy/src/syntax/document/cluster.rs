@@ -103,7 +103,7 @@ fn nodes_entry(walk: &mut Walk<'_>, node: &Node<'_>, roles_known: &mut bool) -> 
         };
         Some(walk.parsed_list(items, "an address", expected, one).0)
     });
-    let roles = fields.need(walk, "roles", "`roles:` with what the node does");
+    let roles = fields.need(walk, "roles", "`roles:` with the roles of the node");
     let roles = roles.map(|node| names(walk, node, "`roles`"));
     let (roles, whole) = roles.unwrap_or_default();
     *roles_known &= whole;

@@ -29,8 +29,8 @@ pub(crate) fn limits(walk: &mut Walk<'_>, node: &Node<'_>, what: &str) -> Limits
         limit(walk, node, &format!("`{field}`"), counted)
     };
     LimitsDoc {
-        new_connections: one("newConnections", Counted::Things),
-        packets: one("packets", Counted::Things),
+        new_connections: one("newConnections", Counted::Units),
+        packets: one("packets", Counted::Units),
         bytes: one("bytes", Counted::Bytes),
     }
 }
@@ -38,7 +38,7 @@ pub(crate) fn limits(walk: &mut Walk<'_>, node: &Node<'_>, what: &str) -> Limits
 fn limit(walk: &mut Walk<'_>, node: &Node<'_>, what: &str, counted: Counted) -> Option<At<Limit>> {
     let fields = walk.fields(node, what, &["rate", "burst"])?;
     let (rate_like, burst_like) = match counted {
-        Counted::Things => ("`rate: 200/s`", "`burst: 1000`"),
+        Counted::Units => ("`rate: 200/s`", "`burst: 1000`"),
         Counted::Bytes => ("`rate: 500MB/s`", "`burst: 64MB`"),
     };
     let rate = fields.need(walk, "rate", rate_like).and_then(|node| {
@@ -51,7 +51,7 @@ fn limit(walk: &mut Walk<'_>, node: &Node<'_>, what: &str, counted: Counted) -> 
     });
     let (rate, burst) = (rate?.value, burst?);
     let limit = match counted {
-        Counted::Things => Limit::per_unit(rate, burst.value),
+        Counted::Units => Limit::per_unit(rate, burst.value),
         Counted::Bytes => Limit::per_byte(rate, burst.value),
     };
     let place = burst.place;
@@ -71,7 +71,7 @@ fn limit(walk: &mut Walk<'_>, node: &Node<'_>, what: &str, counted: Counted) -> 
         walk.out.push(fault(message).help(format!(
             "write `burst: {in_a_tick}{}` or more",
             match counted {
-                Counted::Things => "",
+                Counted::Units => "",
                 Counted::Bytes => "B",
             }
         )));

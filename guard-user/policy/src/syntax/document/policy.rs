@@ -21,7 +21,7 @@ pub(crate) fn policy(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<Pol
     if let Some(node) = fields.get("description") {
         walk.scalar(node, "`description`", "a text");
     }
-    let services = fields.need(walk, "services", "`services:` with what is guarded");
+    let services = fields.need(walk, "services", "`services:` with the services to guard");
     let services = services.and_then(|node| walk.some(node, "`services`", "services"));
     let services: Vec<ServiceDoc> =
         services.unwrap_or_default().iter().filter_map(|item| service(walk, item)).collect();
@@ -52,8 +52,8 @@ fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
         let expected = "`all` or `new-connections`";
         walk.parsed(node, "`match`", expected, |text, _| scalars::choice(text, &words))
     });
-    let who = "`allow:` with `roles`, `networks`, `cidrs`, or `any: true`";
-    let allow = fields.need(walk, "allow", who);
+    let expected = "`allow:` with `roles`, `networks`, `cidrs`, or `any: true`";
+    let allow = fields.need(walk, "allow", expected);
     let allow = allow.and_then(|node| allow_doc(walk, node));
     let mode = fields.need(walk, "mode", "`mode: enforce` or `mode: observe`");
     let mode = mode.and_then(|node| {
@@ -105,7 +105,7 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     if let Kind::Mapping(entries) = &node.kind
         && entries.is_empty()
     {
-        nobody(walk, walk.place(node.span), "`allow` is empty: it would admit nobody");
+        empty_allow(walk, walk.place(node.span), "`allow` is empty: it would admit no source");
         return None;
     }
     let fields = walk.fields(node, "`allow`", &["roles", "networks", "cidrs", "any"])?;
@@ -115,8 +115,8 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
         let expected = if field == "cidrs" { "prefixes" } else { "names" };
         let items = walk.list(node, &what, expected)?;
         if items.is_empty() {
-            let message = format!("{what} is an empty list: it admits nobody");
-            nobody(walk, walk.place(node.span), &message);
+            let message = format!("{what} is an empty list: it admits no source");
+            empty_allow(walk, walk.place(node.span), &message);
             return None;
         }
         Some(node)
@@ -133,10 +133,9 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     if let Some(any) = &any {
         for field in ["roles", "networks", "cidrs"] {
             if let Some(other) = fields.get(field) {
-                let message =
-                    format!("`any: true` admits everybody, `{field}` beside it says otherwise");
+                let message = format!("`any: true` admits every source, but `{field}` lists some");
                 let finding = Fault::new(rules::CONTRADICTION, message)
-                    .help("keep the one that is meant")
+                    .help("keep one of the two")
                     .at(any.place);
                 let other = walk.place(other.span);
                 walk.out.push(finding.related(other, "only these"));
@@ -151,7 +150,7 @@ fn allow_doc(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<AllowDoc> {
     })
 }
 
-fn nobody(walk: &mut Walk<'_>, place: Location, message: &str) {
-    let help = "write who may reach the service, or `any: true` for everybody";
+fn empty_allow(walk: &mut Walk<'_>, place: Location, message: &str) {
+    let help = "list the sources that may reach the service, or write `any: true` to admit all";
     walk.out.push(Fault::new(rules::EMPTY_ALLOW, message).help(help).at(place));
 }

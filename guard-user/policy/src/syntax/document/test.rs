@@ -87,7 +87,7 @@ pub(crate) fn test(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> TestDoc {
         (Some(manifest), _) => {
             for field in ["nodes", "networks", "policies"] {
                 if let Some(other) = fields.get(field) {
-                    let message = format!("`{field}` beside `manifest`, which says it already");
+                    let message = format!("`{field}` beside `manifest`, which defines it already");
                     let fault = Fault::new(rules::CONTRADICTION, message)
                         .help("keep `manifest`, or the cluster in this file");
                     walk.fault(other.span, fault);
@@ -103,12 +103,12 @@ pub(crate) fn test(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> TestDoc {
             TestCluster::InPlace(Box::new(cluster))
         }
         (None, None) => {
-            let hint = "`manifest:` with a path, or `nodes` and `policies` in its place";
+            let hint = "`manifest:` with a path, or `nodes` and `policies` instead";
             fields.need(walk, "manifest", hint);
             TestCluster::Unknown
         }
     };
-    let tests = fields.need(walk, "tests", "`tests:` with what must hold");
+    let tests = fields.need(walk, "tests", "`tests:` with at least one test");
     let tests = tests.and_then(|node| walk.some(node, "`tests`", "tests"));
     let cases: Vec<CaseDoc> =
         tests.unwrap_or_default().iter().filter_map(|item| case(walk, item)).collect();
@@ -117,7 +117,7 @@ pub(crate) fn test(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> TestDoc {
 
 fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
     let fields = walk.fields(node, "a test", &["name", "node", "packet", "capture", "expect"])?;
-    let name = fields.need(walk, "name", "`name:` with what must hold, in words");
+    let name = fields.need(walk, "name", "`name:` with a sentence that says what is tested");
     let name = name.and_then(|node| {
         walk.parsed(node, "`name`", "a text", |text, plain| {
             if text.is_empty() {
@@ -126,7 +126,7 @@ fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
             scalars::string(text, plain)
         })
     });
-    let receiver = fields.need(walk, "node", "`node:` with the name of the node that receives");
+    let receiver = fields.need(walk, "node", "`node:` with the name of the receiving node");
     let receiver =
         receiver.and_then(|node| walk.parsed(node, "`node`", "the name of a node", scalars::name));
     let expected = fields.need(walk, "expect", "`expect:` with the verdict");
@@ -135,7 +135,7 @@ fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
             let message = "a packet and a capture in one test";
             walk.fault(
                 second.span,
-                Fault::new(rules::CONTRADICTION, message).help("make two tests of them"),
+                Fault::new(rules::CONTRADICTION, message).help("split it into two tests"),
             );
             None
         }
@@ -209,11 +209,11 @@ fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {
 
 /// Parses a number without a unit.
 fn number(text: &str, plain: bool) -> Result<u64, Fault> {
-    let number = scalars::amount(text, plain, scalars::Counted::Things)?;
+    let number = scalars::amount(text, plain, scalars::Counted::Units)?;
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(number);
     }
-    let message = format!("`{}` is not a number by itself", text::shown(text));
+    let message = format!("`{}` is not a number without a unit", text::shown(text));
     Err(Fault::new(rules::AMOUNT, message).help(format!("write {number}")))
 }
 
@@ -272,7 +272,7 @@ fn group(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<(ExpectedVerdict, u64)>
     let known = ["verdict", "reason", "service", "frames"];
     let fields = walk.fields(node, "a line of `summary`", &known)?;
     let answer = answer_of(walk, &fields, walk.place(node.span));
-    let frames = fields.need(walk, "frames", "`frames:` with how many");
+    let frames = fields.need(walk, "frames", "`frames:` with the number of frames");
     let frames = frames.and_then(|node| walk.parsed(node, "`frames`", "a number", number));
     Some((answer?, frames?.value))
 }

@@ -33,7 +33,7 @@ impl std::fmt::Display for Cidr {
 fn ip(text: &str) -> Result<IpAddr, Fault> {
     let shown = text::shown(text);
     if text.contains('%') {
-        let message = format!("`{shown}` has a zone; a zone means something on one host only");
+        let message = format!("`{shown}` has a zone; a zone is valid on one host only");
         return Err(Fault::new(rules::ADDRESS, message).help("write the address without `%...`"));
     }
     if text.contains(':') {
@@ -146,9 +146,9 @@ pub(crate) fn cidr(text: &str) -> Result<Cidr, Fault> {
         },
     };
     if len == 0 {
-        let message = format!("`{}` is every {family} address", text::shown(text));
+        let message = format!("`{}` covers every {family} address", text::shown(text));
         return Err(Fault::new(rules::EVERYTHING, message)
-            .help("write `any: true` in `allow` to admit everybody"));
+            .help("write `any: true` in `allow` to admit every source"));
     }
     let host_bits = |network: String| {
         let message = format!("`{}` has bits beyond its length", text::shown(text));

@@ -10,7 +10,7 @@ use crate::syntax::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counted {
     /// Connections or packets: no suffix, `k`, `M` or `G`.
-    Things,
+    Units,
     /// Bytes: `B`, `kB`, `MB`, `GB`, `KiB`, `MiB` or `GiB`.
     Bytes,
 }
@@ -18,7 +18,7 @@ pub(crate) enum Counted {
 impl Counted {
     fn units(self) -> &'static [(&'static str, u64)] {
         match self {
-            Self::Things => &[("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)],
+            Self::Units => &[("", 1), ("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)],
             Self::Bytes => &[
                 ("B", 1),
                 ("kB", 1_000),
@@ -33,7 +33,7 @@ impl Counted {
 
     fn examples(self) -> &'static str {
         match self {
-            Self::Things => "1000, 400k or 2M",
+            Self::Units => "1000, 400k or 2M",
             Self::Bytes => "64MB, 500kB or 64MiB",
         }
     }
@@ -41,7 +41,7 @@ impl Counted {
     /// Returns the maximum rate per second.
     pub(crate) fn max_rate(self) -> u64 {
         match self {
-            Self::Things => 1_000_000_000,
+            Self::Units => 1_000_000_000,
             Self::Bytes => 1_000_000_000_000,
         }
     }
@@ -62,7 +62,7 @@ pub(crate) fn amount(text: &str, plain: bool, counted: Counted) -> Result<u64, F
     let Some(number) = digits(number) else {
         let odd = is_ambiguous(text) || text.starts_with(|c: char| c.is_ascii_digit() || c == '+');
         let code = if odd { rules::AMBIGUOUS } else { rules::AMOUNT };
-        let message = format!("`{shown}` is not a whole number as everybody writes it");
+        let message = format!("`{shown}` is not a whole number in plain digits");
         return Err(
             Fault::new(code, message).help(format!("write digits only, then the unit: {examples}"))
         );
@@ -81,7 +81,7 @@ pub(crate) fn amount(text: &str, plain: bool, counted: Counted) -> Result<u64, F
         return Err(Fault::new(code, message).help(format!("write it like {examples}")));
     };
     number.checked_mul(*factor).ok_or_else(|| {
-        Fault::new(rules::AMOUNT, format!("`{shown}` is too much: it does not fit 64 bits"))
+        Fault::new(rules::AMOUNT, format!("`{shown}` is too large: it does not fit 64 bits"))
     })
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn rate(text: &str, counted: Counted) -> Result<u64, Fault> {
         return Err(Fault::new(rules::AMOUNT, format!("`{shown}` is not a rate")).help(format!(
             "write an amount per second, such as {}/s",
             match counted {
-                Counted::Things => "200",
+                Counted::Units => "200",
                 Counted::Bytes => "500MB",
             }
         )));

@@ -122,5 +122,5 @@ pub(crate) fn only_true(text: &str, plain: bool) -> Result<(), Fault> {
     let shown = text::shown(text);
     let quotes = if plain { "" } else { "\"" };
     Err(Fault::new(rules::AMBIGUOUS, format!("{quotes}{shown}{quotes} is not `true`"))
-        .help("write `any: true` to admit everybody, or leave `any` out"))
+        .help("write `any: true` to admit every source, or leave `any` out"))
 }

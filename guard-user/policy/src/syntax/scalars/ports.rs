@@ -72,7 +72,7 @@ fn otherwise(text: &str, separator: char) -> Option<String> {
 pub(crate) fn ports(text: &str) -> Result<PortRange, Fault> {
     let shown = text::shown(text);
     let Some((transport, ports)) = text.split_once('/') else {
-        let fault = Fault::new(rules::PORT, format!("`{shown}` names no transport"));
+        let fault = Fault::new(rules::PORT, format!("`{shown}` lacks a transport"));
         return Err(match (digits(text), otherwise(text, ':')) {
             (Some(_), _) => fault.help(format!("write `tcp/{shown}` or `udp/{shown}`")),
             (None, Some(range)) => fault.help(format!("write `{range}`")),

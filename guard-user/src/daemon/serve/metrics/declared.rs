@@ -1,16 +1,16 @@
 //! The metrics, each declared once: name, kind, labels, and the text that explains it.
 
-/// What a metric counts.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It only grows.
+    /// A value that never decreases.
     Counter,
-    /// It may become anything.
+    /// A value that increases and decreases.
     Gauge,
 }
 
 impl Kind {
-    /// Its name.
+    /// Returns the name of the kind.
     pub fn name(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -22,13 +22,13 @@ impl Kind {
 /// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name, a contract.
+    /// Name of the metric, a stable interface.
     pub name: &'static str,
-    /// What it counts.
+    /// Counter or gauge.
     pub kind: Kind,
-    /// The names of its labels, a contract.
+    /// Names of the labels, a stable interface.
     pub labels: &'static [&'static str],
-    /// What it means.
+    /// Explanation, the `HELP` text.
     pub help: &'static str,
 }
 

@@ -46,11 +46,11 @@ impl Families {
         }
         let deadline = status.trial.as_ref().map_or(0, TrialStatus::deadline_seconds);
         self.value(&declared::TRIAL_DEADLINE, number(deadline));
-        let by_hand = MODES.map(|mode| {
+        let overrides = MODES.map(|mode| {
             let wanted = status.mode_override.as_ref();
             (vec![mode.name()], flag(wanted.is_some_and(|wanted| wanted.mode == mode)))
         });
-        self.add(&declared::MODE_OVERRIDE, &by_hand);
+        self.add(&declared::MODE_OVERRIDE, &overrides);
         let deadline = status.mode_override.as_ref().map_or(0, ModeOverride::deadline_seconds);
         self.value(&declared::MODE_OVERRIDE_DEADLINE, number(deadline));
         let modes = MODES.map(|mode| {
@@ -64,16 +64,16 @@ impl Families {
     pub(crate) fn interfaces(&mut self, status: &Status) {
         self.flag(&declared::NODE_ENFORCING, status.enforcing);
         let drops = status.services.iter().any(|service| service.mode == ServiceMode::Enforce);
-        let told = told(&status.interfaces);
-        let enforcing = told.iter().map(|interface| {
+        let reported = reported(&status.interfaces);
+        let enforcing = reported.iter().map(|interface| {
             (vec![interface.name.as_str()], flag(drops && interface.is_guarded()))
         });
         self.add(&declared::ENFORCING, &enforcing.collect::<Vec<_>>());
-        let up = told
+        let up = reported
             .iter()
             .map(|interface| (vec![interface.name.as_str()], flag(interface.up == Some(true))));
         self.add(&declared::INTERFACE_UP, &up.collect::<Vec<_>>());
-        let info = told.iter().map(|interface| {
+        let info = reported.iter().map(|interface| {
             let mode = interface.mode.map_or("none", DeviceMode::name);
             (vec![&*interface.name, interface.state.name(), mode], 1.0)
         });
@@ -122,7 +122,7 @@ impl Families {
 
 /// Returns the interfaces to report. If there are too many, the last one stands for the rest, with the
 /// state of the worst of them.
-fn told(all: &[InterfaceStatus]) -> Vec<InterfaceStatus> {
+fn reported(all: &[InterfaceStatus]) -> Vec<InterfaceStatus> {
     if all.len() <= INTERFACES {
         return all.to_vec();
     }
@@ -161,15 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn too_many_interfaces_are_told_as_the_worst_of_them() {
+    fn interfaces_beyond_the_maximum_share_a_row_with_the_worst_state() {
         let mut all: Vec<_> = (0..INTERFACES).map(interface).collect();
-        assert_eq!(told(&all), all);
+        assert_eq!(reported(&all), all);
         all.extend((INTERFACES..1000).map(interface));
         let others = |all: &[InterfaceStatus]| {
-            let told = told(all);
-            assert_eq!(told.len(), INTERFACES);
-            assert_eq!(told[..INTERFACES - 1], all[..INTERFACES - 1]);
-            told[INTERFACES - 1].clone()
+            let reported = reported(all);
+            assert_eq!(reported.len(), INTERFACES);
+            assert_eq!(reported[..INTERFACES - 1], all[..INTERFACES - 1]);
+            reported[INTERFACES - 1].clone()
         };
         assert_eq!(others(&all).name, OTHERS_LABEL);
         assert!(others(&all).is_guarded());

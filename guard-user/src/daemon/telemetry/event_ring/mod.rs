@@ -107,7 +107,7 @@ pub(crate) struct EventRing {
     packets: Budget,
     others: Budget,
     /// The kernel's counts of events when losses were last checked.
-    untold: Option<EventCounts>,
+    last_counts: Option<EventCounts>,
     /// Samples and other events without a record, since the last record of losses.
     not_kept: u64,
     losses_since: SystemTime,
@@ -129,7 +129,7 @@ impl EventRing {
             folds: HashMap::new(),
             packets: budget,
             others: budget,
-            untold: None,
+            last_counts: None,
             not_kept: 0,
             losses_since: now,
             node: String::new(),
@@ -139,14 +139,14 @@ impl EventRing {
     /// Adds a refused packet.
     pub(crate) fn packet(&mut self, sample: &Sample, names: Names<'_>, now: SystemTime) {
         let Some(verdict) = sample.verdict() else { return };
-        let alike = FoldKey {
+        let key = FoldKey {
             verdict: sample.verdict,
             source: sample.source(),
             protocol: sample.protocol,
             port: sample.port,
             ifindex: sample.ifindex,
         };
-        if let Some(fold) = self.folds.get_mut(&alike) {
+        if let Some(fold) = self.folds.get_mut(&key) {
             let waiting = fold.waiting.get_or_insert(Waiting {
                 latest: *sample,
                 count: 0,
@@ -159,10 +159,10 @@ impl EventRing {
             waiting.packets = waiting.packets.saturating_add(sample.weight.into());
             waiting.last = now;
         } else if self.packets.allows(now) {
-            self.folds.insert(alike, Fold { since: now, waiting: None });
+            self.folds.insert(key, Fold { since: now, waiting: None });
             let packets = sample.weight.into();
-            let alone = Waiting { latest: *sample, count: 1, packets, first: now, last: now };
-            self.push(now, EventKind::packet(told(&alone, names)));
+            let single = Waiting { latest: *sample, count: 1, packets, first: now, last: now };
+            self.push(now, EventKind::packet(packet_record(&single, names)));
         } else {
             self.not_kept += 1;
         }
@@ -171,37 +171,37 @@ impl EventRing {
     }
 
     /// Adds the records of folded packets whose second has passed. Must be called before new packets
-    /// are added, so that known sources get their records first. `untold`: returns the kernel's counts
+    /// are added, so that known sources get their records first. `counts`: returns the kernel's counts
     /// of events.
     pub(crate) fn tick(
         &mut self,
         names: Names<'_>,
         now: SystemTime,
-        untold: impl FnOnce() -> Option<EventCounts>,
+        counts: impl FnOnce() -> Option<EventCounts>,
     ) {
         let mut due: Vec<(FoldKey, Fold)> =
             self.folds.extract_if(|_, fold| is_over(fold.since, now)).collect();
         due.sort_by_key(|(_, fold)| fold.since);
-        for (alike, fold) in due {
+        for (key, fold) in due {
             let Some(waiting) = fold.waiting else { continue };
             if self.packets.allows(now) {
-                self.push(now, EventKind::packet(told(&waiting, names)));
-                self.folds.insert(alike, Fold { since: now, waiting: None });
+                self.push(now, EventKind::packet(packet_record(&waiting, names)));
+                self.folds.insert(key, Fold { since: now, waiting: None });
             } else {
                 self.not_kept += waiting.count;
             }
         }
-        if self.untold.is_none() || is_over(self.losses_since, now) {
-            self.losses(now, untold());
+        if self.last_counts.is_none() || is_over(self.losses_since, now) {
+            self.report_losses(now, counts());
         }
     }
 
-    fn losses(&mut self, now: SystemTime, counts: Option<EventCounts>) {
+    fn report_losses(&mut self, now: SystemTime, counts: Option<EventCounts>) {
         self.losses_since = now;
         let mut lost = Lost { not_kept: self.not_kept, ..Lost::default() };
         if let Some(counts) = counts {
             // Losses before this daemon's start are not reported.
-            let before = self.untold.replace(counts).unwrap_or(counts);
+            let before = self.last_counts.replace(counts).unwrap_or(counts);
             lost.suppressed = counts.suppressed.saturating_sub(before.suppressed);
             lost.lost = counts.lost.saturating_sub(before.lost);
         }
@@ -211,8 +211,8 @@ impl EventRing {
         self.not_kept = 0;
         let parts = [
             (lost.suppressed, "refused frames were not sampled"),
-            (lost.lost, "samples found no room in the kernel"),
-            (lost.not_kept, "samples were more than are kept of a second"),
+            (lost.lost, "samples did not fit into the kernel's ring buffer"),
+            (lost.not_kept, "samples exceeded the maximum number of records per second"),
         ];
         let parts = parts.iter().filter(|(count, _)| *count > 0);
         let parts: Vec<String> = parts.map(|(count, what)| format!("{count} {what}")).collect();
@@ -323,7 +323,7 @@ pub(crate) fn head(sample: &Sample) -> &[u8] {
 }
 
 /// Makes the record of folded packets.
-fn told(waiting: &Waiting, names: Names<'_>) -> Packet {
+fn packet_record(waiting: &Waiting, names: Names<'_>) -> Packet {
     let Waiting { latest, count, packets, first, last } = waiting;
     let headers = headers::of(head(latest), latest.len);
     let verdict = latest.verdict();

@@ -6,7 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::{
     snapshots::model,
     tables::{Cell, Order, Row, Table, Tone, sort},
-    view::{Effect, Filter, Over, Sort, Unit, View},
+    view::{Effect, Filter, Overlay, Sort, Unit, View},
 };
 use crate::report::stats::model::Model;
 
@@ -41,24 +41,24 @@ fn control(character: char) -> KeyEvent {
 }
 
 #[test]
-fn there_are_three_ways_out_and_one_aside() {
+fn three_keys_quit_and_one_suspends() {
     let mut viewer = Viewer::new();
     assert_eq!(viewer.press(KeyCode::Char('q')), Effect::Quit);
     assert_eq!(viewer.press(KeyCode::Esc), Effect::Quit);
     assert_eq!(viewer.press(control('c')), Effect::Quit);
     assert_eq!(viewer.press(control('z')), Effect::Suspend);
     assert_eq!(viewer.press(KeyCode::Char('x')), Effect::Nothing);
-    assert_eq!(viewer.press(control('q')), Effect::Nothing, "that is another key");
-    for over in ['?', '/'] {
-        viewer.press(KeyCode::Char(over));
-        assert_eq!(viewer.press(control('c')), Effect::Quit, "also from over there");
-        assert_eq!(viewer.press(KeyCode::Esc), Effect::Draw, "closes what is on top");
+    assert_eq!(viewer.press(control('q')), Effect::Nothing, "only `q` without Ctrl quits");
+    for window in ['?', '/'] {
+        viewer.press(KeyCode::Char(window));
+        assert_eq!(viewer.press(control('c')), Effect::Quit, "also in a window");
+        assert_eq!(viewer.press(KeyCode::Esc), Effect::Draw, "closes the window");
         assert_eq!(viewer.press(KeyCode::Esc), Effect::Quit);
     }
 }
 
 #[test]
-fn a_filter_is_typed_seen_at_once_and_dropped_by_escape() {
+fn a_filter_applies_while_it_is_typed_and_escape_cancels_it() {
     let mut viewer = Viewer::new();
     viewer.write("/GPU-048x");
     assert_eq!(viewer.keys(Table::Sources), Vec::<String>::new());
@@ -70,13 +70,13 @@ fn a_filter_is_typed_seen_at_once_and_dropped_by_escape() {
     viewer.press(control('u'));
     viewer.write("q p");
     viewer.press(control('w'));
-    assert_eq!(viewer.view.filter.text(), "q ", "keys are letters here");
+    assert_eq!(viewer.view.filter.text(), "q ", "keys are text while a filter is typed");
     viewer.press(KeyCode::Esc);
     assert_eq!(viewer.view.filter.text(), "GPU-048");
 }
 
 #[test]
-fn a_filter_has_an_end() {
+fn the_length_of_a_filter_is_limited() {
     let mut viewer = Viewer::new();
     viewer.write("/");
     viewer.write(&"x".repeat(10_000));
@@ -99,7 +99,7 @@ fn the_focused_table_is_sorted() {
 }
 
 #[test]
-fn names_are_sorted_as_people_do() {
+fn numbers_in_names_are_sorted_by_value() {
     let mut viewer = Viewer::new();
     let names = ["eth10", "eth2", "Eth1", "lo", "eth", "99999999999999999999999"];
     let interface = |name: &str| crate::api::stats::InterfaceStats {
@@ -125,35 +125,35 @@ fn tables_get_the_focus_in_turn() {
 }
 
 #[test]
-fn details_are_of_the_source_at_the_cursor_wherever_it_goes() {
+fn details_are_those_of_the_source_at_the_cursor() {
     let mut viewer = Viewer::new();
     viewer.press(KeyCode::Down);
     viewer.press(KeyCode::Enter);
-    assert_eq!(viewer.view.over, Over::Details("10.20.48.9".to_owned()));
+    assert_eq!(viewer.view.overlay, Overlay::Details("10.20.48.9".to_owned()));
     viewer.press(KeyCode::Enter);
-    assert_eq!(viewer.view.over, Over::Nothing);
+    assert_eq!(viewer.view.overlay, Overlay::Nothing);
     // In reverse order, the cursor stays on the same row.
     viewer.press(KeyCode::Char('S'));
     viewer.press(KeyCode::Enter);
-    assert_eq!(viewer.view.over, Over::Details("10.20.48.9".to_owned()));
+    assert_eq!(viewer.view.overlay, Overlay::Details("10.20.48.9".to_owned()));
     viewer.press(KeyCode::Esc);
     viewer.press(KeyCode::End);
     viewer.press(KeyCode::Char('j'));
     viewer.press(KeyCode::Enter);
-    assert_eq!(viewer.view.over, Over::Details("10.30.0.5".to_owned()));
+    assert_eq!(viewer.view.overlay, Overlay::Details("10.30.0.5".to_owned()));
     viewer.press(KeyCode::Esc);
-    viewer.write("/nobody");
+    viewer.write("/no-such-source");
     viewer.press(KeyCode::Enter);
-    assert_eq!(viewer.press(KeyCode::Enter), Effect::Nothing, "there is none");
+    assert_eq!(viewer.press(KeyCode::Enter), Effect::Nothing, "no source matches");
 }
 
 #[test]
-fn a_held_picture_stays_while_counting_goes_on() {
+fn a_paused_screen_stays_while_the_counters_change() {
     let mut viewer = Viewer::new();
     viewer.press(KeyCode::Char('p'));
-    let held = viewer.model.stats.time.clone();
+    let paused = viewer.model.stats.time.clone();
     viewer.model.stats.time = "later".to_owned();
-    assert_eq!(viewer.view.shown(&viewer.model).stats.time, held);
+    assert_eq!(viewer.view.shown(&viewer.model).stats.time, paused);
     viewer.press(KeyCode::Char(' '));
     assert_eq!(viewer.view.shown(&viewer.model).stats.time, "later");
 }
@@ -186,7 +186,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 
 proptest! {
     #[test]
-    fn sorting_loses_nothing_and_leaves_equals_as_they_were(
+    fn sorting_is_stable_and_keeps_all_rows(
         rows in rows(),
         descending in any::<bool>(),
     ) {
@@ -204,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn a_filter_and_its_inverse_share_the_rows_out(
+    fn a_filter_and_its_inverse_admit_complementary_rows(
         text in "[^!].{0,8}",
         words in any::<String>(),
     ) {
@@ -213,13 +213,13 @@ proptest! {
     }
 
     #[test]
-    fn what_a_row_says_finds_it(words in "[a-zA-Z0-9./ -]{1,40}", cut in any::<prop::sample::Index>()) {
+    fn any_part_of_a_row_finds_it(words in "[a-zA-Z0-9./ -]{1,40}", cut in any::<prop::sample::Index>()) {
         let start = cut.index(words.len());
         prop_assert!(Filter::new(&words[start..].to_uppercase()).admits(&words));
     }
 
     #[test]
-    fn no_keys_break_it(codes in prop::collection::vec(0..24_usize, 0..60)) {
+    fn no_sequence_of_keys_breaks_the_view(codes in prop::collection::vec(0..24_usize, 0..60)) {
         const KEYS: [KeyCode; 24] = [
             KeyCode::Up, KeyCode::Down, KeyCode::PageUp, KeyCode::PageDown, KeyCode::Home,
             KeyCode::End, KeyCode::Tab, KeyCode::BackTab, KeyCode::Enter, KeyCode::Esc,

@@ -36,8 +36,8 @@ pub(super) fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> 
     let wants: Vec<u16> = bands
         .iter()
         .map(|band| {
-            let most = band.iter().map(|table| rows[table.index()]).max().unwrap_or_default();
-            u16::try_from(most.max(1)).unwrap_or(u16::MAX).saturating_add(1)
+            let rows = band.iter().map(|table| rows[table.index()]).max().unwrap_or_default();
+            u16::try_from(rows.max(1)).unwrap_or(u16::MAX).saturating_add(1)
         })
         .collect();
     let count = u16::try_from(bands.len()).unwrap_or(u16::MAX);
@@ -45,8 +45,8 @@ pub(super) fn parts(rows: [usize; 4], focus: Table, width: u16, height: u16) -> 
         return vec![Part { table: focus, x: 0, y: 0, width, height }];
     }
     // An empty line between two tables, if no table loses a row for it.
-    let asked: u32 = wants.iter().map(|want| u32::from(*want)).sum();
-    let between = u16::from(asked + u32::from(count) - 1 <= u32::from(height));
+    let needed: u32 = wants.iter().map(|want| u32::from(*want)).sum();
+    let between = u16::from(needed + u32::from(count) - 1 <= u32::from(height));
     let heights = shares(&wants, height - between * (count - 1));
     let mut parts = Vec::new();
     let mut y = 0;
@@ -67,15 +67,15 @@ fn shares(wants: &[u16], room: u16) -> Vec<u16> {
     let mut shares: Vec<u16> = wants.iter().map(|_| MIN_TABLE_HEIGHT).collect();
     let mut left = room.saturating_sub(shares.iter().sum());
     while left > 0 {
-        let mut given = false;
+        let mut changed = false;
         for (share, want) in shares.iter_mut().zip(wants) {
             if *share < *want && left > 0 {
                 *share += 1;
                 left -= 1;
-                given = true;
+                changed = true;
             }
         }
-        if !given {
+        if !changed {
             break;
         }
     }
@@ -95,8 +95,12 @@ pub(super) fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
         let gap = if widths.is_empty() { 0 } else { GAP };
         // The first column, the subject of the row, is shown in full if that leaves room for
         // others, and is cut on a very narrow screen, but never omitted.
-        let most = if widths.is_empty() { (width / 2).saturating_sub(GAP) } else { column.worth };
-        let wanted = wanted(table, column, widths.len(), rows).min(most).max(column.least);
+        let limit = if widths.is_empty() {
+            (width / 2).saturating_sub(GAP)
+        } else {
+            column.preferred_width
+        };
+        let wanted = wanted(table, column, widths.len(), rows).min(limit).max(column.min_width);
         let wanted = if widths.is_empty() { wanted.min(width) } else { wanted };
         if taken + gap + wanted > width {
             break;
@@ -117,12 +121,12 @@ pub(super) fn widths(table: Table, rows: &[Row], width: u16) -> Vec<u16> {
 /// Returns the width that the texts of a column need, within its limits.
 fn wanted(table: Table, column: &Column, index: usize, rows: &[Row]) -> u16 {
     if table == Table::Interfaces && index == SPARKLINE {
-        return column.most;
+        return column.max_width;
     }
     let cells = rows.iter().filter_map(|row| row.cells.get(index));
     let longest = cells.map(|cell| unicode_width::UnicodeWidthStr::width(cell.text.as_str())).max();
     let longest = u16::try_from(longest.unwrap_or_default()).unwrap_or(u16::MAX);
-    longest.clamp(column.least, column.most)
+    longest.clamp(column.min_width, column.max_width)
 }
 
 #[cfg(test)]

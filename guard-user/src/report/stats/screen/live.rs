@@ -28,7 +28,7 @@ enum Message {
     Read(Box<Reading>, Instant),
     Signal(Signal),
     /// The keyboard cannot be read any more.
-    Deaf(io::Error),
+    KeyboardError(io::Error),
 }
 
 /// A live screen.
@@ -65,7 +65,7 @@ impl Live {
         let begun = Instant::now();
         let mut model = Model::default();
         model.manifest = manifest;
-        model.take(first.clone(), Duration::ZERO);
+        model.add(first.clone(), Duration::ZERO);
         Ok(Self { screen, messages, sender, model, view: View::default(), look, begun })
     }
 
@@ -79,7 +79,7 @@ impl Live {
         read: impl FnMut() -> Reading + Send + 'static,
     ) -> io::Result<()> {
         let sender = self.sender.clone();
-        signals::tell(move |signal| {
+        signals::forward(move |signal| {
             // Sending fails only while the program ends.
             let _ = sender.send(Message::Signal(signal));
         })?;
@@ -89,7 +89,7 @@ impl Live {
         drop(self);
         match end? {
             ScreenExit::Quit | ScreenExit::Killed(Signal::SIGINT) => Ok(()),
-            ScreenExit::Killed(signal) => signals::die_of(signal),
+            ScreenExit::Killed(signal) => signals::end_by(signal),
         }
     }
 
@@ -100,7 +100,7 @@ impl Live {
             // All pending messages are handled before the next draw.
             let mut next = Some(first);
             while let Some(message) = next {
-                match self.take(message)? {
+                match self.handle(message)? {
                     Step::ScreenExit(end) => return Ok(end),
                     Step::Draw => stale = true,
                     Step::Nothing => {}
@@ -114,7 +114,7 @@ impl Live {
         Ok(ScreenExit::Quit)
     }
 
-    fn take(&mut self, message: Message) -> io::Result<Step> {
+    fn handle(&mut self, message: Message) -> io::Result<Step> {
         match message {
             Message::Key(key) => match self.view.key(&self.model, key, self.look.ascii) {
                 Effect::Nothing => Ok(Step::Nothing),
@@ -139,16 +139,16 @@ impl Live {
                 Ok(Step::Draw)
             }
             Message::Signal(signal) => Ok(Step::ScreenExit(ScreenExit::Killed(signal))),
-            Message::Deaf(error) => Err(error),
+            Message::KeyboardError(error) => Err(error),
             Message::Read(reading, at) => {
                 // A closed terminal may send no signal, and reading its keys then only blocks.
                 if is_closed(PollTimeout::ZERO) {
                     return Err(io::Error::other("the terminal is gone"));
                 }
                 let trouble = self.model.trouble.clone();
-                self.model.take(*reading, at.duration_since(self.begun));
-                let held = self.view.paused.is_some() && trouble == self.model.trouble;
-                Ok(if held { Step::Nothing } else { Step::Draw })
+                self.model.add(*reading, at.duration_since(self.begun));
+                let unchanged = self.view.paused.is_some() && trouble == self.model.trouble;
+                Ok(if unchanged { Step::Nothing } else { Step::Draw })
             }
         }
     }
@@ -173,9 +173,9 @@ fn listen(sender: Sender<Message>) -> io::Result<()> {
                 Ok(Event::Key(key)) => Message::Key(key),
                 Ok(Event::Resize(..)) => Message::Resized,
                 Ok(_) => continue,
-                Err(error) => Message::Deaf(error),
+                Err(error) => Message::KeyboardError(error),
             };
-            let last = matches!(message, Message::Deaf(_));
+            let last = matches!(message, Message::KeyboardError(_));
             if sender.send(message).is_err() || last {
                 return;
             }

@@ -21,7 +21,7 @@ use ratatui::{
 use self::{
     layout::{GAP, Part},
     tables::{Row, SPARKLINE, Table, Tone},
-    view::{Over, Unit, View},
+    view::{Overlay, Unit, View},
 };
 use crate::{
     report::stats::{
@@ -103,10 +103,10 @@ pub fn draw(model: &Model, view: &View, look: TerminalFeatures, buffer: &mut Buf
         let (x, y) = (area.x, area.bottom() - 1);
         footer(view, look, &mut Line { buffer, x, y, end: area.right() });
     }
-    match &view.over {
-        Over::Nothing => {}
-        Over::Help => overlay::help(look, buffer),
-        Over::Details(address) => overlay::details(shown, address, look, buffer),
+    match &view.overlay {
+        Overlay::Nothing => {}
+        Overlay::Help => overlay::help(look, buffer),
+        Overlay::Details(address) => overlay::details(shown, address, look, buffer),
     }
 }
 
@@ -169,7 +169,7 @@ fn sums(model: &Model, view: &View, look: TerminalFeatures, line: &mut Line) {
     }
     if let Some(time) = model.restarted() {
         let time = number_format::time_of_day(time);
-        line.put(&format!("counters began anew {time}"), look.tone(Tone::Warn));
+        line.put(&format!("counters reset {time}"), look.tone(Tone::Warn));
     }
     // The changing time shows that the screen is updated.
     let time = number_format::time_of_day(&model.stats.time);
@@ -188,9 +188,9 @@ fn trouble(model: &Model, look: TerminalFeatures, line: &mut Line) {
         format!(" since {}", number_format::time_of_day(&trouble.since))
     };
     let what = if trouble.pinned {
-        "counters of the pinned maps, the rest is old"
+        "counters of the pinned maps, other values are old"
     } else {
-        "all this is old"
+        "all values are old"
     };
     let style = look.tone(Tone::Bad).add_modifier(Modifier::BOLD);
     line.put(&format!(" ! NO DAEMON{since}: {what}"), style);
@@ -206,7 +206,7 @@ fn footer(view: &View, look: TerminalFeatures, line: &mut Line) {
         line.put(" /", Style::new().add_modifier(Modifier::BOLD));
         line.put(&text, Style::new());
         line.put(" ", Style::new().add_modifier(Modifier::REVERSED));
-        line.put("  Enter keeps it, Esc drops it, !TEXT inverts", Style::new());
+        line.put("  Enter applies it, Esc cancels it, !TEXT inverts", Style::new());
         return;
     }
     if view.filter.is_some() {
@@ -267,9 +267,9 @@ impl Drawn<'_> {
         self.heading(&widths, first, room, buffer);
         if self.rows.is_empty() && room > 0 {
             let why = match (self.hidden, table) {
-                (0, Table::Sources) => "nobody has been refused".to_owned(),
+                (0, Table::Sources) => "no source has been refused".to_owned(),
                 (0, _) => "nothing yet".to_owned(),
-                (hidden, _) => format!("the filter leaves out all {hidden}"),
+                (hidden, _) => format!("the filter hides all {hidden}"),
             };
             let room = usize::from(width.saturating_sub(GUTTER));
             buffer.set_stringn(x + GUTTER.min(width), y + 1, why, room, Style::new());
@@ -348,7 +348,7 @@ impl Drawn<'_> {
 }
 
 /// Writes a text into a column, shortened if it is too long. Returns the column after it.
-#[expect(clippy::too_many_arguments, reason = "a place, a form and a text; used twice, here")]
+#[expect(clippy::too_many_arguments, reason = "a place, a style and a text; used only here")]
 fn put(
     text: &str,
     x: u16,
@@ -393,7 +393,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sparkline_shows_the_least_drop_and_no_reading() {
+    fn a_sparkline_shows_the_smallest_drop_and_no_reading() {
         let history = [None, Some(0.0), Some(1.0), Some(500.0), Some(1000.0)];
         assert_eq!(sparkline(&history, 1000.0, false), " ▁▂▅█");
         assert_eq!(sparkline(&history, 1000.0, true), " _.=#");

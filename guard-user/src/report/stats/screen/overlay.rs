@@ -21,23 +21,23 @@ use crate::{
 
 const KEYS: [(&str, &str); 12] = [
     ("q, Esc, ctrl-c", "quit"),
-    ("?", "these keys"),
-    ("/", "filter all tables; !TEXT shows what does not match"),
+    ("?", "this list"),
+    ("/", "filter all tables; !TEXT shows rows that do not match"),
     ("Tab, 1 to 4", "next table; interfaces, services, reasons, sources"),
     ("j, k, arrows", "next and previous row; PgDn, PgUp, Home, End"),
-    ("Enter", "all that is known of the source at the cursor"),
+    ("Enter", "details of the source at the cursor"),
     ("s", "sort the table by its next column"),
-    ("S", "turn the order round"),
+    ("S", "reverse the order"),
     ("r", "rates or totals"),
     ("b", "bits or bytes"),
-    ("p, space", "hold the picture; counting goes on"),
-    ("ctrl-z, ctrl-l", "suspend; draw anew"),
+    ("p, space", "pause the display; counting continues"),
+    ("ctrl-z, ctrl-l", "suspend; redraw"),
 ];
 
 const NOTES: [&str; 4] = [
-    "Counters are exact. Sources are found by samples, and their numbers",
-    "estimates. WOULD: passed only because its service observes.",
-    "DROP %: of the frames that came. -: no rate yet. anew: a counter fell.",
+    "Counters are exact. Sources come from samples, so their numbers are",
+    "estimates. WOULD: frames passed only because their service observes.",
+    "DROP %: share of all frames. -: no rate yet. reset: a counter fell.",
     "Times of day are UTC.",
 ];
 
@@ -52,7 +52,7 @@ pub(super) fn help(look: TerminalFeatures, buffer: &mut Buffer) {
         .collect();
     lines.push(Line::default());
     lines.extend(NOTES.map(Line::from));
-    over(" Keys (Esc closes) ", lines, 76, look, buffer);
+    draw_window(" Keys (Esc closes) ", lines, 76, look, buffer);
 }
 
 /// Draws the details of a source.
@@ -62,13 +62,13 @@ pub(super) fn details(model: &Model, address: &str, look: TerminalFeatures, buff
         Some(source) => facts(model, source, look),
         None => vec![
             format!(
-                "{} is not among the sources any more.",
+                "{} is no longer in the list of sources.",
                 number_format::name(address, look.ascii)
             )
             .into(),
         ],
     };
-    over(" Source (Esc closes) ", lines, 100, look, buffer);
+    draw_window(" Source (Esc closes) ", lines, 100, look, buffer);
 }
 
 fn facts(model: &Model, source: &TopSource, look: TerminalFeatures) -> Vec<Line<'static>> {
@@ -76,7 +76,7 @@ fn facts(model: &Model, source: &TopSource, look: TerminalFeatures) -> Vec<Line<
     let node = source.node.as_deref().map_or_else(|| "not in the manifest".to_owned(), name);
     let rate = match model.rates.source(source) {
         Change::Rates([rate]) => format!("{} frames/s, estimated", short(rate)),
-        Change::Restarted => "the counter began anew".to_owned(),
+        Change::Restarted => "the counter was reset".to_owned(),
         Change::New => "not known yet".to_owned(),
     };
     let seen = |then: &str| match number_format::between(then, &model.stats.time) {
@@ -105,11 +105,11 @@ fn facts(model: &Model, source: &TopSource, look: TerminalFeatures) -> Vec<Line<
     lines.push(Line::default());
     match trace(model, source) {
         Some(trace) => {
-            lines.push("Every step of the decision, by the manifest of this node:".into());
+            lines.push("This command shows every step of the decision:".into());
             lines.push(number_format::line(&trace, look.ascii).into());
         }
         None => {
-            lines.push("It had no port, so `trainguard trace` needs more than is known.".into());
+            lines.push("There is no `trainguard trace` command: the packet had no port.".into());
         }
     }
     let explain = format!("trainguard explain {}", name(&shell_word(&source.reason)));
@@ -139,7 +139,13 @@ fn trace(model: &Model, source: &TopSource) -> Option<String> {
     ))
 }
 
-fn over(title: &str, lines: Vec<Line>, width: u16, look: TerminalFeatures, buffer: &mut Buffer) {
+fn draw_window(
+    title: &str,
+    lines: Vec<Line>,
+    width: u16,
+    look: TerminalFeatures,
+    buffer: &mut Buffer,
+) {
     let area = buffer.area;
     let width = width.min(area.width);
     let inner = usize::from(width.saturating_sub(4)).max(1);

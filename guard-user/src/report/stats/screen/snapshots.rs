@@ -9,7 +9,7 @@ use ratatui::{Terminal, backend::TestBackend, buffer::Buffer, layout::Rect, styl
 use super::{
     TerminalFeatures, draw,
     tables::Table,
-    view::{Filter, Over, View},
+    view::{Filter, Overlay, View},
 };
 use crate::api::{
     stats::{Events, InterfaceStats, ReasonStats, STATS_SCHEMA, ServiceStats, Stats, TopSource},
@@ -120,7 +120,7 @@ pub(super) fn model() -> Model {
     let mut model = Model::default();
     model.manifest = Some("/etc/trainguard/cluster.yaml".to_owned());
     for second in 0..=40 {
-        model.take(answered(reading(second)), Duration::from_secs(second));
+        model.add(answered(reading(second)), Duration::from_secs(second));
     }
     model
 }
@@ -165,7 +165,7 @@ fn totals_in_bytes() {
 }
 
 #[test]
-fn letters_only() {
+fn ascii_only() {
     let look = TerminalFeatures { color: false, ascii: true };
     insta::assert_snapshot!("ascii", picture(&model(), &View::default(), look, [80, 24]));
 }
@@ -183,20 +183,20 @@ fn without_colours_there_are_none() {
 }
 
 #[test]
-fn keys_and_facts_lie_over_the_tables() {
-    let mut view = View { over: Over::Help, ..View::default() };
+fn keys_and_details_are_drawn_over_the_tables() {
+    let mut view = View { overlay: Overlay::Help, ..View::default() };
     insta::assert_snapshot!("help", picture(&model(), &view, PLAIN, [80, 24]));
-    view.over = Over::Details("10.20.48.9".to_owned());
+    view.overlay = Overlay::Details("10.20.48.9".to_owned());
     insta::assert_snapshot!("details", picture(&model(), &view, PLAIN, [80, 24]));
-    view.over = Over::Details("2001:db8:1234:5678:a00:27ff:fe4e:66a1".to_owned());
+    view.overlay = Overlay::Details("2001:db8:1234:5678:a00:27ff:fe4e:66a1".to_owned());
     let look = TerminalFeatures { color: false, ascii: true };
     insta::assert_snapshot!("details_ascii", picture(&model(), &view, look, [132, 43]));
-    view.over = Over::Details("10.0.0.77".to_owned());
+    view.overlay = Overlay::Details("10.0.0.77".to_owned());
     insta::assert_snapshot!("details_gone", picture(&model(), &view, PLAIN, [60, 12]));
 }
 
 #[test]
-fn a_filter_is_told_while_it_is_typed_and_after() {
+fn a_filter_is_shown_while_it_is_typed_and_after() {
     let mut view = View { filter: Filter::new("!rail"), ..View::default() };
     insta::assert_snapshot!("filter", picture(&model(), &view, PLAIN, [80, 24]));
     view.filter = Filter::new("not in");
@@ -205,7 +205,7 @@ fn a_filter_is_told_while_it_is_typed_and_after() {
 }
 
 #[test]
-fn nothing_has_happened_yet() {
+fn a_node_without_traffic() {
     let stats = Stats {
         time: time(0),
         node: "gpu-017".to_owned(),
@@ -213,32 +213,32 @@ fn nothing_has_happened_yet() {
         ..Stats::default()
     };
     let mut model = Model::default();
-    model.take(answered(stats), Duration::ZERO);
+    model.add(answered(stats), Duration::ZERO);
     insta::assert_snapshot!("empty", picture(&model, &View::default(), PLAIN, [80, 24]));
 }
 
 #[test]
-fn a_daemon_that_is_gone_is_told_also_while_paused() {
+fn a_missing_daemon_is_shown_also_while_paused() {
     let mut model = model();
     let mut view = View { paused: Some(Box::new(model.clone())), ..View::default() };
     let why = "no daemon answers at `/run/trainguard/stats.sock`: No such file or directory";
-    model.take(Reading::Nothing(why.to_owned()), Duration::from_secs(41));
+    model.add(Reading::Nothing(why.to_owned()), Duration::from_secs(41));
     insta::assert_snapshot!("gone_paused", picture(&model, &view, PLAIN, [80, 24]));
     view.paused = None;
     let mut bare = reading(42);
     bare.node = String::new();
     bare.enforcing = None;
     bare.top_sources = Vec::new();
-    model.take(Reading::Pinned(Box::new(bare), why.to_owned()), Duration::from_secs(42));
+    model.add(Reading::Pinned(Box::new(bare), why.to_owned()), Duration::from_secs(42));
     insta::assert_snapshot!("gone_pinned", picture(&model, &view, PLAIN, [100, 30]));
 }
 
 #[test]
-fn counters_that_began_anew_are_told() {
+fn counters_that_were_reset_are_marked() {
     let mut model = model();
     let mut stats = reading(1);
     stats.time = time(41);
-    model.take(answered(stats), Duration::from_secs(41));
+    model.add(answered(stats), Duration::from_secs(41));
     insta::assert_snapshot!("anew", picture(&model, &View::default(), PLAIN, [100, 30]));
 }
 
@@ -255,7 +255,7 @@ fn many() -> Model {
                 )
             })
             .collect();
-        model.take(answered(stats), Duration::from_secs(second));
+        model.add(answered(stats), Duration::from_secs(second));
     }
     model
 }
@@ -297,7 +297,7 @@ fn hostile() -> Model {
         HOSTILE[3].clone_into(&mut evil.reason);
         evil.service = Some("x'; rm -rf ~".to_owned());
         stats.top_sources = vec![evil];
-        model.take(answered(stats), Duration::from_secs(second));
+        model.add(answered(stats), Duration::from_secs(second));
     }
     model
 }
@@ -314,20 +314,20 @@ fn hostile_names_are_shown_and_do_nothing() {
 
 proptest! {
     #[test]
-    fn no_size_is_too_small_or_too_odd(
+    fn every_size_can_be_drawn(
         width in 0..200_u16,
         height in 0..60_u16,
         focus in 0..4_usize,
-        over in 0..3,
+        overlay in 0..3,
         bits in any::<[bool; 4]>(),
     ) {
         let [totals, ascii, color, typing] = bits;
         let mut view = View { focus: Table::ALL[focus], totals, ..View::default() };
         view.typing = typing.then(Filter::default);
-        view.over = match over {
-            0 => Over::Nothing,
-            1 => Over::Help,
-            _ => Over::Details("10.20.48.9".to_owned()),
+        view.overlay = match overlay {
+            0 => Overlay::Nothing,
+            1 => Overlay::Help,
+            _ => Overlay::Details("10.20.48.9".to_owned()),
         };
         for model in [many(), hostile(), Model::default()] {
             let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));

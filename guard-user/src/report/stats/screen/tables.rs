@@ -89,21 +89,21 @@ pub struct Column {
     /// traffic.
     pub title: &'static str,
     /// Minimum width on the screen.
-    pub least: u16,
+    pub min_width: u16,
     /// Width up to which a longer text has priority over further columns to the right.
-    pub worth: u16,
+    pub preferred_width: u16,
     /// Maximum width on the screen.
-    pub most: u16,
+    pub max_width: u16,
     /// Whether it is aligned to the right.
     pub right: bool,
 }
 
-const fn text(title: &'static str, least: u16, most: u16) -> Column {
-    Column { title, least, worth: least, most, right: false }
+const fn text(title: &'static str, min_width: u16, max_width: u16) -> Column {
+    Column { title, min_width, preferred_width: min_width, max_width, right: false }
 }
 
 const fn number(title: &'static str, width: u16) -> Column {
-    Column { title, least: width, worth: width, most: width, right: true }
+    Column { title, min_width: width, preferred_width: width, max_width: width, right: true }
 }
 
 /// Index of the sparkline among the columns of [`Table::Interfaces`].
@@ -141,7 +141,7 @@ const SOURCES: [Column; 9] = [
     text("SOURCE", 15, 39),
     number("RATE", 6),
     // `not in the manifest` has 19 characters.
-    Column { title: "NODE", least: 12, worth: 19, most: 32, right: false },
+    Column { title: "NODE", min_width: 12, preferred_width: 19, max_width: 32, right: false },
     text("REASON", 11, 16),
     text("SERVICE", 9, 24),
     text("PORT", 8, 10),
@@ -400,7 +400,7 @@ fn rate<const N: usize>(change: &Change<N>, index: usize) -> Cell {
     if let Some(rate) = change.rate(index) {
         return figure(short(rate), rate);
     }
-    let text = if change.restarted() { "anew" } else { "-" };
+    let text = if change.restarted() { "reset" } else { "-" };
     Cell { text: text.to_owned(), order: Order::Nothing, tone: Tone::Plain }
 }
 

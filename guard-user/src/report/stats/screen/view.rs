@@ -84,7 +84,7 @@ impl Cursor {
 
 /// A window over the tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Over {
+pub enum Overlay {
     /// No window.
     #[default]
     Nothing,
@@ -123,7 +123,7 @@ pub struct View {
     /// The previous filter while a new one is being typed.
     pub typing: Option<Filter>,
     /// The window over the tables.
-    pub over: Over,
+    pub overlay: Overlay,
     /// Whether totals are shown in place of rates.
     pub totals: bool,
     /// The unit of traffic.
@@ -142,7 +142,7 @@ impl Default for View {
             cursors: Default::default(),
             filter: Filter::default(),
             typing: None,
-            over: Over::Nothing,
+            overlay: Overlay::Nothing,
             totals: false,
             unit: Unit::Bits,
             paused: None,
@@ -176,17 +176,17 @@ impl View {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return Effect::Nothing;
         }
-        if self.over != Over::Nothing {
+        if self.overlay != Overlay::Nothing {
             return self.closing(key.code);
         }
         self.plain(model, key.code, ascii)
     }
 
     fn closing(&mut self, code: KeyCode) -> Effect {
-        match (code, &self.over) {
-            (KeyCode::Char('?'), Over::Details(_)) => self.over = Over::Help,
+        match (code, &self.overlay) {
+            (KeyCode::Char('?'), Overlay::Details(_)) => self.overlay = Overlay::Help,
             (KeyCode::Esc | KeyCode::Enter | KeyCode::Char('q' | '?'), _) => {
-                self.over = Over::Nothing;
+                self.overlay = Overlay::Nothing;
             }
             _ => return Effect::Nothing,
         }
@@ -223,7 +223,7 @@ impl View {
     fn plain(&mut self, model: &Model, code: KeyCode, ascii: bool) -> Effect {
         match code {
             KeyCode::Char('q') | KeyCode::Esc => return Effect::Quit,
-            KeyCode::Char('?') | KeyCode::F(1) => self.over = Over::Help,
+            KeyCode::Char('?') | KeyCode::F(1) => self.overlay = Overlay::Help,
             KeyCode::Char('/') => self.typing = Some(self.filter.clone()),
             KeyCode::Char('s') => {
                 let columns = self.focus.columns().len();
@@ -283,7 +283,7 @@ impl View {
         let (rows, _) = self.focus.rows(self.shown(model), self, ascii);
         let cursor = &self.cursors[self.focus.index()];
         let Some(row) = rows.get(cursor.place(&rows)) else { return Effect::Nothing };
-        self.over = Over::Details(row.key.clone());
+        self.overlay = Overlay::Details(row.key.clone());
         Effect::Draw
     }
 }

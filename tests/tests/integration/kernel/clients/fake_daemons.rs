@@ -16,13 +16,13 @@ use guard_tests::{node::WAIT_TIMEOUT, skip};
 use nix::sys::resource::{UsageWho, getrusage};
 
 /// Maximum memory of a subcommand in KiB: a response of 16 MiB, and parsing it.
-const MOST_MEMORY: i64 = 128 << 10;
+const MAX_MEMORY: i64 = 128 << 10;
 
 /// Handles a connection after the request was read.
 type Fake = fn(UnixStream);
 
 /// Runs a subcommand against a fake daemon. Returns its exit code and its error output.
-fn ask(verb: &[&str], fake: Option<Fake>) -> (Option<i32>, String) {
+fn run_against(args: &[&str], fake: Option<Fake>) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let run = directory.path().join("run");
     fs::create_dir(&run).expect("a directory");
@@ -38,28 +38,28 @@ fn ask(verb: &[&str], fake: Option<Fake>) -> (Option<i32>, String) {
             }
         });
     }
-    verb_in(verb, &run, directory.path())
+    run_in(args, &run, directory.path())
 }
 
-fn verb_in(verb: &[&str], run: &Path, bpf: &Path) -> (Option<i32>, String) {
+fn run_in(args: &[&str], run: &Path, bpf: &Path) -> (Option<i32>, String) {
     let began = Instant::now();
-    let mut command = binary::command(binary::path(), verb);
+    let mut command = binary::command(binary::path(), args);
     command.arg("--run-dir").arg(run).arg("--bpf-dir").arg(bpf.join("none"));
-    let output = command.stdin(Stdio::null()).output().expect("the verb starts");
-    assert!(began.elapsed() < 4 * WAIT_TIMEOUT, "it took {:?}", began.elapsed());
+    let output = command.stdin(Stdio::null()).output().expect("running the subcommand");
+    assert!(began.elapsed() < 4 * WAIT_TIMEOUT, "the subcommand took {:?}", began.elapsed());
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn say(mut stream: UnixStream, what: &[u8]) {
-    let _ = stream.write_all(what);
+fn respond(mut stream: UnixStream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes);
 }
 
 /// Sends the same bytes until the client disconnects.
 fn repeat(mut stream: UnixStream, beginning: &str) {
     let part = vec![b'a'; 1 << 16];
-    let mut said = stream.write_all(beginning.as_bytes());
-    while said.is_ok() {
-        said = stream.write_all(&part);
+    let mut sent = stream.write_all(beginning.as_bytes());
+    while sent.is_ok() {
+        sent = stream.write_all(&part);
     }
 }
 
@@ -75,56 +75,56 @@ fn trickle(mut stream: UnixStream) {
 }
 
 #[test]
-fn a_verb_says_what_is_at_the_socket() {
+fn subcommands_report_what_answers_at_the_socket() {
     if !binary::path().is_file() {
         return skip::skip("fake_daemons", "the binary is not built, see `cargo xtask build`");
     }
     let fakes: [(&str, Option<Fake>, i32, &str); 13] = [
-        ("nobody", None, 3, "no daemon answers"),
-        ("silence", Some(silent), 3, "not within 1 seconds"),
-        ("a trickle", Some(trickle), 3, "not within 1 seconds"),
-        ("gone at once", Some(drop), 3, "ended the connection"),
+        ("no listener", None, 3, "no daemon answers"),
+        ("silence", Some(silent), 3, "no response within 1 seconds"),
+        ("a trickle", Some(trickle), 3, "no response within 1 seconds"),
+        ("closed at once", Some(drop), 3, "the connection closed"),
         (
-            "gone within the head",
-            Some(|stream| say(stream, b"HTTP/1.1 200 OK\r\ncontent-le")),
+            "closed within the head",
+            Some(|stream| respond(stream, b"HTTP/1.1 200 OK\r\ncontent-le")),
             3,
-            "ended the connection",
+            "the connection closed",
         ),
         (
-            "gone within the body",
+            "closed within the body",
             Some(|stream| {
-                say(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{\"schema\":");
+                respond(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n{\"schema\":");
             }),
             3,
-            "ended the connection",
+            "the connection closed",
         ),
-        ("garbage", Some(|stream| say(stream, &[0xff; 9000])), 2, "is no trainguard daemon"),
+        ("garbage", Some(|stream| respond(stream, &[0xff; 9000])), 2, "incompatible response"),
         (
             "another protocol",
-            Some(|stream| say(stream, b"SSH-2.0-x\r\n")),
+            Some(|stream| respond(stream, b"SSH-2.0-x\r\n")),
             2,
-            "is no trainguard daemon",
+            "incompatible response",
         ),
         (
             "another document",
-            Some(|stream| say(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")),
+            Some(|stream| respond(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")),
             2,
-            "is no trainguard daemon",
+            "incompatible response",
         ),
         (
             "deep nesting",
             Some(|stream| {
                 let body = "[".repeat(1 << 20);
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-                say(stream, (head + &body).as_bytes());
+                respond(stream, (head + &body).as_bytes());
             }),
             2,
-            "is no trainguard daemon",
+            "incompatible response",
         ),
         (
             "a refusal with control characters",
             Some(|stream| {
-                say(
+                respond(
                     stream,
                     b"HTTP/1.1 500 X\r\ncontent-length: 27\r\n\r\n{\"error\": \"a \\u001b[31m b\"}",
                 );
@@ -136,7 +136,7 @@ fn a_verb_says_what_is_at_the_socket() {
             "a head without an end",
             Some(|stream| repeat(stream, "HTTP/1.1 200 OK\r\nlong: ")),
             2,
-            "is no trainguard daemon",
+            "incompatible response",
         ),
         (
             "a body without an end",
@@ -145,17 +145,18 @@ fn a_verb_says_what_is_at_the_socket() {
             "more than 16777216 bytes",
         ),
     ];
-    for (what, fake, code, said) in fakes {
-        for verb in [&["status"][..], &["stats", "--once"]] {
-            let limit = if said.starts_with("not within") { "1s" } else { "30s" };
-            let (exit, stderr) = ask(&[verb, &["--answer-within", limit]].concat(), fake);
-            assert!(stderr.contains(said), "{what}, {verb:?}: {stderr}");
-            assert!(!stderr.contains('\u{1b}'), "{what}, {verb:?}: {stderr:?}");
-            assert_eq!(exit, Some(code), "{what}, {verb:?}: {stderr}");
+    for (what, fake, code, expected) in fakes {
+        for command in [&["status"][..], &["stats", "--once"]] {
+            let limit = if expected.starts_with("no response within") { "1s" } else { "30s" };
+            let (exit, stderr) =
+                run_against(&[command, &["--answer-within", limit]].concat(), fake);
+            assert!(stderr.contains(expected), "{what}, {command:?}: {stderr}");
+            assert!(!stderr.contains('\u{1b}'), "{what}, {command:?}: {stderr:?}");
+            assert_eq!(exit, Some(code), "{what}, {command:?}: {stderr}");
         }
     }
-    let most = getrusage(UsageWho::RUSAGE_CHILDREN).expect("usage").max_rss();
-    assert!(most < MOST_MEMORY, "{most} KiB");
+    let peak = getrusage(UsageWho::RUSAGE_CHILDREN).expect("usage").max_rss();
+    assert!(peak < MAX_MEMORY, "{peak} KiB");
 }
 
 #[test]
@@ -181,16 +182,19 @@ fn a_full_queue_is_waited_for() {
         for stream in listener.incoming().flatten().take(3) {
             let mut stream = stream;
             let _ = stream.read(&mut [0; 4096]);
-            say(stream, b"HTTP/1.1 500 X\r\ncontent-length: 22\r\n\r\n{\"error\": \"it waited\"}");
+            respond(
+                stream,
+                b"HTTP/1.1 500 X\r\ncontent-length: 22\r\n\r\n{\"error\": \"it waited\"}",
+            );
         }
     });
-    let asked = thread::spawn({
+    let client = thread::spawn({
         let run = directory.path().to_owned();
-        move || verb_in(&["status", "--answer-within", "30s"], &run, &run)
+        move || run_in(&["status", "--answer-within", "30s"], &run, &run)
     });
     thread::sleep(Duration::from_millis(500));
     drop(waiting);
-    let (exit, stderr) = asked.join().expect("an answer");
+    let (exit, stderr) = client.join().expect("an answer");
     assert!(stderr.contains("it waited"), "{stderr}");
     assert_eq!(exit, Some(2));
     server.join().expect("a server");

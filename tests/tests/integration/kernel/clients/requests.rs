@@ -1,5 +1,5 @@
-//! Misbehaving clients against a real daemon: whatever they do, the daemon guards, counts and answers
-//! other clients, and afterwards is as small as before.
+//! Misbehaving clients against a real daemon: meanwhile the daemon guards, counts and answers other
+//! clients, and afterwards it has as few open files as before.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MEMBER, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved},
+    node::{MEMBER, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing, moved},
     skip,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,9 +20,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Number of connections that a crowd opens at each socket.
 const CROWDS: [(&str, usize); 2] = [("stats.sock", 10_000), ("control.sock", 5_000)];
 /// Maximum number of a daemon's open files: 128 connections on each of two sockets, and its own.
-const MOST_FILES: usize = 2 * 128 + 100;
+const MAX_FILES: usize = 2 * 128 + 100;
 /// Maximum memory that bad clients may cost, in KiB: 32 MiB of unread responses, and buffers.
-const MOST_MEMORY: u64 = 64 << 10;
+const MAX_MEMORY: u64 = 64 << 10;
 /// A request timeout longer than any test waits for a response, so that a client gets in because others
 /// are evicted, not because they time out.
 const LONG: &str = "2m";
@@ -74,8 +74,8 @@ fn settled(node: &Node, wanted: impl Fn(usize) -> bool) -> usize {
 fn assert_works(node: &Node) {
     let before = node.stats();
     for family in 0..2 {
-        assert!(!node.answers(STRANGER[family], PORT), "a stranger gets in");
-        assert!(node.answers(MEMBER[family], PORT), "a member does not");
+        assert!(!node.answers(UNLISTED[family], PORT), "an unlisted source gets in");
+        assert!(node.answers(MEMBER[family], PORT), "a member does not get in");
     }
     let moved = moved(&before, &node.stats());
     assert_eq!(moved, [("allowed".to_owned(), 2), ("not_allowed".to_owned(), 2)]);
@@ -100,12 +100,15 @@ fn rest(mut stream: UnixStream) -> String {
 }
 
 #[test]
-fn ten_thousand_connections_keep_nobody_out() {
+fn ten_thousand_connections_lock_no_client_out() {
     let Some((node, files_before, peak_before)) = started("clients/crowd", LONG) else { return };
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     let wanted: usize = CROWDS.iter().map(|(_, size)| size + 500).sum();
     if usize::try_from(hard).is_ok_and(|hard| hard < wanted) {
-        return skip::skip("clients/crowd", &format!("needs {wanted} open files, may have {hard}"));
+        return skip::skip(
+            "clients/crowd",
+            &format!("needs {wanted} open files, the limit is {hard}"),
+        );
     }
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("more files");
     let log_before = node.log().lines().count();
@@ -121,13 +124,20 @@ fn ten_thousand_connections_keep_nobody_out() {
                 held
             })
         });
-        let mut most = 0;
+        let mut peak_files = 0;
         while done.load(Ordering::Relaxed) < CROWDS.len() {
-            assert!(node.status().is_some(), "no answer in the crowd: {}", node.log());
-            most = most.max(files(&node));
+            assert!(
+                node.status().is_some(),
+                "no response while the connections are open: {}",
+                node.log()
+            );
+            peak_files = peak_files.max(files(&node));
         }
-        assert!(most > files_before + 100, "the crowd was not there: {most} files");
-        assert!(most <= MOST_FILES, "{most} files");
+        assert!(
+            peak_files > files_before + 100,
+            "the connections were not open: {peak_files} files"
+        );
+        assert!(peak_files <= MAX_FILES, "{peak_files} files");
         assert_works(&node);
         crowds.map(|crowd| crowd.join().expect("a crowd")).into()
     });
@@ -137,16 +147,17 @@ fn ten_thousand_connections_keep_nobody_out() {
     settled(&node, |files| files == files_before);
     assert_works(&node);
     let grown = peak(&node) - peak_before;
-    assert!(grown < MOST_MEMORY, "{grown} KiB");
-    let said = node.log().lines().count() - log_before;
-    assert!(said < 100, "{said} lines");
+    assert!(grown < MAX_MEMORY, "{grown} KiB");
+    let logged = node.log().lines().count() - log_before;
+    assert!(logged < 100, "{logged} lines");
 }
 
 #[test]
-fn a_crowd_on_loopback_keeps_no_scraper_out() {
+fn many_connections_on_loopback_lock_no_scraper_out() {
     let Some((node, files_before, _)) = started("clients/loopback", LONG) else { return };
     let scrape = || {
-        let mut stream = TcpStream::connect("127.0.0.1:9477").expect("it listens");
+        let mut stream =
+            TcpStream::connect("127.0.0.1:9477").expect("connecting to the metrics port");
         stream.set_read_timeout(Some(WAIT_TIMEOUT)).expect("a limit");
         write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
         let mut answer = String::new();
@@ -169,18 +180,18 @@ fn a_crowd_on_loopback_keeps_no_scraper_out() {
 /// accepted.
 fn stream(node: &Node, socket: &str, beginning: &str) -> usize {
     let mut stream = connect(node, socket).expect("a connection");
-    let mut taken = 0;
+    let mut accepted = 0;
     let part = vec![b'a'; 1 << 16];
     let mut sent = stream.write_all(beginning.as_bytes());
-    while sent.is_ok() && taken < GIGABYTE {
-        sent = stream.write(&part).map(|count| taken += count);
+    while sent.is_ok() && accepted < GIGABYTE {
+        sent = stream.write(&part).map(|count| accepted += count);
     }
-    let error = sent.expect_err("a gigabyte was taken");
-    let thrown_out = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
-    assert!(thrown_out.contains(&error.kind()), "{error}");
-    let said = rest(stream);
-    assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
-    taken
+    let error = sent.expect_err("the daemon accepted a gigabyte");
+    let disconnected = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    assert!(disconnected.contains(&error.kind()), "{error}");
+    let response = rest(stream);
+    assert!(response.is_empty() || response.starts_with("HTTP/1.1 4"), "{response}");
+    accepted
 }
 
 #[test]
@@ -200,17 +211,17 @@ fn a_line_without_an_end_is_refused() {
         // A chunk whose size line does not end.
         ("control.sock", format!("{post}transfer-encoding: chunked\r\n\r\n")),
     ] {
-        let taken = stream(&node, socket, &beginning);
-        assert!(taken < 16 << 20, "{taken} bytes were taken of {beginning}");
+        let accepted = stream(&node, socket, &beginning);
+        assert!(accepted < 16 << 20, "{accepted} bytes of {beginning} were accepted");
     }
     assert_works(&node);
     settled(&node, |files| files == files_before);
     let grown = peak(&node) - peak_before;
-    assert!(grown < MOST_MEMORY, "{grown} KiB");
+    assert!(grown < MAX_MEMORY, "{grown} KiB");
 }
 
 #[test]
-fn who_is_slow_or_talks_nonsense_is_ended() {
+fn slow_and_malformed_clients_are_disconnected() {
     let Some((node, files_before, peak_before)) =
         started("clients/odd", &format!("{}ms", REQUEST_TIMEOUT.as_millis()))
     else {
@@ -221,11 +232,11 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
 
     // Half-closed before a request: no response. Half-closed after a request: the response.
     let stream = open();
-    stream.shutdown(Shutdown::Write).expect("a half");
+    stream.shutdown(Shutdown::Write).expect("shutting down");
     assert_eq!(rest(stream), "");
     let mut stream = open();
     stream.write_all(request.as_bytes()).expect("a request");
-    stream.shutdown(Shutdown::Write).expect("a half");
+    stream.shutdown(Shutdown::Write).expect("shutting down");
     assert!(rest(stream).starts_with("HTTP/1.1 200"));
 
     // Garbage: refused at once.
@@ -239,16 +250,16 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     ] {
         let mut stream = open();
         stream.write_all(garbage).expect("garbage");
-        stream.shutdown(Shutdown::Write).expect("a half");
-        let said = rest(stream);
-        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+        stream.shutdown(Shutdown::Write).expect("shutting down");
+        let response = rest(stream);
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 4"), "{response}");
     }
 
     // Pipelined requests: only the first is answered.
     let mut stream = open();
     stream.write_all(request.repeat(1000).as_bytes()).expect("requests");
-    let said = rest(stream);
-    assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{said}");
+    let response = rest(stream);
+    assert_eq!(response.matches("HTTP/1.1 ").count(), 1, "{response}");
 
     // More clients than the daemon accepts send a request and never read the response: the responses are
     // not kept for ever.
@@ -264,24 +275,24 @@ fn who_is_slow_or_talks_nonsense_is_ended() {
     // A client that sends nothing, or one byte at a time, is closed when the timeout expires.
     let began = Instant::now();
     let silent = open();
-    let mut loris = open();
-    loris.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ").expect("a beginning");
-    while loris.write_all(b"x").is_ok() {
-        assert!(began.elapsed() < 3 * WAIT_TIMEOUT, "it may be slow for ever");
+    let mut trickling = open();
+    trickling.write_all(b"GET /v1/status HTTP/1.1\r\nhost: ").expect("a beginning");
+    while trickling.write_all(b"x").is_ok() {
+        assert!(began.elapsed() < 3 * WAIT_TIMEOUT, "a slow client is never disconnected");
         thread::sleep(Duration::from_millis(100));
     }
-    assert!(began.elapsed() >= REQUEST_TIMEOUT, "it was ended after {:?}", began.elapsed());
-    assert!(!rest(loris).starts_with("HTTP/1.1 2"));
+    assert!(began.elapsed() >= REQUEST_TIMEOUT, "disconnected after {:?}", began.elapsed());
+    assert!(!rest(trickling).starts_with("HTTP/1.1 2"));
     assert!(!rest(silent).starts_with("HTTP/1.1 2"));
     settled(&node, |files| files == files_before);
     drop(unread);
     assert_works(&node);
     let grown = peak(&node) - peak_before;
-    assert!(grown < MOST_MEMORY, "{grown} KiB");
+    assert!(grown < MAX_MEMORY, "{grown} KiB");
 }
 
 #[test]
-fn a_crowd_that_asks_for_much_and_reads_nothing_keeps_nobody_out() {
+fn clients_that_read_no_response_lock_no_client_out() {
     let Some(mut node) = Node::new("clients/much") else { return };
     node.fill_tables();
     node.start(&["--timing", &format!("request={LONG}")]);
@@ -300,11 +311,11 @@ fn a_crowd_that_asks_for_much_and_reads_nothing_keeps_nobody_out() {
         write!(scraper, "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("a request");
         let metrics = rest(scraper);
         assert!(metrics.contains("\ntrainguard_packets_total{"), "{path}: no metrics");
-        assert!(metrics.ends_with('\n'), "{path}: half of the metrics");
+        assert!(metrics.ends_with('\n'), "{path}: truncated metrics");
         assert!(!node.answers(MEMBER[0], PORT), "a member gets in");
         drop(unread);
     }
     settled(&node, |files| files == files_before);
     let grown = peak(&node) - peak_before;
-    assert!(grown < MOST_MEMORY, "{grown} KiB");
+    assert!(grown < MAX_MEMORY, "{grown} KiB");
 }

@@ -9,15 +9,15 @@ use guard_tests::node::{Node, binary, enforcing};
 
 /// Group and user ids without an account.
 const GROUP: u32 = 54_321;
-const OTHERS: u32 = 54_322;
+const OTHER_GROUP: u32 = 54_322;
 const USER: u32 = 54_323;
 
 /// Runs the binary as an unprivileged user with this group. Returns its exit code and its error output.
-fn asks(node: &Node, group: u32, verb: &[&str]) -> (Option<i32>, String) {
+fn run_as(node: &Node, group: u32, args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new("setpriv");
     command.args([&format!("--reuid={USER}"), &format!("--regid={group}"), "--clear-groups"]);
     // A copy, because other users may have no access to the build directory.
-    command.arg(node.path("trainguard")).args(verb);
+    command.arg(node.path("trainguard")).args(args);
     for (flag, path) in [("--run-dir", node.path("run")), ("--bpf-dir", node.pins())] {
         command.arg(flag).arg(path);
     }
@@ -26,7 +26,7 @@ fn asks(node: &Node, group: u32, verb: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_group_may_look_and_only_root_may_touch() {
+fn the_group_may_query_and_only_root_may_command() {
     let Some(mut node) = Node::new("access/group") else { return };
     std::fs::copy(binary(), node.path("trainguard")).expect("a copy");
     let open = std::fs::Permissions::from_mode(0o755);
@@ -40,17 +40,17 @@ fn the_group_may_look_and_only_root_may_touch() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
 
-    for verb in [&["status"][..], &["stats", "--once"], &["events"]] {
-        let (code, told) = asks(&node, GROUP, verb);
-        assert_eq!(code, Some(0), "{verb:?}: {told}");
-        let (code, told) = asks(&node, OTHERS, verb);
-        assert_eq!(code, Some(3), "{verb:?}: {told}");
-        assert!(told.contains("ermission denied"), "{verb:?}: {told}");
+    for args in [&["status"][..], &["stats", "--once"], &["events"]] {
+        let (code, stderr) = run_as(&node, GROUP, args);
+        assert_eq!(code, Some(0), "{args:?}: {stderr}");
+        let (code, stderr) = run_as(&node, OTHER_GROUP, args);
+        assert_eq!(code, Some(3), "{args:?}: {stderr}");
+        assert!(stderr.contains("ermission denied"), "{args:?}: {stderr}");
     }
-    let (code, told) = asks(&node, GROUP, &["confirm"]);
-    assert_eq!(code, Some(3), "{told}");
-    assert!(told.contains("ermission denied"), "{told}");
-    let (code, told) = asks(&node, GROUP, &["detach"]);
-    assert_ne!(code, Some(0), "{told}");
+    let (code, stderr) = run_as(&node, GROUP, &["confirm"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("ermission denied"), "{stderr}");
+    let (code, stderr) = run_as(&node, GROUP, &["detach"]);
+    assert_ne!(code, Some(0), "{stderr}");
     node.assert_guarded();
 }

@@ -17,11 +17,11 @@ use guard_tests::{
 };
 use serde_json::Value;
 
-/// The user `nobody`, in no group of the daemon.
-const NOBODY: u32 = 65534;
+/// User and group id of an unprivileged account that is in no group of the daemon.
+const UNPRIVILEGED: u32 = 65534;
 
-fn run(node: &Node, verb: &[&str]) -> Option<i32> {
-    node.trainguard(verb).output().expect("it runs").status.code()
+fn run(node: &Node, args: &[&str]) -> Option<i32> {
+    node.trainguard(args).output().expect("running trainguard").status.code()
 }
 
 fn read(path: &Path) -> Vec<Value> {
@@ -34,7 +34,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn each_command_is_written_down_with_who_sent_it() {
+fn each_command_is_recorded_with_its_caller() {
     let Some(mut node) = Node::new("audit/commands") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
@@ -59,7 +59,7 @@ fn each_command_is_written_down_with_who_sent_it() {
     assert!(detach.arg("--bpf-dir").arg(node.pins()).status().expect("detach").success());
 
     let records = read(&file);
-    let told = |record: &Value| {
+    let summary = |record: &Value| {
         ["request", "result"].map(|field| record[field].as_str().expect("a text").to_owned())
     };
     let expected = [
@@ -73,7 +73,7 @@ fn each_command_is_written_down_with_who_sent_it() {
         ("detach", "done"),
     ];
     let expected = expected.map(|(request, result)| [request.to_owned(), result.to_owned()]);
-    assert_eq!(records.iter().map(told).collect::<Vec<_>>(), expected, "{records:#?}");
+    assert_eq!(records.iter().map(summary).collect::<Vec<_>>(), expected, "{records:#?}");
     let first = &records[0];
     assert_eq!(first["schema"], "trainguard/event/v1");
     assert_eq!(first["kind"], "audit");
@@ -86,10 +86,10 @@ fn each_command_is_written_down_with_who_sent_it() {
     assert_eq!(first["old_policy"], before["policy_hash"], "{first}");
     assert_ne!(first["new_policy"], before["policy_hash"], "{first}");
     assert_eq!(records[2]["new_policy"], before["policy_hash"], "{}", records[2]);
-    let asked = first["arguments"].as_str().expect("arguments");
-    assert!(asked.contains(path) && asked.contains("on trial for 3600 s"), "{asked}");
-    assert!(records[1]["text"].as_str().expect("why").contains("on trial"), "{}", records[1]);
-    assert!(records[6]["uid"].is_null(), "of a signal nobody knows: {}", records[6]);
+    let arguments = first["arguments"].as_str().expect("arguments");
+    assert!(arguments.contains(path) && arguments.contains("on trial for 3600 s"), "{arguments}");
+    assert!(records[1]["text"].as_str().expect("a reason").contains("on trial"), "{}", records[1]);
+    assert!(records[6]["uid"].is_null(), "a signal has no known sender: {}", records[6]);
 
     // The same records are among the events, and in the log.
     let output = node.trainguard(&["events", "--kind", "audit"]).output().expect("events");
@@ -107,7 +107,7 @@ fn each_command_is_written_down_with_who_sent_it() {
 /// Case 146: a user whom the mode of the socket lets through is still refused, and the attempt is
 /// recorded.
 #[test]
-fn who_may_not_command_is_refused_and_written_down() {
+fn an_unauthorized_user_is_refused_and_recorded() {
     let Some(mut node) = Node::new("audit/refused") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
@@ -117,34 +117,34 @@ fn who_may_not_command_is_refused_and_written_down() {
     {
         set_mode(&path, mode);
     }
-    let as_nobody = |gid: u32| -> (Option<i32>, String) {
+    let as_unprivileged = |gid: u32| -> (Option<i32>, String) {
         let mode = ["mode", "observe", "--for", "1h", "--run-dir"];
         let mut command = binary::command(binary::path(), mode);
         command.arg(node.path("run"));
         // Setting the user id also drops supplementary groups.
-        let output = command.uid(NOBODY).gid(gid).output();
+        let output = command.uid(UNPRIVILEGED).gid(gid).output();
         let Output { status, stderr, .. } = match output {
             Ok(output) => output,
             Err(error) => panic!("another user cannot run the binary: {error}"),
         };
         (status.code(), String::from_utf8_lossy(&stderr).into_owned())
     };
-    let (code, told) = as_nobody(NOBODY);
-    assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("may not command"), "{told}");
+    let (code, stderr) = as_unprivileged(UNPRIVILEGED);
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("may not command"), "{stderr}");
     let status = node.status().expect("a status");
     assert_eq!(status["policy_hash"], before["policy_hash"]);
     let records = read(&node.path("state/audit.jsonl"));
     let [record] = &records[..] else { panic!("one record: {records:#?}") };
-    assert_eq!((&record["uid"], &record["gid"]), (&NOBODY.into(), &NOBODY.into()));
+    assert_eq!((&record["uid"], &record["gid"]), (&UNPRIVILEGED.into(), &UNPRIVILEGED.into()));
     assert_eq!((&record["result"], &record["request"]), (&"refused".into(), &"request".into()));
     assert_eq!(record["arguments"], "POST /v1/mode");
 
     // The group of the socket may send commands if the mode of the socket allows it.
-    std::os::unix::fs::chown(&socket, None, Some(NOBODY)).expect("a group");
+    std::os::unix::fs::chown(&socket, None, Some(UNPRIVILEGED)).expect("a group");
     set_mode(&socket, 0o660);
-    let (code, told) = as_nobody(NOBODY);
-    assert_eq!(code, Some(0), "{told}");
+    let (code, stderr) = as_unprivileged(UNPRIVILEGED);
+    assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(node.status().expect("a status")["mode"], "observe");
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use guard_tests::node::{
-    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER, enforcing,
+    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, UNLISTED, enforcing,
 };
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Port of the ssh server.
 const SSH: u16 = 22;
 /// Source port of the node's own connection, which a policy may guard.
-const OURS: u16 = 9200;
+const NODE_PORT: u16 = 9200;
 
 /// A connection: the node's end, and the peer's.
 type Pair = (TcpStream, TcpStream);
@@ -48,7 +48,7 @@ fn open(node: &Node, listener: &TcpListener, from: IpAddr) -> Pair {
 }
 
 /// Reports whether data from the peer still arrives.
-fn goes_on((ours, peer): &mut Pair) -> bool {
+fn still_open((ours, peer): &mut Pair) -> bool {
     peer.write_all(b"x").expect("sending");
     match ours.read(&mut [0; 64]) {
         Ok(count) => count > 0,
@@ -59,16 +59,16 @@ fn goes_on((ours, peer): &mut Pair) -> bool {
 
 fn apply(node: &Node, manifest: &str, more: &[&str], ssh: &str) -> (Option<i32>, Value, String) {
     let path = node.path(manifest);
-    let verb = ["apply", path.to_str().expect("a path"), "--format", "json"];
-    let mut command = node.trainguard(&[&verb[..], more].concat());
+    let args = ["apply", path.to_str().expect("a path"), "--format", "json"];
+    let mut command = node.trainguard(&[&args[..], more].concat());
     let Output { status, stdout, stderr } =
-        command.env("SSH_CONNECTION", ssh).output().expect("it runs");
-    let told = String::from_utf8_lossy(&stderr).into_owned();
-    (status.code(), serde_json::from_slice(&stdout).unwrap_or_default(), told)
+        command.env("SSH_CONNECTION", ssh).output().expect("running trainguard");
+    let stderr = String::from_utf8_lossy(&stderr).into_owned();
+    (status.code(), serde_json::from_slice(&stdout).unwrap_or_default(), stderr)
 }
 
 /// Writes a policy beside the one in force.
-fn next(node: &Node, policy: &str) {
+fn write_next(node: &Node, policy: &str) {
     node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
     node.write("next-policy.yaml", policy);
 }
@@ -90,7 +90,7 @@ fn groups(document: &Value, which: &str) -> Vec<(String, u64, String, u64, Strin
 }
 
 #[test]
-fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
+fn connections_that_would_be_cut_are_listed_and_the_change_is_refused() {
     let Some(mut node) = Node::new("connections/refused") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -103,16 +103,16 @@ fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
         open(&node, &guarded6, MEMBER_TOO[1]),
     ];
     // Connections to a port that is not guarded: they continue, also that of an unlisted host.
-    let mut others = [open(&node, &free, MEMBER[0]), open(&node, &free, STRANGER[0])];
-    next(&node, &locking_out());
+    let mut others = [open(&node, &free, MEMBER[0]), open(&node, &free, UNLISTED[0])];
+    write_next(&node, &locking_out());
 
     let cut = [
         ("in".to_owned(), 2, "member-0".to_owned(), PORT.into(), "scheduler".to_owned()),
         ("in".to_owned(), 1, "member-1".to_owned(), PORT.into(), "scheduler".to_owned()),
     ];
     for more in [&[][..], &["--confirm-within", "1m"], &["--dry-run"]] {
-        let (code, document, told) = apply(&node, "next.yaml", more, "");
-        assert_eq!(code, Some(1), "{more:?}: {document} {told}");
+        let (code, document, stderr) = apply(&node, "next.yaml", more, "");
+        assert_eq!(code, Some(1), "{more:?}: {document} {stderr}");
         assert_eq!(groups(&document, "cut"), cut, "{more:?}");
         assert_eq!(groups(&document, "not_reopened"), [], "{more:?}");
         let dry = more == ["--dry-run"];
@@ -120,50 +120,50 @@ fn connections_that_would_be_cut_are_named_and_nothing_is_switched() {
         assert_eq!(document["difference"].is_object(), dry, "{more:?}: {document}");
         assert_eq!(node.generation(), before, "{more:?}");
         assert!(node.status().expect("a status")["trial"].is_null(), "{more:?}");
-        assert!(connections.iter_mut().chain(&mut others).all(goes_on), "{more:?}");
+        assert!(connections.iter_mut().chain(&mut others).all(still_open), "{more:?}");
     }
     // Without JSON, the message lists the connections.
     let path = node.path("next.yaml");
     let mut command = node.trainguard(&["apply", path.to_str().expect("a path")]);
-    let output = command.output().expect("it runs");
-    let told = String::from_utf8_lossy(&output.stderr);
+    let output = command.output().expect("running trainguard");
+    let stderr = String::from_utf8_lossy(&output.stderr);
     for part in [
         "would cut 3 open connections",
         "2 connections of member-0 (10.77.0.20) to tcp/9091 (scheduler)",
         "1 connection of member-1 (fd77::21) to tcp/9091 (scheduler)",
         "--cut-connections",
     ] {
-        assert!(told.contains(part), "`{part}` not in {told}");
+        assert!(stderr.contains(part), "`{part}` not in {stderr}");
     }
-    assert!(!told.contains("--cut-own-session"), "{told}");
+    assert!(!stderr.contains("--cut-own-session"), "{stderr}");
 
     // With the option, the change is made.
-    let (code, document, told) = apply(&node, "next.yaml", &["--cut-connections"], "");
-    assert_eq!(code, Some(0), "{document} {told}");
+    let (code, document, stderr) = apply(&node, "next.yaml", &["--cut-connections"], "");
+    assert_eq!(code, Some(0), "{document} {stderr}");
     assert_eq!(document["connections"]["cut"]["connections"], 3, "{document}");
-    assert!(!connections.iter_mut().any(goes_on));
-    assert!(others.iter_mut().all(goes_on));
+    assert!(!connections.iter_mut().any(still_open));
+    assert!(others.iter_mut().all(still_open));
 
     // Connections that are cut already are no reason to refuse: they are dropped in either case.
-    next(&node, &locking_out().replace("udp/9091", "udp/9092"));
-    let (code, document, told) = apply(&node, "next.yaml", &[], "");
-    assert_eq!(code, Some(0), "{document} {told}");
+    write_next(&node, &locking_out().replace("udp/9091", "udp/9092"));
+    let (code, document, stderr) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(0), "{document} {stderr}");
 }
 
 #[test]
-fn what_goes_on_but_could_not_be_opened_again_is_a_note() {
+fn connections_that_could_not_be_reopened_are_a_note() {
     let Some(mut node) = Node::new("connections/weak") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let listener = listen(&node, NODE[0], PORT);
     let mut connection = open(&node, &listener, MEMBER[0]);
     let opening = locking_out().replace("match: all", "match: new-connections");
-    next(&node, &opening.replace(", udp/9091", ""));
-    let (code, document, told) = apply(&node, "next.yaml", &[], "");
-    assert_eq!(code, Some(0), "{document} {told}");
+    write_next(&node, &opening.replace(", udp/9091", ""));
+    let (code, document, stderr) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(0), "{document} {stderr}");
     assert_eq!(groups(&document, "cut"), []);
     assert_eq!(groups(&document, "not_reopened").len(), 1, "{document}");
-    assert!(goes_on(&mut connection));
+    assert!(still_open(&mut connection));
     assert!(!node.answers(MEMBER[0], PORT));
 }
 
@@ -182,49 +182,52 @@ fn replies_to_own_connections_count_and_unguarded_interfaces_do_not() {
     node.wait("enforcing", enforcing);
     // A connection that the node opened: the peer's packets go to the port that the node chose.
     let listener = node.at_peer(|| TcpListener::bind((MEMBER[0], 7000)).expect("a listener"));
-    let ours =
-        node.at_node(|| connect(SocketAddr::new(NODE[0], OURS), SocketAddr::new(MEMBER[0], 7000)));
+    let ours = node
+        .at_node(|| connect(SocketAddr::new(NODE[0], NODE_PORT), SocketAddr::new(MEMBER[0], 7000)));
     let mut outgoing = (ours, listener.accept().expect("accepting").0);
     // A connection on an interface that is not guarded, to the guarded port.
     let unguarded = listen(&node, IpAddr::from([10, 78, 0, 10]), PORT);
-    let mut beside = open(&node, &unguarded, IpAddr::from([10, 78, 0, 20]));
-    assert!(goes_on(&mut outgoing) && goes_on(&mut beside));
+    let mut unguarded_connection = open(&node, &unguarded, IpAddr::from([10, 78, 0, 20]));
+    assert!(still_open(&mut outgoing) && still_open(&mut unguarded_connection));
     let wide = locking_out().replace("tcp/9091,", "tcp/9091, tcp/9200,");
-    next(&node, &wide);
-    let (code, document, told) = apply(&node, "next.yaml", &[], "");
-    assert_eq!(code, Some(1), "{document} {told}");
+    write_next(&node, &wide);
+    let (code, document, stderr) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(1), "{document} {stderr}");
     let expected = ("out".to_owned(), 1, "member-0".to_owned(), 7000, "scheduler".to_owned());
     assert_eq!(groups(&document, "cut"), [expected], "{document}");
-    assert!(goes_on(&mut outgoing) && goes_on(&mut beside));
+    assert!(still_open(&mut outgoing) && still_open(&mut unguarded_connection));
     // If the policy guards that interface as well, its connection is cut, too.
     node.write("next.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
-    let (code, document, told) = apply(&node, "next.yaml", &[], "");
-    assert_eq!(code, Some(1), "{document} {told}");
+    let (code, document, stderr) = apply(&node, "next.yaml", &[], "");
+    assert_eq!(code, Some(1), "{document} {stderr}");
     let expected = ("in".to_owned(), 1, "-".to_owned(), PORT.into(), "scheduler".to_owned());
     assert_eq!(groups(&document, "cut"), [expected], "{document}");
 }
 
 /// Case 124: a policy that closes the ssh port to the caller's own address.
 #[test]
-fn the_callers_own_session_takes_a_word_of_its_own() {
+fn cutting_the_callers_own_session_needs_its_own_option() {
     let Some(mut node) = Node::new("connections/session") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let ssh = listen(&node, NODE[0], SSH);
-    let mut session = open(&node, &ssh, STRANGER[0]);
-    let mut colleague = open(&node, &ssh, STRANGER[0]);
+    let mut session = open(&node, &ssh, UNLISTED[0]);
+    let mut colleague = open(&node, &ssh, UNLISTED[0]);
     let port = session.1.local_addr().expect("an address").port();
-    let own = format!("{} {port} {} {SSH}", STRANGER[0], NODE[0]);
-    next(&node, &POLICY.replace("tcp/9091,", "tcp/9091, tcp/22,"));
+    let own = format!("{} {port} {} {SSH}", UNLISTED[0], NODE[0]);
+    write_next(&node, &POLICY.replace("tcp/9091,", "tcp/9091, tcp/22,"));
 
-    let (code, document, told) = apply(&node, "next.yaml", &["--cut-connections"], &own);
-    assert_eq!(code, Some(1), "{document} {told}");
+    let (code, document, stderr) = apply(&node, "next.yaml", &["--cut-connections"], &own);
+    assert_eq!(code, Some(1), "{document} {stderr}");
     let cut = &document["connections"]["cut"];
     assert_eq!((&cut["connections"], &cut["sessions"]), (&2.into(), &1.into()), "{document}");
     assert_eq!(cut["groups"][0]["session"], true, "{document}");
-    assert!(document["error"].as_str().expect("why").contains("own ssh session"), "{document}");
+    assert!(
+        document["error"].as_str().expect("a reason").contains("an ssh session, probably your own"),
+        "{document}"
+    );
     let (code, document, _) = apply(&node, "next.yaml", &["--cut-own-session"], &own);
-    assert_eq!(code, Some(1), "the colleague's is another matter: {document}");
+    assert_eq!(code, Some(1), "the other session needs --cut-connections: {document}");
     // Without a known session, any ssh connection might be the caller's. A session that does not exist
     // counts as unknown.
     for unknown in ["", "10.0.0.1 1 10.0.0.2 22", "nonsense"] {
@@ -232,15 +235,15 @@ fn the_callers_own_session_takes_a_word_of_its_own() {
         assert_eq!(code, Some(1), "{unknown}: {document}");
         assert_eq!(document["connections"]["cut"]["sessions"], 2, "{unknown}: {document}");
     }
-    assert!(goes_on(&mut session) && goes_on(&mut colleague));
+    assert!(still_open(&mut session) && still_open(&mut colleague));
     let both = ["--cut-connections", "--cut-own-session"];
-    let (code, document, told) = apply(&node, "next.yaml", &both, &own);
-    assert_eq!(code, Some(0), "{document} {told}");
-    assert!(!goes_on(&mut session) && !goes_on(&mut colleague));
+    let (code, document, stderr) = apply(&node, "next.yaml", &both, &own);
+    assert_eq!(code, Some(0), "{document} {stderr}");
+    assert!(!still_open(&mut session) && !still_open(&mut colleague));
 }
 
 #[test]
-fn files_that_cut_connections_are_followed_and_it_is_told() {
+fn files_that_cut_connections_are_followed_and_reported() {
     let Some(mut node) = Node::new("connections/files") else { return };
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
@@ -248,7 +251,7 @@ fn files_that_cut_connections_are_followed_and_it_is_told() {
     let mut connection = open(&node, &listener, MEMBER[0]);
     node.write("policy.yaml", &locking_out());
     node.wait("followed", |next| next["policy_hash"] != status["policy_hash"]);
-    assert!(!goes_on(&mut connection));
+    assert!(!still_open(&mut connection));
     let part = "1 connection of member-0 (10.77.0.20) to tcp/9091 (scheduler)";
     assert!(node.log().contains(part), "{}", node.log());
     let events = node.trainguard(&["events", "--kind", "policy"]).output().expect("events");
@@ -258,7 +261,7 @@ fn files_that_cut_connections_are_followed_and_it_is_told() {
 
 /// All of many connections are checked.
 #[test]
-fn many_connections_are_looked_at() {
+fn many_connections_are_checked() {
     const MANY: usize = 3000;
     let Some(mut node) = Node::new("connections/many") else { return };
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
@@ -274,9 +277,9 @@ fn many_connections_are_looked_at() {
     node.wait("enforcing", enforcing);
     let listener = listen(&node, NODE[0], PORT);
     let connections: Vec<Pair> = (0..MANY).map(|_| open(&node, &listener, MEMBER[0])).collect();
-    next(&node, &locking_out());
-    let (code, document, told) = apply(&node, "next.yaml", &["--dry-run"], "");
-    assert_eq!(code, Some(1), "{told}");
+    write_next(&node, &locking_out());
+    let (code, document, stderr) = apply(&node, "next.yaml", &["--dry-run"], "");
+    assert_eq!(code, Some(1), "{stderr}");
     assert_eq!(document["connections"]["cut"]["connections"], MANY, "{document}");
     drop(connections);
 }

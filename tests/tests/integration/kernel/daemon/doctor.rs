@@ -18,9 +18,9 @@ use serde_json::Value;
 /// Runs `doctor` on a node. Returns its JSON and its exit code.
 fn doctor(node: &Node, more: &[&str]) -> (Value, Option<i32>) {
     let output = run(node, &[&["--format", "json"], more].concat());
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     let answer = serde_json::from_slice(&output.stdout);
-    (answer.unwrap_or_else(|error| panic!("{error}: {said}")), output.status.code())
+    (answer.unwrap_or_else(|error| panic!("{error}: {stderr}")), output.status.code())
 }
 
 fn run(node: &Node, more: &[&str]) -> Output {
@@ -45,8 +45,8 @@ fn state(answer: &Value, id: &str, subject: Option<&str>) -> String {
     check(answer, id, subject)["state"].as_str().expect("a state").to_owned()
 }
 
-/// Returns what `doctor` might change on the node: its devices, and the files in its directory.
-fn outside(node: &Node) -> (String, Vec<String>) {
+/// Returns the state that `doctor` must not change: the node's devices, and the files in its directory.
+fn observable_state(node: &Node) -> (String, Vec<String>) {
     let devices = node.at_node(|| Command::new("ip").args(["-o", "link"]).output()).expect("ip");
     let entries = |path: &Path| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
@@ -58,19 +58,19 @@ fn outside(node: &Node) -> (String, Vec<String>) {
 }
 
 #[test]
-fn a_node_is_well_before_and_after_the_daemon_starts() {
+fn a_healthy_node_passes_before_and_after_the_daemon_starts() {
     let Some(mut node) = Node::new("doctor/well") else { return };
-    let before = outside(&node);
+    let before = observable_state(&node);
     let (answer, code) = doctor(&node, &[]);
     assert_eq!(code, Some(0), "{answer:#}");
-    assert_eq!(outside(&node), before, "looking changes nothing");
+    assert_eq!(observable_state(&node), before, "doctor changes nothing");
     assert_eq!(answer["schema"], "trainguard/doctor/v1");
     assert_eq!(answer["node"], "node");
     for id in ["bpf-maps", "xdp", "xdp-frags", "bpf-link", "guard-program", "jit", "bpffs"] {
         assert_eq!(state(&answer, id, None), "ok", "{answer:#}");
     }
     let driver = check(&answer, "xdp-driver", Some("eth0"));
-    assert_eq!(driver["found"], "native XDP, also frames of several buffers");
+    assert_eq!(driver["found"], "native XDP, also for frames in several buffers");
     assert_eq!(state(&answer, "policy-files", None), "ok", "{answer:#}");
     assert_eq!(state(&answer, "daemon", None), "note");
 
@@ -93,14 +93,14 @@ fn a_node_is_well_before_and_after_the_daemon_starts() {
 
 /// Case 88: the owner of a foreign program and the remedy are reported before anything is attached.
 #[test]
-fn case_88_a_program_of_others_is_named_and_left_alone() {
+fn case_88_a_foreign_program_is_named_and_stays_attached() {
     let Some(node) = Node::new("doctor/foreign") else { return };
     let pass = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    let program = sys::xdp_load(&pass, true).expect("a program of others");
+    let program = sys::xdp_load(&pass, true).expect("a foreign program");
     let pin = node.path("bpf").join("foreign");
     sys::pin(program.as_fd(), &pin).expect("pinning");
     node.ip(&["link", "set", "dev", "eth0", "xdp", "pinned", pin.to_str().expect("UTF-8")]);
-    let before = outside(&node);
+    let before = observable_state(&node);
     let (answer, code) = doctor(&node, &[]);
     let foreign = check(&answer, "xdp-foreign", Some("eth0"));
     assert_eq!((foreign["state"].as_str(), code), (Some("failed"), Some(1)), "{answer:#}");
@@ -109,11 +109,11 @@ fn case_88_a_program_of_others_is_named_and_left_alone() {
     let id = id.expect("an id as `ip` shows it").trim();
     assert!(foreign["found"].to_string().contains(&format!("id {id}")), "{foreign}");
     assert!(foreign["fix"].to_string().contains("ip link set dev eth0 xdp off"), "{foreign}");
-    assert_eq!(outside(&node), before, "it is still there");
+    assert_eq!(observable_state(&node), before, "the program is still attached");
 }
 
 #[test]
-fn settings_and_links_of_this_namespace_are_told() {
+fn settings_and_links_of_this_namespace_are_reported() {
     let Some(node) = Node::new("doctor/settings") else { return };
     node.at_node(|| {
         for (setting, value) in [
@@ -168,7 +168,7 @@ fn case_103_a_plain_directory_in_the_place_of_a_bpf_file_system_fails() {
 }
 
 #[test]
-fn wrong_files_and_nodes_are_told_apart_from_files_that_are_not_there() {
+fn invalid_files_are_distinguished_from_missing_files() {
     let Some(node) = Node::new("doctor/files") else { return };
     fs::set_permissions(node.path("policy.yaml"), fs::Permissions::from_mode(0o666))
         .expect("a mode");
@@ -188,7 +188,7 @@ fn wrong_files_and_nodes_are_told_apart_from_files_that_are_not_there() {
 }
 
 #[test]
-fn a_training_process_that_listens_as_root_is_told_by_its_name() {
+fn a_training_process_that_listens_as_root_is_reported_by_its_name() {
     let Some(node) = Node::new("doctor/root") else { return };
     // This process listens, under the name that most training processes have.
     let comm = Path::new("/proc/self/comm");
@@ -196,7 +196,7 @@ fn a_training_process_that_listens_as_root_is_told_by_its_name() {
     let socket = node.at_node(|| TcpListener::bind((NODE[0], PORT))).expect("a socket");
     fs::write(comm, "python3").expect("another name");
     let (answer, _) = doctor(&node, &[]);
-    fs::write(comm, before.trim_end()).expect("the name of before");
+    fs::write(comm, before.trim_end()).expect("the original name");
     drop(socket);
     let root = check(&answer, "root-services", None);
     assert_eq!(root["state"], "warning", "{answer:#}");
@@ -206,7 +206,7 @@ fn a_training_process_that_listens_as_root_is_told_by_its_name() {
 }
 
 #[test]
-fn without_rights_it_says_what_it_could_not_see() {
+fn without_privileges_doctor_reports_unknown_checks() {
     let name = "doctor/rights";
     let Some(node) = Node::new(name) else { return };
     let mut command = node.command_at_node(Path::new("setpriv"));
@@ -214,8 +214,8 @@ fn without_rights_it_says_what_it_could_not_see() {
     command.arg(binary()).args(["doctor", "--format", "json", "--run-dir", "/nonexistent"]);
     let output = command.output().expect("a command");
     let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout) else {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        skip::skip(name, &format!("an ordinary user cannot run the binary: {said}"));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        skip::skip(name, &format!("an ordinary user cannot run the binary: {stderr}"));
         return;
     };
     // If this machine has no bpf file system, that check fails for any user.
@@ -224,7 +224,7 @@ fn without_rights_it_says_what_it_could_not_see() {
     for id in ["rights", "xdp", "bpf-link", "guard-program", "jit"] {
         assert_eq!(state(&answer, id, None), "unknown", "{answer:#}");
     }
-    assert_eq!(state(&answer, "xdp-driver", Some("eth0")), "ok", "drivers are told to anybody");
+    assert_eq!(state(&answer, "xdp-driver", Some("eth0")), "ok", "any user can see the driver");
 }
 
 /// Case 149: names that move the cursor, or that a shell would execute.
@@ -241,11 +241,11 @@ fn case_149_hostile_names_of_interfaces_are_escaped() {
 }
 
 #[test]
-fn a_report_is_for_its_owner_and_tells_nobody_who_and_where() {
+fn a_report_is_private_and_contains_no_addresses_and_names() {
     let Some(mut node) = Node::new("doctor/report") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    assert!(!node.answers(guard_tests::node::STRANGER[0], PORT), "an event is made");
+    assert!(!node.answers(guard_tests::node::UNLISTED[0], PORT), "an unlisted source gets in");
     let file = node.path("report.json");
     let path = file.to_str().expect("UTF-8").to_owned();
     let output = run(&node, &["--report", &path]);
@@ -263,6 +263,6 @@ fn a_report_is_for_its_owner_and_tells_nobody_who_and_where() {
     }
     let again = run(&node, &["--report", &path]);
     assert_eq!(again.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("is there already"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("already exists"));
     assert_eq!(fs::read_to_string(&file).expect("the report"), text);
 }

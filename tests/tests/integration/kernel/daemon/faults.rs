@@ -1,11 +1,11 @@
 //! Lack of resources: disk, memory, descriptors, a writable file system. The guard stays in place, the
 //! failure is reported, and the action is done once it is possible.
-#![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
+#![expect(clippy::print_stdout, reason = "prints measurements")]
 
 use std::{fs, io::Write as _, net::Ipv4Addr, process::Command, thread, time::Duration};
 
 use guard_tests::{
-    node::{MANIFEST, Node, POLICY, PORT, STRANGER, enforcing},
+    node::{MANIFEST, Node, POLICY, PORT, UNLISTED, enforcing},
     skip,
     system::{
         cgroup::Cgroup,
@@ -15,11 +15,11 @@ use guard_tests::{
 use serde_json::{Value, json};
 
 /// Returns another policy, which makes no difference for the packets in these tests.
-fn another() -> String {
+fn other_policy() -> String {
     POLICY.replace("udp/9091", "udp/9092")
 }
 
-fn is(generation: u64) -> impl Fn(&Value) -> bool {
+fn at_generation(generation: u64) -> impl Fn(&Value) -> bool {
     move |status| status["generation"] == generation && enforcing(status)
 }
 
@@ -34,8 +34,8 @@ fn a_full_disk_stops_trials_and_nothing_else() {
     let mut filler = fs::File::create(node.path("state").join("filler")).expect("a file");
     while filler.write_all(&[0; 512]).is_ok() {}
 
-    node.write("policy.yaml", &another());
-    let status = node.wait("the next generation", is(2));
+    node.write("policy.yaml", &other_policy());
+    let status = node.wait("the next generation", at_generation(2));
     let problems = status["problems"].to_string();
     assert!(problems.contains("No space left on device"), "{problems}");
     assert!(problems.contains("last-good.json"), "{problems}");
@@ -44,15 +44,15 @@ fn a_full_disk_stops_trials_and_nothing_else() {
     node.write("trial.yaml", &MANIFEST.replace("[20-21]", "[20-22]").replace("[0-1]", "[0-2]"));
     let mut apply = node.trainguard(&["apply", "--confirm-within", "1m"]);
     let output = apply.arg(node.path("trial.yaml")).output().expect("apply");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("could not be undone"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("could not be undone"), "{stderr}");
     assert_eq!(node.generation(), 2);
 
     drop(filler);
     fs::remove_file(node.path("state").join("filler")).expect("removing");
     node.write("policy.yaml", POLICY);
-    node.wait("the third", is(3));
+    node.wait("the third", at_generation(3));
     // The audit record of the failed attempt could not be written; the next command's can.
     let reload = node.trainguard(&["apply", "--reload"]).output().expect("apply");
     assert!(reload.status.success(), "{}", String::from_utf8_lossy(&reload.stderr));
@@ -64,23 +64,23 @@ fn a_full_disk_stops_trials_and_nothing_else() {
 /// Case 103: pins that cannot be made or opened. A bpf file system has no limit on its entries
 /// (`bpf_mkobj_ops`, `kernel/bpf/inode.c`), so a read-only one stands for a full one.
 #[test]
-fn what_is_pinned_on_a_read_only_file_system_goes_on_and_changes_are_refused() {
+fn pins_on_a_read_only_file_system_stay_and_changes_are_refused() {
     let Some(mut node) = Node::new("faults/pins") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let bpf = node.path("bpf");
     writable(&bpf, false).expect("read-only");
-    node.write("policy.yaml", &another());
+    node.write("policy.yaml", &other_policy());
     let status = node.wait("refused", |status| status["up_to_date"] == false);
     let problems = status["problems"].to_string();
     assert!(problems.contains("mounted read-only"), "{problems}");
     assert_eq!((enforcing(&status), &status["generation"]), (true, &json!(1)));
     node.signal("KILL");
     node.assert_guarded();
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("mounted read-only") && said.contains("remount,rw"), "{said}");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("mounted read-only") && stderr.contains("remount,rw"), "{stderr}");
     node.assert_guarded();
 
     writable(&bpf, true).expect("writable");
@@ -91,18 +91,18 @@ fn what_is_pinned_on_a_read_only_file_system_goes_on_and_changes_are_refused() {
 
 /// Case 112, memory: maps that do not fit the memory limit of the unit.
 #[test]
-fn a_policy_that_memory_is_too_small_for_changes_nothing() {
+fn a_policy_too_large_for_memory_changes_nothing() {
     const TEST: &str = "faults/memory";
     let Some(mut node) = Node::new(TEST) else { return };
     let group = match Cgroup::new("memory") {
         Ok(group) => group,
-        Err(why) => return skip::skip(TEST, &format!("{why:#}")),
+        Err(error) => return skip::skip(TEST, &format!("{error:#}")),
     };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
     group.add(node.daemon_id()).expect("a group of its own");
-    node.write("policy.yaml", &another());
-    node.wait("the next generation", is(2));
+    node.write("policy.yaml", &other_policy());
+    node.wait("the next generation", at_generation(2));
     let room = group.total().expect("the memory of the group") + (4 << 20);
     group.limit(room).expect("a limit");
 
@@ -117,26 +117,26 @@ fn a_policy_that_memory_is_too_small_for_changes_nothing() {
     node.write("cluster.yaml", &manifest);
     node.write(
         "policy.yaml",
-        &another().replace(
+        &other_policy().replace(
             "roles: [worker]\n    mode",
             "roles: [worker]\n      networks: [many]\n    mode",
         ),
     );
     // The policy is refused, or the kernel kills the daemon; in both cases the old one stays in force.
-    let mut ended = false;
+    let mut was_killed = false;
     for _ in 0..100 {
         thread::sleep(Duration::from_millis(100));
         match node.status() {
             Some(status) if status["up_to_date"] == false => break,
             Some(_) => {}
             None => {
-                ended = true;
+                was_killed = true;
                 break;
             }
         }
     }
     node.assert_guarded();
-    if ended {
+    if was_killed {
         node.signal("KILL");
         node.assert_guarded();
         node.start(&[]);
@@ -151,12 +151,12 @@ fn a_policy_that_memory_is_too_small_for_changes_nothing() {
         status["up_to_date"] == true && enforcing(status) && status["tables"]["prefixes4"] != 3
     });
     node.assert_guarded();
-    println!("400,000 prefixes in {room} bytes: {}", if ended { "ended" } else { "refused" });
+    println!("400,000 prefixes in {room} bytes: {}", if was_killed { "killed" } else { "refused" });
 }
 
 /// Case 112, descriptors: a lack of them leaves the policy in force.
 #[test]
-fn a_daemon_without_descriptors_keeps_what_is_in_force() {
+fn a_daemon_without_descriptors_keeps_the_policy_in_force() {
     let Some(mut node) = Node::new("faults/descriptors") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -169,7 +169,7 @@ fn a_daemon_without_descriptors_keeps_what_is_in_force() {
     };
     // Enough to answer requests and to read the files, but not to load a generation.
     limit(open + 8);
-    node.write("policy.yaml", &another());
+    node.write("policy.yaml", &other_policy());
     let status = node.wait("refused", |status| status["up_to_date"] == false);
     let problems = status["problems"].to_string();
     assert!(problems.contains("Too many open files"), "{problems}");
@@ -177,7 +177,7 @@ fn a_daemon_without_descriptors_keeps_what_is_in_force() {
     node.assert_guarded();
     limit(4096);
     node.signal("HUP");
-    node.wait("the next generation", is(2));
-    assert!(!node.answers(STRANGER[0], PORT));
+    node.wait("the next generation", at_generation(2));
+    assert!(!node.answers(UNLISTED[0], PORT));
     node.assert_guarded();
 }

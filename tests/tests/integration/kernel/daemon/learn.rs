@@ -9,7 +9,7 @@ use std::{
 };
 
 use guard_test_support::pcap::{Frame, Pcap};
-use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT};
+use guard_tests::node::{MANIFEST, MEMBER_TOO, NODE, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,21 +23,23 @@ fn connect(node: &Node, from: IpAddr, port: u16) -> TcpStream {
         let socket =
             Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
         socket.bind(&SocketAddr::new(from, 0).into()).expect("an address of the peer");
-        socket.connect_timeout(&to.into(), WAIT_TIMEOUT).expect("a node that observes lets it in");
+        socket
+            .connect_timeout(&to.into(), WAIT_TIMEOUT)
+            .expect("connecting to a node in observe mode");
         socket.into()
     })
 }
 
 /// Opens a connection and exchanges data in both directions for `seconds`.
-fn talk(node: &Node, listener: &TcpListener, from: IpAddr, seconds: usize) {
-    let mut there = connect(node, from, listener.local_addr().expect("an address").port());
-    let (mut here, _) = listener.accept().expect("a connection");
+fn exchange(node: &Node, listener: &TcpListener, from: IpAddr, seconds: usize) {
+    let mut client = connect(node, from, listener.local_addr().expect("an address").port());
+    let (mut server, _) = listener.accept().expect("a connection");
     let mut bytes = [0; 4];
     for _ in 0..=seconds * 4 {
-        there.write_all(b"ping").expect("sending");
-        here.read_exact(&mut bytes).expect("receiving");
-        here.write_all(b"pong").expect("answering");
-        there.read_exact(&mut bytes).expect("receiving");
+        client.write_all(b"ping").expect("sending");
+        server.read_exact(&mut bytes).expect("receiving");
+        server.write_all(b"pong").expect("answering");
+        client.read_exact(&mut bytes).expect("receiving");
         if seconds > 0 {
             thread::sleep(Duration::from_millis(250));
         }
@@ -48,31 +50,31 @@ fn learn(node: &Node, more: &[&str]) -> Value {
     let mut command = node.trainguard(&["learn", "--node", "node", "--format", "json"]);
     let output = command.arg("--manifest").arg(node.path("cluster.yaml")).args(more).output();
     let output = output.expect("learn");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"))
 }
 
 #[test]
-fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
+fn a_missing_member_is_learned_from_packets_that_would_be_dropped() {
     let Some(mut node) = Node::new("learn/observe") else { return };
-    let lonely = MANIFEST
+    let incomplete = MANIFEST
         .replace("member-[0-1]", "member-0")
         .replace("10.77.0.[20-21]", "10.77.0.20")
         .replace("fd77::[20-21]", "fd77::20");
-    node.write("cluster.yaml", &lonely);
+    node.write("cluster.yaml", &incomplete);
     node.write("policy.yaml", &POLICY.replace("enforce", "observe"));
     node.start(&[]);
     let listener = node.at_node(|| TcpListener::bind((NODE[0], PORT))).expect("a listener");
-    talk(&node, &listener, MEMBER_TOO[0], 4);
+    exchange(&node, &listener, MEMBER_TOO[0], 4);
     // The unlisted host connects and sends no data.
-    drop(connect(&node, STRANGER[0], PORT));
+    drop(connect(&node, UNLISTED[0], PORT));
     let deadline = Instant::now() + WAIT_TIMEOUT;
     let answer = loop {
         let answer = learn(&node, &[]);
-        let of_stranger = |left: &Value| left["source"] == STRANGER[0].to_string();
-        let told = answer["left_out"].as_array().expect("a list").iter().any(of_stranger);
-        if told && !answer["entries"].as_array().expect("a list").is_empty() {
+        let of_unlisted = |left: &Value| left["source"] == UNLISTED[0].to_string();
+        let listed = answer["left_out"].as_array().expect("a list").iter().any(of_unlisted);
+        if listed && !answer["entries"].as_array().expect("a list").is_empty() {
             break answer;
         }
         assert!(Instant::now() < deadline, "{answer:#}\n{}", node.log());
@@ -97,16 +99,16 @@ fn a_member_that_is_missing_is_learned_from_what_would_have_been_dropped() {
     node.write("policy.yaml", POLICY);
     node.wait("enforcing", |status| status["enforcing"] == true && status["up_to_date"] == true);
     assert!(node.answers(MEMBER_TOO[0], PORT), "{}", node.log());
-    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(!node.answers(UNLISTED[0], PORT));
 }
 
 /// Captures the frames that all devices of the node send and receive while a closure runs.
-fn capture(node: &Node, happens: impl FnOnce()) -> Vec<u8> {
+fn capture(node: &Node, work: impl FnOnce()) -> Vec<u8> {
     let all = Protocol::from(i32::from(ETH_P_ALL.to_be()));
     let socket = node.at_node(|| Socket::new(Domain::PACKET, Type::RAW, Some(all)));
     let mut socket = socket.expect("a packet socket");
     socket.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-    happens();
+    work();
     let mut frames = Vec::new();
     let mut frame = vec![0; 65_535];
     let mut seconds = 1_790_000_000..;
@@ -117,12 +119,12 @@ fn capture(node: &Node, happens: impl FnOnce()) -> Vec<u8> {
 }
 
 #[test]
-fn a_capture_of_the_node_becomes_a_policy_that_the_daemon_takes() {
+fn a_capture_of_the_node_becomes_a_policy_that_the_daemon_accepts() {
     let Some(mut node) = Node::new("learn/capture") else { return };
     let listener = node.at_node(|| TcpListener::bind((NODE[0], 8000))).expect("a listener");
     let seen = capture(&node, || {
-        talk(&node, &listener, MEMBER_TOO[0], 0);
-        drop(connect(&node, STRANGER[0], 8000));
+        exchange(&node, &listener, MEMBER_TOO[0], 0);
+        drop(connect(&node, UNLISTED[0], 8000));
     });
     let file = node.path("seen.pcap");
     fs::write(&file, seen).expect("a capture");
@@ -142,5 +144,5 @@ fn a_capture_of_the_node_becomes_a_policy_that_the_daemon_takes() {
     node.start(&[]);
     node.wait("enforcing", |status| status["enforcing"] == true);
     assert!(node.answers(MEMBER_TOO[0], 8000), "{}", node.log());
-    assert!(!node.answers(STRANGER[0], 8000), "{}", node.log());
+    assert!(!node.answers(UNLISTED[0], 8000), "{}", node.log());
 }

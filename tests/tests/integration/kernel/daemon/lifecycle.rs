@@ -1,4 +1,4 @@
-//! The daemon's life cycle: crash, adoption, reload, detaching, requests.
+//! The daemon's life cycle: crash, takeover, reload, detaching, requests.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 
 use guard_test_support::repetitions;
 use guard_tests::node::{
-    MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing,
+    MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT, enforcing,
 };
 use serde_json::json;
 
@@ -28,41 +28,41 @@ fn a_killed_daemon_leaves_the_guard_and_the_next_one_takes_it_over() {
     assert!(counted >= 4, "the counters can be read without the daemon: {counted}");
 
     // An unlisted host sends continuously while the next daemon starts: no frame may get through.
-    let knocks = thread::scope(|scope| {
+    let probes = thread::scope(|scope| {
         let listener = node.at_node(|| {
             let socket = UdpSocket::bind((NODE[0], PORT)).expect("a port of the node");
             socket.set_nonblocking(true).expect("not blocking");
             socket
         });
-        let knocking = scope.spawn(|| {
+        let sending = scope.spawn(|| {
             node.at_peer(|| {
-                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address of the peer");
                 for _ in 0..500 {
-                    socket.send_to(b"knock", (NODE[0], PORT)).expect("sending");
+                    socket.send_to(b"probe", (NODE[0], PORT)).expect("sending");
                     thread::sleep(Duration::from_millis(2));
                 }
             });
         });
         let mut next = node.daemon_command(&[]).spawn().expect("the next daemon");
-        knocking.join().expect("knocking");
+        sending.join().expect("sending");
         let mut buffer = [0; 16];
-        assert!(listener.recv(&mut buffer).is_err(), "a stranger's datagram arrived");
+        assert!(listener.recv(&mut buffer).is_err(), "a datagram of an unlisted source arrived");
         let status = node.wait("enforcing", enforcing);
         assert_eq!(status["generation"], 2);
         nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(i32::try_from(next.id()).expect("a process id")),
             nix::sys::signal::Signal::SIGTERM,
         )
-        .expect("the daemon is there");
+        .expect("signalling the daemon");
         assert!(next.wait().expect("the daemon ends").success());
         node.packets("not_allowed") - counted
     });
-    assert_eq!(knocks, 500, "each frame was judged once, over crash and adoption");
+    assert_eq!(probes, 500, "each frame is counted once across crash and takeover");
     node.assert_guarded();
 }
 
 #[test]
-fn no_frame_is_judged_by_neither_or_both_of_two_generations() {
+fn each_frame_is_decided_by_exactly_one_of_two_generations() {
     let Some(mut node) = Node::new("lifecycle/reload") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -77,11 +77,11 @@ fn no_frame_is_judged_by_neither_or_both_of_two_generations() {
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| {
             node.at_peer(|| {
-                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address of the peer");
                 let mut sent = 0_u64;
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     for _ in 0..20 {
-                        sent += u64::from(socket.send_to(b"knock", (NODE[0], PORT)).is_ok());
+                        sent += u64::from(socket.send_to(b"probe", (NODE[0], PORT)).is_ok());
                     }
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -109,13 +109,13 @@ fn no_frame_is_judged_by_neither_or_both_of_two_generations() {
         fields.split_whitespace().nth(11).and_then(|n| n.parse::<u64>().ok()).expect("drops")
     });
     let mut buffer = [0; 16];
-    assert!(listener.recv(&mut buffer).is_err(), "a stranger's datagram arrived");
+    assert!(listener.recv(&mut buffer).is_err(), "a datagram of an unlisted source arrived");
     assert_eq!(node.packets("not_allowed") - before, sent - lost, "{sent} sent, {lost} lost");
     let stats = node.stats();
     let services = stats["services"].as_array().expect("services");
     let dropped: Vec<u64> =
         services.iter().map(|service| service["dropped"].as_u64().expect("a count")).collect();
-    assert!(dropped.iter().all(|count| *count > 0), "both generations judged: {services:?}");
+    assert!(dropped.iter().all(|count| *count > 0), "both generations decided: {services:?}");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_reload_refills_no_bucket_and_a_comment_is_no_new_generation() {
     let generation = node.generation();
     node.write("policy.yaml", &format!("# nothing new\n{limited}"));
     thread::sleep(Duration::from_secs(1));
-    assert_eq!(node.generation(), generation, "a comment changes no meaning");
+    assert_eq!(node.generation(), generation, "a comment is not a change");
 
     emptied(Instant::now());
     let since = Instant::now();
@@ -156,8 +156,8 @@ fn a_reload_refills_no_bucket_and_a_comment_is_no_new_generation() {
 }
 
 #[test]
-fn what_was_taken_away_is_put_back() {
-    let Some(mut node) = Node::new("lifecycle/mend") else { return };
+fn removed_pins_are_restored() {
+    let Some(mut node) = Node::new("lifecycle/restore") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.assert_guarded();
@@ -211,27 +211,27 @@ fn detaching_works_with_and_without_the_daemon() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     assert_eq!(detach(&node), Some(0));
-    assert!(node.answers(STRANGER[0], PORT));
+    assert!(node.answers(UNLISTED[0], PORT));
     let status = node.wait("detached", |status| status["interfaces"][0]["state"] == "detached");
     assert_eq!(status["enforcing"], false);
     // A new policy does not attach the program again; a restart does.
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     node.wait("the next generation", |status| status["generation"] == 2);
-    assert!(node.answers(STRANGER[0], PORT));
+    assert!(node.answers(UNLISTED[0], PORT));
     node.signal("TERM");
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.signal("INT");
     node.assert_guarded();
     assert_eq!(detach(&node), Some(0));
-    assert!(node.answers(STRANGER[0], PORT));
-    assert!(!node.own_pins().exists(), "the maps are gone, too");
+    assert!(node.answers(UNLISTED[0], PORT));
+    assert!(!node.own_pins().exists(), "the maps are removed, too");
     let code = node.trainguard(&["status"]).output().expect("status").status.code();
-    assert_eq!(code, Some(3), "nobody to ask");
+    assert_eq!(code, Some(3), "no daemon answers");
 }
 
 #[test]
-fn idle_connections_keep_nobody_else_out() {
+fn idle_connections_lock_no_client_out() {
     let Some(mut node) = Node::new("lifecycle/idle") else { return };
     node.start(&[]);
     let idle: Vec<UnixStream> = (0..200)
@@ -246,7 +246,7 @@ fn idle_connections_keep_nobody_else_out() {
 }
 
 #[test]
-fn requests_that_make_no_sense_are_refused() {
+fn malformed_requests_are_refused() {
     let Some(mut node) = Node::new("lifecycle/requests") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -267,7 +267,10 @@ fn requests_that_make_no_sense_are_refused() {
         assert!(answer.starts_with("HTTP/1.1 400"), "{body}: {answer}");
     }
     let answer = ask("stats.sock", &detach("{}"));
-    assert!(answer.starts_with("HTTP/1.1 404"), "the statistics socket commands nothing: {answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 404"),
+        "the statistics socket accepts no commands: {answer}"
+    );
     ask("control.sock", "\u{0}\u{1} nonsense\r\n\r\n");
     node.assert_guarded();
 }

@@ -7,17 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing};
+use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, UNLISTED, enforcing};
 use serde_json::Value;
 
 /// Case 126: the identical file written a hundred times a second, and as many signals: no new
 /// generation, no lost count, and the daemon still answers.
 #[test]
-fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
+fn rewriting_an_identical_file_makes_no_new_generation() {
     let Some(mut node) = Node::new("reloads/identical") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
-    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(!node.answers(UNLISTED[0], PORT));
     let dropped = node.packets("not_allowed");
     let began = Instant::now();
     for round in 0..300_u64 {
@@ -41,7 +41,7 @@ fn an_identical_file_is_no_new_generation_however_often_it_is_written() {
 /// changed between two checks. One of the two policies is in force, never a third, and the attacker
 /// never gets in.
 #[test]
-fn a_whole_policy_is_in_force_or_the_one_before() {
+fn only_complete_policies_come_into_force() {
     let Some(mut node) = Node::new("reloads/swaps") else { return };
     node.start(&["--timing", "files=50ms,rest=1s"]);
     let one = node.wait("enforcing", enforcing);
@@ -77,7 +77,7 @@ fn a_whole_policy_is_in_force_or_the_one_before() {
                 }
             }
         }
-        assert!(!node.answers(STRANGER[0], PORT), "round {round}");
+        assert!(!node.answers(UNLISTED[0], PORT), "round {round}");
         assert!(node.answers(MEMBER[0], PORT), "round {round}");
         let wanted = &known[round % 2];
         let status = node.wait("followed", |status| hash(status) == *wanted);

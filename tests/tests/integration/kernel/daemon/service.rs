@@ -17,7 +17,7 @@ use nix::{
 /// Sends notifications more often than usual.
 const TIMING: [&str; 2] = ["--timing", "manager=100ms,line=500ms"];
 /// The same, and files are read on request only, not when they change.
-const BY_COMMAND: [&str; 2] = ["--timing", "manager=100ms,line=500ms,files=1h"];
+const ON_REQUEST: [&str; 2] = ["--timing", "manager=100ms,line=500ms,files=1h"];
 /// Time without a notification that counts as silence.
 const SILENCE: Duration = Duration::from_millis(750);
 
@@ -42,9 +42,9 @@ impl Managed {
         Self { daemon: command.spawn().expect("the daemon starts"), socket }
     }
 
-    fn next(&self, patience: Duration) -> Option<String> {
+    fn next(&self, timeout: Duration) -> Option<String> {
         let mut buffer = [0; 4096];
-        self.socket.set_read_timeout(Some(patience)).expect("a time limit");
+        self.socket.set_read_timeout(Some(timeout)).expect("a time limit");
         let length = self.socket.recv(&mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     }
@@ -75,7 +75,7 @@ impl Managed {
 
     fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.daemon.id()).expect("a process id");
-        kill(Pid::from_raw(id), signal).expect("the daemon is there");
+        kill(Pid::from_raw(id), signal).expect("signalling the daemon");
     }
 }
 
@@ -95,7 +95,7 @@ fn reload(node: &Node) -> Output {
 }
 
 #[test]
-fn ready_is_who_guards_every_interface() {
+fn ready_means_that_every_interface_is_guarded() {
     let Some(node) = Node::new("service/ready") else { return };
     let interfaces = ["--interface", "eth0", "--interface", "eth7", "--wait", "10m"];
     let managed = Managed::start(&node, &interfaces, None);
@@ -104,10 +104,10 @@ fn ready_is_who_guards_every_interface() {
     assert!(!has(&managed.within(SILENCE), "READY=1"), "ready without eth7");
     node.add_link("eth7");
     managed.until("READY=1");
-    let said = managed.until("STATUS=").pop().expect("a message");
-    let (before, after) = said.split_once('@').expect("a hash");
+    let status = managed.until("STATUS=").pop().expect("a message");
+    let (before, after) = status.split_once('@').expect("a hash");
     assert_eq!(before, "STATUS=enforcing test");
-    assert!(after.get(7..).is_some_and(|after| after.starts_with(" on 2 interfaces")), "{said}");
+    assert!(after.get(7..).is_some_and(|after| after.starts_with(" on 2 interfaces")), "{status}");
     managed.signal(Signal::SIGTERM);
     let last = managed.until("STOPPING=1").pop().expect("a message");
     assert!(last.contains("STATUS=ended; the guard stays in force"), "{last}");
@@ -117,7 +117,7 @@ fn ready_is_who_guards_every_interface() {
 /// Case 97, the part that needs no booting machine: a device that is late neither ends the daemon nor
 /// opens what was guarded before, and is guarded when it appears.
 #[test]
-fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
+fn the_wait_for_a_missing_interface_is_reported_and_bounded() {
     let Some(mut node) = Node::new("service/missing") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -125,10 +125,10 @@ fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
 
     let began = Instant::now();
     let managed = Managed::start(&node, &["--interface", "eth9", "--wait", "2s"], None);
-    let told = managed.until("READY=1");
+    let messages = managed.until("READY=1");
     assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
     // A status line that was sent already is not sent again.
-    let line = told.into_iter().rfind(|line| line.starts_with("STATUS="));
+    let line = messages.into_iter().rfind(|line| line.starts_with("STATUS="));
     let line = line.or_else(|| managed.until("STATUS=").pop()).expect("a message");
     assert!(line.starts_with("STATUS=NOT ENFORCING test@"), "{line}");
     assert!(line.contains(" on 0 interfaces"), "{line}");
@@ -150,16 +150,16 @@ fn a_missing_interface_is_waited_for_loudly_and_not_for_ever() {
 }
 
 #[test]
-fn a_reload_waits_for_the_answer() {
+fn a_reload_waits_for_the_result() {
     let Some(node) = Node::new("service/reload") else { return };
-    let managed = Managed::start(&node, &BY_COMMAND, None);
+    let managed = Managed::start(&node, &ON_REQUEST, None);
     managed.until("READY=1");
 
     node.write("policy.yaml", &POLICY.replace("[tcp/9091, udp/9091]", "[tcp/9091]"));
     let output = reload(&node);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(said.starts_with("the files are in force: generation 2, policy "), "{said}");
+    assert!(stdout.starts_with("the files are in force: generation 2, policy "), "{stdout}");
     assert_eq!(node.generation(), 2);
     let messages = managed.until("READY=1");
     let reloading = messages.iter().find(|message| message.starts_with("RELOADING=1\n"));
@@ -169,19 +169,19 @@ fn a_reload_waits_for_the_answer() {
 
     node.write("policy.yaml", &POLICY.replace("tcp/9091", "tcp/nine"));
     let output = reload(&node);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("policy.yaml:7:13: error[TG105]"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("policy.yaml:7:13: error[TG105]"), "{stderr}");
     managed.until("READY=1");
     // Earlier status lines, for example about drops, may arrive first.
-    let line = managed.until("; not what the files say: ").pop().expect("a message");
+    let line = managed.until("; differs from the files: ").pop().expect("a message");
     assert!(line.starts_with("STATUS=enforcing test@"), "{line}");
     node.assert_guarded();
     assert_eq!(node.generation(), 2);
 }
 
 #[test]
-fn no_reload_ends_a_trial() {
+fn a_reload_does_not_end_a_trial() {
     let Some(node) = Node::new("service/trial") else { return };
     let managed = Managed::start(&node, &[], None);
     managed.until("READY=1");
@@ -191,16 +191,16 @@ fn no_reload_ends_a_trial() {
     let output = apply.arg(&other).output().expect("apply");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let output = reload(&node);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("a policy is on trial"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("a policy is on trial"), "{stderr}");
     let line = managed.until("ON TRIAL, undone at ").pop().expect("a message");
     assert!(line.starts_with("STATUS=enforcing tried@"), "{line}");
 }
 
 #[test]
-fn a_reload_without_a_daemon_is_no_success() {
-    let Some(node) = Node::new("service/nobody") else { return };
+fn a_reload_without_a_daemon_fails() {
+    let Some(node) = Node::new("service/no-daemon") else { return };
     assert_eq!(reload(&node).status.code(), Some(3));
     let both = node.trainguard(&["apply", "--reload", "cluster.yaml"]).output().expect("apply");
     assert_eq!(both.status.code(), Some(2));
@@ -208,7 +208,7 @@ fn a_reload_without_a_daemon_is_no_success() {
 
 /// Case 93, SIGSTOP: a daemon that does no work sends no watchdog notification, so the manager ends it.
 #[test]
-fn a_daemon_that_is_stuck_gives_no_sign_of_life() {
+fn a_stuck_daemon_sends_no_watchdog_notification() {
     let Some(node) = Node::new("service/stuck") else { return };
     let managed = Managed::start(&node, &[], Some(Duration::from_secs(1)));
     managed.until("READY=1");
@@ -233,9 +233,12 @@ fn without_a_bpf_file_system_the_daemon_is_never_ready() {
     std::fs::create_dir(&plain).expect("a directory");
     let plain = plain.to_str().expect("UTF-8");
     let mut managed = Managed::start(&node, &["--bpf-dir", plain, "--wait", "1s"], None);
-    assert_eq!(managed.daemon.wait().expect("it ends").code(), Some(2));
+    assert_eq!(managed.daemon.wait().expect("waiting for the process").code(), Some(2));
     assert!(!has(&managed.within(Duration::from_millis(100)), "READY=1"));
-    assert!(node.answers(guard_tests::node::STRANGER[0], guard_tests::node::PORT), "nothing runs");
+    assert!(
+        node.answers(guard_tests::node::UNLISTED[0], guard_tests::node::PORT),
+        "no program is attached"
+    );
 }
 
 /// The unit mounts the pin directory at another place, because its user has no access to the original
@@ -261,5 +264,8 @@ fn pins_may_be_reached_through_a_mount_of_their_directory() {
     let mut detach = node.trainguard(&["detach"]);
     let output = detach.arg("--bpf-dir").arg(&pins).output().expect("detach");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(node.answers(guard_tests::node::STRANGER[0], guard_tests::node::PORT), "detached");
+    assert!(
+        node.answers(guard_tests::node::UNLISTED[0], guard_tests::node::PORT),
+        "the program is detached"
+    );
 }

@@ -68,15 +68,15 @@ impl Signer {
     }
 }
 
-fn run(node: &Node, verb: &[&str]) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = node.trainguard(verb).output().expect("it runs");
+fn run(node: &Node, args: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = node.trainguard(args).output().expect("running trainguard");
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
 }
 
 fn metric(node: &Node, reason: &str) -> u64 {
     let path = node.path("run/stats.sock");
     let mut stream = std::os::unix::net::UnixStream::connect(path).expect("a socket");
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("asking");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").expect("sending the request");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     let name = format!("trainguard_policy_signature_refusals_total{{reason=\"{reason}\"}} ");
@@ -88,18 +88,18 @@ const FILES: [&str; 2] = ["cluster.yaml", "policy.yaml"];
 
 /// Case 129: files that the daemon follows.
 #[test]
-fn only_what_is_signed_and_not_older_comes_into_force() {
+fn unsigned_and_older_policies_are_refused() {
     let Some(mut node) = Node::new("signatures/files") else { return };
     let Some(program) = minisign("signatures/files") else { return };
     let signer = Signer::new(program.clone(), &node, "signer");
-    let stranger = Signer::new(program, &node, "stranger");
+    let other_signer = Signer::new(program, &node, "other");
     let key = signer.public();
     let more = ["--policy-key", key.as_str()];
     // Unsigned, on a node without a policy: the daemon does not start.
-    let output = node.start_in_vain(&more);
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("takes signed policies only"), "{told}");
+    let output = node.start_expecting_exit(&more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("accepts only signed policies"), "{stderr}");
 
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=5");
     node.start(&more);
@@ -116,26 +116,26 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     // An attacker changes a file.
     let opened = POLICY.replace("roles: [worker]", "any: true");
     node.write("policy.yaml", &opened);
-    refused("`policy.yaml`: is not as it was signed");
+    refused("`policy.yaml`: differs from the file that was signed");
     // The attacker signs the list with another key.
-    stranger.sign(&node, "cluster.yaml", &FILES, "trainguard serial=6");
+    other_signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=6");
     refused("another key");
     // An old policy with a valid signature, and another policy with a serial number that was used.
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=4");
     refused("its serial number is 4, and 5 was accepted before");
-    assert!(metric(&node, "replay") > replayed, "it is counted");
+    assert!(metric(&node, "replay") > replayed, "the refusal is counted");
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=5");
     refused("with which another policy was accepted");
     signer.sign(&node, "cluster.yaml", &FILES, "number=6");
     refused("expected `trainguard serial=NUMBER`");
     signer.sign(&node, "cluster.yaml", &FILES[..1], "trainguard serial=6");
-    refused("`policy.yaml`: has no signature");
+    refused("`policy.yaml`: is not in the signed list");
     assert!(metric(&node, "bad") > 0);
     // A pattern that matches fewer files than were signed does not give a smaller policy.
     node.write("policy.yaml", POLICY);
     node.write("beside.yaml", POLICY);
     signer.sign(&node, "cluster.yaml", &[FILES[0], FILES[1], "beside.yaml"], "trainguard serial=6");
-    refused("`beside.yaml`: is signed and is not read");
+    refused("`beside.yaml`: is in the signed list, but the manifest does not lead to it");
     // The key file itself is missing.
     fs::rename(signer.public(), node.path("key away")).expect("renaming");
     signer.sign(&node, "cluster.yaml", &FILES, "trainguard serial=7");
@@ -161,12 +161,12 @@ fn only_what_is_signed_and_not_older_comes_into_force() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     let words: Vec<&str> = shown.split_whitespace().collect();
     assert!(words.join(" ").contains("signed with serial number 8"), "{shown}");
-    assert!(node.log().contains("has expired"), "{}", node.log());
+    assert!(node.log().contains("policy signature expired"), "{}", node.log());
 }
 
 /// Case 129: policies that `apply` sends.
 #[test]
-fn what_is_applied_brings_its_signature_along() {
+fn applied_policies_need_a_signature() {
     let Some(mut node) = Node::new("signatures/apply") else { return };
     let Some(program) = minisign("signatures/apply") else { return };
     let signer = Signer::new(program, &node, "signer");
@@ -179,16 +179,16 @@ fn what_is_applied_brings_its_signature_along() {
     let path = path.to_str().expect("a path");
     let files = ["next.yaml", "next-policy.yaml"];
     for more in [&[][..], &["--confirm-within", "1h"], &["--dry-run"]] {
-        let (code, told) = run(&node, &[&["apply", path], more].concat());
-        assert_eq!(code, Some(1), "{more:?}: {told}");
-        assert!(told.contains("next.yaml.sums.minisig"), "{more:?}: {told}");
+        let (code, stderr) = run(&node, &[&["apply", path], more].concat());
+        assert_eq!(code, Some(1), "{more:?}: {stderr}");
+        assert!(stderr.contains("next.yaml.sums.minisig"), "{more:?}: {stderr}");
     }
     assert!(node.answers(MEMBER[0], PORT));
     // A trial: its serial number counts only once it is confirmed.
     signer.sign(&node, "next.yaml", &files, "trainguard serial=3");
     let trial = ["apply", path, "--confirm-within", "1h"];
-    let (code, told) = run(&node, &trial);
-    assert_eq!(code, Some(0), "{told}");
+    let (code, stderr) = run(&node, &trial);
+    assert_eq!(code, Some(0), "{stderr}");
     assert!(!node.answers(MEMBER[0], PORT));
     let serial = || node.status().expect("a status")["source"]["serial"].clone();
     assert_eq!(serial(), 3);
@@ -199,8 +199,8 @@ fn what_is_applied_brings_its_signature_along() {
     assert_eq!(run(&node, &["confirm"]).0, Some(0));
     assert_eq!(serial(), 2);
     signer.sign(&node, "next.yaml", &files, "trainguard serial=1");
-    let (code, told) = run(&node, &["apply", path]);
+    let (code, stderr) = run(&node, &["apply", path]);
     assert_eq!(code, Some(1));
-    assert!(told.contains("2 was accepted before"), "{told}");
+    assert!(stderr.contains("2 was accepted before"), "{stderr}");
     assert!(!node.answers(MEMBER[0], PORT));
 }

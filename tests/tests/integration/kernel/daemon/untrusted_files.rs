@@ -30,7 +30,7 @@ fn replace(node: &Node, name: &str, make: impl FnOnce(&Path)) {
 /// Case 128: writable by others, owned by another user, a hard link, a pipe, a device: refused without
 /// blocking.
 #[test]
-fn files_of_others_are_refused_while_the_daemon_runs() {
+fn files_that_other_users_may_change_are_refused() {
     let Some(mut node) = Node::new("untrusted_files/running") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
@@ -46,7 +46,7 @@ fn files_of_others_are_refused_while_the_daemon_runs() {
                 write(path, text);
                 chown(path, Some(1000), None).expect("an owner");
             }),
-            ("2 names", &|path| {
+            ("2 hard links", &|path| {
                 let other = node.path("other name");
                 // The file of an earlier case, if there is one.
                 let _ = fs::remove_file(&other);
@@ -73,7 +73,7 @@ fn files_of_others_are_refused_while_the_daemon_runs() {
                 assert_eq!(status[fact], before[fact], "{file}, {part}: {fact}");
             }
             node.write(file, text);
-            node.wait("well again", |status| status["up_to_date"] == true);
+            node.wait("up to date again", |status| status["up_to_date"] == true);
         }
     }
     // A file of /proc, where the size is 0 and the owner is root: it is not a policy.
@@ -88,7 +88,7 @@ fn files_of_others_are_refused_while_the_daemon_runs() {
 
 /// A `ConfigMap` is a directory that all users may write, mounted read-only.
 #[test]
-fn a_mount_that_nobody_can_write_may_have_any_mode() {
+fn a_read_only_mount_may_have_any_mode() {
     let Some(mut node) = Node::new("untrusted_files/configmap") else { return };
     let volume = node.path("volume");
     fs::create_dir(&volume).expect("a directory");
@@ -116,10 +116,10 @@ fn a_mount_that_nobody_can_write_may_have_any_mode() {
         command.arg("--bpf-dir").arg(node.pins());
         command
     };
-    let output = start(&node).output().expect("it ends");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("volume` (mode 0777)"), "{told}");
+    let output = start(&node).output().expect("waiting for the process");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("volume` (mode 0777)"), "{stderr}");
 
     mount("remount,ro,mode=0777");
     symlink(&manifest, node.path("cluster.yaml")).expect("a link");
@@ -130,7 +130,7 @@ fn a_mount_that_nobody_can_write_may_have_any_mode() {
 
 /// The files that the daemon saves are checked by the same rule.
 #[test]
-fn a_state_directory_that_others_may_write_is_not_asked() {
+fn a_state_directory_that_others_may_write_is_not_read() {
     let Some(mut node) = Node::new("untrusted_files/state") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT};
+use guard_tests::node::{MANIFEST, MEMBER, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT};
 use serde_json::Value;
 
 /// Description, the manifest (or none), the policy (or none), and the expected message.
@@ -40,7 +40,7 @@ fn cases() -> Vec<Case> {
         ("no such role", None, policy("[worker]", "[wroker]"), "wroker"),
         ("duplicate node", manifest("policies:", &again("10.77.0.50")), None, "twice"),
         ("duplicate address", manifest("10.77.0.[20-21]", "10.77.0.[10-11]"), None, "10.77.0.10"),
-        ("missing policy", manifest("policy.yaml", "polizei.yaml"), None, "polizei.yaml"),
+        ("missing policy", manifest("policy.yaml", "absent.yaml"), None, "absent.yaml"),
         ("empty manifest", Some(String::new()), None, "empty"),
         ("empty policy", None, Some(String::new()), "empty"),
         ("too large", Some("#".repeat(100 << 20)), None, "104857600 bytes"),
@@ -67,11 +67,11 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn each_wrong_file_is_named_and_the_running_generation_stays() {
+fn each_invalid_file_is_named_and_the_running_generation_stays() {
     let Some(mut node) = Node::new("wrong_files/running") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", |status| status["enforcing"] == true);
-    for (what, manifest, policy, said) in cases() {
+    for (what, manifest, policy, expected) in cases() {
         for (file, text) in [("cluster.yaml", manifest), ("policy.yaml", policy)] {
             if let Some(text) = text {
                 node.write(file, &text);
@@ -79,30 +79,33 @@ fn each_wrong_file_is_named_and_the_running_generation_stays() {
         }
         let status = node.wait(what, |status| status["up_to_date"] == false);
         let problems = status["problems"].to_string().to_lowercase();
-        assert!(problems.contains(&said.to_lowercase()), "{what}: `{said}` not in {problems}");
+        assert!(
+            problems.contains(&expected.to_lowercase()),
+            "{what}: `{expected}` not in {problems}"
+        );
         assert!(problems.len() < 20_000, "{what}: {} bytes of problems", problems.len());
         for fact in ["generation", "policy_hash", "enforcing", "interfaces"] {
             assert_eq!(status[fact], before[fact], "{what}: {fact}");
         }
-        assert!(!node.answers(STRANGER[0], PORT), "{what}: a stranger gets in");
-        assert!(node.answers(MEMBER[0], PORT), "{what}: a member does not");
+        assert!(!node.answers(UNLISTED[0], PORT), "{what}: an unlisted source gets in");
+        assert!(node.answers(MEMBER[0], PORT), "{what}: a member does not get in");
         node.write("cluster.yaml", MANIFEST);
         node.write("policy.yaml", POLICY);
-        let status = node.wait("well again", |status| status["up_to_date"] == true);
-        assert_eq!(status["generation"], before["generation"], "{what}: nothing had changed");
+        let status = node.wait("up to date again", |status| status["up_to_date"] == true);
+        assert_eq!(status["generation"], before["generation"], "{what}: the policy is unchanged");
     }
 }
 
 #[test]
-fn a_daemon_that_starts_with_a_wrong_file_uses_the_last_good_one() {
+fn a_daemon_that_starts_with_an_invalid_file_uses_the_last_known_good_policy() {
     let Some(mut node) = Node::new("wrong_files/start") else { return };
     node.write("cluster.yaml", "not: ours\n");
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(
-        said.contains("cluster.yaml") && said.contains("no policy to put into force"),
-        "{said}"
+        stderr.contains("cluster.yaml") && stderr.contains("no policy to put into force"),
+        "{stderr}"
     );
 
     node.write("cluster.yaml", MANIFEST);
@@ -122,13 +125,13 @@ fn a_daemon_that_starts_with_a_wrong_file_uses_the_last_good_one() {
         let status = node.wait("enforcing", |status| status["enforcing"] == true);
         assert_eq!(status["up_to_date"], false, "{wrong:?}");
         assert_eq!(status["policy_hash"], before["policy_hash"], "{wrong:?}");
-        assert!(!node.answers(STRANGER[0], PORT), "{wrong:?}");
+        assert!(!node.answers(UNLISTED[0], PORT), "{wrong:?}");
         assert!(node.answers(MEMBER[0], PORT), "{wrong:?}");
     }
 }
 
 #[test]
-fn files_are_followed_however_they_are_replaced() {
+fn files_are_followed_after_any_kind_of_replacement() {
     let Some(mut node) = Node::new("wrong_files/follow") else { return };
     // A ConfigMap: the file is a link into a directory that is itself a link.
     for (version, role) in [("one", "worker"), ("two", "scheduler")] {
@@ -147,7 +150,7 @@ fn files_are_followed_however_they_are_replaced() {
     symlink("two", node.path("data.next")).expect("a link");
     fs::rename(node.path("data.next"), node.path("data")).expect("the swap");
     node.wait("the swapped one", is(2));
-    assert!(!node.answers(MEMBER[0], PORT), "workers may no more");
+    assert!(!node.answers(MEMBER[0], PORT), "workers are no longer admitted");
 
     let policy = node.path("two").join("policy.yaml");
     fs::write(&policy, POLICY).expect("writing in place");
@@ -166,7 +169,7 @@ fn files_are_followed_however_they_are_replaced() {
     assert!(!node.answers(MEMBER[0], PORT));
 
     // Reload on request, without a change.
-    let loads = |node: &Node| node.log().matches("the policy is unchanged").count();
+    let loads = |node: &Node| node.log().matches("policy unchanged").count();
     let before = loads(&node);
     node.signal("HUP");
     let deadline = Instant::now() + WAIT_TIMEOUT;

@@ -2,7 +2,7 @@
 //! endless reloads, under traffic with every frame accounted for.
 //!
 //! `cargo xtask chaos` runs these for a thousand rounds; an ordinary test run takes fewer.
-#![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
+#![expect(clippy::print_stdout, reason = "prints measurements")]
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use std::{
 
 use guard_test_support::bundle::{self, Cluster};
 use guard_tests::{
-    node::{MEMBER, MEMBER_TOO, Node, STRANGER, WAIT_TIMEOUT, enforcing},
+    node::{MEMBER, MEMBER_TOO, Node, UNLISTED, WAIT_TIMEOUT, enforcing},
     random::{Random, seed},
     skip,
     system::cgroup::Cgroup,
@@ -24,7 +24,7 @@ use guard_tests::{
 use serde_json::Value;
 
 /// Serialises the tests, because each keeps both CPUs of a small machine busy.
-static ALONE: Mutex<()> = Mutex::new(());
+static SERIAL: Mutex<()> = Mutex::new(());
 
 /// Number of rounds, unless the environment sets another.
 const ROUNDS: u64 = 25;
@@ -63,7 +63,7 @@ fn lanes() -> Vec<Lane> {
     let mut lanes = Vec::new();
     for family in 0..2 {
         for (from, may) in
-            [(MEMBER, Some(PORTS[0])), (MEMBER_TOO, Some(PORTS[1])), (STRANGER, None)]
+            [(MEMBER, Some(PORTS[0])), (MEMBER_TOO, Some(PORTS[1])), (UNLISTED, None)]
         {
             for port in PORTS {
                 lanes.push(Lane { from: from[family], port, passes: may == Some(port) });
@@ -104,13 +104,13 @@ fn reload(node: &mut Node, swapped: bool) -> Duration {
 
 /// Case 92: SIGKILL at each of N points of a reload; also covers cases 93 and 94.
 #[test]
-fn a_daemon_that_is_killed_at_any_point_neither_opens_nor_mixes() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn a_daemon_killed_at_any_point_opens_no_port_and_mixes_no_policies() {
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut node) = started("chaos/kill") else { return };
     let first = hash(&node.status().expect("a status"));
     reload(&mut node, true);
     let hashes = [first, hash(&node.status().expect("a status"))];
-    assert_ne!(hashes[0], hashes[1], "the two policies are told apart");
+    assert_ne!(hashes[0], hashes[1], "the two policies have different hashes");
     let reloads = reload(&mut node, false);
     let seed = seed();
     let mut random = Random::new(seed);
@@ -119,40 +119,40 @@ fn a_daemon_that_is_killed_at_any_point_neither_opens_nor_mixes() {
         thread::sleep(Duration::from_micros(random.below(micros) as u64));
     };
     let traffic = Traffic::start(&node, &lanes());
-    let (mut survived, mut came_through) = (0, 0);
+    let (mut second_kills, mut healthy) = (0, 0);
     for round in 0..rounds() {
         let swapped = round % 2 == 0;
         node.write("policy.yaml", &policy(swapped));
         node.signal("HUP");
         pause(reloads * 3 / 2);
         node.signal("KILL");
-        traffic.assert_none_slipped_in();
+        traffic.assert_none_wrongly_admitted();
         // In every third round also the next daemon, while it takes over.
         if round % 3 == 0 {
             node.launch(&[]);
             pause(reloads * 4);
             node.signal("KILL");
-            traffic.assert_none_slipped_in();
-            survived += 1;
+            traffic.assert_none_wrongly_admitted();
+            second_kills += 1;
         }
         node.launch(&[]);
         let status =
             node.wait("enforcing", |status| enforcing(status) && status["up_to_date"] == true);
         assert_eq!(hash(&status), hashes[usize::from(swapped)], "seed {seed}, round {round}");
-        came_through += u64::from(status["problems"] == serde_json::json!([]));
+        healthy += u64::from(status["problems"] == serde_json::json!([]));
     }
     let sum = traffic.end();
-    assert_eq!(came_through, rounds(), "seed {seed}: {}", node.log());
+    assert_eq!(healthy, rounds(), "seed {seed}: {}", node.log());
     let pins = entries(&node.own_pins());
     let state = entries(&node.path("state"));
     println!(
         "{} rounds, {} kills: {sum:?}; a reload takes {reloads:?}; left: {pins:?}, {state:?}",
         rounds(),
-        rounds() + survived,
+        rounds() + second_kills,
     );
     assert_eq!(pins.iter().filter(|name| name.starts_with("link-")).count(), 1, "{pins:?}");
     let known = ["audit.jsonl", "hash-key", "last-good.json"];
-    assert_eq!(state, known, "nothing unfinished is left");
+    assert_eq!(state, known, "no unfinished file is left");
 }
 
 fn entries(directory: &Path) -> Vec<String> {
@@ -166,7 +166,7 @@ fn entries(directory: &Path) -> Vec<String> {
 
 /// Resources of a daemon.
 #[derive(Debug, Clone, Copy)]
-struct Holdings {
+struct Resources {
     descriptors: usize,
     maps: usize,
     threads: usize,
@@ -176,7 +176,7 @@ struct Holdings {
     kernel: u64,
 }
 
-fn holdings(node: &Node, group: &Cgroup) -> Holdings {
+fn resources(node: &Node, group: &Cgroup) -> Resources {
     let process = format!("/proc/{}", node.daemon_id());
     let list = || -> Vec<_> {
         let entries = fs::read_dir(format!("{process}/fd")).expect("the descriptors");
@@ -194,7 +194,7 @@ fn holdings(node: &Node, group: &Cgroup) -> Holdings {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a figure");
         line.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number")
     };
-    Holdings {
+    Resources {
         descriptors: descriptors.len(),
         maps,
         threads: usize::try_from(figure("Threads:")).expect("a number"),
@@ -205,28 +205,28 @@ fn holdings(node: &Node, group: &Cgroup) -> Holdings {
 
 /// After a thousand consecutive reloads the daemon holds no more than after a hundred.
 #[test]
-fn reloads_without_end_leave_nothing_behind() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn many_reloads_leak_no_resources() {
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     let test = "chaos/reloads";
     let Some(mut node) = started(test) else { return };
     let group = match Cgroup::new("reloads") {
         Ok(group) => group,
-        Err(why) => return skip::skip(test, &format!("{why:#}")),
+        Err(error) => return skip::skip(test, &format!("{error:#}")),
     };
     group.add(node.daemon_id()).expect("a group of its own");
     let traffic = Traffic::start(&node, &lanes());
     let mut swapped = false;
     let mut times = Vec::new();
-    let mut some = |node: &mut Node, count: u64| {
+    let mut reload_times = |node: &mut Node, count: u64| {
         for _ in 0..count {
             swapped = !swapped;
             times.push(reload(node, swapped));
         }
     };
-    some(&mut node, 10);
-    let before = holdings(&node, &group);
-    some(&mut node, rounds());
-    let after = holdings(&node, &group);
+    reload_times(&mut node, 10);
+    let before = resources(&node, &group);
+    reload_times(&mut node, rounds());
+    let after = resources(&node, &group);
     let sum = traffic.end();
     times.sort();
     println!(
@@ -243,16 +243,16 @@ fn reloads_without_end_leave_nothing_behind() {
     assert!(after.resident < before.resident + (10 << 10), "{before:?}, then {after:?}");
     // Memory of maps is freed after a grace period, so some of it is always pending.
     let deadline = Instant::now() + WAIT_TIMEOUT;
-    while holdings(&node, &group).kernel > before.kernel + 2048 {
-        assert!(Instant::now() < deadline, "{before:?}, then {:?}", holdings(&node, &group));
+    while resources(&node, &group).kernel > before.kernel + 2048 {
+        assert!(Instant::now() < deadline, "{before:?}, then {:?}", resources(&node, &group));
         thread::sleep(Duration::from_millis(100));
     }
 }
 
 /// Case 126: the same file, loaded a hundred times a second.
 #[test]
-fn a_file_that_says_nothing_new_is_loaded_and_changes_nothing() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn an_unchanged_file_is_loaded_and_changes_nothing() {
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut node) = started("chaos/same") else { return };
     let traffic = Traffic::start(&node, &lanes());
     let before = node.status().expect("a status");
@@ -272,20 +272,20 @@ fn a_file_that_says_nothing_new_is_loaded_and_changes_nothing() {
 /// Case 127: half a policy that is a valid policy, and guards one port fewer. The daemon waits for a
 /// writer that writes in place and pauses for less than the time that such a file must rest.
 #[test]
-fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
+fn half_a_policy_is_not_loaded_while_it_is_written() {
     const REST: Duration = Duration::from_secs(2);
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     let timing = format!("files=50ms,rest={}s", REST.as_secs());
     let Some(node) = started_with("chaos/slow", &["--timing", &timing]) else { return };
     let traffic = Traffic::start(&node, &lanes());
-    let loads = || node.log().matches("INFO in force generation=").count();
+    let loads = || node.log().matches("INFO policy in force generation=").count();
     for swapped in [true, false] {
         let kept = node.status().expect("a status");
         let text = policy(swapped);
         let second = text.rfind("  - name").expect("two services");
         // On a busy machine a piece may rest long enough that the daemon rightly loads it; then try
         // again.
-        let was_waited_for = (0..5).any(|_| {
+        let waited = (0..5).any(|_| {
             node.write("policy.yaml", &policy(!swapped));
             let is_kept = |status: &Value| hash(status) == hash(&kept);
             node.wait("the policy before", |status| {
@@ -315,7 +315,7 @@ fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
             assert_eq!(loads(), before + 1, "{}", node.log());
             true
         });
-        assert!(was_waited_for, "the machine is too busy: {}", node.log());
+        assert!(waited, "the machine is too busy: {}", node.log());
         assert!(node.status().is_some_and(|status| status["up_to_date"] == true));
     }
     traffic.end();
@@ -323,24 +323,24 @@ fn half_a_policy_is_not_taken_for_one_while_it_is_written() {
 
 /// Control for the other tests here: they would notice traffic that gets in where it must not.
 #[test]
-fn a_node_without_a_guard_is_noticed() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn traffic_to_an_unguarded_node_is_detected() {
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(node) = started("chaos/control") else { return };
     let traffic = Traffic::start(&node, &lanes());
-    assert_eq!(traffic.slipped_in(), 0);
+    assert_eq!(traffic.wrongly_admitted(), 0);
     let detached = node.trainguard(&["detach"]).arg("--bpf-dir").arg(node.pins()).output();
     assert!(detached.expect("detach").status.success());
     let deadline = Instant::now() + WAIT_TIMEOUT;
-    while traffic.slipped_in() < 100 {
-        assert!(Instant::now() < deadline, "{} slipped in", traffic.slipped_in());
+    while traffic.wrongly_admitted() < 100 {
+        assert!(Instant::now() < deadline, "{} wrongly admitted", traffic.wrongly_admitted());
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// Case 93: a daemon that is stopped for a while, aborts, or is killed for lack of memory.
 #[test]
-fn a_daemon_that_stands_still_or_dies_guards_on() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+fn the_guard_stays_when_the_daemon_stops_or_dies() {
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut node) = started("chaos/dies") else { return };
     let traffic = Traffic::start(&node, &lanes());
     let process = node.daemon_id().to_string();
@@ -348,9 +348,9 @@ fn a_daemon_that_stands_still_or_dies_guards_on() {
         let sent = Command::new("kill").args(["-s", signal, &process]).status().expect("kill");
         assert!(sent.success());
         thread::sleep(Duration::from_secs(3));
-        traffic.assert_none_slipped_in();
+        traffic.assert_none_wrongly_admitted();
     }
-    node.wait("going on", enforcing);
+    node.wait("running again", enforcing);
     node.signal("ABRT");
     thread::sleep(Duration::from_millis(300));
     node.start(&[]);

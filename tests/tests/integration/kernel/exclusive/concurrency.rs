@@ -42,11 +42,13 @@ fn several_cpus_get_no_more_than_the_burst() {
         let frame =
             text::frame(&format!("ipv4 from={from} / tcp to=9091 flags=S")).expect("a frame");
         let admitted: usize = thread::scope(|scope| {
-            let judging: Vec<_> = (0..THREADS)
+            let threads: Vec<_> = (0..THREADS)
                 .map(|_| {
                     scope.spawn(|| {
                         let verdicts = (0..FRAMES).map(|_| {
-                            generation.evaluate(&frame, 1_000_000_000).expect("the kernel judges")
+                            generation
+                                .evaluate(&frame, 1_000_000_000)
+                                .expect("a verdict of the kernel")
                         });
                         verdicts
                             .filter(|verdict| {
@@ -58,7 +60,7 @@ fn several_cpus_get_no_more_than_the_burst() {
                     })
                 })
                 .collect();
-            judging.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
         assert_eq!(admitted, BURST, "{name} from {from}");
     }
@@ -68,9 +70,9 @@ fn several_cpus_get_no_more_than_the_burst() {
 const FLOOD: Duration = Duration::from_millis(600);
 /// Maximum length of a tick of the limiter's clock.
 const TICK: Duration = Duration::from_millis(10);
-/// Packets per second, in the two policies below.
+/// Packets per second, and the burst, in the two policies below.
 const RATE: u64 = 20_000;
-const DEEP: u64 = 8_000;
+const FLOOD_BURST: u64 = 8_000;
 
 /// The attached program, the real clock, and all CPUs flooding at once.
 #[test]
@@ -85,7 +87,7 @@ fn a_flood_from_all_cpus_stays_within_the_limit() {
         ("limits-total", "10.77.0.20", 64),
     ] {
         let policy = world::named(name).compile_edited(|text| {
-            text.replace("rate: 10/s, burst: 5 ", &format!("rate: {RATE}/s, burst: {DEEP} "))
+            text.replace("rate: 10/s, burst: 5 ", &format!("rate: {RATE}/s, burst: {FLOOD_BURST} "))
         });
         let options = Options::new(Maps::Private, [1, 2], true);
         let mut generation = Generation::load(&policy, &options).expect("the policy loads");
@@ -112,14 +114,14 @@ fn a_flood_from_all_cpus_stays_within_the_limit() {
             .sum();
         let refused: u64 =
             counted.iter().map(|(_, _, counter)| counter.packets).sum::<u64>() - admitted;
-        let budget = u128::from(RATE) * lasted.as_micros() / 1_000_000 + u128::from(DEEP);
-        let most = budget + batch * (CPUS as u128);
-        assert!(u128::from(admitted) <= most, "{name} from {from}: {admitted} of {most}");
+        let budget = u128::from(RATE) * lasted.as_micros() / 1_000_000 + u128::from(FLOOD_BURST);
+        let max = budget + batch * (CPUS as u128);
+        assert!(u128::from(admitted) <= max, "{name} from {from}: {admitted} of {max}");
         assert!(
             u128::from(admitted) >= budget / 2,
             "{name} from {from}: only {admitted} of {budget}"
         );
-        assert!(refused > admitted, "{name} from {from}: {refused} refused, that is no flood");
+        assert!(refused > admitted, "{name} from {from}: {refused} refused, too few for a flood");
     }
 }
 

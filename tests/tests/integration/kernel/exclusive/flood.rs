@@ -11,7 +11,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
+    node::{MEMBER, NODE, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing},
     skip,
     wire::{
         cpu::Cpus,
@@ -43,7 +43,7 @@ fn sender(node: &Node, test: &str) -> Option<Flood> {
 fn v4(addresses: [IpAddr; 2]) -> Ipv4Addr {
     match addresses {
         [IpAddr::V4(address), _] => address,
-        [IpAddr::V6(_), _] => unreachable!("IPv4 stands first"),
+        [IpAddr::V6(_), _] => unreachable!("the IPv4 address is first"),
     }
 }
 
@@ -64,8 +64,8 @@ fn refused(stats: &Value) -> u64 {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "how near the estimate came, for who runs it by hand")]
-fn a_million_forged_sources_hide_nobody_and_open_nothing() {
+#[expect(clippy::print_stdout, reason = "prints the estimate and the actual count")]
+fn a_million_forged_sources_hide_no_attacker_and_open_nothing() {
     let name = "flood/forged";
     let Some(mut node) = Node::new(name) else { return };
     let Some(mut flood) = sender(&node, name) else { return };
@@ -73,24 +73,25 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     node.wait("enforcing", enforcing);
     node.assert_guarded();
     let forged = Addresses::listed_and_not(0, flood::SOURCES).1.v4;
-    let heavy = v4(STRANGER);
+    let heavy = v4(UNLISTED);
     let fixed = [(heavy, HEAVY), (v4(MEMBER), MEMBERS)];
     flood.forge(v4(NODE), PORT, &forged, &fixed).expect("sources");
     let received = || node.at_node(|| lab::received("eth0").expect("a count"));
     let before = (node.stats(), received());
 
-    let (mut answered, mut asked) = (0, 0);
+    let (mut answered, mut attempts) = (0, 0);
     thread::scope(|scope| {
-        let flooding = scope.spawn(|| node.at_peer(|| flood.send(DURATION).expect("it sends")));
+        let flooding =
+            scope.spawn(|| node.at_peer(|| flood.send(DURATION).expect("sending the flood")));
         // Members get in meanwhile. The cable itself drops frames when it is overrun, so a connection
         // may need several attempts.
         while !flooding.is_finished() {
-            asked += 1;
+            attempts += 1;
             answered += u32::from(node.answers(MEMBER[0], PORT));
-            assert!(!node.answers(STRANGER[1], PORT), "a stranger gets in during a flood");
+            assert!(!node.answers(UNLISTED[1], PORT), "an unlisted source gets in during a flood");
         }
     });
-    assert!(answered > 0, "of {asked} connections of a member none got through");
+    assert!(answered > 0, "none of {attempts} connections of a member got through");
 
     // Every frame that the device received is counted once.
     let deadline = Instant::now() + WAIT_TIMEOUT;
@@ -99,17 +100,20 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
         if evaluated(&after.0) - evaluated(&before.0) == after.1 - before.1 {
             break after;
         }
-        assert!(Instant::now() < deadline, "judged and received differ: {before:?} {after:?}");
+        assert!(
+            Instant::now() < deadline,
+            "evaluated and received frames differ: {before:?} {after:?}"
+        );
         thread::sleep(Duration::from_millis(50));
     };
     let (before, after) = (&before.0, &after.0);
     let moved = |reason, of| count(after, reason, of) - count(before, reason, of);
     let drops = moved("not_allowed", "dropped");
-    assert_eq!(refused(after) - refused(before), drops, "nothing else is refused");
-    assert_eq!(moved("not_allowed", "packets"), drops, "nothing of it passes");
+    assert_eq!(refused(after) - refused(before), drops, "no frame is refused for another reason");
+    assert_eq!(moved("not_allowed", "packets"), drops, "no refused frame passes");
     let share = drops as f64 / moved("allowed", "packets") as f64 / MEMBERS as f64;
     assert!((0.9..1.1).contains(&share), "one of {MEMBERS} is a member's: {share}");
-    assert!(drops > 1_000_000, "a flood, not a trickle: {drops}");
+    assert!(drops > 1_000_000, "too few frames for a flood: {drops}");
 
     // Each refused frame is emitted as an event, suppressed or lost, and none is counted twice.
     let events = |name: &str| {
@@ -127,17 +131,20 @@ fn a_million_forged_sources_hide_nobody_and_open_nothing() {
     assert_eq!(first["address"], heavy.to_string(), "{top:#?}");
     assert_eq!(first["node"], Value::Null);
     assert_eq!(first["service"], "scheduler");
-    let told = first["packets"].as_f64().expect("an estimate");
+    let estimated = first["packets"].as_f64().expect("an estimate");
     let sent = drops as f64 / HEAVY as f64;
     let samples = first["sampled"].as_f64().expect("a count");
     // Four standard deviations of the sample, and an allowance for the first window.
-    let off = (told / sent - 1.0).abs();
-    assert!(off < 4.0 / samples.sqrt() + 0.1, "{told} told, {sent} sent, {samples} samples");
+    let off = (estimated / sent - 1.0).abs();
+    assert!(
+        off < 4.0 / samples.sqrt() + 0.1,
+        "{estimated} estimated, {sent} sent, {samples} samples"
+    );
     // No forged source comes close.
     let next = top.get(1).and_then(|entry| entry["packets"].as_f64()).unwrap_or(0.0);
-    assert!(next < told / 2.0, "{top:#?}");
+    assert!(next < estimated / 2.0, "{top:#?}");
     println!(
-        "{drops} frames dropped in {DURATION:?}, {answered} of {asked} connections answered; of \
-         {emitted} samples {samples} are the heavy hitter's, told {told} of {sent}"
+        "{drops} frames dropped in {DURATION:?}, {answered} of {attempts} connections answered; of \
+         {emitted} samples {samples} are the heavy hitter's, estimated {estimated} of {sent}"
     );
 }

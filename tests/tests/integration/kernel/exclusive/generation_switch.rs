@@ -2,7 +2,7 @@
 //! fast as the kernel, which waits for running programs. Every packet is decided by exactly one of the
 //! two generations.
 
-#![expect(clippy::print_stdout, reason = "how fast it was is worth knowing")]
+#![expect(clippy::print_stdout, reason = "prints the rate of switches")]
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use std::{
 use guard_common::Verdict;
 use guard_tests::{
     backend::KEY,
-    node::{MANIFEST, NODE, Node, POLICY, PORT, STRANGER, inside},
+    node::{MANIFEST, NODE, Node, POLICY, PORT, UNLISTED, inside},
     world,
 };
 use guard_user::{
@@ -38,7 +38,8 @@ fn generation(hook: Hook, index: u32, edit: impl Fn(&str) -> String) -> (Generat
     let texts = [("cluster.yaml", MANIFEST.to_owned()), ("policy.yaml", edit(POLICY))];
     let policy = world::compile(&world::load(&Bundle::new("cluster.yaml", texts)), "node");
     let options = Options::new(Maps::Private, KEY, false);
-    let mut generation = Generation::load_for(hook, &policy, &options).expect("it loads");
+    let mut generation =
+        Generation::load_for(hook, &policy, &options).expect("loading the generation");
     let mut shared = generation.shared().expect("maps");
     shared.set_interface(index, "eth0", false).expect("a row");
     for service in &policy.services {
@@ -67,9 +68,9 @@ fn lost() -> u64 {
 }
 
 #[test]
-fn no_packet_is_judged_by_half_of_two_generations() {
-    for (mode, least) in [(Mode::Native, 10), (Mode::Tcx, 1_000 * LOAD.as_secs())] {
-        let Some(node) = Node::new("flips") else { return };
+fn each_packet_is_decided_by_exactly_one_generation() {
+    for (mode, min_switches) in [(Mode::Native, 10), (Mode::Tcx, 1_000 * LOAD.as_secs())] {
+        let Some(node) = Node::new("generation_switch") else { return };
         let hook = mode.hook();
         let index = node.at_node(|| if_nametoindex("eth0").expect("an index"));
         // One generation refuses the unlisted host; the other counts that it would.
@@ -84,38 +85,41 @@ fn no_packet_is_judged_by_half_of_two_generations() {
         let link = link.expect("attaching");
         let stop = AtomicBool::new(false);
         let peer = node.peer().to_owned();
-        let (sent, flips, took) = thread::scope(|scope| {
+        let (sent, switches, took) = thread::scope(|scope| {
             let sending = scope.spawn(|| {
                 inside(&peer, || {
-                    let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address");
+                    let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address");
                     let before = lost();
                     let mut sent = 0_u64;
                     while !stop.load(Ordering::Relaxed) {
-                        sent += u64::from(socket.send_to(b"knock", (NODE[0], PORT)).is_ok());
+                        sent += u64::from(socket.send_to(b"probe", (NODE[0], PORT)).is_ok());
                     }
                     thread::sleep(Duration::from_millis(200));
                     sent - (lost() - before)
                 })
             });
             let started = Instant::now();
-            let mut flips = 0_u64;
+            let mut switches = 0_u64;
             while started.elapsed() < LOAD {
                 for next in [&other, &one] {
                     link.switch(next.program(hook).expect("loaded")).expect("switching");
-                    flips += 1;
+                    switches += 1;
                 }
             }
             let took = started.elapsed();
             stop.store(true, Ordering::Relaxed);
-            (sending.join().expect("sending"), flips, took)
+            (sending.join().expect("sending"), switches, took)
         });
-        println!("{mode:?}: {flips} switches in {:.1} s, {sent} packets", took.as_secs_f32());
-        assert!(flips >= least, "{mode:?}: {flips} switches");
+        println!("{mode:?}: {switches} switches in {:.1} s, {sent} packets", took.as_secs_f32());
+        assert!(switches >= min_switches, "{mode:?}: {switches} switches");
         let (ones, others) = (counted(&ones), counted(&others));
         let dropped = ones.get("Drop not_allowed").copied().unwrap_or(0);
         let observed = others.get("WouldDrop not_allowed").copied().unwrap_or(0);
-        assert!(dropped > 100 && observed > 100, "{mode:?}: both judge: {ones:?} {others:?}");
-        assert_eq!(dropped + observed, sent, "{mode:?}, {flips} switches: {ones:?} {others:?}");
+        assert!(
+            dropped > 100 && observed > 100,
+            "{mode:?}: both generations decide: {ones:?} {others:?}"
+        );
+        assert_eq!(dropped + observed, sent, "{mode:?}, {switches} switches: {ones:?} {others:?}");
         assert!(!ones.contains_key("WouldDrop not_allowed"), "{ones:?}");
         assert!(!others.contains_key("Drop not_allowed"), "{others:?}");
         link.detach().expect("detaching");

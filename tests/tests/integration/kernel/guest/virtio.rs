@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use guard_tests::node::{MEMBER, NODE, Node, PORT, STRANGER, enforcing, moved};
+use guard_tests::node::{MEMBER, NODE, Node, PORT, UNLISTED, enforcing, moved};
 use serde_json::Value;
 
 /// Ethernet addresses of the cards that `xtask/src/vm/run.rs` gives a guest.
@@ -16,7 +16,7 @@ const CARDS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
 
 /// Reports whether virtio-net accepts programs for frames in several buffers, which it does from 6.3 on
 /// (`virtnet_xdp_set`, `drivers/net/virtio_net.c`).
-fn takes_several_buffers() -> bool {
+fn supports_several_buffers() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
     let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     (numbers.next(), numbers.next()) >= (Some(6), Some(3))
@@ -32,7 +32,7 @@ fn assert_evaluates_long_frames(node: &Node) {
     let before = node.stats();
     node.at_peer(|| {
         for family in 0..2 {
-            for from in [MEMBER[family], STRANGER[family]] {
+            for from in [MEMBER[family], UNLISTED[family]] {
                 let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
                 socket.send_to(&[0; 8900], (NODE[family], PORT)).expect("sending");
             }
@@ -46,9 +46,9 @@ fn assert_evaluates_long_frames(node: &Node) {
 /// Cases 83 and 84: no silent generic attach where the driver refuses, and native mode where it does
 /// not.
 #[test]
-fn at_mtu_9000_native_mode_is_had_or_refused_with_the_remedy() {
+fn at_mtu_9000_native_mode_works_or_is_refused_with_a_remedy() {
     let Some(mut node) = Node::on_cards("virtio/jumbo", CARDS) else { return };
-    if takes_several_buffers() {
+    if supports_several_buffers() {
         node.start(&[]);
         assert_eq!(mode(&node.wait("enforcing", enforcing)), "native");
         node.assert_guarded();
@@ -57,17 +57,17 @@ fn at_mtu_9000_native_mode_is_had_or_refused_with_the_remedy() {
         node.assert_guarded();
         return;
     }
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("eth0") && said.contains("MTU"), "{said}");
-    assert!(said.contains("--mode generic"), "{said}");
-    assert!(node.answers(STRANGER[0], PORT), "refused, and attached all the same");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("eth0") && stderr.contains("MTU"), "{stderr}");
+    assert!(stderr.contains("--mode generic"), "{stderr}");
+    assert!(node.answers(UNLISTED[0], PORT), "refused, but a program is attached");
 }
 
 /// Case 83: on request the guard runs in generic mode, on every kernel.
 #[test]
-fn at_mtu_9000_generic_mode_is_had_by_choice() {
+fn at_mtu_9000_generic_mode_works_on_request() {
     let Some(mut node) = Node::on_cards("virtio/generic", CARDS) else { return };
     node.start(&["--mode", "generic"]);
     assert_eq!(mode(&node.wait("enforcing", enforcing)), "generic");
@@ -82,7 +82,7 @@ fn at_mtu_9000_auto_mode_finds_one_that_works() {
     node.start(&["--mode", "auto"]);
     let status = node.wait("enforcing", enforcing);
     // The status states the mode, also one between native and generic.
-    assert_eq!(mode(&status) == "native", takes_several_buffers(), "{status}");
+    assert_eq!(mode(&status) == "native", supports_several_buffers(), "{status}");
     assert_ne!(mode(&status), "none");
     node.assert_guarded();
     assert_evaluates_long_frames(&node);
@@ -109,15 +109,18 @@ fn raising_the_mtu_under_the_guard_opens_nothing() {
         listener.recv(&mut [0; 9000]).is_ok()
     };
     for family in 0..2 {
-        assert!(!arrives(STRANGER[family], NODE[family]), "a stranger's long frame got in");
-        assert_eq!(arrives(MEMBER[family], NODE[family]), takes_several_buffers());
+        assert!(
+            !arrives(UNLISTED[family], NODE[family]),
+            "a long frame of an unlisted source got in"
+        );
+        assert_eq!(arrives(MEMBER[family], NODE[family]), supports_several_buffers());
     }
     assert_eq!(mode(&node.wait("enforcing", enforcing)), "native");
     node.assert_guarded();
     let output = node.trainguard(&["doctor", "--interface", "eth0"]).output().expect("doctor");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let warns = said.contains("virtio_net of this kernel") && said.contains("--mode generic");
-    assert_eq!(warns, !takes_several_buffers(), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let warns = stdout.contains("virtio_net of this kernel") && stdout.contains("--mode generic");
+    assert_eq!(warns, !supports_several_buffers(), "{stdout}");
     // At the larger MTU the driver of 6.1 cannot even detach the program, and the kernel warns
     // (`dev_xdp_detach_link`, `net/core/dev.c`).
     node.ip(&["link", "set", "eth0", "mtu", "1500"]);

@@ -1,14 +1,14 @@
-//! Attaching: who gets in, the mode, and when the daemon refuses to start.
+//! Attaching: which sources get in, the mode, and when the daemon refuses to start.
 
 use std::{fs, os::unix::fs::chown, process::Command};
 
 use guard_tests::node::{
-    FREE_PORT, MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, enforcing, moved,
+    FREE_PORT, MANIFEST, MEMBER, Node, POLICY, PORT, UNLISTED, enforcing, moved,
 };
 use serde_json::Value;
 
 #[test]
-fn members_get_in_and_strangers_do_not_at_mtu_9000_in_native_mode() {
+fn members_get_in_and_unlisted_sources_do_not_at_mtu_9000_in_native_mode() {
     let Some(mut node) = Node::new("attach/native") else { return };
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
@@ -20,17 +20,17 @@ fn members_get_in_and_strangers_do_not_at_mtu_9000_in_native_mode() {
     let before = node.stats();
     for family in 0..2 {
         assert!(node.answers(MEMBER[family], PORT));
-        assert!(node.answers(STRANGER[family], FREE_PORT), "an unguarded port was touched");
+        assert!(node.answers(UNLISTED[family], FREE_PORT), "an unguarded port is closed");
     }
     assert_eq!(moved(&before, &node.stats()), [("allowed".to_owned(), 2)]);
 
     let after = node.assert_evaluates_long_frames();
-    let stranger = after["top_sources"].as_array().expect("top sources");
+    let sources = after["top_sources"].as_array().expect("top sources");
     assert!(
-        stranger.iter().any(|source| source["address"] == "10.77.0.99"
+        sources.iter().any(|source| source["address"] == "10.77.0.99"
             && source["node"] == Value::Null
             && source["service"] == "scheduler"),
-        "{stranger:?}"
+        "{sources:?}"
     );
 }
 
@@ -40,13 +40,13 @@ fn observing_counts_and_drops_nothing() {
     node.write("policy.yaml", &POLICY.replace("mode: enforce", "mode: observe"));
     node.start(&[]);
     let status = node.wait("in force", |status| status["generation"] == 1);
-    assert_eq!(status["enforcing"], false, "observing is not enforcing");
-    assert!(node.answers(STRANGER[0], PORT));
+    assert_eq!(status["enforcing"], false, "observe mode is not enforcing");
+    assert!(node.answers(UNLISTED[0], PORT));
     let counted = node.stats();
     assert_eq!(counted["services"][0]["would_drop"], 1);
     assert_eq!(counted["services"][0]["dropped"], 0);
     let code = node.trainguard(&["status"]).output().expect("status").status.code();
-    assert_eq!(code, Some(1), "a definite no");
+    assert_eq!(code, Some(1), "status reports that the node is not enforcing");
 }
 
 #[test]
@@ -58,10 +58,11 @@ fn a_foreign_program_stays_and_is_named_by_its_id() {
     // Another guard, with its own pins, counts as a foreign program.
     let own = ["bpf/other", "other-state", "other-run"].map(|name| node.path(name));
     let [bpf, state, run] = own.each_ref().map(|path| path.to_str().expect("UTF-8"));
-    let output = node.start_in_vain(&["--bpf-dir", bpf, "--state-dir", state, "--run-dir", run]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains(&format!("id {id}")) && said.contains("eth0"), "{said}");
+    let output =
+        node.start_expecting_exit(&["--bpf-dir", bpf, "--state-dir", state, "--run-dir", run]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(&format!("id {id}")) && stderr.contains("eth0"), "{stderr}");
     let status = node.wait("enforcing", enforcing);
     assert_eq!(status["interfaces"][0]["program_id"], id);
 }
@@ -71,10 +72,10 @@ fn a_foreign_program_stays_and_is_named_by_its_id() {
 fn two_daemons_do_not_share_pins() {
     let Some(mut node) = Node::new("attach/two") else { return };
     node.start(&[]);
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("another trainguard daemon uses"), "{said}");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("another trainguard daemon uses"), "{stderr}");
     node.assert_guarded();
 }
 
@@ -90,18 +91,18 @@ fn pins_of_another_layout_are_refused_with_every_difference() {
     fs::rename(pins.join("TG_TOTALS"), pins.join("swap")).expect("renaming a pin");
     fs::rename(pins.join("TG_LABELS"), pins.join("TG_TOTALS")).expect("renaming a pin");
     fs::rename(pins.join("swap"), pins.join("TG_LABELS")).expect("renaming a pin");
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     for difference in ["TG_LABELS: value size 24, expected 128", "TG_TOTALS: value size 128"] {
-        assert!(said.contains(difference), "{said}");
+        assert!(stderr.contains(difference), "{stderr}");
     }
     node.assert_guarded();
 }
 
 /// The directory shows which layout was in use before.
 #[test]
-fn a_live_guard_of_an_older_layout_is_taken_over_from_and_of_a_newer_one_not() {
+fn a_guard_of_an_older_layout_is_taken_over_and_one_of_a_newer_layout_is_not() {
     let Some(mut node) = Node::new("attach/version") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -110,11 +111,11 @@ fn a_live_guard_of_an_older_layout_is_taken_over_from_and_of_a_newer_one_not() {
     node.signal("TERM");
     let newer = node.pins().join("v99");
     fs::rename(node.own_pins(), &newer).expect("renaming the pins");
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("guarded by a newer trainguard, of layout 99"), "{said}");
-    assert!(!node.own_pins().exists(), "it changed nothing");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("guarded by a newer trainguard with layout 99"), "{stderr}");
+    assert!(!node.own_pins().exists(), "the refused daemon changed nothing");
     node.assert_guarded();
     let older = node.pins().join("v0");
     fs::rename(newer, &older).expect("renaming the pins");
@@ -126,18 +127,18 @@ fn a_live_guard_of_an_older_layout_is_taken_over_from_and_of_a_newer_one_not() {
 }
 
 #[test]
-fn a_daemon_that_nobody_could_ask_guards_nothing() {
+fn a_daemon_without_sockets_attaches_nothing() {
     let Some(node) = Node::new("attach/sockets") else { return };
     fs::write(node.path("run"), "no directory").expect("writing");
-    let output = node.start_in_vain(&[]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("opening the sockets"), "{said}");
-    assert!(node.answers(STRANGER[0], PORT), "nothing was attached");
+    let output = node.start_expecting_exit(&[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("opening the sockets"), "{stderr}");
+    assert!(node.answers(UNLISTED[0], PORT), "nothing was attached");
 }
 
 #[test]
-fn without_a_state_directory_the_node_is_guarded_and_the_problem_told() {
+fn without_a_state_directory_the_node_is_guarded_and_the_problem_reported() {
     let Some(mut node) = Node::new("attach/state") else { return };
     node.start(&["--state-dir", "/dev/null/state"]);
     let status = node.wait("enforcing", enforcing);
@@ -146,41 +147,45 @@ fn without_a_state_directory_the_node_is_guarded_and_the_problem_told() {
 }
 
 #[test]
-fn what_is_missing_is_named_with_its_remedy() {
+fn missing_prerequisites_are_named_with_a_remedy() {
     let Some(node) = Node::new("attach/rights") else { return };
-    let elsewhere = node.path("no-bpffs");
-    let output = node.start_in_vain(&["--bpf-dir", elsewhere.to_str().expect("UTF-8")]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("not on a bpf file system") && said.contains("mount -t bpf"), "{said}");
+    let plain_directory = node.path("no-bpffs");
+    let output =
+        node.start_expecting_exit(&["--bpf-dir", plain_directory.to_str().expect("UTF-8")]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("not on a bpf file system") && stderr.contains("mount -t bpf"),
+        "{stderr}"
+    );
 
-    let state = node.path("nobodys-state");
+    let state = node.path("foreign-state");
     fs::create_dir(&state).expect("a directory");
-    chown(&state, Some(65534), Some(65534)).expect("giving it away");
+    chown(&state, Some(65534), Some(65534)).expect("changing the owner");
     let run = state.join("run");
     let [state, run] = [&state, &run].map(|path| path.to_str().expect("UTF-8"));
-    let whole = node.daemon_command(&["--state-dir", state, "--run-dir", run]);
+    let full_command = node.daemon_command(&["--state-dir", state, "--run-dir", run]);
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
     // Without `ip netns exec`, which itself needs privileges.
-    let words: Vec<_> = whole.get_args().collect();
-    let output = command.args(&words[3..]).output().expect("setpriv");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("CAP_BPF"), "{said}");
+    let args: Vec<_> = full_command.get_args().collect();
+    let output = command.args(&args[3..]).output().expect("setpriv");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("CAP_BPF"), "{stderr}");
 }
 
 #[test]
-fn a_mode_that_cannot_be_had_gives_way_to_the_one_that_was_there() {
+fn an_unsupported_mode_keeps_the_previous_one() {
     let Some(mut node) = Node::new("attach/mode") else { return };
     // A bridge has no native XDP.
     node.ip(&["link", "add", "br9", "type", "bridge"]);
     node.ip(&["link", "set", "br9", "up"]);
-    let output = node.start_in_vain(&["--interface", "br9"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("--mode generic"), "{said}");
+    let output = node.start_expecting_exit(&["--interface", "br9"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("--mode generic"), "{stderr}");
     let generic = |status: &Value| status["interfaces"][0]["mode"] == "generic";
     node.start(&["--interface", "br9", "--mode", "generic"]);
     node.wait("in generic mode", generic);
@@ -201,7 +206,7 @@ fn a_mode_that_cannot_be_had_gives_way_to_the_one_that_was_there() {
 }
 
 #[test]
-fn pins_of_others_are_left_alone() {
+fn foreign_pins_are_not_removed() {
     let Some(node) = Node::new("attach/others") else { return };
     let bpf = node.path("bpf");
     fs::create_dir_all(bpf.join("v1-of-others")).expect("a directory");
@@ -211,10 +216,10 @@ fn pins_of_others_are_left_alone() {
     let output = detach.arg("--bpf-dir").arg(&bpf).output().expect("detach");
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(bpf.join("v1-of-others").is_dir() && bpf.join("v7/deeper").is_dir());
-    let output = node.start_in_vain(&["--bpf-dir", bpf.to_str().expect("UTF-8")]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("is a whole bpf file system"), "{said}");
+    let output = node.start_expecting_exit(&["--bpf-dir", bpf.to_str().expect("UTF-8")]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("is the root of a bpf file system"), "{stderr}");
 }
 
 /// The bound of the design: 32 MiB of resident memory at rest, for ten thousand nodes. 8 MiB of it are

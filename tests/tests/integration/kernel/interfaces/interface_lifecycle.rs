@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_tests::node::{
-    MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, inside,
+    MANIFEST, MEMBER, NODE, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing, inside,
 };
 use serde_json::{Value, json};
 
@@ -19,35 +19,35 @@ const MODES: [&str; 2] = ["native", "tcx"];
 
 fn ip(args: &[&str]) {
     let output = Command::new("ip").args(args).output().expect("ip");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {}: {said}", args.join(" "));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {stderr}", args.join(" "));
 }
 
 /// An attacker that sends until the work is done, and the socket that must receive nothing.
-struct Knocking<'n> {
+struct Attack<'n> {
     node: &'n Node,
-    door: UdpSocket,
+    listener: UdpSocket,
     mode: &'static str,
 }
 
 /// Lets an attacker send while a closure runs.
-fn while_knocking(node: &Node, mode: &'static str, work: impl FnOnce(&Knocking<'_>)) {
-    let door = node.at_node(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("a port"));
-    door.set_nonblocking(true).expect("not blocking");
+fn under_attack(node: &Node, mode: &'static str, work: impl FnOnce(&Attack<'_>)) {
+    let listener = node.at_node(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).expect("a port"));
+    listener.set_nonblocking(true).expect("not blocking");
     let (stop, peer) = (AtomicBool::new(false), node.peer().to_owned());
     thread::scope(|scope| {
         scope.spawn(|| {
             inside(&peer, || {
-                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address of the peer");
                 while !stop.load(Ordering::Relaxed) {
                     // The node may be unreachable at the moment.
-                    let _ = socket.send_to(b"knock", (NODE[0], PORT));
+                    let _ = socket.send_to(b"probe", (NODE[0], PORT));
                     thread::sleep(Duration::from_millis(1));
                 }
             });
         });
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            work(&Knocking { node, door, mode });
+            work(&Attack { node, listener, mode });
         }));
         stop.store(true, Ordering::Relaxed);
         if let Err(panic) = done {
@@ -56,25 +56,34 @@ fn while_knocking(node: &Node, mode: &'static str, work: impl FnOnce(&Knocking<'
     });
 }
 
-impl Knocking<'_> {
+impl Attack<'_> {
     /// Asserts that datagrams are counted as refused and that none has arrived so far.
-    fn refused(&self, when: &str) {
+    fn assert_refused(&self, when: &str) {
         let Self { node, mode, .. } = self;
         let before = node.packets("not_allowed");
         let deadline = Instant::now() + WAIT_TIMEOUT;
         while node.packets("not_allowed") < before + 20 {
-            assert!(Instant::now() < deadline, "{mode}: no knocks {when}: {}", node.log());
+            assert!(
+                Instant::now() < deadline,
+                "{mode}: no datagrams are refused {when}: {}",
+                node.log()
+            );
             thread::sleep(Duration::from_millis(50));
         }
-        self.nothing_arrived(when);
+        self.assert_nothing_arrived(when);
         let status = node.status().expect("a status");
         assert_eq!(status["enforcing"], true, "{mode}, {when}: {status}");
     }
 
-    fn nothing_arrived(&self, when: &str) {
+    fn assert_nothing_arrived(&self, when: &str) {
         let mut buffer = [0; 16];
-        let arrived = self.door.recv(&mut buffer);
-        assert!(arrived.is_err(), "{}: a knock arrived {when}: {}", self.mode, self.node.log());
+        let arrived = self.listener.recv(&mut buffer);
+        assert!(
+            arrived.is_err(),
+            "{}: a datagram of the attacker arrived {when}: {}",
+            self.mode,
+            self.node.log()
+        );
     }
 
     /// Flushes the peer's neighbour table.
@@ -97,31 +106,31 @@ fn guarded<'a>(name: &'a str, mode: &'a str) -> impl Fn(&Value) -> bool + 'a {
 #[test]
 fn an_interface_stays_guarded_through_its_life() {
     for mode in MODES {
-        let Some(mut node) = Node::new("lives/life") else { return };
+        let Some(mut node) = Node::new("interface_lifecycle/states") else { return };
         node.start(&["--mode", mode]);
         node.wait("enforcing", enforcing);
-        while_knocking(&node, mode, |knocking| {
-            knocking.refused("at first");
+        under_attack(&node, mode, |attack| {
+            attack.assert_refused("at first");
             node.ip(&["link", "set", "eth0", "down"]);
             node.ip(&["link", "set", "eth0", "up"]);
-            knocking.refused("after down and up");
+            attack.assert_refused("after down and up");
             node.ip(&["link", "set", "eth0", "address", "02:00:00:00:00:07"]);
-            knocking.forget_neighbours();
-            knocking.refused("with another address");
+            attack.forget_neighbours();
+            attack.assert_refused("with another address");
             for mtu in ["1500", "9000", "1280", "9000"] {
                 node.ip(&["link", "set", "eth0", "mtu", mtu]);
-                knocking.refused("with another MTU");
+                attack.assert_refused("with another MTU");
             }
             node.ip(&["link", "set", "eth0", "down"]);
             node.ip(&["link", "set", "eth0", "name", "gx"]);
             node.ip(&["link", "set", "gx", "up"]);
             node.wait("aware of the name", guarded("gx", mode));
-            knocking.refused("with another name");
+            attack.assert_refused("with another name");
             node.ip(&["link", "set", "gx", "down"]);
             node.ip(&["link", "set", "gx", "name", "eth0"]);
             node.ip(&["link", "set", "eth0", "up"]);
             node.wait("aware of the name", guarded("eth0", mode));
-            knocking.refused("with its own name");
+            attack.assert_refused("with its own name");
         });
         assert_eq!(node.status().expect("a status")["generation"], 1);
         assert!(node.answers(MEMBER[0], PORT), "{mode}: {}", node.log());
@@ -133,7 +142,7 @@ fn an_interface_stays_guarded_through_its_life() {
 #[test]
 fn an_interface_comes_back_from_another_namespace() {
     for mode in MODES {
-        let Some(mut node) = Node::new("lives/namespace") else { return };
+        let Some(mut node) = Node::new("interface_lifecycle/namespace") else { return };
         node.add_link("eth1");
         node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
         node.start(&["--mode", mode, "--timing", "look=200ms"]);
@@ -149,10 +158,10 @@ fn an_interface_comes_back_from_another_namespace() {
             }
             ip(&["-n", &elsewhere, "link", "set", "eth0", "netns", node.namespace()]);
             node.wait("guarded again", guarded("eth0", mode));
-            while_knocking(&node, mode, |knocking| {
+            under_attack(&node, mode, |attack| {
                 node.ip(&["addr", "add", &format!("{}/24", NODE[0]), "dev", "eth0"]);
                 node.ip(&["link", "set", "eth0", "up"]);
-                knocking.refused("after coming back");
+                attack.assert_refused("after coming back");
             });
         }
         ip(&["netns", "del", &elsewhere]);
@@ -161,9 +170,9 @@ fn an_interface_comes_back_from_another_namespace() {
 
 /// Case 99: an interface is recreated, as when a driver is reloaded. The dead pin is replaced.
 #[test]
-fn an_interface_that_is_made_again_is_guarded_again() {
+fn a_recreated_interface_is_guarded_again() {
     for mode in MODES {
-        let Some(mut node) = Node::new("lives/again") else { return };
+        let Some(mut node) = Node::new("interface_lifecycle/recreated") else { return };
         node.add_link("keep0");
         node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[\"eth*\", keep0]"));
         node.start(&["--mode", mode]);
@@ -174,7 +183,7 @@ fn an_interface_that_is_made_again_is_guarded_again() {
             node.add_link("eth0");
             node.wait("guarded again", guarded("eth0", mode));
             node.add_addresses();
-            while_knocking(&node, mode, |knocking| knocking.refused("after it was made again"));
+            under_attack(&node, mode, |attack| attack.assert_refused("after it was recreated"));
         }
         let status = node.status().expect("a status");
         assert_eq!(status["problems"], json!([]), "{status}");
@@ -184,14 +193,14 @@ fn an_interface_that_is_made_again_is_guarded_again() {
 /// Cases 76 and 77: an interface that appears with an address and matches no pattern is reported in the
 /// status and as an event.
 #[test]
-fn an_interface_that_nobody_guards_is_told_of() {
-    let Some(mut node) = Node::new("lives/unguarded") else { return };
+fn an_unguarded_interface_is_reported() {
+    let Some(mut node) = Node::new("interface_lifecycle/unguarded") else { return };
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
     assert_eq!(status["unguarded"], json!([]));
     node.add_link("cni0");
     node.ip(&["addr", "add", "10.88.0.1/24", "dev", "cni0"]);
-    node.wait("told of", |status| status["unguarded"] == json!(["cni0"]));
+    node.wait("reported", |status| status["unguarded"] == json!(["cni0"]));
     let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
         let output = node.trainguard(&["events", "--format", "json"]).output().expect("events");
@@ -208,10 +217,10 @@ fn an_interface_that_nobody_guards_is_told_of() {
 /// A frame that a bridge or a macvlan passes on is decided and counted at the port where it came in,
 /// once.
 #[test]
-fn what_lies_on_top_of_a_guarded_interface_is_guarded_by_it() {
+fn devices_on_top_of_a_guarded_interface_are_guarded_by_it() {
     for mode in MODES {
         for kind in ["bridge", "macvlan"] {
-            let Some(mut node) = Node::new("lives/upper") else { return };
+            let Some(mut node) = Node::new("interface_lifecycle/upper") else { return };
             node.start(&["--mode", mode]);
             node.wait("enforcing", enforcing);
             node.ip(&["addr", "flush", "dev", "eth0"]);
@@ -224,17 +233,17 @@ fn what_lies_on_top_of_a_guarded_interface_is_guarded_by_it() {
             }
             node.ip(&["addr", "add", &format!("{}/24", NODE[0]), "dev", "up0"]);
             node.ip(&["link", "set", "up0", "up"]);
-            while_knocking(&node, mode, |knocking| {
-                knocking.forget_neighbours();
-                knocking.refused(kind);
+            under_attack(&node, mode, |attack| {
+                attack.forget_neighbours();
+                attack.assert_refused(kind);
             });
             assert!(node.answers(MEMBER[0], PORT), "{mode}, {kind}: {}", node.log());
             let sent = 50;
             let before = node.packets("not_allowed");
             node.at_peer(|| {
-                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address of the peer");
                 for _ in 0..sent {
-                    socket.send_to(b"knock", (NODE[0], PORT)).expect("sending");
+                    socket.send_to(b"probe", (NODE[0], PORT)).expect("sending");
                 }
             });
             thread::sleep(Duration::from_millis(300));

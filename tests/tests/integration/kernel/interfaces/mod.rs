@@ -2,9 +2,9 @@
 
 mod attach;
 mod devices;
+mod environment;
 mod interface_lifecycle;
 mod pins;
 mod renames;
 mod stacked;
-mod surroundings;
 mod tcx;

@@ -3,8 +3,8 @@
 
 use guard_common::layout::LAYOUT_VERSION;
 use guard_tests::{
-    node::{MANIFEST, Node, PORT, STRANGER, enforcing, moved, names_in},
-    traffic::{Traffic, member_and_stranger},
+    node::{MANIFEST, Node, PORT, UNLISTED, enforcing, moved, names_in},
+    traffic::{Traffic, member_and_unlisted},
 };
 use serde_json::json;
 
@@ -27,7 +27,7 @@ fn node_of(test: &str) -> Option<Node> {
 fn start_next(node: &mut Node, next: Next, options: &[&str]) {
     if next == Next::Downgrade {
         node.set_next_layout(false);
-        let output = node.downgrade_command(options).output().expect("it starts");
+        let output = node.downgrade_command(options).output().expect("starting the command");
         assert!(output.status.success(), "{next:?}: {}", String::from_utf8_lossy(&output.stderr));
     } else if next == Next::Upgrade {
         node.set_next_layout(true);
@@ -50,7 +50,7 @@ fn stays_guarded(test: &str, next: Next, options: &[&str]) {
         node.start(options);
         node.wait("enforcing", enforcing);
         let first = node.stats();
-        let traffic = Traffic::start(&node, &member_and_stranger());
+        let traffic = Traffic::start(&node, &member_and_unlisted());
         if with_daemon {
             node.rename("eth0", "lan0");
             node.wait("aware of the name", |status| status["interfaces"][2]["name"] == "lan0");
@@ -61,17 +61,17 @@ fn stays_guarded(test: &str, next: Next, options: &[&str]) {
         }
         start_next(&mut node, next, options);
         let status = node.wait("enforcing", enforcing);
-        let said = format!("{next:?}, {with_daemon}: {status} {}", node.log());
-        assert_eq!(node.layouts().len(), 1, "{said}");
-        assert_eq!(status["interfaces"][0]["state"], "missing", "{said}");
-        assert_eq!(status["interfaces"][2]["name"], "lan0", "{said}");
-        assert_eq!(status["interfaces"][2]["state"], "guarded", "{said}");
-        assert_eq!(status["unguarded"], json!([]), "{said}");
+        let context = format!("{next:?}, {with_daemon}: {status} {}", node.log());
+        assert_eq!(node.layouts().len(), 1, "{context}");
+        assert_eq!(status["interfaces"][0]["state"], "missing", "{context}");
+        assert_eq!(status["interfaces"][2]["name"], "lan0", "{context}");
+        assert_eq!(status["interfaces"][2]["state"], "guarded", "{context}");
+        assert_eq!(status["unguarded"], json!([]), "{context}");
         let problems = status["problems"].to_string();
-        assert!(problems.contains("lan0: renamed from `eth0`; guarded all the same"), "{said}");
+        assert!(problems.contains("lan0: renamed from `eth0`; still guarded"), "{context}");
         let hook = if options.is_empty() { "" } else { ":tcx" };
         let pins = [format!("link-eth1{hook}"), format!("link-lan0:from:eth0{hook}")];
-        assert_eq!(link_pins(&node, next), pins, "{said}");
+        assert_eq!(link_pins(&node, next), pins, "{context}");
         traffic.end().assert_counted_once(&moved(&first, &node.stats()));
 
         // Another start, with the original name.
@@ -86,29 +86,29 @@ fn stays_guarded(test: &str, next: Next, options: &[&str]) {
 }
 
 #[test]
-fn a_restart_keeps_it_guarded() {
+fn a_restart_keeps_a_renamed_interface_guarded() {
     stays_guarded("renames/restart", Next::Restart, &[]);
 }
 
 #[test]
-fn an_upgrade_keeps_it_guarded() {
+fn an_upgrade_keeps_a_renamed_interface_guarded() {
     stays_guarded("renames/upgrade", Next::Upgrade, &[]);
 }
 
 #[test]
-fn a_downgrade_keeps_it_guarded() {
+fn a_downgrade_keeps_a_renamed_interface_guarded() {
     stays_guarded("renames/downgrade", Next::Downgrade, &[]);
 }
 
 #[test]
-fn an_upgrade_keeps_it_guarded_at_the_tc_hook() {
+fn an_upgrade_keeps_a_renamed_interface_guarded_at_the_tc_hook() {
     stays_guarded("renames/tcx", Next::Upgrade, &["--mode", "tcx"]);
 }
 
 /// Another guarded interface gets the name. Both stay guarded.
 #[test]
-fn one_that_another_device_has_succeeded_stays_guarded() {
-    let Some(mut node) = node_of("renames/succeeded") else { return };
+fn a_renamed_interface_whose_old_name_is_reused_stays_guarded() {
+    let Some(mut node) = node_of("renames/reused") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.signal("KILL");
@@ -126,7 +126,7 @@ fn one_that_another_device_has_succeeded_stays_guarded() {
 
 /// The only configured interface: a daemon with `--wait` does not wait for it.
 #[test]
-fn the_only_one_is_taken_over_at_once() {
+fn the_only_interface_is_taken_over_without_waiting() {
     let Some(mut node) = Node::new("renames/only") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -143,7 +143,7 @@ fn the_only_one_is_taken_over_at_once() {
 
 /// An interface whose name is removed from the manifest is released, by a reload or at a start.
 #[test]
-fn one_that_the_manifest_does_not_mean_any_more_is_released() {
+fn an_interface_whose_name_left_the_manifest_is_released() {
     for with_daemon in [true, false] {
         let Some(mut node) = node_of("renames/released") else { return };
         node.start(&[]);
@@ -166,10 +166,10 @@ fn one_that_the_manifest_does_not_mean_any_more_is_released() {
 
 /// Without a daemon as well, an interface is addressed by its current name.
 #[test]
-fn it_is_detached_by_its_present_name() {
+fn an_interface_is_detached_by_its_current_name() {
     let detach = |node: &Node, name: &str| {
         let mut command = node.trainguard(&["detach", "--interface", name]);
-        command.arg("--bpf-dir").arg(node.pins()).output().expect("it starts")
+        command.arg("--bpf-dir").arg(node.pins()).output().expect("starting the command")
     };
     for with_daemon in [true, false] {
         let Some(mut node) = node_of("renames/detach") else { return };
@@ -185,9 +185,9 @@ fn it_is_detached_by_its_present_name() {
         assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
         let detached = detach(&node, "lan0");
         assert_eq!(detached.status.code(), Some(0), "{detached:?}");
-        let said = String::from_utf8_lossy(&detached.stderr).into_owned();
-        assert!(said.contains("detached from `lan0`"), "{said}");
+        let stderr = String::from_utf8_lossy(&detached.stderr).into_owned();
+        assert!(stderr.contains("detached from `lan0`"), "{stderr}");
         assert_eq!(link_pins(&node, Next::Restart), ["link-eth1"]);
-        assert!(node.answers(STRANGER[0], PORT), "what is detached is open");
+        assert!(node.answers(UNLISTED[0], PORT), "a detached interface is open");
     }
 }

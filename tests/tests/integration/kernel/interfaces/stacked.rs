@@ -13,14 +13,14 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MANIFEST, MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, inside, moved},
+    node::{MANIFEST, MEMBER, NODE, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing, inside, moved},
     raw, skip, text,
 };
 use serde_json::{Value, json};
 
 /// Datagrams of each sender that are counted one by one. At the MTU of training clusters each takes a
 /// page of the socket's buffer, which has room for about fifty.
-const EXACTLY: u64 = 40;
+const DATAGRAMS: u64 = 40;
 
 /// Returns the modes that this kernel supports: TCX needs 6.6 (`CONFIG_NET_XGRESS`).
 fn modes() -> &'static [&'static str] {
@@ -42,21 +42,21 @@ fn is_at_least(major: u32, minor: u32) -> bool {
 fn at_both(node: &Node, args: &[&str]) {
     for namespace in [node.namespace(), node.peer()] {
         let output = Command::new("ip").args(["-n", namespace]).args(args).output().expect("ip");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {}: {said}", args.join(" "));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "ip {}: {stderr}", args.join(" "));
     }
 }
 
 /// Reports whether the kernel can create devices of a kind; if not, records the skip of the test.
-fn can_make(node: &Node, test: &str, module: &str, args: &[&str]) -> bool {
+fn can_create(node: &Node, test: &str, module: &str, args: &[&str]) -> bool {
     let add = ["-n", node.namespace(), "link", "add", "try0"];
     let output = Command::new("ip").args(add).args(args).output().expect("ip");
     if output.status.success() {
         node.ip(&["link", "del", "try0"]);
         return true;
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("Unknown device type") || said.contains("not supported"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("Unknown device type") || stderr.contains("not supported"), "{stderr}");
     skip::skip(test, &format!("no {module} module"));
     false
 }
@@ -66,21 +66,21 @@ fn can_make(node: &Node, test: &str, module: &str, args: &[&str]) -> bool {
 fn bond(test: &str) -> Option<Node> {
     let node = Node::bare(test)?;
     let kind = ["type", "bond", "mode", "balance-rr", "miimon", "50"];
-    if !can_make(&node, test, "bonding", &kind) {
+    if !can_create(&node, test, "bonding", &kind) {
         return None;
     }
     at_both(&node, &[&["link", "add", "eth0", "mtu", "9000"], &kind[..]].concat());
     at_both(&node, &["link", "set", "eth0", "up"]);
     for port in ["m0", "m1"] {
         node.add_link(port);
-        enslave(&node, port);
+        add_port(&node, port);
     }
     node.add_addresses();
     Some(node)
 }
 
 /// Adds both ends of a cable to the bonds.
-fn enslave(node: &Node, port: &str) {
+fn add_port(node: &Node, port: &str) {
     at_both(node, &["link", "set", port, "down"]);
     at_both(node, &["link", "set", port, "master", "eth0"]);
 }
@@ -90,7 +90,7 @@ fn vlan(test: &str) -> Option<Node> {
     let node = Node::bare(test)?;
     node.add_link("card");
     let kind = ["link", "card", "type", "vlan", "id", "6"];
-    if !can_make(&node, test, "8021q", &kind) {
+    if !can_create(&node, test, "8021q", &kind) {
         return None;
     }
     at_both(&node, &["link", "add", "link", "card", "name", "eth0", "type", "vlan", "id", "5"]);
@@ -99,7 +99,7 @@ fn vlan(test: &str) -> Option<Node> {
     Some(node)
 }
 
-fn guard_these(node: &Node, patterns: &str) {
+fn guard_interfaces(node: &Node, patterns: &str) {
     node.write("cluster.yaml", &MANIFEST.replace("[eth0]", patterns));
 }
 
@@ -138,14 +138,14 @@ fn by_interface(before: &Value, after: &Value) -> ByInterface {
 }
 
 /// A socket of the node that checks which sender's datagrams arrive.
-struct Door<'n> {
+struct Listener<'n> {
     node: &'n Node,
     socket: UdpSocket,
     /// The mode and the guarded interfaces, for messages.
     what: String,
 }
 
-impl<'n> Door<'n> {
+impl<'n> Listener<'n> {
     fn new(node: &'n Node, what: String) -> Self {
         let socket = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
         socket.set_nonblocking(true).expect("not blocking");
@@ -158,7 +158,12 @@ impl<'n> Door<'n> {
         let (mut buffer, mut count) = ([0; 16], 0);
         while let Ok((_, from)) = self.socket.recv_from(&mut buffer) {
             let Self { what, node, .. } = self;
-            assert_eq!(from.ip(), MEMBER[0], "{what}: a stranger got in {when}: {}", node.log());
+            assert_eq!(
+                from.ip(),
+                MEMBER[0],
+                "{what}: an unlisted source got in {when}: {}",
+                node.log()
+            );
             count += 1;
         }
         count
@@ -166,7 +171,7 @@ impl<'n> Door<'n> {
 
     /// Asserts, while both send, that the member gets in, that the attacker is refused, and that the
     /// status is right.
-    fn well(&self, when: &str) {
+    fn assert_works(&self, when: &str) {
         let Self { node, what, .. } = self;
         let (refused, mut arrived) = (node.packets("not_allowed"), 0);
         // Discard earlier datagrams.
@@ -183,34 +188,34 @@ impl<'n> Door<'n> {
 
     /// Makes both send a number of datagrams, one by one. Returns the counts by reason, and those by
     /// interface, passed and dropped.
-    fn exactly(&self) -> (Vec<(String, u64)>, ByInterface) {
+    fn count_exactly(&self) -> (Vec<(String, u64)>, ByInterface) {
         let Self { node, what, .. } = self;
         thread::sleep(Duration::from_millis(300));
         self.members("before");
         let before = node.stats();
         node.at_peer(|| {
-            for from in [MEMBER[0], STRANGER[0]] {
+            for from in [MEMBER[0], UNLISTED[0]] {
                 let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
-                for _ in 0..EXACTLY {
+                for _ in 0..DATAGRAMS {
                     socket.send_to(b"counted", (NODE[0], PORT)).expect("sending");
                     thread::sleep(Duration::from_micros(200));
                 }
             }
         });
         thread::sleep(Duration::from_millis(500));
-        assert_eq!(self.members("when counted"), EXACTLY, "{what}");
+        assert_eq!(self.members("when counted"), DATAGRAMS, "{what}");
         let after = node.stats();
         (moved(&before, &after), by_interface(&before, &after))
     }
 }
 
 /// Lets the member and the attacker send while a closure runs.
-fn while_sending(door: &Door<'_>, work: impl FnOnce()) {
-    let (stop, peer) = (AtomicBool::new(false), door.node.peer().to_owned());
+fn while_sending(listener: &Listener<'_>, work: impl FnOnce()) {
+    let (stop, peer) = (AtomicBool::new(false), listener.node.peer().to_owned());
     thread::scope(|scope| {
         scope.spawn(|| {
             inside(&peer, || {
-                let sockets = [MEMBER[0], STRANGER[0]]
+                let sockets = [MEMBER[0], UNLISTED[0]]
                     .map(|from| UdpSocket::bind((from, 0)).expect("an address of the peer"));
                 while !stop.load(Ordering::Relaxed) {
                     for socket in &sockets {
@@ -231,33 +236,33 @@ fn while_sending(door: &Door<'_>, work: impl FnOnce()) {
 
 /// Replaces every port of the bond while both send. `added` is called when a device exists and is not
 /// yet a port.
-fn swap(door: &Door<'_>, added: impl Fn(&str)) {
-    let node = door.node;
-    while_sending(door, || {
-        door.well("at first");
+fn swap(listener: &Listener<'_>, added: impl Fn(&str)) {
+    let node = listener.node;
+    while_sending(listener, || {
+        listener.assert_works("at first");
         node.add_link("m2");
         added("m2");
-        enslave(node, "m2");
-        door.well("with a third port");
+        add_port(node, "m2");
+        listener.assert_works("with a third port");
         for port in ["m0", "m1"] {
             // Set it down first: outside of the bond it is an interface of its own that still has the
             // bond's Ethernet address, and Linux accepts packets for any local address on any interface.
             at_both(node, &["link", "set", port, "down"]);
             at_both(node, &["link", "set", port, "nomaster"]);
-            door.well("without a port");
+            listener.assert_works("without a port");
             node.ip(&["link", "del", port]);
-            door.well("without its device");
+            listener.assert_works("without its device");
         }
         node.add_link("m3");
         added("m3");
-        enslave(node, "m3");
+        add_port(node, "m3");
         // Without removing it from the bond, as when a card is pulled.
         node.ip(&["link", "del", "m2"]);
-        door.well("with another port than at first");
+        listener.assert_works("with another port than at first");
         node.add_link("m4");
         added("m4");
-        enslave(node, "m4");
-        door.well("with two other ports");
+        add_port(node, "m4");
+        listener.assert_works("with two other ports");
     });
 }
 
@@ -268,7 +273,7 @@ fn reasons(allowed: u64, refused: u64) -> Vec<(String, u64)> {
 /// Case 78: in the driver the program runs on the ports, to which the bond passes it; the stack's hooks
 /// run on the bond. All counts are the bond's.
 #[test]
-fn a_bond_is_guarded_whatever_its_ports() {
+fn a_bond_stays_guarded_while_its_ports_change() {
     for mode in modes() {
         let Some(mut node) = bond("stacked/bond") else { return };
         node.start(&["--mode", mode]);
@@ -276,42 +281,42 @@ fn a_bond_is_guarded_whatever_its_ports() {
         assert_eq!(modes_of(&status), names(["eth0"], mode), "{status}");
         assert_eq!(status["problems"], json!([]), "{mode}");
         assert_eq!(status["unguarded"], json!([]), "{mode}: its ports are guarded by it");
-        let door = Door::new(&node, format!("bond, {mode}"));
-        swap(&door, |_| {});
-        let (by_reason, by_interface) = door.exactly();
-        assert_eq!(by_reason, reasons(EXACTLY, EXACTLY), "{mode}");
+        let listener = Listener::new(&node, format!("bond, {mode}"));
+        swap(&listener, |_| {});
+        let (by_reason, by_interface) = listener.count_exactly();
+        assert_eq!(by_reason, reasons(DATAGRAMS, DATAGRAMS), "{mode}");
         // ARP and similar traffic passes as well.
         let others = by_interface.iter().filter(|(name, _)| *name != "eth0");
         assert!(others.clone().all(|(_, counts)| *counts == (0, 0)), "{mode}: {by_interface:?}");
-        assert_eq!(by_interface["eth0"].1, EXACTLY, "{mode}: {by_interface:?}");
-        assert!(by_interface["eth0"].0 >= EXACTLY, "{mode}: {by_interface:?}");
+        assert_eq!(by_interface["eth0"].1, DATAGRAMS, "{mode}: {by_interface:?}");
+        assert!(by_interface["eth0"].0 >= DATAGRAMS, "{mode}: {by_interface:?}");
         assert_eq!(node.status().expect("a status")["generation"], 1);
     }
 }
 
 /// Case 78, the other way round: each port has its own guard before it is added to the bond.
 #[test]
-fn the_ports_of_a_bond_are_guarded_each() {
+fn each_port_of_a_bond_is_guarded() {
     for mode in modes() {
         let Some(mut node) = bond("stacked/ports") else { return };
-        guard_these(&node, "[\"m*\"]");
+        guard_interfaces(&node, "[\"m*\"]");
         node.start(&["--mode", mode]);
         let status = node.wait("enforcing", enforcing);
         assert_eq!(modes_of(&status), names(["m0", "m1"], mode), "{status}");
         assert_eq!(status["problems"], json!([]), "{mode}");
         assert_eq!(status["unguarded"], json!([]), "{mode}: the bond is guarded by its ports");
-        let door = Door::new(&node, format!("ports, {mode}"));
-        swap(&door, |port| {
+        let listener = Listener::new(&node, format!("ports, {mode}"));
+        swap(&listener, |port| {
             node.wait("guarded", |status| {
                 modes_of(status).get(port).is_some_and(|has| has == mode)
             });
         });
-        let (by_reason, by_interface) = door.exactly();
-        assert_eq!(by_reason, reasons(EXACTLY, EXACTLY), "{mode}");
+        let (by_reason, by_interface) = listener.count_exactly();
+        assert_eq!(by_reason, reasons(DATAGRAMS, DATAGRAMS), "{mode}");
         // The bond distributes the frames.
         let dropped = ["m3", "m4"].map(|port| by_interface[port].1);
-        assert_eq!(dropped.iter().sum::<u64>(), EXACTLY, "{mode}: {by_interface:?}");
-        assert!(dropped.iter().all(|count| *count >= EXACTLY / 3), "{mode}: {by_interface:?}");
+        assert_eq!(dropped.iter().sum::<u64>(), DATAGRAMS, "{mode}: {by_interface:?}");
+        assert!(dropped.iter().all(|count| *count >= DATAGRAMS / 3), "{mode}: {by_interface:?}");
     }
 }
 
@@ -319,16 +324,16 @@ fn the_ports_of_a_bond_are_guarded_each() {
 fn address(node: &Node) -> Vec<u8> {
     let show = ["-n", node.namespace(), "-brief", "link", "show", "eth0"];
     let output = Command::new("ip").args(show).output().expect("ip");
-    let said = String::from_utf8(output.stdout).expect("text");
-    let address = said.split_whitespace().nth(2).expect("an address");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    let address = stdout.split_whitespace().nth(2).expect("an address");
     address.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect()
 }
 
 /// Returns how many of an attacker's frames get in by a port while it is being added, with the cable
 /// full of them.
 fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize {
-    let door = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
-    door.set_nonblocking(true).expect("not blocking");
+    let listener = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
+    listener.set_nonblocking(true).expect("not blocking");
     node.add_link(port);
     added();
     let mut frame =
@@ -351,7 +356,7 @@ fn got_in_by_a_new_port(node: &Node, port: &str, added: impl FnOnce()) -> usize 
         stop.store(true, Ordering::Relaxed);
     });
     let mut count = 0;
-    while door.recv(&mut [0; 16]).is_ok() {
+    while listener.recv(&mut [0; 16]).is_ok() {
         count += 1;
     }
     count
@@ -370,7 +375,7 @@ fn a_port_is_guarded_from_its_first_frame() {
                 continue;
             }
             let Some(mut node) = bond("stacked/new-port") else { return };
-            guard_these(&node, patterns);
+            guard_interfaces(&node, patterns);
             node.start(&["--mode", mode]);
             node.wait("enforcing", enforcing);
             for port in ["m2", "m3", "m4"] {
@@ -390,10 +395,10 @@ fn a_port_is_guarded_from_its_first_frame() {
 /// Case 78: the kernel accepts XDP programs either on a bond or on its ports. A configuration with both
 /// gets an error that names the conflicting interfaces, and guarded interfaces stay guarded.
 #[test]
-fn a_bond_and_its_ports_are_not_guarded_both_in_the_driver() {
+fn guarding_a_bond_and_its_ports_in_the_driver_is_an_error() {
     for patterns in ["[eth0, \"m*\"]", "[\"m*\", eth0]"] {
         let Some(mut node) = bond("stacked/both") else { return };
-        guard_these(&node, patterns);
+        guard_interfaces(&node, patterns);
         node.start(&["--mode", "native"]);
         let status = node.wait("decided", |status| {
             status["interfaces"].as_array().is_some_and(|all| all.len() == 3)
@@ -417,24 +422,24 @@ fn a_vlan_device_and_the_card_below_it() {
         ("eth0".to_owned(), after_native().to_owned()),
     ]);
     let cases = [
-        ("[card]", names(["card"], "native"), [("card", EXACTLY)], EXACTLY),
-        ("[eth0]", names(["eth0"], after_native()), [("eth0", EXACTLY)], EXACTLY),
-        ("[card, eth0]", both.clone(), [("card", EXACTLY)], 2 * EXACTLY),
-        ("[eth0, card]", both, [("card", EXACTLY)], 2 * EXACTLY),
+        ("[card]", names(["card"], "native"), [("card", DATAGRAMS)], DATAGRAMS),
+        ("[eth0]", names(["eth0"], after_native()), [("eth0", DATAGRAMS)], DATAGRAMS),
+        ("[card, eth0]", both.clone(), [("card", DATAGRAMS)], 2 * DATAGRAMS),
+        ("[eth0, card]", both, [("card", DATAGRAMS)], 2 * DATAGRAMS),
     ];
     for (patterns, expected, dropped, allowed) in cases {
         let Some(mut node) = vlan("stacked/vlan") else { return };
-        guard_these(&node, patterns);
+        guard_interfaces(&node, patterns);
         node.start(&["--mode", "auto"]);
         let status = node.wait("enforcing", enforcing);
         assert_eq!(modes_of(&status), expected, "{patterns}: {status}");
         // With a guard on the VLAN device alone, other frames of the card are not guarded.
         let bare = if patterns == "[eth0]" { json!(["card"]) } else { json!([]) };
         assert_eq!(status["unguarded"], bare, "{patterns}");
-        let door = Door::new(&node, format!("VLAN, {patterns}"));
-        while_sending(&door, || door.well("at first"));
-        let (by_reason, by_interface) = door.exactly();
-        assert_eq!(by_reason, reasons(allowed, EXACTLY), "{patterns}");
+        let listener = Listener::new(&node, format!("VLAN, {patterns}"));
+        while_sending(&listener, || listener.assert_works("at first"));
+        let (by_reason, by_interface) = listener.count_exactly();
+        assert_eq!(by_reason, reasons(allowed, DATAGRAMS), "{patterns}");
         for (name, (_, count)) in &by_interface {
             let expected = dropped.iter().find(|(dropper, _)| dropper == name);
             assert_eq!(*count, expected.map_or(0, |(_, count)| *count), "{by_interface:?}");

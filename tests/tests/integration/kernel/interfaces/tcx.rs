@@ -13,7 +13,7 @@ use guard_tests::{
     backend::{Backend as _, Host, KEY},
     generate::Generator,
     node::{
-        FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing,
+        FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT, enforcing,
     },
     random, raw, skip, text, world,
 };
@@ -42,7 +42,7 @@ fn mode(status: &Value) -> &str {
 }
 
 #[test]
-fn members_get_in_and_strangers_do_not() {
+fn members_get_in_and_unlisted_sources_do_not() {
     let Some(mut node) = Node::new("tcx/attach") else { return };
     node.start(TCX);
     let status = node.wait("enforcing", enforcing);
@@ -51,7 +51,7 @@ fn members_get_in_and_strangers_do_not() {
     assert_eq!(status["program"]["name"], "guard_tc");
     assert_eq!(status["program"]["id"], status["interfaces"][0]["program_id"]);
     node.assert_guarded();
-    assert!(node.answers(STRANGER[0], FREE_PORT), "an unguarded port was touched");
+    assert!(node.answers(UNLISTED[0], FREE_PORT), "an unguarded port is closed");
     node.assert_evaluates_long_frames();
 }
 
@@ -71,7 +71,7 @@ fn counted(stats: &Value) -> BTreeMap<String, (u64, u64)> {
 /// leaves in; frames that are too short or too long for test runs; headers outside of the first buffer.
 /// In every mode the counts agree with the host's decisions.
 #[test]
-fn every_mode_judges_the_frames_of_a_wire_alike() {
+fn every_mode_gives_frames_on_a_wire_the_same_verdicts() {
     const FRAMES: usize = 3_000;
     let policy = policy();
     let seed = random::seed();
@@ -162,9 +162,10 @@ fn merged_segments_are_counted_one_by_one() {
 /// The length field of a merged packet that is too long for it is 0, and the packet is decided by its
 /// port. Any other packet with a wrong length is refused.
 #[test]
-fn a_packet_merged_beyond_its_length_field_is_no_lie() {
+fn a_packet_merged_beyond_its_length_field_is_not_malformed() {
     let Some(()) = skip::kernel("tcx/big") else { return };
-    let generation = Generation::for_tests_of(Hook::Tc, &policy(), KEY).expect("it loads");
+    let generation =
+        Generation::for_tests_of(Hook::Tc, &policy(), KEY).expect("loading the generation");
     for (from, to, verdict) in [
         ("10.77.0.20", "10.77.0.10", "allowed"),
         ("10.77.0.99", "10.77.0.10", "not_allowed"),
@@ -176,12 +177,12 @@ fn a_packet_merged_beyond_its_length_field_is_no_lie() {
         let mut frame = text::frame(&line).expect("a frame");
         let length_at = 14 + if family == "ipv4" { 2 } else { 4 };
         frame[length_at..length_at + 2].fill(0);
-        let judge = |packets| {
+        let reason = |packets| {
             let received = Received { packets, ..Received::default() };
             generation.evaluate_received(&frame, received, 0).expect("a verdict").reason.name()
         };
-        assert_eq!(judge(45), verdict, "{line}");
-        assert!(judge(1).starts_with("malformed"), "{line}: {}", judge(1));
+        assert_eq!(reason(45), verdict, "{line}");
+        assert!(reason(1).starts_with("malformed"), "{line}: {}", reason(1));
     }
 }
 
@@ -204,11 +205,11 @@ fn a_change_of_mode_opens_nothing() {
     let sent = thread::scope(|scope| {
         let sending = scope.spawn(|| {
             guard_tests::node::inside(&namespace, || {
-                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("an address of the peer");
+                let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address of the peer");
                 let mut sent = 0_u64;
                 while !stop.load(Ordering::Relaxed) {
                     for _ in 0..20 {
-                        sent += u64::from(socket.send_to(b"knock", (NODE[0], PORT)).is_ok());
+                        sent += u64::from(socket.send_to(b"probe", (NODE[0], PORT)).is_ok());
                     }
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -231,10 +232,14 @@ fn a_change_of_mode_opens_nothing() {
     });
     thread::sleep(Duration::from_millis(200));
     let mut buffer = [0; 16];
-    assert!(listener.recv(&mut buffer).is_err(), "a stranger's datagram arrived: {}", node.log());
+    assert!(
+        listener.recv(&mut buffer).is_err(),
+        "a datagram of an unlisted source arrived: {}",
+        node.log()
+    );
     let counted = node.packets("not_allowed") - before;
     assert!(counted * 100 >= sent * 99, "{counted} of {sent}");
-    assert!(!node.log().contains("open for a moment"), "{}", node.log());
+    assert!(!node.log().contains("not guarded while the mode changes"), "{}", node.log());
     node.assert_guarded();
 }
 
@@ -270,12 +275,12 @@ fn a_killed_daemon_leaves_the_guard_and_a_reload_keeps_counting() {
     let mut detach = node.trainguard(&["detach"]);
     let code = detach.arg("--bpf-dir").arg(node.pins()).output().expect("detach").status.code();
     assert_eq!(code, Some(0));
-    assert!(node.answers(STRANGER[0], PORT), "it is detached");
+    assert!(node.answers(UNLISTED[0], PORT), "the program is detached");
 }
 
 /// Case 102: an administrator detaches the link, as with `bpftool link detach`.
 #[test]
-fn what_somebody_detached_is_attached_again_with_an_alarm() {
+fn a_detached_link_is_attached_again_with_an_alarm() {
     for mode in ["native", "tcx"] {
         let Some(mut node) = Node::new("tcx/detached") else { return };
         node.start(&["--mode", mode]);
@@ -285,25 +290,29 @@ fn what_somebody_detached_is_attached_again_with_an_alarm() {
         let link = Link::open(&pin).expect("the pinned link");
         // The system call that bpftool makes; the pin stays.
         guard_user::sys::link_detach(link.fd()).expect("detaching");
-        node.wait("noticed", |_| node.log().contains("its link is gone"));
+        node.wait("noticed", |_| node.log().contains("the interface or its link is gone"));
         node.wait("enforcing again", enforcing);
         node.assert_guarded();
         let events = node.trainguard(&["events", "--format", "json"]).output().expect("events");
         let events = String::from_utf8_lossy(&events.stdout).into_owned();
-        assert!(events.contains("\"lost\"") && events.contains("its link is gone"), "{events}");
+        assert!(
+            events.contains("\"lost\"") && events.contains("the interface or its link is gone"),
+            "{events}"
+        );
     }
 }
 
 /// Another software's program at the tc hook, in front of all others.
-struct Other {
+struct ForeignProgram {
     generation: Generation,
     shared: PinnedMaps,
     link: Link,
 }
 
-fn other_in_front(node: &Node, nth: usize) -> Other {
+fn foreign_in_front(node: &Node, nth: usize) -> ForeignProgram {
     let options = Options::new(Maps::Private, KEY, false);
-    let mut generation = Generation::load_for(Hook::Tc, &policy(), &options).expect("it loads");
+    let mut generation =
+        Generation::load_for(Hook::Tc, &policy(), &options).expect("loading the generation");
     let mut shared = generation.shared().expect("maps");
     let pin = node.path("bpf").join(format!("other-{nth}"));
     let link = node.at_node(|| {
@@ -312,30 +321,30 @@ fn other_in_front(node: &Node, nth: usize) -> Other {
         let program = generation.program(Hook::Tc).expect("a program");
         Link::attach(program, "eth0", index, Mode::Tcx, &pin).expect("attaching")
     });
-    Other { generation, shared, link }
+    ForeignProgram { generation, shared, link }
 }
 
 /// Case 88 at the tc hook: foreign programs stay attached and run. Those in front of ours are reported;
 /// those behind it see the packets that it passes.
 #[test]
-fn tc_programs_of_others_run_and_are_named() {
+fn foreign_tc_programs_run_and_are_named() {
     let Some(mut node) = Node::new("tcx/others") else { return };
-    let behind = other_in_front(&node, 0);
+    let behind = foreign_in_front(&node, 0);
     node.start(TCX);
     let status = node.wait("enforcing", enforcing);
-    assert_eq!(status["problems"], serde_json::json!([]), "ours is in front");
+    assert_eq!(status["problems"], serde_json::json!([]), "trainguard's program is in front");
     node.assert_guarded();
     let counters = behind.shared.counters().expect("counters");
     let passed: u64 = counters.iter().map(|(_, _, counter)| counter.packets).sum();
-    assert!(passed > 0, "what may pass goes on to the next program");
+    assert!(passed > 0, "passed packets reach the next program");
     assert!(
         counters.iter().all(|(_, verdict, _)| verdict.reason.name() != "not_allowed"),
-        "what was dropped does not"
+        "dropped packets do not reach the next program"
     );
-    let in_front = other_in_front(&node, 1);
+    let in_front = foreign_in_front(&node, 1);
     let id = format!("id {}", in_front.generation.program_id());
     let named = |status: &Value| status["problems"].to_string().contains(&id);
-    let status = node.wait("told of the other", named);
+    let status = node.wait("the foreign program reported", named);
     assert_eq!(status["interfaces"][0]["state"], "guarded");
     // The kernel sends no notification of such a change, so the next check finds it.
     node.wait("an event", |_| {
@@ -349,19 +358,19 @@ fn tc_programs_of_others_run_and_are_named() {
 
 /// Case 87: an interface accepts 63 tc programs (`bpf_mprog_attach`, `kernel/bpf/mprog.c`).
 #[test]
-fn an_interface_with_too_many_programs_is_told_of() {
+fn an_interface_with_too_many_programs_is_reported() {
     let Some(node) = Node::new("tcx/many") else { return };
-    let others: Vec<_> = (0..63).map(|nth| other_in_front(&node, nth)).collect();
-    let output = node.start_in_vain(TCX);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("as many tc programs as it may"), "{said}");
+    let others: Vec<_> = (0..63).map(|nth| foreign_in_front(&node, nth)).collect();
+    let output = node.start_expecting_exit(TCX);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("has the maximum number of tc programs"), "{stderr}");
     drop(others);
 }
 
 /// With `auto`, an interface without native XDP gets the next best mode, with the reason.
 #[test]
-fn auto_takes_the_best_mode_that_can_be_had() {
+fn auto_takes_the_best_supported_mode() {
     let Some(mut node) = Node::new("tcx/auto") else { return };
     // A bridge has no native XDP.
     node.ip(&["link", "add", "br9", "type", "bridge"]);
@@ -371,7 +380,7 @@ fn auto_takes_the_best_mode_that_can_be_had() {
     let interfaces = status["interfaces"].as_array().expect("interfaces");
     let modes: Vec<_> = interfaces.iter().map(|one| (&one["name"], &one["mode"])).collect();
     assert_eq!(serde_json::json!(modes), serde_json::json!([["br9", "tcx"], ["eth0", "native"]]));
-    let problem = interfaces[0]["problem"].as_str().expect("why");
+    let problem = interfaces[0]["problem"].as_str().expect("a reason");
     assert!(problem.starts_with("guarded in tcx mode: attaching to `br9` (native)"), "{problem}");
     assert_eq!(interfaces[1]["problem"], Value::Null);
     // The next generation runs at both hooks.

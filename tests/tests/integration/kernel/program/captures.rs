@@ -5,8 +5,8 @@ use guard_tests::{backend::Kernel, skip};
 use crate::host::captures::{nodes, other_ports, replay, replay_unguarded};
 
 #[test]
-fn the_job_runs_and_a_stranger_stays_out_in_the_kernel() {
-    let name = "the_job_runs_and_a_stranger_stays_out_in_the_kernel";
+fn the_job_runs_and_an_unlisted_host_is_refused_in_the_kernel() {
+    let name = "the_job_runs_and_an_unlisted_host_is_refused_in_the_kernel";
     let Some(()) = skip::kernel(name) else { return };
     for (policy, address) in nodes() {
         replay(&policy, address, |policy| Kernel::new(policy).unwrap());
@@ -14,8 +14,8 @@ fn the_job_runs_and_a_stranger_stays_out_in_the_kernel() {
 }
 
 #[test]
-fn a_policy_for_other_ports_touches_nothing_in_the_kernel() {
-    let name = "a_policy_for_other_ports_touches_nothing_in_the_kernel";
+fn a_policy_for_other_ports_affects_no_frame_in_the_kernel() {
+    let name = "a_policy_for_other_ports_affects_no_frame_in_the_kernel";
     let Some(()) = skip::kernel(name) else { return };
     let policy = other_ports();
     let mut kernel = Kernel::new(&policy).unwrap();

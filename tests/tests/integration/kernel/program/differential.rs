@@ -1,6 +1,6 @@
 //! Host against kernel: the same frames, in the same order, at the same times, must get the same
 //! verdicts: action, reason and service. The seed reproduces a failure.
-#![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
+#![expect(clippy::print_stdout, reason = "the printed seed reproduces a failure")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,9 +13,7 @@ use guard_tests::{
     generate::Generator,
     random, skip, world,
 };
-use guard_user::{
-    attach_mode::Hook, bpf::loader::SHORTEST_FRAME, policy::compiled::CompiledPolicy,
-};
+use guard_user::{attach_mode::Hook, bpf::loader::MIN_FRAME_LEN, policy::compiled::CompiledPolicy};
 
 /// Number of frames for each world.
 const FRAMES: usize = 60_000;
@@ -80,14 +78,9 @@ fn agree(name: &str, hook: Hook) {
 }
 
 /// Loads a policy into the kernel, with or without the flag that each frame lies in one buffer.
-fn kernel<'p>(
-    hook: Hook,
-    policy: &'p CompiledPolicy,
-    says_one_buffer: bool,
-    place: &str,
-) -> Kernel<'p> {
+fn kernel<'p>(hook: Hook, policy: &'p CompiledPolicy, one_buffer: bool, place: &str) -> Kernel<'p> {
     let kernel = Kernel::at(hook, policy)
-        .and_then(|kernel| if says_one_buffer { kernel.say_one_buffer() } else { Ok(kernel) });
+        .and_then(|kernel| if one_buffer { kernel.set_one_buffer() } else { Ok(kernel) });
     kernel.unwrap_or_else(|error| panic!("{place}: {error}"))
 }
 
@@ -105,7 +98,7 @@ fn compare(
     let mut one = |frame: &[u8], now_ns: u64| {
         index += 1;
         // The kernel accepts no shorter frames for test runs.
-        if frame.len() < SHORTEST_FRAME {
+        if frame.len() < MIN_FRAME_LEN {
             let verdict = Host::new(policy).evaluate(frame, now_ns);
             assert_eq!(verdict.reason, Reason::Undecodable, "{place}: {}", hex(frame));
             return None;
@@ -157,11 +150,11 @@ fn buffers_change_nothing() {
 /// A program that takes the first buffer for the whole frame, because it does not know of a larger MTU
 /// yet, gives the same verdicts: it can only miss bytes after the packet.
 #[test]
-fn buffers_that_nobody_told_of_change_no_verdict() {
-    spread("buffers_that_nobody_told_of_change_no_verdict", true);
+fn unannounced_buffers_change_no_verdict() {
+    spread("unannounced_buffers_change_no_verdict", true);
 }
 
-fn spread(name: &str, says_one_buffer: bool) {
+fn spread(name: &str, one_buffer: bool) {
     let Some(()) = skip::kernel(name) else { return };
     let seed = random::seed();
     println!("TRAINGUARD_SEED={seed}");
@@ -170,16 +163,16 @@ fn spread(name: &str, says_one_buffer: bool) {
         let policy = world.compile();
         let mut generator = Generator::new(&policy, seed.wrapping_add(nth));
         let mut host = Host::new(&policy);
-        let kernel = kernel(Hook::Xdp, &policy, says_one_buffer, &world.name);
+        let kernel = kernel(Hook::Xdp, &policy, one_buffer, &world.name);
         let split = kernel.split();
         for now_ns in (START_NS..).step_by(1_000_000).take(SPLIT) {
             let frame = generator.any();
             // Nearly all headers end within the first hundred bytes.
             let longest = frame.len().min(100);
-            if longest <= SHORTEST_FRAME {
+            if longest <= MIN_FRAME_LEN {
                 continue;
             }
-            let first = SHORTEST_FRAME + generator.random().below(longest - SHORTEST_FRAME);
+            let first = MIN_FRAME_LEN + generator.random().below(longest - MIN_FRAME_LEN);
             let Some(of_kernel) = split.evaluate(&frame, first, now_ns) else {
                 return skip::skip(name, "kernels before 6.18 choose the first buffer themselves");
             };
@@ -195,7 +188,7 @@ fn spread(name: &str, says_one_buffer: bool) {
             compared += 1;
         }
         let (mut of_host, mut of_kernel) = (host.counts(), kernel.counts());
-        if says_one_buffer {
+        if one_buffer {
             for (_, bytes) in of_host.values_mut().chain(of_kernel.values_mut()) {
                 *bytes = 0;
             }

@@ -42,8 +42,8 @@ fn by_world() -> BTreeMap<String, Vec<Vec<u8>>> {
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
-        let timeless = |scenario: &Scenario| !scenario.world.starts_with("limits");
-        for scenario in scenario::read(&path).into_iter().filter(timeless) {
+        let without_limits = |scenario: &Scenario| !scenario.world.starts_with("limits");
+        for scenario in scenario::read(&path).into_iter().filter(without_limits) {
             let frames = scenario.frames.iter().map(|sent| {
                 text::frame(&sent.send).unwrap_or_else(|error| panic!("{}: {error}", scenario.name))
             });
@@ -106,13 +106,13 @@ fn evaluate(world: &str, frames: &[Vec<u8>]) -> Result<u64> {
         let counted = guard.counted(verdict)?;
         assert_eq!(counted, count, "{world}: {name}; in all: {:?}", guard.counts()?);
     }
-    assert_eq!(total()?, sent, "{world}: all of them, once each");
+    assert_eq!(total()?, sent, "{world}: each frame is counted once");
     Ok(sent)
 }
 
 #[test]
-fn named_frames_are_judged_alike_on_a_wire() {
-    let Some(()) = skip::kernel("named_frames_are_judged_alike_on_a_wire") else { return };
+fn named_frames_get_the_same_verdicts_on_a_wire() {
+    let Some(()) = skip::kernel("named_frames_get_the_same_verdicts_on_a_wire") else { return };
     lab::enter().expect("mounts of our own");
     let sent: u64 = by_world()
         .iter()

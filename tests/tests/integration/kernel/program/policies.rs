@@ -25,7 +25,7 @@ fn shipped_policies_pass_their_tests_in_the_kernel() {
 
 /// Tests of a wrong policy fail in the kernel as on the host, with the same text.
 #[test]
-fn a_test_that_does_not_hold_fails_in_the_kernel() {
+fn a_failing_test_fails_in_the_kernel_as_well() {
     let Some(()) = skip::kernel("policies/fails") else { return };
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
     let dir = tempfile::tempdir().expect("a directory");

@@ -23,6 +23,6 @@ fn a_generation_with_other_tables_is_refused_with_the_frame() {
         }
         let counted = generation.shared().expect("the maps").counters().expect("the counters");
         let counted: u64 = counted.iter().map(|(_, _, counter)| counter.packets).sum();
-        assert_eq!(counted, 0, "{name}: a self-test leaves no trace");
+        assert_eq!(counted, 0, "{name}: a self-test changes no counter");
     }
 }

@@ -1,5 +1,5 @@
 //! The compiled tries compared with the kernel's own trie, and in the kernel's program.
-#![expect(clippy::print_stdout, reason = "a failure is repeated by the seed that was printed")]
+#![expect(clippy::print_stdout, reason = "the printed seed reproduces a failure")]
 
 use std::collections::BTreeSet;
 
@@ -21,8 +21,8 @@ const KERNEL_SETS: usize = 400;
 const POLICIES: usize = 40;
 
 #[test]
-fn a_trie_agrees_with_the_kernels() {
-    if skip::kernel("a_trie_agrees_with_the_kernels").is_none() {
+fn a_trie_agrees_with_the_kernels_trie() {
+    if skip::kernel("a_trie_agrees_with_the_kernels_trie").is_none() {
         return;
     }
     let seed = random::seed();
@@ -44,7 +44,9 @@ fn agrees<K: Address, O: aya::Pod>(random: &mut Random, octets: impl Fn(K) -> O)
         LpmTrie::create(1 << 12, aya_obj::generated::BPF_F_NO_PREALLOC).expect("the kernel's trie");
     for item in &items {
         let found = [u32::from(item.found.class), item.found.buckets];
-        theirs.insert(&LpmKey::new(item.len, octets(item.prefix)), found, 0).expect("it fits");
+        theirs
+            .insert(&LpmKey::new(item.len, octets(item.prefix)), found, 0)
+            .expect("inserting into the trie");
     }
     for probe in probes(&set, random, K::BITS) {
         let key = K::of(probe);
@@ -57,8 +59,8 @@ fn agrees<K: Address, O: aya::Pod>(random: &mut Random, octets: impl Fn(K) -> O)
 /// The lookup in the kernel is the same code; this test shows that compiler, verifier and maps preserve
 /// its behavior.
 #[test]
-fn the_program_walks_as_the_host_does() {
-    if skip::kernel("the_program_walks_as_the_host_does").is_none() {
+fn the_program_finds_the_same_prefixes_as_the_host() {
+    if skip::kernel("the_program_finds_the_same_prefixes_as_the_host").is_none() {
         return;
     }
     let seed = random::seed();
@@ -66,7 +68,7 @@ fn the_program_walks_as_the_host_does() {
     let mut random = Random::new(seed);
     for _ in 0..POLICIES {
         // A policy uses `any` instead of a prefix of length 0.
-        let some = |most| set(&mut random, most).into_iter().filter(|(_, len)| *len > 0);
+        let some = |max_len| set(&mut random, max_len).into_iter().filter(|(_, len)| *len > 0);
         let [four, six] = [32, 128].map(some).map(BTreeSet::from_iter);
         let cidrs: Vec<String> = four.iter().map(cidr4).chain(six.iter().map(cidr6)).collect();
         if cidrs.is_empty() {

@@ -40,7 +40,7 @@ fn node_of(test: &str) -> Option<Node> {
 }
 
 /// Kills the daemon and selects the binary of the next layout. Returns the statistics.
-fn end(node: &mut Node) -> Value {
+fn kill_before_upgrade(node: &mut Node) -> Value {
     node.assert_guarded();
     let counted = node.stats();
     node.signal("KILL");
@@ -58,7 +58,7 @@ fn assert_taken_over(node: &Node, before: &Value, checked: &[&str]) {
     node.assert_guarded();
 }
 
-fn said(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -72,11 +72,11 @@ fn on_a_read_only_file_system_the_earlier_guard_stays() {
     let Some(mut node) = node_of("takeover/read-only") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     writable(&node.path("bpf"), false).expect("read-only");
-    let output = node.start_in_vain(&[]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("mounted read-only"), "{}", said(&output));
+    let output = node.start_expecting_exit(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("mounted read-only"), "{}", stderr(&output));
     writable(&node.path("bpf"), true).expect("writable");
     assert_eq!(node.layouts(), [format!("v{LAYOUT_VERSION}")]);
     node.start(&[]);
@@ -85,12 +85,12 @@ fn on_a_read_only_file_system_the_earlier_guard_stays() {
 }
 
 #[test]
-fn a_full_disk_does_not_hold_it_up() {
+fn a_full_disk_does_not_prevent_a_takeover() {
     let Some(mut node) = node_of("takeover/disk") else { return };
     let _state = Mounted::tmpfs(&node.path("state"), 64 << 10).expect("a small disk");
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     let mut filler = fs::File::create(node.path("state").join("filler")).expect("a file");
     while filler.write_all(&[0; 512]).is_ok() {}
     node.start(&[]);
@@ -107,24 +107,24 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
     let Some(mut node) = node_of(TEST) else { return };
     let group = match Cgroup::new("takeover") {
         Ok(group) => group,
-        Err(why) => return skip::skip(TEST, &format!("{why:#}")),
+        Err(error) => return skip::skip(TEST, &format!("{error:#}")),
     };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     // From far too little to nearly enough. The kernel determines at which map the allocation fails.
     for megabytes in [4, 8, 12, 16, 20, 24, 28, 32] {
         group.limit(megabytes << 20).expect("a limit");
         let mut command = group.command(&node.daemon_command(&[]));
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("starting the command");
         thread::sleep(Duration::from_millis(600));
         child.kill().expect("SIGKILL");
-        let output = child.wait_with_output().expect("its end");
+        let output = child.wait_with_output().expect("waiting for the daemon");
         match output.status.code() {
             Some(2) => {
-                assert!(said(&output).contains("memory"), "{}", said(&output));
+                assert!(stderr(&output).contains("memory"), "{}", stderr(&output));
             }
-            Some(code) => panic!("exit code {code}: {}", said(&output)),
+            Some(code) => panic!("exit code {code}: {}", stderr(&output)),
             // Killed by the kernel, or not finished within this time.
             None => {}
         }
@@ -139,7 +139,7 @@ fn without_memory_for_the_second_maps_the_earlier_guard_stays() {
 /// Whenever one of two interfaces disappears, the other is taken over, and nothing of the earlier guard
 /// remains.
 #[test]
-fn an_interface_that_vanishes_in_the_middle_does_not_matter_to_others() {
+fn an_interface_that_vanishes_during_a_takeover_does_not_affect_others() {
     let Some(mut node) = node_of("takeover/vanish") else { return };
     let mut random = Random::new(seed());
     for _ in 0..8 {
@@ -149,7 +149,7 @@ fn an_interface_that_vanishes_in_the_middle_does_not_matter_to_others() {
         node.wait("both", |status| {
             enforcing(status) && interface(status, "x0")["state"] == "guarded"
         });
-        let before = end(&mut node);
+        let before = kill_before_upgrade(&mut node);
         node.launch(&[]);
         thread::sleep(Duration::from_millis(random.below(300) as u64));
         node.ip(&["link", "del", "x0"]);
@@ -159,8 +159,8 @@ fn an_interface_that_vanishes_in_the_middle_does_not_matter_to_others() {
         assert_taken_over(&node, &before, &[]);
         node.signal("TERM");
         node.set_next_layout(false);
-        let output = node.downgrade_command(&[]).output().expect("it starts");
-        assert!(output.status.success(), "{}", said(&output));
+        let output = node.downgrade_command(&[]).output().expect("starting the command");
+        assert!(output.status.success(), "{}", stderr(&output));
     }
 }
 
@@ -175,7 +175,7 @@ fn a_foreign_program_on_one_of_several_is_named_and_the_others_are_taken_over() 
     let mut other = Node::new("takeover/other").expect("as above");
     other.start(&[]);
     let foreign = other.wait("enforcing", enforcing)["program"]["id"].as_u64().expect("an id");
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     // The dead link stays pinned.
     let link = sys::open_pinned(&node.own_pins().join("link-x0")).expect("the link");
     sys::link_detach(link.as_fd()).expect("detaching");
@@ -186,20 +186,20 @@ fn a_foreign_program_on_one_of_several_is_named_and_the_others_are_taken_over() 
     let problem = interface(&status, "x0").to_string();
     assert!(problem.contains(&format!("id {foreign}")), "{problem}");
     assert!(status["problems"].to_string().contains("x0: "), "{status}");
-    assert_eq!(status["enforcing"], json!(false), "not on all that it should be");
+    assert_eq!(status["enforcing"], json!(false), "x0 is not guarded");
     assert_taken_over(&node, &before, &[]);
 }
 
 /// A link whose device is gone, or that was detached: only its pin remains.
 #[test]
-fn a_link_that_is_dead_is_forgotten() {
+fn a_dead_link_is_removed() {
     let Some(mut node) = node_of("takeover/dead") else { return };
     for name in ["x0", "x1"] {
         node.add_link(name);
     }
     node.start(&[]);
     node.wait("all", |status| interface(status, "x1")["state"] == "guarded");
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     node.ip(&["link", "del", "x0"]);
     let link = sys::open_pinned(&node.own_pins().join("link-x1")).expect("the link");
     sys::link_detach(link.as_fd()).expect("detaching");
@@ -211,7 +211,7 @@ fn a_link_that_is_dead_is_forgotten() {
 
 /// Two interfaces swap names, and a downgrade is killed while it moves pins.
 #[test]
-fn a_link_that_is_pinned_twice_holds_nothing_up() {
+fn a_link_that_is_pinned_twice_does_not_prevent_a_takeover() {
     let Some(mut node) = node_of("takeover/twice") else { return };
     node.add_link("x0");
     node.set_next_layout(true);
@@ -223,7 +223,7 @@ fn a_link_that_is_pinned_twice_holds_nothing_up() {
     fs::create_dir_all(node.own_pins()).expect("a directory for the pins of the older one");
     for (name, other) in [("link-eth0", "link-x0"), ("link-x0", "link-eth0")] {
         let link = sys::open_pinned(&next.join(name)).expect("a link");
-        sys::pin(link.as_fd(), &node.own_pins().join(other)).expect("its second pin");
+        sys::pin(link.as_fd(), &node.own_pins().join(other)).expect("a second pin");
     }
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -232,7 +232,7 @@ fn a_link_that_is_pinned_twice_holds_nothing_up() {
 
 /// Frames of devices without a row are counted in the last row, which then has no label.
 #[test]
-fn what_is_counted_without_a_row_is_carried_on() {
+fn counts_of_devices_without_a_row_are_carried_over() {
     let Some(mut node) = Node::new("takeover/no-row") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -241,7 +241,7 @@ fn what_is_counted_without_a_row_is_carried_on() {
         rows.set(row, InterfaceRow::default(), 0).expect("a row is removed");
     }
     let first = node.stats();
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     assert!(!moved(&first, &before).is_empty(), "{before}");
     assert_eq!(
         interface(&before, "others")["dropped"],
@@ -256,7 +256,7 @@ fn what_is_counted_without_a_row_is_carried_on() {
 
 /// As many takeovers as there are slots were killed after the maps of the other guard had been removed.
 #[test]
-fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
+fn counts_of_more_guards_than_there_are_slots_are_carried_over() {
     let Some(mut node) = Node::new("takeover/slots-full") else { return };
     node.set_next_layout(true);
     node.start(&[]);
@@ -276,8 +276,8 @@ fn counts_of_more_guards_than_there_are_slots_are_carried_on() {
     let before = node.stats();
     assert_eq!(before["reasons"]["malformed_ip"]["packets"], 10 * ORIGINS, "{before}");
     node.set_next_layout(false);
-    let output = node.downgrade_command(&[]).output().expect("it starts");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let output = node.downgrade_command(&[]).output().expect("starting the command");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let after = node.stats();
@@ -351,7 +351,7 @@ fn a_map_that_is_missing_changes_no_slots() {
 
 /// Root's command is refused or killed. The files that it has created belong to the service's user.
 #[test]
-fn what_root_pins_for_the_service_is_the_owners_of_the_directory() {
+fn pins_that_root_creates_belong_to_the_owner_of_the_directory() {
     const USER: u32 = 65534;
     let Some(mut node) = node_of("takeover/owner") else { return };
     node.set_next_layout(true);
@@ -361,27 +361,27 @@ fn what_root_pins_for_the_service_is_the_owners_of_the_directory() {
     node.set_next_layout(false);
     chown(node.pins(), Some(USER), Some(USER)).expect("another owner");
     let mut command = node.downgrade_command(&[]);
-    let mut attempt = command.stderr(Stdio::null()).spawn().expect("it starts");
+    let mut attempt = command.stderr(Stdio::null()).spawn().expect("starting the command");
     let links = || fs::read_dir(node.own_pins()).map_or(0, Iterator::count);
     // Wait until it creates maps, or ends.
-    while links() == 0 && attempt.try_wait().expect("it runs").is_none() {
+    while links() == 0 && attempt.try_wait().expect("polling the command").is_none() {
         thread::sleep(Duration::from_micros(100));
     }
     attempt.kill().expect("SIGKILL");
-    attempt.wait().expect("it ends");
+    attempt.wait().expect("waiting for the process");
     assert_eq!(fs::metadata(node.own_pins()).expect("the directory").uid(), USER);
-    let output = node.downgrade_command(&[]).output().expect("it starts");
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let output = node.downgrade_command(&[]).output().expect("starting the command");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     for entry in fs::read_dir(node.own_pins()).expect("the pins") {
         let entry = entry.expect("an entry");
-        assert_eq!(entry.metadata().expect("its owner").uid(), USER, "{entry:?}");
+        assert_eq!(entry.metadata().expect("the owner").uid(), USER, "{entry:?}");
     }
     node.assert_guarded();
 }
 
 /// The command reports the interfaces that it could not take over.
 #[test]
-fn a_downgrade_that_leaves_an_interface_to_the_newer_one_fails() {
+fn a_downgrade_that_leaves_an_interface_to_the_newer_layout_fails() {
     let Some(mut node) = Node::new("takeover/left") else { return };
     node.set_next_layout(true);
     node.start(&[]);
@@ -390,10 +390,10 @@ fn a_downgrade_that_leaves_an_interface_to_the_newer_one_fails() {
     node.set_next_layout(false);
     // The daemon has no access to the interface there.
     node.ip(&["link", "set", "eth0", "netns", node.peer(), "name", "away"]);
-    let output = node.downgrade_command(&["--wait", "30s"]).output().expect("it starts");
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("`eth0` is not taken over"), "{}", said(&output));
-    assert!(said(&output).contains("run the command again"), "{}", said(&output));
+    let output = node.downgrade_command(&["--wait", "30s"]).output().expect("starting the command");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("`eth0` is not taken over"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("run the command again"), "{}", stderr(&output));
 }
 
 #[test]
@@ -401,12 +401,12 @@ fn a_symbolic_link_in_the_place_of_a_layout_is_refused() {
     let Some(mut node) = Node::new("takeover/symlink") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let before = end(&mut node);
+    let before = kill_before_upgrade(&mut node);
     let link = node.pins().join(format!("v{}", LAYOUT_VERSION + 1));
     symlink(node.own_pins(), &link).expect("a symbolic link");
-    let output = node.start_in_vain(&[]);
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("is a symbolic link"), "{}", said(&output));
+    let output = node.start_expecting_exit(&[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).contains("is a symbolic link"), "{}", stderr(&output));
     fs::remove_file(link).expect("removing it");
     node.start(&[]);
     node.wait("enforcing", enforcing);

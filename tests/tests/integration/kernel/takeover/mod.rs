@@ -1,7 +1,7 @@
 //! Taking over from a guard of another layout.
 
 mod faults;
-mod there_and_back;
+mod upgrades;
 
 use guard_tests::node::{Node, POLICY, enforcing, policy_with_a_first_service};
 

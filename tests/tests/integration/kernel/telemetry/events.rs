@@ -13,7 +13,7 @@ use std::{
 
 use guard_tests::{
     node::{
-        FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, binary,
+        FREE_PORT, MANIFEST, MEMBER, NODE, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT, binary,
         enforcing, moved,
     },
     packet::{self, Ipv4, Layer, Ports},
@@ -70,8 +70,8 @@ fn send(node: &Node, segments: impl Iterator<Item = (Ipv4Addr, u16, u16)> + Send
     });
 }
 
-fn stranger() -> Ipv4Addr {
-    let IpAddr::V4(addr) = STRANGER[0] else { panic!("an IPv4 address") };
+fn unlisted() -> Ipv4Addr {
+    let IpAddr::V4(addr) = UNLISTED[0] else { panic!("an IPv4 address") };
     addr
 }
 
@@ -94,8 +94,8 @@ fn piped(args: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
-    let mut stdin = child.stdin.take().expect("its input");
-    stdin.write_all(input).expect("it reads");
+    let mut stdin = child.stdin.take().expect("the standard input");
+    stdin.write_all(input).expect("writing to standard input");
     drop(stdin);
     child.wait_with_output().expect("the binary ends")
 }
@@ -105,17 +105,17 @@ fn text(output: &Output) -> String {
 }
 
 #[test]
-fn who_is_refused_is_told_with_names_ports_and_flags() {
+fn refused_packets_are_reported_with_names_ports_and_flags() {
     let Some(node) = started("events/refused") else { return };
     for family in 0..2 {
-        assert!(!node.answers(STRANGER[family], PORT));
+        assert!(!node.answers(UNLISTED[family], PORT));
         assert!(node.answers(MEMBER[family], PORT));
     }
     let flags = ["--reason", "not_allowed"];
     let found = until(&node, &flags, "both families", |found| {
-        STRANGER.iter().all(|addr| found.iter().any(|event| event["source"] == addr.to_string()))
+        UNLISTED.iter().all(|addr| found.iter().any(|event| event["source"] == addr.to_string()))
     });
-    for (addr, to) in STRANGER.iter().zip(NODE) {
+    for (addr, to) in UNLISTED.iter().zip(NODE) {
         let event = found.iter().find(|event| event["source"] == addr.to_string());
         let event = event.expect("an event");
         for (field, expected) in [
@@ -139,7 +139,7 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
         let headers = 14 + if addr.is_ipv4() { 20 } else { 40 } + 14;
         assert_eq!(event["frame"].as_str().map(str::len), Some(2 * headers), "{event}");
     }
-    assert!(found.iter().all(|event| event["source_node"].is_null()), "no member is refused");
+    assert!(found.iter().all(|event| event["source_node"].is_null()), "a member is refused");
 
     // A member by its name, under a policy that admits no member.
     let closed = POLICY.replace("[worker]\n    mode", "[scheduler]\n    mode");
@@ -149,18 +149,21 @@ fn who_is_refused_is_told_with_names_ports_and_flags() {
     let named = ["--source", "member-0"];
     let by_name = until(&node, &named, "the member", |found| !found.is_empty());
     assert_eq!(by_name[0]["source"], MEMBER[0].to_string());
-    let strangers =
+    let unknown =
         events(&node, &["--source", "!member-0", "--source", "unknown", "--kind", "packet"]);
-    assert!(strangers.iter().all(|event| event["source_node"].is_null()), "{strangers:?}");
-    assert!(!strangers.is_empty());
+    assert!(unknown.iter().all(|event| event["source_node"].is_null()), "{unknown:?}");
+    assert!(!unknown.is_empty());
 
     // The compact format: one line each.
     let output = node.trainguard(&["events", "--format", "compact", "--source", "unknown"]);
     let output = { output }.output().expect("events");
-    let said = text(&output);
+    let printed = text(&output);
     let expected = format!("(not in the manifest) -> {}:{PORT} tcp S scheduler len ", NODE[0]);
-    assert!(said.lines().any(|line| line.contains(&expected)), "{said}");
-    assert!(said.starts_with("-- 20") && said.contains(" eth0 DROP not_allowed "), "{said}");
+    assert!(printed.lines().any(|line| line.contains(&expected)), "{printed}");
+    assert!(
+        printed.starts_with("-- 20") && printed.contains(" eth0 DROP not_allowed "),
+        "{printed}"
+    );
 
     // Events since a time.
     let last = events(&node, &["-n", "1", "--kind", "packet"]);
@@ -177,32 +180,32 @@ fn humantime(at: SystemTime) -> String {
 }
 
 #[test]
-fn a_burst_is_folded_and_what_is_not_told_is_an_exact_number() {
+fn a_burst_is_folded_and_suppressed_events_are_counted_exactly() {
     let Some(node) = started("events/burst") else { return };
     // Resolve the neighbours' addresses first.
     assert!(node.answers(MEMBER[0], FREE_PORT));
     let before = node.stats();
-    send(&node, (0..5000).map(|nth| (stranger(), 20_000 + nth, PORT)));
+    send(&node, (0..5000).map(|nth| (unlisted(), 20_000 + nth, PORT)));
     let after = node.stats();
     let dropped = moved(&before, &after);
     let [(reason, dropped)] = dropped.as_slice() else { panic!("{dropped:?}") };
     assert_eq!(reason, "not_allowed");
     assert!(*dropped > 1000, "{dropped}");
-    let flags = ["--source", &stranger().to_string()];
+    let flags = ["--source", &unlisted().to_string()];
     let found = until(&node, &flags, "all of them", |found| {
         let fields = ["count", "suppressed", "lost", "not_kept"];
         fields.iter().map(|field| sum(found, field)).sum::<u64>() == *dropped
     });
     // The counts agree with the kernel's: emitted and suppressed.
     let counts = node.stats()["events"].clone();
-    let untold = |field: &str| counts[field].as_u64().expect("a number");
+    let counter = |field: &str| counts[field].as_u64().expect("a number");
     assert_eq!(
         sum(&found, "suppressed"),
-        untold("suppressed") - before["events"]["suppressed"].as_u64().expect("a number")
+        counter("suppressed") - before["events"]["suppressed"].as_u64().expect("a number")
     );
     assert_eq!(
         sum(&found, "count"),
-        untold("emitted") - before["events"]["emitted"].as_u64().expect("a number")
+        counter("emitted") - before["events"]["emitted"].as_u64().expect("a number")
     );
     assert!(found.len() < 50, "{} records", found.len());
     let folded = found.iter().find(|event| event["count"].as_u64() > Some(1)).expect("a fold");
@@ -211,7 +214,7 @@ fn a_burst_is_folded_and_what_is_not_told_is_an_exact_number() {
 }
 
 #[test]
-fn policies_and_interfaces_are_told_of() {
+fn changes_of_policies_and_interfaces_are_reported() {
     let Some(node) = started("events/other") else { return };
     let kinds = ["--kind", "policy"];
     let found = until(&node, &kinds, "in force", |found| !found.is_empty());
@@ -219,9 +222,9 @@ fn policies_and_interfaces_are_told_of() {
     node.write("policy.yaml", &POLICY.replace("[worker]", "[wroker]"));
     let found =
         until(&node, &kinds, "refused", |found| found.iter().any(|e| e["what"] == "refused"));
-    let refused = found.iter().find(|event| event["what"] == "refused").expect("it");
+    let refused = found.iter().find(|event| event["what"] == "refused").expect("the event");
     assert!(refused["text"].as_str().is_some_and(|text| text.contains("wroker")), "{refused}");
-    assert_eq!(refused["generation"], 1, "what was in force stays: {refused}");
+    assert_eq!(refused["generation"], 1, "the policy in force stays: {refused}");
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     let found = until(&node, &kinds, "the next", |found| {
         found.iter().any(|event| event["what"] == "in_force" && event["generation"] == 2)
@@ -244,10 +247,10 @@ fn policies_and_interfaces_are_told_of() {
 }
 
 #[test]
-fn events_are_judged_again_alike_and_become_tests_that_pass() {
+fn replayed_events_get_the_same_verdicts_and_become_tests_that_pass() {
     let Some(node) = started("events/again") else { return };
-    for stranger in STRANGER {
-        assert!(!node.answers(stranger, PORT));
+    for addr in UNLISTED {
+        assert!(!node.answers(addr, PORT));
     }
     send(&node, [(Ipv4Addr::new(127, 0, 0, 9), 40_000, PORT), (OUTSIDE, 1, PORT)].into_iter());
     let found = until(&node, &[], "all of them", |found| {
@@ -261,9 +264,9 @@ fn events_are_judged_again_alike_and_become_tests_that_pass() {
     let replay = ["replay", "--manifest", manifest, "--node", "node", "--format", "json", "-"];
     let output = piped(&replay, &printed);
     assert!(output.status.success(), "{}", text(&output));
-    let judged = lines(&output);
-    assert_eq!(judged.len(), packets.len());
-    for (judged, event) in judged.iter().zip(packets) {
+    let replayed = lines(&output);
+    assert_eq!(replayed.len(), packets.len());
+    for (replayed, event) in replayed.iter().zip(packets) {
         for (again, field) in [
             ("action", "verdict"),
             ("reason", "reason"),
@@ -272,9 +275,9 @@ fn events_are_judged_again_alike_and_become_tests_that_pass() {
             ("transport", "transport"),
             ("destination_port", "port"),
         ] {
-            assert_eq!(judged[again], event[field], "{field}: {event}");
+            assert_eq!(replayed[again], event[field], "{field}: {event}");
         }
-        assert!(judged.get("truncated").is_none() && judged["time_ns"].is_u64(), "{judged}");
+        assert!(replayed.get("truncated").is_none() && replayed["time_ns"].is_u64(), "{replayed}");
     }
     // A test cannot be about a martian, so the filter leaves it out.
     let refused = events(&node, &["--reason", "not_allowed"]);
@@ -289,7 +292,7 @@ fn events_are_judged_again_alike_and_become_tests_that_pass() {
 }
 
 #[test]
-fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
+fn following_survives_a_crash_and_ends_without_a_reader() {
     let Some(mut node) = started("events/follow") else { return };
     let out = File::create(node.path("out")).expect("a file");
     let err = File::create(node.path("err")).expect("a file");
@@ -297,13 +300,13 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
         node.trainguard(&["events", "-f"]).stdout(out).stderr(err).spawn().expect("events");
     let mut quiet = node.trainguard(&["events", "-f", "--kind", "policy", "--kind", "!lost"]);
     let mut quiet = quiet.stdout(Stdio::piped()).spawn().expect("events");
-    assert!(!node.answers(STRANGER[0], PORT));
-    wait_for(&node, &STRANGER[0].to_string());
+    assert!(!node.answers(UNLISTED[0], PORT));
+    wait_for(&node, &UNLISTED[0].to_string());
     node.signal("KILL");
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    assert!(!node.answers(STRANGER[1], PORT));
-    wait_for(&node, &STRANGER[1].to_string());
+    assert!(!node.answers(UNLISTED[1], PORT));
+    wait_for(&node, &UNLISTED[1].to_string());
     let read = |name: &str| std::fs::read_to_string(node.path(name)).unwrap_or_default();
     assert!(read("err").contains("the daemon was restarted"), "{}", read("err"));
     let numbers: Vec<u64> = read("out")
@@ -317,10 +320,10 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
     // An interrupt is the usual way to end it.
     let status = Command::new("kill").args(["-s", "INT", &follower.id().to_string()]).status();
     assert!(status.expect("kill").success());
-    assert_eq!(follower.wait().expect("it ends").code(), Some(0));
+    assert_eq!(follower.wait().expect("waiting for the process").code(), Some(0));
 
     // The reader has closed the pipe, and no event occurs that would be written.
-    let mut output = BufReader::new(quiet.stdout.take().expect("its output"));
+    let mut output = BufReader::new(quiet.stdout.take().expect("the standard output"));
     output.read_line(&mut String::new()).expect("the first policy");
     drop(output);
     let deadline = Instant::now() + WAIT_TIMEOUT;
@@ -329,7 +332,7 @@ fn following_goes_on_over_a_crash_and_ends_when_nobody_reads() {
             Some(status) => break status,
             None if Instant::now() > deadline => {
                 let _ = quiet.kill();
-                panic!("it goes on without a reader");
+                panic!("`events -f` runs on without a reader");
             }
             None => thread::sleep(Duration::from_millis(50)),
         }
@@ -351,7 +354,7 @@ fn wait_for(node: &Node, text: &str) {
 }
 
 #[test]
-fn questions_are_bounded_and_understood_or_refused() {
+fn invalid_queries_are_refused_and_pages_are_bounded() {
     let Some(node) = started("events/questions") else { return };
     let ask = |path: &str| {
         let mut stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
@@ -382,7 +385,7 @@ fn questions_are_bounded_and_understood_or_refused() {
 }
 
 /// Returns the manifest with more lines under `nodes`.
-fn with(lines: &str) -> String {
+fn manifest_with(lines: &str) -> String {
     MANIFEST.replace("policies:", &format!("{lines}\npolicies:"))
 }
 
@@ -397,9 +400,9 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
         let args = [&["events", "--missing-members"], flags].concat();
         node.trainguard(&args).output().expect("events")
     };
-    let nobody = view(&[]);
-    assert_eq!(nobody.status.code(), Some(0), "{}", text(&nobody));
-    assert!(text(&nobody).starts_with("no refused source"), "{}", text(&nobody));
+    let empty = view(&[]);
+    assert_eq!(empty.status.code(), Some(0), "{}", text(&empty));
+    assert!(text(&empty).starts_with("no refused source"), "{}", text(&empty));
 
     // A scanner outside of the networks sends as often, to 200 ports.
     let scan = || send(&node, (9000..9200).map(|port| (OUTSIDE, 50_000, port)));
@@ -407,7 +410,7 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
     let found = loop {
         // During a scan the kernel samples events, and a single segment might not be sampled; so send it
         // first.
-        assert!(!node.answers(STRANGER[0], PORT));
+        assert!(!node.answers(UNLISTED[0], PORT));
         scan();
         let output = view(&["--format", "json"]);
         let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -419,28 +422,34 @@ fn a_missing_member_is_found_and_its_lines_admit_it() {
     };
     let members = found["members"].as_array().expect("members");
     let [member] = members.as_slice() else { panic!("{found:#}") };
-    assert_eq!(member["address"], STRANGER[0].to_string());
+    assert_eq!(member["address"], UNLISTED[0].to_string());
     assert!(member["attempts"].as_u64() >= Some(3) && member["slots"].as_u64() >= Some(2));
     assert_eq!(member["tried"][0]["port"], format!("tcp/{PORT}"));
     assert_eq!(member["roles"], serde_json::json!(["worker"]));
     assert!(
         member["neighbours"].as_array().is_some_and(|names| names.contains(&"member-0".into()))
     );
-    let said = text(&view(&[]));
-    assert!(said.contains("An attacker inside the cluster's networks looks the same"), "{said}");
-    assert!(said.contains("shares its /24 with") && said.contains("cluster.yaml:5"), "{said}");
+    let printed = text(&view(&[]));
+    assert!(
+        printed.contains("An attacker inside the cluster's networks looks the same"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("shares its /24 with") && printed.contains("cluster.yaml:5"),
+        "{printed}"
+    );
     let lines = member["lines"].as_str().expect("lines");
-    assert!(said.contains(lines), "{said}");
-    assert_eq!(std::fs::read_to_string(node.path("cluster.yaml")).expect("it"), MANIFEST);
+    assert!(printed.contains(lines), "{printed}");
+    assert_eq!(std::fs::read_to_string(node.path("cluster.yaml")).expect("the manifest"), MANIFEST);
 
     // With the proposed lines, the member is admitted.
     let generation = node.generation();
-    node.write("cluster.yaml", &with(lines));
+    node.write("cluster.yaml", &manifest_with(lines));
     node.wait("the next", |status| status["generation"].as_u64() > Some(generation));
-    assert!(node.answers(STRANGER[0], PORT), "{lines}");
-    assert!(!node.answers(STRANGER[1], PORT));
-    let nobody = view(&[]);
-    assert_eq!(nobody.status.code(), Some(0), "{}", text(&nobody));
+    assert!(node.answers(UNLISTED[0], PORT), "{lines}");
+    assert!(!node.answers(UNLISTED[1], PORT));
+    let empty = view(&[]);
+    assert_eq!(empty.status.code(), Some(0), "{}", text(&empty));
     // A manifest that cannot be read is an error.
     let wrong = view(&["--manifest", "/nowhere.yaml"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong));

@@ -17,7 +17,7 @@ use std::{
 use aya_obj::Object;
 use guard_common::names;
 use guard_tests::{
-    node::{MANIFEST, MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
+    node::{MANIFEST, MEMBER, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT, enforcing},
     skip,
 };
 use guard_user::embedded_object::kernel_object;
@@ -25,7 +25,7 @@ use serde_json::Value;
 
 /// Maximum number of records from one place in the code within a minute, twice, because a test may span
 /// two minutes.
-const MOST: usize = 2 * 20;
+const MAX_RECORDS: usize = 2 * 20;
 
 /// A daemon that the test starts itself; killed on drop.
 struct Daemon(Child);
@@ -40,22 +40,22 @@ impl Drop for Daemon {
 /// Starts the node's daemon behind a shell script, in a mount namespace of its own with an empty `/run`.
 /// The script ends with `exec "$@"`.
 fn start(node: &Node, script: &str, stderr: Stdio) -> Daemon {
-    let whole = node.daemon_command(&[]);
-    let words: Vec<_> = whole.get_args().collect();
+    let command_line = node.daemon_command(&[]);
+    let args: Vec<_> = command_line.get_args().collect();
     let mut command = Command::new("ip");
     // `ip netns exec NAMESPACE`, then the command to run there.
-    command.args(&words[..3]).args(["unshare", "--mount", "sh", "-ec"]);
-    command.arg(format!("mount -t tmpfs tmpfs /run; {script}")).arg("sh").args(&words[3..]);
+    command.args(&args[..3]).args(["unshare", "--mount", "sh", "-ec"]);
+    command.arg(format!("mount -t tmpfs tmpfs /run; {script}")).arg("sh").args(&args[3..]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     Daemon(command.spawn().expect("the daemon starts"))
 }
 
-fn lines(log: &str, said: &str) -> usize {
-    log.lines().filter(|line| line.contains(said)).count()
+fn lines(log: &str, part: &str) -> usize {
+    log.lines().filter(|line| line.contains(part)).count()
 }
 
 #[test]
-fn whatever_is_repeated_the_log_stays_short() {
+fn repeated_causes_keep_the_log_short() {
     let Some(mut node) = Node::new("logs/short") else { return };
     node.add_link("eth1");
     node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, \"eth1*\"]"));
@@ -97,12 +97,12 @@ fn whatever_is_repeated_the_log_stays_short() {
     let status = node.wait("answering", |status| status["log"]["suppressed"].as_u64() > Some(9000));
     assert_eq!(status["enforcing"], true);
     let log = node.log();
-    for said in ["control connection", "not loaded; the running", "was called", "not0"] {
-        assert!(lines(&log, said) <= MOST, "{said}: {} lines", lines(&log, said));
+    for part in ["control connection", "not loaded; the running", "renamed from", "not0"] {
+        assert!(lines(&log, part) <= MAX_RECORDS, "{part}: {} lines", lines(&log, part));
     }
     assert!(lines(&log, "control connection") >= 20, "{log}");
     assert!(log.len() < 200_000, "{} bytes", log.len());
-    assert!(!log.contains('\u{1b}'), "escapes of a file");
+    assert!(!log.contains('\u{1b}'), "escape sequences of a file");
     // When the daemon ends, it reports what it left out.
     node.signal("TERM");
     let log = node.log();
@@ -131,19 +131,19 @@ fn fields(datagram: &[u8]) -> Vec<(String, String)> {
     fields
 }
 
-/// Returns the next record whose message contains `said`.
-fn record(journal: &UnixDatagram, said: &str) -> Vec<(String, String)> {
+/// Returns the next record whose message contains `part`.
+fn record(journal: &UnixDatagram, part: &str) -> Vec<(String, String)> {
     let mut datagram = vec![0; 1 << 16];
     loop {
-        let length = journal.recv(&mut datagram).unwrap_or_else(|error| panic!("{said}: {error}"));
+        let length = journal.recv(&mut datagram).unwrap_or_else(|error| panic!("{part}: {error}"));
         let fields = fields(&datagram[..length]);
-        if fields.iter().any(|(name, value)| name == "MESSAGE" && value.contains(said)) {
+        if fields.iter().any(|(name, value)| name == "MESSAGE" && value.contains(part)) {
             return fields;
         }
     }
 }
 
-fn of<'a>(record: &'a [(String, String)], field: &str) -> &'a str {
+fn value_of<'a>(record: &'a [(String, String)], field: &str) -> &'a str {
     let found = record.iter().find(|(name, _)| name == field);
     found.map_or("", |(_, value)| value.as_str())
 }
@@ -171,30 +171,30 @@ fn a_journal_gets_records_with_fields_and_priorities() {
         ("TRAINGUARD_INTERFACE", "eth0"),
         ("TRAINGUARD_MODE", "native"),
     ] {
-        assert_eq!(of(&guarded, field), value);
+        assert_eq!(value_of(&guarded, field), value);
     }
-    let in_force = record(&journal, "in force");
-    assert_eq!(of(&in_force, "TRAINGUARD_GENERATION"), "1");
-    assert_eq!(of(&in_force, "TRAINGUARD_NODE"), "node");
-    assert_eq!(of(&in_force, "TRAINGUARD_POLICY").len(), 64);
+    let in_force = record(&journal, "policy in force");
+    assert_eq!(value_of(&in_force, "TRAINGUARD_GENERATION"), "1");
+    assert_eq!(value_of(&in_force, "TRAINGUARD_NODE"), "node");
+    assert_eq!(value_of(&in_force, "TRAINGUARD_POLICY").len(), 64);
     // Findings with their source text are one record, and quoted text adds no field.
     let harmful = "\"\u{7f}PRIORITY=0\"";
     node.write("policy.yaml", &POLICY.replace("mode: enforce", &format!("mode: {harmful}")));
     let page = record(&journal, "policy.yaml:");
-    assert_eq!(of(&page, "PRIORITY"), "3");
-    let text = of(&page, "MESSAGE");
+    assert_eq!(value_of(&page, "PRIORITY"), "3");
+    let text = value_of(&page, "MESSAGE");
     assert!(text.lines().count() > 3 && text.contains("error["), "{text}");
     assert!(!text.contains('\u{7f}'), "{text:?}");
     let kept = record(&journal, "not loaded");
-    assert_eq!((of(&kept, "PRIORITY"), of(&kept, "TRAINGUARD_GENERATION")), ("3", "1"));
+    assert_eq!((value_of(&kept, "PRIORITY"), value_of(&kept, "TRAINGUARD_GENERATION")), ("3", "1"));
     assert_eq!(node.log(), "", "nothing on standard error");
     let exit = node.trainguard(&["detach"]).output().expect("detach");
     assert!(exit.status.success());
-    assert_eq!(of(&record(&journal, "detached"), "PRIORITY"), "4");
+    assert_eq!(value_of(&record(&journal, "detached"), "PRIORITY"), "4");
 }
 
 #[test]
-fn a_journal_that_stands_still_stops_nobody() {
+fn a_stalled_journal_does_not_block_the_daemon() {
     let Some(node) = Node::new("logs/still") else { return };
     let socket = node.path("journal");
     let _unread = UnixDatagram::bind(&socket).expect("a socket");
@@ -227,17 +227,17 @@ fn reload_until_lost(node: &Node) {
         let role = if generation % 2 == 0 { "[scheduler]" } else { "[worker]" };
         node.write("policy.yaml", &POLICY.replace("[worker]", role));
         node.wait("the next one", |status| status["generation"] == generation);
-        assert!(generation < 1000, "what nobody reads is never full");
+        assert!(generation < 1000, "no record was lost although nothing reads the log");
     }
     node.write("policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     let status = node.wait("the next one", |status| status["generation"] == generation + 1);
     assert_eq!(status["enforcing"], true);
-    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(!node.answers(UNLISTED[0], PORT));
     assert!(node.answers(MEMBER[0], PORT));
 }
 
 #[test]
-fn without_a_journal_text_has_priorities_and_says_why() {
+fn without_a_journal_the_text_has_priorities_and_the_reason() {
     let Some(node) = Node::new("logs/no-journal") else { return };
     let stderr = File::create(node.path("log")).expect("a log");
     let script = format!("export {}; exec \"$@\"", stream_of(&stderr));
@@ -261,7 +261,7 @@ fn another_stream_than_the_journal_gets_text_with_times() {
 }
 
 #[test]
-fn nobody_who_does_not_read_stops_the_guard() {
+fn an_unread_log_does_not_block_the_daemon() {
     let Some(node) = Node::new("logs/pipe") else { return };
     let mut daemon = start(&node, "export TRAINGUARD_LOG=trace; exec \"$@\"", Stdio::piped());
     let unread = daemon.0.stderr.take().expect("a pipe");
@@ -271,7 +271,7 @@ fn nobody_who_does_not_read_stops_the_guard() {
 
 /// A log line for each verdict would cost more than the verdict.
 #[test]
-fn the_kernel_object_that_ships_has_no_log() {
+fn the_shipped_kernel_object_has_no_log() {
     if skip::kernel("logs/object").is_none() {
         return;
     }

@@ -47,7 +47,7 @@ fn parse(text: &str) -> Series {
             family = (name.to_owned(), String::new());
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').expect("a type");
-            assert_eq!(name, family.0, "help and type stand together");
+            assert_eq!(name, family.0, "help and type of a family are adjacent");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             kind.clone_into(&mut family.1);
         } else {
@@ -108,7 +108,7 @@ fn metrics_are_exact_and_never_fall() {
     assert!(has("trainguard_policy_info{name=\"") && has("trainguard_build_info{version=\""));
     assert!(
         !first.keys().any(|key| key.contains("reason=\"allowed\"")),
-        "nobody is dropped for it"
+        "`allowed` is not a reason for a drop"
     );
 
     // The metrics agree with the statistics.
@@ -155,25 +155,26 @@ fn metrics_are_exact_and_never_fall() {
     let next = scrape(&node);
     assert_eq!(fallen(&before, &next), [""; 0]);
     let more = next.get(&dropped("not_allowed", "scheduler")).expect("a series");
-    assert!(*more > refused, "what was refused without a daemon is counted, too");
+    assert!(*more > refused, "packets refused while no daemon runs are counted, too");
 }
 
 #[test]
-fn each_door_gives_what_it_is_for() {
-    let Some(mut node) = Node::new("metrics/doors") else { return };
+fn each_socket_serves_its_own_paths_only() {
+    let Some(mut node) = Node::new("metrics/sockets") else { return };
     node.ip(&["link", "set", "lo", "up"]);
     // A TCP socket has no file mode, so only loopback addresses are accepted.
     for address in ["0.0.0.0:9477", "[::]:9477", "10.77.0.10:9477"] {
-        let output = node.start_in_vain(&["--metrics-listen", address]);
+        let output = node.start_expecting_exit(&["--metrics-listen", address]);
         assert_eq!(output.status.code(), Some(2), "{address}");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("loopback"), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains("loopback"), "{stderr}");
     }
     node.start(&["--metrics-listen", "127.0.0.1:9477"]);
     node.wait("enforcing", enforcing);
     let over_tcp = |path: &'static str| {
         node.at_node(move || {
-            let stream = TcpStream::connect("127.0.0.1:9477").expect("it listens");
+            let stream =
+                TcpStream::connect("127.0.0.1:9477").expect("connecting to the metrics port");
             get(stream, path).expect("an answer")
         })
     };
@@ -186,7 +187,7 @@ fn each_door_gives_what_it_is_for() {
 }
 
 #[test]
-fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
+fn series_are_bounded_and_a_reused_slot_starts_at_zero() {
     let Some(mut node) = Node::new("metrics/bounds") else { return };
     let interfaces = MAX_INTERFACES as usize;
     node.fill_tables();
@@ -215,7 +216,11 @@ fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
     let by_reason = 2 * (refusals(&node_reasons) + services * refusals(&service_reasons));
     let bound = interfaces * (by_verdict + by_reason + 3) + 1 + services + 60;
     assert!(first.len() <= bound, "{} series, bound {bound}", first.len());
-    assert!(first.len() > bound - 60, "{} series do not try the bound {bound}", first.len());
+    assert!(
+        first.len() > bound - 60,
+        "{} series are too few to test the bound {bound}",
+        first.len()
+    );
 
     // Every slot is given to another service, which does not inherit the counts.
     node.write("policy.yaml", &many_services("b"));
@@ -231,35 +236,35 @@ fn series_are_bounded_and_a_slot_that_changes_hands_counts_anew() {
 /// A trial and an override of the mode report their deadlines, and no series occurs twice, which
 /// [`parse`] checks.
 #[test]
-fn what_is_in_force_for_a_time_tells_when_it_ends() {
+fn trials_and_overrides_report_their_deadlines() {
     const TRIAL: &str = "trainguard_policy_trial_deadline_timestamp_seconds";
-    const BY_HAND: &str = "trainguard_mode_override_deadline_timestamp_seconds";
+    const OVERRIDE: &str = "trainguard_mode_override_deadline_timestamp_seconds";
     let Some(mut node) = Node::new("metrics/deadlines") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    let run = |verb: &[&str]| {
-        let output = node.trainguard(verb).output().expect("it runs");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{verb:?}: {told}");
+    let run = |args: &[&str]| {
+        let output = node.trainguard(args).output().expect("running trainguard");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {stderr}");
     };
     let left = |name: &str| {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a clock").as_secs_f64();
         let deadline = scrape(&node)[name];
         (deadline > 0.0).then_some(deadline - now)
     };
-    let soon = |left: Option<f64>| left.is_some_and(|left| (3500.0..=3601.0).contains(&left));
-    assert_eq!((left(TRIAL), left(BY_HAND)), (None, None));
+    let in_an_hour = |left: Option<f64>| left.is_some_and(|left| (3500.0..=3601.0).contains(&left));
+    assert_eq!((left(TRIAL), left(OVERRIDE)), (None, None));
     run(&["mode", "observe", "--for", "1h"]);
-    assert!(soon(left(BY_HAND)) && left(TRIAL).is_none(), "{:?}", left(BY_HAND));
+    assert!(in_an_hour(left(OVERRIDE)) && left(TRIAL).is_none(), "{:?}", left(OVERRIDE));
     run(&["mode", "observe", "--until-changed"]);
-    assert_eq!(left(BY_HAND), None);
+    assert_eq!(left(OVERRIDE), None);
     assert_eq!(scrape(&node).get("trainguard_mode_override{mode=\"observe\"}"), Some(&1.0));
     run(&["mode", "policy"]);
     node.write("next.yaml", &MANIFEST.replace("policy.yaml", "next-policy.yaml"));
     node.write("next-policy.yaml", &POLICY.replace("udp/9091", "udp/9092"));
     let next = node.path("next.yaml");
     run(&["apply", next.to_str().expect("a path"), "--confirm-within", "1h"]);
-    assert!(soon(left(TRIAL)) && left(BY_HAND).is_none(), "{:?}", left(TRIAL));
+    assert!(in_an_hour(left(TRIAL)) && left(OVERRIDE).is_none(), "{:?}", left(TRIAL));
     run(&["rollback"]);
-    assert_eq!((left(TRIAL), left(BY_HAND)), (None, None));
+    assert_eq!((left(TRIAL), left(OVERRIDE)), (None, None));
 }

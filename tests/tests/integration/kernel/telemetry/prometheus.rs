@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MEMBER, Node, POLICY, PORT, STRANGER, WAIT_TIMEOUT, enforcing},
+    node::{MEMBER, Node, POLICY, PORT, UNLISTED, WAIT_TIMEOUT, enforcing},
     prometheus::{METRICS, Prometheus, packaging, program, promtool},
 };
 use serde_json::Value;
@@ -32,7 +32,8 @@ const PRIVATE_SERVICE: &str = "  - name: private
 
 fn scrape(node: &Node, accept: &str) -> String {
     let mut stream = UnixStream::connect(node.path("run/stats.sock")).expect("a socket");
-    write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\n\r\n").expect("asking");
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\n\r\n")
+        .expect("sending the request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer
@@ -56,12 +57,12 @@ fn started(test: &str) -> Option<Node> {
 
 /// Causes refused frames while the first service only observes.
 fn refuse_some_observed(node: &Node) {
-    assert!(node.answers(STRANGER[0], PORT), "it only observes");
+    assert!(node.answers(UNLISTED[0], PORT), "observe mode drops nothing");
     assert!(!node.answers(MEMBER[0], PRIVATE), "a member gets in where it may not");
 }
 
 fn refuse_some(node: &Node) {
-    assert!(!node.answers(STRANGER[0], PORT), "a stranger gets in");
+    assert!(!node.answers(UNLISTED[0], PORT), "an unlisted source gets in");
     assert!(!node.answers(MEMBER[0], PRIVATE), "a member gets in where it may not");
     assert!(node.answers(MEMBER[0], PORT), "a member does not get in");
 }
@@ -103,7 +104,7 @@ fn compare(prometheus: &Prometheus, node: &Node) {
 }
 
 #[test]
-fn what_prometheus_knows_is_what_the_statistics_say_also_after_a_crash() {
+fn prometheus_has_the_values_of_the_statistics_also_after_a_crash() {
     let test = "prometheus/values";
     let Some(binary) = program(test, "prometheus") else { return };
     let Some(mut node) = started(test) else { return };
@@ -178,7 +179,7 @@ fn legend_labels(legend: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
+fn every_query_of_the_dashboard_and_the_alerts_returns_values() {
     let test = "prometheus/queries";
     let Some(binary) = program(test, "prometheus") else { return };
     let Some(node) = started(test) else { return };
@@ -230,7 +231,7 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
         .collect();
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while prometheus.get("/api/v1/rules", &[]).to_string().contains("\"health\":\"unknown\"") {
-        assert!(Instant::now() < deadline, "rules that are never asked");
+        assert!(Instant::now() < deadline, "some rules are never evaluated");
         thread::sleep(Duration::from_millis(100));
     }
     for rule in
@@ -255,7 +256,7 @@ fn every_question_of_the_dashboard_and_the_alerts_has_an_answer() {
 }
 
 #[test]
-fn promtool_is_content() {
+fn promtool_accepts_rules_and_metrics() {
     let name = "prometheus/promtool";
     let Some(tool) = program(name, "promtool") else { return };
     promtool(&tool, &["check", "rules", "alerts.yaml"], "");

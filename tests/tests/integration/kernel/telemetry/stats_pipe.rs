@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guard_tests::node::{MEMBER, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing};
+use guard_tests::node::{MEMBER, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -22,10 +22,10 @@ fn stats(node: &Node, args: &[&str]) -> Command {
 
 /// Returns the output of `stats`, which must exit with code 0.
 fn lines(node: &Node, args: &[&str]) -> Vec<String> {
-    let output = stats(node, args).output().expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{args:?}: {said}");
-    assert_eq!(said, "", "{args:?}");
+    let output = stats(node, args).output().expect("running trainguard");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    assert_eq!(stderr, "", "{args:?}");
     String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
 }
 
@@ -33,7 +33,7 @@ fn guarded(test: &str) -> Option<Node> {
     let mut node = Node::new(test)?;
     node.start(&[]);
     node.wait("enforcing", enforcing);
-    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(!node.answers(UNLISTED[0], PORT));
     assert!(node.answers(MEMBER[0], PORT));
     Some(node)
 }
@@ -46,7 +46,7 @@ fn ended(child: &mut Child) -> ExitStatus {
         }
         if Instant::now() > deadline {
             let _ = child.kill();
-            panic!("it does not end");
+            panic!("`stats` does not end");
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -57,7 +57,7 @@ fn three_samples_are_three_rows_for_the_interface() {
     let Some(node) = guarded("stats_pipe/rows") else { return };
     let begun = Instant::now();
     let lines = lines(&node, &["0.3", "3"]);
-    assert!(begun.elapsed() >= Duration::from_millis(600), "two intervals lie between three");
+    assert!(begun.elapsed() >= Duration::from_millis(600), "two intervals separate three samples");
     assert!(lines[0].starts_with("TIME "), "{lines:#?}");
     let rows: Vec<Vec<&str>> =
         lines[1..].iter().map(|line| line.split_whitespace().collect()).collect();
@@ -110,14 +110,15 @@ fn documents_have_rates_from_the_second_sample_on() {
     let last = lines(&node, &["0.2", "3", "--format", "json"]);
     let [last] = last.as_slice() else { panic!("one document: {last:?}") };
     let seconds = read(last)["interval_seconds"].as_f64().expect("a span");
-    assert!(seconds >= 0.4, "of the whole time: {seconds}");
+    assert!(seconds >= 0.4, "rates over the whole time: {seconds}");
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_ends_it() {
+fn stats_ends_when_its_reader_closes_the_pipe() {
     let Some(mut node) = guarded("stats_pipe/closed") else { return };
-    let mut child = stats(&node, &["0.1"]).stdout(Stdio::piped()).spawn().expect("it runs");
-    let mut reader = BufReader::new(child.stdout.take().expect("its output"));
+    let mut child =
+        stats(&node, &["0.1"]).stdout(Stdio::piped()).spawn().expect("running trainguard");
+    let mut reader = BufReader::new(child.stdout.take().expect("the standard output"));
     let mut line = String::new();
     reader.read_line(&mut line).expect("a line at once");
     assert!(line.starts_with("TIME"), "{line}");
@@ -125,25 +126,27 @@ fn a_reader_that_has_seen_enough_ends_it() {
     assert_eq!(ended(&mut child).code(), Some(0));
 
     // Also a process that has nothing to write, because of a long interval or without a daemon.
-    let mut idle = stats(&node, &["1h"]).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut idle =
+        stats(&node, &["1h"]).stdout(Stdio::piped()).spawn().expect("running trainguard");
     drop(idle.stdout.take());
     assert_eq!(ended(&mut idle).code(), Some(0));
 
     let mut command = stats(&node, &["0.1", "--format", "ndjson"]);
-    let mut child = command.stdout(Stdio::null()).spawn().expect("it runs");
+    let mut child = command.stdout(Stdio::null()).spawn().expect("running trainguard");
     thread::sleep(Duration::from_millis(300));
     kill(Pid::from_raw(i32::try_from(child.id()).expect("a number")), Signal::SIGINT)
-        .expect("it still runs");
-    assert_eq!(ended(&mut child).code(), Some(0), "an interrupt is how it is ended");
+        .expect("signalling the command");
+    assert_eq!(ended(&mut child).code(), Some(0), "an interrupt is a normal exit");
     node.signal("TERM");
 }
 
 #[test]
-fn a_daemon_that_goes_and_comes_is_told_once_each() {
+fn a_lost_and_a_restored_daemon_are_reported_once_each() {
     let Some(mut node) = guarded("stats_pipe/gone") else { return };
     let mut command = stats(&node, &["0.1", "--format", "ndjson"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
-    let mut reader = BufReader::new(child.stdout.take().expect("its output"));
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("running trainguard");
+    let mut reader = BufReader::new(child.stdout.take().expect("the standard output"));
     let mut until = |what: &str, wanted: fn(&Value) -> bool| {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
@@ -165,8 +168,8 @@ fn a_daemon_that_goes_and_comes_is_told_once_each() {
     until("the daemon again", |document| document["enforcing"] == true);
     drop(reader);
     assert_eq!(ended(&mut child).code(), Some(0));
-    let mut said = String::new();
-    child.stderr.take().expect("its talk").read_to_string(&mut said).expect("text");
-    assert_eq!(said.matches("no daemon answers").count(), 1, "{said}");
-    assert_eq!(said.matches("the daemon answers again").count(), 1, "{said}");
+    let mut stderr = String::new();
+    child.stderr.take().expect("the standard error").read_to_string(&mut stderr).expect("text");
+    assert_eq!(stderr.matches("no daemon answers").count(), 1, "{stderr}");
+    assert_eq!(stderr.matches("the daemon answers again").count(), 1, "{stderr}");
 }

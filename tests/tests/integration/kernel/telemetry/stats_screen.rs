@@ -11,7 +11,7 @@ use std::{
 };
 
 use guard_tests::{
-    node::{NODE, Node, PORT, STRANGER, binary, enforcing},
+    node::{NODE, Node, PORT, UNLISTED, binary, enforcing},
     pane::Pane,
 };
 use guard_user::report::stats::terminal::Screen;
@@ -58,9 +58,9 @@ impl Watched {
     }
 
     /// Asserts that the program has exited with this code and that the terminal is as it was before.
-    fn assert_given_back(&self, code: i32) {
-        let told = format!("code {code}");
-        self.pane.until(&told, |shown| shown.contains(&told));
+    fn assert_restored(&self, code: i32) {
+        let exit = format!("code {code}");
+        self.pane.until(&exit, |shown| shown.contains(&exit));
         assert_eq!(self.pane.value("alternate_on"), "0", "the alternate screen");
         assert_eq!(self.pane.value("cursor_flag"), "1", "the cursor");
         assert_eq!(modes(&self.pane, "after"), self.modes);
@@ -76,7 +76,8 @@ fn modes(pane: &Pane, mark: &str) -> String {
     let mark = format!("{mark}-1 ");
     let shown = pane.until("stty", |shown| shown.contains(&mark));
     // The output may follow the prompt if the shell was slower than the typing.
-    let (_, modes) = shown.lines().find_map(|line| line.split_once(&mark)).expect("what stty says");
+    let (_, modes) =
+        shown.lines().find_map(|line| line.split_once(&mark)).expect("the output of stty");
     assert!(modes.contains(':'), "{modes}");
     modes.to_owned()
 }
@@ -96,10 +97,10 @@ fn under_attack<T>(node: &Node, work: impl FnOnce() -> T) -> T {
     thread::scope(|scope| {
         scope.spawn(|| {
             node.at_peer(|| {
-                let socket = UdpSocket::bind((STRANGER[0], 0)).expect("the stranger's address");
+                let socket = UdpSocket::bind((UNLISTED[0], 0)).expect("an address of the peer");
                 while !stop.load(Ordering::Relaxed) {
                     // The node's address may not be resolved yet.
-                    let _ = socket.send_to(b"let me in", (NODE[0], PORT));
+                    let _ = socket.send_to(b"attack", (NODE[0], PORT));
                     thread::sleep(Duration::from_millis(5));
                 }
             });
@@ -126,11 +127,11 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
     pane.until("the node", |shown| shown.starts_with(" ENFORCING  node  generation 1"));
     pane.until("the mode", |shown| shown.contains("eth0") && shown.contains("native"));
     under_attack(&node, || {
-        let stranger = |shown: &str| {
+        let shows_attacker = |shown: &str| {
             let row = shown.lines().find(|line| line.contains("10.77.0.99"));
             row.is_some_and(|row| row.contains("not in the manifest") && row.contains("udp/9091"))
         };
-        pane.until("the stranger", stranger);
+        pane.until("the attacker", shows_attacker);
         pane.until("drops", |shown| drops(shown).is_some_and(|rate| rate > 0.0));
 
         pane.keys(&["?"]);
@@ -138,12 +139,12 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
         pane.keys(&["Escape"]);
         pane.until("no keys", |shown| !shown.contains("Keys (Esc closes)"));
 
-        pane.keys(&["/", "n", "o", "b", "o", "d", "y"]);
-        pane.until("no row", |shown| shown.contains("the filter leaves out all"));
+        pane.keys(&["/", "a", "b", "s", "e", "n", "t"]);
+        pane.until("no row", |shown| shown.contains("the filter hides all"));
         pane.keys(&["Enter"]);
-        pane.until("the filter", |shown| shown.contains("filter: nobody"));
+        pane.until("the filter", |shown| shown.contains("filter: absent"));
         pane.keys(&["/", "C-u", "Enter"]);
-        pane.until("the stranger again", stranger);
+        pane.until("the attacker again", shows_attacker);
 
         pane.keys(&["Enter"]);
         let details = pane.until("the details", |shown| shown.contains("trainguard trace"));
@@ -155,9 +156,9 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
         pane.keys(&["p"]);
         let held = pane.until("a pause", |shown| shown.contains("PAUSED"));
         thread::sleep(Duration::from_millis(1500));
-        assert_eq!(pane.shown(), held, "the picture is held");
+        assert_eq!(pane.shown(), held, "the screen does not change");
         pane.keys(&["Space"]);
-        pane.until("no pause", |shown| !shown.contains("PAUSED") && stranger(shown));
+        pane.until("no pause", |shown| !shown.contains("PAUSED") && shows_attacker(shown));
 
         pane.keys(&["r"]);
         pane.until("totals", |shown| shown.contains("r rates") && drops(shown).is_none());
@@ -170,24 +171,26 @@ fn the_screen_shows_real_drops_and_obeys_its_keys() {
         pane.resize(1, 1);
         thread::sleep(Duration::from_millis(700));
         pane.resize(80, 24);
-        pane.until("all tables", |shown| shown.contains("INTERFACE") && stranger(shown));
+        pane.until("all tables", |shown| shown.contains("INTERFACE") && shows_attacker(shown));
 
         pane.keys(&["C-z"]);
         pane.until("the shell", |shown| shown.contains("ready>") && !shown.contains("INTERFACE"));
         assert_eq!(pane.value("alternate_on"), "0");
         assert_eq!(modes(pane, "aside"), watched.modes);
         pane.line("fg; echo code $?");
-        pane.until("the screen again", |shown| shown.contains("INTERFACE") && stranger(shown));
+        pane.until("the screen again", |shown| {
+            shown.contains("INTERFACE") && shows_attacker(shown)
+        });
     });
     pane.keys(&["q"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
     watched.start();
     pane.keys(&["C-c"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
 }
 
 #[test]
-fn signals_give_the_terminal_back() {
+fn signals_restore_the_terminal() {
     let Some(mut node) = Node::new("stats_screen/signals") else { return };
     node.start(&[]);
     let Some(watched) = Watched::open("signals", &node) else { return };
@@ -200,23 +203,23 @@ fn signals_give_the_terminal_back() {
         if index > 0 {
             watched.start();
         }
-        kill(watched.process(), signal).expect("it runs");
-        watched.assert_given_back(code);
+        kill(watched.process(), signal).expect("signalling `stats`");
+        watched.assert_restored(code);
     }
     // Stopped by a signal, then continued.
     watched.start();
     let process = watched.process();
-    kill(process, Signal::SIGTSTP).expect("it runs");
+    kill(process, Signal::SIGTSTP).expect("signalling `stats`");
     watched.pane.until("the shell", |shown| shown.contains("ready>"));
     assert_eq!(modes(&watched.pane, "aside"), watched.modes);
     watched.pane.line("fg; echo code $?");
     watched.pane.until("the screen again", |shown| shown.contains("INTERFACE"));
     watched.pane.keys(&["q"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
 }
 
 #[test]
-fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
+fn a_killed_daemon_and_its_successor_are_shown() {
     let Some(mut node) = Node::new("stats_screen/gone") else { return };
     node.start(&[]);
     let Some(watched) = Watched::open("gone", &node) else { return };
@@ -224,7 +227,7 @@ fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
     pane.until("the state", |shown| shown.starts_with(" ENFORCING"));
     node.signal("KILL");
     let since = "! NO DAEMON since ";
-    let gone = pane.until("that it is gone", |shown| shown.contains(since));
+    let gone = pane.until("the missing daemon", |shown| shown.contains(since));
     assert!(gone.contains("counters of the pinned maps"), "{gone}");
     assert!(gone.starts_with(" STATE UNKNOWN  node "), "{gone}");
     // The program still guards, and `stats` reads its counters.
@@ -238,14 +241,14 @@ fn a_daemon_that_is_killed_is_told_and_its_successor_heard() {
     // If the pins are gone as well, the last screen stays.
     node.signal("KILL");
     fs::remove_dir_all(node.own_pins()).expect("pins can be removed");
-    let old = pane.until("that all is old", |shown| shown.contains("all this is old"));
+    let old = pane.until("old values", |shown| shown.contains("all values are old"));
     assert!(old.contains("eth0"), "{old}");
     node.start(&[]);
     pane.until("new counters", |shown| {
-        shown.starts_with(" ENFORCING") && shown.contains("counters began anew")
+        shown.starts_with(" ENFORCING") && shown.contains("counters reset")
     });
     pane.keys(&["q"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
 }
 
 #[test]
@@ -256,21 +259,21 @@ fn a_terminal_without_a_cursor_gets_rows_and_one_without_colours_none() {
     let pane = &watched.pane;
     pane.until("green", |_| pane.coloured().contains("\u{1b}[38;5;2mENFORCING"));
     pane.keys(&["q"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
     pane.line(&format!("NO_COLOR=1 {}", watched.command));
     pane.until("the state", |shown| shown.contains("ENFORCING"));
     assert!(!pane.coloured().contains("[38;"), "{}", pane.coloured());
     pane.keys(&["q"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
     pane.line(&format!("TERM=dumb {}", watched.command));
     pane.until("rows", |shown| shown.matches(" interface ").count() >= 2);
     assert_eq!(pane.value("alternate_on"), "0");
     pane.keys(&["C-c"]);
-    watched.assert_given_back(0);
+    watched.assert_restored(0);
 }
 
 #[test]
-fn a_panic_gives_the_terminal_back() {
+fn a_panic_restores_the_terminal() {
     const MARK: &str = "TRAINGUARD_TEST_PANICS";
     if env::var_os(MARK).is_some() {
         let screen = Screen::open(false).expect("a terminal");
@@ -283,10 +286,10 @@ fn a_panic_gives_the_terminal_back() {
     let test: PathBuf = env::current_exe().expect("this test");
     // The test harness names a test without the name of its executable.
     let (_, module) = module_path!().split_once("::").expect("a module of the tests");
-    let name = format!("{module}::a_panic_gives_the_terminal_back");
+    let name = format!("{module}::a_panic_restores_the_terminal");
     pane.line(&format!("{MARK}=1 '{}' --exact {name} --nocapture; echo code $?", test.display()));
     let shown = pane.until("its end", |shown| shown.contains("code 101"));
-    assert!(shown.contains("on purpose"), "the message is to be read: {shown}");
+    assert!(shown.contains("on purpose"), "the message is visible: {shown}");
     assert_eq!(pane.value("alternate_on"), "0");
     assert_eq!(modes(&pane, "after"), before);
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use guard_tests::node::{MANIFEST, NODE, Node, POLICY, PORT, STRANGER, enforcing};
+use guard_tests::node::{MANIFEST, NODE, Node, POLICY, PORT, UNLISTED, enforcing};
 use guard_user::sys;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ fn wait(node: &Node, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
 }
 
 #[test]
-fn a_node_that_is_well_is_told_with_every_fact() {
+fn the_status_of_a_healthy_node_is_complete() {
     let Some(mut node) = Node::new("status/well") else { return };
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
@@ -63,7 +63,7 @@ fn signal(node: &Node, name: &str) {
 }
 
 #[test]
-fn a_program_that_was_swapped_by_force_is_named_with_what_to_do() {
+fn a_program_replaced_by_other_software_is_named_with_a_remedy() {
     let Some(mut node) = Node::new("status/foreign") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
@@ -84,8 +84,8 @@ fn a_program_that_was_swapped_by_force_is_named_with_what_to_do() {
     let status = node.wait("failed", |status| status["interfaces"][0]["state"] == "failed");
     let interface = &status["interfaces"][0];
     assert_eq!(interface["program_id"], foreign);
-    let said = format!("{}{}", interface["problem"], interface["remedy"]);
-    assert!(said.contains(&format!("id {foreign}")) && said.contains("bpftool"), "{said}");
+    let text = format!("{}{}", interface["problem"], interface["remedy"]);
+    assert!(text.contains(&format!("id {foreign}")) && text.contains("bpftool"), "{text}");
     assert_eq!((&status["enforcing"], &status["program"]["id"]), (&json!(false), &json!(ours)));
     assert_eq!(node.status_and_code().expect("a status").1, Some(1));
     assert!(node.trainguard(&["status"]).output().is_ok_and(|screen| {
@@ -98,17 +98,17 @@ fn a_program_that_was_swapped_by_force_is_named_with_what_to_do() {
 }
 
 #[test]
-fn interfaces_that_go_down_move_or_vanish_are_told_of() {
+fn interfaces_that_go_down_move_or_vanish_are_reported() {
     let Some(mut node) = Node::new("status/moves") else { return };
     node.add_link("eth1");
     node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth0, eth1]"));
     node.start(&[]);
     node.wait("enforcing", enforcing);
     node.ip(&["link", "set", "eth0", "down"]);
-    let told = wait(&node, "down", |interface| interface["up"] == false);
-    assert_eq!(told["state"], "guarded");
-    assert_eq!(told["problem"], "it is down");
-    assert!(told["remedy"].to_string().contains("ip link set dev eth0 up"), "{told}");
+    let interface = wait(&node, "down", |interface| interface["up"] == false);
+    assert_eq!(interface["state"], "guarded");
+    assert_eq!(interface["problem"], "the interface is down");
+    assert!(interface["remedy"].to_string().contains("ip link set dev eth0 up"), "{interface}");
     assert_eq!(node.status_and_code().expect("a status").1, Some(0), "nothing is open");
     node.ip(&["link", "set", "eth0", "up"]);
     wait(&node, "up again", |interface| interface["problem"].is_null());
@@ -128,7 +128,7 @@ fn interfaces_that_go_down_move_or_vanish_are_told_of() {
 }
 
 #[test]
-fn what_is_open_is_told_as_it_comes_and_goes() {
+fn open_ports_are_reported_as_they_open_and_close() {
     let Some(mut node) = Node::new("status/drift") else { return };
     node.start(&[]);
     let status = node.wait("enforcing", enforcing);
@@ -160,7 +160,7 @@ fn what_is_open_is_told_as_it_comes_and_goes() {
     });
     let wanted = ["tcp/22", "tcp/8080", "tcp/45678", "udp/9000", "udp/9001"];
     let status = node.wait("open", |status| open_ports(status) == wanted);
-    assert_eq!(status["enforcing"], true, "it is information");
+    assert_eq!(status["enforcing"], true, "open ports do not affect enforcing");
     let ssh = &status["open_ports"]["ports"][0];
     assert_eq!((&ssh["addresses"], &ssh["uid"]), (&json!(["::"]), &json!(0)));
     let command = fs::read_to_string("/proc/self/comm").expect("our name");
@@ -186,7 +186,7 @@ fn what_is_open_is_told_as_it_comes_and_goes() {
 }
 
 #[test]
-fn many_sockets_cost_little_and_hide_nothing_that_listens() {
+fn many_sockets_hide_no_listening_port() {
     let Some(mut node) = Node::new("status/many") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);
@@ -202,7 +202,7 @@ fn many_sockets_cost_little_and_hide_nothing_that_listens() {
 }
 
 #[test]
-fn files_that_are_refused_are_told_with_their_hash_and_since_when() {
+fn refused_files_are_reported_with_their_hash_and_time() {
     let Some(mut node) = Node::new("status/files") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
@@ -216,7 +216,7 @@ fn files_that_are_refused_are_told_with_their_hash_and_since_when() {
     let hash = source["refused_files"].as_str().expect("a hash").to_owned();
     assert_eq!(hash.len(), 64);
     assert_eq!(status["in_force_since"], before["in_force_since"]);
-    assert!(!node.answers(STRANGER[0], PORT));
+    assert!(!node.answers(UNLISTED[0], PORT));
     // Started with invalid files, the last known good policy is in force, with the reason.
     node.signal("TERM");
     node.start(&[]);
@@ -247,7 +247,7 @@ fn a_node_that_only_observes_is_not_enforcing() {
 }
 
 #[test]
-fn without_a_daemon_the_pins_tell_what_is_still_guarded() {
+fn without_a_daemon_the_status_comes_from_the_pins() {
     let Some(mut node) = Node::new("status/killed") else { return };
     node.start(&[]);
     let before = node.wait("enforcing", enforcing);
@@ -263,7 +263,7 @@ fn without_a_daemon_the_pins_tell_what_is_still_guarded() {
         assert_eq!(status["interfaces"][0][fact], before["interfaces"][0][fact], "{fact}");
     }
     let problems = status["problems"].to_string();
-    assert!(problems.contains("nobody follows files"), "{problems}");
+    assert!(problems.contains("changes of files and interfaces are not applied"), "{problems}");
     // The device was removed without a daemon: the pin remains, and guards nothing.
     node.ip(&["link", "del", "eth0"]);
     let (status, code) = node.status_and_code().expect("a status");
@@ -277,7 +277,7 @@ fn without_a_daemon_the_pins_tell_what_is_still_guarded() {
 }
 
 #[test]
-fn a_daemon_that_hangs_is_told_apart_from_one_that_is_gone() {
+fn a_daemon_that_hangs_is_distinguished_from_a_missing_one() {
     let Some(mut node) = Node::new("status/hangs") else { return };
     node.start(&[]);
     node.wait("enforcing", enforcing);

@@ -1,5 +1,5 @@
 //! Taking over from a guard of another layout: upgrades, and downgrades by command.
-#![expect(clippy::print_stdout, reason = "figures, for whoever asks for them")]
+#![expect(clippy::print_stdout, reason = "prints measurements")]
 
 use std::{
     process::Stdio,
@@ -12,7 +12,7 @@ use guard_common::{layout::LAYOUT_VERSION, names};
 use guard_tests::{
     node::{Node, WAIT_TIMEOUT, enforcing, moved},
     random::{Random, seed},
-    traffic::{Traffic, member_and_stranger, rounds},
+    traffic::{Traffic, member_and_unlisted, rounds},
 };
 use serde_json::Value;
 
@@ -21,13 +21,13 @@ fn layout(is_next: bool) -> String {
 }
 
 /// Upgrades and downgrades under traffic: no frame gets in, none is lost, and no counter decreases.
-fn there_and_back(test: &str, options: &[&str]) {
+fn upgrade_and_downgrade(test: &str, options: &[&str]) {
     let Some(mut node) = Node::new(test) else { return };
     node.start(options);
     let began = node.wait("enforcing", enforcing);
     let mode = &began["interfaces"][0]["mode"];
     let first = node.stats();
-    let traffic = Traffic::start(&node, &member_and_stranger());
+    let traffic = Traffic::start(&node, &member_and_unlisted());
     let mut before = node.stats();
     // A round is a change of layout in one of the three modes; each iteration of this loop has two.
     for _ in 0..rounds(18).div_ceil(6) {
@@ -38,39 +38,40 @@ fn there_and_back(test: &str, options: &[&str]) {
         assert_eq!(&status["interfaces"][0]["mode"], mode, "{}", node.log());
         assert_eq!(node.layouts(), [layout(true)], "{}", node.log());
         let after = node.stats();
-        assert_none_fell(&before, &after);
-        traffic.assert_none_slipped_in();
+        assert_no_counter_fell(&before, &after);
+        traffic.assert_none_wrongly_admitted();
 
         // An older daemon changes nothing, and reports the command to use.
         node.signal("TERM");
         node.set_next_layout(false);
-        let (alone, _) = node.status_and_code().expect("a status without a daemon");
-        assert_eq!(alone["interfaces"][0]["state"], "guarded", "{alone}");
-        let problems = alone["problems"].to_string();
-        let other = format!("what guards is of layout {}", LAYOUT_VERSION + 1);
+        let (without_daemon, _) = node.status_and_code().expect("a status without a daemon");
+        assert_eq!(without_daemon["interfaces"][0]["state"], "guarded", "{without_daemon}");
+        let problems = without_daemon["problems"].to_string();
+        let other = format!("the guard has layout {},", LAYOUT_VERSION + 1);
         assert!(problems.contains(&other), "{problems}");
-        let refused = node.start_in_vain(options);
-        let said = String::from_utf8_lossy(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(2), "{said}");
-        let hint = said.lines().find(|line| line.contains("trainguard downgrade ")).expect(&said);
-        assert!(said.contains("`eth0` is guarded by a newer trainguard"), "{said}");
-        assert_eq!(node.layouts(), [layout(true)], "it changed nothing");
-        traffic.assert_none_slipped_in();
+        let refused = node.start_expecting_exit(options);
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{stderr}");
+        let hint =
+            stderr.lines().find(|line| line.contains("trainguard downgrade ")).expect(&stderr);
+        assert!(stderr.contains("`eth0` is guarded by a newer trainguard"), "{stderr}");
+        assert_eq!(node.layouts(), [layout(true)], "the refused daemon changed nothing");
+        traffic.assert_none_wrongly_admitted();
         // Run the command from the hint.
         let command = hint.split('`').nth(1).expect("a command");
         let (program, args) = command.split_once(' ').expect("a command");
         let args: Vec<&str> = args.split(' ').collect();
         let mut downgrade = node.command_at_node(program.as_ref());
-        let output = downgrade.args(args).output().expect("it starts");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        assert_eq!(node.layouts(), [layout(false)], "{said}");
-        traffic.assert_none_slipped_in();
+        let output = downgrade.args(args).output().expect("starting the command");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(node.layouts(), [layout(false)], "{stderr}");
+        traffic.assert_none_wrongly_admitted();
         node.start(options);
         let status = node.wait("enforcing", enforcing);
         assert_eq!(&status["interfaces"][0]["mode"], mode, "{}", node.log());
         let back = node.stats();
-        assert_none_fell(&after, &back);
+        assert_no_counter_fell(&after, &back);
         before = back;
     }
     traffic.end().assert_counted_once(&moved(&first, &node.stats()));
@@ -79,7 +80,7 @@ fn there_and_back(test: &str, options: &[&str]) {
 /// SIGKILL at random points of upgrades and downgrades, in random directions: one of the two guards is
 /// always attached, and the one that remains has counted each frame once.
 #[test]
-fn one_that_is_killed_at_any_point_leaves_a_guard() {
+fn a_takeover_killed_at_any_point_leaves_a_guard() {
     /// Number of attempts that are killed between two that complete.
     const ATTEMPTS: u64 = 10;
     /// Maximum time before an attempt is killed, however slow the machine is.
@@ -89,7 +90,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let first = node.stats();
-    let traffic = Traffic::start(&node, &member_and_stranger());
+    let traffic = Traffic::start(&node, &member_and_unlisted());
     let seed = seed();
     let mut random = Random::new(seed);
     let mut longest = Duration::from_millis(300);
@@ -103,24 +104,24 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
             // The older layout takes over by the downgrade command, the newer one at each start.
             let mut command =
                 if is_next { node.daemon_command(&[]) } else { node.downgrade_command(&[]) };
-            let mut killed = command.stderr(Stdio::null()).spawn().expect("it starts");
+            let mut killed = command.stderr(Stdio::null()).spawn().expect("starting the command");
             let micros = usize::try_from(longest.as_micros()).expect("a short time");
             thread::sleep(Duration::from_micros(random.below(micros) as u64));
             killed.kill().expect("SIGKILL");
-            killed.wait().expect("it ends");
+            killed.wait().expect("waiting for the process");
             println!(
                 "seed {seed}, round {round}, attempt {attempt}, next {is_next}: {:?}",
                 node.layouts()
             );
-            traffic.assert_none_slipped_in();
+            traffic.assert_none_wrongly_admitted();
         }
         let is_next = random.below(2) == 0;
         node.set_next_layout(is_next);
         let began = Instant::now();
         if !is_next {
-            let output = node.downgrade_command(&[]).output().expect("it starts");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "seed {seed}, round {round}: {said}");
+            let output = node.downgrade_command(&[]).output().expect("starting the command");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "seed {seed}, round {round}: {stderr}");
         }
         node.start(&[]);
         node.wait("enforcing", enforcing);
@@ -129,7 +130,7 @@ fn one_that_is_killed_at_any_point_leaves_a_guard() {
         longest = longest.max(began.elapsed()).min(LONGEST);
         assert_eq!(node.layouts(), [layout(is_next)], "seed {seed}, round {round}: {}", node.log());
         let after = node.stats();
-        assert_none_fell(&before, &after);
+        assert_no_counter_fell(&before, &after);
         before = after;
     }
     let sum = traffic.end();
@@ -146,7 +147,8 @@ fn an_attempt_without_labels_changes_no_slots() {
     node.signal("TERM");
     let before = node.stats();
     node.set_next_layout(true);
-    let mut attempt = node.daemon_command(&[]).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut attempt =
+        node.daemon_command(&[]).stderr(Stdio::null()).spawn().expect("starting the command");
     let directory = node.pins().join(layout(true));
     let deadline = Instant::now() + WAIT_TIMEOUT;
     while !names::SHARED_MAPS.iter().all(|name| directory.join(name).exists()) {
@@ -154,18 +156,18 @@ fn an_attempt_without_labels_changes_no_slots() {
         thread::sleep(Duration::from_millis(1));
     }
     attempt.kill().expect("SIGKILL");
-    attempt.wait().expect("it ends");
+    attempt.wait().expect("waiting for the process");
     node.start(&[]);
     node.wait("enforcing", enforcing);
     let after = node.stats();
     assert!(moved(&before, &after).is_empty(), "{before} {after}");
-    assert_none_fell(&before, &after);
+    assert_no_counter_fell(&before, &after);
     node.assert_guarded();
 }
 
 /// Asserts that no number of the statistics has decreased, except in the list of top sources, which
 /// starts anew with each daemon.
-fn assert_none_fell(before: &Value, after: &Value) {
+fn assert_no_counter_fell(before: &Value, after: &Value) {
     fn compare(path: &str, before: &Value, after: &Value) {
         match (before, after) {
             (Value::Object(fields), after) => {
@@ -192,22 +194,22 @@ fn assert_none_fell(before: &Value, after: &Value) {
 
 #[test]
 fn in_native_mode_nothing_opens_and_no_counter_falls() {
-    there_and_back("takeover/native", &[]);
+    upgrade_and_downgrade("takeover/native", &[]);
 }
 
 #[test]
 fn in_tcx_mode_nothing_opens_and_no_counter_falls() {
-    there_and_back("takeover/tcx", &["--mode", "tcx"]);
+    upgrade_and_downgrade("takeover/tcx", &["--mode", "tcx"]);
 }
 
 #[test]
 fn in_generic_mode_nothing_opens_and_no_counter_falls() {
-    there_and_back("takeover/generic", &["--mode", "generic"]);
+    upgrade_and_downgrade("takeover/generic", &["--mode", "generic"]);
 }
 
 /// Layout 3 does not identify itself, but is known. The meaning of layout 1's counters is not known.
 #[test]
-fn a_layout_that_says_nothing_is_taken_over_from() {
+fn a_layout_without_a_description_is_taken_over() {
     let Some(mut node) = Node::new("takeover/silent") else { return };
     for (version, is_known) in [("v3", true), ("v1", false)] {
         node.start(&[]);
@@ -218,17 +220,21 @@ fn a_layout_that_says_nothing_is_taken_over_from() {
         let older = node.pins().join(version);
         std::fs::rename(node.own_pins(), &older).expect("renaming the pins");
         for map in [names::MAP_ABOUT, names::MAP_CARRIED] {
-            std::fs::remove_file(older.join(map)).expect("a map that it had not");
+            std::fs::remove_file(older.join(map)).expect("a map that this layout does not have");
         }
         node.start(&[]);
         node.wait("enforcing", enforcing);
         assert_eq!(node.layouts(), [layout(false)], "{}", node.log());
         let after = node.stats();
         if is_known {
-            assert_none_fell(&before, &after);
+            assert_no_counter_fell(&before, &after);
             assert!(moved(&before, &after).is_empty(), "nothing is counted twice");
         } else {
-            assert!(node.log().contains("is lost: nothing says what it means"), "{}", node.log());
+            assert!(
+                node.log().contains("counts of the other guard are lost: its layout is unknown"),
+                "{}",
+                node.log()
+            );
         }
         node.assert_guarded();
         node.signal("TERM");

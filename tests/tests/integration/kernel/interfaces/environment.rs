@@ -10,7 +10,7 @@ use std::{
 };
 
 use guard_test_support::ethtool;
-use guard_tests::node::{MEMBER, NODE, Node, PORT, STRANGER, WAIT_TIMEOUT, enforcing, moved};
+use guard_tests::node::{MEMBER, NODE, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing, moved};
 use serde_json::json;
 
 fn warnings(node: &Node, what: &str) -> usize {
@@ -22,10 +22,10 @@ fn warnings(node: &Node, what: &str) -> usize {
 
 /// Case 89: each time an offload is switched on, that is reported once, and the verdicts stay the same.
 #[test]
-fn offloads_that_are_switched_on_later_are_told_of_once() {
+fn offloads_that_are_switched_on_later_are_reported_once() {
     const OFFLOAD: &str = "rx-vlan-hw-parse";
     for mode in ["native", "tcx", "generic"] {
-        let Some(mut node) = Node::new("surroundings/offloads") else { return };
+        let Some(mut node) = Node::new("environment/offloads") else { return };
         let switch = |node: &Node, on| {
             let done = node.at_node(|| ethtool::switch("eth0", &[OFFLOAD], on));
             done.unwrap_or_else(|error| panic!("{mode}: {error:#}"));
@@ -33,22 +33,26 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
         switch(&node, true);
         node.start(&["--mode", mode, "--timing", "look=50ms"]);
         node.wait("enforcing", enforcing);
-        let looks = Duration::from_millis(750);
-        thread::sleep(looks);
-        assert_eq!(warnings(&node, OFFLOAD), 0, "what was on before is the doctor's to tell");
+        let several_checks = Duration::from_millis(750);
+        thread::sleep(several_checks);
+        assert_eq!(
+            warnings(&node, OFFLOAD),
+            0,
+            "offloads that were on at the start are reported by doctor only"
+        );
         for round in 1..=2 {
             switch(&node, false);
-            thread::sleep(looks);
+            thread::sleep(several_checks);
             node.assert_guarded();
             assert_eq!(warnings(&node, OFFLOAD), round - 1, "switched off");
             switch(&node, true);
             let began = Instant::now();
             while warnings(&node, OFFLOAD) < round {
-                assert!(began.elapsed() < WAIT_TIMEOUT, "{mode}: not told: {}", node.log());
+                assert!(began.elapsed() < WAIT_TIMEOUT, "{mode}: not reported: {}", node.log());
                 thread::sleep(Duration::from_millis(50));
             }
-            thread::sleep(looks);
-            assert_eq!(warnings(&node, OFFLOAD), round, "{mode}: told once");
+            thread::sleep(several_checks);
+            assert_eq!(warnings(&node, OFFLOAD), round, "{mode}: reported once");
             node.assert_guarded();
         }
         let status = node.status().expect("a status");
@@ -62,19 +66,19 @@ fn offloads_that_are_switched_on_later_are_told_of_once() {
 /// state; in native mode as well, because they do not come from the driver; in tcx mode the program
 /// decides about them.
 #[test]
-fn what_tc_redirects_to_a_guarded_interface_is_judged_in_tcx_mode_only() {
-    const KNOCKS: u64 = 20;
-    for (mode, judged) in [("generic", false), ("native", false), ("tcx", true)] {
-        let Some(mut node) = Node::new("surroundings/redirect") else { return };
+fn packets_that_tc_redirects_are_decided_in_tcx_mode_only() {
+    const PROBES: u64 = 20;
+    for (mode, decided) in [("generic", false), ("native", false), ("tcx", true)] {
+        let Some(mut node) = Node::new("environment/redirect") else { return };
         node.add_link("side0");
         node.start(&["--mode", mode]);
         node.wait("enforcing", enforcing);
         node.assert_guarded();
-        let tc = |words: &str| {
+        let tc = |args: &str| {
             let mut tc = node.command_at_node(Path::new("tc"));
-            let output = tc.args(words.split(' ')).output().expect("tc");
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "tc {words}: {said}");
+            let output = tc.args(args.split(' ')).output().expect("tc");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "tc {args}: {stderr}");
         };
         tc("qdisc add dev side0 clsact");
         tc("filter add dev side0 ingress protocol ip u32 match u32 0 0 action mirred ingress \
@@ -90,28 +94,32 @@ fn what_tc_redirects_to_a_guarded_interface_is_judged_in_tcx_mode_only() {
         let to = NODE[0].to_string();
         peer(&["route", "add", &format!("{to}/32"), "dev", "side0"]);
         peer(&["neigh", "replace", &to, "lladdr", address, "dev", "side0"]);
-        let door = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
-        door.set_read_timeout(Some(Duration::from_millis(500))).expect("a time");
-        let knock = |from| {
+        let listener = node.at_node(|| UdpSocket::bind((NODE[0], PORT)).expect("a port"));
+        listener.set_read_timeout(Some(Duration::from_millis(500))).expect("a time");
+        let probe = |from| {
             let before = node.stats();
             node.at_peer(|| {
                 let socket = UdpSocket::bind((from, 0)).expect("an address of the peer");
-                for _ in 0..KNOCKS {
-                    socket.send_to(b"knock", (NODE[0], PORT)).expect("sending");
+                for _ in 0..PROBES {
+                    socket.send_to(b"probe", (NODE[0], PORT)).expect("sending");
                 }
             });
             let mut buffer = [0; 16];
-            let arrived = (0..KNOCKS).take_while(|_| door.recv(&mut buffer).is_ok()).count();
+            let arrived = (0..PROBES).take_while(|_| listener.recv(&mut buffer).is_ok()).count();
             (arrived as u64, moved(&before, &node.stats()))
         };
-        let stranger = knock(STRANGER[0]);
-        let member = knock(MEMBER[0]);
-        if judged {
-            assert_eq!(stranger, (0, vec![("not_allowed".to_owned(), KNOCKS)]), "{mode}");
-            assert_eq!(member, (KNOCKS, vec![("allowed".to_owned(), KNOCKS)]), "{mode}");
+        let unlisted = probe(UNLISTED[0]);
+        let member = probe(MEMBER[0]);
+        if decided {
+            assert_eq!(unlisted, (0, vec![("not_allowed".to_owned(), PROBES)]), "{mode}");
+            assert_eq!(member, (PROBES, vec![("allowed".to_owned(), PROBES)]), "{mode}");
         } else {
-            assert_eq!(stranger, (KNOCKS, vec![]), "{mode}: as documented, it goes past");
-            assert_eq!(member, (KNOCKS, vec![]), "{mode}");
+            assert_eq!(
+                unlisted,
+                (PROBES, vec![]),
+                "{mode}: as documented, packets bypass the program"
+            );
+            assert_eq!(member, (PROBES, vec![]), "{mode}");
         }
     }
 }
