@@ -32,9 +32,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
     }
     toolchain::ensure_components()?;
     toolchain::ensure_cargo_deny()?;
-    let always: [(&str, Gate); 11] = [
+    let always: [(&str, Gate); 12] = [
         ("format", || cargo(&["fmt", "--all", "--check"], &[])),
-        ("the build for CI, without kernel and terminal", || {
+        ("build for CI, without kernel and terminal features", || {
             // Built together with the other packages, so that its dependencies have the same features as
             // in the other builds. guard-tests is left out because it enables the daemon.
             let without_tests =
@@ -50,16 +50,19 @@ pub(crate) fn run(args: &CheckArgs) -> Result<bool> {
         ("licences, bans, sources", || {
             Ok(deny(&["check", "licenses", "bans", "sources"])?.status()?.success())
         }),
-        ("advisories, where they can be had", advisories),
+        ("advisories, if the database can be fetched", advisories),
         ("documentation", document),
-        ("layout of what is pinned", layout::run),
-        ("one build", one_build::run),
-        ("order of modules", layers::run),
+        ("examples in the documentation", examples),
+        ("layout of pinned maps", layout::run),
+        ("each crate is compiled once", one_build::run),
+        ("layers of modules", layers::run),
         ("repository rules", tidy::run),
     ];
     let mut gates = Vec::from(always);
     if args.own_features {
-        gates.push(("the build for CI by itself", || build_for_ci(&["--package=guard-user"])));
+        gates.push(("build for CI, without the other packages", || {
+            build_for_ci(&["--package=guard-user"])
+        }));
     }
     let mut failed = Vec::new();
     for (name, gate) in gates {
@@ -99,7 +102,7 @@ fn build_for_ci(packages: &[&str]) -> Result<bool> {
     let names = tree.lines().filter_map(|line| line.split(' ').next());
     let found: BTreeSet<&str> = names.filter(|name| UNWANTED.contains(name)).collect();
     if !found.is_empty() {
-        println!("it depends on {found:?}");
+        println!("guard-user without default features depends on {found:?}");
     }
     let build = [packages, &["--no-default-features", "--lib"]].concat();
     let passed = if Units::are_recorded() {
@@ -129,6 +132,11 @@ fn document() -> Result<bool> {
     cargo(&doc, &[("RUSTDOCFLAGS", "-D warnings")])
 }
 
+/// Compiles and runs the examples in doc comments.
+fn examples() -> Result<bool> {
+    cargo(&[&["test", "--doc", "--quiet"], &PACKAGES[..]].concat(), &[])
+}
+
 fn clippy(what: &[&str]) -> Result<bool> {
     cargo(&[&["clippy", "--quiet"], what, &["--", "-D", "warnings"]].concat(), &[])
 }
@@ -150,7 +158,7 @@ fn advisories() -> Result<bool> {
 }
 
 fn deny(args: &[&str]) -> Result<Command> {
-    let program = toolchain::cargo_deny().context("no cargo-deny")?;
+    let program = toolchain::cargo_deny().context("cargo-deny is not installed")?;
     let mut deny = Command::new(program);
     deny.current_dir(sh::root()).args(["--log-level", "error"]).args(args).stdin(Stdio::null());
     Ok(deny)

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What takes too long for each change, as arguments of this program.
-const NIGHTLY: [&[&str]; 7] = [
+const NIGHTLY: [&[&str]; 8] = [
     // With more repetitions of generated tests (see `TRAINGUARD_LONG` below).
     &["test"],
     &["upgrade"],
@@ -30,6 +30,7 @@ const NIGHTLY: [&[&str]; 7] = [
     &["vm", "--scenario", "tests-6.12", "--scenario", "interpreter", "--scenario", "hardened"],
     &["check", "--own-features"],
     &["dist", "--try"],
+    &["fuzz"],
     &["bench", "--quick", "--install"],
 ];
 

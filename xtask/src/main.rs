@@ -11,6 +11,7 @@ mod check;
 mod ci;
 mod demo;
 mod dist;
+mod fuzz;
 mod layers;
 mod layout;
 mod one_build;
@@ -32,11 +33,11 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum Command {
     /// Find or install the tools that build the kernel object
     Setup(SetupArgs),
     /// Build the kernel object, then `target/release/trainguard`, which embeds it
@@ -59,6 +60,8 @@ enum Verb {
     Upgrade,
     /// Measure the cost of a packet, compared with an empty program, the parser alone and xdp-filter
     Bench(bench::BenchArgs),
+    /// Run the fuzz targets, each for a minute
+    Fuzz(fuzz::FuzzArgs),
     /// Compare size, stack and verified instructions of the kernel program with the committed table
     Budget(budget::BudgetArgs),
     /// Test under other kernels and as a service, in virtual machines
@@ -96,33 +99,34 @@ fn main() -> ExitCode {
 
 /// Runs the subcommand. Returns whether it passed; if not, the exit code is 1.
 fn run(cli: &Cli) -> Result<bool> {
-    match &cli.verb {
-        Verb::Setup(args) if args.dry_run => Ok(toolchain::survey()?.report()),
-        Verb::Setup(args) => {
+    match &cli.command {
+        Command::Setup(args) if args.dry_run => Ok(toolchain::survey()?.report()),
+        Command::Setup(args) => {
             let tools = toolchain::ensure(args.yes)?;
             toolchain::ensure_tmux(args.yes)?;
             toolchain::ensure_test_tools(args.yes);
             println!("set up: {tools}");
             Ok(true)
         }
-        Verb::Build(args) => {
+        Command::Build(args) => {
             let built = build::build(&toolchain::ensure(false)?, args)?;
             println!("built {} (kernel object: {} bytes)", built.binary.display(), built.size);
             Ok(true)
         }
-        Verb::Demo(args) => demo::run(args),
-        Verb::Test(args) => test::run(args),
-        Verb::Chaos(args) => Ok(counted(test::chaos(args)?)),
-        Verb::Upgrade => Ok(counted(upgrade::run()?)),
-        Verb::Docs => Ok(counted(test::write_reference()?)),
-        Verb::Ci => ci::run(),
-        Verb::Nightly(args) => ci::nightly(args),
-        Verb::Check(args) => check::run(args),
-        Verb::Bench(args) => bench::run(args),
-        Verb::Budget(args) => budget::run(args),
-        Verb::Vm(args) => vm::run(args),
-        Verb::Dist(args) => dist::run(args),
-        Verb::Play { role } => {
+        Command::Demo(args) => demo::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Chaos(args) => Ok(counted(test::chaos(args)?)),
+        Command::Upgrade => Ok(counted(upgrade::run()?)),
+        Command::Docs => Ok(counted(test::write_reference()?)),
+        Command::Ci => ci::run(),
+        Command::Nightly(args) => ci::nightly(args),
+        Command::Check(args) => check::run(args),
+        Command::Fuzz(args) => fuzz::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Budget(args) => budget::run(args),
+        Command::Vm(args) => vm::run(args),
+        Command::Dist(args) => dist::run(args),
+        Command::Play { role } => {
             println!("{}", serde_json::to_string(&demo::traffic::play(role)?)?);
             Ok(true)
         }
