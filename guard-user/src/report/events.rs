@@ -11,6 +11,7 @@ use crate::{
     api::events::{Audit, Event, EventKind, Packet},
     output::Lines,
     policy::syntax::text::visible,
+    text::counted,
 };
 
 /// Format of events.
@@ -164,7 +165,7 @@ fn of_packet(packet: &Packet, colour: bool) -> String {
 
 /// Describes what a record summarizes; none if it is a single frame.
 fn folded(packet: &Packet) -> Option<String> {
-    let about = format!("about {} frames", packet.packets);
+    let about = format!("about {}", counted(packet.packets, "frame"));
     let estimated = packet.packets > packet.count;
     if packet.count <= 1 {
         return estimated.then(|| format!("({about})"));

@@ -223,7 +223,7 @@ impl<'a> Summary<'a> {
             (self.filled_up, "truncated by the capture: padded with zeros for the kernel"),
         ] {
             if count > 0 {
-                output::message(format_args!("note: {count} frames {what}"));
+                output::message(format_args!("note: {} {what}", counted(count, "frame")));
             }
         }
         if self.format == Format::Json && self.truncated > 0 {

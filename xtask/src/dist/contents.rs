@@ -107,7 +107,18 @@ impl Contents {
         // These are examples. A manifest in /etc/trainguard would be in force.
         self.copy("policies/cluster.yaml", format!("{doc}/examples/cluster.yaml"))?;
         self.copy("policies/mxnet.yaml", format!("{doc}/examples/mxnet.yaml"))?;
-        self.copy("README.md", format!("{doc}/README.md"))?;
+        // At the same relative paths as in the repository, so that the links between them work.
+        for name in
+            ["README", "ARCHITECTURE", "BENCHMARKS", "CHANGELOG", "CONTRIBUTING", "SECURITY"]
+        {
+            self.copy(&format!("{name}.md"), format!("{doc}/{name}.md"))?;
+        }
+        for directory in ["docs", "docs/guide", "docs/reference", "docs/decisions"] {
+            for path in files_in(&sh::root().join(directory))? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.add(format!("{doc}/{directory}/{name}"), 0o644, read(&path)?);
+            }
+        }
         let licence = fs::read_to_string(sh::root().join("LICENSE-MIT"))?;
         let copyright = format!(
             "trainguard is licensed under the MIT licence, which follows, or the Apache License,\n\

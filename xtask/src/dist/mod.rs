@@ -160,7 +160,7 @@ fn time() -> Result<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read as _, os::unix::fs::PermissionsExt as _};
+    use std::{io::Read as _, os::unix::fs::PermissionsExt as _, path::Component};
 
     use flate2::read::GzDecoder;
 
@@ -263,6 +263,48 @@ mod tests {
             };
             assert!(parent.as_ref().is_none_or(|parent| before(parent) == 1), "{path}");
         }
+    }
+
+    /// Pages for contributors, and files that the package has at another path.
+    const NOT_BESIDE_THE_DOCUMENTS: [&str; 7] = [
+        "STYLE.md",
+        "action.yml",
+        "fuzz/README.md",
+        "guard-user/packaging",
+        "policies/README.md",
+        "policies/mxnet.test.yaml",
+        "tests/README.md",
+    ];
+
+    #[test]
+    fn links_between_packaged_documents_work() {
+        let contents = contents();
+        let files = contents.files.iter();
+        let documents: Vec<_> = files
+            .filter_map(|file| Some((file.path.strip_prefix(contents::DOC)?.get(1..)?, file)))
+            .collect();
+        let mut checked = 0;
+        let is_markdown = |path: &str| Path::new(path).extension().is_some_and(|it| it == "md");
+        for (path, file) in documents.iter().filter(|(path, _)| is_markdown(path)) {
+            let text = String::from_utf8_lossy(&file.bytes);
+            let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            for target in targets.filter(|it| !it.is_empty() && !it.contains(':')) {
+                let mut resolved = PathBuf::from(path);
+                resolved.pop();
+                for component in Path::new(target).components() {
+                    match component {
+                        Component::ParentDir => assert!(resolved.pop(), "{path}: {target}"),
+                        component => resolved.push(component),
+                    }
+                }
+                let resolved = resolved.to_string_lossy();
+                let known = documents.iter().any(|(path, _)| *path == resolved)
+                    || NOT_BESIDE_THE_DOCUMENTS.contains(&resolved.as_ref());
+                assert!(known, "{path} links to {target}");
+                checked += 1;
+            }
+        }
+        assert!(checked > 100, "{checked} links");
     }
 
     #[test]

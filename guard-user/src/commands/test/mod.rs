@@ -36,7 +36,7 @@ use crate::{
         test::{Outcome, Results},
     },
     system_error::SystemError,
-    text::shown_path,
+    text::{counted, shown_path},
 };
 
 /// Runs `trainguard test`.
@@ -313,13 +313,19 @@ fn frames(
         let got: u64 = alike.iter().filter_map(|key| found.remove(key)).sum();
         if got != *frames {
             let what = words(answer.action, answer.reason, answer.service.as_deref());
-            failures.push(format!("`{shown}`: expected {frames} frames {what}; found {got}"));
+            failures.push(format!(
+                "`{shown}`: expected {} {what}; found {got}",
+                counted(*frames, "frame")
+            ));
         }
     }
     // Verdicts that `summary` does not name must not occur.
     for ((action, reason, label), frames) in found {
         let what = words(action, reason, label.as_deref());
-        failures.push(format!("`{shown}`: {frames} frames {what}, which `summary` does not name"));
+        failures.push(format!(
+            "`{shown}`: {} {what}, which `summary` does not name",
+            counted(frames, "frame")
+        ));
     }
     Ok(failures)
 }

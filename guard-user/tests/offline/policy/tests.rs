@@ -248,12 +248,12 @@ fn a_summary_names_every_frame_of_the_capture() {
         (
             "        - { verdict: pass, reason: unguarded, frames: 1 }\n",
             "",
-            "1 frames pass, unguarded, which `summary` does not name",
+            "1 frame pass, unguarded, which `summary` does not name",
         ),
         (
             "service: s, frames: 1",
             "service: t, frames: 1",
-            "expected 1 frames drop, not_allowed by t; found 0",
+            "expected 1 frame drop, not_allowed by t; found 0",
         ),
     ] {
         dir.write("p.test.yaml", test(&whole.replacen(from, to, 1)));

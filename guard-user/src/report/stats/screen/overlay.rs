@@ -16,7 +16,7 @@ use crate::{
     api::stats::TopSource,
     policy::syntax::text::shell_word,
     report::stats::{model::Model, number_format, rates::Change},
-    text::short,
+    text::{counted, short},
 };
 
 const KEYS: [(&str, &str); 12] = [
@@ -84,8 +84,11 @@ fn facts(model: &Model, source: &TopSource, look: TerminalFeatures) -> Vec<Line<
         None => name(then),
     };
     let or_none = |text: Option<&str>| text.map_or_else(|| "none".to_owned(), name);
-    let total =
-        format!("{} frames refused, estimated from {} samples", source.packets, source.sampled);
+    let total = format!(
+        "{} refused, estimated from {}",
+        counted(source.packets, "frame"),
+        counted(source.sampled, "sample")
+    );
     let rows = [
         ("address", name(&source.address)),
         ("node", node),
