@@ -131,7 +131,7 @@ fn networks(walk: &mut Walk<'_>, node: &Node<'_>, doc: &mut ClusterDoc) {
         }
         let content = match &value.kind {
             Kind::Mapping(_) => {
-                let what = "a network that is no list";
+                let what = "a network that is not a list";
                 let fields = walk.fields(value, what, &["file"]);
                 let path = fields.and_then(|f| f.need(walk, "file", "`file:` with a path"));
                 let path =
