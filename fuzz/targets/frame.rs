@@ -1,5 +1,5 @@
-//! Frames: the decision about arbitrary bytes, by a policy with every kind of service. The first two bytes say
-//! how much longer the frame was on the wire than what is left of it.
+//! Frames: the decision about arbitrary bytes, by a policy with every kind of service. The first two bytes are
+//! the number of bytes that the capture cut off.
 #![no_main]
 
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: builds the fuzz targets in `fuzz` and runs each for a while.
+//! `cargo xtask fuzz`: builds the fuzz targets in `fuzz` and runs each for a limited time.
 //!
 //! The stable compiler can instrument for coverage (`sancov-module` of LLVM), which is all that libFuzzer
 //! needs; cargo-fuzz would need a nightly compiler. There is no address sanitizer: the code under test has
