@@ -40,8 +40,9 @@ impl Lifecycle {
                 return false;
             }
         };
-        if let Some(left) = trial.deadline.left() {
-            match self.load_bundle(&trial.bundle, dataplane) {
+        let why = match trial.deadline.left() {
+            None => "it was not confirmed in time",
+            Some(left) => match self.load_bundle(&trial.bundle, dataplane) {
                 Ok(()) => {
                     tracing::warn!(seconds = left.as_secs(), "trial resumed");
                     self.serial = trial.serial();
@@ -49,10 +50,13 @@ impl Lifecycle {
                     self.watch_unread_files();
                     return true;
                 }
-                Err(error) => error.explain(),
-            }
-        }
-        tracing::warn!("trial of an earlier daemon ended without confirmation: policy undone");
+                Err(error) => {
+                    error.explain();
+                    "its policy cannot be loaded"
+                }
+            },
+        };
+        tracing::warn!("trial of an earlier daemon not resumed, policy undone: {why}");
         self.forget_trial();
         false
     }
