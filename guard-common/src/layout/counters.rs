@@ -165,7 +165,8 @@ mod tests {
         }
         let of_node = 2 + 6 * 3;
         let of_services = 64 * (2 + 8 * 2);
-        assert_eq!(meanings, MAX_INTERFACES * (of_node + of_services));
+        let expected = MAX_INTERFACES * (of_node + of_services);
+        assert_eq!(meanings, expected, "a new reason changes `of_node` or `of_services`");
         assert_eq!(counter_meaning(COUNTERS), None);
     }
 
