@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::sh;
+use crate::{
+    files::{files_in, read},
+    sh,
+};
 
 /// The targets, as `fuzz/Cargo.toml` names them.
 const TARGETS: [&str; 4] = ["policy", "capture", "frame", "api"];
@@ -99,17 +102,16 @@ fn fuzz(directory: &Path, name: &str, seconds: u32) -> Result<bool> {
 /// Returns the first inputs of a target.
 fn seeds(name: &str) -> Result<Vec<Vec<u8>>> {
     let root = sh::root();
-    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
     let mut seeds = Vec::new();
     match name {
         "policy" => {
             let manifest = read(&root.join("tests/worlds/cluster.yaml"))?;
-            for policy in files(&root.join("tests/worlds"), "yaml")? {
+            for policy in with_extension(&root.join("tests/worlds"), "yaml")? {
                 seeds.push([manifest.as_slice(), &[0], &read(&policy)?].concat());
             }
         }
         "capture" => {
-            for capture in files(&root.join("tests/captures"), "pcap")? {
+            for capture in with_extension(&root.join("tests/captures"), "pcap")? {
                 let mut bytes = read(&capture)?;
                 bytes.truncate(MAX_INPUT);
                 seeds.push(bytes);
@@ -135,15 +137,8 @@ fn seeds(name: &str) -> Result<Vec<Vec<u8>>> {
 }
 
 /// Returns the files of a directory with this extension, sorted.
-fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|it| it == extension) {
-            files.push(path);
-        }
-    }
-    files.sort();
+fn with_extension(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut files = files_in(directory)?;
+    files.retain(|path| path.extension().is_some_and(|it| it == extension));
     Ok(files)
 }

@@ -11,6 +11,7 @@ mod check;
 mod ci;
 mod demo;
 mod dist;
+mod files;
 mod fuzz;
 mod layers;
 mod layout;

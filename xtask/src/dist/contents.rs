@@ -1,17 +1,15 @@
 //! The files of the packages, and their paths.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, io::Write as _, path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use flate2::{Compression, GzBuilder};
 
 use super::notices;
-use crate::sh;
+use crate::{
+    files::{files_in, read},
+    sh,
+};
 
 /// Directory of the documentation.
 pub(super) const DOC: &str = "usr/share/doc/trainguard";
@@ -74,6 +72,15 @@ impl Contents {
         Ok(())
     }
 
+    /// Adds the files of a directory of the repository; subdirectories are left out.
+    fn copy_directory(&mut self, from: &str, to: &str) -> Result<()> {
+        for path in files_in(&sh::root().join(from))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.add(format!("{to}/{name}"), 0o644, read(&path)?);
+        }
+        Ok(())
+    }
+
     fn services(&mut self) -> Result<()> {
         for (from, to) in [
             ("trainguard.service", "usr/lib/systemd/system/trainguard.service"),
@@ -94,10 +101,7 @@ impl Contents {
             ("guard-user/packaging", "monitoring"),
             ("guard-user/packaging/container", "container"),
         ] {
-            for path in files_in(&sh::root().join(from))? {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                self.add(format!("usr/share/trainguard/{to}/{name}"), 0o644, read(&path)?);
-            }
+            self.copy_directory(from, &format!("usr/share/trainguard/{to}"))?;
         }
         Ok(())
     }
@@ -114,10 +118,7 @@ impl Contents {
             self.copy(&format!("{name}.md"), format!("{doc}/{name}.md"))?;
         }
         for directory in ["docs", "docs/guide", "docs/reference", "docs/decisions"] {
-            for path in files_in(&sh::root().join(directory))? {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                self.add(format!("{doc}/{directory}/{name}"), 0o644, read(&path)?);
-            }
+            self.copy_directory(directory, &format!("{doc}/{directory}"))?;
         }
         let licence = fs::read_to_string(sh::root().join("LICENSE-MIT"))?;
         let copyright = format!(
@@ -146,19 +147,6 @@ impl Contents {
 /// Returns path and text of the Apache licence, for machines without Debian's collection of licences.
 pub(super) fn apache() -> Result<(String, Vec<u8>)> {
     Ok((format!("{DOC}/LICENSE-APACHE"), read(&sh::root().join("LICENSE-APACHE"))?))
-}
-
-/// Returns the files of a directory, sorted; subdirectories are left out.
-pub(super) fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
-    let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    let mut files: Vec<_> = paths.into_iter().filter(|path| path.is_file()).collect();
-    files.sort();
-    Ok(files)
-}
-
-pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| path.display().to_string())
 }
 
 /// Compresses without a file name or time in the header.

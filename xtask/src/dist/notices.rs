@@ -11,8 +11,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{TARGET, contents::files_in};
-use crate::sh;
+use super::TARGET;
+use crate::{
+    files::{files_in, read},
+    sh,
+};
 
 /// Our packages in the binary: the daemon, and the kernel object.
 const ROOTS: [&str; 2] = ["guard-user", "guard-ebpf"];
@@ -133,7 +136,7 @@ fn texts(package: &Package) -> Result<String> {
     }
     let mut texts = Vec::new();
     for path in &files {
-        let text = fs::read(path).with_context(|| path.display().to_string())?;
+        let text = read(path)?;
         let text = String::from_utf8_lossy(&text).replace("\r\n", "\n");
         texts.push(text.trim_end().to_owned());
     }

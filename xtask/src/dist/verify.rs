@@ -2,7 +2,6 @@
 //! packages pass the checks for their formats.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,12 +12,12 @@ use object::{
     read::elf::{FileHeader as _, ProgramHeader as _},
 };
 
-use crate::sh;
+use crate::{files::read, sh};
 
 /// Checks that a binary needs neither a loader nor a library, and that it contains no path of this
 /// machine.
 pub(super) fn binary(path: &Path) -> Result<()> {
-    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    let bytes = read(path)?;
     let shown = path.display();
     ensure!(
         !needs_a_loader(&bytes)?,
@@ -71,6 +70,8 @@ pub(super) fn deb(path: &Path) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
