@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use guard_common::{NoTrace, Verdict, evaluate, packet::Frame};
+use guard_common::{NoTrace, Verdict, evaluate, packet::Frame, stack::Offline};
 use guard_user::policy::{self, Bundle, Placement, compiled::CompiledPolicy, limiter::HostLimiter};
 use libfuzzer_sys::fuzz_target;
 
@@ -26,6 +26,6 @@ fuzz_target!(|data: &[u8]| {
     let Ok(len) = u32::try_from(bytes.len()) else { return };
     let frame = Frame::cut(bytes, len + u32::from(u16::from_le_bytes(*more)));
     let limiter = HostLimiter::new([1, 2]);
-    let verdict = evaluate(&frame, &tables, &limiter, &mut NoTrace);
+    let verdict = evaluate(&frame, &tables, &Offline::default(), &limiter, &mut NoTrace);
     assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
 });

@@ -7,6 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::{
     port_table::{PORT_TABLE_LEN, Transport},
     verdict::Reason,
+    wire,
 };
 
 /// An IP address as integers in host byte order: the first octet is the most significant byte.
@@ -48,6 +49,13 @@ impl Addr {
             Self::V6([0, low]) => low <= 1 || low >> 32 == 0xffff,
             Self::V6([high, _]) => high >> 56 == 0xff,
         }
+    }
+
+    /// Returns whether the address is 0.0.0.0, which a DHCP client uses until it has an address (RFC
+    /// 2131 section 4.1).
+    #[inline(always)]
+    pub fn is_unspecified_v4(&self) -> bool {
+        *self == Self::V4(0)
     }
 
     /// Returns the address as an IPv6 address, an IPv4 address as IPv4-mapped. For keys and
@@ -108,8 +116,13 @@ pub struct Flow {
 pub enum Parsed {
     /// The frame is neither IPv4 nor IPv6.
     NotIp,
-    /// A fragment other than the first, which contains no ports, from this source.
-    LaterFragment(Addr),
+    /// A fragment other than the first, which contains no ports.
+    LaterFragment {
+        /// Source address.
+        source: Addr,
+        /// Protocol of the payload: that of the IPv4 header, or of the IPv6 fragment header.
+        protocol: u8,
+    },
     /// A packet of a protocol whose ports a policy cannot name.
     Portless {
         /// Source address.
@@ -131,7 +144,9 @@ pub enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
-    /// unused (1), protocol (8), reason (8).
+    /// unused (1), protocol (8), reason (8), VLAN tags in the data (2), no readable IP
+    /// header (1), unused (5), bytes of IP options and extension headers (16). All after the port
+    /// and the transport are 0 for usual IPv4 packets, so that they cost nothing there.
     pub facts: u64,
     /// The source: an IPv6 address as in [`Addr::V6`], or 0 and an IPv4 address. 0 if there is
     /// none.
@@ -146,6 +161,9 @@ const IPV6_BIT: u32 = 19;
 const KIND_BIT: u32 = 20;
 const PROTOCOL_BIT: u32 = 24;
 const REASON_BIT: u32 = 32;
+const TAGS_BIT: u32 = 40;
+const NO_IP_BIT: u32 = 42;
+const EXTRA_BIT: u32 = 48;
 
 /// The bits of port and transport.
 const PORT_INDEX_MASK: u64 = PORT_TABLE_LEN as u64 - 1;
@@ -159,22 +177,83 @@ const UNPARSED: u64 = 4;
 impl Headers {
     #[inline(always)]
     pub(crate) fn not_ip() -> Self {
-        Self { facts: NOT_IP << KIND_BIT, source: [0; 2], source_port: 0 }
+        Self { facts: NOT_IP << KIND_BIT | 1 << NO_IP_BIT, source: [0; 2], source_port: 0 }
     }
 
     /// Returns headers that could not be parsed, for this reason.
     #[inline(always)]
     pub fn unparsed(reason: Reason) -> Self {
         Self {
-            facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT,
+            facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT | 1 << NO_IP_BIT,
             source: [0; 2],
             source_port: 0,
         }
     }
 
+    /// Returns headers that could not be parsed beyond the IP header, for this reason.
     #[inline(always)]
-    pub(crate) fn later_fragment(source: Addr) -> Self {
-        Self::of_source(LATER_FRAGMENT, source)
+    pub(crate) fn unparsed_after_ip(reason: Reason, source: Addr) -> Self {
+        let headers = Self::of_source(UNPARSED, source);
+        Self { facts: headers.facts | (reason as u64) << REASON_BIT, ..headers }
+    }
+
+    #[inline(always)]
+    pub(crate) fn later_fragment(source: Addr, protocol: u8) -> Self {
+        let headers = Self::of_source(LATER_FRAGMENT, source);
+        Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
+    }
+
+    /// Adds the position of the IP header, as the number of VLAN tags in front of it, and that of
+    /// the transport header, as the number of bytes of IP options and extension headers.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn at(self, tags: u32, extra: u32) -> Self {
+        let places = u64::from(tags & 3) << TAGS_BIT | u64::from(extra & 0xffff) << EXTRA_BIT;
+        Self { facts: self.facts | places, ..self }
+    }
+
+    /// Returns the offset of the IP header in bytes, or `None` if there is no readable one. Tags that
+    /// were removed from the frame do not count.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
+    pub fn ip_at(&self) -> Option<u32> {
+        let tags = (self.facts >> TAGS_BIT & 3) as u32;
+        let at = wire::ETHERNET_LEN.wrapping_add(tags.wrapping_mul(wire::VLAN_TAG_LEN));
+        if self.facts >> NO_IP_BIT & 1 == 0 { Some(at) } else { None }
+    }
+
+    /// Returns the number of bytes between the fixed part of the IP header and the transport header:
+    /// those of IPv4 options and of extension headers.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
+    pub fn extra(&self) -> u32 {
+        (self.facts >> EXTRA_BIT) as u32
+    }
+
+    /// Returns whether the IP header is one of IPv6.
+    #[inline(always)]
+    pub fn is_ipv6(&self) -> bool {
+        self.facts >> IPV6_BIT & 1 != 0
+    }
+
+    /// Returns whether the packet is TCP and has ports.
+    #[inline(always)]
+    pub fn is_tcp(&self) -> bool {
+        self.is_flow() && self.facts >> TRANSPORT_BIT & 3 == Transport::Tcp as u64
+    }
+
+    /// Returns whether the packet has ports.
+    #[inline(always)]
+    pub fn is_flow(&self) -> bool {
+        self.facts >> KIND_BIT & 7 == FLOW
+    }
+
+    /// Returns the protocol of a packet without ports, or of the payload of a later fragment; 0 for
+    /// a flow.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
+    pub fn protocol(&self) -> u8 {
+        (self.facts >> PROTOCOL_BIT) as u8
     }
 
     #[inline(always)]
@@ -245,11 +324,12 @@ impl Headers {
         }
         match kind {
             NOT_IP => Ok(Parsed::NotIp),
-            LATER_FRAGMENT => Ok(Parsed::LaterFragment(self.source())),
-            PORTLESS => Ok(Parsed::Portless {
-                source: self.source(),
-                protocol: (facts >> PROTOCOL_BIT) as u8,
-            }),
+            LATER_FRAGMENT => {
+                Ok(Parsed::LaterFragment { source: self.source(), protocol: self.protocol() })
+            }
+            PORTLESS => {
+                Ok(Parsed::Portless { source: self.source(), protocol: self.protocol() })
+            }
             _ => {
                 Err(Reason::from_number((facts >> REASON_BIT) as u8).unwrap_or(Reason::Undecodable))
             }

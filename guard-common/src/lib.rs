@@ -37,6 +37,7 @@ pub mod packet;
 pub mod parse;
 pub mod port_table;
 pub mod siphash;
+pub mod stack;
 pub mod tables;
 pub mod trie;
 pub mod verdict;
@@ -49,6 +50,7 @@ pub use crate::{
     observe::{NoTrace, Observer},
     packet::Packet,
     parse::parse,
+    stack::Stack,
     tables::Tables,
     verdict::{Action, Reason, Verdict},
 };

@@ -8,12 +8,13 @@ use crate::{
     observe::{Observer, Step},
     siphash,
     tables::{Limits, Service, Unit},
-    verdict::Reason,
+    verdict::{MAX_SERVICES, Reason},
 };
 
-/// Number of hashed buckets, for sources that are not members. A power of two.
-pub const HASHED_BUCKETS: u32 = 1 << 16;
-const HASHED_MASK: u32 = HASHED_BUCKETS - 1;
+/// Number of hashed buckets of each service, for sources that are not members. A power of two.
+pub const HASHED_OF_SERVICE: u32 = 1 << 14;
+/// Number of hashed buckets of all services.
+pub const HASHED_BUCKETS: u32 = HASHED_OF_SERVICE * MAX_SERVICES as u32;
 
 /// Identifies the bucket of one source at one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,8 +99,11 @@ pub trait Limiter {
 /// [`HASHED_BUCKETS`].
 ///
 /// An IPv6 source counts as its /64, because a host with one address of it can use them all. The
-/// hash is keyed with a secret, so no sender can choose whose bucket it shares. A collision only
-/// makes a limit stricter.
+/// hash is keyed with a secret, so no sender can choose whose bucket it shares. Sources share a bucket
+/// only at the same service, so all charges of a bucket are by the same limits, and a collision can
+/// only make a limit stricter.
+///
+/// Decision: `docs/decisions/0059-hashed-buckets-are-per-service.md`.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are as good as any")]
 pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
@@ -108,7 +112,8 @@ pub fn hashed_bucket(key: [u64; 2], slot: u8, addr: &Addr) -> u32 {
         Addr::V6([prefix, _]) => (6, prefix),
     };
     let hash = siphash::hash(key, word, (u64::from(slot) << 8) | family);
-    hash as u32 & HASHED_MASK
+    let first = u32::from(slot).wrapping_mul(HASHED_OF_SERVICE);
+    first.wrapping_add(hash as u32 & (HASHED_OF_SERVICE - 1)) & (HASHED_BUCKETS - 1)
 }
 
 /// A limiter for a packet that the kernel has merged from several (GRO).

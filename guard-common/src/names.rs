@@ -69,8 +69,19 @@ pub const MAP_CREDITS: &str = "TG_CREDITS";
 /// Shared map: per-CPU sampling state of events, by reason ([`crate::layout::Sampling`]).
 pub const MAP_SAMPLING: &str = "TG_SAMPLING";
 
+/// Shared map: what the programs have to know about the node, one [`crate::layout::node::NodeState`].
+pub const MAP_NODE: &str = "TG_NODE";
+/// Shared map: the addresses that the node holds, as [`crate::Addr::mapped`].
+pub const MAP_OWN: &str = "TG_OWN";
+/// Shared map: [`crate::layout::node::DeviceKey`] to the index of the device at which the IP stack
+/// receives the frame.
+pub const MAP_DEVICES: &str = "TG_DEVICES";
+/// Shared map: a bit for each TCP port, set if a socket listens on the port that is bound to a device
+/// on top of a guarded interface.
+pub const MAP_BOUND: &str = "TG_BOUND";
+
 /// The pinned maps, which all generations share.
-pub const SHARED_MAPS: [&str; 14] = [
+pub const SHARED_MAPS: [&str; 18] = [
     MAP_COUNTERS,
     MAP_INTERFACES,
     MAP_MEMBERS,
@@ -85,6 +96,10 @@ pub const SHARED_MAPS: [&str; 14] = [
     MAP_EVENTS,
     MAP_LISTENER,
     MAP_SAMPLING,
+    MAP_NODE,
+    MAP_OWN,
+    MAP_DEVICES,
+    MAP_BOUND,
 ];
 
 /// Read-only globals of a generation, `u64` each: the [`Setting`]s, in the order of their numbers.
@@ -97,6 +112,10 @@ pub const GLOBAL_SETTINGS: [&str; Setting::ALL.len()] = [
     "TG_LIMITS_VOL",
     "TG_PER_SOURCE",
     "TG_KINDS",
+    "TG_FORWARDED",
+    "TG_TCP",
+    "TG_UDP",
+    "TG_SCTP",
 ];
 /// Global of a generation: the [`crate::port_table::PortTable`].
 pub const GLOBAL_PORTS: &str = "TG_PORTS";
@@ -118,5 +137,8 @@ pub const GLOBAL_UNPACKS: [&str; 4] = ["TG_UNPACKS0", "TG_UNPACKS1", "TG_UNPACKS
 /// Read-only global, `u64`: ticks of the limiter's clock (see [`crate::bucket`]) in one jiffy, the
 /// timer tick of the kernel.
 pub const GLOBAL_JIFFY: &str = "TG_JIFFY";
+/// Read-only global, `u64`: which lookups in the network stack the program makes; see
+/// [`crate::stack::LOOKUP_ROUTES`].
+pub const GLOBAL_LOOKUPS: &str = "TG_LOOKUPS";
 /// Read-only global, `u64`: not 0 if refused frames are sampled as events.
 pub const GLOBAL_SAMPLING: &str = "TG_SAMPLING_ON";

@@ -2,6 +2,7 @@
 
 use crate::{
     flow::{Addr, Parsed},
+    stack::Socket,
     tables::Source,
     verdict::{Reason, Verdict},
 };
@@ -36,6 +37,10 @@ pub enum Step {
         /// What the tables know about it.
         found: Source,
     },
+    /// The node only forwards the packet.
+    Forwarded,
+    /// The socket that would receive the packet was looked up.
+    Socket(Socket),
     /// A limit was charged.
     Limit {
         /// The reason that the limit gives if it refuses.

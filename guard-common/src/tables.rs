@@ -3,6 +3,7 @@
 use crate::{
     bucket::Limit,
     flow::Addr,
+    parse::{is_extension, transport},
     port_table::{Port, Transport, port_index},
     trie::Found,
 };
@@ -14,18 +15,21 @@ pub struct Source {
     /// Bit `n` is set if the service in slot `n` lists the address, exactly or by a prefix.
     /// Services that are open to `any` are not included.
     pub services: u64,
-    /// A combination of [`Source::OWN`] and [`Source::MEMBER`].
+    /// From the lowest bit: [`Source::OWN`] and [`Source::MEMBER`] (8), then for each
+    /// [`FragmentKind`] the slot of the service that later fragments are charged to, plus 1 (8); 0
+    /// if there is none.
     pub flags: u64,
 }
 
 impl Source {
-    /// Flag: the address belongs to this node.
+    /// Flag: the manifest assigns the address to this node. The node may not hold it: it may live
+    /// in a container.
     pub const OWN: u64 = 1;
     /// Flag: the manifest assigns the address to a node of the cluster, so the source has buckets
     /// of its own.
     pub const MEMBER: u64 = 2;
 
-    /// Returns whether the address belongs to this node.
+    /// Returns whether the manifest assigns the address to this node.
     pub fn is_own(&self) -> bool {
         self.flags & Self::OWN != 0
     }
@@ -33,6 +37,74 @@ impl Source {
     /// Returns whether the manifest assigns the address to a node of the cluster.
     pub fn is_member(&self) -> bool {
         self.flags & Self::MEMBER != 0
+    }
+
+    /// Returns the slot of the service that later fragments of a kind are charged to, or `None` if
+    /// they are not charged.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "taking a word apart")]
+    pub fn charges_fragments(&self, kind: FragmentKind) -> Option<u8> {
+        let slot = self.flags >> kind.shift() & 0xff;
+        (slot as u8).checked_sub(1)
+    }
+
+    /// Sets the slot of the service that later fragments of a kind are charged to.
+    #[must_use]
+    pub fn with_fragments_charged(self, kind: FragmentKind, slot: u8) -> Self {
+        let cleared = self.flags & !(0xff << kind.shift());
+        let slot = u64::from(slot).wrapping_add(1);
+        Self { flags: cleared | slot << kind.shift(), ..self }
+    }
+}
+
+/// What is known about the transport of a fragment other than the first.
+///
+/// Which packet a fragment belongs to is decided by its first fragment, which has the ports and is
+/// evaluated by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum FragmentKind {
+    /// TCP.
+    Tcp = 0,
+    /// UDP and UDP-Lite.
+    Udp = 1,
+    /// SCTP.
+    Sctp = 2,
+    /// Any of them: an extension header follows, and the transport is behind it.
+    Unknown = 3,
+}
+
+impl FragmentKind {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Sctp, Self::Unknown];
+
+    /// Returns the kind of a fragment whose header names this protocol, or `None` if a policy cannot
+    /// name ports of it.
+    #[inline(always)]
+    pub fn of(protocol: u8) -> Option<Self> {
+        match transport(protocol) {
+            Some(Transport::Tcp) => Some(Self::Tcp),
+            Some(Transport::Udp) => Some(Self::Udp),
+            Some(Transport::Sctp) => Some(Self::Sctp),
+            None if is_extension(protocol) => Some(Self::Unknown),
+            None => None,
+        }
+    }
+
+    /// Returns the setting that contains the services with ports of this transport.
+    #[inline(always)]
+    pub fn services(self) -> Setting {
+        match self {
+            Self::Tcp => Setting::Tcp,
+            Self::Udp => Setting::Udp,
+            Self::Sctp => Setting::Sctp,
+            Self::Unknown => Setting::Guarded,
+        }
+    }
+
+    #[inline(always)]
+    fn shift(self) -> u32 {
+        (self as u32).wrapping_mul(8).wrapping_add(8)
     }
 }
 
@@ -95,7 +167,8 @@ impl Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Service {
-    /// A combination of [`Service::NEW_CONNECTIONS`], [`Service::OBSERVE`] and [`Service::ANY`].
+    /// A combination of [`Service::NEW_CONNECTIONS`], [`Service::OBSERVE`], [`Service::ANY`] and
+    /// [`Service::GUARDS_FORWARDED`].
     pub flags: u64,
     /// The limits on each source.
     pub per_source: Limits,
@@ -110,6 +183,8 @@ impl Service {
     pub const OBSERVE: u64 = 2;
     /// Flag: every source is allowed.
     pub const ANY: u64 = 4;
+    /// Flag: packets that the node only forwards are judged like those for the node.
+    pub const GUARDS_FORWARDED: u64 = 8;
 
     /// Returns whether a flag is set.
     pub fn has(&self, flag: u64) -> bool {
@@ -139,11 +214,19 @@ pub enum Setting {
     /// No mask of slots, but the kinds of limit that some guarded service sets: bit `n` for unit
     /// `n` per source, bit `3 + n` for unit `n` in total.
     Kinds = 7,
+    /// The guarded services that judge packets that the node only forwards.
+    GuardsForwarded = 8,
+    /// The guarded services with TCP ports.
+    Tcp = 9,
+    /// The guarded services with UDP ports.
+    Udp = 10,
+    /// The guarded services with SCTP ports.
+    Sctp = 11,
 }
 
 impl Setting {
     /// All settings, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Guarded,
         Self::Enforcing,
         Self::Any,
@@ -152,6 +235,10 @@ impl Setting {
         Self::LimitsVolume,
         Self::PerSource,
         Self::Kinds,
+        Self::GuardsForwarded,
+        Self::Tcp,
+        Self::Udp,
+        Self::Sctp,
     ];
 }
 
@@ -185,10 +272,21 @@ impl Settings {
             (Setting::LimitsConnections, kinds & connections != 0),
             (Setting::LimitsVolume, kinds & !connections != 0),
             (Setting::PerSource, per_source != 0),
+            (Setting::GuardsForwarded, service.has(Service::GUARDS_FORWARDED)),
         ] {
             self.set(setting, if holds { bit } else { 0 });
         }
         self.set(Setting::Kinds, kinds);
+    }
+
+    /// Adds that the service in `slot` has a port of a transport.
+    pub fn add_port(&mut self, slot: u8, transport: Transport) {
+        let setting = match transport {
+            Transport::Tcp => Setting::Tcp,
+            Transport::Udp => Setting::Udp,
+            Transport::Sctp => Setting::Sctp,
+        };
+        self.set(setting, 1_u64.wrapping_shl(slot.into()));
     }
 }
 

@@ -2,8 +2,11 @@
 
 /// Maximum number of services of a node. Each has one bit in the service mask of a source.
 pub const MAX_SERVICES: u8 = 64;
-/// Number of reasons that belong to the node and not to a service. They have the lowest numbers.
-pub const NODE_REASONS: u8 = 8;
+/// Number of reasons that a verdict without a service can have. They have the lowest numbers.
+pub const NODE_REASONS: u8 = 9;
+/// Number of the first reason that a verdict of a service can have. [`Reason::Forwarded`] is a
+/// reason of both kinds.
+pub const FIRST_SERVICE_REASON: u8 = Reason::Forwarded as u8;
 /// The slot in a packed verdict that means "no service".
 const NO_SERVICE: u8 = 0xff;
 
@@ -39,6 +42,7 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident = $number:literal, $name:literal, $effect:ident;)*) => {
         /// The reason for an action. The numbers are dense because they index counters: first the
         /// reasons of the node, where no service was involved, then those of a service.
+        /// [`Reason::Forwarded`] is in both groups.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Reason {
@@ -91,26 +95,30 @@ reasons! {
     /// Encapsulation that a device of this node would decapsulate, from a source that no service
     /// allows.
     Tunnel = 7, "tunnel", refuses;
-    /// A segment of an existing connection, at a service that matches new connections only.
-    Established = 8, "established", passes;
+    /// The node would send the packet on to another host, and would otherwise have refused it or
+    /// charged it to a limit.
+    Forwarded = 8, "forwarded", passes;
+    /// A packet that opens nothing: a segment of an existing connection, or one that no listening
+    /// socket would receive.
+    Established = 9, "established", passes;
     /// The source may reach the service and is within its limits.
-    Allowed = 9, "allowed", passes;
+    Allowed = 10, "allowed", passes;
     /// The source address cannot legitimately arrive over a wire, or is an address of this node.
-    Martian = 10, "martian", refuses;
+    Martian = 11, "martian", refuses;
     /// The source is not in the service's allowlist.
-    NotAllowed = 11, "not_allowed", refuses;
+    NotAllowed = 12, "not_allowed", refuses;
     /// The source opens connections faster than its limit.
-    LimitNewConnections = 12, "limit_new_connections", refuses;
+    LimitNewConnections = 13, "limit_new_connections", refuses;
     /// The source sends packets faster than its limit.
-    LimitPackets = 13, "limit_packets", refuses;
+    LimitPackets = 14, "limit_packets", refuses;
     /// The source sends bytes faster than its limit.
-    LimitBytes = 14, "limit_bytes", refuses;
+    LimitBytes = 15, "limit_bytes", refuses;
     /// All sources together open connections faster than the service's limit.
-    LimitTotalNewConnections = 15, "limit_total_new_connections", refuses;
+    LimitTotalNewConnections = 16, "limit_total_new_connections", refuses;
     /// All sources together send packets faster than the service's limit.
-    LimitTotalPackets = 16, "limit_total_packets", refuses;
+    LimitTotalPackets = 17, "limit_total_packets", refuses;
     /// All sources together send bytes faster than the service's limit.
-    LimitTotalBytes = 17, "limit_total_bytes", refuses;
+    LimitTotalBytes = 18, "limit_total_bytes", refuses;
 }
 
 impl Reason {
@@ -145,7 +153,7 @@ impl Reason {
 /// let verdict = Verdict::of_service(Action::Drop, Reason::NotAllowed, 3);
 /// assert!(!verdict.passes());
 /// assert_eq!(verdict.reason.name(), "not_allowed");
-/// assert_eq!(verdict.pack(), 0x7e03_0b01);
+/// assert_eq!(verdict.pack(), 0x7e03_0c01);
 /// assert_eq!(Verdict::unpack(verdict.pack()), Some(verdict));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,6 +3,8 @@
 
 /// Offset of the EtherType in an untagged frame, in bytes.
 pub const ETHERTYPE_AT: u32 = 12;
+/// Length of an Ethernet header without tags, in bytes.
+pub const ETHERNET_LEN: u32 = 14;
 /// Length of one VLAN tag, in bytes (IEEE 802.1Q).
 pub const VLAN_TAG_LEN: u32 = 4;
 /// Maximum number of VLAN tags that the parser follows. Linux itself removes any number of priority
@@ -18,6 +20,9 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// EtherType of a service VLAN tag (802.1ad).
 pub const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
+
+/// UDP port of DHCP servers (RFC 2131).
+pub const PORT_DHCP_SERVER: u16 = 67;
 
 /// Length of an IPv4 header without options, in bytes (RFC 791).
 pub const IPV4_MIN_LEN: u32 = 20;

@@ -122,7 +122,7 @@ fn write(ctx: &impl Context, len: u32, zero: u64, verdict: u32, event: *mut Even
     let (source, port, protocol) = match frame::parse_whole(ctx, len).masked(zero).parsed() {
         Ok(Parsed::Flow(flow)) => (Some(flow.source), flow.port, protocol(flow.transport)),
         Ok(Parsed::Portless { source, protocol }) => (Some(source), 0, protocol),
-        Ok(Parsed::LaterFragment(source)) => (Some(source), 0, 0),
+        Ok(Parsed::LaterFragment { source, protocol }) => (Some(source), 0, protocol),
         Ok(Parsed::NotIp) | Err(_) => (None, 0, 0),
     };
     let family = match source {

@@ -25,19 +25,23 @@ mod emit;
 mod frame;
 mod maps;
 mod runtime;
+mod stack;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, tcx_action_base::TCX_NEXT, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use guard_common::{Action, Limiter, NoTrace, decide, limit::Merged, tables::Unlimited};
+use guard_common::{
+    Action, Limiter, NoTrace, decide, limit::Merged, stack::Offline, tables::Unlimited,
+};
 
 use crate::{
     buckets::{Buckets, Clock, FixedClock, Jiffies},
     context::{Context, Skb},
     frame::Received,
     maps::Maps,
+    stack::Kernel,
 };
 
 /// Decides about a received frame.
@@ -76,12 +80,13 @@ fn tc_verdict(ctx: TcContext) -> i32 {
 
 /// Decides about a frame of the self-test, before the new program is attached. Returns the packed
 /// verdict. Charges no limits, counts nothing and emits no events, because the maps are shared with
-/// the program that is currently attached.
+/// the program that is currently attached. Queries the policy alone and not the network stack.
 #[xdp(frags)]
 fn guard_self_test(ctx: XdpContext) -> u32 {
     let Received { headers, len, zero } = frame::receive(&ctx, false);
     let buckets = Buckets::new(FixedClock(0), zero);
-    decide(&headers, len as u32, &Unlimited(Maps), &buckets, &mut NoTrace).packed
+    let stack = Offline::default();
+    decide(&headers, len as u32, &Unlimited(Maps), &stack, &buckets, &mut NoTrace).packed
 }
 
 /// Decides about a frame, counts it, and reports it to user space if it is refused. Returns the
@@ -97,7 +102,7 @@ fn run<C: Clock, L: Limiter>(
     let packets = ctx.packets(zero);
     let limiter = limiter(Buckets::new(clock, zero), packets);
     let bytes = (len as u32).wrapping_add(ctx.tag().len());
-    let decision = decide(&headers, bytes, &Maps, &limiter, &mut NoTrace);
+    let decision = decide(&headers, bytes, &Maps, &Kernel(ctx), &limiter, &mut NoTrace);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);

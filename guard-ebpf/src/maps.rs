@@ -18,6 +18,7 @@ use guard_common::{
         MAX_CLASSES, MAX_LEAVES, MAX_MEMBER_BUCKETS, MAX_NODES, MemberKey, Sampling, TALLIES,
         counters::{COUNTERS, INTERFACE_SLOTS, InterfaceRow},
         event::Event,
+        node::{BOUND_WORDS, DeviceKey, MAX_DEVICES, MAX_OWN, NodeState},
     },
     limit::{self, HASHED_BUCKETS},
     port_table::{self, PORT_TABLE_LEN, Port},
@@ -119,6 +120,18 @@ pub(crate) static TG_EVENTS: RingBuf<Event, { EVENT_RING_BYTES as usize }> = Rin
 pub(crate) static TG_SAMPLING: PerCpuArray<Sampling, { Reason::COUNT as usize }> =
     PerCpuArray::new();
 
+// State of the node, shared by all generations, pinned. Written while programs run.
+
+#[btf_map]
+pub(crate) static TG_NODE: Array<NodeState, 1> = Array::new();
+#[btf_map]
+pub(crate) static TG_OWN: HashMap<[u64; 2], u32, { MAX_OWN as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub(crate) static TG_DEVICES: HashMap<DeviceKey, u32, { MAX_DEVICES as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+pub(crate) static TG_BOUND: Array<u64, { BOUND_WORDS as usize }> = Array::new();
+
 // Constants of one generation. The verifier knows their values and removes what they rule out.
 
 #[unsafe(no_mangle)]
@@ -137,6 +150,16 @@ static TG_LIMITS_VOL: Global<u64> = Global::new(0);
 static TG_PER_SOURCE: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_KINDS: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_FORWARDED: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_TCP: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_UDP: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_SCTP: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+static TG_LOOKUPS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static TG_SHARED4: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
@@ -183,6 +206,12 @@ pub(crate) fn limits_bytes() -> bool {
     TG_KINDS.load() & (both | both << limit::TOTAL_KINDS_BIT) != 0
 }
 
+/// Returns which lookups in the network stack are made.
+#[inline(always)]
+pub(crate) fn lookups() -> u64 {
+    TG_LOOKUPS.load()
+}
+
 /// Returns whether refused frames are sampled as events.
 #[inline(always)]
 pub(crate) fn sampling() -> bool {
@@ -204,6 +233,10 @@ impl Tables for Maps {
             Setting::LimitsVolume => TG_LIMITS_VOL.load(),
             Setting::PerSource => TG_PER_SOURCE.load(),
             Setting::Kinds => TG_KINDS.load(),
+            Setting::GuardsForwarded => TG_FORWARDED.load(),
+            Setting::Tcp => TG_TCP.load(),
+            Setting::Udp => TG_UDP.load(),
+            Setting::Sctp => TG_SCTP.load(),
         }
     }
 

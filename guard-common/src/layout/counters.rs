@@ -1,6 +1,8 @@
 //! Positions of the counters: each interface has one counter for every verdict.
 
-use crate::verdict::{Action, MAX_SERVICES, NODE_REASONS, Reason, Verdict};
+use crate::verdict::{
+    Action, FIRST_SERVICE_REASON, MAX_SERVICES, NODE_REASONS, Reason, Verdict,
+};
 
 /// Number of counter rows. An interface has a row of its own; the last row is shared by all
 /// interfaces beyond that.
@@ -63,7 +65,7 @@ impl InterfaceRow {
 pub const NODE_COUNTERS: u32 = 3 * NODE_REASONS as u32;
 
 /// Number of counters of one service: each of its reasons, enforced and observed.
-pub const SERVICE_COUNTERS: u32 = 2 * (Reason::COUNT as u32 - NODE_REASONS as u32);
+pub const SERVICE_COUNTERS: u32 = 2 * (Reason::COUNT as u32 - FIRST_SERVICE_REASON as u32);
 
 /// Number of counters of one interface: those of the node, then those of each service slot.
 pub const COUNTERS_PER_INTERFACE: u32 = NODE_COUNTERS + SERVICE_COUNTERS * MAX_SERVICES as u32;
@@ -80,7 +82,7 @@ pub fn counter(verdict: Verdict) -> u32 {
         None => reason.wrapping_mul(3).wrapping_add(action),
         Some(slot) => u32::from(slot).wrapping_mul(SERVICE_COUNTERS).wrapping_add(
             NODE_COUNTERS
-                .wrapping_add(reason.wrapping_sub(NODE_REASONS.into()).wrapping_mul(2))
+                .wrapping_add(reason.wrapping_sub(FIRST_SERVICE_REASON.into()).wrapping_mul(2))
                 // 1 for `WouldDrop`, 0 for the other actions.
                 .wrapping_add(action >> 1),
         ),
@@ -103,7 +105,7 @@ pub fn counter_meaning(index: u32) -> Option<(u32, Verdict)> {
     };
     let slot = u8::try_from(of_service.checked_div(SERVICE_COUNTERS)?).ok()?;
     let within = u8::try_from(of_service.checked_rem(SERVICE_COUNTERS)?).ok()?;
-    let reason = Reason::from_number((within / 2).checked_add(NODE_REASONS)?)?;
+    let reason = Reason::from_number((within / 2).checked_add(FIRST_SERVICE_REASON)?)?;
     let action = match (reason.is_refusal(), within % 2) {
         (false, 0) => Action::Pass,
         (true, 0) => Action::Drop,
@@ -143,6 +145,36 @@ impl Decision {
         Self { packed: verdict.pack(), counter: counter(verdict) }
     }
 
+    /// Returns the same decision for a packet that the node only forwards: it passes, and is
+    /// counted where it would have been refused or charged.
+    #[inline(always)]
+    #[must_use]
+    pub fn forwarded(self) -> Self {
+        let slot = self.slot();
+        let pass = Verdict::of_node(Action::Pass, Reason::Forwarded);
+        Self::of(Verdict { service: (slot < MAX_SERVICES).then_some(slot), ..pass })
+    }
+
+    /// Returns the slot of the service, or a number of at least [`MAX_SERVICES`] if there is none.
+    #[inline(always)]
+    pub fn slot(self) -> u8 {
+        let [_, slot, _, _] = self.packed.to_be_bytes();
+        slot
+    }
+
+    /// Returns whether the action is [`Action::Pass`].
+    #[inline(always)]
+    pub fn is_pass(self) -> bool {
+        self.packed & 0xff == Action::Pass as u32
+    }
+
+    /// Returns the number of the reason.
+    #[inline(always)]
+    pub fn reason(self) -> u8 {
+        let [_, _, reason, _] = self.packed.to_be_bytes();
+        reason
+    }
+
     /// Returns the verdict.
     pub fn verdict(self) -> Verdict {
         // `packed` was made from a verdict, so unpacking succeeds.
@@ -163,8 +195,8 @@ mod tests {
                 meanings += 1;
             }
         }
-        let of_node = 2 + 6 * 3;
-        let of_services = 64 * (2 + 8 * 2);
+        let of_node = 3 + 6 * 3;
+        let of_services = 64 * (3 + 8 * 2);
         let expected = MAX_INTERFACES * (of_node + of_services);
         assert_eq!(meanings, expected, "a new reason changes `of_node` or `of_services`");
         assert_eq!(counter_meaning(COUNTERS), None);

@@ -11,10 +11,12 @@
 pub mod counters;
 pub mod daemon_counters;
 pub mod event;
+pub mod node;
 
 use self::{
     counters::{COUNTERS, InterfaceRow, MAX_INTERFACES},
     event::Event,
+    node::{DeviceKey, NodeState},
 };
 use crate::{
     bucket::Limit,
@@ -25,7 +27,7 @@ use crate::{
 };
 
 /// Version of the content of the pinned maps, and of the path under which they are pinned.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// Key of a member's bucket states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -197,14 +199,16 @@ const _: () = {
     assert!(size_of::<Carried>() == 128);
     assert!(size_of::<Event>() == 168);
     assert!(size_of::<Sampling>() == 64);
+    assert!(size_of::<NodeState>() == 40);
+    assert!(size_of::<DeviceKey>() == 24);
 };
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "`Pod` promises that a type is plain bytes; all promises are here")]
 mod pod {
     use super::{
-        Carried, Counter, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, Sampling, Service,
-        Source,
+        Carried, Counter, DeviceKey, Entry, Event, InterfaceRow, Leaf, MemberKey, Node, NodeState,
+        Sampling, Service, Source,
     };
 
     // SAFETY: integers in `repr(C)` without padding (the sizes above are the sums of the fields),
@@ -232,4 +236,8 @@ mod pod {
     unsafe impl aya::Pod for Event {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Sampling {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NodeState {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for DeviceKey {}
 }

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::IpAddr,
     os::fd::{AsFd as _, BorrowedFd},
     path::PathBuf,
     time::Duration,
@@ -17,9 +18,11 @@ use aya::{
     programs,
 };
 use guard_common::{
+    Addr,
     bucket::{LONGEST_TICK_NS, TICKS_PER_NS},
-    layout::{BucketStates, MemberKey},
+    layout::{BucketStates, MemberKey, node::NodeState},
     names,
+    stack::{LOOKUP_ROUTES, LOOKUP_SOCKETS},
     tables::{Service, Setting},
     trie::Root,
 };
@@ -234,7 +237,7 @@ impl Generation {
         let mut ebpf = loader
             .load(object)
             .map_err(|error| SystemError::of("creating the maps of the kernel object", error))?;
-        fill(&mut ebpf, policy)?;
+        fill(&mut ebpf, policy, &options.maps)?;
         let id = load_program(&mut ebpf, program)?;
         if program == hook.program() {
             self_test::run(&mut ebpf, policy)?;
@@ -341,6 +344,7 @@ impl Globals {
         let mut globals = vec![
             (names::GLOBAL_SAMPLING, u64::from(options.sampling)),
             (names::GLOBAL_JIFFY, jiffy()?),
+            (names::GLOBAL_LOOKUPS, LOOKUP_ROUTES | LOOKUP_SOCKETS),
         ];
         globals.extend(names::GLOBAL_SETTINGS.into_iter().zip(settings));
         let Root { shared, skip } = policy.trie4.begin();
@@ -379,7 +383,7 @@ fn entries(prefixes: usize) -> u32 {
     u32::try_from(prefixes).unwrap_or(u32::MAX).max(1)
 }
 
-fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
+fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy, maps: &Maps) -> Result<(), SystemError> {
     let failed = |name: &'static str| {
         move |error: aya::maps::MapError| SystemError::of(format_args!("filling {name}"), error)
     };
@@ -395,11 +399,35 @@ fn fill(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
     fill_array(ebpf, names::MAP_LEAVES4, policy.trie4.leaves())?;
     fill_array(ebpf, names::MAP_NODES6, policy.trie6.nodes())?;
     fill_array(ebpf, names::MAP_LEAVES6, policy.trie6.leaves())?;
+    if matches!(maps, Maps::Private) {
+        fill_own(ebpf, policy)?;
+    }
     let [keys, states] = ebpf.maps_disjoint_mut([names::MAP_MEMBER_KEYS, names::MAP_MEMBERS]);
     let mut keys: HashMap<_, MemberKey, u32> = typed(keys, names::MAP_MEMBER_KEYS)?;
     let mut states: Array<_, BucketStates> = typed(states, names::MAP_MEMBERS)?;
     let places = member_slots::places(&mut keys, &mut states, policy)?;
     fill_array(ebpf, names::MAP_MEMBER_SLOTS, &places)
+}
+
+/// Makes the node hold the addresses that the manifest gives to it, as user space assumes. Only for
+/// maps that no node writes.
+fn fill_own(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), SystemError> {
+    let four = policy.sources4.iter().map(|(prefix, source)| (IpAddr::from(prefix.addr), source));
+    let six = policy.sources6.iter().map(|(prefix, source)| (IpAddr::from(prefix.addr), source));
+    let own: Vec<Addr> = four
+        .chain(six)
+        .filter(|(_, source)| source.is_own())
+        .map(|(addr, _)| Addr::from(addr))
+        .collect();
+    let mut state = NodeState::default();
+    let mut addresses: HashMap<_, [u64; 2], u32> = map(ebpf, names::MAP_OWN)?;
+    for addr in &own {
+        state.add_own(addr);
+        addresses
+            .insert(addr.mapped(), 0, 0)
+            .map_err(|error| SystemError::of(format_args!("filling {}", names::MAP_OWN), error))?;
+    }
+    fill_array(ebpf, names::MAP_NODE, &[state])
 }
 
 /// Sets the entries of an array, from index 0.

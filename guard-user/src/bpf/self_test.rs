@@ -14,7 +14,8 @@ use aya::{
     programs::{TestRunOptions, Xdp},
 };
 use guard_common::{
-    NoTrace, Verdict, evaluate, names, packet::Frame, port_table::Transport, tables::Unlimited,
+    NoTrace, Verdict, evaluate, names, packet::Frame, port_table::Transport, stack::Offline,
+    tables::Unlimited,
 };
 
 use super::loader::missing;
@@ -45,8 +46,9 @@ pub(super) fn run(ebpf: &mut Ebpf, policy: &CompiledPolicy) -> Result<(), System
 fn compare(program: &Xdp, policy: &CompiledPolicy) -> Result<(), SystemError> {
     let tables = Unlimited(policy.host());
     let limiter = HostLimiter::new([0; 2]);
+    let stack = Offline::default();
     for frame in frames(policy) {
-        let expected = evaluate(&Frame::new(&frame), &tables, &limiter, &mut NoTrace);
+        let expected = evaluate(&Frame::new(&frame), &tables, &stack, &limiter, &mut NoTrace);
         let options = TestRunOptions { data_in: Some(&frame), repeat: 1, ..Default::default() };
         let result = program
             .test_run(options)

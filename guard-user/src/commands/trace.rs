@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use guard_common::{
-    Addr, Observer, evaluate, observe::Step, packet::Frame, parse::transport, verdict::Verdict,
+    Addr, Observer, evaluate, observe::Step, packet::Frame, parse::transport, stack::Offline,
+    verdict::Verdict,
 };
 
 use super::shared::load;
@@ -35,9 +36,10 @@ pub fn run(args: &TraceArgs) -> Exit {
     let frame = packet.frame();
     let mut recorder = Recorder::default();
     let tables = offline.policy.host();
+    let stack = Offline::default();
     // Buckets are full, because no other packets were sent.
     let limiter = HostLimiter::new([0; 2]);
-    let verdict: Verdict = evaluate(&Frame::new(&frame), &tables, &limiter, &mut recorder);
+    let verdict: Verdict = evaluate(&Frame::new(&frame), &tables, &stack, &limiter, &mut recorder);
     let trace = report::trace::Trace {
         loaded: &offline.loaded,
         policy: &offline.policy,

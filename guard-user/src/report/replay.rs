@@ -417,7 +417,7 @@ fn share(part: u64, whole: u64) -> String {
 fn source(parsed: Parsed) -> Option<Addr> {
     match parsed {
         Parsed::Flow(flow) => Some(flow.source),
-        Parsed::LaterFragment(source) | Parsed::Portless { source, .. } => Some(source),
+        Parsed::LaterFragment { source, .. } | Parsed::Portless { source, .. } => Some(source),
         Parsed::NotIp => None,
     }
 }
@@ -428,8 +428,8 @@ fn describe(parsed: Option<Parsed>) -> String {
             let source = SocketAddr::new(IpAddr::from(flow.source), flow.source_port);
             format!("{source} to {}/{}", flow.transport.name(), flow.port)
         }
-        Some(Parsed::LaterFragment(source)) => {
-            format!("later fragment from {}", IpAddr::from(source))
+        Some(Parsed::LaterFragment { source, protocol }) => {
+            format!("later fragment of IP protocol {protocol} from {}", IpAddr::from(source))
         }
         Some(Parsed::Portless { source, protocol }) => {
             format!("IP protocol {protocol} from {}", IpAddr::from(source))

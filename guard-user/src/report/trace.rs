@@ -7,6 +7,7 @@ use guard_common::{
     flow::{Flow, Parsed},
     observe::Step,
     port_table::Transport,
+    stack::Socket,
     tables::{self, Service},
     verdict::{Action, Reason, Verdict},
 };
@@ -201,6 +202,12 @@ fn describe(policy: &CompiledPolicy, step: &Step) -> String {
         Step::NotGuarded => "no service of this node guards this traffic".to_owned(),
         Step::Encapsulation => "a tunnel device of this node would decapsulate it".to_owned(),
         Step::Source { addr, found } => source(policy, addr, found),
+        Step::Forwarded => "the node only forwards it".to_owned(),
+        Step::Socket(socket) => match socket {
+            Socket::None => "no socket of the node would receive it".to_owned(),
+            Socket::Listening => "a listening socket would receive it".to_owned(),
+            Socket::Connected => "a connection of the node would receive it".to_owned(),
+        },
         Step::Limit { reason, units, admitted } => {
             let unit = match reason {
                 Reason::LimitBytes | Reason::LimitTotalBytes => "bytes",
@@ -227,8 +234,9 @@ fn describe(policy: &CompiledPolicy, step: &Step) -> String {
 fn parsed(parsed: &Parsed) -> String {
     match *parsed {
         Parsed::NotIp => "neither IPv4 nor IPv6".to_owned(),
-        Parsed::LaterFragment(source) => {
-            format!("later fragment from {}: it has no ports", IpAddr::from(source))
+        Parsed::LaterFragment { source, protocol } => {
+            let source = IpAddr::from(source);
+            format!("later fragment of IP protocol {protocol} from {source}: it has no ports")
         }
         Parsed::Portless { source, protocol } => {
             format!("IP protocol {protocol} from {}: it has no ports", IpAddr::from(source))

@@ -11,6 +11,7 @@ use guard_common::{
     layout::MemberKey,
     packet::Frame,
     port_table::{self, PORT_TABLE_LEN, PORT_TUNNEL, PORT_UNGUARDED, Port, PortTable, Transport},
+    stack::Offline,
     tables::{Service, Setting, Settings, Source},
     trie::Found,
     verdict::Verdict,
@@ -307,14 +308,15 @@ pub struct HostTables<'a> {
 }
 
 impl HostTables<'_> {
-    /// Evaluates a frame with these tables and the bucket states of `limiter`.
+    /// Evaluates a frame with these tables and the bucket states of `limiter`, for a node without
+    /// sockets that forwards nothing.
     ///
     /// `evaluate` is generic. This function is the only place that instantiates it for the host without
     /// an observer, and it is not inlined, so the code has this crate's optimisation level even if the
     /// caller's crate is built without optimisation.
     #[inline(never)]
     pub fn verdict(&self, frame: &Frame<'_>, limiter: &HostLimiter) -> Verdict {
-        evaluate(frame, self, limiter, &mut NoTrace)
+        evaluate(frame, self, &Offline::default(), limiter, &mut NoTrace)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
 use guard_common::{
     Addr,
     layout::{MAX_CLASSES, MAX_MEMBER_BUCKETS, MAX_PREFIXES, MemberKey},
-    port_table::{self, PORT_UNGUARDED, PortTable},
+    port_table::{self, PORT_UNGUARDED, PortTable, Transport},
     tables::{self, Setting, Settings, Source},
     trie::Found,
     verdict::MAX_SERVICES,
@@ -159,7 +159,7 @@ pub(crate) fn for_node(
     let (slots, reclaimed) = placement.place(&labels);
     move_to(&mut compiled, &slots);
     compiled.reclaimed = reclaimed;
-    compiled.settings = settings(&compiled.services);
+    compiled.settings = settings(&compiled.services, &compiled.ports);
     compile_sources(&mut compiled);
     for (count, most, error) in [
         (
@@ -313,10 +313,19 @@ fn move_to(compiled: &mut CompiledPolicy, slots: &[u8]) {
     }
 }
 
-fn settings(services: &[CompiledService]) -> Settings {
+fn settings(services: &[CompiledService], ports: &PortTable) -> Settings {
     let mut settings = Settings::default();
     for service in services {
         settings.add(service.slot, &service.service);
+    }
+    for transport in Transport::ALL {
+        let first = port_table::port_index(transport, 0);
+        let last = port_table::port_index(transport, u16::MAX);
+        for entry in ports.get(first..=last).unwrap_or_default() {
+            if *entry < MAX_SERVICES {
+                settings.add_port(*entry, transport);
+            }
+        }
     }
     settings
 }

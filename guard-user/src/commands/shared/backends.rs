@@ -6,7 +6,7 @@ use std::{cell::Cell, rc::Rc};
 
 use guard_common::{
     NoTrace, Observer, Packet, Reason, Tables as _, Verdict, bucket, evaluate, flow::Parsed,
-    observe::Step, packet::Frame, parse, tables::Setting,
+    observe::Step, packet::Frame, parse, stack::Offline, tables::Setting,
 };
 
 use crate::{
@@ -99,7 +99,8 @@ impl<'a> Backends<'a> {
         } else {
             self.host.limiter.set_now_ns(now_ns);
             let mut recorder = ParsedRecorder::default();
-            let verdict = evaluate(&kept, self.host.tables, &self.host.limiter, &mut recorder);
+            let stack = Offline::default();
+            let verdict = evaluate(&kept, self.host.tables, &stack, &self.host.limiter, &mut recorder);
             (verdict, recorder.parsed)
         };
         let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());
