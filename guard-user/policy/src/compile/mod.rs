@@ -21,7 +21,7 @@ use crate::{
         cluster::{Cluster, Node, Service},
         loaded::Loaded,
     },
-    syntax::document::{Match, Mode},
+    syntax::document::{Forwarded, Match, Mode},
 };
 use guard_common::{
     Addr,
@@ -31,6 +31,9 @@ use guard_common::{
     trie::Found,
     verdict::MAX_SERVICES,
 };
+
+/// Stands in for `tables::Service::GUARDS_FORWARDED`.
+const GUARDS_FORWARDED: u64 = 8;
 
 /// A policy that exceeds the capacity of the kernel maps on a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -205,6 +208,9 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
     }
     if service.allow.any {
         flags |= tables::Service::ANY;
+    }
+    if service.forwarded == Forwarded::Guard {
+        flags |= GUARDS_FORWARDED;
     }
     CompiledService {
         slot,

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use guard_common::{Addr, tables::Limits};
+use guard_common::{Addr, port_table::Transport, tables::Limits};
 
 use crate::{
     compiled::Prefix,
     syntax::{
         diagnostic::{At, Location},
-        document::{Match, Mode},
+        document::{Forwarded, Match, Mode},
         scalars::{Cidr, PortRange},
         walk::nearest,
     },
@@ -85,6 +85,8 @@ pub struct Service {
     pub allow: Allow,
     /// What happens to packets from other sources.
     pub mode: Mode,
+    /// What happens to packets that the node would only forward.
+    pub forwarded: Forwarded,
     /// Limits for each source.
     pub per_source: Limits,
     /// Limits for all sources together.
@@ -145,6 +147,22 @@ impl Service {
     /// Reports whether nodes with these roles run the service.
     pub fn runs_on(&self, roles: &[String]) -> bool {
         self.roles.iter().any(|role| roles.contains(role))
+    }
+
+    /// Returns the range of the service that contains a port and nevertheless leaves it alone, because
+    /// it is a UDP port of DHCP or NTP. None if there is no such range, or if an entry of the service
+    /// names the port by itself or takes it out.
+    pub fn range_beside(&self, transport: Transport, port: u16) -> Option<PortRange> {
+        let here = PortRange { transport, first: port, last: port };
+        let holds = |entry: &PortRange| entry.intersect(&here).is_some();
+        let by_itself = |entry: &PortRange| entry.width() == 0 && holds(entry);
+        if self.except.iter().any(holds) || self.ports.iter().any(by_itself) {
+            return None;
+        }
+        self.ports
+            .iter()
+            .copied()
+            .find(|entry| holds(entry) && entry.left_alone().any(|(alone, _)| alone == port))
     }
 }
 

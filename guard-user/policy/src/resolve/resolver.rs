@@ -305,6 +305,7 @@ fn service(policy: &PolicyDoc, doc: &ServiceDoc, networks: &Networks) -> Service
             cidrs: allow.cidrs.clone(),
         },
         mode: doc.mode,
+        forwarded: doc.forwarded,
         per_source: limits(&doc.per_source),
         total: limits(&doc.total),
     }

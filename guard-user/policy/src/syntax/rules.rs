@@ -138,6 +138,10 @@ rules! {
     NEARLY_EVERYTHING = 213 needs cluster;
     /// A limit that is too low for the start of a job of this size.
     STARTUP = 214 needs cluster;
+    /// A range that contains UDP ports of DHCP or NTP, which ranges leave alone.
+    LEFT_ALONE = 215;
+    /// A wide service with `match: all` on ports that sockets of the node or NAT may use as source ports.
+    SOURCE_PORTS = 216;
 
     // Lock-out.
     /// An ssh port that no host outside the cluster may reach.

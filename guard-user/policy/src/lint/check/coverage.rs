@@ -83,7 +83,9 @@ pub(crate) fn never(
     owners: &BTreeSet<usize>,
 ) {
     for (number, known) in services.iter().enumerate() {
-        if owners.contains(&number) {
+        // A service that claims no port at all has a finding of its own.
+        let claims_none = claims.get(number).is_none_or(Vec::is_empty);
+        if owners.contains(&number) || claims_none {
             continue;
         }
         // A service that runs on no node has a finding of its own: no node has its roles.

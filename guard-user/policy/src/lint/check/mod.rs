@@ -11,6 +11,7 @@ mod nodes;
 mod outside;
 mod policy;
 mod references;
+mod source_ports;
 mod startup;
 
 use std::{collections::BTreeMap, rc::Rc};

@@ -4,9 +4,9 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use guard_common::port_table::Transport;
 
-use super::claims::claims_of;
+use super::{claims::claims_of, source_ports};
 use crate::{
-    compile::{ports::PortClaim, source_table::ends},
+    compile::source_table::ends,
     lint::fix,
     syntax::{
         diagnostic::{At, Diagnostic, Location, Report, Severity},
@@ -15,10 +15,6 @@ use crate::{
         scalars::{Cidr, MAX_NAME, PortRange},
     },
 };
-
-/// The range from which Linux chooses source ports, and ports for sockets bound to port 0
-/// (`net.ipv4.ip_local_port_range`).
-const EPHEMERAL: (u16, u16) = (32768, 60999);
 
 /// Checks a policy by itself.
 pub(crate) fn policy(out: &mut Report, doc: &PolicyDoc) {
@@ -84,15 +80,15 @@ fn check_service(out: &mut Report, service: &ServiceDoc) {
         }
     }
     let claims = claims_of(service);
-    if claims.is_empty() {
+    // A service with nothing but ports that are left alone has a finding of its own.
+    if claims.is_empty() && !service.ports.iter().all(|port| guards_nothing(port.value)) {
         let message = format!("`except` leaves no port of `{}`", service.name.value);
         out.push(Diagnostic::error(rules::NO_EFFECT, service.name.place, message));
     }
     open(out, service);
+    left_alone(out, service);
     listed_twice(out, &service.allow.cidrs);
-    if service.matching.value == Match::All {
-        ephemeral(out, service, &claims);
-    }
+    source_ports::check(out, service, &claims);
     if let Some(limit) = &service.per_source.packets {
         let message = "a limit on the packets of each source stalls training";
         out.push(Diagnostic::warning(rules::PACKET_LIMIT, limit.place, message).help(
@@ -155,30 +151,37 @@ pub(crate) fn listed_twice(out: &mut Report, cidrs: &[At<Cidr>]) {
     }
 }
 
-fn ephemeral(out: &mut Report, service: &ServiceDoc, claims: &[PortClaim]) {
-    let (first, last) = EPHEMERAL;
+/// Reports whether a range consists of ports that it leaves alone.
+fn guards_nothing(range: PortRange) -> bool {
+    range.left_alone().count() > usize::from(range.width())
+}
+
+/// Reports ranges that contain UDP ports of DHCP or NTP, which ranges leave alone.
+fn left_alone(out: &mut Report, service: &ServiceDoc) {
     for port in &service.ports {
-        let met = claims.iter().find(|claim| {
-            let met = claim.range.intersect(&port.value);
-            met.is_some_and(|met| met.first <= last && met.last >= first)
-        });
-        if met.is_none() {
-            continue;
-        }
-        let message = format!(
-            "`{}` overlaps the ephemeral ports {first}-{last}: `match: all` would drop replies to \
-             the node's own connections",
-            port.value
-        );
-        let help = if port.value.transport == Transport::Tcp {
-            "write `match: new-connections`, or pin the ports outside that range"
-        } else {
-            "pin the ports outside that range"
+        let named = |number: u16| {
+            let here = PortRange { first: number, last: number, ..port.value };
+            let other = |entry: &At<PortRange>| entry.value == here;
+            let hole = |entry: &At<PortRange>| entry.value.intersect(&here).is_some();
+            service.ports.iter().any(other) || service.except.iter().any(hole)
         };
-        out.push(
-            Diagnostic::error(rules::EPHEMERAL, port.place, message)
-                .related(service.matching.place, "every packet")
-                .help(help),
-        );
+        let alone: Vec<(u16, &str)> =
+            port.value.left_alone().filter(|(number, _)| !named(*number)).collect();
+        let Some((first, _)) = alone.first() else { continue };
+        let ports: Vec<String> =
+            alone.iter().map(|(number, protocol)| format!("udp/{number} ({protocol})")).collect();
+        let ports = ports.join(", ");
+        let finding = if guards_nothing(port.value) {
+            let message = format!("`{}` guards no port: a range leaves {ports} alone", port.value);
+            Diagnostic::warning(rules::LEFT_ALONE, port.place, message)
+        } else {
+            let message =
+                format!("`{}` does not guard {ports}: a range leaves them alone", port.value);
+            Diagnostic::new(Severity::Info, rules::LEFT_ALONE, port.place, message)
+        };
+        out.push(finding.help(format!(
+            "to guard such a port, name it by itself: add `udp/{first}` to `ports`; to show that it \
+             stays open, add it to `except`"
+        )));
     }
 }

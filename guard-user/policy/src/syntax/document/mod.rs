@@ -84,6 +84,17 @@ pub enum Mode {
     Observe,
 }
 
+/// What happens to packets that the node would only forward and that the service would otherwise
+/// refuse or charge to a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forwarded {
+    /// They pass, and are counted as forwarded.
+    #[default]
+    Pass,
+    /// They are treated as packets for the node.
+    Guard,
+}
+
 /// A service of a policy.
 #[derive(Debug)]
 pub(crate) struct ServiceDoc {
@@ -94,6 +105,7 @@ pub(crate) struct ServiceDoc {
     pub(crate) matching: At<Match>,
     pub(crate) allow: AllowDoc,
     pub(crate) mode: Mode,
+    pub(crate) forwarded: Forwarded,
     pub(crate) per_source: LimitsDoc,
     pub(crate) total: LimitsDoc,
 }

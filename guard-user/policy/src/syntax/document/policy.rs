@@ -1,7 +1,8 @@
 //! Reads a policy from its tree.
 
 use super::{
-    AllowDoc, LimitsDoc, Match, Mode, PolicyDoc, ServiceDoc, cluster::names, limits::limits,
+    AllowDoc, Forwarded, LimitsDoc, Match, Mode, PolicyDoc, ServiceDoc, cluster::names,
+    limits::limits,
 };
 use crate::syntax::{
     diagnostic::{At, Location},
@@ -29,8 +30,8 @@ pub(crate) fn policy(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> Option<Pol
 }
 
 fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
-    const KNOWN: [&str; 8] =
-        ["name", "roles", "ports", "except", "match", "allow", "mode", "limits"];
+    const KNOWN: [&str; 9] =
+        ["name", "roles", "ports", "except", "match", "allow", "mode", "forwarded", "limits"];
     let fields = walk.fields(node, "a service", &KNOWN)?;
     let name = fields
         .need(walk, "name", "a name, such as `name: scheduler`")
@@ -61,6 +62,16 @@ fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
         let expected = "`enforce` or `observe`";
         walk.parsed(node, "`mode`", expected, |text, _| scalars::choice(text, &words))
     });
+    let forwarded = match fields.get("forwarded") {
+        Some(node) => {
+            let words = [("pass", Forwarded::Pass), ("guard", Forwarded::Guard)];
+            walk.parsed(node, "`forwarded`", "`pass` or `guard`", |text, _| {
+                scalars::choice(text, &words)
+            })
+            .map(|found| found.value)
+        }
+        None => Some(Forwarded::default()),
+    };
     let mut per_source = LimitsDoc::default();
     let mut total = LimitsDoc::default();
     if let Some(node) = fields.get("limits")
@@ -81,6 +92,7 @@ fn service(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<ServiceDoc> {
         matching: matching?,
         allow: allow?,
         mode: mode?.value,
+        forwarded: forwarded?,
         per_source,
         total,
     })

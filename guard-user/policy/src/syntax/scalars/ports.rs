@@ -5,6 +5,12 @@ use guard_common::port_table::Transport;
 use super::lexical::{choice, digits};
 use crate::syntax::{rules, text, walk::Fault};
 
+/// The UDP ports that ranges leave alone, with the protocol: DHCP (RFC 2131), NTP (RFC 5905), and
+/// DHCP for IPv6 (RFC 8415). A node gets its addresses and its time from hosts that no manifest lists,
+/// and their answers go to these ports, so a range such as `udp/1-32767` would cut it off.
+const LEFT_ALONE: [(u16, &str); 5] =
+    [(67, "DHCP"), (68, "DHCP"), (123, "NTP"), (546, "DHCPv6"), (547, "DHCPv6")];
+
 /// A range of ports of a transport, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortRange {
@@ -20,6 +26,15 @@ impl PortRange {
     /// Returns the number of ports minus one.
     pub fn width(&self) -> u16 {
         self.last.saturating_sub(self.first)
+    }
+
+    /// Returns the ports within the range that it does not guard although it contains them, each with
+    /// the name of its protocol: UDP ports of DHCP and NTP. A range of one port guards it, whether it
+    /// is written `udp/67` or `udp/67-67`.
+    pub fn left_alone(self) -> impl Iterator<Item = (u16, &'static str)> {
+        let is_range = self.transport == Transport::Udp && self.width() > 0;
+        let within = move |port: u16| is_range && (self.first..=self.last).contains(&port);
+        LEFT_ALONE.into_iter().filter(move |(port, _)| within(*port))
     }
 
     /// Returns the ports that both ranges contain; none if there are none.
