@@ -10,9 +10,9 @@ mod pages;
 #[cfg(feature = "daemon")]
 mod safety;
 
-use std::path::PathBuf;
 #[cfg(feature = "daemon")]
 use std::time::Duration;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
 
@@ -378,6 +378,10 @@ pub struct ReplayArgs {
     /// Only frames sent to this node's addresses and to group addresses
     #[arg(long)]
     pub received: bool,
+    /// A further address of this node, which the manifest does not give it: a virtual address, or
+    /// one of another interface; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub own: Vec<IpAddr>,
     /// Output format: a summary, or a JSON line for each frame
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,

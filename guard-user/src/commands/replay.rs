@@ -18,7 +18,10 @@ use crate::{
     cli::ReplayArgs,
     exit::Exit,
     output,
-    report::{progress::Progress, replay::Summary},
+    report::{
+        progress::Progress,
+        replay::{Summary, source},
+    },
     system_error::SystemError,
 };
 
@@ -95,15 +98,24 @@ fn replay(
     summary: &mut Summary<'_>,
 ) -> Result<(), Failure> {
     let mut failed = None;
+    let further = args.own.iter().map(|addr| Addr::from(*addr));
+    let own: Vec<Addr> = offline.addresses.iter().copied().chain(further).collect();
     let mut clock = Clock::default();
     let read = capture::read(input, |frame| {
         let now_ns = clock.at(frame.time_ns);
-        if args.received && !is_received(&frame, &offline.addresses) {
+        let is_elsewhere = !is_received(&frame, &own);
+        if args.received && is_elsewhere {
             summary.left_out += 1;
             return ControlFlow::Continue(());
         }
         match backends.evaluate(&frame, now_ns) {
-            Ok(found) => summary.add(&frame, &found),
+            Ok(found) => {
+                // Frames that the node itself sent are no frames to forward.
+                let sent_here =
+                    found.parsed.and_then(source).is_some_and(|addr| own.contains(&addr));
+                summary.elsewhere += u64::from(is_elsewhere && !sent_here && is_ip(&frame));
+                summary.add(&frame, &found)
+            }
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
@@ -128,6 +140,11 @@ fn is_received(frame: &Captured<'_>, addresses: &[Addr]) -> bool {
     let kept = CapturedBytes::of(frame);
     let destination = destination(&kept);
     kept.is_short.get() || destination.is_some_and(|addr| addresses.contains(&addr))
+}
+
+/// Reports whether the frame has a destination address.
+fn is_ip(frame: &Captured<'_>) -> bool {
+    destination(&CapturedBytes::of(frame)).is_some()
 }
 
 fn destination(frame: &CapturedBytes<'_>) -> Option<Addr> {

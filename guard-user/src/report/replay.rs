@@ -101,6 +101,8 @@ pub struct Summary<'a> {
     lines: Lines,
     /// Number of frames that were not for this node.
     pub left_out: u64,
+    /// Number of evaluated frames from other hosts that were sent to addresses of other hosts.
+    pub elsewhere: u64,
     /// Number of frames that the host evaluated, because the kernel does not accept their length.
     on_host: u64,
     /// Number of cut frames that were filled with zeros for the kernel.
@@ -124,6 +126,7 @@ impl<'a> Summary<'a> {
             sources: RefusedSources::default(),
             lines: Lines::new(),
             left_out: 0,
+            elsewhere: 0,
             on_host: 0,
             filled_up: 0,
         }
@@ -225,6 +228,16 @@ impl<'a> Summary<'a> {
             if count > 0 {
                 output::message(format_args!("note: {} {what}", counted(count, "frame")));
             }
+        }
+        if self.elsewhere > 0 {
+            let were = if self.elsewhere == 1 { "was" } else { "were" };
+            output::message(format_args!(
+                "note: {} of other hosts {were} sent to addresses that the manifest does not give to \
+                 `{}`; offline every frame is treated as for this node (`--received` leaves them \
+                 out, `--own` names further addresses)",
+                counted(self.elsewhere, "frame"),
+                self.policy.node
+            ));
         }
         if self.format == Format::Json && self.truncated > 0 {
             output::message(format_args!("note: {}", too_short(self.truncated)));
@@ -414,7 +427,8 @@ fn share(part: u64, whole: u64) -> String {
     format!("{}.{}%", permille / 10, permille % 10)
 }
 
-fn source(parsed: Parsed) -> Option<Addr> {
+/// Returns the source address of a packet.
+pub fn source(parsed: Parsed) -> Option<Addr> {
     match parsed {
         Parsed::Flow(flow) => Some(flow.source),
         Parsed::LaterFragment { source, .. } | Parsed::Portless { source, .. } => Some(source),

@@ -84,6 +84,9 @@ impl Trace<'_> {
         let mut lines = Vec::new();
         for step in self.steps {
             lines.push(self.describe(step));
+            if matches!(step, Step::NotGuarded) {
+                lines.extend(self.left_alone());
+            }
             if let (Step::Source { .. }, Some(source)) = (step, &source) {
                 lines.extend(source.lines.iter().cloned());
             }
@@ -123,6 +126,28 @@ impl Trace<'_> {
             _ => None,
         })?;
         self.loaded.cluster.service(&self.policy.service_in(slot)?.label)
+    }
+
+    /// Explains that the port is a UDP port which the ranges of services leave alone, if it is one.
+    fn left_alone(&self) -> Vec<String> {
+        let flow = self.steps.iter().find_map(|step| match step {
+            Step::Parsed(Parsed::Flow(flow)) => Some(flow),
+            _ => None,
+        });
+        let Some(Flow { transport, port, .. }) = flow else { return Vec::new() };
+        let services = self.policy.services.iter();
+        let services = services.filter_map(|known| self.loaded.cluster.service(&known.label));
+        let lines = services.filter_map(|service| {
+            let range = service.range_beside(*transport, *port)?;
+            let place = self.loaded.report.sources.describe(service.place);
+            let port = format!("{}/{port}", transport.name());
+            Some(format!(
+                "`{range}` of `{}` ({place}) contains {port}, but a range leaves this port alone; \
+                 name `{port}` by itself to guard it",
+                service.label
+            ))
+        });
+        lines.collect()
     }
 
     fn written(&self, place: Location) -> Written {

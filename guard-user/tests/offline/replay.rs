@@ -400,6 +400,36 @@ fn received_leaves_out_frames_for_other_hosts() {
 }
 
 #[test]
+fn frames_to_addresses_of_other_hosts_are_counted_in_a_note() {
+    let (container, other) = ([10, 88, 0, 2], [10, 88, 0, 3]);
+    let mut to_group = syn(UNLISTED, [224, 0, 0, 1], 9091, 0);
+    to_group[0] |= 1;
+    let capture = pcap(&[
+        Frame::at(EPOCH, syn(UNLISTED, NODE, 9091, 0)),
+        Frame::at(EPOCH, syn(UNLISTED, container, 9091, 0)),
+        Frame::at(EPOCH, syn(MEMBER, other, 9091, 0)),
+        // Sent by the node itself, to a group, and not IP.
+        Frame::at(EPOCH, syn(NODE, UNLISTED, 80, 0)),
+        Frame::at(EPOCH, to_group),
+        Frame::at(EPOCH, arp()),
+    ]);
+    let note = |args: &[&str]| {
+        let output = replay(args, &capture);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stderr).to_owned()
+    };
+    let two = note(&[]);
+    let expected = "note: 2 frames of other hosts were sent to addresses that the manifest does not \
+                    give to `sched-0`; offline every frame is treated as for this node";
+    assert!(two.starts_with(expected), "{two}");
+    let one = note(&["--own", "10.88.0.2", "--format", "json"]);
+    assert!(one.starts_with("note: 1 frame of other hosts was sent"), "{one}");
+    assert_eq!(note(&["--own", "10.88.0.2", "--own", "10.88.0.3"]), "");
+    assert_eq!(note(&["--received"]), "");
+    assert_refused(&replay(&["--own", "worker-0"], &capture), "--own");
+}
+
+#[test]
 fn observed_frames_pass_and_are_marked_would_drop() {
     let dir = cluster(&[&policy("p", 80, "observe", "")]);
     let frames = [

@@ -70,9 +70,13 @@ fn trace(args: &[&str]) -> Output {
 }
 
 fn trace_on(node: &str, args: &[&str]) -> Output {
+    trace_with(POLICY, node, args)
+}
+
+fn trace_with(policy: &str, node: &str, args: &[&str]) -> Output {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join("cluster.yaml"), MANIFEST).expect("a file");
-    fs::write(dir.path().join("mxnet.yaml"), POLICY).expect("a file");
+    fs::write(dir.path().join("mxnet.yaml"), policy).expect("a file");
     let trace = ["trace", "--node", node, "--manifest", "cluster.yaml"];
     trainguard(dir.path(), &[&trace, args].concat(), "")
 }
@@ -279,6 +283,26 @@ fn every_protocol_with_ports_can_be_traced() {
         let answer = text(&output.stdout);
         assert!(answer.contains(&format!("from 192.0.2.9 to {shown}/9091\n")), "{answer}");
         assert!(answer.ends_with("verdict: pass, unguarded\n"), "{answer}");
+    }
+}
+
+#[test]
+fn a_port_that_a_range_leaves_alone_is_named() {
+    let beside = "`udp/1-1000` of `mxnet/low` (mxnet.yaml:40:11) contains udp/123, but a range leaves \
+                  this port alone; name `udp/123` by itself to guard it";
+    let low = "  - name: low\n    roles: [storage]\n    ports: [udp/1-1000, udp/67]\n    match: all\n    \
+               allow: { networks: [lab] }\n    mode: enforce\n";
+    let policy = format!("{POLICY}{low}");
+    for (to, lines) in [
+        ("10.77.0.40:123", vec![beside, "verdict: pass, unguarded"]),
+        ("10.77.0.40:67", vec!["verdict: drop, not_allowed by low"]),
+        ("10.77.0.40:2000", vec!["verdict: pass, unguarded"]),
+    ] {
+        let args = ["--from", "192.0.2.9", "--to", to, "--proto", "udp"];
+        let output = trace_with(&policy, "store-0", &args);
+        let answer = text(&output.stdout);
+        assert!(answer.ends_with(&format!("{}\n", lines.join("\n"))), "{answer}");
+        assert_eq!(answer.contains("leaves this port alone"), lines.len() == 2, "{answer}");
     }
 }
 

@@ -337,7 +337,7 @@ fn settings(services: &[CompiledService], ports: &PortTable) -> Settings {
 }
 
 /// Compiles the sources to classes and tries, and numbers the buckets of members: one for each address
-/// of another node and each service that the address may reach and that limits each source.
+/// of a node and each service that the address may reach and that limits each source.
 fn compile_sources(compiled: &mut CompiledPolicy) {
     let mut sources = Sources {
         any: compiled.settings.get(Setting::Any),
@@ -386,11 +386,10 @@ impl Sources {
             // A policy with more classes than a `u16` holds is rejected afterwards.
             u16::try_from(next).unwrap_or(0)
         });
-        let mut slots = if source.is_member() && !source.is_own() {
-            (source.services | self.any) & self.limiting
-        } else {
-            0
-        };
+        // An address that the manifest gives to this node may be that of a container on it, so it has
+        // buckets as well. The kernel refuses only addresses that the node holds.
+        let mut slots =
+            if source.is_member() { (source.services | self.any) & self.limiting } else { 0 };
         let buckets = if slots == 0 { 0 } else { self.members.len() };
         while slots != 0 {
             // Always below 64.

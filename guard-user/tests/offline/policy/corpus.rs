@@ -179,6 +179,8 @@ fn shape() {
         ("name: s", "name: .s", &["5:11 TG110"]),
         ("match: all", "match: everything", &["8:12 TG112"]),
         ("mode: enforce", "mode: Enforce", &["12:11 TG112"]),
+        ("mode: enforce", "mode: enforce\n    forwarded: drop", &["13:16 TG112"]),
+        ("mode: enforce", "mode: enforce\n    forwarded: [guard]", &["13:16 TG109"]),
         ("rate: 200/s", "rate: 200", &["15:33 TG111"]),
         ("rate: 200/s", "rate: 0/s", &["15:33 TG111"]),
         ("rate: 200/s", "rate: 2G/s", &["15:33 TG111"]),
@@ -203,6 +205,15 @@ fn shape() {
         ("networks: [office]", "cidrs: [0.0.0.0/0, \"::/0\"]", &["11:15 TG201", "11:26 TG201"]),
     ] {
         policy_case(from, to, expected);
+    }
+}
+
+#[test]
+fn forwarded_is_pass_or_guard() {
+    for word in ["pass", "guard"] {
+        let text =
+            POLICY.replace("mode: enforce", &format!("mode: enforce\n    forwarded: {word}"));
+        assert_eq!(findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]), ["loaded"], "{word}");
     }
 }
 
@@ -264,6 +275,63 @@ fn meaning() {
     let tiny = bytes.replace("9000B", "63B");
     let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &tiny)]);
     assert_eq!(found, ["p.yaml:15:40 TG111"]);
+}
+
+/// Ranges with ports that they leave alone, and ranges from which source ports are taken. The second
+/// value replaces the ports of the policy, the third is the findings after `loaded`.
+#[test]
+fn ranges_with_ports_of_dhcp_and_ntp_and_with_source_ports() {
+    for (ports, expected) in [
+        ("[tcp/9091, udp/60-70]", &["7:23 TG215"][..]),
+        ("[tcp/9091, udp/1-32767]", &["7:23 TG215", "7:23 TG216"]),
+        ("[tcp/9091, udp/100-200, udp/500-600]", &["7:23 TG215", "7:36 TG215"]),
+        // Named by itself, or taken out.
+        ("[tcp/9091, udp/60-70, udp/67, udp/68]", &[]),
+        ("[tcp/9091, udp/60-70, udp/67]", &["7:23 TG215"]),
+        ("[tcp/9091, udp/60-70]\n    except: [udp/65-69]", &[]),
+        ("[tcp/9091, udp/67-67, udp/123]", &[]),
+        ("[tcp/9091, tcp/60-70, sctp/1-1000, udp/69-122]", &[]),
+        // Nothing but such ports.
+        ("[tcp/9091, udp/67-68]", &["7:23 TG215"]),
+        // Source ports: the width decides, and where the range lies.
+        ("[udp/10000-10099, tcp/1]", &["7:13 TG216"]),
+        ("[udp/10000-10098, tcp/1]", &[]),
+        ("[udp/600-1023, tcp/1]", &[]),
+        ("[udp/61000-65535, tcp/1]", &["7:13 TG216"]),
+        ("[tcp/10000-10999]", &["7:13 TG216"]),
+        ("[tcp/10000-10998]", &[]),
+        ("[sctp/10000-19999, tcp/1]", &[]),
+    ] {
+        let text = POLICY.replacen("[tcp/9091]", ports, 1);
+        let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
+        let at = expected.iter().map(|e| format!("p.yaml:{e}"));
+        let expected: Vec<String> = std::iter::once("loaded".to_owned()).chain(at).collect();
+        assert_eq!(found, expected, "{ports}");
+    }
+    // Replies pass at a service that matches new connections only, or that admits every source.
+    let wide = POLICY.replacen("[tcp/9091]", "[tcp/10000-19999]", 1);
+    let new_connections = wide.replace("match: all", "match: new-connections");
+    let roles = "\n      roles: [scheduler, worker]\n      networks: [office]\n";
+    let any = wide.replace(roles, " { any: true }\n");
+    for text in [new_connections, any] {
+        let found = findings(&[("m.yaml", MANIFEST), ("p.yaml", &text)]);
+        assert!(!found.iter().any(|line| line.contains("TG216")), "{found:?}");
+    }
+}
+
+/// A service with nothing but ports that ranges leave alone loads, with a warning.
+#[test]
+fn a_service_without_ports_is_a_warning() {
+    let limits = POLICY.find("    limits:").expect("limits");
+    let text = POLICY[..limits].replacen("[tcp/9091]", "[udp/67-68, udp/546-547]", 1);
+    let bundle = Bundle::new("m.yaml", [("m.yaml", MANIFEST), ("p.yaml", &text)]);
+    let loaded = policy::load("m.yaml".as_ref(), &bundle).expect("a policy that loads");
+    let found: Vec<(Severity, String)> =
+        loaded.report.diagnostics.iter().map(|d| (d.severity, d.code.to_string())).collect();
+    let expected = || (Severity::Warning, "TG215".to_owned());
+    assert_eq!(found, [expected(), expected()]);
+    let message = &loaded.report.diagnostics[0].message;
+    assert!(message.contains("guards no port") && message.contains("udp/68 (DHCP)"), "{message}");
 }
 
 #[test]

@@ -326,10 +326,11 @@ services:
     match: new-connections
     allow: { any: true }
     mode: observe
+    forwarded: guard
 ";
 
 /// Values that replace others.
-const SCALARS: [&str; 32] = [
+const SCALARS: [&str; 33] = [
     "x",
     "",
     "a b",
@@ -359,6 +360,7 @@ const SCALARS: [&str; 32] = [
     "Cluster",
     "all",
     "enforce",
+    "guard",
     "rail*",
     "***",
     "trainguard/v1",

@@ -19,9 +19,11 @@ const EPHEMERAL: (u16, u16) = (32768, 60999);
 /// The range from which resolvers and NAT (`nf_nat_l4proto_unique_tuple`, `net/netfilter/nf_nat_core.c`)
 /// choose source ports.
 const UNPRIVILEGED: (u16, u16) = (1024, u16::MAX);
-/// Width from which a TCP range often contains a source port of NAT, minus one. A smaller range rarely
-/// does, because NAT keeps the port of the connection if it can.
-const WIDE: u16 = 999;
+/// Number of UDP ports from which a range is reported: one of 600 answers to a resolver meets it.
+const MANY_UDP: u16 = 100;
+/// Number of TCP ports from which a range is reported. Larger, because NAT keeps the source port of a
+/// connection if it can.
+const MANY_TCP: u16 = 1000;
 
 pub(super) fn check(out: &mut Report, service: &ServiceDoc, claims: &[PortClaim]) {
     if service.matching.value != Match::All {
@@ -64,14 +66,14 @@ fn ephemeral(out: &mut Report, service: &ServiceDoc, port: &At<PortRange>) {
 fn source_ports(out: &mut Report, service: &ServiceDoc, port: &At<PortRange>) {
     let range = port.value;
     let (message, help) = match range.transport {
-        Transport::Tcp if range.width() >= WIDE => (
+        Transport::Tcp if range.width() >= MANY_TCP - 1 => (
             format!(
                 "NAT may take source ports from `{range}`: `match: all` would drop replies to \
                  connections of containers and virtual machines behind this node"
             ),
             "write `match: new-connections`, which refuses unlisted sources as well",
         ),
-        Transport::Udp if range.width() > 0 => (
+        Transport::Udp if range.width() >= MANY_UDP - 1 => (
             format!(
                 "resolvers and NAT may take source ports from `{range}`: `match: all` would drop \
                  answers of unlisted hosts, unless the socket is connected"
