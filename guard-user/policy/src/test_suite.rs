@@ -47,6 +47,8 @@ pub struct Case {
     pub place: Location,
     /// Name of the receiving node.
     pub node: String,
+    /// Whether the node would only forward the packets, instead of being their destination.
+    pub forwarded: bool,
     /// The packets that the node receives, and the expected verdicts.
     pub asked: Query,
 }
@@ -96,7 +98,7 @@ pub(super) fn resolve(
     let cases = cases
         .into_iter()
         .filter_map(|case| {
-            let CaseDoc { name, node, asked } = case;
+            let CaseDoc { name, node, forwarded, asked } = case;
             if let Some(first) = names.insert(name.value.clone(), name.place) {
                 let message = "two tests have this name";
                 out.push(
@@ -118,7 +120,8 @@ pub(super) fn resolve(
                     Query::Capture { path: base.join(path.value), summary }
                 }
             };
-            Some(Case { name: name.value, place: name.place, node: node.value, asked })
+            let (name, place) = (name.value, name.place);
+            Some(Case { name, place, node: node.value, forwarded, asked })
         })
         .collect();
     Suite { cluster, cases }

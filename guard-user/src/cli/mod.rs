@@ -405,6 +405,9 @@ pub struct TraceArgs {
     /// TCP flags: any of the letters S, A, F, R, P, U
     #[arg(long, default_value = "S")]
     pub flags: String,
+    /// Evaluate the packet as one that the node would only forward, to a container or another host
+    #[arg(long)]
+    pub forwarded: bool,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,

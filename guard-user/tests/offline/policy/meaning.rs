@@ -356,7 +356,7 @@ fn ports_of_a_framework_that_no_service_covers() {
     case(&ray[..1], &[]);
     case(&[("ports: [tcp/9091]", "ports: [tcp/6379, tcp/8265]"), ray[1]], &["p.yaml:7:13 TG404"]);
     // A wide range does not refer to any particular port.
-    case(&[("ports: [tcp/9091]", "ports: [tcp/5000-7000]"), ray[1]], &[]);
+    case(&[("ports: [tcp/9091]", "ports: [tcp/5000-7000]"), ray[1]], &["p.yaml:7:13 TG216"]);
 }
 
 #[test]

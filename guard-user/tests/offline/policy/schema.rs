@@ -246,6 +246,9 @@ tests:
         ("reason: allowed, ", ""),
         ("verdict: drop, ", ""),
         ("mxnet/scheduler", "mxnet/"),
+        ("node: sched-0", "node: sched-0\n    forwarded: guard"),
+        ("node: sched-0", "node: sched-0\n    forwarded: 1"),
+        ("node: sched-0", "node: sched-0\n    forwarded: \"true\""),
         ("from: worker-0", "from: \"worker 0\""),
         ("from: worker-0", "from: \"fd00::1/64\""),
         ("node: sched-0", "nod: sched-0"),
@@ -270,6 +273,9 @@ tests:
         ("flags: A", "flags: \"\""),
         (", service: mxnet/scheduler", ""),
         ("frames: 7", "frames: 0"),
+        ("node: sched-0", "node: sched-0\n    forwarded: true"),
+        ("capture: job.pcap", "forwarded: true\n    capture: job.pcap"),
+        ("node: sched-0", "node: sched-0\n    forwarded: false"),
         ("networks:\n  management: [10.9.0.0/24]\n", ""),
     ] {
         assert!(is_accepted(&good.replacen(from, to, 1)), "{from} -> {to}");

@@ -44,6 +44,8 @@ pub(crate) enum TestCluster {
 pub(crate) struct CaseDoc {
     pub(crate) name: At<String>,
     pub(crate) node: At<String>,
+    /// Whether the node would only forward the packets.
+    pub(crate) forwarded: bool,
     pub(crate) asked: Query,
 }
 
@@ -116,7 +118,8 @@ pub(crate) fn test(walk: &mut Walk<'_>, fields: &Fields<'_, '_>) -> TestDoc {
 }
 
 fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
-    let fields = walk.fields(node, "a test", &["name", "node", "packet", "capture", "expect"])?;
+    let known = ["name", "node", "forwarded", "packet", "capture", "expect"];
+    let fields = walk.fields(node, "a test", &known)?;
     let name = fields.need(walk, "name", "`name:` with a sentence that says what is tested");
     let name = name.and_then(|node| {
         walk.parsed(node, "`name`", "a text", |text, plain| {
@@ -129,6 +132,13 @@ fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
     let receiver = fields.need(walk, "node", "`node:` with the name of the receiving node");
     let receiver =
         receiver.and_then(|node| walk.parsed(node, "`node`", "the name of a node", scalars::name));
+    let forwarded = match fields.get("forwarded") {
+        Some(node) => {
+            let what = "`true` or `false`";
+            walk.parsed(node, "`forwarded`", what, scalars::boolean).map(|found| found.value)
+        }
+        None => Some(false),
+    };
     let expected = fields.need(walk, "expect", "`expect:` with the verdict");
     let asked = match (fields.get("packet"), fields.get("capture")) {
         (Some(_), Some(second)) => {
@@ -154,7 +164,7 @@ fn case(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<CaseDoc> {
             None
         }
     };
-    Some(CaseDoc { name: name?, node: receiver?, asked: asked? })
+    Some(CaseDoc { name: name?, node: receiver?, forwarded: forwarded?, asked: asked? })
 }
 
 fn packet(walk: &mut Walk<'_>, node: &Node<'_>) -> Option<PacketDoc> {

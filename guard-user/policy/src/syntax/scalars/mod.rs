@@ -114,6 +114,20 @@ pub(crate) fn path(text: &str, plain: bool) -> Result<String, Fault> {
     string(text, plain)
 }
 
+/// Parses the plain scalars `true` and `false`.
+pub(crate) fn boolean(text: &str, plain: bool) -> Result<bool, Fault> {
+    match text {
+        "true" | "false" if plain => Ok(text == "true"),
+        _ => {
+            let shown = text::shown(text);
+            let quotes = if plain { "" } else { "\"" };
+            let message = format!("{quotes}{shown}{quotes} is neither `true` nor `false`");
+            Err(Fault::new(rules::AMBIGUOUS, message)
+                .help("write `true` or `false`, without quotes"))
+        }
+    }
+}
+
 /// Accepts the plain scalar `true` only.
 pub(crate) fn only_true(text: &str, plain: bool) -> Result<(), Fault> {
     if plain && text == "true" {
