@@ -150,6 +150,26 @@ impl Trace<'_> {
         lines.collect()
     }
 
+    /// Says what the kernel would add to the verdict on a segment of an unlisted source that opens no
+    /// connection: offline no socket owns it.
+    fn on_the_node(&self) -> Option<&'static str> {
+        let opens_nothing = self.steps.iter().any(|step| {
+            matches!(step, Step::Parsed(Parsed::Flow(flow))
+                if flow.transport == Transport::Tcp && !flow.opening)
+        });
+        match self.verdict.reason {
+            Reason::Established if opens_nothing => Some(
+                "here no socket owns the segment; on the node one that listens would not get it \
+                 (not_allowed)",
+            ),
+            Reason::NotAllowed if opens_nothing => Some(
+                "here no socket owns the segment; on the node it passes (established) if it belongs \
+                 to a connection that the node opened",
+            ),
+            _ => None,
+        }
+    }
+
     fn written(&self, place: Location) -> Written {
         let (file, at) = provenance::position(&self.loaded.report.sources, place);
         Written { file, line: at.line, column: at.column }
@@ -178,6 +198,7 @@ impl Trace<'_> {
             let any = if ways_in.is_empty() { "" } else { "; any of these would:" };
             lines.push(format!("no entry admits the source to `{label}`{any}"));
             lines.extend(ways_in.iter().map(|way| format!("  {way}")));
+            lines.extend(self.on_the_node().map(str::to_owned));
         }
         let entries = admissions
             .iter()

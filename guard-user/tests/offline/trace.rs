@@ -162,6 +162,31 @@ fn flags_distinguish_replies_from_new_connections() {
 }
 
 #[test]
+fn what_a_socket_of_the_node_would_change_is_named() {
+    let listens = "on the node one that listens would not get it (not_allowed)";
+    let opened = "it passes (established) if it belongs to a connection that the node opened";
+    for (from, to, flags, expected) in [
+        ("192.0.2.9", "10.77.0.10:50000", "A", Some(listens)),
+        ("192.0.2.9", "10.77.0.10:50000", "SA", Some(listens)),
+        ("192.0.2.9", "10.77.0.10:9091", "SA", Some(opened)),
+        ("192.0.2.9", "10.77.0.10:9091", "S", None),
+        ("192.0.2.9", "10.77.0.10:50000", "S", None),
+        ("192.0.2.9", "10.77.0.10:22", "A", None),
+        ("10.77.0.30", "10.77.0.10:50000", "A", None),
+        ("10.77.0.30", "10.77.0.10:9091", "A", None),
+    ] {
+        let output = trace(&["--from", from, "--to", to, "--flags", flags]);
+        let answer = text(&output.stdout);
+        let lines: Vec<&str> =
+            answer.lines().filter(|line| line.starts_with("here no socket")).collect();
+        assert_eq!(lines.len(), usize::from(expected.is_some()), "{answer}");
+        if let (Some(expected), [line]) = (expected, lines.as_slice()) {
+            assert!(line.ends_with(expected), "{answer}");
+        }
+    }
+}
+
+#[test]
 fn json_output_is_a_document() {
     let args = ["--from", "192.0.2.9", "--to", "10.77.0.10:22", "--format", "json"];
     let output = trace(&args);
