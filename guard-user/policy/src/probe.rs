@@ -58,7 +58,12 @@ impl Probe {
 
     /// Makes a UDP fragment other than the first.
     pub fn fragment(from: IpAddr) -> Self {
-        Self { later_fragment: true, ..Self::new(from, Transport::Udp, 0, 0) }
+        Self::fragment_of(from, Transport::Udp)
+    }
+
+    /// Makes a fragment other than the first.
+    pub fn fragment_of(from: IpAddr, transport: Transport) -> Self {
+        Self { later_fragment: true, ..Self::new(from, transport, 0, 0) }
     }
 
     /// Returns an Ethernet frame with this packet. Checksums are zero, because the decision does not
@@ -126,6 +131,13 @@ impl Probe {
 
 /// A frame that cannot be parsed: its VLAN tag is truncated.
 pub const UNREADABLE: [u8; 15] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0];
+
+/// A packet that cannot be parsed beyond its IP header, which is where routes are looked up: TCP
+/// without ports, from 192.0.2.2 to 192.0.2.1 (RFC 5737).
+pub const UNREADABLE_PACKET: [u8; 34] = [
+    2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0, 0x45, 0, 0, 20, 0, 0, 0x40, 0, 64, 6, 0, 0, 192,
+    0, 2, 2, 192, 0, 2, 1,
+];
 
 /// Parses an IP protocol: `tcp`, `udp`, `udplite`, `sctp` or a number up to 255.
 ///

@@ -27,16 +27,21 @@ pub fn run(args: &TraceArgs) -> Exit {
         }
     };
     let Some(offline) = load::prepare(&args.node) else { return Exit::NoAnswer };
-    if !offline.addresses.contains(&Addr::from(packet.to.0)) {
-        output::message(format_args!(
-            "note: {} is not an address of `{}`; this does not change the verdict",
-            packet.to.0, offline.policy.node
-        ));
+    let (to, node) = (packet.to.0, &offline.policy.node);
+    match (offline.addresses.contains(&Addr::from(to)), args.forwarded) {
+        (true, true) => output::message(format_args!(
+            "note: {to} is an address of `{node}`, which forwards no packets to itself"
+        )),
+        (false, false) => output::message(format_args!(
+            "note: {to} is not an address of `{node}`; this does not change the verdict, unless the \
+             node only forwards the packet (`--forwarded`)"
+        )),
+        _ => {}
     }
     let frame = packet.frame();
     let mut recorder = Recorder::default();
     let tables = offline.policy.host();
-    let stack = Offline::default();
+    let stack = Offline { forwards: args.forwarded };
     // Buckets are full, because no other packets were sent.
     let limiter = HostLimiter::new([0; 2]);
     let verdict: Verdict = evaluate(&Frame::new(&frame), &tables, &stack, &limiter, &mut recorder);

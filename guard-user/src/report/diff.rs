@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
-use guard_common::{Addr, tables::Unit};
+use guard_common::{Addr, port_table::Transport, tables::Unit};
 use serde::Serialize;
 
 use super::replay::action;
 use crate::{
     output::{self, Format},
     policy::{
-        diff::{Change, Difference, Direction, LimitChange, Meets, Region, Traffic, names_in},
+        diff::{
+            Change, Difference, Direction, LimitChange, Meets, PacketPath, Region, Traffic,
+            names_in,
+        },
         resolve::cluster::Cluster,
         syntax::{scalars::PortRange, text::shell_word},
     },
@@ -79,12 +82,35 @@ fn direction(direction: Direction) -> &'static str {
 }
 
 fn what(change: &Change) -> String {
-    match change.traffic {
+    let what = match change.traffic {
+        Traffic::All if change.path == PacketPath::Forwarded => {
+            format!("packets to {}", some(&change.ports))
+        }
         Traffic::All => some(&change.ports),
         Traffic::Opening => format!("new connections to {}", some(&change.ports)),
         Traffic::Established => format!("segments of connections to {}", some(&change.ports)),
-        Traffic::Fragments => "later fragments".to_owned(),
+        Traffic::Fragments if change.transports.len() == Transport::ALL.len() => {
+            "later fragments".to_owned()
+        }
+        Traffic::Fragments => {
+            let names: Vec<&str> = change.transports.iter().map(|known| known.name()).collect();
+            format!("later fragments of {}", names.join(" and "))
+        }
         Traffic::Unreadable => "frames that cannot be read".to_owned(),
+    };
+    match change.path {
+        PacketPath::Received => what,
+        PacketPath::Both => format!("{what}, also forwarded,"),
+        PacketPath::Forwarded => format!("forwarded {what}"),
+    }
+}
+
+/// Returns the name of a path in JSON.
+fn path(path: PacketPath) -> &'static str {
+    match path {
+        PacketPath::Received => "received",
+        PacketPath::Both => "both",
+        PacketPath::Forwarded => "forwarded",
     }
 }
 
@@ -129,8 +155,13 @@ pub(super) fn text(difference: &Difference, clusters: [&Cluster; 2], manifest: &
         let direction =
             direction(if change.is_wider() { Direction::Wider } else { Direction::Narrower });
         let service = change.new.service.as_ref().or(change.old.service.as_ref());
+        let of = match change.path {
+            PacketPath::Received => "of",
+            PacketPath::Both => "on received and forwarded packets of",
+            PacketPath::Forwarded => "on forwarded packets of",
+        };
         add(format!(
-            "{direction} limits of {} at {} on {}",
+            "{direction} limits {of} {} at {} on {}",
             service.map_or("-", String::as_str),
             some(&change.ports),
             some(&change.nodes)
@@ -202,6 +233,7 @@ fn example(change: &Change, clusters: [&Cluster; 2], manifest: &Path) -> Option<
         Traffic::Established => " --flags A",
         _ => "",
     };
+    let forwarded = if change.path == PacketPath::Forwarded { " --forwarded" } else { "" };
     let ends = |addr: IpAddr, port: u16| std::net::SocketAddr::new(addr, port);
     // Every port has a packet to try but port 0, to which no connection can be opened.
     let first = first.max(1);
@@ -209,7 +241,7 @@ fn example(change: &Change, clusters: [&Cluster; 2], manifest: &Path) -> Option<
     let to = address.map_or_else(|| format!("{to}:{first}"), |to| ends(to, first).to_string());
     Some(format!(
         "{}{name} -> {node}: `trainguard trace --manifest {manifest} --node {node} --from {from} \
-         --to {to} --proto {}{flags}`",
+         --to {to} --proto {}{flags}{forwarded}`",
         ends(from, SOURCE_PORT),
         transport.name()
     ))
@@ -250,6 +282,11 @@ struct MeetsJson<'d> {
 struct ChangeJson<'d> {
     direction: &'static str,
     traffic: &'static str,
+    /// `received`, `forwarded` or `both`: what the node does with the packets.
+    path: &'static str,
+    /// The transports of later fragments.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    transports: Vec<&'static str>,
     ports: Vec<String>,
     nodes: &'d [String],
     old: MeetsJson<'d>,
@@ -268,6 +305,7 @@ struct ExampleJson {
 #[derive(Serialize)]
 struct LimitJson<'d> {
     wider: bool,
+    path: &'static str,
     old_service: Option<&'d str>,
     new_service: Option<&'d str>,
     ports: Vec<String>,
@@ -324,6 +362,8 @@ pub(super) fn document<'d>(
             Traffic::Fragments => "fragments",
             Traffic::Unreadable => "unreadable",
         },
+        path: path(change.path),
+        transports: change.transports.iter().map(|known| known.name()).collect(),
         ports: strings(&change.ports),
         nodes: &change.nodes,
         old: meets(&change.old),
@@ -338,6 +378,7 @@ pub(super) fn document<'d>(
     let rate = |limit: Option<(u64, u64)>| limit.map(|(rate, burst)| RateJson { rate, burst });
     let limit = |change: &'d LimitChange| LimitJson {
         wider: change.is_wider(),
+        path: path(change.path),
         old_service: change.old.service.as_deref(),
         new_service: change.new.service.as_deref(),
         ports: strings(&change.ports),

@@ -150,23 +150,25 @@ impl Trace<'_> {
         lines.collect()
     }
 
-    /// Says what the kernel would add to the verdict on a segment of an unlisted source that opens no
-    /// connection: offline no socket owns it.
-    fn on_the_node(&self) -> Option<&'static str> {
-        let opens_nothing = self.steps.iter().any(|step| {
-            matches!(step, Step::Parsed(Parsed::Flow(flow))
-                if flow.transport == Transport::Tcp && !flow.opening)
+    /// Says what a socket of the node would change in the verdict. Offline there are none.
+    fn on_the_node(&self) -> &'static str {
+        let is_tcp = self.steps.iter().any(|step| {
+            matches!(step, Step::Parsed(Parsed::Flow(flow)) if flow.transport == Transport::Tcp)
         });
         match self.verdict.reason {
-            Reason::Established if opens_nothing => Some(
-                "here no socket owns the segment; on the node one that listens would not get it \
-                 (not_allowed)",
-            ),
-            Reason::NotAllowed if opens_nothing => Some(
-                "here no socket owns the segment; on the node it passes (established) if it belongs \
-                 to a connection that the node opened",
-            ),
-            _ => None,
+            Reason::Established => {
+                "no socket is known here; on the node a listening socket would not get the segment \
+                 (not_allowed)"
+            }
+            Reason::NotAllowed if is_tcp => {
+                "no socket is known here; on the node the segment passes (established) if it belongs \
+                 to a connection that the node opened"
+            }
+            Reason::NotAllowed => {
+                "no socket is known here; on the node the packet passes (established) if a UDP socket \
+                 is connected to the sender"
+            }
+            _ => "no socket is known here",
         }
     }
 
@@ -198,7 +200,6 @@ impl Trace<'_> {
             let any = if ways_in.is_empty() { "" } else { "; any of these would:" };
             lines.push(format!("no entry admits the source to `{label}`{any}"));
             lines.extend(ways_in.iter().map(|way| format!("  {way}")));
-            lines.extend(self.on_the_node().map(str::to_owned));
         }
         let entries = admissions
             .iter()
@@ -221,6 +222,14 @@ impl Trace<'_> {
                 });
                 guarded(policy, *slot, &origin.unwrap_or_default())
             }
+            Step::Socket(Socket::None) => self.on_the_node().to_owned(),
+            Step::Forwarded => match self.verdict.service {
+                Some(_) => "the node only forwards it, and the service passes forwarded packets",
+                None => {
+                    "the node only forwards it, and no service treats forwarded packets as its own"
+                }
+            }
+            .to_owned(),
             step => describe(policy, step),
         }
     }
@@ -307,13 +316,18 @@ fn guarded(policy: &CompiledPolicy, slot: u8, origin: &str) -> String {
         if flags.has(Service::NEW_CONNECTIONS) { "new connections" } else { "every packet" };
     let mode = if flags.has(Service::OBSERVE) { "observes" } else { "enforces" };
     let any = if flags.has(Service::ANY) { ", open to any source" } else { "" };
-    format!("guarded by `{}`{origin}: matches {matching}, {mode}{any}", service.label)
+    let forwarded =
+        if flags.has(Service::GUARDS_FORWARDED) { ", forwarded packets as well" } else { "" };
+    format!("guarded by `{}`{origin}: matches {matching}, {mode}{any}{forwarded}", service.label)
 }
 
 fn source(policy: &CompiledPolicy, addr: &Addr, found: &tables::Source) -> String {
     let shown = IpAddr::from(*addr);
     if found.is_own() {
-        return format!("{shown} is this node's own address: no other host may send from it");
+        return format!(
+            "{shown} is an address of this node: no other host may send from it, unless the address \
+             is that of a container"
+        );
     }
     let who = match policy.name_of(addr) {
         Some(name) => format!("{shown} is `{name}`"),

@@ -163,8 +163,15 @@ fn flags_distinguish_replies_from_new_connections() {
 
 #[test]
 fn what_a_socket_of_the_node_would_change_is_named() {
-    let listens = "on the node one that listens would not get it (not_allowed)";
-    let opened = "it passes (established) if it belongs to a connection that the node opened";
+    let listens = "on the node a listening socket would not get the segment (not_allowed)";
+    let opened =
+        "the segment passes (established) if it belongs to a connection that the node opened";
+    let guarded = POLICY.replace("allow: { any: true }", "allow: { networks: [lab] }");
+    let to = ["--from", "192.0.2.9", "--to", "10.77.0.40:9100", "--proto", "udp"];
+    let output = trace_with(&guarded, "store-0", &to);
+    let connected =
+        "on the node the packet passes (established) if a UDP socket is connected to the sender";
+    assert!(text(&output.stdout).contains(connected), "{}", text(&output.stdout));
     for (from, to, flags, expected) in [
         ("192.0.2.9", "10.77.0.10:50000", "A", Some(listens)),
         ("192.0.2.9", "10.77.0.10:50000", "SA", Some(listens)),
@@ -178,12 +185,40 @@ fn what_a_socket_of_the_node_would_change_is_named() {
         let output = trace(&["--from", from, "--to", to, "--flags", flags]);
         let answer = text(&output.stdout);
         let lines: Vec<&str> =
-            answer.lines().filter(|line| line.starts_with("here no socket")).collect();
+            answer.lines().filter(|line| line.starts_with("no socket is known here; ")).collect();
         assert_eq!(lines.len(), usize::from(expected.is_some()), "{answer}");
         if let (Some(expected), [line]) = (expected, lines.as_slice()) {
             assert!(line.ends_with(expected), "{answer}");
         }
     }
+}
+
+#[test]
+fn forwarded_packets_pass_unless_the_service_guards_them() {
+    let answer = |policy: &str, from: &str, to: &str| {
+        let output = trace_with(policy, "sched-0", &["--from", from, "--to", to, "--forwarded"]);
+        (text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+    };
+    let verdict = |answer: &str| answer.lines().last().unwrap_or_default().to_owned();
+    let behind = "10.88.0.2:9091";
+    let (passes, note) = answer(POLICY, "192.0.2.9", behind);
+    assert_eq!(verdict(&passes), "verdict: pass, forwarded by scheduler");
+    let step = "the node only forwards it, and the service passes forwarded packets\n";
+    assert!(passes.contains(step) && !passes.contains("no socket"), "{passes}");
+    assert_eq!(note, "");
+    // A member would be charged to a limit.
+    let (member, _) = answer(POLICY, "10.77.0.30", behind);
+    assert_eq!(verdict(&member), "verdict: pass, forwarded by scheduler");
+    assert!(!member.contains("limit on"), "{member}");
+    let guard = POLICY.replacen("mode: enforce", "mode: enforce\n    forwarded: guard", 1);
+    let (guarded, _) = answer(&guard, "192.0.2.9", behind);
+    assert_eq!(verdict(&guarded), "verdict: drop, not_allowed by scheduler");
+    assert!(guarded.contains("enforces, forwarded packets as well\n"), "{guarded}");
+    let (member, _) = answer(&guard, "10.77.0.30", behind);
+    assert_eq!(verdict(&member), "verdict: pass, allowed by scheduler");
+    // The node forwards nothing to itself.
+    let (_, note) = answer(POLICY, "192.0.2.9", "10.77.0.10:9091");
+    assert!(note.contains("10.77.0.10 is an address of `sched-0`"), "{note}");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use guard_common::{
     port_table::Transport,
-    tables::{Limits, Service},
+    tables::{FragmentKind, Limits, Service, Source},
 };
 
 use crate::compiled::CompiledPolicy;
@@ -19,11 +19,9 @@ const FULL_FRAME: u64 = 1514;
 /// The services of a node that later fragments can be charged to.
 #[derive(Debug)]
 pub(crate) struct Charges {
-    /// Slots of the services that guard a port of a transport and limit packets or bytes, in the order
-    /// of [`Transport::ALL`]. The strictest comes first.
-    by_transport: [Vec<u8>; 3],
-    /// The same for all transports together, for fragments whose protocol is not known.
-    any: Vec<u8>,
+    /// For each kind, the slots of the services that guard a port of its transport and limit packets
+    /// or bytes. The strictest comes first.
+    slots: [(FragmentKind, Vec<u8>); 4],
 }
 
 impl Charges {
@@ -36,7 +34,7 @@ impl Charges {
             .collect();
         // Equally strict services are ordered by label, because slots depend on earlier generations.
         ranked.sort_unstable();
-        let guarding = |transports: &[Transport]| {
+        let guarding = |transports: &[Transport]| -> Vec<u8> {
             let runs: Vec<u8> = transports
                 .iter()
                 .flat_map(|transport| policy.port_runs(*transport))
@@ -45,20 +43,25 @@ impl Charges {
             let slots = ranked.iter().map(|(_, _, slot)| *slot);
             slots.filter(|slot| runs.contains(slot)).collect()
         };
-        Self {
-            by_transport: Transport::ALL.map(|transport| guarding(&[transport])),
-            any: guarding(&Transport::ALL),
-        }
+        let slots = FragmentKind::ALL.map(|kind| {
+            let slots = match kind {
+                FragmentKind::Tcp => guarding(&[Transport::Tcp]),
+                FragmentKind::Udp => guarding(&[Transport::Udp]),
+                FragmentKind::Sctp => guarding(&[Transport::Sctp]),
+                FragmentKind::Unknown => guarding(&Transport::ALL),
+            };
+            (kind, slots)
+        });
+        Self { slots }
     }
 
-    /// Returns the slot of the service to which later fragments of a transport are charged, for
-    /// sources that the services of this mask list. Without a transport, the protocol is not known.
-    pub(crate) fn slot(&self, transport: Option<Transport>, services: u64) -> Option<u8> {
-        let slots = match transport {
-            Some(transport) => self.by_transport.get(transport as usize)?,
-            None => &self.any,
-        };
-        slots.iter().copied().find(|slot| services >> slot & 1 != 0)
+    /// Returns a source with the services to which its later fragments are charged: for each kind the
+    /// strictest of those that list the source, none if none of them limits packets or bytes.
+    pub(crate) fn charge(&self, source: Source) -> Source {
+        self.slots.iter().fold(source, |source, (kind, slots)| {
+            let listing = slots.iter().find(|slot| source.services >> **slot & 1 != 0);
+            listing.map_or(source, |slot| source.with_fragments_charged(*kind, *slot))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Compiles a cluster to the tables of one node. Deterministic: policies with the same effect compile
 //! to the same tables and the same hash.
 
+mod fragments;
 pub mod hash;
 pub(crate) mod ports;
 pub mod slots;
@@ -11,7 +12,7 @@ use std::{
     net::IpAddr,
 };
 
-use self::{ports::claims, slots::Placement};
+use self::{fragments::Charges, ports::claims, slots::Placement};
 use super::{
     compiled::{CompiledPolicy, CompiledService, Prefix},
     trie::{self, Item, Trie},
@@ -31,9 +32,6 @@ use guard_common::{
     trie::Found,
     verdict::MAX_SERVICES,
 };
-
-/// Stands in for `tables::Service::GUARDS_FORWARDED`.
-const GUARDS_FORWARDED: u64 = 8;
 
 /// A policy that exceeds the capacity of the kernel maps on a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -210,7 +208,7 @@ fn compiled(slot: u8, service: &Service) -> CompiledService {
         flags |= tables::Service::ANY;
     }
     if service.forwarded == Forwarded::Guard {
-        flags |= GUARDS_FORWARDED;
+        flags |= tables::Service::GUARDS_FORWARDED;
     }
     CompiledService {
         slot,
@@ -365,7 +363,10 @@ fn compile_sources(compiled: &mut CompiledPolicy) {
         table.iter().map(item).collect()
     };
     compiled.trie6 = Trie::new(&items(&mut sources, &compiled.sources6));
-    compiled.classes = sources.classes;
+    // Not in `sources4` and `sources6`: it follows from the services, and their slots are not part of
+    // the hash.
+    let charges = Charges::of(compiled);
+    compiled.classes = sources.classes.into_iter().map(|source| charges.charge(source)).collect();
     compiled.members = sources.members;
 }
 

@@ -2,9 +2,10 @@
 
 use guard_common::{
     bucket::{Limit, TICKS_PER_SECOND},
-    tables::{Limits, Unit},
+    tables::{Limits, Service, Unit},
 };
 
+use super::PacketPath;
 use crate::{compiled::CompiledService, syntax::scalars::PortRange};
 
 /// A service and its limits; both empty for ports that are not guarded.
@@ -17,7 +18,8 @@ pub struct Limited {
 }
 
 impl Limited {
-    pub(super) fn of(service: &CompiledService) -> Self {
+    /// Returns the limits of a service on packets for the node, or on packets that it only forwards.
+    pub(super) fn of(service: &CompiledService, forwarded: bool) -> Self {
         let units = |limits: &Limits| {
             [
                 (limits.new_connections, Unit::NewConnections),
@@ -27,10 +29,12 @@ impl Limited {
             .map(|(limit, unit)| limit.is_some().then(|| (limit.rate, burst(&limit, unit))))
         };
         let of = &service.service;
-        Self {
-            service: Some(service.label.clone()),
-            limits: [units(&of.per_source), units(&of.total)],
-        }
+        let limits = if forwarded && !of.has(Service::GUARDS_FORWARDED) {
+            Default::default()
+        } else {
+            [units(&of.per_source), units(&of.total)]
+        };
+        Self { service: Some(service.label.clone()), limits }
     }
 
     /// Reports whether the limits are the same, whatever the service.
@@ -57,6 +61,8 @@ pub struct LimitChange {
     pub old: Limited,
     /// The service and its limits after.
     pub new: Limited,
+    /// Whether the limits are those on packets for the node, or on packets that it only forwards.
+    pub path: PacketPath,
     /// The affected ports.
     pub ports: Vec<PortRange>,
     /// The receiving nodes.

@@ -2,16 +2,19 @@
 //! sample.
 //!
 //! Packets are divided into groups: by destination port, as in the port tables; by source, as the
-//! source tables and the check for martians distinguish them; and by whether they open a connection.
+//! source tables and the check for martians distinguish them; by whether they open a connection; and by
+//! whether the node would only forward them.
 //! Neither policy distinguishes packets of one group, so evaluating one packet of each group with both
 //! policies covers all. Each packet is evaluated with full buckets; limits are compared separately.
 //!
-//! Two things are left out: the node's own addresses as sources, which a guarded port never admits, and
-//! tunnel devices, because no file lists them.
+//! Left out are the node's own addresses as sources, which a guarded port never admits; tunnel devices
+//! and sockets, because no file lists them; forwarded packets from addresses that no host can have, which
+//! the kernel does not forward; and later fragments whose transport an extension header hides.
 //!
 //! Decision: `docs/decisions/0029-diff-uses-the-decision.md`.
 
 mod limits;
+mod pair;
 mod space;
 
 use std::{
@@ -21,29 +24,20 @@ use std::{
 };
 
 use guard_common::{
-    Addr, Verdict,
-    packet::Frame,
-    port_table::{PORT_UNGUARDED, Transport, port_index},
+    Addr,
+    port_table::Transport,
     verdict::{Action, Reason},
 };
 
+use self::pair::Pair;
 pub use self::{
     limits::{LimitChange, Limited},
     space::{Range, Region},
 };
-use super::{
-    compile::{CapacityError, for_node},
-    compiled::{CompiledPolicy, HostTables},
-    limiter::HostLimiter,
-};
+use super::compile::CapacityError;
 use crate::{
-    compile::slots::Placement,
-    probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe, UNREADABLE},
     resolve::cluster::{Cluster, Node},
-    syntax::{
-        diagnostic::{FileId, Location, Span},
-        scalars::PortRange,
-    },
+    syntax::scalars::PortRange,
 };
 
 /// The result of evaluating a packet with a policy.
@@ -83,6 +77,18 @@ pub enum Traffic {
     Unreadable,
 }
 
+/// What the node does with the packets that a change affects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PacketPath {
+    /// It receives them. Forwarded packets to the same ports keep their verdict, or have a change of
+    /// their own.
+    Received,
+    /// It receives or forwards them: the change is the same.
+    Both,
+    /// It only forwards them.
+    Forwarded,
+}
+
 /// A change of the verdict that is the same for all packets of a region.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
@@ -92,6 +98,10 @@ pub struct Change {
     pub new: Meets,
     /// The kind of packets affected.
     pub traffic: Traffic,
+    /// Whether the change affects packets for the node, or packets that it only forwards.
+    pub path: PacketPath,
+    /// The transports of the fragments; empty for other packets.
+    pub transports: Vec<Transport>,
     /// The destination ports; empty for packets without ports.
     pub ports: Vec<PortRange>,
     /// The source addresses.
@@ -217,202 +227,6 @@ pub fn compare(old: &Cluster, new: &Cluster) -> Result<Difference, CapacityError
 
 fn sorted(patterns: &[String]) -> BTreeSet<&String> {
     patterns.iter().collect()
-}
-
-/// The old and the new policy of a group of nodes with the same roles.
-struct Pair {
-    old: CompiledPolicy,
-    new: CompiledPolicy,
-    sources: Vec<Region>,
-    ports: BTreeMap<(Transport, u8, u8), Vec<PortRange>>,
-}
-
-/// One of the two policies, ready to evaluate packets.
-struct Side<'p> {
-    policy: &'p CompiledPolicy,
-    tables: HostTables<'p>,
-}
-
-impl<'p> Side<'p> {
-    fn of(policy: &'p CompiledPolicy) -> Self {
-        Self { policy, tables: policy.host() }
-    }
-
-    fn meets(&self, frame: &[u8]) -> Meets {
-        // Full buckets: limits are compared separately.
-        let limiter = HostLimiter::new([0; 2]);
-        let verdict: Verdict = self.tables.verdict(&Frame::new(frame), &limiter);
-        let service = verdict.service.and_then(|slot| self.policy.service_in(slot));
-        Meets {
-            action: verdict.action,
-            reason: verdict.reason,
-            service: service.map(|service| service.label.clone()),
-        }
-    }
-}
-
-/// Indices of the source regions for each pair of results before and after.
-type Transitions = BTreeMap<(Meets, Meets), Vec<usize>>;
-
-impl Pair {
-    /// Compiles both policies; none if they are identical.
-    fn new(
-        old: &Cluster,
-        old_roles: &[String],
-        new: &Cluster,
-        new_roles: &[String],
-    ) -> Result<Option<Self>, CapacityError> {
-        // A node with these roles and no addresses, so that no address counts as the node's own.
-        let node = |roles: &[String]| Node {
-            name: String::new(),
-            place: Location { file: FileId(0), span: Span::default() },
-            addresses: Vec::new(),
-            roles: roles.into(),
-            interfaces: Arc::new([]),
-        };
-        let old = for_node(old, &node(old_roles), &Placement::default())?;
-        let new = for_node(new, &node(new_roles), &Placement::default())?;
-        // The hash covers everything that is enforced.
-        if old.hash == new.hash {
-            return Ok(None);
-        }
-        let sources = space::pieces(&old, &new).into_values().collect();
-        let ports = ports(&old, &new);
-        Ok(Some(Self { old, new, sources, ports }))
-    }
-
-    fn changes(&self) -> Vec<Change> {
-        let (old, new) = (Side::of(&self.old), Side::of(&self.new));
-        let transitions = |frame: &dyn Fn(IpAddr) -> Vec<u8>| {
-            let mut found = Transitions::new();
-            for (number, region) in self.sources.iter().enumerate() {
-                let Some(source) = region.first() else { continue };
-                let frame = frame(source);
-                let (old, new) = (old.meets(&frame), new.meets(&frame));
-                if old.action != new.action {
-                    found.entry((old, new)).or_default().push(number);
-                }
-            }
-            found
-        };
-        // The ports for each combination of change and sources.
-        let mut pieces: BTreeMap<(Meets, Meets, Traffic, Vec<usize>), Vec<PortRange>> =
-            BTreeMap::new();
-        for ((transport, ..), ranges) in &self.ports {
-            let Some(port) = ranges.first().map(|range| range.first) else { continue };
-            let with =
-                |flags| transitions(&|source| Probe::new(source, *transport, port, flags).frame());
-            let opening = with(FLAGS_OPENING);
-            let found = if *transport == Transport::Tcp {
-                let established = with(FLAGS_ESTABLISHED);
-                if opening == established {
-                    vec![(Traffic::All, opening)]
-                } else {
-                    vec![(Traffic::Opening, opening), (Traffic::Established, established)]
-                }
-            } else {
-                vec![(Traffic::All, opening)]
-            };
-            for (traffic, transitions) in found {
-                for ((old, new), sources) in transitions {
-                    let at = pieces.entry((old, new, traffic, sources)).or_default();
-                    at.extend_from_slice(ranges);
-                }
-            }
-        }
-        for ((old, new), sources) in transitions(&|source| Probe::fragment(source).frame()) {
-            pieces.insert((old, new, Traffic::Fragments, sources), Vec::new());
-        }
-        let (before, after) = (old.meets(&UNREADABLE), new.meets(&UNREADABLE));
-        if before.action != after.action {
-            pieces.insert((before, after, Traffic::Unreadable, Vec::new()), Vec::new());
-        }
-        pieces
-            .into_iter()
-            .map(|((old, new, traffic, sources), mut ports)| {
-                ports.sort_unstable();
-                let sources = Region::of(sources.iter().filter_map(|at| self.sources.get(*at)));
-                let example = self.example(&sources, &ports);
-                Change { old, new, traffic, ports, sources, example, nodes: Vec::new() }
-            })
-            .collect()
-    }
-
-    /// Returns an example packet of a region, from a node of the new manifest if possible, else of the
-    /// old one.
-    fn example(
-        &self,
-        sources: &Region,
-        ports: &[PortRange],
-    ) -> Option<(IpAddr, Option<PortRange>)> {
-        let mut names = self.new.names.iter().chain(&self.old.names).map(|(addr, _)| *addr);
-        let known = names.find(|addr| sources.holds(addr)).map(IpAddr::from);
-        let port = ports.first().map(|range| PortRange { last: range.first, ..*range });
-        Some((known.or_else(|| sources.possible_source())?, port))
-    }
-
-    /// Returns the limits that differ on ports where packets pass both before and after.
-    fn limits(&self) -> Vec<LimitChange> {
-        let (old, new) = (Side::of(&self.old), Side::of(&self.new));
-        let mut found: BTreeMap<(Limited, Limited), Vec<PortRange>> = BTreeMap::new();
-        for ((transport, before, after), ranges) in &self.ports {
-            let Some(port) = ranges.first().map(|range| range.first) else { continue };
-            let service = |policy: &CompiledPolicy, slot: u8| {
-                policy.service_in(slot).map_or_else(Limited::default, Limited::of)
-            };
-            let limited = (service(&self.old, *before), service(&self.new, *after));
-            if limited.0.same_as(&limited.1) {
-                continue;
-            }
-            let passes = self.sources.iter().filter_map(Region::first).any(|source| {
-                let frame = Probe::new(source, *transport, port, FLAGS_OPENING).frame();
-                [&old, &new].iter().all(|side| side.meets(&frame).action != Action::Drop)
-            });
-            if passes {
-                found.entry(limited).or_default().extend_from_slice(ranges);
-            }
-        }
-        found
-            .into_iter()
-            .map(|((old, new), mut ports)| {
-                ports.sort_unstable();
-                LimitChange { old, new, ports, nodes: Vec::new() }
-            })
-            .collect()
-    }
-}
-
-/// Groups the ports by their entries in both policies. Ports that neither policy guards are omitted.
-fn ports(
-    old: &CompiledPolicy,
-    new: &CompiledPolicy,
-) -> BTreeMap<(Transport, u8, u8), Vec<PortRange>> {
-    let mut found: BTreeMap<(Transport, u8, u8), Vec<PortRange>> = BTreeMap::new();
-    for transport in Transport::ALL {
-        let entry = |policy: &CompiledPolicy, port: u16| {
-            policy.ports.get(port_index(transport, port)).copied().unwrap_or(PORT_UNGUARDED)
-        };
-        let mut run: Option<(u8, u8, PortRange)> = None;
-        let mut add = |run: Option<(u8, u8, PortRange)>| {
-            if let Some((old, new, range)) = run
-                && (old, new) != (PORT_UNGUARDED, PORT_UNGUARDED)
-            {
-                found.entry((transport, old, new)).or_default().push(range);
-            }
-        };
-        for port in 0..=u16::MAX {
-            let at = (entry(old, port), entry(new, port));
-            match &mut run {
-                Some((old, new, range)) if (*old, *new) == at => range.last = port,
-                _ => {
-                    let next = PortRange { transport, first: port, last: port };
-                    add(run.replace((at.0, at.1, next)));
-                }
-            }
-        }
-        add(run);
-    }
-    found
 }
 
 /// Returns the names of the nodes that have an address in a region, sorted, without duplicates.

@@ -58,6 +58,7 @@ struct Host<'a> {
 /// Evaluates frames on the host or in the kernel, starting with full buckets.
 pub(crate) struct Backends<'a> {
     host: Host<'a>,
+    stack: Offline,
     kernel: Option<Rc<Generation>>,
 }
 
@@ -69,7 +70,14 @@ pub(crate) fn in_kernel(policy: &CompiledPolicy) -> Result<Rc<Generation>, Syste
 impl<'a> Backends<'a> {
     /// Evaluates with `kernel` if there is one, otherwise on the host.
     pub(crate) fn new(tables: &'a HostTables<'a>, kernel: Option<Rc<Generation>>) -> Self {
-        Self { host: Host { tables, limiter: HostLimiter::new(KEY) }, kernel }
+        let host = Host { tables, limiter: HostLimiter::new(KEY) };
+        Self { host, stack: Offline::default(), kernel }
+    }
+
+    /// Evaluates as if the node only forwarded every frame, always on the host: the kernel would look
+    /// up the routes of this machine.
+    pub(crate) fn forwarded(tables: &'a HostTables<'a>) -> Self {
+        Self { stack: Offline { forwards: true }, ..Self::new(tables, None) }
     }
 
     pub(crate) fn evaluate(
@@ -99,8 +107,9 @@ impl<'a> Backends<'a> {
         } else {
             self.host.limiter.set_now_ns(now_ns);
             let mut recorder = ParsedRecorder::default();
-            let stack = Offline::default();
-            let verdict = evaluate(&kept, self.host.tables, &stack, &self.host.limiter, &mut recorder);
+            let stack = self.stack;
+            let verdict =
+                evaluate(&kept, self.host.tables, &stack, &self.host.limiter, &mut recorder);
             (verdict, recorder.parsed)
         };
         let truncated = kept.is_short.get() && self.depends_on_more(verdict, parsed.as_ref());

@@ -27,7 +27,7 @@ use crate::{
     exit::Exit,
     output,
     policy::{
-        compiled::CompiledPolicy,
+        compiled::{CompiledPolicy, HostTables},
         test_suite::{Case, ExpectedVerdict, Query, Suite, is_test_file},
     },
     probe::Probe,
@@ -187,7 +187,7 @@ impl Runner<'_> {
                 let node = self.node(&case.node, true)?;
                 // The duration of a capture is unknown, so the clock goes to its maximum, and the
                 // next test loads the program anew.
-                let found = frames(node, path, summary);
+                let found = frames(node, case, path, summary);
                 node.now_ns = LAST_NS;
                 found
             }
@@ -219,6 +219,14 @@ fn is_met(policy: &CompiledPolicy, verdict: Verdict, answer: &ExpectedVerdict) -
     verdict.action == answer.action && verdict.reason == answer.reason && named
 }
 
+fn backends_of<'t>(node: &Node, case: &Case, tables: &'t HostTables<'t>) -> Backends<'t> {
+    if case.forwarded {
+        Backends::forwarded(tables)
+    } else {
+        Backends::new(tables, node.kernel.clone())
+    }
+}
+
 fn packets(
     node: &Node,
     case: &Case,
@@ -229,10 +237,10 @@ fn packets(
     let bytes = probe.frame();
     let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     let frame = Captured { number: 1, time_ns: Some(0), bytes: &bytes, wire_len };
-    let Node { policy, kernel, now_ns } = node;
+    let Node { policy, now_ns, .. } = node;
     let tables = policy.host();
     // Every address starts with full buckets.
-    let backends = Backends::new(&tables, kernel.clone());
+    let backends = backends_of(node, case, &tables);
     for _ in 0..after {
         backends.evaluate(&frame, *now_ns)?;
     }
@@ -259,6 +267,7 @@ type Counts = BTreeMap<(Action, Reason, Option<String>), u64>;
 
 fn frames(
     node: &Node,
+    case: &Case,
     path: &Path,
     summary: &[(ExpectedVerdict, u64)],
 ) -> Result<Vec<String>, Problem> {
@@ -267,7 +276,7 @@ fn frames(
         .map_err(|error| Problem::Other(format!("cannot open `{shown}`: {error}")))?;
     let policy = &node.policy;
     let tables = policy.host();
-    let backends = Backends::new(&tables, node.kernel.clone());
+    let backends = backends_of(node, case, &tables);
     let mut clock = Clock::default();
     let mut found = Counts::new();
     let mut truncated = 0_u64;

@@ -6,6 +6,7 @@ use guard_common::{
     Addr, Tables as _,
     layout::MemberKey,
     port_table::{PORT_UNGUARDED, Port, Transport},
+    tables::{FragmentKind, Service},
 };
 use proptest::prelude::*;
 
@@ -245,6 +246,79 @@ fn slots_are_kept_retired_and_reclaimed() {
     );
     let error = error.unwrap_err().to_string();
     assert!(error.contains("TG503") && error.contains("65"), "{error}");
+}
+
+/// Returns a service with ports, an allowlist, and limits in the notation of policies.
+fn limited(name: &str, ports: &str, allow: &str, limits: &str) -> String {
+    format!(
+        "  - name: {name}\n    roles: [a]\n    ports: {ports}\n    match: all\n    allow: {allow}\n    \
+         mode: enforce\n    limits: {limits}\n"
+    )
+}
+
+#[test]
+fn later_fragments_are_charged_to_the_strictest_service_that_lists_the_source() {
+    let manifest = format!(
+        "{HEAD}nodes:\n  - {{ name: n0, addresses: [10.0.0.1], roles: [a] }}\n  - {{ name: n1, addresses: \
+         [10.0.0.2], roles: [b] }}\nnetworks: {{ x: [10.2.0.0/16], y: [10.2.3.0/24] }}\npolicies: [p.yaml]\n"
+    );
+    let bytes = |rate: &str| format!("{{ total: {{ bytes: {{ rate: {rate}/s, burst: 1GB }} }} }}");
+    let packets = "{ perSource: { packets: { rate: 1k/s, burst: 1k } } }";
+    let connections = "{ total: { newConnections: { rate: 1/s, burst: 1 } } }";
+    let services = [
+        limited("tcp-wide", "[tcp/1-9]", "{ roles: [b], networks: [x] }", &bytes("9MB")),
+        limited("tcp-strict", "[tcp/11]", "{ networks: [y] }", &bytes("8MB")),
+        limited("tcp-unlimited", "[tcp/12]", "{ networks: [x] }", connections),
+        limited("tcp-any", "[tcp/13]", "{ any: true }", &bytes("1kB")),
+        // 1000 packets of 1514 bytes.
+        limited("udp", "[udp/11]", "{ networks: [y] }", packets),
+        limited("udp-also", "[udp/12]", "{ networks: [y] }", &bytes("1514kB")),
+        // All its ports belong to narrower entries.
+        limited("udp-hidden", "[udp/11-12]", "{ networks: [x, y] }", &bytes("1kB")),
+    ];
+    let loaded = load(&manifest, &format!("{POLICY_HEAD}{}", services.concat()));
+    let slots = ["p/udp-also", "p/udp", "p/tcp-wide"];
+    let placement: Placement = (40..).zip(slots).map(|(slot, of)| (slot, of.to_owned())).collect();
+    for placement in [Placement::default(), placement] {
+        let compiled = compile(&loaded, "n0", &placement);
+        let host = compiled.host();
+        let charged = |addr: u32| {
+            let source = host.source(&Addr::V4(addr));
+            FragmentKind::ALL.map(|kind| {
+                let slot = source.charges_fragments(kind)?;
+                Some(compiled.service_in(slot).expect("a service").name.clone())
+            })
+        };
+        let names =
+            |names: [&str; 4]| names.map(|name| (!name.is_empty()).then(|| name.to_owned()));
+        // Of two services that are equally strict, the first label counts, whatever the slots.
+        assert_eq!(charged(0x0a02_0301), names(["tcp-strict", "udp", "", "udp"]), "in x and y");
+        assert_eq!(charged(0x0a02_0401), names(["tcp-wide", "", "", "tcp-wide"]), "in x");
+        assert_eq!(charged(0x0a00_0002), names(["tcp-wide", "", "", "tcp-wide"]), "a member");
+        assert_eq!(charged(0x0b00_0001), names(["", "", "", ""]), "not listed");
+        assert_eq!(compiled.hash, compile(&loaded, "n0", &Placement::default()).hash);
+    }
+}
+
+#[test]
+fn forwarded_packets_are_part_of_the_hash() {
+    let node = "nodes: [{ name: n, addresses: [10.0.0.1], roles: [a] }]";
+    let manifest = format!("{HEAD}policies: [p.yaml]\n{node}\n");
+    let policy = format!("{POLICY_HEAD}{}", service("s", "[tcp/1-2]", "{ roles: [a] }"));
+    let of = |word: &str| {
+        let field = format!("mode: enforce\n    forwarded: {word}");
+        compile(
+            &load(&manifest, &policy.replace("mode: enforce", &field)),
+            "n",
+            &Placement::default(),
+        )
+    };
+    let default = compile(&load(&manifest, &policy), "n", &Placement::default());
+    assert_eq!(default.hash, of("pass").hash);
+    assert_ne!(default.hash, of("guard").hash);
+    let guards =
+        |compiled: &CompiledPolicy| compiled.services[0].service.has(Service::GUARDS_FORWARDED);
+    assert!(guards(&of("guard")) && !guards(&default));
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::{
     path::Path,
 };
 
-use guard_common::{Addr, Verdict, packet::Frame, port_table::Transport, verdict::Action};
+use guard_common::{
+    Addr, NoTrace, Verdict, evaluate, packet::Frame, port_table::Transport, stack::Offline,
+    verdict::Action,
+};
 use guard_test_support::{bundle, repetitions};
 use proptest::{prelude::*, sample::select};
 
@@ -16,11 +19,11 @@ use guard_user::{
     policy::{
         self, Bundle, Loaded, Placement,
         compiled::CompiledPolicy,
-        diff::{self, Change, Difference, Direction, Traffic},
+        diff::{self, Change, Difference, Direction, PacketPath, Traffic},
         limiter::HostLimiter,
         syntax::scalars,
     },
-    probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe, UNREADABLE},
+    probe::{FLAGS_ESTABLISHED, FLAGS_OPENING, Probe, UNREADABLE, UNREADABLE_PACKET},
 };
 
 /// A service of a random policy.
@@ -35,6 +38,7 @@ struct Service {
     allow_roles: Vec<&'static str>,
     cidrs: Vec<&'static str>,
     observe: bool,
+    guards_forwarded: bool,
 }
 
 const ROLES: [&str; 3] = ["a", "b", "c"];
@@ -69,10 +73,11 @@ fn service() -> impl Strategy<Value = Service> {
         prop::bool::weighted(0.1),
         subset(&ROLES, 0),
         subset(&CIDRS, 0),
-        prop::bool::weighted(0.3),
+        (prop::bool::weighted(0.3), prop::bool::weighted(0.2)),
     )
         .prop_map(
-            |(roles, transport, first, except, opening, any, allow_roles, cidrs, observe)| {
+            |(roles, transport, first, except, opening, any, allow_roles, cidrs, last)| {
+                let (observe, guards_forwarded) = last;
                 Service {
                     roles,
                     transport,
@@ -83,6 +88,7 @@ fn service() -> impl Strategy<Value = Service> {
                     allow_roles,
                     cidrs,
                     observe,
+                    guards_forwarded,
                 }
             },
         )
@@ -133,13 +139,14 @@ impl World {
             let _ = writeln!(
                 policy,
                 "  - name: s{number}\n    roles: [{}]\n    ports: [{}/{}-{last}]\n{except}    match: {}\n    \
-                 allow: {{ {} }}\n    mode: {}",
+                 allow: {{ {} }}\n    mode: {}\n    forwarded: {}",
                 service.roles.join(", "),
                 service.transport,
                 service.first,
                 if service.new_connections { "new-connections" } else { "all" },
                 allow.join(", "),
                 if service.observe { "observe" } else { "enforce" },
+                if service.guards_forwarded { "guard" } else { "pass" },
             );
         }
         load(&manifest, &policy)
@@ -157,8 +164,9 @@ fn compile(loaded: &Loaded, node: &str) -> CompiledPolicy {
     policy::compile(loaded, node, &Placement::default()).expect("the policy fits")
 }
 
-fn verdict(policy: &CompiledPolicy, frame: &[u8]) -> Verdict {
-    policy.host().verdict(&Frame::new(frame), &HostLimiter::new([0; 2]))
+fn verdict(policy: &CompiledPolicy, frame: &[u8], forwards: bool) -> Verdict {
+    let limiter = HostLimiter::new([0; 2]);
+    evaluate(&Frame::new(frame), &policy.host(), &Offline { forwards }, &limiter, &mut NoTrace)
 }
 
 /// Generates sources at the edges of every prefix in the worlds, and arbitrary ones.
@@ -219,7 +227,13 @@ proptest! {
         old in world(),
         new in world(),
         packets in prop::collection::vec(
-            (source(), select(Transport::ALL.to_vec()), prop_oneof![0_u16..3, 58_u16..110, 64_998_u16..65_030], any::<bool>()),
+            (
+                source(),
+                select(Transport::ALL.to_vec()),
+                prop_oneof![0_u16..3, 58_u16..110, 64_998_u16..65_030],
+                any::<bool>(),
+                any::<bool>(),
+            ),
             200,
         ),
     ) {
@@ -228,8 +242,13 @@ proptest! {
         for name in ["n0", "n1", "n2", "all"] {
             let own = &new.cluster.node(name).expect("the node").addresses;
             let sides = [compile(&old, name), compile(&new, name)];
-            let check = |what: String, frame: &[u8], found: Vec<&Change>| {
-                let [before, after] = [0, 1].map(|side: usize| verdict(&sides[side], frame));
+            let check = |what: String, forwards: bool, frame: &[u8], found: Vec<&Change>| {
+                let of_path = |change: &&Change| {
+                    change.path != if forwards { PacketPath::Received } else { PacketPath::Forwarded }
+                };
+                let found: Vec<&Change> = found.into_iter().filter(of_path).collect();
+                let what = format!("{what}, forwarded: {forwards}");
+                let [before, after] = [0, 1].map(|side: usize| verdict(&sides[side], frame, forwards));
                 if before.action == after.action {
                     prop_assert!(found.is_empty(), "{name}: {what}: {found:?}");
                     return Ok(());
@@ -244,11 +263,13 @@ proptest! {
                 }
                 Ok(())
             };
-            for (source, transport, port, opening) in &packets {
+            for (source, transport, port, opening, forwards) in &packets {
                 let addr = Addr::from(*source);
                 if own.contains(&addr) {
                     continue;
                 }
+                // The kernel forwards no packet from such an address.
+                let forwards = &(*forwards && !addr.is_martian());
                 let flags = if *opening { FLAGS_OPENING } else { FLAGS_ESTABLISHED };
                 let found = matching(&difference, name, |change| {
                     let traffic = match change.traffic {
@@ -263,14 +284,19 @@ proptest! {
                     traffic && change.sources.holds(&addr) && change.ports.iter().any(at)
                 });
                 let frame = Probe::new(*source, *transport, *port, flags).frame();
-                check(format!("{source} to {}/{port} {flags:#x}", transport.name()), &frame, found)?;
+                check(format!("{source} to {}/{port} {flags:#x}", transport.name()), *forwards, &frame, found)?;
                 let found = matching(&difference, name, |change| {
-                    change.traffic == Traffic::Fragments && change.sources.holds(&addr)
+                    change.traffic == Traffic::Fragments
+                        && change.sources.holds(&addr)
+                        && change.transports.contains(transport)
                 });
-                check(format!("fragment from {source}"), &Probe::fragment(*source).frame(), found)?;
+                let frame = Probe::fragment_of(*source, *transport).frame();
+                let what = format!("{} fragment from {source}", transport.name());
+                check(what, *forwards, &frame, found)?;
             }
             let found = matching(&difference, name, |change| change.traffic == Traffic::Unreadable);
-            check("unreadable".to_owned(), &UNREADABLE, found)?;
+            check("unreadable".to_owned(), false, &UNREADABLE, found.clone())?;
+            check("unreadable".to_owned(), true, &UNREADABLE_PACKET, found)?;
             // Every example is a packet of its region, and gets the verdict that `diff` states.
             for change in &difference.changes {
                 if let Some((source, Some(port))) = change.example
@@ -282,7 +308,9 @@ proptest! {
                     }
                     let flags = if change.traffic == Traffic::Established { FLAGS_ESTABLISHED } else { FLAGS_OPENING };
                     let frame = Probe::new(source, port.transport, port.first, flags).frame();
-                    let [before, after] = [0, 1].map(|side: usize| verdict(&sides[side], &frame).action);
+                    let forwards = change.path == PacketPath::Forwarded;
+                    let [before, after] =
+                        [0, 1].map(|side: usize| verdict(&sides[side], &frame, forwards).action);
                     prop_assert_eq!((before, after), (change.old.action, change.new.action));
                 }
             }
@@ -370,6 +398,23 @@ fn each_kind_of_change_has_its_direction() {
         assert_eq!((change.is_wider(), difference.is_wider()), (wider, wider), "{change:?}");
     }
 
+    // Packets that the node only forwards: guarding them is narrower, also where only limits change.
+    let guard = |text: &str| text.replace("mode: enforce", "mode: enforce\n    forwarded: guard");
+    let difference = compare([MANIFEST, POLICY], [MANIFEST, &guard(POLICY)]);
+    assert!(!difference.is_wider());
+    assert!(difference.changes.iter().all(|change| {
+        (change.path, change.direction()) == (PacketPath::Forwarded, Direction::Narrower)
+    }));
+    let traffic: Vec<Traffic> = difference.changes.iter().map(|change| change.traffic).collect();
+    assert_eq!(traffic, [Traffic::All, Traffic::Fragments, Traffic::Unreadable], "{difference:?}");
+    let [limit] = difference.limits.as_slice() else { panic!("{difference:?}") };
+    assert_eq!((limit.path, limit.is_wider()), (PacketPath::Forwarded, false));
+    assert!(compare([MANIFEST, &guard(POLICY)], [MANIFEST, POLICY]).is_wider());
+    // The same change for received and forwarded packets is one change.
+    let difference = compare([MANIFEST, &guard(POLICY)], [MANIFEST, &guard(&wider)]);
+    assert_eq!(difference.changes.len(), 2, "{difference:?}");
+    assert!(difference.changes.iter().all(|change| change.path == PacketPath::Both));
+
     // An interface that is no longer guarded counts as opened.
     let other = MANIFEST.replace("[eth0]", "[eth1]");
     let more = MANIFEST.replace("[eth0]", "[eth0, eth1]");
@@ -434,13 +479,24 @@ WIDER    tcp/9091 on sched: was drop (not_allowed by p/s), now pass (allowed by 
            from 10.0.1.0/31, 10.0.1.2/32, 10.9.0.0/24
            3 nodes of the manifest among them: worker-0, worker-1, worker-2
            e.g. 10.0.1.0:40000 (worker-0) -> sched: `trainguard trace --manifest m.yaml --node sched --from 10.0.1.0 --to 10.0.0.1:9091 --proto tcp`
-WIDER    later fragments on sched: was drop (fragment), now pass (fragment)
+WIDER    later fragments of tcp on sched: was drop (fragment), now pass (fragment)
            from 10.0.1.0/31, 10.0.1.2/32, 10.9.0.0/24
            3 nodes of the manifest among them: worker-0, worker-1, worker-2
            e.g. 10.0.1.0 (worker-0) -> sched: a later fragment
 unchanged for all other packets
 ";
     assert_eq!(out, expected);
+    let guard = POLICY.replace("mode: enforce", "mode: enforce\n    forwarded: guard");
+    write("guard.yaml", &guard);
+    let (_, out, _) = run(dir.path(), &["guard.yaml", "p.yaml", "--manifest", "m.yaml"]);
+    let first = "WIDER    forwarded packets to tcp/9091 on sched: was drop (not_allowed by p/s), now \
+                 pass (forwarded by p/s)\n";
+    assert!(out.starts_with(first), "{out}");
+    assert!(out.contains("--proto tcp --forwarded`\n"), "{out}");
+    assert!(
+        out.contains("WIDER    limits on forwarded packets of p/s at tcp/9091 on sched\n"),
+        "{out}"
+    );
     // Read the old version from standard input, as from `git show`.
     let from_git = ["diff", "-", "new.yaml", "--manifest", "m.yaml"];
     let piped = trainguard(dir.path(), &from_git, POLICY);

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use guard_test_support::{
     bundle::{self, Cluster},
+    packet,
     pcap::{Frame, Pcap},
 };
 
@@ -86,6 +87,50 @@ fn tests_that_hold_pass() {
     }
     let (code, out, _) = dir.run(&["--filter", "unlisted"], "");
     assert_eq!((code, out.as_str()), (Some(0), "1 passed, 0 failed\n"));
+}
+
+#[test]
+fn packets_can_be_forwarded() {
+    let dir = Dir::new();
+    let limited = TESTS.replace(
+        "node: sched\n    packet: { from: worker, to: tcp/9091, after",
+        "node: sched\n    \
+        forwarded: true\n    packet: { from: worker, to: tcp/9091, after",
+    );
+    let unlisted = limited.replace(
+        "node: sched\n    packet: { from: \"2001",
+        "node: sched\n    forwarded: true\n    \
+        packet: { from: \"2001",
+    );
+    let passes = unlisted
+        .replace(
+            "verdict: drop, reason: limit_new_connections, service: p/s",
+            "verdict: pass, reason: forwarded, service: s",
+        )
+        .replace("verdict: drop, reason: not_allowed", "verdict: pass, reason: forwarded");
+    dir.write("p.test.yaml", &passes);
+    let (code, out, err) = dir.run(&[], "");
+    assert_eq!((code, out.as_str()), (Some(0), "4 passed, 0 failed\n"), "{err}");
+    // The same packets at a service that guards them.
+    dir.write("p.yaml", policy().replace("mode: enforce", "mode: enforce\n    forwarded: guard"));
+    assert_eq!(dir.run(&[], "").1.lines().last(), Some("2 passed, 2 failed"));
+    dir.write("p.test.yaml", &unlisted);
+    assert_eq!(dir.run(&[], "").1, "4 passed, 0 failed\n");
+    // A capture: all of its frames are forwarded.
+    let syn = packet::segment(([192, 0, 2, 9], 40_000), ([10, 88, 0, 2], 9091), packet::SYN, 0);
+    dir.write("job.pcap", Pcap::default().file(&[Frame::at(0, syn)]));
+    let test = |reason: &str| {
+        let (head, _) = TESTS.split_once("tests:\n").expect("tests");
+        format!(
+            "{head}tests:\n  - name: a job\n    node: sched\n    forwarded: true\n    capture: job.pcap\n    expect: \
+             {{ summary: [{{ {reason}, service: s, frames: 1 }}] }}\n"
+        )
+    };
+    dir.write("p.test.yaml", test("verdict: drop, reason: not_allowed"));
+    assert_eq!(dir.run(&[], "").1, "1 passed, 0 failed\n");
+    dir.write("p.yaml", policy());
+    dir.write("p.test.yaml", test("verdict: pass, reason: forwarded"));
+    assert_eq!(dir.run(&[], "").1, "1 passed, 0 failed\n");
 }
 
 /// Tests of the shipped policies: each profile has some, and all of them pass.
