@@ -147,8 +147,9 @@ fn fields<'s>(
                 writeln!(text, "| `{path}` | no | {} |", cell(described)).expect("a string");
             }
             let alternatives = item["oneOf"].as_array().or(item["anyOf"].as_array());
-            let alternatives = alternatives.map_or(std::slice::from_ref(item), Vec::as_slice);
-            for one in alternatives.iter().chain([&item["then"], &item["else"]]) {
+            let alternatives = alternatives.map_or(&[][..], Vec::as_slice);
+            let conditional = [&item["then"], &item["else"]];
+            for one in std::iter::once(item).chain(alternatives).chain(conditional) {
                 fields(root, resolve(root, one).0, &format!("{path}."), above, text);
             }
             if of_items.is_some() {
