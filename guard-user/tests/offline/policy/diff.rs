@@ -28,6 +28,7 @@ use guard_user::{
 
 /// A service of a random policy.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of a service, each by itself")]
 struct Service {
     roles: Vec<&'static str>,
     transport: &'static str,

@@ -180,9 +180,7 @@ fn parser_accepts(text: &str) -> bool {
     report.diagnostics.iter().all(|found| found.code == rules::MISSING_FILE)
 }
 
-#[test]
-fn tests_of_policies() {
-    let good = "\
+const GOOD_TEST: &str = "\
 apiVersion: trainguard/v1
 kind: Test
 nodes:
@@ -212,6 +210,10 @@ tests:
         - { verdict: pass, reason: unguarded, frames: 7 }
         - { verdict: pass, reason: allowed, service: scheduler, frames: 120 }
 ";
+
+#[test]
+fn tests_of_policies() {
+    let good = GOOD_TEST;
     let validator = validator(SchemaDocument::Test);
     let is_accepted = |text: &str| {
         let accepted = validator.is_valid(&json::value(text).expect("a document in the dialect"));
