@@ -30,7 +30,7 @@ use crate::{
     packet::Packet,
     parse::parse,
     port_table::{self, Port, Transport},
-    stack::{Peer, Socket, Stack},
+    stack::{Socket, Stack},
     tables::{FragmentKind, Setting, Source, Tables},
     trie::Found,
     verdict::{Action, Reason, Verdict},
@@ -107,156 +107,207 @@ pub fn decide(
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
-    let decision = match headers.parsed() {
+    let plan = match headers.parsed() {
         Ok(parsed) => {
             observer.note(Step::Parsed(parsed));
-            by_policy(headers, &parsed, len, tables, stack, limiter, observer)
+            match by_policy(headers, &parsed, tables, stack, observer) {
+                Ok(decision) => return decision,
+                Err(plan) => plan,
+            }
         }
         Err(reason) => {
             observer.note(Step::Unparsed(reason));
-            Decision::of_node(strictest(tables, u64::MAX), reason)
+            let plan = Plan::refuse_by_node(tables, u64::MAX, reason);
+            // The network stack does not know of IP packets behind more tags.
+            let steps = if reason == Reason::Undecodable { 0 } else { plan.steps };
+            Plan { steps, ..plan }
         }
     };
-    if decision.is_pass() || !spares_forwarded(headers, decision, tables) {
-        return decision;
-    }
-    if stack.forwards(headers) {
-        observer.note(Step::Forwarded);
-        return decision.forwarded();
-    }
-    decision
+    settle(&plan.hidden(stack), headers, len, tables, stack, limiter, observer)
 }
 
-/// Returns whether a packet that is refused would pass if the node only forwarded it.
-///
-/// The kernel forwards no packet from a martian source. Whether a packet is forwarded was queried
-/// before its limits were charged.
-#[inline(always)]
-fn spares_forwarded(headers: &Headers, decision: Decision, tables: &impl Tables) -> bool {
-    let reason = decision.reason();
-    if headers.ip_at().is_none()
-        || reason == Reason::Martian as u8
-        || reason >= Reason::LimitNewConnections as u8
-    {
-        return false;
-    }
-    let judging = tables.setting(Setting::GuardsForwarded);
-    if judging == 0 || reason == Reason::Tunnel as u8 {
-        return true;
-    }
-    let concerned = if reason == Reason::NotAllowed as u8 {
-        1_u64.wrapping_shl(decision.slot().into())
-    } else if reason == Reason::Fragment as u8 {
-        FragmentKind::of(headers.protocol()).map_or(u64::MAX, |kind| tables.setting(kind.services()))
-    } else {
-        u64::MAX
-    };
-    judging & concerned == 0
+/// A decision with what remains to be done before it holds. All fields are always set: the compiler
+/// would otherwise copy registers that were never written, which the verifier refuses.
+#[derive(Clone, Copy)]
+struct Plan {
+    /// The decision if nothing that remains changes it.
+    decision: Decision,
+    /// Slot of the service that refuses or is charged; [`NO_SLOT`] if there is none.
+    slot: u8,
+    /// What remains, as a combination of the constants below.
+    steps: u32,
+    /// What is known about the source, and the number of its first bucket; only for a charge.
+    source: Source,
+    buckets: u32,
 }
 
+/// The slot of a plan without a service.
+const NO_SLOT: u8 = u8::MAX;
+/// Remaining step: the packet passes unless a listening socket would receive it.
+const PASS_UNLESS_LISTENING: u32 = 1;
+/// Remaining step: the packet passes if it belongs to a connection that the node opened.
+const PASS_IF_OPENED: u32 = 2;
+/// Remaining step: the packet passes if the node only forwards it.
+const PASS_IF_FORWARDED: u32 = 4;
+/// Remaining step: the limits of the service are charged.
+const CHARGE: u32 = 8;
+
+impl Plan {
+    /// Refuses a packet without a service, unless the node only forwards it. `services` are those
+    /// that it may be meant for.
+    #[inline(always)]
+    fn refuse_by_node(tables: &impl Tables, services: u64, reason: Reason) -> Self {
+        let decision = Decision::of_node(strictest(tables, services), reason);
+        let judged = tables.setting(Setting::GuardsForwarded) & services != 0;
+        let steps = if judged { 0 } else { PASS_IF_FORWARDED };
+        Self { decision, slot: NO_SLOT, steps, source: Source::default(), buckets: 0 }
+    }
+
+    /// Refuses a packet in the name of a service: `Drop` if the service enforces, `WouldDrop` if it
+    /// observes.
+    #[inline(always)]
+    fn refuse(tables: &impl Tables, slot: u8, reason: Reason, steps: u32) -> Self {
+        let decision = refusal(tables, reason, slot);
+        Self { decision, slot, steps, source: Source::default(), buckets: 0 }
+    }
+
+    /// Returns the same plan, hidden from the verifier, which then verifies what remains once and
+    /// not once for each way to get there.
+    #[inline(always)]
+    fn hidden(self, stack: &impl Stack) -> Self {
+        let Self { decision: Decision { packed, counter }, slot, steps, source, buckets } = self;
+        let decision = Decision { packed: stack.hidden(packed), counter: stack.hidden(counter) };
+        let [slot, ..] = stack.hidden(slot.into()).to_le_bytes();
+        Self { decision, slot, steps: stack.hidden(steps), source, buckets }
+    }
+}
+
+/// Returns the step for a packet that only passes if it is forwarded, unless the service judges
+/// forwarded packets like others.
 #[inline(always)]
-fn by_policy(
+fn if_forwarded(tables: &impl Tables, slot: u8) -> u32 {
+    let judged = tables.setting(Setting::GuardsForwarded) & bit(slot) != 0;
+    if judged { 0 } else { PASS_IF_FORWARDED }
+}
+
+/// Does what remains of a plan.
+#[inline(always)]
+fn settle(
+    plan: &Plan,
     headers: &Headers,
-    parsed: &Parsed,
     len: u32,
     tables: &impl Tables,
     stack: &impl Stack,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Decision {
+    let Plan { decision, slot, steps, .. } = *plan;
+    if steps & (PASS_UNLESS_LISTENING | PASS_IF_OPENED) != 0 {
+        let is_opener_asked = steps & PASS_IF_OPENED != 0;
+        let socket = stack.socket(headers, is_opener_asked);
+        observer.note(Step::Socket(socket));
+        let passes =
+            if is_opener_asked { socket == Socket::Opened } else { socket != Socket::Listening };
+        if passes {
+            return Decision::of_service(Action::Pass, Reason::Established, slot);
+        }
+    }
+    if steps & PASS_IF_FORWARDED != 0 && stack.forwards(headers) {
+        observer.note(Step::Forwarded);
+        return Decision::forwarded(slot);
+    }
+    if steps & CHARGE != 0
+        && let Err(reason) = charge(plan, headers, len, tables, limiter, observer)
+    {
+        return refusal(tables, reason, slot);
+    }
+    decision
+}
+
+/// Decides about a packet whose headers could be parsed. Returns the decision, or what remains to be
+/// done for it.
+#[inline(always)]
+fn by_policy(
+    headers: &Headers,
+    parsed: &Parsed,
+    tables: &impl Tables,
+    stack: &impl Stack,
+    observer: &mut impl Observer,
+) -> Result<Decision, Plan> {
     // The source is looked up in one place: all code is inlined in the kernel, so each further
-    // place would be another copy of the trie walk.
-    let asked = match *parsed {
+    // place would be another copy of the trie walk. All variables are always set, as in `Plan`.
+    let (query, slot) = match *parsed {
         Parsed::Flow(_) => match tables.port_at(headers.port_index()) {
             Port::Unguarded => {
                 observer.note(Step::NotGuarded);
-                return Decision::of_node(Action::Pass, Reason::Unguarded);
+                return Ok(Decision::of_node(Action::Pass, Reason::Unguarded));
             }
             Port::Guarded(slot) => {
                 observer.note(Step::Guarded(slot));
                 if headers.source().is_martian() && !is_from_dhcp_client(headers) {
-                    return refusal(tables, Reason::Martian, slot);
+                    return Err(Plan::refuse(tables, slot, Reason::Martian, 0));
                 }
-                SourceQuery::Service(slot)
+                (Query::Service, slot)
             }
-            Port::Tunnel => match unguarded(tables, true, observer) {
-                Some(decision) => return decision,
-                None => SourceQuery::Tunnel,
-            },
+            Port::Tunnel => {
+                if !is_judged_tunnel(tables, true, observer) {
+                    return Ok(Decision::of_node(Action::Pass, Reason::Unguarded));
+                }
+                (Query::Tunnel, NO_SLOT)
+            }
         },
-        Parsed::NotIp => return Decision::of_node(Action::Pass, Reason::NotIp),
-        Parsed::LaterFragment { protocol, .. } => match FragmentKind::of(protocol) {
-            Some(kind) if tables.setting(kind.services()) != 0 => SourceQuery::Fragment(kind),
-            _ => {
+        Parsed::NotIp => return Ok(Decision::of_node(Action::Pass, Reason::NotIp)),
+        Parsed::LaterFragment { protocol, .. } => {
+            if services_of_fragment(tables, protocol) == 0 {
                 observer.note(Step::NotGuarded);
-                return Decision::of_node(Action::Pass, Reason::Unguarded);
+                return Ok(Decision::of_node(Action::Pass, Reason::Unguarded));
             }
-        },
+            (Query::Fragment, NO_SLOT)
+        }
         Parsed::Portless { protocol, .. } => {
-            match unguarded(tables, tables.unpacks(protocol), observer) {
-                Some(decision) => return decision,
-                None => SourceQuery::Tunnel,
+            if !is_judged_tunnel(tables, tables.unpacks(protocol), observer) {
+                return Ok(Decision::of_node(Action::Pass, Reason::Unguarded));
             }
+            (Query::Tunnel, NO_SLOT)
         }
     };
-    let (known, buckets) = look_up(tables, &headers.source(), observer);
-    let Judged { decision, slot, charged } = match asked {
-        SourceQuery::Service(slot) => at_service(headers, slot, &known, tables, stack, observer),
-        SourceQuery::Fragment(kind) => later_fragment(kind, &known, tables),
-        SourceQuery::Tunnel if known.services != 0 => {
-            Judged::decided(Decision::of_node(Action::Pass, Reason::Unguarded))
+    let (source, buckets) = look_up(tables, &headers.source(), observer);
+    match query {
+        Query::Service => at_service(headers, slot, &source, buckets, tables, stack),
+        Query::Fragment => later_fragment(headers.protocol(), &source, buckets, tables),
+        Query::Tunnel if source.services != 0 => {
+            Ok(Decision::of_node(Action::Pass, Reason::Unguarded))
         }
-        SourceQuery::Tunnel => {
-            Judged::decided(Decision::of_node(strictest(tables, u64::MAX), Reason::Tunnel))
+        Query::Tunnel => {
+            let decision = Decision::of_node(strictest(tables, u64::MAX), Reason::Tunnel);
+            // The node does not decapsulate what it forwards, so `forwarded` does not matter.
+            let steps = PASS_IF_FORWARDED;
+            Err(Plan { decision, slot: NO_SLOT, steps, source: Source::default(), buckets: 0 })
         }
-    };
-    if !charged {
-        return decision;
-    }
-    let judges_forwarded = tables.setting(Setting::GuardsForwarded) & bit(slot) != 0;
-    if !judges_forwarded && stack.forwards(headers) {
-        observer.note(Step::Forwarded);
-        return Decision::of_service(Action::Pass, Reason::Forwarded, slot);
-    }
-    match charge(headers, len, slot, &known, buckets, tables, limiter, observer) {
-        Ok(()) => decision,
-        Err(reason) => refusal(tables, reason, slot),
     }
 }
 
 /// What the decision has to know about the source.
-enum SourceQuery {
-    /// Whether the source may reach the service in this slot.
-    Service(u8),
+#[derive(Clone, Copy)]
+enum Query {
+    /// Whether the source may reach the service.
+    Service,
     /// Whether any service lists the source of a fragment other than the first.
-    Fragment(FragmentKind),
+    Fragment,
     /// Whether any service lists the source of an encapsulated packet.
     Tunnel,
-}
-
-/// A decision before limits are charged. All fields are always set: the compiler would otherwise
-/// copy registers that were never written, which the verifier refuses.
-struct Judged {
-    /// The decision if no limit refuses the packet.
-    decision: Decision,
-    /// Slot of the service that is charged.
-    slot: u8,
-    /// Whether the limits of the service are charged.
-    charged: bool,
-}
-
-impl Judged {
-    /// Returns a decision that charges no limit.
-    #[inline(always)]
-    fn decided(decision: Decision) -> Self {
-        Self { decision, slot: 0, charged: false }
-    }
 }
 
 /// Returns the mask of one slot.
 #[inline(always)]
 fn bit(slot: u8) -> u64 {
     1_u64.wrapping_shl(slot.into())
+}
+
+/// Returns the guarded services that a fragment other than the first may be meant for.
+#[inline(always)]
+fn services_of_fragment(tables: &impl Tables, protocol: u8) -> u64 {
+    FragmentKind::of(protocol).map_or(0, |kind| tables.setting(kind.services()))
 }
 
 /// Returns whether the packet is that of a DHCP client without an address: from 0.0.0.0 to the port
@@ -267,20 +318,20 @@ fn is_from_dhcp_client(headers: &Headers) -> bool {
         && headers.source().is_unspecified_v4()
 }
 
-/// Passes a packet that no service guards. Returns `None` for encapsulation whose source must be
-/// looked up first.
+/// Returns whether the source of a packet that no service guards must be looked up, because a device
+/// of this node would decapsulate it.
 #[inline(always)]
-fn unguarded(
+fn is_judged_tunnel(
     tables: &impl Tables,
     encapsulation: bool,
     observer: &mut impl Observer,
-) -> Option<Decision> {
+) -> bool {
     observer.note(Step::NotGuarded);
-    if encapsulation && tables.setting(Setting::Guarded) != 0 {
+    let is_judged = encapsulation && tables.setting(Setting::Guarded) != 0;
+    if is_judged {
         observer.note(Step::Encapsulation);
-        return None;
     }
-    Some(Decision::of_node(Action::Pass, Reason::Unguarded))
+    is_judged
 }
 
 /// Returns the action for a frame that may be meant for several services: `Drop` if one of them
@@ -316,106 +367,91 @@ fn refusal(tables: &impl Tables, reason: Reason, slot: u8) -> Decision {
 }
 
 /// Decides about a packet to a port that the service in `slot` guards.
+///
+/// What opens nothing passes, although the source is not allowed. At a service that matches new
+/// connections only, that is a segment without a lone SYN that no listening socket would receive: with
+/// SYN cookies, an ACK with the right number opens a connection (`cookie_v4_check`,
+/// net/ipv4/syncookies.c). At other services, it is a packet of a connection that the node opened.
 #[inline(always)]
 fn at_service(
     headers: &Headers,
     slot: u8,
     source: &Source,
+    buckets: u32,
     tables: &impl Tables,
     stack: &impl Stack,
-    observer: &mut impl Observer,
-) -> Judged {
+) -> Result<Decision, Plan> {
     let is = |setting| tables.setting(setting) & bit(slot) != 0;
-    let refuse = |reason| Judged::decided(refusal(tables, reason, slot));
 
     let allowed = source.services & bit(slot) != 0 || is(Setting::Any);
     // Addresses of other nodes are not this node's, so the usual packet skips the lookup. A source
     // that is not allowed is refused anyway.
     let may_be_own = source.is_own() || (allowed && !source.is_member());
     if may_be_own && stack.holds(&headers.source(), source) {
-        return refuse(Reason::Martian);
+        return Err(Plan::refuse(tables, slot, Reason::Martian, 0));
     }
     let opening = headers.is_opening();
-    let passed = if !opening && is(Setting::NewConnections) {
-        if !allowed && opens_by_other_segment(headers, stack, observer) {
-            return refuse(Reason::NotAllowed);
+    let is_established = !opening && is(Setting::NewConnections);
+    if !allowed {
+        // Segments of other transports open nothing that can be told apart.
+        if is_established && !headers.is_tcp() {
+            return Ok(Decision::of_service(Action::Pass, Reason::Established, slot));
         }
-        Reason::Established
-    } else if allowed {
-        Reason::Allowed
-    } else if !opening && is_of_own_connection(headers, stack, observer) {
-        Reason::Established
-    } else {
-        return refuse(Reason::NotAllowed);
-    };
-    // Sources that are not allowed have no bucket, so their established segments are not rate
-    // limited.
-    let has_limits = is(Setting::LimitsVolume) || (opening && is(Setting::LimitsConnections));
+        let by_socket = if opening {
+            0
+        } else if is_established {
+            PASS_UNLESS_LISTENING
+        } else {
+            PASS_IF_OPENED
+        };
+        let steps = by_socket | if_forwarded(tables, slot);
+        return Err(Plan::refuse(tables, slot, Reason::NotAllowed, steps));
+    }
+    let passed = if is_established { Reason::Established } else { Reason::Allowed };
     let decision = Decision::of_service(Action::Pass, passed, slot);
-    Judged { decision, slot, charged: allowed && has_limits }
-}
-
-/// Returns whether a TCP segment other than a lone SYN would reach a listening socket. It may open a
-/// connection there: with SYN cookies, an ACK with the right number does (`cookie_v4_check`,
-/// net/ipv4/syncookies.c).
-#[inline(always)]
-fn opens_by_other_segment(
-    headers: &Headers,
-    stack: &impl Stack,
-    observer: &mut impl Observer,
-) -> bool {
-    headers.is_tcp() && {
-        let socket = stack.socket(headers, Peer::Source);
-        observer.note(Step::Socket(socket));
-        socket == Socket::Listening
+    let has_limits = is(Setting::LimitsVolume) || (opening && is(Setting::LimitsConnections));
+    if !has_limits {
+        return Ok(decision);
     }
+    let steps = CHARGE | if_forwarded(tables, slot);
+    Err(Plan { decision, slot, steps, source: *source, buckets })
 }
 
-/// Returns whether a packet that opens nothing belongs to a connection that the node opened: it has
-/// a TCP connection, and nothing listens on the local port; or a UDP socket is connected to the
-/// sender.
-///
-/// The kernel does not record who opened a TCP connection. Where something listens, the other side
-/// may have, so the packet is refused, and a change of the policy ends such connections.
+/// Decides about a fragment other than the first of a transport that some service guards. It passes if
+/// some service lists its source, and is charged to one of the services that it may be meant for.
 #[inline(always)]
-fn is_of_own_connection(
-    headers: &Headers,
-    stack: &impl Stack,
-    observer: &mut impl Observer,
-) -> bool {
-    let socket = stack.socket(headers, Peer::Source);
-    observer.note(Step::Socket(socket));
-    socket == Socket::Connected
-        && (!headers.is_tcp() || stack.socket(headers, Peer::Anyone) != Socket::Listening)
-}
-
-/// Decides about a fragment other than the first. It passes if some service lists its source, and is
-/// charged to one of the services that it may be meant for.
-#[inline(always)]
-fn later_fragment(kind: FragmentKind, source: &Source, tables: &impl Tables) -> Judged {
-    if source.services == 0 {
-        let action = strictest(tables, tables.setting(kind.services()));
-        return Judged::decided(Decision::of_node(action, Reason::Fragment));
-    }
-    let slot = source.charges_fragments(kind).unwrap_or(0);
-    let charged = source.charges_fragments(kind).is_some()
-        && tables.setting(Setting::LimitsVolume) & bit(slot) != 0;
-    Judged { decision: Decision::of_node(Action::Pass, Reason::Fragment), slot, charged }
-}
-
-/// Charges the limits of the service in `slot` for an allowed source.
-#[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the facts of a packet, each used once")]
-fn charge(
-    headers: &Headers,
-    len: u32,
-    slot: u8,
+fn later_fragment(
+    protocol: u8,
     source: &Source,
     buckets: u32,
+    tables: &impl Tables,
+) -> Result<Decision, Plan> {
+    if source.services == 0 {
+        let services = services_of_fragment(tables, protocol);
+        return Err(Plan::refuse_by_node(tables, services, Reason::Fragment));
+    }
+    let decision = Decision::of_node(Action::Pass, Reason::Fragment);
+    let kind = FragmentKind::of(protocol);
+    match kind.and_then(|kind| source.charges_fragments(kind)) {
+        Some(slot) if tables.setting(Setting::LimitsVolume) & bit(slot) != 0 => {
+            let steps = CHARGE | if_forwarded(tables, slot);
+            Err(Plan { decision, slot, steps, source: *source, buckets })
+        }
+        _ => Ok(decision),
+    }
+}
+
+/// Charges the limits of a service for an allowed source.
+#[inline(always)]
+fn charge(
+    plan: &Plan,
+    headers: &Headers,
+    len: u32,
     tables: &impl Tables,
     limiter: &impl Limiter,
     observer: &mut impl Observer,
 ) -> Result<(), Reason> {
+    let Plan { slot, source, buckets, .. } = *plan;
     let kinds = tables.setting(Setting::Kinds);
     // The policy compiler never assigns a port to an empty slot. If one is found nevertheless, the
     // packet is refused.

@@ -7,7 +7,6 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::{
     port_table::{PORT_TABLE_LEN, Transport},
     verdict::Reason,
-    wire,
 };
 
 /// An IP address as integers in host byte order: the first octet is the most significant byte.
@@ -144,9 +143,7 @@ pub enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
-    /// unused (1), protocol (8), reason (8), VLAN tags in the data (2), no readable IP
-    /// header (1), unused (5), bytes of IP options and extension headers (16). All after the port
-    /// and the transport are 0 for usual IPv4 packets, so that they cost nothing there.
+    /// unused (1), protocol (8), reason (8).
     pub facts: u64,
     /// The source: an IPv6 address as in [`Addr::V6`], or 0 and an IPv4 address. 0 if there is
     /// none.
@@ -161,9 +158,6 @@ const IPV6_BIT: u32 = 19;
 const KIND_BIT: u32 = 20;
 const PROTOCOL_BIT: u32 = 24;
 const REASON_BIT: u32 = 32;
-const TAGS_BIT: u32 = 40;
-const NO_IP_BIT: u32 = 42;
-const EXTRA_BIT: u32 = 48;
 
 /// The bits of port and transport.
 const PORT_INDEX_MASK: u64 = PORT_TABLE_LEN as u64 - 1;
@@ -177,63 +171,23 @@ const UNPARSED: u64 = 4;
 impl Headers {
     #[inline(always)]
     pub(crate) fn not_ip() -> Self {
-        Self { facts: NOT_IP << KIND_BIT | 1 << NO_IP_BIT, source: [0; 2], source_port: 0 }
+        Self { facts: NOT_IP << KIND_BIT, source: [0; 2], source_port: 0 }
     }
 
     /// Returns headers that could not be parsed, for this reason.
     #[inline(always)]
     pub fn unparsed(reason: Reason) -> Self {
         Self {
-            facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT | 1 << NO_IP_BIT,
+            facts: UNPARSED << KIND_BIT | (reason as u64) << REASON_BIT,
             source: [0; 2],
             source_port: 0,
         }
-    }
-
-    /// Returns headers that could not be parsed beyond the IP header, for this reason.
-    #[inline(always)]
-    pub(crate) fn unparsed_after_ip(reason: Reason, source: Addr) -> Self {
-        let headers = Self::of_source(UNPARSED, source);
-        Self { facts: headers.facts | (reason as u64) << REASON_BIT, ..headers }
     }
 
     #[inline(always)]
     pub(crate) fn later_fragment(source: Addr, protocol: u8) -> Self {
         let headers = Self::of_source(LATER_FRAGMENT, source);
         Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
-    }
-
-    /// Adds the position of the IP header, as the number of VLAN tags in front of it, and that of
-    /// the transport header, as the number of bytes of IP options and extension headers.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) fn at(self, tags: u32, extra: u32) -> Self {
-        let places = u64::from(tags & 3) << TAGS_BIT | u64::from(extra & 0xffff) << EXTRA_BIT;
-        Self { facts: self.facts | places, ..self }
-    }
-
-    /// Returns the offset of the IP header in bytes, or `None` if there is no readable one. Tags that
-    /// were removed from the frame do not count.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
-    pub fn ip_at(&self) -> Option<u32> {
-        let tags = (self.facts >> TAGS_BIT & 3) as u32;
-        let at = wire::ETHERNET_LEN.wrapping_add(tags.wrapping_mul(wire::VLAN_TAG_LEN));
-        if self.facts >> NO_IP_BIT & 1 == 0 { Some(at) } else { None }
-    }
-
-    /// Returns the number of bytes between the fixed part of the IP header and the transport header:
-    /// those of IPv4 options and of extension headers.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "taking words apart")]
-    pub fn extra(&self) -> u32 {
-        (self.facts >> EXTRA_BIT) as u32
-    }
-
-    /// Returns whether the IP header is one of IPv6.
-    #[inline(always)]
-    pub fn is_ipv6(&self) -> bool {
-        self.facts >> IPV6_BIT & 1 != 0
     }
 
     /// Returns whether the packet is TCP and has ports.
@@ -282,12 +236,12 @@ impl Headers {
         Self { facts: kind << KIND_BIT | ipv6 << IPV6_BIT, source, source_port: 0 }
     }
 
-    /// Returns the same headers with `zero` mixed in by XOR. If the verifier does not know that the
-    /// value is zero, it no longer knows the facts either.
+    /// Returns the same headers with `zero` mixed in by XOR. If the verifier only knows of the value
+    /// that it has no more than 32 bits, it no longer knows the facts either.
     #[inline(always)]
     #[must_use]
     pub fn masked(self, zero: u64) -> Self {
-        Self { facts: self.facts ^ zero, ..self }
+        Self { facts: self.facts ^ (zero | zero << 32), ..self }
     }
 
     /// Returns transport and destination port of a flow as an index into a

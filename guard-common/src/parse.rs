@@ -117,10 +117,9 @@ fn ipv4_body(
     let source = Addr::V4(header.be32::<12>());
     let protocol = header.u8::<9>();
     if header.be16::<6>() & 0x1fff != 0 {
-        return Headers::later_fragment(source, protocol).at(tags_before(at), 0);
+        return Headers::later_fragment(source, protocol);
     }
-    let fixed_end = at.wrapping_add(wire::IPV4_MIN_LEN);
-    let body = Body { source, ip_at: at, fixed_end, at: at.wrapping_add(header_len), end };
+    let body = Body { source, at: at.wrapping_add(header_len), end };
     if let Some(transport) = transport(protocol) {
         return ports(packet, body, transport);
     }
@@ -150,40 +149,20 @@ fn ipv6(packet: &impl Packet, at: u32, observer: &mut impl Observer) -> Headers 
     }
     let source = Addr::V6([header.be64::<8>(), header.be64::<16>()]);
     let next = header.u8::<6>();
-    let body = Body { source, ip_at: at, fixed_end: start, at: start, end };
+    let body = Body { source, at: start, end };
     if let Some(transport) = transport(next) {
         return ports(packet, body, transport);
     }
     extensions(&ColdPath(packet), body, next, is_ipv6_extension, observer)
 }
 
-/// The data that follows a header. All offsets are in bytes from the start of the frame.
+/// The data that follows a header: the source of the packet, the offset of the data and the end of
+/// the IP packet.
 #[derive(Clone, Copy)]
 struct Body {
-    /// Source of the packet.
     source: Addr,
-    /// Offset of the IP header.
-    ip_at: u32,
-    /// Offset of the first byte after the fixed part of the IP header.
-    fixed_end: u32,
-    /// Offset of the data.
     at: u32,
-    /// End of the IP packet.
     end: u32,
-}
-
-impl Body {
-    /// Returns headers that could not be parsed from here on.
-    #[inline(always)]
-    fn unparsed(&self, reason: Reason) -> Headers {
-        Headers::unparsed_after_ip(reason, self.source).at(tags_before(self.ip_at), 0)
-    }
-}
-
-/// Returns the number of VLAN tags in front of an IP header at this offset.
-#[inline(always)]
-fn tags_before(ip_at: u32) -> u32 {
-    ip_at.wrapping_sub(wire::ETHERNET_LEN) / wire::VLAN_TAG_LEN
 }
 
 /// Returns whether a protocol number is that of a header that the parser skips over IPv4 or IPv6.
@@ -225,7 +204,7 @@ fn extensions(
         }
         observer.note(Step::Extension(protocol));
         let Some(header) = packet.read::<4>(body.at) else {
-            return body.unparsed(Reason::MalformedIp);
+            return Headers::unparsed(Reason::MalformedIp);
         };
         let (next, units) = (header.u8::<0>(), u32::from(header.u8::<1>()));
         let len = match protocol {
@@ -237,18 +216,17 @@ fn extensions(
         };
         let next_at = body.at.wrapping_add(len);
         if next_at > body.end {
-            return body.unparsed(Reason::MalformedIp);
+            return Headers::unparsed(Reason::MalformedIp);
         }
         // The offset is in the upper 13 bits, in units of 8 bytes.
         if protocol == wire::PROTO_FRAGMENT && header.be16::<2>() & 0xfff8 != 0 {
-            let headers = Headers::later_fragment(body.source, next);
-            return headers.at(tags_before(body.ip_at), 0);
+            return Headers::later_fragment(body.source, next);
         }
         body.at = next_at;
         protocol = next;
     }
     if is_extension(protocol) {
-        return body.unparsed(Reason::TooManyHeaders);
+        return Headers::unparsed(Reason::TooManyHeaders);
     }
     innermost(packet, body, protocol)
 }
@@ -257,18 +235,18 @@ fn extensions(
 fn innermost(packet: &impl Packet, body: Body, protocol: u8) -> Headers {
     match transport(protocol) {
         Some(transport) => ports(packet, body, transport),
-        None => Headers::portless(body.source, protocol).at(tags_before(body.ip_at), 0),
+        None => Headers::portless(body.source, protocol),
     }
 }
 
 #[inline(always)]
 fn ports(packet: &impl Packet, body: Body, transport: Transport) -> Headers {
-    let Body { source, ip_at, fixed_end, at, end } = body;
+    let Body { source, at, end } = body;
     if at.wrapping_add(4) > end {
-        return body.unparsed(Reason::MalformedL4);
+        return Headers::unparsed(Reason::MalformedL4);
     }
     let Some(ports) = packet.read::<4>(at) else {
-        return body.unparsed(Reason::MalformedL4);
+        return Headers::unparsed(Reason::MalformedL4);
     };
     let opening = transport == Transport::Tcp && {
         let flags_at = at.wrapping_add(wire::TCP_FLAGS_AT);
@@ -288,5 +266,4 @@ fn ports(packet: &impl Packet, body: Body, transport: Transport) -> Headers {
         port: ports.be16::<2>(),
         opening,
     })
-    .at(tags_before(ip_at), at.wrapping_sub(fixed_end))
 }

@@ -18,18 +18,11 @@ pub enum Socket {
     None = 0,
     /// A socket that listens for connections, or a UDP socket without a peer.
     Listening = 1,
-    /// A connection: established, half open, or closed a moment ago; or a UDP socket whose peer is
-    /// the sender.
+    /// A TCP connection: established, half open, or closed a moment ago.
     Connected = 2,
-}
-
-/// The sender of the packet for which a socket is looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// The sender of the packet.
-    Source,
-    /// A sender that has no connection to this node, so that only a listening socket is found.
-    Anyone,
+    /// As `Connected`, and nothing listens on the local port, so that the node opened the connection;
+    /// or a UDP socket whose peer is the sender.
+    Opened = 3,
 }
 
 /// The network stack of the node, as the decision queries it.
@@ -41,11 +34,18 @@ pub trait Stack {
     /// the packet, drop it, or if that is not known.
     fn forwards(&self, headers: &Headers) -> bool;
 
-    /// Returns the TCP or UDP socket that would receive the packet if `peer` had sent it.
-    fn socket(&self, headers: &Headers, peer: Peer) -> Socket;
+    /// Returns the TCP or UDP socket that would receive the packet. Only if `is_opener_asked` are
+    /// [`Socket::Connected`] and [`Socket::Opened`] told apart for TCP: that takes a second lookup.
+    fn socket(&self, headers: &Headers, is_opener_asked: bool) -> Socket;
 
     /// Returns whether the node holds an address. `source` is what the tables know about it.
     fn holds(&self, addr: &Addr, source: &Source) -> bool;
+
+    /// Returns the same value. In the kernel, the verifier then knows nothing about it.
+    #[inline(always)]
+    fn hidden(&self, value: u32) -> u32 {
+        value
+    }
 }
 
 /// A network stack without sockets, which holds the addresses that the manifest assigns to the node.
@@ -62,7 +62,7 @@ impl Stack for Offline {
     }
 
     #[inline(always)]
-    fn socket(&self, _: &Headers, _: Peer) -> Socket {
+    fn socket(&self, _: &Headers, _: bool) -> Socket {
         Socket::None
     }
 

@@ -102,7 +102,8 @@ fn run<C: Clock, L: Limiter>(
     let packets = ctx.packets(zero);
     let limiter = limiter(Buckets::new(clock, zero), packets);
     let bytes = (len as u32).wrapping_add(ctx.tag().len());
-    let decision = decide(&headers, bytes, &Maps, &Kernel(ctx), &limiter, &mut NoTrace);
+    let stack = Kernel { ctx, zero };
+    let decision = decide(&headers, bytes, &Maps, &stack, &limiter, &mut NoTrace);
     let verdict = decision.packed;
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "verdict {:x}", verdict);

@@ -10,7 +10,8 @@ use guard_common::{
     Addr, Stack,
     flow::Headers,
     layout::node::{DeviceKey, NodeState},
-    stack::{LOOKUP_ROUTES, LOOKUP_SOCKETS, Peer, Socket},
+    parse,
+    stack::{LOOKUP_ROUTES, LOOKUP_SOCKETS, Socket},
     tables::Source,
     wire,
 };
@@ -34,39 +35,47 @@ const SUCCESS: i64 = 0;
 const NO_NEIGH: i64 = 7;
 const FRAG_NEEDED: i64 = 8;
 
-/// Number of bytes that are read from the IP header on: an IPv6 header and ports.
-const HEAD_LEN: usize = 44;
-/// Number of words that hold them.
-const HEAD_WORDS: usize = HEAD_LEN / 4;
+/// Number of words of the longer IP header.
+const HEAD_WORDS: usize = wire::IPV6_LEN as usize / 4;
+/// Number of words of a socket tuple: an IPv6 one has nine.
+const TUPLE_WORDS: usize = 10;
 
 /// The network stack of the node, for the packet in this context.
-pub(crate) struct Kernel<'a, C>(pub(crate) &'a C);
+pub(crate) struct Kernel<'a, C> {
+    pub(crate) ctx: &'a C,
+    /// A zero of 32 bits whose value the verifier does not know.
+    pub(crate) zero: u64,
+}
 
 impl<C: Context> Stack for Kernel<'_, C> {
     #[inline(always)]
-    fn forwards(&self, headers: &Headers) -> bool {
-        let forwards =
-            if headers.is_ipv6() { NodeState::FORWARDS_IPV6 } else { NodeState::FORWARDS_IPV4 };
+    fn forwards(&self, _: &Headers) -> bool {
         lookups() & LOOKUP_ROUTES != 0
-            && node_flags() & forwards != 0
-            && is_sent_on(self.0, headers.facts, &headers.source) != 0
+            && node_flags() & (NodeState::FORWARDS_IPV4 | NodeState::FORWARDS_IPV6) != 0
+            && is_sent_on(self.ctx) != 0
     }
 
     #[inline(always)]
-    fn socket(&self, headers: &Headers, peer: Peer) -> Socket {
+    fn socket(&self, _: &Headers, is_opener_asked: bool) -> Socket {
         if lookups() & LOOKUP_SOCKETS == 0 {
             return Socket::None;
         }
-        match socket_of(self.0, headers.facts, &headers.source, peer as u64) {
+        match socket_of(self.ctx, is_opener_asked.into()) {
             1 => Socket::Listening,
             2 => Socket::Connected,
+            3 => Socket::Opened,
             _ => Socket::None,
         }
     }
 
     #[inline(always)]
     fn holds(&self, addr: &Addr, _: &Source) -> bool {
-        TG_NODE.get(0).is_some_and(|state| state.may_own(addr)) && is_own(addr.mapped()) != 0
+        TG_NODE.get(0).is_some_and(|state| state.may_own(addr)) && is_own(&addr.mapped()) != 0
+    }
+
+    #[inline(always)]
+    fn hidden(&self, value: u32) -> u32 {
+        value ^ self.zero as u32
     }
 }
 
@@ -83,163 +92,185 @@ fn node_flags() -> u64 {
 
 /// Returns 1 if the node holds the address, otherwise 0.
 #[inline(never)]
-fn is_own(mapped: [u64; 2]) -> u64 {
+fn is_own(mapped: &[u64; 2]) -> u64 {
     // SAFETY: the value is not read, only whether there is one.
     u64::from(unsafe { TG_OWN.get(mapped) }.is_some())
 }
 
-/// The first bytes of a packet from its IP header on, and the ports, in network byte order.
+/// Words on the stack that helpers read and write.
+///
+/// They are aligned and accessed one by one. The compiler may otherwise access two words at once at an
+/// address that is not aligned, which the verifier refuses on the stack.
+#[repr(C, align(8))]
+struct Words<const N: usize>([u32; N]);
+
+impl<const N: usize> Words<N> {
+    #[inline(always)]
+    fn get<const AT: usize>(&self) -> u32 {
+        const { assert!(AT < N, "a word beyond the end") };
+        // SAFETY: the word is within the array, and a reference is valid and aligned.
+        unsafe { (&raw const self.0).cast::<u32>().add(AT).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set<const AT: usize>(&mut self, word: u32) {
+        const { assert!(AT < N, "a word beyond the end") };
+        // SAFETY: as above.
+        unsafe { (&raw mut self.0).cast::<u32>().add(AT).write_volatile(word) }
+    }
+}
+
+/// The headers of a packet, as far as lookups need them. The frame is read again, so that only packets
+/// that need a lookup have this cost.
 struct Head {
-    /// The words of the IP header. Over IPv4, the words after the fifth have no meaning.
-    ip: [u32; HEAD_WORDS],
-    /// Source port in the lower half, destination port in the upper half (little endian); 0 if the
-    /// packet has none.
+    /// Words of the IP header, in network byte order. Over IPv4, the words after the fifth have no
+    /// meaning.
+    ip: Words<HEAD_WORDS>,
+    /// Offset of the IP header in bytes.
+    ip_at: u32,
+    /// Whether the IP header is one of IPv6.
+    is_ipv6: bool,
+    /// Protocol in the IP header.
+    protocol: u32,
+    /// Source port in the lower half, destination port in the upper half, each in network byte order;
+    /// 0 if no transport header follows the IP header.
     ports: u32,
 }
 
+/// Number of bytes that are compared with the end of the first buffer once: headers without tags and
+/// options, up to the ports of an IPv6 packet.
+const UNTAGGED_LEN: usize = 14 + 44;
+
 impl Head {
-    /// Reads a packet whose headers were parsed. Returns `None` if a read fails.
+    const fn new() -> Self {
+        Self { ip: Words([0; HEAD_WORDS]), ip_at: 0, is_ipv6: false, protocol: 0, ports: 0 }
+    }
+
+    /// Reads the headers. Returns `None` if the frame is not an IP packet behind at most two tags, or
+    /// too short.
     #[inline(always)]
-    fn read(ctx: &impl Context, headers: &Headers, ip_at: u32) -> Option<Self> {
-        let fixed = if headers.is_ipv6() { wire::IPV6_LEN } else { wire::IPV4_MIN_LEN };
-        let mut ip = [0_u32; HEAD_WORDS];
-        let (start, end) = (ctx.start() + ip_at as usize, ctx.end());
-        if start + HEAD_LEN <= end {
-            for (nth, word) in ip.iter_mut().enumerate() {
-                // SAFETY: the bytes were just compared with the end of the first buffer.
-                *word = unsafe { ((start + 4 * nth) as *const u32).read_unaligned() };
+    fn read(&mut self, ctx: &impl Context) -> Option<()> {
+        let (start, end) = (ctx.start(), ctx.end());
+        let is_untagged = start + UNTAGGED_LEN <= end && {
+            // SAFETY: the bytes were just compared with the end of the first buffer.
+            let ethertype = u16::from_be(unsafe { ((start + 12) as *const u16).read_unaligned() });
+            self.is_ipv6 = ethertype == wire::ETHERTYPE_IPV6;
+            self.is_ipv6 || ethertype == wire::ETHERTYPE_IPV4
+        };
+        let mut next = 0;
+        if is_untagged {
+            self.ip_at = wire::ETHERNET_LEN;
+            for (nth, word) in self.ip.0.iter_mut().enumerate() {
+                // SAFETY: as above; `word` is a valid reference.
+                unsafe {
+                    let read = ((start + 14 + 4 * nth) as *const u32).read_unaligned();
+                    (&raw mut *word).write_volatile(read);
+                }
             }
+            // SAFETY: as above.
+            next = unsafe { ((start + 14 + 40) as *const u32).read_unaligned() };
         } else {
-            let to: *mut u8 = ip.as_mut_ptr().cast();
-            // SAFETY: `ip` has room for the longer header.
+            self.find_ip(ctx)?;
+            let to: *mut u8 = self.ip.0.as_mut_ptr().cast();
+            // SAFETY: there is room for the longer header.
             let is_read = unsafe {
-                if headers.is_ipv6() {
-                    ctx.copy(ip_at, to, wire::IPV6_LEN)
+                if self.is_ipv6 {
+                    ctx.copy(self.ip_at, to, wire::IPV6_LEN)
                 } else {
-                    ctx.copy(ip_at, to, wire::IPV4_MIN_LEN)
+                    ctx.copy(self.ip_at, to, wire::IPV4_MIN_LEN)
                 }
             };
             if !is_read {
                 return None;
             }
         }
-        let mut ports = 0_u32;
-        if headers.is_flow() {
-            let at = ip_at + fixed + headers.extra();
+        let first = self.ip.get::<0>();
+        // Byte 6 of IPv6, byte 9 of IPv4; the length of an IPv4 header is in units of 4 bytes; the
+        // offset of a fragment is in the lower 13 bits of bytes 6 and 7.
+        let (protocol, len, is_later_fragment) = if self.is_ipv6 {
+            (self.ip.get::<1>() >> 16 & 0xff, wire::IPV6_LEN, false)
+        } else {
+            let fragment = (self.ip.get::<1>() >> 16) as u16;
+            let is_later = fragment.swap_bytes() & 0x1fff != 0;
+            (self.ip.get::<2>() >> 8 & 0xff, (first & 0x0f) * 4, is_later)
+        };
+        self.protocol = protocol;
+        if is_later_fragment || parse::transport(protocol as u8).is_none() {
+            return Some(());
+        }
+        self.ports = if is_untagged && self.is_ipv6 {
+            next
+        } else if is_untagged && len == wire::IPV4_MIN_LEN {
+            self.ip.get::<5>()
+        } else {
+            let mut ports = Words([0; 2]);
             // SAFETY: `ports` has room for the bytes.
-            if !unsafe { ctx.copy(at, (&raw mut ports).cast(), 4) } {
+            if !unsafe { ctx.copy(self.ip_at + len, ports.0.as_mut_ptr().cast(), 4) } {
                 return None;
             }
-        }
-        Some(Self { ip, ports })
+            ports.get::<0>()
+        };
+        Some(())
     }
 
-    /// Returns the protocol in the IP header: the first extension header, if there is one.
+    /// Finds the IP header behind tags.
     #[inline(always)]
-    fn protocol(&self, is_ipv6: bool) -> u32 {
-        let [_, second, third, ..] = self.ip;
-        // Byte 6 of IPv6, byte 9 of IPv4.
-        if is_ipv6 { second >> 16 & 0xff } else { third >> 8 & 0xff }
+    fn find_ip(&mut self, ctx: &impl Context) -> Option<()> {
+        let [_, second, third] = front(ctx)?;
+        let mut kind = ((second >> 32) as u32).swap_bytes() >> 16;
+        self.ip_at = wire::ETHERNET_LEN;
+        if is_vlan(kind) {
+            self.ip_at += wire::VLAN_TAG_LEN;
+            kind = (third as u32).swap_bytes() >> 16;
+            if is_vlan(kind) {
+                self.ip_at += wire::VLAN_TAG_LEN;
+                kind = ((third >> 32) as u32).swap_bytes() >> 16;
+            }
+        }
+        self.is_ipv6 = kind == u32::from(wire::ETHERTYPE_IPV6);
+        (self.is_ipv6 || kind == u32::from(wire::ETHERTYPE_IPV4)).then_some(())
+    }
+
+    /// Returns the index of the device at which the IP stack receives the frame, or `None` if that is
+    /// not known.
+    #[inline(always)]
+    fn receiver(&self, ctx: &impl Context) -> Option<u32> {
+        let [first, second, third] = front(ctx)?;
+        let mac = u64::from_be(first) >> 16;
+        let mut key = DeviceKey { mac, outer: 0, inner: 0, ifindex: ctx.ifindex(), zero: 0 };
+        add_tag(&mut key, ctx.tag().0);
+        if self.ip_at > wire::ETHERNET_LEN {
+            add_tag(&mut key, ((second >> 32) as u32).swap_bytes());
+        }
+        if self.ip_at > wire::ETHERNET_LEN + wire::VLAN_TAG_LEN {
+            add_tag(&mut key, (third as u32).swap_bytes());
+        }
+        // SAFETY: the value is a word that is copied at once. User space may replace it at the same
+        // time; the result is then that of either value.
+        unsafe { TG_DEVICES.get(key) }.copied()
     }
 }
 
-/// Returns 1 if the node would send the packet on, otherwise 0.
-#[inline(never)]
-fn is_sent_on<C: Context>(ctx: &C, facts: u64, source: &[u64; 2]) -> u64 {
-    let headers = Headers { facts, source: *source, source_port: 0 };
-    u64::from(route(ctx, &headers).is_some())
-}
-
+/// Returns the first 24 bytes of a frame: the addresses, up to two tags and the type. Every IP packet
+/// is at least that long.
 #[inline(always)]
-fn route(ctx: &impl Context, headers: &Headers) -> Option<()> {
-    let ip_at = headers.ip_at()?;
-    let head = Head::read(ctx, headers, ip_at)?;
-    let ifindex = receiver(ctx, ip_at)?;
-    let is_ipv6 = headers.is_ipv6();
-    // Addresses that routes do not decide about: the lookup reports a default route for them, and the
-    // network stack delivers them to sockets of this node.
-    let [first, w1, w2, src4, dst4, w5, d0, d1, d2, d3, _] = head.ip;
-    let is_local = if is_ipv6 {
-        d0 & 0xff == 0xff || d0 | d1 | d2 | d3 == 0
-    } else {
-        matches!(dst4 & 0xff, 0 | 0xe0..=0xef) || dst4 == u32::MAX
-    };
-    if is_local {
-        return None;
+fn front(ctx: &impl Context) -> Option<[u64; 3]> {
+    let start = ctx.start();
+    if start + 24 <= ctx.end() {
+        let word = |nth: usize| {
+            // SAFETY: the bytes were just compared with the end of the first buffer.
+            unsafe { ((start + 8 * nth) as *const u64).read_unaligned() }
+        };
+        return Some([word(0), word(1), word(2)]);
     }
-    let protocol = if headers.is_flow() { transport_number(headers) } else { head.protocol(is_ipv6) };
-    let ports = head.ports;
-    // `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) in words: family, protocol and source port;
-    // destination port and length; device; type of service or flow; source; destination; results.
-    let mut params = [0_u32; 16];
-    let [p0, p1, p2, p3, s0, s1, s2, s3, t0, t1, t2, t3, ..] = &mut params;
-    *p2 = ifindex;
-    if is_ipv6 {
-        let len = u32::from((w1 as u16).swap_bytes()).wrapping_add(wire::IPV6_LEN);
-        *p0 = AF_INET6 | protocol << 8 | ports << 16;
-        *p1 = ports >> 16 | len << 16;
-        // Traffic class and flow label, without the version.
-        *p3 = first & u32::from_be(0x0fff_ffff);
-        (*s0, *s1, *s2, *s3) = (w2, src4, dst4, w5);
-        (*t0, *t1, *t2, *t3) = (d0, d1, d2, d3);
-    } else {
-        let len = u32::from(((first >> 16) as u16).swap_bytes());
-        *p0 = AF_INET | protocol << 8 | ports << 16;
-        *p1 = ports >> 16 | len << 16;
-        *p3 = first >> 8 & 0xff;
-        (*s0, *t0) = (src4, dst4);
-    }
-    // SAFETY: the context is that of this program, and the helper reads and writes the parameters,
-    // which have the size of its struct.
-    let result = unsafe {
-        bpf_fib_lookup(
-            ctx.as_ptr(),
-            params.as_mut_ptr().cast(),
-            size_of_val(&params) as i32,
-            0,
-        )
-    };
-    matches!(result as i64, SUCCESS | NO_NEIGH | FRAG_NEEDED).then_some(())
-}
-
-/// Returns the protocol number of a transport. UDP-Lite counts as UDP.
-#[inline(always)]
-fn transport_number(headers: &Headers) -> u32 {
-    match headers.facts >> 16 & 3 {
-        0 => wire::PROTO_TCP.into(),
-        1 => wire::PROTO_UDP.into(),
-        _ => wire::PROTO_SCTP.into(),
-    }
-}
-
-/// Returns the index of the device at which the IP stack receives the frame, or `None` if that is not
-/// known.
-#[inline(always)]
-fn receiver(ctx: &impl Context, ip_at: u32) -> Option<u32> {
-    // The addresses and up to two tags. An IP header of 20 bytes follows, so the frame has as many.
     let mut front = [0_u64; 3];
     // SAFETY: `front` has room for the bytes.
-    if !unsafe { ctx.copy(0, front.as_mut_ptr().cast(), 24) } {
-        return None;
-    }
-    let [first, second, third] = front;
-    let mut key = DeviceKey {
-        mac: u64::from_be(first) >> 16,
-        outer: 0,
-        inner: 0,
-        ifindex: ctx.ifindex(),
-        zero: 0,
-    };
-    add_tag(&mut key, ctx.tag().0);
-    if ip_at > wire::ETHERNET_LEN {
-        add_tag(&mut key, ((second >> 32) as u32).swap_bytes());
-    }
-    if ip_at > wire::ETHERNET_LEN + wire::VLAN_TAG_LEN {
-        add_tag(&mut key, (third as u32).swap_bytes());
-    }
-    // SAFETY: the value is a word that is copied at once. User space may replace it at the same time;
-    // the result is then that of either value.
-    unsafe { TG_DEVICES.get(key) }.copied()
+    unsafe { ctx.copy(0, front.as_mut_ptr().cast(), 24) }.then_some(front)
+}
+
+#[inline(always)]
+fn is_vlan(ethertype: u32) -> bool {
+    ethertype == u32::from(wire::ETHERTYPE_VLAN) || ethertype == u32::from(wire::ETHERTYPE_SERVICE_VLAN)
 }
 
 /// Adds a tag to a key, unless it is the tag of VLAN 0, which the kernel removes, or 0 for no tag.
@@ -256,63 +287,141 @@ fn add_tag(key: &mut DeviceKey, tag: u32) {
     }
 }
 
-/// Returns the socket that would receive a packet, as a number of [`Socket`]. `peer` is a number of
-/// [`Peer`].
+/// Returns 1 if the node would send the packet on, otherwise 0.
 #[inline(never)]
-fn socket_of<C: Context>(ctx: &C, facts: u64, source: &[u64; 2], peer: u64) -> u64 {
-    let headers = Headers { facts, source: *source, source_port: 0 };
-    find_socket(ctx, &headers, peer).unwrap_or(Socket::None) as u64
+fn is_sent_on<C: Context>(ctx: &C) -> u64 {
+    u64::from(route(ctx).is_some())
 }
 
 #[inline(always)]
-fn find_socket(ctx: &impl Context, headers: &Headers, peer: u64) -> Option<Socket> {
-    let ip_at = headers.ip_at()?;
-    let head = Head::read(ctx, headers, ip_at)?;
-    let is_ipv6 = headers.is_ipv6();
-    let [_, _, w2, src4, dst4, w5, d0, d1, d2, d3, _] = head.ip;
-    // No connection has the source port 0.
-    let ports = if peer == Peer::Anyone as u64 { head.ports & 0xffff_0000 } else { head.ports };
+fn route(ctx: &impl Context) -> Option<()> {
+    let mut head = Head::new();
+    head.read(ctx)?;
+    let Head { ref ip, is_ipv6, protocol, ports, .. } = head;
+    let forwards = if is_ipv6 { NodeState::FORWARDS_IPV6 } else { NodeState::FORWARDS_IPV4 };
+    if node_flags() & forwards == 0 {
+        return None;
+    }
+    // Addresses that routes do not decide about: the lookup reports a default route for them, and the
+    // network stack delivers them to sockets of this node.
+    let is_local = if is_ipv6 {
+        let high = ip.get::<6>();
+        high & 0xff == 0xff || high | ip.get::<7>() | ip.get::<8>() | ip.get::<9>() == 0
+    } else {
+        let destination = ip.get::<4>();
+        matches!(destination & 0xff, 0 | 0xe0..=0xef) || destination == u32::MAX
+    };
+    if is_local {
+        return None;
+    }
+    let ifindex = head.receiver(ctx)?;
+    let first = ip.get::<0>();
+    // `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) in words: family, protocol and source port;
+    // destination port and length; device; type of service or flow; source; destination; results.
+    let mut params = Words([0; 16]);
+    params.set::<2>(ifindex);
+    if is_ipv6 {
+        let len = u32::from((ip.get::<1>() as u16).swap_bytes()).wrapping_add(wire::IPV6_LEN);
+        params.set::<0>(AF_INET6 | protocol << 8 | ports << 16);
+        params.set::<1>(ports >> 16 | len << 16);
+        // Traffic class and flow label, without the version.
+        params.set::<3>(first & u32::from_be(0x0fff_ffff));
+        params.set::<4>(ip.get::<2>());
+        params.set::<5>(ip.get::<3>());
+        params.set::<6>(ip.get::<4>());
+        params.set::<7>(ip.get::<5>());
+        params.set::<8>(ip.get::<6>());
+        params.set::<9>(ip.get::<7>());
+        params.set::<10>(ip.get::<8>());
+        params.set::<11>(ip.get::<9>());
+    } else {
+        let len = u32::from(((first >> 16) as u16).swap_bytes());
+        params.set::<0>(AF_INET | protocol << 8 | ports << 16);
+        params.set::<1>(ports >> 16 | len << 16);
+        params.set::<3>(first >> 8 & 0xff);
+        params.set::<4>(ip.get::<3>());
+        params.set::<8>(ip.get::<4>());
+    }
+    // SAFETY: the context is that of this program, and the helper reads and writes the parameters,
+    // which have the size of its struct.
+    let result = unsafe {
+        bpf_fib_lookup(
+            ctx.as_ptr(),
+            params.0.as_mut_ptr().cast(),
+            size_of_val(&params) as i32,
+            0,
+        )
+    };
+    matches!(result as i64, SUCCESS | NO_NEIGH | FRAG_NEEDED).then_some(())
+}
+
+/// Returns the socket that would receive a packet, as a number of [`Socket`]. Who opened a TCP
+/// connection is looked up if `is_opener_asked` is not 0.
+#[inline(never)]
+fn socket_of<C: Context>(ctx: &C, is_opener_asked: u64) -> u64 {
+    // The socket of a packet that cannot be read here is not known. Extension headers in front of a
+    // transport header are such a case: packets of other hosts hardly have any.
+    find_socket(ctx, is_opener_asked).unwrap_or(Socket::Listening) as u64
+}
+
+#[inline(always)]
+fn find_socket(ctx: &impl Context, is_opener_asked: u64) -> Option<Socket> {
+    let mut head = Head::new();
+    head.read(ctx)?;
+    let Head { ref ip, is_ipv6, protocol, ports, .. } = head;
     // `struct bpf_sock_tuple` (include/uapi/linux/bpf.h) in words: addresses, then ports.
-    let mut tuple = [0_u32; 9];
+    let mut tuple = Words([0; TUPLE_WORDS]);
     let size = if is_ipv6 {
-        tuple = [w2, src4, dst4, w5, d0, d1, d2, d3, ports];
+        tuple.set::<0>(ip.get::<2>());
+        tuple.set::<1>(ip.get::<3>());
+        tuple.set::<2>(ip.get::<4>());
+        tuple.set::<3>(ip.get::<5>());
+        tuple.set::<4>(ip.get::<6>());
+        tuple.set::<5>(ip.get::<7>());
+        tuple.set::<6>(ip.get::<8>());
+        tuple.set::<7>(ip.get::<9>());
+        tuple.set::<8>(ports);
         36
     } else {
-        let [source, destination, both, ..] = &mut tuple;
-        (*source, *destination, *both) = (src4, dst4, ports);
+        tuple.set::<0>(ip.get::<3>());
+        tuple.set::<1>(ip.get::<4>());
+        tuple.set::<2>(ports);
         12
     };
-    if headers.is_tcp() {
-        // SAFETY: the context is that of this program, and the tuple has at least `size` bytes.
-        let socket = unsafe {
-            bpf_skc_lookup_tcp(ctx.as_ptr(), tuple.as_mut_ptr().cast(), size, CURRENT_NETNS, 0)
-        };
-        if socket.is_null() {
-            return is_bound_port(u32::from(((ports >> 16) as u16).swap_bytes()))
-                .then_some(Socket::Listening);
+    if protocol == u32::from(wire::PROTO_TCP) {
+        let port = ((ports >> 16) as u16).swap_bytes();
+        let state = tcp_state(ctx, &mut tuple, size);
+        if state == TCP_LISTEN {
+            return Some(Socket::Listening);
         }
-        // SAFETY: the helper returned a socket, which is valid until it is released, once.
-        let state = unsafe {
-            let state = (*socket).state;
-            bpf_sk_release(socket.cast());
-            state
-        };
-        let is_listening = state == TCP_LISTEN;
-        return Some(if is_listening { Socket::Listening } else { Socket::Connected });
+        if state == 0 {
+            let socket = if is_bound_port(port.into()) { Socket::Listening } else { Socket::None };
+            return Some(socket);
+        }
+        if is_opener_asked == 0 {
+            return Some(Socket::Connected);
+        }
+        // No connection has the source port 0, so this finds a listening socket or nothing.
+        if is_ipv6 {
+            tuple.set::<8>(ports & 0xffff_0000);
+        } else {
+            tuple.set::<2>(ports & 0xffff_0000);
+        }
+        let listens = tcp_state(ctx, &mut tuple, size) != 0 || is_bound_port(port.into());
+        return Some(if listens { Socket::Connected } else { Socket::Opened });
     }
     // UDP-Lite has sockets of its own, which cannot be looked up.
-    let is_udp = headers.extra() == 0 && head.protocol(is_ipv6) == u32::from(wire::PROTO_UDP);
-    if !is_udp {
+    if protocol != u32::from(wire::PROTO_UDP) {
         return None;
     }
-    // SAFETY: as above.
+    // SAFETY: the context is that of this program, and the tuple has at least `size` bytes.
     let socket = unsafe {
-        bpf_sk_lookup_udp(ctx.as_ptr(), tuple.as_mut_ptr().cast(), size, CURRENT_NETNS, 0)
+        bpf_sk_lookup_udp(ctx.as_ptr(), tuple.0.as_mut_ptr().cast(), size, CURRENT_NETNS, 0)
     };
     if socket.is_null() {
-        return None;
+        return Some(Socket::None);
     }
-    // SAFETY: as above.
+    // SAFETY: the helper returned a socket, which is valid until it is released, once.
     let state = unsafe {
         let state = (*socket).state;
         bpf_sk_release(socket.cast());
@@ -320,8 +429,25 @@ fn find_socket(ctx: &impl Context, headers: &Headers, peer: u64) -> Option<Socke
     };
     // A UDP socket with a peer has this state (`__ip4_datagram_connect`, net/ipv4/datagram.c), and
     // receives packets of its peer only.
-    let is_connected = state == TCP_ESTABLISHED;
-    Some(if is_connected { Socket::Connected } else { Socket::Listening })
+    Some(if state == TCP_ESTABLISHED { Socket::Opened } else { Socket::Listening })
+}
+
+/// Returns the state of the TCP socket of a tuple; 0 if there is none.
+#[inline(always)]
+fn tcp_state(ctx: &impl Context, tuple: &mut Words<TUPLE_WORDS>, size: u32) -> u32 {
+    // SAFETY: the context is that of this program, and the tuple has at least `size` bytes.
+    let socket = unsafe {
+        bpf_skc_lookup_tcp(ctx.as_ptr(), tuple.0.as_mut_ptr().cast(), size, CURRENT_NETNS, 0)
+    };
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: the helper returned a socket, which is valid until it is released, once.
+    unsafe {
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        state
+    }
 }
 
 /// Returns whether a socket that is bound to a device on top of a guarded interface listens on a TCP

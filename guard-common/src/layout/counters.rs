@@ -145,34 +145,16 @@ impl Decision {
         Self { packed: verdict.pack(), counter: counter(verdict) }
     }
 
-    /// Returns the same decision for a packet that the node only forwards: it passes, and is
-    /// counted where it would have been refused or charged.
+    /// Returns the decision about a packet that the node only forwards: it passes, and is counted at
+    /// the service that would have refused or charged it. A `slot` of at least [`MAX_SERVICES`] stands
+    /// for no service.
     #[inline(always)]
-    #[must_use]
-    pub fn forwarded(self) -> Self {
-        let slot = self.slot();
-        let pass = Verdict::of_node(Action::Pass, Reason::Forwarded);
-        Self::of(Verdict { service: (slot < MAX_SERVICES).then_some(slot), ..pass })
-    }
-
-    /// Returns the slot of the service, or a number of at least [`MAX_SERVICES`] if there is none.
-    #[inline(always)]
-    pub fn slot(self) -> u8 {
-        let [_, slot, _, _] = self.packed.to_be_bytes();
-        slot
-    }
-
-    /// Returns whether the action is [`Action::Pass`].
-    #[inline(always)]
-    pub fn is_pass(self) -> bool {
-        self.packed & 0xff == Action::Pass as u32
-    }
-
-    /// Returns the number of the reason.
-    #[inline(always)]
-    pub fn reason(self) -> u8 {
-        let [_, _, reason, _] = self.packed.to_be_bytes();
-        reason
+    pub fn forwarded(slot: u8) -> Self {
+        if slot < MAX_SERVICES {
+            Self::of_service(Action::Pass, Reason::Forwarded, slot)
+        } else {
+            Self::of_node(Action::Pass, Reason::Forwarded)
+        }
     }
 
     /// Returns the verdict.

@@ -261,7 +261,8 @@ fn describe(policy: &CompiledPolicy, step: &Step) -> String {
         Step::Socket(socket) => match socket {
             Socket::None => "no socket of the node would receive it".to_owned(),
             Socket::Listening => "a listening socket would receive it".to_owned(),
-            Socket::Connected => "a connection of the node would receive it".to_owned(),
+            Socket::Connected => "a connection would receive it".to_owned(),
+            Socket::Opened => "a connection that the node opened would receive it".to_owned(),
         },
         Step::Limit { reason, units, admitted } => {
             let unit = match reason {
