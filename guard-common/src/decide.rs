@@ -397,7 +397,9 @@ fn at_service(
         if is_established && !headers.is_tcp() {
             return Ok(Decision::of_service(Action::Pass, Reason::Established, slot));
         }
-        let by_socket = if opening {
+        // A socket is looked up by the headers where packets usually have them. Behind extension
+        // headers, no segment counts as one that opens nothing.
+        let by_socket = if opening || headers.has_extensions() || headers.is_sctp() {
             0
         } else if is_established {
             PASS_UNLESS_LISTENING

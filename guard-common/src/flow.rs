@@ -143,7 +143,7 @@ pub enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
-    /// unused (1), protocol (8), reason (8).
+    /// whether extension headers precede the ports (1), protocol (8), reason (8).
     pub facts: u64,
     /// The source: an IPv6 address as in [`Addr::V6`], or 0 and an IPv4 address. 0 if there is
     /// none.
@@ -156,6 +156,7 @@ const TRANSPORT_BIT: u32 = 16;
 const OPENING_BIT: u32 = 18;
 const IPV6_BIT: u32 = 19;
 const KIND_BIT: u32 = 20;
+const EXTENSIONS_BIT: u32 = 23;
 const PROTOCOL_BIT: u32 = 24;
 const REASON_BIT: u32 = 32;
 
@@ -188,6 +189,25 @@ impl Headers {
     pub(crate) fn later_fragment(source: Addr, protocol: u8) -> Self {
         let headers = Self::of_source(LATER_FRAGMENT, source);
         Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
+    }
+
+    /// Returns the same headers for ports behind extension headers.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn behind_extensions(self) -> Self {
+        Self { facts: self.facts | 1 << EXTENSIONS_BIT, ..self }
+    }
+
+    /// Returns whether extension headers, or an authentication header, precede the ports.
+    #[inline(always)]
+    pub fn has_extensions(&self) -> bool {
+        self.facts >> EXTENSIONS_BIT & 1 != 0
+    }
+
+    /// Returns whether the packet is SCTP and has ports.
+    #[inline(always)]
+    pub fn is_sctp(&self) -> bool {
+        self.is_flow() && self.facts >> TRANSPORT_BIT & 3 == Transport::Sctp as u64
     }
 
     /// Returns whether the packet is TCP and has ports.

@@ -234,7 +234,7 @@ fn extensions(
 #[inline(always)]
 fn innermost(packet: &impl Packet, body: Body, protocol: u8) -> Headers {
     match transport(protocol) {
-        Some(transport) => ports(packet, body, transport),
+        Some(transport) => ports(packet, body, transport).behind_extensions(),
         None => Headers::portless(body.source, protocol),
     }
 }

@@ -359,8 +359,7 @@ fn route(ctx: &impl Context) -> Option<()> {
 /// connection is looked up if `is_opener_asked` is not 0.
 #[inline(never)]
 fn socket_of<C: Context>(ctx: &C, is_opener_asked: u64) -> u64 {
-    // The socket of a packet that cannot be read here is not known. Extension headers in front of a
-    // transport header are such a case: packets of other hosts hardly have any.
+    // The socket of a packet that cannot be read here is not known, so it may be a listening one.
     find_socket(ctx, is_opener_asked).unwrap_or(Socket::Listening) as u64
 }
 
