@@ -127,6 +127,10 @@ impl Dataplane for NodeDataplane<'_> {
         !self.interfaces.select(patterns).devices.is_empty()
     }
 
+    fn refused_ports(&self, patterns: &[String]) -> Option<String> {
+        self.interfaces.refused_ports(patterns)
+    }
+
     fn placement(&self) -> Result<Placement, SystemError> {
         self.interfaces.placement()
     }

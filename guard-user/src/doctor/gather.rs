@@ -84,7 +84,8 @@ pub fn gather(scope: &Scope<'_>) -> Result<Gathered, SystemError> {
     });
     let patterns = patterns(scope, loaded.as_ref(), policy.as_ref(), &daemon);
     let chosen = patterns.is_some();
-    let selection = patterns.map_or_else(|| all_up(&devices), |it| select::select(&it, &devices));
+    let selection = patterns
+        .map_or_else(|| select::all_up(&devices), |it| select::select(&it, &devices));
     let interfaces = describe(&tree, scope.bpf_dir, &selection, &devices, &daemon);
     let (open_ports, root_services) =
         listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
@@ -227,15 +228,6 @@ fn patterns(
     }
     let status = daemon.known()?;
     Some(status.interfaces.iter().map(|interface| interface.name.clone()).collect())
-}
-
-/// Selects all interfaces that are up and could be guarded.
-fn all_up(devices: &[Device]) -> Selection {
-    let could_be = |device: &&Device| device.up && device.ethernet && device.name != "lo";
-    Selection {
-        devices: devices.iter().filter(could_be).cloned().collect(),
-        ..Selection::default()
-    }
 }
 
 /// Returns the devices that are up, not selected, and do not share the frames of a selected device.

@@ -2,6 +2,7 @@
 //!
 //! Decision: `docs/decisions/0043-status-is-checked.md`.
 
+use super::bridge_ports::BridgePort;
 use crate::{
     api::status::InterfaceState, attach_mode::Hook, netlink::devices::Device, sys::LinkInfo,
     system_error::SystemError,
@@ -96,6 +97,12 @@ pub(crate) fn check(
         Some(id) => in_front(hook, device, id)
             .unwrap_or_else(|| Finding { state: InterfaceState::Guarded, ..Finding::default() }),
     }
+}
+
+/// Reports a port of a bridge that is not guarded. The guard may be attached to the port, but does
+/// more than its policy says.
+pub(crate) fn bridged(port: &BridgePort, patterns: &[String]) -> Finding {
+    Finding::new(InterfaceState::Failed, port.problem()).remedy(port.remedy(patterns))
 }
 
 /// Reports programs of other software that see a packet before the program with this id at this hook.

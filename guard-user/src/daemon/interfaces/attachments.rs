@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    attach::{self, AttachMode, Attachment, device_of, name_now},
+    attach::{self, AttachMode, Attachment, device_of, mode_on, name_now},
     attachment_health::{self, Finding},
+    bridge_ports::{self, BridgePort},
     select::Selection,
 };
 use crate::{
@@ -85,6 +86,8 @@ enum Problem {
     NotGuarded(String),
     /// The interface is guarded, but its link is not pinned.
     NotPinned(String),
+    /// The interface is a port of a bridge that is not guarded.
+    Bridged(String),
     /// The interface is guarded, but no pattern matches its present name. `from`: the name that one
     /// matched.
     Renamed { from: String },
@@ -93,7 +96,7 @@ enum Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotGuarded(why) => f.write_str(why),
+            Self::NotGuarded(why) | Self::Bridged(why) => f.write_str(why),
             Self::NotPinned(why) => write!(
                 f,
                 "link not pinned: the guard on this interface ends with the daemon; do not stop \
@@ -165,7 +168,10 @@ impl Attachments {
             }
         }
         let renamed = self.renamed(selection, devices);
-        let wanted = selection.devices.iter().map(|device| (device, None));
+        // Without its guard, a port would be open until the bridge has one.
+        let ports = selection.bridge_ports().map(|port| &port.device);
+        let kept: Vec<&Device> = ports.filter(|device| self.has_link_on(device)).collect();
+        let wanted = selection.devices.iter().chain(kept).map(|device| (device, None));
         let wanted = wanted.chain(renamed.iter().map(|(device, from)| (*device, Some(&**from))));
         for (device, selected_as) in lower_first(wanted, devices) {
             if self.guarded.contains_key(&device.index) || self.is_released(&device.name) {
@@ -189,6 +195,7 @@ impl Attachments {
             }
         }
         self.release_unwanted(selection);
+        self.report_bridge_ports(selection, devices, &mut failed);
         self.pin_all(&mut failed);
         self.follow_buffers(devices, shared);
         self.follow_ports(devices, shared);
@@ -214,7 +221,9 @@ impl Attachments {
                 tracing::error!(interface = name, "{why}");
                 let what = match why {
                     Problem::NotPinned(_) => InterfaceChange::Warning,
-                    Problem::NotGuarded(_) | Problem::Renamed { .. } => InterfaceChange::Failed,
+                    Problem::NotGuarded(_) | Problem::Bridged(_) | Problem::Renamed { .. } => {
+                        InterfaceChange::Failed
+                    }
                 };
                 note(&mut self.notes, what, name, why.to_string());
             }
@@ -362,8 +371,13 @@ impl Attachments {
             let link = guarded.link.info();
             let hook = guarded.mode.hook();
             let expected = programs.get(&hook).copied().unwrap_or(0);
-            let Finding { state, problem, remedy } =
-                attachment_health::check(&link, hook, device, expected);
+            let mut finding = attachment_health::check(&link, hook, device, expected);
+            if finding.state == InterfaceState::Guarded
+                && let Some(port) = device.and_then(|device| self.bridged(device, devices))
+            {
+                finding = attachment_health::bridged(&port, &selection.patterns);
+            }
+            let Finding { state, problem, remedy } = finding;
             let problem =
                 problem.or_else(|| self.failed.get(&guarded.name).map(Problem::to_string));
             let reported = device_status(&guarded.name, device);
@@ -402,6 +416,15 @@ impl Attachments {
             });
             all.push(status);
         }
+        for port in &selection.bridged {
+            let name = &port.device.name;
+            if !self.guarded.contains_key(&port.device.index) && !self.is_released(name) {
+                let Finding { state, problem, remedy } =
+                    attachment_health::bridged(port, &selection.patterns);
+                let reported = device_status(name, Some(&port.device));
+                all.push(InterfaceStatus { state, problem, remedy, ..reported });
+            }
+        }
         for (names, state) in [
             (&selection.missing, InterfaceState::Missing),
             (&selection.not_ethernet, InterfaceState::Failed),
@@ -415,6 +438,38 @@ impl Attachments {
         }
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Returns whether a link of this or of an earlier daemon is attached to a device.
+    pub(super) fn has_link_on(&self, device: &Device) -> bool {
+        self.guarded.contains_key(&device.index)
+            || self.earlier.iter().any(|pinned| mode_on(&pinned.link, device).is_some())
+    }
+
+    /// Returns the bridge that passes on what a device receives, unless the bridge is guarded.
+    fn bridged(&self, device: &Device, devices: &[Device]) -> Option<BridgePort> {
+        let bridge = bridge_ports::bridge_of(device, devices)?;
+        let is_guarded = self.guarded.contains_key(&bridge.index);
+        (!is_guarded).then(|| BridgePort { device: device.clone(), bridge: bridge.clone() })
+    }
+
+    /// Adds to `failed` the ports of bridges, guarded or not. Guarded ones stay so, because a device
+    /// that becomes a port must not open the node.
+    fn report_bridge_ports(
+        &self,
+        selection: &Selection,
+        devices: &[Device],
+        failed: &mut BTreeMap<String, Problem>,
+    ) {
+        let guarded = devices.iter().filter(|device| self.guarded.contains_key(&device.index));
+        let guarded = guarded.filter_map(|device| self.bridged(device, devices));
+        let unguarded = selection.bridged.iter().filter(|port| {
+            !self.guarded.contains_key(&port.device.index) && !self.is_released(&port.device.name)
+        });
+        for port in guarded.chain(unguarded.cloned()) {
+            let why = format!("{}; {}", port.problem(), port.remedy(&selection.patterns));
+            failed.entry(port.device.name).or_insert(Problem::Bridged(why));
+        }
     }
 
     fn is_released(&self, name: &str) -> bool {
@@ -520,15 +575,25 @@ impl Attachments {
             return;
         }
         let Self { guarded, notes, .. } = self;
+        let has_guard: BTreeSet<u32> = guarded.keys().copied().collect();
+        let is_replaced = |index: u32| {
+            let mut covered = selection.covered.iter();
+            covered.any(|port| port.device.index == index && has_guard.contains(&port.bridge.index))
+        };
         guarded.retain(|index, GuardedInterface { name, link, selected_as, .. }| {
             let is_renamed = selected_as.as_ref().is_some_and(|name| selection.selects_name(name));
-            if selection.selects(*index) || is_renamed {
+            let replaced = is_replaced(*index);
+            if (selection.selects(*index) || is_renamed) && !replaced {
                 return true;
             }
             // If detaching fails, keep it and try again next time.
             match link.detach() {
                 Ok(()) => {
-                    let why = "released: no longer in the manifest";
+                    let why = if replaced {
+                        "released: the guard on its bridge covers it"
+                    } else {
+                        "released: no longer in the manifest"
+                    };
                     tracing::warn!(interface = name, "{why}");
                     note(notes, InterfaceChange::Released, name, why);
                     false

@@ -2,7 +2,7 @@
 //! which result.
 //!
 //! [`Interfaces`] owns the devices, the attachments and the pins. Its parts: `select.rs` finds the
-//! devices that patterns match; `attachments.rs` holds the guarded interfaces and reconciles them with
+//! devices that patterns match; `bridge_ports.rs` sets ports of bridges apart; `attachments.rs` holds the guarded interfaces and reconciles them with
 //! the selection; `attach.rs` attaches one device; `attachment_health.rs` compares a link with its
 //! device; `takeover.rs` carries the counts of guards of other layouts over; `environment.rs` reports
 //! what is new around the guarded interfaces; `open_ports.rs` lists open ports that no service guards.
@@ -13,6 +13,7 @@
 pub(crate) mod attach;
 mod attachment_health;
 pub(crate) mod attachments;
+pub(crate) mod bridge_ports;
 mod environment;
 pub(crate) mod open_ports;
 pub(crate) mod select;
@@ -23,6 +24,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use self::{
     attach::AttachMode,
     attachments::{Attachments, Note},
+    bridge_ports::BridgePort,
     environment::Environment,
     open_ports::{GuardedPorts, OpenPortCollector, OpenPortScan},
     select::Selection,
@@ -215,6 +217,15 @@ impl Interfaces {
     /// Returns the devices that match the patterns.
     pub(crate) fn select(&self, patterns: &[String]) -> Selection {
         select::select(patterns, &self.devices)
+    }
+
+    /// Returns why interfaces that the patterns select cannot be guarded: they are ports of bridges.
+    /// None if no guard would have to be attached to a port.
+    pub(crate) fn refused_ports(&self, patterns: &[String]) -> Option<String> {
+        let selection = self.select(patterns);
+        let unguarded = |port: &&BridgePort| !self.attachments.has_link_on(&port.device);
+        let ports: Vec<&BridgePort> = selection.bridged.iter().filter(unguarded).collect();
+        bridge_ports::refusal(&ports, patterns)
     }
 
     /// Returns the devices that should be guarded, as selected by the last [`Self::reconcile`].

@@ -2,6 +2,7 @@
 
 use std::iter;
 
+use super::bridge_ports::{self, BridgePort};
 use crate::{netlink::devices::Device, policy::compiled::Tunnels};
 
 /// Name of the loopback device. Only the exact name selects it; a pattern never does.
@@ -12,6 +13,11 @@ const LOOPBACK: &str = "lo";
 pub(crate) struct Selection {
     /// Devices to guard.
     pub(crate) devices: Vec<Device>,
+    /// Ports of bridges that are selected as well. The guard on the bridge covers them.
+    pub(crate) covered: Vec<BridgePort>,
+    /// Ports of bridges that are not selected. They are not attached to, but a port on which a guard
+    /// is attached keeps it.
+    pub(crate) bridged: Vec<BridgePort>,
     /// Patterns that match no device.
     pub(crate) missing: Vec<String>,
     /// Names of devices that cannot be guarded, because their frames have no Ethernet header.
@@ -21,9 +27,15 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Returns whether the device with this index should be guarded.
+    /// Returns whether a pattern selects the device with this index.
     pub(crate) fn selects(&self, index: u32) -> bool {
         self.devices.iter().any(|device| device.index == index)
+            || self.bridge_ports().any(|port| port.device.index == index)
+    }
+
+    /// Returns the selected ports of bridges.
+    pub(crate) fn bridge_ports(&self) -> impl Iterator<Item = &BridgePort> {
+        self.covered.iter().chain(&self.bridged)
     }
 
     /// Returns whether a device with this name would be guarded.
@@ -62,7 +74,29 @@ pub(crate) fn select(patterns: &[String], devices: &[Device]) -> Selection {
             selection.missing.push(pattern.clone());
         }
     }
+    set_ports_apart(selection, devices)
+}
+
+/// Moves the ports of bridges out of the devices to guard.
+fn set_ports_apart(mut selection: Selection, devices: &[Device]) -> Selection {
+    let selected = std::mem::take(&mut selection.devices);
+    for device in &selected {
+        let Some(bridge) = bridge_ports::bridge_of(device, devices) else {
+            selection.devices.push(device.clone());
+            continue;
+        };
+        let is_covered = selected.iter().any(|other| other.index == bridge.index);
+        let ports = if is_covered { &mut selection.covered } else { &mut selection.bridged };
+        ports.push(BridgePort { device: device.clone(), bridge: bridge.clone() });
+    }
     selection
+}
+
+/// Selects all devices that are up and could be guarded.
+pub(crate) fn all_up(devices: &[Device]) -> Selection {
+    let could_be = |device: &&Device| device.up && device.ethernet && device.name != LOOPBACK;
+    let selected = devices.iter().filter(could_be).cloned().collect();
+    set_ports_apart(Selection { devices: selected, ..Selection::default() }, devices)
 }
 
 /// Returns the tunnels that the devices unpack, in addition to those that the operator named.
@@ -140,6 +174,45 @@ mod tests {
         assert_eq!(names(&selection), ["eth0"]);
         assert_eq!(selection.not_ethernet, ["tun0"]);
         assert_eq!(selection.missing, ["ib*", "tu*"]);
+    }
+
+    #[test]
+    fn ports_are_left_out_if_their_bridge_is_selected_and_refused_if_not() {
+        let port = |index, name, controller| {
+            let mut device = device(index, name);
+            device.stacked.controller = Some(controller);
+            device
+        };
+        let of_kind = |kind: &str, device: Device| Device { kind: Some(kind.to_owned()), ..device };
+        let devices = [
+            port(2, "eth0", 3),
+            of_kind("bridge", device(3, "br0")),
+            device(5, "eth1"),
+            port(6, "m0", 7),
+            of_kind("bond", port(7, "bond0", 8)),
+            of_kind("bridge", device(8, "br1")),
+        ];
+        for (patterns, guarded, covered, bridged) in [
+            (&["eth0"][..], &[][..], &[][..], &["eth0"][..]),
+            (&["br0"], &["br0"], &[], &[]),
+            (&["eth0", "br0"], &["br0"], &["eth0"], &[]),
+            (&["eth*"], &["eth1"], &[], &["eth0"]),
+            (&["eth*", "br0"], &["eth1", "br0"], &["eth0"], &[]),
+            (&["m0"], &[], &[], &["m0"]),
+            (&["bond0"], &[], &[], &["bond0"]),
+            (&["m0", "bond0", "br1"], &["br1"], &["m0", "bond0"], &[]),
+        ] {
+            let patterns: Vec<String> = patterns.iter().map(|it| (*it).to_owned()).collect();
+            let selection = select(&patterns, &devices);
+            let of = |ports: &[BridgePort]| -> Vec<String> {
+                ports.iter().map(|port| port.device.name.clone()).collect()
+            };
+            assert_eq!(names(&selection), guarded, "{patterns:?}");
+            assert_eq!(of(&selection.covered), covered, "{patterns:?}");
+            assert_eq!(of(&selection.bridged), bridged, "{patterns:?}");
+        }
+        // Without patterns, all interfaces are examined, and a bridge stands for its ports.
+        assert_eq!(names(&all_up(&devices)), ["br0", "eth1", "br1"]);
     }
 
     #[test]

@@ -99,6 +99,10 @@ pub(crate) trait Dataplane {
     /// Returns whether a device of this node matches one of the patterns.
     fn has_device(&self, patterns: &[String]) -> bool;
 
+    /// Returns why interfaces that the patterns select cannot be guarded: they are ports of bridges.
+    /// None if no guard would have to be attached to a port.
+    fn refused_ports(&self, patterns: &[String]) -> Option<String>;
+
     /// Returns the slots of services, including those assigned by an earlier daemon.
     ///
     /// # Errors

@@ -443,6 +443,12 @@ impl Lifecycle {
         dataplane: &dyn Dataplane,
     ) -> Result<Candidate, InstallError> {
         let patterns = self.options.node.patterns(loaded)?;
+        // Under the patterns in force, a port was put into a bridge later: its guard stays, and the
+        // status reports it.
+        let is_new = self.in_force.as_ref().is_none_or(|now| now.info.patterns != patterns);
+        if is_new && let Some(why) = dataplane.refused_ports(&patterns) {
+            return Err(InstallError::Unfit(why, None));
+        }
         // A typo in `interfaces` must not leave the node unguarded.
         let others = self.in_force.as_ref().is_some_and(|now| now.info.patterns != patterns);
         if others && !dataplane.has_device(&patterns) {

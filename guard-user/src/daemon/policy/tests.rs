@@ -48,6 +48,8 @@ struct Recorder {
     installed: u64,
     /// Whether the kernel refuses every policy.
     refuses: bool,
+    /// Whether all interfaces are ports of a bridge.
+    bridged: bool,
     events: Vec<PolicyChange>,
     /// Results of loading the files.
     loads: Vec<bool>,
@@ -62,6 +64,10 @@ impl Dataplane for Recorder {
 
     fn has_device(&self, patterns: &[String]) -> bool {
         patterns.iter().any(|pattern| pattern.starts_with("eth"))
+    }
+
+    fn refused_ports(&self, patterns: &[String]) -> Option<String> {
+        self.bridged.then(|| format!("`{}` is a port of a bridge", patterns.join(", ")))
     }
 
     fn placement(&self) -> Result<Placement, SystemError> {
@@ -191,6 +197,25 @@ fn a_start_with_invalid_files_and_no_saved_policy_fails() {
     assert_eq!((recorder.installed, &recorder.loads[..]), (0, &[false][..]));
     assert_eq!(recorder.events, [PolicyChange::Refused]);
     assert_eq!(kind(&lifecycle), SourceKind::None);
+}
+
+#[test]
+fn ports_of_bridges_are_refused_unless_the_patterns_are_in_force_already() {
+    let node = Node::new();
+    let (mut lifecycle, mut recorder) = node.daemon();
+    recorder.bridged = true;
+    let error = lifecycle.start(&mut recorder).expect_err("a port of a bridge");
+    assert!(error.text().contains("there is no policy"), "{error:?}");
+    assert_eq!((recorder.installed, &recorder.events[..]), (0, &[PolicyChange::Refused][..]));
+    // An interface that is put into a bridge later keeps its guard, under other policies, too.
+    let (mut lifecycle, mut recorder) = node.started();
+    recorder.bridged = true;
+    node.write("policy.yaml", &policy(9092));
+    lifecycle.reload(&mut recorder).expect("the interfaces stay");
+    node.write("cluster.yaml", &MANIFEST.replace("[eth0]", "[eth1]"));
+    let why = lifecycle.reload(&mut recorder).expect_err("another port of a bridge");
+    assert!(why.contains("`eth1` is a port of a bridge"), "{why}");
+    assert_eq!(recorder.installed, 2);
 }
 
 #[test]
