@@ -240,6 +240,10 @@ pub struct ServiceStatus {
     pub policy: String,
     /// What the service does with refused packets.
     pub mode: ServiceMode,
+    /// Packets that the node forwards, which the service would have refused or charged if they were
+    /// for the node. They passed.
+    #[serde(default)]
+    pub forwarded_packets: u64,
 }
 
 impl ServiceStatus {

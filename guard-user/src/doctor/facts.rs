@@ -11,6 +11,7 @@ use crate::{
     system_error::SystemError,
 };
 
+pub use super::traffic::Traffic;
 pub use crate::file_permissions::{Ownership, PathEntry as PolicyFile};
 
 /// A value that the caller may lack the rights to see.
@@ -88,6 +89,8 @@ pub struct MachineFacts {
     pub rdma: MaybeHidden<Vec<Rdma>>,
     /// Settings of the network.
     pub network: Network,
+    /// Forwarding, and translation of addresses.
+    pub traffic: Traffic,
     /// Open ports that accept packets from unlisted sources and that no service guards.
     pub open_ports: OpenPorts,
     /// Sockets of processes that run as root and look like a training framework.
@@ -243,6 +246,9 @@ pub struct ServicePorts {
     pub first: u16,
     /// Last port.
     pub last: u16,
+    /// Whether the service judges every packet (`match: all`), not only segments that open a
+    /// connection.
+    pub every_packet: bool,
 }
 
 /// Facts about an interface.
@@ -270,6 +276,11 @@ pub struct Interface {
     pub virtual_functions: u32,
     /// The bond, team or bridge that it is a port of: its name and kind.
     pub controller: Option<(String, String)>,
+    /// Why it cannot be guarded and what to write instead, if it is a port of a bridge that is not
+    /// selected.
+    pub bridged: Option<(String, String)>,
+    /// VLAN devices on it that are ports of bridges, each with its bridge.
+    pub bridged_vlans: Vec<(String, String)>,
     /// Whether the controller is guarded as well.
     pub controller_guarded: bool,
     /// Other ports of the same controller that are not selected for guarding.

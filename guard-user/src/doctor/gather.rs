@@ -15,16 +15,19 @@ use super::{
     attempts,
     facts::{
         self, BpfFs, Directory, Interface, MachineFacts, MaybeHidden, Network, Policy, Program,
-        Rights, ServicePorts, Unmet,
+        Rights, ServicePorts, Traffic, Unmet,
     },
     files, listeners,
     sysfs::Tree,
-    system,
+    system, traffic,
 };
 use crate::{
     api::{client::Client, status::Status},
     bpf::pins::{self, Pins},
-    daemon::interfaces::select::{self, Selection},
+    daemon::interfaces::{
+        bridge_ports::{self, BridgePort},
+        select::{self, Selection},
+    },
     host,
     netlink::{
         devices::{self, Device},
@@ -35,7 +38,10 @@ use crate::{
         self, Disk, Loaded, Placement,
         compiled::CompiledPolicy,
         resolve::load::Loader,
-        syntax::diagnostic::{Report, Severity},
+        syntax::{
+            diagnostic::{Report, Severity},
+            document::Match,
+        },
     },
     system_error::SystemError,
 };
@@ -86,9 +92,12 @@ pub fn gather(scope: &Scope<'_>) -> Result<Gathered, SystemError> {
     let chosen = patterns.is_some();
     let selection = patterns
         .map_or_else(|| select::all_up(&devices), |it| select::select(&it, &devices));
-    let interfaces = describe(&tree, scope.bpf_dir, &selection, &devices, &daemon);
-    let (open_ports, root_services) =
-        listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
+    let interfaces = describe(&tree, scope.bpf_dir, &selection, &devices, &daemon, chosen);
+    let listeners = listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
+    let traffic = Traffic {
+        bound_listeners: listeners.bound,
+        ..traffic::look(&tree, &selection, &devices)
+    };
     let facts = MachineFacts {
         kernel: kernel(&tree),
         abilities: attempts::try_kernel(compiled.as_ref()),
@@ -101,8 +110,9 @@ pub fn gather(scope: &Scope<'_>) -> Result<Gathered, SystemError> {
         tunnels: select::describe_tunnels(&devices),
         rdma: tree.rdma(),
         network: network(&tree),
-        open_ports,
-        root_services,
+        traffic,
+        open_ports: listeners.open,
+        root_services: listeners.of_root,
         state_dir: directory(scope.state_dir),
         run_dir: directory(scope.client.run_dir()),
         unit: system::unit(),
@@ -195,6 +205,7 @@ fn policy_of(
                     transport: range.transport.name(),
                     first: range.first,
                     last: range.last,
+                    every_packet: service.matching == Match::All,
                 })
             });
             policy.ports = ports.collect();
@@ -243,12 +254,15 @@ fn describe(
     selection: &Selection,
     devices: &[Device],
     daemon: &MaybeHidden<Box<Status>>,
+    chosen: bool,
 ) -> Vec<Interface> {
     let (xdp, offloads) = (ethtool::xdp_support(), ethtool::offloads());
     let queues = ethtool::receive_queues().unwrap_or_default();
     let by_index: BTreeMap<u32, &Device> =
         devices.iter().map(|device| (device.index, device)).collect();
     let of = |index: Option<u32>| index.and_then(|index| by_index.get(&index).copied());
+    // Without a selection, ports of bridges are only not examined.
+    let bridged: &[BridgePort] = if chosen { &selection.bridged } else { &[] };
     let one = |device: &Device| {
         let Stacked { controller, lower } = device.stacked;
         let (driver, virtual_functions) = tree.driver(&device.name);
@@ -277,6 +291,10 @@ fn describe(
                 let kind = controller.kind.clone().unwrap_or_default();
                 (controller.name.clone(), kind)
             }),
+            bridged: bridged.iter().find(|port| port.device.index == device.index).map(|port| {
+                (port.problem(), port.remedy(&selection.patterns))
+            }),
+            bridged_vlans: bridged_vlans(device, selection, devices),
             controller_guarded: controller.is_some_and(|index| selection.selects(index)),
             siblings_unguarded: siblings.map(|device| device.name.clone()).collect(),
             lower: of(lower).map(|lower| lower.name.clone()),
@@ -285,7 +303,23 @@ fn describe(
             route_localnet: tree.ipv4_of(&device.name, "route_localnet"),
         }
     };
-    selection.devices.iter().map(one).collect()
+    selection.devices.iter().chain(bridged.iter().map(|port| &port.device)).map(one).collect()
+}
+
+/// Returns the VLAN devices on a device that are ports of bridges which are not guarded, each with
+/// its bridge.
+fn bridged_vlans(
+    device: &Device,
+    selection: &Selection,
+    devices: &[Device],
+) -> Vec<(String, String)> {
+    let on_it = devices.iter().filter(|upper| upper.lies_on() == Some(device.index));
+    let ports = on_it.filter_map(|upper| {
+        let bridge = bridge_ports::bridge_of(upper, devices)?;
+        let is_guarded = selection.selects(bridge.index);
+        (!is_guarded).then(|| (upper.name.clone(), bridge.name.clone()))
+    });
+    ports.collect()
 }
 
 fn about<T: Clone>(

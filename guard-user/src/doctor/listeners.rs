@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use guard_common::port_table::Transport;
 
-use super::facts::{MaybeHidden, RootService};
+use super::{
+    facts::{MaybeHidden, RootService},
+    traffic,
+};
 use crate::{
     api::status::{OpenPorts, Status},
     daemon::interfaces::{
@@ -20,6 +23,8 @@ use crate::{
 
 /// Maximum number of root's sockets that are examined.
 const MAX_ROOT_SOCKETS: usize = 256;
+/// Maximum number of sockets bound to a device that are examined.
+const MAX_ON_DEVICES: usize = 4096;
 /// Prefixes of the process names of training frameworks. Most processes are called `python`.
 const TRAINING: [&str; 22] = [
     "python",
@@ -46,6 +51,16 @@ const TRAINING: [&str; 22] = [
     "mlflow",
 ];
 
+/// What was found about listening sockets.
+pub(super) struct Listeners {
+    /// The open ports that no service guards.
+    pub(super) open: OpenPorts,
+    /// Sockets of root's processes that look like a training framework.
+    pub(super) of_root: Vec<RootService>,
+    /// Sockets that are bound to a device on top of a selected one.
+    pub(super) bound: Vec<String>,
+}
+
 /// Returns the open ports that are not guarded, and root's processes that look like training. If
 /// the daemon responds, its list of open ports is used, because its policy may differ from the
 /// files.
@@ -54,14 +69,18 @@ pub(super) fn look(
     selection: &Selection,
     devices: &[Device],
     daemon: &MaybeHidden<Box<Status>>,
-) -> (OpenPorts, Vec<RootService>) {
+) -> Listeners {
     let none = CompiledPolicy::no_ports();
     let ports = GuardedPorts::of(policy.map_or(&none, |policy| &policy.ports));
     let guarded: BTreeSet<u32> = selection.devices.iter().map(|device| device.index).collect();
     let mut open = OpenPortCollector::new(&ports, devices, guarded, sock_diag::ephemeral_ports());
     let mut of_root: Vec<Listening> = Vec::new();
+    let mut on_devices: Vec<Listening> = Vec::new();
     let listed = sock_diag::listening(|socket| {
         open.add(socket);
+        if socket.ifindex != 0 && on_devices.len() < MAX_ON_DEVICES {
+            on_devices.push(socket);
+        }
         let reachable = socket.uid == 0 && socket.inode != 0 && !socket.address.is_loopback();
         if reachable && socket.transport == Transport::Tcp && of_root.len() < MAX_ROOT_SOCKETS {
             of_root.push(socket);
@@ -79,7 +98,11 @@ pub(super) fn look(
     inodes.extend(of_root.iter().map(|socket| socket.inode));
     let commands = sock_diag::commands(&inodes);
     open.set_commands(&commands);
-    (open, root_services(&of_root, &commands))
+    Listeners {
+        open,
+        of_root: root_services(&of_root, &commands),
+        bound: traffic::bound_listeners(&on_devices, selection, devices),
+    }
 }
 
 fn root_services(sockets: &[Listening], commands: &BTreeMap<u32, String>) -> Vec<RootService> {

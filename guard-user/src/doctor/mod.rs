@@ -16,6 +16,7 @@ mod listeners;
 pub mod redact;
 mod sysfs;
 mod system;
+pub mod traffic;
 
 use serde::Serialize;
 

@@ -324,6 +324,7 @@ mod tests {
                 name: "scheduler".to_owned(),
                 policy: "mxnet".to_owned(),
                 mode: ServiceMode::Enforce,
+                forwarded_packets: 0,
             }],
             events: Some(Events { emitted: 12, suppressed: 3, lost: 0 }),
             ..Status::default()

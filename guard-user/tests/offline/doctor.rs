@@ -13,7 +13,7 @@ use guard_user::{
         facts::{
             BpfFs, Directory, Interface, Kernel, KernelFeatures, MachineFacts, MaybeHidden,
             Network, Ownership, Policy, PolicyFile, Program, Rdma, Refusal, Rights, RootService,
-            ServicePorts, Unit, Unmet,
+            ServicePorts, Traffic, Unit, Unmet,
         },
         redact::{self, Names, Records},
     },
@@ -52,6 +52,8 @@ fn interface(name: &str) -> Interface {
         queues: Some(8),
         virtual_functions: 0,
         controller: None,
+        bridged: None,
+        bridged_vlans: Vec::new(),
         controller_guarded: false,
         siblings_unguarded: Vec::new(),
         lower: None,
@@ -123,6 +125,15 @@ fn healthy() -> MachineFacts {
             ephemeral: known((32768, 60999)),
             reserved: known(Vec::new()),
         },
+        traffic: Traffic {
+            forwards4: known(Vec::new()),
+            forwards6: known(false),
+            mixed6: Vec::new(),
+            diversions: known(Vec::new()),
+            masquerades: known(Vec::new()),
+            publishes: known(Vec::new()),
+            bound_listeners: Vec::new(),
+        },
         open_ports: OpenPorts::default(),
         root_services: Vec::new(),
         state_dir: directory("/var/lib/trainguard"),
@@ -143,7 +154,7 @@ fn unit(load: &str, active: &str, file: &str) -> Unit {
 }
 
 fn ports(service: &str, first: u16, last: u16) -> ServicePorts {
-    ServicePorts { service: service.to_owned(), transport: "tcp", first, last }
+    ServicePorts { service: service.to_owned(), transport: "tcp", first, last, every_packet: false }
 }
 
 fn file(path: &str, kind: EntryKind, uid: u32, mode: u32) -> PolicyFile {

@@ -105,6 +105,7 @@ impl NodeOptions {
                 name: service_name(&service.label, labels()).to_owned(),
                 policy: of.to_owned(),
                 mode: if observes { ServiceMode::Observe } else { ServiceMode::Enforce },
+                forwarded_packets: 0,
             };
             (service.slot, status)
         });

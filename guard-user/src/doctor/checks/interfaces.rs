@@ -30,6 +30,7 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
         checks.push(about(offloads(interface)));
         checks.extend(queues(interface, facts.cpus).map(about));
         checks.extend(stacked(interface).map(about));
+        checks.extend(bridged_vlans(interface).map(about));
         checks.extend(functions(interface).map(about));
     }
     checks.extend(facts.unmet.missing.iter().map(|pattern| missing(pattern)));
@@ -215,6 +216,13 @@ fn queues(interface: &Interface, cpus: usize) -> Option<Check> {
 
 fn stacked(interface: &Interface) -> Option<Check> {
     const ID: &str = "stacked";
+    if let Some((found, fix)) = &interface.bridged {
+        let check = Check::new(ID, State::Failed, found.as_str())
+            .why("the daemon does not attach to it; a guard that is attached already stays, and the \
+                  status reports it")
+            .fix(fix.as_str());
+        return Some(check);
+    }
     if let Some((controller, kind)) = &interface.controller {
         if interface.controller_guarded {
             let found = format!("a port of {controller} ({kind}), which is guarded as well");
@@ -226,7 +234,7 @@ fn stacked(interface: &Interface) -> Option<Check> {
         }
         let open = &interface.siblings_unguarded;
         let found = format!("a port of {controller} ({kind})");
-        if open.is_empty() || kind == "bridge" {
+        if open.is_empty() {
             return Some(Check::ok(ID, found));
         }
         return Some(
@@ -262,6 +270,27 @@ fn stacked(interface: &Interface) -> Option<Check> {
     )
 }
 
+/// Checks for VLAN devices whose bridges pass on what is not for this node.
+fn bridged_vlans(interface: &Interface) -> Option<Check> {
+    let ports = &interface.bridged_vlans;
+    let first = ports.first()?;
+    let named: Vec<String> =
+        ports.iter().map(|(vlan, bridge)| format!("{vlan} of {bridge}")).collect();
+    let found = format!("VLAN devices on it are ports of bridges: {}", listed(&named));
+    Some(
+        Check::new("bridged-vlans", State::Warning, found)
+            .why(
+                "the guard reads VLAN tags itself, and evaluates by the services of this node also what \
+                 such a bridge passes on to virtual machines and containers",
+            )
+            .fix(format!(
+                "guard the devices that have this node's addresses, such as `{}`, instead of this one; \
+                 or leave the ports of these machines out of `ports`",
+                first.1
+            )),
+    )
+}
+
 fn functions(interface: &Interface) -> Option<Check> {
     let count = interface.virtual_functions;
     if count == 0 {
@@ -277,9 +306,26 @@ fn functions(interface: &Interface) -> Option<Check> {
 fn unguarded(facts: &MachineFacts) -> Check {
     const ID: &str = "unguarded";
     if !facts.interfaces_chosen {
-        let found = "neither a manifest nor a flag selects the interfaces to guard; all that are up \
-                     were examined";
-        return Check::new(ID, State::Note, found).fix("give a manifest with --manifest");
+        let (why, fix) = match &facts.policy {
+            None => (
+                "neither a manifest nor a flag selects the interfaces to guard",
+                "give a manifest with --manifest",
+            ),
+            Some(policy) if policy.errors.0 > 0 => (
+                "the manifest has errors, so it selects no interface to guard",
+                "correct the errors; the check `manifest` names the first one",
+            ),
+            Some(policy) if policy.node_problem.is_some() => (
+                "the manifest selects no interface to guard, because this node was not found in it",
+                "give the node's name with --node, or add this machine to the manifest",
+            ),
+            Some(_) => (
+                "the manifest selects no interface to guard",
+                "name the interfaces under `interfaces` of the manifest",
+            ),
+        };
+        return Check::new(ID, State::Note, format!("{why}; all that are up were examined"))
+            .fix(fix);
     }
     if facts.unguarded.is_empty() {
         return Check::ok(ID, "no other interface is up");

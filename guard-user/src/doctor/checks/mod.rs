@@ -5,6 +5,7 @@ mod interfaces;
 mod kernel;
 mod network;
 mod node;
+mod traffic;
 
 use std::fmt::Write as _;
 
@@ -17,6 +18,7 @@ pub fn all(facts: &MachineFacts) -> Vec<Check> {
     checks.extend(files::pins(facts));
     checks.extend(interfaces::all(facts));
     checks.extend(network::all(facts));
+    checks.extend(traffic::all(facts));
     checks.extend(files::all(facts));
     checks.extend(node::all(facts));
     checks

@@ -16,10 +16,17 @@ fn syncookies(facts: &MachineFacts) -> Check {
     match &facts.network.syncookies {
         MaybeHidden::Known(0) => {
             Check::new(ID, State::Warning, "SYN cookies are off (tcp_syncookies = 0)")
-                .why("forged SYNs from a member's address can fill the queue of a listening port")
+                .why(
+                    "forged SYNs from a member's address can fill the queue of a listening port. With \
+                     cookies on, no segment with a guessed cookie opens a connection for a source that \
+                     is not allowed: the guard refuses what would reach a listening socket",
+                )
                 .fix("sysctl -w net.ipv4.tcp_syncookies=1")
         }
-        MaybeHidden::Known(_) => Check::ok(ID, "SYN cookies are on"),
+        MaybeHidden::Known(_) => Check::ok(
+            ID,
+            "SYN cookies are on; a guessed one opens no connection for a source that is not allowed",
+        ),
         MaybeHidden::Hidden(why) => Check::new(ID, State::Note, format!("not visible: {why}")),
     }
 }
@@ -158,7 +165,8 @@ fn open_ports(facts: &MachineFacts) -> Option<Check> {
         .and_then(|policy| policy.node.as_ref())
         .or_else(|| facts.daemon.known().map(|status| &status.node))?;
     if open.ports.is_empty() {
-        return Some(Check::ok(ID, "every listening port is guarded"));
+        let found = "every listening port of this network namespace is guarded";
+        return Some(Check::ok(ID, found));
     }
     let mut names: Vec<String> = open
         .ports
@@ -173,7 +181,10 @@ fn open_ports(facts: &MachineFacts) -> Option<Check> {
         Check::new(
             ID,
             State::Note,
-            format!("listening, but no service guards them: {}", listed(&names)),
+            format!(
+                "listening in this network namespace, but no service guards them: {}",
+                listed(&names)
+            ),
         )
         .why("trainguard does not restrict access to them")
         .fix("add a service to the policy for each port that only members need"),
