@@ -62,6 +62,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// The services of this node.
     pub services: Vec<ServiceStatus>,
+    /// Packets that passed because the node forwards them; null if the counters cannot be read.
+    #[serde(default)]
+    pub forwarded: Option<ForwardedStatus>,
     /// Sizes of the tables of the generation in force.
     pub tables: TableStatus,
     /// Interfaces that are up, that no pattern selects, and whose frames no guard on another device
@@ -252,6 +255,20 @@ impl ServiceStatus {
         let whole = || name.strip_prefix(&*self.policy)?.strip_prefix('/');
         self.name == name || whole() == Some(&self.name)
     }
+}
+
+/// Packets that are not for the node: it sends them on to containers, virtual machines or other
+/// hosts. They pass services without `forwarded: guard`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardedStatus {
+    /// Number of packets that would have been refused or charged if they were for the node. Others
+    /// are not counted.
+    pub packets: u64,
+    /// Since when they are counted: RFC 3339, UTC, milliseconds; null if that is unknown.
+    pub since: Option<String>,
+    /// Why no packet counts as forwarded at the moment, although the node forwards; null if they do.
+    #[serde(default)]
+    pub suspended: Option<String>,
 }
 
 /// Sizes of the tables of a generation.

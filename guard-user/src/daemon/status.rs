@@ -1,19 +1,22 @@
 //! Whether this node is guarded. Links and devices are queried from the kernel for each status, not
 //! remembered.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use super::{
     interfaces::{select, unguarded},
     main_loop::Daemon,
-    policy::documents::{ActiveOverride, Trial},
+    policy::{
+        InForce,
+        documents::{ActiveOverride, Trial},
+    },
 };
 use crate::{
     api::{
         stats::Events,
         status::{
-            InterfaceState, LogStatus, NodeMode, ProgramStatus, STATUS_SCHEMA, ServiceMode,
-            ServiceStatus, Status,
+            ForwardedStatus, InterfaceState, LogStatus, NodeMode, ProgramStatus, STATUS_SCHEMA,
+            ServiceMode, ServiceStatus, Status,
         },
     },
     bpf::{
@@ -23,8 +26,12 @@ use crate::{
     logs::Missing,
     netlink::devices::Device,
     policy::compile::hash::hexadecimal,
+    system_error::SystemError,
     text::time,
 };
+
+/// Name of the reason of packets that the node forwards.
+const FORWARDED: &str = "forwarded";
 
 impl Daemon {
     /// Returns the whole status.
@@ -34,6 +41,18 @@ impl Daemon {
         status.problems.extend(problem);
         if let Some(in_force) = self.policy.in_force() {
             status.open_ports = self.interfaces.open_ports(&in_force.info.ports, &devices);
+            if let Some(shared) = self.interfaces.shared() {
+                match forwarded(shared) {
+                    Ok(by_slot) => {
+                        add_forwarded(&mut status, in_force, &by_slot);
+                        let since = self.interfaces.counted_since().map(time);
+                        if let Some(forwarded) = &mut status.forwarded {
+                            forwarded.since = since;
+                        }
+                    }
+                    Err(error) => status.problems.push(error.to_string()),
+                }
+            }
         }
         status
     }
@@ -87,6 +106,30 @@ impl Daemon {
         status.unguarded = unguarded(&status.interfaces, devices);
         status
     }
+}
+
+/// Returns the numbers of forwarded packets by service slot; those that no service decided have none.
+///
+/// # Errors
+/// The counters cannot be read.
+pub(super) fn forwarded(shared: &PinnedMaps) -> Result<BTreeMap<Option<u8>, u64>, SystemError> {
+    let mut by_slot = BTreeMap::new();
+    for (_, verdict, counter) in shared.counters()? {
+        if verdict.reason.name() == FORWARDED {
+            *by_slot.entry(verdict.service).or_default() += counter.packets;
+        }
+    }
+    Ok(by_slot)
+}
+
+/// Adds the numbers of forwarded packets to a status.
+fn add_forwarded(status: &mut Status, in_force: &InForce, by_slot: &BTreeMap<Option<u8>, u64>) {
+    // `status.services` has the order of the slots.
+    for (slot, service) in in_force.info.services.keys().zip(&mut status.services) {
+        service.forwarded_packets = by_slot.get(&Some(*slot)).copied().unwrap_or(0);
+    }
+    let packets = by_slot.values().sum();
+    status.forwarded = Some(ForwardedStatus { packets, ..ForwardedStatus::default() });
 }
 
 /// Returns the mode of the node: the common mode of all services, or mixed.

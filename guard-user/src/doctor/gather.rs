@@ -90,14 +90,12 @@ pub fn gather(scope: &Scope<'_>) -> Result<Gathered, SystemError> {
     });
     let patterns = patterns(scope, loaded.as_ref(), policy.as_ref(), &daemon);
     let chosen = patterns.is_some();
-    let selection = patterns
-        .map_or_else(|| select::all_up(&devices), |it| select::select(&it, &devices));
+    let selection =
+        patterns.map_or_else(|| select::all_up(&devices), |it| select::select(&it, &devices));
     let interfaces = describe(&tree, scope.bpf_dir, &selection, &devices, &daemon, chosen);
     let listeners = listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
-    let traffic = Traffic {
-        bound_listeners: listeners.bound,
-        ..traffic::look(&tree, &selection, &devices)
-    };
+    let traffic =
+        Traffic { bound_listeners: listeners.bound, ..traffic::look(&tree, &selection, &devices) };
     let facts = MachineFacts {
         kernel: kernel(&tree),
         abilities: attempts::try_kernel(compiled.as_ref()),
@@ -291,10 +289,13 @@ fn describe(
                 let kind = controller.kind.clone().unwrap_or_default();
                 (controller.name.clone(), kind)
             }),
-            bridged: bridged.iter().find(|port| port.device.index == device.index).map(|port| {
-                (port.problem(), port.remedy(&selection.patterns))
+            bridged: bridged
+                .iter()
+                .find(|port| port.device.index == device.index)
+                .map(|port| (port.problem(), port.remedy(&selection.patterns))),
+            bridged_vlans: bridge_ports::bridged_vlans(device, devices, |index| {
+                selection.selects(index)
             }),
-            bridged_vlans: bridged_vlans(device, selection, devices),
             controller_guarded: controller.is_some_and(|index| selection.selects(index)),
             siblings_unguarded: siblings.map(|device| device.name.clone()).collect(),
             lower: of(lower).map(|lower| lower.name.clone()),
@@ -304,22 +305,6 @@ fn describe(
         }
     };
     selection.devices.iter().chain(bridged.iter().map(|port| &port.device)).map(one).collect()
-}
-
-/// Returns the VLAN devices on a device that are ports of bridges which are not guarded, each with
-/// its bridge.
-fn bridged_vlans(
-    device: &Device,
-    selection: &Selection,
-    devices: &[Device],
-) -> Vec<(String, String)> {
-    let on_it = devices.iter().filter(|upper| upper.lies_on() == Some(device.index));
-    let ports = on_it.filter_map(|upper| {
-        let bridge = bridge_ports::bridge_of(upper, devices)?;
-        let is_guarded = selection.selects(bridge.index);
-        (!is_guarded).then(|| (upper.name.clone(), bridge.name.clone()))
-    });
-    ports.collect()
 }
 
 fn about<T: Clone>(

@@ -160,6 +160,9 @@ fn of_packet(packet: &Packet, colour: bool) -> String {
     for word in words.into_iter().flatten().filter(|word| !word.is_empty()) {
         let _ = write!(line, " {}", visible(word));
     }
+    if packet.looks_like_reply {
+        line.push_str(" (looks like a reply)");
+    }
     line
 }
 
@@ -255,6 +258,9 @@ mod tests {
             Packet { count: 1, packets: 32, source_node: Some("gpu-1".to_owned()), ..packet() };
         let line = line(EventKind::packet(estimated));
         assert!(line.contains("(gpu-1)") && line.ends_with("(about 32 frames)"), "{line}");
+        let reply = Packet { count: 1, packets: 1, looks_like_reply: true, ..packet() };
+        let line = self::line(EventKind::packet(reply));
+        assert!(line.ends_with("len 74 (looks like a reply)"), "{line}");
     }
 
     #[test]

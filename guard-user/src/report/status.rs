@@ -41,7 +41,16 @@ fn text(status: &Status) -> String {
     for service in &status.services {
         let policy = shown(&service.policy);
         screen.line("service", &format!("{}: {} ({policy})", shown(&service.name), service.mode));
+        if service.forwarded_packets > 0 {
+            let packets = counted(service.forwarded_packets, "packet");
+            let line = format!(
+                "passed {packets} for other hosts, which this node forwards and the service would \
+                 refuse or charge; `forwarded: guard` in the service guards them"
+            );
+            screen.line("", &line);
+        }
     }
+    forwarded(&mut screen, status);
     open(&mut screen, status);
     if let Some(events) = &status.events {
         let line = format!(
@@ -159,6 +168,23 @@ fn mode_override(screen: &mut Screen, status: &Status) {
     screen.line("mode", &line);
 }
 
+/// Writes the forwarded packets of the node, for information.
+fn forwarded(screen: &mut Screen, status: &Status) {
+    let Some(forwarded) = &status.forwarded else { return };
+    if let Some(why) = &forwarded.suspended {
+        screen.line("forwarded", &format!("no packet counts as forwarded: {why}"));
+    }
+    if forwarded.packets > 0 {
+        let since = forwarded.since.as_deref().map(|since| format!(" since {since}"));
+        let line = format!(
+            "{} for other hosts passed services{}",
+            counted(forwarded.packets, "packet"),
+            since.unwrap_or_default()
+        );
+        screen.line("forwarded", &line);
+    }
+}
+
 fn interface_line(interface: &InterfaceStatus) -> String {
     let state = interface.state.name();
     let state = if interface.is_guarded() { state.to_owned() } else { state.to_uppercase() };
@@ -194,7 +220,11 @@ fn open(screen: &mut Screen, status: &Status) {
         screen.line("", &format!("and {} more", status.open_ports.more));
     }
     if !status.open_ports.ports.is_empty() {
-        screen.line("", "(sockets listen there, and no service of the policy guards them)");
+        screen.line(
+            "",
+            "(sockets of this network namespace listen there, and no service of the policy guards \
+             them)",
+        );
     }
     if let Some(problem) = &status.open_ports.problem {
         screen.line("open port", problem);
@@ -292,8 +322,8 @@ mod tests {
     use crate::api::{
         stats::Events,
         status::{
-            InterfaceState, LoadResult, LoadStatus, LogStatus, OpenPorts, ServiceMode,
-            ServiceStatus, SourceStatus,
+            ForwardedStatus, InterfaceState, LoadResult, LoadStatus, LogStatus, OpenPorts,
+            ServiceMode, ServiceStatus, SourceStatus,
         },
     };
     use crate::attach_mode::DeviceMode;
@@ -391,6 +421,33 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
     }
 
     #[test]
+    fn forwarded_packets_are_shown_with_their_service() {
+        let mut status = guarded();
+        status.services[0].forwarded_packets = 12;
+        status.forwarded = Some(ForwardedStatus {
+            packets: 15,
+            since: Some("2026-03-01T10:00:00.000Z".to_owned()),
+            suspended: Some("a routing rule by mark".to_owned()),
+        });
+        let text = text(&status);
+        let (_, rest) = text.split_once("service    ").expect("a service");
+        let (listed, _) = rest.split_once("\nevents").expect("events");
+        assert_eq!(
+            listed,
+            "scheduler: enforce (mxnet)
+           passed 12 packets for other hosts, which this node forwards and the
+           service would refuse or charge; `forwarded: guard` in the service
+           guards them
+forwarded  no packet counts as forwarded: a routing rule by mark
+forwarded  15 packets for other hosts passed services since
+           2026-03-01T10:00:00.000Z"
+        );
+        status.forwarded = Some(ForwardedStatus::default());
+        status.services[0].forwarded_packets = 0;
+        assert!(!super::text(&status).contains("forward"), "nothing was forwarded");
+    }
+
+    #[test]
     fn a_signed_policy_shows_its_serial_number() {
         let mut status = guarded();
         status.source.serial = Some(42);
@@ -424,7 +481,8 @@ tables     0 IPv4 and 0 IPv6 prefixes in 0 classes, 0 KiB; 0 limiter states"
 tunnel     vx0 (vxlan, udp/4789)
 open port  tcp/22     on 0.0.0.0 ::, user 0, `ss\\u{1b}[31mhd`, 2 sockets
            and 4 more
-           (sockets listen there, and no service of the policy guards them)"
+           (sockets of this network namespace listen there, and no service of
+           the policy guards them)"
         );
     }
 

@@ -3,6 +3,7 @@
 
 pub mod filter;
 pub mod missing;
+pub mod replies;
 
 use std::net::IpAddr;
 
@@ -111,6 +112,10 @@ pub struct Packet {
     /// The TCP flags that are set, as the letters S, A, F, R, P, U.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
+    /// Whether the packet looks like a reply to a connection of this node, or of a container or virtual
+    /// machine behind its NAT; left out if it does not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub looks_like_reply: bool,
     /// Name of the interface that received the packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -132,6 +137,11 @@ pub struct Packet {
     /// The headers of the frame in hexadecimal, without payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn one() -> u64 {

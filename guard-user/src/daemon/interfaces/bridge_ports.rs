@@ -32,6 +32,21 @@ pub(crate) fn bridge_of<'d>(device: &Device, devices: &'d [Device]) -> Option<&'
         .find(|device| matches!(device.kind.as_deref(), Some("bridge" | OPEN_VSWITCH)))
 }
 
+/// Returns the VLAN devices on a device that are ports of bridges which are not guarded: the name of
+/// each, and of its bridge. A guard on the device evaluates their frames, too.
+pub(crate) fn bridged_vlans(
+    device: &Device,
+    devices: &[Device],
+    guarded: impl Fn(u32) -> bool,
+) -> Vec<(String, String)> {
+    let on_it = devices.iter().filter(|upper| upper.lies_on() == Some(device.index));
+    let ports = on_it.filter_map(|upper| {
+        let bridge = bridge_of(upper, devices)?;
+        (!guarded(bridge.index)).then(|| (upper.name.clone(), bridge.name.clone()))
+    });
+    ports.collect()
+}
+
 impl BridgePort {
     /// Describes the problem of guarding the port, without its name.
     pub(crate) fn problem(&self) -> String {

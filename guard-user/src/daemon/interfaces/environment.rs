@@ -1,5 +1,6 @@
 //! The environment of the guarded interfaces: unguarded interfaces that are up, devices that unpack
-//! tunnels, programs of other software that run before the guard, and offloads of the cards. Each is
+//! tunnels, VLAN devices whose bridges pass frames on, programs of other software that run before the
+//! guard, and offloads of the cards. Each is
 //! reported once, when it appears.
 //!
 //! Decision: `docs/decisions/0009-tunnels-are-found-among-devices.md`.
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     attachments::{Attachments, Note},
+    bridge_ports,
     select::{self, Selection},
 };
 use crate::{
@@ -27,6 +29,8 @@ pub(crate) struct Environment {
     tunnels: BTreeSet<String>,
     /// Name of an interface, and description of the program that runs before the guard there.
     in_front: BTreeSet<(String, String)>,
+    /// Name of a VLAN device on a guarded interface, and of the bridge that it is a port of.
+    bridged_vlans: BTreeSet<(String, String)>,
     /// Offloads that are switched on, by index of the guarded interface.
     offloads: BTreeMap<u32, Vec<String>>,
 }
@@ -80,6 +84,13 @@ impl Environment {
             offloads: offloads.unwrap_or_else(|_error| self.offloads.clone()),
             unguarded: bare.map(|device| device.name.clone()).collect(),
             tunnels: select::describe_tunnels(devices).into_iter().collect(),
+            bridged_vlans: devices
+                .iter()
+                .filter(|device| guarded.contains(&device.index))
+                .flat_map(|device| {
+                    bridge_ports::bridged_vlans(device, devices, |index| guarded.contains(&index))
+                })
+                .collect(),
             in_front: attachments.in_front(devices).into_iter().collect(),
         };
         let before = std::mem::replace(self, now);
@@ -99,6 +110,13 @@ impl Environment {
         }
         for (name, what) in self.in_front.difference(&before.in_front) {
             note(InterfaceChange::Warning, name, what.clone());
+        }
+        for (name, bridge) in self.bridged_vlans.difference(&before.bridged_vlans) {
+            let text = format!(
+                "a port of the bridge `{bridge}`: the guard on the card below also evaluates what the \
+                 bridge passes on to virtual machines and containers"
+            );
+            note(InterfaceChange::Warning, name, text);
         }
         for (index, offload) in switched_on(&before.offloads, &self.offloads) {
             if let Some(device) = devices.iter().find(|device| device.index == index) {

@@ -19,7 +19,12 @@ pub(crate) mod open_ports;
 pub(crate) mod select;
 mod takeover;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use self::{
     attach::AttachMode,
@@ -30,6 +35,8 @@ use self::{
     select::Selection,
     takeover::Takeover,
 };
+use guard_common::names;
+
 use crate::{
     api::{
         control::Detached,
@@ -438,6 +445,12 @@ impl Interfaces {
     /// Returns the problems of pins and of the take-over.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
         self.unpinned.iter().chain(self.takeover.problem()).cloned()
+    }
+
+    /// Returns when the counters were pinned, which is when they began at zero, unless their pins were
+    /// restored since.
+    pub(crate) fn counted_since(&self) -> Option<SystemTime> {
+        fs::metadata(self.pins.directory().join(names::MAP_COUNTERS)).ok()?.modified().ok()
     }
 
     /// Returns the state of every interface that should be guarded. `devices`: as listed just now.

@@ -10,6 +10,7 @@ pub(crate) mod counters;
 pub(crate) mod daemon_counters;
 pub(crate) mod drop_summary;
 pub(crate) mod event_ring;
+pub(crate) mod forwarded;
 pub(crate) mod missing_members;
 pub(crate) mod names;
 pub(crate) mod top_sources;
@@ -21,7 +22,8 @@ use tokio::io::unix::AsyncFd;
 
 use self::{
     daemon_counters::DaemonCounters, drop_summary::DropSummary, event_ring::EventRing,
-    missing_members::ClusterNetworks, names::Names, top_sources::TopSources,
+    forwarded::ForwardedServices, missing_members::ClusterNetworks, names::Names,
+    top_sources::TopSources,
 };
 use crate::{
     api::{events, stats::Stats},
@@ -49,6 +51,8 @@ pub(crate) struct Telemetry {
     kernel_ring: Option<AsyncFd<OwnedFd>>,
     /// The statistics at the last summary in the log.
     summarised: Option<Stats>,
+    /// The services past which packets were forwarded.
+    forwarded: ForwardedServices,
 }
 
 impl Telemetry {
@@ -60,6 +64,7 @@ impl Telemetry {
             counters: DaemonCounters::default(),
             kernel_ring: None,
             summarised: None,
+            forwarded: ForwardedServices::default(),
         }
     }
 
@@ -116,12 +121,13 @@ impl Telemetry {
         self.events.policy(event);
     }
 
-    /// Logs the drops since the last summary.
+    /// Logs the drops since the last summary, and services past which packets were forwarded.
     pub(crate) fn summarise(&mut self, stats: Stats) {
         let before = self.summarised.as_ref();
         if let Some(summary) = before.and_then(|before| DropSummary::between(before, &stats)) {
             summary.log();
         }
+        self.forwarded.log_new(&stats);
         self.summarised = Some(stats);
     }
 }

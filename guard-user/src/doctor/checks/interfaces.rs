@@ -218,8 +218,10 @@ fn stacked(interface: &Interface) -> Option<Check> {
     const ID: &str = "stacked";
     if let Some((found, fix)) = &interface.bridged {
         let check = Check::new(ID, State::Failed, found.as_str())
-            .why("the daemon does not attach to it; a guard that is attached already stays, and the \
-                  status reports it")
+            .why(
+                "the daemon does not attach to it; a guard that is attached already stays, and the \
+                  status reports it",
+            )
             .fix(fix.as_str());
         return Some(check);
     }

@@ -63,7 +63,8 @@ fn forwarding(facts: &MachineFacts) -> Check {
             );
     }
     let passed = facts.daemon.known().map(|status| passed(&status.services)).unwrap_or_default();
-    let found = format!("the node forwards {families}: services judge only packets for the node{passed}");
+    let found =
+        format!("the node forwards {families}: services judge only packets for the node{passed}");
     let hidden = match &traffic.diversions {
         MaybeHidden::Hidden(why) => {
             format!("; rules that deliver such packets here are not visible: {why}")
@@ -124,9 +125,7 @@ fn wide(facts: &MachineFacts, is_meant: impl Fn(&ServicePorts) -> bool) -> Vec<S
         let first = ports.first.max(FIRST_NAT_PORT);
         is_meant(ports) && ports.last.checked_sub(first).is_some_and(|more| more >= WIDE)
     });
-    ports
-        .map(|it| format!("{} ({}/{}-{})", it.service, it.transport, it.first, it.last))
-        .collect()
+    ports.map(|it| format!("{} ({}/{}-{})", it.service, it.transport, it.first, it.last)).collect()
 }
 
 fn masquerade(facts: &MachineFacts) -> Option<Check> {

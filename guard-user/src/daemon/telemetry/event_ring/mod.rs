@@ -21,6 +21,7 @@ use super::{missing_members::RefusedSources, names::Names};
 use crate::{
     api::events::{
         self, Audit, Event, EventKind, Interface, InterfaceChange, Lost, Packet, Page, Policy,
+        replies::looks_like_reply,
     },
     bpf::pinned_maps::EventCounts,
     capture::headers,
@@ -332,7 +333,7 @@ fn packet_record(waiting: &Waiting, names: Names<'_>) -> Packet {
     let transport = parse::transport(latest.protocol);
     let device = names.devices.iter().find(|device| device.index == latest.ifindex);
     let several = *count > 1;
-    Packet {
+    let mut packet = Packet {
         verdict: verdict.map(|verdict| verdict.action.name().to_owned()).unwrap_or_default(),
         reason: verdict.map(|verdict| verdict.reason.name().to_owned()).unwrap_or_default(),
         service: service.map(|service| service.name.clone()),
@@ -351,7 +352,10 @@ fn packet_record(waiting: &Waiting, names: Names<'_>) -> Packet {
         first: several.then(|| time(*first)),
         last: several.then(|| time(*last)),
         frame: Some(crate::policy::compile::hash::hexadecimal(&headers.bytes)),
-    }
+        looks_like_reply: false,
+    };
+    packet.looks_like_reply = looks_like_reply(&packet);
+    packet
 }
 
 #[cfg(test)]
