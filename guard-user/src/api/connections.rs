@@ -15,6 +15,35 @@ pub struct Connections {
     pub cut: Affected,
     /// Connections whose packets would still pass, but which could not be opened again.
     pub not_reopened: Affected,
+    /// Connections of others through this node. Null if an older daemon has answered, or nothing
+    /// changes.
+    #[serde(default)]
+    pub forwarded: Option<ForwardedConnections>,
+}
+
+impl Connections {
+    /// Returns the number of connections that would be cut, those of others included.
+    pub fn all_cut(&self) -> u64 {
+        let forwarded = self.forwarded.as_ref().map_or(0, |forwarded| forwarded.cut.connections);
+        self.cut.connections.saturating_add(forwarded)
+    }
+}
+
+/// The effect of a change on connections of others through this node: those that it forwards, to
+/// containers for example, and those whose addresses it translates.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardedConnections {
+    /// Whether the node forwards packets.
+    pub forwards: bool,
+    /// TCP connections that were checked.
+    pub looked_at: u64,
+    /// Why they were not counted, or not all of them; null if they were.
+    pub not_counted: Option<String>,
+    /// Services of the new policy that judge forwarded packets (`forwarded: guard`). Others do not
+    /// touch them.
+    pub guarded_by: Vec<String>,
+    /// Connections whose packets pass now and would be dropped.
+    pub cut: Affected,
 }
 
 /// The connections that a change affects in one way.
@@ -35,6 +64,9 @@ vocabulary! {
         In = "in",
         /// This node connected to `port` of the peer.
         Out = "out",
+        /// Another host, a container or a virtual machine has the other end: the packets of the peer
+        /// go to `port` through this node.
+        Through = "through",
     }
 }
 
@@ -49,7 +81,8 @@ pub struct Group {
     pub node: Option<String>,
     /// Which end opened the connections.
     pub direction: Direction,
-    /// Port of the end that accepted the connections.
+    /// Port of the end that accepted the connections; for [`Direction::Through`] the port that the
+    /// peer's packets go to.
     pub port: u16,
     /// Name of the service that would refuse their packets.
     pub service: String,
@@ -66,10 +99,12 @@ impl Group {
             None => format!("{peer} (not in the manifest)"),
         };
         let count = counted(*connections, "connection");
-        let line = if self.direction == Direction::In {
-            format!("{count} of {peer} to tcp/{port} ({service})")
-        } else {
-            format!("{count} to tcp/{port} of {peer}, whose replies {service} would refuse")
+        let line = match self.direction {
+            Direction::In => format!("{count} of {peer} to tcp/{port} ({service})"),
+            Direction::Through => {
+                format!("{count} of {peer} through this node to tcp/{port} ({service})")
+            }
+            _ => format!("{count} to tcp/{port} of {peer}, whose replies {service} would refuse"),
         };
         if self.session { format!("{line}: an ssh session, probably yours") } else { line }
     }

@@ -58,17 +58,36 @@ pub fn established(limit: usize) -> Result<(Vec<Connection>, bool), SystemError>
     Ok((found, more || many))
 }
 
-/// Returns the TCP ports of listening sockets. Ports may be missing if there are many thousands of
-/// sockets.
-///
-/// # Errors
-/// As for [`established`].
-pub fn listening_ports() -> Result<BTreeSet<u16>, SystemError> {
-    let mut ports = BTreeSet::new();
-    tcp(&StateFlags::LISTEN, |header| {
-        ports.insert(header.socket_id.source_port);
-    })?;
-    Ok(ports)
+/// The addresses and ports of listening TCP sockets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listeners(BTreeSet<SocketAddr>);
+
+impl Listeners {
+    /// Lists the sockets. Some may be missing if there are many thousands.
+    ///
+    /// # Errors
+    /// As for [`established`].
+    pub fn of_this_node() -> Result<Self, SystemError> {
+        let mut found = BTreeSet::new();
+        tcp(&StateFlags::LISTEN, |header| {
+            let SocketId { source_port, source_address, .. } = header.socket_id;
+            found.insert(SocketAddr::new(source_address.to_canonical(), source_port));
+        })?;
+        Ok(Self(found))
+    }
+
+    /// Returns listeners on these addresses and ports.
+    pub fn of(sockets: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self(sockets.into_iter().collect())
+    }
+
+    /// Reports whether a socket listens on an address and port. A socket on all IPv6 addresses counts
+    /// for IPv4 as well.
+    pub fn accept(&self, local: SocketAddr) -> bool {
+        let all = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        let on_all = |address: IpAddr| self.0.contains(&SocketAddr::new(address, local.port()));
+        self.0.contains(&local) || all.into_iter().any(on_all)
+    }
 }
 
 fn tcp(
@@ -125,7 +144,13 @@ mod tests {
         let _connection = TcpStream::connect(at).expect("a connection");
         let (found, _) = established(100_000).expect("the connections");
         assert!(found.iter().all(|one| !one.peer.ip().is_loopback()), "{found:?}");
-        assert!(listening_ports().expect("the ports").contains(&at.port()));
+        let listeners = Listeners::of_this_node().expect("the listeners");
+        assert!(listeners.accept(at));
+        let other = SocketAddr::new([127, 0, 0, 2].into(), at.port());
+        assert!(!listeners.accept(other), "another address");
+        let all = Listeners::of(["0.0.0.0:7", "[::]:8"].map(|it| it.parse().expect("an address")));
+        let accepts = |it: &str| all.accept(it.parse().expect("an address"));
+        assert_eq!(["10.0.0.1:7", "10.0.0.1:8", "10.0.0.1:9"].map(accepts), [true, true, false]);
         let lo = addresses().expect("addresses");
         assert!(lo.get(&IpAddr::from([127, 0, 0, 1])).is_some_and(|names| names.contains("lo")));
     }

@@ -8,12 +8,17 @@ use std::{
 
 use guard_common::{Addr, Verdict, packet::Frame, wire};
 
+use super::forwarded_connections::{AttachedNetworks, Passage};
 use crate::{
     api::{
         connections::{Affected, Direction, Group},
         control::Session,
     },
-    netlink::{connections::Connection, devices::Device},
+    netlink::{
+        connections::{Connection, Listeners},
+        devices::Device,
+        topology,
+    },
     policy::{
         compiled::{CompiledPolicy, HostTables, name_of},
         limiter::HostLimiter,
@@ -29,6 +34,9 @@ pub(crate) const SSH: u16 = 22;
 /// such a device may be reached through the guard.
 const UPPER_DEVICE_KINDS: [&str; 9] =
     ["bond", "bridge", "dummy", "hsr", "ipvlan", "macvlan", "team", "vlan", "vrf"];
+
+/// Flag of services that judge forwarded packets.
+pub(crate) const GUARDS_FORWARDED: u64 = 8;
 
 /// Returns whether a connection is the session.
 pub(crate) fn is_session(session: &Session, connection: &Connection) -> bool {
@@ -60,8 +68,8 @@ pub(crate) enum Impact {
 pub(crate) struct RefusedConnection {
     pub(crate) connection: Connection,
     pub(crate) impact: Impact,
-    /// Whether the peer opened it.
-    incoming: bool,
+    /// Which end opened it, if the node has an end.
+    direction: Direction,
     service: String,
     node: Option<String>,
 }
@@ -94,6 +102,12 @@ impl ConnectionCheck<'_> {
         connection: &Connection,
         flags: u8,
     ) -> Option<String> {
+        let verdict = self.verdict(tables, connection, flags);
+        (!verdict.passes()).then(|| self.name_in(&verdict))
+    }
+
+    /// Returns the verdict on a segment of the peer with these TCP flags.
+    fn verdict(&self, tables: &HostTables<'_>, connection: &Connection, flags: u8) -> Verdict {
         let Connection { local, peer, .. } = connection;
         let probe = Probe {
             from: (peer.ip(), peer.port()),
@@ -105,36 +119,115 @@ impl ConnectionCheck<'_> {
         // Full buckets: a rate limit that is reached for a short time cuts no connection.
         let limiter = HostLimiter::new([0; 2]);
         let frame = probe.frame();
-        let verdict: Verdict = tables.verdict(&Frame::new(&frame), &limiter);
-        let name = || self.policy.name_of_service(&verdict).unwrap_or("no service").to_owned();
-        (!verdict.passes()).then(name)
+        tables.verdict(&Frame::new(&frame), &limiter)
     }
 
-    /// Returns the connections that this policy refuses. `listening`: ports with a listening socket. A
-    /// connection from any other local port was opened by this node.
+    /// Returns the connections that this policy refuses. A connection whose local address and port
+    /// nobody listens on was opened by this node, and no policy touches it.
     pub(crate) fn suspects(
         &self,
         connections: &[Connection],
-        listening: &BTreeSet<u16>,
+        listening: &Listeners,
     ) -> Vec<RefusedConnection> {
         let tables = self.policy.host();
-        let reached = connections.iter().filter(|connection| self.is_reached(connection));
+        let reached = connections
+            .iter()
+            .filter(|connection| listening.accept(connection.local) && self.is_reached(connection));
         let suspects = reached.filter_map(|connection| {
-            let incoming = listening.contains(&connection.local.port());
             let cut = self.refuses(&tables, connection, FLAGS_ESTABLISHED);
             let (impact, service) = match cut {
                 Some(service) => (Impact::Cut, service),
-                // The peer only answers a connection that this node opened; it opens none.
-                None if incoming => {
-                    (Impact::NotReopened, self.refuses(&tables, connection, FLAGS_OPENING)?)
-                }
-                None => return None,
+                None => (Impact::NotReopened, self.refuses(&tables, connection, FLAGS_OPENING)?),
             };
-            let peer = Addr::from(connection.peer.ip());
-            let node = name_of(&self.policy.names, &peer).map(str::to_owned);
-            Some(RefusedConnection { connection: *connection, impact, incoming, service, node })
+            Some(self.refused(*connection, impact, Direction::In, service))
         });
         suspects.collect()
+    }
+
+    fn refused(
+        &self,
+        connection: Connection,
+        impact: Impact,
+        direction: Direction,
+        service: String,
+    ) -> RefusedConnection {
+        let peer = Addr::from(connection.peer.ip());
+        let node = name_of(&self.policy.names, &peer).map(str::to_owned);
+        RefusedConnection { connection, impact, direction, service, node }
+    }
+
+    /// Returns the connections of others through this node that this policy cuts: it refuses their
+    /// packets in one of the directions. `networks`: those of the interfaces of this node.
+    pub(crate) fn cuts_of_others(
+        &self,
+        connections: &[[Passage; 2]],
+        networks: &AttachedNetworks,
+    ) -> Vec<RefusedConnection> {
+        let tables = self.policy.host();
+        let cut = connections.iter().filter_map(|directions| {
+            directions.iter().find_map(|passage| {
+                let service = self.refuses_passage(&tables, passage, networks)?;
+                let connection = passage.as_connection();
+                Some(self.refused(connection, Impact::Cut, Direction::Through, service))
+            })
+        });
+        cut.collect()
+    }
+
+    /// Removes the connections of others that this policy, which is in force, already cuts.
+    pub(crate) fn keep_others(
+        &self,
+        suspects: &mut Vec<RefusedConnection>,
+        networks: &AttachedNetworks,
+    ) {
+        let tables = self.policy.host();
+        suspects.retain(|suspect| {
+            let Connection { local, peer, .. } = suspect.connection;
+            let passage = Passage { from: peer, to: local };
+            self.refuses_passage(&tables, &passage, networks).is_none()
+        });
+    }
+
+    /// Returns the service that refuses packets of others in the middle of a connection; none if they
+    /// pass.
+    fn refuses_passage(
+        &self,
+        tables: &HostTables<'_>,
+        passage: &Passage,
+        networks: &AttachedNetworks,
+    ) -> Option<String> {
+        let device = networks.device_of(passage.from.ip());
+        let device = self.devices.iter().find(|other| Some(other.name.as_str()) == device);
+        // A host behind a router may come in anywhere.
+        if self.guarded.is_empty() || device.is_some_and(|device| !self.is_guarded(device)) {
+            return None;
+        }
+        let connection = passage.as_connection();
+        let verdict = self.verdict(tables, &connection, FLAGS_ESTABLISHED);
+        if verdict.passes() {
+            return None;
+        }
+        let is_local = self.addresses.contains_key(&passage.to.ip());
+        let guards = || {
+            let slot = verdict.service?;
+            let service = self.policy.services.iter().find(|service| service.slot == slot)?;
+            service.service.has(GUARDS_FORWARDED).then_some(())
+        };
+        (is_local || guards().is_some()).then(|| self.name_in(&verdict))
+    }
+
+    /// Returns whether frames that a device receives are evaluated by a guard: on the device, its
+    /// ports, or a device below it.
+    fn is_guarded(&self, device: &Device) -> bool {
+        let is = |index: u32| self.guarded.contains(&index);
+        is(device.index)
+            || device.lies_on().is_some_and(is)
+            || device.stacked.controller.is_some_and(is)
+            || topology::ports_of(device.index, self.devices).into_iter().any(is)
+    }
+
+    fn name_in(&self, verdict: &Verdict) -> String {
+        self.policy.name_of_service(verdict).unwrap_or("no service").to_owned()
     }
 
     /// Removes the connections that this policy, which is in force, already refuses.
@@ -160,21 +253,21 @@ pub(crate) fn sum_up(
     let mut affected = Affected::default();
     let mut groups: BTreeMap<_, Group> = BTreeMap::new();
     for suspect in suspects.iter().filter(|suspect| suspect.impact == impact) {
-        let RefusedConnection { connection, incoming, service, .. } = suspect;
+        let RefusedConnection { connection, direction, service, .. } = suspect;
         let peer = connection.peer.ip();
         // A source that is no member under the new policy may have been one under the old policy.
         let node = suspect.node.clone();
         let node = node.or_else(|| name_of(names, &Addr::from(peer)).map(str::to_owned));
-        let port = if *incoming { connection.local.port() } else { connection.peer.port() };
+        let port = connection.local.port();
         let session = is_session(connection);
         affected.connections += 1;
         affected.sessions += u64::from(session);
         let who = node.clone().unwrap_or_else(|| peer.to_string());
-        let group = groups.entry((!session, !incoming, service, port, who)).or_insert(Group {
+        let group = groups.entry((!session, service, port, who)).or_insert(Group {
             connections: 0,
             peer: peer.to_string(),
             node,
-            direction: if *incoming { Direction::In } else { Direction::Out },
+            direction: *direction,
             port,
             service: service.clone(),
             session,
@@ -255,7 +348,8 @@ policies: [policy.yaml]
         let (addresses, guarded) = (BTreeMap::from(addresses), BTreeSet::from([2]));
         let check =
             ConnectionCheck { policy, guarded: &guarded, addresses: &addresses, devices: &devices };
-        check.suspects(connections, &BTreeSet::from([9091]))
+        let listener = "[::]:9091".parse().expect("an address");
+        check.suspects(connections, &Listeners::of([listener]))
     }
 
     #[test]

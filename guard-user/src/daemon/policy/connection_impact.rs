@@ -5,21 +5,24 @@
 use std::collections::BTreeSet;
 
 use super::{
-    affected_connections::{self, ConnectionCheck, Impact, RefusedConnection, SSH, is_session},
+    affected_connections::{
+        self, ConnectionCheck, GUARDS_FORWARDED, Impact, RefusedConnection, SSH, is_session,
+    },
     candidate::Candidate,
     dataplane::InForce,
+    forwarded_connections::{self, AttachedNetworks, Tracked},
 };
 use crate::{
     api::{
-        connections::{Affected, Connections},
+        connections::{Connections, ForwardedConnections},
         control::{Consent, Refusal, Session},
     },
     netlink::{
-        connections::{self, Connection},
+        connections::{self, Connection, Listeners},
         devices::Device,
         sock_diag,
     },
-    policy::compiled::CompiledPolicy,
+    policy::compiled::{CompiledPolicy, service_name},
     system_error::SystemError,
     text::counted,
 };
@@ -35,7 +38,7 @@ impl Consent {
     /// # Errors
     /// The connections that would be cut without consent.
     pub(crate) fn check(&self, connections: &Connections) -> Result<(), Refusal> {
-        let Affected { connections: all, sessions, .. } = connections.cut;
+        let (all, sessions) = (connections.all_cut(), connections.cut.sessions);
         let [own, others] =
             [sessions > 0 && !self.cut_own_session, all > sessions && !self.cut_connections];
         let counted = |count| counted(count, "open connection");
@@ -87,13 +90,18 @@ pub(crate) fn impact(
     let GuardedInterfaces { devices, now, then } = interfaces;
     let check =
         |policy, guarded| ConnectionCheck { policy, guarded, addresses: &addresses, devices };
-    let mut refused =
-        check(&candidate.policy, then).suspects(&found, &connections::listening_ports()?);
+    let new = check(&candidate.policy, then);
+    let mut refused = new.suspects(&found, &Listeners::of_this_node()?);
+    let (tracked, networks, not_counted) = tracked();
+    let others = forwarded_connections::of_others(&tracked.connections, &addresses);
+    let mut refused_others = new.cuts_of_others(&others, &networks);
     let names = current.map_or(&[][..], |current| &current.info.names);
-    if !refused.is_empty()
+    if !(refused.is_empty() && refused_others.is_empty())
         && let Some(policy) = compile_current()
     {
-        check(&policy, now).keep_passing(&mut refused);
+        let old = check(&policy, now);
+        old.keep_passing(&mut refused);
+        old.keep_others(&mut refused_others, &networks);
     }
     let sessions = sessions(own, &refused);
     let is_session = |connection: &Connection| sessions.contains(connection);
@@ -104,7 +112,42 @@ pub(crate) fn impact(
             .then(|| format!("only {MAX_CHECKED} connections were checked, and there are more")),
         cut: sum(Impact::Cut),
         not_reopened: sum(Impact::NotReopened),
+        forwarded: Some(ForwardedConnections {
+            forwards: forwarded_connections::node_forwards(),
+            looked_at: u64::try_from(others.len()).unwrap_or(u64::MAX),
+            not_counted,
+            guarded_by: guarding(&candidate.policy),
+            cut: affected_connections::sum_up(&refused_others, Impact::Cut, names, |_| false),
+        }),
     })
+}
+
+/// Returns the tracked connections and the networks of the interfaces, and why some are missing.
+fn tracked() -> (Tracked, AttachedNetworks, Option<String>) {
+    let read = forwarded_connections::tracked()
+        .and_then(|tracked| Ok((tracked, AttachedNetworks::of_this_node()?)));
+    match read {
+        Ok((tracked, networks)) => {
+            let why = tracked.more.then(|| {
+                format!(
+                    "only {} connections were checked, and there are more",
+                    tracked.connections.len()
+                )
+            });
+            (tracked, networks, why)
+        }
+        Err(error) => {
+            let why = format!("the table of connection tracking cannot be read: {error}");
+            (Tracked::default(), AttachedNetworks::default(), Some(why))
+        }
+    }
+}
+
+/// Returns the names of the services that judge forwarded packets.
+fn guarding(policy: &CompiledPolicy) -> Vec<String> {
+    let labels = || policy.services.iter().map(|service| &service.label);
+    let guarding = policy.services.iter().filter(|it| it.service.has(GUARDS_FORWARDED));
+    guarding.map(|service| service_name(&service.label, labels()).to_owned()).collect()
 }
 
 /// Returns the suspect connections that the caller may be using: its own session if it is known,

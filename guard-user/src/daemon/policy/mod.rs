@@ -13,6 +13,7 @@ pub(crate) mod connection_impact;
 pub(crate) mod dataplane;
 pub(crate) mod documents;
 mod file_watcher;
+mod forwarded_connections;
 pub(crate) mod lifecycle;
 mod mode_override;
 mod signature;
