@@ -57,7 +57,7 @@ pub fn run(args: &ApplyArgs) -> Exit {
                 Ok(difference) => difference,
                 Err(exit) => return exit,
             };
-            let cut = applied.connections.cut.connections;
+            let cut = applied.connections.all_cut();
             apply::print(&ApplyOutcome::Planned { applied, difference }, args.format);
             if cut > 0 { Exit::No } else { Exit::Yes }
         }

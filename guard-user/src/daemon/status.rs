@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
+use guard_common::Reason;
+
 use super::{
     interfaces::{select, unguarded},
     main_loop::Daemon,
@@ -29,9 +31,6 @@ use crate::{
     system_error::SystemError,
     text::time,
 };
-
-/// Name of the reason of packets that the node forwards.
-const FORWARDED: &str = "forwarded";
 
 impl Daemon {
     /// Returns the whole status.
@@ -115,7 +114,7 @@ impl Daemon {
 pub(super) fn forwarded(shared: &PinnedMaps) -> Result<BTreeMap<Option<u8>, u64>, SystemError> {
     let mut by_slot = BTreeMap::new();
     for (_, verdict, counter) in shared.counters()? {
-        if verdict.reason.name() == FORWARDED {
+        if verdict.reason == Reason::Forwarded {
             *by_slot.entry(verdict.service).or_default() += counter.packets;
         }
     }

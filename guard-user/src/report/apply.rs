@@ -8,7 +8,7 @@ use super::diff;
 use crate::{
     api::{
         client::ClientError,
-        connections::{Affected, Connections},
+        connections::{Affected, Connections, ForwardedConnections},
         control::Applied,
         status::TrialStatus,
     },
@@ -144,6 +144,7 @@ fn done(applied: &Applied, what: &str) {
         output::message(format_args!("note: {}", shown_text(problem)));
     }
     list_cut("this cut", &applied.connections.cut);
+    through(applied.connections.forwarded.as_ref(), false);
     note_other_effects(&applied.connections);
     if let Some(trial) = &applied.trial {
         output::message(format_args!(
@@ -172,10 +173,57 @@ fn planned(applied: &Applied, difference: Option<&Difference>) {
     let Connections { looked_at, cut, .. } = &applied.connections;
     if cut.connections == 0 && applied.changed {
         let count = counted(*looked_at, "open connection");
-        output::answer(format_args!("it would cut none of {count}"));
+        output::answer(format_args!("it would cut none of {count} of this node"));
     }
     list_cut("this would cut", cut);
+    if applied.changed {
+        through(applied.connections.forwarded.as_ref(), true);
+    }
     note_other_effects(&applied.connections);
+}
+
+/// Prints the effect on connections of others through this node. `all`: also if there is none.
+fn through(forwarded: Option<&ForwardedConnections>, all: bool) {
+    let Some(forwarded) = forwarded else { return };
+    for line in through_lines(forwarded, all) {
+        output::message(format_args!("{}", shown_text(&line)));
+    }
+}
+
+/// Returns lines about the effect on connections of others through this node.
+fn through_lines(forwarded: &ForwardedConnections, all: bool) -> Vec<String> {
+    let ForwardedConnections { forwards, looked_at, not_counted, guarded_by, cut } = forwarded;
+    let mut lines = Vec::new();
+    if cut.connections > 0 {
+        let verb = if all { "would cut" } else { "cut" };
+        let count = counted(cut.connections, "connection");
+        lines.push(format!("this {verb} {count} of others through this node:"));
+        lines.extend(cut.lines(MAX_SHOWN).into_iter().map(|line| format!("  {line}")));
+    }
+    if !all || !forwards {
+        return lines;
+    }
+    if guarded_by.is_empty() {
+        lines.push(
+            "note: connections that this node forwards are not touched: no service guards forwarded \
+             packets"
+                .to_owned(),
+        );
+    } else {
+        let names = guarded_by.join(", ");
+        lines.push(format!("note: these services judge forwarded packets, too: {names}"));
+    }
+    match not_counted {
+        Some(why) => lines.push(format!(
+            "note: connections through this node were not counted, or not all of them: {why}"
+        )),
+        None if cut.connections == 0 => {
+            let count = counted(*looked_at, "connection");
+            lines.push(format!("note: it would cut none of {count} of others through this node"));
+        }
+        None => {}
+    }
+    lines
 }
 
 fn refused(error: &ClientError) {
@@ -184,8 +232,12 @@ fn refused(error: &ClientError) {
     for line in connections.cut.lines(MAX_SHOWN) {
         output::message(format_args!("  {}", shown_text(&line)));
     }
+    let others = connections.forwarded.iter().flat_map(|forwarded| forwarded.cut.lines(MAX_SHOWN));
+    for line in others {
+        output::message(format_args!("  {}", shown_text(&line)));
+    }
     note_other_effects(connections);
-    let Affected { connections: all, sessions, .. } = connections.cut;
+    let (all, sessions) = (connections.all_cut(), connections.cut.sessions);
     if sessions > 0 {
         output::hint("if you have another way to log in, such as a console: add --cut-own-session");
     }
@@ -225,4 +277,47 @@ fn note_other_effects(connections: &Connections) {
 
 fn short(applied: &Applied) -> String {
     applied.policy_hash.chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::connections::{Direction, Group};
+
+    #[test]
+    fn connections_of_others_are_told_on_nodes_that_forward() {
+        let mut forwarded =
+            ForwardedConnections { not_counted: Some("no".to_owned()), ..Default::default() };
+        assert_eq!(through_lines(&forwarded, true), [""; 0], "a node that does not forward");
+        forwarded.forwards = true;
+        assert_eq!(through_lines(&forwarded, false), [""; 0], "after the change");
+        let lines = through_lines(&forwarded, true);
+        assert!(lines[0].contains("not touched: no service guards forwarded packets"), "{lines:?}");
+        assert!(lines[1].contains("not counted, or not all of them: no"), "{lines:?}");
+
+        forwarded.guarded_by = vec!["store".to_owned()];
+        forwarded.not_counted = None;
+        forwarded.looked_at = 3;
+        let lines = through_lines(&forwarded, true);
+        assert!(lines[0].contains("judge forwarded packets, too: store"), "{lines:?}");
+        assert!(lines[1].contains("cut none of 3 connections of others"), "{lines:?}");
+
+        let group = Group {
+            connections: 2,
+            peer: "10.77.9.9".to_owned(),
+            direction: Direction::Through,
+            port: 29500,
+            service: "store".to_owned(),
+            ..Group::default()
+        };
+        forwarded.cut = Affected { connections: 2, sessions: 0, groups: vec![group] };
+        assert_eq!(
+            through_lines(&forwarded, false),
+            [
+                "this cut 2 connections of others through this node:",
+                "  2 connections of 10.77.9.9 (not in the manifest) through this node to tcp/29500 \
+                 (store)",
+            ]
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use guard_common::{Addr, Verdict, packet::Frame, wire};
+use guard_common::{Addr, Verdict, packet::Frame, tables::Service, wire};
 
 use super::forwarded_connections::{AttachedNetworks, Passage};
 use crate::{
@@ -34,9 +34,6 @@ pub(crate) const SSH: u16 = 22;
 /// such a device may be reached through the guard.
 const UPPER_DEVICE_KINDS: [&str; 9] =
     ["bond", "bridge", "dummy", "hsr", "ipvlan", "macvlan", "team", "vlan", "vrf"];
-
-/// Flag of services that judge forwarded packets.
-pub(crate) const GUARDS_FORWARDED: u64 = 8;
 
 /// Returns whether a connection is the session.
 pub(crate) fn is_session(session: &Session, connection: &Connection) -> bool {
@@ -211,7 +208,7 @@ impl ConnectionCheck<'_> {
         let guards = || {
             let slot = verdict.service?;
             let service = self.policy.services.iter().find(|service| service.slot == slot)?;
-            service.service.has(GUARDS_FORWARDED).then_some(())
+            service.service.has(Service::GUARDS_FORWARDED).then_some(())
         };
         (is_local || guards().is_some()).then(|| self.name_in(&verdict))
     }

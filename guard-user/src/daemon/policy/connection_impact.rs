@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
+use guard_common::tables::Service;
+
 use super::{
-    affected_connections::{
-        self, ConnectionCheck, GUARDS_FORWARDED, Impact, RefusedConnection, SSH, is_session,
-    },
+    affected_connections::{self, ConnectionCheck, Impact, RefusedConnection, SSH, is_session},
     candidate::Candidate,
     dataplane::InForce,
     forwarded_connections::{self, AttachedNetworks, Tracked},
@@ -146,7 +146,7 @@ fn tracked() -> (Tracked, AttachedNetworks, Option<String>) {
 /// Returns the names of the services that judge forwarded packets.
 fn guarding(policy: &CompiledPolicy) -> Vec<String> {
     let labels = || policy.services.iter().map(|service| &service.label);
-    let guarding = policy.services.iter().filter(|it| it.service.has(GUARDS_FORWARDED));
+    let guarding = policy.services.iter().filter(|it| it.service.has(Service::GUARDS_FORWARDED));
     guarding.map(|service| service_name(&service.label, labels()).to_owned()).collect()
 }
 

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::api::stats::Stats;
+use guard_common::Reason;
 
-/// Name of the reason of packets that the node forwards.
-const FORWARDED: &str = "forwarded";
+use crate::api::stats::Stats;
 
 /// The services that were logged since the daemon started.
 #[derive(Debug, Default)]
@@ -28,7 +27,11 @@ impl ForwardedServices {
     /// Adds the services of these statistics, and returns the new ones with their packets.
     fn add<'s>(&mut self, stats: &'s Stats) -> Vec<(&'s str, u64)> {
         let counted = stats.services.iter().filter_map(|service| {
-            let packets = service.reasons.get(FORWARDED).copied().filter(|count| *count > 0)?;
+            let packets = service
+                .reasons
+                .get(Reason::Forwarded.name())
+                .copied()
+                .filter(|count| *count > 0)?;
             Some((service.name.as_str(), packets))
         });
         counted.filter(|(name, _)| self.0.insert((*name).to_owned())).collect()
@@ -47,7 +50,7 @@ mod tests {
                 .iter()
                 .map(|(name, count)| ServiceStats {
                     name: (*name).to_owned(),
-                    reasons: [(FORWARDED.to_owned(), *count)].into(),
+                    reasons: [(Reason::Forwarded.name().to_owned(), *count)].into(),
                     ..ServiceStats::default()
                 })
                 .collect(),
