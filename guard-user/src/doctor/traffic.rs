@@ -16,57 +16,44 @@ use crate::{
 const MAX_LISTENERS: usize = 64;
 
 /// What the node does with packets that are not for it, and what changes the addresses of others.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Traffic {
-    /// Interfaces on which the node forwards the IPv4 packets that arrive.
-    pub forwards4: MaybeHidden<Vec<String>>,
-    /// Whether the node forwards IPv6 packets (`forwarding` of `all`); false without IPv6.
-    pub forwards6: MaybeHidden<bool>,
-    /// Interfaces to guard whose own IPv6 `forwarding` differs from that of `all`.
-    pub mixed6: Vec<String>,
-    /// Rules that deliver to this node what its routes would send on: routing rules by mark, TPROXY,
-    /// redirects. While there are any, no packet counts as forwarded.
-    pub diversions: MaybeHidden<Vec<String>>,
-    /// Rules that replace source addresses by one of this node (masquerade, SNAT).
-    pub masquerades: MaybeHidden<Vec<String>>,
-    /// Rules that replace destinations (DNAT, redirect): published ports.
-    pub publishes: MaybeHidden<Vec<String>>,
+    /// Whether the node forwards IPv4 packets.
+    pub forwards_ipv4: bool,
+    /// Whether the node forwards IPv6 packets.
+    pub forwards_ipv6: bool,
+    /// Why no packet counts as forwarded, although the node forwards: rules that deliver to this node
+    /// what its routes would send on.
+    pub obstacles: Vec<String>,
+    /// Interfaces whose own IPv6 `forwarding` differs from that of `all`.
+    pub mixed_ipv6: Vec<String>,
+    /// Whether rules replace source addresses by one of this node (masquerade, SNAT).
+    pub masquerade: bool,
+    /// Whether rules replace destinations: published ports (DNAT, redirect).
+    pub dnat: bool,
     /// TCP ports of listeners that are bound to a device on top of an interface to guard, as
     /// `tcp/9091 on br0`.
     pub bound_listeners: Vec<String>,
+    /// What could not be read.
+    pub incomplete: Vec<String>,
 }
 
-/// The settings, without rules and listeners.
+/// Reads the settings, without rules and listeners.
 pub(super) fn look(tree: &Tree, selection: &Selection, devices: &[Device]) -> Traffic {
-    let names = || devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo");
-    let forwards4 = match tree.ipv4_of("all", "forwarding") {
-        MaybeHidden::Known(_) => {
-            let is_on =
-                |name: &&str| tree.ipv4_of(name, "forwarding").known().is_some_and(|on| *on != 0);
-            MaybeHidden::Known(names().filter(is_on).map(str::to_owned).collect())
-        }
-        MaybeHidden::Hidden(why) => MaybeHidden::Hidden(why),
-    };
-    let forwards6 = tree.ipv6_of("all", "forwarding");
-    let forwards6 = forwards6.map_or(MaybeHidden::Known(false), |value| match value {
-        MaybeHidden::Known(value) => MaybeHidden::Known(value != 0),
-        MaybeHidden::Hidden(why) => MaybeHidden::Hidden(why),
-    });
-    let mixed = |device: &&Device| {
-        let own = tree.ipv6_of(&device.name, "forwarding");
-        let own = own.and_then(|own| own.known().map(|own| *own != 0));
-        own.is_some_and(|own| forwards6.known().is_some_and(|all| *all != own))
-    };
-    let mixed6 = selection.devices.iter().filter(mixed).map(|device| device.name.clone());
-    let unknown = || MaybeHidden::Hidden("the rules of the kernel were not read".to_owned());
+    let is_on = |value: MaybeHidden<i64>| value.known().is_some_and(|value| *value != 0);
+    let mut names = devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo");
+    let ipv6 = |name: &str| tree.ipv6_of(name, "forwarding").map(is_on);
+    let forwards_ipv6 = ipv6("all") == Some(true);
+    let selected = selection.devices.iter().map(|device| &device.name);
     Traffic {
-        mixed6: mixed6.collect(),
-        forwards4,
-        forwards6,
-        diversions: unknown(),
-        masquerades: unknown(),
-        publishes: unknown(),
-        bound_listeners: Vec::new(),
+        forwards_ipv4: names.any(|name| is_on(tree.ipv4_of(name, "forwarding"))),
+        forwards_ipv6,
+        mixed_ipv6: selected
+            .filter(|name| ipv6(name).is_some_and(|own| own != forwards_ipv6))
+            .cloned()
+            .collect(),
+        incomplete: vec!["the rules of routing and netfilter".to_owned()],
+        ..Traffic::default()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use guard_user::{
     api::{
         events::{Event, EventKind, Packet},
-        status::{NodeMode, OpenPort, OpenPorts, Status},
+        status::{NodeMode, OpenPort, OpenPorts, ServiceStatus, Status},
     },
     attach_mode::DeviceMode,
     doctor::{
@@ -125,15 +125,7 @@ fn healthy() -> MachineFacts {
             ephemeral: known((32768, 60999)),
             reserved: known(Vec::new()),
         },
-        traffic: Traffic {
-            forwards4: known(Vec::new()),
-            forwards6: known(false),
-            mixed6: Vec::new(),
-            diversions: known(Vec::new()),
-            masquerades: known(Vec::new()),
-            publishes: known(Vec::new()),
-            bound_listeners: Vec::new(),
-        },
+        traffic: Traffic::default(),
         open_ports: OpenPorts::default(),
         root_services: Vec::new(),
         state_dir: directory("/var/lib/trainguard"),
@@ -407,6 +399,90 @@ fn stacked_devices_are_guarded_at_the_right_device() {
     assert_eq!(pair, []);
 }
 
+#[test]
+fn ports_of_bridges_cannot_be_guarded() {
+    let problem = ("a port of the bridge `br0`".to_owned(), "write `interfaces: [br0]`".to_owned());
+    let (id, state, message) = one(|facts| {
+        facts.interfaces[0].controller = Some(("br0".to_owned(), "bridge".to_owned()));
+        facts.interfaces[0].bridged = Some(problem);
+    });
+    assert_eq!((id, state), ("stacked", State::Failed));
+    assert!(message.contains("br0") && message.contains("`interfaces: [br0]`"), "{message}");
+    let vlan = ("rail0.5".to_owned(), "br5".to_owned());
+    let (id, state, message) = one(|facts| facts.interfaces[0].bridged_vlans = vec![vlan]);
+    assert_eq!((id, state), ("bridged-vlans", State::Warning));
+    assert!(message.contains("rail0.5 of br5"), "{message}");
+}
+
+#[test]
+fn what_the_node_forwards_and_translates_is_told() {
+    let forwards = |facts: &mut MachineFacts| facts.traffic.forwards_ipv4 = true;
+    let (id, state, message) = one(forwards);
+    assert_eq!((id, state), ("forwarding", State::Note));
+    assert!(message.contains("forwards IPv4: ") && message.contains("`forwarded: guard`"));
+    assert!(!message.contains("not read"), "{message}");
+    let counted = |facts: &mut MachineFacts| {
+        forwards(facts);
+        facts.traffic.incomplete = vec!["the rules".to_owned()];
+        let service = ServiceStatus {
+            name: "store".to_owned(),
+            forwarded_packets: 7,
+            ..ServiceStatus::default()
+        };
+        let status = Status { services: vec![service], ..Status::default() };
+        facts.daemon = known(Box::new(Status { enforcing: true, daemon: true, ..status }));
+    };
+    let checks = changed(counted);
+    let check = checks.iter().find(|check| check.id == "forwarding").expect("a check");
+    assert!(check.found.ends_with("; passed so far: 7 packets past store"), "{check:?}");
+    assert!(check.why.as_ref().is_some_and(|why| why.ends_with("; not read: the rules")));
+    let (_, state, message) = one(|facts| {
+        facts.traffic.forwards_ipv6 = true;
+        facts.traffic.obstacles = vec!["a routing rule by firewall mark".to_owned()];
+    });
+    assert_eq!(state, State::Warning);
+    assert!(message.contains("no packet counts as forwarded: a routing rule"), "{message}");
+
+    let mixed = |facts: &mut MachineFacts| facts.traffic.mixed_ipv6 = vec!["rail0".to_owned()];
+    let (id, state, _) = one(mixed);
+    assert_eq!((id, state), ("ipv6-forwarding", State::Note));
+    let checks = changed(|facts| {
+        mixed(facts);
+        facts.traffic.forwards_ipv6 = true;
+    });
+    let check = checks.iter().find(|check| check.id == "ipv6-forwarding").expect("a check");
+    assert_eq!(check.state, State::Warning);
+    assert!(check.fix.as_ref().is_some_and(|fix| fix.contains("conf.rail0.forwarding=1")));
+
+    let [(id, ..), (_, note, _)] = [
+        one(|facts| facts.traffic.dnat = true),
+        one(|facts| facts.traffic.bound_listeners = vec!["tcp/22 on br0".to_owned()]),
+    ];
+    assert_eq!((id, note), ("published-ports", State::Note));
+}
+
+/// Replies meet ranges of ports from which clients take their source ports.
+#[test]
+fn wide_ranges_that_meet_replies_are_reported() {
+    let with = |transport, first, last, every_packet| {
+        let mut checks = changed(|facts| {
+            facts.traffic.masquerade = true;
+            let ports = ServicePorts { transport, every_packet, ..ports("mpi/ranks", first, last) };
+            facts.policy.as_mut().expect("a policy").ports = vec![ports];
+        });
+        checks.retain(|check| matches!(check.id, "nat-replies" | "udp-replies"));
+        checks.into_iter().map(|check| (check.id, check.state)).collect::<Vec<_>>()
+    };
+    let nat = |state| ("nat-replies", state);
+    assert_eq!(with("tcp", 1, 65535, true), [nat(State::Warning)]);
+    assert_eq!(with("tcp", 1, 65535, false), [nat(State::Ok)], "only new connections");
+    assert_eq!(with("tcp", 9091, 9099, true), [nat(State::Ok)], "few ports");
+    assert_eq!(with("tcp", 1, 1023, true), [nat(State::Ok)], "no port of NAT");
+    let both = [nat(State::Warning), ("udp-replies", State::Note)];
+    assert_eq!(with("udp", 1024, 65535, true), both);
+    assert_eq!(with("udp", 2000, 3000, true), [nat(State::Warning)], "no ephemeral ports");
+}
+
 /// Case 81: traffic that bypasses the network stack.
 #[test]
 fn case_81_rdma_and_virtual_functions_that_bypass_the_guard_are_reported() {
@@ -437,6 +513,28 @@ fn case_81_rdma_and_virtual_functions_that_bypass_the_guard_are_reported() {
     assert_eq!(one(|facts| facts.interfaces[0].up = false).1, State::Note);
     let alone = changed(|facts| facts.interfaces.clear());
     assert!(alone.iter().any(|check| check.state == State::Failed), "{alone:?}");
+}
+
+#[test]
+fn the_reason_why_no_interface_is_selected_is_the_right_one() {
+    let found = |change: fn(&mut MachineFacts)| {
+        let checks = diagnosis(|facts| {
+            facts.interfaces_chosen = false;
+            change(facts);
+        });
+        let check = checks.checks.into_iter().find(|check| check.id == "unguarded");
+        check.expect("a check").found
+    };
+    let none = found(|facts| facts.policy = None);
+    assert!(none.contains("neither a manifest nor a flag"), "{none}");
+    let other = found(|facts| {
+        let policy = facts.policy.as_mut().expect("a policy");
+        policy.node = None;
+        policy.node_problem = Some("not in the manifest".to_owned());
+    });
+    assert!(other.contains("this node was not found in it"), "{other}");
+    let wrong = found(|facts| facts.policy.as_mut().expect("a policy").errors.0 = 1);
+    assert!(wrong.contains("the manifest has errors"), "{wrong}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Checks of what is for this node: forwarding, address translation, and replies that meet guarded
 //! ports.
 
-use super::{Check, State, listed};
+use super::{Check, State, listed, quoted};
 use crate::{
     api::status::ServiceStatus,
-    doctor::facts::{MachineFacts, MaybeHidden, ServicePorts},
+    doctor::facts::{MachineFacts, ServicePorts},
     text::counted,
 };
 
@@ -26,8 +26,7 @@ pub(super) fn all(facts: &MachineFacts) -> Vec<Check> {
 
 /// Returns the families that the node forwards, as in `IPv4 and IPv6`; none if it forwards nothing.
 fn families(facts: &MachineFacts) -> Option<&'static str> {
-    let v4 = facts.traffic.forwards4.known().is_some_and(|names| !names.is_empty());
-    match (v4, facts.traffic.forwards6.known().copied().unwrap_or(false)) {
+    match (facts.traffic.forwards_ipv4, facts.traffic.forwards_ipv6) {
         (true, true) => Some("IPv4 and IPv6"),
         (true, false) => Some("IPv4"),
         (false, true) => Some("IPv6"),
@@ -39,42 +38,36 @@ fn forwarding(facts: &MachineFacts) -> Check {
     const ID: &str = "forwarding";
     let traffic = &facts.traffic;
     let Some(families) = families(facts) else {
-        return match (&traffic.forwards4, &traffic.forwards6) {
-            (MaybeHidden::Hidden(why), _) | (_, MaybeHidden::Hidden(why)) => {
-                Check::new(ID, State::Note, format!("not visible: {why}"))
-            }
-            _ => Check::ok(ID, "the node forwards nothing: all packets are for it"),
-        };
+        return Check::ok(ID, "the node forwards nothing: all packets are for it");
     };
-    if let Some(rules) = traffic.diversions.known().filter(|rules| !rules.is_empty()) {
+    if !traffic.obstacles.is_empty() {
         let found = format!(
             "the node forwards {families}, but no packet counts as forwarded: {}",
-            listed(rules)
+            listed(&traffic.obstacles)
         );
         return Check::new(ID, State::Warning, found)
             .why(
-                "these rules deliver to this node what its routes would send on, and the kernel's route \
-                 look-up knows neither marks nor netfilter; so that nothing gets in by them, services \
-                 also judge what the node forwards for containers, virtual machines and other hosts",
+                "such a rule delivers to this node what its routes would send on, and the kernel's route \
+                 look-up knows neither marks nor netfilter; so that nothing gets in by it, services also \
+                 judge what the node forwards for containers, virtual machines and other hosts",
             )
             .fix(
                 "allow these networks in the services, leave their ports out of `ports`, or do without \
-                 the rules",
+                 the rule",
             );
     }
     let passed = facts.daemon.known().map(|status| passed(&status.services)).unwrap_or_default();
     let found =
         format!("the node forwards {families}: services judge only packets for the node{passed}");
-    let hidden = match &traffic.diversions {
-        MaybeHidden::Hidden(why) => {
-            format!("; rules that deliver such packets here are not visible: {why}")
-        }
-        MaybeHidden::Known(_) => String::new(),
+    let not_read = if traffic.incomplete.is_empty() {
+        String::new()
+    } else {
+        format!("; not read: {}", listed(&traffic.incomplete))
     };
     Check::new(ID, State::Note, found)
         .why(format!(
             "packets that it sends on, to containers, virtual machines and other hosts, pass and count \
-             as `forwarded`{hidden}"
+             as `forwarded`{not_read}"
         ))
         .fix("write `forwarded: guard` in a service that guards what is behind this node, too")
 }
@@ -94,28 +87,24 @@ fn passed(services: &[ServiceStatus]) -> String {
 
 fn mixed_forwarding(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "ipv6-forwarding";
-    let mixed = &facts.traffic.mixed6;
-    if mixed.is_empty() {
-        return None;
-    }
-    let all = facts.traffic.forwards6.known().copied().unwrap_or(false);
+    let mixed = &facts.traffic.mixed_ipv6;
+    let first = mixed.first()?;
     let names = listed(mixed);
-    let check = if all {
-        Check::new(ID, State::Warning, format!("on for `all`, but off on {names}"))
+    if !facts.traffic.forwards_ipv6 {
+        return Some(
+            Check::new(ID, State::Note, format!("on for {names}, but off for `all`"))
+                .why("the kernel forwards IPv6 only with `all`: nothing counts as forwarded")
+                .fix("sysctl -w net.ipv6.conf.all.forwarding=1  # if the node should forward IPv6"),
+        );
+    }
+    Some(
+        Check::new(ID, State::Warning, format!("on, but with another setting on {names}"))
             .why(
-                "the kernel forwards by `all`, its route look-up asks the interface: services also judge \
-                 IPv6 packets that arrive there and are sent on",
+                "the kernel forwards by the setting of `all`, and its route look-up asks that of the \
+                 interface: services also judge IPv6 packets that arrive there and are sent on",
             )
-            .fix(format!(
-                "sysctl -w net.ipv6.conf.{}.forwarding=1",
-                mixed.first().map_or("NAME", String::as_str)
-            ))
-    } else {
-        Check::new(ID, State::Note, format!("on for {names}, but off for `all`"))
-            .why("the kernel forwards IPv6 only with `all`: nothing counts as forwarded")
-            .fix("sysctl -w net.ipv6.conf.all.forwarding=1, if the node should forward IPv6")
-    };
-    Some(check)
+            .fix(format!("sysctl -w net.ipv6.conf.{}.forwarding=1", quoted(first))),
+    )
 }
 
 /// Returns the services with wide ranges in which a client's source port may lie, each with its range.
@@ -130,28 +119,17 @@ fn wide(facts: &MachineFacts, is_meant: impl Fn(&ServicePorts) -> bool) -> Vec<S
 
 fn masquerade(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "nat-replies";
-    let wide = wide(facts, |ports| ports.every_packet && ports.transport != "sctp");
-    let rules = match &facts.traffic.masquerades {
-        MaybeHidden::Known(rules) => rules,
-        MaybeHidden::Hidden(why) => {
-            let found = format!("rules that translate addresses are not visible: {why}");
-            return (!wide.is_empty() && families(facts).is_some())
-                .then(|| Check::new(ID, State::Note, found));
-        }
-    };
-    if rules.is_empty() {
+    if !facts.traffic.masquerade {
         return None;
     }
+    let wide = wide(facts, |ports| ports.every_packet && ports.transport != "sctp");
     if wide.is_empty() {
-        let found = format!(
-            "source addresses are translated ({}); no service with `match: all` has a wide range",
-            listed(rules)
-        );
+        let found = "the node translates source addresses; no service with `match: all` has a wide \
+                     range of ports";
         return Some(Check::ok(ID, found));
     }
     let found = format!(
-        "source addresses are translated ({}), and every packet to a wide range is judged: {}",
-        listed(rules),
+        "the node translates source addresses, and every packet to a wide range is judged: {}",
         listed(&wide)
     );
     Some(
@@ -170,16 +148,17 @@ fn masquerade(facts: &MachineFacts) -> Option<Check> {
 
 fn published_ports(facts: &MachineFacts) -> Option<Check> {
     const ID: &str = "published-ports";
-    let rules = facts.traffic.publishes.known().filter(|rules| !rules.is_empty())?;
-    let found = format!("destinations are translated: {}", listed(rules));
+    if !facts.traffic.dnat {
+        return None;
+    }
     Some(
-        Check::new(ID, State::Note, found)
+        Check::new(ID, State::Note, "rules translate destinations (DNAT): ports are published")
             .why(
                 "the guard sees a packet before its destination changes: it is judged by the port that it \
                  was sent to, so a published port that no service guards leads past the services of the \
                  port behind it",
             )
-            .fix("name published ports in `ports` of a service, too"),
+            .fix("name published ports in `ports` of a service, too; `nft list ruleset` shows them"),
     )
 }
 
