@@ -45,7 +45,7 @@ fn a_port_of_a_bridge_is_refused_and_the_bridge_is_named() {
 
         let manifest = node.path("cluster.yaml");
         let manifest = manifest.to_str().expect("a path");
-        let args = ["doctor", "--manifest", manifest, "--node", "sched-0", "--format", "json"];
+        let args = ["doctor", "--manifest", manifest, "--node", "node", "--format", "json"];
         let output = node.trainguard(&args).output().expect("running trainguard");
         let diagnosis: Value = serde_json::from_slice(&output.stdout).expect("a diagnosis");
         let checks = diagnosis["checks"].as_array().expect("checks");
