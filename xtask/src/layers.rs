@@ -91,6 +91,10 @@ const ORDERS: [Order; 2] = [
                 why: "deadlines, errors and files that all components use",
             },
             Layer {
+                modules: &["node_state"],
+                why: "the state of the node in the kernel, which the interfaces start to follow",
+            },
+            Layer {
                 modules: &["interfaces", "telemetry"],
                 why: "components that use neither policies nor clients",
             },

@@ -21,6 +21,7 @@ mod deadline;
 mod install_error;
 pub(crate) mod interfaces;
 mod main_loop;
+pub mod node_state;
 pub mod offline_status;
 mod options;
 mod policy;

@@ -87,12 +87,8 @@ pub fn links() -> io::Result<Vec<Link>> {
     let mut payload = vec![0; IFINFOMSG];
     // Statistics are most of an answer.
     payload.extend(attribute(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes()));
-    let query = Query {
-        protocol: NETLINK_ROUTE,
-        kind: RTM_GETLINK,
-        payload: &payload,
-        is_filtered: false,
-    };
+    let query =
+        Query { protocol: NETLINK_ROUTE, kind: RTM_GETLINK, payload: &payload, is_filtered: false };
     Ok(query.list(parse)?.items)
 }
 

@@ -4,6 +4,7 @@ pub mod bound_listeners;
 pub mod connections;
 pub mod devices;
 pub mod ethtool;
+pub mod follow;
 pub mod forwarding;
 pub mod links;
 mod message;

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn targets_of_iptables_nft_are_recognised() {
-        let found: Vec<Effects> = effects_of(COMPAT).into_iter().map(|(.., effects)| effects).collect();
+        let found: Vec<Effects> =
+            effects_of(COMPAT).into_iter().map(|(.., effects)| effects).collect();
         let expected = [
             Effects { redirect: true, ..NONE },
             Effects { dnat: true, ..NONE },
@@ -286,7 +287,8 @@ mod tests {
     #[test]
     fn an_expression_list_that_ends_early_is_an_error() {
         let payload = &NATIVE[16..];
-        let length = usize::try_from(u32::from_ne_bytes([NATIVE[0], NATIVE[1], NATIVE[2], NATIVE[3]]));
+        let length =
+            usize::try_from(u32::from_ne_bytes([NATIVE[0], NATIVE[1], NATIVE[2], NATIVE[3]]));
         let payload = &payload[..length.expect("a length") - 16];
         assert!(change(NFT_MSG_NEWRULE, payload).expect("a rule").is_some());
         assert!(change(NFT_MSG_NEWRULE, &payload[..payload.len() - 4]).is_err());

@@ -54,9 +54,8 @@ pub fn own_addresses() -> io::Result<BTreeSet<IpAddr>> {
             payload: &payload,
             is_filtered: true,
         };
-        let listed = routes.list(|kind, payload| {
-            Ok(local_route(payload).filter(|_| kind == RTM_NEWROUTE))
-        });
+        let listed =
+            routes.list(|kind, payload| Ok(local_route(payload).filter(|_| kind == RTM_NEWROUTE)));
         match listed.map_err(|error| (error.raw_os_error(), error)) {
             Ok(listed) => own.extend(listed.items),
             // A namespace without the table, or a kernel without IPv6.

@@ -16,6 +16,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 
 mod carried;
+pub mod node;
 
 use super::loader::missing;
 use crate::system_error::SystemError;

@@ -37,6 +37,7 @@ use self::{
 };
 use guard_common::names;
 
+use super::node_state::{self, Watcher};
 use crate::{
     api::{
         control::Detached,
@@ -45,7 +46,7 @@ use crate::{
     attach_mode::Hook,
     bpf::{
         loader::{self, Generation, Maps, require_kernel_object},
-        pinned_maps::{self, PinnedMaps},
+        pinned_maps::{self, PinnedMaps, node::NodeMaps},
         pins::{HeldMaps, NewerGuard, PinLock, Pins},
         program::Program,
         takeover::OtherGuard,
@@ -138,6 +139,9 @@ pub(crate) struct Interfaces {
     lock: PinLock,
     /// The shared maps; none before the first generation.
     maps: Option<HeldMaps>,
+    /// The thread that writes the state of the node into the shared maps; none before the first
+    /// generation.
+    node: Option<Watcher>,
     takeover: Takeover,
     netlink: Netlink,
     devices: Vec<Device>,
@@ -166,6 +170,7 @@ impl Interfaces {
             pins,
             lock,
             maps: None,
+            node: None,
             takeover: Takeover::from(others),
             netlink,
             devices,
@@ -251,6 +256,12 @@ impl Interfaces {
         self.attachments.indices()
     }
 
+    /// Returns the thread that follows the state of the node; none before the first generation.
+    #[expect(dead_code, reason = "the status is to show its facts")]
+    pub(crate) fn node(&self) -> Option<&Watcher> {
+        self.node.as_ref()
+    }
+
     /// Returns whether no interface is guarded.
     pub(crate) fn is_unguarded(&self) -> bool {
         self.attachments.is_empty()
@@ -275,6 +286,7 @@ impl Interfaces {
     /// The maps cannot be removed.
     pub(crate) fn abandon(&mut self) -> Result<(), SystemError> {
         self.running = None;
+        self.node = None;
         self.pins.remove_maps()
     }
 
@@ -332,6 +344,11 @@ impl Interfaces {
         if self.maps.is_none() {
             self.maps = Some(self.pins.hold_maps()?);
         }
+        if self.node.is_none() {
+            // Before anything is attached, so that the first packet is evaluated with the state of the
+            // node.
+            self.node = Some(node_state::start(NodeMaps::open(&self.pins.directory())?)?);
+        }
         shared.describe()?;
         // Before any other use of the slots: a service that gets a used slot must not inherit its
         // bucket states.
@@ -370,6 +387,9 @@ impl Interfaces {
         if !self.attachments.is_empty() {
             self.attachments.drop_leftovers(&self.devices);
             self.takeover.advance(&self.pins, &mut running.shared);
+        }
+        if let Some(node) = &self.node {
+            node.set_guarded(&self.attachments.indices());
         }
         let mut notes = self.attachments.take_notes();
         notes.extend(self.environment.update(&self.devices, &self.selection, &self.attachments));
