@@ -39,8 +39,8 @@ pub struct ForwardedConnections {
     pub looked_at: u64,
     /// Why they were not counted, or not all of them; null if they were.
     pub not_counted: Option<String>,
-    /// Services of the new policy that judge forwarded packets (`forwarded: guard`). Others do not
-    /// touch them.
+    /// Services of the new policy that judge forwarded packets: those with `forwarded: guard`, or all
+    /// on a node where forwarded packets cannot be told apart. Others do not touch them.
     pub guarded_by: Vec<String>,
     /// Connections whose packets pass now and would be dropped.
     pub cut: Affected,

@@ -47,6 +47,7 @@ impl Daemon {
                         let since = self.interfaces.counted_since().map(time);
                         if let Some(forwarded) = &mut status.forwarded {
                             forwarded.since = since;
+                            forwarded.suspended = self.interfaces.forwards_untold();
                         }
                     }
                     Err(error) => status.problems.push(error.to_string()),

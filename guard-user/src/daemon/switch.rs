@@ -197,6 +197,7 @@ impl Dataplane for NodeDataplane<'_> {
             devices: self.interfaces.devices(),
             now: self.interfaces.guarded(),
             then: selection.devices.iter().map(|device| device.index).collect(),
+            untold: self.interfaces.untold_families(),
         };
         connection_impact::impact(candidate, &interfaces, session, current, compile_current)
     }

@@ -94,8 +94,7 @@ pub fn gather(scope: &Scope<'_>) -> Result<Gathered, SystemError> {
         patterns.map_or_else(|| select::all_up(&devices), |it| select::select(&it, &devices));
     let interfaces = describe(&tree, scope.bpf_dir, &selection, &devices, &daemon, chosen);
     let listeners = listeners::look(compiled.as_ref(), &selection, &devices, &daemon);
-    let traffic =
-        Traffic { bound_listeners: listeners.bound, ..traffic::look(&tree, &selection, &devices) };
+    let traffic = Traffic { bound_listeners: listeners.bound, ..traffic::look(&rights) };
     let facts = MachineFacts {
         kernel: kernel(&tree),
         abilities: attempts::try_kernel(compiled.as_ref()),

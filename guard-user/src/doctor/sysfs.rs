@@ -53,12 +53,6 @@ impl Tree {
         self.ipv4(&format!("conf/{interface}/{name}"))
     }
 
-    /// Returns an IPv6 setting of one interface, or of `all`; none if the interface has no IPv6.
-    pub(super) fn ipv6_of(&self, interface: &str, name: &str) -> Option<MaybeHidden<i64>> {
-        let path = format!("proc/sys/net/ipv6/conf/{interface}/{name}");
-        self.0.join(&path).exists().then(|| self.number(&path))
-    }
-
     /// Returns a list of port ranges, which the kernel writes as `1-5,9`.
     pub(super) fn port_ranges(&self, name: &str) -> MaybeHidden<Vec<(u16, u16)>> {
         let text = match self.text(&format!("proc/sys/net/ipv4/{name}")) {

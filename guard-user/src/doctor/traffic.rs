@@ -6,9 +6,12 @@ use std::collections::BTreeSet;
 use guard_common::port_table::Transport;
 use serde::Serialize;
 
-use super::{facts::MaybeHidden, sysfs::Tree};
+use super::facts::{CAP_NET_ADMIN, Rights};
 use crate::{
-    daemon::interfaces::select::Selection,
+    daemon::{
+        interfaces::select::Selection,
+        node_state::{NodeFacts, Obstacle},
+    },
     netlink::{devices::Device, sock_diag::Listening},
 };
 
@@ -38,22 +41,27 @@ pub struct Traffic {
     pub incomplete: Vec<String>,
 }
 
-/// Reads the settings, without rules and listeners.
-pub(super) fn look(tree: &Tree, selection: &Selection, devices: &[Device]) -> Traffic {
-    let is_on = |value: MaybeHidden<i64>| value.known().is_some_and(|value| *value != 0);
-    let mut names = devices.iter().map(|device| device.name.as_str()).filter(|name| *name != "lo");
-    let ipv6 = |name: &str| tree.ipv6_of(name, "forwarding").map(is_on);
-    let forwards_ipv6 = ipv6("all") == Some(true);
-    let selected = selection.devices.iter().map(|device| &device.name);
+/// Reads the settings and rules of this network namespace, without listeners.
+pub(super) fn look(rights: &Rights) -> Traffic {
+    let facts = NodeFacts::read();
+    let mut incomplete = facts.incomplete.clone();
+    let mut obstacles = BTreeSet::new();
+    for obstacle in facts.why_untold() {
+        match obstacle {
+            // The daemon has the right to read what this user may not.
+            Obstacle::Unknown(why) if !rights.has(CAP_NET_ADMIN) => incomplete.push(why.clone()),
+            obstacle => drop(obstacles.insert(obstacle.to_string())),
+        }
+    }
     Traffic {
-        forwards_ipv4: names.any(|name| is_on(tree.ipv4_of(name, "forwarding"))),
-        forwards_ipv6,
-        mixed_ipv6: selected
-            .filter(|name| ipv6(name).is_some_and(|own| own != forwards_ipv6))
-            .cloned()
-            .collect(),
-        incomplete: vec!["the rules of routing and netfilter".to_owned()],
-        ..Traffic::default()
+        forwards_ipv4: facts.forwards_ipv4,
+        forwards_ipv6: facts.forwards_ipv6,
+        obstacles: obstacles.into_iter().collect(),
+        mixed_ipv6: facts.mixed_ipv6,
+        masquerade: facts.masquerade,
+        dnat: facts.dnat,
+        bound_listeners: Vec::new(),
+        incomplete,
     }
 }
 

@@ -37,7 +37,7 @@ use self::{
 };
 use guard_common::names;
 
-use super::node_state::{self, Watcher};
+use super::node_state::{self, State, Watcher};
 use crate::{
     api::{
         control::Detached,
@@ -53,6 +53,7 @@ use crate::{
     },
     netlink::{
         devices::{Device, Netlink},
+        forwarding::Family,
         sock_diag, topology,
     },
     policy::{
@@ -256,10 +257,30 @@ impl Interfaces {
         self.attachments.indices()
     }
 
-    /// Returns the thread that follows the state of the node; none before the first generation.
-    #[expect(dead_code, reason = "the status is to show its facts")]
-    pub(crate) fn node(&self) -> Option<&Watcher> {
-        self.node.as_ref()
+    /// Returns why no packet counts as forwarded, although the node forwards; none if packets do, or if
+    /// the node forwards nothing.
+    pub(crate) fn forwards_untold(&self) -> Option<String> {
+        let node = self.node.as_ref()?;
+        if let State::Failed(why) = node.state() {
+            return Some(why);
+        }
+        let facts = node.facts();
+        let why: BTreeSet<String> = facts.why_untold().map(ToString::to_string).collect();
+        (!why.is_empty()).then(|| why.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    /// Returns the IP versions of which all services judge forwarded packets, because these cannot be
+    /// told apart.
+    pub(crate) fn untold_families(&self) -> BTreeSet<Family> {
+        let told = |node: &Watcher| {
+            let facts = node.facts();
+            let is_followed = node.state() == State::Following;
+            Family::BOTH.into_iter().filter(move |family| {
+                is_followed && (facts.tells_forwarded(*family) || !facts.forwards(*family))
+            })
+        };
+        let told: BTreeSet<Family> = self.node.iter().flat_map(told).collect();
+        Family::BOTH.into_iter().filter(|family| !told.contains(family)).collect()
     }
 
     /// Returns whether no interface is guarded.

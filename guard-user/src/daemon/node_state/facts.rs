@@ -97,6 +97,20 @@ impl NodeFacts {
         }
     }
 
+    /// Reports whether the node forwards packets of a version.
+    pub fn forwards(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.forwards_ipv4,
+            Family::V6 => self.forwards_ipv6,
+        }
+    }
+
+    /// Returns why packets of the versions that the node forwards do not count as forwarded.
+    pub fn why_untold(&self) -> impl Iterator<Item = &Obstacle> {
+        let v4 = self.obstacles_ipv4.iter().filter(|_| self.forwards_ipv4);
+        v4.chain(self.obstacles_ipv6.iter().filter(|_| self.forwards_ipv6))
+    }
+
     /// Returns the flags of [`NodeState`].
     pub(super) fn flags(&self) -> u64 {
         let flag = |is_set: bool, flag: u64| if is_set { flag } else { 0 };

@@ -14,6 +14,7 @@
 //! the guard stays attached.
 //!
 //! Decision: `docs/decisions/0056-services-are-about-packets-for-this-node.md`.
+//! Decision: `docs/decisions/0060-own-addresses-are-the-kernels.md`.
 
 mod device_map;
 mod facts;

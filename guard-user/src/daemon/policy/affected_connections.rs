@@ -17,6 +17,7 @@ use crate::{
     netlink::{
         connections::{Connection, Listeners},
         devices::Device,
+        forwarding::Family,
         topology,
     },
     policy::{
@@ -49,6 +50,8 @@ pub(crate) struct ConnectionCheck<'a> {
     /// Names of the devices of each address of this node.
     pub(crate) addresses: &'a BTreeMap<IpAddr, BTreeSet<String>>,
     pub(crate) devices: &'a [Device],
+    /// IP versions of which all services judge forwarded packets, because these cannot be told apart.
+    pub(crate) untold: &'a BTreeSet<Family>,
 }
 
 /// The effect of a policy on a connection.
@@ -210,7 +213,9 @@ impl ConnectionCheck<'_> {
             let service = self.policy.services.iter().find(|service| service.slot == slot)?;
             service.service.has(Service::GUARDS_FORWARDED).then_some(())
         };
-        (is_local || guards().is_some()).then(|| self.name_in(&verdict))
+        let family = if passage.to.is_ipv4() { Family::V4 } else { Family::V6 };
+        let is_judged = is_local || self.untold.contains(&family) || guards().is_some();
+        is_judged.then(|| self.name_in(&verdict))
     }
 
     /// Returns whether frames that a device receives are evaluated by a guard: on the device, its
@@ -343,8 +348,13 @@ policies: [policy.yaml]
             (address.parse().expect("an address"), BTreeSet::from([device.to_owned()]))
         });
         let (addresses, guarded) = (BTreeMap::from(addresses), BTreeSet::from([2]));
-        let check =
-            ConnectionCheck { policy, guarded: &guarded, addresses: &addresses, devices: &devices };
+        let check = ConnectionCheck {
+            policy,
+            guarded: &guarded,
+            addresses: &addresses,
+            devices: &devices,
+            untold: &BTreeSet::new(),
+        };
         let listener = "[::]:9091".parse().expect("an address");
         check.suspects(connections, &Listeners::of([listener]))
     }
@@ -393,8 +403,13 @@ policies: [policy.yaml]
         let guarded = BTreeSet::from([2]);
         let before = policy("all", "worker");
         let none = BTreeMap::new();
-        let check =
-            ConnectionCheck { policy: &before, guarded: &guarded, addresses: &none, devices: &[] };
+        let check = ConnectionCheck {
+            policy: &before,
+            guarded: &guarded,
+            addresses: &none,
+            devices: &[],
+            untold: &BTreeSet::new(),
+        };
         check.keep_passing(&mut suspects);
         let [left] = &suspects[..] else { panic!("one: {suspects:?}") };
         assert_eq!(left.connection, open[0]);

@@ -20,6 +20,7 @@ use crate::{
     netlink::{
         connections::{self, Connection, Listeners},
         devices::Device,
+        forwarding::Family,
         sock_diag,
     },
     policy::compiled::{CompiledPolicy, service_name},
@@ -64,6 +65,8 @@ pub(crate) struct GuardedInterfaces<'a> {
     pub(crate) now: BTreeSet<u32>,
     /// Indices of the interfaces that the candidate guards.
     pub(crate) then: BTreeSet<u32>,
+    /// IP versions of which all services judge forwarded packets.
+    pub(crate) untold: BTreeSet<Family>,
 }
 
 /// Determines the effect of a candidate on open connections. `compile_current` compiles the policy in
@@ -87,9 +90,14 @@ pub(crate) fn impact(
         found.push(Connection { local, peer, ifindex: 0, inode: 0 });
     }
     let addresses = connections::addresses()?;
-    let GuardedInterfaces { devices, now, then } = interfaces;
-    let check =
-        |policy, guarded| ConnectionCheck { policy, guarded, addresses: &addresses, devices };
+    let GuardedInterfaces { devices, now, then, untold } = interfaces;
+    let check = |policy, guarded| ConnectionCheck {
+        policy,
+        guarded,
+        addresses: &addresses,
+        devices,
+        untold,
+    };
     let new = check(&candidate.policy, then);
     let mut refused = new.suspects(&found, &Listeners::of_this_node()?);
     let (tracked, networks, not_counted) = tracked();
@@ -116,7 +124,7 @@ pub(crate) fn impact(
             forwards: forwarded_connections::node_forwards(),
             looked_at: u64::try_from(others.len()).unwrap_or(u64::MAX),
             not_counted,
-            guarded_by: guarding(&candidate.policy),
+            guarded_by: guarding(&candidate.policy, !untold.is_empty()),
             cut: affected_connections::sum_up(&refused_others, Impact::Cut, names, |_| false),
         }),
     })
@@ -143,10 +151,12 @@ fn tracked() -> (Tracked, AttachedNetworks, Option<String>) {
     }
 }
 
-/// Returns the names of the services that judge forwarded packets.
-fn guarding(policy: &CompiledPolicy) -> Vec<String> {
+/// Returns the names of the services that judge forwarded packets. `all`: whether all do, because
+/// these packets cannot be told apart.
+fn guarding(policy: &CompiledPolicy, all: bool) -> Vec<String> {
     let labels = || policy.services.iter().map(|service| &service.label);
-    let guarding = policy.services.iter().filter(|it| it.service.has(Service::GUARDS_FORWARDED));
+    let guarding =
+        policy.services.iter().filter(|it| all || it.service.has(Service::GUARDS_FORWARDED));
     guarding.map(|service| service_name(&service.label, labels()).to_owned()).collect()
 }
 
