@@ -5,6 +5,7 @@ mod bridges;
 mod devices;
 mod environment;
 mod interface_lifecycle;
+mod node_state;
 mod pins;
 mod renames;
 mod stacked;
