@@ -59,12 +59,21 @@ pub struct Options {
     /// How much the verifier logs when it rejects the program. The default is everything, which helps
     /// to find the reason, but is up to 16 MB and takes ten times as long.
     pub verifier_log: VerifierLogLevel,
+    /// Which lookups in the network stack the programs make: a combination of
+    /// [`LOOKUP_ROUTES`] and [`LOOKUP_SOCKETS`]. The default is both.
+    pub lookups: u64,
 }
 
 impl Options {
-    /// Returns options with the default verifier log, which is everything.
+    /// Returns options with the default verifier log, which is everything, and all lookups.
     pub fn new(maps: Maps, key: [u64; 2], sampling: bool) -> Self {
-        Self { maps, key, sampling, verifier_log: VerifierLogLevel::default() }
+        Self {
+            maps,
+            key,
+            sampling,
+            verifier_log: VerifierLogLevel::default(),
+            lookups: LOOKUP_ROUTES | LOOKUP_SOCKETS,
+        }
     }
 
     /// Returns the names of the shared maps, with the paths of their pins.
@@ -90,6 +99,24 @@ pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
         )
         .hint("build it with `cargo xtask build`")
     })
+}
+
+/// The problem of a generation whose programs make no lookups.
+const WITHOUT_LOOKUPS: &str = "the kernel refuses the program with its lookups of routes and sockets, so \
+    it runs without them: forwarded packets are evaluated like those for this node, and every segment \
+    without a lone SYN counts as one of an established connection";
+
+/// A failed attempt to load a generation.
+struct Failed {
+    error: SystemError,
+    /// Whether the kernel has refused the program, and not for a lack of rights or memory.
+    is_refused: bool,
+}
+
+impl From<SystemError> for Failed {
+    fn from(error: SystemError) -> Self {
+        Self { error, is_refused: false }
+    }
 }
 
 /// A loaded generation: the eBPF programs of one compiled policy, the policy maps that only they use,
@@ -127,6 +154,8 @@ pub struct Generation {
     hook: Hook,
     /// Ids of the loaded programs, by hook.
     ids: BTreeMap<Hook, u32>,
+    /// Why the programs make no lookups in the network stack; none if they do.
+    without_lookups: Option<String>,
     #[cfg(feature = "log")]
     flush_log: Option<Box<dyn FnMut()>>,
 }
@@ -207,6 +236,31 @@ impl Generation {
         hook: Hook,
         program: &str,
     ) -> Result<Self, SystemError> {
+        let (error, is_refused) = match Self::attempt(policy, options, hook, program) {
+            Ok(generation) => return Ok(generation),
+            Err(Failed { error, is_refused }) => (error, is_refused),
+        };
+        if !is_refused || options.lookups == 0 {
+            return Err(error);
+        }
+        // A kernel without a lookup refuses a program that calls it.
+        let without = Options { lookups: 0, ..options.clone() };
+        let Ok(mut generation) = Self::attempt(policy, &without, hook, program) else {
+            return Err(error);
+        };
+        let why = error.to_string();
+        let why = why.lines().next().unwrap_or_default();
+        tracing::error!("{WITHOUT_LOOKUPS}: {why}");
+        generation.without_lookups = Some(format!("{WITHOUT_LOOKUPS}: {why}"));
+        Ok(generation)
+    }
+
+    fn attempt(
+        policy: &CompiledPolicy,
+        options: &Options,
+        hook: Hook,
+        program: &str,
+    ) -> Result<Self, Failed> {
         let object = require_kernel_object()?;
         let globals = Globals::new(policy, options)?;
         let mut loader = EbpfLoader::new();
@@ -238,11 +292,15 @@ impl Generation {
             .load(object)
             .map_err(|error| SystemError::of("creating the maps of the kernel object", error))?;
         fill(&mut ebpf, policy, &options.maps)?;
-        let id = load_program(&mut ebpf, program)?;
+        let id = load_program(&mut ebpf, program).map_err(|error| Failed {
+            is_refused: !matches!(error.errno(), Some(libc::EPERM | libc::ENOMEM)),
+            error,
+        })?;
         if program == hook.program() {
             self_test::run(&mut ebpf, policy)?;
         }
         Ok(Self {
+            without_lookups: None,
             #[cfg(feature = "log")]
             flush_log: logger(&mut ebpf),
             ebpf,
@@ -271,6 +329,11 @@ impl Generation {
         if let Some(flush) = &mut self.flush_log {
             flush();
         }
+    }
+
+    /// Returns why the programs make no lookups in the network stack; none if they do.
+    pub fn without_lookups(&self) -> Option<&str> {
+        self.without_lookups.as_deref()
     }
 
     /// Returns the id of the program that the generation was loaded with.
@@ -344,7 +407,7 @@ impl Globals {
         let mut globals = vec![
             (names::GLOBAL_SAMPLING, u64::from(options.sampling)),
             (names::GLOBAL_JIFFY, jiffy()?),
-            (names::GLOBAL_LOOKUPS, LOOKUP_ROUTES | LOOKUP_SOCKETS),
+            (names::GLOBAL_LOOKUPS, options.lookups),
         ];
         globals.extend(names::GLOBAL_SETTINGS.into_iter().zip(settings));
         let Root { shared, skip } = policy.trie4.begin();

@@ -483,9 +483,17 @@ impl Interfaces {
         Ok(Some(format!("`{}` is not taken over: {why}", first.interface)))
     }
 
-    /// Returns the problems of pins and of the take-over.
+    /// Returns the problems of pins, of the take-over and of the program.
     pub(crate) fn problems(&self) -> impl Iterator<Item = String> {
-        self.unpinned.iter().chain(self.takeover.problem()).cloned()
+        let running = self.running.as_ref();
+        let without = running.and_then(|running| running.generation.without_lookups());
+        let problems = self.unpinned.as_deref().into_iter();
+        problems
+            .chain(self.takeover.problem().map(String::as_str))
+            .chain(without)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     /// Returns when the counters were pinned, which is when they began at zero, unless their pins were

@@ -319,7 +319,7 @@ policies: [policy.yaml]
             ports: Vec::new(),
             xdp: None,
             tc: Vec::new(),
-            stacked: crate::netlink::topology::Stacked::default(),
+            stacked: Stacked::default(),
         }
     }
 
