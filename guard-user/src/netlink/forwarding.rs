@@ -143,32 +143,25 @@ impl Forwarding {
         let attributes = Attributes::after(NETCONFMSG, payload)?;
         let number = |kind| attributes.number(kind).map(i32::from_ne_bytes);
         let index = number(NETCONFA_IFINDEX).ok_or_else(|| invalid("settings of no interface"))?;
+        // A message about another setting has its value; one about this setting has none.
+        let is_forced =
+            family == Family::V6 && kind == RTM_NEWNETCONF && attributes.all().count() == 1;
         if index == NETCONFA_IFINDEX_DEFAULT {
-            return Ok(if self.is_relevant_default(family, attributes) {
-                Change::Forced
-            } else {
-                Change::None
-            });
+            return Ok(if is_forced { Change::Forced } else { Change::None });
         }
         let key = (family, index);
         if kind == RTM_DELNETCONF {
             self.interfaces.remove(&key);
-            return Ok(Change::Applied);
+            // The interface may have been one that forwards on its own.
+            let may_force = family == Family::V6 && !self.forced.is_empty();
+            return Ok(if may_force { Change::Forced } else { Change::Applied });
         }
         let Some(setting) = number(NETCONFA_FORWARDING) else {
-            // A message about another setting has its value; one about this setting has none.
-            let is_forced = family == Family::V6 && attributes.all().count() == 1;
             return Ok(if is_forced { Change::Forced } else { Change::None });
         };
         let is_new = self.interfaces.insert(key, setting != 0).is_none();
         let inherits = is_new && family == Family::V6 && self.forced.contains("default");
         Ok(if inherits { Change::Forced } else { Change::Applied })
-    }
-
-    /// Reports whether a message about the settings of new interfaces changes which of them forward
-    /// on their own.
-    fn is_relevant_default(&self, family: Family, attributes: Attributes<'_>) -> bool {
-        family == Family::V6 && attributes.all().count() == 1
     }
 
     /// Reports whether the node forwards packets of this version on some interface.
@@ -301,6 +294,8 @@ mod tests {
         assert_eq!(applied(&mut forwarding, Family::V6, 9, false), Change::Forced, "inherited");
         forwarding.forced.insert("eth0".to_owned());
         assert!(forwarding.is_on(Family::V6));
+        let gone = forwarding.apply(RTM_DELNETCONF, &message).expect("a message");
+        assert_eq!(gone, Change::Forced, "which interface is gone is not known");
         assert!(forwarding.apply(RTM_NEWNETCONF, &message[..6]).is_err());
         assert!(forwarding.apply(RTM_NEWNETCONF, &[]).is_err());
     }

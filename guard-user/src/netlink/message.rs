@@ -35,7 +35,7 @@ const PART_BYTES: usize = 32 * 1024;
 /// Size of the receive buffer of notifications in bytes. A longer one counts as lost.
 const NOTIFICATION_BYTES: usize = 64 * 1024;
 /// Size of the queue of a socket for notifications in bytes. A transaction that replaces ten thousand
-/// rules of nf_tables fits.
+/// rules of `nf_tables` fits.
 const QUEUE_BYTES: usize = 8 << 20;
 /// Maximum number of datagrams that are taken out of a queue at once.
 const MAX_DATAGRAMS: usize = 4096;

@@ -1,4 +1,4 @@
-//! Queries of devices, addresses, sockets, offloads, forwarding and nf_tables with netlink.
+//! Queries of devices, addresses, sockets, offloads, forwarding and `nf_tables` with netlink.
 
 pub mod bound_listeners;
 pub mod connections;

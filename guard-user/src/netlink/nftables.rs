@@ -1,6 +1,6 @@
-//! Rules of nf_tables that deliver packets for other addresses to this node, or translate addresses.
+//! Rules of `nf_tables` that deliver packets for other addresses to this node, or translate addresses.
 //!
-//! Only the kinds of expressions are read. nf_tables lists rules, and sends notifications, only to
+//! Only the kinds of expressions are read. `nf_tables` lists rules, and sends notifications, only to
 //! processes with `CAP_NET_ADMIN`.
 
 use std::io;
@@ -34,6 +34,7 @@ const NFPROTO_IPV6: u8 = 10;
 
 /// What the expressions of a rule do with packets. A rule can have several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a set")]
 pub struct Effects {
     /// Gives packets to a socket of this node, whatever their destination (TPROXY).
     pub tproxy: bool,
@@ -95,7 +96,7 @@ pub enum Change {
     Removed(RuleId),
 }
 
-/// Lists the rules with effects in the network namespace of this thread. A kernel without nf_tables
+/// Lists the rules with effects in the network namespace of this thread. A kernel without `nf_tables`
 /// has none; asking it loads the module if there is one.
 ///
 /// # Errors
@@ -126,7 +127,7 @@ pub fn rules() -> io::Result<Vec<Rule>> {
     }
 }
 
-/// Opens a socket that receives notifications of nf_tables, which [`change`] parses. Returns none if
+/// Opens a socket that receives notifications of `nf_tables`, which [`change`] parses. Returns none if
 /// the kernel has no netfilter.
 ///
 /// # Errors

@@ -116,7 +116,8 @@ fn address(family: u8, value: &[u8]) -> Option<IpAddr> {
 mod tests {
     use super::{super::message::attribute, *};
 
-    const V4: u8 = libc::AF_INET as u8;
+    /// `AF_INET`.
+    const V4: u8 = 2;
 
     #[test]
     fn the_local_end_of_a_point_to_point_address_is_own() {

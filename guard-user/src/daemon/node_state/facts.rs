@@ -12,9 +12,9 @@ use crate::netlink::{forwarding::Family, nftables::RuleId};
 pub enum Obstacle {
     /// A routing rule by firewall mark: the mark of a packet is not known before netfilter.
     RuleByMark,
-    /// A rule of nf_tables gives packets for other addresses to a socket of this node.
+    /// A rule of `nf_tables` gives packets for other addresses to a socket of this node.
     Tproxy(NftPlace),
-    /// A rule of nf_tables redirects packets for other addresses to this node.
+    /// A rule of `nf_tables` redirects packets for other addresses to this node.
     Redirect(NftPlace),
     /// There can be such a rule of `iptables-legacy`, with this target.
     Legacy(&'static str),
@@ -22,7 +22,7 @@ pub enum Obstacle {
     Unknown(String),
 }
 
-/// Place of a rule of nf_tables.
+/// Place of a rule of `nf_tables`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NftPlace {
     /// Which rule it is.
@@ -53,6 +53,7 @@ impl fmt::Display for Obstacle {
 
 /// What is known about the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct NodeFacts {
     /// The addresses that the node holds.
     pub own: Arc<BTreeSet<IpAddr>>,
@@ -67,10 +68,10 @@ pub struct NodeFacts {
     /// Names of the interfaces whose IPv6 forwarding differs from that of `all`. The kernel forwards by
     /// `all`; the look-up of the programs reads the interface.
     pub mixed_ipv6: Vec<String>,
-    /// Whether nf_tables has rules that replace destination addresses. Not reset while the daemon
+    /// Whether `nf_tables` has rules that replace destination addresses. Not reset while the daemon
     /// runs, unless notifications were lost.
     pub dnat: bool,
-    /// Whether nf_tables has rules that replace source addresses by one of the node, likewise.
+    /// Whether `nf_tables` has rules that replace source addresses by one of the node, likewise.
     pub masquerade: bool,
     /// TCP ports at which a socket listens that is bound to a device that is not guarded.
     pub bound_ports: BTreeSet<u16>,

@@ -20,7 +20,7 @@ use nix::{
 use super::{
     Shared, State,
     facts::NodeFacts,
-    known::{Known, Parts},
+    known::{Known, NftRules, Parts},
     writer::{Wanted, Writer},
 };
 use crate::{
@@ -40,9 +40,12 @@ const SETTLE: Duration = Duration::from_millis(1);
 /// Interval at which the thread reads what the kernel sends no notifications about, and tries again
 /// to read what it could not.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval at which the rules of nf_tables are read again while one of them keeps packets from
+/// Interval at which the rules of `nf_tables` are read again while one of them keeps packets from
 /// counting as forwarded, because the kernel does not report each way in which a rule disappears.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why a part is not known after the queue of a socket was full.
+const LOST: &str = "notifications of the kernel were lost";
 
 /// The sockets with the notifications.
 struct Sockets {
@@ -52,7 +55,7 @@ struct Sockets {
     devices: Notifications,
     /// Routes.
     routes: Notifications,
-    /// Rules of nf_tables; none if the kernel has no netfilter, or lists no rules to this process.
+    /// Rules of `nf_tables`; none if the kernel has no netfilter, or lists no rules to this process.
     nft: Option<Notifications>,
 }
 
@@ -198,7 +201,6 @@ impl Follower {
     /// Applies the notifications in the queues.
     fn drain(&mut self) -> io::Result<()> {
         let Self { sockets: Some(sockets), known, due, .. } = self else { return Ok(()) };
-        const LOST: &str = "notifications of the kernel were lost";
         let mut malformed = None;
         let drained = sockets.settings.drain(|kind, payload| {
             if forwarding::is_of_rule(kind) {
@@ -269,7 +271,7 @@ impl Follower {
                 sockets.nft = nftables::notifications().unwrap_or_default();
                 self.due.nft |= sockets.nft.is_some();
             }
-            self.due.nft |= self.known.nft.as_ref().is_ok_and(|rules| rules.delivers_here());
+            self.due.nft |= self.known.nft.as_ref().is_ok_and(NftRules::delivers_here);
         }
         Ok(())
     }

@@ -133,8 +133,7 @@ impl Walk<'_, '_> {
         if !is_taken {
             let [outer, inner] = tags;
             for mac in macs {
-                let [a, b, c, d, e, f] = *mac;
-                let mac = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+                let mac = mac.iter().fold(0, |number, octet| number << 8 | u64::from(*octet));
                 let key = DeviceKey { mac, outer, inner, ifindex: self.port, zero: 0 };
                 self.found.entry(key).or_insert(link.index);
             }

@@ -22,7 +22,7 @@ use crate::netlink::{
     own_addresses,
 };
 
-/// Maximum number of rules of nf_tables that are remembered. With more, packets never count as
+/// Maximum number of rules of `nf_tables` that are remembered. With more, packets never count as
 /// forwarded until the rules are read again.
 const MAX_RULES: usize = 4096;
 
@@ -67,7 +67,7 @@ impl Parts {
     }
 }
 
-/// The rules of nf_tables that matter.
+/// The rules of `nf_tables` that matter.
 #[derive(Debug, Default)]
 pub(super) struct NftRules {
     /// Rules that deliver packets for other addresses here, and their chains.
@@ -173,7 +173,9 @@ impl Known {
         if parts.nft {
             let read = nftables::rules().map(|rules| {
                 let mut found = NftRules::default();
-                rules.into_iter().for_each(|rule| found.apply(nftables::Change::Added(rule)));
+                for rule in rules {
+                    found.apply(nftables::Change::Added(rule));
+                }
                 found
             });
             self.nft = part("listing the rules of nf_tables", read);
@@ -314,7 +316,14 @@ impl Known {
         for why in [self.links.as_ref().err(), self.forwarding.as_ref().err()] {
             obstacles.extend(why.cloned().map(Obstacle::Unknown));
         }
-        obstacles
+        // Parts whose notifications were lost together have the same reason.
+        let mut different: Vec<Obstacle> = Vec::new();
+        for obstacle in obstacles {
+            if !different.contains(&obstacle) {
+                different.push(obstacle);
+            }
+        }
+        different
     }
 
     /// Returns the facts.
