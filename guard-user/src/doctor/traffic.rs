@@ -20,6 +20,7 @@ const MAX_LISTENERS: usize = 64;
 
 /// What the node does with packets that are not for it, and what changes the addresses of others.
 #[derive(Debug, Clone, Default, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct Traffic {
     /// Whether the node forwards IPv4 packets.
     pub forwards_ipv4: bool,

@@ -5,7 +5,7 @@
 use super::Packet;
 
 /// Source ports of servers whose replies nodes and containers wait for: ssh, DNS, DHCP, HTTP, Kerberos,
-/// the port mapper, NTP, LDAP, HTTPS, SMB, DHCPv6, LDAPS, DNS over TLS, NFS, iSCSI, Kubernetes.
+/// the port mapper, NTP, LDAP, HTTPS, SMB, `DHCPv6`, LDAPS, DNS over TLS, NFS, iSCSI, Kubernetes.
 const SERVER_PORTS: [u16; 17] =
     [22, 53, 67, 80, 88, 111, 123, 389, 443, 445, 547, 636, 853, 2049, 3260, 6443, 8443];
 /// First port that a client gets without asking for it.

@@ -66,7 +66,7 @@ impl BridgePort {
         }
         format!(
             "write `{}`, and start the daemon with `--mode auto`, because bridges have no native XDP",
-            instead(patterns, iter::once(self))
+            instead(patterns, &[self])
         )
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn refusal(ports: &[&BridgePort], patterns: &[String]) -> Option<Stri
         [_] => first.remedy(patterns),
         _ => format!(
             "write `{}`, and start the daemon with `--mode auto`, because bridges have no native XDP",
-            instead(patterns, ports.iter().copied())
+            instead(patterns, ports)
         ),
     };
     Some(format!("{}; {remedy}", lines.join("; ")))
@@ -91,11 +91,11 @@ pub(crate) fn refusal(ports: &[&BridgePort], patterns: &[String]) -> Option<Stri
 
 /// Returns the line of the manifest that guards the bridges in place of their ports. A pattern that
 /// selects other interfaces as well stays: ports of a guarded bridge are left out of it.
-fn instead<'p>(patterns: &[String], ports: impl Iterator<Item = &'p BridgePort> + Clone) -> String {
-    let is_port = |pattern: &String| ports.clone().any(|port| port.device.name == *pattern);
+fn instead(patterns: &[String], ports: &[&BridgePort]) -> String {
+    let is_port = |pattern: &String| ports.iter().any(|port| port.device.name == *pattern);
     let mut names: Vec<&str> =
         patterns.iter().filter(|pattern| !is_port(pattern)).map(String::as_str).collect();
-    for port in ports.clone() {
+    for port in ports {
         if !names.contains(&port.bridge.name.as_str()) {
             names.push(&port.bridge.name);
         }

@@ -102,24 +102,8 @@ impl ConnectionCheck<'_> {
         connection: &Connection,
         flags: u8,
     ) -> Option<String> {
-        let verdict = self.verdict(tables, connection, flags);
-        (!verdict.passes()).then(|| self.name_in(&verdict))
-    }
-
-    /// Returns the verdict on a segment of the peer with these TCP flags.
-    fn verdict(&self, tables: &HostTables<'_>, connection: &Connection, flags: u8) -> Verdict {
-        let Connection { local, peer, .. } = connection;
-        let probe = Probe {
-            from: (peer.ip(), peer.port()),
-            to: (local.ip(), local.port()),
-            protocol: wire::PROTO_TCP,
-            flags,
-            later_fragment: false,
-        };
-        // Full buckets: a rate limit that is reached for a short time cuts no connection.
-        let limiter = HostLimiter::new([0; 2]);
-        let frame = probe.frame();
-        tables.verdict(&Frame::new(&frame), &limiter)
+        let verdict = verdict(tables, connection, flags);
+        (!verdict.passes()).then(|| self.name_in(verdict))
     }
 
     /// Returns the connections that this policy refuses. A connection whose local address and port
@@ -203,7 +187,7 @@ impl ConnectionCheck<'_> {
             return None;
         }
         let connection = passage.as_connection();
-        let verdict = self.verdict(tables, &connection, FLAGS_ESTABLISHED);
+        let verdict = verdict(tables, &connection, FLAGS_ESTABLISHED);
         if verdict.passes() {
             return None;
         }
@@ -215,7 +199,7 @@ impl ConnectionCheck<'_> {
         };
         let family = if passage.to.is_ipv4() { Family::V4 } else { Family::V6 };
         let is_judged = is_local || self.untold.contains(&family) || guards().is_some();
-        is_judged.then(|| self.name_in(&verdict))
+        is_judged.then(|| self.name_in(verdict))
     }
 
     /// Returns whether frames that a device receives are evaluated by a guard: on the device, its
@@ -228,8 +212,8 @@ impl ConnectionCheck<'_> {
             || topology::ports_of(device.index, self.devices).into_iter().any(is)
     }
 
-    fn name_in(&self, verdict: &Verdict) -> String {
-        self.policy.name_of_service(verdict).unwrap_or("no service").to_owned()
+    fn name_in(&self, verdict: Verdict) -> String {
+        self.policy.name_of_service(&verdict).unwrap_or("no service").to_owned()
     }
 
     /// Removes the connections that this policy, which is in force, already refuses.
@@ -242,6 +226,22 @@ impl ConnectionCheck<'_> {
                 || self.refuses(&tables, &suspect.connection, flags).is_none()
         });
     }
+}
+
+/// Returns the verdict on a segment of the peer with these TCP flags.
+fn verdict(tables: &HostTables<'_>, connection: &Connection, flags: u8) -> Verdict {
+    let Connection { local, peer, .. } = connection;
+    let probe = Probe {
+        from: (peer.ip(), peer.port()),
+        to: (local.ip(), local.port()),
+        protocol: wire::PROTO_TCP,
+        flags,
+        later_fragment: false,
+    };
+    // Full buckets: a rate limit that is reached for a short time cuts no connection.
+    let limiter = HostLimiter::new([0; 2]);
+    let frame = probe.frame();
+    tables.verdict(&Frame::new(&frame), &limiter)
 }
 
 /// Sums up the connections with one effect. `is_session` returns whether the caller may be using a
@@ -319,7 +319,7 @@ policies: [policy.yaml]
             ports: Vec::new(),
             xdp: None,
             tc: Vec::new(),
-            stacked: Stacked::default(),
+            stacked: topology::Stacked::default(),
         }
     }
 

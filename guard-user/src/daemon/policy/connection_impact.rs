@@ -142,7 +142,11 @@ fn tracked() -> (Tracked, AttachedNetworks, Option<String>) {
                     tracked.connections.len()
                 )
             });
-            (tracked, networks, why)
+            let is_off = tracked.is_empty.then(|| {
+                "the table of connection tracking is empty, which it also is if nothing is tracked"
+                    .to_owned()
+            });
+            (tracked, networks, why.or(is_off))
         }
         Err(error) => {
             let why = format!("the table of connection tracking cannot be read: {error}");

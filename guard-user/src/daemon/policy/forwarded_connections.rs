@@ -2,7 +2,7 @@
 //! those that it forwards, and those whose addresses it translates. No socket here owns them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, BufReader, Read as _},
     net::{IpAddr, SocketAddr},
@@ -42,6 +42,9 @@ pub(crate) struct Tracked {
     pub(crate) connections: Vec<[Passage; 2]>,
     /// Whether the table has more than was read.
     pub(crate) more: bool,
+    /// Whether the table has no entry at all: nothing in this namespace needs connection tracking, and
+    /// connections may exist that it does not list.
+    pub(crate) is_empty: bool,
 }
 
 /// Reports whether the node forwards packets of some family.
@@ -72,6 +75,7 @@ fn read(table: impl io::BufRead) -> io::Result<Tracked> {
         tracked.connections.extend(connection(&line));
     }
     tracked.more |= bytes >= MAX_BYTES;
+    tracked.is_empty = bytes == 0;
     Ok(tracked)
 }
 
@@ -157,9 +161,9 @@ fn bits(address: IpAddr) -> u128 {
 
 /// Returns the connections of others among the tracked ones: those of which no end is a socket of
 /// this node. `addresses`: of this node.
-pub(crate) fn of_others<T>(
+pub(crate) fn of_others(
     tracked: &[[Passage; 2]],
-    addresses: &BTreeMap<IpAddr, T>,
+    addresses: &BTreeMap<IpAddr, BTreeSet<String>>,
 ) -> Vec<[Passage; 2]> {
     let is_own = |[out, back]: &&[Passage; 2]| {
         let is_local = |end: SocketAddr| addresses.contains_key(&end.ip());
@@ -195,8 +199,9 @@ ipv4     2 tcp      6 431993 ESTABLISHED src=nonsense dst= sport=999999 src
     #[test]
     fn connections_of_others_are_those_without_a_socket_here() {
         let tracked = read(TABLE.as_bytes()).expect("a table");
-        assert_eq!((tracked.connections.len(), tracked.more), (5, false));
-        let own = BTreeMap::from([("10.77.0.10".parse().expect("an address"), ())]);
+        assert_eq!((tracked.connections.len(), tracked.more, tracked.is_empty), (5, false, false));
+        assert!(read(&b""[..]).expect("a table").is_empty);
+        let own = BTreeMap::from([("10.77.0.10".parse().expect("an address"), BTreeSet::new())]);
         let others = of_others(&tracked.connections, &own);
         let expected = [
             [
