@@ -8,8 +8,8 @@
 //!    nevertheless if it opens nothing: at a service that matches new connections only, a TCP segment
 //!    without a lone SYN that no listening socket would receive; at other services, a packet of a
 //!    connection that the node opened. Then the limits of the service apply, to allowed sources only.
-//! 4. Packets to a tunnel port, and packets of an IP protocol that a device of this node
-//!    decapsulates, pass if some service lists the source. So do fragments other than the first of a
+//! 4. Packets to a tunnel port, and packets of an IP protocol that this node decapsulates, pass if
+//!    some service lists the source. So do fragments other than the first of a
 //!    transport of which some service guards a port; they are charged to the limits of one service.
 //!    Other fragments and packets of other protocols without ports pass.
 //! 5. A packet that would be refused, or charged to a limit, passes uncharged if the node only
@@ -265,7 +265,8 @@ fn by_policy(
             (Query::Fragment, NO_SLOT)
         }
         Parsed::Portless { protocol, .. } => {
-            if !is_judged_tunnel(tables, tables.unpacks(protocol), observer) {
+            let unpacks = tables.unpacks(protocol) || is_unpacked_by_stack(headers, protocol);
+            if !is_judged_tunnel(tables, unpacks, observer) {
                 return Ok(Decision::of_node(Action::Pass, Reason::Unguarded));
             }
             (Query::Tunnel, NO_SLOT)
@@ -332,6 +333,14 @@ fn is_judged_tunnel(
         observer.note(Step::Encapsulation);
     }
     is_judged
+}
+
+/// Returns whether the kernel may decapsulate a packet without any device: an IP packet behind a
+/// segment routing header without segments left, if `seg6_enabled` is set (`ipv6_srh_rcv`,
+/// net/ipv6/exthdrs.c).
+#[inline(always)]
+fn is_unpacked_by_stack(headers: &Headers, protocol: u8) -> bool {
+    headers.has_extensions() && matches!(protocol, wire::PROTO_IPIP | wire::PROTO_IPV6)
 }
 
 /// Returns the action for a frame that may be meant for several services: `Drop` if one of them

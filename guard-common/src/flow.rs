@@ -143,7 +143,7 @@ pub enum Parsed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// From the lowest bit: destination port (16), transport (2), opening (1), IPv6 (1), kind (3),
-    /// whether extension headers precede the ports (1), protocol (8), reason (8).
+    /// whether there are extension headers (1), protocol (8), reason (8).
     pub facts: u64,
     /// The source: an IPv6 address as in [`Addr::V6`], or 0 and an IPv4 address. 0 if there is
     /// none.
@@ -191,14 +191,15 @@ impl Headers {
         Self { facts: headers.facts | u64::from(protocol) << PROTOCOL_BIT, ..headers }
     }
 
-    /// Returns the same headers for ports behind extension headers.
+    /// Returns the same headers for a packet with extension headers.
     #[inline(always)]
     #[must_use]
     pub(crate) fn behind_extensions(self) -> Self {
         Self { facts: self.facts | 1 << EXTENSIONS_BIT, ..self }
     }
 
-    /// Returns whether extension headers, or an authentication header, precede the ports.
+    /// Returns whether extension headers, or an authentication header, precede the ports or the
+    /// protocol without ports.
     #[inline(always)]
     pub fn has_extensions(&self) -> bool {
         self.facts >> EXTENSIONS_BIT & 1 != 0

@@ -198,9 +198,10 @@ fn extensions(
     is_extension: fn(u8) -> bool,
     observer: &mut impl Observer,
 ) -> Headers {
-    for _ in 0..wire::MAX_EXTENSION_HEADERS {
+    for skipped in 0..wire::MAX_EXTENSION_HEADERS {
         if !is_extension(protocol) {
-            return innermost(packet, body, protocol);
+            let headers = innermost(packet, body, protocol);
+            return if skipped == 0 { headers } else { headers.behind_extensions() };
         }
         observer.note(Step::Extension(protocol));
         let Some(header) = packet.read::<4>(body.at) else {
@@ -228,13 +229,13 @@ fn extensions(
     if is_extension(protocol) {
         return Headers::unparsed(Reason::TooManyHeaders);
     }
-    innermost(packet, body, protocol)
+    innermost(packet, body, protocol).behind_extensions()
 }
 
 #[inline(always)]
 fn innermost(packet: &impl Packet, body: Body, protocol: u8) -> Headers {
     match transport(protocol) {
-        Some(transport) => ports(packet, body, transport).behind_extensions(),
+        Some(transport) => ports(packet, body, transport),
         None => Headers::portless(body.source, protocol),
     }
 }
