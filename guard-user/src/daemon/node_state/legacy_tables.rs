@@ -40,7 +40,10 @@ impl LegacyTables {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Self::of_modules(&fs::read_to_string(modules).unwrap_or_default(), prefix)
-                    .ok_or(error);
+                    .ok_or_else(|| {
+                        let why = "only root may read their list, and the kernel has them built in";
+                        io::Error::new(error.kind(), why)
+                    });
             }
             names => names?,
         };
