@@ -28,10 +28,10 @@ use crate::{
     limit::{self, Bucket, Limiter},
     observe::{Observer, Step},
     packet::Packet,
-    parse::parse,
+    parse::{fragment_kind, parse},
     port_table::{self, Port, Transport},
     stack::{Socket, Stack},
-    tables::{FragmentKind, Setting, Source, Tables},
+    tables::{Setting, Source, Tables},
     trie::Found,
     verdict::{Action, Reason, Verdict},
     wire,
@@ -308,7 +308,7 @@ fn bit(slot: u8) -> u64 {
 /// Returns the guarded services that a fragment other than the first may be meant for.
 #[inline(always)]
 fn services_of_fragment(tables: &impl Tables, protocol: u8) -> u64 {
-    FragmentKind::of(protocol).map_or(0, |kind| tables.setting(kind.services()))
+    fragment_kind(protocol).map_or(0, |kind| tables.setting(kind.services()))
 }
 
 /// Returns whether the packet is that of a DHCP client without an address: from 0.0.0.0 to the port
@@ -442,7 +442,7 @@ fn later_fragment(
         return Err(Plan::refuse_by_node(tables, services, Reason::Fragment));
     }
     let decision = Decision::of_node(Action::Pass, Reason::Fragment);
-    let kind = FragmentKind::of(protocol);
+    let kind = fragment_kind(protocol);
     match kind.and_then(|kind| source.charges_fragments(kind)) {
         Some(slot) if tables.setting(Setting::LimitsVolume) & bit(slot) != 0 => {
             let steps = CHARGE | if_forwarded(tables, slot);

@@ -302,9 +302,7 @@ impl Headers {
             LATER_FRAGMENT => {
                 Ok(Parsed::LaterFragment { source: self.source(), protocol: self.protocol() })
             }
-            PORTLESS => {
-                Ok(Parsed::Portless { source: self.source(), protocol: self.protocol() })
-            }
+            PORTLESS => Ok(Parsed::Portless { source: self.source(), protocol: self.protocol() }),
             _ => {
                 Err(Reason::from_number((facts >> REASON_BIT) as u8).unwrap_or(Reason::Undecodable))
             }

@@ -6,6 +6,7 @@ use crate::{
     observe::{Observer, Step},
     packet::{ColdPath, Fields, Packet},
     port_table::Transport,
+    tables::FragmentKind,
     verdict::Reason,
     wire,
 };
@@ -165,10 +166,17 @@ struct Body {
     end: u32,
 }
 
-/// Returns whether a protocol number is that of a header that the parser skips over IPv4 or IPv6.
+/// Returns what a fragment other than the first is known to contain, by the protocol in its header, or
+/// `None` if a policy cannot name ports of the protocol.
 #[inline(always)]
-pub(crate) fn is_extension(protocol: u8) -> bool {
-    is_ipv6_extension(protocol)
+pub fn fragment_kind(protocol: u8) -> Option<FragmentKind> {
+    match transport(protocol) {
+        Some(Transport::Tcp) => Some(FragmentKind::Tcp),
+        Some(Transport::Udp) => Some(FragmentKind::Udp),
+        Some(Transport::Sctp) => Some(FragmentKind::Sctp),
+        None if is_ipv6_extension(protocol) => Some(FragmentKind::Unknown),
+        None => None,
+    }
 }
 
 #[inline(always)]

@@ -3,7 +3,6 @@
 use crate::{
     bucket::Limit,
     flow::Addr,
-    parse::{is_extension, transport},
     port_table::{Port, Transport, port_index},
     trie::Found,
 };
@@ -42,7 +41,6 @@ impl Source {
     /// Returns the slot of the service that later fragments of a kind are charged to, or `None` if
     /// they are not charged.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "taking a word apart")]
     pub fn charges_fragments(&self, kind: FragmentKind) -> Option<u8> {
         let slot = self.flags >> kind.shift() & 0xff;
         (slot as u8).checked_sub(1)
@@ -77,19 +75,6 @@ pub enum FragmentKind {
 impl FragmentKind {
     /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Sctp, Self::Unknown];
-
-    /// Returns the kind of a fragment whose header names this protocol, or `None` if a policy cannot
-    /// name ports of it.
-    #[inline(always)]
-    pub fn of(protocol: u8) -> Option<Self> {
-        match transport(protocol) {
-            Some(Transport::Tcp) => Some(Self::Tcp),
-            Some(Transport::Udp) => Some(Self::Udp),
-            Some(Transport::Sctp) => Some(Self::Sctp),
-            None if is_extension(protocol) => Some(Self::Unknown),
-            None => None,
-        }
-    }
 
     /// Returns the setting that contains the services with ports of this transport.
     #[inline(always)]

@@ -125,7 +125,8 @@ pub(crate) static TG_SAMPLING: PerCpuArray<Sampling, { Reason::COUNT as usize }>
 #[btf_map]
 pub(crate) static TG_NODE: Array<NodeState, 1> = Array::new();
 #[btf_map]
-pub(crate) static TG_OWN: HashMap<[u64; 2], u32, { MAX_OWN as usize }, NO_PREALLOC> = HashMap::new();
+pub(crate) static TG_OWN: HashMap<[u64; 2], u32, { MAX_OWN as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 pub(crate) static TG_DEVICES: HashMap<DeviceKey, u32, { MAX_DEVICES as usize }, NO_PREALLOC> =
     HashMap::new();

@@ -270,7 +270,8 @@ fn front(ctx: &impl Context) -> Option<[u64; 3]> {
 
 #[inline(always)]
 fn is_vlan(ethertype: u32) -> bool {
-    ethertype == u32::from(wire::ETHERTYPE_VLAN) || ethertype == u32::from(wire::ETHERTYPE_SERVICE_VLAN)
+    ethertype == u32::from(wire::ETHERTYPE_VLAN)
+        || ethertype == u32::from(wire::ETHERTYPE_SERVICE_VLAN)
 }
 
 /// Adds a tag to a key, unless it is the tag of VLAN 0, which the kernel removes, or 0 for no tag.
@@ -345,12 +346,7 @@ fn route(ctx: &impl Context) -> Option<()> {
     // SAFETY: the context is that of this program, and the helper reads and writes the parameters,
     // which have the size of its struct.
     let result = unsafe {
-        bpf_fib_lookup(
-            ctx.as_ptr(),
-            params.0.as_mut_ptr().cast(),
-            size_of_val(&params) as i32,
-            0,
-        )
+        bpf_fib_lookup(ctx.as_ptr(), params.0.as_mut_ptr().cast(), size_of_val(&params) as i32, 0)
     };
     matches!(result as i64, SUCCESS | NO_NEIGH | FRAG_NEEDED).then_some(())
 }

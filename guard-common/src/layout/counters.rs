@@ -1,8 +1,6 @@
 //! Positions of the counters: each interface has one counter for every verdict.
 
-use crate::verdict::{
-    Action, FIRST_SERVICE_REASON, MAX_SERVICES, NODE_REASONS, Reason, Verdict,
-};
+use crate::verdict::{Action, FIRST_SERVICE_REASON, MAX_SERVICES, NODE_REASONS, Reason, Verdict};
 
 /// Number of counter rows. An interface has a row of its own; the last row is shared by all
 /// interfaces beyond that.

@@ -53,7 +53,6 @@ impl NodeState {
 
 /// Returns the position of an address in the filter of own addresses: word and bit.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the low bits")]
 pub fn own_bit(addr: &Addr) -> (usize, u32) {
     let word = match *addr {
         Addr::V4(addr) => u64::from(addr),

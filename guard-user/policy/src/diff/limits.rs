@@ -5,7 +5,7 @@ use guard_common::{
     tables::{Limits, Service, Unit},
 };
 
-use super::PacketPath;
+use super::change::PacketPath;
 use crate::{compiled::CompiledService, syntax::scalars::PortRange};
 
 /// A service and its limits; both empty for ports that are not guarded.

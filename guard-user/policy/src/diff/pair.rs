@@ -11,7 +11,11 @@ use guard_common::{
     verdict::{Action, Reason},
 };
 
-use super::{Change, LimitChange, Limited, Meets, PacketPath, Region, Traffic, space};
+use super::{
+    change::{Change, Meets, PacketPath, Traffic},
+    limits::{LimitChange, Limited},
+    space::{self, Region},
+};
 use crate::{
     compile::{CapacityError, for_node, slots::Placement},
     compiled::{CompiledPolicy, HostTables},

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc};
 
 use guard_common::layout::node::NodeState;
 
-use super::known::Known;
 use crate::netlink::{forwarding::Family, nftables::RuleId};
 
 /// Why packets that the node forwards cannot be told from packets for this node.
@@ -82,14 +81,6 @@ pub struct NodeFacts {
 }
 
 impl NodeFacts {
-    /// Reads the facts about the network namespace of this thread once. No interface counts as guarded,
-    /// so [`Self::bound_ports`] contains the listeners bound to any device.
-    pub fn read() -> Self {
-        let mut known = Known::default();
-        known.read_all();
-        known.facts()
-    }
-
     /// Reports whether packets of a version can count as forwarded.
     pub fn tells_forwarded(&self, family: Family) -> bool {
         match family {

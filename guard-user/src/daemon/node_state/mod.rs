@@ -20,6 +20,7 @@ mod device_map;
 mod facts;
 mod known;
 mod legacy_tables;
+mod shared;
 mod watcher;
 mod writer;
 
@@ -28,66 +29,20 @@ use std::{
     io::{self, Write as _},
     os::unix::net::UnixStream,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     thread::{self, JoinHandle},
 };
 
-pub use self::facts::{NftPlace, NodeFacts, Obstacle};
-use self::{watcher::Follower, writer::Writer};
+pub use self::{
+    facts::{NftPlace, NodeFacts, Obstacle},
+    shared::State,
+};
+use self::{
+    shared::{Shared, lock},
+    watcher::Follower,
+    writer::Writer,
+};
 use crate::{bpf::pinned_maps::node::NodeMaps, system_error::SystemError};
-
-/// Whether the maps follow the node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum State {
-    /// The maps follow the notifications of the kernel.
-    #[default]
-    Following,
-    /// They do not, for this reason, and nothing counts as forwarded. The thread tries again each
-    /// second, unless it has ended.
-    Failed(String),
-}
-
-/// What the thread shares with the daemon.
-#[derive(Debug, Default)]
-struct Shared {
-    facts: Mutex<Arc<NodeFacts>>,
-    state: Mutex<State>,
-    guarded: Mutex<BTreeSet<u32>>,
-}
-
-impl Shared {
-    fn facts(&self) -> Arc<NodeFacts> {
-        Arc::clone(&lock(&self.facts))
-    }
-
-    fn publish(&self, facts: NodeFacts) {
-        let mut shared = lock(&self.facts);
-        if **shared != facts {
-            *shared = Arc::new(facts);
-        }
-    }
-
-    fn set_state(&self, state: State) {
-        let mut shared = lock(&self.state);
-        if *shared == state {
-            return;
-        }
-        match &state {
-            State::Following => tracing::info!("the state of the node is followed again"),
-            State::Failed(why) => tracing::error!("no packet counts as forwarded: {why}"),
-        }
-        *shared = state;
-    }
-
-    fn guarded(&self) -> BTreeSet<u32> {
-        lock(&self.guarded).clone()
-    }
-}
-
-/// Locks. The values are replaced as a whole, so they are valid even after a panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The thread that follows the node. Dropping it ends the thread; the maps keep the last state.
 #[derive(Debug)]

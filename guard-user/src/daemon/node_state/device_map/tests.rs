@@ -1,3 +1,5 @@
+//! Tests of the mapping of frames to devices.
+
 use super::*;
 
 const fn mac(last: u8) -> [u8; 6] {

@@ -369,5 +369,15 @@ fn part<T>(what: &str, result: io::Result<T>) -> Part<T> {
     result.map_err(|error| format!("{what}: {error}"))
 }
 
+impl NodeFacts {
+    /// Reads the facts about the network namespace of this thread once. No interface counts as guarded,
+    /// so [`Self::bound_ports`] contains the listeners bound to any device.
+    pub fn read() -> Self {
+        let mut known = Known::default();
+        known.read_all();
+        known.facts()
+    }
+}
+
 #[cfg(test)]
 mod tests;

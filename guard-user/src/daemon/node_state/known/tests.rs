@@ -1,3 +1,5 @@
+//! Tests of what the kernel has said.
+
 use super::*;
 use crate::netlink::nftables::{Change, Rule};
 
