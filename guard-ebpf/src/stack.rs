@@ -3,8 +3,11 @@
 //! All lookups are in functions that are not inlined: they are made for few packets, and from
 //! several places.
 
-use aya_ebpf::helpers::generated::{
-    bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::bpf_sock_tuple,
+    helpers::generated::{bpf_fib_lookup, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use guard_common::{
     Addr, Stack,
@@ -35,10 +38,11 @@ const SUCCESS: i64 = 0;
 const NO_NEIGH: i64 = 7;
 const FRAG_NEEDED: i64 = 8;
 
-/// Number of words of the longer IP header.
-const HEAD_WORDS: usize = wire::IPV6_LEN as usize / 4;
-/// Number of words of a socket tuple: an IPv6 one has nine.
-const TUPLE_WORDS: usize = 10;
+/// Number of words in which a lookup is prepared.
+const LOOKUP_WORDS: usize = 16;
+/// Number of the word at which the IP header is read. Its addresses then lie where the lookup of a route
+/// has those of IPv6, and where a socket tuple can begin. The stack has no room for a copy.
+const IP_WORD: usize = 2;
 
 /// The network stack of the node, for the packet in this context.
 pub(crate) struct Kernel<'a, C> {
@@ -105,6 +109,19 @@ fn is_own(mapped: &[u64; 2]) -> u64 {
 struct Words<const N: usize>([u32; N]);
 
 impl<const N: usize> Words<N> {
+    /// Sets all words to 0. Not by a value, for which the compiler would call a function: the stacks of
+    /// nested calls together have at most 512 bytes.
+    #[inline(always)]
+    fn zero(room: &mut MaybeUninit<Self>) -> &mut Self {
+        let first: *mut u64 = room.as_mut_ptr().cast();
+        for pair in 0..N / 2 {
+            // SAFETY: the pair is within the array, which is aligned to 8 bytes.
+            unsafe { first.add(pair).write_volatile(0) };
+        }
+        // SAFETY: `N` is even, so all words were written.
+        unsafe { room.assume_init_mut() }
+    }
+
     #[inline(always)]
     fn get<const AT: usize>(&self) -> u32 {
         const { assert!(AT < N, "a word beyond the end") };
@@ -122,10 +139,10 @@ impl<const N: usize> Words<N> {
 
 /// The headers of a packet, as far as lookups need them. The frame is read again, so that only packets
 /// that need a lookup have this cost.
-struct Head {
-    /// Words of the IP header, in network byte order. Over IPv4, the words after the fifth have no
-    /// meaning.
-    ip: Words<HEAD_WORDS>,
+struct Head<'a> {
+    /// From [`IP_WORD`] on, the words of the IP header, in network byte order. Over IPv4, the words after
+    /// the fifth have no meaning.
+    words: &'a mut Words<LOOKUP_WORDS>,
     /// Offset of the IP header in bytes.
     ip_at: u32,
     /// Whether the IP header is one of IPv6.
@@ -141,9 +158,10 @@ struct Head {
 /// options, up to the ports of an IPv6 packet.
 const UNTAGGED_LEN: usize = 14 + 44;
 
-impl Head {
-    const fn new() -> Self {
-        Self { ip: Words([0; HEAD_WORDS]), ip_at: 0, is_ipv6: false, protocol: 0, ports: 0 }
+impl<'a> Head<'a> {
+    #[inline(always)]
+    fn new(room: &'a mut MaybeUninit<Words<LOOKUP_WORDS>>) -> Self {
+        Self { words: Words::zero(room), ip_at: 0, is_ipv6: false, protocol: 0, ports: 0 }
     }
 
     /// Reads the headers. Returns `None` if the frame is not an IP packet behind at most two tags, or
@@ -160,7 +178,8 @@ impl Head {
         let mut next = 0;
         if is_untagged {
             self.ip_at = wire::ETHERNET_LEN;
-            for (nth, word) in self.ip.0.iter_mut().enumerate() {
+            let words = self.words.0.iter_mut().skip(IP_WORD).take(wire::IPV6_LEN as usize / 4);
+            for (nth, word) in words.enumerate() {
                 // SAFETY: as above; `word` is a valid reference.
                 unsafe {
                     let read = ((start + 14 + 4 * nth) as *const u32).read_unaligned();
@@ -171,9 +190,9 @@ impl Head {
             next = unsafe { ((start + 14 + 40) as *const u32).read_unaligned() };
         } else {
             self.find_ip(ctx)?;
-            let to: *mut u8 = self.ip.0.as_mut_ptr().cast();
-            // SAFETY: there is room for the longer header.
+            // SAFETY: there is room for the longer header from this word on.
             let is_read = unsafe {
+                let to: *mut u8 = self.words.0.as_mut_ptr().add(IP_WORD).cast();
                 if self.is_ipv6 {
                     ctx.copy(self.ip_at, to, wire::IPV6_LEN)
                 } else {
@@ -184,15 +203,15 @@ impl Head {
                 return None;
             }
         }
-        let first = self.ip.get::<0>();
+        let first = self.words.get::<2>();
         // Byte 6 of IPv6, byte 9 of IPv4; the length of an IPv4 header is in units of 4 bytes; the
         // offset of a fragment is in the lower 13 bits of bytes 6 and 7.
         let (protocol, len, is_later_fragment) = if self.is_ipv6 {
-            (self.ip.get::<1>() >> 16 & 0xff, wire::IPV6_LEN, false)
+            (self.words.get::<3>() >> 16 & 0xff, wire::IPV6_LEN, false)
         } else {
-            let fragment = (self.ip.get::<1>() >> 16) as u16;
+            let fragment = (self.words.get::<3>() >> 16) as u16;
             let is_later = fragment.swap_bytes() & 0x1fff != 0;
-            (self.ip.get::<2>() >> 8 & 0xff, (first & 0x0f) * 4, is_later)
+            (self.words.get::<4>() >> 8 & 0xff, (first & 0x0f) * 4, is_later)
         };
         self.protocol = protocol;
         if is_later_fragment || parse::transport(protocol as u8).is_none() {
@@ -201,9 +220,10 @@ impl Head {
         self.ports = if is_untagged && self.is_ipv6 {
             next
         } else if is_untagged && len == wire::IPV4_MIN_LEN {
-            self.ip.get::<5>()
+            self.words.get::<7>()
         } else {
-            let mut ports = Words([0; 2]);
+            let mut room = MaybeUninit::<Words<2>>::uninit();
+            let ports = Words::zero(&mut room);
             // SAFETY: `ports` has room for the bytes.
             if !unsafe { ctx.copy(self.ip_at + len, ports.0.as_mut_ptr().cast(), 4) } {
                 return None;
@@ -296,57 +316,52 @@ fn is_sent_on<C: Context>(ctx: &C) -> u64 {
 
 #[inline(always)]
 fn route(ctx: &impl Context) -> Option<()> {
-    let mut head = Head::new();
+    let mut room = MaybeUninit::uninit();
+    let mut head = Head::new(&mut room);
     head.read(ctx)?;
-    let Head { ref ip, is_ipv6, protocol, ports, .. } = head;
+    let Head { is_ipv6, protocol, ports, .. } = head;
     let forwards = if is_ipv6 { NodeState::FORWARDS_IPV6 } else { NodeState::FORWARDS_IPV4 };
     if node_flags() & forwards == 0 {
         return None;
     }
+    let ifindex = head.receiver(ctx)?;
+    let words = head.words;
     // Addresses that routes do not decide about: the lookup reports a default route for them, and the
     // network stack delivers them to sockets of this node.
     let is_local = if is_ipv6 {
-        let high = ip.get::<6>();
-        high & 0xff == 0xff || high | ip.get::<7>() | ip.get::<8>() | ip.get::<9>() == 0
+        let high = words.get::<8>();
+        high & 0xff == 0xff || high | words.get::<9>() | words.get::<10>() | words.get::<11>() == 0
     } else {
-        let destination = ip.get::<4>();
+        let destination = words.get::<6>();
         matches!(destination & 0xff, 0 | 0xe0..=0xef) || destination == u32::MAX
     };
     if is_local {
         return None;
     }
-    let ifindex = head.receiver(ctx)?;
-    let first = ip.get::<0>();
     // `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) in words: family, protocol and source port;
-    // destination port and length; device; type of service or flow; source; destination; results.
-    let mut params = Words([0; 16]);
-    params.set::<2>(ifindex);
+    // destination port and length; device; type of service or flow; four words of the source; four of
+    // the destination; results. IPv6 addresses are there already.
+    let (first, second) = (words.get::<2>(), words.get::<3>());
+    words.set::<2>(ifindex);
     if is_ipv6 {
-        let len = u32::from((ip.get::<1>() as u16).swap_bytes()).wrapping_add(wire::IPV6_LEN);
-        params.set::<0>(AF_INET6 | protocol << 8 | ports << 16);
-        params.set::<1>(ports >> 16 | len << 16);
+        let len = u32::from((second as u16).swap_bytes()).wrapping_add(wire::IPV6_LEN);
+        words.set::<0>(AF_INET6 | protocol << 8 | ports << 16);
+        words.set::<1>(ports >> 16 | len << 16);
         // Traffic class and flow label, without the version.
-        params.set::<3>(first & u32::from_be(0x0fff_ffff));
-        params.set::<4>(ip.get::<2>());
-        params.set::<5>(ip.get::<3>());
-        params.set::<6>(ip.get::<4>());
-        params.set::<7>(ip.get::<5>());
-        params.set::<8>(ip.get::<6>());
-        params.set::<9>(ip.get::<7>());
-        params.set::<10>(ip.get::<8>());
-        params.set::<11>(ip.get::<9>());
+        words.set::<3>(first & u32::from_be(0x0fff_ffff));
     } else {
         let len = u32::from(((first >> 16) as u16).swap_bytes());
-        params.set::<0>(AF_INET | protocol << 8 | ports << 16);
-        params.set::<1>(ports >> 16 | len << 16);
-        params.set::<3>(first >> 8 & 0xff);
-        params.set::<4>(ip.get::<3>());
-        params.set::<8>(ip.get::<4>());
+        words.set::<0>(AF_INET | protocol << 8 | ports << 16);
+        words.set::<1>(ports >> 16 | len << 16);
+        words.set::<3>(first >> 8 & 0xff);
+        let (source, destination) = (words.get::<5>(), words.get::<6>());
+        words.set::<4>(source);
+        words.set::<8>(destination);
     }
     // SAFETY: the context is that of this program, and the helper reads and writes the parameters,
     // which have the size of its struct.
     let result = unsafe {
-        bpf_fib_lookup(ctx.as_ptr(), params.0.as_mut_ptr().cast(), size_of_val(&params) as i32, 0)
+        bpf_fib_lookup(ctx.as_ptr(), words.0.as_mut_ptr().cast(), size_of_val(words) as i32, 0)
     };
     matches!(result as i64, SUCCESS | NO_NEIGH | FRAG_NEEDED).then_some(())
 }
@@ -361,31 +376,20 @@ fn socket_of<C: Context>(ctx: &C, is_opener_asked: u64) -> u64 {
 
 #[inline(always)]
 fn find_socket(ctx: &impl Context, is_opener_asked: u64) -> Option<Socket> {
-    let mut head = Head::new();
+    let mut room = MaybeUninit::uninit();
+    let mut head = Head::new(&mut room);
     head.read(ctx)?;
-    let Head { ref ip, is_ipv6, protocol, ports, .. } = head;
-    // `struct bpf_sock_tuple` (include/uapi/linux/bpf.h) in words: addresses, then ports.
-    let mut tuple = Words([0; TUPLE_WORDS]);
-    let size = if is_ipv6 {
-        tuple.set::<0>(ip.get::<2>());
-        tuple.set::<1>(ip.get::<3>());
-        tuple.set::<2>(ip.get::<4>());
-        tuple.set::<3>(ip.get::<5>());
-        tuple.set::<4>(ip.get::<6>());
-        tuple.set::<5>(ip.get::<7>());
-        tuple.set::<6>(ip.get::<8>());
-        tuple.set::<7>(ip.get::<9>());
-        tuple.set::<8>(ports);
-        36
+    let Head { is_ipv6, protocol, ports, words, .. } = head;
+    // `struct bpf_sock_tuple` (include/uapi/linux/bpf.h) in words: addresses, which are there already,
+    // then ports.
+    if is_ipv6 {
+        words.set::<12>(ports);
     } else {
-        tuple.set::<0>(ip.get::<3>());
-        tuple.set::<1>(ip.get::<4>());
-        tuple.set::<2>(ports);
-        12
-    };
+        words.set::<7>(ports);
+    }
     if protocol == u32::from(wire::PROTO_TCP) {
         let port = ((ports >> 16) as u16).swap_bytes();
-        let state = tcp_state(ctx, &mut tuple, size);
+        let state = tcp_state(ctx, words, is_ipv6);
         if state == TCP_LISTEN {
             return Some(Socket::Listening);
         }
@@ -398,21 +402,20 @@ fn find_socket(ctx: &impl Context, is_opener_asked: u64) -> Option<Socket> {
         }
         // No connection has the source port 0, so this finds a listening socket or nothing.
         if is_ipv6 {
-            tuple.set::<8>(ports & 0xffff_0000);
+            words.set::<12>(ports & 0xffff_0000);
         } else {
-            tuple.set::<2>(ports & 0xffff_0000);
+            words.set::<7>(ports & 0xffff_0000);
         }
-        let listens = tcp_state(ctx, &mut tuple, size) != 0 || is_bound_port(port.into());
+        let listens = tcp_state(ctx, words, is_ipv6) != 0 || is_bound_port(port.into());
         return Some(if listens { Socket::Connected } else { Socket::Opened });
     }
     // UDP-Lite has sockets of its own, which cannot be looked up.
     if protocol != u32::from(wire::PROTO_UDP) {
         return None;
     }
-    // SAFETY: the context is that of this program, and the tuple has at least `size` bytes.
-    let socket = unsafe {
-        bpf_sk_lookup_udp(ctx.as_ptr(), tuple.0.as_mut_ptr().cast(), size, CURRENT_NETNS, 0)
-    };
+    let (tuple, size) = tuple(words, is_ipv6);
+    // SAFETY: the context is that of this program, and the tuple has `size` bytes.
+    let socket = unsafe { bpf_sk_lookup_udp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0) };
     if socket.is_null() {
         return Some(Socket::None);
     }
@@ -427,13 +430,20 @@ fn find_socket(ctx: &impl Context, is_opener_asked: u64) -> Option<Socket> {
     Some(if state == TCP_ESTABLISHED { Socket::Opened } else { Socket::Listening })
 }
 
+/// Returns the socket tuple in the words of a lookup, and its size in bytes.
+#[inline(always)]
+fn tuple(words: &mut Words<LOOKUP_WORDS>, is_ipv6: bool) -> (*mut bpf_sock_tuple, u32) {
+    let first: *mut u32 = words.0.as_mut_ptr();
+    // SAFETY: a tuple of IPv6 has nine words, one of IPv4 three; the array has 16.
+    unsafe { if is_ipv6 { (first.add(4).cast(), 36) } else { (first.add(5).cast(), 12) } }
+}
+
 /// Returns the state of the TCP socket of a tuple; 0 if there is none.
 #[inline(always)]
-fn tcp_state(ctx: &impl Context, tuple: &mut Words<TUPLE_WORDS>, size: u32) -> u32 {
-    // SAFETY: the context is that of this program, and the tuple has at least `size` bytes.
-    let socket = unsafe {
-        bpf_skc_lookup_tcp(ctx.as_ptr(), tuple.0.as_mut_ptr().cast(), size, CURRENT_NETNS, 0)
-    };
+fn tcp_state(ctx: &impl Context, words: &mut Words<LOOKUP_WORDS>, is_ipv6: bool) -> u32 {
+    let (tuple, size) = tuple(words, is_ipv6);
+    // SAFETY: the context is that of this program, and the tuple has `size` bytes.
+    let socket = unsafe { bpf_skc_lookup_tcp(ctx.as_ptr(), tuple, size, CURRENT_NETNS, 0) };
     if socket.is_null() {
         return 0;
     }
