@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bench;
 pub mod generate;
 pub mod node;
+pub mod oracle;
 pub mod pane;
 pub mod pcap;
 pub mod prometheus;

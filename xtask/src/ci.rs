@@ -18,7 +18,7 @@ use clap::Args;
 use crate::{
     budget::{self, BudgetArgs},
     sh,
-    test::{self, ChaosArgs, Count, TestArgs, Tests},
+    test::{self, ChaosArgs, Count, OracleArgs, TestArgs, Tests},
 };
 
 /// What takes too long for each change, as arguments of this program.
@@ -40,6 +40,9 @@ pub(crate) struct NightlyArgs {
     /// Set the number of rounds of each test of `cargo xtask chaos`
     #[arg(long, default_value_t = 1000)]
     rounds: u64,
+    /// Set the time of `cargo xtask oracle`, in minutes
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
     /// Also run every guest and every boot (`cargo xtask vm --long`); takes hours
     #[arg(long)]
     long: bool,
@@ -92,6 +95,9 @@ pub(crate) fn nightly(args: &NightlyArgs) -> Result<bool> {
     let began = Instant::now();
     let counted = test::chaos(&ChaosArgs { rounds: args.rounds });
     parts.push(Part::counted(format!("chaos --rounds {}", args.rounds), counted, began));
+    let began = Instant::now();
+    let counted = test::oracle(&OracleArgs { minutes: args.minutes });
+    parts.push(Part::counted(format!("oracle --minutes {}", args.minutes), counted, began));
     let long: &[&[&str]] = if args.long { &[&["vm", "--long"]] } else { &[] };
     for part in NIGHTLY.iter().chain(long) {
         let part = Beside::start(part, 0, logs.path(), true)?.end()?;

@@ -49,13 +49,15 @@ enum Command {
     Test(test::TestArgs),
     /// Kill, starve and reload daemons a thousand times under traffic; print figures
     Chaos(test::ChaosArgs),
+    /// Send odd frames to bare and guarded nodes for an hour; what they deliver must agree
+    Oracle(test::OracleArgs),
     /// Check format, lints, dependency licences, documentation and repository rules
     Check(check::CheckArgs),
     /// Write the reference pages in `docs/reference` anew; a test compares them with the code
     Docs,
     /// Run everything that must pass before a change lands: tests, checks, budget, one guest
     Ci,
-    /// Run what takes too long for each change: a thousand rounds of chaos, boots, packages, benchmarks
+    /// Run what takes too long for each change: a thousand rounds of chaos, an hour of odd frames, boots, packages
     Nightly(ci::NightlyArgs),
     /// Build a version with an older layout, upgrade from it and go back to it, under traffic
     Upgrade,
@@ -117,6 +119,7 @@ fn run(cli: &Cli) -> Result<bool> {
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(args),
         Command::Chaos(args) => Ok(counted(test::chaos(args)?)),
+        Command::Oracle(args) => Ok(counted(test::oracle(args)?)),
         Command::Upgrade => Ok(counted(upgrade::run()?)),
         Command::Docs => Ok(counted(test::write_reference()?)),
         Command::Ci => ci::run(),

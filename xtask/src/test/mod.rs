@@ -36,6 +36,8 @@ const EXCLUSIVE: &str = "kernel::exclusive::";
 /// selected.
 const ELSEWHERE: [&str; 2] = ["kernel::guest::", EARLIER];
 const EARLIER: &str = "kernel::earlier::";
+/// Number of tests that `cargo xtask oracle` runs, one for each mode.
+const ORACLE_TESTS: u64 = 3;
 /// List of the skips that CI expects.
 const EXPECTED_SKIPS: &str = "tests/expected-skips.txt";
 
@@ -167,6 +169,22 @@ pub(crate) fn chaos(args: &ChaosArgs) -> Result<Count> {
     let names = ["exclusive::chaos::", "daemon::faults::", "takeover::upgrades::"];
     let names = names.map(|name| format!("{KERNEL}{name}")).into();
     figures(names, ("TRAINGUARD_ROUNDS", args.rounds.to_string().into()))
+}
+
+/// Arguments of `cargo xtask oracle`.
+#[derive(Debug, Args)]
+pub(crate) struct OracleArgs {
+    /// Set the time for all modes together, in minutes
+    #[arg(long, default_value_t = 60)]
+    pub(crate) minutes: u64,
+}
+
+/// Sends odd frames to guarded nodes for longer than a plain test run does, and prints the counts of
+/// frames. Returns the counts of tests.
+pub(crate) fn oracle(args: &OracleArgs) -> Result<Count> {
+    let seconds = args.minutes * 60 / ORACLE_TESTS;
+    let variable = ("TRAINGUARD_ORACLE_SECONDS", seconds.to_string().into());
+    figures(vec![format!("{EXCLUSIVE}oracle::")], variable)
 }
 
 /// Upgrades from an earlier version and downgrades to it. Returns the counts.

@@ -6,3 +6,4 @@ mod concurrency;
 mod flood;
 mod generation_switch;
 mod load_failure_cleanup;
+mod oracle;
