@@ -159,7 +159,7 @@ impl Plan {
     fn refuse_by_node(tables: &impl Tables, services: u64, reason: Reason) -> Self {
         let decision = Decision::of_node(strictest(tables, services), reason);
         let judged = tables.setting(Setting::GuardsForwarded) & services != 0;
-        let steps = if judged { 0 } else { PASS_IF_FORWARDED };
+        let steps = if judged || decision.is_pass() { 0 } else { PASS_IF_FORWARDED };
         Self { decision, slot: NO_SLOT, steps, source: Source::default(), buckets: 0 }
     }
 

@@ -8,7 +8,16 @@ use std::{
 };
 
 use super::without_the_first_service;
-use guard_common::{layout::LAYOUT_VERSION, names};
+use aya::maps::{Map, MapData, PerCpuArray};
+use guard_common::{
+    Reason,
+    layout::{
+        Counter, LAYOUT_VERSION,
+        counters::{COUNTERS, counter_meaning},
+    },
+    names,
+    verdict::MAX_SERVICES,
+};
 use guard_tests::{
     node::{Node, WAIT_TIMEOUT, enforcing, moved},
     random::{Random, seed},
@@ -207,6 +216,31 @@ fn in_generic_mode_nothing_opens_and_no_counter_falls() {
     upgrade_and_downgrade("takeover/generic", &["--mode", "generic"]);
 }
 
+/// Moves the counters of a pinned map to where layout 3 has them: it has no reason `forwarded`.
+fn number_as_layout_3(pin: &std::path::Path) {
+    const NODE: u32 = 3 * 8;
+    const SERVICE: u32 = 2 * 10;
+    let map = MapData::from_pin(pin).and_then(Map::from_map_data).expect("a map");
+    let mut counters: PerCpuArray<_, Counter> = PerCpuArray::try_from(map).expect("counters");
+    let none = || vec![Counter::default(); aya::util::nr_cpus().expect("the number of CPUs")];
+    // Each counter moves down, to a place that was already read.
+    for index in 0..COUNTERS {
+        let Some((row, verdict)) = counter_meaning(index) else { continue };
+        let values = counters.get(&index, 0).expect("a counter");
+        if verdict.reason == Reason::Forwarded || values.iter().all(|of_cpu| of_cpu.packets == 0) {
+            continue;
+        }
+        let (reason, action) = (verdict.reason as u32, verdict.action as u32);
+        let within = match verdict.service {
+            None => 3 * reason + action,
+            Some(slot) => NODE + u32::from(slot) * SERVICE + 2 * (reason - 9) + action / 2,
+        };
+        counters.set(index, none().try_into().expect("values"), 0).expect("a counter");
+        let old = row * (NODE + SERVICE * u32::from(MAX_SERVICES)) + within;
+        counters.set(old, values, 0).expect("a counter");
+    }
+}
+
 /// Layout 3 does not identify itself, but is known. The meaning of layout 1's counters is not known.
 #[test]
 fn a_layout_without_a_description_is_taken_over() {
@@ -219,6 +253,7 @@ fn a_layout_without_a_description_is_taken_over() {
         node.signal("TERM");
         let older = node.pins().join(version);
         std::fs::rename(node.own_pins(), &older).expect("renaming the pins");
+        number_as_layout_3(&older.join(names::MAP_COUNTERS));
         for map in [names::MAP_ABOUT, names::MAP_CARRIED] {
             std::fs::remove_file(older.join(map)).expect("a map that this layout does not have");
         }
