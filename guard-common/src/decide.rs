@@ -157,9 +157,10 @@ impl Plan {
     /// that it may be meant for.
     #[inline(always)]
     fn refuse_by_node(tables: &impl Tables, services: u64, reason: Reason) -> Self {
-        let decision = Decision::of_node(strictest(tables, services), reason);
+        let action = strictest(tables, services);
+        let decision = Decision::of_node(action, reason);
         let judged = tables.setting(Setting::GuardsForwarded) & services != 0;
-        let steps = if judged || decision.is_pass() { 0 } else { PASS_IF_FORWARDED };
+        let steps = if judged || action == Action::Pass { 0 } else { PASS_IF_FORWARDED };
         Self { decision, slot: NO_SLOT, steps, source: Source::default(), buckets: 0 }
     }
 

@@ -122,6 +122,16 @@ reasons! {
 }
 
 impl Reason {
+    /// Returns whether a verdict without a service can have this reason.
+    pub fn is_of_node(self) -> bool {
+        (self as u8) < NODE_REASONS
+    }
+
+    /// Returns whether a verdict of a service can have this reason.
+    pub fn is_of_service(self) -> bool {
+        self as u8 >= FIRST_SERVICE_REASON
+    }
+
     /// Returns whether the reason is an exceeded rate, which cannot be derived from the frame
     /// alone.
     pub fn is_limit(self) -> bool {

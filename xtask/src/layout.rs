@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn swapped_reasons_are_reported() {
-        let edits = [("Martian = 10,", "Martian = 11 ,"), ("NotAllowed = 11,", "NotAllowed = 10,")];
+        let edits = [("Martian = 11,", "Martian = 12 ,"), ("NotAllowed = 12,", "NotAllowed = 11,")];
         let changes = changes("verdict.rs", &edits);
         for name in ["Reason martian", "Reason not_allowed"] {
             assert!(changes.iter().any(|change| change == name), "{changes:?}");

@@ -160,10 +160,7 @@ impl LayoutDescription {
 
 #[cfg(test)]
 mod tests {
-    use guard_common::{
-        layout::counters,
-        verdict::{NODE_REASONS, Verdict},
-    };
+    use guard_common::{layout::counters, verdict::Verdict};
 
     use super::*;
 
@@ -182,7 +179,7 @@ mod tests {
                 (Verdict::of_node(*action, *reason), 0)
             };
             assert_eq!(counters::counter(verdict), first + number);
-            assert_eq!(*by_service, *reason as u8 >= NODE_REASONS);
+            assert!(if *by_service { reason.is_of_service() } else { reason.is_of_node() });
         }
         let meanings = (0..counters::NODE_COUNTERS + counters::SERVICE_COUNTERS)
             .filter(|index| counters::counter_meaning(*index).is_some());

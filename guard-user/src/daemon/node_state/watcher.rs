@@ -18,9 +18,9 @@ use nix::{
 };
 
 use super::{
-    Shared, State,
     facts::NodeFacts,
     known::{Known, NftRules, Parts},
+    shared::{Shared, State},
     writer::{Wanted, Writer},
 };
 use crate::{

@@ -24,7 +24,7 @@ use guard_common::{
         TALLY_REQUESTS_SERVED,
         daemon_counters::{SIGNATURES_REFUSED, SIGNATURES_REPLAYED},
     },
-    verdict::{Action, NODE_REASONS, Reason},
+    verdict::{Action, Reason},
 };
 
 use self::families::{Families, number};
@@ -178,10 +178,9 @@ fn counts(shared: &PinnedMaps) -> Result<Counts, SystemError> {
     let mut counts = Counts::new();
     for interface in &interfaces {
         for reason in Reason::ALL {
-            let of_node = (reason as u8) < NODE_REASONS;
-            let services: Vec<&str> =
-                if of_node { vec![""] } else { names.values().copied().collect() };
-            for service in services {
+            let of_node = reason.is_of_node().then_some("");
+            let of_services = reason.is_of_service().then(|| names.values().copied());
+            for service in of_node.into_iter().chain(of_services.into_iter().flatten()) {
                 counts.insert((interface.clone(), service.to_owned(), reason), Default::default());
             }
         }

@@ -10,7 +10,7 @@ use std::{
 
 use guard_common::{
     layout::counters::MAX_INTERFACES,
-    verdict::{MAX_SERVICES, NODE_REASONS, Reason},
+    verdict::{MAX_SERVICES, Reason},
 };
 use guard_tests::node::{
     MANIFEST, MEMBER, Node, POLICY, PORT, WAIT_TIMEOUT, enforcing, many_services,
@@ -209,11 +209,11 @@ fn series_are_bounded_and_a_reused_slot_starts_at_zero() {
     }
 
     let services = usize::from(MAX_SERVICES);
-    let (node_reasons, service_reasons): (Vec<Reason>, Vec<Reason>) =
-        Reason::ALL.into_iter().partition(|reason| (*reason as u8) < NODE_REASONS);
-    let refusals = |of: &[Reason]| of.iter().filter(|reason| reason.is_refusal()).count();
+    let refusals = |of: fn(Reason) -> bool| {
+        Reason::ALL.into_iter().filter(|reason| reason.is_refusal() && of(*reason)).count()
+    };
     let by_verdict = 2 * 3 * (1 + services);
-    let by_reason = 2 * (refusals(&node_reasons) + services * refusals(&service_reasons));
+    let by_reason = 2 * (refusals(Reason::is_of_node) + services * refusals(Reason::is_of_service));
     let bound = interfaces * (by_verdict + by_reason + 3) + 1 + services + 60;
     assert!(first.len() <= bound, "{} series, bound {bound}", first.len());
     assert!(
