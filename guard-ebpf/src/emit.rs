@@ -121,8 +121,9 @@ fn waiting() -> u64 {
 fn write(ctx: &impl Context, len: u32, zero: u64, verdict: u32, event: *mut Event) {
     let (source, port, protocol) = match frame::parse_whole(ctx, len).masked(zero).parsed() {
         Ok(Parsed::Flow(flow)) => (Some(flow.source), flow.port, protocol(flow.transport)),
-        Ok(Parsed::Portless { source, protocol }) => (Some(source), 0, protocol),
-        Ok(Parsed::LaterFragment { source, protocol }) => (Some(source), 0, protocol),
+        Ok(Parsed::Portless { source, protocol } | Parsed::LaterFragment { source, protocol }) => {
+            (Some(source), 0, protocol)
+        }
         Ok(Parsed::NotIp) | Err(_) => (None, 0, 0),
     };
     let family = match source {

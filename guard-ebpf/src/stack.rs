@@ -361,7 +361,8 @@ fn route(ctx: &impl Context) -> Option<()> {
     // SAFETY: the context is that of this program, and the helper reads and writes the parameters,
     // which have the size of its struct.
     let result = unsafe {
-        bpf_fib_lookup(ctx.as_ptr(), words.0.as_mut_ptr().cast(), size_of_val(words) as i32, 0)
+        let size = (size_of_val(words) as u32).cast_signed();
+        bpf_fib_lookup(ctx.as_ptr(), words.0.as_mut_ptr().cast(), size, 0)
     };
     matches!(result as i64, SUCCESS | NO_NEIGH | FRAG_NEEDED).then_some(())
 }

@@ -315,7 +315,7 @@ fn rule_of(table: &str, expression: &str) -> Vec<u8> {
     message(0xa06, CREATE, IPV4, &[text(1, table), text(2, "c"), list])
 }
 
-/// Sends a transaction to nf_tables in the namespace of this thread.
+/// Sends a transaction to `nf_tables` in the namespace of this thread.
 fn nft(messages: &[Vec<u8>]) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,
