@@ -52,6 +52,25 @@ pub struct Device {
     pub stacked: Stacked,
 }
 
+#[cfg(test)]
+impl Device {
+    /// Returns an Ethernet device that is up and has no programs, ports or related devices.
+    pub(crate) fn ethernet(index: u32, name: &str, kind: Option<&str>) -> Self {
+        Self {
+            index,
+            name: name.to_owned(),
+            up: true,
+            mtu: 1500,
+            ethernet: true,
+            kind: kind.map(str::to_owned),
+            ports: Vec::new(),
+            xdp: None,
+            tc: Vec::new(),
+            stacked: Stacked::default(),
+        }
+    }
+}
+
 /// An XDP program on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attached {

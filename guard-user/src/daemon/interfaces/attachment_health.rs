@@ -151,18 +151,8 @@ mod tests {
     use crate::{attach_mode::DeviceMode, netlink::devices::Attached};
 
     fn device(program_id: Option<u32>) -> Device {
-        Device {
-            index: 2,
-            name: "eth0".to_owned(),
-            up: true,
-            mtu: 1500,
-            ethernet: true,
-            kind: None,
-            ports: Vec::new(),
-            xdp: program_id.map(|program_id| Attached { program_id, mode: DeviceMode::Native }),
-            tc: Vec::new(),
-            stacked: crate::netlink::topology::Stacked::default(),
-        }
+        let xdp = program_id.map(|program_id| Attached { program_id, mode: DeviceMode::Native });
+        Device { xdp, ..Device::ethernet(2, "eth0", None) }
     }
 
     fn at(program_id: u32, ifindex: u32, hook: Hook) -> LinkInfo {

@@ -113,18 +113,8 @@ mod tests {
     use crate::netlink::topology::Stacked;
 
     fn device(index: u32, name: &str, kind: Option<&str>, controller: Option<u32>) -> Device {
-        Device {
-            index,
-            name: name.to_owned(),
-            up: true,
-            mtu: 1500,
-            ethernet: true,
-            kind: kind.map(str::to_owned),
-            ports: Vec::new(),
-            xdp: None,
-            tc: Vec::new(),
-            stacked: Stacked { controller, lower: None },
-        }
+        let stacked = Stacked { controller, lower: None };
+        Device { stacked, ..Device::ethernet(index, name, kind) }
     }
 
     /// Returns the refusal if patterns select these devices of a node with a bridge on a card, one on

@@ -192,18 +192,7 @@ mod tests {
     }
 
     fn vxlan() -> Device {
-        Device {
-            index: 9,
-            name: "vx0".to_owned(),
-            up: true,
-            mtu: 1500,
-            ethernet: true,
-            kind: Some("vxlan".to_owned()),
-            ports: vec![4789],
-            xdp: None,
-            tc: Vec::new(),
-            stacked: crate::netlink::topology::Stacked::default(),
-        }
+        Device { ports: vec![4789], ..Device::ethernet(9, "vx0", Some("vxlan")) }
     }
 
     fn open(sockets: Vec<Listening>, more: bool) -> OpenPorts {

@@ -308,21 +308,6 @@ policies: [policy.yaml]
         policy::compile(&loaded, node, &Placement::default()).expect("it fits")
     }
 
-    fn device(index: u32, name: &str, kind: Option<&str>) -> Device {
-        Device {
-            index,
-            name: name.to_owned(),
-            up: true,
-            mtu: 1500,
-            ethernet: true,
-            kind: kind.map(str::to_owned),
-            ports: Vec::new(),
-            xdp: None,
-            tc: Vec::new(),
-            stacked: topology::Stacked::default(),
-        }
-    }
-
     fn connection(local: &str, peer: &str) -> Connection {
         let [local, peer] = [local, peer].map(|end| end.parse().expect("an address"));
         Connection { local, peer, ifindex: 0, inode: 0 }
@@ -331,11 +316,11 @@ policies: [policy.yaml]
     /// Returns the effect of a policy that guards device 2 on connections.
     fn under(policy: &CompiledPolicy, connections: &[Connection]) -> Vec<RefusedConnection> {
         let devices = [
-            device(1, "lo", None),
-            device(2, "eth0", None),
-            device(3, "eth1", None),
-            device(4, "bond0", Some("bond")),
-            device(5, "tun0", Some("tun")),
+            Device::ethernet(1, "lo", None),
+            Device::ethernet(2, "eth0", None),
+            Device::ethernet(3, "eth1", None),
+            Device::ethernet(4, "bond0", Some("bond")),
+            Device::ethernet(5, "tun0", Some("tun")),
         ];
         let addresses = [
             ("10.0.0.1", "eth0"),
