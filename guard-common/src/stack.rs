@@ -75,5 +75,6 @@ impl Stack for Offline {
 /// Bit of the lookups of a kernel program: it looks up routes. Without it, nothing counts as
 /// forwarded.
 pub const LOOKUP_ROUTES: u64 = 1;
-/// Bit of the lookups of a kernel program: it looks up sockets.
+/// Bit of the lookups of a kernel program: it looks up sockets. Without it, a listening socket is
+/// assumed for every packet.
 pub const LOOKUP_SOCKETS: u64 = 2;

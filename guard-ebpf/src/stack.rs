@@ -62,7 +62,7 @@ impl<C: Context> Stack for Kernel<'_, C> {
     #[inline(always)]
     fn socket(&self, _: &Headers, is_opener_asked: bool) -> Socket {
         if lookups() & LOOKUP_SOCKETS == 0 {
-            return Socket::None;
+            return Socket::Listening;
         }
         match socket_of(self.ctx, is_opener_asked.into()) {
             1 => Socket::Listening,
@@ -283,9 +283,12 @@ fn front(ctx: &impl Context) -> Option<[u64; 3]> {
         };
         return Some([word(0), word(1), word(2)]);
     }
-    let mut front = [0_u64; 3];
-    // SAFETY: `front` has room for the bytes.
-    unsafe { ctx.copy(0, front.as_mut_ptr().cast(), 24) }.then_some(front)
+    // Not set to 0 first: the compiler would call a function with a loop.
+    let mut front = MaybeUninit::<[u64; 3]>::uninit();
+    // SAFETY: `front` has room for the bytes. The helper writes all of them, or fails.
+    let copied = unsafe { ctx.copy(0, front.as_mut_ptr().cast(), 24) };
+    // SAFETY: the helper has written all bytes if it succeeds.
+    copied.then(|| unsafe { front.assume_init() })
 }
 
 #[inline(always)]

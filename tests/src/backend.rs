@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use guard_common::{Action, Verdict, packet::Frame};
 use guard_user::{
     attach_mode::Hook,
-    bpf::{loader::Generation, pinned_maps::PinnedMaps, test_run::Received},
+    bpf::{
+        loader::{Generation, Maps, Options},
+        pinned_maps::PinnedMaps,
+        test_run::Received,
+    },
     policy::{
         compiled::{CompiledPolicy, HostTables},
         limiter::HostLimiter,
@@ -110,7 +114,24 @@ impl<'p> Kernel<'p> {
     /// At the tc hook, every second frame with a complete VLAN tag is passed without the tag, as the
     /// kernel does. The others keep it, which no kernel does; the verdict must be the same.
     pub fn at(hook: Hook, policy: &'p CompiledPolicy) -> Result<Self, SystemError> {
-        let mut generation = Generation::for_tests_of(hook, policy, KEY)?;
+        let generation = Generation::for_tests_of(hook, policy, KEY)?;
+        // Otherwise the verifier has refused the program as it is used.
+        assert_eq!(generation.without_lookups(), None);
+        Self::of(hook, policy, generation)
+    }
+
+    /// Loads a policy at a hook, with full buckets. The program makes no lookups in the network stack,
+    /// as on a kernel that has none.
+    pub fn without_lookups(hook: Hook, policy: &'p CompiledPolicy) -> Result<Self, SystemError> {
+        let options = Options { lookups: 0, ..Options::new(Maps::Private, KEY, false) };
+        Self::of(hook, policy, Generation::for_tests_with(hook, policy, &options)?)
+    }
+
+    fn of(
+        hook: Hook,
+        policy: &'p CompiledPolicy,
+        mut generation: Generation,
+    ) -> Result<Self, SystemError> {
         let mut shared = generation.shared()?;
         shared.set_interface(LOOPBACK, "lo", false)?;
         for service in &policy.services {

@@ -103,8 +103,8 @@ pub fn require_kernel_object() -> Result<&'static [u8], SystemError> {
 
 /// The problem of a generation whose programs make no lookups.
 const WITHOUT_LOOKUPS: &str = "the kernel refuses the program with its lookups of routes and sockets, so \
-    it runs without them: forwarded packets are evaluated like those for this node, and every segment \
-    without a lone SYN counts as one of an established connection";
+    it runs without them: forwarded packets are evaluated like those for this node, and segments of \
+    sources that are not allowed are refused, even those of connections that the node opened";
 
 /// A failed attempt to load a generation.
 struct Failed {
@@ -207,8 +207,16 @@ impl Generation {
         policy: &CompiledPolicy,
         key: [u64; 2],
     ) -> Result<Self, SystemError> {
-        let options = Options::new(Maps::Private, key, false);
-        Self::build(policy, &options, hook, hook.verdict_program())
+        Self::for_tests_with(hook, policy, &Options::new(Maps::Private, key, false))
+    }
+
+    /// As [`Generation::for_tests_of`], with these options.
+    pub fn for_tests_with(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        options: &Options,
+    ) -> Result<Self, SystemError> {
+        Self::build(policy, options, hook, hook.verdict_program())
     }
 
     fn build(

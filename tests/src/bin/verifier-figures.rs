@@ -79,7 +79,12 @@ fn compile(policy: &str, node: &str) -> Result<CompiledPolicy> {
 fn load(hook: Hook, policy: &CompiledPolicy) -> Result<Generation, SystemError> {
     let options =
         Options { verifier_log: VerifierLogLevel::STATS, ..Options::new(Maps::Private, KEY, true) };
-    Generation::load_for(hook, policy, &options)
+    let generation = Generation::load_for(hook, policy, &options)?;
+    // The figures of a program without lookups would hide that the kernel refuses the usual one.
+    match generation.without_lookups() {
+        Some(why) => Err(SystemError::new(why.to_owned())),
+        None => Ok(generation),
+    }
 }
 
 fn figures(hook: Hook, policy: &CompiledPolicy, without_stack: bool) -> Result<Figures> {

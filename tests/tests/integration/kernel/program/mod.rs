@@ -7,3 +7,4 @@ mod policies;
 mod scenarios;
 mod self_test;
 mod tries;
+mod without_lookups;
