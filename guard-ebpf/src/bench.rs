@@ -26,8 +26,10 @@ mod frame;
 mod runtime;
 
 use aya_ebpf::{
+    EbpfContext as _,
     bindings::{tcx_action_base::TCX_NEXT, xdp_action},
     btf_maps::{Array, ProgramArray},
+    helpers::generated::{bpf_fib_lookup, bpf_sk_release, bpf_skc_lookup_tcp},
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -56,6 +58,55 @@ static POSITION: Array<u64, 1> = Array::new();
 static JUMP: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 static JUMP_LINEAR: ProgramArray<1> = ProgramArray::new();
+
+/// The parameters of a lookup: `struct bpf_sock_tuple` of IPv4 or IPv6, or `struct bpf_fib_lookup`
+/// (include/uapi/linux/bpf.h).
+#[btf_map]
+static REQUEST: Array<[u32; 16], 1> = Array::new();
+
+/// Looks up a TCP socket of IPv4 for a fixed tuple, without reading the packet. Returns its state, 0
+/// if there is none.
+#[xdp(frags)]
+fn socket4(ctx: XdpContext) -> u32 {
+    socket_state(&ctx, 12)
+}
+
+/// [`socket4`] for IPv6.
+#[xdp(frags)]
+fn socket6(ctx: XdpContext) -> u32 {
+    socket_state(&ctx, 36)
+}
+
+#[inline(always)]
+fn socket_state(ctx: &XdpContext, size: u32) -> u32 {
+    let Some(tuple) = REQUEST.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the context is that of this program, the value is longer than a tuple, and a socket is
+    // valid until it is released, once.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(ctx.as_ptr(), tuple.cast(), size, u64::MAX, 0);
+        if socket.is_null() {
+            return 0;
+        }
+        let state = (*socket).state;
+        bpf_sk_release(socket.cast());
+        state
+    }
+}
+
+/// Looks up a route for fixed parameters, without reading the packet. Returns the result of the
+/// helper.
+#[xdp(frags)]
+fn route(ctx: XdpContext) -> u32 {
+    let Some(request) = REQUEST.get(0) else {
+        return u32::MAX;
+    };
+    // The helper writes its results into the parameters.
+    let mut request = *request;
+    // SAFETY: the context is that of this program, and the parameters have the size of their struct.
+    unsafe { bpf_fib_lookup(ctx.as_ptr(), request.as_mut_ptr().cast(), 64, 0) as u32 }
+}
 
 /// Drops every packet without reading it.
 #[xdp(frags)]

@@ -28,7 +28,12 @@ use guard_common::{
 };
 use nix::time::{ClockId, clock_getres};
 
-use super::{member_slots, pinned_maps::PinnedMaps, program::Program, self_test};
+use super::{
+    member_slots,
+    pinned_maps::{PinnedMaps, node::NodeMaps},
+    program::Program,
+    self_test,
+};
 use crate::{
     attach_mode::Hook, embedded_object::kernel_object, policy::compiled::CompiledPolicy,
     system_error::SystemError,
@@ -390,6 +395,14 @@ impl Generation {
     /// The maps were taken before, or the kernel object has maps of other types.
     pub fn shared(&mut self) -> Result<PinnedMaps, SystemError> {
         PinnedMaps::take(&mut self.ebpf)
+    }
+
+    /// Takes the maps with the node's state out of this generation.
+    ///
+    /// # Errors
+    /// As for [`Generation::shared`].
+    pub fn node_maps(&mut self) -> Result<NodeMaps, SystemError> {
+        NodeMaps::take(&mut self.ebpf)
     }
 }
 

@@ -8,7 +8,7 @@ use guard_user::{
     attach_mode::Hook,
     bpf::{
         loader::{Generation, Maps, Options},
-        pinned_maps::PinnedMaps,
+        pinned_maps::{PinnedMaps, node::NodeMaps},
     },
     netlink::devices,
     policy::compiled::CompiledPolicy,
@@ -23,8 +23,7 @@ pub type Counts = BTreeMap<(Action, Reason), u64>;
 /// A loaded policy with maps of its own.
 #[expect(missing_debug_implementations, reason = "the shared maps have none")]
 pub struct Guard {
-    // Keeps the program loaded.
-    _generation: Generation,
+    generation: Generation,
     shared: PinnedMaps,
     program: Program,
 }
@@ -43,7 +42,20 @@ impl Guard {
         device: &str,
         mtu: u32,
     ) -> Result<Self> {
-        let options = Options::new(Maps::Private, KEY, true);
+        let Options { lookups, .. } = Options::new(Maps::Private, KEY, true);
+        Self::load_with(hook, policy, lookups, index, device, mtu)
+    }
+
+    /// Loads a policy at a hook, with these lookups in the network stack ([`Options::lookups`]).
+    pub fn load_with(
+        hook: Hook,
+        policy: &CompiledPolicy,
+        lookups: u64,
+        index: u32,
+        device: &str,
+        mtu: u32,
+    ) -> Result<Self> {
+        let options = Options { lookups, ..Options::new(Maps::Private, KEY, true) };
         let mut generation = Generation::load_for(hook, policy, &options)?;
         let mut shared = generation.shared()?;
         // As the daemon sets it. In the network stack a frame may lie in any number of buffers.
@@ -54,7 +66,12 @@ impl Guard {
         }
         let id = generation.program_ids().get(&hook).context("no program at the hook")?;
         let program = Program::by_id(*id)?;
-        Ok(Self { _generation: generation, shared, program })
+        Ok(Self { generation, shared, program })
+    }
+
+    /// Takes the maps with the node's state.
+    pub fn node_maps(&mut self) -> Result<NodeMaps> {
+        Ok(self.generation.node_maps()?)
     }
 
     /// Returns the program, for test runs.

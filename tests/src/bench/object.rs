@@ -41,6 +41,34 @@ impl ReferencePrograms {
     }
 }
 
+/// The lookups in the network stack alone, for fixed parameters.
+#[expect(missing_debug_implementations, reason = "aya's typed maps have none")]
+pub struct Lookups {
+    /// Looks up a TCP socket, of IPv4 and of IPv6. Returns its state.
+    pub sockets: [Program; 2],
+    /// Looks up a route. Returns the result of the helper.
+    pub route: Program,
+    request: Array<MapData, [u32; 16]>,
+}
+
+impl Lookups {
+    /// Loads the programs.
+    pub fn load(object: &[u8]) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(object).context("loading the maps of the lookups")?;
+        Ok(Self {
+            sockets: [load(&mut ebpf, "socket4")?, load(&mut ebpf, "socket6")?],
+            route: load(&mut ebpf, "route")?,
+            request: take(&mut ebpf, "REQUEST")?,
+        })
+    }
+
+    /// Sets the parameters: `struct bpf_sock_tuple` or `struct bpf_fib_lookup`
+    /// (`include/uapi/linux/bpf.h`) in words.
+    pub fn set(&mut self, request: [u32; 16]) -> Result<()> {
+        self.request.set(0, request, 0).context("setting the parameters of a lookup")
+    }
+}
+
 /// Reads the object file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| {

@@ -14,9 +14,10 @@ use crate::{build, sh, toolchain};
 const SCHEMA: &str = "trainguard/bench/v1";
 
 /// The benchmarks: name, and bench target of `guard-tests`.
-const BENCHES: [(&str, &str); 5] = [
+const BENCHES: [(&str, &str); 6] = [
     ("packet-path", "packet_path"),
     ("hooks", "hooks"),
+    ("lookups", "lookups"),
     ("veth", "veth"),
     ("goodput", "goodput"),
     ("flood", "flood"),

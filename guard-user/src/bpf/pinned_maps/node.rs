@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, MapError},
+};
 use guard_common::{
     layout::node::{BOUND_WORDS, DeviceKey, NodeState},
     names,
 };
 
-use super::{open, read, typed, write};
+use super::{missing, open, read, typed, write};
 use crate::system_error::SystemError;
 
 /// Typed handles of the maps with the node's state. One process at a time writes: the daemon that
@@ -22,18 +25,28 @@ pub struct NodeMaps {
 }
 
 impl NodeMaps {
+    /// Takes the maps out of a loaded object.
+    pub(in crate::bpf) fn take(ebpf: &mut Ebpf) -> Result<Self, SystemError> {
+        Self::of(|name| ebpf.take_map(name).ok_or_else(|| missing(name)))
+    }
+
     /// Opens the maps that are pinned in a directory. The caller must have checked the layout
     /// ([`Pins::check_layout`](crate::bpf::pins::Pins::check_layout)).
     ///
     /// # Errors
     /// A map is not pinned, cannot be opened, or has another type.
     pub fn open(directory: &Path) -> Result<Self, SystemError> {
-        let open = |name| open(directory, name);
+        Self::of(|name| open(directory, name))
+    }
+
+    fn of(
+        mut map: impl FnMut(&'static str) -> Result<Map, SystemError>,
+    ) -> Result<Self, SystemError> {
         Ok(Self {
-            state: typed(names::MAP_NODE, open(names::MAP_NODE)?)?,
-            own: typed(names::MAP_OWN, open(names::MAP_OWN)?)?,
-            devices: typed(names::MAP_DEVICES, open(names::MAP_DEVICES)?)?,
-            bound: typed(names::MAP_BOUND, open(names::MAP_BOUND)?)?,
+            state: typed(names::MAP_NODE, map(names::MAP_NODE)?)?,
+            own: typed(names::MAP_OWN, map(names::MAP_OWN)?)?,
+            devices: typed(names::MAP_DEVICES, map(names::MAP_DEVICES)?)?,
+            bound: typed(names::MAP_BOUND, map(names::MAP_BOUND)?)?,
         })
     }
 
