@@ -257,6 +257,10 @@ impl<'a> Head<'a> {
     fn receiver(&self, ctx: &impl Context) -> Option<u32> {
         let [first, second, third] = front(ctx)?;
         let mac = u64::from_be(first) >> 16;
+        let is_untagged = self.ip_at == wire::ETHERNET_LEN && ctx.tag().0 == 0;
+        if is_untagged && TG_NODE.get(0).is_some_and(|state| state.is_plain(mac, ctx.ifindex())) {
+            return Some(ctx.ifindex());
+        }
         let mut key = DeviceKey { mac, outer: 0, inner: 0, ifindex: ctx.ifindex(), zero: 0 };
         add_tag(&mut key, ctx.tag().0);
         if self.ip_at > wire::ETHERNET_LEN {

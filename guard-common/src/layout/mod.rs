@@ -199,7 +199,7 @@ const _: () = {
     assert!(size_of::<Carried>() == 128);
     assert!(size_of::<Event>() == 168);
     assert!(size_of::<Sampling>() == 64);
-    assert!(size_of::<NodeState>() == 40);
+    assert!(size_of::<NodeState>() == 104);
     assert!(size_of::<DeviceKey>() == 24);
 };
 

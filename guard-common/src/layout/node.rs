@@ -22,10 +22,16 @@ pub struct NodeState {
     /// A filter of the own addresses: the bit [`own_bit`] of each is set. An address whose bit is
     /// not set is not an own one.
     pub own: [u64; OWN_WORDS],
+    /// Interfaces whose frames without tags the IP stack receives at the interface itself, if they
+    /// are sent to this MAC address: `MAC << 16 | index`, at the index modulo the number of words; 0
+    /// for none. They are the usual case, and found without a lookup among the [`DeviceKey`]s.
+    pub plain: [u64; PLAIN_WORDS],
 }
 
 /// Number of words of the filter of own addresses. A power of two.
 const OWN_WORDS: usize = 4;
+/// Number of interfaces in [`NodeState::plain`]. A power of two.
+const PLAIN_WORDS: usize = 8;
 
 impl NodeState {
     /// Flag: the node forwards IPv4 packets, and forwarded packets can be told apart.
@@ -49,6 +55,31 @@ impl NodeState {
         let (word, bit) = own_bit(addr);
         self.own.get(word).is_some_and(|word| word.wrapping_shr(bit) & 1 != 0)
     }
+
+    /// Adds an interface to those that receive frames themselves, unless its place is taken or its
+    /// index does not fit. `mac` is as in [`DeviceKey`].
+    pub fn add_plain(&mut self, mac: u64, ifindex: u32) {
+        if let Some(word) = self.plain.get_mut(plain_at(ifindex))
+            && *word == 0
+            && ifindex <= u16::MAX.into()
+        {
+            *word = mac << 16 | u64::from(ifindex);
+        }
+    }
+
+    /// Returns whether a frame without tags that is sent to this MAC address is known to be received
+    /// at the interface itself. `mac` is as in [`DeviceKey`].
+    #[inline(always)]
+    pub fn is_plain(&self, mac: u64, ifindex: u32) -> bool {
+        let wanted = mac << 16 | u64::from(ifindex);
+        ifindex <= u16::MAX.into() && self.plain.get(plain_at(ifindex)) == Some(&wanted)
+    }
+}
+
+/// Returns the place of an interface in [`NodeState::plain`].
+#[inline(always)]
+fn plain_at(ifindex: u32) -> usize {
+    ifindex as usize & (PLAIN_WORDS - 1)
 }
 
 /// Returns the position of an address in the filter of own addresses: word and bit.
@@ -103,5 +134,17 @@ mod tests {
         let neighbours = (0..256).map(|host| Addr::V4(0x0a00_0000 | host));
         let taken = neighbours.filter(|addr| state.may_own(addr)).count();
         assert!((2..=8).contains(&taken), "{taken} of 256 neighbours");
+    }
+
+    #[test]
+    fn plain_interfaces_are_known_by_address_and_index() {
+        let mut state = NodeState::default();
+        state.add_plain(0x02_0000_0000_01, 3);
+        state.add_plain(0x02_0000_0000_02, 11);
+        state.add_plain(0x02_0000_0000_03, 0x1_0004);
+        assert!(state.is_plain(0x02_0000_0000_01, 3));
+        assert!(!state.is_plain(0x02_0000_0000_02, 3), "another address");
+        assert!(!state.is_plain(0x02_0000_0000_02, 11), "its place was taken");
+        assert!(!state.is_plain(0x02_0000_0000_03, 0x1_0004), "an index of more than 16 bits");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use guard_common::{
-    layout::node::{DeviceKey, NodeState},
+    layout::node::NodeState,
     stack::{LOOKUP_ROUTES, LOOKUP_SOCKETS},
 };
 use guard_test_support::bundle;
@@ -17,7 +17,6 @@ use guard_tests::{
     world,
 };
 use guard_user::{attach_mode::Hook, policy::Bundle};
-use nix::net::if_::if_nametoindex;
 
 /// The device that has the node's addresses, and its peer.
 const DEVICE: &str = "hold2a";
@@ -97,9 +96,9 @@ pub(crate) fn load(service: Service, lookups: bool, forwards: bool, mac: u64) ->
     if forwards {
         state.flags |= NodeState::FORWARDS_IPV4 | NodeState::FORWARDS_IPV6;
     }
+    // As for an interface without devices on top of it.
+    state.add_plain(mac, LOOPBACK);
     maps.set_state(state)?;
-    let key = DeviceKey { mac, outer: 0, inner: 0, ifindex: LOOPBACK, zero: 0 };
-    maps.set_device(key, if_nametoindex(DEVICE)?)?;
     Ok(guard)
 }
 
@@ -136,8 +135,7 @@ pub(crate) fn request(
         }
         Lookup::Route(_) => {
             let (family, len) = if from.is_ipv4() { (2, 40) } else { (10, 60) };
-            let device = if_nametoindex(DEVICE)?;
-            put(0, &[family | 6 << 8 | port(from) << 16, port(to) | len << 16, device]);
+            put(0, &[family | 6 << 8 | port(from) << 16, port(to) | len << 16, LOOPBACK]);
             put(4, &source);
             put(8, &destination);
         }

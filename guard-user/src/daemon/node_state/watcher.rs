@@ -293,6 +293,7 @@ impl Follower {
             flags: facts.flags(),
             own: self.known.own(),
             devices: &self.known.device_map().entries,
+            guarded: &self.known.guarded,
             bound: &facts.bound_ports,
         })?;
         report(&self.shared.facts(), &facts);

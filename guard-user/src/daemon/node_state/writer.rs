@@ -27,6 +27,8 @@ pub(super) struct Wanted<'w> {
     pub(super) own: Option<&'w Arc<BTreeSet<IpAddr>>>,
     /// The devices at which frames are received.
     pub(super) devices: &'w BTreeMap<DeviceKey, u32>,
+    /// Indices of the guarded interfaces.
+    pub(super) guarded: &'w BTreeSet<u32>,
     /// The ports with bound listeners.
     pub(super) bound: &'w BTreeSet<u16>,
 }
@@ -70,7 +72,14 @@ impl Writer {
             (wanted, _) => wanted.is_some(),
         };
         let new_own = wanted.own.filter(|_| own_changed);
-        let mut next = NodeState { flags: wanted.flags, own: self.state.own };
+        let mut next =
+            NodeState { flags: wanted.flags, own: self.state.own, ..NodeState::default() };
+        for (key, device) in wanted.devices {
+            let is_plain = (key.outer, key.inner, key.ifindex) == (0, 0, *device);
+            if is_plain && wanted.guarded.contains(device) {
+                next.add_plain(key.mac, *device);
+            }
+        }
         if let Some(own) = new_own {
             next.own = NodeState::default().own;
             own.iter().for_each(|address| next.add_own(&Addr::from(*address)));
@@ -78,7 +87,13 @@ impl Writer {
         // Stricter: fewer packets count as forwarded, more addresses are own, more ports have bound
         // listeners.
         let flags = self.state.flags & (wanted.flags | !FORWARDS);
-        self.set_state(NodeState { flags, ..self.state })?;
+        let mut plain = self.state.plain;
+        for (word, wanted) in plain.iter_mut().zip(next.plain) {
+            if *word != wanted {
+                *word = 0;
+            }
+        }
+        self.set_state(NodeState { flags, plain, ..self.state })?;
         let own: Option<BTreeSet<[u64; 2]>> =
             new_own.map(|own| own.iter().map(|address| Addr::from(*address).mapped()).collect());
         if let Some(own) = &own {

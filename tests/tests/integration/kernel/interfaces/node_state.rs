@@ -145,7 +145,7 @@ fn rules_that_deliver_packets_here_clear_the_flags() {
 #[test]
 fn own_addresses_and_devices_follow_the_interfaces() {
     let Some(followed) = start("node_state/devices") else { return };
-    let Followed { node, maps, .. } = &followed;
+    let Followed { node, maps, watcher } = &followed;
     let holds = |maps: &NodeMaps, address: &str| {
         let address = Addr::from(address.parse::<IpAddr>().expect("an address"));
         let is_own = maps.own().expect("the addresses").contains(&address.mapped());
@@ -200,6 +200,16 @@ fn own_addresses_and_devices_follow_the_interfaces() {
         wait(&followed, "no macvlan", |maps| receiver(maps, mac).is_none());
     }
     assert_eq!(receiver(maps, 0x0200_0000_7701), Some(eth0));
+
+    // The usual case of a guarded interface is found without the map.
+    let is_plain = |maps: &NodeMaps, mac| maps.state().expect("the state").is_plain(mac, eth0);
+    assert!(!is_plain(maps, 0x0200_0000_7701), "not guarded");
+    watcher.set_guarded(&BTreeSet::from([eth0]));
+    wait(&followed, "a guarded interface", |maps| is_plain(maps, 0x0200_0000_7701));
+    node.ip(&["link", "set", "eth0", "address", "02:00:00:00:77:03"]);
+    wait(&followed, "its new address", |maps| {
+        is_plain(maps, 0x0200_0000_7703) && !is_plain(maps, 0x0200_0000_7701)
+    });
 }
 
 #[test]
@@ -240,14 +250,19 @@ fn what_an_earlier_daemon_left_is_corrected() {
     maps.add_own([1, 2]).expect("an address");
     maps.set_device(stale, 7).expect("a device");
     maps.set_bound(9, 1).expect("a bit");
-    maps.set_state(NodeState { flags: V4 | V6 | NodeState::BOUND_LISTENERS, own: [u64::MAX; 4] })
-        .expect("the state");
+    maps.set_state(NodeState {
+        flags: V4 | V6 | NodeState::BOUND_LISTENERS,
+        own: [u64::MAX; 4],
+        plain: [u64::MAX; 8],
+    })
+    .expect("the state");
     let directory = node.path("bpf");
     let again = || NodeMaps::open(&directory).expect("the maps");
     let _watcher = node.at_node(|| node_state::start(again())).expect("the thread");
     // Everything is written when the function returns.
     assert_eq!(maps.state().expect("the state").flags, 0);
     assert_ne!(maps.state().expect("the state").own, [u64::MAX; 4]);
+    assert_eq!(maps.state().expect("the state").plain, [0; 8], "no interface is guarded yet");
     assert!(!maps.own().expect("the addresses").contains(&[1, 2]));
     assert!(!maps.devices().expect("the devices").contains_key(&stale));
     assert!(maps.bound().expect("the bits").iter().all(|word| *word == 0));
