@@ -105,7 +105,8 @@ fn route(ctx: XdpContext) -> u32 {
     // The helper writes its results into the parameters.
     let mut request = *request;
     // SAFETY: the context is that of this program, and the parameters have the size of their struct.
-    unsafe { bpf_fib_lookup(ctx.as_ptr(), request.as_mut_ptr().cast(), 64, 0) as u32 }
+    let result = unsafe { bpf_fib_lookup(ctx.as_ptr(), request.as_mut_ptr().cast(), 64, 0) };
+    result.cast_unsigned() as u32
 }
 
 /// Drops every packet without reading it.

@@ -139,12 +139,12 @@ mod tests {
     #[test]
     fn plain_interfaces_are_known_by_address_and_index() {
         let mut state = NodeState::default();
-        state.add_plain(0x02_0000_0000_01, 3);
-        state.add_plain(0x02_0000_0000_02, 11);
-        state.add_plain(0x02_0000_0000_03, 0x1_0004);
-        assert!(state.is_plain(0x02_0000_0000_01, 3));
-        assert!(!state.is_plain(0x02_0000_0000_02, 3), "another address");
-        assert!(!state.is_plain(0x02_0000_0000_02, 11), "its place was taken");
-        assert!(!state.is_plain(0x02_0000_0000_03, 0x1_0004), "an index of more than 16 bits");
+        state.add_plain(0x0200_0000_0001, 3);
+        state.add_plain(0x0200_0000_0002, 11);
+        state.add_plain(0x0200_0000_0003, 0x1_0004);
+        assert!(state.is_plain(0x0200_0000_0001, 3));
+        assert!(!state.is_plain(0x0200_0000_0002, 3), "another address");
+        assert!(!state.is_plain(0x0200_0000_0002, 11), "its place was taken");
+        assert!(!state.is_plain(0x0200_0000_0003, 0x1_0004), "an index of more than 16 bits");
     }
 }
