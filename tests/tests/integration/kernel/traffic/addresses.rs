@@ -121,6 +121,7 @@ fn fragments_are_judged_by_their_protocol() {
         // Three fragments, the first of which is to a port that is not guarded.
         assert_eq!(counted(&node, refused), count("fragment", 2));
         let received = || {
+            client.set_read_timeout(Some(WAIT_TIMEOUT)).expect("an option");
             send(MEMBER[family]);
             assert_eq!(client.recv(&mut [0; 5000]).expect("a datagram of a member"), 4000);
         };

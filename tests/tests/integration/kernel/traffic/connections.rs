@@ -20,7 +20,7 @@ use socket2::{Domain, Socket, Type};
 use super::{count, counted};
 
 const FIN: u8 = 0x01;
-/// Time in which a datagram that passes arrives.
+/// Time without a packet after which it counts as dropped.
 const SILENCE: Duration = Duration::from_millis(300);
 
 fn matching_new_connections() -> String {
@@ -29,13 +29,14 @@ fn matching_new_connections() -> String {
         .replace("match: all", "match: new-connections")
 }
 
-/// Sends one segment of a stranger to a port of the node, and returns what it was counted as.
-fn stray(node: &Node, family: usize, port: u16, flags: u8) -> Vec<(String, u64)> {
-    let frame = segment((UNLISTED[family], 40_000), (NODE[family], port), flags, 8);
+/// Sends segments of a stranger to a port of the node, one with each combination of flags. Returns
+/// what they were counted as.
+fn stray(node: &Node, family: usize, port: u16, flags: &[u8]) -> Vec<(String, u64)> {
+    let segment = |flags| segment((UNLISTED[family], 40_000), (NODE[family], port), flags, 8);
+    let frames: Vec<_> = flags.iter().map(|flags| segment(*flags)).collect();
     counted(node, || {
-        node.at_peer(|| {
-            assert_eq!(raw::send("eth0", &[frame]).expect("sending"), 1);
-        });
+        let sent = node.at_peer(|| raw::send("eth0", &frames)).expect("sending");
+        assert_eq!(sent, frames.len());
     })
 }
 
@@ -55,14 +56,13 @@ fn stray_segments_do_not_reach_listening_sockets() {
                 fs::write("/proc/sys/net/ipv4/tcp_syncookies", cookies).expect("a setting");
             });
             for family in 0..2 {
-                for flags in [ACK, ACK | PSH, ACK | FIN, ACK | SYN] {
-                    let told = format!("{mode}, cookies {cookies}, {family}, flags {flags:#x}");
-                    let moved = stray(&node, family, PORT, flags);
-                    assert_eq!(moved, count("not_allowed", 1), "{told}");
-                    let moved = stray(&node, family, PORT + 1, flags);
-                    assert_eq!(moved, count("established", 1), "{told}, nothing listens");
-                }
-                assert_eq!(stray(&node, family, FREE_PORT, ACK), [], "not guarded");
+                let told = format!("{mode}, cookies {cookies}, {family}");
+                let flags = [ACK, ACK | PSH, ACK | FIN, ACK | SYN];
+                let moved = stray(&node, family, PORT, &flags);
+                assert_eq!(moved, count("not_allowed", 4), "{told}");
+                let moved = stray(&node, family, PORT + 1, &flags);
+                assert_eq!(moved, count("established", 4), "{told}, nothing listens");
+                assert_eq!(stray(&node, family, FREE_PORT, &flags), [], "not guarded");
             }
         }
     }
@@ -92,9 +92,9 @@ fn connect(
     (opened, accepted, listener)
 }
 
-/// Sends a byte and receives it. Returns whether it arrived in time.
-fn passes(from: &mut TcpStream, to: &mut TcpStream) -> bool {
-    to.set_read_timeout(Some(Duration::from_secs(2))).expect("an option");
+/// Sends a byte and receives it. Returns whether it arrived in this time.
+fn arrives(from: &mut TcpStream, to: &mut TcpStream, within: Duration) -> bool {
+    to.set_read_timeout(Some(within)).expect("an option");
     from.write_all(b"x").expect("written");
     match to.read_exact(&mut [0]) {
         Ok(()) => true,
@@ -103,6 +103,12 @@ fn passes(from: &mut TcpStream, to: &mut TcpStream) -> bool {
             false
         }
     }
+}
+
+/// Asserts that bytes pass in both directions.
+fn assert_open(one: &mut TcpStream, other: &mut TcpStream) {
+    assert!(arrives(one, other, WAIT_TIMEOUT), "from the one that connected");
+    assert!(arrives(other, one, WAIT_TIMEOUT), "to the one that connected");
 }
 
 /// With `match: all`, the connections that the node opens are untouched, whatever their source port is.
@@ -117,8 +123,7 @@ fn connections_of_the_node_pass_from_guarded_ports() {
             let to = SocketAddr::new(UNLISTED[family], 7000);
             let before = node.stats();
             let (mut here, mut there, _) = connect(&node, from, to, true);
-            assert!(passes(&mut here, &mut there), "{mode}, {to}");
-            assert!(passes(&mut there, &mut here), "{mode}, {to}");
+            assert_open(&mut here, &mut there);
             let moved = moved(&before, &node.stats());
             assert!(matches!(&moved[..], [(reason, _)] if reason == "established"), "{moved:?}");
             // A stranger does not get in beside it.
@@ -141,12 +146,13 @@ fn connections_of_removed_members() {
         let from = SocketAddr::new(MEMBER[0], 50_000);
         let (mut there, mut here, _listener) =
             connect(&node, from, SocketAddr::new(NODE[0], PORT), false);
-        assert!(passes(&mut there, &mut here) && passes(&mut here, &mut there), "{name}");
+        assert_open(&mut there, &mut here);
         let generation = node.generation();
         let without = MANIFEST.replace("10.77.0.[20-21]", "10.77.0.[30-31]");
         node.write("cluster.yaml", &without);
         node.wait("the next generation", |status| status["generation"] == generation + 1);
-        assert_eq!(passes(&mut there, &mut here), goes_on, "{name}: {}", node.log());
+        let within = if goes_on { WAIT_TIMEOUT } else { SILENCE };
+        assert_eq!(arrives(&mut there, &mut here, within), goes_on, "{name}: {}", node.log());
         assert!(!node.answers(MEMBER[0], PORT), "{name}: a new connection");
     }
 }
@@ -174,11 +180,13 @@ fn connected_sockets_receive_from_their_peer() {
         assert_eq!(counted(&node, refused), count("not_allowed", 1));
         client.connect((UNLISTED[family], 5353)).expect("connected");
         let received = || {
+            client.set_read_timeout(Some(WAIT_TIMEOUT)).expect("an option");
             answer(&server);
             assert_eq!(client.recv(&mut [0; 16]).expect("an answer"), 6);
         };
         assert_eq!(counted(&node, received), count("established", 1));
         let refused = || {
+            client.set_read_timeout(Some(SILENCE)).expect("an option");
             answer(&other);
             assert!(client.recv(&mut [0; 16]).is_err(), "another port is not the peer");
         };
