@@ -9,4 +9,3 @@ mod interfaces;
 mod program;
 mod takeover;
 mod telemetry;
-mod traffic;
