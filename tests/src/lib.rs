@@ -7,6 +7,7 @@ pub use guard_test_support::{packet, text};
 pub mod backend;
 pub mod bench;
 pub mod generate;
+pub mod nft;
 pub mod node;
 pub mod oracle;
 pub mod pane;

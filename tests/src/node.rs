@@ -6,7 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -113,7 +113,8 @@ const SILENCE: Duration = Duration::from_millis(400);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-const fn pair(number: u8) -> [IpAddr; 2] {
+/// Returns the addresses of the test network that end in this number, of at most two digits.
+pub const fn pair(number: u8) -> [IpAddr; 2] {
     // The same digits as in the IPv4 address: fd77::10.
     let spelled = (number / 10 * 16 + number % 10) as u16;
     [
@@ -135,6 +136,27 @@ pub fn names_in(directory: &Path) -> Vec<String> {
 pub fn pinned_array<V: Pod>(pin: &Path) -> Array<MapData, V> {
     let map = MapData::from_pin(pin).and_then(Map::from_map_data);
     map.and_then(Array::try_from).expect("an array")
+}
+
+/// Returns the modes that this kernel supports: TCX needs 6.6 (`CONFIG_NET_XGRESS`).
+pub fn modes() -> &'static [&'static str] {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let has_tcx = (numbers.next(), numbers.next()) >= (Some(6), Some(6));
+    if has_tcx { &["native", "tcx", "generic"] } else { &["native", "generic"] }
+}
+
+/// Opens a TCP connection from an address of this thread's namespace. Reads of it end after half a
+/// second.
+pub fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP));
+    let socket = socket.expect("a socket");
+    socket.set_reuse_address(true).expect("an option");
+    socket.bind(&from.into()).expect("an address");
+    socket.connect_timeout(&to.into(), Duration::from_secs(5)).expect("a connection");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
+    stream
 }
 
 /// Reports whether a status says that the node is guarded.
@@ -621,7 +643,8 @@ fn card_with(address: &str) -> Option<String> {
     None
 }
 
-fn ip(args: &[&str]) {
+/// Runs `ip`, which must succeed.
+pub fn ip(args: &[&str]) {
     run(Command::new("ip").args(args));
 }
 

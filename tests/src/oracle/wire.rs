@@ -52,7 +52,7 @@ impl Answer {
     }
 
     /// Parses a frame without VLAN tags or extension headers, as the node sends them.
-    fn parse(frame: &[u8]) -> Option<Self> {
+    pub fn parse(frame: &[u8]) -> Option<Self> {
         let at = match (frame.get(12..14)?, frame.get(14..)?) {
             ([0x08, 0x00], ip) if *ip.get(9)? == 6 => 14 + usize::from(ip[0] & 15) * 4,
             ([0x86, 0xdd], ip) if *ip.get(6)? == 6 => 14 + 40,

@@ -9,10 +9,9 @@ use std::{
 };
 
 use guard_tests::node::{
-    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, UNLISTED, enforcing,
+    FREE_PORT, MANIFEST, MEMBER, MEMBER_TOO, NODE, Node, POLICY, PORT, UNLISTED, connect, enforcing,
 };
 use serde_json::Value;
-use socket2::{Domain, Protocol, Socket, Type};
 
 /// Port of the ssh server.
 const SSH: u16 = 22;
@@ -21,17 +20,6 @@ const NODE_PORT: u16 = 9200;
 
 /// A connection: the node's end, and the peer's.
 type Pair = (TcpStream, TcpStream);
-
-fn connect(from: SocketAddr, to: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP));
-    let socket = socket.expect("a socket");
-    socket.set_reuse_address(true).expect("an option");
-    socket.bind(&from.into()).expect("an address");
-    socket.connect_timeout(&to.into(), Duration::from_secs(5)).expect("a connection");
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(Duration::from_millis(500))).expect("an option");
-    stream
-}
 
 /// Opens a listener on the node.
 fn listen(node: &Node, address: IpAddr, port: u16) -> TcpListener {

@@ -3,9 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     net::{IpAddr, TcpListener},
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::AsFd as _,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -17,16 +17,16 @@ use guard_common::{
     layout::node::{BOUND_WORDS, DeviceKey, MAX_DEVICES, MAX_OWN, NodeState},
     names,
 };
-use guard_tests::node::{NODE, Node, WAIT_TIMEOUT};
+use guard_tests::{
+    nft::{self, Hook, Table},
+    node::{NODE, Node, WAIT_TIMEOUT},
+};
 use guard_user::{
     bpf::pinned_maps::node::NodeMaps,
     daemon::node_state::{self, NodeFacts, Obstacle, State, Watcher},
     sys,
 };
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
-    sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 
 const V4: u64 = NodeState::FORWARDS_IPV4;
 const V6: u64 = NodeState::FORWARDS_IPV6;
@@ -130,14 +130,30 @@ fn rules_that_deliver_packets_here_clear_the_flags() {
     wait_for_flags(&followed, "no rule by mark", V4 | V6);
     node.ip(&["rule", "add", "from", "10.9.0.0/16", "lookup", "100"]);
 
-    node.at_node(|| nft(&[table("t"), chain("t"), rule_of("t", "masq")])).expect("nf_tables");
+    let masquerades = Table { family: nft::IPV4, name: "t" };
+    let redirects = Table { family: nft::IPV4, name: "r" };
+    node.at_node(|| {
+        nft::transact(&[
+            masquerades.create(),
+            masquerades.chain("nat", Hook::Postrouting),
+            masquerades.rule(&[nft::expression("masq", &[])]),
+        ])
+    })
+    .expect("nf_tables");
     // Notifications are handled in their order.
-    node.at_node(|| nft(&[table("r"), chain("r"), rule_of("r", "redir")])).expect("nf_tables");
+    node.at_node(|| {
+        nft::transact(&[
+            redirects.create(),
+            redirects.chain("nat", Hook::Prerouting),
+            redirects.rule(&[nft::expression("redir", &[])]),
+        ])
+    })
+    .expect("nf_tables");
     wait_for_flags(&followed, "an IPv4 redirect", V6);
     let found = facts(node);
     assert!(matches!(&found.obstacles_ipv4[..], [Obstacle::Redirect(place)] if place.chain == "c"));
     assert!(found.masquerade && !found.dnat, "{found:?}");
-    node.at_node(|| nft(&[deleted("r")])).expect("nf_tables");
+    node.at_node(|| nft::transact(&[redirects.delete()])).expect("nf_tables");
     wait_for_flags(&followed, "no redirect", V4 | V6);
     assert_eq!(watcher.state(), State::Following);
 }
@@ -274,82 +290,4 @@ fn address_of(name: &str) -> String {
     let output = Command::new("ip").args(["-br", "link", "show", name]).output().expect("ip");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.split_whitespace().nth(2).expect("an address").to_owned()
-}
-
-// Requests to nf_tables (include/uapi/linux/netfilter/nf_tables.h), for a machine without `nft`.
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).expect("a short value");
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-fn text(kind: u16, value: &str) -> Vec<u8> {
-    attribute(kind, &[value.as_bytes(), b"\0"].concat())
-}
-
-/// Encodes a message of nfnetlink: type and flags beyond `NLM_F_REQUEST | NLM_F_ACK`.
-fn message(kind: u16, flags: u16, header: [u8; 4], attributes: &[Vec<u8>]) -> Vec<u8> {
-    let attributes = attributes.concat();
-    let length = u32::try_from(20 + attributes.len()).expect("a short message");
-    let mut bytes = length.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend((flags | 1 | 4).to_ne_bytes());
-    bytes.extend([0; 8]);
-    bytes.extend(header);
-    bytes.extend(attributes);
-    bytes
-}
-
-/// `NFPROTO_IPV4`.
-const IPV4: [u8; 4] = [2, 0, 0, 0];
-/// `NLM_F_CREATE | NLM_F_APPEND`.
-const CREATE: u16 = 0xc00;
-
-fn table(name: &str) -> Vec<u8> {
-    message(0xa00, CREATE, IPV4, &[text(1, name)])
-}
-
-fn deleted(name: &str) -> Vec<u8> {
-    message(0xa02, 0, IPV4, &[text(1, name)])
-}
-
-/// Adds a chain `c` for redirects at prerouting, or for masquerades at postrouting in table `t`.
-fn chain(table: &str) -> Vec<u8> {
-    let hook: u32 = if table == "t" { 4 } else { 0 };
-    let place = [attribute(1, &hook.to_be_bytes()), attribute(2, &(-100_i32).to_be_bytes())];
-    let hook = attribute(4 | 0x8000, &place.concat());
-    message(0xa03, CREATE, IPV4, &[text(1, table), text(3, "c"), hook, text(7, "nat")])
-}
-
-fn rule_of(table: &str, expression: &str) -> Vec<u8> {
-    let expression = [text(1, expression), attribute(2 | 0x8000, &[])].concat();
-    let list = attribute(4 | 0x8000, &attribute(1 | 0x8000, &expression));
-    message(0xa06, CREATE, IPV4, &[text(1, table), text(2, "c"), list])
-}
-
-/// Sends a transaction to `nf_tables` in the namespace of this thread.
-fn nft(messages: &[Vec<u8>]) -> io::Result<()> {
-    let socket = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkNetFilter,
-    )?;
-    // `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`, for the subsystem 10.
-    let [begin, end] = [0x10, 0x11].map(|kind| message(kind, 0, [0, 0, 0, 10], &[]));
-    let batch = [begin, messages.concat(), end].concat();
-    send(socket.as_raw_fd(), &batch, MsgFlags::empty())?;
-    let mut answer = [0; 4096];
-    for _ in messages {
-        let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        let error = answer.get(16..20).filter(|_| length >= 20).expect("an answer");
-        match i32::from_ne_bytes(error.try_into().expect("four bytes")) {
-            0 => {}
-            error => return Err(io::Error::from_raw_os_error(-error)),
-        }
-    }
-    Ok(())
 }

@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::{SocketAddr, UdpSocket},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -13,7 +12,9 @@ use std::{
 };
 
 use guard_tests::{
-    node::{MANIFEST, MEMBER, NODE, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing, inside, moved},
+    node::{
+        MANIFEST, MEMBER, NODE, Node, PORT, UNLISTED, WAIT_TIMEOUT, enforcing, inside, modes, moved,
+    },
     raw, skip, text,
 };
 use serde_json::{Value, json};
@@ -22,20 +23,9 @@ use serde_json::{Value, json};
 /// page of the socket's buffer, which has room for about fifty.
 const DATAGRAMS: u64 = 40;
 
-/// Returns the modes that this kernel supports: TCX needs 6.6 (`CONFIG_NET_XGRESS`).
-fn modes() -> &'static [&'static str] {
-    if is_at_least(6, 6) { &["native", "tcx", "generic"] } else { &["native", "generic"] }
-}
-
 /// Returns the mode that `auto` takes where the device does not support native XDP.
 fn after_native() -> &'static str {
-    if is_at_least(6, 6) { "tcx" } else { "generic" }
-}
-
-fn is_at_least(major: u32, minor: u32) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    let mut numbers = release.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+    if modes().contains(&"tcx") { "tcx" } else { "generic" }
 }
 
 /// Runs `ip` in the namespaces of node and peer.
