@@ -9,3 +9,4 @@ mod interfaces;
 mod program;
 mod takeover;
 mod telemetry;
+mod traffic;
