@@ -5,5 +5,7 @@
 //! topology, on which nothing is sent that the test does not send; `packets.rs` builds packets.
 
 mod forwarding;
+mod obstacles;
 mod packets;
 mod site;
+mod upper_devices;
