@@ -4,6 +4,7 @@
 //! Every test states all counters that move, `unguarded` and `not_ip` included. `site.rs` is the
 //! topology, on which nothing is sent that the test does not send; `packets.rs` builds packets.
 
+mod connections;
 mod forwarding;
 mod obstacles;
 mod packets;
