@@ -12,4 +12,5 @@ mod forwarding;
 mod obstacles;
 mod packets;
 mod site;
+mod translation;
 mod upper_devices;
