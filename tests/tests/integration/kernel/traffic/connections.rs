@@ -78,7 +78,7 @@ fn segments_of_unlisted_hosts_reach_no_listener() {
             let answer = || {
                 let request = syn(from, to, PORT).bare();
                 let cookie = site.cookie(&request);
-                let answer = tcp(from, to, PORT, ACK | PSH).from_port(request.ports[0]);
+                let answer = tcp(from, to, PORT, ACK | PSH).with_source_port(request.ports[0]);
                 answer.numbers([1001, cookie.wrapping_add(1)])
             };
             // Without a guard, such an answer opens a connection.
@@ -137,7 +137,7 @@ fn segments_of_unlisted_hosts_reach_no_listener() {
     }
 }
 
-/// Reports whether the node has a connection of a port in the state TIME_WAIT.
+/// Reports whether the node has a connection of a port in the state `TIME_WAIT`.
 fn is_closing(site: &Site, port: u16) -> bool {
     site.node.at_node(|| {
         ["tcp", "tcp6"].iter().any(|file| {
@@ -187,9 +187,9 @@ fn a_connection_of_a_removed_member_continues_to_its_end() {
             }
         });
         // The peer's kernel answers the acknowledgement with a reset.
-        let late = tcp(from, to, PORT, ACK | FIN).from_port(port).bare();
+        let late = tcp(from, to, PORT, ACK | FIN).with_source_port(port).bare();
         site.check("a late segment", &[(late, Fate::Acknowledged)], &established);
-        let other = tcp(from, to, PORT, ACK | FIN).from_port(port - 1).bare();
+        let other = tcp(from, to, PORT, ACK | FIN).with_source_port(port - 1).bare();
         let sent = [(other, Fate::Nowhere)];
         site.check("of no connection", &sent, &[("new", "not_allowed", 1)]);
     }
@@ -222,18 +222,22 @@ fn replies_to_sockets_of_the_node_pass_where_all_packets_match() {
                 assert_eq!(ours.read(&mut [0; 8]).expect("the end"), 0);
             });
             let no_socket = [ACK, SYN | ACK, FIN | ACK, RST, SYN];
-            let sent = no_socket
-                .map(|flags| (tcp(server, node, SILENT, flags).from_port(SERVER), Fate::Nowhere));
+            let sent = no_socket.map(|flags| {
+                (tcp(server, node, SILENT, flags).with_source_port(SERVER), Fate::Nowhere)
+            });
             site.check(&what("of no connection"), &sent, &[("range", "not_allowed", 5)]);
 
             site.receive_from(CONNECTED, SocketAddr::new(server, RESOLVER));
             site.check(
                 &what("datagrams"),
                 &[
-                    (udp(server, node, CONNECTED).from_port(RESOLVER), Fate::Received),
-                    (udp(server, node, CONNECTED).from_port(RESOLVER + 1), Fate::Nowhere),
-                    (udp(STRANGER[family], node, CONNECTED).from_port(RESOLVER), Fate::Nowhere),
-                    (udp(server, node, BOUND).from_port(RESOLVER), Fate::Nowhere),
+                    (udp(server, node, CONNECTED).with_source_port(RESOLVER), Fate::Received),
+                    (udp(server, node, CONNECTED).with_source_port(RESOLVER + 1), Fate::Nowhere),
+                    (
+                        udp(STRANGER[family], node, CONNECTED).with_source_port(RESOLVER),
+                        Fate::Nowhere,
+                    ),
+                    (udp(server, node, BOUND).with_source_port(RESOLVER), Fate::Nowhere),
                 ],
                 &[("range", "established", 1), ("range", "not_allowed", 3)],
             );
@@ -244,7 +248,10 @@ fn replies_to_sockets_of_the_node_pass_where_all_packets_match() {
             site.check(
                 &format!("{mode}, {}: a socket without a peer", NODE[family]),
                 &[
-                    (udp(UNLISTED[family], NODE[family], BOUND).from_port(53), Fate::Nowhere),
+                    (
+                        udp(UNLISTED[family], NODE[family], BOUND).with_source_port(53),
+                        Fate::Nowhere,
+                    ),
                     (udp(MEMBER_TOO[family], NODE[family], BOUND), Fate::Received),
                 ],
                 &[("range", "not_allowed", 1), ("range", "allowed", 1)],

@@ -20,7 +20,7 @@ const NEXT: u16 = 69;
 
 /// The message of a client without an address (RFC 2131 section 4.1).
 fn discover(port: u16) -> Packet {
-    udp(NOBODY, EVERYBODY, port).from_port(CLIENT)
+    udp(NOBODY, EVERYBODY, port).with_source_port(CLIENT)
 }
 
 #[test]

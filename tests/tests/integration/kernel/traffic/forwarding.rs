@@ -206,8 +206,8 @@ fn destinations_of_the_node_never_count_as_forwarded() {
             );
             for destination in destinations {
                 let to = destination.parse().expect("an address");
-                let broadcast = syn(stranger, to, LIMITED).to_mac([0xff; 6]);
-                let unicast = udp(stranger, to, FREE).to_mac(guard_tests::oracle::NODE_MAC);
+                let broadcast = syn(stranger, to, LIMITED).with_mac([0xff; 6]);
+                let unicast = udp(stranger, to, FREE).with_mac(guard_tests::oracle::NODE_MAC);
                 site.check(
                     &format!("{mode}: {destination}"),
                     &[

@@ -42,10 +42,11 @@ fn packet(from: IpAddr, to: IpAddr, port: u16, flags: Option<u8>) -> Packet {
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let (first, count) = SOURCE_PORTS;
     let source = bytes::low(u64::from(first + number % count));
-    let [a, b, c, d] = number.to_be_bytes();
+    let mut mark = [0xa5, 0x5a, 0, 0, 0, 0, 0xc3, 0x3c];
+    mark[2..6].copy_from_slice(&number.to_be_bytes());
     let mac = match bytes::octets(to)[..] {
         [255, 255, 255, 255] => [0xff; 6],
-        [224..240, b, c, d] => [1, 0, 0x5e, b & 0x7f, c, d],
+        [224..240, x, y, z] => [1, 0, 0x5e, x & 0x7f, y, z],
         [0xff, .., w, x, y, z] => [0x33, 0x33, w, x, y, z],
         _ => NODE_MAC,
     };
@@ -57,7 +58,7 @@ fn packet(from: IpAddr, to: IpAddr, port: u16, flags: Option<u8>) -> Packet {
         mac,
         vlan: None,
         len: 8,
-        mark: [0xa5, 0x5a, a, b, c, d, 0xc3, 0x3c],
+        mark,
         is_bare: false,
     }
 }
@@ -78,7 +79,7 @@ pub(super) fn syn(from: IpAddr, to: IpAddr, port: u16) -> Packet {
 }
 
 impl Packet {
-    pub(super) fn from_port(mut self, port: u16) -> Self {
+    pub(super) fn with_source_port(mut self, port: u16) -> Self {
         self.ports[0] = port;
         self
     }
@@ -89,7 +90,7 @@ impl Packet {
         self
     }
 
-    pub(super) fn to_mac(mut self, mac: [u8; 6]) -> Self {
+    pub(super) fn with_mac(mut self, mac: [u8; 6]) -> Self {
         self.mac = mac;
         self
     }

@@ -87,7 +87,7 @@ impl Kind {
     fn via(self, packet: Packet) -> Packet {
         match self {
             Self::Vlan => packet.on_vlan(VLAN),
-            Self::Macvlan => packet.to_mac(MACVLAN),
+            Self::Macvlan => packet.with_mac(MACVLAN),
         }
     }
 }
@@ -182,7 +182,7 @@ fn send_to_bound_listener(kind: Kind, mode: &str) -> bool {
         let (from, to) = ends(family);
         let request = kind.via(syn(from, to, PORT).bare());
         let cookie = site.cookie(&request);
-        let answer = tcp(from, to, PORT, ACK).from_port(request.ports[0]);
+        let answer = tcp(from, to, PORT, ACK).with_source_port(request.ports[0]);
         kind.via(answer.numbers([1001, cookie.wrapping_add(1)]))
     });
     let ports = "tcp/9200-9299";
