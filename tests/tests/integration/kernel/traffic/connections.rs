@@ -1,7 +1,6 @@
 //! Segments that open nothing: the socket that would receive one decides.
 
 use std::{
-    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
@@ -15,7 +14,7 @@ use guard_tests::{
 
 use super::{
     packets::{syn, tcp, udp},
-    site::{Fate, MEMBERS, SOME, STRANGER, Site, policy, service},
+    site::{Fate, MEMBERS, SOME, STRANGER, Site, TIME_WAIT, policy, service, wait_for_tcp},
 };
 
 /// The guarded port of the listener.
@@ -137,21 +136,6 @@ fn segments_of_unlisted_hosts_reach_no_listener() {
     }
 }
 
-/// Reports whether the node has a connection of a port in the state `TIME_WAIT`.
-fn is_closing(site: &Site, port: u16) -> bool {
-    site.node.at_node(|| {
-        ["tcp", "tcp6"].iter().any(|file| {
-            let table = fs::read_to_string(format!("/proc/thread-self/net/{file}"));
-            let table = table.expect("the connections");
-            table.lines().skip(1).any(|line| {
-                let mut fields = line.split_whitespace().skip(1);
-                let local = fields.next().expect("an address");
-                local.ends_with(&format!(":{port:04X}")) && fields.nth(1) == Some("06")
-            })
-        })
-    })
-}
-
 #[test]
 fn a_connection_of_a_removed_member_continues_to_its_end() {
     for family in 0..2 {
@@ -180,15 +164,12 @@ fn a_connection_of_a_removed_member_continues_to_its_end() {
             drop(ours);
             assert_eq!(peer.read(&mut [0; 8]).expect("the end"), 0);
             drop(peer);
-            let deadline = Instant::now() + WAIT_TIMEOUT;
-            while !is_closing(&site, PORT) {
-                assert!(Instant::now() < deadline, "the socket is not in TIME_WAIT");
-                thread::sleep(Duration::from_millis(1));
-            }
+            site.node.at_node(|| wait_for_tcp(PORT, &[TIME_WAIT]));
         });
-        // The peer's kernel answers the acknowledgement with a reset.
+        // The peer's kernel has no such connection any more, and answers with a reset.
         let late = tcp(from, to, PORT, ACK | FIN).with_source_port(port).bare();
-        site.check("a late segment", &[(late, Fate::Acknowledged)], &established);
+        let both = [("new", "established", 2)];
+        site.check("a late segment", &[(late, Fate::Acknowledged)], &both);
         let other = tcp(from, to, PORT, ACK | FIN).with_source_port(port - 1).bare();
         let sent = [(other, Fate::Nowhere)];
         site.check("of no connection", &sent, &[("new", "not_allowed", 1)]);
@@ -217,9 +198,11 @@ fn replies_to_sockets_of_the_node_pass_where_all_packets_match() {
                 let mut theirs = accept(&listener);
                 pass(&mut ours, &mut theirs);
                 pass(&mut theirs, &mut ours);
-                // The peer closes first: nothing remains at the node when its own end is acknowledged.
+                // The peer closes first, so nothing remains at the node.
                 drop(theirs);
                 assert_eq!(ours.read(&mut [0; 8]).expect("the end"), 0);
+                drop(ours);
+                site.node.at_node(|| wait_for_tcp(PORT, &[]));
             });
             let no_socket = [ACK, SYN | ACK, FIN | ACK, RST, SYN];
             let sent = no_socket.map(|flags| {

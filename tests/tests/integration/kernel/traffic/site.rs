@@ -42,6 +42,11 @@ const MARKER_PORT: u16 = 40_404;
 /// Size in bytes of receive buffers.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
+/// The states of a listener, and of a socket that waits for late segments (`TIME_WAIT`), in
+/// `/proc/net/tcp`.
+const LISTEN: &str = "0A";
+pub(super) const TIME_WAIT: &str = "06";
+
 /// The expected count of packets whose exact number the kernel decides: at least one.
 pub(super) const SOME: u64 = u64::MAX;
 
@@ -309,7 +314,6 @@ impl Site {
             .filter(|(_, _, count)| *count > 0)
             .map(|(owner, reason, count)| (((*owner).to_owned(), (*reason).to_owned()), *count))
             .collect();
-        let exact: u64 = wanted.values().filter(|count| **count != SOME).sum();
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let mut now = self.counts();
@@ -327,11 +331,12 @@ impl Site {
             if now == wanted {
                 return result;
             }
-            // Further waiting helps only if packets are still to be counted.
-            let found: u64 = now.values().filter(|count| **count != SOME).sum();
-            let lacks = wanted.keys().any(|key| !now.contains_key(key));
+            // Waiting helps only as long as packets are still to be counted.
+            let is_wrong = now.iter().any(|(key, count)| {
+                wanted.get(key).is_none_or(|wanted| *wanted != SOME && count > wanted)
+            });
             assert!(
-                (found < exact || lacks) && Instant::now() < deadline,
+                !is_wrong && Instant::now() < deadline,
                 "{what}: counted {now:?}, expected {wanted:?} {}",
                 self.node.log()
             );
@@ -448,6 +453,32 @@ impl Site {
         }
         while self.marker.recv(&mut [0; 64]).is_ok() {}
         self.marker.set_read_timeout(Some(WAIT_TIMEOUT)).expect("a time limit");
+    }
+}
+
+/// Waits until the TCP sockets of this thread's namespace with a local port have these states, as
+/// `/proc/net/tcp` shows them, listeners left out. All earlier segments have arrived then.
+pub(super) fn wait_for_tcp(port: u16, states: &[&str]) {
+    let port = format!(":{port:04X}");
+    let deadline = Instant::now() + WAIT_TIMEOUT;
+    loop {
+        let tables = ["tcp", "tcp6"].map(|file| {
+            fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect("the sockets")
+        });
+        let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+        let found: Vec<&str> = lines
+            .filter_map(|line| {
+                // Number, local address, remote address, state.
+                let mut fields = line.split_whitespace().skip(1);
+                let is_local = fields.next()?.ends_with(&port);
+                fields.nth(1).filter(|state| is_local && *state != LISTEN)
+            })
+            .collect();
+        if found == states {
+            return;
+        }
+        assert!(Instant::now() < deadline, "port {port}: {found:?}, expected {states:?}");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

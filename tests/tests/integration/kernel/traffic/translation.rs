@@ -14,7 +14,7 @@ use guard_tests::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::site::{CONTAINER, MEMBERS, SOME, Site, policy, service};
+use super::site::{CONTAINER, MEMBERS, SOME, Site, policy, service, wait_for_tcp};
 
 /// The port of an unlisted server.
 const SERVER: u16 = 7000;
@@ -62,6 +62,8 @@ fn replies_to_masqueraded_connections_pass_where_only_new_connections_match() {
                 assert_eq!(ours.read(&mut [0; 8]).expect("data"), 4);
                 drop(theirs);
                 assert_eq!(ours.read(&mut [0; 8]).expect("the end"), 0);
+                drop(ours);
+                site.at_container(|| wait_for_tcp(NEW, &[]));
             });
         }
         // Only connection tracking knows these replies. The server repeats them, so they come last.
