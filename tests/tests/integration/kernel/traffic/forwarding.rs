@@ -101,6 +101,72 @@ fn what_the_node_forwards_to_a_container_passes_uncharged_unless_a_service_guard
     }
 }
 
+/// The question comes before every refusal and every charge, also where there are no ports.
+#[test]
+fn fragments_that_the_node_forwards_pass_uncharged_unless_a_service_guards_them() {
+    for mode in modes() {
+        let Some(mut site) = Site::new("traffic/forwarded-fragments") else { return };
+        site.receive_at(&[FREE]);
+        site.forward("1");
+        site.guard(mode, &two_services("pass"));
+        site.wait_for_forwarding("both families", [true; 2]);
+        let check = |what: &str, packet: Packet, fate, moved: &[(&str, &str, u64)]| {
+            let packet = packet.len(4000);
+            let what = format!("{mode}, {}: {what}", packet.ends.to);
+            // Short enough for the MTU of 1500 behind the node, also with a fragment header.
+            let frames = packet.fragments(1400);
+            assert_eq!(frames.len(), 3);
+            site.check_frames(&what, &frames, &[(packet, fate)], moved);
+        };
+        for family in 0..2 {
+            let (stranger, member) = (STRANGER[family], MEMBER_TOO[family]);
+            let (container, node) = (CONTAINER[family], NODE[family]);
+            check(
+                "UDP, through",
+                udp(stranger, container, FREE),
+                Fate::AtContainer,
+                &[("open", "forwarded", 1), ("node", "forwarded", 2)],
+            );
+            check(
+                "TCP, through",
+                syn(stranger, container, LIMITED),
+                Fate::AtContainer,
+                &[("store", "forwarded", 1), ("node", "forwarded", 2)],
+            );
+            check(
+                "to the node",
+                udp(stranger, node, FREE),
+                Fate::Nowhere,
+                &[("open", "not_allowed", 1), ("node", "fragment", 2)],
+            );
+            // More packets than the limit has room for. Later fragments would be charged to it, too.
+            for _ in 0..10 {
+                let through = [("store", "forwarded", 3)];
+                let packet = syn(member, container, LIMITED);
+                check("a member, through", packet, Fate::AtContainer, &through);
+            }
+            let here = [("store", "allowed", 1), ("node", "fragment", 2)];
+            check("a member", syn(member, node, LIMITED), Fate::Reset, &here);
+        }
+        site.change(&two_services("guard"));
+        for family in 0..2 {
+            let (stranger, container) = (STRANGER[family], CONTAINER[family]);
+            check(
+                "TCP, guarded",
+                syn(stranger, container, LIMITED),
+                Fate::Nowhere,
+                &[("store", "not_allowed", 1), ("node", "fragment", 2)],
+            );
+            check(
+                "UDP, another service",
+                udp(stranger, container, FREE),
+                Fate::AtContainer,
+                &[("open", "forwarded", 1), ("node", "forwarded", 2)],
+            );
+        }
+    }
+}
+
 #[test]
 fn forwarding_that_is_switched_on_or_off_counts_at_once() {
     let Some(mut site) = Site::new("traffic/switched") else { return };
