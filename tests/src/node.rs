@@ -580,12 +580,7 @@ impl Node {
     /// Reports whether a TCP port of the node responds to the peer, from this source address. No service
     /// listens, so the response is a reset, which shows that the packet passed.
     pub fn answers(&self, from: IpAddr, port: u16) -> bool {
-        let node = if from.is_ipv4() { NODE[0] } else { NODE[1] };
-        self.is_reached(from, SocketAddr::new(node, port))
-    }
-
-    /// As [`Self::answers`], for a port of any host behind the peer's interface.
-    pub fn is_reached(&self, from: IpAddr, to: SocketAddr) -> bool {
+        let to = SocketAddr::new(if from.is_ipv4() { NODE[0] } else { NODE[1] }, port);
         self.at_peer(move || {
             let domain = Domain::for_address(to);
             let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
